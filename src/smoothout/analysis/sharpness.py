@@ -1,0 +1,363 @@
+"""Sharpness: how far the loss of a model can rise within a small box around its weights.
+
+Searches walk in box coordinates: z in [-1, 1]^k, where 0 is the model itself and 1 half a width of the box.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any, cast
+
+import numpy as np
+import scipy
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, minimize
+from torch import Tensor, nn
+
+from smoothout.parameters import assign, flatten, restored, trainable
+from smoothout.randomness import stream
+
+Batches = Iterable[tuple[Any, Any]]
+Loss = Callable[[Any, Any], Tensor]
+Progress = Callable[[], object]
+
+RANDOM_STARTS = 2  # of each `converged` search, beside its first start
+PINNED = 1e-9  # this near to a bound, in half-widths, a coordinate lies on it
+BLOCK = 2**16  # rows of A that are held in float64 at a time
+
+
+class Convention(StrEnum):
+    """Whose search for the maximum is followed; `sharpness` says what each does."""
+
+    converged = "converged"
+    keskar = "keskar"
+    released = "released"
+
+
+@dataclass(frozen=True)
+class SharpnessResult:
+    """One measurement of sharpness; where ``failed`` is True, the value 0.0 measures nothing.
+
+    A repeat fails when its search finds no point above both f(x) and its own start.
+    """
+
+    value: float  # percent, the maximum over the repeats
+    loss: float  # f(x), the mean loss of the model as it is
+    max_loss: float  # f at the point found; f(x) if failed
+    status: str  # why L-BFGS-B stopped, in its own words (the last of two searches for `converged`)
+    failed: bool  # every repeat failed
+    iterations: int  # of L-BFGS-B, in the repeat that won
+    evaluations: int  # of f and its gradient together: f(x) and all searches
+    projected_gradient: float  # at the point found: the steepest rise left, in loss per half-width of the box
+    values: tuple[float, ...]  # percent, by repeat; 0.0 for one that failed and for no other
+    mean: float  # percent, of ``values``
+    dimension: int  # n, or p in a subspace
+    scipy: str  # its version
+
+    def describe(self) -> str:
+        """The value in percent, or that the search failed and why."""
+        return f"failed ({self.status})" if self.failed else f"{self.value:.4f}%"
+
+    __str__ = describe
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """``z`` of shape (k,), the loss there (-inf where it is not admissible) and its gradient by z."""
+
+    z: Tensor
+    loss: float
+    gradient: Tensor  # loss per half-width, (k,)
+
+    def projected_gradient(self) -> Tensor:
+        """The gradient without the coordinates that it pushes against their bound, shape (k,)."""
+        return self.gradient.masked_fill(self.z * self.gradient.sign() >= 1.0 - PINNED, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """Where a search ended, why, and after how many iterations of L-BFGS-B."""
+
+    end: Point
+    status: str
+    iterations: int
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """The weights x + A (half * z), for z in [-1, 1]^k; A is the identity where ``columns`` is None."""
+
+    center: Tensor  # x, float64, (n,)
+    half: Tensor  # half-widths, float64, (k,)
+    columns: Tensor | None = None  # A, float32, (n, p)
+
+    def weights(self, z: Tensor) -> Tensor:
+        """The weights at ``z``, shape (n,)."""
+        offset = self.half * z
+        return self.center + (offset if self.columns is None else self.columns @ offset.float())
+
+    def gradient(self, by_weights: Tensor) -> Tensor:
+        """The gradient by z, shape (k,), from the one by the weights, shape (n,)."""
+        return self.half * (by_weights if self.columns is None else self.columns.T @ by_weights.float())
+
+
+def box_around(x: Tensor, eps: float, subspace: int | None = None, seed: int = 0) -> Box:
+    """[Keskar Eq. 3] The box |y_i| <= eps (|(A^+ x)_i| + 1) around the weights x, float64 of shape (n,).
+
+    ``subspace`` None is A = I; a number p draws the entries of A from N(0, 1), held in float32: 4 n p bytes, 600
+    MB for 1.5 million weights and 100 columns.
+    """
+    if subspace is None:
+        return Box(x, eps * (x.abs() + 1.0))
+    columns = torch.randn(x.numel(), subspace, generator=stream(seed, "subspace"), device=x.device)
+    return Box(x, eps * (least_squares(columns, x).abs() + 1.0), columns)
+
+
+def least_squares(columns: Tensor, x: Tensor) -> Tensor:
+    """A^+ x in float64, shape (p,), for A = ``columns``, (n, p) of rank p <= n, and x in float64, (n,).
+
+    From the QR of [A x], built up by blocks of rows: no second matrix as large as A is needed.
+    """
+    p = columns.shape[1]
+    top = x.new_empty(0, p + 1)
+    for rows, part in zip(torch.split(columns, BLOCK), torch.split(x, BLOCK), strict=True):
+        block = torch.cat([rows.double(), part.unsqueeze(1)], dim=1)
+        top = torch.linalg.qr(torch.cat([top, block]), mode="r").R
+    solution: Tensor = torch.linalg.solve_triangular(top[:p, :p], top[:p, p:], upper=True)
+    return solution.squeeze(1)
+
+
+class Objective:
+    """The mean loss and its gradient over a box. Counts evaluations and keeps the ``highest`` point.
+
+    A point where the loss or its gradient is not finite is not admissible: it gets loss -inf and gradient 0.
+    """
+
+    def __init__(self, model: nn.Module, batches: Batches, loss: Loss, box: Box, progress: Progress) -> None:
+        self.model, self.batches, self.loss, self.box, self.progress = model, batches, loss, box, progress
+        self.parameters = trainable(model)
+        self.evaluations = 0
+        self.examples = 0
+
+    def at_x(self) -> Point:
+        """The model as it is, before any other point. Raises ValueError where sharpness is not defined."""
+        loss, by_weights = self._mean()
+        if not (math.isfinite(loss) and by_weights.isfinite().all()):
+            raise ValueError(f"the model's own loss (it is {loss}) and gradient must be finite")
+        if loss <= -1.0:
+            raise ValueError(f"the model's own loss f(x) is {loss}: must be above -1, 1 + f(x) divides")
+        self.x = self.highest = Point(torch.zeros_like(self.box.half), loss, self.box.gradient(by_weights))
+        return self.x
+
+    def __call__(self, z: Tensor) -> Point:
+        """Evaluate at ``z`` of shape (k,); the weights are rounded to the model's own dtype."""
+        assign(self.parameters, self.box.weights(z))
+        loss, by_weights = self._mean()
+        if not (math.isfinite(loss) and by_weights.isfinite().all()):
+            return Point(z, -math.inf, torch.zeros_like(z))
+        point = Point(z, loss, self.box.gradient(by_weights))
+        if loss > self.highest.loss:
+            self.highest = point
+        return point
+
+    def _mean(self) -> tuple[float, Tensor]:
+        """The mean loss over all examples at the present weights, and its gradient, float64 of shape (n,)."""
+        total, examples, gradient = 0.0, 0, torch.zeros_like(self.box.center)
+        for inputs, targets in self.batches:
+            value = self.loss(self.model(inputs), targets)
+            pieces = torch.autograd.grad(value, self.parameters, materialize_grads=True)
+            total += len(targets) * value.item()
+            gradient.add_(flatten(pieces), alpha=len(targets))
+            examples += len(targets)
+        if not examples or self.examples not in {0, examples}:
+            raise ValueError(f"batches has {examples} examples, {self.examples} before: must repeat itself")
+        self.examples = examples
+        self.evaluations += 1
+        self.progress()
+        return total / examples, gradient.div_(examples)
+
+
+def ascend(objective: Objective, start: Point, steps: int) -> None:
+    """Projected sign ascent: z <- clip(z + step sign(g), -1, 1); step 1, halved where the loss does not rise.
+
+    A step of 1 reaches the corner of the box that the gradient points to.
+    """
+    here, step = start, 1.0
+    for _ in range(steps):
+        z = (here.z + step * here.gradient.sign()).clamp(-1.0, 1.0)
+        if torch.equal(z, here.z):
+            break
+        trial = objective(z)
+        here, step = (trial, step) if trial.loss > here.loss else (here, step / 2)
+
+
+@dataclass(frozen=True)
+class LBFGSB:
+    """L-BFGS-B with scipy's options by their own names; the tolerances are scipy's defaults."""
+
+    maxiter: int
+    maxcor: int
+    ftol: float = 2.220446049250313e-09
+    gtol: float = 1e-5
+
+    def climb(
+        self, objective: Objective, start: Point, unit: Tensor, *, factor: float = 1.0, gradient_sign: int = 1
+    ) -> Search:
+        """Minimise -``factor`` f in the variables ``unit`` z, from ``start`` (not evaluated again) to the last iterate.
+
+        ``gradient_sign`` -1 hands the solver the gradient of +f. An inadmissible trial counts as 1 + |f(start)|
+        below the start, with gradient 0, so that the line search turns back; an inadmissible start ends it all.
+        """
+        if start.loss == -math.inf:
+            return Search(start, "not started: the loss at the random start is not finite", 0)
+        first, half = (unit * start.z).numpy(), unit.numpy()
+        floor = start.loss - abs(start.loss) - 1.0
+        trial = end = start
+
+        def negated(variables: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            nonlocal trial
+            again = np.array_equal(variables, first)
+            trial = start if again else objective(torch.from_numpy(variables) / unit)
+            loss = floor if trial.loss == -math.inf else trial.loss
+            return -factor * loss, (-factor * gradient_sign * trial.gradient / unit).numpy()
+
+        def accept(xk: NDArray[np.float64]) -> None:
+            nonlocal end
+            end = trial
+
+        bounds, options = Bounds(-half, half), cast(Any, asdict(self))
+        found = minimize(
+            negated, first, (), "L-BFGS-B", True, bounds=bounds, callback=accept, options=options
+        )
+        return Search(end, found.message.rstrip(": "), found.nit)
+
+    def climb_scaled(self, objective: Objective, start: Point) -> Search:
+        """Climb in box coordinates, with a first trial step of one half-width (root mean square).
+
+        L-BFGS-B first tries a step as long as the gradient: where that is far below the box's width, ten
+        iterations would be spent on growing it.
+        """
+        slope = start.projected_gradient()
+        active = slope[slope != 0.0]
+        size = active.square().mean().sqrt().item() if len(active) else 0.0
+        return self.climb(objective, start, torch.ones_like(slope), factor=1.0 / size if size else 1.0)
+
+
+def search_converged(objective: Objective, start: Point, others: Iterable[Tensor], solver: LBFGSB) -> Search:
+    """The highest point that sign ascents from all starts and L-BFGS-B from ``start`` and the best evaluate."""
+    objective.highest = start
+    ascend(objective, start, solver.maxiter)
+    for z in others:
+        ascend(objective, objective(z), solver.maxiter)
+    patient = replace(solver, ftol=0.0, gtol=0.0)  # cannot stop early
+    first = patient.climb_scaled(objective, start)
+    last = patient.climb_scaled(objective, objective.highest)
+    return Search(objective.highest, last.status, first.iterations + last.iterations)
+
+
+def search(objective: Objective, convention: Convention, solver: LBFGSB, seed: int, repeat: int) -> Search:
+    """One repeat. It ends at x if it found no point above both x and its own start."""
+    x = objective.x
+
+    def random_point(index: int) -> Tensor:
+        return torch.empty_like(x.z).uniform_(-1.0, 1.0, generator=stream(seed, "sharpness", repeat, index))
+
+    start = objective(random_point(0)) if repeat else x
+    if convention is Convention.converged:
+        found = search_converged(objective, start, map(random_point, range(1, 1 + RANDOM_STARTS)), solver)
+    else:
+        sign = -1 if convention is Convention.released else 1
+        found = solver.climb(objective, start, objective.box.half, gradient_sign=sign)
+    return found if found.end.loss > max(x.loss, start.loss) else replace(found, end=x)
+
+
+def sharpness(
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss,
+    *,
+    eps: float = 5e-4,
+    iterations: int = 10,
+    subspace: int | None = None,
+    convention: Convention | str = Convention.converged,
+    repeats: int = 1,
+    maxcor: int = 10,
+    seed: int = 0,
+    progress: Callable[[], object] | None = None,
+) -> SharpnessResult:
+    """[Keskar Eq. 4] 100 (max f(x + A y) - f(x)) / (1 + f(x)), in percent, for |y_i| <= eps (|(A^+ x)_i| + 1).
+
+    f is the mean of ``loss`` over the examples of ``batches`` in evaluation mode, x the n trainable parameters.
+    The maximum can only be searched for: every value is a lower bound. Where f is not finite it does not count.
+
+    - ``converged``: as well as it can be found. Variables and objective are scaled to the box; sign ascents from
+      x and two random points, then L-BFGS-B from x and from the best point; no search can stop early. The
+      largest value ever evaluated counts.
+    - ``keskar``: as Keskar et al. write it, L-BFGS-B from x with the usual tolerances. Unscaled: where the
+      gradient is far below the box's width it hardly moves, and below 1e-5 it stops at once.
+    - ``released``: the same with the gradient's sign wrong, as in the program that the SmoothOut authors
+      released. It walks downhill, and finds a higher loss only by overshooting.
+
+    Args:
+        model: Left as it was to the last bit (weights, buffers, modes, ``.grad``), also after an exception.
+        batches: Pairs (inputs, targets), the same examples at every pass.
+        loss: ``loss(outputs, targets)``, the mean over the ``len(targets)`` examples of a batch.
+        eps: Relative size of the box.
+        iterations: Of each search.
+        subspace: None for A = I; p for the span of p random columns (Keskar: 100), see `box_around`.
+        convention: A `Convention` or its name.
+        repeats: How many times to search; first from x, then from uniform random points of the box.
+        maxcor: Corrections that L-BFGS-B keeps, 16 bytes a weight each.
+        seed: Of the random points and the subspace.
+        progress: Called after each evaluation of f and its gradient.
+
+    Raises:
+        ValueError: For an impossible argument, before the model is touched; when f(x) or its gradient is not
+            finite, or f(x) <= -1; when the number of examples changes between passes.
+    """
+    n = sum(p.numel() for p in trainable(model))
+    _check(n, batches, eps, subspace, convention, iterations=iterations, repeats=repeats, maxcor=maxcor)
+    with restored(model), torch.enable_grad():
+        model.eval()
+        box = box_around(flatten(trainable(model)), eps, subspace, seed)
+        objective = Objective(model, batches, loss, box, progress or (lambda: None))
+        x, solver = objective.at_x(), LBFGSB(iterations, maxcor)
+        found = [search(objective, Convention(convention), solver, seed, repeat) for repeat in range(repeats)]
+    values = tuple(100.0 * (one.end.loss - x.loss) / (1.0 + x.loss) for one in found)
+    best = found[values.index(max(values))]
+    return SharpnessResult(
+        value=max(values),
+        loss=x.loss,
+        max_loss=best.end.loss,
+        status=best.status,
+        failed=best.end is x,
+        iterations=best.iterations,
+        evaluations=objective.evaluations,
+        projected_gradient=best.end.projected_gradient().abs().max().item(),
+        values=values,
+        mean=math.fsum(values) / repeats,
+        dimension=len(x.z),
+        scipy=scipy.__version__,
+    )
+
+
+def _check(
+    n: int, batches: Batches, eps: float, subspace: int | None, convention: str, **counts: int
+) -> None:
+    if not (math.isfinite(eps) and eps > 0):
+        raise ValueError(f"eps is {eps!r}: must be a finite number above 0")
+    for name, count in counts.items():
+        if not (isinstance(count, int) and count >= 1):
+            raise ValueError(f"{name} is {count!r}: must be a whole number of at least 1")
+    if not (subspace is None or (isinstance(subspace, int) and 1 <= subspace <= n)):
+        raise ValueError(f"subspace is {subspace!r}: must be None or a whole number from 1 to n = {n}")
+    if convention not in list(Convention):
+        raise ValueError(f"convention is {convention!r}: must be one of {', '.join(Convention)}")
+    if isinstance(batches, Iterator):
+        raise ValueError(f"batches is {batches!r}: must be iterable more than once, as a list is")
+    if next(iter(batches), None) is None:
+        raise ValueError(f"batches is {batches!r}: must hold at least one pair (inputs, targets)")

@@ -1,0 +1,172 @@
+"""What the programs under scripts/ share: one line and an exit code for every error, and a summary after a sweep.
+
+Exit codes: 0 done; 1 a fault of the program or the machine; 2 wrong input; 130 and 143 stopped by SIGINT and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from smoothout.data.sources import DataError
+from smoothout.files import write_text
+from smoothout.jobs import Workplace
+from smoothout.ledger import Record, RecordError
+from smoothout.progress import Interrupted, console, interruptible
+from smoothout.settings import Folders, SettingsError, build, plain
+from smoothout.training.checkpoint import CheckpointError
+
+WRONG_INPUT = (
+    SettingsError,
+    DataError,
+    RecordError,
+    CheckpointError,
+    HydraException,
+    OmegaConfBaseException,
+    yaml.YAMLError,
+)
+_SWEEP = "SMOOTHOUT_SWEEP"  # the file that the jobs of a sweep report to
+
+
+def run(program: Callable[[], Any]) -> None:
+    """Run a Hydra program; every error becomes one line on stderr and an exit code, a sweep ends with its summary."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and swallowed
+    code = 0
+    try:
+        program()
+    except (Exception, KeyboardInterrupt) as error:
+        code = report(error)
+    failures = _failures()
+    for failure in failures:
+        console.print(f"failed: {' '.join(failure['overrides'])}: {failure['error']}", markup=False)
+    sys.exit(code)
+
+
+def report(error: BaseException, log: Path | None = None) -> int:
+    """Say on stderr, in one line, what went wrong; returns the exit code. A fault's traceback goes to ``log``."""
+    if isinstance(error, KeyboardInterrupt):
+        console.print(f"stopped: {error or 'the same command goes on from here'}", markup=False)
+        return 128 + (error.number if isinstance(error, Interrupted) else 2)
+    console.print(f"error: {one_line(error)}", markup=False)
+    if isinstance(error, WRONG_INPUT):
+        return 2
+    if log is None:
+        traceback.print_exception(error)
+    else:
+        write_text(log, "".join(traceback.format_exception(error)))
+        console.print(f"the traceback is in {log}", markup=False)
+    return 1
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line, without Hydra's and OmegaConf's trailers."""
+    text = str(error) or type(error).__name__
+    kept = []
+    for line in text.splitlines():
+        if line.strip().startswith(("Config search path", "full_key:", "object_type=", "Set the environment variable")):
+            break
+        kept.append(line.strip())
+    joined = " ".join(line for line in kept if line)
+    return joined if isinstance(error, WRONG_INPUT) else f"{type(error).__name__}: {joined}"
+
+
+@contextmanager
+def task(config: DictConfig) -> Iterator[tuple[dict[str, Any], Workplace]]:
+    """The composed settings as plain values, and the place to work at; errors within a sweep are left to the sweep."""
+    try:
+        settings = plain(config)
+        with interruptible():
+            yield settings, workplace(settings)
+    except (Exception, KeyboardInterrupt) as error:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise
+        logs = config.folders.logs if isinstance(error, Exception) else "logs"
+        sys.exit(report(error, Path(logs) / "failure.txt"))
+
+
+def workplace(settings: dict[str, Any]) -> Workplace:
+    """The place that the settings of configs/_place.yaml describe. Raises SettingsError."""
+    threads = settings["threads"]
+    if threads is not None:
+        if not isinstance(threads, int) or threads < 1:
+            raise SettingsError(f"threads: must be null or a whole number >= 1, not {threads!r}")
+        torch.set_num_threads(threads)
+    return Workplace(
+        folders=build(settings["folders"], "folders", Folders),
+        device=_device(settings["device"]),
+        download=bool(settings["download"]),
+        tensorboard=bool(settings["tensorboard"]),
+        checkpoint_seconds=float(settings["checkpoint_seconds"]),
+    )
+
+
+def _device(name: object) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(str(name))
+    except RuntimeError:
+        raise SettingsError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N") from None
+    usable = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < torch.cuda.device_count())
+    if not usable:
+        raise SettingsError(f"device: {name!r} is not here; this machine has cpu and {torch.cuda.device_count()} cuda")
+    return device
+
+
+def summary(record: Record) -> str:
+    """One line about a training's record."""
+    best, last = record.outcome["best"], record.outcome["last"]
+    return (
+        f"{record.name}: test accuracy {100 * best['test_accuracy']:.2f}% (best, epoch {best['epoch'] + 1}),"
+        f" {100 * last['test_accuracy']:.2f}% (last){'; diverged' if record.outcome['diverged'] else ''}"
+    )
+
+
+class SweepSummary(Callback):  # type: ignore[misc]
+    """Collects how each job of a sweep ended, whatever process it ran in."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Open the file that the jobs report to."""
+        handle, path = tempfile.mkstemp(suffix=".jsonl")
+        os.close(handle)
+        os.environ[_SWEEP] = path
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """Report one job that failed; a fault's traceback goes to the logs folder."""
+        if _SWEEP not in os.environ or job_return.status is not JobStatus.FAILED:
+            return
+        error = job_return._return_value
+        line = json.dumps({"overrides": list(job_return.overrides), "error": one_line(error)})
+        with Path(os.environ[_SWEEP]).open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        if not isinstance(error, WRONG_INPUT):
+            number = HydraConfig.get().job.num
+            write_text(
+                Path(config.folders.logs) / f"failure-{number}.txt", "".join(traceback.format_exception(error))
+            )
+
+
+def _failures() -> list[dict[str, Any]]:
+    path = os.environ.pop(_SWEEP, None)
+    if path is None:
+        return []
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    Path(path).unlink()
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,63 @@
+"""Loss and accuracy over a split: the only evaluation loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Precision(StrEnum):
+    """The arithmetic of a run; float32 is the reference. tf32 changes matrix products on CUDA devices alone."""
+
+    float32 = "float32"
+    tf32 = "tf32"
+    bfloat16 = "bfloat16"
+
+
+@contextmanager
+def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Run a block in ``precision`` on ``device``; bfloat16 is torch's autocast, weights stay float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.bfloat16):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Measured(NamedTuple):
+    """Mean cross entropy (nats) and accuracy (a share in [0, 1]) over all examples of a split."""
+
+    loss: float
+    accuracy: float
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Measured:
+    """Measure ``model`` in evaluation mode over ``batches`` of (inputs, labels); its mode is given back afterwards.
+
+    Every example has the same weight, whatever the sizes of the batches. Raises ValueError when there is none.
+    """
+    mode = model.training
+    model.eval()
+    loss: Tensor | float = 0.0
+    correct: Tensor | int = 0
+    examples = 0
+    try:
+        for inputs, labels in batches:
+            logits = model(inputs)
+            loss = loss + F.cross_entropy(logits.float(), labels, reduction="sum").double()
+            correct = correct + (logits.argmax(1) == labels).sum()
+            examples += len(labels)
+    finally:
+        model.train(mode)
+    if not examples:
+        raise ValueError("nothing to evaluate: the split is empty")
+    return Measured(float(loss) / examples, float(correct) / examples)

@@ -1,0 +1,108 @@
+"""The records: one JSON file a job, named by the digest of what the job is. Reading them needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from smoothout.files import write_text
+from smoothout.identity import digest as digest_of
+
+FORMAT = 1
+
+
+class RecordError(Exception):
+    """A record that must not be used: damaged, edited, or of another version; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one job was and what came out of it.
+
+    Attributes:
+        kind: "train", "sharpness", ...
+        name: the file's name without its ending: a slug for people and eight digits of the digest.
+        digest: SHA-256 of ``identity``.
+        identity: kind, numerics, digests of the inputs, and the settings that differ from their defaults.
+        settings: all settings that change the outcome.
+        labels: names for people: model, data, method, batch, seed.
+        inputs: names of the records that went in.
+        outcome: what came out; numbers that are not finite stand there as null.
+        environment: where it ran: versions, device, threads, commit.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    identity: dict[str, Any]
+    settings: dict[str, Any]
+    labels: dict[str, Any]
+    inputs: list[str]
+    outcome: dict[str, Any]
+    environment: dict[str, Any]
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The records under one results folder: <folder>/<kind>/<name>.json."""
+
+    folder: Path
+
+    def find(self, kind: str, digest: str) -> Record | None:
+        """The record of the job with that digest, or None. Raises RecordError when its file must not be used."""
+        paths = sorted((self.folder / kind).glob(f"*-{digest[:8]}.json"))
+        return read(paths[0]) if paths else None
+
+    def records(self, kind: str) -> list[Record]:
+        """All records of a kind, by name."""
+        return [read(path) for path in sorted((self.folder / kind).glob("*.json"))]
+
+    def write(self, record: Record) -> None:
+        """Write ``record``, whole or not at all; a record that is there already stays as it is."""
+        if self.find(record.kind, record.digest) is not None:
+            return
+        content = json.loads(json.dumps(_finite(asdict(record))))
+        content["checksum"] = digest_of(content)
+        write_text(self.folder / record.kind / f"{record.name}.json", json.dumps(content, indent=1) + "\n")
+
+    @contextmanager
+    def writing(self, kind: str, digest: str) -> Iterator[None]:
+        """Hold the right to make the record with that digest; waits for another process that is making it."""
+        locks = self.folder / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with FileLock(locks / f"{kind}-{digest[:8]}.lock"):
+            yield
+
+
+def read(path: Path) -> Record:
+    """The record in ``path``. Raises RecordError when it is damaged, was edited, or has another format."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop("checksum")
+        if content["format"] != FORMAT:
+            raise RecordError(f"record: {path} has format {content['format']}; this version reads format {FORMAT}")
+        record = Record(**content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise RecordError(f"record: {path} is damaged or no record ({reason}); delete it to make it anew") from error
+    if checksum != digest_of(content) or record.digest != digest_of(record.identity):
+        raise RecordError(f"record: {path} was changed after it was made; restore it, or delete it to make it anew")
+    return record
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with None for every number that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value not in (float("inf"), float("-inf")) and value == value:
+        return value
+    return None if isinstance(value, float) else value

@@ -1,0 +1,81 @@
+"""A model as one point of R^n: its trainable parameters flattened, written back, and measured filter by filter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def trainable(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
+    """The parameters that require a gradient, each once (tied ones too), in the model's own order.
+
+    ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError when none is left.
+    """
+    left_out = set() if batchnorm else {id(p) for m in model.modules() if isinstance(m, BATCHNORM) for p in m.parameters()}
+    found = [p for p in model.parameters() if p.requires_grad and id(p) not in left_out]
+    if not found:
+        raise ValueError("the model has no trainable parameters" + ("" if batchnorm else " outside BatchNorm"))
+    return found
+
+
+def flat_buffers(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Uninitialised room for a copy of ``tensors``: one flat tensor a dtype and device, and the views in their shapes.
+
+    Returns (flats, views); views[i] has the shape, dtype and device of tensors[i] and lies in one of the flats.
+    """
+    groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        groups.setdefault((tensor.dtype, tensor.device), []).append(index)
+    flats: list[Tensor] = []
+    views: list[Tensor] = [torch.empty(0)] * len(tensors)
+    for (dtype, device), members in groups.items():
+        flat = torch.empty(sum(tensors[i].numel() for i in members), dtype=dtype, device=device)
+        for i, piece in zip(members, flat.split([tensors[i].numel() for i in members]), strict=True):
+            views[i] = piece.view(tensors[i].shape)
+        flats.append(flat)
+    return flats, views
+
+
+def flatten(tensors: Sequence[Tensor]) -> Tensor:
+    """One float64 vector on the CPU with the entries of ``tensors``, shape (n,)."""
+    return torch.cat([t.detach().reshape(-1).to("cpu", torch.float64) for t in tensors])
+
+
+@torch.no_grad()
+def assign(tensors: Sequence[Tensor], vector: Tensor) -> None:
+    """Write ``vector`` of shape (n,) into ``tensors``, in place, rounding to each one's dtype."""
+    for tensor, piece in zip(tensors, vector.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(piece.view(tensor.shape))
+
+
+@contextmanager
+def restored(model: nn.Module) -> Iterator[None]:
+    """Give every parameter, buffer and the training mode of each module back to the last bit, also after an exception."""
+    tensors = [*model.parameters(), *model.buffers()]
+    saved = [t.detach().clone() for t in tensors]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, old in zip(tensors, saved, strict=True):
+                tensor.copy_(old)
+        for module, mode in modes:
+            module.training = mode
+
+
+def filter_norms(tensor: Tensor) -> Tensor:
+    """The Euclidean norm of each filter, shaped to broadcast against ``tensor``.
+
+    A filter is a slice along dimension 0: all weights into one output channel or neuron. A tensor with one dimension
+    or none (a bias) has filters of one number each. For a weight of shape (out, in, k, k) the result is (out, 1, 1, 1).
+    """
+    if tensor.dim() < 2:
+        return tensor.detach().abs()
+    norms = torch.linalg.vector_norm(tensor.detach().flatten(1), dim=1)
+    return norms.view(-1, *[1] * (tensor.dim() - 1))

@@ -1,0 +1,269 @@
+"""SmoothOut's noise: what is drawn, how it is scaled, and the context inside which a model is perturbed.
+
+    with SmoothOut(model, a=0.0375):
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+    optimizer.step()
+
+Inside the context the weights are w + theta, outside they are w to the last bit: they are copied back, because adding
+and then subtracting the noise leaves rounding behind in about a quarter of all float32 weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.parameters import filter_norms, flat_buffers, trainable
+from smoothout.randomness import fill_uniform, stream
+
+
+class Law(StrEnum):
+    """The law of one number of the noise: U(-a, a), or N(0, a^2)."""
+
+    uniform = "uniform"
+    gaussian = "gaussian"
+
+
+class Scaling(StrEnum):
+    """What the strength is relative to: nothing (SmoothOut), each weight's size, or each filter's norm (AdaSmoothOut)."""
+
+    none = "none"
+    weight = "weight"
+    filter = "filter"
+
+
+class Draw(StrEnum):
+    """How often noise is drawn: anew for every ghost batch (the released program), or once a batch (Algorithm 1)."""
+
+    ghost = "ghost"
+    batch = "batch"
+
+
+class Course(StrEnum):
+    """How the strength moves over a training."""
+
+    constant = "constant"
+    anneal = "anneal"
+    tanh_rising = "tanh_rising"
+    tanh_falling = "tanh_falling"
+
+
+def _checked_strength(a: float) -> float:
+    if not (math.isfinite(a) and a >= 0):
+        raise ValueError(f"a: the noise's strength must be a finite number >= 0, not {a}")
+    return float(a)
+
+
+def _choice(kind: type[StrEnum], name: str, value: str) -> StrEnum:
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f"{name}: {value!r} is not one of {', '.join(kind)}") from None
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The settings of the noise of one training; ``a = 0`` is training without noise.
+
+    Args:
+        a: strength: half-width of the uniform law, standard deviation of the Gaussian, share of the norm when scaled.
+        law: uniform (as published) or gaussian (later version, Table V).
+        scaling: none (SmoothOut), filter (AdaSmoothOut) or weight.
+        batchnorm: whether weight and bias of BatchNorm layers are perturbed too.
+        denoise: whether the noise is taken out before the update (Algorithm 1, line 5).
+        draw: a fresh draw for every ghost batch, or one a batch.
+        course: how the strength moves over the training.
+        copies: 0 is Stochastic SmoothOut; N > 0 averages N models whose noise is drawn once before training (Eq. 1).
+    """
+
+    a: float = 0.0
+    law: Law = Law.uniform
+    scaling: Scaling = Scaling.none
+    batchnorm: bool = False
+    denoise: bool = True
+    draw: Draw = Draw.ghost
+    course: Course = Course.constant
+    copies: int = 0
+
+    def __post_init__(self) -> None:
+        _checked_strength(self.a)
+        if self.copies < 0:
+            raise ValueError(f"copies: must be 0 (a fresh draw every time) or a number of copies, not {self.copies}")
+        if self.copies and not (self.denoise and self.course is Course.constant):
+            raise ValueError("copies: the N copies of Eq. 1 need denoise=true and course=constant")
+
+    def simplified(self) -> Noise:
+        """The plainest settings with the same outcome: without strength, nothing else matters."""
+        return self if self.a else Noise()
+
+    @property
+    def slug(self) -> str:
+        """A short name for file names and tables."""
+        if not self.a:
+            return "baseline"
+        method = {Scaling.none: "smoothout", Scaling.filter: "adasmoothout", Scaling.weight: "weightsmoothout"}
+        return f"{method[self.scaling]}{self.a:g}"
+
+    def strength(self, step: int, total: int) -> float:
+        """The strength at update ``step`` of ``total``."""
+        return self.a * course_factor(self.course, step, total)
+
+    def on(self, model: nn.Module) -> SmoothOut:
+        """The context that perturbs ``model`` with these settings, at full strength."""
+        return SmoothOut(
+            model, self.a, self.law, scaling=self.scaling, batchnorm=self.batchnorm, denoise=self.denoise
+        )
+
+
+def course_factor(course: Course, step: int, total: int) -> float:
+    """The share of the strength that is used at update ``step`` (from 0) of ``total``, as in the released program."""
+    if course is Course.constant:
+        return 1.0
+    if course is Course.anneal:
+        return float((1 + step) ** (-0.55 / 2))
+    rising = (1 + math.tanh(10 * (step / total - 0.5))) / 2
+    return rising if course is Course.tanh_rising else 1 - rising
+
+
+class SmoothOut:
+    """[SmoothOut Eq. 5] Stochastic SmoothOut: a context in which ``model`` runs at w + theta, theta drawn at every entry.
+
+    May be made once and entered at every step; ``a`` and ``generator`` may be set anew between entries. Parameters
+    that require no gradient are left alone, tied ones are perturbed once. Parameter objects are never replaced.
+
+    Args:
+        model: any module; its parameters are changed in place.
+        a: strength; half-width of U(-a, a), or standard deviation of N(0, a^2).
+        noise: "uniform" or "gaussian".
+        scaling: "none", "weight" (theta_i is multiplied by |w_i|) or "filter" (AdaSmoothOut).
+        batchnorm: perturb weight and bias of BatchNorm layers too.
+        denoise: False leaves the noise in the weights (later version, Tables III and IV).
+        generator: source of chance on the model's device; None is torch's global one.
+
+    Raises:
+        ValueError: on a strength that is negative or not finite, an unknown law or scaling, or nothing to perturb.
+        RuntimeError: when entered again before it was left.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        a: float,
+        noise: str = "uniform",
+        *,
+        scaling: str = "none",
+        batchnorm: bool = False,
+        denoise: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.a = _checked_strength(a)
+        self.law = Law(_choice(Law, "noise", noise))
+        self.scaling = Scaling(_choice(Scaling, "scaling", scaling))
+        self.denoise = denoise
+        self.generator = generator
+        self._parameters = trainable(model, batchnorm)
+        self.device = self._parameters[0].device
+        self._flats, self._noise = flat_buffers(self._parameters)
+        self._clean = flat_buffers(self._parameters)[1] if denoise else []
+        self._inside = False
+
+    @torch.no_grad()
+    def __enter__(self) -> SmoothOut:
+        if self._inside:
+            raise RuntimeError("this SmoothOut context is already entered; make a second one to perturb twice")
+        self.draw()
+        for clean, parameter in zip(self._clean, self._parameters, strict=False):
+            clean.copy_(parameter)
+        self._inside = True
+        for parameter, theta in zip(self._parameters, self._noise, strict=True):
+            parameter.add_(theta)
+        return self
+
+    @torch.no_grad()
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._inside = False
+        for parameter, clean in zip(self._parameters, self._clean, strict=False):
+            parameter.copy_(clean)
+
+    @torch.no_grad()
+    def draw(self) -> Sequence[Tensor]:
+        """Draw theta at the present weights; returns it parameter by parameter (valid until the next draw)."""
+        for flat in self._flats:
+            if self.law is Law.uniform:
+                fill_uniform(flat, self.generator)
+            else:
+                flat.normal_(generator=self.generator)
+        for parameter, noise in zip(self._parameters, self._noise, strict=True):
+            if self.scaling is Scaling.filter:
+                scale_to_filters(noise, parameter, self.a)
+            elif self.scaling is Scaling.weight:
+                noise.mul_(parameter.abs()).mul_(self.a)
+            else:
+                noise.mul_(self.a)
+        return self._noise
+
+
+class AdaSmoothOut(SmoothOut):
+    """AdaSmoothOut: SmoothOut whose noise has, in every filter, the length a ||w_filter||.
+
+    Takes what SmoothOut takes, but for ``scaling``; 0.15 is the published strength (ResNet44 on CIFAR-10).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        a: float,
+        noise: str = "uniform",
+        *,
+        batchnorm: bool = False,
+        denoise: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            model, a, noise, scaling="filter", batchnorm=batchnorm, denoise=denoise, generator=generator
+        )
+
+
+def scale_to_filters(direction: Tensor, weight: Tensor, a: float = 1.0) -> Tensor:
+    """[SmoothOut Eq. 12] Scale each filter of ``direction`` in place to the length a ||w_filter||, and return it.
+
+    a ||w_i|| theta_i / (||theta_i|| + 1e-6); both tensors have the same shape. In a one-dimensional tensor every
+    number is a filter of its own, so its noise is +-a |w_i|.
+    """
+    return direction.mul_(filter_norms(weight).mul(a) / (filter_norms(direction) + 1e-6))
+
+
+class SmoothOutCopies(Sequence[SmoothOut]):
+    """[SmoothOut Eq. 1] Deterministic SmoothOut: N perturbations, drawn once, of one shared w.
+
+        copies = SmoothOutCopies(SmoothOut(model, a=0.0375), copies=4)
+        for x, y in loader:
+            for copy in copies:
+                with copy:
+                    (F.cross_entropy(model(x), y) / len(copies)).backward()
+            optimizer.step(); optimizer.zero_grad()
+
+    The i-th theta is drawn again from its own seed at every entry instead of being kept: memory does not grow with N,
+    the time of an update does. ``context`` must be left before the next copy is entered.
+    """
+
+    def __init__(self, context: SmoothOut, copies: int, seed: int = 0) -> None:
+        if copies < 1:
+            raise ValueError(f"copies: must be at least 1, not {copies}")
+        self._context, self._copies, self._seed = context, copies, seed
+
+    def __len__(self) -> int:
+        return self._copies
+
+    def __getitem__(self, index: int) -> SmoothOut:  # type: ignore[override]
+        if not 0 <= index < self._copies:
+            raise IndexError(index)
+        self._context.generator = stream(self._seed, "copy", index, device=self._context.device)
+        return self._context

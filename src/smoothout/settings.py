@@ -1,0 +1,236 @@
+"""From a composed config to typed settings, and every error line about settings.
+
+A node of the config carries ``_target_``, the full name of a frozen dataclass of this package, and that dataclass's
+fields. ``build`` makes the object; it calls nothing outside the package and refuses what the dataclass does not know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from smoothout.batchnorm import BatchNormStart
+from smoothout.data.images import Images
+from smoothout.evaluation import Precision
+from smoothout.perturbation import Noise
+from smoothout.training.schedule import Schedule
+from smoothout.training.step import Batch
+
+PACKAGE = "smoothout"
+T = TypeVar("T")
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the message is one line that names the key and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training: everything that decides its outcome."""
+
+    kind: ClassVar[str] = "train"
+    numerics: ClassVar[int] = 1  # raised when a fix changes outcomes
+
+    model: Any
+    data: Images
+    optimizer: Any
+    schedule: Schedule
+    batch: Batch
+    perturbation: Noise = dataclasses.field(default_factory=Noise)
+    batchnorm_start: BatchNormStart = BatchNormStart.one
+    precision: Precision = Precision.float32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed: must be a whole number >= 0, not {self.seed}")
+        limit = self.data.train_examples
+        if limit is not None and self.batch.size > limit:
+            raise ValueError(f"batch.size: {self.batch.size} is more than the {limit} training examples in use")
+
+    def simplified(self) -> Experiment:
+        """Models that set BatchNorm's start themselves do not depend on ``batchnorm_start``."""
+        return replace(self, batchnorm_start=BatchNormStart.one) if self.model.sets_batchnorm_start else self
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Names for people."""
+        return {
+            "model": self.model.name,
+            "data": str(self.data.name),
+            "method": self.perturbation.slug,
+            "batch": self.batch.size,
+            "epochs": self.schedule.epochs,
+            "seed": self.seed,
+        }
+
+    def slug(self) -> str:
+        """The readable part of a record's name."""
+        return "{model}-{data}-b{batch}-{method}-e{epochs}-s{seed}".format(**self.labels)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How much of the published experiment is run: a share of its epochs, and the first examples of each split.
+
+    Args:
+        epochs: share of the published epochs, above 0; learning-rate drops move along.
+        train_examples: number of training images, None for all; ``test_examples`` likewise.
+        analysis_examples: number of images that post-hoc analyses look at, None for all of a split.
+    """
+
+    epochs: float = 1.0
+    train_examples: int | None = None
+    test_examples: int | None = None
+    analysis_examples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs <= 0:
+            raise ValueError(f"epochs: must be a share above 0, not {self.epochs}")
+        if self.analysis_examples is not None and self.analysis_examples < 1:
+            raise ValueError(f"analysis_examples: must be null (all) or at least 1, not {self.analysis_examples}")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where things lie: data sets, records, checkpoints, logs. Never part of a record's identity."""
+
+    data: str
+    results: str
+    checkpoints: str
+    logs: str
+
+
+@dataclass(frozen=True)
+class _Scalars:
+    batchnorm_start: BatchNormStart
+    precision: Precision
+    seed: int
+
+
+def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The config ``name`` under ``folder`` with ``overrides``, resolved to plain values."""
+    with initialize_config_dir(config_dir=str(folder.resolve()), version_base="1.3"):
+        return plain(compose(config_name=name, overrides=list(overrides)))
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """A composed config as plain values, interpolations resolved."""
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def experiment(config: dict[str, Any]) -> Experiment:
+    """The training that a composed config describes, its profile applied. Raises SettingsError."""
+    profile = build(config["profile"], "profile", Profile)
+    data = build(config["data"], "data", Images)
+    scalars = typed(_Scalars, {f.name: config[f.name] for f in dataclasses.fields(_Scalars)}, "")
+    limits = {
+        name: _smaller(getattr(data, name), getattr(profile, name)) for name in ("train_examples", "test_examples")
+    }
+    settings = {
+        "model": build(config["model"], "model"),
+        "data": replace(data, **limits),
+        "optimizer": build(config["optimizer"], "optimizer"),
+        "schedule": build(config["schedule"], "schedule", Schedule).scaled(profile.epochs),
+        "batch": build(config["batch"], "batch", Batch),
+        "perturbation": build(config["perturbation"], "perturbation", Noise),
+    }
+    return _made(Experiment, {**settings, **scalars.__dict__}, "")
+
+
+def _smaller(one: int | None, other: int | None) -> int | None:
+    given = [n for n in (one, other) if n is not None]
+    return min(given) if given else None
+
+
+def build(node: Any, key: str, kind: type[T] | None = None) -> T:
+    """The settings object that the config node at ``key`` describes; ``kind`` is the class it must be.
+
+    Raises SettingsError: an unknown ``_target_`` or key, a missing or wrong value.
+    """
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise SettingsError(f"{key}: must be a group of settings with a _target_, not {node!r}")
+    values = dict(node)
+    cls = _component(str(values.pop("_target_")), key)
+    if kind is not None and cls is not kind:
+        raise SettingsError(f"{key}._target_: must be {kind.__module__}.{kind.__qualname__}, not {node['_target_']}")
+    made: T = typed(cls, values, f"{key}.")
+    return made
+
+
+def _component(target: str, key: str) -> type[Any]:
+    module, _, name = target.rpartition(".")
+    found = None
+    if module.split(".")[0] == PACKAGE:
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ImportError:
+            found = None
+    is_ours = isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module
+    if not is_ours:
+        raise SettingsError(f"{key}._target_: {target!r} is no class of settings in the package {PACKAGE}")
+    assert isinstance(found, type)
+    return found
+
+
+def typed(cls: type[T], values: dict[Any, Any], prefix: str) -> T:
+    """``cls`` (a dataclass) made from ``values``, each checked against its field's type; ``prefix`` names the node."""
+    schema = OmegaConf.structured(cls)
+    OmegaConf.set_readonly(schema, False)  # frozen dataclasses come read-only
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, 1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise SettingsError(f"{prefix}{key}: unknown key{hint}; allowed: {', '.join(names)}")
+        try:
+            schema[key] = value
+        except OmegaConfBaseException:
+            raise SettingsError(f"{prefix}{key}: {value!r} is not {_allowed(hints[key])}") from None
+    missing = [name for name in names if OmegaConf.is_missing(schema, name)]
+    if missing:
+        raise SettingsError(f"{prefix}{missing[0]}: must be given: {_allowed(hints[missing[0]])}")
+    settled = {name: _frozen(schema[name]) for name in names}
+    for name, value in settled.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
+            raise SettingsError(f"{prefix}{name}: must be finite, not {value}")
+    return _made(cls, settled, prefix)
+
+
+def _made(cls: type[T], values: dict[str, Any], prefix: str) -> T:
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise SettingsError(f"{prefix}{error}") from error
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if OmegaConf.is_list(value) else value
+
+
+def _allowed(hint: Any) -> str:
+    """What a field of that type takes, in words."""
+    options = [option for option in get_args(hint) or (hint,) if option is not Ellipsis]
+    words = []
+    for option in options:
+        if isinstance(option, type) and issubclass(option, Enum):
+            words.append("one of " + ", ".join(member.name for member in option))
+        else:
+            words.append({int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}[option])
+    text = " or ".join(words)
+    return f"a list, each {text}" if getattr(hint, "__origin__", None) is tuple else text

@@ -1,0 +1,88 @@
+"""What a training can go on from, and its weights when it is done: tensors and one JSON string, in one whole file."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smoothout.files import whole_file
+
+CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
+Weights = dict[str, Tensor]
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; the message is one line for the user."""
+
+
+@dataclass
+class Snapshot:
+    """A training between two updates.
+
+    Attributes:
+        model: state dict, BatchNorm's running averages included.
+        best: state dict at the end of the epoch with the best test accuracy so far (empty before the first).
+        optimizer: state dict of the optimizer (empty once the training is done).
+        sums: loss and right answers over the present epoch's examples so far, shape (2,), float64.
+        epoch: epochs done; ``step``: updates done in the present one; ``elapsed``: seconds spent on it.
+        curves: one list of numbers an entry of CURVES, one number an epoch.
+        machines: every environment the run was trained in, the first one first.
+    """
+
+    model: Weights
+    optimizer: dict[str, Any]
+    best: Weights
+    sums: Tensor
+    epoch: int = 0
+    step: int = 0
+    elapsed: float = 0.0
+    curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})
+    machines: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def best_epoch(self) -> int:
+        """The first epoch (from 0) with the best test accuracy."""
+        return max(range(len(self.curves["test_accuracy"])), key=self.curves["test_accuracy"].__getitem__)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss was no longer finite in the last epoch."""
+        losses = self.curves["train_loss"][-1:] + self.curves["test_loss"][-1:]
+        return not all(map(math.isfinite, losses))
+
+
+_TENSORS = ("model", "optimizer", "best", "sums")
+_NUMBERS = ("epoch", "step", "elapsed", "curves", "machines")
+
+
+def save(path: Path, snapshot: Snapshot, digest: str) -> None:
+    """Write ``snapshot`` of the run ``digest`` to ``path``, whole or not at all."""
+    numbers = {"digest": digest, **{name: getattr(snapshot, name) for name in _NUMBERS}}
+    with whole_file(path) as part:
+        torch.save({**{name: getattr(snapshot, name) for name in _TENSORS}, "json": json.dumps(numbers)}, part)
+
+
+def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Snapshot:
+    """The snapshot at ``path``, on ``device``.
+
+    Raises CheckpointError when the file is damaged, holds anything but tensors and plain values, or belongs to another
+    run than ``digest``.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        numbers = json.loads(content.pop("json"))
+        owner = numbers.pop("digest")
+        snapshot = Snapshot(**content, **numbers)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise CheckpointError(f"checkpoint: {path} is damaged or no checkpoint of this program ({reason})") from error
+    if owner != digest:
+        raise CheckpointError(f"checkpoint: {path} belongs to another run ({owner[:8]}, not {digest[:8]})")
+    return snapshot
