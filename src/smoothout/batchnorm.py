@@ -11,7 +11,7 @@ from smoothout.parameters import BATCHNORM
 
 
 class BatchNormStart(StrEnum):
-    """The start of BatchNorm's weight: 1, today's default, or U(0, 1), PyTorch's default when the papers were written."""
+    """The start of BatchNorm's weight: 1, today's default, or U(0, 1), PyTorch's default in early 2018."""
 
     one = "one"
     uniform = "uniform"

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ def one_line(error: BaseException) -> str:
 def task(config: DictConfig) -> Iterator[tuple[dict[str, Any], Workplace]]:
     """The composed settings as plain values, and the place to work at; errors within a sweep are left to the sweep."""
     try:
+        _refuse_new_keys(HydraConfig.get().overrides.task, config)
         settings = plain(config)
         with interruptible():
             yield settings, workplace(settings)
@@ -99,6 +100,15 @@ def task(config: DictConfig) -> Iterator[tuple[dict[str, Any], Workplace]]:
             raise
         logs = config.folders.logs if isinstance(error, Exception) else "logs"
         sys.exit(report(error, Path(logs) / "failure.txt"))
+
+
+def _refuse_new_keys(overrides: Sequence[str], config: DictConfig) -> None:
+    """``+key=value`` adds a setting that nothing reads: a misspelling, most likely."""
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        if override.startswith("+") and "." not in key:
+            known = sorted({str(name) for name in config} - {key})
+            raise SettingsError(f"{key}: unknown setting; known are {', '.join(known)}")
 
 
 def workplace(settings: dict[str, Any]) -> Workplace:
@@ -139,7 +149,24 @@ def summary(record: Record) -> str:
     )
 
 
-class SweepSummary(Callback):  # type: ignore[misc]
+def describe_analysis(record: Record) -> str:
+    """A few lines about an analysis' record."""
+    out = record.outcome
+    if record.kind == "sharpness":
+        value = f"failed ({out['status']})" if out["failed"] else f"{out['value']:.4f}%"
+        return f"{record.name}: sharpness {value}; {out['evaluations']} evaluations; {out['status']}"
+    if record.kind == "interpolation":
+        rows = [f"{p['alpha']:6.2f} {_share(p['accuracy'])}" for p in out["test"]]
+    else:
+        rows = [f"{p['a']:6.4g} {_share(p['accuracy'])}" for p in out["test"]["points"]]
+    return "\n".join([f"{record.name}: test accuracy", *rows])
+
+
+def _share(value: float | None) -> str:
+    return "  not defined" if value is None else f"{100 * value:6.2f}%"
+
+
+class SweepSummary(Callback):
     """Collects how each job of a sweep ended, whatever process it ran in."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
@@ -153,14 +180,12 @@ class SweepSummary(Callback):  # type: ignore[misc]
         if _SWEEP not in os.environ or job_return.status is not JobStatus.FAILED:
             return
         error = job_return._return_value
-        line = json.dumps({"overrides": list(job_return.overrides), "error": one_line(error)})
+        line = json.dumps({"overrides": list(job_return.overrides or []), "error": one_line(error)})
         with Path(os.environ[_SWEEP]).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if not isinstance(error, WRONG_INPUT):
             number = HydraConfig.get().job.num
-            write_text(
-                Path(config.folders.logs) / f"failure-{number}.txt", "".join(traceback.format_exception(error))
-            )
+            write_text(Path(config.folders.logs) / f"failure-{number}.txt", "".join(traceback.format_exception(error)))
 
 
 def _failures() -> list[dict[str, Any]]:

@@ -127,8 +127,7 @@ def ensure(job: Job, place: Workplace) -> Record:
             outcome={"wall_seconds": time.perf_counter() - started, **outcome},
             environment=environment(place.device),
         )
-        place.ledger.write(record)
-    return record
+        return place.ledger.write(record)
 
 
 def _check(job: Job, place: Workplace) -> None:
@@ -157,7 +156,7 @@ def _analysis_outcome(job: Job, inputs: list[Record], place: Workplace) -> dict[
         model = _fresh_model(one.settings, place.device)
         model.load_state_dict(weights)
         models.append(model.eval())
-    total = job.settings.evaluations(train_split, test_split)
+    total = job.settings.evaluations(len(train_split), len(test_split))
     with progress.Bar(job.name, total) as bar:
 
         def tick() -> None:
@@ -176,7 +175,10 @@ def _train_outcome(job: Job, place: Workplace) -> dict[str, Any]:
         snapshot = trained(job, place)
     model = _fresh_model(setup, place.device)
     measured = {}
-    for which, weights, epoch in (("best", snapshot.best, snapshot.best_epoch), ("last", snapshot.model, snapshot.epoch - 1)):
+    for which, weights, epoch in (
+        ("best", snapshot.best, snapshot.best_epoch),
+        ("last", snapshot.model, snapshot.epoch - 1),
+    ):
         model.load_state_dict(weights)
         with arithmetic(setup.precision, place.device):
             clean = {
@@ -262,7 +264,7 @@ def _tensorboard(job: Job, place: Workplace) -> Callable[[Snapshot], None]:
         return lambda now: None
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import)
 
-    writer = SummaryWriter(str(Path(place.folders.logs) / "tensorboard" / job.name))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(Path(place.folders.logs) / "tensorboard" / job.name))
     written: set[int] = set()
 
     def log(now: Snapshot) -> None:
@@ -270,8 +272,8 @@ def _tensorboard(job: Job, place: Workplace) -> Callable[[Snapshot], None]:
             if epoch not in written:
                 written.add(epoch)
                 for name, values in now.curves.items():
-                    writer.add_scalar(name, values[epoch], epoch)  # type: ignore[no-untyped-call]
-                writer.flush()  # type: ignore[no-untyped-call]
+                    writer.add_scalar(name, values[epoch], epoch)
+                writer.flush()
 
     return log
 

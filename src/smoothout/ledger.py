@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -64,13 +65,16 @@ class Ledger:
         """All records of a kind, by name."""
         return [read(path) for path in sorted((self.folder / kind).glob("*.json"))]
 
-    def write(self, record: Record) -> None:
-        """Write ``record``, whole or not at all; a record that is there already stays as it is."""
-        if self.find(record.kind, record.digest) is not None:
-            return
+    def write(self, record: Record) -> Record:
+        """Write ``record``, whole or not at all, and return it as it is read; one that is there already stays."""
+        there = self.find(record.kind, record.digest)
+        if there is not None:
+            return there
         content = json.loads(json.dumps(_finite(asdict(record))))
         content["checksum"] = digest_of(content)
-        write_text(self.folder / record.kind / f"{record.name}.json", json.dumps(content, indent=1) + "\n")
+        path = self.folder / record.kind / f"{record.name}.json"
+        write_text(path, json.dumps(content, indent=1) + "\n")
+        return read(path)
 
     @contextmanager
     def writing(self, kind: str, digest: str) -> Iterator[None]:
@@ -103,6 +107,4 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    if isinstance(value, float) and value not in (float("inf"), float("-inf")) and value == value:
-        return value
-    return None if isinstance(value, float) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

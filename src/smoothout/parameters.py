@@ -16,7 +16,9 @@ def trainable(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
 
     ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError when none is left.
     """
-    left_out = set() if batchnorm else {id(p) for m in model.modules() if isinstance(m, BATCHNORM) for p in m.parameters()}
+    left_out = (
+        set() if batchnorm else {id(p) for m in model.modules() if isinstance(m, BATCHNORM) for p in m.parameters()}
+    )
     found = [p for p in model.parameters() if p.requires_grad and id(p) not in left_out]
     if not found:
         raise ValueError("the model has no trainable parameters" + ("" if batchnorm else " outside BatchNorm"))
@@ -35,7 +37,7 @@ def flat_buffers(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]
     views: list[Tensor] = [torch.empty(0)] * len(tensors)
     for (dtype, device), members in groups.items():
         flat = torch.empty(sum(tensors[i].numel() for i in members), dtype=dtype, device=device)
-        for i, piece in zip(members, flat.split([tensors[i].numel() for i in members]), strict=True):
+        for i, piece in zip(members, torch.split(flat, [tensors[i].numel() for i in members]), strict=True):
             views[i] = piece.view(tensors[i].shape)
         flats.append(flat)
     return flats, views
@@ -49,13 +51,13 @@ def flatten(tensors: Sequence[Tensor]) -> Tensor:
 @torch.no_grad()
 def assign(tensors: Sequence[Tensor], vector: Tensor) -> None:
     """Write ``vector`` of shape (n,) into ``tensors``, in place, rounding to each one's dtype."""
-    for tensor, piece in zip(tensors, vector.split([t.numel() for t in tensors]), strict=True):
+    for tensor, piece in zip(tensors, torch.split(vector, [t.numel() for t in tensors]), strict=True):
         tensor.copy_(piece.view(tensor.shape))
 
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Give every parameter, buffer and the training mode of each module back to the last bit, also after an exception."""
+    """Give parameters, buffers and the mode of each module back to the last bit, also after an exception."""
     tensors = [*model.parameters(), *model.buffers()]
     saved = [t.detach().clone() for t in tensors]
     modes = [(module, module.training) for module in model.modules()]
@@ -77,5 +79,5 @@ def filter_norms(tensor: Tensor) -> Tensor:
     """
     if tensor.dim() < 2:
         return tensor.detach().abs()
-    norms = torch.linalg.vector_norm(tensor.detach().flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(tensor.detach().flatten(1), dim=1)
     return norms.view(-1, *[1] * (tensor.dim() - 1))

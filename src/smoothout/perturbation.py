@@ -32,7 +32,7 @@ class Law(StrEnum):
 
 
 class Scaling(StrEnum):
-    """What the strength is relative to: nothing (SmoothOut), each weight's size, or each filter's norm (AdaSmoothOut)."""
+    """What the strength is relative to: nothing (SmoothOut), a weight's size, or a filter's norm (AdaSmoothOut)."""
 
     none = "none"
     weight = "weight"
@@ -117,9 +117,7 @@ class Noise:
 
     def on(self, model: nn.Module) -> SmoothOut:
         """The context that perturbs ``model`` with these settings, at full strength."""
-        return SmoothOut(
-            model, self.a, self.law, scaling=self.scaling, batchnorm=self.batchnorm, denoise=self.denoise
-        )
+        return SmoothOut(model, self.a, self.law, scaling=self.scaling, batchnorm=self.batchnorm, denoise=self.denoise)
 
 
 def course_factor(course: Course, step: int, total: int) -> float:
@@ -133,7 +131,7 @@ def course_factor(course: Course, step: int, total: int) -> float:
 
 
 class SmoothOut:
-    """[SmoothOut Eq. 5] Stochastic SmoothOut: a context in which ``model`` runs at w + theta, theta drawn at every entry.
+    """[SmoothOut Eq. 5] Stochastic SmoothOut: a context where ``model`` is at w + theta, theta drawn at every entry.
 
     May be made once and entered at every step; ``a`` and ``generator`` may be set anew between entries. Parameters
     that require no gradient are left alone, tied ones are perturbed once. Parameter objects are never replaced.
@@ -226,9 +224,7 @@ class AdaSmoothOut(SmoothOut):
         denoise: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(
-            model, a, noise, scaling="filter", batchnorm=batchnorm, denoise=denoise, generator=generator
-        )
+        super().__init__(model, a, noise, scaling="filter", batchnorm=batchnorm, denoise=denoise, generator=generator)
 
 
 def scale_to_filters(direction: Tensor, weight: Tensor, a: float = 1.0) -> Tensor:

@@ -31,12 +31,15 @@ _pending: list[int] = []
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within the block the first SIGINT or SIGTERM is kept for the next ``stop_if_asked``; a second one strikes at once."""
+    """Within the block the first SIGINT or SIGTERM is kept for the next ``stop_if_asked``; a second one is obeyed."""
 
     def note(number: int, _: FrameType | None) -> None:
         _pending.append(number)
-        for n in before:
-            signal.signal(n, before[n])
+        restore()
+
+    def restore() -> None:
+        for n, handler in before.items():
+            signal.signal(n, handler)
 
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     _pending.clear()
@@ -45,8 +48,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        for n, handler in before.items():
-            signal.signal(n, handler)
+        restore()
 
 
 def asked_to_stop() -> bool:

@@ -18,7 +18,7 @@ _SEEDS = 2**63
 
 
 def address(seed: int, purpose: str, *position: int) -> int:
-    """A seed in [0, 2^63) for the draw named by ``purpose`` ("order", "noise", ...) at ``position`` (epoch, step, ...)."""
+    """A seed in [0, 2^63) for the draw named by ``purpose`` ("order", ...) at ``position`` (step, ...)."""
     text = "/".join([str(seed), purpose, *map(str, position)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % _SEEDS
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,6 +29,8 @@ from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
 
 PACKAGE = "smoothout"
+_GROUPS = ("model", "data", "optimizer", "schedule", "batch", "perturbation", "profile")
+EXPERIMENT_KEYS = (*_GROUPS, "batchnorm_start", "precision", "seed")
 T = TypeVar("T")
 
 
@@ -121,6 +124,7 @@ class _Scalars:
 
 def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The config ``name`` under ``folder`` with ``overrides``, resolved to plain values."""
+    GlobalHydra.instance().clear()  # a program of Hydra's own may be running
     with initialize_config_dir(config_dir=str(folder.resolve()), version_base="1.3"):
         return plain(compose(config_name=name, overrides=list(overrides)))
 
@@ -134,15 +138,19 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def experiment(config: dict[str, Any]) -> Experiment:
     """The training that a composed config describes, its profile applied. Raises SettingsError."""
+    missing = [key for key in EXPERIMENT_KEYS if key not in config]
+    if missing:
+        raise SettingsError(f"{missing[0]}: is missing; a training needs {', '.join(EXPERIMENT_KEYS)}")
     profile = build(config["profile"], "profile", Profile)
     data = build(config["data"], "data", Images)
     scalars = typed(_Scalars, {f.name: config[f.name] for f in dataclasses.fields(_Scalars)}, "")
-    limits = {
-        name: _smaller(getattr(data, name), getattr(profile, name)) for name in ("train_examples", "test_examples")
-    }
     settings = {
         "model": build(config["model"], "model"),
-        "data": replace(data, **limits),
+        "data": replace(
+            data,
+            train_examples=_smaller(data.train_examples, profile.train_examples),
+            test_examples=_smaller(data.test_examples, profile.test_examples),
+        ),
         "optimizer": build(config["optimizer"], "optimizer"),
         "schedule": build(config["schedule"], "schedule", Schedule).scaled(profile.epochs),
         "batch": build(config["batch"], "batch", Batch),
@@ -231,6 +239,10 @@ def _allowed(hint: Any) -> str:
         if isinstance(option, type) and issubclass(option, Enum):
             words.append("one of " + ", ".join(member.name for member in option))
         else:
-            words.append({int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}[option])
+            words.append(
+                {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}[
+                    option
+                ]
+            )
     text = " or ".join(words)
     return f"a list, each {text}" if getattr(hint, "__origin__", None) is tuple else text

@@ -40,27 +40,24 @@ class Convention(StrEnum):
 
 @dataclass(frozen=True)
 class SharpnessResult:
-    """One measurement of sharpness; where ``failed`` is True, the value 0.0 measures nothing.
-
-    A repeat fails when its search finds no point above both f(x) and its own start.
-    """
+    """One measurement of sharpness, and how far to trust it."""
 
     value: float  # percent, the maximum over the repeats
     loss: float  # f(x), the mean loss of the model as it is
     max_loss: float  # f at the point found; f(x) if failed
     status: str  # why L-BFGS-B stopped, in its own words (the last of two searches for `converged`)
-    failed: bool  # every repeat failed
+    failed: bool  # no search met a point above both f(x) and its own start; the value 0.0 measures nothing
     iterations: int  # of L-BFGS-B, in the repeat that won
     evaluations: int  # of f and its gradient together: f(x) and all searches
     projected_gradient: float  # at the point found: the steepest rise left, in loss per half-width of the box
     values: tuple[float, ...]  # percent, by repeat; 0.0 for one that failed and for no other
-    mean: float  # percent, of ``values``
+    mean: float  # percent, of ``values``; a lower bound where some failed
     dimension: int  # n, or p in a subspace
     scipy: str  # its version
 
     def describe(self) -> str:
         """The value in percent, or that the search failed and why."""
-        return f"failed ({self.status})" if self.failed else f"{self.value:.4f}%"
+        return f"failed ({self.status})" if self.failed else f"{self.value:.4g}%"
 
     __str__ = describe
 
@@ -108,8 +105,7 @@ class Box:
 def box_around(x: Tensor, eps: float, subspace: int | None = None, seed: int = 0) -> Box:
     """[Keskar Eq. 3] The box |y_i| <= eps (|(A^+ x)_i| + 1) around the weights x, float64 of shape (n,).
 
-    ``subspace`` None is A = I; a number p draws the entries of A from N(0, 1), held in float32: 4 n p bytes, 600
-    MB for 1.5 million weights and 100 columns.
+    ``subspace`` None is A = I; p draws A from N(0, 1), in float32: 600 MB at n = 1.5 million and p = 100.
     """
     if subspace is None:
         return Box(x, eps * (x.abs() + 1.0))
@@ -140,16 +136,13 @@ class Objective:
     def __init__(self, model: nn.Module, batches: Batches, loss: Loss, box: Box, progress: Progress) -> None:
         self.model, self.batches, self.loss, self.box, self.progress = model, batches, loss, box, progress
         self.parameters = trainable(model)
-        self.evaluations = 0
-        self.examples = 0
+        self.evaluations = self.examples = 0
 
     def at_x(self) -> Point:
         """The model as it is, before any other point. Raises ValueError where sharpness is not defined."""
         loss, by_weights = self._mean()
-        if not (math.isfinite(loss) and by_weights.isfinite().all()):
-            raise ValueError(f"the model's own loss (it is {loss}) and gradient must be finite")
-        if loss <= -1.0:
-            raise ValueError(f"the model's own loss f(x) is {loss}: must be above -1, 1 + f(x) divides")
+        if not (-1.0 < loss < math.inf and by_weights.isfinite().all()):
+            raise ValueError(f"the model's own loss is {loss}: must be finite, as its gradient, and above -1")
         self.x = self.highest = Point(torch.zeros_like(self.box.half), loss, self.box.gradient(by_weights))
         return self.x
 
@@ -182,10 +175,7 @@ class Objective:
 
 
 def ascend(objective: Objective, start: Point, steps: int) -> None:
-    """Projected sign ascent: z <- clip(z + step sign(g), -1, 1); step 1, halved where the loss does not rise.
-
-    A step of 1 reaches the corner of the box that the gradient points to.
-    """
+    """Projected sign ascent: z <- clip(z + step sign(g), -1, 1); step 1, halved where f does not rise."""
     here, step = start, 1.0
     for _ in range(steps):
         z = (here.z + step * here.gradient.sign()).clamp(-1.0, 1.0)
@@ -207,10 +197,10 @@ class LBFGSB:
     def climb(
         self, objective: Objective, start: Point, unit: Tensor, *, factor: float = 1.0, gradient_sign: int = 1
     ) -> Search:
-        """Minimise -``factor`` f in the variables ``unit`` z, from ``start`` (not evaluated again) to the last iterate.
+        """Minimise -``factor`` f over ``unit`` z, from ``start`` (not evaluated again) to the last iterate.
 
-        ``gradient_sign`` -1 hands the solver the gradient of +f. An inadmissible trial counts as 1 + |f(start)|
-        below the start, with gradient 0, so that the line search turns back; an inadmissible start ends it all.
+        ``gradient_sign`` -1 gives the gradient of +f. An inadmissible trial counts as 1 + |f(start)| below
+        the start with gradient 0: the line search turns back. An inadmissible start is not left.
         """
         if start.loss == -math.inf:
             return Search(start, "not started: the loss at the random start is not finite", 0)
@@ -229,10 +219,8 @@ class LBFGSB:
             nonlocal end
             end = trial
 
-        bounds, options = Bounds(-half, half), cast(Any, asdict(self))
-        found = minimize(
-            negated, first, (), "L-BFGS-B", True, bounds=bounds, callback=accept, options=options
-        )
+        box, options = Bounds(-half, half), cast(Any, asdict(self))
+        found = minimize(negated, first, (), "L-BFGS-B", True, bounds=box, callback=accept, options=options)
         return Search(end, found.message.rstrip(": "), found.nit)
 
     def climb_scaled(self, objective: Objective, start: Point) -> Search:
@@ -248,7 +236,7 @@ class LBFGSB:
 
 
 def search_converged(objective: Objective, start: Point, others: Iterable[Tensor], solver: LBFGSB) -> Search:
-    """The highest point that sign ascents from all starts and L-BFGS-B from ``start`` and the best evaluate."""
+    """The highest point met by sign ascents from all starts, and L-BFGS-B from ``start`` and the best one."""
     objective.highest = start
     ascend(objective, start, solver.maxiter)
     for z in others:
@@ -261,18 +249,18 @@ def search_converged(objective: Objective, start: Point, others: Iterable[Tensor
 
 def search(objective: Objective, convention: Convention, solver: LBFGSB, seed: int, repeat: int) -> Search:
     """One repeat. It ends at x if it found no point above both x and its own start."""
-    x = objective.x
 
     def random_point(index: int) -> Tensor:
-        return torch.empty_like(x.z).uniform_(-1.0, 1.0, generator=stream(seed, "sharpness", repeat, index))
+        z = torch.empty_like(objective.box.half)
+        return z.uniform_(-1.0, 1.0, generator=stream(seed, "sharpness", repeat, index))
 
-    start = objective(random_point(0)) if repeat else x
+    start = objective(random_point(0)) if repeat else objective.x
     if convention is Convention.converged:
         found = search_converged(objective, start, map(random_point, range(1, 1 + RANDOM_STARTS)), solver)
     else:
         sign = -1 if convention is Convention.released else 1
         found = solver.climb(objective, start, objective.box.half, gradient_sign=sign)
-    return found if found.end.loss > max(x.loss, start.loss) else replace(found, end=x)
+    return found if found.end.loss > max(objective.x.loss, start.loss) else replace(found, end=objective.x)
 
 
 def sharpness(
@@ -287,19 +275,18 @@ def sharpness(
     repeats: int = 1,
     maxcor: int = 10,
     seed: int = 0,
-    progress: Callable[[], object] | None = None,
+    progress: Progress | None = None,
 ) -> SharpnessResult:
-    """[Keskar Eq. 4] 100 (max f(x + A y) - f(x)) / (1 + f(x)), in percent, for |y_i| <= eps (|(A^+ x)_i| + 1).
+    """[Keskar Eq. 4] 100 (max f(x + A y) - f(x)) / (1 + f(x)), in percent; |y_i| <= eps (|(A^+ x)_i| + 1).
 
-    f is the mean of ``loss`` over the examples of ``batches`` in evaluation mode, x the n trainable parameters.
-    The maximum can only be searched for: every value is a lower bound. Where f is not finite it does not count.
+    f is the mean of ``loss`` over all examples in evaluation mode, x the n trainable parameters. The maximum
+    can only be searched for: a value is a lower bound. Points where f is not finite do not count.
 
-    - ``converged``: as well as it can be found. Variables and objective are scaled to the box; sign ascents from
-      x and two random points, then L-BFGS-B from x and from the best point; no search can stop early. The
-      largest value ever evaluated counts.
+    - ``converged``: as well as it can be found. Variables and objective are scaled to the box; sign ascents
+      from x and two random points, L-BFGS-B from x and the best; the largest value ever evaluated counts.
     - ``keskar``: as Keskar et al. write it, L-BFGS-B from x with the usual tolerances. Unscaled: where the
       gradient is far below the box's width it hardly moves, and below 1e-5 it stops at once.
-    - ``released``: the same with the gradient's sign wrong, as in the program that the SmoothOut authors
+    - ``released``: the same with the gradient's sign wrong, as in the program that the authors of SmoothOut
       released. It walks downhill, and finds a higher loss only by overshooting.
 
     Args:
@@ -307,17 +294,17 @@ def sharpness(
         batches: Pairs (inputs, targets), the same examples at every pass.
         loss: ``loss(outputs, targets)``, the mean over the ``len(targets)`` examples of a batch.
         eps: Relative size of the box.
-        iterations: Of each search.
+        iterations: Of each search. Besides, scipy spends 5 microseconds a weight on setting up L-BFGS-B.
         subspace: None for A = I; p for the span of p random columns (Keskar: 100), see `box_around`.
         convention: A `Convention` or its name.
-        repeats: How many times to search; first from x, then from uniform random points of the box.
+        repeats: How many times to search: first from x, then from uniform random points of the box.
         maxcor: Corrections that L-BFGS-B keeps, 16 bytes a weight each.
         seed: Of the random points and the subspace.
         progress: Called after each evaluation of f and its gradient.
 
     Raises:
-        ValueError: For an impossible argument, before the model is touched; when f(x) or its gradient is not
-            finite, or f(x) <= -1; when the number of examples changes between passes.
+        ValueError: For an impossible argument, before the model is touched; if f(x) is not finite or <= -1;
+            if the number of examples changes between passes.
     """
     n = sum(p.numel() for p in trainable(model))
     _check(n, batches, eps, subspace, convention, iterations=iterations, repeats=repeats, maxcor=maxcor)
@@ -345,19 +332,15 @@ def sharpness(
     )
 
 
-def _check(
-    n: int, batches: Batches, eps: float, subspace: int | None, convention: str, **counts: int
-) -> None:
+def _check(n: int, batches: Batches, eps: float, subspace: int | None, convention: str, **whole: int) -> None:
     if not (math.isfinite(eps) and eps > 0):
         raise ValueError(f"eps is {eps!r}: must be a finite number above 0")
-    for name, count in counts.items():
+    for name, count in whole.items():
         if not (isinstance(count, int) and count >= 1):
             raise ValueError(f"{name} is {count!r}: must be a whole number of at least 1")
     if not (subspace is None or (isinstance(subspace, int) and 1 <= subspace <= n)):
         raise ValueError(f"subspace is {subspace!r}: must be None or a whole number from 1 to n = {n}")
     if convention not in list(Convention):
         raise ValueError(f"convention is {convention!r}: must be one of {', '.join(Convention)}")
-    if isinstance(batches, Iterator):
-        raise ValueError(f"batches is {batches!r}: must be iterable more than once, as a list is")
-    if next(iter(batches), None) is None:
-        raise ValueError(f"batches is {batches!r}: must hold at least one pair (inputs, targets)")
+    if isinstance(batches, Iterator) or next(iter(batches), None) is None:
+        raise ValueError(f"batches is {batches!r}: must hold (inputs, targets), and allow more than one pass")

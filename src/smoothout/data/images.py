@@ -52,6 +52,17 @@ class Images:
         """The number of classes."""
         return SOURCES[self.name].classes
 
+    @property
+    def usual_examples(self) -> tuple[int, int]:
+        """How many training and test images there are to be expected, limits applied."""
+        whole = SOURCES[self.name].examples
+        train, test = (n if limit is None else min(n, limit) for n, limit in zip(whole, self._limits, strict=True))
+        return train, test
+
+    @property
+    def _limits(self) -> tuple[int | None, int | None]:
+        return self.train_examples, self.test_examples
+
     def load(self, folder: Path, device: torch.device, download: bool = True) -> tuple[Split, Split, str]:
         """The training split, the test split and the fingerprint of the whole data set. Raises DataError."""
         arrays = load(self.name, folder, download)
@@ -59,7 +70,7 @@ class Images:
         return train, test, arrays.fingerprint()
 
     def _splits(self, arrays: Arrays, device: torch.device) -> tuple[Split, Split]:
-        halves = ((arrays.x_train, arrays.y_train, self.train_examples), (arrays.x_test, arrays.y_test, self.test_examples))
+        halves = zip((arrays.x_train, arrays.x_test), (arrays.y_train, arrays.y_test), self._limits, strict=True)
         train, test = (
             Split(
                 torch.from_numpy(images[:limit]).reshape(len(images[:limit]), *images.shape[1:3], -1).to(device),
@@ -108,7 +119,7 @@ class Batches:
     size: int
 
     def __len__(self) -> int:
-        return -(-len(self.split) // self.size)
+        return math.ceil(len(self.split) / self.size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(self.split), self.size):

@@ -57,6 +57,7 @@ class Source:
 
     shape: tuple[int, ...]
     classes: int
+    examples: tuple[int, int]  # training and test images of the whole set, for estimates of time
     fetch: Callable[[Path], Arrays]
     embedded: bool = False
 
@@ -109,15 +110,16 @@ def checked(arrays: Arrays, source: Source, origin: str) -> Arrays:
         images, labels = getattr(arrays, f"x_{split}"), getattr(arrays, f"y_{split}")
         wanted = " x ".join(map(str, ("N", *source.shape)))
         if images.dtype != np.uint8 or images.shape[1:] != source.shape or len(images) == 0:
-            raise DataError(f"data: {origin}: x_{split} must be uint8, {wanted}, N > 0; it is {images.dtype} {images.shape}")
+            raise DataError(
+                f"data: {origin}: x_{split} must be uint8, {wanted}, N > 0; it is {images.dtype} {images.shape}"
+            )
         if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
             raise DataError(
                 f"data: {origin}: y_{split} must be {len(images)} integers; it is {labels.dtype} {labels.shape}"
             )
         if labels.min() < 0 or labels.max() >= source.classes:
             raise DataError(
-                f"data: {origin}: y_{split} must lie in 0..{source.classes - 1};"
-                f" it has {labels.min()}..{labels.max()}"
+                f"data: {origin}: y_{split} must lie in 0..{source.classes - 1}; it has {labels.min()}..{labels.max()}"
             )
         found += [images, labels.astype(np.int64)]
     return Arrays(*found)
@@ -146,8 +148,8 @@ def _torchvision(dataset: str) -> Callable[[Path], Arrays]:
 
 
 SOURCES = {
-    Name.digits: Source((8, 8), 10, _digits, embedded=True),
-    Name.mnist: Source((28, 28), 10, _torchvision("MNIST")),
-    Name.cifar10: Source((32, 32, 3), 10, _torchvision("CIFAR10")),
-    Name.cifar100: Source((32, 32, 3), 100, _torchvision("CIFAR100")),
+    Name.digits: Source((8, 8), 10, (1438, 359), _digits, embedded=True),
+    Name.mnist: Source((28, 28), 10, (60_000, 10_000), _torchvision("MNIST")),
+    Name.cifar10: Source((32, 32, 3), 10, (50_000, 10_000), _torchvision("CIFAR10")),
+    Name.cifar100: Source((32, 32, 3), 100, (50_000, 10_000), _torchvision("CIFAR100")),
 }

@@ -27,7 +27,7 @@ class Shallow:
             raise ValueError(f"dropout: must lie in [0, 1), not {self.dropout}")
 
     def build(self, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-        """A freshly initialised network for images of ``shape`` (channels, height, width), at least 11 pixels a side."""
+        """A freshly initialised network for images of ``shape`` (channels, height, width), at least 11 x 11."""
         channels, height, width = shape
         if min(height, width) < 11:
             raise ValueError(f"model: the convolutions need images of at least 11x11 pixels, not {height}x{width}")

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from smoothout.data.images import Split
 from smoothout.evaluation import Precision, arithmetic, evaluate
@@ -139,4 +139,3 @@ def _perturbations(
         return [context]
 
     return perturbed
-

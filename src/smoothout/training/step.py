@@ -56,9 +56,9 @@ def update(
 ) -> tuple[Tensor, Tensor]:
     """[SmoothOut Alg. 1] Perturb the weights, backpropagate, take the noise out, update.
 
-    ``pieces`` are the ghost batches (inputs, labels); the gradient is the sum of their mean gradients over their number,
-    as in the released program, also where the last is smaller. Returns the sum of the losses and the number of right
-    answers over all examples, both under noise and on the device.
+    ``pieces`` are the ghost batches (inputs, labels); the gradient is the sum of their mean gradients over their
+    number, as in the released program, also where the last is smaller. Returns the sum of the losses and the number of
+    right answers over all examples, both under noise and on the device.
     """
     pieces = list(pieces)
     losses, correct = [], []

@@ -1,0 +1,66 @@
+# `make help` explains every target.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROFILE ?= paper
+REGIME ?= released
+SEEDS ?= 0
+export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
+REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.profile=$(PROFILE) 'scope.seeds=[$(SEEDS)]' $(ARGS)
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## say what can be made
+	@grep -hE '^[a-z][a-zA-Z0-9%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
+	@echo
+	@echo '  Options: PROFILE=paper|short|smoke  REGIME=released|described|v1  SEEDS=0,1,2  DATA_DIR=data'
+	@echo "           ARGS='rows=[F1] device=cpu ...' (any setting of configs/reproduce.yaml)"
+	@echo '           PYTHON=python3.12 (makes the environment)  VENV=.venv'
+
+.PHONY: quickstart
+quickstart: $(VENV)/.ready ## install, then a Table 2 in small on embedded digits, with a picture (3 minutes)
+	@$(BIN)/python scripts/reproduce.py table=quickstart figure=quickstart 'scope.seeds=[0,1,2]' threads=1 tensorboard=false \
+	  folders.results=results/quickstart device=cpu
+
+.PHONY: environment
+environment: $(VENV)/.ready ## make the environment alone
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.PHONY: reproduce-%
+reproduce-%: $(VENV)/.ready ## a table of the papers (reproduce-table2): plan, run what is missing, render
+	@$(REPRODUCE) table=$*
+
+.PHONY: show-%
+show-%: $(VENV)/.ready ## the same from the records there are; runs nothing
+	@$(REPRODUCE) table=$* run=false
+
+.PHONY: figure-%
+figure-%: $(VENV)/.ready ## a picture (figure-figure3, figure-figure7, figure-f1), its runs made where they are missing
+	@$(REPRODUCE) table=null figure=$*
+
+.PHONY: data
+data: $(VENV)/.ready ## fetch and check MNIST, CIFAR-10 and CIFAR-100
+	@$(BIN)/python scripts/prepare_data.py -m data=mnist,cifar10,cifar100
+
+.PHONY: test
+test: $(VENV)/.ready ## all tests
+	@$(BIN)/python -m pytest
+
+.PHONY: test-quick
+test-quick: $(VENV)/.ready ## all tests but the slow ones
+	@$(BIN)/python -m pytest -m 'not slow'
+
+.PHONY: lint
+lint: $(VENV)/.ready ## ruff and mypy
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+.PHONY: clean
+clean: ## remove caches and the quickstart's results; records, checkpoints and data stay
+	rm -rf results/quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis

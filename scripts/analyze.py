@@ -1,0 +1,31 @@
+"""Analyse one recorded training (or two, for an interpolation); each analysis gets a record."""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from smoothout import cli
+from smoothout.jobs import Job, ensure
+from smoothout.settings import build, compose_config, experiment
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+@hydra.main(config_path="../configs", config_name="analyze", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """Find or make the record of the analysis that ``config`` describes."""
+    with cli.task(config) as (settings, place):
+        analysis: Any = build(settings["analysis"], "analysis")
+        runs = [Job(experiment(settings))]
+        if analysis.runs == 2:
+            given = [o for o in HydraConfig.get().overrides.task if not o.startswith(("analysis", "other"))]
+            runs.append(Job(experiment(compose_config(CONFIGS, "train", [*given, *settings["other"]]))))
+        record = ensure(Job(analysis, tuple(runs)), place)
+        print(cli.describe_analysis(record))
+
+
+if __name__ == "__main__":
+    cli.run(main)

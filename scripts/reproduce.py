@@ -1,0 +1,41 @@
+"""Reproduce one of the papers' tables, or figures: show the plan, make what is missing, render from records."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from smoothout import cli, terminal
+from smoothout.pictures import Picture
+from smoothout.reproduction import Reproduction, Scope
+from smoothout.settings import build
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+
+
+@hydra.main(config_path="../configs", config_name="reproduce", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """Make and render the table and the picture that ``config`` names."""
+    with cli.task(config) as (settings, place):
+        scope = build(settings["scope"], "scope", Scope)
+        table, figure = settings.get("table"), settings.get("figure")
+        published = ROOT / "results" / "published"
+        reproduction = Reproduction(table, scope, CONFIGS, published, settings["rows"]) if table else None
+        picture = Picture(figure, scope, CONFIGS) if figure else None
+        code = terminal.make([one for one in (reproduction, picture) if one], place) if settings["run"] else 0
+        results = Path(settings["folders"]["results"])
+        written = []
+        if reproduction:
+            rendered = reproduction.table_from(place)
+            terminal.show(rendered)
+            written += rendered.save(results / "tables")
+        if picture:
+            written += picture.save(place, results / "figures")
+        print("\n".join(f"written: {path}" for path in written))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    cli.run(main)

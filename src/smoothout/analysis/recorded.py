@@ -1,0 +1,232 @@
+"""The analyses as jobs: settings that say what to measure on recorded runs, and the numbers as plain values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from torch import nn
+from torch.nn import functional as F
+
+from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, interpolate
+from smoothout.analysis.sensitivity import noise_curve, noise_slopes
+from smoothout.analysis.sharpness import Convention, sharpness
+from smoothout.data.images import Batches, Split
+from smoothout.perturbation import Law
+
+Tick = Callable[[], None]
+
+
+class Weights(StrEnum):
+    """The weights of a trained run: at the end of its best test epoch, or of its last epoch."""
+
+    best = "best"
+    last = "last"
+
+
+class Part(StrEnum):
+    """The split that is looked at; by_convention is the one that a convention of sharpness goes with."""
+
+    train = "train"
+    test = "test"
+    by_convention = "by_convention"
+
+
+def _check_examples(examples: int | None) -> None:
+    if examples is not None and examples < 1:
+        raise ValueError(f"examples: must be null (all) or at least 1, not {examples}")
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """(C_eps, A)-sharpness of one run, see ``analysis.sharpness.sharpness``.
+
+    Args:
+        convention: converged, keskar or released.
+        part: train, test, or by_convention: test for released, train for the others.
+        weights: best or last.
+        eps: relative size of the box; the papers use 5e-4 and 1e-3.
+        iterations: of each search.
+        subspace: None for the full space, or the number of random columns.
+        repeats: searches; the first from the weights, the others from random points of the box.
+        maxcor: corrections that L-BFGS-B keeps.
+        seed: of random starts and the subspace.
+        examples: look at the first so many examples of the split; None is all.
+    """
+
+    kind: ClassVar[str] = "sharpness"
+    numerics: ClassVar[int] = 1
+    runs: ClassVar[int] = 1
+
+    convention: Convention = Convention.converged
+    part: Part = Part.by_convention
+    weights: Weights = Weights.best
+    eps: float = 5e-4
+    iterations: int = 10
+    subspace: int | None = None
+    repeats: int = 1
+    maxcor: int = 10
+    seed: int = 0
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_examples(self.examples)
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            raise ValueError(f"eps: must be a finite number above 0, not {self.eps}")
+        for name in ("iterations", "subspace", "repeats", "maxcor"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: must be at least 1, not {value}")
+
+    def simplified(self) -> Sharpness:
+        """The same with the split named."""
+        usual = Part.test if self.convention is Convention.released else Part.train
+        return replace(self, part=usual) if self.part is Part.by_convention else self
+
+    def slug(self, run: str) -> str:
+        """The readable part of the record's name."""
+        return f"{run}-{self.convention}-{self.simplified().part}"
+
+    def evaluations(self, train: int, test: int) -> int:
+        """About how many passes forward and backward over a split of ``train`` or ``test`` examples it takes."""
+        searches = 4 if self.convention is Convention.converged else 1
+        return 1 + self.repeats * searches * (self.iterations + 2)
+
+    def examples_seen(self, train: int, test: int) -> int:
+        """How many examples one evaluation goes over."""
+        size = train if self.simplified().part is Part.train else test
+        return size if self.examples is None else min(size, self.examples)
+
+    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+        """Measure the one model."""
+        result = sharpness(
+            models[0],
+            _batches(self.simplified().part, train, test, self.examples),
+            F.cross_entropy,
+            eps=self.eps,
+            iterations=self.iterations,
+            subspace=self.subspace,
+            convention=self.convention,
+            repeats=self.repeats,
+            maxcor=self.maxcor,
+            seed=self.seed,
+            progress=tick,
+        )
+        return asdict(result)
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """Loss and accuracy on the line through two runs, see ``analysis.interpolation.interpolate``.
+
+    Args:
+        weights: best or last, of both runs.
+        start: first alpha; ``stop`` is the last, ``points`` the number of alphas.
+        examples: look at the first so many examples of each split; None is all.
+    """
+
+    kind: ClassVar[str] = "interpolation"
+    numerics: ClassVar[int] = 1
+    runs: ClassVar[int] = 2
+
+    weights: Weights = Weights.best
+    start: float = PUBLISHED_ALPHAS[0]
+    stop: float = PUBLISHED_ALPHAS[-1]
+    points: int = len(PUBLISHED_ALPHAS)
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_examples(self.examples)
+        if self.points < 2 or not self.start < self.stop:
+            raise ValueError(
+                f"start, stop, points: need start < stop and 2 points, not {self.start}, {self.stop}, {self.points}"
+            )
+
+    def slug(self, first: str, second: str) -> str:
+        """The readable part of the record's name."""
+        return f"{first}-to-{second}"
+
+    def evaluations(self, train: int, test: int) -> int:
+        """Passes over a split."""
+        return 2 * self.points
+
+    def examples_seen(self, train: int, test: int) -> int:
+        """How many examples one evaluation goes over, on average."""
+        return sum(size if self.examples is None else min(size, self.examples) for size in (train, test)) // 2
+
+    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+        """Both curves."""
+        first, second = models
+        width = self.stop - self.start
+        alphas = [round(self.start + width * i / (self.points - 1), 10) for i in range(self.points)]
+        return {
+            part.value: [
+                point._asdict()
+                for point in interpolate(first, second, _batches(part, train, test, self.examples), alphas, tick=tick)
+            ]
+            for part in (Part.train, Part.test)
+        }
+
+
+@dataclass(frozen=True)
+class NoiseCurve:
+    """Loss and accuracy of one run under noise, see ``analysis.sensitivity.noise_curve``.
+
+    Args:
+        weights: best or last.
+        strengths: the values of a.
+        law: uniform (as published) or gaussian.
+        batch: examples that share a draw; the papers use 100.
+        seed: of the noise.
+        examples: look at the first so many examples of each split; None is all.
+    """
+
+    kind: ClassVar[str] = "noise_curve"
+    numerics: ClassVar[int] = 1
+    runs: ClassVar[int] = 1
+
+    weights: Weights = Weights.best
+    strengths: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
+    law: Law = Law.uniform
+    batch: int = 100
+    seed: int = 0
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_examples(self.examples)
+        if len(self.strengths) < 2 or list(self.strengths) != sorted(set(self.strengths)) or self.strengths[0] < 0:
+            raise ValueError(f"strengths: must be at least two rising numbers >= 0, not {list(self.strengths)}")
+        if self.batch < 1:
+            raise ValueError(f"batch: must be at least 1, not {self.batch}")
+
+    def slug(self, run: str) -> str:
+        """The readable part of the record's name."""
+        return f"{run}-{self.law}"
+
+    def evaluations(self, train: int, test: int) -> int:
+        """Passes over a split."""
+        return 2 * len(self.strengths)
+
+    def examples_seen(self, train: int, test: int) -> int:
+        """How many examples one evaluation goes over, on average."""
+        return sum(size if self.examples is None else min(size, self.examples) for size in (train, test)) // 2
+
+    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+        """Both curves, and the metric s between neighbouring strengths."""
+        curves = {}
+        for part in (Part.train, Part.test):
+            batches = _batches(part, train, test, self.examples, self.batch)
+            points = noise_curve(models[0], batches, self.strengths, noise=self.law, seed=self.seed, tick=tick)
+            curves[part.value] = {"points": [p._asdict() for p in points], "slopes": noise_slopes(points)}
+        return curves
+
+
+ANALYSIS_BATCH = 1000
+
+
+def _batches(part: Part, train: Split, test: Split, examples: int | None, size: int = ANALYSIS_BATCH) -> Batches:
+    """The first ``examples`` examples (None: all) of a split, in batches of ``size``."""
+    return (train if part is Part.train else test).first(examples).batches(size)

@@ -1,0 +1,227 @@
+"""A table as the jobs that it needs: which are there, what the others would cost, and its cells from the records."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from smoothout.analysis.recorded import Sharpness
+from smoothout.analysis.sharpness import Convention
+from smoothout.evaluation import Precision
+from smoothout.jobs import Job, Workplace, recorded
+from smoothout.ledger import Record
+from smoothout.settings import Experiment, SettingsError, compose_config, experiment
+from smoothout.tables import Block, Cell, Table, improvement, published_numbers
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Which account of the experiments, how much of them, and which seeds a table is made of."""
+
+    regime: str = "released"
+    profile: str = "paper"
+    precision: Precision = Precision.float32
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds: must be different whole numbers >= 0, at least one, not {list(self.seeds)}")
+
+    def overrides(self) -> list[str]:
+        """As overrides of train.yaml, but for the seed."""
+        chosen = [f"regime={self.regime}", f"profile={self.profile}"]
+        return chosen if self.precision is Precision.float32 else [*chosen, f"precision={self.precision}"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One quantity of one row: its jobs by seed, how to read it from a record, and what is known of it."""
+
+    row: str
+    column: str
+    jobs: dict[int, Job]
+    read: Callable[[Record], float | None]
+    published: float | None
+    command: str
+    epoch_seconds: float | None
+
+
+class Reproduction:
+    """One of configs/table/: its rows and methods as jobs. Raises SettingsError on a table that does not compose."""
+
+    def __init__(
+        self, table: dict[str, Any], scope: Scope, configs: Path, published: Path, only: Sequence[str] | None = None
+    ) -> None:
+        self.table, self.scope, self._configs = table, scope, configs
+        self._published = published_numbers(published / table["published"]) if table["published"] else None
+        self.rows = [row for row in table["rows"] if only is None or any(part in row["name"] for part in only)]
+        if not self.rows:
+            raise SettingsError(
+                f"rows: {list(only or [])} is in none of: {'; '.join(r['name'] for r in table['rows'])}"
+            )
+        self.entries = [entry for row in self.rows for entry in self._row(row)]
+
+    def jobs(self) -> list[Job]:
+        """Every job that the table needs, each once: trainings before what is measured on them."""
+        jobs = {job.digest: job for entry in self.entries for job in entry.jobs.values()}
+        return sorted(jobs.values(), key=lambda job: job.kind != Experiment.kind)
+
+    def plan(self) -> dict[str, dict[Job, float | None]]:
+        """By row: its jobs, with the config's estimate of the seconds that an epoch takes."""
+        rows: dict[str, dict[Job, float | None]] = {}
+        for entry in self.entries:
+            rows.setdefault(entry.row, {}).update(dict.fromkeys(entry.jobs.values(), entry.epoch_seconds))
+        return rows
+
+    def _row(self, row: dict[str, Any]) -> Iterator[Entry]:
+        for method, details in self.table["methods"].items():
+            overrides = [*row["overrides"], *details["overrides"], *self.scope.overrides()]
+            configs = {
+                seed: compose_config(self._configs, "train", [*overrides, f"seed={seed}"]) for seed in self.scope.seeds
+            }
+            runs = {seed: Job(experiment(config)) for seed, config in configs.items()}
+            config = configs[self.scope.seeds[0]]
+            batch = next(o for o in row["overrides"] if o.startswith("batch=")).partition("=")[2]
+            arguments = " ".join([*overrides, _seeds_argument(self.scope.seeds)])
+            entry = Entry(
+                row["name"],
+                f"{method} best",
+                runs,
+                lambda record: 100 * float(record.outcome["best"]["test_accuracy"]),
+                self._number(row, details.get("accuracy")),
+                f"python scripts/train.py {arguments}",
+                config["epoch_seconds"][batch],
+            )
+            yield entry
+            yield replace(
+                entry,
+                column=f"{method} last",
+                read=lambda record: 100 * float(record.outcome["last"]["test_accuracy"]),
+                published=None,
+            )
+            examples = config["profile"]["analysis_examples"]
+            for convention in map(Convention, self.table["sharpness"]):
+                analysis = Sharpness(convention=convention, examples=examples)
+                yield replace(
+                    entry,
+                    column=f"{method} sharpness {convention}",
+                    jobs={seed: Job(analysis, (run,)) for seed, run in runs.items()},
+                    read=lambda record: None if record.outcome["failed"] else float(record.outcome["value"]),
+                    published=self._number(row, details.get("sharpness")) if convention == "released" else None,
+                    command=f"python scripts/analyze.py analysis.convention={convention} {arguments}",
+                )
+
+    def _number(self, row: dict[str, Any], column: str | None) -> float | None:
+        """The published number of a row, None where the papers have none."""
+        if self._published is None or column is None:
+            return None
+        found = self._published
+        for key, value in row["match"].items():
+            found = found[found[key] == value]
+        if len(found) != 1:
+            raise SettingsError(f"table: {row['name']}: match finds {len(found)} published rows instead of 1")
+        number = found[column].iloc[0]
+        return None if pd.isna(number) else float(number)
+
+    def table_from(self, place: Workplace) -> Table:
+        """The table that the present records make."""
+        costs = Costs(place)
+        cells = {(entry.row, entry.column): _cell(entry, place, costs) for entry in self.entries}
+        base, *others = self.table["methods"]
+        for row in self.rows:
+            for method in others:
+                published = self._number(row, self.table["methods"][method].get("improvement"))
+                column = f"{method} improvement"
+                pair = cells[row["name"], f"{method} best"], cells[row["name"], f"{base} best"]
+                cells[row["name"], column] = improvement(*pair, published, column)
+        return Table(
+            name=self.table["name"],
+            title=self.table["title"],
+            regime=self.scope.regime,
+            profile=self.scope.profile,
+            precision=self.scope.precision.value,
+            seeds=self.scope.seeds,
+            cells=list(cells.values()),
+            blocks=self._blocks(),
+            notes=self.table["notes"],
+        )
+
+    def _blocks(self) -> list[Block]:
+        methods = self.table["methods"]
+        base = next(iter(methods))
+        titles = {method: details["title"] for method, details in methods.items()}
+        best = {title: f"{method} best" for method, title in titles.items()}
+        gains = {f"{titles[m]} - {titles[base]}": f"{m} improvement" for m in methods if m != base}
+        blocks = [
+            Block("Test accuracy in %, best epoch", best | gains),
+            Block("Test accuracy in %, last epoch", {title: f"{m} last" for m, title in titles.items()}),
+        ]
+        for convention in self.table["sharpness"]:
+            columns = {title: f"{method} sharpness {convention}" for method, title in titles.items()}
+            blocks.append(Block(f"Sharpness in %, convention `{convention}`", columns, digits=4))
+        return blocks
+
+
+def _seeds_argument(seeds: Sequence[int]) -> str:
+    return f"seed={seeds[0]}" if len(seeds) == 1 else f"-m seed={','.join(map(str, seeds))}"
+
+
+def _cell(entry: Entry, place: Workplace, costs: Costs) -> Cell:
+    """The cell that the entry's present records make."""
+    records = {seed: recorded(job, place) for seed, job in entry.jobs.items()}
+    there = {seed: record for seed, record in records.items() if record is not None}
+    diverged = [seed for seed, record in there.items() if record.outcome.get("diverged")]
+    read = {seed: entry.read(record) for seed, record in there.items() if seed not in diverged}
+    hours = [costs.hours(job, entry.epoch_seconds) for seed, job in entry.jobs.items() if records[seed] is None]
+    return Cell(
+        row=entry.row,
+        column=entry.column,
+        values={seed: value for seed, value in read.items() if value is not None},
+        failed=sum(value is None for value in read.values()),
+        diverged=len(diverged),
+        published=entry.published,
+        records=[record.name for record in there.values()],
+        devices=sorted({device_name(record) for record in there.values()}),
+        command=entry.command,
+        hours=sum(h for h in hours if h is not None) if hours else 0.0,
+    )
+
+
+def device_name(record: Record) -> str:
+    """What a record was made on, in a few words."""
+    where = record.environment
+    return f"{where['processor']}, {where['threads']} threads" if where["device"] == "cpu" else str(where["device"])
+
+
+class Costs:
+    """Estimates of what missing jobs would take on this device: from records of their like, else from the config."""
+
+    def __init__(self, place: Workplace) -> None:
+        self._seconds: dict[tuple[str, str, int], list[float]] = {}
+        for record in place.ledger.records(Experiment.kind):
+            on_cpu = record.environment["device"] == "cpu"
+            if on_cpu == (place.device.type == "cpu") and record.outcome["curves"]["seconds"]:
+                labels = record.labels
+                key = (labels["model"], labels["data"], labels["batch"])
+                seen = statistics.median(record.outcome["curves"]["seconds"]) / record.outcome["examples"]["train"]
+                self._seconds.setdefault(key, []).append(seen)
+
+    def hours(self, job: Job, epoch_seconds: float | None) -> float | None:
+        """Hours that ``job`` would take; ``epoch_seconds`` is the config's estimate for all training examples."""
+        run: Experiment = (job.inputs or (job,))[0].settings
+        labels = run.labels
+        seen = self._seconds.get((labels["model"], labels["data"], labels["batch"]))
+        whole = replace(run.data, train_examples=None).usual_examples[0]
+        if not seen and epoch_seconds is None:
+            return None
+        example_seconds = statistics.median(seen) if seen else (epoch_seconds or 0.0) / whole
+        if job.kind == Experiment.kind:
+            return float(run.schedule.epochs) * run.data.usual_examples[0] * example_seconds / 3600
+        sizes = run.data.usual_examples
+        passes: int = job.settings.evaluations(*sizes) * job.settings.examples_seen(*sizes)
+        return passes * example_seconds / 3600

@@ -1,0 +1,194 @@
+"""From records to a table: one long frame with a line a cell, and what is read from it: Markdown, LaTeX, a terminal's.
+
+Nothing here runs or trains anything, and nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from smoothout.files import write_text
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table, over seeds.
+
+    Attributes:
+        row: which setting; ``column``: which quantity.
+        values: the number of each seed that was run.
+        failed: searches that found nothing; ``diverged``: trainings whose loss was not finite.
+        published: the papers' number, None where there is none.
+        records: names of the records behind the values; ``devices`` are theirs.
+        command: what to paste to make them.
+        hours: what is left to run would cost, None when unknown.
+    """
+
+    row: str
+    column: str
+    values: dict[int, float] = field(default_factory=dict)
+    failed: int = 0
+    diverged: int = 0
+    published: float | None = None
+    records: list[str] = field(default_factory=list)
+    devices: list[str] = field(default_factory=list)
+    command: str = ""
+    hours: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds, nan without a value."""
+        return statistics.fmean(self.values.values()) if self.values else math.nan
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over seeds (n - 1), nan below two values."""
+        return statistics.stdev(self.values.values()) if len(self.values) > 1 else math.nan
+
+    def text(self, digits: int = 2) -> str:
+        """The cell for people: mean, deviation over seeds, and what went wrong; the published number stands behind."""
+        if self.values:
+            text = f"{self.mean:.{digits}f}"
+            text += f" ± {self.std:.{digits}f}" if len(self.values) > 1 else ""
+        else:
+            text = "" if self.failed + self.diverged else NOT_RUN
+        wrong = [f"{n} {word}" for n, word in ((self.failed, "failed"), (self.diverged, "diverged")) if n]
+        if wrong:
+            total = len(self.values) + self.failed + self.diverged
+            text = (
+                f"{text} ({', '.join(wrong)} of {total})" if self.values else " and ".join(w.split()[1] for w in wrong)
+            )
+        return text if self.published is None else f"{text} [{self.published:.{digits}f}]"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some columns of a table that stand together: a heading, and for each column its title and the cells' name."""
+
+    heading: str
+    columns: dict[str, str]
+    digits: int = 2
+
+
+@dataclass(frozen=True)
+class Table:
+    """All cells of one table under one regime, profile and precision: these are never mixed."""
+
+    name: str
+    title: str
+    regime: str
+    profile: str
+    precision: str
+    seeds: tuple[int, ...]
+    cells: list[Cell]
+    blocks: list[Block]
+    notes: list[str]
+
+    @property
+    def stem(self) -> str:
+        """The name of its files without their endings."""
+        precision = "" if self.precision == "float32" else f"-{self.precision}"
+        return f"{self.name}-{self.regime}-{self.profile}{precision}"
+
+    def long(self) -> pd.DataFrame:
+        """A line a cell."""
+        return pd.DataFrame(
+            {
+                "row": cell.row,
+                "column": cell.column,
+                "regime": self.regime,
+                "profile": self.profile,
+                "precision": self.precision,
+                "n": len(cell.values),
+                "mean": cell.mean,
+                "std": cell.std,
+                "failed": cell.failed,
+                "diverged": cell.diverged,
+                "published": cell.published,
+                "difference": cell.mean - cell.published if cell.published is not None else math.nan,
+                "device": "; ".join(cell.devices),
+                "records": " ".join(cell.records),
+                "command": cell.command,
+                "hours_to_run": cell.hours,
+            }
+            for cell in self.cells
+        )
+
+    def wide(self, block: Block) -> pd.DataFrame:
+        """A block's cells as text, a line a row."""
+        texts = {(cell.row, cell.column): cell.text(block.digits) for cell in self.cells}
+        rows = list(dict.fromkeys(cell.row for cell in self.cells))
+        frame = {"": rows} | {
+            title: [texts.get((row, name), "") for row in rows] for title, name in block.columns.items()
+        }
+        return pd.DataFrame(frame)
+
+    def caption(self) -> str:
+        """What the numbers are."""
+        devices = sorted({device for cell in self.cells for device in cell.devices}) or ["none yet"]
+        seeds = ", ".join(map(str, self.seeds))
+        made = f"Regime `{self.regime}`, profile `{self.profile}`, {self.precision}, seeds {seeds}"
+        return f"{made}; made on: {'; '.join(devices)}."
+
+    def markdown(self) -> str:
+        """The whole table as Markdown."""
+        parts = [f"# {self.title}", self.caption()]
+        for block in self.blocks:
+            parts += [f"## {block.heading}", self.wide(block).to_markdown(index=False, disable_numparse=True)]
+        parts += [*self.notes, *self._missing()]
+        return "\n\n".join(parts) + "\n"
+
+    def _missing(self) -> list[str]:
+        lines = {}
+        for cell in self.cells:
+            if cell.hours:
+                lines[cell.command] = f"- {cell.row}: `{cell.command}` (about {duration(cell.hours)})"
+        return ["## Not run", "\n".join(lines.values())] if lines else []
+
+    def latex(self) -> str:
+        """The whole table as LaTeX, a tabular a block."""
+        parts = []
+        for block in self.blocks:
+            frame = self.wide(block).map(lambda text: str(text).replace("±", r"\textpm"))
+            frame.columns = [column.replace("%", r"\%") for column in frame.columns]
+            body = frame.to_latex(index=False, column_format="l" + "r" * len(block.columns))
+            parts.append(f"% {self.title}: {block.heading}. {self.caption()}\n{body}")
+        return "\n".join(parts)
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write <folder>/<stem>.md, .csv and .tex; returns their paths."""
+        texts = {".md": self.markdown(), ".csv": self.long().to_csv(index=False), ".tex": self.latex()}
+        paths = [folder / f"{self.stem}{ending}" for ending in texts]
+        for path, text in zip(paths, texts.values(), strict=True):
+            write_text(path, text)
+        return paths
+
+
+def improvement(better: Cell, base: Cell, published: float | None, column: str) -> Cell:
+    """``better`` minus ``base``, seed by seed, over the seeds that both have."""
+    values = {seed: value - base.values[seed] for seed, value in better.values.items() if seed in base.values}
+    records = [*base.records, *better.records] if values else []
+    return Cell(better.row, column, values, published=published, records=records, devices=better.devices)
+
+
+def published_numbers(path: Path) -> pd.DataFrame:
+    """One of the papers' tables, as it was published."""
+    return pd.read_csv(path)
+
+
+def duration(hours: float) -> str:
+    """A span of time for people."""
+    return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(60 * hours))} min"
+
+
+def plain_rows(frame: pd.DataFrame) -> Sequence[Sequence[str]]:
+    """A frame of text as rows."""
+    return [[str(value) for value in row] for row in frame.itertuples(index=False)]

@@ -1,0 +1,85 @@
+"""The line through two networks: its ends are the networks, its middle is what the formula says."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from smoothout import interpolate
+from smoothout.evaluation import evaluate
+
+
+def network(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    for _ in range(3):
+        model(torch.randn(16, 4) * (1 + seed))
+    return model.eval()
+
+
+@pytest.fixture
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    torch.manual_seed(5)
+    return [(torch.randn(7, 4), torch.randint(0, 3, (7,))) for _ in range(3)]
+
+
+def test_the_ends_of_the_line_are_the_two_networks_own_numbers_exactly(batches):
+    first, second = network(0), network(1)
+    points = interpolate(first, second, batches, [0.0, 1.0])
+    assert (points[0].loss, points[0].accuracy) == evaluate(first, batches)
+    assert (points[1].loss, points[1].accuracy) == evaluate(second, batches)
+
+
+def test_a_point_between_is_the_network_with_every_tensor_of_the_state_dict_in_between(batches):
+    first, second, between = network(0), network(1), network(2)
+    a, b = first.state_dict(), second.state_dict()
+    between.load_state_dict(
+        {k: 0.7 * a[k] + 0.3 * b[k] if a[k].is_floating_point() else a[k] for k in a},
+    )
+    point = interpolate(first, second, batches, [0.3])[0]
+    expected = evaluate(between, batches)
+    assert point.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert point.accuracy == expected.accuracy
+
+
+def test_a_linear_networks_squared_distance_from_its_ends_is_known_in_closed_form():
+    first, second = nn.Linear(3, 2, bias=False).double(), nn.Linear(3, 2, bias=False).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    y = torch.randint(0, 2, (5,))
+    for alpha in (-1.0, 0.25, 2.0):
+        weight = (1 - alpha) * first.weight + alpha * second.weight
+        expected = nn.functional.cross_entropy((x @ weight.T).float(), y).item()
+        assert interpolate(first, second, [(x, y)], [alpha])[0].loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_running_variance_below_zero_makes_a_gap_and_is_counted(batches):
+    first, second = network(0), network(1)
+    with torch.no_grad():
+        first[1].running_var[:] = torch.tensor([1.0, 1.0, 1.0, 4.0, 4.0, 4.0])
+        second[1].running_var[:] = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 9.0])
+    at_two, at_minus_one, between = interpolate(first, second, batches, [2.0, -1.0, 0.5])
+    assert at_two.negative_variances == 2
+    assert math.isnan(at_two.loss)
+    assert math.isnan(at_two.accuracy)
+    assert at_minus_one.negative_variances == 1
+    assert between.negative_variances == 0
+    assert math.isfinite(between.loss)
+
+
+def test_both_networks_stay_as_they_are_and_counters_are_not_interpolated(batches):
+    first, second = network(0), network(1)
+    second.train()
+    before = [{k: v.clone() for k, v in m.state_dict().items()} for m in (first, second)]
+    interpolate(first, second, batches, [-1.0, 0.5])
+    for model, old in zip((first, second), before, strict=True):
+        assert all(torch.equal(v, old[k]) for k, v in model.state_dict().items())
+    assert second.training
+    assert not first.training
+
+
+def test_networks_of_different_shape_are_refused(batches):
+    with pytest.raises(ValueError, match="same architecture"):
+        interpolate(network(0), nn.Linear(4, 3), batches)

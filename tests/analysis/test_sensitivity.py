@@ -1,0 +1,93 @@
+"""Noise curves: truth for a quadratic, the published procedure, and a model that stays as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from smoothout import noise_curve
+from smoothout.analysis.sensitivity import NoisePoint, noise_slopes
+from smoothout.evaluation import evaluate
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    model(torch.randn(32, 4))
+    return model
+
+
+@pytest.fixture
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    torch.manual_seed(1)
+    return [(torch.randn(10, 4), torch.randint(0, 3, (10,))) for _ in range(4)]
+
+
+def test_without_noise_the_curve_starts_at_the_models_own_numbers(model, batches):
+    assert noise_curve(model, batches, [0.0])[0][1:] == tuple(evaluate(model, batches))
+
+
+def test_the_mean_loss_of_a_nearly_quadratic_model_rises_by_half_its_trace_times_the_variance():
+    """E C(w + theta) - C(w) = tr(H) a^2 / 6 for U(-a, a); logistic loss in two weights, trace from autograd."""
+    torch.manual_seed(2)
+    model = nn.Linear(1, 2).double()
+    x, y = torch.randn(50, 1, dtype=torch.float64), torch.randint(0, 2, (50,))
+
+    def loss(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(F.linear(x, weight, bias), y)
+
+    hessian = torch.autograd.functional.hessian(loss, (model.weight, model.bias))
+    trace = sum(float(torch.diagonal(hessian[i][i].reshape(2, 2)).sum()) for i in range(2))
+    a = 0.3
+    batches = [(x, y)] * 6000
+    points = noise_curve(model, batches, [0.0, a])
+    rise = points[1].loss - points[0].loss
+    assert rise == pytest.approx(trace * a * a / 6, rel=0.1)
+
+
+def test_every_batch_has_a_draw_of_its_own_and_batchnorm_is_perturbed_too(model, batches):
+    seen = []
+    model.register_forward_pre_hook(lambda module, _: seen.append([p.detach().clone() for p in module.parameters()]))
+    noise_curve(model, batches, [0.1])
+    clean = [p.detach() for p in model.parameters()]
+    assert len(seen) == len(batches)
+    for i, weights in enumerate(seen):
+        assert all(0 < (w - c).abs().max() <= 0.1 + 1e-6 for w, c in zip(weights, clean, strict=True))
+        assert all(not torch.equal(weights[0], other[0]) for other in seen[:i])
+
+
+def test_the_model_is_given_back_to_the_last_bit_also_after_an_exception(model, batches):
+    model.train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    noise_curve(model, batches, [0.05, 0.1])
+
+    def failing():
+        yield batches[0]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="disk"):
+        noise_curve(model, failing(), [0.1])
+    bad = [(batches[0][0], torch.full((10,), 99))]
+    with pytest.raises(Exception, match=r".*"):
+        noise_curve(model, bad, [0.1])
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model.training
+
+
+def test_the_same_seed_gives_the_same_curve_and_another_seed_another(model, batches):
+    first, again, other = (noise_curve(model, batches, [0.2], seed=seed) for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+def test_the_metric_s_is_the_slope_from_each_strength_to_the_next():
+    points = [NoisePoint(0.0, 1.0, 0.5), NoisePoint(0.1, 1.5, 0.5), NoisePoint(0.3, 1.0, 0.5)]
+    assert noise_slopes(points) == pytest.approx([5.0, -2.5])
+
+
+def test_a_negative_strength_is_refused(model, batches):
+    with pytest.raises(ValueError, match="strength"):
+        noise_curve(model, batches, [-0.1])

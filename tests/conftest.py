@@ -1,0 +1,57 @@
+"""What all tests share: one thread, a fixed start of chance, few Hypothesis examples, tiny images, the real data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from smoothout.data.images import Split
+
+settings.register_profile("tests", deadline=None, max_examples=30, derandomize=True)
+settings.load_profile("tests")
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = 3
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Sums over several threads may be added up in another order: bitwise comparisons need one."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same global generator, whichever ran before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def tiny_split() -> Callable[..., Split]:
+    """Makes a split of so many images of 4 x 4 grey pixels, three classes that differ in brightness."""
+
+    def make(examples: int, seed: int = 0) -> Split:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.randint(0, CLASSES, (examples,), generator=generator)
+        pixels = torch.randint(0, 120, (examples, 4, 4, 1), generator=generator) + 60 * labels.view(-1, 1, 1, 1)
+        return Split(pixels.to(torch.uint8), labels, (0.5,), (0.5,))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Callable[[str], Path]:
+    """Gives the folder that holds NAME.npz, SMOOTHOUT_DATA or the repository's data/; skips where it does not."""
+
+    def find(name: str) -> Path:
+        folder = Path(os.environ.get("SMOOTHOUT_DATA", ROOT / "data"))
+        if not (folder / f"{name}.npz").exists():
+            pytest.skip(f"{name}.npz is not in the data folder {folder}")
+        return folder
+
+    return find

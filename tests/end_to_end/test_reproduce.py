@@ -1,0 +1,79 @@
+"""`scripts/reproduce.py` from nothing to a rendered table, and what it costs a second time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("data", "results", "checkpoints", "logs")
+
+
+def reproduce(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    places = {f"SMOOTHOUT_{name.upper()}": str(folder / name) for name in FOLDERS}
+    places["PYTHONPATH"] = str(ROOT / "src")
+    command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "threads=1", "tensorboard=false", *overrides]
+    return subprocess.run(command, env=os.environ | places, capture_output=True, text=True, check=False, cwd=folder)
+
+
+def tree(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.slow
+def test_the_quickstart_makes_its_table_and_picture_once_and_then_only_shows_them(tmp_path):
+    arguments = ("table=quickstart", "figure=quickstart", "scope.profile=smoke", "scope.seeds=[0,1]")
+    first = reproduce(tmp_path, *arguments)
+    assert first.returncode == 0, first.stderr
+    frame = pd.read_csv(tmp_path / "results" / "tables" / "quickstart-released-smoke.csv")
+    accuracy = frame[frame["column"].str.contains("best|last|improvement")]
+    assert set(accuracy["n"]) == {2}
+    assert accuracy.loc[~accuracy["column"].str.contains("improvement"), "mean"].between(5, 100).all()
+    sharpness = frame[frame["column"].str.contains("sharpness")]
+    assert set(sharpness["n"] + sharpness["failed"]) == {2}
+    assert sharpness.loc[sharpness["column"].str.contains("converged"), "mean"].gt(0).all()
+    figures = tmp_path / "results" / "figures"
+    assert {p.suffix for p in figures.iterdir()} == {".svg", ".png"}
+    assert "SmoothOut" in first.stdout
+
+    before = tree(tmp_path / "results" / "train") | tree(tmp_path / "checkpoints")
+    again = reproduce(tmp_path, *arguments)
+    assert again.returncode == 0
+    assert tree(tmp_path / "results" / "train") | tree(tmp_path / "checkpoints") == before
+
+
+def test_a_table_without_records_renders_every_cell_as_not_run_with_its_cost(tmp_path):
+    done = reproduce(tmp_path, "table=table2", "run=false", "scope.regime=described")
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "results" / "tables" / "table2-described-paper.csv")
+    assert set(frame["n"]) == {0}
+    assert frame["mean"].isna().all()
+    published = frame.set_index(["row", "column"])["published"]
+    assert published["F1, MNIST, 256", "baseline best"] == 98.49
+    assert published["F1, MNIST, 6000", "smoothout best"] == 98.42
+    assert published["C3, CIFAR-100, 5000", "smoothout sharpness released"] == 10.7303
+    assert published.filter(like="keskar").isna().all()
+    costs = frame[frame["column"].str.endswith("best")]["hours_to_run"]
+    assert (costs > 0.1).all()
+
+
+def test_wrong_input_gets_one_line_exit_code_two_and_no_file(tmp_path):
+    for override, culprit in (("rows=[F9]", "rows"), ("table=table99", "table99"), ("scope.regime=wrong", "wrong")):
+        done = reproduce(tmp_path, override)
+        assert done.returncode == 2, done.stderr
+        assert culprit in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert tree(tmp_path) == {}
+
+
+def test_missing_data_fails_their_own_rows_by_name_and_sinks_no_other(tmp_path):
+    done = reproduce(tmp_path, "table=table2", "rows=[F1]", "scope.profile=smoke", "download=false")
+    assert done.returncode == 2
+    assert "mnist.npz" in done.stderr
+    assert done.stderr.count("failed: f1-mnist") == 4
+    assert not (tmp_path / "results" / "train").exists()

@@ -1,0 +1,84 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from smoothout.files import whole_file, write_text
+
+
+def test_a_file_appears_whole_when_the_block_ends_and_not_before(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "file.txt"
+    with whole_file(path) as part:
+        part.write_text("half")
+        assert not path.exists()
+        part.write_text("whole")
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_readers_see_the_old_content_until_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with whole_file(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_exception_leaves_the_old_content_and_nothing_beside_it(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with whole_file(path) as part:
+            part.write_text("ne")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exception_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with whole_file(tmp_path / "file.txt") as part:
+            part.write_text("ne")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_to_sync_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError("no space left on device")
+
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    monkeypatch.setattr("smoothout.files.os.fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_behind_is_replaced(tmp_path: Path) -> None:
+    with whole_file(tmp_path / "file.txt") as left:
+        left.write_text("first")
+    left.write_text("of a process that was killed in between, with the same number, and longer")
+    write_text(tmp_path / "file.txt", "short")
+    assert (tmp_path / "file.txt").read_text() == "short"
+    assert not left.exists()
+
+
+def test_text_is_written_as_utf_8(tmp_path: Path) -> None:
+    write_text(tmp_path / "file.txt", "95.1 ± 0.2\n")
+    assert (tmp_path / "file.txt").read_bytes() == "95.1 ± 0.2\n".encode()

@@ -1,0 +1,159 @@
+"""Identity: the same outcome has the same description, and equal descriptions have one text and one digest."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smoothout.identity import canonical, described, digest
+
+
+class Colour(Enum):
+    red = "r"
+    blue = "b"
+
+
+class Law(StrEnum):
+    uniform = "uniform"
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int
+    law: Law = Law.uniform
+    drops: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner
+    colour: Colour = Colour.red
+    made: tuple[int, ...] = field(default_factory=lambda: (1, 2))
+    limit: int | None = None
+    title: str = field(default="untitled", metadata={"identity": False})
+
+
+@dataclass(frozen=True)
+class Strength:
+    a: float = 0.0
+    law: str = "uniform"
+
+    def simplified(self) -> Strength:
+        return self if self.a else Strength()
+
+
+def test_a_full_description_holds_every_field_and_the_class_names_of_all_levels() -> None:
+    assert described(Outer(Inner(3, drops=(4, 5)))) == {
+        "class": "Outer",
+        "inner": {"class": "Inner", "size": 3, "law": "uniform", "drops": [4, 5]},
+        "colour": "r",
+        "made": [1, 2],
+        "limit": None,
+    }
+
+
+def test_a_short_description_leaves_out_what_has_its_default_on_all_levels() -> None:
+    assert described(Outer(Inner(3)), defaults=False) == {"class": "Outer", "inner": {"class": "Inner", "size": 3}}
+
+
+def test_a_short_description_keeps_what_differs_from_its_default() -> None:
+    settings = Outer(Inner(3, drops=(7,)), colour=Colour.blue, made=(1,), limit=0)
+    assert described(settings, defaults=False) == {
+        "class": "Outer",
+        "inner": {"class": "Inner", "size": 3, "drops": [7]},
+        "colour": "b",
+        "made": [1],
+        "limit": 0,
+    }
+
+
+def test_a_description_is_made_of_plain_json_values() -> None:
+    value = described(Outer(Inner(3, drops=(4, 5)), colour=Colour.blue))
+    assert json.loads(json.dumps(value)) == value
+    assert type(value["colour"]) is str
+    assert type(value["inner"]["law"]) is str
+
+
+def test_names_for_people_are_no_part_of_a_description() -> None:
+    one, other = Outer(Inner(3), title="one"), Outer(Inner(3), title="other")
+    assert described(one) == described(other)
+    assert described(one, defaults=False) == described(other, defaults=False)
+
+
+@pytest.mark.parametrize("defaults", [True, False])
+def test_settings_that_can_be_simplified_are_described_in_their_plainest_form(defaults: bool) -> None:
+    assert described(Strength(0.0, "gaussian"), defaults) == described(Strength(), defaults)
+    assert described(Strength(0.1, "gaussian"), defaults) == {"class": "Strength", "a": 0.1, "law": "gaussian"}
+
+
+def test_a_part_that_comes_to_its_default_is_left_out_whatever_it_was_written_as() -> None:
+    plain = dataclasses.make_dataclass("Training", [("noise", Strength, field(default_factory=Strength))], frozen=True)
+    assert described(plain(Strength(0.0, "gaussian")), defaults=False) == {"class": "Training"}
+    assert described(plain(Strength(0.1)), defaults=False) == {
+        "class": "Training",
+        "noise": {"class": "Strength", "a": 0.1},
+    }
+
+
+def test_lists_of_settings_are_described_one_by_one() -> None:
+    assert described([Strength(0.1), Colour.blue, 5], defaults=False) == [{"class": "Strength", "a": 0.1}, "b", 5]
+
+
+def test_a_field_that_is_added_with_its_default_leaves_the_digest_alone() -> None:
+    later = dataclasses.make_dataclass("Inner", [("size", int), ("extra", int, 0)], frozen=True)
+    assert digest(described(later(3), defaults=False)) == digest(described(Inner(3), defaults=False))
+    assert digest(described(later(3, 1), defaults=False)) != digest(described(Inner(3), defaults=False))
+
+
+def test_two_classes_with_the_same_fields_have_different_digests() -> None:
+    other = dataclasses.make_dataclass("Other", [("size", int)], frozen=True)
+    assert digest(described(other(3), defaults=False)) != digest(described(Inner(3), defaults=False))
+
+
+_scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+_values = st.recursive(
+    _scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=12
+)
+
+
+def _reordered(value: Any) -> Any:
+    """``value`` with the keys of all its dictionaries put in the opposite order."""
+    if isinstance(value, dict):
+        return {key: _reordered(value[key]) for key in reversed(value)}
+    return [_reordered(item) for item in value] if isinstance(value, list) else value
+
+
+@given(_values)
+def test_the_canonical_text_does_not_depend_on_the_order_of_keys(value: Any) -> None:
+    assert canonical(_reordered(value)) == canonical(value)
+
+
+@given(_values)
+def test_the_canonical_text_loses_nothing(value: Any) -> None:
+    assert json.loads(canonical(value)) == value
+
+
+@given(st.lists(_scalars, min_size=2, max_size=5))
+def test_the_canonical_text_of_a_list_keeps_its_order(items: list[Any]) -> None:
+    swapped = [items[1], items[0], *items[2:]]
+    assert (canonical(swapped) == canonical(items)) == (canonical(items[0]) == canonical(items[1]))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_cannot_hold_are_refused(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        digest({"a": [number]})
+
+
+def test_the_digest_is_sha_256_of_the_canonical_text() -> None:
+    assert canonical({"b": [1, None], "a": 0.5}) == '{"a":0.5,"b":[1,null]}'
+    assert digest({"b": [1, None], "a": 0.5}) == hashlib.sha256(b'{"a":0.5,"b":[1,null]}').hexdigest()

@@ -1,0 +1,330 @@
+"""Settings: what cannot be used is refused in one line, and the YAML files say what the classes say."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from smoothout.batchnorm import BatchNormStart
+from smoothout.perturbation import Course, Draw, Noise
+from smoothout.settings import Experiment, Profile, SettingsError, build, compose_config, experiment, plain
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+GROUPS = ("model", "data", "optimizer", "schedule", "batch", "perturbation", "profile", "analysis")
+GONE = object()
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def f1() -> dict[str, Any]:
+    """F1 on MNIST with SmoothOut, composed."""
+    return compose_config(CONFIGS, "train", ["experiment=f1_mnist", "batch=large", "perturbation=smoothout"])
+
+
+@pytest.fixture(scope="module")
+def hydra() -> Iterator[None]:
+    """Hydra's composition, started once."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3"):
+        yield
+
+
+def changed(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A copy of ``config`` with ``value`` at ``key``, or without that key for GONE."""
+    config = copy.deepcopy(config)
+    *path, last = key.split(".")
+    node = config
+    for name in path:
+        node = node[name]
+    if value is GONE:
+        del node[last]
+    else:
+        node[last] = value
+    return config
+
+
+NOISE_KEYS = "allowed: a, law, scaling, batchnorm, denoise, draw, course, copies"
+BAD = [
+    # key, value, what the line says after "key: "
+    ("perturbation.strength", 0.1, f"unknown key; {NOISE_KEYS}"),
+    ("perturbation.copys", 2, f"unknown key (did you mean copies?); {NOISE_KEYS}"),
+    ("model.widht", 64, "unknown key (did you mean width?); allowed: width, depth, name"),
+    ("perturbation.a", "much", "'much' is not a number"),
+    ("perturbation.a", None, "None is not a number"),
+    ("perturbation.a", True, "True is not a number"),
+    ("perturbation.a", [0.1], "[0.1] is not a number"),
+    ("perturbation.a", math.nan, "must be finite, not nan"),
+    ("perturbation.a", "nan", "must be finite, not nan"),
+    ("perturbation.a", math.inf, "must be finite, not inf"),
+    ("perturbation.a", -0.1, "the noise's strength must be a finite number >= 0, not -0.1"),
+    ("perturbation.law", "cauchy", "'cauchy' is not one of uniform, gaussian"),
+    ("perturbation.law", None, "None is not one of uniform, gaussian"),
+    ("perturbation.scaling", "layer", "'layer' is not one of none, weight, filter"),
+    ("perturbation.draw", "step", "'step' is not one of ghost, batch"),
+    ("perturbation.course", "cosine", "'cosine' is not one of constant, anneal, tanh_rising, tanh_falling"),
+    ("perturbation.denoise", "maybe", "'maybe' is not true or false"),
+    ("perturbation.copies", -1, "must be 0 (a fresh draw every time) or a number of copies, not -1"),
+    ("perturbation.copies", 1.5, "1.5 is not a whole number"),
+    ("model.width", 0, "must be at least 1, not 0"),
+    ("model.depth", 2.5, "2.5 is not a whole number"),
+    ("model.depth", "???", "must be given: a whole number"),
+    ("model.name", None, "None is not text"),
+    ("model.dropout", 0.5, "unknown key; allowed: width, depth, name"),
+    ("data.name", "svhn", "'svhn' is not one of digits, mnist, cifar10, cifar100"),
+    ("data.mean", [0.5, 0.5], "mnist has 1 channel(s), so each needs as many numbers"),
+    ("data.mean", "half", "'half' is not a list, each a number"),
+    ("data.mean", [math.nan], "must be finite, not (nan,)"),
+    ("data.std", [0.0], "must be finite, std above 0, not"),
+    ("data.std", None, "None is not a list, each a number"),
+    ("data.train_examples", 0, "must be null (all) or at least 1, not 0"),
+    ("data.test_examples", 1.5, "1.5 is not a whole number or null"),
+    ("data.train_examples", 5999, "batch.size: 6000 is more than the 5999 training examples in use"),
+    ("profile.train_examples", 5999, "batch.size: 6000 is more than the 5999 training examples in use"),
+    ("profile.train_examples", 0, "must be null (all) or at least 1, not 0"),
+    ("profile.test_examples", -1, "must be null (all) or at least 1, not -1"),
+    ("profile.analysis_examples", 0, "must be null (all) or at least 1, not 0"),
+    ("profile.epochs", 0.0, "must be a share above 0, not 0.0"),
+    ("profile.epochs", math.nan, "must be finite, not nan"),
+    ("batch.size", 0, "the batch must have at least 1 example, not 0"),
+    ("batch.size", -256, "the batch must have at least 1 example, not -256"),
+    ("batch.size", "large", "'large' is not a whole number"),
+    ("batch.size", GONE, "must be given: a whole number"),
+    ("batch.ghost", 6001, "must be null or between 1 and size = 6000, not 6001"),
+    ("batch.ghost", 0, "must be null or between 1 and size = 6000, not 0"),
+    ("schedule.epochs", 0, "must be at least 1, not 0"),
+    ("schedule.epochs", GONE, "must be given: a whole number"),
+    ("schedule.drops", [0], "must be epochs from 1 on, not [0]"),
+    ("schedule.drops", [1.5], "[1.5] is not a list, each a whole number"),
+    ("schedule.factor", 0.0, "must be a finite number above 0, not 0.0"),
+    ("optimizer.lr", -0.001, "must be a finite number above 0, not -0.001"),
+    ("optimizer.lr", math.inf, "must be finite, not inf"),
+    ("optimizer.lr", GONE, "must be given: a number"),
+    ("optimizer.weight_decay", -1e-4, "must be a finite number >= 0, not -0.0001"),
+    ("optimizer.clip_norm", 0.0, "must be null (no clipping) or a finite number above 0, not 0.0"),
+    ("optimizer.reset_every_epoch", "often", "'often' is not true or false"),
+    ("seed", -1, "must be a whole number >= 0, not -1"),
+    ("seed", 0.5, "0.5 is not a whole number"),
+    ("seed", True, "True is not a whole number"),
+    ("seed", None, "None is not a whole number"),
+    ("seed", "???", "must be given: a whole number"),
+    ("precision", "float16", "'float16' is not one of float32, tf32, bfloat16"),
+    ("batchnorm_start", "zero", "'zero' is not one of one, uniform"),
+    ("seed", GONE, "is missing; a training needs"),
+    ("perturbation", GONE, "is missing; a training needs"),
+    ("model", "f1", "must be a group of settings with a _target_, not 'f1'"),
+    ("model", None, "must be a group of settings with a _target_, not None"),
+    ("model._target_", GONE, "must be a group of settings with a _target_, not"),
+    ("model._target_", "os.system", "'os.system' is no class of settings in the package smoothout"),
+    ("model._target_", "torch.load", "'torch.load' is no class of settings in the package smoothout"),
+    ("model._target_", "torch.nn.Linear", "'torch.nn.Linear' is no class of settings in the package smoothout"),
+    ("model._target_", "smoothout.files.write_text", "'smoothout.files.write_text' is no class of settings"),
+    ("model._target_", "smoothout.files.os.system", "'smoothout.files.os.system' is no class of settings"),
+    ("model._target_", "smoothout.models.mlp.nn", "'smoothout.models.mlp.nn' is no class of settings"),
+    ("model._target_", "smoothout.models.vit.ViT", "'smoothout.models.vit.ViT' is no class of settings"),
+    ("model._target_", "smoothout.perturbation.SmoothOut", "'smoothout.perturbation.SmoothOut' is no class of settings"),
+    ("model._target_", "smoothout", "'smoothout' is no class of settings"),
+    ("model._target_", "smoothout_evil.models.MLP", "'smoothout_evil.models.MLP' is no class of settings"),
+    (
+        "perturbation._target_",
+        "smoothout.training.step.Batch",
+        "must be smoothout.perturbation.Noise, not smoothout.training.step.Batch",
+    ),
+    (
+        "batch._target_",
+        "smoothout.perturbation.Noise",
+        "must be smoothout.training.step.Batch, not smoothout.perturbation.Noise",
+    ),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "says"), BAD, ids=[f"{k}={'gone' if v is GONE else v}" for k, v, _ in BAD])
+def test_a_bad_setting_is_refused_in_one_line_that_names_the_key_and_what_is_allowed(
+    f1: dict[str, Any], key: str, value: Any, says: str
+) -> None:
+    with pytest.raises(SettingsError) as refused:
+        experiment(changed(f1, key, value))
+    line = str(refused.value)
+    assert says in line
+    assert len(line.splitlines()) == 1
+    group, _, name = key.rpartition(".")
+    assert line.startswith(f"{group}." if group else name) or says.startswith("batch.size")
+    assert name in line or says.startswith("batch.size")
+
+
+def test_optimizer_must_be_one_that_can_be_built(f1: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="optimizer._target_"):
+        experiment(changed(f1, "optimizer._target_", "smoothout.training.optimizers.Optimizer"))
+
+
+def test_a_model_must_be_a_model(f1: dict[str, Any]) -> None:
+    other = {"_target_": "smoothout.settings.Profile", "epochs": 1.0}
+    with pytest.raises(SettingsError, match="model._target_"):
+        experiment(changed(f1, "model", other))
+
+
+@pytest.mark.parametrize("name", ["a/b", "../f1", "", "f1 mnist"])
+def test_a_models_name_must_fit_into_a_file_name(f1: dict[str, Any], name: str) -> None:
+    with pytest.raises(SettingsError, match="model.name"):
+        experiment(changed(f1, "model.name", name))
+
+
+def test_a_good_config_becomes_typed_settings(f1: dict[str, Any]) -> None:
+    made = experiment(changed(f1, "perturbation.course", "tanh_rising"))
+    assert isinstance(made, Experiment)
+    assert made.perturbation == Noise(a=0.0375, course=Course.tanh_rising)
+    assert made.perturbation.course is Course.tanh_rising
+    assert made.data.mean == (0.5,)
+    assert made.schedule.drops == ()
+    assert hash(made) == hash(experiment(changed(f1, "perturbation.course", "tanh_rising")))
+
+
+def test_the_smaller_of_two_limits_on_examples_holds(f1: dict[str, Any]) -> None:
+    both = changed(changed(f1, "data.train_examples", 9000), "profile.train_examples", 8000)
+    assert experiment(both).data.train_examples == 8000
+    assert experiment(changed(both, "profile.train_examples", 9999)).data.train_examples == 9000
+    assert experiment(changed(both, "profile.train_examples", None)).data.train_examples == 9000
+
+
+def test_a_profile_shortens_the_epochs_and_moves_the_drops_along(f1: dict[str, Any]) -> None:
+    config = changed(changed(f1, "schedule.drops", [100, 150]), "profile.epochs", 0.1)
+    made = experiment(config).schedule
+    assert (made.epochs, made.drops) == (20, (10, 15))
+    assert experiment(changed(config, "profile.epochs", 1e-6)).schedule.epochs == 1
+
+
+def _every_choice() -> list[dict[str, str]]:
+    """Choices of all groups such that every file of every group is chosen at least once."""
+    longest = max(len(choices(group)) for group in GROUPS)
+    return [{group: choices(group)[i % len(choices(group))] for group in GROUPS} for i in range(longest)]
+
+
+@pytest.mark.parametrize("chosen", _every_choice(), ids=lambda chosen: "-".join(chosen.values()))
+def test_every_yaml_file_has_the_fields_of_its_class_and_no_other(hydra: None, chosen: dict[str, str]) -> None:
+    overrides = [f"{group}={name}" for group, name in chosen.items()]
+    config = plain(compose("analyze", overrides=["~regime", "~experiment", *overrides]))
+    for group in GROUPS:
+        node = config[group]
+        module, _, name = node.pop("_target_").rpartition(".")
+        cls = getattr(importlib.import_module(module), name)
+        assert set(node) == {field.name for field in dataclasses.fields(cls)}, f"{group}={chosen[group]}"
+        assert isinstance(build({"_target_": f"{module}.{name}", **node}, group), cls)
+
+
+def test_every_file_of_a_group_names_itself(hydra: None) -> None:
+    for group in ("model", "data"):
+        for name in choices(group):
+            config = plain(compose("train", overrides=["~regime", "~experiment", f"{group}={name}"]))
+            assert config[group]["name"] == name
+
+
+def test_no_noise_and_the_papers_length_are_the_classes_defaults(f1: dict[str, Any], hydra: None) -> None:
+    config = plain(compose("train", overrides=["~regime", "perturbation=none"]))
+    assert build(config["perturbation"], "perturbation") == Noise()
+    assert build(f1["profile"], "profile") == Profile()
+
+
+# What the three accounts of the experiments differ in
+ACCOUNTS: dict[str, dict[str, Any]] = {
+    "described": {
+        "batchnorm_start": BatchNormStart.one,
+        "optimizer": {"reset_every_epoch": False, "clip_norm": None, "weight_decay": 0.0},
+        "perturbation": {"draw": Draw.batch, "batchnorm": True, "course": Course.constant},
+    },
+    "released": {
+        "batchnorm_start": BatchNormStart.uniform,
+        "optimizer": {"reset_every_epoch": True, "clip_norm": 5.0, "weight_decay": 0.0},
+        "perturbation": {"draw": Draw.ghost, "batchnorm": False, "course": Course.constant},
+    },
+    "v1": {
+        "batchnorm_start": BatchNormStart.uniform,
+        "optimizer": {"reset_every_epoch": True, "clip_norm": 5.0, "weight_decay": 1e-4},
+        "perturbation": {"draw": Draw.ghost, "batchnorm": True, "course": Course.tanh_falling},
+    },
+}
+
+
+@pytest.mark.parametrize("name", ["f1_mnist", "c1_cifar10", "c3_cifar100"])
+@pytest.mark.parametrize("regime", ACCOUNTS)
+def test_a_regime_sets_what_its_account_says_and_nothing_else(hydra: None, regime: str, name: str) -> None:
+    overrides = [f"experiment={name}", "perturbation=smoothout"]
+    without = experiment(plain(compose("train", overrides=[*overrides, "~regime"])))
+    account = ACCOUNTS[regime]
+    expected = dataclasses.replace(
+        without,
+        batchnorm_start=account["batchnorm_start"],
+        optimizer=dataclasses.replace(without.optimizer, **account["optimizer"]),
+        perturbation=dataclasses.replace(without.perturbation, **account["perturbation"]),
+    )
+    assert experiment(plain(compose("train", overrides=[*overrides, f"regime={regime}"]))) == expected
+
+
+def test_every_regime_is_an_account() -> None:
+    assert choices("regime") == sorted(ACCOUNTS)
+
+
+def test_the_released_account_is_what_one_gets_without_asking(hydra: None) -> None:
+    overrides = ["experiment=f1_mnist", "perturbation=smoothout"]
+    assert plain(compose("train", overrides=overrides)) == plain(compose("train", overrides=[*overrides, "regime=released"]))
+
+
+def test_what_is_given_by_hand_goes_before_the_regime(hydra: None) -> None:
+    overrides = ["perturbation=smoothout", "regime=v1", "perturbation.course=anneal", "optimizer.clip_norm=null"]
+    made = experiment(plain(compose("train", overrides=overrides)))
+    assert made.perturbation.course is Course.anneal
+    assert made.optimizer.clip_norm is None
+    assert made.optimizer.reset_every_epoch
+
+
+FACTS = {  # model, data, batch small and large, epochs
+    "f1_mnist": ("f1", "mnist", 256, 6000, 200),
+    "c1_cifar10": ("c1", "cifar10", 256, 5000, 200),
+    "c3_cifar100": ("c3", "cifar100", 256, 5000, 200),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_published_experiment_has_the_papers_model_data_batches_and_epochs(hydra: None, name: str) -> None:
+    model, data, small, large, epochs = FACTS[name]
+    for batch, size in (("small", small), ("large", large)):
+        made = experiment(plain(compose("train", overrides=[f"experiment={name}", f"batch={batch}"])))
+        assert (made.model.name, made.data.name, made.batch.size, made.schedule.epochs) == (model, data, size, epochs)
+        assert (made.optimizer.lr, type(made.optimizer).__name__) == (1e-3, "Adam")
+
+
+def _all_built(axes: dict[str, list[str]], profiles: list[str]) -> int:
+    """Compose the product of ``axes``, put every profile into it, and build all; returns how many were built."""
+    nodes = [plain(compose("train", overrides=[f"profile={name}"]))["profile"] for name in profiles]
+    built = 0
+    for chosen in itertools.product(*axes.values()):
+        config = plain(compose("train", overrides=[f"{group}={name}" for group, name in zip(axes, chosen, strict=True)]))
+        for node in nodes:
+            made = experiment({**config, "profile": node})
+            made.model.build(made.data.shape, made.data.classes)
+            built += 1
+    return built
+
+
+def test_every_experiment_in_every_regime_and_profile_composes_and_builds(hydra: None) -> None:
+    axes = {"experiment": choices("experiment"), "regime": choices("regime"), "perturbation": ["smoothout"]}
+    expected = len(choices("experiment")) * len(choices("regime")) * len(choices("profile"))
+    assert _all_built(axes, choices("profile")) == expected
+
+
+@pytest.mark.slow
+def test_every_combination_of_choices_composes_and_builds(hydra: None) -> None:
+    axes = {group: choices(group) for group in ("experiment", "regime", "batch", "perturbation")}
+    expected = math.prod(map(len, axes.values())) * len(choices("profile"))
+    assert _all_built(axes, choices("profile")) == expected

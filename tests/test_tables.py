@@ -1,0 +1,91 @@
+"""Tables from cells: what stands in them, and what does not."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from smoothout.tables import Block, Cell, Table, duration, improvement
+
+
+def table(*cells: Cell) -> Table:
+    blocks = [Block("Accuracy", {"Baseline": "baseline best", "SmoothOut": "smoothout best"})]
+    return Table("t", "A table", "released", "paper", "float32", (0, 1), list(cells), blocks, ["A note."])
+
+
+def test_a_cell_shows_mean_deviation_and_the_published_number():
+    assert Cell("F1", "x", {0: 98.0, 1: 99.0}, published=98.4).text() == "98.50 ± 0.71 [98.40]"
+    assert Cell("F1", "x", {3: 98.0}).text() == "98.00"
+
+
+def test_a_cell_without_a_record_is_shown_as_not_run_never_as_a_number():
+    assert Cell("F1", "x", published=98.49).text() == "not run [98.49]"
+    assert math.isnan(Cell("F1", "x").mean)
+
+
+def test_a_failed_search_is_shown_as_failed_and_never_as_zero():
+    assert Cell("F1", "x", failed=1, published=0.0).text(4) == "failed [0.0000]"
+    assert Cell("F1", "x", {1: 2.5}, failed=2).text() == "2.50 (2 failed of 3)"
+    assert Cell("F1", "x", diverged=2).text() == "diverged"
+
+
+def test_the_improvement_is_taken_seed_by_seed_over_the_seeds_that_both_have():
+    base = Cell("F1", "baseline best", {0: 98.0, 2: 97.0}, records=["b"])
+    better = Cell("F1", "smoothout best", {0: 98.5, 1: 99.9, 2: 97.1}, records=["s"])
+    gain = improvement(better, base, 0.41, "smoothout improvement")
+    assert gain.values == pytest.approx({0: 0.5, 2: 0.1})
+    assert gain.records == ["b", "s"]
+    assert improvement(better, Cell("F1", "baseline best"), None, "x").values == {}
+
+
+def test_the_long_form_has_a_line_a_cell_and_zero_seeds_where_nothing_was_run(tmp_path):
+    made = table(
+        Cell("F1", "baseline best", {0: 98.0, 1: 98.2}, published=98.0, records=["r1", "r2"], command="python x"),
+        Cell("C1", "baseline best", published=79.67, command="python y", hours=3.2),
+    )
+    paths = made.save(tmp_path)
+    frame = pd.read_csv(tmp_path / "t-released-paper.csv").set_index("row")
+    assert sorted(path.suffix for path in paths) == [".csv", ".md", ".tex"]
+    assert list(frame["n"]) == [2, 0]
+    assert frame.loc["F1", "mean"] == pytest.approx(98.1)
+    assert frame.loc["F1", "difference"] == pytest.approx(0.1)
+    assert frame.loc["F1", "records"] == "r1 r2"
+    assert math.isnan(frame.loc["C1", "mean"])
+    assert frame.loc["C1", "hours_to_run"] == 3.2
+    assert set(frame["regime"]) == {"released"}
+
+
+def test_markdown_lists_what_was_not_run_with_its_command_and_cost():
+    text = table(Cell("C1", "baseline best", command="python scripts/train.py a=1", hours=3.2)).markdown()
+    assert "| C1 | not run" in text
+    assert "- C1: `python scripts/train.py a=1` (about 3.2 h)" in text
+    assert "A note." in text
+    assert "## Not run" not in table(Cell("C1", "baseline best", {0: 1.0}, hours=0.0)).markdown()
+
+
+def test_latex_is_escaped_and_has_a_tabular_for_each_block():
+    text = table(Cell("F1", "baseline best", {0: 1.0, 1: 2.0})).latex()
+    assert text.count(r"\begin{tabular}") == 1
+    assert r"1.50 \textpm 0.71" in text
+
+
+def test_precisions_other_than_the_reference_have_files_of_their_own():
+    made = table(Cell("F1", "x"))
+    assert made.stem == "t-released-paper"
+    half = Table("t", "A", "v1", "short", "bfloat16", (0,), [], [], [])
+    assert half.stem == "t-v1-short-bfloat16"
+
+
+@pytest.mark.parametrize(("hours", "text"), [(0.001, "1 min"), (0.5, "30 min"), (1.04, "1.0 h"), (30, "30.0 h")])
+def test_spans_of_time_are_for_people(hours, text):
+    assert duration(hours) == text
+
+
+def test_reading_records_and_rendering_tables_and_figures_imports_no_torch():
+    imports = "import sys, smoothout, smoothout.ledger, smoothout.tables, smoothout.figures"
+    code = f"{imports}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
