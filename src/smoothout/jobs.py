@@ -265,15 +265,15 @@ def _tensorboard(job: Job, place: Workplace) -> Callable[[Snapshot], None]:
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import)
 
     writer = SummaryWriter(str(Path(place.folders.logs) / "tensorboard" / job.name))
-    written: set[int] = set()
+    written = 0
 
     def log(now: Snapshot) -> None:
-        for epoch in range(now.epoch):
-            if epoch not in written:
-                written.add(epoch)
-                for name, values in now.curves.items():
-                    writer.add_scalar(name, values[epoch], epoch)
-                writer.flush()
+        nonlocal written
+        while written < now.epoch:
+            for name, values in now.curves.items():
+                writer.add_scalar(name, values[written], written)
+            written += 1
+            writer.flush()
 
     return log
 

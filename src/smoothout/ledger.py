@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from smoothout.files import write_text
 from smoothout.identity import digest as digest_of
 
 FORMAT = 1
+_LIST = re.compile(r"\[[^][{}\"]*\]")  # a list of numbers: it stands in one line
 
 
 class RecordError(Exception):
@@ -73,7 +75,7 @@ class Ledger:
         content = json.loads(json.dumps(_finite(asdict(record))))
         content["checksum"] = digest_of(content)
         path = self.folder / record.kind / f"{record.name}.json"
-        write_text(path, json.dumps(content, indent=1) + "\n")
+        write_text(path, _LIST.sub(lambda found: " ".join(found[0].split()), json.dumps(content, indent=1)) + "\n")
         return read(path)
 
     @contextmanager

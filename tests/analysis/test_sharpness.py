@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -22,7 +23,10 @@ from smoothout.analysis.sharpness import (
     LBFGSB,
     Convention,
     Objective,
+    Point,
+    Search,
     SharpnessResult,
+    ascend,
     box_around,
     least_squares,
     sharpness,
@@ -46,9 +50,7 @@ def one_thread() -> Iterator[None]:
 class Landscape(nn.Module):
     """A loss that is a given function of a weight vector, whatever the example."""
 
-    def __init__(
-        self, weights: Any, height: Callable[[Tensor], Tensor], dtype: torch.dtype = torch.float64
-    ) -> None:
+    def __init__(self, weights: Any, height: Callable[[Tensor], Tensor], dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.as_tensor(weights, dtype=dtype).clone())
         self.height = height
@@ -152,29 +154,19 @@ def test_a_random_start_above_the_model_that_is_never_left_is_a_failed_search() 
     assert (found.values, found.mean) == ((0.0,) * 4, 0.0)
 
 
-def test_the_scaled_climb_crosses_the_box_with_its_first_step() -> None:
-    model = quadratic([1.0, -1.0, 0.5], [2e-9, -2e-9, 3e-9], [0.0] * 3)
-    objective = Objective(model, ONE_EXAMPLE, height, box_around(flatten([model.weights]), 0.5), lambda: None)
-    found = LBFGSB(maxiter=1, maxcor=10, ftol=0.0, gtol=0.0).climb_scaled(objective, objective.at_x())
-    assert objective.evaluations == 2
-    assert found.end.z.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.05)
-
-
 floats = st.floats(-2.0, 2.0)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(floats, floats, st.floats(0.0, 3.0)), min_size=1, max_size=6), st.floats(1e-4, 1.0))
-def test_any_convex_separable_quadratic_has_its_exact_maximum(
-    rows: list[tuple[float, ...]], eps: float
-) -> None:
+def test_any_convex_separable_quadratic_has_its_exact_maximum(rows: list[tuple[float, ...]], eps: float) -> None:
     x, slope, curvature = (list(column) for column in zip(*rows, strict=True))
     slope = [g + math.copysign(0.01, g) for g in slope]
     found = sharpness(quadratic(x, slope, curvature), ONE_EXAMPLE, height, eps=eps)
     assert found.value == pytest.approx(50.0 * quadratic_maximum(x, slope, curvature, eps), rel=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(floats, floats, floats), min_size=1, max_size=6), st.floats(1e-2, 1.0))
 def test_no_separable_quadratic_is_found_above_its_maximum(rows: list[tuple[float, ...]], eps: float) -> None:
     x, slope, curvature = (list(column) for column in zip(*rows, strict=True))
@@ -185,6 +177,68 @@ def test_no_separable_quadratic_is_found_above_its_maximum(rows: list[tuple[floa
         assert all(0.0 <= value <= highest + 1e-10 for value in found.values)
 
 
+# Each search by itself
+
+
+def objective_of(model: Landscape, eps: float) -> Objective:
+    box = box_around(flatten([model.weights]), eps)
+    return Objective(model, ONE_EXAMPLE, height, box, lambda: None)
+
+
+def test_sign_ascent_halves_its_step_where_the_loss_does_not_rise() -> None:
+    model, seen = Landscape([0.0], lambda w: -((w - 0.3) ** 2).sum()), []
+    model.register_forward_hook(lambda module, *_: seen.append(module.weights.item()))
+    objective = objective_of(model, eps=1.0)
+    ascend(objective, objective.at_x(), steps=6)
+    assert seen == [0.0, 1.0, 0.5, 0.0, 0.25, 0.5, 0.375]
+    assert objective.highest.z.item() == 0.25
+
+
+def test_the_scaled_climb_crosses_the_box_with_its_first_step() -> None:
+    objective = objective_of(quadratic([1.0, -1.0, 0.5], [2e-9, -2e-9, 3e-9], [0.0] * 3), eps=0.5)
+    found = LBFGSB(maxiter=1, maxcor=10, ftol=0.0, gtol=0.0).climb_scaled(objective, objective.at_x())
+    assert objective.evaluations == 2
+    assert found.end.z.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_the_tolerances_are_scipys_defaults() -> None:
+    defaults = inspect.signature(scipy.optimize.fmin_l_bfgs_b).parameters
+    assert LBFGSB(10, 10).ftol == defaults["factr"].default * np.finfo(float).eps
+    assert LBFGSB(10, 10).gtol == defaults["pgtol"].default
+
+
+def test_the_converged_search_ascends_from_three_points_and_climbs_from_the_first_and_the_best(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ascents: list[Point] = []
+    climbs: list[tuple[LBFGSB, Point, Search]] = []
+    climb = LBFGSB.climb_scaled
+
+    def recorded_ascent(objective: Objective, start: Point, steps: int) -> None:
+        ascents.append(start)
+        assert steps == 4
+        ascend(objective, start, steps)
+
+    def recorded_climb(self: LBFGSB, objective: Objective, start: Point) -> Search:
+        climbs.append((self, start, climb(self, objective, start)))
+        return climbs[-1][2]
+
+    monkeypatch.setattr("smoothout.analysis.sharpness.ascend", recorded_ascent)
+    monkeypatch.setattr(LBFGSB, "climb_scaled", recorded_climb)
+    model = Landscape([0.1, 0.2, 0.3], lambda w: 1.0 + torch.sin(30.0 * w + w.roll(1)).sum())
+    found = sharpness(model, ONE_EXAMPLE, height, eps=0.05, iterations=4, maxcor=3, repeats=2)
+    assert len(ascents) == len({tuple(start.z.tolist()) for start in ascents}) == 6
+    assert not ascents[0].z.any()
+    assert [solver for solver, _, _ in climbs] == [LBFGSB(4, 3, ftol=0.0, gtol=0.0)] * 4
+    assert climbs[0][1] is ascents[0]
+    assert climbs[2][1] is ascents[3]
+    winner = found.values.index(found.value)
+    first, last = (done for _, _, done in climbs[2 * winner : 2 * winner + 2])
+    assert found.iterations == first.iterations + last.iterations
+    assert found.status == last.status
+    assert climbs[1][1].loss >= max(start.loss for start in [*ascents[:3], climbs[0][2].end])
+
+
 # Brute force
 
 
@@ -193,9 +247,7 @@ def test_no_corner_of_a_tiny_networks_box_and_no_climb_from_one_is_higher(seed: 
     eps, model, batches = 0.05, network(seed), examples(seed)
     x = flatten(trainable(model))
     half = eps * (x.abs() + 1.0)
-    corners = x + half * torch.tensor(
-        list(itertools.product([-1.0, 1.0], repeat=len(x))), dtype=torch.float64
-    )
+    corners = x + half * torch.tensor(list(itertools.product([-1.0, 1.0], repeat=len(x))), dtype=torch.float64)
     best = corners[losses_at(model, batches, corners).argsort(descending=True)[:8]]
 
     def negated(vector: np.ndarray) -> tuple[float, np.ndarray]:
@@ -206,8 +258,7 @@ def test_no_corner_of_a_tiny_networks_box_and_no_climb_from_one_is_higher(seed: 
     bounds = list(zip((x - half).tolist(), (x + half).tolist(), strict=True))
     options = {"ftol": 0.0, "gtol": 1e-12, "maxiter": 200}
     climbs = [
-        scipy.optimize.minimize(negated, c, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        for c in best
+        scipy.optimize.minimize(negated, c, jac=True, method="L-BFGS-B", bounds=bounds, options=options) for c in best
     ]
     highest = max(-climb.fun for climb in climbs)
     inside = x + half * (2.0 * torch.rand(4000, len(x), dtype=torch.float64) - 1.0)
@@ -225,9 +276,7 @@ def test_a_plane_through_the_weights_has_the_maximum_of_a_fine_grid(convention: 
     half = eps * ((torch.linalg.pinv(columns) @ x).abs() + 1.0)
     axis = torch.linspace(-1.0, 1.0, 201, dtype=torch.float64)
     grid = losses_at(model, batches, x + (half * torch.cartesian_prod(axis, axis)) @ columns.T)
-    found = sharpness(
-        model, batches, nn.functional.mse_loss, eps=eps, subspace=2, seed=seed, convention=convention
-    )
+    found = sharpness(model, batches, nn.functional.mse_loss, eps=eps, subspace=2, seed=seed, convention=convention)
     assert found.dimension == 2
     assert grid.max().item() * (1.0 - 1e-6) <= found.max_loss <= grid.max().item() * (1.0 + 1e-4)
 
@@ -353,15 +402,20 @@ def test_a_loss_that_is_finite_at_the_weights_alone_is_a_failed_search(conventio
 def test_the_mean_does_not_depend_on_how_batches_are_cut() -> None:
     model, [(inputs, targets)] = network(2), examples(2, count=40)
     cuts = [[40], [10, 10, 10, 10], [1, 32, 7]]
-    whole, even, uneven = (
-        sharpness(
-            model, list(zip(inputs.split(cut), targets.split(cut), strict=True)), nn.functional.mse_loss
+    for options in ({}, {"convention": "keskar", "eps": 0.5, "iterations": 1}):
+        whole, even, uneven = (
+            sharpness(
+                model,
+                list(zip(inputs.split(cut), targets.split(cut), strict=True)),
+                nn.functional.mse_loss,
+                **options,
+            )
+            for cut in cuts
         )
-        for cut in cuts
-    )
-    for other in (even, uneven):
-        assert other.loss == pytest.approx(whole.loss, rel=1e-12)
-        assert other.value == pytest.approx(whole.value, rel=1e-9)
+        for other in (even, uneven):
+            assert other.loss == pytest.approx(whole.loss, rel=1e-12)
+            assert other.value == pytest.approx(whole.value, rel=1e-9)
+            assert other.projected_gradient == pytest.approx(whole.projected_gradient, rel=1e-6, abs=1e-9)
 
 
 def normalised() -> nn.Sequential:
@@ -425,9 +479,9 @@ def test_every_evaluated_weight_lies_in_the_box() -> None:
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_the_same_seed_gives_the_same_result_and_the_same_first_repeat(convention: Convention) -> None:
-    def measured(**settings: Any) -> SharpnessResult:
+    def measured(**options: Any) -> SharpnessResult:
         model, batches = network(1), examples(1)
-        return sharpness(model, batches, nn.functional.mse_loss, eps=0.1, convention=convention, **settings)
+        return sharpness(model, batches, nn.functional.mse_loss, eps=0.1, convention=convention, **options)
 
     assert measured(repeats=2, seed=7) == measured(repeats=2, seed=7)
     assert measured(repeats=3, seed=7).values[0] == measured(seed=7).value
@@ -440,17 +494,14 @@ def test_repeats_start_elsewhere_and_the_highest_counts() -> None:
     assert found.value == max(found.values)
     assert found.mean == pytest.approx(sum(found.values) / 4)
     assert found.max_loss == pytest.approx(found.loss + found.value * (1.0 + found.loss) / 100.0)
-    other = sharpness(
-        model, ONE_EXAMPLE, height, eps=0.05, convention="keskar", repeats=4, iterations=2, seed=1
-    )
+    other = sharpness(model, ONE_EXAMPLE, height, eps=0.05, convention="keskar", repeats=4, iterations=2, seed=1)
     assert other.values[0] == found.values[0]
     assert set(other.values[1:]).isdisjoint(found.values[1:])
 
 
 def test_another_seed_draws_another_subspace() -> None:
     first, second = (
-        sharpness(network(1), examples(1), nn.functional.mse_loss, subspace=2, seed=seed).value
-        for seed in (0, 1)
+        sharpness(network(1), examples(1), nn.functional.mse_loss, subspace=2, seed=seed).value for seed in (0, 1)
     )
     assert first != second
 
@@ -470,9 +521,7 @@ class Mixed(nn.Module):
         self.unused = nn.Parameter(torch.tensor([1.0]))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        value = (
-            10.0 + 2.0 * self.fine.sum() + (self.coarse + 0.5 * self.tied).double().sum() + self.frozen.sum()
-        )
+        value = 10.0 + 2.0 * self.fine.sum() + (self.coarse + 0.5 * self.tied).double().sum() + self.frozen.sum()
         return value.expand(len(inputs))
 
 
@@ -507,14 +556,14 @@ def one_pass() -> Iterator[tuple[Tensor, Tensor]]:
     yield from ONE_EXAMPLE
 
 
-class OneShot:
-    """Not an Iterator itself, yet it can be passed over once only."""
+class Shrinking:
+    """Not an Iterator itself, yet each pass over it has fewer examples."""
 
-    def __init__(self) -> None:
-        self.rest = iter(ONE_EXAMPLE * 3)
+    def __init__(self, first: int, step: int) -> None:
+        self.sizes = itertools.count(first, -step)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self.rest
+        return iter(ONE_EXAMPLE * next(self.sizes))
 
 
 @pytest.mark.parametrize(
@@ -536,9 +585,7 @@ class OneShot:
         ("batches", iter(ONE_EXAMPLE), "batches is <list_iterator object"),
     ],
 )
-def test_an_impossible_argument_is_one_line_and_the_model_is_not_touched(
-    argument: str, value: Any, line: str
-) -> None:
+def test_an_impossible_argument_is_one_line_and_the_model_is_not_touched(argument: str, value: Any, line: str) -> None:
     model = quadratic([1.0, 2.0], [1.0, 1.0], [1.0, 1.0])
     touched: list[str] = []
     model.eval = lambda: touched.append("eval")  # type: ignore[assignment,method-assign,return-value]
@@ -562,10 +609,11 @@ def test_a_loss_at_the_weights_that_sharpness_cannot_divide_by_is_one_line(value
     assert state(model) == before
 
 
-def test_batches_that_run_dry_are_refused() -> None:
+@pytest.mark.parametrize(("first", "step", "last"), [(10, 1, 8), (4, 2, 0)])
+def test_batches_that_do_not_repeat_themselves_are_refused(first: int, step: int, last: int) -> None:
     model = quadratic([1.0], [1.0], [0.0])
-    with pytest.raises(ValueError, match="batches has 0 examples, 2 before"):
-        sharpness(model, OneShot(), height)
+    with pytest.raises(ValueError, match=f"batches has {last} examples, {last + step} before"):
+        sharpness(model, Shrinking(first, step), height)
 
 
 def test_a_model_without_trainable_weights_is_refused() -> None:

@@ -1,0 +1,103 @@
+"""The analyses as jobs: their settings, their estimates, and the numbers that they record."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
+from smoothout.analysis.sharpness import Convention, sharpness
+from smoothout.data.images import Split
+from smoothout.evaluation import evaluate
+from smoothout.identity import described
+
+
+@pytest.fixture
+def splits() -> tuple[Split, Split]:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (60, 3, 3, 1), generator=generator, dtype=torch.uint8)
+    labels = (images.float().mean((1, 2, 3)) > 127).long()
+    whole = Split(images, labels, (0.5,), (0.5,))
+    return whole.first(40), whole
+
+
+def network(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.Tanh(), nn.Linear(4, 2)).eval()
+
+
+def counting(ticks: list[int]):
+    return lambda: ticks.append(1)
+
+
+def test_a_recorded_sharpness_is_what_the_function_gives_on_the_conventions_own_split(splits):
+    train, test = splits
+    for convention, split in ((Convention.keskar, train), (Convention.released, test), (Convention.converged, train)):
+        ticks: list[int] = []
+        outcome = Sharpness(convention=convention, eps=0.01).run([network(0)], train, test, counting(ticks))
+        expected = sharpness(network(0), split.batches(1000), F.cross_entropy, eps=0.01, convention=convention)
+        assert outcome["value"] == expected.value
+        assert outcome["status"] == expected.status
+        assert outcome["evaluations"] == expected.evaluations == len(ticks)
+
+
+def test_the_number_of_examples_can_be_limited(splits):
+    train, test = splits
+    outcome = Sharpness(convention=Convention.keskar, examples=10).run([network(0)], train, test, lambda: None)
+    assert outcome["loss"] == pytest.approx(evaluate(network(0), train.first(10).batches(10)).loss, rel=1e-6)
+
+
+def test_naming_the_conventions_own_split_is_no_other_job():
+    keskar, released = Sharpness(convention=Convention.keskar), Sharpness(convention=Convention.released)
+    assert described(keskar) == described(Sharpness(convention=Convention.keskar, part="train"))
+    assert described(released) == described(Sharpness(convention=Convention.released, part="test"))
+    assert described(keskar) != described(Sharpness(convention=Convention.keskar, part="test"))
+
+
+def test_a_recorded_interpolation_has_the_ends_own_numbers_on_both_splits(splits):
+    first, second, ticks = network(0), network(1), []
+    outcome = Interpolation(start=-1, stop=2, points=4).run([first, second], *splits, counting(ticks))
+    for part, split in zip(("train", "test"), splits, strict=True):
+        assert [p["alpha"] for p in outcome[part]] == [-1.0, 0.0, 1.0, 2.0]
+        assert outcome[part][1]["loss"] == evaluate(first, split.batches(1000)).loss
+        assert outcome[part][2]["loss"] == evaluate(second, split.batches(1000)).loss
+    assert len(ticks) == Interpolation(points=4).evaluations(40, 60)
+
+
+def test_the_published_grid_of_alpha_is_31_points_from_minus_1_to_2(splits):
+    outcome = Interpolation().run([network(0), network(1)], *splits, lambda: None)
+    assert [p["alpha"] for p in outcome["test"]] == pytest.approx([-1 + i / 10 for i in range(31)], abs=1e-12)
+
+
+def test_a_recorded_noise_curve_has_points_and_slopes_of_both_splits(splits):
+    ticks: list[int] = []
+    curve = NoiseCurve(strengths=(0.0, 0.1, 0.2), batch=7)
+    outcome = curve.run([network(0)], *splits, counting(ticks))
+    for part in ("train", "test"):
+        points, slopes = outcome[part]["points"], outcome[part]["slopes"]
+        assert [p["a"] for p in points] == [0.0, 0.1, 0.2]
+        assert slopes[0] == pytest.approx((points[1]["loss"] - points[0]["loss"]) / 0.1)
+    assert len(ticks) == curve.evaluations(40, 60)
+
+
+@pytest.mark.parametrize(
+    ("make", "culprit"),
+    [
+        (lambda: Sharpness(eps=0.0), "eps"),
+        (lambda: Sharpness(eps=float("nan")), "eps"),
+        (lambda: Sharpness(iterations=0), "iterations"),
+        (lambda: Sharpness(subspace=0), "subspace"),
+        (lambda: Sharpness(examples=0), "examples"),
+        (lambda: Interpolation(points=1), "points"),
+        (lambda: Interpolation(start=1.0, stop=0.0), "start"),
+        (lambda: NoiseCurve(strengths=(0.1,)), "strengths"),
+        (lambda: NoiseCurve(strengths=(0.2, 0.1)), "strengths"),
+        (lambda: NoiseCurve(strengths=(-0.1, 0.1)), "strengths"),
+        (lambda: NoiseCurve(batch=0), "batch"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(make, culprit):
+    with pytest.raises(ValueError, match=culprit):
+        make()

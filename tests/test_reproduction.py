@@ -1,0 +1,150 @@
+"""A table as jobs, estimates and cells: what is asked for, what is read, what is left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from smoothout.jobs import Job, Workplace
+from smoothout.ledger import Record
+from smoothout.reproduction import Costs, Reproduction, Scope
+from smoothout.settings import Experiment, Folders, SettingsError, compose_config
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"
+HERE = {"device": "cpu", "processor": "a processor", "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def table() -> dict:
+    return compose_config(CONFIGS, "reproduce", ["table=table2"])["table"]
+
+
+@pytest.fixture
+def place(tmp_path) -> Workplace:
+    return Workplace(Folders(*(str(tmp_path / n) for n in ("d", "r", "c", "l"))), torch.device("cpu"))
+
+
+def record(job: Job, **outcome) -> Record:
+    settings = job.identity
+    return Record(
+        kind=job.kind,
+        name=job.name,
+        digest=job.digest,
+        identity=settings,
+        settings={},
+        labels=(job.inputs or (job,))[0].settings.labels,
+        inputs=[one.name for one in job.inputs],
+        outcome=outcome,
+        environment=HERE,
+    )
+
+
+def training(job: Job, best: float, last: float, seconds: float = 2.0, diverged: bool = False) -> Record:
+    return record(
+        job,
+        best={"test_accuracy": best},
+        last={"test_accuracy": last},
+        diverged=diverged,
+        curves={"seconds": [seconds, seconds, 50 * seconds]},
+        examples={"train": 60_000},
+    )
+
+
+def f1_rows(table: dict, seeds: tuple[int, ...] = (0, 1)) -> Reproduction:
+    return Reproduction(table, Scope(seeds=seeds), CONFIGS, PUBLISHED, ["F1, MNIST, 6000"])
+
+
+def test_table_2_needs_its_twelve_trainings_and_three_measurements_on_each(table):
+    jobs = Reproduction(table, Scope(), CONFIGS, PUBLISHED).jobs()
+    trainings = [job for job in jobs if job.kind == Experiment.kind]
+    assert len(trainings) == 12
+    assert len(jobs) == 12 * 4
+    assert jobs[:12] == trainings
+    batches = sorted(job.settings.batch.size for job in trainings)
+    assert batches == [256] * 6 + [5000] * 4 + [6000] * 2
+    assert {job.settings.perturbation.a for job in trainings} == {0.0, 0.0375}
+    assert {job.settings.schedule.epochs for job in trainings} == {200}
+
+
+def test_the_three_regimes_are_different_jobs(table):
+    digests = [
+        {job.digest for job in Reproduction(table, Scope(regime=regime), CONFIGS, PUBLISHED).jobs()}
+        for regime in ("released", "described", "v1")
+    ]
+    assert not digests[0] & digests[1]
+    assert not digests[0] & digests[2]
+    assert not digests[1] & digests[2]
+
+
+def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, place):
+    reproduction = f1_rows(table)
+    cells = {entry.column: entry for entry in reproduction.entries}
+    place.ledger.write(training(cells["baseline best"].jobs[0], 0.98, 0.97))
+    place.ledger.write(training(cells["baseline best"].jobs[1], 0.99, 0.96))
+    place.ledger.write(training(cells["smoothout best"].jobs[1], 0.995, 0.99))
+    sharp = cells["baseline sharpness released"].jobs
+    place.ledger.write(record(sharp[0], failed=True, value=0.0))
+    place.ledger.write(record(sharp[1], failed=False, value=57.0))
+    made = {cell.column: cell for cell in reproduction.table_from(place).cells}
+    assert made["baseline best"].values == pytest.approx({0: 98.0, 1: 99.0})
+    assert made["baseline last"].mean == pytest.approx(96.5)
+    assert made["smoothout best"].values == pytest.approx({1: 99.5})
+    assert made["smoothout best"].hours > 0
+    assert made["smoothout improvement"].values == pytest.approx({1: 0.5})
+    assert made["smoothout improvement"].published == 0.41
+    assert made["baseline sharpness released"].values == {1: 57.0}
+    assert made["baseline sharpness released"].failed == 1
+    assert made["baseline sharpness released"].published == 57.8246
+    assert made["baseline sharpness keskar"].published is None
+
+
+def test_a_diverged_training_is_no_number(table, place):
+    reproduction = f1_rows(table, (0,))
+    place.ledger.write(training(reproduction.entries[0].jobs[0], 0.1, 0.1, diverged=True))
+    cell = reproduction.table_from(place).cells[0]
+    assert cell.values == {}
+    assert cell.diverged == 1
+
+
+def test_estimates_come_from_records_of_the_same_network_and_batch_else_from_the_config(table, place):
+    reproduction = f1_rows(table, (0,))
+    entry = reproduction.entries[0]
+    job = entry.jobs[0]
+    assert Costs(place).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
+    assert Costs(place).hours(job, None) is None
+    place.ledger.write(training(job, 0.98, 0.98, seconds=9.0))
+    assert Costs(place).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
+    on_gpu = replace(place, device=torch.device("cuda"))
+    assert Costs(on_gpu).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
+
+
+def test_the_command_of_a_cell_composes_to_the_very_jobs_of_the_cell(table):
+    from smoothout.settings import experiment
+
+    entry = f1_rows(table, (0,)).entries[0]
+    overrides = entry.command.removeprefix("python scripts/train.py ").split()
+    assert Job(experiment(compose_config(CONFIGS, "train", overrides))).digest == entry.jobs[0].digest
+
+
+def test_rows_that_do_not_exist_and_rows_without_a_published_number_are_refused(table):
+    with pytest.raises(SettingsError, match="F9"):
+        Reproduction(table, Scope(), CONFIGS, PUBLISHED, ["F9"])
+    row = table["rows"][0] | {"match": {"dnn": "F1", "batch": 17}}
+    with pytest.raises(SettingsError, match="0 published rows"):
+        Reproduction(table | {"rows": [row]}, Scope(), CONFIGS, PUBLISHED)
+
+
+@pytest.mark.parametrize("seeds", [(), (0, 0), (-1,)])
+def test_impossible_seeds_are_refused(seeds):
+    with pytest.raises(ValueError, match="seeds"):
+        Scope(seeds=seeds)
+
+
+def test_the_numbers_published_for_f1_stand_beside_its_cells(table):
+    entries = Reproduction(table, Scope(), CONFIGS, PUBLISHED, ["F1"]).entries
+    best = [entry.published for entry in entries if entry.column.endswith("best")]
+    assert best == [98.49, 98.61, 98.01, 98.42]
