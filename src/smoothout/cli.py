@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 a fault of the program or the machine; 2 wrong input; 130 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from smoothout.files import write_text
 from smoothout.jobs import Workplace
 from smoothout.ledger import Record, RecordError
 from smoothout.progress import Interrupted, console, interruptible
-from smoothout.settings import Folders, SettingsError, build, plain
+from smoothout.settings import Folders, SettingsError, build, plain, typed
 from smoothout.training.checkpoint import CheckpointError
 
 WRONG_INPUT = (
@@ -113,25 +115,34 @@ def _refuse_new_keys(overrides: Sequence[str], config: DictConfig) -> None:
 
 def workplace(settings: dict[str, Any]) -> Workplace:
     """The place that the settings of configs/_place.yaml describe. Raises SettingsError."""
-    threads = settings["threads"]
-    if threads is not None:
-        if not isinstance(threads, int) or threads < 1:
-            raise SettingsError(f"threads: must be null or a whole number >= 1, not {threads!r}")
-        torch.set_num_threads(threads)
-    return Workplace(
-        folders=build(settings["folders"], "folders", Folders),
-        device=_device(settings["device"]),
-        download=bool(settings["download"]),
-        tensorboard=bool(settings["tensorboard"]),
-        checkpoint_seconds=float(settings["checkpoint_seconds"]),
-    )
+    names = [field.name for field in dataclasses.fields(_Place)]
+    here = typed(_Place, {name: settings[name] for name in names if name in settings}, "")
+    if here.threads is not None:
+        torch.set_num_threads(here.threads)
+    folders = build(settings["folders"], "folders", Folders)
+    return Workplace(folders, _device(here.device), here.download, here.tensorboard, here.checkpoint_seconds)
 
 
-def _device(name: object) -> torch.device:
+@dataclass(frozen=True)
+class _Place:
+    device: str
+    threads: int | None
+    download: bool
+    tensorboard: bool
+    checkpoint_seconds: float
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads: must be null or a whole number >= 1, not {self.threads}")
+        if self.checkpoint_seconds < 0:
+            raise ValueError(f"checkpoint_seconds: must be a number >= 0, not {self.checkpoint_seconds}")
+
+
+def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(str(name))
+        device = torch.device(name)
     except RuntimeError:
         raise SettingsError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N") from None
     usable = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < torch.cuda.device_count())

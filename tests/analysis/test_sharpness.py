@@ -163,7 +163,7 @@ def test_any_convex_separable_quadratic_has_its_exact_maximum(rows: list[tuple[f
     x, slope, curvature = (list(column) for column in zip(*rows, strict=True))
     slope = [g + math.copysign(0.01, g) for g in slope]
     found = sharpness(quadratic(x, slope, curvature), ONE_EXAMPLE, height, eps=eps)
-    assert found.value == pytest.approx(50.0 * quadratic_maximum(x, slope, curvature, eps), rel=1e-9)
+    assert found.value == pytest.approx(50.0 * quadratic_maximum(x, slope, curvature, eps), rel=1e-8)
 
 
 @settings(max_examples=25, deadline=None)

@@ -159,19 +159,21 @@ class Objective:
 
     def _mean(self) -> tuple[float, Tensor]:
         """The mean loss over all examples at the present weights, and its gradient, float64 of shape (n,)."""
-        total, examples, gradient = 0.0, 0, torch.zeros_like(self.box.center)
+        total, examples = 0.0, 0
+        gradient = [torch.zeros_like(p, dtype=torch.float64) for p in self.parameters]
         for inputs, targets in self.batches:
             value = self.loss(self.model(inputs), targets)
             pieces = torch.autograd.grad(value, self.parameters, materialize_grads=True)
             total += len(targets) * value.item()
-            gradient.add_(flatten(pieces), alpha=len(targets))
+            for sum_so_far, piece in zip(gradient, pieces, strict=True):
+                sum_so_far.add_(piece, alpha=len(targets))
             examples += len(targets)
         if not examples or self.examples not in {0, examples}:
             raise ValueError(f"batches has {examples} examples, {self.examples} before: must repeat itself")
         self.examples = examples
         self.evaluations += 1
         self.progress()
-        return total / examples, gradient.div_(examples)
+        return total / examples, flatten(gradient).div_(examples)
 
 
 def ascend(objective: Objective, start: Point, steps: int) -> None:
