@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 def main(config: DictConfig) -> None:
     """Find or make the record of the analysis that ``config`` describes."""
     with cli.task(config) as (settings, place):
-        analysis: Any = build(settings["analysis"], "analysis")
+        analysis: Any = build(settings["analysis"], "analysis", having=("run", "runs"))
         runs = [Job(experiment(settings))]
         if analysis.runs == 2:
             given = [o for o in HydraConfig.get().overrides.task if not o.startswith(("analysis", "other"))]

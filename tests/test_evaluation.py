@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def broken(batch: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
 def test_loss_and_accuracy_do_not_depend_on_how_the_examples_are_cut_into_batches(sizes: list[int]) -> None:
     model, batch = network(), examples(sum(sizes))
     found = evaluate(model, cut(batch, sizes))
-    logits = model.eval()(batch[0]).double()
+    logits = model.eval()(batch[0]).detach().double()
     log_shares = logits - logits.exp().sum(1, keepdim=True).log()
     by_hand = [-float(row[label]) for row, label in zip(log_shares, batch[1], strict=True)]
     right = [int(row.argmax()) == int(label) for row, label in zip(logits, batch[1], strict=True)]
@@ -73,7 +74,6 @@ def test_the_mode_is_given_back_also_after_an_exception(mode: bool) -> None:
     assert [module.training for module in model.modules()] == [mode] * 6
 
 
-@pytest.mark.xfail(strict=True, reason="the whole model's mode is set: a frozen BatchNorm is in training mode afterwards")
 def test_a_layer_in_a_mode_of_its_own_keeps_it() -> None:
     model = network()
     model[1].eval()
@@ -97,14 +97,13 @@ def test_bfloat16_is_close_to_float32_but_not_the_same() -> None:
         full = evaluate(model, batches)
     with arithmetic(Precision.bfloat16, CPU):
         low = evaluate(model, batches)
-        assert model(batches[0][0]).dtype is torch.bfloat16
+        assert model.eval()(batches[0][0]).dtype is torch.bfloat16
     assert full == evaluate(model, batches)
     assert low.loss != full.loss
     assert low.loss == pytest.approx(full.loss, rel=5e-3)
     assert low.accuracy == pytest.approx(full.accuracy, abs=0.02)
 
 
-@pytest.mark.xfail(strict=True, reason="autocast keeps its first bfloat16 copy of the weights until its block ends")
 def test_in_bfloat16_changed_weights_are_seen_at_once() -> None:
     model, batches = network(), [examples(50)]
     with arithmetic(Precision.bfloat16, CPU):
@@ -118,14 +117,16 @@ def test_in_bfloat16_changed_weights_are_seen_at_once() -> None:
 @pytest.mark.parametrize("before", ["highest", "high", "medium"])
 @pytest.mark.parametrize("precision", list(Precision))
 def test_the_precision_of_matrix_products_is_set_and_given_back(precision: Precision, before: str) -> None:
+    def settings() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")
+
     old = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(before)
     try:
-        with pytest.raises(KeyboardInterrupt), arithmetic(precision, CPU):
-            assert torch.get_float32_matmul_precision() == ("high" if precision is Precision.tf32 else "highest")
-            assert torch.is_autocast_enabled("cpu") == (precision is Precision.bfloat16)
+        with suppress(KeyboardInterrupt), arithmetic(precision, CPU):
+            inside = settings()
             raise KeyboardInterrupt
-        assert torch.get_float32_matmul_precision() == before
-        assert not torch.is_autocast_enabled("cpu")
+        assert settings() == (before, False)
     finally:
         torch.set_float32_matmul_precision(old)
+    assert inside == ("high" if precision is Precision.tf32 else "highest", precision is Precision.bfloat16)

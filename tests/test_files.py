@@ -29,9 +29,7 @@ def test_readers_see_the_old_content_until_the_block_ends(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_exception_leaves_the_old_content_and_nothing_beside_it(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
+def test_an_exception_leaves_the_old_content_and_nothing_beside_it(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
 

@@ -100,12 +100,6 @@ def test_uniform_numbers_reach_for_the_bounds_and_never_leave_them(dtype: torch.
     assert 1 - step <= x.max() <= 1
 
 
-@pytest.mark.xfail(strict=True, reason="torch's own bfloat16 draws are rounded down: steps of 1/128 in [-1, 1)")
-def test_bfloat16_numbers_have_mean_zero() -> None:
-    x = drawn(1, 1_000_001, dtype=torch.bfloat16).double()
-    assert abs(float(x.mean())) < 4 / math.sqrt(3 * len(x))
-
-
 def test_float32_numbers_lie_on_a_finer_grid_than_24_bits() -> None:
     x = drawn(4, COUNT).double()
     assert torch.equal(x * 2**31, (x * 2**31).round())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def _version(package: str) -> str:
         return "unknown"
 
 
+@cache  # the program that runs is the one that was there when it began
 def _commit() -> str:
     """The git commit of the source tree, with "+" where it has uncommitted changes; "unknown" outside a checkout."""
     try:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 
 class Precision(StrEnum):
-    """The arithmetic of a run; float32 is the reference. tf32 changes matrix products on CUDA devices alone."""
+    """The arithmetic of a run; float32 is the reference. tf32 makes a difference on CUDA devices alone."""
 
     float32 = "float32"
     tf32 = "tf32"
@@ -22,14 +22,19 @@ class Precision(StrEnum):
 
 @contextmanager
 def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Run a block in ``precision`` on ``device``; bfloat16 is torch's autocast, weights stay float32."""
-    before = torch.get_float32_matmul_precision()
+    """Run a block in ``precision`` on ``device``; bfloat16 is torch's autocast, weights stay float32.
+
+    Autocast's cache is off: within one block it would go on using the first bfloat16 copy of weights that have changed.
+    """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = precision is Precision.tf32  # torch's default lets convolutions use it
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.bfloat16, cache_enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 class Measured(NamedTuple):
@@ -45,7 +50,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Meas
 
     Every example has the same weight, whatever the sizes of the batches. Raises ValueError when there is none.
     """
-    mode = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     loss: Tensor | float = 0.0
     correct: Tensor | int = 0
@@ -57,7 +62,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Meas
             correct = correct + (logits.argmax(1) == labels).sum()
             examples += len(labels)
     finally:
-        model.train(mode)
+        for module, mode in modes:
+            module.training = mode
     if not examples:
         raise ValueError("nothing to evaluate: the split is empty")
     return Measured(float(loss) / examples, float(correct) / examples)

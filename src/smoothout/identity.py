@@ -32,9 +32,10 @@ def described(settings: Any, defaults: bool = True) -> Any:
 
 
 def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
+    plain = value.simplified() if hasattr(value, "simplified") else value
     if field.default is not dataclasses.MISSING:
-        return bool(value == field.default)
-    return field.default_factory is not dataclasses.MISSING and bool(value == field.default_factory())
+        return bool(plain == field.default)
+    return field.default_factory is not dataclasses.MISSING and bool(plain == field.default_factory())
 
 
 def canonical(value: Any) -> str:

@@ -20,6 +20,7 @@ from smoothout.environment import environment
 from smoothout.evaluation import arithmetic, evaluate
 from smoothout.identity import described, digest
 from smoothout.ledger import Ledger, Record, RecordError
+from smoothout.parameters import BATCHNORM
 from smoothout.randomness import address, stream
 from smoothout.settings import Experiment, Folders, SettingsError
 from smoothout.training import checkpoint
@@ -138,9 +139,14 @@ def _check(job: Job, place: Workplace) -> None:
         raise SettingsError(f"batch.size: {setup.batch.size} is more than the {len(train_split)} training examples")
     try:
         with torch.device("meta"):
-            setup.model.build(setup.data.shape, setup.data.classes)
+            model = setup.model.build(setup.data.shape, setup.data.classes)
     except ValueError as error:
         raise SettingsError(str(error)) from error
+    normalised = any(isinstance(module, BATCHNORM) for module in model.modules())
+    if normalised and setup.batch.smallest_piece(len(train_split)) == 1:
+        raise SettingsError(
+            "batch.size: the last (ghost) batch has 1 example, and BatchNorm needs 2; take another size"
+        )
     _snapshot(job, place)
 
 
@@ -246,9 +252,14 @@ def trained(job: Job, place: Workplace) -> Snapshot:
     return snapshot
 
 
+def checkpoint_path(job: Job, place: Workplace) -> Path:
+    """Where the training's checkpoint lies, whether it is there or not."""
+    return Path(place.folders.checkpoints) / f"{job.name}.pt"
+
+
 def _snapshot(job: Job, place: Workplace) -> tuple[Path, Snapshot | None]:
     """Where the training's checkpoint lies, and what is in it."""
-    path = Path(place.folders.checkpoints) / f"{job.name}.pt"
+    path = checkpoint_path(job, place)
     return path, checkpoint.load(path, job.digest, place.device) if path.exists() else None
 
 

@@ -61,7 +61,12 @@ class Ledger:
     def find(self, kind: str, digest: str) -> Record | None:
         """The record of the job with that digest, or None. Raises RecordError when its file must not be used."""
         paths = sorted((self.folder / kind).glob(f"*-{digest[:8]}.json"))
-        return read(paths[0]) if paths else None
+        if not paths:
+            return None
+        record = read(paths[0])
+        if record.digest != digest:
+            raise RecordError(f"record: {paths[0]} holds another job ({record.digest[:8]}, not {digest[:8]})")
+        return record
 
     def records(self, kind: str) -> list[Record]:
         """All records of a kind, by name."""
@@ -90,7 +95,7 @@ class Ledger:
 def read(path: Path) -> Record:
     """The record in ``path``. Raises RecordError when it is damaged, was edited, or has another format."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
         checksum = content.pop("checksum")
         if content["format"] != FORMAT:
             raise RecordError(f"record: {path} has format {content['format']}; this version reads format {FORMAT}")
@@ -101,6 +106,10 @@ def read(path: Path) -> Record:
     if checksum != digest_of(content) or record.digest != digest_of(record.identity):
         raise RecordError(f"record: {path} was changed after it was made; restore it, or delete it to make it anew")
     return record
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _finite(value: Any) -> Any:

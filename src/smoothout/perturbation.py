@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
@@ -94,6 +95,8 @@ class Noise:
 
     def __post_init__(self) -> None:
         _checked_strength(self.a)
+        for name, kind in (("law", Law), ("scaling", Scaling), ("draw", Draw), ("course", Course)):
+            object.__setattr__(self, name, _choice(kind, name, getattr(self, name)))
         if self.copies < 0:
             raise ValueError(f"copies: must be 0 (a fresh draw every time) or a number of copies, not {self.copies}")
         if self.copies and not (self.denoise and self.course is Course.constant):
@@ -180,8 +183,13 @@ class SmoothOut:
         for clean, parameter in zip(self._clean, self._parameters, strict=False):
             clean.copy_(parameter)
         self._inside = True
-        for parameter, theta in zip(self._parameters, self._noise, strict=True):
-            parameter.add_(theta)
+        try:
+            for parameter, theta in zip(self._parameters, self._noise, strict=True):
+                parameter.add_(theta)
+        except BaseException:  # an interrupt: the block is never entered, so nothing else would clean the weights
+            self.__exit__()
+            raise
+        torch.clear_autocast_cache()  # it may hold a low-precision copy of the weights as they were
         return self
 
     @torch.no_grad()
@@ -189,6 +197,7 @@ class SmoothOut:
         self._inside = False
         for parameter, clean in zip(self._parameters, self._clean, strict=False):
             parameter.copy_(clean)
+        torch.clear_autocast_cache()
 
     @torch.no_grad()
     def draw(self) -> Sequence[Tensor]:
@@ -236,7 +245,7 @@ def scale_to_filters(direction: Tensor, weight: Tensor, a: float = 1.0) -> Tenso
     return direction.mul_(filter_norms(weight).mul(a) / (filter_norms(direction) + 1e-6))
 
 
-class SmoothOutCopies(Sequence[SmoothOut]):
+class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
     """[SmoothOut Eq. 1] Deterministic SmoothOut: N perturbations, drawn once, of one shared w.
 
         copies = SmoothOutCopies(SmoothOut(model, a=0.0375), copies=4)
@@ -258,8 +267,23 @@ class SmoothOutCopies(Sequence[SmoothOut]):
     def __len__(self) -> int:
         return self._copies
 
-    def __getitem__(self, index: int) -> SmoothOut:  # type: ignore[override]
+    def __getitem__(self, index: int) -> _Copy:  # type: ignore[override]
         if not 0 <= index < self._copies:
             raise IndexError(index)
-        self._context.generator = stream(self._seed, "copy", index, device=self._context.device)
-        return self._context
+        return _Copy(self._context, self._seed, index)
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """One of the N copies: every entry draws its theta from its own seed."""
+
+    context: SmoothOut
+    seed: int
+    index: int
+
+    def __enter__(self) -> SmoothOut:
+        self.context.generator = stream(self.seed, "copy", self.index, device=self.context.device)
+        return self.context.__enter__()
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.context.__exit__(*error)

@@ -34,6 +34,8 @@ def fill_uniform(tensor: Tensor, generator: torch.Generator | None = None) -> Te
     On a CPU, torch draws float32 numbers one by one; 32-bit integers of numpy's SFC64, seeded by one draw of
     ``generator`` and scaled by 2^-31, have a finer grid than torch's 24 bits and take a third of the time.
     """
+    if tensor.dtype in (torch.bfloat16, torch.float16):  # torch's own draw rounds down in these
+        return tensor.copy_(fill_uniform(torch.empty(tensor.shape, device=tensor.device), generator))
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
         return tensor.uniform_(-1.0, 1.0, generator=generator)
     seed = int(torch.randint(_SEEDS - 1, (), generator=generator))

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -101,8 +102,10 @@ class Profile:
     def __post_init__(self) -> None:
         if self.epochs <= 0:
             raise ValueError(f"epochs: must be a share above 0, not {self.epochs}")
-        if self.analysis_examples is not None and self.analysis_examples < 1:
-            raise ValueError(f"analysis_examples: must be null (all) or at least 1, not {self.analysis_examples}")
+        for name in ("train_examples", "test_examples", "analysis_examples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: must be null (all) or at least 1, not {value}")
 
 
 @dataclass(frozen=True)
@@ -145,13 +148,13 @@ def experiment(config: dict[str, Any]) -> Experiment:
     data = build(config["data"], "data", Images)
     scalars = typed(_Scalars, {f.name: config[f.name] for f in dataclasses.fields(_Scalars)}, "")
     settings = {
-        "model": build(config["model"], "model"),
+        "model": _model(config["model"]),
         "data": replace(
             data,
             train_examples=_smaller(data.train_examples, profile.train_examples),
             test_examples=_smaller(data.test_examples, profile.test_examples),
         ),
-        "optimizer": build(config["optimizer"], "optimizer"),
+        "optimizer": build(config["optimizer"], "optimizer", having=("build",)),
         "schedule": build(config["schedule"], "schedule", Schedule).scaled(profile.epochs),
         "batch": build(config["batch"], "batch", Batch),
         "perturbation": build(config["perturbation"], "perturbation", Noise),
@@ -159,13 +162,22 @@ def experiment(config: dict[str, Any]) -> Experiment:
     return _made(Experiment, {**settings, **scalars.__dict__}, "")
 
 
+def _model(node: Any) -> Any:
+    model: Any = build(node, "model", having=("build", "sets_batchnorm_start", "name"))
+    if not re.fullmatch(r"\w[\w.+-]*", model.name):
+        raise SettingsError(f"model.name: {model.name!r} must be letters, digits and . + - _: it is part of file names")
+    return model
+
+
 def _smaller(one: int | None, other: int | None) -> int | None:
     given = [n for n in (one, other) if n is not None]
     return min(given) if given else None
 
 
-def build(node: Any, key: str, kind: type[T] | None = None) -> T:
-    """The settings object that the config node at ``key`` describes; ``kind`` is the class it must be.
+def build(node: Any, key: str, kind: type[T] | None = None, having: Sequence[str] = ()) -> T:
+    """The settings object that the config node at ``key`` describes.
+
+    ``kind`` is the class that it must be; ``having`` are attributes that its class must have.
 
     Raises SettingsError: an unknown ``_target_`` or key, a missing or wrong value.
     """
@@ -175,6 +187,9 @@ def build(node: Any, key: str, kind: type[T] | None = None) -> T:
     cls = _component(str(values.pop("_target_")), key)
     if kind is not None and cls is not kind:
         raise SettingsError(f"{key}._target_: must be {kind.__module__}.{kind.__qualname__}, not {node['_target_']}")
+    lacking = [name for name in having if not hasattr(cls, name)]
+    if lacking:
+        raise SettingsError(f"{key}._target_: {node['_target_']} cannot stand for a {key}: it has no {lacking[0]}")
     made: T = typed(cls, values, f"{key}.")
     return made
 

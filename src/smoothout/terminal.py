@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from smoothout import cli
-from smoothout.jobs import Workplace, ensure, recorded
+from smoothout.jobs import Job, Workplace, checkpoint_path, ensure, recorded
 from smoothout.pictures import Picture
 from smoothout.progress import console
 from smoothout.reproduction import Costs, Reproduction
@@ -41,18 +41,39 @@ def make(wanted: Sequence[Reproduction | Picture], place: Workplace) -> int:
 
 def _plan(wanted: Sequence[Reproduction | Picture], place: Workplace) -> None:
     """Say how many jobs of each row are there, how many are to run, and for how long."""
+    rows = {title: jobs for one in wanted for title, jobs in one.plan().items()}
+    missing = {
+        title: {job: seconds for job, seconds in jobs.items() if recorded(job, place) is None}
+        for title, jobs in rows.items()
+    }
     grid = Grid("", "there", "to run", "estimated", box=box.SIMPLE)
-    costs, total, missing = Costs(place), 0.0, 0
-    for title, jobs in (item for one in wanted for item in one.plan().items()):
-        to_run = {job: seconds for job, seconds in jobs.items() if recorded(job, place) is None}
-        hours = [costs.hours(job, seconds) for job, seconds in to_run.items()]
-        spent = sum(h for h in hours if h is not None)
-        estimate = duration(spent) + (" and more" if None in hours else "") if to_run else ""
-        grid.add_row(title, str(len(jobs) - len(to_run)), str(len(to_run)), estimate)
-        total, missing = total + spent, missing + len(to_run)
+    for title, jobs in rows.items():
+        there = len(jobs) - len(missing[title])
+        grid.add_row(title, str(there), str(len(missing[title])), _estimate(missing[title], place))
+    again = {
+        run: seconds
+        for jobs in missing.values()
+        for job, seconds in jobs.items()
+        for run in job.inputs
+        if recorded(run, place) is not None and not checkpoint_path(run, place).exists()
+    }
+    if again:
+        grid.add_row("recorded, but weights not here: train again", "", str(len(again)), _estimate(again, place))
     _out.print(grid)
-    if missing:
-        _out.print(f"{missing} jobs to run: about {duration(total)} here; interrupted, the same command goes on\n")
+    everything = {job: seconds for jobs in (*missing.values(), again) for job, seconds in jobs.items()}
+    if everything:
+        total = _estimate(everything, place)
+        _out.print(f"{len(everything)} jobs to run: {total} on this device; interrupted, the same command goes on\n")
+
+
+def _estimate(jobs: dict[Job, float | None], place: Workplace) -> str:
+    """About how long the jobs take, in words; nothing for none."""
+    costs = Costs(place)
+    hours = [costs.hours(job, seconds) for job, seconds in jobs.items()]
+    known = [h for h in hours if h is not None]
+    if not known:
+        return "unknown" if hours else ""
+    return f"about {duration(sum(known))}" + (" and more" if len(known) < len(hours) else "")
 
 
 def show(table: Table) -> None:

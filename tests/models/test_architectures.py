@@ -57,13 +57,8 @@ def test_c1_is_convolution_pool_batchnorm_relu_twice_and_dense_layers_with_dropo
             assert layer.p == 0.5
     layers = [layer for layer in model if isinstance(layer, nn.Linear)]
     assert [layer.in_features for layer in layers] == [3136, 384, 192]
-    assert [getattr(layer, "bias", None) is not None for layer in model if isinstance(layer, nn.Linear | nn.Conv2d)] == [
-        False,
-        False,
-        False,
-        False,
-        True,
-    ]
+    weighted = [layer for layer in model if isinstance(layer, nn.Linear | nn.Conv2d)]
+    assert [layer.bias is not None for layer in weighted] == [False, False, False, False, True]
 
 
 @pytest.mark.parametrize("settings", [MLP(), Shallow()])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -86,8 +85,11 @@ def load(name: Name, folder: Path, download: bool = True) -> Arrays:
         raise DataError(
             f"data: {name} was not found: looked for {path}, and the download failed ({reason}); {hint}"
         ) from error
-    with whole_file(path) as part, part.open("wb") as file:
-        np.savez(file, **arrays._asdict())
+    try:
+        with whole_file(path) as part, part.open("wb") as file:
+            np.savez(file, **arrays._asdict())
+    except OSError as error:
+        raise DataError(f"data: {name} was fetched, but {path} cannot be written ({error.strerror})") from error
     return arrays
 
 
@@ -95,12 +97,14 @@ def read_npz(path: Path) -> Arrays:
     """The four arrays of an npz file; pickled content is refused."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in KEYS if key not in file]
-            if missing:
-                raise DataError(f"data: {path} lacks {', '.join(missing)}; it must hold {', '.join(KEYS)}")
-            return Arrays(*(file[key] for key in KEYS))
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"data: {path} is damaged or no npz file ({' '.join(str(error).split())[:200]})") from error
+            found = {key: file[key] for key in KEYS if key in file}
+    except Exception as error:  # numpy, zipfile and zlib raise almost anything on a file that is no sound npz
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(f"data: {path} is damaged or no npz file ({reason})") from error
+    missing = [key for key in KEYS if key not in found]
+    if missing:
+        raise DataError(f"data: {path} lacks {', '.join(missing)}; it must hold {', '.join(KEYS)}")
+    return Arrays(**found)
 
 
 def checked(arrays: Arrays, source: Source, origin: str) -> Arrays:

@@ -67,8 +67,8 @@ def train(
         after_step: called after every update with the live state, whose counters and curves may be read, and a function
             that makes it ready to be saved. It may raise to stop.
 
-    A loss that is no longer finite at the end of an epoch ends the training: its curves are shorter than
-    ``schedule.epochs`` then, and end in nan.
+    With dropout, torch's global generator is seeded anew at every ghost batch. A loss that is no longer finite at the
+    end of an epoch ends the training: its curves are shorter than ``schedule.epochs`` then, and end in nan.
     """
     device = train_split.labels.device
     updates = batch.updates(len(train_split))
@@ -123,7 +123,7 @@ def _perturbations(
     model: nn.Module, noise: Noise, seed: int, total: int, device: torch.device
 ) -> Callable[[int, int], Sequence[AbstractContextManager[object]]]:
     """For (update, ghost batch): the contexts of its perturbed models. Dropout's chance is set there too."""
-    drops = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
+    drops = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p for module in model.modules())
     context: SmoothOut | None = noise.on(model) if noise.a and not noise.copies else None
     copies = SmoothOutCopies(noise.on(model), noise.copies, seed) if noise.a and noise.copies else None
 

@@ -21,7 +21,8 @@ class Batch:
     Args:
         size: examples an update.
         ghost: examples a ghost batch: each goes through the network by itself, so its BatchNorm statistics are its
-            own (Hoffer et al. 2017); None is the whole batch at once.
+            own (Hoffer et al. 2017); None is the whole batch at once. A batch is cut into size // ghost pieces, as in
+            the released program, so they are larger than ``ghost`` where it does not divide ``size``.
     """
 
     size: int
@@ -41,6 +42,11 @@ class Batch:
     def pieces(self) -> int:
         """Ghost batches a batch."""
         return 1 if self.ghost is None else self.size // self.ghost
+
+    def smallest_piece(self, examples: int) -> int:
+        """Examples in the smallest ghost batch of an epoch of ``examples`` examples."""
+        last = examples % self.size or self.size
+        return min(len(piece) for size in (self.size, last) for piece in torch.arange(size).chunk(self.pieces))
 
     def updates(self, examples: int) -> int:
         """Updates an epoch of ``examples`` examples; the last, smaller batch counts."""

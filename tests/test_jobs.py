@@ -1,0 +1,583 @@
+"""Jobs: a record is made once, from a training that can be stopped anywhere, and nothing is written for a bad one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smoothout import jobs, progress
+from smoothout.batchnorm import BatchNormStart
+from smoothout.data import sources
+from smoothout.data.images import Images
+from smoothout.data.sources import DataError, Name
+from smoothout.evaluation import evaluate
+from smoothout.jobs import Job, Workplace, ensure, trained
+from smoothout.ledger import Record, RecordError
+from smoothout.models.mlp import MLP
+from smoothout.models.shallow import Shallow
+from smoothout.perturbation import Course, Law, Noise, Scaling
+from smoothout.settings import Experiment, Folders, SettingsError
+from smoothout.training import checkpoint
+from smoothout.training.checkpoint import CheckpointError, Snapshot
+from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.schedule import Schedule
+from smoothout.training.step import Batch
+
+DIGITS = Images(Name.digits, (0.5,), (0.5,))
+UPDATES = 12  # an epoch of 1438 digits in batches of 128
+
+
+def tiny(**changes: Any) -> Job:
+    """A training of less than a tenth of a second."""
+    settings: dict[str, Any] = {
+        "model": MLP(16, 2, "tiny"),
+        "data": DIGITS,
+        "optimizer": Adam(lr=0.01),
+        "schedule": Schedule(2),
+        "batch": Batch(128),
+    }
+    return Job(Experiment(**{**settings, **changes}))
+
+
+def workplace(folder: Path, **changes: Any) -> Workplace:
+    folders = Folders(*(str(folder / name) for name in ("data", "results", "checkpoints", "logs")))
+    return Workplace(folders, torch.device("cpu"), **{"download": False, **changes})
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    return workplace(tmp_path)
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Snapshot | None]:
+    """Fills with what each call of the training loop went on from."""
+    calls: list[Snapshot | None] = []
+    train = jobs.train
+
+    def spied(*arguments: Any, **settings: Any) -> Snapshot:
+        calls.append(settings["resume"])
+        return train(*arguments, **settings)
+
+    monkeypatch.setattr(jobs, "train", spied)
+    return calls
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Every folder and file under ``folder``, with the content's digest."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def checkpoint_of(job: Job, place: Workplace) -> Path:
+    return Path(place.folders.checkpoints) / f"{job.name}.pt"
+
+
+def record_of(job: Job, place: Workplace) -> Path:
+    return Path(place.folders.results) / "train" / f"{job.name}.json"
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# Records
+
+
+def test_a_record_is_made_once(place: Workplace, trainings: list[Snapshot | None]) -> None:
+    first = ensure(tiny(), place)
+    assert len(trainings) == 1
+    before = tree(Path(place.folders.results))
+    assert ensure(tiny(), place) == first
+    assert len(trainings) == 1
+    assert tree(Path(place.folders.results)) == before
+
+
+def test_a_record_is_enough_when_checkpoint_and_data_are_gone(
+    place: Workplace, trainings: list[Snapshot | None]
+) -> None:
+    first = ensure(tiny(), place)
+    shutil.rmtree(place.folders.checkpoints)
+    assert ensure(tiny(), place) == first
+    assert len(trainings) == 1
+    assert not Path(place.folders.checkpoints).exists()
+
+
+def test_every_setting_that_changes_the_outcome_gets_a_record_of_its_own(place: Workplace) -> None:
+    names = {ensure(tiny(schedule=Schedule(1), **change), place).name for change in ({}, {"seed": 1})}
+    assert {path.stem for path in (Path(place.folders.results) / "train").iterdir()} == names
+    assert len(names) == 2
+
+
+def test_a_record_says_what_was_run_and_what_came_out(place: Workplace) -> None:
+    job = tiny(perturbation=Noise(a=0.05), batchnorm_start=BatchNormStart.uniform)
+    record = ensure(job, place)
+    assert (record.kind, record.name, record.digest, record.inputs) == ("train", job.name, job.digest, [])
+    assert record.settings["perturbation"]["a"] == 0.05
+    assert record.settings["model"] == {"class": "MLP", "width": 16, "depth": 2}
+    assert record.labels == {
+        "model": "tiny",
+        "data": "digits",
+        "method": "smoothout0.05",
+        "batch": 128,
+        "epochs": 2,
+        "seed": 0,
+    }
+    out = record.outcome
+    assert {name: len(curve) for name, curve in out["curves"].items()} == dict.fromkeys(checkpoint.CURVES, 2)
+    assert out["examples"] == {"train": 1438, "test": 359}
+    layers = 64 * 16 + 16 + 16 * 16 + 16 + 16 * 10 + 10
+    assert out["parameters"] == layers + 2 * (16 + 16)
+    assert out["diverged"] is False
+    assert out["data_sha256"] == sources.load(Name.digits, Path("nowhere")).fingerprint()
+    assert out["train_seconds"] == sum(out["curves"]["seconds"])
+    assert 0 < out["train_seconds"] < out["wall_seconds"]
+    assert out["machines"] == [record.environment]
+
+
+def test_best_and_last_are_the_curves_best_and_last_epochs(place: Workplace) -> None:
+    # A learning rate that is multiplied by 1000 after two epochs undoes what was learnt.
+    out = ensure(tiny(schedule=Schedule(4, drops=(2,), factor=1000.0)), place).outcome
+    accuracies = out["curves"]["test_accuracy"]
+    assert out["best"]["epoch"] == accuracies.index(max(accuracies))
+    assert out["best"]["test_accuracy"] == max(accuracies)
+    assert out["last"]["epoch"] == 3
+    assert out["last"]["test_accuracy"] == accuracies[-1]
+    assert out["last"]["test_loss"] == out["curves"]["test_loss"][-1]
+    assert out["best"]["epoch"] == 1, "this test needs a run whose best epoch is not its last"
+
+
+def test_evaluating_the_checkpoint_again_gives_the_recorded_numbers_exactly(place: Workplace) -> None:
+    job = tiny(perturbation=Noise(a=0.05))
+    out = ensure(job, place).outcome
+    snapshot = checkpoint.load(checkpoint_of(job, place), job.digest)
+    train_split, test_split, _ = DIGITS.load(Path(place.folders.data), place.device)
+    model = job.settings.model.build(DIGITS.shape, DIGITS.classes)
+    for which, weights in (("best", snapshot.best), ("last", snapshot.model)):
+        model.load_state_dict(weights)
+        for name, split in (("train", train_split), ("test", test_split)):
+            measured = evaluate(model, split.batches(1000))
+            assert measured.loss == out[which][f"{name}_loss"]
+            assert measured.accuracy == out[which][f"{name}_accuracy"]
+
+
+def test_a_run_that_diverges_is_recorded_as_such(place: Workplace) -> None:
+    job = tiny(optimizer=Momentum(lr=1e30), schedule=Schedule(5))
+    out = ensure(job, place).outcome
+    assert out["diverged"] is True
+    assert len(out["curves"]["train_loss"]) < 5
+    assert out["curves"]["train_loss"][-1] is None
+    assert out["last"]["test_loss"] is None
+
+
+def test_a_run_that_diverged_is_not_trained_on(place: Workplace, trainings: list[Snapshot | None]) -> None:
+    job = tiny(optimizer=Momentum(lr=1e30), schedule=Schedule(5))
+    first = ensure(job, place)
+    record_of(job, place).unlink()
+    assert ensure(job, place).outcome["weights"] == first.outcome["weights"]
+    assert len(trainings) == 1
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from (key, *_strings(item))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_a_record_names_no_host_and_no_path(place: Workplace) -> None:
+    job = tiny()
+    ensure(job, place)
+    texts = list(_strings(json.loads(record_of(job, place).read_text())))
+    assert {"tiny", "float32", job.digest} <= set(texts), "all texts were looked at"
+    host = re.compile(rf"\b{re.escape(platform.node())}\b")
+    for text in texts:
+        assert not host.search(text)
+        assert not re.search(r"(^|\s)(/|~|\w:\\)\w", text)
+        assert str(Path.home()) not in text
+        assert Path(place.folders.results).parent.name not in text
+
+
+def test_a_record_that_was_edited_is_refused_and_not_trained_anew(
+    place: Workplace, trainings: list[Snapshot | None]
+) -> None:
+    job = tiny()
+    ensure(job, place)
+    path = record_of(job, place)
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    before = tree(Path(place.folders.results))
+    with pytest.raises(RecordError, match=job.name):
+        ensure(job, place)
+    assert len(trainings) == 1
+    assert tree(Path(place.folders.results)) == before
+
+
+def test_a_default_that_drifted_is_refused_by_the_records_name(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny(model=MLP(width=16, name="tiny"))
+    assert job.settings.model.depth == 5
+    ensure(job, place)
+    # A later version has depth 2 as its default: the settings that differ from the defaults are the same.
+    monkeypatch.setattr(MLP.__dataclass_fields__["depth"], "default", 2)
+    later = tiny(model=MLP(width=16, depth=2, name="tiny"))
+    assert later.digest == job.digest
+    with pytest.raises(RecordError, match=f"record: {job.name} was made with other defaults") as refused:
+        ensure(later, place)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_field_that_a_later_version_adds_leaves_old_records_good(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = ensure(tiny(), place)
+    described = jobs.described
+
+    def with_one_more(settings: Any, defaults: bool = True) -> Any:
+        values = described(settings, defaults)
+        return {**values, "label_smoothing": 0.0} if defaults else values
+
+    monkeypatch.setattr(jobs, "described", with_one_more)
+    assert ensure(tiny(), place) == record
+
+
+# Weights
+
+
+@pytest.mark.parametrize("noise", [Noise(), Noise(a=0.05)], ids=["baseline", "smoothout"])
+def test_weights_that_are_missing_are_made_again_the_same(
+    place: Workplace, trainings: list[Snapshot | None], noise: Noise
+) -> None:
+    job = tiny(perturbation=noise)
+    ensure(job, place)
+    first = checkpoint.load(checkpoint_of(job, place), job.digest)
+    checkpoint_of(job, place).unlink()
+    again = trained(job, place)
+    assert len(trainings) == 2
+    assert same(again.model, first.model)
+    assert same(again.best, first.best)
+    assert checkpoint_of(job, place).exists()
+
+
+def test_finished_weights_are_read_and_not_trained_again(place: Workplace, trainings: list[Snapshot | None]) -> None:
+    job = tiny()
+    ensure(job, place)
+    record_of(job, place).unlink()
+    ensure(job, place)
+    assert len(trainings) == 1
+
+
+def test_a_finished_checkpoint_holds_no_optimizer(place: Workplace) -> None:
+    ensure(tiny(), place)
+    assert checkpoint.load(checkpoint_of(tiny(), place), tiny().digest).optimizer == {}
+
+
+def _stopping_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for an end of the work after so many updates."""
+    done = iter(range(1, updates + 1))
+    monkeypatch.setattr(progress, "asked_to_stop", lambda: False)
+
+    def stop() -> None:
+        if next(done) == updates:
+            raise progress.Interrupted(15)
+
+    monkeypatch.setattr(progress, "stop_if_asked", stop)
+
+
+RUNS = {
+    "adam": {"perturbation": Noise(a=0.05)},
+    "adam made anew every epoch": {
+        "optimizer": Adam(lr=0.01, clip_norm=0.5, weight_decay=1e-3, reset_every_epoch=True),
+        "perturbation": Noise(a=0.1, scaling=Scaling.filter, course=Course.tanh_falling),
+        "batch": Batch(128, ghost=32),
+    },
+    "momentum with a drop": {
+        "optimizer": Momentum(lr=0.1, weight_decay=1e-4),
+        "schedule": Schedule(2, drops=(1,)),
+        "perturbation": Noise(a=0.05, law=Law.gaussian, denoise=False),
+    },
+    "copies": {"perturbation": Noise(a=0.05, copies=2)},
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
+    """A training, and its record when nothing interrupts it."""
+    job = tiny(**RUNS[request.param])
+    return job, ensure(job, workplace(tmp_path_factory.mktemp("unbroken")))
+
+
+@pytest.mark.parametrize("updates", [1, UPDATES, UPDATES + 5, 2 * UPDATES])
+def test_a_run_that_is_stopped_after_any_update_ends_with_the_same_bits(
+    unbroken: tuple[Job, Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trainings: list[Snapshot | None],
+    updates: int,
+) -> None:
+    job, expected = unbroken
+    place = workplace(tmp_path, checkpoint_seconds=-1.0)
+    with monkeypatch.context() as patch:
+        _stopping_after(updates, patch)
+        with pytest.raises(progress.Interrupted):
+            ensure(job, place)
+    assert not record_of(job, place).exists()
+    left = checkpoint.load(checkpoint_of(job, place), job.digest)
+    assert left.epoch * UPDATES + left.step == updates
+    record = ensure(job, place)
+    assert len(trainings) == 2
+    assert trainings[1] is not None
+    assert record.outcome["weights"] == expected.outcome["weights"]
+    for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+        assert record.outcome["curves"][name] == expected.outcome["curves"][name]
+    assert record.outcome["best"] == expected.outcome["best"]
+    assert record.outcome["last"] == expected.outcome["last"]
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tiny()
+    with monkeypatch.context() as patch:
+        _stopping_after(3, patch)
+        patch.setattr(progress, "asked_to_stop", lambda: True)
+        with pytest.raises(progress.Interrupted):
+            ensure(job, place)
+    here = jobs.environment(place.device)
+    monkeypatch.setattr(jobs, "environment", lambda device: {**here, "threads": 64})
+    assert [machine["threads"] for machine in ensure(job, place).outcome["machines"]] == [here["threads"], 64]
+
+
+def test_a_request_to_stop_keeps_a_checkpoint_and_makes_no_record(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny()
+    _stopping_after(5, monkeypatch)
+    with pytest.raises(progress.Interrupted):
+        ensure(job, place)
+    assert not checkpoint_of(job, place).exists(), "nobody asked, and the time between checkpoints is not over"
+    _stopping_after(5, monkeypatch)
+    monkeypatch.setattr(progress, "asked_to_stop", lambda: True)
+    with pytest.raises(progress.Interrupted):
+        ensure(job, place)
+    assert checkpoint.load(checkpoint_of(job, place), job.digest).step == 5
+    assert not record_of(job, place).exists()
+
+
+def _start_weights(job: Job, place: Workplace, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """The weights that the training of ``job`` is started with."""
+    found: dict[str, Tensor] = {}
+
+    def look(model: nn.Module, *_: Any, **__: Any) -> None:
+        found.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        raise progress.Interrupted(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "train", look)
+        with pytest.raises(progress.Interrupted):
+            ensure(job, place)
+    return found
+
+
+def test_the_same_seed_gives_all_methods_the_same_start(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**changes: Any) -> dict[str, Tensor]:
+        torch.rand(3)  # what was drawn before does not matter
+        return _start_weights(tiny(batchnorm_start=BatchNormStart.uniform, **changes), place, monkeypatch)
+
+    baseline = start()
+    assert same(start(perturbation=Noise(a=0.05)), baseline)
+    assert same(start(perturbation=Noise(a=0.1, scaling=Scaling.filter)), baseline)
+    assert same(start(batch=Batch(700), optimizer=Momentum(lr=0.1)), baseline)
+    other = start(seed=1)
+    assert not any(torch.equal(other[name], baseline[name]) for name in baseline if baseline[name].ndim == 2)
+
+
+def test_batchnorm_starts_at_one_or_uniformly_as_asked(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = _start_weights(tiny(), place, monkeypatch)
+    uniform = _start_weights(tiny(batchnorm_start=BatchNormStart.uniform), place, monkeypatch)
+    differ = {name for name in one if not torch.equal(one[name], uniform[name])}
+    assert differ == {"2.weight", "5.weight"}  # the BatchNorm layers of the two hidden layers
+    for name in differ:
+        assert torch.equal(one[name], torch.ones(16))
+        assert 0 <= uniform[name].min() < uniform[name].max() < 1
+
+
+def test_training_leaves_the_global_generator_alone(place: Workplace) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    ensure(tiny(perturbation=Noise(a=0.05)), place)
+    assert torch.equal(torch.rand(4), expected)
+
+
+# What cannot be run leaves no trace
+
+
+def _bad_digits(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    images, labels = np.zeros((8, 8, 8), np.uint8), np.zeros(8, np.int64)
+    np.savez(folder / "digits.npz", x_train=images, y_train=labels + 10, x_test=images, y_test=labels)
+
+
+def _torn_digits(folder: Path) -> None:
+    _bad_digits(folder)
+    path = folder / "digits.npz"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+BAD_JOBS: dict[str, tuple[Job, Callable[[Path], None] | None, type[Exception], str]] = {
+    "a batch above the data set": (
+        tiny(batch=Batch(1439)),
+        None,
+        SettingsError,
+        r"^batch.size: 1439 is more than the 1438 training examples$",
+    ),
+    "a last batch of one example before BatchNorm": (
+        tiny(batch=Batch(479)),
+        None,
+        SettingsError,
+        r"^batch.size: the last .* batch has 1 example, and BatchNorm needs 2; take another size$",
+    ),
+    "a model that images are too small for": (
+        tiny(model=Shallow()),
+        None,
+        SettingsError,
+        r"^model: .* at least 11x11 pixels, not 8x8$",
+    ),
+    "missing data": (
+        tiny(data=Images(Name.mnist, (0.5,), (0.5,))),
+        None,
+        DataError,
+        r"^data: mnist was not found: looked for .*mnist.npz; run `python scripts/prepare_data.py",
+    ),
+    "damaged data": (tiny(), _torn_digits, DataError, r"^data: .*digits.npz is damaged"),
+    "wrong data": (tiny(), _bad_digits, DataError, r"^data: .*digits.npz: y_train must lie in 0..9; it has 10..10$"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_JOBS)
+def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_no_trace(place: Workplace, what: str) -> None:
+    job, prepare, error, message = BAD_JOBS[what]
+    root = Path(place.folders.data).parent
+    if prepare:
+        prepare(Path(place.folders.data))
+    before = tree(root)
+    with pytest.raises(error, match=message) as refused:
+        ensure(job, place)
+    assert len(str(refused.value).splitlines()) == 1
+    assert tree(root) == before
+
+
+def _of_another_run(path: Path, place: Workplace) -> None:
+    other = tiny(seed=7)
+    trained(other, place)
+    checkpoint_of(other, place).rename(path)
+
+
+def _torn(path: Path, place: Workplace) -> None:
+    trained(tiny(), place)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def _empty(path: Path, place: Workplace) -> None:
+    path.parent.mkdir()
+    path.touch()
+
+
+def _text(path: Path, place: Workplace) -> None:
+    path.parent.mkdir()
+    path.write_text("no tensors")
+
+
+def _foreign(path: Path, place: Workplace) -> None:
+    path.parent.mkdir()
+    torch.save({"state_dict": {"weight": torch.zeros(2)}}, path)
+
+
+def _runs_code(path: Path, place: Workplace) -> None:
+    path.parent.mkdir()
+    torch.save({"json": Path("of a class that is no tensor")}, path)
+
+
+BAD_CHECKPOINTS = {
+    _of_another_run: "belongs to another run",
+    _torn: "is damaged",
+    _empty: "is damaged",
+    _text: "is damaged",
+    _foreign: "is damaged or no checkpoint of this program",
+    _runs_code: "is damaged or no checkpoint of this program",
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_CHECKPOINTS, ids=lambda spoil: spoil.__name__.strip("_"))
+def test_a_checkpoint_that_cannot_be_used_is_refused_by_name_and_kept(
+    place: Workplace, spoil: Callable[[Path, Workplace], None]
+) -> None:
+    path = checkpoint_of(tiny(), place)
+    spoil(path, place)
+    root = Path(place.folders.data).parent
+    before = tree(root)
+    with pytest.raises(CheckpointError, match=BAD_CHECKPOINTS[spoil]) as refused:
+        ensure(tiny(), place)
+    assert str(path) in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+    assert tree(root) == before
+
+
+def test_a_fault_in_the_training_leaves_no_record(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "train", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            ensure(tiny(), place)
+    assert not record_of(tiny(), place).exists()
+    assert ensure(tiny(), place).name == tiny().name
+
+
+# Two at once
+
+
+def test_two_that_want_the_same_record_at_once_train_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    train = jobs.train
+
+    def slow(*arguments: Any, **settings: Any) -> Snapshot:
+        calls.append(threading.current_thread().name)
+        time.sleep(0.3)  # long enough for the other one to arrive
+        return train(*arguments, **settings)
+
+    monkeypatch.setattr(jobs, "train", slow)
+    together = threading.Barrier(2)
+    made: list[Record] = []
+
+    def one() -> None:
+        together.wait()
+        made.append(ensure(tiny(), workplace(tmp_path)))
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(calls) == 1
+    assert len(made) == 2
+    assert made[0] == made[1]

@@ -1,0 +1,390 @@
+"""The loop: the same training written out by hand, and trainings that are stopped and go on."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smoothout.data.images import Split
+from smoothout.evaluation import Measured, Precision, evaluate
+from smoothout.perturbation import Course, Draw, Law, Noise, Scaling, SmoothOut, SmoothOutCopies
+from smoothout.randomness import address, stream
+from smoothout.training import checkpoint, loop
+from smoothout.training.checkpoint import Snapshot
+from smoothout.training.loop import train
+from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.schedule import Schedule
+from smoothout.training.step import Batch
+
+EXAMPLES, SIZE, UPDATES = 22, 6, 4  # the last batch of an epoch has 4 examples
+DIGEST = "c3" * 32
+Splits = Callable[..., Split]
+
+
+def network(seed: int = 0, dropout: float = 0.0, batchnorm: bool = True) -> nn.Sequential:
+    torch.manual_seed(seed)
+    norm = nn.BatchNorm1d(12) if batchnorm else nn.Identity()
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), norm, nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, 3))
+
+
+def run(model: nn.Module, tiny_split: Splits, **changes: Any) -> Snapshot:
+    """A training of three epochs of four updates; anything can be changed."""
+    settings = {
+        "optimizer": Adam(0.01),
+        "schedule": Schedule(3),
+        "batch": Batch(SIZE),
+        "noise": Noise(),
+        "seed": 0,
+        "train_split": tiny_split(EXAMPLES),
+        "test_split": tiny_split(10, seed=1),
+        **changes,
+    }
+    return train(model, settings.pop("train_split"), settings.pop("test_split"), **settings)
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+class Watched(Split):
+    """A split that keeps the labels and rows that were asked for, in order."""
+
+    def __init__(self, split: Split) -> None:
+        self.__dict__.update(split.__dict__)
+        self.rows: list[list[int]] = []
+
+    def take(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        assert isinstance(rows, Tensor)
+        self.rows.append(rows.tolist())
+        return super().take(rows)
+
+
+class StopError(Exception):
+    """The training was stopped by the test."""
+
+
+# Resuming
+
+METHODS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "optimizer reset": {"optimizer": Adam(0.01, reset_every_epoch=True, clip_norm=5.0)},
+    "momentum kept": {"optimizer": Momentum(0.1, weight_decay=1e-3)},
+    "momentum reset": {"optimizer": Momentum(0.1, reset_every_epoch=True)},
+    "smoothout": {"noise": Noise(0.1)},
+    "gaussian, falling": {"noise": Noise(0.1, Law.gaussian, course=Course.tanh_falling)},
+    "adasmoothout": {"noise": Noise(0.15, scaling=Scaling.filter, batchnorm=True)},
+    "noise left in": {"noise": Noise(0.01, denoise=False)},
+    "copies": {"noise": Noise(0.1, copies=3)},
+    "ghost batches": {"noise": Noise(0.1, draw=Draw.batch), "batch": Batch(SIZE, 2), "schedule": Schedule(3, (2,))},
+    "dropout": {"dropout": 0.5, "noise": Noise(0.1)},
+    "dropout, copies, ghosts": {"dropout": 0.5, "noise": Noise(0.1, copies=2), "batch": Batch(SIZE, 3)},
+}
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 11])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_that_was_stopped_goes_on_to_the_same_last_bit(
+    method: str, stop: int, tiny_split: Splits, tmp_path: Path
+) -> None:
+    settings = dict(METHODS[method])
+    dropout = settings.pop("dropout", 0.0)
+    unbroken = run(network(dropout=dropout), tiny_split, **settings)
+    path, done = tmp_path / "run.pt", 0
+
+    def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:
+        nonlocal done
+        done += 1
+        if done == stop:
+            checkpoint.save(path, frozen(), DIGEST)
+            raise StopError
+
+    with pytest.raises(StopError):
+        run(network(dropout=dropout), tiny_split, after_step=after_step, **settings)
+    snapshot = checkpoint.load(path, DIGEST)
+    assert (snapshot.epoch, snapshot.step) == ((stop - 1) // UPDATES, (stop - 1) % UPDATES + 1)
+    torch.manual_seed(999)  # whatever the new process did before
+    model = network(seed=77, dropout=dropout)
+    torch.rand(5)
+    resumed = run(model, tiny_split, resume=snapshot, **settings)
+    assert equal(resumed.model, unbroken.model)
+    assert equal(resumed.best, unbroken.best)
+    assert equal(model.state_dict(), unbroken.model)
+    curves, wanted = dict(resumed.curves), dict(unbroken.curves)
+    assert len(curves.pop("seconds")) == len(wanted.pop("seconds")) == 3
+    assert curves == wanted
+    assert len(curves["train_loss"]) == 3
+
+
+def test_methods_end_at_different_weights(tiny_split: Splits) -> None:
+    """Without this the test above could pass with settings that do nothing."""
+    ends = []
+    for settings in METHODS.values():
+        others = {name: value for name, value in settings.items() if name != "dropout"}
+        ends.append(run(network(dropout=settings.get("dropout", 0.0)), tiny_split, **others).model["1.weight"])
+    assert not any(torch.equal(ends[i], ends[j]) for i in range(len(ends)) for j in range(i))
+
+
+def test_a_finished_training_is_not_trained_further(tiny_split: Splits) -> None:
+    model = network()
+    done = run(model, tiny_split)
+    before = copy.deepcopy(done.model)
+    again = run(network(seed=5), tiny_split, resume=replace(done, optimizer={}))
+    assert equal(again.model, before)
+    assert len(again.curves["train_loss"]) == 3
+
+
+def test_a_training_goes_on_from_the_end_of_an_epoch_with_more_epochs(tiny_split: Splits) -> None:
+    """With a constant strength and learning rate, five epochs are three and two more."""
+    settings: dict[str, Any] = {"optimizer": Adam(0.01, reset_every_epoch=True), "noise": Noise(0.1)}
+    whole = run(network(), tiny_split, **settings, schedule=Schedule(5))
+    part = run(network(), tiny_split, **settings, schedule=Schedule(3))
+    longer = run(network(seed=7), tiny_split, **settings, schedule=Schedule(5), resume=part)
+    assert equal(longer.model, whole.model)
+
+
+# Order of examples
+
+
+def order(tiny_split: Splits, **changes: Any) -> list[list[int]]:
+    watched = Watched(tiny_split(EXAMPLES))
+    run(network(dropout=changes.pop("dropout", 0.0)), tiny_split, train_split=watched, **changes)
+    return watched.rows
+
+
+def test_every_epoch_sees_every_example_once_in_an_order_of_its_own(tiny_split: Splits) -> None:
+    rows = order(tiny_split)
+    assert [len(batch) for batch in rows] == [6, 6, 6, 4] * 3
+    epochs = [sum(rows[i : i + UPDATES], []) for i in (0, 4, 8)]  # noqa: RUF017
+    assert all(sorted(epoch) == list(range(EXAMPLES)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_every_method_sees_the_same_examples_in_the_same_order_for_the_same_seed(tiny_split: Splits) -> None:
+    wanted = order(tiny_split)
+    for name, settings in METHODS.items():
+        rows = order(tiny_split, **settings)
+        assert sum(rows, []) == sum(wanted, []), name  # noqa: RUF017
+
+
+def test_another_seed_has_another_order_and_another_noise(tiny_split: Splits) -> None:
+    assert order(tiny_split, seed=1) != order(tiny_split, seed=0)
+    whole = {"noise": Noise(0.1), "batch": Batch(EXAMPLES), "train_split": tiny_split(EXAMPLES)}
+    ends = [run(network(), tiny_split, seed=seed, **whole).model for seed in (0, 0, 1)]
+    assert equal(ends[0], ends[1])
+    assert not equal(ends[0], ends[2])
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        nn.Dropout,
+        nn.AlphaDropout,
+        nn.FeatureAlphaDropout,
+        nn.Dropout1d,
+    ],
+)
+def test_dropout_of_every_kind_has_the_chance_of_the_trainings_seed(kind: type[nn.Module], tiny_split: Splits) -> None:
+    ends = []
+    for before in (1, 2):
+        model = network()
+        model[4] = kind(0.5)
+        torch.manual_seed(before)
+        ends.append(run(model, tiny_split).model)
+    assert equal(*ends)
+
+
+def test_ghost_batches_are_cut_from_each_batch_in_order(tiny_split: Splits) -> None:
+    rows = order(tiny_split, batch=Batch(SIZE, 3), schedule=Schedule(1))
+    assert [len(piece) for piece in rows] == [3, 3, 3, 3, 3, 3, 2, 2]
+    assert sum(rows, []) == sum(order(tiny_split, schedule=Schedule(1)), [])  # noqa: RUF017
+
+
+# The whole training, written out
+
+
+class Plan(NamedTuple):
+    """The settings of a training that matter to its outcome."""
+
+    optimizer: Adam | Momentum
+    noise: Noise = Noise()
+    ghost: int = SIZE
+    drops: tuple[int, ...] = ()
+    dropout: float = 0.0
+
+
+def by_hand(model: nn.Sequential, split: Split, plan: Plan) -> list[float]:
+    """Three epochs of seed 0 as plainly as can be; returns the training loss by epoch."""
+    optimizer, noise, rate, losses = plan.optimizer, plan.noise, plan.optimizer.lr, []
+    built = optimizer.build(list(model.parameters()))
+    for epoch in range(3):
+        rate *= 0.1 if epoch in plan.drops else 1.0
+        if optimizer.reset_every_epoch:
+            built = optimizer.build(list(model.parameters()))
+        built.param_groups[0]["lr"] = rate
+        order = torch.randperm(EXAMPLES, generator=stream(0, "order", epoch))
+        model.train()
+        total = 0.0
+        for step, rows in enumerate(order.split(SIZE)):
+            now = UPDATES * epoch + step
+            built.zero_grad()
+            pieces = rows.chunk(SIZE // plan.ghost)
+            for index, piece in enumerate(pieces):
+                torch.manual_seed(address(0, "dropout", now, index))
+                contexts: Any
+                if noise.copies:
+                    contexts = SmoothOutCopies(SmoothOut(model, noise.a), noise.copies)
+                else:
+                    place = index if noise.draw is Draw.ghost else 0
+                    strength = noise.a * (1 + now) ** -0.275 if noise.course is Course.anneal else noise.a
+                    chance = stream(0, "noise", now, place)
+                    contexts = [SmoothOut(model, strength, scaling=noise.scaling, generator=chance)]
+                for context in contexts:
+                    with context:
+                        inputs, labels = split.take(piece)
+                        loss = F.cross_entropy(model(inputs), labels)
+                        (loss / (len(pieces) * len(contexts))).backward()
+                        total += loss.item() * len(piece) / len(contexts)
+            if optimizer.clip_norm:
+                nn.utils.clip_grad_norm_(model.parameters(), optimizer.clip_norm)
+            built.step()
+        losses.append(total / EXAMPLES)
+    return losses
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan(Adam(0.01)),
+        Plan(Adam(0.01, reset_every_epoch=True)),
+        Plan(Momentum(0.1, 1e-3), ghost=3, drops=(1, 2)),
+        Plan(Momentum(0.1, reset_every_epoch=True, clip_norm=0.5), Noise(0.1), ghost=3, dropout=0.5),
+        Plan(Adam(0.01), Noise(0.1, course=Course.anneal), ghost=3),
+        Plan(Adam(0.01), Noise(0.1, draw=Draw.batch), ghost=3),
+        Plan(Adam(0.01), Noise(0.15, scaling=Scaling.filter), dropout=0.5),
+        Plan(Adam(0.01), Noise(0.1, copies=3), ghost=2, drops=(2,), dropout=0.5),
+    ],
+)
+def test_the_training_is_the_one_written_out_by_hand_to_the_last_bit(plan: Plan, tiny_split: Splits) -> None:
+    model, plain = network(dropout=plan.dropout), network(dropout=plan.dropout)
+    settings = {"batch": Batch(SIZE, plan.ghost), "schedule": Schedule(3, plan.drops)}
+    found = run(model, tiny_split, optimizer=plan.optimizer, noise=plan.noise, **settings)
+    losses = by_hand(plain, tiny_split(EXAMPLES), plan)
+    assert equal(model.state_dict(), plain.state_dict())
+    assert found.curves["train_loss"] == pytest.approx(losses, rel=1e-12)
+
+
+# What is kept on the way
+
+
+def test_the_learning_rate_follows_the_schedule(tiny_split: Splits) -> None:
+    rates: list[float] = []
+
+    def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:
+        rates.append(frozen().optimizer["param_groups"][0]["lr"])
+
+    run(network(), tiny_split, schedule=Schedule(4, (1, 3), 0.5), optimizer=Momentum(0.2), after_step=after_step)
+    assert rates == pytest.approx([0.2] * 4 + [0.1] * 8 + [0.05] * 4)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_reset_optimizer_starts_every_epoch_with_no_state(tiny_split: Splits, reset: bool) -> None:
+    counts = []
+
+    def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:
+        counts.append({int(state["step"]) for state in frozen().optimizer["state"].values()})
+
+    run(network(), tiny_split, optimizer=Adam(0.01, reset_every_epoch=reset), after_step=after_step)
+    assert counts == [{n} for n in ([1, 2, 3, 4] * 3 if reset else range(1, 13))]
+
+
+def test_the_best_weights_are_those_of_the_first_epoch_with_the_best_accuracy(
+    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = [0.5, 0.9, 0.7, 0.9, 0.8]
+    measured = iter([Measured(1.0, accuracy) for accuracy in accuracies])
+    monkeypatch.setattr(loop, "evaluate", lambda model, batches: next(measured))
+    ends: list[dict[str, Tensor]] = []
+
+    def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:
+        if now.step == UPDATES:
+            ends.append(copy.deepcopy(now.model))
+
+    found = run(network(), tiny_split, schedule=Schedule(5), noise=Noise(0.3), after_step=after_step)
+    assert found.curves["test_accuracy"] == accuracies
+    assert found.best_epoch == 1
+    assert equal(found.best, ends[1])
+    assert equal(found.model, ends[4])
+    assert not any(equal(ends[i], ends[j]) for i in range(5) for j in range(i))
+
+
+def test_curves_are_measured_with_the_clean_weights_of_each_epochs_end(tiny_split: Splits) -> None:
+    wanted = []
+
+    def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:
+        if now.step == UPDATES:
+            model = network(dropout=0.5)
+            model.load_state_dict(now.model)
+            wanted.append(evaluate(model, tiny_split(10, seed=1).batches(1000)))
+
+    found = run(network(dropout=0.5), tiny_split, noise=Noise(0.5), after_step=after_step)
+    assert found.curves["test_loss"] == [measured.loss for measured in wanted]
+    assert found.curves["test_accuracy"] == [measured.accuracy for measured in wanted]
+
+
+def test_training_learns_what_can_be_learnt(tiny_split: Splits) -> None:
+    split = tiny_split(60)
+    for noise in (Noise(), Noise(0.05), Noise(0.15, scaling=Scaling.filter)):
+        settings: dict[str, Any] = {"train_split": split, "test_split": split, "batch": Batch(12)}
+        found = run(network(), tiny_split, noise=noise, schedule=Schedule(15), **settings)
+        assert found.curves["test_accuracy"][-1] > 0.9
+        assert found.curves["train_loss"][-1] < 0.5 * found.curves["train_loss"][0]
+
+
+def test_training_in_bfloat16_stays_close_to_training_in_float32(tiny_split: Splits) -> None:
+    split = tiny_split(60)
+    ends = []
+    for precision in (Precision.float32, Precision.bfloat16):
+        settings: dict[str, Any] = {"train_split": split, "test_split": split, "batch": Batch(12)}
+        found = run(network(), tiny_split, schedule=Schedule(8), precision=precision, **settings)
+        assert all(tensor.dtype is not torch.bfloat16 for tensor in found.model.values())
+        ends.append(found.curves["train_loss"])
+    assert ends[1] == pytest.approx(ends[0], rel=0.05)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_loss_that_is_no_longer_finite_ends_the_training(tiny_split: Splits, reset: bool) -> None:
+    found = run(
+        network(batchnorm=False),
+        tiny_split,
+        optimizer=Momentum(1e30, reset_every_epoch=reset),
+        schedule=Schedule(9),
+    )
+    assert found.diverged
+    assert found.epoch == 1
+    assert {len(curve) for curve in found.curves.values()} == {1}
+    assert not math.isfinite(found.curves["train_loss"][0])
+    assert found.best
+    again = run(network(batchnorm=False), tiny_split, schedule=Schedule(9), resume=replace(found, optimizer={}))
+    assert again.epoch == 1
+
+
+def test_a_sound_training_has_not_diverged(tiny_split: Splits) -> None:
+    found = run(network(), tiny_split)
+    assert not found.diverged
+    assert (found.epoch, found.step) == (3, 0)
+    assert all(seconds > 0 for seconds in found.curves["seconds"])
+
+
+def test_the_counters_are_those_of_the_update_just_made(tiny_split: Splits) -> None:
+    seen = []
+    run(network(), tiny_split, after_step=lambda now, frozen: seen.append((now.epoch, now.step)))
+    assert seen == [(epoch, step) for epoch in range(3) for step in range(1, 5)]

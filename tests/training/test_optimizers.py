@@ -1,0 +1,72 @@
+"""The optimizers' formulas, written out."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smoothout.training.optimizers import Adam, Momentum
+
+GRADIENTS = [[0.5, -2.0, 0.0], [0.1, 1.0, -3.0], [-0.4, 0.3, 0.2], [1e-6, 5.0, 0.0]]
+
+
+def stepped(settings: Adam | Momentum) -> list[Tensor]:
+    """The weights after each of four updates with known gradients."""
+    weight = nn.Parameter(torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64))
+    optimizer = settings.build([weight])
+    found = []
+    for gradient in GRADIENTS:
+        weight.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimizer.step()
+        found.append(weight.detach().clone())
+    return found
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_momentum_is_the_heavy_ball(momentum: float, decay: float) -> None:
+    weight, speed = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for gradient, found in zip(GRADIENTS, stepped(Momentum(0.1, decay, momentum=momentum)), strict=True):
+        speed = momentum * speed + torch.tensor(gradient, dtype=torch.float64) + decay * weight
+        weight = weight - 0.1 * speed
+        torch.testing.assert_close(found, weight)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adam_is_kingma_and_bas_with_an_l2_term_in_the_gradient(decay: float) -> None:
+    weight = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+    mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
+    for t, (gradient, found) in enumerate(zip(GRADIENTS, stepped(Adam(0.01, decay)), strict=True), 1):
+        slope = torch.tensor(gradient, dtype=torch.float64) + decay * weight
+        mean = 0.9 * mean + 0.1 * slope
+        square = 0.999 * square + 0.001 * slope**2
+        weight = weight - 0.01 * (mean / (1 - 0.9**t)) / ((square / (1 - 0.999**t)).sqrt() + 1e-8)
+        torch.testing.assert_close(found, weight)
+
+
+@pytest.mark.parametrize("kind", [Adam, Momentum])
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"lr": 0.0}, "lr"),
+        ({"lr": -1.0}, "lr"),
+        ({"lr": math.nan}, "lr"),
+        ({"weight_decay": -1e-4}, "weight_decay"),
+        ({"weight_decay": math.inf}, "weight_decay"),
+        ({"clip_norm": 0.0}, "clip_norm"),
+        ({"clip_norm": math.inf}, "clip_norm"),
+    ],
+)
+def test_an_optimizer_names_the_setting_that_it_refuses(kind: Any, arguments: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        kind(**{"lr": 0.1, **arguments})
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, math.nan])
+def test_a_momentum_outside_0_to_1_is_refused(momentum: float) -> None:
+    with pytest.raises(ValueError, match=r"^momentum: "):
+        Momentum(0.1, momentum=momentum)

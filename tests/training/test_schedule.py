@@ -1,0 +1,81 @@
+"""Epochs and learning rates."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smoothout.training.schedule import Schedule
+
+drops = st.lists(st.integers(1, 300), max_size=4).map(tuple)
+
+
+def test_the_learning_rate_drops_at_the_start_of_each_named_epoch() -> None:
+    """ResNet44 on CIFAR: x0.1 at 81, 122 and 164 of 200."""
+    schedule = Schedule(200, (81, 122, 164))
+    wanted = {0: 1.0, 80: 1.0, 81: 0.1, 121: 0.1, 122: 0.01, 163: 0.01, 164: 0.001, 199: 0.001}
+    assert {epoch: schedule.lr_factor(epoch) for epoch in wanted} == pytest.approx(wanted)
+
+
+def test_without_drops_the_learning_rate_is_constant() -> None:
+    assert {Schedule(5).lr_factor(epoch) for epoch in range(5)} == {1.0}
+
+
+def test_drops_need_no_order_and_two_at_one_epoch_count_twice() -> None:
+    schedule = Schedule(9, (6, 3, 3), 0.5)
+    assert [schedule.lr_factor(epoch) for epoch in range(8)] == [1, 1, 1, 0.25, 0.25, 0.25, 0.125, 0.125]
+
+
+@given(st.integers(1, 300), drops, st.floats(0.01, 2), st.integers(1, 4))
+def test_training_longer_multiplies_epochs_and_drops_by_the_same_number(
+    epochs: int, drops: tuple[int, ...], factor: float, times: int
+) -> None:
+    short = Schedule(epochs, drops, factor)
+    long = short.scaled(times)
+    assert (long.epochs, long.drops, long.factor) == (times * epochs, tuple(times * drop for drop in drops), factor)
+    for epoch in range(0, epochs, 7):
+        assert long.lr_factor(times * epoch) == short.lr_factor(epoch)
+
+
+@given(st.integers(1, 300), drops, st.floats(1e-4, 1))
+def test_a_share_of_a_schedule_keeps_its_shape_to_half_an_epoch(
+    epochs: int, drops: tuple[int, ...], share: float
+) -> None:
+    part = Schedule(epochs, drops).scaled(share)
+    for whole, scaled in zip((epochs, *drops), (part.epochs, *part.drops), strict=True):
+        assert scaled == 1 or abs(scaled - share * whole) <= 0.5
+        assert scaled >= 1
+
+
+@given(st.integers(1, 300), drops, st.floats(0.01, 2))
+def test_a_simplified_schedule_has_the_same_learning_rates(epochs: int, drops: tuple[int, ...], factor: float) -> None:
+    whole = Schedule(epochs, drops, factor)
+    plain = whole.simplified()
+    assert plain.epochs == epochs
+    assert [plain.lr_factor(e) for e in range(epochs)] == [whole.lr_factor(e) for e in range(epochs)]
+    assert list(plain.drops) == sorted(plain.drops)
+    assert plain.simplified() == plain
+
+
+def test_drops_that_are_never_reached_and_an_idle_factor_do_not_count() -> None:
+    assert Schedule(5, (5, 9), 0.5).simplified() == Schedule(5)
+    assert Schedule(5, (9, 4, 2), 0.5).simplified() == Schedule(5, (2, 4), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"epochs": 0}, "epochs"),
+        ({"drops": (3, 0)}, "drops"),
+        ({"factor": 0.0}, "factor"),
+        ({"factor": math.nan}, "factor"),
+        ({"factor": math.inf}, "factor"),
+    ],
+)
+def test_a_schedule_names_the_setting_that_it_refuses(arguments: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        Schedule(**{"epochs": 5, **arguments})
