@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smoothout.files import whole_file, write_text
+from smoothout.files import remove_parts, whole_file, write_text
 
 
 def test_a_file_appears_whole_when_the_block_ends_and_not_before(tmp_path: Path) -> None:
@@ -80,3 +80,11 @@ def test_what_a_killed_process_left_behind_is_replaced(tmp_path: Path) -> None:
 def test_text_is_written_as_utf_8(tmp_path: Path) -> None:
     write_text(tmp_path / "file.txt", "95.1 ± 0.2\n")
     assert (tmp_path / "file.txt").read_bytes() == "95.1 ± 0.2\n".encode()
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    for name in ("a.json", "a.json.part17", "a.json.part99999", "ab.json.part17"):
+        (tmp_path / name).write_text("x")
+    remove_parts(path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "ab.json.part17"]

@@ -26,6 +26,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def remove_parts(path: Path) -> None:
+    """Remove what killed writers of ``path`` left beside it. The caller must be its only writer."""
+    for part in path.parent.glob(f"{path.name}.part*"):
+        part.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
     with whole_file(path) as part:

@@ -18,6 +18,7 @@ from smoothout.batchnorm import BatchNormStart, uniform_start
 from smoothout.data.images import Images, Split
 from smoothout.environment import environment
 from smoothout.evaluation import arithmetic, evaluate
+from smoothout.files import remove_parts
 from smoothout.identity import described, digest
 from smoothout.ledger import Ledger, Record, RecordError
 from smoothout.parameters import BATCHNORM
@@ -219,6 +220,7 @@ def trained(job: Job, place: Workplace) -> Snapshot:
     machines += [here] if here not in machines else []
     updates = setup.batch.updates(len(train_split))
     done = snapshot.epoch * updates + snapshot.step if snapshot else 0
+    remove_parts(path)
     log = _tensorboard(job, place)
     saved = time.monotonic()
     with progress.Bar(job.name, epochs * updates, done) as bar:
@@ -253,8 +255,9 @@ def trained(job: Job, place: Workplace) -> Snapshot:
 
 
 def checkpoint_path(job: Job, place: Workplace) -> Path:
-    """Where the training's checkpoint lies, whether it is there or not."""
-    return Path(place.folders.checkpoints) / f"{job.name}.pt"
+    """Where the training's checkpoint lies, whether it is there or not; names for people may have changed since."""
+    folder = Path(place.folders.checkpoints)
+    return next(iter(sorted(folder.glob(f"*-{job.digest[:8]}.pt"))), folder / f"{job.name}.pt")
 
 
 def _snapshot(job: Job, place: Workplace) -> tuple[Path, Snapshot | None]:

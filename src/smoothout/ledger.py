@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from smoothout.files import write_text
+from smoothout.files import remove_parts, write_text
 from smoothout.identity import digest as digest_of
 
 FORMAT = 1
@@ -80,6 +80,7 @@ class Ledger:
         content = json.loads(json.dumps(_finite(asdict(record))))
         content["checksum"] = digest_of(content)
         path = self.folder / record.kind / f"{record.name}.json"
+        remove_parts(path)
         write_text(path, _LIST.sub(lambda found: " ".join(found[0].split()), json.dumps(content, indent=1)) + "\n")
         return read(path)
 

@@ -100,8 +100,8 @@ class Profile:
     analysis_examples: int | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs <= 0:
-            raise ValueError(f"epochs: must be a share above 0, not {self.epochs}")
+        if not 0 < self.epochs <= 1000:
+            raise ValueError(f"epochs: must be a share above 0, at most 1000, not {self.epochs}")
         for name in ("train_examples", "test_examples", "analysis_examples"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -221,8 +221,10 @@ def typed(cls: type[T], values: dict[Any, Any], prefix: str) -> T:
             hint = f" (did you mean {near[0]}?)" if near else ""
             raise SettingsError(f"{prefix}{key}: unknown key{hint}; allowed: {', '.join(names)}")
         try:
-            schema[key] = value
-        except OmegaConfBaseException:
+            schema[key] = _strict(value, hints[key])
+            if isinstance(value, list):
+                OmegaConf.to_object(schema[key])  # raises where an item is missing (???)
+        except (OmegaConfBaseException, TypeError):
             raise SettingsError(f"{prefix}{key}: {value!r} is not {_allowed(hints[key])}") from None
     missing = [name for name in names if OmegaConf.is_missing(schema, name)]
     if missing:
@@ -233,6 +235,14 @@ def typed(cls: type[T], values: dict[Any, Any], prefix: str) -> T:
         if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
             raise SettingsError(f"{prefix}{name}: must be finite, not {value}")
     return _made(cls, settled, prefix)
+
+
+def _strict(value: Any, hint: Any) -> Any:
+    """``value``, unless it is a truth value for a number or a number for a truth value: OmegaConf would convert it."""
+    options = get_args(hint) or (hint,)
+    if isinstance(value, bool) != (bool in options) and isinstance(value, bool | int | float):
+        raise TypeError
+    return value
 
 
 def _made(cls: type[T], values: dict[str, Any], prefix: str) -> T:
