@@ -9,7 +9,7 @@ import sys
 import pandas as pd
 import pytest
 
-from smoothout.tables import Block, Cell, Table, duration, improvement
+from smoothout.tables import Block, Cell, Table, duration, improvement, number
 
 
 def table(*cells: Cell) -> Table:
@@ -31,6 +31,14 @@ def test_a_failed_search_is_shown_as_failed_and_never_as_zero():
     assert Cell("F1", "x", failed=1, published=0.0).text(4) == "failed [0.0000]"
     assert Cell("F1", "x", {1: 2.5}, failed=2).text() == "2.50 (2 failed of 3)"
     assert Cell("F1", "x", diverged=2).text() == "diverged"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(98.0, 2, "98.00"), (-0.004, 2, "-4e-03"), (4.2e-8, 4, "4e-08"), (0.0, 4, "0.0000"), (-1e-14, 2, "0.00")],
+)
+def test_a_number_that_is_not_zero_is_not_shown_as_zero(value, digits, text):
+    assert number(value, digits) == text
 
 
 def test_the_improvement_is_taken_seed_by_seed_over_the_seeds_that_both_have():
@@ -59,10 +67,13 @@ def test_the_long_form_has_a_line_a_cell_and_zero_seeds_where_nothing_was_run(tm
     assert set(frame["regime"]) == {"released"}
 
 
-def test_markdown_lists_what_was_not_run_with_its_command_and_cost():
-    text = table(Cell("C1", "baseline best", command="python scripts/train.py a=1", hours=3.2)).markdown()
+def test_markdown_lists_what_was_not_run_with_its_cost():
+    cells = [
+        Cell("C1", f"baseline {c}", command=f"python {c}", hours=h) for c, h in (("best", 3.0), ("sharpness", 0.5))
+    ]
+    text = table(*cells, Cell("C1", "baseline last", command="python best", hours=3.0)).markdown()
     assert "| C1 | not run" in text
-    assert "- C1: `python scripts/train.py a=1` (about 3.2 h)" in text
+    assert "- C1: 2 commands, about 3.5 h" in text
     assert "A note." in text
     assert "## Not run" not in table(Cell("C1", "baseline best", {0: 1.0}, hours=0.0)).markdown()
 

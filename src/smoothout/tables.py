@@ -16,6 +16,7 @@ import pandas as pd
 from smoothout.files import write_text
 
 NOT_RUN = "not run"
+TINY = 1e-12  # below it a difference of two percentages is a rounding error of float64
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Cell:
     def text(self, digits: int = 2) -> str:
         """The cell for people: mean, deviation over seeds, and what went wrong; the published number stands behind."""
         if self.values:
-            text = f"{self.mean:.{digits}f}"
-            text += f" ± {self.std:.{digits}f}" if len(self.values) > 1 else ""
+            text = number(self.mean, digits)
+            text += f" ± {number(self.std, digits)}" if len(self.values) > 1 else ""
         else:
             text = "" if self.failed + self.diverged else NOT_RUN
         wrong = [f"{n} {word}" for n, word in ((self.failed, "failed"), (self.diverged, "diverged")) if n]
@@ -66,7 +67,7 @@ class Cell:
             text = (
                 f"{text} ({', '.join(wrong)} of {total})" if self.values else " and ".join(w.split()[1] for w in wrong)
             )
-        return text if self.published is None else f"{text} [{self.published:.{digits}f}]"
+        return text if self.published is None else f"{text} [{number(self.published, digits)}]"
 
 
 @dataclass(frozen=True)
@@ -147,11 +148,19 @@ class Table:
         return "\n\n".join(parts) + "\n"
 
     def _missing(self) -> list[str]:
-        lines = {}
+        """What was not run, row by row, with its cost."""
+        rows: dict[str, dict[str, float | None]] = {}
         for cell in self.cells:
-            if cell.hours:
-                lines[cell.command] = f"- {cell.row}: `{cell.command}` (about {duration(cell.hours)})"
-        return ["## Not run", "\n".join(lines.values())] if lines else []
+            if cell.command and cell.hours != 0.0:
+                rows.setdefault(cell.row, {})[cell.command] = cell.hours
+        if not rows:
+            return []
+        lines = []
+        for row, jobs in rows.items():
+            known = [hours for hours in jobs.values() if hours is not None]
+            cost = f"about {duration(sum(known))}" if len(known) == len(jobs) else "of unknown cost"
+            lines.append(f"- {row}: {len(jobs)} commands, {cost}")
+        return ["## Not run", "Every command stands beside its cell in the CSV file.", "\n".join(lines)]
 
     def latex(self) -> str:
         """The whole table as LaTeX, a tabular a block."""
@@ -182,6 +191,14 @@ def improvement(better: Cell, base: Cell, published: float | None, column: str) 
 def published_numbers(path: Path) -> pd.DataFrame:
     """One of the papers' tables, as it was published."""
     return pd.read_csv(path)
+
+
+def number(value: float, digits: int) -> str:
+    """``value`` with so many decimals; what would read as 0 and is not 0, rounding noise of a search, has its size."""
+    text = f"{value:.{digits}f}"
+    if float(text) == 0.0:
+        return f"{0.0:.{digits}f}" if abs(value) < TINY else f"{value:.0e}"
+    return text
 
 
 def duration(hours: float) -> str:
