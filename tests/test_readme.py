@@ -11,9 +11,8 @@ import pytest
 from smoothout.settings import compose_config
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXTS = {
-    path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "configs").glob("*.yaml")]
-}
+PATHS = [ROOT / "README.md", *(ROOT / "configs").glob("*.yaml")]
+TEXTS = {path.name: path.read_text(encoding="utf-8") for path in PATHS}
 README = TEXTS["README.md"]
 
 

@@ -68,9 +68,8 @@ def test_the_long_form_has_a_line_a_cell_and_zero_seeds_where_nothing_was_run(tm
 
 
 def test_markdown_lists_what_was_not_run_with_its_cost():
-    cells = [
-        Cell("C1", f"baseline {c}", command=f"python {c}", hours=h) for c, h in (("best", 3.0), ("sharpness", 0.5))
-    ]
+    costs = {"best": 3.0, "sharpness": 0.5}
+    cells = [Cell("C1", f"baseline {name}", command=f"python {name}", hours=h) for name, h in costs.items()]
     text = table(*cells, Cell("C1", "baseline last", command="python best", hours=3.0)).markdown()
     assert "| C1 | not run" in text
     assert "- C1: 2 commands, about 3.5 h" in text
