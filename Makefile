@@ -7,6 +7,9 @@ PROFILE ?= paper
 REGIME ?= released
 SEEDS ?= 0
 export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
+# glibc gives the memory of every large tensor back to the system and faults it in again at the next step: keep it
+export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
+export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.profile=$(PROFILE) 'scope.seeds=[$(SEEDS)]' $(ARGS)
 
 .DEFAULT_GOAL := help

@@ -256,6 +256,9 @@ def _frozen(value: Any) -> Any:
     return tuple(value) if OmegaConf.is_list(value) else value
 
 
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+
+
 def _allowed(hint: Any) -> str:
     """What a field of that type takes, in words."""
     options = [option for option in get_args(hint) or (hint,) if option is not Ellipsis]
@@ -264,10 +267,6 @@ def _allowed(hint: Any) -> str:
         if isinstance(option, type) and issubclass(option, Enum):
             words.append("one of " + ", ".join(member.name for member in option))
         else:
-            words.append(
-                {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}[
-                    option
-                ]
-            )
+            words.append(_WORDS[option])
     text = " or ".join(words)
     return f"a list, each {text}" if getattr(hint, "__origin__", None) is tuple else text

@@ -40,6 +40,10 @@ def _check_examples(examples: int | None) -> None:
         raise ValueError(f"examples: must be null (all) or at least 1, not {examples}")
 
 
+def _seen(size: int, examples: int | None) -> int:
+    return size if examples is None else min(size, examples)
+
+
 @dataclass(frozen=True)
 class Sharpness:
     """(C_eps, A)-sharpness of one run, see ``analysis.sharpness.sharpness``.
@@ -97,8 +101,7 @@ class Sharpness:
 
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples one evaluation goes over."""
-        size = train if self.simplified().part is Part.train else test
-        return size if self.examples is None else min(size, self.examples)
+        return _seen(train if self.simplified().part is Part.train else test, self.examples)
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Measure the one model."""
@@ -155,7 +158,7 @@ class Interpolation:
 
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples one evaluation goes over, on average."""
-        return sum(size if self.examples is None else min(size, self.examples) for size in (train, test)) // 2
+        return (_seen(train, self.examples) + _seen(test, self.examples)) // 2
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Both curves."""
@@ -212,7 +215,7 @@ class NoiseCurve:
 
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples one evaluation goes over, on average."""
-        return sum(size if self.examples is None else min(size, self.examples) for size in (train, test)) // 2
+        return (_seen(train, self.examples) + _seen(test, self.examples)) // 2
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Both curves, and the metric s between neighbouring strengths."""
