@@ -7,6 +7,7 @@ import json
 import platform
 import re
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -581,3 +582,23 @@ def test_two_that_want_the_same_record_at_once_train_it_once(tmp_path: Path, mon
     assert len(calls) == 1
     assert len(made) == 2
     assert made[0] == made[1]
+
+
+def test_tensorboard_gets_the_records_curves(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    job, place = tiny(), workplace(tmp_path, tensorboard=True)
+    curves = ensure(job, place).outcome["curves"]
+    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard" / job.name)).Reload()
+    for name in ("train_loss", "test_accuracy"):
+        scalars = events.Scalars(name)
+        assert [event.step for event in scalars] == [0, 1]
+        assert [event.value for event in scalars] == pytest.approx(curves[name], rel=1e-6)
+
+
+def test_without_tensorboard_a_run_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert len(ensure(tiny(), workplace(tmp_path, tensorboard=True)).outcome["curves"]["test_loss"]) == 2
+    assert "tensorboard is not installed" in capsys.readouterr().err

@@ -276,8 +276,11 @@ def _tensorboard(job: Job, place: Workplace) -> Callable[[Snapshot], None]:
     """A function that writes the epochs that are new in a snapshot."""
     if not place.tensorboard:
         return lambda now: None
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import)
-
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import)
+    except ImportError:
+        progress.console.print("tensorboard is not installed: curves go into the record alone")
+        return lambda now: None
     writer = SummaryWriter(str(Path(place.folders.logs) / "tensorboard" / job.name))
     written = 0
 
