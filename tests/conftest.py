@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 
+from smoothout import jobs
 from smoothout.data.images import Split
+from smoothout.training.checkpoint import Snapshot
 
 settings.register_profile("tests", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("tests")
@@ -55,3 +58,17 @@ def data_folder() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Snapshot | None]:
+    """Fills with what each call of the training loop went on from."""
+    calls: list[Snapshot | None] = []
+    train = jobs.train
+
+    def spied(*arguments: Any, **settings: Any) -> Snapshot:
+        calls.append(settings["resume"])
+        return train(*arguments, **settings)
+
+    monkeypatch.setattr(jobs, "train", spied)
+    return calls

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import re
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support import tree
 from torch import Tensor, nn
 
 from smoothout import jobs, progress
@@ -61,28 +61,6 @@ def workplace(folder: Path, **changes: Any) -> Workplace:
 @pytest.fixture
 def place(tmp_path: Path) -> Workplace:
     return workplace(tmp_path)
-
-
-@pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Snapshot | None]:
-    """Fills with what each call of the training loop went on from."""
-    calls: list[Snapshot | None] = []
-    train = jobs.train
-
-    def spied(*arguments: Any, **settings: Any) -> Snapshot:
-        calls.append(settings["resume"])
-        return train(*arguments, **settings)
-
-    monkeypatch.setattr(jobs, "train", spied)
-    return calls
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """Every folder and file under ``folder``, with the content's digest."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-        for path in sorted(folder.rglob("*"))
-    }
 
 
 def checkpoint_of(job: Job, place: Workplace) -> Path:

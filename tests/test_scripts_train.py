@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import tree
 
 from smoothout import jobs
 from smoothout.training import checkpoint
@@ -86,30 +86,8 @@ def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> Path
     pytest.fail(f"the program wrote no {pattern}")
 
 
-@pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Snapshot | None]:
-    """Fills with what each call of the training loop went on from."""
-    calls: list[Snapshot | None] = []
-    train = jobs.train
-
-    def spied(*arguments: Any, **settings: Any) -> Snapshot:
-        calls.append(settings["resume"])
-        return train(*arguments, **settings)
-
-    monkeypatch.setattr(jobs, "train", spied)
-    return calls
-
-
 def records(root: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text()) for path in sorted((root / "results" / "train").glob("*.json"))}
-
-
-def tree(folder: Path) -> dict[str, str]:
-    """Every folder and file under ``folder``, with the content's digest."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-        for path in sorted(folder.rglob("*"))
-    }
 
 
 def without_times(outcome: dict[str, Any]) -> dict[str, Any]:

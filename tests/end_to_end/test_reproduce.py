@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from support import tree
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("data", "results", "checkpoints", "logs")
@@ -19,10 +20,6 @@ def reproduce(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]
     places["PYTHONPATH"] = str(ROOT / "src")
     command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "threads=1", "tensorboard=false", *overrides]
     return subprocess.run(command, env=os.environ | places, capture_output=True, text=True, check=False, cwd=folder)
-
-
-def tree(folder: Path) -> dict[str, int]:
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.mark.slow
