@@ -46,7 +46,7 @@ show-%: $(VENV)/.ready ## the same from the records there are; runs nothing
 
 .PHONY: figure-%
 figure-%: $(VENV)/.ready ## a picture (figure-figure3, figure-figure7, figure-f1), its runs made where they are missing
-	@$(REPRODUCE) table=null figure=$*
+	@$(REPRODUCE) table=none figure=$*
 
 .PHONY: data
 data: $(VENV)/.ready ## fetch and check MNIST, CIFAR-10 and CIFAR-100

@@ -32,7 +32,10 @@ def main(config: DictConfig) -> None:
             terminal.show(rendered)
             written += rendered.save(results / "tables")
         if picture:
-            written += picture.save(place, results / "figures")
+            drawn = picture.save(place, results / "figures")
+            written += drawn
+            if not drawn:
+                print(f"figure {picture.figure['name']} lacks records of its runs: not drawn")
         print("\n".join(f"written: {path}" for path in written))
     sys.exit(code)
 

@@ -67,7 +67,7 @@ def report(error: BaseException, log: Path | None = None) -> int:
         console.print(f"stopped: {error or 'the same command goes on from here'}", markup=False)
         return 128 + (error.number if isinstance(error, Interrupted) else 2)
     console.print(f"error: {one_line(error)}", markup=False)
-    if isinstance(error, WRONG_INPUT):
+    if _is_input(error):
         return 2
     if log is None:
         traceback.print_exception(error)
@@ -86,7 +86,14 @@ def one_line(error: BaseException) -> str:
             break
         kept.append(line.strip())
     joined = " ".join(line for line in kept if line)
-    return joined if isinstance(error, WRONG_INPUT) else f"{type(error).__name__}: {joined}"
+    return joined if _is_input(error) else f"{type(error).__name__}: {joined}"
+
+
+def _is_input(error: BaseException) -> bool:
+    """Whether the user's input is at fault; Hydra says so with bare ValueErrors too."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    by_hydra = isinstance(error, ValueError) and bool(frames) and frames[-1].partition(".")[0] in ("hydra", "omegaconf")
+    return isinstance(error, WRONG_INPUT) or by_hydra
 
 
 @contextmanager
@@ -194,7 +201,7 @@ class SweepSummary(Callback):
         line = json.dumps({"overrides": list(job_return.overrides or []), "error": one_line(error)})
         with Path(os.environ[_SWEEP]).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        if not isinstance(error, WRONG_INPUT):
+        if not _is_input(error):
             number = HydraConfig.get().job.num
             write_text(Path(config.folders.logs) / f"failure-{number}.txt", "".join(traceback.format_exception(error)))
 

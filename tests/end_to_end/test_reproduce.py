@@ -60,12 +60,20 @@ def test_a_table_without_records_renders_every_cell_as_not_run_with_its_cost(tmp
 
 
 def test_wrong_input_gets_one_line_exit_code_two_and_no_file(tmp_path):
-    for override, culprit in (("rows=[F9]", "rows"), ("table=table99", "table99"), ("scope.regime=wrong", "wrong")):
+    bad = {"rows=[F9]": "rows", "table=table99": "table99", "scope.regime=wrong": "wrong", "table=null": "override"}
+    for override, culprit in bad.items():
         done = reproduce(tmp_path, override)
         assert done.returncode == 2, done.stderr
         assert culprit in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
         assert tree(tmp_path) == {}
+
+
+def test_a_picture_alone_is_asked_for_without_a_table_and_is_not_drawn_without_records(tmp_path):
+    done = reproduce(tmp_path, "table=none", "figure=f1", "run=false")
+    assert done.returncode == 0, done.stderr
+    assert "figure f1 lacks records" in done.stdout
+    assert tree(tmp_path) == {}
 
 
 def test_missing_data_fails_their_own_rows_by_name_and_sinks_no_other(tmp_path):
