@@ -195,7 +195,9 @@ def _cell(entry: Entry, place: Workplace, costs: Costs) -> Cell:
 def device_name(record: Record) -> str:
     """What a record was made on, in a few words."""
     where = record.environment
-    return f"{where['processor']}, {where['threads']} threads" if where["device"] == "cpu" else str(where["device"])
+    if where["device"] != "cpu":
+        return str(where["device"])
+    return f"{where['processor']}, {where['threads']} thread{'s' if where['threads'] > 1 else ''}"
 
 
 class Costs:
