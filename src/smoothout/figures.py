@@ -34,13 +34,21 @@ def line_and_noise(line: Record, curves: Sequence[tuple[str, Record]], title: st
         left, right = figure.subplots(1, 2)
         _panel(left, [("", line.outcome["train"], line.outcome["test"])], "alpha")
         left.set_xlabel("alpha: 0 is small batch, 1 is large batch")
-        left.set_title("on the line between the two", fontsize=9)
+        left.set_title(_line_title(line.outcome["test"]), fontsize=9)
+        left.set_xlim(line.outcome["test"][0]["alpha"], line.outcome["test"][-1]["alpha"])
         named = [(name, r.outcome["train"]["points"], r.outcome["test"]["points"]) for name, r in curves]
         _panel(right, named, "a")
         right.set_xlabel("strength a of uniform noise in the weights")
         right.set_title("under noise", fontsize=9)
         figure.suptitle(title, fontsize=10)
         return [_saved(figure, path.with_suffix(ending)) for ending in (".svg", ".png")]
+
+
+def _line_title(points: list[dict[str, Any]]) -> str:
+    """What the left panel shows, and how many points have no value."""
+    gaps = sum(point["loss"] is None for point in points)
+    note = f"\n{gaps} of {len(points)} points have no value: a BatchNorm variance is below 0 there" if gaps else ""
+    return f"on the line between the two{note}"
 
 
 def _panel(axes: Any, curves: Sequence[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]], x: str) -> None:
