@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -98,4 +100,5 @@ def test_spans_of_time_are_for_people(hours, text):
 def test_reading_records_and_rendering_tables_and_figures_imports_no_torch():
     imports = "import sys, smoothout, smoothout.ledger, smoothout.tables, smoothout.figures"
     code = f"{imports}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent / "src")}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0
