@@ -33,6 +33,7 @@ from smoothout.jobs import Workplace
 from smoothout.ledger import Record, RecordError
 from smoothout.progress import Interrupted, console, interruptible
 from smoothout.settings import Folders, SettingsError, build, plain, typed
+from smoothout.tables import number
 from smoothout.training.checkpoint import CheckpointError
 
 WRONG_INPUT = (
@@ -171,7 +172,7 @@ def describe_analysis(record: Record) -> str:
     """A few lines about an analysis' record."""
     out = record.outcome
     if record.kind == "sharpness":
-        value = f"failed ({out['status']})" if out["failed"] else f"{out['value']:.4f}%"
+        value = f"failed ({out['status']})" if out["failed"] else f"{number(out['value'], 4)}%"
         return f"{record.name}: sharpness {value}; {out['evaluations']} evaluations; {out['status']}"
     if record.kind == "interpolation":
         rows = [f"{p['alpha']:6.2f} {_share(p['accuracy'])}" for p in out["test"]]

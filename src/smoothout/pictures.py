@@ -10,6 +10,7 @@ from smoothout.figures import line_and_noise
 from smoothout.jobs import Job, Workplace, recorded
 from smoothout.reproduction import Scope
 from smoothout.settings import compose_config, experiment
+from smoothout.tables import stem
 
 
 class Picture:
@@ -44,5 +45,5 @@ class Picture:
         there = [(name, record) for name, record in curves if record is not None]
         if line is None or len(there) < len(curves):
             return []
-        stem = f"{self.figure['name']}-{self.scope.regime}-{self.scope.profile}"
-        return line_and_noise(line, there, self.figure["title"], folder / stem)
+        name = stem(self.figure["name"], self.scope.regime, self.scope.profile, self.scope.precision)
+        return line_and_noise(line, there, self.figure["title"], folder / name)

@@ -96,8 +96,7 @@ class Table:
     @property
     def stem(self) -> str:
         """The name of its files without their endings."""
-        precision = "" if self.precision == "float32" else f"-{self.precision}"
-        return f"{self.name}-{self.regime}-{self.profile}{precision}"
+        return stem(self.name, self.regime, self.profile, self.precision)
 
     def long(self) -> pd.DataFrame:
         """A line a cell."""
@@ -191,6 +190,11 @@ def improvement(better: Cell, base: Cell, published: float | None, column: str) 
 def published_numbers(path: Path) -> pd.DataFrame:
     """One of the papers' tables, as it was published."""
     return pd.read_csv(path)
+
+
+def stem(name: str, regime: str, profile: str, precision: str) -> str:
+    """The name of rendered files without their endings; float32, the reference, goes without saying."""
+    return "-".join([name, regime, profile, *([] if precision == "float32" else [precision])])
 
 
 def number(value: float, digits: int) -> str:

@@ -46,10 +46,11 @@ def _plan(wanted: Sequence[Reproduction | Picture], place: Workplace) -> None:
         title: {job: seconds for job, seconds in jobs.items() if recorded(job, place) is None}
         for title, jobs in rows.items()
     }
+    costs = Costs(place)
     grid = Grid("", "there", "to run", "estimated", box=box.SIMPLE)
     for title, jobs in rows.items():
         there = len(jobs) - len(missing[title])
-        grid.add_row(title, str(there), str(len(missing[title])), _estimate(missing[title], place))
+        grid.add_row(title, str(there), str(len(missing[title])), _estimate(missing[title], costs))
     again = {
         run: seconds
         for jobs in missing.values()
@@ -58,17 +59,16 @@ def _plan(wanted: Sequence[Reproduction | Picture], place: Workplace) -> None:
         if recorded(run, place) is not None and not checkpoint_path(run, place).exists()
     }
     if again:
-        grid.add_row("recorded, but weights not here: train again", "", str(len(again)), _estimate(again, place))
+        grid.add_row("recorded, but weights not here: train again", "", str(len(again)), _estimate(again, costs))
     _out.print(grid)
     everything = {job: seconds for jobs in (*missing.values(), again) for job, seconds in jobs.items()}
     if everything:
-        total = _estimate(everything, place)
+        total = _estimate(everything, costs)
         _out.print(f"{len(everything)} jobs to run: {total} on this device; interrupted, the same command goes on\n")
 
 
-def _estimate(jobs: dict[Job, float | None], place: Workplace) -> str:
+def _estimate(jobs: dict[Job, float | None], costs: Costs) -> str:
     """About how long the jobs take, in words; nothing for none."""
-    costs = Costs(place)
     hours = [costs.hours(job, seconds) for job, seconds in jobs.items()]
     known = [h for h in hours if h is not None]
     if not known:
