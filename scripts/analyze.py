@@ -8,8 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout import cli
-from smoothout.jobs import Job, ensure
+from smoothout.jobs import ensure
 from smoothout.settings import build, compose_config, experiment
+from smoothout.work import Job
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 

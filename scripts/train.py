@@ -4,8 +4,9 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothout import cli
-from smoothout.jobs import Job, ensure
+from smoothout.jobs import ensure
 from smoothout.settings import experiment
+from smoothout.work import Job
 
 
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")

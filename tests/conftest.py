@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from smoothout import jobs
+from smoothout import runs
 from smoothout.data.images import Split
 from smoothout.training.checkpoint import Snapshot
+from smoothout.training.loop import Training
 
 settings.register_profile("tests", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("tests")
@@ -64,11 +65,11 @@ def data_folder() -> Callable[[str], Path]:
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Snapshot | None]:
     """Fills with what each call of the training loop went on from."""
     calls: list[Snapshot | None] = []
-    train = jobs.train
 
-    def spied(*arguments: Any, **settings: Any) -> Snapshot:
-        calls.append(settings["resume"])
-        return train(*arguments, **settings)
+    class Spied(Training):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            calls.append(settings["resume"])
+            super().__init__(*arguments, **settings)
 
-    monkeypatch.setattr(jobs, "train", spied)
+    monkeypatch.setattr(runs, "Training", Spied)
     return calls

@@ -18,6 +18,8 @@ LEVELS = [
     ["evaluation", "tables", "figures"],
     ["training", "analysis"],
     ["environment", "settings"],
+    ["work"],
+    ["runs"],
     ["jobs"],
     ["reproduction"],
     ["pictures"],

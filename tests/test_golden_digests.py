@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from smoothout.jobs import Job
 from smoothout.settings import compose_config, experiment
+from smoothout.work import Job
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -19,34 +19,34 @@ GOLDEN = {
     "experiment=f1_mnist batch=small": "9dcdd3f6b82baeaab5fb437d5224f0aa10371e1252fde2033a188148209a1cc3",
     "experiment=f1_mnist batch=large": "c2c03e27a14df728590e9e4e30b4aaf7b5b75c9bb4ed426bb15c9489e7f2a604",
     "experiment=f1_mnist batch=large perturbation=smoothout": (
-        "0a1eefbe56f528f0669d34441a148e4359a3582dd68825c251e0f5d34aa7889f"
+        "f7cd51b397c40a7ab9c1bc40e3839d444ce2e679cf8fd8b592af541ef94a4680"
     ),
     "experiment=f1_mnist batch=large perturbation=smoothout seed=1": (
-        "20cb60671b403fb01a90b1063e7493238f561f55353c2917029041664e871d15"
+        "b2b476d53b85a3891dabe7f91676055a46b47e8a07d600427cd3e6fb7c87f662"
     ),
     "experiment=f1_mnist batch=large perturbation=smoothout regime=described": (
-        "62736e2e2881ec8a1c1ea9259df145aef850714e192ab5bc1ee0ed481599e8d7"
+        "9052a20746ed457399d10fe6ceb5ab9d399403b247bc3cbd4d39edf9b802699d"
     ),
     "experiment=f1_mnist batch=large perturbation=smoothout regime=v1": (
-        "b376abb5bab1d03ae0e3d26190af62c2f15ac19b2d96dc7e399ef6c26125f873"
+        "d504d859b059bcd6a233529052d39eaa2e07271331850f7b42c3e115faf227ff"
     ),
     "experiment=f1_mnist batch=large perturbation=smoothout profile=short": (
-        "6f7845edd32967c5b897766e2b0785c8dbb7a4deabf67281671af0ea72b84f16"
+        "44092008173d6a327dcac629639a3c16c5d05b43d80728814158e024a203384f"
     ),
     "experiment=c1_cifar10 batch=small": "d36c38248114065c867ca83dd17234d41ec23ca9d935056f6cdc00cf98bfdd75",
     "experiment=c1_cifar10 batch=large perturbation=smoothout": (
-        "d6c95e8c4c30a6c4ff24b5cd46945a2f9c481a82d958c6971a89b1f83446a814"
+        "b95bac53ceaab85cf194b066b0c18db7d37a846f0c101b822f0994d113b72044"
     ),
     "experiment=c1_cifar10 batch=large perturbation=adasmoothout precision=bfloat16": (
-        "977fe9b2ada4c489d5c6d64598d473d0312ac3d7d670706984ff596667f9a912"
+        "66dd1532f4b87cce6ab8d1970de3806e422900c7a3567c9aa961c90e7ec3c5d8"
     ),
     "experiment=c3_cifar100 batch=large": "1784ccad5b091b55d54b9deef719e1893d7354ae44c0a516af212578632a7df9",
     "experiment=c3_cifar100 batch=small perturbation=smoothout profile=smoke": (
-        "22f2b7f13f0b14df6d571cc40fd7825e630fd6faeb058af55a7e31c6a9e9ad89"
+        "18dc5512c263bf4739936ed30dd90034e5d13ed0fee72e646d66cc1e3e8bf40a"
     ),
     "experiment=digits": "734516ff09d889796aba8ecea8f4a31a1cd22a050cb82dd14565bc81bb9ead04",
     "experiment=digits batch=large perturbation=smoothout batch.ghost=32": (
-        "62b9982dd5da30956d9d562f8ed1927c94fdd59235cec3dbc53152bd109db53f"
+        "5d072f8108f3311fe5a9056c1cbd856170b16fedbe6ec27be8b71d3a3deaf8a4"
     ),
     "experiment=digits optimizer=momentum schedule.drops=[30,45]": (
         "1e1a8bd0ba035e6a38f8b8c9787040e58508098545db3ea70f435ef19dd397f1"
@@ -65,7 +65,7 @@ def test_the_digest_of_a_published_experiment_is_the_pinned_one(overrides: str) 
 
 
 def test_a_records_name_is_readable_and_ends_in_eight_digits_of_its_digest() -> None:
-    assert job(F1).name == "f1-mnist-b6000-smoothout0.0375-e200-s0-0a1eefbe"
+    assert job(F1).name == "f1-mnist-b6000-smoothout0.0375-e200-s0-f7cd51b3"
     assert job("experiment=digits").name == "small_mlp-digits-b32-baseline-e60-s0-734516ff"
 
 

@@ -19,13 +19,13 @@ import torch
 from support import tree
 from torch import Tensor, nn
 
-from smoothout import jobs, progress
+from smoothout import jobs, progress, runs, work
 from smoothout.batchnorm import BatchNormStart
 from smoothout.data import sources
 from smoothout.data.images import Images
 from smoothout.data.sources import DataError, Name
 from smoothout.evaluation import evaluate
-from smoothout.jobs import Job, Workplace, ensure, trained
+from smoothout.jobs import ensure
 from smoothout.ledger import Record, RecordError
 from smoothout.models.mlp import MLP
 from smoothout.models.shallow import Shallow
@@ -33,12 +33,24 @@ from smoothout.perturbation import Course, Law, Noise, Scaling
 from smoothout.settings import Experiment, Folders, SettingsError
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import CheckpointError, Snapshot
+from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
+from smoothout.work import Job, Workplace
 
 DIGITS = Images(Name.digits, (0.5,), (0.5,))
 UPDATES = 12  # an epoch of 1438 digits in batches of 128
+
+
+def trained(job: Job, place: Workplace) -> Snapshot:
+    """The training gone through to its end."""
+    steps = runs.training(job, place)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
 
 
 def tiny(**changes: Any) -> Job:
@@ -126,7 +138,9 @@ def test_a_record_says_what_was_run_and_what_came_out(place: Workplace) -> None:
     assert out["data_sha256"] == sources.load(Name.digits, Path("nowhere")).fingerprint()
     assert out["train_seconds"] == sum(out["curves"]["seconds"])
     assert 0 < out["train_seconds"] < out["wall_seconds"]
-    assert out["machines"] == [record.environment]
+    [machine] = out["machines"]
+    engine = {"launch": "eager", "compile": False, "layout": "channels_last", "together": 1}
+    assert machine == {**record.environment, "engine": {"class": "Engine", **engine}}
 
 
 def test_best_and_last_are_the_curves_best_and_last_epochs(place: Workplace) -> None:
@@ -339,8 +353,8 @@ def test_a_run_that_goes_on_elsewhere_says_so(place: Workplace, monkeypatch: pyt
         patch.setattr(progress, "asked_to_stop", lambda: True)
         with pytest.raises(progress.Interrupted):
             ensure(job, place)
-    here = jobs.environment(place.device)
-    monkeypatch.setattr(jobs, "environment", lambda device: {**here, "threads": 64})
+    here = work.environment(place.device)
+    monkeypatch.setattr(work, "environment", lambda device: {**here, "threads": 64})
     assert [machine["threads"] for machine in ensure(job, place).outcome["machines"]] == [here["threads"], 64]
 
 
@@ -369,7 +383,7 @@ def _start_weights(job: Job, place: Workplace, monkeypatch: pytest.MonkeyPatch) 
         raise progress.Interrupted(15)
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "train", look)
+        patch.setattr(runs, "Training", look)
         with pytest.raises(progress.Interrupted):
             ensure(job, place)
     return found
@@ -525,7 +539,7 @@ def test_a_fault_in_the_training_leaves_no_record(place: Workplace, monkeypatch:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "train", fail)
+        patch.setattr(runs, "Training", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             ensure(tiny(), place)
     assert not record_of(tiny(), place).exists()
@@ -537,14 +551,14 @@ def test_a_fault_in_the_training_leaves_no_record(place: Workplace, monkeypatch:
 
 def test_two_that_want_the_same_record_at_once_train_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    train = jobs.train
+    train = runs.Training
 
-    def slow(*arguments: Any, **settings: Any) -> Snapshot:
+    def slow(*arguments: Any, **settings: Any) -> Training:
         calls.append(threading.current_thread().name)
         time.sleep(0.3)  # long enough for the other one to arrive
         return train(*arguments, **settings)
 
-    monkeypatch.setattr(jobs, "train", slow)
+    monkeypatch.setattr(runs, "Training", slow)
     together = threading.Barrier(2)
     made: list[Record] = []
 

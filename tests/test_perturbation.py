@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable
@@ -146,14 +147,46 @@ def test_adding_and_subtracting_the_noise_would_not_give_the_weights_back() -> N
     assert lost > 0.1
 
 
-def test_parameters_keep_their_identity_and_their_place_in_memory() -> None:
-    model = Mixed()
-    places = [(id(p), p.data_ptr(), p.stride()) for p in model.parameters()]
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_parameters_keep_their_identity_and_layout_and_get_their_place_in_memory_back(
+    memory_format: torch.memory_format,
+) -> None:
+    model = Mixed().to(memory_format=memory_format)
+    places = [(id(p), p.stride(), p.data_ptr()) for p in model.parameters()]
     context = SmoothOut(model, 0.1)
     with context:
-        assert [(id(p), p.data_ptr(), p.stride()) for p in model.parameters()] == places
-    assert [(id(p), p.data_ptr(), p.stride()) for p in model.parameters()] == places
+        assert [(id(p), p.stride()) for p in model.parameters()] == [place[:2] for place in places]
+    assert [(id(p), p.stride(), p.data_ptr()) for p in model.parameters()] == places
     assert all(p.is_leaf and p.grad is None for p in model.parameters())
+
+
+def test_a_state_dict_taken_outside_stays_clean_inside() -> None:
+    model = Mixed()
+    outside = model.state_dict()
+    before = copy.deepcopy(outside)
+    with SmoothOut(model, 0.1):
+        assert all(torch.equal(outside[name], before[name]) for name in before)
+        assert not torch.equal(model.state_dict()["single.weight"], before["single.weight"])
+
+
+def test_a_backward_pass_outside_the_context_is_refused() -> None:
+    """It would see the clean weights where the forward pass saw the perturbed ones."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    with SmoothOut(model, 0.1):
+        loss = model(torch.randn(5, 3)).square().sum()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_compiled_model_sees_the_noise_of_every_entry() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    x, context = torch.randn(5, 3), SmoothOut(model, 0.1)
+    compiled(x)
+    for _ in range(3):
+        with context:
+            assert torch.allclose(compiled(x), model(x), atol=1e-6)
+        assert torch.allclose(compiled(x), model(x), atol=1e-6)
 
 
 def test_a_model_without_batchnorm_is_perturbed_alike_with_and_without_it() -> None:
@@ -244,18 +277,25 @@ def test_entering_twice_is_refused_and_does_no_harm() -> None:
     assert bits(model) == before
 
 
-def test_an_entry_that_is_interrupted_leaves_the_weights_clean_and_the_context_usable() -> None:
+def test_an_entry_that_is_interrupted_leaves_the_weights_clean_and_the_context_usable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = nn.Linear(20, 20)
     before = bits(model)
     context = SmoothOut(model, 0.1)
 
-    def interrupted(theta: Tensor) -> None:
-        raise KeyboardInterrupt
+    increment_version, calls = torch.autograd.graph.increment_version, []
 
-    model.bias.add_ = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        context.__enter__()
-    del model.bias.add_
+    def interrupted_once(tensor: Tensor) -> None:
+        calls.append(tensor)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        increment_version(tensor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.autograd.graph, "increment_version", interrupted_once)
+        with pytest.raises(KeyboardInterrupt):
+            context.__enter__()
     assert bits(model) == before
     with context:
         assert bits(model) != before
@@ -661,8 +701,8 @@ def test_the_noise_of_the_copies_stays_the_same_from_iteration_to_iteration() ->
     for _ in range(3):
         noise = []
         before = model.flat().detach().clone()
-        for copy in copies:
-            with copy:
+        for one in copies:
+            with one:
                 noise.append(model.flat().detach() - before)
         rounds.append(torch.stack(noise))
         assert torch.equal(model.flat(), before)
@@ -682,8 +722,8 @@ def test_the_gradient_over_copies_is_the_mean_of_the_gradients_by_hand() -> None
         drawn = thetas(SmoothOut(model, 0.2, generator=stream(3, "copy", index)))
         by_hand.append(model.gradient_at(w + torch.cat([t.reshape(-1) for t in drawn])))
     copies = SmoothOutCopies(SmoothOut(model, 0.2), count, seed=3)
-    for copy in copies:
-        with copy:
+    for one in copies:
+        with one:
             (model() / len(copies)).backward()
     torch.testing.assert_close(model.gradient(), torch.stack(by_hand).mean(0))
     assert not torch.allclose(model.gradient(), model.gradient_at(w), rtol=1e-2)
@@ -692,8 +732,8 @@ def test_the_gradient_over_copies_is_the_mean_of_the_gradients_by_hand() -> None
 def test_the_gradient_over_many_copies_approaches_that_of_the_smoothed_quadratic() -> None:
     """A quadratic's gradient is linear, so its mean over the noise is the gradient at w; each copy adds H theta."""
     model, a, count = Quadratic(), 0.5, 2000
-    for copy in SmoothOutCopies(SmoothOut(model, a), count):
-        with copy:
+    for one in SmoothOutCopies(SmoothOut(model, a), count):
+        with one:
             (model() / count).backward()
     away = model.gradient() - model.gradient_at(model.flat().detach())
     errors = (model.hessian.square().sum(1) * a * a / 3 / count).sqrt()
@@ -731,9 +771,9 @@ def test_copies_taken_out_of_the_sequence_keep_their_own_noise() -> None:
 
 def test_a_copy_has_the_same_noise_when_it_is_entered_again() -> None:
     model = Quadratic()
-    copy = SmoothOutCopies(SmoothOut(model, 0.1), 2)[0]
+    one = SmoothOutCopies(SmoothOut(model, 0.1), 2)[0]
     seen = []
     for _ in range(2):
-        with copy:
+        with one:
             seen.append(model.flat().detach().clone())
     assert torch.equal(seen[0], seen[1])

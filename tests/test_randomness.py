@@ -54,6 +54,12 @@ def test_an_address_never_changes() -> None:
     assert address(3, "noise", 17, 2) == 5603608039770962531
 
 
+def test_a_uniform_draw_never_changes() -> None:
+    """The same holds for these."""
+    drawn = fill_uniform(torch.empty(5), stream(0, "noise", 0, 0), 0.0375).tolist()
+    assert drawn == pytest.approx([0.00511286035, -0.027553156, -0.0250388905, 0.0364307612, -0.0324180387], rel=1e-6)
+
+
 @given(st.integers(0, 2**40), st.text("abcdef", min_size=1), st.lists(st.integers(0, 2**40), max_size=3))
 def test_an_address_is_a_seed_that_torch_and_numpy_take(seed: int, purpose: str, position: list[int]) -> None:
     found = address(seed, purpose, *position)
@@ -100,10 +106,20 @@ def test_uniform_numbers_reach_for_the_bounds_and_never_leave_them(dtype: torch.
     assert 1 - step <= x.max() <= 1
 
 
-def test_float32_numbers_lie_on_a_finer_grid_than_24_bits() -> None:
-    x = drawn(4, COUNT).double()
-    assert torch.equal(x * 2**31, (x * 2**31).round())
-    assert ((x * 2**23) != (x * 2**23).round()).double().mean() > 0.4
+def test_numbers_of_a_call_share_their_place_between_two_steps_of_a_grid_and_no_two_calls_do() -> None:
+    places = []
+    for call in range(500):
+        x = 2**15 * drawn(call, 100).double()
+        place = x - x.floor()
+        assert place.max() - place.min() < 2**-7 or place.max() > 1 - 2**-7  # float32's rounding
+        places.append(float(place.median()))
+    assert stats.kstest(places, stats.uniform().cdf).pvalue > 1e-3
+
+
+def test_the_strength_is_a_factor_and_the_bound() -> None:
+    one, other = (fill_uniform(torch.empty(COUNT), torch.Generator().manual_seed(4), a) for a in (1.0, 0.0375))
+    assert torch.allclose(0.0375 * one, other, rtol=1e-6, atol=1e-9)
+    assert 0.0375 * (1 - 1e-4) < other.abs().max() <= torch.tensor(0.0375)
 
 
 # Independence: a correlation of n independent pairs has the standard deviation 1 / sqrt(n)

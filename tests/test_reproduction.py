@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from smoothout.jobs import Job, Workplace
 from smoothout.ledger import Record
 from smoothout.reproduction import Costs, Reproduction, Scope
 from smoothout.settings import Experiment, Folders, SettingsError, compose_config
+from smoothout.work import Job, Workplace
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"

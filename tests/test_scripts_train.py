@@ -18,9 +18,10 @@ import pytest
 import torch
 from support import tree
 
-from smoothout import jobs
+from smoothout import runs
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot
+from smoothout.training.loop import Training
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "train.py"
@@ -175,14 +176,14 @@ def test_a_training_that_is_terminated_leaves_a_checkpoint_one_line_and_code_143
 def test_ctrl_c_leaves_a_checkpoint_one_line_and_code_130(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = jobs.train
+    train = runs.Training
 
-    def pressed(*arguments: Any, **settings: Any) -> Snapshot:
+    def pressed(*arguments: Any, **settings: Any) -> Training:
         signal.raise_signal(signal.SIGINT)
         return train(*arguments, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "train", pressed)
+        patch.setattr(runs, "Training", pressed)
         assert program(*SHORT) == (130, [], ["stopped: by SIGINT; the same command goes on from here"])
     (path,) = (root / "checkpoints").iterdir()
     snapshot = checkpoint.load(path, json.loads(torch.load(path, weights_only=True)["json"])["digest"])
@@ -246,7 +247,7 @@ def _out_of_memory(*_: Any, **__: Any) -> None:
 def test_a_fault_ends_with_code_1_and_its_traceback_lies_in_the_logs(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "train", _out_of_memory)
+    monkeypatch.setattr(runs, "Training", _out_of_memory)
     log = root / "logs" / "failure.txt"
     expected = ["error: RuntimeError: out of memory", f"the traceback is in {log}"]
     assert program(*SHORT) == (1, [], expected)
@@ -290,14 +291,14 @@ def test_a_sweep_in_which_nothing_fails_ends_with_code_0_and_leaves_nothing_wher
 def test_a_fault_in_a_sweep_is_named_and_its_traceback_lies_in_the_logs(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = jobs.train
+    train = runs.Training
 
-    def once(*arguments: Any, **settings: Any) -> Snapshot:
+    def once(*arguments: Any, **settings: Any) -> Training:
         if settings["seed"] == 1:
             _out_of_memory()
         return train(*arguments, **settings)
 
-    monkeypatch.setattr(jobs, "train", once)
+    monkeypatch.setattr(runs, "Training", once)
     code, out, err = program("-m", *SHORT, "seed=0,1,2")
     assert code == 1
     assert len(out) == 2
@@ -311,13 +312,13 @@ def test_a_fault_in_a_sweep_is_named_and_its_traceback_lies_in_the_logs(
 def test_ctrl_c_ends_the_whole_sweep(
     root: Path, program: Program, trainings: list[Snapshot | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = jobs.train
+    train = runs.Training
 
-    def pressed(*arguments: Any, **settings: Any) -> Snapshot:
+    def pressed(*arguments: Any, **settings: Any) -> Training:
         signal.raise_signal(signal.SIGINT)
         return train(*arguments, **settings)
 
-    monkeypatch.setattr(jobs, "train", pressed)
+    monkeypatch.setattr(runs, "Training", pressed)
     code, out, err = program("-m", *SHORT, "seed=0,1,2")
     assert (code, out) == (130, [])
     assert "stopped: by SIGINT; the same command goes on from here" in err

@@ -29,12 +29,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from smoothout.data.sources import DataError
 from smoothout.files import write_text
-from smoothout.jobs import Workplace
 from smoothout.ledger import Record, RecordError
 from smoothout.progress import Interrupted, console, interruptible
 from smoothout.settings import Folders, SettingsError, build, plain, typed
 from smoothout.tables import number
 from smoothout.training.checkpoint import CheckpointError
+from smoothout.training.engine import Engine, keep_memory
+from smoothout.work import Workplace
 
 WRONG_INPUT = (
     SettingsError,
@@ -127,8 +128,10 @@ def workplace(settings: dict[str, Any]) -> Workplace:
     here = typed(_Place, {name: settings[name] for name in names if name in settings}, "")
     if here.threads is not None:
         torch.set_num_threads(here.threads)
+    keep_memory()
     folders = build(settings["folders"], "folders", Folders)
-    return Workplace(folders, _device(here.device), here.download, here.tensorboard, here.checkpoint_seconds)
+    engine = build(settings["engine"], "engine", Engine)
+    return Workplace(folders, _device(here.device), engine, here.download, here.tensorboard, here.checkpoint_seconds)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@
         loss.backward()
     optimizer.step()
 
-Inside the context the weights are w + theta, outside they are w to the last bit: they are copied back, because adding
-and then subtracting the noise leaves rounding behind in about a quarter of all float32 weights.
+Inside the context the parameters hold w + theta, outside they hold w to the last bit: w is never written to, because
+adding and then subtracting the noise leaves rounding behind in about a quarter of all float32 weights.
 """
 
 from __future__ import annotations
@@ -137,10 +137,11 @@ class SmoothOut:
     """[SmoothOut Eq. 5] Stochastic SmoothOut: a context where ``model`` is at w + theta, theta drawn at every entry.
 
     May be made once and entered at every step; ``a`` and ``generator`` may be set anew between entries. Parameters
-    that require no gradient are left alone, tied ones are perturbed once. Parameter objects are never replaced.
+    that require no gradient are left alone, tied ones are perturbed once. Parameter objects are never replaced: inside,
+    their data lie in a buffer of this context's, so a tensor that shared memory with a parameter before stays clean.
 
     Args:
-        model: any module; its parameters are changed in place.
+        model: any module; its parameters are perturbed.
         a: strength; half-width of U(-a, a), or standard deviation of N(0, a^2).
         noise: "uniform" or "gaussian".
         scaling: "none", "weight" (theta_i is multiplied by |w_i|) or "filter" (AdaSmoothOut).
@@ -164,7 +165,7 @@ class SmoothOut:
         denoise: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.a = _checked_strength(a)
+        self.a: float | Tensor = _checked_strength(a)
         self.law = Law(_choice(Law, "noise", noise))
         self.scaling = Scaling(_choice(Scaling, "scaling", scaling))
         self.denoise = denoise
@@ -172,48 +173,65 @@ class SmoothOut:
         self._parameters = trainable(model, batchnorm)
         self.device = self._parameters[0].device
         self._flats, self._noise = flat_buffers(self._parameters)
-        self._clean = flat_buffers(self._parameters)[1] if denoise else []
-        self._inside = False
+        self._perturbed = [
+            noise if p.is_contiguous() else torch.empty_like(p)  # laid out as the model computes
+            for p, noise in zip(self._parameters, self._noise, strict=True)
+        ]
+        self._clean: list[Tensor] | None = None
 
     @torch.no_grad()
     def __enter__(self) -> SmoothOut:
-        if self._inside:
+        if self._clean is not None:
             raise RuntimeError("this SmoothOut context is already entered; make a second one to perturb twice")
         self.draw()
-        for clean, parameter in zip(self._clean, self._parameters, strict=False):
-            clean.copy_(parameter)
-        self._inside = True
+        clean = self._clean = [parameter.data for parameter in self._parameters]
         try:
-            for parameter, theta in zip(self._parameters, self._noise, strict=True):
-                parameter.add_(theta)
+            if self.denoise:
+                for w, theta, perturbed in zip(clean, self._noise, self._perturbed, strict=True):
+                    torch.add(w, theta, out=perturbed)
+                self._point_at(self._perturbed)
+            else:
+                for parameter, theta in zip(self._parameters, self._noise, strict=True):
+                    parameter.add_(theta)
         except BaseException:  # an interrupt: the block is never entered, so nothing else would clean the weights
             self.__exit__()
             raise
         torch.clear_autocast_cache()  # it may hold a low-precision copy of the weights as they were
         return self
 
-    @torch.no_grad()
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._inside = False
-        for parameter, clean in zip(self._parameters, self._clean, strict=False):
-            parameter.copy_(clean)
+        clean, self._clean = self._clean, None
+        if self.denoise and clean is not None:
+            self._point_at(clean)
         torch.clear_autocast_cache()
+
+    def set_strength(self, a: float) -> None:
+        """Use ``a`` from the next draw on; where the strength is a tensor on the device, it is written there."""
+        if isinstance(self.a, Tensor):
+            self.a.fill_(a)
+        else:
+            self.a = a
+
+    def _point_at(self, tensors: Sequence[Tensor]) -> None:
+        """Let the parameters hold ``tensors``; autograd refuses a backward pass over what they held before."""
+        for parameter, tensor in zip(self._parameters, tensors, strict=True):
+            parameter.data = tensor
+            torch.autograd.graph.increment_version(parameter)
 
     @torch.no_grad()
     def draw(self) -> Sequence[Tensor]:
-        """Draw theta at the present weights; returns it parameter by parameter (valid until the next draw)."""
+        """Draw theta at the present weights; returns it parameter by parameter (valid until the next entry or draw)."""
+        scaled = self.scaling is not Scaling.none
         for flat in self._flats:
             if self.law is Law.uniform:
-                fill_uniform(flat, self.generator)
+                fill_uniform(flat, self.generator, 1.0 if scaled else self.a)
             else:
-                flat.normal_(generator=self.generator)
+                flat.normal_(generator=self.generator).mul_(1.0 if scaled else self.a)
         for parameter, noise in zip(self._parameters, self._noise, strict=True):
             if self.scaling is Scaling.filter:
                 scale_to_filters(noise, parameter, self.a)
             elif self.scaling is Scaling.weight:
                 noise.mul_(parameter.abs()).mul_(self.a)
-            else:
-                noise.mul_(self.a)
         return self._noise
 
 
@@ -236,7 +254,7 @@ class AdaSmoothOut(SmoothOut):
         super().__init__(model, a, noise, scaling="filter", batchnorm=batchnorm, denoise=denoise, generator=generator)
 
 
-def scale_to_filters(direction: Tensor, weight: Tensor, a: float = 1.0) -> Tensor:
+def scale_to_filters(direction: Tensor, weight: Tensor, a: float | Tensor = 1.0) -> Tensor:
     """[SmoothOut Eq. 12] Scale each filter of ``direction`` in place to the length a ||w_filter||, and return it.
 
     a ||w_i|| theta_i / (||theta_i|| + 1e-6); both tensors have the same shape. In a one-dimensional tensor every

@@ -7,10 +7,11 @@ from typing import Any
 
 from smoothout.analysis.recorded import Interpolation, NoiseCurve
 from smoothout.figures import line_and_noise
-from smoothout.jobs import Job, Workplace, recorded
+from smoothout.jobs import recorded
 from smoothout.reproduction import Scope
 from smoothout.settings import compose_config, experiment
 from smoothout.tables import stem
+from smoothout.work import Job, Workplace
 
 
 class Picture:

@@ -7,11 +7,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import ClassVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-LINE_SECONDS = 60.0
+LINE_SECONDS = 60.0  # between two lines, where there is no terminal
+REDRAW_SECONDS = 0.1  # between two updates of a bar: drawing takes longer than a small network's step
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -63,33 +65,46 @@ def stop_if_asked() -> None:
 
 
 class Bar:
-    """One piece of work: ``step()`` after each part, ``note`` for what is to be seen beside it."""
+    """One piece of work: ``step()`` after each part, ``note`` for what is to be seen beside it.
+
+    Bars that are open at the same time share one display.
+    """
+
+    _display: ClassVar[Progress | None] = None
+    _open: ClassVar[int] = 0
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done, self._note = title, total, done, ""
         self._said = time.monotonic()
-        self._progress: Progress | None = None
-        if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-            self._progress = Progress(*columns, *times, console=console, transient=True)
-            self._task = self._progress.add_task(title, total=total, completed=done, note="")
 
     def __enter__(self) -> Bar:
-        if self._progress:
-            self._progress.start()
+        if console.is_terminal:
+            if Bar._display is None:
+                columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+                times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+                Bar._display = Progress(*columns, *times, console=console, transient=True)
+                Bar._display.start()
+            self._task = Bar._display.add_task(self._title, total=self._total, completed=self._done, note="")
+            Bar._open += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._progress:
-            self._progress.stop()
+        if Bar._display is not None:
+            Bar._display.remove_task(self._task)
+            Bar._open -= 1
+            if not Bar._open:
+                Bar._display.stop()
+                Bar._display = None
 
     def step(self, note: str | None = None) -> None:
         """One more part is done."""
         self._done += 1
         self._note = self._note if note is None else note
-        if self._progress:
-            self._progress.update(self._task, completed=self._done, note=self._note)
-        elif time.monotonic() - self._said > LINE_SECONDS:
-            self._said = time.monotonic()
+        seconds = time.monotonic() - self._said
+        if Bar._display is not None:
+            if seconds > REDRAW_SECONDS or self._done == self._total:
+                self._said += seconds
+                Bar._display.update(self._task, completed=self._done, note=self._note)
+        elif seconds > LINE_SECONDS:
+            self._said += seconds
             console.print(f"{self._title}: {self._done}/{self._total} {self._note}")

@@ -13,10 +13,11 @@ import pandas as pd
 from smoothout.analysis.recorded import Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.evaluation import Precision
-from smoothout.jobs import Job, Workplace, recorded
+from smoothout.jobs import recorded
 from smoothout.ledger import Record
 from smoothout.settings import Experiment, SettingsError, compose_config, experiment
 from smoothout.tables import Block, Cell, Table, improvement, published_numbers
+from smoothout.work import Job, Workplace
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,6 @@ class Experiment:
     """One training: everything that decides its outcome."""
 
     kind: ClassVar[str] = "train"
-    numerics: ClassVar[int] = 1  # raised when a fix changes outcomes
 
     model: Any
     data: Images
@@ -66,6 +65,11 @@ class Experiment:
     def simplified(self) -> Experiment:
         """Models that set BatchNorm's start themselves do not depend on ``batchnorm_start``."""
         return replace(self, batchnorm_start=BatchNormStart.one) if self.model.sets_batchnorm_start else self
+
+    @property
+    def numerics(self) -> int:
+        """Raised when a change of the program changes outcomes; 2: another generator draws the noise."""
+        return 2 if self.perturbation.a else 1
 
     @property
     def labels(self) -> dict[str, Any]:

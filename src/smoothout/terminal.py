@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from rich import box
@@ -10,30 +11,31 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from smoothout import cli
-from smoothout.jobs import Job, Workplace, checkpoint_path, ensure, recorded
+from smoothout.jobs import recorded, together
 from smoothout.pictures import Picture
 from smoothout.progress import console
 from smoothout.reproduction import Costs, Reproduction
+from smoothout.runs import checkpoint_path
 from smoothout.tables import Table, duration, plain_rows
+from smoothout.work import Job, Workplace
 
 _out = Console(highlight=False)
 
 
 def make(wanted: Sequence[Reproduction | Picture], place: Workplace) -> int:
-    """Show the plan and make what is missing, one job after another; returns the exit code.
+    """Show the plan and make what is missing, trainings first; returns the exit code.
 
     A job that fails is named at the end and sinks none but those that build on it.
     """
     _plan(wanted, place)
-    code, failed = 0, {}
-    for job in {job.digest: job for one in wanted for job in one.jobs()}.values():
-        if any(one.digest in failed for one in job.inputs):
-            continue
-        try:
-            ensure(job, place)
-        except Exception as error:  # whatever it is, the other jobs go on
-            failed[job.digest] = f"{job.name}: {cli.one_line(error)}"
-            code = max(code, cli.report(error, Path(place.folders.logs) / f"{job.name}.txt"))
+    code, failed = 0, dict[str, str]()
+    jobs = {job.digest: job for one in wanted for job in one.jobs()}.values()
+    trainings, analyses = ([job for job in jobs if bool(job.inputs) is analysis] for analysis in (False, True))
+    possible = (job for job in analyses if not any(one.digest in failed for one in job.inputs))
+    for job, outcome in chain(together(trainings, place), together(possible, place)):
+        if isinstance(outcome, Exception):  # whatever it is, the other jobs go on
+            failed[job.digest] = f"{job.name}: {cli.one_line(outcome)}"
+            code = max(code, cli.report(outcome, Path(place.folders.logs) / f"{job.name}.txt"))
     for line in failed.values():
         console.print(f"failed: {line}", markup=False)
     return code

@@ -20,7 +20,7 @@ from smoothout.perturbation import Course, Draw, Law, Noise, Scaling, SmoothOut,
 from smoothout.randomness import address, stream
 from smoothout.training import checkpoint, loop
 from smoothout.training.checkpoint import Snapshot
-from smoothout.training.loop import train
+from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
@@ -48,7 +48,11 @@ def run(model: nn.Module, tiny_split: Splits, **changes: Any) -> Snapshot:
         "test_split": tiny_split(10, seed=1),
         **changes,
     }
-    return train(model, settings.pop("train_split"), settings.pop("test_split"), **settings)
+    after_step = settings.pop("after_step", lambda now, frozen: None)
+    training = Training(model, settings.pop("train_split"), settings.pop("test_split"), **settings)
+    for now in training:
+        after_step(now, training.frozen)
+    return training.frozen()
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

@@ -188,7 +188,7 @@ class NoiseCurve:
     """
 
     kind: ClassVar[str] = "noise_curve"
-    numerics: ClassVar[int] = 1
+    numerics: ClassVar[int] = 2  # 2: another generator draws the noise
     runs: ClassVar[int] = 1
 
     weights: Weights = Weights.best

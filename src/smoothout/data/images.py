@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -92,13 +93,15 @@ class Split:
         offset = torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
         self._factor = (1 / scale).float().view(-1, 1, 1).to(images.device)
         self._offset = offset.float().view(-1, 1, 1).to(images.device)
+        self._layout = torch.contiguous_format
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The normalised images and the labels of ``rows``."""
-        return self.images[rows].float().mul_(self._factor).sub_(self._offset), self.labels[rows]
+        images = self.images[rows].to(torch.float32, memory_format=self._layout)
+        return images.mul_(self._factor).sub_(self._offset), self.labels[rows]
 
     def batches(self, size: int) -> Batches:
         """All examples in their own order, in batches of ``size``, as often as one iterates."""
@@ -106,9 +109,15 @@ class Split:
 
     def first(self, examples: int | None) -> Split:
         """The first ``examples`` examples (None: all), sharing memory with this split."""
-        part = object.__new__(Split)
-        part.__dict__.update(self.__dict__, images=self.images[:examples], labels=self.labels[:examples])
+        part = copy.copy(self)
+        part.images, part.labels = self.images[:examples], self.labels[:examples]
         return part
+
+    def laid_out(self, layout: torch.memory_format) -> Split:
+        """The same examples, whose batches lie in memory as ``layout`` says, sharing memory with this split."""
+        other = copy.copy(self)
+        other._layout = layout
+        return other
 
 
 @dataclass(frozen=True)

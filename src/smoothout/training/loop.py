@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smoothout.data.images import Split
-from smoothout.evaluation import Precision, arithmetic, evaluate
-from smoothout.perturbation import Noise, SmoothOut, SmoothOutCopies
-from smoothout.randomness import address, stream
+from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
+from smoothout.perturbation import Noise
+from smoothout.randomness import stream
 from smoothout.training.checkpoint import Snapshot
+from smoothout.training.engine import Engine, Launch, Repeated
+from smoothout.training.perturbed import Perturbations
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch, update
-
-EVALUATION_BATCH = 1000
 
 
 class OptimizerSettings(Protocol):
@@ -34,21 +32,12 @@ class OptimizerSettings(Protocol):
     def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer: ...  # noqa: D102
 
 
-def train(
-    model: nn.Module,
-    train_split: Split,
-    test_split: Split,
-    *,
-    optimizer: OptimizerSettings,
-    schedule: Schedule,
-    batch: Batch,
-    noise: Noise,
-    seed: int,
-    precision: Precision = Precision.float32,
-    resume: Snapshot | None = None,
-    after_step: Callable[[Snapshot, Callable[[], Snapshot]], None] = lambda now, frozen: None,
-) -> Snapshot:
-    """Train ``model`` in place; returns the last snapshot, whose ``best`` holds the weights of the best test epoch.
+class Training:
+    """One training of ``model``, in place: iterate over it to train, update by update.
+
+        training = Training(model, train_split, test_split, optimizer=Adam(1e-3), schedule=Schedule(200), ...)
+        for now in training:
+            ...  # now.epoch, now.step, now.curves; training.frozen() can be saved, and gone on with
 
     All chance comes from ``seed`` by address, so a run that goes on from a snapshot (``resume``) does what the unbroken
     run would have done; on a CPU with the same threads and versions, to the last bit.
@@ -63,79 +52,129 @@ def train(
         noise: SmoothOut's noise.
         seed: of everything but the start weights, which are the model's own.
         precision: of training and evaluation.
+        engine: how the updates reach the hardware; its ``auto`` choices are made here.
         resume: where to go on from.
-        after_step: called after every update with the live state, whose counters and curves may be read, and a function
-            that makes it ready to be saved. It may raise to stop.
 
     With dropout, torch's global generator is seeded anew at every ghost batch. A loss that is no longer finite at the
     end of an epoch ends the training: its curves are shorter than ``schedule.epochs`` then, and end in nan.
+
+    Raises:
+        ValueError: where ``engine`` asks for what the device or the update cannot do.
     """
-    device = train_split.labels.device
-    updates = batch.updates(len(train_split))
-    now = resume or Snapshot({}, {}, {}, torch.zeros(2, dtype=torch.float64, device=device))
-    built = optimizer.build(list(model.parameters()))
-    if resume:
-        model.load_state_dict(now.model)
-        if now.optimizer:
-            built.load_state_dict(now.optimizer)
-    now.model = model.state_dict()  # the live tensors: they follow the training
-    perturbations = _perturbations(model, noise, seed, schedule.epochs * updates, device)
-    since = time.perf_counter() - now.elapsed
 
-    def frozen() -> Snapshot:
-        now.optimizer, now.elapsed = built.state_dict(), time.perf_counter() - since
-        return now
+    def __init__(
+        self,
+        model: nn.Module,
+        train_split: Split,
+        test_split: Split,
+        *,
+        optimizer: OptimizerSettings,
+        schedule: Schedule,
+        batch: Batch,
+        noise: Noise,
+        seed: int,
+        precision: Precision = Precision.float32,
+        engine: Engine | None = None,
+        resume: Snapshot | None = None,
+    ) -> None:
+        self._device = train_split.labels.device
+        self._updates = batch.updates(len(train_split))
+        total = schedule.epochs * self._updates
+        self._perturb = Perturbations(model, noise, seed=seed, total=total, ghosts=batch.pieces, device=self._device)
+        self.engine = (engine or Engine()).resolved(self._device, precision, self._perturb.recordable)
+        self._model = self.engine.layout.applied_to(model)
+        self._train_split, self._test_split = (
+            split.laid_out(self.engine.layout.memory_format) for split in (train_split, test_split)
+        )
+        self._settings, self._schedule, self._batch, self._seed = optimizer, schedule, batch, seed
+        self._precision = precision
+        self._now = resume or Snapshot({}, {}, {}, torch.zeros(2, dtype=torch.float64, device=self._device))
+        self._optimizer = optimizer.build(list(model.parameters()))
+        if resume:
+            model.load_state_dict(resume.model)
+            if resume.optimizer:
+                self._optimizer.load_state_dict(resume.optimizer)
+        self._now.model = model.state_dict()  # the live tensors: they follow the training
+        self._network: Any = torch.compile(model, dynamic=False) if self.engine.compile else model
+        self._work: Callable[[Tensor], None] = self._compute
+        if self.engine.launch is Launch.graph:
+            self._prepare_recording()
+        self._since = time.perf_counter() - self._now.elapsed
 
-    with arithmetic(precision, device):
-        while now.epoch < schedule.epochs and not now.diverged:
-            if optimizer.reset_every_epoch and now.step == 0:
-                built = optimizer.build(list(model.parameters()))
-            for group in built.param_groups:
-                group["lr"] = optimizer.lr * schedule.lr_factor(now.epoch)
-            order = torch.randperm(len(train_split), generator=stream(seed, "order", now.epoch)).to(device)
-            model.train()
-            while now.step < updates:
-                rows = order[now.step * batch.size : (now.step + 1) * batch.size]
-                pieces = (train_split.take(piece) for piece in rows.chunk(batch.pieces))
-                perturb = partial(perturbations, now.epoch * updates + now.step)
-                now.sums += torch.stack(update(model, built, pieces, perturb, optimizer.clip_norm))
+    def __iter__(self) -> Iterator[Snapshot]:
+        """Train to the end; yields the live state after every update. It may be left, and gone on with by a new one."""
+        now = self._now
+        while now.epoch < self._schedule.epochs and not now.diverged:
+            order = self._open_epoch()
+            while now.step < self._updates:
+                self._perturb.at(now.epoch * self._updates + now.step)
+                self._work(order[now.step * self._batch.size : (now.step + 1) * self._batch.size])
                 now.step += 1
-                after_step(now, frozen)
-            _close_epoch(now, model, train_split, test_split)
-            now.curves["seconds"].append(time.perf_counter() - since)
-            since, now.elapsed = time.perf_counter(), 0.0
-    return now
+                yield now
+            self._close_epoch()
 
+    def run(self) -> Snapshot:
+        """Train to the end; returns the last snapshot, whose ``best`` holds the weights of the best test epoch."""
+        for _ in self:
+            pass
+        return self._now
 
-def _close_epoch(now: Snapshot, model: nn.Module, train_split: Split, test_split: Split) -> None:
-    """Measure the epoch that ended, keep its weights if they are the best, and begin the next one."""
-    loss, right = (now.sums / len(train_split)).tolist()
-    measured = evaluate(model, test_split.batches(EVALUATION_BATCH))
-    row = {"train_loss": loss, "train_accuracy": right, "test_loss": measured.loss, "test_accuracy": measured.accuracy}
-    for name, value in row.items():
-        now.curves[name].append(value)
-    if now.best_epoch == now.epoch:
-        now.best = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    now.epoch, now.step, now.sums = now.epoch + 1, 0, torch.zeros_like(now.sums)
+    def frozen(self) -> Snapshot:
+        """The live state, ready to be saved."""
+        self._now.optimizer, self._now.elapsed = self._optimizer.state_dict(), time.perf_counter() - self._since
+        for group in self._now.optimizer["param_groups"]:  # as it would be without a recording
+            group.update(lr=float(group["lr"]), **({"capturable": False} if "capturable" in group else {}))
+        return self._now
 
+    def _compute(self, rows: Tensor) -> None:
+        """One update on the training examples ``rows``: work of the device alone, which waits for nothing."""
+        pieces = (self._train_split.take(piece) for piece in rows.chunk(self._batch.pieces))
+        with arithmetic(self._precision, self._device):
+            sums = update(self._network, self._optimizer, pieces, self._perturb, self._settings.clip_norm)
+        self._now.sums += torch.stack(sums)
 
-def _perturbations(
-    model: nn.Module, noise: Noise, seed: int, total: int, device: torch.device
-) -> Callable[[int, int], Sequence[AbstractContextManager[object]]]:
-    """For (update, ghost batch): the contexts of its perturbed models. Dropout's chance is set there too."""
-    drops = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p for module in model.modules())
-    context: SmoothOut | None = noise.on(model) if noise.a and not noise.copies else None
-    copies = SmoothOutCopies(noise.on(model), noise.copies, seed) if noise.a and noise.copies else None
+    def _open_epoch(self) -> Tensor:
+        """Set the optimizer for the epoch; returns the order of its examples."""
+        now = self._now
+        if self._settings.reset_every_epoch and now.step == 0:
+            for tensor in self._optimizer_state():
+                tensor.zero_()
+        lr = self._settings.lr * self._schedule.lr_factor(now.epoch)
+        for group in self._optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        self._model.train()
+        order = torch.randperm(len(self._train_split), generator=stream(self._seed, "order", now.epoch))
+        return order.to(self._device)
 
-    def perturbed(step: int, ghost: int) -> Sequence[AbstractContextManager[object]]:
-        if drops:
-            torch.manual_seed(address(seed, "dropout", step, ghost))
-        if copies is not None:
-            return copies
-        if context is None:
-            return [nullcontext()]
-        context.a = noise.strength(step, total)
-        context.generator = stream(seed, "noise", step, ghost if noise.draw == "ghost" else 0, device=device)
-        return [context]
+    def _close_epoch(self) -> None:
+        """Measure the epoch that ended, keep its weights if they are the best, and begin the next one."""
+        now = self._now
+        with arithmetic(self._precision, self._device):
+            measured = evaluate(self._model, self._test_split.batches(evaluation_batch(self._device)))
+        loss, right = (now.sums / len(self._train_split)).tolist()
+        numbers = (loss, right, measured.loss, measured.accuracy)
+        names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+        for name, value in zip(names, numbers, strict=True):
+            now.curves[name].append(value)
+        if now.best_epoch == now.epoch:
+            now.best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        now.epoch, now.step = now.epoch + 1, 0
+        now.sums.zero_()
+        now.curves["seconds"].append(time.perf_counter() - self._since)
+        self._since, now.elapsed = time.perf_counter(), 0.0
 
-    return perturbed
+    def _optimizer_state(self) -> list[Tensor]:
+        return [value for state in self._optimizer.state.values() for value in state.values()]
+
+    def _prepare_recording(self) -> None:
+        """Let what changes between updates lie on the device, where a recording finds it, and record from now on."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=self._device)
+            if "capturable" in group:
+                group["capturable"] = self._device.type == "cuda"
+        self._perturb.keep_strength_on_device()
+        changing = [*self._now.model.values(), self._now.sums]
+        self._work = Repeated(self._compute, lambda: changing + self._optimizer_state(), self._perturb.generators)

@@ -1,0 +1,161 @@
+"""Trainings and their weights: gone on with, kept as checkpoints, and given to whoever needs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from smoothout import progress
+from smoothout.batchnorm import BatchNormStart, uniform_start
+from smoothout.data.images import Images, Split
+from smoothout.files import remove_parts
+from smoothout.parameters import BATCHNORM
+from smoothout.randomness import address, stream
+from smoothout.settings import Experiment, SettingsError
+from smoothout.training import checkpoint
+from smoothout.training.checkpoint import Snapshot
+from smoothout.training.loop import Training
+from smoothout.work import Job, Workplace
+
+
+def check(job: Job, place: Workplace) -> None:
+    """Find what is wrong with a training's data, model, batch or checkpoint before anything is written."""
+    setup: Experiment = job.settings
+    train_split, _, _ = data_of(setup, place)
+    if setup.batch.size > len(train_split):
+        raise SettingsError(f"batch.size: {setup.batch.size} is more than the {len(train_split)} training examples")
+    try:
+        with torch.device("meta"):
+            model = setup.model.build(setup.data.shape, setup.data.classes)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    normalised = any(isinstance(module, BATCHNORM) for module in model.modules())
+    if normalised and setup.batch.smallest_piece(len(train_split)) == 1:
+        raise SettingsError(
+            "batch.size: the last (ghost) batch has 1 example, and BatchNorm needs 2; take another size"
+        )
+    snapshot_of(job, place)
+
+
+def training(job: Job, place: Workplace) -> Generator[None, None, Snapshot]:
+    """Train ``job`` to its end, from its checkpoint or from the start; yields after every update, returns the end.
+
+    A training that is done is only read. When it is asked to stop it leaves a checkpoint behind and raises Interrupted.
+    """
+    setup: Experiment = job.settings
+    path, snapshot = snapshot_of(job, place)
+    if snapshot is not None and (snapshot.epoch == setup.schedule.epochs or snapshot.diverged):
+        return snapshot
+    train_split, test_split, _ = data_of(setup, place)
+    try:
+        run = Training(
+            fresh_model(setup, place),
+            train_split,
+            test_split,
+            optimizer=setup.optimizer,
+            schedule=setup.schedule,
+            batch=setup.batch,
+            noise=setup.perturbation,
+            seed=setup.seed,
+            precision=setup.precision,
+            engine=place.engine,
+            resume=snapshot,
+        )
+    except ValueError as error:
+        raise SettingsError(f"engine.{error}") from error
+    machines = snapshot.machines if snapshot else []
+    here = place.environment(run.engine)
+    machines += [here] if here not in machines else []
+    updates = setup.batch.updates(len(train_split))
+    remove_parts(path)
+    log = _tensorboard(job, place)
+    saved = time.monotonic()
+
+    def save(now: Snapshot) -> None:
+        now.machines = machines
+        checkpoint.save(path, now, job.digest)
+
+    done = snapshot.epoch * updates + snapshot.step if snapshot else 0
+    with progress.Bar(job.name, setup.schedule.epochs * updates, done) as bar:
+        for now in run:
+            log(now)
+            bar.step(_note(now))
+            if progress.asked_to_stop() or time.monotonic() - saved > place.checkpoint_seconds:
+                save(run.frozen())
+                saved = time.monotonic()
+            progress.stop_if_asked()
+            yield
+    end = run.frozen()
+    log(end)
+    end.optimizer = {}
+    save(end)
+    return end
+
+
+def checkpoint_path(job: Job, place: Workplace) -> Path:
+    """Where the training's checkpoint lies, whether it is there or not; names for people may have changed since."""
+    folder = Path(place.folders.checkpoints)
+    return next(iter(sorted(folder.glob(f"*-{job.digest[:8]}.pt"))), folder / f"{job.name}.pt")
+
+
+def snapshot_of(job: Job, place: Workplace) -> tuple[Path, Snapshot | None]:
+    """Where the training's checkpoint lies, and what is in it."""
+    path = checkpoint_path(job, place)
+    return path, checkpoint.load(path, job.digest, place.device) if path.exists() else None
+
+
+def _note(now: Snapshot) -> str:
+    if not now.epoch:
+        return ""
+    return f"epoch {now.epoch}: test {100 * now.curves['test_accuracy'][-1]:.2f}%, {now.curves['seconds'][-1]:.1f} s"
+
+
+def _tensorboard(job: Job, place: Workplace) -> Callable[[Snapshot], None]:
+    """A function that writes the epochs that are new in a snapshot."""
+    if not place.tensorboard:
+        return lambda now: None
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import)
+    except ImportError:
+        progress.console.print("tensorboard is not installed: curves go into the record alone")
+        return lambda now: None
+    writer = SummaryWriter(str(Path(place.folders.logs) / "tensorboard" / job.name))
+    written = 0
+
+    def log(now: Snapshot) -> None:
+        nonlocal written
+        while written < now.epoch:
+            for name, values in now.curves.items():
+                writer.add_scalar(name, values[written], written)
+            written += 1
+            writer.flush()
+
+    return log
+
+
+def fresh_model(setup: Experiment, place: Workplace) -> nn.Module:
+    """The network at its start: the same for the same seed, whatever the method."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(address(setup.seed, "start"))
+        model: nn.Module = setup.model.build(setup.data.shape, setup.data.classes)
+    if setup.batchnorm_start is BatchNormStart.uniform and not setup.model.sets_batchnorm_start:
+        uniform_start(model, stream(setup.seed, "batchnorm"))
+    layout = place.engine.laid_out(place.device, setup.precision)
+    return layout.applied_to(model.to(place.device))
+
+
+def data_of(setup: Experiment, place: Workplace) -> tuple[Split, Split, str]:
+    """The training split, the test split, and the fingerprint of the data set."""
+    train_split, test_split, fingerprint = _load(setup.data, Path(place.folders.data), place.device, place.download)
+    layout = place.engine.laid_out(place.device, setup.precision).memory_format
+    return train_split.laid_out(layout), test_split.laid_out(layout), fingerprint
+
+
+@lru_cache(maxsize=2)
+def _load(data: Images, folder: Path, device: torch.device, download: bool) -> tuple[Split, Split, str]:
+    return data.load(folder, device, download)

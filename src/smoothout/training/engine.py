@@ -1,0 +1,155 @@
+"""How the updates of a training reach the hardware: choices that change its speed, not what it is."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import zip_longest
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.evaluation import Precision
+
+WARM_UP = 3  # updates before a recording: libraries set themselves up, the optimizer makes its state
+_KEEP = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: never map, never trim
+TOGETHER = 8  # trainings that take turns on one CUDA device
+
+
+def keep_memory() -> None:
+    """Let glibc keep the memory of large tensors instead of giving it back and faulting it in again at each update."""
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in _KEEP:
+            mallopt(option, value)
+
+
+class Launch(StrEnum):
+    """How the device is told what to do: operation by operation, or by replaying a CUDA graph of the whole update."""
+
+    auto = "auto"
+    eager = "eager"
+    graph = "graph"
+
+
+class Layout(StrEnum):
+    """How images lie in memory: plane by plane (N, C, H, W) or pixel by pixel (channels last)."""
+
+    auto = "auto"
+    channels_first = "channels_first"
+    channels_last = "channels_last"
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """As torch names it."""
+        return torch.channels_last if self is Layout.channels_last else torch.contiguous_format
+
+    def applied_to(self, model: nn.Module) -> nn.Module:
+        """``model``, its convolutions' weights laid out in place."""
+        return model.to(memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Speed settings. They stand in every record, but are no part of its name: they change only how sums are rounded.
+
+    Args:
+        launch: auto is graph on CUDA devices wherever an update can be recorded, eager elsewhere.
+        compile: run the network through torch.compile (needs a C++ compiler on CPUs).
+        layout: auto is channels_last on CPUs, and on CUDA devices below float32.
+        together: how many trainings take turns on the device when several are missing; None is 8 on CUDA, 1 elsewhere.
+    """
+
+    launch: Launch = Launch.auto
+    compile: bool = False
+    layout: Layout = Layout.auto
+    together: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.together is not None and self.together < 1:
+            raise ValueError(f"together: must be null or a whole number >= 1, not {self.together}")
+
+    def resolved(self, device: torch.device, precision: Precision, recordable: bool) -> Engine:
+        """The choices made for ``auto``; raises ValueError where a graph is asked for and cannot be had."""
+        cuda = device.type == "cuda"
+        if self.launch is Launch.graph and not cuda:
+            raise ValueError(f"launch: graph needs a CUDA device, not {device.type}; take auto or eager")
+        if self.launch is Launch.graph and not recordable:
+            raise ValueError("launch: a graph holds neither copies nor dropout over several ghost batches; take auto")
+        launch = self.launch
+        if launch is Launch.auto:
+            launch = Launch.graph if cuda and recordable else Launch.eager
+        return replace(self, launch=launch, layout=self.laid_out(device, precision), together=self.turns(device))
+
+    def laid_out(self, device: torch.device, precision: Precision) -> Layout:
+        """The layout on ``device``."""
+        if self.layout is not Layout.auto:
+            return self.layout
+        plane_wise = device.type == "cuda" and precision is Precision.float32
+        return Layout.channels_first if plane_wise else Layout.channels_last
+
+    def turns(self, device: torch.device) -> int:
+        """How many trainings take turns on ``device``."""
+        return self.together or (TOGETHER if device.type == "cuda" else 1)
+
+
+class Repeated:
+    """``work`` on a batch's row numbers, recorded once for every number of rows and replayed from then on.
+
+    Args:
+        work: does everything on the device, waits for nothing, and writes its results into ``state``.
+        state: gives all tensors that ``work`` changes; those that it makes in its first run must begin as zeros.
+        generators: the sources of chance that ``work`` draws from; each replay draws from them as they are then.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Tensor], None],
+        state: Callable[[], list[Tensor]],
+        generators: list[torch.Generator],
+    ) -> None:
+        self._work, self._state, self._generators = work, state, generators
+        self._recordings: dict[int, tuple[Tensor, Callable[[], None]]] = {}
+
+    def __call__(self, rows: Tensor) -> None:
+        """Do the work on ``rows``."""
+        if len(rows) not in self._recordings:
+            room = rows.clone()
+            self._recordings[len(rows)] = room, self._record(room)
+        room, replay = self._recordings[len(rows)]
+        room.copy_(rows)
+        replay()
+
+    def _record(self, room: Tensor) -> Callable[[], None]:
+        before = [tensor.clone() for tensor in self._state()]
+        chance = [generator.get_state() for generator in self._generators]
+        warm_up(lambda: self._work(room))
+        for tensor, old in zip_longest(self._state(), before):
+            tensor.zero_() if old is None else tensor.copy_(old)
+        for generator, its_state in zip(self._generators, chance, strict=True):
+            generator.set_state(its_state)
+        return record(lambda: self._work(room), self._generators)
+
+
+def warm_up(work: Callable[[], None]) -> None:
+    """Do ``work`` a few times beside the device's present stream, as a recording needs it."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            work()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+def record(work: Callable[[], None], generators: list[torch.Generator]) -> Callable[[], None]:
+    """A function that replays ``work``, which is recorded into a CUDA graph and not carried out."""
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        work()
+    replay: Callable[[], None] = graph.replay
+    return replay

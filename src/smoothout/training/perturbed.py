@@ -1,0 +1,75 @@
+"""The perturbed models of each ghost batch of each update, every draw from its own address."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+from smoothout.perturbation import Draw, Noise, SmoothOutCopies
+from smoothout.randomness import address
+
+
+class Perturbations:
+    """For a ghost batch of the present update: the contexts of its perturbed models. Dropout's chance is set too.
+
+    Args:
+        model: what is perturbed.
+        noise: how.
+        seed: of the training.
+        total: updates of the whole training, which the strength's course refers to.
+        ghosts: ghost batches an update.
+        device: of the model.
+    """
+
+    def __init__(
+        self, model: nn.Module, noise: Noise, *, seed: int, total: int, ghosts: int, device: torch.device
+    ) -> None:
+        self._noise, self._seed, self._total, self._update = noise, seed, total, 0
+        self._drops = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p for module in model.modules())
+        stochastic = bool(noise.a) and not noise.copies
+        self._context = noise.on(model) if stochastic else None
+        self._copies = SmoothOutCopies(noise.on(model), noise.copies, seed) if noise.a and noise.copies else None
+        self._generators = [torch.Generator(device) for _ in range(ghosts)] if stochastic else []
+        self._device = device
+        self.recordable = self._copies is None and (ghosts == 1 or not self._drops)
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """What an update draws from, dropout included."""
+        if not self._drops:
+            return self._generators
+        cuda = self._device.type == "cuda"
+        shared = torch.cuda.default_generators[self._device.index or 0] if cuda else torch.default_generator
+        return [*self._generators, shared]
+
+    def at(self, update: int) -> None:
+        """Set the strength and every source of chance for ``update``, counted from the start of the training."""
+        self._update = update
+        for ghost, generator in enumerate(self._generators):
+            generator.manual_seed(address(self._seed, "noise", update, ghost if self._noise.draw is Draw.ghost else 0))
+        self._seed_dropout(0)
+        if self._context is not None:
+            self._context.set_strength(self._noise.strength(update, self._total))
+
+    def keep_strength_on_device(self) -> None:
+        """Hold the strength in a tensor, whose value a recorded update reads at every replay."""
+        if self._context is not None:
+            self._context.a = torch.zeros((), dtype=torch.float64, device=self._device)
+
+    def __call__(self, ghost: int) -> Sequence[AbstractContextManager[object]]:
+        """The contexts for the ``ghost``-th ghost batch."""
+        if ghost:
+            self._seed_dropout(ghost)
+        if self._copies is not None:
+            return self._copies
+        if self._context is None:
+            return [nullcontext()]
+        self._context.generator = self._generators[ghost]
+        return [self._context]
+
+    def _seed_dropout(self, ghost: int) -> None:
+        if self._drops:
+            torch.manual_seed(address(self._seed, "dropout", self._update, ghost))

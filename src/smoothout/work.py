@@ -1,0 +1,79 @@
+"""A piece of work, and the place where it is done. A job is a pure function of its kind, settings and inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smoothout.environment import environment
+from smoothout.identity import described, digest
+from smoothout.ledger import Ledger
+from smoothout.settings import Folders
+from smoothout.training.engine import Engine
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training (``settings`` is an Experiment), or an analysis of the trained runs ``inputs``."""
+
+    settings: Any
+    inputs: tuple[Job, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The kind of job, and the folder of its records."""
+        return str(self.settings.kind)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the digest covers."""
+        return {
+            "kind": self.kind,
+            "numerics": self.settings.numerics,
+            "settings": described(self.settings, defaults=False),
+            "inputs": [job.digest for job in self.inputs],
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the identity."""
+        return digest(self.identity)
+
+    @property
+    def name(self) -> str:
+        """The record's name: a slug for people and eight digits of the digest."""
+        return f"{self.settings.slug(*(job.settings.slug() for job in self.inputs))}-{self.digest[:8]}"
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where jobs run; nothing here changes what they are.
+
+    Args:
+        folders: data sets, records, checkpoints, logs.
+        device: of the models and the data.
+        engine: how trainings reach the device.
+        download: whether missing data may be fetched.
+        tensorboard: whether curves are written to the logs folder for TensorBoard.
+        checkpoint_seconds: time between two checkpoints.
+    """
+
+    folders: Folders
+    device: torch.device
+    engine: Engine = field(default_factory=Engine)
+    download: bool = True
+    tensorboard: bool = False
+    checkpoint_seconds: float = 60.0
+
+    @property
+    def ledger(self) -> Ledger:
+        """The records."""
+        return Ledger(Path(self.folders.results))
+
+    def environment(self, engine: Engine | None = None) -> dict[str, Any]:
+        """What stands in a record about the place; ``engine`` is how a training was carried out there."""
+        return environment(self.device) | ({"engine": described(engine)} if engine else {})
