@@ -7,9 +7,6 @@ PROFILE ?= paper
 REGIME ?= released
 SEEDS ?= 0
 export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
-# glibc gives the memory of every large tensor back to the system and faults it in again at the next step: keep it
-export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
-export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.profile=$(PROFILE) 'scope.seeds=[$(SEEDS)]' $(ARGS)
 
 .DEFAULT_GOAL := help
@@ -51,6 +48,10 @@ figure-%: $(VENV)/.ready ## a picture (figure-figure3, figure-figure7, figure-f1
 .PHONY: data
 data: $(VENV)/.ready ## fetch and check MNIST, CIFAR-10 and CIFAR-100
 	@$(BIN)/python scripts/prepare_data.py -m data=mnist,cifar10,cifar100
+
+.PHONY: bench
+bench: $(VENV)/.ready ## measure speed on this device as ratios, into results/benchmarks/ (leave the machine alone)
+	@$(BIN)/python scripts/benchmark.py $(ARGS)
 
 .PHONY: test
 test: $(VENV)/.ready ## all tests

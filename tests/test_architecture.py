@@ -23,6 +23,7 @@ LEVELS = [
     ["jobs"],
     ["reproduction"],
     ["pictures"],
+    ["bench"],
     ["cli"],
     ["terminal"],
 ]

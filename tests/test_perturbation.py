@@ -286,11 +286,11 @@ def test_an_entry_that_is_interrupted_leaves_the_weights_clean_and_the_context_u
 
     increment_version, calls = torch.autograd.graph.increment_version, []
 
-    def interrupted_once(tensor: Tensor) -> None:
-        calls.append(tensor)
+    def interrupted_once(tensors: list[Tensor]) -> None:
+        calls.append(tensors)
         if len(calls) == 1:
             raise KeyboardInterrupt
-        increment_version(tensor)
+        increment_version(tensors)
 
     with monkeypatch.context() as patched:
         patched.setattr(torch.autograd.graph, "increment_version", interrupted_once)

@@ -49,26 +49,40 @@ class Measured(NamedTuple):
     accuracy: float
 
 
+class Tally:
+    """Loss and right answers, added up on the device batch by batch; every example has the same weight."""
+
+    def __init__(self) -> None:
+        self._loss: Tensor | float = 0.0
+        self._correct: Tensor | int = 0
+        self._examples = 0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch: ``logits`` of shape (examples, classes), ``labels`` of shape (examples,)."""
+        self._loss = self._loss + F.cross_entropy(logits.float(), labels, reduction="sum").double()
+        self._correct = self._correct + (logits.argmax(1) == labels).sum()
+        self._examples += len(labels)
+
+    def measured(self) -> Measured:
+        """The means so far. Raises ValueError when nothing was counted."""
+        if not self._examples:
+            raise ValueError("nothing to evaluate: the split is empty")
+        return Measured(float(self._loss) / self._examples, float(self._correct) / self._examples)
+
+
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Measured:
     """Measure ``model`` in evaluation mode over ``batches`` of (inputs, labels); its mode is given back afterwards.
 
-    Every example has the same weight, whatever the sizes of the batches. Raises ValueError when there is none.
+    Raises ValueError when there is no example.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    loss: Tensor | float = 0.0
-    correct: Tensor | int = 0
-    examples = 0
+    tally = Tally()
     try:
         for inputs, labels in batches:
-            logits = model(inputs)
-            loss = loss + F.cross_entropy(logits.float(), labels, reduction="sum").double()
-            correct = correct + (logits.argmax(1) == labels).sum()
-            examples += len(labels)
+            tally.add(model(inputs), labels)
     finally:
         for module, mode in modes:
             module.training = mode
-    if not examples:
-        raise ValueError("nothing to evaluate: the split is empty")
-    return Measured(float(loss) / examples, float(correct) / examples)
+    return tally.measured()

@@ -130,7 +130,7 @@ def _analysis_outcome(job: Job, inputs: list[Record], place: Workplace) -> Gener
         model = fresh_model(one.settings, place)
         model.load_state_dict(weights)
         models.append(model.eval())
-    total = job.settings.evaluations(len(train_split), len(test_split))
+    total = job.settings.ticks(len(train_split), len(test_split))
     with progress.Bar(job.name, total) as bar:
 
         def tick() -> None:

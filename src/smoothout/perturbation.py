@@ -216,7 +216,7 @@ class SmoothOut:
         """Let the parameters hold ``tensors``; autograd refuses a backward pass over what they held before."""
         for parameter, tensor in zip(self._parameters, tensors, strict=True):
             parameter.data = tensor
-            torch.autograd.graph.increment_version(parameter)
+        torch.autograd.graph.increment_version(self._parameters)
 
     @torch.no_grad()
     def draw(self) -> Sequence[Tensor]:

@@ -63,7 +63,7 @@ def test_a_recorded_interpolation_has_the_ends_own_numbers_on_both_splits(splits
         assert [p["alpha"] for p in outcome[part]] == [-1.0, 0.0, 1.0, 2.0]
         assert outcome[part][1]["loss"] == evaluate(first, split.batches(1000)).loss
         assert outcome[part][2]["loss"] == evaluate(second, split.batches(1000)).loss
-    assert len(ticks) == Interpolation(points=4).evaluations(40, 60)
+    assert len(ticks) == Interpolation(points=4).ticks(40, 60)
 
 
 def test_the_published_grid_of_alpha_is_31_points_from_minus_1_to_2(splits):
@@ -79,7 +79,7 @@ def test_a_recorded_noise_curve_has_points_and_slopes_of_both_splits(splits):
         points, slopes = outcome[part]["points"], outcome[part]["slopes"]
         assert [p["a"] for p in points] == [0.0, 0.1, 0.2]
         assert slopes[0] == pytest.approx((points[1]["loss"] - points[0]["loss"]) / 0.1)
-    assert len(ticks) == curve.evaluations(40, 60)
+    assert len(ticks) == curve.ticks(40, 60)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from smoothout import noise_curve
+from smoothout import SmoothOut, noise_curve
 from smoothout.analysis.sensitivity import NoisePoint, noise_slopes
 from smoothout.evaluation import evaluate
+from smoothout.randomness import stream
 
 
 @pytest.fixture
@@ -27,7 +31,7 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def test_without_noise_the_curve_starts_at_the_models_own_numbers(model, batches):
-    assert noise_curve(model, batches, [0.0])[0][1:] == tuple(evaluate(model, batches))
+    assert noise_curve(model, batches, [0.0])[0][1:3] == tuple(evaluate(model, batches))
 
 
 def test_the_mean_loss_of_a_nearly_quadratic_model_rises_by_half_its_trace_times_the_variance():
@@ -57,6 +61,42 @@ def test_every_batch_has_a_draw_of_its_own_and_batchnorm_is_perturbed_too(model,
     for i, weights in enumerate(seen):
         assert all(0 < (w - c).abs().max() <= 0.1 + 1e-6 for w, c in zip(weights, clean, strict=True))
         assert all(not torch.equal(weights[0], other[0]) for other in seen[:i])
+
+
+@pytest.mark.parametrize("noise", ["uniform", "gaussian"])
+@pytest.mark.parametrize("scaling", ["none", "weight", "filter"])
+def test_every_strength_sees_the_batchs_draw_at_its_own_size(model, batches, noise, scaling):
+    """The curve by the context that training uses, entered anew at every strength."""
+    strengths = [0.05, 0.2]
+    curve = noise_curve(model, batches, strengths, noise=noise, scaling=scaling, seed=5)
+    for a, point in zip(strengths, curve, strict=True):
+        context, losses = SmoothOut(model.eval(), a, noise, scaling=scaling, batchnorm=True), []
+        for index, (inputs, labels) in enumerate(batches):
+            context.generator = stream(5, "sensitivity", index, 0)
+            with context, torch.no_grad():
+                losses.append(float(F.cross_entropy(model(inputs), labels)))
+        assert point.loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+
+def test_several_draws_give_their_mean_and_its_standard_error(model, batches):
+    [one, several] = (noise_curve(model, batches, [0.0, 0.3], draws=draws)[1] for draws in (1, 8))
+    assert (one.loss_error, one.accuracy_error) == (None, None)
+    longer = noise_curve(model, batches * 8, [0.3])[0]
+    assert 0 < several.loss_error
+    assert abs(several.loss - longer.loss) < 6 * several.loss_error
+    assert noise_curve(model, batches, [0.0, 0.3], draws=8)[0].loss_error == pytest.approx(0.0, abs=1e-7)
+
+
+def test_the_standard_error_is_the_deviation_of_the_means_of_many_curves(model, batches):
+    means = [noise_curve(model, batches, [0.3], draws=4, seed=seed)[0] for seed in range(60)]
+    spread = statistics.stdev(point.loss for point in means)
+    typical = math.sqrt(statistics.fmean(point.loss_error**2 for point in means))
+    assert spread == pytest.approx(typical, rel=0.3)
+
+
+def test_no_draws_are_refused(model, batches):
+    with pytest.raises(ValueError, match="draws"):
+        noise_curve(model, batches, [0.1], draws=0)
 
 
 def test_the_model_is_given_back_to_the_last_bit_also_after_an_exception(model, batches):

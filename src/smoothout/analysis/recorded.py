@@ -15,7 +15,7 @@ from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, interpolate
 from smoothout.analysis.sensitivity import noise_curve, noise_slopes
 from smoothout.analysis.sharpness import Convention, sharpness
 from smoothout.data.images import Batches, Split
-from smoothout.perturbation import Law
+from smoothout.perturbation import Law, Scaling
 
 Tick = Callable[[], None]
 
@@ -99,6 +99,8 @@ class Sharpness:
         searches = 4 if self.convention is Convention.converged else 1
         return 1 + self.repeats * searches * (self.iterations + 2)
 
+    ticks = evaluations
+
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples one evaluation goes over."""
         return _seen(train if self.simplified().part is Part.train else test, self.examples)
@@ -156,6 +158,8 @@ class Interpolation:
         """Passes over a split."""
         return 2 * self.points
 
+    ticks = evaluations
+
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples one evaluation goes over, on average."""
         return (_seen(train, self.examples) + _seen(test, self.examples)) // 2
@@ -182,6 +186,8 @@ class NoiseCurve:
         weights: best or last.
         strengths: the values of a.
         law: uniform (as published) or gaussian.
+        scaling: none (as published), filter or weight.
+        draws: how often each batch is measured, each time with other noise.
         batch: examples that share a draw; the papers use 100.
         seed: of the noise.
         examples: look at the first so many examples of each split; None is all.
@@ -194,6 +200,8 @@ class NoiseCurve:
     weights: Weights = Weights.best
     strengths: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
     law: Law = Law.uniform
+    scaling: Scaling = Scaling.none
+    draws: int = 1
     batch: int = 100
     seed: int = 0
     examples: int | None = None
@@ -202,16 +210,21 @@ class NoiseCurve:
         _check_examples(self.examples)
         if len(self.strengths) < 2 or list(self.strengths) != sorted(set(self.strengths)) or self.strengths[0] < 0:
             raise ValueError(f"strengths: must be at least two rising numbers >= 0, not {list(self.strengths)}")
-        if self.batch < 1:
-            raise ValueError(f"batch: must be at least 1, not {self.batch}")
+        for name in ("batch", "draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be at least 1, not {getattr(self, name)}")
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
-        return f"{run}-{self.law}"
+        return f"{run}-{self.law}" + ("" if self.scaling is Scaling.none else f"-{self.scaling}")
 
     def evaluations(self, train: int, test: int) -> int:
         """Passes over a split."""
-        return 2 * len(self.strengths)
+        return 2 * len(self.strengths) * self.draws
+
+    def ticks(self, train: int, test: int) -> int:
+        """How often ``run`` calls its ``tick``."""
+        return self.draws * sum(math.ceil(_seen(size, self.examples) / self.batch) for size in (train, test))
 
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples one evaluation goes over, on average."""
@@ -222,7 +235,16 @@ class NoiseCurve:
         curves = {}
         for part in (Part.train, Part.test):
             batches = _batches(part, train, test, self.examples, self.batch)
-            points = noise_curve(models[0], batches, self.strengths, noise=self.law, seed=self.seed, tick=tick)
+            points = noise_curve(
+                models[0],
+                batches,
+                self.strengths,
+                noise=self.law,
+                scaling=self.scaling,
+                draws=self.draws,
+                seed=self.seed,
+                tick=tick,
+            )
             curves[part.value] = {"points": [p._asdict() for p in points], "slopes": noise_slopes(points)}
         return curves
 

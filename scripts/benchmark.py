@@ -1,0 +1,36 @@
+"""Measure the trainer's and the analyses' speed as ratios, and write the report under results/benchmarks/."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from smoothout import cli
+from smoothout.bench import report
+from smoothout.bench.comparisons import ON
+from smoothout.progress import Bar
+from smoothout.settings import SettingsError
+
+
+@hydra.main(config_path="../configs", config_name="benchmark", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """Measure what ``config`` names on its device."""
+    with cli.task(config) as (settings, place):
+        rows = []
+        try:
+            with Bar("comparisons", len(settings["only"] or ON[place.device.type])) as bar:
+                for row in report.measure(place.device, settings["only"]):
+                    rows.append(row)
+                    bar.step(row.what)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        where = place.device, place.environment()
+        Console(highlight=False, soft_wrap=True).print(report.markdown(rows, *where), markup=False)
+        if not settings["only"]:
+            paths = report.save(rows, *where, Path(place.folders.results) / "benchmarks")
+            print("\n".join(f"written: {path}" for path in paths))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,311 @@
+"""The comparisons: what is measured against what, and the bar that each has to meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, minimize
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smoothout.analysis.interpolation import interpolate
+from smoothout.analysis.sensitivity import noise_curve
+from smoothout.analysis.sharpness import Objective, box_around
+from smoothout.bench.ordinary import eager_steps, epoch_by_loader
+from smoothout.bench.timing import Elsewhere, Ratio, Work, compare, hot_spots, seconds
+from smoothout.data.images import Split
+from smoothout.evaluation import Precision
+from smoothout.models.mlp import MLP
+from smoothout.models.shallow import Shallow
+from smoothout.parameters import flatten, restored, trainable
+from smoothout.perturbation import Noise, Scaling
+from smoothout.training.checkpoint import Snapshot
+from smoothout.training.engine import Engine, Layout
+from smoothout.training.loop import Training
+from smoothout.training.optimizers import Adam
+from smoothout.training.schedule import Schedule
+from smoothout.training.step import Batch
+
+SMOOTHOUT, ADASMOOTHOUT = Noise(0.0375), Noise(0.15, scaling=Scaling.filter)
+FOREVER = 10**6  # epochs
+F1, C1, C3 = (MLP(), (1, 28, 28), 10), (Shallow(), (3, 32, 32), 10), (Shallow(), (3, 32, 32), 100)
+STRENGTHS = [0.01 * i for i in range(11)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report.
+
+    Attributes:
+        what: the comparison.
+        bar: what is to be reached, None for a cost that is only shown; ``at_least`` says from which side.
+        reached: the figure, None where it was not measured.
+        spread: its first and third quartile over the turns.
+        unit: of the figure; "" for a ratio.
+        note: anything that a reader needs beside it.
+        hot_spots: where ours spends its time, as (operation, share).
+        times: every turn's seconds, ours and the reference's.
+    """
+
+    what: str
+    bar: float | None = None
+    at_least: bool = False
+    reached: float | None = None
+    spread: tuple[float, float] | None = None
+    unit: str = ""
+    note: str = ""
+    hot_spots: list[tuple[str, float]] = field(default_factory=list)
+    times: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the bar is met; None without a bar or a figure."""
+        if self.bar is None or self.reached is None:
+            return None
+        return self.reached >= self.bar if self.at_least else self.reached <= self.bar
+
+
+def random_split(shape: tuple[int, int, int], classes: int, examples: int, device: torch.device) -> Split:
+    """Images of noise: how long they take does not depend on what they show."""
+    channels, height, width = shape
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (examples, height, width, channels), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(0, classes, (examples,), generator=generator)
+    return Split(images.to(device), labels.to(device), (0.5,) * channels, (0.5,) * channels)
+
+
+def network(setup: tuple[Any, tuple[int, int, int], int], seed: int = 0) -> nn.Module:
+    """A fresh network on the CPU."""
+    torch.manual_seed(seed)
+    model, shape, classes = setup
+    built: nn.Module = model.build(shape, classes)
+    return built
+
+
+def updates(
+    setup: tuple[Any, tuple[int, int, int], int],
+    device: torch.device,
+    *,
+    noise: Noise | None = None,
+    batch: int = 256,
+    examples: int = 10_240,
+    precision: Precision = Precision.float32,
+    engine: Engine | None = None,
+    seed: int = 0,
+) -> Iterator[Snapshot]:
+    """A training without end, as ``train.py`` makes it; each step of the iterator is an update."""
+    _, shape, classes = setup
+    training = Training(
+        network(setup).to(device),
+        random_split(shape, classes, examples, device),
+        random_split(shape, classes, 100, device),
+        optimizer=Adam(1e-3),
+        schedule=Schedule(FOREVER),
+        batch=Batch(batch),
+        noise=noise or Noise(),
+        seed=seed,
+        precision=precision,
+        engine=engine,
+    )
+    return iter(training)
+
+
+def _advance(steps: Iterator[Snapshot], count: int) -> None:
+    for _ in range(count):
+        next(steps)
+
+
+def _row(what: str, bar: float, ratio: Ratio, ours: Work, device: torch.device, *, note: str = "") -> Row:
+    times = {"ours": ratio.ours, "reference": ratio.reference}
+    spots = hot_spots(ours, device)
+    return Row(what, bar, reached=ratio.value, spread=ratio.spread, note=note, hot_spots=spots, times=times)
+
+
+def _faster(what: str, bar: float, ratio: Ratio, ours: Work, device: torch.device, *, note: str = "") -> Row:
+    """A row that says how many times as fast ours is."""
+    row = _row(what, bar, ratio, ours, device, note=note)
+    low, high = ratio.spread
+    return Row(what, bar, True, 1 / ratio.value, (1 / high, 1 / low), "times as fast", note, row.hot_spots, row.times)
+
+
+def noisy_step(device: torch.device, setup: Any, noise: Noise, bar: float, what: str) -> Row:
+    """A noisy update against a plain one, batch 256."""
+    plain, noisy = updates(setup, device), updates(setup, device, noise=noise)
+    per_turn = 1 if device.type == "cpu" else 50
+    ours = partial(_advance, noisy, per_turn)
+    ratio = compare(ours, partial(_advance, plain, per_turn), device, turns=100, warm_up=10)
+    return _row(f"{what} step / plain step, batch 256", bar, ratio, ours, device)
+
+
+def throughput(device: torch.device) -> Row:
+    """F1's epoch against the ordinary loop's."""
+    split = random_split((1, 28, 28), 10, 60_000, torch.device("cpu"))
+    images, labels = split.images[:, 0].numpy(), split.labels.numpy()
+    ours = partial(_advance, updates(F1, device, examples=60_000), 235)
+    with Elsewhere(epoch_by_loader, (network(F1), images, labels, 256), torch.get_num_threads()) as ordinary:
+        ratio = compare(ours, ordinary, device, turns=3, warm_up=1)
+    note = "ordinary: torchvision transforms, DataLoader with 2 workers, eager, default allocator; 60,000 images"
+    return _faster("F1 images/s / the ordinary loop's, batch 256", 8, ratio, ours, device, note=note)
+
+
+def fastest_convolutions(device: torch.device) -> Row:
+    """C1's update at the fastest setting against eager float32 channels-first."""
+    candidates = {
+        f"{precision}, {layout}": updates(C1, device, precision=precision, engine=Engine(layout=layout))
+        for precision in (Precision.float32, Precision.bfloat16)
+        for layout in (Layout.channels_first, Layout.channels_last)
+    }
+    taken = {}
+    for name, steps in candidates.items():
+        _advance(steps, 1)
+        taken[name] = min(seconds(partial(_advance, steps, 1), device) for _ in range(2))
+    best = min(taken, key=taken.__getitem__)
+    ours = partial(_advance, candidates[best], 4)
+    inputs = torch.randn(256, 3, 32, 32)
+    arguments = (network(C1), inputs, torch.randint(0, 10, (256,)), 4)
+    with Elsewhere(eager_steps, arguments, torch.get_num_threads()) as ordinary:
+        ratio = compare(ours, ordinary, device, turns=8, warm_up=1)
+    tried = "; ".join(f"{name} {1000 * s:.0f} ms" for name, s in taken.items())
+    note = f"fastest: {best}; tried, the better of two updates: {tried}; reference with the default allocator"
+    what = "C1 update, fastest setting / eager float32 channels-first, batch 256"
+    return _row(what, 0.5, ratio, ours, device, note=note)
+
+
+def _batches(examples: int, size: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    return list(random_split((1, 28, 28), 10, examples, device).batches(size))
+
+
+def _forward(model: nn.Module, batches: list[tuple[Tensor, Tensor]], times: int) -> None:
+    with torch.no_grad():
+        for _ in range(times):
+            for inputs, _ in batches:
+                model(inputs)
+
+
+def sharpness_evaluation(device: torch.device) -> Row:
+    """f and its gradient at one point of the box, against the bare passes."""
+    model, batches = network(F1).to(device).eval(), _batches(30_000, 1000, device)
+    parameters = trainable(model)
+
+    def bare() -> None:
+        for inputs, labels in batches:
+            torch.autograd.grad(F.cross_entropy(model(inputs), labels), parameters)
+
+    with restored(model):
+        objective = Objective(model, batches, F.cross_entropy, box_around(flatten(parameters), 5e-4), lambda: None)
+        x = objective.at_x()
+        z = torch.linspace(-1, 1, len(x.z), dtype=torch.float64)
+        ours: Work = lambda: objective(z)  # noqa: E731
+        ratio = compare(ours, bare, device, turns=6, warm_up=1)
+        return _row("sharpness evaluation / forward + backward, F1, batches of 1000", 1.05, ratio, ours, device)
+
+
+def interpolation_point(device: torch.device) -> Row:
+    """Two points of an interpolation against two forward passes."""
+    first, second, batches = network(F1).to(device), network(F1, 1).to(device), _batches(10_000, 1000, device)
+    ours: Work = lambda: interpolate(first.eval(), second, batches, [0.3, 0.6])  # noqa: E731
+    ratio = compare(ours, partial(_forward, first.eval(), batches, 2), device, turns=8)
+    return _row("interpolation point / forward passes, F1, batches of 1000", 1.05, ratio, ours, device)
+
+
+def noise_point(device: torch.device, size: int) -> Row:
+    """A noise curve of eleven strengths against eleven forward passes."""
+    model, batches = network(F1).to(device).eval(), _batches(4000, size, device)
+    n = sum(p.numel() for p in model.parameters())
+    ours: Work = lambda: noise_curve(model, batches, STRENGTHS)  # noqa: E731
+    ratio = compare(ours, partial(_forward, model, batches, len(STRENGTHS)), device, turns=6, warm_up=1)
+    moved, read = (f"{k * n / 1e6:.0f} MB" for k in (12, 4))
+    note = f"eleven strengths a draw; making w + a theta moves {moved}, the pass itself reads {read}"
+    return _row(f"noise-curve point / forward passes, F1, batches of {size}", 1.05, ratio, ours, device, note=note)
+
+
+def solver_cost(device: torch.device, maxcor: int) -> Row:
+    """What L-BFGS-B takes for itself, on a linear function of F1's size."""
+    n = sum(p.numel() for p in network(F1).parameters())
+    slope, zero = np.full(n, 1e-3), np.zeros(n)
+
+    def linear(x: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        return float(slope @ x), slope
+
+    def solve() -> None:
+        options: Any = {"maxiter": 2, "maxcor": maxcor}
+        box = Bounds(zero - 1, zero + 1)
+        minimize(linear, zero, (), "L-BFGS-B", True, bounds=box, options=options)
+
+    took = seconds(solve, torch.device("cpu"))
+    room = (2 * maxcor + 5) * n * 8 / 1e6
+    note = f"a search over {n:,} weights with an objective that costs nothing; workspace {room:.0f} MB"
+    return Row(f"scipy's L-BFGS-B itself, maxcor {maxcor}", reached=took, unit="s", note=note)
+
+
+def in_turn(device: torch.device, runs: int = 20) -> Row:
+    """So many seeds of F1 in turn on streams of their own, against one after another."""
+    trainings = [updates(F1, device, noise=SMOOTHOUT, seed=seed) for seed in range(runs)]
+    streams = [torch.cuda.Stream(device) for _ in range(runs)]  # type: ignore[no-untyped-call]
+
+    def together() -> None:
+        for _ in range(100):
+            for steps, stream in zip(trainings, streams, strict=True):
+                with torch.cuda.stream(stream):
+                    next(steps)
+
+    def alone() -> None:
+        for steps in trainings:
+            _advance(steps, 100)
+
+    ratio = compare(together, alone, device, turns=5)
+    return _faster(f"F1, {runs} seeds in turn / {runs} alone, batch 256", 5, ratio, together, device)
+
+
+def table2(device: torch.device) -> Row:
+    """Minutes for Table 2's twelve settings with five seeds, from measured updates."""
+    total, parts, count = 0.0, [], 50
+    setups = {"F1": (F1, 60_000, 6000), "C1": (C1, 50_000, 5000), "C3": (C3, 50_000, 5000)}
+    for name, (setup, examples, large) in setups.items():
+        for batch, noise in product((256, large), (Noise(), SMOOTHOUT)):
+            steps = updates(setup, device, noise=noise, batch=batch, examples=examples)
+            _advance(steps, 20)
+            epoch = seconds(partial(_advance, steps, count), device) / count * -(-examples // batch)
+            total += 200 * 5 * epoch / 60
+            parts.append(f"{name} {batch} {noise.slug} {epoch:.3f}")
+    note = f"200 epochs, from {count} updates a setting, evaluation apart; seconds an epoch: {', '.join(parts)}"
+    return Row("Table 2, 12 settings x 5 seeds", 10, reached=total, unit="min", note=note)
+
+
+ANYWHERE: dict[str, Callable[[torch.device], Row]] = {
+    "throughput": throughput,
+    "sharpness": sharpness_evaluation,
+    "interpolation": interpolation_point,
+    "noise-curve": partial(noise_point, size=100),
+    "noise-curve-1000": partial(noise_point, size=1000),
+    "solver": partial(solver_cost, maxcor=10),
+    "solver-3": partial(solver_cost, maxcor=3),
+}
+ON: dict[str, dict[str, Callable[[torch.device], Row]]] = {
+    "cpu": {
+        "smoothout-f1": partial(noisy_step, setup=F1, noise=SMOOTHOUT, bar=1.10, what="F1, SmoothOut"),
+        "adasmoothout-f1": partial(noisy_step, setup=F1, noise=ADASMOOTHOUT, bar=1.15, what="F1, AdaSmoothOut"),
+        "c1": fastest_convolutions,
+        **ANYWHERE,
+    },
+    "cuda": {
+        **{
+            f"{method}-{name}": partial(noisy_step, setup=setup, noise=noise, bar=bar, what=f"{name.upper()}, {title}")
+            for name, setup in (("f1", F1), ("c1", C1))
+            for method, title, noise, bar in (
+                ("smoothout", "SmoothOut", SMOOTHOUT, 1.03),
+                ("adasmoothout", "AdaSmoothOut", ADASMOOTHOUT, 1.05),
+            )
+        },
+        "in-turn": in_turn,
+        "table2": table2,
+        **ANYWHERE,
+    },
+}

@@ -1,0 +1,65 @@
+"""What our trainer is measured against: loops as anyone would write them from torch's own tutorials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from smoothout.bench.timing import Work
+from smoothout.data.vision import torchvision
+
+
+class Photographs(Dataset[tuple[Tensor, int]]):
+    """Grey images as torchvision's MNIST hands them out: one by one, through PIL and torchvision's transforms."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        torchvision()
+        from torchvision import transforms  # noqa: PLC0415  (must come after the call above)
+
+        self._images, self._labels = images, labels
+        self._transform: Any = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._transform(Image.fromarray(self._images[index])), int(self._labels[index])
+
+
+def epoch_by_loader(model: nn.Module, images: np.ndarray, labels: np.ndarray, batch: int) -> Work:
+    """An epoch of Adam over ``images`` from a shuffling DataLoader with two workers."""
+    loader = DataLoader(Photographs(images, labels), batch_size=batch, shuffle=True, num_workers=2)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def epoch() -> None:
+        model.train()
+        running = 0.0
+        for inputs, targets in loader:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            running += loss.item()
+
+    return epoch
+
+
+def eager_steps(model: nn.Module, inputs: Tensor, targets: Tensor, steps: int) -> Work:
+    """So many updates of Adam on one batch, in float32 and the layout that ``inputs`` have."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+
+    def work() -> None:
+        model.train()
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), targets)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    return work

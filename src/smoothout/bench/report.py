@@ -1,0 +1,89 @@
+"""The report: every comparison of this device, what was reached, and where the time goes when a bar is missed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from smoothout.bench.comparisons import ON, Row
+from smoothout.files import write_text
+
+_VERDICT = {True: "met", False: "missed", None: ""}
+
+
+def measure(device: torch.device, only: list[str] | None) -> Iterator[Row]:
+    """The rows of ``device``, one after another; ``only`` names those that are wanted. Raises ValueError on others."""
+    comparisons = ON[device.type]
+    unknown = sorted(set(only or []) - set(comparisons))
+    if unknown:
+        raise ValueError(f"only: {unknown[0]!r} is not one of {', '.join(comparisons)}")
+    for name, comparison in comparisons.items():
+        if only is None or name in only:
+            yield comparison(device)
+
+
+def not_measured(device: torch.device) -> list[str]:
+    """The names of comparisons that belong to other devices."""
+    return [f"{kind}: {name}" for kind, names in ON.items() for name in names if name not in ON[device.type]]
+
+
+def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, Any]) -> str:
+    """The report for people."""
+    frame = pd.DataFrame(
+        {
+            "comparison": row.what,
+            "bar": _bar(row),
+            "reached": _figure(row),
+            "quartiles": "" if row.spread is None else f"{row.spread[0]:.3g} to {row.spread[1]:.3g}",
+            "": _VERDICT[row.met],
+        }
+        for row in rows
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    where = environment["processor"] if device.type == "cpu" else environment["device"]
+    lines = [
+        f"# Speed on {where}",
+        "",
+        f"{environment['threads']} threads of {environment['cores']} cores, {versions}, commit {environment['commit']}."
+        " Medians of interleaved turns within one run, on images of noise. `make bench` makes this page.",
+        "",
+        str(frame.to_markdown(index=False)),
+        "",
+        *(f"- {row.what}: {row.note}." for row in rows if row.note),
+    ]
+    missed = [row for row in rows if row.met is False]
+    if missed:
+        lines += ["", "## Where the time goes in what misses its bar", ""]
+        lines += [f"- {row.what}: {', '.join(f'{op} {share:.0%}' for op, share in row.hot_spots)}." for row in missed]
+    lines += ["", f"Not measured on this device: {', '.join(not_measured(device))}."]
+    return "\n".join(lines) + "\n"
+
+
+def _bar(row: Row) -> str:
+    if row.bar is None:
+        return ""
+    return f"{'>=' if row.at_least else '<='} {row.bar:g}" + (f" {row.unit}" if row.unit else "")
+
+
+def _figure(row: Row) -> str:
+    if row.reached is None:
+        return "not measured"
+    return f"{row.reached:.3g}" + (f" {row.unit}" if row.unit else "")
+
+
+def save(rows: list[Row], device: torch.device, environment: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write the report as Markdown and JSON; returns the paths."""
+    where = str(environment["processor"] if device.type == "cpu" else environment["device"])
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{device.type} {where} {environment['threads']} threads".lower()).strip("-")
+    content = {"environment": dict(environment), "rows": [{**asdict(row), "met": row.met} for row in rows]}
+    paths = [folder / f"{slug}.md", folder / f"{slug}.json"]
+    for path, text in zip(paths, (markdown(rows, device, environment), json.dumps(content, indent=1)), strict=True):
+        write_text(path, text)
+    return paths

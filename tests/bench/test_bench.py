@@ -1,0 +1,175 @@
+"""The benchmark: ratios and verdicts by hand, work in a fresh process, and the report that comes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from smoothout.bench import report
+from smoothout.bench.comparisons import F1, ON, Row, updates
+from smoothout.bench.ordinary import Photographs, eager_steps, epoch_by_loader
+from smoothout.bench.timing import Elsewhere, Ratio, compare, hot_spots, seconds
+from smoothout.data.images import Split
+from smoothout.models.mlp import MLP
+from smoothout.perturbation import Noise
+
+CPU = torch.device("cpu")
+ENVIRONMENT = {
+    "processor": "Some CPU @ 3 GHz",
+    "device": "cpu",
+    "threads": 2,
+    "cores": 2,
+    "versions": {"torch": "2.0"},
+    "commit": "abc",
+}
+
+
+def test_a_ratio_is_that_of_the_medians_and_its_spread_the_quartiles_turn_by_turn():
+    ratio = Ratio(ours=(1.0, 2.0, 9.0, 2.0), reference=(1.0, 1.0, 1.0, 1.0))
+    assert ratio.value == 2.0
+    assert ratio.spread == (1.25, 7.25)
+
+
+def test_both_sides_are_timed_in_turn_each_going_first_every_other_time():
+    order: list[str] = []
+    ratio = compare(partial(order.append, "ours"), partial(order.append, "reference"), CPU, turns=4, warm_up=1)
+    assert order == ["ours", "reference"] + ["reference", "ours", "ours", "reference"] * 2
+    assert len(ratio.ours) == len(ratio.reference) == 4
+
+
+def test_a_slower_side_is_seen_as_such():
+    assert compare(partial(time.sleep, 0.03), partial(time.sleep, 0.01), CPU, turns=3).value > 1.5
+    assert seconds(partial(time.sleep, 0.02), CPU) >= 0.02
+
+
+def test_hot_spots_name_the_operation_that_takes_the_time():
+    x = torch.randn(300, 300)
+    (first, share), *_ = hot_spots(lambda: [x @ x for _ in range(20)], CPU)
+    assert first == "aten::mm"
+    assert 0.5 < share <= 1
+
+
+@pytest.mark.parametrize(
+    ("row", "met"),
+    [
+        (Row("", 1.1, reached=1.1), True),
+        (Row("", 1.1, reached=1.11), False),
+        (Row("", 8, at_least=True, reached=8.1), True),
+        (Row("", 8, at_least=True, reached=7.9), False),
+        (Row("", 8), None),
+        (Row("", reached=3.0), None),
+    ],
+)
+def test_a_bar_is_met_from_its_side(row, met):
+    assert row.met is met
+
+
+def _process_number(path: str):
+    return lambda: Path(path).write_text(f"{os.getpid()} {torch.get_num_threads()}")
+
+
+def _failing():
+    return lambda: 1 / 0
+
+
+def test_work_elsewhere_is_done_in_a_process_of_its_own(tmp_path):
+    with Elsewhere(_process_number, [str(tmp_path / "number")], threads=1) as work:
+        work()
+        first = (tmp_path / "number").read_text()
+        work()
+        assert (tmp_path / "number").read_text() == first
+    number, threads = map(int, first.split())
+    assert number != os.getpid()
+    assert threads == 1
+
+
+def test_what_fails_elsewhere_says_why_here():
+    with Elsewhere(_failing, [], threads=1) as work, pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        work()
+
+
+def test_the_ordinary_loops_images_are_the_trainers():
+    images = torch.randint(0, 256, (5, 28, 28, 1), dtype=torch.uint8)
+    split = Split(images, torch.arange(5), (0.5,), (0.5,))
+    ordinary = Photographs(images[..., 0].numpy(), split.labels.numpy())
+    for index in range(5):
+        image, label = ordinary[index]
+        assert torch.allclose(image, split.take(slice(index, index + 1))[0][0], atol=1e-6)
+        assert label == index
+
+
+def _accuracy(model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:
+    return float((model.eval()(inputs).argmax(1) == labels).float().mean())
+
+
+def test_the_ordinary_loops_learn():
+    """They are no straw men: they tell dark images from bright ones."""
+    labels = torch.arange(64) % 2
+    images = (labels.view(-1, 1, 1) * 200).expand(-1, 28, 28).to(torch.uint8)
+    inputs = images.unsqueeze(1) / 127.5 - 1
+    by_loader, on_one_batch = (MLP(width=8, depth=1).build((1, 28, 28), 2) for _ in range(2))
+    epoch = epoch_by_loader(by_loader, images.numpy(), labels.numpy(), 16)
+    for _ in range(6):
+        epoch()
+    eager_steps(on_one_batch, inputs, labels, 30)()
+    assert _accuracy(by_loader, inputs, labels) == 1
+    assert _accuracy(on_one_batch, inputs, labels) == 1
+
+
+def test_updates_are_those_of_a_training():
+    steps = updates((MLP(width=8, depth=1), (1, 28, 28), 10), CPU, noise=Noise(0.1), batch=4, examples=8)
+    positions = [(now.epoch, now.step) for now, _ in zip(steps, range(4), strict=False)]
+    assert positions[0][0] == 0
+    assert len(positions) == 4
+
+
+def test_every_comparison_of_the_issue_has_its_row_on_its_device():
+    assert {"smoothout-f1", "adasmoothout-f1", "c1", "throughput", "sharpness", "interpolation"} < set(ON["cpu"])
+    assert {"smoothout-f1", "adasmoothout-f1", "in-turn", "table2"} < set(ON["cuda"])
+
+
+def test_an_unknown_comparison_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"only: 'speed' is not one of smoothout-f1, .*solver"):
+        list(report.measure(CPU, ["speed"]))
+
+
+def test_the_report_says_what_was_reached_what_was_missed_and_what_was_not_measured(tmp_path):
+    rows = [
+        Row("one", 1.1, reached=1.05, spread=(1.0, 1.2), times={"ours": (1.0,), "reference": (1.0,)}),
+        Row("two", 8, True, 3.0, (2.0, 4.0), "times as fast", "a note", [("aten::mm", 0.75)]),
+        Row("three", reached=2.5, unit="s"),
+    ]
+    markdown, data = report.save(rows, CPU, ENVIRONMENT, tmp_path)
+    text = markdown.read_text()
+    assert markdown.name == "cpu-some-cpu-3-ghz-2-threads.md"
+    assert re.search(r"\| one +\| <= 1.1 +\| 1.05 +\| 1 to 1.2 +\| met +\|", text)
+    assert re.search(r"\| two +\| >= 8 times as fast +\| 3 times as fast +\| 2 to 4 +\| missed +\|", text)
+    assert re.search(r"\| three +\| +\| 2.5 s +\|", text)
+    assert "- two: aten::mm 75%." in text
+    assert "- two: a note." in text
+    assert "cuda: in-turn, cuda: table2" in text
+    found = json.loads(data.read_text())
+    assert [row["met"] for row in found["rows"]] == [True, False, None]
+    assert found["environment"] == ENVIRONMENT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["smoothout-f1", "interpolation", "noise-curve-1000"])
+def test_a_comparison_gives_a_ratio_near_one_with_its_times(name):
+    [row] = report.measure(CPU, [name])
+    assert 0.3 < row.reached < 10
+    assert row.spread[0] <= row.spread[1]
+    assert len(row.times["ours"]) == len(row.times["reference"]) >= 6
+    assert sum(share for _, share in row.hot_spots) <= 1.0001
+
+
+def test_the_networks_measured_are_the_papers():
+    model, shape, classes = F1
+    assert sum(p.numel() for p in model.build(shape, classes).parameters()) == 1_462_794
