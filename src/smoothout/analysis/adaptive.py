@@ -1,0 +1,171 @@
+"""Adaptive sharpness: how far the loss can rise when each weight may change in proportion to its own size.
+
+Unlike a box of fixed width, its region shrinks and grows with the weights: scaling one layer up and the next down,
+which leaves a ReLU network's function as it is, leaves this sharpness as it is too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.analysis.sharpness import PINNED, Batches, Box, Loss, Objective, Point, Progress, ascend
+from smoothout.parameters import flatten, restored, trainable
+from smoothout.randomness import stream
+
+
+class Norm(StrEnum):
+    """The region for z = delta / |w|: a box, max |z_i| <= rho, or a ball, ||z||_2 <= rho."""
+
+    linf = "linf"
+    l2 = "l2"
+
+
+@dataclass(frozen=True)
+class AdaptiveSharpness:
+    """One measurement of adaptive sharpness, and how far to trust it."""
+
+    value: float  # max_loss - loss, in the loss's own units; a lower bound of the maximum
+    loss: float  # f(w), of normalised logits where they were asked for
+    max_loss: float  # the highest f met; f(w) if failed
+    status: str  # what the search did, in words
+    failed: bool  # no point above f(w) was met; the value 0.0 measures nothing
+    evaluations: int  # of f and its gradient together
+    rise_left: float  # at the point found: the steepest rise that stays in the region, per rho
+    dimension: int  # n
+
+    def describe(self) -> str:
+        """The value, or that the search failed and why."""
+        return f"failed ({self.status})" if self.failed else f"{self.value:.4g}"
+
+    __str__ = describe
+
+
+def normalised(logits: Tensor) -> Tensor:
+    """[Andriushchenko 2023] Each example's logits, (examples, classes), less their mean and over their L2 norm.
+
+    As in the program of Andriushchenko et al.: all models speak with the same confidence, whatever their scale.
+    """
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
+    return centred / lengths.clamp(min=1e-10)
+
+
+def adaptive_sharpness(
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss,
+    rho: float,
+    *,
+    norm: Norm | str = Norm.linf,
+    normalise_logits: bool = False,
+    iterations: int = 20,
+    random_starts: int = 2,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> AdaptiveSharpness:
+    """[Kwon 2021] max f(w + delta) - f(w) over max |delta_i / w_i| <= rho (linf) or ||delta / w||_2 <= rho (l2).
+
+    f is the mean of ``loss`` over all examples in evaluation mode, w the trainable parameters; a weight of 0 stays.
+    The search walks in z = delta / (rho |w|), so that it is unchanged by rescalings too: ascents by the gradient's sign
+    (linf) or direction (l2), projected, with a first step as long as the region and halved where f does not rise, from
+    w and from random points. The highest f met counts; points where f is not finite do not.
+
+    Andriushchenko et al. take the maximum for each batch of 128 by itself and average: give one batch at a time.
+
+    Args:
+        model: Left as it was to the last bit (weights, buffers, modes, ``.grad``), also after an exception.
+        batches: Pairs (inputs, targets), the same examples at every pass.
+        loss: ``loss(outputs, targets)``, the mean over the ``len(targets)`` examples of a batch.
+        rho: Relative size of the region.
+        norm: A `Norm` or its name.
+        normalise_logits: Whether outputs are `normalised` before ``loss`` sees them.
+        iterations: Steps of each ascent at most.
+        random_starts: Ascents beside the one from w.
+        seed: Of the random points.
+        progress: Called after each evaluation of f and its gradient.
+
+    Raises:
+        ValueError: For an impossible argument, before the model is touched; if f(w) is not finite or <= -1; if the
+            number of examples changes between passes.
+    """
+    _check(batches, rho, norm, iterations, random_starts)
+    measured = (lambda outputs, targets: loss(normalised(outputs), targets)) if normalise_logits else loss
+    climb: Callable[[Objective, Point, int], None] = ascend if norm == Norm.linf else ascend_ball
+    with restored(model), torch.enable_grad():
+        model.eval()
+        w = flatten(trainable(model))
+        objective = Objective(model, batches, measured, Box(w, rho * w.abs()), progress or (lambda: None))
+        x = objective.at_x()
+        climb(objective, x, iterations)
+        for index in range(random_starts):
+            start = objective(random_point(len(w), Norm(norm), seed, index))
+            if math.isfinite(start.loss):
+                climb(objective, start, iterations)
+    end, failed = objective.highest, objective.highest is x
+    searched = f"{1 + random_starts} ascents of up to {iterations} steps"
+    return AdaptiveSharpness(
+        value=end.loss - x.loss,
+        loss=x.loss,
+        max_loss=end.loss,
+        status=f"no point above the model's own loss in {searched}" if failed else searched,
+        failed=failed,
+        evaluations=objective.evaluations,
+        rise_left=rise_left(end, Norm(norm)),
+        dimension=len(w),
+    )
+
+
+def ascend_ball(objective: Objective, start: Point, steps: int) -> None:
+    """Projected gradient ascent in the unit ball: z <- P(z + step g / ||g||); step 1, halved where f does not rise."""
+    here, step = start, 1.0
+    for _ in range(steps):
+        slope = torch.linalg.vector_norm(here.gradient)
+        if not slope > 0:
+            break
+        z = into_ball(here.z + step * here.gradient / slope)
+        if torch.equal(z, here.z):
+            break
+        trial = objective(z)
+        here, step = (trial, step) if trial.loss > here.loss else (here, step / 2)
+
+
+def into_ball(z: Tensor) -> Tensor:
+    """The point of the unit ball that is nearest to ``z``."""
+    length: Tensor = torch.linalg.vector_norm(z)
+    return z / length.clamp(min=1.0)
+
+
+def random_point(n: int, norm: Norm, seed: int, index: int) -> Tensor:
+    """A uniform random point of the box [-1, 1]^n, or of the unit sphere; float64."""
+    generator, z = stream(seed, "adaptive", index), torch.empty(n, dtype=torch.float64)
+    if norm is Norm.linf:
+        return z.uniform_(-1.0, 1.0, generator=generator)
+    return z.normal_(generator=generator).div_(z.norm())
+
+
+def rise_left(point: Point, norm: Norm) -> float:
+    """The steepest rise from ``point`` that the region allows, in loss per rho: 0 at a maximum."""
+    if norm is Norm.linf:
+        return point.projected_gradient().abs().max().item()
+    outward = (point.gradient @ point.z).item() if torch.linalg.vector_norm(point.z) >= 1.0 - PINNED else 0.0
+    along = point.gradient - max(outward, 0.0) * point.z
+    return float(torch.linalg.vector_norm(along))
+
+
+def _check(batches: Batches, rho: float, norm: str, iterations: int, random_starts: int) -> None:
+    if not (math.isfinite(rho) and rho > 0):
+        raise ValueError(f"rho is {rho!r}: must be a finite number above 0")
+    if norm not in list(Norm):
+        raise ValueError(f"norm is {norm!r}: must be one of {', '.join(Norm)}")
+    if iterations < 1:
+        raise ValueError(f"iterations is {iterations!r}: must be at least 1")
+    if random_starts < 0:
+        raise ValueError(f"random_starts is {random_starts!r}: must be at least 0")
+    if isinstance(batches, Iterator) or next(iter(batches), None) is None:
+        raise ValueError(f"batches is {batches!r}: must hold (inputs, targets), and allow more than one pass")

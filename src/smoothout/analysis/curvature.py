@@ -1,0 +1,169 @@
+"""Curvature for free: a noisy training step has seen the Hessian's trace at the noise's own scale.
+
+A step of SmoothOut draws theta and computes g = grad C(w + theta). For noise of mean 0 that is independent from number
+to number and from the data, theta . g / var(theta) is the trace of the Hessian of C, averaged around w:
+
+- N(0, a^2), variance a^2: Stein's identity, E[theta_i g_i] = a^2 E[C_ii(w + theta)]: an average under the noise.
+- U(-a, a), variance a^2 / 3: by parts, E[theta_i g_i] = (a^2 / 3) E[C_ii(w + theta')], theta' as theta but for its
+  i-th number, which has the parabolic density 3 (a^2 - t^2) / (4 a^3): the middle of the box counts more.
+- AdaSmoothOut, filters of d numbers and length r = a ||w_f||: variance r^2 / d. For Gaussian noise it is the mean over
+  the ball of radius r of the filter's part of the trace, by the divergence theorem; uniform noise has no such closed
+  form, because its directions favour a cube's corners. In a one-dimensional tensor d = 1: the mean over [-r, r].
+
+Where C is quadratic, each is the Hessian's trace itself. Otherwise there are two differences to the Hessian at w: kinks
+(ReLU) count here, as far as the noise crosses them; and C is what the step computes, BatchNorm in training mode and
+dropout included. One draw is noisy: the slope at w alone adds |grad C(w)|^2 / variance to the estimate's variance. So
+average over many steps.
+
+The same product is the metric s of [SmoothOut Eq. 9]: dE[C(w + theta)] / da = E[theta . g] / a for all of these laws,
+because theta is a times something that does not depend on a.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from smoothout.analysis.hessian import Estimate
+from smoothout.parameters import filter_norms
+from smoothout.perturbation import Law, Scaling
+
+Variance = float | Tensor
+
+
+class SteinTrace(NamedTuple):
+    """One draw's estimates, float64 on the device: of the whole trace, (), and each tensor's part of it, (k,)."""
+
+    whole: Tensor
+    parts: Tensor
+
+
+@dataclass(frozen=True)
+class TraceResult:
+    """Means over ``count`` draws with standard errors: of the whole trace and of each layer's diagonal block."""
+
+    count: int
+    whole: Estimate
+    layers: dict[str, Estimate]
+
+
+def stein_trace(thetas: Sequence[Tensor], gradients: Sequence[Tensor], variances: Sequence[Variance]) -> SteinTrace:
+    """[Stein 1981] theta . grad C(w + theta) / variance: an estimate of the Hessian's trace around w, from one draw.
+
+    Unbiased for what the module's docstring says; nothing is synchronised with the device.
+
+    Args:
+        thetas: the noise, one tensor a perturbed parameter.
+        gradients: of the loss under that noise, in the same shapes: of one ghost batch, neither clipped nor with weight
+            decay in it. Gradients of several draws must not be added up before.
+        variances: of one number of the noise, for each tensor: a number, or a tensor that broadcasts to its shape; see
+            `noise_variances`. Where a tensor is 0 there was no noise and nothing is measured: it adds 0.
+
+    Raises:
+        ValueError: when the lists do not match, or a variance that is a number is not above 0.
+    """
+    if not len(thetas) == len(gradients) == len(variances):
+        raise ValueError(f"{len(thetas)} thetas, {len(gradients)} gradients, {len(variances)} variances: must match")
+    parts = [_part(*one) for one in zip(thetas, gradients, variances, strict=True)]
+    stacked = torch.stack(parts)
+    return SteinTrace(stacked.sum(), stacked)
+
+
+def _part(theta: Tensor, gradient: Tensor, variance: Variance) -> Tensor:
+    if theta.shape != gradient.shape:
+        raise ValueError(f"theta of shape {tuple(theta.shape)}, gradient of shape {tuple(gradient.shape)}: must match")
+    products = theta.detach() * gradient.detach()
+    if isinstance(variance, Tensor):
+        return torch.where(variance > 0, products / variance, 0.0).sum(dtype=torch.float64)
+    if not 0 < variance < math.inf:
+        raise ValueError(f"the noise's variance is {variance}: must be a finite number above 0")
+    return products.sum(dtype=torch.float64) / variance
+
+
+def noise_variances(
+    weights: Sequence[Tensor],
+    a: float | Tensor,
+    *,
+    law: Law | str = Law.uniform,
+    scaling: Scaling | str = Scaling.none,
+) -> list[Variance]:
+    """The variance of one number of SmoothOut's noise of strength ``a``, for each of the clean ``weights``.
+
+    none: a^2 / 3 (uniform) or a^2 (Gaussian). weight: the same times w^2. filter: (a ||w_f||)^2 / d for a filter of d
+    numbers, by both laws, because its length is fixed (to the 1e-6 of Eq. 12). Scaled noise measures nothing where
+    weights are 0 and much noise where they are small: the estimates' variance grows as the slope over the weight.
+    """
+    share = 1 / 3 if law == Law.uniform else 1.0
+    if scaling == Scaling.none:
+        return [a * a * share for _ in weights]
+    if scaling == Scaling.weight:
+        return [(a * w.detach()) ** 2 * share for w in weights]
+    return [(a * filter_norms(w)) ** 2 / (w[0].numel() if w.dim() > 1 else 1) for w in weights]
+
+
+class RunningTrace:
+    """Mean and standard error of `stein_trace` over many steps, as a whole and by layer (Welford's recurrence).
+
+    Sums are float64 tensors on the device, changed in place: feeding never waits for the device and may be captured in
+    a CUDA graph. The standard error takes the draws for independent; as the weights move, so does what is averaged.
+
+    Args:
+        names: of the perturbed parameters, in the order of the draws; a layer is a name up to its last dot.
+        device: where the estimates are.
+    """
+
+    def __init__(self, names: Sequence[str], device: torch.device | str = "cpu") -> None:
+        owners = [name.rpartition(".")[0] or name for name in names]
+        self.layers = list(dict.fromkeys(owners))
+        self._owners = torch.tensor([self.layers.index(owner) for owner in owners], device=device)
+        self._count = torch.zeros((), dtype=torch.float64, device=device)
+        self._mean = torch.zeros(1 + len(self.layers), dtype=torch.float64, device=device)
+        self._squares = torch.zeros_like(self._mean)  # of the distances from the mean, added up
+
+    @torch.no_grad()
+    def add(self, draw: SteinTrace) -> None:
+        """Count one more draw."""
+        by_layer = torch.zeros_like(self._mean[1:]).index_add_(0, self._owners, draw.parts)
+        values = torch.cat([draw.whole.view(1), by_layer])
+        self._count += 1
+        off = values - self._mean
+        self._mean += off / self._count
+        self._squares += off * (values - self._mean)
+
+    @torch.no_grad()
+    def merge(self, other: RunningTrace) -> None:
+        """Count the draws of ``other`` too, as of another rank or epoch. Raises ValueError for other layers."""
+        if self.layers != other.layers:
+            raise ValueError(f"layers {other.layers} cannot be merged into {self.layers}")
+        count, mean, squares = (t.to(self._mean.device) for t in (other._count, other._mean, other._squares))
+        together = (self._count + count).clamp(min=1.0)
+        off = mean - self._mean
+        self._mean += off * (count / together)
+        self._squares += squares + off**2 * (self._count * count / together)
+        self._count += count
+
+    def result(self) -> TraceResult:
+        """The estimates so far; waits for the device. Raises ValueError before the first draw."""
+        count = int(self._count.item())
+        if count < 1:
+            raise ValueError("no draws were counted: there is no estimate")
+        errors = (self._squares / (count - 1) / count).sqrt() if count > 1 else torch.full_like(self._mean, math.nan)
+        rows = [Estimate(*row) for row in zip(self._mean.tolist(), errors.tolist(), strict=True)]
+        return TraceResult(count, rows[0], dict(zip(self.layers, rows[1:], strict=True)))
+
+    def state(self) -> dict[str, Any]:
+        """All of it as plain numbers, for JSON; `load` takes it back without loss. Waits for the device."""
+        sums = {"mean": self._mean.tolist(), "squares": self._squares.tolist()}
+        return {"layers": list(self.layers), "count": int(self._count.item()), **sums}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state``, on this object's device. Raises ValueError for other layers."""
+        if state["layers"] != self.layers:
+            raise ValueError(f"layers {state['layers']} are not this trace's {self.layers}")
+        for tensor, value in ((self._count, "count"), (self._mean, "mean"), (self._squares, "squares")):
+            tensor.copy_(torch.tensor(state[value], dtype=torch.float64))

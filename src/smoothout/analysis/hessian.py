@@ -1,0 +1,338 @@
+"""Curvature at a model's weights without its matrix: eigenvalues, trace, norm and spectrum from products H v.
+
+H is the Hessian of the mean loss over all examples, in evaluation mode, by the trainable parameters or a block of them.
+Where the model has kinks (ReLU, max pooling) it is the Hessian of the smooth piece that the weights lie on: what the
+loss gains by crossing into another piece does not count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import eigh_tridiagonal
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor, nn
+
+from smoothout.analysis.sharpness import Batches, Loss
+from smoothout.parameters import flatten, restored, trainable
+from smoothout.randomness import stream
+
+Tick = Callable[[], object]
+Array = NDArray[np.float64]
+
+DENSE = 20  # ARPACK spends that many products before its first answer: up to here the whole matrix costs no more
+
+
+class Estimate(NamedTuple):
+    """A mean over independent draws and its standard error, nan for a single draw."""
+
+    mean: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
+class TopEigenvalues:
+    """The outermost eigenvalues that were found, and how far to trust them."""
+
+    values: tuple[float, ...]  # falling: by value for LA, by size for LM; fewer than asked for unless converged
+    residuals: tuple[float, ...]  # ||H v - value v|| for each unit vector v: an eigenvalue lies that near
+    converged: bool
+    status: str
+    dimension: int  # n, of the block
+    products: int  # H v that were spent
+
+
+@dataclass(frozen=True)
+class TraceAndNorm:
+    """Hutchinson's estimates for H: its trace and its squared Frobenius norm."""
+
+    trace: Estimate
+    squared_norm: Estimate
+    dimension: int  # n, of the block
+    products: int  # H v that were spent
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Ritz values and weights of each probe: a quadrature of the spectral density, whose integral is 1."""
+
+    ritz: tuple[tuple[float, ...], ...]
+    weights: tuple[tuple[float, ...], ...]  # of each probe they add up to 1
+    dimension: int  # n, of the block: a weight w stands for about n w eigenvalues
+    products: int  # H v that were spent
+
+    def density(self, grid: ArrayLike, width: float) -> Array:
+        """The density at each point of ``grid``, smoothed by N(0, width^2), mean over the probes."""
+        points = np.asarray(grid, dtype=np.float64)
+        total = np.zeros_like(points)
+        for values, weights in zip(self.ritz, self.weights, strict=True):
+            offsets = (points[..., None] - np.array(values)) / width
+            total += np.exp(-0.5 * offsets**2) @ np.array(weights)
+        return total / (len(self.ritz) * width * math.sqrt(2 * math.pi))
+
+
+class HessianVectorProduct:
+    """[Pearlmutter 1994] v -> H v, exact but for rounding: the gradient of (gradient . v), with the model left alone.
+
+    A model of float32 computes each batch's product in float32; sums over batches are float64. It costs
+    about two gradients. The model and its modes are as they were to the last bit after each call.
+
+    Args:
+        model: twice differentiable by autograd; its present weights count at every call.
+        batches: pairs (inputs, targets), the same at every pass.
+        loss: ``loss(outputs, targets)``, the mean over the ``len(targets)`` examples of a batch.
+        block: None for all trainable parameters; else those named ``block`` or ``block.*``, such as a layer's name.
+        tick: called after each product.
+
+    Raises:
+        ValueError: for an unknown block, no examples, a loss or gradient that is not finite, and a model and data
+            that do not answer twice the same: chance in them (augmentation, dropout) would be taken for curvature.
+    """
+
+    def __init__(
+        self, model: nn.Module, batches: Batches, loss: Loss, *, block: str | None = None, tick: Tick = lambda: None
+    ) -> None:
+        self.model, self.batches, self.loss, self.tick = model, batches, loss, tick
+        self.parameters = block_parameters(model, block)
+        self.dimension = sum(p.numel() for p in self.parameters)
+        self.rounding = max(torch.finfo(p.dtype).eps for p in self.parameters)
+        self.products = 0
+        self._examples = 0
+        self._refuse_chance()
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """H ``vector``; both are float64 on the CPU, shape (n,)."""
+        pieces = torch.split(vector, [p.numel() for p in self.parameters])
+        shaped = [piece.view(p.shape).to(p) for piece, p in zip(pieces, self.parameters, strict=True)]
+
+        def product(value: Tensor) -> Sequence[Tensor]:
+            slopes = torch.autograd.grad(value, self.parameters, create_graph=True, materialize_grads=True)
+            curved = [(slope, v) for slope, v in zip(slopes, shaped, strict=True) if slope.requires_grad]
+            if not curved:  # the loss is linear in the block
+                return [torch.zeros_like(p) for p in self.parameters]
+            outputs, along = zip(*curved, strict=True)
+            return torch.autograd.grad(outputs, self.parameters, along, materialize_grads=True)
+
+        result = self._mean(product)
+        self.products += 1
+        self.tick()
+        return result
+
+    def matrix(self) -> Array:
+        """H itself, made symmetric, shape (n, n), by n products."""
+        rows = torch.stack([self(unit) for unit in torch.eye(self.dimension, dtype=torch.float64)])
+        dense: Array = (0.5 * (rows + rows.T)).numpy()
+        return dense
+
+    def _mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
+        """The mean over all examples of what ``of_batch`` makes of a batch's loss, flattened."""
+        sums: list[Tensor] = []
+        examples = 0
+        with restored(self.model), torch.enable_grad():
+            self.model.eval()
+            for inputs, targets in self.batches:
+                pieces = of_batch(self.loss(self.model(inputs), targets))
+                sums = sums or [torch.zeros_like(piece, dtype=torch.float64) for piece in pieces]
+                for sum_so_far, piece in zip(sums, pieces, strict=True):
+                    sum_so_far.add_(piece.detach(), alpha=len(targets))
+                examples += len(targets)
+        if not examples or self._examples not in {0, examples}:
+            raise ValueError(f"batches has {examples} examples, {self._examples} before: must repeat itself")
+        self._examples = examples
+        return flatten(sums).div_(examples)
+
+    def _refuse_chance(self) -> None:
+        def loss_and_gradient(value: Tensor) -> Sequence[Tensor]:
+            return [value, *torch.autograd.grad(value, self.parameters, materialize_grads=True)]
+
+        first, second = (self._mean(loss_and_gradient) for _ in range(2))
+        if not first.isfinite().all():
+            raise ValueError(f"the model's own loss is {first[0].item()}: must be finite, as its gradient")
+        slack = math.sqrt(self.rounding)  # a GPU may add up in another order; chance is far above that
+        off = [(first - second)[part].norm() > slack * first[part].norm() for part in (slice(0, 1), slice(1, None))]
+        if any(off):
+            what = "loss" if off[0] else "gradient"
+            raise ValueError(f"model, batches: two passes differ in the {what}: must answer twice the same")
+
+
+def block_parameters(model: nn.Module, block: str | None) -> list[nn.Parameter]:
+    """The trainable parameters named ``block`` or ``block.*``; all for None. Raises ValueError for an unknown name."""
+    everything = trainable(model)
+    if block is None:
+        return everything
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    found = [p for name, p in named if name == block or name.startswith(f"{block}.")]
+    if not found:
+        known = dict.fromkeys(name.partition(".")[0] for name, _ in named)
+        raise ValueError(f"block: {block!r} names no trainable parameters; known are {', '.join(known)}")
+    return found
+
+
+def top_eigenvalues(
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss,
+    k: int = 1,
+    *,
+    which: Literal["LA", "LM"] = "LA",
+    block: str | None = None,
+    tolerance: float = 1e-4,
+    restarts: int = 100,
+    seed: int = 0,
+    tick: Tick = lambda: None,
+) -> TopEigenvalues:
+    """[Jastrzebski Fig. 1a] The ``k`` largest eigenvalues of H, by value ("LA") or by size ("LM"), by ARPACK's Lanczos.
+
+    Args:
+        model, batches, loss, block, tick: as in `HessianVectorProduct`, and what it raises.
+        k: how many, from 1 to n.
+        which: LA: the most positive; LM: the largest in size, whatever the sign.
+        tolerance: of a residual, relative to its eigenvalue. The error of an eigenvalue is of the order of its square.
+        restarts: of Lanczos at most; an answer that stays short of the tolerance says so.
+        seed: of the start vector.
+
+    Raises:
+        ValueError: for an impossible argument.
+    """
+    product = HessianVectorProduct(model, batches, loss, block=block, tick=tick)
+    n = product.dimension
+    if not 1 <= k <= n:
+        raise ValueError(f"k is {k}: must be from 1 to n = {n}")
+    if which not in {"LA", "LM"}:
+        raise ValueError(f"which is {which!r}: must be LA or LM")
+    status = "converged"
+    if n <= max(DENSE, 2 * k + 1):
+        values, vectors = np.linalg.eigh(product.matrix())
+    else:
+        operator = LinearOperator((n, n), matvec=lambda v: product(torch.from_numpy(v.ravel())).numpy(), dtype="f8")
+        start = torch.randn(n, generator=stream(seed, "eigenvector"), dtype=torch.float64).numpy()
+        try:
+            values, vectors = eigsh(operator, k, which=which, v0=start, tol=tolerance, maxiter=restarts)
+        except ArpackNoConvergence as error:
+            values, vectors = error.eigenvalues, error.eigenvectors
+            status = f"{len(values)} of {k} converged in {restarts} restarts"
+    order = np.argsort(-values if which == "LA" else -np.abs(values))[:k]
+    residuals = []
+    for index in order:
+        image = product(torch.from_numpy(vectors[:, index].copy())).numpy()
+        residuals.append(float(np.linalg.norm(image - values[index] * vectors[:, index])))
+    return TopEigenvalues(
+        tuple(float(values[i]) for i in order), tuple(residuals), len(order) == k, status, n, product.products
+    )
+
+
+def rademacher(n: int, seed: int, index: int) -> Tensor:
+    """The probe of that index: n independent signs, float64."""
+    signs = torch.randint(0, 2, (n,), generator=stream(seed, "probe", index), dtype=torch.int8)
+    return signs.double().mul_(2.0).sub_(1.0)
+
+
+def estimate(draws: Sequence[float]) -> Estimate:
+    """The mean of independent ``draws`` and its standard error."""
+    error = float(np.std(draws, ddof=1)) / math.sqrt(len(draws)) if len(draws) > 1 else math.nan
+    return Estimate(math.fsum(draws) / len(draws), error)
+
+
+def trace_and_norm(
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss,
+    *,
+    probes: int = 30,
+    block: str | None = None,
+    seed: int = 0,
+    tick: Tick = lambda: None,
+) -> TraceAndNorm:
+    """[Jastrzebski Fig. 1b] Trace and squared Frobenius norm of H: the means of v . H v and ||H v||^2.
+
+    v holds independent signs (Hutchinson 1990): the trace is exact where H is diagonal, its variance is twice the sum
+    of the squares off the diagonal. One product a probe. The means are unbiased; the square root of the second is not.
+
+    Args:
+        model, batches, loss, block, tick: as in `HessianVectorProduct`, and what it raises.
+        probes: how many v; standard errors need two.
+        seed: of the probes.
+
+    Raises:
+        ValueError: for fewer than one probe.
+    """
+    _check_counts(probes=probes)
+    product = HessianVectorProduct(model, batches, loss, block=block, tick=tick)
+    traces, squares = [], []
+    for index in range(probes):
+        probe = rademacher(product.dimension, seed, index)
+        image = product(probe)
+        traces.append((probe @ image).item())
+        squares.append((image @ image).item())
+    return TraceAndNorm(estimate(traces), estimate(squares), product.dimension, product.products)
+
+
+def hessian_spectrum(
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss,
+    *,
+    probes: int = 4,
+    steps: int = 60,
+    block: str | None = None,
+    seed: int = 0,
+    tick: Tick = lambda: None,
+) -> Spectrum:
+    """[Ubaru 2017] The density of H's eigenvalues by stochastic Lanczos quadrature, one Lanczos run a probe.
+
+    The outermost Ritz values converge to eigenvalues; between them they stand for many, by their weights. A run keeps
+    ``steps`` vectors in float64 (8 n steps bytes) and makes each new one orthogonal to all.
+
+    Args:
+        model, batches, loss, block, tick: as in `HessianVectorProduct`, and what it raises.
+        probes: how many start vectors.
+        steps: products a probe; no more than n are made.
+        seed: of the probes.
+
+    Raises:
+        ValueError: for fewer than one probe or step.
+    """
+    _check_counts(probes=probes, steps=steps)
+    product = HessianVectorProduct(model, batches, loss, block=block, tick=tick)
+    n = product.dimension
+    runs = [lanczos(product, rademacher(n, seed, i), min(steps, n), product.rounding) for i in range(probes)]
+    return Spectrum(tuple(ritz for ritz, _ in runs), tuple(weights for _, weights in runs), n, product.products)
+
+
+def lanczos(
+    product: Callable[[Tensor], Tensor], start: Tensor, steps: int, rounding: float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Ritz values of a symmetric ``product`` and their weights, the squared shares that ``start`` has in them.
+
+    Ends early where the vectors span an invariant space, to ``rounding`` relative to the matrix.
+    """
+    basis = start.new_empty(steps, len(start))
+    diagonal: list[float] = []
+    beside: list[float] = []
+    vector = start / start.norm()
+    for step in range(steps):
+        basis[step] = vector
+        image = product(vector)
+        diagonal.append((vector @ image).item())
+        known = basis[: step + 1]
+        for _ in range(2):  # once leaves rounding behind that grows from step to step
+            image = image - known.T @ (known @ image)
+        length = image.norm().item()
+        if step + 1 == steps or length <= rounding * max(map(abs, [*diagonal, *beside])):
+            break
+        beside.append(length)
+        vector = image / length
+    values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside))
+    return tuple(map(float, values)), tuple(map(float, vectors[0] ** 2))
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}: must be at least 1")
