@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "smoothout"
 LEVELS = [
     ["files", "identity", "randomness", "parameters"],
     ["perturbation", "batchnorm", "models", "data", "ledger", "progress"],
-    ["evaluation", "tables", "figures"],
+    ["evaluation", "curvature", "tables", "figures"],
     ["training", "analysis"],
     ["environment", "settings"],
     ["work"],

@@ -171,6 +171,7 @@ def _training_outcome(job: Job, place: Workplace) -> Generator[None, None, dict[
         "weights": {"best": _digest(snapshot.best), "last": _digest(snapshot.model)},
         "machines": snapshot.machines,
         "curves": snapshot.curves,
+        "curvature": snapshot.curvature,
     }
 
 

@@ -170,7 +170,7 @@ class SmoothOut:
         self.scaling = Scaling(_choice(Scaling, "scaling", scaling))
         self.denoise = denoise
         self.generator = generator
-        self._parameters = trainable(model, batchnorm)
+        self._parameters = self.parameters = trainable(model, batchnorm)
         self.device = self._parameters[0].device
         self._flats, self._noise = flat_buffers(self._parameters)
         self._perturbed = [
@@ -204,6 +204,12 @@ class SmoothOut:
         if self.denoise and clean is not None:
             self._point_at(clean)
         torch.clear_autocast_cache()
+
+    def noise(self) -> list[Tensor]:
+        """Inside the context: theta, parameter by parameter (to the rounding of w + theta). Needs ``denoise``."""
+        if self._clean is None or not self.denoise:
+            raise RuntimeError("noise() is for the inside of a context that takes its noise out again")
+        return [p.detach() - w for p, w in zip(self._parameters, self._clean, strict=True)]
 
     def set_strength(self, a: float) -> None:
         """Use ``a`` from the next draw on; where the strength is a tensor on the device, it is written there."""

@@ -105,6 +105,47 @@ def test_the_first_examples_are_a_split_that_shares_its_memory(limit: int | None
     assert torch.equal(part.take(slice(None))[0], split.take(slice(0, count))[0])
 
 
+LAYOUTS = {"planes": torch.contiguous_format, "pixels": torch.channels_last}
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(2, 6), torch.tensor([5, 0, 5, 3])], ids=["all", "some", "picked"])
+def test_batches_of_another_layout_hold_the_same_numbers_to_the_last_bit(rows: slice | torch.Tensor) -> None:
+    _, split = colours()
+    turned = split.laid_out(torch.channels_last)
+    (planes, labels), (pixels, same) = split.take(rows), turned.take(rows)
+    assert torch.equal(pixels, planes)
+    assert torch.equal(same, labels)
+    assert (planes.is_contiguous(), planes.is_contiguous(memory_format=torch.channels_last)) == (True, False)
+    assert (pixels.is_contiguous(), pixels.is_contiguous(memory_format=torch.channels_last)) == (False, True)
+    for inputs, _ in turned.batches(3):
+        assert inputs.stride()[1] == 1, "the channels of a pixel are neighbours"
+
+
+def test_a_split_of_another_layout_shares_its_memory_and_leaves_the_first_alone() -> None:
+    _, split = colours()
+    turned = split.laid_out(torch.channels_last)
+    assert turned.images.data_ptr() == split.images.data_ptr()
+    assert turned.labels.data_ptr() == split.labels.data_ptr()
+    assert len(turned) == len(split) == 7
+    for again in (split, turned.laid_out(torch.contiguous_format)):
+        assert again.take(slice(None))[0].is_contiguous()
+    turned.take(slice(None))[0].zero_()
+    assert torch.equal(split.take(slice(None))[0], colours()[1].take(slice(None))[0])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_and_limit_can_be_set_in_either_order(layout: str) -> None:
+    _, split = colours()
+    one, other = split.laid_out(LAYOUTS[layout]).first(3), split.first(3).laid_out(LAYOUTS[layout])
+    for part in (one, other):
+        assert part.images.data_ptr() == split.images.data_ptr()
+        inputs, labels = part.take(slice(None))
+        assert labels.tolist() == [0, 1, 2]
+        assert torch.equal(inputs, split.take(slice(0, 3))[0])
+        assert inputs.is_contiguous(memory_format=LAYOUTS[layout])
+        assert inputs.is_contiguous() is (layout == "planes")
+
+
 # Settings
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 
 from smoothout.analysis.sharpness import Batches, Loss
+from smoothout.curvature import Estimate
 from smoothout.parameters import flatten, restored, trainable
 from smoothout.randomness import stream
 
@@ -27,13 +28,6 @@ Tick = Callable[[], object]
 Array = NDArray[np.float64]
 
 DENSE = 20  # ARPACK spends that many products before its first answer: up to here the whole matrix costs no more
-
-
-class Estimate(NamedTuple):
-    """A mean over independent draws and its standard error, nan for a single draw."""
-
-    mean: float
-    standard_error: float
 
 
 @dataclass(frozen=True)

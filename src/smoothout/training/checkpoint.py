@@ -32,6 +32,8 @@ class Snapshot:
         sums: loss and right answers over the present epoch's examples so far, shape (2,), float64.
         epoch: epochs done; ``step``: updates done in the present one; ``elapsed``: seconds spent on it.
         curves: one list of numbers an entry of CURVES, one number an epoch.
+        curvature: for every epoch of a noisy training, the Hessian's trace as ``curvature.RunningTrace`` estimates it.
+        trace: that estimate's sums over the present epoch so far.
         machines: every environment the run was trained in, the first one first.
     """
 
@@ -43,6 +45,8 @@ class Snapshot:
     step: int = 0
     elapsed: float = 0.0
     curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})
+    curvature: list[dict[str, Any]] = field(default_factory=list)
+    trace: dict[str, Any] = field(default_factory=dict)
     machines: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -58,7 +62,7 @@ class Snapshot:
 
 
 _TENSORS = ("model", "optimizer", "best", "sums")
-_NUMBERS = ("epoch", "step", "elapsed", "curves", "machines")
+_NUMBERS = ("epoch", "step", "elapsed", "curves", "curvature", "trace", "machines")
 
 
 def save(path: Path, snapshot: Snapshot, digest: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -103,6 +103,7 @@ class Repeated:
         work: does everything on the device, waits for nothing, and writes its results into ``state``.
         state: gives all tensors that ``work`` changes; those that it makes in its first run must begin as zeros.
         generators: the sources of chance that ``work`` draws from; each replay draws from them as they are then.
+        variant: tells apart kinds of work that need a recording of their own.
     """
 
     def __init__(
@@ -110,16 +111,18 @@ class Repeated:
         work: Callable[[Tensor], None],
         state: Callable[[], list[Tensor]],
         generators: list[torch.Generator],
+        variant: Callable[[], Hashable] = lambda: None,
     ) -> None:
-        self._work, self._state, self._generators = work, state, generators
-        self._recordings: dict[int, tuple[Tensor, Callable[[], None]]] = {}
+        self._work, self._state, self._generators, self._variant = work, state, generators, variant
+        self._recordings: dict[Hashable, tuple[Tensor, Callable[[], None]]] = {}
 
     def __call__(self, rows: Tensor) -> None:
         """Do the work on ``rows``."""
-        if len(rows) not in self._recordings:
+        kind = len(rows), self._variant()
+        if kind not in self._recordings:
             room = rows.clone()
-            self._recordings[len(rows)] = room, self._record(room)
-        room, replay = self._recordings[len(rows)]
+            self._recordings[kind] = room, self._record(room)
+        room, replay = self._recordings[kind]
         room.copy_(rows)
         replay()
 

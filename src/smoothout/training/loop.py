@@ -19,6 +19,8 @@ from smoothout.training.perturbed import Perturbations
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch, update
 
+CURVATURE_DRAWS = 32  # an epoch: theta . gradient at so many of its updates costs next to nothing
+
 
 class OptimizerSettings(Protocol):
     """What the loop asks of an optimizer's settings."""
@@ -79,8 +81,15 @@ class Training:
     ) -> None:
         self._device = train_split.labels.device
         self._updates = batch.updates(len(train_split))
-        total = schedule.epochs * self._updates
-        self._perturb = Perturbations(model, noise, seed=seed, total=total, ghosts=batch.pieces, device=self._device)
+        self._perturb = Perturbations(
+            model,
+            noise,
+            seed=seed,
+            total=schedule.epochs * self._updates,
+            every=max(1, self._updates // CURVATURE_DRAWS),
+            ghosts=batch.pieces,
+            device=self._device,
+        )
         self.engine = (engine or Engine()).resolved(self._device, precision, self._perturb.recordable)
         self._model = self.engine.layout.applied_to(model)
         self._train_split, self._test_split = (
@@ -92,6 +101,8 @@ class Training:
         self._optimizer = optimizer.build(list(model.parameters()))
         if resume:
             model.load_state_dict(resume.model)
+            if self._perturb.trace and resume.trace:
+                self._perturb.trace.load(resume.trace)
             if resume.optimizer:
                 self._optimizer.load_state_dict(resume.optimizer)
         self._now.model = model.state_dict()  # the live tensors: they follow the training
@@ -122,6 +133,7 @@ class Training:
     def frozen(self) -> Snapshot:
         """The live state, ready to be saved."""
         self._now.optimizer, self._now.elapsed = self._optimizer.state_dict(), time.perf_counter() - self._since
+        self._now.trace = self._perturb.trace.state() if self._perturb.trace else {}
         for group in self._now.optimizer["param_groups"]:  # as it would be without a recording
             group.update(lr=float(group["lr"]), **({"capturable": False} if "capturable" in group else {}))
         return self._now
@@ -161,6 +173,8 @@ class Training:
             now.curves[name].append(value)
         if now.best_epoch == now.epoch:
             now.best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        if self._perturb.trace:
+            now.curvature.append(self._perturb.trace.taken())
         now.epoch, now.step = now.epoch + 1, 0
         now.sums.zero_()
         now.curves["seconds"].append(time.perf_counter() - self._since)
@@ -176,5 +190,11 @@ class Training:
             if "capturable" in group:
                 group["capturable"] = self._device.type == "cuda"
         self._perturb.keep_strength_on_device()
-        changing = [*self._now.model.values(), self._now.sums]
-        self._work = Repeated(self._compute, lambda: changing + self._optimizer_state(), self._perturb.generators)
+        trace = self._perturb.trace.sums if self._perturb.trace else []
+        changing = [*self._now.model.values(), self._now.sums, *trace]
+        self._work = Repeated(
+            self._compute,
+            lambda: changing + self._optimizer_state(),
+            self._perturb.generators,
+            variant=lambda: self._perturb.measuring,
+        )

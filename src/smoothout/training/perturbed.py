@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from types import TracebackType
 
 import torch
 from torch import nn
 
-from smoothout.perturbation import Draw, Noise, SmoothOutCopies
+from smoothout.curvature import RunningTrace, noise_variances, stein_trace
+from smoothout.perturbation import Draw, Noise, SmoothOut, SmoothOutCopies
 from smoothout.randomness import address
 
 
@@ -20,12 +23,13 @@ class Perturbations:
         noise: how.
         seed: of the training.
         total: updates of the whole training, which the strength's course refers to.
+        every: so many updates lie between two that ``trace`` is fed by.
         ghosts: ghost batches an update.
         device: of the model.
     """
 
     def __init__(
-        self, model: nn.Module, noise: Noise, *, seed: int, total: int, ghosts: int, device: torch.device
+        self, model: nn.Module, noise: Noise, *, seed: int, total: int, every: int, ghosts: int, device: torch.device
     ) -> None:
         self._noise, self._seed, self._total, self._update = noise, seed, total, 0
         self._drops = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p for module in model.modules())
@@ -33,7 +37,9 @@ class Perturbations:
         self._context = noise.on(model) if stochastic else None
         self._copies = SmoothOutCopies(noise.on(model), noise.copies, seed) if noise.a and noise.copies else None
         self._generators = [torch.Generator(device) for _ in range(ghosts)] if stochastic else []
-        self._device = device
+        self._device, self._ghosts, self._every = device, ghosts, every
+        measurable = self._context is not None and noise.denoise
+        self.trace = RunningTrace(_names(model, self._context), device) if self._context and measurable else None
         self.recordable = self._copies is None and (ghosts == 1 or not self._drops)
 
     @property
@@ -54,6 +60,11 @@ class Perturbations:
         if self._context is not None:
             self._context.set_strength(self._noise.strength(update, self._total))
 
+    @property
+    def measuring(self) -> bool:
+        """Whether the present update adds to ``trace``, which estimates the Hessian's trace (see ``curvature``)."""
+        return self.trace is not None and self._update % self._every == 0
+
     def keep_strength_on_device(self) -> None:
         """Hold the strength in a tensor, whose value a recorded update reads at every replay."""
         if self._context is not None:
@@ -68,8 +79,45 @@ class Perturbations:
         if self._context is None:
             return [nullcontext()]
         self._context.generator = self._generators[ghost]
+        if ghost == 0 and self.measuring and self.trace is not None:
+            return [_Measured(self._context, self._noise, self._ghosts, self.trace)]
         return [self._context]
 
     def _seed_dropout(self, ghost: int) -> None:
         if self._drops:
             torch.manual_seed(address(self._seed, "dropout", self._update, ghost))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A context that adds theta . gradient to a running trace before it takes the noise out again.
+
+    The gradients must be those of this ghost batch alone, divided by the number of ghost batches.
+    """
+
+    context: SmoothOut
+    noise: Noise
+    ghosts: int
+    trace: RunningTrace
+
+    def __enter__(self) -> SmoothOut:
+        return self.context.__enter__()
+
+    @torch.no_grad()
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        try:
+            if error[0] is None:
+                thetas, noise = self.context.noise(), self.noise
+                weights = [p - theta for p, theta in zip(self.context.parameters, thetas, strict=True)]
+                variances = noise_variances(weights, self.context.a, law=noise.law, scaling=noise.scaling)
+                gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.context.parameters]
+                draw = stein_trace(thetas, gradients, [variance / self.ghosts for variance in variances])
+                self.trace.add(draw)
+        finally:
+            self.context.__exit__(*error)
+
+
+def _names(model: nn.Module, context: SmoothOut | None) -> list[str]:
+    """The names of the perturbed parameters."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for parameter in (context.parameters if context else [])]

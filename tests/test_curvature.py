@@ -13,8 +13,8 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
 
 from smoothout import SmoothOut
-from smoothout.analysis.curvature import RunningTrace, SteinTrace, noise_variances, stein_trace
 from smoothout.analysis.hessian import trace_and_norm
+from smoothout.curvature import RunningTrace, SteinTrace, noise_variances, stein_trace
 
 LAWS = ["uniform", "gaussian"]
 SHAPES = [(3, 4), (5,)]

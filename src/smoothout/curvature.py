@@ -29,11 +29,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from smoothout.analysis.hessian import Estimate
 from smoothout.parameters import filter_norms
 from smoothout.perturbation import Law, Scaling
 
 Variance = float | Tensor
+
+
+class Estimate(NamedTuple):
+    """A mean over independent draws and its standard error, nan for a single draw."""
+
+    mean: float
+    standard_error: float
 
 
 class SteinTrace(NamedTuple):
@@ -152,9 +158,29 @@ class RunningTrace:
         count = int(self._count.item())
         if count < 1:
             raise ValueError("no draws were counted: there is no estimate")
-        errors = (self._squares / (count - 1) / count).sqrt() if count > 1 else torch.full_like(self._mean, math.nan)
-        rows = [Estimate(*row) for row in zip(self._mean.tolist(), errors.tolist(), strict=True)]
+        rows = [Estimate(*row) for row in zip(self._mean.tolist(), self._errors().tolist(), strict=True)]
         return TraceResult(count, rows[0], dict(zip(self.layers, rows[1:], strict=True)))
+
+    @property
+    def sums(self) -> list[Tensor]:
+        """The tensors that it changes."""
+        return [self._count, self._mean, self._squares]
+
+    def taken(self) -> dict[str, Any]:
+        """The estimates so far as plain numbers of six digits, [mean, standard error]; then it begins anew."""
+        numbers = torch.stack([self._mean, self._errors()], 1).tolist()
+        whole, *layers = ([float(f"{number:.6g}") for number in row] for row in numbers)
+        taken = {
+            "draws": int(self._count.item()),
+            "whole": whole,
+            "layers": dict(zip(self.layers, layers, strict=True)),
+        }
+        for tensor in self.sums:
+            tensor.zero_()
+        return taken
+
+    def _errors(self) -> Tensor:
+        return (self._squares / (self._count - 1) / self._count).sqrt()  # nan for fewer than two draws
 
     def state(self) -> dict[str, Any]:
         """All of it as plain numbers, for JSON; `load` takes it back without loss. Waits for the device."""

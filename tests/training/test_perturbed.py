@@ -1,0 +1,138 @@
+"""The curvature that a noisy training sees: by hand, over ghost batches, and through an interruption."""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from smoothout import SmoothOut
+from smoothout.data.images import Split
+from smoothout.perturbation import Law, Noise, Scaling
+from smoothout.randomness import stream
+from smoothout.training import checkpoint
+from smoothout.training.loop import CURVATURE_DRAWS, Training
+from smoothout.training.optimizers import Adam
+from smoothout.training.schedule import Schedule
+from smoothout.training.step import Batch
+
+Splits = Callable[..., Split]
+EXAMPLES, SIZE, UPDATES = 22, 6, 4
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3))
+
+
+def training(tiny_split: Splits, model: nn.Module, noise: Noise, **changes: Any) -> Training:
+    settings = {"batch": Batch(SIZE), "schedule": Schedule(2), **changes}
+    splits = tiny_split(EXAMPLES), tiny_split(10, seed=1)
+    return Training(model, *splits, optimizer=Adam(0.01), noise=noise, seed=4, **settings)
+
+
+@pytest.mark.parametrize(("law", "variance"), [(Law.uniform, 0.1**2 / 3), (Law.gaussian, 0.1**2)])
+@pytest.mark.parametrize("ghost", [None, 3])
+def test_the_recorded_curvature_is_theta_times_gradient_over_the_variance(
+    tiny_split: Splits, law: Law, variance: float, ghost: int | None
+) -> None:
+    """An epoch by hand: every update's first ghost batch, its own gradient, its own noise."""
+    noise, batch = Noise(0.1, law, draw="ghost"), Batch(SIZE, ghost)  # type: ignore[arg-type]
+    found = training(tiny_split, network(), noise, batch=batch, schedule=Schedule(1)).run().curvature
+    model, split = network().train(), tiny_split(EXAMPLES)
+    optimizer = Adam(0.01).build(list(model.parameters()))
+    context, order = SmoothOut(model, 0.1, law), torch.randperm(EXAMPLES, generator=stream(4, "order", 0))
+    products, last_layer = [], []
+    for step in range(UPDATES):
+        pieces = order[step * SIZE : (step + 1) * SIZE].chunk(batch.pieces)
+        optimizer.zero_grad()
+        for number, piece in enumerate(pieces):
+            inputs, labels = split.take(piece)
+            context.generator = stream(4, "noise", step, number)
+            clean = [p.detach().clone() for p in context.parameters]
+            with context:
+                loss = F.cross_entropy(model(inputs), labels)
+                gradients = torch.autograd.grad(loss, context.parameters, retain_graph=True)
+                parts = [
+                    float(((p.detach() - w).double() * g.double()).sum()) / variance
+                    for p, w, g in zip(context.parameters, clean, gradients, strict=True)
+                ]
+                (loss / len(pieces)).backward()
+            if number == 0:
+                products.append(sum(parts))
+                last_layer.append(sum(parts[-2:]))
+        optimizer.step()
+    [epoch] = found
+    assert epoch["draws"] == UPDATES
+    for numbers, (mean, error) in ((products, epoch["whole"]), (last_layer, epoch["layers"]["4"])):
+        assert mean == pytest.approx(statistics.fmean(numbers), rel=1e-3)
+        assert error == pytest.approx(statistics.stdev(numbers) / math.sqrt(len(numbers)), rel=1e-3)
+    assert list(epoch["layers"]) == ["1", "4"]  # BatchNorm is left alone
+
+
+@pytest.mark.parametrize("scaling", Scaling)
+def test_an_interrupted_training_has_the_curvature_of_an_unbroken_one(
+    tiny_split: Splits, tmp_path: Path, scaling: Scaling
+) -> None:
+    noise = Noise(0.1, scaling=scaling)
+    unbroken = training(tiny_split, network(), noise).run()
+    run = training(tiny_split, network(), noise)
+    for number, _ in enumerate(run):
+        if number == UPDATES + 1:
+            checkpoint.save(tmp_path / "run.pt", run.frozen(), "digest")
+            break
+    resumed = training(tiny_split, network(), noise, resume=checkpoint.load(tmp_path / "run.pt", "digest")).run()
+    assert resumed.curvature == unbroken.curvature
+    assert len(unbroken.curvature) == 2
+
+
+def test_measuring_leaves_the_training_as_it_is(tiny_split: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_it = training(tiny_split, network(), Noise(0.1)).run()
+    unmeasured = training(tiny_split, network(), Noise(0.1))
+    unmeasured._perturb.trace = None
+    without = unmeasured.run()
+    assert without.curvature == []
+    assert all(torch.equal(tensor, without.model[name]) for name, tensor in with_it.model.items())
+    assert {**with_it.curves, "seconds": []} == {**without.curves, "seconds": []}
+
+
+@pytest.mark.parametrize("noise", [Noise(), Noise(0.1, denoise=False), Noise(0.1, copies=2)])
+def test_there_is_no_curvature_without_fresh_noise_that_is_taken_out_again(tiny_split: Splits, noise: Noise) -> None:
+    assert training(tiny_split, network(), noise).run().curvature == []
+
+
+def test_a_long_epoch_is_sampled(tiny_split: Splits) -> None:
+    found = training(tiny_split, network(), Noise(0.1), batch=Batch(2), schedule=Schedule(1))
+    many = Training(
+        copy.deepcopy(network()),
+        tiny_split(2 * CURVATURE_DRAWS * 3),
+        tiny_split(4),
+        optimizer=Adam(0.01),
+        schedule=Schedule(1),
+        batch=Batch(2),
+        noise=Noise(0.1),
+        seed=0,
+    )
+    assert found.run().curvature[0]["draws"] == EXAMPLES // 2
+    assert many.run().curvature[0]["draws"] == CURVATURE_DRAWS
+
+
+def test_an_error_inside_counts_nothing_and_leaves_the_weights_clean(tiny_split: Splits) -> None:
+    model = network()
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    run = training(tiny_split, model, Noise(0.1))
+    run._perturb.at(0)
+    [context] = run._perturb(0)
+    with pytest.raises(OSError, match="gone"), context:
+        raise OSError("gone")
+    assert run._perturb.trace is not None
+    assert run._perturb.trace.state()["count"] == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
