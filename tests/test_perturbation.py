@@ -160,6 +160,18 @@ def test_parameters_keep_their_identity_and_layout_and_get_their_place_in_memory
     assert all(p.is_leaf and p.grad is None for p in model.parameters())
 
 
+def test_a_model_may_change_its_layout_after_the_context_was_made() -> None:
+    model = nn.Conv2d(3, 4, 3)
+    context = SmoothOut(model, 0.1, generator=seeded(0))
+    with context:
+        before = model.weight.detach().clone()
+    model.to(memory_format=torch.channels_last)
+    context.generator = seeded(0)
+    with context:
+        assert model.weight.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(model.weight, before)
+
+
 def test_a_state_dict_taken_outside_stays_clean_inside() -> None:
     model = Mixed()
     outside = model.state_dict()

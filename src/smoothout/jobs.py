@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import islice
 from typing import Any
 
 import torch
+from filelock import Timeout
 
 from smoothout import progress
 from smoothout.evaluation import arithmetic, evaluate, evaluation_batch
@@ -20,7 +21,8 @@ from smoothout.settings import Experiment
 from smoothout.training.checkpoint import Weights
 from smoothout.work import Job, Workplace
 
-Making = Generator[None, None, Record]  # pauses after every update of a training
+WAIT_SECONDS = 0.1  # between two looks at locks that others hold
+Making = Generator[bool, None, Record]  # pauses after every update of a training, and (False) while it has to wait
 
 
 def recorded(job: Job, place: Workplace) -> Record | None:
@@ -42,13 +44,10 @@ def _agrees(old: Any, new: Any) -> bool:
 
 def ensure(job: Job, place: Workplace) -> Record:
     """The job's record; what is missing is made, inputs first, and what is there is never made twice."""
-    making = _making(job, place)
-    while True:
-        try:
-            next(making)
-        except StopIteration as done:
-            record: Record = done.value
-            return record
+    [(_, outcome)] = together([job], place)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def together(jobs: Iterable[Job], place: Workplace) -> Iterator[tuple[Job, Record | Exception]]:
@@ -57,27 +56,43 @@ def together(jobs: Iterable[Job], place: Workplace) -> Iterator[tuple[Job, Recor
     As many trainings as the place's engine says take turns, update by update, each on a CUDA stream of its own: small
     networks leave most of a GPU idle. When they are asked to stop, every one of them leaves its checkpoint behind.
     """
-    waiting, active = iter(jobs), dict[Job, tuple[Making, AbstractContextManager[Any]]]()
+    waiting, active = _once(jobs), dict[Job, tuple[Making, AbstractContextManager[Any]]]()
     stopped: KeyboardInterrupt | None = None
     while True:
         free = 0 if stopped else place.engine.turns(place.device) - len(active)
         active |= {job: (_making(job, place), _stream(place.device)) for job in islice(waiting, free)}
         if not active:
             break
+        worked = False
         for job, (making, stream) in list(active.items()):
             try:
                 with stream:
-                    next(making)
+                    worked |= next(making)
                 continue
             except StopIteration as done:
                 yield job, done.value
             except KeyboardInterrupt as interrupt:
                 stopped = interrupt
+                if not progress.asked_to_stop():  # nobody told the others: they go on from their last checkpoints
+                    active.clear()
+                    break
             except Exception as error:
                 yield job, error
             del active[job]
+            worked = True
+        if active and not worked:
+            time.sleep(WAIT_SECONDS)
     if stopped:
         raise stopped
+
+
+def _once(jobs: Iterable[Job]) -> Iterator[Job]:
+    """The jobs without those that came before."""
+    seen = set[str]()
+    for job in jobs:
+        if job.digest not in seen:
+            seen.add(job.digest)
+            yield job
 
 
 def _stream(device: torch.device) -> AbstractContextManager[Any]:
@@ -89,6 +104,17 @@ def _stream(device: torch.device) -> AbstractContextManager[Any]:
     return context
 
 
+def _held(kind: str, digest: str, place: Workplace) -> Generator[bool, None, AbstractContextManager[Any]]:
+    """The right to make the record, or the weights, of that digest; pauses while another process or job has it."""
+    lock = place.ledger.lock(kind, digest)
+    while True:
+        with suppress(Timeout):
+            held: AbstractContextManager[Any] = lock.acquire(timeout=0)
+            return held
+        progress.stop_if_asked()
+        yield False
+
+
 def _making(job: Job, place: Workplace) -> Making:
     record = recorded(job, place)
     if record is not None:
@@ -98,7 +124,7 @@ def _making(job: Job, place: Workplace) -> Making:
         inputs.append((yield from _making(one, place)))
     for one in job.inputs or (job,):
         check(one, place)
-    with place.ledger.writing(job.kind, job.digest):
+    with (yield from _held(job.kind, job.digest, place)):
         record = recorded(job, place)
         if record is not None:
             return record
@@ -118,12 +144,12 @@ def _making(job: Job, place: Workplace) -> Making:
         return place.ledger.write(record)
 
 
-def _analysis_outcome(job: Job, inputs: list[Record], place: Workplace) -> Generator[None, None, dict[str, Any]]:
+def _analysis_outcome(job: Job, inputs: list[Record], place: Workplace) -> Generator[bool, None, dict[str, Any]]:
     """Run an analysis on the weights of its input runs."""
     train_split, test_split, _ = data_of(job.inputs[0].settings, place)
     models, remade = [], []
     for one, record in zip(job.inputs, inputs, strict=True):
-        with place.ledger.writing("weights", one.digest):
+        with (yield from _held("weights", one.digest, place)):
             snapshot = yield from training(one, place)
         weights = getattr(snapshot, "model" if job.settings.weights == "last" else "best")
         remade.append(_digest(weights) != record.outcome["weights"][str(job.settings.weights)])
@@ -141,11 +167,11 @@ def _analysis_outcome(job: Job, inputs: list[Record], place: Workplace) -> Gener
     return {**outcome, "weights_remade": remade}
 
 
-def _training_outcome(job: Job, place: Workplace) -> Generator[None, None, dict[str, Any]]:
+def _training_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[str, Any]]:
     """Train, and measure the best and the last weights on both splits without noise."""
     setup: Experiment = job.settings
     train_split, test_split, fingerprint = data_of(setup, place)
-    with place.ledger.writing("weights", job.digest):
+    with (yield from _held("weights", job.digest, place)):
         snapshot = yield from training(job, place)
     model = fresh_model(setup, place)
     measured = {}

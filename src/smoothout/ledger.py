@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,13 +82,11 @@ class Ledger:
         write_text(path, _LIST.sub(lambda found: " ".join(found[0].split()), json.dumps(content, indent=1)) + "\n")
         return read(path)
 
-    @contextmanager
-    def writing(self, kind: str, digest: str) -> Iterator[None]:
-        """Hold the right to make the record with that digest; waits for another process that is making it."""
+    def lock(self, kind: str, digest: str) -> FileLock:
+        """The right to make the record with that digest, to be acquired; a process that dies gives it back."""
         locks = self.folder / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{kind}-{digest[:8]}.lock"):
-            yield
+        return FileLock(locks / f"{kind}-{digest[:8]}.lock")
 
 
 def read(path: Path) -> Record:

@@ -62,7 +62,8 @@ def _checked_strength(a: float) -> float:
     return float(a)
 
 
-def _choice(kind: type[StrEnum], name: str, value: str) -> StrEnum:
+def choice(kind: type[StrEnum], name: str, value: str) -> StrEnum:
+    """The member of ``kind`` that ``value`` is or names. Raises ValueError, which says ``name`` and what is allowed."""
     try:
         return kind(value)
     except ValueError:
@@ -96,7 +97,7 @@ class Noise:
     def __post_init__(self) -> None:
         _checked_strength(self.a)
         for name, kind in (("law", Law), ("scaling", Scaling), ("draw", Draw), ("course", Course)):
-            object.__setattr__(self, name, _choice(kind, name, getattr(self, name)))
+            object.__setattr__(self, name, choice(kind, name, getattr(self, name)))
         if self.copies < 0:
             raise ValueError(f"copies: must be 0 (a fresh draw every time) or a number of copies, not {self.copies}")
         if self.copies and not (self.denoise and self.course is Course.constant):
@@ -166,17 +167,14 @@ class SmoothOut:
         generator: torch.Generator | None = None,
     ) -> None:
         self.a: float | Tensor = _checked_strength(a)
-        self.law = Law(_choice(Law, "noise", noise))
-        self.scaling = Scaling(_choice(Scaling, "scaling", scaling))
+        self.law = Law(choice(Law, "noise", noise))
+        self.scaling = Scaling(choice(Scaling, "scaling", scaling))
         self.denoise = denoise
         self.generator = generator
         self._parameters = self.parameters = trainable(model, batchnorm)
         self.device = self._parameters[0].device
         self._flats, self._noise = flat_buffers(self._parameters)
-        self._perturbed = [
-            noise if p.is_contiguous() else torch.empty_like(p)  # laid out as the model computes
-            for p, noise in zip(self._parameters, self._noise, strict=True)
-        ]
+        self._perturbed = list(self._noise)
         self._clean: list[Tensor] | None = None
 
     @torch.no_grad()
@@ -187,8 +185,10 @@ class SmoothOut:
         clean = self._clean = [parameter.data for parameter in self._parameters]
         try:
             if self.denoise:
-                for w, theta, perturbed in zip(clean, self._noise, self._perturbed, strict=True):
-                    torch.add(w, theta, out=perturbed)
+                for index, (w, theta) in enumerate(zip(clean, self._noise, strict=True)):
+                    if self._perturbed[index].stride() != w.stride():  # an optimizer may count on the weight's layout
+                        self._perturbed[index] = torch.empty_like(w)
+                    torch.add(w, theta, out=self._perturbed[index])
                 self._point_at(self._perturbed)
             else:
                 for parameter, theta in zip(self._parameters, self._noise, strict=True):

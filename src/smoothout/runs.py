@@ -42,7 +42,7 @@ def check(job: Job, place: Workplace) -> None:
     snapshot_of(job, place)
 
 
-def training(job: Job, place: Workplace) -> Generator[None, None, Snapshot]:
+def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
     """Train ``job`` to its end, from its checkpoint or from the start; yields after every update, returns the end.
 
     A training that is done is only read. When it is asked to stop it leaves a checkpoint behind and raises Interrupted.
@@ -89,7 +89,7 @@ def training(job: Job, place: Workplace) -> Generator[None, None, Snapshot]:
                 save(run.frozen())
                 saved = time.monotonic()
             progress.stop_if_asked()
-            yield
+            yield True
     end = run.frozen()
     log(end)
     end.optimizer = {}

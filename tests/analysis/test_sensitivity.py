@@ -82,7 +82,7 @@ def test_several_draws_give_their_mean_and_its_standard_error(model, batches):
     [one, several] = (noise_curve(model, batches, [0.0, 0.3], draws=draws)[1] for draws in (1, 8))
     assert (one.loss_error, one.accuracy_error) == (None, None)
     longer = noise_curve(model, batches * 8, [0.3])[0]
-    assert 0 < several.loss_error
+    assert several.loss_error > 0
     assert abs(several.loss - longer.loss) < 6 * several.loss_error
     assert noise_curve(model, batches, [0.0, 0.3], draws=8)[0].loss_error == pytest.approx(0.0, abs=1e-7)
 

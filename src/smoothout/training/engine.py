@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.evaluation import Precision
+from smoothout.perturbation import choice
 
 WARM_UP = 3  # updates before a recording: libraries set themselves up, the optimizer makes its state
 _KEEP = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: never map, never trim
@@ -69,6 +70,8 @@ class Engine:
     together: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "launch", choice(Launch, "launch", self.launch))
+        object.__setattr__(self, "layout", choice(Layout, "layout", self.layout))
         if self.together is not None and self.together < 1:
             raise ValueError(f"together: must be null or a whole number >= 1, not {self.together}")
 

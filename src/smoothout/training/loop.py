@@ -81,6 +81,8 @@ class Training:
     ) -> None:
         self._device = train_split.labels.device
         self._updates = batch.updates(len(train_split))
+        engine = engine or Engine()
+        self._model = engine.laid_out(self._device, precision).applied_to(model)  # before the noise's room is made
         self._perturb = Perturbations(
             model,
             noise,
@@ -90,8 +92,7 @@ class Training:
             ghosts=batch.pieces,
             device=self._device,
         )
-        self.engine = (engine or Engine()).resolved(self._device, precision, self._perturb.recordable)
-        self._model = self.engine.layout.applied_to(model)
+        self.engine = engine.resolved(self._device, precision, self._perturb.recordable)
         self._train_split, self._test_split = (
             split.laid_out(self.engine.layout.memory_format) for split in (train_split, test_split)
         )
@@ -105,6 +106,8 @@ class Training:
                 self._perturb.trace.load(resume.trace)
             if resume.optimizer:
                 self._optimizer.load_state_dict(resume.optimizer)
+            for weight, state in self._optimizer.state.items():  # a fused update takes all for laid out as the weight
+                state.update({name: torch.empty_like(weight).copy_(v) for name, v in state.items() if v.dim()})
         self._now.model = model.state_dict()  # the live tensors: they follow the training
         self._network: Any = torch.compile(model, dynamic=False) if self.engine.compile else model
         self._work: Callable[[Tensor], None] = self._compute

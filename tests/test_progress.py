@@ -1,0 +1,208 @@
+"""What is seen of work that goes on: one display for all bars in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import io
+import signal
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from smoothout import progress
+from smoothout.progress import LINE_SECONDS, REDRAW_SECONDS, Bar, Interrupted, interruptible
+
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"  # the cursor, while a display is there
+
+
+class Display(Progress):
+    """A display that can be looked at, and that draws only when it is told to."""
+
+    made: list[Display]
+
+    def __init__(self, *columns: object, **settings: object) -> None:
+        super().__init__(*columns, **settings, auto_refresh=False)
+        Display.made.append(self)
+
+    @property
+    def open(self) -> bool:
+        return self.live.is_started
+
+    @property
+    def seen(self) -> dict[str, float]:
+        """How far each piece of work is."""
+        return {task.description: task.completed for task in self.tasks}
+
+
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets so many seconds pass, in no time."""
+    clock = [1000.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def wait(seconds: float) -> None:
+        clock[0] += seconds
+
+    return wait
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is written to a terminal."""
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=screen, force_terminal=True, width=200))
+    monkeypatch.setattr(progress, "Progress", Display)
+    Display.made = []
+    return screen
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is written where there is no terminal."""
+    file = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=file, force_terminal=False, soft_wrap=True))
+    return file
+
+
+# In a terminal
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first closed first", "last closed first"])
+def test_bars_that_are_open_at_once_share_one_display_which_closes_with_the_last(
+    terminal: io.StringIO, order: tuple[int, int]
+) -> None:
+    bars = Bar("one", 10), Bar("two", 20, done=5)
+    for bar in bars:
+        bar.__enter__()
+    [display] = Display.made
+    assert display.open
+    assert display.seen == {"one": 0, "two": 5}
+    first, last = order
+    bars[first].__exit__(None, None, None)
+    assert display.open
+    assert display.seen == {("one", "two")[last]: (0, 5)[last]}
+    assert terminal.getvalue().count(SHOW) == 0
+    bars[last].__exit__(None, None, None)
+    assert not display.open
+    assert not display.seen
+    assert (terminal.getvalue().count(HIDE), terminal.getvalue().count(SHOW)) == (1, 1)
+    assert Display.made == [display]
+
+
+def test_work_after_the_last_bar_gets_a_display_of_its_own(terminal: io.StringIO) -> None:
+    for title in ("one", "two"):
+        with Bar(title, 3):
+            assert [display.open for display in Display.made][-1]
+    assert [display.open for display in Display.made] == [False, False]
+    assert terminal.getvalue().count(SHOW) == 2
+
+
+def test_an_error_closes_its_bar_and_leaves_the_others_open(terminal: io.StringIO) -> None:
+    with Bar("one", 3):
+        with pytest.raises(RuntimeError), Bar("two", 3):
+            raise RuntimeError
+        [display] = Display.made
+        assert display.open
+        assert display.seen == {"one": 0}
+    assert not display.open
+    assert terminal.getvalue().count(SHOW) == 1
+
+
+def test_bars_are_drawn_at_most_every_so_often_each_by_itself_and_at_their_end(
+    terminal: io.StringIO, wait: Callable[[float], None]
+) -> None:
+    with Bar("one", 100) as one, Bar("two", 3, done=1) as two:
+        [display] = Display.made
+        for _ in range(4):
+            one.step()
+        assert display.seen == {"one": 0, "two": 1}, "no time has passed"
+        wait(1.5 * REDRAW_SECONDS)
+        one.step("half of it")
+        assert display.seen == {"one": 5, "two": 1}
+        one.step()
+        assert display.seen == {"one": 5, "two": 1}
+        two.step()
+        assert display.seen == {"one": 5, "two": 2}
+        two.step()
+        assert display.seen == {"one": 5, "two": 3}, "the end is drawn at once"
+        assert [task.total for task in display.tasks] == [100, 3]
+        assert [task.fields["note"] for task in display.tasks] == ["half of it", ""]
+        display.refresh()
+        line = next(line for line in terminal.getvalue().splitlines()[::-1] if "one" in line)
+        assert "5/100" in line
+        assert "half of it" in line
+
+
+# Elsewhere
+
+
+def test_without_a_terminal_a_line_appears_when_a_minute_has_passed_since_the_last(
+    log: io.StringIO, wait: Callable[[float], None]
+) -> None:
+    seconds = LINE_SECONDS / 4 + 1  # every fourth step is a line
+    with Bar("run", 1000, done=100) as bar:
+        for step in range(1, 11):
+            wait(seconds)
+            bar.step(f"epoch {step // 4}")
+            assert len(log.getvalue().splitlines()) == step // 4
+    assert log.getvalue().splitlines() == ["run: 104/1000 epoch 1", "run: 108/1000 epoch 2"]
+
+
+def test_without_a_terminal_quick_work_is_silent_and_slow_work_says_every_step(
+    log: io.StringIO, wait: Callable[[float], None]
+) -> None:
+    with Bar("quick", 50) as bar:
+        for _ in range(50):
+            bar.step()
+            wait(0.99 * LINE_SECONDS / 50)
+    assert not log.getvalue()
+    with Bar("slow", 3) as bar:
+        for _ in range(3):
+            wait(3 * LINE_SECONDS)
+            bar.step()
+    assert [line.rstrip() for line in log.getvalue().splitlines()] == ["slow: 1/3", "slow: 2/3", "slow: 3/3"]
+
+
+def test_without_a_terminal_every_piece_of_work_has_its_own_lines_and_keeps_its_note(
+    log: io.StringIO, wait: Callable[[float], None]
+) -> None:
+    with Bar("one", 9) as one, Bar("two", 9) as two:
+        one.step("half of it")
+        wait(1.5 * LINE_SECONDS)
+        one.step()
+        two.step("a note")
+        one.step()
+        two.step()
+    assert log.getvalue().splitlines() == ["one: 2/9 half of it", "two: 1/9 a note"]
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_waits_for_the_next_question_and_a_second_is_obeyed(number: signal.Signals) -> None:
+    class Obeyed(Exception):  # noqa: N818
+        pass
+
+    def obey(*_: object) -> None:
+        raise Obeyed
+
+    before = {one: signal.signal(one, obey) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with interruptible():
+            assert not progress.asked_to_stop()
+            progress.stop_if_asked()
+            signal.raise_signal(number)
+            assert progress.asked_to_stop()
+            with pytest.raises(Interrupted, match=f"^by {number.name}; the same command goes on from here$"):
+                progress.stop_if_asked()
+            with pytest.raises(Obeyed):
+                signal.raise_signal(number)
+        with interruptible():
+            assert not progress.asked_to_stop(), "what was asked in an earlier block is over"
+        assert signal.getsignal(number) is obey
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
