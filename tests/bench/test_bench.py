@@ -95,6 +95,15 @@ def test_what_fails_elsewhere_says_why_here():
         work()
 
 
+def _dying():
+    return lambda: os._exit(3)
+
+
+def test_a_process_that_dies_is_noticed():
+    with Elsewhere(_dying, [], threads=1) as work, pytest.raises(RuntimeError, match="died"):
+        work()
+
+
 def test_the_ordinary_loops_images_are_the_trainers():
     images = torch.randint(0, 256, (5, 28, 28, 1), dtype=torch.uint8)
     split = Split(images, torch.arange(5), (0.5,), (0.5,))
@@ -121,6 +130,14 @@ def test_the_ordinary_loops_learn():
     eager_steps(on_one_batch, inputs, labels, 30)()
     assert _accuracy(by_loader, inputs, labels) == 1
     assert _accuracy(on_one_batch, inputs, labels) == 1
+
+
+def test_the_ordinary_loop_runs_in_a_process_of_its_own():
+    images = torch.zeros(32, 28, 28, dtype=torch.uint8).numpy()
+    model = MLP(width=8, depth=1).build((1, 28, 28), 2)
+    with Elsewhere(epoch_by_loader, [model, images, torch.zeros(32, dtype=torch.int64).numpy(), 16], 1) as epoch:
+        epoch()
+        epoch()
 
 
 def test_updates_are_those_of_a_training():

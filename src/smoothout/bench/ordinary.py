@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from multiprocessing import get_all_start_methods
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,9 @@ class Photographs(Dataset[tuple[Tensor, int]]):
 
 def epoch_by_loader(model: nn.Module, images: np.ndarray, labels: np.ndarray, batch: int) -> Work:
     """An epoch of Adam over ``images`` from a shuffling DataLoader with two workers."""
-    loader = DataLoader(Photographs(images, labels), batch_size=batch, shuffle=True, num_workers=2)
+    start = "fork" if "fork" in get_all_start_methods() else None  # in a fresh process the default would be its own
+    data = Photographs(images, labels)
+    loader = DataLoader(data, batch_size=batch, shuffle=True, num_workers=2, multiprocessing_context=start)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
     def epoch() -> None:

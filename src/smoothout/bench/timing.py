@@ -6,7 +6,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,16 +86,21 @@ class Elsewhere(AbstractContextManager["Elsewhere"]):
         self._here, there = context.Pipe()
         self._process = context.Process(target=_serve, args=(there, make, arguments, threads))
         self._process.start()
+        there.close()  # or a death over there would not be noticed here
 
     def __call__(self) -> None:
         """Do the work once. Raises RuntimeError when it failed."""
-        self._here.send(True)
-        error = self._here.recv()
+        try:
+            self._here.send(True)
+            error = self._here.recv()
+        except (EOFError, BrokenPipeError):
+            error = "the process that it ran in has died"
         if error:
             raise RuntimeError(error)
 
     def __exit__(self, *_: object) -> None:
-        self._here.send(False)
+        with suppress(BrokenPipeError):
+            self._here.send(False)
         self._process.join()
 
 
