@@ -41,9 +41,21 @@ reproduce-%: $(VENV)/.ready ## a table of the papers (reproduce-table2): plan, r
 show-%: $(VENV)/.ready ## the same from the records there are; runs nothing
 	@$(REPRODUCE) table=$* run=false
 
+.PHONY: reproduce-figure%
+reproduce-figure%: $(VENV)/.ready ## a figure of the papers (reproduce-figure3, reproduce-figure2-later), in the same way
+	@$(REPRODUCE) table=none figure=figure$*
+
+.PHONY: show-figure%
+show-figure%: $(VENV)/.ready ## the same from the records there are; runs nothing
+	@$(REPRODUCE) table=none figure=figure$* run=false
+
 .PHONY: figure-%
-figure-%: $(VENV)/.ready ## a picture (figure-figure3, figure-figure7, figure-f1), its runs made where they are missing
+figure-%: $(VENV)/.ready ## any picture of configs/figure/ (figure-f1, figure-atlas, figure-keskar7), in the same way
 	@$(REPRODUCE) table=none figure=$*
+
+.PHONY: figures
+figures: $(VENV)/.ready ## draw every picture from the records there are; runs nothing
+	@$(REPRODUCE) table=none run=false 'figure=glob(*,exclude=[none,quickstart,*-later])' -m
 
 .PHONY: data
 data: $(VENV)/.ready ## fetch and check MNIST, CIFAR-10 and CIFAR-100

@@ -34,10 +34,14 @@ def main(config: DictConfig) -> None:
         if picture:
             drawn = picture.save(place, results / "figures")
             written += drawn
+            for name in picture.missing(place):
+                print(f"figure {picture.figure['name']}: not run: {name}")
             if not drawn:
                 print(f"figure {picture.figure['name']} lacks records of its runs: not drawn")
-        print("\n".join(f"written: {path}" for path in written))
-    sys.exit(code)
+        for path in written:
+            print(f"written: {path}")
+    if code:  # a sweep goes on where all is well
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""How BatchNorm layers start."""
+"""How BatchNorm layers start, and running averages made anew."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from scipy import stats
 from torch import nn
+from torch.nn import functional as F
 
-from smoothout.batchnorm import uniform_start
+from smoothout.batchnorm import recompute_averages, uniform_start
 from smoothout.randomness import stream
 
 
@@ -44,3 +46,55 @@ def test_the_uniform_start_comes_from_its_generator_alone() -> None:
     assert not torch.equal(drawn[0], drawn[2])
     assert not torch.equal(drawn[0][0], drawn[0][1])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.fixture
+def deep() -> nn.Sequential:
+    """Two BatchNorm layers with averages from elsewhere, one without any, and dropout."""
+    made = nn.Sequential(
+        nn.Linear(4, 6),
+        nn.BatchNorm1d(6),
+        nn.Dropout(0.5),
+        nn.Linear(6, 3),
+        nn.BatchNorm1d(3, momentum=0.3),
+        nn.BatchNorm1d(3, track_running_stats=False),
+    )
+    for _ in range(3):
+        made(torch.randn(8, 4) * 5)
+    return made
+
+
+@pytest.fixture
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(torch.randn(n, 4), torch.zeros(n)) for n in (9, 5, 2)]
+
+
+def test_recomputed_averages_are_the_mean_of_the_batches_own_statistics(deep, batches) -> None:
+    first, second = [], []
+    for x, _ in batches:
+        h = deep[0](x)
+        first.append((h.mean(0), h.var(0)))  # var: unbiased
+        h = deep[3](F.batch_norm(h, None, None, deep[1].weight, deep[1].bias, training=True))
+        second.append((h.mean(0), h.var(0)))
+    recompute_averages(deep, batches)
+    for layer, statistics in ((deep[1], first), (deep[4], second)):
+        means, variances = (torch.stack(column).mean(0) for column in zip(*statistics, strict=True))
+        torch.testing.assert_close(layer.running_mean, means)
+        torch.testing.assert_close(layer.running_var, variances)
+        assert layer.num_batches_tracked == 3
+
+
+def test_recomputing_leaves_parameters_momenta_and_modes_also_after_an_exception(deep, batches) -> None:
+    deep.eval()
+    deep[3].train()
+    parameters = [p.detach().clone() for p in deep.parameters()]
+    recompute_averages(deep, batches)
+    again = [deep[1].running_var.clone(), deep[4].running_var.clone()]
+    with pytest.raises(ValueError, match="more than 1 value"):
+        recompute_averages(deep, [*batches, (torch.randn(1, 4), torch.zeros(1))])
+    assert all(torch.equal(p, old) for p, old in zip(deep.parameters(), parameters, strict=True))
+    assert (deep[1].momentum, deep[4].momentum) == (0.1, 0.3)
+    assert [m.training for m in deep] == [False, False, False, True, False, False]
+    recompute_averages(deep, batches)
+    assert torch.equal(deep[1].running_var, again[0])
+    assert torch.equal(deep[4].running_var, again[1])

@@ -10,6 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from smoothout.analysis.interpolation import Averages
+from smoothout.analysis.interpolation import Path as Way
+from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
+from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
+from smoothout.analysis.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.sharpness import Convention
 from smoothout.settings import compose_config, experiment
 from smoothout.work import Job
 
@@ -127,3 +133,26 @@ def test_a_ghost_batch_of_the_whole_batch_and_drops_after_the_end_do_not_matter(
 )
 def test_a_setting_that_changes_the_outcome_changes_the_digest(override: str) -> None:
     assert job(f"{F1} {override}").digest != GOLDEN[F1]
+
+
+ANALYSES = {  # of F1 at 256; an interpolation goes from there to F1 at 6000
+    "converged-train-76325a1d": Sharpness(),
+    "keskar-train-7b791101": Sharpness(convention=Convention.keskar),
+    "released-test-ad938824": Sharpness(convention=Convention.released),
+    "uniform-9b9eabe6": NoiseCurve(),
+    "to-f1-mnist-b6000-baseline-e200-s0-e14eaac0": Interpolation(),
+    "to-f1-mnist-b6000-baseline-e200-s0-recomputed-e84bb564": Interpolation(averages=Averages.recomputed),
+    "to-f1-mnist-b6000-baseline-e200-s0-curvilinear-6ff629e9": Interpolation(path=Way.curvilinear),
+    "5-directions-d6b1f6ce": Landscape(),
+    "train-3812dc73": Plane(),
+    "train-aec20659": Hessian(),
+    "linf-train-1639221d": Adaptive(),
+    "094eead7": Atlas(),
+}
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_the_name_of_an_analysis_record_is_the_pinned_one(name: str) -> None:
+    runs = [job(f"experiment=f1_mnist batch={batch}") for batch in ("small", "large")]
+    analysis = ANALYSES[name]
+    assert Job(analysis, tuple(runs[: analysis.runs])).name == f"f1-mnist-b256-baseline-e200-s0-{name}"

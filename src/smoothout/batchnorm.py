@@ -1,11 +1,12 @@
-"""How BatchNorm layers start."""
+"""How BatchNorm layers start, and running averages made anew."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smoothout.parameters import BATCHNORM
 
@@ -23,3 +24,27 @@ def uniform_start(model: nn.Module, generator: torch.Generator) -> None:
     for module in model.modules():
         if isinstance(module, BATCHNORM) and module.affine:
             module.weight.uniform_(0.0, 1.0, generator=generator)
+
+
+@torch.no_grad()
+def recompute_averages(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Replace every running average of ``model`` by the mean over ``batches`` of the batches' own statistics, in place.
+
+    One pass in which BatchNorm layers alone are in training mode: dropout, which widens what a layer sees, is off. Each
+    batch counts the same, whatever its size; its variance is the unbiased one. Parameters, momenta and modes stay.
+    """
+    layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.track_running_stats]
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [layer.momentum for layer in layers]
+    model.eval()
+    try:
+        for layer in layers:
+            layer.train().reset_running_stats()
+            layer.momentum = None  # torch's word for a plain mean over all batches
+        for inputs, _ in batches:
+            model(inputs)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for module, mode in modes:
+            module.training = mode

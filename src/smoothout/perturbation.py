@@ -205,11 +205,16 @@ class SmoothOut:
             self._point_at(clean)
         torch.clear_autocast_cache()
 
+    @property
+    def clean(self) -> list[Tensor]:
+        """Inside the context: w, parameter by parameter. Needs ``denoise``."""
+        if self._clean is None or not self.denoise:
+            raise RuntimeError("there is no w to be had but inside a context that takes its noise out again")
+        return self._clean
+
     def noise(self) -> list[Tensor]:
         """Inside the context: theta, parameter by parameter (to the rounding of w + theta). Needs ``denoise``."""
-        if self._clean is None or not self.denoise:
-            raise RuntimeError("noise() is for the inside of a context that takes its noise out again")
-        return [p.detach() - w for p, w in zip(self._parameters, self._clean, strict=True)]
+        return [p.detach() - w for p, w in zip(self._parameters, self.clean, strict=True)]
 
     def set_strength(self, a: float) -> None:
         """Use ``a`` from the next draw on; where the strength is a tensor on the device, it is written there."""

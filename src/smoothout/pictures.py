@@ -1,50 +1,185 @@
-"""A picture as the jobs that it needs: one of configs/figure/."""
+"""A picture as the jobs that it needs: one of configs/figure/, panel by panel."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from smoothout.analysis.recorded import Interpolation, NoiseCurve
-from smoothout.figures import line_and_noise
+from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
+from smoothout.analysis.recorded_around import Landscape, Plane
+from smoothout.analysis.recorded_searches import Atlas
+from smoothout.analysis.theory import figure_one
+from smoothout.figures import curves, searches, shapes, sheet
 from smoothout.jobs import recorded
 from smoothout.reproduction import Scope
-from smoothout.settings import compose_config, experiment
+from smoothout.settings import SettingsError, compose_config, experiment, typed
 from smoothout.tables import stem
 from smoothout.work import Job, Workplace
 
 
+def toy_loss(axes: Any, records: curves.Named) -> None:
+    """Figure 1a; it needs no records."""
+    figure = figure_one()
+    shapes.toy_loss(axes, figure.w, figure.loss)
+
+
+def toy_copies(axes: Any, records: curves.Named) -> None:
+    """Figure 1b; it needs no records."""
+    figure = figure_one()
+    shapes.toy_copies(axes, figure.w, figure.copies, figure.mean, figure.expectation)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of panel.
+
+    Attributes:
+        draw: draws named records on axes.
+        analysis: what is measured on the runs; None where nothing is.
+        options: what of ``draw`` a panel may choose.
+        solid: whether the axes are those of a space.
+        trainings: whether the runs' own records are drawn too.
+    """
+
+    draw: Callable[..., None]
+    analysis: type[Any] | None = None
+    options: tuple[str, ...] = ()
+    solid: bool = False
+    trainings: bool = False
+
+
+KINDS = {
+    "line": Kind(curves.line, Interpolation, ("part",)),
+    "noise": Kind(curves.noise, NoiseCurve, ("part",)),
+    "landscape": Kind(curves.landscape, Landscape, ("part",)),
+    "contours": Kind(shapes.contours, Plane),
+    "surface": Kind(shapes.surface, Plane, solid=True),
+    "atlas": Kind(searches.atlas, Atlas, ("space",)),
+    "sharpness_over_loss": Kind(searches.over_loss, Sharpness),
+    "sharpness_over_batch": Kind(searches.over_batch, Sharpness, trainings=True),
+    "toy_loss": Kind(toy_loss),
+    "toy_copies": Kind(toy_copies),
+}
+KEYS = ("kind", "title", "overrides", "runs", "over", "analysis", "draw")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel's title, its kind, its jobs with their names in the legend, and what it chose of ``draw``."""
+
+    title: str
+    kind: Kind
+    jobs: tuple[tuple[str, Job], ...]
+    options: dict[str, Any]
+
+    def records(self, place: Workplace) -> tuple[curves.Named, list[str]]:
+        """The present records by name, and the names of the missing ones."""
+        found = [(name, job, recorded(job, place)) for name, job in self.jobs]
+        present = [(name, record) for name, _, record in found if record is not None]
+        return present, [job.name for _, job, record in found if record is None]
+
+    def drawn(self, place: Workplace) -> sheet.Panel:
+        """The panel as it is drawn from the present records."""
+        present, missing = self.records(place)
+        draw = partial(self.kind.draw, records=present, **self.options) if present or not self.jobs else None
+        return sheet.Panel(self.title, draw, missing, self.kind.solid)
+
+
 class Picture:
-    """Small batch against large batch: along the line between two runs, and under noise (SmoothOut Figures 3 and 7)."""
+    """One of configs/figure/. Raises SettingsError where it does not compose."""
 
     def __init__(self, figure: dict[str, Any], scope: Scope, configs: Path) -> None:
-        self.figure, self.scope = figure, scope
-        ends = []
-        for end in ("small", "large"):
-            overrides = [*figure["overrides"], *figure[end], *scope.overrides(), f"seed={scope.seeds[0]}"]
-            config = compose_config(configs, "train", overrides)
-            ends.append(Job(experiment(config)))
-        examples = config["profile"]["analysis_examples"]
-        self.line = Job(Interpolation(examples=examples), tuple(ends))
-        self.curves = {
-            name: Job(NoiseCurve(examples=examples), (run,))
-            for name, run in zip(("small batch", "large batch"), ends, strict=True)
-        }
+        self.figure, self.scope, self._configs = figure, scope, configs
+        self._known = dict[tuple[str, ...], Job]()  # trainings by their overrides; composing takes a while
+        self._configured = dict[str, dict[str, Any]]()  # their configs by digest
+        self.panels = [self._panel(given) for given in figure["panels"]]
 
     def jobs(self) -> list[Job]:
-        """Every job that the picture needs, trainings first."""
-        return [*self.line.inputs, self.line, *self.curves.values()]
+        """Every job that the picture needs, each once, trainings first."""
+        pairs = (pair for panel in self.panels for pair in panel.jobs)
+        jobs = {job.digest: job for _, measured in pairs for job in (*measured.inputs, measured)}
+        return sorted(jobs.values(), key=lambda job: bool(job.inputs))
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
-        """The picture's jobs; their estimates come from records alone."""
-        return {f"figure {self.figure['name']}": dict.fromkeys(self.jobs())}
+        """The picture's jobs, with the configs' estimates of the seconds that an epoch takes."""
+        jobs = {job: _epoch_seconds(self._configured[(job.inputs or (job,))[0].digest]) for job in self.jobs()}
+        return {f"figure {self.figure['name']}": jobs}
+
+    def missing(self, place: Workplace) -> list[str]:
+        """The names of the records that the picture lacks."""
+        return list(dict.fromkeys(name for panel in self.panels for name in panel.records(place)[1]))
 
     def save(self, place: Workplace, folder: Path) -> list[Path]:
-        """Draw it from the present records; nothing is drawn while one is missing."""
-        line = recorded(self.line, place)
-        curves = [(name, recorded(job, place)) for name, job in self.curves.items()]
-        there = [(name, record) for name, record in curves if record is not None]
-        if line is None or len(there) < len(curves):
+        """Draw it from the present records; nothing is drawn while no panel has any."""
+        panels = [panel.drawn(place) for panel in self.panels]
+        if not any(panel.draw for panel in panels):
             return []
-        name = stem(self.figure["name"], self.scope.regime, self.scope.profile, self.scope.precision)
-        return line_and_noise(line, there, self.figure["title"], folder / name)
+        scope = self.scope
+        name, note = self.figure["name"], "needs no records"
+        if self.jobs():
+            name = stem(name, scope.regime, scope.profile, scope.precision)
+            seeds = f"seed{'s' if len(scope.seeds) > 1 else ''} {', '.join(map(str, scope.seeds))}"
+            note = f"regime {scope.regime}, profile {scope.profile}, {scope.precision}, {seeds}"
+        return sheet.save(self.figure["title"], panels, note, folder / name, self.figure.get("columns"))
+
+    def _panel(self, given: dict[str, Any]) -> Panel:
+        named = f"figure {self.figure['name']}"
+        if given.get("kind") not in KINDS:
+            raise SettingsError(f"{named}: kind {given.get('kind')!r} is not one of {', '.join(KINDS)}")
+        kind, options = KINDS[given["kind"]], given.get("draw", {})
+        named, allowed = f"{named}: {given['kind']}", [*KEYS, *(f"draw.{option}" for option in kind.options)]
+        for key in [*given, *(f"draw.{option}" for option in options)]:
+            if key not in allowed:
+                raise SettingsError(f"{named}: unknown key {key}; allowed: {', '.join(allowed)}")
+        needed, runs = (kind.analysis.runs if kind.analysis else 0), len(given.get("runs", {}))
+        if "title" not in given or runs < needed or (needed == 2 and runs > 2):
+            raise SettingsError(f"{named}: needs a title and {needed} runs, not {runs}")
+        return Panel(given["title"], kind, tuple(dict.fromkeys(self._jobs(kind, given))), options)
+
+    def _jobs(self, kind: Kind, given: dict[str, Any]) -> Iterator[tuple[str, Job]]:
+        """The panel's jobs by name: for each seed one over all its runs, or one for each run and point of ``over``."""
+        if kind.analysis is None:
+            return
+        base = [*self.figure.get("overrides", []), *given.get("overrides", [])]
+        points = [[f"{key}={value}"] for key, values in given.get("over", {}).items() for value in values] or [[]]
+        for seed in self.scope.seeds:
+            last = [*self.scope.overrides(), f"seed={seed}"]
+            runs = [
+                (name, self._run([*base, *own, *point, *last]))
+                for name, own in given["runs"].items()
+                for point in points
+            ]
+            if kind.analysis.runs == 1:
+                for name, run in runs:
+                    yield from [(name, run)] if kind.trainings else []
+                    yield name, Job(self._analysis(given, run), (run,))
+            else:
+                ways = ", ".join(f"{alpha} is {name}" for alpha, (name, _) in enumerate(runs))
+                yield ways, Job(self._analysis(given, runs[0][1]), tuple(run for _, run in runs))
+
+    def _run(self, overrides: Sequence[str]) -> Job:
+        """The training that ``overrides`` of train.yaml describe."""
+        key = tuple(overrides)
+        if key not in self._known:
+            config = compose_config(self._configs, "train", overrides)
+            self._known[key] = Job(experiment(config))
+            self._configured[self._known[key].digest] = config
+        return self._known[key]
+
+    def _analysis(self, given: dict[str, Any], run: Job) -> Any:
+        """The panel's settings of its analysis; of so many examples as the profile says."""
+        kind = KINDS[given["kind"]]
+        assert kind.analysis is not None
+        examples = self._configured[run.digest]["profile"]["analysis_examples"]
+        chosen = {"examples": examples, **given.get("analysis", {})}
+        return typed(kind.analysis, chosen, f"figure {self.figure['name']}: {given['kind']}: analysis.")
+
+
+def _epoch_seconds(config: dict[str, Any]) -> float | None:
+    """What the config says of an epoch with its batch, None for other batches than it knows."""
+    known = {size: config["epoch_seconds"][name] for name, size in config["sizes"].items()}
+    seconds: float | None = known.get(config["batch"]["size"])
+    return seconds

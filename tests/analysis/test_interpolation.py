@@ -1,7 +1,8 @@
-"""The line through two networks: its ends are the networks, its middle is what the formula says."""
+"""The way through two networks: its ends are the networks, its middle is what the formula says."""
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from torch import nn
 
 from smoothout import interpolate
+from smoothout.analysis.interpolation import curvilinear, walk
+from smoothout.batchnorm import recompute_averages
 from smoothout.evaluation import evaluate
 
 
@@ -83,3 +86,85 @@ def test_both_networks_stay_as_they_are_and_counters_are_not_interpolated(batche
 def test_networks_of_different_shape_are_refused(batches):
     with pytest.raises(ValueError, match="same architecture"):
         interpolate(network(0), nn.Linear(4, 3), batches)
+
+
+def test_the_curve_takes_cosine_and_sine_of_a_quarter_turn_and_is_exact_at_whole_numbers():
+    exact = {-1.0: (0.0, -1.0), 0.0: (1.0, 0.0), 1.0: (0.0, 1.0), 2.0: (-1.0, 0.0), 3.0: (0.0, -1.0)}
+    assert {alpha: curvilinear(alpha) for alpha in exact} == exact
+    assert curvilinear(1 / 3) == pytest.approx((math.sqrt(3) / 2, 0.5), rel=1e-12)
+    assert curvilinear(-0.5) == pytest.approx((math.sqrt(0.5), -math.sqrt(0.5)), rel=1e-12)
+    assert curvilinear(1.5) == pytest.approx((-math.sqrt(0.5), math.sqrt(0.5)), rel=1e-12)
+
+
+def test_a_point_of_the_curve_is_the_network_with_hand_made_weights(batches):
+    first, second, between = (nn.Linear(4, 3) for _ in range(3))
+    with torch.no_grad():
+        for p, a, b in zip(between.parameters(), first.parameters(), second.parameters(), strict=True):
+            p.copy_(math.sqrt(3) / 2 * a + b / 2)
+    point = interpolate(first, second, batches, [1 / 3], path="curvilinear")[0]
+    expected = evaluate(between, batches)
+    assert (point.loss, point.accuracy) == (pytest.approx(expected.loss, rel=1e-6), expected.accuracy)
+
+
+def test_the_ends_of_the_curve_are_the_two_networks_own_numbers_exactly(batches):
+    first, second = network(0), network(1)
+    with torch.no_grad():
+        second[0].weight[2:] = 0.0  # where 6e-17 of the first network would show
+    points = interpolate(first, second, batches, [0.0, 1.0], path="curvilinear")
+    assert (points[0].loss, points[0].accuracy) == evaluate(first, batches)
+    assert (points[1].loss, points[1].accuracy) == evaluate(second, batches)
+
+
+def test_beyond_the_first_network_the_curve_turns_the_averages_round_and_has_no_value(batches):
+    points = interpolate(network(0), network(1), batches, [-1.0, 2.0], path="curvilinear")
+    assert [(p.negative_variances, math.isnan(p.loss)) for p in points] == [(6, True), (6, True)]
+
+
+def averages(model: nn.Module) -> list[torch.Tensor]:
+    return [model[1].running_mean.clone(), model[1].running_var.clone()]
+
+
+def test_kept_averages_are_the_first_networks_all_the_way(batches):
+    first, second = network(0), network(1)
+    for stop in walk(first, second, [-1.0, 0.5, 2.0], averages="kept"):
+        assert all(torch.equal(a, b) for a, b in zip(averages(stop.network), averages(first), strict=True))
+        torch.testing.assert_close(
+            stop.network[0].weight, (1 - stop.alpha) * first[0].weight + stop.alpha * second[0].weight
+        )
+        assert stop.negative_variances == 0
+    point = interpolate(first, second, batches, [0.0], averages="kept")[0]
+    assert (point.loss, point.accuracy) == evaluate(first, batches)
+
+
+def test_recomputed_averages_are_those_of_a_pass_by_hand_at_each_point(batches):
+    first, second = network(0), network(1)
+    for path, (a, b) in (("linear", (-0.5, 1.5)), ("curvilinear", curvilinear(1.5))):
+        by_hand = network(2)
+        with torch.no_grad():
+            for p, one, other in zip(by_hand.parameters(), first.parameters(), second.parameters(), strict=True):
+                p.copy_(a * one + b * other)
+            hidden = [by_hand[0](x) for x, _ in batches]
+            by_hand[1].running_mean.copy_(torch.stack([h.mean(0) for h in hidden]).mean(0))
+            by_hand[1].running_var.copy_(torch.stack([h.var(0) for h in hidden]).mean(0))
+        expected = evaluate(by_hand, batches)
+        choices = {"path": path, "averages": "recomputed", "averages_from": batches}
+        point = interpolate(first, second, batches, [1.5], **choices)[0]
+        assert point.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert (point.accuracy, point.negative_variances) == (expected.accuracy, 0)
+
+
+def test_with_recomputed_averages_the_ends_are_the_networks_with_averages_recomputed(batches):
+    first, second = network(0), network(1)
+    points = interpolate(first, second, batches, [0.0, 1.0], averages="recomputed", averages_from=batches)
+    for point, end in zip(points, (first, second), strict=True):
+        anew = copy.deepcopy(end)
+        recompute_averages(anew, batches)
+        assert (point.loss, point.accuracy) == evaluate(anew, batches)
+        assert point.loss != evaluate(end, batches).loss
+
+
+def test_an_unknown_way_and_recomputing_from_nothing_are_refused(batches):
+    first, second = network(0), network(1)
+    for choices in ({"path": "curved"}, {"averages": "forgotten"}, {"averages": "recomputed"}):
+        with pytest.raises(ValueError, match=r"curved|forgotten|averages_from"):
+            interpolate(first, second, batches, **choices)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from smoothout.analysis.interpolation import Averages, Path, interpolate
 from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
 from smoothout.analysis.sharpness import Convention, sharpness
 from smoothout.data.images import Split
@@ -64,6 +65,33 @@ def test_a_recorded_interpolation_has_the_ends_own_numbers_on_both_splits(splits
         assert outcome[part][1]["loss"] == evaluate(first, split.batches(1000)).loss
         assert outcome[part][2]["loss"] == evaluate(second, split.batches(1000)).loss
     assert len(ticks) == Interpolation(points=4).ticks(40, 60)
+
+
+def normalised(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    made = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
+    made(torch.randn(20, 3, 3) + seed)
+    return made.eval()
+
+
+def test_a_recorded_interpolation_follows_its_path_and_recomputes_averages_from_the_training_split(splits):
+    train, test = splits
+    first, second, ticks = normalised(0), normalised(1), []
+    settings = Interpolation(points=4, path=Path.curvilinear, averages=Averages.recomputed, examples=30)
+    outcome = settings.run([first, second], train, test, counting(ticks))
+    for part, split in (("train", train), ("test", test)):
+        expected = interpolate(
+            first,
+            second,
+            split.first(30).batches(1000),
+            [-1.0, 0.0, 1.0, 2.0],
+            path="curvilinear",
+            averages="recomputed",
+            averages_from=train.first(30).batches(1000),
+        )
+        assert outcome[part] == [point._asdict() for point in expected]
+    assert len(ticks) == settings.ticks(40, 60) == 8
+    assert settings.evaluations(40, 60) == 12
 
 
 def test_the_published_grid_of_alpha_is_31_points_from_minus_1_to_2(splits):

@@ -73,7 +73,15 @@ def test_a_picture_alone_is_asked_for_without_a_table_and_is_not_drawn_without_r
     done = reproduce(tmp_path, "table=none", "figure=f1", "run=false")
     assert done.returncode == 0, done.stderr
     assert "figure f1 lacks records" in done.stdout
+    assert done.stdout.count("figure f1: not run: f1-mnist-b256") == 3
     assert tree(tmp_path) == {}
+
+
+def test_one_call_draws_several_pictures_as_far_as_their_records_are_there(tmp_path):
+    done = reproduce(tmp_path, "table=none", "figure=f1,figure1", "run=false", "-m")
+    assert done.returncode == 0, done.stderr
+    assert "figure f1 lacks records" in done.stdout
+    assert {path.name for path in (tmp_path / "results" / "figures").iterdir()} == {"figure1.svg", "figure1.png"}
 
 
 def test_missing_data_fails_their_own_rows_by_name_and_sinks_no_other(tmp_path):

@@ -1,43 +1,112 @@
-"""Pictures from records: what was measured is drawn, what has no value is a gap, and equal records are equal files."""
+"""Loss and accuracy drawn: what was measured is on the axes, what has no value is a gap, seeds make a band."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from support import a_record
 
-from smoothout.figures import line_and_noise
+from smoothout.figures import curves
+from smoothout.figures.style import COLOURS
 from smoothout.ledger import Record
 
 
-def record(kind: str, outcome: dict) -> Record:
-    return Record(kind, "name", "digest", {}, {}, {}, [], outcome, {})
+def line(gaps: int = 0, factor: float = 1.0) -> Record:
+    values = [None] * gaps + [0.1 * factor] * (4 - gaps)
+    points = [
+        {"alpha": i - 1.0, "loss": v, "accuracy": v, "negative_variances": 3 if v is None else 0}
+        for i, v in enumerate(values)
+    ]
+    return a_record("interpolation", {"train": points, "test": points})
 
 
-def line(gaps: int) -> Record:
-    values = [None] * gaps + [0.1] * (4 - gaps)
-    points = [{"alpha": i - 1.0, "loss": v, "accuracy": v, "negative_variances": 0} for i, v in enumerate(values)]
-    return record("interpolation", {"train": points, "test": points})
+def noise(factor: float = 1.0) -> Record:
+    points = [{"a": a, "loss": factor * (0.1 + a), "accuracy": 0.9 - a} for a in (0.0, 0.1, 0.2)]
+    half = {"points": points, "slopes": [1.0, 1.0]}
+    return a_record("noise_curve", {"train": half, "test": half}, settings={"law": "uniform"})
+
+
+def landscape(directions: int = 2) -> Record:
+    points = [
+        {"alpha": alpha, "losses": [1.0 + i for i in range(directions)], "accuracies": [0.5] * directions}
+        for alpha in (-1.0, 0.0, 1.0)
+    ]
+    return a_record("landscape", {"train": points, "test": points}, settings={"directions": directions})
 
 
 @pytest.fixture
-def curves() -> list[tuple[str, Record]]:
-    points = [{"a": a, "loss": 0.1 + a, "accuracy": 0.9 - a} for a in (0.0, 0.1, 0.2)]
-    half = {"points": points, "slopes": [1.0, 1.0]}
-    return [(name, record("noise_curve", {"train": half, "test": half})) for name in ("small batch", "large batch")]
+def axes() -> Any:
+    return Figure().subplots()
 
 
-def test_a_picture_is_written_as_svg_and_png_and_equal_records_give_equal_files(tmp_path: Path, curves):
-    paths = line_and_noise(line(0), curves, "A title", tmp_path / "one")
-    again = line_and_noise(line(0), curves, "A title", tmp_path / "two")
-    assert [path.suffix for path in paths] == [".svg", ".png"]
-    assert paths[0].read_bytes() == again[0].read_bytes()
-    assert paths[1].read_bytes().startswith(b"\x89PNG")
-    text = paths[0].read_text()
-    for words in ("A title", "loss, train", "accuracy, test", "loss, small batch train", "accuracy, large batch test"):
-        assert words in text
+def lines(axes: Any) -> dict[str, Any]:
+    """The drawn lines of the axes and their twin, by label."""
+    return {drawn.get_label(): drawn for one in axes.figure.axes for drawn in one.get_lines()}
 
 
-def test_points_without_a_value_are_left_out_and_said(tmp_path: Path, curves):
-    assert "points have no value" not in line_and_noise(line(0), curves, "t", tmp_path / "one")[0].read_text()
-    assert "1 of 4 points have no value" in line_and_noise(line(1), curves, "t", tmp_path / "two")[0].read_text()
+def test_train_is_solid_and_test_dashed_loss_at_the_left_on_a_log_axis_and_accuracy_at_the_right_in_percent(axes):
+    curves.line(axes, [("0 is SB, 1 is LB", line())])
+    drawn = lines(axes)
+    assert (drawn["loss, train"].get_linestyle(), drawn["loss, test"].get_linestyle()) == ("-", "--")
+    assert (drawn["accuracy, train"].get_linestyle(), drawn["accuracy, test"].get_linestyle()) == ("-", "--")
+    assert drawn["loss, train"].axes is axes
+    assert drawn["accuracy, test"].axes is not axes
+    assert axes.get_yscale() == "log"
+    assert list(drawn["accuracy, train"].get_ydata()) == pytest.approx([10.0] * 4)
+    assert axes.get_xlabel() == "alpha: 0 is SB, 1 is LB"
+    assert axes.get_xlim() == (-1.0, 2.0)
+
+
+def test_points_without_a_value_are_a_gap_and_said(axes):
+    curves.line(axes, [("", line(gaps=1))])
+    values = lines(axes)["loss, test"].get_ydata()
+    assert [math.isnan(value) for value in values] == [True, False, False, False]
+    assert "no value at 1 of 4 points" in axes.get_title()
+
+
+def test_where_every_point_has_a_value_nothing_is_said(axes):
+    curves.line(axes, [("", line())])
+    assert axes.get_title() == ""
+
+
+def test_seeds_are_drawn_as_their_mean_in_a_band_from_lowest_to_highest(axes):
+    curves.noise(axes, [("SB", noise(1.0)), ("SB", noise(3.0))])
+    assert list(lines(axes)["loss, SB train"].get_ydata()) == pytest.approx([0.2, 0.4, 0.6])
+    band = axes.collections[0].get_datalim(axes.transData)
+    assert (band.y0, band.y1) == pytest.approx((0.1, 0.9))
+
+
+def test_a_single_seed_has_no_band(axes):
+    curves.noise(axes, [("SB", noise())])
+    assert not axes.collections
+
+
+def test_a_gap_of_one_seed_is_a_gap_of_the_mean(axes):
+    curves.line(axes, [("", line()), ("", line(gaps=2))])
+    assert [math.isnan(value) for value in lines(axes)["loss, train"].get_ydata()] == [True, True, False, False]
+    band = axes.collections[0].get_datalim(axes.transData)
+    assert (band.x0, band.x1) == (1.0, 2.0)
+
+
+def test_several_runs_have_a_colour_each_for_both_their_curves(axes):
+    curves.noise(axes, [("SB", noise()), ("LB", noise())])
+    drawn = lines(axes)
+    for run, colour in zip(("SB", "LB"), COLOURS, strict=False):
+        assert {
+            drawn[f"{what}, {run} {part}"].get_color() for what in ("loss", "accuracy") for part in ("train", "test")
+        } == {colour}
+    assert axes.get_xlabel() == "strength a of uniform noise in the weights"
+    assert len(axes.get_legend().get_texts()) == 8
+
+
+def test_a_landscapes_band_is_over_its_directions_and_one_split_can_be_chosen(axes):
+    curves.landscape(axes, [("SB", landscape(3))], part="test")
+    drawn = lines(axes)
+    assert set(drawn) == {"loss, SB test", "accuracy, SB test"}
+    assert list(drawn["loss, SB test"].get_ydata()) == [2.0] * 3
+    band = axes.collections[0].get_datalim(axes.transData)
+    assert (band.y0, band.y1) == pytest.approx((1.0, 3.0))
+    assert "3 random filter-normalised directions" in axes.get_xlabel()

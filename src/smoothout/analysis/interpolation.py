@@ -1,18 +1,37 @@
-"""Loss and accuracy on the straight line through two trained networks."""
+"""Loss and accuracy on the way through two trained networks, straight or curved."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from smoothout.batchnorm import recompute_averages
 from smoothout.evaluation import evaluate
 
+Batches = Iterable[tuple[Tensor, Tensor]]
 PUBLISHED_ALPHAS = tuple(round(-1 + 0.1 * i, 10) for i in range(31))
+
+
+class Path(StrEnum):
+    """The way from the first network, alpha = 0, to the second, alpha = 1; beyond them it goes on."""
+
+    linear = "linear"
+    curvilinear = "curvilinear"
+
+
+class Averages(StrEnum):
+    """What BatchNorm's running averages are on the way."""
+
+    interpolated = "interpolated"  # as all other weights: what SmoothOut's authors do
+    kept = "kept"  # the first network's
+    recomputed = "recomputed"  # measured anew at each point; nearest to Keskar et al., who use each batch's own
 
 
 class LinePoint(NamedTuple):
@@ -24,38 +43,105 @@ class LinePoint(NamedTuple):
     negative_variances: int
 
 
+@dataclass(frozen=True)
+class Stop:
+    """The network at one ``alpha`` of a walk; the walk's next step changes it."""
+
+    alpha: float
+    network: nn.Module
+    negative_variances: int
+
+    def measured(self, batches: Batches) -> LinePoint:
+        """Its loss and accuracy on ``batches``, in evaluation mode."""
+        found = (math.nan, math.nan) if self.negative_variances else evaluate(self.network, batches)
+        return LinePoint(self.alpha, *found, self.negative_variances)
+
+
+def linear(alpha: float) -> tuple[float, float]:
+    """How much of the first and of the second network: 1 - alpha and alpha."""
+    return 1 - alpha, alpha
+
+
+def curvilinear(alpha: float) -> tuple[float, float]:
+    """[Keskar App. D] How much of the first and of the second network: cos(alpha pi / 2) and sin(alpha pi / 2).
+
+    Exact where alpha is a whole number. (The "sin" mode of SmoothOut's authors' program is no such curve but a straight
+    line, gone along at another pace.)
+    """
+    turns = alpha % 4
+    if turns.is_integer():
+        return (1.0, 0.0, -1.0, 0.0)[int(turns)], (0.0, 1.0, 0.0, -1.0)[int(turns)]
+    return math.cos(alpha * math.pi / 2), math.sin(alpha * math.pi / 2)
+
+
+_AVERAGES = ("running_mean", "running_var")
+_SHARES = {Path.linear: linear, Path.curvilinear: curvilinear}
+
+
 def interpolate(
     first: nn.Module,
     second: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Batches,
     alphas: Sequence[float] = PUBLISHED_ALPHAS,
     *,
+    path: Path | str = Path.linear,
+    averages: Averages | str = Averages.interpolated,
+    averages_from: Batches | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> list[LinePoint]:
-    """[SmoothOut Fig. 3a] Evaluate (1 - alpha) ``first`` + alpha ``second`` on ``batches``, in evaluation mode.
-
-    Everything in the state dict is interpolated, BatchNorm's running averages included, as in the released program;
-    counters are not. Beyond [0, 1] a running variance can fall below zero: such a point is nan and says how many
-    channels it concerns. alpha = 0 and 1 give the two networks' own numbers exactly. Both networks stay as they are.
+    """[SmoothOut Fig. 3a] Evaluate the networks on the way from ``first`` to ``second`` on ``batches``; see `walk`.
 
     Raises:
-        ValueError: when the networks' state dicts do not match.
+        ValueError: as `walk`.
     """
-    starts, ends = first.state_dict(), second.state_dict()
-    shapes = [{name: tensor.shape for name, tensor in weights.items()} for weights in (starts, ends)]
-    if shapes[0] != shapes[1]:
-        raise ValueError("first, second: the two networks must have the same architecture")
-    between = copy.deepcopy(first)
     points = []
-    for alpha in alphas:
-        weights = {name: _between(starts[name], ends[name], alpha) for name in starts}
-        negative = sum(int((w < 0).sum()) for name, w in weights.items() if name.endswith("running_var"))
-        between.load_state_dict(weights)
-        measured = (math.nan, math.nan) if negative else evaluate(between, batches)
-        points.append(LinePoint(float(alpha), *measured, negative))
+    for stop in walk(first, second, alphas, path=path, averages=averages, averages_from=averages_from):
+        points.append(stop.measured(batches))
         tick()
     return points
 
 
-def _between(start: Tensor, end: Tensor, alpha: float) -> Tensor:
-    return torch.add((1 - alpha) * start, end, alpha=alpha) if start.is_floating_point() else start
+def walk(
+    first: nn.Module,
+    second: nn.Module,
+    alphas: Sequence[float] = PUBLISHED_ALPHAS,
+    *,
+    path: Path | str = Path.linear,
+    averages: Averages | str = Averages.interpolated,
+    averages_from: Batches | None = None,
+) -> Iterator[Stop]:
+    """The network at each alpha: everything in the state dict is mixed as ``path`` says, but for counters.
+
+    BatchNorm's running averages are mixed too (``interpolated``), or ``kept`` as ``first`` has them, or ``recomputed``
+    at each point from ``averages_from`` (training batches; see `recompute_averages`). Mixed, a running variance can
+    fall below zero outside [0, 1]: such a point has no value and says how many channels it concerns.
+
+    alpha = 0 gives the first network's own numbers exactly, and alpha = 1 the second's unless averages are kept. Where
+    they are recomputed, the two ends are the two networks with averages recomputed in the same way: not those that they
+    gathered in training, under weights that moved (and under noise). Both networks stay as they are.
+
+    Raises:
+        ValueError: when the networks' state dicts do not match, for an unknown path or choice of averages, and when
+            there is nothing to recompute them from.
+    """
+    if averages == Averages.recomputed and averages_from is None:
+        raise ValueError("averages_from: recomputed averages need batches")
+    starts, ends = first.state_dict(), second.state_dict()
+    shapes = [{name: tensor.shape for name, tensor in weights.items()} for weights in (starts, ends)]
+    if shapes[0] != shapes[1]:
+        raise ValueError("first, second: the two networks must have the same architecture")
+    shares, averages = _SHARES[Path(path)], Averages(averages)
+    left = [name for name in starts if averages is not Averages.interpolated and name.endswith(_AVERAGES)]
+    between = copy.deepcopy(first)
+    for alpha in alphas:
+        weights = {name: _mixed(start, ends[name], shares(alpha)) for name, start in starts.items()}
+        weights |= {name: starts[name] for name in left}
+        between.load_state_dict(weights)
+        if averages is Averages.recomputed and averages_from is not None:
+            recompute_averages(between, averages_from)
+        negative = sum(int((w < 0).sum()) for name, w in weights.items() if name.endswith("running_var"))
+        yield Stop(float(alpha), between, negative)
+
+
+def _mixed(start: Tensor, end: Tensor, shares: tuple[float, float]) -> Tensor:
+    return torch.add(shares[0] * start, end, alpha=shares[1]) if start.is_floating_point() else start

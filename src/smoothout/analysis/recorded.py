@@ -1,47 +1,25 @@
-"""The analyses as jobs: settings that say what to measure on recorded runs, and the numbers as plain values."""
+"""The papers' measurements as jobs: settings that say what to measure on recorded runs, and the numbers that come out.
+
+The others are in `recorded_around` and `recorded_searches`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from typing import Any, ClassVar
 
 from torch import nn
 from torch.nn import functional as F
 
-from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, interpolate
+from smoothout.analysis import subject
+from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, Averages, Path, walk
 from smoothout.analysis.sensitivity import noise_curve, noise_slopes
 from smoothout.analysis.sharpness import Convention, sharpness
-from smoothout.data.images import Batches, Split
+from smoothout.analysis.subject import Part, Tick, Weights
+from smoothout.data.images import Split
 from smoothout.perturbation import Law, Scaling
-
-Tick = Callable[[], None]
-
-
-class Weights(StrEnum):
-    """The weights of a trained run: at the end of its best test epoch, or of its last epoch."""
-
-    best = "best"
-    last = "last"
-
-
-class Part(StrEnum):
-    """The split that is looked at; by_convention is the one that a convention of sharpness goes with."""
-
-    train = "train"
-    test = "test"
-    by_convention = "by_convention"
-
-
-def _check_examples(examples: int | None) -> None:
-    if examples is not None and examples < 1:
-        raise ValueError(f"examples: must be null (all) or at least 1, not {examples}")
-
-
-def _seen(size: int, examples: int | None) -> int:
-    return size if examples is None else min(size, examples)
 
 
 @dataclass(frozen=True)
@@ -77,13 +55,10 @@ class Sharpness:
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        _check_examples(self.examples)
+        subject.check_examples(self.examples)
         if not (math.isfinite(self.eps) and self.eps > 0):
             raise ValueError(f"eps: must be a finite number above 0, not {self.eps}")
-        for name in ("iterations", "subspace", "repeats", "maxcor"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: must be at least 1, not {value}")
+        subject.check_counts(self, "iterations", "subspace", "repeats", "maxcor")
 
     def simplified(self) -> Sharpness:
         """The same with the split named."""
@@ -103,13 +78,13 @@ class Sharpness:
 
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples one evaluation goes over."""
-        return _seen(train if self.simplified().part is Part.train else test, self.examples)
+        return subject.seen(train if self.simplified().part is Part.train else test, self.examples)
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Measure the one model."""
         result = sharpness(
             models[0],
-            _batches(self.simplified().part, train, test, self.examples),
+            subject.batches_of(self.simplified().part, train, test, self.examples),
             F.cross_entropy,
             eps=self.eps,
             iterations=self.iterations,
@@ -125,11 +100,14 @@ class Sharpness:
 
 @dataclass(frozen=True)
 class Interpolation:
-    """Loss and accuracy on the line through two runs, see ``analysis.interpolation.interpolate``.
+    """Loss and accuracy on the way through two runs, see ``analysis.interpolation.walk``.
 
     Args:
         weights: best or last, of both runs.
         start: first alpha; ``stop`` is the last, ``points`` the number of alphas.
+        path: linear, or curvilinear.
+        averages: BatchNorm's running averages: interpolated (as published), kept as the first run has them, or
+            recomputed at each alpha from the training examples that are looked at.
         examples: look at the first so many examples of each split; None is all.
     """
 
@@ -141,41 +119,44 @@ class Interpolation:
     start: float = PUBLISHED_ALPHAS[0]
     stop: float = PUBLISHED_ALPHAS[-1]
     points: int = len(PUBLISHED_ALPHAS)
+    path: Path = Path.linear
+    averages: Averages = Averages.interpolated
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        _check_examples(self.examples)
-        if self.points < 2 or not self.start < self.stop:
-            raise ValueError(
-                f"start, stop, points: need start < stop and 2 points, not {self.start}, {self.stop}, {self.points}"
-            )
+        subject.check_examples(self.examples)
+        subject.check_line(self.start, self.stop, self.points)
 
     def slug(self, first: str, second: str) -> str:
         """The readable part of the record's name."""
-        return f"{first}-to-{second}"
+        path = "" if self.path is Path.linear else f"-{self.path}"
+        return f"{first}-to-{second}{path}" + ("" if self.averages is Averages.interpolated else f"-{self.averages}")
 
     def evaluations(self, train: int, test: int) -> int:
         """Passes over a split."""
-        return 2 * self.points
+        return (3 if self.averages is Averages.recomputed else 2) * self.points
 
-    ticks = evaluations
+    def ticks(self, train: int, test: int) -> int:
+        """How often ``run`` calls its ``tick``."""
+        return 2 * self.points
 
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples one evaluation goes over, on average."""
-        return (_seen(train, self.examples) + _seen(test, self.examples)) // 2
+        return subject.seen_of_both(train, test, self.examples)
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Both curves."""
+        parts = {part: subject.batches_of(part, train, test, self.examples) for part in (Part.train, Part.test)}
+        points: dict[str, list[dict[str, Any]]] = {part.value: [] for part in parts}
         first, second = models
-        width = self.stop - self.start
-        alphas = [round(self.start + width * i / (self.points - 1), 10) for i in range(self.points)]
-        return {
-            part.value: [
-                point._asdict()
-                for point in interpolate(first, second, _batches(part, train, test, self.examples), alphas, tick=tick)
-            ]
-            for part in (Part.train, Part.test)
-        }
+        alphas = subject.line(self.start, self.stop, self.points)
+        for stop in walk(
+            first, second, alphas, path=self.path, averages=self.averages, averages_from=parts[Part.train]
+        ):
+            for part, batches in parts.items():
+                points[part.value].append(stop.measured(batches)._asdict())
+                tick()
+        return points
 
 
 @dataclass(frozen=True)
@@ -207,12 +188,10 @@ class NoiseCurve:
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        _check_examples(self.examples)
+        subject.check_examples(self.examples)
         if len(self.strengths) < 2 or list(self.strengths) != sorted(set(self.strengths)) or self.strengths[0] < 0:
             raise ValueError(f"strengths: must be at least two rising numbers >= 0, not {list(self.strengths)}")
-        for name in ("batch", "draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be at least 1, not {getattr(self, name)}")
+        subject.check_counts(self, "batch", "draws")
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
@@ -224,17 +203,17 @@ class NoiseCurve:
 
     def ticks(self, train: int, test: int) -> int:
         """How often ``run`` calls its ``tick``."""
-        return self.draws * sum(math.ceil(_seen(size, self.examples) / self.batch) for size in (train, test))
+        return self.draws * sum(math.ceil(subject.seen(size, self.examples) / self.batch) for size in (train, test))
 
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples one evaluation goes over, on average."""
-        return (_seen(train, self.examples) + _seen(test, self.examples)) // 2
+        return subject.seen_of_both(train, test, self.examples)
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Both curves, and the metric s between neighbouring strengths."""
         curves = {}
         for part in (Part.train, Part.test):
-            batches = _batches(part, train, test, self.examples, self.batch)
+            batches = subject.batches_of(part, train, test, self.examples, self.batch)
             points = noise_curve(
                 models[0],
                 batches,
@@ -247,11 +226,3 @@ class NoiseCurve:
             )
             curves[part.value] = {"points": [p._asdict() for p in points], "slopes": noise_slopes(points)}
         return curves
-
-
-ANALYSIS_BATCH = 1000
-
-
-def _batches(part: Part, train: Split, test: Split, examples: int | None, size: int = ANALYSIS_BATCH) -> Batches:
-    """The first ``examples`` examples (None: all) of a split, in batches of ``size``."""
-    return (train if part is Part.train else test).first(examples).batches(size)

@@ -1,82 +1,100 @@
-"""Pictures drawn from records alone."""
+"""Loss and accuracy of trained networks against a number: along a line, under noise, along random directions."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
-import matplotlib as mpl
-
-from smoothout.files import whole_file
+from smoothout.figures.style import COLOURS, LINES, MARKERS, axis_labels, legend_below, mean_and_band
 from smoothout.ledger import Record
 
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.fontsize": 7.5,
-    "svg.hashsalt": "smoothout",  # equal pictures are equal files
-    "svg.fonttype": "none",
-}
-COLOURS = ("#0b6ba8", "#c44e1c")  # distinguishable in grey
+Named = Sequence[tuple[str, Record]]  # a run's name in the legend, and a record of it; several where there are seeds
 
 
-def line_and_noise(line: Record, curves: Sequence[tuple[str, Record]], title: str, path: Path) -> list[Path]:
-    """[SmoothOut Fig. 3] Left: along the line between two runs; right: under noise. Writes SVG and PNG.
+class Curve(NamedTuple):
+    """Loss (nats) and accuracy (shares) of one run on one split; at each ``x`` of all seeds, None without a value."""
 
-    Loss stands on a logarithmic axis at the left, accuracy at the right; training solid, test dashed.
+    name: str
+    part: str
+    x: list[float]
+    losses: list[list[float | None]]
+    accuracies: list[list[float | None]]
+
+
+def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
+    """[SmoothOut Fig. 3] Loss on a logarithmic axis at the left, accuracy at the right; training solid, test dashed.
+
+    A line is the mean over seeds and the band around it goes from the lowest to the highest. A point that lacks a value
+    is a gap.
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415  (slow to import)
-
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 3.8), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        _panel(left, [("", line.outcome["train"], line.outcome["test"])], "alpha")
-        left.set_xlabel("alpha: 0 is small batch, 1 is large batch")
-        left.set_title(_line_title(line.outcome["test"]), fontsize=9)
-        left.set_xlim(line.outcome["test"][0]["alpha"], line.outcome["test"][-1]["alpha"])
-        named = [(name, r.outcome["train"]["points"], r.outcome["test"]["points"]) for name, r in curves]
-        _panel(right, named, "a")
-        right.set_xlabel("strength a of uniform noise in the weights")
-        right.set_title("under noise", fontsize=9)
-        figure.suptitle(title, fontsize=10)
-        return [_saved(figure, path.with_suffix(ending)) for ending in (".svg", ".png")]
-
-
-def _line_title(points: list[dict[str, Any]]) -> str:
-    """What the left panel shows, and how many points have no value."""
-    gaps = sum(point["loss"] is None for point in points)
-    note = f"\n{gaps} of {len(points)} points have no value: a BatchNorm variance is below 0 there" if gaps else ""
-    return f"on the line between the two{note}"
-
-
-def _panel(axes: Any, curves: Sequence[tuple[str, list[dict[str, Any]], list[dict[str, Any]]]], x: str) -> None:
-    """Loss and accuracy of each (name, training points, test points) against ``x``."""
+    names = list(dict.fromkeys(curve.name for curve in curves))
     accuracy = axes.twinx()
     accuracy.grid(visible=False)
-    single = len(curves) == 1
-    for index, (name, train, test) in enumerate(curves):
-        for part, points, style in (("train", train, "-"), ("test", test, "--")):
-            # a point without a value is a gap in the curve
-            numbers = [[float("nan") if p[key] is None else p[key] for p in points] for key in (x, "loss", "accuracy")]
-            colours = COLOURS if single else (COLOURS[index], COLOURS[index])
-            label = " ".join(word for word in (name, part) if word)
-            axes.plot(numbers[0], numbers[1], style, color=colours[0], label=f"loss, {label}", lw=1.4)
-            percent = [100 * value for value in numbers[2]]
-            accuracy.plot(
-                numbers[0], percent, style, color=colours[1], label=f"accuracy, {label}", lw=1.4, marker=".", ms=4
-            )
+    for curve in curves:
+        index = names.index(curve.name)
+        words = " ".join(word for word in (curve.name, curve.part) if word)
+        look = {"linestyle": LINES[curve.part], "color": COLOURS[index % len(COLOURS)]}
+        mean_and_band(axes, curve.x, curve.losses, {**look, "label": f"loss, {words}"})
+        if len(names) == 1:
+            look["color"] = COLOURS[1]
+        dots = {"marker": MARKERS[index % len(MARKERS)], "markersize": 2.6, "linewidth": 0.9}
+        mean_and_band(accuracy, curve.x, curve.accuracies, {**look, **dots, "label": f"accuracy, {words}"}, 100.0)
     axes.set_yscale("log")
-    axes.set_ylabel("cross entropy")
-    accuracy.set_ylabel("accuracy (%)")
-    handles = [pair for one in (axes, accuracy) for pair in zip(*one.get_legend_handles_labels(), strict=True)]
-    axes.legend(*zip(*handles, strict=True), loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False)
+    axes.set_xlim(min(c.x[0] for c in curves), max(c.x[-1] for c in curves))
+    axes.set_xlabel(label)
+    axis_labels((axes, "cross entropy"), (accuracy, "accuracy (%)"), runs=len(names))
+    legend_below(axes, accuracy)
 
 
-def _saved(figure: Any, path: Path) -> Path:
-    with whole_file(path) as part:
-        figure.savefig(
-            part, format=path.suffix[1:], dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None
-        )
-    return path
+def line(axes: Any, records: Named, part: str | None = None) -> None:
+    """Along the way between two runs; the name of a record says which of them is where."""
+    [ways] = {name for name, _ in records}
+    loss_and_accuracy(axes, _curves([("", record) for _, record in records], "alpha", part), f"alpha: {ways}")
+    for end in (0, 1):
+        axes.axvline(end, color="0.4", linewidth=0.8, linestyle=":")
+    points = [point for _, record in records for point in record.outcome["test"]]
+    gaps = sum(point["negative_variances"] > 0 for point in points)
+    if gaps:
+        axes.set_title(f"no value at {gaps} of {len(points)} points: a BatchNorm variance is below 0")
+
+
+def noise(axes: Any, records: Named, part: str | None = None) -> None:
+    """Under noise of growing strength."""
+    law = records[0][1].settings["law"]
+    loss_and_accuracy(axes, _curves(records, "a", part), f"strength a of {law} noise in the weights")
+
+
+def landscape(axes: Any, records: Named, part: str | None = None) -> None:
+    """Along random filter-normalised directions; the band is over these too."""
+    count = records[0][1].settings["directions"]
+    words = (
+        "a random filter-normalised direction"
+        if count == 1
+        else f"{count} random filter-normalised directions (mean, range)"
+    )
+    loss_and_accuracy(axes, _curves(records, "alpha", part), f"alpha, along {words}")
+
+
+def _curves(records: Named, x: str, part: str | None) -> list[Curve]:
+    """The curves of each run over ``x``, on one split or on both."""
+    found = []
+    for name in dict.fromkeys(name for name, _ in records):
+        outcomes = [record.outcome for other, record in records if other == name]
+        for half in [part] if part else ["train", "test"]:
+            rows = list(zip(*(_points(outcome[half]) for outcome in outcomes), strict=True))
+            values = ([_values(row, one, many) for row in rows] for one, many in _KEYS)
+            found.append(Curve(name, half, [row[0][x] for row in rows], *values))
+    return found
+
+
+_KEYS = (("loss", "losses"), ("accuracy", "accuracies"))
+
+
+def _points(half: Any) -> list[dict[str, Any]]:
+    """The points of one split: some kinds keep them beside other numbers."""
+    return list(half["points"] if isinstance(half, dict) else half)
+
+
+def _values(points: Iterable[dict[str, Any]], one: str, many: str) -> list[float | None]:
+    """The values of several points at the same x; a point has one, or several over directions."""
+    return [value for point in points for value in (point[many] if many in point else [point[one]])]

@@ -108,7 +108,7 @@ class _Measured:
         try:
             if error[0] is None:
                 thetas, noise = self.context.noise(), self.noise
-                weights = [p - theta for p, theta in zip(self.context.parameters, thetas, strict=True)]
+                weights = self.context.clean
                 variances = noise_variances(weights, self.context.a, law=noise.law, scaling=noise.scaling)
                 gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.context.parameters]
                 draw = stein_trace(thetas, gradients, [variance / self.ghosts for variance in variances])

@@ -1,0 +1,153 @@
+"""When a sharpness value can be believed: several searches for one maximum, followed evaluation by evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.analysis.sharpness import (
+    LBFGSB,
+    Batches,
+    Box,
+    Convention,
+    Loss,
+    Objective,
+    Point,
+    Progress,
+    ascend,
+    box_around,
+    search,
+)
+from smoothout.parameters import assign, flatten, restored, trainable
+from smoothout.randomness import stream
+
+
+class Method(StrEnum):
+    """A search that goes on until its evaluations are spent."""
+
+    as_written = "as_written"  # L-BFGS-B as Keskar et al. write it, without a limit on its iterations
+    scaled = "scaled"  # L-BFGS-B with variables and objective scaled to the box, tolerances that cannot stop early
+    ascents = "ascents"  # projected sign ascents, from x and then from random points of the box
+
+
+@dataclass(frozen=True)
+class Course:
+    """One search in one space: the best value that it had met after each evaluation, and how it ended."""
+
+    search: str  # a `Convention` or a `Method`
+    space: str  # full or subspace
+    values: tuple[float, ...]  # percent, never falling; the first is x itself, 0.0
+    answer: float  # percent, what the search hands back: not the best it met for `keskar` and `released`
+    failed: bool  # it found no point above f(x); the answer 0.0 measures nothing
+    status: str  # why it ended
+    loss: float  # f(x) on its split
+    dimension: int  # n, or p in a subspace
+
+
+class Spent(Exception):  # noqa: N818  (no error: the end of a search)
+    """A search has had all its evaluations."""
+
+
+class Followed(Objective):
+    """An objective that keeps the highest loss after each evaluation, and ends a search that has spent ``budget``."""
+
+    def __init__(
+        self, model: nn.Module, batches: Batches, loss: Loss, box: Box, progress: Progress, *, budget: int | None = None
+    ) -> None:
+        super().__init__(model, batches, loss, box, progress)
+        self.budget, self.best = budget, list[float]()
+
+    def at_x(self) -> Point:
+        """The model at the centre of the box."""
+        assign(self.parameters, self.box.center)
+        x = super().at_x()
+        self.best.append(x.loss)
+        return x
+
+    def __call__(self, z: Tensor) -> Point:
+        """Evaluate at ``z``. Raises Spent."""
+        if self.evaluations == self.budget:
+            raise Spent
+        point = super().__call__(z)
+        self.best.append(max(self.best[-1], point.loss))
+        return point
+
+    def course(self, name: str, space: str, end: Point, status: str) -> Course:
+        """What was followed, of a search that ended at ``end``."""
+        f = self.x.loss
+        values = tuple(100.0 * (best - f) / (1.0 + f) for best in self.best)
+        answer = 100.0 * (end.loss - f) / (1.0 + f)
+        return Course(name, space, values, answer, end is self.x, status, f, len(self.x.z))
+
+
+def atlas(
+    model: nn.Module,
+    train: Batches,
+    test: Batches,
+    loss: Loss,
+    *,
+    eps: float = 5e-4,
+    iterations: int = 10,
+    subspace: int | None = 100,
+    budget: int = 60,
+    maxcor: int = 10,
+    seed: int = 0,
+    progress: Progress = lambda: None,
+) -> list[Course]:
+    """Every convention of `sharpness` and every `Method`, in the full space and in a subspace, side by side.
+
+    ``released`` looks at ``test``, all others at ``train``. The conventions end as they end; their answers are those of
+    `sharpness`. The methods have ``budget`` evaluations each: at the same place on that axis they have cost the same.
+
+    Args:
+        model: Left as it was to the last bit, also after an exception.
+        train, test: Pairs (inputs, targets), the same examples at every pass.
+        loss: ``loss(outputs, targets)``, the mean over the ``len(targets)`` examples of a batch.
+        eps, iterations, maxcor, seed: As in `sharpness`; ``iterations`` are those of one ascent too.
+        subspace: Columns of the subspace; None leaves it out.
+        budget: Evaluations of f and its gradient for each method, f(x) included.
+        progress: Called after each evaluation.
+
+    Raises:
+        ValueError: As `sharpness`; for a budget below 1.
+    """
+    if budget < 1:
+        raise ValueError(f"budget is {budget}: must be at least 1")
+    courses = []
+    with restored(model), torch.enable_grad():
+        model.eval()
+        x = flatten(trainable(model))
+        for space, columns in [("full", None), *([("subspace", subspace)] if subspace else [])]:
+            box = box_around(x, eps, columns, seed)
+            for convention in Convention:
+                split = test if convention is Convention.released else train
+                objective = Followed(model, split, loss, box, progress)
+                objective.at_x()
+                found = search(objective, convention, LBFGSB(iterations, maxcor), seed, 0)
+                courses.append(objective.course(convention.value, space, found.end, found.status))
+            for method in Method:
+                objective = Followed(model, train, loss, box, progress, budget=budget)
+                status = spend(objective, method, LBFGSB(budget, maxcor), iterations, seed)
+                courses.append(objective.course(method.value, space, objective.highest, status))
+    return courses
+
+
+def spend(objective: Followed, method: Method, solver: LBFGSB, steps: int, seed: int) -> str:
+    """Search from x by ``method`` until it ends or its evaluations are spent, and say why; an ascent has ``steps``."""
+    x = objective.at_x()
+    try:
+        if method is Method.as_written:
+            return solver.climb(objective, x, objective.box.half).status
+        if method is Method.scaled:
+            return replace(solver, ftol=0.0, gtol=0.0).climb_scaled(objective, x).status
+        ascend(objective, x, steps)
+        for index in count():
+            z = torch.empty_like(x.z).uniform_(-1.0, 1.0, generator=stream(seed, "atlas", index))
+            ascend(objective, objective(z), steps)
+    except Spent:
+        pass
+    return "evaluations spent"

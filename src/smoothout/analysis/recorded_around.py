@@ -1,0 +1,224 @@
+"""What lies around one run, as jobs: its landscape and its curvature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+from torch.nn import functional as F
+
+from smoothout.analysis import subject
+from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm
+from smoothout.analysis.landscape import OneDimensional, landscape_line, landscape_plane
+from smoothout.analysis.subject import Part, Tick, Weights
+from smoothout.curvature import Estimate
+from smoothout.data.images import Split
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Loss and accuracy along filter-normalised directions, see ``analysis.landscape.landscape_line``.
+
+    Args:
+        weights: best or last.
+        start: first alpha; ``stop`` is the last, ``points`` the number of alphas.
+        directions: how many random directions; the papers draw one.
+        one_dimensional: biases and BatchNorm's parameters: scaled (as published) or zero (they stay).
+        seed: of the directions.
+        examples: look at the first so many examples of each split; None is all.
+    """
+
+    kind: ClassVar[str] = "landscape"
+    numerics: ClassVar[int] = 1
+    runs: ClassVar[int] = 1
+
+    weights: Weights = Weights.best
+    start: float = -1.0
+    stop: float = 1.0
+    points: int = 21
+    directions: int = 5
+    one_dimensional: OneDimensional = OneDimensional.scaled
+    seed: int = 0
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        subject.check_examples(self.examples)
+        subject.check_line(self.start, self.stop, self.points)
+        subject.check_counts(self, "directions")
+
+    def slug(self, run: str) -> str:
+        """The readable part of the record's name."""
+        return f"{run}-{self.directions}-direction{'s' if self.directions > 1 else ''}"
+
+    def evaluations(self, train: int, test: int) -> int:
+        """Passes over a split."""
+        return 2 * self.points * self.directions
+
+    ticks = evaluations
+
+    def examples_seen(self, train: int, test: int) -> int:
+        """How many examples one evaluation goes over, on average."""
+        return subject.seen_of_both(train, test, self.examples)
+
+    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+        """The curves of both splits, over the same directions."""
+        alphas = subject.line(self.start, self.stop, self.points)
+        return {
+            part.value: [
+                point._asdict()
+                for point in landscape_line(
+                    models[0],
+                    subject.batches_of(part, train, test, self.examples),
+                    alphas,
+                    directions=self.directions,
+                    seed=self.seed,
+                    one_dimensional=self.one_dimensional,
+                    tick=tick,
+                )
+            ]
+            for part in (Part.train, Part.test)
+        }
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Loss and accuracy on a plane of two filter-normalised directions, see ``analysis.landscape.landscape_plane``.
+
+    Args:
+        weights: best or last.
+        part: train or test.
+        start: first alpha and beta; ``stop`` is the last, ``points`` the number of each.
+        one_dimensional: biases and BatchNorm's parameters: scaled or zero (they stay).
+        seed: of the directions.
+        examples: look at the first so many examples of the split; None is all.
+    """
+
+    kind: ClassVar[str] = "plane"
+    numerics: ClassVar[int] = 1
+    runs: ClassVar[int] = 1
+
+    weights: Weights = Weights.best
+    part: Part = Part.train
+    start: float = -1.0
+    stop: float = 1.0
+    points: int = 21
+    one_dimensional: OneDimensional = OneDimensional.scaled
+    seed: int = 0
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        subject.check_examples(self.examples)
+        subject.check_part(self.part)
+        subject.check_line(self.start, self.stop, self.points)
+
+    def slug(self, run: str) -> str:
+        """The readable part of the record's name."""
+        return f"{run}-{self.part}"
+
+    def evaluations(self, train: int, test: int) -> int:
+        """Passes over the split."""
+        return self.points**2
+
+    ticks = evaluations
+
+    def examples_seen(self, train: int, test: int) -> int:
+        """How many examples one evaluation goes over."""
+        return subject.seen(train if self.part is Part.train else test, self.examples)
+
+    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+        """The grid."""
+        along = subject.line(self.start, self.stop, self.points)
+        batches = subject.batches_of(self.part, train, test, self.examples)
+        return asdict(
+            landscape_plane(
+                models[0], batches, along, along, seed=self.seed, one_dimensional=self.one_dimensional, tick=tick
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Hessian:
+    """Curvature of one run, see ``analysis.hessian``: top eigenvalues, trace and norm, and the spectrum if asked for.
+
+    Args:
+        weights: best or last.
+        part: train or test.
+        eigenvalues: how many of the largest.
+        tolerance: relative, of an eigenvalue's residual; its own error is of the order of the square.
+        probes: of the trace and the Frobenius norm.
+        spectrum_probes: of the spectral density; 0 leaves it out.
+        spectrum_steps: products of each of those; each keeps a vector of the network's size in float64.
+        seed: of start vectors and probes.
+        examples: look at the first so many examples of the split; None is all.
+    """
+
+    kind: ClassVar[str] = "hessian"
+    numerics: ClassVar[int] = 1
+    runs: ClassVar[int] = 1
+
+    weights: Weights = Weights.best
+    part: Part = Part.train
+    eigenvalues: int = 3
+    tolerance: float = 1e-3
+    probes: int = 10
+    spectrum_probes: int = 0
+    spectrum_steps: int = 60
+    seed: int = 0
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        subject.check_examples(self.examples)
+        subject.check_part(self.part)
+        subject.check_counts(self, "eigenvalues", "spectrum_steps")
+        subject.check_counts(self, "probes", least=2)  # fewer have no standard error
+        subject.check_counts(self, "spectrum_probes", least=0)
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance: must be above 0 and below 1, not {self.tolerance}")
+
+    def slug(self, run: str) -> str:
+        """The readable part of the record's name."""
+        return f"{run}-{self.part}"
+
+    def ticks(self, train: int, test: int) -> int:
+        """About how many products with the Hessian it takes: Lanczos restarts until its eigenvalues are found."""
+        lanczos = 2 * max(20, 2 * self.eigenvalues + 1) + self.eigenvalues
+        return lanczos + self.probes + self.spectrum_probes * self.spectrum_steps
+
+    def evaluations(self, train: int, test: int) -> int:
+        """About how many passes forward and backward it takes: a product costs two, and two look for chance first."""
+        return 2 * self.ticks(train, test) + 2 * (3 if self.spectrum_probes else 2)
+
+    def examples_seen(self, train: int, test: int) -> int:
+        """How many examples one evaluation goes over."""
+        return subject.seen(train if self.part is Part.train else test, self.examples)
+
+    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+        """All that is asked for, with standard errors, and the products that it took."""
+        given = models[0], subject.batches_of(self.part, train, test, self.examples), F.cross_entropy
+        n = sum(p.numel() for p in models[0].parameters() if p.requires_grad)
+        top = top_eigenvalues(*given, min(self.eigenvalues, n), tolerance=self.tolerance, seed=self.seed, tick=tick)
+        sums = trace_and_norm(*given, probes=self.probes, seed=self.seed, tick=tick)
+        outcome: dict[str, Any] = {
+            "eigenvalues": asdict(top),
+            "trace": sums.trace._asdict(),
+            "squared_norm": sums.squared_norm._asdict(),
+            "norm": _root(sums.squared_norm)._asdict(),
+            "spectrum": None,
+            "dimension": sums.dimension,
+            "products": top.products + sums.products,
+        }
+        if self.spectrum_probes:
+            found = hessian_spectrum(
+                *given, probes=self.spectrum_probes, steps=self.spectrum_steps, seed=self.seed, tick=tick
+            )
+            outcome |= {"spectrum": asdict(found), "products": outcome["products"] + found.products}
+        return outcome
+
+
+def _root(squared: Estimate) -> Estimate:
+    """The square root of an estimate; its standard error to first order."""
+    root = math.sqrt(squared.mean)
+    return Estimate(root, squared.standard_error / (2 * root) if root else 0.0)

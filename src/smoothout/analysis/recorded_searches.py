@@ -1,0 +1,153 @@
+"""Searches for the highest loss near one run, as jobs: adaptive sharpness, and the atlas of sharpness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+from torch.nn import functional as F
+
+from smoothout.analysis import subject
+from smoothout.analysis.adaptive import Norm, adaptive_sharpness
+from smoothout.analysis.atlas import Method, atlas
+from smoothout.analysis.subject import Part, Tick, Weights
+from smoothout.data.images import Split
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Adaptive sharpness of one run, see ``analysis.adaptive.adaptive_sharpness``.
+
+    Args:
+        weights: best or last.
+        part: train or test.
+        norm: linf, a box, or l2, a ball.
+        rho: its size relative to each weight. A ball of n weights is as large as a box at sqrt(n) times its rho.
+        normalise_logits: whether all models are made to speak with the same confidence.
+        iterations: steps of each ascent at most.
+        random_starts: ascents beside the one from the weights.
+        seed: of the random starts.
+        examples: look at the first so many examples of the split; None is all.
+    """
+
+    kind: ClassVar[str] = "adaptive"
+    numerics: ClassVar[int] = 1
+    runs: ClassVar[int] = 1
+
+    weights: Weights = Weights.best
+    part: Part = Part.train
+    norm: Norm = Norm.linf
+    rho: float = 1e-3
+    normalise_logits: bool = False
+    iterations: int = 20
+    random_starts: int = 2
+    seed: int = 0
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        subject.check_examples(self.examples)
+        subject.check_part(self.part)
+        subject.check_counts(self, "iterations")
+        subject.check_counts(self, "random_starts", least=0)
+        if not (math.isfinite(self.rho) and self.rho > 0):
+            raise ValueError(f"rho: must be a finite number above 0, not {self.rho}")
+
+    def slug(self, run: str) -> str:
+        """The readable part of the record's name."""
+        return f"{run}-{self.norm}-{self.part}"
+
+    def evaluations(self, train: int, test: int) -> int:
+        """How many passes forward and backward over the split it takes at most."""
+        return 1 + self.iterations + self.random_starts * (1 + self.iterations)
+
+    ticks = evaluations
+
+    def examples_seen(self, train: int, test: int) -> int:
+        """How many examples one evaluation goes over."""
+        return subject.seen(train if self.part is Part.train else test, self.examples)
+
+    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+        """Measure the one model."""
+        result = adaptive_sharpness(
+            models[0],
+            subject.batches_of(self.part, train, test, self.examples),
+            F.cross_entropy,
+            self.rho,
+            norm=self.norm,
+            normalise_logits=self.normalise_logits,
+            iterations=self.iterations,
+            random_starts=self.random_starts,
+            seed=self.seed,
+            progress=tick,
+        )
+        return asdict(result)
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """All searches for the sharpness of one run, side by side, see ``analysis.atlas.atlas``.
+
+    Args:
+        weights: best or last.
+        eps: relative size of the box.
+        iterations: of each search of a convention, and of one ascent.
+        subspace: number of random columns (Keskar et al.: 100), None for the full space alone.
+        budget: evaluations of each search that goes on as long as it may.
+        maxcor: corrections that L-BFGS-B keeps.
+        seed: of random starts and the subspace.
+        examples: look at the first so many examples of each split; None is all.
+    """
+
+    kind: ClassVar[str] = "atlas"
+    numerics: ClassVar[int] = 1
+    runs: ClassVar[int] = 1
+
+    weights: Weights = Weights.best
+    eps: float = 5e-4
+    iterations: int = 10
+    subspace: int | None = 100
+    budget: int = 60
+    maxcor: int = 10
+    seed: int = 0
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        subject.check_examples(self.examples)
+        subject.check_counts(self, "iterations", "subspace", "budget", "maxcor")
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            raise ValueError(f"eps: must be a finite number above 0, not {self.eps}")
+
+    def slug(self, run: str) -> str:
+        """The readable part of the record's name."""
+        return run
+
+    def evaluations(self, train: int, test: int) -> int:
+        """About how many passes forward and backward over a split it takes."""
+        conventions = (4 + 1 + 5) * (self.iterations + 2)  # converged has 4 searches, released tries 5 times as often
+        return (1 if self.subspace is None else 2) * (conventions + len(Method) * self.budget)
+
+    ticks = evaluations
+
+    def examples_seen(self, train: int, test: int) -> int:
+        """How many examples most evaluations go over."""
+        return subject.seen(train, self.examples)
+
+    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+        """The course of every search."""
+        courses = atlas(
+            models[0],
+            subject.batches_of(Part.train, train, test, self.examples),
+            subject.batches_of(Part.test, train, test, self.examples),
+            F.cross_entropy,
+            eps=self.eps,
+            iterations=self.iterations,
+            subspace=self.subspace,
+            budget=self.budget,
+            maxcor=self.maxcor,
+            seed=self.seed,
+            progress=tick,
+        )
+        return {"courses": [asdict(course) for course in courses]}

@@ -1,0 +1,73 @@
+"""What a recorded analysis looks at: the weights of a run, a split, how many examples, where on a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+from smoothout.data.images import Batches, Split
+
+Tick = Callable[[], None]
+ANALYSIS_BATCH = 1000  # examples in a batch; what a CPU's caches hold
+
+
+class Weights(StrEnum):
+    """The weights of a trained run: at the end of its best test epoch, or of its last epoch."""
+
+    best = "best"
+    last = "last"
+
+
+class Part(StrEnum):
+    """The split that is looked at; by_convention is the one that a convention of sharpness goes with."""
+
+    train = "train"
+    test = "test"
+    by_convention = "by_convention"
+
+
+def check_part(part: Part) -> None:
+    """Raise ValueError unless ``part`` is one of the two splits."""
+    if part is Part.by_convention:
+        raise ValueError("part: must be train or test; by_convention belongs to sharpness")
+
+
+def check_examples(examples: int | None) -> None:
+    """Raise ValueError when no example would be looked at."""
+    if examples is not None and examples < 1:
+        raise ValueError(f"examples: must be null (all) or at least 1, not {examples}")
+
+
+def check_counts(settings: Any, *names: str, least: int = 1) -> None:
+    """Raise ValueError when one of the named fields of ``settings`` is a number below ``least``."""
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name}: must be at least {least}, not {value}")
+
+
+def seen(size: int, examples: int | None) -> int:
+    """How many examples of a split of ``size`` are looked at."""
+    return size if examples is None else min(size, examples)
+
+
+def seen_of_both(train: int, test: int, examples: int | None) -> int:
+    """How many examples one pass goes over, on average, where both splits are looked at."""
+    return (seen(train, examples) + seen(test, examples)) // 2
+
+
+def batches_of(part: Part, train: Split, test: Split, examples: int | None, size: int = ANALYSIS_BATCH) -> Batches:
+    """The first ``examples`` examples (None: all) of a split, in batches of ``size``."""
+    return (train if part is Part.train else test).first(examples).batches(size)
+
+
+def check_line(start: float, stop: float, points: int) -> None:
+    """Raise ValueError unless there are at least two points from ``start`` up to ``stop``."""
+    if points < 2 or not start < stop:
+        raise ValueError(f"start, stop, points: need start < stop and 2 points, not {start}, {stop}, {points}")
+
+
+def line(start: float, stop: float, points: int) -> list[float]:
+    """``points`` numbers at equal distances from ``start`` to ``stop``, rounded to ten decimals."""
+    return [round(start + (stop - start) * i / (points - 1), 10) for i in range(points)]

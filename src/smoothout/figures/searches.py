@@ -1,0 +1,133 @@
+"""Sharpness drawn: what each search finds and what it costs, and sharpness against loss and batch size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from smoothout.figures.curves import Named
+from smoothout.figures.style import COLOURS, MARKERS, axis_labels, legend_below, mean_and_band
+from smoothout.ledger import Record
+
+CONVENTIONS = {  # of the atlas: a thick line that ends at the answer
+    "released": {"color": COLOURS[1], "linewidth": 2.4, "marker": "X"},
+    "keskar": {"color": COLOURS[0], "linewidth": 2.4, "marker": "o"},
+    "converged": {"color": COLOURS[2], "linewidth": 1.6, "marker": "s"},
+}
+METHODS = {  # at equal evaluations
+    "as_written": {"color": COLOURS[0], "linewidth": 1.1, "linestyle": "--"},
+    "scaled": {"color": COLOURS[3], "linewidth": 1.1, "linestyle": "-."},
+    "ascents": {"color": COLOURS[4], "linewidth": 1.1, "linestyle": "-"},
+}
+NOISE = 1e-5  # of the highest value: a search that ends lower met rounding, and stands in the legend alone
+WORDS = {
+    "released": "released (test split)",
+    "keskar": "keskar",
+    "converged": "converged",
+    "as_written": "L-BFGS-B as written",
+    "scaled": "L-BFGS-B scaled to the box",
+    "ascents": "sign ascents with restarts",
+}
+
+
+def atlas(axes: Any, records: Named, space: str = "full") -> None:
+    """The best value met after each evaluation, by search; a mark is what a convention answers."""
+    drawn = [[c for c in record.outcome["courses"] if c["space"] == space] for _, record in records]
+    for index, courses in enumerate(drawn):
+        for course in courses:
+            _course(axes, course, labelled=index == 0)
+    axes.set_yscale("log", nonpositive="mask")
+    axes.yaxis.set_major_formatter("{x:g}")
+    values = [course["values"] for courses in drawn for course in courses]
+    top = max(value[-1] for value in values)
+    shown = [v for met in values if met[-1] > NOISE * top for v in met if v > 0]
+    if shown:
+        axes.set_ylim(min(shown) / 1.2, 1.2 * top)
+        axes.yaxis.set_minor_formatter("{x:g}" if top < 10 * min(shown) else "")  # less than a decade has one label
+    axes.set_xlabel("evaluations of the loss and its gradient")
+    axes.set_ylabel("highest sharpness met (%)")
+    axes.set_xlim(left=0)
+    legend_below(axes, columns=1, size=6.5)
+
+
+def _course(axes: Any, course: dict[str, Any], labelled: bool) -> None:
+    name, spent = course["search"], len(course["values"])
+    look = dict(CONVENTIONS.get(name) or METHODS[name])
+    marker = look.pop("marker", None)
+    found = "failed" if course["failed"] else f"{course['answer']:.4g}%"
+    why = course["status"].lower().removeprefix("convergence: ").removeprefix("stop: ")
+    label = f"{WORDS[name]}: {found} after {spent}; {why}"
+    above = [value if value > 0 else math.nan for value in course["values"]]
+    axes.plot(range(1, spent + 1), above, drawstyle="steps-post", label=label if labelled else None, **look)
+    if marker and not course["failed"]:
+        axes.plot(spent, course["answer"], marker, color=look["color"], markersize=5)
+
+
+def over_loss(axes: Any, records: Named) -> None:
+    """[Keskar Fig. 6] Sharpness against the loss at several epochs of one training, which stand beside the points."""
+    for index, name in enumerate(dict.fromkeys(name for name, _ in records)):
+        look = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4}
+        seeds = _by_seed(record for other, record in records if other == name)
+        for first, measured in enumerate(seeds):
+            points = [(r.outcome["loss"], r.outcome["value"], r.labels["epochs"]) for r in _found(measured)]
+            losses, values, epochs = zip(*points, strict=True) if points else ((), (), ())
+            axes.plot(losses, values, **look, linewidth=1.0, label=None if first else name)
+            for x, y, epoch in zip(losses, values, epochs, strict=True):
+                axes.annotate(str(epoch), (x, y), (3, 3), textcoords="offset points", fontsize=6)
+        _mark_failed(axes, [r for other, r in records if other == name], lambda r: r.outcome["loss"], look)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("cross entropy")
+    axes.set_ylabel("sharpness (%)")
+    legend_below(axes)
+
+
+def over_batch(axes: Any, records: Named) -> None:
+    """[Keskar Fig. 4] Test accuracy at the last epoch (left) and sharpness (right) against the batch size."""
+    sharpness = axes.twinx()
+    sharpness.grid(visible=False)
+    names = list(dict.fromkeys(name for name, _ in records))
+    for index, name in enumerate(names):
+        own = [record for other, record in records if other == name]
+        trained, measured = ([r for r in own if (r.kind == "train") is training] for training in (True, False))
+        colours = COLOURS[:2] if len(names) == 1 else (COLOURS[index],) * 2
+        marker = {"marker": MARKERS[index], "markersize": 4}
+        accuracies = _by_batch(trained, lambda r: 100 * r.outcome["last"]["test_accuracy"])
+        mean_and_band(axes, *accuracies, {**marker, "color": colours[0], "label": f"test accuracy, {name}"})
+        values = _by_batch(_found(measured), lambda r: r.outcome["value"])
+        look = {**marker, "color": colours[1], "linestyle": "--"}
+        mean_and_band(sharpness, *values, {**look, "label": f"sharpness, {name}"})
+        _mark_failed(sharpness, measured, lambda r: r.labels["batch"], look)
+    sharpness.set_yscale("log")
+    axes.set_xlabel("batch size")
+    axis_labels((axes, "test accuracy (%)"), (sharpness, "sharpness (%)"), runs=len(names))
+    legend_below(axes, sharpness)
+
+
+def _by_seed(records: Iterable[Record]) -> list[list[Record]]:
+    """The records of each seed, in the order of their epochs."""
+    found: dict[int, list[Record]] = {}
+    for record in sorted(records, key=lambda r: int(r.labels["epochs"])):
+        found.setdefault(record.labels["seed"], []).append(record)
+    return list(found.values())
+
+
+def _by_batch(records: Iterable[Record], read: Callable[[Record], float]) -> tuple[list[int], list[list[float]]]:
+    """Batch sizes, rising, and at each of them what is read from every seed's record."""
+    found: dict[int, list[float]] = {}
+    for record in sorted(records, key=lambda r: int(r.labels["batch"])):
+        found.setdefault(record.labels["batch"], []).append(read(record))
+    return list(found), list(found.values())
+
+
+def _found(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if not record.outcome["failed"]]
+
+
+def _mark_failed(axes: Any, records: Iterable[Record], at: Callable[[Record], float], look: dict[str, Any]) -> None:
+    """A cross at the foot of the axes for every search that failed: its 0 measures nothing."""
+    places = [at(record) for record in records if record.outcome["failed"]]
+    if places:
+        foot = {"transform": axes.get_xaxis_transform(), "color": look["color"], "label": "search failed"}
+        axes.plot(places, [0.03] * len(places), "x", markersize=6, **foot)

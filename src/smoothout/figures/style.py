@@ -1,0 +1,52 @@
+"""One look for all pictures: readable in print and in grey."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.grid": True,
+    "axes.titlesize": 9,
+    "grid.alpha": 0.3,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "svg.hashsalt": "smoothout",  # equal pictures are equal files
+    "svg.fonttype": "none",
+}
+COLOURS = ("#0b4f8a", "#e08214", "#222222", "#b5179e", "#4daf4a")  # neighbours differ in grey too
+MARKERS = ("o", "s", "^", "D", "v")
+LINES = {"train": "-", "test": "--"}  # as in the papers
+BAND = 0.18  # opacity of what lies between the lowest and the highest of several
+
+
+def legend_below(axes: Any, *twins: Any, columns: int = 2, size: float | None = None) -> None:
+    """The legend of ``axes`` and its ``twins``, under the axis' label."""
+    pairs = [pair for one in (axes, *twins) for pair in zip(*one.get_legend_handles_labels(), strict=True)]
+    if pairs:
+        handles, labels = zip(*pairs, strict=True)
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
+        axes.legend(handles, labels, ncols=columns, fontsize=size, **place)
+
+
+def axis_labels(left: tuple[Any, str], right: tuple[Any, str], runs: int) -> None:
+    """What the two vertical axes show, in the colours of their curves where a single run is drawn."""
+    for colour, (axes, label) in zip(COLOURS, (left, right), strict=False):
+        axes.set_ylabel(label, color=colour if runs == 1 else "black")
+
+
+def mean_and_band(
+    axes: Any, x: Sequence[float], values: Sequence[Sequence[float | None]], look: dict[str, Any], factor: float = 1.0
+) -> None:
+    """``factor`` times the mean of the values at each ``x``, in a band from the lowest to the highest of several.
+
+    Where one of them is None there is a gap.
+    """
+    numbers = [[math.nan if v is None else factor * v for v in at_x] for at_x in values]
+    axes.plot(x, [math.fsum(n) / len(n) for n in numbers], **look)
+    if any(len(n) > 1 for n in numbers):
+        bounds = ([math.nan if math.isnan(sum(n)) else side(n) for n in numbers] for side in (min, max))
+        axes.fill_between(x, *bounds, color=look["color"], alpha=BAND, linewidth=0)

@@ -1,0 +1,80 @@
+"""Adaptive sharpness and the atlas as jobs: they record what the functions give, and refuse what cannot be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from smoothout.analysis.adaptive import Norm, adaptive_sharpness
+from smoothout.analysis.atlas import atlas
+from smoothout.analysis.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.subject import Part
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
+
+
+@pytest.fixture
+def splits(tiny_split):
+    return tiny_split(40), tiny_split(30, seed=1)
+
+
+@pytest.mark.parametrize("norm", list(Norm))
+@pytest.mark.parametrize("part", [Part.train, Part.test])
+def test_a_recorded_adaptive_sharpness_is_the_functions(model, splits, norm, part):
+    ticks: list[int] = []
+    settings = Adaptive(norm=norm, rho=0.1, part=part, normalise_logits=True, iterations=4, random_starts=1, seed=3)
+    outcome = settings.run([model], *splits, lambda: ticks.append(1))
+    expected = adaptive_sharpness(
+        model,
+        splits[part is Part.test].batches(1000),
+        F.cross_entropy,
+        0.1,
+        norm=norm,
+        normalise_logits=True,
+        iterations=4,
+        random_starts=1,
+        seed=3,
+    )
+    assert outcome == asdict(expected)
+    assert outcome["value"] > 0
+    assert outcome["evaluations"] == len(ticks) <= settings.ticks(40, 30)
+
+
+def test_a_recorded_atlas_is_the_functions_on_both_splits(model, splits):
+    ticks: list[int] = []
+    settings = Atlas(eps=0.01, iterations=3, subspace=2, budget=8, seed=1, examples=20)
+    outcome = settings.run([model], *splits, lambda: ticks.append(1))
+    halves = [split.first(20).batches(1000) for split in splits]
+    expected = atlas(model, *halves, F.cross_entropy, eps=0.01, iterations=3, subspace=2, budget=8, seed=1)
+    assert outcome["courses"] == [asdict(course) for course in expected]
+    assert json.loads(json.dumps(outcome))["courses"][0]["search"] == "converged"
+    assert len(ticks) == sum(len(course.values) for course in expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "culprit"),
+    [
+        (lambda: Adaptive(rho=0.0), "rho"),
+        (lambda: Adaptive(rho=float("nan")), "rho"),
+        (lambda: Adaptive(iterations=0), "iterations"),
+        (lambda: Adaptive(random_starts=-1), "random_starts"),
+        (lambda: Adaptive(part=Part.by_convention), "part"),
+        (lambda: Adaptive(examples=0), "examples"),
+        (lambda: Atlas(eps=0.0), "eps"),
+        (lambda: Atlas(budget=0), "budget"),
+        (lambda: Atlas(subspace=0), "subspace"),
+        (lambda: Atlas(iterations=0), "iterations"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(make, culprit):
+    with pytest.raises(ValueError, match=culprit):
+        make()

@@ -1,0 +1,284 @@
+"""Pictures as jobs: every config composes to what its figure needs, and what is missing is drawn empty and named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from smoothout.identity import described
+from smoothout.jobs import ensure
+from smoothout.ledger import Record
+from smoothout.pictures import Picture
+from smoothout.reproduction import Scope
+from smoothout.settings import Folders, SettingsError, compose_config
+from smoothout.work import Job, Workplace
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+FIGURES = sorted(path.stem for path in (CONFIGS / "figure").glob("*.yaml") if path.stem != "none")
+LATER = {1: 1, 2: 3, 4: 5, 6: 7, 8: 9, 9: 10}  # figures of the later version, and of the first
+
+
+def config(name: str) -> dict[str, Any]:
+    figure: dict[str, Any] = compose_config(CONFIGS, "reproduce", ["table=none", f"figure={name}"])["figure"]
+    return figure
+
+
+@cache  # composing takes a while
+def picture(name: str, **scope: Any) -> Picture:
+    return Picture(config(name), Scope(**scope), CONFIGS)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    folders = Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs")))
+    return Workplace(folders, torch.device("cpu"), tensorboard=False)
+
+
+def kinds(jobs: list[Job]) -> Counter[str]:
+    return Counter(job.kind for job in jobs)
+
+
+def trainings(jobs: list[Job]) -> set[tuple[str, str, int, float, int]]:
+    """Model, data, batch, strength and epochs of every training."""
+    setups = [job.settings for job in jobs if not job.inputs]
+    return {(s.model.name, str(s.data.name), s.batch.size, s.perturbation.a, s.schedule.epochs) for s in setups}
+
+
+def write(job: Job, place: Workplace, outcome: dict[str, Any]) -> Record:
+    """A record of ``job`` that no program made."""
+    return place.ledger.write(
+        Record(
+            kind=job.kind,
+            name=job.name,
+            digest=job.digest,
+            identity=job.identity,
+            settings=described(job.settings),
+            labels=(job.inputs or (job,))[0].settings.labels,
+            inputs=[one.name for one in job.inputs],
+            outcome=outcome,
+            environment={},
+        )
+    )
+
+
+LINE = [{"alpha": a, "loss": 0.1, "accuracy": 0.9, "negative_variances": 0} for a in (-1.0, 0.0, 1.0, 2.0)]
+
+
+# What the figures need
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_composes_in_full_and_as_a_breath_each_job_once_and_trainings_first(name: str) -> None:
+    for scope in ({}, {"profile": "smoke"}):
+        jobs = picture(name, **scope).jobs()
+        assert len({job.digest for job in jobs}) == len(jobs)
+        assert [bool(job.inputs) for job in jobs] == sorted(bool(job.inputs) for job in jobs)
+        assert {one.digest for job in jobs for one in job.inputs} <= {job.digest for job in jobs if not job.inputs}
+
+
+@pytest.mark.parametrize(("name", "net", "data"), [("figure3", "c1", "cifar10"), ("figure7", "c3", "cifar100")])
+def test_figures_3_and_7_need_small_and_large_batch_on_one_line_and_under_noise(name, net, data) -> None:
+    jobs = picture(name).jobs()
+    assert trainings(jobs) == {(net, data, 256, 0.0, 200), (net, data, 5000, 0.0, 200)}
+    assert kinds(jobs) == {"train": 2, "interpolation": 2, "noise_curve": 2}
+    lines = [job for job in jobs if job.kind == "interpolation"]
+    assert [[run.settings.batch.size for run in line.inputs] for line in lines] == [[256, 5000]] * 2
+    assert [line.settings.averages for line in lines] == ["interpolated", "recomputed"]
+    assert all(line.settings.path == "linear" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "net", "data", "large"),
+    [("figure5", "c3", "cifar100", 5000), ("figure9", "c1", "cifar10", 5000), ("figure10", "f1", "mnist", 6000)],
+)
+def test_figures_5_9_and_10_put_baseline_at_0_and_smoothout_at_1_for_each_batch(name, net, data, large) -> None:
+    made = picture(name)
+    assert trainings(made.jobs()) == {(net, data, b, a, 200) for b in (256, large) for a in (0.0, 0.0375)}
+    for panel, batch in zip(made.panels, (256, large, 256, large), strict=True):
+        [(ways, line)] = panel.jobs
+        assert ways == "0 is baseline, 1 is SmoothOut"
+        runs = [(run.settings.batch.size, run.settings.perturbation.a) for run in line.inputs]
+        assert runs == [(batch, 0.0), (batch, 0.0375)]
+    assert [panel.jobs[0][1].settings.averages for panel in made.panels] == ["interpolated"] * 2 + ["recomputed"] * 2
+
+
+@pytest.mark.parametrize(("name", "path"), [("keskar3", "linear"), ("keskar7", "curvilinear")])
+def test_keskars_parametric_plots_are_25_points_between_the_batches_of_three_networks(name, path) -> None:
+    lines = [panel.jobs[0][1] for panel in picture(name).panels]
+    assert [line.inputs[0].settings.model.name for line in lines] == ["f1", "c1", "c3"]
+    assert [[run.settings.batch.size for run in line.inputs] for line in lines] == [
+        [256, 6000],
+        [256, 5000],
+        [256, 5000],
+    ]
+    assert {(line.settings.path, line.settings.points, line.settings.averages) for line in lines} == {
+        (path, 25, "recomputed")
+    }
+
+
+def test_keskars_figure_4_measures_the_last_weights_of_100_epochs_at_each_batch_size() -> None:
+    made = picture("keskar4")
+    assert {epochs for *_, epochs in trainings(made.jobs())} == {100}
+    for panel, eps in zip(made.panels, (1e-3, 5e-4, 1e-3, 5e-4), strict=True):
+        measured = [job for _, job in panel.jobs if job.inputs]
+        assert len(panel.jobs) == 2 * len(measured)
+        sizes = [job.inputs[0].settings.batch.size for job in measured]
+        assert sizes == sorted(set(sizes))
+        assert (min(sizes), max(sizes)) == (256, 6000 if "F1" in panel.title else 5000)
+        found = {(job.settings.convention, job.settings.weights, job.settings.eps) for job in measured}
+        assert found == {("keskar", "last", eps)}
+
+
+def test_keskars_figure_6_follows_each_run_by_trainings_of_more_and_more_epochs() -> None:
+    made = picture("keskar6")
+    for panel in made.panels:
+        for name, batch in (("SB", 256), ("LB", 6000 if "F1" in panel.title else 5000)):
+            runs = [job.inputs[0].settings for other, job in panel.jobs if other == name]
+            assert [run.schedule.epochs for run in runs] == [1, 2, 5, 10, 20, 50, 100]
+            assert {run.batch.size for run in runs} == {batch}
+        assert {job.settings.weights for _, job in panel.jobs} == {"last"}
+
+
+def test_the_atlas_is_one_job_a_run_that_both_its_panels_draw() -> None:
+    made = picture("atlas")
+    assert kinds(made.jobs()) == {"train": 2, "atlas": 2}
+    assert [(panel.jobs[0][0], panel.options["space"]) for panel in made.panels] == [
+        ("SB", "full"),
+        ("SB", "subspace"),
+        ("LB", "full"),
+        ("LB", "subspace"),
+    ]
+
+
+def test_the_landscape_of_f1_shows_each_plane_twice_and_measures_it_once() -> None:
+    made = picture("landscape-f1")
+    assert kinds(made.jobs()) == {"train": 2, "landscape": 2, "plane": 2}
+    assert [panel.options.get("part") for panel in made.panels] == ["train", None, None, "test", None, None]
+
+
+@pytest.mark.parametrize(("later", "first"), LATER.items())
+def test_the_later_versions_figures_are_those_of_the_first_under_other_numbers(later: int, first: int) -> None:
+    assert config(f"figure{later}-later") == config(f"figure{first}")
+
+
+def test_the_profile_limits_the_examples_unless_the_figure_says_how_many() -> None:
+    assert {job.settings.examples for job in picture("f1", profile="smoke").jobs() if job.inputs} == {500}
+    figure = config("f1")
+    figure["panels"][0]["analysis"] = {"examples": 40, "points": 5}
+    line = Picture(figure, Scope(profile="smoke"), CONFIGS).panels[0].jobs[0][1].settings
+    assert (line.examples, line.points) == (40, 5)
+
+
+def test_each_seed_has_its_own_jobs_and_a_line_joins_runs_of_one_seed() -> None:
+    made = picture("f1", seeds=(0, 3), regime="described")
+    line, noise, _ = made.panels
+    assert [[run.settings.seed for run in job.inputs] for _, job in line.jobs] == [[0, 0], [3, 3]]
+    assert [(name, job.inputs[0].settings.seed) for name, job in noise.jobs] == [
+        ("SB", 0),
+        ("LB", 0),
+        ("SB", 3),
+        ("LB", 3),
+    ]
+    assert len(made.jobs()) == 2 * len(picture("f1").jobs())
+    assert all(str(job.settings.batchnorm_start) == "one" for job in made.jobs() if not job.inputs)
+
+
+def test_the_plan_has_every_job_with_the_configs_estimate_of_an_epoch() -> None:
+    plan = picture("figure3").plan()["figure figure3"]
+    assert len(plan) == 6
+    assert {(job.settings.batch.size, seconds) for job, seconds in plan.items() if not job.inputs} == {
+        (256, 57),
+        (5000, 103),
+    }
+    assert set(picture("keskar4").plan()["figure keskar4"].values()) == {4.5, 3.5, 57, 103, None}
+
+
+# Drawing
+
+
+def test_without_any_record_nothing_is_drawn_and_everything_is_missing(place: Workplace, tmp_path: Path) -> None:
+    made = picture("f1")
+    assert made.save(place, tmp_path / "figures") == []
+    assert not (tmp_path / "figures").exists()
+    assert set(made.missing(place)) == {job.name for job in made.jobs() if job.inputs}
+
+
+def test_what_is_there_is_drawn_and_what_is_missing_is_named(place: Workplace, tmp_path: Path) -> None:
+    made = picture("f1")
+    [(_, line)] = made.panels[0].jobs
+    write(line, place, {"train": LINE, "test": LINE})
+    (_, small), (_, large) = made.panels[1].jobs
+    half = {"points": [{"a": a, "loss": 0.1, "accuracy": 0.9} for a in (0.0, 0.1)], "slopes": [0.0]}
+    write(small, place, {"train": half, "test": half})
+    svg, png = made.save(place, tmp_path / "figures")
+    assert (svg.name, png.name) == ("f1-released-paper.svg", "f1-released-paper.png")
+    text = svg.read_text()
+    [(_, recomputed)] = made.panels[2].jobs
+    for words in ("alpha: 0 is SB, 1 is LB", "loss, SB train", "not run: 1 of its records", "seed 0"):
+        assert words in text
+    assert "loss, LB train" not in text
+    assert recomputed.name[-8:] in text
+    assert made.missing(place) == [large.name, recomputed.name]
+
+
+def test_several_seeds_are_drawn_together_as_far_as_they_are_there(place: Workplace, tmp_path: Path) -> None:
+    made = picture("f1", seeds=(0, 1, 2))
+    for _, line in made.panels[0].jobs[:2]:
+        write(line, place, {"train": LINE, "test": LINE})
+    text = made.save(place, tmp_path)[0].read_text()
+    assert "not run: 1 of its records" in text
+    assert "seeds 0, 1, 2" in text
+
+
+def test_figure_1_needs_no_records(place: Workplace, tmp_path: Path) -> None:
+    made = picture("figure1")
+    assert made.jobs() == []
+    assert [path.name for path in made.save(place, tmp_path)] == ["figure1.svg", "figure1.png"]
+    assert made.missing(place) == []
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        ({"kind": "pie"}, "kind 'pie' is not one of line, noise"),
+        ({"colour": "red"}, "unknown key colour"),
+        ({"draw": {"space": "full"}}, "unknown key draw.space"),
+        ({"analysis": {"alphas": 3}}, "line: analysis.alphas: unknown key"),
+        ({"analysis": {"points": 1}}, "line: analysis.start, stop, points"),
+        ({"analysis": {"averages": "forgotten"}}, "interpolated, kept, recomputed"),
+        ({"runs": {"SB": ["batch=small"]}}, "line: needs a title and 2 runs, not 1"),
+    ],
+)
+def test_a_panel_that_cannot_be_is_refused_in_one_line(change: dict[str, Any], culprit: str) -> None:
+    figure = config("f1")
+    figure["panels"][0] |= change
+    with pytest.raises(SettingsError, match=culprit) as caught:
+        Picture(figure, Scope(), CONFIGS)
+    assert "figure f1" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# What Keskar's Figure 6 rests on
+
+
+def test_a_shorter_training_is_the_beginning_of_a_longer_one(place: Workplace) -> None:
+    figure = config("quickstart")
+    panel = {
+        "kind": "sharpness_over_loss",
+        "title": "t",
+        "runs": {"LB": ["batch=large"]},
+        "analysis": {"weights": "last"},
+    }
+    figure["panels"] = [panel | {"over": {"schedule.epochs": [2, 4]}}]
+    short, long = (job.inputs[0] for _, job in Picture(figure, Scope(), CONFIGS).panels[0].jobs)
+    curves = [ensure(job, place).outcome["curves"] for job in (short, long)]
+    for name in ("train_loss", "test_accuracy"):
+        assert curves[0][name] == curves[1][name][:2]
