@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PROFILE ?= paper
 REGIME ?= released
 SEEDS ?= 0
+EXPERIMENT ?= digits
+METHODS ?= smoothout,adasmoothout
 export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
 REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.profile=$(PROFILE) 'scope.seeds=[$(SEEDS)]' $(ARGS)
 
@@ -52,6 +54,12 @@ show-figure%: $(VENV)/.ready ## the same from the records there are; runs nothin
 .PHONY: figure-%
 figure-%: $(VENV)/.ready ## any picture of configs/figure/ (figure-f1, figure-atlas, figure-keskar7), in the same way
 	@$(REPRODUCE) table=none figure=$*
+
+.PHONY: choose-strength
+choose-strength: SEEDS = 0,1,2
+choose-strength: $(VENV)/.ready ## choose the noise's strength by held-out training images (EXPERIMENT=f1_mnist)
+	@$(BIN)/python scripts/choose_strength.py -m experiment=$(EXPERIMENT) perturbation=$(METHODS) regime=$(REGIME) \
+	  profile=$(PROFILE) 'grid.seeds=[$(SEEDS)]' $(ARGS)
 
 .PHONY: figures
 figures: $(VENV)/.ready ## draw every picture from the records there are; runs nothing

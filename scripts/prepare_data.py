@@ -6,15 +6,14 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothout import cli
-from smoothout.data.images import Images
-from smoothout.settings import build
+from smoothout.settings import data_settings
 
 
 @hydra.main(config_path="../configs", config_name="prepare_data", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Find or fetch the data set that ``config`` names, and say what it is."""
     with cli.task(config) as (settings, place):
-        data = build(settings["data"], "data", Images)
+        data = data_settings(settings["data"])
         train, test, fingerprint = data.load(Path(place.folders.data), place.device, place.download)
         shape = " x ".join(map(str, data.shape))
         print(f"{data.name}: {len(train)} training and {len(test)} test images, {shape}, SHA-256 {fingerprint}")

@@ -13,15 +13,15 @@ PACKAGE = ROOT / "src" / "smoothout"
 
 # A module may import from its own folder and from the levels above it in this list.
 LEVELS = [
-    ["files", "identity", "randomness", "parameters"],
-    ["perturbation", "batchnorm", "models", "data", "ledger", "progress"],
+    ["files", "identity", "randomness", "parameters", "vision"],
+    ["perturbation", "batchnorm", "ghost", "models", "data", "ledger", "progress"],
     ["evaluation", "curvature", "tables", "figures"],
-    ["training", "analysis"],
+    ["training", "analysis", "strength"],
     ["environment", "settings"],
     ["work"],
     ["runs"],
     ["jobs"],
-    ["reproduction"],
+    ["reproduction", "choosing"],
     ["pictures"],
     ["bench"],
     ["cli"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from smoothout import SmoothOut
 from smoothout.analysis.hessian import trace_and_norm
-from smoothout.curvature import RunningTrace, SteinTrace, noise_variances, stein_trace
+from smoothout.curvature import RunningTrace, SteinTrace, noise_variances, stein_trace, thinned
 
 LAWS = ["uniform", "gaussian"]
 SHAPES = [(3, 4), (5,)]
@@ -258,3 +259,12 @@ def test_what_does_not_match_is_refused():
         RunningTrace(["a.weight"]).merge(RunningTrace(["b.weight"]))
     with pytest.raises(ValueError, match="are not this trace's"):
         RunningTrace(["a.weight"]).load(RunningTrace(["b.weight"]).state())
+
+
+@pytest.mark.parametrize(("epochs", "layered"), [(0, []), (1, [0]), (5, [0, 1, 2, 3, 4]), (201, range(0, 201, 20))])
+def test_a_record_has_the_layers_of_eleven_epochs_and_the_whole_of_all(epochs: int, layered: Any) -> None:
+    estimates = [{"draws": 8, "whole": [float(n), 0.1], "layers": {"head": [1.0, 0.1]}} for n in range(epochs)]
+    thin = thinned(estimates)
+    assert [epoch["whole"] for epoch in thin] == [epoch["whole"] for epoch in estimates]
+    assert [n for n, epoch in enumerate(thin) if "layers" in epoch] == list(layered)
+    assert all("layers" in epoch for epoch in estimates)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smoothout.files import remove_parts, whole_file, write_text
+from smoothout.files import make_room, whole_file, write_text
 
 
 def test_a_file_appears_whole_when_the_block_ends_and_not_before(tmp_path: Path) -> None:
@@ -86,5 +86,5 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     path = tmp_path / "a.json"
     for name in ("a.json", "a.json.part17", "a.json.part99999", "ab.json.part17"):
         (tmp_path / name).write_text("x")
-    remove_parts(path)
+    make_room(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "ab.json.part17"]

@@ -142,7 +142,7 @@ def test_a_record_says_what_was_run_and_what_came_out(place: Workplace) -> None:
     assert out["train_seconds"] == sum(out["curves"]["seconds"])
     assert 0 < out["train_seconds"] < out["wall_seconds"]
     [machine] = out["machines"]
-    engine = {"launch": "eager", "compile": False, "layout": "channels_last", "together": 1}
+    engine = {"launch": "eager", "compile": False, "layout": "channels_last", "ghosts": "in_turn", "together": 1}
     assert machine == {**record.environment, "engine": {"class": "Engine", **engine}}
 
 
@@ -443,7 +443,7 @@ BAD_JOBS: dict[str, tuple[Job, Callable[[Path], None] | None, type[Exception], s
         tiny(batch=Batch(1439)),
         None,
         SettingsError,
-        r"^batch.size: 1439 is more than the 1438 training examples$",
+        r"^batch.size: 1439 is more than the 1438 training examples in use$",
     ),
     "a last batch of one example before BatchNorm": (
         tiny(batch=Batch(479)),

@@ -161,6 +161,32 @@ def test_the_landscape_of_f1_shows_each_plane_twice_and_measures_it_once() -> No
     assert [panel.options.get("part") for panel in made.panels] == ["train", None, None, "test", None, None]
 
 
+def test_the_spectra_of_f1_are_one_job_a_run_with_a_density_though_each_run_is_drawn_twice() -> None:
+    made = picture("hessian-f1")
+    assert kinds(made.jobs()) == {"train": 4, "hessian": 4}
+    assert {job.settings.spectrum_probes for job in made.jobs() if job.inputs} == {2}
+    assert [[name for name, _ in panel.jobs] for panel in made.panels] == [
+        ["SB", "LB"],
+        *[["baseline", "SmoothOut"]] * 2,
+    ]
+    assert made.panels[0].jobs[0][1].digest == made.panels[1].jobs[0][1].digest
+
+
+def test_the_adaptive_sharpness_of_f1_is_of_four_runs_in_a_box_and_in_a_ball_that_reaches_as_far() -> None:
+    made = picture("adaptive-f1")
+    assert kinds(made.jobs()) == {"train": 4, "adaptive": 16}
+    settings = [{job.settings for _, job in panel.jobs} for panel in made.panels]
+    assert [[(s.norm, s.rho, s.normalise_logits) for s in one] for one in settings] == [
+        [("linf", 0.001, False)],
+        [("l2", 1.2, False)],
+        [("linf", 0.001, True)],
+        [("l2", 1.2, True)],
+    ]
+    model = made.jobs()[0].settings.model.build((1, 28, 28), 10)
+    n = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert 0.001 * n**0.5 == pytest.approx(1.2, rel=0.02)
+
+
 @pytest.mark.parametrize(("later", "first"), LATER.items())
 def test_the_later_versions_figures_are_those_of_the_first_under_other_numbers(later: int, first: int) -> None:
     assert config(f"figure{later}-later") == config(f"figure{first}")
@@ -264,6 +290,13 @@ def test_a_panel_that_cannot_be_is_refused_in_one_line(change: dict[str, Any], c
         Picture(figure, Scope(), CONFIGS)
     assert "figure f1" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_density_of_no_probes_is_refused_before_anything_is_measured() -> None:
+    figure = config("hessian-f1")
+    figure["panels"][0]["analysis"] = {}
+    with pytest.raises(SettingsError, match=r"hessian-f1: spectrum: analysis.spectrum_probes: must be at least 1"):
+        Picture(figure, Scope(), CONFIGS)
 
 
 # What Keskar's Figure 6 rests on

@@ -1,12 +1,17 @@
-"""README says what is true: its commands compose, its numbers are the rendered table's, its files are there."""
+"""README says what is true: code runs, commands compose, numbers are the rendered table's, files are there."""
 
 from __future__ import annotations
 
+import copy
+import math
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from smoothout.settings import compose_config
 
@@ -56,3 +61,43 @@ def test_the_numbers_shown_are_those_of_the_rendered_table():
         lines = [line for line in block.splitlines() if line.startswith("|")]
         assert lines
         assert [line for line in lines if line not in rendered] == []
+
+
+# The library
+
+
+@pytest.fixture
+def ran() -> dict[str, Any]:
+    """What the code blocks leave behind, run one after the other on a small network with BatchNorm."""
+
+    def examples(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(torch.randn(count, 4), torch.randint(0, 3, (count,))) for _ in range(3)]
+
+    model, other = (nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)) for _ in range(2))
+    start = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    names: dict[str, Any] = {"model": model, "model_a": model, "model_b": other, "optimizer": optimizer, "start": start}
+    names |= {"loader": examples(8), "batches": examples(16), "held_out": examples(16)}
+    for block in re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S):
+        exec(block, names)
+    return names
+
+
+def test_the_code_that_is_shown_runs_as_it_stands_and_gives_what_it_says(ran):
+    assert not all(torch.equal(ran["start"][name], tensor) for name, tensor in ran["model"].state_dict().items())
+    assert ran["result"].value > 0
+    assert ran["loss"].isfinite()
+    assert (ran["way"][0].alpha, ran["way"][-1].alpha) == (-1.0, 2.0)
+    assert all(math.isfinite(point.loss) for point in ran["way"])
+    assert [point.loss_error is not None for point in ran["noisy"]] == [True] * 3
+    assert ran["noisy"][0].loss_error == 0.0 < ran["noisy"][1].loss_error
+    assert {len(point.losses) for point in ran["around"]} == {5}
+
+
+def test_the_density_that_is_shown_holds_every_eigenvalue(ran):
+    top, grid, density = ran["top"], ran["grid"], ran["density"]
+    assert list(top.values) == sorted(top.values, reverse=True)
+    assert len(top.values) == 3
+    assert density.sum() * (grid[1] - grid[0]) == pytest.approx(1.0, abs=0.02)
+    peaks = [density[abs(grid - value).argmin()] for value in top.values]
+    assert min(peaks) > 0

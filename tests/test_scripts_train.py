@@ -240,18 +240,18 @@ def test_wrong_input_is_one_line_in_a_process_of_its_own_too(root: Path) -> None
     assert tree(root) == before
 
 
-def _out_of_memory(*_: Any, **__: Any) -> None:
-    raise RuntimeError("out of memory")
+def _fails(*_: Any, **__: Any) -> None:
+    raise RuntimeError("a bug")
 
 
 def test_a_fault_ends_with_code_1_and_its_traceback_lies_in_the_logs(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "Training", _out_of_memory)
+    monkeypatch.setattr(runs, "Training", _fails)
     log = root / "logs" / "failure.txt"
-    expected = ["error: RuntimeError: out of memory", f"the traceback is in {log}"]
+    expected = ["error: RuntimeError: a bug", f"the traceback is in {log}"]
     assert program(*SHORT) == (1, [], expected)
-    assert "_out_of_memory" in log.read_text()
+    assert "_fails" in log.read_text()
     assert records(root) == {}
 
 
@@ -295,7 +295,7 @@ def test_a_fault_in_a_sweep_is_named_and_its_traceback_lies_in_the_logs(
 
     def once(*arguments: Any, **settings: Any) -> Training:
         if settings["seed"] == 1:
-            _out_of_memory()
+            _fails()
         return train(*arguments, **settings)
 
     monkeypatch.setattr(runs, "Training", once)
@@ -303,9 +303,9 @@ def test_a_fault_in_a_sweep_is_named_and_its_traceback_lies_in_the_logs(
     assert code == 1
     assert len(out) == 2
     assert [line for line in err if line.startswith("failed: ")] == [
-        f"failed: {' '.join(SHORT).replace('=false', '=False')} seed=1: RuntimeError: out of memory"
+        f"failed: {' '.join(SHORT).replace('=false', '=False')} seed=1: RuntimeError: a bug"
     ]
-    assert "_out_of_memory" in (root / "logs" / "failure-1.txt").read_text()
+    assert "_fails" in (root / "logs" / "failure-1.txt").read_text()
     assert [record["labels"]["seed"] for record in records(root).values()] == [0, 2]
 
 

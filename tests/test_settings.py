@@ -169,11 +169,15 @@ def test_a_bad_setting_is_refused_in_one_line_that_names_the_key_and_what_is_all
     assert name in line.partition(":")[0]
 
 
-@pytest.mark.parametrize("key", ["data.train_examples", "profile.train_examples"])
-def test_a_batch_of_more_examples_than_are_in_use_is_refused(f1: dict[str, Any], key: str) -> None:
-    assert experiment(changed(f1, key, 6000)).data.train_examples == 6000
+def test_a_batch_of_more_examples_than_are_in_use_is_refused(f1: dict[str, Any]) -> None:
+    assert experiment(changed(f1, "data.train_examples", 6000)).data.train_examples == 6000
     with pytest.raises(SettingsError, match=r"^batch.size: 6000 is more than the 5999 training examples in use$"):
-        experiment(changed(f1, key, 5999))
+        experiment(changed(f1, "data.train_examples", 5999))
+
+
+def test_a_profile_leaves_the_examples_of_one_update(f1: dict[str, Any]) -> None:
+    assert experiment(changed(f1, "profile.train_examples", 6001)).data.train_examples == 6001
+    assert experiment(changed(f1, "profile.train_examples", 100)).data.train_examples == 6000
 
 
 def test_a_group_without_its_class_is_refused(f1: dict[str, Any]) -> None:
@@ -259,16 +263,19 @@ ACCOUNTS: dict[str, dict[str, Any]] = {
         "batchnorm_start": BatchNormStart.one,
         "optimizer": {"reset_every_epoch": False, "clip_norm": None, "weight_decay": 0.0},
         "perturbation": {"draw": Draw.batch, "batchnorm": True, "course": Course.constant},
+        "data": {"border": (127, 127, 127)},
     },
     "released": {
         "batchnorm_start": BatchNormStart.uniform,
         "optimizer": {"reset_every_epoch": True, "clip_norm": 5.0, "weight_decay": 0.0},
         "perturbation": {"draw": Draw.ghost, "batchnorm": False, "course": Course.constant},
+        "data": {"border": (127, 0, 0)},
     },
     "v1": {
         "batchnorm_start": BatchNormStart.uniform,
         "optimizer": {"reset_every_epoch": True, "clip_norm": 5.0, "weight_decay": 1e-4},
         "perturbation": {"draw": Draw.ghost, "batchnorm": True, "course": Course.tanh_falling},
+        "data": {"border": (127, 0, 0)},
     },
 }
 
@@ -284,6 +291,7 @@ def test_a_regime_sets_what_its_account_says_and_nothing_else(hydra: None, regim
         batchnorm_start=account["batchnorm_start"],
         optimizer=dataclasses.replace(without.optimizer, **account["optimizer"]),
         perturbation=dataclasses.replace(without.perturbation, **account["perturbation"]),
+        data=dataclasses.replace(without.data, **account["data"]),
     )
     assert experiment(composed(*overrides, f"regime={regime}")) == expected
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from smoothout.tables import Block, Cell, Table, duration, improvement, number
+from smoothout.tables import Block, Cell, Table, difference, duration, number
 
 
 def table(*cells: Cell) -> Table:
@@ -46,10 +46,10 @@ def test_a_number_that_is_not_zero_is_not_shown_as_zero(value, digits, text):
 def test_the_improvement_is_taken_seed_by_seed_over_the_seeds_that_both_have():
     base = Cell("F1", "baseline best", {0: 98.0, 2: 97.0}, records=["b"])
     better = Cell("F1", "smoothout best", {0: 98.5, 1: 99.9, 2: 97.1}, records=["s"])
-    gain = improvement(better, base, 0.41, "smoothout improvement")
+    gain = difference(better, base, 0.41, "smoothout improvement")
     assert gain.values == pytest.approx({0: 0.5, 2: 0.1})
     assert gain.records == ["b", "s"]
-    assert improvement(better, Cell("F1", "baseline best"), None, "x").values == {}
+    assert difference(better, Cell("F1", "baseline best"), None, "x").values == {}
 
 
 def test_the_long_form_has_a_line_a_cell_and_zero_seeds_where_nothing_was_run(tmp_path):

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from smoothout.analysis.interpolation import interpolate
     from smoothout.analysis.sensitivity import noise_curve
     from smoothout.analysis.sharpness import SharpnessResult, sharpness
+    from smoothout.ghost import ghosted
     from smoothout.perturbation import AdaSmoothOut, SmoothOut, SmoothOutCopies
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "SharpnessResult",
     "SmoothOut",
     "SmoothOutCopies",
+    "ghosted",
     "interpolate",
     "noise_curve",
     "sharpness",
@@ -29,6 +31,7 @@ _HOMES = {
     "AdaSmoothOut": "perturbation",
     "SmoothOut": "perturbation",
     "SmoothOutCopies": "perturbation",
+    "ghosted": "ghost",
     "SharpnessResult": "analysis.sharpness",
     "sharpness": "analysis.sharpness",
     "interpolate": "analysis.interpolation",

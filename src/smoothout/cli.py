@@ -6,8 +6,10 @@ Exit codes: 0 done; 1 a fault of the program or the machine; 2 wrong input; 130 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hydra.utils
 import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -46,6 +49,10 @@ WRONG_INPUT = (
     OmegaConfBaseException,
     yaml.YAMLError,
 )
+_NO_ROOM = {
+    getattr(errno, name) for name in ["ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST"]
+}
+_NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
 _SWEEP = "SMOOTHOUT_SWEEP"  # the file that the jobs of a sweep report to
 
 
@@ -54,7 +61,8 @@ def run(program: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and swallowed
     code = 0
     try:
-        program()
+        with _own_callbacks():
+            program()
     except (Exception, KeyboardInterrupt) as error:
         code = report(error)
     failures = _failures()
@@ -63,19 +71,38 @@ def run(program: Callable[[], Any]) -> None:
     sys.exit(code)
 
 
+@contextmanager
+def _own_callbacks() -> Iterator[None]:
+    """Within the block Hydra makes this module's callback and no other: else a config could have it call anything."""
+    make, own = hydra.utils.instantiate, f"{SweepSummary.__module__}.{SweepSummary.__qualname__}"
+
+    def checked(config: Any, *arguments: Any, **settings: Any) -> Any:
+        target = config.get("_target_") if isinstance(config, DictConfig) else config
+        if target != own:
+            raise SettingsError(f"hydra.callbacks: _target_: {target!r} is not {own}")
+        return make(config, *arguments, **settings)
+
+    hydra.utils.instantiate = checked
+    try:
+        yield
+    finally:
+        hydra.utils.instantiate = make
+
+
 def report(error: BaseException, log: Path | None = None) -> int:
-    """Say on stderr, in one line, what went wrong; returns the exit code. A fault's traceback goes to ``log``."""
+    """Say on stderr, in one line, what went wrong; returns the exit code. A bug's traceback goes to ``log``."""
     if isinstance(error, KeyboardInterrupt):
         console.print(f"stopped: {error or 'the same command goes on from here'}", markup=False)
         return 128 + (error.number if isinstance(error, Interrupted) else 2)
     console.print(f"error: {one_line(error)}", markup=False)
     if _is_input(error):
         return 2
-    if log is None:
-        traceback.print_exception(error)
-    else:
-        write_text(log, "".join(traceback.format_exception(error)))
-        console.print(f"the traceback is in {log}", markup=False)
+    if _of_machine(error) is None:
+        if log is None:
+            traceback.print_exception(error)
+        else:
+            write_text(log, "".join(traceback.format_exception(error)))
+            console.print(f"the traceback is in {log}", markup=False)
     return 1
 
 
@@ -88,7 +115,17 @@ def one_line(error: BaseException) -> str:
             break
         kept.append(line.strip())
     joined = " ".join(line for line in kept if line)
-    return joined if _is_input(error) else f"{type(error).__name__}: {joined}"
+    return joined if _is_input(error) else _of_machine(error) or f"{type(error).__name__}: {joined}"
+
+
+def _of_machine(error: BaseException) -> str | None:
+    """What to do about a machine that has no room or no access to give; None where something else is wrong."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; put this right, and the same command goes on"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+        reason = " ".join(str(error).split())[:120]
+        return f"out of memory: batch.ghost, or a smaller batch.size with batch.multiplier, takes less ({reason})"
+    return None
 
 
 def _is_input(error: BaseException) -> bool:
@@ -165,8 +202,9 @@ def _device(name: str) -> torch.device:
 def summary(record: Record) -> str:
     """One line about a training's record."""
     best, last = record.outcome["best"], record.outcome["last"]
+    split = "held-out" if record.settings["data"].get("held_out") else "test"
     return (
-        f"{record.name}: test accuracy {100 * best['test_accuracy']:.2f}% (best, epoch {best['epoch'] + 1}),"
+        f"{record.name}: {split} accuracy {100 * best['test_accuracy']:.2f}% (best, epoch {best['epoch'] + 1}),"
         f" {100 * last['test_accuracy']:.2f}% (last){'; diverged' if record.outcome['diverged'] else ''}"
     )
 
@@ -255,7 +293,7 @@ class SweepSummary(Callback):
         line = json.dumps({"overrides": list(job_return.overrides or []), "error": one_line(error)})
         with Path(os.environ[_SWEEP]).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        if not _is_input(error):
+        if not _is_input(error) and _of_machine(error) is None:
             number = HydraConfig.get().job.num
             write_text(Path(config.folders.logs) / f"failure-{number}.txt", "".join(traceback.format_exception(error)))
 

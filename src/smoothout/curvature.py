@@ -193,3 +193,16 @@ class RunningTrace:
             raise ValueError(f"layers {state['layers']} are not this trace's {self.layers}")
         for tensor, value in ((self._count, "count"), (self._mean, "mean"), (self._squares, "squares")):
             tensor.copy_(torch.tensor(state[value], dtype=torch.float64))
+
+
+def thinned(epochs: Sequence[dict[str, Any]], kept: int = 11) -> list[dict[str, Any]]:
+    """The estimates of each epoch (`RunningTrace.taken`), the layers' in ``kept`` of them: a record stays small.
+
+    These are evenly spaced, the first and the last epoch among them.
+    """
+    last = len(epochs) - 1
+    whole = {round(index * last / (kept - 1)) for index in range(kept)}
+    return [
+        dict(epoch) if index in whole else {name: value for name, value in epoch.items() if name != "layers"}
+        for index, epoch in enumerate(epochs)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from pathlib import Path
 def whole_file(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; when the block ends it is synced and renamed to ``path``.
 
-    After an exception nothing stays behind. A process killed in between leaves its ``.part`` file, never a torn
-    ``path``; the next writer with the same process number replaces it.
+    After an exception nothing stays behind; an OSError names ``path``. A process killed in between leaves its
+    ``.part`` file, never a torn ``path``; the next writer with the same process number replaces it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part{os.getpid()}")
@@ -22,12 +23,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         with part.open("rb+") as written:
             os.fsync(written.fileno())
         part.replace(path)
+    except OSError as error:
+        if error.errno is not None:  # a full disk names no file
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 
 
-def remove_parts(path: Path) -> None:
-    """Remove what killed writers of ``path`` left beside it. The caller must be its only writer."""
+def make_room(path: Path) -> None:
+    """Make the folder of ``path`` and remove what killed writers left there. The caller must be its only writer.
+
+    Raises OSError where nothing can be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
     for part in path.parent.glob(f"{path.name}.part*"):
         part.unlink()
 

@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 from filelock import Timeout
+from torch import nn
 
 from smoothout import progress
+from smoothout.curvature import thinned
 from smoothout.evaluation import arithmetic, evaluate, evaluation_batch
 from smoothout.identity import described
 from smoothout.ledger import Record, RecordError
 from smoothout.runs import check, data_of, fresh_model, training
 from smoothout.settings import Experiment
+from smoothout.strength import relative_strength
 from smoothout.training.checkpoint import Weights
 from smoothout.work import Job, Workplace
 
@@ -122,26 +125,36 @@ def _making(job: Job, place: Workplace) -> Making:
     inputs = []
     for one in job.inputs:
         inputs.append((yield from _making(one, place)))
-    for one in job.inputs or (job,):
+    summary = hasattr(job.settings, "from_records")  # of the input records alone
+    for one in () if summary else job.inputs or (job,):
         check(one, place)
     with (yield from _held(job.kind, job.digest, place)):
         record = recorded(job, place)
         if record is not None:
             return record
         started = time.perf_counter()
-        outcome = yield from _training_outcome(job, place) if not inputs else _analysis_outcome(job, inputs, place)
+        if summary:
+            outcome = job.settings.from_records(inputs)
+        else:
+            outcome = yield from _analysis_outcome(job, inputs, place) if inputs else _training_outcome(job, place)
         record = Record(
             kind=job.kind,
             name=job.name,
             digest=job.digest,
             identity=job.identity,
             settings=described(job.settings),
-            labels=inputs[0].labels if inputs else job.settings.labels,
+            labels=_shared([one.labels for one in inputs] or [job.settings.labels]),
             inputs=[one.name for one in inputs],
             outcome={"wall_seconds": time.perf_counter() - started, **outcome},
             environment=place.environment(),
         )
         return place.ledger.write(record)
+
+
+def _shared(labels: list[dict[str, Any]]) -> dict[str, Any]:
+    """The labels that are the same in all of ``labels``."""
+    first, *others = labels
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
 
 
 def _analysis_outcome(job: Job, inputs: list[Record], place: Workplace) -> Generator[bool, None, dict[str, Any]]:
@@ -197,8 +210,19 @@ def _training_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[
         "weights": {"best": _digest(snapshot.best), "last": _digest(snapshot.model)},
         "machines": snapshot.machines,
         "curves": snapshot.curves,
-        "curvature": snapshot.curvature,
+        "curvature": thinned(snapshot.curvature),
+        **_strength(setup, snapshot.epoch, len(train_split), fresh_model(setup, place), model),
     }
+
+
+def _strength(setup: Experiment, epochs: int, examples: int, first: nn.Module, last: nn.Module) -> dict[str, Any]:
+    """How strong the noise was beside the first weights and the last, those after ``epochs``; nothing without noise."""
+    noise, updates = setup.perturbation, setup.batch.updates(examples)
+    if not noise.a:
+        return {}
+    at = {"start": (first, 0), "end": (last, epochs * updates - 1)}
+    total = setup.schedule.epochs * updates
+    return {"relative_strength": {when: relative_strength(m, noise, step, total) for when, (m, step) in at.items()}}
 
 
 def _digest(weights: Weights) -> str:

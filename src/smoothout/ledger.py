@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from smoothout.files import remove_parts, write_text
+from smoothout.files import make_room, write_text
 from smoothout.identity import digest as digest_of
 
 FORMAT = 1
@@ -19,7 +21,10 @@ _LIST = re.compile(r"\[[^][{}\"]*\]")  # a list of numbers: it stands in one lin
 
 
 class RecordError(Exception):
-    """A record that must not be used: damaged, edited, or of another version; the message is one line."""
+    """A record that must not be used (damaged, edited, of another version), or a folder that can hold none.
+
+    The message is one line.
+    """
 
 
 @dataclass(frozen=True)
@@ -78,15 +83,28 @@ class Ledger:
         content = json.loads(json.dumps(_finite(asdict(record))))
         content["checksum"] = digest_of(content)
         path = self.folder / record.kind / f"{record.name}.json"
-        remove_parts(path)
+        make_room(path)
         write_text(path, _LIST.sub(lambda found: " ".join(found[0].split()), json.dumps(content, indent=1)) + "\n")
         return read(path)
 
     def lock(self, kind: str, digest: str) -> FileLock:
-        """The right to make the record with that digest, to be acquired; a process that dies gives it back."""
-        locks = self.folder / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        return FileLock(locks / f"{kind}-{digest[:8]}.lock")
+        """The right to make the record with that digest, to be acquired; a process that dies gives it back.
+
+        Raises RecordError where the folder cannot be written, or its file system knows no locks.
+        """
+        path = self.folder / ".locks" / f"{kind}-{digest[:8]}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with warnings.catch_warnings(), suppress(Timeout):
+                warnings.simplefilter("error")  # filelock's way out, a file that a dead process leaves behind, is none
+                FileLock(path).acquire(timeout=0).lock.release()
+        except (OSError, NotImplementedError, UserWarning) as error:
+            reason = getattr(error, "strerror", None) or "its file system knows no locks"
+            raise RecordError(
+                f"folders.results: {self.folder} cannot take records ({reason});"
+                " it must be a folder that can be written, on a file system with locks"
+            ) from error
+        return FileLock(path)
 
 
 def read(path: Path) -> Record:

@@ -113,7 +113,8 @@ class Noise:
         if not self.a:
             return "baseline"
         method = {Scaling.none: "smoothout", Scaling.filter: "adasmoothout", Scaling.weight: "weightsmoothout"}
-        return f"{method[self.scaling]}{self.a:g}"
+        law = "" if self.law is Law.uniform else f"-{self.law}"
+        return f"{method[self.scaling]}{self.a:g}{law}{'' if self.denoise else '-noisy'}"
 
     def strength(self, step: int, total: int) -> float:
         """The strength at update ``step`` of ``total``."""

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from smoothout.analysis.hessian import Spectrum
 from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
-from smoothout.analysis.recorded_around import Landscape, Plane
-from smoothout.analysis.recorded_searches import Atlas
+from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
+from smoothout.analysis.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.theory import figure_one
-from smoothout.figures import curves, searches, shapes, sheet
+from smoothout.figures import curves, searches, shapes, sheet, spectra
 from smoothout.jobs import recorded
 from smoothout.reproduction import Scope
 from smoothout.settings import SettingsError, compose_config, experiment, typed
@@ -32,6 +33,11 @@ def toy_copies(axes: Any, records: curves.Named) -> None:
     shapes.toy_copies(axes, figure.w, figure.copies, figure.mean, figure.expectation)
 
 
+def spectrum(axes: Any, records: curves.Named) -> None:
+    """Spectral densities, with the largest eigenvalues."""
+    spectra.spectrum(axes, records, lambda found, grid, width: Spectrum(**found).density(grid, width))
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of panel.
@@ -39,6 +45,7 @@ class Kind:
     Attributes:
         draw: draws named records on axes.
         analysis: what is measured on the runs; None where nothing is.
+        needs: settings of the analysis that must not be 0: without them there is nothing to draw.
         options: what of ``draw`` a panel may choose.
         solid: whether the axes are those of a space.
         trainings: whether the runs' own records are drawn too.
@@ -46,18 +53,21 @@ class Kind:
 
     draw: Callable[..., None]
     analysis: type[Any] | None = None
+    needs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     solid: bool = False
     trainings: bool = False
 
 
 KINDS = {
-    "line": Kind(curves.line, Interpolation, ("part",)),
-    "noise": Kind(curves.noise, NoiseCurve, ("part",)),
-    "landscape": Kind(curves.landscape, Landscape, ("part",)),
+    "line": Kind(curves.line, Interpolation, options=("part",)),
+    "noise": Kind(curves.noise, NoiseCurve, options=("part",)),
+    "landscape": Kind(curves.landscape, Landscape, options=("part",)),
     "contours": Kind(shapes.contours, Plane),
     "surface": Kind(shapes.surface, Plane, solid=True),
-    "atlas": Kind(searches.atlas, Atlas, ("space",)),
+    "atlas": Kind(searches.atlas, Atlas, options=("space",)),
+    "adaptive": Kind(searches.adaptive, Adaptive),
+    "spectrum": Kind(spectrum, Hessian, needs=("spectrum_probes",)),
     "sharpness_over_loss": Kind(searches.over_loss, Sharpness),
     "sharpness_over_batch": Kind(searches.over_batch, Sharpness, trainings=True),
     "toy_loss": Kind(toy_loss),
@@ -105,7 +115,7 @@ class Picture:
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
         """The picture's jobs, with the configs' estimates of the seconds that an epoch takes."""
-        jobs = {job: _epoch_seconds(self._configured[(job.inputs or (job,))[0].digest]) for job in self.jobs()}
+        jobs = {job: epoch_seconds(self._configured[(job.inputs or (job,))[0].digest]) for job in self.jobs()}
         return {f"figure {self.figure['name']}": jobs}
 
     def missing(self, place: Workplace) -> list[str]:
@@ -175,11 +185,16 @@ class Picture:
         assert kind.analysis is not None
         examples = self._configured[run.digest]["profile"]["analysis_examples"]
         chosen = {"examples": examples, **given.get("analysis", {})}
-        return typed(kind.analysis, chosen, f"figure {self.figure['name']}: {given['kind']}: analysis.")
+        named = f"figure {self.figure['name']}: {given['kind']}: analysis."
+        settings = typed(kind.analysis, chosen, named)
+        for name in kind.needs:
+            if not getattr(settings, name):
+                raise SettingsError(f"{named}{name}: must be at least 1, or there is nothing to draw")
+        return settings
 
 
-def _epoch_seconds(config: dict[str, Any]) -> float | None:
+def epoch_seconds(config: dict[str, Any]) -> float | None:
     """What the config says of an epoch with its batch, None for other batches than it knows."""
-    known = {size: config["epoch_seconds"][name] for name, size in config["sizes"].items()}
+    known = {config["sizes"][name]: config["epoch_seconds"][name] for name in ("small", "large")}
     seconds: float | None = known.get(config["batch"]["size"])
     return seconds

@@ -51,6 +51,7 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         restore()
+        _pending.clear()  # nobody else is to be stopped by it
 
 
 def asked_to_stop() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from smoothout.evaluation import Precision
 from smoothout.jobs import recorded
 from smoothout.ledger import Record
 from smoothout.settings import Experiment, SettingsError, compose_config, experiment
-from smoothout.tables import Block, Cell, Table, improvement, published_numbers
+from smoothout.tables import Block, Cell, Table, difference, published_numbers
 from smoothout.work import Job, Workplace
 
 
@@ -80,21 +81,19 @@ class Reproduction:
         return rows
 
     def _row(self, row: dict[str, Any]) -> Iterator[Entry]:
-        for method, details in self.table["methods"].items():
-            overrides = [*row["overrides"], *details["overrides"], *self.scope.overrides()]
-            configs = {
-                seed: compose_config(self._configs, "train", [*overrides, f"seed={seed}"]) for seed in self.scope.seeds
-            }
-            runs = {seed: Job(experiment(config)) for seed, config in configs.items()}
-            config = configs[self.scope.seeds[0]]
-            batch = next(o for o in row["overrides"] if o.startswith("batch=")).partition("=")[2]
+        for method, own in self._methods(row).items():
+            chosen = [*row["overrides"], *self.table["methods"][method]["overrides"], *own, *self.scope.overrides()]
+            overrides = list({override.partition("=")[0]: override for override in chosen}.values())  # the last counts
+            config = compose_config(self._configs, "train", overrides)
+            runs = {seed: Job(experiment(config | {"seed": seed})) for seed in self.scope.seeds}
+            batch = next(o for o in overrides if o.startswith("batch=")).partition("=")[2]
             arguments = " ".join([*overrides, _seeds_argument(self.scope.seeds)])
             entry = Entry(
                 row["name"],
                 f"{method} best",
                 runs,
                 lambda record: 100 * float(record.outcome["best"]["test_accuracy"]),
-                self._number(row, details.get("accuracy")),
+                self._number(row, method, "accuracy"),
                 f"python scripts/train.py {arguments}",
                 config["epoch_seconds"][batch],
             )
@@ -113,19 +112,29 @@ class Reproduction:
                     column=f"{method} sharpness {convention}",
                     jobs={seed: Job(analysis, (run,)) for seed, run in runs.items()},
                     read=lambda record: None if record.outcome["failed"] else float(record.outcome["value"]),
-                    published=self._number(row, details.get("sharpness")) if convention == "released" else None,
+                    published=self._number(row, method, "sharpness") if convention == "released" else None,
                     command=f"python scripts/analyze.py analysis.convention={convention} {arguments}",
                 )
 
-    def _number(self, row: dict[str, Any], column: str | None) -> float | None:
-        """The published number of a row, None where the papers have none."""
+    def _methods(self, row: dict[str, Any]) -> dict[str, list[str]]:
+        """A row's methods, with what it overrides for each: those that it names, else all that need no naming."""
+        common: dict[str, list[str]] = {
+            method: [] for method, details in self.table["methods"].items() if not details.get("by_name")
+        }
+        methods: dict[str, list[str]] = row.get("methods", common)
+        return methods
+
+    def _number(self, row: dict[str, Any], method: str, quantity: str) -> float | None:
+        """The published number of a row and method, None where the papers have none."""
+        details = self.table["methods"][method]
+        column = details.get(quantity)
         if self._published is None or column is None:
             return None
         found = self._published
-        for key, value in row["match"].items():
+        for key, value in (row["match"] | details.get("match", {})).items():
             found = found[found[key] == value]
         if len(found) != 1:
-            raise SettingsError(f"table: {row['name']}: match finds {len(found)} published rows instead of 1")
+            raise SettingsError(f"table: {row['name']}: {method} matches {len(found)} published rows instead of 1")
         number = found[column].iloc[0]
         return None if pd.isna(number) else float(number)
 
@@ -133,13 +142,12 @@ class Reproduction:
         """The table that the present records make."""
         costs = Costs(place)
         cells = {(entry.row, entry.column): _cell(entry, place, costs) for entry in self.entries}
-        base, *others = self.table["methods"]
-        for row in self.rows:
-            for method in others:
-                published = self._number(row, self.table["methods"][method].get("improvement"))
-                column = f"{method} improvement"
-                pair = cells[row["name"], f"{method} best"], cells[row["name"], f"{base} best"]
-                cells[row["name"], column] = improvement(*pair, published, column)
+        for row, (quantity, method, better, worse) in product(self.rows, self._differences()):
+            if not {better, worse} <= set(self._methods(row)):
+                continue
+            one, other = (cells[row["name"], f"{which} best"] for which in (better, worse))
+            column = f"{method} {quantity}"
+            cells[row["name"], column] = difference(one, other, self._number(row, method, quantity), column)
         return Table(
             name=self.table["name"],
             title=self.table["title"],
@@ -152,16 +160,26 @@ class Reproduction:
             notes=self.table["notes"],
         )
 
+    def _differences(self) -> list[tuple[str, str, str, str]]:
+        """Quantity, method and the two methods whose difference it is: gains over the base, gaps to small batch."""
+        methods, small = self.table["methods"], self.table.get("small")
+        base = next(method for method in methods if method != small)
+        gains = [("improvement", method, method, base) for method in methods if method not in (base, small)]
+        gaps = [("gap", method, small, method) for method in methods if small and method != small]
+        return gains + gaps
+
     def _blocks(self) -> list[Block]:
-        methods = self.table["methods"]
-        base = next(iter(methods))
-        titles = {method: details["title"] for method, details in methods.items()}
+        titles = {method: details["title"] for method, details in self.table["methods"].items()}
         best = {title: f"{method} best" for method, title in titles.items()}
-        gains = {f"{titles[m]} - {titles[base]}": f"{m} improvement" for m in methods if m != base}
+        differences: dict[str, dict[str, str]] = {"improvement": {}, "gap": {}}
+        for quantity, method, better, worse in self._differences():
+            differences[quantity][f"{titles[better]} - {titles[worse]}"] = f"{method} {quantity}"
         blocks = [
-            Block("Test accuracy in %, best epoch", best | gains),
+            Block("Test accuracy in %, best epoch", best | differences["improvement"]),
             Block("Test accuracy in %, last epoch", {title: f"{m} last" for m, title in titles.items()}),
         ]
+        if differences["gap"]:
+            blocks.append(Block("Generalisation gap: how far below the small batch, best epochs", differences["gap"]))
         for convention in self.table["sharpness"]:
             columns = {title: f"{method} sharpness {convention}" for method, title in titles.items()}
             blocks.append(Block(f"Sharpness in %, convention `{convention}`", columns, digits=4))
@@ -224,7 +242,7 @@ class Costs:
             return None
         example_seconds = statistics.median(seen) if seen else (epoch_seconds or 0.0) / whole
         if job.kind == Experiment.kind:
-            return float(run.schedule.epochs) * run.data.usual_examples[0] * example_seconds / 3600
+            return float(run.schedule.epochs * run.data.usual_examples[0] * example_seconds / 3600)
         sizes = run.data.usual_examples
         passes: int = job.settings.evaluations(*sizes) * job.settings.examples_seen(*sizes)
         return passes * example_seconds / 3600

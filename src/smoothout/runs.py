@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable, Generator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from smoothout import progress
 from smoothout.batchnorm import BatchNormStart, uniform_start
-from smoothout.data.images import Images, Split
-from smoothout.files import remove_parts
+from smoothout.data.images import Split
+from smoothout.files import make_room
 from smoothout.parameters import BATCHNORM
 from smoothout.randomness import address, stream
 from smoothout.settings import Experiment, SettingsError
@@ -27,8 +28,10 @@ def check(job: Job, place: Workplace) -> None:
     """Find what is wrong with a training's data, model, batch or checkpoint before anything is written."""
     setup: Experiment = job.settings
     train_split, _, _ = data_of(setup, place)
-    if setup.batch.size > len(train_split):
-        raise SettingsError(f"batch.size: {setup.batch.size} is more than the {len(train_split)} training examples")
+    try:
+        setup.batch.fitting(len(train_split))
+    except ValueError as error:
+        raise SettingsError(f"batch.{error}") from error
     try:
         with torch.device("meta"):
             model = setup.model.build(setup.data.shape, setup.data.classes)
@@ -63,6 +66,7 @@ def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
             noise=setup.perturbation,
             seed=setup.seed,
             precision=setup.precision,
+            augmentation=setup.data.augmentation,
             engine=place.engine,
             resume=snapshot,
         )
@@ -72,7 +76,7 @@ def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
     here = place.environment(run.engine)
     machines += [here] if here not in machines else []
     updates = setup.batch.updates(len(train_split))
-    remove_parts(path)
+    make_room(path)
     log = _tensorboard(job, place)
     saved = time.monotonic()
 
@@ -157,5 +161,6 @@ def data_of(setup: Experiment, place: Workplace) -> tuple[Split, Split, str]:
 
 
 @lru_cache(maxsize=2)
-def _load(data: Images, folder: Path, device: torch.device, download: bool) -> tuple[Split, Split, str]:
-    return data.load(folder, device, download)
+def _load(data: Any, folder: Path, device: torch.device, download: bool) -> tuple[Split, Split, str]:
+    loaded: tuple[Split, Split, str] = data.load(folder, device, download)
+    return loaded

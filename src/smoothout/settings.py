@@ -11,7 +11,7 @@ import difflib
 import importlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -23,7 +23,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from smoothout.batchnorm import BatchNormStart
-from smoothout.data.images import Images
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
 from smoothout.training.schedule import Schedule
@@ -31,7 +30,7 @@ from smoothout.training.step import Batch
 
 PACKAGE = "smoothout"
 _GROUPS = ("model", "data", "optimizer", "schedule", "batch", "perturbation", "profile")
-EXPERIMENT_KEYS = (*_GROUPS, "batchnorm_start", "precision", "seed")
+EXPERIMENT_KEYS = (*_GROUPS, "batchnorm_start", "longer", "precision", "seed")
 T = TypeVar("T")
 
 
@@ -46,7 +45,7 @@ class Experiment:
     kind: ClassVar[str] = "train"
 
     model: Any
-    data: Images
+    data: Any
     optimizer: Any
     schedule: Schedule
     batch: Batch
@@ -59,12 +58,14 @@ class Experiment:
         if self.seed < 0:
             raise ValueError(f"seed: must be a whole number >= 0, not {self.seed}")
         limit = self.data.train_examples
-        if limit is not None and self.batch.size > limit:
-            raise ValueError(f"batch.size: {self.batch.size} is more than the {limit} training examples in use")
+        if limit is not None:
+            _made(self.batch.fitting, {"examples": limit}, "batch.")
 
     def simplified(self) -> Experiment:
-        """Models that set BatchNorm's start themselves do not depend on ``batchnorm_start``."""
-        return replace(self, batchnorm_start=BatchNormStart.one) if self.model.sets_batchnorm_start else self
+        """Without ``batchnorm_start`` where the model sets it, without learning-rate scaling where it scales by 1."""
+        start = BatchNormStart.one if self.model.sets_batchnorm_start else self.batchnorm_start
+        schedule = self.schedule.unscaled() if self.schedule.lr_scale(self.batch) == 1 else self.schedule
+        return replace(self, batchnorm_start=start, schedule=schedule)
 
     @property
     def numerics(self) -> int:
@@ -78,7 +79,7 @@ class Experiment:
             "model": self.model.name,
             "data": str(self.data.name),
             "method": self.perturbation.slug,
-            "batch": self.batch.size,
+            "batch": self.batch.examples,
             "epochs": self.schedule.epochs,
             "seed": self.seed,
         }
@@ -94,7 +95,8 @@ class Profile:
 
     Args:
         epochs: share of the published epochs, above 0; learning-rate drops move along.
-        train_examples: number of training images, None for all; ``test_examples`` likewise.
+        train_examples: number of training images, or those of one update where it takes more; None is all.
+        test_examples: number of test images, None for all.
         analysis_examples: number of images that post-hoc analyses look at, None for all of a split.
     """
 
@@ -111,6 +113,10 @@ class Profile:
             if value is not None and value < 1:
                 raise ValueError(f"{name}: must be null (all) or at least 1, not {value}")
 
+    def train_examples_for(self, batch: Batch) -> int | None:
+        """How many training images there are to be for updates of ``batch``, None for all."""
+        return None if self.train_examples is None else max(self.train_examples, batch.examples)
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -125,8 +131,13 @@ class Folders:
 @dataclass(frozen=True)
 class _Scalars:
     batchnorm_start: BatchNormStart
+    longer: int
     precision: Precision
     seed: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.longer <= 1000:
+            raise ValueError(f"longer: must be a whole number from 1 to 1000, not {self.longer}")
 
 
 def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -149,21 +160,28 @@ def experiment(config: dict[str, Any]) -> Experiment:
     if missing:
         raise SettingsError(f"{missing[0]}: is missing; a training needs {', '.join(EXPERIMENT_KEYS)}")
     profile = build(config["profile"], "profile", Profile)
-    data = build(config["data"], "data", Images)
-    scalars = typed(_Scalars, {f.name: config[f.name] for f in dataclasses.fields(_Scalars)}, "")
+    data = data_settings(config["data"])
+    batch = build(config["batch"], "batch", Batch)
+    scalars = typed(_Scalars, {f.name: config[f.name] for f in dataclasses.fields(_Scalars)}, "").__dict__.copy()
+    longer = scalars.pop("longer")
     settings = {
         "model": _model(config["model"]),
         "data": replace(
             data,
-            train_examples=_smaller(data.train_examples, profile.train_examples),
+            train_examples=_smaller(data.train_examples, profile.train_examples_for(batch)),
             test_examples=_smaller(data.test_examples, profile.test_examples),
         ),
         "optimizer": build(config["optimizer"], "optimizer", having=("build",)),
-        "schedule": build(config["schedule"], "schedule", Schedule).scaled(profile.epochs),
-        "batch": build(config["batch"], "batch", Batch),
+        "schedule": build(config["schedule"], "schedule", Schedule).scaled(profile.epochs * longer),
+        "batch": batch,
         "perturbation": build(config["perturbation"], "perturbation", Noise),
     }
-    return _made(Experiment, {**settings, **scalars.__dict__}, "")
+    return _made(Experiment, {**settings, **scalars}, "")
+
+
+def data_settings(node: Any) -> Any:
+    """The data's settings at the config node ``data``: images as arrays, or photographs."""
+    return build(node, "data", having=("load", "shape", "classes", "usual_examples", "augmentation"))
 
 
 def _model(node: Any) -> Any:
@@ -249,7 +267,7 @@ def _strict(value: Any, hint: Any) -> Any:
     return value
 
 
-def _made(cls: type[T], values: dict[str, Any], prefix: str) -> T:
+def _made(cls: Callable[..., T], values: dict[str, Any], prefix: str) -> T:
     try:
         return cls(**values)
     except ValueError as error:

@@ -180,11 +180,12 @@ class Table:
         return paths
 
 
-def improvement(better: Cell, base: Cell, published: float | None, column: str) -> Cell:
-    """``better`` minus ``base``, seed by seed, over the seeds that both have."""
-    values = {seed: value - base.values[seed] for seed, value in better.values.items() if seed in base.values}
-    records = [*base.records, *better.records] if values else []
-    return Cell(better.row, column, values, published=published, records=records, devices=better.devices)
+def difference(one: Cell, other: Cell, published: float | None, column: str) -> Cell:
+    """``one`` minus ``other``, seed by seed, over the seeds that both have."""
+    values = {seed: value - other.values[seed] for seed, value in one.values.items() if seed in other.values}
+    records = [*other.records, *one.records] if values else []
+    devices = sorted({*one.devices, *other.devices}) if values else []
+    return Cell(one.row, column, values, published=published, records=records, devices=devices)
 
 
 def published_numbers(path: Path) -> pd.DataFrame:

@@ -1,10 +1,11 @@
-"""A reproduction in the terminal: its plan, its jobs one after another, its table."""
+"""Several jobs in the terminal: their plan, one after another, the table that comes of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 from rich import box
 from rich.console import Console
@@ -12,9 +13,9 @@ from rich.table import Table as Grid
 
 from smoothout import cli
 from smoothout.jobs import recorded, together
-from smoothout.pictures import Picture
+from smoothout.ledger import Record
 from smoothout.progress import console
-from smoothout.reproduction import Costs, Reproduction
+from smoothout.reproduction import Costs
 from smoothout.runs import checkpoint_path
 from smoothout.tables import Table, duration, plain_rows
 from smoothout.work import Job, Workplace
@@ -22,7 +23,14 @@ from smoothout.work import Job, Workplace
 _out = Console(highlight=False)
 
 
-def make(wanted: Sequence[Reproduction | Picture], place: Workplace) -> int:
+class Wanted(Protocol):
+    """A table, a picture or a choice: what it needs."""
+
+    def jobs(self) -> list[Job]: ...  # noqa: D102
+    def plan(self) -> dict[str, dict[Job, float | None]]: ...  # noqa: D102
+
+
+def make(wanted: Sequence[Wanted], place: Workplace) -> int:
     """Show the plan and make what is missing, trainings first; returns the exit code.
 
     A job that fails is named at the end and sinks none but those that build on it.
@@ -41,7 +49,7 @@ def make(wanted: Sequence[Reproduction | Picture], place: Workplace) -> int:
     return code
 
 
-def _plan(wanted: Sequence[Reproduction | Picture], place: Workplace) -> None:
+def _plan(wanted: Sequence[Wanted], place: Workplace) -> None:
     """Say how many jobs of each row are there, how many are to run, and for how long."""
     rows = {title: jobs for one in wanted for title, jobs in one.plan().items()}
     missing = {
@@ -89,3 +97,19 @@ def show(table: Table) -> None:
         _out.print(grid)
     for note in table.notes:
         _out.print(note, markup=False)
+
+
+def show_choice(record: Record) -> None:
+    """Print a record of kind strength."""
+    out = record.outcome
+    images, epoch = out["examples"]["held_out"], record.settings["weights"]
+    _out.print(f"\n{record.name}: accuracy in % on {images} held-out images, {epoch} epoch", soft_wrap=True)
+    grid = Grid("a", "mean", "standard error", "", box=box.SIMPLE)
+    for row in out["strengths"]:
+        error = "" if row["standard_error"] is None else f"{100 * row['standard_error']:.2f}"
+        notes = [f"{row['diverged']} diverged"] if row["diverged"] else []
+        notes += ["chosen"] if row["a"] == out["chosen"] else []
+        grid.add_row(f"{row['a']:g}", f"{100 * row['mean']:.2f}", error, ", ".join(notes))
+    _out.print(grid)
+    edge = "; it is the largest that was tried" if out["chosen"] == out["strengths"][-1]["a"] else ""
+    _out.print(f"perturbation.a={out['chosen']:g}: {out['rule']}{edge}", soft_wrap=True)

@@ -284,9 +284,9 @@ def one_pass() -> Iterator[tuple[Tensor, Tensor]]:
     [
         ("rho", 0.0, "rho is 0.0: must be a finite number above 0"),
         ("rho", math.inf, "rho is inf: must be a finite number above 0"),
-        ("norm", "l1", "norm is 'l1': must be one of linf, l2"),
-        ("iterations", 0, "iterations is 0: must be at least 1"),
-        ("random_starts", -1, "random_starts is -1: must be at least 0"),
+        ("norm", "l1", "norm: 'l1' is not one of linf, l2"),
+        ("iterations", 0, "iterations is 0: must be a whole number of at least 1"),
+        ("random_starts", -1, "random_starts is -1: must be a whole number of at least 0"),
         ("batches", [], "batches is []: must hold"),
         ("batches", one_pass(), "batches is <generator object"),
     ],

@@ -131,6 +131,26 @@ def test_the_courses_are_the_same_a_second_time_and_others_for_another_seed(mode
     assert ascents[0] != ascents[1]
 
 
-def test_a_budget_of_nothing_is_refused(model, halves):
-    with pytest.raises(ValueError, match="budget is 0"):
-        drawn(model, halves, budget=0)
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"budget": 0}, "budget is 0: must be a whole number of at least 1"),
+        ({"eps": -1.0}, "eps is -1.0: must be a finite number above 0"),
+        ({"iterations": 0}, "iterations is 0: must be"),
+        ({"maxcor": 0}, "maxcor is 0: must be"),
+        ({"subspace": 0}, "subspace is 0: must be None or a whole number from 1 to n"),
+        ({"subspace": 10**6}, "subspace is 1000000: must be None or a whole number from 1 to n"),
+    ],
+)
+def test_what_no_search_can_begin_with_is_refused_before_the_model_is_touched(model, halves, given, line):
+    model.register_forward_hook(lambda *_: pytest.fail("touched"))
+    with pytest.raises(ValueError, match=line):
+        drawn(model, halves, **given)
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_batches_that_can_be_gone_through_only_once_are_refused(model, halves, half):
+    given = list(halves)
+    given[half] = iter(given[half])
+    with pytest.raises(ValueError, match="batches is <list_iterator"):
+        drawn(model, given)

@@ -323,9 +323,9 @@ def test_impossible_arguments_are_refused():
         top_eigenvalues(model, ONE, height, 3)
     with pytest.raises(ValueError, match="which is 'SA': must be LA or LM"):
         top_eigenvalues(model, ONE, height, which="SA")
-    with pytest.raises(ValueError, match="probes is 0: must be at least 1"):
+    with pytest.raises(ValueError, match="probes is 0: must be a whole number of at least 1"):
         trace_and_norm(model, ONE, height, probes=0)
-    with pytest.raises(ValueError, match="steps is 0: must be at least 1"):
+    with pytest.raises(ValueError, match="steps is 0: must be a whole number of at least 1"):
         hessian_spectrum(model, ONE, height, steps=0)
 
 
@@ -368,3 +368,18 @@ def test_the_same_seed_gives_the_same_result_and_another_another(batches):
         first, again, other = (tool(model, batches, F.cross_entropy, seed=seed, **options) for seed in (1, 1, 2))
         assert first == again
         assert first != other
+
+
+def test_where_the_hessian_is_0_to_the_last_bit_there_is_no_eigenvalue_and_arpack_says_why():
+    model, batches = nn.Linear(10, 5), [(torch.randn(8, 10), torch.zeros(8))]
+    found = top_eigenvalues(model, batches, height, 3)
+    assert (found.values, found.residuals, found.converged) == ((), (), False)
+    assert "ARPACK error" in found.status
+    assert hessian_spectrum(model, batches, height, probes=1).ritz == ((0.0,),)
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, math.nan])
+def test_a_density_needs_a_width(width):
+    found = hessian_spectrum(quadratic([1.0, 2.0]), ONE, height, probes=1)
+    with pytest.raises(ValueError, match=r"width is .*: must be a finite number above 0"):
+        found.density([0.0], width)

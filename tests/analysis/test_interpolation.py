@@ -165,6 +165,10 @@ def test_with_recomputed_averages_the_ends_are_the_networks_with_averages_recomp
 
 def test_an_unknown_way_and_recomputing_from_nothing_are_refused(batches):
     first, second = network(0), network(1)
-    for choices in ({"path": "curved"}, {"averages": "forgotten"}, {"averages": "recomputed"}):
-        with pytest.raises(ValueError, match=r"curved|forgotten|averages_from"):
+    for choices, line in (
+        ({"path": "curved"}, "path: 'curved' is not one of linear, curvilinear"),
+        ({"averages": "forgotten"}, "averages: 'forgotten' is not one of interpolated, kept, recomputed"),
+        ({"averages": "recomputed"}, "averages_from: recomputed averages need batches"),
+    ):
+        with pytest.raises(ValueError, match=line):
             interpolate(first, second, batches, **choices)

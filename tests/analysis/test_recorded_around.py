@@ -16,17 +16,6 @@ from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
 from smoothout.analysis.subject import Part
 
 
-@pytest.fixture
-def model() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
-
-
-@pytest.fixture
-def splits(tiny_split):
-    return tiny_split(40), tiny_split(30, seed=1)
-
-
 def run(settings, model, splits) -> tuple[dict, int]:
     """The outcome as a record keeps it, and how often it ticked."""
     ticks: list[int] = []

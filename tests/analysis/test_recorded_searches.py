@@ -6,25 +6,12 @@ import json
 from dataclasses import asdict
 
 import pytest
-import torch
-from torch import nn
 from torch.nn import functional as F
 
 from smoothout.analysis.adaptive import Norm, adaptive_sharpness
 from smoothout.analysis.atlas import atlas
 from smoothout.analysis.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.subject import Part
-
-
-@pytest.fixture
-def model() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
-
-
-@pytest.fixture
-def splits(tiny_split):
-    return tiny_split(40), tiny_split(30, seed=1)
 
 
 @pytest.mark.parametrize("norm", list(Norm))

@@ -579,7 +579,7 @@ class Shrinking:
         ("maxcor", -3, "maxcor is -3: must be a whole number of at least 1"),
         ("subspace", 0, "subspace is 0: must be None or a whole number from 1 to n = 2"),
         ("subspace", 3, "subspace is 3: must be None or a whole number from 1 to n = 2"),
-        ("convention", "Keskar", "convention is 'Keskar': must be one of converged, keskar, released"),
+        ("convention", "Keskar", "convention: 'Keskar' is not one of converged, keskar, released"),
         ("batches", [], "batches is []: must hold"),
         ("batches", one_pass(), "batches is <generator object"),
         ("batches", iter(ONE_EXAMPLE), "batches is <list_iterator object"),

@@ -138,3 +138,50 @@ def test_where_every_search_failed_there_are_crosses_alone(axes):
     drawn = labelled(axes)
     assert list(drawn["search failed"].get_xdata()) == [32]
     assert list(drawn["sharpness, b"].get_xdata()) == []
+
+
+def rise(value: float, failed: bool = False, **settings: Any) -> Record:
+    chosen = {"norm": "linf", "rho": 0.001, "part": "train", "normalise_logits": False, **settings}
+    return a_record("adaptive", {"value": value, "failed": failed, "loss": 0.1}, settings=chosen)
+
+
+def test_adaptive_sharpness_stands_run_beside_run_a_point_a_seed_and_a_dash_at_their_mean(axes):
+    searches.adaptive(axes, [("SB", rise(0.1)), ("SB", rise(0.3)), ("LB", rise(5.0))])
+    places = [(list(drawn.get_xdata()), list(drawn.get_ydata()), drawn.get_marker()) for drawn in axes.get_lines()]
+    (at, values, _), (_, mean, dash) = places[:2]
+    assert (at, values, dash) == ([0, 0], [0.1, 0.3], "_")
+    assert mean == pytest.approx([0.2])
+    assert [place for place, *_ in places[2:]] == [[1], [1]]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["SB", "LB"]
+    assert sorted(text.get_text() for text in axes.texts) == ["0.2", "5"]
+    assert axes.get_yscale() == "log"
+
+
+def test_a_run_with_a_failed_search_has_its_cross_the_other_seeds_points_and_no_mean(axes):
+    searches.adaptive(axes, [("SB", rise(0.1)), ("LB", rise(5.0)), ("LB", rise(0.0, failed=True))])
+    cross = labelled(axes)["search failed"]
+    assert (list(cross.get_xdata()), cross.get_marker()) == ([1], "x")
+    assert [list(drawn.get_ydata()) for drawn in axes.get_lines() if drawn.get_marker() not in {"x", "_"}] == [
+        [0.1],
+        [5.0],
+    ]
+    assert [text.get_text() for text in axes.texts] == ["0.1"]
+
+
+def test_adaptive_sharpness_says_of_which_region_split_and_logits(axes):
+    searches.adaptive(axes, [("SB", rise(0.1, norm="l2", rho=1.0, part="test", normalise_logits=True))])
+    assert axes.get_xlabel() == "l2, rho = 1, test, logits normalised"
+
+
+@pytest.mark.parametrize(
+    ("draw", "record"),
+    [
+        (searches.over_loss, sharpness(1.0, 0.1)),
+        (searches.over_batch, sharpness(1.0, 0.1)),
+        (searches.adaptive, rise(1)),
+    ],
+)
+def test_more_runs_than_there_are_colours_are_drawn_all_the_same(axes, draw, record):
+    draw(axes, [(str(run), record) for run in range(7)])
+    drawn = [line for one in axes.figure.axes for line in one.get_lines() if line.get_marker() not in {"_", "x"}]
+    assert len(drawn) >= 7

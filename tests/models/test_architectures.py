@@ -13,6 +13,7 @@ from scipy import stats
 from torch import nn
 
 from smoothout.models.mlp import MLP
+from smoothout.models.resnet import BasicBlock, ResNet
 from smoothout.models.shallow import Shallow
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
@@ -24,10 +25,16 @@ def kinds(model: nn.Sequential) -> list[str]:
 
 @pytest.mark.parametrize(
     ("settings", "shape", "classes", "count"),
-    [(MLP(), MNIST, 10, 1_462_794), (Shallow(), CIFAR, 10, 1_388_490), (Shallow(), CIFAR, 100, 1_405_860)],
+    [
+        (MLP(), MNIST, 10, 1_462_794),
+        (Shallow(), CIFAR, 10, 1_388_490),
+        (Shallow(), CIFAR, 100, 1_405_860),
+        (ResNet(), CIFAR, 10, 661_338),
+        (ResNet(), CIFAR, 100, 667_188),
+    ],
 )
 def test_the_published_networks_have_their_number_of_parameters(
-    settings: MLP | Shallow, shape: tuple[int, int, int], classes: int, count: int
+    settings: MLP | Shallow | ResNet, shape: tuple[int, int, int], classes: int, count: int
 ) -> None:
     with torch.device("meta"):
         model = settings.build(shape, classes)
@@ -119,3 +126,48 @@ def test_dropout_can_be_set() -> None:
 def test_a_network_names_the_setting_that_it_refuses(kind: Any, arguments: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=name):
         kind(**arguments)
+
+
+def test_resnet44_has_three_stages_of_seven_blocks_of_16_32_and_64_channels() -> None:
+    model = ResNet().build(CIFAR, 10).eval()
+    blocks = [block for block in model if isinstance(block, BasicBlock)]
+    assert len(blocks) == 21
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == 45
+    assert len(list(model.parameters())) == 137
+    sides, x = [], model.stem(torch.randn(2, *CIFAR))
+    for block in blocks:
+        x = block(x)
+        sides.append(tuple(x.shape[1:]))
+    assert sides == [(16, 32, 32)] * 7 + [(32, 16, 16)] * 7 + [(64, 8, 8)] * 7
+    assert [i for i, block in enumerate(blocks) if len(block.shortcut)] == [7, 14]
+
+
+@pytest.mark.parametrize("before", [16, 32])
+def test_a_block_adds_its_shortcut_before_the_last_relu(before: int) -> None:
+    torch.manual_seed(0)
+    stride = 32 // before
+    block = BasicBlock(before, 32, stride).eval()
+    x = torch.randn(2, before, 8, 8)
+    first, norm, _, second, other = block.residual
+    inner = other(second(norm(first(x)).relu()))
+    skip = x if before == 32 else block.shortcut[1](nn.functional.conv2d(x, block.shortcut[0].weight, stride=2))
+    torch.testing.assert_close(block(x), (inner + skip).relu())
+
+
+def test_residual_networks_start_as_he_et_al_start_them() -> None:
+    """Convolutions from N(0, 2 / (k k out)), BatchNorm at 1 and 0, the last layer from U(-1/8, 1/8)."""
+    model = ResNet(depth=32).build(CIFAR, 10)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            deviation = math.sqrt(2 / (layer.kernel_size[0] ** 2 * layer.out_channels))
+            assert stats.kstest(layer.weight.detach().flatten().numpy() / deviation, "norm").pvalue > 1e-4
+        if isinstance(layer, nn.BatchNorm2d):
+            assert (layer.weight == 1).all()
+            assert (layer.bias == 0).all()
+    assert model.head.weight.abs().max() <= 1 / 8
+
+
+@pytest.mark.parametrize("depth", [2, 7, 18, 45])
+def test_a_depth_that_is_not_6n_plus_2_is_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match=r"^depth: "):
+        ResNet(depth)

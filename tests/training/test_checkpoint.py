@@ -7,7 +7,7 @@ import json
 import math
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -164,8 +164,8 @@ def test_a_failed_save_leaves_what_was_there_and_nothing_else(
     if before:
         save(path, snapshot(), DIGEST)
 
-    def half(content: Any, target: Path) -> None:
-        target.write_bytes(b"half of it")
+    def half(content: Any, target: BinaryIO) -> None:
+        target.write(b"half of it")
         raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(checkpoint.torch, "save", half)

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from smoothout import perturbation
+from smoothout.data.augment import CropFlip
 from smoothout.data.images import Split
 from smoothout.evaluation import Precision
 from smoothout.models.shallow import Shallow
@@ -30,7 +31,7 @@ from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.randomness import address, stream
 from smoothout.training import checkpoint, engine, loop
 from smoothout.training.checkpoint import Snapshot
-from smoothout.training.engine import TOGETHER, WARM_UP, Engine, Launch, Layout, Repeated, keep_memory
+from smoothout.training.engine import TOGETHER, WARM_UP, Engine, Ghosts, Launch, Layout, Repeated, keep_memory
 from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
@@ -89,13 +90,13 @@ def assert_same_end(found: Snapshot, wanted: Snapshot) -> None:
 @pytest.mark.parametrize(
     ("device", "precision", "recordable", "found"),
     [
-        (CPU, Precision.float32, True, Engine(Launch.eager, False, Layout.channels_last, 1)),
-        (CPU, Precision.bfloat16, True, Engine(Launch.eager, False, Layout.channels_last, 1)),
-        (CPU, Precision.float32, False, Engine(Launch.eager, False, Layout.channels_last, 1)),
-        (CUDA, Precision.float32, True, Engine(Launch.graph, False, Layout.channels_first, TOGETHER)),
-        (CUDA, Precision.tf32, True, Engine(Launch.graph, False, Layout.channels_last, TOGETHER)),
-        (CUDA, Precision.bfloat16, True, Engine(Launch.graph, False, Layout.channels_last, TOGETHER)),
-        (CUDA, Precision.float32, False, Engine(Launch.eager, False, Layout.channels_first, TOGETHER)),
+        (CPU, Precision.float32, True, Engine(Launch.eager, False, Layout.channels_last, 1, Ghosts.in_turn)),
+        (CPU, Precision.bfloat16, True, Engine(Launch.eager, False, Layout.channels_last, 1, Ghosts.in_turn)),
+        (CPU, Precision.float32, False, Engine(Launch.eager, False, Layout.channels_last, 1, Ghosts.in_turn)),
+        (CUDA, Precision.float32, True, Engine(Launch.graph, False, Layout.channels_first, TOGETHER, Ghosts.in_turn)),
+        (CUDA, Precision.tf32, True, Engine(Launch.graph, False, Layout.channels_last, TOGETHER, Ghosts.in_turn)),
+        (CUDA, Precision.bfloat16, True, Engine(Launch.graph, False, Layout.channels_last, TOGETHER, Ghosts.in_turn)),
+        (CUDA, Precision.float32, False, Engine(Launch.eager, False, Layout.channels_first, TOGETHER, Ghosts.in_turn)),
     ],
 )
 def test_auto_is_resolved_by_device_precision_and_what_can_be_recorded(
@@ -107,11 +108,11 @@ def test_auto_is_resolved_by_device_precision_and_what_can_be_recorded(
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_what_was_chosen_stays(device: torch.device) -> None:
     for layout, together in product((Layout.channels_first, Layout.channels_last), (1, 5)):
-        chosen = Engine(Launch.eager, True, layout, together)
+        chosen = Engine(Launch.eager, True, layout, together, Ghosts.in_turn)
         assert chosen.resolved(device, Precision.float32, recordable=True) == chosen
         assert chosen.laid_out(device, Precision.bfloat16) is layout
         assert chosen.turns(device) == together
-    graph = Engine(Launch.graph, False, Layout.channels_last, 1)
+    graph = Engine(Launch.graph, False, Layout.channels_last, 1, Ghosts.in_turn)
     assert graph.resolved(CUDA, Precision.float32, recordable=True) == graph
 
 
@@ -119,7 +120,7 @@ def test_what_was_chosen_stays(device: torch.device) -> None:
     ("device", "recordable", "line"),
     [
         (CPU, True, "launch: graph needs a CUDA device, not cpu; take auto or eager"),
-        (CUDA, False, "launch: a graph holds neither copies nor dropout over several ghost batches; take auto"),
+        (CUDA, False, "launch: a graph holds no copies, photographs, or dropout over several ghost batches; take auto"),
     ],
 )
 def test_a_graph_that_cannot_be_had_is_refused_in_one_line(device: torch.device, recordable: bool, line: str) -> None:
@@ -133,9 +134,35 @@ def test_less_than_one_training_at_a_time_is_refused_in_one_line(together: int) 
         Engine(together=together)
 
 
+@pytest.mark.parametrize(
+    ("chosen", "device", "one_noise", "found"),
+    [
+        *((ghosts, device, None, "in_turn") for ghosts in Ghosts for device in (CPU, CUDA)),
+        *(("in_turn", device, one, "in_turn") for one in (True, False) for device in (CPU, CUDA)),
+        *(("one_pass", device, one, "one_pass") for one in (True, False) for device in (CPU, CUDA)),
+        ("auto", CPU, True, "in_turn"),
+        ("auto", CPU, False, "in_turn"),
+        ("auto", CUDA, True, "one_pass"),
+        ("auto", CUDA, False, "in_turn"),
+    ],
+)
+def test_ghost_batches_go_in_one_pass_where_it_is_chosen_and_possible(
+    chosen: str, device: torch.device, one_noise: bool | None, found: str
+) -> None:
+    engine = Engine(ghosts=Ghosts(chosen))
+    assert engine.resolved(device, Precision.float32, True, one_noise).ghosts is Ghosts(found)
+    compiled = replace(engine, compile=True).resolved(device, Precision.float32, True, one_noise)
+    assert compiled.ghosts is Ghosts("in_turn" if one_noise is False else found)
+
+
+def test_another_word_for_ghosts_is_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^ghosts: 'together' is not one of auto, in_turn, one_pass$"):
+        Engine(ghosts="together")  # type: ignore[arg-type]
+
+
 def test_a_training_makes_its_engines_choices_and_refuses_what_it_cannot_do(tiny_split: Splits) -> None:
     choices = training(tiny_split, network(), Launch.auto).engine
-    assert choices == Engine(Launch.eager, False, Layout.channels_last, 1)
+    assert choices == Engine(Launch.eager, False, Layout.channels_last, 1, Ghosts.in_turn)
     with pytest.raises(ValueError, match=r"^launch: graph needs a CUDA device, not cpu; take auto or eager$"):
         training(tiny_split, network(), Launch.graph)
 
@@ -158,9 +185,9 @@ def test_all_but_copies_and_dropout_over_several_ghost_batches_can_be_recorded(
 ) -> None:
     found, resolved = list[bool](), Engine.resolved
 
-    def look(self: Engine, device: torch.device, precision: Precision, recordable: bool) -> Engine:
+    def look(self: Engine, device: torch.device, precision: Precision, recordable: bool, *more: Any) -> Engine:
         found.append(recordable)
-        return resolved(self, device, precision, recordable)
+        return resolved(self, device, precision, recordable, *more)
 
     monkeypatch.setattr(Engine, "resolved", look)
     training(tiny_split, network(dropout), noise=noise, batch=Batch(SIZE, SIZE // ghosts))
@@ -247,9 +274,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         replay = record(work, generators)
         return lambda: (events.append(0), replay())[1]
 
-    def also_here(self: Engine, device: torch.device, precision: Precision, recordable: bool) -> Engine:
+    def also_here(self: Engine, device: torch.device, precision: Precision, recordable: bool, *more: Any) -> Engine:
         assert recordable or self.launch is Launch.eager
-        here = resolved(replace(self, launch=Launch.eager), device, precision, recordable)
+        here = resolved(replace(self, launch=Launch.eager), device, precision, recordable, *more)
         return replace(here, launch=self.launch)
 
     monkeypatch.setattr(Engine, "resolved", also_here)
@@ -330,6 +357,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dropout under noise": {"model": lambda: network(0.5), "noise": Noise(0.1)},
     "convolutions": {"model": convolutions, "noise": Noise(0.1)},
     "bfloat16": {"noise": Noise(0.1), "precision": Precision.bfloat16},
+    "augmented": {"augmentation": CropFlip((127,)), "noise": Noise(0.1), "batch": Batch(SIZE, 2)},
 }
 
 
@@ -345,13 +373,30 @@ def test_a_recorded_training_ends_with_the_same_bits(
     wanted = methods_training(tiny_split, method, Launch.eager).run()
     assert not graphs
     updates, update = list[int](), loop.update
-    monkeypatch.setattr(loop, "update", lambda *given: (updates.append(1), update(*given))[1])
+    monkeypatch.setattr(loop, "update", lambda *a, **b: (updates.append(1), update(*a, **b))[1])
     found = methods_training(tiny_split, method, Launch.graph).run()
     assert_same_end(found, wanted)
     recordings = graphs.count(1)
     assert 2 <= recordings <= 4, "one for every kind of update; the last batch of an epoch is smaller"
     assert len(updates) == recordings * (WARM_UP + 1), "all others were replayed"
     assert graphs.count(0) == 3 * UPDATES
+
+
+@pytest.mark.parametrize("noise", [Noise(), Noise(0.1, draw=Draw.batch), Noise(0.1)])
+def test_a_recorded_training_in_one_pass_ends_with_the_same_bits(
+    noise: Noise, tiny_split: Splits, graphs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Curvature is measured at the first update of an epoch alone, for the measured go in turn."""
+    monkeypatch.setattr(loop, "CURVATURE_DRAWS", 1)
+    ends = []
+    for launch in (Launch.eager, Launch.graph):
+        run = training(
+            tiny_split, convolutions(), batch=Batch(SIZE, 2), noise=noise, engine=Engine(launch, ghosts=Ghosts.one_pass)
+        )
+        assert run.engine.ghosts is Ghosts.one_pass
+        ends.append(run.run())
+    assert_same_end(*ends)
+    assert graphs.count(1) == (3 if noise.a else 2)
 
 
 @pytest.mark.parametrize(("size", "events"), [(11, [1, *[0] * 6]), (SIZE, [1, 0, 0, 0, 1, 0, *[0] * 8])])

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.data.images import Split
+from smoothout.data import images
+from smoothout.data.augment import CropFlip
+from smoothout.data.images import Examples, Split
 from smoothout.evaluation import Measured, Precision, evaluate
 from smoothout.perturbation import Course, Draw, Law, Noise, Scaling, SmoothOut, SmoothOutCopies
 from smoothout.randomness import address, stream
@@ -59,19 +61,6 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-class Watched(Split):
-    """A split that keeps the labels and rows that were asked for, in order."""
-
-    def __init__(self, split: Split) -> None:
-        self.__dict__.update(split.__dict__)
-        self.rows: list[list[int]] = []
-
-    def take(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        assert isinstance(rows, Tensor)
-        self.rows.append(rows.tolist())
-        return super().take(rows)
-
-
 class StopError(Exception):
     """The training was stopped by the test."""
 
@@ -91,6 +80,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ghost batches": {"noise": Noise(0.1, draw=Draw.batch), "batch": Batch(SIZE, 2), "schedule": Schedule(3, (2,))},
     "dropout": {"dropout": 0.5, "noise": Noise(0.1)},
     "dropout, copies, ghosts": {"dropout": 0.5, "noise": Noise(0.1, copies=2), "batch": Batch(SIZE, 3)},
+    "augmented": {"augmentation": CropFlip((127,)), "noise": Noise(0.1), "batch": Batch(SIZE, 2)},
 }
 
 
@@ -159,9 +149,18 @@ def test_a_training_goes_on_from_the_end_of_an_epoch_with_more_epochs(tiny_split
 
 
 def order(tiny_split: Splits, **changes: Any) -> list[list[int]]:
-    watched = Watched(tiny_split(EXAMPLES))
-    run(network(dropout=changes.pop("dropout", 0.0)), tiny_split, train_split=watched, **changes)
-    return watched.rows
+    """The rows that a training asked for, in order."""
+    asked = []
+
+    class Watched(Examples):
+        def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+            asked.append(rows.tolist())
+            return super().take(rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "Examples", Watched)
+        run(network(dropout=changes.pop("dropout", 0.0)), tiny_split, **changes)
+    return asked
 
 
 def test_every_epoch_sees_every_example_once_in_an_order_of_its_own(tiny_split: Splits) -> None:

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smoothout.training.schedule import Schedule
+from smoothout.training.schedule import LrScaling, Schedule
+from smoothout.training.step import Batch
 
+BATCH = Batch(128)
 drops = st.lists(st.integers(1, 300), max_size=4).map(tuple)
 
 
@@ -18,16 +20,16 @@ def test_the_learning_rate_drops_at_the_start_of_each_named_epoch() -> None:
     """ResNet44 on CIFAR: x0.1 at 81, 122 and 164 of 200."""
     schedule = Schedule(200, (81, 122, 164))
     wanted = {0: 1.0, 80: 1.0, 81: 0.1, 121: 0.1, 122: 0.01, 163: 0.01, 164: 0.001, 199: 0.001}
-    assert {epoch: schedule.lr_factor(epoch) for epoch in wanted} == pytest.approx(wanted)
+    assert {epoch: schedule.lr_factor(epoch, BATCH) for epoch in wanted} == pytest.approx(wanted)
 
 
 def test_without_drops_the_learning_rate_is_constant() -> None:
-    assert {Schedule(5).lr_factor(epoch) for epoch in range(5)} == {1.0}
+    assert {Schedule(5).lr_factor(epoch, BATCH) for epoch in range(5)} == {1.0}
 
 
 def test_drops_need_no_order_and_two_at_one_epoch_count_twice() -> None:
     schedule = Schedule(9, (6, 3, 3), 0.5)
-    assert [schedule.lr_factor(epoch) for epoch in range(8)] == [1, 1, 1, 0.25, 0.25, 0.25, 0.125, 0.125]
+    assert [schedule.lr_factor(epoch, BATCH) for epoch in range(8)] == [1, 1, 1, 0.25, 0.25, 0.25, 0.125, 0.125]
 
 
 @given(st.integers(1, 300), drops, st.floats(0.01, 2), st.integers(1, 4))
@@ -38,7 +40,7 @@ def test_training_longer_multiplies_epochs_and_drops_by_the_same_number(
     long = short.scaled(times)
     assert (long.epochs, long.drops, long.factor) == (times * epochs, tuple(times * drop for drop in drops), factor)
     for epoch in range(0, epochs, 7):
-        assert long.lr_factor(times * epoch) == short.lr_factor(epoch)
+        assert long.lr_factor(times * epoch, BATCH) == short.lr_factor(epoch, BATCH)
 
 
 @given(st.integers(1, 300), drops, st.floats(1e-4, 1))
@@ -56,7 +58,7 @@ def test_a_simplified_schedule_has_the_same_learning_rates(epochs: int, drops: t
     whole = Schedule(epochs, drops, factor)
     plain = whole.simplified()
     assert plain.epochs == epochs
-    assert [plain.lr_factor(e) for e in range(epochs)] == [whole.lr_factor(e) for e in range(epochs)]
+    assert [plain.lr_factor(e, BATCH) for e in range(epochs)] == [whole.lr_factor(e, BATCH) for e in range(epochs)]
     assert list(plain.drops) == sorted(plain.drops)
     assert plain.simplified() == plain
 
@@ -79,3 +81,46 @@ def test_drops_that_are_never_reached_and_an_idle_factor_do_not_count() -> None:
 def test_a_schedule_names_the_setting_that_it_refuses(arguments: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}: "):
         Schedule(**{"epochs": 5, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("batch", "scaling", "factor"),
+    [
+        (Batch(2048, 128), LrScaling.sqrt, 4.0),  # CIFAR-10: 0.4
+        (Batch(1024, 128), LrScaling.sqrt, math.sqrt(8)),  # CIFAR-100: 0.283
+        (Batch(1024, 128), LrScaling.linear, 8.0),  # CIFAR-100: 0.8
+        (Batch(2048, 128, 8), LrScaling.sqrt, math.sqrt(128)),  # AlexNet at 16384: 0.113 / 0.01
+        (Batch(2048), LrScaling.sqrt, 1.0),  # "without tuning": no ghost batches, nothing scaled
+        (Batch(2048, 128), LrScaling.none, 1.0),
+    ],
+)
+def test_the_published_learning_rates_come_from_batch_multiplier_and_ghost_batch(
+    batch: Batch, scaling: LrScaling, factor: float
+) -> None:
+    assert Schedule(200, lr_scaling=scaling).lr_factor(0, batch) == pytest.approx(factor)
+
+
+def test_another_reference_than_the_ghost_batch_can_be_named() -> None:
+    """AlexNet's small batch is 256, its ghost batch 128."""
+    assert Schedule(60, lr_scaling=LrScaling.linear, lr_reference=256).lr_scale(Batch(2048, 128, 8)) == 64
+
+
+def test_warm_up_rises_in_a_straight_line_from_the_unscaled_learning_rate_and_then_drops_as_ever() -> None:
+    schedule = Schedule(20, (10,), lr_scaling=LrScaling.linear, warm_up=5)
+    batch = Batch(1024, 128)
+    wanted = {0: 1.0, 2.5: 4.5, 4.9: 1 + 7 * 0.98, 5: 8.0, 9.9: 8.0, 10: 0.8}
+    assert {epoch: schedule.lr_factor(epoch, batch) for epoch in wanted} == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [({"warm_up": 5}, "warm_up"), ({"warm_up": -1}, "warm_up"), ({"lr_reference": 0}, "lr_reference")],
+)
+def test_scaling_that_makes_no_sense_is_refused(arguments: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        Schedule(5, **arguments)
+
+
+def test_what_scales_nothing_is_no_part_of_a_schedule() -> None:
+    assert Schedule(5, lr_reference=128).simplified() == Schedule(5)
+    assert Schedule(5, lr_scaling=LrScaling.sqrt).simplified() == Schedule(5, lr_scaling=LrScaling.sqrt)

@@ -89,7 +89,7 @@ def test_a_whole_batch_makes_the_sgd_step_written_out_by_hand() -> None:
     model, [piece] = network(), pieces(9)
     before = weights_of(model)
     slopes = gradients(model, before, piece)
-    update(model, sgd(model), [piece], silent)
+    update(model, sgd(model), [piece], 1, silent)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] - 0.5 * slopes[name])
         assert torch.equal(parameter.grad, slopes[name])
@@ -100,7 +100,7 @@ def test_ghost_batches_take_the_mean_of_their_own_mean_gradients(sizes: tuple[in
     model, batch = network(), pieces(*sizes)
     before = weights_of(model)
     slopes = mean([gradients(model, before, piece) for piece in batch])
-    update(model, sgd(model), iter(batch), silent)
+    update(model, sgd(model), iter(batch), len(batch), silent)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] - 0.5 * slopes[name])
 
@@ -112,7 +112,7 @@ def test_batchnorms_running_averages_take_each_ghost_batch_in_turn() -> None:
         hidden = model[0](inputs).detach()
         average = 0.9 * average + 0.1 * hidden.mean(0)
         variance = 0.9 * variance + 0.1 * hidden.var(0)
-    update(model, sgd(model), batch, silent)
+    update(model, sgd(model), batch, len(batch), silent)
     assert model[1].num_batches_tracked == 3
     torch.testing.assert_close(model[1].running_mean, average)
     torch.testing.assert_close(model[1].running_var, variance)
@@ -123,7 +123,7 @@ def test_gradients_of_the_update_before_are_forgotten() -> None:
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e6)
     slopes = gradients(model, weights_of(model), piece)
-    update(model, sgd(model), [piece], silent)
+    update(model, sgd(model), [piece], 1, silent)
     assert all(torch.equal(p.grad, slopes[name]) for name, p in model.named_parameters())
 
 
@@ -137,7 +137,7 @@ def test_the_sums_of_loss_and_right_answers_are_over_examples_not_over_ghost_bat
         for row, label in zip(rows, labels, strict=True)
     ]
     right = sum(int((rows.argmax(1) == labels).sum()) for rows, (_, labels) in zip(logits, batch, strict=True))
-    loss, correct = update(model, sgd(model), batch, silent)
+    loss, correct = update(model, sgd(model), batch, len(batch), silent)
     assert float(loss) == pytest.approx(sum(losses), rel=1e-12)
     assert float(correct) == right
     assert loss.dtype == correct.dtype == torch.float64
@@ -150,7 +150,7 @@ def test_the_gradient_is_clipped_to_its_global_norm(limit: float, bites: bool) -
     slopes = mean([gradients(model, before, piece) for piece in batch])
     norm = float(torch.cat([g.flatten() for g in slopes.values()]).norm())
     assert (norm > limit) is bites
-    update(model, sgd(model), batch, silent, clip_norm=limit)
+    update(model, sgd(model), batch, len(batch), silent, clip_norm=limit)
     share = limit / norm if bites else 1.0
     for name, parameter in model.named_parameters():
         # torch adds 1e-6 to the norm before it divides
@@ -165,7 +165,7 @@ def test_noise_of_strength_0_changes_no_bit() -> None:
     for perturb in (silent, None):
         model = network().float()
         batch = [(inputs.float(), labels) for inputs, labels in pieces(5, 4)]
-        found = update(model, sgd(model, momentum=0.9), batch, perturb or noise(0.0)(model), clip_norm=0.1)
+        found = update(model, sgd(model, momentum=0.9), batch, len(batch), perturb or noise(0.0)(model), clip_norm=0.1)
         states.append([*model.state_dict().values(), *found])
     assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
 
@@ -175,7 +175,7 @@ def test_the_gradient_is_taken_at_w_plus_theta_and_the_weight_decay_at_w() -> No
     before = weights_of(model)
     slopes = gradients(model, moved_weights(model, 0.3, 0), piece)
     clean = gradients(model, before, piece)
-    update(model, sgd(model, weight_decay=0.1), [piece], noise(0.3)(model))
+    update(model, sgd(model, weight_decay=0.1), [piece], 1, noise(0.3)(model))
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] - 0.5 * (slopes[name] + 0.1 * before[name]))
     assert (slopes["3.weight"] - clean["3.weight"]).norm() > 0.05 * clean["3.weight"].norm()
@@ -189,7 +189,7 @@ def test_each_ghost_batch_has_its_noise_and_the_mean_gradient_is_applied_once(dr
     slopes = mean(
         [gradients(model, moved_weights(model, 0.3, place), piece) for place, piece in zip(places, batch, strict=True)]
     )
-    update(model, sgd(model), batch, noise(0.3, places.__getitem__)(model))
+    update(model, sgd(model), batch, len(batch), noise(0.3, places.__getitem__)(model))
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] - 0.5 * slopes[name])
 
@@ -198,7 +198,7 @@ def test_clipping_sees_the_gradient_and_not_the_noise() -> None:
     model, [piece] = network(), pieces(9)
     before = weights_of(model)
     slopes = gradients(model, moved_weights(model, 0.3, 0), piece)
-    update(model, sgd(model, weight_decay=0.1), [piece], noise(0.3)(model), clip_norm=1e-3)
+    update(model, sgd(model, weight_decay=0.1), [piece], 1, noise(0.3)(model), clip_norm=1e-3)
     norm = torch.cat([g.flatten() for g in slopes.values()]).norm()
     for name, parameter in model.named_parameters():
         wanted = before[name] - 0.5 * (1e-3 / (norm + 1e-6) * slopes[name] + 0.1 * before[name])
@@ -219,7 +219,7 @@ def test_copies_are_averaged_over_copies_and_ghost_batches() -> None:
             losses.append(float(F.cross_entropy(logits, piece[1], reduction="sum")) / 3)
     slopes = mean(many)
     copies = SmoothOutCopies(SmoothOut(model, 0.3, batchnorm=True), 3, seed=5)
-    loss, correct = update(model, sgd(model), batch, lambda ghost: copies)
+    loss, correct = update(model, sgd(model), batch, len(batch), lambda ghost: copies)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] - 0.5 * slopes[name])
     assert float(loss) == pytest.approx(sum(losses), rel=1e-12)
@@ -231,7 +231,7 @@ def test_noise_that_stays_in_is_where_the_update_starts_from() -> None:
     start = moved_weights(model, 0.3, 0)
     slopes = gradients(model, start, piece)
     context = SmoothOut(model, 0.3, batchnorm=True, denoise=False, generator=stream(0, "noise", 0, 0))
-    update(model, sgd(model), [piece], lambda ghost: [context])
+    update(model, sgd(model), [piece], 1, lambda ghost: [context])
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), start[name] - 0.5 * slopes[name])
 

@@ -7,15 +7,17 @@ which leaves a ReLU network's function as it is, leaves this sharpness as it is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.sharpness import PINNED, Batches, Box, Loss, Objective, Point, Progress, ascend
+from smoothout.analysis.full_loss import Batches, Loss, check_batches, check_counts, check_positive
+from smoothout.analysis.sharpness import PINNED, Box, Objective, Point, Progress, ascend
 from smoothout.parameters import flatten, restored, trainable
+from smoothout.perturbation import choice
 from smoothout.randomness import stream
 
 
@@ -94,7 +96,11 @@ def adaptive_sharpness(
         ValueError: For an impossible argument, before the model is touched; if f(w) is not finite or <= -1; if the
             number of examples changes between passes.
     """
-    _check(batches, rho, norm, iterations, random_starts)
+    choice(Norm, "norm", norm)
+    check_positive(rho=rho)
+    check_counts(iterations=iterations)
+    check_counts(random_starts=random_starts, least=0)
+    check_batches(batches)
     measured = (lambda outputs, targets: loss(normalised(outputs), targets)) if normalise_logits else loss
     climb: Callable[[Objective, Point, int], None] = ascend if norm == Norm.linf else ascend_ball
     with restored(model), torch.enable_grad():
@@ -156,16 +162,3 @@ def rise_left(point: Point, norm: Norm) -> float:
     outward = (point.gradient @ point.z).item() if torch.linalg.vector_norm(point.z) >= 1.0 - PINNED else 0.0
     along = point.gradient - max(outward, 0.0) * point.z
     return float(torch.linalg.vector_norm(along))
-
-
-def _check(batches: Batches, rho: float, norm: str, iterations: int, random_starts: int) -> None:
-    if not (math.isfinite(rho) and rho > 0):
-        raise ValueError(f"rho is {rho!r}: must be a finite number above 0")
-    if norm not in list(Norm):
-        raise ValueError(f"norm is {norm!r}: must be one of {', '.join(Norm)}")
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations!r}: must be at least 1")
-    if random_starts < 0:
-        raise ValueError(f"random_starts is {random_starts!r}: must be at least 0")
-    if isinstance(batches, Iterator) or next(iter(batches), None) is None:
-        raise ValueError(f"batches is {batches!r}: must hold (inputs, targets), and allow more than one pass")

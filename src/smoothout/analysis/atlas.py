@@ -9,17 +9,17 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
+from smoothout.analysis.full_loss import Batches, Loss
 from smoothout.analysis.sharpness import (
     LBFGSB,
-    Batches,
     Box,
     Convention,
-    Loss,
     Objective,
     Point,
     Progress,
     ascend,
     box_around,
+    check_search,
     search,
 )
 from smoothout.parameters import assign, flatten, restored, trainable
@@ -115,13 +115,14 @@ def atlas(
     Raises:
         ValueError: As `sharpness`; for a budget below 1.
     """
-    if budget < 1:
-        raise ValueError(f"budget is {budget}: must be at least 1")
+    n = sum(p.numel() for p in trainable(model))
+    for batches in (train, test):
+        check_search(n, batches, eps, subspace, iterations=iterations, maxcor=maxcor, budget=budget)
     courses = []
     with restored(model), torch.enable_grad():
         model.eval()
         x = flatten(trainable(model))
-        for space, columns in [("full", None), *([("subspace", subspace)] if subspace else [])]:
+        for space, columns in [("full", None), *([] if subspace is None else [("subspace", subspace)])]:
             box = box_around(x, eps, columns, seed)
             for convention in Convention:
                 split = test if convention is Convention.released else train

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh_tridiagonal
-from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 
-from smoothout.analysis.sharpness import Batches, Loss
+from smoothout.analysis.full_loss import Batches, FullLoss, Loss, check_counts, check_positive
 from smoothout.curvature import Estimate
-from smoothout.parameters import flatten, restored, trainable
+from smoothout.parameters import restored, trainable
 from smoothout.randomness import stream
 
 Tick = Callable[[], object]
@@ -62,7 +62,11 @@ class Spectrum:
     products: int  # H v that were spent
 
     def density(self, grid: ArrayLike, width: float) -> Array:
-        """The density at each point of ``grid``, smoothed by N(0, width^2), mean over the probes."""
+        """The density at each point of ``grid``, smoothed by N(0, width^2), mean over the probes.
+
+        Raises ValueError for a width that is not above 0.
+        """
+        check_positive(width=width)
         points = np.asarray(grid, dtype=np.float64)
         total = np.zeros_like(points)
         for values, weights in zip(self.ritz, self.weights, strict=True):
@@ -71,7 +75,7 @@ class Spectrum:
         return total / (len(self.ritz) * width * math.sqrt(2 * math.pi))
 
 
-class HessianVectorProduct:
+class HessianVectorProduct(FullLoss):
     """[Pearlmutter 1994] v -> H v, exact but for rounding: the gradient of (gradient . v), with the model left alone.
 
     A model of float32 computes each batch's product in float32; sums over batches are float64. It costs
@@ -92,12 +96,11 @@ class HessianVectorProduct:
     def __init__(
         self, model: nn.Module, batches: Batches, loss: Loss, *, block: str | None = None, tick: Tick = lambda: None
     ) -> None:
-        self.model, self.batches, self.loss, self.tick = model, batches, loss, tick
-        self.parameters = block_parameters(model, block)
+        super().__init__(model, batches, loss, block_parameters(model, block))
+        self.tick = tick
         self.dimension = sum(p.numel() for p in self.parameters)
         self.rounding = max(torch.finfo(p.dtype).eps for p in self.parameters)
         self.products = 0
-        self._examples = 0
         self._refuse_chance()
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -113,7 +116,7 @@ class HessianVectorProduct:
             outputs, along = zip(*curved, strict=True)
             return torch.autograd.grad(outputs, self.parameters, along, materialize_grads=True)
 
-        result = self._mean(product)
+        result = self.mean(product)
         self.products += 1
         self.tick()
         return result
@@ -124,28 +127,14 @@ class HessianVectorProduct:
         dense: Array = (0.5 * (rows + rows.T)).numpy()
         return dense
 
-    def _mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
-        """The mean over all examples of what ``of_batch`` makes of a batch's loss, flattened."""
-        sums: list[Tensor] = []
-        examples = 0
+    def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
+        """As of any full loss, in evaluation mode; the model is given back."""
         with restored(self.model), torch.enable_grad():
             self.model.eval()
-            for inputs, targets in self.batches:
-                pieces = of_batch(self.loss(self.model(inputs), targets))
-                sums = sums or [torch.zeros_like(piece, dtype=torch.float64) for piece in pieces]
-                for sum_so_far, piece in zip(sums, pieces, strict=True):
-                    sum_so_far.add_(piece.detach(), alpha=len(targets))
-                examples += len(targets)
-        if not examples or self._examples not in {0, examples}:
-            raise ValueError(f"batches has {examples} examples, {self._examples} before: must repeat itself")
-        self._examples = examples
-        return flatten(sums).div_(examples)
+            return super().mean(of_batch)
 
     def _refuse_chance(self) -> None:
-        def loss_and_gradient(value: Tensor) -> Sequence[Tensor]:
-            return [value, *torch.autograd.grad(value, self.parameters, materialize_grads=True)]
-
-        first, second = (self._mean(loss_and_gradient) for _ in range(2))
+        first, second = self.with_gradient(), self.with_gradient()
         if not first.isfinite().all():
             raise ValueError(f"the model's own loss is {first[0].item()}: must be finite, as its gradient")
         slack = math.sqrt(self.rounding)  # a GPU may add up in another order; chance is far above that
@@ -211,6 +200,8 @@ def top_eigenvalues(
         except ArpackNoConvergence as error:
             values, vectors = error.eigenvalues, error.eigenvectors
             status = f"{len(values)} of {k} converged in {restarts} restarts"
+        except ArpackError as error:  # H is 0 to the last bit: the loss is linear, or saturated
+            values, vectors, status = np.empty(0), np.empty((n, 0)), str(error)
     order = np.argsort(-values if which == "LA" else -np.abs(values))[:k]
     residuals = []
     for index in order:
@@ -256,7 +247,7 @@ def trace_and_norm(
     Raises:
         ValueError: for fewer than one probe.
     """
-    _check_counts(probes=probes)
+    check_counts(probes=probes)
     product = HessianVectorProduct(model, batches, loss, block=block, tick=tick)
     traces, squares = [], []
     for index in range(probes):
@@ -292,7 +283,7 @@ def hessian_spectrum(
     Raises:
         ValueError: for fewer than one probe or step.
     """
-    _check_counts(probes=probes, steps=steps)
+    check_counts(probes=probes, steps=steps)
     product = HessianVectorProduct(model, batches, loss, block=block, tick=tick)
     n = product.dimension
     runs = [lanczos(product, rademacher(n, seed, i), min(steps, n), product.rounding) for i in range(probes)]
@@ -324,9 +315,3 @@ def lanczos(
         vector = image / length
     values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside))
     return tuple(map(float, values)), tuple(map(float, vectors[0] ** 2))
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} is {count}: must be at least 1")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from smoothout.batchnorm import recompute_averages
 from smoothout.evaluation import evaluate
+from smoothout.perturbation import choice
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 PUBLISHED_ALPHAS = tuple(round(-1 + 0.1 * i, 10) for i in range(31))
@@ -124,6 +125,8 @@ def walk(
         ValueError: when the networks' state dicts do not match, for an unknown path or choice of averages, and when
             there is nothing to recompute them from.
     """
+    choice(Path, "path", path)
+    choice(Averages, "averages", averages)
     if averages == Averages.recomputed and averages_from is None:
         raise ValueError("averages_from: recomputed averages need batches")
     starts, ends = first.state_dict(), second.state_dict()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from smoothout.evaluation import Measured, evaluate
 from smoothout.parameters import restored, trainable
-from smoothout.perturbation import scale_to_filters
+from smoothout.perturbation import choice, scale_to_filters
 from smoothout.randomness import stream
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -55,8 +55,7 @@ def filter_direction(
     Raises:
         ValueError: on an unknown choice for one-dimensional tensors, or a model without trainable parameters.
     """
-    if one_dimensional not in list(OneDimensional):
-        raise ValueError(f"one_dimensional: {one_dimensional!r} is not one of {', '.join(OneDimensional)}")
+    choice(OneDimensional, "one_dimensional", one_dimensional)
     generator = stream(seed, "direction", index)
     direction = []
     for weight in trainable(model):

@@ -56,8 +56,7 @@ class Sharpness:
 
     def __post_init__(self) -> None:
         subject.check_examples(self.examples)
-        if not (math.isfinite(self.eps) and self.eps > 0):
-            raise ValueError(f"eps: must be a finite number above 0, not {self.eps}")
+        subject.check_positive(self, "eps")
         subject.check_counts(self, "iterations", "subspace", "repeats", "maxcor")
 
     def simplified(self) -> Sharpness:
@@ -78,7 +77,7 @@ class Sharpness:
 
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples one evaluation goes over."""
-        return subject.seen(train if self.simplified().part is Part.train else test, self.examples)
+        return subject.seen_of_part(self.simplified(), train, test)
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Measure the one model."""
@@ -140,9 +139,7 @@ class Interpolation:
         """How often ``run`` calls its ``tick``."""
         return 2 * self.points
 
-    def examples_seen(self, train: int, test: int) -> int:
-        """How many examples one evaluation goes over, on average."""
-        return subject.seen_of_both(train, test, self.examples)
+    examples_seen = subject.seen_of_both
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Both curves."""
@@ -205,9 +202,7 @@ class NoiseCurve:
         """How often ``run`` calls its ``tick``."""
         return self.draws * sum(math.ceil(subject.seen(size, self.examples) / self.batch) for size in (train, test))
 
-    def examples_seen(self, train: int, test: int) -> int:
-        """How many examples one evaluation goes over, on average."""
-        return subject.seen_of_both(train, test, self.examples)
+    examples_seen = subject.seen_of_both
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Both curves, and the metric s between neighbouring strengths."""

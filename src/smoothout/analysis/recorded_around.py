@@ -58,10 +58,7 @@ class Landscape:
         return 2 * self.points * self.directions
 
     ticks = evaluations
-
-    def examples_seen(self, train: int, test: int) -> int:
-        """How many examples one evaluation goes over, on average."""
-        return subject.seen_of_both(train, test, self.examples)
+    examples_seen = subject.seen_of_both
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The curves of both splits, over the same directions."""
@@ -123,10 +120,7 @@ class Plane:
         return self.points**2
 
     ticks = evaluations
-
-    def examples_seen(self, train: int, test: int) -> int:
-        """How many examples one evaluation goes over."""
-        return subject.seen(train if self.part is Part.train else test, self.examples)
+    examples_seen = subject.seen_of_part
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The grid."""
@@ -191,9 +185,7 @@ class Hessian:
         """About how many passes forward and backward it takes: a product costs two, and two look for chance first."""
         return 2 * self.ticks(train, test) + 2 * (3 if self.spectrum_probes else 2)
 
-    def examples_seen(self, train: int, test: int) -> int:
-        """How many examples one evaluation goes over."""
-        return subject.seen(train if self.part is Part.train else test, self.examples)
+    examples_seen = subject.seen_of_part
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """All that is asked for, with standard errors, and the products that it took."""

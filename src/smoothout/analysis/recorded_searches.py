@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -52,8 +51,7 @@ class Adaptive:
         subject.check_part(self.part)
         subject.check_counts(self, "iterations")
         subject.check_counts(self, "random_starts", least=0)
-        if not (math.isfinite(self.rho) and self.rho > 0):
-            raise ValueError(f"rho: must be a finite number above 0, not {self.rho}")
+        subject.check_positive(self, "rho")
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
@@ -64,10 +62,7 @@ class Adaptive:
         return 1 + self.iterations + self.random_starts * (1 + self.iterations)
 
     ticks = evaluations
-
-    def examples_seen(self, train: int, test: int) -> int:
-        """How many examples one evaluation goes over."""
-        return subject.seen(train if self.part is Part.train else test, self.examples)
+    examples_seen = subject.seen_of_part
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Measure the one model."""
@@ -117,8 +112,7 @@ class Atlas:
     def __post_init__(self) -> None:
         subject.check_examples(self.examples)
         subject.check_counts(self, "iterations", "subspace", "budget", "maxcor")
-        if not (math.isfinite(self.eps) and self.eps > 0):
-            raise ValueError(f"eps: must be a finite number above 0, not {self.eps}")
+        subject.check_positive(self, "eps")
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""

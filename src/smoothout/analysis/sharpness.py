@@ -6,7 +6,7 @@ Searches walk in box coordinates: z in [-1, 1]^k, where 0 is the model itself an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, minimize
 from torch import Tensor, nn
 
+from smoothout.analysis.full_loss import Batches, FullLoss, Loss, check_batches, check_counts, check_positive
 from smoothout.parameters import assign, flatten, restored, trainable
+from smoothout.perturbation import choice
 from smoothout.randomness import stream
 
-Batches = Iterable[tuple[Any, Any]]
-Loss = Callable[[Any, Any], Tensor]
 Progress = Callable[[], object]
 
 RANDOM_STARTS = 2  # of each `converged` search, beside its first start
@@ -127,20 +127,20 @@ def least_squares(columns: Tensor, x: Tensor) -> Tensor:
     return solution.squeeze(1)
 
 
-class Objective:
+class Objective(FullLoss):
     """The mean loss and its gradient over a box. Counts evaluations and keeps the ``highest`` point.
 
     A point where the loss or its gradient is not finite is not admissible: it gets loss -inf and gradient 0.
     """
 
     def __init__(self, model: nn.Module, batches: Batches, loss: Loss, box: Box, progress: Progress) -> None:
-        self.model, self.batches, self.loss, self.box, self.progress = model, batches, loss, box, progress
-        self.parameters = trainable(model)
-        self.evaluations = self.examples = 0
+        super().__init__(model, batches, loss, trainable(model))
+        self.box, self.progress = box, progress
+        self.evaluations = 0
 
     def at_x(self) -> Point:
         """The model as it is, before any other point. Raises ValueError where sharpness is not defined."""
-        loss, by_weights = self._mean()
+        loss, by_weights = self._measured()
         if not (-1.0 < loss < math.inf and by_weights.isfinite().all()):
             raise ValueError(f"the model's own loss is {loss}: must be finite, as its gradient, and above -1")
         self.x = self.highest = Point(torch.zeros_like(self.box.half), loss, self.box.gradient(by_weights))
@@ -149,7 +149,7 @@ class Objective:
     def __call__(self, z: Tensor) -> Point:
         """Evaluate at ``z`` of shape (k,); the weights are rounded to the model's own dtype."""
         assign(self.parameters, self.box.weights(z))
-        loss, by_weights = self._mean()
+        loss, by_weights = self._measured()
         if not (math.isfinite(loss) and by_weights.isfinite().all()):
             return Point(z, -math.inf, torch.zeros_like(z))
         point = Point(z, loss, self.box.gradient(by_weights))
@@ -157,23 +157,12 @@ class Objective:
             self.highest = point
         return point
 
-    def _mean(self) -> tuple[float, Tensor]:
-        """The mean loss over all examples at the present weights, and its gradient, float64 of shape (n,)."""
-        total, examples = 0.0, 0
-        gradient = [torch.zeros_like(p, dtype=torch.float64) for p in self.parameters]
-        for inputs, targets in self.batches:
-            value = self.loss(self.model(inputs), targets)
-            pieces = torch.autograd.grad(value, self.parameters, materialize_grads=True)
-            total += len(targets) * value.item()
-            for sum_so_far, piece in zip(gradient, pieces, strict=True):
-                sum_so_far.add_(piece, alpha=len(targets))
-            examples += len(targets)
-        if not examples or self.examples not in {0, examples}:
-            raise ValueError(f"batches has {examples} examples, {self.examples} before: must repeat itself")
-        self.examples = examples
+    def _measured(self) -> tuple[float, Tensor]:
+        """The mean loss at the present weights and its gradient, float64 of shape (n,)."""
+        found = self.with_gradient()
         self.evaluations += 1
         self.progress()
-        return total / examples, flatten(gradient).div_(examples)
+        return found[0].item(), found[1:]
 
 
 def ascend(objective: Objective, start: Point, steps: int) -> None:
@@ -309,7 +298,8 @@ def sharpness(
             if the number of examples changes between passes.
     """
     n = sum(p.numel() for p in trainable(model))
-    _check(n, batches, eps, subspace, convention, iterations=iterations, repeats=repeats, maxcor=maxcor)
+    choice(Convention, "convention", convention)
+    check_search(n, batches, eps, subspace, iterations=iterations, repeats=repeats, maxcor=maxcor)
     with restored(model), torch.enable_grad():
         model.eval()
         box = box_around(flatten(trainable(model)), eps, subspace, seed)
@@ -334,15 +324,10 @@ def sharpness(
     )
 
 
-def _check(n: int, batches: Batches, eps: float, subspace: int | None, convention: str, **whole: int) -> None:
-    if not (math.isfinite(eps) and eps > 0):
-        raise ValueError(f"eps is {eps!r}: must be a finite number above 0")
-    for name, count in whole.items():
-        if not (isinstance(count, int) and count >= 1):
-            raise ValueError(f"{name} is {count!r}: must be a whole number of at least 1")
+def check_search(n: int, batches: Batches, eps: float, subspace: int | None, **counts: int) -> None:
+    """Raise ValueError for what no search over a box in R^n can begin with; ``counts`` must be at least 1."""
+    check_positive(eps=eps)
+    check_counts(**counts)
     if not (subspace is None or (isinstance(subspace, int) and 1 <= subspace <= n)):
         raise ValueError(f"subspace is {subspace!r}: must be None or a whole number from 1 to n = {n}")
-    if convention not in list(Convention):
-        raise ValueError(f"convention is {convention!r}: must be one of {', '.join(Convention)}")
-    if isinstance(batches, Iterator) or next(iter(batches), None) is None:
-        raise ValueError(f"batches is {batches!r}: must hold (inputs, targets), and allow more than one pass")
+    check_batches(batches)

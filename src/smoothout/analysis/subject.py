@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
@@ -47,14 +48,27 @@ def check_counts(settings: Any, *names: str, least: int = 1) -> None:
             raise ValueError(f"{name}: must be at least {least}, not {value}")
 
 
+def check_positive(settings: Any, *names: str) -> None:
+    """Raise ValueError when one of the named fields of ``settings`` is not a finite number above 0."""
+    for name in names:
+        value = getattr(settings, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}: must be a finite number above 0, not {value}")
+
+
 def seen(size: int, examples: int | None) -> int:
     """How many examples of a split of ``size`` are looked at."""
     return size if examples is None else min(size, examples)
 
 
-def seen_of_both(train: int, test: int, examples: int | None) -> int:
-    """How many examples one pass goes over, on average, where both splits are looked at."""
-    return (seen(train, examples) + seen(test, examples)) // 2
+def seen_of_part(settings: Any, train: int, test: int) -> int:
+    """How many examples one evaluation goes over, of ``settings`` that look at one split."""
+    return seen(train if settings.part is Part.train else test, settings.examples)
+
+
+def seen_of_both(settings: Any, train: int, test: int) -> int:
+    """How many examples one evaluation goes over, on average, of ``settings`` that look at both splits."""
+    return (seen(train, settings.examples) + seen(test, settings.examples)) // 2
 
 
 def batches_of(part: Part, train: Split, test: Split, examples: int | None, size: int = ANALYSIS_BATCH) -> Batches:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from smoothout.bench.timing import Work
-from smoothout.data.vision import torchvision
+from smoothout.vision import torchvision
 
 
 class Photographs(Dataset[tuple[Tensor, int]]):

@@ -142,7 +142,7 @@ def _digits(_: Path) -> Arrays:
 
 def _torchvision(dataset: str) -> Callable[[Path], Arrays]:
     def fetch(scratch: Path) -> Arrays:
-        from smoothout.data.vision import torchvision  # noqa: PLC0415  (not needed where the npz file is there)
+        from smoothout.vision import torchvision  # noqa: PLC0415  (not needed where the npz file is there)
 
         make = getattr(torchvision().datasets, dataset)
         train, test = (make(str(scratch), train=train, download=True) for train in (True, False))

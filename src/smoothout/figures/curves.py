@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from smoothout.figures.style import COLOURS, LINES, MARKERS, axis_labels, legend_below, mean_and_band
+from smoothout.figures.style import COLOURS, LINES, axis_labels, colour, legend_below, marker, mean_and_band
 from smoothout.ledger import Record
 
 Named = Sequence[tuple[str, Record]]  # a run's name in the legend, and a record of it; several where there are seeds
@@ -33,11 +33,11 @@ def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
     for curve in curves:
         index = names.index(curve.name)
         words = " ".join(word for word in (curve.name, curve.part) if word)
-        look = {"linestyle": LINES[curve.part], "color": COLOURS[index % len(COLOURS)]}
+        look = {"linestyle": LINES[curve.part], "color": colour(index)}
         mean_and_band(axes, curve.x, curve.losses, {**look, "label": f"loss, {words}"})
         if len(names) == 1:
             look["color"] = COLOURS[1]
-        dots = {"marker": MARKERS[index % len(MARKERS)], "markersize": 2.6, "linewidth": 0.9}
+        dots = {"marker": marker(index), "markersize": 2.6, "linewidth": 0.9}
         mean_and_band(accuracy, curve.x, curve.accuracies, {**look, **dots, "label": f"accuracy, {words}"}, 100.0)
     axes.set_yscale("log")
     axes.set_xlim(min(c.x[0] for c in curves), max(c.x[-1] for c in curves))

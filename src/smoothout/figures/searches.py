@@ -1,13 +1,14 @@
-"""Sharpness drawn: what each search finds and what it costs, and sharpness against loss and batch size."""
+"""Sharpness drawn: what each search finds and what it costs, sharpness against loss and batch size, run beside run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from smoothout.figures.curves import Named
-from smoothout.figures.style import COLOURS, MARKERS, axis_labels, legend_below, mean_and_band
+from smoothout.figures.style import COLOURS, axis_labels, colour, legend_below, marker, mean_and_band
 from smoothout.ledger import Record
 
 CONVENTIONS = {  # of the atlas: a thick line that ends at the answer
@@ -54,20 +55,20 @@ def atlas(axes: Any, records: Named, space: str = "full") -> None:
 def _course(axes: Any, course: dict[str, Any], labelled: bool) -> None:
     name, spent = course["search"], len(course["values"])
     look = dict(CONVENTIONS.get(name) or METHODS[name])
-    marker = look.pop("marker", None)
+    end = look.pop("marker", None)
     found = "failed" if course["failed"] else f"{course['answer']:.4g}%"
     why = course["status"].lower().removeprefix("convergence: ").removeprefix("stop: ")
     label = f"{WORDS[name]}: {found} after {spent}; {why}"
     above = [value if value > 0 else math.nan for value in course["values"]]
     axes.plot(range(1, spent + 1), above, drawstyle="steps-post", label=label if labelled else None, **look)
-    if marker and not course["failed"]:
-        axes.plot(spent, course["answer"], marker, color=look["color"], markersize=5)
+    if end and not course["failed"]:
+        axes.plot(spent, course["answer"], end, color=look["color"], markersize=5)
 
 
 def over_loss(axes: Any, records: Named) -> None:
     """[Keskar Fig. 6] Sharpness against the loss at several epochs of one training, which stand beside the points."""
     for index, name in enumerate(dict.fromkeys(name for name, _ in records)):
-        look = {"color": COLOURS[index], "marker": MARKERS[index], "markersize": 4}
+        look = {"color": colour(index), "marker": marker(index), "markersize": 4}
         seeds = _by_seed(record for other, record in records if other == name)
         for first, measured in enumerate(seeds):
             points = [(r.outcome["loss"], r.outcome["value"], r.labels["epochs"]) for r in _found(measured)]
@@ -75,7 +76,8 @@ def over_loss(axes: Any, records: Named) -> None:
             axes.plot(losses, values, **look, linewidth=1.0, label=None if first else name)
             for x, y, epoch in zip(losses, values, epochs, strict=True):
                 axes.annotate(str(epoch), (x, y), (3, 3), textcoords="offset points", fontsize=6)
-        _mark_failed(axes, [r for other, r in records if other == name], lambda r: r.outcome["loss"], look)
+        failed = [r for other, r in records if other == name and r.outcome["failed"]]
+        _mark_failed(axes, [r.outcome["loss"] for r in failed], look)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("cross entropy")
@@ -91,18 +93,45 @@ def over_batch(axes: Any, records: Named) -> None:
     for index, name in enumerate(names):
         own = [record for other, record in records if other == name]
         trained, measured = ([r for r in own if (r.kind == "train") is training] for training in (True, False))
-        colours = COLOURS[:2] if len(names) == 1 else (COLOURS[index],) * 2
-        marker = {"marker": MARKERS[index], "markersize": 4}
+        colours = COLOURS[:2] if len(names) == 1 else (colour(index),) * 2
+        dots = {"marker": marker(index), "markersize": 4}
         accuracies = _by_batch(trained, lambda r: 100 * r.outcome["last"]["test_accuracy"])
-        mean_and_band(axes, *accuracies, {**marker, "color": colours[0], "label": f"test accuracy, {name}"})
+        mean_and_band(axes, *accuracies, {**dots, "color": colours[0], "label": f"test accuracy, {name}"})
         values = _by_batch(_found(measured), lambda r: r.outcome["value"])
-        look = {**marker, "color": colours[1], "linestyle": "--"}
+        look = {**dots, "color": colours[1], "linestyle": "--"}
         mean_and_band(sharpness, *values, {**look, "label": f"sharpness, {name}"})
-        _mark_failed(sharpness, measured, lambda r: r.labels["batch"], look)
+        _mark_failed(sharpness, [r.labels["batch"] for r in measured if r.outcome["failed"]], look)
     sharpness.set_yscale("log")
     axes.set_xlabel("batch size")
     axis_labels((axes, "test accuracy (%)"), (sharpness, "sharpness (%)"), runs=len(names))
     legend_below(axes, sharpness)
+
+
+def adaptive(axes: Any, records: Named) -> None:
+    """The highest rise of the loss that adaptive sharpness met, run beside run; a point a seed, their mean a dash."""
+    names = list(dict.fromkeys(name for name, _ in records))
+    for place, name in enumerate(names):
+        own = [record for other, record in records if other == name]
+        values = [record.outcome["value"] for record in _found(own)]
+        look = {"color": colour(place), "marker": marker(place), "markersize": 5}
+        axes.plot([place] * len(values), values, linestyle="none", **look)
+        if len(values) == len(own):  # without those that failed it would be the mean of others
+            mean = statistics.fmean(values)
+            axes.plot(place, mean, "_", markersize=22, color=look["color"])
+            axes.annotate(f"{mean:.3g}", (place, mean), (14, -3), textcoords="offset points", fontsize=7)
+        _mark_failed(axes, [place] * (len(own) - len(values)), look)
+    settings = records[0][1].settings
+    axes.set_yscale("log")
+    axes.margins(y=0.15)  # room for what failed
+    axes.set_xlim(-0.5, len(names) - 0.3)
+    axes.set_xticks(range(len(names)), names)
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel(
+        f"{settings['norm']}, rho = {settings['rho']:g}, {settings['part']}"
+        + (", logits normalised" if settings["normalise_logits"] else "")
+    )
+    axes.set_ylabel("highest rise of the cross entropy met")
+    legend_below(axes)
 
 
 def _by_seed(records: Iterable[Record]) -> list[list[Record]]:
@@ -125,9 +154,8 @@ def _found(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if not record.outcome["failed"]]
 
 
-def _mark_failed(axes: Any, records: Iterable[Record], at: Callable[[Record], float], look: dict[str, Any]) -> None:
+def _mark_failed(axes: Any, places: Sequence[float], look: dict[str, Any]) -> None:
     """A cross at the foot of the axes for every search that failed: its 0 measures nothing."""
-    places = [at(record) for record in records if record.outcome["failed"]]
     if places:
         foot = {"transform": axes.get_xaxis_transform(), "color": look["color"], "label": "search failed"}
         axes.plot(places, [0.03] * len(places), "x", markersize=6, **foot)

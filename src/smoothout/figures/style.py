@@ -23,6 +23,16 @@ LINES = {"train": "-", "test": "--"}  # as in the papers
 BAND = 0.18  # opacity of what lies between the lowest and the highest of several
 
 
+def colour(index: int) -> str:
+    """Of the run of that index; after the last one they begin anew."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def marker(index: int) -> str:
+    """Of the run of that index; after the last one they begin anew."""
+    return MARKERS[index % len(MARKERS)]
+
+
 def legend_below(axes: Any, *twins: Any, columns: int = 2, size: float | None = None) -> None:
     """The legend of ``axes`` and its ``twins``, under the axis' label."""
     pairs = [pair for one in (axes, *twins) for pair in zip(*one.get_legend_handles_labels(), strict=True)]
@@ -34,8 +44,8 @@ def legend_below(axes: Any, *twins: Any, columns: int = 2, size: float | None = 
 
 def axis_labels(left: tuple[Any, str], right: tuple[Any, str], runs: int) -> None:
     """What the two vertical axes show, in the colours of their curves where a single run is drawn."""
-    for colour, (axes, label) in zip(COLOURS, (left, right), strict=False):
-        axes.set_ylabel(label, color=colour if runs == 1 else "black")
+    for shade, (axes, label) in zip(COLOURS, (left, right), strict=False):
+        axes.set_ylabel(label, color=shade if runs == 1 else "black")
 
 
 def mean_and_band(

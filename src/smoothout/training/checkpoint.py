@@ -68,8 +68,9 @@ _NUMBERS = ("epoch", "step", "elapsed", "curves", "curvature", "trace", "machine
 def save(path: Path, snapshot: Snapshot, digest: str) -> None:
     """Write ``snapshot`` of the run ``digest`` to ``path``, whole or not at all."""
     numbers = {"digest": digest, **{name: getattr(snapshot, name) for name in _NUMBERS}}
-    with whole_file(path) as part:
-        torch.save({**{name: getattr(snapshot, name) for name in _TENSORS}, "json": json.dumps(numbers)}, part)
+    content = {**{name: getattr(snapshot, name) for name in _TENSORS}, "json": json.dumps(numbers)}
+    with whole_file(path) as part, part.open("wb") as file:  # given a path, torch hides why it cannot write
+        torch.save(content, file)
 
 
 def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Snapshot:
@@ -83,9 +84,24 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Snapsho
         numbers = json.loads(content.pop("json"))
         owner = numbers.pop("digest")
         snapshot = Snapshot(**content, **numbers)
+        _check(snapshot)
     except Exception as error:  # torch raises almost anything on a file that is not its own
         reason = " ".join(str(error).split())[:120]
         raise CheckpointError(f"checkpoint: {path} is damaged or no checkpoint of this program ({reason})") from error
     if owner != digest:
         raise CheckpointError(f"checkpoint: {path} belongs to another run ({owner[:8]}, not {digest[:8]})")
     return snapshot
+
+
+def _check(snapshot: Snapshot) -> None:
+    """Raise TypeError unless every part has its type: another program's file may have parts of the same names."""
+    parts = {
+        "weights": all(isinstance(t, Tensor) for t in (*snapshot.model.values(), *snapshot.best.values())),
+        "optimizer": isinstance(snapshot.optimizer, dict),
+        "sums": isinstance(snapshot.sums, Tensor) and snapshot.sums.shape == (2,),
+        "epoch, step": all(isinstance(count, int) and count >= 0 for count in (snapshot.epoch, snapshot.step)),
+        "curves": all(isinstance(snapshot.curves[name], list) for name in CURVES),
+    }
+    wrong = [name for name, sound in parts.items() if not sound]
+    if wrong:
+        raise TypeError(f"{wrong[0]} of another type")

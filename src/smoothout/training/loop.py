@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
@@ -14,7 +15,8 @@ from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_bat
 from smoothout.perturbation import Noise
 from smoothout.randomness import stream
 from smoothout.training.checkpoint import Snapshot
-from smoothout.training.engine import Engine, Launch, Repeated
+from smoothout.training.engine import Engine, Ghosts, Launch, Repeated
+from smoothout.training.passes import passes
 from smoothout.training.perturbed import Perturbations
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch, update
@@ -54,6 +56,7 @@ class Training:
         noise: SmoothOut's noise.
         seed: of everything but the start weights, which are the model's own.
         precision: of training and evaluation.
+        augmentation: of what is learnt, of the kind that goes with the split; None is none.
         engine: how the updates reach the hardware; its ``auto`` choices are made here.
         resume: where to go on from.
 
@@ -76,6 +79,7 @@ class Training:
         noise: Noise,
         seed: int,
         precision: Precision = Precision.float32,
+        augmentation: Any = None,
         engine: Engine | None = None,
         resume: Snapshot | None = None,
     ) -> None:
@@ -92,12 +96,15 @@ class Training:
             ghosts=batch.pieces,
             device=self._device,
         )
-        self.engine = engine.resolved(self._device, precision, self._perturb.recordable)
-        self._train_split, self._test_split = (
+        resident = train_split.resident
+        one_noise = self._perturb.one_noise if batch.ghosts > 1 and resident else None
+        self.engine = engine.resolved(self._device, precision, self._perturb.recordable and resident, one_noise)
+        train_split, self._test_split = (
             split.laid_out(self.engine.layout.memory_format) for split in (train_split, test_split)
         )
+        self._examples = train_split.learnt(augmentation, seed)
         self._settings, self._schedule, self._batch, self._seed = optimizer, schedule, batch, seed
-        self._precision = precision
+        self._precision, self._lr = precision, math.nan
         self._now = resume or Snapshot({}, {}, {}, torch.zeros(2, dtype=torch.float64, device=self._device))
         self._optimizer = optimizer.build(list(model.parameters()))
         if resume:
@@ -122,7 +129,8 @@ class Training:
             order = self._open_epoch()
             while now.step < self._updates:
                 self._perturb.at(now.epoch * self._updates + now.step)
-                self._work(order[now.step * self._batch.size : (now.step + 1) * self._batch.size])
+                self._set_lr(now.epoch + now.step / self._updates)
+                self._work(order[now.step * self._batch.examples : (now.step + 1) * self._batch.examples])
                 now.step += 1
                 yield now
             self._close_epoch()
@@ -143,33 +151,49 @@ class Training:
 
     def _compute(self, rows: Tensor) -> None:
         """One update on the training examples ``rows``: work of the device alone, which waits for nothing."""
-        pieces = (self._train_split.take(piece) for piece in rows.chunk(self._batch.pieces))
+        one_pass = self.engine.ghosts is Ghosts.one_pass
+        way = passes(rows, self._batch, self._model, self._network, self._perturb, one_pass=one_pass)
+        pieces = (self._examples.take(part) for part in way.parts)
         with arithmetic(self._precision, self._device):
-            sums = update(self._network, self._optimizer, pieces, self._perturb, self._settings.clip_norm)
+            sums = update(
+                way.network,
+                self._optimizer,
+                pieces,
+                way.count,
+                way.perturb,
+                clip_norm=self._settings.clip_norm,
+                ghosts=way.ghosts,
+            )
         self._now.sums += torch.stack(sums)
 
     def _open_epoch(self) -> Tensor:
-        """Set the optimizer for the epoch; returns the order of its examples."""
+        """Get ready for the epoch; returns the order of its examples."""
         now = self._now
         if self._settings.reset_every_epoch and now.step == 0:
             for tensor in self._optimizer_state():
                 tensor.zero_()
-        lr = self._settings.lr * self._schedule.lr_factor(now.epoch)
+        self._model.train()
+        self._examples.at(now.epoch)
+        order = torch.randperm(len(self._examples), generator=stream(self._seed, "order", now.epoch))
+        return self._examples.awaited(order, now.step * self._batch.examples)
+
+    def _set_lr(self, epoch: float) -> None:
+        lr = self._settings.lr * self._schedule.lr_factor(epoch, self._batch)
+        if lr == self._lr:
+            return
+        self._lr = lr
         for group in self._optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
-        self._model.train()
-        order = torch.randperm(len(self._train_split), generator=stream(self._seed, "order", now.epoch))
-        return order.to(self._device)
 
     def _close_epoch(self) -> None:
         """Measure the epoch that ended, keep its weights if they are the best, and begin the next one."""
         now = self._now
         with arithmetic(self._precision, self._device):
             measured = evaluate(self._model, self._test_split.batches(evaluation_batch(self._device)))
-        loss, right = (now.sums / len(self._train_split)).tolist()
+        loss, right = (now.sums / len(self._examples)).tolist()
         numbers = (loss, right, measured.loss, measured.accuracy)
         names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
         for name, value in zip(names, numbers, strict=True):

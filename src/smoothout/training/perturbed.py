@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from smoothout.curvature import RunningTrace, noise_variances, stein_trace
+from smoothout.ghost import divisible
 from smoothout.perturbation import Draw, Noise, SmoothOut, SmoothOutCopies
 from smoothout.randomness import address
 
@@ -39,7 +40,10 @@ class Perturbations:
         self._generators = [torch.Generator(device) for _ in range(ghosts)] if stochastic else []
         self._device, self._ghosts, self._every = device, ghosts, every
         measurable = self._context is not None and noise.denoise
-        self.trace = RunningTrace(_names(model, self._context), device) if self._context and measurable else None
+        self._names = _names(model, self._context)
+        self.trace = RunningTrace(self._names, device) if measurable else None
+        clean = measurable or self._context is None  # no noise stays in
+        self._at_once = clean and not self._drops and self._copies is None and divisible(model)
         self.recordable = self._copies is None and (ghosts == 1 or not self._drops)
 
     @property
@@ -64,6 +68,27 @@ class Perturbations:
     def measuring(self) -> bool:
         """Whether the present update adds to ``trace``, which estimates the Hessian's trace (see ``curvature``)."""
         return self.trace is not None and self._update % self._every == 0
+
+    @property
+    def one_noise(self) -> bool | None:
+        """Whether one noise, or none, serves all ghost batches of a batch; None where they cannot go in one pass."""
+        return (self._context is None or self._noise.draw is Draw.batch) if self._at_once else None
+
+    def stacked(self, counts: Iterable[int]) -> Iterator[dict[str, Tensor]]:
+        """For each batch of so many ghost batches: every ghost batch's w + theta, by name, (ghosts, *shape).
+
+        Differentiable in w, which stays as it is; the noise is that of the same ghost batches in turn.
+        """
+        context, first = self._context, 0
+        assert context is not None
+        for count in counts:
+            draws = []
+            for generator in self._generators[first : first + count]:
+                context.generator = generator
+                draws.append([theta.clone() for theta in context.draw()])
+            thetas = (torch.stack(each) for each in zip(*draws, strict=True))
+            yield {n: w + theta for n, w, theta in zip(self._names, context.parameters, thetas, strict=True)}
+            first += count
 
     def keep_strength_on_device(self) -> None:
         """Hold the strength in a tensor, whose value a recorded update reads at every replay."""

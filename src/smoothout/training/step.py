@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,69 +16,98 @@ Perturb = Callable[[int], Sequence[AbstractContextManager[object]]]
 
 @dataclass(frozen=True)
 class Batch:
-    """How many examples an update sees, and in which pieces they go through the network.
+    """[Hoffer 2017, Alg. 1] How many examples an update sees, and in which pieces they go through the network.
 
     Args:
         size: examples an update.
         ghost: examples a ghost batch: each goes through the network by itself, so its BatchNorm statistics are its
             own (Hoffer et al. 2017); None is the whole batch at once. A batch is cut into size // ghost pieces, as in
             the released program, so they are larger than ``ghost`` where it does not divide ``size``.
+        multiplier: batches an update: their gradients are added up, as if they were one batch of ``examples``.
     """
 
     size: int
     ghost: int | None = None
+    multiplier: int = 1
 
     def __post_init__(self) -> None:
         if self.size < 1:
             raise ValueError(f"size: the batch must have at least 1 example, not {self.size}")
         if self.ghost is not None and not 1 <= self.ghost <= self.size:
             raise ValueError(f"ghost: must be null or between 1 and size = {self.size}, not {self.ghost}")
+        if self.multiplier < 1:
+            raise ValueError(f"multiplier: must be a whole number >= 1, not {self.multiplier}")
+
+    def fitting(self, examples: int) -> Batch:
+        """Itself; raises ValueError where an update sees more than all ``examples`` training examples."""
+        if self.examples > examples:
+            times = f" x multiplier {self.multiplier}" if self.multiplier > 1 else ""
+            raise ValueError(f"size: {self.size}{times} is more than the {examples} training examples in use")
+        return self
 
     def simplified(self) -> Batch:
         """The plainest settings with the same outcome: one ghost batch a batch is none."""
-        return Batch(self.size) if self.pieces == 1 else self
+        return self if self.ghosts > 1 else replace(self, ghost=None)
+
+    @property
+    def examples(self) -> int:
+        """Examples an update."""
+        return self.size * self.multiplier
+
+    @property
+    def ghosts(self) -> int:
+        """Ghost batches a batch, at most."""
+        return 1 if self.ghost is None else self.size // self.ghost
 
     @property
     def pieces(self) -> int:
-        """Ghost batches a batch."""
-        return 1 if self.ghost is None else self.size // self.ghost
+        """Ghost batches an update, at most."""
+        return self.ghosts * self.multiplier
+
+    def cut(self, rows: Tensor) -> list[Tensor]:
+        """The ghost batches of an update on ``rows``, (n,). A last, smaller batch is cut into as many smaller ones."""
+        return [piece for batch in torch.split(rows, self.size) for piece in batch.chunk(self.ghosts)]
 
     def smallest_piece(self, examples: int) -> int:
         """Examples in the smallest ghost batch of an epoch of ``examples`` examples."""
-        last = examples % self.size or self.size
-        return min(len(piece) for size in (self.size, last) for piece in torch.arange(size).chunk(self.pieces))
+        last = examples % self.examples or self.examples
+        return min(len(piece) for n in {self.examples, last} for piece in self.cut(torch.arange(n)))
 
     def updates(self, examples: int) -> int:
-        """Updates an epoch of ``examples`` examples; the last, smaller batch counts."""
-        return -(-examples // self.size)
+        """Updates an epoch of ``examples`` examples; the last, smaller one counts."""
+        return -(-examples // self.examples)
 
 
 def update(
-    model: nn.Module,
+    network: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
     pieces: Iterable[tuple[Tensor, Tensor]],
+    count: int,
     perturb: Perturb,
+    *,
     clip_norm: float | None = None,
+    ghosts: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """[SmoothOut Alg. 1] Perturb the weights, backpropagate, take the noise out, update.
 
-    ``pieces`` are the ghost batches (inputs, labels); the gradient is the sum of their mean gradients over their
-    number, as in the released program, also where the last is smaller. Returns the sum of the losses and the number of
-    right answers over all examples, both under noise and on the device.
+    ``pieces`` (inputs, labels) are taken one by one; each is ``ghosts`` ghost batches that ``network`` keeps apart by
+    itself, ``count`` in all. The gradient is the sum of the ghost batches' mean gradients over their number, as in the
+    released program, also where the last is smaller. Returns the sum of the losses and the number of right answers over
+    all examples, both under noise and on the device.
     """
-    pieces = list(pieces)
-    losses, correct = [], []
+    losses, correct, ghost = list[Tensor](), list[Tensor](), 0
     optimizer.zero_grad(set_to_none=True)
-    for ghost, (inputs, labels) in enumerate(pieces):
-        contexts = perturb(ghost)
+    for inputs, labels in pieces:
+        contexts, answers = perturb(ghost), labels.chunk(ghosts)
         for context in contexts:
             with context:
-                logits = model(inputs)
-                loss = F.cross_entropy(logits, labels)
-                (loss / (len(pieces) * len(contexts))).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach().double() * (len(labels) / len(contexts)))
+                logits = network(inputs)
+                means = [F.cross_entropy(*pair) for pair in zip(logits.chunk(ghosts), answers, strict=True)]
+                (torch.stack(means).sum() / (count * len(contexts))).backward()  # type: ignore[no-untyped-call]
+            losses += [m.detach().double() * (len(y) / len(contexts)) for m, y in zip(means, answers, strict=True)]
             correct.append((logits.detach().argmax(1) == labels).sum().double() / len(contexts))
+        ghost += len(answers)
     if clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
     optimizer.step()
     return torch.stack(losses).sum(), torch.stack(correct).sum()

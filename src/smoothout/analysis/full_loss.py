@@ -1,0 +1,68 @@
+"""The mean loss over all examples: what sharpness climbs and what the Hessian is of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.parameters import flatten
+
+Batches = Iterable[tuple[Any, Any]]
+Loss = Callable[[Any, Any], Tensor]
+
+
+class FullLoss:
+    """The mean of ``loss`` over all examples of ``batches``, as a function of some ``parameters`` of ``model``.
+
+    A model of float32 computes each batch in float32; sums over batches are float64.
+    """
+
+    def __init__(self, model: nn.Module, batches: Batches, loss: Loss, parameters: Sequence[nn.Parameter]) -> None:
+        self.model, self.batches, self.loss, self.parameters = model, batches, loss, parameters
+        self.examples = 0
+
+    def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
+        """The mean over all examples of what ``of_batch`` makes of a batch's loss, flattened: float64 on the CPU.
+
+        Raises ValueError when there are no examples, or not as many as in the pass before.
+        """
+        sums: list[Tensor] = []
+        examples = 0
+        for inputs, targets in self.batches:
+            pieces = of_batch(self.loss(self.model(inputs), targets))
+            sums = sums or [torch.zeros_like(piece, dtype=torch.float64) for piece in pieces]
+            for sum_so_far, piece in zip(sums, pieces, strict=True):
+                sum_so_far.add_(piece.detach(), alpha=len(targets))
+            examples += len(targets)
+        if not examples or self.examples not in {0, examples}:
+            raise ValueError(f"batches has {examples} examples, {self.examples} before: must repeat itself")
+        self.examples = examples
+        return flatten(sums).div_(examples)
+
+    def with_gradient(self) -> Tensor:
+        """The mean loss and, behind it, its gradient by the parameters: shape (1 + n,)."""
+        return self.mean(lambda value: [value, *torch.autograd.grad(value, self.parameters, materialize_grads=True)])
+
+
+def check_positive(**numbers: float) -> None:
+    """Raise ValueError unless each is a finite number above 0."""
+    for name, number in numbers.items():
+        if not (math.isfinite(number) and number > 0):
+            raise ValueError(f"{name} is {number!r}: must be a finite number above 0")
+
+
+def check_counts(*, least: int = 1, **counts: int) -> None:
+    """Raise ValueError unless each is a whole number of at least ``least``."""
+    for name, count in counts.items():
+        if not (isinstance(count, int) and count >= least):
+            raise ValueError(f"{name} is {count!r}: must be a whole number of at least {least}")
+
+
+def check_batches(batches: Batches) -> None:
+    """Raise ValueError for batches that are empty or can be gone through only once."""
+    if isinstance(batches, Iterator) or next(iter(batches), None) is None:
+        raise ValueError(f"batches is {batches!r}: must hold (inputs, targets), and allow more than one pass")

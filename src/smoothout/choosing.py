@@ -1,0 +1,108 @@
+"""The noise's strength chosen as it should be: on training images that were held out, never on the test split."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from smoothout.analysis.subject import Weights
+from smoothout.ledger import Record
+from smoothout.settings import Experiment
+from smoothout.work import Job
+
+RULE = "the best mean; of equal ones the smaller strength"
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The choice among trainings that differ in strength and seed alone, and have images held out; from their records.
+
+    Args:
+        weights: compare the accuracy of the last epoch, or of each training's best.
+    """
+
+    kind: ClassVar[str] = "strength"
+    numerics: ClassVar[int] = 1
+
+    weights: Weights = Weights.last
+
+    def slug(self, *runs: str) -> str:
+        """The readable part of the record's name: the last run's, without its strength and seed."""
+        return re.sub(r"(smoothout).*(-e\d+)-s\d+$", r"\1\2", runs[-1])
+
+    def from_records(self, records: Sequence[Record]) -> dict[str, Any]:
+        """Mean held-out accuracy by strength, its standard error over seeds (nan for one), and the strength chosen."""
+        by_strength: dict[float, list[Record]] = {}
+        for record in records:
+            by_strength.setdefault(float(record.settings["perturbation"]["a"]), []).append(record)
+        rows = [self._row(a, by_strength[a]) for a in sorted(by_strength)]
+        best = max(rows, key=lambda row: round(float(row["mean"]), 12))  # the first of equals
+        examples = records[0].outcome["examples"]
+        held = {"learnt": examples["train"], "held_out": examples["test"]}
+        return {"strengths": rows, "chosen": best["a"], "rule": RULE, "examples": held}
+
+    def _row(self, a: float, records: Sequence[Record]) -> dict[str, Any]:
+        accuracies = [float(record.outcome[str(self.weights)]["test_accuracy"]) for record in records]
+        error = statistics.stdev(accuracies) / math.sqrt(len(accuracies)) if len(accuracies) > 1 else math.nan
+        return {
+            "a": a,
+            "mean": statistics.fmean(accuracies),
+            "standard_error": error,
+            "accuracies": accuracies,
+            "diverged": sum(bool(record.outcome["diverged"]) for record in records),
+        }
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is tried: every strength with every seed.
+
+    Args:
+        strengths: the values of a, at least two; 0 is no noise.
+        seeds: of the trainings.
+        weights: see `Strength`.
+    """
+
+    strengths: tuple[float, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    weights: Weights = Weights.last
+
+    def __post_init__(self) -> None:
+        if len(set(self.strengths)) < max(2, len(self.strengths)) or min(self.strengths) < 0:
+            raise ValueError(f"strengths: must be at least two different numbers >= 0, not {list(self.strengths)}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds: must be different whole numbers >= 0, at least one, not {list(self.seeds)}")
+
+
+class Choosing:
+    """The jobs of one choice. Where ``base`` holds no images out, a tenth of its training images are.
+
+    Args:
+        base: the training; its noise's strength, and its seed, do not matter.
+        grid: what is tried.
+        epoch_seconds: rough cost of an epoch, for estimates where no record tells.
+    """
+
+    def __init__(self, base: Experiment, grid: Grid, epoch_seconds: float | None = None) -> None:
+        data = replace(base.data, held_out=base.data.held_out or max(1, base.data.usual_examples[0] // 10))
+        self._epoch_seconds = epoch_seconds
+        self._trainings = {
+            a: [
+                Job(replace(base, data=data, perturbation=replace(base.perturbation, a=a), seed=seed))
+                for seed in grid.seeds
+            ]
+            for a in sorted(grid.strengths)
+        }
+        self.choice = Job(Strength(grid.weights), tuple(job for jobs in self._trainings.values() for job in jobs))
+
+    def jobs(self) -> list[Job]:
+        """The trainings, and the choice among them."""
+        return [*self.choice.inputs, self.choice]
+
+    def plan(self) -> dict[str, dict[Job, float | None]]:
+        """By strength: its trainings, with the estimate of the seconds that an epoch takes."""
+        return {f"a = {a:g}": dict.fromkeys(jobs, self._epoch_seconds) for a, jobs in self._trainings.items()}

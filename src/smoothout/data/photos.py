@@ -1,0 +1,261 @@
+"""Photographs in class folders: a data set's settings, what lies in its folders, and splits read as they are used."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from smoothout.data.crops import Crop, Cropping
+from smoothout.data.images import Batches, Split, check_numbers
+from smoothout.data.reading import Pixels, Reader, checked, cores, decode
+from smoothout.data.sources import DataError
+from smoothout.randomness import stream
+from smoothout.vision import torchvision
+
+LARGEST = 250  # photographs in a batch that is only evaluated: more fill memory and are no faster
+
+
+class Collection(StrEnum):
+    """The collections of photographs that can be loaded."""
+
+    imagenette = "imagenette"
+    imagenet = "imagenet"
+
+
+CLASSES = {Collection.imagenette: 10, Collection.imagenet: 1000}
+EXAMPLES = {Collection.imagenette: (9469, 3925), Collection.imagenet: (1_281_167, 50_000)}
+
+
+class Damaged(StrEnum):
+    """What is done about photographs that cannot be read."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photographs in <data folder>/<name>/{train,val}/<class>/, as torchvision's ImageFolder and ImageNet have them.
+
+    Rows are a split's files in one fixed order by chance, for folders are sorted by class; limits take the first so
+    many rows.
+
+    Args:
+        name: imagenette or imagenet.
+        mean: subtracted from pixels in [0, 1], one number a channel.
+        std: divided by, one number a channel.
+        train_examples: use only so many training photographs; None is all.
+        test_examples: likewise for the test split.
+        augment: what a training does to them; what is measured is the centre of the resized photograph.
+        side: pixels of the square that a network sees.
+        short: pixels of the resized photograph's shorter side.
+        draft: decode at a half, a quarter or an eighth of the resolution where the piece needs no more: faster for
+            photographs of more than twice ``short``, and not quite the same pixels.
+        held_out: so many training photographs, the first rows, are learnt from no longer, and stand in for the test
+            split.
+        damaged: stop at the first photograph that cannot be read; or read all files once before anything else, name
+            those that cannot, and leave them out.
+        workers: threads that read ahead; None is one a core, 0 reads when asked. Changes nothing but speed.
+    """
+
+    name: Collection
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train_examples: int | None = None
+    test_examples: int | None = None
+    augment: Crop = Crop.none
+    side: int = 224
+    short: int = 256
+    draft: bool = False
+    held_out: int | None = None
+    damaged: Damaged = field(default=Damaged.stop, metadata={"identity": False})
+    workers: int | None = field(default=None, metadata={"identity": False})
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        if not 1 <= self.side <= self.short:
+            raise ValueError(f"side, short: need 1 <= side <= short, not {self.side}, {self.short}")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers: must be null (one a core) or a whole number >= 0, not {self.workers}")
+
+    @property
+    def augmentation(self) -> Cropping | None:
+        """What a training does to its photographs."""
+        return None if self.augment is Crop.none else self._cropping
+
+    @property
+    def _cropping(self) -> Cropping:
+        return Cropping(self.augment, self.side, self.short)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what a network sees."""
+        return 3, self.side, self.side
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return CLASSES[self.name]
+
+    @property
+    def usual_examples(self) -> tuple[int, int]:
+        """How many training and test photographs there are to be expected, limits applied."""
+        train, test = EXAMPLES[self.name]
+        if self.held_out is not None:
+            train, test = max(train - self.held_out, 0), self.held_out
+        return min(train, self.train_examples or train), min(test, self.test_examples or test)
+
+    def load(self, folder: Path, device: torch.device, download: bool = True) -> tuple[PhotoSplit, PhotoSplit, str]:
+        """The training split, the test split and the fingerprint of the folders. Raises DataError.
+
+        ``download`` is of no use: nobody may fetch ImageNet without an account.
+        """
+        train, test = (found(self, folder / self.name / part) for part in ("train", "val"))
+        if train.classes != test.classes:
+            raise DataError(f"data: {folder / self.name}: train and val have other classes")
+        fingerprint = fingerprint_of(folder / self.name, [*train.paths, *test.paths])
+        workers = cores() if self.workers is None else self.workers
+        if self.damaged is Damaged.skip:
+            train, test = (sound(files, workers) for files in (train, test))
+        if self.held_out is not None:
+            if self.held_out >= len(train.paths):
+                raise DataError(
+                    f"data.held_out: {self.held_out} leaves none of the {len(train.paths)} training images to learn"
+                )
+            train, test = train.part(slice(self.held_out, None)), train.part(slice(self.held_out))
+        limited = (train.part(slice(self.train_examples)), test.part(slice(self.test_examples)))
+        splits = [PhotoSplit(files, self, self._cropping, workers, device) for files in limited]
+        return splits[0], splits[1], fingerprint
+
+
+class Files(NamedTuple):
+    """Files of one split, row by row, their labels, and the classes' names in the labels' order."""
+
+    paths: Sequence[Path]
+    labels: Tensor
+    classes: list[str]
+
+    def part(self, rows: slice) -> Files:
+        """Some of the rows."""
+        return self._replace(paths=self.paths[rows], labels=self.labels[rows])
+
+
+def found(data: Photos, folder: Path) -> Files:
+    """What ImageFolder finds in ``folder``, in an order by chance that depends on their number alone."""
+    hint = f"it needs {data.classes} folders, one a class, with photographs in them"
+    try:
+        tree = torchvision().datasets.ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise DataError(f"data: {data.name} was not found: looked into {folder}; {hint}") from error
+    if len(tree.classes) != data.classes:
+        raise DataError(f"data: {folder} has {len(tree.classes)} folders of classes; {hint}")
+    order = torch.randperm(len(tree.samples), generator=stream(0, "photographs"))
+    paths = [Path(tree.samples[row][0]) for row in order.tolist()]
+    return Files(paths, torch.tensor(tree.targets)[order], tree.classes)
+
+
+def fingerprint_of(folder: Path, paths: Sequence[Path]) -> str:
+    """SHA-256 over all names and sizes, sorted: which files a record was made from.
+
+    Contents are left out: to read ImageNet's 150 GB takes longer than an epoch. Another selection or resolution, or a
+    file cut short, is seen; a change that keeps a file's size is not.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def sound(files: Files, workers: int) -> Files:
+    """The rows whose files can be read; the others are named in a warning."""
+    errors = checked(files.paths, workers)
+    bad = [str(path) for path, error in zip(files.paths, errors, strict=True) if error]
+    if bad:
+        warnings.warn(f"data: {len(bad)} damaged photograph(s) left out: {', '.join(sorted(bad))}", stacklevel=2)
+    kept = [row for row, error in enumerate(errors) if error is None]
+    return files._replace(paths=[files.paths[row] for row in kept], labels=files.labels[kept])
+
+
+class PhotoSplit(Split):
+    """Photographs of one split, read and decoded as they are asked for; in all else like ``Split``."""
+
+    resident: ClassVar[bool] = False
+
+    def __init__(self, files: Files, data: Photos, cropping: Cropping, workers: int, device: torch.device) -> None:
+        self.labels = files.labels.to(device)
+        self._files, self._cropping, self._draft = files, cropping, data.draft
+        self._workers, self._device = workers, device
+        self._normalise_by(data.mean, data.std)
+        self._ahead = self._fresh_reader()
+
+    def take(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """The normalised centres and the labels of ``rows``."""
+        chosen = torch.arange(len(self))[rows] if isinstance(rows, slice) else rows.cpu()
+        return self.normalised(self._ahead.take(chosen)), self.labels[rows]
+
+    def batches(self, size: int) -> Batches:
+        """All photographs in their own order, in batches of ``size``, or of fewer where these would fill memory."""
+        return Batches(self, min(size, LARGEST))
+
+    def first(self, examples: int | None) -> PhotoSplit:
+        """The first ``examples`` photographs (None: all)."""
+        part = copy.copy(self)
+        part._files = self._files.part(slice(examples))
+        part.labels, part._ahead = self.labels[:examples], part._fresh_reader()
+        return part
+
+    def learnt(self, augmentation: Any, seed: int) -> PhotoExamples:
+        """What a training learns from; ``augmentation`` is a Cropping, or None for the centres."""
+        return PhotoExamples(self, self._reader(), augmentation or self._cropping, seed)
+
+    def read(self, row: int, out: Pixels, cropping: Cropping, generator: torch.Generator | None = None) -> None:
+        """A photograph's piece into ``out``: the centre, or one drawn from ``generator``. Raises DataError."""
+        cut = partial(cropping.piece, generator=generator)
+        decode(self._files.paths[row], cut, out, draft=self._draft)
+
+    def _reader(self) -> Reader:
+        return Reader(self._cropping.side, self._workers, self._device)
+
+    def _fresh_reader(self) -> Reader:
+        reader = self._reader()
+        reader.expect(torch.arange(len(self)), partial(self.read, cropping=self._cropping))
+        return reader
+
+
+class PhotoExamples:
+    """What a training learns from: photographs of which every epoch shows other pieces.
+
+    A piece depends on ``seed``, the epoch and the photograph's row alone: on no order, batch or thread.
+    """
+
+    def __init__(self, split: PhotoSplit, reader: Reader, cropping: Cropping, seed: int) -> None:
+        self._split, self._reader, self._cropping, self._seed, self._epoch = split, reader, cropping, seed, 0
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def at(self, epoch: int) -> None:
+        """Show other pieces: those of ``epoch``."""
+        self._epoch = epoch
+
+    def awaited(self, order: Tensor, start: int) -> Tensor:
+        """Begin to read the photographs of ``order`` from place ``start`` on; row numbers stay on the host."""
+        self._reader.expect(order[start:], partial(self._read, self._epoch))
+        return order
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The normalised pieces, as this epoch shows them, and the labels of ``rows``."""
+        return self._split.normalised(self._reader.take(rows)), self._split.labels[rows]
+
+    def _read(self, epoch: int, row: int, out: Pixels) -> None:
+        self._split.read(row, out, self._cropping, stream(self._seed, "augment", epoch, row))

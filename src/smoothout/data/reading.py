@@ -1,0 +1,183 @@
+"""Photographs from files to the device: decoded by threads, ahead of their use, into a ring of pinned memory.
+
+Pillow gives Python's lock back while it decodes and resizes, so threads do, share the ring, and need no copies between
+processes; measured, two threads read as fast as two processes. torchvision's decode_jpeg needs a torchvision built for
+this very torch, which cannot be counted on; nvJPEG resizes otherwise than the pipeline behind the published numbers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from smoothout.data.crops import Piece
+from smoothout.data.sources import DataError
+
+Pixels = NDArray[np.uint8]
+Decode = Callable[[int, Pixels], None]  # a row's photograph into an array (side, side, 3)
+
+
+def decode(path: Path, cut: Callable[[int, int], Piece], out: Pixels, *, draft: bool = False) -> None:
+    """A photograph's piece, resized with antialiasing to the square ``out``, (side, side, 3).
+
+    Only the piece is resized. Within rounding it is torchvision's resize and crop; a resized crop's outermost pixels
+    also see what lies beside the piece.
+
+    Args:
+        path: of a file in any format that Pillow reads; grey and CMYK become RGB.
+        cut: gives the piece for the photograph's width and height.
+        out: where it goes.
+        draft: let libjpeg leave out resolution, by 2, 4 or 8, that the piece does not need.
+
+    Raises:
+        DataError: when the file is missing or damaged.
+    """
+    side = len(out)
+    try:
+        with Image.open(path) as image:
+            left, upper, right, lower, mirrored = piece = cut(*image.size)
+            scale = _drafted(image, piece, side) if draft else 1.0
+            whole = image if image.mode == "RGB" else image.convert("RGB")
+            box = (left * scale, upper * scale, min(right * scale, whole.width), min(lower * scale, whole.height))
+            pixels = np.asarray(whole.resize((side, side), Image.Resampling.BILINEAR, box=box))
+    except Exception as error:  # Pillow raises almost anything on what is no sound image
+        raise damaged(path, error) from error
+    out[...] = pixels[:, ::-1] if mirrored else pixels
+
+
+def _drafted(image: Image.Image, piece: Piece, side: int) -> float:
+    """Let ``image`` be decoded at the lowest resolution that gives ``piece`` its ``side``: 1, 1/2, 1/4 or 1/8."""
+    width, height = image.size
+    wanted = int(width * side / (piece.right - piece.left)), int(height * side / (piece.lower - piece.upper))
+    drafted = image.draft("RGB", wanted)
+    return drafted[1][2] / width if drafted else 1.0
+
+
+def check(path: Path) -> DataError | None:
+    """What is wrong with a file, found at an eighth of its resolution; None for a sound one."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (1, 1))
+            image.load()
+    except Exception as error:
+        return damaged(path, error)
+    return None
+
+
+def damaged(path: Path, error: Exception) -> DataError:
+    """The line that names a damaged file."""
+    reason = " ".join(str(error).split())[:200]
+    return DataError(f"data: {path} is damaged ({reason}); data.damaged=skip leaves such photographs out")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Reader:
+    """Squares of photographs on a device, in an order that is known before they are asked for.
+
+    The ring holds twice as many as are taken at once: while these are in use, threads decode the next ones. A CUDA
+    device copies out of pinned memory on a stream of its own, beside the update before.
+
+    Args:
+        side: pixels of a square.
+        workers: threads; 0 decodes when asked.
+        device: where squares are taken to.
+    """
+
+    def __init__(self, side: int, workers: int, device: torch.device) -> None:
+        self._side, self._device = side, device
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="photographs") if workers else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._ring = self._room(0)
+        self._rows: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._decode: Decode = lambda row, out: None
+        self._at, self._pending = 0, list[Future[None]]()
+
+    def expect(self, rows: Tensor, decode: Decode) -> None:
+        """From now on ``rows`` are taken in this order, each as ``decode`` makes it; their reading begins."""
+        self._forget()
+        self._rows, self._decode, self._at = rows.numpy(), decode, 0
+        self._read_on()
+
+    def take(self, rows: Tensor) -> Tensor:
+        """uint8, (N, 3, side, side), channels last; fast where ``rows`` are those that come next. Raises DataError."""
+        wanted, count = rows.numpy(), len(rows)
+        if not np.array_equal(self._rows[self._at : self._at + count], wanted):
+            self._look_for(wanted)
+        if 2 * count > len(self._ring):
+            self._forget()
+            self._ring = self._room(2 * count)
+        self._read_on()
+        for ready in self._pending[:count]:
+            ready.result()
+        if self._pool is None:
+            for position in range(self._at, self._at + count):
+                self._one(position)
+        squares = self._copied(self._at % len(self._ring), count) if count else self._room(0).to(self._device)
+        del self._pending[:count]
+        self._at += count
+        self._read_on()
+        return squares.permute(0, 3, 1, 2)
+
+    def _look_for(self, wanted: NDArray[np.int64]) -> None:
+        """Go on where ``wanted`` stands in the order that is known; it becomes the order where it does not."""
+        self._forget()
+        [*places] = np.flatnonzero(self._rows == wanted[0])[:1]
+        self._at = int(places[0]) if places else 0
+        if not np.array_equal(self._rows[self._at : self._at + len(wanted)], wanted):
+            self._rows, self._at = wanted, 0
+
+    def _read_on(self) -> None:
+        """Keep the threads busy as far as the ring reaches."""
+        if self._pool is not None:
+            last = min(self._at + len(self._ring), len(self._rows))
+            self._pending += [self._pool.submit(self._one, p) for p in range(self._at + len(self._pending), last)]
+
+    def _one(self, position: int) -> None:
+        self._decode(int(self._rows[position]), self._ring[position % len(self._ring)].numpy())
+
+    def _forget(self) -> None:
+        """Stop reading ahead; nothing writes into the ring afterwards."""
+        for future in self._pending:
+            future.cancel()
+        for future in self._pending:
+            if not future.cancelled():
+                future.exception()
+        self._pending.clear()
+
+    def _copied(self, start: int, count: int) -> Tensor:
+        """``count`` squares from the ring's place ``start`` on, on the device; the ring is free afterwards."""
+        first = min(count, len(self._ring) - start)
+        parts = self._ring[start : start + first], self._ring[: count - first]
+        if self._stream is None:
+            return torch.cat(parts)
+        with torch.cuda.stream(self._stream):
+            squares = torch.cat([part.to(self._device, non_blocking=True) for part in parts])
+        self._stream.synchronize()
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        squares.record_stream(current)
+        return squares
+
+    def _room(self, squares: int) -> Tensor:
+        shape = (squares, self._side, self._side, 3)
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._stream is not None)
+
+
+def checked(paths: Sequence[Path], workers: int) -> list[DataError | None]:
+    """What is wrong with each file, read by so many threads."""
+    if not workers:
+        return [check(path) for path in paths]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(check, paths))

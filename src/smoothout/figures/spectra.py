@@ -1,0 +1,60 @@
+"""Curvature drawn: the spectral density of Hessians, with their largest eigenvalues."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smoothout.figures.curves import Named
+from smoothout.figures.style import colour, legend_below, mean_and_band
+
+Array = NDArray[np.float64]
+Density = Callable[[dict[str, Any], Array, float], Array]  # of a recorded spectrum, at each point, smoothed so wide
+
+WIDTH = 0.01  # of the drawn range: how wide a Ritz value is smoothed
+POINTS = 1001
+FOOT = 0.03  # of the height of a single eigenvalue: far below it nothing stands for one
+
+
+def spectrum(axes: Any, records: Named, density: Density) -> None:
+    """The density of each run's eigenvalues on a logarithmic axis; triangles at the top are the largest ones.
+
+    All runs are smoothed by one width. A line is the mean over seeds, in a band from the lowest to the highest.
+    """
+    outcomes = [record.outcome for _, record in records]
+    grid, width = _grid(outcomes)
+    heights = np.array([density(outcome["spectrum"], grid, width) for outcome in outcomes])
+    for index, name in enumerate(dict.fromkeys(name for name, _ in records)):
+        own = [place for place, (other, _) in enumerate(records) if other == name]
+        look = {"color": colour(index), "linestyle": "--" if index % 2 else "-"}
+        mean_and_band(axes, grid.tolist(), heights[own].T.tolist(), {**look, "label": name})
+        _mark_largest(axes, name, [outcomes[place]["eigenvalues"] for place in own], index)
+    single = 1 / (max(outcome["dimension"] for outcome in outcomes) * width * math.sqrt(2 * math.pi))
+    axes.set_yscale("log")
+    axes.set_ylim(FOOT * single, 3 * heights.max())
+    axes.set_xlim(grid[0], grid[-1])
+    axes.set_xlabel(f"eigenvalue of the Hessian, smoothed by {width:.2g}")
+    axes.set_ylabel("spectral density")
+    legend_below(axes)
+
+
+def _grid(outcomes: Sequence[dict[str, Any]]) -> tuple[Array, float]:
+    """Points from below the lowest Ritz value of all to above the largest eigenvalue, and the smoothing's width."""
+    probes = [probe for outcome in outcomes for probe in outcome["spectrum"]["ritz"]]
+    values = np.concatenate([*probes, *(outcome["eigenvalues"]["values"] for outcome in outcomes)])
+    low, high = values.min(), values.max()
+    width = WIDTH * float(high - low or 1.0)
+    return np.linspace(low - 5 * width, high + 5 * width, POINTS), width
+
+
+def _mark_largest(axes: Any, name: str, found: Sequence[dict[str, Any]], index: int) -> None:
+    """The largest eigenvalues of all seeds of the run of that index; what did not converge is said."""
+    values = [value for one in found for value in one["values"]]
+    short = [one["status"] for one in found if not one["converged"]]
+    label = "; ".join([f"{name}, largest" + (f": {max(values):.3g}" if values else ""), *short[:1]])
+    look = {"linestyle": "none", "marker": "v", "markersize": 4, "color": colour(index), "label": label}
+    axes.plot(values, [0.96 - 0.045 * index] * len(values), transform=axes.get_xaxis_transform(), **look)

@@ -1,0 +1,30 @@
+"""Residual networks for ImageNet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import nn
+
+from smoothout.vision import torchvision
+
+
+@dataclass(frozen=True)
+class ResNet18:
+    """[He 2016, Table 1] ImageNet's residual network of 18 layers, torchvision's.
+
+    Its initialisation is the published one: convolutions from N(0, 2 / (k k out)), BatchNorm from weight 1.
+    Parameters for 1000 classes: 11,689,512.
+    """
+
+    sets_batchnorm_start: ClassVar[bool] = True
+
+    name: str = field(default="resnet18", metadata={"identity": False})
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Module:
+        """A freshly initialised network for images of ``shape`` (3, height, width)."""
+        if shape[0] != 3:
+            raise ValueError(f"model: torchvision's ResNet18 takes images of 3 channels, not {shape[0]}")
+        model: nn.Module = torchvision().models.resnet18(num_classes=classes)
+        return model

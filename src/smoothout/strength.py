@@ -1,0 +1,35 @@
+"""How strong a training's noise is beside the weights that it perturbs."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.curvature import noise_variances
+from smoothout.parameters import filter_norms, trainable
+from smoothout.perturbation import Noise
+
+
+@torch.no_grad()
+def relative_strength(model: nn.Module, noise: Noise, update: int, total: int) -> float:
+    """r = ||theta_f|| / ||w_f||, the median over ``model``'s filters, at ``update`` (from 0) of ``total``.
+
+    AdaSmoothOut's strength, measured for any noise. Nothing is drawn: ||theta_f|| is the root of its expected square,
+    sqrt(d / 3) a for a filter of d numbers under U(-a, a), sqrt(d) a under N(0, a^2), a ||w_f|| for AdaSmoothOut.
+
+    A filter is a slice of a perturbed tensor with two dimensions or more: biases and BatchNorm's parameters, of one
+    number each, are left out, and filters of zeros. nan where a weight is nan, or nothing is left.
+    """
+    a = noise.strength(update, total)
+    ratios = [_ratios(w.double(), a, noise) for w in trainable(model, noise.batchnorm) if w.dim() > 1]
+    return float(torch.cat(ratios).median()) if ratios else math.nan
+
+
+def _ratios(weight: Tensor, a: float, noise: Noise) -> Tensor:
+    """||theta_f|| / ||w_f|| for each filter of ``weight`` that is not 0."""
+    [variance] = noise_variances([weight], a, law=noise.law, scaling=noise.scaling)
+    variances = torch.as_tensor(variance, dtype=weight.dtype, device=weight.device).expand_as(weight)
+    norms = filter_norms(weight).flatten()
+    return (variances.flatten(1).sum(1).sqrt() / norms)[norms != 0]

@@ -1,0 +1,18 @@
+"""What the tests of recorded analyses look at: a small network, and two splits of tiny images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
+
+
+@pytest.fixture
+def splits(tiny_split):
+    return tiny_split(40), tiny_split(30, seed=1)

@@ -1,0 +1,137 @@
+"""Crops and flips: each as written out by hand, uniform and independent, and known by seed, epoch and row alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from smoothout.data.augment import PAD, CropFlip
+from smoothout.data.images import Examples, Split
+from smoothout.randomness import stream
+from smoothout.vision import torchvision
+
+RED = (127, 0, 0)
+
+
+def pictures(count: int, channels: int = 3, height: int = 6, width: int = 5) -> Tensor:
+    chance = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, channels, height, width), generator=chance, dtype=torch.uint8)
+
+
+def by_hand(image: Tensor, top: int, left: int, mirrored: int, border: tuple[int, ...]) -> Tensor:
+    """One image, (C, H, W), with nothing but numpy's padding and slices."""
+    _, height, width = image.shape
+    planes = [
+        np.pad(plane, PAD, constant_values=value)[top : top + height, left : left + width]
+        for plane, value in zip(image.numpy(), border, strict=True)
+    ]
+    return torch.from_numpy(np.stack(planes)[:, :, :: -1 if mirrored else 1].copy())
+
+
+@given(st.data(), st.sampled_from([1, 3]), st.integers(1, 7), st.integers(1, 7))
+def test_every_image_is_cropped_and_mirrored_as_by_hand(data: Any, channels: int, height: int, width: int) -> None:
+    images, corner = pictures(3, channels, height, width), st.integers(0, 2 * PAD)
+    draws = data.draw(st.lists(st.tuples(corner, corner, st.integers(0, 1)), min_size=3, max_size=3))
+    border = tuple(data.draw(st.lists(st.integers(0, 255), min_size=channels, max_size=channels)))
+    before = images.clone()
+    found = CropFlip(border).applied(images, torch.tensor(draws).T)
+    wanted = [by_hand(image, *draw, border) for image, draw in zip(images, draws, strict=True)]
+    assert found.dtype is torch.uint8
+    assert torch.equal(found, torch.stack(wanted))
+    assert torch.equal(images, before)
+
+
+def test_it_is_what_torchvision_does_with_the_same_draws() -> None:
+    functional = pytest.importorskip("PIL") and torchvision().transforms.functional
+    images = pictures(40, height=32, width=32)
+    draws = CropFlip(RED).draws(40, torch.Generator().manual_seed(1))
+    found = CropFlip(RED).applied(images, draws)
+    for number, (image, (top, left, mirrored)) in enumerate(zip(images, draws.T.tolist(), strict=True)):
+        padded = functional.pad(functional.to_pil_image(image), [PAD] * 4, fill=RED)
+        piece = functional.crop(padded, top, left, 32, 32)
+        piece = functional.hflip(piece) if mirrored else piece
+        assert torch.equal(found[number], functional.pil_to_tensor(piece))
+
+
+def test_corners_and_flips_are_uniform_and_independent() -> None:
+    draws = CropFlip(RED).draws(81_000 * 2, torch.Generator().manual_seed(0))
+    assert draws.shape == (3, 162_000)
+    top, left, mirrored = draws
+    cells = torch.bincount((top * 9 + left) * 2 + mirrored, minlength=162)
+    assert len(cells) == 162, "81 places, mirrored or not"
+    chi_square = float(((cells - 1000.0) ** 2 / 1000).sum())
+    assert abs(chi_square - 161) < 5 * (2 * 161) ** 0.5
+
+
+# A split as a training sees it
+
+
+def split(count: int = 12) -> Split:
+    return Split(pictures(count).permute(0, 2, 3, 1), torch.arange(count), (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+
+
+def test_without_augmentation_the_split_is_seen_as_it_is() -> None:
+    whole, rows = split(), torch.tensor([5, 0, 11])
+    seen = Examples(whole, None, seed=0)
+    seen.at(3)
+    assert len(seen) == 12
+    assert all(torch.equal(one, other) for one, other in zip(seen.take(rows), whole.take(rows), strict=True))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_images_of_an_epoch_are_those_of_its_address_normalised_as_the_split_does(layout: Any) -> None:
+    whole, rows = split().laid_out(layout), torch.tensor([5, 0, 11, 5])
+    seen = Examples(whole, CropFlip(RED), seed=7)
+    seen.at(3)
+    inputs, labels = seen.take(rows)
+    draws = CropFlip(RED).draws(12, stream(7, "augment", 3)).T.tolist()
+    wanted = torch.stack([by_hand(whole.images[row], *draws[row], RED) for row in rows.tolist()])
+    assert torch.equal(inputs, whole.normalised(wanted))
+    assert labels.tolist() == rows.tolist()
+    assert inputs.is_contiguous(memory_format=layout)
+
+
+@given(st.permutations(range(12)), st.integers(1, 12))
+def test_what_happens_to_an_image_depends_on_no_order_and_no_piece(order: list[int], size: int) -> None:
+    seen = Examples(split(), CropFlip(RED), seed=0)
+    seen.at(1)
+    together, _ = seen.take(torch.arange(12))
+    for rows in torch.tensor(order).split(size):
+        assert torch.equal(seen.take(rows)[0], together[rows])
+
+
+def test_seed_and_epoch_change_it_and_an_epoch_can_be_gone_back_to() -> None:
+    rows, kept = torch.arange(12), {}
+    for seed in (0, 1):
+        seen = Examples(split(), CropFlip(RED), seed)
+        for epoch in (0, 1):
+            seen.at(epoch)
+            kept[seed, epoch] = seen.take(rows)[0]
+    assert not any(torch.equal(kept[a], kept[b]) for a in kept for b in kept if a < b)
+    seen.at(0)
+    assert torch.equal(seen.take(rows)[0], kept[1, 0])
+
+
+def test_the_split_itself_and_so_every_evaluation_is_not_augmented() -> None:
+    whole = split()
+    [(before, _)] = whole.batches(12)
+    seen = Examples(whole, CropFlip(RED), seed=0)
+    seen.at(0)
+    assert not torch.equal(seen.take(torch.arange(12))[0], before)
+    [(after, _)] = whole.batches(12)
+    assert torch.equal(after, before)
+
+
+def test_trainings_that_share_a_split_do_not_share_their_draws() -> None:
+    whole, rows = split(), torch.arange(12)
+    one, other = (Examples(whole, CropFlip(RED), seed) for seed in (0, 1))
+    one.at(0)
+    first = one.take(rows)[0]
+    other.at(5)
+    assert torch.equal(one.take(rows)[0], first)

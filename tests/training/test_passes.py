@@ -1,0 +1,239 @@
+"""Ghost batches in one pass end where ghost batches in turn end, and go in turn where they must."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smoothout.data.images import Examples, Split
+from smoothout.evaluation import Precision
+from smoothout.perturbation import Draw, Law, Noise, Scaling
+from smoothout.training import checkpoint, loop
+from smoothout.training.checkpoint import Snapshot
+from smoothout.training.engine import Engine, Ghosts
+from smoothout.training.loop import Training
+from smoothout.training.optimizers import Momentum
+from smoothout.training.schedule import Schedule
+from smoothout.training.step import Batch
+
+Splits = Callable[..., Split]
+EXAMPLES = 44
+CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+
+
+@pytest.fixture(autouse=True)
+def seldom_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curvature at the first update of an epoch alone; the others are free to go in one pass."""
+    monkeypatch.setattr(loop, "CURVATURE_DRAWS", 1)
+
+
+def dense(dropout: float = 0.0) -> nn.Sequential:
+    torch.manual_seed(0)
+    first = nn.Linear(16, 12, bias=False)  # before BatchNorm a bias has a gradient of rounding alone
+    return nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, 3))
+
+
+def convolutions() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.Tanh(), nn.Flatten(), nn.Linear(24, 3))
+
+
+def training(tiny_split: Splits, model: nn.Module, ghosts: Ghosts, **changes: Any) -> Training:
+    settings: dict[str, Any] = {
+        "optimizer": Momentum(0.02, clip_norm=0.5),
+        "schedule": Schedule(2),
+        "batch": Batch(12, 4),
+        "noise": Noise(),
+        "seed": 0,
+        "engine": Engine(ghosts=ghosts),
+        **changes,
+    }
+    return Training(model, tiny_split(EXAMPLES), tiny_split(10, seed=1), **settings)
+
+
+def both(tiny_split: Splits, make: Callable[[], nn.Module], **changes: Any) -> list[tuple[Snapshot, list[int]]]:
+    """The ends in turn and in one pass, and how many examples each training pass of the network saw."""
+    found = []
+    for ghosts in (Ghosts.in_turn, Ghosts.one_pass):
+        model, sizes = make(), list[int]()
+        run = training(tiny_split, model, ghosts, **changes)
+        run._network = counted(run._network, sizes)
+        found.append((run.run(), sizes))
+    return found
+
+
+def counted(network: Callable[[Tensor], Tensor], sizes: list[int]) -> Callable[[Tensor], Tensor]:
+    def forward(inputs: Tensor) -> Tensor:
+        sizes.append(len(inputs))
+        return network(inputs)
+
+    return forward
+
+
+def assert_same_end(found: Snapshot, wanted: Snapshot, rtol: float = 1e-4) -> None:
+    for name, tensor in wanted.model.items():
+        torch.testing.assert_close(found.model[name], tensor, rtol=rtol, atol=rtol / 10)
+    for name in CURVES:
+        assert found.curves[name] == pytest.approx(wanted.curves[name], rel=rtol)
+    assert len(wanted.curves["train_loss"]) == 2
+
+
+NOISES = {
+    "none": Noise(),
+    "one": Noise(0.1, draw=Draw.batch),
+    "one, of the filters' lengths": Noise(0.2, scaling=Scaling.filter, draw=Draw.batch),
+    "own": Noise(0.1),
+    "own, batchnorm's too": Noise(0.1, Law.gaussian, batchnorm=True),
+    "own, of the filters' lengths": Noise(0.2, scaling=Scaling.filter),
+}
+BATCHES = {
+    "equal; the last of 8 in pieces of 3, 3 and 2": Batch(12, 4),
+    "unequal, 6 and 5": Batch(11, 5),
+    "two batches an update; the last 8 and 4": Batch(8, 4, 2),
+    "none": Batch(22),
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+@pytest.mark.parametrize("make", [dense, convolutions])
+def test_one_pass_ends_where_ghost_batches_in_turn_end(
+    make: Callable[[], nn.Module], noise: Noise, batch: Batch, tiny_split: Splits
+) -> None:
+    """Sums of at most 44 products in another order are off by 1e-6, and 8 updates add some."""
+    (wanted, in_turn), (found, at_once) = both(tiny_split, make, noise=noise, batch=batch)
+    assert_same_end(found, wanted)
+    assert sum(in_turn) == 2 * EXAMPLES
+    apart = noise.a and noise.draw is Draw.ghost and batch == BATCHES["unequal, 6 and 5"]
+    assert (at_once == in_turn) is bool(batch.ghost is None or apart)
+
+
+def traces(end: Snapshot) -> list[float]:
+    return [epoch["whole"][0] for epoch in end.curvature]
+
+
+def passes_of(tiny_split: Splits, noise: Noise, batch: Batch) -> list[int]:
+    return both(tiny_split, dense, noise=noise, batch=batch, schedule=Schedule(1))[1][1]
+
+
+def test_a_batch_is_a_pass_where_one_noise_serves_it_but_where_curvature_is_measured(tiny_split: Splits) -> None:
+    one = Noise(0.1, draw=Draw.batch)
+    assert passes_of(tiny_split, Noise(), Batch(12, 4)) == [12, 12, 12, 8]
+    assert passes_of(tiny_split, one, Batch(12, 4)) == [4, 4, 4, 12, 12, 8]
+    assert passes_of(tiny_split, one, Batch(8, 4, 2)) == [4, 4, 4, 4, 8, 8, 8, 4]
+
+
+def test_with_noise_of_their_own_ghost_batches_of_several_sizes_go_in_turn(tiny_split: Splits) -> None:
+    """The network itself is called in turn alone: in one pass it is called with its weights."""
+    own = Noise(0.1)
+    assert passes_of(tiny_split, own, Batch(12, 4)) == [4, 4, 4, 3, 3, 2]
+    assert passes_of(tiny_split, own, Batch(8, 4, 2)) == [4, 4, 4, 4, 4, 4, 2, 2]
+    assert passes_of(tiny_split, own, Batch(11, 5)) == [6, 5] * 4
+
+
+def test_measured_curvature_is_that_of_ghost_batches_in_turn(tiny_split: Splits) -> None:
+    for noise in (Noise(0.1), Noise(0.1, draw=Draw.batch)):
+        (wanted, _), (found, _) = both(tiny_split, dense, noise=noise)
+        [first, second], [exact, close] = traces(found), traces(wanted)
+        assert first == exact  # nothing is rounded before the first update
+        assert second == pytest.approx(close, rel=1e-3)
+
+
+class OwnBatchNorm(nn.BatchNorm1d):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("model", "noise", "batch"),
+    [
+        (dense, Noise(0.1, copies=2), Batch(12, 4)),
+        (dense, Noise(0.1, denoise=False), Batch(12, 4)),
+        (dense, Noise(0.1, denoise=False, draw=Draw.batch), Batch(12, 4)),
+        (lambda: dense(0.5), Noise(), Batch(12, 4)),
+        (lambda: dense(0.5), Noise(0.1), Batch(12, 4)),
+        (lambda: nn.Sequential(*dense(), OwnBatchNorm(3)), Noise(), Batch(12, 4)),
+        (dense, Noise(0.1), Batch(22)),
+        (dense, Noise(0.1), Batch(11, None, 2)),
+    ],
+)
+def test_what_cannot_go_in_one_pass_goes_in_turn_to_the_last_bit(
+    model: Callable[[], nn.Module], noise: Noise, batch: Batch, tiny_split: Splits
+) -> None:
+    assert training(tiny_split, model(), Ghosts.one_pass, noise=noise, batch=batch).engine.ghosts is Ghosts.in_turn
+    (wanted, in_turn), (found, at_once) = both(tiny_split, model, noise=noise, batch=batch)
+    assert at_once == in_turn
+    assert all(torch.equal(tensor, found.model[name]) for name, tensor in wanted.model.items())
+
+
+@pytest.mark.parametrize("noise", [Noise(0.0, denoise=False), Noise(0.0, copies=2)])
+def test_noise_of_no_strength_does_not_keep_ghost_batches_apart(noise: Noise, tiny_split: Splits) -> None:
+    assert training(tiny_split, dense(), Ghosts.one_pass, noise=noise).engine.ghosts is Ghosts.one_pass
+
+
+@pytest.mark.parametrize("noise", [NOISES["one"], NOISES["own"]])
+def test_a_training_in_one_pass_goes_on_to_the_same_bits(noise: Noise, tiny_split: Splits, tmp_path: Path) -> None:
+    wanted = training(tiny_split, convolutions(), Ghosts.one_pass, noise=noise).run()
+    first = training(tiny_split, convolutions(), Ghosts.one_pass, noise=noise)
+    for done, _ in enumerate(first, 1):
+        if done == 6:
+            checkpoint.save(tmp_path / "run.pt", first.frozen(), "digest")
+            break
+    snapshot = checkpoint.load(tmp_path / "run.pt", "digest")
+    found = training(tiny_split, convolutions(), Ghosts.one_pass, noise=noise, resume=snapshot).run()
+    assert all(torch.equal(tensor, found.model[name]) for name, tensor in wanted.model.items())
+    assert all(found.curves[name] == wanted.curves[name] for name in CURVES)
+    assert traces(found) == traces(wanted)
+
+
+@pytest.mark.parametrize("noise", [NOISES["one"], NOISES["own"]])
+def test_low_precision_goes_in_one_pass_too(noise: Noise, tiny_split: Splits) -> None:
+    """Every product is rounded to 8 bits."""
+    (wanted, _), (found, _) = both(tiny_split, convolutions, noise=noise, precision=Precision.bfloat16)
+    assert {name: tensor.dtype for name, tensor in found.model.items()} == {
+        name: tensor.dtype for name, tensor in wanted.model.items()
+    }
+    assert found.curves["train_loss"] == pytest.approx(wanted.curves["train_loss"], rel=0.02)
+
+
+def test_the_model_has_its_plain_layers_and_weights_between_updates(tiny_split: Splits) -> None:
+    for noise in NOISES.values():
+        model = dense()
+        weights = [parameter.data_ptr() for parameter in model.parameters()]
+        for _ in training(tiny_split, model, Ghosts.one_pass, noise=noise):
+            assert type(model[2]) is nn.BatchNorm1d
+            assert [parameter.data_ptr() for parameter in model.parameters()] == weights
+
+
+@pytest.mark.parametrize(("ghosts", "size"), [(Ghosts.in_turn, 4), (Ghosts.one_pass, 12)])
+def test_images_are_taken_when_it_is_their_turn(
+    ghosts: Ghosts, size: int, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So one pass at a time is in memory."""
+    events, take = list[tuple[str, int]](), Examples.take
+
+    def look(self: Examples, rows: Tensor) -> tuple[Tensor, Tensor]:
+        events.append(("taken", len(rows)))
+        return take(self, rows)
+
+    monkeypatch.setattr(Examples, "take", look)
+    model = dense()
+    model.register_forward_pre_hook(lambda module, given: events.append(("passed", len(given[0]))))
+    next(iter(training(tiny_split, model, ghosts, batch=Batch(12, 4, 2))))
+    assert events == [("taken", size), ("passed", size)] * (24 // size)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
+def test_a_compiled_network_takes_ghost_batches_in_one_pass(tiny_split: Splits) -> None:
+    wanted = training(tiny_split, dense(), Ghosts.in_turn, noise=NOISES["one"]).run()
+    run = training(
+        tiny_split, dense(), Ghosts.one_pass, noise=NOISES["one"], engine=Engine(compile=True, ghosts="one_pass")
+    )
+    assert run.engine.ghosts is Ghosts.one_pass
+    assert_same_end(run.run(), wanted)
