@@ -50,6 +50,15 @@ GOLDEN = {
     "experiment=c3_cifar100 batch=small perturbation=smoothout profile=smoke": (
         "18dc5512c263bf4739936ed30dd90034e5d13ed0fee72e646d66cc1e3e8bf40a"
     ),
+    "experiment=resnet44_cifar10 batch=ghost perturbation=adasmoothout": (
+        "22c0e708f08e65638273af6bcc1c1736b515f468ba7a313203108549ddfb0d65"
+    ),
+    "experiment=resnet44_cifar100 batch=small longer=2": (
+        "b597c6d6671d757b20188cb3d98563ba755d5619cdc61bb09265462eb4f162c0"
+    ),
+    "experiment=resnet44_cifar10 batch=ghost precision=bfloat16 profile=short": (
+        "71142afd7fed981df810d6c90440d69c82c1d649ae2719723eb506386745ae45"
+    ),
     "experiment=digits": "734516ff09d889796aba8ecea8f4a31a1cd22a050cb82dd14565bc81bb9ead04",
     "experiment=digits batch=large perturbation=smoothout batch.ghost=32": (
         "5d072f8108f3311fe5a9056c1cbd856170b16fedbe6ec27be8b71d3a3deaf8a4"
