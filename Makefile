@@ -65,6 +65,10 @@ choose-strength: $(VENV)/.ready ## choose the noise's strength by held-out train
 figures: $(VENV)/.ready ## draw every picture from the records there are; runs nothing
 	@$(REPRODUCE) table=none run=false 'figure=glob(*,exclude=[none,quickstart,*-later])' -m
 
+.PHONY: verdicts
+verdicts: $(VENV)/.ready ## judge the papers' claims by the records there are, into results/README.md; runs nothing
+	@$(BIN)/python scripts/verdicts.py $(ARGS)
+
 .PHONY: data
 data: $(VENV)/.ready ## fetch and check MNIST, CIFAR-10 and CIFAR-100
 	@$(BIN)/python scripts/prepare_data.py -m data=mnist,cifar10,cifar100

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "smoothout"
 
 # A module may import from its own folder and from the levels above it in this list.
 LEVELS = [
-    ["files", "identity", "randomness", "parameters", "vision"],
+    ["files", "identity", "randomness", "parameters", "vision", "statistics"],
     ["perturbation", "batchnorm", "ghost", "models", "data", "ledger", "progress"],
     ["evaluation", "curvature", "tables", "figures"],
     ["training", "analysis", "strength"],
@@ -22,7 +22,8 @@ LEVELS = [
     ["runs"],
     ["jobs"],
     ["reproduction", "choosing"],
-    ["pictures"],
+    ["pictures", "claims"],
+    ["verdicts"],
     ["bench"],
     ["cli"],
     ["terminal"],

@@ -1,0 +1,265 @@
+"""The papers' claims as tests: which recorded numbers speak of each, and how strongly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from smoothout.analysis.recorded import NoiseCurve
+from smoothout.analysis.sharpness import Convention
+from smoothout.evaluation import Precision
+from smoothout.jobs import recorded
+from smoothout.ledger import Record
+from smoothout.reproduction import Entry, Reproduction, Scope
+from smoothout.settings import SettingsError, compose_config, typed
+from smoothout.statistics import Evidence, binomial_error, correlation_of, mean_of, spread_of
+from smoothout.work import Job, Workplace
+
+NOISE = 0.04  # strength at which the loss under noise is read: the grid's nearest to SmoothOut's own
+ZERO = 5e-5  # percent; below it a sharpness is printed as 0.0000
+
+
+class Kind(StrEnum):
+    """What a claim says of the numbers."""
+
+    difference = "difference"  # `plus` together are more than `minus` together, but for a margin
+    spread = "spread"  # over seeds, `plus` scatters at most `factor` times as much as `minus`
+    correlation = "correlation"  # over all runs of `tables`, the quantity is the lower the higher the accuracy
+    zero = "zero"  # the sharpness of `plus` is 0.0000
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of a run.
+
+    Attributes:
+        title: what it is, with its unit.
+        column: of a table's cells, behind the method's name.
+        factor: compared by ratio, not by difference.
+        analysis: what is measured on the run where no table has it.
+        read: the number in that measurement's record.
+    """
+
+    title: str
+    column: str = "best"
+    factor: bool = False
+    analysis: Any = None
+    read: Callable[[Record], float | None] | None = None
+
+
+def _rise(record: Record) -> float:
+    points = {point["a"]: point["loss"] for point in record.outcome["train"]["points"]}
+    return float(points[NOISE] - points[0.0])
+
+
+QUANTITIES = {
+    "best": Quantity("test accuracy, best epoch, points"),
+    "last": Quantity("test accuracy, last epoch, points", "last"),
+    "noise": Quantity(f"rise of the training loss under noise, a = {NOISE}", "best", True, NoiseCurve(), _rise),
+    **{c.value: Quantity(f"sharpness `{c}`", f"sharpness {c}", True) for c in Convention},
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence of the papers; the rows that it is about stand beside it in configs/claims/.
+
+    Args:
+        says: the claim; ``source`` is where it stands.
+        kind: see `Kind`.
+        quantities: names of `QUANTITIES`, each a test of its own.
+        margin: what a difference may fall short, in the quantity's unit.
+        factor: see `Kind`.
+        tables: see `Kind`.
+    """
+
+    says: str
+    source: str
+    quantities: tuple[str, ...] = ("best",)
+    kind: Kind = Kind.difference
+    margin: float = 0.0
+    factor: float = 1.0
+    tables: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.quantities if name not in QUANTITIES]
+        if unknown:
+            raise ValueError(f"quantities: {unknown[0]} is none of {', '.join(QUANTITIES)}")
+        if self.kind is Kind.correlation and not self.tables:
+            raise ValueError("tables: a correlation needs the names of the tables whose runs it looks at")
+        if self.margin < 0 or self.factor < 1:
+            raise ValueError(f"margin, factor: must be at least 0 and 1, not {self.margin} and {self.factor}")
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Which records are judged: every regime by itself, one profile and precision."""
+
+    regimes: tuple[str, ...] = ("released", "described")
+    profile: str = "paper"
+    precision: Precision = Precision.float32
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        self.scopes()
+
+    def scopes(self) -> list[Scope]:
+        """One for each regime. Raises ValueError."""
+        if not self.regimes:
+            raise ValueError("regimes: must be at least one")
+        return [Scope(regime, self.profile, self.precision, self.seeds) for regime in self.regimes]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim in one row, by one quantity, under one regime.
+
+    Attributes:
+        evidence: of that which the claim calls positive: a difference, or the log2 of a ratio.
+        published: the papers' number in the same terms, None where there is none.
+        failed: seeds that are missing because a search found nothing.
+        error: standard error of one accuracy by the test split's size alone, in points; None for other quantities.
+    """
+
+    claim: Claim
+    row: str
+    regime: str
+    quantity: Quantity
+    evidence: Evidence
+    published: float | None = None
+    failed: int = 0
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Values:
+    """A quantity of one cell: by seed, as points or log2; how many seeds failed; and what was published."""
+
+    by_seed: dict[int, float]
+    failed: int
+    published: float | None
+    records: dict[int, Record]
+
+
+class Claims:
+    """The claims of configs/claims/ under one scope. Raises SettingsError where they name what is not there."""
+
+    def __init__(self, claims: list[dict[str, Any]], scope: Scope, configs: Path, published: Path) -> None:
+        self.scope, self._configs, self._published = scope, configs, published
+        self._tables = dict[str, dict[tuple[str, str], Entry]]()
+        self.claims = [self._claim(given) for given in claims]
+
+    def _claim(self, given: dict[str, Any]) -> tuple[Claim, dict[str, dict[str, list[str]]]]:
+        values = dict(given)
+        rows = values.pop("rows", {})
+        claim = typed(Claim, values, f"claim {given.get('says', '?')!r}: ")
+        for sides in rows.values():
+            for cell in (*sides.get("plus", []), *sides.get("minus", [])):
+                self._entry(cell, QUANTITIES["best"])
+        return claim, rows
+
+    def tests(self, place: Workplace) -> Iterator[Judged]:
+        """Every claim, row and quantity, tested by the records that are there."""
+        for claim, rows in self.claims:
+            for name in claim.quantities:
+                quantity = QUANTITIES[name]
+                if claim.kind is Kind.correlation:
+                    yield from self._correlations(claim, quantity, place)
+                for row, sides in rows.items():
+                    plus, minus = (
+                        [self._values(cell, quantity, place) for cell in sides.get(side, [])]
+                        for side in ("plus", "minus")
+                    )
+                    yield replace(self._tested(claim, plus, minus), row=row, quantity=quantity)
+
+    def _tested(self, claim: Claim, plus: list[Values], minus: list[Values]) -> Judged:
+        """The test of a row, its row and quantity left out."""
+        failed = sum(values.failed for values in (*plus, *minus))
+        published = _combined(plus, minus, lambda values: values.published)
+        seeds = set.intersection(*(set(values.by_seed) for values in (*plus, *minus)))
+        if claim.kind is Kind.spread:
+            one, other = ([values.by_seed[seed] for seed in sorted(seeds)] for values in (plus[0], minus[0]))
+            evidence, published = spread_of(one, other, claim.factor), None
+        elif claim.kind is Kind.zero:
+            evidence = _above_zero([2**value for value in plus[0].by_seed.values()])
+        else:
+            found = [_combined(plus, minus, lambda values: values.by_seed[seed]) for seed in sorted(seeds)]  # noqa: B023
+            evidence = mean_of([value for value in found if value is not None], claim.margin)
+        return Judged(claim, "", self.scope.regime, QUANTITIES["best"], evidence, published, failed, _error(plus))
+
+    def _correlations(self, claim: Claim, quantity: Quantity, place: Workplace) -> Iterator[Judged]:
+        """Accuracy against flatness over the runs of the claim's tables, plainly and at equal training loss."""
+        runs = dict[str, tuple[float, float, float, str]]()
+        for table in claim.tables:
+            for row, method in dict.fromkeys((row, column.split()[0]) for row, column in self._entries(table)):
+                flat, right = (
+                    self._values(f"{table} | {row} | {method}", q, place) for q in (quantity, QUANTITIES["best"])
+                )
+                for seed in flat.by_seed.keys() & right.by_seed.keys():
+                    measured, trained = flat.records[seed], right.records[seed]
+                    network = f"{trained.labels['model']}, {trained.labels['data']}"
+                    loss = math.log2(measured.outcome["loss"])
+                    runs[trained.digest] = (-flat.by_seed[seed], right.by_seed[seed], loss, network)
+        flatness, accuracy, losses, networks = zip(*runs.values(), strict=True) if runs else ((), (), (), ())
+        test = Judged(claim, "all runs, network by network", self.scope.regime, quantity, Evidence())
+        yield replace(test, evidence=correlation_of(flatness, accuracy, networks))
+        row = "the same at equal training loss"
+        yield replace(test, row=row, evidence=correlation_of(flatness, accuracy, networks, given=losses))
+
+    def _values(self, cell: str, quantity: Quantity, place: Workplace) -> Values:
+        entry = self._entry(cell, quantity)
+        records = {seed: recorded(job, place) for seed, job in entry.jobs.items()}
+        there = {seed: record for seed, record in records.items() if record and not record.outcome.get("diverged")}
+        read = {seed: entry.read(record) for seed, record in there.items()}
+        values = {
+            seed: value for seed, value in read.items() if value is not None and not (quantity.factor and value <= 0)
+        }
+        published = entry.published
+        if quantity.factor:
+            values = {seed: math.log2(value) for seed, value in values.items()}
+            published = math.log2(published) if published else None
+        return Values(values, len(there) - len(values), published, there)
+
+    def _entry(self, cell: str, quantity: Quantity) -> Entry:
+        """The jobs of a cell "table | row | method", and how to read the quantity from their records."""
+        table, row, method = (part.strip() for part in f"{cell} | | ".split("|")[:3])
+        entry = self._entries(table).get((row, f"{method} {quantity.column}"))
+        if entry is None:
+            raise SettingsError(f"claims: {cell!r} with {quantity.column!r} is no cell; write table | row | method")
+        if quantity.analysis is None or quantity.read is None:
+            return entry
+        jobs = {seed: Job(quantity.analysis, (job,)) for seed, job in entry.jobs.items()}
+        return replace(entry, jobs=jobs, read=quantity.read, published=None)
+
+    def _entries(self, table: str) -> dict[tuple[str, str], Entry]:
+        if table not in self._tables:
+            config = compose_config(self._configs, "reproduce", [f"table={table}"])["table"]
+            made = Reproduction(config, self.scope, self._configs, self._published)
+            self._tables[table] = {(entry.row, entry.column): entry for entry in made.entries}
+        return self._tables[table]
+
+
+def _combined(plus: list[Values], minus: list[Values], read: Callable[[Values], float | None]) -> float | None:
+    """The sum of ``plus`` less that of ``minus``, None where a part is unknown."""
+    parts = [(sign, read(values)) for sign, side in ((1, plus), (-1, minus)) for values in side]
+    return None if any(value is None for _, value in parts) else sum(sign * value for sign, value in parts if value)
+
+
+def _above_zero(found: list[float]) -> Evidence:
+    """A point of the box is a proof: where each of ``found`` (percent) is above 0.0000, so is the sharpness."""
+    if not found:
+        return Evidence()
+    least = min(found)
+    return Evidence(len(found), least, least, math.inf, 1.0, 0.0 if least >= ZERO else 1.0)
+
+
+def _error(cells: list[Values]) -> float | None:
+    """The binomial error of the first run's accuracy, in points; None where the cells are none of trainings."""
+    first = next((record for values in cells for record in values.records.values()), None)
+    if first is None or "best" not in first.outcome:
+        return None
+    return 100 * binomial_error(float(first.outcome["best"]["test_accuracy"]), int(first.outcome["examples"]["test"]))

@@ -1,0 +1,170 @@
+"""What a few seeds can say: estimates with intervals, tests in two directions, and how many more seeds would decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from scipy import special, stats
+
+LEVEL = 0.05  # of the two directions together, over all tests of a page
+POWER = 0.8  # with which "so many seeds" would decide
+MOST_SEEDS = 1000  # above it a difference is as good as none
+LEAST_RUNS = 8  # of a rank correlation: below it its interval is not to be trusted
+
+
+class Verdict(StrEnum):
+    """What became of a claim."""
+
+    holds = "holds"
+    fails = "does not hold"
+    undecided = "undecided"
+    untested = "not tested"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """An estimate of a quantity that a claim calls positive.
+
+    Attributes:
+        n: numbers that went in; 0 where nothing was run.
+        value: the estimate; ``low`` and ``high`` are the ends of its 95% interval.
+        against_zero: p of so high an estimate where the claim is wrong by nothing (one-sided): small is for the claim.
+        for_zero: p of so low an estimate where the claim is right by nothing (one-sided): small is against the claim.
+        std: standard deviation of the numbers, nan where that means nothing.
+    """
+
+    n: int = 0
+    value: float = math.nan
+    low: float = -math.inf
+    high: float = math.inf
+    against_zero: float = 1.0
+    for_zero: float = 1.0
+    std: float = math.nan
+
+    @property
+    def p(self) -> float:
+        """The two-sided p."""
+        return min(1.0, 2.0 * min(self.against_zero, self.for_zero))
+
+    def verdict(self, adjusted: float) -> Verdict:
+        """What it says of the claim, ``adjusted`` being its p after the correction for many tests."""
+        if self.n == 0:
+            return Verdict.untested
+        if adjusted >= LEVEL:
+            return Verdict.undecided
+        return Verdict.holds if self.against_zero < self.for_zero else Verdict.fails
+
+
+def mean_of(differences: Sequence[float], margin: float = 0.0) -> Evidence:
+    """Whether the mean of paired ``differences`` is above -``margin``: Student's t, two-sided.
+
+    One number gives no interval and decides nothing.
+    """
+    n = len(differences)
+    if n == 0:
+        return Evidence()
+    mean, std = float(np.mean(differences)), float(np.std(differences, ddof=1)) if n > 1 else math.nan
+    if n == 1:
+        return Evidence(1, mean)
+    error = std / math.sqrt(n)
+    reach = float(special.stdtrit(n - 1, 0.975)) * error
+    score = (mean + margin) / error if error else math.copysign(math.inf, mean + margin) if mean + margin else 0.0
+    return Evidence(
+        n,
+        mean,
+        mean - reach,
+        mean + reach,
+        float(special.stdtr(n - 1, -score)),
+        float(special.stdtr(n - 1, score)),
+        std,
+    )
+
+
+def spread_of(one: Sequence[float], other: Sequence[float], factor: float) -> Evidence:
+    """Whether ``one`` scatters at most ``factor`` times as much as ``other``: the F test of their variances.
+
+    The value is log2 of ``factor`` x std(other) / std(one), so 0 is where the claim ends; it fails only where ``one``
+    scatters more than ``other`` by more than ``factor``.
+    """
+    n = min(len(one), len(other))
+    if n < 2:
+        return Evidence(n) if n else Evidence()
+    a, b = (float(np.std(values, ddof=1)) for values in (one, other))
+    if a == 0.0 or b == 0.0:
+        return Evidence(n)
+    free = (len(other) - 1, len(one) - 1)
+    ratio = factor * b / a
+    low, high = (ratio / math.sqrt(float(special.fdtri(*free, q))) for q in (0.975, 0.025))
+    against, for_ = float(special.fdtrc(*free, ratio**2)), float(special.fdtr(*free, ratio**2))
+    return Evidence(n, math.log2(ratio), math.log2(low), math.log2(high), against, for_)
+
+
+def correlation_of(
+    x: Sequence[float], y: Sequence[float], strata: Sequence[object], given: Sequence[float] | None = None
+) -> Evidence:
+    """Spearman's rank correlation of ``x`` and ``y`` within ``strata``, at equal ``given`` if that is given.
+
+    Ranks are taken within a stratum; the strata's correlations are joined by Fisher's z, weighted by their sizes, with
+    the variance of Bonett and Wright (2000). Strata of less than `LEAST_RUNS` runs, or without variation, stay out.
+    """
+    columns = [np.asarray(c, dtype=float) for c in (x, y, *([] if given is None else [given]))]
+    zs, weights, n = [], [], 0
+    for stratum in dict.fromkeys(strata):
+        rows = np.array([s == stratum for s in strata])
+        ranks = [stats.rankdata(column[rows]) for column in columns]
+        size, free = int(rows.sum()), int(rows.sum()) - 3 - (given is not None)
+        if size < LEAST_RUNS or any(np.ptp(r) == 0 for r in ranks):
+            continue
+        r = float(np.clip(_partial(*ranks), -1 + 1e-9, 1 - 1e-9))
+        zs.append(math.atanh(r))
+        weights.append(free / (1 + r * r / 2))
+        n += size
+    if not zs:
+        return Evidence()
+    z, error = float(np.average(zs, weights=weights)), 1 / math.sqrt(sum(weights))
+    low, high = (math.tanh(z + side * float(stats.norm.ppf(0.975)) * error) for side in (-1, 1))
+    score = z / error
+    return Evidence(n, math.tanh(z), low, high, float(stats.norm.sf(score)), float(stats.norm.cdf(score)))
+
+
+def _partial(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> float:
+    """The correlation of ``x`` and ``y``, of what a line in ``given`` leaves of them if that is given."""
+    if given is not None:
+        line = np.stack([given, np.ones_like(given)], axis=1)
+        x, y = (v - line @ np.linalg.lstsq(line, v, rcond=None)[0] for v in (x, y))
+        if max(np.ptp(x), np.ptp(y)) < 1e-9 or min(np.ptp(x), np.ptp(y)) < 1e-9:
+            return 0.0
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """The ``ps`` adjusted by Holm (1979): any wrong one is below `LEVEL` with that chance at most."""
+    adjusted, worst = [0.0] * len(ps), 0.0
+    for place, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        worst = max(worst, min(1.0, (len(ps) - place) * ps[index]))
+        adjusted[index] = worst
+    return adjusted
+
+
+def seeds_to_decide(evidence: Evidence, tests: int) -> int | None:
+    """How many seeds a paired t test would need to decide with power `POWER`, among ``tests`` tests by Bonferroni.
+
+    None where the numbers so far cannot tell, or where it would be more than `MOST_SEEDS`.
+    """
+    if not evidence.std > 0 or evidence.value == 0:
+        return None
+    effect = abs(evidence.value) / evidence.std
+    for n in range(2, MOST_SEEDS + 1):
+        critical = float(stats.t.ppf(1 - LEVEL / tests / 2, n - 1))
+        if float(stats.nct.sf(critical, n - 1, effect * math.sqrt(n))) >= POWER:
+            return n
+    return None
+
+
+def binomial_error(share: float, examples: int) -> float:
+    """The standard error of a ``share`` of right answers among so many examples that are drawn by chance."""
+    return math.sqrt(share * (1 - share) / examples)

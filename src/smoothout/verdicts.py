@@ -1,0 +1,152 @@
+"""The page of verdicts: what the records say of every claim, how surely, and what would decide the rest."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from smoothout.claims import Judged, Judging, Kind
+from smoothout.statistics import LEVEL, MOST_SEEDS, Verdict, holm, seeds_to_decide
+from smoothout.tables import number
+
+SHORT = {
+    Verdict.holds: "holds",
+    Verdict.fails: "does not",
+    Verdict.undecided: "undecided",
+    Verdict.untested: "not tested",
+}
+
+
+@dataclass(frozen=True)
+class Page:
+    """All tests of all regimes, judged together: the correction counts every one that has numbers."""
+
+    tests: Sequence[Judged]
+    prose: dict[str, Any]
+    judging: Judging
+
+    @cached_property
+    def adjusted(self) -> list[float]:
+        """Each test's p after Holm's correction over those that were made; 1 where nothing was run."""
+        made = [test.evidence.p for test in self.tests if test.evidence.n]
+        corrected = iter(holm(made))
+        return [next(corrected) if test.evidence.n else 1.0 for test in self.tests]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Of each test."""
+        return [test.evidence.verdict(p) for test, p in zip(self.tests, self.adjusted, strict=True)]
+
+    def markdown(self) -> str:
+        """The whole page."""
+        made = sum(test.evidence.n > 0 for test in self.tests)
+        seeds = ", ".join(map(str, self.judging.seeds))
+        caption = (
+            f"Profile `{self.judging.profile}`, seeds {seeds} as far as recorded; {made} of {len(self.tests)} tests"
+            f" have numbers, and p is corrected for these {made} (Holm 1979, {LEVEL:g} over all of them)."
+        )
+        parts = [
+            f"# {self.prose['title']}",
+            self.prose["introduction"],
+            caption,
+            "## In short",
+            _table(self._summary()),
+        ]
+        for says in self._claims():
+            parts += [f"## {says}", *self._claim(says)]
+        parts += ["## How this page judges", *self.prose["method"]]
+        return "\n\n".join(part.strip() for part in parts) + "\n"
+
+    def _claims(self) -> list[str]:
+        return list(dict.fromkeys(test.claim.says for test in self.tests))
+
+    def _summary(self) -> pd.DataFrame:
+        """A line a claim: how many of its tests came out how, under each regime."""
+        lines = []
+        for says in self._claims():
+            line: dict[str, str] = {"claim": says}
+            for regime in dict.fromkeys(test.regime for test in self.tests):
+                counts = Counter(
+                    verdict
+                    for test, verdict in zip(self.tests, self.verdicts, strict=True)
+                    if test.claim.says == says and test.regime == regime
+                )
+                line[f"`{regime}`"] = ", ".join(f"{counts[v]} {SHORT[v]}" for v in Verdict if counts[v])
+            lines.append(line)
+        return pd.DataFrame(lines)
+
+    def _claim(self, says: str) -> list[str]:
+        """The claim's source, its tests, and the rows of which there is no record."""
+        judged = zip(self.tests, self.adjusted, self.verdicts, strict=True)
+        found = [one for one in judged if one[0].claim.says == says]
+        lines = [self._line(test, p, verdict) for test, p, verdict in found if test.evidence.n]
+        untested = [test for test, _, _ in found if not test.evidence.n]
+        parts = [f"Source: {found[0][0].claim.source}."]
+        if lines:
+            parts.append(_table(pd.DataFrame(lines)))
+        for regime in dict.fromkeys(test.regime for test in untested):
+            parts.append(f"Not tested under `{regime}`: {_named(t for t in untested if t.regime == regime)}.")
+        return parts
+
+    def _line(self, test: Judged, adjusted: float, verdict: Verdict) -> dict[str, str]:
+        evidence = test.evidence
+        tests = sum(other.evidence.n > 0 for other in self.tests)
+        needed = seeds_to_decide(evidence, tests) if verdict is Verdict.undecided else None
+        unknown = f"more than {MOST_SEEDS}" if evidence.n > 1 and test.claim.kind is Kind.difference else "?"
+        return {
+            "row": test.row,
+            "regime": f"`{test.regime}`",
+            "what": test.quantity.title,
+            "seeds": f"{evidence.n}" + (f" ({test.failed} failed)" if test.failed else ""),
+            "ours [95%]": shown(test),
+            "published": "" if test.published is None else amount(test, test.published),
+            "split's own error": "" if test.error is None else number(test.error, 2),
+            "p": f"{adjusted:.2g}" if evidence.p < 1 else "",
+            "verdict": verdict.value,
+            "seeds to decide": "" if verdict is not Verdict.undecided else str(needed or unknown),
+        }
+
+
+def shown(test: Judged) -> str:
+    """The estimate and its interval, for people."""
+    evidence = test.evidence
+    ends = (evidence.low, evidence.high)
+    if test.claim.kind is Kind.zero:
+        return f"at least {number(evidence.value, 4)}%"
+    if math.isnan(evidence.value):
+        return "no estimate"
+    if not all(map(math.isfinite, ends)):
+        return amount(test, evidence.value)
+    low, high = (amount(test, end) for end in ends)
+    if test.claim.kind is Kind.spread:
+        low, high = high, low
+    return f"{amount(test, evidence.value)} [{low}, {high}]"
+
+
+def amount(test: Judged, value: float) -> str:
+    """A value of the test for people: points, a ratio, a correlation."""
+    if test.claim.kind is Kind.spread:
+        return f"{test.claim.factor / 2**value:.3g}x"
+    if test.claim.kind is Kind.correlation or not test.quantity.factor:
+        return f"{value:+.2f}"
+    return f"{2**value:.3g}x"
+
+
+def _named(tests: Iterable[Judged]) -> str:
+    """The rows of ``tests``, each with what would be compared there."""
+    rows: dict[str, list[str]] = {}
+    for test in tests:
+        rows.setdefault(test.row, []).append(
+            f"{test.quantity.title}{f' ({test.failed} failed)' if test.failed else ''}"
+        )
+    return "; ".join(f"{row} ({', '.join(titles)})" for row, titles in rows.items())
+
+
+def _table(frame: pd.DataFrame) -> str:
+    return frame.to_markdown(index=False, disable_numparse=True)

@@ -1,0 +1,217 @@
+"""Claims against simulated records of known truth, and the page that comes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from smoothout.claims import QUANTITIES, Claim, Claims, Judged, Judging, Kind
+from smoothout.identity import described
+from smoothout.ledger import Record
+from smoothout.reproduction import Scope
+from smoothout.settings import Folders, SettingsError, compose_config
+from smoothout.statistics import Evidence, Verdict, mean_of
+from smoothout.verdicts import Page, shown
+from smoothout.work import Job, Workplace
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"
+SEEDS = (0, 1, 2, 3, 4)
+F1 = {"small": "table2 | F1, MNIST, 256 | ", "large": "table2 | F1, MNIST, 6000 | "}
+PROSE = {"title": "Verdicts", "introduction": "Words.", "method": ["More words."]}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    folders = Folders(*(str(tmp_path / n) for n in ("data", "results", "checkpoints", "logs")))
+    return Workplace(folders, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def f1() -> Claims:
+    """No claims, but the cells of Table 2."""
+    return Claims([], Scope("released", seeds=SEEDS), CONFIGS, PUBLISHED)
+
+
+@pytest.fixture(autouse=True)
+def composed_once(f1: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables take seconds to compose: every test shares those of `f1`."""
+    entries = f1._entries
+    monkeypatch.setattr(Claims, "_entries", lambda self, table: entries(table))
+
+
+def write(place: Workplace, job: Job, outcome: dict[str, Any]) -> None:
+    run = job.inputs[0] if job.inputs else job
+    place.ledger.write(
+        Record(
+            job.kind, job.name, job.digest, job.identity, described(job.settings), run.settings.labels, [], outcome, {}
+        )
+    )
+
+
+def simulate(
+    claims: Claims, place: Workplace, cell: str, accuracies: list[float], sharpness: list[float | None]
+) -> None:
+    """Records of trainings with these accuracies (percent), and of what searches found (percent; None: nothing)."""
+    for seed, accuracy in enumerate(accuracies):
+        best = {"test_accuracy": accuracy / 100}
+        outcome = {"best": best, "last": best, "diverged": False, "examples": {"train": 60_000, "test": 10_000}}
+        write(place, claims._entry(cell, QUANTITIES["best"]).jobs[seed], outcome)
+    for seed, value in enumerate(sharpness):
+        outcome = {"failed": value is None, "value": value or 0.0, "loss": 0.001 * (seed + 1)}
+        write(place, claims._entry(cell, QUANTITIES["converged"]).jobs[seed], outcome)
+
+
+def judged(given: dict[str, Any], place: Workplace) -> list[Judged]:
+    claims = Claims(
+        [{"says": "It is so.", "source": "p. 1"} | given], Scope("released", seeds=SEEDS), CONFIGS, PUBLISHED
+    )
+    return list(claims.tests(place))
+
+
+def page(tests: list[Judged]) -> Page:
+    return Page(tests, PROSE, Judging(seeds=SEEDS))
+
+
+def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["large"] + "baseline", [98.0, 97.0, 98.5, 97.5, 98.2], [])
+    simulate(f1, place, F1["large"] + "smoothout", [98.3, 97.4, 98.7, 97.9, 98.5], [])
+    rows = {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}
+    [test] = judged({"rows": rows}, place)
+    truth = mean_of([0.3, 0.4, 0.2, 0.4, 0.3])
+    assert test.evidence.value == pytest.approx(0.32)
+    assert test.evidence.p == pytest.approx(truth.p)
+    assert test.published == pytest.approx(98.42 - 98.01)
+    assert test.error == pytest.approx(100 * (0.983 * 0.017 / 10_000) ** 0.5)
+    assert page([test]).verdicts == [Verdict.holds]
+    turned = {"F1": {"plus": rows["F1"]["minus"], "minus": rows["F1"]["plus"]}}
+    assert page(judged({"rows": turned}, place)).verdicts == [Verdict.fails]
+
+
+def test_only_seeds_that_all_cells_have_are_compared(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["large"] + "baseline", [98.0, 97.0], [])
+    simulate(f1, place, F1["large"] + "smoothout", [98.3, 97.5, 99.0], [])
+    [test] = judged({"rows": {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}}, place)
+    assert test.evidence.n == 2
+    assert test.evidence.value == pytest.approx(0.4)
+
+
+def test_a_margin_forgives_what_it_says(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["small"] + "baseline", [98.50, 98.60, 98.40, 98.55, 98.45], [])
+    simulate(f1, place, F1["large"] + "smoothout", [98.45, 98.56, 98.35, 98.50, 98.41], [])
+    rows = {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["small"] + "baseline"]}}
+    assert page(judged({"rows": rows}, place)).verdicts == [Verdict.fails]
+    assert page(judged({"rows": rows, "margin": 0.1}, place)).verdicts == [Verdict.holds]
+
+
+def test_sharpness_is_compared_by_ratio_and_a_failed_search_counts_as_missing(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["large"] + "baseline", [98.0] * 4, [80.0, 40.0, 20.0, None])
+    simulate(f1, place, F1["large"] + "smoothout", [98.0] * 4, [10.0, 5.0, 2.0, 1.0])
+    rows = {"F1": {"plus": [F1["large"] + "baseline"], "minus": [F1["large"] + "smoothout"]}}
+    [test] = judged({"rows": rows, "quantities": ["converged"]}, place)
+    assert (test.evidence.n, test.failed) == (3, 1)
+    assert 2**test.evidence.value == pytest.approx((8 * 8 * 10) ** (1 / 3))
+    assert shown(test).startswith("8.62x [")
+
+
+def test_one_point_of_the_box_refutes_a_sharpness_of_zero(f1: Claims, place: Workplace) -> None:
+    rows = {"F1": {"plus": [F1["small"] + "baseline"]}}
+    given = {"rows": rows, "quantities": ["converged"], "kind": "zero"}
+    assert page(judged(given, place)).verdicts == [Verdict.untested]
+    simulate(f1, place, F1["small"] + "baseline", [98.0], [0.8])
+    assert page(judged(given, place)).verdicts == [Verdict.fails]
+
+
+def test_a_sharpness_that_was_found_to_be_nearly_nothing_decides_nothing(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["small"] + "baseline", [98.0], [1e-6])
+    given = {"rows": {"F1": {"plus": [F1["small"] + "baseline"]}}, "quantities": ["converged"], "kind": "zero"}
+    assert page(judged(given, place)).verdicts == [Verdict.undecided]
+
+
+@pytest.mark.parametrize("by_loss", [False, True])
+def test_what_only_the_training_loss_explains_is_no_correlation_at_equal_loss(
+    by_loss: bool, f1: Claims, place: Workplace
+) -> None:
+    """Sharpness as the training loss is, accuracy falling with the loss or with the sharpness beyond it."""
+    generator = np.random.default_rng(0)
+    for batch in F1.values():
+        for method in ("baseline", "smoothout"):
+            losses = 0.001 * np.arange(1, 6)
+            sharp = losses * 1000 * np.exp(generator.normal(0, 1, 5))
+            explained = np.log(losses) + generator.normal(0, 0.05, 5) if by_loss else np.log(sharp)
+            simulate(f1, place, batch + method, list(90 - explained), list(sharp))
+    plain, equal = judged({"kind": "correlation", "quantities": ["converged"], "tables": ["table2"]}, place)
+    assert plain.evidence.n == equal.evidence.n == 20
+    assert (page([plain, equal]).verdicts[1] is Verdict.holds) is not by_loss
+    if not by_loss:
+        assert plain.evidence.value == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.4])
+def test_wrong_verdicts_stay_below_the_nominal_rate(effect: float) -> None:
+    """Pages of thirty tests, five seeds: where nothing is there, at most one page in twenty says anything."""
+    generator = np.random.default_rng(1)
+    claim = Claim("It is so.", "p. 1")
+    wrong, right, pages, size = 0, 0, 400, 30
+    for _ in range(pages):
+        tests = [
+            Judged(claim, str(i), "released", QUANTITIES["best"], mean_of(list(generator.normal(effect, 0.2, 5))))
+            for i in range(size)
+        ]
+        verdicts = page(tests).verdicts
+        wrong += any(v is Verdict.fails or (v is Verdict.holds and effect == 0) for v in verdicts)
+        right += sum(v is Verdict.holds for v in verdicts)
+    assert wrong / pages < 0.05 + 3 * (0.05 * 0.95 / pages) ** 0.5
+    if effect:
+        assert wrong == 0
+        assert right / (pages * size) > 0.1
+
+
+@pytest.mark.slow
+def test_every_claim_of_the_papers_names_cells_that_are_there(place: Workplace) -> None:
+    claims = compose_config(CONFIGS, "verdicts", [])["claims"]
+    made = Claims(claims, Scope("released"), CONFIGS, PUBLISHED)
+    tests = list(made.tests(place))
+    assert len(made.claims) == len(claims) > 20
+    assert {test.evidence.verdict(1.0) for test in tests} == {Verdict.untested}
+    compared = [t for t in tests if t.claim.kind is Kind.difference and t.quantity is QUANTITIES["best"]]
+    lacking = {t.row for t in compared if t.published is None}
+    extra = {"SmoothOut, at the same variance", "AlexNet, 60 epochs, against no noise without weight decay and dropout"}
+    assert lacking == extra  # every other compared accuracy was published
+
+
+def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["small"] + "baseline", [98.5], [])
+    simulate(f1, place, F1["large"] + "baseline", [98.0], [])
+    rows = {
+        "F1, MNIST": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]},
+        "none": {"plus": [F1["small"] + "smoothout"], "minus": [F1["large"] + "smoothout"]},
+    }
+    text = page(judged({"rows": rows}, place)).markdown()
+    assert "1 undecided, 1 not tested" in text
+    assert "+0.50" in text
+    assert "Not tested under `released`: none (test accuracy, best epoch, points)." in text
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"rows": {"F1": {"plus": ["table2 | F1, MNIST, 257 | baseline"]}}}, "'table2 | F1, MNIST, 257 | baseline'"),
+        ({"quantities": ["speed"]}, "quantities: speed is none of best, last"),
+        ({"kind": "correlation"}, "tables: a correlation needs"),
+        ({"marign": 1}, "did you mean margin"),
+        ({"factor": 0.5, "kind": "spread"}, "must be at least 0 and 1"),
+    ],
+)
+def test_a_claim_that_cannot_be_tested_is_refused_by_name(given: dict[str, Any], says: str, place: Workplace) -> None:
+    with pytest.raises(SettingsError, match=says.replace("|", r"\|")):
+        judged(given, place)
+
+
+def test_evidence_for_and_against_have_one_two_sided_p() -> None:
+    assert Evidence(5, 1.0, against_zero=0.01, for_zero=0.99).p == 0.02
+    assert Evidence(5, -1.0, against_zero=0.99, for_zero=0.01).verdict(0.02) is Verdict.fails
