@@ -69,6 +69,11 @@ figures: $(VENV)/.ready ## draw every picture from the records there are; runs n
 verdicts: $(VENV)/.ready ## judge the papers' claims by the records there are, into results/README.md; runs nothing
 	@$(BIN)/python scripts/verdicts.py $(ARGS)
 
+.PHONY: causes
+causes: $(VENV)/.ready ## what the large-batch gap and SmoothOut's gain hang on (F1): run what is missing, into results/causes.md
+	@$(BIN)/python scripts/verdicts.py claims=causes run=true $(ARGS)
+	@$(REPRODUCE) table=causes run=false 'scope.seeds=[0,1,2]'
+
 .PHONY: data
 data: $(VENV)/.ready ## fetch and check MNIST, CIFAR-10 and CIFAR-100
 	@$(BIN)/python scripts/prepare_data.py -m data=mnist,cifar10,cifar100

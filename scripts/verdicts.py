@@ -1,11 +1,12 @@
-"""Judge the papers' claims by the records there are; the page is <results>/README.md."""
+"""Judge claims by the records there are; the pages are <results>/README.md and <results>/causes.md."""
 
+import sys
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from smoothout import cli
+from smoothout import cli, terminal
 from smoothout.claims import Claims, Judging
 from smoothout.files import write_text
 from smoothout.settings import build
@@ -19,15 +20,16 @@ def main(config: DictConfig) -> None:
     """Test every claim and write the page."""
     with cli.task(config) as (settings, place):
         judging = build(settings["judging"], "judging", Judging)
-        tests = [
-            test
-            for scope in judging.scopes()
-            for test in Claims(settings["claims"], scope, ROOT / "configs", ROOT / "results" / "published").tests(place)
-        ]
-        page = Page(tests, settings["prose"], judging)
-        path = Path(settings["folders"]["results"]) / "README.md"
+        published = ROOT / "results" / "published"
+        judged = [Claims(settings["claims"], scope, ROOT / "configs", published) for scope in judging.scopes()]
+        code = terminal.make(judged, place) if settings["run"] else 0
+        tests = [test for claims in judged for test in claims.tests(place)]
+        page = Page(tests, settings["prose"], settings["method"], judging)
+        path = Path(settings["folders"]["results"]) / settings["page"]
         write_text(path, page.markdown())
         print(f"written: {path}")
+    if code:  # a sweep goes on where all is well
+        sys.exit(code)
 
 
 if __name__ == "__main__":

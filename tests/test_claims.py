@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"
 SEEDS = (0, 1, 2, 3, 4)
 F1 = {"small": "table2 | F1, MNIST, 256 | ", "large": "table2 | F1, MNIST, 6000 | "}
-PROSE = {"title": "Verdicts", "introduction": "Words.", "method": ["More words."]}
+PROSE = {"title": "Verdicts", "introduction": "Words."}
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def judged(given: dict[str, Any], place: Workplace) -> list[Judged]:
 
 
 def page(tests: list[Judged]) -> Page:
-    return Page(tests, PROSE, Judging(seeds=SEEDS))
+    return Page(tests, PROSE, ["More words."], Judging(seeds=SEEDS))
 
 
 def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: Claims, place: Workplace) -> None:
@@ -173,7 +173,7 @@ def test_wrong_verdicts_stay_below_the_nominal_rate(effect: float) -> None:
 
 @pytest.mark.slow
 def test_every_claim_of_the_papers_names_cells_that_are_there(place: Workplace) -> None:
-    claims = compose_config(CONFIGS, "verdicts", [])["claims"]
+    claims: list[dict[str, Any]] = compose_config(CONFIGS, "verdicts", [])["claims"]
     made = Claims(claims, Scope("released"), CONFIGS, PUBLISHED)
     tests = list(made.tests(place))
     assert len(made.claims) == len(claims) > 20
@@ -197,9 +197,33 @@ def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, pla
     assert "Not tested under `released`: none (test accuracy, best epoch, points)." in text
 
 
+def test_a_cell_may_name_a_quantity_of_its_own(f1: Claims, place: Workplace) -> None:
+    """Best less last epoch."""
+    for seed, (best, last) in enumerate([(98.5, 98.0), (98.6, 98.3)]):
+        outcome = {"best": {"test_accuracy": best / 100}, "last": {"test_accuracy": last / 100}, "diverged": False}
+        outcome["examples"] = {"train": 60_000, "test": 10_000}
+        write(place, f1._entry(F1["small"] + "baseline", QUANTITIES["best"]).jobs[seed], outcome)
+    [test] = judged(
+        {"rows": {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["small"] + "baseline | last"]}}}, place
+    )
+    assert test.evidence.value == pytest.approx(0.4)
+
+
+def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims) -> None:
+    rows = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["small"] + "smoothout"]}}
+    given = {"says": "It is so.", "source": "p. 1", "rows": rows, "quantities": ["noise"]}
+    claims = Claims([given], Scope("released", seeds=SEEDS), CONFIGS, PUBLISHED)
+    assert [job.kind for job in claims.jobs()] == ["train"] * 10 + ["noise_curve"] * 10
+    [(title, jobs)] = claims.plan().items()
+    assert title == "table2: F1, MNIST, 256"
+    assert set(jobs) == set(claims.jobs())
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
+        ({"rows": {"F1": {"minus": ["table2 | F1, MNIST, 256 | baseline"]}}}, "each needs cells under plus"),
+        ({"rows": {"F1": {"plus": ["table2 | F1, MNIST, 256 | baseline | speed"]}}}, "is no cell with"),
         ({"rows": {"F1": {"plus": ["table2 | F1, MNIST, 257 | baseline"]}}}, "'table2 | F1, MNIST, 257 | baseline'"),
         ({"quantities": ["speed"]}, "quantities: speed is none of best, last"),
         ({"kind": "correlation"}, "tables: a correlation needs"),
@@ -215,3 +239,22 @@ def test_a_claim_that_cannot_be_tested_is_refused_by_name(given: dict[str, Any],
 def test_evidence_for_and_against_have_one_two_sided_p() -> None:
     assert Evidence(5, 1.0, against_zero=0.01, for_zero=0.99).p == 0.02
     assert Evidence(5, -1.0, against_zero=0.99, for_zero=0.01).verdict(0.02) is Verdict.fails
+
+
+def flat(settings: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    nodes = {key: value if isinstance(value, dict) else {"": value} for key, value in settings.items()}
+    return {(key, name): value for key, node in nodes.items() for name, value in node.items()}
+
+
+@pytest.mark.slow
+def test_every_suspected_cause_changes_one_setting(f1: Claims) -> None:
+    claims = compose_config(CONFIGS, "verdicts", ["claims=causes"])["claims"]
+    Claims(claims, Scope("released"), CONFIGS, PUBLISHED)
+    entries = {column: entry for (row, column), entry in f1._entries("causes").items() if row == "nothing changed"}
+    for (row, column), entry in f1._entries("causes").items():
+        if row == "nothing changed" or not column.endswith("best"):
+            continue
+        old, new = (flat(described(one.jobs[0].settings)) for one in (entries[column], entry))
+        changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
+        affects_noise_alone = row in ("the strength falls", "BatchNorm is perturbed too")
+        assert len(changed) == (0 if affects_noise_alone and not column.startswith("smoothout") else 1), (row, column)

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from smoothout.analysis.recorded import NoiseCurve
+from smoothout.analysis.recorded import NoiseCurve, RunningAverages
 from smoothout.analysis.sharpness import Convention
 from smoothout.evaluation import Precision
 from smoothout.jobs import recorded
@@ -56,9 +57,16 @@ def _rise(record: Record) -> float:
     return float(points[NOISE] - points[0.0])
 
 
+def _recomputed(record: Record) -> float:
+    return 100 * float(record.outcome["recomputed"]["test"]["accuracy"])
+
+
 QUANTITIES = {
     "best": Quantity("test accuracy, best epoch, points"),
     "last": Quantity("test accuracy, last epoch, points", "last"),
+    "recomputed": Quantity(
+        "test accuracy, best epoch, running averages recomputed, points", "best", False, RunningAverages(), _recomputed
+    ),
     "noise": Quantity(f"rise of the training loss under noise, a = {NOISE}", "best", True, NoiseCurve(), _rise),
     **{c.value: Quantity(f"sharpness `{c}`", f"sharpness {c}", True) for c in Convention},
 }
@@ -153,13 +161,42 @@ class Claims:
         self._tables = dict[str, dict[tuple[str, str], Entry]]()
         self.claims = [self._claim(given) for given in claims]
 
+    def jobs(self) -> list[Job]:
+        """Every job that a test needs, each once, trainings first."""
+        jobs = {job.digest: job for _, entry in self._needed() for job in entry.jobs.values()}
+        runs = {run.digest: run for job in jobs.values() for run in job.inputs}
+        return sorted((runs | jobs).values(), key=lambda job: bool(job.inputs))
+
+    def plan(self) -> dict[str, dict[Job, float | None]]:
+        """By table and row: its jobs, with the config's estimate of the seconds that an epoch takes."""
+        rows: dict[str, dict[Job, float | None]] = {}
+        for table, entry in self._needed():
+            planned = rows.setdefault(f"{table}: {entry.row}", {})
+            for job in entry.jobs.values():
+                planned |= dict.fromkeys((*job.inputs, job), entry.epoch_seconds)
+        return rows
+
+    def _needed(self) -> Iterator[tuple[str, Entry]]:
+        """Every table and cell that a test looks at."""
+        for claim, rows in self.claims:
+            cells = [cell for sides in rows.values() for side in sides.values() for cell in side]
+            for table in claim.tables:
+                named = dict.fromkeys((row, column.split()[0]) for row, column in self._entries(table))
+                cells += [f"{table} | {row} | {method}" for row, method in named]
+            for cell, name in product(cells, claim.quantities):
+                yield cell.partition("|")[0].strip(), self._entry(cell, QUANTITIES[name])
+
     def _claim(self, given: dict[str, Any]) -> tuple[Claim, dict[str, dict[str, list[str]]]]:
         values = dict(given)
         rows = values.pop("rows", {})
         claim = typed(Claim, values, f"claim {given.get('says', '?')!r}: ")
         for sides in rows.values():
-            for cell in (*sides.get("plus", []), *sides.get("minus", [])):
-                self._entry(cell, QUANTITIES["best"])
+            if not sides.get("plus") or set(sides) - {"plus", "minus"}:
+                raise SettingsError(
+                    f"claim {claim.says!r}: rows: each needs cells under plus, and others under minus at most"
+                )
+            for cell in (*sides["plus"], *sides.get("minus", [])):
+                self._entry(cell, QUANTITIES[claim.quantities[0]])
         return claim, rows
 
     def tests(self, place: Workplace) -> Iterator[Judged]:
@@ -225,11 +262,14 @@ class Claims:
         return Values(values, len(there) - len(values), published, there)
 
     def _entry(self, cell: str, quantity: Quantity) -> Entry:
-        """The jobs of a cell "table | row | method", and how to read the quantity from their records."""
-        table, row, method = (part.strip() for part in f"{cell} | | ".split("|")[:3])
+        """The jobs of a cell, and how to read the quantity from their records; the cell may name its own quantity."""
+        table, row, method, own = (part.strip() for part in f"{cell} | | | ".split("|")[:4])
+        quantity = QUANTITIES.get(own, quantity)
         entry = self._entries(table).get((row, f"{method} {quantity.column}"))
-        if entry is None:
-            raise SettingsError(f"claims: {cell!r} with {quantity.column!r} is no cell; write table | row | method")
+        if entry is None or own not in ("", *QUANTITIES):
+            raise SettingsError(
+                f"claims: {cell!r} is no cell with {quantity.title}; write table | row | method (| quantity)"
+            )
         if quantity.analysis is None or quantity.read is None:
             return entry
         jobs = {seed: Job(quantity.analysis, (job,)) for seed, job in entry.jobs.items()}

@@ -233,6 +233,11 @@ def _noise_curve(out: dict[str, Any]) -> list[str]:
     return ["test accuracy", *(f"{p['a']:6.4g} {_share(p['accuracy'])}" for p in out["test"]["points"])]
 
 
+def _averages(out: dict[str, Any]) -> list[str]:
+    found = ((name, out[name]["test"]["accuracy"]) for name in ("kept", "recomputed"))
+    return ["test accuracy by running averages", *(f"{name:>11} {_share(accuracy)}" for name, accuracy in found)]
+
+
 def _landscape(out: dict[str, Any]) -> list[str]:
     ranges = ((p["alpha"], min(p["accuracies"]), max(p["accuracies"])) for p in out["test"])
     return ["test accuracy, lowest and highest", *(f"{a:6.2f} {_share(low)} {_share(high)}" for a, low, high in ranges)]
@@ -265,6 +270,7 @@ _DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "adaptive": _adaptive,
     "interpolation": _interpolation,
     "noise_curve": _noise_curve,
+    "averages": _averages,
     "landscape": _landscape,
     "plane": _plane,
     "hessian": _hessian,

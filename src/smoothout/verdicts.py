@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 
@@ -28,7 +27,8 @@ class Page:
     """All tests of all regimes, judged together: the correction counts every one that has numbers."""
 
     tests: Sequence[Judged]
-    prose: dict[str, Any]
+    prose: dict[str, str]
+    method: Sequence[str]
     judging: Judging
 
     @cached_property
@@ -60,7 +60,7 @@ class Page:
         ]
         for says in self._claims():
             parts += [f"## {says}", *self._claim(says)]
-        parts += ["## How this page judges", *self.prose["method"]]
+        parts += ["## How this page judges", *self.method]
         return "\n\n".join(part.strip() for part in parts) + "\n"
 
     def _claims(self) -> list[str]:

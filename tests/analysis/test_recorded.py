@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from smoothout.analysis.interpolation import Averages, Path, interpolate
-from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
+from smoothout.analysis.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention, sharpness
+from smoothout.batchnorm import recompute_averages
 from smoothout.data.images import Split
 from smoothout.evaluation import evaluate
 from smoothout.identity import described
@@ -129,3 +132,20 @@ def test_a_recorded_noise_curve_has_points_and_slopes_of_both_splits(splits):
 def test_impossible_settings_are_refused_by_name(make, culprit):
     with pytest.raises(ValueError, match=culprit):
         make()
+
+
+def test_recorded_running_averages_are_measured_as_training_left_them_and_recomputed(splits):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    before = copy.deepcopy(model.state_dict())
+    ticks: list[int] = []
+    settings = RunningAverages(examples=30)
+    outcome = settings.run([model], *splits, counting(ticks))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    train, test = (split.first(30).batches(1000) for split in splits)
+    assert outcome["kept"]["test"] == evaluate(model, test)._asdict()
+    recompute_averages(model, train)
+    for part, batches in (("train", train), ("test", test)):
+        assert outcome["recomputed"][part] == evaluate(model, batches)._asdict()
+    assert outcome["recomputed"]["test"]["loss"] != outcome["kept"]["test"]["loss"]
+    assert len(ticks) == settings.ticks(40, 60) == 4

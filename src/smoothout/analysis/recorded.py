@@ -18,7 +18,10 @@ from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, Averages, Path, w
 from smoothout.analysis.sensitivity import noise_curve, noise_slopes
 from smoothout.analysis.sharpness import Convention, sharpness
 from smoothout.analysis.subject import Part, Tick, Weights
+from smoothout.batchnorm import recompute_averages
 from smoothout.data.images import Split
+from smoothout.evaluation import evaluate
+from smoothout.parameters import restored
 from smoothout.perturbation import Law, Scaling
 
 
@@ -221,3 +224,54 @@ class NoiseCurve:
             )
             curves[part.value] = {"points": [p._asdict() for p in points], "slopes": noise_slopes(points)}
         return curves
+
+
+@dataclass(frozen=True)
+class RunningAverages:
+    """Loss and accuracy of one run with BatchNorm's running averages as training left them, and recomputed.
+
+    A training under noise gathers them under noise; recomputed, from training examples, they are those of the clean
+    weights.
+
+    Args:
+        weights: best or last.
+        examples: look at the first so many examples of each split; None is all.
+    """
+
+    kind: ClassVar[str] = "averages"
+    numerics: ClassVar[int] = 1
+    runs: ClassVar[int] = 1
+
+    weights: Weights = Weights.best
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        subject.check_examples(self.examples)
+
+    def slug(self, run: str) -> str:
+        """The readable part of the record's name."""
+        return run
+
+    def evaluations(self, train: int, test: int) -> int:
+        """Passes over a split."""
+        return 5
+
+    def ticks(self, train: int, test: int) -> int:
+        """How often ``run`` calls its ``tick``."""
+        return 4
+
+    examples_seen = subject.seen_of_both
+
+    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+        """Both measurements on both splits."""
+        parts = {part: subject.batches_of(part, train, test, self.examples) for part in (Part.train, Part.test)}
+        measured: dict[str, Any] = {}
+        with restored(models[0]):
+            for averages in (Averages.kept, Averages.recomputed):
+                if averages is Averages.recomputed:
+                    recompute_averages(models[0], parts[Part.train])
+                measured[averages.value] = {}
+                for part, batches in parts.items():
+                    measured[averages.value][part.value] = evaluate(models[0], batches)._asdict()
+                    tick()
+        return measured
