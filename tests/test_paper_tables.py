@@ -111,6 +111,22 @@ def test_tables_share_the_trainings_that_they_have_in_common() -> None:
     assert {j.digest for j in made("tableI").jobs()} == {j.digest for j in made("table2").jobs()}
 
 
+def test_the_controls_learn_at_one_rate_and_differ_in_what_they_name() -> None:
+    rows = {}
+    for entry in made("controls").entries:
+        if entry.column == "smoothout best":
+            setup = entry.jobs[0].settings
+            lr = setup.optimizer.lr * setup.schedule.lr_factor(0, setup.batch)
+            rows[entry.row] = (round(lr, 6), setup.batch.pieces, str(setup.perturbation.draw), str(setup.data.augment))
+    assert list(rows.values()) == [
+        (0.4, 16, "ghost", "crop_flip"),
+        (0.4, 16, "batch", "crop_flip"),
+        (0.4, 4, "ghost", "crop_flip"),
+        (0.4, 1, "ghost", "crop_flip"),
+        (0.4, 16, "ghost", "none"),
+    ]
+
+
 def test_the_gap_is_how_far_a_method_stays_below_the_small_batch(place: Workplace) -> None:
     """v1, Table 3: 93.18 at batch 128, 91.20 with AdaSmoothOut, gap 1.98."""
     table = made("table3")
@@ -134,7 +150,7 @@ def finished(job: Job, accuracy: float) -> Record:
     return Record(job.kind, job.name, job.digest, job.identity, {}, setup, [], outcome, environment)
 
 
-ALL = ("table1", "table3", "tableII", "tableIII", "tableIV", "tableV")
+ALL = ("table1", "table3", "tableII", "tableIII", "tableIV", "tableV", "controls")
 
 
 @pytest.mark.parametrize(("name", "regime"), [*((name, "released") for name in ALL), ("table3", "described")])
