@@ -141,6 +141,7 @@ def test_a_record_says_what_was_run_and_what_came_out(place: Workplace) -> None:
     assert out["data_sha256"] == sources.load(Name.digits, Path("nowhere")).fingerprint()
     assert out["train_seconds"] == sum(out["curves"]["seconds"])
     assert 0 < out["train_seconds"] < out["wall_seconds"]
+    assert 10**7 < out["peak_memory"] < 10**11 if sys.platform == "linux" else out["peak_memory"] is None
     [machine] = out["machines"]
     engine = {"launch": "eager", "compile": False, "layout": "channels_last", "ghosts": "in_turn", "together": 1}
     assert machine == {**record.environment, "engine": {"class": "Engine", **engine}}
@@ -608,8 +609,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[Job, Record]:
 
 def lasting(record: Record) -> dict[str, Any]:
     """An outcome without its times and machines."""
-    out = {name: value for name, value in record.outcome.items() if name not in {"wall_seconds", "train_seconds"}}
-    del out["machines"]
+    measured = {"wall_seconds", "train_seconds", "peak_memory", "machines"}
+    out = {name: value for name, value in record.outcome.items() if name not in measured}
     return {**out, "curves": {name: values for name, values in out["curves"].items() if name != "seconds"}}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +28,18 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
     }
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes that were in use at once, at most: those of torch on a CUDA device, or those of this whole process.
+
+    None where the system does not tell (it is read from Linux' /proc).
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.M) if status.exists() else None
+    return 1024 * int(found[1]) if found else None
 
 
 def _processor() -> str:

@@ -15,6 +15,7 @@ from torch import nn
 
 from smoothout import progress
 from smoothout.curvature import thinned
+from smoothout.environment import peak_memory
 from smoothout.evaluation import arithmetic, evaluate, evaluation_batch
 from smoothout.identity import described
 from smoothout.ledger import Record, RecordError
@@ -204,6 +205,7 @@ def _training_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[
         **measured,
         "diverged": snapshot.diverged,
         "train_seconds": sum(snapshot.curves["seconds"]),
+        "peak_memory": peak_memory(place.device),
         "parameters": sum(p.numel() for p in model.parameters()),
         "examples": {"train": len(train_split), "test": len(test_split)},
         "data_sha256": fingerprint,
