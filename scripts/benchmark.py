@@ -8,7 +8,6 @@ from rich.console import Console
 
 from smoothout import cli
 from smoothout.bench import report
-from smoothout.bench.comparisons import ON
 from smoothout.progress import Bar
 from smoothout.settings import SettingsError
 
@@ -17,10 +16,10 @@ from smoothout.settings import SettingsError
 def main(config: DictConfig) -> None:
     """Measure what ``config`` names on its device."""
     with cli.task(config) as (settings, place):
-        rows = []
+        rows, data = [], Path(place.folders.data)
         try:
-            with Bar("comparisons", len(settings["only"] or ON[place.device.type])) as bar:
-                for row in report.measure(place.device, settings["only"]):
+            with Bar("comparisons", len(settings["only"] or report.comparisons(place.device, data))) as bar:
+                for row in report.measure(place.device, settings["only"], data):
                     rows.append(row)
                     bar.step(row.what)
         except ValueError as error:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from photographs import tree
 
-from smoothout.bench import report
+from smoothout.bench import loading, report
 from smoothout.bench.comparisons import F1, ON, Row, updates
 from smoothout.bench.ordinary import Photographs, eager_steps, epoch_by_loader
 from smoothout.bench.timing import Elsewhere, Ratio, compare, hot_spots, seconds
@@ -140,6 +141,22 @@ def test_the_ordinary_loop_runs_in_a_process_of_its_own():
         epoch()
 
 
+def test_photographs_are_read_against_torchvisions_pipeline_on_the_same_files(tmp_path, monkeypatch):
+    tree(tmp_path / "imagenette", {"train": 4, "val": 1})
+    monkeypatch.setattr(loading, "EXAMPLES", 20)
+    [row] = report.measure(CPU, ["photographs-alexnet"], tmp_path)
+    assert row.met is not None
+    assert len(row.times["ours"]) == len(row.times["reference"]) == 5
+    fastest = (20 / min(row.times[side]) for side in ("ours", "reference"))
+    assert "best turn {:.0f} photographs/s, torchvision {:.0f}".format(*fastest) in row.note
+
+
+def test_without_photographs_the_row_says_what_is_missing(tmp_path):
+    [row] = report.measure(CPU, ["photographs-alexnet"], tmp_path)
+    assert row.reached is None
+    assert "imagenette was not found" in row.note
+
+
 def test_updates_are_those_of_a_training():
     steps = updates((MLP(width=8, depth=1), (1, 28, 28), 10), CPU, noise=Noise(0.1), batch=4, examples=8)
     positions = [(now.epoch, now.step) for now, _ in zip(steps, range(4), strict=False)]
@@ -153,8 +170,8 @@ def test_every_comparison_of_the_issue_has_its_row_on_its_device():
 
 
 def test_an_unknown_comparison_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"only: 'speed' is not one of smoothout-f1, .*solver"):
-        list(report.measure(CPU, ["speed"]))
+    with pytest.raises(ValueError, match=r"only: 'speed' is not one of smoothout-f1, .*photographs-alexnet"):
+        list(report.measure(CPU, ["speed"], Path("nowhere")))
 
 
 def test_the_report_says_what_was_reached_what_was_missed_and_what_was_not_measured(tmp_path):
@@ -180,7 +197,7 @@ def test_the_report_says_what_was_reached_what_was_missed_and_what_was_not_measu
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["smoothout-f1", "interpolation", "noise-curve-1000"])
 def test_a_comparison_gives_a_ratio_near_one_with_its_times(name):
-    [row] = report.measure(CPU, [name])
+    [row] = report.measure(CPU, [name], Path("nowhere"))
     assert 0.3 < row.reached < 10
     assert row.spread[0] <= row.spread[1]
     assert len(row.times["ours"]) == len(row.times["reference"]) >= 6

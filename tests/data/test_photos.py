@@ -86,7 +86,7 @@ def test_a_resized_crop_is_torchvisions_but_for_the_outermost_pixels(tmp_path: P
 def test_a_drafted_photograph_is_decoded_smaller_and_hardly_differs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From 4 times the size that is needed: a quarter of the lines are decoded, and the mean error is below a level."""
+    """From 4 times the size that is needed: half of the lines are decoded, and the mean error is below half a level."""
     Image.fromarray(pixels(2, 400, 320)).save(tmp_path / "one.jpg", quality=95)
     decoded, pieces = [], []
     resize = Image.Image.resize
@@ -97,8 +97,8 @@ def test_a_drafted_photograph_is_decoded_smaller_and_hardly_differs(
         out = np.empty((64, 64, 3), np.uint8)
         decode(tmp_path / "one.jpg", lambda w, h: Cropping(Crop.none, 64, 80).piece(w, h, None), out, draft=draft)
         pieces.append(out.astype(int))
-    assert decoded == [(400, 320), (100, 80)]
-    assert 0 < np.abs(pieces[0] - pieces[1]).mean() < 1
+    assert decoded == [(400, 320), (200, 160)]
+    assert 0 < np.abs(pieces[0] - pieces[1]).mean() < 0.5
 
 
 def test_grey_and_palette_images_become_colours(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def _row(what: str, bar: float, ratio: Ratio, ours: Work, device: torch.device, 
     return Row(what, bar, reached=ratio.value, spread=ratio.spread, note=note, hot_spots=spots, times=times)
 
 
-def _faster(what: str, bar: float, ratio: Ratio, ours: Work, device: torch.device, *, note: str = "") -> Row:
+def faster(what: str, bar: float, ratio: Ratio, ours: Work, device: torch.device, *, note: str = "") -> Row:
     """A row that says how many times as fast ours is."""
     row = _row(what, bar, ratio, ours, device, note=note)
     low, high = ratio.spread
@@ -155,7 +155,7 @@ def throughput(device: torch.device) -> Row:
         ratio = compare(ours, ordinary, device, turns=3, warm_up=1)
     ordinarily = "torchvision transforms, DataLoader with 2 workers, eager, default allocator; 30,000 images"
     what = "F1 images/s, fastest setting / the ordinary loop's, batch 256"
-    return _faster(what, 8, ratio, ours, device, note=f"{tried}; ordinary: {ordinarily}")
+    return faster(what, 8, ratio, ours, device, note=f"{tried}; ordinary: {ordinarily}")
 
 
 def fastest_convolutions(device: torch.device) -> Row:
@@ -277,7 +277,7 @@ def in_turn(device: torch.device, runs: int = 20) -> Row:
             _advance(steps, 100)
 
     ratio = compare(together, alone, device, turns=5)
-    return _faster(f"F1, {runs} seeds in turn / {runs} alone, batch 256", 5, ratio, together, device)
+    return faster(f"F1, {runs} seeds in turn / {runs} alone, batch 256", 5, ratio, together, device)
 
 
 def table2(device: torch.device) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from multiprocessing import get_all_start_methods
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from smoothout.bench.timing import Work
+from smoothout.data.crops import Crop
+from smoothout.data.photos import Photos
 from smoothout.vision import torchvision
 
 
@@ -66,3 +69,37 @@ def eager_steps(model: nn.Module, inputs: Tensor, targets: Tensor, steps: int) -
             optimizer.step()
 
     return work
+
+
+def photographs_by_loader(folder: Path, data: Photos, batch: int, device: str) -> Work:
+    """An epoch of ``data`` in an ImageFolder tree to ``device``, as torchvision's own training reference reads it.
+
+    torchvision's transforms one by one, in a shuffling DataLoader whose workers stay.
+    """
+    torchvision()
+    from torchvision import datasets, transforms  # noqa: PLC0415  (must come after the call above)
+
+    cut = [transforms.RandomResizedCrop(data.side)]
+    if data.augment is Crop.crop_flip:
+        cut = [transforms.Resize(data.short), transforms.RandomCrop(data.side)]
+    normalise = transforms.Normalize(data.mean, data.std)
+    whole = [*cut, transforms.RandomHorizontalFlip(), transforms.ToTensor(), normalise]
+    tree = datasets.ImageFolder(str(folder), transforms.Compose(whole))
+    chosen = torch.randperm(len(tree))[: data.train_examples].tolist()
+    start = "fork" if "fork" in get_all_start_methods() else None
+    loader: DataLoader[Any] = DataLoader(
+        Subset(tree, chosen),
+        batch,
+        shuffle=True,
+        num_workers=data.workers or 0,
+        persistent_workers=bool(data.workers),
+        multiprocessing_context=start,
+        pin_memory=device != "cpu",
+    )
+
+    def epoch() -> None:
+        for inputs, targets in loader:
+            inputs.to(device, non_blocking=True)
+            targets.to(device, non_blocking=True)
+
+    return epoch

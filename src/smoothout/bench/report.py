@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,27 @@ import pandas as pd
 import torch
 
 from smoothout.bench.comparisons import ON, Row
+from smoothout.bench.loading import FROM_FILES
 from smoothout.files import write_text
 
 _VERDICT = {True: "met", False: "missed", None: ""}
 
 
-def measure(device: torch.device, only: list[str] | None) -> Iterator[Row]:
+def comparisons(device: torch.device, data: Path) -> dict[str, Callable[[], Row]]:
+    """What is compared on ``device``, by name; photographs come from the folder ``data``."""
+    here = {name: partial(comparison, device) for name, comparison in ON[device.type].items()}
+    return {**here, **{name: partial(comparison, device, data) for name, comparison in FROM_FILES.items()}}
+
+
+def measure(device: torch.device, only: list[str] | None, data: Path) -> Iterator[Row]:
     """The rows of ``device``, one after another; ``only`` names those that are wanted. Raises ValueError on others."""
-    comparisons = ON[device.type]
-    unknown = sorted(set(only or []) - set(comparisons))
+    known = comparisons(device, data)
+    unknown = sorted(set(only or []) - set(known))
     if unknown:
-        raise ValueError(f"only: {unknown[0]!r} is not one of {', '.join(comparisons)}")
-    for name, comparison in comparisons.items():
+        raise ValueError(f"only: {unknown[0]!r} is not one of {', '.join(known)}")
+    for name, comparison in known.items():
         if only is None or name in only:
-            yield comparison(device)
+            yield comparison()
 
 
 def not_measured(device: torch.device) -> list[str]:
@@ -52,7 +60,8 @@ def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, An
         f"# Speed on {where}",
         "",
         f"{environment['threads']} threads of {environment['cores']} cores, {versions}, commit {environment['commit']}."
-        " Medians of interleaved turns within one run, on images of noise. `make bench` makes this page.",
+        " Medians of interleaved turns within one run, on images of noise and imagenette's photographs."
+        " `make bench` makes this page.",
         "",
         str(frame.to_markdown(index=False)),
         "",

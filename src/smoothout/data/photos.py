@@ -59,8 +59,8 @@ class Photos:
         augment: what a training does to them; what is measured is the centre of the resized photograph.
         side: pixels of the square that a network sees.
         short: pixels of the resized photograph's shorter side.
-        draft: decode at a half, a quarter or an eighth of the resolution where the piece needs no more: faster for
-            photographs of more than twice ``short``, and not quite the same pixels.
+        draft: decode at a half, a quarter or an eighth of the resolution where that leaves twice what the piece needs:
+            faster for photographs of more than four times ``short``, and not quite the same pixels.
         held_out: so many training photographs, the first rows, are learnt from no longer, and stand in for the test
             split.
         damaged: stop at the first photograph that cannot be read; or read all files once before anything else, name

@@ -35,7 +35,7 @@ def decode(path: Path, cut: Callable[[int, int], Piece], out: Pixels, *, draft: 
         path: of a file in any format that Pillow reads; grey and CMYK become RGB.
         cut: gives the piece for the photograph's width and height.
         out: where it goes.
-        draft: let libjpeg leave out resolution, by 2, 4 or 8, that the piece does not need.
+        draft: let libjpeg leave out resolution, by 2, 4 or 8, where twice what the piece needs is left.
 
     Raises:
         DataError: when the file is missing or damaged.
@@ -54,9 +54,13 @@ def decode(path: Path, cut: Callable[[int, int], Piece], out: Pixels, *, draft: 
 
 
 def _drafted(image: Image.Image, piece: Piece, side: int) -> float:
-    """Let ``image`` be decoded at the lowest resolution that gives ``piece`` its ``side``: 1, 1/2, 1/4 or 1/8."""
+    """Let ``image`` be decoded at the lowest resolution that gives ``piece`` twice its ``side``: 1, 1/2, 1/4 or 1/8.
+
+    Not once, for what follows must antialias: with twice, a network trained without drafts gave 1 answer in 100
+    otherwise, and 1 in 20 with once (imagenette at 32 pixels).
+    """
     width, height = image.size
-    wanted = int(width * side / (piece.right - piece.left)), int(height * side / (piece.lower - piece.upper))
+    wanted = int(2 * width * side / (piece.right - piece.left)), int(2 * height * side / (piece.lower - piece.upper))
     drafted = image.draft("RGB", wanted)
     return drafted[1][2] / width if drafted else 1.0
 
