@@ -8,8 +8,10 @@ REGIME ?= released
 SEEDS ?= 0
 EXPERIMENT ?= digits
 METHODS ?= smoothout,adasmoothout
+LAUNCHER ?=
 export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
-REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.profile=$(PROFILE) 'scope.seeds=[$(SEEDS)]' $(ARGS)
+REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.profile=$(PROFILE) 'scope.seeds=[$(SEEDS)]' \
+  $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 
 .DEFAULT_GOAL := help
 
@@ -19,6 +21,7 @@ help: ## say what can be made
 	@echo
 	@echo '  Options: PROFILE=paper|short|smoke  REGIME=released|described|v1  SEEDS=0,1,2  DATA_DIR=data'
 	@echo "           ARGS='rows=[F1] device=cpu ...' (any setting of configs/reproduce.yaml)"
+	@echo '           LAUNCHER=slurm (missing jobs become jobs of the cluster: configs/hydra/launcher/slurm.yaml)'
 	@echo '           PYTHON=python3.12 (makes the environment)  VENV=.venv'
 
 .PHONY: quickstart

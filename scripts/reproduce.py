@@ -4,9 +4,10 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import cli, terminal
+from smoothout import cli, cluster, terminal
 from smoothout.pictures import Picture
 from smoothout.reproduction import Reproduction, Scope
 from smoothout.settings import build
@@ -24,7 +25,8 @@ def main(config: DictConfig) -> None:
         published = ROOT / "results" / "published"
         reproduction = Reproduction(table, scope, CONFIGS, published, settings["rows"]) if table else None
         picture = Picture(figure, scope, CONFIGS) if figure else None
-        code = terminal.make([one for one in (reproduction, picture) if one], place) if settings["run"] else 0
+        wanted = [one for one in (reproduction, picture) if one]
+        code = terminal.make(wanted, place, cluster.carrier(HydraConfig.get(), settings)) if settings["run"] else 0
         results = Path(settings["folders"]["results"])
         written = []
         if reproduction:

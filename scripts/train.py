@@ -4,6 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothout import cli
+from smoothout.cluster import join_ranks
 from smoothout.jobs import ensure
 from smoothout.settings import experiment
 from smoothout.work import Job
@@ -12,6 +13,7 @@ from smoothout.work import Job
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Find or make the record of the training that ``config`` describes."""
+    join_ranks()
     with cli.task(config) as (settings, place):
         print(cli.summary(ensure(Job(experiment(settings)), place)))
 

@@ -26,6 +26,7 @@ LEVELS = [
     ["verdicts"],
     ["bench"],
     ["cli"],
+    ["cluster"],
     ["terminal"],
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

@@ -287,7 +287,7 @@ class SweepSummary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Open the file that the jobs report to."""
-        handle, path = tempfile.mkstemp(suffix=".jsonl")
+        handle, path = tempfile.mkstemp(suffix=".jsonl", dir=_seen_by_all_jobs(config))
         os.close(handle)
         os.environ[_SWEEP] = path
 
@@ -302,6 +302,15 @@ class SweepSummary(Callback):
         if not _is_input(error) and _of_machine(error) is None:
             number = HydraConfig.get().job.num
             write_text(Path(config.folders.logs) / f"failure-{number}.txt", "".join(traceback.format_exception(error)))
+
+
+def _seen_by_all_jobs(config: DictConfig) -> Path | None:
+    """A folder that a sweep's jobs see wherever they run; None, the system's own, where that is this machine."""
+    if "submitit" not in config.hydra.launcher._target_:
+        return None
+    folder = Path(config.hydra.sweep.dir).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _failures() -> list[dict[str, Any]]:

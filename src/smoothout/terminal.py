@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from smoothout import cli
+from smoothout.cluster import Carrier
 from smoothout.jobs import recorded, together
 from smoothout.ledger import Record
 from smoothout.progress import console
@@ -30,8 +31,8 @@ class Wanted(Protocol):
     def plan(self) -> dict[str, dict[Job, float | None]]: ...  # noqa: D102
 
 
-def make(wanted: Sequence[Wanted], place: Workplace) -> int:
-    """Show the plan and make what is missing, trainings first; returns the exit code.
+def make(wanted: Sequence[Wanted], place: Workplace, carry_out: Carrier = together) -> int:
+    """Show the plan and make what is missing, trainings first, by ``carry_out``; returns the exit code.
 
     A job that fails is named at the end and sinks none but those that build on it.
     """
@@ -40,7 +41,7 @@ def make(wanted: Sequence[Wanted], place: Workplace) -> int:
     jobs = {job.digest: job for one in wanted for job in one.jobs()}.values()
     trainings, analyses = ([job for job in jobs if bool(job.inputs) is analysis] for analysis in (False, True))
     possible = (job for job in analyses if not any(one.digest in failed for one in job.inputs))
-    for job, outcome in chain(together(trainings, place), together(possible, place)):
+    for job, outcome in chain(carry_out(trainings, place), carry_out(possible, place)):
         if isinstance(outcome, Exception):  # whatever it is, the other jobs go on
             failed[job.digest] = f"{job.name}: {cli.one_line(outcome)}"
             code = max(code, cli.report(outcome, Path(place.folders.logs) / f"{job.name}.txt"))

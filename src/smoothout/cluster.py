@@ -1,0 +1,117 @@
+"""A cluster under SLURM: jobs that are missing here are made there, and processes of one job become torch's ranks.
+
+submitit writes, submits and watches the cluster's jobs, for Hydra's launcher (``-m``) as for what is handed over here;
+configs/hydra/launcher/ says what each may use.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+from hydra.conf import HydraConf
+from hydra.types import RunMode
+from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
+from omegaconf import OmegaConf
+from submitit import AutoExecutor, JobEnvironment
+from submitit.core.utils import UncompletedJobError
+from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment, as_completed
+
+from smoothout import cli
+from smoothout.jobs import ensure, recorded, together
+from smoothout.ledger import Record, RecordError
+from smoothout.progress import console, interruptible
+from smoothout.settings import SettingsError
+from smoothout.work import Job, Workplace
+
+Outcomes = Iterator[tuple[Job, Record | Exception]]
+Carrier = Callable[[Iterable[Job], Workplace], Outcomes]
+LOOK_SECONDS = 5.0  # between two looks at which of the cluster's jobs have ended
+_EXECUTORS = {"SlurmLauncher": "slurm", "LocalLauncher": "local"}
+
+
+def join_ranks() -> None:
+    """Where submitit started several processes as one job, tell torch which of them this is, as torchrun does."""
+    started = "SUBMITIT_EXECUTOR" in os.environ and "RANK" not in os.environ
+    if started and JobEnvironment().num_tasks > 1:
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+
+
+def carrier(hydra: HydraConf, settings: dict[str, Any]) -> Carrier:
+    """How missing jobs are made: by this process, or each as a job of the cluster that ``hydra/launcher=`` names.
+
+    ``hydra`` is Hydra's own config, ``settings`` the program's. Raises SettingsError for a launcher that is no
+    cluster's, and where there is no SLURM.
+    """
+    resources: Any = OmegaConf.to_container(hydra.launcher, resolve=True)
+    launcher = resources.pop("_target_").rpartition(".")[2]
+    if hydra.mode is RunMode.MULTIRUN or launcher == "BasicLauncher":
+        return together
+    if launcher not in _EXECUTORS:
+        raise SettingsError("hydra/launcher: must be slurm or slurm_nodes here; other launchers are for sweeps (-m)")
+    if _EXECUTORS[launcher] == "slurm" and shutil.which("srun") is None:
+        raise SettingsError("hydra/launcher: srun was not found; SLURM takes jobs from machines of its cluster alone")
+    return partial(handed_over, executor(_EXECUTORS[launcher], resources), MadeThere(settings))
+
+
+def executor(name: str, resources: dict[str, Any]) -> AutoExecutor:
+    """submitit's executor ``name`` (slurm or local), which gives each job the ``resources`` of a launcher's config."""
+    common, given = {field.name for field in fields(BaseQueueConf)}, dict(resources)
+    folder, timeouts = given.pop("submitit_folder"), given.pop("max_num_timeout", 0)
+    made = AutoExecutor(folder, name, slurm_max_num_timeout=timeouts)
+    made.update_parameters(**{key if key in common else f"slurm_{key}": value for key, value in given.items()})
+    return made
+
+
+@dataclass(frozen=True)
+class MadeThere:
+    """What a cluster's job does: find or make one record, at the place that ``settings`` describe over there."""
+
+    settings: dict[str, Any]
+
+    def __call__(self, job: Job) -> Record | Exception:
+        """The record, or why there is none."""
+        join_ranks()
+        try:
+            with interruptible():
+                return ensure(job, cli.workplace(self.settings))
+        except Exception as error:
+            traceback.print_exc()  # into the job's own log
+            return error
+
+    def checkpoint(self, job: Job) -> DelayedSubmission:
+        """What follows a job that ran out of time: the same, for it goes on from the last checkpoint."""
+        return DelayedSubmission(self, job)
+
+
+def handed_over(jobs_of: AutoExecutor, work: MadeThere, jobs: Iterable[Job], place: Workplace) -> Outcomes:
+    """Like `jobs.together`, but every job whose record is missing is a job of the cluster, all in one array.
+
+    These go on when this process ends; the same command then finds their records, or waits for those that make them.
+    """
+    missing = []
+    for job in jobs:
+        try:
+            record = recorded(job, place)
+        except RecordError as error:
+            yield job, error
+        else:
+            if record is None:
+                missing.append(job)
+            else:
+                yield job, record
+    if not missing:
+        return
+    handed = jobs_of.map_array(work, missing)
+    by_id = {one.job_id: job for one, job in zip(handed, missing, strict=True)}
+    console.print(f"handed over: {', '.join(f'{job.name} ({number})' for number, job in by_id.items())}", markup=False)
+    for one in as_completed(handed, poll_frequency=LOOK_SECONDS):
+        try:
+            yield by_id[one.job_id], one.results()[0]
+        except UncompletedJobError as error:
+            yield by_id[one.job_id], error
