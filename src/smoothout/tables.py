@@ -159,7 +159,11 @@ class Table:
             known = [hours for hours in jobs.values() if hours is not None]
             cost = f"about {duration(sum(known))}" if len(known) == len(jobs) else "of unknown cost"
             lines.append(f"- {row}: {len(jobs)} commands, {cost}")
-        return ["## Not run", "Every command stands beside its cell in the CSV file.", "\n".join(lines)]
+        hint = (
+            "Every command stands beside its cell in the CSV file. Costs are for the device that made this page where"
+            " records of their like tell, else for two CPU cores."
+        )
+        return ["## Not run", hint, "\n".join(lines)]
 
     def latex(self) -> str:
         """The whole table as LaTeX, a tabular a block."""

@@ -47,10 +47,13 @@ def decode(path: Path, cut: Callable[[int, int], Piece], out: Pixels, *, draft: 
             scale = _drafted(image, piece, side) if draft else 1.0
             whole = image if image.mode == "RGB" else image.convert("RGB")
             box = (left * scale, upper * scale, min(right * scale, whole.width), min(lower * scale, whole.height))
-            pixels = np.asarray(whole.resize((side, side), Image.Resampling.BILINEAR, box=box))
+            square = whole.resize((side, side), Image.Resampling.BILINEAR, box=box)
+            if mirrored:  # here, and not in the array: it takes a tenth of the time
+                square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            pixels = np.asarray(square)
     except Exception as error:  # Pillow raises almost anything on what is no sound image
         raise damaged(path, error) from error
-    out[...] = pixels[:, ::-1] if mirrored else pixels
+    out[...] = pixels
 
 
 def _drafted(image: Image.Image, piece: Piece, side: int) -> float:
