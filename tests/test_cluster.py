@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support import tree
 from test_jobs import tiny, workplace
+from torch.distributed import is_torchelastic_launched
 
 from smoothout import cluster
 from smoothout.data.images import Images
@@ -105,7 +106,7 @@ def resources(launcher: str) -> dict[str, Any]:
 def torchs_variables() -> dict[str, str]:
     cluster.join_ranks()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    return {name: os.environ.get(name, "") for name in names}
+    return {name: os.environ.get(name, "") for name in names} | {"TORCHRUN": str(is_torchelastic_launched())}
 
 
 # Sweeps
@@ -146,6 +147,7 @@ def test_one_run_over_two_nodes_is_one_job_whose_processes_are_torchs_ranks(
     assert {(one["WORLD_SIZE"], one["LOCAL_WORLD_SIZE"], one["MASTER_ADDR"]) for one in found} == {
         ("4", "2", "localhost")
     }
+    assert {one["TORCHRUN"] for one in found} == {"True"}
     [port] = {int(one["MASTER_PORT"]) for one in found}
     assert 1024 < port < 65536
     assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=8", "#SBATCH --cpus-per-task=16"} <= set(slurm().splitlines())

@@ -40,6 +40,7 @@ def join_ranks() -> None:
     started = "SUBMITIT_EXECUTOR" in os.environ and "RANK" not in os.environ
     if started and JobEnvironment().num_tasks > 1:
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        os.environ |= {"TORCHELASTIC_RUN_ID": JobEnvironment().job_id, "TORCHELASTIC_RESTART_COUNT": "0"}
 
 
 def carrier(hydra: HydraConf, settings: dict[str, Any]) -> Carrier:
