@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from smoothout import cli
 from smoothout.jobs import ensure
-from smoothout.settings import build, compose_config, experiment
+from smoothout.settings import build, chosen, compose_config, experiment
 from smoothout.work import Job
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -22,8 +22,9 @@ def main(config: DictConfig) -> None:
         analysis: Any = build(settings["analysis"], "analysis", having=("run", "runs"))
         runs = [Job(experiment(settings))]
         if analysis.runs == 2:
+            other = chosen(settings, other=tuple[str, ...]).other
             given = [o for o in HydraConfig.get().overrides.task if not o.startswith(("analysis", "other"))]
-            runs.append(Job(experiment(compose_config(CONFIGS, "train", [*given, *settings["other"]]))))
+            runs.append(Job(experiment(compose_config(CONFIGS, "train", [*given, *other]))))
         record = ensure(Job(analysis, tuple(runs)), place)
         print(cli.describe_analysis(record))
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from smoothout import cli, cluster, terminal
 from smoothout.pictures import Picture
 from smoothout.reproduction import Reproduction, Scope
-from smoothout.settings import build
+from smoothout.settings import SettingsError, build, chosen
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -22,11 +22,14 @@ def main(config: DictConfig) -> None:
     with cli.task(config) as (settings, place):
         scope = build(settings["scope"], "scope", Scope)
         table, figure = settings.get("table"), settings.get("figure")
+        if not table and not figure:
+            raise SettingsError("table, figure: one of them must be named; both are none")
+        wish = chosen(settings, rows=tuple[str, ...] | None, run=bool)
         published = ROOT / "results" / "published"
-        reproduction = Reproduction(table, scope, CONFIGS, published, settings["rows"]) if table else None
+        reproduction = Reproduction(table, scope, CONFIGS, published, wish.rows) if table else None
         picture = Picture(figure, scope, CONFIGS) if figure else None
         wanted = [one for one in (reproduction, picture) if one]
-        code = terminal.make(wanted, place, cluster.carrier(HydraConfig.get(), settings)) if settings["run"] else 0
+        code = terminal.make(wanted, place, cluster.carrier(HydraConfig.get(), settings)) if wish.run else 0
         results = Path(settings["folders"]["results"])
         written = []
         if reproduction:

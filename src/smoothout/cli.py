@@ -13,11 +13,12 @@ import re
 import sys
 import tempfile
 import traceback
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra.utils
 import torch
@@ -27,13 +28,13 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from smoothout.data.sources import DataError
 from smoothout.files import write_text
 from smoothout.ledger import Record, RecordError
-from smoothout.progress import Interrupted, console, interruptible
+from smoothout.progress import Interrupted, console, interruptible, stopped_by_signals
 from smoothout.settings import Folders, SettingsError, build, plain, typed
 from smoothout.tables import number
 from smoothout.training.checkpoint import CheckpointError
@@ -61,7 +62,7 @@ def run(program: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and swallowed
     code = 0
     try:
-        with _own_callbacks():
+        with _own_callbacks(), stopped_by_signals(), _arguments_checked():
             program()
     except (Exception, KeyboardInterrupt) as error:
         code = report(error)
@@ -89,10 +90,25 @@ def _own_callbacks() -> Iterator[None]:
         hydra.utils.instantiate = make
 
 
+@contextmanager
+def _arguments_checked() -> Iterator[None]:
+    """Within the block a wrong argument is an error as every other, not the usage of all arguments."""
+    usual = ArgumentParser.error
+
+    def refuse(_: ArgumentParser, message: str) -> NoReturn:
+        raise SettingsError(f"{message}; --help shows what is allowed")
+
+    ArgumentParser.error = refuse  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        ArgumentParser.error = usual  # type: ignore[method-assign]
+
+
 def report(error: BaseException, log: Path | None = None) -> int:
     """Say on stderr, in one line, what went wrong; returns the exit code. A bug's traceback goes to ``log``."""
     if isinstance(error, KeyboardInterrupt):
-        console.print(f"stopped: {error or 'the same command goes on from here'}", markup=False)
+        console.print(f"stopped: {str(error) or 'the same command goes on from here'}", markup=False)
         return 128 + (error.number if isinstance(error, Interrupted) else 2)
     console.print(f"error: {one_line(error)}", markup=False)
     if _is_input(error):
@@ -109,6 +125,11 @@ def report(error: BaseException, log: Path | None = None) -> int:
 def one_line(error: BaseException) -> str:
     """The message of an error in one line, without Hydra's and OmegaConf's trailers."""
     text = str(error) or type(error).__name__
+    culprit = getattr(error, "override", None) or getattr(error, "full_key", None)  # of Hydra, and of OmegaConf
+    if culprit and str(culprit) not in text:
+        text = f"{culprit}: {text}"
+    if type(error) is ValueError and _is_input(error):  # Hydra does not say of which
+        text = f"{text}; among: {' '.join(sys.argv[1:])}"
     kept = []
     for line in text.splitlines():
         if line.strip().startswith(("Config search path", "full_key:", "object_type=", "Set the environment variable")):
@@ -146,7 +167,7 @@ def task(config: DictConfig) -> Iterator[tuple[dict[str, Any], Workplace]]:
     except (Exception, KeyboardInterrupt) as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
-        logs = config.folders.logs if isinstance(error, Exception) else "logs"
+        logs = OmegaConf.select(config, "folders.logs") or "logs"
         sys.exit(report(error, Path(logs) / "failure.txt"))
 
 

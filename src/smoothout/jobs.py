@@ -19,7 +19,7 @@ from smoothout.environment import peak_memory
 from smoothout.evaluation import arithmetic, evaluate, evaluation_batch
 from smoothout.identity import described
 from smoothout.ledger import Record, RecordError
-from smoothout.runs import check, data_of, fresh_model, training
+from smoothout.runs import check, check_networks, data_of, fresh_model, training
 from smoothout.settings import Experiment
 from smoothout.strength import relative_strength
 from smoothout.training.checkpoint import Weights
@@ -123,12 +123,14 @@ def _making(job: Job, place: Workplace) -> Making:
     record = recorded(job, place)
     if record is not None:
         return record
+    summary = hasattr(job.settings, "from_records")  # of the input records alone
+    if not summary:
+        check_networks(job)
+        for one in job.inputs or (job,):
+            check(one, place)
     inputs = []
     for one in job.inputs:
         inputs.append((yield from _making(one, place)))
-    summary = hasattr(job.settings, "from_records")  # of the input records alone
-    for one in () if summary else job.inputs or (job,):
-        check(one, place)
     with (yield from _held(job.kind, job.digest, place)):
         record = recorded(job, place)
         if record is not None:

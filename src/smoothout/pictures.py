@@ -105,7 +105,10 @@ class Picture:
         self.figure, self.scope, self._configs = figure, scope, configs
         self._known = dict[tuple[str, ...], Job]()  # trainings by their overrides; composing takes a while
         self._configured = dict[str, dict[str, Any]]()  # their configs by digest
-        self.panels = [self._panel(given) for given in figure["panels"]]
+        given = figure.get("panels")
+        if not (isinstance(given, list) and given and all(isinstance(panel, dict) for panel in given)):
+            raise SettingsError(f"figure.panels: must be a list of at least one panel, not {given!r}")
+        self.panels = [self._panel(panel) for panel in given]
 
     def jobs(self) -> list[Job]:
         """Every job that the picture needs, each once, trainings first."""

@@ -32,6 +32,21 @@ _pending: list[int] = []
 
 
 @contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM raise Interrupted; `interruptible` blocks in it have them first."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def interruptible() -> Iterator[None]:
     """Within the block the first SIGINT or SIGTERM is kept for the next ``stop_if_asked``; a second one is obeyed."""
 

@@ -16,7 +16,7 @@ from smoothout.analysis.sharpness import Convention
 from smoothout.evaluation import Precision
 from smoothout.jobs import recorded
 from smoothout.ledger import Record
-from smoothout.settings import Experiment, SettingsError, compose_config, experiment
+from smoothout.settings import Experiment, SettingsError, chosen, compose_config, experiment
 from smoothout.tables import Block, Cell, Table, difference, published_numbers
 from smoothout.work import Job, Workplace
 
@@ -59,6 +59,7 @@ class Reproduction:
     def __init__(
         self, table: dict[str, Any], scope: Scope, configs: Path, published: Path, only: Sequence[str] | None = None
     ) -> None:
+        _check(table, published)
         self.table, self.scope, self._configs = table, scope, configs
         self._published = published_numbers(published / table["published"]) if table["published"] else None
         self.rows = [row for row in table["rows"] if only is None or any(part in row["name"] for part in only)]
@@ -184,6 +185,23 @@ class Reproduction:
             columns = {title: f"{method} sharpness {convention}" for method, title in titles.items()}
             blocks.append(Block(f"Sharpness in %, convention `{convention}`", columns, digits=4))
         return blocks
+
+
+def _check(table: dict[str, Any], published: Path) -> None:
+    """Raise SettingsError where the table's config lacks something, or has it in another form."""
+    texts = tuple[str, ...]
+    top = {"name": str, "title": str, "published": str | None, "sharpness": tuple[Convention, ...], "notes": texts}
+    named = chosen(table, "table.", **top).published
+    if named and not (published / named).is_file():
+        known = ", ".join(sorted(path.name for path in published.glob("*.csv")))
+        raise SettingsError(f"table.published: {named!r} is not one of {known}")
+    methods, rows = table.get("methods"), table.get("rows")
+    if not (isinstance(methods, dict) and methods and isinstance(rows, list) and rows):
+        raise SettingsError("table: needs methods (a group, each with title and overrides) and a list of rows")
+    for name, method in methods.items():
+        chosen(method, f"table.methods.{name}.", title=str, overrides=texts)
+    for number, row in enumerate(rows):
+        chosen(row, f"table.rows.{number}.", name=str, overrides=texts)
 
 
 def _seeds_argument(seeds: Sequence[int]) -> str:

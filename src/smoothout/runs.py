@@ -33,16 +33,38 @@ def check(job: Job, place: Workplace) -> None:
     except ValueError as error:
         raise SettingsError(f"batch.{error}") from error
     try:
-        with torch.device("meta"):
-            model = setup.model.build(setup.data.shape, setup.data.classes)
+        place.engine.resolved(place.device, setup.precision, recordable=True)
     except ValueError as error:
-        raise SettingsError(str(error)) from error
+        raise SettingsError(f"engine.{error}") from error
+    model = _outline(setup)
     normalised = any(isinstance(module, BATCHNORM) for module in model.modules())
     if normalised and setup.batch.smallest_piece(len(train_split)) == 1:
         raise SettingsError(
             "batch.size: the last (ghost) batch has 1 example, and BatchNorm needs 2; take another size"
         )
     snapshot_of(job, place)
+
+
+def check_networks(job: Job) -> None:
+    """Find what an analysis cannot do with the networks of its runs before these are trained."""
+    networks = [_outline(one.settings) for one in job.inputs]
+    shapes = [{name: tensor.shape for name, tensor in network.state_dict().items()} for network in networks]
+    if any(other != shapes[0] for other in shapes):
+        raise SettingsError("other: the second run's network must have the architecture of the first's")
+    columns = getattr(job.settings, "subspace", None)
+    for weights in (sum(parameter.numel() for parameter in network.parameters()) for network in networks):
+        if columns is not None and columns > weights:
+            raise SettingsError(f"analysis.subspace: {columns} is more than the {weights} weights of the network")
+
+
+def _outline(setup: Experiment) -> nn.Module:
+    """The network without memory for its weights."""
+    try:
+        with torch.device("meta"):
+            model: nn.Module = setup.model.build(setup.data.shape, setup.data.classes)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    return model
 
 
 def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -126,6 +126,11 @@ class Folders:
     results: str
     checkpoints: str
     logs: str
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not getattr(self, field.name):
+                raise ValueError(f"{field.name}: must be the path of a folder, not ''")
 
 
 @dataclass(frozen=True)
@@ -259,6 +264,14 @@ def typed(cls: type[T], values: dict[Any, Any], prefix: str) -> T:
     return _made(cls, settled, prefix)
 
 
+def chosen(settings: Any, prefix: str = "", **hints: Any) -> Any:
+    """The settings named in ``hints`` as attributes of one object, each checked against its type; others are left."""
+    if not isinstance(settings, dict):
+        raise SettingsError(f"{prefix.rstrip('.')}: must be a group of settings, not {settings!r}")
+    kind = dataclasses.make_dataclass("Chosen", hints.items())
+    return typed(kind, {name: settings[name] for name in hints if name in settings}, prefix)
+
+
 def _strict(value: Any, hint: Any) -> Any:
     """``value``, unless it is a truth value for a number or a number for a truth value: OmegaConf would convert it."""
     options = get_args(hint) or (hint,)
@@ -286,9 +299,11 @@ def _allowed(hint: Any) -> str:
     options = [option for option in get_args(hint) or (hint,) if option is not Ellipsis]
     words = []
     for option in options:
-        if isinstance(option, type) and issubclass(option, Enum):
+        if get_origin(option) is tuple:
+            words.append(_allowed(option))
+        elif isinstance(option, type) and issubclass(option, Enum):
             words.append("one of " + ", ".join(member.name for member in option))
         else:
             words.append(_WORDS[option])
     text = " or ".join(words)
-    return f"a list, each {text}" if getattr(hint, "__origin__", None) is tuple else text
+    return f"a list, each {text}" if get_origin(hint) is tuple else text

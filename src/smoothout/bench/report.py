@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ def comparisons(device: torch.device, data: Path) -> dict[str, Callable[[], Row]
     return {**here, **{name: partial(comparison, device, data) for name, comparison in FROM_FILES.items()}}
 
 
-def measure(device: torch.device, only: list[str] | None, data: Path) -> Iterator[Row]:
+def measure(device: torch.device, only: Sequence[str] | None, data: Path) -> Iterator[Row]:
     """The rows of ``device``, one after another; ``only`` names those that are wanted. Raises ValueError on others."""
     known = comparisons(device, data)
     unknown = sorted(set(only or []) - set(known))
