@@ -24,7 +24,7 @@ LEVELS = [
     ["reproduction", "choosing"],
     ["pictures", "claims"],
     ["verdicts"],
-    ["bench"],
+    ["bench", "reliability"],
     ["cli"],
     ["cluster"],
     ["terminal"],

@@ -34,7 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from smoothout.data.sources import DataError
 from smoothout.files import write_text
 from smoothout.ledger import Record, RecordError
-from smoothout.progress import Interrupted, console, interruptible, stopped_by_signals
+from smoothout.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
 from smoothout.settings import Folders, SettingsError, build, plain, typed
 from smoothout.tables import number
 from smoothout.training.checkpoint import CheckpointError
@@ -55,6 +55,7 @@ _NO_ROOM = {
 }
 _NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
 _SWEEP = "SMOOTHOUT_SWEEP"  # the file that the jobs of a sweep report to
+_LEADER = "SMOOTHOUT_SWEEP_LEADER"  # the number of the process that leads it
 
 
 def run(program: Callable[[], Any]) -> None:
@@ -123,20 +124,21 @@ def report(error: BaseException, log: Path | None = None) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error in one line, without Hydra's and OmegaConf's trailers."""
+    """The message of an error in one line that names the culprit, without Hydra's and OmegaConf's trailers."""
     text = str(error) or type(error).__name__
-    culprit = getattr(error, "override", None) or getattr(error, "full_key", None)  # of Hydra, and of OmegaConf
-    if culprit and str(culprit) not in text:
-        text = f"{culprit}: {text}"
-    if type(error) is ValueError and _is_input(error):  # Hydra does not say of which
-        text = f"{text}; among: {' '.join(sys.argv[1:])}"
     kept = []
     for line in text.splitlines():
         if line.strip().startswith(("Config search path", "full_key:", "object_type=", "Set the environment variable")):
             break
         kept.append(line.strip())
     joined = " ".join(line for line in kept if line)
-    return joined if _is_input(error) else _of_machine(error) or f"{type(error).__name__}: {joined}"
+    if not _is_input(error):
+        return _of_machine(error) or f"{type(error).__name__}: {joined}"
+    culprit = getattr(error, "override", None) or getattr(error, "full_key", None)  # of Hydra, and of OmegaConf
+    if culprit:
+        return joined if str(culprit) in joined else f"{culprit}: {joined}"
+    nameless = isinstance(error, ValueError | OmegaConfBaseException)
+    return f"{joined}; among: {' '.join(sys.argv[1:])}" if nameless else joined
 
 
 def _of_machine(error: BaseException) -> str | None:
@@ -152,7 +154,8 @@ def _of_machine(error: BaseException) -> str | None:
 def _is_input(error: BaseException) -> bool:
     """Whether the user's input is at fault; Hydra says so with bare ValueErrors too."""
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    by_hydra = isinstance(error, ValueError) and bool(frames) and frames[-1].partition(".")[0] in ("hydra", "omegaconf")
+    last = frames[-3:] if isinstance(error, UnicodeDecodeError) else frames[-1:]  # of a config file that is no text
+    by_hydra = isinstance(error, ValueError) and any(f.partition(".")[0] in ("hydra", "omegaconf") for f in last)
     return isinstance(error, WRONG_INPUT) or by_hydra
 
 
@@ -310,7 +313,12 @@ class SweepSummary(Callback):
         """Open the file that the jobs report to."""
         handle, path = tempfile.mkstemp(suffix=".jsonl", dir=_seen_by_all_jobs(config))
         os.close(handle)
-        os.environ[_SWEEP] = path
+        os.environ.update({_SWEEP: path, _LEADER: str(os.getpid())})
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Let a process of a local pool end with the sweep that it works for, whatever ends that."""
+        if os.environ.get(_LEADER) == str(os.getppid()):
+            end_with_parent()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Report one job that failed; a fault's traceback goes to the logs folder."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 from typing import ClassVar
 
@@ -48,7 +51,10 @@ def stopped_by_signals() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within the block the first SIGINT or SIGTERM is kept for the next ``stop_if_asked``; a second one is obeyed."""
+    """Within the block the first SIGINT or SIGTERM is kept for the next ``stop_if_asked``; a second one is obeyed.
+
+    What nobody asked for raises Interrupted at the end of the block.
+    """
 
     def note(number: int, _: FrameType | None) -> None:
         _pending.append(number)
@@ -64,9 +70,25 @@ def interruptible() -> Iterator[None]:
         signal.signal(n, note)
     try:
         yield
+        stop_if_asked()  # the work is done, but what comes after it is not to begin
     finally:
         restore()
-        _pending.clear()  # nobody else is to be stopped by it
+        _pending.clear()
+
+
+@cache
+def end_with_parent() -> None:
+    """Ask this process's work to stop as soon as its parent has died, and end it when that took ``LINE_SECONDS``."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(LINE_SECONDS)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def asked_to_stop() -> bool:

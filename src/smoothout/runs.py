@@ -19,7 +19,7 @@ from smoothout.parameters import BATCHNORM
 from smoothout.randomness import address, stream
 from smoothout.settings import Experiment, SettingsError
 from smoothout.training import checkpoint
-from smoothout.training.checkpoint import Snapshot
+from smoothout.training.checkpoint import CheckpointError, Snapshot, Weights
 from smoothout.training.loop import Training
 from smoothout.work import Job, Workplace
 
@@ -42,19 +42,25 @@ def check(job: Job, place: Workplace) -> None:
         raise SettingsError(
             "batch.size: the last (ghost) batch has 1 example, and BatchNorm needs 2; take another size"
         )
-    snapshot_of(job, place)
+    path, snapshot = snapshot_of(job, place)
+    if snapshot is not None and _shapes(snapshot.model) != _shapes(model.state_dict()):
+        raise CheckpointError(f"checkpoint: {path} holds the weights of another network; delete it to train anew")
 
 
 def check_networks(job: Job) -> None:
     """Find what an analysis cannot do with the networks of its runs before these are trained."""
     networks = [_outline(one.settings) for one in job.inputs]
-    shapes = [{name: tensor.shape for name, tensor in network.state_dict().items()} for network in networks]
+    shapes = [_shapes(network.state_dict()) for network in networks]
     if any(other != shapes[0] for other in shapes):
         raise SettingsError("other: the second run's network must have the architecture of the first's")
     columns = getattr(job.settings, "subspace", None)
     for weights in (sum(parameter.numel() for parameter in network.parameters()) for network in networks):
         if columns is not None and columns > weights:
             raise SettingsError(f"analysis.subspace: {columns} is more than the {weights} weights of the network")
+
+
+def _shapes(weights: Weights) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
 
 
 def _outline(setup: Experiment) -> nn.Module:

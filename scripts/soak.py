@@ -1,0 +1,33 @@
+"""Try to break the programs: kills, signals, many writers, sweeps, broken input; writes results/reliability.md."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from smoothout import cli
+from smoothout.files import write_text
+from smoothout.progress import Bar, stop_if_asked
+from smoothout.reliability import soak
+from smoothout.settings import build
+
+
+@hydra.main(config_path="../configs", config_name="soak", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """Try as much as ``config`` says, in a folder of its own."""
+    with cli.task(config) as (settings, place):
+        wanted = build(settings["soak"], "soak", soak.Soak)
+        with Bar("soak", wanted.parts) as bar:
+
+            def tick(what: str) -> None:
+                stop_if_asked()
+                bar.step(what)
+
+            survived = soak.run(wanted, Path(__file__).resolve().parent, tick)
+        path = Path(place.folders.results) / "reliability.md"
+        write_text(path, soak.markdown(wanted, survived, place.environment()))
+        print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

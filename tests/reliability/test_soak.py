@@ -1,0 +1,117 @@
+"""The soak in short: a few kills of each program, signals, writers, a sweep; and what the report says."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from smoothout.reliability import crowds, kills, soak
+from smoothout.reliability.kills import Broken, Strike, Unbroken
+from smoothout.reliability.soak import Soak, Survived
+from smoothout.reliability.victims import Aim, Command, Moment, said, written
+
+ENVIRONMENT = {"processor": "a processor", "cores": 2, "versions": {"torch": "2.9"}, "commit": "abc"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", kills.WORK)
+def test_programs_that_are_killed_go_on_to_the_same_bits(work: str, scripts: Path, tmp_path: Path) -> None:
+    whole = kills.unbroken(kills.WORK[work], scripts, tmp_path / "unbroken")
+    assert len(list(kills.survive(work, whole, 3, 1, scripts, tmp_path))) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", Moment)
+def test_a_process_dies_where_it_is_told_to_and_the_next_one_goes_on(
+    moment: Moment, scripts: Path, tmp_path: Path
+) -> None:
+    command = Command("train", (*kills.WORK["training"].arguments[:-1], "schedule.epochs=2"))
+    whole = kills.unbroken(command, scripts, tmp_path / "unbroken")
+    here = tmp_path / "killed"
+    process = command.started(scripts, here, Aim(whole.writes - 1, moment))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert written(here)[-1][1] == moment
+    rests = [path for path in here.rglob("*.part*") if path.parent.name == "checkpoints"]
+    assert len(rests) == (moment is not Moment.renamed)
+    assert command.run(scripts, here) == 0
+    assert kills.left(here) == whole.left
+    assert not list(here.rglob("*.part*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_that_is_stopped_by_a_signal_goes_on(number: signal.Signals, scripts: Path, tmp_path: Path) -> None:
+    whole = kills.unbroken(kills.WORK["sweep"], scripts, tmp_path / "unbroken")
+    assert kills.stop("sweep", whole, number, 0, scripts, tmp_path / "stopped").where.endswith(
+        f"exit code {128 + number}"
+    )
+
+
+@pytest.mark.slow
+def test_many_writers_make_every_run_once(scripts: Path, tmp_path: Path) -> None:
+    assert crowds.write_at_once(8, scripts, tmp_path) == 7
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_goes_on_lists_what_failed_and_makes_nothing_twice(
+    scripts: Path, tmp_path: Path
+) -> None:
+    assert crowds.sweep(2, scripts, tmp_path) == (6, 2)
+
+
+def test_the_shares_of_the_kills_are_all_of_them() -> None:
+    for count in (4, 5, 7, 100, 1001):
+        shares = Soak(kills=count).of_work()
+        assert sum(shares.values()) == count
+        assert shares.keys() == kills.WORK.keys()
+        assert min(shares.values()) >= 1
+
+
+@pytest.mark.parametrize("field", ["kills", "writers", "sweep", "seed", "inputs"])
+def test_a_soak_that_tries_nothing_is_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: must be"):
+        Soak(**{field: -1})
+
+
+@pytest.mark.slow
+def test_a_difference_in_one_bit_is_found(scripts: Path, tmp_path: Path, trained: Path) -> None:
+    found = kills.left(trained)
+    whole = Unbroken(found, 1.0, 1)
+    kills._compare(trained, whole, 0)
+    [(name, record)] = found.items()
+    loss = record["outcome"]["last"]["test_loss"]
+    other = {**record, "outcome": {**record["outcome"], "last": {"test_loss": loss * (1 + 2**-52)}}}
+    with pytest.raises(Broken, match=f"{name} differ"):
+        kills._compare(trained, Unbroken({name: other}, 1.0, 1), 0)
+    with pytest.raises(Broken, match="ended with 1"):
+        kills._compare(trained, whole, 1)
+    with pytest.raises(Broken, match=f"{name}.json was lost"):
+        kills._check(tmp_path, {f"{name}.json": b"{}"})
+
+
+def test_the_report_says_where_programs_died() -> None:
+    strikes = [
+        Strike("training", "SIGKILL", "checkpoint: written, not synced"),
+        Strike("table", "SIGKILL", "after writing a record"),
+        Strike("table", "SIGKILL", "after writing a record"),
+        Strike("sweep", "SIGTERM", "exit code 143"),
+    ]
+    survived = Survived(strikes, 7, (75, 25), Counter(train=100, analyze=20), 600.0)
+    text = soak.markdown(Soak(kills=4), survived, ENVIRONMENT)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert ["where the process died", "training", "table"] in rows
+    assert ["SIGKILL: after writing a record", "0", "2"] in rows
+    assert ["SIGKILL: checkpoint: written, not synced", "1", "0"] in rows
+    assert ["SIGTERM: exit code 143", "1"] in rows
+    for words in ("## 3 kills survived, 1 of them within a write", "7 runs", "100 settings", "## 120 broken inputs"):
+        assert words in text
+
+
+def test_nothing_is_said_of_a_folder_twice(tmp_path: Path) -> None:
+    (tmp_path / "here.said").write_text("one\n")
+    assert said(tmp_path / "here") == ["one"]
+    assert said(tmp_path / "here") == []
