@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from smoothout.reliability import crowds, kills, soak
 from smoothout.reliability.kills import Broken, Strike, Unbroken
 from smoothout.reliability.soak import Soak, Survived
-from smoothout.reliability.victims import Aim, Command, Moment, said, written
+from smoothout.reliability.victims import Aim, Moment, said, written
 
 ENVIRONMENT = {"processor": "a processor", "cores": 2, "versions": {"torch": "2.9"}, "commit": "abc"}
 
@@ -19,8 +20,8 @@ ENVIRONMENT = {"processor": "a processor", "cores": 2, "versions": {"torch": "2.
 @pytest.mark.slow
 @pytest.mark.parametrize("work", kills.WORK)
 def test_programs_that_are_killed_go_on_to_the_same_bits(work: str, scripts: Path, tmp_path: Path) -> None:
-    whole = kills.unbroken(kills.WORK[work], scripts, tmp_path / "unbroken")
-    assert len(list(kills.survive(work, whole, 3, 1, scripts, tmp_path))) == 3
+    whole = kills.unbroken(work, scripts, tmp_path / "unbroken")
+    assert len(list(kills.survive(whole, 3, 1, tmp_path))) == 3
 
 
 @pytest.mark.slow
@@ -28,9 +29,8 @@ def test_programs_that_are_killed_go_on_to_the_same_bits(work: str, scripts: Pat
 def test_a_process_dies_where_it_is_told_to_and_the_next_one_goes_on(
     moment: Moment, scripts: Path, tmp_path: Path
 ) -> None:
-    command = Command("train", (*kills.WORK["training"].arguments[:-1], "schedule.epochs=2"))
-    whole = kills.unbroken(command, scripts, tmp_path / "unbroken")
-    here = tmp_path / "killed"
+    whole = kills.unbroken("training", scripts, tmp_path / "unbroken")
+    here, command = tmp_path / "killed", whole.command
     process = command.started(scripts, here, Aim(whole.writes - 1, moment))
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -45,10 +45,8 @@ def test_a_process_dies_where_it_is_told_to_and_the_next_one_goes_on(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_sweep_that_is_stopped_by_a_signal_goes_on(number: signal.Signals, scripts: Path, tmp_path: Path) -> None:
-    whole = kills.unbroken(kills.WORK["sweep"], scripts, tmp_path / "unbroken")
-    assert kills.stop("sweep", whole, number, 0, scripts, tmp_path / "stopped").where.endswith(
-        f"exit code {128 + number}"
-    )
+    whole = kills.unbroken("sweep", scripts, tmp_path / "unbroken")
+    assert kills.stop(whole, number, 0, tmp_path / "stopped").where.endswith(f"exit code {128 + number}")
 
 
 @pytest.mark.slow
@@ -80,13 +78,13 @@ def test_a_soak_that_tries_nothing_is_refused(field: str) -> None:
 @pytest.mark.slow
 def test_a_difference_in_one_bit_is_found(scripts: Path, tmp_path: Path, trained: Path) -> None:
     found = kills.left(trained)
-    whole = Unbroken(found, 1.0, 1)
+    whole = Unbroken("training", kills.WORK["training"], scripts, found, 1.0, 1)
     kills._compare(trained, whole, 0)
     [(name, record)] = found.items()
     loss = record["outcome"]["last"]["test_loss"]
     other = {**record, "outcome": {**record["outcome"], "last": {"test_loss": loss * (1 + 2**-52)}}}
     with pytest.raises(Broken, match=f"{name} differ"):
-        kills._compare(trained, Unbroken({name: other}, 1.0, 1), 0)
+        kills._compare(trained, replace(whole, left={name: other}), 0)
     with pytest.raises(Broken, match="ended with 1"):
         kills._compare(trained, whole, 1)
     with pytest.raises(Broken, match=f"{name}.json was lost"):

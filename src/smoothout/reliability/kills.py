@@ -53,30 +53,34 @@ class Strike:
 
 @dataclass(frozen=True)
 class Unbroken:
-    """What a command leaves when nothing stops it; how long it takes, and how many files it writes."""
+    """What a command leaves when nothing stops it, how long it takes, how many files it writes; and where it is."""
 
+    work: str
+    command: Command
+    scripts: Path
     left: dict[str, Any]
     seconds: float
     writes: int
 
 
-def unbroken(command: Command, scripts: Path, folder: Path) -> Unbroken:
-    """Run ``command`` in a new folder."""
+def unbroken(work: str, scripts: Path, folder: Path) -> Unbroken:
+    """Run one of WORK in a new folder."""
+    command = WORK[work]
     began = time.monotonic()
     code = command.run(scripts, folder)
     seconds = time.monotonic() - began
     if code != 0:
         raise Broken(f"the unbroken run ended with {code}: {said(folder)[-1:]}")
     writes = sum(moment == Moment.renamed for _, moment, _ in written(folder))
-    return Unbroken(left(folder), seconds, writes)
+    return Unbroken(work, command, scripts, left(folder), seconds, writes)
 
 
-def survive(work: str, whole: Unbroken, kills: int, seed: int, scripts: Path, folder: Path) -> Iterator[Strike]:
-    """Kill one of WORK so often, from one call to the next, half of the times inside a write; yields what was survived.
+def survive(whole: Unbroken, kills: int, seed: int, folder: Path) -> Iterator[Strike]:
+    """Kill a command so often, from one call to the next, half of the times inside a write; yields what was survived.
 
     Raises Broken where a promise does not hold: after every death (``_check``), and at every end.
     """
-    command, chance = WORK[work], random.Random(f"{seed} {work}")
+    command, scripts, chance = whole.command, whole.scripts, random.Random(f"{seed} {whole.work}")
     life, done = 0, 0
     while done < kills:
         here = folder / f"life{life}"
@@ -91,7 +95,7 @@ def survive(work: str, whole: Unbroken, kills: int, seed: int, scripts: Path, fo
         _check(here, before)
         if process.exitcode == -signal.SIGKILL:
             done += 1
-            yield Strike(work, "SIGKILL", _where(here, process.pid, steps))
+            yield Strike(whole.work, "SIGKILL", _where(here, process.pid, steps))
         else:
             _compare(here, whole, process.exitcode)
             life += 1
@@ -99,10 +103,10 @@ def survive(work: str, whole: Unbroken, kills: int, seed: int, scripts: Path, fo
     _compare(last, whole, command.run(scripts, last))
 
 
-def stop(work: str, whole: Unbroken, number: signal.Signals, seed: int, scripts: Path, here: Path) -> Strike:
-    """Send ``number`` to one of WORK at a random moment after its first checkpoint: one line, and it can go on."""
-    command, chance = WORK[work], random.Random(f"{seed} {work} {number}")
-    process = command.started(scripts, here)
+def stop(whole: Unbroken, number: signal.Signals, seed: int, here: Path) -> Strike:
+    """Send ``number`` to a command at a random moment after its first checkpoint: one line, and it can go on."""
+    chance = random.Random(f"{seed} {whole.work} {number}")
+    process = whole.command.started(whole.scripts, here)
     wait_for(lambda: any((here / "checkpoints").glob("*.pt")), process.is_alive)
     process.join(chance.uniform(0, whole.seconds / 10))
     os.kill(process.pid or 0, number)
@@ -111,8 +115,8 @@ def stop(work: str, whole: Unbroken, number: signal.Signals, seed: int, scripts:
     if process.exitcode != 128 + number or lines.count(wanted) != 1:
         raise Broken(f"{number.name} ended with {process.exitcode} and {lines[-3:]}")
     _check(here, {})
-    _compare(here, whole, command.run(scripts, here))
-    return Strike(work, number.name, "checkpoint left, one line, exit code " + str(128 + number))
+    _compare(here, whole, whole.command.run(whole.scripts, here))
+    return Strike(whole.work, number.name, "checkpoint left, one line, exit code " + str(128 + number))
 
 
 def left(folder: Path) -> dict[str, Any]:

@@ -74,15 +74,15 @@ def run(soak: Soak, scripts: Path, tick: Callable[[str], None]) -> Survived:
     began, strikes = time.monotonic(), list[Strike]()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        whole = {work: kills.unbroken(command, scripts, folder / work) for work, command in kills.WORK.items()}
+        whole = {work: kills.unbroken(work, scripts, folder / work) for work in kills.WORK}
         for work, count in soak.of_work().items():
-            for strike in kills.survive(work, whole[work], count, soak.seed, scripts, folder / "kills" / work):
+            for strike in kills.survive(whole[work], count, soak.seed, folder / "kills" / work):
                 strikes.append(strike)
                 tick(f"{work}: {strike.where}")
         for number in _SIGNALS:
             for work in kills.WORK:
                 here = folder / "stops" / number.name / work
-                strikes.append(kills.stop(work, whole[work], number, soak.seed, scripts, here))
+                strikes.append(kills.stop(whole[work], number, soak.seed, here))
                 tick(f"{work}: {number.name}")
         runs = crowds.write_at_once(soak.writers, scripts, folder / "writers")
         tick(f"{soak.writers} writers")

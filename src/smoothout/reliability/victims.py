@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 PLACES = ("data", "results", "checkpoints", "logs")
-QUIET = ("threads=1", "tensorboard=false", "download=false")
+QUIET = ("device=cpu", "threads=1", "tensorboard=false", "download=false")
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["smoothout.terminal", "smoothout.pictures", "smoothout.choosing", "sklearn.datasets"])
 _KINDS = {".pt": "checkpoint", ".json": "record", ".md": "table", ".csv": "table", ".tex": "table", ".npz": "data"}
