@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from smoothout import cli
+from smoothout import cli, words
 from smoothout.cluster import join_ranks
 from smoothout.jobs import ensure
 from smoothout.settings import experiment
@@ -15,7 +15,7 @@ def main(config: DictConfig) -> None:
     """Find or make the record of the training that ``config`` describes."""
     join_ranks()
     with cli.task(config) as (settings, place):
-        print(cli.summary(ensure(Job(experiment(settings)), place)))
+        print(words.training(ensure(Job(experiment(settings)), place)))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ LEVELS = [
     ["files", "identity", "randomness", "parameters", "vision", "statistics"],
     ["perturbation", "batchnorm", "ghost", "models", "data", "ledger", "progress"],
     ["evaluation", "curvature", "tables", "figures"],
-    ["training", "analysis", "strength"],
+    ["training", "analysis", "strength", "words"],
     ["environment", "settings"],
     ["work"],
     ["runs"],
@@ -30,7 +30,7 @@ LEVELS = [
     ["terminal"],
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
-TORCH_FREE = {"files", "identity", "ledger", "tables", "figures"}
+TORCH_FREE = {"files", "identity", "ledger", "tables", "figures", "words"}
 HYDRA_FREE = {name for names in LEVELS[:4] for name in names}
 
 

@@ -33,10 +33,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from smoothout.data.sources import DataError
 from smoothout.files import write_text
-from smoothout.ledger import Record, RecordError
+from smoothout.ledger import RecordError
 from smoothout.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
 from smoothout.settings import Folders, SettingsError, build, plain, typed
-from smoothout.tables import number
 from smoothout.training.checkpoint import CheckpointError
 from smoothout.training.engine import Engine, keep_memory
 from smoothout.work import Workplace
@@ -221,89 +220,6 @@ def _device(name: str) -> torch.device:
     if not usable:
         raise SettingsError(f"device: {name!r} is not here; this machine has cpu and {torch.cuda.device_count()} cuda")
     return device
-
-
-def summary(record: Record) -> str:
-    """One line about a training's record."""
-    best, last = record.outcome["best"], record.outcome["last"]
-    split = "held-out" if record.settings["data"].get("held_out") else "test"
-    return (
-        f"{record.name}: {split} accuracy {100 * best['test_accuracy']:.2f}% (best, epoch {best['epoch'] + 1}),"
-        f" {100 * last['test_accuracy']:.2f}% (last){'; diverged' if record.outcome['diverged'] else ''}"
-    )
-
-
-def describe_analysis(record: Record) -> str:
-    """A few lines about an analysis' record."""
-    first, *lines = _DESCRIPTIONS[record.kind](record.outcome)
-    return "\n".join([f"{record.name}: {first}", *lines])
-
-
-def _sharpness(out: dict[str, Any]) -> list[str]:
-    value = f"failed ({out['status']})" if out["failed"] else f"{number(out['value'], 4)}%"
-    return [f"sharpness {value}; {out['evaluations']} evaluations; {out['status']}"]
-
-
-def _adaptive(out: dict[str, Any]) -> list[str]:
-    value = "failed" if out["failed"] else f"{out['value']:.4g} above the loss {out['loss']:.4g}"
-    return [f"adaptive sharpness {value}; {out['evaluations']} evaluations; {out['status']}"]
-
-
-def _interpolation(out: dict[str, Any]) -> list[str]:
-    return ["test accuracy", *(f"{p['alpha']:6.2f} {_share(p['accuracy'])}" for p in out["test"])]
-
-
-def _noise_curve(out: dict[str, Any]) -> list[str]:
-    return ["test accuracy", *(f"{p['a']:6.4g} {_share(p['accuracy'])}" for p in out["test"]["points"])]
-
-
-def _averages(out: dict[str, Any]) -> list[str]:
-    found = ((name, out[name]["test"]["accuracy"]) for name in ("kept", "recomputed"))
-    return ["test accuracy by running averages", *(f"{name:>11} {_share(accuracy)}" for name, accuracy in found)]
-
-
-def _landscape(out: dict[str, Any]) -> list[str]:
-    ranges = ((p["alpha"], min(p["accuracies"]), max(p["accuracies"])) for p in out["test"])
-    return ["test accuracy, lowest and highest", *(f"{a:6.2f} {_share(low)} {_share(high)}" for a, low, high in ranges)]
-
-
-def _plane(out: dict[str, Any]) -> list[str]:
-    losses = [loss for row in out["losses"] for loss in row if loss is not None]
-    return [f"{len(losses)} points, loss from {min(losses):.4g} to {max(losses):.4g}"]
-
-
-def _hessian(out: dict[str, Any]) -> list[str]:
-    top = out["eigenvalues"]
-    lines = [f"largest eigenvalues {', '.join(f'{value:.4g}' for value in top['values'])} ({top['status']})"]
-    for name, words in (("trace", "trace"), ("norm", "Frobenius norm")):
-        mean, error = out[name]["mean"], out[name]["standard_error"]
-        lines.append(f"  {words} {mean:.4g}, standard error {error:.2g}")
-    return [*lines, f"  {out['products']} products with the Hessian of {out['dimension']} weights"]
-
-
-def _atlas(out: dict[str, Any]) -> list[str]:
-    lines = ["percent, evaluations, and why each search ended"]
-    for one in out["courses"]:
-        answer = "failed" if one["failed"] else number(one["answer"], 4)
-        lines.append(f"{one['space']:>10} {one['search']:<10} {answer:>12} {len(one['values']):4d}  {one['status']}")
-    return lines
-
-
-_DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
-    "sharpness": _sharpness,
-    "adaptive": _adaptive,
-    "interpolation": _interpolation,
-    "noise_curve": _noise_curve,
-    "averages": _averages,
-    "landscape": _landscape,
-    "plane": _plane,
-    "hessian": _hessian,
-    "atlas": _atlas,
-}
-
-
-def _share(value: float | None) -> str:
-    return "  not defined" if value is None else f"{100 * value:6.2f}%"
 
 
 class SweepSummary(Callback):
