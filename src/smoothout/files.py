@@ -38,7 +38,8 @@ def make_room(path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
+        number = errno.EROFS if os.statvfs(path.parent).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, os.strerror(number), str(path.parent))
     for part in path.parent.glob(f"{path.name}.part*"):
         part.unlink()
 

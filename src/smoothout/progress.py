@@ -31,7 +31,8 @@ class Interrupted(KeyboardInterrupt):
         return f"by {signal.Signals(self.number).name}; the same command goes on from here"
 
 
-_pending: list[int] = []
+_pending: list[int] = []  # signals that wait
+_told: list[int] = []  # those that an Interrupted has told of
 
 
 @contextmanager
@@ -66,14 +67,17 @@ def interruptible() -> Iterator[None]:
 
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     _pending.clear()
+    _told.clear()
     for n in before:
         signal.signal(n, note)
     try:
         yield
-        stop_if_asked()  # the work is done, but what comes after it is not to begin
+        if not _told:
+            stop_if_asked()  # the work is done, but what comes after it is not to begin
     finally:
         restore()
         _pending.clear()
+        _told.clear()
 
 
 @cache
@@ -99,6 +103,7 @@ def asked_to_stop() -> bool:
 def stop_if_asked() -> None:
     """Raise Interrupted when a signal is waiting."""
     if _pending:
+        _told.append(_pending[0])
         raise Interrupted(_pending[0])
 
 

@@ -88,7 +88,7 @@ def test_a_file_that_may_not_grow_leaves_what_was_there(program: Callable[..., E
         code, lines = program("train", *RUN)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert (code, len(lines)) == (1, 1)
+    assert (code, len(lines)) == (1, 1), lines
     assert "File too large; put this right, and the same command goes on" in lines[0]
     assert list((tmp_path / "checkpoints").iterdir()) == []
     assert program("train", *RUN)[0] == 0

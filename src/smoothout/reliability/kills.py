@@ -18,7 +18,7 @@ from filelock import FileLock
 from smoothout.ledger import read
 from smoothout.reliability.victims import QUIET, Aim, Command, Moment, kill, kind, said, wait_for, written
 
-TIMES = {"wall_seconds", "train_seconds", "seconds", "machines"}  # what may differ between two runs of one job
+TIMES = {"wall_seconds", "train_seconds", "seconds", "machines", "peak_memory"}  # what may differ between two runs
 _RUN = (*QUIET, "batch=large", "checkpoint_seconds=0")
 WORK = {
     "training": Command("train", (*_RUN, "perturbation=smoothout", "schedule.epochs=15")),

@@ -70,7 +70,10 @@ def save(path: Path, snapshot: Snapshot, digest: str) -> None:
     numbers = {"digest": digest, **{name: getattr(snapshot, name) for name in _NUMBERS}}
     content = {**{name: getattr(snapshot, name) for name in _TENSORS}, "json": json.dumps(numbers)}
     with whole_file(path) as part, part.open("wb") as file:  # given a path, torch hides why it cannot write
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # from closing the archive; what stopped it came before
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Snapshot:
