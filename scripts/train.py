@@ -1,10 +1,11 @@
 """Train one network, or with -m a sweep of them; each gets a record under results/train/."""
 
+from functools import partial
+
 import hydra
 from omegaconf import DictConfig
 
-from smoothout import cli, words
-from smoothout.cluster import join_ranks
+from smoothout import cli, cluster, words
 from smoothout.jobs import ensure
 from smoothout.settings import experiment
 from smoothout.work import Job
@@ -13,7 +14,11 @@ from smoothout.work import Job
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Find or make the record of the training that ``config`` describes."""
-    join_ranks()
+    cluster.led(partial(train, config))
+
+
+def train(config: DictConfig) -> None:
+    """The same in one process, or in the first of several."""
     with cli.task(config) as (settings, place):
         print(words.training(ensure(Job(experiment(settings)), place)))
 

@@ -35,9 +35,11 @@ from smoothout.data.sources import DataError
 from smoothout.files import write_text
 from smoothout.ledger import RecordError
 from smoothout.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
+from smoothout.runs import follow
 from smoothout.settings import Folders, SettingsError, build, plain, typed
 from smoothout.training.checkpoint import CheckpointError
 from smoothout.training.engine import Engine, keep_memory
+from smoothout.training.ranks import EndedError, LostError, Ranks, here
 from smoothout.work import Workplace
 
 WRONG_INPUT = (
@@ -58,14 +60,19 @@ _LEADER = "SMOOTHOUT_SWEEP_LEADER"  # the number of the process that leads it
 
 
 def run(program: Callable[[], Any]) -> None:
-    """Run a Hydra program; every error becomes one line on stderr and an exit code, a sweep ends with its summary."""
+    """Run a Hydra program; every error becomes one line on stderr and an exit code, a sweep ends with its summary.
+
+    Of torchrun's processes the first one runs it; the others do their share of the trainings that it leads.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and swallowed
-    code = 0
+    code, ranks = 0, here()
     try:
         with _own_callbacks(), stopped_by_signals(), _arguments_checked():
-            program()
+            program() if ranks.rank == 0 else follow(ranks)
     except (Exception, KeyboardInterrupt) as error:
-        code = report(error)
+        code = report(error, Path("logs") / "failure.txt" if ranks.rank else None)
+    finally:
+        ranks.part()
     failures = _failures()
     for failure in failures:
         console.print(f"failed: {' '.join(failure['overrides'])}: {failure['error']}", markup=False)
@@ -106,20 +113,30 @@ def _arguments_checked() -> Iterator[None]:
 
 
 def report(error: BaseException, log: Path | None = None) -> int:
-    """Say on stderr, in one line, what went wrong; returns the exit code. A bug's traceback goes to ``log``."""
+    """Say on stderr, in one line, what went wrong; returns the exit code. A bug's traceback goes to ``log``.
+
+    Of several processes the first one that fails says it, and those that end because of it are silent.
+    """
+    if isinstance(error, EndedError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, LostError):
+        return 1
+    telling = here().may_tell()
     if isinstance(error, KeyboardInterrupt):
-        console.print(f"stopped: {str(error) or 'the same command goes on from here'}", markup=False)
+        if telling:
+            console.print(f"stopped: {str(error) or 'the same command goes on from here'}", markup=False)
         return 128 + (error.number if isinstance(error, Interrupted) else 2)
-    console.print(f"error: {one_line(error)}", markup=False)
-    if _is_input(error):
-        return 2
-    if _of_machine(error) is None:
+    code = 2 if _is_input(error) else 1
+    if not telling:
+        return code
+    console.print(f"error: {f'rank {here().rank}: ' if here().rank else ''}{one_line(error)}", markup=False)
+    if code == 1 and _of_machine(error) is None:
         if log is None:
             traceback.print_exception(error)
         else:
             write_text(log, "".join(traceback.format_exception(error)))
             console.print(f"the traceback is in {log}", markup=False)
-    return 1
+    return code
 
 
 def one_line(error: BaseException) -> str:
@@ -169,7 +186,8 @@ def task(config: DictConfig) -> Iterator[tuple[dict[str, Any], Workplace]]:
     except (Exception, KeyboardInterrupt) as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
-        logs = OmegaConf.select(config, "folders.logs") or "logs"
+        named = OmegaConf.select(config, "folders.logs") or "logs"
+        logs = named if isinstance(error, Exception | EndedError) else "logs"
         sys.exit(report(error, Path(logs) / "failure.txt"))
 
 
@@ -185,13 +203,15 @@ def _refuse_new_keys(overrides: Sequence[str], config: DictConfig) -> None:
 def workplace(settings: dict[str, Any]) -> Workplace:
     """The place that the settings of configs/_place.yaml describe. Raises SettingsError."""
     names = [field.name for field in dataclasses.fields(_Place)]
-    here = typed(_Place, {name: settings[name] for name in names if name in settings}, "")
-    if here.threads is not None:
-        torch.set_num_threads(here.threads)
+    chosen = typed(_Place, {name: settings[name] for name in names if name in settings}, "")
+    if chosen.threads is not None:
+        torch.set_num_threads(chosen.threads)
     keep_memory()
     folders = build(settings["folders"], "folders", Folders)
-    engine = build(settings["engine"], "engine", Engine)
-    return Workplace(folders, _device(here.device), engine, here.download, here.tensorboard, here.checkpoint_seconds)
+    engine, ranks = build(settings["engine"], "engine", Engine), here()
+    device = _device(chosen.device, ranks)
+    seconds = chosen.checkpoint_seconds
+    return Workplace(folders, device, engine, chosen.download, chosen.tensorboard, seconds, ranks)
 
 
 @dataclass(frozen=True)
@@ -209,9 +229,9 @@ class _Place:
             raise ValueError(f"checkpoint_seconds: must be a number >= 0, not {self.checkpoint_seconds}")
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, ranks: Ranks) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -219,7 +239,10 @@ def _device(name: str) -> torch.device:
     usable = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < torch.cuda.device_count())
     if not usable:
         raise SettingsError(f"device: {name!r} is not here; this machine has cpu and {torch.cuda.device_count()} cuda")
-    return device
+    try:
+        return ranks.device(device)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 class SweepSummary(Callback):

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.conf import HydraConf
 from hydra.types import RunMode
@@ -26,21 +26,43 @@ from smoothout import cli
 from smoothout.jobs import ensure, recorded, together
 from smoothout.ledger import Record, RecordError
 from smoothout.progress import console, interruptible
+from smoothout.runs import follow
 from smoothout.settings import SettingsError
+from smoothout.training.ranks import here
 from smoothout.work import Job, Workplace
 
 Outcomes = Iterator[tuple[Job, Record | Exception]]
 Carrier = Callable[[Iterable[Job], Workplace], Outcomes]
 LOOK_SECONDS = 5.0  # between two looks at which of the cluster's jobs have ended
+T = TypeVar("T")
 _EXECUTORS = {"SlurmLauncher": "slurm", "LocalLauncher": "local"}
 
 
-def join_ranks() -> None:
-    """Where submitit started several processes as one job, tell torch which of them this is, as torchrun does."""
+def join_ranks() -> bool:
+    """Where submitit started several processes as one job, tell torch which of them this is, as torchrun does.
+
+    Returns whether it did.
+    """
     started = "SUBMITIT_EXECUTOR" in os.environ and "RANK" not in os.environ
-    if started and JobEnvironment().num_tasks > 1:
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        os.environ |= {"TORCHELASTIC_RUN_ID": JobEnvironment().job_id, "TORCHELASTIC_RESTART_COUNT": "0"}
+    if not started or JobEnvironment().num_tasks == 1:
+        return False
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    os.environ |= {"TORCHELASTIC_RUN_ID": JobEnvironment().job_id, "TORCHELASTIC_RESTART_COUNT": "0"}
+    return True
+
+
+def led(program: Callable[[], T]) -> T | None:
+    """Run ``program``; of several processes that submitit started, the first runs it and the others follow."""
+    if not join_ranks():
+        return program()
+    ranks = here()
+    try:
+        if ranks.rank == 0:
+            return program()
+        follow(ranks)
+        return None
+    finally:
+        ranks.part()
 
 
 def carrier(hydra: HydraConf, settings: dict[str, Any]) -> Carrier:
@@ -75,9 +97,11 @@ class MadeThere:
 
     settings: dict[str, Any]
 
-    def __call__(self, job: Job) -> Record | Exception:
-        """The record, or why there is none."""
-        join_ranks()
+    def __call__(self, job: Job) -> Record | Exception | None:
+        """The record, or why there is none; None in a process that follows."""
+        return led(partial(self._made, job))
+
+    def _made(self, job: Job) -> Record | Exception:
         try:
             with interruptible():
                 return ensure(job, cli.workplace(self.settings))
@@ -113,6 +137,8 @@ def handed_over(jobs_of: AutoExecutor, work: MadeThere, jobs: Iterable[Job], pla
     console.print(f"handed over: {', '.join(f'{job.name} ({number})' for number, job in by_id.items())}", markup=False)
     for one in as_completed(handed, poll_frequency=LOOK_SECONDS):
         try:
-            yield by_id[one.job_id], one.results()[0]
+            outcome = one.results()[0]  # of the process that leads
+            assert outcome is not None
+            yield by_id[one.job_id], outcome
         except UncompletedJobError as error:
             yield by_id[one.job_id], error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import NamedTuple
@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+AddUp = Callable[[Tensor], None]
 
 
 class Precision(StrEnum):
@@ -63,16 +65,21 @@ class Tally:
         self._correct = self._correct + (logits.argmax(1) == labels).sum()
         self._examples += len(labels)
 
-    def measured(self) -> Measured:
-        """The means so far. Raises ValueError when nothing was counted."""
-        if not self._examples:
+    def measured(self, add_up: AddUp = lambda sums: None) -> Measured:
+        """The means so far, of all ranks whose sums ``add_up`` adds up. Raises ValueError when nothing was counted."""
+        sums = torch.tensor([float(self._loss), float(self._correct), self._examples], dtype=torch.float64)
+        add_up(sums)
+        loss, correct, examples = sums.tolist()
+        if not examples:
             raise ValueError("nothing to evaluate: the split is empty")
-        return Measured(float(self._loss) / self._examples, float(self._correct) / self._examples)
+        return Measured(loss / examples, correct / examples)
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Measured:
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], add_up: AddUp = lambda sums: None) -> Measured:
     """Measure ``model`` in evaluation mode over ``batches`` of (inputs, labels); its mode is given back afterwards.
+
+    Where ranks share the batches, ``add_up`` replaces a tensor by its sum over ranks.
 
     Raises ValueError when there is no example.
     """
@@ -85,4 +92,4 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Meas
     finally:
         for module, mode in modes:
             module.training = mode
-    return tally.measured()
+    return tally.measured(add_up)

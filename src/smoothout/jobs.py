@@ -63,7 +63,7 @@ def together(jobs: Iterable[Job], place: Workplace) -> Iterator[tuple[Job, Recor
     waiting, active = _once(jobs), dict[Job, tuple[Making, AbstractContextManager[Any]]]()
     stopped: KeyboardInterrupt | None = None
     while True:
-        free = 0 if stopped else place.engine.turns(place.device) - len(active)
+        free = 0 if stopped else place.turns - len(active)
         active |= {job: (_making(job, place), _stream(place.device)) for job in islice(waiting, free)}
         if not active:
             break

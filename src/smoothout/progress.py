@@ -95,9 +95,14 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def asked_to_stop() -> bool:
-    """Whether a signal is waiting."""
-    return bool(_pending)
+def asked_to_stop() -> int:
+    """The number of the signal that is waiting, 0 for none."""
+    return _pending[0] if _pending else 0
+
+
+def ask_to_stop(number: int) -> None:
+    """Let a signal wait that another process was sent."""
+    _pending.append(number)
 
 
 def stop_if_asked() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,7 +22,9 @@ from smoothout.randomness import address, stream
 from smoothout.settings import Experiment, SettingsError
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import CheckpointError, Snapshot, Weights
+from smoothout.training.engine import keep_memory
 from smoothout.training.loop import Training
+from smoothout.training.ranks import Ranks
 from smoothout.work import Job, Workplace
 
 
@@ -45,6 +49,16 @@ def check(job: Job, place: Workplace) -> None:
     path, snapshot = snapshot_of(job, place)
     if snapshot is not None and _shapes(snapshot.model) != _shapes(model.state_dict()):
         raise CheckpointError(f"checkpoint: {path} holds the weights of another network; delete it to train anew")
+    if setup.batch.pieces < place.ranks.size and not _over(snapshot, setup):
+        raise SettingsError(
+            f"batch.ghost: an update of {setup.batch.pieces} ghost batch(es) cannot be shared by {place.ranks.size}"
+            " processes; take smaller ghost batches, a larger batch.multiplier, or fewer processes"
+        )
+
+
+def _over(snapshot: Snapshot | None, setup: Experiment) -> bool:
+    """Whether the training is done."""
+    return snapshot is not None and (snapshot.epoch == setup.schedule.epochs or snapshot.diverged)
 
 
 def check_networks(job: Job) -> None:
@@ -80,11 +94,45 @@ def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
     """
     setup: Experiment = job.settings
     path, snapshot = snapshot_of(job, place)
-    if snapshot is not None and (snapshot.epoch == setup.schedule.epochs or snapshot.diverged):
+    if snapshot is not None and _over(snapshot, setup):
         return snapshot
+    run = _begun(setup, place, snapshot)
+    machines = snapshot.machines if snapshot else []
+    here = place.environment(run.engine)
+    machines += [here] if here not in machines else []
+    updates = setup.batch.updates(len(data_of(setup, place)[0]))
+    make_room(path)
+    log = _tensorboard(job, place)
+    saved = time.monotonic()
+
+    def save(now: Snapshot) -> None:
+        now.machines = machines
+        checkpoint.save(path, now, job.digest)
+
+    done = snapshot.epoch * updates + snapshot.step if snapshot else 0
+    bar = progress.Bar(job.name, setup.schedule.epochs * updates, done)
+    with place.ranks.leading(lambda: _order(setup, place, run.frozen())), bar:
+        for now in run:
+            log(now)
+            bar.step(_note(now))
+            place.ranks.agree_to_stop()
+            if progress.asked_to_stop() or time.monotonic() - saved > place.checkpoint_seconds:
+                save(run.frozen())
+                saved = time.monotonic()
+            progress.stop_if_asked()
+            yield True
+    end = run.frozen()
+    log(end)
+    end.optimizer = {}
+    save(end)
+    return end
+
+
+def _begun(setup: Experiment, place: Workplace, snapshot: Snapshot | None) -> Training:
+    """The training, ready to be iterated over. Raises SettingsError where the place cannot do what its engine says."""
     train_split, test_split, _ = data_of(setup, place)
     try:
-        run = Training(
+        return Training(
             fresh_model(setup, place),
             train_split,
             test_split,
@@ -97,36 +145,38 @@ def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
             augmentation=setup.data.augmentation,
             engine=place.engine,
             resume=snapshot,
+            ranks=place.ranks,
         )
     except ValueError as error:
         raise SettingsError(f"engine.{error}") from error
-    machines = snapshot.machines if snapshot else []
-    here = place.environment(run.engine)
-    machines += [here] if here not in machines else []
-    updates = setup.batch.updates(len(train_split))
-    make_room(path)
-    log = _tensorboard(job, place)
-    saved = time.monotonic()
 
-    def save(now: Snapshot) -> None:
-        now.machines = machines
-        checkpoint.save(path, now, job.digest)
 
-    done = snapshot.epoch * updates + snapshot.step if snapshot else 0
-    with progress.Bar(job.name, setup.schedule.epochs * updates, done) as bar:
-        for now in run:
-            log(now)
-            bar.step(_note(now))
-            if progress.asked_to_stop() or time.monotonic() - saved > place.checkpoint_seconds:
-                save(run.frozen())
-                saved = time.monotonic()
-            progress.stop_if_asked()
-            yield True
-    end = run.frozen()
-    log(end)
-    end.optimizer = {}
-    save(end)
-    return end
+class Order(NamedTuple):
+    """What the other ranks have to know to do their share of a training: ``threads`` are torch's, of each process."""
+
+    setup: Experiment
+    place: Workplace
+    threads: int
+    snapshot: Snapshot
+
+
+def _order(setup: Experiment, place: Workplace, snapshot: Snapshot) -> Order:
+    anywhere = replace(place, ranks=Ranks(), device=torch.device(place.device.type))
+    return Order(setup, anywhere, torch.get_num_threads(), snapshot)
+
+
+def follow(ranks: Ranks) -> None:
+    """Do this rank's share of every training that rank 0 leads, until that one's program ends; nothing is written."""
+    keep_memory()
+    with progress.interruptible(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rank 0 says it
+        for setup, place, threads, snapshot in ranks.orders():
+            torch.set_num_threads(threads)
+            here = replace(place, ranks=ranks, device=ranks.device(place.device))
+            snapshot.sums = snapshot.sums.to(here.device)
+            for _ in _begun(setup, here, snapshot):
+                if ranks.agree_to_stop():
+                    break
 
 
 def checkpoint_path(job: Job, place: Workplace) -> Path:

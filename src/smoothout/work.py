@@ -14,6 +14,7 @@ from smoothout.identity import described, digest
 from smoothout.ledger import Ledger
 from smoothout.settings import Folders
 from smoothout.training.engine import Engine
+from smoothout.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Workplace:
         download: whether missing data may be fetched.
         tensorboard: whether curves are written to the logs folder for TensorBoard.
         checkpoint_seconds: time between two checkpoints.
+        ranks: the processes that share trainings.
     """
 
     folders: Folders
@@ -68,6 +70,7 @@ class Workplace:
     download: bool = True
     tensorboard: bool = False
     checkpoint_seconds: float = 60.0
+    ranks: Ranks = field(default_factory=Ranks)
 
     @property
     def ledger(self) -> Ledger:
@@ -76,4 +79,10 @@ class Workplace:
 
     def environment(self, engine: Engine | None = None) -> dict[str, Any]:
         """What stands in a record about the place; ``engine`` is how a training was carried out there."""
-        return environment(self.device) | ({"engine": described(engine)} if engine else {})
+        several = {"processes": self.ranks.size} if self.ranks.size > 1 else {}
+        return environment(self.device) | several | ({"engine": described(engine)} if engine else {})
+
+    @property
+    def turns(self) -> int:
+        """How many trainings take turns on the device; several processes share one at a time."""
+        return 1 if self.ranks.size > 1 else self.engine.turns(self.device)

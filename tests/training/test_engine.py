@@ -120,7 +120,12 @@ def test_what_was_chosen_stays(device: torch.device) -> None:
     ("device", "recordable", "line"),
     [
         (CPU, True, "launch: graph needs a CUDA device, not cpu; take auto or eager"),
-        (CUDA, False, "launch: a graph holds no copies, photographs, or dropout over several ghost batches; take auto"),
+        (
+            CUDA,
+            False,
+            "launch: a graph holds no copies, photographs, several processes,"
+            " or dropout over several ghost batches; take auto",
+        ),
     ],
 )
 def test_a_graph_that_cannot_be_had_is_refused_in_one_line(device: torch.device, recordable: bool, line: str) -> None:

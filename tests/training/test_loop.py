@@ -314,7 +314,7 @@ def test_the_best_weights_are_those_of_the_first_epoch_with_the_best_accuracy(
 ) -> None:
     accuracies = [0.5, 0.9, 0.7, 0.9, 0.8]
     measured = iter([Measured(1.0, accuracy) for accuracy in accuracies])
-    monkeypatch.setattr(loop, "evaluate", lambda model, batches: next(measured))
+    monkeypatch.setattr(loop, "evaluate", lambda model, batches, add_up: next(measured))
     ends: list[dict[str, Tensor]] = []
 
     def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:

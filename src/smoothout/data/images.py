@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -124,10 +124,10 @@ def check_numbers(data: Any) -> None:
         raise ValueError(f"mean, std: {data.name} has {data.shape[0]} channel(s), so each needs as many numbers")
     if not all(math.isfinite(m) for m in data.mean) or not all(math.isfinite(s) and s > 0 for s in data.std):
         raise ValueError(f"mean, std: must be finite, std above 0, not {data.mean}, {data.std}")
-    for field, none in (("train_examples", "all"), ("test_examples", "all"), ("held_out", "none")):
-        value = getattr(data, field)
+    for name, none in (("train_examples", "all"), ("test_examples", "all"), ("held_out", "none")):
+        value = getattr(data, name)
         if value is not None and value < 1:
-            raise ValueError(f"{field}: must be null ({none}) or at least 1, not {value}")
+            raise ValueError(f"{name}: must be null ({none}) or at least 1, not {value}")
 
 
 class Split:
@@ -194,16 +194,21 @@ class Learnt(Protocol):
 
 @dataclass(frozen=True)
 class Batches:
-    """A split in batches of ``size`` (the last may be smaller); can be iterated many times."""
+    """A split, or ``which`` part of it, in batches of ``size`` (the last may be smaller), as often as one iterates."""
 
     split: Split
     size: int
+    which: slice = field(default_factory=lambda: slice(None))
 
     def __len__(self) -> int:
-        return math.ceil(len(self.split) / self.size)
+        return len(self._starts)
+
+    @property
+    def _starts(self) -> range:
+        return range(0, len(self.split), self.size)[self.which]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, len(self.split), self.size):
+        for start in self._starts:
             yield self.split.take(slice(start, start + self.size))
 
 

@@ -101,7 +101,8 @@ class Engine:
             raise ValueError(f"launch: graph needs a CUDA device, not {device.type}; take auto or eager")
         if self.launch is Launch.graph and not recordable:
             raise ValueError(
-                "launch: a graph holds no copies, photographs, or dropout over several ghost batches; take auto"
+                "launch: a graph holds no copies, photographs, several processes,"
+                " or dropout over several ghost batches; take auto"
             )
         launch = self.launch
         if launch is Launch.auto:

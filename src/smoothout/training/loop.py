@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Ghosts, Launch, Repeated
 from smoothout.training.passes import passes
 from smoothout.training.perturbed import Perturbations
+from smoothout.training.ranks import Ranks, SharedUpdates
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch, update
 
@@ -59,6 +61,7 @@ class Training:
         augmentation: of what is learnt, of the kind that goes with the split; None is none.
         engine: how the updates reach the hardware; its ``auto`` choices are made here.
         resume: where to go on from.
+        ranks: the processes that share the training; each makes a `Training` with the same arguments.
 
     With dropout, torch's global generator is seeded anew at every ghost batch. A loss that is no longer finite at the
     end of an epoch ends the training: its curves are shorter than ``schedule.epochs`` then, and end in nan.
@@ -82,6 +85,7 @@ class Training:
         augmentation: Any = None,
         engine: Engine | None = None,
         resume: Snapshot | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self._device = train_split.labels.device
         self._updates = batch.updates(len(train_split))
@@ -96,9 +100,12 @@ class Training:
             ghosts=batch.pieces,
             device=self._device,
         )
+        self._ranks = ranks or Ranks()
+        self._shared = SharedUpdates(self._ranks, model, self._perturb)
         resident = train_split.resident
+        recordable = self._perturb.recordable and resident and self._ranks.size == 1
         one_noise = self._perturb.one_noise if batch.ghosts > 1 and resident else None
-        self.engine = engine.resolved(self._device, precision, self._perturb.recordable and resident, one_noise)
+        self.engine = engine.resolved(self._device, precision, recordable, one_noise)
         train_split, self._test_split = (
             split.laid_out(self.engine.layout.memory_format) for split in (train_split, test_split)
         )
@@ -152,10 +159,13 @@ class Training:
     def _compute(self, rows: Tensor) -> None:
         """One update on the training examples ``rows``: work of the device alone, which waits for nothing."""
         one_pass = self.engine.ghosts is Ghosts.one_pass
-        way = passes(rows, self._batch, self._model, self._network, self._perturb, one_pass=one_pass)
+        way = passes(
+            rows, self._batch, self._model, self._network, self._perturb, one_pass=one_pass, share=self._ranks.share
+        )
         pieces = (self._examples.take(part) for part in way.parts)
+        add_up = self._shared.begin(way.own, way.count)
         with arithmetic(self._precision, self._device):
-            sums = update(
+            self._now.sums += update(
                 way.network,
                 self._optimizer,
                 pieces,
@@ -163,8 +173,8 @@ class Training:
                 way.perturb,
                 clip_norm=self._settings.clip_norm,
                 ghosts=way.ghosts,
+                add_up=add_up,
             )
-        self._now.sums += torch.stack(sums)
 
     def _open_epoch(self) -> Tensor:
         """Get ready for the epoch; returns the order of its examples."""
@@ -175,7 +185,16 @@ class Training:
         self._model.train()
         self._examples.at(now.epoch)
         order = torch.randperm(len(self._examples), generator=stream(self._seed, "order", now.epoch))
-        return self._examples.awaited(order, now.step * self._batch.examples)
+        own = [self._own(rows) for rows in torch.split(order, self._batch.examples)]
+        taken = self._examples.awaited(torch.cat(own), sum(map(len, own[: now.step])))
+        return order.to(taken.device)
+
+    def _own(self, rows: Tensor) -> Tensor:
+        """Those of an update's ``rows`` that this rank takes."""
+        if self._ranks.size == 1:
+            return rows
+        cut = self._batch.cut(rows)
+        return torch.cat([rows[:0], *cut[self._ranks.share(len(cut))]])
 
     def _set_lr(self, epoch: float) -> None:
         lr = self._settings.lr * self._schedule.lr_factor(epoch, self._batch)
@@ -192,7 +211,9 @@ class Training:
         """Measure the epoch that ended, keep its weights if they are the best, and begin the next one."""
         now = self._now
         with arithmetic(self._precision, self._device):
-            measured = evaluate(self._model, self._test_split.batches(evaluation_batch(self._device)))
+            batches = self._test_split.batches(evaluation_batch(self._device))
+            batches = replace(batches, which=self._ranks.share(len(batches)))
+            measured = evaluate(self._model, batches, lambda sums: self._ranks.add_up([sums]))
         loss, right = (now.sums / len(self._examples)).tolist()
         numbers = (loss, right, measured.loss, measured.accuracy)
         names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")

@@ -21,14 +21,16 @@ class Passes:
     """What `update` is told of one update.
 
     Args:
-        parts: row numbers, pass by pass.
-        count: ghost batches in all of them.
+        parts: row numbers, pass by pass: this rank's.
+        own: which of the update's ghost batches these are.
+        count: ghost batches of the update.
         network: keeps the ghost batches of a pass apart.
         perturb: noise that a pass as a whole is under.
         ghosts: ghost batches a pass, at most.
     """
 
     parts: tuple[Tensor, ...]
+    own: slice
     count: int
     network: Network
     perturb: Perturb
@@ -36,22 +38,38 @@ class Passes:
 
 
 def passes(
-    rows: Tensor, batch: Batch, model: nn.Module, network: Network, perturb: Perturbations, *, one_pass: bool
+    rows: Tensor,
+    batch: Batch,
+    model: nn.Module,
+    network: Network,
+    perturb: Perturbations,
+    *,
+    one_pass: bool,
+    share: Callable[[int], slice] = lambda count: slice(0, count),
 ) -> Passes:
     """The passes of an update on ``rows``; ``network`` is ``model``, or what was compiled from it.
 
-    Even with ``one_pass``, the ghost batches go in turn where curvature is measured, for it needs the gradient of one;
-    so do those with noise of their own where sizes differ.
+    ``share`` says which of so many ghost batches are this rank's. Even with ``one_pass``, the ghost batches go in turn
+    where curvature is measured, for it needs the gradient of one; so do those with noise of their own where sizes
+    differ, and a rank's where they are no whole batches.
     """
     cut = batch.cut(rows)
-    sizes = {len(piece) for piece in cut}
-    if not one_pass or perturb.measuring or not (perturb.one_noise or len(sizes) == 1):
-        return Passes(tuple(cut), len(cut), network, perturb, 1)
-    parts = torch.split(rows, batch.size)
+    own, count = share(len(cut)), len(cut)
+    mine = cut[own]
+    start, stop = (sum(map(len, cut[:end])) for end in (own.start, own.stop))
+    whole = bool(mine) and start % batch.size == 0 and (stop % batch.size == 0 or stop == len(rows))
+    alike = perturb.one_noise or len({len(piece) for piece in mine}) == 1
+    if not (one_pass and whole and alike) or perturb.measuring:
+        return Passes(tuple(mine), own, count, network, lambda ghost: perturb(own.start + ghost), 1)
+    parts = torch.split(rows[start:stop], batch.size)
     if perturb.one_noise:
-        return Passes(parts, len(cut), _divided(model, network, batch.ghosts), perturb, batch.ghosts)
-    weights = perturb.stacked(len(part) // len(cut[0]) for part in parts)
-    return Passes(parts, len(cut), lambda inputs: forward_each(model, inputs, next(weights)), _still, batch.ghosts)
+        return Passes(parts, own, count, _divided(model, network, batch.ghosts), perturb, batch.ghosts)
+    weights = perturb.stacked(own.start, (len(part) // len(mine[0]) for part in parts))
+
+    def forward(inputs: Tensor) -> Tensor:
+        return forward_each(model, inputs, next(weights))
+
+    return Passes(parts, own, count, forward, _still, batch.ghosts)
 
 
 def _divided(model: nn.Module, network: Network, ghosts: int) -> Network:

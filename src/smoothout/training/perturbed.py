@@ -38,6 +38,7 @@ class Perturbations:
         self._context = noise.on(model) if stochastic else None
         self._copies = SmoothOutCopies(noise.on(model), noise.copies, seed) if noise.a and noise.copies else None
         self._generators = [torch.Generator(device) for _ in range(ghosts)] if stochastic else []
+        self.passes = noise.copies if self._copies is not None else 1  # of a ghost batch
         self._device, self._ghosts, self._every = device, ghosts, every
         measurable = self._context is not None and noise.denoise
         self._names = _names(model, self._context)
@@ -74,12 +75,20 @@ class Perturbations:
         """Whether one noise, or none, serves all ghost batches of a batch; None where they cannot go in one pass."""
         return (self._context is None or self._noise.draw is Draw.batch) if self._at_once else None
 
-    def stacked(self, counts: Iterable[int]) -> Iterator[dict[str, Tensor]]:
-        """For each batch of so many ghost batches: every ghost batch's w + theta, by name, (ghosts, *shape).
+    def leave(self, ghosts: Iterable[int]) -> None:
+        """Leave ``ghosts`` to other ranks; where their noise stays in, it does so here too."""
+        if self._context is not None and not self._noise.denoise:
+            for ghost in ghosts:
+                for context in self(ghost):
+                    with context:
+                        pass
+
+    def stacked(self, first: int, counts: Iterable[int]) -> Iterator[dict[str, Tensor]]:
+        """For each batch of so many ghost batches from ``first`` on: each one's w + theta, by name, (ghosts, *shape).
 
         Differentiable in w, which stays as it is; the noise is that of the same ghost batches in turn.
         """
-        context, first = self._context, 0
+        context = self._context
         assert context is not None
         for count in counts:
             draws = []

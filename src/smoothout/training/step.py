@@ -87,14 +87,17 @@ def update(
     *,
     clip_norm: float | None = None,
     ghosts: int = 1,
-) -> tuple[Tensor, Tensor]:
+    add_up: Callable[[Tensor], None] = lambda sums: None,
+) -> Tensor:
     """[SmoothOut Alg. 1] Perturb the weights, backpropagate, take the noise out, update.
 
     ``pieces`` (inputs, labels) are taken one by one; each is ``ghosts`` ghost batches that ``network`` keeps apart by
     itself, ``count`` in all. The gradient is the sum of the ghost batches' mean gradients over their number, as in the
-    released program, also where the last is smaller. Returns the sum of the losses and the number of right answers over
-    all examples, both under noise and on the device.
+    released program, also where the last is smaller. Where ranks share an update, ``pieces`` are one rank's, and
+    ``add_up`` adds up the ranks' gradients and the sums that it is given. Returns the sum of the losses and the number
+    of right answers over all examples, (2,), both under noise and on the device.
     """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     losses, correct, ghost = list[Tensor](), list[Tensor](), 0
     optimizer.zero_grad(set_to_none=True)
     for inputs, labels in pieces:
@@ -107,7 +110,10 @@ def update(
             losses += [m.detach().double() * (len(y) / len(contexts)) for m, y in zip(means, answers, strict=True)]
             correct.append((logits.detach().argmax(1) == labels).sum().double() / len(contexts))
         ghost += len(answers)
+    none = parameters[0].new_zeros((), dtype=torch.float64)  # a rank may have no piece
+    sums = torch.stack([torch.stack(each).sum() if each else none for each in (losses, correct)])
+    add_up(sums)
     if clip_norm is not None:
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip_norm)
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
     optimizer.step()
-    return torch.stack(losses).sum(), torch.stack(correct).sum()
+    return sums
