@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from smoothout import cli, terminal
 from smoothout.claims import Claims, Judging
 from smoothout.files import write_text
-from smoothout.settings import build
+from smoothout.settings import build, chosen
 from smoothout.verdicts import Page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,12 +20,14 @@ def main(config: DictConfig) -> None:
     """Test every claim and write the page."""
     with cli.task(config) as (settings, place):
         judging = build(settings["judging"], "judging", Judging)
+        wish = chosen(settings, run=bool, page=str, method=tuple[str, ...])
+        prose = chosen(settings.get("prose"), "prose.", title=str, introduction=str)
         published = ROOT / "results" / "published"
-        judged = [Claims(settings["claims"], scope, ROOT / "configs", published) for scope in judging.scopes()]
-        code = terminal.make(judged, place) if settings["run"] else 0
+        judged = [Claims(settings.get("claims"), scope, ROOT / "configs", published) for scope in judging.scopes()]
+        code = terminal.make(judged, place) if wish.run else 0
         tests = [test for claims in judged for test in claims.tests(place)]
-        page = Page(tests, settings["prose"], settings["method"], judging)
-        path = Path(settings["folders"]["results"]) / settings["page"]
+        page = Page(tests, prose, wish.method, judging)
+        path = Path(settings["folders"]["results"]) / wish.page
         write_text(path, page.markdown())
         print(f"written: {path}")
     if code:  # a sweep goes on where all is well

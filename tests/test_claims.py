@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"
 SEEDS = (0, 1, 2, 3, 4)
 F1 = {"small": "table2 | F1, MNIST, 256 | ", "large": "table2 | F1, MNIST, 6000 | "}
-PROSE = {"title": "Verdicts", "introduction": "Words."}
+PROSE = SimpleNamespace(title="Verdicts", introduction="Words.")
 
 
 @pytest.fixture

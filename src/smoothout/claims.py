@@ -156,9 +156,11 @@ class Values:
 class Claims:
     """The claims of configs/claims/ under one scope. Raises SettingsError where they name what is not there."""
 
-    def __init__(self, claims: list[dict[str, Any]], scope: Scope, configs: Path, published: Path) -> None:
+    def __init__(self, claims: Any, scope: Scope, configs: Path, published: Path) -> None:
         self.scope, self._configs, self._published = scope, configs, published
         self._tables = dict[str, dict[tuple[str, str], Entry]]()
+        if not isinstance(claims, list) or not all(isinstance(given, dict) for given in claims):
+            raise SettingsError("claims: must be a list of claims, as the files of configs/claims/ have it")
         self.claims = [self._claim(given) for given in claims]
 
     def jobs(self) -> list[Job]:

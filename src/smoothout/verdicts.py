@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -24,10 +25,17 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Page:
-    """All tests of all regimes, judged together: the correction counts every one that has numbers."""
+    """All tests of all regimes, judged together: the correction counts every one that has numbers.
+
+    Attributes:
+        tests: of every claim, row, quantity and regime.
+        prose: the page's ``title`` and ``introduction``.
+        method: paragraphs that say how the page judges.
+        judging: whose records were judged.
+    """
 
     tests: Sequence[Judged]
-    prose: dict[str, str]
+    prose: Any
     method: Sequence[str]
     judging: Judging
 
@@ -52,8 +60,8 @@ class Page:
             f" have numbers, and p is corrected for these {made} (Holm 1979, {LEVEL:g} over all of them)."
         )
         parts = [
-            f"# {self.prose['title']}",
-            self.prose["introduction"],
+            f"# {self.prose.title}",
+            self.prose.introduction,
             caption,
             "## In short",
             _table(self._summary()),
