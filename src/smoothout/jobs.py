@@ -20,7 +20,7 @@ from smoothout.evaluation import arithmetic, evaluate, evaluation_batch
 from smoothout.identity import described
 from smoothout.ledger import Record, RecordError
 from smoothout.runs import check, check_networks, data_of, fresh_model, training
-from smoothout.settings import Experiment
+from smoothout.settings import Experiment, SettingsError
 from smoothout.strength import relative_strength
 from smoothout.training.checkpoint import Weights
 from smoothout.work import Job, Workplace
@@ -124,7 +124,8 @@ def _making(job: Job, place: Workplace) -> Making:
     if record is not None:
         return record
     summary = hasattr(job.settings, "from_records")  # of the input records alone
-    if not summary:
+    of_machine = hasattr(job.settings, "measure")  # neither a training nor of one
+    if not (summary or of_machine):
         check_networks(job)
         for one in job.inputs or (job,):
             check(one, place)
@@ -138,6 +139,8 @@ def _making(job: Job, place: Workplace) -> Making:
         started = time.perf_counter()
         if summary:
             outcome = job.settings.from_records(inputs)
+        elif of_machine:
+            outcome = _measured(job, place)
         else:
             outcome = yield from _analysis_outcome(job, inputs, place) if inputs else _training_outcome(job, place)
         record = Record(
@@ -152,6 +155,15 @@ def _making(job: Job, place: Workplace) -> Making:
             environment=place.environment(),
         )
         return place.ledger.write(record)
+
+
+def _measured(job: Job, place: Workplace) -> dict[str, Any]:
+    """What the job measures of the machine."""
+    try:
+        outcome: dict[str, Any] = job.settings.measure(place.device)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    return outcome
 
 
 def _shared(labels: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from smoothout.analysis.hessian import Spectrum
 from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
 from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
 from smoothout.analysis.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.scaling import Worker, break_even
 from smoothout.analysis.theory import figure_one
-from smoothout.figures import curves, searches, shapes, sheet, spectra
+from smoothout.bench.scaling import Scaling
+from smoothout.figures import curves, scale, searches, shapes, sheet, spectra
 from smoothout.jobs import recorded
 from smoothout.reproduction import Scope
 from smoothout.settings import SettingsError, compose_config, experiment, typed
@@ -38,13 +40,41 @@ def spectrum(axes: Any, records: curves.Named) -> None:
     spectra.spectrum(axes, records, lambda found, grid, width: Spectrum(**found).density(grid, width))
 
 
+def epoch_seconds_over_workers(axes: Any, records: curves.Named, examples: int, batches: Sequence[int]) -> None:
+    """Seconds of an epoch on more and more workers: as the model has it, and as measured."""
+    [(_, record)] = records
+    worker, ghost = Worker(**record.outcome["worker"]), record.settings["ghost"]
+    predicted = {
+        batch: [examples / batch * worker.update(batch // ghost, workers) for workers in scale.WORKERS]
+        for batch in sorted({*batches, record.labels["batch"]})
+    }
+    epoch = examples / record.labels["batch"]
+    found = {
+        f"{words}, batch {record.labels['batch']:,}": {
+            int(p): epoch * u[how] for p, u in record.outcome["update"].items()
+        }
+        for how, words in (("measured", "measured"), ("free", "on free cores"))
+    }
+    scale.epochs(axes, predicted, found, record.labels["batch"])
+    axes.set_title(f"measured on {record.environment['cores']} cores under a load of {record.outcome['load']:.1f}")
+
+
+def iterations_over_workers(axes: Any, records: curves.Named, small: int, large: int) -> None:
+    """How many iterations a large batch may take for each of a small one, on more and more workers."""
+    [(_, record)] = records
+    worker, ghosts = Worker(**record.outcome["worker"]), small // record.settings["ghost"]
+    scale.iterations(
+        axes, small, large, [break_even(small, large, worker.efficiency(ghosts, p)) for p in scale.WORKERS]
+    )
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of panel.
 
     Attributes:
         draw: draws named records on axes.
-        analysis: what is measured on the runs; None where nothing is.
+        analysis: what is measured on the runs, or on the machine; None where nothing is.
         needs: settings of the analysis that must not be 0: without them there is nothing to draw.
         options: what of ``draw`` a panel may choose.
         solid: whether the axes are those of a space.
@@ -70,6 +100,8 @@ KINDS = {
     "spectrum": Kind(spectrum, Hessian, needs=("spectrum_probes",)),
     "sharpness_over_loss": Kind(searches.over_loss, Sharpness),
     "sharpness_over_batch": Kind(searches.over_batch, Sharpness, trainings=True),
+    "epoch_over_workers": Kind(epoch_seconds_over_workers, Scaling, options=("examples", "batches")),
+    "iterations_over_workers": Kind(iterations_over_workers, Scaling, options=("small", "large")),
     "toy_loss": Kind(toy_loss),
     "toy_copies": Kind(toy_copies),
 }
@@ -118,7 +150,8 @@ class Picture:
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
         """The picture's jobs, with the configs' estimates of the seconds that an epoch takes."""
-        jobs = {job: epoch_seconds(self._configured[(job.inputs or (job,))[0].digest]) for job in self.jobs()}
+        configs = {job: self._configured.get((job.inputs or (job,))[0].digest) for job in self.jobs()}
+        jobs = {job: epoch_seconds(config) if config else None for job, config in configs.items()}
         return {f"figure {self.figure['name']}": jobs}
 
     def missing(self, place: Workplace) -> list[str]:
@@ -131,8 +164,8 @@ class Picture:
         if not any(panel.draw for panel in panels):
             return []
         scope = self.scope
-        name, note = self.figure["name"], "needs no records"
-        if self.jobs():
+        name, note = self.figure["name"], "needs no trained networks"
+        if any(job.inputs for job in self.jobs()):
             name = stem(name, scope.regime, scope.profile, scope.precision)
             seeds = f"seed{'s' if len(scope.seeds) > 1 else ''} {', '.join(map(str, scope.seeds))}"
             note = f"regime {scope.regime}, profile {scope.profile}, {scope.precision}, {seeds}"
@@ -155,6 +188,10 @@ class Picture:
     def _jobs(self, kind: Kind, given: dict[str, Any]) -> Iterator[tuple[str, Job]]:
         """The panel's jobs by name: for each seed one over all its runs, or one for each run and point of ``over``."""
         if kind.analysis is None:
+            return
+        if not kind.analysis.runs:
+            named = f"figure {self.figure['name']}: {given['kind']}: analysis."
+            yield given["title"], Job(typed(kind.analysis, given.get("analysis", {}), named))
             return
         base = [*self.figure.get("overrides", []), *given.get("overrides", [])]
         points = [[f"{key}={value}"] for key, values in given.get("over", {}).items() for value in values] or [[]]

@@ -252,7 +252,9 @@ class Costs:
 
     def hours(self, job: Job, epoch_seconds: float | None) -> float | None:
         """Hours that ``job`` would take; ``epoch_seconds`` is the config's estimate for all training examples."""
-        run: Experiment = (job.inputs or (job,))[0].settings
+        run = (job.inputs or (job,))[0].settings
+        if not isinstance(run, Experiment):
+            return None
         labels = run.labels
         seen = self._seconds.get((labels["model"], labels["data"], labels["batch"]))
         whole = replace(run.data, train_examples=None).usual_examples[0]
