@@ -191,7 +191,7 @@ def test_a_first_signal_waits_for_the_next_question_and_a_second_is_obeyed(numbe
 
     before = {one: signal.signal(one, obey) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with interruptible():
+        with pytest.raises(Interrupted), interruptible():  # noqa: PT012  (at the latest at its end)
             assert not progress.asked_to_stop()
             progress.stop_if_asked()
             signal.raise_signal(number)

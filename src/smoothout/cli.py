@@ -282,6 +282,7 @@ def _seen_by_all_jobs(config: DictConfig) -> Path | None:
 
 
 def _failures() -> list[dict[str, Any]]:
+    os.environ.pop(_LEADER, None)
     path = os.environ.pop(_SWEEP, None)
     if path is None:
         return []

@@ -31,8 +31,7 @@ class Interrupted(KeyboardInterrupt):
         return f"by {signal.Signals(self.number).name}; the same command goes on from here"
 
 
-_pending: list[int] = []  # signals that wait
-_told: list[int] = []  # those that an Interrupted has told of
+_pending: list[int] = []
 
 
 @contextmanager
@@ -54,7 +53,7 @@ def stopped_by_signals() -> Iterator[None]:
 def interruptible() -> Iterator[None]:
     """Within the block the first SIGINT or SIGTERM is kept for the next ``stop_if_asked``; a second one is obeyed.
 
-    What nobody asked for raises Interrupted at the end of the block.
+    At the latest the end of the block raises Interrupted: what comes after it is not to begin.
     """
 
     def note(number: int, _: FrameType | None) -> None:
@@ -67,17 +66,14 @@ def interruptible() -> Iterator[None]:
 
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     _pending.clear()
-    _told.clear()
     for n in before:
         signal.signal(n, note)
     try:
         yield
-        if not _told:
-            stop_if_asked()  # the work is done, but what comes after it is not to begin
+        stop_if_asked()
     finally:
         restore()
         _pending.clear()
-        _told.clear()
 
 
 @cache
@@ -108,7 +104,6 @@ def ask_to_stop(number: int) -> None:
 def stop_if_asked() -> None:
     """Raise Interrupted when a signal is waiting."""
     if _pending:
-        _told.append(_pending[0])
         raise Interrupted(_pending[0])
 
 

@@ -115,7 +115,7 @@ _TRAIN = {
     "data.augment=rotate": "data.augment: 'rotate' is not one of none, crop_flip",
     "data.border=[1]": "data.border: must be red, green and blue, each from 0 to 255, not [1]",
     "data.border=[0,0,256]": "data.border: must be red, green and blue, each from 0 to 255, not [0, 0, 256]",
-    "engine.launch=graph": "engine.launch: graph needs a CUDA device, not cpu; take auto or eager",
+    "seed=1 engine.launch=graph": "engine.launch: graph needs a CUDA device, not cpu; take auto or eager",
     "engine.launch=fast": "engine.launch: 'fast' is not one of auto, eager, graph",
     "engine.layout=rows": "engine.layout: 'rows' is not one of auto, channels_first, channels_last",
     "engine.together=0": "engine.together: must be null or a whole number >= 1, not 0",
