@@ -51,7 +51,7 @@ def test_every_link_and_picture_is_there():
 def test_every_make_target_that_is_named_exists():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?make ([a-z][\w-]*)", README):
-        stem = re.sub(r"(reproduce|show|figure)-\w+", r"\1-%", target)
+        stem = re.sub(r"(reproduce|show|figure)-[\w-]+", r"\1-%", target)
         assert re.search(rf"^{re.escape(stem)}:", makefile, re.M), target
 
 
