@@ -123,7 +123,8 @@ def test_a_folder_mounted_for_reading_alone_is_refused(
     monkeypatch.setenv("SMOOTHOUT_CHECKPOINTS", str(small_disk))
     code, [line] = program("train", *RUN)
     assert code == 1
-    assert "Read-only file system; put this right, and the same command goes on" in line
+    assert line.startswith(f"error: {small_disk}: ")
+    assert line.endswith("; put this right, and the same command goes on")
 
 
 def test_a_file_system_without_locks_is_refused_before_anything_is_trained(

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,16 @@ def survive(whole: Unbroken, kills: int, seed: int, folder: Path) -> Iterator[St
     _compare(last, whole, command.run(scripts, last))
 
 
-def stop(whole: Unbroken, number: signal.Signals, seed: int, here: Path) -> Strike:
+def stop(whole: Unbroken, number: signal.Signals, seed: int, folder: Path) -> Strike:
     """Send ``number`` to a command at a random moment after its first checkpoint: one line, and it can go on."""
     chance = random.Random(f"{seed} {whole.work} {number}")
-    process = whole.command.started(whole.scripts, here)
-    wait_for(lambda: any((here / "checkpoints").glob("*.pt")), process.is_alive)
-    process.join(chance.uniform(0, whole.seconds / 10))
+    for attempt in count(1):
+        here = folder / f"attempt{attempt}"
+        process = whole.command.started(whole.scripts, here)
+        wait_for(lambda: any((here / "checkpoints").glob("*.pt")), process.is_alive)  # noqa: B023
+        process.join(chance.uniform(0, 0.2 / attempt))
+        if process.is_alive():  # else it was faster
+            break
     os.kill(process.pid or 0, number)
     process.join()
     lines, wanted = said(here), f"stopped: by {number.name}; the same command goes on from here"

@@ -72,8 +72,10 @@ def save(path: Path, snapshot: Snapshot, digest: str) -> None:
     with whole_file(path) as part, part.open("wb") as file:  # given a path, torch hides why it cannot write
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # from closing the archive; what stopped it came before
-            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+        except RuntimeError as error:  # what torch makes of a disk that is full
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Snapshot:
