@@ -7,7 +7,7 @@ import dataclasses
 import importlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -329,12 +329,12 @@ def test_a_published_experiment_has_the_papers_model_data_batches_and_epochs(hyd
         assert (made.optimizer.lr, type(made.optimizer).__name__) == (1e-3, "Adam")
 
 
-def _all_built(axes: dict[str, list[str]], profiles: list[str]) -> int:
-    """Compose the product of ``axes``, put every profile into it, and build all; returns how many were built."""
-    nodes = [composed(f"profile={name}")["profile"] for name in profiles]
+def _all_built(combinations: Iterable[tuple[str, ...]]) -> int:
+    """Compose each combination of overrides, put every profile into it, and build all; returns how many were built."""
+    nodes = [composed(f"profile={name}")["profile"] for name in choices("profile")]
     built = 0
-    for chosen in itertools.product(*axes.values()):
-        config = composed(*(f"{group}={name}" for group, name in zip(axes, chosen, strict=True)))
+    for overrides in combinations:
+        config = composed(*overrides)
         for node in nodes:
             made = experiment({**config, "profile": node})
             made.model.build(made.data.shape, made.data.classes)
@@ -343,13 +343,21 @@ def _all_built(axes: dict[str, list[str]], profiles: list[str]) -> int:
 
 
 def test_every_experiment_in_every_regime_and_profile_composes_and_builds(hydra: None) -> None:
-    axes = {"experiment": choices("experiment"), "regime": choices("regime"), "perturbation": ["smoothout"]}
-    expected = len(choices("experiment")) * len(choices("regime")) * len(choices("profile"))
-    assert _all_built(axes, choices("profile")) == expected
+    axes = itertools.product(choices("experiment"), choices("regime"))
+    combinations = [(f"experiment={name}", f"regime={regime}", "perturbation=smoothout") for name, regime in axes]
+    assert _all_built(combinations) == len(combinations) * len(choices("profile"))
 
 
 @pytest.mark.slow
-def test_every_combination_of_choices_composes_and_builds(hydra: None) -> None:
-    axes = {group: choices(group) for group in ("experiment", "regime", "batch", "perturbation")}
-    expected = math.prod(map(len, axes.values())) * len(choices("profile"))
-    assert _all_built(axes, choices("profile")) == expected
+def test_every_two_choices_compose_and_build_together(hydra: None) -> None:
+    """Experiments and perturbations in full; regimes and batches in turn, so that every two choices meet."""
+    groups = ("experiment", "perturbation", "regime", "batch")
+    names = [choices(group) for group in groups]
+    combinations, met = [], set()
+    for i, j in itertools.product(range(len(names[0])), range(len(names[1]))):
+        places = (i, j, (i + j) % len(names[2]), (i + 2 * j) % len(names[3]))
+        chosen = tuple(f"{group}={of[at]}" for group, of, at in zip(groups, names, places, strict=True))
+        combinations.append(chosen)
+        met |= set(itertools.combinations(chosen, 2))
+    assert len(met) == sum(len(one) * len(other) for one, other in itertools.combinations(names, 2))
+    assert _all_built(combinations) == len(combinations) * len(choices("profile"))
