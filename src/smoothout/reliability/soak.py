@@ -74,7 +74,7 @@ def run(soak: Soak, scripts: Path, tick: Callable[[str], None]) -> Survived:
     began, strikes = time.monotonic(), list[Strike]()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        whole = {work: kills.unbroken(work, scripts, folder / work) for work in kills.WORK}
+        whole = {work: kills.unbroken(work, scripts, folder / "unbroken" / work) for work in kills.WORK}
         for work, count in soak.of_work().items():
             for strike in kills.survive(whole[work], count, soak.seed, folder / "kills" / work):
                 strikes.append(strike)
