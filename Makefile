@@ -9,6 +9,7 @@ SEEDS ?= 0
 EXPERIMENT ?= digits
 METHODS ?= smoothout,adasmoothout
 LAUNCHER ?=
+WORKERS ?= 2
 export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
 REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.profile=$(PROFILE) 'scope.seeds=[$(SEEDS)]' \
   $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
@@ -90,12 +91,12 @@ soak: $(VENV)/.ready ## kill, stop and crowd the programs, feed them broken inpu
 	@$(BIN)/python scripts/soak.py $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.ready ## all tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/.ready ## all tests, in WORKERS processes (2)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: test-quick
 test-quick: $(VENV)/.ready ## all tests but the slow ones
-	@$(BIN)/python -m pytest -m 'not slow'
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
 .PHONY: lint
 lint: $(VENV)/.ready ## ruff and mypy

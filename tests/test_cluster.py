@@ -245,11 +245,19 @@ def test_a_table_is_made_by_the_cluster_and_rendered_here(tmp_path: Path, slurm:
     assert (tmp_path / "results" / "tables" / "quickstart-released-smoke.md").exists()
 
 
-@pytest.mark.parametrize(("launcher", "words"), [("local", "slurm or slurm_nodes"), ("slurm", "srun was not found")])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("reproduce.py", "table=quickstart", "hydra/launcher=local"), "slurm or slurm_nodes"),
+        (("reproduce.py", "table=quickstart", "hydra/launcher=slurm"), "srun was not found"),
+        (("train.py", "-m", "experiment=digits", "seed=0,1", "hydra/launcher=slurm"), "srun was not found"),
+    ],
+)
 def test_where_nothing_can_be_handed_over_one_line_says_so_and_no_file_is_written(
-    launcher: str, words: str, tmp_path: Path
+    command: tuple[str, ...], words: str, tmp_path: Path
 ) -> None:
-    done = program("reproduce.py", tmp_path, "table=quickstart", f"hydra/launcher={launcher}")
+    script, *overrides = command
+    done = program(script, tmp_path, *overrides)
     assert done.returncode == 2
     assert done.stderr.startswith("error: hydra/launcher: ")
     assert words in done.stderr

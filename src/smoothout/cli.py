@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 import traceback
@@ -245,11 +246,26 @@ def _device(name: str, ranks: Ranks) -> torch.device:
         raise SettingsError(str(error)) from error
 
 
+def check_launcher(target: str) -> None:
+    """Refuse a launcher that hands jobs to other processes where there is no SLURM, or where ranks would wait in vain.
+
+    Raises SettingsError.
+    """
+    if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
+        raise SettingsError("hydra/launcher: srun was not found; SLURM takes jobs from machines of its cluster alone")
+    if here().size > 1 and not target.endswith(".BasicLauncher"):
+        raise SettingsError("hydra/launcher: must be basic under torchrun, whose processes train together")
+
+
 class SweepSummary(Callback):
     """Collects how each job of a sweep ended, whatever process it ran in."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Open the file that the jobs report to."""
+        """Open the file that the jobs report to; ends the program where the launcher cannot serve here."""
+        try:
+            check_launcher(config.hydra.launcher._target_)
+        except SettingsError as error:
+            sys.exit(report(error))  # Hydra turns a callback's other exceptions into warnings
         handle, path = tempfile.mkstemp(suffix=".jsonl", dir=_seen_by_all_jobs(config))
         os.close(handle)
         os.environ.update({_SWEEP: path, _LEADER: str(os.getpid())})

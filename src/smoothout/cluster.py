@@ -7,7 +7,6 @@ configs/hydra/launcher/ says what each may use.
 from __future__ import annotations
 
 import os
-import shutil
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -72,13 +71,13 @@ def carrier(hydra: HydraConf, settings: dict[str, Any]) -> Carrier:
     cluster's, and where there is no SLURM.
     """
     resources: Any = OmegaConf.to_container(hydra.launcher, resolve=True)
-    launcher = resources.pop("_target_").rpartition(".")[2]
+    target = resources.pop("_target_")
+    launcher = target.rpartition(".")[2]
     if hydra.mode is RunMode.MULTIRUN or launcher == "BasicLauncher":
         return together
     if launcher not in _EXECUTORS:
         raise SettingsError("hydra/launcher: must be slurm or slurm_nodes here; other launchers are for sweeps (-m)")
-    if _EXECUTORS[launcher] == "slurm" and shutil.which("srun") is None:
-        raise SettingsError("hydra/launcher: srun was not found; SLURM takes jobs from machines of its cluster alone")
+    cli.check_launcher(target)
     return partial(handed_over, executor(_EXECUTORS[launcher], resources), MadeThere(settings))
 
 

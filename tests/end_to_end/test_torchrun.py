@@ -127,19 +127,23 @@ def test_a_sweep_is_trained_by_all_processes_run_after_run(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "line"),
+    ("arguments", "line"),
     [
         (
-            "batch.ghost=null",
+            ["batch.ghost=null"],
             "error: batch.ghost: an update of 1 ghost batch(es) cannot be shared by 2 processes;"
             " take smaller ghost batches, a larger batch.multiplier, or fewer processes",
         ),
-        ("seed=-1", "error: seed: must be a whole number >= 0, not -1"),
+        (["seed=-1"], "error: seed: must be a whole number >= 0, not -1"),
+        (
+            ["seed=0,1", "hydra/launcher=local", "-m"],
+            "error: hydra/launcher: must be basic under torchrun, whose processes train together",
+        ),
     ],
 )
-def test_wrong_input_is_one_line_of_one_process(root: Path, override: str, line: str) -> None:
+def test_wrong_input_is_one_line_of_one_process(root: Path, arguments: list[str], line: str) -> None:
     before = tree(root)
-    code, out, err = ended(start(*RUN, override))
+    code, out, err = ended(start(*RUN, *arguments))
     assert (code != 0, out, err) == (True, [], [line])
     assert tree(root) == before
 
