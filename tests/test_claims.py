@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -192,10 +193,12 @@ def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, pla
         "F1, MNIST": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]},
         "none": {"plus": [F1["small"] + "smoothout"], "minus": [F1["large"] + "smoothout"]},
     }
-    text = page(judged({"rows": rows}, place)).markdown()
-    assert "1 undecided, 1 not tested" in text
+    tests = judged({"rows": rows, "quantities": ["best", "noise"]}, place)
+    text = page([*tests, *(replace(test, regime="v1", evidence=Evidence()) for test in tests)]).markdown()
+    assert "1 undecided, 3 not tested" in text
     assert "+0.50" in text
-    assert "Not tested under `released`: none (test accuracy, best epoch, points)." in text
+    assert "Not tested under `released`: F1, MNIST (rise of the training loss under noise, a = 0.04); none." in text
+    assert "Not tested under `v1`: F1, MNIST; none." in text
 
 
 def test_a_cell_may_name_a_quantity_of_its_own(f1: Claims, place: Workplace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -94,12 +94,14 @@ class Page:
         judged = zip(self.tests, self.adjusted, self.verdicts, strict=True)
         found = [one for one in judged if one[0].claim.says == says]
         lines = [self._line(test, p, verdict) for test, p, verdict in found if test.evidence.n]
-        untested = [test for test, _, _ in found if not test.evidence.n]
+        regimes: dict[str, list[str]] = {}  # by what is not tested there
+        for regime in dict.fromkeys(test.regime for test, _, _ in found):
+            if rows := _untested([test for test, _, _ in found if test.regime == regime]):
+                regimes.setdefault(rows, []).append(f"`{regime}`")
         parts = [f"Source: {found[0][0].claim.source}."]
         if lines:
             parts.append(_table(pd.DataFrame(lines)))
-        for regime in dict.fromkeys(test.regime for test in untested):
-            parts.append(f"Not tested under `{regime}`: {_named(t for t in untested if t.regime == regime)}.")
+        parts += [f"Not tested under {' and '.join(names)}: {rows}." for rows, names in regimes.items()]
         return parts
 
     def _line(self, test: Judged, adjusted: float, verdict: Verdict) -> dict[str, str]:
@@ -146,14 +148,18 @@ def amount(test: Judged, value: float) -> str:
     return f"{2**value:.3g}x"
 
 
-def _named(tests: Iterable[Judged]) -> str:
-    """The rows of ``tests``, each with what would be compared there."""
-    rows: dict[str, list[str]] = {}
+def _untested(tests: Sequence[Judged]) -> str:
+    """The rows of ``tests`` without numbers, and which ones where a row lacks only some or a search failed."""
+    rows: dict[str, list[Judged]] = {}
     for test in tests:
-        rows.setdefault(test.row, []).append(
-            f"{test.quantity.title}{f' ({test.failed} failed)' if test.failed else ''}"
-        )
-    return "; ".join(f"{row} ({', '.join(titles)})" for row, titles in rows.items())
+        rows.setdefault(test.row, []).append(test)
+    named = []
+    for row, of_row in rows.items():
+        missing = [test for test in of_row if not test.evidence.n]
+        titles = [f"{test.quantity.title}{f', {test.failed} failed' if test.failed else ''}" for test in missing]
+        in_part = len(missing) < len(of_row) or any(test.failed for test in missing)
+        named += [f"{row} ({' and '.join(titles)})" if in_part else row] if missing else []
+    return "; ".join(named)
 
 
 def _table(frame: pd.DataFrame) -> str:
