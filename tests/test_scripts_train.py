@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -351,6 +352,28 @@ def test_a_sweep_over_two_processes_gives_the_records_of_a_serial_one(
 
 
 # Help
+
+
+def test_what_a_run_says_is_written_at_once_and_as_a_whole(
+    root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes of a sweep share one output: else their lines would run into each other."""
+    written: list[bytes] = []
+
+    class Output(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, content: Any) -> int:
+            written.append(bytes(content))
+            return len(content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(Output())))
+        code, _, _ = program("-m", *SHORT, "seed=0,1")
+    assert code == 0
+    assert [line.decode().partition(":")[0] for line in written] == list(records(root))
+    assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in written)
 
 
 def test_help_names_every_choice_that_a_user_can_make(root: Path, program: Program) -> None:
