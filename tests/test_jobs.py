@@ -275,6 +275,22 @@ def test_weights_that_are_missing_are_made_again_the_same(
     assert checkpoint_of(job, place).exists()
 
 
+def test_an_analysis_of_weights_that_another_machine_rounded_otherwise_is_known(place: Workplace) -> None:
+    run = tiny()
+    job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (run,))
+    curve = ensure(job, place)
+    assert curve.outcome["weights"] == [ensure(run, place).outcome["weights"]["best"]]
+    assert jobs.of_other_weights([run, job], place) == []
+    path = checkpoint_of(run, place)
+    snapshot = checkpoint.load(path, run.digest)
+    next(iter(snapshot.best.values())).mul_(1 + 1e-6)
+    checkpoint.save(path, snapshot, run.digest)
+    assert jobs.of_other_weights([run, job], place) == []
+    (Path(place.folders.results) / job.kind / f"{job.name}.json").unlink()
+    ensure(job, place)
+    assert jobs.of_other_weights([run, job], place) == [run.name]
+
+
 def test_finished_weights_are_read_and_not_trained_again(place: Workplace, trainings: list[Snapshot | None]) -> None:
     job = tiny()
     ensure(job, place)

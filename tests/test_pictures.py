@@ -252,6 +252,17 @@ def test_what_is_there_is_drawn_and_what_is_missing_is_named(place: Workplace, t
     assert made.missing(place) == [large.name, recomputed.name]
 
 
+def test_a_picture_of_other_weights_than_recorded_says_so(place: Workplace, tmp_path: Path) -> None:
+    made = picture("f1")
+    (_, small), (_, large) = made.panels[1].jobs
+    points = {"points": [{"a": a, "loss": 0.1, "accuracy": 0.9} for a in (0.0, 0.1)], "slopes": [0.0]}
+    for job, digest in ((small, "1c"), (large, "1b")):
+        write(job.inputs[0], place, {"weights": {"best": "1b", "last": "2b"}})
+        write(job, place, {"train": points, "test": points, "weights": [digest]})
+    text = made.save(place, tmp_path)[0].read_text()
+    assert f"so other weights than recorded: {small.inputs[0].name} " in f"{text} ".replace("<", " ")
+
+
 def test_several_seeds_are_drawn_together_as_far_as_they_are_there(place: Workplace, tmp_path: Path) -> None:
     made = picture("f1", seeds=(0, 1, 2))
     for _, line in made.panels[0].jobs[:2]:

@@ -102,6 +102,18 @@ def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, plac
     assert made["baseline sharpness keskar"].published is None
 
 
+@pytest.mark.parametrize(("seen", "said"), [("1b", False), ("1c", True)])
+def test_a_table_says_whose_sharpness_is_that_of_other_weights(table, place, seen, said):
+    reproduction = f1_rows(table)
+    cells = {entry.column: entry for entry in reproduction.entries}
+    run, measured = (cells[f"baseline {column}"].jobs[0] for column in ("best", "sharpness keskar"))
+    trained = training(run, 0.98, 0.97)
+    place.ledger.write(replace(trained, outcome=trained.outcome | {"weights": {"best": "1b", "last": "2b"}}))
+    place.ledger.write(record(measured, failed=False, value=57.0, weights=[seen]))
+    text = reproduction.table_from(place).markdown()
+    assert (f"The sharpness of {run.name} is that of weights that were trained again" in text) is said
+
+
 def test_a_diverged_training_is_no_number(table, place):
     reproduction = f1_rows(table, (0,))
     place.ledger.write(training(reproduction.entries[0].jobs[0], 0.1, 0.1, diverged=True))

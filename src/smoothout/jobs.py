@@ -46,6 +46,21 @@ def _agrees(old: Any, new: Any) -> bool:
     return bool(old == new)
 
 
+def of_other_weights(jobs: Iterable[Job], place: Workplace) -> list[str]:
+    """The runs of which an analysis among ``jobs`` saw other weights than those that the run's own record speaks of.
+
+    That is so where a checkpoint was lost and its run trained again on a machine that rounds otherwise.
+    """
+    names = set()
+    for job in jobs:
+        record = recorded(job, place) if job.inputs else None
+        for one, digest in zip(job.inputs, record.outcome.get("weights", ()) if record else (), strict=False):
+            run = recorded(one, place)
+            if run is not None and run.outcome["weights"][str(job.settings.weights)] != digest:
+                names.add(run.name)
+    return sorted(names)
+
+
 def ensure(job: Job, place: Workplace) -> Record:
     """The job's record; what is missing is made, inputs first, and what is there is never made twice."""
     [(_, outcome)] = together([job], place)
@@ -142,7 +157,7 @@ def _making(job: Job, place: Workplace) -> Making:
         elif of_machine:
             outcome = _measured(job, place)
         else:
-            outcome = yield from _analysis_outcome(job, inputs, place) if inputs else _training_outcome(job, place)
+            outcome = yield from _analysis_outcome(job, place) if inputs else _training_outcome(job, place)
         record = Record(
             kind=job.kind,
             name=job.name,
@@ -172,15 +187,15 @@ def _shared(labels: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
 
 
-def _analysis_outcome(job: Job, inputs: list[Record], place: Workplace) -> Generator[bool, None, dict[str, Any]]:
+def _analysis_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[str, Any]]:
     """Run an analysis on the weights of its input runs."""
     train_split, test_split, _ = data_of(job.inputs[0].settings, place)
-    models, remade = [], []
-    for one, record in zip(job.inputs, inputs, strict=True):
+    models, digests = [], []
+    for one in job.inputs:
         with (yield from _held("weights", one.digest, place)):
             snapshot = yield from training(one, place)
         weights = getattr(snapshot, "model" if job.settings.weights == "last" else "best")
-        remade.append(_digest(weights) != record.outcome["weights"][str(job.settings.weights)])
+        digests.append(_digest(weights))
         model = fresh_model(one.settings, place)
         model.load_state_dict(weights)
         models.append(model.eval())
@@ -192,7 +207,7 @@ def _analysis_outcome(job: Job, inputs: list[Record], place: Workplace) -> Gener
             bar.step()
 
         outcome: dict[str, Any] = job.settings.run(models, train_split, test_split, tick)
-    return {**outcome, "weights_remade": remade}
+    return {**outcome, "weights": digests}
 
 
 def _training_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[str, Any]]:

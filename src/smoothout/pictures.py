@@ -16,7 +16,7 @@ from smoothout.analysis.scaling import Worker, break_even
 from smoothout.analysis.theory import figure_one
 from smoothout.bench.scaling import Scaling
 from smoothout.figures import curves, scale, searches, shapes, sheet, spectra
-from smoothout.jobs import recorded
+from smoothout.jobs import of_other_weights, recorded
 from smoothout.reproduction import Scope
 from smoothout.settings import SettingsError, compose_config, experiment, typed
 from smoothout.tables import stem
@@ -169,6 +169,8 @@ class Picture:
             name = stem(name, scope.regime, scope.profile, scope.precision)
             seeds = f"seed{'s' if len(scope.seeds) > 1 else ''} {', '.join(map(str, scope.seeds))}"
             note = f"regime {scope.regime}, profile {scope.profile}, {scope.precision}, {seeds}"
+            if again := of_other_weights(self.jobs(), place):
+                note += f"; trained again on another machine, so other weights than recorded: {', '.join(again)}"
         return sheet.save(self.figure["title"], panels, note, folder / name, self.figure.get("columns"))
 
     def _panel(self, given: dict[str, Any]) -> Panel:

@@ -14,7 +14,7 @@ import pandas as pd
 from smoothout.analysis.recorded import Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.evaluation import Precision
-from smoothout.jobs import recorded
+from smoothout.jobs import of_other_weights, recorded
 from smoothout.ledger import Record
 from smoothout.settings import Experiment, SettingsError, chosen, compose_config, experiment
 from smoothout.tables import Block, Cell, Table, difference, published_numbers
@@ -158,8 +158,18 @@ class Reproduction:
             seeds=self.scope.seeds,
             cells=list(cells.values()),
             blocks=self._blocks(),
-            notes=self.table["notes"],
+            notes=[*self.table["notes"], *self._other_weights(place)],
         )
+
+    def _other_weights(self, place: Workplace) -> list[str]:
+        """A note, where a row's sharpness and accuracy are not those of the same weights."""
+        names = of_other_weights(self.jobs(), place)
+        if not names:
+            return []
+        return [
+            f"The sharpness of {', '.join(names)} is that of weights that were trained again on another machine, where"
+            " sums are rounded otherwise; the accuracy is the first ones'."
+        ]
 
     def _differences(self) -> list[tuple[str, str, str, str]]:
         """Quantity, method and the two methods whose difference it is: gains over the base, gaps to small batch."""
