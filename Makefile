@@ -71,11 +71,11 @@ figures: $(VENV)/.ready ## draw every picture from the records there are; runs n
 
 .PHONY: verdicts
 verdicts: $(VENV)/.ready ## judge the papers' claims by the records there are, into results/README.md; runs nothing
-	@$(BIN)/python scripts/verdicts.py $(ARGS)
+	@$(BIN)/python scripts/verdicts.py judging.profile=$(PROFILE) $(ARGS)
 
 .PHONY: causes
 causes: $(VENV)/.ready ## what the large-batch gap and SmoothOut's gain hang on (F1): run what is missing, into results/causes.md
-	@$(BIN)/python scripts/verdicts.py claims=causes run=true $(ARGS)
+	@$(BIN)/python scripts/verdicts.py claims=causes run=true judging.profile=$(PROFILE) $(ARGS)
 	@$(REPRODUCE) table=causes run=false 'scope.seeds=[0,1,2]'
 
 .PHONY: data

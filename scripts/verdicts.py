@@ -1,4 +1,7 @@
-"""Judge claims by the records there are; the pages are <results>/README.md and <results>/causes.md."""
+"""Judge claims by the records there are; the pages are <results>/README.md and <results>/causes.md.
+
+Another profile or precision than the papers' has pages of its own, README-short-bfloat16.md say.
+"""
 
 import sys
 from pathlib import Path
@@ -27,7 +30,7 @@ def main(config: DictConfig) -> None:
         code = terminal.make(judged, place) if wish.run else 0
         tests = [test for claims in judged for test in claims.tests(place)]
         page = Page(tests, prose, wish.method, judging)
-        path = Path(settings["folders"]["results"]) / wish.page
+        path = Path(settings["folders"]["results"]) / judging.file(wish.page)
         write_text(path, page.markdown())
         print(f"written: {path}")
     if code:  # a sweep goes on where all is well

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from smoothout.claims import QUANTITIES, Claim, Claims, Judged, Judging, Kind
+from smoothout.evaluation import Precision
 from smoothout.identity import described
 from smoothout.ledger import Record
 from smoothout.reproduction import Scope
@@ -238,6 +239,11 @@ def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims
 def test_a_claim_that_cannot_be_tested_is_refused_by_name(given: dict[str, Any], says: str, place: Workplace) -> None:
     with pytest.raises(SettingsError, match=says.replace("|", r"\|")):
         judged(given, place)
+
+
+def test_another_profile_or_precision_has_a_page_of_its_own() -> None:
+    assert Judging().file("README.md") == "README.md"
+    assert Judging(profile="short", precision=Precision.bfloat16).file("README.md") == "README-short-bfloat16.md"
 
 
 def test_evidence_for_and_against_have_one_two_sided_p() -> None:

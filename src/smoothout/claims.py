@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from smoothout.analysis.recorded import NoiseCurve, RunningAverages
@@ -120,6 +120,13 @@ class Judging:
         if not self.regimes:
             raise ValueError("regimes: must be at least one")
         return [Scope(regime, self.profile, self.precision, self.seeds) for regime in self.regimes]
+
+    def file(self, page: str) -> str:
+        """The name of the page's file: ``page``, or for another profile or precision than the papers' its own."""
+        path, reference = PurePath(page), Judging()
+        other = [self.profile] if self.profile != reference.profile else []
+        other += [self.precision] if self.precision != reference.precision else []
+        return "-".join([path.stem, *other]) + path.suffix
 
 
 @dataclass(frozen=True)
