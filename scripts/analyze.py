@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from smoothout import cli, words
 from smoothout.jobs import ensure
+from smoothout.progress import say
 from smoothout.settings import build, chosen, compose_config, experiment
 from smoothout.work import Job
 
@@ -26,7 +27,7 @@ def main(config: DictConfig) -> None:
             given = [o for o in HydraConfig.get().overrides.task if not o.startswith(("analysis", "other"))]
             runs.append(Job(experiment(compose_config(CONFIGS, "train", [*given, *other]))))
         record = ensure(Job(analysis, tuple(runs)), place)
-        print(words.analysis(record))
+        say(words.analysis(record))
 
 
 if __name__ == "__main__":

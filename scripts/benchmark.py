@@ -8,7 +8,7 @@ from rich.console import Console
 
 from smoothout import cli
 from smoothout.bench import report
-from smoothout.progress import Bar
+from smoothout.progress import Bar, say
 from smoothout.settings import SettingsError, chosen
 
 
@@ -29,7 +29,7 @@ def main(config: DictConfig) -> None:
         Console(highlight=False, soft_wrap=True).print(report.markdown(rows, *where), markup=False)
         if not only:
             paths = report.save(rows, *where, Path(place.folders.results) / "benchmarks")
-            print("\n".join(f"written: {path}" for path in paths))
+            say("\n".join(f"written: {path}" for path in paths))
 
 
 if __name__ == "__main__":

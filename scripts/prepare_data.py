@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothout import cli
+from smoothout.progress import say
 from smoothout.settings import data_settings
 
 
@@ -16,7 +17,7 @@ def main(config: DictConfig) -> None:
         data = data_settings(settings["data"])
         train, test, fingerprint = data.load(Path(place.folders.data), place.device, place.download)
         shape = " x ".join(map(str, data.shape))
-        print(f"{data.name}: {len(train)} training and {len(test)} test images, {shape}, SHA-256 {fingerprint}")
+        say(f"{data.name}: {len(train)} training and {len(test)} test images, {shape}, SHA-256 {fingerprint}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from smoothout import cli, cluster, terminal
 from smoothout.pictures import Picture
+from smoothout.progress import say
 from smoothout.reproduction import Reproduction, Scope
 from smoothout.settings import SettingsError, build, chosen
 
@@ -40,11 +41,11 @@ def main(config: DictConfig) -> None:
             drawn = picture.save(place, results / "figures")
             written += drawn
             for name in picture.missing(place):
-                print(f"figure {picture.figure['name']}: not run: {name}")
+                say(f"figure {picture.figure['name']}: not run: {name}")
             if not drawn:
-                print(f"figure {picture.figure['name']} lacks records of its runs: not drawn")
+                say(f"figure {picture.figure['name']} lacks records of its runs: not drawn")
         for path in written:
-            print(f"written: {path}")
+            say(f"written: {path}")
     if code:  # a sweep goes on where all is well
         sys.exit(code)
 

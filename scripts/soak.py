@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from smoothout import cli
 from smoothout.files import write_text
-from smoothout.progress import Bar, stop_if_asked
+from smoothout.progress import Bar, say, stop_if_asked
 from smoothout.reliability import soak
 from smoothout.settings import build
 
@@ -26,7 +26,7 @@ def main(config: DictConfig) -> None:
             survived = soak.run(wanted, Path(__file__).resolve().parent, tick)
         path = Path(place.folders.results) / "reliability.md"
         write_text(path, soak.markdown(wanted, survived, place.environment()))
-        print(f"written: {path}")
+        say(f"written: {path}")
 
 
 if __name__ == "__main__":

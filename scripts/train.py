@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 
 from smoothout import cli, cluster, words
 from smoothout.jobs import ensure
+from smoothout.progress import say
 from smoothout.settings import experiment
 from smoothout.work import Job
 
@@ -20,7 +21,7 @@ def main(config: DictConfig) -> None:
 def train(config: DictConfig) -> None:
     """The same in one process, or in the first of several."""
     with cli.task(config) as (settings, place):
-        print(words.training(ensure(Job(experiment(settings)), place)))
+        say(words.training(ensure(Job(experiment(settings)), place)))
 
 
 if __name__ == "__main__":

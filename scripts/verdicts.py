@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from smoothout import cli, terminal
 from smoothout.claims import Claims, Judging
 from smoothout.files import write_text
+from smoothout.progress import say
 from smoothout.settings import build, chosen
 from smoothout.verdicts import Page
 
@@ -32,7 +33,7 @@ def main(config: DictConfig) -> None:
         page = Page(tests, prose, wish.method, judging)
         path = Path(settings["folders"]["results"]) / judging.file(wish.page)
         write_text(path, page.markdown())
-        print(f"written: {path}")
+        say(f"written: {path}")
     if code:  # a sweep goes on where all is well
         sys.exit(code)
 

@@ -354,8 +354,9 @@ def test_a_sweep_over_two_processes_gives_the_records_of_a_serial_one(
 # Help
 
 
+@pytest.mark.parametrize("unbuffered", [True, False])  # as a pool's processes have it, and as a pipe has it
 def test_what_a_run_says_is_written_at_once_and_as_a_whole(
-    root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+    root: Path, program: Program, monkeypatch: pytest.MonkeyPatch, unbuffered: bool
 ) -> None:
     """The processes of a sweep share one output: else their lines would run into each other."""
     written: list[bytes] = []
@@ -368,8 +369,9 @@ def test_what_a_run_says_is_written_at_once_and_as_a_whole(
             written.append(bytes(content))
             return len(content)
 
+    output = Output() if unbuffered else io.BufferedWriter(Output())
     with monkeypatch.context() as patched:
-        patched.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(Output())))
+        patched.setattr(sys, "stdout", io.TextIOWrapper(output, write_through=unbuffered))
         code, _, _ = program("-m", *SHORT, "seed=0,1")
     assert code == 0
     assert [line.decode().partition(":")[0] for line in written] == list(records(root))

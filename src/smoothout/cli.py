@@ -18,7 +18,6 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -180,8 +179,6 @@ def _is_input(error: BaseException) -> bool:
 @contextmanager
 def task(config: DictConfig) -> Iterator[tuple[dict[str, Any], Workplace]]:
     """The composed settings as plain values, and the place to work at; errors within a sweep are left to the sweep."""
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a sweep's processes share it: lines must stay whole
     try:
         _refuse_new_keys(HydraConfig.get().overrides.task, config)
         settings = plain(config)

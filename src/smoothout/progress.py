@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LINE_SECONDS = 60.0  # between two lines, where there is no terminal
 REDRAW_SECONDS = 0.1  # between two updates of a bar: drawing takes longer than a small network's step
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Put ``text`` on stdout by one write: a sweep's processes share it, and must not write into each other's lines."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 class Interrupted(KeyboardInterrupt):
