@@ -56,7 +56,7 @@ class Page:
         made = sum(test.evidence.n > 0 for test in self.tests)
         seeds = ", ".join(map(str, self.judging.seeds))
         caption = (
-            f"Profile `{self.judging.profile}`, seeds {seeds} as far as recorded; {made} of {len(self.tests)} tests"
+            f"Profile `{self.judging.profile}`, {self.judging.precision}, seeds {seeds} as far as recorded; {made} of {len(self.tests)} tests"
             f" have numbers, and p is corrected for these {made} (Holm 1979, {LEVEL:g} over all of them)."
         )
         parts = [
