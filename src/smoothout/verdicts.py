@@ -55,9 +55,10 @@ class Page:
         """The whole page."""
         made = sum(test.evidence.n > 0 for test in self.tests)
         seeds = ", ".join(map(str, self.judging.seeds))
+        scope = f"Profile `{self.judging.profile}`, {self.judging.precision}, seeds {seeds} as far as recorded"
         caption = (
-            f"Profile `{self.judging.profile}`, {self.judging.precision}, seeds {seeds} as far as recorded; {made} of {len(self.tests)} tests"
-            f" have numbers, and p is corrected for these {made} (Holm 1979, {LEVEL:g} over all of them)."
+            f"{scope}; {made} of {len(self.tests)} tests have numbers, and p is corrected for these {made} (Holm 1979,"
+            f" {LEVEL:g} over all of them)."
         )
         parts = [
             f"# {self.prose.title}",
