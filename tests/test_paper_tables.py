@@ -111,11 +111,13 @@ def test_tables_share_the_trainings_that_they_have_in_common() -> None:
     assert {j.digest for j in made("tableI").jobs()} == {j.digest for j in made("table2").jobs()}
 
 
-def test_the_controls_learn_at_one_rate_and_differ_in_what_they_name() -> None:
+@pytest.mark.parametrize(("name", "depth"), [("controls", 44), ("controls-resnet8", 8)])
+def test_the_controls_learn_at_one_rate_and_differ_in_what_they_name(name: str, depth: int) -> None:
     rows = {}
-    for entry in made("controls").entries:
+    for entry in made(name).entries:
         if entry.column == "smoothout best":
             setup = entry.jobs[0].settings
+            assert setup.model.depth == depth
             lr = setup.optimizer.lr * setup.schedule.lr_factor(0, setup.batch)
             rows[entry.row] = (round(lr, 6), setup.batch.pieces, str(setup.perturbation.draw), str(setup.data.augment))
     assert list(rows.values()) == [
