@@ -35,8 +35,8 @@ def main(config: DictConfig) -> None:
         written = []
         if reproduction:
             rendered = reproduction.table_from(place)
-            terminal.show(rendered)
             written += rendered.save(results / "tables")
+            terminal.show(rendered)
         if picture:
             drawn = picture.save(place, results / "figures")
             written += drawn

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,12 +18,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LINE_SECONDS = 60.0  # between two lines, where there is no terminal
 REDRAW_SECONDS = 0.1  # between two updates of a bar: drawing takes longer than a small network's step
 console = Console(stderr=True, highlight=False, soft_wrap=True)
+_output = Console(highlight=False)
 
 
 def say(text: str) -> None:
-    """Put ``text`` on stdout by one write: a sweep's processes share it, and must not write into each other's lines."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Put ``text`` on stdout by one write: a sweep's processes share it, and must not write into each other's lines.
+
+    Where nobody reads it any more (a pipe into `head`, say), rich ends the program without a word.
+    """
+    _output.out(text, highlight=False)
 
 
 class Interrupted(KeyboardInterrupt):

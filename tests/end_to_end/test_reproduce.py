@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("data", "results", "checkpoints", "logs")
 
 
-def reproduce(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+def reproduce(folder: Path, *overrides: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     places = {f"SMOOTHOUT_{name.upper()}": str(folder / name) for name in FOLDERS}
     places["PYTHONPATH"] = str(ROOT / "src")
     command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "threads=1", "tensorboard=false", *overrides]
-    return subprocess.run(command, env=os.environ | places, capture_output=True, text=True, check=False, cwd=folder)
+    piped = {"stdout": stdout, "stderr": subprocess.PIPE}
+    return subprocess.run(command, env=os.environ | places, text=True, check=False, cwd=folder, **piped)
 
 
 @pytest.mark.slow
@@ -57,6 +58,17 @@ def test_a_table_without_records_renders_every_cell_as_not_run_with_its_cost(tmp
     assert published.filter(like="keskar").isna().all()
     costs = frame[frame["column"].str.endswith("best")]["hours_to_run"]
     assert (costs > 0.1).all()
+
+
+def test_a_reader_that_goes_away_costs_no_file_and_no_word(tmp_path):
+    """As in `reproduce.py ... | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = reproduce(tmp_path, "table=table2", "run=false", stdout=writing)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+    tables = tmp_path / "results" / "tables"
+    assert {p.suffix for p in tables.iterdir()} == {".md", ".csv", ".tex"}
 
 
 def test_wrong_input_gets_one_line_exit_code_two_and_no_file(tmp_path):
