@@ -58,11 +58,11 @@ def f1_rows(table: dict, seeds: tuple[int, ...] = (0, 1)) -> Reproduction:
     return Reproduction(table, Scope(seeds=seeds), CONFIGS, PUBLISHED, ["F1, MNIST, 6000"])
 
 
-def test_table_2_needs_its_twelve_trainings_and_three_measurements_on_each(table):
+def test_table_2_needs_its_twelve_trainings_and_five_measurements_on_each(table):
     jobs = Reproduction(table, Scope(), CONFIGS, PUBLISHED).jobs()
     trainings = [job for job in jobs if job.kind == Experiment.kind]
     assert len(trainings) == 12
-    assert len(jobs) == 12 * 4
+    assert len(jobs) == 12 * 6
     assert jobs[:12] == trainings
     batches = sorted(job.settings.batch.size for job in trainings)
     assert batches == [256] * 6 + [5000] * 4 + [6000] * 2
@@ -100,6 +100,26 @@ def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, plac
     assert made["baseline sharpness released"].failed == 1
     assert made["baseline sharpness released"].published == 57.8246
     assert made["baseline sharpness keskar"].published is None
+
+
+def test_accuracies_with_averages_recomputed_stand_in_cells_of_their_own_with_their_differences(table, place):
+    reproduction = f1_rows(table, (0,))
+    cells = {entry.column: entry for entry in reproduction.entries}
+    accuracies = {"baseline best": 0.983, "baseline last": 0.981, "smoothout best": 0.985, "smoothout last": 0.984}
+    for column, accuracy in accuracies.items():
+        job = cells[f"{column} recomputed"].jobs[0]
+        assert (job.kind, job.settings.weights) == ("averages", column.split()[1])
+        assert job.inputs == (cells[column].jobs[0],)
+        kept, recomputed = ({"test": {"accuracy": a}, "train": {"accuracy": 1.0}} for a in (0.5, accuracy))
+        place.ledger.write(record(job, kept=kept, recomputed=recomputed))
+    made = reproduction.table_from(place)
+    means = {cell.column: cell.mean for cell in made.cells}
+    assert means["baseline best recomputed"] == pytest.approx(98.3)
+    assert means["smoothout improvement best recomputed"] == pytest.approx(0.2)
+    assert means["smoothout improvement last recomputed"] == pytest.approx(0.3)
+    text = made.markdown()
+    assert text.index("last epoch, running averages recomputed") < text.index("Sharpness in %")
+    assert text.count("Running averages recomputed: the same weights") == 1
 
 
 @pytest.mark.parametrize(("seen", "said"), [("1b", False), ("1c", True)])

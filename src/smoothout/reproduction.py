@@ -11,14 +11,21 @@ from typing import Any
 
 import pandas as pd
 
-from smoothout.analysis.recorded import Sharpness
+from smoothout.analysis.recorded import RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention
+from smoothout.analysis.subject import Weights
 from smoothout.evaluation import Precision
 from smoothout.jobs import of_other_weights, recorded
 from smoothout.ledger import Record
 from smoothout.settings import Experiment, SettingsError, chosen, compose_config, experiment
 from smoothout.tables import Block, Cell, Table, difference, published_numbers
 from smoothout.work import Job, Workplace
+
+RECOMPUTED = (
+    "Running averages recomputed: the same weights, with BatchNorm's averages taken over the training images anew."
+    " Those that training leaves lag behind weights that move fast, most of all where an epoch is a few updates; and"
+    " SmoothOut gathers them under noise."
+)
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,16 @@ class Reproduction:
                 published=None,
             )
             examples = config["profile"]["analysis_examples"]
+            for weights in self._recomputed():
+                averages = RunningAverages(weights=weights, examples=examples)
+                yield replace(
+                    entry,
+                    column=f"{method} {weights} recomputed",
+                    jobs={seed: Job(averages, (run,)) for seed, run in runs.items()},
+                    read=lambda record: 100 * float(record.outcome["recomputed"]["test"]["accuracy"]),
+                    published=None,
+                    command=f"python scripts/analyze.py analysis=averages analysis.weights={weights} {arguments}",
+                )
             for convention in map(Convention, self.table["sharpness"]):
                 analysis = Sharpness(convention=convention, examples=examples)
                 yield replace(
@@ -116,6 +133,10 @@ class Reproduction:
                     published=self._number(row, method, "sharpness") if convention == "released" else None,
                     command=f"python scripts/analyze.py analysis.convention={convention} {arguments}",
                 )
+
+    def _recomputed(self) -> list[Weights]:
+        """The weights whose accuracy the table shows with BatchNorm's running averages recomputed, too."""
+        return [Weights(name) for name in self.table.get("recomputed", ())]
 
     def _methods(self, row: dict[str, Any]) -> dict[str, list[str]]:
         """A row's methods, with what it overrides for each: those that it names, else all that need no naming."""
@@ -146,9 +167,11 @@ class Reproduction:
         for row, (quantity, method, better, worse) in product(self.rows, self._differences()):
             if not {better, worse} <= set(self._methods(row)):
                 continue
-            one, other = (cells[row["name"], f"{which} best"] for which in (better, worse))
-            column = f"{method} {quantity}"
-            cells[row["name"], column] = difference(one, other, self._number(row, method, quantity), column)
+            for after in ("", *(f" {weights} recomputed" for weights in self._recomputed())):
+                one, other = (cells[row["name"], f"{which}{after or ' best'}"] for which in (better, worse))
+                published = None if after else self._number(row, method, quantity)
+                column = f"{method} {quantity}{after}"
+                cells[row["name"], column] = difference(one, other, published, column)
         return Table(
             name=self.table["name"],
             title=self.table["title"],
@@ -158,7 +181,7 @@ class Reproduction:
             seeds=self.scope.seeds,
             cells=list(cells.values()),
             blocks=self._blocks(),
-            notes=[*self.table["notes"], *self._other_weights(place)],
+            notes=[*self.table["notes"], *([RECOMPUTED] if self._recomputed() else []), *self._other_weights(place)],
         )
 
     def _other_weights(self, place: Workplace) -> list[str]:
@@ -189,6 +212,11 @@ class Reproduction:
             Block("Test accuracy in %, best epoch", best | differences["improvement"]),
             Block("Test accuracy in %, last epoch", {title: f"{m} last" for m, title in titles.items()}),
         ]
+        for weights in self._recomputed():
+            after = f" {weights} recomputed"
+            columns = {title: f"{method}{after}" for method, title in titles.items()}
+            changes = {title: f"{column}{after}" for title, column in differences["improvement"].items()}
+            blocks.append(Block(f"Test accuracy in %, {weights} epoch, running averages recomputed", columns | changes))
         if differences["gap"]:
             blocks.append(Block("Generalisation gap: how far below the small batch, best epochs", differences["gap"]))
         for convention in self.table["sharpness"]:
@@ -200,7 +228,10 @@ class Reproduction:
 def _check(table: dict[str, Any], published: Path) -> None:
     """Raise SettingsError where the table's config lacks something, or has it in another form."""
     texts = tuple[str, ...]
-    top = {"name": str, "title": str, "published": str | None, "sharpness": tuple[Convention, ...], "notes": texts}
+    top: dict[str, Any] = {"name": str, "title": str, "published": str | None, "notes": texts}
+    top["sharpness"] = tuple[Convention, ...]
+    if "recomputed" in table:
+        top["recomputed"] = tuple[Weights, ...]
     named = chosen(table, "table.", **top).published
     if named and not (published / named).is_file():
         known = ", ".join(sorted(path.name for path in published.glob("*.csv")))
