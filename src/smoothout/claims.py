@@ -12,6 +12,7 @@ from typing import Any
 
 from smoothout.analysis.recorded import NoiseCurve, RunningAverages
 from smoothout.analysis.sharpness import Convention
+from smoothout.analysis.subject import Weights
 from smoothout.evaluation import Precision
 from smoothout.jobs import recorded
 from smoothout.ledger import Record
@@ -66,6 +67,13 @@ QUANTITIES = {
     "last": Quantity("test accuracy, last epoch, points", "last"),
     "recomputed": Quantity(
         "test accuracy, best epoch, running averages recomputed, points", "best", False, RunningAverages(), _recomputed
+    ),
+    "recomputed_last": Quantity(
+        "test accuracy, last epoch, running averages recomputed, points",
+        "last",
+        False,
+        RunningAverages(weights=Weights.last),
+        _recomputed,
     ),
     "noise": Quantity(f"rise of the training loss under noise, a = {NOISE}", "best", True, NoiseCurve(), _rise),
     **{c.value: Quantity(f"sharpness `{c}`", f"sharpness {c}", True) for c in Convention},
