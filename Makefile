@@ -47,6 +47,10 @@ reproduce-%: $(VENV)/.ready ## a table of the papers (reproduce-table2): plan, r
 show-%: $(VENV)/.ready ## the same from the records there are; runs nothing
 	@$(REPRODUCE) table=$* run=false
 
+.PHONY: tables
+tables: $(VENV)/.ready ## render every table of the papers and the controls from the records there are; runs nothing
+	@$(REPRODUCE) run=false 'table=glob(*,exclude=[none,quickstart,tableI,imagenette,controls-*,causes])' -m
+
 .PHONY: reproduce-figure%
 reproduce-figure%: $(VENV)/.ready ## a figure of the papers (reproduce-figure3, reproduce-figure2-later), in the same way
 	@$(REPRODUCE) table=none figure=figure$*
