@@ -23,8 +23,9 @@ from smoothout.work import Job, Workplace
 
 RECOMPUTED = (
     "Running averages recomputed: the same weights, with BatchNorm's averages taken over the training images anew, not"
-    " augmented (so a network that learnt from augmented images gets averages of others, and may do worse). Those that training leaves lag behind weights that move fast, most of all where an epoch is a few updates; and"
-    " SmoothOut gathers them under noise."
+    " augmented (so a network that learnt from augmented images gets averages of others, and may do worse). Those that"
+    " training leaves lag behind weights that move fast, most of all where an epoch is a few updates; and SmoothOut"
+    " gathers them under noise."
 )
 
 
