@@ -16,7 +16,7 @@ from smoothout.analysis.subject import Weights
 from smoothout.evaluation import Precision
 from smoothout.jobs import recorded
 from smoothout.ledger import Record
-from smoothout.reproduction import Entry, Reproduction, Scope
+from smoothout.reproduction import Entry, Reproduction, Scope, recomputed_accuracy
 from smoothout.settings import SettingsError, compose_config, typed
 from smoothout.statistics import Evidence, binomial_error, correlation_of, mean_of, spread_of
 from smoothout.work import Job, Workplace
@@ -58,22 +58,22 @@ def _rise(record: Record) -> float:
     return float(points[NOISE] - points[0.0])
 
 
-def _recomputed(record: Record) -> float:
-    return 100 * float(record.outcome["recomputed"]["test"]["accuracy"])
-
-
 QUANTITIES = {
     "best": Quantity("test accuracy, best epoch, points"),
     "last": Quantity("test accuracy, last epoch, points", "last"),
     "recomputed": Quantity(
-        "test accuracy, best epoch, running averages recomputed, points", "best", False, RunningAverages(), _recomputed
+        "test accuracy, best epoch, running averages recomputed, points",
+        "best",
+        False,
+        RunningAverages(),
+        recomputed_accuracy,
     ),
     "recomputed_last": Quantity(
         "test accuracy, last epoch, running averages recomputed, points",
         "last",
         False,
         RunningAverages(weights=Weights.last),
-        _recomputed,
+        recomputed_accuracy,
     ),
     "noise": Quantity(f"rise of the training loss under noise, a = {NOISE}", "best", True, NoiseCurve(), _rise),
     **{c.value: Quantity(f"sharpness `{c}`", f"sharpness {c}", True) for c in Convention},

@@ -120,7 +120,7 @@ class Reproduction:
                     entry,
                     column=f"{method} {weights} recomputed",
                     jobs={seed: Job(averages, (run,)) for seed, run in runs.items()},
-                    read=lambda record: 100 * float(record.outcome["recomputed"]["test"]["accuracy"]),
+                    read=recomputed_accuracy,
                     published=None,
                     command=f"python scripts/analyze.py analysis=averages analysis.weights={weights} {arguments}",
                 )
@@ -269,6 +269,11 @@ def _cell(entry: Entry, place: Workplace, costs: Costs) -> Cell:
         command=entry.command,
         hours=sum(h for h in hours if h is not None) if hours else 0.0,
     )
+
+
+def recomputed_accuracy(record: Record) -> float:
+    """Test accuracy in % with the running averages recomputed, from a record of RunningAverages."""
+    return 100 * float(record.outcome["recomputed"]["test"]["accuracy"])
 
 
 def device_name(record: Record) -> str:
