@@ -155,6 +155,13 @@ def test_the_atlas_is_one_job_a_run_that_both_its_panels_draw() -> None:
     ]
 
 
+def test_a_course_draws_the_trainings_with_their_averages_recomputed_at_the_end() -> None:
+    made = picture("courses-f1")
+    assert kinds(made.jobs()) == {"train": 4, "averages": 4}
+    assert {str(job.settings.weights) for job in made.jobs() if job.inputs} == {"last"}
+    assert [Counter(name for name, _ in panel.jobs) for panel in made.panels] == [{"baseline": 2, "SmoothOut": 2}] * 2
+
+
 def test_the_landscape_of_f1_shows_each_plane_twice_and_measures_it_once() -> None:
     made = picture("landscape-f1")
     assert kinds(made.jobs()) == {"train": 2, "landscape": 2, "plane": 2}
@@ -285,7 +292,7 @@ def test_figure_1_needs_no_records(place: Workplace, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "culprit"),
     [
-        ({"kind": "pie"}, "kind 'pie' is not one of line, noise"),
+        ({"kind": "pie"}, "kind 'pie' is not one of course, line, noise"),
         ({"colour": "red"}, "unknown key colour"),
         ({"draw": {"space": "full"}}, "unknown key draw.space"),
         ({"analysis": {"alphas": 3}}, "line: analysis.alphas: unknown key"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smoothout.analysis.hessian import Spectrum
-from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
+from smoothout.analysis.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
 from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
 from smoothout.analysis.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.scaling import Worker, break_even
@@ -90,6 +90,7 @@ class Kind:
 
 
 KINDS = {
+    "course": Kind(curves.course, RunningAverages, trainings=True),
     "line": Kind(curves.line, Interpolation, options=("part",)),
     "noise": Kind(curves.noise, NoiseCurve, options=("part",)),
     "landscape": Kind(curves.landscape, Landscape, options=("part",)),

@@ -110,3 +110,36 @@ def test_a_landscapes_band_is_over_its_directions_and_one_split_can_be_chosen(ax
     band = axes.collections[0].get_datalim(axes.transData)
     assert (band.y0, band.y1) == pytest.approx((1.0, 3.0))
     assert "3 random filter-normalised directions" in axes.get_xlabel()
+
+
+def training(accuracies: list[float], best: int, name: str = "run") -> Record:
+    ends = {"best": {"epoch": best}, "last": {"epoch": len(accuracies) - 1}}
+    return a_record("train", {"curves": {"test_accuracy": accuracies}, **ends}, name=name)
+
+
+def recomputed(accuracy: float, weights: str, of: str = "run") -> Record:
+    outcome = {"recomputed": {"test": {"accuracy": accuracy}}}
+    return a_record("averages", outcome, settings={"weights": weights}, inputs=[of])
+
+
+@pytest.mark.parametrize(("weights", "epoch"), [("best", 2), ("last", 3)])
+def test_a_course_is_the_test_error_by_epoch_with_a_mark_where_averages_were_recomputed(axes, weights, epoch):
+    curves.course(axes, [("SB", training([0.5, 0.9, 0.8], best=1)), ("SB", recomputed(0.95, weights))])
+    drawn = lines(axes)
+    assert list(drawn["SB"].get_xdata()) == [1, 2, 3]
+    assert list(drawn["SB"].get_ydata()) == pytest.approx([50.0, 10.0, 20.0])
+    assert list(drawn["SB, recomputed"].get_xdata()) == [epoch]
+    assert list(drawn["SB, recomputed"].get_ydata()) == pytest.approx([5.0])
+    assert axes.get_yscale() == "log"
+
+
+def test_each_seeds_course_is_a_line_of_its_own_and_one_not_recomputed_has_no_mark(axes):
+    runs = [training([0.5, 0.9], best=1, name="a"), training([0.5], best=0, name="b")]  # the second ended early
+    curves.course(axes, [("SB", run) for run in runs])
+    assert [len(drawn.get_xdata()) for drawn in axes.get_lines()] == [2, 1, 0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["SB"]
+
+
+def test_what_was_recomputed_of_a_training_without_a_record_is_left_out(axes):
+    curves.course(axes, [("SB", training([0.5], best=0)), ("SB", recomputed(0.9, "last", of="another"))])
+    assert [len(drawn.get_xdata()) for drawn in axes.get_lines()] == [1, 0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from matplotlib.ticker import LogFormatter, MaxNLocator
+
 from smoothout.figures.style import COLOURS, LINES, axis_labels, colour, legend_below, marker, mean_and_band
 from smoothout.ledger import Record
 
@@ -73,6 +75,33 @@ def landscape(axes: Any, records: Named, part: str | None = None) -> None:
         else f"{count} random filter-normalised directions (mean, range)"
     )
     loss_and_accuracy(axes, _curves(records, "alpha", part), f"alpha, along {words}")
+
+
+def course(axes: Any, records: Named) -> None:
+    """Test error after each epoch of a training, a line a seed; a mark is that with running averages recomputed."""
+    for index, name in enumerate(dict.fromkeys(name for name, _ in records)):
+        own = [record for other, record in records if other == name]
+        trained = {record.name: record.outcome for record in own if record.kind == "train"}
+        for seed, outcome in enumerate(trained.values()):
+            errors = [_error(accuracy) for accuracy in outcome["curves"]["test_accuracy"]]
+            look = {"color": colour(index), "linewidth": 0.7}
+            axes.plot(range(1, len(errors) + 1), errors, **look, label=None if seed else name)
+        measured = [record for record in own if record.kind != "train" and record.inputs[0] in trained]
+        ends = [trained[record.inputs[0]][record.settings["weights"]]["epoch"] + 1 for record in measured]
+        values = [_error(record.outcome["recomputed"]["test"]["accuracy"]) for record in measured]
+        dots = {"marker": marker(index), "markersize": 7, "markeredgecolor": "white", "color": colour(index)}
+        axes.plot(ends, values, linestyle="none", **dots, label=f"{name}, recomputed" if ends else None, zorder=3)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(LogFormatter())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("test error (%)")
+    legend_below(axes)
+
+
+def _error(accuracy: float) -> float:
+    return 100 * (1 - accuracy)
 
 
 def _curves(records: Named, x: str, part: str | None) -> list[Curve]:
