@@ -33,11 +33,22 @@ def test_a_failed_search_is_shown_as_failed_and_never_as_zero():
     assert Cell("F1", "x", failed=1, published=0.0).text(4) == "failed [0.0000]"
     assert Cell("F1", "x", {1: 2.5}, failed=2).text() == "2.50 (2 failed of 3)"
     assert Cell("F1", "x", diverged=2).text() == "diverged"
+    assert Cell("F1", "x", {1: 2.5}, failed=2, diverged=1).text() == "2.50 (2 failed, 1 diverged of 4)"
+    assert Cell("F1", "x", failed=1, diverged=1).text() == "failed and diverged"
+
+
+def test_a_cell_says_where_it_has_fewer_seeds_than_the_table():
+    assert Cell("F1", "x", {0: 98.0, 1: 99.0}, published=98.4).text(seeds=5) == "98.50 ± 0.71 (2 of 5 seeds) [98.40]"
+    assert Cell("F1", "x", {0: 98.0, 1: 99.0}).text(seeds=2) == "98.50 ± 0.71"
+    assert Cell("F1", "x", {0: 98.0}, failed=1).text(seeds=3) == "98.00 (1 failed of 2; 2 of 3 seeds)"
+    assert Cell("F1", "x", failed=1).text(seeds=2) == "failed (1 of 2 seeds)"
+    assert Cell("F1", "x").text(seeds=2) == "not run"
+    assert "98.00 (1 of 2 seeds)" in table(Cell("F1", "baseline best", {0: 98.0})).markdown()
 
 
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
-    [(98.0, 2, "98.00"), (-0.004, 2, "-4e-03"), (4.2e-8, 4, "4e-08"), (0.0, 4, "0.0000"), (-1e-14, 2, "0.00")],
+    [(98.0, 2, "98.00"), (-0.004, 2, "-0.004"), (4.2e-8, 4, "4e-08"), (0.0, 4, "0.0000"), (-1e-14, 2, "0.00")],
 )
 def test_a_number_that_is_not_zero_is_not_shown_as_zero(value, digits, text):
     assert number(value, digits) == text

@@ -54,19 +54,18 @@ class Cell:
         """Standard deviation over seeds (n - 1), nan below two values."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else math.nan
 
-    def text(self, digits: int = 2) -> str:
-        """The cell for people: mean, deviation over seeds, and what went wrong; the published number stands behind."""
-        if self.values:
-            text = number(self.mean, digits)
-            text += f" ± {number(self.std, digits)}" if len(self.values) > 1 else ""
-        else:
-            text = "" if self.failed + self.diverged else NOT_RUN
-        wrong = [f"{n} {word}" for n, word in ((self.failed, "failed"), (self.diverged, "diverged")) if n]
-        if wrong:
-            total = len(self.values) + self.failed + self.diverged
-            text = (
-                f"{text} ({', '.join(wrong)} of {total})" if self.values else " and ".join(w.split()[1] for w in wrong)
-            )
+    def text(self, digits: int = 2, seeds: int = 1) -> str:
+        """The cell for people: mean, deviation over seeds, and what went wrong; the published number stands behind.
+
+        Where fewer than ``seeds`` were run, it says so.
+        """
+        told, count = len(self.values), len(self.values) + self.failed + self.diverged
+        wrong = {word: n for word, n in (("failed", self.failed), ("diverged", self.diverged)) if n}
+        text = number(self.mean, digits) if told else " and ".join(wrong) or NOT_RUN
+        text += f" ± {number(self.std, digits)}" if told > 1 else ""
+        hints = [", ".join(f"{n} {word}" for word, n in wrong.items()) + f" of {count}"] if told and wrong else []
+        hints += [f"{count} of {seeds} seeds"] if 0 < count < seeds else []
+        text += f" ({'; '.join(hints)})" if hints else ""
         return text if self.published is None else f"{text} [{number(self.published, digits)}]"
 
 
@@ -124,7 +123,7 @@ class Table:
 
     def wide(self, block: Block) -> pd.DataFrame:
         """A block's cells as text, a line a row."""
-        texts = {(cell.row, cell.column): cell.text(block.digits) for cell in self.cells}
+        texts = {(cell.row, cell.column): cell.text(block.digits, len(self.seeds)) for cell in self.cells}
         rows = list(dict.fromkeys(cell.row for cell in self.cells))
         frame = {"": rows} | {
             title: [texts.get((row, name), "") for row in rows] for title, name in block.columns.items()
@@ -206,7 +205,7 @@ def number(value: float, digits: int) -> str:
     """``value`` with so many decimals; what would read as 0 and is not 0, rounding noise of a search, has its size."""
     text = f"{value:.{digits}f}"
     if float(text) == 0.0:
-        return f"{0.0:.{digits}f}" if abs(value) < TINY else f"{value:.0e}"
+        return f"{0.0:.{digits}f}" if abs(value) < TINY else f"{value:.1g}"
     return text
 
 

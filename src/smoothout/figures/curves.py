@@ -89,7 +89,7 @@ def course(axes: Any, records: Named) -> None:
         measured = [record for record in own if record.kind != "train" and record.inputs[0] in trained]
         ends = [trained[record.inputs[0]][record.settings["weights"]]["epoch"] + 1 for record in measured]
         values = [_error(record.outcome["recomputed"]["test"]["accuracy"]) for record in measured]
-        dots = {"marker": marker(index), "markersize": 7, "markeredgecolor": "white", "color": colour(index)}
+        dots = {"marker": marker(index), "markersize": 5, "markeredgecolor": "white", "color": colour(index)}
         axes.plot(ends, values, linestyle="none", **dots, label=f"{name}, recomputed" if ends else None, zorder=3)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
