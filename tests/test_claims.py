@@ -95,6 +95,27 @@ def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: 
     assert page(judged({"rows": turned}, place)).verdicts == [Verdict.fails]
 
 
+def test_equal_accuracies_differ_by_nothing_whatever_float64_makes_of_them(f1: Claims, place: Workplace) -> None:
+    small, large = [98.1, 98.2, 98.3, 98.6, 98.7], [97.3, 97.1, 97.4, 97.6, 97.9]
+    simulate(f1, place, F1["small"] + "baseline", small, [])
+    simulate(f1, place, F1["large"] + "baseline", large, [])
+    cells = [F1["small"] + "baseline", F1["large"] + "baseline"]
+    rows = {"F1": {"plus": [*cells, cells[0]], "minus": [cells[1], cells[0], cells[0]]}}
+    [test] = judged({"rows": rows}, place)
+    assert (test.evidence.value, test.evidence.p) == (0.0, 1.0)
+    assert shown(test).startswith("+0.00 [-0.00, +0.00]")
+
+
+def test_two_seeds_that_agree_to_the_image_decide_nothing(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["large"] + "baseline", [98.0, 97.0], [])
+    simulate(f1, place, F1["large"] + "smoothout", [98.05, 97.05], [])
+    rows = {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}
+    [test] = judged({"rows": rows}, place)
+    assert test.evidence.value == pytest.approx(0.05)
+    assert 0.01 < test.evidence.p < 0.05  # one of 25 tests: undecided after the correction
+    assert page([test] * 25).verdicts == [Verdict.undecided] * 25
+
+
 def test_only_seeds_that_all_cells_have_are_compared(f1: Claims, place: Workplace) -> None:
     simulate(f1, place, F1["large"] + "baseline", [98.0, 97.0], [])
     simulate(f1, place, F1["large"] + "smoothout", [98.3, 97.5, 99.0], [])

@@ -40,6 +40,27 @@ def test_equal_differences_are_certain_and_none_at_all_is_not() -> None:
     assert mean_of([0.0, 0.0]).verdict(mean_of([0.0, 0.0]).p) is Verdict.undecided
 
 
+def test_differences_that_agree_within_their_step_are_not_certain() -> None:
+    found = mean_of([0.05, 0.05], step=0.01)
+    assert found.std == pytest.approx(0.01 / 12**0.5)
+    assert found.p == pytest.approx(stats.ttest_1samp([0.05 - 0.01 / 24**0.5, 0.05 + 0.01 / 24**0.5], 0.0).pvalue)
+    assert mean_of([0.04, 0.09], step=0.01) == mean_of([0.04, 0.09])  # scatter above a step is what it is
+    assert spread_of([98.5, 98.5], [98.4, 98.7], 2, step=0.01).value > 0
+    assert math.isnan(spread_of([98.5, 98.5], [98.4, 98.7], 2).value)
+
+
+@pytest.mark.parametrize("level", [LEVEL, LEVEL / 25])
+def test_with_two_seeds_of_accuracies_in_steps_the_tests_err_at_their_level_at_most(level: float) -> None:
+    generator, step, runs = np.random.default_rng(5), 0.01, 4000
+    draws = [np.round(generator.normal(0, 0.03, (2, 2)) / step) * step for _ in range(runs)]
+    for wrong in (
+        [mean_of(list(one - other), step=step).p < level for one, other in draws],
+        [spread_of(list(one), list(other), 1, step).p < level for one, other in draws],
+    ):
+        assert np.mean(wrong) < level + 3 * (level / runs) ** 0.5
+    assert np.mean([mean_of(list(np.round(one - other, 9))).p < LEVEL / 25 for one, other in draws]) > 10 * LEVEL / 25
+
+
 def test_one_seed_decides_nothing_and_none_tests_nothing() -> None:
     assert mean_of([7.0]).verdict(mean_of([7.0]).p) is Verdict.undecided
     assert mean_of([]).verdict(mean_of([]).p) is Verdict.untested

@@ -22,6 +22,7 @@ from smoothout.statistics import Evidence, binomial_error, correlation_of, mean_
 from smoothout.work import Job, Workplace
 
 NOISE = 0.04  # strength at which the loss under noise is read: the grid's nearest to SmoothOut's own
+DECIMALS = 9  # of a sum of points or of log2; what is below is rounding
 ZERO = 5e-5  # percent; below it a sharpness is printed as 0.0000
 
 
@@ -160,12 +161,16 @@ class Judged:
 
 @dataclass(frozen=True)
 class Values:
-    """A quantity of one cell: by seed, as points or log2; how many seeds failed; and what was published."""
+    """A quantity of one cell: by seed, as points or log2; how many seeds failed; and what was published.
+
+    ``images`` are those of the test split that an accuracy is a share of; 0 for other quantities.
+    """
 
     by_seed: dict[int, float]
     failed: int
     published: float | None
     records: dict[int, Record]
+    images: int
 
 
 class Claims:
@@ -233,16 +238,17 @@ class Claims:
     def _tested(self, claim: Claim, plus: list[Values], minus: list[Values]) -> Judged:
         """The test of a row, its row and quantity left out."""
         failed = sum(values.failed for values in (*plus, *minus))
+        step = 100 / plus[0].images if plus[0].images else 0.0
         published = _combined(plus, minus, lambda values: values.published)
         seeds = set.intersection(*(set(values.by_seed) for values in (*plus, *minus)))
         if claim.kind is Kind.spread:
             one, other = ([values.by_seed[seed] for seed in sorted(seeds)] for values in (plus[0], minus[0]))
-            evidence, published = spread_of(one, other, claim.factor), None
+            evidence, published = spread_of(one, other, claim.factor, step), None
         elif claim.kind is Kind.zero:
             evidence = _above_zero([2**value for value in plus[0].by_seed.values()])
         else:
             found = [_combined(plus, minus, lambda values: values.by_seed[seed]) for seed in sorted(seeds)]  # noqa: B023
-            evidence = mean_of([value for value in found if value is not None], claim.margin)
+            evidence = mean_of([value for value in found if value is not None], claim.margin, step)
         return Judged(claim, "", self.scope.regime, QUANTITIES["best"], evidence, published, failed, _error(plus))
 
     def _correlations(self, claim: Claim, quantity: Quantity, place: Workplace) -> Iterator[Judged]:
@@ -272,11 +278,14 @@ class Claims:
         values = {
             seed: value for seed, value in read.items() if value is not None and not (quantity.factor and value <= 0)
         }
-        published = entry.published
+        published, images = entry.published, 0
         if quantity.factor:
             values = {seed: math.log2(value) for seed, value in values.items()}
             published = math.log2(published) if published else None
-        return Values(values, len(there) - len(values), published, there)
+        else:
+            job = next(iter(entry.jobs.values()))
+            images = (job.inputs or (job,))[0].settings.data.usual_examples[1]
+        return Values(values, len(there) - len(values), published, there, images)
 
     def _entry(self, cell: str, quantity: Quantity) -> Entry:
         """The jobs of a cell, and how to read the quantity from their records; the cell may name its own quantity."""
@@ -301,9 +310,11 @@ class Claims:
 
 
 def _combined(plus: list[Values], minus: list[Values], read: Callable[[Values], float | None]) -> float | None:
-    """The sum of ``plus`` less that of ``minus``, None where a part is unknown."""
+    """The sum of ``plus`` less that of ``minus``, without float64's rounding; None where a part is unknown."""
     parts = [(sign, read(values)) for sign, side in ((1, plus), (-1, minus)) for values in side]
-    return None if any(value is None for _, value in parts) else sum(sign * value for sign, value in parts if value)
+    if any(value is None for _, value in parts):
+        return None
+    return round(sum(sign * value for sign, value in parts if value), DECIMALS) + 0.0  # -0.0 becomes 0.0
 
 
 def _above_zero(found: list[float]) -> Evidence:
@@ -315,8 +326,8 @@ def _above_zero(found: list[float]) -> Evidence:
 
 
 def _error(cells: list[Values]) -> float | None:
-    """The binomial error of the first run's accuracy, in points; None where the cells are none of trainings."""
-    first = next((record for values in cells for record in values.records.values()), None)
-    if first is None or "best" not in first.outcome:
+    """The binomial error of the first accuracy, in points; None where there is none."""
+    values = next((values for values in cells if values.by_seed and values.images), None)
+    if values is None:
         return None
-    return 100 * binomial_error(float(first.outcome["best"]["test_accuracy"]), int(first.outcome["examples"]["test"]))
+    return 100 * binomial_error(next(iter(values.by_seed.values())) / 100, values.images)

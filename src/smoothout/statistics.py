@@ -59,17 +59,27 @@ class Evidence:
         return Verdict.holds if self.against_zero < self.for_zero else Verdict.fails
 
 
-def mean_of(differences: Sequence[float], margin: float = 0.0) -> Evidence:
+def scatter(values: Sequence[float], step: float = 0.0) -> float:
+    """Standard deviation of at least two ``values`` that can only be multiples of ``step`` apart, as accuracies are.
+
+    Two of them are easily equal by chance, and then a test would be certain of anything. So it is at least that of a
+    number that lies anywhere within a step.
+    """
+    return max(float(np.std(values, ddof=1)), step / math.sqrt(12))
+
+
+def mean_of(differences: Sequence[float], margin: float = 0.0, step: float = 0.0) -> Evidence:
     """Whether the mean of paired ``differences`` is above -``margin``: Student's t, two-sided.
 
-    One number gives no interval and decides nothing.
+    One number gives no interval and decides nothing. ``step``: see `scatter`.
     """
     n = len(differences)
     if n == 0:
         return Evidence()
-    mean, std = float(np.mean(differences)), float(np.std(differences, ddof=1)) if n > 1 else math.nan
+    mean = float(np.mean(differences))
     if n == 1:
         return Evidence(1, mean)
+    std = scatter(differences, step)
     error = std / math.sqrt(n)
     reach = float(special.stdtrit(n - 1, 0.975)) * error
     score = (mean + margin) / error if error else math.copysign(math.inf, mean + margin) if mean + margin else 0.0
@@ -84,16 +94,16 @@ def mean_of(differences: Sequence[float], margin: float = 0.0) -> Evidence:
     )
 
 
-def spread_of(one: Sequence[float], other: Sequence[float], factor: float) -> Evidence:
+def spread_of(one: Sequence[float], other: Sequence[float], factor: float, step: float = 0.0) -> Evidence:
     """Whether ``one`` scatters at most ``factor`` times as much as ``other``: the F test of their variances.
 
     The value is log2 of ``factor`` x std(other) / std(one), so 0 is where the claim ends; it fails only where ``one``
-    scatters more than ``other`` by more than ``factor``.
+    scatters more than ``other`` by more than ``factor``. ``step``: see `scatter`.
     """
     n = min(len(one), len(other))
     if n < 2:
         return Evidence(n) if n else Evidence()
-    a, b = (float(np.std(values, ddof=1)) for values in (one, other))
+    a, b = (scatter(values, step) for values in (one, other))
     if a == 0.0 or b == 0.0:
         return Evidence(n)
     free = (len(other) - 1, len(one) - 1)
