@@ -13,6 +13,14 @@ from smoothout.ledger import Record
 Named = Sequence[tuple[str, Record]]  # a run's name in the legend, and a record of it; several where there are seeds
 
 
+def by_run(records: Named) -> dict[str, list[Record]]:
+    """The records of each run by its name."""
+    found: dict[str, list[Record]] = {}
+    for name, record in records:
+        found.setdefault(name, []).append(record)
+    return found
+
+
 class Curve(NamedTuple):
     """Loss (nats) and accuracy (shares) of one run on one split; at each ``x`` of all seeds, None without a value."""
 
@@ -79,8 +87,7 @@ def landscape(axes: Any, records: Named, part: str | None = None) -> None:
 
 def course(axes: Any, records: Named) -> None:
     """Test error after each epoch of a training, a line a seed; a mark is that with running averages recomputed."""
-    for index, name in enumerate(dict.fromkeys(name for name, _ in records)):
-        own = [record for other, record in records if other == name]
+    for index, (name, own) in enumerate(by_run(records).items()):
         trained = {record.name: record.outcome for record in own if record.kind == "train"}
         for seed, outcome in enumerate(trained.values()):
             errors = [_error(accuracy) for accuracy in outcome["curves"]["test_accuracy"]]
@@ -107,8 +114,8 @@ def _error(accuracy: float) -> float:
 def _curves(records: Named, x: str, part: str | None) -> list[Curve]:
     """The curves of each run over ``x``, on one split or on both."""
     found = []
-    for name in dict.fromkeys(name for name, _ in records):
-        outcomes = [record.outcome for other, record in records if other == name]
+    for name, own in by_run(records).items():
+        outcomes = [record.outcome for record in own]
         for half in [part] if part else ["train", "test"]:
             rows = list(zip(*(_points(outcome[half]) for outcome in outcomes), strict=True))
             values = ([_values(row, one, many) for row in rows] for one, many in _KEYS)

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from smoothout.figures.curves import Named
+from smoothout.figures.curves import Named, by_run
 from smoothout.figures.style import COLOURS, axis_labels, colour, legend_below, marker, mean_and_band
 from smoothout.ledger import Record
 
@@ -67,16 +67,16 @@ def _course(axes: Any, course: dict[str, Any], labelled: bool) -> None:
 
 def over_loss(axes: Any, records: Named) -> None:
     """[Keskar Fig. 6] Sharpness against the loss at several epochs of one training, which stand beside the points."""
-    for index, name in enumerate(dict.fromkeys(name for name, _ in records)):
+    for index, (name, own) in enumerate(by_run(records).items()):
         look = {"color": colour(index), "marker": marker(index), "markersize": 4}
-        seeds = _by_seed(record for other, record in records if other == name)
+        seeds = _by_seed(own)
         for first, measured in enumerate(seeds):
             points = [(r.outcome["loss"], r.outcome["value"], r.labels["epochs"]) for r in _found(measured)]
             losses, values, epochs = zip(*points, strict=True) if points else ((), (), ())
             axes.plot(losses, values, **look, linewidth=1.0, label=None if first else name)
             for x, y, epoch in zip(losses, values, epochs, strict=True):
                 axes.annotate(str(epoch), (x, y), (3, 3), textcoords="offset points", fontsize=6)
-        failed = [r for other, r in records if other == name and r.outcome["failed"]]
+        failed = [r for r in own if r.outcome["failed"]]
         _mark_failed(axes, [r.outcome["loss"] for r in failed], look)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -89,11 +89,10 @@ def over_batch(axes: Any, records: Named) -> None:
     """[Keskar Fig. 4] Test accuracy at the last epoch (left) and sharpness (right) against the batch size."""
     sharpness = axes.twinx()
     sharpness.grid(visible=False)
-    names = list(dict.fromkeys(name for name, _ in records))
-    for index, name in enumerate(names):
-        own = [record for other, record in records if other == name]
+    runs = by_run(records)
+    for index, (name, own) in enumerate(runs.items()):
         trained, measured = ([r for r in own if (r.kind == "train") is training] for training in (True, False))
-        colours = COLOURS[:2] if len(names) == 1 else (colour(index),) * 2
+        colours = COLOURS[:2] if len(runs) == 1 else (colour(index),) * 2
         dots = {"marker": marker(index), "markersize": 4}
         accuracies = _by_batch(trained, lambda r: 100 * r.outcome["last"]["test_accuracy"])
         mean_and_band(axes, *accuracies, {**dots, "color": colours[0], "label": f"test accuracy, {name}"})
@@ -103,15 +102,14 @@ def over_batch(axes: Any, records: Named) -> None:
         _mark_failed(sharpness, [r.labels["batch"] for r in measured if r.outcome["failed"]], look)
     sharpness.set_yscale("log")
     axes.set_xlabel("batch size")
-    axis_labels((axes, "test accuracy (%)"), (sharpness, "sharpness (%)"), runs=len(names))
+    axis_labels((axes, "test accuracy (%)"), (sharpness, "sharpness (%)"), runs=len(runs))
     legend_below(axes, sharpness)
 
 
 def adaptive(axes: Any, records: Named) -> None:
     """The highest rise of the loss that adaptive sharpness met, run beside run; a point a seed, their mean a dash."""
-    names = list(dict.fromkeys(name for name, _ in records))
-    for place, name in enumerate(names):
-        own = [record for other, record in records if other == name]
+    runs = by_run(records)
+    for place, own in enumerate(runs.values()):
         values = [record.outcome["value"] for record in _found(own)]
         look = {"color": colour(place), "marker": marker(place), "markersize": 5}
         axes.plot([place] * len(values), values, linestyle="none", **look)
@@ -123,8 +121,8 @@ def adaptive(axes: Any, records: Named) -> None:
     settings = records[0][1].settings
     axes.set_yscale("log")
     axes.margins(y=0.15)  # room for what failed
-    axes.set_xlim(-0.5, len(names) - 0.3)
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.5, len(runs) - 0.3)
+    axes.set_xticks(range(len(runs)), list(runs))
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(
         f"{settings['norm']}, rho = {settings['rho']:g}, {settings['part']}"
