@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from scipy import stats
+from support import same_bits
 from torch import nn
 from torch.nn import functional as F
 
@@ -98,3 +99,10 @@ def test_recomputing_leaves_parameters_momenta_and_modes_also_after_an_exception
     recompute_averages(deep, batches)
     assert torch.equal(deep[1].running_var, again[0])
     assert torch.equal(deep[4].running_var, again[1])
+
+
+def test_without_a_batch_the_averages_stay_as_they_are(deep) -> None:
+    before = {name: tensor.clone() for name, tensor in deep.state_dict().items()}
+    with pytest.raises(ValueError, match="batches: there must be at least one"):
+        recompute_averages(deep, [])
+    assert same_bits(deep.state_dict(), before)

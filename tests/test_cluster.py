@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support import tree
-from test_jobs import tiny, workplace
+from tiny_jobs import tiny, workplace
 from torch.distributed import is_torchelastic_launched
 
 from smoothout import cluster

@@ -268,3 +268,13 @@ def test_a_record_has_the_layers_of_eleven_epochs_and_the_whole_of_all(epochs: i
     assert [epoch["whole"] for epoch in thin] == [epoch["whole"] for epoch in estimates]
     assert [n for n, epoch in enumerate(thin) if "layers" in epoch] == list(layered)
     assert all("layers" in epoch for epoch in estimates)
+
+
+@pytest.mark.parametrize(("field", "word"), [("law", "Uniform"), ("scaling", "None")])
+def test_a_misspelt_law_or_scaling_is_refused(field, word):
+    with pytest.raises(ValueError, match=f"{field}: '{word}' is not one of"):
+        noise_variances([torch.ones(2, 3)], 0.1, **{field: word})
+
+
+def test_what_is_taken_before_the_first_draw_is_no_number():
+    assert str(RunningTrace(["a.weight"]).taken()) == "{'draws': 0, 'whole': [nan, nan], 'layers': {'a': [nan, nan]}}"

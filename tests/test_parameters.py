@@ -227,3 +227,25 @@ def test_the_filters_of_a_channels_last_weight_are_those_of_its_contiguous_copy(
     weight = torch.randn(4, 3, 5, 5)
     turned = weight.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(filter_norms(turned), filter_norms(weight))
+
+
+def test_a_buffer_that_the_model_replaces_comes_back_as_the_object_it_was() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+            self.register_buffer("nothing", None)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.calls = self.calls + 1
+            self.nothing = self.calls
+            return inputs
+
+    model = Counting()
+    calls = model.calls
+    with restored(model):
+        model(torch.ones(1))
+        assert model.calls == 1
+    assert model.calls is calls
+    assert model.calls == 0
+    assert model.nothing is None

@@ -31,18 +31,22 @@ def recompute_averages(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]
     """Replace every running average of ``model`` by the mean over ``batches`` of the batches' own statistics, in place.
 
     One pass in which BatchNorm layers alone are in training mode: dropout, which widens what a layer sees, is off. Each
-    batch counts the same, whatever its size; its variance is the unbiased one. Parameters, momenta and modes stay.
+    batch counts the same, whatever its size; its variance is the unbiased one, so it needs two values a channel.
+    Parameters, momenta and modes stay. Raises ValueError, with the averages as they were, when there is no batch.
     """
     layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.track_running_stats]
     modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
     model.eval()
+    index = -1
     try:
-        for layer in layers:
-            layer.train().reset_running_stats()
-            layer.momentum = None  # torch's word for a plain mean over all batches
-        for inputs, _ in batches:
+        for index, (inputs, _) in enumerate(batches):
+            for layer in layers if index == 0 else ():
+                layer.train().reset_running_stats()
+                layer.momentum = None  # torch's word for a plain mean over all batches
             model(inputs)
+        if index < 0:
+            raise ValueError("batches: there must be at least one")
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

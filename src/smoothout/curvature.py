@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from smoothout.parameters import filter_norms
-from smoothout.perturbation import Law, Scaling
+from smoothout.perturbation import Law, Scaling, choice
 
 Variance = float | Tensor
 
@@ -103,7 +103,12 @@ def noise_variances(
     none: a^2 / 3 (uniform) or a^2 (Gaussian). weight: the same times w^2. filter: (a ||w_f||)^2 / d for a filter of d
     numbers, by both laws, because its length is fixed (to the 1e-6 of Eq. 12). Scaled noise measures nothing where
     weights are 0 and much noise where they are small: the estimates' variance grows as the slope over the weight.
+
+    Raises:
+        ValueError: for an unknown law or scaling.
     """
+    choice(Law, "law", law)
+    choice(Scaling, "scaling", scaling)
     share = 1 / 3 if law == Law.uniform else 1.0
     if scaling == Scaling.none:
         return [a * a * share for _ in weights]
@@ -167,8 +172,12 @@ class RunningTrace:
         return [self._count, self._mean, self._squares]
 
     def taken(self) -> dict[str, Any]:
-        """The estimates so far as plain numbers of six digits, [mean, standard error]; then it begins anew."""
-        numbers = torch.stack([self._mean, self._errors()], 1).tolist()
+        """The estimates so far as plain numbers of six digits, [mean, standard error]; then it begins anew.
+
+        Without a draw both are nan.
+        """
+        mean = torch.where(self._count > 0, self._mean, math.nan)
+        numbers = torch.stack([mean, self._errors()], 1).tolist()
         whole, *layers = ([float(f"{number:.6g}") for number in row] for row in numbers)
         taken = {
             "draws": int(self._count.item()),

@@ -57,13 +57,20 @@ def assign(tensors: Sequence[Tensor], vector: Tensor) -> None:
 
 @contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
-    """Give parameters, buffers and the mode of each module back to the last bit, also after an exception."""
+    """Give parameters, buffers and the mode of each module back to the last bit, also after an exception.
+
+    Buffers come back as the objects that they were, even where a forward pass has put another tensor in their place.
+    """
     tensors = [*model.parameters(), *model.buffers()]
     saved = [t.detach().clone() for t in tensors]
+    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
     finally:
+        for present, before in buffers:
+            present.clear()
+            present.update(before)
         with torch.no_grad():
             for tensor, old in zip(tensors, saved, strict=True):
                 tensor.copy_(old)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @pytest.fixture
@@ -16,3 +16,14 @@ def model() -> nn.Sequential:
 @pytest.fixture
 def splits(tiny_split):
     return tiny_split(40), tiny_split(30, seed=1)
+
+
+@pytest.fixture
+def batches() -> list[tuple[Tensor, Tensor]]:
+    """22 examples of three numbers in float64, of three classes, in three batches."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = (13, 8, 1)
+    return [
+        (torch.randn(n, 3, generator=generator, dtype=torch.float64), torch.randint(0, 3, (n,), generator=generator))
+        for n in sizes
+    ]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
 
-from smoothout.analysis.adaptive import Norm, adaptive_sharpness, normalised
-from smoothout.analysis.sharpness import sharpness
+from smoothout.analysis.adaptive import Norm, adaptive_sharpness, normalised, rise_left
+from smoothout.analysis.sharpness import Point, sharpness
 from smoothout.parameters import flatten, trainable
 
 NORMS = list(Norm)
@@ -229,9 +229,7 @@ def test_the_model_is_left_as_it_was_to_the_last_bit_also_after_an_exception(nor
     modes, evaluations = [], []
     hook = model.register_forward_hook(lambda module, *_: modes.append(any(m.training for m in module.modules())))
     with torch.no_grad():
-        found = adaptive_sharpness(
-            model, batches, F.cross_entropy, 0.1, norm=norm, progress=lambda: evaluations.append(1)
-        )
+        found = adaptive_sharpness(model, batches, F.cross_entropy, 0.1, norm=norm, tick=lambda: evaluations.append(1))
     assert state(model) == before
     assert not any(modes)
     assert len(evaluations) == found.evaluations == len(modes) / len(batches)
@@ -282,13 +280,13 @@ def one_pass() -> Iterator[tuple[Tensor, Tensor]]:
 @pytest.mark.parametrize(
     ("argument", "value", "line"),
     [
-        ("rho", 0.0, "rho is 0.0: must be a finite number above 0"),
-        ("rho", math.inf, "rho is inf: must be a finite number above 0"),
+        ("rho", 0.0, "rho: must be a finite number above 0, not 0.0"),
+        ("rho", math.inf, "rho: must be a finite number above 0, not inf"),
         ("norm", "l1", "norm: 'l1' is not one of linf, l2"),
-        ("iterations", 0, "iterations is 0: must be a whole number of at least 1"),
-        ("random_starts", -1, "random_starts is -1: must be a whole number of at least 0"),
-        ("batches", [], "batches is []: must hold"),
-        ("batches", one_pass(), "batches is <generator object"),
+        ("iterations", 0, "iterations: must be a whole number of at least 1, not 0"),
+        ("random_starts", -1, "random_starts: must be a whole number of at least 0, not -1"),
+        ("batches", [], "batches: must hold (inputs, targets) and allow more than one pass, not "),
+        ("batches", one_pass(), "batches: must hold (inputs, targets) and allow more than one pass, not "),
     ],
 )
 def test_an_impossible_argument_is_one_line_and_the_model_is_not_touched(argument, value, line):
@@ -298,3 +296,24 @@ def test_an_impossible_argument_is_one_line_and_the_model_is_not_touched(argumen
         adaptive_sharpness(model, **{"batches": ONE, "loss": mean, "rho": 0.1, argument: value})
     assert str(raised.value).startswith(line)
     assert not touched
+
+
+def test_a_region_narrower_than_the_weights_own_rounding_is_refused():
+    model = network().bfloat16()
+    with pytest.raises(ValueError, match=r"^rho: must be at least 0.0078, the rounding of the weights, not 0.001$"):
+        adaptive_sharpness(model, examples(), F.cross_entropy, 0.001)
+
+
+def test_a_loss_below_minus_one_has_an_adaptive_sharpness_and_no_other():
+    """Nothing is divided by 1 + f here; the negative log likelihood of a density may be anything."""
+    model = Landscape([1.0], lambda w: w.sum() - 3.0)
+    assert adaptive_sharpness(model, ONE, mean, 0.1).value == pytest.approx(0.1)
+    with pytest.raises(ValueError, match=r"the model's own loss is -2.0: must be .* above -1"):
+        sharpness(model, ONE, mean)
+
+
+def test_no_rise_is_left_on_the_sphere_but_along_it_and_inwards():
+    """At z = (1, 0): a slope outwards is spent, one inwards or along the sphere is not."""
+    here = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    for slope, left in (([3.0, 0.0], 0.0), ([-3.0, 0.0], 3.0), ([3.0, 4.0], 4.0), ([-3.0, 4.0], 5.0)):
+        assert rise_left(Point(here, 0.0, torch.tensor(slope, dtype=torch.float64)), Norm.l2) == pytest.approx(left)

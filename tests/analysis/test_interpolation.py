@@ -172,3 +172,41 @@ def test_an_unknown_way_and_recomputing_from_nothing_are_refused(batches):
     ):
         with pytest.raises(ValueError, match=line):
             interpolate(first, second, batches, **choices)
+
+
+@pytest.mark.parametrize("spent", [[], iter([])])
+def test_averages_need_batches_that_repeat_themselves(batches, spent):
+    first, second = network(0), network(1)
+    with pytest.raises(ValueError, match=r"averages_from: must hold .* and allow more than one pass"):
+        interpolate(first, second, batches, averages="recomputed", averages_from=spent)
+    with pytest.raises(ValueError, match=r"batches: must hold .* and allow more than one pass"):
+        interpolate(first, second, spent)
+
+
+class Masked(nn.Module):
+    """Inputs are centred by a constant, answers masked by another, as buffers."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("centre", torch.full((4,), 0.5))
+        self.register_buffer("mask", torch.tensor([0.0, 0.0, -math.inf]))
+
+    def forward(self, inputs):
+        return self.layer(inputs - self.centre) + self.mask
+
+
+@pytest.mark.parametrize("path", ["linear", "curvilinear"])
+def test_what_is_constant_in_both_networks_stays_so_on_the_way(path):
+    stops = walk(Masked(0), Masked(1), [-1.0, 0.0, 0.5, 1.0, 2.0], path=path)
+    constants = [[stop.network.centre.tolist(), stop.network.mask.tolist()] for stop in stops]
+    assert constants == [[[0.5] * 4, [0.0, 0.0, -math.inf]]] * 5
+
+
+def test_alphas_may_be_whole_numbers(batches):
+    for path in ("linear", "curvilinear"):
+        whole, real = (
+            interpolate(network(0), network(1), batches, alphas, path=path) for alphas in ([0, 1], [0.0, 1.0])
+        )
+        assert whole == real

@@ -140,5 +140,5 @@ def test_running_averages_are_kept_and_every_evaluation_ticks(model, batches):
 def test_impossible_choices_are_refused(model, batches):
     with pytest.raises(ValueError, match="one_dimensional: 'none' is not one of scaled, zero"):
         landscape_plane(model, batches, ALPHAS, ALPHAS, one_dimensional="none")
-    with pytest.raises(ValueError, match="directions: must be at least 1, not 0"):
+    with pytest.raises(ValueError, match="directions: must be a whole number of at least 1, not 0"):
         landscape_line(model, batches, ALPHAS, directions=0)

@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from support import same_bits
 from torch import nn
 from torch.nn import functional as F
 
@@ -141,7 +142,7 @@ def test_recorded_running_averages_are_measured_as_training_left_them_and_recomp
     ticks: list[int] = []
     settings = RunningAverages(examples=30)
     outcome = settings.run([model], *splits, counting(ticks))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert same_bits(model.state_dict(), before)
     train, test = (split.first(30).batches(1000) for split in splits)
     assert outcome["kept"]["test"] == evaluate(model, test)._asdict()
     recompute_averages(model, train)

@@ -63,14 +63,14 @@ def test_every_batch_has_a_draw_of_its_own_and_batchnorm_is_perturbed_too(model,
         assert all(not torch.equal(weights[0], other[0]) for other in seen[:i])
 
 
-@pytest.mark.parametrize("noise", ["uniform", "gaussian"])
+@pytest.mark.parametrize("law", ["uniform", "gaussian"])
 @pytest.mark.parametrize("scaling", ["none", "weight", "filter"])
-def test_every_strength_sees_the_batchs_draw_at_its_own_size(model, batches, noise, scaling):
+def test_every_strength_sees_the_batchs_draw_at_its_own_size(model, batches, law, scaling):
     """The curve by the context that training uses, entered anew at every strength."""
     strengths = [0.05, 0.2]
-    curve = noise_curve(model, batches, strengths, noise=noise, scaling=scaling, seed=5)
+    curve = noise_curve(model, batches, strengths, law=law, scaling=scaling, seed=5)
     for a, point in zip(strengths, curve, strict=True):
-        context, losses = SmoothOut(model.eval(), a, noise, scaling=scaling, batchnorm=True), []
+        context, losses = SmoothOut(model.eval(), a, law, scaling=scaling, batchnorm=True), []
         for index, (inputs, labels) in enumerate(batches):
             context.generator = stream(5, "sensitivity", index, 0)
             with context, torch.no_grad():
@@ -111,7 +111,7 @@ def test_the_model_is_given_back_to_the_last_bit_also_after_an_exception(model, 
     with pytest.raises(OSError, match="disk"):
         noise_curve(model, failing(), [0.1])
     bad = [(batches[0][0], torch.full((10,), 99))]
-    with pytest.raises(Exception, match=r".*"):
+    with pytest.raises(IndexError, match="out of bounds"):
         noise_curve(model, bad, [0.1])
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert model.training
@@ -126,6 +126,14 @@ def test_the_same_seed_gives_the_same_curve_and_another_seed_another(model, batc
 def test_the_metric_s_is_the_slope_from_each_strength_to_the_next():
     points = [NoisePoint(0.0, 1.0, 0.5), NoisePoint(0.1, 1.5, 0.5), NoisePoint(0.3, 1.0, 0.5)]
     assert noise_slopes(points) == pytest.approx([5.0, -2.5])
+    with pytest.raises(ValueError, match=r"points: a strength must differ from the one before, not \[0.1, 0.1\]"):
+        noise_slopes([points[1], points[1]])
+
+
+def test_several_draws_need_batches_that_repeat_themselves(model, batches):
+    assert noise_curve(model, iter(batches), [0.1]) == noise_curve(model, batches, [0.1])
+    with pytest.raises(ValueError, match=r"batches: must hold .* and allow more than one pass"):
+        noise_curve(model, iter(batches), [0.1], draws=2)
 
 
 def test_a_negative_strength_is_refused(model, batches):

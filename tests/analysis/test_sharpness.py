@@ -1,13 +1,10 @@
-"""The search for the maximum: closed forms, brute force, failures that it admits, and a model left alone."""
+"""(C_eps, A)-sharpness against truth: closed forms and brute force over corners."""
 
 from __future__ import annotations
 
-import copy
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import FrozenInstanceError
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from valleys import CONVENTIONS, ONE_EXAMPLE, Landscape, examples, height, network, quadratic
 
 from smoothout.analysis.sharpness import (
     LBFGSB,
@@ -25,7 +23,6 @@ from smoothout.analysis.sharpness import (
     Objective,
     Point,
     Search,
-    SharpnessResult,
     ascend,
     box_around,
     least_squares,
@@ -33,40 +30,6 @@ from smoothout.analysis.sharpness import (
 )
 from smoothout.parameters import flatten, trainable
 from smoothout.randomness import stream
-
-CONVENTIONS = list(Convention)
-ONE_EXAMPLE = [(torch.zeros(1, 1), torch.zeros(1))]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Models this small lose by sharing their work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-class Landscape(nn.Module):
-    """A loss that is a given function of a weight vector, whatever the example."""
-
-    def __init__(self, weights: Any, height: Callable[[Tensor], Tensor], dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(torch.as_tensor(weights, dtype=dtype).clone())
-        self.height = height
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.height(self.weights).expand(len(inputs))
-
-
-def height(outputs: Tensor, targets: Tensor) -> Tensor:
-    return outputs.mean()
-
-
-def quadratic(weights: Any, slope: Any, curvature: Any, level: float = 1.0) -> Landscape:
-    """f(w) = level + slope . (w - x) + curvature . (w - x)^2 / 2 around the weights x that it starts with."""
-    x, g, d = (torch.as_tensor(v, dtype=torch.float64) for v in (weights, slope, curvature))
-    return Landscape(x, lambda w: level + (g * (w - x)).sum() + 0.5 * (d * (w - x) ** 2).sum())
 
 
 def quadratic_maximum(weights: Any, slope: Any, curvature: Any, eps: float) -> float:
@@ -77,18 +40,6 @@ def quadratic_maximum(weights: Any, slope: Any, curvature: Any, eps: float) -> f
         places = [-h, h] + ([-g / d] if d < 0.0 and abs(g / d) <= h else [])
         rise += max(g * y + 0.5 * d * y * y for y in places)
     return rise
-
-
-def network(seed: int, dtype: torch.dtype = torch.float64) -> nn.Sequential:
-    """2-2-1 tanh network with 9 weights."""
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1)).to(dtype)
-
-
-def examples(seed: int, count: int = 12, dtype: torch.dtype = torch.float64) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(count, 2, generator=generator, dtype=dtype)
-    return [(inputs, torch.sin(inputs.sum(1, keepdim=True)))]
 
 
 def losses_at(model: nn.Module, batches: list[tuple[Tensor, Tensor]], vectors: Tensor) -> Tensor:
@@ -292,330 +243,22 @@ def test_the_pseudo_inverse_is_that_of_the_whole_matrix(n: int, p: int) -> None:
     torch.testing.assert_close(least_squares(columns, x), expected, rtol=1e-8, atol=1e-12)
 
 
-# Searches that fail
-
-
-@pytest.fixture(scope="module")
-def digits_minimum() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
-    """An MLP trained on 200 real digits until its loss is below 5e-6."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    inputs = torch.tensor(data.data[:200] / 16.0, dtype=torch.float32)
-    targets = torch.tensor(data.target[:200])
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    for _ in range(2000):
-        loss = nn.functional.cross_entropy(model(inputs), targets)
-        if loss.item() < 5e-6:
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 1e-5
-    return model, list(zip(inputs.split(64), targets.split(64), strict=True))
-
-
-def test_on_converged_digits_keskars_search_fails_and_the_converged_one_rises(
-    digits_minimum: tuple[nn.Module, list[tuple[Tensor, Tensor]]],
-) -> None:
-    model, batches = digits_minimum
-    stopped = sharpness(model, batches, nn.functional.cross_entropy, convention="keskar")
-    assert stopped.failed
-    assert "NORM OF PROJECTED GRADIENT <= PGTOL" in stopped.status
-    assert (stopped.value, stopped.values, stopped.max_loss) == (0.0, (0.0,), stopped.loss)
-    assert str(stopped) == stopped.describe() == f"failed ({stopped.status})"
-    found = sharpness(model, batches, nn.functional.cross_entropy)
-    assert not found.failed
-    assert found.value > 0.0
-    assert found.max_loss > 1.02 * found.loss
-    assert str(found) == f"{found.value:.4g}%"
-
-
-def test_at_a_smooth_minimum_the_released_sign_fails_where_the_right_one_rises() -> None:
-    model = quadratic([1.0, -2.0, 0.5], [1e-3, -2e-3, 1e-3], [0.5, 1.0, 0.2])
-    wrong = sharpness(model, ONE_EXAMPLE, height, convention="released")
-    assert wrong.failed
-    assert "ABNORMAL" in str(wrong)
-    assert wrong.projected_gradient > 0.0
-    for convention in ("keskar", "converged"):
-        assert sharpness(model, ONE_EXAMPLE, height, convention=convention).value > 0.0
-
-
-def test_the_released_sign_finds_a_rise_by_overshooting_a_steep_valley() -> None:
-    model = quadratic([0.0, 0.0], [0.1, -0.1], [50.0, 50.0])
-    assert sharpness(model, ONE_EXAMPLE, height, eps=0.05, convention="released").value > 0.0
-
-
-def test_the_released_sign_ends_where_scipy_ends_on_the_same_contradiction() -> None:
-    x, slope, curvature = np.array([0.5, -1.0]), np.array([0.3, -0.2]), np.array([30.0, 5.0])
-
-    def contradiction(w: np.ndarray) -> tuple[float, np.ndarray]:
-        y = w - x
-        return -(1.0 + slope @ y + 0.5 * curvature @ y**2), slope + curvature * y
-
-    bounds = [(w - 0.1 * (abs(w) + 1.0), w + 0.1 * (abs(w) + 1.0)) for w in x]
-    theirs, _, info = scipy.optimize.fmin_l_bfgs_b(contradiction, x, bounds=bounds, maxiter=10)
-    found = sharpness(quadratic(x, slope, curvature), ONE_EXAMPLE, height, eps=0.1, convention="released")
-    assert info["nit"] > 1
-    assert found.max_loss == pytest.approx(-contradiction(theirs)[0], rel=1e-9)
-
-
-def test_a_flat_loss_is_a_failed_search_in_every_convention() -> None:
-    model = quadratic([1.0, 2.0], [0.0, 0.0], [0.0, 0.0])
-    for convention in CONVENTIONS:
-        found = sharpness(model, ONE_EXAMPLE, height, convention=convention, repeats=2)
-        assert found.failed
-        assert found.values == (0.0, 0.0)
-
-
-def test_a_maximum_in_the_middle_of_the_box_is_a_failed_search() -> None:
-    found = sharpness(quadratic([1.0, 2.0], [0.0, 0.0], [-1.0, -1.0]), ONE_EXAMPLE, height, repeats=3)
-    assert found.failed
-    assert found.max_loss == found.loss
-
-
-@pytest.mark.parametrize("convention", [Convention.converged, Convention.keskar])
-@pytest.mark.parametrize("wall", [0.02, 0.05])
-def test_points_where_the_loss_is_not_finite_do_not_count_and_do_not_end_the_search(
-    convention: Convention, wall: float
-) -> None:
-    model = Landscape([0.0, 0.0], lambda w: -torch.log(wall - w).sum() + 2 * math.log(wall))
-    found = sharpness(model, ONE_EXAMPLE, height, eps=0.1, convention=convention, repeats=3)
-    assert not found.failed
-    assert math.isfinite(found.max_loss)
-    assert found.max_loss > 0.3
-
-
-@pytest.mark.parametrize("convention", CONVENTIONS)
-def test_a_loss_that_is_finite_at_the_weights_alone_is_a_failed_search(convention: Convention) -> None:
-    x = torch.tensor([1.0, 2.0], dtype=torch.float64)
-    model = Landscape(x, lambda w: w.sum() if torch.equal(w.detach(), x) else w.sum() * math.inf)
-    found = sharpness(model, ONE_EXAMPLE, height, convention=convention, repeats=2)
-    assert found.failed
-
-
-# The mean, the model, chance
-
-
-def test_the_mean_does_not_depend_on_how_batches_are_cut() -> None:
-    model, [(inputs, targets)] = network(2), examples(2, count=40)
-    cuts = [[40], [10, 10, 10, 10], [1, 32, 7]]
-    for options in ({}, {"convention": "keskar", "eps": 0.5, "iterations": 1}):
-        whole, even, uneven = (
-            sharpness(
-                model,
-                list(zip(inputs.split(cut), targets.split(cut), strict=True)),
-                nn.functional.mse_loss,
-                **options,
-            )
-            for cut in cuts
-        )
-        for other in (even, uneven):
-            assert other.loss == pytest.approx(whole.loss, rel=1e-12)
-            assert other.value == pytest.approx(whole.value, rel=1e-9)
-            assert other.projected_gradient == pytest.approx(whole.projected_gradient, rel=1e-6, abs=1e-9)
-
-
-def normalised() -> nn.Sequential:
-    """A float32 model with BatchNorm and dropout, some modes and gradients that are not the defaults."""
-    torch.manual_seed(4)
-    model = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 1))
-    model(torch.randn(16, 2)).square().mean().backward()
-    model[4].bias.grad = None
-    model[1].eval()
-    return model
-
-
-def state(model: nn.Module) -> tuple[list[bytes], list[bool], list[bytes | None]]:
-    tensors = [t.detach().numpy().tobytes() for t in model.state_dict().values()]
-    gradients = [None if p.grad is None else p.grad.numpy().tobytes() for p in model.parameters()]
-    return tensors, [m.training for m in model.modules()], gradients
-
-
-@pytest.mark.parametrize("subspace", [None, 3])
-@pytest.mark.parametrize("convention", CONVENTIONS)
-def test_the_model_is_left_as_it_was_to_the_last_bit(convention: Convention, subspace: int | None) -> None:
-    model, batches = normalised(), examples(0, dtype=torch.float32)
-    before, kept = state(model), [p.grad for p in model.parameters()]
-    with torch.no_grad():
-        sharpness(model, batches, nn.functional.mse_loss, convention=convention, subspace=subspace, repeats=2)
-    assert state(model) == before
-    assert all(p.grad is g for p, g in zip(model.parameters(), kept, strict=True))
-
-
-def test_the_model_is_left_as_it_was_when_the_loss_raises_at_the_third_evaluation() -> None:
-    model, batches, calls = normalised(), examples(0, dtype=torch.float32), itertools.count(1)
-    before = state(model)
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        if next(calls) == 3:
-            raise RuntimeError("third")
-        return nn.functional.mse_loss(outputs, targets)
-
-    with pytest.raises(RuntimeError, match="third"):
-        sharpness(model, batches, loss)
-    assert state(model) == before
-
-
-def test_the_model_is_evaluated_in_evaluation_mode_and_once_a_call_of_progress() -> None:
-    model, batches, modes, calls = normalised(), examples(0, dtype=torch.float32), [], []
-    model.register_forward_hook(lambda module, *_: modes.append([m.training for m in module.modules()]))
-    found = sharpness(model, batches, nn.functional.mse_loss, progress=lambda: calls.append(1))
-    assert not any(itertools.chain(*modes))
-    assert len(modes) == len(calls) == found.evaluations
-
-
-def test_every_evaluated_weight_lies_in_the_box() -> None:
-    model, batches, seen = network(1), examples(1), []
-    x = flatten(trainable(model))
-    model.register_forward_hook(lambda module, *_: seen.append(flatten(trainable(module))))
-    for convention in CONVENTIONS:
-        sharpness(model, batches, nn.functional.mse_loss, eps=0.1, convention=convention, repeats=2)
-    assert torch.equal(seen[0], x)
-    assert ((torch.stack(seen) - x).abs() <= 0.1 * (x.abs() + 1.0) * (1.0 + 1e-12)).all()
-
-
-@pytest.mark.parametrize("convention", CONVENTIONS)
-def test_the_same_seed_gives_the_same_result_and_the_same_first_repeat(convention: Convention) -> None:
-    def measured(**options: Any) -> SharpnessResult:
-        model, batches = network(1), examples(1)
-        return sharpness(model, batches, nn.functional.mse_loss, eps=0.1, convention=convention, **options)
-
-    assert measured(repeats=2, seed=7) == measured(repeats=2, seed=7)
-    assert measured(repeats=3, seed=7).values[0] == measured(seed=7).value
-
-
-def test_repeats_start_elsewhere_and_the_highest_counts() -> None:
-    model = Landscape([0.1, 0.2, 0.3], lambda w: 1.0 + torch.sin(300.0 * w).sum())
-    found = sharpness(model, ONE_EXAMPLE, height, eps=0.05, convention="keskar", repeats=4, iterations=2)
-    assert len(set(found.values)) == 4
-    assert found.value == max(found.values)
-    assert found.mean == pytest.approx(sum(found.values) / 4)
-    assert found.max_loss == pytest.approx(found.loss + found.value * (1.0 + found.loss) / 100.0)
-    other = sharpness(model, ONE_EXAMPLE, height, eps=0.05, convention="keskar", repeats=4, iterations=2, seed=1)
-    assert other.values[0] == found.values[0]
-    assert set(other.values[1:]).isdisjoint(found.values[1:])
-
-
-def test_another_seed_draws_another_subspace() -> None:
-    first, second = (
-        sharpness(network(1), examples(1), nn.functional.mse_loss, subspace=2, seed=seed).value for seed in (0, 1)
-    )
-    assert first != second
-
-
-# Models of all kinds
-
-
-class Mixed(nn.Module):
-    """Tied, frozen, unused, float32 and float64 weights; the loss is linear in each of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.coarse = nn.Parameter(torch.tensor([0.5, -1.0]))
-        self.fine = nn.Parameter(torch.tensor([2.0, 3.0, -4.0], dtype=torch.float64))
-        self.tied = self.coarse
-        self.frozen = nn.Parameter(torch.tensor([7.0]), requires_grad=False)
-        self.unused = nn.Parameter(torch.tensor([1.0]))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        value = 10.0 + 2.0 * self.fine.sum() + (self.coarse + 0.5 * self.tied).double().sum() + self.frozen.sum()
-        return value.expand(len(inputs))
-
-
-def test_tied_weights_count_once_and_frozen_ones_do_not_move_whatever_their_dtypes() -> None:
-    model, frozen = Mixed(), []
-    model.register_forward_hook(lambda module, *_: frozen.append(module.frozen.item()))
-    before = copy.deepcopy(model.state_dict())
-    found = sharpness(model, ONE_EXAMPLE, height, eps=0.125)
-    rise = 0.125 * (2.0 * (3.0 + 4.0 + 5.0) + 1.5 * (1.5 + 2.0))
-    assert found.dimension == 6
-    assert found.loss == 18.25
-    assert found.max_loss == pytest.approx(found.loss + rise, rel=1e-6)
-    assert set(frozen) == {7.0}
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-
-
-def test_the_loss_of_the_model_itself_comes_from_its_own_weights() -> None:
-    model = Landscape([0.1, 0.7], lambda w: (w**2).sum(), dtype=torch.float32)
-    assert sharpness(model, ONE_EXAMPLE, height).loss == (model.weights.detach() ** 2).sum().item()
-
-
-def test_a_result_cannot_be_changed() -> None:
-    found = sharpness(quadratic([1.0], [1.0], [0.0]), ONE_EXAMPLE, height)
-    with pytest.raises(FrozenInstanceError):
-        found.value = 0.0  # type: ignore[misc]
-
-
-# Refusals
-
-
-def one_pass() -> Iterator[tuple[Tensor, Tensor]]:
-    yield from ONE_EXAMPLE
-
-
-class Shrinking:
-    """Not an Iterator itself, yet each pass over it has fewer examples."""
-
-    def __init__(self, first: int, step: int) -> None:
-        self.sizes = itertools.count(first, -step)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter(ONE_EXAMPLE * next(self.sizes))
-
-
-@pytest.mark.parametrize(
-    ("argument", "value", "line"),
-    [
-        ("eps", 0.0, "eps is 0.0: must be a finite number above 0"),
-        ("eps", -1.0, "eps is -1.0: must be a finite number above 0"),
-        ("eps", math.nan, "eps is nan: must be a finite number above 0"),
-        ("eps", math.inf, "eps is inf: must be a finite number above 0"),
-        ("iterations", 0, "iterations is 0: must be a whole number of at least 1"),
-        ("iterations", 2.5, "iterations is 2.5: must be a whole number of at least 1"),
-        ("repeats", 0, "repeats is 0: must be a whole number of at least 1"),
-        ("maxcor", -3, "maxcor is -3: must be a whole number of at least 1"),
-        ("subspace", 0, "subspace is 0: must be None or a whole number from 1 to n = 2"),
-        ("subspace", 3, "subspace is 3: must be None or a whole number from 1 to n = 2"),
-        ("convention", "Keskar", "convention: 'Keskar' is not one of converged, keskar, released"),
-        ("batches", [], "batches is []: must hold"),
-        ("batches", one_pass(), "batches is <generator object"),
-        ("batches", iter(ONE_EXAMPLE), "batches is <list_iterator object"),
-    ],
-)
-def test_an_impossible_argument_is_one_line_and_the_model_is_not_touched(argument: str, value: Any, line: str) -> None:
-    model = quadratic([1.0, 2.0], [1.0, 1.0], [1.0, 1.0])
-    touched: list[str] = []
-    model.eval = lambda: touched.append("eval")  # type: ignore[assignment,method-assign,return-value]
-    model.register_forward_hook(lambda *_: touched.append("forward"))
-    version = model.weights._version
-    arguments = {"batches": ONE_EXAMPLE, argument: value}
-    with pytest.raises(ValueError) as raised:  # noqa: PT011
-        sharpness(model, loss=height, **arguments)
-    assert str(raised.value).startswith(line)
-    assert "\n" not in str(raised.value)
-    assert not touched
-    assert model.weights._version == version
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, -3.0])
-def test_a_loss_at_the_weights_that_sharpness_cannot_divide_by_is_one_line(value: float) -> None:
-    model = Landscape([1.0], lambda w: w.sum() * 0.0 + value)
-    before = state(model)
-    with pytest.raises(ValueError, match=f"the model's own loss is {value}: must be finite.* and above -1"):
-        sharpness(model, ONE_EXAMPLE, height)
-    assert state(model) == before
-
-
-@pytest.mark.parametrize(("first", "step", "last"), [(10, 1, 8), (4, 2, 0)])
-def test_batches_that_do_not_repeat_themselves_are_refused(first: int, step: int, last: int) -> None:
-    model = quadratic([1.0], [1.0], [0.0])
-    with pytest.raises(ValueError, match=f"batches has {last} examples, {last + step} before"):
-        sharpness(model, Shrinking(first, step), height)
-
-
-def test_a_model_without_trainable_weights_is_refused() -> None:
-    with pytest.raises(ValueError, match="no trainable parameters"):
-        sharpness(nn.ReLU(), ONE_EXAMPLE, height)
+def test_a_point_whose_gradient_is_not_finite_is_not_admissible():
+    """sqrt|w - 0.1| + w at w = 0: the loss is finite everywhere, its gradient nowhere near the kink."""
+    model = Landscape([0.0], lambda w: (1.0 + w + (w - 0.05).clamp(min=0.0).sqrt()).sum())
+    found = sharpness(model, ONE_EXAMPLE, height, eps=0.05, convention="converged")
+    assert found.max_loss < 1.05 + 1e-9
+    assert math.isfinite(found.projected_gradient)
+
+
+def test_scipy_is_given_the_corrections_that_were_asked_for(monkeypatch):
+    given = []
+
+    def spied(*arguments, **settings):
+        given.append(settings["options"])
+        return minimize(*arguments, **settings)
+
+    minimize = scipy.optimize.minimize
+    monkeypatch.setattr("smoothout.analysis.sharpness.minimize", spied)
+    sharpness(quadratic([1.0], [1.0], [1.0]), ONE_EXAMPLE, height, iterations=7, maxcor=3, convention="keskar")
+    assert [(options["maxcor"], options["maxiter"]) for options in given] == [(3, 7)]

@@ -121,6 +121,16 @@ def test_with_n_copies_of_a_parabola_the_argmin_is_off_by_the_mean_shift():
     assert rms == pytest.approx(flat_offset_of_copies(a, copies), rel=0.15)
 
 
+def test_of_two_lowest_places_the_nearer_one_counts():
+    found = flat_offset(lambda w: np.minimum((w - 0.1) ** 2, (w + 0.2) ** 2), 0.0, tau=0.4, points=401)
+    assert found == pytest.approx(0.1)
+
+
+def test_a_grid_without_its_centre_is_refused():
+    with pytest.raises(ValueError, match="points: must be odd, not 400"):
+        flat_offset(np.square, 0.0, tau=0.1, points=400)
+
+
 # Theorem 2
 
 
@@ -218,3 +228,11 @@ def test_the_bound_fails_for_a_sum_of_squares_because_faces_are_lower_than_corne
     highest = m * inner**2
     assert (inner * 1.001) ** 2 < highest
     assert bowl_average("separable", 2, a, m).mean < sharp_bound(inner, a, m, highest, 0.0)
+
+
+def test_the_sharp_constraint_needs_a_flat_side_that_is_lower():
+    """The same sharp side; the flat place is taken where the loss is high."""
+    held = near(a=0.09, eps=0.04)
+    high = sharp_constraint(LOSS, 0.09, sharp=SHARP.center, flat=FLAT.center + 5.0, eps=0.04, tau=0.4)
+    assert (held.holds, high.holds) == (True, False)
+    assert high[:2] == held[:2]

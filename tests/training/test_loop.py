@@ -1,4 +1,4 @@
-"""The loop: the same training written out by hand, and trainings that are stopped and go on."""
+"""The loop: its order of examples, the same training written out by hand, and what is kept on the way."""
 
 from __future__ import annotations
 
@@ -6,144 +6,25 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from loop_trainings import EXAMPLES, METHODS, SIZE, UPDATES, Splits, network, run
+from support import same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.data import images
-from smoothout.data.augment import CropFlip
 from smoothout.data.images import Examples, Split
 from smoothout.evaluation import Measured, Precision, evaluate
-from smoothout.perturbation import Course, Draw, Law, Noise, Scaling, SmoothOut, SmoothOutCopies
+from smoothout.perturbation import Course, Draw, Noise, Scaling, SmoothOut, SmoothOutCopies
 from smoothout.randomness import address, stream
-from smoothout.training import checkpoint, loop
+from smoothout.training import loop
 from smoothout.training.checkpoint import Snapshot
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
-
-EXAMPLES, SIZE, UPDATES = 22, 6, 4  # the last batch of an epoch has 4 examples
-DIGEST = "c3" * 32
-Splits = Callable[..., Split]
-
-
-def network(seed: int = 0, dropout: float = 0.0, batchnorm: bool = True) -> nn.Sequential:
-    torch.manual_seed(seed)
-    norm = nn.BatchNorm1d(12) if batchnorm else nn.Identity()
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), norm, nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, 3))
-
-
-def run(model: nn.Module, tiny_split: Splits, **changes: Any) -> Snapshot:
-    """A training of three epochs of four updates; anything can be changed."""
-    settings = {
-        "optimizer": Adam(0.01),
-        "schedule": Schedule(3),
-        "batch": Batch(SIZE),
-        "noise": Noise(),
-        "seed": 0,
-        "train_split": tiny_split(EXAMPLES),
-        "test_split": tiny_split(10, seed=1),
-        **changes,
-    }
-    after_step = settings.pop("after_step", lambda now, frozen: None)
-    training = Training(model, settings.pop("train_split"), settings.pop("test_split"), **settings)
-    for now in training:
-        after_step(now, training.frozen)
-    return training.frozen()
-
-
-def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-
-
-class StopError(Exception):
-    """The training was stopped by the test."""
-
-
-# Resuming
-
-METHODS: dict[str, dict[str, Any]] = {
-    "baseline": {},
-    "optimizer reset": {"optimizer": Adam(0.01, reset_every_epoch=True, clip_norm=5.0)},
-    "momentum kept": {"optimizer": Momentum(0.1, weight_decay=1e-3)},
-    "momentum reset": {"optimizer": Momentum(0.1, reset_every_epoch=True)},
-    "smoothout": {"noise": Noise(0.1)},
-    "gaussian, falling": {"noise": Noise(0.1, Law.gaussian, course=Course.tanh_falling)},
-    "adasmoothout": {"noise": Noise(0.15, scaling=Scaling.filter, batchnorm=True)},
-    "noise left in": {"noise": Noise(0.01, denoise=False)},
-    "copies": {"noise": Noise(0.1, copies=3)},
-    "ghost batches": {"noise": Noise(0.1, draw=Draw.batch), "batch": Batch(SIZE, 2), "schedule": Schedule(3, (2,))},
-    "dropout": {"dropout": 0.5, "noise": Noise(0.1)},
-    "dropout, copies, ghosts": {"dropout": 0.5, "noise": Noise(0.1, copies=2), "batch": Batch(SIZE, 3)},
-    "augmented": {"augmentation": CropFlip((127,)), "noise": Noise(0.1), "batch": Batch(SIZE, 2)},
-}
-
-
-@pytest.mark.parametrize("stop", [1, 4, 6, 11])
-@pytest.mark.parametrize("method", METHODS)
-def test_a_training_that_was_stopped_goes_on_to_the_same_last_bit(
-    method: str, stop: int, tiny_split: Splits, tmp_path: Path
-) -> None:
-    settings = dict(METHODS[method])
-    dropout = settings.pop("dropout", 0.0)
-    unbroken = run(network(dropout=dropout), tiny_split, **settings)
-    path, done = tmp_path / "run.pt", 0
-
-    def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:
-        nonlocal done
-        done += 1
-        if done == stop:
-            checkpoint.save(path, frozen(), DIGEST)
-            raise StopError
-
-    with pytest.raises(StopError):
-        run(network(dropout=dropout), tiny_split, after_step=after_step, **settings)
-    snapshot = checkpoint.load(path, DIGEST)
-    assert (snapshot.epoch, snapshot.step) == ((stop - 1) // UPDATES, (stop - 1) % UPDATES + 1)
-    torch.manual_seed(999)  # whatever the new process did before
-    model = network(seed=77, dropout=dropout)
-    torch.rand(5)
-    resumed = run(model, tiny_split, resume=snapshot, **settings)
-    assert equal(resumed.model, unbroken.model)
-    assert equal(resumed.best, unbroken.best)
-    assert equal(model.state_dict(), unbroken.model)
-    curves, wanted = dict(resumed.curves), dict(unbroken.curves)
-    assert len(curves.pop("seconds")) == len(wanted.pop("seconds")) == 3
-    assert curves == wanted
-    assert len(curves["train_loss"]) == 3
-
-
-def test_methods_end_at_different_weights(tiny_split: Splits) -> None:
-    """Without this the test above could pass with settings that do nothing."""
-    ends = []
-    for settings in METHODS.values():
-        others = {name: value for name, value in settings.items() if name != "dropout"}
-        ends.append(run(network(dropout=settings.get("dropout", 0.0)), tiny_split, **others).model["1.weight"])
-    assert not any(torch.equal(ends[i], ends[j]) for i in range(len(ends)) for j in range(i))
-
-
-def test_a_finished_training_is_not_trained_further(tiny_split: Splits) -> None:
-    model = network()
-    done = run(model, tiny_split)
-    before = copy.deepcopy(done.model)
-    again = run(network(seed=5), tiny_split, resume=replace(done, optimizer={}))
-    assert equal(again.model, before)
-    assert len(again.curves["train_loss"]) == 3
-
-
-def test_a_training_goes_on_from_the_end_of_an_epoch_with_more_epochs(tiny_split: Splits) -> None:
-    """With a constant strength and learning rate, five epochs are three and two more."""
-    settings: dict[str, Any] = {"optimizer": Adam(0.01, reset_every_epoch=True), "noise": Noise(0.1)}
-    whole = run(network(), tiny_split, **settings, schedule=Schedule(5))
-    part = run(network(), tiny_split, **settings, schedule=Schedule(3))
-    longer = run(network(seed=7), tiny_split, **settings, schedule=Schedule(5), resume=part)
-    assert equal(longer.model, whole.model)
-
 
 # Order of examples
 
@@ -182,8 +63,8 @@ def test_another_seed_has_another_order_and_another_noise(tiny_split: Splits) ->
     assert order(tiny_split, seed=1) != order(tiny_split, seed=0)
     whole = {"noise": Noise(0.1), "batch": Batch(EXAMPLES), "train_split": tiny_split(EXAMPLES)}
     ends = [run(network(), tiny_split, seed=seed, **whole).model for seed in (0, 0, 1)]
-    assert equal(ends[0], ends[1])
-    assert not equal(ends[0], ends[2])
+    assert same_bits(ends[0], ends[1])
+    assert not same_bits(ends[0], ends[2])
 
 
 @pytest.mark.parametrize(
@@ -202,7 +83,7 @@ def test_dropout_of_every_kind_has_the_chance_of_the_trainings_seed(kind: type[n
         model[4] = kind(0.5)
         torch.manual_seed(before)
         ends.append(run(model, tiny_split).model)
-    assert equal(*ends)
+    assert same_bits(*ends)
 
 
 def test_ghost_batches_are_cut_from_each_batch_in_order(tiny_split: Splits) -> None:
@@ -281,7 +162,7 @@ def test_the_training_is_the_one_written_out_by_hand_to_the_last_bit(plan: Plan,
     settings = {"batch": Batch(SIZE, plan.ghost), "schedule": Schedule(3, plan.drops)}
     found = run(model, tiny_split, optimizer=plan.optimizer, noise=plan.noise, **settings)
     losses = by_hand(plain, tiny_split(EXAMPLES), plan)
-    assert equal(model.state_dict(), plain.state_dict())
+    assert same_bits(model.state_dict(), plain.state_dict())
     assert found.curves["train_loss"] == pytest.approx(losses, rel=1e-12)
 
 
@@ -324,9 +205,9 @@ def test_the_best_weights_are_those_of_the_first_epoch_with_the_best_accuracy(
     found = run(network(), tiny_split, schedule=Schedule(5), noise=Noise(0.3), after_step=after_step)
     assert found.curves["test_accuracy"] == accuracies
     assert found.best_epoch == 1
-    assert equal(found.best, ends[1])
-    assert equal(found.model, ends[4])
-    assert not any(equal(ends[i], ends[j]) for i in range(5) for j in range(i))
+    assert same_bits(found.best, ends[1])
+    assert same_bits(found.model, ends[4])
+    assert not any(same_bits(ends[i], ends[j]) for i in range(5) for j in range(i))
 
 
 def test_curves_are_measured_with_the_clean_weights_of_each_epochs_end(tiny_split: Splits) -> None:

@@ -1,11 +1,9 @@
-"""Several processes make the updates that one makes: weights, averages, curves, chance; and resume one another."""
+"""Several processes make the updates that one makes: weights, averages, curves, chance."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,88 +13,20 @@ from crew import Crew
 from hypothesis import given
 from hypothesis import strategies as st
 from photographs import tree
+from ranked import CASES, CURVES, EXAMPLES, LAST_IS_ONE, SETTINGS, TESTED, Exact, assert_close, split, training
+from support import same_bits
 from torch import Tensor, nn
 
-from smoothout import progress
-from smoothout.data.augment import CropFlip
-from smoothout.data.images import Split
 from smoothout.data.photos import Collection, Photos
-from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
-from smoothout.progress import Interrupted
-from smoothout.training import checkpoint, loop
+from smoothout.perturbation import Draw, Noise
+from smoothout.training import loop
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Ghosts, Launch
 from smoothout.training.loop import Training
-from smoothout.training.optimizers import Adam, Momentum
-from smoothout.training.ranks import EndedError, Ranks
-from smoothout.training.schedule import Schedule
+from smoothout.training.ranks import Ranks
 from smoothout.training.step import Batch
 
 CPU = torch.device("cpu")
-EXAMPLES, TESTED = 47, 10
-CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-DIGEST = "c3" * 32
-SETTINGS: dict[str, Any] = {
-    "optimizer": Momentum(0.05, weight_decay=1e-3, clip_norm=0.5),
-    "schedule": Schedule(2),
-    "batch": Batch(12, 3),  # an epoch's last update has 11 examples: 3, 3, 3 and 2
-    "noise": Noise(),
-    "seed": 0,
-}
-LAST_IS_ONE = "an epoch's last update is one ghost batch"
-CASES: dict[str, dict[str, Any]] = {
-    "baseline": {},
-    "adam, made anew": {"optimizer": Adam(0.01, reset_every_epoch=True)},
-    "noise of their own": {"noise": Noise(0.1)},
-    "one noise": {"noise": Noise(0.1, draw=Draw.batch)},
-    "gaussian, falling": {"noise": Noise(0.1, Law.gaussian, course=Course.tanh_falling)},
-    "adasmoothout": {"noise": Noise(0.2, scaling=Scaling.filter, batchnorm=True)},
-    "noise left in": {"noise": Noise(0.1, scaling=Scaling.filter, denoise=False)},
-    "copies": {"noise": Noise(0.1, copies=2)},
-    "dropout": {"noise": Noise(0.1), "dropout": 0.5},
-    "augmented": {"augmentation": CropFlip((127,))},
-    "batches added up": {"noise": Noise(0.1), "batch": Batch(5, None, 4)},
-    LAST_IS_ONE: {"batch": Batch(4, None, 9), "examples": 39},
-    "one pass": {"batch": Batch(6, 2, 4), "examples": 46, "engine": Engine(ghosts=Ghosts.one_pass)},
-    "one pass, noise of their own": {
-        "noise": Noise(0.1),
-        "batch": Batch(6, 2, 4),
-        "examples": 46,
-        "engine": Engine(ghosts=Ghosts.one_pass),
-    },
-    "one pass where a rank has whole batches": {
-        "batch": Batch(8, 2, 3),
-        "examples": 46,
-        "engine": Engine(ghosts=Ghosts.one_pass),
-    },
-}
-
-
-class Exact(nn.Module):
-    """A small network in float64, where sums in another order differ by 1e-16 and not by what Adam makes of 1e-8."""
-
-    def __init__(self, dropout: float = 0.0) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        hidden = [nn.Linear(16, 12, bias=False), nn.BatchNorm1d(12), nn.Tanh(), nn.Dropout(dropout)]
-        self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(12, 3)).double()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images.double())
-
-
-def split(examples: int, seed: int = 0) -> Split:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, 3, (examples,), generator=generator)
-    pixels = torch.randint(0, 120, (examples, 4, 4, 1), generator=generator) + 60 * labels.view(-1, 1, 1, 1)
-    return Split(pixels.to(torch.uint8), labels, (0.5,), (0.5,))
-
-
-def training(ranks: Ranks, **changes: Any) -> Training:
-    settings = {**SETTINGS, **changes}
-    model = Exact(settings.pop("dropout", 0.0))
-    train_split = split(settings.pop("examples", EXAMPLES))
-    return Training(model, train_split, split(TESTED, 1), ranks=ranks, **settings)
 
 
 def end(ranks: Ranks, name: str) -> Snapshot:
@@ -115,17 +45,6 @@ def one_update(ranks: Ranks) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in next(iter(run)).model.items()}
 
 
-def part_of_a_run(ranks: Ranks, path: Path, updates: int) -> None:
-    """Go on from the checkpoint at ``path``, if it is there, and leave one after so many updates or at the end."""
-    resume = checkpoint.load(path, DIGEST) if path.exists() else None
-    run = training(ranks, **CASES["noise of their own"], resume=resume)
-    for _ in islice(run, updates):
-        pass
-    ranks.add_up([torch.zeros(1)])  # nobody writes before all have read
-    if ranks.rank == 0:
-        checkpoint.save(path, run.frozen(), DIGEST)
-
-
 def photographed(ranks: Ranks, folder: Path) -> Snapshot:
     data = Photos(Collection.imagenette, (0.5,) * 3, (0.5,) * 3, side=4, short=6, workers=2)
     train_split, test_split, _ = data.load(folder, CPU)
@@ -135,35 +54,10 @@ def photographed(ranks: Ranks, folder: Path) -> Snapshot:
     return Training(model, train_split, test_split, **settings).run()
 
 
-def agreed(ranks: Ranks, asked: int) -> tuple[int, int]:
-    """What all agree upon where rank 1 alone was sent the signal ``asked``; and what then waits here."""
-    with suppress(Interrupted), progress.interruptible():
-        if asked and ranks.rank == 1:
-            progress.ask_to_stop(asked)
-        found = ranks.agree_to_stop(), progress.asked_to_stop()
-    return found
-
-
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
     with Crew(3, tmp_path_factory.mktemp("three") / "meeting") as crew:
         yield crew
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
-    with Crew(2, tmp_path_factory.mktemp("two") / "meeting") as crew:
-        yield crew
-
-
-def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name], tensor, rtol=tolerance, atol=tolerance)
-
-
-def same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 # The update
@@ -291,69 +185,3 @@ def test_what_ranks_are_told_to_read_ahead_is_each_ones_share_of_every_update(mo
     updates = [whole[place : place + 12] for place in range(0, EXAMPLES, 12)]
     assert first == [row for rows in updates for row in rows[:6]]
     assert second == [row for rows in updates for row in rows[6:]]
-
-
-# Going on
-
-
-def test_a_checkpoint_of_two_processes_is_gone_on_with_by_one_and_back(two: Crew, tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    two(part_of_a_run, path, 3)
-    assert checkpoint.load(path, DIGEST).step == 3
-    part_of_a_run(Ranks(), path, 2)
-    assert (checkpoint.load(path, DIGEST).epoch, checkpoint.load(path, DIGEST).step) == (1, 1)
-    two(part_of_a_run, path, 99)
-    found, wanted = checkpoint.load(path, DIGEST), training(Ranks(), **CASES["noise of their own"]).run()
-    assert_close(found.model, wanted.model, 1e-11)
-    for curve in CURVES:
-        assert found.curves[curve] == pytest.approx(wanted.curves[curve], rel=1e-6)  # measured in float32
-    assert len(found.curves["test_loss"]) == 2
-
-
-@pytest.mark.parametrize("asked", [0, 15])
-def test_a_signal_that_one_rank_was_sent_counts_for_all(two: Crew, asked: int) -> None:
-    assert two(agreed, asked) == [(asked, asked)] * 2
-
-
-def test_one_process_asks_nobody() -> None:
-    alone = Ranks()
-    tensor = torch.ones(3)
-    alone.add_up([tensor])
-    assert torch.equal(tensor, torch.ones(3))
-    with alone.leading(lambda: pytest.fail("there is nobody to lead")):
-        assert alone.agree_to_stop() == 0
-    assert alone.may_tell()
-    alone.part()
-
-
-def test_an_order_reaches_the_other_ranks_until_they_are_dismissed(two: Crew) -> None:
-    assert two(orders) == [None, [{"lr": 0.1, "weights": [1.0, 2.0]}, "again"]]
-
-
-def orders(ranks: Ranks) -> list[Any] | None:
-    if ranks.rank:
-        found = []
-        for order in ranks.orders():
-            found.append({**order, "weights": order["weights"].tolist()} if isinstance(order, dict) else order)
-            if order == "again":
-                return found
-    for order in ({"lr": 0.1, "weights": torch.tensor([1.0, 2.0])}, "again"):
-        with ranks.leading(lambda order=order: order):
-            pass
-    return None
-
-
-def test_an_error_of_the_leader_ends_all_and_one_after_it_is_no_leader(two: Crew) -> None:
-    assert two(failing) == ["EndedError from ValueError", "followed"]
-
-
-def failing(ranks: Ranks) -> str:
-    if ranks.rank:
-        next(iter(ranks.orders()))
-        return "followed"
-    try:
-        with ranks.leading(lambda: "order"):
-            raise ValueError
-    except EndedError as error:
-        return f"EndedError from {type(error.__cause__).__name__}"
-    return "nothing"

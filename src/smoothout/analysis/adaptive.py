@@ -14,8 +14,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.full_loss import Batches, Loss, check_batches, check_counts, check_positive
-from smoothout.analysis.sharpness import PINNED, Box, Objective, Point, Progress, ascend
+from smoothout.analysis.full_loss import Batches, Loss, Tick, check_batches, check_counts, check_width
+from smoothout.analysis.sharpness import PINNED, Box, Objective, Point, ascend
 from smoothout.parameters import flatten, restored, trainable
 from smoothout.perturbation import choice
 from smoothout.randomness import stream
@@ -36,7 +36,7 @@ class AdaptiveSharpness:
     loss: float  # f(w), of normalised logits where they were asked for
     max_loss: float  # the highest f met; f(w) if failed
     status: str  # what the search did, in words
-    failed: bool  # no point above f(w) was met; the value 0.0 measures nothing
+    failed: bool  # no point that is surely above f(w) was met; the value 0.0 measures nothing
     evaluations: int  # of f and its gradient together
     rise_left: float  # at the point found: the steepest rise that stays in the region, per rho
     dimension: int  # n
@@ -69,14 +69,15 @@ def adaptive_sharpness(
     iterations: int = 20,
     random_starts: int = 2,
     seed: int = 0,
-    progress: Progress | None = None,
+    tick: Tick = lambda: None,
 ) -> AdaptiveSharpness:
     """[Kwon 2021] max f(w + delta) - f(w) over max |delta_i / w_i| <= rho (linf) or ||delta / w||_2 <= rho (l2).
 
     f is the mean of ``loss`` over all examples in evaluation mode, w the trainable parameters; a weight of 0 stays.
     The search walks in z = delta / (rho |w|), so that it is unchanged by rescalings too: ascents by the gradient's sign
     (linf) or direction (l2), projected, with a first step as long as the region and halved where f does not rise, from
-    w and from random points. The highest f met counts; points where f is not finite do not.
+    w and from random points. The highest f met counts; points where f is not finite do not, nor does a rise within the
+    rounding of one number of f's size.
 
     Andriushchenko et al. take the maximum for each batch of 128 by itself and average: give one batch at a time.
 
@@ -90,30 +91,31 @@ def adaptive_sharpness(
         iterations: Steps of each ascent at most.
         random_starts: Ascents beside the one from w.
         seed: Of the random points.
-        progress: Called after each evaluation of f and its gradient.
+        tick: Called after each evaluation of f and its gradient.
 
     Raises:
-        ValueError: For an impossible argument, before the model is touched; if f(w) is not finite or <= -1; if the
-            number of examples changes between passes.
+        ValueError: For an impossible argument, or a ``rho`` below the rounding of the model's dtype, before the model
+            is touched; if f(w) is not finite; if the number of examples changes between passes.
     """
     choice(Norm, "norm", norm)
-    check_positive(rho=rho)
+    check_width(trainable(model), rho=rho)
     check_counts(iterations=iterations)
     check_counts(random_starts=random_starts, least=0)
-    check_batches(batches)
+    check_batches("batches", batches)
     measured = (lambda outputs, targets: loss(normalised(outputs), targets)) if normalise_logits else loss
     climb: Callable[[Objective, Point, int], None] = ascend if norm == Norm.linf else ascend_ball
     with restored(model), torch.enable_grad():
         model.eval()
         w = flatten(trainable(model))
-        objective = Objective(model, batches, measured, Box(w, rho * w.abs()), progress or (lambda: None))
-        x = objective.at_x()
+        objective = Objective(model, batches, measured, Box(w, rho * w.abs()), tick)
+        x = objective.at_x(least=-math.inf)
         climb(objective, x, iterations)
         for index in range(random_starts):
             start = objective(random_point(len(w), Norm(norm), seed, index))
             if math.isfinite(start.loss):
                 climb(objective, start, iterations)
-    end, failed = objective.highest, objective.highest is x
+    end = objective.risen(objective.highest, x)
+    failed = end is x
     searched = f"{1 + random_starts} ascents of up to {iterations} steps"
     return AdaptiveSharpness(
         value=end.loss - x.loss,

@@ -9,14 +9,13 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.full_loss import Batches, Loss
+from smoothout.analysis.full_loss import Batches, Loss, Tick, check_batches
 from smoothout.analysis.sharpness import (
     LBFGSB,
     Box,
     Convention,
     Objective,
     Point,
-    Progress,
     ascend,
     box_around,
     check_search,
@@ -56,15 +55,15 @@ class Followed(Objective):
     """An objective that keeps the highest loss after each evaluation, and ends a search that has spent ``budget``."""
 
     def __init__(
-        self, model: nn.Module, batches: Batches, loss: Loss, box: Box, progress: Progress, *, budget: int | None = None
+        self, model: nn.Module, batches: Batches, loss: Loss, box: Box, tick: Tick, *, budget: int | None = None
     ) -> None:
-        super().__init__(model, batches, loss, box, progress)
+        super().__init__(model, batches, loss, box, tick)
         self.budget, self.best = budget, list[float]()
 
-    def at_x(self) -> Point:
+    def at_x(self, least: float = -1.0) -> Point:
         """The model at the centre of the box."""
         assign(self.parameters, self.box.center)
-        x = super().at_x()
+        x = super().at_x(least)
         self.best.append(x.loss)
         return x
 
@@ -96,7 +95,7 @@ def atlas(
     budget: int = 60,
     maxcor: int = 10,
     seed: int = 0,
-    progress: Progress = lambda: None,
+    tick: Tick = lambda: None,
 ) -> list[Course]:
     """Every convention of `sharpness` and every `Method`, in the full space and in a subspace, side by side.
 
@@ -110,14 +109,14 @@ def atlas(
         eps, iterations, maxcor, seed: As in `sharpness`; ``iterations`` are those of one ascent too.
         subspace: Columns of the subspace; None leaves it out.
         budget: Evaluations of f and its gradient for each method, f(x) included.
-        progress: Called after each evaluation.
+        tick: Called after each evaluation.
 
     Raises:
         ValueError: As `sharpness`; for a budget below 1.
     """
-    n = sum(p.numel() for p in trainable(model))
-    for batches in (train, test):
-        check_search(n, batches, eps, subspace, iterations=iterations, maxcor=maxcor, budget=budget)
+    check_search(model, eps, subspace, iterations=iterations, maxcor=maxcor, budget=budget)
+    for name, batches in (("train", train), ("test", test)):
+        check_batches(name, batches)
     courses = []
     with restored(model), torch.enable_grad():
         model.eval()
@@ -126,14 +125,15 @@ def atlas(
             box = box_around(x, eps, columns, seed)
             for convention in Convention:
                 split = test if convention is Convention.released else train
-                objective = Followed(model, split, loss, box, progress)
+                objective = Followed(model, split, loss, box, tick)
                 objective.at_x()
                 found = search(objective, convention, LBFGSB(iterations, maxcor), seed, 0)
                 courses.append(objective.course(convention.value, space, found.end, found.status))
             for method in Method:
-                objective = Followed(model, train, loss, box, progress, budget=budget)
+                objective = Followed(model, train, loss, box, tick, budget=budget)
                 status = spend(objective, method, LBFGSB(budget, maxcor), iterations, seed)
-                courses.append(objective.course(method.value, space, objective.highest, status))
+                end = objective.risen(objective.highest, objective.x)
+                courses.append(objective.course(method.value, space, end, status))
     return courses
 
 

@@ -13,6 +13,7 @@ from smoothout.parameters import flatten
 
 Batches = Iterable[tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]
+Tick = Callable[[], object]  # called after each piece of work, for a progress bar
 
 
 class FullLoss:
@@ -48,21 +49,35 @@ class FullLoss:
         return self.mean(lambda value: [value, *torch.autograd.grad(value, self.parameters, materialize_grads=True)])
 
 
+def rounding(parameters: Iterable[Tensor]) -> float:
+    """The relative distance of neighbouring numbers in the coarsest dtype among ``parameters``."""
+    return max(torch.finfo(p.dtype).eps for p in parameters)
+
+
 def check_positive(**numbers: float) -> None:
     """Raise ValueError unless each is a finite number above 0."""
     for name, number in numbers.items():
         if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{name} is {number!r}: must be a finite number above 0")
+            raise ValueError(f"{name}: must be a finite number above 0, not {number!r}")
 
 
 def check_counts(*, least: int = 1, **counts: int) -> None:
     """Raise ValueError unless each is a whole number of at least ``least``."""
     for name, count in counts.items():
-        if not (isinstance(count, int) and count >= least):
-            raise ValueError(f"{name} is {count!r}: must be a whole number of at least {least}")
+        if not (isinstance(count, int) and not isinstance(count, bool) and count >= least):
+            raise ValueError(f"{name}: must be a whole number of at least {least}, not {count!r}")
 
 
-def check_batches(batches: Batches) -> None:
+def check_batches(name: str, batches: Batches) -> None:
     """Raise ValueError for batches that are empty or can be gone through only once."""
     if isinstance(batches, Iterator) or next(iter(batches), None) is None:
-        raise ValueError(f"batches is {batches!r}: must hold (inputs, targets), and allow more than one pass")
+        raise ValueError(f"{name}: must hold (inputs, targets) and allow more than one pass, not {batches!r}")
+
+
+def check_width(parameters: Iterable[Tensor], **widths: float) -> None:
+    """Raise ValueError for a relative width of a region that the parameters' own dtype cannot resolve."""
+    check_positive(**widths)
+    least = rounding(parameters)
+    for name, width in widths.items():
+        if width < least:
+            raise ValueError(f"{name}: must be at least {least:.2g}, the rounding of the weights, not {width!r}")

@@ -19,12 +19,11 @@ from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 
-from smoothout.analysis.full_loss import Batches, FullLoss, Loss, check_counts, check_positive
+from smoothout.analysis.full_loss import Batches, FullLoss, Loss, Tick, check_counts, check_positive, rounding
 from smoothout.curvature import Estimate
 from smoothout.parameters import restored, trainable
 from smoothout.randomness import stream
 
-Tick = Callable[[], object]
 Array = NDArray[np.float64]
 
 DENSE = 20  # ARPACK spends that many products before its first answer: up to here the whole matrix costs no more
@@ -89,8 +88,8 @@ class HessianVectorProduct(FullLoss):
         tick: called after each product.
 
     Raises:
-        ValueError: for an unknown block, no examples, a loss or gradient that is not finite, and a model and data
-            that do not answer twice the same: chance in them (augmentation, dropout) would be taken for curvature.
+        ValueError: for an unknown block, no examples, a loss, gradient or product that is not finite, and a model and
+            data that do not answer twice the same: chance in them (augmentation, dropout) would be taken for curvature.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class HessianVectorProduct(FullLoss):
         super().__init__(model, batches, loss, block_parameters(model, block))
         self.tick = tick
         self.dimension = sum(p.numel() for p in self.parameters)
-        self.rounding = max(torch.finfo(p.dtype).eps for p in self.parameters)
+        self.rounding = rounding(self.parameters)
         self.products = 0
         self._refuse_chance()
 
@@ -117,6 +116,8 @@ class HessianVectorProduct(FullLoss):
             return torch.autograd.grad(outputs, self.parameters, along, materialize_grads=True)
 
         result = self.mean(product)
+        if not result.isfinite().all():
+            raise ValueError("a product H v is not finite: the loss has no second derivative at these weights")
         self.products += 1
         self.tick()
         return result
@@ -183,12 +184,14 @@ def top_eigenvalues(
     Raises:
         ValueError: for an impossible argument.
     """
+    check_counts(k=k, restarts=restarts)
+    check_positive(tolerance=tolerance)
+    if which not in {"LA", "LM"}:
+        raise ValueError(f"which: must be LA or LM, not {which!r}")
     product = HessianVectorProduct(model, batches, loss, block=block, tick=tick)
     n = product.dimension
-    if not 1 <= k <= n:
-        raise ValueError(f"k is {k}: must be from 1 to n = {n}")
-    if which not in {"LA", "LM"}:
-        raise ValueError(f"which is {which!r}: must be LA or LM")
+    if k > n:
+        raise ValueError(f"k: must be from 1 to n = {n}, not {k}")
     status = "converged"
     if n <= max(DENSE, 2 * k + 1):
         values, vectors = np.linalg.eigh(product.matrix())

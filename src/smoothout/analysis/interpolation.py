@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from smoothout.analysis.full_loss import Batches, Tick, check_batches
 from smoothout.batchnorm import recompute_averages
 from smoothout.evaluation import evaluate
 from smoothout.perturbation import choice
 
-Batches = Iterable[tuple[Tensor, Tensor]]
 PUBLISHED_ALPHAS = tuple(round(-1 + 0.1 * i, 10) for i in range(31))
 
 
@@ -46,7 +46,7 @@ class LinePoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Stop:
-    """The network at one ``alpha`` of a walk; the walk's next step changes it."""
+    """The network at one ``alpha`` of a walk. The walk's next step changes it: look at each stop before the next."""
 
     alpha: float
     network: nn.Module
@@ -69,7 +69,7 @@ def curvilinear(alpha: float) -> tuple[float, float]:
     Exact where alpha is a whole number. (The "sin" mode of SmoothOut's authors' program is no such curve but a straight
     line, gone along at another pace.)
     """
-    turns = alpha % 4
+    turns = float(alpha) % 4
     if turns.is_integer():
         return (1.0, 0.0, -1.0, 0.0)[int(turns)], (0.0, 1.0, 0.0, -1.0)[int(turns)]
     return math.cos(alpha * math.pi / 2), math.sin(alpha * math.pi / 2)
@@ -88,13 +88,14 @@ def interpolate(
     path: Path | str = Path.linear,
     averages: Averages | str = Averages.interpolated,
     averages_from: Batches | None = None,
-    tick: Callable[[], None] = lambda: None,
+    tick: Tick = lambda: None,
 ) -> list[LinePoint]:
     """[SmoothOut Fig. 3a] Evaluate the networks on the way from ``first`` to ``second`` on ``batches``; see `walk`.
 
     Raises:
-        ValueError: as `walk`.
+        ValueError: as `walk`; when ``batches`` are empty or allow one pass only.
     """
+    check_batches("batches", batches)
     points = []
     for stop in walk(first, second, alphas, path=path, averages=averages, averages_from=averages_from):
         points.append(stop.measured(batches))
@@ -111,7 +112,9 @@ def walk(
     averages: Averages | str = Averages.interpolated,
     averages_from: Batches | None = None,
 ) -> Iterator[Stop]:
-    """The network at each alpha: everything in the state dict is mixed as ``path`` says, but for counters.
+    """The network at each alpha: the whole state dict mixed as ``path`` says, but for counters and constants.
+
+    A constant is a buffer that is the same in both networks, such as a mask or what inputs are normalised by.
 
     BatchNorm's running averages are mixed too (``interpolated``), or ``kept`` as ``first`` has them, or ``recomputed``
     at each point from ``averages_from`` (training batches; see `recompute_averages`). Mixed, a running variance can
@@ -123,18 +126,22 @@ def walk(
 
     Raises:
         ValueError: when the networks' state dicts do not match, for an unknown path or choice of averages, and when
-            there is nothing to recompute them from.
+            there is nothing to recompute them from, or for one pass only.
     """
     choice(Path, "path", path)
     choice(Averages, "averages", averages)
-    if averages == Averages.recomputed and averages_from is None:
-        raise ValueError("averages_from: recomputed averages need batches")
+    if averages == Averages.recomputed:
+        if averages_from is None:
+            raise ValueError("averages_from: recomputed averages need batches")
+        check_batches("averages_from", averages_from)
     starts, ends = first.state_dict(), second.state_dict()
     shapes = [{name: tensor.shape for name, tensor in weights.items()} for weights in (starts, ends)]
     if shapes[0] != shapes[1]:
         raise ValueError("first, second: the two networks must have the same architecture")
     shares, averages = _SHARES[Path(path)], Averages(averages)
     left = [name for name in starts if averages is not Averages.interpolated and name.endswith(_AVERAGES)]
+    buffers = [name for name, _ in first.named_buffers() if name in starts and not name.endswith(_AVERAGES)]
+    left += [name for name in buffers if torch.equal(starts[name], ends[name])]
     between = copy.deepcopy(first)
     for alpha in alphas:
         weights = {name: _mixed(start, ends[name], shares(alpha)) for name, start in starts.items()}

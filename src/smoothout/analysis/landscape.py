@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from smoothout.analysis.full_loss import Batches, Tick, check_batches, check_counts
 from smoothout.evaluation import Measured, evaluate
 from smoothout.parameters import restored, trainable
 from smoothout.perturbation import choice, scale_to_filters
 from smoothout.randomness import stream
 
-Batches = Iterable[tuple[Tensor, Tensor]]
 PUBLISHED_ALPHAS = tuple(round(-1 + 0.1 * i, 10) for i in range(21))
 
 
@@ -73,7 +73,7 @@ def landscape_line(
     directions: int = 1,
     seed: int = 0,
     one_dimensional: OneDimensional | str = OneDimensional.scaled,
-    tick: Callable[[], None] = lambda: None,
+    tick: Tick = lambda: None,
 ) -> list[LandscapePoint]:
     """[SmoothOut Fig. 6] Evaluate w + alpha d along each of ``directions`` filter-normalised directions d.
 
@@ -82,10 +82,11 @@ def landscape_line(
     is given back to the last bit, also after an exception. ``tick`` is called after every evaluation.
 
     Raises:
-        ValueError: where there is no direction, and as `filter_direction`.
+        ValueError: where there is no direction, for batches that are empty or allow one pass only, and as
+            `filter_direction`.
     """
-    if directions < 1:
-        raise ValueError(f"directions: must be at least 1, not {directions}")
+    check_counts(directions=directions)
+    check_batches("batches", batches)
     columns = []
     with restored(model):
         start = [weight.detach().clone() for weight in trainable(model)]
@@ -108,7 +109,7 @@ def landscape_plane(
     *,
     seed: int = 0,
     one_dimensional: OneDimensional | str = OneDimensional.scaled,
-    tick: Callable[[], None] = lambda: None,
+    tick: Tick = lambda: None,
 ) -> Plane:
     """[Li 2018, planes] Evaluate w + alpha d_0 + beta d_1 over a grid; d_0 and d_1 are those of `landscape_line`.
 
@@ -116,8 +117,9 @@ def landscape_plane(
     `landscape_line`, whose first direction is this plane's row beta = 0.
 
     Raises:
-        ValueError: as `filter_direction`.
+        ValueError: for batches that are empty or allow one pass only, and as `filter_direction`.
     """
+    check_batches("batches", batches)
     with restored(model):
         start = [weight.detach().clone() for weight in trainable(model)]
         first, second = (filter_direction(model, seed, i, one_dimensional=one_dimensional) for i in range(2))
@@ -147,7 +149,7 @@ def _measure_at(
     batches: Batches,
     start: Sequence[Tensor],
     steps: Sequence[tuple[float, Sequence[Tensor]]],
-    tick: Callable[[], None],
+    tick: Tick,
 ) -> Measured:
     move_to(model, start, steps)
     measured = evaluate(model, batches)

@@ -14,10 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from smoothout.analysis import subject
+from smoothout.analysis.full_loss import Tick
 from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, Averages, Path, walk
 from smoothout.analysis.sensitivity import noise_curve, noise_slopes
 from smoothout.analysis.sharpness import Convention, sharpness
-from smoothout.analysis.subject import Part, Tick, Weights
+from smoothout.analysis.subject import Part, Weights
 from smoothout.batchnorm import recompute_averages
 from smoothout.data.images import Split
 from smoothout.evaluation import evaluate
@@ -95,7 +96,7 @@ class Sharpness:
             repeats=self.repeats,
             maxcor=self.maxcor,
             seed=self.seed,
-            progress=tick,
+            tick=tick,
         )
         return asdict(result)
 
@@ -216,7 +217,7 @@ class NoiseCurve:
                 models[0],
                 batches,
                 self.strengths,
-                noise=self.law,
+                law=self.law,
                 scaling=self.scaling,
                 draws=self.draws,
                 seed=self.seed,

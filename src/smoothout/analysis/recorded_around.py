@@ -11,9 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from smoothout.analysis import subject
+from smoothout.analysis.full_loss import Tick
 from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm
 from smoothout.analysis.landscape import OneDimensional, landscape_line, landscape_plane
-from smoothout.analysis.subject import Part, Tick, Weights
+from smoothout.analysis.subject import Part, Weights
 from smoothout.curvature import Estimate
 from smoothout.data.images import Split
 

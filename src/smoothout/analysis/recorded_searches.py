@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from smoothout.analysis import subject
 from smoothout.analysis.adaptive import Norm, adaptive_sharpness
 from smoothout.analysis.atlas import Method, atlas
-from smoothout.analysis.subject import Part, Tick, Weights
+from smoothout.analysis.full_loss import Tick
+from smoothout.analysis.subject import Part, Weights
 from smoothout.data.images import Split
 
 
@@ -76,7 +77,7 @@ class Adaptive:
             iterations=self.iterations,
             random_starts=self.random_starts,
             seed=self.seed,
-            progress=tick,
+            tick=tick,
         )
         return asdict(result)
 
@@ -142,6 +143,6 @@ class Atlas:
             budget=self.budget,
             maxcor=self.maxcor,
             seed=self.seed,
-            progress=tick,
+            tick=tick,
         )
         return {"courses": [asdict(course) for course in courses]}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from smoothout.analysis.full_loss import Batches, Tick, check_batches, check_counts
 from smoothout.evaluation import Measured, Tally
 from smoothout.parameters import restored, trainable
-from smoothout.perturbation import Noise, SmoothOut
+from smoothout.perturbation import Law, Noise, Scaling, SmoothOut
 from smoothout.randomness import stream
 
 
@@ -29,14 +30,14 @@ class NoisePoint(NamedTuple):
 
 def noise_curve(
     model: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Batches,
     strengths: Sequence[float],
     *,
-    noise: str = "uniform",
-    scaling: str = "none",
+    law: Law | str = Law.uniform,
+    scaling: Scaling | str = Scaling.none,
     draws: int = 1,
     seed: int = 0,
-    tick: Callable[[], None] = lambda: None,
+    tick: Tick = lambda: None,
 ) -> list[NoisePoint]:
     """[SmoothOut Fig. 3b] C(w; a) = E C(w + theta) at every strength, theta drawn anew for each batch.
 
@@ -48,23 +49,25 @@ def noise_curve(
         model: the trained network.
         batches: pairs (inputs, labels); gone through once a draw.
         strengths: the values of a.
-        noise: "uniform" (U(-a, a)) or "gaussian" (N(0, a^2)).
+        law: "uniform" (U(-a, a)) or "gaussian" (N(0, a^2)).
         scaling: "none", "weight" or "filter" (a is then a share of each weight, or of each filter's norm).
         draws: how many times each batch is measured; the standard errors are over these.
         seed: of the noise.
         tick: called after each batch of each draw, at all strengths.
 
     Raises:
-        ValueError: on a strength that is negative or not finite, an unknown law or scaling, or no draws.
+        ValueError: on a strength that is negative or not finite, an unknown law or scaling, no draws, no batches, and
+            where several draws find batches that allow one pass only.
     """
     for a in strengths:
         Noise(a)
-    if draws < 1:
-        raise ValueError(f"draws: must be at least 1, not {draws}")
+    check_counts(draws=draws)
+    if draws > 1:
+        check_batches("batches", batches)
     curves = []
     with restored(model), torch.no_grad():
         model.eval()
-        context, parameters = SmoothOut(model, 1.0, noise, scaling=scaling, batchnorm=True), trainable(model)
+        context, parameters = SmoothOut(model, 1.0, law, scaling=scaling, batchnorm=True), trainable(model)
         clean = [parameter.clone() for parameter in parameters]
         for draw in range(draws):
             tallies = [Tally() for _ in strengths]
@@ -98,5 +101,11 @@ def _point(a: float, measured: Sequence[Measured]) -> NoisePoint:
 
 
 def noise_slopes(points: Sequence[NoisePoint]) -> list[float]:
-    """[SmoothOut Eq. 9] s = change of C(w; a) over change of a, from each strength to the next."""
+    """[SmoothOut Eq. 9] s = change of C(w; a) over change of a, from each strength to the next.
+
+    Raises:
+        ValueError: where two strengths that follow each other are the same.
+    """
+    if any(left.a == right.a for left, right in pairwise(points)):
+        raise ValueError(f"points: a strength must differ from the one before, not {[point.a for point in points]}")
     return [(right.loss - left.loss) / (right.a - left.a) for left, right in pairwise(points)]

@@ -6,7 +6,7 @@ Searches walk in box coordinates: z in [-1, 1]^k, where 0 is the model itself an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
@@ -18,12 +18,19 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, minimize
 from torch import Tensor, nn
 
-from smoothout.analysis.full_loss import Batches, FullLoss, Loss, check_batches, check_counts, check_positive
+from smoothout.analysis.full_loss import (
+    Batches,
+    FullLoss,
+    Loss,
+    Tick,
+    check_batches,
+    check_counts,
+    check_width,
+    rounding,
+)
 from smoothout.parameters import assign, flatten, restored, trainable
 from smoothout.perturbation import choice
 from smoothout.randomness import stream
-
-Progress = Callable[[], object]
 
 RANDOM_STARTS = 2  # of each `converged` search, beside its first start
 PINNED = 1e-9  # this near to a bound, in half-widths, a coordinate lies on it
@@ -46,7 +53,7 @@ class SharpnessResult:
     loss: float  # f(x), the mean loss of the model as it is
     max_loss: float  # f at the point found; f(x) if failed
     status: str  # why L-BFGS-B stopped, in its own words (the last of two searches for `converged`)
-    failed: bool  # no search met a point above both f(x) and its own start; the value 0.0 measures nothing
+    failed: bool  # no search met a point that is surely above f(x) and its own start; the value 0.0 measures nothing
     iterations: int  # of L-BFGS-B, in the repeat that won
     evaluations: int  # of f and its gradient together: f(x) and all searches
     projected_gradient: float  # at the point found: the steepest rise left, in loss per half-width of the box
@@ -133,18 +140,22 @@ class Objective(FullLoss):
     A point where the loss or its gradient is not finite is not admissible: it gets loss -inf and gradient 0.
     """
 
-    def __init__(self, model: nn.Module, batches: Batches, loss: Loss, box: Box, progress: Progress) -> None:
+    def __init__(self, model: nn.Module, batches: Batches, loss: Loss, box: Box, tick: Tick) -> None:
         super().__init__(model, batches, loss, trainable(model))
-        self.box, self.progress = box, progress
+        self.box, self.tick = box, tick
         self.evaluations = 0
 
-    def at_x(self) -> Point:
-        """The model as it is, before any other point. Raises ValueError where sharpness is not defined."""
+    def at_x(self, least: float = -1.0) -> Point:
+        """The model as it is, first of all. Raises ValueError unless its loss is finite and above ``least``."""
         loss, by_weights = self._measured()
-        if not (-1.0 < loss < math.inf and by_weights.isfinite().all()):
-            raise ValueError(f"the model's own loss is {loss}: must be finite, as its gradient, and above -1")
+        if not (least < loss < math.inf and by_weights.isfinite().all()):
+            raise ValueError(f"the model's own loss is {loss}: must be finite, as its gradient, and above {least:g}")
         self.x = self.highest = Point(torch.zeros_like(self.box.half), loss, self.box.gradient(by_weights))
         return self.x
+
+    def risen(self, end: Point, above: Point) -> Point:
+        """``end``, or x unless ``end`` lies above ``above`` by more than the rounding of one number of f's size."""
+        return end if end.loss - above.loss > rounding(self.parameters) * abs(self.x.loss) else self.x
 
     def __call__(self, z: Tensor) -> Point:
         """Evaluate at ``z`` of shape (k,); the weights are rounded to the model's own dtype."""
@@ -161,7 +172,7 @@ class Objective(FullLoss):
         """The mean loss at the present weights and its gradient, float64 of shape (n,)."""
         found = self.with_gradient()
         self.evaluations += 1
-        self.progress()
+        self.tick()
         return found[0].item(), found[1:]
 
 
@@ -239,7 +250,7 @@ def search_converged(objective: Objective, start: Point, others: Iterable[Tensor
 
 
 def search(objective: Objective, convention: Convention, solver: LBFGSB, seed: int, repeat: int) -> Search:
-    """One repeat. It ends at x if it found no point above both x and its own start."""
+    """One repeat. It ends at x if it found no point that is surely above both x and its own start."""
 
     def random_point(index: int) -> Tensor:
         z = torch.empty_like(objective.box.half)
@@ -251,7 +262,7 @@ def search(objective: Objective, convention: Convention, solver: LBFGSB, seed: i
     else:
         sign = -1 if convention is Convention.released else 1
         found = solver.climb(objective, start, objective.box.half, gradient_sign=sign)
-    return found if found.end.loss > max(objective.x.loss, start.loss) else replace(found, end=objective.x)
+    return replace(found, end=objective.risen(found.end, max(objective.x, start, key=lambda point: point.loss)))
 
 
 def sharpness(
@@ -266,12 +277,13 @@ def sharpness(
     repeats: int = 1,
     maxcor: int = 10,
     seed: int = 0,
-    progress: Progress | None = None,
+    tick: Tick = lambda: None,
 ) -> SharpnessResult:
     """[Keskar Eq. 4] 100 (max f(x + A y) - f(x)) / (1 + f(x)), in percent; |y_i| <= eps (|(A^+ x)_i| + 1).
 
     f is the mean of ``loss`` over all examples in evaluation mode, x the n trainable parameters. The maximum
-    can only be searched for: a value is a lower bound. Points where f is not finite do not count.
+    can only be searched for: a value is a lower bound. Points where f is not finite do not count, nor does a rise
+    within the rounding of one number of f's size.
 
     - ``converged``: as well as it can be found. Variables and objective are scaled to the box; sign ascents
       from x and two random points, L-BFGS-B from x and the best; the largest value ever evaluated counts.
@@ -291,19 +303,19 @@ def sharpness(
         repeats: How many times to search: first from x, then from uniform random points of the box.
         maxcor: Corrections that L-BFGS-B keeps, 16 bytes a weight each.
         seed: Of the random points and the subspace.
-        progress: Called after each evaluation of f and its gradient.
+        tick: Called after each evaluation of f and its gradient.
 
     Raises:
-        ValueError: For an impossible argument, before the model is touched; if f(x) is not finite or <= -1;
-            if the number of examples changes between passes.
+        ValueError: For an impossible argument, or an ``eps`` below the rounding of the model's dtype, before the model
+            is touched; if f(x) is not finite or <= -1; if the number of examples changes between passes.
     """
-    n = sum(p.numel() for p in trainable(model))
     choice(Convention, "convention", convention)
-    check_search(n, batches, eps, subspace, iterations=iterations, repeats=repeats, maxcor=maxcor)
+    check_search(model, eps, subspace, iterations=iterations, repeats=repeats, maxcor=maxcor)
+    check_batches("batches", batches)
     with restored(model), torch.enable_grad():
         model.eval()
         box = box_around(flatten(trainable(model)), eps, subspace, seed)
-        objective = Objective(model, batches, loss, box, progress or (lambda: None))
+        objective = Objective(model, batches, loss, box, tick)
         x, solver = objective.at_x(), LBFGSB(iterations, maxcor)
         found = [search(objective, Convention(convention), solver, seed, repeat) for repeat in range(repeats)]
     values = tuple(100.0 * (one.end.loss - x.loss) / (1.0 + x.loss) for one in found)
@@ -324,10 +336,11 @@ def sharpness(
     )
 
 
-def check_search(n: int, batches: Batches, eps: float, subspace: int | None, **counts: int) -> None:
-    """Raise ValueError for what no search over a box in R^n can begin with; ``counts`` must be at least 1."""
-    check_positive(eps=eps)
+def check_search(model: nn.Module, eps: float, subspace: int | None, **counts: int) -> None:
+    """Raise ValueError for what no search over a box around ``model`` can begin with; ``counts`` must be at least 1."""
+    parameters = trainable(model)
+    n = sum(p.numel() for p in parameters)
+    check_width(parameters, eps=eps)
     check_counts(**counts)
     if not (subspace is None or (isinstance(subspace, int) and 1 <= subspace <= n)):
-        raise ValueError(f"subspace is {subspace!r}: must be None or a whole number from 1 to n = {n}")
-    check_batches(batches)
+        raise ValueError(f"subspace: must be None or a whole number from 1 to n = {n}, not {subspace!r}")

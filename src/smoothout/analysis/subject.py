@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
+from smoothout.analysis import full_loss
 from smoothout.data.images import Batches, Split
 
-Tick = Callable[[], None]
 ANALYSIS_BATCH = 1000  # examples in a batch; what a CPU's caches hold
 
 
@@ -41,19 +39,14 @@ def check_examples(examples: int | None) -> None:
 
 
 def check_counts(settings: Any, *names: str, least: int = 1) -> None:
-    """Raise ValueError when one of the named fields of ``settings`` is a number below ``least``."""
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name}: must be at least {least}, not {value}")
+    """Raise ValueError unless each of the named fields of ``settings`` is None or a whole number >= ``least``."""
+    values = {name: getattr(settings, name) for name in names}
+    full_loss.check_counts(least=least, **{name: value for name, value in values.items() if value is not None})
 
 
 def check_positive(settings: Any, *names: str) -> None:
     """Raise ValueError when one of the named fields of ``settings`` is not a finite number above 0."""
-    for name in names:
-        value = getattr(settings, name)
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}: must be a finite number above 0, not {value}")
+    full_loss.check_positive(**{name: getattr(settings, name) for name in names})
 
 
 def seen(size: int, examples: int | None) -> int:

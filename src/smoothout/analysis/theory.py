@@ -110,10 +110,16 @@ def figure_one(
 def flat_offset(smoothed: Function, center: float, tau: float, points: int = 20001) -> float:
     """[SmoothOut Theorem 1] phi of the Flat Constraint (Eq. 2): |argmin of C_bar - w_f| within ``tau`` of w_f.
 
-    On a grid of ``points``; of several minima the nearest. Theorem 1 says 0 where C is symmetric around w_f. Its proof
-    shows no more than a slope of 0 there. The argmin is w_f if C also rises with the distance from w_f as far as
-    tau + a; a symmetric C whose w_f is a narrow dip on a hill is smoothed to a maximum.
+    On a grid of ``points``, an odd number, so that w_f is one of them; of several minima the nearest. Theorem 1 says 0
+    where C is symmetric around w_f. Its proof shows no more than a slope of 0 there. The argmin is w_f if C also rises
+    with the distance from w_f as far as tau + a; a symmetric C whose w_f is a narrow dip on a hill is smoothed to a
+    maximum.
+
+    Raises:
+        ValueError: for an even number of points.
     """
+    if points % 2 == 0:
+        raise ValueError(f"points: must be odd, not {points}")
     offsets = np.linspace(-tau, tau, points)
     heights = smoothed(center + offsets)
     lowest = heights.min()
@@ -122,9 +128,9 @@ def flat_offset(smoothed: Function, center: float, tau: float, points: int = 200
 
 
 def flat_offset_of_copies(a: float, copies: int) -> float:
-    """The standard deviation of phi where C is quadratic and C_bar is the mean of N copies (Eq. 1): a / sqrt(3 N).
+    """The root mean square of phi where C is quadratic and C_bar is the mean of N copies (Eq. 1): a / sqrt(3 N).
 
-    The mean of N shifted parabolas has its minimum at minus the mean shift.
+    The mean of N shifted parabolas has its minimum at minus the mean shift: this is that shift's standard deviation.
     """
     return a / math.sqrt(3 * copies)
 

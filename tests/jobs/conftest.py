@@ -1,0 +1,37 @@
+"""A place of its own for every test of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from tiny_jobs import workplace
+
+from smoothout import jobs, runs
+from smoothout.training.checkpoint import Snapshot
+from smoothout.work import Job, Workplace
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    return workplace(tmp_path)
+
+
+@pytest.fixture
+def updates(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """Fills with the job of every update, in the order in which they are made."""
+    made: list[Job] = []
+
+    def watched(job: Job, place: Workplace) -> Generator[None, None, Snapshot]:
+        steps = runs.training(job, place)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as done:
+                return done.value
+            made.append(job)
+            yield True
+
+    monkeypatch.setattr(jobs, "training", watched)
+    return made

@@ -1,0 +1,146 @@
+"""Jobs: what cannot be run is refused in one line and leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import tree
+from tiny_jobs import checkpoint_of, record_of, tiny, trained
+
+from smoothout import runs
+from smoothout.data.images import Images
+from smoothout.data.sources import DataError, Name
+from smoothout.jobs import ensure
+from smoothout.models.shallow import Shallow
+from smoothout.settings import SettingsError
+from smoothout.training.checkpoint import CheckpointError
+from smoothout.training.step import Batch
+from smoothout.work import Job, Workplace
+
+
+def _bad_digits(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    images, labels = np.zeros((8, 8, 8), np.uint8), np.zeros(8, np.int64)
+    np.savez(folder / "digits.npz", x_train=images, y_train=labels + 10, x_test=images, y_test=labels)
+
+
+def _torn_digits(folder: Path) -> None:
+    _bad_digits(folder)
+    path = folder / "digits.npz"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+BAD_JOBS: dict[str, tuple[Job, Callable[[Path], None] | None, type[Exception], str]] = {
+    "a batch above the data set": (
+        tiny(batch=Batch(1439)),
+        None,
+        SettingsError,
+        r"^batch.size: 1439 is more than the 1438 training examples in use$",
+    ),
+    "a last batch of one example before BatchNorm": (
+        tiny(batch=Batch(479)),
+        None,
+        SettingsError,
+        r"^batch.size: the last .* batch has 1 example, and BatchNorm needs 2; take another size$",
+    ),
+    "a model that images are too small for": (
+        tiny(model=Shallow()),
+        None,
+        SettingsError,
+        r"^model: .* at least 11x11 pixels, not 8x8$",
+    ),
+    "missing data": (
+        tiny(data=Images(Name.mnist, (0.5,), (0.5,))),
+        None,
+        DataError,
+        r"^data: mnist was not found: looked for .*mnist.npz; run `python scripts/prepare_data.py",
+    ),
+    "damaged data": (tiny(), _torn_digits, DataError, r"^data: .*digits.npz is damaged"),
+    "wrong data": (tiny(), _bad_digits, DataError, r"^data: .*digits.npz: y_train must lie in 0..9; it has 10..10$"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_JOBS)
+def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_no_trace(place: Workplace, what: str) -> None:
+    job, prepare, error, message = BAD_JOBS[what]
+    root = Path(place.folders.data).parent
+    if prepare:
+        prepare(Path(place.folders.data))
+    before = tree(root)
+    with pytest.raises(error, match=message) as refused:
+        ensure(job, place)
+    assert len(str(refused.value).splitlines()) == 1
+    assert tree(root) == before
+
+
+def _of_another_run(path: Path, place: Workplace) -> None:
+    other = tiny(seed=7)
+    trained(other, place)
+    checkpoint_of(other, place).rename(path)
+
+
+def _torn(path: Path, place: Workplace) -> None:
+    trained(tiny(), place)
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def _empty(path: Path, place: Workplace) -> None:
+    path.parent.mkdir()
+    path.touch()
+
+
+def _text(path: Path, place: Workplace) -> None:
+    path.parent.mkdir()
+    path.write_text("no tensors")
+
+
+def _foreign(path: Path, place: Workplace) -> None:
+    path.parent.mkdir()
+    torch.save({"state_dict": {"weight": torch.zeros(2)}}, path)
+
+
+def _runs_code(path: Path, place: Workplace) -> None:
+    path.parent.mkdir()
+    torch.save({"json": Path("of a class that is no tensor")}, path)
+
+
+BAD_CHECKPOINTS = {
+    _of_another_run: "belongs to another run",
+    _torn: "is damaged",
+    _empty: "is damaged",
+    _text: "is damaged",
+    _foreign: "is damaged or no checkpoint of this program",
+    _runs_code: "is damaged or no checkpoint of this program",
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_CHECKPOINTS, ids=lambda spoil: spoil.__name__.strip("_"))
+def test_a_checkpoint_that_cannot_be_used_is_refused_by_name_and_kept(
+    place: Workplace, spoil: Callable[[Path, Workplace], None]
+) -> None:
+    path = checkpoint_of(tiny(), place)
+    spoil(path, place)
+    root = Path(place.folders.data).parent
+    before = tree(root)
+    with pytest.raises(CheckpointError, match=BAD_CHECKPOINTS[spoil]) as refused:
+        ensure(tiny(), place)
+    assert str(path) in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+    assert tree(root) == before
+
+
+def test_a_fault_in_the_training_leaves_no_record(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "Training", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            ensure(tiny(), place)
+    assert not record_of(tiny(), place).exists()
+    assert ensure(tiny(), place).name == tiny().name

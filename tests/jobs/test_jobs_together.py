@@ -1,0 +1,242 @@
+"""Jobs: trainings that take turns end with the bits of each alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, workplace
+from torch import nn
+
+from smoothout import jobs, progress, runs
+from smoothout.analysis.recorded import NoiseCurve
+from smoothout.jobs import ensure, together
+from smoothout.ledger import Record
+from smoothout.models.mlp import MLP
+from smoothout.perturbation import Law, Noise
+from smoothout.settings import SettingsError
+from smoothout.training import checkpoint
+from smoothout.training.checkpoint import Snapshot
+from smoothout.training.engine import Engine
+from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.schedule import Schedule
+from smoothout.training.step import Batch
+from smoothout.work import Job, Workplace
+
+
+@dataclass(frozen=True)
+class Dropping(MLP):
+    """A network whose dropout draws from torch's one global generator, which trainings in turn share."""
+
+    def build(self, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+        *layers, last = super().build(shape, classes)
+        return nn.Sequential(*layers, nn.Dropout(0.5), last)
+
+
+CROWD = [
+    tiny(perturbation=Noise(a=0.05), model=Dropping(16, 2)),
+    tiny(batch=Batch(300), schedule=Schedule(1)),  # 5 updates, the others have 24
+    tiny(optimizer=Momentum(lr=0.1), schedule=Schedule(2, drops=(1,)), perturbation=Noise(a=0.05, law=Law.gaussian)),
+    tiny(model=Dropping(16, 2), batch=Batch(128, ghost=32), seed=1),
+    tiny(optimizer=Adam(lr=0.01, reset_every_epoch=True), perturbation=Noise(a=0.05, copies=2)),
+]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[Job, Record]:
+    """What each of the crowd's trainings comes to when nothing else is trained beside it."""
+    return {job: ensure(job, workplace(tmp_path_factory.mktemp("alone"))) for job in CROWD}
+
+
+def lasting(record: Record) -> dict[str, Any]:
+    """An outcome without its times and machines."""
+    measured = {"wall_seconds", "train_seconds", "peak_memory", "machines"}
+    out = {name: value for name, value in record.outcome.items() if name not in measured}
+    return {**out, "curves": {name: values for name, values in out["curves"].items() if name != "seconds"}}
+
+
+def most_at_once(updates: list[Job]) -> int:
+    """The largest number of trainings that were begun and not yet ended."""
+    spans = [(updates.index(job), len(updates) - updates[::-1].index(job)) for job in set(updates)]
+    return max(sum(first <= now < last for first, last in spans) for now in range(len(updates)))
+
+
+def noted(wanted: list[Job], asked: list[Job]) -> Iterator[Job]:
+    """The jobs one by one; each stands in ``asked`` as soon as somebody wants it."""
+    for job in wanted:
+        asked.append(job)
+        yield job
+
+
+@pytest.mark.parametrize(("turns", "most"), [(None, 1), (1, 1), (3, 3), (9, 5)])
+def test_trainings_that_take_turns_end_with_the_bits_of_each_alone(
+    tmp_path: Path, alone: dict[Job, Record], updates: list[Job], turns: int | None, most: int
+) -> None:
+    made = dict(together(CROWD, workplace(tmp_path, engine=Engine(together=turns))))
+    assert made.keys() == alone.keys()
+    for job, record in made.items():
+        assert isinstance(record, Record)
+        assert lasting(record) == lasting(alone[job])
+    assert most_at_once(updates) == most
+    assert [updates.count(job) for job in CROWD] == [24, 5, 24, 24, 24]
+
+
+def test_trainings_take_turns_update_by_update_and_the_next_begins_when_one_ends(
+    tmp_path: Path, updates: list[Job]
+) -> None:
+    made = [job for job, _ in together(CROWD, workplace(tmp_path, engine=Engine(together=3)))]
+    first, short, third, fourth, fifth = CROWD
+    assert updates[:15] == [first, short, third] * 5
+    assert updates[15:20] == [first, third, first, third, fourth]
+    assert made == [short, first, third, fourth, fifth]
+
+
+def test_an_error_in_one_training_sinks_no_other(
+    tmp_path: Path, alone: dict[Job, Record], updates: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impossible, failing = tiny(batch=Batch(1439)), CROWD[2]
+    watched = jobs.training
+
+    def training(job: Job, place: Workplace) -> Generator[None, None, Snapshot]:
+        steps = watched(job, place)
+        if job is not failing:
+            return (yield from steps)
+        for _ in range(7):
+            next(steps)
+            yield True
+        raise RuntimeError("out of memory")
+
+    place = workplace(tmp_path, engine=Engine(together=3))
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "training", training)
+        outcomes = list(together([impossible, *CROWD], place))
+    made = dict(outcomes)
+    assert len(outcomes) == len(made) == 6
+    assert isinstance(made.pop(impossible), SettingsError)
+    error = made.pop(failing)
+    assert isinstance(error, RuntimeError)
+    assert str(error) == "out of memory"
+    assert updates.count(failing) == 7
+    for job, record in made.items():
+        assert isinstance(record, Record)
+        assert lasting(record) == lasting(alone[job])
+    assert not record_of(failing, place).exists()
+    assert lasting(ensure(failing, place)) == lasting(alone[failing]), "it can be made once what was wrong is put right"
+
+
+def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_they_go_on_to_the_same_bits(
+    tmp_path: Path, alone: dict[Job, Record], monkeypatch: pytest.MonkeyPatch, trainings: list[Snapshot | None]
+) -> None:
+    place, pending, asked = workplace(tmp_path, engine=Engine(together=3)), list[int](), list[Job]()
+    monkeypatch.setattr(progress, "_pending", pending)
+    first, short, third, fourth, fifth = CROWD
+    came: dict[Job, Record | Exception] = {}
+    step, steps = progress.Bar.step, list[int]()
+
+    def step_and_interrupt(bar: progress.Bar, note: str | None = None) -> None:
+        step(bar, note)
+        steps.append(1)
+        if len(steps) == 22:
+            pending.append(2)
+
+    monkeypatch.setattr(progress.Bar, "step", step_and_interrupt)
+    with pytest.raises(progress.Interrupted, match="by SIGINT; the same command goes on from here"):
+        came.update(together(noted(CROWD, asked), place))
+    assert list(came) == [short], "what was done before stays"
+    assert asked == [first, short, third, fourth], "nothing new is begun"
+    left = {job: checkpoint.load(checkpoint_of(job, place), job.digest) for job in (first, third, fourth)}
+    assert [now.epoch * UPDATES + now.step for now in left.values()] == [9, 8, 2]
+    assert len(steps) == 5 + 9 + 8 + 2, "the third was asked within its update, the others stop after their next one"
+    assert not checkpoint_of(fifth, place).exists()
+    assert not any(record_of(job, place).exists() for job in (first, third, fourth, fifth))
+    pending.clear()
+    trainings.clear()
+    came |= together(CROWD, place)
+    assert [snapshot is not None for snapshot in trainings] == [True, True, True, False]
+    for job, record in came.items():
+        assert isinstance(record, Record)
+        assert lasting(record) == lasting(alone[job])
+    assert came.keys() == alone.keys()
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_jobs_are_asked_for_one_by_one_as_there_is_room(tmp_path: Path, turns: int) -> None:
+    """So whoever gives them may look at the outcomes so far."""
+    asked, came = list[Job](), list[Job]()
+    for job, _ in together(noted(CROWD, asked), workplace(tmp_path, engine=Engine(together=turns))):
+        assert len(asked) <= len(came) + turns
+        came.append(job)
+    assert asked == CROWD
+    assert {job.digest for job in came} == {job.digest for job in CROWD}
+
+
+def test_records_that_are_there_come_without_training(tmp_path: Path, trainings: list[Snapshot | None]) -> None:
+    place = workplace(tmp_path, engine=Engine(together=2))
+    there = {job: ensure(job, place) for job in (CROWD[1], CROWD[4])}
+    shutil.rmtree(place.folders.checkpoints)
+    trainings.clear()
+    assert dict(together(there, place)) == there
+    assert not trainings
+    outcomes = dict(together(CROWD[:2], place))
+    assert outcomes[CROWD[1]] == there[CROWD[1]]
+    assert len(trainings) == 1
+
+
+def test_nothing_to_do_is_done_at_once(place: Workplace) -> None:
+    assert list(together([], place)) == []
+
+
+def test_two_analyses_at_once_of_a_run_whose_weights_are_gone_train_it_once(
+    tmp_path: Path, trainings: list[Snapshot | None]
+) -> None:
+    place, run = workplace(tmp_path, engine=Engine(together=2)), CROWD[0]
+    ensure(run, place)
+    checkpoint_of(run, place).unlink()
+    trainings.clear()
+    analyses = [Job(NoiseCurve(strengths=(0.0, 0.1), examples=20, seed=seed), (run,)) for seed in (0, 1)]
+    outcomes = dict(together(analyses, place))
+    assert all(isinstance(outcome, Record) for outcome in outcomes.values()), outcomes
+    assert len(trainings) == 1
+
+
+def test_a_job_given_twice_is_made_once(tmp_path: Path, trainings: list[Snapshot | None]) -> None:
+    [(job, outcome)] = together([tiny(), tiny()], workplace(tmp_path, engine=Engine(together=2)))
+    assert job == tiny()
+    assert isinstance(outcome, Record)
+    assert len(trainings) == 1
+
+
+def test_a_job_that_another_process_makes_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    place = workplace(tmp_path, engine=Engine(together=2))
+    order = []
+    lock = place.ledger.lock("train", tiny().digest)
+    lock.acquire()
+    for job, outcome in together([tiny(), tiny(seed=1), tiny(seed=2)], place):
+        assert isinstance(outcome, Record)
+        order.append(job.settings.seed)
+        if len(order) == 2:
+            lock.release()
+    assert order == [1, 2, 0]
+
+
+def test_ctrl_c_from_nowhere_ends_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside the programs nobody turns the signal into a request: all stop, and go on from their last checkpoints."""
+    place = workplace(tmp_path, engine=Engine(together=2), checkpoint_seconds=0.0)
+    steps, step = [], runs.progress.Bar.step
+
+    def pressed(bar: Any, note: str | None = None) -> None:
+        steps.append(bar)
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+        step(bar, note)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.progress.Bar, "step", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            list(together([tiny(), tiny(seed=1)], place))
+    assert len(steps) == 7
+    assert all(isinstance(outcome, Record) for _, outcome in together([tiny(), tiny(seed=1)], place))

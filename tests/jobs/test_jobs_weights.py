@@ -1,0 +1,205 @@
+"""Jobs: a training can be stopped anywhere and ends with the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import same_bits
+from tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, trained, workplace
+from torch import Tensor, nn
+
+from smoothout import jobs, progress, runs, work
+from smoothout.analysis.recorded import NoiseCurve
+from smoothout.batchnorm import BatchNormStart
+from smoothout.jobs import ensure
+from smoothout.ledger import Record
+from smoothout.perturbation import Course, Law, Noise, Scaling
+from smoothout.training import checkpoint
+from smoothout.training.checkpoint import Snapshot
+from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.schedule import Schedule
+from smoothout.training.step import Batch
+from smoothout.work import Job, Workplace
+
+
+@pytest.mark.parametrize("noise", [Noise(), Noise(a=0.05)], ids=["baseline", "smoothout"])
+def test_weights_that_are_missing_are_made_again_the_same(
+    place: Workplace, trainings: list[Snapshot | None], noise: Noise
+) -> None:
+    job = tiny(perturbation=noise)
+    ensure(job, place)
+    first = checkpoint.load(checkpoint_of(job, place), job.digest)
+    checkpoint_of(job, place).unlink()
+    again = trained(job, place)
+    assert len(trainings) == 2
+    assert same_bits(again.model, first.model)
+    assert same_bits(again.best, first.best)
+    assert checkpoint_of(job, place).exists()
+
+
+def test_an_analysis_of_weights_that_another_machine_rounded_otherwise_is_known(place: Workplace) -> None:
+    run = tiny()
+    job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (run,))
+    curve = ensure(job, place)
+    assert curve.outcome["weights"] == [ensure(run, place).outcome["weights"]["best"]]
+    assert jobs.of_other_weights([run, job], place) == []
+    path = checkpoint_of(run, place)
+    snapshot = checkpoint.load(path, run.digest)
+    next(iter(snapshot.best.values())).mul_(1 + 1e-6)
+    checkpoint.save(path, snapshot, run.digest)
+    assert jobs.of_other_weights([run, job], place) == []
+    (Path(place.folders.results) / job.kind / f"{job.name}.json").unlink()
+    ensure(job, place)
+    assert jobs.of_other_weights([run, job], place) == [run.name]
+
+
+def test_finished_weights_are_read_and_not_trained_again(place: Workplace, trainings: list[Snapshot | None]) -> None:
+    job = tiny()
+    ensure(job, place)
+    record_of(job, place).unlink()
+    ensure(job, place)
+    assert len(trainings) == 1
+
+
+def test_a_finished_checkpoint_holds_no_optimizer(place: Workplace) -> None:
+    ensure(tiny(), place)
+    assert checkpoint.load(checkpoint_of(tiny(), place), tiny().digest).optimizer == {}
+
+
+def _stopping_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for an end of the work after so many updates."""
+    done = iter(range(1, updates + 1))
+    monkeypatch.setattr(progress, "asked_to_stop", lambda: False)
+
+    def stop() -> None:
+        if next(done) == updates:
+            raise progress.Interrupted(15)
+
+    monkeypatch.setattr(progress, "stop_if_asked", stop)
+
+
+RUNS = {
+    "adam": {"perturbation": Noise(a=0.05)},
+    "adam made anew every epoch": {
+        "optimizer": Adam(lr=0.01, clip_norm=0.5, weight_decay=1e-3, reset_every_epoch=True),
+        "perturbation": Noise(a=0.1, scaling=Scaling.filter, course=Course.tanh_falling),
+        "batch": Batch(128, ghost=32),
+    },
+    "momentum with a drop": {
+        "optimizer": Momentum(lr=0.1, weight_decay=1e-4),
+        "schedule": Schedule(2, drops=(1,)),
+        "perturbation": Noise(a=0.05, law=Law.gaussian, denoise=False),
+    },
+    "copies": {"perturbation": Noise(a=0.05, copies=2)},
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
+    """A training, and its record when nothing interrupts it."""
+    job = tiny(**RUNS[request.param])
+    return job, ensure(job, workplace(tmp_path_factory.mktemp("unbroken")))
+
+
+@pytest.mark.parametrize("updates", [1, UPDATES, UPDATES + 5, 2 * UPDATES])
+def test_a_run_that_is_stopped_after_any_update_ends_with_the_same_bits(
+    unbroken: tuple[Job, Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trainings: list[Snapshot | None],
+    updates: int,
+) -> None:
+    job, expected = unbroken
+    place = workplace(tmp_path, checkpoint_seconds=-1.0)
+    with monkeypatch.context() as patch:
+        _stopping_after(updates, patch)
+        with pytest.raises(progress.Interrupted):
+            ensure(job, place)
+    assert not record_of(job, place).exists()
+    left = checkpoint.load(checkpoint_of(job, place), job.digest)
+    assert left.epoch * UPDATES + left.step == updates
+    record = ensure(job, place)
+    assert len(trainings) == 2
+    assert trainings[1] is not None
+    assert record.outcome["weights"] == expected.outcome["weights"]
+    for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+        assert record.outcome["curves"][name] == expected.outcome["curves"][name]
+    assert record.outcome["best"] == expected.outcome["best"]
+    assert record.outcome["last"] == expected.outcome["last"]
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tiny()
+    with monkeypatch.context() as patch:
+        _stopping_after(3, patch)
+        patch.setattr(progress, "asked_to_stop", lambda: True)
+        with pytest.raises(progress.Interrupted):
+            ensure(job, place)
+    here = work.environment(place.device)
+    monkeypatch.setattr(work, "environment", lambda device: {**here, "threads": 64})
+    assert [machine["threads"] for machine in ensure(job, place).outcome["machines"]] == [here["threads"], 64]
+
+
+def test_a_request_to_stop_keeps_a_checkpoint_and_makes_no_record(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny()
+    _stopping_after(5, monkeypatch)
+    with pytest.raises(progress.Interrupted):
+        ensure(job, place)
+    assert not checkpoint_of(job, place).exists(), "nobody asked, and the time between checkpoints is not over"
+    _stopping_after(5, monkeypatch)
+    monkeypatch.setattr(progress, "asked_to_stop", lambda: True)
+    with pytest.raises(progress.Interrupted):
+        ensure(job, place)
+    assert checkpoint.load(checkpoint_of(job, place), job.digest).step == 5
+    assert not record_of(job, place).exists()
+
+
+def _start_weights(job: Job, place: Workplace, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """The weights that the training of ``job`` is started with."""
+    found: dict[str, Tensor] = {}
+
+    def look(model: nn.Module, *_: Any, **__: Any) -> None:
+        found.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        raise progress.Interrupted(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "Training", look)
+        with pytest.raises(progress.Interrupted):
+            ensure(job, place)
+    return found
+
+
+def test_the_same_seed_gives_all_methods_the_same_start(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**changes: Any) -> dict[str, Tensor]:
+        torch.rand(3)  # what was drawn before does not matter
+        return _start_weights(tiny(batchnorm_start=BatchNormStart.uniform, **changes), place, monkeypatch)
+
+    baseline = start()
+    assert same_bits(start(perturbation=Noise(a=0.05)), baseline)
+    assert same_bits(start(perturbation=Noise(a=0.1, scaling=Scaling.filter)), baseline)
+    assert same_bits(start(batch=Batch(700), optimizer=Momentum(lr=0.1)), baseline)
+    other = start(seed=1)
+    assert not any(torch.equal(other[name], baseline[name]) for name in baseline if baseline[name].ndim == 2)
+
+
+def test_batchnorm_starts_at_one_or_uniformly_as_asked(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = _start_weights(tiny(), place, monkeypatch)
+    uniform = _start_weights(tiny(batchnorm_start=BatchNormStart.uniform), place, monkeypatch)
+    differ = {name for name in one if not torch.equal(one[name], uniform[name])}
+    assert differ == {"2.weight", "5.weight"}  # the BatchNorm layers of the two hidden layers
+    for name in differ:
+        assert torch.equal(one[name], torch.ones(16))
+        assert 0 <= uniform[name].min() < uniform[name].max() < 1
+
+
+def test_training_leaves_the_global_generator_alone(place: Workplace) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    ensure(tiny(perturbation=Noise(a=0.05)), place)
+    assert torch.equal(torch.rand(4), expected)

@@ -1,0 +1,232 @@
+"""Noise: its laws and scalings against their closed forms, its settings, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from noise_cases import LAWS, network, seeded, thetas
+from scipy import stats
+from torch import nn
+
+from smoothout import AdaSmoothOut, SmoothOut, SmoothOutCopies
+from smoothout.parameters import filter_norms
+from smoothout.perturbation import Course, Draw, Law, Noise, Scaling, course_factor, scale_to_filters
+
+# The laws
+
+
+def test_uniform_noise_stays_within_its_strength_and_fills_it() -> None:
+    a = 0.0375
+    [theta, _] = thetas(SmoothOut(nn.Linear(200, 200), a))
+    assert theta.abs().max() <= torch.tensor(a)
+    assert theta.abs().max() > 0.999 * a
+    assert stats.kstest(theta.flatten().numpy(), stats.uniform(-a, 2 * a).cdf).pvalue > 1e-3
+
+
+def test_gaussian_noise_has_its_strength_as_standard_deviation() -> None:
+    a, n = 0.025, 200 * 200
+    [theta, _] = thetas(SmoothOut(nn.Linear(200, 200), a, "gaussian"))
+    x = theta.double().flatten() / a
+    for power, mean, variance in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
+        assert abs(float((x**power).mean()) - mean) < 4 * math.sqrt(variance / n)
+    assert stats.kstest(x.numpy(), stats.norm.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("law", "cdf"), [("uniform", stats.uniform(-1, 2).cdf), ("gaussian", stats.norm.cdf)])
+def test_weight_scaling_makes_the_noise_a_share_of_each_weight(law: str, cdf: Callable[[Any], Any]) -> None:
+    model = nn.Linear(200, 200)
+    with torch.no_grad():
+        model.bias.zero_()
+    a = 0.15
+    [theta, bias] = thetas(SmoothOut(model, a, law, scaling="weight"))
+    assert stats.kstest((theta / (a * model.weight.abs())).detach().flatten().numpy(), cdf).pvalue > 1e-3
+    assert not bias.any()
+    if law == "uniform":
+        assert (theta.abs() <= a * model.weight.abs() * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_adasmoothouts_noise_has_in_every_filter_the_length_a_times_the_filters(law: str) -> None:
+    a = 0.15
+    model = nn.Sequential(nn.Conv2d(3, 16, 5), nn.Linear(50, 20), nn.ConvTranspose2d(4, 6, 3), nn.Conv1d(8, 4, 3))
+    with torch.no_grad():
+        model[0].weight.mul_(torch.logspace(-3, 3, 16).view(-1, 1, 1, 1))
+        model[1].weight[4] = 0
+    found = thetas(AdaSmoothOut(model, a, law))
+    for theta, weight in zip(found, model.parameters(), strict=True):
+        if weight.dim() > 1:
+            lengths = [float(one.double().norm()) for one in theta]
+            wanted = [a * float(one.detach().double().norm()) for one in weight]
+            assert lengths == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_adasmoothouts_noise_on_a_bias_is_plus_or_minus_a_share_of_it(law: str) -> None:
+    """The released program on b = (0.3, -0.2, 0, 1) with a = 0.15 gives (+-0.045, +-0.03, 0, +-0.15)."""
+    model = nn.Linear(1, 4)
+    with torch.no_grad():
+        model.bias.copy_(torch.tensor([0.3, -0.2, 0.0, 1.0]))
+    context = AdaSmoothOut(model, 0.15, law)
+    drawn = torch.stack([thetas(context)[1] for _ in range(400)])
+    wanted = torch.tensor([0.045, 0.03, 0.0, 0.15])
+    torch.testing.assert_close(drawn.abs().median(0).values, wanted, rtol=1e-5, atol=0)
+    assert (drawn.abs() <= wanted * (1 + 1e-6)).all()
+    for place in (0, 1, 3):
+        assert 160 < int((drawn[:, place] > 0).sum()) < 240  # 4 standard deviations of 400 fair coins are 40
+
+
+def test_adasmoothout_has_the_strength_of_the_weights_as_they_are_at_each_entry() -> None:
+    model = nn.Linear(50, 4, bias=False)
+    context = AdaSmoothOut(model, 0.15)
+    for factor in (1.0, 10.0, 0.0):
+        with torch.no_grad():
+            model.weight.fill_(factor)
+        norms = filter_norms(thetas(context)[0]).flatten()
+        assert norms.tolist() == pytest.approx([0.15 * factor * math.sqrt(50)] * 4, rel=1e-4)
+
+
+def test_adasmoothout_is_smoothout_scaled_by_filters() -> None:
+    model = network()
+    one = thetas(AdaSmoothOut(model, 0.15, "gaussian", batchnorm=True, generator=seeded(1)))
+    other = thetas(SmoothOut(model, 0.15, "gaussian", scaling="filter", batchnorm=True, generator=seeded(1)))
+    assert len(one) == 6
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_scaling_to_filters_is_equation_12_entry_by_entry() -> None:
+    weight, direction = torch.randn(3, 2, 2, dtype=torch.float64), torch.randn(3, 2, 2, dtype=torch.float64)
+    wanted = torch.empty_like(weight)
+    for i in range(3):
+        for j in range(2):
+            for k in range(2):
+                wanted[i, j, k] = 0.2 * direction[i, j, k] * weight[i].norm() / (direction[i].norm() + 1e-6)
+    given = direction.clone()
+    assert scale_to_filters(given, weight, 0.2) is given
+    torch.testing.assert_close(given, wanted)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"a": -0.1}, "^a: .*-0.1"),
+        ({"a": math.nan}, "^a: .*nan"),
+        ({"a": math.inf}, "^a: .*inf"),
+        ({"noise": "cauchy"}, "^noise: 'cauchy' is not one of uniform, gaussian"),
+        ({"scaling": "layer"}, "^scaling: 'layer' is not one of none, weight, filter"),
+        ({"model": nn.Linear(1, 1).requires_grad_(False)}, "^the model has no trainable parameters"),
+        ({"model": nn.BatchNorm1d(1)}, "^the model has no trainable parameters outside BatchNorm"),
+    ],
+)
+def test_smoothout_names_the_argument_that_it_refuses(arguments: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        SmoothOut(**{"model": nn.Linear(1, 1), "a": 0.1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"a": -0.1}, "^a: .*-0.1"),
+        ({"a": math.nan}, "^a: .*nan"),
+        ({"a": 0.1, "copies": -1}, "^copies: .*-1"),
+        ({"a": 0.1, "copies": 2, "denoise": False}, "^copies: .*denoise"),
+        ({"a": 0.1, "copies": 2, "course": Course.anneal}, "^copies: .*course"),
+    ],
+)
+def test_noise_names_the_setting_that_it_refuses(arguments: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        Noise(**arguments)
+
+
+@pytest.mark.parametrize("copies", [0, -2])
+def test_fewer_than_one_copy_is_refused(copies: int) -> None:
+    with pytest.raises(ValueError, match=f"^copies: .*{copies}"):
+        SmoothOutCopies(SmoothOut(nn.Linear(1, 1), 0.1), copies)
+
+
+# Settings
+
+
+def test_noise_settings_make_the_context_that_they_describe() -> None:
+    model = network()
+    for noise in [Noise(0.1), Noise(0.2, Law.gaussian, Scaling.filter, batchnorm=True), Noise(0.3, denoise=False)]:
+        context = noise.on(model)
+        context.generator = seeded(3)
+        wanted = SmoothOut(
+            model,
+            noise.a,
+            noise.law,
+            scaling=noise.scaling,
+            batchnorm=noise.batchnorm,
+            denoise=noise.denoise,
+            generator=seeded(3),
+        )
+        assert context.denoise is noise.denoise
+        assert all(torch.equal(a, b) for a, b in zip(thetas(context), thetas(wanted), strict=True))
+
+
+def test_without_strength_no_other_noise_setting_counts() -> None:
+    idle = Noise(0.0, Law.gaussian, Scaling.filter, True, False, Draw.batch, Course.anneal)
+    assert idle.simplified() == Noise()
+    assert Noise(0.1, Law.gaussian).simplified() == Noise(0.1, Law.gaussian)
+
+
+@pytest.mark.parametrize(
+    ("noise", "slug"),
+    [
+        (Noise(), "baseline"),
+        (Noise(0.0375), "smoothout0.0375"),
+        (Noise(0.15, scaling=Scaling.filter), "adasmoothout0.15"),
+        (Noise(0.1, scaling=Scaling.weight), "weightsmoothout0.1"),
+    ],
+)
+def test_noise_has_a_short_name(noise: Noise, slug: str) -> None:
+    assert noise.slug == slug
+
+
+@pytest.mark.parametrize(
+    ("course", "step", "total", "factor"),
+    [
+        (Course.constant, 0, 10, 1.0),
+        (Course.constant, 10, 10, 1.0),
+        (Course.anneal, 0, 10, 1.0),
+        (Course.anneal, 1, 10, 0.826),
+        (Course.anneal, 100, 1000, 0.281),
+        (Course.anneal, 1000, 1000, 0.150),
+        (Course.anneal, 39200, 40000, 0.055),
+        (Course.tanh_rising, 0, 200, 1 / (1 + math.exp(10))),
+        (Course.tanh_rising, 50, 200, 1 / (1 + math.exp(5))),
+        (Course.tanh_rising, 100, 200, 0.5),
+        (Course.tanh_rising, 120, 200, 1 / (1 + math.exp(-2))),
+        (Course.tanh_rising, 200, 200, 1 / (1 + math.exp(-10))),
+        (Course.tanh_falling, 0, 200, 1 / (1 + math.exp(-10))),
+        (Course.tanh_falling, 100, 200, 0.5),
+        (Course.tanh_falling, 120, 200, 1 / (1 + math.exp(2))),
+        (Course.tanh_falling, 200, 200, 1 / (1 + math.exp(10))),
+    ],
+)
+def test_the_strength_follows_the_released_programs_courses(
+    course: Course, step: int, total: int, factor: float
+) -> None:
+    tolerance = {"abs": 5e-4} if course is Course.anneal else {"rel": 1e-9}
+    assert course_factor(course, step, total) == pytest.approx(factor, **tolerance)
+    assert Noise(0.2, course=course).strength(step, total) == pytest.approx(0.2 * factor, **tolerance)
+
+
+@pytest.mark.parametrize("course", ["constant", "anneal", "tanh_rising"])
+def test_a_course_may_be_given_as_text(course: str) -> None:
+    given, wanted = Noise(0.2, course=course), Noise(0.2, course=Course(course))  # type: ignore[arg-type]
+    assert given.strength(90, 100) == wanted.strength(90, 100)
+
+
+@pytest.mark.parametrize("field", ["law", "scaling", "draw", "course"])
+def test_noise_refuses_a_choice_that_there_is_not(field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        dataclasses.replace(Noise(0.1), **{field: "cauchy"})

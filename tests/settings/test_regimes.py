@@ -1,0 +1,119 @@
+"""Settings: the regimes and experiments say what their accounts say, and every choice composes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from composed import choices, composed
+
+from smoothout.batchnorm import BatchNormStart
+from smoothout.perturbation import Course, Draw
+from smoothout.settings import experiment
+
+ACCOUNTS: dict[str, dict[str, Any]] = {
+    "described": {
+        "batchnorm_start": BatchNormStart.one,
+        "optimizer": {"reset_every_epoch": False, "clip_norm": None, "weight_decay": 0.0},
+        "perturbation": {"draw": Draw.batch, "batchnorm": True, "course": Course.constant},
+        "data": {"border": (127, 127, 127)},
+    },
+    "released": {
+        "batchnorm_start": BatchNormStart.uniform,
+        "optimizer": {"reset_every_epoch": True, "clip_norm": 5.0, "weight_decay": 0.0},
+        "perturbation": {"draw": Draw.ghost, "batchnorm": False, "course": Course.constant},
+        "data": {"border": (127, 0, 0)},
+    },
+    "v1": {
+        "batchnorm_start": BatchNormStart.uniform,
+        "optimizer": {"reset_every_epoch": True, "clip_norm": 5.0, "weight_decay": 1e-4},
+        "perturbation": {"draw": Draw.ghost, "batchnorm": True, "course": Course.tanh_falling},
+        "data": {"border": (127, 0, 0)},
+    },
+}
+
+
+@pytest.mark.parametrize("name", ["f1_mnist", "c1_cifar10", "c3_cifar100"])
+@pytest.mark.parametrize("regime", ACCOUNTS)
+def test_a_regime_sets_what_its_account_says_and_nothing_else(hydra: None, regime: str, name: str) -> None:
+    overrides = [f"experiment={name}", "perturbation=smoothout"]
+    without = experiment(composed(*overrides, "~regime"))
+    account = ACCOUNTS[regime]
+    expected = dataclasses.replace(
+        without,
+        batchnorm_start=account["batchnorm_start"],
+        optimizer=dataclasses.replace(without.optimizer, **account["optimizer"]),
+        perturbation=dataclasses.replace(without.perturbation, **account["perturbation"]),
+        data=dataclasses.replace(without.data, **account["data"]),
+    )
+    assert experiment(composed(*overrides, f"regime={regime}")) == expected
+
+
+def test_every_regime_is_an_account() -> None:
+    assert choices("regime") == sorted(ACCOUNTS)
+
+
+def test_the_released_account_is_what_one_gets_without_asking(hydra: None) -> None:
+    overrides = ["experiment=f1_mnist", "perturbation=smoothout"]
+    assert composed(*overrides) == composed(*overrides, "regime=released")
+
+
+def test_what_is_given_by_hand_goes_before_the_regime(hydra: None) -> None:
+    overrides = ["perturbation=smoothout", "regime=v1", "perturbation.course=anneal", "optimizer.clip_norm=null"]
+    made = experiment(composed(*overrides))
+    assert made.perturbation.course is Course.anneal
+    assert made.optimizer.clip_norm is None
+    assert made.optimizer.reset_every_epoch
+
+
+FACTS = {  # model, data, batch small and large, epochs
+    "f1_mnist": ("f1", "mnist", 256, 6000, 200),
+    "c1_cifar10": ("c1", "cifar10", 256, 5000, 200),
+    "c3_cifar100": ("c3", "cifar100", 256, 5000, 200),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_published_experiment_has_the_papers_model_data_batches_and_epochs(hydra: None, name: str) -> None:
+    model, data, small, large, epochs = FACTS[name]
+    for batch, size in (("small", small), ("large", large)):
+        made = experiment(composed(f"experiment={name}", f"batch={batch}"))
+        assert (made.model.name, made.data.name, made.batch.size, made.schedule.epochs) == (model, data, size, epochs)
+        assert (made.optimizer.lr, type(made.optimizer).__name__) == (1e-3, "Adam")
+
+
+def _all_built(combinations: Iterable[tuple[str, ...]]) -> int:
+    """Compose each combination of overrides, put every profile into it, and build all; returns how many were built."""
+    nodes = [composed(f"profile={name}")["profile"] for name in choices("profile")]
+    built = 0
+    for overrides in combinations:
+        config = composed(*overrides)
+        for node in nodes:
+            made = experiment({**config, "profile": node})
+            made.model.build(made.data.shape, made.data.classes)
+            built += 1
+    return built
+
+
+def test_every_experiment_in_every_regime_and_profile_composes_and_builds(hydra: None) -> None:
+    axes = itertools.product(choices("experiment"), choices("regime"))
+    combinations = [(f"experiment={name}", f"regime={regime}", "perturbation=smoothout") for name, regime in axes]
+    assert _all_built(combinations) == len(combinations) * len(choices("profile"))
+
+
+@pytest.mark.slow
+def test_every_two_choices_compose_and_build_together(hydra: None) -> None:
+    """Experiments and perturbations in full; regimes and batches in turn, so that every two choices meet."""
+    groups = ("experiment", "perturbation", "regime", "batch")
+    names = [choices(group) for group in groups]
+    combinations, met = [], set()
+    for i, j in itertools.product(range(len(names[0])), range(len(names[1]))):
+        places = (i, j, (i + j) % len(names[2]), (i + 2 * j) % len(names[3]))
+        chosen = tuple(f"{group}={of[at]}" for group, of, at in zip(groups, names, places, strict=True))
+        combinations.append(chosen)
+        met |= set(itertools.combinations(chosen, 2))
+    assert len(met) == sum(len(one) * len(other) for one, other in itertools.combinations(names, 2))
+    assert _all_built(combinations) == len(combinations) * len(choices("profile"))

@@ -1,0 +1,57 @@
+"""Trainings of less than a tenth of a second, and where their files lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smoothout import runs
+from smoothout.data.images import Images
+from smoothout.data.sources import Name
+from smoothout.models.mlp import MLP
+from smoothout.settings import Experiment, Folders
+from smoothout.training.checkpoint import Snapshot
+from smoothout.training.optimizers import Adam
+from smoothout.training.schedule import Schedule
+from smoothout.training.step import Batch
+from smoothout.work import Job, Workplace
+
+DIGITS = Images(Name.digits, (0.5,), (0.5,))
+UPDATES = 12  # an epoch of 1438 digits in batches of 128
+
+
+def trained(job: Job, place: Workplace) -> Snapshot:
+    """The training gone through to its end."""
+    steps = runs.training(job, place)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+def tiny(**changes: Any) -> Job:
+    """A training of less than a tenth of a second."""
+    settings: dict[str, Any] = {
+        "model": MLP(16, 2, "tiny"),
+        "data": DIGITS,
+        "optimizer": Adam(lr=0.01),
+        "schedule": Schedule(2),
+        "batch": Batch(128),
+    }
+    return Job(Experiment(**{**settings, **changes}))
+
+
+def workplace(folder: Path, **changes: Any) -> Workplace:
+    folders = Folders(*(str(folder / name) for name in ("data", "results", "checkpoints", "logs")))
+    return Workplace(folders, torch.device("cpu"), **{"download": False, **changes})
+
+
+def checkpoint_of(job: Job, place: Workplace) -> Path:
+    return Path(place.folders.checkpoints) / f"{job.name}.pt"
+
+
+def record_of(job: Job, place: Workplace) -> Path:
+    return Path(place.folders.results) / "train" / f"{job.name}.json"

@@ -1,0 +1,42 @@
+"""Networks and trainings for the tests of the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from smoothout.data.images import Split
+from smoothout.perturbation import Noise
+from smoothout.training.engine import Engine, Launch
+from smoothout.training.loop import Training
+from smoothout.training.optimizers import Adam
+from smoothout.training.schedule import Schedule
+from smoothout.training.step import Batch
+
+EXAMPLES, SIZE, UPDATES = 22, 6, 4  # the last batch of an epoch has 4 examples
+LR = 2.0**-7  # float32 holds it exactly, as it holds the lower ones after a drop to a half
+DIGEST = "e7" * 32
+Splits = Callable[..., Split]
+
+
+def network(dropout: float = 0.0, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    first = nn.Linear(16, 12, bias=False)  # before BatchNorm a bias has a gradient of rounding alone
+    return nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, 3))
+
+
+def training(tiny_split: Splits, model: nn.Module, launch: Launch = Launch.eager, **changes: Any) -> Training:
+    """A training of three epochs of four updates; anything can be changed."""
+    settings: dict[str, Any] = {
+        "optimizer": Adam(LR),
+        "schedule": Schedule(3),
+        "batch": Batch(SIZE),
+        "noise": Noise(),
+        "seed": 0,
+        "engine": Engine(launch),
+        **changes,
+    }
+    return Training(model, tiny_split(EXAMPLES), tiny_split(10, seed=1), **settings)

@@ -1,0 +1,63 @@
+"""Trainings of three epochs of four updates, for the tests of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from smoothout.data.augment import CropFlip
+from smoothout.data.images import Split
+from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
+from smoothout.training.checkpoint import Snapshot
+from smoothout.training.loop import Training
+from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.schedule import Schedule
+from smoothout.training.step import Batch
+
+EXAMPLES, SIZE, UPDATES = 22, 6, 4  # the last batch of an epoch has 4 examples
+Splits = Callable[..., Split]
+
+
+def network(seed: int = 0, dropout: float = 0.0, batchnorm: bool = True) -> nn.Sequential:
+    torch.manual_seed(seed)
+    norm = nn.BatchNorm1d(12) if batchnorm else nn.Identity()
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), norm, nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, 3))
+
+
+def run(model: nn.Module, tiny_split: Splits, **changes: Any) -> Snapshot:
+    """A training of three epochs of four updates; anything can be changed."""
+    settings = {
+        "optimizer": Adam(0.01),
+        "schedule": Schedule(3),
+        "batch": Batch(SIZE),
+        "noise": Noise(),
+        "seed": 0,
+        "train_split": tiny_split(EXAMPLES),
+        "test_split": tiny_split(10, seed=1),
+        **changes,
+    }
+    after_step = settings.pop("after_step", lambda now, frozen: None)
+    training = Training(model, settings.pop("train_split"), settings.pop("test_split"), **settings)
+    for now in training:
+        after_step(now, training.frozen)
+    return training.frozen()
+
+
+METHODS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "optimizer reset": {"optimizer": Adam(0.01, reset_every_epoch=True, clip_norm=5.0)},
+    "momentum kept": {"optimizer": Momentum(0.1, weight_decay=1e-3)},
+    "momentum reset": {"optimizer": Momentum(0.1, reset_every_epoch=True)},
+    "smoothout": {"noise": Noise(0.1)},
+    "gaussian, falling": {"noise": Noise(0.1, Law.gaussian, course=Course.tanh_falling)},
+    "adasmoothout": {"noise": Noise(0.15, scaling=Scaling.filter, batchnorm=True)},
+    "noise left in": {"noise": Noise(0.01, denoise=False)},
+    "copies": {"noise": Noise(0.1, copies=3)},
+    "ghost batches": {"noise": Noise(0.1, draw=Draw.batch), "batch": Batch(SIZE, 2), "schedule": Schedule(3, (2,))},
+    "dropout": {"dropout": 0.5, "noise": Noise(0.1)},
+    "dropout, copies, ghosts": {"dropout": 0.5, "noise": Noise(0.1, copies=2), "batch": Batch(SIZE, 3)},
+    "augmented": {"augmentation": CropFlip((127,)), "noise": Noise(0.1), "batch": Batch(SIZE, 2)},
+}

@@ -1,0 +1,88 @@
+"""Trainings that processes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.data.augment import CropFlip
+from smoothout.data.images import Split
+from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
+from smoothout.training.engine import Engine, Ghosts
+from smoothout.training.loop import Training
+from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.ranks import Ranks
+from smoothout.training.schedule import Schedule
+from smoothout.training.step import Batch
+
+EXAMPLES, TESTED = 47, 10
+CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+SETTINGS: dict[str, Any] = {
+    "optimizer": Momentum(0.05, weight_decay=1e-3, clip_norm=0.5),
+    "schedule": Schedule(2),
+    "batch": Batch(12, 3),  # an epoch's last update has 11 examples: 3, 3, 3 and 2
+    "noise": Noise(),
+    "seed": 0,
+}
+LAST_IS_ONE = "an epoch's last update is one ghost batch"
+CASES: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "adam, made anew": {"optimizer": Adam(0.01, reset_every_epoch=True)},
+    "noise of their own": {"noise": Noise(0.1)},
+    "one noise": {"noise": Noise(0.1, draw=Draw.batch)},
+    "gaussian, falling": {"noise": Noise(0.1, Law.gaussian, course=Course.tanh_falling)},
+    "adasmoothout": {"noise": Noise(0.2, scaling=Scaling.filter, batchnorm=True)},
+    "noise left in": {"noise": Noise(0.1, scaling=Scaling.filter, denoise=False)},
+    "copies": {"noise": Noise(0.1, copies=2)},
+    "dropout": {"noise": Noise(0.1), "dropout": 0.5},
+    "augmented": {"augmentation": CropFlip((127,))},
+    "batches added up": {"noise": Noise(0.1), "batch": Batch(5, None, 4)},
+    LAST_IS_ONE: {"batch": Batch(4, None, 9), "examples": 39},
+    "one pass": {"batch": Batch(6, 2, 4), "examples": 46, "engine": Engine(ghosts=Ghosts.one_pass)},
+    "one pass, noise of their own": {
+        "noise": Noise(0.1),
+        "batch": Batch(6, 2, 4),
+        "examples": 46,
+        "engine": Engine(ghosts=Ghosts.one_pass),
+    },
+    "one pass where a rank has whole batches": {
+        "batch": Batch(8, 2, 3),
+        "examples": 46,
+        "engine": Engine(ghosts=Ghosts.one_pass),
+    },
+}
+
+
+class Exact(nn.Module):
+    """A small network in float64, where sums in another order differ by 1e-16 and not by what Adam makes of 1e-8."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        hidden = [nn.Linear(16, 12, bias=False), nn.BatchNorm1d(12), nn.Tanh(), nn.Dropout(dropout)]
+        self.layers = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(12, 3)).double()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images.double())
+
+
+def split(examples: int, seed: int = 0) -> Split:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (examples,), generator=generator)
+    pixels = torch.randint(0, 120, (examples, 4, 4, 1), generator=generator) + 60 * labels.view(-1, 1, 1, 1)
+    return Split(pixels.to(torch.uint8), labels, (0.5,), (0.5,))
+
+
+def training(ranks: Ranks, **changes: Any) -> Training:
+    settings = {**SETTINGS, **changes}
+    model = Exact(settings.pop("dropout", 0.0))
+    train_split = split(settings.pop("examples", EXAMPLES))
+    return Training(model, train_split, split(TESTED, 1), ranks=ranks, **settings)
+
+
+def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=tolerance, atol=tolerance)

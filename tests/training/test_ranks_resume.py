@@ -1,0 +1,103 @@
+"""Several processes resume one another, stop together and end together."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from crew import Crew
+from ranked import CASES, CURVES, assert_close, training
+
+from smoothout import progress
+from smoothout.progress import Interrupted
+from smoothout.training import checkpoint
+from smoothout.training.ranks import EndedError, Ranks
+
+DIGEST = "c3" * 32
+
+
+def part_of_a_run(ranks: Ranks, path: Path, updates: int) -> None:
+    """Go on from the checkpoint at ``path``, if it is there, and leave one after so many updates or at the end."""
+    resume = checkpoint.load(path, DIGEST) if path.exists() else None
+    run = training(ranks, **CASES["noise of their own"], resume=resume)
+    for _ in islice(run, updates):
+        pass
+    ranks.add_up([torch.zeros(1)])  # nobody writes before all have read
+    if ranks.rank == 0:
+        checkpoint.save(path, run.frozen(), DIGEST)
+
+
+def agreed(ranks: Ranks, asked: int) -> tuple[int, int]:
+    """What all agree upon where rank 1 alone was sent the signal ``asked``; and what then waits here."""
+    with suppress(Interrupted), progress.interruptible():
+        if asked and ranks.rank == 1:
+            progress.ask_to_stop(asked)
+        found = ranks.agree_to_stop(), progress.asked_to_stop()
+    return found
+
+
+def test_a_checkpoint_of_two_processes_is_gone_on_with_by_one_and_back(two: Crew, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    two(part_of_a_run, path, 3)
+    assert checkpoint.load(path, DIGEST).step == 3
+    part_of_a_run(Ranks(), path, 2)
+    assert (checkpoint.load(path, DIGEST).epoch, checkpoint.load(path, DIGEST).step) == (1, 1)
+    two(part_of_a_run, path, 99)
+    found, wanted = checkpoint.load(path, DIGEST), training(Ranks(), **CASES["noise of their own"]).run()
+    assert_close(found.model, wanted.model, 1e-11)
+    for curve in CURVES:
+        assert found.curves[curve] == pytest.approx(wanted.curves[curve], rel=1e-6)  # measured in float32
+    assert len(found.curves["test_loss"]) == 2
+
+
+@pytest.mark.parametrize("asked", [0, 15])
+def test_a_signal_that_one_rank_was_sent_counts_for_all(two: Crew, asked: int) -> None:
+    assert two(agreed, asked) == [(asked, asked)] * 2
+
+
+def test_one_process_asks_nobody() -> None:
+    alone = Ranks()
+    tensor = torch.ones(3)
+    alone.add_up([tensor])
+    assert torch.equal(tensor, torch.ones(3))
+    with alone.leading(lambda: pytest.fail("there is nobody to lead")):
+        assert alone.agree_to_stop() == 0
+    assert alone.may_tell()
+    alone.part()
+
+
+def test_an_order_reaches_the_other_ranks_until_they_are_dismissed(two: Crew) -> None:
+    assert two(orders) == [None, [{"lr": 0.1, "weights": [1.0, 2.0]}, "again"]]
+
+
+def orders(ranks: Ranks) -> list[Any] | None:
+    if ranks.rank:
+        found = []
+        for order in ranks.orders():
+            found.append({**order, "weights": order["weights"].tolist()} if isinstance(order, dict) else order)
+            if order == "again":
+                return found
+    for order in ({"lr": 0.1, "weights": torch.tensor([1.0, 2.0])}, "again"):
+        with ranks.leading(lambda order=order: order):
+            pass
+    return None
+
+
+def test_an_error_of_the_leader_ends_all_and_one_after_it_is_no_leader(two: Crew) -> None:
+    assert two(failing) == ["EndedError from ValueError", "followed"]
+
+
+def failing(ranks: Ranks) -> str:
+    if ranks.rank:
+        next(iter(ranks.orders()))
+        return "followed"
+    try:
+        with ranks.leading(lambda: "order"):
+            raise ValueError
+    except EndedError as error:
+        return f"EndedError from {type(error.__cause__).__name__}"
+    return "nothing"
