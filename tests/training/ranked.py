@@ -35,6 +35,7 @@ CASES: dict[str, dict[str, Any]] = {
     "gaussian, falling": {"noise": Noise(0.1, Law.gaussian, course=Course.tanh_falling)},
     "adasmoothout": {"noise": Noise(0.2, scaling=Scaling.filter, batchnorm=True)},
     "noise left in": {"noise": Noise(0.1, scaling=Scaling.filter, denoise=False)},
+    "one noise left in": {"noise": Noise(0.1, draw=Draw.batch, denoise=False)},
     "copies": {"noise": Noise(0.1, copies=2)},
     "dropout": {"noise": Noise(0.1), "dropout": 0.5},
     "augmented": {"augmentation": CropFlip((127,))},

@@ -137,6 +137,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "smoothout": {"noise": Noise(0.1)},
     "smoothout, annealed": {"noise": Noise(0.1, course=Course.anneal)},
     "noise left in, batchnorm's too": {"noise": Noise(0.01, denoise=False, batchnorm=True)},
+    "one noise left in": {"noise": Noise(0.01, draw=Draw.batch, denoise=False), "batch": Batch(SIZE, 2)},
     "gaussian, falling": {"noise": Noise(0.1, Law.gaussian, course=Course.tanh_falling)},
     "adasmoothout, rising": {"noise": Noise(0.15, scaling=Scaling.filter, course=Course.tanh_rising)},
     "relative to each weight": {"noise": Noise(0.15, scaling=Scaling.weight, batchnorm=True)},

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 
 from smoothout import SmoothOut
 from smoothout.data.images import Split
-from smoothout.perturbation import Law, Noise, Scaling
+from smoothout.perturbation import Draw, Law, Noise, Scaling
 from smoothout.randomness import stream
 from smoothout.training import checkpoint
 from smoothout.training.loop import CURVATURE_DRAWS, Training
-from smoothout.training.optimizers import Adam
+from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
 
@@ -137,3 +137,22 @@ def test_an_error_inside_counts_nothing_and_leaves_the_weights_clean(tiny_split:
     assert run._perturb.trace is not None
     assert run._perturb.trace.state()["count"] == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
+
+
+@pytest.mark.parametrize(("draw", "left"), [(Draw.ghost, 16), (Draw.batch, 1)])
+@pytest.mark.parametrize("ghosts", [1, 16])
+def test_noise_that_stays_in_is_added_once_a_draw(tiny_split: Splits, draw: Draw, left: int, ghosts: int) -> None:
+    """One update too small to move a weight: its noise is left, U(-a, a) or the sum of 16 such, by hand."""
+    a, left = 0.1, min(left, ghosts)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 200), nn.Linear(200, 3))
+    wanted = copy.deepcopy(model)
+    before = [p.detach().clone() for p in model.parameters()]
+    for ghost in range(left):
+        with SmoothOut(wanted, a, denoise=False, generator=stream(4, "noise", 0, ghost)):
+            pass
+    settings = {"optimizer": Momentum(1e-30, momentum=0.0), "schedule": Schedule(1), "batch": Batch(32, 32 // ghosts)}
+    noise = Noise(a, denoise=False, draw=draw)
+    Training(model, tiny_split(32), tiny_split(4), noise=noise, seed=4, **settings).run()
+    assert all(torch.equal(p, w) for p, w in zip(model.parameters(), wanted.parameters(), strict=True))
+    moved = torch.cat([(p.detach() - w).flatten() for p, w in zip(model.parameters(), before, strict=True)])
+    assert moved.std().item() == pytest.approx(a * math.sqrt(left / 3), rel=0.05)  # 4003 numbers: 1% or 2%

@@ -68,7 +68,7 @@ def test_two_processes_end_where_one_ends(two: Crew, name: str, monkeypatch: pyt
     assert_same_end(two, name, monkeypatch)
 
 
-@pytest.mark.parametrize("name", ["noise of their own", "noise left in", "one pass", LAST_IS_ONE])
+@pytest.mark.parametrize("name", ["noise of their own", "noise left in", "one noise left in", "one pass", LAST_IS_ONE])
 def test_three_processes_end_where_one_ends(three: Crew, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same_end(three, name, monkeypatch)
 

@@ -105,12 +105,13 @@ class Perturbations:
             self._context.a = torch.zeros((), dtype=torch.float64, device=self._device)
 
     def __call__(self, ghost: int) -> Sequence[AbstractContextManager[object]]:
-        """The contexts for the ``ghost``-th ghost batch."""
+        """The contexts for the ``ghost``-th ghost batch; a noise of the batch's that stays in comes with the first."""
         if ghost:
             self._seed_dropout(ghost)
         if self._copies is not None:
             return self._copies
-        if self._context is None:
+        there = ghost and self._noise.draw is Draw.batch and not self._noise.denoise
+        if self._context is None or there:
             return [nullcontext()]
         self._context.generator = self._generators[ghost]
         if ghost == 0 and self.measuring and self.trace is not None:
