@@ -120,6 +120,18 @@ def test_a_ghost_batch_of_the_whole_batch_and_drops_after_the_end_do_not_matter(
     assert job(f"{F1} batch.ghost=6000 schedule.drops=[200] schedule.factor=0.5").digest == GOLDEN[F1]
 
 
+def test_a_ghost_batch_that_is_the_only_one_counts_where_the_learning_rate_refers_to_it() -> None:
+    run = "experiment=resnet44_cifar10 batch=ghost batch.size=190 batch.ghost"
+    rates = {1.378: "100", 1.218: "128", 1.125: "150", 1.0: "190"}
+    for scale, ghost in rates.items():
+        setup = experiment(compose_config(CONFIGS, "train", f"{run}={ghost}".split()))
+        assert setup.schedule.lr_scale(setup.batch) == pytest.approx(scale, abs=1e-3)
+    assert len({job(f"{run}={ghost}").digest for ghost in rates.values()}) == 4
+    assert job(f"{run}=100").digest == job(f"{run}=null schedule.lr_reference=100").digest
+    assert job(f"{run}=190").digest == job(f"{run}=null").digest
+    assert len({job(f"{run}={ghost} schedule.lr_scaling=none").digest for ghost in rates.values()}) == 1
+
+
 @pytest.mark.parametrize(
     "override",
     [

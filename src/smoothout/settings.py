@@ -62,9 +62,16 @@ class Experiment:
             _made(self.batch.fitting, {"examples": limit}, "batch.")
 
     def simplified(self) -> Experiment:
-        """Without ``batchnorm_start`` where the model sets it, without learning-rate scaling where it scales by 1."""
+        """Without ``batchnorm_start`` where the model sets it, without learning-rate scaling where it scales by 1.
+
+        A batch of one ghost batch forgets its ghost size; learning-rate scaling that refers to it keeps it.
+        """
         start = BatchNormStart.one if self.model.sets_batchnorm_start else self.batchnorm_start
-        schedule = self.schedule.unscaled() if self.schedule.lr_scale(self.batch) == 1 else self.schedule
+        schedule = self.schedule
+        if schedule.lr_scale(self.batch) == 1:
+            schedule = schedule.unscaled()
+        elif self.batch.ghosts == 1:
+            schedule = replace(schedule, lr_reference=schedule.lr_reference or self.batch.ghost)
         return replace(self, batchnorm_start=start, schedule=schedule)
 
     @property

@@ -90,6 +90,7 @@ def test_a_schedule_names_the_setting_that_it_refuses(arguments: dict[str, Any],
         (Batch(1024, 128), LrScaling.sqrt, math.sqrt(8)),  # CIFAR-100: 0.283
         (Batch(1024, 128), LrScaling.linear, 8.0),  # CIFAR-100: 0.8
         (Batch(2048, 128, 8), LrScaling.sqrt, math.sqrt(128)),  # AlexNet at 16384: 0.113 / 0.01
+        (Batch(2048, None, 8), LrScaling.sqrt, math.sqrt(8)),  # in the released program too
         (Batch(2048), LrScaling.sqrt, 1.0),  # "without tuning": no ghost batches, nothing scaled
         (Batch(2048, 128), LrScaling.none, 1.0),
     ],

@@ -30,8 +30,8 @@ class Schedule:
         factor: what it is multiplied by there.
         lr_scaling: with sqrt or linear, the whole course is multiplied by (examples an update / ``lr_reference``) to
             the power 1/2 or 1; the batch multiplier counts.
-        lr_reference: the batch that the learning rate is meant for; None is the ghost batch, as in the released
-            program, so that without ghost batches nothing is scaled.
+        lr_reference: the batch that the learning rate is meant for; None is, as in the released program, the ghost
+            batch, or without ghost batches one batch, so that then the multiplier alone scales.
         warm_up: epochs in which the learning rate rises, update by update and in a straight line, from the unscaled one
             to the scaled one (Goyal et al. 2017, Sec. 2.2); no published row has it.
     """
@@ -76,7 +76,7 @@ class Schedule:
         """What the learning rate is multiplied by for the sake of ``batch``."""
         if self.lr_scaling is LrScaling.none:
             return 1.0
-        ratio = batch.examples / (self.lr_reference or batch.ghost or batch.examples)
+        ratio = batch.examples / (self.lr_reference or batch.ghost or batch.size)
         return ratio if self.lr_scaling is LrScaling.linear else math.sqrt(ratio)
 
     def lr_factor(self, epoch: float, batch: Batch) -> float:
