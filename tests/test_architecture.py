@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "smoothout"
 LEVELS = [
     ["files", "identity", "randomness", "parameters", "vision", "statistics"],
     ["perturbation", "batchnorm", "ghost", "models", "data", "ledger", "progress"],
-    ["evaluation", "curvature", "tables", "figures"],
+    ["evaluation", "curvature", "copies", "tables", "figures"],
     ["training", "analysis", "strength", "words"],
     ["environment", "settings", "bench"],
     ["work"],

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from smoothout.analysis.interpolation import interpolate
     from smoothout.analysis.sensitivity import noise_curve
     from smoothout.analysis.sharpness import SharpnessResult, sharpness
+    from smoothout.copies import SmoothOutCopies
     from smoothout.ghost import ghosted
-    from smoothout.perturbation import AdaSmoothOut, SmoothOut, SmoothOutCopies
+    from smoothout.perturbation import AdaSmoothOut, SmoothOut
 
 __version__ = "0.1.0"
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 _HOMES = {
     "AdaSmoothOut": "perturbation",
     "SmoothOut": "perturbation",
-    "SmoothOutCopies": "perturbation",
+    "SmoothOutCopies": "copies",
     "ghosted": "ghost",
     "SharpnessResult": "analysis.sharpness",
     "sharpness": "analysis.sharpness",

@@ -16,10 +16,12 @@ def trainable(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
 
     ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError when none is left.
     """
+    modules = list(model.modules())  # one walk, for a context walks at every entry
     left_out = (
-        set() if batchnorm else {id(p) for m in model.modules() if isinstance(m, BATCHNORM) for p in m.parameters()}
+        set() if batchnorm else {id(p) for m in modules if isinstance(m, BATCHNORM) for p in m._parameters.values()}
     )
-    found = [p for p in model.parameters() if p.requires_grad and id(p) not in left_out]
+    own = (p for module in modules for p in module._parameters.values() if p is not None)
+    found = list({id(p): p for p in own if p.requires_grad and id(p) not in left_out}.values())
     if not found:
         raise ValueError("the model has no trainable parameters" + ("" if batchnorm else " outside BatchNorm"))
     return found

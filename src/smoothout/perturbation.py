@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from smoothout.parameters import filter_norms, flat_buffers, trainable
-from smoothout.randomness import fill_uniform, stream
+from smoothout.randomness import fill_uniform
 
 
 class Law(StrEnum):
@@ -138,9 +139,10 @@ def course_factor(course: Course, step: int, total: int) -> float:
 class SmoothOut:
     """[SmoothOut Eq. 5] Stochastic SmoothOut: a context where ``model`` is at w + theta, theta drawn at every entry.
 
-    May be made once and entered at every step; ``a`` and ``generator`` may be set anew between entries. Parameters
-    that require no gradient are left alone, tied ones are perturbed once. Parameter objects are never replaced: inside,
-    their data lie in a buffer of this context's, so a tensor that shared memory with a parameter before stays clean.
+    May be made once and entered at every step; ``a`` and ``generator`` may be set anew between entries, and layers may
+    be frozen, replaced or cast. Parameters that require no gradient are left alone, tied ones are perturbed once.
+    Parameter objects are never replaced: inside, their data lie in a buffer of this context's, so a tensor that shared
+    memory with a parameter before stays clean, and a state_dict taken inside must be cloned to outlive the block.
 
     Args:
         model: any module; its parameters are perturbed.
@@ -153,7 +155,8 @@ class SmoothOut:
 
     Raises:
         ValueError: on a strength that is negative or not finite, an unknown law or scaling, or nothing to perturb.
-        RuntimeError: when entered again before it was left.
+        RuntimeError: when entered again, or told to draw, before it was left; and by ``optimizer.step()`` inside, whose
+            update would be lost with the noise (with ``denoise=False`` it may stand there).
     """
 
     def __init__(
@@ -172,27 +175,25 @@ class SmoothOut:
         self.scaling = Scaling(choice(Scaling, "scaling", scaling))
         self.denoise = denoise
         self.generator = generator
-        self._parameters = self.parameters = trainable(model, batchnorm)
-        self.device = self._parameters[0].device
-        self._flats, self._noise = flat_buffers(self._parameters)
-        self._perturbed = list(self._noise)
+        self._model, self._batchnorm = model, batchnorm
         self._clean: list[Tensor] | None = None
+        self._guard: RemovableHandle | None = None
+        self._make_room(trainable(model, batchnorm))
 
     @torch.no_grad()
     def __enter__(self) -> SmoothOut:
-        if self._clean is not None:
-            raise RuntimeError("this SmoothOut context is already entered; make a second one to perturb twice")
         self.draw()
-        clean = self._clean = [parameter.data for parameter in self._parameters]
+        clean = self._clean = [parameter.data for parameter in self.parameters]
         try:
             if self.denoise:
+                self._guard = register_optimizer_step_pre_hook(self._refuse_step)
                 for index, (w, theta) in enumerate(zip(clean, self._noise, strict=True)):
                     if self._perturbed[index].stride() != w.stride():  # an optimizer may count on the weight's layout
                         self._perturbed[index] = torch.empty_like(w)
                     torch.add(w, theta, out=self._perturbed[index])
                 self._point_at(self._perturbed)
             else:
-                for parameter, theta in zip(self._parameters, self._noise, strict=True):
+                for parameter, theta in zip(self.parameters, self._noise, strict=True):
                     parameter.add_(theta)
         except BaseException:  # an interrupt: the block is never entered, so nothing else would clean the weights
             self.__exit__()
@@ -201,10 +202,25 @@ class SmoothOut:
         return self
 
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
-        clean, self._clean = self._clean, None
-        if self.denoise and clean is not None:
-            self._point_at(clean)
+        try:
+            self._leave()
+        except BaseException:  # an interrupt half-way
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        """Give the clean weights back; it may be done again after it was broken off anywhere."""
+        if self._guard is not None:
+            self._guard.remove()
+        if self.denoise and self._clean is not None:
+            self._point_at(self._clean)
+        self._clean = None
         torch.clear_autocast_cache()
+
+    def _refuse_step(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
+        ours = {id(parameter) for parameter in self.parameters}
+        if self._clean is not None and any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
+            raise RuntimeError("optimizer.step() belongs after the block: at its end the clean weights come back")
 
     @property
     def clean(self) -> list[Tensor]:
@@ -215,7 +231,7 @@ class SmoothOut:
 
     def noise(self) -> list[Tensor]:
         """Inside the context: theta, parameter by parameter (to the rounding of w + theta). Needs ``denoise``."""
-        return [p.detach() - w for p, w in zip(self._parameters, self.clean, strict=True)]
+        return [p.detach() - w for p, w in zip(self.parameters, self.clean, strict=True)]
 
     def set_strength(self, a: float) -> None:
         """Use ``a`` from the next draw on; where the strength is a tensor on the device, it is written there."""
@@ -226,25 +242,41 @@ class SmoothOut:
 
     def _point_at(self, tensors: Sequence[Tensor]) -> None:
         """Let the parameters hold ``tensors``; autograd refuses a backward pass over what they held before."""
-        for parameter, tensor in zip(self._parameters, tensors, strict=True):
+        for parameter, tensor in zip(self.parameters, tensors, strict=True):
             parameter.data = tensor
-        torch.autograd.graph.increment_version(self._parameters)
+        torch.autograd.graph.increment_version(self.parameters)
+
+    def _make_room(self, parameters: list[nn.Parameter]) -> None:
+        """Perturb ``parameters`` from now on."""
+        self.parameters, self._kinds, self.device = parameters, _kinds(parameters), parameters[0].device
+        self._flats, self._noise = flat_buffers(parameters)
+        self._perturbed = list(self._noise)
 
     @torch.no_grad()
     def draw(self) -> Sequence[Tensor]:
         """Draw theta at the present weights; returns it parameter by parameter (valid until the next entry or draw)."""
+        if self._clean is not None:
+            raise RuntimeError("this SmoothOut context is already entered; make a second one to perturb twice")
+        present = trainable(self._model, self._batchnorm)
+        if _kinds(present) != self._kinds:
+            self._make_room(present)
         scaled = self.scaling is not Scaling.none
         for flat in self._flats:
             if self.law is Law.uniform:
                 fill_uniform(flat, self.generator, 1.0 if scaled else self.a)
             else:
                 flat.normal_(generator=self.generator).mul_(1.0 if scaled else self.a)
-        for parameter, noise in zip(self._parameters, self._noise, strict=True):
+        for parameter, noise in zip(self.parameters, self._noise, strict=True):
             if self.scaling is Scaling.filter:
                 scale_to_filters(noise, parameter, self.a)
             elif self.scaling is Scaling.weight:
                 noise.mul_(parameter.abs()).mul_(self.a)
         return self._noise
+
+
+def _kinds(parameters: Sequence[Tensor]) -> list[tuple[int, torch.dtype, torch.device, torch.Size]]:
+    """What buffers are made for: which parameters, and of which kind."""
+    return [(id(p), p.dtype, p.device, p.shape) for p in parameters]
 
 
 class AdaSmoothOut(SmoothOut):
@@ -273,47 +305,3 @@ def scale_to_filters(direction: Tensor, weight: Tensor, a: float | Tensor = 1.0)
     number is a filter of its own, so its noise is +-a |w_i|.
     """
     return direction.mul_(filter_norms(weight).mul(a) / (filter_norms(direction) + 1e-6))
-
-
-class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
-    """[SmoothOut Eq. 1] Deterministic SmoothOut: N perturbations, drawn once, of one shared w.
-
-        copies = SmoothOutCopies(SmoothOut(model, a=0.0375), copies=4)
-        for x, y in loader:
-            for copy in copies:
-                with copy:
-                    (F.cross_entropy(model(x), y) / len(copies)).backward()
-            optimizer.step(); optimizer.zero_grad()
-
-    The i-th theta is drawn again from its own seed at every entry instead of being kept: memory does not grow with N,
-    the time of an update does. ``context`` must be left before the next copy is entered.
-    """
-
-    def __init__(self, context: SmoothOut, copies: int, seed: int = 0) -> None:
-        if copies < 1:
-            raise ValueError(f"copies: must be at least 1, not {copies}")
-        self._context, self._copies, self._seed = context, copies, seed
-
-    def __len__(self) -> int:
-        return self._copies
-
-    def __getitem__(self, index: int) -> _Copy:  # type: ignore[override]
-        if not 0 <= index < self._copies:
-            raise IndexError(index)
-        return _Copy(self._context, self._seed, index)
-
-
-@dataclass(frozen=True)
-class _Copy:
-    """One of the N copies: every entry draws its theta from its own seed."""
-
-    context: SmoothOut
-    seed: int
-    index: int
-
-    def __enter__(self) -> SmoothOut:
-        self.context.generator = stream(self.seed, "copy", self.index, device=self.context.device)
-        return self.context.__enter__()
-
-    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.context.__exit__(*error)

@@ -15,10 +15,11 @@ from support import same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smoothout.copies import SmoothOutCopies
 from smoothout.data import images
 from smoothout.data.images import Examples, Split
 from smoothout.evaluation import Measured, Precision, evaluate
-from smoothout.perturbation import Course, Draw, Noise, Scaling, SmoothOut, SmoothOutCopies
+from smoothout.perturbation import Course, Draw, Noise, Scaling, SmoothOut
 from smoothout.randomness import address, stream
 from smoothout.training import loop
 from smoothout.training.checkpoint import Snapshot

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from smoothout.perturbation import SmoothOut, SmoothOutCopies
+from smoothout import SmoothOut, SmoothOutCopies
 from smoothout.randomness import stream
 from smoothout.training.step import Batch, Perturb, update
 

@@ -10,9 +10,10 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from smoothout.copies import SmoothOutCopies
 from smoothout.curvature import RunningTrace, noise_variances, stein_trace
 from smoothout.ghost import divisible
-from smoothout.perturbation import Draw, Noise, SmoothOut, SmoothOutCopies
+from smoothout.perturbation import Draw, Noise, SmoothOut
 from smoothout.randomness import address
 
 

@@ -1,0 +1,55 @@
+"""Deterministic SmoothOut: the loss averaged over N perturbed copies of a model, which share one w."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from types import TracebackType
+
+from smoothout.perturbation import SmoothOut
+from smoothout.randomness import stream
+
+
+class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
+    """[SmoothOut Eq. 1] Deterministic SmoothOut: N perturbations, drawn once, of one shared w.
+
+        copies = SmoothOutCopies(SmoothOut(model, a=0.0375), copies=4)
+        for x, y in loader:
+            for copy in copies:
+                with copy:
+                    (F.cross_entropy(model(x), y) / len(copies)).backward()
+            optimizer.step(); optimizer.zero_grad()
+
+    The i-th theta is drawn again from its own seed at every entry instead of being kept: memory does not grow with N,
+    the time of an update does. ``context`` must be left before the next copy is entered.
+    """
+
+    def __init__(self, context: SmoothOut, copies: int, seed: int = 0) -> None:
+        if copies < 1:
+            raise ValueError(f"copies: must be at least 1, not {copies}")
+        self._context, self._copies, self._seed = context, copies, seed
+
+    def __len__(self) -> int:
+        return self._copies
+
+    def __getitem__(self, index: int) -> _Copy:  # type: ignore[override]
+        if not 0 <= index < self._copies:
+            raise IndexError(index)
+        return _Copy(self._context, self._seed, index)
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """One of the N copies: every entry draws its theta from its own seed."""
+
+    context: SmoothOut
+    seed: int
+    index: int
+
+    def __enter__(self) -> SmoothOut:
+        self.context.generator = stream(self.seed, "copy", self.index, device=self.context.device)
+        return self.context.__enter__()
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.context.__exit__(*error)
