@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from smoothout import jobs, progress, runs, work
 from smoothout.analysis.recorded import NoiseCurve
 from smoothout.batchnorm import BatchNormStart
+from smoothout.data.images import Images, Name
 from smoothout.jobs import ensure
 from smoothout.ledger import Record
+from smoothout.models.resnet import ResNet
 from smoothout.perturbation import Course, Law, Noise, Scaling
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot
@@ -195,6 +197,14 @@ def test_batchnorm_starts_at_one_or_uniformly_as_asked(place: Workplace, monkeyp
     for name in differ:
         assert torch.equal(one[name], torch.ones(16))
         assert 0 <= uniform[name].min() < uniform[name].max() < 1
+
+
+def test_a_network_that_sets_batchnorms_start_itself_keeps_it(place: Workplace) -> None:
+    colours = Images(Name.cifar10, (0.5,) * 3, (0.5,) * 3)
+    setup = tiny(model=ResNet(8), data=colours, batchnorm_start=BatchNormStart.uniform).settings
+    norms = [m for m in runs.fresh_model(setup, place).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 9
+    assert all(torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
 
 
 def test_training_leaves_the_global_generator_alone(place: Workplace) -> None:
