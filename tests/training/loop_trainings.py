@@ -13,7 +13,7 @@ from smoothout.data.images import Split
 from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.loop import Training
-from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.optimizers import Adam, Epsilon, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
 
@@ -49,6 +49,8 @@ def run(model: nn.Module, tiny_split: Splits, **changes: Any) -> Snapshot:
 METHODS: dict[str, dict[str, Any]] = {
     "baseline": {},
     "optimizer reset": {"optimizer": Adam(0.01, reset_every_epoch=True, clip_norm=5.0)},
+    "uncorrected epsilon": {"optimizer": Adam(0.01, epsilon=Epsilon.uncorrected)},
+    "uncorrected epsilon, reset": {"optimizer": Adam(0.01, epsilon=Epsilon.uncorrected, reset_every_epoch=True)},
     "momentum kept": {"optimizer": Momentum(0.1, weight_decay=1e-3)},
     "momentum reset": {"optimizer": Momentum(0.1, reset_every_epoch=True)},
     "smoothout": {"noise": Noise(0.1)},

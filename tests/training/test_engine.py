@@ -62,7 +62,7 @@ def test_what_was_chosen_stays(device: torch.device) -> None:
         (
             CUDA,
             False,
-            "launch: a graph holds no copies, photographs, several processes,"
+            "launch: a graph holds no copies, photographs, several processes, uncorrected epsilon,"
             " or dropout over several ghost batches; take auto",
         ),
     ],

@@ -23,7 +23,7 @@ from smoothout.training import checkpoint, engine, loop
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import WARM_UP, Engine, Ghosts, Launch, Repeated
 from smoothout.training.loop import Training
-from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.optimizers import Adam, Epsilon, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
 
@@ -216,6 +216,21 @@ def test_a_learning_rate_that_float32_rounds_moves_the_end_by_no_more_than_round
         torch.testing.assert_close(ends[1].model[name], tensor, rtol=1e-6, atol=1e-6)
     assert ends[1].curves["train_loss"] == pytest.approx(ends[0].curves["train_loss"], rel=1e-6)
     assert graphs
+
+
+def test_an_epsilon_that_changes_from_update_to_update_is_not_recorded(
+    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, resolved = list[bool](), Engine.resolved
+
+    def look(self: Engine, device: torch.device, precision: Precision, recordable: bool, *more: Any) -> Engine:
+        found.append(recordable)
+        return resolved(self, device, precision, recordable, *more)
+
+    monkeypatch.setattr(Engine, "resolved", look)
+    for epsilon in Epsilon:
+        training(tiny_split, network(), optimizer=Adam(LR, epsilon=epsilon))
+    assert found == [True, False]
 
 
 @pytest.mark.usefixtures("graphs")

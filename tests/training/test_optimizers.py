@@ -9,18 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.optimizers import Adam, Epsilon, Momentum
 
 GRADIENTS = [[0.5, -2.0, 0.0], [0.1, 1.0, -3.0], [-0.4, 0.3, 0.2], [1e-6, 5.0, 0.0]]
 
 
-def stepped(settings: Adam | Momentum) -> list[Tensor]:
-    """The weights after each of four updates with known gradients."""
+def stepped(settings: Adam | Momentum, size: float = 1.0) -> list[Tensor]:
+    """The weights after each of four updates with known gradients, ``size`` times the above."""
     weight = nn.Parameter(torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64))
     optimizer = settings.build([weight])
     found = []
     for gradient in GRADIENTS:
-        weight.grad = torch.tensor(gradient, dtype=torch.float64)
+        weight.grad = size * torch.tensor(gradient, dtype=torch.float64)
         optimizer.step()
         found.append(weight.detach().clone())
     return found
@@ -36,16 +36,52 @@ def test_momentum_is_the_heavy_ball(momentum: float, decay: float) -> None:
         torch.testing.assert_close(found, weight)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_adam_is_kingma_and_bas_with_an_l2_term_in_the_gradient(decay: float) -> None:
+@pytest.mark.parametrize(("decay", "size"), [(0.0, 1.0), (0.1, 1.0), (0.0, 1e-8)])
+def test_adam_is_kingma_and_bas_with_an_l2_term_in_the_gradient(decay: float, size: float) -> None:
     weight = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
     mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
-    for t, (gradient, found) in enumerate(zip(GRADIENTS, stepped(Adam(0.01, decay)), strict=True), 1):
-        slope = torch.tensor(gradient, dtype=torch.float64) + decay * weight
+    for t, (gradient, found) in enumerate(zip(GRADIENTS, stepped(Adam(0.01, decay), size), strict=True), 1):
+        slope = size * torch.tensor(gradient, dtype=torch.float64) + decay * weight
         mean = 0.9 * mean + 0.1 * slope
         square = 0.999 * square + 0.001 * slope**2
         weight = weight - 0.01 * (mean / (1 - 0.9**t)) / ((square / (1 - 0.999**t)).sqrt() + 1e-8)
         torch.testing.assert_close(found, weight)
+
+
+@pytest.mark.parametrize("size", [1e-8, 1e-3])
+def test_an_uncorrected_epsilon_is_that_of_pytorch_up_to_1_2(size: float) -> None:
+    """20 updates as its adam.py made them: epsilon is added to the root of the moment as it is."""
+    gradients = size * torch.randn(20, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    wanted, mean, square = (torch.zeros(5, dtype=torch.float64) for _ in range(3))
+    optimizer = Adam(0.01, epsilon=Epsilon.uncorrected).build([weight])
+    for t, gradient in enumerate(gradients, 1):
+        weight.grad = gradient.clone()
+        optimizer.step()
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        wanted -= 0.01 * math.sqrt(1 - 0.999**t) / (1 - 0.9**t) * mean / (square.sqrt() + 1e-8)
+        torch.testing.assert_close(weight.detach(), wanted, rtol=1e-9, atol=0.0)
+
+
+def test_an_uncorrected_epsilon_begins_anew_with_the_optimizers_state() -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = Adam(0.01, epsilon=Epsilon.uncorrected).build([weight])
+    moves = []
+    for update in range(4):
+        if update == 3:
+            for value in optimizer.state[weight].values():
+                value.zero_()
+        before, weight.grad = weight.detach().clone(), torch.full((3,), 1e-8)
+        optimizer.step()
+        moves.append(weight.detach() - before)
+    torch.testing.assert_close(moves[3], moves[0], rtol=1e-5, atol=0.0)
+    assert not torch.allclose(moves[2], moves[0], rtol=0.1, atol=0.0)
+
+
+def test_an_unknown_epsilon_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^epsilon: 'none' is not one of corrected, uncorrected"):
+        Adam(0.01, epsilon="none")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", [Adam, Momentum])

@@ -101,7 +101,7 @@ class Engine:
             raise ValueError(f"launch: graph needs a CUDA device, not {device.type}; take auto or eager")
         if self.launch is Launch.graph and not recordable:
             raise ValueError(
-                "launch: a graph holds no copies, photographs, several processes,"
+                "launch: a graph holds no copies, photographs, several processes, uncorrected epsilon,"
                 " or dropout over several ghost batches; take auto"
             )
         launch = self.launch

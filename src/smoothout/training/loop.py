@@ -35,6 +35,8 @@ class OptimizerSettings(Protocol):
     def clip_norm(self) -> float | None: ...  # noqa: D102
     @property
     def reset_every_epoch(self) -> bool: ...  # noqa: D102
+    @property
+    def recordable(self) -> bool: ...  # noqa: D102
     def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer: ...  # noqa: D102
 
 
@@ -103,7 +105,7 @@ class Training:
         self._ranks = ranks or Ranks()
         self._shared = SharedUpdates(self._ranks, model, self._perturb)
         resident = train_split.resident
-        recordable = self._perturb.recordable and resident and self._ranks.size == 1
+        recordable = self._perturb.recordable and optimizer.recordable and resident and self._ranks.size == 1
         one_noise = self._perturb.one_noise if batch.ghosts > 1 and resident else None
         self.engine = engine.resolved(self._device, precision, recordable, one_noise)
         train_split, self._test_split = (

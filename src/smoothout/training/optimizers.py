@@ -5,9 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import nn
+
+from smoothout.perturbation import choice
+
+
+class Epsilon(StrEnum):
+    """What Adam's epsilon is added to: the root of the second moment after its bias correction, or before."""
+
+    corrected = "corrected"
+    uncorrected = "uncorrected"
 
 
 @dataclass(frozen=True)
@@ -35,14 +45,46 @@ class Optimizer:
         if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
             raise ValueError(f"clip_norm: must be null (no clipping) or a finite number above 0, not {self.clip_norm}")
 
+    @property
+    def recordable(self) -> bool:
+        """Whether an update can be recorded and replayed: none of its numbers changes but those on the device."""
+        return True
+
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam with torch's defaults for everything but the learning rate and the L2 term."""
+    """Adam with torch's defaults for everything but the learning rate, the L2 term and epsilon's place.
+
+    Args:
+        epsilon: corrected is Kingma and Ba's Algorithm 1 and torch's today. uncorrected is torch's up to 1.2 (changed
+            by pytorch/pytorch#22628), as the released program had it: in update t the same formula with
+            epsilon / sqrt(1 - beta2^t) in epsilon's place, 3.2e-7 for 1e-8 in the first.
+    """
+
+    epsilon: Epsilon = Epsilon.corrected
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "epsilon", choice(Epsilon, "epsilon", self.epsilon))
+
+    @property
+    def recordable(self) -> bool:
+        """An epsilon that changes from update to update is no tensor: a recording would keep its first value."""
+        return self.epsilon is Epsilon.corrected
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """A new optimizer; the fused update is several times faster and the same formula."""
-        return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        if self.epsilon is Epsilon.uncorrected:
+            optimizer.register_step_pre_hook(_uncorrect)
+        return optimizer
+
+
+def _uncorrect(optimizer: torch.optim.Optimizer, *arguments: object) -> None:
+    """Set the next update's epsilon; the parameters of a group have made the same number of updates."""
+    for group in optimizer.param_groups:
+        made = next((state["step"] for p in group["params"] if (state := optimizer.state.get(p))), 0)
+        group["eps"] = optimizer.defaults["eps"] / math.sqrt(1 - group["betas"][1] ** (int(made) + 1))
 
 
 @dataclass(frozen=True)
