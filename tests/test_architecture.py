@@ -21,6 +21,7 @@ LEVELS = [
     ["work"],
     ["runs"],
     ["jobs"],
+    ["entries"],
     ["reproduction", "choosing"],
     ["pictures", "claims"],
     ["verdicts"],

@@ -57,12 +57,22 @@ def write(place: Workplace, job: Job, outcome: dict[str, Any]) -> None:
 
 
 def simulate(
-    claims: Claims, place: Workplace, cell: str, accuracies: list[float], sharpness: list[float | None]
+    claims: Claims,
+    place: Workplace,
+    cell: str,
+    accuracies: list[float],
+    sharpness: list[float | None],
+    *,
+    diverged: tuple[int, ...] = (),
 ) -> None:
-    """Records of trainings with these accuracies (percent), and of what searches found (percent; None: nothing)."""
+    """Records of trainings with these accuracies (percent), and of what searches found (percent; None: nothing).
+
+    ``diverged`` are the seeds whose training did.
+    """
     for seed, accuracy in enumerate(accuracies):
         best = {"test_accuracy": accuracy / 100}
-        outcome = {"best": best, "last": best, "diverged": False, "examples": {"train": 60_000, "test": 10_000}}
+        outcome = {"best": best, "last": best, "examples": {"train": 60_000, "test": 10_000}}
+        outcome["diverged"] = seed in diverged
         write(place, claims._entry(cell, QUANTITIES["best"]).jobs[seed], outcome)
     for seed, value in enumerate(sharpness):
         outcome = {"failed": value is None, "value": value or 0.0, "loss": 0.001 * (seed + 1)}
@@ -122,6 +132,30 @@ def test_only_seeds_that_all_cells_have_are_compared(f1: Claims, place: Workplac
     [test] = judged({"rows": {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}}, place)
     assert test.evidence.n == 2
     assert test.evidence.value == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("quantity", ["best", "converged"])
+def test_no_verdict_rests_on_the_seeds_that_did_not_diverge(quantity: str, f1: Claims, place: Workplace) -> None:
+    """Four seeds of five are far better, one of each side diverged: the same one, or another."""
+    better, worse = F1["large"] + "smoothout", F1["large"] + "baseline"
+    simulate(f1, place, better, [98.3, 98.4, 98.7, 98.9, 98.5], [1.0, 1.1, 1.2, 1.0, 1.1], diverged=(4,))
+    rows = {"F1": {"plus": [better], "minus": [worse]}}
+    given = {"rows": rows, "quantities": [quantity]}
+    simulate(f1, place, worse, [90.3, 90.4, 90.7, 90.9, 90.5], [0.1] * 5, diverged=(3, 4))
+    [test] = judged(given, place)
+    assert (test.evidence.n, test.failed, test.diverged) == (3, 0, 2)
+    assert test.evidence.p < 0.001
+    assert page([test]).verdicts == [Verdict.undecided]
+    assert page([replace(test, diverged=0)]).verdicts == [Verdict.holds]
+    assert "| 3 (2 diverged) |" in page([test]).markdown()
+
+
+def test_where_all_seeds_diverged_nothing_is_tested_and_the_page_says_why(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["small"] + "baseline", [10.0, 10.0], [], diverged=(0, 1))
+    simulate(f1, place, F1["large"] + "baseline", [98.0, 98.0], [])
+    rows = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]}}
+    text = page(judged({"rows": rows}, place)).markdown()
+    assert "Not tested under `released`: F1 (test accuracy, best epoch, points, 2 diverged)." in text
 
 
 def test_a_margin_forgives_what_it_says(f1: Claims, place: Workplace) -> None:

@@ -97,7 +97,7 @@ def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, plac
     assert made["smoothout improvement"].values == pytest.approx({1: 0.5})
     assert made["smoothout improvement"].published == 0.41
     assert made["baseline sharpness released"].values == {1: 57.0}
-    assert made["baseline sharpness released"].failed == 1
+    assert made["baseline sharpness released"].failed == {0}
     assert made["baseline sharpness released"].published == 57.8246
     assert made["baseline sharpness keskar"].published is None
 
@@ -139,7 +139,22 @@ def test_a_diverged_training_is_no_number(table, place):
     place.ledger.write(training(reproduction.entries[0].jobs[0], 0.1, 0.1, diverged=True))
     cell = reproduction.table_from(place).cells[0]
     assert cell.values == {}
-    assert cell.diverged == 1
+    assert cell.diverged == {0}
+
+
+def test_what_was_measured_on_a_diverged_training_is_no_number_either(table, place):
+    """Neither in its own column nor in a difference; with or without a record of the measurement."""
+    reproduction = f1_rows(table, (0, 1))
+    cells = {entry.column: entry.jobs for entry in reproduction.entries}
+    for seed in (0, 1):
+        place.ledger.write(training(cells["baseline best"][seed], 0.98, 0.98))
+        place.ledger.write(training(cells["smoothout best"][seed], 0.98, 0.98, diverged=seed == 1))
+        place.ledger.write(record(cells["smoothout sharpness keskar"][seed], failed=False, value=57.0))
+    made = {cell.column: cell for cell in reproduction.table_from(place).cells}
+    for column in ("best", "last", "sharpness keskar", "sharpness converged", "last recomputed", "improvement"):
+        assert made[f"smoothout {column}"].diverged == {1}, column
+    assert made["smoothout sharpness keskar"].values == {0: 57.0}
+    assert made["smoothout improvement"].values == pytest.approx({0: 0.0})
 
 
 def test_estimates_come_from_records_of_the_same_network_and_batch_else_from_the_config(table, place):

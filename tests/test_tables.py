@@ -13,6 +13,8 @@ import pytest
 
 from smoothout.tables import Block, Cell, Table, difference, duration, number
 
+ONE, TWO = frozenset({3}), frozenset({4, 5})  # seeds that were lost
+
 
 def table(*cells: Cell) -> Table:
     blocks = [Block("Accuracy", {"Baseline": "baseline best", "SmoothOut": "smoothout best"})]
@@ -30,18 +32,18 @@ def test_a_cell_without_a_record_is_shown_as_not_run_never_as_a_number():
 
 
 def test_a_failed_search_is_shown_as_failed_and_never_as_zero():
-    assert Cell("F1", "x", failed=1, published=0.0).text(4) == "failed [0.0000]"
-    assert Cell("F1", "x", {1: 2.5}, failed=2).text() == "2.50 (2 failed of 3)"
-    assert Cell("F1", "x", diverged=2).text() == "diverged"
-    assert Cell("F1", "x", {1: 2.5}, failed=2, diverged=1).text() == "2.50 (2 failed, 1 diverged of 4)"
-    assert Cell("F1", "x", failed=1, diverged=1).text() == "failed and diverged"
+    assert Cell("F1", "x", failed=ONE, published=0.0).text(4) == "failed [0.0000]"
+    assert Cell("F1", "x", {1: 2.5}, failed=TWO).text() == "2.50 (2 failed of 3)"
+    assert Cell("F1", "x", diverged=TWO).text() == "diverged"
+    assert Cell("F1", "x", {1: 2.5}, failed=TWO, diverged=ONE).text() == "2.50 (2 failed, 1 diverged of 4)"
+    assert Cell("F1", "x", failed=frozenset({2}), diverged=ONE).text() == "failed and diverged"
 
 
 def test_a_cell_says_where_it_has_fewer_seeds_than_the_table():
     assert Cell("F1", "x", {0: 98.0, 1: 99.0}, published=98.4).text(seeds=5) == "98.50 ± 0.71 (2 of 5 seeds) [98.40]"
     assert Cell("F1", "x", {0: 98.0, 1: 99.0}).text(seeds=2) == "98.50 ± 0.71"
-    assert Cell("F1", "x", {0: 98.0}, failed=1).text(seeds=3) == "98.00 (1 failed of 2; 2 of 3 seeds)"
-    assert Cell("F1", "x", failed=1).text(seeds=2) == "failed (1 of 2 seeds)"
+    assert Cell("F1", "x", {0: 98.0}, failed=ONE).text(seeds=3) == "98.00 (1 failed of 2; 2 of 3 seeds)"
+    assert Cell("F1", "x", failed=ONE).text(seeds=2) == "failed (1 of 2 seeds)"
     assert Cell("F1", "x").text(seeds=2) == "not run"
     assert "98.00 (1 of 2 seeds)" in table(Cell("F1", "baseline best", {0: 98.0})).markdown()
 
@@ -61,6 +63,12 @@ def test_the_improvement_is_taken_seed_by_seed_over_the_seeds_that_both_have():
     assert gain.values == pytest.approx({0: 0.5, 2: 0.1})
     assert gain.records == ["b", "s"]
     assert difference(better, Cell("F1", "baseline best"), None, "x").values == {}
+
+
+def test_the_improvement_lost_every_seed_that_either_lost():
+    base = Cell("F1", "baseline best", {0: 98.0, 4: 97.0}, diverged=ONE)
+    better = Cell("F1", "smoothout best", {0: 98.5}, diverged=TWO)
+    assert difference(better, base, None, "x").text() == "0.50 (3 diverged of 4)"
 
 
 def test_the_long_form_has_a_line_a_cell_and_zero_seeds_where_nothing_was_run(tmp_path):

@@ -13,12 +13,12 @@ from typing import Any
 from smoothout.analysis.recorded import NoiseCurve, RunningAverages
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
+from smoothout.entries import Entry
 from smoothout.evaluation import Precision
-from smoothout.jobs import recorded
 from smoothout.ledger import Record
-from smoothout.reproduction import Entry, Reproduction, Scope, recomputed_accuracy
+from smoothout.reproduction import Reproduction, Scope, recomputed_accuracy
 from smoothout.settings import SettingsError, compose_config, typed
-from smoothout.statistics import Evidence, binomial_error, correlation_of, mean_of, spread_of
+from smoothout.statistics import Evidence, Verdict, binomial_error, correlation_of, mean_of, spread_of
 from smoothout.work import Job, Workplace
 
 NOISE = 0.04  # strength at which the loss under noise is read: the grid's nearest to SmoothOut's own
@@ -146,6 +146,7 @@ class Judged:
         evidence: of that which the claim calls positive: a difference, or the log2 of a ratio.
         published: the papers' number in the same terms, None where there is none.
         failed: seeds that are missing because a search found nothing.
+        diverged: runs that are missing because their loss was not finite: of a correlation all, else one a seed.
         error: standard error of one accuracy by the test split's size alone, in points; None for other quantities.
     """
 
@@ -156,18 +157,28 @@ class Judged:
     evidence: Evidence
     published: float | None = None
     failed: int = 0
+    diverged: int = 0
     error: float | None = None
+
+    def verdict(self, adjusted: float) -> Verdict:
+        """What the evidence says, ``adjusted`` being its p after the correction for many tests.
+
+        Nothing where runs diverged: which seeds are left is no matter of chance then.
+        """
+        verdict = self.evidence.verdict(adjusted)
+        return Verdict.undecided if self.diverged and verdict is not Verdict.untested else verdict
 
 
 @dataclass(frozen=True)
 class Values:
-    """A quantity of one cell: by seed, as points or log2; how many seeds failed; and what was published.
+    """A quantity of one cell: by seed, as points or log2; which seeds failed or diverged; and what was published.
 
     ``images`` are those of the test split that an accuracy is a share of; 0 for other quantities.
     """
 
     by_seed: dict[int, float]
-    failed: int
+    failed: frozenset[int]
+    diverged: frozenset[int]
     published: float | None
     records: dict[int, Record]
     images: int
@@ -237,7 +248,10 @@ class Claims:
 
     def _tested(self, claim: Claim, plus: list[Values], minus: list[Values]) -> Judged:
         """The test of a row, its row and quantity left out."""
-        failed = sum(values.failed for values in (*plus, *minus))
+        failed, diverged = (
+            len(frozenset[int]().union(*(getattr(values, lost) for values in (*plus, *minus))))
+            for lost in ("failed", "diverged")
+        )
         step = 100 / plus[0].images if plus[0].images else 0.0
         published = _combined(plus, minus, lambda values: values.published)
         seeds = set.intersection(*(set(values.by_seed) for values in (*plus, *minus)))
@@ -249,43 +263,42 @@ class Claims:
         else:
             found = [_combined(plus, minus, lambda values: values.by_seed[seed]) for seed in sorted(seeds)]  # noqa: B023
             evidence = mean_of([value for value in found if value is not None], claim.margin, step)
-        return Judged(claim, "", self.scope.regime, QUANTITIES["best"], evidence, published, failed, _error(plus))
+        regime, error = self.scope.regime, _error(plus)
+        return Judged(claim, "", regime, QUANTITIES["best"], evidence, published, failed, diverged, error)
 
     def _correlations(self, claim: Claim, quantity: Quantity, place: Workplace) -> Iterator[Judged]:
         """Accuracy against flatness over the runs of the claim's tables, plainly and at equal training loss."""
-        runs = dict[str, tuple[float, float, float, str]]()
+        runs, diverged = dict[str, tuple[float, float, float, str]](), set[str]()
         for table in claim.tables:
             for row, method in dict.fromkeys((row, column.split()[0]) for row, column in self._entries(table)):
                 flat, right = (
                     self._values(f"{table} | {row} | {method}", q, place) for q in (quantity, QUANTITIES["best"])
                 )
+                diverged |= {right.records[seed].digest for seed in right.diverged}
                 for seed in flat.by_seed.keys() & right.by_seed.keys():
                     measured, trained = flat.records[seed], right.records[seed]
                     network = f"{trained.labels['model']}, {trained.labels['data']}"
                     loss = math.log2(measured.outcome["loss"])
                     runs[trained.digest] = (-flat.by_seed[seed], right.by_seed[seed], loss, network)
         flatness, accuracy, losses, networks = zip(*runs.values(), strict=True) if runs else ((), (), (), ())
-        test = Judged(claim, "all runs, network by network", self.scope.regime, quantity, Evidence())
+        test = Judged(
+            claim, "all runs, network by network", self.scope.regime, quantity, Evidence(), diverged=len(diverged)
+        )
         yield replace(test, evidence=correlation_of(flatness, accuracy, networks))
         row = "the same at equal training loss"
         yield replace(test, row=row, evidence=correlation_of(flatness, accuracy, networks, given=losses))
 
     def _values(self, cell: str, quantity: Quantity, place: Workplace) -> Values:
         entry = self._entry(cell, quantity)
-        records = {seed: recorded(job, place) for seed, job in entry.jobs.items()}
-        there = {seed: record for seed, record in records.items() if record and not record.outcome.get("diverged")}
-        read = {seed: entry.read(record) for seed, record in there.items()}
-        values = {
-            seed: value for seed, value in read.items() if value is not None and not (quantity.factor and value <= 0)
-        }
-        published, images = entry.published, 0
+        reading = entry.reading(place)
+        values, published, images = reading.values, entry.published, 0
         if quantity.factor:
-            values = {seed: math.log2(value) for seed, value in values.items()}
+            values = {seed: math.log2(value) for seed, value in values.items() if value > 0}
             published = math.log2(published) if published else None
         else:
-            job = next(iter(entry.jobs.values()))
-            images = (job.inputs or (job,))[0].settings.data.usual_examples[1]
-        return Values(values, len(there) - len(values), published, there, images)
+            images = next(iter(entry.jobs.values())).run.settings.data.usual_examples[1]
+        failed = reading.failed | (reading.values.keys() - values.keys())
+        return Values(values, failed, reading.diverged, published, reading.records, images)
 
     def _entry(self, cell: str, quantity: Quantity) -> Entry:
         """The jobs of a cell, and how to read the quantity from their records; the cell may name its own quantity."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -14,8 +14,9 @@ import pandas as pd
 from smoothout.analysis.recorded import RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
+from smoothout.entries import Entry
 from smoothout.evaluation import Precision
-from smoothout.jobs import of_other_weights, recorded
+from smoothout.jobs import of_other_weights
 from smoothout.ledger import Record
 from smoothout.settings import Experiment, SettingsError, chosen, compose_config, experiment
 from smoothout.tables import Block, Cell, Table, difference, published_numbers
@@ -46,19 +47,6 @@ class Scope:
         """As overrides of train.yaml, but for the seed."""
         chosen = [f"regime={self.regime}", f"profile={self.profile}"]
         return chosen if self.precision is Precision.float32 else [*chosen, f"precision={self.precision}"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One quantity of one row: its jobs by seed, how to read it from a record, and what is known of it."""
-
-    row: str
-    column: str
-    jobs: dict[int, Job]
-    read: Callable[[Record], float | None]
-    published: float | None
-    command: str
-    epoch_seconds: float | None
 
 
 class Reproduction:
@@ -252,17 +240,15 @@ def _seeds_argument(seeds: Sequence[int]) -> str:
 
 def _cell(entry: Entry, place: Workplace, costs: Costs) -> Cell:
     """The cell that the entry's present records make."""
-    records = {seed: recorded(job, place) for seed, job in entry.jobs.items()}
-    there = {seed: record for seed, record in records.items() if record is not None}
-    diverged = [seed for seed, record in there.items() if record.outcome.get("diverged")]
-    read = {seed: entry.read(record) for seed, record in there.items() if seed not in diverged}
-    hours = [costs.hours(job, entry.epoch_seconds) for seed, job in entry.jobs.items() if records[seed] is None]
+    reading = entry.reading(place)
+    there = reading.records
+    hours = [costs.hours(job, entry.epoch_seconds) for seed, job in entry.jobs.items() if seed not in there]
     return Cell(
         row=entry.row,
         column=entry.column,
-        values={seed: value for seed, value in read.items() if value is not None},
-        failed=sum(value is None for value in read.values()),
-        diverged=len(diverged),
+        values=reading.values,
+        failed=reading.failed,
+        diverged=reading.diverged,
         published=entry.published,
         records=[record.name for record in there.values()],
         devices=sorted({device_name(record) for record in there.values()}),
@@ -299,7 +285,7 @@ class Costs:
 
     def hours(self, job: Job, epoch_seconds: float | None) -> float | None:
         """Hours that ``job`` would take; ``epoch_seconds`` is the config's estimate for all training examples."""
-        run = (job.inputs or (job,))[0].settings
+        run = job.run.settings
         if not isinstance(run, Experiment):
             return None
         labels = run.labels

@@ -26,7 +26,7 @@ class Cell:
     Attributes:
         row: which setting; ``column``: which quantity.
         values: the number of each seed that was run.
-        failed: searches that found nothing; ``diverged``: trainings whose loss was not finite.
+        failed: seeds whose search found nothing; ``diverged``: seeds whose training's loss was not finite.
         published: the papers' number, None where there is none.
         records: names of the records behind the values; ``devices`` are theirs.
         command: what to paste to make them.
@@ -36,8 +36,8 @@ class Cell:
     row: str
     column: str
     values: dict[int, float] = field(default_factory=dict)
-    failed: int = 0
-    diverged: int = 0
+    failed: frozenset[int] = frozenset()
+    diverged: frozenset[int] = frozenset()
     published: float | None = None
     records: list[str] = field(default_factory=list)
     devices: list[str] = field(default_factory=list)
@@ -59,8 +59,8 @@ class Cell:
 
         Where fewer than ``seeds`` were run, it says so.
         """
-        told, count = len(self.values), len(self.values) + self.failed + self.diverged
-        wrong = {word: n for word, n in (("failed", self.failed), ("diverged", self.diverged)) if n}
+        told, count = len(self.values), len({*self.values, *self.failed, *self.diverged})
+        wrong = {word: len(lost) for word, lost in (("failed", self.failed), ("diverged", self.diverged)) if lost}
         text = number(self.mean, digits) if told else " and ".join(wrong) or NOT_RUN
         text += f" ± {number(self.std, digits)}" if told > 1 else ""
         hints = [", ".join(f"{n} {word}" for word, n in wrong.items()) + f" of {count}"] if told and wrong else []
@@ -109,8 +109,8 @@ class Table:
                 "n": len(cell.values),
                 "mean": cell.mean,
                 "std": cell.std,
-                "failed": cell.failed,
-                "diverged": cell.diverged,
+                "failed": len(cell.failed),
+                "diverged": len(cell.diverged),
                 "published": cell.published,
                 "difference": cell.mean - cell.published if cell.published is not None else math.nan,
                 "device": "; ".join(cell.devices),
@@ -184,11 +184,12 @@ class Table:
 
 
 def difference(one: Cell, other: Cell, published: float | None, column: str) -> Cell:
-    """``one`` minus ``other``, seed by seed, over the seeds that both have."""
+    """``one`` minus ``other``, seed by seed, over the seeds that both have; it lost those that either lost."""
     values = {seed: value - other.values[seed] for seed, value in one.values.items() if seed in other.values}
     records = [*other.records, *one.records] if values else []
     devices = sorted({*one.devices, *other.devices}) if values else []
-    return Cell(one.row, column, values, published=published, records=records, devices=devices)
+    diverged = one.diverged | other.diverged
+    return Cell(one.row, column, values, diverged=diverged, published=published, records=records, devices=devices)
 
 
 def published_numbers(path: Path) -> pd.DataFrame:

@@ -49,7 +49,7 @@ class Page:
     @property
     def verdicts(self) -> list[Verdict]:
         """Of each test."""
-        return [test.evidence.verdict(p) for test, p in zip(self.tests, self.adjusted, strict=True)]
+        return [test.verdict(p) for test, p in zip(self.tests, self.adjusted, strict=True)]
 
     def markdown(self) -> str:
         """The whole page."""
@@ -108,19 +108,19 @@ class Page:
     def _line(self, test: Judged, adjusted: float, verdict: Verdict) -> dict[str, str]:
         evidence = test.evidence
         tests = sum(other.evidence.n > 0 for other in self.tests)
-        needed = seeds_to_decide(evidence, tests) if verdict is Verdict.undecided else None
-        unknown = f"more than {MOST_SEEDS}" if evidence.n > 1 and test.claim.kind is Kind.difference else "?"
+        telling = evidence.n > 1 and test.claim.kind is Kind.difference and not test.diverged
+        needed = (seeds_to_decide(evidence, tests) or f"more than {MOST_SEEDS}") if telling else "?"
         return {
             "row": test.row,
             "regime": f"`{test.regime}`",
             "what": test.quantity.title,
-            "seeds": f"{evidence.n}" + (f" ({test.failed} failed)" if test.failed else ""),
+            "seeds": f"{evidence.n}" + (f" ({lost})" if (lost := _lost(test)) else ""),
             "ours [95%]": shown(test),
             "published": "" if test.published is None else amount(test, test.published),
             "split's own error": "" if test.error is None else number(test.error, 2),
             "p": f"{adjusted:.2g}" if evidence.p < 1 else "",
             "verdict": verdict.value,
-            "seeds to decide": "" if verdict is not Verdict.undecided else str(needed or unknown),
+            "seeds to decide": "" if verdict is not Verdict.undecided else str(needed),
         }
 
 
@@ -149,16 +149,21 @@ def amount(test: Judged, value: float) -> str:
     return f"{2**value:.3g}x"
 
 
+def _lost(test: Judged) -> str:
+    """How many seeds are missing, and why."""
+    return ", ".join(f"{n} {word}" for n, word in ((test.failed, "failed"), (test.diverged, "diverged")) if n)
+
+
 def _untested(tests: Sequence[Judged]) -> str:
-    """The rows of ``tests`` without numbers, and which ones where a row lacks only some or a search failed."""
+    """The rows of ``tests`` without numbers, and which ones where a row lacks only some, or seeds were lost."""
     rows: dict[str, list[Judged]] = {}
     for test in tests:
         rows.setdefault(test.row, []).append(test)
     named = []
     for row, of_row in rows.items():
         missing = [test for test in of_row if not test.evidence.n]
-        titles = [f"{test.quantity.title}{f', {test.failed} failed' if test.failed else ''}" for test in missing]
-        in_part = len(missing) < len(of_row) or any(test.failed for test in missing)
+        titles = [", ".join(filter(None, [test.quantity.title, _lost(test)])) for test in missing]
+        in_part = len(missing) < len(of_row) or any(map(_lost, missing))
         named += [f"{row} ({' and '.join(titles)})" if in_part else row] if missing else []
     return "; ".join(named)
 

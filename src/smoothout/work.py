@@ -29,6 +29,11 @@ class Job:
         """The kind of job, and the folder of its records."""
         return str(self.settings.kind)
 
+    @property
+    def run(self) -> Job:
+        """The training that it is, or the first of those that it looks at."""
+        return (self.inputs or (self,))[0]
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the digest covers."""

@@ -1,0 +1,54 @@
+"""A quantity of a table's row as jobs, seed by seed, and what their records say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from smoothout.jobs import recorded
+from smoothout.ledger import Record
+from smoothout.work import Job, Workplace
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the present records say of a quantity.
+
+    Attributes:
+        records: those that are there, by seed.
+        values: the number of each seed that has one.
+        failed: seeds whose search found nothing.
+        diverged: seeds whose training's loss was not finite; nothing that is measured on such a run is a number.
+    """
+
+    records: dict[int, Record]
+    values: dict[int, float]
+    failed: frozenset[int]
+    diverged: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One quantity of one row: its jobs by seed, how to read it from a record, and what is known of it."""
+
+    row: str
+    column: str
+    jobs: dict[int, Job]
+    read: Callable[[Record], float | None]
+    published: float | None
+    command: str
+    epoch_seconds: float | None
+
+    def reading(self, place: Workplace) -> Reading:
+        """What the records at ``place`` say. Raises RecordError."""
+        found = {seed: recorded(job, place) for seed, job in self.jobs.items()}
+        records = {seed: record for seed, record in found.items() if record is not None}
+        diverged = frozenset(seed for seed, job in self.jobs.items() if _diverged(job.run, place))
+        read = {seed: self.read(record) for seed, record in records.items() if seed not in diverged}
+        values = {seed: value for seed, value in read.items() if value is not None}
+        return Reading(records, values, frozenset(read.keys() - values.keys()), diverged)
+
+
+def _diverged(run: Job, place: Workplace) -> bool:
+    record = recorded(run, place)
+    return record is not None and bool(record.outcome.get("diverged"))
