@@ -276,9 +276,9 @@ class Claims:
                 )
                 diverged |= {right.records[seed].digest for seed in right.diverged}
                 for seed in flat.by_seed.keys() & right.by_seed.keys():
-                    measured, trained = flat.records[seed], right.records[seed]
+                    trained = right.records[seed]
                     network = f"{trained.labels['model']}, {trained.labels['data']}"
-                    loss = math.log2(measured.outcome["loss"])
+                    loss = math.log2(trained.outcome["best"]["train_loss"])
                     runs[trained.digest] = (-flat.by_seed[seed], right.by_seed[seed], loss, network)
         flatness, accuracy, losses, networks = zip(*runs.values(), strict=True) if runs else ((), (), (), ())
         test = Judged(
