@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -63,14 +64,15 @@ def simulate(
     accuracies: list[float],
     sharpness: list[float | None],
     *,
+    losses: list[float] | None = None,
     diverged: tuple[int, ...] = (),
 ) -> None:
     """Records of trainings with these accuracies (percent), and of what searches found (percent; None: nothing).
 
-    ``diverged`` are the seeds whose training did.
+    ``losses`` are those of the trained weights on the training split; ``diverged`` are the seeds whose training did.
     """
     for seed, accuracy in enumerate(accuracies):
-        best = {"test_accuracy": accuracy / 100, "train_loss": 0.001 * (seed + 1)}
+        best = {"test_accuracy": accuracy / 100, "train_loss": losses[seed] if losses else 0.001}
         outcome = {"best": best, "last": best, "examples": {"train": 60_000, "test": 10_000}}
         outcome["diverged"] = seed in diverged
         write(place, claims._entry(cell, QUANTITIES["best"]).jobs[seed], outcome)
@@ -199,14 +201,14 @@ def test_what_only_the_training_loss_explains_is_no_correlation_at_equal_loss(
     The split that was searched may be the test split: the loss on it is no matter.
     """
     generator = np.random.default_rng(0)
-    for batch in F1.values():
-        for method in ("baseline", "smoothout"):
-            losses = 0.001 * np.arange(1, 6)
-            sharp = losses * 1000 * np.exp(generator.normal(0, 1, 5))
-            explained = np.log(losses) + generator.normal(0, 0.05, 5) if by_loss else np.log(sharp)
-            simulate(f1, place, batch + method, list(90 - explained), list(sharp))
+    for row, method in product(dict.fromkeys(row for row, _ in f1._entries("table2")), ("baseline", "smoothout")):
+        losses = generator.lognormal(-7, 1) * generator.lognormal(0, 0.1, 5)
+        sharp = losses * 1000 * generator.lognormal(0, 1) * generator.lognormal(0, 0.1, 5)
+        explained = np.log(losses) + generator.normal(0, 0.05, 5) if by_loss else np.log(sharp)
+        simulate(f1, place, f"table2 | {row} | {method}", list(90 - explained), list(sharp), losses=list(losses))
     plain, equal = judged({"kind": "correlation", "quantities": ["converged"], "tables": ["table2"]}, place)
-    assert plain.evidence.n == equal.evidence.n == 20
+    assert (plain.evidence.n, plain.runs) == (equal.evidence.n, equal.runs) == (12, 60)
+    assert "| 12 settings, 60 runs |" in page([plain]).markdown()
     assert (page([plain, equal]).verdicts[1] is Verdict.holds) is not by_loss
     if not by_loss:
         assert plain.evidence.value == pytest.approx(1, abs=1e-6)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from smoothout import statistics
 from smoothout.statistics import (
     LEVEL,
     Evidence,
@@ -89,13 +90,41 @@ def test_at_the_edge_of_the_claim_about_scatter_the_test_errs_at_its_level(facto
         assert abs(np.mean([getattr(d, side) < 0.05 for d in draws]) - 0.05) < 0.012
 
 
-def test_a_rank_correlation_in_one_stratum_is_spearmans() -> None:
+def test_a_rank_correlation_of_single_runs_is_spearmans_with_the_p_of_all_orders() -> None:
     generator = np.random.default_rng(2)
-    x = generator.normal(size=20)
-    y = x + generator.normal(size=20)
-    found = correlation_of(list(x), list(y), ["a"] * 20)
+    x = generator.normal(size=8)
+    y = x + generator.normal(size=8)
+    found = correlation_of(list(x), list(y), ["a"] * 8, list(range(8)))
+    orders = stats.permutation_test((x,), lambda z: stats.spearmanr(z, y).statistic, permutation_type="pairings")
     assert found.value == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert found.low < found.value < found.high
+    assert (found.against_zero, found.for_zero) == (
+        pytest.approx(np.mean(orders.null_distribution >= orders.statistic - 1e-9), abs=0.01),
+        pytest.approx(np.mean(orders.null_distribution <= orders.statistic + 1e-9), abs=0.01),
+    )
+
+
+def test_orders_that_are_drawn_give_the_p_of_all_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(6)
+    x, y, third = (list(column) for column in generator.normal(size=(3, 8)))
+    for given_third in (None, third):
+        arguments = (x, y, ["a"] * 4 + ["b"] * 4, list(range(8)), given_third)
+        exact = correlation_of(*arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(statistics, "ORDERS", 500)  # fewer than the 576 that there are
+            drawn = correlation_of(*arguments)
+        assert drawn.value == exact.value
+        assert drawn.against_zero != exact.against_zero
+        assert drawn.against_zero == pytest.approx(exact.against_zero, abs=0.08)
+
+
+def test_seeds_are_averaged_within_their_setting_before_ranking() -> None:
+    """Between settings the means fall together; the seeds of each rise together."""
+    x = [s + seed for s in range(8) for seed in (0.0, 100.0)]
+    y = [-s + seed for s in range(8) for seed in (0.0, 100.0)]
+    found = correlation_of(x, y, ["a"] * 16, [s for s in range(8) for _ in range(2)])
+    assert found.n == 8
+    assert found.value == pytest.approx(-1)
+    assert found.for_zero == pytest.approx(1 / math.factorial(8))
 
 
 def test_strata_are_never_mixed() -> None:
@@ -103,17 +132,17 @@ def test_strata_are_never_mixed() -> None:
     x = [*range(10), *range(100, 110)]
     y = [*range(10, 0, -1), *range(110, 100, -1)]
     assert stats.spearmanr(x, y).statistic > 0
-    found = correlation_of(x, y, ["a"] * 10 + ["b"] * 10)
+    found = correlation_of(x, y, ["a"] * 10 + ["b"] * 10, list(range(20)))
     assert found.value == pytest.approx(-1, abs=1e-6)
     assert found.n == 20
 
 
 def test_what_a_third_quantity_explains_is_taken_away() -> None:
     generator = np.random.default_rng(3)
-    loss = generator.normal(size=400)
-    x, y = loss + 0.3 * generator.normal(size=400), loss + 0.3 * generator.normal(size=400)
-    assert correlation_of(list(x), list(y), ["a"] * 400).value > 0.8
-    left = correlation_of(list(x), list(y), ["a"] * 400, given=list(loss))
+    loss = generator.normal(size=100)
+    x, y = loss + 0.3 * generator.normal(size=100), loss + 0.3 * generator.normal(size=100)
+    assert correlation_of(list(x), list(y), ["a"] * 100, list(range(100))).value > 0.8
+    left = correlation_of(list(x), list(y), ["a"] * 100, list(range(100)), list(loss))
     ranks = [stats.rankdata(v) for v in (x, y, loss)]
     r = np.corrcoef(ranks)
     formula = (r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
@@ -121,21 +150,26 @@ def test_what_a_third_quantity_explains_is_taken_away() -> None:
     assert left.p > 0.01
 
 
-def test_few_or_constant_runs_give_no_correlation() -> None:
-    assert correlation_of([1, 2, 3], [1, 2, 3], ["a"] * 3).n == 0
-    assert correlation_of([1.0] * 9, list(range(9)), ["a"] * 9).n == 0
-    assert correlation_of([], [], []).n == 0
+def test_few_or_constant_settings_give_no_correlation() -> None:
+    assert correlation_of([1, 2, 3], [1, 2, 3], ["a"] * 3, [1, 2, 3]).n == 0
+    assert correlation_of([*range(14)], [*range(14)], ["a"] * 14, [*range(7)] * 2).n == 0
+    assert correlation_of([1.0] * 9, list(range(9)), ["a"] * 9, list(range(9))).n == 0
+    assert correlation_of([], [], [], []).n == 0
 
 
-def test_without_correlation_the_test_errs_at_its_level() -> None:
-    generator = np.random.default_rng(4)
-    for partial in (False, True):
-        found = []
-        for _ in range(1500):
-            columns = generator.normal(size=(3, 24))
-            third = list(columns[2]) if partial else None
-            found.append(correlation_of(list(columns[0]), list(columns[1]), ["a"] * 12 + ["b"] * 12, given=third).p)
-        assert abs(np.mean(np.array(found) < 0.05) - 0.05) < 0.03
+@pytest.mark.parametrize("seeds", [2, 5])
+@pytest.mark.parametrize("explained", [None, 2.0])
+def test_without_correlation_the_test_errs_at_its_level(seeds: int, explained: float | None) -> None:
+    """Two networks of four settings; all of a setting's runs share its effects, and both may hang on a third thing."""
+    generator, runs = np.random.default_rng(4), 500
+    strata, settings = np.repeat(["a", "b"], 4 * seeds), np.repeat(np.arange(8), seeds)
+    wrong = 0
+    for _ in range(runs):
+        x, y, third = np.repeat(generator.normal(size=(3, 8)), seeds, axis=1) + generator.normal(0, 0.3, (3, 8 * seeds))
+        x, y = (v + (explained or 0.0) * third for v in (x, y))
+        given_third = None if explained is None else list(third)
+        wrong += correlation_of(list(x), list(y), list(strata), list(settings), given_third).p < LEVEL
+    assert wrong / runs < LEVEL + 3 * (LEVEL / runs) ** 0.5
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))

@@ -31,7 +31,7 @@ class Kind(StrEnum):
 
     difference = "difference"  # `plus` together are more than `minus` together, but for a margin
     spread = "spread"  # over seeds, `plus` scatters at most `factor` times as much as `minus`
-    correlation = "correlation"  # over all runs of `tables`, the quantity is the lower the higher the accuracy
+    correlation = "correlation"  # over all settings of `tables`, the quantity is the lower the higher the accuracy
     zero = "zero"  # the sharpness of `plus` is 0.0000
 
 
@@ -148,6 +148,7 @@ class Judged:
         failed: seeds that are missing because a search found nothing.
         diverged: runs that are missing because their loss was not finite: of a correlation all, else one a seed.
         error: standard error of one accuracy by the test split's size alone, in points; None for other quantities.
+        runs: of a correlation, those behind its settings; 0 for other kinds.
     """
 
     claim: Claim
@@ -159,6 +160,7 @@ class Judged:
     failed: int = 0
     diverged: int = 0
     error: float | None = None
+    runs: int = 0
 
     def verdict(self, adjusted: float) -> Verdict:
         """What the evidence says, ``adjusted`` being its p after the correction for many tests.
@@ -267,26 +269,24 @@ class Claims:
         return Judged(claim, "", regime, QUANTITIES["best"], evidence, published, failed, diverged, error)
 
     def _correlations(self, claim: Claim, quantity: Quantity, place: Workplace) -> Iterator[Judged]:
-        """Accuracy against flatness over the runs of the claim's tables, plainly and at equal training loss."""
-        runs, diverged = dict[str, tuple[float, float, float, str]](), set[str]()
+        """Accuracy against flatness over the settings of the claim's tables, plainly and at equal training loss."""
+        runs, diverged = dict[str, tuple[float, float, float, str, str]](), set[str]()
         for table in claim.tables:
             for row, method in dict.fromkeys((row, column.split()[0]) for row, column in self._entries(table)):
                 flat, right = (
                     self._values(f"{table} | {row} | {method}", q, place) for q in (quantity, QUANTITIES["best"])
                 )
+                setting = next(iter(self._entries(table)[row, f"{method} best"].jobs.values())).digest
                 diverged |= {right.records[seed].digest for seed in right.diverged}
                 for seed in flat.by_seed.keys() & right.by_seed.keys():
                     trained = right.records[seed]
                     network = f"{trained.labels['model']}, {trained.labels['data']}"
                     loss = math.log2(trained.outcome["best"]["train_loss"])
-                    runs[trained.digest] = (-flat.by_seed[seed], right.by_seed[seed], loss, network)
-        flatness, accuracy, losses, networks = zip(*runs.values(), strict=True) if runs else ((), (), (), ())
-        test = Judged(
-            claim, "all runs, network by network", self.scope.regime, quantity, Evidence(), diverged=len(diverged)
-        )
-        yield replace(test, evidence=correlation_of(flatness, accuracy, networks))
-        row = "the same at equal training loss"
-        yield replace(test, row=row, evidence=correlation_of(flatness, accuracy, networks, given=losses))
+                    runs[trained.digest] = (-flat.by_seed[seed], right.by_seed[seed], loss, network, setting)
+        flatness, accuracy, losses, networks, settings = zip(*runs.values(), strict=True) if runs else ((),) * 5
+        test = Judged(claim, "", self.scope.regime, quantity, Evidence(), diverged=len(diverged), runs=len(runs))
+        for row, given in (("all settings, network by network", None), ("the same at equal training loss", losses)):
+            yield replace(test, row=row, evidence=correlation_of(flatness, accuracy, networks, settings, given))
 
     def _values(self, cell: str, quantity: Quantity, place: Workplace) -> Values:
         entry = self._entry(cell, quantity)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import reduce
+from itertools import permutations
 
 import numpy as np
 from scipy import special, stats
@@ -13,7 +15,9 @@ from scipy import special, stats
 LEVEL = 0.05  # of the two directions together, over all tests of a page
 POWER = 0.8  # with which "so many seeds" would decide
 MOST_SEEDS = 1000  # above it a difference is as good as none
-LEAST_RUNS = 8  # of a rank correlation: below it its interval is not to be trusted
+LEAST_SETTINGS = 8  # of a rank correlation: fewer have too few orders to decide
+ORDERS = 50_000  # of settings, up to which all are looked at, and which are drawn where there are more
+ROUNDING = 1e-9  # of correlations
 
 
 class Verdict(StrEnum):
@@ -30,7 +34,7 @@ class Evidence:
     """An estimate of a quantity that a claim calls positive.
 
     Attributes:
-        n: numbers that went in; 0 where nothing was run.
+        n: numbers that went in (seeds, settings of a correlation); 0 where nothing was run.
         value: the estimate; ``low`` and ``high`` are the ends of its 95% interval.
         against_zero: p of so high an estimate where the claim is wrong by nothing (one-sided): small is for the claim.
         for_zero: p of so low an estimate where the claim is right by nothing (one-sided): small is against the claim.
@@ -114,41 +118,56 @@ def spread_of(one: Sequence[float], other: Sequence[float], factor: float, step:
 
 
 def correlation_of(
-    x: Sequence[float], y: Sequence[float], strata: Sequence[object], given: Sequence[float] | None = None
+    x: Sequence[float],
+    y: Sequence[float],
+    strata: Sequence[object],
+    settings: Sequence[object],
+    given: Sequence[float] | None = None,
 ) -> Evidence:
-    """Spearman's rank correlation of ``x`` and ``y`` within ``strata``, at equal ``given`` if that is given.
+    """Spearman's rank correlation of ``x`` and ``y`` over settings within strata, at equal ``given`` if that is given.
 
-    Ranks are taken within a stratum; the strata's correlations are joined by Fisher's z, weighted by their sizes, with
-    the variance of Bonett and Wright (2000). Strata of less than `LEAST_RUNS` runs, or without variation, stay out.
+    Seeds of one of ``settings`` share what it does to both, so they are averaged before ranking. The strata's
+    correlations are averaged by their degrees of freedom, and p is the share of orders of the settings within strata
+    that give as much: of all orders, or with the one observed of `ORDERS` that are drawn. At equal ``given`` the rests
+    of the ranks are permuted and freed of it once more (Freedman and Lane 1983). Strata without variation stay out; of
+    less than `LEAST_SETTINGS` settings in all nothing is said. There is no interval.
     """
     columns = [np.asarray(c, dtype=float) for c in (x, y, *([] if given is None else [given]))]
-    zs, weights, n = [], [], 0
+    ranked = []
     for stratum in dict.fromkeys(strata):
-        rows = np.array([s == stratum for s in strata])
-        ranks = [stats.rankdata(column[rows]) for column in columns]
-        size, free = int(rows.sum()), int(rows.sum()) - 3 - (given is not None)
-        if size < LEAST_RUNS or any(np.ptp(r) == 0 for r in ranks):
-            continue
-        r = float(np.clip(_partial(*ranks), -1 + 1e-9, 1 - 1e-9))
-        zs.append(math.atanh(r))
-        weights.append(free / (1 + r * r / 2))
-        n += size
-    if not zs:
+        groups: dict[object, list[int]] = {}
+        for index, (of, setting) in enumerate(zip(strata, settings, strict=True)):
+            if of == stratum:
+                groups.setdefault(setting, []).append(index)
+        ranks = [stats.rankdata([column[rows].mean() for rows in groups.values()]) for column in columns]
+        if len(groups) > len(columns) and all(np.ptp(r) for r in ranks):
+            ranked.append(ranks)
+    sizes = [len(ranks[0]) for ranks in ranked]
+    if sum(sizes) < LEAST_SETTINGS:
         return Evidence()
-    z, error = float(np.average(zs, weights=weights)), 1 / math.sqrt(sum(weights))
-    low, high = (math.tanh(z + side * float(stats.norm.ppf(0.975)) * error) for side in (-1, 1))
-    score = z / error
-    return Evidence(n, math.tanh(z), low, high, float(stats.norm.sf(score)), float(stats.norm.cdf(score)))
+    generator = np.random.default_rng(0) if math.prod(map(math.factorial, sizes)) > ORDERS else None
+    free = [size + 1 - len(columns) for size in sizes]
+    parts = [f * _correlations(*ranks, generator=generator) for f, ranks in zip(free, ranked, strict=True)]
+    join = np.add if generator else lambda one, other: np.add.outer(one, other).ravel()
+    found = reduce(join, parts) / sum(free)
+    against, for_ = (float(np.mean(side * (found - found[0]) > -ROUNDING)) for side in (1, -1))
+    return Evidence(sum(sizes), float(found[0]), against_zero=against, for_zero=for_)
 
 
-def _partial(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> float:
-    """The correlation of ``x`` and ``y``, of what a line in ``given`` leaves of them if that is given."""
-    if given is not None:
-        line = np.stack([given, np.ones_like(given)], axis=1)
-        x, y = (v - line @ np.linalg.lstsq(line, v, rcond=None)[0] for v in (x, y))
-        if max(np.ptp(x), np.ptp(y)) < 1e-9 or min(np.ptp(x), np.ptp(y)) < 1e-9:
-            return 0.0
-    return float(np.corrcoef(x, y)[0, 1])
+def _correlations(*ranks: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
+    """Of the first two columns, freed of a third one: as they are, then in all orders, or in `ORDERS` random ones."""
+    size = len(ranks[0])
+    if generator is None:
+        orders = np.array(list(permutations(range(size))))  # the first one changes nothing
+    else:
+        orders = generator.permuted(np.tile(np.arange(size), (ORDERS, 1)), axis=1)
+        orders[0] = np.arange(size)
+    line = np.stack([np.ones(size), *ranks[2:]], axis=1)
+    rest = np.eye(size) - line @ np.linalg.pinv(line)
+    one, other = (rest @ ranks[0])[orders] @ rest, rest @ ranks[1]
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other)
+    found: np.ndarray = np.divide(one @ other, norms, out=np.zeros_like(norms), where=norms > ROUNDING)
+    return found
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -114,7 +114,7 @@ class Page:
             "row": test.row,
             "regime": f"`{test.regime}`",
             "what": test.quantity.title,
-            "seeds": f"{evidence.n}" + (f" ({lost})" if (lost := _lost(test)) else ""),
+            "seeds": _seeds(test),
             "ours [95%]": shown(test),
             "published": "" if test.published is None else amount(test, test.published),
             "split's own error": "" if test.error is None else number(test.error, 2),
@@ -147,6 +147,12 @@ def amount(test: Judged, value: float) -> str:
     if test.claim.kind is Kind.correlation or not test.quantity.factor:
         return f"{value:+.2f}"
     return f"{2**value:.3g}x"
+
+
+def _seeds(test: Judged) -> str:
+    """How many seeds, or of a correlation settings and runs, are behind the test."""
+    counted = f"{test.evidence.n} settings, {test.runs} runs" if test.runs else f"{test.evidence.n}"
+    return counted + (f" ({lost})" if (lost := _lost(test)) else "")
 
 
 def _lost(test: Judged) -> str:
