@@ -183,19 +183,27 @@ def test_holm_rejects_what_stepping_down_rejects(ps: list[float]) -> None:
     assert {i for i, p in enumerate(adjusted) if p < LEVEL} == rejected
 
 
-def test_so_many_seeds_decide_with_that_chance() -> None:
-    evidence = Evidence(5, 1.0, std=1.0)
-    needed = seeds_to_decide(evidence, tests=10)
+@pytest.mark.parametrize("margin", [0.0, 0.75])
+def test_so_many_seeds_decide_with_that_chance(margin: float) -> None:
+    """A difference and its margin together as large as the scatter."""
+    numbers = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) / math.sqrt(2.5) + 1 - margin
+    needed = seeds_to_decide(mean_of(list(numbers), margin), tests=10)
     assert needed is not None
     generator = np.random.default_rng(5)
-    for seeds, enough in ((needed, True), (needed - 3, False)):
-        decided = np.mean([mean_of(list(generator.normal(1, 1, seeds))).p < LEVEL / 10 for _ in range(2000)])
-        assert bool(decided > 0.77) is enough
+    for seeds, enough in ((int(needed), True), (int(needed) - 3, False)):
+        draws = generator.normal(1 - margin, 1, (1000, seeds))
+        assert bool(np.mean([mean_of(list(draw), margin).p < LEVEL / 10 for draw in draws]) > 0.77) is enough
 
 
 def test_a_difference_too_small_for_its_scatter_is_never_decided() -> None:
-    assert seeds_to_decide(Evidence(5, 0.001, std=1.0), tests=1) is None
-    assert seeds_to_decide(Evidence(1, 1.0), tests=1) is None
+    assert seeds_to_decide(mean_of([-1.0, 0.001, 1.0]), tests=1) == math.inf
+    assert seeds_to_decide(mean_of([-1.0, 0.0, 1.0]), tests=1) == math.inf
+
+
+def test_fewer_than_three_seeds_and_other_tests_cannot_tell_how_many_decide() -> None:
+    assert seeds_to_decide(mean_of([1.0, 1.1]), tests=1) is None
+    assert seeds_to_decide(spread_of([1.0, 2.0, 4.0], [1.0, 1.1, 1.3], 2), tests=1) is None
+    assert seeds_to_decide(Evidence(), tests=1) is None
 
 
 def test_the_binomial_error_of_985_in_1000_right_answers() -> None:

@@ -15,6 +15,7 @@ from scipy import special, stats
 LEVEL = 0.05  # of the two directions together, over all tests of a page
 POWER = 0.8  # with which "so many seeds" would decide
 MOST_SEEDS = 1000  # above it a difference is as good as none
+LEAST_SEEDS = 3  # that tell enough of the scatter to say how many would decide
 LEAST_SETTINGS = 8  # of a rank correlation: fewer have too few orders to decide
 ORDERS = 50_000  # of settings, up to which all are looked at, and which are drawn where there are more
 ROUNDING = 1e-9  # of correlations
@@ -39,6 +40,7 @@ class Evidence:
         against_zero: p of so high an estimate where the claim is wrong by nothing (one-sided): small is for the claim.
         for_zero: p of so low an estimate where the claim is right by nothing (one-sided): small is against the claim.
         std: standard deviation of the numbers, nan where that means nothing.
+        tested: what the t test compares with 0, the value and the claim's margin; nan for other tests.
     """
 
     n: int = 0
@@ -48,6 +50,7 @@ class Evidence:
     against_zero: float = 1.0
     for_zero: float = 1.0
     std: float = math.nan
+    tested: float = math.nan
 
     @property
     def p(self) -> float:
@@ -95,6 +98,7 @@ def mean_of(differences: Sequence[float], margin: float = 0.0, step: float = 0.0
         float(special.stdtr(n - 1, -score)),
         float(special.stdtr(n - 1, score)),
         std,
+        mean + margin,
     )
 
 
@@ -179,19 +183,20 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def seeds_to_decide(evidence: Evidence, tests: int) -> int | None:
+def seeds_to_decide(evidence: Evidence, tests: int) -> float | None:
     """How many seeds a paired t test would need to decide with power `POWER`, among ``tests`` tests by Bonferroni.
 
-    None where the numbers so far cannot tell, or where it would be more than `MOST_SEEDS`.
+    The effect and its scatter are taken to be those so far. None where fewer than `LEAST_SEEDS` seeds, or another
+    test, cannot tell, and inf where it would be more than `MOST_SEEDS`.
     """
-    if not evidence.std > 0 or evidence.value == 0:
+    if evidence.n < LEAST_SEEDS or not evidence.std > 0:
         return None
-    effect = abs(evidence.value) / evidence.std
+    effect = abs(evidence.tested) / evidence.std
     for n in range(2, MOST_SEEDS + 1):
         critical = float(stats.t.ppf(1 - LEVEL / tests / 2, n - 1))
         if float(stats.nct.sf(critical, n - 1, effect * math.sqrt(n))) >= POWER:
             return n
-    return None
+    return math.inf
 
 
 def binomial_error(share: float, examples: int) -> float:

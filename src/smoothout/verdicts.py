@@ -108,8 +108,8 @@ class Page:
     def _line(self, test: Judged, adjusted: float, verdict: Verdict) -> dict[str, str]:
         evidence = test.evidence
         tests = sum(other.evidence.n > 0 for other in self.tests)
-        telling = evidence.n > 1 and test.claim.kind is Kind.difference and not test.diverged
-        needed = (seeds_to_decide(evidence, tests) or f"more than {MOST_SEEDS}") if telling else "?"
+        needed = None if test.diverged else seeds_to_decide(evidence, tests)
+        deciding = f"more than {MOST_SEEDS}" if needed == math.inf else str(needed or "?")
         return {
             "row": test.row,
             "regime": f"`{test.regime}`",
@@ -120,7 +120,7 @@ class Page:
             "split's own error": "" if test.error is None else number(test.error, 2),
             "p": f"{adjusted:.2g}" if evidence.p < 1 else "",
             "verdict": verdict.value,
-            "seeds to decide": "" if verdict is not Verdict.undecided else str(needed),
+            "seeds to decide": "" if verdict is not Verdict.undecided else deciding,
         }
 
 
