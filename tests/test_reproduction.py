@@ -169,6 +169,18 @@ def test_estimates_come_from_records_of_the_same_network_and_batch_else_from_the
     assert Costs(on_gpu).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
 
 
+def test_what_costs_nobody_knows_what_is_still_not_run(table, place):
+    """No estimate in the config, no record of its like; then one seed's, of which the other's cost is known."""
+    reproduction = f1_rows(table)
+    reproduction.entries = [replace(entry, epoch_seconds=None) for entry in reproduction.entries]
+    made = reproduction.table_from(place)
+    assert {cell.hours for cell in made.cells} == {None}
+    assert "- F1, MNIST, 6000: 12 commands, of unknown cost" in made.markdown()
+    place.ledger.write(training(reproduction.entries[0].jobs[0], 0.98, 0.98, seconds=9.0))
+    cells = {cell.column: cell for cell in reproduction.table_from(place).cells}
+    assert cells["baseline best"].hours == pytest.approx(200 * 9.0 / 3600)
+
+
 def test_the_command_of_a_cell_composes_to_the_very_jobs_of_the_cell(table):
     from smoothout.settings import experiment
 

@@ -253,8 +253,14 @@ def _cell(entry: Entry, place: Workplace, costs: Costs) -> Cell:
         records=[record.name for record in there.values()],
         devices=sorted({device_name(record) for record in there.values()}),
         command=entry.command,
-        hours=sum(h for h in hours if h is not None) if hours else 0.0,
+        hours=_total(hours),
     )
+
+
+def _total(hours: Sequence[float | None]) -> float | None:
+    """Of all ``hours``; None where one of them is unknown."""
+    known = [one for one in hours if one is not None]
+    return sum(known) if len(known) == len(hours) else None
 
 
 def recomputed_accuracy(record: Record) -> float:
