@@ -284,6 +284,20 @@ def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims
     assert set(jobs) == set(claims.jobs())
 
 
+def test_page_and_table_look_at_the_same_measurements_under_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Profile smoke has analyses look at 500 examples."""
+    monkeypatch.undo()
+    claims = Claims([], Scope("released", "smoke"), CONFIGS, PUBLISHED)
+    entries = claims._entries("table2")
+    for name, column in (("recomputed", "best recomputed"), ("recomputed_last", "last recomputed")):
+        [job] = claims._entry(F1["large"] + "baseline", QUANTITIES[name]).jobs.values()
+        [shown_job] = entries["F1, MNIST, 6000", f"baseline {column}"].jobs.values()
+        assert job.settings.examples == 500
+        assert job.digest == shown_job.digest
+    [job] = claims._entry(F1["large"] + "baseline", QUANTITIES["noise"]).jobs.values()
+    assert job.settings.examples == 500
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [

@@ -311,8 +311,7 @@ class Claims:
             )
         if quantity.analysis is None or quantity.read is None:
             return entry
-        jobs = {seed: Job(quantity.analysis, (job,)) for seed, job in entry.jobs.items()}
-        return replace(entry, jobs=jobs, read=quantity.read, published=None)
+        return entry.measured(quantity.analysis, quantity.read)
 
     def _entries(self, table: str) -> dict[tuple[str, str], Entry]:
         if table not in self._tables:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from smoothout.jobs import recorded
 from smoothout.ledger import Record
@@ -29,7 +30,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class Entry:
-    """One quantity of one row: its jobs by seed, how to read it from a record, and what is known of it."""
+    """One quantity of one row: its jobs by seed, how to read it from a record, and what is known of it.
+
+    ``examples`` are how many of a split an analysis of the runs looks at; None is all.
+    """
 
     row: str
     column: str
@@ -38,6 +42,13 @@ class Entry:
     published: float | None
     command: str
     epoch_seconds: float | None
+    examples: int | None
+
+    def measured(self, analysis: Any, read: Callable[[Record], float | None], **changes: Any) -> Entry:
+        """What ``analysis`` measures on the same runs, on as many examples as the profile says; unpublished."""
+        analysis = replace(analysis, examples=self.examples)
+        jobs = {seed: Job(analysis, (job.run,)) for seed, job in self.jobs.items()}
+        return replace(self, **{"jobs": jobs, "read": read, "published": None, **changes})
 
     def reading(self, place: Workplace) -> Reading:
         """What the records at ``place`` say. Raises RecordError."""

@@ -93,6 +93,7 @@ class Reproduction:
                 self._number(row, method, "accuracy"),
                 f"python scripts/train.py {arguments}",
                 config["epoch_seconds"][batch],
+                config["profile"]["analysis_examples"],
             )
             yield entry
             yield replace(
@@ -101,24 +102,18 @@ class Reproduction:
                 read=lambda record: 100 * float(record.outcome["last"]["test_accuracy"]),
                 published=None,
             )
-            examples = config["profile"]["analysis_examples"]
             for weights in self._recomputed():
-                averages = RunningAverages(weights=weights, examples=examples)
-                yield replace(
-                    entry,
+                yield entry.measured(
+                    RunningAverages(weights=weights),
+                    recomputed_accuracy,
                     column=f"{method} {weights} recomputed",
-                    jobs={seed: Job(averages, (run,)) for seed, run in runs.items()},
-                    read=recomputed_accuracy,
-                    published=None,
                     command=f"python scripts/analyze.py analysis=averages analysis.weights={weights} {arguments}",
                 )
             for convention in map(Convention, self.table["sharpness"]):
-                analysis = Sharpness(convention=convention, examples=examples)
-                yield replace(
-                    entry,
+                yield entry.measured(
+                    Sharpness(convention=convention),
+                    lambda record: None if record.outcome["failed"] else float(record.outcome["value"]),
                     column=f"{method} sharpness {convention}",
-                    jobs={seed: Job(analysis, (run,)) for seed, run in runs.items()},
-                    read=lambda record: None if record.outcome["failed"] else float(record.outcome["value"]),
                     published=self._number(row, method, "sharpness") if convention == "released" else None,
                     command=f"python scripts/analyze.py analysis.convention={convention} {arguments}",
                 )
