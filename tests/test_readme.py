@@ -55,12 +55,33 @@ def test_every_make_target_that_is_named_exists():
         assert re.search(rf"^{re.escape(stem)}:", makefile, re.M), target
 
 
-def test_the_numbers_shown_are_those_of_the_rendered_table():
-    for name, block in re.findall(r"<!-- (\S+): \w+ -->\n(.*?)<!-- end -->", README, re.S):
-        rendered = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8").splitlines()
-        lines = [line for line in block.splitlines() if line.startswith("|")]
-        assert lines
-        assert [line for line in lines if line not in rendered] == []
+HEADINGS = {  # of a rendered table's section, by the name that README's block of its rows has
+    "accuracy": "Test accuracy in %, best epoch",
+    "last": "Test accuracy in %, last epoch",
+    "recomputed": "Test accuracy in %, last epoch, running averages recomputed",
+    "converged": "Sharpness in %, convention `converged`",
+}
+BLOCKS = re.findall(r"<!-- (\S+): (\w+) -->\n(.*?)<!-- end -->", README, re.S)
+
+
+def section(name: str, block: str) -> list[str]:
+    """The lines of the rendered table ``name`` that README's ``block`` is of."""
+    rendered = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
+    [found] = re.findall(rf"^## {re.escape(HEADINGS[block])}\n(.*?)(?=^## |\Z)", rendered, re.M | re.S)
+    return found.splitlines()
+
+
+@pytest.mark.parametrize(("name", "block", "text"), BLOCKS, ids=[f"{name}-{block}" for name, block, _ in BLOCKS])
+def test_the_numbers_shown_are_those_of_the_rendered_tables_section(name, block, text):
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines
+    assert [line for line in lines if line not in section(name, block)] == []
+
+
+def test_every_section_shown_is_another():
+    assert sorted(block for _, block, _ in BLOCKS) == sorted(HEADINGS)
+    headers = [section(name, block) for name, block, _ in BLOCKS]
+    assert all(one != other for i, one in enumerate(headers) for other in headers[:i])
 
 
 # The library
