@@ -14,13 +14,15 @@ from typing import Any
 import torch
 
 PACKAGES = ("torch", "numpy", "scipy")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Device, processor, threads, versions and the commit of the program that runs."""
+    """Device, processor, its instructions, threads, versions and the commit of the program that runs."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "processor": _processor(),
+        "processor": _cpuinfo("model name") or platform.processor() or "unknown",
+        "instructions": _instructions(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -42,13 +44,28 @@ def peak_memory(device: torch.device) -> int | None:
     return 1024 * int(found[1]) if found else None
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
+def _instructions() -> dict[str, Any]:
+    """Which processor it is, beyond its name, and what torch makes of it: sums are rounded otherwise on another.
+
+    Family, model and stepping are None, and no instruction set is there, where the system does not tell (it is read
+    from Linux' /proc).
+    """
+    flags = (_cpuinfo("flags") or "").split()
+    return {
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        **{
+            name: _cpuinfo(key)
+            for name, key in (("family", "cpu family"), ("model", "model"), ("stepping", "stepping"))
+        },
+        **{name: name in flags for name in ("avx512f", "avx512_bf16", "amx_bf16")},
+    }
+
+
+def _cpuinfo(key: str) -> str | None:
+    """The first value of ``key`` in Linux' /proc/cpuinfo."""
+    info = CPUINFO.read_text(encoding="utf-8") if CPUINFO.exists() else ""
+    found = re.search(rf"^{key}\s*:\s*(.+)$", info, re.M)
+    return found[1].strip() if found else None
 
 
 def _version(package: str) -> str:

@@ -1,0 +1,67 @@
+"""What a record says of the machine: enough to tell two processors apart, nothing that names a host."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+
+from smoothout import environment as module
+from smoothout.environment import environment
+
+CPUINFO = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 25
+model\t\t: 17
+model name\t: AMD EPYC
+stepping\t: 1
+flags\t\t: fpu avx2 avx512f avx512_bf16
+
+processor\t: 1
+cpu family\t: 26
+model name\t: another
+"""
+
+
+@pytest.fixture
+def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "cpuinfo"
+    path.write_text(CPUINFO, encoding="utf-8")
+    monkeypatch.setattr(module, "CPUINFO", path)
+    return path
+
+
+def test_processors_of_one_name_are_told_apart_by_model_and_instructions(cpuinfo: Path) -> None:
+    made = environment(torch.device("cpu"))
+    assert made["processor"] == "AMD EPYC"
+    assert made["instructions"] == {
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "family": "25",
+        "model": "17",
+        "stepping": "1",
+        "avx512f": True,
+        "avx512_bf16": True,
+        "amx_bf16": False,
+    }
+    cpuinfo.write_text(CPUINFO.replace("avx512_bf16", "amx_bf16"), encoding="utf-8")
+    other = environment(torch.device("cpu"))
+    assert other["processor"] == made["processor"]
+    assert other["instructions"] != made["instructions"]
+
+
+def test_where_the_system_does_not_tell_the_record_says_so(cpuinfo: Path) -> None:
+    cpuinfo.unlink()
+    made = environment(torch.device("cpu"))
+    assert made["processor"] == (platform.processor() or "unknown")
+    assert [made["instructions"][name] for name in ("family", "model", "stepping")] == [None] * 3
+    assert [made["instructions"][name] for name in ("avx512f", "avx512_bf16", "amx_bf16")] == [False] * 3
+
+
+def test_no_host_and_no_path_is_named() -> None:
+    text = json.dumps(environment(torch.device("cpu")))
+    assert not platform.node() or platform.node() not in text
+    assert str(Path.home()) not in text
+    assert str(Path(module.__file__).parent) not in text
