@@ -5,14 +5,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= paper
 REGIME ?= released
-SEEDS ?= 0
+SEEDS ?=
 EXPERIMENT ?= digits
 METHODS ?= smoothout,adasmoothout
 LAUNCHER ?=
 WORKERS ?= 2
 export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
-REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.profile=$(PROFILE) 'scope.seeds=[$(SEEDS)]' \
-  $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
+REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.profile=$(PROFILE) \
+  $(if $(SEEDS),'scope.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
+
+RENDER = $(BIN)/python scripts/reproduce.py -m run=false $(if $(SEEDS),'scope.seeds=[$(SEEDS)]') $(ARGS)
 
 .DEFAULT_GOAL := help
 
@@ -20,7 +22,7 @@ REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.prof
 help: ## say what can be made
 	@grep -hE '^[a-z][a-zA-Z0-9%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo
-	@echo '  Options: PROFILE=paper|short|smoke  REGIME=released|described|v1  SEEDS=0,1,2  DATA_DIR=data'
+	@echo '  Options: PROFILE=paper|short|smoke  REGIME=released|described|v1  SEEDS=0,1,2 (0; shown: all)  DATA_DIR=data'
 	@echo "           ARGS='rows=[F1] device=cpu ...' (any setting of configs/reproduce.yaml)"
 	@echo '           LAUNCHER=slurm (missing jobs become jobs of the cluster: configs/hydra/launcher/slurm.yaml)'
 	@echo '           PYTHON=python3.12 (makes the environment)  VENV=.venv'
@@ -44,12 +46,15 @@ reproduce-%: $(VENV)/.ready ## a table of the papers (reproduce-table2): plan, r
 	@$(REPRODUCE) table=$*
 
 .PHONY: show-%
-show-%: $(VENV)/.ready ## the same from the records there are; runs nothing
+show-%: $(VENV)/.ready ## the same from the records there are, of all their seeds; runs nothing
 	@$(REPRODUCE) table=$* run=false
 
 .PHONY: tables
-tables: $(VENV)/.ready ## render every table of the papers and the controls from the records there are; runs nothing
-	@$(REPRODUCE) run=false 'table=glob(*,exclude=[none,quickstart,tableI,imagenette,controls-*,causes])' -m
+tables: $(VENV)/.ready ## render every table of the papers, the controls and what else results/tables/ has; runs nothing
+	@$(RENDER) 'table=glob(*,exclude=[none,quickstart,imagenette,controls-resnet8])'
+	@$(RENDER) table=table2 scope.regime=described
+	@$(RENDER) table=table2,causes scope.profile=short
+	@$(RENDER) table=table2,table3,imagenette,controls-resnet8 scope.profile=short scope.precision=bfloat16
 
 .PHONY: reproduce-figure%
 reproduce-figure%: $(VENV)/.ready ## a figure of the papers (reproduce-figure3, reproduce-figure2-later), in the same way
@@ -80,7 +85,7 @@ verdicts: $(VENV)/.ready ## judge the papers' claims by the records there are, i
 .PHONY: causes
 causes: $(VENV)/.ready ## what the large-batch gap and SmoothOut's gain hang on (F1): run what is missing, into results/causes.md
 	@$(BIN)/python scripts/verdicts.py claims=causes run=true judging.profile=$(PROFILE) $(ARGS)
-	@$(REPRODUCE) table=causes run=false 'scope.seeds=[0,1,2]'
+	@$(REPRODUCE) table=causes run=false
 
 .PHONY: data
 data: $(VENV)/.ready ## fetch and check MNIST, CIFAR-10 and CIFAR-100

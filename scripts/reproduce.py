@@ -21,7 +21,9 @@ CONFIGS = ROOT / "configs"
 def main(config: DictConfig) -> None:
     """Make and render the table and the picture that ``config`` names."""
     with cli.task(config) as (settings, place):
-        scope = build(settings["scope"], "scope", Scope)
+        given = settings["scope"]
+        any_seed = isinstance(given, dict) and given.get("seeds", ()) is None
+        scope = build(given | {"seeds": [0]} if any_seed else given, "scope", Scope)
         table, figure = settings.get("table"), settings.get("figure")
         if not table and not figure:
             raise SettingsError("table, figure: one of them must be named; both are none")
@@ -34,7 +36,8 @@ def main(config: DictConfig) -> None:
         results = Path(settings["folders"]["results"])
         written = []
         if reproduction:
-            rendered = reproduction.table_from(place)
+            chosen_seeds = any_seed and not wish.run
+            rendered = (reproduction.as_recorded(place) if chosen_seeds else reproduction).table_from(place)
             written += rendered.save(results / "tables")
             terminal.show(rendered)
         if picture:

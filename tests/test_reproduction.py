@@ -80,6 +80,19 @@ def test_the_three_regimes_are_different_jobs(table):
     assert not digests[1] & digests[2]
 
 
+def test_what_is_only_rendered_is_of_every_seed_that_has_a_record_of_its_rows(table, place):
+    reproduction = f1_rows(table, (0,))
+    assert reproduction.as_recorded(place) is reproduction
+    cells = {entry.column: entry for entry in f1_rows(table, (1, 2, 3)).entries}
+    other = Reproduction(table, Scope(seeds=(4,)), CONFIGS, PUBLISHED, ["C1, CIFAR-10, 256"]).entries[0]
+    for run in (cells["baseline best"].jobs[3], cells["smoothout last"].jobs[1], other.jobs[4]):
+        place.ledger.write(training(run, 0.98, 0.97))
+    made = reproduction.as_recorded(place)
+    assert made.scope.seeds == (1, 3)
+    assert {entry.row for entry in made.entries} == {"F1, MNIST, 6000"}
+    assert "seeds 1, 3; made on" in made.table_from(place).caption()
+
+
 def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, place):
     reproduction = f1_rows(table)
     cells = {entry.column: entry for entry in reproduction.entries}

@@ -56,7 +56,7 @@ class Reproduction:
         self, table: dict[str, Any], scope: Scope, configs: Path, published: Path, only: Sequence[str] | None = None
     ) -> None:
         _check(table, published)
-        self.table, self.scope, self._configs = table, scope, configs
+        self.table, self.scope, self._configs, self._folder = table, scope, configs, published
         self._published = published_numbers(published / table["published"]) if table["published"] else None
         self.rows = [row for row in table["rows"] if only is None or any(part in row["name"] for part in only)]
         if not self.rows:
@@ -143,6 +143,18 @@ class Reproduction:
             raise SettingsError(f"table: {row['name']}: {method} matches {len(found)} published rows instead of 1")
         number = found[column].iloc[0]
         return None if pd.isna(number) else float(number)
+
+    def as_recorded(self, place: Workplace) -> Reproduction:
+        """The same for every seed that has a record of its rows; as it is where none has."""
+        labels = {int(record.labels["seed"]) for record in place.ledger.records(Experiment.kind)}
+        known = self._of_seeds(labels) if labels else self
+        jobs = [(seed, job) for entry in known.entries for seed, job in entry.jobs.items()]
+        there = {seed for seed, job in jobs if place.ledger.find(job.kind, job.digest)}
+        return self._of_seeds(there) if there else self
+
+    def _of_seeds(self, seeds: set[int]) -> Reproduction:
+        scope = replace(self.scope, seeds=tuple(sorted(seeds)))
+        return Reproduction(self.table | {"rows": self.rows}, scope, self._configs, self._folder)
 
     def table_from(self, place: Workplace) -> Table:
         """The table that the present records make."""

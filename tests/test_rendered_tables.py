@@ -1,0 +1,78 @@
+"""The tables in results/tables are those that their records make, and `make tables` renders every one of them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from smoothout.evaluation import Precision
+from smoothout.reproduction import Reproduction, Scope
+from smoothout.settings import Folders, compose_config
+from smoothout.tables import stem
+from smoothout.work import Workplace
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS, TABLES, PUBLISHED = ROOT / "configs", ROOT / "results" / "tables", ROOT / "results" / "published"
+COMMITTED = sorted(path.stem for path in TABLES.glob("*.md"))
+CAPTION = re.compile(r"^Regime `(\w+)`, profile `(\w+)`, (\w+), seeds ([\d, ]+);", re.M)
+
+
+def rendered_by_make() -> set[str]:
+    """The stems of what `make tables` writes."""
+    done = subprocess.run(["make", "-n", "tables"], cwd=ROOT, text=True, capture_output=True, check=True)
+    stems = set()
+    for line in done.stdout.splitlines():
+        if "reproduce.py" in line:
+            given = dict(word.split("=", 1) for word in shlex.split(line) if "=" in word)
+            assert given["run"] == "false"
+            assert "scope.seeds" not in given
+            scope = [given.get(f"scope.{key}", usual) for key, usual in (("regime", "released"), ("profile", "paper"))]
+            precision = given.get("scope.precision", "float32")
+            stems |= {stem(name, *scope, precision) for name in chosen(given["table"])}
+    return stems
+
+
+def chosen(sweep: str) -> list[str]:
+    """The tables of a list, or of Hydra's glob."""
+    left_out = re.fullmatch(r"glob\(\*,exclude=\[(.*)\]\)", sweep)
+    if not left_out:
+        return sweep.split(",")
+    names = [path.stem for path in (CONFIGS / "table").glob("*.yaml")]
+    return [name for name in names if not any(fnmatch(name, pattern) for pattern in left_out[1].split(","))]
+
+
+def test_make_tables_renders_every_table_that_is_there_and_every_one_of_the_papers() -> None:
+    papers = {f"{path.stem}-released-paper" for path in (CONFIGS / "table").glob("table*.yaml")}
+    assert len(COMMITTED) > 10
+    assert rendered_by_make() >= {*COMMITTED, *papers, "controls-released-paper"}
+
+
+def told(folder: Path, name: str) -> tuple[str, str, pd.DataFrame]:
+    """A table's files, without what is left to run: its cost depends on the device."""
+    page, latex = ((folder / f"{name}{ending}").read_text(encoding="utf-8") for ending in (".md", ".tex"))
+    return page.partition("## Not run")[0], latex, pd.read_csv(folder / f"{name}.csv").drop(columns="hours_to_run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMITTED)
+def test_the_table_is_the_one_that_its_records_make(name: str, tmp_path: Path) -> None:
+    page = (TABLES / f"{name}.md").read_text(encoding="utf-8")
+    found = CAPTION.search(page)
+    assert found
+    regime, profile, precision, seeds = found.groups()
+    scope = Scope(regime, profile, Precision(precision), tuple(map(int, seeds.split(", "))))
+    table = compose_config(CONFIGS, "reproduce", [f"table={name.partition(f'-{regime}-')[0]}"])["table"]
+    folders = Folders(str(tmp_path), str(ROOT / "results"), str(tmp_path), str(tmp_path))
+    place = Workplace(folders, torch.device("cpu"))
+    Reproduction(table, scope, CONFIGS, PUBLISHED).table_from(place).save(tmp_path)
+    (old_page, old_latex, old), (new_page, new_latex, new) = told(TABLES, name), told(tmp_path, name)
+    assert new_page == old_page
+    assert new_latex == old_latex
+    pd.testing.assert_frame_equal(new, old)
