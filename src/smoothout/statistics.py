@@ -132,8 +132,8 @@ def correlation_of(
 
     Seeds of one of ``settings`` share what it does to both, so they are averaged before ranking. The strata's
     correlations are averaged by their degrees of freedom, and p is the share of orders of the settings within strata
-    that give as much: of all orders, or with the one observed of `ORDERS` that are drawn. At equal ``given`` the rests
-    of the ranks are permuted and freed of it once more (Freedman and Lane 1983). Strata without variation stay out; of
+    that give as much: of all orders, or with the one observed of `ORDERS` that are drawn. At equal ``given`` the
+    ranks are freed of it after they were permuted (Draper and Stoneman 1966). Strata without variation stay out; of
     less than `LEAST_SETTINGS` settings in all nothing is said. There is no interval.
     """
     columns = [np.asarray(c, dtype=float) for c in (x, y, *([] if given is None else [given]))]
@@ -168,7 +168,7 @@ def _correlations(*ranks: np.ndarray, generator: np.random.Generator | None) -> 
         orders[0] = np.arange(size)
     line = np.stack([np.ones(size), *ranks[2:]], axis=1)
     rest = np.eye(size) - line @ np.linalg.pinv(line)
-    one, other = (rest @ ranks[0])[orders] @ rest, rest @ ranks[1]
+    one, other = ranks[0][orders] @ rest, rest @ ranks[1]
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other)
     found: np.ndarray = np.divide(one @ other, norms, out=np.zeros_like(norms), where=norms > ROUNDING)
     return found
