@@ -22,7 +22,7 @@ RENDER = $(BIN)/python scripts/reproduce.py -m run=false $(if $(SEEDS),'scope.se
 help: ## say what can be made
 	@grep -hE '^[a-z][a-zA-Z0-9%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo
-	@echo '  Options: PROFILE=paper|short|smoke  REGIME=released|described|v1  SEEDS=0,1,2 (0; shown: all)  DATA_DIR=data'
+	@echo '  Options: PROFILE=paper|short|smoke  REGIME=released|described|v1  SEEDS=0,1,2 (runs 0, shows all)  DATA_DIR=data'
 	@echo "           ARGS='rows=[F1] device=cpu ...' (any setting of configs/reproduce.yaml)"
 	@echo '           LAUNCHER=slurm (missing jobs become jobs of the cluster: configs/hydra/launcher/slurm.yaml)'
 	@echo '           PYTHON=python3.12 (makes the environment)  VENV=.venv'

@@ -36,8 +36,7 @@ def main(config: DictConfig) -> None:
         results = Path(settings["folders"]["results"])
         written = []
         if reproduction:
-            chosen_seeds = any_seed and not wish.run
-            rendered = (reproduction.as_recorded(place) if chosen_seeds else reproduction).table_from(place)
+            rendered = (reproduction.as_recorded(place) if any_seed else reproduction).table_from(place)
             written += rendered.save(results / "tables")
             terminal.show(rendered)
         if picture:
