@@ -109,7 +109,7 @@ def noise_variances(
     """
     choice(Law, "law", law)
     choice(Scaling, "scaling", scaling)
-    share = 1 / 3 if law == Law.uniform else 1.0
+    share = {Law.uniform: 1 / 3, Law.gaussian: 1.0}[Law(law)]
     if scaling == Scaling.none:
         return [a * a * share for _ in weights]
     if scaling == Scaling.weight:

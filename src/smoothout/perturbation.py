@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -264,8 +265,10 @@ class SmoothOut:
         for flat in self._flats:
             if self.law is Law.uniform:
                 fill_uniform(flat, self.generator, 1.0 if scaled else self.a)
-            else:
+            elif self.law is Law.gaussian:
                 flat.normal_(generator=self.generator).mul_(1.0 if scaled else self.a)
+            else:
+                assert_never(self.law)
         for parameter, noise in zip(self.parameters, self._noise, strict=True):
             if self.scaling is Scaling.filter:
                 scale_to_filters(noise, parameter, self.a)
