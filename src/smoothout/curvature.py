@@ -107,9 +107,8 @@ def noise_variances(
     Raises:
         ValueError: for an unknown law or scaling.
     """
-    choice(Law, "law", law)
-    choice(Scaling, "scaling", scaling)
-    share = {Law.uniform: 1 / 3, Law.gaussian: 1.0}[Law(law)]
+    law, scaling = choice(Law, "law", law), choice(Scaling, "scaling", scaling)
+    share = {Law.uniform: 1 / 3, Law.gaussian: 1.0}[law]
     if scaling == Scaling.none:
         return [a * a * share for _ in weights]
     if scaling == Scaling.weight:

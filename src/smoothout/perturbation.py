@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from torch.utils.hooks import RemovableHandle
 
 from smoothout.parameters import filter_norms, flat_buffers, trainable
 from smoothout.randomness import fill_uniform
+
+E = TypeVar("E", bound=StrEnum)
 
 
 class Law(StrEnum):
@@ -64,7 +66,7 @@ def _checked_strength(a: float) -> float:
     return float(a)
 
 
-def choice(kind: type[StrEnum], name: str, value: str) -> StrEnum:
+def choice(kind: type[E], name: str, value: str) -> E:
     """The member of ``kind`` that ``value`` is or names. Raises ValueError, which says ``name`` and what is allowed."""
     try:
         return kind(value)
@@ -172,8 +174,8 @@ class SmoothOut:
         generator: torch.Generator | None = None,
     ) -> None:
         self.a: float | Tensor = _checked_strength(a)
-        self.law = Law(choice(Law, "noise", noise))
-        self.scaling = Scaling(choice(Scaling, "scaling", scaling))
+        self.law = choice(Law, "noise", noise)
+        self.scaling = choice(Scaling, "scaling", scaling)
         self.denoise = denoise
         self.generator = generator
         self._model, self._batchnorm = model, batchnorm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,35 +13,13 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional as F
+from valleys import ONE_EXAMPLE, Landscape, height, quadratic
 
 from smoothout.analysis.adaptive import Norm, adaptive_sharpness, normalised, rise_left
 from smoothout.analysis.sharpness import Point, sharpness
 from smoothout.parameters import flatten, trainable
 
 NORMS = list(Norm)
-ONE = [(torch.zeros(1, 1), torch.zeros(1))]
-
-
-class Landscape(nn.Module):
-    """A loss that is a given function of a weight vector, whatever the example."""
-
-    def __init__(self, weights: list[float], height: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(torch.tensor(weights, dtype=torch.float64))
-        self.height = height
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.height(self.weights).expand(len(inputs))
-
-
-def mean(outputs: Tensor, targets: Tensor) -> Tensor:
-    return outputs.mean()
-
-
-def quadratic(x: list[float], slope: list[float], curvature: list[float]) -> Landscape:
-    """1 + slope . (w - x) + curvature . (w - x)^2 / 2 around its weights x."""
-    at, g, d = (torch.tensor(v, dtype=torch.float64) for v in (x, slope, curvature))
-    return Landscape(x, lambda w: 1.0 + (g * (w - at)).sum() + 0.5 * (d * (w - at) ** 2).sum())
 
 
 def network() -> nn.Sequential:
@@ -64,7 +42,7 @@ def test_a_linear_loss_rises_by_the_dual_norm_of_slope_times_weight():
     x, slope = [0.3, -2.0, 0.0, 5.0], [1.0, -0.2, 3.0, -0.5]
     reach = [abs(g * w) for g, w in zip(slope, x, strict=True)]
     for norm, dual in ((Norm.linf, sum(reach)), (Norm.l2, math.hypot(*reach))):
-        found = adaptive_sharpness(quadratic(x, slope, [0.0] * 4), ONE, mean, 0.1, norm=norm)
+        found = adaptive_sharpness(quadratic(x, slope, [0.0] * 4), ONE_EXAMPLE, height, 0.1, norm=norm)
         assert found.value == pytest.approx(0.1 * dual, rel=1e-12)
         assert (found.loss, found.failed, found.dimension) == (1.0, False, 4)
         assert found.max_loss == pytest.approx(1.0 + 0.1 * dual)
@@ -74,7 +52,7 @@ def test_a_linear_loss_rises_by_the_dual_norm_of_slope_times_weight():
 def test_a_quadratic_over_the_box_has_each_weight_at_its_better_bound():
     x, slope, curvature, rho = [0.5, -1.0, 2.0], [0.4, -0.7, 0.1], [3.0, 1.0, 2.0], 0.2
     rise = sum(abs(g) * rho * abs(w) + 0.5 * d * (rho * w) ** 2 for w, g, d in zip(x, slope, curvature, strict=True))
-    found = adaptive_sharpness(quadratic(x, slope, curvature), ONE, mean, rho)
+    found = adaptive_sharpness(quadratic(x, slope, curvature), ONE_EXAMPLE, height, rho)
     assert found.value == pytest.approx(rise, rel=1e-12)
 
 
@@ -88,7 +66,7 @@ def test_a_quadratic_over_the_ball_has_the_maximum_of_its_secular_equation():
     )
     z = [a / (multiplier - b) for a, b in zip(g, d, strict=True)]
     rise = sum(a * t + 0.5 * b * t * t for a, b, t in zip(g, d, z, strict=True))
-    found = adaptive_sharpness(quadratic(x, slope, curvature), ONE, mean, rho, norm="l2", iterations=200)
+    found = adaptive_sharpness(quadratic(x, slope, curvature), ONE_EXAMPLE, height, rho, norm="l2", iterations=200)
     assert found.value == pytest.approx(rise, rel=1e-9)
     assert found.rise_left < 1e-5
 
@@ -96,20 +74,20 @@ def test_a_quadratic_over_the_ball_has_the_maximum_of_its_secular_equation():
 @pytest.mark.parametrize("norm", NORMS)
 def test_at_an_exact_minimum_the_random_starts_find_the_rise(norm):
     model = quadratic([1.0, -1.0], [0.0, 0.0], [4.0, 4.0])
-    found = adaptive_sharpness(model, ONE, mean, 0.5, norm=norm)
+    found = adaptive_sharpness(model, ONE_EXAMPLE, height, 0.5, norm=norm)
     assert found.value == pytest.approx(1.0 if norm is Norm.linf else 0.5, rel=1e-6)
-    assert adaptive_sharpness(model, ONE, mean, 0.5, norm=norm, random_starts=0).failed
+    assert adaptive_sharpness(model, ONE_EXAMPLE, height, 0.5, norm=norm, random_starts=0).failed
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_maximum_inside_the_region_is_reached(norm):
-    found = adaptive_sharpness(quadratic([1.0, 2.0], [0.02, -0.01], [-1.0, -1.0]), ONE, mean, 0.5, norm=norm)
+    found = adaptive_sharpness(quadratic([1.0, 2.0], [0.02, -0.01], [-1.0, -1.0]), ONE_EXAMPLE, height, 0.5, norm=norm)
     assert found.value == pytest.approx(0.5 * (0.02**2 + 0.01**2), rel=0.02)
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_search_that_meets_nothing_higher_has_failed(norm):
-    found = adaptive_sharpness(quadratic([1.0, 2.0], [0.0, 0.0], [-1.0, -1.0]), ONE, mean, 0.5, norm=norm)
+    found = adaptive_sharpness(quadratic([1.0, 2.0], [0.0, 0.0], [-1.0, -1.0]), ONE_EXAMPLE, height, 0.5, norm=norm)
     assert (found.failed, found.value, found.max_loss) == (True, 0.0, found.loss)
     assert str(found) == f"failed ({found.status})"
     assert "no point above the model's own loss in 3 ascents" in found.status
@@ -118,7 +96,7 @@ def test_a_search_that_meets_nothing_higher_has_failed(norm):
 def test_a_weight_of_zero_stays_zero():
     model, seen = quadratic([0.0, 1.0], [5.0, 1.0], [0.0, 0.0]), []
     model.register_forward_hook(lambda module, *_: seen.append(module.weights[0].item()))
-    assert adaptive_sharpness(model, ONE, mean, 0.1).value == pytest.approx(0.1)
+    assert adaptive_sharpness(model, ONE_EXAMPLE, height, 0.1).value == pytest.approx(0.1)
     assert set(seen) == {0.0}
 
 
@@ -258,7 +236,7 @@ def test_every_evaluated_point_lies_in_the_region(norm):
 @pytest.mark.parametrize("norm", NORMS)
 def test_points_where_the_loss_is_not_finite_do_not_count(norm):
     model = Landscape([1.0, 1.0], lambda w: -torch.log(1.05 - w).sum())
-    found = adaptive_sharpness(model, ONE, mean, 0.1, norm=norm, random_starts=4)
+    found = adaptive_sharpness(model, ONE_EXAMPLE, height, 0.1, norm=norm, random_starts=4)
     assert not found.failed
     assert math.isfinite(found.max_loss)
 
@@ -267,14 +245,14 @@ def test_points_where_the_loss_is_not_finite_do_not_count(norm):
 def test_the_same_seed_gives_the_same_result_and_another_other_starts(norm):
     def measured(seed: int) -> Any:
         model = Landscape([0.1, 0.2, 0.3], lambda w: 1.0 + torch.sin(300.0 * w).sum())
-        return adaptive_sharpness(model, ONE, mean, 0.5, norm=norm, iterations=2, seed=seed)
+        return adaptive_sharpness(model, ONE_EXAMPLE, height, 0.5, norm=norm, iterations=2, seed=seed)
 
     assert measured(0) == measured(0)
     assert len({measured(seed).value for seed in range(4)}) > 1
 
 
 def one_pass() -> Iterator[tuple[Tensor, Tensor]]:
-    yield from ONE
+    yield from ONE_EXAMPLE
 
 
 @pytest.mark.parametrize(
@@ -293,7 +271,7 @@ def test_an_impossible_argument_is_one_line_and_the_model_is_not_touched(argumen
     model, touched = quadratic([1.0], [1.0], [1.0]), []
     model.register_forward_hook(lambda *_: touched.append("forward"))
     with pytest.raises(ValueError) as raised:  # noqa: PT011
-        adaptive_sharpness(model, **{"batches": ONE, "loss": mean, "rho": 0.1, argument: value})
+        adaptive_sharpness(model, **{"batches": ONE_EXAMPLE, "loss": height, "rho": 0.1, argument: value})
     assert str(raised.value).startswith(line)
     assert not touched
 
@@ -307,9 +285,9 @@ def test_a_region_narrower_than_the_weights_own_rounding_is_refused():
 def test_a_loss_below_minus_one_has_an_adaptive_sharpness_and_no_other():
     """Nothing is divided by 1 + f here; the negative log likelihood of a density may be anything."""
     model = Landscape([1.0], lambda w: w.sum() - 3.0)
-    assert adaptive_sharpness(model, ONE, mean, 0.1).value == pytest.approx(0.1)
+    assert adaptive_sharpness(model, ONE_EXAMPLE, height, 0.1).value == pytest.approx(0.1)
     with pytest.raises(ValueError, match=r"the model's own loss is -2.0: must be .* above -1"):
-        sharpness(model, ONE, mean)
+        sharpness(model, ONE_EXAMPLE, height)
 
 
 def test_no_rise_is_left_on_the_sphere_but_along_it_and_inwards():

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from smoothout.data.images import Split
+from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
 from smoothout.training.engine import Engine, Launch
 from smoothout.training.loop import Training
@@ -40,3 +42,15 @@ def training(tiny_split: Splits, model: nn.Module, launch: Launch = Launch.eager
         **changes,
     }
     return Training(model, tiny_split(EXAMPLES), tiny_split(10, seed=1), **settings)
+
+
+def told_recordable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Fills with whether each training that is made from now on says that its updates can be recorded."""
+    found, resolved = list[bool](), Engine.resolved
+
+    def look(self: Engine, device: torch.device, precision: Precision, recordable: bool, *more: Any) -> Engine:
+        found.append(recordable)
+        return resolved(self, device, precision, recordable, *more)
+
+    monkeypatch.setattr(Engine, "resolved", look)
+    return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_trainings import SIZE, Splits, network, training
+from engine_trainings import SIZE, Splits, network, told_recordable, training
 
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
@@ -127,13 +127,7 @@ def test_a_training_makes_its_engines_choices_and_refuses_what_it_cannot_do(tiny
 def test_all_but_copies_and_dropout_over_several_ghost_batches_can_be_recorded(
     *, noise: Noise, dropout: float, ghosts: int, recordable: bool, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, resolved = list[bool](), Engine.resolved
-
-    def look(self: Engine, device: torch.device, precision: Precision, recordable: bool, *more: Any) -> Engine:
-        found.append(recordable)
-        return resolved(self, device, precision, recordable, *more)
-
-    monkeypatch.setattr(Engine, "resolved", look)
+    found = told_recordable(monkeypatch)
     training(tiny_split, network(dropout), noise=noise, batch=Batch(SIZE, SIZE // ghosts))
     assert found == [recordable]
 

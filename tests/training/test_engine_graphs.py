@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_trainings import DIGEST, LR, SIZE, UPDATES, Splits, network, training
+from engine_trainings import DIGEST, LR, SIZE, UPDATES, Splits, network, told_recordable, training
 from support import same_bits
 from tape import record
 from torch import Tensor, nn
@@ -221,13 +221,7 @@ def test_a_learning_rate_that_float32_rounds_moves_the_end_by_no_more_than_round
 def test_an_epsilon_that_changes_from_update_to_update_is_not_recorded(
     tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, resolved = list[bool](), Engine.resolved
-
-    def look(self: Engine, device: torch.device, precision: Precision, recordable: bool, *more: Any) -> Engine:
-        found.append(recordable)
-        return resolved(self, device, precision, recordable, *more)
-
-    monkeypatch.setattr(Engine, "resolved", look)
+    found = told_recordable(monkeypatch)
     for epsilon in Epsilon:
         training(tiny_split, network(), optimizer=Adam(LR, epsilon=epsilon))
     assert found == [True, False]
