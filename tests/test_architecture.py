@@ -25,7 +25,7 @@ LEVELS = [
     ["reproduction", "choosing"],
     ["pictures", "claims"],
     ["verdicts"],
-    ["reliability"],
+    ["reliability", "mistakes"],
     ["cli"],
     ["cluster"],
     ["terminal"],

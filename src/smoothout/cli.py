@@ -6,10 +6,8 @@ Exit codes: 0 done; 1 a fault of the program or the machine; 2 wrong input; 130 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -23,39 +21,21 @@ from typing import Any, NoReturn
 
 import hydra.utils
 import torch
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from smoothout.data.sources import DataError
 from smoothout.files import write_text
-from smoothout.ledger import RecordError
+from smoothout.mistakes import is_input, of_machine, one_line
 from smoothout.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
 from smoothout.runs import follow
-from smoothout.settings import Folders, SettingsError, build, plain, typed
-from smoothout.training.checkpoint import CheckpointError
+from smoothout.settings import Folders, SettingsError, build, plain, typed, unknown_key
 from smoothout.training.engine import Engine, keep_memory
 from smoothout.training.ranks import EndedError, LostError, Ranks, here
 from smoothout.work import Workplace
 
-WRONG_INPUT = (
-    SettingsError,
-    DataError,
-    RecordError,
-    CheckpointError,
-    HydraException,
-    OmegaConfBaseException,
-    yaml.YAMLError,
-)
-_NO_ROOM = {
-    getattr(errno, name) for name in ["ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST"]
-}
-_NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
 _SWEEP = "SMOOTHOUT_SWEEP"  # the file that the jobs of a sweep report to
 _LEADER = "SMOOTHOUT_SWEEP_LEADER"  # the number of the process that leads it
 
@@ -127,53 +107,17 @@ def report(error: BaseException, log: Path | None = None) -> int:
         if telling:
             console.print(f"stopped: {str(error) or 'the same command goes on from here'}", markup=False)
         return 128 + (error.number if isinstance(error, Interrupted) else 2)
-    code = 2 if _is_input(error) else 1
+    code = 2 if is_input(error) else 1
     if not telling:
         return code
     console.print(f"error: {f'rank {here().rank}: ' if here().rank else ''}{one_line(error)}", markup=False)
-    if code == 1 and _of_machine(error) is None:
+    if code == 1 and of_machine(error) is None:
         if log is None:
             traceback.print_exception(error)
         else:
             write_text(log, "".join(traceback.format_exception(error)))
             console.print(f"the traceback is in {log}", markup=False)
     return code
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error in one line that names the culprit, without Hydra's and OmegaConf's trailers."""
-    text = str(error) or type(error).__name__
-    kept = []
-    for line in text.splitlines():
-        if line.strip().startswith(("Config search path", "full_key:", "object_type=", "Set the environment variable")):
-            break
-        kept.append(line.strip())
-    joined = " ".join(line for line in kept if line)
-    if not _is_input(error):
-        return _of_machine(error) or f"{type(error).__name__}: {joined}"
-    culprit = getattr(error, "override", None) or getattr(error, "full_key", None)  # of Hydra, and of OmegaConf
-    if culprit:
-        return joined if str(culprit) in joined else f"{culprit}: {joined}"
-    nameless = isinstance(error, ValueError | OmegaConfBaseException)
-    return f"{joined}; among: {' '.join(sys.argv[1:])}" if nameless else joined
-
-
-def _of_machine(error: BaseException) -> str | None:
-    """What to do about a machine that has no room or no access to give; None where something else is wrong."""
-    if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; put this right, and the same command goes on"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
-        reason = " ".join(str(error).split())[:120]
-        return f"out of memory: batch.ghost, or a smaller batch.size with batch.multiplier, takes less ({reason})"
-    return None
-
-
-def _is_input(error: BaseException) -> bool:
-    """Whether the user's input is at fault; Hydra says so with bare ValueErrors too."""
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    last = frames[-3:] if isinstance(error, UnicodeDecodeError) else frames[-1:]  # of a config file that is no text
-    by_hydra = isinstance(error, ValueError) and any(f.partition(".")[0] in ("hydra", "omegaconf") for f in last)
-    return isinstance(error, WRONG_INPUT) or by_hydra
 
 
 @contextmanager
@@ -197,8 +141,7 @@ def _refuse_new_keys(overrides: Sequence[str], config: DictConfig) -> None:
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
         if override.startswith("+") and "." not in key:
-            known = sorted({str(name) for name in config} - {key})
-            raise SettingsError(f"{key}: unknown setting; known are {', '.join(known)}")
+            raise SettingsError(unknown_key(key, [str(name) for name in config if name != key]))
 
 
 def workplace(settings: dict[str, Any]) -> Workplace:
@@ -283,7 +226,7 @@ class SweepSummary(Callback):
         line = json.dumps({"overrides": list(job_return.overrides or []), "error": one_line(error)})
         with Path(os.environ[_SWEEP]).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        if not _is_input(error) and _of_machine(error) is None:
+        if not is_input(error) and of_machine(error) is None:
             number = HydraConfig.get().job.num
             write_text(Path(config.folders.logs) / f"failure-{number}.txt", "".join(traceback.format_exception(error)))
 

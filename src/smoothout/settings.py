@@ -11,7 +11,7 @@ import difflib
 import importlib
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -251,9 +251,7 @@ def typed(cls: type[T], values: dict[Any, Any], prefix: str) -> T:
     hints = get_type_hints(cls)
     for key, value in values.items():
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, 1)
-            hint = f" (did you mean {near[0]}?)" if near else ""
-            raise SettingsError(f"{prefix}{key}: unknown key{hint}; allowed: {', '.join(names)}")
+            raise SettingsError(unknown_key(f"{prefix}{key}", names))
         try:
             schema[key] = _strict(value, hints[key])
             if isinstance(value, list):
@@ -269,6 +267,14 @@ def typed(cls: type[T], values: dict[Any, Any], prefix: str) -> T:
         if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
             raise SettingsError(f"{prefix}{name}: must be finite, not {value}")
     return _made(cls, settled, prefix)
+
+
+def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str:
+    """The line about a full ``key`` where only ``names`` are known; ``more`` may have been meant, too."""
+    names = list(names)
+    near = difflib.get_close_matches(key.rpartition(".")[2], [*names, *more], 1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return f"{key}: unknown key{hint}; allowed: {', '.join(names) or 'none'}"
 
 
 def chosen(settings: Any, prefix: str = "", **hints: Any) -> Any:

@@ -15,6 +15,7 @@ from smoothout import cli
 from smoothout.cluster import Carrier
 from smoothout.jobs import recorded, together
 from smoothout.ledger import Record
+from smoothout.mistakes import one_line
 from smoothout.progress import console
 from smoothout.reproduction import Costs
 from smoothout.runs import checkpoint_path
@@ -43,7 +44,7 @@ def make(wanted: Sequence[Wanted], place: Workplace, carry_out: Carrier = togeth
     possible = (job for job in analyses if not any(one.digest in failed for one in job.inputs))
     for job, outcome in chain(carry_out(trainings, place), carry_out(possible, place)):
         if isinstance(outcome, Exception):  # whatever it is, the other jobs go on
-            failed[job.digest] = f"{job.name}: {cli.one_line(outcome)}"
+            failed[job.digest] = f"{job.name}: {one_line(outcome)}"
             code = max(code, cli.report(outcome, Path(place.folders.logs) / f"{job.name}.txt"))
     for line in failed.values():
         console.print(f"failed: {line}", markup=False)

@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 from support import tree
 
-from smoothout import cli, progress, runs
+from smoothout import progress, runs
 from smoothout.data import sources
 from smoothout.data.sources import DataError, Name
 from smoothout.ledger import Ledger
+from smoothout.mistakes import one_line
 from smoothout.reliability.inputs import RUN
 from smoothout.reliability.kills import left
 from smoothout.reliability.victims import PLACES, QUIET
@@ -192,8 +193,8 @@ def test_a_network_that_does_not_fit_is_one_line_that_says_what_takes_less(progr
     "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to\nallocate 2 GiB")], ids=str
 )
 def test_out_of_memory_is_one_line(error: Exception) -> None:
-    assert cli.one_line(error).startswith("out of memory: batch.ghost, or a smaller batch.size with batch.multiplier,")
-    assert "\n" not in cli.one_line(error)
+    assert one_line(error).startswith("out of memory: batch.ghost, or a smaller batch.size with batch.multiplier,")
+    assert "\n" not in one_line(error)
 
 
 def test_a_clock_that_jumps_changes_nothing(

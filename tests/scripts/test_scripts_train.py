@@ -140,10 +140,10 @@ def test_signals_are_handled_as_before_when_the_program_is_done(root: Path, prog
 
 WRONG = {
     "model=vit": "Could not find 'model/vit' Available options in 'model': ",
-    "sede=1": "Could not override 'sede'",
-    "perturbation.strength=1": "Could not override 'perturbation.strength'",
+    "sede=1": "sede: unknown key (did you mean seed?); allowed: ",
+    "perturbation.strength=1": "perturbation.strength: unknown key; allowed: a, law, ",
     "+perturbation.strength=1": "perturbation.strength: unknown key; allowed: a, law, ",
-    "+strength=1": "strength: unknown setting; known are ",
+    "+strength=1": "strength: unknown key; allowed: ",
     "~seed": "seed: is missing; a training needs ",
     "seed=1=[": "mismatched input",
     "batch.size=5000": "batch.size: 5000 is more than the 1438 training examples",

@@ -1,0 +1,83 @@
+"""Every error as one line for the user, and whose fault it was."""
+
+from __future__ import annotations
+
+import errno
+import re
+import sys
+import traceback
+
+import yaml
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from smoothout.data.sources import DataError
+from smoothout.ledger import RecordError
+from smoothout.settings import SettingsError, unknown_key
+from smoothout.training.checkpoint import CheckpointError
+
+WRONG_INPUT = (
+    SettingsError,
+    DataError,
+    RecordError,
+    CheckpointError,
+    HydraException,
+    OmegaConfBaseException,
+    yaml.YAMLError,
+)
+_TRAILERS = ("Config search path", "full_key:", "object_type=", "Set the environment variable", "To append to your")
+_WITHOUT_KEYS = ("experiment", "regime")  # groups that set the keys of others
+_NO_ROOM = {
+    getattr(errno, name) for name in ["ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST"]
+}
+_NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line that names the culprit, without Hydra's and OmegaConf's trailers."""
+    text = _misspelt(error) or str(error) or type(error).__name__
+    kept = []
+    for line in text.splitlines():
+        if line.strip().startswith(_TRAILERS):
+            break
+        kept.append(line.strip())
+    joined = " ".join(line for line in kept if line)
+    if not is_input(error):
+        return of_machine(error) or f"{type(error).__name__}: {joined}"
+    culprit = getattr(error, "override", None) or getattr(error, "full_key", None)  # of Hydra, and of OmegaConf
+    if culprit:
+        return joined if str(culprit) in joined else f"{culprit}: {joined}"
+    nameless = isinstance(error, ValueError | OmegaConfBaseException)
+    return f"{joined}; among: {' '.join(sys.argv[1:])}" if nameless else joined
+
+
+def _misspelt(error: BaseException) -> str | None:
+    """The line about a key on the command line that the config lacks, which Hydra would have the user add by force."""
+    cause = error.__cause__
+    if not (isinstance(error, HydraException) and isinstance(cause, ConfigAttributeError | ConfigKeyError)):
+        return None
+    node = cause.parent_node
+    if not isinstance(node, DictConfig):
+        return None
+    at_top = "." not in str(cause.full_key)
+    known = [str(name) for name in node if name not in ("_target_", "hydra")]
+    return unknown_key(str(cause.full_key), known, _WITHOUT_KEYS if at_top else ())
+
+
+def of_machine(error: BaseException) -> str | None:
+    """What to do about a machine that has no room or no access to give; None where something else is wrong."""
+    if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; put this right, and the same command goes on"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
+        reason = " ".join(str(error).split())[:120]
+        return f"out of memory: batch.ghost, or a smaller batch.size with batch.multiplier, takes less ({reason})"
+    return None
+
+
+def is_input(error: BaseException) -> bool:
+    """Whether the user's input is at fault; Hydra says so with bare ValueErrors too."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    last = frames[-3:] if isinstance(error, UnicodeDecodeError) else frames[-1:]  # of a config file that is no text
+    by_hydra = isinstance(error, ValueError) and any(f.partition(".")[0] in ("hydra", "omegaconf") for f in last)
+    return isinstance(error, WRONG_INPUT) or by_hydra
