@@ -82,6 +82,11 @@ figures: $(VENV)/.ready ## draw every picture from the records there are; runs n
 verdicts: $(VENV)/.ready ## judge the papers' claims by the records there are, into results/README.md; runs nothing
 	@$(BIN)/python scripts/verdicts.py judging.profile=$(PROFILE) $(ARGS)
 
+.PHONY: pages
+pages: $(VENV)/.ready ## write every page of verdicts and causes that results/ has, of every profile; runs nothing
+	@for given in "" claims=causes judging.profile=short "judging.profile=short judging.precision=bfloat16" \
+	  "claims=causes judging.profile=short"; do $(BIN)/python scripts/verdicts.py $$given || exit; done
+
 .PHONY: causes
 causes: $(VENV)/.ready ## what the large-batch gap and SmoothOut's gain hang on (F1): run what is missing, into results/causes.md
 	@$(BIN)/python scripts/verdicts.py claims=causes run=true judging.profile=$(PROFILE) $(ARGS)

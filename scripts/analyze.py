@@ -7,8 +7,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import cli, words
+from smoothout import cli, terminal, words
 from smoothout.jobs import ensure
+from smoothout.pictures import epoch_seconds
 from smoothout.progress import say
 from smoothout.settings import build, chosen, compose_config, experiment
 from smoothout.work import Job
@@ -21,13 +22,14 @@ def main(config: DictConfig) -> None:
     """Find or make the record of the analysis that ``config`` describes."""
     with cli.task(config) as (settings, place):
         analysis: Any = build(settings["analysis"], "analysis", having=("run", "runs"))
-        runs = [Job(experiment(settings))]
+        configs = [settings]
         if analysis.runs == 2:
             other = chosen(settings, other=tuple[str, ...]).other
             given = [o for o in HydraConfig.get().overrides.task if not o.startswith(("analysis", "other"))]
-            runs.append(Job(experiment(compose_config(CONFIGS, "train", [*given, *other]))))
-        record = ensure(Job(analysis, tuple(runs)), place)
-        say(words.analysis(record))
+            configs.append(compose_config(CONFIGS, "train", [*given, *other]))
+        job = Job(analysis, tuple(Job(experiment(config)) for config in configs))
+        terminal.foretell(job, [epoch_seconds(config) for config in configs], place)
+        say(words.analysis(ensure(job, place)) + cli.among_others())
 
 
 if __name__ == "__main__":

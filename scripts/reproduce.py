@@ -29,9 +29,10 @@ def main(config: DictConfig) -> None:
             raise SettingsError("table, figure: one of them must be named; both are none")
         wish = chosen(settings, rows=tuple[str, ...] | None, run=bool)
         published = ROOT / "results" / "published"
-        reproduction = Reproduction(table, scope, CONFIGS, published, wish.rows) if table else None
+        reproduction = Reproduction(table, scope, CONFIGS, published) if table else None
+        asked = Reproduction(table, scope, CONFIGS, published, wish.rows) if table and wish.rows else reproduction
         picture = Picture(figure, scope, CONFIGS) if figure else None
-        wanted = [one for one in (reproduction, picture) if one]
+        wanted = [one for one in (asked, picture) if one]
         code = terminal.make(wanted, place, cluster.carrier(HydraConfig.get(), settings)) if wish.run else 0
         results = Path(settings["folders"]["results"])
         written = []

@@ -21,7 +21,7 @@ def main(config: DictConfig) -> None:
 def train(config: DictConfig) -> None:
     """The same in one process, or in the first of several."""
     with cli.task(config) as (settings, place):
-        say(words.training(ensure(Job(experiment(settings)), place)))
+        say(words.training(ensure(Job(experiment(settings)), place)) + cli.among_others())
 
 
 if __name__ == "__main__":

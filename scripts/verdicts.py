@@ -3,16 +3,18 @@
 Another profile or precision than the papers' has pages of its own, README-short-bfloat16.md say.
 """
 
+import shlex
 import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout import cli, terminal
 from smoothout.claims import Claims, Judging
 from smoothout.files import write_text
-from smoothout.progress import say
+from smoothout.progress import Bar, say
 from smoothout.settings import build, chosen
 from smoothout.verdicts import Page
 
@@ -29,13 +31,20 @@ def main(config: DictConfig) -> None:
         published = ROOT / "results" / "published"
         judged = [Claims(settings.get("claims"), scope, ROOT / "configs", published) for scope in judging.scopes()]
         code = terminal.make(judged, place) if wish.run else 0
-        tests = [test for claims in judged for test in claims.tests(place)]
-        page = Page(tests, prose, wish.method, judging)
+        with Bar("claims", sum(len(claims.claims) for claims in judged)) as bar:
+            tests = [test for claims in judged for test in claims.tests(place, bar.tick)]
+        page = Page(tests, prose, wish.method, judging, command())
         path = Path(settings["folders"]["results"]) / judging.file(wish.page)
         write_text(path, page.markdown())
         say(f"written: {path}")
     if code:  # a sweep goes on where all is well
         sys.exit(code)
+
+
+def command() -> str:
+    """What makes the same page again, wherever records lie."""
+    given = HydraConfig.get().overrides.task
+    return shlex.join(["python", "scripts/verdicts.py", *(o for o in given if o.startswith(("claims", "judging")))])
 
 
 if __name__ == "__main__":

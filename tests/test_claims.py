@@ -89,7 +89,7 @@ def judged(given: dict[str, Any], place: Workplace) -> list[Judged]:
 
 
 def page(tests: list[Judged]) -> Page:
-    return Page(tests, PROSE, ["More words."], Judging(seeds=SEEDS))
+    return Page(tests, PROSE, ["More words."], Judging(seeds=SEEDS), "python judge.py")
 
 
 def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: Claims, place: Workplace) -> None:
@@ -256,6 +256,7 @@ def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, pla
     }
     tests = judged({"rows": rows, "quantities": ["best", "noise"]}, place)
     text = page([*tests, *(replace(test, regime="v1", evidence=Evidence()) for test in tests)]).markdown()
+    assert "`python judge.py` writes this page anew." in text
     assert "1 undecided, 3 not tested" in text
     assert "+0.50" in text
     assert "Not tested under `released`: F1, MNIST (rise of the training loss under noise, a = 0.04); none." in text

@@ -1,4 +1,4 @@
-"""The tables in results/tables are those that their records make, and `make tables` renders every one of them."""
+"""The tables in results/ are those that their records make; `make tables` and `make pages` render all there is."""
 
 from __future__ import annotations
 
@@ -52,6 +52,14 @@ def test_make_tables_renders_every_table_that_is_there_and_every_one_of_the_pape
     papers = {f"{path.stem}-released-paper" for path in (CONFIGS / "table").glob("table*.yaml")}
     assert len(COMMITTED) > 10
     assert rendered_by_make() >= {*COMMITTED, *papers, "controls-released-paper"}
+
+
+def test_make_pages_writes_every_page_of_verdicts_that_is_there_by_the_command_that_it_names() -> None:
+    done = subprocess.run(["make", "-n", "pages"], cwd=ROOT, text=True, capture_output=True, check=True)
+    listed = done.stdout.partition("for given in ")[2].partition(";")[0]
+    paths = {path for name in ("README*.md", "causes*.md") for path in (ROOT / "results").glob(name)}
+    found = [re.findall(r"`python scripts/verdicts.py ?([^`]*)` writes this page", p.read_text()) for p in paths]
+    assert sorted(given for [given] in found) == sorted(shlex.split(listed.replace("\\\n", "")))
 
 
 def told(folder: Path, name: str) -> tuple[str, str, pd.DataFrame]:

@@ -234,9 +234,10 @@ class Claims:
                 self._entry(cell, QUANTITIES[claim.quantities[0]])
         return claim, rows
 
-    def tests(self, place: Workplace) -> Iterator[Judged]:
-        """Every claim, row and quantity, tested by the records that are there."""
+    def tests(self, place: Workplace, tick: Callable[[], None] = lambda: None) -> Iterator[Judged]:
+        """Every claim, row and quantity, tested by the records that are there; ``tick`` is called once a claim."""
         for claim, rows in self.claims:
+            tick()
             for name in claim.quantities:
                 quantity = QUANTITIES[name]
                 if claim.kind is Kind.correlation:

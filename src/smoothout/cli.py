@@ -136,6 +136,12 @@ def task(config: DictConfig) -> Iterator[tuple[dict[str, Any], Workplace]]:
         sys.exit(report(error, Path(logs) / "failure.txt"))
 
 
+def among_others() -> str:
+    """What tells a job's line from those of other jobs: in a sweep its overrides, else nothing."""
+    hydra = HydraConfig.get()
+    return f" [{' '.join(hydra.overrides.task)}]" if hydra.mode is RunMode.MULTIRUN else ""
+
+
 def _refuse_new_keys(overrides: Sequence[str], config: DictConfig) -> None:
     """``+key=value`` adds a setting that nothing reads: a misspelling, most likely."""
     for override in overrides:

@@ -134,6 +134,16 @@ def _held(kind: str, digest: str, place: Workplace) -> Generator[bool, None, Abs
         yield False
 
 
+def refuse(job: Job, place: Workplace) -> None:
+    """Find what is wrong with a training, or with an analysis and its runs, before anything is written or trained.
+
+    Raises SettingsError, DataError or CheckpointError.
+    """
+    check_networks(job)
+    for one in job.inputs or (job,):
+        check(one, place)
+
+
 def _making(job: Job, place: Workplace) -> Making:
     record = recorded(job, place)
     if record is not None:
@@ -141,9 +151,7 @@ def _making(job: Job, place: Workplace) -> Making:
     summary = hasattr(job.settings, "from_records")  # of the input records alone
     of_machine = hasattr(job.settings, "measure")  # neither a training nor of one
     if not (summary or of_machine):
-        check_networks(job)
-        for one in job.inputs or (job,):
-            check(one, place)
+        refuse(job, place)
     inputs = []
     for one in job.inputs:
         inputs.append((yield from _making(one, place)))
@@ -201,12 +209,7 @@ def _analysis_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[
         models.append(model.eval())
     total = job.settings.ticks(len(train_split), len(test_split))
     with progress.Bar(job.name, total) as bar:
-
-        def tick() -> None:
-            progress.stop_if_asked()
-            bar.step()
-
-        outcome: dict[str, Any] = job.settings.run(models, train_split, test_split, tick)
+        outcome: dict[str, Any] = job.settings.run(models, train_split, test_split, bar.tick)
     return {**outcome, "weights": digests}
 
 

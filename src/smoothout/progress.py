@@ -148,6 +148,11 @@ class Bar:
                 Bar._display.stop()
                 Bar._display = None
 
+    def tick(self) -> None:
+        """One more part is done, and work may be stopped here. Raises Interrupted when a signal is waiting."""
+        stop_if_asked()
+        self.step()
+
     def step(self, note: str | None = None) -> None:
         """One more part is done."""
         self._done += 1

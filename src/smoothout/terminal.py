@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Protocol
@@ -13,12 +13,14 @@ from rich.table import Table as Grid
 
 from smoothout import cli
 from smoothout.cluster import Carrier
-from smoothout.jobs import recorded, together
+from smoothout.data.sources import DataError
+from smoothout.jobs import recorded, refuse, together
 from smoothout.ledger import Record
 from smoothout.mistakes import one_line
 from smoothout.progress import console
 from smoothout.reproduction import Costs
-from smoothout.runs import checkpoint_path
+from smoothout.runs import checkpoint_path, data_of
+from smoothout.settings import Experiment
 from smoothout.tables import Table, duration, plain_rows
 from smoothout.work import Job, Workplace
 
@@ -35,11 +37,16 @@ class Wanted(Protocol):
 def make(wanted: Sequence[Wanted], place: Workplace, carry_out: Carrier = together) -> int:
     """Show the plan and make what is missing, trainings first, by ``carry_out``; returns the exit code.
 
-    A job that fails is named at the end and sinks none but those that build on it.
+    A job that fails is named at the end and sinks none but those that build on it. Data that are not here are said
+    before the plan, and sink their own jobs. Raises DataError where no missing job has its data.
     """
-    _plan(wanted, place)
-    code, failed = 0, dict[str, str]()
-    jobs = {job.digest: job for one in wanted for job in one.jobs()}.values()
+    unique = {job.digest: job for one in wanted for job in one.jobs()}.values()
+    lacking = _lacking(unique, place) if carry_out is together else {}
+    for error in lacking.values():
+        cli.report(error)
+    jobs = [job for job in unique if _data(job) not in lacking]
+    _plan(wanted, place, lacking)
+    code, failed = 2 if lacking else 0, dict[str, str]()
     trainings, analyses = ([job for job in jobs if bool(job.inputs) is analysis] for analysis in (False, True))
     possible = (job for job in analyses if not any(one.digest in failed for one in job.inputs))
     for job, outcome in chain(carry_out(trainings, place), carry_out(possible, place)):
@@ -51,21 +58,53 @@ def make(wanted: Sequence[Wanted], place: Workplace, carry_out: Carrier = togeth
     return code
 
 
-def _plan(wanted: Sequence[Wanted], place: Workplace) -> None:
+def _data(job: Job) -> str | None:
+    """The name of the data set that a training or analysis needs."""
+    setup = job.run.settings
+    return str(setup.data.name) if isinstance(setup, Experiment) else None
+
+
+def _lacking(jobs: Iterable[Job], place: Workplace) -> dict[str, DataError]:
+    """The data sets that jobs without a record need and that are not here, each with why.
+
+    Raises the first error where nothing could be made without them.
+    """
+    needed = dict[str, Job]()
+    for job in jobs:
+        if recorded(job, place) is None and (name := _data(job)) is not None:
+            needed.setdefault(name, job.run)
+    lacking = dict[str, DataError]()
+    for name, run in needed.items():
+        try:
+            data_of(run.settings, place)
+        except DataError as error:
+            lacking[name] = error
+    if lacking and len(lacking) == len(needed):
+        raise next(iter(lacking.values()))
+    return lacking
+
+
+def _plan(wanted: Sequence[Wanted], place: Workplace, lacking: Container[str]) -> None:
     """Say how many jobs of each row are there, how many are to run, and for how long."""
     rows = {title: jobs for one in wanted for title, jobs in one.plan().items()}
     missing = {
         title: {job: seconds for job, seconds in jobs.items() if recorded(job, place) is None}
         for title, jobs in rows.items()
     }
+    possible = {
+        title: {job: seconds for job, seconds in jobs.items() if _data(job) not in lacking}
+        for title, jobs in missing.items()
+    }
     costs = Costs(place)
     grid = Grid("", "there", "to run", "estimated", box=box.SIMPLE)
     for title, jobs in rows.items():
         there = len(jobs) - len(missing[title])
-        grid.add_row(title, str(there), str(len(missing[title])), _estimate(missing[title], costs))
+        some = len(possible[title]) < len(missing[title])
+        cost = "no data" if some and not possible[title] else _estimate(possible[title], costs)
+        grid.add_row(title, str(there), str(len(possible[title])), cost)
     again = {
         run: seconds
-        for jobs in missing.values()
+        for jobs in possible.values()
         for job, seconds in jobs.items()
         for run in job.inputs
         if recorded(run, place) is not None and not checkpoint_path(run, place).exists()
@@ -73,10 +112,25 @@ def _plan(wanted: Sequence[Wanted], place: Workplace) -> None:
     if again:
         grid.add_row("recorded, but weights not here: train again", "", str(len(again)), _estimate(again, costs))
     _out.print(grid)
-    everything = {job: seconds for jobs in (*missing.values(), again) for job, seconds in jobs.items()}
+    everything = {job: seconds for jobs in (*possible.values(), again) for job, seconds in jobs.items()}
     if everything:
         total = _estimate(everything, costs)
         _out.print(f"{len(everything)} jobs to run: {total} on this device; interrupted, the same command goes on\n")
+
+
+def foretell(analysis: Job, epoch_seconds: Sequence[float | None], place: Workplace) -> None:
+    """Say which runs of an analysis without a record are trained first, and for how long; what is wrong is said alone.
+
+    ``epoch_seconds`` are the configs' estimates, a run each. Raises what `jobs.refuse` raises.
+    """
+    if recorded(analysis, place) is not None:
+        return
+    refuse(analysis, place)
+    for run, seconds in zip(analysis.inputs, epoch_seconds, strict=True):
+        if not checkpoint_path(run, place).exists():
+            known = "recorded, but its weights are not here" if recorded(run, place) else "not trained yet"
+            cost = _estimate({run: seconds}, Costs(place))
+            console.print(f"{run.name}: {known}: trained first (time: {cost})", markup=False)
 
 
 def _estimate(jobs: dict[Job, float | None], costs: Costs) -> str:

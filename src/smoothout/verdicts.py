@@ -32,12 +32,14 @@ class Page:
         prose: the page's ``title`` and ``introduction``.
         method: paragraphs that say how the page judges.
         judging: whose records were judged.
+        command: what writes the page.
     """
 
     tests: Sequence[Judged]
     prose: Any
     method: Sequence[str]
     judging: Judging
+    command: str
 
     @cached_property
     def adjusted(self) -> list[float]:
@@ -58,7 +60,7 @@ class Page:
         scope = f"Profile `{self.judging.profile}`, {self.judging.precision}, seeds {seeds} as far as recorded"
         caption = (
             f"{scope}; {made} of {len(self.tests)} tests have numbers, and p is corrected for these {made} (Holm 1979,"
-            f" {LEVEL:g} over all of them)."
+            f" {LEVEL:g} over all of them). `{self.command}` writes this page anew."
         )
         parts = [
             f"# {self.prose.title}",

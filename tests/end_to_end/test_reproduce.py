@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,9 +97,25 @@ def test_one_call_draws_several_pictures_as_far_as_their_records_are_there(tmp_p
     assert {path.name for path in (tmp_path / "results" / "figures").iterdir()} == {"figure1.svg", "figure1.png"}
 
 
-def test_missing_data_fails_their_own_rows_by_name_and_sinks_no_other(tmp_path):
+def test_where_no_job_has_its_data_one_line_says_so_before_any_plan(tmp_path):
     done = reproduce(tmp_path, "table=table2", "rows=[F1]", "scope.profile=smoke", "download=false")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: data: mnist was not found: looked for .*mnist.npz.*\n", done.stderr)
+    assert tree(tmp_path) == {}
+
+
+def test_missing_data_leave_out_their_own_jobs_and_sink_no_other(tmp_path):
+    done = reproduce(tmp_path, "table=quickstart", "figure=f1", "scope.profile=smoke", "download=false")
     assert done.returncode == 2
-    assert "mnist.npz" in done.stderr
-    assert done.stderr.count("failed: f1-mnist") == 4
-    assert not (tmp_path / "results" / "train").exists()
+    assert len(re.findall("error: .*mnist.npz", done.stderr)) == 1
+    assert "failed" not in done.stderr
+    assert re.search(r"figure f1 +0 +0 +no data", done.stdout)
+    trained = {path.name.partition("-b")[0] for path in (tmp_path / "results" / "train").iterdir()}
+    assert trained == {"small_mlp-digits"}
+
+
+def test_rows_choose_what_is_run_and_the_table_keeps_all_rows(tmp_path):
+    done = reproduce(tmp_path, "table=quickstart", "rows=['720']", "scope.profile=smoke", "table.sharpness=[]")
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "results" / "tables" / "quickstart-released-smoke.csv")
+    assert dict(frame.groupby("row")["n"].max()) == {"digits, 32": 0, "digits, 720": 1}

@@ -1,10 +1,11 @@
-"""scripts/train.py in this process, in folders of its own."""
+"""A script in this process, in folders of its own."""
 
 from __future__ import annotations
 
 import runpy
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,15 +27,21 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def program(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
-    """Runs the script in this process; gives its exit code and the lines on stdout and stderr."""
+def script(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """Runs the script of that name in this process; gives its exit code and the lines on stdout and stderr."""
 
-    def run(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    def run(name: str, *arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
+            runpy.run_path(str(SCRIPT.with_stem(name)), run_name="__main__")
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out.splitlines(), err.splitlines()
 
     return run
+
+
+@pytest.fixture
+def program(script: Program) -> Program:
+    """Runs scripts/train.py so."""
+    return partial(script, "train")

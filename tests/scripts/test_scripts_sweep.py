@@ -27,6 +27,8 @@ def test_a_sweep_finishes_what_it_can_names_what_failed_and_repeats_nothing(
     assert code == 2
     assert [record["labels"]["seed"] for record in records(root).values()] == [0, 1]
     assert [line.partition(":")[0] for line in out] == list(records(root))
+    for seed, line in enumerate(out):
+        assert line.endswith(f"batch=large schedule.epochs=2 seed={seed} perturbation.a=0]")
     failed = [line for line in err if line.startswith("failed: ")]
     assert len(failed) == 2
     assert err[-2:] == failed
