@@ -1,7 +1,6 @@
 """Analyse one recorded training (or two, for an interpolation); each analysis gets a record."""
 
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -11,6 +10,7 @@ from smoothout import cli, terminal, words
 from smoothout.jobs import ensure
 from smoothout.pictures import epoch_seconds
 from smoothout.progress import say
+from smoothout.roles import Analysis
 from smoothout.settings import build, chosen, compose_config, experiment
 from smoothout.work import Job
 
@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 def main(config: DictConfig) -> None:
     """Find or make the record of the analysis that ``config`` describes."""
     with cli.task(config) as (settings, place):
-        analysis: Any = build(settings["analysis"], "analysis", having=("run", "runs"))
+        analysis: Analysis = build(settings["analysis"], "analysis", role=Analysis)
         configs = [settings]
         if analysis.runs == 2:
             other = chosen(settings, other=tuple[str, ...]).other

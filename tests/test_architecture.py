@@ -17,6 +17,7 @@ LEVELS = [
     ["perturbation", "batchnorm", "ghost", "models", "data", "ledger", "progress"],
     ["evaluation", "curvature", "copies", "tables", "figures"],
     ["training", "analysis", "strength", "words"],
+    ["roles"],
     ["environment", "settings", "bench"],
     ["work"],
     ["runs"],
@@ -32,7 +33,7 @@ LEVELS = [
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 TORCH_FREE = {"files", "identity", "ledger", "tables", "figures", "words"}
-HYDRA_FREE = {name for names in LEVELS[:4] for name in names}
+HYDRA_FREE = {name for names in LEVELS[:5] for name in names}
 
 
 def imports(path: Path) -> set[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from smoothout.jobs import recorded
 from smoothout.ledger import Record
+from smoothout.roles import Analysis
 from smoothout.work import Job, Workplace
 
 
@@ -44,7 +45,7 @@ class Entry:
     epoch_seconds: float | None
     examples: int | None
 
-    def measured(self, analysis: Any, read: Callable[[Record], float | None], **changes: Any) -> Entry:
+    def measured(self, analysis: Analysis, read: Callable[[Record], float | None], **changes: Any) -> Entry:
         """What ``analysis`` measures on the same runs, on as many examples as the profile says; unpublished."""
         analysis = replace(analysis, examples=self.examples)
         jobs = {seed: Job(analysis, (job.run,)) for seed, job in self.jobs.items()}

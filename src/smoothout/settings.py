@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from smoothout.batchnorm import BatchNormStart
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
+from smoothout.roles import Data, Model, Optimizer, lacking
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
 
@@ -44,9 +45,9 @@ class Experiment:
 
     kind: ClassVar[str] = "train"
 
-    model: Any
-    data: Any
-    optimizer: Any
+    model: Model
+    data: Data
+    optimizer: Optimizer
     schedule: Schedule
     batch: Batch
     perturbation: Noise = dataclasses.field(default_factory=Noise)
@@ -183,7 +184,7 @@ def experiment(config: dict[str, Any]) -> Experiment:
             train_examples=_smaller(data.train_examples, profile.train_examples_for(batch)),
             test_examples=_smaller(data.test_examples, profile.test_examples),
         ),
-        "optimizer": build(config["optimizer"], "optimizer", having=("build",)),
+        "optimizer": build(config["optimizer"], "optimizer", role=Optimizer),
         "schedule": build(config["schedule"], "schedule", Schedule).scaled(profile.epochs * longer),
         "batch": batch,
         "perturbation": build(config["perturbation"], "perturbation", Noise),
@@ -193,11 +194,11 @@ def experiment(config: dict[str, Any]) -> Experiment:
 
 def data_settings(node: Any) -> Any:
     """The data's settings at the config node ``data``: images as arrays, or photographs."""
-    return build(node, "data", having=("load", "shape", "classes", "usual_examples", "augmentation"))
+    return build(node, "data", role=Data)
 
 
 def _model(node: Any) -> Any:
-    model: Any = build(node, "model", having=("build", "sets_batchnorm_start", "name"))
+    model: Any = build(node, "model", role=Model)
     if not re.fullmatch(r"\w[\w.+-]*", model.name):
         raise SettingsError(f"model.name: {model.name!r} must be letters, digits and . + - _: it is part of file names")
     return model
@@ -208,10 +209,10 @@ def _smaller(one: int | None, other: int | None) -> int | None:
     return min(given) if given else None
 
 
-def build(node: Any, key: str, kind: type[T] | None = None, having: Sequence[str] = ()) -> T:
+def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | None = None) -> T:
     """The settings object that the config node at ``key`` describes.
 
-    ``kind`` is the class that it must be; ``having`` are attributes that its class must have.
+    ``kind`` is the class that it must be; ``role`` a protocol whose members it must have.
 
     Raises SettingsError: an unknown ``_target_`` or key, a missing or wrong value.
     """
@@ -221,9 +222,8 @@ def build(node: Any, key: str, kind: type[T] | None = None, having: Sequence[str
     cls = _component(str(values.pop("_target_")), key)
     if kind is not None and cls is not kind:
         raise SettingsError(f"{key}._target_: must be {kind.__module__}.{kind.__qualname__}, not {node['_target_']}")
-    lacking = [name for name in having if not hasattr(cls, name)]
-    if lacking:
-        raise SettingsError(f"{key}._target_: {node['_target_']} cannot stand for a {key}: it has no {lacking[0]}")
+    if role is not None and (members := lacking(cls, role)):
+        raise SettingsError(f"{key}._target_: {node['_target_']} cannot be the {key}: it lacks {', '.join(members)}")
     made: T = typed(cls, values, f"{key}.")
     return made
 

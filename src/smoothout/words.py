@@ -21,8 +21,14 @@ def training(record: Record) -> str:
 
 def analysis(record: Record) -> str:
     """A few lines about an analysis' record."""
-    first, *lines = _DESCRIPTIONS[record.kind](record.outcome)
+    first, *lines = _DESCRIPTIONS.get(record.kind, _numbers)(record.outcome)
     return "\n".join([f"{record.name}: {first}", *lines])
+
+
+def _numbers(out: dict[str, Any]) -> list[str]:
+    """The plain numbers of an analysis that has no words of its own."""
+    names = (name for name, value in out.items() if isinstance(value, int | float) and name != "wall_seconds")
+    return ["; ".join(f"{name} {out[name]:g}" for name in names) or "recorded"]
 
 
 def _sharpness(out: dict[str, Any]) -> list[str]:

@@ -170,7 +170,7 @@ _ANALYZE = {
     "analysis=adaptive analysis.rho=0": "analysis.rho: must be a finite number above 0, not 0.0",
     "analysis=adaptive analysis.norm=l3": "analysis.norm: 'l3' is not one of linf, l2",
     "analysis=atlas analysis.budget=0": "analysis.budget: must be a whole number of at least 1, not 0",
-    "analysis._target_=smoothout.models.mlp.MLP": "analysis._target_: smoothout.models.mlp.MLP cannot stand for a an",
+    "analysis._target_=smoothout.models.mlp.MLP": "analysis._target_: smoothout.models.mlp.MLP cannot be the analysis",
     "analysis._target_=subprocess.run": "analysis._target_: 'subprocess.run' is no class of settings in the package",
     "analysis=null": "Config group override must be a string or a list. Got NoneType",
 }

@@ -1,0 +1,57 @@
+"""Every component that a config names has the members of its role, and one that lacks some is told all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support import a_record
+
+from smoothout import words
+from smoothout.roles import Analysis, Data, Model, Optimizer, lacking
+from smoothout.settings import SettingsError, build
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+ROLES = {"model": Model, "data": Data, "optimizer": Optimizer, "analysis": Analysis}
+
+
+def nodes(group: str) -> list[dict[str, Any]]:
+    found = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONFIGS / group).glob("*.yaml")]
+    return [node.get(group, node) for node in found]
+
+
+@pytest.mark.parametrize("group", ROLES)
+def test_every_config_names_a_component_of_its_role(group: str) -> None:
+    targets = {node["_target_"] for node in nodes(group) if "_target_" in node}
+    assert len(targets) > 1
+    for target in targets:
+        node = next(node for node in nodes(group) if node.get("_target_") == target)
+        settings: Any = {key: value for key, value in node.items() if value != "???" and "${" not in str(value)}
+        assert lacking(type(build(settings, group)), ROLES[group]) == []
+
+
+def test_members_may_be_fields_methods_or_constants() -> None:
+    @dataclass(frozen=True)
+    class Half:
+        name: str
+
+        def build(self) -> None: ...
+
+    assert lacking(Half, Model) == ["sets_batchnorm_start"]
+    assert "examples_seen" in lacking(Half, Analysis)
+
+
+def test_all_members_that_are_missing_are_named_at_once() -> None:
+    node = {"_target_": "smoothout.training.step.Batch", "size": 2}
+    told = "smoothout.training.step.Batch cannot be the model: it lacks sets_batchnorm_start, name, build"
+    with pytest.raises(SettingsError) as error:
+        build(node, "model", role=Model)
+    assert str(error.value) == f"model._target_: {told}"
+
+
+def test_an_analysis_without_words_of_its_own_is_told_by_its_numbers() -> None:
+    outcome = {"wall_seconds": 3.0, "flatness": 0.125, "points": 7, "weights": ["00"]}
+    assert words.analysis(a_record("flatness", outcome)) == "name: flatness 0.125; points 7"
