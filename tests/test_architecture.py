@@ -28,7 +28,7 @@ LEVELS = [
     ["verdicts"],
     ["reliability", "mistakes"],
     ["cli"],
-    ["cluster"],
+    ["cluster", "loading"],
     ["terminal"],
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from smoothout.analysis.sharpness import SharpnessResult, sharpness
     from smoothout.copies import SmoothOutCopies
     from smoothout.ghost import ghosted
+    from smoothout.loading import trained
     from smoothout.perturbation import AdaSmoothOut, SmoothOut
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "interpolate",
     "noise_curve",
     "sharpness",
+    "trained",
 ]
 
 _HOMES = {
@@ -37,6 +39,7 @@ _HOMES = {
     "sharpness": "analysis.sharpness",
     "interpolate": "analysis.interpolation",
     "noise_curve": "analysis.sensitivity",
+    "trained": "loading",
 }
 
 

@@ -200,17 +200,35 @@ def _analysis_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[
     train_split, test_split, _ = data_of(job.inputs[0].settings, place)
     models, digests = [], []
     for one in job.inputs:
-        with (yield from _held("weights", one.digest, place)):
-            snapshot = yield from training(one, place)
-        weights = getattr(snapshot, "model" if job.settings.weights == "last" else "best")
-        digests.append(_digest(weights))
-        model = fresh_model(one.settings, place)
-        model.load_state_dict(weights)
-        models.append(model.eval())
+        model = yield from _network(one, job.settings.weights, place)
+        digests.append(_digest(model.state_dict()))
+        models.append(model)
     total = job.settings.ticks(len(train_split), len(test_split))
     with progress.Bar(job.name, total) as bar:
         outcome: dict[str, Any] = job.settings.run(models, train_split, test_split, bar.tick)
     return {**outcome, "weights": digests}
+
+
+def _network(job: Job, which: str, place: Workplace) -> Generator[bool, None, nn.Module]:
+    """The run's network with its best or last weights, in evaluation mode; without a checkpoint it is trained first."""
+    with (yield from _held("weights", job.digest, place)):
+        snapshot = yield from training(job, place)
+    model = fresh_model(job.settings, place)
+    model.load_state_dict(snapshot.model if which == "last" else snapshot.best)
+    return model.eval()
+
+
+def network(job: Job, which: str, place: Workplace) -> nn.Module:
+    """The same of a run whose record is there, or is made first. Raises what `ensure` raises."""
+    ensure(job, place)
+    steps = _network(job, which, place)
+    while True:
+        try:
+            if not next(steps):
+                time.sleep(WAIT_SECONDS)
+        except StopIteration as done:
+            model: nn.Module = done.value
+            return model
 
 
 def _training_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[str, Any]]:

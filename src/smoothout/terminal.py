@@ -24,7 +24,10 @@ from smoothout.settings import Experiment
 from smoothout.tables import Table, duration, plain_rows
 from smoothout.work import Job, Workplace
 
+FILE_WIDTH = 200  # of tables that go into a file or a pipe: no table is wider
 _out = Console(highlight=False)
+if not _out.is_terminal:
+    _out.width = FILE_WIDTH
 
 
 class Wanted(Protocol):

@@ -59,6 +59,8 @@ def test_a_table_without_records_renders_every_cell_as_not_run_with_its_cost(tmp
     assert published.filter(like="keskar").isna().all()
     costs = frame[frame["column"].str.endswith("best")]["hours_to_run"]
     assert (costs > 0.1).all()
+    assert "…" not in done.stdout
+    assert any(line.split("  ")[-1].endswith("[4.06]") for line in map(str.strip, done.stdout.splitlines()))
 
 
 def test_a_reader_that_goes_away_costs_no_file_and_no_word(tmp_path):

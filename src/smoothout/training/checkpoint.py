@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,13 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Snapsho
         snapshot = Snapshot(**content, **numbers)
         _check(snapshot)
     except Exception as error:  # torch raises almost anything on a file that is not its own
-        reason = " ".join(str(error).split())[:120]
-        raise CheckpointError(f"checkpoint: {path} is damaged or no checkpoint of this program ({reason})") from error
+        reason = textwrap.shorten(str(error), 120, placeholder=" ...")
+        fault = f"is damaged or no checkpoint of this program ({reason}); delete it to train anew"
+        raise CheckpointError(f"checkpoint: {path} {fault}") from error
     if owner != digest:
-        raise CheckpointError(f"checkpoint: {path} belongs to another run ({owner[:8]}, not {digest[:8]})")
+        raise CheckpointError(
+            f"checkpoint: {path} belongs to another run ({owner[:8]}, not {digest[:8]}); delete it to train anew"
+        )
     return snapshot
 
 

@@ -1,0 +1,37 @@
+"""A recorded run's network for whoever writes Python: a notebook, an analysis of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from smoothout.analysis.subject import Weights
+from smoothout.cli import workplace
+from smoothout.jobs import network
+from smoothout.perturbation import choice
+from smoothout.settings import compose_config, experiment
+from smoothout.work import Job
+
+
+def trained(
+    overrides: Sequence[str], *, weights: Weights | str = Weights.best, configs: Path | str = "configs"
+) -> nn.Module:
+    """The network of the run that ``train.py`` makes with the same ``overrides``, in evaluation mode.
+
+    A run that has no record, or whose checkpoint is not here, is trained first. Data, records and checkpoints lie where
+    `configs/_place.yaml` says: in folders of the working directory, or where SMOOTHOUT_DATA and its like point.
+
+    Args:
+        overrides: of configs/train.yaml, ["experiment=f1_mnist", "batch=large", "seed=1"] say.
+        weights: best, those of the best test epoch, or last.
+        configs: the folder configs/ of this repository.
+
+    Raises:
+        SettingsError: or another error whose message is one line, for overrides that cannot be used or missing data.
+        ValueError: for other ``weights``.
+    """
+    which = choice(Weights, "weights", weights)
+    config = compose_config(Path(configs), "train", overrides)
+    return network(Job(experiment(config)), which, workplace(config))
