@@ -80,17 +80,18 @@ def _own_callbacks() -> Iterator[None]:
 
 @contextmanager
 def _arguments_checked() -> Iterator[None]:
-    """Within the block a wrong argument is an error as every other, not the usage of all arguments."""
-    usual = ArgumentParser.error
+    """Within the block a wrong argument is an error as every other, and settings may stand before and after options."""
+    usual, parse = ArgumentParser.error, ArgumentParser.parse_args
 
     def refuse(_: ArgumentParser, message: str) -> NoReturn:
         raise SettingsError(f"{message}; --help shows what is allowed")
 
     ArgumentParser.error = refuse  # type: ignore[method-assign,assignment]
+    ArgumentParser.parse_args = ArgumentParser.parse_intermixed_args  # type: ignore[method-assign]
     try:
         yield
     finally:
-        ArgumentParser.error = usual  # type: ignore[method-assign]
+        ArgumentParser.error, ArgumentParser.parse_args = usual, parse  # type: ignore[method-assign]
 
 
 def report(error: BaseException, log: Path | None = None) -> int:

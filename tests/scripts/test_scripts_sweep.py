@@ -45,7 +45,7 @@ def test_a_sweep_finishes_what_it_can_names_what_failed_and_repeats_nothing(
 def test_a_sweep_in_which_nothing_fails_ends_with_code_0_and_leaves_nothing_where_it_was_started(
     root: Path, program: Program
 ) -> None:
-    code, out, err = program("-m", *SHORT, "perturbation=none,smoothout")
+    code, out, err = program(*SHORT, "-m", "perturbation=none,smoothout")  # -m may stand anywhere
     assert (code, len(out), err) == (0, 2, [])
     assert {record["labels"]["method"] for record in records(root).values()} == {"baseline", "smoothout0.0375"}
     assert list((root / "here").iterdir()) == []
