@@ -9,7 +9,7 @@ import traceback
 
 import yaml
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from smoothout.data.sources import DataError
@@ -31,12 +31,14 @@ _WITHOUT_KEYS = ("experiment", "regime")  # groups that set the keys of others
 _NO_ROOM = {
     getattr(errno, name) for name in ["ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST"]
 }
+_NO_CHOICE = re.compile(r"Could not override '([^']+)'\. No match in the defaults list\.")
 _NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
 
 
 def one_line(error: BaseException) -> str:
     """The message of an error in one line that names the culprit, without Hydra's and OmegaConf's trailers."""
     text = _misspelt(error) or str(error) or type(error).__name__
+    text = _NO_CHOICE.sub(r"\1: is no choice of this program; --help has examples of its settings", text)
     kept = []
     for line in text.splitlines():
         if line.strip().startswith(_TRAILERS):
@@ -57,12 +59,14 @@ def _misspelt(error: BaseException) -> str | None:
     cause = error.__cause__
     if not (isinstance(error, HydraException) and isinstance(cause, ConfigAttributeError | ConfigKeyError)):
         return None
-    node = cause.parent_node
-    if not isinstance(node, DictConfig):
+    if not isinstance(cause.parent_node, DictConfig):
         return None
-    at_top = "." not in str(cause.full_key)
+    node = OmegaConf.to_container(cause.parent_node)
+    assert isinstance(node, dict)
     known = [str(name) for name in node if name not in ("_target_", "hydra")]
-    return unknown_key(str(cause.full_key), known, _WITHOUT_KEYS if at_top else ())
+    within = [f"{name}.{key}" for name in known if isinstance(node[name], dict) for key in node[name]]
+    at_top = "." not in str(cause.full_key)
+    return unknown_key(str(cause.full_key), known, [*within, *(_WITHOUT_KEYS if "model" in known and at_top else ())])
 
 
 def of_machine(error: BaseException) -> str | None:

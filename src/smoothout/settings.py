@@ -270,9 +270,11 @@ def typed(cls: type[T], values: dict[Any, Any], prefix: str) -> T:
 
 
 def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str:
-    """The line about a full ``key`` where only ``names`` are known; ``more`` may have been meant, too."""
-    names = list(names)
-    near = difflib.get_close_matches(key.rpartition(".")[2], [*names, *more], 1)
+    """The line about a full ``key`` where only ``names`` are known; ``more``, full keys too, may have been meant."""
+    names, end = list(names), key.rpartition(".")[2]
+    elsewhere = {name.rpartition(".")[2]: name for name in reversed(more) if name != key}
+    near = [elsewhere[end]] if end in elsewhere else difflib.get_close_matches(end, names, 1)
+    near += [elsewhere[name] for name in difflib.get_close_matches(end, elsewhere, 1, 0.75)]
     hint = f" (did you mean {near[0]}?)" if near else ""
     return f"{key}: unknown key{hint}; allowed: {', '.join(names) or 'none'}"
 

@@ -16,6 +16,11 @@ _TRAIN = {
     "optimizer=sgd": "In 'train': Could not find 'optimizer/sgd'",
     "perturbation=dropout": "In 'train': Could not find 'perturbation/dropout'",
     "sede=1": "sede: unknown key (did you mean seed?); allowed: folders, device, ",
+    "lr=0.1": "lr: unknown key (did you mean optimizer.lr?); allowed: folders, device, ",
+    "devise=cpu": "devise: unknown key (did you mean device?); allowed: folders, ",
+    "epochs=3": "epochs: unknown key (did you mean schedule.epochs?); allowed: folders, ",
+    "scope.seeds=[0]": "scope: unknown key",
+    "table=table2": "table: is no choice of this program; --help has examples of its settings",
     "experimnt=digits": "experimnt: unknown key (did you mean experiment?); allowed: folders, device, ",
     "perturbation.strength=1": "perturbation.strength: unknown key; allowed: a, law, scaling, batchnorm, denoise, draw",
     "perturbation.a.b=1": "perturbation.a.b: unknown key; allowed: none",
@@ -175,6 +180,7 @@ _ANALYZE = {
     "analysis=null": "Config group override must be a string or a list. Got NoneType",
 }
 _REPRODUCE = {
+    "regim=v1": "regim: unknown key (did you mean scope.regime?); allowed: folders, ",
     "table=table9": "In 'reproduce': Could not find 'table/table9'",
     "table=quickstart scope.seeds=[]": "scope.seeds: must be different whole numbers >= 0, at least one, not []",
     "table=quickstart scope.seeds=[-1]": "scope.seeds: must be different whole numbers >= 0, at least one, not [-1]",
