@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smoothout.journal import passed
+
 AddUp = Callable[[Tensor], None]
 
 
@@ -83,13 +85,17 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], add_up:
 
     Raises ValueError when there is no example.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    tally = Tally()
-    try:
-        for inputs, labels in batches:
-            tally.add(model(inputs), labels)
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    return tally.measured(add_up)
+
+    def measured() -> Tensor:
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        tally = Tally()
+        try:
+            for inputs, labels in batches:
+                tally.add(model(inputs), labels)
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        return torch.tensor(tally.measured(add_up), dtype=torch.float64)
+
+    return Measured(*passed(measured).tolist())

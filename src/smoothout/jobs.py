@@ -7,17 +7,18 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import Timeout
 from torch import nn
 
-from smoothout import progress
+from smoothout import journal, progress
 from smoothout.curvature import thinned
 from smoothout.environment import peak_memory
 from smoothout.evaluation import arithmetic, evaluate, evaluation_batch
-from smoothout.identity import described
+from smoothout.identity import canonical, described
 from smoothout.ledger import Record, RecordError
 from smoothout.runs import check, check_networks, data_of, fresh_model, training
 from smoothout.settings import Experiment, SettingsError
@@ -177,7 +178,14 @@ def _making(job: Job, place: Workplace) -> Making:
             outcome={"wall_seconds": time.perf_counter() - started, **outcome},
             environment=place.environment(),
         )
-        return place.ledger.write(record)
+        written = place.ledger.write(record)
+        journal.forget(_journal(job, place))
+        return written
+
+
+def _journal(job: Job, place: Workplace) -> Path:
+    """The folder of what an analysis has found so far."""
+    return Path(place.folders.checkpoints) / f"{job.name}.passes"
 
 
 def _measured(job: Job, place: Workplace) -> dict[str, Any]:
@@ -197,14 +205,15 @@ def _shared(labels: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _analysis_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[str, Any]]:
     """Run an analysis on the weights of its input runs."""
-    train_split, test_split, _ = data_of(job.inputs[0].settings, place)
+    train_split, test_split, fingerprint = data_of(job.inputs[0].settings, place)
     models, digests = [], []
     for one in job.inputs:
         model = yield from _network(one, job.settings.weights, place)
         digests.append(_digest(model.state_dict()))
         models.append(model)
     total = job.settings.ticks(len(train_split), len(test_split))
-    with progress.Bar(job.name, total) as bar:
+    circumstances = canonical([digests, fingerprint, place.environment()])
+    with progress.Bar(job.name, total) as bar, journal.kept(_journal(job, place), circumstances):
         outcome: dict[str, Any] = job.settings.run(models, train_split, test_split, bar.tick)
     return {**outcome, "weights": digests}
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smoothout.journal import passed
 from smoothout.parameters import flatten
 
 Batches = Iterable[tuple[Any, Any]]
@@ -31,6 +32,9 @@ class FullLoss:
 
         Raises ValueError when there are no examples, or not as many as in the pass before.
         """
+        return passed(lambda: self._mean(of_batch))
+
+    def _mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         sums: list[Tensor] = []
         examples = 0
         for inputs, targets in self.batches:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from smoothout.analysis.full_loss import Batches, Tick, check_batches, check_counts
 from smoothout.evaluation import Measured, Tally
+from smoothout.journal import passed
 from smoothout.parameters import restored, trainable
 from smoothout.perturbation import Law, Noise, Scaling, SmoothOut
 from smoothout.randomness import stream
@@ -69,7 +71,8 @@ def noise_curve(
         model.eval()
         context, parameters = SmoothOut(model, 1.0, law, scaling=scaling, batchnorm=True), trainable(model)
         clean = [parameter.clone() for parameter in parameters]
-        for draw in range(draws):
+
+        def measured(draw: int) -> Tensor:
             tallies = [Tally() for _ in strengths]
             for index, (inputs, labels) in enumerate(batches):
                 _assign(parameters, clean)  # the scale of the noise is that of the clean weights
@@ -79,7 +82,11 @@ def noise_curve(
                     _assign(parameters, clean, directions, a)
                     tally.add(model(inputs), labels)
                 tick()
-            curves.append([tally.measured() for tally in tallies])
+            return torch.tensor([tally.measured() for tally in tallies], dtype=torch.float64)
+
+        for draw in range(draws):
+            found = passed(partial(measured, draw))
+            curves.append([Measured(*row) for row in found.tolist()])
     return [_point(a, measured) for a, measured in zip(strengths, zip(*curves, strict=True), strict=True)]
 
 

@@ -1,0 +1,80 @@
+"""What the passes over a split have found, kept for an analysis that is interrupted: begun again, it reads them.
+
+An analysis is a pure function of networks, examples and settings, so its passes come again in the same order with the
+same results, and those that are in the journal need not be made. Passes that are quick are not kept.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from smoothout.files import whole_file, write_text
+
+SLOW_SECONDS = 1.0  # a pass that took less is made again
+MOST_BYTES = 4 * 2**30  # of one journal; later passes are made again
+_open: list[_Journal] = []
+
+
+@contextmanager
+def kept(folder: Path, circumstances: str) -> Iterator[None]:
+    """Within the block `passed` keeps what it finds in ``folder``, and reads what is there from the time before.
+
+    What was found under other ``circumstances`` (weights, examples, machine: all that the numbers depend on) is
+    discarded. The folder stays when the block ends: `forget` it when the outcome is safe.
+    """
+    _open.append(_Journal(folder, circumstances))
+    try:
+        yield
+    finally:
+        _open.pop()
+
+
+def forget(folder: Path) -> None:
+    """Remove a journal, if there is one."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def passed(measure: Callable[[], Tensor]) -> Tensor:
+    """What ``measure`` finds in a pass over its batches, a tensor on the CPU; it is not called where that is known.
+
+    Outside `kept` it is just called.
+    """
+    return _open[-1].passed(measure) if _open else measure()
+
+
+class _Journal:
+    """A file a pass, by the pass's number."""
+
+    def __init__(self, folder: Path, circumstances: str) -> None:
+        self._folder, self._head, self._circumstances = folder, folder / "circumstances.json", circumstances
+        self._number = 0
+        if not self._head.is_file() or self._head.read_text(encoding="utf-8") != circumstances:
+            forget(folder)
+        self._bytes = sum(path.stat().st_size for path in folder.glob("*.pt"))
+
+    def passed(self, measure: Callable[[], Tensor]) -> Tensor:
+        path = self._folder / f"{self._number:06d}.pt"
+        self._number += 1
+        if path.is_file():
+            known: Tensor = torch.load(path, weights_only=True)
+            return known
+        since = time.monotonic()
+        found = measure()
+        if time.monotonic() - since >= SLOW_SECONDS and self._bytes + found.nbytes <= MOST_BYTES:
+            with suppress(OSError, RuntimeError):  # a disk that is full, as torch says it; the pass can be made again
+                self._keep(path, found)
+        return found
+
+    def _keep(self, path: Path, found: Tensor) -> None:
+        if not self._head.is_file():
+            write_text(self._head, self._circumstances)
+        with whole_file(path) as part:
+            torch.save(found, part)
+        self._bytes += found.nbytes

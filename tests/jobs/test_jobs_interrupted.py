@@ -1,0 +1,107 @@
+"""An analysis that is interrupted goes on with the passes that it has not made, and ends with the same numbers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import tree
+from tiny_jobs import tiny, workplace
+
+from smoothout import journal, progress
+from smoothout.analysis.interpolation import Averages
+from smoothout.analysis.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
+from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
+from smoothout.analysis.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.sharpness import Convention
+from smoothout.jobs import ensure
+from smoothout.progress import Interrupted
+from smoothout.work import Job, Workplace
+
+ANALYSES = (
+    Sharpness(iterations=3, examples=50),
+    Sharpness(convention=Convention.keskar, subspace=5, repeats=2, iterations=3, examples=50),
+    Interpolation(points=3, averages=Averages.recomputed),
+    NoiseCurve(strengths=(0.0, 0.1), draws=2, examples=200),
+    RunningAverages(),
+    Landscape(points=3, directions=2, examples=50),
+    Plane(points=3, examples=50),
+    Hessian(eigenvalues=1, probes=2, examples=50),
+    Adaptive(iterations=3, examples=50),
+    Atlas(subspace=2, budget=8, examples=50),
+)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
+    """Grows with every pass that is made and not read; all of them count as slow."""
+    passes, passed = list[None](), journal._Journal.passed
+
+    def watched(self: Any, measure: Any) -> Any:
+        def counted() -> Any:
+            passes.append(None)
+            return measure()
+
+        return passed(self, counted)
+
+    monkeypatch.setattr(journal, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(journal._Journal, "passed", watched)
+    return passes
+
+
+def interrupt_after(passes: int, made: list[None], monkeypatch: pytest.MonkeyPatch) -> None:
+    tick = progress.Bar.tick
+
+    def pressed(self: progress.Bar) -> None:
+        if len(made) >= passes:
+            raise Interrupted(signal.SIGINT)
+        tick(self)
+
+    monkeypatch.setattr(progress.Bar, "tick", pressed)
+
+
+def analysis(settings: Any) -> Job:
+    return Job(settings, tuple(tiny(seed=seed) for seed in range(settings.runs)))
+
+
+def found(job: Job, place: Workplace) -> dict[str, Any]:
+    return {name: value for name, value in ensure(job, place).outcome.items() if name != "wall_seconds"}
+
+
+@pytest.mark.parametrize("settings", ANALYSES, ids=lambda settings: settings.kind)
+def test_an_analysis_that_is_interrupted_goes_on_and_ends_with_the_same_bits(
+    settings: Any, tmp_path: Path, made: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, unbroken, place = analysis(settings), workplace(tmp_path / "unbroken"), workplace(tmp_path / "broken")
+    expected = found(job, unbroken)
+    whole = len(made)
+    assert whole > 2
+    made.clear()
+    with monkeypatch.context() as patched:
+        interrupt_after(whole // 2, made, patched)
+        with pytest.raises(Interrupted):
+            ensure(job, place)
+    assert whole // 2 <= len(made) < whole
+    assert found(job, place) == expected
+    assert len(made) <= whole + 1  # the pass that was broken off is made again
+    left = [name for folder in (unbroken, place) for name in tree(Path(folder.folders.checkpoints))]
+    assert all(name.endswith(".pt") and ".passes" not in name for name in left)
+
+
+def test_what_was_found_of_other_weights_is_not_used(
+    tmp_path: Path, made: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, place = analysis(Sharpness(iterations=3, examples=50)), workplace(tmp_path)
+    expected = found(job, workplace(tmp_path / "unbroken"))
+    with monkeypatch.context() as patched:
+        interrupt_after(len(made) + 3, made, patched)
+        with pytest.raises(Interrupted):
+            ensure(job, place)
+    [head] = Path(place.folders.checkpoints).glob("*.passes/circumstances.json")
+    head.write_text(head.read_text().replace('"threads"', '"fibres"'))
+    made.clear()
+    assert found(job, place) == expected
+    assert len(made) == expected["evaluations"]

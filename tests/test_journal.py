@@ -1,0 +1,87 @@
+"""The journal of passes: what it keeps, for whom, and that it never changes what is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from support import tree
+from torch import Tensor
+
+from smoothout import journal
+from smoothout.journal import forget, kept, passed
+
+Passes = list[int]
+
+
+@pytest.fixture(autouse=True)
+def every_pass_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "SLOW_SECONDS", 0.0)
+
+
+def told(made: Passes, number: int) -> Callable[[], Tensor]:
+    """A pass that notes that it was made and finds its number's root."""
+
+    def measure() -> Tensor:
+        made.append(number)
+        return torch.tensor([float(number), number**0.5], dtype=torch.float64)
+
+    return measure
+
+
+def gone_through(folder: Path, passes: int, circumstances: str = "here") -> tuple[list[list[float]], Passes]:
+    """What the passes find, and which of them were made."""
+    made: Passes = []
+    with kept(folder, circumstances):
+        found = [passed(told(made, number)).tolist() for number in range(passes)]
+    return found, made
+
+
+def test_passes_that_were_made_are_read_and_the_others_made(tmp_path: Path) -> None:
+    first, made = gone_through(tmp_path / "a", 3)
+    assert made == [0, 1, 2]
+    again, made = gone_through(tmp_path / "a", 5)
+    assert made == [3, 4]
+    assert again[:3] == first
+    assert gone_through(tmp_path / "b", 5)[0] == again
+
+
+def test_other_circumstances_begin_anew(tmp_path: Path) -> None:
+    gone_through(tmp_path / "a", 3)
+    assert gone_through(tmp_path / "a", 2, "elsewhere")[1] == [0, 1]
+    assert len(tree(tmp_path / "a")) == 3  # two passes and whose they are
+
+
+def test_quick_passes_and_those_beyond_the_limit_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "MOST_BYTES", 2 * 16)
+    gone_through(tmp_path / "a", 5)
+    assert gone_through(tmp_path / "a", 5)[1] == [2, 3, 4]
+    monkeypatch.setattr(journal, "SLOW_SECONDS", 60.0)
+    gone_through(tmp_path / "b", 5)
+    assert not (tmp_path / "b").exists()
+
+
+def test_outside_a_journal_a_pass_is_just_made(tmp_path: Path) -> None:
+    made: Passes = []
+    with kept(tmp_path / "a", "here"):
+        passed(told(made, 0))
+    passed(told(made, 1))
+    assert made == [0, 1]
+    assert len(tree(tmp_path / "a")) == 2
+
+
+def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("no folder")
+    assert gone_through(tmp_path / "a" / "b", 2)[1] == [0, 1]
+    assert gone_through(tmp_path / "a" / "b", 2)[1] == [0, 1]
+
+
+def test_a_journal_that_is_forgotten_is_gone_and_one_that_is_not_there_is_no_error(tmp_path: Path) -> None:
+    gone_through(tmp_path / "a", 2)
+    forget(tmp_path / "a")
+    forget(tmp_path / "a")
+    assert tree(tmp_path) == {}
