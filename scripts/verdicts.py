@@ -15,7 +15,7 @@ from smoothout import cli, terminal
 from smoothout.claims import Claims, Judging
 from smoothout.files import write_text
 from smoothout.progress import Bar, say
-from smoothout.settings import build, chosen
+from smoothout.settings import SettingsError, build, chosen
 from smoothout.verdicts import Page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def main(config: DictConfig) -> None:
     """Test every claim and write the page."""
     with cli.task(config) as (settings, place):
+        lacking = [key for key in ("page", "prose", "claims") if key not in settings]
+        if lacking:
+            name = HydraConfig.get().runtime.choices["claims"]
+            raise SettingsError(f"{', '.join(lacking)}: must stand in configs/claims/{name}.yaml, as in papers.yaml")
         judging = build(settings["judging"], "judging", Judging)
         wish = chosen(settings, run=bool, page=str, method=tuple[str, ...])
         prose = chosen(settings.get("prose"), "prose.", title=str, introduction=str)

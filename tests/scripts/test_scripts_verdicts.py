@@ -1,0 +1,44 @@
+"""scripts/verdicts.py as a user meets it who has claims of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support import tree
+from train_program import Program
+
+HEAD = """
+page: mine.md
+prose: {title: My claims, introduction: About digits.}
+"""
+CLAIM = """
+claims:
+  - says: Large batches do worse.
+    source: a guess
+    rows:
+      digits: {plus: ["quickstart | digits, 32 | baseline"], minus: ["quickstart | digits, 720 | baseline"]}
+"""
+
+
+def own(root: Path, text: str) -> tuple[str, ...]:
+    path = root / "own" / "claims" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"# @package _global_\n{text}")
+    return f"--config-dir={root / 'own'}", "claims=mine", "judging.regimes=[released]", "threads=1"
+
+
+def test_claims_of_ones_own_have_a_page_that_says_what_writes_it(root: Path, script: Program) -> None:
+    path = root / "results" / "mine.md"
+    assert script("verdicts", *own(root, HEAD + CLAIM)) == (0, [f"written: {path}"], [])
+    page = path.read_text()
+    assert page.startswith("# My claims\n\nAbout digits.")
+    assert "`python scripts/verdicts.py claims=mine 'judging.regimes=[released]'` writes this page anew." in page
+    assert "1 not tested" in page
+
+
+def test_a_claims_file_without_its_head_is_told_what_it_lacks(root: Path, script: Program) -> None:
+    given = own(root, CLAIM)
+    before = tree(root)
+    line = "error: page, prose: must stand in configs/claims/mine.yaml, as in papers.yaml"
+    assert script("verdicts", *given) == (2, [], [line])
+    assert tree(root) == before
