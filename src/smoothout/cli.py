@@ -46,16 +46,18 @@ def run(program: Callable[[], Any]) -> None:
     Of torchrun's processes the first one runs it; the others do their share of the trainings that it leads.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and swallowed
-    code, ranks = 0, here()
+    code, ranks, failures = 0, here(), list[dict[str, Any]]()
     try:
         with _own_callbacks(), stopped_by_signals(), _arguments_checked():
             program() if ranks.rank == 0 else follow(ranks)
     except (Exception, KeyboardInterrupt) as error:
-        code = report(error, Path("logs") / "failure.txt" if ranks.rank else None)
+        failures = _failures()
+        told = one_line(error) in {failure["error"] for failure in failures}  # a sweep ends with its first failure
+        log = Path("logs") / "failure.txt" if ranks.rank else None
+        code = _code(error) if told else report(error, log)
     finally:
         ranks.part()
-    failures = _failures()
-    for failure in failures:
+    for failure in failures or _failures():
         console.print(f"failed: {' '.join(failure['overrides'])}: {failure['error']}", markup=False)
     sys.exit(code)
 
@@ -108,7 +110,7 @@ def report(error: BaseException, log: Path | None = None) -> int:
         if telling:
             console.print(f"stopped: {str(error) or 'the same command goes on from here'}", markup=False)
         return 128 + (error.number if isinstance(error, Interrupted) else 2)
-    code = 2 if is_input(error) else 1
+    code = _code(error)
     if not telling:
         return code
     console.print(f"error: {f'rank {here().rank}: ' if here().rank else ''}{one_line(error)}", markup=False)
@@ -135,6 +137,11 @@ def task(config: DictConfig) -> Iterator[tuple[dict[str, Any], Workplace]]:
         named = OmegaConf.select(config, "folders.logs") or "logs"
         logs = named if isinstance(error, Exception | EndedError) else "logs"
         sys.exit(report(error, Path(logs) / "failure.txt"))
+
+
+def _code(error: BaseException) -> int:
+    """The exit code: 2 where the input is at fault, 1 where it is the program or the machine."""
+    return 2 if is_input(error) else 1
 
 
 def among_others() -> str:

@@ -31,7 +31,7 @@ def test_a_sweep_finishes_what_it_can_names_what_failed_and_repeats_nothing(
         assert line.endswith(f"batch=large schedule.epochs=2 seed={seed} perturbation.a=0]")
     failed = [line for line in err if line.startswith("failed: ")]
     assert len(failed) == 2
-    assert err[-2:] == failed
+    assert err == ["Error executing job with overrides: " + err[0].partition(": ")[2], *failed]  # the first is Hydra's
     for seed, line in enumerate(failed):
         assert f"seed={seed} perturbation.a=-1: perturbation.a: the noise's strength must be" in line
     assert len(trainings) == 2
