@@ -105,17 +105,17 @@ def _plan(wanted: Sequence[Wanted], place: Workplace, lacking: Container[str]) -
         some = len(possible[title]) < len(missing[title])
         cost = "no data" if some and not possible[title] else _estimate(possible[title], costs)
         grid.add_row(title, str(there), str(len(possible[title])), cost)
+    everything = {job: seconds for jobs in possible.values() for job, seconds in jobs.items()}
     again = {
         run: seconds
-        for jobs in possible.values()
-        for job, seconds in jobs.items()
+        for job, seconds in everything.items()
         for run in job.inputs
         if recorded(run, place) is not None and not checkpoint_path(run, place).exists()
     }
     if again:
         grid.add_row("recorded, but weights not here: train again", "", str(len(again)), _estimate(again, costs))
     _out.print(grid)
-    everything = {job: seconds for jobs in (*possible.values(), again) for job, seconds in jobs.items()}
+    everything |= again
     if everything:
         total = _estimate(everything, costs)
         _out.print(f"{len(everything)} jobs to run: {total} on this device; interrupted, the same command goes on\n")
