@@ -62,6 +62,20 @@ def run(program: Callable[[], Any]) -> None:
     sys.exit(code)
 
 
+def _choices(*, _root_: DictConfig) -> str:
+    """For the help of a program: each group of configs that it composes, and the names in it."""
+    runtime = _root_.hydra.runtime
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    lines = []
+    for group in runtime.choices:
+        names = sorted(path.stem for folder in folders for path in (folder / str(group)).glob("*.yaml"))
+        lines += [f"{group}: {', '.join(names)}"] if names else []
+    return "\n".join(lines)
+
+
+OmegaConf.register_new_resolver("choices", _choices, replace=True)
+
+
 @contextmanager
 def _own_callbacks() -> Iterator[None]:
     """Within the block Hydra makes this module's callback and no other: else a config could have it call anything."""

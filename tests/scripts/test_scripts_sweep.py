@@ -148,6 +148,16 @@ def test_help_names_every_choice_that_a_user_can_make(root: Path, program: Progr
     assert "  python scripts/train.py -m perturbation=none,smoothout,adasmoothout seed=0,1,2" in "\n".join(out)
 
 
+@pytest.mark.parametrize(
+    ("name", "own"), {"reproduce": "figure table", "verdicts": "claims", "prepare_data": "data"}.items()
+)
+def test_help_of_a_program_names_the_choices_that_it_takes_and_no_others(script: Program, name: str, own: str) -> None:
+    code, out, err = script(name, "--help")
+    assert (code, err) == (0, [])
+    groups = [path.name for path in (ROOT / "configs").iterdir() if path.is_dir()]
+    assert sorted(group for group in groups if any(line.startswith(f"{group}: ") for line in out)) == own.split()
+
+
 def test_the_settings_can_be_shown_without_running_anything(root: Path, program: Program) -> None:
     before = tree(root)
     code, out, err = program("--cfg", "job", "perturbation=smoothout")
