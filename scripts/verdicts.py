@@ -31,9 +31,9 @@ def main(config: DictConfig) -> None:
             raise SettingsError(f"{', '.join(lacking)}: must stand in configs/claims/{name}.yaml, as in papers.yaml")
         judging = build(settings["judging"], "judging", Judging)
         wish = chosen(settings, run=bool, page=str, method=tuple[str, ...])
-        prose = chosen(settings.get("prose"), "prose.", title=str, introduction=str)
+        prose = chosen(settings["prose"], "prose.", title=str, introduction=str)
         published = ROOT / "results" / "published"
-        judged = [Claims(settings.get("claims"), scope, ROOT / "configs", published) for scope in judging.scopes()]
+        judged = [Claims(settings["claims"], scope, ROOT / "configs", published) for scope in judging.scopes()]
         code = terminal.make(judged, place) if wish.run else 0
         with Bar("claims", sum(len(claims.claims) for claims in judged)) as bar:
             tests = [test for claims in judged for test in claims.tests(place, bar.tick)]

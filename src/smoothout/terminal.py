@@ -129,11 +129,12 @@ def foretell(analysis: Job, epoch_seconds: Sequence[float | None], place: Workpl
     if recorded(analysis, place) is not None:
         return
     refuse(analysis, place)
+    costs = Costs(place)
     for run, seconds in zip(analysis.inputs, epoch_seconds, strict=True):
         if not checkpoint_path(run, place).exists():
             known = "recorded, but its weights are not here" if recorded(run, place) else "not trained yet"
-            cost = _estimate({run: seconds}, Costs(place))
-            console.print(f"{run.name}: {known}: trained first (time: {cost})", markup=False)
+            time = _estimate({run: seconds}, costs)
+            console.print(f"{run.name}: {known}: trained first (time: {time})", markup=False)
 
 
 def _estimate(jobs: dict[Job, float | None], costs: Costs) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ ANALYSES = (
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[None]]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Grows with every pass that is made and not read; all of them count as slow."""
     passes, passed = list[None](), journal._Journal.passed
 
