@@ -69,8 +69,12 @@ class Page:
             "## In short",
             _table(self._summary()),
         ]
-        for says in self._claims():
+        sections = {says: [test for test in self.tests if test.claim.says == says] for says in self._claims()}
+        begun = [says for says, tests in sections.items() if any(test.evidence.n or _lost(test) for test in tests)]
+        for says in begun:
             parts += [f"## {says}", *self._claim(says)]
+        if waiting := [tests for says, tests in sections.items() if says not in begun]:
+            parts += ["## Not tested so far", _table(pd.DataFrame(map(_waiting, waiting)))]
         parts += ["## How this page judges", *self.method]
         return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -160,6 +164,12 @@ def _seeds(test: Judged) -> str:
 def _lost(test: Judged) -> str:
     """How many seeds are missing, and why."""
     return ", ".join(f"{n} {word}" for n, word in ((test.failed, "failed"), (test.diverged, "diverged")) if n)
+
+
+def _waiting(tests: Sequence[Judged]) -> dict[str, str]:
+    """The line of a claim of which there is no record at all."""
+    rows = dict.fromkeys(test.row for test in tests)
+    return {"claim": tests[0].claim.says, "rows": "; ".join(rows), "source": tests[0].claim.source}
 
 
 def _untested(tests: Sequence[Judged]) -> str:

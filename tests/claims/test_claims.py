@@ -1,95 +1,22 @@
-"""Claims against simulated records of known truth, and the page that comes of them."""
+"""Claims against simulated records of known truth."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from simulated import CONFIGS, F1, PUBLISHED, SEEDS, judged, page, simulate, write
 
-from smoothout.claims import QUANTITIES, Claim, Claims, Judged, Judging, Kind
-from smoothout.evaluation import Precision
+from smoothout.claims import QUANTITIES, Claim, Claims, Judged, Kind
 from smoothout.identity import described
-from smoothout.ledger import Record
 from smoothout.reproduction import Scope
-from smoothout.settings import Folders, SettingsError, compose_config
+from smoothout.settings import SettingsError, compose_config
 from smoothout.statistics import Evidence, Verdict, mean_of
-from smoothout.verdicts import Page, shown
-from smoothout.work import Job, Workplace
-
-ROOT = Path(__file__).resolve().parent.parent
-CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"
-SEEDS = (0, 1, 2, 3, 4)
-F1 = {"small": "table2 | F1, MNIST, 256 | ", "large": "table2 | F1, MNIST, 6000 | "}
-PROSE = SimpleNamespace(title="Verdicts", introduction="Words.")
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Workplace:
-    folders = Folders(*(str(tmp_path / n) for n in ("data", "results", "checkpoints", "logs")))
-    return Workplace(folders, torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def f1() -> Claims:
-    """No claims, but the cells of Table 2."""
-    return Claims([], Scope("released", seeds=SEEDS), CONFIGS, PUBLISHED)
-
-
-@pytest.fixture(autouse=True)
-def composed_once(f1: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables take seconds to compose: every test shares those of `f1`."""
-    entries = f1._entries
-    monkeypatch.setattr(Claims, "_entries", lambda self, table: entries(table))
-
-
-def write(place: Workplace, job: Job, outcome: dict[str, Any]) -> None:
-    run = job.inputs[0] if job.inputs else job
-    place.ledger.write(
-        Record(
-            job.kind, job.name, job.digest, job.identity, described(job.settings), run.settings.labels, [], outcome, {}
-        )
-    )
-
-
-def simulate(
-    claims: Claims,
-    place: Workplace,
-    cell: str,
-    accuracies: list[float],
-    sharpness: list[float | None],
-    *,
-    losses: list[float] | None = None,
-    diverged: tuple[int, ...] = (),
-) -> None:
-    """Records of trainings with these accuracies (percent), and of what searches found (percent; None: nothing).
-
-    ``losses`` are those of the trained weights on the training split; ``diverged`` are the seeds whose training did.
-    """
-    for seed, accuracy in enumerate(accuracies):
-        best = {"test_accuracy": accuracy / 100, "train_loss": losses[seed] if losses else 0.001}
-        outcome = {"best": best, "last": best, "examples": {"train": 60_000, "test": 10_000}}
-        outcome["diverged"] = seed in diverged
-        write(place, claims._entry(cell, QUANTITIES["best"]).jobs[seed], outcome)
-    for seed, value in enumerate(sharpness):
-        outcome = {"failed": value is None, "value": value or 0.0, "loss": 0.1}
-        write(place, claims._entry(cell, QUANTITIES["converged"]).jobs[seed], outcome)
-
-
-def judged(given: dict[str, Any], place: Workplace) -> list[Judged]:
-    claims = Claims(
-        [{"says": "It is so.", "source": "p. 1"} | given], Scope("released", seeds=SEEDS), CONFIGS, PUBLISHED
-    )
-    return list(claims.tests(place))
-
-
-def page(tests: list[Judged]) -> Page:
-    return Page(tests, PROSE, ["More words."], Judging(seeds=SEEDS), "python judge.py")
+from smoothout.verdicts import shown
+from smoothout.work import Workplace
 
 
 def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: Claims, place: Workplace) -> None:
@@ -150,14 +77,6 @@ def test_no_verdict_rests_on_the_seeds_that_did_not_diverge(quantity: str, f1: C
     assert page([test]).verdicts == [Verdict.undecided]
     assert page([replace(test, diverged=0)]).verdicts == [Verdict.holds]
     assert "| 3 (2 diverged) |" in page([test]).markdown()
-
-
-def test_where_all_seeds_diverged_nothing_is_tested_and_the_page_says_why(f1: Claims, place: Workplace) -> None:
-    simulate(f1, place, F1["small"] + "baseline", [10.0, 10.0], [], diverged=(0, 1))
-    simulate(f1, place, F1["large"] + "baseline", [98.0, 98.0], [])
-    rows = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]}}
-    text = page(judged({"rows": rows}, place)).markdown()
-    assert "Not tested under `released`: F1 (test accuracy, best epoch, points, 2 diverged)." in text
 
 
 def test_a_margin_forgives_what_it_says(f1: Claims, place: Workplace) -> None:
@@ -247,22 +166,6 @@ def test_every_claim_of_the_papers_names_cells_that_are_there(place: Workplace) 
     assert lacking == extra  # every other compared accuracy was published
 
 
-def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, place: Workplace) -> None:
-    simulate(f1, place, F1["small"] + "baseline", [98.5], [])
-    simulate(f1, place, F1["large"] + "baseline", [98.0], [])
-    rows = {
-        "F1, MNIST": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]},
-        "none": {"plus": [F1["small"] + "smoothout"], "minus": [F1["large"] + "smoothout"]},
-    }
-    tests = judged({"rows": rows, "quantities": ["best", "noise"]}, place)
-    text = page([*tests, *(replace(test, regime="v1", evidence=Evidence()) for test in tests)]).markdown()
-    assert "`python judge.py` writes this page anew." in text
-    assert "1 undecided, 3 not tested" in text
-    assert "+0.50" in text
-    assert "Not tested under `released`: F1, MNIST (rise of the training loss under noise, a = 0.04); none." in text
-    assert "Not tested under `v1`: F1, MNIST; none." in text
-
-
 def test_a_cell_may_name_a_quantity_of_its_own(f1: Claims, place: Workplace) -> None:
     """Best less last epoch."""
     for seed, (best, last) in enumerate([(98.5, 98.0), (98.6, 98.3)]):
@@ -285,20 +188,6 @@ def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims
     assert set(jobs) == set(claims.jobs())
 
 
-def test_page_and_table_look_at_the_same_measurements_under_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Profile smoke has analyses look at 500 examples."""
-    monkeypatch.undo()
-    claims = Claims([], Scope("released", "smoke"), CONFIGS, PUBLISHED)
-    entries = claims._entries("table2")
-    for name, column in (("recomputed", "best recomputed"), ("recomputed_last", "last recomputed")):
-        [job] = claims._entry(F1["large"] + "baseline", QUANTITIES[name]).jobs.values()
-        [shown_job] = entries["F1, MNIST, 6000", f"baseline {column}"].jobs.values()
-        assert job.settings.examples == 500
-        assert job.digest == shown_job.digest
-    [job] = claims._entry(F1["large"] + "baseline", QUANTITIES["noise"]).jobs.values()
-    assert job.settings.examples == 500
-
-
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -314,11 +203,6 @@ def test_page_and_table_look_at_the_same_measurements_under_every_profile(monkey
 def test_a_claim_that_cannot_be_tested_is_refused_by_name(given: dict[str, Any], says: str, place: Workplace) -> None:
     with pytest.raises(SettingsError, match=says.replace("|", r"\|")):
         judged(given, place)
-
-
-def test_another_profile_or_precision_has_a_page_of_its_own() -> None:
-    assert Judging().file("README.md") == "README.md"
-    assert Judging(profile="short", precision=Precision.bfloat16).file("README.md") == "README-short-bfloat16.md"
 
 
 def test_evidence_for_and_against_have_one_two_sided_p() -> None:

@@ -1,0 +1,70 @@
+"""The page that claims come to."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from simulated import CONFIGS, F1, PUBLISHED, judged, page, simulate
+
+from smoothout.claims import QUANTITIES, Claims, Judging
+from smoothout.evaluation import Precision
+from smoothout.reproduction import Scope
+from smoothout.statistics import Evidence
+from smoothout.work import Workplace
+
+
+def test_where_all_seeds_diverged_nothing_is_tested_and_the_page_says_why(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["small"] + "baseline", [10.0, 10.0], [], diverged=(0, 1))
+    simulate(f1, place, F1["large"] + "baseline", [98.0, 98.0], [])
+    rows = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]}}
+    text = page(judged({"rows": rows}, place)).markdown()
+    assert "Not tested under `released`: F1 (test accuracy, best epoch, points, 2 diverged)." in text
+
+
+def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["small"] + "baseline", [98.5], [])
+    simulate(f1, place, F1["large"] + "baseline", [98.0], [])
+    rows = {
+        "F1, MNIST": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]},
+        "none": {"plus": [F1["small"] + "smoothout"], "minus": [F1["large"] + "smoothout"]},
+    }
+    tests = judged({"rows": rows, "quantities": ["best", "noise"]}, place)
+    text = page([*tests, *(replace(test, regime="v1", evidence=Evidence()) for test in tests)]).markdown()
+    assert "`python judge.py` writes this page anew." in text
+    assert "1 undecided, 3 not tested" in text
+    assert "+0.50" in text
+    assert "Not tested under `released`: F1, MNIST (rise of the training loss under noise, a = 0.04); none." in text
+    assert "Not tested under `v1`: F1, MNIST; none." in text
+
+
+def test_claims_without_any_record_stand_together_at_the_end(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["small"] + "baseline", [98.5], [])
+    simulate(f1, place, F1["large"] + "baseline", [98.0], [])
+    found = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]}}
+    missing = {name: {"plus": [F1["small"] + "smoothout"], "minus": []} for name in ("one", "two")}
+    none = judged({"says": "Nobody looked.", "source": "Sec. 9", "rows": missing}, place)
+    text = page([*none, *judged({"says": "It gains.", "rows": found}, place)]).markdown()
+    headings = re.findall("^## (.*)$", text, re.M)
+    assert headings == ["In short", "It gains.", "Not tested so far", "How this page judges"]
+    assert re.search(r"^\| Nobody looked\. +\| one; two +\| Sec\. 9 +\|$", text, re.M)
+
+
+def test_page_and_table_look_at_the_same_measurements_under_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Profile smoke has analyses look at 500 examples."""
+    monkeypatch.undo()
+    claims = Claims([], Scope("released", "smoke"), CONFIGS, PUBLISHED)
+    entries = claims._entries("table2")
+    for name, column in (("recomputed", "best recomputed"), ("recomputed_last", "last recomputed")):
+        [job] = claims._entry(F1["large"] + "baseline", QUANTITIES[name]).jobs.values()
+        [shown_job] = entries["F1, MNIST, 6000", f"baseline {column}"].jobs.values()
+        assert job.settings.examples == 500
+        assert job.digest == shown_job.digest
+    [job] = claims._entry(F1["large"] + "baseline", QUANTITIES["noise"]).jobs.values()
+    assert job.settings.examples == 500
+
+
+def test_another_profile_or_precision_has_a_page_of_its_own() -> None:
+    assert Judging().file("README.md") == "README.md"
+    assert Judging(profile="short", precision=Precision.bfloat16).file("README.md") == "README-short-bfloat16.md"
