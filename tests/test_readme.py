@@ -1,4 +1,4 @@
-"""README says what is true: code runs, commands compose, numbers are the rendered table's, files are there."""
+"""README and findings are true: code runs, commands compose, numbers are the rendered tables', files are there."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import nn
 from smoothout.settings import compose_config
 
 ROOT = Path(__file__).resolve().parent.parent
-PATHS = [ROOT / "README.md", *(ROOT / "configs").glob("*.yaml")]
-TEXTS = {path.name: path.read_text(encoding="utf-8") for path in PATHS}
-README = TEXTS["README.md"]
+PAGES = [ROOT / "README.md", ROOT / "results" / "findings.md"]
+TEXTS = {path: path.read_text(encoding="utf-8") for path in (*PAGES, *(ROOT / "configs").glob("*.yaml"))}
+README = TEXTS[PAGES[0]]
 
 
 def commands() -> list[str]:
@@ -42,10 +42,11 @@ def test_every_command_that_is_shown_composes(command):
     assert compose_config(ROOT / "configs", Path(script).stem, kept)
 
 
-def test_every_link_and_picture_is_there():
-    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_and_picture_is_there(page):
+    targets = re.findall(r"\]\(([^)#:]+)\)", TEXTS[page])
     assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
 def test_every_make_target_that_is_named_exists():
@@ -55,32 +56,35 @@ def test_every_make_target_that_is_named_exists():
         assert re.search(rf"^{re.escape(stem)}:", makefile, re.M), target
 
 
-HEADINGS = {  # of a rendered table's section, by the name that README's block of its rows has
+HEADINGS = {  # of a rendered table's section, by the name that a page's block of its rows has
     "accuracy": "Test accuracy in %, best epoch",
     "last": "Test accuracy in %, last epoch",
     "recomputed": "Test accuracy in %, last epoch, running averages recomputed",
     "converged": "Sharpness in %, convention `converged`",
 }
-BLOCKS = re.findall(r"<!-- (\S+): (\w+) -->\n(.*?)<!-- end -->", README, re.S)
+BLOCKS = {page: re.findall(r"<!-- (\S+): (\w+) -->\n(.*?)<!-- end -->", TEXTS[page], re.S) for page in PAGES}
 
 
 def section(name: str, block: str) -> list[str]:
-    """The lines of the rendered table ``name`` that README's ``block`` is of."""
+    """The lines of the rendered table ``name`` that a page's ``block`` is of."""
     rendered = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
     [found] = re.findall(rf"^## {re.escape(HEADINGS[block])}\n(.*?)(?=^## |\Z)", rendered, re.M | re.S)
     return found.splitlines()
 
 
-@pytest.mark.parametrize(("name", "block", "text"), BLOCKS, ids=[f"{name}-{block}" for name, block, _ in BLOCKS])
-def test_the_numbers_shown_are_those_of_the_rendered_tables_section(name, block, text):
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert lines
-    assert [line for line in lines if line not in section(name, block)] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_numbers_shown_are_those_of_the_rendered_tables_section(page):
+    assert BLOCKS[page]
+    for name, block, text in BLOCKS[page]:
+        lines = [line for line in text.splitlines() if line.startswith("|")]
+        assert lines
+        assert [line for line in lines if line not in section(name, block)] == []
 
 
 def test_every_section_shown_is_another():
-    assert sorted(block for _, block, _ in BLOCKS) == sorted(HEADINGS)
-    headers = [section(name, block) for name, block, _ in BLOCKS]
+    blocks = BLOCKS[PAGES[1]]
+    assert sorted(block for _, block, _ in blocks) == sorted(HEADINGS)
+    headers = [section(name, block) for name, block, _ in blocks]
     assert all(one != other for i, one in enumerate(headers) for other in headers[:i])
 
 
