@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +11,17 @@ from support import same_bits
 from torch import nn
 from torch.nn import functional as F
 
-from smoothout.analysis.interpolation import Averages, Path, interpolate
+from smoothout.analysis.interpolation import Averages, interpolate
+from smoothout.analysis.interpolation import Path as Way
 from smoothout.analysis.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention, sharpness
 from smoothout.batchnorm import recompute_averages
 from smoothout.data.images import Split
 from smoothout.evaluation import evaluate
 from smoothout.identity import described
+from smoothout.ledger import Ledger
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
 @pytest.fixture
@@ -61,6 +66,14 @@ def test_naming_the_conventions_own_split_is_no_other_job():
     assert described(keskar) != described(Sharpness(convention=Convention.keskar, part="test"))
 
 
+@pytest.mark.parametrize("convention", list(Convention))
+def test_a_bar_expects_about_as_many_evaluations_as_recorded_searches_took(convention):
+    found = [r for r in Ledger(RESULTS).records("sharpness") if r.settings["convention"] == convention]
+    took = sorted(r.outcome["evaluations"] for r in found)
+    assert took
+    assert took[len(took) // 2] / 1.2 < Sharpness(convention=convention).ticks(60_000, 10_000) < took[-1] * 1.2
+
+
 def test_a_recorded_interpolation_has_the_ends_own_numbers_on_both_splits(splits):
     first, second, ticks = network(0), network(1), []
     outcome = Interpolation(start=-1, stop=2, points=4).run([first, second], *splits, counting(ticks))
@@ -81,7 +94,7 @@ def normalised(seed: int) -> nn.Sequential:
 def test_a_recorded_interpolation_follows_its_path_and_recomputes_averages_from_the_training_split(splits):
     train, test = splits
     first, second, ticks = normalised(0), normalised(1), []
-    settings = Interpolation(points=4, path=Path.curvilinear, averages=Averages.recomputed, examples=30)
+    settings = Interpolation(points=4, path=Way.curvilinear, averages=Averages.recomputed, examples=30)
     outcome = settings.run([first, second], train, test, counting(ticks))
     for part, split in (("train", train), ("test", test)):
         expected = interpolate(

@@ -17,7 +17,7 @@ from smoothout.analysis import subject
 from smoothout.analysis.full_loss import Tick
 from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, Averages, Path, walk
 from smoothout.analysis.sensitivity import noise_curve, noise_slopes
-from smoothout.analysis.sharpness import Convention, sharpness
+from smoothout.analysis.sharpness import EVALUATIONS, Convention, sharpness
 from smoothout.analysis.subject import Part, Weights
 from smoothout.batchnorm import recompute_averages
 from smoothout.data.images import Split
@@ -74,8 +74,7 @@ class Sharpness:
 
     def evaluations(self, train: int, test: int) -> int:
         """About how many passes forward and backward over a split of ``train`` or ``test`` examples it takes."""
-        searches = 4 if self.convention is Convention.converged else 1
-        return 1 + self.repeats * searches * (self.iterations + 2)
+        return 1 + self.repeats * (EVALUATIONS[self.convention] * self.iterations + 2)
 
     ticks = evaluations
 

@@ -13,6 +13,7 @@ from smoothout.analysis import subject
 from smoothout.analysis.adaptive import Norm, adaptive_sharpness
 from smoothout.analysis.atlas import Method, atlas
 from smoothout.analysis.full_loss import Tick
+from smoothout.analysis.sharpness import EVALUATIONS
 from smoothout.analysis.subject import Part, Weights
 from smoothout.data.images import Split
 
@@ -121,7 +122,7 @@ class Atlas:
 
     def evaluations(self, train: int, test: int) -> int:
         """About how many passes forward and backward over a split it takes."""
-        conventions = (4 + 1 + 5) * (self.iterations + 2)  # converged has 4 searches, released tries 5 times as often
+        conventions = sum(EVALUATIONS.values()) * self.iterations
         return (1 if self.subspace is None else 2) * (conventions + len(Method) * self.budget)
 
     ticks = evaluations
