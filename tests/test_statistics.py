@@ -46,17 +46,18 @@ def test_differences_that_agree_within_their_step_are_not_certain() -> None:
     assert found.std == pytest.approx(0.01 / 12**0.5)
     assert found.p == pytest.approx(stats.ttest_1samp([0.05 - 0.01 / 24**0.5, 0.05 + 0.01 / 24**0.5], 0.0).pvalue)
     assert mean_of([0.04, 0.09], step=0.01) == mean_of([0.04, 0.09])  # scatter above a step is what it is
-    assert spread_of([98.5, 98.5], [98.4, 98.7], 2, step=0.01).value > 0
-    assert math.isnan(spread_of([98.5, 98.5], [98.4, 98.7], 2).value)
+    assert spread_of([98.5, 98.5, 98.5], [98.4, 98.7, 98.6], 2, step=0.01).value > 0
+    assert math.isnan(spread_of([98.5, 98.5, 98.5], [98.4, 98.7, 98.6], 2).value)
 
 
 @pytest.mark.parametrize("level", [LEVEL, LEVEL / 25])
-def test_with_two_seeds_of_accuracies_in_steps_the_tests_err_at_their_level_at_most(level: float) -> None:
+def test_with_few_seeds_of_accuracies_in_steps_the_tests_err_at_their_level_at_most(level: float) -> None:
     generator, step, runs = np.random.default_rng(5), 0.01, 4000
     draws = [np.round(generator.normal(0, 0.03, (2, 2)) / step) * step for _ in range(runs)]
+    three = [np.round(generator.normal(0, 0.03, (2, 3)) / step) * step for _ in range(runs)]
     for wrong in (
         [mean_of(list(one - other), step=step).p < level for one, other in draws],
-        [spread_of(list(one), list(other), 1, step).p < level for one, other in draws],
+        [spread_of(list(one), list(other), 1, step).p < level for one, other in three],
     ):
         assert np.mean(wrong) < level + 3 * (level / runs) ** 0.5
     assert np.mean([mean_of(list(np.round(one - other, 9))).p < LEVEL / 25 for one, other in draws]) > 10 * LEVEL / 25
@@ -66,26 +67,38 @@ def test_one_seed_decides_nothing_and_none_tests_nothing() -> None:
     assert mean_of([7.0]).verdict(mean_of([7.0]).p) is Verdict.undecided
     assert mean_of([]).verdict(mean_of([]).p) is Verdict.untested
     assert spread_of([1.0], [2.0], 2).verdict(1.0) is Verdict.undecided
+    assert [mean_of(values).compared for values in ([], [7.0], [7.0, 8.0])] == [False, False, True]
+    assert not spread_of([1.0, 2.0], [2.0, 1.0], 2).compared  # two pairs are always correlated
 
 
-def test_scatter_is_compared_by_the_f_test() -> None:
+def pairs(generator: np.random.Generator, ratio: float, shared: float, n: int) -> tuple[list[float], list[float]]:
+    """``n`` pairs of normal numbers with that correlation, the first of ``ratio`` times the scatter."""
+    one, other = generator.multivariate_normal([0, 0], [[1, shared], [shared, 1]], n).T
+    return list(ratio * one), list(other)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_scatter_is_compared_pair_by_pair(shared: float) -> None:
     """Three times the scatter: the ratio's interval covers 3 nineteen times in twenty; the test is of factor 2."""
     generator = np.random.default_rng(0)
-    covered = failed = 0
-    for _ in range(2000):
-        found = spread_of(list(generator.normal(0, 3, 6)), list(generator.normal(0, 1, 6)), 2)
-        covered += found.low <= math.log2(2 / 3) <= found.high
-        failed += found.for_zero < 0.05
-    assert abs(covered / 2000 - 0.95) < 0.02
-    assert failed / 2000 > 0.15  # shown to scatter more than twice as much
+    found = [spread_of(*pairs(generator, 3, shared, 6), 2) for _ in range(2000)]
+    assert abs(np.mean([one.low <= math.log2(2 / 3) <= one.high for one in found]) - 0.95) < 0.02
+    assert np.mean([one.for_zero < 0.05 for one in found]) > 0.15  # shown to scatter more than twice as much
 
 
+def test_equal_scatter_is_tested_by_the_correlation_of_sum_and_difference() -> None:
+    one, other = (np.array(column) for column in pairs(np.random.default_rng(3), 1.5, 0.4, 7))
+    truth = stats.pearsonr(other / 2 + one / 4, other / 2 - one / 4)
+    found = spread_of(list(one), list(other), 2)
+    assert found.p == pytest.approx(truth.pvalue)
+    assert (found.value > 0) == (truth.statistic > 0)
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.9])
 @pytest.mark.parametrize("factor", [1.0, 2.0])
-def test_at_the_edge_of_the_claim_about_scatter_the_test_errs_at_its_level(factor: float) -> None:
+def test_at_the_edge_of_the_claim_about_scatter_the_test_errs_at_its_level(factor: float, shared: float) -> None:
     generator = np.random.default_rng(1)
-    draws = [
-        spread_of(list(generator.normal(0, factor, 5)), list(generator.normal(0, 1, 5)), factor) for _ in range(2500)
-    ]
+    draws = [spread_of(*pairs(generator, factor, shared, 5), factor) for _ in range(2500)]
     for side in ("against_zero", "for_zero"):
         assert abs(np.mean([getattr(d, side) < 0.05 for d in draws]) - 0.05) < 0.012
 
@@ -193,6 +206,15 @@ def test_so_many_seeds_decide_with_that_chance(margin: float) -> None:
     for seeds, enough in ((int(needed), True), (int(needed) - 3, False)):
         draws = generator.normal(1 - margin, 1, (1000, seeds))
         assert bool(np.mean([mean_of(list(draw), margin).p < LEVEL / 10 for draw in draws]) > 0.77) is enough
+
+
+@pytest.mark.parametrize("effect", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("tests", [10, 40])
+def test_so_many_seeds_decide_seldom_where_the_difference_is_half_of_it(effect: float, tests: int) -> None:
+    numbers = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) / math.sqrt(2.5) + effect
+    needed = seeds_to_decide(mean_of(list(numbers)), tests)
+    critical = stats.t.ppf(1 - LEVEL / tests / 2, needed - 1)
+    assert stats.nct.sf(critical, needed - 1, effect / 2 * math.sqrt(needed)) < 1 / 3
 
 
 def test_a_difference_too_small_for_its_scatter_is_never_decided() -> None:

@@ -10,18 +10,15 @@ from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
 
-from smoothout.analysis.recorded import NoiseCurve, RunningAverages
-from smoothout.analysis.sharpness import Convention
-from smoothout.analysis.subject import Weights
 from smoothout.entries import Entry
 from smoothout.evaluation import Precision
 from smoothout.ledger import Record
-from smoothout.reproduction import Reproduction, Scope, recomputed_accuracy
+from smoothout.quantities import QUANTITIES, Quantity
+from smoothout.reproduction import Reproduction, Scope
 from smoothout.settings import SettingsError, compose_config, typed
 from smoothout.statistics import Evidence, Verdict, binomial_error, correlation_of, mean_of, spread_of
 from smoothout.work import Job, Workplace
 
-NOISE = 0.04  # strength at which the loss under noise is read: the grid's nearest to SmoothOut's own
 DECIMALS = 9  # of a sum of points or of log2; what is below is rounding
 ZERO = 5e-5  # percent; below it a sharpness is printed as 0.0000
 
@@ -30,55 +27,9 @@ class Kind(StrEnum):
     """What a claim says of the numbers."""
 
     difference = "difference"  # `plus` together are more than `minus` together, but for a margin
-    spread = "spread"  # over seeds, `plus` scatters at most `factor` times as much as `minus`
+    spread = "spread"  # over seeds, `plus` scatters at most `at_most` times as much as `minus`
     correlation = "correlation"  # over all settings of `tables`, the quantity is the lower the higher the accuracy
     zero = "zero"  # the sharpness of `plus` is 0.0000
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number of a run.
-
-    Attributes:
-        title: what it is, with its unit.
-        column: of a table's cells, behind the method's name.
-        factor: compared by ratio, not by difference.
-        analysis: what is measured on the run where no table has it.
-        read: the number in that measurement's record.
-    """
-
-    title: str
-    column: str = "best"
-    factor: bool = False
-    analysis: Any = None
-    read: Callable[[Record], float | None] | None = None
-
-
-def _rise(record: Record) -> float:
-    points = {point["a"]: point["loss"] for point in record.outcome["train"]["points"]}
-    return float(points[NOISE] - points[0.0])
-
-
-QUANTITIES = {
-    "best": Quantity("test accuracy, best epoch, points"),
-    "last": Quantity("test accuracy, last epoch, points", "last"),
-    "recomputed": Quantity(
-        "test accuracy, best epoch, running averages recomputed, points",
-        "best",
-        False,
-        RunningAverages(),
-        recomputed_accuracy,
-    ),
-    "recomputed_last": Quantity(
-        "test accuracy, last epoch, running averages recomputed, points",
-        "last",
-        False,
-        RunningAverages(weights=Weights.last),
-        recomputed_accuracy,
-    ),
-    "noise": Quantity(f"rise of the training loss under noise, a = {NOISE}", "best", True, NoiseCurve(), _rise),
-    **{c.value: Quantity(f"sharpness `{c}`", f"sharpness {c}", True) for c in Convention},
-}
 
 
 @dataclass(frozen=True)
@@ -89,8 +40,8 @@ class Claim:
         says: the claim; ``source`` is where it stands.
         kind: see `Kind`.
         quantities: names of `QUANTITIES`, each a test of its own.
-        margin: what a difference may fall short, in the quantity's unit.
-        factor: see `Kind`.
+        margin: how many points a difference may fall short.
+        at_most: see `Kind`.
         tables: see `Kind`.
     """
 
@@ -99,7 +50,7 @@ class Claim:
     quantities: tuple[str, ...] = ("best",)
     kind: Kind = Kind.difference
     margin: float = 0.0
-    factor: float = 1.0
+    at_most: float = 1.0
     tables: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -108,8 +59,10 @@ class Claim:
             raise ValueError(f"quantities: {unknown[0]} is none of {', '.join(QUANTITIES)}")
         if self.kind is Kind.correlation and not self.tables:
             raise ValueError("tables: a correlation needs the names of the tables whose runs it looks at")
-        if self.margin < 0 or self.factor < 1:
-            raise ValueError(f"margin, factor: must be at least 0 and 1, not {self.margin} and {self.factor}")
+        if self.margin < 0 or self.at_most < 1:
+            raise ValueError(f"margin, at_most: must be at least 0 and 1, not {self.margin} and {self.at_most}")
+        if self.margin and (ratios := [name for name in self.quantities if QUANTITIES[name].by_ratio]):
+            raise ValueError(f"margin: is one of points, and {ratios[0]} is compared by ratio")
 
 
 @dataclass(frozen=True)
@@ -165,10 +118,10 @@ class Judged:
     def verdict(self, adjusted: float) -> Verdict:
         """What the evidence says, ``adjusted`` being its p after the correction for many tests.
 
-        Nothing where runs diverged: which seeds are left is no matter of chance then.
+        Nothing where runs diverged or searches failed: which seeds are left is no matter of chance then.
         """
-        verdict = self.evidence.verdict(adjusted)
-        return Verdict.undecided if self.diverged and verdict is not Verdict.untested else verdict
+        verdict, lost = self.evidence.verdict(adjusted), self.diverged or self.failed
+        return Verdict.undecided if lost and verdict is not Verdict.untested else verdict
 
 
 @dataclass(frozen=True)
@@ -247,7 +200,7 @@ class Claims:
                         [self._values(cell, quantity, place) for cell in sides.get(side, [])]
                         for side in ("plus", "minus")
                     )
-                    yield replace(self._tested(claim, plus, minus), row=row, quantity=quantity)
+                    yield replace(self._tested(claim, plus, minus), row=row, quantity=_between(quantity, sides))
 
     def _tested(self, claim: Claim, plus: list[Values], minus: list[Values]) -> Judged:
         """The test of a row, its row and quantity left out."""
@@ -260,7 +213,7 @@ class Claims:
         seeds = set.intersection(*(set(values.by_seed) for values in (*plus, *minus)))
         if claim.kind is Kind.spread:
             one, other = ([values.by_seed[seed] for seed in sorted(seeds)] for values in (plus[0], minus[0]))
-            evidence, published = spread_of(one, other, claim.factor, step), None
+            evidence, published = spread_of(one, other, claim.at_most, step), None
         elif claim.kind is Kind.zero:
             evidence = _above_zero([2**value for value in plus[0].by_seed.values()])
         else:
@@ -293,7 +246,7 @@ class Claims:
         entry = self._entry(cell, quantity)
         reading = entry.reading(place)
         values, published, images = reading.values, entry.published, 0
-        if quantity.factor:
+        if quantity.by_ratio:
             values = {seed: math.log2(value) for seed, value in values.items() if value > 0}
             published = math.log2(published) if published else None
         else:
@@ -303,7 +256,7 @@ class Claims:
 
     def _entry(self, cell: str, quantity: Quantity) -> Entry:
         """The jobs of a cell, and how to read the quantity from their records; the cell may name its own quantity."""
-        table, row, method, own = (part.strip() for part in f"{cell} | | | ".split("|")[:4])
+        table, row, method, own = _parts(cell)
         quantity = QUANTITIES.get(own, quantity)
         entry = self._entries(table).get((row, f"{method} {quantity.column}"))
         if entry is None or own not in ("", *QUANTITIES):
@@ -320,6 +273,18 @@ class Claims:
             made = Reproduction(config, self.scope, self._configs, self._published)
             self._tables[table] = {(entry.row, entry.column): entry for entry in made.entries}
         return self._tables[table]
+
+
+def _parts(cell: str) -> tuple[str, str, str, str]:
+    """Table, row, method and quantity that a cell names; empty where it names none."""
+    table, row, method, own = (part.strip() for part in f"{cell} | | | ".split("|")[:4])
+    return table, row, method, own
+
+
+def _between(quantity: Quantity, sides: dict[str, list[str]]) -> Quantity:
+    """``quantity``, its title naming all that the cells of ``sides`` are read by."""
+    read = [QUANTITIES.get(_parts(cell)[3], quantity).title for side in sides.values() for cell in side]
+    return replace(quantity, title=" against ".join(dict.fromkeys(read)))
 
 
 def _combined(plus: list[Values], minus: list[Values], read: Callable[[Values], float | None]) -> float | None:

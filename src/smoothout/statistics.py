@@ -53,6 +53,11 @@ class Evidence:
     tested: float = math.nan
 
     @property
+    def compared(self) -> bool:
+        """Whether this is one of the tests that could decide: one seed cannot, nor what has no estimate."""
+        return self.n > 1 and not math.isnan(self.value)
+
+    @property
     def p(self) -> float:
         """The two-sided p."""
         return min(1.0, 2.0 * min(self.against_zero, self.for_zero))
@@ -102,23 +107,26 @@ def mean_of(differences: Sequence[float], margin: float = 0.0, step: float = 0.0
     )
 
 
-def spread_of(one: Sequence[float], other: Sequence[float], factor: float, step: float = 0.0) -> Evidence:
-    """Whether ``one`` scatters at most ``factor`` times as much as ``other``: the F test of their variances.
+def spread_of(one: Sequence[float], other: Sequence[float], at_most: float, step: float = 0.0) -> Evidence:
+    """Whether ``one`` scatters at most ``at_most`` times as much as ``other``, number by number its pair.
 
-    The value is log2 of ``factor`` x std(other) / std(one), so 0 is where the claim ends; it fails only where ``one``
-    scatters more than ``other`` by more than ``factor``. ``step``: see `scatter`.
+    Sum and difference of two normal numbers are correlated where one of them scatters more (Pitman 1939, Morgan 1939).
+    The value is log2 of ``at_most`` x std(other) / std(one), so 0 is where the claim ends; it fails only where ``one``
+    scatters more than ``other`` by more than that. ``step``: see `scatter`.
     """
-    n = min(len(one), len(other))
-    if n < 2:
-        return Evidence(n) if n else Evidence()
-    a, b = (scatter(values, step) for values in (one, other))
-    if a == 0.0 or b == 0.0:
+    n = len(one)
+    a, b = (scatter(values, step) if n > 1 else 0.0 for values in (one, other))
+    if n < 3 or a == 0.0 or b == 0.0:
         return Evidence(n)
-    free = (len(other) - 1, len(one) - 1)
-    ratio = factor * b / a
-    low, high = (ratio / math.sqrt(float(special.fdtri(*free, q))) for q in (0.975, 0.025))
-    against, for_ = float(special.fdtrc(*free, ratio**2)), float(special.fdtr(*free, ratio**2))
-    return Evidence(n, math.log2(ratio), math.log2(low), math.log2(high), against, for_)
+    ratio, free = at_most * b / a, n - 2
+    rounded = 1 - math.prod(1 - step**2 / 12 / std**2 for std in (a, b))  # steps alone leave that much unshared
+    unshared = max(1 - (float(np.cov(one, other)[0, 1]) / (a * b)) ** 2, rounded, ROUNDING)  # of the pairs' variance
+    score = (ratio - 1 / ratio) * math.sqrt(free / unshared) / 2
+    wide = 1 + 2 * unshared * float(special.stdtrit(free, 0.975)) ** 2 / free
+    reach = math.log2(wide + math.sqrt(wide**2 - 1)) / 2
+    value = math.log2(ratio)
+    against, for_ = float(special.stdtr(free, -score)), float(special.stdtr(free, score))
+    return Evidence(n, value, value - reach, value + reach, against, for_)
 
 
 def correlation_of(

@@ -43,10 +43,14 @@ class Page:
 
     @cached_property
     def adjusted(self) -> list[float]:
-        """Each test's p after Holm's correction over those that were made; 1 where nothing was run."""
-        made = [test.evidence.p for test in self.tests if test.evidence.n]
-        corrected = iter(holm(made))
-        return [next(corrected) if test.evidence.n else 1.0 for test in self.tests]
+        """Each test's p after Holm's correction over those that could decide; its own where it could not."""
+        corrected = iter(holm([test.evidence.p for test in self.tests if test.evidence.compared]))
+        return [next(corrected) if test.evidence.compared else test.evidence.p for test in self.tests]
+
+    @property
+    def _family(self) -> int:
+        """How many tests the correction counts."""
+        return sum(test.evidence.compared for test in self.tests)
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -59,8 +63,9 @@ class Page:
         seeds = ", ".join(map(str, self.judging.seeds))
         scope = f"Profile `{self.judging.profile}`, {self.judging.precision}, seeds {seeds} as far as recorded"
         caption = (
-            f"{scope}; {made} of {len(self.tests)} tests have numbers, and p is corrected for these {made} (Holm 1979,"
-            f" {LEVEL:g} over all of them). `{self.command}` writes this page anew."
+            f"{scope}; {made} of {len(self.tests)} tests have numbers, {self._family} of them from two seeds or more,"
+            f" and p is corrected for these (Holm 1979, {LEVEL:g} over all of them)."
+            f" `{self.command}` writes this page anew."
         )
         parts = [
             f"# {self.prose.title}",
@@ -113,8 +118,7 @@ class Page:
 
     def _line(self, test: Judged, adjusted: float, verdict: Verdict) -> dict[str, str]:
         evidence = test.evidence
-        tests = sum(other.evidence.n > 0 for other in self.tests)
-        needed = None if test.diverged else seeds_to_decide(evidence, tests)
+        needed = None if test.diverged or test.failed else seeds_to_decide(evidence, self._family)
         deciding = f"more than {MOST_SEEDS}" if needed == math.inf else str(needed or "?")
         return {
             "row": test.row,
@@ -149,8 +153,8 @@ def shown(test: Judged) -> str:
 def amount(test: Judged, value: float) -> str:
     """A value of the test for people: points, a ratio, a correlation."""
     if test.claim.kind is Kind.spread:
-        return f"{test.claim.factor / 2**value:.3g}x"
-    if test.claim.kind is Kind.correlation or not test.quantity.factor:
+        return f"{test.claim.at_most / 2**value:.3g}x"
+    if test.claim.kind is Kind.correlation or not test.quantity.by_ratio:
         return f"{value:+.2f}"
     return f"{2**value:.3g}x"
 

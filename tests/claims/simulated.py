@@ -6,9 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from smoothout.claims import QUANTITIES, Claims, Judged, Judging
+from smoothout.claims import Claims, Judged, Judging
 from smoothout.identity import described
 from smoothout.ledger import Record
+from smoothout.quantities import QUANTITIES
 from smoothout.reproduction import Scope
 from smoothout.verdicts import Page
 from smoothout.work import Job, Workplace

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from simulated import CONFIGS, F1, PUBLISHED, SEEDS, judged, page, simulate, write
 
-from smoothout.claims import QUANTITIES, Claim, Claims, Judged, Kind
+from smoothout.claims import Claim, Claims, Judged, Kind
 from smoothout.identity import described
+from smoothout.quantities import QUANTITIES
 from smoothout.reproduction import Scope
 from smoothout.settings import SettingsError, compose_config
 from smoothout.statistics import Evidence, Verdict, mean_of
@@ -97,6 +99,24 @@ def test_sharpness_is_compared_by_ratio_and_a_failed_search_counts_as_missing(f1
     assert shown(test).startswith("8.62x [")
 
 
+def test_no_verdict_rests_on_the_seeds_whose_search_found_something(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["large"] + "baseline", [98.0] * 5, [400.0, 380.0, 420.0, 390.0, None])
+    simulate(f1, place, F1["small"] + "baseline", [98.5] * 5, [1.0, 1.1, 0.9, 1.0, 1.2])
+    rows = {"F1": {"plus": [F1["large"] + "baseline"], "minus": [F1["small"] + "baseline"]}}
+    [test] = judged({"rows": rows, "quantities": ["converged"]}, place)
+    assert (test.evidence.n, test.failed) == (4, 1)
+    assert page([test]).verdicts == [Verdict.undecided]
+    assert page([replace(test, failed=0)]).verdicts == [Verdict.holds]
+
+
+def test_a_noise_curve_with_an_infinite_loss_has_no_rise() -> None:
+    points = [{"a": 0.0, "loss": 0.1}, {"a": 0.04, "loss": None}]
+    record = SimpleNamespace(outcome={"train": {"points": points}})
+    assert QUANTITIES["noise"].read(record) is None
+    points[1]["loss"] = 0.6
+    assert QUANTITIES["noise"].read(record) == pytest.approx(0.5)
+
+
 def test_one_point_of_the_box_refutes_a_sharpness_of_zero(f1: Claims, place: Workplace) -> None:
     rows = {"F1": {"plus": [F1["small"] + "baseline"]}}
     given = {"rows": rows, "quantities": ["converged"], "kind": "zero"}
@@ -160,7 +180,7 @@ def test_every_claim_of_the_papers_names_cells_that_are_there(place: Workplace) 
     tests = list(made.tests(place))
     assert len(made.claims) == len(claims) > 20
     assert {test.evidence.verdict(1.0) for test in tests} == {Verdict.untested}
-    compared = [t for t in tests if t.claim.kind is Kind.difference and t.quantity is QUANTITIES["best"]]
+    compared = [t for t in tests if t.claim.kind is Kind.difference and t.quantity == QUANTITIES["best"]]
     lacking = {t.row for t in compared if t.published is None}
     extra = {"SmoothOut, at the same variance", "AlexNet, 60 epochs, against no noise without weight decay and dropout"}
     assert lacking == extra  # every other compared accuracy was published
@@ -175,6 +195,7 @@ def test_a_cell_may_name_a_quantity_of_its_own(f1: Claims, place: Workplace) -> 
     [test] = judged(
         {"rows": {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["small"] + "baseline | last"]}}}, place
     )
+    assert test.quantity.title == "test accuracy, best epoch, points against test accuracy, last epoch, points"
     assert test.evidence.value == pytest.approx(0.4)
 
 
@@ -197,7 +218,8 @@ def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims
         ({"quantities": ["speed"]}, "quantities: speed is none of best, last"),
         ({"kind": "correlation"}, "tables: a correlation needs"),
         ({"marign": 1}, "did you mean margin"),
-        ({"factor": 0.5, "kind": "spread"}, "must be at least 0 and 1"),
+        ({"at_most": 0.5, "kind": "spread"}, "must be at least 0 and 1"),
+        ({"margin": 0.1, "quantities": ["keskar"]}, "keskar is compared by ratio"),
     ],
 )
 def test_a_claim_that_cannot_be_tested_is_refused_by_name(given: dict[str, Any], says: str, place: Workplace) -> None:

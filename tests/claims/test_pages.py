@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 from simulated import CONFIGS, F1, PUBLISHED, judged, page, simulate
 
-from smoothout.claims import QUANTITIES, Claims, Judging
+from smoothout.claims import Claims, Judging
 from smoothout.evaluation import Precision
+from smoothout.quantities import QUANTITIES
 from smoothout.reproduction import Scope
 from smoothout.statistics import Evidence
 from smoothout.work import Workplace
@@ -37,6 +38,17 @@ def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, pla
     assert "+0.50" in text
     assert "Not tested under `released`: F1, MNIST (rise of the training loss under noise, a = 0.04); none." in text
     assert "Not tested under `v1`: F1, MNIST; none." in text
+
+
+def test_tests_of_one_seed_cost_the_others_nothing(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["large"] + "baseline", [98.0, 97.0, 98.5, 97.5, 98.2], [])
+    simulate(f1, place, F1["large"] + "smoothout", [98.3, 97.4, 98.7, 97.9, 98.5], [])
+    simulate(f1, place, F1["small"] + "smoothout", [98.6], [])
+    [five] = judged({"rows": {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}}, place)
+    [one] = judged({"rows": {"F1": {"plus": [F1["small"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}}, place)
+    alone, among = page([five]), page([five, *[one] * 100])
+    assert among.adjusted == [alone.adjusted[0], *[1.0] * 100]
+    assert "101 of 101 tests have numbers, 1 of them from two seeds or more" in among.markdown()
 
 
 def test_claims_without_any_record_stand_together_at_the_end(f1: Claims, place: Workplace) -> None:
