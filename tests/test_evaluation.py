@@ -57,6 +57,17 @@ def test_the_same_batches_give_the_same_number_exactly() -> None:
     assert evaluate(model, batches) == evaluate(model, batches)
 
 
+@pytest.mark.parametrize(
+    ("outputs", "labels"),
+    [((4, 3), (4, 3)), ((4, 3, 8, 8), (4, 8, 8)), ((4, 3), (5,)), ((4,), (4,))],
+)
+def test_what_is_no_classifier_of_single_labels_is_refused(outputs: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    batches = [(torch.randn(outputs), torch.zeros(labels, dtype=torch.int64))]
+    with pytest.raises(ValueError, match=r"logits \(examples, classes\) and labels \(examples,\), not") as raised:
+        evaluate(nn.Identity(), batches)
+    assert str(raised.value).endswith(f"not {outputs} and {labels}")
+
+
 @pytest.mark.parametrize("batches", [[], [(torch.empty(0, 5), torch.empty(0, dtype=torch.int64))]])
 def test_an_empty_split_is_refused(batches: list[tuple[Tensor, Tensor]]) -> None:
     model = network()

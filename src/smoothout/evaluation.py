@@ -62,7 +62,12 @@ class Tally:
         self._examples = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: ``logits`` of shape (examples, classes), ``labels`` of shape (examples,)."""
+        """Count a batch: ``logits`` of shape (examples, classes), ``labels`` of shape (examples,), else ValueError."""
+        if logits.dim() != 2 or labels.shape != logits.shape[:1]:
+            shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+            raise ValueError(
+                f"model, batches: must give logits (examples, classes) and labels (examples,), not {shapes}"
+            )
         self._loss = self._loss + F.cross_entropy(logits.float(), labels, reduction="sum").double()
         self._correct = self._correct + (logits.argmax(1) == labels).sum()
         self._examples += len(labels)
@@ -83,7 +88,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], add_up:
 
     Where ranks share the batches, ``add_up`` replaces a tensor by its sum over ranks.
 
-    Raises ValueError when there is no example.
+    Raises ValueError when there is no example, and for what is no classifier of single labels.
     """
 
     def measured() -> Tensor:

@@ -210,7 +210,7 @@ def test_the_model_is_left_as_it_was_to_the_last_bit_also_after_an_exception(nor
         found = adaptive_sharpness(model, batches, F.cross_entropy, 0.1, norm=norm, tick=lambda: evaluations.append(1))
     assert state(model) == before
     assert not any(modes)
-    assert len(evaluations) == found.evaluations == len(modes) / len(batches)
+    assert len(evaluations) == found.evaluations == len(modes) / len(batches) - 1  # the first pass is made twice
     hook.remove()
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -280,6 +280,11 @@ def test_a_region_narrower_than_the_weights_own_rounding_is_refused():
     model = network().bfloat16()
     with pytest.raises(ValueError, match=r"^rho: must be at least 0.0078, the rounding of the weights, not 0.001$"):
         adaptive_sharpness(model, examples(), F.cross_entropy, 0.001)
+    wide = nn.Linear(100, 100, bias=False)
+    with pytest.raises(
+        ValueError, match=r"^rho / sqrt\(n\): must be at least 1.2e-07, the rounding of the weights, not 1e-08$"
+    ):
+        adaptive_sharpness(wide, examples(), F.cross_entropy, 1e-6, norm="l2")
 
 
 def test_a_loss_below_minus_one_has_an_adaptive_sharpness_and_no_other():

@@ -153,6 +153,33 @@ def test_recomputed_averages_are_those_of_a_pass_by_hand_at_each_point(batches):
         assert (point.accuracy, point.negative_variances) == (expected.accuracy, 0)
 
 
+def test_averages_of_other_layers_are_mixed_where_batchnorms_are_recomputed(batches):
+    def model(seed: int) -> nn.Sequential:
+        torch.manual_seed(seed)
+        layers = [nn.Unflatten(1, (2, 2)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten()]
+        made = nn.Sequential(*layers, network(seed))
+        made.train()(torch.randn(16, 4) * (1 + seed))
+        return made.eval()
+
+    first, second = model(0), model(1)
+    anew = copy.deepcopy(second)
+    recompute_averages(anew, batches)
+    point = interpolate(first, second, batches, [1.0], averages="recomputed", averages_from=batches)[0]
+    assert (point.loss, point.accuracy) == evaluate(anew, batches)
+
+
+def test_complex_weights_are_mixed_too():
+    class Wave(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            torch.manual_seed(seed)
+            self.weight = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64))
+
+    first, second = Wave(0), Wave(1)
+    [stop] = walk(first, second, [0.25])
+    torch.testing.assert_close(stop.network.weight, 0.75 * first.weight + 0.25 * second.weight)
+
+
 def test_with_recomputed_averages_the_ends_are_the_networks_with_averages_recomputed(batches):
     first, second = network(0), network(1)
     points = interpolate(first, second, batches, [0.0, 1.0], averages="recomputed", averages_from=batches)

@@ -95,10 +95,13 @@ def adaptive_sharpness(
 
     Raises:
         ValueError: For an impossible argument, or a ``rho`` below the rounding of the model's dtype, before the model
-            is touched; if f(w) is not finite; if the number of examples changes between passes.
+            is touched; if f(w) is not finite; if model and batches do not answer twice the same.
     """
     choice(Norm, "norm", norm)
     check_width(trainable(model), rho=rho)
+    if norm == Norm.l2:  # about as far as each weight moves
+        n = sum(p.numel() for p in trainable(model))
+        check_width(trainable(model), **{"rho / sqrt(n)": rho / math.sqrt(n)})
     check_counts(iterations=iterations)
     check_counts(random_starts=random_starts, least=0)
     check_batches("batches", batches)

@@ -50,7 +50,29 @@ class FullLoss:
 
     def with_gradient(self) -> Tensor:
         """The mean loss and, behind it, its gradient by the parameters: shape (1 + n,)."""
-        return self.mean(lambda value: [value, *torch.autograd.grad(value, self.parameters, materialize_grads=True)])
+        return self.mean(lambda value: [value, *self._gradient(value)])
+
+    def refuse_chance(self, first: Tensor) -> None:
+        """Raise ValueError where another pass is not ``first``, one `with_gradient` at the present weights.
+
+        Augmentation, dropout or a last batch left out would be taken for the loss's shape. Another order of the same
+        examples, or a device that adds up in another order, stays within the slack: it is relative to the batches' own
+        losses and gradients, for their mean may vanish.
+        """
+
+        def with_sizes(value: Tensor) -> Sequence[Tensor]:
+            slopes = self._gradient(value)
+            return [value, *slopes, value.abs(), torch.stack([slope.norm() for slope in slopes]).norm()]
+
+        *second, loss_size, gradient_size = torch.split(self.mean(with_sizes), [1, len(first) - 1, 1, 1])
+        eps = rounding(self.parameters)
+        slacks = {"loss": min(100 * eps, math.sqrt(eps)) * loss_size, "gradient": math.sqrt(eps) * gradient_size}
+        for before, after, (what, slack) in zip((first[:1], first[1:]), second, slacks.items(), strict=True):
+            if (before - after).norm() > slack:
+                raise ValueError(f"model, batches: two passes differ in the {what}: must answer twice the same")
+
+    def _gradient(self, value: Tensor) -> Sequence[Tensor]:
+        return torch.autograd.grad(value, self.parameters, materialize_grads=True)
 
 
 def rounding(parameters: Iterable[Tensor]) -> float:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from smoothout.analysis.full_loss import Batches, Tick, check_batches
 from smoothout.batchnorm import recompute_averages
 from smoothout.evaluation import evaluate
+from smoothout.parameters import BATCHNORM
 from smoothout.perturbation import choice
 
 PUBLISHED_ALPHAS = tuple(round(-1 + 0.1 * i, 10) for i in range(31))
@@ -139,7 +140,11 @@ def walk(
     if shapes[0] != shapes[1]:
         raise ValueError("first, second: the two networks must have the same architecture")
     shares, averages = _SHARES[Path(path)], Averages(averages)
-    left = [name for name in starts if averages is not Averages.interpolated and name.endswith(_AVERAGES)]
+    gathered = [name for name in starts if name.endswith(_AVERAGES)]
+    if averages is Averages.recomputed:  # those of other layers than BatchNorm's are not
+        layers = {name for name, module in first.named_modules() if isinstance(module, BATCHNORM)}
+        gathered = [name for name in gathered if name.rpartition(".")[0] in layers]
+    left = [] if averages is Averages.interpolated else gathered
     buffers = [name for name, _ in first.named_buffers() if name in starts and not name.endswith(_AVERAGES)]
     left += [name for name in buffers if torch.equal(starts[name], ends[name])]
     between = copy.deepcopy(first)
@@ -154,4 +159,5 @@ def walk(
 
 
 def _mixed(start: Tensor, end: Tensor, shares: tuple[float, float]) -> Tensor:
-    return torch.add(shares[0] * start, end, alpha=shares[1]) if start.is_floating_point() else start
+    mixed = start.is_floating_point() or start.is_complex()
+    return torch.add(shares[0] * start, end, alpha=shares[1]) if mixed else start

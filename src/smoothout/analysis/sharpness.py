@@ -149,11 +149,13 @@ class Objective(FullLoss):
         self.evaluations = 0
 
     def at_x(self, least: float = -1.0) -> Point:
-        """The model as it is, first of all. Raises ValueError unless its loss is finite and above ``least``."""
-        loss, by_weights = self._measured()
-        if not (least < loss < math.inf and by_weights.isfinite().all()):
+        """The model as it is, first of all. Raises ValueError unless the loss is finite, > ``least`` and no chance."""
+        found = self._measured()
+        loss = found[0].item()
+        if not (loss > least and found.isfinite().all()):
             raise ValueError(f"the model's own loss is {loss}: must be finite, as its gradient, and above {least:g}")
-        self.x = self.highest = Point(torch.zeros_like(self.box.half), loss, self.box.gradient(by_weights))
+        self.refuse_chance(found)
+        self.x = self.highest = Point(torch.zeros_like(self.box.half), loss, self.box.gradient(found[1:]))
         return self.x
 
     def risen(self, end: Point, above: Point) -> Point:
@@ -163,20 +165,19 @@ class Objective(FullLoss):
     def __call__(self, z: Tensor) -> Point:
         """Evaluate at ``z`` of shape (k,); the weights are rounded to the model's own dtype."""
         assign(self.parameters, self.box.weights(z))
-        loss, by_weights = self._measured()
-        if not (math.isfinite(loss) and by_weights.isfinite().all()):
+        found = self._measured()
+        if not found.isfinite().all():
             return Point(z, -math.inf, torch.zeros_like(z))
-        point = Point(z, loss, self.box.gradient(by_weights))
-        if loss > self.highest.loss:
-            self.highest = point
+        point = Point(z, found[0].item(), self.box.gradient(found[1:]))
+        self.highest = max(self.highest, point, key=lambda point: point.loss)
         return point
 
-    def _measured(self) -> tuple[float, Tensor]:
-        """The mean loss at the present weights and its gradient, float64 of shape (n,)."""
-        found = self.with_gradient()
+    def _measured(self) -> Tensor:
+        """The mean loss at the present weights and its gradient, float64 of shape (1 + n,)."""
         self.evaluations += 1
+        found = self.with_gradient()
         self.tick()
-        return found[0].item(), found[1:]
+        return found
 
 
 def ascend(objective: Objective, start: Point, steps: int) -> None:
@@ -310,7 +311,7 @@ def sharpness(
 
     Raises:
         ValueError: For an impossible argument, or an ``eps`` below the rounding of the model's dtype, before the model
-            is touched; if f(x) is not finite or <= -1; if the number of examples changes between passes.
+            is touched; if f(x) is not finite or <= -1; if model and batches do not answer twice the same.
     """
     choice(Convention, "convention", convention)
     check_search(model, eps, subspace, iterations=iterations, repeats=repeats, maxcor=maxcor)
