@@ -166,6 +166,18 @@ def test_an_odd_size_draws_what_the_next_even_one_begins_with() -> None:
     assert torch.equal(drawn(8, 7), drawn(8, 8)[:7])
 
 
+def test_torchs_defaults_for_new_tensors_do_not_matter() -> None:
+    wanted = [drawn(3, 7, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    rooms = [torch.empty(7, dtype=room.dtype) for room in wanted]
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            found = [fill_uniform(room, torch.Generator("cpu").manual_seed(3)) for room in rooms]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, wanted))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_only_the_view_is_filled_where_a_tensor_is_not_contiguous(dtype: torch.dtype) -> None:
     whole = torch.full((50, 60), 5.0, dtype=dtype)

@@ -32,7 +32,8 @@ def recompute_averages(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]
 
     One pass in which BatchNorm layers alone are in training mode: dropout, which widens what a layer sees, is off. Each
     batch counts the same, whatever its size; its variance is the unbiased one, so it needs two values a channel.
-    Parameters, momenta and modes stay. Raises ValueError, with the averages as they were, when there is no batch.
+    Parameters, momenta and modes stay. Raises ValueError, with the averages as they were, when there is no batch;
+    an error in the midst of the pass leaves averages of the batches before.
     """
     layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.track_running_stats]
     modes = [(module, module.training) for module in model.modules()]

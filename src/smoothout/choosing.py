@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from smoothout.analysis.subject import Weights
+from smoothout.choices import keep_members
 from smoothout.ledger import Record
 from smoothout.settings import Experiment
 from smoothout.work import Job
@@ -72,6 +73,7 @@ class Grid:
     weights: Weights = Weights.last
 
     def __post_init__(self) -> None:
+        keep_members(self)
         if len(set(self.strengths)) < max(2, len(self.strengths)) or min(self.strengths) < 0:
             raise ValueError(f"strengths: must be at least two different numbers >= 0, not {list(self.strengths)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
 
+from smoothout.choices import keep_members
 from smoothout.entries import Entry
 from smoothout.evaluation import Precision
 from smoothout.ledger import Record
@@ -54,6 +55,7 @@ class Claim:
     tables: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        keep_members(self)
         unknown = [name for name in self.quantities if name not in QUANTITIES]
         if unknown:
             raise ValueError(f"quantities: {unknown[0]} is none of {', '.join(QUANTITIES)}")
@@ -75,6 +77,7 @@ class Judging:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
+        keep_members(self)
         self.scopes()
 
     def scopes(self) -> list[Scope]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from smoothout.perturbation import SmoothOut
 from smoothout.randomness import stream
@@ -22,7 +23,7 @@ class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
             optimizer.step(); optimizer.zero_grad()
 
     The i-th theta is drawn again from its own seed at every entry instead of being kept: memory does not grow with N,
-    the time of an update does. ``context`` must be left before the next copy is entered.
+    the time of an update does. ``context`` must be left before the next copy is entered, and is given back as it was.
     """
 
     def __init__(self, context: SmoothOut, copies: int, seed: int = 0) -> None:
@@ -33,10 +34,9 @@ class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
     def __len__(self) -> int:
         return self._copies
 
-    def __getitem__(self, index: int) -> _Copy:  # type: ignore[override]
-        if not 0 <= index < self._copies:
-            raise IndexError(index)
-        return _Copy(self._context, self._seed, index)
+    def __getitem__(self, index: Any) -> Any:
+        picked = range(self._copies)[index]
+        return [self[i] for i in picked] if isinstance(picked, range) else _Copy(self._context, self._seed, picked)
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,12 @@ class _Copy:
     index: int
 
     def __enter__(self) -> SmoothOut:
+        own = self.context.generator
         self.context.generator = stream(self.seed, "copy", self.index, device=self.context.device)
-        return self.context.__enter__()
+        try:
+            return self.context.__enter__()
+        finally:
+            self.context.generator = own
 
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.context.__exit__(*error)

@@ -29,8 +29,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from smoothout.choices import choice
 from smoothout.parameters import filter_norms
-from smoothout.perturbation import Law, Scaling, choice
+from smoothout.perturbation import Law, Scaling
 
 Variance = float | Tensor
 

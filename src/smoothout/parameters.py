@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -14,7 +15,8 @@ BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 def trainable(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
     """The parameters that require a gradient, each once (tied ones too), in the model's own order.
 
-    ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError when none is left.
+    ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError when none is left, or one
+    is not initialised yet (a lazy module's).
     """
     modules = list(model.modules())  # one walk, for a context walks at every entry
     left_out = (
@@ -22,6 +24,8 @@ def trainable(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
     )
     own = (p for module in modules for p in module._parameters.values() if p is not None)
     found = list({id(p): p for p in own if p.requires_grad and id(p) not in left_out}.values())
+    if any(is_lazy(p) for p in found):
+        raise ValueError("the model has lazy parameters: pass a batch through it first")
     if not found:
         raise ValueError("the model has no trainable parameters" + ("" if batchnorm else " outside BatchNorm"))
     return found
@@ -83,7 +87,8 @@ def restored(model: nn.Module) -> Iterator[None]:
 def filter_norms(tensor: Tensor) -> Tensor:
     """The Euclidean norm of each filter, shaped to broadcast against ``tensor``.
 
-    A filter is a slice along dimension 0: all weights into one output channel or neuron. A tensor with one dimension
+    A filter is a slice along dimension 0: all weights into one output channel or neuron, as torch lays them out but for
+    transposed convolutions (there it is what leaves one input channel). A tensor with one dimension
     or none (a bias) has filters of one number each. For a weight of shape (out, in, k, k) the result is (out, 1, 1, 1).
     """
     if tensor.dim() < 2:

@@ -16,17 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import TypeVar, assert_never
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from smoothout.choices import choice, keep_members
 from smoothout.parameters import filter_norms, flat_buffers, trainable
 from smoothout.randomness import fill_uniform
-
-E = TypeVar("E", bound=StrEnum)
 
 
 class Law(StrEnum):
@@ -66,14 +65,6 @@ def _checked_strength(a: float) -> float:
     return float(a)
 
 
-def choice(kind: type[E], name: str, value: str) -> E:
-    """The member of ``kind`` that ``value`` is or names. Raises ValueError, which says ``name`` and what is allowed."""
-    try:
-        return kind(value)
-    except ValueError:
-        raise ValueError(f"{name}: {value!r} is not one of {', '.join(kind)}") from None
-
-
 @dataclass(frozen=True)
 class Noise:
     """The settings of the noise of one training; ``a = 0`` is training without noise.
@@ -100,8 +91,7 @@ class Noise:
 
     def __post_init__(self) -> None:
         _checked_strength(self.a)
-        for name, kind in (("law", Law), ("scaling", Scaling), ("draw", Draw), ("course", Course)):
-            object.__setattr__(self, name, choice(kind, name, getattr(self, name)))
+        keep_members(self)
         if self.copies < 0:
             raise ValueError(f"copies: must be 0 (a fresh draw every time) or a number of copies, not {self.copies}")
         if self.copies and not (self.denoise and self.course is Course.constant):
@@ -143,9 +133,13 @@ class SmoothOut:
     """[SmoothOut Eq. 5] Stochastic SmoothOut: a context where ``model`` is at w + theta, theta drawn at every entry.
 
     May be made once and entered at every step; ``a`` and ``generator`` may be set anew between entries, and layers may
-    be frozen, replaced or cast. Parameters that require no gradient are left alone, tied ones are perturbed once.
-    Parameter objects are never replaced: inside, their data lie in a buffer of this context's, so a tensor that shared
-    memory with a parameter before stays clean, and a state_dict taken inside must be cloned to outlive the block.
+    be frozen, replaced or cast. Parameters that require no gradient are left alone, tied ones are perturbed once, an
+    embedding's padding row with the rest. Parameter objects are never replaced: inside, their data lie in a buffer of
+    this context's, so a tensor that shared memory with a parameter before stays clean, a state_dict taken inside must
+    be cloned to outlive the block, and what is written to a parameter inside ends with it.
+
+    The backward pass belongs into the block. Autograd refuses one after it, but for activation checkpointing, which
+    would compute again with clean weights and tell nobody. Works within DistributedDataParallel and fully_shard.
 
     Args:
         model: any module; its parameters are perturbed.
@@ -157,7 +151,8 @@ class SmoothOut:
         generator: source of chance on the model's device; None is torch's global one.
 
     Raises:
-        ValueError: on a strength that is negative or not finite, an unknown law or scaling, or nothing to perturb.
+        ValueError: on a strength that is negative or not finite, an unknown law or scaling, nothing to perturb,
+            parameters that are not initialised yet, or FullyShardedDataParallel, which keeps its weights elsewhere.
         RuntimeError: when entered again, or told to draw, before it was left; and by ``optimizer.step()`` inside, whose
             update would be lost with the noise (with ``denoise=False`` it may stand there).
     """
@@ -173,7 +168,7 @@ class SmoothOut:
         denoise: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        self.a: float | Tensor = _checked_strength(a)
+        self.a = a
         self.law = choice(Law, "noise", noise)
         self.scaling = choice(Scaling, "scaling", scaling)
         self.denoise = denoise
@@ -181,7 +176,18 @@ class SmoothOut:
         self._model, self._batchnorm = model, batchnorm
         self._clean: list[Tensor] | None = None
         self._guard: RemovableHandle | None = None
+        if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+            raise ValueError("model: FullyShardedDataParallel keeps its weights elsewhere; take fully_shard")
         self._make_room(trainable(model, batchnorm))
+
+    @property
+    def a(self) -> float | Tensor:
+        """The strength; a tensor, on the device, is taken as it is."""
+        return self._a
+
+    @a.setter
+    def a(self, value: float | Tensor) -> None:
+        self._a = value if isinstance(value, Tensor) else _checked_strength(value)
 
     @torch.no_grad()
     def __enter__(self) -> SmoothOut:
@@ -239,12 +245,12 @@ class SmoothOut:
     def set_strength(self, a: float) -> None:
         """Use ``a`` from the next draw on; where the strength is a tensor on the device, it is written there."""
         if isinstance(self.a, Tensor):
-            self.a.fill_(a)
+            self.a.fill_(_checked_strength(a))
         else:
             self.a = a
 
     def _point_at(self, tensors: Sequence[Tensor]) -> None:
-        """Let the parameters hold ``tensors``; autograd refuses a backward pass over what they held before."""
+        """Let the parameters hold ``tensors``; autograd refuses a backward pass over what it kept of those before."""
         for parameter, tensor in zip(self.parameters, tensors, strict=True):
             parameter.data = tensor
         torch.autograd.graph.increment_version(self.parameters)
@@ -309,4 +315,6 @@ def scale_to_filters(direction: Tensor, weight: Tensor, a: float | Tensor = 1.0)
     a ||w_i|| theta_i / (||theta_i|| + 1e-6); both tensors have the same shape. In a one-dimensional tensor every
     number is a filter of its own, so its noise is +-a |w_i|.
     """
-    return direction.mul_(filter_norms(weight).mul(a) / (filter_norms(direction) + 1e-6))
+    wide = torch.promote_types(direction.dtype, torch.float32)  # float16 ends at 65504
+    ratio = filter_norms(weight.to(wide)).mul(a) / (filter_norms(direction.to(wide)) + 1e-6)
+    return direction.copy_(direction.to(wide).mul_(ratio))

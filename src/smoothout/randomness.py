@@ -24,7 +24,10 @@ def address(seed: int, purpose: str, *position: int) -> int:
 
 
 def stream(seed: int, purpose: str, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator on ``device`` for the draw at that address."""
+    """A fresh generator on ``device`` for the draw at that address.
+
+    torch's generators of CPUs keep 32 bits of a seed: among n draws about n^2 / 2^33 pairs have the same chance.
+    """
     return torch.Generator(device).manual_seed(address(seed, purpose, *position))
 
 
@@ -33,16 +36,17 @@ def fill_uniform(tensor: Tensor, generator: torch.Generator | None = None, a: fl
 
     On a CPU, torch draws float32 numbers one by one, a fourth of a training step of F1. There, a number is
     ``a`` (n + t) / 2^15: n an integer of 16 bits from numpy's SFC64, seeded by one draw of ``generator``, and t one
-    draw of U(0, 1) that all numbers of a call share. So each number is uniform to float32's resolution, any two are
-    uncorrelated, and numbers of one call have nothing in common but their position between two multiples of a / 2^15.
+    draw of U(0, 1) that all numbers of a call share. So each number is uniform to float32's resolution, any two have a
+    correlation of 2^-32, and numbers of one call share nothing but their position between two multiples of a / 2^15.
     """
     if tensor.dtype in (torch.bfloat16, torch.float16):  # torch's own draw rounds down in these
-        return tensor.copy_(fill_uniform(torch.empty(tensor.shape, device=tensor.device), generator, a))
+        single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
+        return tensor.copy_(fill_uniform(single, generator, a))
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
         return tensor.uniform_(-1.0, 1.0, generator=generator).mul_(a)
-    seed = int(torch.randint(_SEEDS - 1, (), generator=generator))
+    seed = int(torch.randint(_SEEDS - 1, (), generator=generator, device="cpu"))
     words = np.random.SFC64(seed).random_raw(1 + (tensor.numel() + 3) // 4)
     integers = torch.from_numpy(words[1:].view(np.int16))[: tensor.numel()]
     step = float(a) * 2.0**-15
-    common = torch.as_tensor(step * (float(words[0]) * 2.0**-64), dtype=torch.float32)
+    common = torch.as_tensor(step * (float(words[0]) * 2.0**-64), dtype=torch.float32, device="cpu")
     return torch.add(common, tensor.copy_(integers.view(tensor.shape)), alpha=step, out=tensor)

@@ -14,6 +14,7 @@ import pandas as pd
 from smoothout.analysis.recorded import RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
+from smoothout.choices import keep_members
 from smoothout.entries import Entry
 from smoothout.evaluation import Precision
 from smoothout.jobs import of_other_weights
@@ -40,6 +41,7 @@ class Scope:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
+        keep_members(self)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds: must be different whole numbers >= 0, at least one, not {list(self.seeds)}")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Generator
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from smoothout.randomness import address, stream
 from smoothout.settings import Experiment, SettingsError
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import CheckpointError, Snapshot, Weights
-from smoothout.training.engine import keep_memory
+from smoothout.training.engine import Engine, keep_memory
 from smoothout.training.loop import Training
 from smoothout.training.ranks import Ranks
 from smoothout.work import Job, Workplace
@@ -102,7 +103,6 @@ def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
     machines += [here] if here not in machines else []
     updates = setup.batch.updates(len(data_of(setup, place)[0]))
     make_room(path)
-    log = _tensorboard(job, place)
     saved = time.monotonic()
 
     def save(now: Snapshot) -> None:
@@ -111,7 +111,8 @@ def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
 
     done = snapshot.epoch * updates + snapshot.step if snapshot else 0
     bar = progress.Bar(job.name, setup.schedule.epochs * updates, done)
-    with place.ranks.leading(lambda: _order(setup, place, run.frozen())), bar:
+    leading = place.ranks.leading(lambda: _order(setup, place, run.frozen()))
+    with leading, bar, _tensorboard(job, place, snapshot.epoch if snapshot else 0) as log:
         for now in run:
             log(now)
             bar.step(_note(now))
@@ -121,8 +122,8 @@ def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
                 saved = time.monotonic()
             progress.stop_if_asked()
             yield True
-    end = run.frozen()
-    log(end)
+        end = run.frozen()
+        log(end)
     end.optimizer = {}
     save(end)
     return end
@@ -148,7 +149,8 @@ def _begun(setup: Experiment, place: Workplace, snapshot: Snapshot | None) -> Tr
             ranks=place.ranks,
         )
     except ValueError as error:
-        raise SettingsError(f"engine.{error}") from error
+        of_engine = str(error).partition(":")[0] in {field.name for field in fields(Engine)}
+        raise SettingsError(f"engine.{error}" if of_engine else str(error)) from error
 
 
 class Order(NamedTuple):
@@ -197,17 +199,19 @@ def _note(now: Snapshot) -> str:
     return f"epoch {now.epoch}: test {100 * now.curves['test_accuracy'][-1]:.2f}%, {now.curves['seconds'][-1]:.1f} s"
 
 
-def _tensorboard(job: Job, place: Workplace) -> Callable[[Snapshot], None]:
-    """A function that writes the epochs that are new in a snapshot."""
+@contextmanager
+def _tensorboard(job: Job, place: Workplace, done: int) -> Iterator[Callable[[Snapshot], None]]:
+    """A function that writes the epochs that are new in a snapshot; ``done`` were written before."""
     if not place.tensorboard:
-        return lambda now: None
+        yield lambda now: None
+        return
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import)
     except ImportError:
         progress.console.print("tensorboard is not installed: curves go into the record alone")
-        return lambda now: None
-    writer = SummaryWriter(str(Path(place.folders.logs) / "tensorboard" / job.name))
-    written = 0
+        yield lambda now: None
+        return
+    written = done
 
     def log(now: Snapshot) -> None:
         nonlocal written
@@ -217,7 +221,8 @@ def _tensorboard(job: Job, place: Workplace) -> Callable[[Snapshot], None]:
             written += 1
             writer.flush()
 
-    return log
+    with SummaryWriter(str(Path(place.folders.logs) / "tensorboard" / job.name), purge_step=done) as writer:
+        yield log
 
 
 def fresh_model(setup: Experiment, place: Workplace) -> nn.Module:

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from smoothout.batchnorm import BatchNormStart
+from smoothout.choices import keep_members
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
 from smoothout.roles import Data, Model, Optimizer, lacking
@@ -59,6 +60,7 @@ class Experiment:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        keep_members(self)
         if self.seed < 0:
             raise ValueError(f"seed: must be a whole number >= 0, not {self.seed}")
         limit = self.data.train_examples
@@ -160,8 +162,11 @@ def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[st
     """The config ``name`` under ``folder`` with ``overrides``, resolved to plain values.
 
     Hydra takes a tenth of a second, and tables share rows: it is asked again only where a file or a place changed.
+    Raises SettingsError for a folder without configs.
     """
     files = [(path, path.stat().st_mtime_ns) for path in folder.rglob("*.yaml")]
+    if not files:
+        raise SettingsError(f"configs: {folder} must be the folder of this repository's configs, and has none")
     places = [(key, value) for key, value in os.environ.items() if key.startswith("SMOOTHOUT_")]
     return copy.deepcopy(_composed(folder.resolve(), name, tuple(overrides), frozenset([*files, *places])))
 

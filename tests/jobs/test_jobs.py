@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from support import tree
-from tiny_jobs import DIGITS, checkpoint_of, record_of, tiny, workplace
+from tiny_jobs import DIGITS, UPDATES, checkpoint_of, record_of, tiny, workplace
 
 from smoothout import jobs, runs
 from smoothout.batchnorm import BatchNormStart
@@ -243,6 +243,19 @@ def test_tensorboard_gets_the_records_curves(tmp_path: Path) -> None:
         scalars = events.Scalars(name)
         assert [event.step for event in scalars] == [0, 1]
         assert [event.value for event in scalars] == pytest.approx(curves[name], rel=1e-6)
+
+
+def test_tensorboard_has_every_epoch_of_an_interrupted_run_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    job, place = tiny(), workplace(tmp_path, tensorboard=True, checkpoint_seconds=0.0)
+    steps = runs.training(job, place)
+    for _ in range(UPDATES + 3):
+        next(steps)
+    steps.close()
+    ensure(job, place)
+    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard" / job.name)).Reload()
+    assert [event.step for event in events.Scalars("test_loss")] == [0, 1]
 
 
 def test_without_tensorboard_a_run_says_so_and_goes_on(

@@ -57,6 +57,31 @@ def test_an_update_inside_is_allowed_to_others_and_where_the_noise_stays_in() ->
     torch.testing.assert_close(model[0].weight, inside[0] - 0.1)
 
 
+# Models and strengths that cannot be
+
+
+def test_a_model_whose_weights_are_not_there_yet_is_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^the model has lazy parameters: pass a batch through it first$"):
+        SmoothOut(nn.LazyLinear(3), 0.1)
+
+
+def test_weights_that_are_kept_elsewhere_are_refused() -> None:
+    """torch's own class needs a process group; its name is what counts."""
+    wrapper = type("FullyShardedDataParallel", (nn.Sequential,), {})
+    with pytest.raises(ValueError, match=r"FullyShardedDataParallel keeps its weights elsewhere; take fully_shard"):
+        SmoothOut(nn.Sequential(wrapper(nn.Linear(2, 2))), 0.1)
+
+
+@pytest.mark.parametrize("a", [-1.0, float("nan"), float("inf")])
+def test_a_later_strength_is_checked_as_the_first(a: float) -> None:
+    context = SmoothOut(network(), 0.1)
+    with pytest.raises(ValueError, match="a: the noise's strength must be a finite number >= 0"):
+        context.a = a
+    with pytest.raises(ValueError, match="a: the noise's strength must be a finite number >= 0"):
+        context.set_strength(a)
+    assert context.a == 0.1
+
+
 # Drawing
 
 

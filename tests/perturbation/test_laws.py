@@ -110,6 +110,14 @@ def test_scaling_to_filters_is_equation_12_entry_by_entry() -> None:
     torch.testing.assert_close(given, wanted)
 
 
+def test_scaling_a_nearly_vanishing_direction_stays_finite_in_float16() -> None:
+    weight, direction = torch.ones(3, dtype=torch.float16), torch.tensor([1e-6, 0.5, -1e-6], dtype=torch.float16)
+    found = scale_to_filters(direction, weight, 0.15)
+    assert found.dtype is torch.float16
+    assert found.isfinite().all()
+    assert found.abs().tolist() == pytest.approx([0.15 * 1e-6 / 2e-6, 0.15, 0.15 * 1e-6 / 2e-6], rel=0.05)
+
+
 # What is refused
 
 

@@ -241,6 +241,21 @@ def test_copies_are_a_sequence_of_their_number() -> None:
     assert len(list(copies)) == 4
     with pytest.raises(IndexError):
         copies[4]
+    assert [copies[-1]] == copies[3:] == list(copies)[3:]
+
+
+def test_copies_leave_the_context_its_own_chance() -> None:
+    model = Quadratic()
+    context = SmoothOut(model, 0.1, generator=torch.Generator().manual_seed(1))
+    own, copies, seen = context.generator, SmoothOutCopies(context, 2), []
+    for _ in range(2):
+        for copy in copies:
+            with copy:
+                pass
+        with context:
+            seen.append(model.flat().detach().clone())
+    assert context.generator is own
+    assert not torch.equal(*seen)
 
 
 def test_copies_of_another_seed_have_other_noise() -> None:

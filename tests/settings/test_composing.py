@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smoothout import settings
-from smoothout.settings import compose_config
+from smoothout.settings import SettingsError, compose_config
 
 
 @pytest.fixture
@@ -36,6 +36,11 @@ def test_what_was_composed_is_known_and_cannot_be_spoilt(configs: Path, asked: l
     assert asked == ["made"]
     assert compose_config(configs, "made", ["a=3"])["a"] == 3
     assert asked == ["made", "made"]
+
+
+def test_a_folder_without_configs_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^configs: .*/none must be the folder of this repository's configs"):
+        compose_config(tmp_path / "none", "train", [])
 
 
 def test_another_file_or_place_is_another_config(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

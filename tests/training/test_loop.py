@@ -87,6 +87,13 @@ def test_dropout_of_every_kind_has_the_chance_of_the_trainings_seed(kind: type[n
     assert same_bits(*ends)
 
 
+def test_chance_that_no_seed_reaches_is_refused(tiny_split: Splits) -> None:
+    model = network()
+    model[4] = type("Functional", (nn.Module,), {"forward": lambda self, x: F.dropout(x, 0.5)})()
+    with pytest.raises(ValueError, match=r"^model: draws from torch's global generator, not by a torch\.nn\.Dropout"):
+        run(model, tiny_split)
+
+
 def test_ghost_batches_are_cut_from_each_batch_in_order(tiny_split: Splits) -> None:
     rows = order(tiny_split, batch=Batch(SIZE, 3), schedule=Schedule(1))
     assert [len(piece) for piece in rows] == [3, 3, 3, 3, 3, 3, 2, 2]

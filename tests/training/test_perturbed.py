@@ -41,23 +41,23 @@ def training(tiny_split: Splits, model: nn.Module, noise: Noise, **changes: Any)
 
 
 @pytest.mark.parametrize(("law", "variance"), [(Law.uniform, 0.1**2 / 3), (Law.gaussian, 0.1**2)])
-@pytest.mark.parametrize("ghost", [None, 3])
+@pytest.mark.parametrize(("ghost", "multiplier"), [(None, 1), (3, 1), (3, 3)])
 def test_the_recorded_curvature_is_theta_times_gradient_over_the_variance(
-    tiny_split: Splits, law: Law, variance: float, ghost: int | None
+    tiny_split: Splits, law: Law, variance: float, ghost: int | None, multiplier: int
 ) -> None:
-    """An epoch by hand: every update's first ghost batch, its own gradient, its own noise."""
-    noise, batch = Noise(0.1, law, draw="ghost"), Batch(SIZE, ghost)  # type: ignore[arg-type]
+    """An epoch by hand: every update's first ghost batch, its own gradient and noise; the last update is smaller."""
+    noise, batch = Noise(0.1, law, draw="ghost"), Batch(SIZE, ghost, multiplier)  # type: ignore[arg-type]
     found = training(tiny_split, network(), noise, batch=batch, schedule=Schedule(1)).run().curvature
     model, split = network().train(), tiny_split(EXAMPLES)
     optimizer = Adam(0.01).build(list(model.parameters()))
     context, order = SmoothOut(model, 0.1, law), torch.randperm(EXAMPLES, generator=stream(4, "order", 0))
-    products, last_layer = [], []
-    for step in range(UPDATES):
-        pieces = order[step * SIZE : (step + 1) * SIZE].chunk(batch.pieces)
+    products, last_layer, found_parts = list[float](), list[float](), list[float]()
+    for rows in order.split(batch.examples):
+        pieces = [piece for part in rows.split(SIZE) for piece in part.chunk(batch.ghosts)]
         optimizer.zero_grad()
         for number, piece in enumerate(pieces):
             inputs, labels = split.take(piece)
-            context.generator = stream(4, "noise", step, number)
+            context.generator = stream(4, "noise", len(products), number)
             clean = [p.detach().clone() for p in context.parameters]
             with context:
                 loss = F.cross_entropy(model(inputs), labels)
@@ -67,12 +67,12 @@ def test_the_recorded_curvature_is_theta_times_gradient_over_the_variance(
                     for p, w, g in zip(context.parameters, clean, gradients, strict=True)
                 ]
                 (loss / len(pieces)).backward()
-            if number == 0:
-                products.append(sum(parts))
-                last_layer.append(sum(parts[-2:]))
+            found_parts = parts if number == 0 else found_parts
+        products.append(sum(found_parts))
+        last_layer.append(sum(found_parts[-2:]))
         optimizer.step()
     [epoch] = found
-    assert epoch["draws"] == UPDATES
+    assert epoch["draws"] == len(products) == batch.updates(EXAMPLES)
     for numbers, (mean, error) in ((products, epoch["whole"]), (last_layer, epoch["layers"]["4"])):
         assert mean == pytest.approx(statistics.fmean(numbers), rel=1e-3)
         assert error == pytest.approx(statistics.stdev(numbers) / math.sqrt(len(numbers)), rel=1e-3)

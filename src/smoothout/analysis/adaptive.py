@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from smoothout.analysis.full_loss import Batches, Loss, Tick, check_batches, check_counts, check_width
 from smoothout.analysis.sharpness import PINNED, Box, Objective, Point, ascend
+from smoothout.choices import choice
 from smoothout.parameters import flatten, restored, trainable
-from smoothout.perturbation import choice
 from smoothout.randomness import stream
 
 

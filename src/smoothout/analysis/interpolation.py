@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from smoothout.analysis.full_loss import Batches, Tick, check_batches
 from smoothout.batchnorm import recompute_averages
+from smoothout.choices import choice
 from smoothout.evaluation import evaluate
 from smoothout.parameters import BATCHNORM
-from smoothout.perturbation import choice
 
 PUBLISHED_ALPHAS = tuple(round(-1 + 0.1 * i, 10) for i in range(31))
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.full_loss import Batches, Tick, check_batches, check_counts
+from smoothout.choices import choice
 from smoothout.evaluation import Measured, evaluate
 from smoothout.parameters import restored, trainable
-from smoothout.perturbation import choice, scale_to_filters
+from smoothout.perturbation import scale_to_filters
 from smoothout.randomness import stream
 
 PUBLISHED_ALPHAS = tuple(round(-1 + 0.1 * i, 10) for i in range(21))

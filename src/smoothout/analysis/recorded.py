@@ -20,6 +20,7 @@ from smoothout.analysis.sensitivity import noise_curve, noise_slopes
 from smoothout.analysis.sharpness import EVALUATIONS, Convention, sharpness
 from smoothout.analysis.subject import Part, Weights
 from smoothout.batchnorm import recompute_averages
+from smoothout.choices import keep_members
 from smoothout.data.images import Split
 from smoothout.evaluation import evaluate
 from smoothout.parameters import restored
@@ -59,6 +60,7 @@ class Sharpness:
     examples: int | None = None
 
     def __post_init__(self) -> None:
+        keep_members(self)
         subject.check_examples(self.examples)
         subject.check_positive(self, "eps")
         subject.check_counts(self, "iterations", "subspace", "repeats", "maxcor")
@@ -126,6 +128,7 @@ class Interpolation:
     examples: int | None = None
 
     def __post_init__(self) -> None:
+        keep_members(self)
         subject.check_examples(self.examples)
         subject.check_line(self.start, self.stop, self.points)
 
@@ -188,6 +191,7 @@ class NoiseCurve:
     examples: int | None = None
 
     def __post_init__(self) -> None:
+        keep_members(self)
         subject.check_examples(self.examples)
         if len(self.strengths) < 2 or list(self.strengths) != sorted(set(self.strengths)) or self.strengths[0] < 0:
             raise ValueError(f"strengths: must be at least two rising numbers >= 0, not {list(self.strengths)}")
@@ -246,6 +250,7 @@ class RunningAverages:
     examples: int | None = None
 
     def __post_init__(self) -> None:
+        keep_members(self)
         subject.check_examples(self.examples)
 
     def slug(self, run: str) -> str:

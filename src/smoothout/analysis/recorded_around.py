@@ -15,6 +15,7 @@ from smoothout.analysis.full_loss import Tick
 from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm
 from smoothout.analysis.landscape import OneDimensional, landscape_line, landscape_plane
 from smoothout.analysis.subject import Part, Weights
+from smoothout.choices import keep_members
 from smoothout.curvature import Estimate
 from smoothout.data.images import Split
 
@@ -46,6 +47,7 @@ class Landscape:
     examples: int | None = None
 
     def __post_init__(self) -> None:
+        keep_members(self)
         subject.check_examples(self.examples)
         subject.check_line(self.start, self.stop, self.points)
         subject.check_counts(self, "directions")
@@ -108,6 +110,7 @@ class Plane:
     examples: int | None = None
 
     def __post_init__(self) -> None:
+        keep_members(self)
         subject.check_examples(self.examples)
         subject.check_part(self.part)
         subject.check_line(self.start, self.stop, self.points)
@@ -165,6 +168,7 @@ class Hessian:
     examples: int | None = None
 
     def __post_init__(self) -> None:
+        keep_members(self)
         subject.check_examples(self.examples)
         subject.check_part(self.part)
         subject.check_counts(self, "eigenvalues", "spectrum_steps")

@@ -15,6 +15,7 @@ from smoothout.analysis.atlas import Method, atlas
 from smoothout.analysis.full_loss import Tick
 from smoothout.analysis.sharpness import EVALUATIONS
 from smoothout.analysis.subject import Part, Weights
+from smoothout.choices import keep_members
 from smoothout.data.images import Split
 
 
@@ -49,6 +50,7 @@ class Adaptive:
     examples: int | None = None
 
     def __post_init__(self) -> None:
+        keep_members(self)
         subject.check_examples(self.examples)
         subject.check_part(self.part)
         subject.check_counts(self, "iterations")
@@ -112,6 +114,7 @@ class Atlas:
     examples: int | None = None
 
     def __post_init__(self) -> None:
+        keep_members(self)
         subject.check_examples(self.examples)
         subject.check_counts(self, "iterations", "subspace", "budget", "maxcor")
         subject.check_positive(self, "eps")

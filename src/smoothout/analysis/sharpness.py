@@ -28,8 +28,8 @@ from smoothout.analysis.full_loss import (
     check_width,
     rounding,
 )
+from smoothout.choices import choice
 from smoothout.parameters import assign, flatten, restored, trainable
-from smoothout.perturbation import choice
 from smoothout.randomness import stream
 
 RANDOM_STARTS = 2  # of each `converged` search, beside its first start

@@ -18,9 +18,9 @@ import torch.distributed as dist
 from smoothout.analysis.scaling import worker_from
 from smoothout.bench.comparisons import C1, F1, SMOOTHOUT, random_split
 from smoothout.bench.timing import seconds
+from smoothout.choices import keep_members
 from smoothout.data.images import Split
 from smoothout.models.imagenet import ResNet18
-from smoothout.perturbation import choice
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.loop import CURVATURE_DRAWS, Training
 from smoothout.training.optimizers import Momentum
@@ -71,7 +71,7 @@ class Scaling:
     turns: int = 10
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "network", choice(Network, "network", self.network))
+        keep_members(self)
         if self.ghost < 2:
             raise ValueError(f"ghost: BatchNorm needs at least 2 examples, not {self.ghost}")
         if self.ghosts < 2 or self.ghosts % 2:

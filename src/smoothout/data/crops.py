@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 
+from smoothout.choices import keep_members
+
 SHARE = (0.08, 1.0)  # of a photograph's area that a resized crop covers
 RATIO = (3 / 4, 4 / 3)  # of its width to its height
 ATTEMPTS = 10  # to draw one that fits
@@ -53,6 +55,9 @@ class Cropping:
     crop: Crop
     side: int
     short: int
+
+    def __post_init__(self) -> None:
+        keep_members(self)
 
     def piece(self, width: int, height: int, generator: torch.Generator | None) -> Piece:
         """The piece of a photograph of ``width`` x ``height``; without a ``generator`` it is the centre."""

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smoothout.choices import keep_members
 from smoothout.data.augment import Augment, CropFlip
 from smoothout.data.sources import SOURCES, Arrays, DataError, Name, load
 from smoothout.randomness import stream
@@ -49,6 +50,7 @@ class Images:
     held_out: int | None = None
 
     def __post_init__(self) -> None:
+        keep_members(self)
         check_numbers(self)
         if len(self.border) != 3 or not all(0 <= value <= 255 for value in self.border):
             raise ValueError(f"border: must be red, green and blue, each from 0 to 255, not {list(self.border)}")

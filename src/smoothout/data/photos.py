@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from smoothout.choices import keep_members
 from smoothout.data.crops import Crop, Cropping
 from smoothout.data.images import Batches, Split, check_numbers
 from smoothout.data.reading import Pixels, Reader, checked, cores, decode
@@ -82,6 +83,7 @@ class Photos:
     workers: int | None = field(default=None, metadata={"identity": False})
 
     def __post_init__(self) -> None:
+        keep_members(self)
         check_numbers(self)
         if not 1 <= self.side <= self.short:
             raise ValueError(f"side, short: need 1 <= side <= short, not {self.side}, {self.short}")

@@ -12,8 +12,8 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
+from smoothout.choices import keep_members
 from smoothout.evaluation import Precision
-from smoothout.perturbation import choice
 
 WARM_UP = 3  # updates before a recording: libraries set themselves up, the optimizer makes its state
 _KEEP = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: never map, never trim
@@ -86,9 +86,7 @@ class Engine:
     ghosts: Ghosts = Ghosts.auto
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "launch", choice(Launch, "launch", self.launch))
-        object.__setattr__(self, "layout", choice(Layout, "layout", self.layout))
-        object.__setattr__(self, "ghosts", choice(Ghosts, "ghosts", self.ghosts))
+        keep_members(self)
         if self.together is not None and self.together < 1:
             raise ValueError(f"together: must be null or a whole number >= 1, not {self.together}")
 

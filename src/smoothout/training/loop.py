@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from smoothout.choices import choice
 from smoothout.data.images import Split
 from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
 from smoothout.perturbation import Noise
@@ -69,7 +70,8 @@ class Training:
     end of an epoch ends the training: its curves are shorter than ``schedule.epochs`` then, and end in nan.
 
     Raises:
-        ValueError: where ``engine`` asks for what the device or the update cannot do.
+        ValueError: where ``engine`` asks for what the device or the update cannot do; and in the first update, where
+            the model draws chance by other means than torch.nn.Dropout and its kin (functional dropout, an LSTM's own).
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class Training:
         resume: Snapshot | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        self._device = train_split.labels.device
+        self._device, precision = train_split.labels.device, choice(Precision, "precision", precision)
         self._updates = batch.updates(len(train_split))
         engine = engine or Engine()
         self._model = engine.laid_out(self._device, precision).applied_to(model)  # before the noise's room is made
@@ -139,7 +141,8 @@ class Training:
             while now.step < self._updates:
                 self._perturb.at(now.epoch * self._updates + now.step)
                 self._set_lr(now.epoch + now.step / self._updates)
-                self._work(order[now.step * self._batch.examples : (now.step + 1) * self._batch.examples])
+                with self._perturb.watched():
+                    self._work(order[now.step * self._batch.examples : (now.step + 1) * self._batch.examples])
                 now.step += 1
                 yield now
             self._close_epoch()

@@ -10,7 +10,7 @@ from enum import StrEnum
 import torch
 from torch import nn
 
-from smoothout.perturbation import choice
+from smoothout.choices import keep_members
 
 
 class Epsilon(StrEnum):
@@ -65,7 +65,7 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "epsilon", choice(Epsilon, "epsilon", self.epsilon))
+        keep_members(self)
 
     @property
     def recordable(self) -> bool:

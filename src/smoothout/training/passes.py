@@ -60,7 +60,7 @@ def passes(
     whole = bool(mine) and start % batch.size == 0 and (stop % batch.size == 0 or stop == len(rows))
     alike = perturb.one_noise or len({len(piece) for piece in mine}) == 1
     if not (one_pass and whole and alike) or perturb.measuring:
-        return Passes(tuple(mine), own, count, network, lambda ghost: perturb(own.start + ghost), 1)
+        return Passes(tuple(mine), own, count, network, lambda ghost: perturb(own.start + ghost, count), 1)
     parts = torch.split(rows[start:stop], batch.size)
     if perturb.one_noise:
         return Passes(parts, own, count, _divided(model, network, batch.ghosts), perturb, batch.ghosts)

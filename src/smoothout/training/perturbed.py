@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -26,7 +26,7 @@ class Perturbations:
         seed: of the training.
         total: updates of the whole training, which the strength's course refers to.
         every: so many updates lie between two that ``trace`` is fed by.
-        ghosts: ghost batches an update.
+        ghosts: ghost batches an update, at most.
         device: of the model.
     """
 
@@ -40,7 +40,7 @@ class Perturbations:
         self._copies = SmoothOutCopies(noise.on(model), noise.copies, seed) if noise.a and noise.copies else None
         self._generators = [torch.Generator(device) for _ in range(ghosts)] if stochastic else []
         self.passes = noise.copies if self._copies is not None else 1  # of a ghost batch
-        self._device, self._ghosts, self._every = device, ghosts, every
+        self._device, self._every, self._watched = device, every, False
         measurable = self._context is not None and noise.denoise
         self._names = _names(model, self._context)
         self.trace = RunningTrace(self._names, device) if measurable else None
@@ -51,11 +51,27 @@ class Perturbations:
     @property
     def generators(self) -> list[torch.Generator]:
         """What an update draws from, dropout included."""
-        if not self._drops:
-            return self._generators
+        return [*self._generators, self._shared] if self._drops else self._generators
+
+    @property
+    def _shared(self) -> torch.Generator:
+        """Torch's own source of chance on the device."""
         cuda = self._device.type == "cuda"
-        shared = torch.cuda.default_generators[self._device.index or 0] if cuda else torch.default_generator
-        return [*self._generators, shared]
+        return torch.cuda.default_generators[self._device.index or 0] if cuda else torch.default_generator
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within the block, the first time, raise ValueError where the network draws chance that nobody seeds."""
+        if self._watched:
+            yield
+            return
+        before = self._shared.get_state()
+        yield
+        self._watched = True
+        if not self._drops and not torch.equal(self._shared.get_state(), before):
+            raise ValueError(
+                "model: draws from torch's global generator, not by a torch.nn.Dropout: no seed reaches it"
+            )
 
     def at(self, update: int) -> None:
         """Set the strength and every source of chance for ``update``, counted from the start of the training."""
@@ -105,8 +121,11 @@ class Perturbations:
         if self._context is not None:
             self._context.a = torch.zeros((), dtype=torch.float64, device=self._device)
 
-    def __call__(self, ghost: int) -> Sequence[AbstractContextManager[object]]:
-        """The contexts for the ``ghost``-th ghost batch; a noise of the batch's that stays in comes with the first."""
+    def __call__(self, ghost: int, count: int = 1) -> Sequence[AbstractContextManager[object]]:
+        """The contexts for the ``ghost``-th of an update's ``count`` ghost batches.
+
+        A noise of the batch's that stays in comes with the first.
+        """
         if ghost:
             self._seed_dropout(ghost)
         if self._copies is not None:
@@ -116,7 +135,7 @@ class Perturbations:
             return [nullcontext()]
         self._context.generator = self._generators[ghost]
         if ghost == 0 and self.measuring and self.trace is not None:
-            return [_Measured(self._context, self._noise, self._ghosts, self.trace)]
+            return [_Measured(self._context, self._noise, count, self.trace)]
         return [self._context]
 
     def _seed_dropout(self, ghost: int) -> None:

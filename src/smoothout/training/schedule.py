@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from smoothout.choices import keep_members
 from smoothout.training.step import Batch
 
 
@@ -44,6 +45,7 @@ class Schedule:
     warm_up: int = 0
 
     def __post_init__(self) -> None:
+        keep_members(self)
         if self.epochs < 1:
             raise ValueError(f"epochs: must be at least 1, not {self.epochs}")
         if any(epoch < 1 for epoch in self.drops):

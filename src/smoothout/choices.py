@@ -1,0 +1,31 @@
+"""Settings that are one of a few names: given by name or as the member, kept as the member."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def choice(kind: type[E], name: str, value: str) -> E:
+    """The member of ``kind`` that ``value`` is or names. Raises ValueError, which says ``name`` and what is allowed."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f"{name}: {value!r} is not one of {', '.join(kind)}") from None
+
+
+def keep_members(settings: Any) -> None:
+    """Let every field of a frozen dataclass that is one of a few names be the member. Raises ValueError as `choice`."""
+    for name, kind in _kinds(settings.__class__).items():
+        object.__setattr__(settings, name, choice(kind, name, getattr(settings, name)))
+
+
+@cache
+def _kinds(settings: type[Any]) -> dict[str, type[StrEnum]]:
+    hints = get_type_hints(settings)
+    fields = [field.name for field in dataclasses.fields(settings)]
+    return {name: hints[name] for name in fields if isinstance(hints[name], type) and issubclass(hints[name], StrEnum)}

@@ -1,0 +1,64 @@
+"""Settings that are one of a few names mean the same by name and as members."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
+from smoothout.data.crops import Cropping
+from smoothout.data.images import Images
+from smoothout.data.photos import Photos
+from smoothout.evaluation import Precision
+from smoothout.identity import described
+from smoothout.perturbation import Noise
+from smoothout.training.engine import Engine
+from smoothout.training.optimizers import Adam
+from smoothout.training.schedule import LrScaling, Schedule
+from smoothout.training.step import Batch
+
+GREY = {"mean": (0.5,), "std": (0.5,)}
+NAMED: list[tuple[type[Any], dict[str, Any], dict[str, str]]] = [
+    (Schedule, {"epochs": 10}, {"lr_scaling": "linear"}),
+    (Images, {"name": "mnist", **GREY}, {"augment": "crop_flip"}),
+    (Photos, {"name": "imagenette", **GREY}, {"augment": "none", "damaged": "skip"}),
+    (Cropping, {"side": 8, "short": 9}, {"crop": "none"}),
+    (Noise, {"a": 0.1}, {"law": "gaussian", "scaling": "filter", "draw": "batch", "course": "anneal"}),
+    (Engine, {}, {"launch": "eager", "layout": "channels_last", "ghosts": "in_turn"}),
+    (Adam, {"lr": 0.1}, {"epsilon": "uncorrected"}),
+    (Sharpness, {}, {"convention": "released", "part": "train", "weights": "last"}),
+    (Interpolation, {}, {"path": "curvilinear", "averages": "kept"}),
+    (NoiseCurve, {}, {"law": "gaussian", "scaling": "filter"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "others", "names"), NAMED, ids=[kind.__name__ for kind, _, _ in NAMED])
+def test_a_name_is_kept_as_the_member(kind: type[Any], others: dict[str, Any], names: dict[str, str]) -> None:
+    settings = kind(**others, **names)
+    for key, name in names.items():
+        member = getattr(settings, key)
+        assert (type(member) is not str, member) == (True, name)
+        with pytest.raises(ValueError, match=rf"^{key}: 'nonsense' is not one of .*{name}"):
+            kind(**others, **names | {key: "nonsense"})
+    assert described(settings) == described(kind(**others, **{key: getattr(settings, key) for key in names}))
+
+
+def test_learning_rates_are_scaled_as_the_name_says() -> None:
+    scales = [Schedule(10, lr_scaling=name).lr_scale(Batch(256, 64)) for name in ("none", "sqrt", "linear")]  # type: ignore[arg-type]
+    assert scales == [1.0, 2.0, 4.0]
+    assert Schedule(10, lr_scaling="linear") == Schedule(10, lr_scaling=LrScaling.linear)  # type: ignore[arg-type]
+
+
+def test_images_are_augmented_as_the_name_says() -> None:
+    assert Images("cifar10", (0.5,) * 3, (0.5,) * 3, augment="crop_flip").augmentation is not None  # type: ignore[arg-type]
+    assert Images("cifar10", (0.5,) * 3, (0.5,) * 3, augment="none").augmentation is None  # type: ignore[arg-type]
+
+
+def test_a_training_takes_its_precision_by_name(tiny_split: Any) -> None:
+    from loop_trainings import network, run
+
+    ends = [run(network(), tiny_split, precision=given).model for given in ("bfloat16", Precision.bfloat16, "float32")]
+    assert torch.equal(ends[0]["1.weight"], ends[1]["1.weight"])
+    assert not torch.equal(ends[0]["1.weight"], ends[2]["1.weight"])
