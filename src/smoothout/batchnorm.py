@@ -8,7 +8,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from smoothout.parameters import BATCHNORM
+from smoothout.parameters import BATCHNORM, modes_kept
 
 
 class BatchNormStart(StrEnum):
@@ -36,20 +36,18 @@ def recompute_averages(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]
     an error in the midst of the pass leaves averages of the batches before.
     """
     layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.track_running_stats]
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
-    model.eval()
     index = -1
     try:
-        for index, (inputs, _) in enumerate(batches):
-            for layer in layers if index == 0 else ():
-                layer.train().reset_running_stats()
-                layer.momentum = None  # torch's word for a plain mean over all batches
-            model(inputs)
+        with modes_kept(model):
+            model.eval()
+            for index, (inputs, _) in enumerate(batches):
+                for layer in layers if index == 0 else ():
+                    layer.train().reset_running_stats()
+                    layer.momentum = None  # torch's word for a plain mean over all batches
+                model(inputs)
         if index < 0:
             raise ValueError("batches: there must be at least one")
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for module, mode in modes:
-            module.training = mode

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.journal import passed
+from smoothout.parameters import modes_kept
 
 AddUp = Callable[[Tensor], None]
 
@@ -92,15 +93,11 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], add_up:
     """
 
     def measured() -> Tensor:
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
         tally = Tally()
-        try:
+        with modes_kept(model):
+            model.eval()
             for inputs, labels in batches:
                 tally.add(model(inputs), labels)
-        finally:
-            for module, mode in modes:
-                module.training = mode
         return torch.tensor(tally.measured(add_up), dtype=torch.float64)
 
     return Measured(*passed(measured).tolist())

@@ -62,6 +62,17 @@ def assign(tensors: Sequence[Tensor], vector: Tensor) -> None:
 
 
 @contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Give each module its mode back, training or evaluation, also after an exception."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Give parameters, buffers and the mode of each module back to the last bit, also after an exception.
 
@@ -70,9 +81,9 @@ def restored(model: nn.Module) -> Iterator[None]:
     tensors = [*model.parameters(), *model.buffers()]
     saved = [t.detach().clone() for t in tensors]
     buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        yield
+        with modes_kept(model):
+            yield
     finally:
         for present, before in buffers:
             present.clear()
@@ -80,8 +91,6 @@ def restored(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for tensor, old in zip(tensors, saved, strict=True):
                 tensor.copy_(old)
-        for module, mode in modes:
-            module.training = mode
 
 
 def filter_norms(tensor: Tensor) -> Tensor:
