@@ -17,17 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from valleys import CONVENTIONS, ONE_EXAMPLE, Landscape, examples, height, network, quadratic
 
-from smoothout.analysis.sharpness import (
-    LBFGSB,
-    Convention,
-    Objective,
-    Point,
-    Search,
-    ascend,
-    box_around,
-    least_squares,
-    sharpness,
-)
+from smoothout.analysis.box import box_around, least_squares
+from smoothout.analysis.sharpness import LBFGSB, Convention, Objective, Point, Search, ascend, sharpness
 from smoothout.parameters import flatten, trainable
 from smoothout.randomness import stream
 

@@ -14,8 +14,9 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
+from smoothout.analysis.box import Box
 from smoothout.analysis.full_loss import Batches, Loss, Tick, check_batches, check_counts, check_width
-from smoothout.analysis.sharpness import PINNED, Box, Objective, Point, ascend
+from smoothout.analysis.sharpness import PINNED, Objective, Point, ascend
 from smoothout.choices import choice
 from smoothout.parameters import flatten, restored, trainable
 from smoothout.randomness import stream

@@ -9,18 +9,9 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
+from smoothout.analysis.box import Box, box_around
 from smoothout.analysis.full_loss import Batches, Loss, Tick, check_batches
-from smoothout.analysis.sharpness import (
-    LBFGSB,
-    Box,
-    Convention,
-    Objective,
-    Point,
-    ascend,
-    box_around,
-    check_search,
-    search,
-)
+from smoothout.analysis.sharpness import LBFGSB, Convention, Objective, Point, ascend, check_search, percent, search
 from smoothout.parameters import assign, flatten, restored, trainable
 from smoothout.randomness import stream
 
@@ -78,9 +69,8 @@ class Followed(Objective):
     def course(self, name: str, space: str, end: Point, status: str) -> Course:
         """What was followed, of a search that ended at ``end``."""
         f = self.x.loss
-        values = tuple(100.0 * (best - f) / (1.0 + f) for best in self.best)
-        answer = 100.0 * (end.loss - f) / (1.0 + f)
-        return Course(name, space, values, answer, end is self.x, status, f, len(self.x.z))
+        values = tuple(percent(best, f) for best in self.best)
+        return Course(name, space, values, percent(end.loss, f), end is self.x, status, f, len(self.x.z))
 
 
 def atlas(

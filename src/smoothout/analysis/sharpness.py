@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, minimize
 from torch import Tensor, nn
 
+from smoothout.analysis.box import Box, box_around
 from smoothout.analysis.full_loss import (
     Batches,
     FullLoss,
@@ -34,7 +35,6 @@ from smoothout.randomness import stream
 
 RANDOM_STARTS = 2  # of each `converged` search, beside its first start
 PINNED = 1e-9  # this near to a bound, in half-widths, a coordinate lies on it
-BLOCK = 2**16  # rows of A that are held in float64 at a time
 
 
 class Convention(StrEnum):
@@ -85,6 +85,11 @@ class Point:
         return self.gradient.masked_fill(self.z * self.gradient.sign() >= 1.0 - PINNED, 0.0)
 
 
+def percent(highest: float, f: float) -> float:
+    """How far a loss rises, as Keskar et al. count it: 100 (highest - f) / (1 + f)."""
+    return 100.0 * (highest - f) / (1.0 + f)
+
+
 @dataclass(frozen=True, eq=False)
 class Search:
     """Where a search ended, why, and after how many iterations of L-BFGS-B."""
@@ -92,49 +97,6 @@ class Search:
     end: Point
     status: str
     iterations: int
-
-
-@dataclass(frozen=True, eq=False)
-class Box:
-    """The weights x + A (half * z), for z in [-1, 1]^k; A is the identity where ``columns`` is None."""
-
-    center: Tensor  # x, float64, (n,)
-    half: Tensor  # half-widths, float64, (k,)
-    columns: Tensor | None = None  # A, float32, (n, p)
-
-    def weights(self, z: Tensor) -> Tensor:
-        """The weights at ``z``, shape (n,)."""
-        offset = self.half * z
-        return self.center + (offset if self.columns is None else self.columns @ offset.float())
-
-    def gradient(self, by_weights: Tensor) -> Tensor:
-        """The gradient by z, shape (k,), from the one by the weights, shape (n,)."""
-        return self.half * (by_weights if self.columns is None else self.columns.T @ by_weights.float())
-
-
-def box_around(x: Tensor, eps: float, subspace: int | None = None, seed: int = 0) -> Box:
-    """[Keskar Eq. 3] The box |y_i| <= eps (|(A^+ x)_i| + 1) around the weights x, float64 of shape (n,).
-
-    ``subspace`` None is A = I; p draws A from N(0, 1), in float32: 600 MB at n = 1.5 million and p = 100.
-    """
-    if subspace is None:
-        return Box(x, eps * (x.abs() + 1.0))
-    columns = torch.randn(x.numel(), subspace, generator=stream(seed, "subspace"), device=x.device)
-    return Box(x, eps * (least_squares(columns, x).abs() + 1.0), columns)
-
-
-def least_squares(columns: Tensor, x: Tensor) -> Tensor:
-    """A^+ x in float64, shape (p,), for A = ``columns``, (n, p) of rank p <= n, and x in float64, (n,).
-
-    From the QR of [A x], built up by blocks of rows: no second matrix as large as A is needed.
-    """
-    p = columns.shape[1]
-    top = x.new_empty(0, p + 1)
-    for rows, part in zip(torch.split(columns, BLOCK), torch.split(x, BLOCK), strict=True):
-        block = torch.cat([rows.double(), part.unsqueeze(1)], dim=1)
-        top = torch.linalg.qr(torch.cat([top, block]), mode="r").R
-    solution: Tensor = torch.linalg.solve_triangular(top[:p, :p], top[:p, p:], upper=True)
-    return solution.squeeze(1)
 
 
 class Objective(FullLoss):
@@ -322,7 +284,7 @@ def sharpness(
         objective = Objective(model, batches, loss, box, tick)
         x, solver = objective.at_x(), LBFGSB(iterations, maxcor)
         found = [search(objective, Convention(convention), solver, seed, repeat) for repeat in range(repeats)]
-    values = tuple(100.0 * (one.end.loss - x.loss) / (1.0 + x.loss) for one in found)
+    values = tuple(percent(one.end.loss, x.loss) for one in found)
     best = found[values.index(max(values))]
     return SharpnessResult(
         value=max(values),

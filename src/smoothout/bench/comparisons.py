@@ -15,9 +15,10 @@ from scipy.optimize import Bounds, minimize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smoothout.analysis.box import box_around
 from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.sensitivity import noise_curve
-from smoothout.analysis.sharpness import Objective, box_around
+from smoothout.analysis.sharpness import Objective
 from smoothout.bench.ordinary import eager_steps, epoch_by_loader
 from smoothout.bench.timing import Elsewhere, Ratio, Work, compare, hot_spots, seconds
 from smoothout.data.images import Split
