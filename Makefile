@@ -14,6 +14,8 @@ export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
 REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.profile=$(PROFILE) \
   $(if $(SEEDS),'scope.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 
+JUDGE = $(BIN)/python scripts/verdicts.py judging.profile=$(PROFILE) \
+  $(if $(SEEDS),'judging.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 RENDER = $(BIN)/python scripts/reproduce.py -m run=false $(if $(SEEDS),'scope.seeds=[$(SEEDS)]') $(ARGS)
 
 .DEFAULT_GOAL := help
@@ -72,7 +74,7 @@ figure-%: $(VENV)/.ready ## any picture of configs/figure/ (figure-f1, figure-at
 choose-strength: SEEDS = 0,1,2
 choose-strength: $(VENV)/.ready ## choose the noise's strength by held-out training images (EXPERIMENT=f1_mnist)
 	@$(BIN)/python scripts/choose_strength.py -m experiment=$(EXPERIMENT) perturbation=$(METHODS) regime=$(REGIME) \
-	  profile=$(PROFILE) 'grid.seeds=[$(SEEDS)]' $(ARGS)
+	  profile=$(PROFILE) 'grid.seeds=[$(SEEDS)]' $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 
 .PHONY: figures
 figures: $(VENV)/.ready ## draw every picture from the records there are; runs nothing
@@ -80,7 +82,7 @@ figures: $(VENV)/.ready ## draw every picture from the records there are; runs n
 
 .PHONY: verdicts
 verdicts: $(VENV)/.ready ## judge the papers' claims by the records there are, into results/README.md; runs nothing
-	@$(BIN)/python scripts/verdicts.py judging.profile=$(PROFILE) $(ARGS)
+	@$(JUDGE)
 
 .PHONY: pages
 pages: $(VENV)/.ready ## write every page of verdicts and causes that results/ has, of every profile; runs nothing
@@ -89,8 +91,8 @@ pages: $(VENV)/.ready ## write every page of verdicts and causes that results/ h
 
 .PHONY: causes
 causes: $(VENV)/.ready ## what the large-batch gap and SmoothOut's gain hang on (F1): run what is missing, into results/causes.md
-	@$(BIN)/python scripts/verdicts.py claims=causes run=true judging.profile=$(PROFILE) $(ARGS)
-	@$(REPRODUCE) table=causes run=false
+	@$(JUDGE) claims=causes run=true
+	@$(BIN)/python scripts/reproduce.py table=causes run=false scope.profile=$(PROFILE)
 
 .PHONY: data
 data: $(VENV)/.ready ## fetch and check MNIST, CIFAR-10 and CIFAR-100

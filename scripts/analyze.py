@@ -1,14 +1,15 @@
 """Analyse one recorded training (or two, for an interpolation); each analysis gets a record."""
 
+from functools import partial
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import cli, terminal, words
+from smoothout import cli, cluster, terminal, words
+from smoothout.entries import epoch_seconds
 from smoothout.jobs import ensure
-from smoothout.pictures import epoch_seconds
 from smoothout.progress import say
 from smoothout.roles import Analysis
 from smoothout.settings import build, chosen, compose_config, experiment
@@ -20,6 +21,11 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 @hydra.main(config_path="../configs", config_name="analyze", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Find or make the record of the analysis that ``config`` describes."""
+    cluster.led(partial(analyze, config))
+
+
+def analyze(config: DictConfig) -> None:
+    """The same in one process, or in the first of several."""
     with cli.task(config) as (settings, place):
         analysis: Analysis = build(settings["analysis"], "analysis", role=Analysis)
         configs = [settings]

@@ -1,7 +1,7 @@
 """Reproduce one of the papers' tables, or figures: show the plan, make what is missing, render from records."""
 
-import sys
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -20,10 +20,10 @@ CONFIGS = ROOT / "configs"
 @hydra.main(config_path="../configs", config_name="reproduce", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Make and render the table and the picture that ``config`` names."""
-    with cli.task(config) as (settings, place):
-        given = settings["scope"]
+    with cli.task(config, hands_over=True) as (settings, place):
+        given: Any = settings.get("scope")
         any_seed = isinstance(given, dict) and given.get("seeds", ()) is None
-        scope = build(given | {"seeds": [0]} if any_seed else given, "scope", Scope)
+        scope = build({**given, "seeds": [0]} if any_seed else given, "scope", Scope)
         table, figure = settings.get("table"), settings.get("figure")
         if not table and not figure:
             raise SettingsError("table, figure: one of them must be named; both are none")
@@ -33,7 +33,7 @@ def main(config: DictConfig) -> None:
         asked = Reproduction(table, scope, CONFIGS, published, wish.rows) if table and wish.rows else reproduction
         picture = Picture(figure, scope, CONFIGS) if figure else None
         wanted = [one for one in (asked, picture) if one]
-        code = terminal.make(wanted, place, cluster.carrier(HydraConfig.get(), settings)) if wish.run else 0
+        lost = terminal.make(wanted, place, cluster.carrier(HydraConfig.get(), settings)) if wish.run else None
         results = Path(settings["folders"]["results"])
         written = []
         if reproduction:
@@ -49,8 +49,8 @@ def main(config: DictConfig) -> None:
                 say(f"figure {picture.figure['name']} lacks records of its runs: not drawn")
         for path in written:
             say(f"written: {path}")
-    if code:  # a sweep goes on where all is well
-        sys.exit(code)
+        if lost:
+            raise lost
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ Another profile or precision than the papers' has pages of its own, README-short
 """
 
 import shlex
-import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import cli, terminal
+from smoothout import cli, cluster, terminal
 from smoothout.claims import Claims, Judging
 from smoothout.files import write_text
 from smoothout.progress import Bar, say
@@ -24,25 +23,28 @@ ROOT = Path(__file__).resolve().parent.parent
 @hydra.main(config_path="../configs", config_name="verdicts", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Test every claim and write the page."""
-    with cli.task(config) as (settings, place):
+    with cli.task(config, hands_over=True) as (settings, place):
         lacking = [key for key in ("page", "prose", "claims") if key not in settings]
         if lacking:
             name = HydraConfig.get().runtime.choices["claims"]
-            raise SettingsError(f"{', '.join(lacking)}: must stand in configs/claims/{name}.yaml, as in papers.yaml")
+            raise SettingsError(
+                f"{', '.join(lacking)}: must stand in configs/claims/{name}.yaml, below a first line"
+                " '# @package _global_', as in papers.yaml"
+            )
         judging = build(settings["judging"], "judging", Judging)
         wish = chosen(settings, run=bool, page=str, method=tuple[str, ...])
         prose = chosen(settings["prose"], "prose.", title=str, introduction=str)
         published = ROOT / "results" / "published"
         judged = [Claims(settings["claims"], scope, ROOT / "configs", published) for scope in judging.scopes()]
-        code = terminal.make(judged, place) if wish.run else 0
+        lost = terminal.make(judged, place, cluster.carrier(HydraConfig.get(), settings)) if wish.run else None
         with Bar("claims", sum(len(claims.claims) for claims in judged)) as bar:
             tests = [test for claims in judged for test in claims.tests(place, bar.tick)]
         page = Page(tests, prose, wish.method, judging, command())
         path = Path(settings["folders"]["results"]) / judging.file(wish.page)
         write_text(path, page.markdown())
         say(f"written: {path}")
-    if code:  # a sweep goes on where all is well
-        sys.exit(code)
+        if lost:
+            raise lost
 
 
 def command() -> str:

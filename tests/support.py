@@ -14,10 +14,11 @@ from smoothout.ledger import Record
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """Every folder and file under ``folder``, with the content's digest."""
+    """Every folder and file under ``folder``, with the content's digest; locks, which are nobody's, stay out."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in sorted(folder.rglob("*"))
+        if ".locks" not in path.parts
     }
 
 

@@ -196,6 +196,24 @@ def test_the_program_trains_compares_and_repeats_nothing_and_never_sees_the_test
     assert tree(folder / "results" / "train") | tree(folder / "results" / "strength") == before
 
 
+def test_a_sweep_goes_on_where_trainings_of_one_choice_fail_and_names_all_that_failed(
+    tmp_path: Path, program: Program
+) -> None:
+    first = Choosing(*composed(*TINY)).jobs()[0]  # without noise: of both choices
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / f"{first.name}.pt").write_bytes(b"no checkpoint")
+    code, _, told = program(tmp_path, "-m", *TINY, "perturbation=smoothout,adasmoothout")
+    lines = [line for line in told.splitlines() if line.startswith("failed: ")]
+    assert code == 2
+    assert sum(line.startswith(f"failed: {first.name}: checkpoint: ") for line in lines) == 2
+    ends = [line for line in lines if line.endswith(": 1 of its jobs could not be done, named above")]
+    assert [method for line in ends for method in line.split() if "smoothout" in method] == [
+        "perturbation=smoothout:",
+        "perturbation=adasmoothout:",
+    ]
+    assert len(list((tmp_path / "results" / "train").iterdir())) == 9  # of 4 + 4 with noise and 2 without
+
+
 def test_wrong_input_is_one_line_with_exit_code_2_and_leaves_nothing(tmp_path: Path, program: Program) -> None:
     for override, line in (("grid.seeds=[]", "error: grid.seeds: "), ("perturbation=sharp", "error: ")):
         code, _, said = program(tmp_path, override)

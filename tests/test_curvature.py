@@ -201,22 +201,6 @@ def test_mean_and_standard_error_are_those_of_the_draws_by_layer():
         assert one.standard_error == pytest.approx(values.std().item() / math.sqrt(50), rel=1e-6)
 
 
-def test_merging_is_the_same_as_feeding_all_draws_also_from_and_into_nothing():
-    some = random_draws(30)
-    whole = fed(some).result()
-    for cut in (0, 11, 30):
-        merged = fed(some[:cut])
-        merged.merge(fed(some[cut:]))
-        result = merged.result()
-        assert result.count == 30
-        assert result.whole == pytest.approx(whole.whole, rel=1e-9)
-        assert result.layers["body.0"] == pytest.approx(whole.layers["body.0"], rel=1e-9)
-    empty = RunningTrace(NAMES)
-    empty.merge(RunningTrace(NAMES))
-    with pytest.raises(ValueError, match="no draws"):
-        empty.result()
-
-
 def test_a_state_goes_through_json_without_loss():
     some = random_draws(20)
     resumed = RunningTrace(NAMES)
@@ -238,7 +222,6 @@ def test_feeding_changes_the_sums_in_place():
     places = [t.data_ptr() for t in (running._count, running._mean, running._squares)]
     for draw in random_draws(3):
         running.add(draw)
-    running.merge(fed(random_draws(2)))
     running.load(running.state())
     assert [t.data_ptr() for t in (running._count, running._mean, running._squares)] == places
 
@@ -255,8 +238,6 @@ def test_what_does_not_match_is_refused():
     for variance in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match=f"variance is {variance}: must be a finite number above 0"):
             stein_trace(one, one, [variance])
-    with pytest.raises(ValueError, match="cannot be merged"):
-        RunningTrace(["a.weight"]).merge(RunningTrace(["b.weight"]))
     with pytest.raises(ValueError, match="are not this trace's"):
         RunningTrace(["a.weight"]).load(RunningTrace(["b.weight"]).state())
 

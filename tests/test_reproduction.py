@@ -178,6 +178,9 @@ def test_estimates_come_from_records_of_the_same_network_and_batch_else_from_the
     assert Costs(place).hours(job, None) is None
     place.ledger.write(training(job, 0.98, 0.98, seconds=9.0))
     assert Costs(place).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
+    damaged = Path(place.folders.results) / "train" / "f1-mnist-b256-baseline-e200-s9-00000000.json"
+    damaged.write_text("x")  # an estimate needs no record in particular
+    assert Costs(place).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
     on_gpu = replace(place, device=torch.device("cuda"))
     assert Costs(on_gpu).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
 

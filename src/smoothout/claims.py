@@ -16,7 +16,7 @@ from smoothout.evaluation import Precision
 from smoothout.ledger import Record
 from smoothout.quantities import QUANTITIES, Quantity
 from smoothout.reproduction import Reproduction, Scope
-from smoothout.settings import SettingsError, compose_config, typed
+from smoothout.settings import SettingsError, chosen, compose_config, typed
 from smoothout.statistics import Evidence, Verdict, binomial_error, correlation_of, mean_of, spread_of
 from smoothout.work import Job, Workplace
 
@@ -178,14 +178,18 @@ class Claims:
                 yield cell.partition("|")[0].strip(), self._entry(cell, QUANTITIES[name])
 
     def _claim(self, given: dict[str, Any]) -> tuple[Claim, dict[str, dict[str, list[str]]]]:
-        values = dict(given)
-        rows = values.pop("rows", {})
-        claim = typed(Claim, values, f"claim {given.get('says', '?')!r}: ")
-        for sides in rows.values():
-            if not sides.get("plus") or set(sides) - {"plus", "minus"}:
-                raise SettingsError(
-                    f"claim {claim.says!r}: rows: each needs cells under plus, and others under minus at most"
-                )
+        named = f"claim {given.get('says', '?')!r}: "
+        claim = typed(Claim, {key: value for key, value in given.items() if key != "rows"}, named)
+        rows = given.get("rows", {})
+        if not isinstance(rows, dict):
+            raise SettingsError(f"{named}rows: must be a group, each with cells under plus and minus, not {rows!r}")
+        for row, sides in rows.items():
+            known = {"plus", "minus"} if isinstance(sides, dict) and "minus" in sides else {"plus"}
+            chosen(sides, f"{named}rows.{row}.", **dict.fromkeys(known, tuple[str, ...]))
+            if not sides["plus"] or set(sides) - known:
+                raise SettingsError(f"{named}rows.{row}: needs cells under plus, and others under minus at most")
+            if claim.kind is Kind.spread and not sides.get("minus"):
+                raise SettingsError(f"{named}rows.{row}.minus: must have a cell whose scatter is compared with")
             for cell in (*sides["plus"], *sides.get("minus", [])):
                 self._entry(cell, QUANTITIES[claim.quantities[0]])
         return claim, rows

@@ -28,10 +28,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from smoothout.files import write_text
-from smoothout.mistakes import is_input, of_machine, one_line
+from smoothout.mistakes import UnfinishedError, is_input, is_told, of_machine, one_line
 from smoothout.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
 from smoothout.runs import follow
-from smoothout.settings import Folders, SettingsError, build, plain, typed, unknown_key
+from smoothout.settings import Folders, SettingsError, build, compose_config, plain, typed, unknown_key
 from smoothout.training.engine import Engine, keep_memory
 from smoothout.training.ranks import EndedError, LostError, Ranks, here
 from smoothout.work import Workplace
@@ -102,6 +102,8 @@ def _arguments_checked() -> Iterator[None]:
     def refuse(_: ArgumentParser, message: str) -> NoReturn:
         raise SettingsError(f"{message}; --help shows what is allowed")
 
+    if any(argument.startswith("--experimental-r") for argument in sys.argv[1:]):  # it loads a pickled object
+        raise SettingsError("--experimental-rerun: is no option of this program; --help shows what is allowed")
     ArgumentParser.error = refuse  # type: ignore[method-assign,assignment]
     ArgumentParser.parse_args = ArgumentParser.parse_intermixed_args  # type: ignore[method-assign]
     try:
@@ -125,7 +127,7 @@ def report(error: BaseException, log: Path | None = None) -> int:
             console.print(f"stopped: {str(error) or 'the same command goes on from here'}", markup=False)
         return 128 + (error.number if isinstance(error, Interrupted) else 2)
     code = _code(error)
-    if not telling:
+    if not telling or is_told(error):
         return code
     console.print(f"error: {f'rank {here().rank}: ' if here().rank else ''}{one_line(error)}", markup=False)
     if code == 1 and of_machine(error) is None:
@@ -138,24 +140,29 @@ def report(error: BaseException, log: Path | None = None) -> int:
 
 
 @contextmanager
-def task(config: DictConfig) -> Iterator[tuple[dict[str, Any], Workplace]]:
-    """The composed settings as plain values, and the place to work at; errors within a sweep are left to the sweep."""
+def task(config: DictConfig, hands_over: bool = False) -> Iterator[tuple[dict[str, Any], Workplace]]:
+    """The composed settings as plain values, and the place to work at; errors within a sweep are left to the sweep.
+
+    ``hands_over``: the program gives single jobs to a cluster; others know launchers in sweeps alone.
+    """
     try:
         _refuse_new_keys(HydraConfig.get().overrides.task, config)
+        if not hands_over and HydraConfig.get().mode is not RunMode.MULTIRUN:
+            _refuse_launcher(HydraConfig.get().launcher._target_)
         settings = plain(config)
         with interruptible():
             yield settings, workplace(settings)
     except (Exception, KeyboardInterrupt) as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
-        named = OmegaConf.select(config, "folders.logs") or "logs"
-        logs = named if isinstance(error, Exception | EndedError) else "logs"
+        named = OmegaConf.select(config, "folders.logs")
+        logs = named if isinstance(named, str) and isinstance(error, Exception | EndedError) else "logs"
         sys.exit(report(error, Path(logs) / "failure.txt"))
 
 
 def _code(error: BaseException) -> int:
     """The exit code: 2 where the input is at fault, 1 where it is the program or the machine."""
-    return 2 if is_input(error) else 1
+    return error.code if isinstance(error, UnfinishedError) else 2 if is_input(error) else 1
 
 
 def among_others() -> str:
@@ -165,11 +172,25 @@ def among_others() -> str:
 
 
 def _refuse_new_keys(overrides: Sequence[str], config: DictConfig) -> None:
-    """``+key=value`` adds a setting that nothing reads: a misspelling, most likely."""
+    """``+key=value`` adds a setting that nothing reads: a misspelling, most likely. ``++key=value`` may set one."""
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
-        if override.startswith("+") and "." not in key:
+        known = override.startswith("++") and key in _keys_before()
+        if override.startswith("+") and "." not in key and not known:
             raise SettingsError(unknown_key(key, [str(name) for name in config if name != key]))
+
+
+def _keys_before() -> set[str]:
+    """The program's settings without what the command line says."""
+    hydra = HydraConfig.get()
+    [folder] = [source.path for source in hydra.runtime.config_sources if source.provider == "main"]
+    return set(compose_config(Path(folder), str(hydra.job.config_name), []))
+
+
+def _refuse_launcher(target: str) -> None:
+    """A launcher that nobody asks for its services would be a setting without effect."""
+    if not target.endswith(".BasicLauncher"):
+        raise SettingsError("hydra/launcher: this program hands the runs of a sweep (-m) over, and no single one")
 
 
 def workplace(settings: dict[str, Any]) -> Workplace:
@@ -179,8 +200,8 @@ def workplace(settings: dict[str, Any]) -> Workplace:
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
     keep_memory()
-    folders = build(settings["folders"], "folders", Folders)
-    engine, ranks = build(settings["engine"], "engine", Engine), here()
+    folders = build(settings.get("folders"), "folders", Folders)
+    engine, ranks = build(settings.get("engine"), "engine", Engine), here()
     device = _device(chosen.device, ranks)
     seconds = chosen.checkpoint_seconds
     return Workplace(folders, device, engine, chosen.download, chosen.tensorboard, seconds, ranks)
@@ -254,7 +275,7 @@ class SweepSummary(Callback):
         line = json.dumps({"overrides": list(job_return.overrides or []), "error": one_line(error)})
         with Path(os.environ[_SWEEP]).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        if not is_input(error) and of_machine(error) is None:
+        if not is_input(error) and not is_told(error) and of_machine(error) is None:
             number = HydraConfig.get().job.num
             write_text(Path(config.folders.logs) / f"failure-{number}.txt", "".join(traceback.format_exception(error)))
 

@@ -146,18 +146,6 @@ class RunningTrace:
         self._mean += off / self._count
         self._squares += off * (values - self._mean)
 
-    @torch.no_grad()
-    def merge(self, other: RunningTrace) -> None:
-        """Count the draws of ``other`` too, as of another rank or epoch. Raises ValueError for other layers."""
-        if self.layers != other.layers:
-            raise ValueError(f"layers {other.layers} cannot be merged into {self.layers}")
-        count, mean, squares = (t.to(self._mean.device) for t in (other._count, other._mean, other._squares))
-        together = (self._count + count).clamp(min=1.0)
-        off = mean - self._mean
-        self._mean += off * (count / together)
-        self._squares += squares + off**2 * (self._count * count / together)
-        self._count += count
-
     def result(self) -> TraceResult:
         """The estimates so far; waits for the device. Raises ValueError before the first draw."""
         count = int(self._count.item())

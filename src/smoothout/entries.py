@@ -9,6 +9,7 @@ from typing import Any
 from smoothout.jobs import recorded
 from smoothout.ledger import Record
 from smoothout.roles import Analysis
+from smoothout.settings import SettingsError
 from smoothout.work import Job, Workplace
 
 
@@ -64,3 +65,19 @@ class Entry:
 def _diverged(run: Job, place: Workplace) -> bool:
     record = recorded(run, place)
     return record is not None and bool(record.outcome.get("diverged"))
+
+
+def epoch_seconds(config: dict[str, Any]) -> float | None:
+    """The rough cost of an epoch with its batch that a composed config states, None for batches that it does not know.
+
+    Raises SettingsError where the config lacks what a training's has.
+    """
+    lacking = [key for key in ("sizes", "epoch_seconds", "batch") if not isinstance(config.get(key), dict)]
+    if lacking:
+        raise SettingsError(f"{lacking[0]}: must be a group of settings, as configs/train.yaml has it")
+    costs, sizes, batch = config["epoch_seconds"], config["sizes"], config["batch"]
+    if batch.get("ghost") and "ghost" in costs:
+        return float(costs["ghost"])
+    known = {sizes.get(name): costs.get(name) for name in ("small", "large")}
+    seconds: float | None = known.get(batch.get("size"))
+    return seconds

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import Timeout
+from filelock import FileLock, Timeout
 from torch import nn
 
 from smoothout import journal, progress
@@ -19,7 +19,7 @@ from smoothout.curvature import thinned
 from smoothout.environment import peak_memory
 from smoothout.evaluation import arithmetic, evaluate, evaluation_batch
 from smoothout.identity import canonical, described
-from smoothout.ledger import Record, RecordError
+from smoothout.ledger import Record, RecordError, lock
 from smoothout.runs import check, check_networks, data_of, fresh_model, training
 from smoothout.settings import Experiment, SettingsError
 from smoothout.strength import relative_strength
@@ -124,15 +124,19 @@ def _stream(device: torch.device) -> AbstractContextManager[Any]:
     return context
 
 
-def _held(kind: str, digest: str, place: Workplace) -> Generator[bool, None, AbstractContextManager[Any]]:
-    """The right to make the record, or the weights, of that digest; pauses while another process or job has it."""
-    lock = place.ledger.lock(kind, digest)
+def _held(right: FileLock) -> Generator[bool, None, AbstractContextManager[Any]]:
+    """The right to make a record, or weights; pauses while another process or job has it."""
     while True:
         with suppress(Timeout):
-            held: AbstractContextManager[Any] = lock.acquire(timeout=0)
+            held: AbstractContextManager[Any] = right.acquire(timeout=0)
             return held
         progress.stop_if_asked()
         yield False
+
+
+def _weights_lock(job: Job, place: Workplace) -> FileLock:
+    """It lies beside the checkpoints, for several results folders may share them."""
+    return lock(Path(place.folders.checkpoints), "checkpoints", f"weights-{job.digest[:8]}")
 
 
 def refuse(job: Job, place: Workplace) -> None:
@@ -156,7 +160,7 @@ def _making(job: Job, place: Workplace) -> Making:
     inputs = []
     for one in job.inputs:
         inputs.append((yield from _making(one, place)))
-    with (yield from _held(job.kind, job.digest, place)):
+    with (yield from _held(place.ledger.lock(job.kind, job.digest))):
         record = recorded(job, place)
         if record is not None:
             return record
@@ -220,7 +224,7 @@ def _analysis_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[
 
 def _network(job: Job, which: str, place: Workplace) -> Generator[bool, None, nn.Module]:
     """The run's network with its best or last weights, in evaluation mode; without a checkpoint it is trained first."""
-    with (yield from _held("weights", job.digest, place)):
+    with (yield from _held(_weights_lock(job, place))):
         snapshot = yield from training(job, place)
     model = fresh_model(job.settings, place)
     model.load_state_dict(snapshot.model if which == "last" else snapshot.best)
@@ -244,7 +248,7 @@ def _training_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[
     """Train, and measure the best and the last weights on both splits without noise."""
     setup: Experiment = job.settings
     train_split, test_split, fingerprint = data_of(setup, place)
-    with (yield from _held("weights", job.digest, place)):
+    with (yield from _held(_weights_lock(job, place))):
         snapshot = yield from training(job, place)
     model = fresh_model(setup, place)
     measured = {}

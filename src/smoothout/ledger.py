@@ -6,6 +6,7 @@ import json
 import math
 import re
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,6 +76,12 @@ class Ledger:
         """All records of a kind, by name."""
         return [read(path) for path in sorted((self.folder / kind).glob("*.json"))]
 
+    def readable(self, kind: str) -> Iterator[Record]:
+        """The records of a kind that can be read, where others do not matter."""
+        for path in sorted((self.folder / kind).glob("*.json")):
+            with suppress(RecordError):
+                yield read(path)
+
     def write(self, record: Record) -> Record:
         """Write ``record``, whole or not at all, and return it as it is read; one that is there already stays."""
         there = self.find(record.kind, record.digest)
@@ -88,23 +95,29 @@ class Ledger:
         return read(path)
 
     def lock(self, kind: str, digest: str) -> FileLock:
-        """The right to make the record with that digest, to be acquired; a process that dies gives it back.
+        """The right to make the record with that digest, see `lock`. Raises RecordError."""
+        return lock(self.folder, "results", f"{kind}-{digest[:8]}")
 
-        Raises RecordError where the folder cannot be written, or its file system knows no locks.
-        """
-        path = self.folder / ".locks" / f"{kind}-{digest[:8]}.lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with warnings.catch_warnings(), suppress(Timeout):
-                warnings.simplefilter("error")  # filelock's way out, a file that a dead process leaves behind, is none
-                FileLock(path).acquire(timeout=0).lock.release()
-        except (OSError, NotImplementedError, UserWarning) as error:
-            reason = getattr(error, "strerror", None) or "its file system knows no locks"
-            raise RecordError(
-                f"folders.results: {self.folder} cannot take records ({reason});"
-                " it must be a folder that can be written, on a file system with locks"
-            ) from error
-        return FileLock(path)
+
+def lock(folder: Path, setting: str, name: str) -> FileLock:
+    """A right that one process has at a time, to be acquired; a process that dies gives it back.
+
+    ``folder`` is what ``folders.<setting>`` says. Raises RecordError where it cannot be written, or its file system
+    knows no locks.
+    """
+    path = folder / ".locks" / f"{name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings(), suppress(Timeout):
+            warnings.simplefilter("error")  # filelock's way out, a file that a dead process leaves behind, is none
+            FileLock(path).acquire(timeout=0).lock.release()
+    except (OSError, NotImplementedError, UserWarning) as error:
+        reason = getattr(error, "strerror", None) or "its file system knows no locks"
+        raise RecordError(
+            f"folders.{setting}: {folder} cannot take {'records' if setting == 'results' else setting} ({reason});"
+            " it must be a folder that can be written, on a file system with locks"
+        ) from error
+    return FileLock(path)
 
 
 def read(path: Path) -> Record:

@@ -6,11 +6,12 @@ import errno
 import re
 import sys
 import traceback
+from pathlib import Path
 
 import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
 from smoothout.data.sources import DataError
 from smoothout.ledger import RecordError
@@ -28,17 +29,28 @@ WRONG_INPUT = (
 )
 _TRAILERS = ("Config search path", "full_key:", "object_type=", "Set the environment variable", "To append to your")
 _WITHOUT_KEYS = ("experiment", "regime")  # groups that set the keys of others
-_NO_ROOM = {
-    getattr(errno, name) for name in ["ENOSPC", "EDQUOT", "EFBIG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST"]
+_NO_ROOM_NAMES = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOTDIR EEXIST ENAMETOOLONG"
+_NO_ROOM = {getattr(errno, name) for name in _NO_ROOM_NAMES.split()}
+_INSTEAD = {
+    "reproduce": {"regime": "scope.regime", "profile": "scope.profile"},
+    "verdicts": {"regime": "judging.regimes", "profile": "judging.profile"},
 }
 _NO_CHOICE = re.compile(r"Could not override '([^']+)'\. No match in the defaults list\.")
 _NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
 
 
+class UnfinishedError(Exception):
+    """Some jobs were not done, each of which was named already; ``code`` is the program's exit code."""
+
+    def __init__(self, lost: int, code: int) -> None:
+        super().__init__(f"{lost} of its jobs could not be done, named above")
+        self.code = code
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error in one line that names the culprit, without Hydra's and OmegaConf's trailers."""
     text = _misspelt(error) or str(error) or type(error).__name__
-    text = _NO_CHOICE.sub(r"\1: is no choice of this program; --help has examples of its settings", text)
+    text = _NO_CHOICE.sub(_no_choice, text)
     kept = []
     for line in text.splitlines():
         if line.strip().startswith(_TRAILERS):
@@ -46,7 +58,7 @@ def one_line(error: BaseException) -> str:
         kept.append(line.strip())
     joined = " ".join(line for line in kept if line)
     if not is_input(error):
-        return of_machine(error) or f"{type(error).__name__}: {joined}"
+        return of_machine(error) or (joined if is_told(error) else f"{type(error).__name__}: {joined}")
     culprit = getattr(error, "override", None) or getattr(error, "full_key", None)  # of Hydra, and of OmegaConf
     if culprit:
         return joined if str(culprit) in joined else f"{culprit}: {joined}"
@@ -54,15 +66,26 @@ def one_line(error: BaseException) -> str:
     return f"{joined}; among: {' '.join(sys.argv[1:])}" if nameless else joined
 
 
+def _no_choice(found: re.Match[str]) -> str:
+    """The line about a group of another program's."""
+    meant = _INSTEAD.get(Path(sys.argv[0]).stem, {}).get(found[1])
+    hint = f" (did you mean {meant}?)" if meant else ""
+    return f"{found[1]}: is no choice of this program{hint}; --help has examples of its settings"
+
+
 def _misspelt(error: BaseException) -> str | None:
     """The line about a key on the command line that the config lacks, which Hydra would have the user add by force."""
     cause = error.__cause__
-    if not (isinstance(error, HydraException) and isinstance(cause, ConfigAttributeError | ConfigKeyError)):
+    if not (
+        isinstance(error, HydraException) and isinstance(cause, ConfigAttributeError | ConfigKeyError | ConfigTypeError)
+    ):
         return None
     if not isinstance(cause.parent_node, DictConfig):
         return None
     node = OmegaConf.to_container(cause.parent_node)
     assert isinstance(node, dict)
+    if isinstance(cause, ConfigTypeError):
+        return f"{cause.full_key}: is a group of settings; set one of these: {', '.join(map(str, node))}"
     known = [str(name) for name in node if name not in ("_target_", "hydra")]
     within = [f"{name}.{key}" for name in known if isinstance(node[name], dict) for key in node[name]]
     at_top = "." not in str(cause.full_key)
@@ -77,6 +100,11 @@ def of_machine(error: BaseException) -> str | None:
         reason = " ".join(str(error).split())[:120]
         return f"out of memory: batch.ghost, or a smaller batch.size with batch.multiplier, takes less ({reason})"
     return None
+
+
+def is_told(error: BaseException) -> bool:
+    """Whether the user has read already what went wrong."""
+    return isinstance(error, UnfinishedError)
 
 
 def is_input(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from smoothout.analysis.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.scaling import Worker, break_even
 from smoothout.analysis.theory import figure_one
 from smoothout.bench.scaling import Scaling
+from smoothout.entries import epoch_seconds
 from smoothout.figures import curves, scale, searches, shapes, sheet, spectra
 from smoothout.jobs import of_other_weights, recorded
 from smoothout.reproduction import Scope
@@ -234,10 +235,3 @@ class Picture:
             if not getattr(settings, name):
                 raise SettingsError(f"{named}{name}: must be at least 1, or there is nothing to draw")
         return settings
-
-
-def epoch_seconds(config: dict[str, Any]) -> float | None:
-    """What the config says of an epoch with its batch, None for other batches than it knows."""
-    known = {config["sizes"][name]: config["epoch_seconds"][name] for name in ("small", "large")}
-    seconds: float | None = known.get(config["batch"]["size"])
-    return seconds

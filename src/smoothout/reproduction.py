@@ -15,7 +15,7 @@ from smoothout.analysis.recorded import RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
 from smoothout.choices import keep_members
-from smoothout.entries import Entry
+from smoothout.entries import Entry, epoch_seconds
 from smoothout.evaluation import Precision
 from smoothout.jobs import of_other_weights
 from smoothout.ledger import Record
@@ -85,7 +85,6 @@ class Reproduction:
             overrides = list({override.partition("=")[0]: override for override in chosen}.values())  # the last counts
             config = compose_config(self._configs, "train", overrides)
             runs = {seed: Job(experiment(config | {"seed": seed})) for seed in self.scope.seeds}
-            batch = next(o for o in overrides if o.startswith("batch=")).partition("=")[2]
             arguments = " ".join([*overrides, _seeds_argument(self.scope.seeds)])
             entry = Entry(
                 row["name"],
@@ -94,7 +93,7 @@ class Reproduction:
                 lambda record: 100 * float(record.outcome["best"]["test_accuracy"]),
                 self._number(row, method, "accuracy"),
                 f"python scripts/train.py {arguments}",
-                config["epoch_seconds"][batch],
+                epoch_seconds(config),
                 config["profile"]["analysis_examples"],
             )
             yield entry
@@ -240,7 +239,19 @@ def _check(table: dict[str, Any], published: Path) -> None:
     for name, method in methods.items():
         chosen(method, f"table.methods.{name}.", title=str, overrides=texts)
     for number, row in enumerate(rows):
-        chosen(row, f"table.rows.{number}.", name=str, overrides=texts)
+        key = f"table.rows.{number}."
+        chosen(row, key, name=str, overrides=texts)
+        if named and not isinstance(row.get("match"), dict):
+            raise SettingsError(f"{key}match: must say which rows of {named} these are, column: value")
+        own = row.get("methods", {})
+        if not isinstance(own, dict):
+            raise SettingsError(f"{key}methods: must be a group, each with its overrides, not {own!r}")
+        for name in own:
+            if name not in methods:
+                raise SettingsError(f"{key}methods: {name!r} is not one of {', '.join(methods)}")
+            chosen(own, f"{key}methods.", **{name: texts})
+    if table.get("small", next(iter(methods))) not in methods:
+        raise SettingsError(f"table.small: {table['small']!r} is not one of {', '.join(methods)}")
 
 
 def _seeds_argument(seeds: Sequence[int]) -> str:
@@ -290,7 +301,7 @@ class Costs:
 
     def __init__(self, place: Workplace) -> None:
         self._seconds: dict[tuple[str, str, int], list[float]] = {}
-        for record in place.ledger.records(Experiment.kind):
+        for record in place.ledger.readable(Experiment.kind):
             on_cpu = record.environment["device"] == "cpu"
             if on_cpu == (place.device.type == "cpu") and record.outcome["curves"]["seconds"]:
                 labels = record.labels

@@ -64,6 +64,8 @@ def _over(snapshot: Snapshot | None, setup: Experiment) -> bool:
 
 def check_networks(job: Job) -> None:
     """Find what an analysis cannot do with the networks of its runs before these are trained."""
+    if len({one.digest for one in job.inputs}) < len(job.inputs):
+        raise SettingsError("other: the second run is the first; say what is other about it, \"other=['seed=1']\"")
     networks = [_outline(one.settings) for one in job.inputs]
     shapes = [_shapes(network.state_dict()) for network in networks]
     if any(other != shapes[0] for other in shapes):

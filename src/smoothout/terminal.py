@@ -16,7 +16,7 @@ from smoothout.cluster import Carrier
 from smoothout.data.sources import DataError
 from smoothout.jobs import recorded, refuse, together
 from smoothout.ledger import Record
-from smoothout.mistakes import one_line
+from smoothout.mistakes import UnfinishedError, one_line
 from smoothout.progress import console
 from smoothout.reproduction import Costs
 from smoothout.runs import checkpoint_path, data_of
@@ -37,11 +37,12 @@ class Wanted(Protocol):
     def plan(self) -> dict[str, dict[Job, float | None]]: ...  # noqa: D102
 
 
-def make(wanted: Sequence[Wanted], place: Workplace, carry_out: Carrier = together) -> int:
-    """Show the plan and make what is missing, trainings first, by ``carry_out``; returns the exit code.
+def make(wanted: Sequence[Wanted], place: Workplace, carry_out: Carrier = together) -> UnfinishedError | None:
+    """Show the plan and make what is missing, trainings first, by ``carry_out``.
 
     A job that fails is named at the end and sinks none but those that build on it. Data that are not here are said
-    before the plan, and sink their own jobs. Raises DataError where no missing job has its data.
+    before the plan, and sink their own jobs. Returns what to raise, in the end, where jobs were lost; what there is can
+    be shown before. Raises DataError where no missing job has its data.
     """
     unique = {job.digest: job for one in wanted for job in one.jobs()}.values()
     lacking = _lacking(unique, place) if carry_out is together else {}
@@ -58,7 +59,8 @@ def make(wanted: Sequence[Wanted], place: Workplace, carry_out: Carrier = togeth
             code = max(code, cli.report(outcome, Path(place.folders.logs) / f"{job.name}.txt"))
     for line in failed.values():
         console.print(f"failed: {line}", markup=False)
-    return code
+    lost = len(failed) + len(unique) - len(jobs)
+    return UnfinishedError(lost, code) if code else None
 
 
 def _data(job: Job) -> str | None:
@@ -89,7 +91,10 @@ def _lacking(jobs: Iterable[Job], place: Workplace) -> dict[str, DataError]:
 
 def _plan(wanted: Sequence[Wanted], place: Workplace, lacking: Container[str]) -> None:
     """Say how many jobs of each row are there, how many are to run, and for how long."""
-    rows = {title: jobs for one in wanted for title, jobs in one.plan().items()}
+    rows = dict[str, dict[Job, float | None]]()
+    for one in wanted:
+        for title, jobs in one.plan().items():
+            rows.setdefault(title, {}).update(jobs)
     missing = {
         title: {job: seconds for job, seconds in jobs.items() if recorded(job, place) is None}
         for title, jobs in rows.items()

@@ -212,12 +212,16 @@ def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"rows": {"F1": {"minus": ["table2 | F1, MNIST, 256 | baseline"]}}}, "each needs cells under plus"),
+        ({"rows": {"F1": {"minus": ["table2 | F1, MNIST, 256 | baseline"]}}}, "rows.F1.plus: must be given"),
         ({"rows": {"F1": {"plus": ["table2 | F1, MNIST, 256 | baseline | speed"]}}}, "is no cell with"),
         ({"rows": {"F1": {"plus": ["table2 | F1, MNIST, 257 | baseline"]}}}, "'table2 | F1, MNIST, 257 | baseline'"),
         ({"quantities": ["speed"]}, "quantities: speed is none of best, last"),
         ({"kind": "correlation"}, "tables: a correlation needs"),
         ({"marign": 1}, "did you mean margin"),
+        ({"rows": ["a"]}, "rows: must be a group, each with cells under plus and minus"),
+        ({"rows": {"a": "b"}}, "rows.a: must be a group of settings, not 'b'"),
+        ({"rows": {"a": {"plus": "table2 | F1"}}}, "rows.a.plus: 'table2 | F1' is not a list, each text"),
+        ({"rows": {"a": {"plus": [F1["small"] + "baseline"]}}, "kind": "spread"}, "rows.a.minus: must have a cell"),
         ({"at_most": 0.5, "kind": "spread"}, "must be at least 0 and 1"),
         ({"margin": 0.1, "quantities": ["keskar"]}, "keskar is compared by ratio"),
     ],

@@ -192,7 +192,7 @@ def test_a_killed_process_is_started_anew_and_all_go_on_from_the_last_checkpoint
 def test_torchrun_that_is_terminated_leaves_a_checkpoint_and_one_line(root: Path) -> None:
     process = start(*LONG, "checkpoint_seconds=1e9")
     until = time.monotonic() + 200
-    while not list((root / "results").rglob("weights-*.lock")) and time.monotonic() < until:
+    while not list((root / "checkpoints").rglob("weights-*.lock")) and time.monotonic() < until:
         time.sleep(0.05)
     time.sleep(5)
     process.send_signal(signal.SIGTERM)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +221,17 @@ def test_a_job_that_another_process_makes_does_not_hold_up_the_others(tmp_path: 
         if len(order) == 2:
             lock.release()
     assert order == [1, 2, 0]
+
+
+def test_weights_are_trained_once_where_two_results_folders_share_checkpoints(tmp_path: Path) -> None:
+    one, other = (workplace(tmp_path / name) for name in ("one", "other"))
+    other = replace(other, folders=replace(other.folders, checkpoints=one.folders.checkpoints))
+    first, second = (jobs._making(tiny(), place) for place in (one, other))
+    assert next(first) is True
+    assert next(second) is False  # it waits
+    first.close()
+    assert next(second) is True
+    second.close()
 
 
 def test_ctrl_c_from_nowhere_ends_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

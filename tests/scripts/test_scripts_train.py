@@ -47,7 +47,7 @@ def test_a_training_leaves_its_record_and_one_line(root: Path, program: Program)
     assert len(out) == 1
     assert out[0].startswith(f"{name}: test accuracy {100 * best:.2f}% (best, epoch ")
     assert list((root / "here").iterdir()) == []
-    assert [path.name for path in (root / "checkpoints").iterdir()] == [f"{name}.pt"]
+    assert list(tree(root / "checkpoints")) == [f"{name}.pt"]
 
 
 def test_a_training_that_has_a_record_says_the_same_and_is_not_repeated(
@@ -98,12 +98,12 @@ def test_a_training_that_was_killed_goes_on_and_ends_with_the_same_weights(
 
 def test_a_training_that_is_terminated_leaves_a_checkpoint_one_line_and_code_143(root: Path) -> None:
     process = start(*QUIET, "schedule.epochs=1000", "checkpoint_seconds=1e9")
-    lock = wait_for("weights-*.lock", root / "results", process)
+    lock = wait_for("weights-*.lock", root / "checkpoints", process)
     process.terminate()
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (143, "")
     assert err == "stopped: by SIGTERM; the same command goes on from here\n"
-    (path,) = (root / "checkpoints").iterdir()
+    (path,) = (root / "checkpoints").glob("*.pt")
     assert path.stem.endswith(lock.stem.removeprefix("weights-"))
     content = torch.load(path, weights_only=True)
     assert json.loads(content["json"])["digest"].startswith(lock.stem.removeprefix("weights-"))
@@ -122,7 +122,7 @@ def test_ctrl_c_leaves_a_checkpoint_one_line_and_code_130(
     with monkeypatch.context() as patch:
         patch.setattr(runs, "Training", pressed)
         assert program(*SHORT) == (130, [], ["stopped: by SIGINT; the same command goes on from here"])
-    (path,) = (root / "checkpoints").iterdir()
+    (path,) = (root / "checkpoints").glob("*.pt")
     snapshot = checkpoint.load(path, json.loads(torch.load(path, weights_only=True)["json"])["digest"])
     assert (snapshot.epoch, snapshot.step) == (0, 1)
     assert records(root) == {}

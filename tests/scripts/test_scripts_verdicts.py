@@ -39,6 +39,7 @@ def test_claims_of_ones_own_have_a_page_that_says_what_writes_it(root: Path, scr
 def test_a_claims_file_without_its_head_is_told_what_it_lacks(root: Path, script: Program) -> None:
     given = own(root, CLAIM)
     before = tree(root)
-    line = "error: page, prose: must stand in configs/claims/mine.yaml, as in papers.yaml"
+    where = "configs/claims/mine.yaml, below a first line '# @package _global_', as in papers.yaml"
+    line = f"error: page, prose: must stand in {where}"
     assert script("verdicts", *given) == (2, [], [line])
     assert tree(root) == before

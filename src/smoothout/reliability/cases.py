@@ -35,6 +35,11 @@ _TRAIN = {
     "seed=${oc.env:NOT_SET_ANYWHERE}": "KeyError raised while resolving interpolation: \"Environment variable 'NOT_",
     "seed=${oc.decode:}": "TypeError raised while resolving interpolation: decode() missing 1 required positional a",
     "seed=${nosuchresolver:3}": "Unsupported interpolation type nosuchresolver",
+    "++sede=1": "sede: unknown key (did you mean seed?); allowed: folders, device, ",
+    "~engine": "engine: must be a group of settings with a _target_, not None",
+    "--experimental-rerun=config.pickle": "--experimental-rerun: is no option of this program; --help shows what",
+    "hydra/launcher=slurm": "hydra/launcher: this program hands the runs of a sweep (-m) over, and no single one",
+    "folders.logs=5 seed=-1": "seed: must be a whole number >= 0, not -1",
     "--config-name=nothing": "Cannot find primary config 'nothing'. Check that it's in your config search path.",
     "--config-dir=nowhere": "/nowhere' not found",
     "hydra/launcher=none": "In 'hydra/config': Could not find 'hydra/launcher/none'",
@@ -160,6 +165,7 @@ _ANALYZE = {
     "analysis=landscape analysis.one_dimensional=free": "analysis.one_dimensional: 'free' is not one of scaled, zero",
     "analysis=interpolation other=['seed=x']": "seed: 'x' is not a whole number",
     "analysis=interpolation other=['sede=1']": "sede: unknown key (did you mean seed?); allowed: ",
+    "analysis=interpolation other=[]": "other: the second run is the first; say what is other about it, \"other=['see",
     "analysis=interpolation other=3": "other: 3 is not a list, each text",
     "analysis=interpolation analysis.averages=old": "analysis.averages: 'old' is not one of interpolated, kept, reco",
     "analysis=interpolation other=['model=f1','batch=large']": "other: the second run's network must have the archit",
@@ -181,6 +187,12 @@ _ANALYZE = {
 }
 _REPRODUCE = {
     "regim=v1": "regim: unknown key (did you mean scope.regime?); allowed: folders, ",
+    "profile=smoke": "profile: is no choice of this program (did you mean scope.profile?); --help has examples of",
+    "table=quickstart ~scope": "scope: must be a group of settings with a _target_, not None",
+    "table=quickstart +table.small=tiny": "table.small: 'tiny' is not one of baseline, smoothout",
+    "table=quickstart table.rows=[{name:x,overrides:[],methods:[y]}]": "table.rows.0.methods: must be a group, each",
+    "table=quickstart table.rows=[{name:x,overrides:[],methods:{y:[]}}]": "table.rows.0.methods: 'y' is not one of ",
+    "table=table2 table.rows=[{name:x,overrides:[]}]": "table.rows.0.match: must say which rows of smoothout-v1-tabl",
     "table=table9": "In 'reproduce': Could not find 'table/table9'",
     "table=quickstart scope.seeds=[]": "scope.seeds: must be different whole numbers >= 0, at least one, not []",
     "table=quickstart scope.seeds=[-1]": "scope.seeds: must be different whole numbers >= 0, at least one, not [-1]",
@@ -209,6 +221,7 @@ _CHOOSE = {
     "grid.strengths=[-1,0]": "grid.strengths: must be at least two different numbers >= 0, not [-1.0, 0.0]",
     "grid.seeds=[]": "grid.seeds: must be different whole numbers >= 0, at least one, not []",
     "grid.weights=worst": "grid.weights: 'worst' is not one of best, last",
+    "strengths=[0,0.1]": "strengths: is a group of settings; set one of these: none, filter, weight",
     "grid=3": "grid: must be a group of settings with a _target_, not 3",
 }
 _SWEEP = {  # of trainings; the whole sweep is refused

@@ -157,7 +157,7 @@ def _check(folder: Path, before: dict[str, bytes]) -> None:
             raise Broken(f"{name} was {'changed' if name in now else 'lost'}")
     for path in (folder / "checkpoints").glob("*.pt"):
         json.loads(torch.load(path, weights_only=True)["json"])
-    for path in (folder / "results" / ".locks").glob("*.lock"):
+    for path in folder.glob("*/.locks/*.lock"):
         with FileLock(path).acquire(timeout=0):
             pass
 
