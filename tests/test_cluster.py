@@ -221,6 +221,7 @@ def test_a_job_that_is_killed_is_an_error_of_its_own(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0.5)  # for which it waits for a result
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]))
     executor = cluster.executor("local", {**resources("submitit_local"), "submitit_folder": str(tmp_path / "jobs")})
     [(job, outcome)] = cluster.handed_over(executor, _killed, [tiny()], workplace(tmp_path))

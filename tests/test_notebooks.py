@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import nbformat
@@ -20,17 +19,15 @@ def test_there_are_notebooks():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom_in_under_two_minutes(path, monkeypatch):
+def test_a_notebook_runs_from_top_to_bottom(path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     book = nbformat.read(path, as_version=4)
-    since = time.monotonic()
     NotebookClient(
         book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
     ).execute()
     outputs = [output for cell in book.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 2
-    assert time.monotonic() - since < 600  # two minutes on a machine that does nothing else
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)

@@ -47,9 +47,10 @@ def made(name: str, regime: str = "released", shrink: bool = False) -> Reproduct
     return Reproduction(config(name, shrink), Scope(regime), CONFIGS, PUBLISHED)
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Workplace:
-    """A place whose data sets are a few images of noise."""
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A place whose data sets are a few images of noise; what tables share is trained once."""
+    tmp_path = tmp_path_factory.mktemp("place")
     generator = np.random.default_rng(0)
     for name, shape, classes in (("mnist", (28, 28), 10), ("cifar10", (32, 32, 3), 10), ("cifar100", (32, 32, 3), 100)):
         arrays = {}

@@ -7,15 +7,18 @@ import shlex
 import subprocess
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
 
+from smoothout.claims import Claims, Judging
 from smoothout.evaluation import Precision
 from smoothout.reproduction import Reproduction, Scope
-from smoothout.settings import Folders, compose_config
+from smoothout.settings import Folders, build, compose_config
 from smoothout.tables import stem
+from smoothout.verdicts import Page
 from smoothout.work import Workplace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,8 +82,23 @@ def test_the_table_is_the_one_that_its_records_make(name: str, tmp_path: Path) -
     table = compose_config(CONFIGS, "reproduce", [f"table={name.partition(f'-{regime}-')[0]}"])["table"]
     folders = Folders(str(tmp_path), str(ROOT / "results"), str(tmp_path), str(tmp_path))
     place = Workplace(folders, torch.device("cpu"))
-    Reproduction(table, scope, CONFIGS, PUBLISHED).table_from(place).save(tmp_path)
+    made = Reproduction(table, Scope(regime, profile, Precision(precision)), CONFIGS, PUBLISHED).as_recorded(place)
+    assert made.scope == scope, "other seeds are recorded"
+    made.table_from(place).save(tmp_path)
     (old_page, old_latex, old), (new_page, new_latex, new) = told(TABLES, name), told(tmp_path, name)
     assert new_page == old_page
     assert new_latex == old_latex
     pd.testing.assert_frame_equal(new, old)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [[], ["claims=causes", "judging.profile=short"]], ids=["claims", "causes"])
+def test_the_page_of_verdicts_is_the_one_that_its_records_make(given: list[str], tmp_path: Path) -> None:
+    settings = compose_config(CONFIGS, "verdicts", given)
+    judging = build(settings["judging"], "judging", Judging)
+    place = Workplace(Folders(str(tmp_path), str(ROOT / "results"), str(tmp_path), str(tmp_path)), torch.device("cpu"))
+    judged = [Claims(settings["claims"], scope, CONFIGS, PUBLISHED) for scope in judging.scopes()]
+    prose, command = SimpleNamespace(**settings["prose"]), shlex.join(["python", "scripts/verdicts.py", *given])
+    tests = [test for claims in judged for test in claims.tests(place)]
+    page = Page(tests, prose, settings["method"], judging, command)
+    assert page.markdown() == (ROOT / "results" / judging.file(settings["page"])).read_text(encoding="utf-8")

@@ -26,15 +26,15 @@ def reproduce(folder: Path, *overrides: str, stdout: int = subprocess.PIPE) -> s
 
 @pytest.mark.slow
 def test_the_quickstart_makes_its_table_and_picture_once_and_then_only_shows_them(tmp_path):
-    arguments = ("table=quickstart", "figure=quickstart", "scope.profile=smoke", "scope.seeds=[0,1]")
+    arguments = ("table=quickstart", "figure=quickstart", "scope.profile=smoke", "scope.seeds=[0]")
     first = reproduce(tmp_path, *arguments)
     assert first.returncode == 0, first.stderr
     frame = pd.read_csv(tmp_path / "results" / "tables" / "quickstart-released-smoke.csv")
     accuracy = frame[frame["column"].str.contains("best|last|improvement")]
-    assert set(accuracy["n"]) == {2}
+    assert set(accuracy["n"]) == {1}
     assert accuracy.loc[~accuracy["column"].str.contains("improvement"), "mean"].between(5, 100).all()
     sharpness = frame[frame["column"].str.contains("sharpness")]
-    assert set(sharpness["n"] + sharpness["failed"]) == {2}
+    assert set(sharpness["n"] + sharpness["failed"]) == {1}
     assert sharpness.loc[sharpness["column"].str.contains("converged"), "mean"].gt(0).all()
     figures = tmp_path / "results" / "figures"
     assert {p.suffix for p in figures.iterdir()} == {".svg", ".png"}
@@ -72,16 +72,6 @@ def test_a_reader_that_goes_away_costs_no_file_and_no_word(tmp_path):
     assert (done.returncode, done.stderr) == (1, "")
     tables = tmp_path / "results" / "tables"
     assert {p.suffix for p in tables.iterdir()} == {".md", ".csv", ".tex"}
-
-
-def test_wrong_input_gets_one_line_exit_code_two_and_no_file(tmp_path):
-    bad = {"rows=[F9]": "rows", "table=table99": "table99", "scope.regime=wrong": "wrong", "table=null": "override"}
-    for override, culprit in bad.items():
-        done = reproduce(tmp_path, override)
-        assert done.returncode == 2, done.stderr
-        assert culprit in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
-        assert tree(tmp_path) == {}
 
 
 def test_a_picture_alone_is_asked_for_without_a_table_and_is_not_drawn_without_records(tmp_path):

@@ -40,8 +40,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def start(*arguments: str, processes: int = 2, script: Path = TRAIN, restarts: int = 0) -> subprocess.Popen[str]:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [*torchrun, f"--max-restarts={restarts}", str(script), *arguments]
+    """Under torchrun; one process is started by itself."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    several = [*torchrun, f"--max-restarts={restarts}"] if processes > 1 else []
+    command = [sys.executable, *several, str(script), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -105,7 +107,7 @@ def test_two_processes_make_the_record_that_one_makes(root: Path, monkeypatch: p
     assert machine["processes"] == two["environment"]["processes"] == 2
     assert list((root / "here").iterdir()) == []
     before = tree(root)
-    assert ended(start(*RUN))[:2] == (0, out), "what is there is not made twice"
+    assert ended(start(*RUN, processes=1))[:2] == (0, out), "what is there is not made twice"
     assert tree(root) == before
 
     together = weights(root / "checkpoints")
@@ -134,7 +136,6 @@ def test_a_sweep_is_trained_by_all_processes_run_after_run(root: Path) -> None:
             "error: batch.ghost: an update of 1 ghost batch(es) cannot be shared by 2 processes;"
             " take smaller ghost batches, a larger batch.multiplier, or fewer processes",
         ),
-        (["seed=-1"], "error: seed: must be a whole number >= 0, not -1"),
         (
             ["seed=0,1", "hydra/launcher=local", "-m"],
             "error: hydra/launcher: must be basic under torchrun, whose processes train together",
@@ -170,31 +171,30 @@ def test_an_error_in_one_process_ends_all_with_one_line(root: Path, rank: int) -
     assert records(root) == {}
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_killed_process_is_started_anew_and_all_go_on_from_the_last_checkpoint(root: Path, rank: int) -> None:
-    process = start(*LONG, restarts=1)
+def test_a_killed_process_is_started_anew_and_all_go_on_from_the_last_checkpoint(root: Path) -> None:
+    process = start(*LONG, restarts=2)
     wait_for_checkpoint(root, process)
-    time.sleep(0.5)
-    os.kill(children(process)[rank], signal.SIGKILL)
-    killed = time.time()
-    time.sleep(0.3)
-    before = epochs_done(root / "checkpoints")
-    wait_for_checkpoint(root, process, newer_than=killed + 1.0)
-    after = epochs_done(root / "checkpoints")
+    for rank in (0, 1):
+        time.sleep(0.5)
+        os.kill(children(process)[rank], signal.SIGKILL)
+        killed = time.time()
+        time.sleep(0.3)
+        before = epochs_done(root / "checkpoints")
+        wait_for_checkpoint(root, process, newer_than=killed + 1.0)
+        after = epochs_done(root / "checkpoints")
+        assert 0 < before <= after < before + 100, "it began anew"
     process.send_signal(signal.SIGTERM)
     _, out, err = ended(process)
     assert out == []
     assert err == ["stopped: by SIGTERM; the same command goes on from here"]
-    assert 0 < before <= after < before + 100, "it began anew"
     assert "processes" in json.loads(torch.load(next((root / "checkpoints").glob("*.pt")))["json"])["machines"][0]
 
 
 def test_torchrun_that_is_terminated_leaves_a_checkpoint_and_one_line(root: Path) -> None:
-    process = start(*LONG, "checkpoint_seconds=1e9")
+    process = start(*LONG, "checkpoint_seconds=1e9", "tensorboard=true")
     until = time.monotonic() + 200
-    while not list((root / "checkpoints").rglob("weights-*.lock")) and time.monotonic() < until:
-        time.sleep(0.05)
-    time.sleep(5)
+    while sum(path.stat().st_size for path in root.rglob("events.*")) < 1000 and time.monotonic() < until:
+        time.sleep(0.05)  # until a few epochs are written
     process.send_signal(signal.SIGTERM)
     _, out, err = ended(process)
     assert (out, err) == ([], ["stopped: by SIGTERM; the same command goes on from here"])

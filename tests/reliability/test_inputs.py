@@ -41,8 +41,8 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: Any, scripts: Path) -> Call:
     return run
 
 
-def test_there_are_more_than_a_hundred_and_no_two_are_the_same():
-    assert len({str(case) for case in CASES}) == len(CASES) > 100
+def test_there_are_more_than_250_and_no_two_are_the_same():
+    assert len({str(case) for case in CASES}) == len(CASES) > 250
 
 
 @pytest.mark.slow

@@ -136,45 +136,7 @@ def test_signals_are_handled_as_before_when_the_program_is_done(root: Path, prog
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-# Wrong input
-
-WRONG = {
-    "model=vit": "Could not find 'model/vit' Available options in 'model': ",
-    "sede=1": "sede: unknown key (did you mean seed?); allowed: ",
-    "perturbation.strength=1": "perturbation.strength: unknown key; allowed: a, law, ",
-    "+perturbation.strength=1": "perturbation.strength: unknown key; allowed: a, law, ",
-    "+strength=1": "strength: unknown key; allowed: ",
-    "~seed": "seed: is missing; a training needs ",
-    "seed=1=[": "mismatched input",
-    "batch.size=5000": "batch.size: 5000 is more than the 1438 training examples",
-    "batch.size=${sizes.medium}": "Interpolation key 'sizes.medium' not found",
-    "model=c1": "model: the convolutions need images of at least 11x11 pixels, not 8x8",
-    "data=mnist": "data: mnist was not found: looked for ",
-    "threads=0": "threads: must be null or a whole number >= 1, not 0",
-    "device=tpu": "device: 'tpu' is not one of auto, cpu, cuda, cuda:N",
-    "checkpoint_seconds=often": "checkpoint_seconds: ",
-    "model._target_=os.system": "model._target_: 'os.system' is no class of settings in the package smoothout",
-}
-
-
-@pytest.mark.parametrize("override", WRONG)
-def test_wrong_input_ends_with_code_2_and_one_line_and_leaves_no_trace(
-    root: Path, program: Program, override: str
-) -> None:
-    before = tree(root)
-    code, out, err = program(*SHORT, override)
-    assert (code, out, len(err)) == (2, [], 1)
-    assert err[0].startswith("error: ")
-    assert WRONG[override] in err[0]
-    assert tree(root) == before
-
-
-def test_wrong_input_is_one_line_in_a_process_of_its_own_too(root: Path) -> None:
-    before = tree(root)
-    process = start(*SHORT, "seed=-1")
-    assert process.communicate(timeout=120) == ("", "error: seed: must be a whole number >= 0, not -1\n")
-    assert process.returncode == 2
-    assert tree(root) == before
+# Faults
 
 
 def test_a_fault_ends_with_code_1_and_its_traceback_lies_in_the_logs(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +229,10 @@ def test_images_are_taken_when_it_is_their_turn(
     assert events == [("taken", size), ("passed", size)] * (24 // size)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
-def test_a_compiled_network_takes_ghost_batches_in_one_pass(tiny_split: Splits) -> None:
+def test_a_compiled_network_takes_ghost_batches_in_one_pass(
+    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     wanted = training(tiny_split, dense(), Ghosts.in_turn, noise=NOISES["one"]).run()
     run = training(
         tiny_split, dense(), Ghosts.one_pass, noise=NOISES["one"], engine=Engine(compile=True, ghosts="one_pass")
