@@ -139,7 +139,7 @@ class SmoothOut:
     be cloned to outlive the block, and what is written to a parameter inside ends with it.
 
     The backward pass belongs into the block. Autograd refuses one after it, but for activation checkpointing, which
-    would compute again with clean weights and tell nobody. Works within DistributedDataParallel and fully_shard.
+    would compute again with clean weights and tell nobody. DistributedDataParallel goes on as before.
 
     Args:
         model: any module; its parameters are perturbed.
@@ -152,7 +152,7 @@ class SmoothOut:
 
     Raises:
         ValueError: on a strength that is negative or not finite, an unknown law or scaling, nothing to perturb,
-            parameters that are not initialised yet, or FullyShardedDataParallel, which keeps its weights elsewhere.
+            parameters that are not initialised yet, or that are sharded over processes (FSDP).
         RuntimeError: when entered again, or told to draw, before it was left; and by ``optimizer.step()`` inside, whose
             update would be lost with the noise (with ``denoise=False`` it may stand there).
     """
@@ -176,8 +176,9 @@ class SmoothOut:
         self._model, self._batchnorm = model, batchnorm
         self._clean: list[Tensor] | None = None
         self._guard: RemovableHandle | None = None
-        if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-            raise ValueError("model: FullyShardedDataParallel keeps its weights elsewhere; take fully_shard")
+        names = {type(thing).__name__ for thing in (*model.modules(), *(p.data for p in model.parameters()))}
+        if names & {"FullyShardedDataParallel", "DTensor"}:
+            raise ValueError("model: its weights are sharded over processes; a context perturbs whole weights alone")
         self._make_room(trainable(model, batchnorm))
 
     @property
