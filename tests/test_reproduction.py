@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from smoothout.entries import epoch_seconds
 from smoothout.ledger import Record
 from smoothout.reproduction import Costs, Reproduction, Scope
 from smoothout.settings import Experiment, Folders, SettingsError, compose_config
@@ -183,6 +184,21 @@ def test_estimates_come_from_records_of_the_same_network_and_batch_else_from_the
     assert Costs(place).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
     on_gpu = replace(place, device=torch.device("cuda"))
     assert Costs(on_gpu).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "seconds"),
+    [
+        (["experiment=f1_mnist", "batch=small"], 4.5),
+        (["experiment=f1_mnist", "batch=ghost"], 3.5),  # that of its large batch
+        (["experiment=resnet44_cifar10", "batch=ghost"], 173),
+        (["experiment=f1_mnist", "batch.size=17"], None),
+        ([], 0.1),  # the digits
+        (["epoch_seconds.small=null"], None),
+    ],
+)
+def test_an_epochs_rough_cost_is_that_of_its_batch(overrides, seconds):
+    assert epoch_seconds(compose_config(CONFIGS, "train", overrides)) == seconds
 
 
 def test_what_costs_nobody_knows_what_is_still_not_run(table, place):

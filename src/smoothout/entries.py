@@ -76,8 +76,6 @@ def epoch_seconds(config: dict[str, Any]) -> float | None:
     if lacking:
         raise SettingsError(f"{lacking[0]}: must be a group of settings, as configs/train.yaml has it")
     costs, sizes, batch = config["epoch_seconds"], config["sizes"], config["batch"]
-    if batch.get("ghost") and "ghost" in costs:
-        return float(costs["ghost"])
     known = {sizes.get(name): costs.get(name) for name in ("small", "large")}
-    seconds: float | None = known.get(batch.get("size"))
-    return seconds
+    seconds: float | None = costs.get("ghost") if batch.get("ghost") else None
+    return known.get(batch.get("size")) if seconds is None else seconds

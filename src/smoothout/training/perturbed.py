@@ -61,8 +61,11 @@ class Perturbations:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Within the block, the first time, raise ValueError where the network draws chance that nobody seeds."""
-        if self._watched:
+        """Within the block, the first time, raise ValueError where the network draws chance that nobody seeds.
+
+        On a CPU alone: elsewhere a recording handles the generator too.
+        """
+        if self._watched or self._device.type != "cpu":
             yield
             return
         before = self._shared.get_state()
