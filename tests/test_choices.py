@@ -23,7 +23,7 @@ GREY = {"mean": (0.5,), "std": (0.5,)}
 NAMED: list[tuple[type[Any], dict[str, Any], dict[str, str]]] = [
     (Schedule, {"epochs": 10}, {"lr_scaling": "linear"}),
     (Images, {"name": "mnist", **GREY}, {"augment": "crop_flip"}),
-    (Photos, {"name": "imagenette", **GREY}, {"augment": "none", "damaged": "skip"}),
+    (Photos, {"name": "imagenette", "mean": (0.5,) * 3, "std": (0.5,) * 3}, {"augment": "none", "damaged": "skip"}),
     (Cropping, {"side": 8, "short": 9}, {"crop": "none"}),
     (Noise, {"a": 0.1}, {"law": "gaussian", "scaling": "filter", "draw": "batch", "course": "anneal"}),
     (Engine, {}, {"launch": "eager", "layout": "channels_last", "ghosts": "in_turn"}),
