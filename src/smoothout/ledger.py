@@ -114,7 +114,7 @@ def lock(folder: Path, setting: str, name: str) -> FileLock:
     except (OSError, NotImplementedError, UserWarning) as error:
         reason = getattr(error, "strerror", None) or "its file system knows no locks"
         raise RecordError(
-            f"folders.{setting}: {folder} cannot take {'records' if setting == 'results' else setting} ({reason});"
+            f"folders.{setting}: {folder} cannot be used ({reason});"
             " it must be a folder that can be written, on a file system with locks"
         ) from error
     return FileLock(path)

@@ -100,7 +100,7 @@ def test_a_results_folder_that_is_a_file_is_refused(program: Callable[..., Ended
     before = tree(tmp_path)
     code, [line] = program("train", *RUN)
     assert code == 2
-    assert f"folders.results: {tmp_path / 'results'} cannot take records (" in line
+    assert f"folders.results: {tmp_path / 'results'} cannot be used (" in line
     assert tree(tmp_path) == before
 
 
@@ -119,12 +119,12 @@ def test_a_folder_mounted_for_reading_alone_is_refused(
     monkeypatch.setenv("SMOOTHOUT_RESULTS", str(small_disk))
     code, [line] = program("train", *RUN)
     assert code == 2
-    assert f"{small_disk} cannot take records (Read-only file system); it must be a folder that can be written" in line
+    assert f"{small_disk} cannot be used (Read-only file system); it must be a folder that can be written" in line
     monkeypatch.delenv("SMOOTHOUT_RESULTS")
     monkeypatch.setenv("SMOOTHOUT_CHECKPOINTS", str(small_disk))
     code, [line] = program("train", *RUN)
     assert code == 2
-    assert f"folders.checkpoints: {small_disk} cannot take checkpoints (Read-only file system); it must be" in line
+    assert f"folders.checkpoints: {small_disk} cannot be used (Read-only file system); it must be" in line
 
 
 def test_a_file_system_without_locks_is_refused_before_anything_is_trained(
