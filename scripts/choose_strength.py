@@ -14,7 +14,8 @@ from smoothout.settings import build, experiment
 @hydra.main(config_path="../configs", config_name="choose_strength", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Train at every strength that ``config`` names, and compare."""
-    with cli.task(config, hands_over=True) as (settings, place):
+    instead = {"seed": "grid.seeds", "perturbation.a": "grid.strengths"}
+    with cli.task(config, hands_over=True, instead=instead) as (settings, place):
         grid = build(settings["grid"], "grid", Grid)
         choosing = Choosing(experiment(settings), grid, epoch_seconds(settings))
         lost = terminal.make([choosing], place, cluster.carrier(HydraConfig.get(), settings))

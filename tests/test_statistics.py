@@ -21,6 +21,7 @@ from smoothout.statistics import (
     mean_of,
     seeds_to_decide,
     spread_of,
+    standard_error,
 )
 
 NUMBERS = st.lists(st.floats(-100, 100), min_size=3, max_size=9).filter(lambda v: np.std(v) > 1e-3)
@@ -61,6 +62,15 @@ def test_with_few_seeds_of_accuracies_in_steps_the_tests_err_at_their_level_at_m
     ):
         assert np.mean(wrong) < level + 3 * (level / runs) ** 0.5
     assert np.mean([mean_of(list(np.round(one - other, 9))).p < LEVEL / 25 for one, other in draws]) > 10 * LEVEL / 25
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9))
+def test_the_standard_error_is_scipys(values: list[float]) -> None:
+    assert standard_error(values) == pytest.approx(stats.sem(values), abs=1e-12)
+
+
+def test_a_standard_error_needs_two_finite_values() -> None:
+    assert all(math.isnan(standard_error(values)) for values in ([], [1.0], [1.0, math.inf], [math.nan, 1.0, 2.0]))
 
 
 def test_one_seed_decides_nothing_and_none_tests_nothing() -> None:

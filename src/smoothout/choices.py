@@ -1,8 +1,9 @@
-"""Settings that are one of a few names: given by name or as the member, kept as the member."""
+"""Checks that many settings share: seeds, and one of a few names, given by name or as the member, kept as that."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from enum import StrEnum
 from functools import cache
 from typing import Any, TypeVar, get_type_hints
@@ -29,3 +30,9 @@ def _kinds(settings: type[Any]) -> dict[str, type[StrEnum]]:
     hints = get_type_hints(settings)
     fields = [field.name for field in dataclasses.fields(settings)]
     return {name: hints[name] for name in fields if isinstance(hints[name], type) and issubclass(hints[name], StrEnum)}
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise ValueError where ``seeds`` are none, negative or not all different."""
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds: must be different whole numbers >= 0, at least one, not {list(seeds)}")

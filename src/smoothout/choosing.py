@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -10,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from smoothout.analysis.subject import Weights
-from smoothout.choices import keep_members
+from smoothout.choices import check_seeds, keep_members
 from smoothout.ledger import Record
-from smoothout.settings import Experiment
+from smoothout.settings import Experiment, SettingsError
+from smoothout.statistics import standard_error
 from smoothout.work import Job
 
 RULE = "the best mean; of equal ones the smaller strength"
@@ -48,11 +48,10 @@ class Strength:
 
     def _row(self, a: float, records: Sequence[Record]) -> dict[str, Any]:
         accuracies = [float(record.outcome[str(self.weights)]["test_accuracy"]) for record in records]
-        error = statistics.stdev(accuracies) / math.sqrt(len(accuracies)) if len(accuracies) > 1 else math.nan
         return {
             "a": a,
             "mean": statistics.fmean(accuracies),
-            "standard_error": error,
+            "standard_error": standard_error(accuracies),
             "accuracies": accuracies,
             "diverged": sum(bool(record.outcome["diverged"]) for record in records),
         }
@@ -76,20 +75,24 @@ class Grid:
         keep_members(self)
         if len(set(self.strengths)) < max(2, len(self.strengths)) or min(self.strengths) < 0:
             raise ValueError(f"strengths: must be at least two different numbers >= 0, not {list(self.strengths)}")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds: must be different whole numbers >= 0, at least one, not {list(self.seeds)}")
+        check_seeds(self.seeds)
 
 
 class Choosing:
     """The jobs of one choice. Where ``base`` holds no images out, a tenth of its training images are.
 
     Args:
-        base: the training; its noise's strength, and its seed, do not matter.
+        base: the training, with noise; its strength, and the seed, do not matter.
         grid: what is tried.
         epoch_seconds: rough cost of an epoch, for estimates where no record tells.
+
+    Raises:
+        SettingsError: for a training without noise.
     """
 
     def __init__(self, base: Experiment, grid: Grid, epoch_seconds: float | None = None) -> None:
+        if base.perturbation.a == 0:
+            raise SettingsError("perturbation: must be a method with noise (smoothout, adasmoothout), not none")
         data = replace(base.data, held_out=base.data.held_out or max(1, base.data.usual_examples[0] // 10))
         self._epoch_seconds = epoch_seconds
         self._trainings = {

@@ -5,7 +5,6 @@ Exit codes: 0 done; 1 a fault of the program or the machine; 2 wrong input; 130 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -13,14 +12,12 @@ import sys
 import tempfile
 import traceback
 from argparse import ArgumentParser
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra.utils
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
@@ -29,11 +26,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from smoothout.files import write_text
 from smoothout.mistakes import UnfinishedError, is_input, is_told, of_machine, one_line
+from smoothout.place import workplace
 from smoothout.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
 from smoothout.runs import follow
-from smoothout.settings import Folders, SettingsError, build, compose_config, plain, typed, unknown_key
-from smoothout.training.engine import Engine, keep_memory
-from smoothout.training.ranks import EndedError, LostError, Ranks, here
+from smoothout.settings import SettingsError, compose_config, plain, unknown_key
+from smoothout.training.ranks import EndedError, LostError, here
 from smoothout.work import Workplace
 
 _SWEEP = "SMOOTHOUT_SWEEP"  # the file that the jobs of a sweep report to
@@ -140,13 +137,19 @@ def report(error: BaseException, log: Path | None = None) -> int:
 
 
 @contextmanager
-def task(config: DictConfig, hands_over: bool = False) -> Iterator[tuple[dict[str, Any], Workplace]]:
+def task(
+    config: DictConfig, hands_over: bool = False, instead: Mapping[str, str] | None = None
+) -> Iterator[tuple[dict[str, Any], Workplace]]:
     """The composed settings as plain values, and the place to work at; errors within a sweep are left to the sweep.
 
-    ``hands_over``: the program gives single jobs to a cluster; others know launchers in sweeps alone.
+    Args:
+        config: as Hydra composed it.
+        hands_over: the program gives single jobs to a cluster; others know launchers in sweeps alone.
+        instead: settings that would do nothing here, and those that do it; they are refused.
     """
     try:
         _refuse_new_keys(HydraConfig.get().overrides.task, config)
+        _refuse_idle_keys(HydraConfig.get().overrides.task, instead or {})
         if not hands_over and HydraConfig.get().mode is not RunMode.MULTIRUN:
             _refuse_launcher(HydraConfig.get().launcher._target_)
         settings = plain(config)
@@ -180,6 +183,12 @@ def _refuse_new_keys(overrides: Sequence[str], config: DictConfig) -> None:
             raise SettingsError(unknown_key(key, [str(name) for name in config if name != key]))
 
 
+def _refuse_idle_keys(overrides: Sequence[str], instead: Mapping[str, str]) -> None:
+    for key in (override.lstrip("+").partition("=")[0] for override in overrides):
+        if key in instead:
+            raise SettingsError(f"{key}: does nothing in this program; set {instead[key]}")
+
+
 def _keys_before() -> set[str]:
     """The program's settings without what the command line says."""
     hydra = HydraConfig.get()
@@ -191,51 +200,6 @@ def _refuse_launcher(target: str) -> None:
     """A launcher that nobody asks for its services would be a setting without effect."""
     if not target.endswith(".BasicLauncher"):
         raise SettingsError("hydra/launcher: this program hands the runs of a sweep (-m) over, and no single one")
-
-
-def workplace(settings: dict[str, Any]) -> Workplace:
-    """The place that the settings of configs/_place.yaml describe. Raises SettingsError."""
-    names = [field.name for field in dataclasses.fields(_Place)]
-    chosen = typed(_Place, {name: settings[name] for name in names if name in settings}, "")
-    if chosen.threads is not None:
-        torch.set_num_threads(chosen.threads)
-    keep_memory()
-    folders = build(settings.get("folders"), "folders", Folders)
-    engine, ranks = build(settings.get("engine"), "engine", Engine), here()
-    device = _device(chosen.device, ranks)
-    seconds = chosen.checkpoint_seconds
-    return Workplace(folders, device, engine, chosen.download, chosen.tensorboard, seconds, ranks)
-
-
-@dataclass(frozen=True)
-class _Place:
-    device: str
-    threads: int | None
-    download: bool
-    tensorboard: bool
-    checkpoint_seconds: float
-
-    def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads: must be null or a whole number >= 1, not {self.threads}")
-        if self.checkpoint_seconds < 0:
-            raise ValueError(f"checkpoint_seconds: must be a number >= 0, not {self.checkpoint_seconds}")
-
-
-def _device(name: str, ranks: Ranks) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SettingsError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N") from None
-    usable = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < torch.cuda.device_count())
-    if not usable:
-        raise SettingsError(f"device: {name!r} is not here; this machine has cpu and {torch.cuda.device_count()} cuda")
-    try:
-        return ranks.device(device)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
 
 
 def check_launcher(target: str) -> None:

@@ -24,6 +24,7 @@ from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment, as_
 from smoothout import cli
 from smoothout.jobs import ensure, recorded, together
 from smoothout.ledger import Record, RecordError
+from smoothout.place import workplace
 from smoothout.progress import console, interruptible
 from smoothout.runs import follow
 from smoothout.settings import SettingsError
@@ -103,7 +104,7 @@ class MadeThere:
     def _made(self, job: Job) -> Record | Exception:
         try:
             with interruptible():
-                return ensure(job, cli.workplace(self.settings))
+                return ensure(job, workplace(self.settings))
         except Exception as error:
             traceback.print_exc()  # into the job's own log
             return error

@@ -9,8 +9,8 @@ from torch import nn
 
 from smoothout.analysis.subject import Weights
 from smoothout.choices import choice
-from smoothout.cli import workplace
 from smoothout.jobs import network
+from smoothout.place import workplace
 from smoothout.settings import compose_config, experiment
 from smoothout.work import Job
 

@@ -14,7 +14,7 @@ import pandas as pd
 from smoothout.analysis.recorded import RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
-from smoothout.choices import keep_members
+from smoothout.choices import check_seeds, keep_members
 from smoothout.entries import Entry, epoch_seconds
 from smoothout.evaluation import Precision
 from smoothout.jobs import of_other_weights
@@ -42,8 +42,7 @@ class Scope:
 
     def __post_init__(self) -> None:
         keep_members(self)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds: must be different whole numbers >= 0, at least one, not {list(self.seeds)}")
+        check_seeds(self.seeds)
 
     def overrides(self) -> list[str]:
         """As overrides of train.yaml, but for the seed."""

@@ -94,6 +94,12 @@ def test_the_standard_error_is_the_deviation_of_the_means_of_many_curves(model, 
     assert spread == pytest.approx(typical, rel=0.3)
 
 
+def test_noise_beyond_the_floats_is_measured_without_a_standard_error(model, batches):
+    point = noise_curve(model, batches, [1e30], draws=2)[0]
+    assert not math.isfinite(point.loss)
+    assert math.isnan(point.loss_error)
+
+
 def test_no_draws_are_refused(model, batches):
     with pytest.raises(ValueError, match="draws"):
         noise_curve(model, batches, [0.1], draws=0)

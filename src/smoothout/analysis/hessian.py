@@ -23,6 +23,7 @@ from smoothout.analysis.full_loss import Batches, FullLoss, Loss, Tick, check_co
 from smoothout.curvature import Estimate
 from smoothout.parameters import restored, trainable
 from smoothout.randomness import stream
+from smoothout.statistics import standard_error
 
 Array = NDArray[np.float64]
 
@@ -216,8 +217,7 @@ def rademacher(n: int, seed: int, index: int) -> Tensor:
 
 def estimate(draws: Sequence[float]) -> Estimate:
     """The mean of independent ``draws`` and its standard error."""
-    error = float(np.std(draws, ddof=1)) / math.sqrt(len(draws)) if len(draws) > 1 else math.nan
-    return Estimate(math.fsum(draws) / len(draws), error)
+    return Estimate(math.fsum(draws) / len(draws), standard_error(draws))
 
 
 def trace_and_norm(

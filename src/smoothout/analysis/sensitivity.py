@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from smoothout.journal import passed
 from smoothout.parameters import restored, trainable
 from smoothout.perturbation import Law, Noise, Scaling, SmoothOut
 from smoothout.randomness import stream
+from smoothout.statistics import standard_error
 
 
 class NoisePoint(NamedTuple):
@@ -103,7 +103,7 @@ def _assign(
 
 def _point(a: float, measured: Sequence[Measured]) -> NoisePoint:
     losses, accuracies = zip(*measured, strict=True)
-    errors = (statistics.stdev(v) / math.sqrt(len(v)) if len(v) > 1 else None for v in (losses, accuracies))
+    errors = (standard_error(values) if len(values) > 1 else None for values in (losses, accuracies))
     return NoisePoint(float(a), statistics.fmean(losses), statistics.fmean(accuracies), *errors)
 
 

@@ -224,6 +224,9 @@ _CHOOSE = {
     "grid.seeds=[]": "grid.seeds: must be different whole numbers >= 0, at least one, not []",
     "grid.weights=worst": "grid.weights: 'worst' is not one of best, last",
     "strengths=[0,0.1]": "strengths: is a group of settings; set one of these: none, filter, weight",
+    "seed=9": "seed: does nothing in this program; set grid.seeds",
+    "perturbation.a=0.5": "perturbation.a: does nothing in this program; set grid.strengths",
+    "perturbation=none": "perturbation: must be a method with noise (smoothout, adasmoothout), not none",
     "grid=3": "grid: must be a group of settings with a _target_, not 3",
 }
 _SWEEP = {  # of trainings; the whole sweep is refused
