@@ -22,7 +22,7 @@ LEVELS = [
     ["work"],
     ["runs", "place"],
     ["jobs"],
-    ["entries", "loading"],
+    ["entries", "layout", "loading"],
     ["reproduction", "choosing"],
     ["pictures", "quantities"],
     ["claims"],

@@ -140,7 +140,7 @@ def test_the_gap_is_how_far_a_method_stays_below_the_small_batch(place: Workplac
 
 def finished(job: Job, accuracy: float) -> Record:
     epoch = {"test_accuracy": accuracy}
-    curves = {"seconds": [1.0]}
+    curves = {"seconds": [1.0], "test_accuracy": [accuracy]}
     outcome = {"best": epoch, "last": epoch, "diverged": False, "curves": curves, "examples": {"train": 50_000}}
     environment = {"device": "cpu", "processor": "a processor", "threads": 1}
     setup = job.settings.labels

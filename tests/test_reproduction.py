@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from smoothout.entries import epoch_seconds
+from smoothout.entries import epoch_seconds, late_accuracy
 from smoothout.ledger import Record
 from smoothout.reproduction import Costs, Reproduction, Scope
 from smoothout.settings import Experiment, Folders, SettingsError, compose_config
@@ -50,7 +50,7 @@ def training(job: Job, best: float, last: float, seconds: float = 2.0, diverged:
         best={"test_accuracy": best},
         last={"test_accuracy": last},
         diverged=diverged,
-        curves={"seconds": [seconds, seconds, 50 * seconds]},
+        curves={"seconds": [seconds, seconds, 50 * seconds], "test_accuracy": [0.1] * 6 + [best, last]},
         examples={"train": 60_000},
     )
 
@@ -106,6 +106,8 @@ def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, plac
     made = {cell.column: cell for cell in reproduction.table_from(place).cells}
     assert made["baseline best"].values == pytest.approx({0: 98.0, 1: 99.0})
     assert made["baseline last"].mean == pytest.approx(96.5)
+    assert made["baseline late"].values == pytest.approx({0: 97.5, 1: 97.5})
+    assert made["smoothout improvement late"].values == pytest.approx({1: 1.75})
     assert made["smoothout best"].values == pytest.approx({1: 99.5})
     assert made["smoothout best"].hours > 0
     assert made["smoothout improvement"].values == pytest.approx({1: 0.5})
@@ -227,6 +229,32 @@ def test_rows_that_do_not_exist_and_rows_without_a_published_number_are_refused(
     row = table["rows"][0] | {"match": {"dnn": "F1", "batch": 17}}
     with pytest.raises(SettingsError, match="0 published rows"):
         Reproduction(table | {"rows": [row]}, Scope(), CONFIGS, PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("also", "line"),
+    [
+        ([], "also: must be a group"),
+        ({"baseline best": ["keskar-table2.csv", "F1", "test_SB"]}, "'baseline best' is not one of baseline late, "),
+        ({"baseline last": ["keskar-table2.csv", "F1"]}, r"also.baseline last: must be \[FILE, LINE, COLUMN\]"),
+        ({"baseline last": ["nowhere.csv", "F1", "test_SB"]}, r"also.baseline last: must be \[FILE, LINE, COLUMN\]"),
+        ({"baseline last": ["keskar-table2.csv", "F9", "test_SB"]}, "keskar-table2.csv has no 'test_SB' of 'F9'"),
+        ({"baseline last": ["keskar-table2.csv", "F1", "SB"]}, "keskar-table2.csv has no 'SB' of 'F1'"),
+    ],
+)
+def test_another_papers_number_that_is_not_there_is_refused(table, also, line):
+    row = table["rows"][0] | {"also": also}
+    with pytest.raises(SettingsError, match=line):
+        Reproduction(table | {"rows": [row]}, Scope(), CONFIGS, PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "late"),
+    [([0.5], 50.0), ([0.1, 0.9], 90.0), ([0.9, 0.9, 0.9, 0.1, 0.3], 20.0), ([0.9] * 9 + [0.1, 0.7, 0.8], 70.0)],
+)
+def test_a_typical_late_epoch_is_the_median_of_the_last_quarter(table, accuracies, late):
+    job = f1_rows(table).entries[0].jobs[0]
+    assert late_accuracy(record(job, curves={"test_accuracy": accuracies})) == pytest.approx(late)
 
 
 @pytest.mark.parametrize("seeds", [(), (0, 0), (-1,)])

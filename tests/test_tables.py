@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from smoothout.tables import Block, Cell, Table, difference, duration, number
+from smoothout.tables import Block, Cell, Table, difference, duration, number, significant
 
 ONE, TWO = frozenset({3}), frozenset({4, 5})  # seeds that were lost
 
@@ -32,7 +32,7 @@ def test_a_cell_without_a_record_is_shown_as_not_run_never_as_a_number():
 
 
 def test_a_failed_search_is_shown_as_failed_and_never_as_zero():
-    assert Cell("F1", "x", failed=ONE, published=0.0).text(4) == "failed [0.0000]"
+    assert Cell("F1", "x", failed=ONE, published=0.0).text(by_ratio=True) == "failed [0.0000]"
     assert Cell("F1", "x", {1: 2.5}, failed=TWO).text() == "2.50 (2 failed of 3)"
     assert Cell("F1", "x", diverged=TWO).text() == "diverged"
     assert Cell("F1", "x", {1: 2.5}, failed=TWO, diverged=ONE).text() == "2.50 (2 failed, 1 diverged of 4)"
@@ -46,6 +46,34 @@ def test_a_cell_says_where_it_has_fewer_seeds_than_the_table():
     assert Cell("F1", "x", failed=ONE).text(seeds=2) == "failed (1 of 2 seeds)"
     assert Cell("F1", "x").text(seeds=2) == "not run"
     assert "98.00 (1 of 2 seeds)" in table(Cell("F1", "baseline best", {0: 98.0})).markdown()
+
+
+def test_what_is_compared_by_ratio_is_shown_as_geometric_mean_lowest_and_highest():
+    values = {0: 1.0, 1: 100.0, 2: 1000.0}
+    assert Cell("F1", "x", values, published=57.8246).text(3, by_ratio=True) == "46.4 (1.00 to 1000) [57.8246]"
+    assert Cell("F1", "x", {0: 4362.87}).text(by_ratio=True) == "4360"
+    assert Cell("F1", "x", {0: 2.0, 1: 8.0}, failed=ONE).text(4, by_ratio=True) == (
+        "4.00 (2.00 to 8.00; 1 failed of 3; 3 of 4 seeds)"
+    )
+    made = table(Cell("F1", "baseline best", values)).long()
+    assert made["geometric_mean"][0] == pytest.approx(10 ** (5 / 3))
+    assert (made["lowest"][0], made["highest"][0]) == (1.0, 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0123456, "0.0123"),
+        (9.999, "10.0"),
+        (99.96, "100"),
+        (4362.8, "4360"),
+        (0.0, "0"),
+        (5.6e-7, "5.6e-07"),
+        (math.nan, "nan"),
+    ],
+)
+def test_three_significant_digits(value, text):
+    assert significant(value) == text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,6 +67,36 @@ class Entry:
 def _diverged(run: Job, place: Workplace) -> bool:
     record = recorded(run, place)
     return record is not None and bool(record.outcome.get("diverged"))
+
+
+def best_accuracy(record: Record) -> float:
+    """Test accuracy in % at the best test epoch of a training's record."""
+    return 100 * float(record.outcome["best"]["test_accuracy"])
+
+
+def last_accuracy(record: Record) -> float:
+    """Test accuracy in % at the last epoch of a training's record."""
+    return 100 * float(record.outcome["last"]["test_accuracy"])
+
+
+def late_accuracy(record: Record) -> float:
+    """Test accuracy in % at a typical late epoch of a training's record: the median of the last quarter of the epochs.
+
+    No epoch is chosen by it, as the best is, and one that BatchNorm's running averages spoil does not count for more
+    than another, as it may where it happens to be the last.
+    """
+    accuracies = record.outcome["curves"]["test_accuracy"]
+    return 100 * float(statistics.median(accuracies[-math.ceil(len(accuracies) / 4) :]))
+
+
+def recomputed_accuracy(record: Record) -> float:
+    """Test accuracy in % with the running averages recomputed, from a record of RunningAverages."""
+    return 100 * float(record.outcome["recomputed"]["test"]["accuracy"])
+
+
+def sharpness_found(record: Record) -> float | None:
+    """What the search of a record of Sharpness found, in %; None where it ended where it began."""
+    return None if record.outcome["failed"] else float(record.outcome["value"])
 
 
 def epoch_seconds(config: dict[str, Any]) -> float | None:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from smoothout.analysis.recorded import NoiseCurve, RunningAverages
+from smoothout.analysis.interpolation import Averages
+from smoothout.analysis.recorded import NoiseCurve, RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
+from smoothout.entries import recomputed_accuracy, sharpness_found
 from smoothout.ledger import Record
-from smoothout.reproduction import recomputed_accuracy
 
 NOISE = 0.04  # strength at which the loss under noise is read: the grid's nearest to SmoothOut's own
 
@@ -43,6 +44,7 @@ def _rise(record: Record) -> float | None:
 
 QUANTITIES = {
     "best": Quantity("test accuracy, best epoch, points"),
+    "late": Quantity("test accuracy, median of the last quarter of the epochs, points", "late"),
     "last": Quantity("test accuracy, last epoch, points", "last"),
     "recomputed": Quantity(
         "test accuracy, best epoch, running averages recomputed, points",
@@ -60,4 +62,11 @@ QUANTITIES = {
     ),
     "noise": Quantity(f"rise of the training loss under noise, a = {NOISE}", "best", True, NoiseCurve(), _rise),
     **{c.value: Quantity(f"sharpness `{c}`", f"sharpness {c}", True) for c in Convention},
+    "converged_recomputed": Quantity(
+        "sharpness `converged`, running averages recomputed",
+        "sharpness converged",
+        True,
+        Sharpness(averages=Averages.recomputed),
+        sharpness_found,
+    ),
 }

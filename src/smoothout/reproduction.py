@@ -15,14 +15,27 @@ from smoothout.analysis.recorded import RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
 from smoothout.choices import check_seeds, keep_members
-from smoothout.entries import Entry, epoch_seconds
+from smoothout.entries import (
+    Entry,
+    best_accuracy,
+    epoch_seconds,
+    last_accuracy,
+    late_accuracy,
+    recomputed_accuracy,
+    sharpness_found,
+)
 from smoothout.evaluation import Precision
 from smoothout.jobs import of_other_weights
+from smoothout.layout import also_published, check_table
 from smoothout.ledger import Record
-from smoothout.settings import Experiment, SettingsError, chosen, compose_config, experiment
+from smoothout.settings import Experiment, SettingsError, compose_config, experiment
 from smoothout.tables import Block, Cell, Table, difference, published_numbers
 from smoothout.work import Job, Workplace
 
+EPOCHS = (
+    "The best epoch is the best of all by the test split itself, as the papers report it: a maximum, so it is too high."
+    " The median of the last quarter of the epochs chooses none."
+)
 RECOMPUTED = (
     "Running averages recomputed: the same weights, with BatchNorm's averages taken over the training images anew, not"
     " augmented (so a network that learnt from augmented images gets averages of others, and may do worse). Those that"
@@ -56,7 +69,7 @@ class Reproduction:
     def __init__(
         self, table: dict[str, Any], scope: Scope, configs: Path, published: Path, only: Sequence[str] | None = None
     ) -> None:
-        _check(table, published)
+        check_table(table, published)
         self.table, self.scope, self._configs, self._folder = table, scope, configs, published
         self._published = published_numbers(published / table["published"]) if table["published"] else None
         self.rows = [row for row in table["rows"] if only is None or any(part in row["name"] for part in only)]
@@ -89,19 +102,15 @@ class Reproduction:
                 row["name"],
                 f"{method} best",
                 runs,
-                lambda record: 100 * float(record.outcome["best"]["test_accuracy"]),
+                best_accuracy,
                 self._number(row, method, "accuracy"),
                 f"python scripts/train.py {arguments}",
                 epoch_seconds(config),
                 config["profile"]["analysis_examples"],
             )
             yield entry
-            yield replace(
-                entry,
-                column=f"{method} last",
-                read=lambda record: 100 * float(record.outcome["last"]["test_accuracy"]),
-                published=None,
-            )
+            for column, read in ((f"{method} late", late_accuracy), (f"{method} last", last_accuracy)):
+                yield replace(entry, column=column, read=read, published=also_published(row, column, self._folder))
             for weights in self._recomputed():
                 yield entry.measured(
                     RunningAverages(weights=weights),
@@ -112,9 +121,9 @@ class Reproduction:
             for convention in map(Convention, self.table["sharpness"]):
                 yield entry.measured(
                     Sharpness(convention=convention),
-                    lambda record: None if record.outcome["failed"] else float(record.outcome["value"]),
+                    sharpness_found,
                     column=f"{method} sharpness {convention}",
-                    published=self._number(row, method, "sharpness") if convention == "released" else None,
+                    published=self._sharpness(row, method, convention),
                     command=f"python scripts/analyze.py analysis.convention={convention} {arguments}",
                 )
 
@@ -144,6 +153,12 @@ class Reproduction:
         number = found[column].iloc[0]
         return None if pd.isna(number) else float(number)
 
+    def _sharpness(self, row: dict[str, Any], method: str, convention: Convention) -> float | None:
+        """SmoothOut's published sharpness is by the `released` convention; a row may name others' by another."""
+        if convention is Convention.released:
+            return self._number(row, method, "sharpness")
+        return also_published(row, f"{method} sharpness {convention}", self._folder)
+
     def as_recorded(self, place: Workplace) -> Reproduction:
         """The same for every seed that has a record of its rows; as it is where none has."""
         labels = {int(record.labels["seed"]) for record in place.ledger.records(Experiment.kind)}
@@ -163,7 +178,7 @@ class Reproduction:
         for row, (quantity, method, better, worse) in product(self.rows, self._differences()):
             if not {better, worse} <= set(self._methods(row)):
                 continue
-            for after in ("", *(f" {weights} recomputed" for weights in self._recomputed())):
+            for after in ("", " late", *(f" {weights} recomputed" for weights in self._recomputed())):
                 one, other = (cells[row["name"], f"{which}{after or ' best'}"] for which in (better, worse))
                 published = None if after else self._number(row, method, quantity)
                 column = f"{method} {quantity}{after}"
@@ -177,7 +192,12 @@ class Reproduction:
             seeds=self.scope.seeds,
             cells=list(cells.values()),
             blocks=self._blocks(),
-            notes=[*self.table["notes"], *([RECOMPUTED] if self._recomputed() else []), *self._other_weights(place)],
+            notes=[
+                *self.table["notes"],
+                EPOCHS,
+                *([RECOMPUTED] if self._recomputed() else []),
+                *self._other_weights(place),
+            ],
         )
 
     def _other_weights(self, place: Workplace) -> list[str]:
@@ -204,53 +224,24 @@ class Reproduction:
         differences: dict[str, dict[str, str]] = {"improvement": {}, "gap": {}}
         for quantity, method, better, worse in self._differences():
             differences[quantity][f"{titles[better]} - {titles[worse]}"] = f"{method} {quantity}"
+
+        def accuracy(heading: str, after: str) -> Block:
+            columns = {title: f"{method} {after}" for method, title in titles.items()}
+            changes = {title: f"{column} {after}" for title, column in differences["improvement"].items()}
+            return Block(f"Test accuracy in %, {heading}", columns | changes)
+
         blocks = [
             Block("Test accuracy in %, best epoch", best | differences["improvement"]),
+            accuracy("median of the last quarter of the epochs", "late"),
             Block("Test accuracy in %, last epoch", {title: f"{m} last" for m, title in titles.items()}),
+            *(accuracy(f"{w} epoch, running averages recomputed", f"{w} recomputed") for w in self._recomputed()),
         ]
-        for weights in self._recomputed():
-            after = f" {weights} recomputed"
-            columns = {title: f"{method}{after}" for method, title in titles.items()}
-            changes = {title: f"{column}{after}" for title, column in differences["improvement"].items()}
-            blocks.append(Block(f"Test accuracy in %, {weights} epoch, running averages recomputed", columns | changes))
         if differences["gap"]:
             blocks.append(Block("Generalisation gap: how far below the small batch, best epochs", differences["gap"]))
         for convention in self.table["sharpness"]:
             columns = {title: f"{method} sharpness {convention}" for method, title in titles.items()}
-            blocks.append(Block(f"Sharpness in %, convention `{convention}`", columns, digits=4))
+            blocks.append(Block(f"Sharpness in %, convention `{convention}`", columns, by_ratio=True))
         return blocks
-
-
-def _check(table: dict[str, Any], published: Path) -> None:
-    """Raise SettingsError where the table's config lacks something, or has it in another form."""
-    texts = tuple[str, ...]
-    top: dict[str, Any] = {"name": str, "title": str, "published": str | None, "notes": texts}
-    top["sharpness"] = tuple[Convention, ...]
-    if "recomputed" in table:
-        top["recomputed"] = tuple[Weights, ...]
-    named = chosen(table, "table.", **top).published
-    if named and not (published / named).is_file():
-        known = ", ".join(sorted(path.name for path in published.glob("*.csv")))
-        raise SettingsError(f"table.published: {named!r} is not one of {known}")
-    methods, rows = table.get("methods"), table.get("rows")
-    if not (isinstance(methods, dict) and methods and isinstance(rows, list) and rows):
-        raise SettingsError("table: needs methods (a group, each with title and overrides) and a list of rows")
-    for name, method in methods.items():
-        chosen(method, f"table.methods.{name}.", title=str, overrides=texts)
-    for number, row in enumerate(rows):
-        key = f"table.rows.{number}."
-        chosen(row, key, name=str, overrides=texts)
-        if named and not isinstance(row.get("match"), dict):
-            raise SettingsError(f"{key}match: must say which rows of {named} these are, column: value")
-        own = row.get("methods", {})
-        if not isinstance(own, dict):
-            raise SettingsError(f"{key}methods: must be a group, each with its overrides, not {own!r}")
-        for name in own:
-            if name not in methods:
-                raise SettingsError(f"{key}methods: {name!r} is not one of {', '.join(methods)}")
-            chosen(own, f"{key}methods.", **{name: texts})
-    if table.get("small", next(iter(methods))) not in methods:
-        raise SettingsError(f"table.small: {table['small']!r} is not one of {', '.join(methods)}")
 
 
 def _seeds_argument(seeds: Sequence[int]) -> str:
@@ -280,11 +271,6 @@ def _total(hours: Sequence[float | None]) -> float | None:
     """Of all ``hours``; None where one of them is unknown."""
     known = [one for one in hours if one is not None]
     return sum(known) if len(known) == len(hours) else None
-
-
-def recomputed_accuracy(record: Record) -> float:
-    """Test accuracy in % with the running averages recomputed, from a record of RunningAverages."""
-    return 100 * float(record.outcome["recomputed"]["test"]["accuracy"])
 
 
 def device_name(record: Record) -> str:

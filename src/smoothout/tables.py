@@ -54,28 +54,47 @@ class Cell:
         """Standard deviation over seeds (n - 1), nan below two values."""
         return statistics.stdev(self.values.values()) if len(self.values) > 1 else math.nan
 
-    def text(self, digits: int = 2, seeds: int = 1) -> str:
-        """The cell for people: mean, deviation over seeds, and what went wrong; the published number stands behind.
+    @property
+    def geometric_mean(self) -> float:
+        """Geometric mean over seeds, nan without a value or where one is not above 0."""
+        above = self.values and min(self.values.values()) > 0
+        return statistics.geometric_mean(self.values.values()) if above else math.nan
 
-        Where fewer than ``seeds`` were run, it says so.
+    def text(self, seeds: int = 1, by_ratio: bool = False) -> str:
+        """The cell for people: its numbers over seeds, and what went wrong; the published number stands behind.
+
+        Where fewer than ``seeds`` were run, it says so. ``by_ratio``: see `Block`.
         """
-        told, count = len(self.values), len({*self.values, *self.failed, *self.diverged})
+        count = len({*self.values, *self.failed, *self.diverged})
         wrong = {word: len(lost) for word, lost in (("failed", self.failed), ("diverged", self.diverged)) if lost}
-        text = number(self.mean, digits) if told else " and ".join(wrong) or NOT_RUN
-        text += f" ± {number(self.std, digits)}" if told > 1 else ""
-        hints = [", ".join(f"{n} {word}" for word, n in wrong.items()) + f" of {count}"] if told and wrong else []
+        text, hints = " and ".join(wrong) or NOT_RUN, list[str]()
+        if self.values:
+            text, hints = self._by_ratio() if by_ratio else (self._by_difference(), [])
+            hints += [", ".join(f"{n} {word}" for word, n in wrong.items()) + f" of {count}"] if wrong else []
         hints += [f"{count} of {seeds} seeds"] if 0 < count < seeds else []
         text += f" ({'; '.join(hints)})" if hints else ""
-        return text if self.published is None else f"{text} [{number(self.published, digits)}]"
+        return text if self.published is None else f"{text} [{number(self.published, 4 if by_ratio else 2)}]"
+
+    def _by_difference(self) -> str:
+        return number(self.mean, 2) + (f" ± {number(self.std, 2)}" if len(self.values) > 1 else "")
+
+    def _by_ratio(self) -> tuple[str, list[str]]:
+        values = sorted(self.values.values())
+        spread = [f"{significant(values[0])} to {significant(values[-1])}"] if len(values) > 1 else []
+        return significant(self.geometric_mean), spread
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some columns of a table that stand together: a heading, and for each column its title and the cells' name."""
+    """Some columns of a table that stand together: a heading, and for each column its title and the cells' name.
+
+    ``by_ratio``: these are numbers above 0 that are compared by ratio, and scatter so. Over seeds they are shown as
+    geometric mean, lowest and highest; others as mean and standard deviation.
+    """
 
     heading: str
     columns: dict[str, str]
-    digits: int = 2
+    by_ratio: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +128,9 @@ class Table:
                 "n": len(cell.values),
                 "mean": cell.mean,
                 "std": cell.std,
+                "geometric_mean": cell.geometric_mean,
+                "lowest": min(cell.values.values(), default=math.nan),
+                "highest": max(cell.values.values(), default=math.nan),
                 "failed": len(cell.failed),
                 "diverged": len(cell.diverged),
                 "published": cell.published,
@@ -123,7 +145,7 @@ class Table:
 
     def wide(self, block: Block) -> pd.DataFrame:
         """A block's cells as text, a line a row."""
-        texts = {(cell.row, cell.column): cell.text(block.digits, len(self.seeds)) for cell in self.cells}
+        texts = {(cell.row, cell.column): cell.text(len(self.seeds), block.by_ratio) for cell in self.cells}
         rows = list(dict.fromkeys(cell.row for cell in self.cells))
         frame = {"": rows} | {
             title: [texts.get((row, name), "") for row in rows] for title, name in block.columns.items()
@@ -208,6 +230,14 @@ def number(value: float, digits: int) -> str:
     if float(text) == 0.0:
         return f"{0.0:.{digits}f}" if abs(value) < TINY else f"{value:.1g}"
     return text
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """``value`` with so many significant digits, never in powers of ten from 0.001 on."""
+    rounded = float(f"{value:.{digits}g}")
+    if not math.isfinite(rounded) or abs(rounded) < 1e-3:
+        return f"{value:.{digits}g}"
+    return f"{rounded:.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}"
 
 
 def duration(hours: float) -> str:

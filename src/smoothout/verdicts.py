@@ -13,7 +13,7 @@ import pandas as pd
 
 from smoothout.claims import Judged, Judging, Kind
 from smoothout.statistics import LEVEL, MOST_SEEDS, Verdict, holm, seeds_to_decide
-from smoothout.tables import number
+from smoothout.tables import number, significant
 
 SHORT = {
     Verdict.holds: "holds",
@@ -33,6 +33,7 @@ class Page:
         method: paragraphs that say how the page judges.
         judging: whose records were judged.
         command: what writes the page.
+        file: the page that has the papers' own profile and precision.
     """
 
     tests: Sequence[Judged]
@@ -40,6 +41,7 @@ class Page:
     method: Sequence[str]
     judging: Judging
     command: str
+    file: str = "README.md"
 
     @cached_property
     def adjusted(self) -> list[float]:
@@ -67,15 +69,9 @@ class Page:
             f" and p is corrected for these (Holm 1979, {LEVEL:g} over all of them)."
             f" `{self.command}` writes this page anew."
         )
-        parts = [
-            f"# {self.prose.title}",
-            self.prose.introduction,
-            caption,
-            "## In short",
-            _table(self._summary()),
-        ]
         sections = {says: [test for test in self.tests if test.claim.says == says] for says in self._claims()}
         begun = [says for says, tests in sections.items() if any(test.evidence.n or _lost(test) for test in tests)]
+        parts = [*self._heading(), caption, "## In short", *self._decided(), *self._summary(begun)]
         for says in begun:
             parts += [f"## {says}", *self._claim(says)]
         if waiting := [tests for says, tests in sections.items() if says not in begun]:
@@ -86,10 +82,33 @@ class Page:
     def _claims(self) -> list[str]:
         return list(dict.fromkeys(test.claim.says for test in self.tests))
 
-    def _summary(self) -> pd.DataFrame:
-        """A line a claim: how many of its tests came out how, under each regime."""
+    def _heading(self) -> list[str]:
+        """Title and introduction; a page of other runs than the papers' says so first."""
+        if self.judging.file(self.file) == self.file:
+            return [f"# {self.prose.title}", self.prose.introduction]
+        scope = f"profile {self.judging.profile}, {self.judging.precision}"
+        warning = f"**These runs are not the papers' ({scope}), and a verdict here is one about them alone.**"
+        return [
+            f"# {self.prose.title} ({scope})",
+            f"{warning} [{self.file}]({self.file}) is the page of runs as the papers have them.",
+            self.prose.introduction,
+        ]
+
+    def _decided(self) -> list[str]:
+        """A line a test that came out one way or the other."""
+        judged = zip(self.tests, self.adjusted, self.verdicts, strict=True)
+        lines = [
+            {"verdict": f"**{verdict}**", "claim": test.claim.says, "row": f"{test.row}, `{test.regime}`"}
+            | {"what": test.quantity.title, "ours [95%]": shown(test), "p, corrected": _p(test, p)}
+            for test, p, verdict in judged
+            if verdict in (Verdict.holds, Verdict.fails)
+        ]
+        return ["Decided so far:", _table(pd.DataFrame(lines))] if lines else ["No test is decided so far."]
+
+    def _summary(self, begun: Sequence[str]) -> list[str]:
+        """A line a claim of ``begun``: how many of its tests came out how, under each regime."""
         lines = []
-        for says in self._claims():
+        for says in begun:
             line: dict[str, str] = {"claim": says}
             for regime in dict.fromkeys(test.regime for test in self.tests):
                 counts = Counter(
@@ -99,7 +118,7 @@ class Page:
                 )
                 line[f"`{regime}`"] = ", ".join(f"{counts[v]} {SHORT[v]}" for v in Verdict if counts[v])
             lines.append(line)
-        return pd.DataFrame(lines)
+        return ["How many of each claim's tests came out how:", _table(pd.DataFrame(lines))] if lines else []
 
     def _claim(self, says: str) -> list[str]:
         """The claim's source, its tests, and the rows of which there is no record."""
@@ -128,7 +147,7 @@ class Page:
             "ours [95%]": shown(test),
             "published": "" if test.published is None else amount(test, test.published),
             "split's own error": "" if test.error is None else number(test.error, 2),
-            "p": f"{adjusted:.2g}" if evidence.p < 1 else "",
+            "p, corrected": _p(test, adjusted),
             "verdict": verdict.value,
             "seeds to decide": "" if verdict is not Verdict.undecided else deciding,
         }
@@ -153,10 +172,17 @@ def shown(test: Judged) -> str:
 def amount(test: Judged, value: float) -> str:
     """A value of the test for people: points, a ratio, a correlation."""
     if test.claim.kind is Kind.spread:
-        return f"{test.claim.at_most / 2**value:.3g}x"
+        return f"{significant(test.claim.at_most / 2**value)}x"
     if test.claim.kind is Kind.correlation or not test.quantity.by_ratio:
         return f"{value:+.2f}"
-    return f"{2**value:.3g}x"
+    return f"{significant(2**value)}x"
+
+
+def _p(test: Judged, adjusted: float) -> str:
+    """The corrected p for people; one point of the box that lies higher refutes "0.0000" without one."""
+    if test.claim.kind is Kind.zero:
+        return "proof"
+    return f"{adjusted:.2g}" if test.evidence.p < 1 else ""
 
 
 def _seeds(test: Judged) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,11 @@ def network(seed: int) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.Tanh(), nn.Linear(4, 2)).eval()
 
 
+def with_batchnorm() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
+
+
 def counting(ticks: list[int]):
     return lambda: ticks.append(1)
 
@@ -57,6 +63,23 @@ def test_the_number_of_examples_can_be_limited(splits):
     train, test = splits
     outcome = Sharpness(convention=Convention.keskar, examples=10).run([network(0)], train, test, lambda: None)
     assert outcome["loss"] == pytest.approx(evaluate(network(0), train.first(10).batches(10)).loss, rel=1e-6)
+
+
+def test_a_recorded_sharpness_is_measured_with_recomputed_averages_where_it_is_asked_for(splits):
+    train, test = splits
+    model = with_batchnorm()
+    before = copy.deepcopy(model.state_dict())
+    settings = Sharpness(convention=Convention.released, averages="recomputed", eps=0.01, examples=30)
+    outcome = settings.run([model], train, test, lambda: None)
+    assert same_bits(model.state_dict(), before)
+    assert settings.slug("run") == "run-released-test-recomputed"
+    recompute_averages(model, train.first(30).batches(1000))
+    batches = test.first(30).batches(1000)
+    expected = sharpness(model, batches, F.cross_entropy, eps=0.01, convention=Convention.released)
+    assert (outcome["value"], outcome["loss"]) == (expected.value, expected.loss)
+    assert (
+        replace(settings, averages="kept").run([with_batchnorm()], train, test, lambda: None)["loss"] != expected.loss
+    )
 
 
 def test_naming_the_conventions_own_split_is_no_other_job():
@@ -135,6 +158,7 @@ def test_a_recorded_noise_curve_has_points_and_slopes_of_both_splits(splits):
         (lambda: Sharpness(iterations=0), "iterations"),
         (lambda: Sharpness(subspace=0), "subspace"),
         (lambda: Sharpness(examples=0), "examples"),
+        (lambda: Sharpness(averages="interpolated"), "averages: 'interpolated' is not one of kept, recomputed"),
         (lambda: Interpolation(points=1), "points"),
         (lambda: Interpolation(start=1.0, stop=0.0), "start"),
         (lambda: NoiseCurve(strengths=(0.1,)), "strengths"),
@@ -149,8 +173,7 @@ def test_impossible_settings_are_refused_by_name(make, culprit):
 
 
 def test_recorded_running_averages_are_measured_as_training_left_them_and_recomputed(splits):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    model = with_batchnorm()
     before = copy.deepcopy(model.state_dict())
     ticks: list[int] = []
     settings = RunningAverages(examples=30)

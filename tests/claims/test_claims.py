@@ -215,7 +215,7 @@ def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims
         ({"rows": {"F1": {"minus": ["table2 | F1, MNIST, 256 | baseline"]}}}, "rows.F1.plus: must be given"),
         ({"rows": {"F1": {"plus": ["table2 | F1, MNIST, 256 | baseline | speed"]}}}, "is no cell with"),
         ({"rows": {"F1": {"plus": ["table2 | F1, MNIST, 257 | baseline"]}}}, "'table2 | F1, MNIST, 257 | baseline'"),
-        ({"quantities": ["speed"]}, "quantities: speed is none of best, last"),
+        ({"quantities": ["speed"]}, "quantities: speed is none of best, late, last"),
         ({"kind": "correlation"}, "tables: a correlation needs"),
         ({"marign": 1}, "did you mean margin"),
         ({"rows": ["a"]}, "rows: must be a group, each with cells under plus and minus"),

@@ -63,6 +63,35 @@ def test_claims_without_any_record_stand_together_at_the_end(f1: Claims, place: 
     assert re.search(r"^\| Nobody looked\. +\| one; two +\| Sec\. 9 +\|$", text, re.M)
 
 
+def test_what_is_decided_stands_first_and_then_how_many_tests_came_out_how(f1: Claims, place: Workplace) -> None:
+    simulate(f1, place, F1["small"] + "baseline", [98.5, 98.6, 98.4], [0.9])
+    simulate(f1, place, F1["large"] + "baseline", [98.0, 98.11, 97.9], [])
+    small, large, noisy = (
+        [F1[size] + method] for size, method in (("small", "baseline"), ("large", "baseline"), ("small", "smoothout"))
+    )
+    none = judged({"says": "Nobody looked.", "rows": {"F1": {"plus": noisy}}}, place)
+    gap = judged({"says": "There is a gap.", "rows": {"F1": {"plus": small, "minus": large}}}, place)
+    zero = judged(
+        {"says": "It is 0.", "kind": "zero", "quantities": ["converged"], "rows": {"F1": {"plus": small}}}, place
+    )
+    text = page([*gap, *zero, *none]).markdown()
+    short = text[text.index("## In short") : text.index("## There is a gap.")]
+    assert re.search(
+        r"\| \*\*holds\*\* +\| There is a gap\. +\| F1, `released` +\| .*\+0\.50 \[.*\| [\d.e-]+ +\|", short
+    )
+    assert re.search(r"\| \*\*does not hold\*\* +\| It is 0\. +\|.*at least 0\.9000% +\| proof +\|", short)
+    assert "Nobody looked." not in short
+    assert "No test is decided so far." in page(none).markdown()
+
+
+def test_a_page_of_other_runs_than_the_papers_says_so_first(f1: Claims, place: Workplace) -> None:
+    papers = page(judged({"rows": {"F1": {"plus": [F1["small"] + "baseline"]}}}, place))
+    assert papers.markdown().startswith("# Verdicts\n\nWords.")
+    short = replace(papers, judging=Judging(profile="short"), file="other.md").markdown()
+    assert short.startswith("# Verdicts (profile short, float32)\n\n**These runs are not the papers'")
+    assert "[other.md](other.md)" in short
+
+
 def test_page_and_table_look_at_the_same_measurements_under_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Profile smoke has analyses look at 500 examples."""
     monkeypatch.undo()

@@ -41,6 +41,7 @@ class Sharpness:
         repeats: searches; the first from the weights, the others from random points of the box.
         maxcor: corrections that L-BFGS-B keeps.
         seed: of random starts and the subspace.
+        averages: BatchNorm's running averages, kept as training left them or recomputed from the training examples.
         examples: look at the first so many examples of the split; None is all.
     """
 
@@ -57,6 +58,7 @@ class Sharpness:
     repeats: int = 1
     maxcor: int = 10
     seed: int = 0
+    averages: Averages = Averages.kept
     examples: int | None = None
 
     def __post_init__(self) -> None:
@@ -64,6 +66,8 @@ class Sharpness:
         subject.check_examples(self.examples)
         subject.check_positive(self, "eps")
         subject.check_counts(self, "iterations", "subspace", "repeats", "maxcor")
+        if self.averages is Averages.interpolated:
+            raise ValueError("averages: 'interpolated' is not one of kept, recomputed")
 
     def simplified(self) -> Sharpness:
         """The same with the split named."""
@@ -72,7 +76,8 @@ class Sharpness:
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
-        return f"{run}-{self.convention}-{self.simplified().part}"
+        recomputed = "-recomputed" if self.averages is Averages.recomputed else ""
+        return f"{run}-{self.convention}-{self.simplified().part}{recomputed}"
 
     def evaluations(self, train: int, test: int) -> int:
         """About how many passes forward and backward over a split of ``train`` or ``test`` examples it takes."""
@@ -86,19 +91,22 @@ class Sharpness:
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Measure the one model."""
-        result = sharpness(
-            models[0],
-            subject.batches_of(self.simplified().part, train, test, self.examples),
-            F.cross_entropy,
-            eps=self.eps,
-            iterations=self.iterations,
-            subspace=self.subspace,
-            convention=self.convention,
-            repeats=self.repeats,
-            maxcor=self.maxcor,
-            seed=self.seed,
-            tick=tick,
-        )
+        with restored(models[0]):
+            if self.averages is Averages.recomputed:
+                recompute_averages(models[0], subject.batches_of(Part.train, train, test, self.examples))
+            result = sharpness(
+                models[0],
+                subject.batches_of(self.simplified().part, train, test, self.examples),
+                F.cross_entropy,
+                eps=self.eps,
+                iterations=self.iterations,
+                subspace=self.subspace,
+                convention=self.convention,
+                repeats=self.repeats,
+                maxcor=self.maxcor,
+                seed=self.seed,
+                tick=tick,
+            )
         return asdict(result)
 
 

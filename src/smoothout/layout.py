@@ -1,0 +1,75 @@
+"""The form of configs/table/: what a table's config must have, and the other papers' numbers that its rows point to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from smoothout.analysis.sharpness import Convention
+from smoothout.analysis.subject import Weights
+from smoothout.settings import SettingsError, chosen
+from smoothout.tables import published_numbers
+
+
+def also_published(row: dict[str, Any], column: str, folder: Path) -> float | None:
+    """What another paper than the table's published of a row's cell, None where the row names nothing.
+
+    A row's ``also`` has by column [FILE of ``folder``, the first entry of a LINE of it, COLUMN]. Raises SettingsError.
+    """
+    source = row.get("also", {}).get(column)
+    if source is None:
+        return None
+    file, line, name = source
+    numbers = published_numbers(folder / file)
+    found = numbers[numbers.iloc[:, 0] == line]
+    if len(found) != 1 or name not in found:
+        raise SettingsError(f"table: {row['name']}: also.{column}: {file} has no {name!r} of {line!r}")
+    return float(found[name].iloc[0])
+
+
+def check_table(table: dict[str, Any], published: Path) -> None:
+    """Raise SettingsError where the table's config lacks something, or has it in another form."""
+    texts = tuple[str, ...]
+    top: dict[str, Any] = {"name": str, "title": str, "published": str | None, "notes": texts}
+    top["sharpness"] = tuple[Convention, ...]
+    if "recomputed" in table:
+        top["recomputed"] = tuple[Weights, ...]
+    named = chosen(table, "table.", **top).published
+    if named and not (published / named).is_file():
+        known = ", ".join(sorted(path.name for path in published.glob("*.csv")))
+        raise SettingsError(f"table.published: {named!r} is not one of {known}")
+    methods, rows = table.get("methods"), table.get("rows")
+    if not (isinstance(methods, dict) and methods and isinstance(rows, list) and rows):
+        raise SettingsError("table: needs methods (a group, each with title and overrides) and a list of rows")
+    for name, method in methods.items():
+        chosen(method, f"table.methods.{name}.", title=str, overrides=texts)
+    for number, row in enumerate(rows):
+        key = f"table.rows.{number}."
+        chosen(row, key, name=str, overrides=texts)
+        if named and not isinstance(row.get("match"), dict):
+            raise SettingsError(f"{key}match: must say which rows of {named} these are, column: value")
+        _check_also(row.get("also", {}), f"{key}also", methods, published)
+        own = row.get("methods", {})
+        if not isinstance(own, dict):
+            raise SettingsError(f"{key}methods: must be a group, each with its overrides, not {own!r}")
+        for name in own:
+            if name not in methods:
+                raise SettingsError(f"{key}methods: {name!r} is not one of {', '.join(methods)}")
+            chosen(own, f"{key}methods.", **{name: texts})
+    if table.get("small", next(iter(methods))) not in methods:
+        raise SettingsError(f"table.small: {table['small']!r} is not one of {', '.join(methods)}")
+
+
+def _check_also(also: Any, key: str, methods: Collection[str], published: Path) -> None:
+    """A row's ``also``: by column of the table, [FILE, LINE, COLUMN] of another paper's number."""
+    if not isinstance(also, dict):
+        raise SettingsError(f"{key}: must be a group, for a column [FILE, LINE, COLUMN], not {also!r}")
+    others = [convention for convention in Convention if convention is not Convention.released]
+    quantities = ["late", "last", *(f"sharpness {convention}" for convention in others)]
+    columns = [f"{method} {quantity}" for method in methods for quantity in quantities]
+    for column, source in also.items():
+        if column not in columns:
+            raise SettingsError(f"{key}: {column!r} is not one of {', '.join(columns)}")
+        if not (isinstance(source, list) and len(source) == 3 and (published / str(source[0])).is_file()):
+            raise SettingsError(f"{key}.{column}: must be [FILE, LINE, COLUMN] of {published}, not {source!r}")
