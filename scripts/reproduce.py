@@ -41,9 +41,10 @@ def main(config: DictConfig) -> None:
             written += rendered.save(results / "tables")
             terminal.show(rendered)
         if picture:
-            drawn = picture.save(place, results / "figures")
+            shown = picture.as_recorded(place) if any_seed else picture
+            drawn = shown.save(place, results / "figures")
             written += drawn
-            for name in picture.missing(place):
+            for name in shown.missing(place):
                 say(f"figure {picture.figure['name']}: not run: {name}")
             if not drawn:
                 say(f"figure {picture.figure['name']} lacks records of its runs: not drawn")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from smoothout.bench.scaling import Scaling
 from smoothout.entries import epoch_seconds
 from smoothout.figures import curves, scale, searches, shapes, sheet, spectra
 from smoothout.jobs import of_other_weights, recorded
-from smoothout.reproduction import Scope
+from smoothout.ledger import Record
+from smoothout.reproduction import Scope, recorded_seeds
 from smoothout.settings import SettingsError, compose_config, experiment, typed
 from smoothout.tables import stem
 from smoothout.work import Job, Workplace
@@ -47,7 +48,7 @@ def epoch_seconds_over_workers(axes: Any, records: curves.Named, examples: int, 
     worker, ghost = Worker(**record.outcome["worker"]), record.settings["ghost"]
     predicted = {
         batch: [examples / batch * worker.update(batch // ghost, workers) for workers in scale.WORKERS]
-        for batch in sorted({*batches, record.labels["batch"]})
+        for batch in (*batches, record.labels["batch"])  # so a panel's colours are those of its neighbours
     }
     epoch = examples / record.labels["batch"]
     found = {
@@ -80,6 +81,7 @@ class Kind:
         options: what of ``draw`` a panel may choose.
         solid: whether the axes are those of a space.
         trainings: whether the runs' own records are drawn too.
+        shares: the axis whose limits all panels of the kind have in common, for they are compared.
     """
 
     draw: Callable[..., None]
@@ -88,15 +90,28 @@ class Kind:
     options: tuple[str, ...] = ()
     solid: bool = False
     trainings: bool = False
+    shares: str | None = None
+
+
+@cache  # it takes a while, and a picture's seeds share it
+def _composed(configs: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
+    return compose_config(configs, "train", overrides)
+
+
+def _machine(record: Record) -> str:
+    """What a record was measured on, in a few words."""
+    where = record.environment
+    device = where["processor"] if where["device"] == "cpu" else where["device"]
+    return f"{device}, torch {where['versions']['torch']}"
 
 
 KINDS = {
-    "course": Kind(curves.course, RunningAverages, trainings=True),
+    "course": Kind(curves.course, RunningAverages, trainings=True, shares="y"),
     "line": Kind(curves.line, Interpolation, options=("part",)),
     "noise": Kind(curves.noise, NoiseCurve, options=("part",)),
     "landscape": Kind(curves.landscape, Landscape, options=("part",)),
     "contours": Kind(shapes.contours, Plane),
-    "surface": Kind(shapes.surface, Plane, solid=True),
+    "surface": Kind(shapes.surface, Plane, solid=True, shares="z"),
     "atlas": Kind(searches.atlas, Atlas, options=("space",)),
     "adaptive": Kind(searches.adaptive, Adaptive),
     "spectrum": Kind(spectrum, Hessian, needs=("spectrum_probes",)),
@@ -119,35 +134,52 @@ class Panel:
     jobs: tuple[tuple[str, Job], ...]
     options: dict[str, Any]
 
-    def records(self, place: Workplace) -> tuple[curves.Named, list[str]]:
+    def records(self, place: Workplace) -> tuple[list[tuple[str, Record]], list[str]]:
         """The present records by name, and the names of the missing ones."""
         found = [(name, job, recorded(job, place)) for name, job in self.jobs]
         present = [(name, record) for name, _, record in found if record is not None]
         return present, [job.name for _, job, record in found if record is None]
 
-    def drawn(self, place: Workplace) -> sheet.Panel:
-        """The panel as it is drawn from the present records."""
+    def drawn(self, place: Workplace, places: dict[str, int]) -> sheet.Panel:
+        """The panel as it is drawn from the present records; ``places`` are those of all runs in the picture."""
         present, missing = self.records(place)
-        draw = partial(self.kind.draw, records=present, **self.options) if present or not self.jobs else None
-        return sheet.Panel(self.title, draw, missing, self.kind.solid)
+        records = [(curves.Run(name, places.get(name)), record) for name, record in present]
+        draw = partial(self.kind.draw, records=records, **self.options) if present or not self.jobs else None
+        return sheet.Panel(self.title, draw, len(missing), self.kind.solid, self.kind.shares)
 
 
 class Picture:
-    """One of configs/figure/. Raises SettingsError where it does not compose."""
+    """One of configs/figure/. Raises SettingsError where it does not compose.
+
+    Its runs have ``places`` by their names: a run looks the same in every panel.
+    """
 
     def __init__(self, figure: dict[str, Any], scope: Scope, configs: Path) -> None:
         self.figure, self.scope, self._configs = figure, scope, configs
-        self._known = dict[tuple[str, ...], Job]()  # trainings by their overrides; composing takes a while
+        self._known = dict[tuple[tuple[str, ...], int], Job]()  # trainings by their overrides and seed
         self._configured = dict[str, dict[str, Any]]()  # their configs by digest
         given = figure.get("panels")
         if not (isinstance(given, list) and given and all(isinstance(panel, dict) for panel in given)):
             raise SettingsError(f"figure.panels: must be a list of at least one panel, not {given!r}")
         self.panels = [self._panel(panel) for panel in given]
+        names = dict.fromkeys(name for panel in given for name in panel.get("runs", {}))
+        self.places = {name: place for place, name in enumerate(names)}
+
+    def as_recorded(self, place: Workplace) -> Picture:
+        """The same for every seed that has a record of what is drawn; as it is where none has."""
+        there = recorded_seeds(lambda seeds: self._of_seeds(seeds).shown(), place)
+        return self._of_seeds(there) if there else self
+
+    def _of_seeds(self, seeds: set[int]) -> Picture:
+        return Picture(self.figure, replace(self.scope, seeds=tuple(sorted(seeds))), self._configs)
+
+    def shown(self) -> list[Job]:
+        """The jobs whose records are drawn."""
+        return [job for panel in self.panels for _, job in panel.jobs]
 
     def jobs(self) -> list[Job]:
         """Every job that the picture needs, each once, trainings first."""
-        pairs = (pair for panel in self.panels for pair in panel.jobs)
-        jobs = {job.digest: job for _, measured in pairs for job in (*measured.inputs, measured)}
+        jobs = {job.digest: job for measured in self.shown() for job in (*measured.inputs, measured)}
         return sorted(jobs.values(), key=lambda job: bool(job.inputs))
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
@@ -162,18 +194,25 @@ class Picture:
 
     def save(self, place: Workplace, folder: Path) -> list[Path]:
         """Draw it from the present records; nothing is drawn while no panel has any."""
-        panels = [panel.drawn(place) for panel in self.panels]
-        if not any(panel.draw for panel in panels):
-            return []
-        scope = self.scope
-        name, note = self.figure["name"], "needs no trained networks"
+        panels = [panel.drawn(place, self.places) for panel in self.panels]
+        scope, name = self.scope, self.figure["name"]
         if any(job.inputs for job in self.jobs()):
             name = stem(name, scope.regime, scope.profile, scope.precision)
-            seeds = f"seed{'s' if len(scope.seeds) > 1 else ''} {', '.join(map(str, scope.seeds))}"
-            note = f"regime {scope.regime}, profile {scope.profile}, {scope.precision}, {seeds}"
-            if again := of_other_weights(self.jobs(), place):
-                note += f"; trained again on another machine, so other weights than recorded: {', '.join(again)}"
-        return sheet.save(self.figure["title"], panels, note, folder / name, self.figure.get("columns"))
+        return sheet.save(self.figure["title"], panels, self._note(place), folder / name, self.figure.get("columns"))
+
+    def _note(self, place: Workplace) -> str:
+        """What the picture was made of."""
+        jobs, scope = self.jobs(), self.scope
+        if not jobs:
+            return "in closed form; no network is trained"
+        if not any(job.inputs for job in jobs):
+            present = [record for job in jobs if (record := recorded(job, place))]
+            return f"measured on {'; '.join(sorted({_machine(record) for record in present}))}; no network is trained"
+        seeds = f"seed{'s' if len(scope.seeds) > 1 else ''} {', '.join(map(str, scope.seeds))}"
+        note = f"regime {scope.regime}, profile {scope.profile}, {scope.precision}, {seeds}"
+        if again := of_other_weights(jobs, place):
+            note += f"; trained again on another machine, so other weights than recorded: {', '.join(again)}"
+        return note
 
     def _panel(self, given: dict[str, Any]) -> Panel:
         named = f"figure {self.figure['name']}"
@@ -200,9 +239,8 @@ class Picture:
         base = [*self.figure.get("overrides", []), *given.get("overrides", [])]
         points = [[f"{key}={value}"] for key, values in given.get("over", {}).items() for value in values] or [[]]
         for seed in self.scope.seeds:
-            last = [*self.scope.overrides(), f"seed={seed}"]
             runs = [
-                (name, self._run([*base, *own, *point, *last]))
+                (name, self._run((*base, *own, *point, *self.scope.overrides()), seed))
                 for name, own in given["runs"].items()
                 for point in points
             ]
@@ -214,14 +252,13 @@ class Picture:
                 ways = ", ".join(f"{alpha} is {name}" for alpha, (name, _) in enumerate(runs))
                 yield ways, Job(self._analysis(given, runs[0][1]), tuple(run for _, run in runs))
 
-    def _run(self, overrides: Sequence[str]) -> Job:
+    def _run(self, overrides: tuple[str, ...], seed: int) -> Job:
         """The training that ``overrides`` of train.yaml describe."""
-        key = tuple(overrides)
-        if key not in self._known:
-            config = compose_config(self._configs, "train", overrides)
-            self._known[key] = Job(experiment(config))
-            self._configured[self._known[key].digest] = config
-        return self._known[key]
+        if (overrides, seed) not in self._known:
+            config = _composed(self._configs, overrides)
+            job = self._known[overrides, seed] = Job(experiment(config | {"seed": seed}))
+            self._configured[job.digest] = config
+        return self._known[overrides, seed]
 
     def _analysis(self, given: dict[str, Any], run: Job) -> Any:
         """The panel's settings of its analysis; of so many examples as the profile says."""

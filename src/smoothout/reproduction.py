@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -61,6 +61,13 @@ class Scope:
         """As overrides of train.yaml, but for the seed."""
         chosen = [f"regime={self.regime}", f"profile={self.profile}"]
         return chosen if self.precision is Precision.float32 else [*chosen, f"precision={self.precision}"]
+
+
+def recorded_seeds(jobs: Callable[[set[int]], Iterable[Job]], place: Workplace) -> set[int]:
+    """The seeds with a record of one of their ``jobs``, of all that were ever trained."""
+    trained = {int(record.labels["seed"]) for record in place.ledger.records(Experiment.kind)}
+    known = [job for job in jobs(trained) if isinstance(job.run.settings, Experiment)] if trained else []
+    return {job.run.settings.seed for job in known if place.ledger.find(job.kind, job.digest)}
 
 
 class Reproduction:
@@ -161,10 +168,7 @@ class Reproduction:
 
     def as_recorded(self, place: Workplace) -> Reproduction:
         """The same for every seed that has a record of its rows; as it is where none has."""
-        labels = {int(record.labels["seed"]) for record in place.ledger.records(Experiment.kind)}
-        known = self._of_seeds(labels) if labels else self
-        jobs = [(seed, job) for entry in known.entries for seed, job in entry.jobs.items()]
-        there = {seed for seed, job in jobs if place.ledger.find(job.kind, job.digest)}
+        there = recorded_seeds(lambda seeds: self._of_seeds(seeds).jobs(), place)
         return self._of_seeds(there) if there else self
 
     def _of_seeds(self, seeds: set[int]) -> Reproduction:

@@ -10,7 +10,11 @@ from matplotlib.figure import Figure
 from support import a_record
 
 from smoothout.figures import searches
+from smoothout.figures.curves import Run
+from smoothout.figures.style import COLOURS
 from smoothout.ledger import Record
+
+SB, LB, BASELINE = Run("SB", 0), Run("LB", 1), Run("baseline", 0)
 
 
 def course(search: str, space: str, values: list[float], answer: float, failed: bool = False) -> dict[str, Any]:
@@ -51,7 +55,7 @@ def labelled(axes: Any) -> dict[str, Any]:
 
 
 def test_the_atlas_draws_the_best_value_after_each_evaluation_of_one_space(axes):
-    searches.atlas(axes, [("SB", ATLAS)], space="full")
+    searches.atlas(axes, [(SB, ATLAS)], space="full")
     drawn = labelled(axes)
     assert set(drawn) == {"keskar", "released (test split)", "L-BFGS-B scaled to the box"}
     keskar = drawn["keskar"]
@@ -61,7 +65,7 @@ def test_the_atlas_draws_the_best_value_after_each_evaluation_of_one_space(axes)
 
 
 def test_the_atlas_says_what_was_found_for_how_much_and_why_the_search_ended(axes):
-    searches.atlas(axes, [("SB", ATLAS)])
+    searches.atlas(axes, [(SB, ATLAS)])
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
     assert "keskar: 4% after 3; why" in texts
     assert "released (test split): failed after 2; why" in texts
@@ -71,25 +75,25 @@ def test_rounding_noise_of_a_search_does_not_squeeze_what_the_others_found(axes)
     noise = a_record(
         "atlas", {"courses": [course("keskar", "full", [0.0, 5.0], 5.0), course("released", "full", [0.0, 1e-9], 1e-9)]}
     )
-    searches.atlas(axes, [("SB", noise)])
+    searches.atlas(axes, [(SB, noise)])
     assert axes.get_ylim() == pytest.approx((5.0 / 1.2, 6.0))
     assert "released (test split): 1e-09% after 2; why" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_the_atlas_marks_a_conventions_answer_but_none_for_a_failed_search_or_a_method(axes):
-    searches.atlas(axes, [("SB", ATLAS)])
+    searches.atlas(axes, [(SB, ATLAS)])
     marks = [drawn for drawn in axes.get_lines() if drawn.get_marker() not in {"None", None, ""}]
     assert [(list(mark.get_xdata()), list(mark.get_ydata())) for mark in marks] == [([3], [4.0])]
 
 
 def test_of_several_seeds_the_atlas_names_each_search_once(axes):
-    searches.atlas(axes, [("SB", ATLAS), ("SB", ATLAS)])
+    searches.atlas(axes, [(SB, ATLAS), (SB, ATLAS)])
     assert len(axes.get_legend().get_texts()) == 3
 
 
 def test_sharpness_over_the_loss_goes_by_epochs_which_stand_beside_the_points(axes):
-    records = [("SB", sharpness(5.0, 0.01, epochs=10)), ("SB", sharpness(2.0, 0.5, epochs=1))]
-    searches.over_loss(axes, [*records, ("LB", sharpness(9.0, 0.3, epochs=1))])
+    records = [(SB, sharpness(5.0, 0.01, epochs=10)), (SB, sharpness(2.0, 0.5, epochs=1))]
+    searches.over_loss(axes, [*records, (LB, sharpness(9.0, 0.3, epochs=1))])
     drawn = labelled(axes)
     assert list(drawn["SB"].get_xdata()) == [0.5, 0.01]
     assert list(drawn["SB"].get_ydata()) == [2.0, 5.0]
@@ -99,7 +103,7 @@ def test_sharpness_over_the_loss_goes_by_epochs_which_stand_beside_the_points(ax
 
 
 def test_a_failed_search_is_a_cross_at_the_foot_and_no_point(axes):
-    searches.over_loss(axes, [("SB", sharpness(0.0, 0.01, failed=True)), ("SB", sharpness(2.0, 0.5, epochs=3))])
+    searches.over_loss(axes, [(SB, sharpness(0.0, 0.01, failed=True)), (SB, sharpness(2.0, 0.5, epochs=3))])
     drawn = labelled(axes)
     assert list(drawn["SB"].get_ydata()) == [2.0]
     assert list(drawn["search failed"].get_xdata()) == [0.01]
@@ -107,7 +111,7 @@ def test_a_failed_search_is_a_cross_at_the_foot_and_no_point(axes):
 
 
 def test_each_seed_has_a_line_of_its_own_and_a_run_one_name(axes):
-    records = [("SB", sharpness(2.0, loss, epochs=e, seed=seed)) for seed in (0, 1) for e, loss in ((1, 0.5), (2, 0.1))]
+    records = [(SB, sharpness(2.0, loss, epochs=e, seed=seed)) for seed in (0, 1) for e, loss in ((1, 0.5), (2, 0.1))]
     searches.over_loss(axes, records)
     assert [len(drawn.get_xdata()) for drawn in axes.get_lines()] == [2, 2]
     assert len(axes.get_legend().get_texts()) == 1
@@ -115,7 +119,7 @@ def test_each_seed_has_a_line_of_its_own_and_a_run_one_name(axes):
 
 def test_accuracy_and_sharpness_over_batch_sizes_are_means_over_seeds(axes):
     records = [
-        ("baseline", made)
+        (BASELINE, made)
         for seed in (0, 1)
         for batch in (512, 32)
         for made in (
@@ -130,14 +134,16 @@ def test_accuracy_and_sharpness_over_batch_sizes_are_means_over_seeds(axes):
     assert list(accuracy.get_ydata()) == pytest.approx([91.0, 91.0])
     assert list(values.get_ydata()) == pytest.approx([33.0, 513.0])
     assert values.axes.get_yscale() == "log"
+    assert (accuracy.get_linestyle(), values.get_linestyle()) == ("-", "--")
+    assert {accuracy.get_color(), values.get_color()} == {COLOURS[0]}
 
 
 def test_where_every_search_failed_there_are_crosses_alone(axes):
-    records = [("b", sharpness(0.0, 0.1, failed=True, batch=32)), ("b", training(0.9, batch=32))]
+    records = [(BASELINE, sharpness(0.0, 0.1, failed=True, batch=32)), (BASELINE, training(0.9, batch=32))]
     searches.over_batch(axes, records)
     drawn = labelled(axes)
     assert list(drawn["search failed"].get_xdata()) == [32]
-    assert list(drawn["sharpness, b"].get_xdata()) == []
+    assert list(drawn["sharpness, baseline"].get_xdata()) == []
 
 
 def rise(value: float, failed: bool = False, **settings: Any) -> Record:
@@ -146,30 +152,30 @@ def rise(value: float, failed: bool = False, **settings: Any) -> Record:
 
 
 def test_adaptive_sharpness_stands_run_beside_run_a_point_a_seed_and_a_dash_at_their_mean(axes):
-    searches.adaptive(axes, [("SB", rise(0.1)), ("SB", rise(0.3)), ("LB", rise(5.0))])
+    searches.adaptive(axes, [(SB, rise(0.1)), (SB, rise(0.3)), (LB, rise(5.0))])
     places = [(list(drawn.get_xdata()), list(drawn.get_ydata()), drawn.get_marker()) for drawn in axes.get_lines()]
     (at, values, _), (_, mean, dash) = places[:2]
     assert (at, values, dash) == ([0, 0], [0.1, 0.3], "_")
     assert mean == pytest.approx([0.2])
-    assert [place for place, *_ in places[2:]] == [[1], [1]]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["SB", "LB"]
-    assert sorted(text.get_text() for text in axes.texts) == ["0.2", "5"]
+    assert places[2:] == [([1], [5.0], "s")]  # no dash through a single point
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["SB\n2 seeds", "LB\n1 seed"]
+    assert sorted(text.get_text() for text in axes.texts) == ["0.200", "5.00"]
     assert axes.get_yscale() == "log"
 
 
 def test_a_run_with_a_failed_search_has_its_cross_the_other_seeds_points_and_no_mean(axes):
-    searches.adaptive(axes, [("SB", rise(0.1)), ("LB", rise(5.0)), ("LB", rise(0.0, failed=True))])
+    searches.adaptive(axes, [(SB, rise(0.1)), (LB, rise(5.0)), (LB, rise(0.0, failed=True))])
     cross = labelled(axes)["search failed"]
     assert (list(cross.get_xdata()), cross.get_marker()) == ([1], "x")
     assert [list(drawn.get_ydata()) for drawn in axes.get_lines() if drawn.get_marker() not in {"x", "_"}] == [
         [0.1],
         [5.0],
     ]
-    assert [text.get_text() for text in axes.texts] == ["0.1"]
+    assert [text.get_text() for text in axes.texts] == ["0.100"]
 
 
 def test_adaptive_sharpness_says_of_which_region_split_and_logits(axes):
-    searches.adaptive(axes, [("SB", rise(0.1, norm="l2", rho=1.0, part="test", normalise_logits=True))])
+    searches.adaptive(axes, [(SB, rise(0.1, norm="l2", rho=1.0, part="test", normalise_logits=True))])
     assert axes.get_xlabel() == "l2, rho = 1, test, logits normalised"
 
 
@@ -182,6 +188,6 @@ def test_adaptive_sharpness_says_of_which_region_split_and_logits(axes):
     ],
 )
 def test_more_runs_than_there_are_colours_are_drawn_all_the_same(axes, draw, record):
-    draw(axes, [(str(run), record) for run in range(7)])
+    draw(axes, [(Run(str(place), place), record) for place in range(7)])
     drawn = [line for one in axes.figure.axes for line in one.get_lines() if line.get_marker() not in {"_", "x"}]
     assert len(drawn) >= 7

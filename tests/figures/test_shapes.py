@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from support import a_record
 
 from smoothout.figures import shapes
+from smoothout.figures.curves import Run
 
 
 @pytest.fixture
@@ -15,7 +16,7 @@ def plane() -> list:
     losses = [[0.01 * (1 + i + 10 * j) for j in range(4)] for i in range(3)]
     losses[0][0] = None
     outcome = {"alphas": [-1.0, 0.0, 1.0], "betas": [-1.0, -0.5, 0.5, 1.0], "losses": losses}
-    return [("SB", a_record("plane", outcome))]
+    return [(Run("SB", 0), a_record("plane", outcome))]
 
 
 def test_contours_have_alpha_across_and_beta_up_and_levels_that_pictures_share(plane):

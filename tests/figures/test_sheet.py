@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from smoothout.figures.sheet import Panel, save
 
@@ -10,6 +14,12 @@ from smoothout.figures.sheet import Panel, save
 def drawn(axes) -> None:
     axes.plot([0, 1], [0, 1], label="a line")
     axes.set_title("what the panel says")
+
+
+def size(svg: str) -> tuple[float, float]:
+    """Width and height of a written picture, in points."""
+    [(width, height)] = re.findall(r'<svg .*?width="([\d.]+)pt" height="([\d.]+)pt"', svg)
+    return float(width), float(height)
 
 
 def test_a_sheet_is_written_as_svg_and_png_and_equal_panels_give_equal_files(tmp_path: Path):
@@ -24,24 +34,54 @@ def test_a_sheet_is_written_as_svg_and_png_and_equal_panels_give_equal_files(tmp
         assert words in text
 
 
-def test_a_panel_without_records_is_empty_and_names_what_was_not_run(tmp_path: Path):
-    missing = [f"run-{number}" for number in range(6)]
-    text = save("t", [Panel("(a) gone", None, missing, solid=True)], "", tmp_path / "x")[0].read_text()
-    for words in ("(a) gone", "not run: run-0", "not run: run-3", "and 2 more"):
-        assert words in text
-    assert "run-4" not in text
+def test_a_panel_without_records_is_left_out_and_said_in_the_note(tmp_path: Path):
+    def text(*panels: Panel) -> str:
+        return save("t", panels, "seed 0", tmp_path / "x")[0].read_text()
+
+    partly = text(Panel("(a) here", drawn), Panel("(b) gone", None, missing=1, solid=True))
+    assert "not run: (b) gone" in partly
+    assert "not run" not in text(Panel("(a) here", drawn))
+    assert size(partly) == size(text(Panel("(a) here", drawn)))
+
+
+def test_where_no_panel_has_records_nothing_is_written(tmp_path: Path):
+    assert save("t", [Panel("p", None, missing=3)], "", tmp_path / "folder" / "x") == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_panel_that_lacks_some_of_its_records_says_how_many(tmp_path: Path):
-    assert "not run: 2 of its records" in save("t", [Panel("p", drawn, ["x", "y"])], "", tmp_path / "x")[0].read_text()
+    assert "not run: 2 of its records" in save("t", [Panel("p", drawn, 2)], "", tmp_path / "x")[0].read_text()
+
+
+def test_a_long_title_has_several_lines_in_a_narrow_picture(tmp_path: Path):
+    def text(panels: int) -> str:
+        return save("twelve letters " * 6, [Panel("p", drawn)] * panels, "", tmp_path / "x")[0].read_text()
+
+    whole = "twelve letters " * 5 + "twelve letters"
+    assert whole in text(2)
+    assert whole not in text(1)
+
+
+@pytest.mark.parametrize(("axis", "solid"), [("y", False), ("z", True)])
+def test_panels_that_share_an_axis_have_the_widest_limits_and_others_their_own(tmp_path: Path, axis: str, solid: bool):
+    seen: list[Any] = []
+
+    def panel(low: float, high: float, shares: str | None) -> Panel:
+        def draw(axes: Any) -> None:
+            seen.append(axes)
+            axes.set(**{f"{axis}lim": (low, high)})
+
+        return Panel("p", draw, solid=solid, shares=shares)
+
+    save("t", [panel(0, 2, axis), panel(-1, 1, axis), panel(0, 9, None)], "", tmp_path / "x")
+    assert [getattr(axes, f"get_{axis}lim")() for axes in seen] == [(-1, 2), (-1, 2), (0, 9)]
 
 
 def test_panels_stand_in_rows_of_so_many_columns(tmp_path: Path):
-    def size(columns: int | None) -> tuple[float, float]:
-        text = save("t", [Panel("p", drawn)] * 3, "", tmp_path / "x", columns)[0].read_text()
-        return float(text.split('width="')[1].split("pt")[0]), float(text.split('height="')[1].split("pt")[0])
+    def text(columns: int | None) -> str:
+        return save("t", [Panel("p", drawn)] * 3, "", tmp_path / "x", columns)[0].read_text()
 
-    wide, tall = size(None), size(2)
+    wide, tall = size(text(None)), size(text(2))
     assert wide[0] > tall[0]
     assert wide[1] < tall[1]
 

@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from support import a_record
 
 from smoothout.analysis.hessian import Spectrum
+from smoothout.figures.curves import Run
 from smoothout.figures.spectra import FOOT, WIDTH
 from smoothout.ledger import Record
 from smoothout.pictures import spectrum
 
 N = 50
+SB, LB = Run("SB", 0), Run("LB", 1)
 
 
 def hessian(bulk: float, top: list[float], converged: bool = True) -> Record:
@@ -36,11 +38,11 @@ def labelled(axes: Any) -> dict[str, Any]:
 
 
 def test_each_line_is_the_recorded_density_smoothed_by_one_width_for_all_runs(axes):
-    records = [("SB", hessian(0.0, [2.0, 1.0])), ("LB", hessian(-1.0, [9.0]))]
+    records = [(SB, hessian(0.0, [2.0, 1.0])), (LB, hessian(-1.0, [9.0]))]
     spectrum(axes, records)
     drawn, width = labelled(axes), WIDTH * 10.0
-    for name, record in records:
-        grid, heights = drawn[name].get_data()
+    for run, record in records:
+        grid, heights = drawn[run.name].get_data()
         assert (grid[0], grid[-1]) == pytest.approx((-1.0 - 5 * width, 9.0 + 5 * width))
         expected = Spectrum(**record.outcome["spectrum"]).density(grid, width)
         np.testing.assert_allclose(heights, expected, rtol=1e-12)
@@ -51,7 +53,7 @@ def test_each_line_is_the_recorded_density_smoothed_by_one_width_for_all_runs(ax
 
 
 def test_the_axis_ends_below_a_single_eigenvalue_and_above_the_highest_density(axes):
-    spectrum(axes, [("SB", hessian(0.0, [2.0]))])
+    spectrum(axes, [(SB, hessian(0.0, [2.0]))])
     peak = 1.0 / (WIDTH * 2.0 * math.sqrt(2 * math.pi))
     low, high = axes.get_ylim()
     assert low == pytest.approx(FOOT * peak / N)
@@ -59,7 +61,7 @@ def test_the_axis_ends_below_a_single_eigenvalue_and_above_the_highest_density(a
 
 
 def test_the_largest_eigenvalues_are_marked_each_run_in_a_row_and_colour_of_its_own(axes):
-    spectrum(axes, [("SB", hessian(0.0, [2.0, 1.0])), ("LB", hessian(0.0, [9.0]))])
+    spectrum(axes, [(SB, hessian(0.0, [2.0, 1.0])), (LB, hessian(0.0, [9.0]))])
     drawn = labelled(axes)
     small, large = drawn["SB, largest: 2"], drawn["LB, largest: 9"]
     assert list(small.get_xdata()) == [2.0, 1.0]
@@ -67,17 +69,18 @@ def test_the_largest_eigenvalues_are_marked_each_run_in_a_row_and_colour_of_its_
     assert small.get_ydata()[0] != large.get_ydata()[0]
     assert (small.get_color(), large.get_color()) == (drawn["SB"].get_color(), drawn["LB"].get_color())
     assert small.get_color() != large.get_color()
+    assert drawn["SB"].get_linestyle() != drawn["LB"].get_linestyle()
 
 
 def test_eigenvalues_that_did_not_converge_are_said(axes):
-    spectrum(axes, [("SB", hessian(0.0, [2.0], converged=False)), ("LB", hessian(0.0, [], converged=False))])
+    spectrum(axes, [(SB, hessian(0.0, [2.0], converged=False)), (LB, hessian(0.0, [], converged=False))])
     drawn = labelled(axes)
     assert list(drawn["SB, largest: 2; 1 of 2 converged in 3 restarts"].get_xdata()) == [2.0]
     assert list(drawn["LB, largest; 1 of 2 converged in 3 restarts"].get_xdata()) == []
 
 
 def test_seeds_are_their_mean_in_a_band_and_share_their_marks(axes):
-    spectrum(axes, [("SB", hessian(0.0, [4.0])), ("SB", hessian(1.0, [3.0]))])
+    spectrum(axes, [(SB, hessian(0.0, [4.0])), (SB, hessian(1.0, [3.0]))])
     drawn = labelled(axes)
     grid, heights = drawn["SB"].get_data()
     width = WIDTH * 4.0
@@ -89,6 +92,6 @@ def test_seeds_are_their_mean_in_a_band_and_share_their_marks(axes):
 
 
 def test_a_spectrum_of_one_point_is_drawn_all_the_same(axes):
-    spectrum(axes, [("SB", hessian(0.0, [0.0]))])
+    spectrum(axes, [(SB, hessian(0.0, [0.0]))])
     assert np.isfinite(labelled(axes)["SB"].get_ydata()).all()
     assert all(map(math.isfinite, (*axes.get_xlim(), *axes.get_ylim())))

@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
 
-from smoothout.figures.style import COLOURS, LINES, axis_labels, colour, legend_below, marker, mean_and_band
+from smoothout.figures.style import LINES, colour, legend_below, marker, mean_and_band, plain_log
 from smoothout.ledger import Record
 
-Named = Sequence[tuple[str, Record]]  # a run's name in the legend, and a record of it; several where there are seeds
+WINDOW = 11  # epochs of a course's running median: one epoch differs from the next by more than run from run
 
 
-def by_run(records: Named) -> dict[str, list[Record]]:
-    """The records of each run by its name."""
-    found: dict[str, list[Record]] = {}
-    for name, record in records:
-        found.setdefault(name, []).append(record)
+class Run(NamedTuple):
+    """A run's name in legends, and its place among all runs of the picture, on which its colour hangs everywhere.
+
+    What belongs to no single run has no place.
+    """
+
+    name: str
+    place: int | None = None
+
+
+Named = Sequence[tuple[Run, Record]]  # a run and a record of it; several where there are seeds
+
+
+def by_run(records: Named) -> dict[Run, list[Record]]:
+    """The records of each run."""
+    found: dict[Run, list[Record]] = {}
+    for run, record in records:
+        found.setdefault(run, []).append(record)
     return found
 
 
 class Curve(NamedTuple):
     """Loss (nats) and accuracy (shares) of one run on one split; at each ``x`` of all seeds, None without a value."""
 
-    name: str
+    run: Run
     part: str
     x: list[float]
     losses: list[list[float | None]]
@@ -34,32 +50,29 @@ class Curve(NamedTuple):
 def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
     """[SmoothOut Fig. 3] Loss on a logarithmic axis at the left, accuracy at the right; training solid, test dashed.
 
-    A line is the mean over seeds and the band around it goes from the lowest to the highest. A point that lacks a value
-    is a gap.
+    A colour is a run; accuracy is paler, with markers. A line is the mean over seeds and the band around it goes from
+    the lowest to the highest. A point that lacks a value is a gap.
     """
-    names = list(dict.fromkeys(curve.name for curve in curves))
     accuracy = axes.twinx()
     accuracy.grid(visible=False)
     for curve in curves:
-        index = names.index(curve.name)
-        words = " ".join(word for word in (curve.name, curve.part) if word)
-        look = {"linestyle": LINES[curve.part], "color": colour(index)}
+        words = " ".join(word for word in (curve.run.name, curve.part) if word)
+        look = {"linestyle": LINES[curve.part], "color": colour(curve.run.place)}
         mean_and_band(axes, curve.x, curve.losses, {**look, "label": f"loss, {words}"})
-        if len(names) == 1:
-            look["color"] = COLOURS[1]
-        dots = {"marker": marker(index), "markersize": 2.6, "linewidth": 0.9}
+        dots = {"marker": marker(curve.run.place), "markersize": 2.6, "linewidth": 0.9, "alpha": 0.7}
         mean_and_band(accuracy, curve.x, curve.accuracies, {**look, **dots, "label": f"accuracy, {words}"}, 100.0)
     axes.set_yscale("log")
     axes.set_xlim(min(c.x[0] for c in curves), max(c.x[-1] for c in curves))
     axes.set_xlabel(label)
-    axis_labels((axes, "cross entropy"), (accuracy, "accuracy (%)"), runs=len(names))
+    axes.set_ylabel("cross entropy")
+    accuracy.set_ylabel("accuracy (%), with markers")
     legend_below(axes, accuracy)
 
 
 def line(axes: Any, records: Named, part: str | None = None) -> None:
     """Along the way between two runs; the name of a record says which of them is where."""
-    [ways] = {name for name, _ in records}
-    loss_and_accuracy(axes, _curves([("", record) for _, record in records], "alpha", part), f"alpha: {ways}")
+    [ways] = {run.name for run, _ in records}
+    loss_and_accuracy(axes, _curves([(Run(""), record) for _, record in records], "alpha", part), f"alpha: {ways}")
     for end in (0, 1):
         axes.axvline(end, color="0.4", linewidth=0.8, linestyle=":")
     points = [point for _, record in records for point in record.outcome["test"]]
@@ -86,25 +99,51 @@ def landscape(axes: Any, records: Named, part: str | None = None) -> None:
 
 
 def course(axes: Any, records: Named) -> None:
-    """Test error after each epoch of a training, a line a seed; a mark is that with running averages recomputed."""
-    for index, (name, own) in enumerate(by_run(records).items()):
+    """Test error after each epoch, smoothed over epochs, as the mean of seeds in a band from lowest to highest.
+
+    A hollow mark is a seed's best epoch; a full one is an epoch with running averages recomputed, beside it.
+    """
+    for run, own in by_run(records).items():
         trained = {record.name: record.outcome for record in own if record.kind == "train"}
-        for seed, outcome in enumerate(trained.values()):
-            errors = [_error(accuracy) for accuracy in outcome["curves"]["test_accuracy"]]
-            look = {"color": colour(index), "linewidth": 0.7}
-            axes.plot(range(1, len(errors) + 1), errors, **look, label=None if seed else name)
-        measured = [record for record in own if record.kind != "train" and record.inputs[0] in trained]
-        ends = [trained[record.inputs[0]][record.settings["weights"]]["epoch"] + 1 for record in measured]
-        values = [_error(record.outcome["recomputed"]["test"]["accuracy"]) for record in measured]
-        dots = {"marker": marker(index), "markersize": 5, "markeredgecolor": "white", "color": colour(index)}
-        axes.plot(ends, values, linestyle="none", **dots, label=f"{name}, recomputed" if ends else None, zorder=3)
+        errors = [[_error(x) for x in outcome["curves"]["test_accuracy"]] for outcome in trained.values()]
+        smooth = list(zip_longest(*map(_running_median, errors)))  # None after the end of one that ended early
+        look = {"color": colour(run.place)}
+        mean_and_band(axes, range(1, len(smooth) + 1), smooth, {**look, "label": run.name})
+        dots = {**look, "marker": marker(run.place), "linestyle": "none", "markersize": 5}
+        best = [outcome["best"]["epoch"] for outcome in trained.values()]
+        values = [seed[epoch] for seed, epoch in zip(errors, best, strict=True)]
+        hollow = {**dots, "markerfacecolor": "white", "label": f"{run.name}, best epoch"}
+        axes.plot([epoch + 1 for epoch in best], values, zorder=3, **hollow)
+        _mark_recomputed(axes, run, [record for record in own if record.kind != "train"], trained, dots)
+    axes.margins(x=0.08, y=0.12)  # room for marks beside the last epoch and, where a range is shared, at the foot
+    axes.set_title(f"lines: running median over {WINDOW} epochs; bands: lowest to highest seed")
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(LogFormatter())
+    plain_log(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("test error (%)")
     legend_below(axes)
+
+
+def _mark_recomputed(
+    axes: Any, run: Run, measured: Sequence[Record], trained: dict[str, Any], look: dict[str, Any]
+) -> None:
+    """Test error with running averages recomputed, each run's marks in a column of their own beside the epoch."""
+    known = [record for record in measured if record.inputs[0] in trained]
+    if known:
+        weights = known[0].settings["weights"]
+        ends = [trained[record.inputs[0]][weights]["epoch"] + 1 for record in known]
+        values = [_error(record.outcome["recomputed"]["test"]["accuracy"]) for record in known]
+        beside = offset_copy(axes.transData, axes.figure, x=7 * (1 + (run.place or 0)), units="points")
+        label = f"{run.name}, {weights} epoch recomputed"
+        apart = {"markeredgecolor": "white", "markeredgewidth": 0.6}  # seeds that end alike stay several marks
+        axes.plot(ends, values, transform=beside, clip_on=False, zorder=3, label=label, **look, **apart)
+
+
+def _running_median(values: Sequence[float]) -> list[float]:
+    """Of WINDOW values around each; at both ends of those that there are."""
+    half = WINDOW // 2
+    return [statistics.median(values[max(0, at - half) : at + half + 1]) for at in range(len(values))]
 
 
 def _error(accuracy: float) -> float:
@@ -114,12 +153,12 @@ def _error(accuracy: float) -> float:
 def _curves(records: Named, x: str, part: str | None) -> list[Curve]:
     """The curves of each run over ``x``, on one split or on both."""
     found = []
-    for name, own in by_run(records).items():
+    for run, own in by_run(records).items():
         outcomes = [record.outcome for record in own]
         for half in [part] if part else ["train", "test"]:
             rows = list(zip(*(_points(outcome[half]) for outcome in outcomes), strict=True))
             values = ([_values(row, one, many) for row in rows] for one, many in _KEYS)
-            found.append(Curve(name, half, [row[0][x] for row in rows], *values))
+            found.append(Curve(run, half, [row[0][x] for row in rows], *values))
     return found
 
 

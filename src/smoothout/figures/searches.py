@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from smoothout.figures.curves import Named, by_run
-from smoothout.figures.style import COLOURS, axis_labels, colour, legend_below, marker, mean_and_band
+from smoothout.figures.style import COLOURS, colour, legend_below, marker, mean_and_band, plain_log
 from smoothout.ledger import Record
 
 CONVENTIONS = {  # of the atlas: a thick line that ends at the answer
@@ -39,13 +39,12 @@ def atlas(axes: Any, records: Named, space: str = "full") -> None:
         for course in courses:
             _course(axes, course, labelled=index == 0)
     axes.set_yscale("log", nonpositive="mask")
-    axes.yaxis.set_major_formatter("{x:g}")
+    plain_log(axes.yaxis)
     values = [course["values"] for courses in drawn for course in courses]
     top = max(value[-1] for value in values)
     shown = [v for met in values if met[-1] > NOISE * top for v in met if v > 0]
     if shown:
         axes.set_ylim(min(shown) / 1.2, 1.2 * top)
-        axes.yaxis.set_minor_formatter("{x:g}" if top < 10 * min(shown) else "")  # less than a decade has one label
     axes.set_xlabel("evaluations of the loss and its gradient")
     axes.set_ylabel("highest sharpness met (%)")
     axes.set_xlim(left=0)
@@ -67,13 +66,13 @@ def _course(axes: Any, course: dict[str, Any], labelled: bool) -> None:
 
 def over_loss(axes: Any, records: Named) -> None:
     """[Keskar Fig. 6] Sharpness against the loss at several epochs of one training, which stand beside the points."""
-    for index, (name, own) in enumerate(by_run(records).items()):
-        look = {"color": colour(index), "marker": marker(index), "markersize": 4}
+    for run, own in by_run(records).items():
+        look = {"color": colour(run.place), "marker": marker(run.place), "markersize": 4}
         seeds = _by_seed(own)
         for first, measured in enumerate(seeds):
             points = [(r.outcome["loss"], r.outcome["value"], r.labels["epochs"]) for r in _found(measured)]
             losses, values, epochs = zip(*points, strict=True) if points else ((), (), ())
-            axes.plot(losses, values, **look, linewidth=1.0, label=None if first else name)
+            axes.plot(losses, values, **look, linewidth=1.0, label=None if first else run.name)
             for x, y, epoch in zip(losses, values, epochs, strict=True):
                 axes.annotate(str(epoch), (x, y), (3, 3), textcoords="offset points", fontsize=6)
         failed = [r for r in own if r.outcome["failed"]]
@@ -86,43 +85,43 @@ def over_loss(axes: Any, records: Named) -> None:
 
 
 def over_batch(axes: Any, records: Named) -> None:
-    """[Keskar Fig. 4] Test accuracy at the last epoch (left) and sharpness (right) against the batch size."""
+    """[Keskar Fig. 4] Test accuracy at the last epoch (left) and sharpness (right, dashed) against the batch size."""
     sharpness = axes.twinx()
     sharpness.grid(visible=False)
-    runs = by_run(records)
-    for index, (name, own) in enumerate(runs.items()):
+    for run, own in by_run(records).items():
         trained, measured = ([r for r in own if (r.kind == "train") is training] for training in (True, False))
-        colours = COLOURS[:2] if len(runs) == 1 else (colour(index),) * 2
-        dots = {"marker": marker(index), "markersize": 4}
+        look = {"color": colour(run.place), "marker": marker(run.place), "markersize": 4}
         accuracies = _by_batch(trained, lambda r: 100 * r.outcome["last"]["test_accuracy"])
-        mean_and_band(axes, *accuracies, {**dots, "color": colours[0], "label": f"test accuracy, {name}"})
+        mean_and_band(axes, *accuracies, {**look, "label": f"test accuracy, {run.name}"})
         values = _by_batch(_found(measured), lambda r: r.outcome["value"])
-        look = {**dots, "color": colours[1], "linestyle": "--"}
-        mean_and_band(sharpness, *values, {**look, "label": f"sharpness, {name}"})
+        mean_and_band(sharpness, *values, {**look, "linestyle": "--", "label": f"sharpness, {run.name}"})
         _mark_failed(sharpness, [r.labels["batch"] for r in measured if r.outcome["failed"]], look)
     sharpness.set_yscale("log")
     axes.set_xlabel("batch size")
-    axis_labels((axes, "test accuracy (%)"), (sharpness, "sharpness (%)"), runs=len(runs))
+    axes.set_ylabel("test accuracy (%)")
+    sharpness.set_ylabel("sharpness (%), dashed")
     legend_below(axes, sharpness)
 
 
 def adaptive(axes: Any, records: Named) -> None:
-    """The highest rise of the loss that adaptive sharpness met, run beside run; a point a seed, their mean a dash."""
+    """The highest rise of the loss that adaptive sharpness met, run beside run; points are seeds, a dash their mean."""
     runs = by_run(records)
-    for place, own in enumerate(runs.values()):
+    for place, (run, own) in enumerate(runs.items()):
         values = [record.outcome["value"] for record in _found(own)]
-        look = {"color": colour(place), "marker": marker(place), "markersize": 5}
+        look = {"color": colour(run.place), "marker": marker(run.place), "markersize": 5}
         axes.plot([place] * len(values), values, linestyle="none", **look)
         if len(values) == len(own):  # without those that failed it would be the mean of others
             mean = statistics.fmean(values)
-            axes.plot(place, mean, "_", markersize=22, color=look["color"])
-            axes.annotate(f"{mean:.3g}", (place, mean), (14, -3), textcoords="offset points", fontsize=7)
+            if len(values) > 1:  # through a single point it would look like an error bar
+                axes.plot(place, mean, "_", markersize=22, color=look["color"])
+            axes.annotate(f"{mean:#.3g}", (place, mean), (14, -3), textcoords="offset points", fontsize=7)
         _mark_failed(axes, [place] * (len(own) - len(values)), look)
     settings = records[0][1].settings
     axes.set_yscale("log")
+    plain_log(axes.yaxis)
     axes.margins(y=0.15)  # room for what failed
     axes.set_xlim(-0.5, len(runs) - 0.3)
-    axes.set_xticks(range(len(runs)), list(runs))
+    axes.set_xticks(range(len(runs)), [f"{run.name}\n{_seeds(len(own))}" for run, own in runs.items()], fontsize=8)
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(
         f"{settings['norm']}, rho = {settings['rho']:g}, {settings['part']}"
@@ -130,6 +129,10 @@ def adaptive(axes: Any, records: Named) -> None:
     )
     axes.set_ylabel("highest rise of the cross entropy met")
     legend_below(axes)
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _by_seed(records: Iterable[Record]) -> list[list[Record]]:

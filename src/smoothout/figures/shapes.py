@@ -25,7 +25,7 @@ def contours(axes: Any, records: Named) -> None:
     axes.contour(alphas, betas, losses, ladder, colors="0.3", linewidths=0.4)
     decades = axes.contour(alphas, betas, losses, ladder[::3], colors="0.1", linewidths=1.1)
     axes.clabel(decades, fmt="%g", fontsize=7)
-    axes.plot(0, 0, "+", color=COLOURS[1], markersize=9, markeredgewidth=2)
+    axes.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=2)
     axes.grid(visible=False)
     axes.set_aspect("equal")
     axes.set_xlabel("alpha, along the first direction")

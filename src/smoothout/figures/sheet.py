@@ -1,4 +1,4 @@
-"""A picture as panels on one sheet, written as SVG and PNG; a panel that lacks its records says so."""
+"""A picture as panels on one sheet, written as SVG and PNG; what lacks its records is said."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from smoothout.figures.style import STYLE
 from smoothout.files import whole_file
 
 WIDTH, HEIGHT = 5.0, 4.1  # of a panel with its legend, in inches
-NAMED = 4  # missing records that an empty panel names
+TITLE, NOTE = 60, 95  # letters that one panel's width has room for
 
 
 @dataclass(frozen=True)
@@ -24,49 +24,63 @@ class Panel:
     Attributes:
         title: above it.
         draw: draws it on matplotlib's axes; None where nothing is recorded.
-        missing: names of the records that it lacks.
+        missing: how many of its records are not there.
         solid: whether its axes are those of a space.
+        shares: x, y or z: the axis whose limits it has in common with all others that share it.
     """
 
     title: str
     draw: Callable[[Any], None] | None
-    missing: Sequence[str] = ()
+    missing: int = 0
     solid: bool = False
+    shares: str | None = None
 
 
 def save(title: str, panels: Sequence[Panel], note: str, path: Path, columns: int | None = None) -> list[Path]:
     """Draw ``panels`` in rows of ``columns`` (None: all in one row) and write <path>.svg and <path>.png.
 
-    ``note`` says in small print what the picture was made of.
+    ``note`` says in small print what the picture was made of; it goes on with the panels of which nothing is recorded.
+    Where that is all of them, nothing is written.
     """
+    shown = [panel for panel in panels if panel.draw]
+    if not shown:
+        return []
+    lost = ", ".join(panel.title for panel in panels if not panel.draw)
     from matplotlib.figure import Figure  # noqa: PLC0415  (slow to import)
 
-    across = min(columns or len(panels), len(panels))
-    down = -(-len(panels) // across)
+    across = min(columns or len(shown), len(shown))
+    down = -(-len(shown) // across)
+    sharing: dict[str, list[Any]] = {}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH * across, HEIGHT * down))
         figure.set_layout_engine("constrained", wspace=0.05, hspace=0.05)  # axis labels of neighbours keep apart
-        for index, panel in enumerate(panels, start=1):
-            solid = panel.solid and panel.draw is not None
-            axes = figure.add_subplot(down, across, index, projection="3d" if solid else None)
+        for index, panel in enumerate(shown, start=1):
+            axes = figure.add_subplot(down, across, index, projection="3d" if panel.solid else None)
             _fill(axes, panel)
-        figure.suptitle(title, fontsize=10)
-        figure.supxlabel(note, fontsize=6.5, color="0.35")
+            if panel.shares:
+                sharing.setdefault(panel.shares, []).append(axes)
+        for axis, several in sharing.items():
+            _share_limits(axis, several)
+        figure.suptitle(textwrap.fill(title, TITLE * across), fontsize=10)
+        notes = [note, *([f"not run: {lost}"] if lost else [])]
+        lines = [textwrap.fill(one, NOTE * across, break_on_hyphens=False) for one in notes]  # names are left whole
+        figure.supxlabel("\n".join(lines), fontsize=6.5, color="0.35")
         return [_written(figure, path.with_name(path.name + ending)) for ending in (".svg", ".png")]
 
 
 def _fill(axes: Any, panel: Panel) -> None:
-    if panel.draw is None:
-        axes.set_axis_off()
-        names = list(panel.missing[:NAMED])
-        more = [f"and {len(panel.missing) - NAMED} more"] if len(panel.missing) > NAMED else []
-        lines = [line for name in names for line in textwrap.wrap(f"not run: {name}", 58)]
-        axes.text(0.5, 0.5, "\n".join([*lines, *more]), ha="center", va="center", fontsize=7, transform=axes.transAxes)
-    else:
-        panel.draw(axes)
-    said = axes.get_title()
-    partly = f"not run: {len(panel.missing)} of its records" if panel.draw and panel.missing else ""
-    axes.set_title("\n".join(line for line in (panel.title, said, partly) if line))
+    """Draw the panel, under its title and what the drawing and the missing records have to say."""
+    assert panel.draw is not None
+    panel.draw(axes)
+    partly = f"not run: {panel.missing} of its records" if panel.missing else ""
+    axes.set_title("\n".join(line for line in (panel.title, axes.get_title(), partly) if line))
+
+
+def _share_limits(axis: str, several: Sequence[Any]) -> None:
+    """Widest limits for all; matplotlib's own sharing takes the last ones' where axes are those of a space."""
+    lows, highs = zip(*(getattr(axes, f"get_{axis}lim")() for axes in several), strict=True)
+    for axes in several:
+        axes.set(**{f"{axis}lim": (min(lows), max(highs))})
 
 
 def _written(figure: Any, path: Path) -> Path:

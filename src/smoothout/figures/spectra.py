@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smoothout.figures.curves import Named
-from smoothout.figures.style import colour, legend_below, mean_and_band
+from smoothout.figures.curves import Named, Run
+from smoothout.figures.style import colour, legend_below, mean_and_band, stroke
 
 Array = NDArray[np.float64]
 Density = Callable[[dict[str, Any], Array, float], Array]  # of a recorded spectrum, at each point, smoothed so wide
@@ -28,11 +28,11 @@ def spectrum(axes: Any, records: Named, density: Density) -> None:
     outcomes = [record.outcome for _, record in records]
     grid, width = _grid(outcomes)
     heights = np.array([density(outcome["spectrum"], grid, width) for outcome in outcomes])
-    for index, name in enumerate(dict.fromkeys(name for name, _ in records)):
-        own = [place for place, (other, _) in enumerate(records) if other == name]
-        look = {"color": colour(index), "linestyle": "--" if index % 2 else "-"}
-        mean_and_band(axes, grid.tolist(), heights[own].T.tolist(), {**look, "label": name})
-        _mark_largest(axes, name, [outcomes[place]["eigenvalues"] for place in own], index)
+    for row, run in enumerate(dict.fromkeys(run for run, _ in records)):
+        own = [index for index, (other, _) in enumerate(records) if other == run]
+        look = {"color": colour(run.place), "linestyle": stroke(run.place)}
+        mean_and_band(axes, grid.tolist(), heights[own].T.tolist(), {**look, "label": run.name})
+        _mark_largest(axes, run, [outcomes[index]["eigenvalues"] for index in own], row)
     single = 1 / (max(outcome["dimension"] for outcome in outcomes) * width * math.sqrt(2 * math.pi))
     axes.set_yscale("log")
     axes.set_ylim(FOOT * single, 3 * heights.max())
@@ -51,10 +51,10 @@ def _grid(outcomes: Sequence[dict[str, Any]]) -> tuple[Array, float]:
     return np.linspace(low - 5 * width, high + 5 * width, POINTS), width
 
 
-def _mark_largest(axes: Any, name: str, found: Sequence[dict[str, Any]], index: int) -> None:
-    """The largest eigenvalues of all seeds of the run of that index; what did not converge is said."""
+def _mark_largest(axes: Any, run: Run, found: Sequence[dict[str, Any]], row: int) -> None:
+    """The largest eigenvalues of all seeds of a run, in that row from the top; what did not converge is said."""
     values = [value for one in found for value in one["values"]]
     short = [one["status"] for one in found if not one["converged"]]
-    label = "; ".join([f"{name}, largest" + (f": {max(values):.3g}" if values else ""), *short[:1]])
-    look = {"linestyle": "none", "marker": "v", "markersize": 4, "color": colour(index), "label": label}
-    axes.plot(values, [0.96 - 0.045 * index] * len(values), transform=axes.get_xaxis_transform(), **look)
+    label = "; ".join([f"{run.name}, largest" + (f": {max(values):.3g}" if values else ""), *short[:1]])
+    look = {"linestyle": "none", "marker": "v", "markersize": 4, "color": colour(run.place), "label": label}
+    axes.plot(values, [0.96 - 0.045 * row] * len(values), transform=axes.get_xaxis_transform(), **look)

@@ -18,19 +18,41 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
 }
 COLOURS = ("#0b4f8a", "#e08214", "#222222", "#b5179e", "#4daf4a")  # neighbours differ in grey too
+NEUTRAL = "#333333"  # of what belongs to no single run
 MARKERS = ("o", "s", "^", "D", "v")
+STROKES = ("-", "--", "-.", (0, (1, 1)))
 LINES = {"train": "-", "test": "--"}  # as in the papers
 BAND = 0.18  # opacity of what lies between the lowest and the highest of several
 
 
-def colour(index: int) -> str:
-    """Of the run of that index; after the last one they begin anew."""
-    return COLOURS[index % len(COLOURS)]
+def colour(place: int | None) -> str:
+    """Of the run of that place in its picture; after the last one they begin anew. None is no single run."""
+    return NEUTRAL if place is None else COLOURS[place % len(COLOURS)]
 
 
-def marker(index: int) -> str:
-    """Of the run of that index; after the last one they begin anew."""
-    return MARKERS[index % len(MARKERS)]
+def marker(place: int | None) -> str:
+    """Of the run of that place in its picture; after the last one they begin anew."""
+    return MARKERS[(place or 0) % len(MARKERS)]
+
+
+def stroke(place: int | None) -> Any:
+    """Of the run of that place in its picture; after the last one they begin anew."""
+    return STROKES[(place or 0) % len(STROKES)]
+
+
+def plain_log(axis: Any) -> None:
+    """Plain numbers on a logarithmic axis: at the powers of ten, and where it is short between them too.
+
+    At 1, 2 and 5 where it spans two decades at most; at every tick where it spans half a decade.
+    """
+
+    def label(value: float, _: int | None = None) -> str:
+        low, high = axis.get_view_interval()
+        decades, digit = math.log10(high / low), f"{value:e}"[0]
+        return f"{value:g}" if decades <= 0.5 or digit in ("125" if decades <= 2 else "1") else ""
+
+    axis.set_major_formatter(label)
+    axis.set_minor_formatter(label)
 
 
 def legend_below(axes: Any, *twins: Any, columns: int = 2, size: float | None = None) -> None:
@@ -40,12 +62,6 @@ def legend_below(axes: Any, *twins: Any, columns: int = 2, size: float | None = 
         handles, labels = zip(*pairs, strict=True)
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
         axes.legend(handles, labels, ncols=columns, fontsize=size, **place)
-
-
-def axis_labels(left: tuple[Any, str], right: tuple[Any, str], runs: int) -> None:
-    """What the two vertical axes show, in the colours of their curves where a single run is drawn."""
-    for shade, (axes, label) in zip(COLOURS, (left, right), strict=False):
-        axes.set_ylabel(label, color=shade if runs == 1 else "black")
 
 
 def mean_and_band(

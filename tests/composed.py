@@ -1,0 +1,23 @@
+"""The pictures of configs/figure/, for tests."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from smoothout.pictures import Picture
+from smoothout.reproduction import Scope
+from smoothout.settings import compose_config
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def config(name: str) -> dict[str, Any]:
+    figure: dict[str, Any] = compose_config(CONFIGS, "reproduce", ["table=none", f"figure={name}"])["figure"]
+    return figure
+
+
+@cache  # composing takes a while
+def picture(name: str, **scope: Any) -> Picture:
+    return Picture(config(name), Scope(**scope), CONFIGS)

@@ -1,0 +1,136 @@
+"""Pictures drawn from the records that are there: of which seeds, in which colours, and what is said to be missing."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from composed import picture
+
+from smoothout.figures import curves
+from smoothout.identity import described
+from smoothout.ledger import Record
+from smoothout.reproduction import Scope
+from smoothout.settings import Folders
+from smoothout.work import Job, Workplace
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workplace:
+    folders = Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs")))
+    return Workplace(folders, torch.device("cpu"), tensorboard=False)
+
+
+def write(job: Job, place: Workplace, outcome: dict[str, Any]) -> Record:
+    """A record of ``job`` that no program made."""
+    return place.ledger.write(
+        Record(
+            kind=job.kind,
+            name=job.name,
+            digest=job.digest,
+            identity=job.identity,
+            settings=described(job.settings),
+            labels=(job.inputs or (job,))[0].settings.labels,
+            inputs=[one.name for one in job.inputs],
+            outcome=outcome,
+            environment={},
+        )
+    )
+
+
+LINE = [{"alpha": a, "loss": 0.1, "accuracy": 0.9, "negative_variances": 0} for a in (-1.0, 0.0, 1.0, 2.0)]
+
+
+def test_without_any_record_nothing_is_drawn_and_everything_is_missing(place: Workplace, tmp_path: Path) -> None:
+    made = picture("f1")
+    assert made.save(place, tmp_path / "figures") == []
+    assert not (tmp_path / "figures").exists()
+    assert set(made.missing(place)) == {job.name for job in made.jobs() if job.inputs}
+
+
+def test_what_is_there_is_drawn_and_what_is_missing_is_named(place: Workplace, tmp_path: Path) -> None:
+    made = picture("f1")
+    [(_, line)] = made.panels[0].jobs
+    write(line, place, {"train": LINE, "test": LINE})
+    (_, small), (_, large) = made.panels[1].jobs
+    half = {"points": [{"a": a, "loss": 0.1, "accuracy": 0.9} for a in (0.0, 0.1)], "slopes": [0.0]}
+    write(small, place, {"train": half, "test": half})
+    svg, png = made.save(place, tmp_path / "figures")
+    assert (svg.name, png.name) == ("f1-released-paper.svg", "f1-released-paper.png")
+    text = svg.read_text()
+    for words in ("alpha: 0 is SB, 1 is LB", "loss, SB train", "not run: 1 of its records", "seed 0"):
+        assert words in text
+    assert "loss, LB train" not in text
+    assert f"not run: {made.panels[2].title}" in html.unescape(text)
+    assert made.missing(place) == [large.name, made.panels[2].jobs[0][1].name]
+
+
+def test_a_picture_of_other_weights_than_recorded_says_so(place: Workplace, tmp_path: Path) -> None:
+    made = picture("f1")
+    (_, small), (_, large) = made.panels[1].jobs
+    points = {"points": [{"a": a, "loss": 0.1, "accuracy": 0.9} for a in (0.0, 0.1)], "slopes": [0.0]}
+    for job, digest in ((small, "1c"), (large, "1b")):
+        write(job.inputs[0], place, {"weights": {"best": "1b", "last": "2b"}})
+        write(job, place, {"train": points, "test": points, "weights": [digest]})
+    text = made.save(place, tmp_path)[0].read_text()
+    assert "other weights than" in text
+    assert small.inputs[0].name in text
+    assert large.inputs[0].name not in text
+
+
+def test_several_seeds_are_drawn_together_as_far_as_they_are_there(place: Workplace, tmp_path: Path) -> None:
+    made = picture("f1", seeds=(0, 1, 2))
+    for _, line in made.panels[0].jobs[:2]:
+        write(line, place, {"train": LINE, "test": LINE})
+    text = made.save(place, tmp_path)[0].read_text()
+    assert "not run: 1 of its records" in text
+    assert "seeds 0, 1, 2" in text
+
+
+def test_figure_1_needs_no_records(place: Workplace, tmp_path: Path) -> None:
+    made = picture("figure1")
+    assert made.jobs() == []
+    assert [path.name for path in made.save(place, tmp_path)] == ["figure1.svg", "figure1.png"]
+    assert made.missing(place) == []
+
+
+def test_what_is_only_drawn_is_of_every_seed_that_has_a_record_of_what_is_drawn(place: Workplace) -> None:
+    made = picture("f1")
+    assert made.as_recorded(place) is made
+    lines = {job.run.settings.seed: job for _, job in picture("f1", seeds=(1, 2, 3, 4)).panels[0].jobs}
+    for seed in (1, 2, 3):
+        write(lines[seed].run, place, {})  # a training alone draws nothing here
+    for seed in (1, 3, 4):  # no training of seed 4 is recorded, so nobody looks for it
+        write(lines[seed], place, {"train": LINE, "test": LINE})
+    shown = made.as_recorded(place)
+    assert shown.scope == Scope(seeds=(1, 3))
+    assert lines[3].digest in {job.digest for job in shown.jobs()}
+
+
+def test_a_run_has_one_colour_in_all_panels_and_a_line_between_runs_has_none_of_theirs(place: Workplace) -> None:
+    given: list[list[curves.Run]] = []
+    made = picture("f1")
+    half = {"points": [{"a": a, "loss": 0.1, "accuracy": 0.9} for a in (0.0, 0.1)], "slopes": [0.0]}
+    for panel in made.panels:
+        for _, job in panel.jobs:
+            values = {"train": LINE, "test": LINE} if job.kind == "interpolation" else {"train": half, "test": half}
+            write(job, place, values)
+        given.append([run for run, _ in panel.drawn(place, made.places).draw.keywords["records"]])
+    ways = [curves.Run("0 is SB, 1 is LB", None)]
+    assert given == [ways, [curves.Run("SB", 0), curves.Run("LB", 1)], ways]
+
+
+def test_panels_to_be_compared_share_their_limits() -> None:
+    for name, shared in (("courses-f1", ["y", "y"]), ("landscape-f1", [None, None, None, None, "z", "z"])):
+        assert [panel.kind.shares for panel in picture(name).panels] == shared
+
+
+def test_panels_without_records_are_left_out_and_named_for_people(place: Workplace, tmp_path: Path) -> None:
+    made = picture("keskar3")
+    write(made.panels[0].jobs[0][1], place, {"train": LINE, "test": LINE})
+    text = made.save(place, tmp_path)[0].read_text()
+    assert "not run: C1 on CIFAR-10, C3 on CIFAR-100" in text
+    assert "c1-cifar10" not in text
