@@ -119,8 +119,12 @@ class Noise:
         return SmoothOut(model, self.a, self.law, scaling=self.scaling, batchnorm=self.batchnorm, denoise=self.denoise)
 
 
-def course_factor(course: Course, step: int, total: int) -> float:
-    """The share of the strength that is used at update ``step`` (from 0) of ``total``, as in the released program."""
+def course_factor(course: Course | str, step: int, total: int) -> float:
+    """The share of the strength that is used at update ``step`` (from 0) of ``total``, as in the released program.
+
+    Raises ValueError for an unknown course.
+    """
+    course = choice(Course, "course", course)
     if course is Course.constant:
         return 1.0
     if course is Course.anneal:

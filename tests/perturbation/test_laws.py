@@ -238,3 +238,12 @@ def test_a_course_may_be_given_as_text(course: str) -> None:
 def test_noise_refuses_a_choice_that_there_is_not(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(Noise(0.1), **{field: "cauchy"})
+
+
+@pytest.mark.parametrize("course", list(Course))
+def test_a_course_by_its_name_has_the_factor_of_the_member(course: Course) -> None:
+    assert [course_factor(course.value, step, 100) for step in (0, 30, 99)] == [
+        course_factor(course, step, 100) for step in (0, 30, 99)
+    ]
+    with pytest.raises(ValueError, match="^course: 'aneal' is not one of constant, anneal, tanh_rising, tanh_falling$"):
+        course_factor("aneal", 0, 100)
