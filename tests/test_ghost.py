@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import re
+import textwrap
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -14,7 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+import smoothout.ghost
 from smoothout.ghost import (
     GhostBatchNorm1d,
     GhostBatchNorm2d,
@@ -141,6 +145,28 @@ def test_a_networks_gradient_in_one_pass_is_the_sum_of_those_of_its_ghost_batche
         torch.testing.assert_close(one.grad, other.grad)
     for one, other in zip(found.buffers(), wanted.buffers(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+class Checkpointed(nn.Sequential):
+    """Keeps no activations: the backward pass computes them again."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return checkpoint(super().forward, inputs, use_reentrant=True)
+
+
+def test_the_example_gives_the_gradient_of_its_ghost_batches_also_where_activations_are_computed_again() -> None:
+    layers = [nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)]
+    model, inputs, labels = nn.Sequential(*layers), torch.randn(32, 4, requires_grad=True), torch.randint(0, 3, (32,))
+    torch.stack(
+        [F.cross_entropy(model(x), y) for x, y in zip(inputs.chunk(16), labels.chunk(16), strict=True)]
+    ).mean().backward()
+    wanted = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    [example] = re.findall(r"(?m)(?:^    .*\n)+", smoothout.ghost.__doc__ or "")
+    exec(
+        textwrap.dedent(example), {"F": F, "ghosted": ghosted, "model": Checkpointed(*layers), "x": inputs, "y": labels}
+    )
+    torch.testing.assert_close([p.grad for p in model.parameters()], wanted)
 
 
 # Models that are turned

@@ -2,7 +2,7 @@
 
     with ghosted(model, ghosts=16):
         loss = F.cross_entropy(model(x), y)  # x: 2048 examples; each layer sees 16 batches of 128
-    loss.backward()
+        loss.backward()
 
 Outputs, gradients and running averages are those of `torch.chunk`'s pieces going through the model one after another,
 to rounding, as long as the model uses each BatchNorm layer once and treats examples alone everywhere else.
@@ -104,7 +104,11 @@ def from_ghost(model: nn.Module) -> None:
 
 @contextmanager
 def ghosted(model: nn.Module, ghosts: int) -> Iterator[None]:
-    """Inside, ``model`` is as after `to_ghost`; outside, as it was before, also after an exception."""
+    """Inside, ``model`` is as after `to_ghost`; outside, as it was before, also after an exception.
+
+    The backward pass belongs into the block: there activation checkpointing computes outputs again, which outside it
+    would do with plain BatchNorm; with ``use_reentrant=True`` wrong gradients would be all that came of it.
+    """
     before = [(layer, layer.ghosts if isinstance(layer, _Ghost) else None) for layer in _layers(model)]
     to_ghost(model, ghosts)
     try:
