@@ -24,9 +24,17 @@ class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
 
     The i-th theta is drawn again from its own seed at every entry instead of being kept: memory does not grow with N,
     the time of an update does. ``context`` must be left before the next copy is entered, and is given back as it was.
+
+    Raises:
+        TypeError: where ``context`` is no SmoothOut.
+        ValueError: for a ``context`` with ``denoise=False``, under which w would drift, and fewer than one copy.
     """
 
     def __init__(self, context: SmoothOut, copies: int, seed: int = 0) -> None:
+        if not isinstance(context, SmoothOut):
+            raise TypeError(f"context: wrap the model, SmoothOut(model, a), instead of a {type(context).__name__}")
+        if not context.denoise:
+            raise ValueError("context: copies share one w, so their noise must be taken out again: denoise=True")
         if copies < 1:
             raise ValueError(f"copies: must be at least 1, not {copies}")
         self._context, self._copies, self._seed = context, copies, seed

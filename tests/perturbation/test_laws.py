@@ -159,6 +159,13 @@ def test_fewer_than_one_copy_is_refused(copies: int) -> None:
         SmoothOutCopies(SmoothOut(nn.Linear(1, 1), 0.1), copies)
 
 
+def test_copies_are_of_a_context_that_takes_its_noise_out_again() -> None:
+    with pytest.raises(ValueError, match=r"^context: copies share one w, .* denoise=True$"):
+        SmoothOutCopies(SmoothOut(nn.Linear(1, 1), 0.1, denoise=False), 4)
+    with pytest.raises(TypeError, match=r"^context: wrap the model, SmoothOut\(model, a\), instead of a Linear$"):
+        SmoothOutCopies(nn.Linear(1, 1), 4)  # type: ignore[arg-type]
+
+
 # Settings
 
 
@@ -242,8 +249,9 @@ def test_noise_refuses_a_choice_that_there_is_not(field: str) -> None:
 
 @pytest.mark.parametrize("course", list(Course))
 def test_a_course_by_its_name_has_the_factor_of_the_member(course: Course) -> None:
-    assert [course_factor(course.value, step, 100) for step in (0, 30, 99)] == [
-        course_factor(course, step, 100) for step in (0, 30, 99)
-    ]
-    with pytest.raises(ValueError, match="^course: 'aneal' is not one of constant, anneal, tanh_rising, tanh_falling$"):
+    by_name, by_member = ([course_factor(one, step, 100) for step in (0, 30, 99)] for one in (course.value, course))
+    assert by_name == by_member
+    with pytest.raises(
+        ValueError, match=r"^course: 'aneal' is not one of constant, anneal, tanh_rising, tanh_falling$"
+    ):
         course_factor("aneal", 0, 100)
