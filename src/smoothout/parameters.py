@@ -27,7 +27,10 @@ def trainable(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
     if any(is_lazy(p) for p in found):
         raise ValueError("the model has lazy parameters: pass a batch through it first")
     if not found:
-        raise ValueError("the model has no trainable parameters" + ("" if batchnorm else " outside BatchNorm"))
+        where = "" if batchnorm else " outside BatchNorm"
+        required = [p.requires_grad for p in model.parameters()]
+        why = " (all have requires_grad=False)" if required and not any(required) else ""
+        raise ValueError(f"the model has no trainable parameters{where}{why}")
     return found
 
 
