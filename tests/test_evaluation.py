@@ -68,6 +68,21 @@ def test_what_is_no_classifier_of_single_labels_is_refused(outputs: tuple[int, .
     assert str(raised.value).endswith(f"not {outputs} and {labels}")
 
 
+@pytest.mark.parametrize("output", [{}, ()])
+def test_a_model_that_gives_no_tensor_is_refused_in_one_line(output: object) -> None:
+    model = nn.Identity()
+    model.register_forward_hook(lambda *_: output)
+    line = rf"^model, batches: must give logits .*, not {type(output).__name__} and \(4,\)$"
+    with pytest.raises(ValueError, match=line):
+        evaluate(model, [(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64))])
+
+
+def test_labels_that_torch_ignores_are_refused_for_they_would_count_as_examples_without_a_loss() -> None:
+    batches = [(torch.randn(4, 3), torch.tensor([0, -100, 2, -100])) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"^batches: 4 labels are no class of the logits; leave these out$"):
+        evaluate(nn.Identity(), batches)
+
+
 @pytest.mark.parametrize("batches", [[], [(torch.empty(0, 5), torch.empty(0, dtype=torch.int64))]])
 def test_an_empty_split_is_refused(batches: list[tuple[Tensor, Tensor]]) -> None:
     model = network()

@@ -55,32 +55,48 @@ class Measured(NamedTuple):
 
 
 class Tally:
-    """Loss and right answers, added up on the device batch by batch; every example has the same weight."""
+    """Loss and right answers, added up on the device batch by batch; every example has the same weight.
+
+    Labels are looked at as they are added up: that some are no class is said by `measured`, which waits for the device.
+    """
 
     def __init__(self) -> None:
         self._loss: Tensor | float = 0.0
         self._correct: Tensor | int = 0
+        self._classes: Tensor | int = 0  # labels that are one
         self._examples = 0
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count a batch: ``logits`` of shape (examples, classes), ``labels`` of shape (examples,), else ValueError."""
-        if logits.dim() != 2 or labels.shape != logits.shape[:1]:
-            shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        tensors = isinstance(logits, Tensor) and isinstance(labels, Tensor)
+        if not tensors or logits.dim() != 2 or labels.shape != logits.shape[:1]:
+            forms = f"{_form(logits)} and {_form(labels)}"
             raise ValueError(
-                f"model, batches: must give logits (examples, classes) and labels (examples,), not {shapes}"
+                f"model, batches: must give logits (examples, classes) and labels (examples,), not {forms}"
             )
         self._loss = self._loss + F.cross_entropy(logits.float(), labels, reduction="sum").double()
         self._correct = self._correct + (logits.argmax(1) == labels).sum()
+        self._classes = self._classes + ((labels >= 0) & (labels < logits.shape[1])).sum()
         self._examples += len(labels)
 
     def measured(self, add_up: AddUp = lambda sums: None) -> Measured:
-        """The means so far, of all ranks whose sums ``add_up`` adds up. Raises ValueError when nothing was counted."""
-        sums = torch.tensor([float(self._loss), float(self._correct), self._examples], dtype=torch.float64)
+        """The means so far, of all ranks whose sums ``add_up`` adds up.
+
+        Raises ValueError when nothing was counted, and for labels that are no class, as the -100 that torch ignores.
+        """
+        found = float(self._loss), float(self._correct), float(self._classes), self._examples
+        sums = torch.tensor(found, dtype=torch.float64)
         add_up(sums)
-        loss, correct, examples = sums.tolist()
+        loss, correct, classes, examples = sums.tolist()
         if not examples:
             raise ValueError("nothing to evaluate: the split is empty")
+        if classes < examples:
+            raise ValueError(f"batches: {examples - classes:.0f} labels are no class of the logits; leave these out")
         return Measured(loss / examples, correct / examples)
+
+
+def _form(given: object) -> str:
+    return str(tuple(given.shape)) if isinstance(given, Tensor) else type(given).__name__
 
 
 @torch.no_grad()
