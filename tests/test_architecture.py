@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import smoothout
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "smoothout"
 
@@ -45,6 +47,15 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} if node.module != "smoothout" else {f"smoothout.{a.name}" for a in node.names}
     return names
+
+
+def test_the_public_names_are_listed_there_and_seen_by_people_and_by_type_checkers():
+    for name in smoothout.__all__:
+        assert getattr(smoothout, name).__name__ == name
+        assert name in dir(smoothout)
+        assert re.search(rf"\b{name}\b", smoothout.__doc__)
+    seen = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
+    assert "__getattr__" not in [node.name for node in seen if isinstance(node, ast.FunctionDef)]
 
 
 def modules() -> list[tuple[str, Path]]:

@@ -1,6 +1,15 @@
 """SmoothOut: smoothing out sharp minima, measured.
 
-The names below are what one imports; each is loaded when it is first used, so that reading records needs no torch.
+    SmoothOut        a context in which a model is at w + theta, the noise theta drawn at every entry
+    AdaSmoothOut     the same with noise as long as a share of each filter
+    SmoothOutCopies  deterministic SmoothOut: N perturbations of one model, drawn once
+    ghosted          a context in which BatchNorm takes its statistics over parts of a batch
+    sharpness        how far the loss rises in a small box around the weights: a SharpnessResult
+    interpolate      loss and accuracy on the way between two networks
+    noise_curve      loss and accuracy under noise of growing strength
+    trained          the network of a recorded run
+
+Each is loaded when it is first used, so that reading records needs no torch.
 """
 
 from __future__ import annotations
@@ -43,7 +52,13 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'smoothout' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"smoothout.{_HOMES[name]}"), name)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'smoothout' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"smoothout.{_HOMES[name]}"), name)
