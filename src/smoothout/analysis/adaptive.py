@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.box import Box
-from smoothout.analysis.full_loss import Batches, Loss, Tick, check_batches, check_counts, check_width
+from smoothout.analysis.full_loss import Batches, Loss, Tick, Weight, check_batches, check_counts, check_width
 from smoothout.analysis.sharpness import PINNED, Objective, Point, ascend
 from smoothout.choices import choice
 from smoothout.parameters import flatten, restored, trainable
@@ -70,6 +70,7 @@ def adaptive_sharpness(
     iterations: int = 20,
     random_starts: int = 2,
     seed: int = 0,
+    weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> AdaptiveSharpness:
     """[Kwon 2021] max f(w + delta) - f(w) over max |delta_i / w_i| <= rho (linf) or ||delta / w||_2 <= rho (l2).
@@ -85,7 +86,9 @@ def adaptive_sharpness(
     Args:
         model: Left as it was to the last bit (weights, buffers, modes, ``.grad``), also after an exception.
         batches: Pairs (inputs, targets), the same examples at every pass.
-        loss: ``loss(outputs, targets)``, the mean over the ``len(targets)`` examples of a batch.
+        loss: ``loss(outputs, targets)``, the mean over the examples of a batch.
+        weight: How many examples a batch counts as, from (inputs, targets); None is ``len(targets)``. For a language
+            model the tokens that count: ``lambda inputs, targets: (targets != -100).sum()``.
         rho: Relative size of the region.
         norm: A `Norm` or its name.
         normalise_logits: Whether outputs are `normalised` before ``loss`` sees them.
@@ -111,7 +114,7 @@ def adaptive_sharpness(
     with restored(model), torch.enable_grad():
         model.eval()
         w = flatten(trainable(model))
-        objective = Objective(model, batches, measured, Box(w, rho * w.abs()), tick)
+        objective = Objective(model, batches, measured, Box(w, rho * w.abs()), tick, weight=weight)
         x = objective.at_x(least=-math.inf)
         climb(objective, x, iterations)
         for index in range(random_starts):

@@ -95,7 +95,7 @@ def atlas(
     Args:
         model: Left as it was to the last bit, also after an exception.
         train, test: Pairs (inputs, targets), the same examples at every pass.
-        loss: ``loss(outputs, targets)``, the mean over the ``len(targets)`` examples of a batch.
+        loss: ``loss(outputs, targets)``, the mean over the examples of a batch.
         eps, iterations, maxcor, seed: As in `sharpness`; ``iterations`` are those of one ascent too.
         subspace: Columns of the subspace; None leaves it out.
         budget: Evaluations of f and its gradient for each method, f(x) included.

@@ -14,18 +14,35 @@ from smoothout.parameters import flatten
 
 Batches = Iterable[tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]
+Weight = Callable[[Any, Any], float]  # of (inputs, targets): how much a batch counts
 Tick = Callable[[], object]  # called after each piece of work, for a progress bar
+
+
+def examples(inputs: Any, targets: Any) -> float:
+    """How many examples a batch has. Raises ValueError where its targets do not tell: no tensor of shape (N, ...)."""
+    if not (isinstance(targets, Tensor) and targets.dim()):
+        raise ValueError("batches: targets that are no tensor (examples, ...) need a weight, how much a batch counts")
+    return len(targets)
 
 
 class FullLoss:
     """The mean of ``loss`` over all examples of ``batches``, as a function of some ``parameters`` of ``model``.
 
-    A model of float32 computes each batch in float32; sums over batches are float64.
+    A model of float32 computes each batch in float32; sums over batches are float64. ``weight`` says how many examples
+    a batch counts as, in place of ``len(targets)``: a number >= 0, and a batch of 0 is left out.
     """
 
-    def __init__(self, model: nn.Module, batches: Batches, loss: Loss, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        loss: Loss,
+        parameters: Sequence[nn.Parameter],
+        weight: Weight | None = None,
+    ) -> None:
         self.model, self.batches, self.loss, self.parameters = model, batches, loss, parameters
-        self.examples = 0
+        self.weight = weight or examples
+        self.examples = 0.0
 
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """The mean over all examples of what ``of_batch`` makes of a batch's loss, flattened: float64 on the CPU.
@@ -36,17 +53,20 @@ class FullLoss:
 
     def _mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         sums: list[Tensor] = []
-        examples = 0
+        total = 0.0
         for inputs, targets in self.batches:
-            pieces = of_batch(self.loss(self.model(inputs), targets))
+            share = _checked_weight(self.weight(inputs, targets))
+            if not share:
+                continue
+            pieces = of_batch(_checked_loss(self.loss(self.model(inputs), targets)))
             sums = sums or [torch.zeros_like(piece, dtype=torch.float64) for piece in pieces]
             for sum_so_far, piece in zip(sums, pieces, strict=True):
-                sum_so_far.add_(piece.detach(), alpha=len(targets))
-            examples += len(targets)
-        if not examples or self.examples not in {0, examples}:
-            raise ValueError(f"batches has {examples} examples, {self.examples} before: must repeat itself")
-        self.examples = examples
-        return flatten(sums).div_(examples)
+                sum_so_far.add_(piece.detach(), alpha=share)
+            total += share
+        if not total or self.examples not in {0.0, total}:
+            raise ValueError(f"batches has {total:.12g} examples, {self.examples:.12g} before: must repeat itself")
+        self.examples = total
+        return flatten(sums).div_(total)
 
     def with_gradient(self) -> Tensor:
         """The mean loss and, behind it, its gradient by the parameters: shape (1 + n,)."""
@@ -72,7 +92,27 @@ class FullLoss:
                 raise ValueError(f"model, batches: two passes differ in the {what}: must answer twice the same")
 
     def _gradient(self, value: Tensor) -> Sequence[Tensor]:
-        return torch.autograd.grad(value, self.parameters, materialize_grads=True)
+        return dense(torch.autograd.grad(value, self.parameters, materialize_grads=True))
+
+
+def dense(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """The same with sparse ones (an embedding's) written out."""
+    return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
+
+
+def _checked_weight(weight: float) -> float:
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weight: must give a finite number >= 0 for each batch, not {weight}")
+    return float(weight)
+
+
+def _checked_loss(value: Any) -> Tensor:
+    if not (isinstance(value, Tensor) and value.numel() == 1):
+        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f'loss: must give one number, a tensor with the mean of a batch (reduction="mean"), not {found}'
+        )
+    return value
 
 
 def rounding(parameters: Iterable[Tensor]) -> float:
@@ -94,9 +134,21 @@ def check_counts(*, least: int = 1, **counts: int) -> None:
             raise ValueError(f"{name}: must be a whole number of at least {least}, not {count!r}")
 
 
+def pairs(name: str, batches: Batches) -> Iterator[tuple[Any, Any]]:
+    """Each of ``batches``, as it is. Raises ValueError at one that is no pair."""
+    batch: Any
+    for batch in batches:
+        if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            found = f"{len(batch)} things" if isinstance(batch, tuple | list) else type(batch).__name__
+            how = '[(batch["inputs"], batch["targets"]) for batch in loader], say'
+            raise ValueError(f"{name}: each must be a pair (inputs, targets), not {found}; make them pairs: {how}")
+        inputs, targets = batch
+        yield inputs, targets
+
+
 def check_batches(name: str, batches: Batches) -> None:
-    """Raise ValueError for batches that are empty or can be gone through only once."""
-    if isinstance(batches, Iterator) or next(iter(batches), None) is None:
+    """Raise ValueError for batches that are empty, can be gone through only once, or begin with what is no pair."""
+    if isinstance(batches, Iterator) or next(pairs(name, batches), None) is None:
         raise ValueError(f"{name}: must hold (inputs, targets) and allow more than one pass, not {batches!r}")
 
 

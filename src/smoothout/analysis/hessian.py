@@ -18,8 +18,19 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from smoothout.analysis.full_loss import Batches, FullLoss, Loss, Tick, check_counts, check_positive, rounding
+from smoothout.analysis.full_loss import (
+    Batches,
+    FullLoss,
+    Loss,
+    Tick,
+    Weight,
+    check_batches,
+    check_counts,
+    check_positive,
+    rounding,
+)
 from smoothout.curvature import Estimate
 from smoothout.parameters import restored, trainable
 from smoothout.randomness import stream
@@ -84,8 +95,9 @@ class HessianVectorProduct(FullLoss):
     Args:
         model: twice differentiable by autograd; its present weights count at every call.
         batches: pairs (inputs, targets), the same at every pass.
-        loss: ``loss(outputs, targets)``, the mean over the ``len(targets)`` examples of a batch.
+        loss: ``loss(outputs, targets)``, the mean over the examples of a batch.
         block: None for all trainable parameters; else those named ``block`` or ``block.*``, such as a layer's name.
+        weight: as in `sharpness`: how many examples a batch counts as; None is ``len(targets)``.
         tick: called after each product.
 
     Raises:
@@ -94,9 +106,17 @@ class HessianVectorProduct(FullLoss):
     """
 
     def __init__(
-        self, model: nn.Module, batches: Batches, loss: Loss, *, block: str | None = None, tick: Tick = lambda: None
+        self,
+        model: nn.Module,
+        batches: Batches,
+        loss: Loss,
+        *,
+        block: str | None = None,
+        weight: Weight | None = None,
+        tick: Tick = lambda: None,
     ) -> None:
-        super().__init__(model, batches, loss, block_parameters(model, block))
+        check_batches("batches", batches)
+        super().__init__(model, batches, loss, block_parameters(model, block), weight)
         self.tick = tick
         self.dimension = sum(p.numel() for p in self.parameters)
         self.rounding = rounding(self.parameters)
@@ -134,7 +154,8 @@ class HessianVectorProduct(FullLoss):
 
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """As of any full loss, in evaluation mode; the model is given back."""
-        with restored(self.model), torch.enable_grad():
+        attention = sdpa_kernel(SDPBackend.MATH)  # the faster ways have no second derivative
+        with restored(self.model), torch.enable_grad(), attention:
             self.model.eval()
             return super().mean(of_batch)
 
@@ -163,12 +184,13 @@ def top_eigenvalues(
     tolerance: float = 1e-4,
     restarts: int = 100,
     seed: int = 0,
+    weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> TopEigenvalues:
     """[Jastrzebski Fig. 1a] The ``k`` largest eigenvalues of H, by value ("LA") or by size ("LM"), by ARPACK's Lanczos.
 
     Args:
-        model, batches, loss, block, tick: as in `HessianVectorProduct`, and what it raises.
+        model, batches, loss, block, weight, tick: as in `HessianVectorProduct`, and what it raises.
         k: how many, from 1 to n.
         which: LA: the most positive; LM: the largest in size, whatever the sign.
         tolerance: of a residual, relative to its eigenvalue. The error of an eigenvalue is of the order of its square.
@@ -182,7 +204,7 @@ def top_eigenvalues(
     check_positive(tolerance=tolerance)
     if which not in {"LA", "LM"}:
         raise ValueError(f"which: must be LA or LM, not {which!r}")
-    product = HessianVectorProduct(model, batches, loss, block=block, tick=tick)
+    product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)
     n = product.dimension
     if k > n:
         raise ValueError(f"k: must be from 1 to n = {n}, not {k}")
@@ -228,6 +250,7 @@ def trace_and_norm(
     probes: int = 30,
     block: str | None = None,
     seed: int = 0,
+    weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> TraceAndNorm:
     """[Jastrzebski Fig. 1b] Trace and squared Frobenius norm of H: the means of v . H v and ||H v||^2.
@@ -236,7 +259,7 @@ def trace_and_norm(
     of the squares off the diagonal. One product a probe. The means are unbiased; the square root of the second is not.
 
     Args:
-        model, batches, loss, block, tick: as in `HessianVectorProduct`, and what it raises.
+        model, batches, loss, block, weight, tick: as in `HessianVectorProduct`, and what it raises.
         probes: how many v; standard errors need two.
         seed: of the probes.
 
@@ -244,7 +267,7 @@ def trace_and_norm(
         ValueError: for fewer than one probe.
     """
     check_counts(probes=probes)
-    product = HessianVectorProduct(model, batches, loss, block=block, tick=tick)
+    product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)
     traces, squares = [], []
     for index in range(probes):
         probe = rademacher(product.dimension, seed, index)
@@ -263,6 +286,7 @@ def hessian_spectrum(
     steps: int = 60,
     block: str | None = None,
     seed: int = 0,
+    weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> Spectrum:
     """[Ubaru 2017] The density of H's eigenvalues by stochastic Lanczos quadrature, one Lanczos run a probe.
@@ -271,7 +295,7 @@ def hessian_spectrum(
     ``steps`` vectors in float64 (8 n steps bytes) and makes each new one orthogonal to all.
 
     Args:
-        model, batches, loss, block, tick: as in `HessianVectorProduct`, and what it raises.
+        model, batches, loss, block, weight, tick: as in `HessianVectorProduct`, and what it raises.
         probes: how many start vectors.
         steps: products a probe; no more than n are made.
         seed: of the probes.
@@ -280,7 +304,7 @@ def hessian_spectrum(
         ValueError: for fewer than one probe or step.
     """
     check_counts(probes=probes, steps=steps)
-    product = HessianVectorProduct(model, batches, loss, block=block, tick=tick)
+    product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)
     n = product.dimension
     runs = [lanczos(product, rademacher(n, seed, i), min(steps, n), product.rounding) for i in range(probes)]
     return Spectrum(tuple(ritz for ritz, _ in runs), tuple(weights for _, weights in runs), n, product.products)

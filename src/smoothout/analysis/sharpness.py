@@ -24,6 +24,7 @@ from smoothout.analysis.full_loss import (
     FullLoss,
     Loss,
     Tick,
+    Weight,
     check_batches,
     check_counts,
     check_width,
@@ -105,8 +106,10 @@ class Objective(FullLoss):
     A point where the loss or its gradient is not finite is not admissible: it gets loss -inf and gradient 0.
     """
 
-    def __init__(self, model: nn.Module, batches: Batches, loss: Loss, box: Box, tick: Tick) -> None:
-        super().__init__(model, batches, loss, trainable(model))
+    def __init__(
+        self, model: nn.Module, batches: Batches, loss: Loss, box: Box, tick: Tick, *, weight: Weight | None = None
+    ) -> None:
+        super().__init__(model, batches, loss, trainable(model), weight)
         self.box, self.tick = box, tick
         self.evaluations = 0
 
@@ -243,6 +246,7 @@ def sharpness(
     repeats: int = 1,
     maxcor: int = 10,
     seed: int = 0,
+    weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> SharpnessResult:
     """[Keskar Eq. 4] 100 (max f(x + A y) - f(x)) / (1 + f(x)), in percent; |y_i| <= eps (|(A^+ x)_i| + 1).
@@ -261,7 +265,9 @@ def sharpness(
     Args:
         model: Left as it was to the last bit (weights, buffers, modes, ``.grad``), also after an exception.
         batches: Pairs (inputs, targets), the same examples at every pass.
-        loss: ``loss(outputs, targets)``, the mean over the ``len(targets)`` examples of a batch.
+        loss: ``loss(outputs, targets)``, the mean over the examples of a batch.
+        weight: How many examples a batch counts as, from (inputs, targets); None is ``len(targets)``. For a language
+            model the tokens that count: ``lambda inputs, targets: (targets != -100).sum()``.
         eps: Relative size of the box.
         iterations: Of each search. Besides, scipy spends 5 microseconds a weight on setting up L-BFGS-B.
         subspace: None for A = I; p for the span of p random columns (Keskar: 100), see `box_around`.
@@ -281,7 +287,7 @@ def sharpness(
     with restored(model), torch.enable_grad():
         model.eval()
         box = box_around(flatten(trainable(model)), eps, subspace, seed)
-        objective = Objective(model, batches, loss, box, tick)
+        objective = Objective(model, batches, loss, box, tick, weight=weight)
         x, solver = objective.at_x(), LBFGSB(iterations, maxcor)
         found = [search(objective, Convention(convention), solver, seed, repeat) for repeat in range(repeats)]
     values = tuple(percent(one.end.loss, x.loss) for one in found)
