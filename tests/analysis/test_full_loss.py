@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
@@ -100,6 +101,16 @@ def test_the_hessian_of_a_model_with_attention_is_the_dense_one(batches: list[tu
     found = torch.from_numpy(HessianVectorProduct(model, batches, F.cross_entropy).matrix())
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         torch.testing.assert_close(found, dense(model, batches), rtol=1e-10, atol=1e-12)
+
+
+def test_sparse_gradients_count_as_those_written_out() -> None:
+    torch.manual_seed(0)
+    sparse = nn.Sequential(nn.Embedding(4, 3, sparse=True), nn.Flatten(), nn.Tanh(), nn.Linear(6, 3)).double()
+    written = copy.deepcopy(sparse)
+    written[0].sparse = False
+    batches = [(torch.randint(0, 3, (7, 2)), torch.randint(0, 3, (7,)))]
+    for measure in (sharpness, lambda *given: HessianVectorProduct(*given).matrix().tolist()):
+        assert measure(sparse, batches, F.cross_entropy) == measure(written, batches, F.cross_entropy)
 
 
 # What is refused

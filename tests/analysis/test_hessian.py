@@ -78,16 +78,29 @@ def test_a_loss_that_is_linear_in_the_weights_has_no_curvature():
 # Eigenvalues
 
 
-@pytest.mark.parametrize("which", ["LA", "LM"])
+@pytest.mark.parametrize("which", ["LA", "LM", "SA"])
 def test_the_outermost_eigenvalues_are_those_of_the_dense_matrix(batches, which):
     model = network()
     truth = torch.linalg.eigvalsh(dense(model, batches))
-    order = truth if which == "LA" else truth.abs()
+    order = {"LA": truth, "LM": truth.abs(), "SA": -truth}[which]
     expected = truth[order.argsort(descending=True)[:3]].tolist()
     found = top_eigenvalues(model, batches, F.cross_entropy, 3, which=which, tolerance=1e-9)
     assert found.values == pytest.approx(expected, rel=1e-8)
     assert max(found.residuals) < 1e-7
     assert (found.converged, found.status, found.dimension) == (True, "converged", 48)
+
+
+@pytest.mark.parametrize(("block", "n"), [(None, 48), ("4.bias", 3)])  # by ARPACK, and as a whole
+def test_eigenvectors_are_given_where_they_are_asked_for(batches, block, n):
+    model = network()
+    found = top_eigenvalues(model, batches, F.cross_entropy, 2, block=block, tolerance=1e-10, vectors=True)
+    vectors = torch.linalg.eigh(dense(model, batches, block or "")).eigenvectors
+    assert found.vectors.dtype == torch.float64
+    assert found.vectors.shape == (2, n)
+    torch.testing.assert_close((found.vectors @ vectors[:, [-1, -2]]).abs(), torch.eye(2).double(), rtol=0, atol=1e-6)
+    plain = top_eigenvalues(model, batches, F.cross_entropy, 2, block=block, tolerance=1e-10)
+    assert plain.vectors is None
+    assert plain == found
 
 
 def test_by_value_and_by_size_differ_where_the_most_negative_is_the_largest():

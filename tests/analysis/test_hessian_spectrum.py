@@ -132,8 +132,8 @@ def test_impossible_arguments_are_refused():
     model = quadratic([1.0, 2.0])
     with pytest.raises(ValueError, match="k: must be from 1 to n = 2, not 3"):
         top_eigenvalues(model, ONE, height, 3)
-    with pytest.raises(ValueError, match="which: must be LA or LM, not 'SA'"):
-        top_eigenvalues(model, ONE, height, which="SA")
+    with pytest.raises(ValueError, match="which: must be one of LA, LM, SA, not 'SM'"):
+        top_eigenvalues(model, ONE, height, which="SM")
     with pytest.raises(ValueError, match="probes: must be a whole number of at least 1, not 0"):
         trace_and_norm(model, ONE, height, probes=0)
     with pytest.raises(ValueError, match="steps: must be a whole number of at least 1, not 0"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from smoothout.analysis.full_loss import (
     check_batches,
     check_counts,
     check_positive,
+    dense,
     rounding,
 )
 from smoothout.curvature import Estimate
@@ -41,16 +42,20 @@ Array = NDArray[np.float64]
 DENSE = 20  # ARPACK spends that many products before its first answer: up to here the whole matrix costs no more
 
 
+_ORDERS: dict[str, Callable[[Array], Array]] = {"LA": np.negative, "LM": lambda x: -np.abs(x), "SA": np.positive}
+
+
 @dataclass(frozen=True)
 class TopEigenvalues:
     """The outermost eigenvalues that were found, and how far to trust them."""
 
-    values: tuple[float, ...]  # falling: by value for LA, by size for LM; fewer than asked for unless converged
+    values: tuple[float, ...]  # LA, LM: falling, by value or size; SA: rising; fewer than asked for unless converged
     residuals: tuple[float, ...]  # ||H v - value v|| for each unit vector v: an eigenvalue lies that near
     converged: bool
     status: str
     dimension: int  # n, of the block
     products: int  # H v that were spent
+    vectors: Tensor | None = field(default=None, compare=False)  # float64, (k, n), a unit vector a value; if asked for
 
 
 @dataclass(frozen=True)
@@ -132,12 +137,12 @@ class HessianVectorProduct(FullLoss):
         shaped = [piece.view(p.shape).to(p) for piece, p in zip(pieces, self.parameters, strict=True)]
 
         def product(value: Tensor) -> Sequence[Tensor]:
-            slopes = torch.autograd.grad(value, self.parameters, create_graph=True, materialize_grads=True)
+            slopes = dense(torch.autograd.grad(value, self.parameters, create_graph=True, materialize_grads=True))
             curved = [(slope, v) for slope, v in zip(slopes, shaped, strict=True) if slope.requires_grad]
             if not curved:  # the loss is linear in the block
                 return [torch.zeros_like(p) for p in self.parameters]
             outputs, along = zip(*curved, strict=True)
-            return torch.autograd.grad(outputs, self.parameters, along, materialize_grads=True)
+            return dense(torch.autograd.grad(outputs, self.parameters, along, materialize_grads=True))
 
         result = self.mean(product)
         if not result.isfinite().all():
@@ -179,7 +184,8 @@ def top_eigenvalues(
     loss: Loss,
     k: int = 1,
     *,
-    which: Literal["LA", "LM"] = "LA",
+    which: Literal["LA", "LM", "SA"] = "LA",
+    vectors: bool = False,
     block: str | None = None,
     tolerance: float = 1e-4,
     restarts: int = 100,
@@ -187,12 +193,13 @@ def top_eigenvalues(
     weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> TopEigenvalues:
-    """[Jastrzebski Fig. 1a] The ``k`` largest eigenvalues of H, by value ("LA") or by size ("LM"), by ARPACK's Lanczos.
+    """[Jastrzebski Fig. 1a] The ``k`` outermost eigenvalues of H, the largest ones by default, by ARPACK's Lanczos.
 
     Args:
         model, batches, loss, block, weight, tick: as in `HessianVectorProduct`, and what it raises.
         k: how many, from 1 to n.
-        which: LA: the most positive; LM: the largest in size, whatever the sign.
+        which: LA: the most positive; SA: the most negative; LM: the largest in size, whatever the sign.
+        vectors: whether to give the eigenvectors too; flattened parameters, those of the block in the model's order.
         tolerance: of a residual, relative to its eigenvalue. The error of an eigenvalue is of the order of its square.
         restarts: of Lanczos at most; an answer that stays short of the tolerance says so.
         seed: of the start vector.
@@ -202,32 +209,37 @@ def top_eigenvalues(
     """
     check_counts(k=k, restarts=restarts)
     check_positive(tolerance=tolerance)
-    if which not in {"LA", "LM"}:
-        raise ValueError(f"which: must be LA or LM, not {which!r}")
+    if which not in _ORDERS:
+        raise ValueError(f"which: must be one of {', '.join(_ORDERS)}, not {which!r}")
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)
     n = product.dimension
     if k > n:
         raise ValueError(f"k: must be from 1 to n = {n}, not {k}")
     status = "converged"
     if n <= max(DENSE, 2 * k + 1):
-        values, vectors = np.linalg.eigh(product.matrix())
+        values, columns = np.linalg.eigh(product.matrix())
     else:
         operator = LinearOperator((n, n), matvec=lambda v: product(torch.from_numpy(v.ravel())).numpy(), dtype="f8")
         start = torch.randn(n, generator=stream(seed, "eigenvector"), dtype=torch.float64).numpy()
         try:
-            values, vectors = eigsh(operator, k, which=which, v0=start, tol=tolerance, maxiter=restarts)
+            values, columns = eigsh(operator, k, which=which, v0=start, tol=tolerance, maxiter=restarts)
         except ArpackNoConvergence as error:
-            values, vectors = error.eigenvalues, error.eigenvectors
+            values, columns = error.eigenvalues, error.eigenvectors
             status = f"{len(values)} of {k} converged in {restarts} restarts"
         except ArpackError as error:  # H is 0 to the last bit: the loss is linear, or saturated
-            values, vectors, status = np.empty(0), np.empty((n, 0)), str(error)
-    order = np.argsort(-values if which == "LA" else -np.abs(values))[:k]
-    residuals = []
-    for index in order:
-        image = product(torch.from_numpy(vectors[:, index].copy())).numpy()
-        residuals.append(float(np.linalg.norm(image - values[index] * vectors[:, index])))
+            values, columns, status = np.empty(0), np.empty((n, 0)), str(error)
+    order = np.argsort(_ORDERS[which](values))[:k]
+    found = columns.T[order]
+    images = [product(torch.from_numpy(one)).numpy() for one in found]
+    rests = [image - value * one for image, value, one in zip(images, values[order], found, strict=True)]
     return TopEigenvalues(
-        tuple(float(values[i]) for i in order), tuple(residuals), len(order) == k, status, n, product.products
+        values=tuple(map(float, values[order])),
+        residuals=tuple(float(np.linalg.norm(rest)) for rest in rests),
+        converged=len(order) == k,
+        status=status,
+        dimension=n,
+        products=product.products,
+        vectors=torch.from_numpy(found) if vectors else None,
     )
 
 

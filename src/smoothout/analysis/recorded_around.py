@@ -199,7 +199,7 @@ class Hessian:
         top = top_eigenvalues(*given, min(self.eigenvalues, n), tolerance=self.tolerance, seed=self.seed, tick=tick)
         sums = trace_and_norm(*given, probes=self.probes, seed=self.seed, tick=tick)
         outcome: dict[str, Any] = {
-            "eigenvalues": asdict(top),
+            "eigenvalues": {name: value for name, value in asdict(top).items() if name != "vectors"},
             "trace": sums.trace._asdict(),
             "squared_norm": sums.squared_norm._asdict(),
             "norm": _root(sums.squared_norm)._asdict(),
