@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.full_loss import Batches, Tick, check_batches
+from smoothout.analysis.networks import check_alike, copied, refuse_old_norms, renew_spectral_norms
 from smoothout.batchnorm import recompute_averages
 from smoothout.choices import choice
 from smoothout.evaluation import evaluate
@@ -84,7 +84,7 @@ def interpolate(
     first: nn.Module,
     second: nn.Module,
     batches: Batches,
-    alphas: Sequence[float] = PUBLISHED_ALPHAS,
+    alphas: Iterable[float] = PUBLISHED_ALPHAS,
     *,
     path: Path | str = Path.linear,
     averages: Averages | str = Averages.interpolated,
@@ -107,7 +107,7 @@ def interpolate(
 def walk(
     first: nn.Module,
     second: nn.Module,
-    alphas: Sequence[float] = PUBLISHED_ALPHAS,
+    alphas: Iterable[float] = PUBLISHED_ALPHAS,
     *,
     path: Path | str = Path.linear,
     averages: Averages | str = Averages.interpolated,
@@ -125,20 +125,22 @@ def walk(
     they are recomputed, the two ends are the two networks with averages recomputed in the same way: not those that they
     gathered in training, under weights that moved (and under noise). Both networks stay as they are.
 
+    The singular vectors of spectral normalisation are found anew at every point but the two networks themselves: mixed,
+    they would belong to no weights.
+
     Raises:
-        ValueError: when the networks' state dicts do not match, for an unknown path or choice of averages, and when
-            there is nothing to recompute them from, or for one pass only.
+        ValueError: when the networks' state dicts do not match, for spectral normalisation by a hook, for an unknown
+            path or choice of averages, and when there is nothing to recompute them from, or for one pass only.
     """
     choice(Path, "path", path)
     choice(Averages, "averages", averages)
+    refuse_old_norms(first)
     if averages == Averages.recomputed:
         if averages_from is None:
             raise ValueError("averages_from: recomputed averages need batches")
         check_batches("averages_from", averages_from)
     starts, ends = first.state_dict(), second.state_dict()
-    shapes = [{name: tensor.shape for name, tensor in weights.items()} for weights in (starts, ends)]
-    if shapes[0] != shapes[1]:
-        raise ValueError("first, second: the two networks must have the same architecture")
+    check_alike(starts, ends)
     shares, averages = _SHARES[Path(path)], Averages(averages)
     gathered = [name for name in starts if name.endswith(_AVERAGES)]
     if averages is Averages.recomputed:  # those of other layers than BatchNorm's are not
@@ -147,11 +149,13 @@ def walk(
     left = [] if averages is Averages.interpolated else gathered
     buffers = [name for name, _ in first.named_buffers() if name in starts and not name.endswith(_AVERAGES)]
     left += [name for name in buffers if torch.equal(starts[name], ends[name])]
-    between = copy.deepcopy(first)
+    between = copied(first)
     for alpha in alphas:
         weights = {name: _mixed(start, ends[name], shares(alpha)) for name, start in starts.items()}
         weights |= {name: starts[name] for name in left}
         between.load_state_dict(weights)
+        if all(shares(alpha)):
+            renew_spectral_norms(between)
         if averages is Averages.recomputed and averages_from is not None:
             recompute_averages(between, averages_from)
         negative = sum(int((w < 0).sum()) for name, w in weights.items() if name.endswith("running_var"))
@@ -159,5 +163,8 @@ def walk(
 
 
 def _mixed(start: Tensor, end: Tensor, shares: tuple[float, float]) -> Tensor:
-    mixed = start.is_floating_point() or start.is_complex()
-    return torch.add(shares[0] * start, end, alpha=shares[1]) if mixed else start
+    if not (start.is_floating_point() or start.is_complex()):
+        return start
+    if not all(shares):  # 0 times what is not finite is nan
+        return shares[0] * start if shares[0] else shares[1] * end
+    return torch.add(shares[0] * start, end, alpha=shares[1])

@@ -1,0 +1,58 @@
+"""Networks that a third one is made of: whether they are alike, a copy, and what a mixture of weights leaves wrong."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.utils._pytree import tree_leaves
+
+WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel and AveragedModel; torch.compile
+POWER_ITERATIONS = 100
+
+
+def check_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless two state dicts have the same names and shapes, naming what differs first."""
+    here, there = ({name: tuple(tensor.shape) for name, tensor in state.items()} for state in (first, second))
+    if here == there:
+        return
+    for which, wrapped, bare in (("first", here, there), ("second", there, here)):
+        for inner in WRAPPERS:
+            if bare and all(wrapped.get(f"{inner}.{name}") == shape for name, shape in bare.items()):
+                raise ValueError(f"{which}: is wrapped and the other is not: give {which}.{inner}")
+    name = next(name for name in here | there if here.get(name) != there.get(name))
+    found = " and ".join(str(shapes.get(name, "not there")) for shapes in (here, there))
+    raise ValueError(f"first, second: the two networks must have the same architecture, but {name} is {found}")
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a model that keeps activations, which torch does not copy while they have a history."""
+    kept = (leaf for module in model.modules() for leaf in tree_leaves(vars(module)))
+    return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept if isinstance(t, Tensor) and not t.is_leaf})
+
+
+def refuse_old_norms(model: nn.Module) -> None:
+    """Raise ValueError, with the module's name, for spectral normalisation by a hook."""
+    for name, module in model.named_modules():
+        if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
+            raise ValueError(f"{name}: its spectral_norm is a hook; use torch.nn.utils.parametrizations.spectral_norm")
+
+
+@torch.no_grad()
+def renew_spectral_norms(model: nn.Module) -> None:
+    """Find the singular vectors of spectrally normalised weights anew, from those that are there, in place.
+
+    These are buffers, which each pass in training mode moves on by a power iteration.
+    """
+    for weight in model.modules():
+        if isinstance(weight, ParametrizationList) and any(isinstance(one, _SpectralNorm) for one in weight):
+            mode = weight.training
+            weight.train()
+            for _ in range(POWER_ITERATIONS):
+                weight()
+            weight.train(mode)

@@ -1,0 +1,133 @@
+"""Ways between networks that are wrapped, keep activations, or are normalised by their spectrum."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+from torch.optim.swa_utils import AveragedModel
+
+from smoothout import interpolate
+from smoothout.analysis.interpolation import walk
+from smoothout.evaluation import evaluate
+
+
+@pytest.fixture
+def batches() -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(5)
+    return [(torch.randn(7, 4), torch.randint(0, 3, (7,))) for _ in range(3)]
+
+
+def normalised(seed: int) -> nn.Sequential:
+    """Two layers whose largest singular value is 1."""
+    torch.manual_seed(seed)
+    made = nn.Sequential(spectral_norm(nn.Linear(4, 40)), nn.ReLU(), spectral_norm(nn.Linear(40, 3)))
+    for _ in range(200):
+        made(torch.randn(2, 4))
+    return made.eval()
+
+
+def norms(model: nn.Sequential) -> list[float]:
+    return [torch.linalg.matrix_norm(model[i].weight, 2).item() for i in (0, 2)]
+
+
+def test_between_two_networks_spectrally_normalised_layers_are_normalised(batches: list[tuple[Tensor, Tensor]]) -> None:
+    first, second = normalised(0), normalised(1)
+    second.train()
+    buffers = [buffer.clone() for model in (first, second) for buffer in model.buffers()]
+    for stop in walk(first, second, [-1.0, 0.3, 0.5, 2.0]):
+        assert norms(stop.network) == pytest.approx([1.0, 1.0], rel=1e-3)
+        assert not any(module.training for module in stop.network.modules())
+    ends = interpolate(first, second, batches, [0.0, 1.0])
+    second.eval()
+    assert [(end.loss, end.accuracy) for end in ends] == [evaluate(one, batches) for one in (first, second)]
+    after = [buffer for model in (first, second) for buffer in model.buffers()]
+    assert all(torch.equal(one, other) for one, other in zip(buffers, after, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*:FutureWarning")
+def test_spectral_normalisation_by_a_hook_is_refused_by_the_layers_name() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), torch.nn.utils.spectral_norm(nn.Linear(2, 2)))
+    with pytest.raises(ValueError, match=r"^1: its spectral_norm is a hook; use torch\.nn\.utils\.parametrizations\."):
+        interpolate(model, model, [(torch.ones(1, 2), torch.zeros(1, dtype=torch.int64))])
+
+
+class Keeping(nn.Module):
+    """Keeps what it computed, history and all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.seen: dict[str, list[Tensor]] = {}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.last: Tensor = self.layer(inputs)
+        self.seen["all"] = [*self.seen.get("all", []), self.last]
+        return self.last
+
+
+def test_a_model_that_keeps_activations_is_copied_and_keeps_its_own(batches: list[tuple[Tensor, Tensor]]) -> None:
+    first, second = Keeping(), Keeping()
+    kept = first(batches[0][0])
+    [stop] = walk(first, second, [0.5])
+    assert first.last is kept is first.seen["all"][0]
+    assert torch.equal(stop.network.last, kept)
+    assert not stop.network.last.requires_grad
+    middle = 0.5 * first.layer.weight + 0.5 * second.layer.weight
+    torch.testing.assert_close(stop.network.layer.weight, middle)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "inner"), [(AveragedModel, "module"), (nn.DataParallel, "module"), (torch.compile, "_orig_mod")]
+)
+def test_a_network_that_is_wrapped_is_refused_with_where_the_other_lies(
+    wrap: Callable[[nn.Module], nn.Module], inner: str, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    model = nn.Linear(4, 3)
+    with pytest.raises(ValueError, match=f"^second: is wrapped and the other is not: give second.{inner}$"):
+        interpolate(model, wrap(model), batches)
+    with pytest.raises(ValueError, match=f"^first: is wrapped and the other is not: give first.{inner}$"):
+        interpolate(wrap(model), model, batches)
+
+
+@pytest.mark.parametrize(
+    ("second", "line"),
+    [
+        (nn.Linear(4, 5), "weight is (3, 4) and (5, 4)"),
+        (nn.Linear(4, 3, bias=False), "bias is (3,) and not there"),
+        (nn.Sequential(nn.Linear(4, 3)), "weight is (3, 4) and not there"),
+        (nn.ReLU(), "weight is (3, 4) and not there"),
+    ],
+)
+def test_the_first_weight_that_differs_is_named(
+    second: nn.Module, line: str, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    line = f"first, second: the two networks must have the same architecture, but {line}"
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+        interpolate(nn.Linear(4, 3), second, batches)
+
+
+@pytest.mark.parametrize("path", ["linear", "curvilinear"])
+def test_what_is_not_finite_in_one_network_does_not_reach_the_other_end(
+    path: str, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    whole, broken = nn.Linear(4, 3), nn.Linear(4, 3)
+    with torch.no_grad():
+        broken.weight[0, 0] = math.nan
+        broken.bias[1] = math.inf
+    own = evaluate(whole, batches)
+    for first, second, alphas in ((whole, broken, [0.0, 0.5, 1.0]), (broken, whole, [1.0, 0.5, 0.0])):
+        points = interpolate(first, second, batches, alphas, path=path)
+        assert (points[0].loss, points[0].accuracy) == own
+        assert all(math.isnan(point.loss) for point in points[1:])
+
+
+def test_alphas_may_be_any_numbers_that_can_be_gone_through(batches: list[tuple[Tensor, Tensor]]) -> None:
+    first, second = nn.Linear(4, 3), nn.Linear(4, 3)
+    wanted = interpolate(first, second, batches, [0.0, 0.5, 1.0])
+    assert interpolate(first, second, batches, torch.linspace(0, 1, 3).numpy()) == wanted
