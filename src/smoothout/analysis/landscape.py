@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -16,6 +16,8 @@ from smoothout.evaluation import Measured, evaluate
 from smoothout.parameters import restored, trainable
 from smoothout.perturbation import scale_to_filters
 from smoothout.randomness import stream
+
+Directions = Sequence[Sequence[Tensor]]  # each one tensor a trainable parameter, in its shape
 
 PUBLISHED_ALPHAS = tuple(round(-1 + 0.1 * i, 10) for i in range(21))
 
@@ -69,9 +71,9 @@ def filter_direction(
 def landscape_line(
     model: nn.Module,
     batches: Batches,
-    alphas: Sequence[float] = PUBLISHED_ALPHAS,
+    alphas: Iterable[float] = PUBLISHED_ALPHAS,
     *,
-    directions: int = 1,
+    directions: int | Directions = 1,
     seed: int = 0,
     one_dimensional: OneDimensional | str = OneDimensional.scaled,
     tick: Tick = lambda: None,
@@ -79,25 +81,25 @@ def landscape_line(
     """[SmoothOut Fig. 6] Evaluate w + alpha d along each of ``directions`` filter-normalised directions d.
 
     Evaluation mode; BatchNorm's running averages are kept. alpha = 0 gives the model's own numbers exactly. The
-    directions are those of index 0, 1, ... of ``seed``: a band over them says how much a single one tells. The model
-    is given back to the last bit, also after an exception. ``tick`` is called after every evaluation.
+    directions are those of index 0, 1, ... of ``seed``: a band over them says how much a single one tells. Directions
+    of your own are taken as they are: each a list of one tensor a trainable parameter, in its shape. Parameters that
+    require no gradient stay. The model is given back to the last bit, also after an exception. ``tick`` is called after
+    every evaluation.
 
     Raises:
-        ValueError: where there is no direction, for batches that are empty or allow one pass only, and as
-            `filter_direction`.
+        ValueError: where there is no direction, or one of other shapes, for batches that are empty or allow one pass
+            only, and as `filter_direction`.
     """
-    check_counts(directions=directions)
     check_batches("batches", batches)
-    columns = []
+    alphas, columns = list(map(float, alphas)), []
     with restored(model):
         start = [weight.detach().clone() for weight in trainable(model)]
-        for index in range(directions):
-            move_to(model, start)
-            direction = filter_direction(model, seed, index, one_dimensional=one_dimensional)
+        for direction in _directions(model, directions, seed, one_dimensional):
             columns.append([_measure_at(model, batches, start, [(a, direction)], tick) for a in alphas])
+            move_to(model, start)  # the next one is as long as the filters there
     rows = zip(*columns, strict=True)
     return [
-        LandscapePoint(float(alpha), tuple(m.loss for m in row), tuple(m.accuracy for m in row))
+        LandscapePoint(alpha, tuple(m.loss for m in row), tuple(m.accuracy for m in row))
         for alpha, row in zip(alphas, rows, strict=True)
     ]
 
@@ -105,35 +107,53 @@ def landscape_line(
 def landscape_plane(
     model: nn.Module,
     batches: Batches,
-    alphas: Sequence[float],
-    betas: Sequence[float],
+    alphas: Iterable[float],
+    betas: Iterable[float],
     *,
+    directions: Directions | None = None,
     seed: int = 0,
     one_dimensional: OneDimensional | str = OneDimensional.scaled,
     tick: Tick = lambda: None,
 ) -> Plane:
     """[Li 2018, planes] Evaluate w + alpha d_0 + beta d_1 over a grid; d_0 and d_1 are those of `landscape_line`.
 
-    The two directions are not made orthogonal: in high dimension they nearly are. Everything else is as in
-    `landscape_line`, whose first direction is this plane's row beta = 0.
+    The two directions are not made orthogonal: in high dimension they nearly are. ``directions`` are two of your own
+    instead. Everything else is as in `landscape_line`, whose first direction is this plane's row beta = 0.
 
     Raises:
-        ValueError: for batches that are empty or allow one pass only, and as `filter_direction`.
+        ValueError: for other than two directions, and as `landscape_line`.
     """
+    if directions is not None and len(directions) != 2:
+        raise ValueError(f"directions: a plane has two, not {len(directions)}")
     check_batches("batches", batches)
+    alphas, betas = list(map(float, alphas)), list(map(float, betas))
     with restored(model):
         start = [weight.detach().clone() for weight in trainable(model)]
-        first, second = (filter_direction(model, seed, i, one_dimensional=one_dimensional) for i in range(2))
+        first, second = _directions(model, directions or 2, seed, one_dimensional)
         grid = [
             [_measure_at(model, batches, start, [(alpha, first), (beta, second)], tick) for beta in betas]
             for alpha in alphas
         ]
     return Plane(
-        alphas=tuple(map(float, alphas)),
-        betas=tuple(map(float, betas)),
+        alphas=tuple(alphas),
+        betas=tuple(betas),
         losses=tuple(tuple(m.loss for m in row) for row in grid),
         accuracies=tuple(tuple(m.accuracy for m in row) for row in grid),
     )
+
+
+def _directions(
+    model: nn.Module, directions: int | Directions, seed: int, one_dimensional: OneDimensional | str
+) -> Iterator[Sequence[Tensor]]:
+    """The first so many of ``seed``, each drawn at the model's weights when asked for, or those that are given."""
+    if isinstance(directions, int):
+        check_counts(directions=directions)
+        yield from (filter_direction(model, seed, i, one_dimensional=one_dimensional) for i in range(directions))
+        return
+    shapes = [tuple(weight.shape) for weight in trainable(model)]
+    if not directions or any([tuple(one.shape) for one in direction] != shapes for direction in directions):
+        raise ValueError(f"directions: each must hold one tensor a trainable parameter, of the shapes {shapes}")
+    yield from directions
 
 
 @torch.no_grad()
@@ -142,7 +162,7 @@ def move_to(model: nn.Module, weights: Sequence[Tensor], steps: Sequence[tuple[f
     for index, parameter in enumerate(trainable(model)):
         parameter.copy_(weights[index])
         for length, direction in steps:
-            parameter.add_(direction[index], alpha=length)
+            parameter.add_(direction[index].to(parameter), alpha=length)
 
 
 def _measure_at(
