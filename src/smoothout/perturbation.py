@@ -138,7 +138,8 @@ class SmoothOut:
 
     May be made once and entered at every step; ``a`` and ``generator`` may be set anew between entries, and layers may
     be frozen, replaced or cast. Parameters that require no gradient are left alone, tied ones are perturbed once, an
-    embedding's padding row with the rest. Parameter objects are never replaced: inside, their data lie in a buffer of
+    embedding's padding row with the rest. Noise below the rounding of the weights is lost: for low precision keep them
+    in float32 and use autocast. Parameter objects are never replaced: inside, their data lie in a buffer of
     this context's, so a tensor that shared memory with a parameter before stays clean, a state_dict taken inside must
     be cloned to outlive the block, and what is written to a parameter inside ends with it.
 

@@ -145,3 +145,31 @@ def test_several_draws_need_batches_that_repeat_themselves(model, batches):
 def test_a_negative_strength_is_refused(model, batches):
     with pytest.raises(ValueError, match="strength"):
         noise_curve(model, batches, [-0.1])
+
+
+def test_frozen_parameters_are_not_perturbed(model, batches):
+    seen = []
+    model[3].requires_grad_(False)
+    model.register_forward_pre_hook(lambda module, _: seen.append(module[3].weight.clone()))
+    noise_curve(model, batches, [0.5])
+    assert len(seen) == 4
+    assert all(torch.equal(weight, model[3].weight) for weight in seen)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scaling", ["none", "weight", "filter"])
+def test_a_strength_that_the_weights_own_rounding_swallows_is_refused(batches, dtype, scaling):
+    torch.manual_seed(0)
+    model, data = nn.Linear(4, 3).to(dtype), [(x.to(dtype), y) for x, y in batches]
+    weights = torch.cat([p.detach().flatten() for p in model.parameters()])
+    least = torch.finfo(dtype).eps * (weights.abs().median().item() if scaling == "none" else 1.0)
+    for law in ("uniform", "gaussian"):
+        with pytest.raises(ValueError, match=r"^strengths / size of the weights: must be at least .*, the rounding"):
+            noise_curve(model, data, [0.0, 0.9 * least], law=law, scaling=scaling)
+        found = noise_curve(model, data, [0.0, 1.1 * least, 2.0], law=law, scaling=scaling)
+        assert len({point.loss for point in found}) == 3
+
+
+def test_strengths_may_be_an_array(model, batches):
+    strengths = [0.0, 0.25, 0.5]
+    assert noise_curve(model, batches, torch.tensor(strengths).numpy()) == noise_curve(model, batches, strengths)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.full_loss import Batches, Tick, check_batches, check_counts
+from smoothout.analysis.full_loss import Batches, Tick, check_batches, check_counts, check_width, pairs
+from smoothout.choices import choice
 from smoothout.evaluation import Measured, Tally
 from smoothout.journal import passed
-from smoothout.parameters import restored, trainable
+from smoothout.parameters import flatten, restored, trainable
 from smoothout.perturbation import Law, Noise, Scaling, SmoothOut
 from smoothout.randomness import stream
 from smoothout.statistics import standard_error
@@ -33,7 +34,7 @@ class NoisePoint(NamedTuple):
 def noise_curve(
     model: nn.Module,
     batches: Batches,
-    strengths: Sequence[float],
+    strengths: Iterable[float],
     *,
     law: Law | str = Law.uniform,
     scaling: Scaling | str = Scaling.none,
@@ -43,7 +44,8 @@ def noise_curve(
 ) -> list[NoisePoint]:
     """[SmoothOut Fig. 3b] C(w; a) = E C(w + theta) at every strength, theta drawn anew for each batch.
 
-    All parameters are perturbed, BatchNorm's too; running averages are kept; evaluation mode. The papers use batches of
+    All parameters that require a gradient are perturbed, BatchNorm's too, and frozen ones are not; running averages are
+    kept; evaluation mode. The papers use batches of
     100 and one draw. Noise is proportional to its strength, so a batch's draw serves all strengths: a curve is as
     smooth as its mean, and costs little more than its forward passes. The model is given back to the last bit.
 
@@ -58,11 +60,11 @@ def noise_curve(
         tick: called after each batch of each draw, at all strengths.
 
     Raises:
-        ValueError: on a strength that is negative or not finite, an unknown law or scaling, no draws, no batches, and
-            where several draws find batches that allow one pass only.
+        ValueError: on a strength that is negative, not finite or lost in the rounding of the weights, an unknown law or
+            scaling, no draws, no batches, one that is no pair, and several draws of batches that allow one pass only.
     """
-    for a in strengths:
-        Noise(a)
+    strengths, scaling = [float(a) for a in strengths], choice(Scaling, "scaling", scaling)
+    check_strengths(trainable(model), strengths, scaling)
     check_counts(draws=draws)
     if draws > 1:
         check_batches("batches", batches)
@@ -74,7 +76,7 @@ def noise_curve(
 
         def measured(draw: int) -> Tensor:
             tallies = [Tally() for _ in strengths]
-            for index, (inputs, labels) in enumerate(batches):
+            for index, (inputs, labels) in enumerate(pairs("batches", batches)):
                 _assign(parameters, clean)  # the scale of the noise is that of the clean weights
                 context.generator = stream(seed, "sensitivity", index, draw, device=context.device)
                 directions = context.draw()
@@ -88,6 +90,17 @@ def noise_curve(
             found = passed(partial(measured, draw))
             curves.append([Measured(*row) for row in found.tolist()])
     return [_point(a, measured) for a, measured in zip(strengths, zip(*curves, strict=True), strict=True)]
+
+
+def check_strengths(parameters: Sequence[Tensor], strengths: Sequence[float], scaling: Scaling) -> None:
+    """Raise ValueError for strengths that are impossible, or too small for the dtype of ``parameters`` to show.
+
+    Noise that is not relative to the weights is held against their median size.
+    """
+    size = flatten(parameters).abs().median().item() if scaling is Scaling.none else 1.0
+    for a in filter(None, strengths):
+        Noise(a)
+        check_width(parameters, **{"strengths / size of the weights": a / max(a, size)})
 
 
 def _assign(
