@@ -153,3 +153,20 @@ def test_a_loss_that_is_no_single_number_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=rf'^loss: must give one number, .* \(reduction="mean"\), not {found}$'):
         measure(network(), batches, loss)
+
+
+class _InAnyOrder(list[tuple[Tensor, Tensor]]):
+    """Batches in another order at every pass."""
+
+    def __iter__(self) -> Any:
+        return iter([self[index] for index in torch.randperm(len(self)).tolist()])
+
+
+def test_weights_of_batches_in_another_order_may_add_up_to_another_last_digit() -> None:
+    batches = _InAnyOrder((torch.randn(2, 3, dtype=torch.float64), torch.tensor([0, 1])) for _ in range(12))
+    torch.manual_seed(0)
+    product = HessianVectorProduct(
+        nn.Linear(3, 2).double(), batches, F.cross_entropy, weight=lambda inputs, _: 0.1 + float(inputs[0, 0]) ** 2
+    )
+    vector = torch.ones(8, dtype=torch.float64)
+    torch.testing.assert_close(product(vector), product(vector))

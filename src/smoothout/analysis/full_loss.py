@@ -63,7 +63,7 @@ class FullLoss:
             for sum_so_far, piece in zip(sums, pieces, strict=True):
                 sum_so_far.add_(piece.detach(), alpha=share)
             total += share
-        if not total or self.examples not in {0.0, total}:
+        if not total or (self.examples and not math.isclose(self.examples, total)):
             raise ValueError(f"batches has {total:.12g} examples, {self.examples:.12g} before: must repeat itself")
         self.examples = total
         return flatten(sums).div_(total)

@@ -45,9 +45,9 @@ def noise_curve(
     """[SmoothOut Fig. 3b] C(w; a) = E C(w + theta) at every strength, theta drawn anew for each batch.
 
     All parameters that require a gradient are perturbed, BatchNorm's too, and frozen ones are not; running averages are
-    kept; evaluation mode. The papers use batches of
-    100 and one draw. Noise is proportional to its strength, so a batch's draw serves all strengths: a curve is as
-    smooth as its mean, and costs little more than its forward passes. The model is given back to the last bit.
+    kept; evaluation mode. The papers use batches of 100 and one draw. Noise is proportional to its strength, so a
+    batch's draw serves all strengths: a curve is as smooth as its mean, and costs little more than its forward passes.
+    The model is given back to the last bit.
 
     Args:
         model: the trained network.
