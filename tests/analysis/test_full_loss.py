@@ -163,8 +163,8 @@ class _InAnyOrder(list[tuple[Tensor, Tensor]]):
 
 
 def test_weights_of_batches_in_another_order_may_add_up_to_another_last_digit() -> None:
-    batches = _InAnyOrder((torch.randn(2, 3, dtype=torch.float64), torch.tensor([0, 1])) for _ in range(12))
     torch.manual_seed(0)
+    batches = _InAnyOrder((torch.randn(2, 3, dtype=torch.float64), torch.tensor([0, 1])) for _ in range(12))
     product = HessianVectorProduct(
         nn.Linear(3, 2).double(), batches, F.cross_entropy, weight=lambda inputs, _: 0.1 + float(inputs[0, 0]) ** 2
     )
