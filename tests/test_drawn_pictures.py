@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from composed import picture
+from pictured import picture
 
 from smoothout.figures import curves
 from smoothout.identity import described

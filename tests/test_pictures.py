@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from composed import CONFIGS, config, picture
+from pictured import CONFIGS, config, picture
 
 from smoothout.jobs import ensure
 from smoothout.pictures import Picture

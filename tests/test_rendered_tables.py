@@ -100,5 +100,5 @@ def test_the_page_of_verdicts_is_the_one_that_its_records_make(given: list[str],
     judged = [Claims(settings["claims"], scope, CONFIGS, PUBLISHED) for scope in judging.scopes()]
     prose, command = SimpleNamespace(**settings["prose"]), shlex.join(["python", "scripts/verdicts.py", *given])
     tests = [test for claims in judged for test in claims.tests(place)]
-    page = Page(tests, prose, settings["method"], judging, command)
+    page = Page(tests, prose, settings["method"], judging, command, settings["page"])
     assert page.markdown() == (ROOT / "results" / judging.file(settings["page"])).read_text(encoding="utf-8")

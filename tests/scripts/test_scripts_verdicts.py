@@ -33,7 +33,8 @@ def test_claims_of_ones_own_have_a_page_that_says_what_writes_it(root: Path, scr
     page = path.read_text()
     assert page.startswith("# My claims\n\nAbout digits.")
     assert "`python scripts/verdicts.py claims=mine 'judging.regimes=[released]'` writes this page anew." in page
-    assert "1 not tested" in page
+    assert "No test is decided so far." in page
+    assert "## Not tested so far" in page
 
 
 def test_a_claims_file_without_its_head_is_told_what_it_lacks(root: Path, script: Program) -> None:
