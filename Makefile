@@ -9,7 +9,7 @@ SEEDS ?=
 EXPERIMENT ?= digits
 METHODS ?= smoothout,adasmoothout
 LAUNCHER ?=
-WORKERS ?= 3
+WORKERS ?= 2
 export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
 REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.profile=$(PROFILE) \
   $(if $(SEEDS),'scope.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
@@ -107,7 +107,7 @@ soak: $(VENV)/.ready ## kill, stop and crowd the programs, feed them broken inpu
 	@$(BIN)/python scripts/soak.py $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.ready ## all tests, in WORKERS processes (3: many of them wait)
+test: $(VENV)/.ready ## all tests, in WORKERS processes (2)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: test-quick
