@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +91,6 @@ class Kind:
     solid: bool = False
     trainings: bool = False
     shares: str | None = None
-
-
-@cache  # it takes a while, and a picture's seeds share it
-def _composed(configs: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
-    return compose_config(configs, "train", overrides)
 
 
 def _machine(record: Record) -> str:
@@ -255,7 +250,7 @@ class Picture:
     def _run(self, overrides: tuple[str, ...], seed: int) -> Job:
         """The training that ``overrides`` of train.yaml describe."""
         if (overrides, seed) not in self._known:
-            config = _composed(self._configs, overrides)
+            config = compose_config(self._configs, "train", overrides)
             job = self._known[overrides, seed] = Job(experiment(config | {"seed": seed}))
             self._configured[job.digest] = config
         return self._known[overrides, seed]
