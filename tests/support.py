@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from smoothout.data.sources import Name, load
 from smoothout.ledger import Record
 
 
@@ -20,6 +24,14 @@ def tree(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if ".locks" not in path.parts
     }
+
+
+@cache
+def digits() -> TemporaryDirectory[str]:
+    """A data folder with digits.npz: processes that have it need not import scikit-learn, which takes seconds."""
+    folder = TemporaryDirectory()
+    np.savez(Path(folder.name, "digits.npz"), **load(Name.digits, Path(folder.name))._asdict())
+    return folder
 
 
 def same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import tree
+from support import digits, tree
 from tiny_jobs import tiny, workplace
 from torch.distributed import is_torchelastic_launched
 
@@ -80,9 +80,9 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
 
 
 def program(script: str, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    places = {f"SMOOTHOUT_{name.upper()}": str(folder / name) for name in ("data", "results", "checkpoints", "logs")}
+    places = {f"SMOOTHOUT_{name.upper()}": str(folder / name) for name in ("results", "checkpoints", "logs")}
     command = [sys.executable, str(ROOT / "scripts" / script), *overrides, "threads=1", "tensorboard=false"]
-    env = os.environ | places | {"PYTHONPATH": str(ROOT / "src")}
+    env = os.environ | places | {"SMOOTHOUT_DATA": digits().name, "PYTHONPATH": str(ROOT / "src")}
     return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=folder)
 
 

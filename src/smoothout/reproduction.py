@@ -103,7 +103,8 @@ class Reproduction:
             chosen = [*row["overrides"], *self.table["methods"][method]["overrides"], *own, *self.scope.overrides()]
             overrides = list({override.partition("=")[0]: override for override in chosen}.values())  # the last counts
             config = compose_config(self._configs, "train", overrides)
-            runs = {seed: Job(experiment(config | {"seed": seed})) for seed in self.scope.seeds}
+            run = experiment(config)
+            runs = {seed: Job(replace(run, seed=seed)) for seed in self.scope.seeds}
             arguments = " ".join([*overrides, _seeds_argument(self.scope.seeds)])
             entry = Entry(
                 row["name"],

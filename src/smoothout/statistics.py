@@ -10,7 +10,7 @@ from functools import reduce
 from itertools import permutations
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 LEVEL = 0.05  # of the two directions together, over all tests of a page
 POWER = 0.8  # with which "so many seeds" would decide
@@ -154,6 +154,8 @@ def correlation_of(
     ranks are freed of it after they were permuted (Draper and Stoneman 1966). Strata without variation stay out; of
     less than `LEAST_SETTINGS` settings in all nothing is said. There is no interval.
     """
+    from scipy.stats import rankdata  # noqa: PLC0415  (a second to import, which pages of verdicts alone need)
+
     columns = [np.asarray(c, dtype=float) for c in (x, y, *([] if given is None else [given]))]
     ranked = []
     for stratum in dict.fromkeys(strata):
@@ -161,7 +163,7 @@ def correlation_of(
         for index, (of, setting) in enumerate(zip(strata, settings, strict=True)):
             if of == stratum:
                 groups.setdefault(setting, []).append(index)
-        ranks = [stats.rankdata([column[rows].mean() for rows in groups.values()]) for column in columns]
+        ranks = [rankdata([column[rows].mean() for rows in groups.values()]) for column in columns]
         if len(groups) > len(columns) and all(np.ptp(r) for r in ranks):
             ranked.append(ranks)
     sizes = [len(ranks[0]) for ranks in ranked]
@@ -207,12 +209,14 @@ def seeds_to_decide(evidence: Evidence, tests: int) -> float | None:
     The effect and its scatter are taken to be those so far. None where fewer than `LEAST_SEEDS` seeds, or another
     test, cannot tell, and inf where it would be more than `MOST_SEEDS`.
     """
+    from scipy.stats import nct  # noqa: PLC0415  (as above)
+
     if evidence.n < LEAST_SEEDS or not evidence.std > 0:
         return None
     effect = abs(evidence.tested) / evidence.std
     for n in range(2, MOST_SEEDS + 1):
-        critical = float(stats.t.ppf(1 - LEVEL / tests / 2, n - 1))
-        if float(stats.nct.sf(critical, n - 1, effect * math.sqrt(n))) >= POWER:
+        critical = float(special.stdtrit(n - 1, 1 - LEVEL / tests / 2))
+        if float(nct.sf(critical, n - 1, effect * math.sqrt(n))) >= POWER:
             return n
     return math.inf
 

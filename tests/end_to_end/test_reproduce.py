@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from support import tree
+from support import digits, tree
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("data", "results", "checkpoints", "logs")
+FOLDERS = ("results", "checkpoints", "logs")
 
 
 def reproduce(folder: Path, *overrides: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     places = {f"SMOOTHOUT_{name.upper()}": str(folder / name) for name in FOLDERS}
-    places["PYTHONPATH"] = str(ROOT / "src")
+    places |= {"SMOOTHOUT_DATA": digits().name, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, str(ROOT / "scripts" / "reproduce.py"), "threads=1", "tensorboard=false", *overrides]
     piped = {"stdout": stdout, "stderr": subprocess.PIPE}
     return subprocess.run(command, env=os.environ | places, text=True, check=False, cwd=folder, **piped)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import tree
+from support import digits, tree
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "scripts" / "train.py"
@@ -30,7 +30,8 @@ pytestmark = [
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("data", "results", "checkpoints", "logs"):
+    monkeypatch.setenv("SMOOTHOUT_DATA", digits().name)
+    for name in ("results", "checkpoints", "logs"):
         monkeypatch.setenv(f"SMOOTHOUT_{name.upper()}", str(tmp_path / name))
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

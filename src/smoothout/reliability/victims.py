@@ -1,6 +1,7 @@
 """The programs in processes of their own, which are killed, or kill themselves in the middle of writing a file.
 
-Processes are forked from a server that has imported everything: a start takes a tenth of a second.
+Processes are forked from a server that has imported everything, what the digits and a first optimizer import too: a
+start takes a tenth of a second.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from typing import Any
 PLACES = ("data", "results", "checkpoints", "logs")
 QUIET = ("device=cpu", "threads=1", "tensorboard=false", "download=false")
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["smoothout.terminal", "smoothout.pictures", "smoothout.choosing", "sklearn.datasets"])
+_SERVER.set_forkserver_preload(
+    ["smoothout.terminal", "smoothout.pictures", "smoothout.choosing", "sklearn.datasets", "torch._dynamo"]
+)
 _KINDS = {".pt": "checkpoint", ".json": "record", ".md": "table", ".csv": "table", ".tex": "table", ".npz": "data"}
 
 
