@@ -57,7 +57,12 @@ class Page:
     @property
     def verdicts(self) -> list[Verdict]:
         """Of each test."""
-        return [test.verdict(p) for test, p in zip(self.tests, self.adjusted, strict=True)]
+        return [verdict for _, _, verdict in self._judged]
+
+    @cached_property
+    def _judged(self) -> list[tuple[Judged, float, Verdict]]:
+        """Each test with its adjusted p and what that says."""
+        return [(test, p, test.verdict(p)) for test, p in zip(self.tests, self.adjusted, strict=True)]
 
     def markdown(self) -> str:
         """The whole page."""
@@ -96,11 +101,10 @@ class Page:
 
     def _decided(self) -> list[str]:
         """A line a test that came out one way or the other."""
-        judged = zip(self.tests, self.adjusted, self.verdicts, strict=True)
         lines = [
             {"verdict": f"**{verdict}**", "claim": test.claim.says, "row": f"{test.row}, `{test.regime}`"}
             | {"what": test.quantity.title, "ours [95%]": shown(test), "p, corrected": _p(test, p)}
-            for test, p, verdict in judged
+            for test, p, verdict in self._judged
             if verdict in (Verdict.holds, Verdict.fails)
         ]
         return ["Decided so far:", _table(pd.DataFrame(lines))] if lines else ["No test is decided so far."]
@@ -113,7 +117,7 @@ class Page:
             for regime in dict.fromkeys(test.regime for test in self.tests):
                 counts = Counter(
                     verdict
-                    for test, verdict in zip(self.tests, self.verdicts, strict=True)
+                    for test, _, verdict in self._judged
                     if test.claim.says == says and test.regime == regime
                 )
                 line[f"`{regime}`"] = ", ".join(f"{counts[v]} {SHORT[v]}" for v in Verdict if counts[v])
@@ -122,8 +126,7 @@ class Page:
 
     def _claim(self, says: str) -> list[str]:
         """The claim's source, its tests, and the rows of which there is no record."""
-        judged = zip(self.tests, self.adjusted, self.verdicts, strict=True)
-        found = [one for one in judged if one[0].claim.says == says]
+        found = [one for one in self._judged if one[0].claim.says == says]
         lines = [self._line(test, p, verdict) for test, p, verdict in found if test.evidence.n]
         regimes: dict[str, list[str]] = {}  # by what is not tested there
         for regime in dict.fromkeys(test.regime for test, _, _ in found):
