@@ -66,7 +66,8 @@ def _check_also(also: Any, key: str, methods: Collection[str], published: Path) 
     if not isinstance(also, dict):
         raise SettingsError(f"{key}: must be a group, for a column [FILE, LINE, COLUMN], not {also!r}")
     others = [convention for convention in Convention if convention is not Convention.released]
-    quantities = ["late", "last", *(f"sharpness {convention}" for convention in others)]
+    recomputed = [f"{weights} recomputed" for weights in Weights]
+    quantities = ["late", "last", *recomputed, *(f"sharpness {convention}" for convention in others)]
     columns = [f"{method} {quantity}" for method in methods for quantity in quantities]
     for column, source in also.items():
         if column not in columns:

@@ -13,7 +13,7 @@ from smoothout.analysis.subject import Weights
 from smoothout.entries import recomputed_accuracy, sharpness_found
 from smoothout.ledger import Record
 
-NOISE = 0.04  # strength at which the loss under noise is read: the grid's nearest to SmoothOut's own
+NOISE = 0.04  # strength at which the loss under noise is read: our grid's nearest to SmoothOut's own
 
 
 @dataclass(frozen=True)

@@ -120,10 +120,12 @@ class Reproduction:
             for column, read in ((f"{method} late", late_accuracy), (f"{method} last", last_accuracy)):
                 yield replace(entry, column=column, read=read, published=also_published(row, column, self._folder))
             for weights in self._recomputed():
+                column = f"{method} {weights} recomputed"
                 yield entry.measured(
                     RunningAverages(weights=weights),
                     recomputed_accuracy,
-                    column=f"{method} {weights} recomputed",
+                    column=column,
+                    published=also_published(row, column, self._folder),
                     command=f"python scripts/analyze.py analysis=averages analysis.weights={weights} {arguments}",
                 )
             for convention in map(Convention, self.table["sharpness"]):

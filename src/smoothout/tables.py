@@ -157,7 +157,12 @@ class Table:
         devices = sorted({device for cell in self.cells for device in cell.devices}) or ["none yet"]
         seeds = ", ".join(map(str, self.seeds))
         made = f"Regime `{self.regime}`, profile `{self.profile}`, {self.precision}, seeds {seeds}"
-        return f"{made}; made on: {'; '.join(devices)}."
+        spread = ""
+        if len(self.seeds) > 1:
+            by_ratio = any(block.by_ratio for block in self.blocks)
+            ratios = ", of sharpness geometric mean (lowest to highest)" if by_ratio else ""
+            spread = f" Over seeds: mean ± standard deviation{ratios}."
+        return f"{made}; made on: {'; '.join(devices)}.{spread}"
 
     def markdown(self) -> str:
         """The whole table as Markdown."""

@@ -116,9 +116,7 @@ class Page:
             line: dict[str, str] = {"claim": says}
             for regime in dict.fromkeys(test.regime for test in self.tests):
                 counts = Counter(
-                    verdict
-                    for test, _, verdict in self._judged
-                    if test.claim.says == says and test.regime == regime
+                    verdict for test, _, verdict in self._judged if test.claim.says == says and test.regime == regime
                 )
                 line[f"`{regime}`"] = ", ".join(f"{counts[v]} {SHORT[v]}" for v in Verdict if counts[v])
             lines.append(line)
