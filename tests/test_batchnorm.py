@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from smoothout.batchnorm import recompute_averages, uniform_start
+from smoothout.ghost import ghosted
 from smoothout.randomness import stream
 
 
@@ -106,3 +107,13 @@ def test_without_a_batch_the_averages_stay_as_they_are(deep) -> None:
     with pytest.raises(ValueError, match="batches: there must be at least one"):
         recompute_averages(deep, [])
     assert same_bits(deep.state_dict(), before)
+
+
+def test_without_running_averages_autocast_takes_ghost_batches_as_it_takes_the_plain_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, track_running_stats=False))
+    images = torch.randn(8, 1, 5, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = torch.cat([model(part) for part in images.chunk(2)])
+        with ghosted(model, 2):
+            together = model(images)
+    torch.testing.assert_close(together, parts)

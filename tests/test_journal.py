@@ -51,7 +51,23 @@ def test_passes_that_were_made_are_read_and_the_others_made(tmp_path: Path) -> N
 def test_other_circumstances_begin_anew(tmp_path: Path) -> None:
     gone_through(tmp_path / "a", 3)
     assert gone_through(tmp_path / "a", 2, "elsewhere")[1] == [0, 1]
-    assert len(tree(tmp_path / "a")) == 3  # two passes and whose they are
+    assert len(tree(tmp_path / "a")) == 2, "those of before are gone"
+
+
+def test_two_that_share_a_folder_never_read_each_others_passes(tmp_path: Path) -> None:
+    """The second begins while the first is under way, which then keeps another pass and ends."""
+    theirs: Passes = []
+    with kept(tmp_path / "a", "here"):
+        passed(told(theirs, 0))
+        first = journal._open.pop()
+        with kept(tmp_path / "a", "elsewhere"):
+            first.passed(told(theirs, 10))
+            ours: Passes = []
+            found = [passed(told(ours, number)).tolist()[0] for number in range(2)]
+            forget(tmp_path / "a")
+            found.append(passed(told(ours, 2)).tolist()[0])
+        journal._open.append(first)
+    assert (found, ours) == ([0.0, 1.0, 2.0], [0, 1, 2])
 
 
 def test_quick_passes_and_those_beyond_the_limit_are_made_again(
@@ -71,7 +87,7 @@ def test_outside_a_journal_a_pass_is_just_made(tmp_path: Path) -> None:
         passed(told(made, 0))
     passed(told(made, 1))
     assert made == [0, 1]
-    assert len(tree(tmp_path / "a")) == 2
+    assert len(tree(tmp_path / "a")) == 1
 
 
 def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path) -> None:

@@ -249,3 +249,14 @@ def test_a_buffer_that_the_model_replaces_comes_back_as_the_object_it_was() -> N
     assert model.calls is calls
     assert model.calls == 0
     assert model.nothing is None
+
+
+def test_an_expanded_buffer_does_not_keep_the_others_from_coming_back() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    model.register_buffer("scale", torch.ones(1).expand(3))
+    norm = model[1]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with restored(model):
+        model(torch.randn(5, 2))
+        assert not torch.equal(norm.running_mean, before["1.running_mean"])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

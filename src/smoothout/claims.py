@@ -22,6 +22,7 @@ from smoothout.work import Job, Workplace
 
 DECIMALS = 9  # of a sum of points or of log2; what is below is rounding
 ZERO = 5e-5  # percent; below it a sharpness is printed as 0.0000
+_LEAST_LOSS = 2.0**-126  # for losses that float32 rounds to 0
 
 
 class Kind(StrEnum):
@@ -242,7 +243,7 @@ class Claims:
                 for seed in flat.by_seed.keys() & right.by_seed.keys():
                     trained = right.records[seed]
                     network = f"{trained.labels['model']}, {trained.labels['data']}"
-                    loss = math.log2(trained.outcome["best"]["train_loss"])
+                    loss = math.log2(max(trained.outcome["best"]["train_loss"], _LEAST_LOSS))
                     runs[trained.digest] = (-flat.by_seed[seed], right.by_seed[seed], loss, network, setting)
         flatness, accuracy, losses, networks, settings = zip(*runs.values(), strict=True) if runs else ((),) * 5
         test = Judged(claim, "", self.scope.regime, quantity, Evidence(), diverged=len(diverged), runs=len(runs))

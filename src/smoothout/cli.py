@@ -25,7 +25,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from smoothout.files import write_text
-from smoothout.mistakes import UnfinishedError, is_input, is_told, of_machine, one_line
+from smoothout.machine import of_machine
+from smoothout.mistakes import UnfinishedError, is_input, is_told, one_line
 from smoothout.place import workplace
 from smoothout.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
 from smoothout.runs import follow

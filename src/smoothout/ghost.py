@@ -34,13 +34,16 @@ class _Ghost(_BatchNorm):
             return super().forward(x)
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         size = -(-len(x) // self.ghosts)
-        outputs, means, variances = zip(*(self._equal(part, size) for part in _even(x, size)), strict=True)
+        outputs, statistics = zip(*(self._equal(part, size) for part in _even(x, size)), strict=True)
         if _averaging(self):
+            means, variances = zip(*statistics, strict=True)
             feed(self, torch.cat(means), torch.cat(variances))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _equal(self, x: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(normalised, means (ghosts, C), unbiased variances (ghosts, C)) of ghost batches of ``size`` examples.
+    def _equal(self, x: Tensor, size: int) -> tuple[Tensor, list[Tensor]]:
+        """(normalised, [means (ghosts, C), unbiased variances (ghosts, C)]) of ghost batches of ``size`` examples.
+
+        Without running averages there are no means and variances, for nobody needs them.
 
         Ghost batches become channels, side by side: (ghosts size, C, ...) is normalised as (size, ghosts C, ...).
         """
@@ -49,11 +52,12 @@ class _Ghost(_BatchNorm):
         apart = torch.unflatten(x.movedim(1, at), 0, (ghosts, -1))
         beside = apart.movedim(0, at).flatten(at, at + 1).movedim(at, 1)
         weight, bias = (None if p is None else p.repeat(ghosts) for p in (self.weight, self.bias))
-        like = x if self.running_mean is None else self.running_mean
-        mean, variance = (like.new_zeros(ghosts * channels) for _ in range(2))  # momentum 1: the batch's own
+        averages = [self.running_mean, self.running_var] if _averaging(self) else []
+        found = [average.new_zeros(ghosts * channels) for average in averages if average is not None]
+        mean, variance = found or (None, None)  # momentum 1: the batch's own
         beside = F.batch_norm(beside, mean, variance, weight, bias, training=True, momentum=1.0, eps=self.eps)
         apart = torch.unflatten(beside.movedim(1, at), at, (ghosts, channels)).movedim(at, 0)
-        return apart.flatten(0, 1).movedim(at, 1), mean.view(ghosts, channels), variance.view(ghosts, channels)
+        return apart.flatten(0, 1).movedim(at, 1), [numbers.view(ghosts, channels) for numbers in found]
 
 
 class GhostBatchNorm1d(_Ghost, nn.BatchNorm1d):

@@ -16,8 +16,9 @@ from torch import nn
 
 from smoothout import journal, progress
 from smoothout.curvature import thinned
+from smoothout.data.sources import DataError
 from smoothout.environment import peak_memory
-from smoothout.evaluation import arithmetic, evaluate, evaluation_batch
+from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
 from smoothout.identity import canonical, described
 from smoothout.ledger import Record, RecordError, lock
 from smoothout.runs import check, check_networks, data_of, fresh_model, training
@@ -170,7 +171,7 @@ def _making(job: Job, place: Workplace) -> Making:
         elif of_machine:
             outcome = _measured(job, place)
         else:
-            outcome = yield from _analysis_outcome(job, place) if inputs else _training_outcome(job, place)
+            outcome = yield from _analysis_outcome(job, inputs, place) if inputs else _training_outcome(job, place)
         record = Record(
             kind=job.kind,
             name=job.name,
@@ -207,9 +208,13 @@ def _shared(labels: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
 
 
-def _analysis_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[str, Any]]:
-    """Run an analysis on the weights of its input runs."""
+def _analysis_outcome(job: Job, runs: list[Record], place: Workplace) -> Generator[bool, None, dict[str, Any]]:
+    """Run an analysis on the weights of its input ``runs``, in float32; on other data than theirs it is refused."""
     train_split, test_split, fingerprint = data_of(job.inputs[0].settings, place)
+    for run in runs:
+        if run.outcome["data_sha256"] != fingerprint:
+            data = f"data: {run.labels['data']} in {place.folders.data} is not what {run.name} was trained on"
+            raise DataError(f"{data}; put that back, or train it anew with other folders.results and checkpoints")
     models, digests = [], []
     for one in job.inputs:
         model = yield from _network(one, job.settings.weights, place)
@@ -217,7 +222,8 @@ def _analysis_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[
         models.append(model)
     total = job.settings.ticks(len(train_split), len(test_split))
     circumstances = canonical([digests, fingerprint, place.environment()])
-    with progress.Bar(job.name, total) as bar, journal.kept(_journal(job, place), circumstances):
+    exactly = arithmetic(Precision.float32, place.device)  # torch's own default lets CUDA's convolutions use TF32
+    with progress.Bar(job.name, total) as bar, journal.kept(_journal(job, place), circumstances), exactly:
         outcome: dict[str, Any] = job.settings.run(models, train_split, test_split, bar.tick)
     return {**outcome, "weights": digests}
 

@@ -10,12 +10,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from smoothout.files import whole_file, write_text
+from smoothout.files import whole_file
 
 SLOW_SECONDS = 1.0  # a pass that took less is made again
 MOST_BYTES = 4 * 2**30  # of one journal; later passes are made again
@@ -50,19 +51,20 @@ def passed(measure: Callable[[], Tensor]) -> Tensor:
 
 
 class _Journal:
-    """A file a pass, by the pass's number."""
+    """A file a pass, by its circumstances and number: two that share a folder never read each other's."""
 
     def __init__(self, folder: Path, circumstances: str) -> None:
-        self._folder, self._head, self._circumstances = folder, folder / "circumstances.json", circumstances
+        self._folder, self._mark = folder, sha256(circumstances.encode()).hexdigest()[:16]
         self._number = 0
-        if not self._head.is_file() or self._head.read_text(encoding="utf-8") != circumstances:
-            forget(folder)
+        for path in folder.glob("*.pt"):
+            if not path.name.startswith(self._mark):
+                path.unlink(missing_ok=True)
         self._bytes = sum(path.stat().st_size for path in folder.glob("*.pt"))
 
     def passed(self, measure: Callable[[], Tensor]) -> Tensor:
-        path = self._folder / f"{self._number:06d}.pt"
+        path = self._folder / f"{self._mark}-{self._number:06d}.pt"
         self._number += 1
-        if path.is_file():
+        with suppress(FileNotFoundError, NotADirectoryError):
             known: Tensor = torch.load(path, weights_only=True)
             return known
         since = time.monotonic()
@@ -73,8 +75,6 @@ class _Journal:
         return found
 
     def _keep(self, path: Path, found: Tensor) -> None:
-        if not self._head.is_file():
-            write_text(self._head, self._circumstances)
         with whole_file(path) as part:
             torch.save(found, part)
         self._bytes += found.nbytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import sys
 import traceback
@@ -15,6 +14,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeErr
 
 from smoothout.data.sources import DataError
 from smoothout.ledger import RecordError
+from smoothout.machine import of_machine
 from smoothout.settings import SettingsError, unknown_key
 from smoothout.training.checkpoint import CheckpointError
 
@@ -29,14 +29,11 @@ WRONG_INPUT = (
 )
 _TRAILERS = ("Config search path", "full_key:", "object_type=", "Set the environment variable", "To append to your")
 _WITHOUT_KEYS = ("experiment", "regime")  # groups that set the keys of others
-_NO_ROOM_NAMES = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOTDIR EEXIST ENAMETOOLONG"
-_NO_ROOM = {getattr(errno, name) for name in _NO_ROOM_NAMES.split()}
 _INSTEAD = {
     "reproduce": {"regime": "scope.regime", "profile": "scope.profile"},
     "verdicts": {"regime": "judging.regimes", "profile": "judging.profile"},
 }
 _NO_CHOICE = re.compile(r"Could not override '([^']+)'\. No match in the defaults list\.")
-_NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
 
 
 class UnfinishedError(Exception):
@@ -90,16 +87,6 @@ def _misspelt(error: BaseException) -> str | None:
     within = [f"{name}.{key}" for name in known if isinstance(node[name], dict) for key in node[name]]
     at_top = "." not in str(cause.full_key)
     return unknown_key(str(cause.full_key), known, [*within, *(_WITHOUT_KEYS if "model" in known and at_top else ())])
-
-
-def of_machine(error: BaseException) -> str | None:
-    """What to do about a machine that has no room or no access to give; None where something else is wrong."""
-    if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; put this right, and the same command goes on"
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
-        reason = " ".join(str(error).split())[:120]
-        return f"out of memory: batch.ghost, or a smaller batch.size with batch.multiplier, takes less ({reason})"
-    return None
 
 
 def is_told(error: BaseException) -> bool:

@@ -81,7 +81,7 @@ def restored(model: nn.Module) -> Iterator[None]:
 
     Buffers come back as the objects that they were, even where a forward pass has put another tensor in their place.
     """
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if not _expanded(t)]
     saved = [t.detach().clone() for t in tensors]
     buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     try:
@@ -94,6 +94,13 @@ def restored(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for tensor, old in zip(tensors, saved, strict=True):
                 tensor.copy_(old)
+
+
+def _expanded(tensor: Tensor) -> bool:
+    """Whether several entries share a place in memory, as `torch.expand` leaves them; torch writes to none of these."""
+    if tensor.layout != torch.strided:
+        return False
+    return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def filter_norms(tensor: Tensor) -> Tensor:

@@ -99,16 +99,20 @@ def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
     path, snapshot = snapshot_of(job, place)
     if snapshot is not None and _over(snapshot, setup):
         return snapshot
+    train_split, _, fingerprint = data_of(setup, place)
+    if snapshot is not None and snapshot.data_sha256 not in (None, fingerprint):
+        data = f"{setup.data.name} in {place.folders.data}"
+        raise CheckpointError(f"checkpoint: {path} has seen other data than {data}; put that back, or delete it")
     run = _begun(setup, place, snapshot)
     machines = snapshot.machines if snapshot else []
     here = place.environment(run.engine)
     machines += [here] if here not in machines else []
-    updates = setup.batch.updates(len(data_of(setup, place)[0]))
+    updates = setup.batch.updates(len(train_split))
     make_room(path)
     saved = time.monotonic()
 
     def save(now: Snapshot) -> None:
-        now.machines = machines
+        now.machines, now.data_sha256 = machines, fingerprint
         checkpoint.save(path, now, job.digest)
 
     done = snapshot.epoch * updates + snapshot.step if snapshot else 0

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 from small_images import CPU, images, one_line, small
 
 from smoothout.data import sources
+from smoothout.data.reading import check
 from smoothout.data.sources import KEYS, SOURCES, Arrays, DataError, Name, checked, load, read_npz
 from smoothout.vision import torchvision
 
@@ -306,3 +308,16 @@ def test_torchvision_can_be_imported_beside_this_torch_and_has_its_data_sets() -
         pytest.skip("torchvision is not installed")
     for name in ("MNIST", "CIFAR10", "CIFAR100"):
         assert isinstance(getattr(torchvision().datasets, name), type)
+
+
+@pytest.mark.parametrize("read", [read_npz, check])
+def test_a_machine_without_memory_is_no_reason_to_call_a_file_damaged(
+    read: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(np, "load", full)
+    monkeypatch.setattr(Image, "open", full)
+    with pytest.raises(MemoryError):
+        read(tmp_path / "file")

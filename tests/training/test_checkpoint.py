@@ -97,6 +97,20 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, share: float) -> None
     assert "is damaged or no checkpoint" in refused(path)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=repr)
+def test_a_machine_without_memory_is_no_reason_to_call_a_checkpoint_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    save(tmp_path / "run.pt", snapshot(), DIGEST)
+
+    def load_nothing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", load_nothing)
+    with pytest.raises(type(error)):
+        load(tmp_path / "run.pt", DIGEST)
+
+
 @pytest.mark.parametrize(
     "content",
     [

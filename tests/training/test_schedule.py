@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,6 +100,13 @@ def test_the_published_learning_rates_come_from_batch_multiplier_and_ghost_batch
     batch: Batch, scaling: LrScaling, factor: float
 ) -> None:
     assert Schedule(200, lr_scaling=scaling).lr_factor(0, batch) == pytest.approx(factor)
+
+
+def test_a_shorter_schedule_of_the_same_shape_has_a_shorter_warm_up() -> None:
+    whole = Schedule(90, (30, 60), lr_scaling=LrScaling.sqrt, warm_up=5)
+    assert whole.scaled(0.2) == replace(whole, epochs=18, drops=(6, 12), warm_up=1)
+    assert whole.scaled(0.01).warm_up == 1
+    assert Schedule(90, (30,)).scaled(0.1).warm_up == 0
 
 
 def test_another_reference_than_the_ghost_batch_can_be_named() -> None:

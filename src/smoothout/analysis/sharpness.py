@@ -253,7 +253,8 @@ def sharpness(
 
     f is the mean of ``loss`` over all examples in evaluation mode, x the n trainable parameters. The maximum
     can only be searched for: a value is a lower bound. Points where f is not finite do not count, nor does a rise
-    within the rounding of one number of f's size.
+    within the rounding of one number of f's size. On CUDA, torch's convolutions round to TF32, too coarsely for a
+    small box, unless ``torch.backends.cudnn.allow_tf32 = False``.
 
     - ``converged``: as well as it can be found. Variables and objective are scaled to the box; sign ascents
       from x and two random points, L-BFGS-B from x and the best; the largest value ever evaluated counts.

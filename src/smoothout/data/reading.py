@@ -20,6 +20,7 @@ from torch import Tensor
 
 from smoothout.data.crops import Piece
 from smoothout.data.sources import DataError
+from smoothout.machine import of_machine
 
 Pixels = NDArray[np.uint8]
 Decode = Callable[[int, Pixels], None]  # a row's photograph into an array (side, side, 3)
@@ -52,6 +53,8 @@ def decode(path: Path, cut: Callable[[int, int], Piece], out: Pixels, *, draft: 
                 square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             pixels = np.asarray(square)
     except Exception as error:  # Pillow raises almost anything on what is no sound image
+        if of_machine(error):
+            raise
         raise damaged(path, error) from error
     out[...] = pixels
 
@@ -75,6 +78,8 @@ def check(path: Path) -> DataError | None:
             image.draft("RGB", (1, 1))
             image.load()
     except Exception as error:
+        if of_machine(error):
+            raise
         return damaged(path, error)
     return None
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoothout.files import whole_file
+from smoothout.machine import of_machine
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -99,6 +100,8 @@ def read_npz(path: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as file:
             found = {key: file[key] for key in KEYS if key in file}
     except Exception as error:  # numpy, zipfile and zlib raise almost anything on a file that is no sound npz
+        if of_machine(error):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"data: {path} is damaged or no npz file ({reason})") from error
     missing = [key for key in KEYS if key not in found]

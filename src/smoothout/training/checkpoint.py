@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from smoothout.files import whole_file
+from smoothout.machine import of_machine
 
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 Weights = dict[str, Tensor]
@@ -36,6 +37,7 @@ class Snapshot:
         curvature: for every epoch of a noisy training, the Hessian's trace as ``curvature.RunningTrace`` estimates it.
         trace: that estimate's sums over the present epoch so far.
         machines: every environment the run was trained in, the first one first.
+        data_sha256: fingerprint of the data set, None in checkpoints of earlier versions.
     """
 
     model: Weights
@@ -49,6 +51,7 @@ class Snapshot:
     curvature: list[dict[str, Any]] = field(default_factory=list)
     trace: dict[str, Any] = field(default_factory=dict)
     machines: list[dict[str, Any]] = field(default_factory=list)
+    data_sha256: str | None = None
 
     @property
     def best_epoch(self) -> int:
@@ -63,7 +66,7 @@ class Snapshot:
 
 
 _TENSORS = ("model", "optimizer", "best", "sums")
-_NUMBERS = ("epoch", "step", "elapsed", "curves", "curvature", "trace", "machines")
+_NUMBERS = ("epoch", "step", "elapsed", "curves", "curvature", "trace", "machines", "data_sha256")
 
 
 def save(path: Path, snapshot: Snapshot, digest: str) -> None:
@@ -83,7 +86,7 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Snapsho
     """The snapshot at ``path``, on ``device``.
 
     Raises CheckpointError when the file is damaged, holds anything but tensors and plain values, or belongs to another
-    run than ``digest``.
+    run than ``digest``; what is the machine's fault is raised as it is.
     """
     try:
         content = torch.load(path, map_location=device, weights_only=True)
@@ -92,6 +95,8 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Snapsho
         snapshot = Snapshot(**content, **numbers)
         _check(snapshot)
     except Exception as error:  # torch raises almost anything on a file that is not its own
+        if of_machine(error):
+            raise
         reason = textwrap.shorten(str(error), 120, placeholder=" ...")
         fault = f"is damaged or no checkpoint of this program ({reason}); delete it to train anew"
         raise CheckpointError(f"checkpoint: {path} {fault}") from error

@@ -22,7 +22,7 @@ TOGETHER = 8  # trainings that take turns on one CUDA device
 
 def keep_memory() -> None:
     """Let glibc keep the memory of large tensors instead of giving it back and faulting it in again at each update."""
-    with suppress(OSError, AttributeError):  # another C library
+    with suppress(OSError, AttributeError, TypeError):  # another C library, or Windows, which has none of that name
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in _KEEP:
             mallopt(option, value)

@@ -70,9 +70,10 @@ class Schedule:
         return replace(self, lr_scaling=LrScaling.none, lr_reference=None, warm_up=0)
 
     def scaled(self, share: float) -> Schedule:
-        """A schedule of the same shape whose epochs and drops are multiplied by ``share`` (at least one epoch)."""
+        """A schedule of the same shape: epochs, drops and warm-up multiplied by ``share`` (each at least one epoch)."""
         epochs, *drops = (max(1, round(share * epoch)) for epoch in (self.epochs, *self.drops))
-        return replace(self, epochs=epochs, drops=tuple(drops))
+        warm_up = max(1, round(share * self.warm_up)) if self.warm_up else 0
+        return replace(self, epochs=epochs, drops=tuple(drops), warm_up=warm_up)
 
     def lr_scale(self, batch: Batch) -> float:
         """What the learning rate is multiplied by for the sake of ``batch``."""

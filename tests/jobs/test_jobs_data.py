@@ -1,0 +1,80 @@
+"""Jobs: what was trained on one data set is neither analysed nor gone on with on another of that name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import digits, tree
+from tiny_jobs import UPDATES, checkpoint_of, tiny, trained
+
+from smoothout import runs
+from smoothout.analysis.recorded import RunningAverages
+from smoothout.data.sources import DataError
+from smoothout.jobs import ensure
+from smoothout.training import checkpoint
+from smoothout.training.checkpoint import CheckpointError
+from smoothout.work import Job, Workplace
+
+
+@pytest.fixture
+def shuffle_labels(place: Workplace) -> Callable[[], None]:
+    """Puts digits with their labels in another order into the data folder, and lets no process know the old ones."""
+
+    def put() -> None:
+        arrays = dict(np.load(Path(digits().name, "digits.npz")))
+        arrays["y_train"] = np.random.default_rng(0).permutation(arrays["y_train"])
+        Path(place.folders.data).mkdir(parents=True)
+        np.savez(Path(place.folders.data, "digits.npz"), **arrays)
+        runs._load.cache_clear()
+
+    return put
+
+
+def test_an_analysis_on_other_data_than_the_trainings_is_refused(
+    place: Workplace, shuffle_labels: Callable[[], None]
+) -> None:
+    job = Job(RunningAverages(), (tiny(),))
+    run = ensure(tiny(), place)
+    shuffle_labels()
+    before = tree(Path(place.folders.results).parent)
+    with pytest.raises(DataError, match=rf"^data: digits in .* is not what {run.name} was trained on; .*$"):
+        ensure(job, place)
+    assert tree(Path(place.folders.results).parent) == before
+
+
+def test_a_training_does_not_go_on_with_other_data(place: Workplace, shuffle_labels: Callable[[], None]) -> None:
+    job, place = tiny(), replace(place, checkpoint_seconds=0.0)
+    steps = runs.training(job, place)
+    for _ in range(UPDATES + 3):
+        next(steps)
+    steps.close()
+    path = checkpoint_of(job, place)
+    stopped = checkpoint.load(path, job.digest)
+    assert (stopped.epoch, len(stopped.data_sha256 or "")) == (1, 64)
+    shuffle_labels()
+    with pytest.raises(CheckpointError, match=rf"^checkpoint: {path} has seen other data than digits in "):
+        trained(job, place)
+    stopped.data_sha256 = None  # of an earlier version, which did not say
+    checkpoint.save(path, stopped, job.digest)
+    assert trained(job, place).epoch == 2
+
+
+def test_an_analysis_computes_in_float32_whatever_torch_allows(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def run(*_: object) -> dict[str, object]:
+        seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        return {}
+
+    monkeypatch.setattr(RunningAverages, "run", run)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    ensure(Job(RunningAverages(), (tiny(),)), place)
+    assert seen == [(False, "highest")]
+    assert torch.backends.cudnn.allow_tf32
