@@ -20,6 +20,8 @@ from smoothout.statistics import Evidence, Verdict, mean_of
 from smoothout.verdicts import shown
 from smoothout.work import Workplace
 
+METHODS = ("baseline", "smoothout")
+
 
 def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: Claims, place: Workplace) -> None:
     simulate(f1, place, F1["large"] + "baseline", [98.0, 97.0, 98.5, 97.5, 98.2], [])
@@ -140,7 +142,7 @@ def test_what_only_the_training_loss_explains_is_no_correlation_at_equal_loss(
     The split that was searched may be the test split: the loss on it is no matter.
     """
     generator = np.random.default_rng(0)
-    for row, method in product(dict.fromkeys(row for row, _ in f1._entries("table2")), ("baseline", "smoothout")):
+    for row, method in product(dict.fromkeys(row for row, _ in f1._entries("table2")), METHODS):
         losses = generator.lognormal(-7, 1) * generator.lognormal(0, 0.1, 5)
         sharp = losses * 1000 * generator.lognormal(0, 1) * generator.lognormal(0, 0.1, 5)
         explained = np.log(losses) + generator.normal(0, 0.05, 5) if by_loss else np.log(sharp)
@@ -151,6 +153,16 @@ def test_what_only_the_training_loss_explains_is_no_correlation_at_equal_loss(
     assert (page([plain, equal]).verdicts[1] is Verdict.holds) is not by_loss
     if not by_loss:
         assert plain.evidence.value == pytest.approx(1, abs=1e-6)
+
+
+def test_a_training_loss_that_rounds_to_zero_is_the_lowest_of_all(f1: Claims, place: Workplace) -> None:
+    """The lower the loss, the lower the sharpness and the higher the accuracy, and nothing is left at equal loss."""
+    cells = [(row, method) for row in dict.fromkeys(row for row, _ in f1._entries("table2")) for method in METHODS]
+    for number, (row, method) in enumerate(cells):
+        simulate(f1, place, f"table2 | {row} | {method}", [90.0 - number], [1.0 + number], losses=[0.001 * number])
+    plain, equal = judged({"kind": "correlation", "quantities": ["converged"], "tables": ["table2"]}, place)
+    assert (plain.runs, plain.evidence.value) == (len(cells), pytest.approx(1))
+    assert equal.evidence.value == pytest.approx(0)
 
 
 @pytest.mark.parametrize("effect", [0.0, 0.4])
