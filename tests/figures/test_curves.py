@@ -153,8 +153,8 @@ def test_a_course_has_the_best_epoch_hollow_and_a_full_mark_where_averages_were_
 def test_a_course_is_the_test_errors_running_median_over_epochs_which_the_panel_says(axes):
     accuracies = [0.5 if epoch % 3 == 0 else 0.9 for epoch in range(4 * WINDOW)]  # every third epoch is an outlier
     curves.course(axes, [(SB, training([*accuracies, 0.1], best=1))])
-    errors = lines(axes)["SB"].get_ydata()
-    assert list(lines(axes)["SB"].get_xdata()) == list(range(1, 4 * WINDOW + 2))
+    errors = lines(axes)["SB, 1 seed"].get_ydata()
+    assert list(lines(axes)["SB, 1 seed"].get_xdata()) == list(range(1, 4 * WINDOW + 2))
     assert errors[WINDOW:-WINDOW] == pytest.approx([10.0] * (2 * WINDOW + 1))
     half = WINDOW // 2 + 1
     assert errors[-1] == pytest.approx(statistics.median([100 * (1 - a) for a in [*accuracies, 0.1][-half:]]))
@@ -165,11 +165,17 @@ def test_a_courses_seeds_are_their_mean_in_a_band_as_long_as_all_of_them_last(ax
     runs = [training([0.5, 0.5], best=0, name="a"), training([0.7], best=0, name="b")]  # the second ended early
     curves.course(axes, [(SB, run) for run in runs])
     drawn = lines(axes)
-    assert list(drawn["SB"].get_ydata()) == pytest.approx([40.0, math.nan], nan_ok=True)
+    assert list(drawn["SB, 2 seeds"].get_ydata()) == pytest.approx([40.0, math.nan], nan_ok=True)
     band = axes.collections[0].get_datalim(axes.transData)
     assert (band.y0, band.y1) == pytest.approx((30.0, 50.0))
     assert list(drawn["SB, best epoch"].get_ydata()) == pytest.approx([50.0, 30.0])
-    assert set(drawn) == {"SB", "SB, best epoch"}  # nothing was recomputed
+    assert set(drawn) == {"SB, 2 seeds", "SB, best epoch"}  # nothing was recomputed
+
+
+def test_where_fewer_seeds_were_recomputed_the_legend_says_how_many(axes):
+    runs = [training([0.5], best=0, name=name) for name in "ab"]
+    curves.course(axes, [*((SB, run) for run in runs), (SB, recomputed(0.9, "last", of="a"))])
+    assert set(lines(axes)) == {"SB, 2 seeds", "SB, best epoch", "SB, last epoch recomputed, 1 seed"}
 
 
 def test_recomputed_marks_of_two_runs_stand_side_by_side(axes):
@@ -183,4 +189,4 @@ def test_recomputed_marks_of_two_runs_stand_side_by_side(axes):
 
 def test_what_was_recomputed_of_a_training_without_a_record_is_left_out(axes):
     curves.course(axes, [(SB, training([0.5], best=0)), (SB, recomputed(0.9, "last", of="another"))])
-    assert set(lines(axes)) == {"SB", "SB, best epoch"}
+    assert set(lines(axes)) == {"SB, 1 seed", "SB, best epoch"}

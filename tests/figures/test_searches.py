@@ -117,7 +117,7 @@ def test_each_seed_has_a_line_of_its_own_and_a_run_one_name(axes):
     assert len(axes.get_legend().get_texts()) == 1
 
 
-def test_accuracy_and_sharpness_over_batch_sizes_are_means_over_seeds(axes):
+def test_over_batch_sizes_accuracy_is_a_mean_and_sharpness_a_geometric_mean_over_seeds(axes):
     records = [
         (BASELINE, made)
         for seed in (0, 1)
@@ -132,18 +132,18 @@ def test_accuracy_and_sharpness_over_batch_sizes_are_means_over_seeds(axes):
     accuracy, values = drawn["test accuracy, baseline"], drawn["sharpness, baseline"]
     assert list(accuracy.get_xdata()) == list(values.get_xdata()) == [32, 512]
     assert list(accuracy.get_ydata()) == pytest.approx([91.0, 91.0])
-    assert list(values.get_ydata()) == pytest.approx([33.0, 513.0])
+    assert list(values.get_ydata()) == pytest.approx([(32 * 34) ** 0.5, (512 * 514) ** 0.5])
     assert values.axes.get_yscale() == "log"
     assert (accuracy.get_linestyle(), values.get_linestyle()) == ("-", "--")
     assert {accuracy.get_color(), values.get_color()} == {COLOURS[0]}
 
 
-def test_where_every_search_failed_there_are_crosses_alone(axes):
-    records = [(BASELINE, sharpness(0.0, 0.1, failed=True, batch=32)), (BASELINE, training(0.9, batch=32))]
-    searches.over_batch(axes, records)
+def test_where_a_search_failed_there_is_a_cross_and_no_mean_of_the_others(axes):
+    found = [sharpness(0.0, 0.1, failed=True, batch=32), *(sharpness(4.0, 0.1, batch=b, seed=1) for b in (32, 64))]
+    searches.over_batch(axes, [(BASELINE, record) for record in (*found, training(0.9, batch=32))])
     drawn = labelled(axes)
     assert list(drawn["search failed"].get_xdata()) == [32]
-    assert list(drawn["sharpness, baseline"].get_xdata()) == []
+    assert list(drawn["sharpness, baseline"].get_ydata()) == pytest.approx([math.nan, 4.0], nan_ok=True)
 
 
 def rise(value: float, failed: bool = False, **settings: Any) -> Record:

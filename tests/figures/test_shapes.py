@@ -24,9 +24,20 @@ def test_contours_have_alpha_across_and_beta_up_and_levels_that_pictures_share(p
     shapes.contours(axes, plane)
     filled = axes.collections[0]
     assert (axes.get_xlim(), axes.get_ylim()) == ((-1.0, 1.0), (-1.0, 1.0))
-    assert filled.levels[0] == pytest.approx(1e-4)
-    assert filled.levels[-1] == pytest.approx(1e2)
+    assert filled.levels[0] == pytest.approx(np.log10(1e-4))
+    assert filled.levels[-1] == pytest.approx(np.log10(1e2))
     assert "alpha" in axes.get_xlabel()
+
+
+def test_contours_take_the_losss_logarithm_to_be_linear_between_points_and_name_the_loss():
+    """Losses of 10^-alpha: every decade lies at a whole alpha, however coarse the grid."""
+    outcome = {"alphas": [-1.5, 0.5, 2.5], "betas": [0.0, 1.0], "losses": [[10.0**-a] * 2 for a in (-1.5, 0.5, 2.5)]}
+    axes = Figure().subplots()
+    shapes.contours(axes, [(Run("SB", 0), a_record("plane", outcome))])
+    decades = axes.collections[-1]
+    places = [path.vertices[:, 0].mean() for path in decades.get_paths() if len(path.vertices)]
+    assert sorted(places) == pytest.approx([-1.0, 0.0, 1.0, 2.0])
+    assert {text.get_text() for text in axes.texts} <= {"0.01", "0.1", "1", "10"}
 
 
 def test_a_surface_has_a_row_a_beta_and_the_logarithm_of_the_loss(plane):

@@ -63,7 +63,7 @@ def test_the_axis_ends_below_a_single_eigenvalue_and_above_the_highest_density(a
 def test_the_largest_eigenvalues_are_marked_each_run_in_a_row_and_colour_of_its_own(axes):
     spectrum(axes, [(SB, hessian(0.0, [2.0, 1.0])), (LB, hessian(0.0, [9.0]))])
     drawn = labelled(axes)
-    small, large = drawn["SB, largest: 2"], drawn["LB, largest: 9"]
+    small, large = drawn["SB, largest: up to 2"], drawn["LB, largest: up to 9"]
     assert list(small.get_xdata()) == [2.0, 1.0]
     assert list(large.get_xdata()) == [9.0]
     assert small.get_ydata()[0] != large.get_ydata()[0]
@@ -75,7 +75,7 @@ def test_the_largest_eigenvalues_are_marked_each_run_in_a_row_and_colour_of_its_
 def test_eigenvalues_that_did_not_converge_are_said(axes):
     spectrum(axes, [(SB, hessian(0.0, [2.0], converged=False)), (LB, hessian(0.0, [], converged=False))])
     drawn = labelled(axes)
-    assert list(drawn["SB, largest: 2; 1 of 2 converged in 3 restarts"].get_xdata()) == [2.0]
+    assert list(drawn["SB, largest: up to 2; 1 of 2 converged in 3 restarts"].get_xdata()) == [2.0]
     assert list(drawn["LB, largest; 1 of 2 converged in 3 restarts"].get_xdata()) == []
 
 
@@ -88,7 +88,7 @@ def test_seeds_are_their_mean_in_a_band_and_share_their_marks(axes):
     each = [Spectrum((v,), (w,), N, 0).density(grid, width) for v, w in ritz]
     np.testing.assert_allclose(heights, np.mean(each, axis=0), rtol=1e-12)
     assert len(axes.collections) == 1
-    assert list(drawn["SB, largest: 4"].get_xdata()) == [4.0, 3.0]
+    assert list(drawn["SB, largest: up to 4"].get_xdata()) == [4.0, 3.0]
 
 
 def test_a_spectrum_of_one_point_is_drawn_all_the_same(axes):

@@ -50,8 +50,8 @@ class Curve(NamedTuple):
 def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
     """[SmoothOut Fig. 3] Loss on a logarithmic axis at the left, accuracy at the right; training solid, test dashed.
 
-    A colour is a run; accuracy is paler, with markers. A line is the mean over seeds and the band around it goes from
-    the lowest to the highest. A point that lacks a value is a gap.
+    A colour is a run; accuracy is paler, with markers. A line is the mean over seeds and the band around the loss goes
+    from the lowest to the highest. A point that lacks a value is a gap.
     """
     accuracy = axes.twinx()
     accuracy.grid(visible=False)
@@ -60,7 +60,8 @@ def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
         look = {"linestyle": LINES[curve.part], "color": colour(curve.run.place)}
         mean_and_band(axes, curve.x, curve.losses, {**look, "label": f"loss, {words}"})
         dots = {"marker": marker(curve.run.place), "markersize": 2.6, "linewidth": 0.9, "alpha": 0.7}
-        mean_and_band(accuracy, curve.x, curve.accuracies, {**look, **dots, "label": f"accuracy, {words}"}, 100.0)
+        dots |= {**look, "label": f"accuracy, {words}"}
+        mean_and_band(accuracy, curve.x, curve.accuracies, dots, 100.0, band=False)  # it would hide the loss's
     axes.set_yscale("log")
     axes.set_xlim(min(c.x[0] for c in curves), max(c.x[-1] for c in curves))
     axes.set_xlabel(label)
@@ -108,7 +109,7 @@ def course(axes: Any, records: Named) -> None:
         errors = [[_error(x) for x in outcome["curves"]["test_accuracy"]] for outcome in trained.values()]
         smooth = list(zip_longest(*map(_running_median, errors)))  # None after the end of one that ended early
         look = {"color": colour(run.place)}
-        mean_and_band(axes, range(1, len(smooth) + 1), smooth, {**look, "label": run.name})
+        mean_and_band(axes, range(1, len(smooth) + 1), smooth, {**look, "label": f"{run.name}, {seeds(len(trained))}"})
         dots = {**look, "marker": marker(run.place), "linestyle": "none", "markersize": 5}
         best = [outcome["best"]["epoch"] for outcome in trained.values()]
         values = [seed[epoch] for seed, epoch in zip(errors, best, strict=True)]
@@ -136,8 +137,14 @@ def _mark_recomputed(
         values = [_error(record.outcome["recomputed"]["test"]["accuracy"]) for record in known]
         beside = offset_copy(axes.transData, axes.figure, x=7 * (1 + (run.place or 0)), units="points")
         label = f"{run.name}, {weights} epoch recomputed"
+        label += f", {seeds(len(known))}" if len(known) < len(trained) else ""
         apart = {"markeredgecolor": "white", "markeredgewidth": 0.6}  # seeds that end alike stay several marks
         axes.plot(ends, values, transform=beside, clip_on=False, zorder=3, label=label, **look, **apart)
+
+
+def seeds(count: int) -> str:
+    """How many, in words."""
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _running_median(values: Sequence[float]) -> list[float]:

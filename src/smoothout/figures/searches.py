@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from smoothout.figures.curves import Named, by_run
+from smoothout.figures.curves import Named, by_run, seeds
 from smoothout.figures.style import COLOURS, colour, legend_below, marker, mean_and_band, plain_log
 from smoothout.ledger import Record
 
@@ -21,6 +21,7 @@ METHODS = {  # at equal evaluations
     "scaled": {"color": COLOURS[3], "linewidth": 1.1, "linestyle": "-."},
     "ascents": {"color": COLOURS[4], "linewidth": 1.1, "linestyle": "-"},
 }
+T = TypeVar("T")
 NOISE = 1e-5  # of the highest value: a search that ends lower met rounding, and stands in the legend alone
 WORDS = {
     "released": "released (test split)",
@@ -59,6 +60,7 @@ def _course(axes: Any, course: dict[str, Any], labelled: bool) -> None:
     why = course["status"].lower().removeprefix("convergence: ").removeprefix("stop: ")
     label = f"{WORDS[name]}: {found} after {spent}; {why}"
     above = [value if value > 0 else math.nan for value in course["values"]]
+    look |= {"linestyle": "none"} if course["failed"] else {}  # it stands in the legend alone
     axes.plot(range(1, spent + 1), above, drawstyle="steps-post", label=label if labelled else None, **look)
     if end and not course["failed"]:
         axes.plot(spent, course["answer"], end, color=look["color"], markersize=5)
@@ -85,7 +87,10 @@ def over_loss(axes: Any, records: Named) -> None:
 
 
 def over_batch(axes: Any, records: Named) -> None:
-    """[Keskar Fig. 4] Test accuracy at the last epoch (left) and sharpness (right, dashed) against the batch size."""
+    """[Keskar Fig. 4] Test accuracy at the last epoch (left) and sharpness (right, dashed) against the batch size.
+
+    Of several seeds the mean, of sharpness the geometric one; a batch size where a search failed is a gap with a cross.
+    """
     sharpness = axes.twinx()
     sharpness.grid(visible=False)
     for run, own in by_run(records).items():
@@ -93,8 +98,9 @@ def over_batch(axes: Any, records: Named) -> None:
         look = {"color": colour(run.place), "marker": marker(run.place), "markersize": 4}
         accuracies = _by_batch(trained, lambda r: 100 * r.outcome["last"]["test_accuracy"])
         mean_and_band(axes, *accuracies, {**look, "label": f"test accuracy, {run.name}"})
-        values = _by_batch(_found(measured), lambda r: r.outcome["value"])
-        mean_and_band(sharpness, *values, {**look, "linestyle": "--", "label": f"sharpness, {run.name}"})
+        values = _by_batch(measured, lambda r: None if r.outcome["failed"] else r.outcome["value"])
+        dashed = {**look, "linestyle": "--", "label": f"sharpness, {run.name}"}
+        mean_and_band(sharpness, *values, dashed, mean=statistics.geometric_mean)
         _mark_failed(sharpness, [r.labels["batch"] for r in measured if r.outcome["failed"]], look)
     sharpness.set_yscale("log")
     axes.set_xlabel("batch size")
@@ -121,7 +127,7 @@ def adaptive(axes: Any, records: Named) -> None:
     plain_log(axes.yaxis)
     axes.margins(y=0.15)  # room for what failed
     axes.set_xlim(-0.5, len(runs) - 0.3)
-    axes.set_xticks(range(len(runs)), [f"{run.name}\n{_seeds(len(own))}" for run, own in runs.items()], fontsize=8)
+    axes.set_xticks(range(len(runs)), [f"{run.name}\n{seeds(len(own))}" for run, own in runs.items()], fontsize=8)
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(
         f"{settings['norm']}, rho = {settings['rho']:g}, {settings['part']}"
@@ -129,10 +135,6 @@ def adaptive(axes: Any, records: Named) -> None:
     )
     axes.set_ylabel("highest rise of the cross entropy met")
     legend_below(axes)
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _by_seed(records: Iterable[Record]) -> list[list[Record]]:
@@ -143,9 +145,9 @@ def _by_seed(records: Iterable[Record]) -> list[list[Record]]:
     return list(found.values())
 
 
-def _by_batch(records: Iterable[Record], read: Callable[[Record], float]) -> tuple[list[int], list[list[float]]]:
+def _by_batch(records: Iterable[Record], read: Callable[[Record], T]) -> tuple[list[int], list[list[T]]]:
     """Batch sizes, rising, and at each of them what is read from every seed's record."""
-    found: dict[int, list[float]] = {}
+    found: dict[int, list[T]] = {}
     for record in sorted(records, key=lambda r: int(r.labels["batch"])):
         found.setdefault(record.labels["batch"], []).append(read(record))
     return list(found), list(found.values())

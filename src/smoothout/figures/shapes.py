@@ -15,16 +15,19 @@ COPIES_SHOWN = 4  # as in the paper
 
 
 def contours(axes: Any, records: Named) -> None:
-    """Lines of equal loss, three a decade, whole decades bold; darker is lower. Of several seeds the first."""
-    from matplotlib.colors import LogNorm  # noqa: PLC0415  (slow to import)
+    """Lines of equal loss, three a decade, whole decades bold; darker is lower. Of several seeds the first.
+
+    Between the points of the grid the loss's logarithm is taken to be linear: a cell may span a decade.
+    """
+    from matplotlib.patheffects import withStroke  # noqa: PLC0415  (slow to import)
 
     alphas, betas, losses = _plane(records)
-    ladder = np.logspace(*DECADES, 3 * (DECADES[1] - DECADES[0]) + 1)
-    norm = LogNorm(ladder[0], ladder[-1])
-    axes.contourf(alphas, betas, losses, ladder, cmap="Blues_r", norm=norm, extend="both")
-    axes.contour(alphas, betas, losses, ladder, colors="0.3", linewidths=0.4)
-    decades = axes.contour(alphas, betas, losses, ladder[::3], colors="0.1", linewidths=1.1)
-    axes.clabel(decades, fmt="%g", fontsize=7)
+    heights, ladder = np.log10(losses), np.linspace(*DECADES, 3 * (DECADES[1] - DECADES[0]) + 1)
+    axes.contourf(alphas, betas, heights, ladder, cmap="Blues_r", extend="both")
+    axes.contour(alphas, betas, heights, ladder, colors="0.3", linewidths=0.4, linestyles="-")
+    decades = axes.contour(alphas, betas, heights, ladder[::3], colors="0.1", linewidths=1.1, linestyles="-")
+    for label in axes.clabel(decades, fmt=lambda height: f"{10**height:g}", fontsize=7):
+        label.set_path_effects([withStroke(linewidth=2, foreground="white")])
     axes.plot(0, 0, "+", color="white", markersize=9, markeredgewidth=2)
     axes.grid(visible=False)
     axes.set_aspect("equal")

@@ -17,7 +17,7 @@ Density = Callable[[dict[str, Any], Array, float], Array]  # of a recorded spect
 
 WIDTH = 0.01  # of the drawn range: how wide a Ritz value is smoothed
 POINTS = 1001
-FOOT = 0.03  # of the height of a single eigenvalue: far below it nothing stands for one
+FOOT = 0.03  # of the expected height of a single eigenvalue: few stand below it, whatever the probes
 
 
 def spectrum(axes: Any, records: Named, density: Density) -> None:
@@ -37,7 +37,10 @@ def spectrum(axes: Any, records: Named, density: Density) -> None:
     axes.set_yscale("log")
     axes.set_ylim(FOOT * single, 3 * heights.max())
     axes.set_xlim(grid[0], grid[-1])
-    axes.set_xlabel(f"eigenvalue of the Hessian, smoothed by {width:.2g}")
+    probes = min(len(outcome["spectrum"]["ritz"]) for outcome in outcomes)
+    axes.set_xlabel(
+        f"eigenvalue of the Hessian, smoothed by {width:.2g}; {probes} probes: a lone one's height is chance"
+    )
     axes.set_ylabel("spectral density")
     legend_below(axes)
 
@@ -55,6 +58,6 @@ def _mark_largest(axes: Any, run: Run, found: Sequence[dict[str, Any]], row: int
     """The largest eigenvalues of all seeds of a run, in that row from the top; what did not converge is said."""
     values = [value for one in found for value in one["values"]]
     short = [one["status"] for one in found if not one["converged"]]
-    label = "; ".join([f"{run.name}, largest" + (f": {max(values):.3g}" if values else ""), *short[:1]])
+    label = "; ".join([f"{run.name}, largest" + (f": up to {max(values):.3g}" if values else ""), *short[:1]])
     look = {"linestyle": "none", "marker": "v", "markersize": 4, "color": colour(run.place), "label": label}
     axes.plot(values, [0.96 - 0.045 * row] * len(values), transform=axes.get_xaxis_transform(), **look)

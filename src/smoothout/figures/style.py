@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 STYLE: dict[Any, Any] = {
@@ -65,14 +66,21 @@ def legend_below(axes: Any, *twins: Any, columns: int = 2, size: float | None = 
 
 
 def mean_and_band(
-    axes: Any, x: Sequence[float], values: Sequence[Sequence[float | None]], look: dict[str, Any], factor: float = 1.0
+    axes: Any,
+    x: Sequence[float],
+    values: Sequence[Sequence[float | None]],
+    look: dict[str, Any],
+    factor: float = 1.0,
+    *,
+    mean: Callable[[Sequence[float]], float] = statistics.fmean,
+    band: bool = True,
 ) -> None:
     """``factor`` times the mean of the values at each ``x``, in a band from the lowest to the highest of several.
 
     Where one of them is None there is a gap.
     """
     numbers = [[math.nan if v is None else factor * v for v in at_x] for at_x in values]
-    axes.plot(x, [math.fsum(n) / len(n) for n in numbers], **look)
-    if any(len(n) > 1 for n in numbers):
+    axes.plot(x, [mean(n) for n in numbers], **look)
+    if band and any(len(n) > 1 for n in numbers):
         bounds = ([math.nan if math.isnan(sum(n)) else side(n) for n in numbers] for side in (min, max))
         axes.fill_between(x, *bounds, color=look["color"], alpha=BAND, linewidth=0)
