@@ -38,9 +38,8 @@ def spectrum(axes: Any, records: Named, density: Density) -> None:
     axes.set_ylim(FOOT * single, 3 * heights.max())
     axes.set_xlim(grid[0], grid[-1])
     probes = min(len(outcome["spectrum"]["ritz"]) for outcome in outcomes)
-    axes.set_xlabel(
-        f"eigenvalue of the Hessian, smoothed by {width:.2g}; {probes} probes: a lone one's height is chance"
-    )
+    axes.set_title(f"{probes} probes: the height of a lone eigenvalue is chance")
+    axes.set_xlabel(f"eigenvalue of the Hessian, smoothed by {width:.2g}")
     axes.set_ylabel("spectral density")
     legend_below(axes)
 
