@@ -172,12 +172,6 @@ def test_a_courses_seeds_are_their_mean_in_a_band_as_long_as_all_of_them_last(ax
     assert set(drawn) == {"SB, 2 seeds", "SB, best epoch"}  # nothing was recomputed
 
 
-def test_where_fewer_seeds_were_recomputed_the_legend_says_how_many(axes):
-    runs = [training([0.5], best=0, name=name) for name in "ab"]
-    curves.course(axes, [*((SB, run) for run in runs), (SB, recomputed(0.9, "last", of="a"))])
-    assert set(lines(axes)) == {"SB, 2 seeds", "SB, best epoch", "SB, last epoch recomputed, 1 seed"}
-
-
 def test_recomputed_marks_of_two_runs_stand_side_by_side(axes):
     for run in (SB, LB):
         curves.course(axes, [(run, training([0.5], best=0)), (run, recomputed(0.9, "last"))])

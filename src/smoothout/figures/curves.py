@@ -137,7 +137,6 @@ def _mark_recomputed(
         values = [_error(record.outcome["recomputed"]["test"]["accuracy"]) for record in known]
         beside = offset_copy(axes.transData, axes.figure, x=7 * (1 + (run.place or 0)), units="points")
         label = f"{run.name}, {weights} epoch recomputed"
-        label += f", {seeds(len(known))}" if len(known) < len(trained) else ""
         apart = {"markeredgecolor": "white", "markeredgewidth": 0.6}  # seeds that end alike stay several marks
         axes.plot(ends, values, transform=beside, clip_on=False, zorder=3, label=label, **look, **apart)
 
