@@ -27,7 +27,7 @@ def main(config: DictConfig) -> None:
 def analyze(config: DictConfig) -> None:
     """The same in one process, or in the first of several."""
     with cli.task(config) as (settings, place):
-        analysis: Analysis = build(settings["analysis"], "analysis", role=Analysis)
+        analysis: Analysis = build(settings.get("analysis"), "analysis", role=Analysis)
         configs = [settings]
         if analysis.runs == 2:
             other = chosen(settings, other=tuple[str, ...]).other

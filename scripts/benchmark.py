@@ -9,22 +9,19 @@ from rich.console import Console
 from smoothout import cli
 from smoothout.bench import report
 from smoothout.progress import Bar, say
-from smoothout.settings import SettingsError, chosen
+from smoothout.settings import chosen
 
 
 @hydra.main(config_path="../configs", config_name="benchmark", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Measure what ``config`` names on its device."""
     with cli.task(config) as (settings, place):
-        rows, data = [], Path(place.folders.data)
-        only = chosen(settings, only=tuple[str, ...] | None).only
-        try:
-            with Bar("comparisons", len(only or report.comparisons(place.device, data))) as bar:
-                for row in report.measure(place.device, only, data):
-                    rows.append(row)
-                    bar.step(row.what)
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
+        rows, only = [], chosen(settings, only=tuple[str, ...] | None).only
+        comparisons = report.comparisons(place.device, Path(place.folders.data), only)
+        with Bar("comparisons", len(comparisons)) as bar:
+            for compared in comparisons:
+                rows.append(compared())
+                bar.tick(rows[-1].what)
         where = place.device, place.environment()
         Console(highlight=False, soft_wrap=True).print(report.markdown(rows, *where), markup=False)
         if not only:

@@ -16,7 +16,7 @@ def main(config: DictConfig) -> None:
     """Train at every strength that ``config`` names, and compare."""
     instead = {"seed": "grid.seeds", "perturbation.a": "grid.strengths"}
     with cli.task(config, hands_over=True, instead=instead) as (settings, place):
-        grid = build(settings["grid"], "grid", Grid)
+        grid = build(settings.get("grid"), "grid", Grid)
         choosing = Choosing(experiment(settings), grid, epoch_seconds(settings))
         lost = terminal.make([choosing], place, cluster.carrier(HydraConfig.get(), settings))
         record = recorded(choosing.choice, place)

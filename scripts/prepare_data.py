@@ -14,7 +14,7 @@ from smoothout.settings import data_settings
 def main(config: DictConfig) -> None:
     """Find or fetch the data set that ``config`` names, and say what it is."""
     with cli.task(config) as (settings, place):
-        data = data_settings(settings["data"])
+        data = data_settings(settings.get("data"))
         train, test, fingerprint = data.load(Path(place.folders.data), place.device, place.download)
         shape = " x ".join(map(str, data.shape))
         say(f"{data.name}: {len(train)} training and {len(test)} test images, {shape}, SHA-256 {fingerprint}")

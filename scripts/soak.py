@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from smoothout import cli
 from smoothout.files import write_text
-from smoothout.progress import Bar, say, stop_if_asked
+from smoothout.progress import Bar, say
 from smoothout.reliability import soak
 from smoothout.settings import build
 
@@ -16,14 +16,9 @@ from smoothout.settings import build
 def main(config: DictConfig) -> None:
     """Try as much as ``config`` says, in a folder of its own."""
     with cli.task(config) as (settings, place):
-        wanted = build(settings["soak"], "soak", soak.Soak)
+        wanted = build(settings.get("soak"), "soak", soak.Soak)
         with Bar("soak", wanted.parts) as bar:
-
-            def tick(what: str) -> None:
-                stop_if_asked()
-                bar.step(what)
-
-            survived = soak.run(wanted, Path(__file__).resolve().parent, tick)
+            survived = soak.run(wanted, Path(__file__).resolve().parent, bar.tick)
         path = Path(place.folders.results) / "reliability.md"
         write_text(path, soak.markdown(wanted, survived, place.environment()))
         say(f"written: {path}")

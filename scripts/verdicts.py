@@ -31,7 +31,7 @@ def main(config: DictConfig) -> None:
                 f"{', '.join(lacking)}: must stand in configs/claims/{name}.yaml, below a first line"
                 " '# @package _global_', as in papers.yaml"
             )
-        judging = build(settings["judging"], "judging", Judging)
+        judging = build(settings.get("judging"), "judging", Judging)
         wish = chosen(settings, run=bool, page=str, method=tuple[str, ...])
         prose = chosen(settings["prose"], "prose.", title=str, introduction=str)
         published = ROOT / "results" / "published"

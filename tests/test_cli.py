@@ -86,3 +86,5 @@ def test_points_of_a_line_without_a_value_are_not_defined():
 def test_a_plane_with_points_that_overflow_is_described_by_the_others():
     text = words.analysis(a_record("plane", {"losses": [[0.5, None], [2.0, 1.0]]}))
     assert text == "name: 3 points, loss from 0.5 to 2"
+    text = words.analysis(a_record("plane", {"losses": [[None, None]]}))
+    assert text == "name: no point has a finite loss"

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from smoothout.analysis.interpolation import Averages
-from smoothout.analysis.interpolation import Path as Way
+from smoothout.analysis.interpolation import Averages, InterpolationPath
 from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
 from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
 from smoothout.analysis.recorded_searches import Adaptive, Atlas
@@ -163,7 +162,7 @@ ANALYSES = {  # of F1 at 256; an interpolation goes from there to F1 at 6000
     "uniform-9b9eabe6": NoiseCurve(),
     "to-f1-mnist-b6000-baseline-e200-s0-e14eaac0": Interpolation(),
     "to-f1-mnist-b6000-baseline-e200-s0-recomputed-e84bb564": Interpolation(averages=Averages.recomputed),
-    "to-f1-mnist-b6000-baseline-e200-s0-curvilinear-6ff629e9": Interpolation(path=Way.curvilinear),
+    "to-f1-mnist-b6000-baseline-e200-s0-curvilinear-6ff629e9": Interpolation(path=InterpolationPath.curvilinear),
     "5-directions-d6b1f6ce": Landscape(),
     "train-3812dc73": Plane(),
     "train-aec20659": Hessian(),

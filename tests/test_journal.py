@@ -96,6 +96,14 @@ def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path) -> None
     assert gone_through(tmp_path / "a" / "b", 2)[1] == [0, 1]
 
 
+def test_a_damaged_pass_is_made_again_and_kept(tmp_path: Path) -> None:
+    first, _ = gone_through(tmp_path / "a", 3)
+    damaged = sorted((tmp_path / "a").glob("*.pt"))[1]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert gone_through(tmp_path / "a", 3) == (first, [1])
+    assert gone_through(tmp_path / "a", 3) == (first, [])
+
+
 def test_a_journal_that_is_forgotten_is_gone_and_one_that_is_not_there_is_no_error(tmp_path: Path) -> None:
     gone_through(tmp_path / "a", 2)
     forget(tmp_path / "a")

@@ -101,6 +101,11 @@ def test_numbers_that_are_not_finite_become_null(ledger: Ledger) -> None:
     assert read(path_of(record, ledger)).outcome == expected
 
 
+def test_text_keeps_its_spaces_and_brackets(ledger: Ledger) -> None:
+    text = "an odd [two  spaces,\n a line]  status"
+    assert ledger.write(a_record(outcome={"status": text, "list": [1, [2, 3]]})).outcome["status"] == text
+
+
 def test_floats_are_kept_to_the_last_bit(ledger: Ledger) -> None:
     numbers = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0]
     read_back = ledger.write(a_record(outcome={"numbers": numbers})).outcome["numbers"]

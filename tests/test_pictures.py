@@ -212,6 +212,13 @@ def test_the_plan_has_every_job_with_the_configs_estimate_of_an_epoch() -> None:
         ({"analysis": {"points": 1}}, "line: analysis.start, stop, points"),
         ({"analysis": {"averages": "forgotten"}}, "interpolated, kept, recomputed"),
         ({"runs": {"SB": ["batch=small"]}}, "line: needs a title and 2 runs, not 1"),
+        ({"draw": {"part": "tset"}}, "line: draw.part: 'tset' is not one of train, test"),
+        ({"runs": ["x"]}, r"line: runs: must be a group, not \['x'\]"),
+        ({"runs": {"SB": 3, "LB": []}}, "line: runs.SB: overrides: 3 is not a list, each text"),
+        ({"analysis": 3}, "line: analysis: must be a group, not 3"),
+        ({"draw": 3}, "line: draw: must be a group, not 3"),
+        ({"over": {"seed": 3}}, "line: over.seed: must be a list of its values, not 3"),
+        ({"overrides": "seed=1"}, "line: overrides: 'seed=1' is not a list, each text"),
     ],
 )
 def test_a_panel_that_cannot_be_is_refused_in_one_line(change: dict[str, Any], culprit: str) -> None:
@@ -221,6 +228,22 @@ def test_a_panel_that_cannot_be_is_refused_in_one_line(change: dict[str, Any], c
         Picture(figure, Scope(), CONFIGS)
     assert "figure f1" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"name": None}, "^figure.name: None is not text"),
+        ({"title": ["f1"]}, r"^figure.title: \['f1'\] is not text"),
+        ({"overrides": "seed=1"}, "^figure.overrides: 'seed=1' is not a list, each text"),
+        ({"columns": -1}, "^figure.columns: must be null .* or at least 1, not -1"),
+        ({"panels": []}, "^figure.panels: must be a list of at least one panel"),
+        ({"panels": ["line"]}, "^figure.panels: must be a list of at least one panel"),
+    ],
+)
+def test_a_figure_that_cannot_be_is_refused_by_its_key(change: dict[str, Any], line: str) -> None:
+    with pytest.raises(SettingsError, match=line):
+        Picture(config("f1") | change, Scope(), CONFIGS)
 
 
 def test_a_density_of_no_probes_is_refused_before_anything_is_measured() -> None:

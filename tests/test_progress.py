@@ -181,6 +181,15 @@ def test_without_a_terminal_every_piece_of_work_has_its_own_lines_and_keeps_its_
 # Stopping
 
 
+def test_a_tick_asks_whether_to_stop_and_takes_a_note(log: io.StringIO, wait: Callable[[float], None]) -> None:
+    with pytest.raises(Interrupted), interruptible(), Bar("work", 9) as bar:  # noqa: PT012
+        wait(2 * LINE_SECONDS)
+        bar.tick("a note")
+        signal.raise_signal(signal.SIGINT)
+        bar.tick("never said")
+    assert log.getvalue().splitlines() == ["work: 1/9 a note"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_first_signal_waits_for_the_next_question_and_a_second_is_obeyed(number: signal.Signals) -> None:
     class Obeyed(Exception):  # noqa: N818

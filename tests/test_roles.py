@@ -11,11 +11,12 @@ import yaml
 from support import a_record
 
 from smoothout import words
-from smoothout.roles import Analysis, Data, Model, Optimizer, lacking
+from smoothout.roles import Analysis, Data, Model, lacking
 from smoothout.settings import SettingsError, build
+from smoothout.training.loop import OptimizerSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-ROLES = {"model": Model, "data": Data, "optimizer": Optimizer, "analysis": Analysis}
+ROLES = {"model": Model, "data": Data, "optimizer": OptimizerSettings, "analysis": Analysis}
 
 
 def nodes(group: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from smoothout.quantities import QUANTITIES, Quantity
 from smoothout.reproduction import Reproduction, Scope
 from smoothout.settings import SettingsError, chosen, compose_config, typed
 from smoothout.statistics import Evidence, Verdict, binomial_error, correlation_of, mean_of, spread_of
-from smoothout.work import Job, Workplace
+from smoothout.work import Job, Workplace, with_inputs
 
 DECIMALS = 9  # of a sum of points or of log2; what is below is rounding
 ZERO = 5e-5  # percent; below it a sharpness is printed as 0.0000
@@ -155,9 +155,7 @@ class Claims:
 
     def jobs(self) -> list[Job]:
         """Every job that a test needs, each once, trainings first."""
-        jobs = {job.digest: job for _, entry in self._needed() for job in entry.jobs.values()}
-        runs = {run.digest: run for job in jobs.values() for run in job.inputs}
-        return sorted((runs | jobs).values(), key=lambda job: bool(job.inputs))
+        return with_inputs(job for _, entry in self._needed() for job in entry.jobs.values())
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
         """By table and row: its jobs, with the config's estimate of the seconds that an epoch takes."""
@@ -208,10 +206,10 @@ class Claims:
                         [self._values(cell, quantity, place) for cell in sides.get(side, [])]
                         for side in ("plus", "minus")
                     )
-                    yield replace(self._tested(claim, plus, minus), row=row, quantity=_between(quantity, sides))
+                    yield self._tested(claim, row, _between(quantity, sides), plus, minus)
 
-    def _tested(self, claim: Claim, plus: list[Values], minus: list[Values]) -> Judged:
-        """The test of a row, its row and quantity left out."""
+    def _tested(self, claim: Claim, row: str, quantity: Quantity, plus: list[Values], minus: list[Values]) -> Judged:
+        """The test of a row by the values of its cells."""
         failed, diverged = (
             len(frozenset[int]().union(*(getattr(values, lost) for values in (*plus, *minus))))
             for lost in ("failed", "diverged")
@@ -228,7 +226,7 @@ class Claims:
             found = [_combined(plus, minus, lambda values: values.by_seed[seed]) for seed in sorted(seeds)]  # noqa: B023
             evidence = mean_of([value for value in found if value is not None], claim.margin, step)
         regime, error = self.scope.regime, _error(plus)
-        return Judged(claim, "", regime, QUANTITIES["best"], evidence, published, failed, diverged, error)
+        return Judged(claim, row, regime, quantity, evidence, published, failed, diverged, error)
 
     def _correlations(self, claim: Claim, quantity: Quantity, place: Workplace) -> Iterator[Judged]:
         """Accuracy against flatness over the settings of the claim's tables, plainly and at equal training loss."""

@@ -160,7 +160,7 @@ def task(
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
         named = OmegaConf.select(config, "folders.logs")
-        logs = named if isinstance(named, str) and isinstance(error, Exception | EndedError) else "logs"
+        logs = named if isinstance(named, str) else "logs"
         sys.exit(report(error, Path(logs) / "failure.txt"))
 
 

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,6 +31,11 @@ def environment(device: torch.device) -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
     }
+
+
+def device_of(environment: Mapping[str, Any]) -> str:
+    """The name of the CUDA device that an `environment` tells of, or else of the processor."""
+    return str(environment["processor"] if environment["device"] == "cpu" else environment["device"])
 
 
 def peak_memory(device: torch.device) -> int | None:

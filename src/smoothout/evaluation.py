@@ -1,4 +1,4 @@
-"""Loss and accuracy over a split: the only evaluation loop."""
+"""Loss and accuracy over a split."""
 
 from __future__ import annotations
 

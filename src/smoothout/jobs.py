@@ -24,7 +24,7 @@ from smoothout.ledger import Record, RecordError, lock
 from smoothout.runs import check, check_networks, data_of, fresh_model, training
 from smoothout.settings import Experiment, SettingsError
 from smoothout.strength import relative_strength
-from smoothout.training.checkpoint import Weights
+from smoothout.training.checkpoint import StateDict
 from smoothout.work import Job, Workplace
 
 WAIT_SECONDS = 0.1  # between two looks at locks that others hold
@@ -296,7 +296,7 @@ def _strength(setup: Experiment, epochs: int, examples: int, first: nn.Module, l
     return {"relative_strength": {when: relative_strength(m, noise, step, total) for when, (m, step) in at.items()}}
 
 
-def _digest(weights: Weights) -> str:
+def _digest(weights: StateDict) -> str:
     """SHA-256 over the tensors of a state dict."""
     found = hashlib.sha256()
     for tensor in weights.values():

@@ -64,7 +64,7 @@ class _Journal:
     def passed(self, measure: Callable[[], Tensor]) -> Tensor:
         path = self._folder / f"{self._mark}-{self._number:06d}.pt"
         self._number += 1
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(Exception):  # not there, or damaged: the pass is made again
             known: Tensor = torch.load(path, weights_only=True)
             return known
         since = time.monotonic()

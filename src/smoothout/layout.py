@@ -1,4 +1,4 @@
-"""The form of configs/table/: what a table's config must have, and the other papers' numbers that its rows point to."""
+"""The form of configs/table/ and configs/figure/, and the other papers' numbers that a table's rows point to."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
 from smoothout.settings import SettingsError, chosen
-from smoothout.tables import published_numbers
 
 
 def also_published(row: dict[str, Any], column: str, folder: Path) -> float | None:
@@ -21,7 +22,7 @@ def also_published(row: dict[str, Any], column: str, folder: Path) -> float | No
     if source is None:
         return None
     file, line, name = source
-    numbers = published_numbers(folder / file)
+    numbers = pd.read_csv(folder / file)
     found = numbers[numbers.iloc[:, 0] == line]
     if len(found) != 1 or name not in found:
         raise SettingsError(f"table: {row['name']}: also.{column}: {file} has no {name!r} of {line!r}")
@@ -59,6 +60,30 @@ def check_table(table: dict[str, Any], published: Path) -> None:
             chosen(own, f"{key}methods.", **{name: texts})
     if table.get("small", next(iter(methods))) not in methods:
         raise SettingsError(f"table.small: {table['small']!r} is not one of {', '.join(methods)}")
+
+
+def check_figure(figure: Any) -> None:
+    """Raise SettingsError where a figure's config lacks something, or has it in another form."""
+    texts = tuple[str, ...]
+    form: dict[str, Any] = {"name": str, "title": str, "overrides": texts, "columns": int | None}
+    usual = {"overrides": [], "columns": None} | figure if isinstance(figure, dict) else figure
+    given = chosen(usual, "figure.", **form)
+    if given.columns is not None and given.columns < 1:
+        raise SettingsError(f"figure.columns: must be null (all panels in a row) or at least 1, not {given.columns}")
+    panels = figure.get("panels")
+    if not (isinstance(panels, list) and panels and all(isinstance(panel, dict) for panel in panels)):
+        raise SettingsError(f"figure.panels: must be a list of at least one panel, not {panels!r}")
+    for panel in panels:
+        key = f"figure {given.name}: {panel.get('kind')}: "
+        for name in ("runs", "over", "analysis", "draw"):
+            if not isinstance(panel.get(name, {}), dict):
+                raise SettingsError(f"{key}{name}: must be a group, not {panel[name]!r}")
+        chosen({"overrides": []} | panel, key, overrides=texts)
+        for run, own in panel.get("runs", {}).items():
+            chosen({"overrides": own}, f"{key}runs.{run}: ", overrides=texts)
+        for setting, values in panel.get("over", {}).items():
+            if not (isinstance(values, list) and values):
+                raise SettingsError(f"{key}over.{setting}: must be a list of its values, not {values!r}")
 
 
 def _check_also(also: Any, key: str, methods: Collection[str], published: Path) -> None:

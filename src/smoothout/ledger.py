@@ -91,7 +91,7 @@ class Ledger:
         content["checksum"] = digest_of(content)
         path = self.folder / record.kind / f"{record.name}.json"
         make_room(path)
-        write_text(path, _LIST.sub(lambda found: " ".join(found[0].split()), json.dumps(content, indent=1)) + "\n")
+        write_text(path, _LIST.sub(_in_one_line, json.dumps(content, indent=1)) + "\n")
         return read(path)
 
     def lock(self, kind: str, digest: str) -> FileLock:
@@ -134,6 +134,10 @@ def read(path: Path) -> Record:
     if checksum != digest_of(content) or record.digest != digest_of(record.identity):
         raise RecordError(f"record: {path} was changed after it was made; restore it, or delete it to make it anew")
     return record
+
+
+def _in_one_line(found: re.Match[str]) -> str:
+    return re.sub(r"\s*\n\s*", " ", found[0])  # text keeps its spaces: within it JSON has no line breaks
 
 
 def _refused(constant: str) -> None:

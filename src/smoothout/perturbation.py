@@ -149,7 +149,7 @@ class SmoothOut:
     Args:
         model: any module; its parameters are perturbed.
         a: strength; half-width of U(-a, a), or standard deviation of N(0, a^2).
-        noise: "uniform" or "gaussian".
+        law: "uniform" or "gaussian".
         scaling: "none", "weight" (theta_i is multiplied by |w_i|) or "filter" (AdaSmoothOut).
         batchnorm: perturb weight and bias of BatchNorm layers too.
         denoise: False leaves the noise in the weights (later version, Tables III and IV).
@@ -166,7 +166,7 @@ class SmoothOut:
         self,
         model: nn.Module,
         a: float,
-        noise: str = "uniform",
+        law: str = "uniform",
         *,
         scaling: str = "none",
         batchnorm: bool = False,
@@ -174,7 +174,7 @@ class SmoothOut:
         generator: torch.Generator | None = None,
     ) -> None:
         self.a = a
-        self.law = choice(Law, "noise", noise)
+        self.law = choice(Law, "law", law)
         self.scaling = choice(Scaling, "scaling", scaling)
         self.denoise = denoise
         self.generator = generator
@@ -306,13 +306,13 @@ class AdaSmoothOut(SmoothOut):
         self,
         model: nn.Module,
         a: float,
-        noise: str = "uniform",
+        law: str = "uniform",
         *,
         batchnorm: bool = False,
         denoise: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(model, a, noise, scaling="filter", batchnorm=batchnorm, denoise=denoise, generator=generator)
+        super().__init__(model, a, law, scaling="filter", batchnorm=batchnorm, denoise=denoise, generator=generator)
 
 
 def scale_to_filters(direction: Tensor, weight: Tensor, a: float | Tensor = 1.0) -> Tensor:

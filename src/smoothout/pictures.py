@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from smoothout.analysis.scaling import Worker, break_even
 from smoothout.analysis.theory import figure_one
 from smoothout.bench.scaling import Scaling
 from smoothout.entries import epoch_seconds
+from smoothout.environment import device_of
 from smoothout.figures import curves, scale, searches, shapes, sheet, spectra
 from smoothout.jobs import of_other_weights, recorded
+from smoothout.layout import check_figure
 from smoothout.ledger import Record
 from smoothout.reproduction import Scope, recorded_seeds
-from smoothout.settings import SettingsError, compose_config, experiment, typed
+from smoothout.settings import SettingsError, chosen, compose_config, experiment, typed
 from smoothout.tables import stem
-from smoothout.work import Job, Workplace
+from smoothout.work import Job, Workplace, with_inputs
 
 
 def toy_loss(axes: Any, records: curves.Named) -> None:
@@ -70,6 +73,20 @@ def iterations_over_workers(axes: Any, records: curves.Named, small: int, large:
     )
 
 
+class Half(StrEnum):
+    """The split whose curves a panel draws."""
+
+    train = "train"
+    test = "test"
+
+
+class Space(StrEnum):
+    """The searches that a panel draws: those in the full space, or in a subspace."""
+
+    full = "full"
+    subspace = "subspace"
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of panel.
@@ -78,7 +95,7 @@ class Kind:
         draw: draws named records on axes.
         analysis: what is measured on the runs, or on the machine; None where nothing is.
         needs: settings of the analysis that must not be 0: without them there is nothing to draw.
-        options: what of ``draw`` a panel may choose.
+        options: what of ``draw`` a panel may choose, each with its type.
         solid: whether the axes are those of a space.
         trainings: whether the runs' own records are drawn too.
         shares: the axis whose limits all panels of the kind have in common, for they are compared.
@@ -87,33 +104,28 @@ class Kind:
     draw: Callable[..., None]
     analysis: type[Any] | None = None
     needs: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     solid: bool = False
     trainings: bool = False
     shares: str | None = None
 
 
-def _machine(record: Record) -> str:
-    """What a record was measured on, in a few words."""
-    where = record.environment
-    device = where["processor"] if where["device"] == "cpu" else where["device"]
-    return f"{device}, torch {where['versions']['torch']}"
-
-
 KINDS = {
     "course": Kind(curves.course, RunningAverages, trainings=True, shares="y"),
-    "line": Kind(curves.line, Interpolation, options=("part",)),
-    "noise": Kind(curves.noise, NoiseCurve, options=("part",)),
-    "landscape": Kind(curves.landscape, Landscape, options=("part",)),
+    "line": Kind(curves.line, Interpolation, options={"part": Half}),
+    "noise": Kind(curves.noise, NoiseCurve, options={"part": Half}),
+    "landscape": Kind(curves.landscape, Landscape, options={"part": Half}),
     "contours": Kind(shapes.contours, Plane),
     "surface": Kind(shapes.surface, Plane, solid=True, shares="z"),
-    "atlas": Kind(searches.atlas, Atlas, options=("space",)),
+    "atlas": Kind(searches.atlas, Atlas, options={"space": Space}),
     "adaptive": Kind(searches.adaptive, Adaptive),
     "spectrum": Kind(spectrum, Hessian, needs=("spectrum_probes",)),
     "sharpness_over_loss": Kind(searches.over_loss, Sharpness),
     "sharpness_over_batch": Kind(searches.over_batch, Sharpness, trainings=True),
-    "epoch_over_workers": Kind(epoch_seconds_over_workers, Scaling, options=("examples", "batches")),
-    "iterations_over_workers": Kind(iterations_over_workers, Scaling, options=("small", "large")),
+    "epoch_over_workers": Kind(
+        epoch_seconds_over_workers, Scaling, options={"examples": int, "batches": tuple[int, ...]}
+    ),
+    "iterations_over_workers": Kind(iterations_over_workers, Scaling, options={"small": int, "large": int}),
     "toy_loss": Kind(toy_loss),
     "toy_copies": Kind(toy_copies),
 }
@@ -150,14 +162,12 @@ class Picture:
     """
 
     def __init__(self, figure: dict[str, Any], scope: Scope, configs: Path) -> None:
+        check_figure(figure)
         self.figure, self.scope, self._configs = figure, scope, configs
         self._known = dict[tuple[tuple[str, ...], int], Job]()  # trainings by their overrides and seed
         self._configured = dict[str, dict[str, Any]]()  # their configs by digest
-        given = figure.get("panels")
-        if not (isinstance(given, list) and given and all(isinstance(panel, dict) for panel in given)):
-            raise SettingsError(f"figure.panels: must be a list of at least one panel, not {given!r}")
-        self.panels = [self._panel(panel) for panel in given]
-        names = dict.fromkeys(name for panel in given for name in panel.get("runs", {}))
+        self.panels = [self._panel(panel) for panel in figure["panels"]]
+        names = dict.fromkeys(name for panel in figure["panels"] for name in panel.get("runs", {}))
         self.places = {name: place for place, name in enumerate(names)}
 
     def as_recorded(self, place: Workplace) -> Picture:
@@ -174,8 +184,7 @@ class Picture:
 
     def jobs(self) -> list[Job]:
         """Every job that the picture needs, each once, trainings first."""
-        jobs = {job.digest: job for measured in self.shown() for job in (*measured.inputs, measured)}
-        return sorted(jobs.values(), key=lambda job: bool(job.inputs))
+        return with_inputs(self.shown())
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
         """The picture's jobs, with the configs' estimates of the seconds that an epoch takes."""
@@ -202,7 +211,8 @@ class Picture:
             return "in closed form; no network is trained"
         if not any(job.inputs for job in jobs):
             present = [record for job in jobs if (record := recorded(job, place))]
-            return f"measured on {'; '.join(sorted({_machine(record) for record in present}))}; no network is trained"
+            machines = {f"{device_of(r.environment)}, torch {r.environment['versions']['torch']}" for r in present}
+            return f"measured on {'; '.join(sorted(machines))}; no network is trained"
         seeds = f"seed{'s' if len(scope.seeds) > 1 else ''} {', '.join(map(str, scope.seeds))}"
         note = f"regime {scope.regime}, profile {scope.profile}, {scope.precision}, {seeds}"
         if again := of_other_weights(jobs, place):
@@ -218,6 +228,7 @@ class Picture:
         for key in [*given, *(f"draw.{option}" for option in options)]:
             if key not in allowed:
                 raise SettingsError(f"{named}: unknown key {key}; allowed: {', '.join(allowed)}")
+        chosen(options, f"{named}: draw.", **{option: kind.options[option] for option in options})
         needed, runs = (kind.analysis.runs if kind.analysis else 0), len(given.get("runs", {}))
         if "title" not in given or runs < needed or (needed == 2 and runs > 2):
             raise SettingsError(f"{named}: needs a title and {needed} runs, not {runs}")

@@ -148,10 +148,10 @@ class Bar:
                 Bar._display.stop()
                 Bar._display = None
 
-    def tick(self) -> None:
+    def tick(self, note: str | None = None) -> None:
         """One more part is done, and work may be stopped here. Raises Interrupted when a signal is waiting."""
         stop_if_asked()
-        self.step()
+        self.step(note)
 
     def step(self, note: str | None = None) -> None:
         """One more part is done."""

@@ -24,13 +24,14 @@ from smoothout.entries import (
     recomputed_accuracy,
     sharpness_found,
 )
+from smoothout.environment import device_of
 from smoothout.evaluation import Precision
 from smoothout.jobs import of_other_weights
 from smoothout.layout import also_published, check_table
 from smoothout.ledger import Record
 from smoothout.settings import Experiment, SettingsError, compose_config, experiment
-from smoothout.tables import Block, Cell, Table, difference, published_numbers
-from smoothout.work import Job, Workplace
+from smoothout.tables import Block, Cell, Table, difference
+from smoothout.work import Job, Workplace, with_inputs
 
 EPOCHS = (
     "The best epoch is the best of all by the test split itself, as the papers report it: a maximum, so it is too high."
@@ -78,7 +79,7 @@ class Reproduction:
     ) -> None:
         check_table(table, published)
         self.table, self.scope, self._configs, self._folder = table, scope, configs, published
-        self._published = published_numbers(published / table["published"]) if table["published"] else None
+        self._published = pd.read_csv(published / table["published"]) if table["published"] else None
         self.rows = [row for row in table["rows"] if only is None or any(part in row["name"] for part in only)]
         if not self.rows:
             raise SettingsError(
@@ -88,8 +89,7 @@ class Reproduction:
 
     def jobs(self) -> list[Job]:
         """Every job that the table needs, each once: trainings before what is measured on them."""
-        jobs = {job.digest: job for entry in self.entries for job in entry.jobs.values()}
-        return sorted(jobs.values(), key=lambda job: job.kind != Experiment.kind)
+        return with_inputs(job for entry in self.entries for job in entry.jobs.values())
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
         """By row: its jobs, with the config's estimate of the seconds that an epoch takes."""
@@ -155,8 +155,10 @@ class Reproduction:
         column = details.get(quantity)
         if self._published is None or column is None:
             return None
-        found = self._published
-        for key, value in (row["match"] | details.get("match", {})).items():
+        found, match = self._published, row["match"] | details.get("match", {})
+        if absent := [name for name in (*match, column) if name not in found]:
+            raise SettingsError(f"table: {row['name']}: {method}: {self.table['published']} has no {absent[0]!r}")
+        for key, value in match.items():
             found = found[found[key] == value]
         if len(found) != 1:
             raise SettingsError(f"table: {row['name']}: {method} matches {len(found)} published rows instead of 1")
@@ -282,10 +284,10 @@ def _total(hours: Sequence[float | None]) -> float | None:
 
 def device_name(record: Record) -> str:
     """What a record was made on, in a few words."""
-    where = record.environment
+    where, device = record.environment, device_of(record.environment)
     if where["device"] != "cpu":
-        return str(where["device"])
-    return f"{where['processor']}, {where['threads']} thread{'s' if where['threads'] > 1 else ''}"
+        return device
+    return f"{device}, {where['threads']} thread{'s' if where['threads'] > 1 else ''}"
 
 
 class Costs:

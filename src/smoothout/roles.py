@@ -1,6 +1,7 @@
-"""What may stand for a model, a data set, an optimizer or an analysis in a config: the members that the program uses.
+"""What may stand for a model, a data set or an analysis in a config: the members that the program uses.
 
-Every one of them is a frozen dataclass of settings, which a config names as its ``_target_``; no base class is needed.
+Those of an optimizer are `training.loop.OptimizerSettings`. Every one is a frozen dataclass of settings, which a config
+names as its ``_target_``; no base class is needed.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ from torch import nn
 
 from smoothout.analysis.subject import Weights
 from smoothout.data.images import Split
-from smoothout.training.loop import OptimizerSettings
 
-Optimizer = OptimizerSettings
 Shape = tuple[int, int, int]
 
 

@@ -22,7 +22,7 @@ from smoothout.parameters import BATCHNORM
 from smoothout.randomness import address, stream
 from smoothout.settings import Experiment, SettingsError
 from smoothout.training import checkpoint
-from smoothout.training.checkpoint import CheckpointError, Snapshot, Weights
+from smoothout.training.checkpoint import CheckpointError, Snapshot, StateDict
 from smoothout.training.engine import Engine, keep_memory
 from smoothout.training.loop import Training
 from smoothout.training.ranks import Ranks
@@ -76,7 +76,7 @@ def check_networks(job: Job) -> None:
             raise SettingsError(f"analysis.subspace: {columns} is more than the {weights} weights of the network")
 
 
-def _shapes(weights: Weights) -> dict[str, torch.Size]:
+def _shapes(weights: StateDict) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in weights.items()}
 
 

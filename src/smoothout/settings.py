@@ -29,7 +29,8 @@ from smoothout.batchnorm import BatchNormStart
 from smoothout.choices import keep_members
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
-from smoothout.roles import Data, Model, Optimizer, lacking
+from smoothout.roles import Data, Model, lacking
+from smoothout.training.loop import OptimizerSettings
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
 
@@ -51,7 +52,7 @@ class Experiment:
 
     model: Model
     data: Data
-    optimizer: Optimizer
+    optimizer: OptimizerSettings
     schedule: Schedule
     batch: Batch
     perturbation: Noise = dataclasses.field(default_factory=Noise)
@@ -202,7 +203,7 @@ def experiment(config: dict[str, Any]) -> Experiment:
             train_examples=_smaller(data.train_examples, profile.train_examples_for(batch)),
             test_examples=_smaller(data.test_examples, profile.test_examples),
         ),
-        "optimizer": build(config["optimizer"], "optimizer", role=Optimizer),
+        "optimizer": build(config["optimizer"], "optimizer", role=OptimizerSettings),
         "schedule": build(config["schedule"], "schedule", Schedule).scaled(profile.epochs * longer),
         "batch": batch,
         "perturbation": build(config["perturbation"], "perturbation", Noise),
@@ -306,7 +307,7 @@ def chosen(settings: Any, prefix: str = "", **hints: Any) -> Any:
 
 
 def _strict(value: Any, hint: Any) -> Any:
-    """``value``, unless it is a truth value for a number or a number for a truth value: OmegaConf would convert it."""
+    """``value``, unless it is a truth value for a number or a number for a truth value: OmegaConf converts 0 and 1."""
     options = get_args(hint) or (hint,)
     if isinstance(value, bool) != (bool in options) and isinstance(value, bool | int | float):
         raise TypeError

@@ -1,4 +1,4 @@
-"""From records to a table: one long frame with a line a cell, and what is read from it: Markdown, LaTeX, a terminal's.
+"""From records to a table: its cells, and what is made of them: CSV with a line a cell, Markdown, LaTeX, a terminal's.
 
 Nothing here runs or trains anything, and nothing here imports torch.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -211,17 +210,12 @@ class Table:
 
 
 def difference(one: Cell, other: Cell, published: float | None, column: str) -> Cell:
-    """``one`` minus ``other``, seed by seed, over the seeds that both have; it lost those that either lost."""
+    """``one`` minus ``other``, seed by seed, over the seeds that both have; those that diverged in either are lost."""
     values = {seed: value - other.values[seed] for seed, value in one.values.items() if seed in other.values}
     records = [*other.records, *one.records] if values else []
     devices = sorted({*one.devices, *other.devices}) if values else []
     diverged = one.diverged | other.diverged
     return Cell(one.row, column, values, diverged=diverged, published=published, records=records, devices=devices)
-
-
-def published_numbers(path: Path) -> pd.DataFrame:
-    """One of the papers' tables, as it was published."""
-    return pd.read_csv(path)
 
 
 def stem(name: str, regime: str, profile: str, precision: str) -> str:
@@ -248,8 +242,3 @@ def significant(value: float, digits: int = 3) -> str:
 def duration(hours: float) -> str:
     """A span of time for people."""
     return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(60 * hours))} min"
-
-
-def plain_rows(frame: pd.DataFrame) -> Sequence[Sequence[str]]:
-    """A frame of text as rows."""
-    return [[str(value) for value in row] for row in frame.itertuples(index=False)]

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from smoothout import cli
@@ -21,7 +22,7 @@ from smoothout.progress import console
 from smoothout.reproduction import Costs
 from smoothout.runs import checkpoint_path, data_of
 from smoothout.settings import Experiment
-from smoothout.tables import Table, duration, plain_rows
+from smoothout.tables import Table, duration
 from smoothout.work import Job, Workplace
 
 FILE_WIDTH = 200  # of tables that go into a file or a pipe: no table is wider
@@ -157,8 +158,8 @@ def show(table: Table) -> None:
     for block in table.blocks:
         frame = table.wide(block)
         grid = Grid(*frame.columns, title=block.heading, title_justify="left", box=box.SIMPLE)
-        for row in plain_rows(frame):
-            grid.add_row(*(text.replace("[", r"\[") for text in row))
+        for row in frame.itertuples(index=False):
+            grid.add_row(*map(escape, row))
         _out.print(grid)
     for note in table.notes:
         _out.print(note, markup=False)

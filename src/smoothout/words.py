@@ -32,7 +32,7 @@ def _numbers(out: dict[str, Any]) -> list[str]:
 
 
 def _sharpness(out: dict[str, Any]) -> list[str]:
-    value = f"failed ({out['status']})" if out["failed"] else f"{number(out['value'], 4)}%"
+    value = "failed" if out["failed"] else f"{number(out['value'], 4)}%"
     return [f"sharpness {value}; {out['evaluations']} evaluations; {out['status']}"]
 
 
@@ -61,6 +61,8 @@ def _landscape(out: dict[str, Any]) -> list[str]:
 
 def _plane(out: dict[str, Any]) -> list[str]:
     losses = [loss for row in out["losses"] for loss in row if loss is not None]
+    if not losses:
+        return ["no point has a finite loss"]
     return [f"{len(losses)} points, loss from {min(losses):.4g} to {max(losses):.4g}"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +54,12 @@ class Job:
     def name(self) -> str:
         """The record's name: a slug for people and eight digits of the digest."""
         return f"{self.settings.slug(*(job.settings.slug() for job in self.inputs))}-{self.digest[:8]}"
+
+
+def with_inputs(jobs: Iterable[Job]) -> list[Job]:
+    """The ``jobs`` and the runs that they look at, each once, trainings first."""
+    unique = {job.digest: job for one in jobs for job in (*one.inputs, one)}
+    return sorted(unique.values(), key=lambda job: bool(job.inputs))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from support import same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.analysis.atlas import Course, Method, atlas
+from smoothout.analysis.atlas import Method, SearchCourse, atlas
 from smoothout.analysis.sharpness import Convention, sharpness
 
 EPS, BUDGET = 0.01, 25
@@ -32,7 +32,7 @@ def halves() -> tuple[Batches, Batches]:
     return train, test
 
 
-def drawn(model: nn.Module, halves: tuple[Batches, Batches], **choices) -> dict[tuple[str, str], Course]:
+def drawn(model: nn.Module, halves: tuple[Batches, Batches], **choices) -> dict[tuple[str, str], SearchCourse]:
     settings = {"eps": EPS, "subspace": 4, "budget": BUDGET, **choices}
     return {(course.space, course.search): course for course in atlas(model, *halves, F.cross_entropy, **settings)}
 

@@ -12,8 +12,7 @@ from support import same_bits
 from torch import nn
 from torch.nn import functional as F
 
-from smoothout.analysis.interpolation import Averages, interpolate
-from smoothout.analysis.interpolation import Path as Way
+from smoothout.analysis.interpolation import Averages, InterpolationPath, interpolate
 from smoothout.analysis.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention, sharpness
 from smoothout.batchnorm import recompute_averages
@@ -117,7 +116,7 @@ def normalised(seed: int) -> nn.Sequential:
 def test_a_recorded_interpolation_follows_its_path_and_recomputes_averages_from_the_training_split(splits):
     train, test = splits
     first, second, ticks = normalised(0), normalised(1), []
-    settings = Interpolation(points=4, path=Way.curvilinear, averages=Averages.recomputed, examples=30)
+    settings = Interpolation(points=4, path=InterpolationPath.curvilinear, averages=Averages.recomputed, examples=30)
     outcome = settings.run([first, second], train, test, counting(ticks))
     for part, split in (("train", train), ("test", test)):
         expected = interpolate(

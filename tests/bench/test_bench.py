@@ -15,11 +15,12 @@ from photographs import tree
 
 from smoothout.bench import comparisons, loading, report
 from smoothout.bench.comparisons import F1, ON, Row, updates
-from smoothout.bench.ordinary import Photographs, eager_steps, epoch_by_loader
+from smoothout.bench.ordinary import GreyImages, eager_steps, epoch_by_loader
 from smoothout.bench.timing import Elsewhere, Ratio, compare, hot_spots, seconds
 from smoothout.data.images import Split
 from smoothout.models.mlp import MLP
 from smoothout.perturbation import Noise
+from smoothout.settings import SettingsError
 
 CPU = torch.device("cpu")
 ENVIRONMENT = {
@@ -108,7 +109,7 @@ def test_a_process_that_dies_is_noticed():
 def test_the_ordinary_loops_images_are_the_trainers():
     images = torch.randint(0, 256, (5, 28, 28, 1), dtype=torch.uint8)
     split = Split(images, torch.arange(5), (0.5,), (0.5,))
-    ordinary = Photographs(images[..., 0].numpy(), split.labels.numpy())
+    ordinary = GreyImages(images[..., 0].numpy(), split.labels.numpy())
     for index in range(5):
         image, label = ordinary[index]
         assert torch.allclose(image, split.take(slice(index, index + 1))[0][0], atol=1e-6)
@@ -144,7 +145,8 @@ def test_the_ordinary_loop_runs_in_a_process_of_its_own():
 def test_photographs_are_read_against_torchvisions_pipeline_on_the_same_files(tmp_path, monkeypatch):
     tree(tmp_path / "imagenette", {"train": 4, "val": 1})
     monkeypatch.setattr(loading, "EXAMPLES", 20)
-    [row] = report.measure(CPU, ["photographs-alexnet"], tmp_path)
+    [compared] = report.comparisons(CPU, tmp_path, ["photographs-alexnet"])
+    row = compared()
     assert row.met is not None
     assert len(row.times["ours"]) == len(row.times["reference"]) == 5
     fastest = (20 / min(row.times[side]) for side in ("ours", "reference"))
@@ -152,7 +154,8 @@ def test_photographs_are_read_against_torchvisions_pipeline_on_the_same_files(tm
 
 
 def test_without_photographs_the_row_says_what_is_missing(tmp_path):
-    [row] = report.measure(CPU, ["photographs-alexnet"], tmp_path)
+    [compared] = report.comparisons(CPU, tmp_path, ["photographs-alexnet"])
+    row = compared()
     assert row.reached is None
     assert "imagenette was not found" in row.note
 
@@ -170,8 +173,8 @@ def test_every_comparison_of_the_issue_has_its_row_on_its_device():
 
 
 def test_an_unknown_comparison_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"only: 'speed' is not one of smoothout-f1, .*photographs-alexnet"):
-        list(report.measure(CPU, ["speed"], Path("nowhere")))
+    with pytest.raises(SettingsError, match=r"^only: 'speed' is not one of smoothout-f1, .*photographs-alexnet"):
+        report.comparisons(CPU, Path("nowhere"), ["speed"])
 
 
 def test_the_report_says_what_was_reached_what_was_missed_and_what_was_not_measured(tmp_path):

@@ -127,7 +127,7 @@ def test_scaling_a_nearly_vanishing_direction_stays_finite_in_float16() -> None:
         ({"a": -0.1}, "^a: .*-0.1"),
         ({"a": math.nan}, "^a: .*nan"),
         ({"a": math.inf}, "^a: .*inf"),
-        ({"noise": "cauchy"}, "^noise: 'cauchy' is not one of uniform, gaussian"),
+        ({"law": "cauchy"}, "^law: 'cauchy' is not one of uniform, gaussian"),
         ({"scaling": "layer"}, "^scaling: 'layer' is not one of none, weight, filter"),
         ({"model": nn.Linear(1, 1).requires_grad_(False)}, "^the model has no trainable parameters"),
         ({"model": nn.BatchNorm1d(1)}, "^the model has no trainable parameters outside BatchNorm"),

@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,34 @@ def test_a_clock_that_jumps_changes_nothing(
     monkeypatch.setattr(runs.checkpoint, "save", saved)
     assert program("train", *RUN, "checkpoint_seconds=0")[0] == 0
     assert left(tmp_path / "again") == usual
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space", "/scratch/half"), MemoryError()])
+def test_a_machine_without_room_is_no_failed_download(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(_: Path) -> sources.Arrays:
+        raise error
+
+    digits = sources.SOURCES[Name.digits]
+    monkeypatch.setitem(sources.SOURCES, Name.mnist, replace(digits, fetch=fetch, embedded=False))
+    with pytest.raises(type(error)) as raised:
+        sources.load(Name.mnist, tmp_path)
+    assert raised.value is error
+
+
+def test_a_full_disk_that_does_not_take_what_was_fetched_is_named_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(sources.SOURCES, Name.mnist, replace(sources.SOURCES[Name.digits], embedded=False))
+    monkeypatch.setattr(sources.np, "savez", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        sources.load(Name.mnist, tmp_path)
+    assert raised.value.filename == str(tmp_path / "mnist.npz")
+    assert tree(tmp_path) == {}
 
 
 def test_a_download_that_is_not_the_known_archive_is_refused_and_never_unpacked(

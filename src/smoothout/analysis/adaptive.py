@@ -7,16 +7,16 @@ which leaves a ReLU network's function as it is, leaves this sharpness as it is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from smoothout.analysis.box import Box
+from smoothout.analysis.box import Box, random_point
 from smoothout.analysis.full_loss import Batches, Loss, Tick, Weight, check_batches, check_counts, check_width
-from smoothout.analysis.sharpness import PINNED, Objective, Point, ascend
+from smoothout.analysis.sharpness import PINNED, Objective, Point, along_signs, ascend
 from smoothout.choices import choice
 from smoothout.parameters import flatten, restored, trainable
 from smoothout.randomness import stream
@@ -42,11 +42,9 @@ class AdaptiveSharpness:
     rise_left: float  # at the point found: the steepest rise that stays in the region, per rho
     dimension: int  # n
 
-    def describe(self) -> str:
+    def __str__(self) -> str:
         """The value, or that the search failed and why."""
         return f"failed ({self.status})" if self.failed else f"{self.value:.4g}"
-
-    __str__ = describe
 
 
 def normalised(logits: Tensor) -> Tensor:
@@ -54,9 +52,7 @@ def normalised(logits: Tensor) -> Tensor:
 
     As in the program of Andriushchenko et al.: all models speak with the same confidence, whatever their scale.
     """
-    centred = logits - logits.mean(dim=1, keepdim=True)
-    lengths: Tensor = torch.linalg.vector_norm(centred, dim=1, keepdim=True)
-    return centred / lengths.clamp(min=1e-10)
+    return F.normalize(logits - logits.mean(dim=1, keepdim=True), dim=1, eps=1e-10)
 
 
 def adaptive_sharpness(
@@ -101,26 +97,26 @@ def adaptive_sharpness(
         ValueError: For an impossible argument, or a ``rho`` below the rounding of the model's dtype, before the model
             is touched; if f(w) is not finite; if model and batches do not answer twice the same.
     """
-    choice(Norm, "norm", norm)
+    norm = choice(Norm, "norm", norm)
     check_width(trainable(model), rho=rho)
-    if norm == Norm.l2:  # about as far as each weight moves
+    if norm is Norm.l2:  # about as far as each weight moves
         n = sum(p.numel() for p in trainable(model))
         check_width(trainable(model), **{"rho / sqrt(n)": rho / math.sqrt(n)})
     check_counts(iterations=iterations)
     check_counts(random_starts=random_starts, least=0)
     check_batches("batches", batches)
     measured = (lambda outputs, targets: loss(normalised(outputs), targets)) if normalise_logits else loss
-    climb: Callable[[Objective, Point, int], None] = ascend if norm == Norm.linf else ascend_ball
+    move = along_signs if norm is Norm.linf else along_gradient
     with restored(model), torch.enable_grad():
         model.eval()
         w = flatten(trainable(model))
         objective = Objective(model, batches, measured, Box(w, rho * w.abs()), tick, weight=weight)
         x = objective.at_x(least=-math.inf)
-        climb(objective, x, iterations)
+        ascend(objective, x, iterations, move)
         for index in range(random_starts):
-            start = objective(random_point(len(w), Norm(norm), seed, index))
+            start = objective(random_start(len(w), norm, seed, index))
             if math.isfinite(start.loss):
-                climb(objective, start, iterations)
+                ascend(objective, start, iterations, move)
     end = objective.risen(objective.highest, x)
     failed = end is x
     searched = f"{1 + random_starts} ascents of up to {iterations} steps"
@@ -131,23 +127,15 @@ def adaptive_sharpness(
         status=f"no point above the model's own loss in {searched}" if failed else searched,
         failed=failed,
         evaluations=objective.evaluations,
-        rise_left=rise_left(end, Norm(norm)),
+        rise_left=rise_left(end, norm),
         dimension=len(w),
     )
 
 
-def ascend_ball(objective: Objective, start: Point, steps: int) -> None:
-    """Projected gradient ascent in the unit ball: z <- P(z + step g / ||g||); step 1, halved where f does not rise."""
-    here, step = start, 1.0
-    for _ in range(steps):
-        slope = torch.linalg.vector_norm(here.gradient)
-        if not slope > 0:
-            break
-        z = into_ball(here.z + step * here.gradient / slope)
-        if torch.equal(z, here.z):
-            break
-        trial = objective(z)
-        here, step = (trial, step) if trial.loss > here.loss else (here, step / 2)
+def along_gradient(here: Point, step: float) -> Tensor:
+    """A projected step along the gradient in the unit ball: P(z + step g / ||g||); none where the gradient is 0."""
+    slope = torch.linalg.vector_norm(here.gradient)
+    return into_ball(here.z + step * here.gradient / slope) if slope > 0 else here.z
 
 
 def into_ball(z: Tensor) -> Tensor:
@@ -156,12 +144,13 @@ def into_ball(z: Tensor) -> Tensor:
     return z / length.clamp(min=1.0)
 
 
-def random_point(n: int, norm: Norm, seed: int, index: int) -> Tensor:
+def random_start(n: int, norm: Norm, seed: int, index: int) -> Tensor:
     """A uniform random point of the box [-1, 1]^n, or of the unit sphere; float64."""
-    generator, z = stream(seed, "adaptive", index), torch.empty(n, dtype=torch.float64)
+    generator = stream(seed, "adaptive", index)
     if norm is Norm.linf:
-        return z.uniform_(-1.0, 1.0, generator=generator)
-    return z.normal_(generator=generator).div_(z.norm())
+        return random_point(n, generator)
+    z = torch.empty(n, dtype=torch.float64).normal_(generator=generator)
+    return z.div_(z.norm())
 
 
 def rise_left(point: Point, norm: Norm) -> float:

@@ -9,7 +9,7 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.box import Box, box_around
+from smoothout.analysis.box import Box, box_around, random_point
 from smoothout.analysis.full_loss import Batches, Loss, Tick, check_batches
 from smoothout.analysis.sharpness import LBFGSB, Convention, Objective, Point, ascend, check_search, percent, search
 from smoothout.parameters import assign, flatten, restored, trainable
@@ -25,7 +25,7 @@ class Method(StrEnum):
 
 
 @dataclass(frozen=True)
-class Course:
+class SearchCourse:
     """One search in one space: the best value that it had met after each evaluation, and how it ended."""
 
     search: str  # a `Convention` or a `Method`
@@ -66,11 +66,11 @@ class Followed(Objective):
         self.best.append(max(self.best[-1], point.loss))
         return point
 
-    def course(self, name: str, space: str, end: Point, status: str) -> Course:
+    def course(self, name: str, space: str, end: Point, status: str) -> SearchCourse:
         """What was followed, of a search that ended at ``end``."""
         f = self.x.loss
         values = tuple(percent(best, f) for best in self.best)
-        return Course(name, space, values, percent(end.loss, f), end is self.x, status, f, len(self.x.z))
+        return SearchCourse(name, space, values, percent(end.loss, f), end is self.x, status, f, len(self.x.z))
 
 
 def atlas(
@@ -86,7 +86,7 @@ def atlas(
     maxcor: int = 10,
     seed: int = 0,
     tick: Tick = lambda: None,
-) -> list[Course]:
+) -> list[SearchCourse]:
     """Every convention of `sharpness` and every `Method`, in the full space and in a subspace, side by side.
 
     ``released`` looks at ``test``, all others at ``train``. The conventions end as they end; their answers are those of
@@ -137,8 +137,7 @@ def spend(objective: Followed, method: Method, solver: LBFGSB, steps: int, seed:
             return replace(solver, ftol=0.0, gtol=0.0).climb_scaled(objective, x).status
         ascend(objective, x, steps)
         for index in count():
-            z = torch.empty_like(x.z).uniform_(-1.0, 1.0, generator=stream(seed, "atlas", index))
-            ascend(objective, objective(z), steps)
+            ascend(objective, objective(random_point(len(x.z), stream(seed, "atlas", index))), steps)
     except Spent:
         pass
     return "evaluations spent"

@@ -41,6 +41,11 @@ def box_around(x: Tensor, eps: float, subspace: int | None = None, seed: int = 0
     return Box(x, eps * (least_squares(columns, x).abs() + 1.0), columns)
 
 
+def random_point(k: int, generator: torch.Generator) -> Tensor:
+    """A uniform random point of [-1, 1]^k, float64."""
+    return torch.empty(k, dtype=torch.float64).uniform_(-1.0, 1.0, generator=generator)
+
+
 def least_squares(columns: Tensor, x: Tensor) -> Tensor:
     """A^+ x in float64, shape (p,), for A = ``columns``, (n, p) of rank p <= n, and x in float64, (n,).
 

@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from smoothout.analysis.full_loss import Batches, Tick, check_batches
 from smoothout.analysis.networks import check_alike, copied, refuse_old_norms, renew_spectral_norms
+from smoothout.analysis.subject import line
 from smoothout.batchnorm import recompute_averages
 from smoothout.choices import choice
 from smoothout.evaluation import evaluate
 from smoothout.parameters import BATCHNORM
 
-PUBLISHED_ALPHAS = tuple(round(-1 + 0.1 * i, 10) for i in range(31))
+PUBLISHED_ALPHAS = tuple(line(-1.0, 2.0, 31))
 
 
-class Path(StrEnum):
+class InterpolationPath(StrEnum):
     """The way from the first network, alpha = 0, to the second, alpha = 1; beyond them it goes on."""
 
     linear = "linear"
@@ -77,7 +78,7 @@ def curvilinear(alpha: float) -> tuple[float, float]:
 
 
 _AVERAGES = ("running_mean", "running_var")
-_SHARES = {Path.linear: linear, Path.curvilinear: curvilinear}
+_SHARES = {InterpolationPath.linear: linear, InterpolationPath.curvilinear: curvilinear}
 
 
 def interpolate(
@@ -86,7 +87,7 @@ def interpolate(
     batches: Batches,
     alphas: Iterable[float] = PUBLISHED_ALPHAS,
     *,
-    path: Path | str = Path.linear,
+    path: InterpolationPath | str = InterpolationPath.linear,
     averages: Averages | str = Averages.interpolated,
     averages_from: Batches | None = None,
     tick: Tick = lambda: None,
@@ -109,7 +110,7 @@ def walk(
     second: nn.Module,
     alphas: Iterable[float] = PUBLISHED_ALPHAS,
     *,
-    path: Path | str = Path.linear,
+    path: InterpolationPath | str = InterpolationPath.linear,
     averages: Averages | str = Averages.interpolated,
     averages_from: Batches | None = None,
 ) -> Iterator[Stop]:
@@ -132,16 +133,15 @@ def walk(
         ValueError: when the networks' state dicts do not match, for spectral normalisation by a hook, for an unknown
             path or choice of averages, and when there is nothing to recompute them from, or for one pass only.
     """
-    choice(Path, "path", path)
-    choice(Averages, "averages", averages)
+    shares = _SHARES[choice(InterpolationPath, "path", path)]
+    averages = choice(Averages, "averages", averages)
     refuse_old_norms(first)
-    if averages == Averages.recomputed:
+    if averages is Averages.recomputed:
         if averages_from is None:
             raise ValueError("averages_from: recomputed averages need batches")
         check_batches("averages_from", averages_from)
     starts, ends = first.state_dict(), second.state_dict()
     check_alike(starts, ends)
-    shares, averages = _SHARES[Path(path)], Averages(averages)
     gathered = [name for name in starts if name.endswith(_AVERAGES)]
     if averages is Averages.recomputed:  # those of other layers than BatchNorm's are not
         layers = {name for name, module in first.named_modules() if isinstance(module, BATCHNORM)}

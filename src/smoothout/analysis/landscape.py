@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.full_loss import Batches, Tick, check_batches, check_counts
+from smoothout.analysis.subject import line
 from smoothout.choices import choice
 from smoothout.evaluation import Measured, evaluate
 from smoothout.parameters import restored, trainable
@@ -19,7 +20,7 @@ from smoothout.randomness import stream
 
 Directions = Sequence[Sequence[Tensor]]  # each one tensor a trainable parameter, in its shape
 
-PUBLISHED_ALPHAS = tuple(round(-1 + 0.1 * i, 10) for i in range(21))
+PUBLISHED_ALPHAS = tuple(line(-1.0, 1.0, 21))
 
 
 class OneDimensional(StrEnum):
@@ -38,7 +39,7 @@ class LandscapePoint(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plane:
+class LandscapePlane:
     """``losses[i][j]`` (nats) and ``accuracies[i][j]`` (shares) at w + alphas[i] d_0 + betas[j] d_1."""
 
     alphas: tuple[float, ...]
@@ -58,12 +59,12 @@ def filter_direction(
     Raises:
         ValueError: on an unknown choice for one-dimensional tensors, or a model without trainable parameters.
     """
-    choice(OneDimensional, "one_dimensional", one_dimensional)
+    one_dimensional = choice(OneDimensional, "one_dimensional", one_dimensional)
     generator = stream(seed, "direction", index)
     direction = []
     for weight in trainable(model):
         drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32).to(weight)
-        left_alone = weight.dim() < 2 and one_dimensional == OneDimensional.zero
+        left_alone = weight.dim() < 2 and one_dimensional is OneDimensional.zero
         direction.append(drawn.zero_() if left_alone else scale_to_filters(drawn, weight.detach()))
     return direction
 
@@ -114,7 +115,7 @@ def landscape_plane(
     seed: int = 0,
     one_dimensional: OneDimensional | str = OneDimensional.scaled,
     tick: Tick = lambda: None,
-) -> Plane:
+) -> LandscapePlane:
     """[Li 2018, planes] Evaluate w + alpha d_0 + beta d_1 over a grid; d_0 and d_1 are those of `landscape_line`.
 
     The two directions are not made orthogonal: in high dimension they nearly are. ``directions`` are two of your own
@@ -134,7 +135,7 @@ def landscape_plane(
             [_measure_at(model, batches, start, [(alpha, first), (beta, second)], tick) for beta in betas]
             for alpha in alphas
         ]
-    return Plane(
+    return LandscapePlane(
         alphas=tuple(alphas),
         betas=tuple(betas),
         losses=tuple(tuple(m.loss for m in row) for row in grid),

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from smoothout.analysis import subject
 from smoothout.analysis.full_loss import Tick
-from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, Averages, Path, walk
+from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, Averages, InterpolationPath, walk
 from smoothout.analysis.sensitivity import noise_curve, noise_slopes
 from smoothout.analysis.sharpness import EVALUATIONS, Convention, sharpness
 from smoothout.analysis.subject import Part, Weights
@@ -131,7 +131,7 @@ class Interpolation:
     start: float = PUBLISHED_ALPHAS[0]
     stop: float = PUBLISHED_ALPHAS[-1]
     points: int = len(PUBLISHED_ALPHAS)
-    path: Path = Path.linear
+    path: InterpolationPath = InterpolationPath.linear
     averages: Averages = Averages.interpolated
     examples: int | None = None
 
@@ -142,7 +142,7 @@ class Interpolation:
 
     def slug(self, first: str, second: str) -> str:
         """The readable part of the record's name."""
-        path = "" if self.path is Path.linear else f"-{self.path}"
+        path = "" if self.path is InterpolationPath.linear else f"-{self.path}"
         return f"{first}-to-{second}{path}" + ("" if self.averages is Averages.interpolated else f"-{self.averages}")
 
     def evaluations(self, train: int, test: int) -> int:

@@ -6,7 +6,7 @@ Searches walk in box coordinates: z in [-1, 1]^k, where 0 is the model itself an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, minimize
 from torch import Tensor, nn
 
-from smoothout.analysis.box import Box, box_around
+from smoothout.analysis.box import Box, box_around, random_point
 from smoothout.analysis.full_loss import (
     Batches,
     FullLoss,
@@ -66,11 +66,9 @@ class SharpnessResult:
     dimension: int  # n, or p in a subspace
     scipy: str  # its version
 
-    def describe(self) -> str:
+    def __str__(self) -> str:
         """The value in percent, or that the search failed and why."""
         return f"failed ({self.status})" if self.failed else f"{self.value:.4g}%"
-
-    __str__ = describe
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,11 +143,18 @@ class Objective(FullLoss):
         return found
 
 
-def ascend(objective: Objective, start: Point, steps: int) -> None:
-    """Projected sign ascent: z <- clip(z + step sign(g), -1, 1); step 1, halved where f does not rise."""
+def along_signs(here: Point, step: float) -> Tensor:
+    """A projected step by the gradient's sign: clip(z + step sign(g), -1, 1)."""
+    return (here.z + step * here.gradient.sign()).clamp(-1.0, 1.0)
+
+
+def ascend(
+    objective: Objective, start: Point, steps: int, move: Callable[[Point, float], Tensor] = along_signs
+) -> None:
+    """Projected ascent: z <- ``move(z, step)``; step 1, halved where f does not rise."""
     here, step = start, 1.0
     for _ in range(steps):
-        z = (here.z + step * here.gradient.sign()).clamp(-1.0, 1.0)
+        z = move(here, step)
         if torch.equal(z, here.z):
             break
         trial = objective(z)
@@ -221,13 +226,12 @@ def search_converged(objective: Objective, start: Point, others: Iterable[Tensor
 def search(objective: Objective, convention: Convention, solver: LBFGSB, seed: int, repeat: int) -> Search:
     """One repeat. It ends at x if it found no point that is surely above both x and its own start."""
 
-    def random_point(index: int) -> Tensor:
-        z = torch.empty_like(objective.box.half)
-        return z.uniform_(-1.0, 1.0, generator=stream(seed, "sharpness", repeat, index))
+    def random_start(index: int) -> Tensor:
+        return random_point(len(objective.box.half), stream(seed, "sharpness", repeat, index))
 
-    start = objective(random_point(0)) if repeat else objective.x
+    start = objective(random_start(0)) if repeat else objective.x
     if convention is Convention.converged:
-        found = search_converged(objective, start, map(random_point, range(1, 1 + RANDOM_STARTS)), solver)
+        found = search_converged(objective, start, map(random_start, range(1, 1 + RANDOM_STARTS)), solver)
     else:
         sign = -1 if convention is Convention.released else 1
         found = solver.climb(objective, start, objective.box.half, gradient_sign=sign)
@@ -282,7 +286,7 @@ def sharpness(
         ValueError: For an impossible argument, or an ``eps`` below the rounding of the model's dtype, before the model
             is touched; if f(x) is not finite or <= -1; if model and batches do not answer twice the same.
     """
-    choice(Convention, "convention", convention)
+    convention = choice(Convention, "convention", convention)
     check_search(model, eps, subspace, iterations=iterations, repeats=repeats, maxcor=maxcor)
     check_batches("batches", batches)
     with restored(model), torch.enable_grad():
@@ -290,7 +294,7 @@ def sharpness(
         box = box_around(flatten(trainable(model)), eps, subspace, seed)
         objective = Objective(model, batches, loss, box, tick, weight=weight)
         x, solver = objective.at_x(), LBFGSB(iterations, maxcor)
-        found = [search(objective, Convention(convention), solver, seed, repeat) for repeat in range(repeats)]
+        found = [search(objective, convention, solver, seed, repeat) for repeat in range(repeats)]
     values = tuple(percent(one.end.loss, x.loss) for one in found)
     best = found[values.index(max(values))]
     return SharpnessResult(

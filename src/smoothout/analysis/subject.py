@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from smoothout.analysis import full_loss
-from smoothout.data.images import Batches, Split
+from smoothout.data.images import Split, SplitBatches
 
 ANALYSIS_BATCH = 1000  # examples in a batch; what a CPU's caches hold
 
@@ -64,7 +64,7 @@ def seen_of_both(settings: Any, train: int, test: int) -> int:
     return (seen(train, settings.examples) + seen(test, settings.examples)) // 2
 
 
-def batches_of(part: Part, train: Split, test: Split, examples: int | None, size: int = ANALYSIS_BATCH) -> Batches:
+def batches_of(part: Part, train: Split, test: Split, examples: int | None, size: int = ANALYSIS_BATCH) -> SplitBatches:
     """The first ``examples`` examples (None: all) of a split, in batches of ``size``."""
     return (train if part is Part.train else test).first(examples).batches(size)
 

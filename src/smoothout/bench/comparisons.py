@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -133,7 +133,8 @@ def faster(what: str, bar: float, ratio: Ratio, ours: Work, device: torch.device
     """A row that says how many times as fast ours is."""
     row = _row(what, bar, ratio, ours, device, note=note)
     low, high = ratio.spread
-    return Row(what, bar, True, 1 / ratio.value, (1 / high, 1 / low), "times as fast", note, row.hot_spots, row.times)
+    spread = 1 / high, 1 / low
+    return replace(row, at_least=True, reached=1 / ratio.value, spread=spread, unit="times as fast")
 
 
 def noisy_step(device: torch.device, setup: Any, noise: Noise, bar: float, what: str) -> Row:

@@ -19,7 +19,7 @@ from smoothout.data.photos import Photos
 from smoothout.vision import torchvision
 
 
-class Photographs(Dataset[tuple[Tensor, int]]):
+class GreyImages(Dataset[tuple[Tensor, int]]):
     """Grey images as torchvision's MNIST hands them out: one by one, through PIL and torchvision's transforms."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
@@ -39,7 +39,7 @@ class Photographs(Dataset[tuple[Tensor, int]]):
 def epoch_by_loader(model: nn.Module, images: np.ndarray, labels: np.ndarray, batch: int) -> Work:
     """An epoch of Adam over ``images`` from a shuffling DataLoader with two workers."""
     start = "fork" if "fork" in get_all_start_methods() else None  # in a fresh process the default would be its own
-    data = Photographs(images, labels)
+    data = GreyImages(images, labels)
     loader = DataLoader(data, batch_size=batch, shuffle=True, num_workers=2, multiprocessing_context=start)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,26 +15,24 @@ import torch
 
 from smoothout.bench.comparisons import ON, Row
 from smoothout.bench.loading import FROM_FILES
+from smoothout.environment import device_of
 from smoothout.files import write_text
+from smoothout.settings import SettingsError
 
 _VERDICT = {True: "met", False: "missed", None: ""}
 
 
-def comparisons(device: torch.device, data: Path) -> dict[str, Callable[[], Row]]:
-    """What is compared on ``device``, by name; photographs come from the folder ``data``."""
+def comparisons(device: torch.device, data: Path, only: Sequence[str] | None = None) -> list[Callable[[], Row]]:
+    """What measures each row of ``device``; photographs come from the folder ``data``.
+
+    ``only`` names those that are wanted, None all of them. Raises SettingsError for a name that is none.
+    """
     here = {name: partial(comparison, device) for name, comparison in ON[device.type].items()}
-    return {**here, **{name: partial(comparison, device, data) for name, comparison in FROM_FILES.items()}}
-
-
-def measure(device: torch.device, only: Sequence[str] | None, data: Path) -> Iterator[Row]:
-    """The rows of ``device``, one after another; ``only`` names those that are wanted. Raises ValueError on others."""
-    known = comparisons(device, data)
+    known = {**here, **{name: partial(comparison, device, data) for name, comparison in FROM_FILES.items()}}
     unknown = sorted(set(only or []) - set(known))
     if unknown:
-        raise ValueError(f"only: {unknown[0]!r} is not one of {', '.join(known)}")
-    for name, comparison in known.items():
-        if only is None or name in only:
-            yield comparison()
+        raise SettingsError(f"only: {unknown[0]!r} is not one of {', '.join(known)}")
+    return [comparison for name, comparison in known.items() if only is None or name in only]
 
 
 def not_measured(device: torch.device) -> list[str]:
@@ -55,9 +53,8 @@ def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, An
         for row in rows
     )
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    where = environment["processor"] if device.type == "cpu" else environment["device"]
     lines = [
-        f"# Speed on {where}",
+        f"# Speed on {device_of(environment)}",
         "",
         f"{environment['threads']} threads of {environment['cores']} cores, {versions}, commit {environment['commit']}."
         " Medians of interleaved turns within one run, on images of noise and imagenette's photographs."
@@ -89,8 +86,8 @@ def _figure(row: Row) -> str:
 
 def save(rows: list[Row], device: torch.device, environment: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write the report as Markdown and JSON; returns the paths."""
-    where = str(environment["processor"] if device.type == "cpu" else environment["device"])
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{device.type} {where} {environment['threads']} threads".lower()).strip("-")
+    where = f"{device.type} {device_of(environment)} {environment['threads']} threads"
+    slug = re.sub(r"[^a-z0-9]+", "-", where.lower()).strip("-")
     content = {"environment": dict(environment), "rows": [{**asdict(row), "met": row.met} for row in rows]}
     paths = [folder / f"{slug}.md", folder / f"{slug}.json"]
     for path, text in zip(paths, (markdown(rows, device, environment), json.dumps(content, indent=1)), strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
 import tempfile
 import time
@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 from smoothout.analysis.scaling import worker_from
 from smoothout.bench.comparisons import C1, F1, SMOOTHOUT, random_split
@@ -113,23 +114,15 @@ class Scaling:
 
     def _times(self, device: str) -> tuple[Times, Times, int]:
         """Every turn's seconds, and those of the processor, by what was timed; and the bytes of what is added up."""
-        context = multiprocessing.get_context("spawn")
         with tempfile.TemporaryDirectory() as folder:
-            answers: Any = context.SimpleQueue()
-            arguments = (self, device, str(Path(folder) / "meeting"), answers)
-            processes = [context.Process(target=_time, args=(rank, *arguments)) for rank in range(2)]
-            for process in processes:
-                process.start()
-            for process in processes:
-                process.join()
-            if any(process.exitcode for process in processes):
-                raise RuntimeError("a process that was timed has died")
-            found: tuple[Times, Times, int] = answers.get()
-        return found
+            answer = Path(folder) / "times.json"
+            spawn(_time, (self, device, Path(folder) / "meeting", answer), nprocs=2)  # type: ignore[no-untyped-call]
+            times, computing, size = json.loads(answer.read_text(encoding="utf-8"))
+        return times, computing, size
 
 
-def _time(rank: int, settings: Scaling, kind: str, meeting: str, answers: Any) -> None:
-    """What one of the two processes does; the first one answers."""
+def _time(rank: int, settings: Scaling, kind: str, meeting: Path, answer: Path) -> None:
+    """What one of the two processes does; the first one writes the ``answer``."""
     torch.set_num_threads(1)
     device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
@@ -160,7 +153,7 @@ def _time(rank: int, settings: Scaling, kind: str, meeting: str, answers: Any) -
                 times[name].append(took)
                 computing[name].append(time.process_time() - since)
     if rank == 0:
-        answers.put((times, computing, flat.numel() * flat.element_size()))
+        answer.write_text(json.dumps((times, computing, flat.numel() * flat.element_size())), encoding="utf-8")
     dist.barrier()
     dist.destroy_process_group()
 

@@ -79,15 +79,7 @@ class Images:
     @property
     def usual_examples(self) -> tuple[int, int]:
         """How many training and test images there are to be expected, limits applied."""
-        whole = SOURCES[self.name].examples
-        if self.held_out is not None:
-            whole = (max(whole[0] - self.held_out, 0), self.held_out)
-        train, test = (n if limit is None else min(n, limit) for n, limit in zip(whole, self._limits, strict=True))
-        return train, test
-
-    @property
-    def _limits(self) -> tuple[int | None, int | None]:
-        return self.train_examples, self.test_examples
+        return usual_examples(self, SOURCES[self.name].examples)
 
     def load(self, folder: Path, device: torch.device, download: bool = True) -> tuple[Split, Split, str]:
         """The training split, the test split and the fingerprint of the whole data set. Raises DataError."""
@@ -96,7 +88,7 @@ class Images:
         return train, test, arrays.fingerprint()
 
     def _splits(self, arrays: Arrays, device: torch.device) -> tuple[Split, Split]:
-        halves = zip(self._halves(arrays), self._limits, strict=True)
+        halves = zip(self._halves(arrays), (self.train_examples, self.test_examples), strict=True)
         train, test = (
             Split(
                 torch.from_numpy(images[:limit]).reshape(len(images[:limit]), *images.shape[1:3], -1).to(device),
@@ -113,8 +105,7 @@ class Images:
         images, labels = arrays.x_train, arrays.y_train
         if self.held_out is None:
             return (images, labels), (arrays.x_test, arrays.y_test)
-        if self.held_out >= len(labels):
-            raise DataError(f"data.held_out: {self.held_out} leaves none of the {len(labels)} training images to learn")
+        check_held_out(self.held_out, len(labels))
         order = torch.randperm(len(labels), generator=stream(0, "held_out")).numpy()
         held, left = order[: self.held_out], np.sort(order[self.held_out :])
         return (images[left], labels[left]), (images[held], labels[held])
@@ -130,6 +121,20 @@ def check_numbers(data: Any) -> None:
         value = getattr(data, name)
         if value is not None and value < 1:
             raise ValueError(f"{name}: must be null ({none}) or at least 1, not {value}")
+
+
+def usual_examples(data: Any, whole: tuple[int, int]) -> tuple[int, int]:
+    """How many training and test images ``data`` uses of those that there are, ``whole``."""
+    train, test = whole
+    if data.held_out is not None:
+        train, test = max(train - data.held_out, 0), data.held_out
+    return min(train, data.train_examples or train), min(test, data.test_examples or test)
+
+
+def check_held_out(held_out: int, images: int) -> None:
+    """Raise DataError unless ``held_out`` of so many training images leave some to learn from."""
+    if held_out >= images:
+        raise DataError(f"data.held_out: {held_out} leaves none of the {images} training images to learn")
 
 
 class Split:
@@ -159,9 +164,9 @@ class Split:
         """uint8 ``images``, (N, C, H, W), as this split's batches hold them."""
         return images.to(torch.float32, memory_format=self._layout).mul_(self._factor).sub_(self._offset)
 
-    def batches(self, size: int) -> Batches:
+    def batches(self, size: int) -> SplitBatches:
         """All examples in their own order, in batches of ``size``, as often as one iterates."""
-        return Batches(self, size)
+        return SplitBatches(self, size)
 
     def first(self, examples: int | None) -> Split:
         """The first ``examples`` examples (None: all), sharing memory with this split."""
@@ -195,7 +200,7 @@ class Learnt(Protocol):
 
 
 @dataclass(frozen=True)
-class Batches:
+class SplitBatches:
     """A split, or ``which`` part of it, in batches of ``size`` (the last may be smaller), as often as one iterates."""
 
     split: Split

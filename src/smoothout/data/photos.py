@@ -17,7 +17,7 @@ from torch import Tensor
 
 from smoothout.choices import keep_members
 from smoothout.data.crops import Crop, Cropping
-from smoothout.data.images import Batches, Split, check_numbers
+from smoothout.data.images import Split, SplitBatches, check_held_out, check_numbers, usual_examples
 from smoothout.data.reading import Pixels, Reader, checked, cores, decode
 from smoothout.data.sources import DataError
 from smoothout.randomness import stream
@@ -112,10 +112,7 @@ class Photos:
     @property
     def usual_examples(self) -> tuple[int, int]:
         """How many training and test photographs there are to be expected, limits applied."""
-        train, test = EXAMPLES[self.name]
-        if self.held_out is not None:
-            train, test = max(train - self.held_out, 0), self.held_out
-        return min(train, self.train_examples or train), min(test, self.test_examples or test)
+        return usual_examples(self, EXAMPLES[self.name])
 
     def load(self, folder: Path, device: torch.device, download: bool = True) -> tuple[PhotoSplit, PhotoSplit, str]:
         """The training split, the test split and the fingerprint of the folders. Raises DataError.
@@ -130,10 +127,7 @@ class Photos:
         if self.damaged is Damaged.skip:
             train, test = (sound(files, workers) for files in (train, test))
         if self.held_out is not None:
-            if self.held_out >= len(train.paths):
-                raise DataError(
-                    f"data.held_out: {self.held_out} leaves none of the {len(train.paths)} training images to learn"
-                )
+            check_held_out(self.held_out, len(train.paths))
             train, test = train.part(slice(self.held_out, None)), train.part(slice(self.held_out))
         limited = (train.part(slice(self.train_examples)), test.part(slice(self.test_examples)))
         splits = [PhotoSplit(files, self, self._cropping, workers, device) for files in limited]
@@ -205,9 +199,9 @@ class PhotoSplit(Split):
         chosen = torch.arange(len(self))[rows] if isinstance(rows, slice) else rows.cpu()
         return self.normalised(self._ahead.take(chosen)), self.labels[rows]
 
-    def batches(self, size: int) -> Batches:
+    def batches(self, size: int) -> SplitBatches:
         """All photographs in their own order, in batches of ``size``, or of fewer where these would fill memory."""
-        return Batches(self, min(size, LARGEST))
+        return SplitBatches(self, min(size, LARGEST))
 
     def first(self, examples: int | None) -> PhotoSplit:
         """The first ``examples`` photographs (None: all)."""

@@ -79,18 +79,15 @@ def load(name: Name, folder: Path, download: bool = True) -> Arrays:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             arrays = checked(source.fetch(Path(scratch)), source, name)
-    except DataError:
-        raise
     except Exception as error:
+        if isinstance(error, DataError) or of_machine(error):
+            raise
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"data: {name} was not found: looked for {path}, and the download failed ({reason}); {hint}"
         ) from error
-    try:
-        with whole_file(path) as part, part.open("wb") as file:
-            np.savez(file, **arrays._asdict())
-    except OSError as error:
-        raise DataError(f"data: {name} was fetched, but {path} cannot be written ({error.strerror})") from error
+    with whole_file(path) as part, part.open("wb") as file:
+        np.savez(file, **arrays._asdict())
     return arrays
 
 

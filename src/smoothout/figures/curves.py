@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
+import pandas as pd
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 
@@ -148,8 +148,7 @@ def seeds(count: int) -> str:
 
 def _running_median(values: Sequence[float]) -> list[float]:
     """Of WINDOW values around each; at both ends of those that there are."""
-    half = WINDOW // 2
-    return [statistics.median(values[max(0, at - half) : at + half + 1]) for at in range(len(values))]
+    return pd.Series(values).rolling(WINDOW, center=True, min_periods=1).median().tolist()
 
 
 def _error(accuracy: float) -> float:

@@ -184,6 +184,7 @@ _ANALYZE = {
     "analysis=atlas analysis.budget=0": "analysis.budget: must be a whole number of at least 1, not 0",
     "analysis._target_=smoothout.models.mlp.MLP": "analysis._target_: smoothout.models.mlp.MLP cannot be the analysis",
     "analysis._target_=subprocess.run": "analysis._target_: 'subprocess.run' is no class of settings in the package",
+    "~analysis": "analysis: must be a group of settings with a _target_, not None",
     "analysis=null": "Config group override must be a string or a list. Got NoneType",
 }
 _REPRODUCE = {
@@ -211,6 +212,9 @@ _REPRODUCE = {
     "table=quickstart table.published=gone.csv": "table.published: 'gone.csv' is not one of keskar-table1.csv",
     "table=quickstart rows=3": "rows: 3 is not a list, each text or null",
     "table=quickstart run=maybe": "run: 'maybe' is not true or false",
+    "table=table2 table.rows=[{name:x,overrides:[],match:{nosuch:1}}]": "table: x: baseline: smoothout-v1-table2.csv",
+    "table=none figure=figure8 figure.columns=0": "figure.columns: must be null (all panels in a row) or at least 1",
+    "table=none figure=quickstart figure.panels=[{kind:noise,title:a,runs:[x]}]": "figure quickstart: noise: runs: mus",
     "table=none figure=quickstart figure.panels=[]": "figure.panels: must be a list of at least one panel, not []",
     "table=quickstart table.methods=3": "table: needs methods (a group, each with title and overrides) and a list of",
     "table=none figure=none": "table, figure: one of them must be named; both are none",
@@ -227,6 +231,7 @@ _CHOOSE = {
     "seed=9": "seed: does nothing in this program; set grid.seeds",
     "perturbation.a=0.5": "perturbation.a: does nothing in this program; set grid.strengths",
     "perturbation=none": "perturbation: must be a method with noise (smoothout, adasmoothout), not none",
+    "~grid": "grid: must be a group of settings with a _target_, not None",
     "grid=3": "grid: must be a group of settings with a _target_, not 3",
 }
 _SWEEP = {  # of trainings; the whole sweep is refused
@@ -238,6 +243,9 @@ _SWEEP = {  # of trainings; the whole sweep is refused
 _OTHERS = {
     ("prepare_data", "data=mnist", "download=false"): "data: mnist was not found: looked for ",
     ("prepare_data", "data.name=svhn"): "data.name: 'svhn' is not one of digits, mnist, cifar10, cifar100",
+    ("prepare_data", "~data"): "data: must be a group of settings with a _target_, not None",
+    ("soak", "~soak"): "soak: must be a group of settings with a _target_, not None",
+    ("verdicts", "~judging"): "judging: must be a group of settings with a _target_, not None",
     ("benchmark", "only=[nothing]"): "only: 'nothing' is not one of smoothout-f1, ",
     ("benchmark", "only=3"): "only: 3 is not a list, each text or null",
 }

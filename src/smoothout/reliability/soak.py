@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from smoothout.environment import device_of
 from smoothout.reliability import crowds, inputs, kills
 from smoothout.reliability.cases import CASES
 from smoothout.reliability.kills import Strike
@@ -101,7 +102,7 @@ def markdown(soak: Soak, survived: Survived, environment: dict[str, Any]) -> str
     stopped = [strike for strike in survived.strikes if strike.signal != "SIGKILL"]
     within = sum(": " in strike.where for strike in killed)
     done, failed = survived.swept
-    machine = f"{environment['processor']}, {environment['cores']} cores, torch {environment['versions']['torch']}"
+    machine = f"{device_of(environment)}, {environment['cores']} cores, torch {environment['versions']['torch']}"
     programs = ", ".join(f"{count} of {program}.py" for program, count in survived.refused.items())
     parts = [
         "# Reliability",

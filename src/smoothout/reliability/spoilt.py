@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 Spoil = Callable[[Path], None]
+Change = Callable[[Path, dict[str, Any]], object]  # of a checkpoint: its file and what it held
 
 
 class Payload:
@@ -99,7 +100,7 @@ DATA = {  # how the folder is spoilt, and what the line says
 # Checkpoints
 
 
-def _checkpoint(name: str, change: Callable[[Path, dict[str, Any]], None]) -> Spoil:
+def _checkpoint(name: str, change: Change) -> Spoil:
     """The run's checkpoint as ``change`` leaves it, its record gone."""
 
     def spoil(folder: Path) -> None:
@@ -110,19 +111,15 @@ def _checkpoint(name: str, change: Callable[[Path, dict[str, Any]], None]) -> Sp
     return _named(f"checkpoint: {name}", spoil)
 
 
-def _bytes(change: Callable[[bytes], bytes]) -> Callable[[Path, dict[str, Any]], None]:
-    return lambda path, _: void(path.write_bytes(change(path.read_bytes())))
+def _bytes(change: Callable[[bytes], bytes]) -> Change:
+    return lambda path, _: path.write_bytes(change(path.read_bytes()))
 
 
-def void(_: Any) -> None:
-    """Nothing."""
-
-
-def _parts(**changes: Any) -> Callable[[Path, dict[str, Any]], None]:
+def _parts(**changes: Any) -> Change:
     return lambda path, content: torch.save(content | changes, path)
 
 
-def _numbers(**changes: Any) -> Callable[[Path, dict[str, Any]], None]:
+def _numbers(**changes: Any) -> Change:
     def change(path: Path, content: dict[str, Any]) -> None:
         torch.save(content | {"json": json.dumps(json.loads(content["json"]) | changes)}, path)
 

@@ -16,7 +16,7 @@ from smoothout.files import whole_file
 from smoothout.machine import of_machine
 
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
-Weights = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 
 class CheckpointError(Exception):
@@ -40,9 +40,9 @@ class Snapshot:
         data_sha256: fingerprint of the data set, None in checkpoints of earlier versions.
     """
 
-    model: Weights
+    model: StateDict
     optimizer: dict[str, Any]
-    best: Weights
+    best: StateDict
     sums: Tensor
     epoch: int = 0
     step: int = 0

@@ -67,7 +67,7 @@ class Training:
         ranks: the processes that share the training; each makes a `Training` with the same arguments.
 
     With dropout, torch's global generator is seeded anew at every ghost batch. A loss that is no longer finite at the
-    end of an epoch ends the training: its curves are shorter than ``schedule.epochs`` then, and end in nan.
+    end of an epoch ends the training: no epoch follows, and the last training loss is nan or infinite.
 
     Raises:
         ValueError: where ``engine`` asks for what the device or the update cannot do; and in the first update, where
