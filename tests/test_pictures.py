@@ -236,6 +236,7 @@ def test_a_panel_that_cannot_be_is_refused_in_one_line(change: dict[str, Any], c
         ({"name": None}, "^figure.name: None is not text"),
         ({"title": ["f1"]}, r"^figure.title: \['f1'\] is not text"),
         ({"overrides": "seed=1"}, "^figure.overrides: 'seed=1' is not a list, each text"),
+        ({"override": []}, r"^figure.override: unknown key \(did you mean overrides\?\)"),
         ({"columns": -1}, "^figure.columns: must be null .* or at least 1, not -1"),
         ({"panels": []}, "^figure.panels: must be a list of at least one panel"),
         ({"panels": ["line"]}, "^figure.panels: must be a list of at least one panel"),

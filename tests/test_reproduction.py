@@ -249,6 +249,25 @@ def test_another_papers_number_that_is_not_there_is_refused(table, also, line):
 
 
 @pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda table: table | {"recomputd": ["last"]}, r"^table.recomputd: unknown key \(did you mean recomputed"),
+        (
+            lambda table: table | {"rows": [table["rows"][0] | {"colour": 1}]},
+            "^table.rows.0.colour: unknown key; allowed",
+        ),
+        (
+            lambda table: table | {"methods": {name: m | {"colour": 1} for name, m in table["methods"].items()}},
+            "^table.methods.baseline.colour: unknown key; allowed: title, overrides",
+        ),
+    ],
+)
+def test_a_key_that_no_table_has_is_refused(table, change, line):
+    with pytest.raises(SettingsError, match=line):
+        Reproduction(change(table), Scope(), CONFIGS, PUBLISHED)
+
+
+@pytest.mark.parametrize(
     ("accuracies", "late"),
     [([0.5], 50.0), ([0.1, 0.9], 90.0), ([0.9, 0.9, 0.9, 0.1, 0.3], 20.0), ([0.9] * 9 + [0.1, 0.7, 0.8], 70.0)],
 )

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from support import a_record
 
-from smoothout import words
+from smoothout import models, words
 from smoothout.roles import Analysis, Data, Model, lacking
 from smoothout.settings import SettingsError, build
 from smoothout.training.loop import OptimizerSettings
@@ -32,6 +32,12 @@ def test_every_config_names_a_component_of_its_role(group: str) -> None:
         node = next(node for node in nodes(group) if node.get("_target_") == target)
         settings: Any = {key: value for key, value in node.items() if value != "???" and "${" not in str(value)}
         assert lacking(type(build(settings, group)), ROLES[group]) == []
+
+
+def test_no_two_components_of_a_role_have_one_name() -> None:
+    """A record's identity has a component's class, without its module."""
+    targets = {node["_target_"] for group in ROLES for node in nodes(group) if "_target_" in node}
+    assert len({target.rpartition(".")[2] for target in targets}) == len(targets)
 
 
 def test_members_may_be_fields_methods_or_constants() -> None:
@@ -56,3 +62,12 @@ def test_all_members_that_are_missing_are_named_at_once() -> None:
 def test_an_analysis_without_words_of_its_own_is_told_by_its_numbers() -> None:
     outcome = {"wall_seconds": 3.0, "flatness": 0.125, "points": 7, "weights": ["00"]}
     assert words.analysis(a_record("flatness", outcome)) == "name: flatness 0.125; points 7"
+
+
+def test_a_module_that_imports_what_is_not_there_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import einopps\n")
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    with pytest.raises(SettingsError) as error:
+        build({"_target_": "smoothout.models.mine.Net"}, "model", role=Model)
+    reason = "smoothout.models.mine cannot be imported: No module named 'einopps'"
+    assert str(error.value) == f"model._target_: {reason}"

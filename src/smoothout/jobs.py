@@ -16,17 +16,19 @@ from torch import nn
 
 from smoothout import journal, progress
 from smoothout.curvature import thinned
+from smoothout.data.images import Split
 from smoothout.data.sources import DataError
 from smoothout.environment import peak_memory
 from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
 from smoothout.identity import canonical, described
-from smoothout.ledger import Record, RecordError, lock
+from smoothout.ledger import Record, RecordError, lock, no_json
 from smoothout.runs import check, check_networks, data_of, fresh_model, training
 from smoothout.settings import Experiment, SettingsError
 from smoothout.strength import relative_strength
-from smoothout.training.checkpoint import StateDict
+from smoothout.training.checkpoint import CheckpointError, StateDict
 from smoothout.work import Job, Workplace
 
+SAME_ACCURACY = 0.02  # a share; where sums are rounded otherwise, the same weights may do a little better or worse
 WAIT_SECONDS = 0.1  # between two looks at locks that others hold
 Making = Generator[bool, None, Record]  # pauses after every update of a training, and (False) while it has to wait
 
@@ -217,7 +219,8 @@ def _analysis_outcome(job: Job, runs: list[Record], place: Workplace) -> Generat
             raise DataError(f"{data}; put that back, or train it anew with other folders.results and checkpoints")
     models, digests = [], []
     for one in job.inputs:
-        model = yield from _network(one, job.settings.weights, place)
+        model, accuracy = yield from _network(one, job.settings.weights, place)
+        _check_code(model, one.settings, accuracy, test_split)
         digests.append(_digest(model.state_dict()))
         models.append(model)
     total = job.settings.ticks(len(train_split), len(test_split))
@@ -225,16 +228,34 @@ def _analysis_outcome(job: Job, runs: list[Record], place: Workplace) -> Generat
     exactly = arithmetic(Precision.float32, place.device)  # torch's own default lets CUDA's convolutions use TF32
     with progress.Bar(job.name, total) as bar, journal.kept(_journal(job, place), circumstances), exactly:
         outcome: dict[str, Any] = job.settings.run(models, train_split, test_split, bar.tick)
+    for key, value in outcome.items():
+        if wrong := no_json(value):
+            raise TypeError(f"{job.kind}: run() returned a {wrong} under {key!r}; a record holds numbers and lists")
     return {**outcome, "weights": digests}
 
 
-def _network(job: Job, which: str, place: Workplace) -> Generator[bool, None, nn.Module]:
-    """The run's network with its best or last weights, in evaluation mode; without a checkpoint it is trained first."""
+def _check_code(model: nn.Module, setup: Experiment, accuracy: float, test: Split) -> None:
+    """Raise CheckpointError where the network is another function now: its code was changed since it was trained."""
+    device = test.labels.device
+    with arithmetic(setup.precision, device):
+        now = evaluate(model, test.batches(evaluation_batch(device))).accuracy
+    if abs(now - accuracy) > SAME_ACCURACY:
+        raise CheckpointError(
+            f"model: {setup.slug()}: the same weights had a test accuracy of {accuracy:.2%} and now have {now:.2%}: was"
+            " the code changed since? Give what is new another name or setting, or delete the old record and checkpoint"
+        )
+
+
+def _network(job: Job, which: str, place: Workplace) -> Generator[bool, None, tuple[nn.Module, float]]:
+    """The run's network with its best or last weights, in evaluation mode, and the test accuracy that they had.
+
+    Without a checkpoint it is trained first.
+    """
     with (yield from _held(_weights_lock(job, place))):
         snapshot = yield from training(job, place)
     model = fresh_model(job.settings, place)
     model.load_state_dict(snapshot.model if which == "last" else snapshot.best)
-    return model.eval()
+    return model.eval(), snapshot.curves["test_accuracy"][-1 if which == "last" else snapshot.best_epoch]
 
 
 def network(job: Job, which: str, place: Workplace) -> nn.Module:
@@ -246,7 +267,7 @@ def network(job: Job, which: str, place: Workplace) -> nn.Module:
             if not next(steps):
                 time.sleep(WAIT_SECONDS)
         except StopIteration as done:
-            model: nn.Module = done.value
+            model: nn.Module = done.value[0]
             return model
 
 

@@ -10,7 +10,10 @@ import pandas as pd
 
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
-from smoothout.settings import SettingsError, chosen
+from smoothout.settings import SettingsError, chosen, unknown_key
+
+METHOD = ("title", "overrides", "accuracy", "improvement", "gap", "sharpness", "match", "by_name")
+ROW = ("name", "overrides", "match", "methods", "also")
 
 
 def also_published(row: dict[str, Any], column: str, folder: Path) -> float | None:
@@ -36,6 +39,7 @@ def check_table(table: dict[str, Any], published: Path) -> None:
     top["sharpness"] = tuple[Convention, ...]
     if "recomputed" in table:
         top["recomputed"] = tuple[Weights, ...]
+    _refuse_unknown(table, (*top, "recomputed", "small", "network", "methods", "rows"), "table.")
     named = chosen(table, "table.", **top).published
     if named and not (published / named).is_file():
         known = ", ".join(sorted(path.name for path in published.glob("*.csv")))
@@ -45,9 +49,11 @@ def check_table(table: dict[str, Any], published: Path) -> None:
         raise SettingsError("table: needs methods (a group, each with title and overrides) and a list of rows")
     for name, method in methods.items():
         chosen(method, f"table.methods.{name}.", title=str, overrides=texts)
+        _refuse_unknown(method, METHOD, f"table.methods.{name}.")
     for number, row in enumerate(rows):
         key = f"table.rows.{number}."
         chosen(row, key, name=str, overrides=texts)
+        _refuse_unknown(row, ROW, key)
         if named and not isinstance(row.get("match"), dict):
             raise SettingsError(f"{key}match: must say which rows of {named} these are, column: value")
         _check_also(row.get("also", {}), f"{key}also", methods, published)
@@ -68,6 +74,7 @@ def check_figure(figure: Any) -> None:
     form: dict[str, Any] = {"name": str, "title": str, "overrides": texts, "columns": int | None}
     usual = {"overrides": [], "columns": None} | figure if isinstance(figure, dict) else figure
     given = chosen(usual, "figure.", **form)
+    _refuse_unknown(figure, (*form, "panels"), "figure.")
     if given.columns is not None and given.columns < 1:
         raise SettingsError(f"figure.columns: must be null (all panels in a row) or at least 1, not {given.columns}")
     panels = figure.get("panels")
@@ -84,6 +91,12 @@ def check_figure(figure: Any) -> None:
         for setting, values in panel.get("over", {}).items():
             if not (isinstance(values, list) and values):
                 raise SettingsError(f"{key}over.{setting}: must be a list of its values, not {values!r}")
+
+
+def _refuse_unknown(given: dict[str, Any], known: Collection[str], prefix: str) -> None:
+    for name in given:
+        if name not in known:
+            raise SettingsError(unknown_key(f"{prefix}{name}", known))
 
 
 def _check_also(also: Any, key: str, methods: Collection[str], published: Path) -> None:

@@ -136,6 +136,14 @@ def read(path: Path) -> Record:
     return record
 
 
+def no_json(value: Any) -> str | None:
+    """The name of a type within ``value`` that JSON does not know; None where there is none."""
+    if isinstance(value, dict | list | tuple):
+        parts = value.values() if isinstance(value, dict) else value
+        return next((wrong for part in parts if (wrong := no_json(part))), None)
+    return None if value is None or isinstance(value, str | int | float) else type(value).__name__
+
+
 def _in_one_line(found: re.Match[str]) -> str:
     return re.sub(r"\s*\n\s*", " ", found[0])  # text keeps its spaces: within it JSON has no line breaks
 

@@ -253,13 +253,20 @@ def _component(target: str, key: str) -> type[Any]:
     if module.split(".")[0] == PACKAGE:
         try:
             found = getattr(importlib.import_module(module), name, None)
-        except ImportError:
-            found = None
+        except ImportError as error:
+            if error.name not in _parents(module):  # the module is there, and imports what is not
+                raise SettingsError(f"{key}._target_: {module} cannot be imported: {error}") from error
     is_ours = isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module
     if not is_ours:
         raise SettingsError(f"{key}._target_: {target!r} is no class of settings in the package {PACKAGE}")
     assert isinstance(found, type)
     return found
+
+
+def _parents(module: str) -> list[str]:
+    """A module's name, and those of the packages that it lies in."""
+    parts = module.split(".")
+    return [".".join(parts[:length]) for length in range(1, 1 + len(parts))]
 
 
 def typed(cls: type[T], values: dict[Any, Any], prefix: str) -> T:

@@ -17,7 +17,7 @@ from small_images import CPU, images, one_line, small
 
 from smoothout.data import sources
 from smoothout.data.reading import check
-from smoothout.data.sources import KEYS, SOURCES, Arrays, DataError, Name, checked, load, read_npz
+from smoothout.data.sources import KEYS, SOURCES, Arrays, DataError, Name, Source, checked, load, read_npz
 from smoothout.vision import torchvision
 
 # The embedded digits
@@ -230,6 +230,12 @@ def test_a_failed_download_is_one_line_and_leaves_no_file(tmp_path: Path, monkey
     assert "prepare_data.py data=mnist" in one_line(error)
     assert not list(tmp_path.iterdir())
     assert not scratches[0].exists()
+
+
+def test_a_set_that_nobody_can_fetch_is_asked_for_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sources.SOURCES, Name.mnist, Source((8, 8), 10, (12, 12)))
+    with pytest.raises(DataError, match=r"mnist was not found: put it there as .*mnist.npz, with x_train, y_train"):
+        load(Name.mnist, tmp_path)
 
 
 def test_a_download_with_wrong_arrays_is_refused_and_leaves_no_file(

@@ -161,6 +161,14 @@ def test_a_course_is_the_test_errors_running_median_over_epochs_which_the_panel_
     assert f"running median over {WINDOW} epochs" in axes.get_title()
 
 
+def test_a_short_course_is_shown_as_it_is_with_all_its_marks_inside(axes):
+    curves.course(axes, [(SB, training([0.2, 0.4, 0.3], best=1)), (SB, recomputed(0.95, "last"))])
+    assert list(lines(axes)["SB, 1 seed"].get_ydata()) == pytest.approx([80.0, 60.0, 70.0])
+    assert "median" not in axes.get_title()
+    low, high = axes.get_ylim()
+    assert (low < 5.0, high > 80.0) == (True, True)
+
+
 def test_a_courses_seeds_are_their_mean_in_a_band_as_long_as_all_of_them_last(axes):
     runs = [training([0.5, 0.5], best=0, name="a"), training([0.7], best=0, name="b")]  # the second ended early
     curves.course(axes, [(SB, run) for run in runs])

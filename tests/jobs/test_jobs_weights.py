@@ -20,7 +20,7 @@ from smoothout.ledger import Record
 from smoothout.models.resnet import ResNet
 from smoothout.perturbation import Course, Law, Noise, Scaling
 from smoothout.training import checkpoint
-from smoothout.training.checkpoint import Snapshot
+from smoothout.training.checkpoint import CheckpointError, Snapshot
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
@@ -56,6 +56,30 @@ def test_an_analysis_of_weights_that_another_machine_rounded_otherwise_is_known(
     (Path(place.folders.results) / job.kind / f"{job.name}.json").unlink()
     ensure(job, place)
     assert jobs.of_other_weights([run, job], place) == [run.name]
+
+
+def test_an_analysis_of_a_network_whose_code_was_changed_is_refused(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny()
+    ensure(run, place)
+    job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (run,))
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: -x)
+    with pytest.raises(CheckpointError, match=r"^model: tiny-.*: the same weights had a test accuracy of .* the code"):
+        ensure(job, place)
+    assert place.ledger.find(job.kind, job.digest) is None
+    monkeypatch.undo()
+    ensure(job, place)
+
+
+@pytest.mark.parametrize("found", [{"norm": torch.ones(2)}, {"norms": {"a": [1.0, torch.ones(2)]}}])
+def test_an_analysis_that_finds_tensors_is_told_under_which_key(
+    found: dict[str, Any], place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (tiny(),))
+    monkeypatch.setattr(NoiseCurve, "run", lambda *_: {"test": [None, "text", 1, (True,)], **found})
+    with pytest.raises(TypeError, match=f"^noise_curve: run.. returned a Tensor under '{next(iter(found))}'"):
+        ensure(job, place)
 
 
 def test_finished_weights_are_read_and_not_trained_again(place: Workplace, trainings: list[Snapshot | None]) -> None:

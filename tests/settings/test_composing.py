@@ -11,7 +11,8 @@ from smoothout.settings import SettingsError, compose_config
 
 
 @pytest.fixture
-def configs(tmp_path: Path) -> Path:
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("SMOOTHOUT_DATA", raising=False)
     (tmp_path / "made.yaml").write_text("a: 1\nlist: [1, 2]\nplace: ${oc.env:SMOOTHOUT_DATA,data}\n")
     return tmp_path
 

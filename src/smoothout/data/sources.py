@@ -53,12 +53,12 @@ class Arrays(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """What a data set must look like, and how it is had when the data folder lacks it."""
+    """What a data set must look like, and how it is had when the data folder lacks it; None is not at all."""
 
     shape: tuple[int, ...]
     classes: int
     examples: tuple[int, int]  # training and test images of the whole set, for estimates of time
-    fetch: Callable[[Path], Arrays]
+    fetch: Callable[[Path], Arrays] | None = None
     embedded: bool = False
 
 
@@ -71,6 +71,8 @@ def load(name: Name, folder: Path, download: bool = True) -> Arrays:
     path = folder / f"{name}.npz"
     if path.exists():
         return checked(read_npz(path), source, str(path))
+    if source.fetch is None:
+        raise DataError(f"data: {name} was not found: put it there as {path}, with {', '.join(KEYS)}")
     if source.embedded:
         return checked(source.fetch(folder), source, name)
     hint = f"run `python scripts/prepare_data.py data={name}` where there is a network, or put the file there"

@@ -63,6 +63,7 @@ def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
         dots |= {**look, "label": f"accuracy, {words}"}
         mean_and_band(accuracy, curve.x, curve.accuracies, dots, 100.0, band=False)  # it would hide the loss's
     axes.set_yscale("log")
+    plain_log(axes.yaxis)
     axes.set_xlim(min(c.x[0] for c in curves), max(c.x[-1] for c in curves))
     axes.set_xlabel(label)
     axes.set_ylabel("cross entropy")
@@ -117,7 +118,9 @@ def course(axes: Any, records: Named) -> None:
         axes.plot([epoch + 1 for epoch in best], values, zorder=3, **hollow)
         _mark_recomputed(axes, run, [record for record in own if record.kind != "train"], trained, dots)
     axes.margins(x=0.08, y=0.12)  # room for marks beside the last epoch and, where a range is shared, at the foot
-    axes.set_title(f"lines: running median over {WINDOW} epochs; bands: lowest to highest seed")
+    epochs = max(len(curve.get_xdata()) for curve in axes.lines)
+    lines = f"lines: running median over {WINDOW} epochs; " if epochs >= 3 * WINDOW else ""
+    axes.set_title(f"{lines}bands: lowest to highest seed")
     axes.set_yscale("log")
     plain_log(axes.yaxis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -138,6 +141,7 @@ def _mark_recomputed(
         beside = offset_copy(axes.transData, axes.figure, x=7 * (1 + (run.place or 0)), units="points")
         label = f"{run.name}, {weights} epoch recomputed"
         apart = {"markeredgecolor": "white", "markeredgewidth": 0.6}  # seeds that end alike stay several marks
+        axes.plot(ends, values, linestyle="none")  # marks that are moved aside count for no limits
         axes.plot(ends, values, transform=beside, clip_on=False, zorder=3, label=label, **look, **apart)
 
 
@@ -147,7 +151,9 @@ def seeds(count: int) -> str:
 
 
 def _running_median(values: Sequence[float]) -> list[float]:
-    """Of WINDOW values around each; at both ends of those that there are."""
+    """Of WINDOW values around each; at both ends of those that there are. A course of few values stays as it is."""
+    if len(values) < 3 * WINDOW:
+        return list(values)
     return pd.Series(values).rolling(WINDOW, center=True, min_periods=1).median().tolist()
 
 
