@@ -16,7 +16,6 @@ from torch import nn
 
 from smoothout import journal, progress
 from smoothout.curvature import thinned
-from smoothout.data.images import Split
 from smoothout.data.sources import DataError
 from smoothout.environment import peak_memory
 from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
@@ -220,7 +219,7 @@ def _analysis_outcome(job: Job, runs: list[Record], place: Workplace) -> Generat
     models, digests = [], []
     for one in job.inputs:
         model, accuracy = yield from _network(one, job.settings.weights, place)
-        _check_code(model, one.settings, accuracy, test_split)
+        _check_code(model, one.settings, accuracy, place)
         digests.append(_digest(model.state_dict()))
         models.append(model)
     total = job.settings.ticks(len(train_split), len(test_split))
@@ -234,11 +233,11 @@ def _analysis_outcome(job: Job, runs: list[Record], place: Workplace) -> Generat
     return {**outcome, "weights": digests}
 
 
-def _check_code(model: nn.Module, setup: Experiment, accuracy: float, test: Split) -> None:
+def _check_code(model: nn.Module, setup: Experiment, accuracy: float, place: Workplace) -> None:
     """Raise CheckpointError where the network is another function now: its code was changed since it was trained."""
-    device = test.labels.device
-    with arithmetic(setup.precision, device):
-        now = evaluate(model, test.batches(evaluation_batch(device))).accuracy
+    _, test_split, _ = data_of(setup, place)
+    with arithmetic(setup.precision, place.device):
+        now = evaluate(model, test_split.batches(evaluation_batch(place.device))).accuracy
     if abs(now - accuracy) > SAME_ACCURACY:
         raise CheckpointError(
             f"model: {setup.slug()}: the same weights had a test accuracy of {accuracy:.2%} and now have {now:.2%}: was"
