@@ -14,7 +14,7 @@ from smoothout.reliability.kills import Broken, Strike, Unbroken
 from smoothout.reliability.soak import Soak, Survived
 from smoothout.reliability.victims import Aim, Moment, said, written
 
-ENVIRONMENT = {"processor": "a processor", "cores": 2, "versions": {"torch": "2.9"}, "commit": "abc"}
+ENVIRONMENT = {"device": "cpu", "processor": "a processor", "cores": 2, "versions": {"torch": "2.9"}, "commit": "abc"}
 
 
 @pytest.mark.slow
