@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+
+from smoothout.data.sources import Name, load
 from smoothout.reliability.kills import Broken, left
 from smoothout.reliability.victims import QUIET, Command, Moment, said, wait_for, written
 
@@ -50,6 +53,9 @@ def sweep(seeds: int, scripts: Path, folder: Path, processes: int = 2) -> tuple[
     grid = (f"seed=range({seeds})", "perturbation.a=0,0.02,0.05,-1")
     launcher = ("hydra/launcher=local", f"hydra.launcher.n_jobs={processes}")
     command = Command("train", ("-m", *_TINY, "schedule.epochs=1", *grid, *launcher))
+    data = folder / "data"
+    data.mkdir(parents=True)
+    np.savez(data / "digits.npz", **load(Name.digits, data)._asdict())  # so that no process imports scikit-learn
     records = folder / "results" / "train"
     with command.as_a_user(scripts, folder) as first:
         wait_for(lambda: len(list(records.glob("*.json"))) >= seeds, lambda: first.poll() is None)
