@@ -15,14 +15,14 @@ PACKAGE = ROOT / "src" / "smoothout"
 
 # A module may import from its own folder and from the levels above it in this list.
 LEVELS = [
-    ["choices", "files", "identity", "machine", "randomness", "parameters", "vision", "statistics"],
+    ["choices", "files", "formats", "identity", "machine", "randomness", "parameters", "vision", "statistics"],
     ["perturbation", "batchnorm", "ghost", "models", "data", "ledger", "progress", "journal"],
     ["evaluation", "curvature", "copies", "tables", "figures"],
     ["training", "analysis", "strength", "words"],
     ["roles"],
     ["environment", "settings"],
     ["work", "bench"],
-    ["runs", "place"],
+    ["runs", "place", "costs"],
     ["jobs"],
     ["entries", "layout", "loading"],
     ["reproduction", "choosing"],
@@ -35,7 +35,7 @@ LEVELS = [
     ["terminal"],
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
-TORCH_FREE = {"files", "identity", "machine", "ledger", "tables", "figures", "words"}
+TORCH_FREE = {"files", "formats", "identity", "machine", "ledger", "tables", "figures", "words"}
 HYDRA_FREE = {name for names in LEVELS[:5] for name in names}
 
 

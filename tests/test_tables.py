@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from smoothout.tables import Block, Cell, Table, difference, duration, number, significant
+from smoothout.formats import duration, number, significant
+from smoothout.tables import Block, Cell, Table, difference
 
 ONE, TWO = frozenset({3}), frozenset({4, 5})  # seeds that were lost
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -15,6 +14,7 @@ from smoothout.analysis.recorded import RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
 from smoothout.choices import check_seeds, keep_members
+from smoothout.costs import Costs
 from smoothout.entries import (
     Entry,
     best_accuracy,
@@ -288,34 +288,3 @@ def device_name(record: Record) -> str:
     if where["device"] != "cpu":
         return device
     return f"{device}, {where['threads']} thread{'s' if where['threads'] > 1 else ''}"
-
-
-class Costs:
-    """Estimates of what missing jobs would take on this device: from records of their like, else from the config."""
-
-    def __init__(self, place: Workplace) -> None:
-        self._seconds: dict[tuple[str, str, int], list[float]] = {}
-        for record in place.ledger.readable(Experiment.kind):
-            on_cpu = record.environment["device"] == "cpu"
-            if on_cpu == (place.device.type == "cpu") and record.outcome["curves"]["seconds"]:
-                labels = record.labels
-                key = (labels["model"], labels["data"], labels["batch"])
-                seen = statistics.median(record.outcome["curves"]["seconds"]) / record.outcome["examples"]["train"]
-                self._seconds.setdefault(key, []).append(seen)
-
-    def hours(self, job: Job, epoch_seconds: float | None) -> float | None:
-        """Hours that ``job`` would take; ``epoch_seconds`` is the config's estimate for all training examples."""
-        run = job.run.settings
-        if not isinstance(run, Experiment):
-            return None
-        labels = run.labels
-        seen = self._seconds.get((labels["model"], labels["data"], labels["batch"]))
-        whole = replace(run.data, train_examples=None).usual_examples[0]
-        if not seen and epoch_seconds is None:
-            return None
-        example_seconds = statistics.median(seen) if seen else (epoch_seconds or 0.0) / whole
-        if job.kind == Experiment.kind:
-            return float(run.schedule.epochs * run.data.usual_examples[0] * example_seconds / 3600)
-        sizes = run.data.usual_examples
-        passes: int = job.settings.evaluations(*sizes) * job.settings.examples_seen(*sizes)
-        return passes * example_seconds / 3600

@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 
 from smoothout.files import write_text
+from smoothout.formats import duration, number, significant
 
 NOT_RUN = "not run"
-TINY = 1e-12  # below it a difference of two percentages is a rounding error of float64
 
 
 @dataclass(frozen=True)
@@ -221,24 +221,3 @@ def difference(one: Cell, other: Cell, published: float | None, column: str) -> 
 def stem(name: str, regime: str, profile: str, precision: str) -> str:
     """The name of rendered files without their endings; float32, the reference, goes without saying."""
     return "-".join([name, regime, profile, *([] if precision == "float32" else [precision])])
-
-
-def number(value: float, digits: int) -> str:
-    """``value`` with so many decimals; what would read as 0 and is not 0, rounding noise of a search, has its size."""
-    text = f"{value:.{digits}f}"
-    if float(text) == 0.0:
-        return f"{0.0:.{digits}f}" if abs(value) < TINY else f"{value:.1g}"
-    return text
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """``value`` with so many significant digits, never in powers of ten from 0.001 on."""
-    rounded = float(f"{value:.{digits}g}")
-    if not math.isfinite(rounded) or abs(rounded) < 1e-3:
-        return f"{value:.{digits}g}"
-    return f"{rounded:.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}"
-
-
-def duration(hours: float) -> str:
-    """A span of time for people."""
-    return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(60 * hours))} min"

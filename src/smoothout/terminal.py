@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich import box
 from rich.console import Console
@@ -14,16 +14,19 @@ from rich.table import Table as Grid
 
 from smoothout import cli
 from smoothout.cluster import Carrier
+from smoothout.costs import Costs
 from smoothout.data.sources import DataError
+from smoothout.formats import duration
 from smoothout.jobs import recorded, refuse, together
 from smoothout.ledger import Record
 from smoothout.mistakes import UnfinishedError, one_line
 from smoothout.progress import console
-from smoothout.reproduction import Costs
 from smoothout.runs import checkpoint_path, data_of
 from smoothout.settings import Experiment
-from smoothout.tables import Table, duration
 from smoothout.work import Job, Workplace
+
+if TYPE_CHECKING:
+    from smoothout.tables import Table  # whoever has a table has paid for pandas
 
 FILE_WIDTH = 200  # of tables that go into a file or a pipe: no table is wider
 _out = Console(highlight=False)

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from smoothout.claims import Judged, Judging, Kind
+from smoothout.formats import number, significant
 from smoothout.statistics import LEVEL, MOST_SEEDS, Verdict, holm, seeds_to_decide
-from smoothout.tables import number, significant
 
 SHORT = {
     Verdict.holds: "holds",

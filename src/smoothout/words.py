@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from smoothout.formats import number
 from smoothout.ledger import Record
-from smoothout.tables import number
 
 
 def training(record: Record) -> str:
