@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,13 @@ class Measured(NamedTuple):
     accuracy: float
 
 
+class Counting(Protocol):
+    """Adds up what a network answers, batch by batch."""
+
+    def add(self, outputs: Any, targets: Any, inputs: Any) -> None: ...  # noqa: D102
+    def measured(self, add_up: AddUp = ...) -> Measured: ...  # noqa: D102
+
+
 class Tally:
     """Loss and right answers, added up on the device batch by batch; every example has the same weight.
 
@@ -66,13 +73,14 @@ class Tally:
         self._classes: Tensor | int = 0  # labels that are one
         self._examples = 0
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
+    def add(self, logits: Tensor, labels: Tensor, inputs: object = None) -> None:
         """Count a batch: ``logits`` of shape (examples, classes), ``labels`` of shape (examples,), else ValueError."""
         tensors = isinstance(logits, Tensor) and isinstance(labels, Tensor)
         if not tensors or logits.dim() != 2 or labels.shape != logits.shape[:1]:
             forms = f"{_form(logits)} and {_form(labels)}"
             raise ValueError(
-                f"model, batches: must give logits (examples, classes) and labels (examples,), not {forms}"
+                f"model, batches: must give logits (examples, classes) and labels (examples,), not {forms};"
+                " what is no classifier needs a loss"
             )
         self._loss = self._loss + F.cross_entropy(logits.float(), labels, reduction="sum").double()
         self._correct = self._correct + (logits.argmax(1) == labels).sum()
@@ -100,20 +108,25 @@ def _form(given: object) -> str:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], add_up: AddUp = lambda sums: None) -> Measured:
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
+    add_up: AddUp = lambda sums: None,
+    tally: Callable[[], Counting] = Tally,
+) -> Measured:
     """Measure ``model`` in evaluation mode over ``batches`` of (inputs, labels); its mode is given back afterwards.
 
-    Where ranks share the batches, ``add_up`` replaces a tensor by its sum over ranks.
+    Where ranks share the batches, ``add_up`` replaces a tensor by its sum over ranks. ``tally`` makes what counts.
 
     Raises ValueError when there is no example, and for what is no classifier of single labels.
     """
 
     def measured() -> Tensor:
-        tally = Tally()
+        counted = tally()
         with modes_kept(model):
             model.eval()
             for inputs, labels in batches:
-                tally.add(model(inputs), labels)
-        return torch.tensor(tally.measured(add_up), dtype=torch.float64)
+                counted.add(model(inputs), labels, inputs)
+        return torch.tensor(counted.measured(add_up), dtype=torch.float64)
 
     return Measured(*passed(measured).tolist())

@@ -204,15 +204,15 @@ def test_torchrun_that_is_terminated_leaves_a_checkpoint_and_one_line(root: Path
 
 
 def test_a_run_of_two_processes_is_finished_by_one(root: Path) -> None:
-    process = start(*LONG, "schedule.epochs=300")
+    process = start(*LONG, "schedule.epochs=100")
     wait_for_checkpoint(root, process)
     time.sleep(0.3)
     for pid in [process.pid, *children(process).values()]:
         os.kill(pid, signal.SIGKILL)
     process.communicate()
     done = epochs_done(root / "checkpoints")
-    assert 0 < done < 300
-    assert ended(start(*LONG, "schedule.epochs=300", processes=1))[0] == 0
+    assert 0 < done < 100
+    assert ended(start(*LONG, "schedule.epochs=100", processes=1))[0] == 0
     [record] = records(root).values()
     assert [machine.get("processes", 1) for machine in record["outcome"]["machines"]] == [2, 1]
-    assert len(record["outcome"]["curves"]["test_loss"]) == 300
+    assert len(record["outcome"]["curves"]["test_loss"]) == 100

@@ -55,10 +55,10 @@ class FullLoss:
         sums: list[Tensor] = []
         total = 0.0
         for inputs, targets in self.batches:
-            share = _checked_weight(self.weight(inputs, targets))
+            share = checked_weight(self.weight(inputs, targets))
             if not share:
                 continue
-            pieces = of_batch(_checked_loss(self.loss(self.model(inputs), targets)))
+            pieces = of_batch(checked_loss(self.loss(self.model(inputs), targets)))
             sums = sums or [torch.zeros_like(piece, dtype=torch.float64) for piece in pieces]
             for sum_so_far, piece in zip(sums, pieces, strict=True):
                 sum_so_far.add_(piece.detach(), alpha=share)
@@ -100,13 +100,15 @@ def dense(gradients: Sequence[Tensor]) -> list[Tensor]:
     return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
 
 
-def _checked_weight(weight: float) -> float:
+def checked_weight(weight: float) -> float:
+    """``weight``, how much a batch counts. Raises ValueError unless it is a finite number >= 0."""
     if not 0 <= weight < math.inf:
         raise ValueError(f"weight: must give a finite number >= 0 for each batch, not {weight}")
     return float(weight)
 
 
-def _checked_loss(value: Any) -> Tensor:
+def checked_loss(value: Any) -> Tensor:
+    """``value``, the loss of a batch. Raises ValueError unless it is a tensor with one number."""
     if not (isinstance(value, Tensor) and value.numel() == 1):
         found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -11,12 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.full_loss import Batches, Tick, check_batches
+from smoothout.analysis.full_loss import Batches, Loss, Tick, Weight, check_batches
 from smoothout.analysis.networks import check_alike, copied, refuse_old_norms, renew_spectral_norms
 from smoothout.analysis.subject import line
+from smoothout.analysis.tally import tally_of
 from smoothout.batchnorm import recompute_averages
 from smoothout.choices import choice
-from smoothout.evaluation import evaluate
+from smoothout.evaluation import Counting, Tally, evaluate
 from smoothout.parameters import BATCHNORM
 
 PUBLISHED_ALPHAS = tuple(line(-1.0, 2.0, 31))
@@ -54,9 +55,9 @@ class Stop:
     network: nn.Module
     negative_variances: int
 
-    def measured(self, batches: Batches) -> LinePoint:
-        """Its loss and accuracy on ``batches``, in evaluation mode."""
-        found = (math.nan, math.nan) if self.negative_variances else evaluate(self.network, batches)
+    def measured(self, batches: Batches, tally: Callable[[], Counting] = Tally) -> LinePoint:
+        """Its loss and accuracy on ``batches``, in evaluation mode, or what else ``tally`` makes counts."""
+        found = (math.nan, math.nan) if self.negative_variances else evaluate(self.network, batches, tally=tally)
         return LinePoint(self.alpha, *found, self.negative_variances)
 
 
@@ -90,17 +91,23 @@ def interpolate(
     path: InterpolationPath | str = InterpolationPath.linear,
     averages: Averages | str = Averages.interpolated,
     averages_from: Batches | None = None,
+    loss: Loss | None = None,
+    weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> list[LinePoint]:
     """[SmoothOut Fig. 3a] Evaluate the networks on the way from ``first`` to ``second`` on ``batches``; see `walk`.
 
+    They are classifiers, unless there is a ``loss`` (with a ``weight``, as for `sharpness`): then its mean is measured,
+    and accuracies are nan.
+
     Raises:
-        ValueError: as `walk`; when ``batches`` are empty or allow one pass only.
+        ValueError: as `walk`; when ``batches`` are empty or allow one pass only; for a weight without a loss.
     """
     check_batches("batches", batches)
+    tally = tally_of(loss, weight)
     points = []
     for stop in walk(first, second, alphas, path=path, averages=averages, averages_from=averages_from):
-        points.append(stop.measured(batches))
+        points.append(stop.measured(batches, tally))
         tick()
     return points
 

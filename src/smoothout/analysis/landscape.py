@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.full_loss import Batches, Tick, check_batches, check_counts
+from smoothout.analysis.full_loss import Batches, Loss, Tick, Weight, check_batches, check_counts
 from smoothout.analysis.subject import line
+from smoothout.analysis.tally import tally_of
 from smoothout.choices import choice
 from smoothout.evaluation import Measured, evaluate
 from smoothout.parameters import restored, trainable
@@ -77,6 +79,8 @@ def landscape_line(
     directions: int | Directions = 1,
     seed: int = 0,
     one_dimensional: OneDimensional | str = OneDimensional.scaled,
+    loss: Loss | None = None,
+    weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> list[LandscapePoint]:
     """[SmoothOut Fig. 6] Evaluate w + alpha d along each of ``directions`` filter-normalised directions d.
@@ -85,18 +89,20 @@ def landscape_line(
     directions are those of index 0, 1, ... of ``seed``: a band over them says how much a single one tells. Directions
     of your own are taken as they are: each a list of one tensor a trainable parameter, in its shape. Parameters that
     require no gradient stay. The model is given back to the last bit, also after an exception. ``tick`` is called after
-    every evaluation.
+    every evaluation. For what is no classifier of single labels there are ``loss`` and ``weight``, as for `sharpness`;
+    accuracies are then nan.
 
     Raises:
         ValueError: where there is no direction, or one of other shapes, for batches that are empty or allow one pass
-            only, and as `filter_direction`.
+            only, for a weight without a loss, and as `filter_direction`.
     """
     check_batches("batches", batches)
     alphas, columns = list(map(float, alphas)), []
+    measure = partial(evaluate, model, batches, tally=tally_of(loss, weight))
     with restored(model):
-        start = [weight.detach().clone() for weight in trainable(model)]
+        start = [parameter.detach().clone() for parameter in trainable(model)]
         for direction in _directions(model, directions, seed, one_dimensional):
-            columns.append([_measure_at(model, batches, start, [(a, direction)], tick) for a in alphas])
+            columns.append([_measure_at(model, start, [(a, direction)], measure, tick) for a in alphas])
             move_to(model, start)  # the next one is as long as the filters there
     rows = zip(*columns, strict=True)
     return [
@@ -114,6 +120,8 @@ def landscape_plane(
     directions: Directions | None = None,
     seed: int = 0,
     one_dimensional: OneDimensional | str = OneDimensional.scaled,
+    loss: Loss | None = None,
+    weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> LandscapePlane:
     """[Li 2018, planes] Evaluate w + alpha d_0 + beta d_1 over a grid; d_0 and d_1 are those of `landscape_line`.
@@ -128,11 +136,12 @@ def landscape_plane(
         raise ValueError(f"directions: a plane has two, not {len(directions)}")
     check_batches("batches", batches)
     alphas, betas = list(map(float, alphas)), list(map(float, betas))
+    measure = partial(evaluate, model, batches, tally=tally_of(loss, weight))
     with restored(model):
-        start = [weight.detach().clone() for weight in trainable(model)]
+        start = [parameter.detach().clone() for parameter in trainable(model)]
         first, second = _directions(model, directions or 2, seed, one_dimensional)
         grid = [
-            [_measure_at(model, batches, start, [(alpha, first), (beta, second)], tick) for beta in betas]
+            [_measure_at(model, start, [(alpha, first), (beta, second)], measure, tick) for beta in betas]
             for alpha in alphas
         ]
     return LandscapePlane(
@@ -168,12 +177,12 @@ def move_to(model: nn.Module, weights: Sequence[Tensor], steps: Sequence[tuple[f
 
 def _measure_at(
     model: nn.Module,
-    batches: Batches,
     start: Sequence[Tensor],
     steps: Sequence[tuple[float, Sequence[Tensor]]],
+    measure: Callable[[], Measured],
     tick: Tick,
 ) -> Measured:
     move_to(model, start, steps)
-    measured = evaluate(model, batches)
+    measured = measure()
     tick()
     return measured

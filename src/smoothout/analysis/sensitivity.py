@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.full_loss import Batches, Tick, check_batches, check_counts, check_width, pairs
+from smoothout.analysis.full_loss import Batches, Loss, Tick, Weight, check_batches, check_counts, check_width, pairs
+from smoothout.analysis.tally import tally_of
 from smoothout.choices import choice
-from smoothout.evaluation import Measured, Tally
+from smoothout.evaluation import Measured
 from smoothout.journal import passed
 from smoothout.parameters import flatten, restored, trainable
 from smoothout.perturbation import Law, Noise, Scaling, SmoothOut
@@ -40,6 +41,8 @@ def noise_curve(
     scaling: Scaling | str = Scaling.none,
     draws: int = 1,
     seed: int = 0,
+    loss: Loss | None = None,
+    weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> list[NoisePoint]:
     """[SmoothOut Fig. 3b] C(w; a) = E C(w + theta) at every strength, theta drawn anew for each batch.
@@ -51,21 +54,25 @@ def noise_curve(
 
     Args:
         model: the trained network.
-        batches: pairs (inputs, labels); gone through once a draw.
+        batches: pairs (inputs, targets); gone through once a draw.
         strengths: the values of a.
         law: "uniform" (U(-a, a)) or "gaussian" (N(0, a^2)).
         scaling: "none", "weight" or "filter" (a is then a share of each weight, or of each filter's norm).
         draws: how many times each batch is measured; the standard errors are over these.
         seed: of the noise.
+        loss: of a network that is no classifier of single labels, ``loss(outputs, targets)``; accuracies are then nan.
+        weight: how many examples a batch counts as, as for `sharpness`.
         tick: called after each batch of each draw, at all strengths.
 
     Raises:
         ValueError: on a strength that is negative, not finite or lost in the rounding of the weights, an unknown law or
-            scaling, no draws, no batches, one that is no pair, and several draws of batches that allow one pass only.
+            scaling, no draws, no batches, one that is no pair, several draws of batches that allow one pass only, and
+            a weight without a loss.
     """
     strengths, scaling = [float(a) for a in strengths], choice(Scaling, "scaling", scaling)
     check_strengths(trainable(model), strengths, scaling)
     check_counts(draws=draws)
+    tally_at = tally_of(loss, weight)
     if draws > 1:
         check_batches("batches", batches)
     curves = []
@@ -75,14 +82,14 @@ def noise_curve(
         clean = [parameter.clone() for parameter in parameters]
 
         def measured(draw: int) -> Tensor:
-            tallies = [Tally() for _ in strengths]
-            for index, (inputs, labels) in enumerate(pairs("batches", batches)):
+            tallies = [tally_at() for _ in strengths]
+            for index, (inputs, targets) in enumerate(pairs("batches", batches)):
                 _assign(parameters, clean)  # the scale of the noise is that of the clean weights
                 context.generator = stream(seed, "sensitivity", index, draw, device=context.device)
                 directions = context.draw()
                 for a, tally in zip(strengths, tallies, strict=True):
                     _assign(parameters, clean, directions, a)
-                    tally.add(model(inputs), labels)
+                    tally.add(model(inputs), targets, inputs)
                 tick()
             return torch.tensor([tally.measured() for tally in tallies], dtype=torch.float64)
 

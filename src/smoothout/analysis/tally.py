@@ -1,0 +1,50 @@
+"""What is measured of a network at a point: a classifier's loss and accuracy, or the mean of any other loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from smoothout.analysis.full_loss import Loss, Weight, checked_loss, checked_weight, examples
+from smoothout.evaluation import AddUp, Counting, Measured, Tally
+
+
+class LossTally:
+    """The mean of ``loss``, each batch counting as ``weight`` says; an accuracy it has none (nan)."""
+
+    def __init__(self, loss: Loss, weight: Weight) -> None:
+        self._loss, self._weight = loss, weight
+        self._sum: Tensor | float = 0.0
+        self._total = 0.0
+
+    def add(self, outputs: Any, targets: Any, inputs: Any) -> None:
+        """Count a batch. Raises ValueError for a loss that is not one number, and a weight that is none."""
+        if share := checked_weight(self._weight(inputs, targets)):
+            self._sum = self._sum + share * checked_loss(self._loss(outputs, targets)).detach().double().cpu()
+            self._total += share
+
+    def measured(self, add_up: AddUp = lambda sums: None) -> Measured:
+        """The mean so far. Raises ValueError when nothing was counted."""
+        sums = torch.tensor([float(self._sum), self._total], dtype=torch.float64)
+        add_up(sums)
+        loss, total = sums.tolist()
+        if not total:
+            raise ValueError("batches: nothing to measure, all of them weigh 0")
+        return Measured(loss / total, math.nan)
+
+
+def tally_of(loss: Loss | None, weight: Weight | None) -> Callable[[], Counting]:
+    """Makes what counts ``loss``, or a classifier's loss and right answers where that is None.
+
+    Raises ValueError for a weight without a loss.
+    """
+    if loss is not None:
+        return partial(LossTally, loss, weight or examples)
+    if weight is not None:
+        raise ValueError("weight: belongs to a loss; without one, every example of a classifier counts the same")
+    return Tally
