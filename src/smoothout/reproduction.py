@@ -210,13 +210,13 @@ class Reproduction:
         )
 
     def _other_weights(self, place: Workplace) -> list[str]:
-        """A note, where a row's sharpness and accuracy are not those of the same weights."""
+        """A note, where what was measured after a row's training is not of the weights that its accuracy is of."""
         names = of_other_weights(self.jobs(), place)
         if not names:
             return []
         return [
-            f"The sharpness of {', '.join(names)} is that of weights that were trained again on another machine, where"
-            " sums are rounded otherwise; the accuracy is the first ones'."
+            f"Of {', '.join(names)}, sharpness or recomputed averages are those of weights that were trained again on"
+            " another machine, where sums are rounded otherwise; the other accuracies are the first ones'."
         ]
 
     def _differences(self) -> list[tuple[str, str, str, str]]:
