@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from smoothout.data.images import Split
 from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.loop import Training
-from smoothout.training.optimizers import Adam, Epsilon, Momentum
+from smoothout.training.optimizers import Adam, Epsilon, Momentum, Optimizer
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
 
@@ -46,6 +47,33 @@ def run(model: nn.Module, tiny_split: Splits, **changes: Any) -> Snapshot:
     return training.frozen()
 
 
+class Counting(torch.optim.Optimizer):
+    """Steps that shrink with their number, a plain int in the state."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                state["step"] = state.get("step", 0) + 1
+                parameter.add_(parameter.grad, alpha=-group["lr"] / state["step"])
+
+
+@dataclass(frozen=True)
+class Another(Optimizer):
+    """An optimizer that this package does not know, as a user would add it."""
+
+    kind: type[Any] = Counting
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = self.kind(parameters, lr=self.lr)
+        return made
+
+
+ANOTHER = {kind.__name__: kind for kind in (Counting, torch.optim.NAdam, torch.optim.Rprop, torch.optim.Adafactor)}
 METHODS: dict[str, dict[str, Any]] = {
     "baseline": {},
     "optimizer reset": {"optimizer": Adam(0.01, reset_every_epoch=True, clip_norm=5.0)},
@@ -53,6 +81,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "uncorrected epsilon, reset": {"optimizer": Adam(0.01, epsilon=Epsilon.uncorrected, reset_every_epoch=True)},
     "momentum kept": {"optimizer": Momentum(0.1, weight_decay=1e-3)},
     "momentum reset": {"optimizer": Momentum(0.1, reset_every_epoch=True)},
+    **{name: {"optimizer": Another(0.01, kind=kind)} for name, kind in ANOTHER.items()},
     "smoothout": {"noise": Noise(0.1)},
     "gaussian, falling": {"noise": Noise(0.1, Law.gaussian, course=Course.tanh_falling)},
     "adasmoothout": {"noise": Noise(0.15, scaling=Scaling.filter, batchnorm=True)},

@@ -68,6 +68,11 @@ def test_what_is_no_classifier_of_single_labels_is_refused(outputs: tuple[int, .
     assert f"not {outputs} and {labels}; what is no classifier needs a loss" in str(raised.value)
 
 
+def test_numbers_to_predict_are_no_labels() -> None:
+    with pytest.raises(ValueError, match=r"^batches: labels must be whole numbers, not torch\.float32; .* a loss$"):
+        evaluate(nn.Identity(), [(torch.randn(4, 3), torch.randn(4))])
+
+
 @pytest.mark.parametrize("output", [{}, ()])
 def test_a_model_that_gives_no_tensor_is_refused_in_one_line(output: object) -> None:
     model = nn.Identity()

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from smoothout.parameters import assign, filter_norms, flat_buffers, flatten, restored, trainable
 
@@ -59,6 +60,13 @@ def test_a_tied_parameter_is_counted_once_and_a_frozen_one_not_at_all() -> None:
     found = trainable(model)
     wanted = [model.first.weight, model.first.bias, model.norm.weight, model.norm.bias]
     assert [id(p) for p in found] == [id(p) for p in wanted]
+
+
+def test_a_batchnorm_whose_weight_is_parametrised_is_left_out_too() -> None:
+    norm = nn.BatchNorm1d(4)
+    parametrize.register_parametrization(norm, "weight", nn.Softplus())
+    linear = nn.Linear(4, 2)
+    assert [id(p) for p in trainable(nn.Sequential(norm, linear), batchnorm=False)] == [*map(id, linear.parameters())]
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm3d(4), nn.SyncBatchNorm(4)])

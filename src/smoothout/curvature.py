@@ -109,11 +109,10 @@ def noise_variances(
         ValueError: for an unknown law or scaling.
     """
     law, scaling = choice(Law, "law", law), choice(Scaling, "scaling", scaling)
-    share = {Law.uniform: 1 / 3, Law.gaussian: 1.0}[law]
     if scaling == Scaling.none:
-        return [a * a * share for _ in weights]
+        return [a * a * law.variance for _ in weights]
     if scaling == Scaling.weight:
-        return [(a * w.detach()) ** 2 * share for w in weights]
+        return [(a * w.detach()) ** 2 * law.variance for w in weights]
     return [(a * filter_norms(w)) ** 2 / (w[0].numel() if w.dim() > 1 else 1) for w in weights]
 
 

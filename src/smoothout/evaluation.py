@@ -82,6 +82,10 @@ class Tally:
                 f"model, batches: must give logits (examples, classes) and labels (examples,), not {forms};"
                 " what is no classifier needs a loss"
             )
+        if labels.is_floating_point():
+            raise ValueError(
+                f"batches: labels must be whole numbers, not {labels.dtype}; what is no class needs a loss"
+            )
         self._loss = self._loss + F.cross_entropy(logits.float(), labels, reduction="sum").double()
         self._correct = self._correct + (logits.argmax(1) == labels).sum()
         self._classes = self._classes + ((labels >= 0) & (labels < logits.shape[1])).sum()

@@ -320,5 +320,5 @@ def _digest(weights: StateDict) -> str:
     """SHA-256 over the tensors of a state dict."""
     found = hashlib.sha256()
     for tensor in weights.values():
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return found.hexdigest()

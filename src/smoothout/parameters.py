@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -19,9 +20,7 @@ def trainable(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
     is not initialised yet (a lazy module's).
     """
     modules = list(model.modules())  # one walk, for a context walks at every entry
-    left_out = (
-        set() if batchnorm else {id(p) for m in modules if isinstance(m, BATCHNORM) for p in m._parameters.values()}
-    )
+    left_out = set() if batchnorm else {id(p) for m in modules if isinstance(m, BATCHNORM) for p in m.parameters()}
     own = (p for module in modules for p in module._parameters.values() if p is not None)
     found = list({id(p): p for p in own if p.requires_grad and id(p) not in left_out}.values())
     if any(is_lazy(p) for p in found):
@@ -55,6 +54,15 @@ def flat_buffers(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
     """One float64 vector on the CPU with the entries of ``tensors``, shape (n,)."""
     return torch.cat([t.detach().reshape(-1).to("cpu", torch.float64) for t in tensors])
+
+
+def forget_copies() -> None:
+    """Drop what torch keeps of weights that have changed by now: autocast's copies of a lower precision, cached ones.
+
+    Within `torch.autocast` and `torch.nn.utils.parametrize.cached` a network would go on with the weights as they were.
+    """
+    torch.clear_autocast_cache()
+    parametrize._cache.clear()
 
 
 @torch.no_grad()
@@ -94,6 +102,7 @@ def restored(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for tensor, old in zip(tensors, saved, strict=True):
                 tensor.copy_(old)
+        forget_copies()
 
 
 def _expanded(tensor: Tensor) -> bool:

@@ -24,7 +24,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from smoothout.choices import choice, keep_members
-from smoothout.parameters import filter_norms, flat_buffers, trainable
+from smoothout.parameters import filter_norms, flat_buffers, forget_copies, trainable
 from smoothout.randomness import fill_uniform
 
 
@@ -33,6 +33,15 @@ class Law(StrEnum):
 
     uniform = "uniform"
     gaussian = "gaussian"
+
+    @property
+    def variance(self) -> float:
+        """Of one number at a = 1."""
+        match self:
+            case Law.uniform:
+                return 1 / 3
+            case Law.gaussian:
+                return 1.0
 
 
 class Scaling(StrEnum):
@@ -213,7 +222,7 @@ class SmoothOut:
         except BaseException:  # an interrupt: the block is never entered, so nothing else would clean the weights
             self.__exit__()
             raise
-        torch.clear_autocast_cache()  # it may hold a low-precision copy of the weights as they were
+        forget_copies()
         return self
 
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -230,7 +239,7 @@ class SmoothOut:
         if self.denoise and self._clean is not None:
             self._point_at(self._clean)
         self._clean = None
-        torch.clear_autocast_cache()
+        forget_copies()
 
     def _refuse_step(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
         ours = {id(parameter) for parameter in self.parameters}

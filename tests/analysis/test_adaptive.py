@@ -176,6 +176,12 @@ def test_with_normalised_logits_the_scale_of_the_last_layer_does_not_count():
     assert same[0].loss == pytest.approx(F.cross_entropy(normalised(logits), targets).item())
 
 
+def test_logits_of_another_form_are_not_normalised():
+    """A language model's would be normalised over tokens instead of classes."""
+    with pytest.raises(ValueError, match=r"^normalise_logits: needs logits \(examples, classes\), not \(2, 5, 3\)$"):
+        normalised(torch.randn(2, 5, 3))
+
+
 def test_normalised_logits_have_mean_zero_and_length_one_and_equal_ones_stay_finite():
     logits = normalised(torch.tensor([[3.0, -1.0, 2.0], [5.0, 5.0, 5.0]]))
     torch.testing.assert_close(logits.mean(1), torch.zeros(2))

@@ -46,6 +46,16 @@ def test_a_block_is_named_by_whole_parts_of_names():
     assert HessianVectorProduct(model, data, F.mse_loss, block="1").dimension == 1
 
 
+def test_a_block_has_the_weights_that_it_shares_with_others():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).double()
+    model[1].weight = model[0].weight
+    data = [(torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64))]
+    found = [HessianVectorProduct(model, data, F.mse_loss, block=name).matrix() for name in ("0.weight", "1.weight")]
+    assert found[0].shape == (9, 9)
+    assert (found[0] == found[1]).all()
+    assert HessianVectorProduct(model, data, F.mse_loss, block="1").dimension == 12
+
+
 def test_an_unknown_block_is_refused_and_the_known_ones_are_listed(batches):
     with pytest.raises(ValueError, match=r"block: '7' names no trainable parameters; known are 0, 1, 4$"):
         HessianVectorProduct(network(), batches, F.cross_entropy, block="7")

@@ -131,3 +131,48 @@ def test_alphas_may_be_any_numbers_that_can_be_gone_through(batches: list[tuple[
     first, second = nn.Linear(4, 3), nn.Linear(4, 3)
     wanted = interpolate(first, second, batches, [0.0, 0.5, 1.0])
     assert interpolate(first, second, batches, torch.linspace(0, 1, 3).numpy()) == wanted
+
+
+class Tied(nn.Module):
+    """Two layers that share their weight, or begin with the same one."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.into, self.out = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.out.weight = self.into.weight if tied else nn.Parameter(self.into.weight.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.out(self.into(x))
+        return found
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_tied_weights_and_others_cannot_be_mixed(tied: bool, batches: list[tuple[Tensor, Tensor]]) -> None:
+    line = r"^first, second: in one of them into\.weight and out\.weight are one tensor, and not in the other$"
+    with pytest.raises(ValueError, match=line):
+        interpolate(Tied(tied), Tied(not tied), batches)
+    ends = Tied(tied), Tied(tied)
+    points = interpolate(*ends, batches, [0.0, 1.0])
+    assert [point[1:3] for point in points] == [tuple(evaluate(end, batches)) for end in ends]
+
+
+class Told(nn.Linear):
+    """A layer with a buffer outside its state dict, and a state that is no tensor."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(4, 3)
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 2}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"version": 2}
+
+
+def test_buffers_outside_the_state_dict_must_agree(batches: list[tuple[Tensor, Tensor]]) -> None:
+    with pytest.raises(ValueError, match=r"^first, second: scale differs, a buffer that is in no state dict$"):
+        interpolate(Told(1.0), Told(2.0), batches)
+    ends = Told(1.0), Told(1.0)
+    points = interpolate(*ends, batches, [0.0, 1.0])
+    assert [point[1:3] for point in points] == [tuple(evaluate(end, batches)) for end in ends]

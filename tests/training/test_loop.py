@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from loop_trainings import EXAMPLES, METHODS, SIZE, UPDATES, Splits, network, run
+from loop_trainings import ANOTHER, EXAMPLES, METHODS, SIZE, UPDATES, Another, Splits, network, run
 from support import same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -106,7 +106,7 @@ def test_ghost_batches_are_cut_from_each_batch_in_order(tiny_split: Splits) -> N
 class Plan(NamedTuple):
     """The settings of a training that matter to its outcome."""
 
-    optimizer: Adam | Momentum
+    optimizer: Adam | Momentum | Another
     noise: Noise = Noise()
     ghost: int = SIZE
     drops: tuple[int, ...] = ()
@@ -157,6 +157,7 @@ def by_hand(model: nn.Sequential, split: Split, plan: Plan) -> list[float]:
     [
         Plan(Adam(0.01)),
         Plan(Adam(0.01, reset_every_epoch=True)),
+        *(Plan(Another(0.01, reset_every_epoch=True, kind=kind)) for kind in ANOTHER.values()),
         Plan(Momentum(0.1, 1e-3), ghost=3, drops=(1, 2)),
         Plan(Momentum(0.1, reset_every_epoch=True, clip_norm=0.5), Noise(0.1), ghost=3, dropout=0.5),
         Plan(Adam(0.01), Noise(0.1, course=Course.anneal), ghost=3),

@@ -50,8 +50,11 @@ class AdaptiveSharpness:
 def normalised(logits: Tensor) -> Tensor:
     """[Andriushchenko 2023] Each example's logits, (examples, classes), less their mean and over their L2 norm.
 
-    As in the program of Andriushchenko et al.: all models speak with the same confidence, whatever their scale.
+    As in the program of Andriushchenko et al.: all models speak with the same confidence, whatever their scale. Raises
+    ValueError for logits of another form.
     """
+    if logits.dim() != 2:
+        raise ValueError(f"normalise_logits: needs logits (examples, classes), not {tuple(logits.shape)}")
     return F.normalize(logits - logits.mean(dim=1, keepdim=True), dim=1, eps=1e-10)
 
 

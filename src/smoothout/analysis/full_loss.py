@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.journal import passed
-from smoothout.parameters import flatten
+from smoothout.parameters import flatten, forget_copies
 
 Batches = Iterable[tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]
@@ -58,6 +58,7 @@ class FullLoss:
             share = checked_weight(self.weight(inputs, targets))
             if not share:
                 continue
+            forget_copies()  # of weights that were elsewhere, and of a graph that one backward pass has used up
             pieces = of_batch(checked_loss(self.loss(self.model(inputs), targets)))
             sums = sums or [torch.zeros_like(piece, dtype=torch.float64) for piece in pieces]
             for sum_so_far, piece in zip(sums, pieces, strict=True):

@@ -170,8 +170,8 @@ def block_parameters(model: nn.Module, block: str | None) -> list[nn.Parameter]:
     everything = trainable(model)
     if block is None:
         return everything
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    found = [p for name, p in named if name == block or name.startswith(f"{block}.")]
+    named = [(name, p) for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]
+    found = list({id(p): p for name, p in named if name == block or name.startswith(f"{block}.")}.values())
     if not found:
         known = dict.fromkeys(name.partition(".")[0] for name, _ in named)
         raise ValueError(f"block: {block!r} names no trainable parameters; known are {', '.join(known)}")

@@ -6,19 +6,19 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.full_loss import Batches, Loss, Tick, Weight, check_batches
-from smoothout.analysis.networks import check_alike, copied, refuse_old_norms, renew_spectral_norms
+from smoothout.analysis.networks import check_alike, check_same_beyond, copied, refuse_old_norms, renew_spectral_norms
 from smoothout.analysis.subject import line
 from smoothout.analysis.tally import tally_of
 from smoothout.batchnorm import recompute_averages
 from smoothout.choices import choice
 from smoothout.evaluation import Counting, Tally, evaluate
-from smoothout.parameters import BATCHNORM
+from smoothout.parameters import BATCHNORM, forget_copies
 
 PUBLISHED_ALPHAS = tuple(line(-1.0, 2.0, 31))
 
@@ -137,8 +137,9 @@ def walk(
     they would belong to no weights.
 
     Raises:
-        ValueError: when the networks' state dicts do not match, for spectral normalisation by a hook, for an unknown
-            path or choice of averages, and when there is nothing to recompute them from, or for one pass only.
+        ValueError: when the networks' state dicts do not match, nor their tied weights and the buffers that it leaves
+            out; for spectral normalisation by a hook, for an unknown path or choice of averages, and when there is
+            nothing to recompute them from, or for one pass only.
     """
     shares = _SHARES[choice(InterpolationPath, "path", path)]
     averages = choice(Averages, "averages", averages)
@@ -149,6 +150,7 @@ def walk(
         check_batches("averages_from", averages_from)
     starts, ends = first.state_dict(), second.state_dict()
     check_alike(starts, ends)
+    check_same_beyond(first, second)
     gathered = [name for name in starts if name.endswith(_AVERAGES)]
     if averages is Averages.recomputed:  # those of other layers than BatchNorm's are not
         layers = {name for name, module in first.named_modules() if isinstance(module, BATCHNORM)}
@@ -161,6 +163,7 @@ def walk(
         weights = {name: _mixed(start, ends[name], shares(alpha)) for name, start in starts.items()}
         weights |= {name: starts[name] for name in left}
         between.load_state_dict(weights)
+        forget_copies()
         if all(shares(alpha)):
             renew_spectral_norms(between)
         if averages is Averages.recomputed and averages_from is not None:
@@ -169,8 +172,9 @@ def walk(
         yield Stop(float(alpha), between, negative)
 
 
-def _mixed(start: Tensor, end: Tensor, shares: tuple[float, float]) -> Tensor:
-    if not (start.is_floating_point() or start.is_complex()):
+def _mixed(start: Any, end: Any, shares: tuple[float, float]) -> Any:
+    """The first network's where there is nothing to mix: a counter, a module's extra state."""
+    if not isinstance(start, Tensor) or not (start.is_floating_point() or start.is_complex()):
         return start
     if not all(shares):  # 0 times what is not finite is nan
         return shares[0] * start if shares[0] else shares[1] * end

@@ -16,7 +16,7 @@ from smoothout.analysis.subject import line
 from smoothout.analysis.tally import tally_of
 from smoothout.choices import choice
 from smoothout.evaluation import Measured, evaluate
-from smoothout.parameters import restored, trainable
+from smoothout.parameters import forget_copies, restored, trainable
 from smoothout.perturbation import scale_to_filters
 from smoothout.randomness import stream
 
@@ -173,6 +173,7 @@ def move_to(model: nn.Module, weights: Sequence[Tensor], steps: Sequence[tuple[f
         parameter.copy_(weights[index])
         for length, direction in steps:
             parameter.add_(direction[index].to(parameter), alpha=length)
+    forget_copies()
 
 
 def _measure_at(

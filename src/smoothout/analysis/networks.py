@@ -18,7 +18,7 @@ POWER_ITERATIONS = 100
 
 def check_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless two state dicts have the same names and shapes, naming what differs first."""
-    here, there = ({name: tuple(tensor.shape) for name, tensor in state.items()} for state in (first, second))
+    here, there = ({name: _form(entry) for name, entry in state.items()} for state in (first, second))
     if here == there:
         return
     for which, wrapped, bare in (("first", here, there), ("second", there, here)):
@@ -28,6 +28,30 @@ def check_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> No
     name = next(name for name in here | there if here.get(name) != there.get(name))
     found = " and ".join(str(shapes.get(name, "not there")) for shapes in (here, there))
     raise ValueError(f"first, second: the two networks must have the same architecture, but {name} is {found}")
+
+
+def _form(entry: object) -> object:
+    """A tensor's shape; a module's extra state may be anything, and has its type."""
+    return tuple(entry.shape) if isinstance(entry, Tensor) else type(entry).__name__
+
+
+def check_same_beyond(first: nn.Module, second: nn.Module) -> None:
+    """Raise ValueError where networks differ in what no state dict tells: tied weights, buffers that it leaves out."""
+    tied, untied = (_shared_names(model) for model in (first, second))
+    if names := sorted(tied ^ untied):
+        raise ValueError(f"first, second: in one of them {' and '.join(names[0])} are one tensor, and not in the other")
+    known, others = first.state_dict(), dict(second.named_buffers())
+    for name, buffer in first.named_buffers():
+        if name not in known and not (name in others and torch.equal(buffer, others[name])):
+            raise ValueError(f"first, second: {name} differs, a buffer that is in no state dict")
+
+
+def _shared_names(model: nn.Module) -> set[tuple[str, ...]]:
+    """The names of each parameter that has several."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {tuple(group) for group in names.values() if len(group) > 1}
 
 
 def copied(model: nn.Module) -> nn.Module:

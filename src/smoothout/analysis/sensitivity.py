@@ -16,7 +16,7 @@ from smoothout.analysis.tally import tally_of
 from smoothout.choices import choice
 from smoothout.evaluation import Measured
 from smoothout.journal import passed
-from smoothout.parameters import flatten, restored, trainable
+from smoothout.parameters import flatten, forget_copies, restored, trainable
 from smoothout.perturbation import Law, Noise, Scaling, SmoothOut
 from smoothout.randomness import stream
 from smoothout.statistics import standard_error
@@ -119,6 +119,7 @@ def _assign(
             parameter.copy_(w)
         else:
             torch.add(w, direction, alpha=a, out=parameter)
+    forget_copies()
 
 
 def _point(a: float, measured: Sequence[Measured]) -> NoisePoint:

@@ -125,7 +125,8 @@ class Training:
             if resume.optimizer:
                 self._optimizer.load_state_dict(resume.optimizer)
             for weight, state in self._optimizer.state.items():  # a fused update takes all for laid out as the weight
-                state.update({name: torch.empty_like(weight).copy_(v) for name, v in state.items() if v.dim()})
+                like = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dim() and v.shape == weight.shape}
+                state.update({name: torch.empty_like(weight).copy_(v) for name, v in like.items()})
         self._now.model = model.state_dict()  # the live tensors: they follow the training
         self._network: Any = torch.compile(model, dynamic=False) if self.engine.compile else model
         self._work: Callable[[Tensor], None] = self._compute
@@ -185,14 +186,20 @@ class Training:
         """Get ready for the epoch; returns the order of its examples."""
         now = self._now
         if self._settings.reset_every_epoch and now.step == 0:
-            for tensor in self._optimizer_state():
-                tensor.zero_()
+            self._renew_optimizer()
         self._model.train()
         self._examples.at(now.epoch)
         order = torch.randperm(len(self._examples), generator=stream(self._seed, "order", now.epoch))
         own = [self._own(rows) for rows in torch.split(order, self._batch.examples)]
         taken = self._examples.awaited(torch.cat(own), sum(map(len, own[: now.step])))
         return order.to(taken.device)
+
+    def _renew_optimizer(self) -> None:
+        if self.engine.launch is Launch.graph:  # a recording goes on with the state that it has seen
+            for tensor in self._optimizer_state():
+                tensor.zero_()
+        else:
+            self._optimizer, self._lr = self._settings.build(list(self._model.parameters())), math.nan
 
     def _own(self, rows: Tensor) -> Tensor:
         """Those of an update's ``rows`` that this rank takes."""

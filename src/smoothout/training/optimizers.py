@@ -28,8 +28,7 @@ class Optimizer:
         lr: learning rate at the start.
         weight_decay: L2 term added to the gradient of every parameter, taken at the clean weights.
         clip_norm: largest global L2 norm of the gradient in an update (None: no clipping).
-        reset_every_epoch: make a new optimizer at the start of every epoch, as the released program does; moments,
-            momentum and step count are zero again.
+        reset_every_epoch: make a new optimizer at the start of every epoch, as the released program does.
     """
 
     lr: float
@@ -47,8 +46,8 @@ class Optimizer:
 
     @property
     def recordable(self) -> bool:
-        """Whether an update can be recorded and replayed: none of its numbers changes but those on the device."""
-        return True
+        """Whether an update can be recorded and replayed: no number changes but on the device, all begin with 0."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,11 @@ class Momentum(Optimizer):
         super().__post_init__()
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum: must lie in [0, 1), not {self.momentum}")
+
+    @property
+    def recordable(self) -> bool:
+        """Always."""
+        return True
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """A new optimizer."""
