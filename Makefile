@@ -37,10 +37,9 @@ quickstart: $(VENV)/.ready ## install, then a Table 2 in small on embedded digit
 .PHONY: environment
 environment: $(VENV)/.ready ## make the environment alone
 
-# --no-compile: a module is compiled when it is first imported, and most never are.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 .PHONY: reproduce-%
