@@ -30,7 +30,7 @@ help: ## say what can be made
 	@echo '           PYTHON=python3.12 (makes the environment)  VENV=.venv'
 
 .PHONY: quickstart
-quickstart: $(VENV)/.ready ## install, then a Table 2 in small on embedded digits, with a picture (3 minutes)
+quickstart: $(VENV)/.ready ## install, then a Table 2 in small on embedded digits, with a picture (3 to 5 minutes)
 	@$(BIN)/python scripts/reproduce.py table=quickstart figure=quickstart 'scope.seeds=[0,1,2]' threads=1 tensorboard=false \
 	  folders.results=results/quickstart device=cpu
 
