@@ -25,7 +25,7 @@ class LossTally:
     def add(self, outputs: Any, targets: Any, inputs: Any) -> None:
         """Count a batch. Raises ValueError for a loss that is not one number, and a weight that is none."""
         if share := checked_weight(self._weight(inputs, targets)):
-            self._sum = self._sum + share * checked_loss(self._loss(outputs, targets)).detach().double().cpu()
+            self._sum = self._sum + share * checked_loss(self._loss(outputs, targets)).detach().double()
             self._total += share
 
     def measured(self, add_up: AddUp = lambda sums: None) -> Measured:
