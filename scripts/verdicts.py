@@ -39,8 +39,9 @@ def main(config: DictConfig) -> None:
         lost = terminal.make(judged, place, cluster.carrier(HydraConfig.get(), settings)) if wish.run else None
         with Bar("claims", sum(len(claims.claims) for claims in judged)) as bar:
             tests = [test for claims in judged for test in claims.tests(place, bar.tick)]
-        page = Page(tests, prose, wish.method, judging, command(), wish.page)
-        path = Path(settings["folders"]["results"]) / judging.file(wish.page)
+        folder = Path(settings["folders"]["results"])
+        path = folder / judging.file(wish.page)
+        page = Page(tests, prose, wish.method, judging, command(), wish.page, linked=(folder / wish.page).exists())
         write_text(path, page.markdown())
         say(f"written: {path}")
         if lost:

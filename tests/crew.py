@@ -1,8 +1,10 @@
-"""Processes that form a group as torchrun's do, and carry out what a test asks of all of them at once."""
+"""Processes that form a group as torchrun's do, and carry out what a test asks of all of them at once.
+
+They are forked from the server of `smoothout.reliability.victims`, which has imported torch: it takes seconds.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from smoothout.reliability.victims import SERVER
 from smoothout.training.ranks import Ranks
 
 
@@ -21,11 +24,10 @@ class Crew(AbstractContextManager["Crew"]):
     """
 
     def __init__(self, size: int, meeting: Path) -> None:
-        context = multiprocessing.get_context("spawn")
         self._pipes, self._processes = [], []
         for rank in range(size):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there, rank, size, str(meeting)), daemon=True)
+            here, there = SERVER.Pipe()
+            process = SERVER.Process(target=_serve, args=(there, rank, size, str(meeting)), daemon=True)
             process.start()
             there.close()
             self._pipes.append(here)

@@ -34,6 +34,7 @@ class Page:
         judging: whose records were judged.
         command: what writes the page.
         file: the page that has the papers' own profile and precision.
+        linked: whether a page of other runs names that one; not where it was never written.
     """
 
     tests: Sequence[Judged]
@@ -42,6 +43,7 @@ class Page:
     judging: Judging
     command: str
     file: str = "README.md"
+    linked: bool = True
 
     @cached_property
     def adjusted(self) -> list[float]:
@@ -93,11 +95,8 @@ class Page:
             return [f"# {self.prose.title}", self.prose.introduction]
         scope = f"profile {self.judging.profile}, {self.judging.precision}"
         warning = f"**These runs are not the papers' ({scope}), and a verdict here is one about them alone.**"
-        return [
-            f"# {self.prose.title} ({scope})",
-            f"{warning} [{self.file}]({self.file}) is the page of runs as the papers have them.",
-            self.prose.introduction,
-        ]
+        link = f" [{self.file}]({self.file}) is the page of runs as the papers have them." if self.linked else ""
+        return [f"# {self.prose.title} ({scope})", warning + link, self.prose.introduction]
 
     def _decided(self) -> list[str]:
         """A line a test that came out one way or the other."""

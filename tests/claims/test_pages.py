@@ -87,9 +87,10 @@ def test_what_is_decided_stands_first_and_then_how_many_tests_came_out_how(f1: C
 def test_a_page_of_other_runs_than_the_papers_says_so_first(f1: Claims, place: Workplace) -> None:
     papers = page(judged({"rows": {"F1": {"plus": [F1["small"] + "baseline"]}}}, place))
     assert papers.markdown().startswith("# Verdicts\n\nWords.")
-    short = replace(papers, judging=Judging(profile="short"), file="other.md").markdown()
-    assert short.startswith("# Verdicts (profile short, float32)\n\n**These runs are not the papers'")
-    assert "[other.md](other.md)" in short
+    short = replace(papers, judging=Judging(profile="short"), file="other.md")
+    assert short.markdown().startswith("# Verdicts (profile short, float32)\n\n**These runs are not the papers'")
+    assert "[other.md](other.md)" in short.markdown()
+    assert "other.md" not in replace(short, linked=False).markdown(), "no such page"
 
 
 def test_page_and_table_look_at_the_same_measurements_under_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:

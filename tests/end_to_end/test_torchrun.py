@@ -15,6 +15,8 @@ import pytest
 import torch
 from support import digits, tree
 
+from smoothout.reliability.victims import Command, said
+
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "scripts" / "train.py"
 RUN = (
@@ -40,12 +42,17 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start(*arguments: str, processes: int = 2, script: Path = TRAIN, restarts: int = 0) -> subprocess.Popen[str]:
-    """Under torchrun; one process is started by itself."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    several = [*torchrun, f"--max-restarts={restarts}"] if processes > 1 else []
-    command = [sys.executable, *several, str(script), *arguments]
+def start(*arguments: str, script: Path = TRAIN, restarts: int = 0) -> subprocess.Popen[str]:
+    """Two processes under torchrun."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
+    command = [sys.executable, "-m", *torchrun, str(script), *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def alone(folder: Path, *arguments: str) -> list[str]:
+    """The lines of one process that trains by itself in ``folder``."""
+    assert Command("train", arguments).run(TRAIN.parent, folder) == 0
+    return said(folder)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, list[str], list[str]]:
@@ -99,7 +106,7 @@ def wait_for_checkpoint(root: Path, process: subprocess.Popen[str], newer_than: 
     pytest.fail("the program wrote no checkpoint")
 
 
-def test_two_processes_make_the_record_that_one_makes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_make_the_record_that_one_makes(root: Path) -> None:
     code, out, err = ended(start(*RUN))
     assert (code, len(out), err) == (0, 1, [])
     [(name, two)] = records(root).items()
@@ -108,13 +115,11 @@ def test_two_processes_make_the_record_that_one_makes(root: Path, monkeypatch: p
     assert machine["processes"] == two["environment"]["processes"] == 2
     assert list((root / "here").iterdir()) == []
     before = tree(root)
-    assert ended(start(*RUN, processes=1))[:2] == (0, out), "what is there is not made twice"
+    assert alone(root, *RUN) == out, "what is there is not made twice"
     assert tree(root) == before
 
     together = weights(root / "checkpoints")
-    for place in ("results", "checkpoints"):
-        monkeypatch.setenv(f"SMOOTHOUT_{place.upper()}", str(root / "one" / place))
-    assert ended(start(*RUN, processes=1))[0] == 0
+    alone(root / "one", *RUN)
     [(other, one)] = records(root / "one").items()
     assert other == name
     assert "processes" not in one["outcome"]["machines"][0]
@@ -212,7 +217,7 @@ def test_a_run_of_two_processes_is_finished_by_one(root: Path) -> None:
     process.communicate()
     done = epochs_done(root / "checkpoints")
     assert 0 < done < 100
-    assert ended(start(*LONG, "schedule.epochs=100", processes=1))[0] == 0
+    alone(root, *LONG, "schedule.epochs=100")
     [record] = records(root).values()
     assert [machine.get("processes", 1) for machine in record["outcome"]["machines"]] == [2, 1]
     assert len(record["outcome"]["curves"]["test_loss"]) == 100

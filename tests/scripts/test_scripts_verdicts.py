@@ -37,6 +37,15 @@ def test_claims_of_ones_own_have_a_page_that_says_what_writes_it(root: Path, scr
     assert "## Not tested so far" in page
 
 
+def test_a_page_at_another_profile_names_the_full_one_only_where_it_is(root: Path, script: Program) -> None:
+    given, path = own(root, HEAD + CLAIM), root / "results" / "mine-short.md"
+    assert script("verdicts", *given, "judging.profile=short")[0] == 0
+    assert "(mine.md)" not in path.read_text()
+    (root / "results" / "mine.md").touch()
+    assert script("verdicts", *given, "judging.profile=short")[0] == 0
+    assert "[mine.md](mine.md) is the page" in path.read_text()
+
+
 def test_a_claims_file_without_its_head_is_told_what_it_lacks(root: Path, script: Program) -> None:
     given = own(root, CLAIM)
     before = tree(root)

@@ -1,4 +1,4 @@
-"""scripts/train.py in a process of its own, and the records that it leaves."""
+"""A script in a process of its own, and the records that it leaves."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Ended = tuple[int, list[str], list[str]]
 Program = Callable[..., Ended]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """Start the script in a process of its own."""
+def start(*arguments: str, script: str = "train", stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    """Start the script of that name in a process of its own."""
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *arguments],
-        stdout=subprocess.PIPE,
+        [sys.executable, str(SCRIPT.with_stem(script)), *arguments],
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "SMOOTHOUT_DATA": digits().name, "PYTHONPATH": path},

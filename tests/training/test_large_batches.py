@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from pathlib import Path
+from multiprocessing.connection import Connection
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smoothout.bench import comparisons
+from smoothout.environment import peak_memory
 from smoothout.ghost import ghosted
+from smoothout.perturbation import Noise
+from smoothout.reliability.victims import SERVER
+from smoothout.training.loop import Training
+from smoothout.training.optimizers import Momentum
+from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch, update
-
-SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 
 def network(norm: type[nn.Module]) -> nn.Sequential:
@@ -70,34 +74,28 @@ def test_multiplied_and_large_batches_of_the_same_ghost_batches_are_one_update_t
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-PEAK = """
-import sys
-import torch
-from smoothout.bench.comparisons import C1, network, random_split
-from smoothout.environment import peak_memory
-from smoothout.training.loop import Training
-from smoothout.training.optimizers import Momentum
-from smoothout.training.schedule import Schedule
-from smoothout.perturbation import Noise
-from smoothout.training.step import Batch
-
-cpu = torch.device("cpu")
-torch.set_num_threads(1)
-batch = Batch(*(int(n) or None for n in sys.argv[1:]))
-training = Training(
-    network(C1), random_split((3, 32, 32), 10, 256, cpu), random_split((3, 32, 32), 10, 8, cpu),
-    optimizer=Momentum(0.01), schedule=Schedule(1), batch=batch, noise=Noise(0.01), seed=0,
-)
-before = peak_memory(cpu)
-next(iter(training))
-print(peak_memory(cpu) - before)
-"""
+def _update(pipe: Connection, batch: Batch) -> None:
+    cpu = torch.device("cpu")
+    torch.set_num_threads(1)
+    train, test = (comparisons.random_split((3, 32, 32), 10, examples, cpu) for examples in (256, 8))
+    plan: dict[str, Any] = {
+        "optimizer": Momentum(0.01),
+        "schedule": Schedule(1),
+        "batch": batch,
+        "noise": Noise(0.01),
+        "seed": 0,
+    }
+    training = Training(comparisons.network(comparisons.C1), train, test, **plan)
+    before = peak_memory(cpu)
+    next(iter(training))
+    pipe.send(peak_memory(cpu) - before)
 
 
-def peak(*batch: int) -> int:
+def peak(*batch: int | None) -> int:
     """Bytes that an update of so large a batch (size, ghost, multiplier) adds to a fresh process, at most."""
-    command, there = [sys.executable, "-c", PEAK, *map(str, batch)], {**os.environ, "PYTHONPATH": str(SOURCE)}
-    return int(subprocess.run(command, env=there, capture_output=True, text=True, check=True).stdout)
+    here, there = SERVER.Pipe()
+    SERVER.Process(target=_update, args=(there, Batch(*batch)), daemon=True).start()
+    return int(here.recv())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from Linux' /proc")
@@ -106,7 +104,7 @@ def test_the_peak_memory_of_a_large_batch_is_that_of_one_ghost_batch() -> None:
 
     An example's activations in C1 are 2 MB.
     """
-    ghost, by_ghosts, by_multiplier, whole = peak(32, 0, 1), peak(256, 32, 1), peak(64, 32, 4), peak(256, 0, 1)
+    ghost, by_ghosts, by_multiplier, whole = peak(32), peak(256, 32), peak(64, 32, 4), peak(256)
     assert by_ghosts < 1.25 * ghost
     assert by_multiplier < 1.25 * ghost
     assert whole > 3 * ghost

@@ -23,8 +23,8 @@ from typing import Any
 
 PLACES = ("data", "results", "checkpoints", "logs")
 QUIET = ("device=cpu", "threads=1", "tensorboard=false", "download=false")
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
     ["smoothout.terminal", "smoothout.pictures", "smoothout.choosing", "sklearn.datasets", "torch._dynamo"]
 )
 _KINDS = {".pt": "checkpoint", ".json": "record", ".md": "table", ".csv": "table", ".tex": "table", ".npz": "data"}
@@ -58,7 +58,7 @@ class Command:
         """Start it in ``folder``; what it says and writes stands beside that, see ``said`` and ``written``."""
         folder.mkdir(parents=True, exist_ok=True)
         script = str(scripts / f"{self.program}.py")
-        process = _SERVER.Process(target=_run, args=(script, list(self.arguments), str(folder), aim))
+        process = SERVER.Process(target=_run, args=(script, list(self.arguments), str(folder), aim))
         process.start()
         return process
 

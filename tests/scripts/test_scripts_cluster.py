@@ -5,9 +5,7 @@ The stand-in for sbatch runs the script that submitit wrote at once, one process
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 from support import digits, tree
 from tiny_jobs import tiny, workplace
 from torch.distributed import is_torchelastic_launched
+from train_program import Program, records
 
 from smoothout import cluster
 from smoothout.data.images import Images
@@ -26,7 +25,8 @@ from smoothout.ledger import Record
 from smoothout.settings import compose_config
 from smoothout.work import Job
 
-ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 TOOLS = {
     "sbatch": r"""
 import os, re, subprocess, sys
@@ -65,6 +65,12 @@ print("JobID|State|NodeList")
 }
 
 
+@pytest.fixture(autouse=True)
+def imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs find the package, and what the tests have them do."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT / "src", HERE.parent, HERE))))
+
+
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """Puts the stand-ins in the way; gives the scripts that were submitted."""
@@ -75,19 +81,14 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SUBMITTED", str(tmp_path / "submitted"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]))
     return (tmp_path / "submitted").read_text
 
 
-def program(script: str, folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    places = {f"SMOOTHOUT_{name.upper()}": str(folder / name) for name in ("results", "checkpoints", "logs")}
-    command = [sys.executable, str(ROOT / "scripts" / script), *overrides, "threads=1", "tensorboard=false"]
-    env = os.environ | places | {"SMOOTHOUT_DATA": digits().name, "PYTHONPATH": str(ROOT / "src")}
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, cwd=folder)
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted((folder / "results" / "train").glob("*.json"))]
+@pytest.fixture
+def program(script: Program, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Runs the script of that name in this process; what the cluster starts has digits without scikit-learn."""
+    monkeypatch.setenv("SMOOTHOUT_DATA", digits().name)
+    return lambda name, *given: script(name, *given, "threads=1", "tensorboard=false")
 
 
 def resources(launcher: str) -> dict[str, Any]:
@@ -113,24 +114,26 @@ def torchs_variables() -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_sweep_is_an_array_of_jobs_with_the_configs_resources(tmp_path: Path, slurm: Callable[[], str]) -> None:
-    done = program("train.py", tmp_path, "-m", "profile=smoke", "seed=0,1", "hydra/launcher=slurm")
-    assert done.returncode == 0, done.stderr
-    assert [record["labels"]["seed"] for record in records(tmp_path)] == [0, 1]
+def test_a_sweep_is_an_array_of_jobs_with_the_configs_resources(
+    root: Path, program: Program, slurm: Callable[[], str]
+) -> None:
+    code, _, err = program("train", "-m", "profile=smoke", "seed=0,1", "hydra/launcher=slurm")
+    assert code == 0, err
+    assert [record["labels"]["seed"] for record in records(root).values()] == [0, 1]
     lines = set(slurm().splitlines())
     wanted = {"array=0-1%2", "nodes=1", "ntasks-per-node=1", "gpus-per-node=1", "cpus-per-task=8", "mem=32GB"}
     assert {f"#SBATCH --{one}" for one in (*wanted, "time=720", "signal=USR2@120")} <= lines
 
 
 @pytest.mark.slow
-def test_every_failure_of_a_sweep_is_named_at_its_end(tmp_path: Path) -> None:
+def test_every_failure_of_a_sweep_is_named_at_its_end(root: Path, program: Program) -> None:
     sweep = ("-m", "experiment=f1_mnist", "profile=smoke", "seed=0,1", "download=false")
-    done = program("train.py", tmp_path, *sweep, "hydra/launcher=submitit_local")
-    assert done.returncode == 2
+    code, _, err = program("train", *sweep, "hydra/launcher=submitit_local")
+    assert code == 2
     for seed in (0, 1):
-        assert any("failed:" in line and f"seed={seed}" in line for line in done.stderr.splitlines())
-    assert "mnist was not found" in done.stderr
-    assert not list((tmp_path / "logs").rglob("*.jsonl"))
+        assert any("failed:" in line and f"seed={seed}" in line for line in err)
+    assert any("mnist was not found" in line for line in err)
+    assert not list((root / "logs").rglob("*.jsonl"))
 
 
 # Several processes a job
@@ -153,8 +156,7 @@ def test_one_run_over_two_nodes_is_one_job_whose_processes_are_torchs_ranks(
     assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=8", "#SBATCH --cpus-per-task=16"} <= set(slurm().splitlines())
 
 
-def test_the_same_job_has_its_ranks_from_the_local_executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]))
+def test_the_same_job_has_its_ranks_from_the_local_executor(tmp_path: Path) -> None:
     given = {**resources("slurm_nodes"), "nodes": 1, "tasks_per_node": 2, "gpus_per_node": 0}
     given["submitit_folder"] = str(tmp_path / "jobs")
     found = cluster.executor("local", given).submit(torchs_variables).results()
@@ -195,7 +197,6 @@ def test_missing_jobs_are_made_there_and_present_ones_nowhere(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]))
     present, missing = tiny(), tiny(seed=1)
     hopeless = tiny(data=Images(Name.mnist, (0.5,), (0.5,)))
     record = ensure(present, workplace(tmp_path))
@@ -222,7 +223,6 @@ def test_a_job_that_is_killed_is_an_error_of_its_own(
 ) -> None:
     monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0.5)  # for which it waits for a result
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]))
     executor = cluster.executor("local", {**resources("submitit_local"), "submitit_folder": str(tmp_path / "jobs")})
     [(job, outcome)] = cluster.handed_over(executor, _killed, [tiny()], workplace(tmp_path))
     assert job == tiny()
@@ -236,31 +236,32 @@ def test_a_job_that_ran_out_of_time_is_submitted_again_as_it_was(settings: dict[
 
 
 @pytest.mark.slow
-def test_a_table_is_made_by_the_cluster_and_rendered_here(tmp_path: Path, slurm: Callable[[], str]) -> None:
+def test_a_table_is_made_by_the_cluster_and_rendered_here(
+    root: Path, program: Program, slurm: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
     overrides = ("table=quickstart", "table.sharpness=[]", "rows=['720']", "scope.profile=smoke")
-    done = program("reproduce.py", tmp_path, *overrides, "hydra/launcher=slurm")
-    assert done.returncode == 0, done.stderr
-    assert len(records(tmp_path)) == 3
+    code, _, err = program("reproduce", *overrides, "hydra/launcher=slurm")
+    assert code == 0, err
+    assert len(records(root)) == 3
     assert slurm().count("#SBATCH --array=0-2%3") == 1
-    assert "(70_2)" in done.stderr
-    assert (tmp_path / "results" / "tables" / "quickstart-released-smoke.md").exists()
+    assert "(70_2)" in "".join(err)
+    assert (root / "results" / "tables" / "quickstart-released-smoke.md").exists()
 
 
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (("reproduce.py", "table=quickstart", "hydra/launcher=local"), "slurm or slurm_nodes"),
-        (("reproduce.py", "table=quickstart", "hydra/launcher=slurm"), "srun was not found"),
-        (("train.py", "-m", "experiment=digits", "seed=0,1", "hydra/launcher=slurm"), "srun was not found"),
+        (("reproduce", "table=quickstart", "hydra/launcher=local"), "slurm or slurm_nodes"),
+        (("reproduce", "table=quickstart", "hydra/launcher=slurm"), "srun was not found"),
+        (("train", "-m", "experiment=digits", "seed=0,1", "hydra/launcher=slurm"), "srun was not found"),
     ],
 )
 def test_where_nothing_can_be_handed_over_one_line_says_so_and_no_file_is_written(
-    command: tuple[str, ...], words: str, tmp_path: Path
+    root: Path, program: Program, command: tuple[str, ...], words: str
 ) -> None:
-    script, *overrides = command
-    done = program(script, tmp_path, *overrides)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: hydra/launcher: ")
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert tree(tmp_path) == {}
+    code, _, [line] = program(*command)
+    assert code == 2
+    assert line.startswith("error: hydra/launcher: ")
+    assert words in line
+    assert tree(root) == {"here": "folder"}
