@@ -95,6 +95,7 @@ def peak(*batch: int | None) -> int:
     """Bytes that an update of so large a batch (size, ghost, multiplier) adds to a fresh process, at most."""
     here, there = SERVER.Pipe()
     SERVER.Process(target=_update, args=(there, Batch(*batch)), daemon=True).start()
+    there.close()  # so that a process which fails ends the wait
     return int(here.recv())
 
 
