@@ -49,8 +49,12 @@ class Entry:
     examples: int | None
 
     def measured(self, analysis: Analysis, read: Callable[[Record], float | None], **changes: Any) -> Entry:
-        """What ``analysis`` measures on the same runs, on as many examples as the profile says; unpublished."""
-        analysis = replace(analysis, examples=self.examples)
+        """What ``analysis`` measures on the same runs, on its own number of examples or the profile's smaller one.
+
+        Nothing of it is published.
+        """
+        counts = [count for count in (analysis.examples, self.examples) if count is not None]
+        analysis = replace(analysis, examples=min(counts, default=None))
         jobs = {seed: Job(analysis, (job.run,)) for seed, job in self.jobs.items()}
         return replace(self, **{"jobs": jobs, "read": read, "published": None, **changes})
 
@@ -95,7 +99,7 @@ def recomputed_accuracy(record: Record) -> float:
 
 
 def sharpness_found(record: Record) -> float | None:
-    """What the search of a record of Sharpness found, in %; None where it ended where it began."""
+    """What a record's search found (Sharpness in %, Adaptive as a loss); None where it ended where it began."""
     return None if record.outcome["failed"] else float(record.outcome["value"])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from smoothout.analysis.interpolation import Averages
 from smoothout.analysis.recorded import NoiseCurve, RunningAverages, Sharpness
+from smoothout.analysis.recorded_searches import Adaptive
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
 from smoothout.entries import recomputed_accuracy, sharpness_found
@@ -67,6 +68,13 @@ QUANTITIES = {
         "sharpness converged",
         True,
         Sharpness(averages=Averages.recomputed),
+        sharpness_found,
+    ),
+    "adaptive": Quantity(
+        "adaptive sharpness, box of 0.1%, logits normalised",
+        "best",
+        True,
+        Adaptive(normalise_logits=True, examples=10_000),
         sharpness_found,
     ),
 }

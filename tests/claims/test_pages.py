@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from pictured import picture
 from simulated import CONFIGS, F1, PUBLISHED, judged, page, simulate
 
 from smoothout.claims import Claims, Judging
@@ -103,8 +104,15 @@ def test_page_and_table_look_at_the_same_measurements_under_every_profile(monkey
         [shown_job] = entries["F1, MNIST, 6000", f"baseline {column}"].jobs.values()
         assert job.settings.examples == 500
         assert job.digest == shown_job.digest
-    [job] = claims._entry(F1["large"] + "baseline", QUANTITIES["noise"]).jobs.values()
-    assert job.settings.examples == 500
+    for name in ("noise", "adaptive"):
+        [job] = claims._entry(F1["large"] + "baseline", QUANTITIES[name]).jobs.values()
+        assert job.settings.examples == 500
+
+
+def test_page_and_picture_look_at_the_same_adaptive_sharpness(f1: Claims) -> None:
+    """On 10,000 examples of all."""
+    job = f1._entry(F1["large"] + "baseline", QUANTITIES["adaptive"]).jobs[0]
+    assert job.digest in {shown.digest for shown in picture("adaptive-f1").shown()}
 
 
 def test_another_profile_or_precision_has_a_page_of_its_own() -> None:
