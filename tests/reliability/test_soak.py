@@ -61,7 +61,7 @@ def test_many_writers_make_every_run_once(scripts: Path, tmp_path: Path) -> None
 def test_a_sweep_that_is_killed_goes_on_lists_what_failed_and_makes_nothing_twice(
     scripts: Path, tmp_path: Path
 ) -> None:
-    assert crowds.sweep(1, scripts, tmp_path) == (3, 1)
+    assert crowds.sweep(2, scripts, tmp_path) == (6, 2)
 
 
 def test_the_shares_of_the_kills_are_all_of_them() -> None:
