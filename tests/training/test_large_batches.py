@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from multiprocessing.connection import Connection
-from typing import Any
 
 import pytest
 import torch
@@ -78,14 +77,10 @@ def _update(pipe: Connection, batch: Batch) -> None:
     cpu = torch.device("cpu")
     torch.set_num_threads(1)
     train, test = (comparisons.random_split((3, 32, 32), 10, examples, cpu) for examples in (256, 8))
-    plan: dict[str, Any] = {
-        "optimizer": Momentum(0.01),
-        "schedule": Schedule(1),
-        "batch": batch,
-        "noise": Noise(0.01),
-        "seed": 0,
-    }
-    training = Training(comparisons.network(comparisons.C1), train, test, **plan)
+    model, noise = comparisons.network(comparisons.C1), Noise(0.01)
+    training = Training(
+        model, train, test, optimizer=Momentum(0.01), schedule=Schedule(1), batch=batch, noise=noise, seed=0
+    )
     before = peak_memory(cpu)
     next(iter(training))
     pipe.send(peak_memory(cpu) - before)
