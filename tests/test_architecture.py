@@ -22,7 +22,7 @@ LEVELS = [
     ["roles"],
     ["environment", "settings"],
     ["work", "bench"],
-    ["runs", "place", "costs"],
+    ["runs", "place", "costs", "turns"],
     ["jobs"],
     ["entries", "layout", "loading"],
     ["reproduction", "choosing"],

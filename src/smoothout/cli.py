@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import traceback
+import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -154,7 +155,7 @@ def task(
         if not hands_over and HydraConfig.get().mode is not RunMode.MULTIRUN:
             _refuse_launcher(HydraConfig.get().launcher._target_)
         settings = plain(config)
-        with interruptible():
+        with interruptible(), _one_line_warnings():
             yield settings, workplace(settings)
     except (Exception, KeyboardInterrupt) as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -162,6 +163,17 @@ def task(
         named = OmegaConf.select(config, "folders.logs")
         logs = named if isinstance(named, str) else "logs"
         sys.exit(report(error, Path(logs) / "failure.txt"))
+
+
+@contextmanager
+def _one_line_warnings() -> Iterator[None]:
+    """Within the block a warning is one line, without the place in the source that it comes from."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def _code(error: BaseException) -> int:

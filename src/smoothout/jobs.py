@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
-from itertools import islice
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,12 @@ from smoothout.environment import peak_memory
 from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
 from smoothout.identity import canonical, described
 from smoothout.ledger import Record, RecordError, lock, no_json
+from smoothout.machine import is_out_of_memory
 from smoothout.runs import check, check_networks, data_of, fresh_model, training
 from smoothout.settings import Experiment, SettingsError
 from smoothout.strength import relative_strength
 from smoothout.training.checkpoint import CheckpointError, StateDict
+from smoothout.turns import Queue, Turn, Turns, forget_frames
 from smoothout.work import Job, Workplace
 
 SAME_ACCURACY = 0.02  # a share; where sums are rounded otherwise, the same weights may do a little better or worse
@@ -66,7 +67,7 @@ def of_other_weights(jobs: Iterable[Job], place: Workplace) -> list[str]:
 
 def ensure(job: Job, place: Workplace) -> Record:
     """The job's record; what is missing is made, inputs first, and what is there is never made twice."""
-    [(_, outcome)] = together([job], place)
+    [(_, outcome)] = together([job], place.alone())
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
@@ -75,55 +76,50 @@ def ensure(job: Job, place: Workplace) -> Record:
 def together(jobs: Iterable[Job], place: Workplace) -> Iterator[tuple[Job, Record | Exception]]:
     """The records of ``jobs`` as they come, each made as ``ensure`` makes it; or why a job failed.
 
-    As many trainings as the place's engine says take turns, update by update, each on a CUDA stream of its own: small
-    networks leave most of a GPU idle. When they are asked to stop, every one of them leaves its checkpoint behind.
+    As many trainings as the place's engine says, and as memory holds, take turns, update by update, each on a CUDA
+    stream of its own: small networks leave most of a GPU idle. One that runs out of memory beside others is put back,
+    and fewer run at the same time. When they are asked to stop, every one of them leaves its checkpoint behind.
     """
-    waiting, active = _once(jobs), dict[Job, tuple[Making, AbstractContextManager[Any]]]()
+    waiting, turns, active = Queue(jobs), Turns(place, place.turns), dict[Job, tuple[Making, Turn]]()
     stopped: KeyboardInterrupt | None = None
     while True:
-        free = 0 if stopped else place.turns - len(active)
-        active |= {job: (_making(job, place), _stream(place.device)) for job in islice(waiting, free)}
+        while not stopped and (first := waiting.first()) is not None and turns.admits(first):
+            turn, here = turns.begin(waiting.take())
+            active[first] = _making(first, here), turn
         if not active:
             break
         worked = False
-        for job, (making, stream) in list(active.items()):
+        for job, (making, turn) in list(active.items()):
+            outcome: Record | Exception | None = None
             try:
-                with stream:
-                    worked |= next(making)
+                with turn.entered():
+                    updated = next(making)
+                turns.step(turn, worked=updated)
+                worked |= updated
                 continue
             except StopIteration as done:
-                yield job, done.value
+                outcome = done.value
             except KeyboardInterrupt as interrupt:
                 stopped = interrupt
                 if not progress.asked_to_stop():  # nobody told the others: they go on from their last checkpoints
                     active.clear()
                     break
             except Exception as error:
-                yield job, error
-            del active[job]
+                forget_frames(error)
+                outcome = error
+            del active[job], making
+            if is_out_of_memory(outcome) and turns.fewer():
+                waiting.put_back(job)
+                progress.console.print(f"{job.name}: no memory for it; again with at most {turns.most} at a time")
+                outcome = None
+            turns.end(job)
             worked = True
+            if outcome is not None:
+                yield job, outcome
         if active and not worked:
             time.sleep(WAIT_SECONDS)
     if stopped:
         raise stopped
-
-
-def _once(jobs: Iterable[Job]) -> Iterator[Job]:
-    """The jobs without those that came before."""
-    seen = set[str]()
-    for job in jobs:
-        if job.digest not in seen:
-            seen.add(job.digest)
-            yield job
-
-
-def _stream(device: torch.device) -> AbstractContextManager[Any]:
-    """A context in which a CUDA device's work runs beside that of others."""
-    if device.type != "cuda":
-        return nullcontext()
-    torch.cuda.synchronize(device)  # what the data took to arrive
-    context: AbstractContextManager[Any] = torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
-    return context
 
 
 def _held(right: FileLock) -> Generator[bool, None, AbstractContextManager[Any]]:
@@ -294,7 +290,7 @@ def _training_outcome(job: Job, place: Workplace) -> Generator[bool, None, dict[
         **measured,
         "diverged": snapshot.diverged,
         "train_seconds": sum(snapshot.curves["seconds"]),
-        "peak_memory": peak_memory(place.device),
+        "peak_memory": peak_memory(place.device) if place.turns == 1 else None,  # else it is that of several
         "parameters": sum(p.numel() for p in model.parameters()),
         "examples": {"train": len(train_split), "test": len(test_split)},
         "data_sha256": fingerprint,

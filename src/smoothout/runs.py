@@ -23,6 +23,7 @@ from smoothout.randomness import address, stream
 from smoothout.settings import Experiment, SettingsError
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import CheckpointError, Snapshot, StateDict
+from smoothout.training.cuda_graph import RecordingError
 from smoothout.training.engine import Engine, keep_memory
 from smoothout.training.loop import Training
 from smoothout.training.ranks import Ranks
@@ -105,21 +106,20 @@ def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
         raise CheckpointError(f"checkpoint: {path} has seen other data than {data}; put that back, or delete it")
     run = _begun(setup, place, snapshot)
     machines = snapshot.machines if snapshot else []
-    here = place.environment(run.engine)
-    machines += [here] if here not in machines else []
     updates = setup.batch.updates(len(train_split))
     make_room(path)
     saved = time.monotonic()
 
     def save(now: Snapshot) -> None:
-        now.machines, now.data_sha256 = machines, fingerprint
+        here = place.environment(run.engine)  # a training may have left CUDA graphs for eager updates
+        now.machines, now.data_sha256 = machines + ([] if here in machines else [here]), fingerprint
         checkpoint.save(path, now, job.digest)
 
     done = snapshot.epoch * updates + snapshot.step if snapshot else 0
     bar = progress.Bar(job.name, setup.schedule.epochs * updates, done)
     leading = place.ranks.leading(lambda: _order(setup, place, run.frozen()))
     with leading, bar, _tensorboard(job, place, snapshot.epoch if snapshot else 0) as log:
-        for now in run:
+        for now in _updates(run):
             log(now)
             bar.step(_note(now))
             place.ranks.agree_to_stop()
@@ -133,6 +133,14 @@ def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
     end.optimizer = {}
     save(end)
     return end
+
+
+def _updates(run: Training) -> Iterator[Snapshot]:
+    """The training, update by update. Raises SettingsError where a CUDA graph is asked for and cannot be recorded."""
+    try:
+        yield from run
+    except RecordingError as error:
+        raise SettingsError(f"engine.launch: graph: the update cannot be recorded ({error}); take auto") from error
 
 
 def _begun(setup: Experiment, place: Workplace, snapshot: Snapshot | None) -> Training:
@@ -252,4 +260,6 @@ def data_of(setup: Experiment, place: Workplace) -> tuple[Split, Split, str]:
 @lru_cache(maxsize=2)
 def _load(data: Any, folder: Path, device: torch.device, download: bool) -> tuple[Split, Split, str]:
     loaded: tuple[Split, Split, str] = data.load(folder, device, download)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # trainings on other streams use what was copied on this one
     return loaded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,10 @@ class Workplace:
         """What stands in a record about the place; ``engine`` is how a training was carried out there."""
         several = {"processes": self.ranks.size} if self.ranks.size > 1 else {}
         return environment(self.device) | several | ({"engine": described(engine)} if engine else {})
+
+    def alone(self) -> Workplace:
+        """The same place for one job that nothing else runs beside."""
+        return replace(self, engine=replace(self.engine, together=1))
 
     @property
     def turns(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -57,8 +58,23 @@ def _at(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def record(work: Callable[[], None], generators: list[torch.Generator]) -> Callable[[], None]:
-    """What engine.record does with a CUDA graph, with a tape."""
+class TapeLane:
+    """What `cuda_graph.Lane` does with CUDA graphs, with tapes; notes 1 for every recording, 0 for every replay."""
+
+    def __init__(self, events: list[int]) -> None:
+        self._events = events
+
+    def entered(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+        self._events.append(1)
+        replay = record(work, generators)
+        return lambda: (self._events.append(0), replay())[1]
+
+
+def record(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    """A function that replays ``work``, whose memory and generators are as if it had not been done."""
     everything = [*generators, torch.default_generator]
     before = [generator.get_state() for generator in everything]
     tape = Tape(generators)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from engine_trainings import DIGEST, LR, SIZE, UPDATES, Splits, network, told_recordable, training
 from support import same_bits
-from tape import record
+from tape import TapeLane
 from torch import Tensor, nn
 
 from smoothout import perturbation
@@ -19,9 +19,10 @@ from smoothout.data.augment import CropFlip
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.randomness import address
-from smoothout.training import checkpoint, engine, loop
+from smoothout.training import checkpoint, cuda_graph, loop
 from smoothout.training.checkpoint import Snapshot
-from smoothout.training.engine import WARM_UP, Engine, Ghosts, Launch, Repeated
+from smoothout.training.cuda_graph import WARM_UP, GraphedUpdate, RecordingError
+from smoothout.training.engine import Engine, Ghosts, Launch
 from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam, Epsilon, Momentum
 from smoothout.training.schedule import Schedule
@@ -58,19 +59,13 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     events: list[int] = []
     resolved = Engine.resolved
 
-    def taped(work: Callable[[], None], generators: list[torch.Generator]) -> Callable[[], None]:
-        events.append(1)
-        replay = record(work, generators)
-        return lambda: (events.append(0), replay())[1]
-
     def also_here(self: Engine, device: torch.device, precision: Precision, recordable: bool, *more: Any) -> Engine:
         assert recordable or self.launch is Launch.eager
         here = resolved(replace(self, launch=Launch.eager), device, precision, recordable, *more)
         return replace(here, launch=self.launch)
 
     monkeypatch.setattr(Engine, "resolved", also_here)
-    monkeypatch.setattr(engine, "warm_up", lambda work: [work() for _ in range(WARM_UP)])
-    monkeypatch.setattr(engine, "record", taped)
+    monkeypatch.setattr(cuda_graph, "Lane", lambda device: TapeLane(events))
     monkeypatch.setattr(perturbation, "fill_uniform", drawn_on_the_device)
     return events
 
@@ -88,19 +83,19 @@ class Sum:
         self.total += rows.sum() + torch.rand((), generator=self.generator)
         self.late[0] += rows[:2]
 
-    def state(self) -> list[Tensor]:
-        return [self.total, *self.late]
+    def state(self) -> dict[str, list[Tensor]]:
+        return {"total": [self.total], "late": self.late}
 
 
 def test_every_call_does_the_work_once_on_its_own_rows_with_the_chance_of_that_time(graphs: list[int]) -> None:
     plain, work = Sum(), Sum()
-    repeated = Repeated(work, work.state, [work.generator])
+    graphed = GraphedUpdate(torch.device("cpu"), [work.generator])
     calls = [torch.arange(3), torch.arange(3) + 10, torch.arange(5), torch.arange(3) + 20, torch.arange(5) + 1]
     for number, rows in enumerate(calls):
         for one in (plain, work):
             one.generator.manual_seed(number)
         plain(rows.clone())
-        repeated(rows)
+        graphed(work, rows, work.state)
         rows.zero_()  # the caller's own
         assert work.total == plain.total
         assert torch.equal(work.late[0], plain.late[0])
@@ -114,15 +109,16 @@ def test_a_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     work.total += 7
     chance = work.generator.get_state()
 
-    def look(begun: Callable[[], None], generators: list[torch.Generator]) -> Callable[[], None]:
+    def look(self: TapeLane, begun: Callable[[], None], generators: list[torch.Generator]) -> Callable[[], None]:
         assert work.total == 7
         assert torch.equal(work.late[0], torch.zeros(2))
         assert torch.equal(work.generator.get_state(), chance)
         assert generators == [work.generator]
-        return lambda: done.append(1)
+        done.append(1)
+        return lambda: work(torch.arange(3))
 
-    monkeypatch.setattr(engine, "record", look)
-    Repeated(work, work.state, [work.generator])(torch.arange(3))
+    monkeypatch.setattr(TapeLane, "capture", look)
+    GraphedUpdate(torch.device("cpu"), [work.generator])(work, torch.arange(3), work.state)
     assert done == [1]
 
 
@@ -236,7 +232,7 @@ def test_a_trainings_warm_up_leaves_no_trace(tiny_split: Splits, monkeypatch: py
     class Looked(Exception):  # noqa: N818
         pass
 
-    def look(work: Callable[[], None], generators: list[torch.Generator]) -> Callable[[], None]:
+    def look(self: TapeLane, work: Callable[[], None], generators: list[torch.Generator]) -> Callable[[], None]:
         assert same_bits(model.state_dict(), before)
         now = run.frozen()
         assert torch.equal(now.sums, torch.zeros(2, dtype=torch.float64))
@@ -248,8 +244,8 @@ def test_a_trainings_warm_up_leaves_no_trace(tiny_split: Splits, monkeypatch: py
             assert torch.equal(torch.rand(9, generator=found), torch.rand(9, generator=wanted))
         raise Looked
 
-    monkeypatch.setattr(engine, "record", look)
-    with pytest.raises(Looked):
+    monkeypatch.setattr(TapeLane, "capture", look)
+    with pytest.raises(RecordingError, match=r"^Looked$"):
         run.run()
 
 

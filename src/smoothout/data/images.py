@@ -48,6 +48,7 @@ class Images:
     augment: Augment = Augment.none
     border: tuple[int, ...] = (127, 127, 127)
     held_out: int | None = None
+    resident: ClassVar[bool] = True  # on the device as a whole
 
     def __post_init__(self) -> None:
         keep_members(self)

@@ -81,6 +81,7 @@ class Photos:
     held_out: int | None = None
     damaged: Damaged = field(default=Damaged.stop, metadata={"identity": False})
     workers: int | None = field(default=None, metadata={"identity": False})
+    resident: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         keep_members(self)

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import zip_longest
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from smoothout.choices import keep_members
 from smoothout.evaluation import Precision
 
-WARM_UP = 3  # updates before a recording: libraries set themselves up, the optimizer makes its state
 _KEEP = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: never map, never trim
 TOGETHER = 8  # trainings that take turns on one CUDA device
 
@@ -130,65 +127,3 @@ class Engine:
             return Ghosts.in_turn
         chosen = one_noise and device.type == "cuda" if self.ghosts is Ghosts.auto else self.ghosts is Ghosts.one_pass
         return Ghosts.one_pass if chosen else Ghosts.in_turn
-
-
-class Repeated:
-    """``work`` on a batch's row numbers, recorded once for every number of rows and replayed from then on.
-
-    Args:
-        work: does everything on the device, waits for nothing, and writes its results into ``state``.
-        state: gives all tensors that ``work`` changes; those that it makes in its first run must begin as zeros.
-        generators: the sources of chance that ``work`` draws from; each replay draws from them as they are then.
-        variant: tells apart kinds of work that need a recording of their own.
-    """
-
-    def __init__(
-        self,
-        work: Callable[[Tensor], None],
-        state: Callable[[], list[Tensor]],
-        generators: list[torch.Generator],
-        variant: Callable[[], Hashable] = lambda: None,
-    ) -> None:
-        self._work, self._state, self._generators, self._variant = work, state, generators, variant
-        self._recordings: dict[Hashable, tuple[Tensor, Callable[[], None]]] = {}
-
-    def __call__(self, rows: Tensor) -> None:
-        """Do the work on ``rows``."""
-        kind = len(rows), self._variant()
-        if kind not in self._recordings:
-            room = rows.clone()
-            self._recordings[kind] = room, self._record(room)
-        room, replay = self._recordings[kind]
-        room.copy_(rows)
-        replay()
-
-    def _record(self, room: Tensor) -> Callable[[], None]:
-        before = [tensor.clone() for tensor in self._state()]
-        chance = [generator.get_state() for generator in self._generators]
-        warm_up(lambda: self._work(room))
-        for tensor, old in zip_longest(self._state(), before):
-            tensor.zero_() if old is None else tensor.copy_(old)
-        for generator, its_state in zip(self._generators, chance, strict=True):
-            generator.set_state(its_state)
-        return record(lambda: self._work(room), self._generators)
-
-
-def warm_up(work: Callable[[], None]) -> None:
-    """Do ``work`` a few times beside the device's present stream, as a recording needs it."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            work()
-    torch.cuda.current_stream().wait_stream(stream)
-
-
-def record(work: Callable[[], None], generators: list[torch.Generator]) -> Callable[[], None]:
-    """A function that replays ``work``, which is recorded into a CUDA graph and not carried out."""
-    graph = torch.cuda.CUDAGraph()
-    for generator in generators:
-        graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
-        work()
-    replay: Callable[[], None] = graph.replay
-    return replay

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -17,7 +18,8 @@ from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_bat
 from smoothout.perturbation import Noise
 from smoothout.randomness import stream
 from smoothout.training.checkpoint import Snapshot
-from smoothout.training.engine import Engine, Ghosts, Launch, Repeated
+from smoothout.training.cuda_graph import GraphedUpdate, RecordingError, State
+from smoothout.training.engine import Engine, Ghosts, Launch
 from smoothout.training.passes import passes
 from smoothout.training.perturbed import Perturbations
 from smoothout.training.ranks import Ranks, SharedUpdates
@@ -69,9 +71,15 @@ class Training:
     With dropout, torch's global generator is seeded anew at every ghost batch. A loss that is no longer finite at the
     end of an epoch ends the training: no epoch follows, and the last training loss is nan or infinite.
 
+    An update that proves impossible to record as a CUDA graph is carried out eagerly from then on, with one warning,
+    unless ``engine.launch`` is graph.
+
     Raises:
         ValueError: where ``engine`` asks for what the device or the update cannot do; and in the first update, where
             the model draws chance by other means than torch.nn.Dropout and its kin (functional dropout, an LSTM's own).
+        RecordingError: in an update, where ``engine.launch`` is graph and it cannot be recorded.
+        torch.OutOfMemoryError: in an update. Where the device lacks memory for a recording alone and no other training
+            takes turns on it (``engine.together`` is 1), ``engine.launch`` auto goes on eagerly instead.
     """
 
     def __init__(
@@ -129,9 +137,10 @@ class Training:
                 state.update({name: torch.empty_like(weight).copy_(v) for name, v in like.items()})
         self._now.model = model.state_dict()  # the live tensors: they follow the training
         self._network: Any = torch.compile(model, dynamic=False) if self.engine.compile else model
-        self._work: Callable[[Tensor], None] = self._compute
+        self._graphed: GraphedUpdate | None = None
+        self._graph_required = engine.launch is Launch.graph
         if self.engine.launch is Launch.graph:
-            self._prepare_recording()
+            self._prepare_graphs()
         self._since = time.perf_counter() - self._now.elapsed
 
     def __iter__(self) -> Iterator[Snapshot]:
@@ -142,11 +151,13 @@ class Training:
             while now.step < self._updates:
                 self._perturb.at(now.epoch * self._updates + now.step)
                 self._set_lr(now.epoch + now.step / self._updates)
-                with self._perturb.watched():
+                with self._perturb.watched(), self._perturb.own_dropout():
                     self._work(order[now.step * self._batch.examples : (now.step + 1) * self._batch.examples])
                 now.step += 1
                 yield now
             self._close_epoch()
+        self._graphed = None  # graphs and gradients hold memory that whoever keeps this object has no use for
+        self._optimizer.zero_grad(set_to_none=True)
 
     def run(self) -> Snapshot:
         """Train to the end; returns the last snapshot, whose ``best`` holds the weights of the best test epoch."""
@@ -161,6 +172,27 @@ class Training:
         for group in self._now.optimizer["param_groups"]:  # as it would be without a recording
             group.update(lr=float(group["lr"]), **({"capturable": False} if "capturable" in group else {}))
         return self._now
+
+    def _work(self, rows: Tensor) -> None:
+        """One update on the training examples ``rows``, replayed or eager."""
+        failure = self._replay(rows) if self._graphed else None
+        if failure is not None:
+            warnings.warn(f"no CUDA graph of this update ({failure}); it is carried out eagerly", stacklevel=2)
+            self._give_up_graphs()
+        if self._graphed is None:
+            self._compute(rows)
+
+    def _replay(self, rows: Tensor) -> str | None:
+        """Try the update as a CUDA graph; returns why that cannot be, with everything as it was."""
+        assert self._graphed is not None
+        try:
+            self._graphed(self._compute, rows, self._state, self._perturb.measuring)
+        except (RecordingError, torch.OutOfMemoryError) as error:
+            crowded = isinstance(error, torch.OutOfMemoryError) and self.engine.together != 1
+            if self._graph_required or crowded:
+                raise
+            return " ".join(str(error).split())  # without the error, whose frames hold the attempt's memory
+        return None
 
     def _compute(self, rows: Tensor) -> None:
         """One update on the training examples ``rows``: work of the device alone, which waits for nothing."""
@@ -195,7 +227,7 @@ class Training:
         return order.to(taken.device)
 
     def _renew_optimizer(self) -> None:
-        if self.engine.launch is Launch.graph:  # a recording goes on with the state that it has seen
+        if self._graphed:  # a graph goes on with the state that it has seen
             for tensor in self._optimizer_state():
                 tensor.zero_()
         else:
@@ -243,18 +275,30 @@ class Training:
     def _optimizer_state(self) -> list[Tensor]:
         return [value for state in self._optimizer.state.values() for value in state.values()]
 
-    def _prepare_recording(self) -> None:
-        """Let what changes between updates lie on the device, where a recording finds it, and record from now on."""
+    def _state(self) -> State:
+        """Every tensor that an update changes, by role."""
+        live, names = self._now.model, {name for name, _ in self._model.named_parameters(remove_duplicate=False)}
+        return {
+            "weights": [tensor for name, tensor in live.items() if name in names],
+            "buffers": list(self._model.buffers()),
+            "loss and accuracy": [self._now.sums],
+            "curvature": self._perturb.trace.sums if self._perturb.trace else [],
+            "optimizer": self._optimizer_state(),
+        }
+
+    def _prepare_graphs(self) -> None:
+        """Let what changes between updates lie on the device, where a graph finds it, and record from now on."""
         for group in self._optimizer.param_groups:
             group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=self._device)
             if "capturable" in group:
                 group["capturable"] = self._device.type == "cuda"
         self._perturb.keep_strength_on_device()
-        trace = self._perturb.trace.sums if self._perturb.trace else []
-        changing = [*self._now.model.values(), self._now.sums, *trace]
-        self._work = Repeated(
-            self._compute,
-            lambda: changing + self._optimizer_state(),
-            self._perturb.generators,
-            variant=lambda: self._perturb.measuring,
-        )
+        self._graphed = GraphedUpdate(self._device, self._perturb.generators)
+
+    def _give_up_graphs(self) -> None:
+        """Take back what `_prepare_graphs` did: from now on updates are as eager ones always are."""
+        self._graphed = None
+        for group in self._optimizer.param_groups:
+            group.update(lr=self._lr, **({"capturable": False} if "capturable" in group else {}))
+        self._perturb.keep_strength_on_host()
+        self.engine = replace(self.engine, launch=Launch.eager)

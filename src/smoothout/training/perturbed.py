@@ -41,6 +41,7 @@ class Perturbations:
         self._generators = [torch.Generator(device) for _ in range(ghosts)] if stochastic else []
         self.passes = noise.copies if self._copies is not None else 1  # of a ghost batch
         self._device, self._every, self._watched = device, every, False
+        self._dropout = torch.Generator(device) if self._drops and device.type == "cuda" else None
         measurable = self._context is not None and noise.denoise
         self._names = _names(model, self._context)
         self.trace = RunningTrace(self._names, device) if measurable else None
@@ -51,7 +52,25 @@ class Perturbations:
     @property
     def generators(self) -> list[torch.Generator]:
         """What an update draws from, dropout included."""
-        return [*self._generators, self._shared] if self._drops else self._generators
+        return [*self._generators, self._dropout or self._shared] if self._drops else self._generators
+
+    @contextmanager
+    def own_dropout(self) -> Iterator[None]:
+        """Within the block dropout on a CUDA device draws from this training's own generator.
+
+        Graphs of several trainings must not share torch's default one: up to torch 2.12 it has a single place on the
+        device for its seed, which a replay on one stream would overwrite before another stream's has read it.
+        """
+        if self._dropout is None:
+            yield
+            return
+        shared = self._shared
+        before = shared.graphsafe_get_state()
+        shared.graphsafe_set_state(self._dropout)
+        try:
+            yield
+        finally:
+            shared.graphsafe_set_state(before)
 
     @property
     def _shared(self) -> torch.Generator:
@@ -59,19 +78,20 @@ class Perturbations:
         cuda = self._device.type == "cuda"
         return torch.cuda.default_generators[self._device.index or 0] if cuda else torch.default_generator
 
+    def _position(self) -> object:
+        """Where in its stream torch's own source of chance is; nothing waits for the device."""
+        return self._shared.get_offset() if self._device.type == "cuda" else self._shared.get_state().numpy().tobytes()
+
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Within the block, the first time, raise ValueError where the network draws chance that nobody seeds.
-
-        On a CPU alone: elsewhere a recording handles the generator too.
-        """
-        if self._watched or self._device.type != "cpu":
+        """Within the block, the first time, raise ValueError where the network draws chance that nobody seeds."""
+        if self._watched:
             yield
             return
-        before = self._shared.get_state()
+        before = self._position()
         yield
         self._watched = True
-        if not self._drops and not torch.equal(self._shared.get_state(), before):
+        if not self._drops and self._position() != before:
             raise ValueError(
                 "model: draws from torch's global generator, not by a torch.nn.Dropout: no seed reaches it"
             )
@@ -124,6 +144,11 @@ class Perturbations:
         if self._context is not None:
             self._context.a = torch.zeros((), dtype=torch.float64, device=self._device)
 
+    def keep_strength_on_host(self) -> None:
+        """Hold the strength in a number again, as at the start."""
+        if self._context is not None:
+            self._context.a = self._noise.strength(self._update, self._total)
+
     def __call__(self, ghost: int, count: int = 1) -> Sequence[AbstractContextManager[object]]:
         """The contexts for the ``ghost``-th of an update's ``count`` ghost batches.
 
@@ -143,7 +168,8 @@ class Perturbations:
 
     def _seed_dropout(self, ghost: int) -> None:
         if self._drops:
-            torch.manual_seed(address(self._seed, "dropout", self._update, ghost))
+            # torch.manual_seed would format the call stack for devices that are not there, 0.1 ms at every call.
+            (self._dropout or self._shared).manual_seed(address(self._seed, "dropout", self._update, ghost))
 
 
 @dataclass(frozen=True)
