@@ -83,7 +83,7 @@ def together(jobs: Iterable[Job], place: Workplace) -> Iterator[tuple[Job, Recor
     waiting, turns, active = Queue(jobs), Turns(place, place.turns), dict[Job, tuple[Making, Turn]]()
     stopped: KeyboardInterrupt | None = None
     while True:
-        while not stopped and (first := waiting.first()) is not None and turns.admits(first):
+        while not stopped and turns.have_room() and (first := waiting.first()) is not None and turns.admits(first):
             turn, here = turns.begin(waiting.take())
             active[first] = _making(first, here), turn
         if not active:

@@ -8,6 +8,7 @@ import re
 _NO_ROOM_NAMES = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOTDIR EEXIST ENAMETOOLONG"
 _NO_ROOM = {getattr(errno, name) for name in _NO_ROOM_NAMES.split()}
 _NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory|STATUS_ALLOC_FAILED")
+_OF_A_GPU = re.compile("CUDA|CUBLAS|CUDNN|HIP")
 
 
 def of_machine(error: BaseException) -> str | None:
@@ -16,8 +17,9 @@ def of_machine(error: BaseException) -> str | None:
         return f"{error.filename}: {error.strerror}; put this right, and the same command goes on"
     if is_out_of_memory(error):
         reason = " ".join(str(error).split())[:120]
-        ways = "batch.ghost, a smaller batch.size with batch.multiplier, engine.together=1 or engine.launch=eager"
-        return f"out of memory: {ways} takes less ({reason})"
+        ways = ["batch.ghost", "a smaller batch.size with batch.multiplier"]
+        ways += ["engine.together=1", "engine.launch=eager"] if _OF_A_GPU.search(str(error)) else []
+        return f"out of memory: {', '.join(ways[:-1])} or {ways[-1]} takes less ({reason})"
     return None
 
 

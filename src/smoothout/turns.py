@@ -92,10 +92,14 @@ class Turns:
         return self.place.device if self.place.device.type == "cuda" else None
 
     def admits(self, job: Job) -> bool:
-        """Whether ``job`` may begin now."""
+        """Whether ``job`` may begin where there is room."""
+        return not self._turns or not any(_reads_on_the_way(one) for one in (job, *self._turns))
+
+    def have_room(self) -> bool:
+        """Whether another job may begin now, as far as that depends on those that run."""
         if not self._turns:
             return True
-        if len(self._turns) >= self.most or any(_reads_on_the_way(one) for one in (job, *self._turns)):
+        if len(self._turns) >= self.most:
             return False
         if self._device is None:
             return True

@@ -108,7 +108,7 @@ def test_an_error_in_one_training_sinks_no_other(
         for _ in range(7):
             next(steps)
             yield True
-        raise RuntimeError("out of memory")
+        raise RuntimeError("the network hums")
 
     place = workplace(tmp_path, engine=Engine(together=3))
     with monkeypatch.context() as patch:
@@ -119,7 +119,7 @@ def test_an_error_in_one_training_sinks_no_other(
     assert isinstance(made.pop(impossible), SettingsError)
     error = made.pop(failing)
     assert isinstance(error, RuntimeError)
-    assert str(error) == "out of memory"
+    assert str(error) == "the network hums"
     assert updates.count(failing) == 7
     for job, record in made.items():
         assert isinstance(record, Record)

@@ -185,15 +185,30 @@ def test_a_network_that_does_not_fit_is_one_line_that_says_what_takes_less(progr
     code, [line] = program("train", *RUN, "model.width=400000")
     assert code == 1
     assert line.startswith(
-        "error: out of memory: batch.ghost, or a smaller batch.size with batch.multiplier, takes less ("
+        "error: out of memory: batch.ghost or a smaller batch.size with batch.multiplier takes less ("
     )
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to\nallocate 2 GiB")], ids=str
+    ("error", "ways"),
+    [
+        (MemoryError(), "batch.ghost or a smaller batch.size with batch.multiplier"),
+        *(
+            (
+                RuntimeError(text),
+                "batch.ghost, a smaller batch.size with batch.multiplier, engine.together=1 or engine.launch=eager",
+            )
+            for text in (
+                "CUDA out of memory. Tried to\nallocate 2 GiB",
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+                "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+            )
+        ),
+    ],
+    ids=str,
 )
-def test_out_of_memory_is_one_line(error: Exception) -> None:
-    assert one_line(error).startswith("out of memory: batch.ghost, or a smaller batch.size with batch.multiplier,")
+def test_out_of_memory_is_one_line_that_says_what_takes_less(error: Exception, ways: str) -> None:
+    assert one_line(error).startswith(f"out of memory: {ways} takes less (")
     assert "\n" not in one_line(error)
 
 
