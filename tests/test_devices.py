@@ -14,7 +14,9 @@ import torch
 from smoothout import devices
 from smoothout.devices import driver_cuda, driver_version, why_no_gpu
 
-OPEN_MODULE = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (root@host)\nGCC 12.3.0\n"
+OPEN_MODULE = (
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (root@host)\nGCC 12.3.0\n"
+)
 MODULE = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.54  Tue Jun  6 22:20:39 UTC 2023\nGCC version: 9.4.0\n"
 
 

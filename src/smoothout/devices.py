@@ -42,8 +42,8 @@ def _driver_at_fault() -> str | None:
         return None
     version = f" {driver}" if (driver := driver_version()) else ""
     return (
-        f"the NVIDIA driver{version} is too old: it supports CUDA {newest[0]}.{newest[1]}, and torch {torch.__version__}"
-        f" needs CUDA {needed}; update the driver, or install a torch built for CUDA {newest[0]}"
+        f"the NVIDIA driver{version} is too old: it supports CUDA {newest[0]}.{newest[1]}, and torch"
+        f" {torch.__version__} needs CUDA {needed}; update the driver, or install a torch built for CUDA {newest[0]}"
     )
 
 
@@ -55,7 +55,7 @@ def _hidden() -> str | None:
 
 def _in_torchs_words() -> str:
     try:
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
         return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
     return "torch.cuda.is_available() is False, for a reason that torch does not give"

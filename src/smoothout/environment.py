@@ -48,7 +48,7 @@ def _gpu(device: torch.device) -> dict[str, Any]:
     return {
         "cuda": torch.version.cuda,
         "hip": torch.version.hip,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "driver": driver_version(),
         "capability": f"{properties.major}.{properties.minor}",

@@ -1,0 +1,162 @@
+"""Checks of what a GPU computes: against laws in closed form, float64 and the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smoothout.analysis.hessian import HessianVectorProduct
+from smoothout.analysis.sharpness import sharpness
+from smoothout.evaluation import Precision, arithmetic, evaluate
+from smoothout.gpu_check.check import Found, not_checked
+from smoothout.gpu_check.small import CLASSES, LR, PIXELS, SHAPE, apart, c1, resnet, told, training
+from smoothout.perturbation import AdaSmoothOut, Law, Noise, SmoothOut
+from smoothout.randomness import stream
+from smoothout.training.optimizers import Momentum
+from smoothout.training.schedule import Schedule
+
+CPU = torch.device("cpu")
+STANDARD_ERRORS = 5.0  # a sound generator exceeds them once in a million times
+SPREAD = {Law.uniform: 0.8, Law.gaussian: 2.0}  # variance of (x^2 / its mean), which the variance's error comes from
+
+
+def noise_has_its_law(device: torch.device) -> Found:
+    """The mean and variance of SmoothOut's noise are the law's, and a draw depends on its address alone.
+
+    If this fails, perturbed weights are not those of the method: a broken random kernel, or a fault of this program.
+    Report it with the lines above.
+    """
+    a, found, sound = 0.1, [], True
+    for law in Law:
+        theta, again, other = (_drawn(device, a, law, number) for number in (0, 0, 1))
+        variance = a * a * law.variance
+        errors = (
+            float(theta.mean()) / (variance / len(theta)) ** 0.5,
+            (float(theta.square().mean()) / variance - 1) / (SPREAD[law] / len(theta)) ** 0.5,
+        )
+        sound &= all(abs(error) < STANDARD_ERRORS for error in errors)  # nan is not
+        sound &= torch.equal(theta, again) and not torch.equal(theta, other)
+        found.append(f"{law} mean {errors[0]:+.1f}, variance {errors[1]:+.1f} standard errors off")
+    return Found(sound, "; ".join(found))
+
+
+def _drawn(device: torch.device, a: float, law: Law, number: int) -> Tensor:
+    """The noise of a draw, in one row, float64 on the CPU."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(PIXELS, 256), nn.Linear(256, CLASSES)).to(device)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()  # w + theta is theta, to the last bit
+    with SmoothOut(model, a, law, generator=stream(0, "noise", number, device=device)):
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).double().cpu()
+
+
+def filters_have_their_length(device: torch.device) -> Found:
+    """AdaSmoothOut's noise is a share of each filter's length.
+
+    If this fails, AdaSmoothOut perturbs by another strength than it says. Report it with the lines above.
+    """
+    a, off = 0.15, 0.0
+    model = c1().to(device)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    with AdaSmoothOut(model, a, generator=stream(0, "noise", 0, device=device)):
+        for name, parameter in model.named_parameters():
+            w, theta = (t.detach().double().cpu() for t in (before[name], parameter - before[name]))
+            if w.dim() > 1:
+                lengths, wanted = theta.flatten(1).norm(dim=1), a * w.flatten(1).norm(dim=1)
+                off = max(off, float((lengths / wanted - 1).abs().max()))
+    return Found(0 < off < 1e-3, f"||theta|| / ||w|| of a filter is {a}, to {off:.0e}")
+
+
+def weights_come_back(device: torch.device) -> Found:
+    """After SmoothOut's context every weight has the bits that it had before.
+
+    If this fails, noise stays in the weights and every training is wrong. Report it with the lines above.
+    """
+    lost = []
+    for context in (SmoothOut, AdaSmoothOut):
+        model = c1().to(device)
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        with context(model, 0.1):
+            moved = not all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+        back = all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
+        lost += [] if moved and back else [context.__name__]
+    return Found(not lost, f"not after {' and '.join(lost)}" if lost else "the same bits")
+
+
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "product": lambda x, w: x.flatten(1) @ w.flatten(1).T,
+    "convolution": lambda x, w: F.conv2d(x, w, padding=1),
+}
+OFF = {  # relative errors allowed; float32's convolutions may use Winograd's transforms, which round more often
+    Precision.float32: {"product": 2e-6, "convolution": 1e-5},
+    Precision.tf32: {"product": 2e-3, "convolution": 2e-3},
+    Precision.bfloat16: {"product": 2e-2, "convolution": 2e-2},
+}
+
+
+def precision_is_what_it_says(device: torch.device) -> Found:
+    """Products and convolutions are as exact as their precision: float32 is not rounded to TF32 on the way.
+
+    If float32 fails, something lets torch use TF32 (NVIDIA_TF32_OVERRIDE=1, or a setting of torch's): unset it, or
+    what is called float32 in records is not. If another fails, do not use it on this machine.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 32, 8, 8, generator=generator)
+    shapes = {"product": (128, 32, 8, 8), "convolution": (64, 32, 3, 3)}
+    found, sound = [], True
+    for precision, bars in OFF.items():
+        errors = {}
+        for name, work in OPERATIONS.items():
+            w = torch.randn(shapes[name], generator=generator)
+            right = work(x.double(), w.double())
+            with arithmetic(precision, device):
+                made = work(x.to(device), w.to(device)).double().cpu()
+            errors[name] = float((made - right).norm() / right.norm())
+            sound &= errors[name] < bars[name]
+        found.append(f"{precision} " + ", ".join(f"{name} {error:.0e}" for name, error in errors.items()))
+    return Found(sound, "relative errors: " + "; ".join(found))
+
+
+def training_is_the_cpus(device: torch.device) -> Found:
+    """A training without noise, which a GPU draws otherwise, ends where it ends on the CPU, to rounding.
+
+    If this fails, a kernel of this GPU or its libraries computes something else: try another version of torch or the
+    driver before you trust any result.
+    """
+    settings: dict[str, Any] = {"model": resnet, "optimizer": Momentum(LR), "schedule": Schedule(1), "noise": Noise()}
+    there, here = (training(place, **settings).run().model for place in (CPU, device))
+    share = apart(there, here, resnet())
+    return Found(share < 1e-2, told(share))
+
+
+def analyses_are_the_cpus(device: torch.device) -> Found:
+    """Loss, sharpness and a Hessian-vector product are the CPU's, to rounding.
+
+    If this fails, sharpness and spectra from this GPU cannot be compared with recorded ones: run analyses with
+    device=cpu, and report it with the lines above.
+    """
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(100, *SHAPE, generator=generator), torch.randint(0, CLASSES, (100,), generator=generator))]
+    v = torch.randn(sum(p.numel() for p in resnet().parameters()), generator=generator, dtype=torch.float64)
+    found = []
+    for place in (CPU, device):
+        model, there = resnet().to(place).eval(), [(x.to(place), y.to(place)) for x, y in batches]
+        with arithmetic(Precision.float32, place):
+            image = HessianVectorProduct(model, there, F.cross_entropy)(v).double().cpu()
+            sharp = sharpness(model, there, F.cross_entropy, iterations=3).value
+            found.append((evaluate(model, there).loss, sharp, image))
+    (loss, sharp, image), (loss_there, sharp_there, image_there) = found
+    if not loss or not sharp:
+        return not_checked("the CPU finds nothing")
+    off = {
+        "loss": (abs(loss_there / loss - 1), 1e-5),
+        "sharpness": (abs(sharp_there / sharp - 1), 2e-2),
+        "H v": (float((image_there - image).norm() / image.norm()), 1e-3),
+    }
+    text = ", ".join(f"{name} off by {share:.0e}" for name, (share, _) in off.items())
+    return Found(all(share < bar for share, bar in off.values()), text)
