@@ -41,9 +41,7 @@ SHORT = 320  # examples that --quick trains on: five updates an epoch
 def checks(quick: bool) -> list[Check]:
     """All of them, in the order of the report; those that take long, in short where it is to be ``quick``."""
     short = (SHORT,) if quick else ()
-    crowds = {
-        name: replace(c, batch=min(c.batch, 256), count=3, updates=6) if quick else c for name, c in CROWDS.items()
-    }
+    crowds = {name: replace(c, batch=64, count=2, updates=3) if quick else c for name, c in CROWDS.items()}
     timed = list(TIMED.items())[: 1 if quick else None]
     noises = {"no noise": PLAIN, "one noise": ONE_NOISE, "own noise": SMOOTHOUT}
     return [
@@ -62,7 +60,7 @@ def checks(quick: bool) -> list[Check]:
         Check("GPU and CPU, analyses", numerics.analyses_are_the_cpus),
         Check("resumed and unbroken", trainings.resumed_is_unbroken, short),
         *(Check(f"at once and alone, {name}", trainings.at_once_is_alone, (c,)) for name, c in crowds.items()),
-        Check("memory comes back", trainings.memory_comes_back),
+        Check("memory comes back", trainings.memory_comes_back, (64,) if quick else ()),
         Check("another GPU", trainings.other_gpu_trains, ("momentum, learning rate drops", *short)),
         Check("two processes and one", two_are_one, short),
         *(
