@@ -116,7 +116,7 @@ CROWD = Crowd(tiny, (1, 4, 4), batch=8, count=3, updates=6)
 
 def test_trainings_at_once_that_end_as_each_alone_hold() -> None:
     found = trainings.at_once_is_alone(CPU, CROWD)
-    assert (found.holds, found.text) == (True, "3 trainings of 6 updates: the same bits")
+    assert (found.holds, found.text) == (True, "3 trainings of 6 updates of 8: the same bits")
 
 
 def test_trainings_that_share_memory_fail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,21 @@ def test_trainings_that_share_memory_fail(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(trainings, "Training", Sharing)
     found = trainings.at_once_is_alone(CPU, CROWD)
-    assert (found.holds, found.text) == (False, "3 trainings of 6 updates: number 1 ended elsewhere")
+    assert (found.holds, found.text) == (False, "3 trainings of 6 updates of 8: number 1 ended elsewhere")
+
+
+def test_where_even_one_training_has_other_bits_each_time_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    class Unsteady(Training):
+        def __iter__(self) -> Iterator[Snapshot]:
+            begun.append(self._seed)
+            for now in super().__iter__():
+                now.model[BIASED].view(-1)[0] += 2.0**-20 * len(begun)
+                yield now
+
+    monkeypatch.setattr(trainings, "Training", Unsteady)
+    assert trainings.at_once_is_alone(CPU, CROWD).holds is None
 
 
 @pytest.fixture
@@ -180,7 +194,9 @@ def test_another_gpu_is_checked_where_there_is_one_while_this_one_is_present(mon
 
     monkeypatch.setattr(torch.cuda, "device", Present)
     monkeypatch.setattr(
-        trainings, "graph_is_eager", lambda device, kind: present.append(f"{device} {kind}") or Found(False, "x")
+        trainings,
+        "graph_is_eager",
+        lambda device, kind, examples: present.append(f"{device} {kind}") or Found(False, "x"),
     )
     for count in (1, 2):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)

@@ -21,17 +21,18 @@ from smoothout.models.mlp import MLP
 from smoothout.models.resnet import ResNet
 from smoothout.models.shallow import Shallow
 
+F1_SHAPE, C1_SHAPE = (1, 28, 28), (3, 32, 32)
 CROWDS = {
-    "F1 at 256": Crowd(f1, (1, 28, 28), 256),
-    "F1 at 6000": Crowd(f1, (1, 28, 28), 6000),
-    "C1 at 256, dropout": Crowd(published_c1, (3, 32, 32), 256),
+    "F1, small batches": Crowd(f1, F1_SHAPE, 256),
+    "F1, large batches": Crowd(f1, F1_SHAPE, 6000),
+    "C1 with dropout": Crowd(published_c1, C1_SHAPE, 256),
 }
 TIMED = {
     f"{name} at {batch}": Setting(model.build, shape, examples, batch)
     for name, model, shape, examples, batches in (
-        ("F1", MLP(), (1, 28, 28), 60_000, (256, 6000)),
-        ("C1", Shallow(), (3, 32, 32), 50_000, (256, 5000)),
-        ("ResNet44", ResNet(44), (3, 32, 32), 50_000, (128, 2048)),
+        ("F1", MLP(), F1_SHAPE, 60_000, (256, 6000)),
+        ("C1", Shallow(), C1_SHAPE, 50_000, (256, 5000)),
+        ("ResNet44", ResNet(44), C1_SHAPE, 50_000, (128, 2048)),
     )
     for batch in batches
 }
@@ -41,7 +42,7 @@ SHORT = 320  # examples that --quick trains on: five updates an epoch
 def checks(quick: bool) -> list[Check]:
     """All of them, in the order of the report; those that take long, in short where it is to be ``quick``."""
     short = (SHORT,) if quick else ()
-    crowds = {name: replace(c, batch=64, count=2, updates=3) if quick else c for name, c in CROWDS.items()}
+    crowds = {name: replace(c, batch=c.batch // 4, count=2, updates=3) if quick else c for name, c in CROWDS.items()}
     timed = list(TIMED.items())[: 1 if quick else None]
     noises = {"no noise": PLAIN, "one noise": ONE_NOISE, "own noise": SMOOTHOUT}
     return [
