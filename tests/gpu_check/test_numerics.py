@@ -120,7 +120,7 @@ def test_a_training_that_ends_elsewhere_fails(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    "name", ["evaluate", "sharpness", "HessianVectorProduct"], ids=["loss", "sharpness", "Hessian"]
+    "name", ["evaluate", "_gradient", "sharpness", "HessianVectorProduct"], ids=["loss", "gradient", "sharpness", "H v"]
 )
 def test_an_analysis_that_finds_something_else_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second time, when it is the device's turn."""
@@ -133,6 +133,8 @@ def test_an_analysis_that_finds_something_else_fails(name: str, monkeypatch: pyt
             return found
         if name == "evaluate":
             return Measured(found.loss * 1.001, found.accuracy)
+        if name == "_gradient":
+            return found * 1.05
         if name == "sharpness":
             return type("Result", (), {"value": 1.1 * found.value})
         return lambda v: found(v) * 1.01

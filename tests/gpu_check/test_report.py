@@ -35,7 +35,10 @@ def crashing(device: torch.device) -> Found:
 
     Look for a bug.
     """
-    raise RuntimeError("CUDA error: no luck\nand much more")
+    try:
+        int("a wait")
+    except ValueError:
+        raise RuntimeError("CUDA error: a capture is broken\nand much more")  # noqa: B904
 
 
 def impossible(device: torch.device) -> Found:
@@ -46,21 +49,29 @@ def impossible(device: torch.device) -> Found:
 def report(*works: Check) -> tuple[bool, list[str]]:
     lines: list[str] = []
     held = carry_out(works, CPU, lines.append)
-    return held, [line.partition(" (")[0] for line in lines]
+    return held, [line.rpartition(" (")[0] or line for line in lines]
 
 
 def test_every_check_is_a_line_a_failure_says_what_it_means_and_a_crash_lets_the_others_go_on() -> None:
-    checks = [Check("a", failing), Check("b", crashing), Check("c", holding), Check("d", impossible)]
+    checks = [
+        Check("a", failing),
+        Check("b", crashing),
+        Check("c", holding),
+        Check("d", impossible),
+        Check("e", failing),
+    ]
     held, lines = report(*checks)
     assert not held
     assert lines == [
         "FAILED a: off by 2",
         "       If this fails, it is a test.",
-        "FAILED b: RuntimeError: CUDA error: no luck",
+        "FAILED b: RuntimeError: CUDA error: a capture is broken; it began with ValueError:"
+        " invalid literal for int() with base 10: 'a wait'",
         "       Look for a bug.",
         "ok     c: well on cpu",
         "-      d: not checked: there is one GPU here",
-        "1 checks hold, 2 failed",
+        "FAILED e: off by 2",
+        "1 checks hold, 3 failed",
     ]
 
 

@@ -47,7 +47,7 @@ class Check:
         try:
             return self.work(device, *self.arguments)
         except Exception as error:
-            return Found(False, f"{type(error).__name__}: {_first_line(error)}")
+            return Found(False, _told(error))
 
     @property
     def meaning(self) -> str:
@@ -57,13 +57,17 @@ class Check:
 
 
 def carry_out(checks: Iterable[Check], device: torch.device, say: Say) -> bool:
-    """Make all ``checks``, a line each, and sum up; returns whether none failed."""
-    begun, found = time.perf_counter(), []
+    """Make all ``checks``, a line each, and sum up; returns whether none failed.
+
+    What a failure means is said after the first of its kind.
+    """
+    begun, found, meanings = time.perf_counter(), list[Found](), set[str]()
     for check in checks:
         since = time.perf_counter()
         found.append(check.made(device))
         say(f"{_MARKS[found[-1].holds]} {check.name}: {found[-1].text} ({time.perf_counter() - since:.1f} s)")
-        if found[-1].holds is False and check.meaning:
+        if found[-1].holds is False and check.meaning not in meanings:
+            meanings.add(check.meaning)
             say(f"       {check.meaning}")
         _give_back(device)
     held, failed = (sum(one.holds is way for one in found) for way in (True, False))
@@ -71,8 +75,11 @@ def carry_out(checks: Iterable[Check], device: torch.device, say: Say) -> bool:
     return failed == 0
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200]
+def _told(error: BaseException) -> str:
+    """The error in one line, with the one that it began with: a capture that breaks off hides what broke it."""
+    line = f"{type(error).__name__}: {' '.join(str(error).strip().splitlines()[:1])[:200]}"
+    first = None if error.__suppress_context__ else error.__context__
+    return line if first is None else f"{line}; it began with {_told(first)}"
 
 
 def _give_back(device: torch.device) -> None:
