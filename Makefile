@@ -101,6 +101,10 @@ data: $(VENV)/.ready ## fetch and check MNIST, CIFAR-10 and CIFAR-100
 bench: $(VENV)/.ready ## measure speed on this device as ratios, into results/benchmarks/ (leave the machine alone)
 	@$(BIN)/python scripts/benchmark.py $(ARGS)
 
+.PHONY: check-gpu
+check-gpu: $(VENV)/.ready ## check that this machine's GPU trains as it should: no data, nothing written (a few minutes)
+	@$(BIN)/python scripts/check_gpu.py $(ARGS)
+
 .PHONY: soak
 soak: $(VENV)/.ready ## kill, stop and crowd the programs, feed them broken input; writes results/reliability.md (10 minutes)
 	@$(BIN)/python scripts/soak.py $(ARGS)

@@ -15,14 +15,25 @@ PACKAGE = ROOT / "src" / "smoothout"
 
 # A module may import from its own folder and from the levels above it in this list.
 LEVELS = [
-    ["choices", "files", "formats", "identity", "machine", "randomness", "parameters", "vision", "statistics"],
+    [
+        "choices",
+        "devices",
+        "files",
+        "formats",
+        "identity",
+        "machine",
+        "parameters",
+        "randomness",
+        "statistics",
+        "vision",
+    ],
     ["perturbation", "batchnorm", "ghost", "models", "data", "ledger", "progress", "journal"],
     ["evaluation", "curvature", "copies", "tables", "figures"],
     ["training", "analysis", "strength", "words"],
     ["roles"],
     ["environment", "settings"],
     ["work", "bench"],
-    ["runs", "place", "costs", "turns"],
+    ["runs", "place", "costs", "turns", "gpu_check"],
     ["jobs"],
     ["entries", "layout", "loading"],
     ["reproduction", "choosing"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -65,3 +66,31 @@ def test_no_host_and_no_path_is_named() -> None:
     assert not platform.node() or platform.node() not in text
     assert str(Path.home()) not in text
     assert str(Path(module.__file__).parent) not in text
+
+
+def test_a_cpu_has_no_gpus_keys_and_torch_is_named_with_its_build() -> None:
+    made = environment(torch.device("cpu"))
+    assert "gpu" not in made
+    assert made["versions"]["torch"] == torch.__version__
+    assert list(made["versions"]) == ["torch", "numpy", "scipy"]
+
+
+def test_a_gpus_build_libraries_driver_and_chip_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    chip = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: chip)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91400)
+    monkeypatch.setattr(module, "driver_version", lambda: "580.65.06")
+    made = environment(torch.device("cuda", 0))
+    assert made["device"] == "NVIDIA H200"
+    assert made["gpu"] == {
+        "cuda": "13.0",
+        "hip": None,
+        "cudnn": 91400,
+        "cudnn_benchmark": False,
+        "driver": "580.65.06",
+        "capability": "9.0",
+        "multiprocessors": 132,
+    }
+    assert json.loads(json.dumps(made)) == made

@@ -86,6 +86,13 @@ def test_every_make_target_that_is_named_exists():
         assert re.search(rf"^{re.escape(stem)}:", makefile, re.M), target
 
 
+def test_the_section_on_gpus_begins_with_their_check():
+    first = re.search(r"^\*\*GPU\.\*\*.*?```sh\n(.*?)$", README, re.M | re.S)
+    assert first[1].split("#")[0].strip() == "make check-gpu"
+    command = subprocess.run(["make", "-n", "check-gpu"], cwd=ROOT, text=True, capture_output=True, check=True)
+    assert "python scripts/check_gpu.py" in command.stdout
+
+
 HEADINGS = {  # of a rendered table's section, by the name that a page's block of its rows has
     "accuracy": "Test accuracy in %, best epoch",
     "late": "Test accuracy in %, median of the last quarter of the epochs",

@@ -14,12 +14,17 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "numpy", "scipy")
+from smoothout.devices import driver_version
+
+PACKAGES = ("numpy", "scipy")
 CPUINFO = Path("/proc/cpuinfo")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Device, processor, its instructions, threads, versions and the commit of the program that runs."""
+    """Device, processor, its instructions, threads, versions and the commit of the program that runs.
+
+    On a CUDA device also what else its numbers depend on, as ``gpu``.
+    """
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processor": _cpuinfo("model name") or platform.processor() or "unknown",
@@ -28,8 +33,26 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {"torch": str(torch.__version__), **{name: _version(name) for name in PACKAGES}},
         "commit": _commit(),
+        **({"gpu": _gpu(device)} if device.type == "cuda" else {}),
+    }
+
+
+def _gpu(device: torch.device) -> dict[str, Any]:
+    """What two runs on GPUs of one name may differ in: libraries, driver and chip.
+
+    The draws depend on the number of multiprocessors: torch cuts a draw into so many blocks (see README, GPU).
+    """
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "driver": driver_version(),
+        "capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
     }
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
+from smoothout.devices import built_for_gpus, why_no_gpu
+from smoothout.progress import say
 from smoothout.settings import Folders, SettingsError, build, typed
 from smoothout.training.engine import Engine, keep_memory
 from smoothout.training.ranks import Ranks, here
@@ -44,16 +47,45 @@ class _Place:
 
 
 def _device(name: str, ranks: Ranks) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SettingsError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N") from None
-    usable = device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < torch.cuda.device_count())
-    if not usable:
-        raise SettingsError(f"device: {name!r} is not here; this machine has cpu and {torch.cuda.device_count()} cuda")
+    device = _known(_automatic() if name == "auto" else name)
+    if device.type == "cuda":
+        _check_there(device)
+        if device.index is not None:
+            torch.cuda.set_device(device)  # libraries put what they make for themselves on the present one
     try:
         return ranks.device(device)
     except ValueError as error:
         raise SettingsError(str(error)) from error
+
+
+@cache  # a sweep's jobs share a process, and a line once is enough
+def _automatic() -> str:
+    """CUDA where torch can use it; a build for GPUs that cannot says why."""
+    reason = why_no_gpu()
+    if reason and built_for_gpus() and here().rank == 0:
+        say(f"device: cpu, for torch can use no GPU here: {reason}")
+    return "cpu" if reason else "cuda"
+
+
+def _known(name: str) -> torch.device:
+    """The device of that name, a CPU or a CUDA device."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is not None and device.type == "mps":
+        raise SettingsError(
+            "device: mps has no float64, in which trainings add up losses; take cpu"
+            " (SmoothOut and AdaSmoothOut in a loop of your own work there)"
+        )
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise SettingsError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N")
+    return device
+
+
+def _check_there(device: torch.device) -> None:
+    reason, count = why_no_gpu(), torch.cuda.device_count()
+    if reason:
+        raise SettingsError(f"device: '{device}' is not here: {reason}")
+    if (device.index or 0) >= count:
+        raise SettingsError(f"device: '{device}' is not here; this machine has {count} CUDA devices, from cuda:0 on")

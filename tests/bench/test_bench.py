@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from photographs import tree
 
-from smoothout.bench import comparisons, loading, report
+from smoothout.bench import comparisons, loading, report, timing
 from smoothout.bench.comparisons import F1, ON, Row, updates
 from smoothout.bench.ordinary import GreyImages, eager_steps, epoch_by_loader
 from smoothout.bench.timing import Elsewhere, Ratio, compare, hot_spots, seconds
@@ -49,6 +50,62 @@ def test_both_sides_are_timed_in_turn_each_going_first_every_other_time():
 def test_a_slower_side_is_seen_as_such():
     assert compare(partial(time.sleep, 0.03), partial(time.sleep, 0.01), CPU, turns=3).value > 1.5
     assert seconds(partial(time.sleep, 0.02), CPU) >= 0.02
+
+
+def test_where_the_profiler_counts_nothing_there_are_no_hot_spots():
+    assert hot_spots(lambda: None, CPU) == []
+
+
+def test_the_profiler_is_ready_before_a_training_records(monkeypatch):
+    events: list[str] = []
+
+    class Recorded(comparisons.Training):
+        def __init__(self, *arguments, **settings):
+            events.append("training")
+            super().__init__(*arguments, **settings)
+
+    monkeypatch.setattr(comparisons, "warm_profiler", events.append)
+    monkeypatch.setattr(comparisons, "Training", Recorded)
+    updates((MLP(width=8, depth=1), (1, 28, 28), 10), CPU, batch=4, examples=8)
+    assert events == ["cpu", "training"]
+
+
+def test_the_profiler_is_set_up_once_and_for_a_gpu_alone(monkeypatch):
+    made: list[bool] = []
+    monkeypatch.setattr(timing, "_profiler", lambda cuda: made.append(cuda) or nullcontext())
+    timing.warm_profiler.cache_clear()
+    for device in ("cpu", "cuda", "cuda"):
+        timing.warm_profiler(device)
+    timing.warm_profiler.cache_clear()
+    assert made == [True]
+
+
+@pytest.mark.parametrize("make", [epoch_by_loader, eager_steps])
+def test_the_ordinary_loops_run_on_the_device_they_are_given(make):
+    """Told by the weights: tensors on the meta device hold none, so the loop cannot read its loss."""
+    model = MLP(width=8, depth=1).build((1, 28, 28), 2)
+    images = torch.zeros(8, 28, 28, dtype=torch.uint8).numpy(), torch.zeros(8, dtype=torch.int64).numpy()
+    tensors = torch.zeros(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64)
+    make(model, *(images if make is epoch_by_loader else tensors), 4, "meta")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("measure", [comparisons.throughput, comparisons.fastest_convolutions])
+def test_the_ordinary_loop_is_timed_on_the_device_of_ours(measure, monkeypatch):
+    told: list[object] = []
+
+    class StopError(Exception):
+        pass
+
+    def elsewhere(make, arguments, threads):
+        told.append(arguments[-1])
+        raise StopError
+
+    monkeypatch.setattr(comparisons, "Elsewhere", elsewhere)
+    monkeypatch.setattr(comparisons, "_fastest", lambda *_, **__: (iter([]), ""))
+    with pytest.raises(StopError):
+        measure(torch.device("cuda", 1))
+    assert told == ["cuda:1"]
 
 
 def test_hot_spots_name_the_operation_that_takes_the_time():
@@ -126,10 +183,10 @@ def test_the_ordinary_loops_learn():
     images = (labels.view(-1, 1, 1) * 200).expand(-1, 28, 28).to(torch.uint8)
     inputs = images.unsqueeze(1) / 127.5 - 1
     by_loader, on_one_batch = (MLP(width=8, depth=1).build((1, 28, 28), 2) for _ in range(2))
-    epoch = epoch_by_loader(by_loader, images.numpy(), labels.numpy(), 16)
+    epoch = epoch_by_loader(by_loader, images.numpy(), labels.numpy(), 16, "cpu")
     for _ in range(6):
         epoch()
-    eager_steps(on_one_batch, inputs, labels, 30)()
+    eager_steps(on_one_batch, inputs, labels, 30, "cpu")()
     assert _accuracy(by_loader, inputs, labels) == 1
     assert _accuracy(on_one_batch, inputs, labels) == 1
 
@@ -137,7 +194,7 @@ def test_the_ordinary_loops_learn():
 def test_the_ordinary_loop_runs_in_a_process_of_its_own():
     images = torch.zeros(32, 28, 28, dtype=torch.uint8).numpy()
     model = MLP(width=8, depth=1).build((1, 28, 28), 2)
-    with Elsewhere(epoch_by_loader, [model, images, torch.zeros(32, dtype=torch.int64).numpy(), 16], 1) as epoch:
+    with Elsewhere(epoch_by_loader, [model, images, torch.zeros(32, dtype=torch.int64).numpy(), 16, "cpu"], 1) as epoch:
         epoch()
         epoch()
 

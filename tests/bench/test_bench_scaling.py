@@ -78,6 +78,17 @@ def test_a_measurement_is_recorded_once_as_the_machines_own(place: Workplace, ti
     assert Costs(place).hours(job, None) is None
 
 
+def test_one_process_and_two_run_eagerly_so_that_times_of_one_predict_those_of_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen: list[Any] = []
+    monkeypatch.setattr(scaling, "Training", lambda *_, **settings: chosen.append(settings["engine"]) or iter([]))
+    images = scaling.random_split((1, 28, 28), 10, 8, CPU)
+    for size in (1, 2):
+        scaling._updates(Scaling(), images, scaling.Ranks(0, size), 2)
+    assert [engine.launch for engine in chosen] == ["eager", "eager"]
+
+
 def test_times_that_tell_nothing_are_one_line(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scaling, "_times", lambda self, device: ({name: [1.0] for name in TIMES}, COMPUTED, 1000))
     with pytest.raises(SettingsError, match="must be longer"):

@@ -20,7 +20,7 @@ from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.sensitivity import noise_curve
 from smoothout.analysis.sharpness import Objective
 from smoothout.bench.ordinary import eager_steps, epoch_by_loader
-from smoothout.bench.timing import Elsewhere, Ratio, Work, compare, hot_spots, seconds
+from smoothout.bench.timing import Elsewhere, Ratio, Work, compare, hot_spots, seconds, warm_profiler
 from smoothout.data.images import Split
 from smoothout.evaluation import Precision
 from smoothout.models.mlp import MLP
@@ -102,6 +102,7 @@ def updates(
     seed: int = 0,
 ) -> Iterator[Snapshot]:
     """A training without end, as ``train.py`` makes it; each step of the iterator is an update."""
+    warm_profiler(device.type)
     _, shape, classes = setup
     training = Training(
         network(setup).to(device),
@@ -153,7 +154,9 @@ def throughput(device: torch.device) -> Row:
     images, labels = split.images[:, 0].numpy(), split.labels.numpy()
     steps, tried = _fastest(F1, device, [Layout.channels_first], examples=30_000)
     ours = partial(_advance, steps, 118)
-    with Elsewhere(epoch_by_loader, (network(F1), images, labels, 256), torch.get_num_threads()) as ordinary:
+    with Elsewhere(
+        epoch_by_loader, (network(F1), images, labels, 256, str(device)), torch.get_num_threads()
+    ) as ordinary:
         ratio = compare(ours, ordinary, device, turns=3, warm_up=1)
     ordinarily = "torchvision transforms, DataLoader with 2 workers, eager, default allocator; 30,000 images"
     what = "F1 images/s, fastest setting / the ordinary loop's, batch 256"
@@ -165,7 +168,7 @@ def fastest_convolutions(device: torch.device) -> Row:
     steps, tried = _fastest(C1, device, [Layout.channels_first, Layout.channels_last])
     ours = partial(_advance, steps, 4)
     inputs = torch.randn(256, 3, 32, 32)
-    arguments = (network(C1), inputs, torch.randint(0, 10, (256,)), 4)
+    arguments = (network(C1), inputs, torch.randint(0, 10, (256,)), 4, str(device))
     with Elsewhere(eager_steps, arguments, torch.get_num_threads()) as ordinary:
         ratio = compare(ours, ordinary, device, turns=8, warm_up=1)
     what = "C1 update, fastest setting / eager float32 channels-first, batch 256"

@@ -64,7 +64,7 @@ def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, An
         "",
         *(f"- {row.what}: {row.note}." for row in rows if row.note),
     ]
-    missed = [row for row in rows if row.met is False]
+    missed = [row for row in rows if row.met is False and row.hot_spots]
     if missed:
         lines += ["", "## Where the time goes in what misses its bar", ""]
         lines += [f"- {row.what}: {', '.join(f'{op} {share:.0%}' for op, share in row.hot_spots)}." for row in missed]

@@ -23,6 +23,7 @@ from smoothout.choices import keep_members
 from smoothout.data.images import Split
 from smoothout.models.imagenet import ResNet18
 from smoothout.training.checkpoint import Snapshot
+from smoothout.training.engine import Engine, Launch
 from smoothout.training.loop import CURVATURE_DRAWS, Training
 from smoothout.training.optimizers import Momentum
 from smoothout.training.ranks import Ranks
@@ -171,6 +172,7 @@ def _updates(settings: Scaling, images: Split, ranks: Ranks, ghosts: int) -> Ite
         batch=Batch(settings.ghost * ghosts, settings.ghost),
         noise=SMOOTHOUT,
         seed=0,
+        engine=Engine(Launch.eager),  # as several processes must; one is compared with them
         ranks=ranks,
     )
     return iter(training)

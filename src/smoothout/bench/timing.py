@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -63,13 +64,30 @@ def compare(ours: Work, reference: Work, device: torch.device, turns: int, warm_
 
 
 def hot_spots(work: Work, device: torch.device, count: int = 4) -> list[tuple[str, float]]:
-    """The operations that ``work`` spends most of its time in, each with its share."""
+    """The operations that ``work`` spends most of its time in, each with its share.
+
+    None where the profiler sees no time on the device: in some containers, and on parts of a GPU, it may not count.
+    """
     cuda = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as recorded:
+    with _profiler(cuda) as recorded:
         work()
     events = [(e.key, e.self_device_time_total if cuda else e.self_cpu_time_total) for e in recorded.key_averages()]
     total = sum(own for _, own in events)
+    if not total:
+        return []
     return [(name, own / total) for name, own in sorted(events, key=lambda event: -event[1])[:count]]
+
+
+def _profiler(cuda: bool) -> profile:
+    return profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])])
+
+
+@cache
+def warm_profiler(device_type: str) -> None:
+    """Let the profiler set itself up before the first CUDA graph is recorded: it sees no graph of the time before."""
+    if device_type == "cuda":
+        with _profiler(cuda=True):
+            pass
 
 
 class Elsewhere(AbstractContextManager["Elsewhere"]):

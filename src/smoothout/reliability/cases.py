@@ -58,6 +58,7 @@ _TRAIN = {
     "threads=1.5": "threads: 1.5 is not a whole number or null",
     "threads=many": "threads: 'many' is not a whole number or null",
     "device=tpu": "device: 'tpu' is not one of auto, cpu, cuda, cuda:N",
+    "device=mps": "device: mps has no float64, in which trainings add up losses; take cpu",
     "device=''": "device: '' is not one of auto, cpu, cuda, cuda:N",
     "device=null": "device: None is not text",
     "checkpoint_seconds=often": "checkpoint_seconds: 'often' is not a number",

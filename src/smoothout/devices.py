@@ -1,0 +1,86 @@
+"""What this machine says of its GPUs: the driver's version, and why torch can use none."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import subprocess
+import sys
+import warnings
+from functools import cache
+from pathlib import Path
+
+import torch
+
+DRIVER_FILE = Path("/proc/driver/nvidia/version")  # Linux alone
+_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+_VERSION = re.compile(r"(?<!\S)\d+(?:\.\d+)+(?!\S)")
+
+
+def built_for_gpus() -> bool:
+    """Whether torch was built for CUDA or ROCm."""
+    return torch.version.cuda is not None or torch.version.hip is not None
+
+
+def why_no_gpu() -> str | None:
+    """Why torch can use no CUDA or ROCm device here, as a clause that follows a colon; None where it can."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says the same about an old driver, in many lines
+        if torch.cuda.is_available():
+            return None
+    if not built_for_gpus():
+        return f"torch {torch.__version__} is a CPU build; pytorch.org/get-started has those for GPUs"
+    return (_driver_at_fault() if torch.version.cuda else None) or _hidden() or _in_torchs_words()
+
+
+def _driver_at_fault() -> str | None:
+    needed, newest = str(torch.version.cuda), driver_cuda()
+    if newest is None:
+        return "no NVIDIA driver was found"
+    if newest[0] >= int(needed.partition(".")[0]):  # any driver of the same major version will do
+        return None
+    version = f" {driver}" if (driver := driver_version()) else ""
+    return (
+        f"the NVIDIA driver{version} is too old: it supports CUDA {newest[0]}.{newest[1]}, and torch"
+        f" {torch.__version__} needs CUDA {needed}; update the driver, or install a torch built for CUDA {newest[0]}"
+    )
+
+
+def _hidden() -> str | None:
+    names = ("CUDA_VISIBLE_DEVICES",) if torch.version.cuda else ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+    found = next(((name, os.environ[name]) for name in names if name in os.environ), None)
+    return f"{found[0]}={found[1]!r} hides every GPU, or names one that is not there" if found else None
+
+
+def _in_torchs_words() -> str:
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    return "torch.cuda.is_available() is False, for a reason that torch does not give"
+
+
+def driver_cuda() -> tuple[int, int] | None:
+    """The newest version of CUDA that the NVIDIA driver supports, (major, minor); None without a driver."""
+    version = ctypes.c_int(0)
+    try:
+        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        failed = library.cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return None if failed else (version.value // 1000, version.value % 1000 // 10)
+
+
+@cache
+def driver_version() -> str | None:
+    """The NVIDIA driver's version, "580.65.06" say; None where neither Linux' /proc nor nvidia-smi tells."""
+    try:
+        if DRIVER_FILE.exists():
+            text = DRIVER_FILE.read_text(encoding="utf-8").partition("\n")[0]
+        else:
+            text = subprocess.run(_QUERY, capture_output=True, text=True, check=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = _VERSION.search(text)
+    return found[0] if found else None

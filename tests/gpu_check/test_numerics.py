@@ -1,0 +1,161 @@
+"""The checks of numbers hold on a CPU, and fail when a fault is planted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smoothout import perturbation
+from smoothout.evaluation import Measured, Precision
+from smoothout.gpu_check import numerics
+from smoothout.gpu_check.numerics import OPERATIONS
+from smoothout.gpu_check.small import apart
+from smoothout.perturbation import SmoothOut
+from smoothout.randomness import fill_uniform
+from smoothout.training.loop import Training
+
+CPU = torch.device("cpu")
+
+
+def test_sound_noise_holds() -> None:
+    found = numerics.noise_has_its_law(CPU)
+    assert found.holds, found.text
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda tensor, generator, a: fill_uniform(tensor, generator, 1.02 * a),
+        lambda tensor, generator, a: fill_uniform(tensor, generator, a).add_(0.01 * a),
+        lambda tensor, generator, a: fill_uniform(tensor, torch.Generator().manual_seed(0), a),
+        lambda tensor, generator, a: fill_uniform(tensor, None, a),
+        lambda tensor, generator, a: tensor.zero_(),
+        lambda tensor, generator, a: fill_uniform(tensor, generator, a).mul_(torch.nan),
+    ],
+    ids=["too strong", "off centre", "every draw the same", "no draw of its address", "none", "no number"],
+)
+def test_noise_of_another_law_fails(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perturbation, "fill_uniform", fault)
+    assert numerics.noise_has_its_law(CPU).holds is False
+
+
+def test_filters_have_their_length_and_others_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = numerics.filters_have_their_length(CPU)
+    assert found.holds, found.text
+    monkeypatch.setattr(numerics, "AdaSmoothOut", SmoothOut)
+    assert numerics.filters_have_their_length(CPU).holds is False
+
+
+class LeavesABit(SmoothOut):
+    """Gives the weights back by subtraction, as it were."""
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        with torch.no_grad():
+            self.parameters[0].view(-1)[0] *= 1 + 2.0**-23
+
+
+class DoesNothing(SmoothOut):
+    """Perturbs nothing."""
+
+    def __enter__(self) -> SmoothOut:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+
+def test_weights_come_back() -> None:
+    assert numerics.weights_come_back(CPU).holds
+
+
+@pytest.mark.parametrize("fault", [LeavesABit, DoesNothing])
+def test_weights_that_do_not_come_back_fail(fault: type[SmoothOut], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numerics, "SmoothOut", fault)
+    found = numerics.weights_come_back(CPU)
+    assert found.holds is False
+    assert found.text == f"not after {fault.__name__}"
+
+
+def rounded_to_tf32(tensor: Tensor) -> Tensor:
+    """float32 with ten bits of its fraction; other types as they are."""
+    return (tensor.view(torch.int32) & ~0x1FFF).view(torch.float32) if tensor.dtype is torch.float32 else tensor
+
+
+def test_precisions_are_what_they_say() -> None:
+    found = numerics.precision_is_what_it_says(CPU)
+    assert found.holds, found.text
+
+
+@pytest.mark.parametrize("name", ["product", "convolution"])
+def test_tf32_that_was_left_on_fails_as_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = OPERATIONS[name]
+    monkeypatch.setitem(OPERATIONS, name, lambda x, w: sound(rounded_to_tf32(x), rounded_to_tf32(w)))
+    monkeypatch.setattr(numerics, "OFF", {Precision.tf32: numerics.OFF[Precision.tf32]})
+    assert numerics.precision_is_what_it_says(CPU).holds, "this is how exact TF32 is"
+    monkeypatch.undo()
+    monkeypatch.setitem(OPERATIONS, name, lambda x, w: sound(rounded_to_tf32(x), rounded_to_tf32(w)))
+    assert numerics.precision_is_what_it_says(CPU).holds is False
+
+
+def test_a_training_and_analyses_are_the_cpus_where_the_device_is_one() -> None:
+    for check in (numerics.training_is_the_cpus, numerics.analyses_are_the_cpus):
+        found = check(CPU)
+        assert found.holds, found.text
+
+
+def test_a_training_that_ends_elsewhere_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Training] = []
+
+    def other_images(*arguments: Any, **settings: Any) -> Training:
+        made.append(sound(*arguments, **{**settings, "seed": len(made)}))
+        return made[-1]
+
+    sound = numerics.training
+    monkeypatch.setattr(numerics, "training", other_images)
+    assert numerics.training_is_the_cpus(CPU).holds is False
+
+
+@pytest.mark.parametrize(
+    "name", ["evaluate", "_gradient", "sharpness", "HessianVectorProduct"], ids=["loss", "gradient", "sharpness", "H v"]
+)
+def test_an_analysis_that_finds_something_else_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time, when it is the device's turn."""
+    sound, calls = getattr(numerics, name), list[int]()
+
+    def fault(*arguments: Any, **settings: Any) -> Any:
+        found = sound(*arguments, **settings)
+        calls.append(1)
+        if len(calls) == 1:
+            return found
+        if name == "evaluate":
+            return Measured(found.loss * 1.001, found.accuracy)
+        if name == "_gradient":
+            return found * 1.05
+        if name == "sharpness":
+            return type("Result", (), {"value": 1.1 * found.value})
+        return lambda v: found(v) * 1.01
+
+    monkeypatch.setattr(numerics, name, fault)
+    assert numerics.analyses_are_the_cpus(CPU).holds is False
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4))
+
+
+def test_the_distance_of_ends_is_a_share_of_the_way_the_worst_of_three_groups() -> None:
+    start = network()
+    one = {name: tensor + 4 for name, tensor in start.state_dict().items()}
+    assert apart(one, one, start) == 0
+    for name, share in (("1.num_batches_tracked", 0.25), ("1.running_mean", 0.125 / 2**0.5)):
+        moved = dict(one)
+        moved[name] = moved[name] + (1 if "num" in name else 0.5)
+        assert apart(one, moved, start) == pytest.approx(share)
+    weights = one | {"0.weight": one["0.weight"] * torch.nan}
+    assert not apart(one, weights, start) < 1e9
+    assert not apart(start.state_dict(), start.state_dict(), start) < 1e9, "nothing was trained"

@@ -1,0 +1,54 @@
+"""The check of two processes: by gloo on a CPU it holds, and it fails when one of them does something else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import ProcessException
+
+from smoothout.gpu_check import processes
+from smoothout.training.ranks import Ranks
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.mark.slow
+def test_two_processes_end_as_one() -> None:
+    found = processes.two_are_one(CPU, examples=128)
+    assert found.holds, found.text
+
+
+def shared_by(monkeypatch: pytest.MonkeyPatch, examples: int) -> None:
+    """Let two processes that train on so many examples be one, here."""
+
+    def spawned(work: Any, arguments: tuple[Any, ...], nprocs: int) -> None:
+        *_, answer = arguments
+        torch.save(processes._end(processes._training(CPU, examples, Ranks())), answer)
+
+    monkeypatch.setattr(processes, "spawn", spawned)
+
+
+@pytest.mark.parametrize(("examples", "holds"), [(128, True), (112, False)])
+def test_processes_that_end_elsewhere_fail(examples: int, holds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared_by(monkeypatch, examples)
+    assert processes.two_are_one(CPU, examples=128).holds is holds
+
+
+def test_a_process_that_fails_is_told_by_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spawned(*_: Any, **__: Any) -> None:
+        raise ProcessException("-- Process 1 failed:\n\nTraceback\n  there\nRuntimeError: NCCL error", 1, 2)
+
+    monkeypatch.setattr(processes, "spawn", spawned)
+    with pytest.raises(RuntimeError, match=r"^RuntimeError: NCCL error$"):
+        processes.two_are_one(CPU)
+
+
+def test_it_is_not_made_with_one_gpu_or_without_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert processes.two_are_one(GPU) == processes.not_checked("there is one GPU here")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: False)
+    assert processes.two_are_one(GPU) == processes.not_checked("this torch has no NCCL")

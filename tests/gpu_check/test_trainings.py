@@ -1,0 +1,215 @@
+"""The checks of trainings hold on a CPU, and fail when a fault is planted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from smoothout.gpu_check import small, trainings
+from smoothout.gpu_check.check import Found
+from smoothout.gpu_check.small import mlp
+from smoothout.gpu_check.trainings import KINDS, ONE_NOISE, PLAIN, SMOOTHOUT, Crowd
+from smoothout.models.mlp import MLP
+from smoothout.training.checkpoint import Snapshot
+from smoothout.training.engine import Engine, Ghosts, Launch
+from smoothout.training.loop import Training
+
+CPU = torch.device("cpu")
+SHORT = 320  # examples
+BIASED = "1.weight"
+
+
+class Disturbed(Training):
+    """A training some of whose kind ends a little elsewhere."""
+
+    concerned: Callable[[Engine], bool]
+
+    def __init__(self, *arguments: Any, engine: Engine, **settings: Any) -> None:
+        self._concerned = type(self).concerned(engine)
+        eager = Engine(Launch.eager, ghosts=engine.ghosts)  # a CPU has no graphs
+        super().__init__(*arguments, engine=eager, **settings)
+
+    def run(self) -> Snapshot:
+        end = super().run()
+        if self._concerned:
+            weights = next(t for name, t in end.model.items() if t.is_floating_point() and t.dim() > 1)
+            weights += 0.1 * weights.std() * torch.randn_like(weights)
+        return end
+
+
+def disturb(monkeypatch: pytest.MonkeyPatch, concerned: Callable[[Engine], bool]) -> None:
+    monkeypatch.setattr(small, "Training", type("Planted", (Disturbed,), {"concerned": staticmethod(concerned)}))
+
+
+@pytest.mark.parametrize("kind", ["plain", "dropout", "C1, bfloat16"])
+def test_a_graph_that_ends_as_eager_updates_do_holds_and_another_fails(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disturb(monkeypatch, lambda engine: False)
+    found = trainings.graph_is_eager(CPU, kind, SHORT)
+    assert found.holds, found.text
+    assert "the same bits" in found.text
+    disturb(monkeypatch, lambda engine: engine.launch is Launch.graph)
+    found = trainings.graph_is_eager(CPU, kind, SHORT)
+    assert found.holds is False
+    assert "apart by" in found.text
+
+
+def test_a_training_that_learns_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Idle(Disturbed):
+        concerned = staticmethod(lambda engine: False)
+
+        def _compute(self, rows: torch.Tensor) -> None:
+            pass
+
+    monkeypatch.setattr(small, "Training", Idle)
+    assert trainings.graph_is_eager(CPU, "plain", SHORT).holds is False
+
+
+def test_every_kind_can_be_trained_and_they_differ() -> None:
+    ends = []
+    for kind, settings in KINDS.items():
+        run = small.training(CPU, Launch.eager, examples=128, **settings)
+        now = trainings._advanced(iter(run), 2)
+        ends.append((kind, float(next(iter(now.model.values())).double().sum())))
+    assert len({end for _, end in ends}) >= len(KINDS) - 2, ends  # float32 and tf32 are one on a CPU
+    assert len(KINDS) >= 13
+
+
+@pytest.mark.parametrize("noise", [PLAIN, ONE_NOISE, SMOOTHOUT], ids=["none", "one", "own"])
+def test_one_pass_that_ends_as_in_turn_holds_and_another_fails(noise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = trainings.one_pass_is_in_turn(CPU, noise)
+    assert found.holds, found.text
+    disturb(monkeypatch, lambda engine: engine.ghosts is Ghosts.one_pass)
+    assert trainings.one_pass_is_in_turn(CPU, noise, SHORT).holds is False
+
+
+def test_a_resumed_training_that_is_the_unbroken_one_holds() -> None:
+    found = trainings.resumed_is_unbroken(CPU, SHORT)
+    assert (found.holds, found.text) == (True, "the same bits")
+
+
+def test_a_training_that_resumes_without_its_optimizer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(*arguments: Any) -> Snapshot:
+        snapshot = load(*arguments)
+        snapshot.optimizer = {}
+        return snapshot
+
+    load = trainings.checkpoint.load
+    monkeypatch.setattr(trainings.checkpoint, "load", forgetful)
+    assert trainings.resumed_is_unbroken(CPU, SHORT).holds is False
+
+
+def tiny(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return MLP(8, 1).build((1, 4, 4), small.CLASSES)
+
+
+CROWD = Crowd(tiny, (1, 4, 4), batch=8, count=3, updates=6)
+
+
+def test_trainings_at_once_that_end_as_each_alone_hold() -> None:
+    found = trainings.at_once_is_alone(CPU, CROWD)
+    assert (found.holds, found.text) == (True, "3 trainings of 6 updates of 8: the same bits")
+
+
+def test_trainings_that_share_memory_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several live, the second's last update is computed with a number of the first's."""
+    living: list[int] = []
+
+    class Sharing(Training):
+        def __iter__(self) -> Iterator[Snapshot]:
+            living.append(self._seed)
+            try:
+                for now in super().__iter__():
+                    if self._seed == 1 and len(living) > 1:
+                        now.model[BIASED].view(-1)[0] += 2.0**-20
+                    yield now
+            finally:
+                living.remove(self._seed)
+
+    monkeypatch.setattr(trainings, "Training", Sharing)
+    found = trainings.at_once_is_alone(CPU, CROWD)
+    assert (found.holds, found.text) == (False, "3 trainings of 6 updates of 8: number 1 ended elsewhere")
+
+
+def test_where_even_one_training_has_other_bits_each_time_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+
+    class Unsteady(Training):
+        def __iter__(self) -> Iterator[Snapshot]:
+            begun.append(self._seed)
+            for now in super().__iter__():
+                now.model[BIASED].view(-1)[0] += 2.0**-20 * len(begun)
+                yield now
+
+    monkeypatch.setattr(trainings, "Training", Unsteady)
+    assert trainings.at_once_is_alone(CPU, CROWD).holds is None
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What a GPU has reserved: a training takes 100 MiB, of which it leaves ``left`` behind."""
+    state = SimpleNamespace(reserved=0, peak=0, left=0)
+
+    def trained(*_: Any, **__: Any) -> SimpleNamespace:
+        state.peak = max(state.peak, state.reserved + 100 * 2**20)
+        state.reserved += state.left
+        return SimpleNamespace(run=lambda: None)
+
+    monkeypatch.setattr(trainings, "training", trained)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: state.reserved)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: state.peak)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    return state
+
+
+@pytest.mark.parametrize(("left", "holds"), [(0, True), (5 * 2**20, True), (30 * 2**20, False), (90 * 2**20, False)])
+def test_memory_that_trainings_leave_behind_is_seen(left: int, holds: bool, memory: SimpleNamespace) -> None:
+    memory.left = left
+    found = trainings.memory_comes_back(CPU)
+    assert found.holds is holds
+    assert found.text == f"five trainings that need 100 MiB each left {5 * left // 2**20} MiB behind"
+
+
+def test_another_gpu_is_checked_where_there_is_one_while_this_one_is_present(monkeypatch: pytest.MonkeyPatch) -> None:
+    present: list[str] = []
+
+    class Present:
+        def __init__(self, device: torch.device) -> None:
+            present.append(str(device))
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            present.append("left")
+
+    monkeypatch.setattr(torch.cuda, "device", Present)
+    monkeypatch.setattr(
+        trainings,
+        "graph_is_eager",
+        lambda device, kind, examples: present.append(f"{device} {kind}") or Found(False, "x"),
+    )
+    for count in (1, 2):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
+        found = trainings.other_gpu_trains(torch.device("cuda", 0), "plain")
+        assert found.holds is (False if count == 2 else None)
+    assert present == ["cuda:0", "cuda:1 plain", "left"]
+    assert found.text == "cuda:1 while cuda:0 is the present one: x"
+
+
+def test_the_networks_of_checks_have_no_weight_whose_gradient_is_only_rounding() -> None:
+    """A bias before BatchNorm: Adam would blow its rounding up, and ends would differ for no fault."""
+    for network in (mlp(), small.smooth(), small.resnet(), small.c1()):
+        layers = [m for m in network.modules() if not list(m.children())]
+        for layer, following in pairwise(layers):
+            if isinstance(following, nn.BatchNorm1d | nn.BatchNorm2d):
+                assert getattr(layer, "bias", None) is None
