@@ -9,9 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_jobs import workplace
 
 from smoothout import environment as module
+from smoothout import work
 from smoothout.environment import environment
+from smoothout.training.engine import Engine, Launch
 
 CPUINFO = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -94,3 +97,14 @@ def test_a_gpus_build_libraries_driver_and_chip_are_told(monkeypatch: pytest.Mon
         "multiprocessors": 132,
     }
     assert json.loads(json.dumps(made)) == made
+
+
+@pytest.mark.parametrize(("launch", "tried"), [(Launch.graph, True), (Launch.eager, False)])
+def test_a_machine_says_whether_cudnn_chose_its_algorithms_by_trying_them(
+    launch: Launch, tried: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are tried while a CUDA graph is recorded, and at no other time."""
+    monkeypatch.setattr(work, "environment", lambda device: {"gpu": {"cudnn_benchmark": False}})
+    place = workplace(tmp_path)
+    assert place.environment(Engine(launch))["gpu"]["cudnn_benchmark"] is tried
+    assert place.environment()["gpu"]["cudnn_benchmark"] is False

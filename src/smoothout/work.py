@@ -14,7 +14,7 @@ from smoothout.environment import environment
 from smoothout.identity import described, digest
 from smoothout.ledger import Ledger
 from smoothout.settings import Folders
-from smoothout.training.engine import Engine
+from smoothout.training.engine import Engine, Launch
 from smoothout.training.ranks import Ranks
 
 
@@ -91,8 +91,14 @@ class Workplace:
 
     def environment(self, engine: Engine | None = None) -> dict[str, Any]:
         """What stands in a record about the place; ``engine`` is how a training was carried out there."""
-        several = {"processes": self.ranks.size} if self.ranks.size > 1 else {}
-        return environment(self.device) | several | ({"engine": described(engine)} if engine else {})
+        found = environment(self.device)
+        if self.ranks.size > 1:
+            found["processes"] = self.ranks.size
+        if engine:
+            found["engine"] = described(engine)
+        if engine and "gpu" in found:  # it is set while a graph is recorded alone
+            found["gpu"]["cudnn_benchmark"] = engine.launch is Launch.graph
+        return found
 
     def alone(self) -> Workplace:
         """The same place for one job that nothing else runs beside."""

@@ -63,10 +63,14 @@ class Engine:
     """Speed settings. They stand in every record, but are no part of its name: they change only how sums are rounded.
 
     Args:
-        launch: auto is graph on CUDA devices wherever an update can be recorded, eager elsewhere.
+        launch: auto is graph on CUDA devices wherever an update can be recorded, eager elsewhere. With auto, updates
+            that prove impossible to record, or whose first replay does not end where an eager one ends, are carried
+            out eagerly, with one warning; with graph that is an error.
         compile: run the network through torch.compile (needs a C++ compiler on CPUs).
         layout: auto is channels_last on CPUs, and on CUDA devices below float32.
-        together: how many trainings take turns on the device when several are missing; None is 8 on CUDA, 1 elsewhere.
+        together: how many trainings take turns on the device when several are missing, at most: the next one begins
+            when the device has the memory for it, and trainings on image folders run alone. None is 8 on CUDA, 1
+            elsewhere.
         ghosts: in_turn needs the memory of one ghost batch, one_pass that of a batch. auto is one_pass on CUDA devices
             where one noise, or none, serves the ghost batches of a batch: launches are fewer and larger there. A CPU is
             busy with one ghost batch already: measured with 128 examples each, one_pass took 1.1 times as long for a
