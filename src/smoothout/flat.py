@@ -8,6 +8,7 @@ waits for the device later and all of it can be captured in a CUDA graph.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -82,6 +83,11 @@ class FlatGroup:
         for index, order, room in zip(permuted, orders, rooms, strict=True):
             self._laid_out[index] = room.as_strided(order.shape, order.stride())
 
+    @cached_property
+    def filters(self) -> Filters:
+        """The members' filters, as segments of ``flat``; built the first time, which waits for the device."""
+        return Filters(self.views)
+
     def laid_out(self) -> list[Tensor]:
         """The entries as tensors with the members' strides."""
         if len(self._order):
@@ -90,7 +96,7 @@ class FlatGroup:
 
 
 class Filters:
-    """The filters (see `filter_norms`) of ``tensors`` that share dtype and device, as segments of a flat vector.
+    """The filters (see `filter_norms`) of ``tensors`` on one device, as segments of the vector of all their entries.
 
     Norms are roots of sums of squares in float32 at least, so those below 1e-19 are lost.
     """
@@ -132,8 +138,8 @@ def _filter_lengths(tensor: Tensor) -> Tensor:
 
 def _by_filter(tensor: Tensor) -> Tensor:
     """The entries filter by filter, (n,), in any order within a filter: a view where memory holds them so."""
-    if tensor.dim() > 1 and not tensor.is_contiguous() and tensor.stride(0) == tensor[0].numel():  # channels_last
-        dense = torch.empty_like(tensor, device="meta").stride() == tensor.stride()
-        if dense:
-            return tensor.as_strided((tensor.numel(),), (1,))
-    return tensor.reshape(-1)
+    if tensor.is_contiguous():
+        return tensor.view(-1)
+    one_by_one = tensor.dim() > 1 and tensor.stride(0) * len(tensor) == tensor.numel()
+    dense = torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+    return tensor.as_strided((tensor.numel(),), (1,)) if one_by_one and dense else tensor.reshape(-1)

@@ -24,7 +24,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from smoothout.choices import choice, keep_members
-from smoothout.flat import Filters, FlatBuffers
+from smoothout.flat import FlatBuffers
 from smoothout.parameters import filter_norms, forget_copies, trainable
 from smoothout.randomness import fill_uniform
 
@@ -271,11 +271,7 @@ class SmoothOut:
     def _make_room(self, parameters: list[nn.Parameter]) -> None:
         """Perturb ``parameters`` from now on."""
         self.parameters, self._kinds, self.device = parameters, _kinds(parameters), parameters[0].device
-        self._room, by_filter = FlatBuffers(parameters), self.scaling is Scaling.filter
-        self._filters = [
-            Filters([parameters[i] for i in group.members]) if by_filter and _at_once(group.flat.device) else None
-            for group in self._room.groups
-        ]
+        self._room = FlatBuffers(parameters)
 
     @torch.no_grad()
     def draw(self) -> Sequence[Tensor]:
@@ -299,13 +295,13 @@ class SmoothOut:
 
     def _scale(self) -> None:
         """Multiply what was drawn by the strength and what it is relative to."""
-        for group, filters in zip(self._room.groups, self._filters, strict=True):
+        for group in self._room.groups:
             weights = [self.parameters[index].detach() for index in group.members]
             if self.scaling is Scaling.weight:
                 torch._foreach_mul_(group.views, list(torch._foreach_abs(weights)))
                 group.flat.mul_(self.a)
-            elif filters is not None:
-                filters.scale(group.flat, weights, self.a)
+            elif _at_once(group.flat.device):
+                group.filters.scale(group.flat, weights, self.a)
             else:
                 for noise, weight in zip(group.views, weights, strict=True):
                     scale_to_filters(noise, weight, self.a)
@@ -314,8 +310,7 @@ class SmoothOut:
 def _at_once(device: torch.device) -> bool:
     """Whether noise is scaled to the filters of all tensors at once: on CUDA, where each operation costs a launch.
 
-    Sums of squares are rounded otherwise than tensor by tensor, and on a CPU, where that would save nothing, trainings
-    keep their bits. Other devices may lack the segmented sums.
+    It rounds sums of squares otherwise, would save a CPU nothing, and not every device has segmented sums.
     """
     return device.type == "cuda"
 
