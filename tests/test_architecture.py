@@ -19,6 +19,7 @@ LEVELS = [
         "choices",
         "devices",
         "files",
+        "flat",
         "formats",
         "identity",
         "machine",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from smoothout.randomness import address, fill_uniform, stream
+from smoothout.randomness import _CHUNK, address, fill_uniform, stream
 
 COUNT = 100_001  # odd: half a word of the last pair is left over
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -58,6 +59,17 @@ def test_a_uniform_draw_never_changes() -> None:
     """The same holds for these."""
     drawn = fill_uniform(torch.empty(5), stream(0, "noise", 0, 0), 0.0375).tolist()
     assert drawn == pytest.approx([0.00511286035, -0.027553156, -0.0250388905, 0.0364307612, -0.0324180387], rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [_CHUNK - 1, _CHUNK, 2 * _CHUNK + 5])
+def test_a_large_draw_is_that_of_one_run_through_the_generator(count: int) -> None:
+    """It is made chunk by chunk; four numbers come of a word, so chunks leave no part of one behind."""
+    seed = int(torch.randint(2**63 - 1, (), generator=torch.Generator().manual_seed(3)))
+    first, *rest = np.random.SFC64(seed).random_raw(1 + -(-count // 4))
+    integers = np.array(rest, np.uint64).view(np.int16)[:count]
+    wanted = (torch.from_numpy(integers).double() + float(first) * 2.0**-64) * 0.3 * 2.0**-15
+    found = fill_uniform(torch.empty(count), torch.Generator().manual_seed(3), 0.3)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=1e-9)
 
 
 @given(st.integers(0, 2**40), st.text("abcdef", min_size=1), st.lists(st.integers(0, 2**40), max_size=3))

@@ -15,8 +15,9 @@ import torch
 from photographs import tree
 
 from smoothout.bench import comparisons, loading, report, timing
-from smoothout.bench.comparisons import F1, ON, Row, updates
-from smoothout.bench.ordinary import GreyImages, eager_steps, epoch_by_loader
+from smoothout.bench.comparisons import F1, ON, _noise_floor, updates
+from smoothout.bench.ordinary import GreyImages, bare_updates, eager_steps, epoch_by_loader
+from smoothout.bench.rows import Row
 from smoothout.bench.timing import Elsewhere, Ratio, compare, hot_spots, seconds
 from smoothout.data.images import Split
 from smoothout.models.mlp import MLP
@@ -182,13 +183,16 @@ def test_the_ordinary_loops_learn():
     labels = torch.arange(64) % 2
     images = (labels.view(-1, 1, 1) * 200).expand(-1, 28, 28).to(torch.uint8)
     inputs = images.unsqueeze(1) / 127.5 - 1
-    by_loader, on_one_batch = (MLP(width=8, depth=1).build((1, 28, 28), 2) for _ in range(2))
+    by_loader, on_one_batch, bare = (MLP(width=8, depth=1).build((1, 28, 28), 2) for _ in range(3))
     epoch = epoch_by_loader(by_loader, images.numpy(), labels.numpy(), 16, "cpu")
     for _ in range(6):
         epoch()
     eager_steps(on_one_batch, inputs, labels, 30, "cpu")()
+    for _ in zip(range(30), bare_updates(bare, images.unsqueeze(1), labels, 16), strict=False):
+        pass
     assert _accuracy(by_loader, inputs, labels) == 1
     assert _accuracy(on_one_batch, inputs, labels) == 1
+    assert _accuracy(bare, inputs, labels) == 1
 
 
 def test_the_ordinary_loop_runs_in_a_process_of_its_own():
@@ -224,8 +228,14 @@ def test_updates_are_those_of_a_training():
     assert len(positions) == 4
 
 
+def test_the_floor_of_the_noise_is_told_where_numpy_draws_it():
+    assert re.search(r"generator, [\d.e-]+ ms, and one pass over the weights, [\d.e-]+ ms$", _noise_floor(4000, CPU))
+    assert _noise_floor(4000, torch.device("cuda")) == ""
+
+
 def test_every_comparison_of_the_issue_has_its_row_on_its_device():
     assert {"smoothout-f1", "adasmoothout-f1", "c1", "throughput", "sharpness", "interpolation"} < set(ON["cpu"])
+    assert {"trainer-f1", "trainer-smoothout-f1"} < set(ON["cpu"]) & set(ON["cuda"])
     assert {"smoothout-f1", "adasmoothout-f1", "in-turn", "table2"} < set(ON["cuda"])
 
 
@@ -262,10 +272,11 @@ SMALL = (MLP(64, 2), (1, 28, 28), 10)
     "measure",
     [
         partial(comparisons.noisy_step, setup=SMALL, noise=Noise(0.0375), bar=1.1, what="small, SmoothOut"),
+        partial(comparisons.trainer_update, noise=Noise(0.0375), bar=1.1, what=" with SmoothOut"),
         comparisons.interpolation_point,
         partial(comparisons.noise_point, size=1000),
     ],
-    ids=["noisy step", "interpolation", "noise curve"],
+    ids=["noisy step", "trainer", "interpolation", "noise curve"],
 )
 def test_a_comparison_gives_a_ratio_near_one_with_its_times(measure, monkeypatch):
     """Of a small network and a few images."""

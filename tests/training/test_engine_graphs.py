@@ -67,6 +67,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(Engine, "resolved", also_here)
     monkeypatch.setattr(cuda_graph, "Lane", lambda device: TapeLane(events))
     monkeypatch.setattr(perturbation, "fill_uniform", drawn_on_the_device)
+    monkeypatch.setattr(perturbation, "_at_once", lambda device: True)
     return events
 
 
@@ -142,6 +143,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dropout": {"model": lambda: network(0.5)},
     "dropout under noise": {"model": lambda: network(0.5), "noise": Noise(0.1)},
     "convolutions": {"model": convolutions, "noise": Noise(0.1)},
+    "convolutions, adasmoothout": {"model": convolutions, "noise": Noise(0.15, scaling=Scaling.filter)},
     "bfloat16": {"noise": Noise(0.1), "precision": Precision.bfloat16},
     "augmented": {"augmentation": CropFlip((127,)), "noise": Noise(0.1), "batch": Batch(SIZE, 2)},
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -19,8 +18,9 @@ from smoothout.analysis.box import box_around
 from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.sensitivity import noise_curve
 from smoothout.analysis.sharpness import Objective
-from smoothout.bench.ordinary import eager_steps, epoch_by_loader
-from smoothout.bench.timing import Elsewhere, Ratio, Work, compare, hot_spots, seconds, warm_profiler
+from smoothout.bench.ordinary import bare_updates, eager_steps, epoch_by_loader
+from smoothout.bench.rows import Row, faster, row
+from smoothout.bench.timing import Elsewhere, Work, compare, seconds, warm_profiler
 from smoothout.data.images import Split
 from smoothout.evaluation import Precision
 from smoothout.models.mlp import MLP
@@ -38,39 +38,6 @@ SMOOTHOUT, ADASMOOTHOUT = Noise(0.0375), Noise(0.15, scaling=Scaling.filter)
 FOREVER = 10**6  # epochs
 F1, C1, C3 = (MLP(), (1, 28, 28), 10), (Shallow(), (3, 32, 32), 10), (Shallow(), (3, 32, 32), 100)
 STRENGTHS = [0.01 * i for i in range(11)]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the report.
-
-    Attributes:
-        what: the comparison.
-        bar: what is to be reached, None for a cost that is only shown; ``at_least`` says from which side.
-        reached: the figure, None where it was not measured.
-        spread: its first and third quartile over the turns.
-        unit: of the figure; "" for a ratio.
-        note: anything that a reader needs beside it.
-        hot_spots: where ours spends its time, as (operation, share).
-        times: every turn's seconds, ours and the reference's.
-    """
-
-    what: str
-    bar: float | None = None
-    at_least: bool = False
-    reached: float | None = None
-    spread: tuple[float, float] | None = None
-    unit: str = ""
-    note: str = ""
-    hot_spots: list[tuple[str, float]] = field(default_factory=list)
-    times: dict[str, tuple[float, ...]] = field(default_factory=dict)
-
-    @property
-    def met(self) -> bool | None:
-        """Whether the bar is met; None without a bar or a figure."""
-        if self.bar is None or self.reached is None:
-            return None
-        return self.reached >= self.bar if self.at_least else self.reached <= self.bar
 
 
 def random_split(shape: tuple[int, int, int], classes: int, examples: int, device: torch.device) -> Split:
@@ -119,33 +86,48 @@ def updates(
     return iter(training)
 
 
-def _advance(steps: Iterator[Snapshot], count: int) -> None:
+def _advance(steps: Iterator[object], count: int) -> None:
     for _ in range(count):
         next(steps)
-
-
-def _row(what: str, bar: float, ratio: Ratio, ours: Work, device: torch.device, *, note: str = "") -> Row:
-    times = {"ours": ratio.ours, "reference": ratio.reference}
-    spots = hot_spots(ours, device)
-    return Row(what, bar, reached=ratio.value, spread=ratio.spread, note=note, hot_spots=spots, times=times)
-
-
-def faster(what: str, bar: float, ratio: Ratio, ours: Work, device: torch.device, *, note: str = "") -> Row:
-    """A row that says how many times as fast ours is."""
-    row = _row(what, bar, ratio, ours, device, note=note)
-    low, high = ratio.spread
-    spread = 1 / high, 1 / low
-    return replace(row, at_least=True, reached=1 / ratio.value, spread=spread, unit="times as fast")
 
 
 def noisy_step(device: torch.device, setup: Any, noise: Noise, bar: float, what: str) -> Row:
     """A noisy update against a plain one, batch 256."""
     whole = 60_000 if setup is F1 else 50_000  # so that the curvature is measured as often as in a training
     plain, noisy = (updates(setup, device, noise=one, examples=whole) for one in (None, noise))
+    weights = sum(p.numel() for p in network(setup).parameters())
+    return _step(f"{what} step / plain step, batch 256", bar, noisy, plain, device, note=_noise_floor(weights, device))
+
+
+def trainer_update(device: torch.device, noise: Noise, bar: float, what: str) -> Row:
+    """The trainer's update of F1 against a bare loop that has the same kind of batches and no noise, batch 256."""
+    split = random_split((1, 28, 28), 10, 60_000, device)
+    bare = bare_updates(network(F1).to(device), split.images, split.labels, 256)
+    ours = updates(F1, device, noise=noise, examples=60_000)
+    loop = "the bare loop takes uint8 images from a tensor and updates by fused Adam, operation by operation"
+    floor = _noise_floor(sum(p.numel() for p in network(F1).parameters()), device) if noise.a else ""
+    note = "; ".join(filter(None, (loop, floor)))
+    return _step(f"F1, trainer's update{what} / bare loop, batch 256", bar, ours, bare, device, note=note)
+
+
+def _step(
+    what: str, bar: float, ours: Iterator[object], reference: Iterator[object], device: torch.device, *, note: str
+) -> Row:
+    """One update against another; on a GPU fifty, for one is over before the clock is read."""
     per_turn = 1 if device.type == "cpu" else 50
-    ours = partial(_advance, noisy, per_turn)
-    ratio = compare(ours, partial(_advance, plain, per_turn), device, turns=100, warm_up=10)
-    return _row(f"{what} step / plain step, batch 256", bar, ratio, ours, device)
+    work = partial(_advance, ours, per_turn)
+    ratio = compare(work, partial(_advance, reference, per_turn), device, turns=100, warm_up=10)
+    return row(what, bar, ratio, work, device, note=note)
+
+
+def _noise_floor(weights: int, device: torch.device) -> str:
+    """What noise takes at least on a CPU: numpy's generator, and one pass that adds the noise to the weights."""
+    if device.type != "cpu":
+        return ""
+    theta, w, cpu = torch.ones(weights), torch.ones(weights), torch.device("cpu")
+    parts: list[Work] = [partial(np.random.SFC64(0).random_raw, weights // 4), partial(theta.add_, w)]
+    draw, add = (1000 * min(seconds(part, cpu) for _ in range(20)) for part in parts)
+    return f"the noise cannot take less than its generator, {draw:.2g} ms, and one pass over the weights, {add:.2g} ms"
 
 
 def throughput(device: torch.device) -> Row:
@@ -172,7 +154,7 @@ def fastest_convolutions(device: torch.device) -> Row:
     with Elsewhere(eager_steps, arguments, torch.get_num_threads()) as ordinary:
         ratio = compare(ours, ordinary, device, turns=8, warm_up=1)
     what = "C1 update, fastest setting / eager float32 channels-first, batch 256"
-    return _row(what, 0.5, ratio, ours, device, note=f"{tried}; reference with the default allocator")
+    return row(what, 0.5, ratio, ours, device, note=f"{tried}; reference with the default allocator")
 
 
 def _fastest(
@@ -225,7 +207,7 @@ def sharpness_evaluation(device: torch.device) -> Row:
         z = torch.linspace(-1, 1, len(x.z), dtype=torch.float64)
         ours: Work = lambda: objective(z)  # noqa: E731
         ratio = compare(ours, bare, device, turns=6, warm_up=1)
-        return _row("sharpness evaluation / forward + backward, F1, batches of 1000", 1.05, ratio, ours, device)
+        return row("sharpness evaluation / forward + backward, F1, batches of 1000", 1.05, ratio, ours, device)
 
 
 def interpolation_point(device: torch.device) -> Row:
@@ -233,7 +215,7 @@ def interpolation_point(device: torch.device) -> Row:
     first, second, batches = network(F1).to(device), network(F1, 1).to(device), _batches(10_000, 1000, device)
     ours: Work = lambda: interpolate(first.eval(), second, batches, [0.3, 0.6])  # noqa: E731
     ratio = compare(ours, partial(_forward, first.eval(), batches, 2), device, turns=8)
-    return _row("interpolation point / forward passes, F1, batches of 1000", 1.05, ratio, ours, device)
+    return row("interpolation point / forward passes, F1, batches of 1000", 1.05, ratio, ours, device)
 
 
 def noise_point(device: torch.device, size: int) -> Row:
@@ -244,7 +226,7 @@ def noise_point(device: torch.device, size: int) -> Row:
     ratio = compare(ours, partial(_forward, model, batches, len(STRENGTHS)), device, turns=6, warm_up=1)
     moved, read = (f"{k * n / 1e6:.0f} MB" for k in (12, 4))
     note = f"eleven strengths a draw; making w + a theta moves {moved}, the pass itself reads {read}"
-    return _row(f"noise-curve point / forward passes, F1, batches of {size}", 1.05, ratio, ours, device, note=note)
+    return row(f"noise-curve point / forward passes, F1, batches of {size}", 1.05, ratio, ours, device, note=note)
 
 
 def solver_cost(device: torch.device, maxcor: int) -> Row:
@@ -311,8 +293,10 @@ ANYWHERE: dict[str, Callable[[torch.device], Row]] = {
 }
 ON: dict[str, dict[str, Callable[[torch.device], Row]]] = {
     "cpu": {
-        "smoothout-f1": partial(noisy_step, setup=F1, noise=SMOOTHOUT, bar=1.10, what="F1, SmoothOut"),
-        "adasmoothout-f1": partial(noisy_step, setup=F1, noise=ADASMOOTHOUT, bar=1.15, what="F1, AdaSmoothOut"),
+        "smoothout-f1": partial(noisy_step, setup=F1, noise=SMOOTHOUT, bar=1.11, what="F1, SmoothOut"),
+        "adasmoothout-f1": partial(noisy_step, setup=F1, noise=ADASMOOTHOUT, bar=1.18, what="F1, AdaSmoothOut"),
+        "trainer-f1": partial(trainer_update, noise=Noise(), bar=1.05, what=""),
+        "trainer-smoothout-f1": partial(trainer_update, noise=SMOOTHOUT, bar=1.16, what=" with SmoothOut"),
         "c1": fastest_convolutions,
         **ANYWHERE,
     },
@@ -325,6 +309,8 @@ ON: dict[str, dict[str, Callable[[torch.device], Row]]] = {
                 ("adasmoothout", "AdaSmoothOut", ADASMOOTHOUT, 1.05),
             )
         },
+        "trainer-f1": partial(trainer_update, noise=Noise(), bar=1.0, what=""),
+        "trainer-smoothout-f1": partial(trainer_update, noise=SMOOTHOUT, bar=1.0, what=" with SmoothOut"),
         "in-turn": in_turn,
         "table2": table2,
         **ANYWHERE,

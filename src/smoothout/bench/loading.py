@@ -30,8 +30,8 @@ from pathlib import Path
 
 import torch
 
-from smoothout.bench.comparisons import Row, faster
 from smoothout.bench.ordinary import photographs_by_loader
+from smoothout.bench.rows import Row, faster
 from smoothout.bench.timing import Elsewhere, compare
 from smoothout.data.crops import Crop
 from smoothout.data.photos import Collection, Photos

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from multiprocessing import get_all_start_methods
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,22 @@ def epoch_by_loader(model: nn.Module, images: np.ndarray, labels: np.ndarray, ba
             running += loss.item()
 
     return epoch
+
+
+def bare_updates(model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Iterator[None]:
+    """A loop without end over uint8 ``images``, (N, C, H, W), on the model's device; each step is an update of Adam.
+
+    Nothing but the update: batches in random order, scaled to [-1, 1], and no number is read back.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    model.train()
+    while True:
+        for rows in torch.split(torch.randperm(len(labels)).to(labels.device), batch):
+            inputs = images[rows].float().div_(127.5).sub_(1)
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels[rows]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            yield
 
 
 def eager_steps(model: nn.Module, inputs: Tensor, targets: Tensor, steps: int, device: str) -> Work:

@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from smoothout.bench.comparisons import ON, Row
+from smoothout.bench.comparisons import ON
 from smoothout.bench.loading import FROM_FILES
+from smoothout.bench.rows import Row
 from smoothout.environment import device_of
 from smoothout.files import write_text
 from smoothout.settings import SettingsError

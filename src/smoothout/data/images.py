@@ -159,7 +159,7 @@ class Split:
 
     def take(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The normalised images and the labels of ``rows``."""
-        return self.normalised(self.images[rows]), self.labels[rows]
+        return self.normalised(_rows(self.images, rows)), self.labels[rows]
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 ``images``, (N, C, H, W), as this split's batches hold them."""
@@ -184,6 +184,11 @@ class Split:
     def learnt(self, augmentation: Any, seed: int) -> Learnt:
         """What a training of ``seed`` learns from; ``augmentation`` is of the kind that goes with these examples."""
         return Examples(self, augmentation, seed)
+
+
+def _rows(images: Tensor, rows: Tensor | slice) -> Tensor:
+    """``images[rows]``; on a CPU, ``index_select`` copies an image at a time, where indexing copies byte by byte."""
+    return images.index_select(0, rows) if isinstance(rows, Tensor) else images[rows]
 
 
 class Learnt(Protocol):
@@ -247,5 +252,5 @@ class Examples:
         """The normalised images, as this epoch shows them, and the labels of ``rows``."""
         if not self._augmentation:
             return self._split.take(rows)
-        images = self._augmentation.applied(self._split.images[rows], self._draws[:, rows])
+        images = self._augmentation.applied(_rows(self._split.images, rows), self._draws[:, rows])
         return self._split.normalised(images), self._split.labels[rows]
