@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.journal import passed
-from smoothout.parameters import joined, modes_kept
+from smoothout.parameters import flatten, in_float64, modes_kept
 
 AddUp = Callable[[Tensor], None]
 
@@ -62,15 +62,16 @@ class Counting(Protocol):
 
 
 class Tally:
-    """Loss and right answers of a classifier, batch by batch; every example has the same weight.
+    """Loss and right answers, added up on the device batch by batch; every example has the same weight.
 
-    Nothing waits for the device but `measured`, which reads all losses in one copy and adds them up in float64 on the
-    CPU, for some devices have no float64. So it is there that labels which are no class are reported.
+    Losses are added up in float64, on the CPU where the device has none. Labels are looked at as they are added up:
+    that some are no class is said by `measured`, which waits for the device, once.
     """
 
     def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._counts: Tensor | None = None  # right answers, and labels that are a class
+        self._loss: Tensor | float = 0.0
+        self._correct: Tensor | int = 0
+        self._classes: Tensor | int = 0  # labels that are one
         self._examples = 0
 
     def add(self, logits: Tensor, labels: Tensor, inputs: object = None) -> None:
@@ -86,10 +87,9 @@ class Tally:
             raise ValueError(
                 f"batches: labels must be whole numbers, not {labels.dtype}; what is no class needs a loss"
             )
-        self._losses.append(F.cross_entropy(logits.float(), labels, reduction="sum").detach())
-        right, known = logits.argmax(1) == labels, (labels >= 0) & (labels < logits.shape[1])
-        counts = torch.stack([right.sum(), known.sum()])
-        self._counts = counts if self._counts is None else self._counts + counts
+        self._loss = self._loss + in_float64(F.cross_entropy(logits.float(), labels, reduction="sum"))
+        self._correct = self._correct + (logits.argmax(1) == labels).sum()
+        self._classes = self._classes + ((labels >= 0) & (labels < logits.shape[1])).sum()
         self._examples += len(labels)
 
     def measured(self, add_up: AddUp = lambda sums: None) -> Measured:
@@ -97,8 +97,8 @@ class Tally:
 
         Raises ValueError when nothing was counted, and for labels that are no class, as the -100 that torch ignores.
         """
-        correct, classes = (0, 0) if self._counts is None else self._counts.tolist()
-        sums = torch.tensor([added(self._losses), correct, classes, self._examples], dtype=torch.float64)
+        found = flatten([torch.as_tensor(each) for each in (self._loss, self._correct, self._classes)])
+        sums = torch.tensor([*found.tolist(), self._examples], dtype=torch.float64)
         add_up(sums)
         loss, correct, classes, examples = sums.tolist()
         if not examples:
@@ -106,18 +106,6 @@ class Tally:
         if classes < examples:
             raise ValueError(f"batches: {examples - classes:.0f} labels are no class of the logits; leave these out")
         return Measured(loss / examples, correct / examples)
-
-
-def added(losses: Sequence[Tensor], shares: Sequence[float] | None = None) -> float:
-    """The sum of ``losses``, of one number each, times their ``shares`` (None: 1), in float64; 0 for none.
-
-    One copy from the device. Added one by one: Python's `sum` rounds otherwise from 3.12 on.
-    """
-    total = 0.0
-    values = joined(losses).tolist() if losses else []
-    for value, share in zip(values, shares or [1.0] * len(values), strict=True):
-        total += share * value
-    return total
 
 
 def _form(given: object) -> str:

@@ -67,6 +67,11 @@ def float64_device(tensors: Sequence[Tensor]) -> torch.device:
     return device if not others and has_float64(device) else torch.device("cpu")
 
 
+def in_float64(tensor: Tensor) -> Tensor:
+    """``tensor`` in float64 on its `float64_device`, detached."""
+    return tensor.detach().to(float64_device([tensor])).double()
+
+
 def joined(tensors: Sequence[Tensor]) -> Tensor:
     """The entries of ``tensors`` in one vector of shape (n,), on their `float64_device`, in a dtype that holds all.
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from smoothout.analysis.full_loss import Loss, Weight, checked_loss, checked_weight, examples
-from smoothout.evaluation import AddUp, Counting, Measured, Tally, added
+from smoothout.evaluation import AddUp, Counting, Measured, Tally
+from smoothout.parameters import in_float64
 
 
 class LossTally:
@@ -19,20 +20,18 @@ class LossTally:
 
     def __init__(self, loss: Loss, weight: Weight) -> None:
         self._loss, self._weight = loss, weight
-        self._losses: list[Tensor] = []
-        self._shares: list[float] = []
+        self._sum: Tensor | float = 0.0
         self._total = 0.0
 
     def add(self, outputs: Any, targets: Any, inputs: Any) -> None:
         """Count a batch. Raises ValueError for a loss that is not one number, and a weight that is none."""
         if share := checked_weight(self._weight(inputs, targets)):
-            self._losses.append(checked_loss(self._loss(outputs, targets)).detach())
-            self._shares.append(share)
+            self._sum = self._sum + share * in_float64(checked_loss(self._loss(outputs, targets)))
             self._total += share
 
     def measured(self, add_up: AddUp = lambda sums: None) -> Measured:
         """The mean so far. Raises ValueError when nothing was counted."""
-        sums = torch.tensor([added(self._losses, self._shares), self._total], dtype=torch.float64)
+        sums = torch.tensor([float(self._sum), self._total], dtype=torch.float64)
         add_up(sums)
         loss, total = sums.tolist()
         if not total:
