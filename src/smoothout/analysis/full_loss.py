@@ -29,8 +29,8 @@ class FullLoss:
     """The mean of ``loss`` over all examples of ``batches``, as a function of some ``parameters`` of ``model``.
 
     A model of float32 computes each batch in float32; sums over batches are float64, on the `float64_device` of the
-    parameters. ``weight`` says how many examples a batch counts as, in place of ``len(targets)``: a number >= 0, and a
-    batch of 0 is left out.
+    parameters. Results lie on ``device``; None leaves them there. ``weight`` says how many examples a batch counts as,
+    in place of ``len(targets)``: a number >= 0, and a batch of 0 is left out.
     """
 
     def __init__(
@@ -39,17 +39,19 @@ class FullLoss:
         batches: Batches,
         loss: Loss,
         parameters: Sequence[nn.Parameter],
+        *,
         weight: Weight | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.model, self.batches, self.loss, self.parameters = model, batches, loss, parameters
         self.weight = weight or examples
-        self.device = float64_device(parameters)
+        self.device = device or float64_device(parameters)
         self.examples = 0.0
 
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """The mean over all examples of what ``of_batch`` makes of a batch's loss, flattened: float64.
 
-        It lies on the `float64_device` of the parameters, and nothing waits for that device.
+        Nothing waits for the device where it stays there.
 
         Raises ValueError when there are no examples, or not as many as in the pass before.
         """

@@ -123,7 +123,7 @@ class HessianVectorProduct(FullLoss):
         tick: Tick = lambda: None,
     ) -> None:
         check_batches("batches", batches)
-        super().__init__(model, batches, loss, block_parameters(model, block), weight)
+        super().__init__(model, batches, loss, block_parameters(model, block), weight=weight)
         self.tick = tick
         self.dimension = sum(p.numel() for p in self.parameters)
         self.rounding = rounding(self.parameters)

@@ -109,7 +109,7 @@ class Objective(FullLoss):
     def __init__(
         self, model: nn.Module, batches: Batches, loss: Loss, box: Box, tick: Tick, *, weight: Weight | None = None
     ) -> None:
-        super().__init__(model, batches, loss, trainable(model), weight)
+        super().__init__(model, batches, loss, trainable(model), weight=weight, device=box.center.device)
         self.box, self.tick = box, tick
         self.evaluations = 0
 
@@ -129,7 +129,7 @@ class Objective(FullLoss):
 
     def __call__(self, z: Tensor) -> Point:
         """Evaluate at ``z`` of shape (k,); the weights are rounded to the model's own dtype."""
-        z = z.to(self.box.center.device)
+        z = z.to(self.device)
         assign(self.parameters, self.box.weights(z))
         found = self._measured()
         loss, finite = _loss_and_whether_finite(found)
@@ -142,7 +142,7 @@ class Objective(FullLoss):
     def _measured(self) -> Tensor:
         """The mean loss at the present weights and its gradient, float64 of shape (1 + n,)."""
         self.evaluations += 1
-        found = self.with_gradient().to(self.box.center.device)
+        found = self.with_gradient()
         self.tick()
         return found
 
