@@ -19,7 +19,6 @@ LEVELS = [
         "choices",
         "devices",
         "files",
-        "flat",
         "formats",
         "identity",
         "machine",
@@ -28,6 +27,7 @@ LEVELS = [
         "statistics",
         "vision",
     ],
+    ["flat"],
     ["perturbation", "batchnorm", "ghost", "models", "data", "ledger", "progress", "journal"],
     ["evaluation", "curvature", "copies", "tables", "figures"],
     ["training", "analysis", "strength", "words"],
@@ -48,7 +48,7 @@ LEVELS = [
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 TORCH_FREE = {"files", "formats", "identity", "machine", "ledger", "tables", "figures", "words"}
-HYDRA_FREE = {name for names in LEVELS[:5] for name in names}
+HYDRA_FREE = {name for names in LEVELS[:6] for name in names}
 
 
 def imports(path: Path) -> set[str]:

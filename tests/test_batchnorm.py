@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from scipy import stats
@@ -117,3 +119,34 @@ def test_without_running_averages_autocast_takes_ghost_batches_as_it_takes_the_p
         with ghosted(model, 2):
             together = model(images)
     torch.testing.assert_close(together, parts)
+
+
+def test_a_layer_that_is_used_twice_averages_over_its_calls_as_torch_does() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.norm(3 * self.norm(inputs) + 1)
+            return out
+
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(4, 3, generator=generator), torch.zeros(4)) for _ in range(3)]
+    expected, found = Twice(), Twice()
+    expected.norm.momentum = None  # torch's word for a plain mean over all calls
+    for inputs, _ in batches:
+        expected(inputs)
+    recompute_averages(found, batches)
+    assert same_bits(dict(found.named_buffers()), dict(expected.named_buffers()))
+    assert found.norm.num_batches_tracked == 6
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError])
+def test_recomputing_leaves_no_hook_and_the_momentum_as_it_was(error: type[Exception] | None) -> None:
+    layer = nn.BatchNorm1d(3, momentum=0.3)
+    batches = [(torch.randn(4, 3), torch.zeros(4)), (torch.randn(4, 5 if error else 3), torch.zeros(4))]
+    with pytest.raises(error) if error else nullcontext():
+        recompute_averages(layer, batches)
+    assert layer.momentum == 0.3
+    assert not layer._forward_pre_hooks

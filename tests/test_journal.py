@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from other_device import DEVICE, OtherDevice, Remote
 from support import tree
 from torch import Tensor
 
@@ -109,3 +110,14 @@ def test_a_journal_that_is_forgotten_is_gone_and_one_that_is_not_there_is_no_err
     forget(tmp_path / "a")
     forget(tmp_path / "a")
     assert tree(tmp_path) == {}
+
+
+def test_a_pass_on_a_device_is_timed_to_its_end_and_kept_for_any(tmp_path: Path) -> None:
+    with OtherDevice() as device:
+        for found_on in (DEVICE, torch.device("cpu")):
+            with kept(tmp_path / "a", "here"):
+                found = passed(lambda: Remote(torch.arange(3.0, dtype=torch.float64)))
+                assert found.device == found_on
+                assert found.tolist() == [0, 1, 2]
+            if found_on == DEVICE:
+                assert device.counts["waits"] >= 2, "for the end of the pass, and for its numbers"

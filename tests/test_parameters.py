@@ -10,10 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from other_device import DEVICE, OtherDevice, Remote
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from smoothout.parameters import assign, filter_norms, flatten, restored, trainable
+from smoothout.parameters import assign, filter_norms, flatten, joined, restored, trainable
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
@@ -129,6 +130,30 @@ def test_assign_rounds_to_each_tensors_own_precision() -> None:
     tensors = [torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.float64)]
     assign(tensors, torch.full((3,), 1 / 3, dtype=torch.float64))
     assert [float(t) for t in tensors] == [float(torch.tensor(1 / 3)), 0.333984375, 1 / 3]
+
+
+def test_a_vector_goes_to_another_device_and_back_in_one_copy_a_dtype() -> None:
+    tensors = [torch.randn(3, 2), torch.randn(4).bfloat16(), torch.randn(2, 2), torch.randn(5).bfloat16()]
+    expected = flatten(tensors)
+    with OtherDevice() as device:
+        away = [Remote(torch.zeros_like(tensor)) for tensor in tensors]
+        assign(away, expected)
+        assert (device.counts["there"], device.counts["back"]) == (2, 0)
+        for tensor, there in zip(tensors, away, strict=True):
+            assert torch.equal(there.inner, tensor)
+        assert flatten(away).device == DEVICE
+        assert torch.equal(flatten(away, torch.device("cpu")), expected)
+        assert (device.counts["there"], device.counts["back"]) == (2, 1)
+
+
+def test_tensors_of_several_devices_meet_on_the_cpu() -> None:
+    tensors = [torch.randn(3, 2), torch.randn(4)]
+    with OtherDevice():
+        mixed = [tensors[0], Remote(tensors[1].clone())]
+        vector = flatten(mixed)
+        assert torch.equal(vector, flatten(tensors))
+        assign(mixed, 2 * vector)
+        assert torch.equal(joined([mixed[1]]).cpu(), 2 * vector[6:].float())
 
 
 @pytest.mark.parametrize("length", [0, 7, 9])

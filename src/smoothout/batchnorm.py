@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from smoothout.parameters import BATCHNORM, modes_kept
 
@@ -36,18 +39,34 @@ def recompute_averages(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]
     an error in the midst of the pass leaves averages of the batches before.
     """
     layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.track_running_stats]
-    momenta = [layer.momentum for layer in layers]
+    momenta, hooks = [layer.momentum for layer in layers], []
     index = -1
     try:
         with modes_kept(model):
             model.eval()
             for index, (inputs, _) in enumerate(batches):
-                for layer in layers if index == 0 else ():
-                    layer.train().reset_running_stats()
-                    layer.momentum = None  # torch's word for a plain mean over all batches
+                if index == 0:
+                    hooks = [_average_plainly(layer.train()) for layer in layers]
                 model(inputs)
         if index < 0:
             raise ValueError("batches: there must be at least one")
     finally:
+        for hook in hooks:
+            hook.remove()
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+def _average_plainly(layer: Any) -> RemovableHandle:
+    """Let the running averages of ``layer`` begin again, as plain means over its calls.
+
+    ``momentum=None`` asks torch for the same, but then every call reads its own number back from the device.
+    """
+    layer.reset_running_stats()
+    calls = count(1)
+
+    def before(module: Any, inputs: object) -> None:
+        module.momentum = 1.0 / next(calls)
+
+    handle: RemovableHandle = layer.register_forward_pre_hook(before)
+    return handle

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.journal import passed
-from smoothout.parameters import modes_kept
+from smoothout.parameters import flatten, in_float64, modes_kept
 
 AddUp = Callable[[Tensor], None]
 
@@ -64,7 +64,8 @@ class Counting(Protocol):
 class Tally:
     """Loss and right answers, added up on the device batch by batch; every example has the same weight.
 
-    Labels are looked at as they are added up: that some are no class is said by `measured`, which waits for the device.
+    Losses are added up in float64, on the CPU where the device has none. Labels are looked at as they are added up:
+    that some are no class is said by `measured`, which waits for the device, once.
     """
 
     def __init__(self) -> None:
@@ -86,7 +87,7 @@ class Tally:
             raise ValueError(
                 f"batches: labels must be whole numbers, not {labels.dtype}; what is no class needs a loss"
             )
-        self._loss = self._loss + F.cross_entropy(logits.float(), labels, reduction="sum").double()
+        self._loss = self._loss + in_float64(F.cross_entropy(logits.float(), labels, reduction="sum"))
         self._correct = self._correct + (logits.argmax(1) == labels).sum()
         self._classes = self._classes + ((labels >= 0) & (labels < logits.shape[1])).sum()
         self._examples += len(labels)
@@ -96,8 +97,8 @@ class Tally:
 
         Raises ValueError when nothing was counted, and for labels that are no class, as the -100 that torch ignores.
         """
-        found = float(self._loss), float(self._correct), float(self._classes), self._examples
-        sums = torch.tensor(found, dtype=torch.float64)
+        found = flatten([torch.as_tensor(each) for each in (self._loss, self._correct, self._classes)])
+        sums = torch.tensor([*found.tolist(), self._examples], dtype=torch.float64)
         add_up(sums)
         loss, correct, classes, examples = sums.tolist()
         if not examples:

@@ -13,6 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from smoothout.parameters import by_kind
+
 
 class FlatBuffers:
     """Room for a copy of ``tensors``: one flat tensor a dtype and device, in which they lie end to end.
@@ -23,10 +25,7 @@ class FlatBuffers:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-        for index, tensor in enumerate(tensors):
-            kinds.setdefault((tensor.dtype, tensor.device), []).append(index)
-        self.groups = [FlatGroup(tensors, members) for members in kinds.values()]
+        self.groups = [FlatGroup(tensors, members) for members in by_kind(tensors).values()]
         self.views = self._in_order([group.views for group in self.groups])
 
     def laid_out(self) -> list[Tensor]:

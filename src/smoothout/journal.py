@@ -43,9 +43,9 @@ def forget(folder: Path) -> None:
 
 
 def passed(measure: Callable[[], Tensor]) -> Tensor:
-    """What ``measure`` finds in a pass over its batches, a tensor on the CPU; it is not called where that is known.
+    """What ``measure`` finds in a pass over its batches, a tensor; it is not called where that is known.
 
-    Outside `kept` it is just called.
+    Outside `kept` it is just called. What was kept comes back on the CPU, whatever the device it was found on.
     """
     return _open[-1].passed(measure) if _open else measure()
 
@@ -65,10 +65,11 @@ class _Journal:
         path = self._folder / f"{self._mark}-{self._number:06d}.pt"
         self._number += 1
         with suppress(Exception):  # not there, or damaged: the pass is made again
-            known: Tensor = torch.load(path, weights_only=True)
+            known: Tensor = torch.load(path, map_location="cpu", weights_only=True)
             return known
         since = time.monotonic()
         found = measure()
+        found[:1].cpu()  # a device may still be at work, and it is its time that counts
         if time.monotonic() - since >= SLOW_SECONDS and self._bytes + found.nbytes <= MOST_BYTES:
             with suppress(OSError, RuntimeError):  # a disk that is full, as torch says it; the pass can be made again
                 self._keep(path, found)
@@ -76,5 +77,5 @@ class _Journal:
 
     def _keep(self, path: Path, found: Tensor) -> None:
         with whole_file(path) as part:
-            torch.save(found, part)
+            torch.save(found.cpu(), part)
         self._bytes += found.nbytes

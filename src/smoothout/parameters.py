@@ -33,9 +33,61 @@ def trainable(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
     return found
 
 
-def flatten(tensors: Sequence[Tensor]) -> Tensor:
-    """One float64 vector on the CPU with the entries of ``tensors``, shape (n,)."""
-    return torch.cat([t.detach().reshape(-1).to("cpu", torch.float64) for t in tensors])
+def by_kind(tensors: Sequence[Tensor]) -> dict[tuple[torch.dtype, torch.device], list[int]]:
+    """The indices of ``tensors`` that share a dtype and a device, in order."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(index)
+    return kinds
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether ``device`` can hold float64 tensors; Apple's MPS cannot."""
+    return device.type != "mps"
+
+
+def float64_device(tensors: Sequence[Tensor]) -> torch.device:
+    """Where float64 results of ``tensors`` are kept: the device that all share, if it has float64; else the CPU."""
+    device, *others = {tensor.device for tensor in tensors}
+    return device if not others and has_float64(device) else torch.device("cpu")
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """``tensor`` in float64 on its `float64_device`, detached."""
+    return tensor.detach().to(float64_device([tensor])).double()
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """The entries of ``tensors`` in one vector of shape (n,), on their `float64_device`, in a dtype that holds all.
+
+    Tensors of one device are concatenated there, so that they take at most one copy to the CPU.
+    """
+    device = float64_device(tensors)
+    flat = [tensor.detach().reshape(-1) for tensor in tensors]
+    if len({tensor.device for tensor in tensors}) > 1:
+        flat = [tensor.to(device) for tensor in flat]
+    return torch.cat(flat).to(device)
+
+
+def flatten(tensors: Sequence[Tensor], device: torch.device | None = None) -> Tensor:
+    """One float64 vector with the entries of ``tensors``, shape (n,), on ``device``; None is their `float64_device`."""
+    flat = joined(tensors)
+    return flat.to(device or flat.device).double()
+
+
+def unflatten(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """``vector`` of shape (n,) in the shapes of ``tensors``, rounded to their dtypes, on their devices.
+
+    One copy to each device and dtype, not one a tensor. Raises RuntimeError for a vector of another length.
+    """
+    pieces = list(torch.split(vector, [tensor.numel() for tensor in tensors]))
+    kinds = by_kind(tensors)
+    for (dtype, device), members in kinds.items():
+        part = vector if len(kinds) == 1 else torch.cat([pieces[i] for i in members])
+        part = part.to(dtype).to(device)  # rounded first: fewer bytes to copy, and MPS takes no float64
+        for i, piece in zip(members, torch.split(part, [tensors[i].numel() for i in members]), strict=True):
+            pieces[i] = piece.view(tensors[i].shape)
+    return pieces
 
 
 def forget_copies() -> None:
@@ -50,8 +102,7 @@ def forget_copies() -> None:
 @torch.no_grad()
 def assign(tensors: Sequence[Tensor], vector: Tensor) -> None:
     """Write ``vector`` of shape (n,) into ``tensors``, in place, rounding to each one's dtype."""
-    for tensor, piece in zip(tensors, torch.split(vector, [t.numel() for t in tensors]), strict=True):
-        tensor.copy_(piece.view(tensor.shape))
+    torch._foreach_copy_(list(tensors), unflatten(vector, tensors))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.curvature import noise_variances
-from smoothout.parameters import filter_norms, trainable
+from smoothout.parameters import filter_norms, float64_device, trainable
 from smoothout.perturbation import Noise
 
 
@@ -23,13 +23,17 @@ def relative_strength(model: nn.Module, noise: Noise, update: int, total: int) -
     number each, are left out, and filters of zeros. nan where a weight is nan, or nothing is left.
     """
     a = noise.strength(update, total)
-    ratios = [_ratios(w.double(), a, noise) for w in trainable(model, noise.batchnorm) if w.dim() > 1]
-    return float(torch.cat(ratios).median()) if ratios else math.nan
+    weights = [w for w in trainable(model, noise.batchnorm) if w.dim() > 1]
+    if not weights:
+        return math.nan
+    device = float64_device(weights)
+    ratios = torch.cat([_ratios(w.to(device).double(), a, noise) for w in weights])
+    return float(ratios[ratios != math.inf].median())
 
 
 def _ratios(weight: Tensor, a: float, noise: Noise) -> Tensor:
-    """||theta_f|| / ||w_f|| for each filter of ``weight`` that is not 0."""
+    """||theta_f|| / ||w_f|| for each filter of ``weight``; inf where w_f is 0."""
     [variance] = noise_variances([weight], a, law=noise.law, scaling=noise.scaling)
     variances = torch.as_tensor(variance, dtype=weight.dtype, device=weight.device).expand_as(weight)
     norms = filter_norms(weight).flatten()
-    return (variances.flatten(1).sum(1).sqrt() / norms)[norms != 0]
+    return torch.where(norms != 0, variances.flatten(1).sum(1).sqrt() / norms, math.inf)

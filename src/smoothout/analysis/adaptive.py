@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from smoothout.analysis.box import Box, random_point
 from smoothout.analysis.full_loss import Batches, Loss, Tick, Weight, check_batches, check_counts, check_width
+from smoothout.analysis.room import SEARCH, vectors_device
 from smoothout.analysis.sharpness import PINNED, Objective, Point, along_signs, ascend
 from smoothout.choices import choice
 from smoothout.parameters import flatten, restored, trainable
@@ -112,7 +113,7 @@ def adaptive_sharpness(
     move = along_signs if norm is Norm.linf else along_gradient
     with restored(model), torch.enable_grad():
         model.eval()
-        w = flatten(trainable(model))
+        w = flatten(trainable(model), vectors_device(trainable(model), SEARCH))
         objective = Objective(model, batches, measured, Box(w, rho * w.abs()), tick, weight=weight)
         x = objective.at_x(least=-math.inf)
         ascend(objective, x, iterations, move)

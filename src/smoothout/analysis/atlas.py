@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from smoothout.analysis.box import Box, box_around, random_point
 from smoothout.analysis.full_loss import Batches, Loss, Tick, check_batches
+from smoothout.analysis.room import SEARCH, vectors_device
 from smoothout.analysis.sharpness import LBFGSB, Convention, Objective, Point, ascend, check_search, percent, search
 from smoothout.parameters import assign, flatten, restored, trainable
 from smoothout.randomness import stream
@@ -110,7 +111,7 @@ def atlas(
     courses = []
     with restored(model), torch.enable_grad():
         model.eval()
-        x = flatten(trainable(model))
+        x = flatten(trainable(model), vectors_device(trainable(model), SEARCH + (subspace or 0)))
         for space, columns in [("full", None), *([] if subspace is None else [("subspace", subspace)])]:
             box = box_around(x, eps, columns, seed)
             for convention in Convention:

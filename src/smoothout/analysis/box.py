@@ -33,12 +33,14 @@ class Box:
 def box_around(x: Tensor, eps: float, subspace: int | None = None, seed: int = 0) -> Box:
     """[Keskar Eq. 3] The box |y_i| <= eps (|(A^+ x)_i| + 1) around the weights x, float64 of shape (n,).
 
-    ``subspace`` None is A = I; p draws A from N(0, 1), in float32: 600 MB at n = 1.5 million and p = 100.
+    ``subspace`` None is A = I; p draws A from N(0, 1), in float32: 600 MB at n = 1.5 million and p = 100. It is drawn,
+    and its least squares are solved, on the CPU: the box is the same on every device. It lies on the device of ``x``.
     """
     if subspace is None:
         return Box(x, eps * (x.abs() + 1.0))
-    columns = torch.randn(x.numel(), subspace, generator=stream(seed, "subspace"), device=x.device)
-    return Box(x, eps * (least_squares(columns, x).abs() + 1.0), columns)
+    columns = torch.randn(x.numel(), subspace, generator=stream(seed, "subspace"))
+    half = eps * (least_squares(columns, x.cpu()).abs() + 1.0)
+    return Box(x, half.to(x.device), columns.to(x.device))
 
 
 def random_point(k: int, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.journal import passed
-from smoothout.parameters import flatten, forget_copies
+from smoothout.parameters import float64_device, forget_copies, joined
 
 Batches = Iterable[tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]
@@ -28,8 +28,9 @@ def examples(inputs: Any, targets: Any) -> float:
 class FullLoss:
     """The mean of ``loss`` over all examples of ``batches``, as a function of some ``parameters`` of ``model``.
 
-    A model of float32 computes each batch in float32; sums over batches are float64. ``weight`` says how many examples
-    a batch counts as, in place of ``len(targets)``: a number >= 0, and a batch of 0 is left out.
+    A model of float32 computes each batch in float32; sums over batches are float64, on the `float64_device` of the
+    parameters. Results lie on ``device``; None leaves them there. ``weight`` says how many examples a batch counts as,
+    in place of ``len(targets)``: a number >= 0, and a batch of 0 is left out.
     """
 
     def __init__(
@@ -38,36 +39,40 @@ class FullLoss:
         batches: Batches,
         loss: Loss,
         parameters: Sequence[nn.Parameter],
+        *,
         weight: Weight | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.model, self.batches, self.loss, self.parameters = model, batches, loss, parameters
         self.weight = weight or examples
+        self.device = device or float64_device(parameters)
         self.examples = 0.0
 
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
-        """The mean over all examples of what ``of_batch`` makes of a batch's loss, flattened: float64 on the CPU.
+        """The mean over all examples of what ``of_batch`` makes of a batch's loss, flattened: float64.
+
+        Nothing waits for the device where it stays there.
 
         Raises ValueError when there are no examples, or not as many as in the pass before.
         """
-        return passed(lambda: self._mean(of_batch))
+        return passed(lambda: self._mean(of_batch)).to(self.device)
 
     def _mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
-        sums: list[Tensor] = []
+        sums: Tensor | None = None
         total = 0.0
         for inputs, targets in self.batches:
             share = checked_weight(self.weight(inputs, targets))
             if not share:
                 continue
             forget_copies()  # of weights that were elsewhere, and of a graph that one backward pass has used up
-            pieces = of_batch(checked_loss(self.loss(self.model(inputs), targets)))
-            sums = sums or [torch.zeros_like(piece, dtype=torch.float64) for piece in pieces]
-            for sum_so_far, piece in zip(sums, pieces, strict=True):
-                sum_so_far.add_(piece.detach(), alpha=share)
+            found = joined(of_batch(checked_loss(self.loss(self.model(inputs), targets))))
+            sums = torch.zeros_like(found, dtype=torch.float64) if sums is None else sums
+            sums.add_(found, alpha=share)
             total += share
-        if not total or (self.examples and not math.isclose(self.examples, total)):
+        if sums is None or (self.examples and not math.isclose(self.examples, total)):
             raise ValueError(f"batches has {total:.12g} examples, {self.examples:.12g} before: must repeat itself")
         self.examples = total
-        return flatten(sums).div_(total)
+        return sums.div_(total)
 
     def with_gradient(self) -> Tensor:
         """The mean loss and, behind it, its gradient by the parameters: shape (1 + n,)."""

@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import eigh_tridiagonal
 from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -32,13 +31,16 @@ from smoothout.analysis.full_loss import (
     dense,
     rounding,
 )
+from smoothout.analysis.lanczos import lanczos
+from smoothout.analysis.room import vectors_device
 from smoothout.curvature import Estimate
-from smoothout.parameters import restored, trainable
+from smoothout.parameters import restored, trainable, unflatten
 from smoothout.randomness import stream
 from smoothout.statistics import standard_error
 
 Array = NDArray[np.float64]
 
+VECTORS = 8  # of float64 that a product with H and what is made of it take at most
 DENSE = 20  # ARPACK spends that many products before its first answer: up to here the whole matrix costs no more
 
 
@@ -121,7 +123,7 @@ class HessianVectorProduct(FullLoss):
         tick: Tick = lambda: None,
     ) -> None:
         check_batches("batches", batches)
-        super().__init__(model, batches, loss, block_parameters(model, block), weight)
+        super().__init__(model, batches, loss, block_parameters(model, block), weight=weight)
         self.tick = tick
         self.dimension = sum(p.numel() for p in self.parameters)
         self.rounding = rounding(self.parameters)
@@ -132,9 +134,8 @@ class HessianVectorProduct(FullLoss):
         self.refuse_chance(first)
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """H ``vector``; both are float64 on the CPU, shape (n,)."""
-        pieces = torch.split(vector, [p.numel() for p in self.parameters])
-        shaped = [piece.view(p.shape).to(p) for piece, p in zip(pieces, self.parameters, strict=True)]
+        """H ``vector``; both are float64, shape (n,), on the device of ``vector``: any that has float64."""
+        shaped = unflatten(vector, self.parameters)
 
         def product(value: Tensor) -> Sequence[Tensor]:
             slopes = dense(torch.autograd.grad(value, self.parameters, create_graph=True, materialize_grads=True))
@@ -144,7 +145,7 @@ class HessianVectorProduct(FullLoss):
             outputs, along = zip(*curved, strict=True)
             return dense(torch.autograd.grad(outputs, self.parameters, along, materialize_grads=True))
 
-        result = self.mean(product)
+        result = self.mean(product).to(vector.device)
         if not result.isfinite().all():
             raise ValueError("a product H v is not finite: the loss has no second derivative at these weights")
         self.products += 1
@@ -280,12 +281,13 @@ def trace_and_norm(
     """
     check_counts(probes=probes)
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)
-    traces, squares = [], []
+    device = vectors_device(product.parameters, VECTORS)
+    draws = []
     for index in range(probes):
-        probe = rademacher(product.dimension, seed, index)
+        probe = rademacher(product.dimension, seed, index).to(device)
         image = product(probe)
-        traces.append((probe @ image).item())
-        squares.append((image @ image).item())
+        draws.append(torch.stack([probe @ image, image @ image]).tolist())
+    traces, squares = zip(*draws, strict=True)
     return TraceAndNorm(estimate(traces), estimate(squares), product.dimension, product.products)
 
 
@@ -318,32 +320,7 @@ def hessian_spectrum(
     check_counts(probes=probes, steps=steps)
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)
     n = product.dimension
-    runs = [lanczos(product, rademacher(n, seed, i), min(steps, n), product.rounding) for i in range(probes)]
+    steps = min(steps, n)
+    device = vectors_device(product.parameters, VECTORS + steps)
+    runs = [lanczos(product, rademacher(n, seed, i).to(device), steps, product.rounding) for i in range(probes)]
     return Spectrum(tuple(ritz for ritz, _ in runs), tuple(weights for _, weights in runs), n, product.products)
-
-
-def lanczos(
-    product: Callable[[Tensor], Tensor], start: Tensor, steps: int, rounding: float
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Ritz values of a symmetric ``product`` and their weights, the squared shares that ``start`` has in them.
-
-    Ends early where the vectors span an invariant space, to ``rounding`` relative to the matrix.
-    """
-    basis = start.new_empty(steps, len(start))
-    diagonal: list[float] = []
-    beside: list[float] = []
-    vector = start / start.norm()
-    for step in range(steps):
-        basis[step] = vector
-        image = product(vector)
-        diagonal.append((vector @ image).item())
-        known = basis[: step + 1]
-        for _ in range(2):  # once leaves rounding behind that grows from step to step
-            image = image - known.T @ (known @ image)
-        length = image.norm().item()
-        if step + 1 == steps or length <= rounding * max(map(abs, [*diagonal, *beside])):
-            break
-        beside.append(length)
-        vector = image / length
-    values, vectors = eigh_tridiagonal(np.array(diagonal), np.array(beside))
-    return tuple(map(float, values)), tuple(map(float, vectors[0] ** 2))

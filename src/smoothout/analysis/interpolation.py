@@ -12,13 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.full_loss import Batches, Loss, Tick, Weight, check_batches
-from smoothout.analysis.networks import check_alike, check_same_beyond, copied, refuse_old_norms, renew_spectral_norms
+from smoothout.analysis.networks import (
+    check_alike,
+    check_same_beyond,
+    copied,
+    equal_entries,
+    refuse_old_norms,
+    renew_spectral_norms,
+)
 from smoothout.analysis.subject import line
 from smoothout.analysis.tally import tally_of
 from smoothout.batchnorm import recompute_averages
 from smoothout.choices import choice
 from smoothout.evaluation import Counting, Tally, evaluate
-from smoothout.parameters import BATCHNORM, forget_copies
+from smoothout.parameters import BATCHNORM, forget_copies, joined
 
 PUBLISHED_ALPHAS = tuple(line(-1.0, 2.0, 31))
 
@@ -157,7 +164,7 @@ def walk(
         gathered = [name for name in gathered if name.rpartition(".")[0] in layers]
     left = [] if averages is Averages.interpolated else gathered
     buffers = [name for name, _ in first.named_buffers() if name in starts and not name.endswith(_AVERAGES)]
-    left += [name for name in buffers if torch.equal(starts[name], ends[name])]
+    left += equal_entries(starts, ends, buffers)
     between = copied(first)
     for alpha in alphas:
         weights = {name: _mixed(start, ends[name], shares(alpha)) for name, start in starts.items()}
@@ -168,8 +175,13 @@ def walk(
             renew_spectral_norms(between)
         if averages is Averages.recomputed and averages_from is not None:
             recompute_averages(between, averages_from)
-        negative = sum(int((w < 0).sum()) for name, w in weights.items() if name.endswith("running_var"))
-        yield Stop(float(alpha), between, negative)
+        yield Stop(float(alpha), between, _negative(w for name, w in weights.items() if name.endswith("running_var")))
+
+
+def _negative(variances: Iterable[Tensor]) -> int:
+    """How many of the ``variances`` are below 0: one number read from the device, not one a layer."""
+    counts = [(variance < 0).sum() for variance in variances]
+    return int(joined(counts).sum()) if counts else 0
 
 
 def _mixed(start: Any, end: Any, shares: tuple[float, float]) -> Any:

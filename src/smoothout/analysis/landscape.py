@@ -16,7 +16,7 @@ from smoothout.analysis.subject import line
 from smoothout.analysis.tally import tally_of
 from smoothout.choices import choice
 from smoothout.evaluation import Measured, evaluate
-from smoothout.parameters import forget_copies, restored, trainable
+from smoothout.parameters import forget_copies, joined, restored, trainable, unflatten
 from smoothout.perturbation import scale_to_filters
 from smoothout.randomness import stream
 
@@ -62,10 +62,10 @@ def filter_direction(
         ValueError: on an unknown choice for one-dimensional tensors, or a model without trainable parameters.
     """
     one_dimensional = choice(OneDimensional, "one_dimensional", one_dimensional)
-    generator = stream(seed, "direction", index)
+    generator, weights = stream(seed, "direction", index), trainable(model)
+    draws = [torch.randn(weight.shape, generator=generator, dtype=torch.float32) for weight in weights]
     direction = []
-    for weight in trainable(model):
-        drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32).to(weight)
+    for weight, drawn in zip(weights, unflatten(joined(draws), weights), strict=True):
         left_alone = weight.dim() < 2 and one_dimensional is OneDimensional.zero
         direction.append(drawn.zero_() if left_alone else scale_to_filters(drawn, weight.detach()))
     return direction
@@ -160,10 +160,11 @@ def _directions(
         check_counts(directions=directions)
         yield from (filter_direction(model, seed, i, one_dimensional=one_dimensional) for i in range(directions))
         return
-    shapes = [tuple(weight.shape) for weight in trainable(model)]
+    weights = trainable(model)
+    shapes = [tuple(weight.shape) for weight in weights]
     if not directions or any([tuple(one.shape) for one in direction] != shapes for direction in directions):
         raise ValueError(f"directions: each must hold one tensor a trainable parameter, of the shapes {shapes}")
-    yield from directions
+    yield from ([step.to(w) for step, w in zip(direction, weights, strict=True)] for direction in directions)
 
 
 @torch.no_grad()
@@ -172,7 +173,7 @@ def move_to(model: nn.Module, weights: Sequence[Tensor], steps: Sequence[tuple[f
     for index, parameter in enumerate(trainable(model)):
         parameter.copy_(weights[index])
         for length, direction in steps:
-            parameter.add_(direction[index].to(parameter), alpha=length)
+            parameter.add_(direction[index], alpha=length)
     forget_copies()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._pytree import tree_leaves
+
+from smoothout.parameters import joined
 
 WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel and AveragedModel; torch.compile
 POWER_ITERATIONS = 100
@@ -44,6 +46,14 @@ def check_same_beyond(first: nn.Module, second: nn.Module) -> None:
     for name, buffer in first.named_buffers():
         if name not in known and not (name in others and torch.equal(buffer, others[name])):
             raise ValueError(f"first, second: {name} differs, a buffer that is in no state dict")
+
+
+def equal_entries(first: Mapping[str, Tensor], second: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
+    """Those of ``names`` whose tensors hold the same numbers in both state dicts, of the same shapes, in one copy."""
+    if not names:
+        return []
+    equal = joined([(first[name] == second[name]).all() for name in names]).tolist()
+    return [name for name, same in zip(names, equal, strict=True) if same]
 
 
 def _shared_names(model: nn.Module) -> set[tuple[str, ...]]:

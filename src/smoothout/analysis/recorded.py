@@ -93,7 +93,8 @@ class Sharpness:
         """Measure the one model."""
         with restored(models[0]):
             if self.averages is Averages.recomputed:
-                recompute_averages(models[0], subject.batches_of(Part.train, train, test, self.examples))
+                seen = subject.batches_of(Part.train, train, test, self.examples, subject.STATISTICS_BATCH)
+                recompute_averages(models[0], seen)
             result = sharpness(
                 models[0],
                 subject.batches_of(self.simplified().part, train, test, self.examples),
@@ -161,9 +162,8 @@ class Interpolation:
         points: dict[str, list[dict[str, Any]]] = {part.value: [] for part in parts}
         first, second = models
         alphas = subject.line(self.start, self.stop, self.points)
-        for stop in walk(
-            first, second, alphas, path=self.path, averages=self.averages, averages_from=parts[Part.train]
-        ):
+        seen = subject.batches_of(Part.train, train, test, self.examples, subject.STATISTICS_BATCH)
+        for stop in walk(first, second, alphas, path=self.path, averages=self.averages, averages_from=seen):
             for part, batches in parts.items():
                 points[part.value].append(stop.measured(batches)._asdict())
                 tick()
@@ -278,11 +278,12 @@ class RunningAverages:
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Both measurements on both splits."""
         parts = {part: subject.batches_of(part, train, test, self.examples) for part in (Part.train, Part.test)}
+        seen = subject.batches_of(Part.train, train, test, self.examples, subject.STATISTICS_BATCH)
         measured: dict[str, Any] = {}
         with restored(models[0]):
             for averages in (Averages.kept, Averages.recomputed):
                 if averages is Averages.recomputed:
-                    recompute_averages(models[0], parts[Part.train])
+                    recompute_averages(models[0], seen)
                 measured[averages.value] = {}
                 for part, batches in parts.items():
                     measured[averages.value][part.value] = evaluate(models[0], batches)._asdict()

@@ -30,6 +30,7 @@ from smoothout.analysis.full_loss import (
     check_width,
     rounding,
 )
+from smoothout.analysis.room import SEARCH, vectors_device
 from smoothout.choices import choice
 from smoothout.parameters import assign, flatten, restored, trainable
 from smoothout.randomness import stream
@@ -101,21 +102,22 @@ class Search:
 class Objective(FullLoss):
     """The mean loss and its gradient over a box. Counts evaluations and keeps the ``highest`` point.
 
-    A point where the loss or its gradient is not finite is not admissible: it gets loss -inf and gradient 0.
+    Points lie on the device of the box; an evaluation waits for it once, to read the loss. A point where the loss or
+    its gradient is not finite is not admissible: it gets loss -inf and gradient 0.
     """
 
     def __init__(
         self, model: nn.Module, batches: Batches, loss: Loss, box: Box, tick: Tick, *, weight: Weight | None = None
     ) -> None:
-        super().__init__(model, batches, loss, trainable(model), weight)
+        super().__init__(model, batches, loss, trainable(model), weight=weight, device=box.center.device)
         self.box, self.tick = box, tick
         self.evaluations = 0
 
     def at_x(self, least: float = -1.0) -> Point:
         """The model as it is, first of all. Raises ValueError unless the loss is finite, > ``least`` and no chance."""
         found = self._measured()
-        loss = found[0].item()
-        if not (loss > least and found.isfinite().all()):
+        loss, finite = _loss_and_whether_finite(found)
+        if not (loss > least and finite):
             raise ValueError(f"the model's own loss is {loss}: must be finite, as its gradient, and above {least:g}")
         self.refuse_chance(found)
         self.x = self.highest = Point(torch.zeros_like(self.box.half), loss, self.box.gradient(found[1:]))
@@ -127,11 +129,13 @@ class Objective(FullLoss):
 
     def __call__(self, z: Tensor) -> Point:
         """Evaluate at ``z`` of shape (k,); the weights are rounded to the model's own dtype."""
+        z = z.to(self.device)
         assign(self.parameters, self.box.weights(z))
         found = self._measured()
-        if not found.isfinite().all():
+        loss, finite = _loss_and_whether_finite(found)
+        if not finite:
             return Point(z, -math.inf, torch.zeros_like(z))
-        point = Point(z, found[0].item(), self.box.gradient(found[1:]))
+        point = Point(z, loss, self.box.gradient(found[1:]))
         self.highest = max(self.highest, point, key=lambda point: point.loss)
         return point
 
@@ -141,6 +145,12 @@ class Objective(FullLoss):
         found = self.with_gradient()
         self.tick()
         return found
+
+
+def _loss_and_whether_finite(found: Tensor) -> tuple[float, bool]:
+    """The first number of ``found``, and whether all of them are finite, in one copy from the device."""
+    loss, finite = torch.stack([found[0], found.isfinite().all().double()]).tolist()
+    return loss, bool(finite)
 
 
 def along_signs(here: Point, step: float) -> Tensor:
@@ -175,21 +185,23 @@ class LBFGSB:
     ) -> Search:
         """Minimise -``factor`` f over ``unit`` z, from ``start`` (not evaluated again) to the last iterate.
 
+        scipy works on the CPU: an evaluation copies z to the device of ``unit``, and the gradient back.
+
         ``gradient_sign`` -1 gives the gradient of +f. An inadmissible trial counts as 1 + |f(start)| below
         the start with gradient 0: the line search turns back. An inadmissible start is not left.
         """
         if start.loss == -math.inf:
             return Search(start, "not started: the loss at the random start is not finite", 0)
-        first, half = (unit * start.z).numpy(), unit.numpy()
+        first, half = (unit * start.z).cpu().numpy(), unit.cpu().numpy()
         floor = start.loss - abs(start.loss) - 1.0
         trial = end = start
 
         def negated(variables: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             nonlocal trial
             again = np.array_equal(variables, first)
-            trial = start if again else objective(torch.from_numpy(variables) / unit)
+            trial = start if again else objective(torch.from_numpy(variables).to(unit.device) / unit)
             loss = floor if trial.loss == -math.inf else trial.loss
-            return -factor * loss, (-factor * gradient_sign * trial.gradient / unit).numpy()
+            return -factor * loss, (-factor * gradient_sign * trial.gradient / unit).cpu().numpy()
 
         def accept(xk: NDArray[np.float64]) -> None:
             nonlocal end
@@ -291,7 +303,8 @@ def sharpness(
     check_batches("batches", batches)
     with restored(model), torch.enable_grad():
         model.eval()
-        box = box_around(flatten(trainable(model)), eps, subspace, seed)
+        device = vectors_device(trainable(model), SEARCH + (subspace or 0))
+        box = box_around(flatten(trainable(model), device), eps, subspace, seed)
         objective = Objective(model, batches, loss, box, tick, weight=weight)
         x, solver = objective.at_x(), LBFGSB(iterations, maxcor)
         found = [search(objective, convention, solver, seed, repeat) for repeat in range(repeats)]

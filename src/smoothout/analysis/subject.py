@@ -5,10 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
+import torch
+
 from smoothout.analysis import full_loss
 from smoothout.data.images import Split, SplitBatches
+from smoothout.evaluation import evaluation_batch
 
-ANALYSIS_BATCH = 1000  # examples in a batch; what a CPU's caches hold
+STATISTICS_BATCH = 1000  # examples a batch where BatchNorm's averages are recomputed: their size matters a little
+LARGE_GPU = 40 * 2**30  # bytes; products with the Hessian of ResNet44 for 5000 images need as much
 
 
 class Weights(StrEnum):
@@ -64,9 +68,20 @@ def seen_of_both(settings: Any, train: int, test: int) -> int:
     return (seen(train, settings.examples) + seen(test, settings.examples)) // 2
 
 
-def batches_of(part: Part, train: Split, test: Split, examples: int | None, size: int = ANALYSIS_BATCH) -> SplitBatches:
-    """The first ``examples`` examples (None: all) of a split, in batches of ``size``."""
-    return (train if part is Part.train else test).first(examples).batches(size)
+def analysis_batch(device: torch.device) -> int:
+    """Examples in a batch of an analysis: as in an evaluation, but on a GPU of less than 40 GiB as on a CPU.
+
+    Most analyses keep activations for one backward pass or two. The size goes by the whole of a GPU's memory, so that
+    it is the same whatever else is there.
+    """
+    small = device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < LARGE_GPU
+    return evaluation_batch(torch.device("cpu") if small else device)
+
+
+def batches_of(part: Part, train: Split, test: Split, examples: int | None, size: int | None = None) -> SplitBatches:
+    """The first ``examples`` examples (None: all) of a split, in batches of ``size``, or of `analysis_batch`."""
+    split = train if part is Part.train else test
+    return split.first(examples).batches(size or analysis_batch(split.labels.device))
 
 
 def check_line(start: float, stop: float, points: int) -> None:

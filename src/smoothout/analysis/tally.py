@@ -12,6 +12,7 @@ from torch import Tensor
 
 from smoothout.analysis.full_loss import Loss, Weight, checked_loss, checked_weight, examples
 from smoothout.evaluation import AddUp, Counting, Measured, Tally
+from smoothout.parameters import in_float64
 
 
 class LossTally:
@@ -25,7 +26,7 @@ class LossTally:
     def add(self, outputs: Any, targets: Any, inputs: Any) -> None:
         """Count a batch. Raises ValueError for a loss that is not one number, and a weight that is none."""
         if share := checked_weight(self._weight(inputs, targets)):
-            self._sum = self._sum + share * checked_loss(self._loss(outputs, targets)).detach().double()
+            self._sum = self._sum + share * in_float64(checked_loss(self._loss(outputs, targets)))
             self._total += share
 
     def measured(self, add_up: AddUp = lambda sums: None) -> Measured:

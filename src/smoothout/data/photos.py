@@ -20,6 +20,7 @@ from smoothout.data.crops import Crop, Cropping
 from smoothout.data.images import Split, SplitBatches, check_held_out, check_numbers, usual_examples
 from smoothout.data.reading import Pixels, Reader, checked, cores, decode
 from smoothout.data.sources import DataError
+from smoothout.data.transfer import sent
 from smoothout.randomness import stream
 from smoothout.vision import torchvision
 
@@ -198,7 +199,11 @@ class PhotoSplit(Split):
     def take(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The normalised centres and the labels of ``rows``."""
         chosen = torch.arange(len(self))[rows] if isinstance(rows, slice) else rows.cpu()
-        return self.normalised(self._ahead.take(chosen)), self.labels[rows]
+        return self.normalised(self._ahead.take(chosen)), self.labels_of(chosen)
+
+    def labels_of(self, rows: Tensor) -> Tensor:
+        """The labels, on the device, of ``rows`` on the host; to index `labels` with them would wait for the device."""
+        return sent(self._files.labels[rows], self._device)
 
     def batches(self, size: int) -> SplitBatches:
         """All photographs in their own order, in batches of ``size``, or of fewer where these would fill memory."""
@@ -252,7 +257,7 @@ class PhotoExamples:
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised pieces, as this epoch shows them, and the labels of ``rows``."""
-        return self._split.normalised(self._reader.take(rows)), self._split.labels[rows]
+        return self._split.normalised(self._reader.take(rows)), self._split.labels_of(rows)
 
     def _read(self, epoch: int, row: int, out: Pixels) -> None:
         self._split.read(row, out, self._cropping, stream(self._seed, "augment", epoch, row))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from smoothout.data.crops import Piece
 from smoothout.data.sources import DataError
+from smoothout.data.transfer import Transfer
 from smoothout.machine import of_machine
 
 Pixels = NDArray[np.uint8]
@@ -100,7 +101,8 @@ class Reader:
     """Squares of photographs on a device, in an order that is known before they are asked for.
 
     The ring holds twice as many as are taken at once: while these are in use, threads decode the next ones. A CUDA
-    device copies out of pinned memory on a stream of its own, beside the update before.
+    device copies out of the ring beside the update before; a thread that writes to a place of the ring waits until the
+    device has read it, and nobody else does.
 
     Args:
         side: pixels of a square.
@@ -109,9 +111,8 @@ class Reader:
     """
 
     def __init__(self, side: int, workers: int, device: torch.device) -> None:
-        self._side, self._device = side, device
+        self._side, self._transfer = side, Transfer(device)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="photographs") if workers else None
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._ring = self._room(0)
         self._rows: NDArray[np.int64] = np.zeros(0, np.int64)
         self._decode: Decode = lambda row, out: None
@@ -136,8 +137,8 @@ class Reader:
             ready.result()
         if self._pool is None:
             for position in range(self._at, self._at + count):
-                self._one(position)
-        squares = self._copied(self._at % len(self._ring), count) if count else self._room(0).to(self._device)
+                self._one(position, self._transfer.read())
+        squares = self._transfer.begin(*self._places(count))
         del self._pending[:count]
         self._at += count
         self._read_on()
@@ -155,9 +156,12 @@ class Reader:
         """Keep the threads busy as far as the ring reaches."""
         if self._pool is not None:
             last = min(self._at + len(self._ring), len(self._rows))
-            self._pending += [self._pool.submit(self._one, p) for p in range(self._at + len(self._pending), last)]
+            read, following = self._transfer.read(), range(self._at + len(self._pending), last)
+            self._pending += [self._pool.submit(self._one, position, read) for position in following]
 
-    def _one(self, position: int) -> None:
+    def _one(self, position: int, read: Callable[[], None]) -> None:
+        """Decode into the ring, once ``read`` has returned: the device may still be copying from that place."""
+        read()
         self._decode(int(self._rows[position]), self._ring[position % len(self._ring)].numpy())
 
     def _forget(self) -> None:
@@ -169,23 +173,14 @@ class Reader:
                 future.exception()
         self._pending.clear()
 
-    def _copied(self, start: int, count: int) -> Tensor:
-        """``count`` squares from the ring's place ``start`` on, on the device; the ring is free afterwards."""
+    def _places(self, count: int) -> tuple[Tensor, Tensor]:
+        """The next ``count`` squares of the ring, in two parts where they go past its end."""
+        start = self._at % max(1, len(self._ring))
         first = min(count, len(self._ring) - start)
-        parts = self._ring[start : start + first], self._ring[: count - first]
-        if self._stream is None:
-            return torch.cat(parts)
-        with torch.cuda.stream(self._stream):
-            squares = torch.cat([part.to(self._device, non_blocking=True) for part in parts])
-        self._stream.synchronize()
-        current = torch.cuda.current_stream(self._device)
-        current.wait_stream(self._stream)
-        squares.record_stream(current)
-        return squares
+        return self._ring[start : start + first], self._ring[: count - first]
 
     def _room(self, squares: int) -> Tensor:
-        shape = (squares, self._side, self._side, 3)
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._stream is not None)
+        return self._transfer.room(squares, self._side, self._side, 3)
 
 
 def checked(paths: Sequence[Path], workers: int) -> list[DataError | None]:
