@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from textwrap import shorten
 from typing import Any, Protocol
 
 import torch
@@ -191,7 +192,8 @@ class Training:
             crowded = isinstance(error, torch.OutOfMemoryError) and self.engine.together != 1
             if self._graph_required or crowded:
                 raise
-            return " ".join(str(error).split())  # without the error, whose frames hold the attempt's memory
+            # Its words alone, for its frames hold the attempt's memory; torch has pages to say about lack of memory.
+            return shorten(str(error), 160)
         return None
 
     def _compute(self, rows: Tensor) -> None:
