@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smoothout.ghost import forward_each, ghosted
+from smoothout.ghost import forward_each, forward_ghosts
 from smoothout.training.perturbed import Perturbations
 from smoothout.training.step import Batch, Perturb
 
@@ -74,8 +74,7 @@ def passes(
 
 def _divided(model: nn.Module, network: Network, ghosts: int) -> Network:
     def forward(inputs: Tensor) -> Tensor:
-        with ghosted(model, ghosts):
-            return network(inputs)
+        return forward_ghosts(network, model, inputs, ghosts)
 
     return forward
 

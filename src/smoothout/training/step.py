@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smoothout.ghost import whole_and_rest
+
 # For a ghost batch's index, the perturbed models that its gradient is the mean of: one context each.
 Perturb = Callable[[int], Sequence[AbstractContextManager[object]]]
 
@@ -101,19 +103,28 @@ def update(
     losses, correct, ghost = list[Tensor](), list[Tensor](), 0
     optimizer.zero_grad(set_to_none=True)
     for inputs, labels in pieces:
-        contexts, answers = perturb(ghost), labels.chunk(ghosts)
+        contexts, size = perturb(ghost), -(-len(labels) // ghosts)
         for context in contexts:
             with context:
                 logits = network(inputs)
-                means = [F.cross_entropy(*pair) for pair in zip(logits.chunk(ghosts), answers, strict=True)]
-                (torch.stack(means).sum() / (count * len(contexts))).backward()  # type: ignore[no-untyped-call]
-            losses += [m.detach().double() * (len(y) / len(contexts)) for m, y in zip(means, answers, strict=True)]
+                means = mean_losses(logits, labels, size)
+                (torch.cat(means).sum() / (count * len(contexts))).backward()  # type: ignore[no-untyped-call]
+            sizes = (len(each) for each in whole_and_rest(labels, size))
+            losses += [m.detach().double() * (n / len(m) / len(contexts)) for m, n in zip(means, sizes, strict=True)]
             correct.append((logits.detach().argmax(1) == labels).sum().double() / len(contexts))
-        ghost += len(answers)
+        ghost += sum(map(len, means))
     none = parameters[0].new_zeros((), dtype=torch.float64)  # a rank may have no piece
-    sums = torch.stack([torch.stack(each).sum() if each else none for each in (losses, correct)])
+    sums = torch.stack([torch.cat(losses).sum() if losses else none, torch.stack(correct).sum() if correct else none])
     add_up(sums)
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(parameters, clip_norm)
     optimizer.step()
     return sums
+
+
+def mean_losses(logits: Tensor, labels: Tensor, size: int) -> list[Tensor]:
+    """The mean cross entropy of each ghost batch of ``size`` examples, (ghosts,), then of a smaller rest, (1,)."""
+    if len(labels) == size:
+        return [F.cross_entropy(logits, labels).view(1)]
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    return [part.view(-1, min(size, len(part))).mean(1) for part in whole_and_rest(losses, size)]
