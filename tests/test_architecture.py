@@ -15,7 +15,7 @@ PACKAGE = ROOT / "src" / "smoothout"
 
 # A module may import from its own folder and from the levels above it in this list.
 LEVELS = [
-    ["choices", "files", "formats", "identity", "machine", "randomness", "parameters", "vision", "statistics"],
+    ["choices", "files", "formats", "identity", "machine", "randomness", "parameters", "flat", "vision", "statistics"],
     ["perturbation", "batchnorm", "ghost", "models", "data", "ledger", "progress", "journal"],
     ["evaluation", "curvature", "copies", "tables", "figures"],
     ["training", "analysis", "strength", "words"],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from smoothout.parameters import assign, filter_norms, flat_buffers, flatten, restored, trainable
+from smoothout.parameters import assign, filter_norms, flatten, restored, trainable
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
@@ -138,21 +138,6 @@ def test_a_vector_of_the_wrong_length_is_refused_and_nothing_is_written(length: 
     with pytest.raises(RuntimeError, match="split"):
         assign(list(model.parameters()), torch.zeros(length, dtype=torch.float64))
     assert torch.equal(flatten(list(model.parameters())), before)
-
-
-@given(st.lists(st.tuples(shapes, st.sampled_from(DTYPES)), max_size=6))
-def test_flat_buffers_are_one_block_a_dtype_cut_into_the_tensors_shapes(
-    kinds: list[tuple[tuple[int, ...], torch.dtype]],
-) -> None:
-    tensors = [torch.zeros(shape, dtype=dtype) for shape, dtype in kinds]
-    flats, views = flat_buffers(tensors)
-    assert [(v.shape, v.dtype, v.device) for v in views] == [(t.shape, t.dtype, t.device) for t in tensors]
-    assert sorted(str(f.dtype) for f in flats) == sorted({str(t.dtype) for t in tensors})
-    for flat in flats:
-        assert flat.numel() == sum(t.numel() for t in tensors if t.dtype == flat.dtype)
-        flat.copy_(torch.arange(flat.numel()))
-        own = [v.reshape(-1) for v in views if v.dtype == flat.dtype]
-        assert torch.equal(torch.cat(own), flat)
 
 
 # Given back

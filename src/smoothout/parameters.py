@@ -33,24 +33,6 @@ def trainable(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
     return found
 
 
-def flat_buffers(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Uninitialised room for a copy of ``tensors``: one flat tensor a dtype and device, and the views in their shapes.
-
-    Returns (flats, views); views[i] has the shape, dtype and device of tensors[i] and lies in one of the flats.
-    """
-    groups: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-    for index, tensor in enumerate(tensors):
-        groups.setdefault((tensor.dtype, tensor.device), []).append(index)
-    flats: list[Tensor] = []
-    views: list[Tensor] = [torch.empty(0)] * len(tensors)
-    for (dtype, device), members in groups.items():
-        flat = torch.empty(sum(tensors[i].numel() for i in members), dtype=dtype, device=device)
-        for i, piece in zip(members, torch.split(flat, [tensors[i].numel() for i in members]), strict=True):
-            views[i] = piece.view(tensors[i].shape)
-        flats.append(flat)
-    return flats, views
-
-
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
     """One float64 vector on the CPU with the entries of ``tensors``, shape (n,)."""
     return torch.cat([t.detach().reshape(-1).to("cpu", torch.float64) for t in tensors])

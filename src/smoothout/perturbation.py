@@ -24,7 +24,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from smoothout.choices import choice, keep_members
-from smoothout.parameters import filter_norms, flat_buffers, forget_copies, trainable
+from smoothout.flat import FlatBuffers
+from smoothout.parameters import filter_norms, forget_copies, trainable
 from smoothout.randomness import fill_uniform
 
 
@@ -211,14 +212,11 @@ class SmoothOut:
         try:
             if self.denoise:
                 self._guard = register_optimizer_step_pre_hook(self._refuse_step)
-                for index, (w, theta) in enumerate(zip(clean, self._noise, strict=True)):
-                    if self._perturbed[index].stride() != w.stride():  # an optimizer may count on the weight's layout
-                        self._perturbed[index] = torch.empty_like(w)
-                    torch.add(w, theta, out=self._perturbed[index])
-                self._point_at(self._perturbed)
+                perturbed = self._room.laid_out()  # an optimizer may count on the weights' strides
+                torch._foreach_add_(perturbed, clean)  # theta + w has the bits of w + theta
+                self._point_at(perturbed)
             else:
-                for parameter, theta in zip(self.parameters, self._noise, strict=True):
-                    parameter.add_(theta)
+                torch._foreach_add_([p.detach() for p in self.parameters], self._room.laid_out())
         except BaseException:  # an interrupt: the block is never entered, so nothing else would clean the weights
             self.__exit__()
             raise
@@ -255,7 +253,7 @@ class SmoothOut:
 
     def noise(self) -> list[Tensor]:
         """Inside the context: theta, parameter by parameter (to the rounding of w + theta). Needs ``denoise``."""
-        return [p.detach() - w for p, w in zip(self.parameters, self.clean, strict=True)]
+        return list(torch._foreach_sub([p.detach() for p in self.parameters], self.clean))
 
     def set_strength(self, a: float) -> None:
         """Use ``a`` from the next draw on; where the strength is a tensor on the device, it is written there."""
@@ -273,8 +271,7 @@ class SmoothOut:
     def _make_room(self, parameters: list[nn.Parameter]) -> None:
         """Perturb ``parameters`` from now on."""
         self.parameters, self._kinds, self.device = parameters, _kinds(parameters), parameters[0].device
-        self._flats, self._noise = flat_buffers(parameters)
-        self._perturbed = list(self._noise)
+        self._room = FlatBuffers(parameters)
 
     @torch.no_grad()
     def draw(self) -> Sequence[Tensor]:
@@ -285,24 +282,42 @@ class SmoothOut:
         if _kinds(present) != self._kinds:
             self._make_room(present)
         scaled = self.scaling is not Scaling.none
-        for flat in self._flats:
+        for flat in (group.flat for group in self._room.groups):
             if self.law is Law.uniform:
                 fill_uniform(flat, self.generator, 1.0 if scaled else self.a)
             elif self.law is Law.gaussian:
                 flat.normal_(generator=self.generator).mul_(1.0 if scaled else self.a)
             else:
                 assert_never(self.law)
-        for parameter, noise in zip(self.parameters, self._noise, strict=True):
-            if self.scaling is Scaling.filter:
-                scale_to_filters(noise, parameter, self.a)
-            elif self.scaling is Scaling.weight:
-                noise.mul_(parameter.abs()).mul_(self.a)
-        return self._noise
+        if scaled:
+            self._scale()
+        return self._room.views
+
+    def _scale(self) -> None:
+        """Multiply what was drawn by the strength and what it is relative to."""
+        for group in self._room.groups:
+            weights = [self.parameters[index].detach() for index in group.members]
+            if self.scaling is Scaling.weight:
+                torch._foreach_mul_(group.views, list(torch._foreach_abs(weights)))
+                group.flat.mul_(self.a)
+            elif _at_once(group.flat.device):
+                group.filters.scale(group.flat, weights, self.a)
+            else:
+                for noise, weight in zip(group.views, weights, strict=True):
+                    scale_to_filters(noise, weight, self.a)
 
 
-def _kinds(parameters: Sequence[Tensor]) -> list[tuple[int, torch.dtype, torch.device, torch.Size]]:
-    """What buffers are made for: which parameters, and of which kind."""
-    return [(id(p), p.dtype, p.device, p.shape) for p in parameters]
+def _at_once(device: torch.device) -> bool:
+    """Whether noise is scaled to the filters of all tensors at once: on CUDA, where each operation costs a launch.
+
+    It rounds sums of squares otherwise, would save a CPU nothing, and not every device has segmented sums.
+    """
+    return device.type == "cuda"
+
+
+def _kinds(parameters: Sequence[Tensor]) -> list[tuple[object, ...]]:
+    """What buffers are made for: which parameters, of which kind and layout."""
+    return [(id(p), p.dtype, p.device, p.shape, p.stride()) for p in parameters]
 
 
 class AdaSmoothOut(SmoothOut):

@@ -72,6 +72,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(engine, "warm_up", lambda work: [work() for _ in range(WARM_UP)])
     monkeypatch.setattr(engine, "record", taped)
     monkeypatch.setattr(perturbation, "fill_uniform", drawn_on_the_device)
+    monkeypatch.setattr(perturbation, "_at_once", lambda device: True)
     return events
 
 
@@ -146,6 +147,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dropout": {"model": lambda: network(0.5)},
     "dropout under noise": {"model": lambda: network(0.5), "noise": Noise(0.1)},
     "convolutions": {"model": convolutions, "noise": Noise(0.1)},
+    "convolutions, adasmoothout": {"model": convolutions, "noise": Noise(0.15, scaling=Scaling.filter)},
     "bfloat16": {"noise": Noise(0.1), "precision": Precision.bfloat16},
     "augmented": {"augmentation": CropFlip((127,)), "noise": Noise(0.1), "batch": Batch(SIZE, 2)},
 }
