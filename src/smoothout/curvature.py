@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from smoothout.choices import choice
+from smoothout.flat import Filters, filter_lengths, segment_sums
 from smoothout.parameters import filter_norms
 from smoothout.perturbation import Law, Scaling
 
@@ -66,8 +67,9 @@ def stein_trace(thetas: Sequence[Tensor], gradients: Sequence[Tensor], variances
 
     Args:
         thetas: the noise, one tensor a perturbed parameter.
-        gradients: of the loss under that noise, in the same shapes: of one ghost batch, neither clipped nor with weight
-            decay in it. Gradients of several draws must not be added up before.
+        gradients: of the loss under that noise, in the same shapes, neither clipped nor with weight decay in it. It may
+            be the mean over several ghost batches that had the same noise; gradients of several draws must not be
+            added up before.
         variances: of one number of the noise, for each tensor: a number, or a tensor that broadcasts to its shape; see
             `noise_variances`. Where a tensor is 0 there was no noise and nothing is measured: it adds 0.
 
@@ -86,7 +88,7 @@ def _part(theta: Tensor, gradient: Tensor, variance: Variance) -> Tensor:
         raise ValueError(f"theta of shape {tuple(theta.shape)}, gradient of shape {tuple(gradient.shape)}: must match")
     products = theta.detach() * gradient.detach()
     if isinstance(variance, Tensor):
-        return torch.where(variance > 0, products / variance, 0.0).sum(dtype=torch.float64)
+        return _quotient(products, variance).sum(dtype=torch.float64)
     if not 0 < variance < math.inf:
         raise ValueError(f"the noise's variance is {variance}: must be a finite number above 0")
     return products.sum(dtype=torch.float64) / variance
@@ -116,6 +118,57 @@ def noise_variances(
     return [(a * filter_norms(w)) ** 2 / (w[0].numel() if w.dim() > 1 else 1) for w in weights]
 
 
+class FlatSteinTrace:
+    """`stein_trace` with `noise_variances` for all parameters of a network at once.
+
+    A measurement takes the same few operations on the device for any network, none of which waits; they may be captured
+    in a CUDA graph. Vectors hold the parameters' entries one after another, filter by filter, each in any order within
+    a filter that is the same for all vectors. Products are summed up in float64, in an order that is always the same.
+
+    Args:
+        weights: the perturbed parameters, on one device; only their shapes count.
+        law: of the noise.
+        scaling: of the noise.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], law: Law | str = Law.uniform, scaling: Scaling | str = Scaling.none):
+        self._law, self._scaling = choice(Law, "law", law), choice(Scaling, "scaling", scaling)
+        self._filters, device = Filters(weights), weights[0].device
+        lengths = [filter_lengths(weight) for weight in weights]
+        self._sizes = torch.cat(lengths).to(device, torch.float64)  # numbers of each filter
+        self._tensors = torch.tensor([0, *map(len, lengths)]).cumsum(0).to(device)  # where each one's filters begin
+
+    @torch.no_grad()
+    def __call__(
+        self, theta: Tensor, gradient: Tensor, weight: Tensor, a: float | Tensor, ghosts: int = 1
+    ) -> SteinTrace:
+        """One draw's estimate.
+
+        Args:
+            theta: the noise, (n,).
+            gradient: of the loss under that noise, (n,), over ``ghosts``.
+            weight: the clean weights, (n,).
+            a: the noise's strength.
+            ghosts: what the gradient was divided by.
+        """
+        products = (theta * gradient).double()
+        unit = a * (a / ghosts)
+        if self._scaling is Scaling.weight:
+            products = _quotient(products, weight.double().square() * (unit * self._law.variance))
+        sums = self._filters.sums(products)
+        if self._scaling is Scaling.filter:
+            sums = _quotient(sums * self._sizes, self._filters.sums(weight.double().square()) * unit)
+        parts = segment_sums(sums, self._tensors)
+        if self._scaling is Scaling.none:
+            parts = parts / (unit * self._law.variance)
+        return SteinTrace(parts.sum(), parts)
+
+
+def _quotient(products: Tensor, variances: Tensor) -> Tensor:
+    """0 where there was no noise."""
+    return torch.where(variances > 0, products / variances, 0.0)
+
+
 class RunningTrace:
     """Mean and standard error of `stein_trace` over many steps, as a whole and by layer (Welford's recurrence).
 
@@ -142,8 +195,8 @@ class RunningTrace:
         values = torch.cat([draw.whole.view(1), by_layer])
         self._count += 1
         off = values - self._mean
-        self._mean += off / self._count
-        self._squares += off * (values - self._mean)
+        self._mean.addcdiv_(off, self._count)
+        self._squares.addcmul_(off, values - self._mean)
 
     def result(self) -> TraceResult:
         """The estimates so far; waits for the device. Raises ValueError before the first draw."""

@@ -10,6 +10,7 @@ to rounding, as long as the model uses each BatchNorm layer once and treats exam
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -18,8 +19,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from smoothout.parameters import flat_buffers
 
 
 class _Ghost(_BatchNorm):
@@ -95,16 +94,19 @@ class _Shared:
 def _rooms(layers: Sequence[_BatchNorm], ghosts: int) -> dict[_BatchNorm, Tensor]:
     """Zeros for the statistics of each layer that keeps running averages: (2, ghosts, C)."""
     averages = {layer: layer.running_mean for layer in layers if _averaging(layer)}
-    rooms = _zeros([average.expand(2, ghosts, -1) for average in averages.values() if average is not None])
+    rooms = _zeros([average for average in averages.values() if average is not None], 2, ghosts)
     return dict(zip(averages, rooms, strict=True))
 
 
-def _zeros(like: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors of these shapes, all zeroed at once."""
-    flats, views = flat_buffers(like)
-    for flat in flats:
-        flat.zero_()
-    return views
+def _zeros(like: Sequence[Tensor], *more: int) -> list[Tensor]:
+    """Zeros (*more, *shape) for each shape, by one operation for each dtype and device."""
+    kinds = [(tensor.dtype, tensor.device) for tensor in like]
+    sizes = [math.prod((*more, *tensor.shape)) for tensor in like]
+    rooms = {}
+    for dtype, device in dict.fromkeys(kinds):
+        own = [size for size, kind in zip(sizes, kinds, strict=True) if kind == (dtype, device)]
+        rooms[dtype, device] = iter(torch.zeros(sum(own), dtype=dtype, device=device).split(own))
+    return [next(rooms[kind]).view(*more, *tensor.shape) for kind, tensor in zip(kinds, like, strict=True)]
 
 
 class GhostBatchNorm1d(_Ghost, nn.BatchNorm1d):
@@ -238,7 +240,7 @@ def forward_each(model: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]
     rooms = {f"{names[layer]}.running_mean".lstrip("."): room[0] for layer, room in found.items()}
     rooms |= {f"{names[layer]}.running_var".lstrip("."): room[1] for layer, room in found.items()}
     counts = {f"{name}.num_batches_tracked".lstrip("."): layer.num_batches_tracked for layer, name in names.items()}
-    rooms |= dict(zip(counts, _zeros([c.expand(ghosts) for c in counts.values() if c is not None]), strict=True))
+    rooms |= dict(zip(counts, _zeros([c for c in counts.values() if c is not None], ghosts), strict=True))
 
     def one(piece: Tensor, own: dict[str, Tensor], room: dict[str, Tensor]) -> Tensor:
         output: Tensor = functional_call(model, {**own, **room}, (piece,))

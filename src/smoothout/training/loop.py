@@ -180,6 +180,7 @@ class Training:
                 clip_norm=self._settings.clip_norm,
                 ghosts=way.ghosts,
                 add_up=add_up,
+                measure=self._perturb.measure,
             )
 
     def _open_epoch(self) -> Tensor:

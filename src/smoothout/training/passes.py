@@ -49,9 +49,8 @@ def passes(
 ) -> Passes:
     """The passes of an update on ``rows``; ``network`` is ``model``, or what was compiled from it.
 
-    ``share`` says which of so many ghost batches are this rank's. Even with ``one_pass``, the ghost batches go in turn
-    where curvature is measured, for it needs the gradient of one; so do those with noise of their own where sizes
-    differ, and a rank's where they are no whole batches.
+    ``share`` says which of so many ghost batches are this rank's. Even with ``one_pass``, ghost batches go one after
+    another where they have noise of their own and sizes differ, and where a rank's are no whole batches.
     """
     cut = batch.cut(rows)
     own, count = share(len(cut)), len(cut)
@@ -59,12 +58,12 @@ def passes(
     start, stop = (sum(map(len, cut[:end])) for end in (own.start, own.stop))
     whole = bool(mine) and start % batch.size == 0 and (stop % batch.size == 0 or stop == len(rows))
     alike = perturb.one_noise or len({len(piece) for piece in mine}) == 1
-    if not (one_pass and whole and alike) or perturb.measuring:
+    if not (one_pass and whole and alike):
         return Passes(tuple(mine), own, count, network, lambda ghost: perturb(own.start + ghost, count), 1)
     parts = torch.split(rows[start:stop], batch.size)
     if perturb.one_noise:
         return Passes(parts, own, count, _divided(model, network, batch.ghosts), perturb, batch.ghosts)
-    weights = perturb.stacked(own.start, (len(part) // len(mine[0]) for part in parts))
+    weights = perturb.stacked(own.start, (len(part) // len(mine[0]) for part in parts), count)
 
     def forward(inputs: Tensor) -> Tensor:
         return forward_each(model, inputs, next(weights))

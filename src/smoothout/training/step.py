@@ -90,13 +90,15 @@ def update(
     clip_norm: float | None = None,
     ghosts: int = 1,
     add_up: Callable[[Tensor], None] = lambda sums: None,
+    measure: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """[SmoothOut Alg. 1] Perturb the weights, backpropagate, take the noise out, update.
 
     ``pieces`` (inputs, labels) are taken one by one; each is ``ghosts`` ghost batches that ``network`` keeps apart by
     itself, ``count`` in all. The gradient is the sum of the ghost batches' mean gradients over their number, as in the
     released program, also where the last is smaller. Where ranks share an update, ``pieces`` are one rank's, and
-    ``add_up`` adds up the ranks' gradients and the sums that it is given. Returns the sum of the losses and the number
+    ``add_up`` adds up the ranks' gradients and the sums that it is given. ``measure`` is called when each parameter's
+    ``grad`` is the whole update's, before it is clipped. Returns the sum of the losses and the number
     of right answers over all examples, (2,), both under noise and on the device.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -116,6 +118,7 @@ def update(
     none = parameters[0].new_zeros((), dtype=torch.float64)  # a rank may have no piece
     sums = torch.stack([torch.cat(losses).sum() if losses else none, torch.stack(correct).sum() if correct else none])
     add_up(sums)
+    measure()
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(parameters, clip_norm)
     optimizer.step()
