@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from smoothout.choices import choice
-from smoothout.flat import Filters, filter_lengths, segment_sums
+from smoothout.flat import filter_lengths, segment_sums
 from smoothout.parameters import filter_norms
 from smoothout.perturbation import Law, Scaling
 
@@ -88,7 +88,7 @@ def _part(theta: Tensor, gradient: Tensor, variance: Variance) -> Tensor:
         raise ValueError(f"theta of shape {tuple(theta.shape)}, gradient of shape {tuple(gradient.shape)}: must match")
     products = theta.detach() * gradient.detach()
     if isinstance(variance, Tensor):
-        return _quotient(products, variance).sum(dtype=torch.float64)
+        return torch.where(variance > 0, products / variance, 0.0).sum(dtype=torch.float64)
     if not 0 < variance < math.inf:
         raise ValueError(f"the noise's variance is {variance}: must be a finite number above 0")
     return products.sum(dtype=torch.float64) / variance
@@ -133,16 +133,15 @@ class FlatSteinTrace:
 
     def __init__(self, weights: Sequence[Tensor], law: Law | str = Law.uniform, scaling: Scaling | str = Scaling.none):
         self._law, self._scaling = choice(Law, "law", law), choice(Scaling, "scaling", scaling)
-        self._filters, device = Filters(weights), weights[0].device
-        lengths = [filter_lengths(weight) for weight in weights]
-        self._sizes = torch.cat(lengths).to(device, torch.float64)  # numbers of each filter
+        device, lengths = weights[0].device, [filter_lengths(weight) for weight in weights]
+        sizes = torch.cat(lengths)
+        self._sizes = sizes.to(device, torch.float64)  # numbers of each filter
+        self._filters = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).to(device)  # where each one's numbers begin
         self._tensors = torch.tensor([0, *map(len, lengths)]).cumsum(0).to(device)  # where each one's filters begin
 
     @torch.no_grad()
-    def __call__(
-        self, theta: Tensor, gradient: Tensor, weight: Tensor, a: float | Tensor, ghosts: int = 1
-    ) -> SteinTrace:
-        """One draw's estimate.
+    def __call__(self, theta: Tensor, gradient: Tensor, weight: Tensor, a: float | Tensor, ghosts: int = 1) -> Tensor:
+        """One draw's estimates of each tensor's part of the trace, (k,), float64 on the device.
 
         Args:
             theta: the noise, (n,).
@@ -152,21 +151,20 @@ class FlatSteinTrace:
             ghosts: what the gradient was divided by.
         """
         products = (theta * gradient).double()
-        unit = a * (a / ghosts)
+        unit = a * (a * ((1.0 if self._scaling is Scaling.filter else self._law.variance) / ghosts))
         if self._scaling is Scaling.weight:
-            products = _quotient(products, weight.double().square() * (unit * self._law.variance))
-        sums = self._filters.sums(products)
+            products /= _above_0(weight.double().square() * unit)
+        sums = segment_sums(products, self._filters)
         if self._scaling is Scaling.filter:
-            sums = _quotient(sums * self._sizes, self._filters.sums(weight.double().square()) * unit)
+            sums *= self._sizes
+            sums /= _above_0(segment_sums(weight.double().square(), self._filters) * unit)
         parts = segment_sums(sums, self._tensors)
-        if self._scaling is Scaling.none:
-            parts = parts / (unit * self._law.variance)
-        return SteinTrace(parts.sum(), parts)
+        return parts / unit if self._scaling is Scaling.none else parts
 
 
-def _quotient(products: Tensor, variances: Tensor) -> Tensor:
-    """0 where there was no noise."""
-    return torch.where(variances > 0, products / variances, 0.0)
+def _above_0(variances: Tensor) -> Tensor:
+    """Where a variance is 0, so is theta: there 0 is divided by another number. No square of a float32 vanishes."""
+    return variances.clamp_min_(torch.finfo(variances.dtype).tiny)
 
 
 class RunningTrace:
@@ -183,16 +181,22 @@ class RunningTrace:
     def __init__(self, names: Sequence[str], device: torch.device | str = "cpu") -> None:
         owners = [name.rpartition(".")[0] or name for name in names]
         self.layers = list(dict.fromkeys(owners))
-        self._owners = torch.tensor([self.layers.index(owner) for owner in owners], device=device)
-        self._count = torch.zeros((), dtype=torch.float64, device=device)
+        members = [[True] * len(owners), *([owner == layer for owner in owners] for layer in self.layers)]
+        self._members = torch.tensor(members, device=device)  # (1 + layers, k): of the whole and of each layer
+        self._none = torch.zeros((), dtype=torch.float64, device=device)
+        self._count = torch.zeros_like(self._none)
         self._mean = torch.zeros(1 + len(self.layers), dtype=torch.float64, device=device)
         self._squares = torch.zeros_like(self._mean)  # of the distances from the mean, added up
 
     @torch.no_grad()
     def add(self, draw: SteinTrace) -> None:
         """Count one more draw."""
-        by_layer = torch.zeros_like(self._mean[1:]).index_add_(0, self._owners, draw.parts)
-        values = torch.cat([draw.whole.view(1), by_layer])
+        self.add_parts(draw.parts)
+
+    @torch.no_grad()
+    def add_parts(self, parts: Tensor) -> None:
+        """Count one more draw, given each tensor's part of its estimate, (k,)."""
+        values = torch.where(self._members, parts, self._none).sum(1)
         self._count += 1
         off = values - self._mean
         self._mean.addcdiv_(off, self._count)

@@ -121,11 +121,7 @@ class Filters:
         return flat.copy_(direction.mul_(ratio.index_select(0, self._owners)))
 
     def _norms(self, flat: Tensor) -> Tensor:
-        return self.sums(flat.square()).sqrt_()
-
-    def sums(self, flat: Tensor) -> Tensor:
-        """The sum of ``flat``, (n,), over each filter, (filters,)."""
-        return segment_sums(flat, self._offsets)
+        return segment_sums(flat.square(), self._offsets).sqrt_()
 
 
 def segment_sums(flat: Tensor, offsets: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def _zeros(like: Sequence[Tensor], *more: int) -> list[Tensor]:
     rooms = {}
     for dtype, device in dict.fromkeys(kinds):
         own = [size for size, kind in zip(sizes, kinds, strict=True) if kind == (dtype, device)]
-        rooms[dtype, device] = iter(torch.zeros(sum(own), dtype=dtype, device=device).split(own))
+        rooms[dtype, device] = iter(torch.split(torch.zeros(sum(own), dtype=dtype, device=device), own))
     return [next(rooms[kind]).view(*more, *tensor.shape) for kind, tensor in zip(kinds, like, strict=True)]
 
 

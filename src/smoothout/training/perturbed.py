@@ -122,8 +122,8 @@ class Perturbations:
             for generator in self._generators[first : first + count]:
                 context.generator = generator
                 draws.append(_flat(context.draw()))
-            thetas = torch.stack(draws).split([p.numel() for p in parameters], 1)
-            moved = [w + theta.unflatten(1, w.shape) for w, theta in zip(parameters, thetas, strict=True)]
+            thetas = torch.split(torch.stack(draws), [p.numel() for p in parameters], 1)
+            moved = [w + theta.view(len(theta), *w.shape) for w, theta in zip(parameters, thetas, strict=True)]
             if first == 0 and self.measuring:
                 self._see_first(draws[0], moved, of)
             yield dict(zip(self._names, moved, strict=True))
@@ -146,8 +146,8 @@ class Perturbations:
         """
         seen, self._seen = self._seen, None
         if seen is not None and self.trace is not None and self._stein is not None and self._context is not None:
-            gradient = seen.gradient()
-            self.trace.add(self._stein(seen.theta, gradient, seen.weight, self._context.a, seen.ghosts))
+            gradient, a = seen.gradient(), self._context.a
+            self.trace.add_parts(self._stein(seen.theta, gradient, seen.weight, a, seen.ghosts))
 
     def keep_strength_on_device(self) -> None:
         """Hold the strength in a tensor, whose value a recorded update reads at every replay."""
