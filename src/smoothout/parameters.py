@@ -33,6 +33,11 @@ def trainable(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
     return found
 
 
+def has_convolutions(model: nn.Module) -> bool:
+    """Whether a layer of ``model`` is a convolution, transposed ones included."""
+    return any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
+
+
 def flatten(tensors: Sequence[Tensor]) -> Tensor:
     """One float64 vector on the CPU with the entries of ``tensors``, shape (n,)."""
     return torch.cat([t.detach().reshape(-1).to("cpu", torch.float64) for t in tensors])

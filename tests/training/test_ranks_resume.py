@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def test_ranks_ask_one_another_every_half_second_by_the_slowest_clock_and_stop_a
     assert asked[-1] == update
     assert 400 <= update <= 400 + 32
     assert asked[:5] == [0, 2, 6, 14, 30]
-    gaps = [later - earlier for earlier, later in zip(asked[5:-1], asked[6:], strict=True)]
+    gaps = [later - earlier for earlier, later in pairwise(asked[5:])]
     assert ASK_SECONDS * 2**6 == 32
     assert set(gaps) == {32}
 

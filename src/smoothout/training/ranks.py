@@ -56,7 +56,7 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
         self.rank, self.size = rank, size
         self._store, self._leading = store, False
-        self._ask_at_once()
+        self._asked, self._asked_every, self._until_asked = time.monotonic(), 1, 1
 
     def share(self, count: int) -> slice:
         """Which of ``count`` things in a row are this rank's: as many as another's, one more in the first ranks."""
