@@ -13,7 +13,7 @@ to number and from the data, theta . g / var(theta) is the trace of the Hessian 
 Where C is quadratic, each is the Hessian's trace itself. Otherwise there are two differences to the Hessian at w: kinks
 (ReLU) count here, as far as the noise crosses them; and C is what the step computes, BatchNorm in training mode and
 dropout included. One draw is noisy: the slope at w alone adds |grad C(w)|^2 / variance to the estimate's variance. So
-average over many steps.
+average over many steps. Ghost batches under one noise are one draw: their mean gradient goes with it.
 
 The same product is the metric s of [SmoothOut Eq. 9]: dE[C(w + theta)] / da = E[theta . g] / a for all of these laws,
 because theta is a times something that does not depend on a.

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from smoothout.data.images import Examples, Split
 from smoothout.evaluation import Precision
+from smoothout.ghost import forward_ghosts
 from smoothout.perturbation import Draw, Law, Noise, Scaling
-from smoothout.training import checkpoint
+from smoothout.training import checkpoint, passes
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Ghosts
 from smoothout.training.loop import Training
@@ -106,6 +107,17 @@ def test_one_pass_ends_where_ghost_batches_in_turn_end(
     assert_same_end(found, wanted)
     assert sum(in_turn) == 2 * EXAMPLES
     assert (at_once == in_turn) is (batch.ghost is None)
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("noise", [NOISES["none"], NOISES["one"]])
+@pytest.mark.parametrize("make", [dense, convolutions])
+def test_examples_that_alternate_in_a_pass_as_on_cuda_end_there_too(
+    make: Callable[[], nn.Module], noise: Noise, batch: Batch, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "forward_ghosts", partial(forward_ghosts, interleaved=True))
+    (wanted, _), (found, _) = both(tiny_split, make, noise=noise, batch=batch)
+    assert_same_end(found, wanted)
 
 
 def traces(end: Snapshot) -> list[float]:
