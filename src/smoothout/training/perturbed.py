@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +47,7 @@ class Perturbations:
         self._names = _names(model, self._context)
         self.trace = RunningTrace(self._names, device) if measurable else None
         self._stein = FlatSteinTrace(self._context.parameters, noise.law, noise.scaling) if self._context else None
-        self._seen: _Seen | None = None
+        self._later: Callable[[], None] | None = None  # measures, when the update's gradient is there
         clean = measurable or self._context is None  # no noise stays in
         self._at_once = clean and not self._drops and self._copies is None and divisible(model)
         self.recordable = self._copies is None and (ghosts == 1 or not self._drops)
@@ -83,7 +82,7 @@ class Perturbations:
 
     def at(self, update: int) -> None:
         """Set the strength and every source of chance for ``update``, counted from the start of the training."""
-        self._update, self._seen = update, None
+        self._update, self._later = update, None
         for ghost, generator in enumerate(self._generators):
             generator.manual_seed(address(self._seed, "noise", update, ghost if self._noise.draw is Draw.ghost else 0))
         self._seed_dropout(0)
@@ -130,24 +129,30 @@ class Perturbations:
             first += count
 
     def _see_first(self, theta: Tensor, moved: Sequence[Tensor], of: int) -> None:
-        """Keep what the curvature at the first ghost batch's weights is measured by, of those in one pass."""
+        """Measure at the end of the update by the first of several weights ``moved`` in one pass."""
         assert self._context is not None
+        parameters = self._context.parameters
         for weight in moved:
             weight.retain_grad()
-        clean = _flat(parameter.detach() for parameter in self._context.parameters)
-        self._seen = _Seen(theta, clean, lambda: _flat(_gradient(weight)[0] for weight in moved), of)
+        self._later = lambda: self._add(theta, _flat(parameters), _flat(_gradient(w)[0] for w in moved), of)
 
     def measure(self) -> None:
-        """Add to ``trace`` where the present update measures; ``grad`` of each parameter is the whole update's now.
+        """Add to ``trace`` what is left to measure; ``grad`` of each parameter is the whole update's now.
 
         One theta for all ghost batches (``draw=batch``) goes with the mean gradient of all: the estimate is as unbiased
         as that of one ghost batch, and has less variance. With noise of their own it is the first one's theta and
         gradient. Where ranks share an update, it is the first rank that measures.
         """
-        seen, self._seen = self._seen, None
-        if seen is not None and self.trace is not None and self._stein is not None and self._context is not None:
-            gradient, a = seen.gradient(), self._context.a
-            self.trace.add_parts(self._stein(seen.theta, gradient, seen.weight, a, seen.ghosts))
+        later, self._later = self._later, None
+        if later is not None:
+            later()
+
+    @torch.no_grad()
+    def _add(self, theta: Tensor, weight: Tensor, gradient: Tensor, ghosts: int) -> None:
+        assert self.trace is not None
+        assert self._stein is not None
+        assert self._context is not None
+        self.trace.add_parts(self._stein(theta, gradient, weight, self._context.a, ghosts))
 
     def keep_strength_on_device(self) -> None:
         """Hold the strength in a tensor, whose value a recorded update reads at every replay."""
@@ -172,28 +177,18 @@ class Perturbations:
         return [self._context]
 
     def _see(self, count: int) -> None:
-        """Keep what the curvature is measured by, at the end of the first of ``count`` ghost batches."""
+        """Measure at the end of the first of ``count`` ghost batches; with one noise for all, when they are through."""
         assert self._context is not None
         parameters, clean = self._context.parameters, _by_filter(self._context.clean)
         theta = _by_filter(parameters) - clean
         if self._noise.draw is Draw.batch:
-            self._seen = _Seen(theta, clean, lambda: _gradients(parameters), 1)
+            self._later = lambda: self._add(theta, _by_filter(parameters), _gradients(parameters), 1)
         else:
-            own = _gradients(parameters)
-            self._seen = _Seen(theta, clean, lambda: own, count)
+            self._add(theta, clean, _gradients(parameters), count)
 
     def _seed_dropout(self, ghost: int) -> None:
         if self._drops:
             torch.manual_seed(address(self._seed, "dropout", self._update, ghost))
-
-
-class _Seen(NamedTuple):
-    """What a draw's curvature is measured by, as flat vectors: theta, w and the gradient, which is over ``ghosts``."""
-
-    theta: Tensor
-    weight: Tensor
-    gradient: Callable[[], Tensor]
-    ghosts: int
 
 
 @dataclass(frozen=True)
@@ -217,7 +212,7 @@ class _Watched:
 
 def _flat(tensors: Iterable[Tensor]) -> Tensor:
     """All entries in logical order, (n,)."""
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
 def _by_filter(tensors: Iterable[Tensor]) -> Tensor:
