@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smoothout import AdaSmoothOut, SmoothOut, perturbation
-from smoothout.flat import Filters, FlatBuffers, _by_filter
+from smoothout.flat import Filters, FlatBuffers, by_filter
 from smoothout.perturbation import Scaling, scale_to_filters
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -132,7 +132,7 @@ def test_scaling_in_one_pass_adds_up_low_precision_in_float32(dtype: torch.dtype
 @pytest.mark.parametrize("layout", ["channels_last", "channels_last, 3d", "contiguous", "bias", "number"])
 def test_weights_in_the_usual_layouts_are_read_where_they_lie(layout: str) -> None:
     tensor = LAYOUTS[layout]()
-    assert _by_filter(tensor).data_ptr() == tensor.data_ptr()
+    assert by_filter(tensor).data_ptr() == tensor.data_ptr()
 
 
 # The contexts

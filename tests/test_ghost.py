@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from ghost_networks import SETTINGS, batch, network
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -29,12 +30,10 @@ from smoothout.ghost import (
     ghosted,
     to_ghost,
 )
-from smoothout.models.mlp import MLP
 
 CHANNELS = 3
 SHAPES = {"(N, C)": (), "(N, C, L)": (4,), "2d": (3, 2), "3d": (2, 3, 2)}
 PLAIN = {"(N, C)": nn.BatchNorm1d, "(N, C, L)": nn.BatchNorm1d, "2d": nn.BatchNorm2d, "3d": nn.BatchNorm3d}
-SETTINGS = [{}, {"momentum": 0.3, "eps": 0.1}, {"momentum": None}, {"track_running_stats": False}, {"affine": False}]
 
 
 def layer(kind: str, **settings: object) -> nn.Module:
@@ -111,23 +110,6 @@ def test_images_keep_their_layout_and_low_precision_its_type(memory: torch.memor
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, torch.cat([wanted(piece) for piece in images.chunk(ghosts)]))
     torch.testing.assert_close(made.running_var, wanted.running_var)
-
-
-def network(*, convolutions: bool, **settings: object) -> nn.Sequential:
-    torch.manual_seed(0)
-    if not convolutions:
-        model = MLP(width=7, depth=2).build((1, 4, 4), 3)
-    else:
-        first, second = nn.Conv2d(1, 4, 3, bias=False), nn.Conv2d(4, 5, 2)
-        norms = nn.BatchNorm2d(4, **settings), nn.BatchNorm2d(5, **settings)
-        model = nn.Sequential(first, norms[0], nn.ReLU(), second, norms[1], nn.ReLU(), nn.Flatten(), nn.Linear(5, 3))
-    return model.double()
-
-
-def batch(examples: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    inputs = torch.randn(examples, 1, 4, 4, generator=generator, dtype=torch.float64)
-    return inputs, torch.randint(0, 3, (examples,), generator=generator)
 
 
 @pytest.mark.parametrize("convolutions", [False, True])

@@ -13,7 +13,7 @@ to number and from the data, theta . g / var(theta) is the trace of the Hessian 
 Where C is quadratic, each is the Hessian's trace itself. Otherwise there are two differences to the Hessian at w: kinks
 (ReLU) count here, as far as the noise crosses them; and C is what the step computes, BatchNorm in training mode and
 dropout included. One draw is noisy: the slope at w alone adds |grad C(w)|^2 / variance to the estimate's variance. So
-average over many steps.
+average over many steps. Ghost batches under one noise are one draw: their mean gradient goes with it.
 
 The same product is the metric s of [SmoothOut Eq. 9]: dE[C(w + theta)] / da = E[theta . g] / a for all of these laws,
 because theta is a times something that does not depend on a.
@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from smoothout.choices import choice
+from smoothout.flat import filter_lengths, segment_sums
 from smoothout.parameters import filter_norms
 from smoothout.perturbation import Law, Scaling
 
@@ -66,8 +67,9 @@ def stein_trace(thetas: Sequence[Tensor], gradients: Sequence[Tensor], variances
 
     Args:
         thetas: the noise, one tensor a perturbed parameter.
-        gradients: of the loss under that noise, in the same shapes: of one ghost batch, neither clipped nor with weight
-            decay in it. Gradients of several draws must not be added up before.
+        gradients: of the loss under that noise, in the same shapes, neither clipped nor with weight decay in it. It may
+            be the mean over several ghost batches that had the same noise; gradients of several draws must not be
+            added up before.
         variances: of one number of the noise, for each tensor: a number, or a tensor that broadcasts to its shape; see
             `noise_variances`. Where a tensor is 0 there was no noise and nothing is measured: it adds 0.
 
@@ -116,6 +118,55 @@ def noise_variances(
     return [(a * filter_norms(w)) ** 2 / (w[0].numel() if w.dim() > 1 else 1) for w in weights]
 
 
+class FlatSteinTrace:
+    """`stein_trace` with `noise_variances` for all parameters of a network at once.
+
+    A measurement takes the same few operations on the device for any network, none of which waits; they may be captured
+    in a CUDA graph. Vectors hold the parameters' entries one after another, filter by filter, each in any order within
+    a filter that is the same for all vectors. Products are summed up in float64, in an order that is always the same.
+
+    Args:
+        weights: the perturbed parameters, on one device; only their shapes count.
+        law: of the noise.
+        scaling: of the noise.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], law: Law | str = Law.uniform, scaling: Scaling | str = Scaling.none):
+        self._law, self._scaling = choice(Law, "law", law), choice(Scaling, "scaling", scaling)
+        device, lengths = weights[0].device, [filter_lengths(weight) for weight in weights]
+        sizes = torch.cat(lengths)
+        self._sizes = sizes.to(device, torch.float64)  # numbers of each filter
+        self._filters = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).to(device)  # where each one's numbers begin
+        self._tensors = torch.tensor([0, *map(len, lengths)]).cumsum(0).to(device)  # where each one's filters begin
+
+    @torch.no_grad()
+    def __call__(self, theta: Tensor, gradient: Tensor, weight: Tensor, a: float | Tensor, ghosts: int = 1) -> Tensor:
+        """One draw's estimates of each tensor's part of the trace, (k,), float64 on the device.
+
+        Args:
+            theta: the noise, (n,).
+            gradient: of the loss under that noise, (n,), over ``ghosts``.
+            weight: the clean weights, (n,).
+            a: the noise's strength.
+            ghosts: what the gradient was divided by.
+        """
+        products = (theta * gradient).double()
+        unit = a * (a * ((1.0 if self._scaling is Scaling.filter else self._law.variance) / ghosts))
+        if self._scaling is Scaling.weight:
+            products /= _above_0(weight.double().square() * unit)
+        sums = segment_sums(products, self._filters)
+        if self._scaling is Scaling.filter:
+            sums *= self._sizes
+            sums /= _above_0(segment_sums(weight.double().square(), self._filters) * unit)
+        parts = segment_sums(sums, self._tensors)
+        return parts / unit if self._scaling is Scaling.none else parts
+
+
+def _above_0(variances: Tensor) -> Tensor:
+    """Where a variance is 0, so is theta: there 0 is divided by another number. No square of a float32 vanishes."""
+    return variances.clamp_min_(torch.finfo(variances.dtype).tiny)
+
+
 class RunningTrace:
     """Mean and standard error of `stein_trace` over many steps, as a whole and by layer (Welford's recurrence).
 
@@ -130,20 +181,26 @@ class RunningTrace:
     def __init__(self, names: Sequence[str], device: torch.device | str = "cpu") -> None:
         owners = [name.rpartition(".")[0] or name for name in names]
         self.layers = list(dict.fromkeys(owners))
-        self._owners = torch.tensor([self.layers.index(owner) for owner in owners], device=device)
-        self._count = torch.zeros((), dtype=torch.float64, device=device)
+        members = [[True] * len(owners), *([owner == layer for owner in owners] for layer in self.layers)]
+        self._members = torch.tensor(members, device=device)  # (1 + layers, k): of the whole and of each layer
+        self._none = torch.zeros((), dtype=torch.float64, device=device)
+        self._count = torch.zeros_like(self._none)
         self._mean = torch.zeros(1 + len(self.layers), dtype=torch.float64, device=device)
         self._squares = torch.zeros_like(self._mean)  # of the distances from the mean, added up
 
     @torch.no_grad()
     def add(self, draw: SteinTrace) -> None:
         """Count one more draw."""
-        by_layer = torch.zeros_like(self._mean[1:]).index_add_(0, self._owners, draw.parts)
-        values = torch.cat([draw.whole.view(1), by_layer])
+        self.add_parts(draw.parts)
+
+    @torch.no_grad()
+    def add_parts(self, parts: Tensor) -> None:
+        """Count one more draw, given each tensor's part of its estimate, (k,)."""
+        values = torch.where(self._members, parts, self._none).sum(1)
         self._count += 1
         off = values - self._mean
-        self._mean += off / self._count
-        self._squares += off * (values - self._mean)
+        self._mean.addcdiv_(off, self._count)
+        self._squares.addcmul_(off, values - self._mean)
 
     def result(self) -> TraceResult:
         """The estimates so far; waits for the device. Raises ValueError before the first draw."""

@@ -102,7 +102,7 @@ class Filters:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         device = tensors[0].device
-        lengths = torch.cat([_filter_lengths(tensor) for tensor in tensors])
+        lengths = torch.cat([filter_lengths(tensor) for tensor in tensors])
         self._offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).to(device)
         owners = torch.repeat_interleave(lengths)  # the filter that each entry belongs to
         self._owners = owners.to(device, _index_dtype(len(owners)))
@@ -115,27 +115,31 @@ class Filters:
         """
         wide = torch.promote_types(flat.dtype, torch.float32)  # float16 ends at 65504
         direction = flat.to(wide)
-        weight_norms = self._norms(torch.cat([_by_filter(weight.detach()) for weight in weights]).to(wide))
+        weight_norms = self._norms(torch.cat([by_filter(weight.detach()) for weight in weights]).to(wide))
         ratio = weight_norms.mul_(a).div_(self._norms(direction).add_(1e-6))
         return flat.copy_(direction.mul_(ratio.index_select(0, self._owners)))
 
     def _norms(self, flat: Tensor) -> Tensor:
-        # unsafe: the check of the offsets would wait for the device
-        squares = torch.segment_reduce(flat.square(), "sum", offsets=self._offsets, unsafe=True, initial=0)
-        return squares.sqrt_()
+        return segment_sums(flat.square(), self._offsets).sqrt_()
+
+
+def segment_sums(flat: Tensor, offsets: Tensor) -> Tensor:
+    """The sums of ``flat`` between each two ``offsets``, which begin with 0 and end with its length."""
+    # unsafe: the check of the offsets would wait for the device
+    return torch.segment_reduce(flat, "sum", offsets=offsets, unsafe=True, initial=0)
 
 
 def _index_dtype(entries: int) -> torch.dtype:
     return torch.int32 if entries < 2**31 else torch.int64
 
 
-def _filter_lengths(tensor: Tensor) -> Tensor:
+def filter_lengths(tensor: Tensor) -> Tensor:
     """How many entries each filter has, (filters,)."""
     filters = tensor.numel() if tensor.dim() < 2 else len(tensor)
     return torch.full((filters,), tensor.numel() // max(filters, 1), dtype=torch.int64, device="cpu")
 
 
-def _by_filter(tensor: Tensor) -> Tensor:
+def by_filter(tensor: Tensor) -> Tensor:
     """The entries filter by filter, (n,), in any order within a filter: a view where memory holds them so."""
     if tensor.is_contiguous():
         return tensor.view(-1)

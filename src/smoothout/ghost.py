@@ -10,7 +10,8 @@ to rounding, as long as the model uses each BatchNorm layer once and treats exam
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -27,6 +28,7 @@ class _Ghost(_BatchNorm):
     """
 
     ghosts: int = 1
+    shared: _Shared | None = None  # set for the time of `forward_ghosts`
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` (N, C, ...), normalised; in training mode each ghost batch by itself."""
@@ -34,30 +36,77 @@ class _Ghost(_BatchNorm):
             return super().forward(x)
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         size = -(-len(x) // self.ghosts)
-        outputs, statistics = zip(*(self._equal(part, size) for part in _even(x, size)), strict=True)
+        outputs, statistics = zip(*(self._equal(part, size) for part in whole_and_rest(x, size)), strict=True)
         if _averaging(self):
-            means, variances = zip(*statistics, strict=True)
-            feed(self, torch.cat(means), torch.cat(variances))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+            found = _joined([each for each in statistics if each is not None], 1)
+            if self.shared is None:
+                feed([self], [found])
+            else:
+                self.shared.statistics[self] = found
+        return _joined(list(outputs), 0)
 
-    def _equal(self, x: Tensor, size: int) -> tuple[Tensor, list[Tensor]]:
-        """(normalised, [means (ghosts, C), unbiased variances (ghosts, C)]) of ghost batches of ``size`` examples.
+    def _equal(self, x: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
+        """(Normalised, means and unbiased variances (2, ghosts, C)) of ghost batches of ``size`` examples.
 
         Without running averages there are no means and variances, for nobody needs them.
 
-        Ghost batches become channels, side by side: (ghosts size, C, ...) is normalised as (size, ghosts C, ...).
+        Ghost batches become channels, side by side: ``x`` is normalised as (size, ghosts C, ...). That takes a copy
+        of (ghosts size, C, ...) each way, and none of a contiguous (size ghosts, C, ...).
         """
         ghosts, channels = max(1, len(x) // size), x.shape[1]
+        interleaved = self.shared is not None and self.shared.interleaved
+        axis, parts = (1, (-1, ghosts)) if interleaved else (0, (ghosts, -1))
         at = x.dim() - 1 if x.stride(1) == 1 else 1  # channels stay last in memory where they are
-        apart = torch.unflatten(x.movedim(1, at), 0, (ghosts, -1))
-        beside = apart.movedim(0, at).flatten(at, at + 1).movedim(at, 1)
-        weight, bias = (None if p is None else p.repeat(ghosts) for p in (self.weight, self.bias))
-        averages = [self.running_mean, self.running_var] if _averaging(self) else []
-        found = [average.new_zeros(ghosts * channels) for average in averages if average is not None]
-        mean, variance = found or (None, None)  # momentum 1: the batch's own
+        apart = torch.unflatten(x.movedim(1, at), 0, parts)
+        beside = apart.movedim(axis, at).flatten(at, at + 1).movedim(at, 1)
+        shared = self.shared
+        if shared is None or shared.ghosts != ghosts or len(x) < size:  # a smaller rest is normalised by itself
+            shared = _Shared([self], ghosts)
+        weight, bias = shared.repeated.get(self, (None, None))
+        found = shared.rooms.get(self)  # momentum 1: they are filled with the batch's own
+        mean, variance = (None, None) if found is None else found.flatten(1)
         beside = F.batch_norm(beside, mean, variance, weight, bias, training=True, momentum=1.0, eps=self.eps)
-        apart = torch.unflatten(beside.movedim(1, at), at, (ghosts, channels)).movedim(at, 0)
-        return apart.flatten(0, 1).movedim(at, 1), [numbers.view(ghosts, channels) for numbers in found]
+        apart = torch.unflatten(beside.movedim(1, at), at, (ghosts, channels)).movedim(at, axis)
+        return apart.flatten(0, 1).movedim(at, 1), found
+
+
+class _Shared:
+    """What BatchNorm layers need for a pass, made at once: a few operations on the device instead of some a layer.
+
+    Args:
+        layers: of one model.
+        ghosts: ghost batches of full size in the pass.
+        interleaved: whether their examples alternate in the batch: the i-th is ghost batch i % ghosts's.
+    """
+
+    def __init__(self, layers: Sequence[_BatchNorm], ghosts: int, interleaved: bool = False) -> None:
+        self.ghosts, self.interleaved = ghosts, interleaved
+        self.statistics: dict[_BatchNorm, Tensor] = {}  # (2, ghosts, C), as the layers find them
+        self.repeated: dict[_BatchNorm, Sequence[Tensor]] = {}  # weight and bias of each layer, (ghosts C,)
+        affine = [layer for layer in layers if layer.affine]
+        for group in _groups(affine, lambda layer: (layer.weight.shape, layer.weight.dtype, layer.weight.device)):
+            stacked = torch.stack([p for layer in group for p in (layer.weight, layer.bias)])
+            rows = stacked[:, None].expand(-1, ghosts, -1).flatten(1).unbind()
+            self.repeated |= dict(zip(group, zip(rows[::2], rows[1::2], strict=True), strict=True))
+        self.rooms = _rooms(layers, ghosts)
+
+
+def _rooms(layers: Sequence[_BatchNorm], ghosts: int) -> dict[_BatchNorm, Tensor]:
+    """Zeros for the statistics of each layer that keeps running averages: (2, ghosts, C)."""
+    averages = {layer: layer.running_mean for layer in layers if _averaging(layer)}
+    rooms = _zeros([average for average in averages.values() if average is not None], 2, ghosts)
+    return dict(zip(averages, rooms, strict=True))
+
+
+def _zeros(like: Sequence[Tensor], *more: int) -> list[Tensor]:
+    """Zeros (*more, *shape) for each shape, by one operation for each dtype and device."""
+    kinds = [(tensor.dtype, tensor.device) for tensor in like]
+    sizes = [math.prod((*more, *tensor.shape)) for tensor in like]
+    rooms = {}
+    for dtype, device in dict.fromkeys(kinds):
+        own = [size for size, kind in zip(sizes, kinds, strict=True) if kind == (dtype, device)]
+        rooms[dtype, device] = iter(torch.split(torch.zeros(sum(own), dtype=dtype, device=device), own))
+    return [next(rooms[kind]).view(*more, *tensor.shape) for kind, tensor in zip(kinds, like, strict=True)]
 
 
 class GhostBatchNorm1d(_Ghost, nn.BatchNorm1d):
@@ -122,6 +171,51 @@ def ghosted(model: nn.Module, ghosts: int) -> Iterator[None]:
             _divide(layer, number)
 
 
+def forward_ghosts(
+    network: Callable[[Tensor], Tensor],
+    model: nn.Module,
+    inputs: Tensor,
+    ghosts: int,
+    *,
+    interleaved: bool | None = None,
+) -> Tensor:
+    """One forward pass in `ghosted`, with less work for the device: what BatchNorm layers share is done once for all.
+
+    Args:
+        network: ``model``, or what was compiled from it. Its activations are not computed again in the backward pass.
+        model: uses each BatchNorm layer at most once.
+        inputs: (N, ...), ghost batch after ghost batch.
+        ghosts: in how many parts `torch.chunk` cuts them.
+        interleaved: whether examples pass through the network in another order, in which contiguous activations need
+            not be copied for a BatchNorm layer; outputs have the order of ``inputs``. None is no on a CPU, where sums
+            over examples keep the order that they have had.
+
+    Returns:
+        What the model returns, (N, ...).
+    """
+    layers, size = _layers(model), -(-len(inputs) // ghosts)
+    interleaved = inputs.device.type != "cpu" if interleaved is None else interleaved
+    with ghosted(model, ghosts):
+        shared = _Shared(layers, max(1, len(inputs) // size), interleaved)
+        try:
+            for layer in layers:
+                layer.__dict__["shared"] = shared
+            outputs = network(_transposed(inputs, size) if interleaved else inputs)
+        finally:
+            for layer in layers:
+                layer.__dict__.pop("shared", None)
+    if shared.statistics:
+        feed(list(shared.statistics), list(shared.statistics.values()))
+    return _transposed(outputs, size, back=True) if interleaved else outputs
+
+
+def _transposed(x: Tensor, size: int, *, back: bool = False) -> Tensor:
+    """The i-th examples of all ghost batches of ``size`` side by side, the smaller rest last; or back again."""
+    whole, *rest = whole_and_rest(x, size)
+    whole = torch.unflatten(whole, 0, (size, -1) if back else (-1, size)).transpose(0, 1).flatten(0, 1)
+    return torch.cat([whole, *rest]) if rest else whole
+
+
 def forward_each(model: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
     """Ghost batches through ``model``, each at weights of its own, all in one pass.
 
@@ -140,53 +234,72 @@ def forward_each(model: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]
     ghosts = len(next(iter(weights.values())))
     if len(inputs) % ghosts:
         raise ValueError(f"inputs: {len(inputs)} examples are no {ghosts} ghost batches of one size")
-    averaging = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and _averaging(m)}
-    rooms = {
-        f"{name}.{key}".lstrip("."): torch.zeros((ghosts, *buffer.shape), dtype=buffer.dtype, device=buffer.device)
-        for name, layer in averaging.items()
-        for key, buffer in layer.named_buffers(recurse=False)
-    }
+    names = {m: name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and _averaging(m)}
+    averaging = list(names)
+    found = _rooms(averaging, ghosts)
+    rooms = {f"{names[layer]}.running_mean".lstrip("."): room[0] for layer, room in found.items()}
+    rooms |= {f"{names[layer]}.running_var".lstrip("."): room[1] for layer, room in found.items()}
+    counts = {f"{name}.num_batches_tracked".lstrip("."): layer.num_batches_tracked for layer, name in names.items()}
+    rooms |= dict(zip(counts, _zeros([c for c in counts.values() if c is not None], ghosts), strict=True))
 
     def one(piece: Tensor, own: dict[str, Tensor], room: dict[str, Tensor]) -> Tensor:
         output: Tensor = functional_call(model, {**own, **room}, (piece,))
         return output
 
-    momenta = [layer.momentum for layer in averaging.values()]
+    momenta = [layer.momentum for layer in averaging]
     try:
-        for layer in averaging.values():
+        for layer in averaging:
             layer.momentum = 1.0  # the rooms then hold the statistics of each ghost batch alone
         outputs = torch.vmap(one)(torch.unflatten(inputs, 0, (ghosts, -1)), dict(weights), rooms)
     finally:
-        for layer, momentum in zip(averaging.values(), momenta, strict=True):
+        for layer, momentum in zip(averaging, momenta, strict=True):
             layer.momentum = momentum
-    for name, layer in averaging.items():
-        feed(layer, *(rooms[f"{name}.{key}".lstrip(".")] for key in ("running_mean", "running_var")))
+    feed(averaging, list(found.values()))
     return outputs.flatten(0, 1)
 
 
 @torch.no_grad()
-def feed(layer: _BatchNorm, means: Tensor, variances: Tensor) -> None:
-    """Let the running averages of ``layer`` take the statistics of ghost batches, both (ghosts, C), in turn.
+def feed(layers: Sequence[_BatchNorm], statistics: Sequence[Tensor]) -> None:
+    """Let the running averages of each layer take the statistics of its ghost batches, one after another.
 
-    After g of them an average is (1 - m)^g r + m sum_i (1 - m)^(g - i) s_i, i from 1; without a momentum m it is the
-    mean over all ghost batches so far.
+    ``statistics`` are each layer's means and variances, (2, ghosts, C). After g ghost batches an average is
+    (1 - m)^g r + m sum_i (1 - m)^(g - i) s_i, i from 1; without a momentum m it is the mean over all so far.
     """
-    average, variance, seen = layer.running_mean, layer.running_var, layer.num_batches_tracked
-    assert average is not None
-    assert variance is not None
-    ghosts, m = len(means), layer.momentum
-    kept: Tensor | float
+    own = dict(zip(layers, statistics, strict=True))
+
+    def kind(layer: _BatchNorm) -> Hashable:
+        found, momentum = own[layer], layer.momentum
+        return id(layer) if momentum is None else momentum, found.shape, found.dtype, found.device
+
+    for group in _groups(layers, kind):
+        stacked = torch.cat([own[layer] for layer in group])
+        kept, share = _shares(group[0], stacked)
+        averages = [a for layer in group for a in (layer.running_mean, layer.running_var) if a is not None]
+        torch._foreach_mul_(averages, kept)
+        # No matrix product: TF32 and autocast would round it.
+        torch._foreach_add_(averages, (share[:, None] * stacked).sum(1).unbind())
+        seen = [layer.num_batches_tracked for layer in group if layer.num_batches_tracked is not None]
+        if seen:
+            torch._foreach_add_(seen, stacked.shape[1])
+
+
+def _shares(layer: _BatchNorm, statistics: Tensor) -> tuple[float | Tensor, Tensor]:
+    """How much of an average is kept, and how much of each ghost batch's comes to it, (ghosts,)."""
+    ghosts, m, seen = statistics.shape[1], layer.momentum, layer.num_batches_tracked
     if m is None:
         assert seen is not None  # torch needs it here too
-        share = (1 / (seen + ghosts).to(average)).expand(ghosts)
-        kept = seen * share[0]
-    else:
-        share = m * (1 - m) ** torch.arange(ghosts - 1, -1, -1, dtype=average.dtype, device=average.device)
-        kept = (1 - m) ** ghosts
-    for running, own in ((average, means), (variance, variances)):
-        running.mul_(kept).add_((share[:, None] * own).sum(0))  # no matrix product: TF32 and autocast would round it
-    if seen is not None:
-        seen.add_(ghosts)
+        share = (1 / (seen + ghosts).to(statistics)).expand(ghosts)
+        return seen * share[0], share
+    age = torch.arange(ghosts - 1, -1, -1, dtype=statistics.dtype, device=statistics.device)
+    return (1 - m) ** ghosts, m * (1 - m) ** age
+
+
+def _groups(layers: Sequence[_BatchNorm], key: Callable[[_BatchNorm], Hashable]) -> list[list[_BatchNorm]]:
+    """Layers with the same key, in order."""
+    groups: dict[Hashable, list[_BatchNorm]] = {}
+    for layer in layers:
+        groups.setdefault(key(layer), []).append(layer)
+    return list(groups.values())
 
 
 def _averaging(layer: _BatchNorm) -> bool:
@@ -194,10 +307,14 @@ def _averaging(layer: _BatchNorm) -> bool:
     return layer.training and layer.track_running_stats and layer.running_mean is not None
 
 
-def _even(x: Tensor, size: int) -> tuple[Tensor, ...]:
-    """(examples in whole ghost batches of ``size``, and the rest where there is one)."""
+def whole_and_rest(x: Tensor, size: int) -> tuple[Tensor, ...]:
+    """(Examples in whole ghost batches of ``size``, and the rest where there is one)."""
     whole = len(x) - len(x) % size
     return (x,) if whole == len(x) else (x[:whole], x[whole:])
+
+
+def _joined(tensors: list[Tensor], dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim)
 
 
 def _layers(model: nn.Module) -> list[_BatchNorm]:

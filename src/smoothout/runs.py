@@ -122,11 +122,12 @@ def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
         for now in _updates(run):
             log(now)
             bar.step(_note(now))
-            place.ranks.agree_to_stop()
-            if progress.asked_to_stop() or time.monotonic() - saved > place.checkpoint_seconds:
+            stopping = place.ranks.agree_to_stop()
+            if stopping or time.monotonic() - saved > place.checkpoint_seconds:
                 save(run.frozen())
                 saved = time.monotonic()
-            progress.stop_if_asked()
+            if stopping:  # a signal that the other ranks do not know of yet waits until they do
+                progress.stop_if_asked()
             yield True
         end = run.frozen()
         log(end)

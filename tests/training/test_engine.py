@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from engine_trainings import SIZE, Splits, network, told_recordable, training
+from torch import nn
 
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
@@ -78,6 +79,7 @@ def test_less_than_one_training_at_a_time_is_refused_in_one_line(together: int) 
         Engine(together=together)
 
 
+@pytest.mark.parametrize("convolutions", [False, True])
 @pytest.mark.parametrize(
     ("chosen", "device", "one_noise", "found"),
     [
@@ -87,16 +89,34 @@ def test_less_than_one_training_at_a_time_is_refused_in_one_line(together: int) 
         ("auto", CPU, True, "in_turn"),
         ("auto", CPU, False, "in_turn"),
         ("auto", CUDA, True, "one_pass"),
-        ("auto", CUDA, False, "in_turn"),
+        ("auto", CUDA, False, None),
     ],
 )
 def test_ghost_batches_go_in_one_pass_where_it_is_chosen_and_possible(
-    chosen: str, device: torch.device, one_noise: bool | None, found: str
+    chosen: str, device: torch.device, one_noise: bool | None, found: str | None, convolutions: bool
 ) -> None:
-    engine = Engine(ghosts=Ghosts(chosen))
-    assert engine.resolved(device, Precision.float32, True, one_noise).ghosts is Ghosts(found)
-    compiled = replace(engine, compile=True).resolved(device, Precision.float32, True, one_noise)
+    """With noise of their own, auto on CUDA asks for convolutions."""
+    engine, found = Engine(ghosts=Ghosts(chosen)), found or ("in_turn" if convolutions else "one_pass")
+    told = device, Precision.float32, True, one_noise, convolutions
+    assert engine.resolved(*told).ghosts is Ghosts(found)
+    compiled = replace(engine, compile=True).resolved(*told)
     assert compiled.ghosts is Ghosts("in_turn" if one_noise is False else found)
+
+
+@pytest.mark.parametrize("convolutions", [False, True])
+def test_a_training_tells_its_engine_whether_its_network_has_convolutions(
+    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch, convolutions: bool
+) -> None:
+    told, resolved = list[object](), Engine.resolved
+
+    def look(self: Engine, *given: Any) -> Engine:
+        told.append(given[-1])
+        return resolved(self, *given)
+
+    monkeypatch.setattr(Engine, "resolved", look)
+    layers = [nn.Conv2d(1, 4, 3), nn.Flatten()] if convolutions else [nn.Flatten()]
+    training(tiny_split, nn.Sequential(*layers, nn.Linear(16, 3)), batch=Batch(6, 2))
+    assert told == [convolutions]
 
 
 def test_another_word_for_ghosts_is_refused_in_one_line() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from smoothout.training.optimizers import Adam, Epsilon, Momentum
 
@@ -64,19 +66,51 @@ def test_an_uncorrected_epsilon_is_that_of_pytorch_up_to_1_2(size: float) -> Non
         torch.testing.assert_close(weight.detach(), wanted, rtol=1e-9, atol=0.0)
 
 
-def test_an_uncorrected_epsilon_begins_anew_with_the_optimizers_state() -> None:
+def test_an_uncorrected_epsilon_follows_the_state_that_is_loaded() -> None:
+    """At the start, and after updates of the optimizer's own."""
     weight = nn.Parameter(torch.zeros(3))
     optimizer = Adam(0.01, epsilon=Epsilon.uncorrected).build([weight])
-    moves = []
-    for update in range(4):
+    states, moves = [], list[Tensor]()
+    for update in range(5):
         if update == 3:
-            for value in optimizer.state[weight].values():
-                value.zero_()
+            optimizer.load_state_dict(states[1])
+        states.append(copy.deepcopy(optimizer.state_dict()))
         before, weight.grad = weight.detach().clone(), torch.full((3,), 1e-8)
         optimizer.step()
         moves.append(weight.detach() - before)
-    torch.testing.assert_close(moves[3], moves[0], rtol=1e-5, atol=0.0)
-    assert not torch.allclose(moves[2], moves[0], rtol=0.1, atol=0.0)
+    assert not torch.allclose(moves[1], moves[2], rtol=0.1, atol=0.0)
+    assert torch.allclose(moves[3], moves[1], rtol=1e-5, atol=0.0)
+    assert torch.allclose(moves[4], moves[2], rtol=1e-5, atol=0.0)
+    other = Adam(0.01, epsilon=Epsilon.uncorrected).build([weight])
+    other.load_state_dict(states[2])
+    before, weight.grad = weight.detach().clone(), torch.full((3,), 1e-8)
+    other.step()
+    torch.testing.assert_close(weight.detach() - before, moves[2], rtol=1e-5, atol=0.0)
+
+
+class Waiting(TorchDispatchMode):
+    """Counts the numbers that are read from tensors: on a GPU, each is a wait."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), settings: Any = None) -> Any:
+        self.count += operation is torch.ops.aten._local_scalar_dense.default
+        return operation(*arguments, **(settings or {}))
+
+
+def test_an_uncorrected_epsilon_waits_for_the_device_once_after_a_resume() -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    first, second = (Adam(0.01, epsilon=Epsilon.uncorrected).build([weight]) for _ in range(2))
+    weight.grad = torch.ones(3)
+    with Waiting() as waiting:
+        for _ in range(3):
+            first.step()
+    assert waiting.count == 0
+    second.load_state_dict(first.state_dict())
+    with Waiting() as waiting:
+        for _ in range(3):
+            second.step()
+    assert waiting.count == 1
 
 
 def test_an_unknown_epsilon_is_refused() -> None:

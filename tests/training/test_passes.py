@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from smoothout.data.images import Examples, Split
 from smoothout.evaluation import Precision
+from smoothout.ghost import forward_ghosts
 from smoothout.perturbation import Draw, Law, Noise, Scaling
-from smoothout.training import checkpoint, loop
+from smoothout.training import checkpoint, passes
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Ghosts
 from smoothout.training.loop import Training
@@ -26,12 +27,6 @@ from smoothout.training.step import Batch
 Splits = Callable[..., Split]
 EXAMPLES = 44
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-
-
-@pytest.fixture(autouse=True)
-def seldom_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Curvature at the first update of an epoch alone; the others are free to go in one pass."""
-    monkeypatch.setattr(loop, "CURVATURE_DRAWS", 1)
 
 
 def dense(dropout: float = 0.0) -> nn.Sequential:
@@ -111,8 +106,18 @@ def test_one_pass_ends_where_ghost_batches_in_turn_end(
     (wanted, in_turn), (found, at_once) = both(tiny_split, make, noise=noise, batch=batch)
     assert_same_end(found, wanted)
     assert sum(in_turn) == 2 * EXAMPLES
-    apart = noise.a and noise.draw is Draw.ghost and batch == BATCHES["unequal, 6 and 5"]
-    assert (at_once == in_turn) is bool(batch.ghost is None or apart)
+    assert (at_once == in_turn) is (batch.ghost is None)
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("noise", [NOISES["none"], NOISES["one"]])
+@pytest.mark.parametrize("make", [dense, convolutions])
+def test_examples_that_alternate_in_a_pass_as_on_cuda_end_there_too(
+    make: Callable[[], nn.Module], noise: Noise, batch: Batch, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passes, "forward_ghosts", partial(forward_ghosts, interleaved=True))
+    (wanted, _), (found, _) = both(tiny_split, make, noise=noise, batch=batch)
+    assert_same_end(found, wanted)
 
 
 def traces(end: Snapshot) -> list[float]:
@@ -123,27 +128,30 @@ def passes_of(tiny_split: Splits, noise: Noise, batch: Batch) -> list[int]:
     return both(tiny_split, dense, noise=noise, batch=batch, schedule=Schedule(1))[1][1]
 
 
-def test_a_batch_is_a_pass_where_one_noise_serves_it_but_where_curvature_is_measured(tiny_split: Splits) -> None:
+def test_a_batch_is_a_pass_where_one_noise_serves_it_also_where_curvature_is_measured(tiny_split: Splits) -> None:
     one = Noise(0.1, draw=Draw.batch)
     assert passes_of(tiny_split, Noise(), Batch(12, 4)) == [12, 12, 12, 8]
-    assert passes_of(tiny_split, one, Batch(12, 4)) == [4, 4, 4, 12, 12, 8]
-    assert passes_of(tiny_split, one, Batch(8, 4, 2)) == [4, 4, 4, 4, 8, 8, 8, 4]
+    assert passes_of(tiny_split, one, Batch(12, 4)) == [12, 12, 12, 8]
+    assert passes_of(tiny_split, one, Batch(8, 4, 2)) == [8, 8, 8, 8, 8, 4]
 
 
-def test_with_noise_of_their_own_ghost_batches_of_several_sizes_go_in_turn(tiny_split: Splits) -> None:
-    """The network itself is called in turn alone: in one pass it is called with its weights."""
-    own = Noise(0.1)
-    assert passes_of(tiny_split, own, Batch(12, 4)) == [4, 4, 4, 3, 3, 2]
-    assert passes_of(tiny_split, own, Batch(8, 4, 2)) == [4, 4, 4, 4, 4, 4, 2, 2]
-    assert passes_of(tiny_split, own, Batch(11, 5)) == [6, 5] * 4
+def test_with_noise_of_their_own_the_network_is_called_with_its_weights_alone(tiny_split: Splits) -> None:
+    for batch in (Batch(12, 4), Batch(8, 4, 2), Batch(11, 5)):
+        assert passes_of(tiny_split, Noise(0.1), batch) == []
 
 
-def test_measured_curvature_is_that_of_ghost_batches_in_turn(tiny_split: Splits) -> None:
-    for noise in (Noise(0.1), Noise(0.1, draw=Draw.batch)):
-        (wanted, _), (found, _) = both(tiny_split, dense, noise=noise)
-        [first, second], [exact, close] = traces(found), traces(wanted)
-        assert first == exact  # nothing is rounded before the first update
-        assert second == pytest.approx(close, rel=1e-3)
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("noise", [n for n in NOISES.values() if n.a])
+@pytest.mark.parametrize("make", [dense, convolutions])
+def test_measured_curvature_is_that_of_ghost_batches_one_after_another(
+    make: Callable[[], nn.Module], noise: Noise, batch: Batch, tiny_split: Splits
+) -> None:
+    (wanted, _), (found, _) = both(tiny_split, make, noise=noise, batch=batch)
+    assert [epoch["draws"] for epoch in found.curvature] == [batch.updates(EXAMPLES)] * 2
+    for one, other in zip(found.curvature, wanted.curvature, strict=True):
+        for layer, (mean, _) in other["layers"].items():
+            size = max(abs(mean), abs(other["whole"][0]))
+            assert one["layers"][layer][0] == pytest.approx(mean, abs=1e-3 * size)
 
 
 class OwnBatchNorm(nn.BatchNorm1d):

@@ -20,6 +20,7 @@ from smoothout.data.images import Split
 from smoothout.perturbation import Draw, Law, Noise, Scaling
 from smoothout.randomness import stream
 from smoothout.training import checkpoint
+from smoothout.training.engine import Engine, Ghosts
 from smoothout.training.loop import CURVATURE_DRAWS, Training
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
@@ -42,34 +43,41 @@ def training(tiny_split: Splits, model: nn.Module, noise: Noise, **changes: Any)
 
 @pytest.mark.parametrize(("law", "variance"), [(Law.uniform, 0.1**2 / 3), (Law.gaussian, 0.1**2)])
 @pytest.mark.parametrize(("ghost", "multiplier"), [(None, 1), (3, 1), (3, 3)])
+@pytest.mark.parametrize("draw", Draw)
+@pytest.mark.parametrize("ghosts", [Ghosts.in_turn, Ghosts.one_pass])
 def test_the_recorded_curvature_is_theta_times_gradient_over_the_variance(
-    tiny_split: Splits, law: Law, variance: float, ghost: int | None, multiplier: int
+    *, tiny_split: Splits, law: Law, variance: float, ghost: int | None, multiplier: int, draw: Draw, ghosts: Ghosts
 ) -> None:
-    """An epoch by hand: every update's first ghost batch, its own gradient and noise; the last update is smaller."""
-    noise, batch = Noise(0.1, law, draw="ghost"), Batch(SIZE, ghost, multiplier)  # type: ignore[arg-type]
-    found = training(tiny_split, network(), noise, batch=batch, schedule=Schedule(1)).run().curvature
-    model, split = network().train(), tiny_split(EXAMPLES)
+    """An epoch by hand: every update's first ghost batch, its own gradient and noise, or the mean gradient of all ghost
+    batches where they have one noise; the last update is smaller."""
+    noise, batch = Noise(0.1, law, draw=draw), Batch(SIZE, ghost, multiplier)
+    run = training(tiny_split, network(), noise, batch=batch, schedule=Schedule(1), engine=Engine(ghosts=ghosts))
+    found, model, split = run.run().curvature, network().train(), tiny_split(EXAMPLES)
     optimizer = Adam(0.01).build(list(model.parameters()))
     context, order = SmoothOut(model, 0.1, law), torch.randperm(EXAMPLES, generator=stream(4, "order", 0))
-    products, last_layer, found_parts = list[float](), list[float](), list[float]()
+    products, last_layer = list[float](), list[float]()
     for rows in order.split(batch.examples):
         pieces = [piece for part in rows.split(SIZE) for piece in part.chunk(batch.ghosts)]
         optimizer.zero_grad()
+        each = list[list[float]]()  # of each ghost batch, of each tensor: theta . gradient over the variance
         for number, piece in enumerate(pieces):
             inputs, labels = split.take(piece)
-            context.generator = stream(4, "noise", len(products), number)
+            context.generator = stream(4, "noise", len(products), number if draw is Draw.ghost else 0)
             clean = [p.detach().clone() for p in context.parameters]
             with context:
                 loss = F.cross_entropy(model(inputs), labels)
                 gradients = torch.autograd.grad(loss, context.parameters, retain_graph=True)
-                parts = [
-                    float(((p.detach() - w).double() * g.double()).sum()) / variance
-                    for p, w, g in zip(context.parameters, clean, gradients, strict=True)
-                ]
+                each.append(
+                    [
+                        float(((p.detach() - w).double() * g.double()).sum()) / variance
+                        for p, w, g in zip(context.parameters, clean, gradients, strict=True)
+                    ]
+                )
                 (loss / len(pieces)).backward()
-            found_parts = parts if number == 0 else found_parts
-        products.append(sum(found_parts))
-        last_layer.append(sum(found_parts[-2:]))
+        measured = each if draw is Draw.batch else each[:1]
+        parts = [statistics.fmean(part) for part in zip(*measured, strict=True)]
+        products.append(sum(parts))
+        last_layer.append(sum(parts[-2:]))
         optimizer.step()
     [epoch] = found
     assert epoch["draws"] == len(products) == batch.updates(EXAMPLES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ranked import CASES, CURVES, assert_close, training
 from smoothout import progress
 from smoothout.progress import Interrupted
 from smoothout.training import checkpoint
-from smoothout.training.ranks import EndedError, Ranks
+from smoothout.training.ranks import ASK_SECONDS, EndedError, Ranks
 
 DIGEST = "c3" * 32
 
@@ -57,6 +58,46 @@ def test_a_checkpoint_of_two_processes_is_gone_on_with_by_one_and_back(two: Crew
 @pytest.mark.parametrize("asked", [0, 15])
 def test_a_signal_that_one_rank_was_sent_counts_for_all(two: Crew, asked: int) -> None:
     assert two(agreed, asked) == [(asked, asked)] * 2
+
+
+def stopped(ranks: Ranks, sent: int) -> tuple[int, list[int], int]:
+    """Updates of 8 ms on rank 0 and of 16 ms on rank 1, which is sent a signal after ``sent`` of them.
+
+    Returns the update at which this rank stops, those after which ranks ask one another, and the rest of the wait.
+    """
+    seconds, asked = [0.0], list[int]()
+    whole, clock = torch.distributed.all_reduce, time.monotonic
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        asked.append(update)
+        return whole(*arguments, **named)
+
+    torch.distributed.all_reduce, time.monotonic = noted, lambda: seconds[0]
+    ranks._ask_at_once()
+    try:
+        with suppress(Interrupted), progress.interruptible():
+            for update in range(10 * sent):
+                seconds[0] += 2.0**-6 if ranks.rank else 2.0**-7
+                if ranks.rank and update == sent:
+                    progress.ask_to_stop(15)
+                if ranks.agree_to_stop():
+                    break
+    finally:
+        torch.distributed.all_reduce, time.monotonic = whole, clock
+        ranks._ask_at_once()
+    return update, asked, progress.asked_to_stop()
+
+
+def test_ranks_ask_one_another_every_half_second_by_the_slowest_clock_and_stop_at_the_same_update(two: Crew) -> None:
+    first, second = two(stopped, 400)
+    assert first == second
+    update, asked, _ = first
+    assert asked[-1] == update
+    assert 400 <= update <= 400 + 32
+    assert asked[:5] == [0, 2, 6, 14, 30]
+    gaps = [later - earlier for earlier, later in pairwise(asked[5:])]
+    assert ASK_SECONDS * 2**6 == 32
+    assert set(gaps) == {32}
 
 
 def test_one_process_asks_nobody() -> None:

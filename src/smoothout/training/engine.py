@@ -72,12 +72,13 @@ class Engine:
             when the device has the memory for it, and trainings on image folders run alone. None is 8 on CUDA, 1
             elsewhere.
         ghosts: in_turn needs the memory of one ghost batch, one_pass that of a batch. auto is one_pass on CUDA devices
-            where one noise, or none, serves the ghost batches of a batch: launches are fewer and larger there. A CPU is
-            busy with one ghost batch already: measured with 128 examples each, one_pass took 1.1 times as long for a
-            ResNet, 0.9 times for F1 (with 16 each, half as long). With noise of their own every layer has a stack of
-            weights, and it took 1.4 times as long, so auto does these in turn. What cannot go in one pass goes in turn:
-            photographs, copies, dropout, noise that stays in, updates that measure curvature, and, with noise of their
-            own, ghost batches of several sizes and compiled networks.
+            wherever it takes fewer and larger launches: where one noise, or none, serves the ghost batches of a batch,
+            and with noise of their own in networks without convolutions, whose layers then multiply by a stack of
+            weights (convolutions would become grouped ones). A CPU is busy with one ghost batch already: measured with
+            128 examples each, one_pass took 1.1 times as long for a ResNet, 0.9 times for F1 (with 16 each, half as
+            long), and with noise of their own 1.4 times, so auto is in_turn there. What cannot go in one pass goes one
+            after another: photographs, copies, dropout, noise that stays in, and, with noise of their own, compiled
+            networks.
     """
 
     launch: Launch = Launch.auto
@@ -92,7 +93,12 @@ class Engine:
             raise ValueError(f"together: must be null or a whole number >= 1, not {self.together}")
 
     def resolved(
-        self, device: torch.device, precision: Precision, recordable: bool, one_noise: bool | None = None
+        self,
+        device: torch.device,
+        precision: Precision,
+        recordable: bool,
+        one_noise: bool | None = None,
+        convolutions: bool = True,
     ) -> Engine:
         """The choices made for ``auto``; raises ValueError where a graph is asked for and cannot be had."""
         cuda = device.type == "cuda"
@@ -111,7 +117,7 @@ class Engine:
             launch=launch,
             layout=self.laid_out(device, precision),
             together=self.turns(device),
-            ghosts=self.passes(device, one_noise),
+            ghosts=self.passes(device, one_noise, convolutions),
         )
 
     def laid_out(self, device: torch.device, precision: Precision) -> Layout:
@@ -125,9 +131,14 @@ class Engine:
         """How many trainings take turns on ``device``."""
         return self.together or (TOGETHER if device.type == "cuda" else 1)
 
-    def passes(self, device: torch.device, one_noise: bool | None) -> Ghosts:
-        """How ghost batches go: whether ``one_noise`` serves those of a batch; None is that they must go in turn."""
+    def passes(self, device: torch.device, one_noise: bool | None, convolutions: bool) -> Ghosts:
+        """How ghost batches go through a network with or without ``convolutions``.
+
+        ``one_noise`` is whether one noise, or none, serves those of a batch; None is that they must go one by one.
+        """
         if one_noise is None or (self.compile and not one_noise):
             return Ghosts.in_turn
-        chosen = one_noise and device.type == "cuda" if self.ghosts is Ghosts.auto else self.ghosts is Ghosts.one_pass
-        return Ghosts.one_pass if chosen else Ghosts.in_turn
+        if self.ghosts is Ghosts.auto:
+            fewer_launches = device.type == "cuda" and (one_noise or not convolutions)
+            return Ghosts.one_pass if fewer_launches else Ghosts.in_turn
+        return self.ghosts

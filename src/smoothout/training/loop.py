@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from smoothout.choices import choice
 from smoothout.data.images import Split
 from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
+from smoothout.parameters import has_convolutions
 from smoothout.perturbation import Noise
 from smoothout.randomness import stream
 from smoothout.training.checkpoint import Snapshot
@@ -118,7 +119,7 @@ class Training:
         resident = train_split.resident
         recordable = self._perturb.recordable and optimizer.recordable and resident and self._ranks.size == 1
         one_noise = self._perturb.one_noise if batch.ghosts > 1 and resident else None
-        self.engine = engine.resolved(self._device, precision, recordable, one_noise)
+        self.engine = engine.resolved(self._device, precision, recordable, one_noise, has_convolutions(model))
         train_split, self._test_split = (
             split.laid_out(self.engine.layout.memory_format) for split in (train_split, test_split)
         )
@@ -214,6 +215,7 @@ class Training:
                 clip_norm=self._settings.clip_norm,
                 ghosts=way.ghosts,
                 add_up=add_up,
+                measure=self._perturb.measure,
             )
 
     def _open_epoch(self) -> Tensor:

@@ -75,15 +75,36 @@ class Adam(Optimizer):
         """A new optimizer; the fused update is several times faster and the same formula."""
         optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         if self.epsilon is Epsilon.uncorrected:
-            optimizer.register_step_pre_hook(_uncorrect)
+            uncorrected = _Uncorrected()
+            optimizer.register_step_pre_hook(uncorrected)
+            optimizer.register_load_state_dict_post_hook(uncorrected.forget)
         return optimizer
 
 
-def _uncorrect(optimizer: torch.optim.Optimizer, *arguments: object) -> None:
-    """Set the next update's epsilon; the parameters of a group have made the same number of updates."""
-    for group in optimizer.param_groups:
-        made = next((state["step"] for p in group["params"] if (state := optimizer.state.get(p))), 0)
-        group["eps"] = optimizer.defaults["eps"] / math.sqrt(1 - group["betas"][1] ** (int(made) + 1))
+class _Uncorrected:
+    """Sets the epsilon of each update before it is made; the parameters of a group have made the same number of them.
+
+    That number is read from the optimizer's state once, for it lies on the device, and counted here from then on.
+    """
+
+    def __init__(self) -> None:
+        self._made: list[int] = []  # of each group
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
+        groups = optimizer.param_groups
+        self._made = self._made or [_made(optimizer, group["params"]) for group in groups]
+        for index, group in enumerate(groups):
+            self._made[index] += any(p.grad is not None for p in group["params"])
+            group["eps"] = optimizer.defaults["eps"] / math.sqrt(1 - group["betas"][1] ** max(self._made[index], 1))
+
+    def forget(self, optimizer: torch.optim.Optimizer) -> None:
+        """Read the number again: another state has been loaded."""
+        self._made = []
+
+
+def _made(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> int:
+    """How many updates ``parameters`` have made; waits for the device."""
+    return int(next((state["step"] for p in parameters if (state := optimizer.state.get(p))), 0))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smoothout.ghost import forward_each, ghosted
+from smoothout.ghost import forward_each, forward_ghosts, whole_and_rest
 from smoothout.training.perturbed import Perturbations
 from smoothout.training.step import Batch, Perturb
 
@@ -49,33 +49,37 @@ def passes(
 ) -> Passes:
     """The passes of an update on ``rows``; ``network`` is ``model``, or what was compiled from it.
 
-    ``share`` says which of so many ghost batches are this rank's. Even with ``one_pass``, the ghost batches go in turn
-    where curvature is measured, for it needs the gradient of one; so do those with noise of their own where sizes
-    differ, and a rank's where they are no whole batches.
+    ``share`` says which of so many ghost batches are this rank's. Even with ``one_pass``, a rank's go one after
+    another where they are no whole batches.
     """
     cut = batch.cut(rows)
     own, count = share(len(cut)), len(cut)
     mine = cut[own]
     start, stop = (sum(map(len, cut[:end])) for end in (own.start, own.stop))
     whole = bool(mine) and start % batch.size == 0 and (stop % batch.size == 0 or stop == len(rows))
-    alike = perturb.one_noise or len({len(piece) for piece in mine}) == 1
-    if not (one_pass and whole and alike) or perturb.measuring:
+    if not (one_pass and whole):
         return Passes(tuple(mine), own, count, network, lambda ghost: perturb(own.start + ghost, count), 1)
     parts = torch.split(rows[start:stop], batch.size)
     if perturb.one_noise:
         return Passes(parts, own, count, _divided(model, network, batch.ghosts), perturb, batch.ghosts)
-    weights = perturb.stacked(own.start, (len(part) // len(mine[0]) for part in parts))
+    sizes = ((each, _size(part, batch)) for part in parts for each in whole_and_rest(part, _size(part, batch)))
+    weights = perturb.stacked(own.start, (max(1, len(each) // size) for each, size in sizes), count)
 
     def forward(inputs: Tensor) -> Tensor:
-        return forward_each(model, inputs, next(weights))
+        parts = whole_and_rest(inputs, _size(inputs, batch))  # a smaller ghost batch is a pass of its own
+        return torch.cat([forward_each(model, part, next(weights)) for part in parts])
 
     return Passes(parts, own, count, forward, _still, batch.ghosts)
 
 
+def _size(examples: Tensor, batch: Batch) -> int:
+    """Of the ghost batches of so many examples, but perhaps the last."""
+    return -(-len(examples) // batch.ghosts)
+
+
 def _divided(model: nn.Module, network: Network, ghosts: int) -> Network:
     def forward(inputs: Tensor) -> Tensor:
-        with ghosted(model, ghosts):
-            return network(inputs)
+        return forward_ghosts(network, model, inputs, ghosts)
 
     return forward
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
 
 from smoothout.copies import SmoothOutCopies
-from smoothout.curvature import RunningTrace, noise_variances, stein_trace
+from smoothout.curvature import FlatSteinTrace, RunningTrace
+from smoothout.flat import by_filter
 from smoothout.ghost import divisible
 from smoothout.perturbation import Draw, Noise, SmoothOut
 from smoothout.randomness import address
@@ -45,6 +47,8 @@ class Perturbations:
         measurable = self._context is not None and noise.denoise
         self._names = _names(model, self._context)
         self.trace = RunningTrace(self._names, device) if measurable else None
+        self._stein = FlatSteinTrace(self._context.parameters, noise.law, noise.scaling) if self._context else None
+        self._later: Callable[[], None] | None = None  # measures, when the update's gradient is there
         clean = measurable or self._context is None  # no noise stays in
         self._at_once = clean and not self._drops and self._copies is None and divisible(model)
         self.recordable = self._copies is None and (ghosts == 1 or not self._drops)
@@ -98,7 +102,7 @@ class Perturbations:
 
     def at(self, update: int) -> None:
         """Set the strength and every source of chance for ``update``, counted from the start of the training."""
-        self._update = update
+        self._update, self._later = update, None
         for ghost, generator in enumerate(self._generators):
             generator.manual_seed(address(self._seed, "noise", update, ghost if self._noise.draw is Draw.ghost else 0))
         self._seed_dropout(0)
@@ -123,21 +127,52 @@ class Perturbations:
                     with context:
                         pass
 
-    def stacked(self, first: int, counts: Iterable[int]) -> Iterator[dict[str, Tensor]]:
+    def stacked(self, first: int, counts: Iterable[int], of: int) -> Iterator[dict[str, Tensor]]:
         """For each batch of so many ghost batches from ``first`` on: each one's w + theta, by name, (ghosts, *shape).
 
-        Differentiable in w, which stays as it is; the noise is that of the same ghost batches in turn.
+        Differentiable in w, which stays as it is; the noise is that of the same ghost batches one after another, of
+        which the update has ``of``.
         """
         context = self._context
         assert context is not None
+        parameters = context.parameters
         for count in counts:
             draws = []
             for generator in self._generators[first : first + count]:
                 context.generator = generator
-                draws.append([theta.clone() for theta in context.draw()])
-            thetas = (torch.stack(each) for each in zip(*draws, strict=True))
-            yield {n: w + theta for n, w, theta in zip(self._names, context.parameters, thetas, strict=True)}
+                draws.append(_flat(context.draw()))
+            thetas = torch.split(torch.stack(draws), [p.numel() for p in parameters], 1)
+            moved = [w + theta.view(len(theta), *w.shape) for w, theta in zip(parameters, thetas, strict=True)]
+            if first == 0 and self.measuring:
+                self._see_first(draws[0], moved, of)
+            yield dict(zip(self._names, moved, strict=True))
             first += count
+
+    def _see_first(self, theta: Tensor, moved: Sequence[Tensor], of: int) -> None:
+        """Measure at the end of the update by the first of several weights ``moved`` in one pass."""
+        assert self._context is not None
+        parameters = self._context.parameters
+        for weight in moved:
+            weight.retain_grad()
+        self._later = lambda: self._add(theta, _flat(parameters), _flat(_gradient(w)[0] for w in moved), of)
+
+    def measure(self) -> None:
+        """Add to ``trace`` what is left to measure; ``grad`` of each parameter is the whole update's now.
+
+        One theta for all ghost batches (``draw=batch``) goes with the mean gradient of all: the estimate is as unbiased
+        as that of one ghost batch, and has less variance. With noise of their own it is the first one's theta and
+        gradient. Where ranks share an update, it is the first rank that measures.
+        """
+        later, self._later = self._later, None
+        if later is not None:
+            later()
+
+    @torch.no_grad()
+    def _add(self, theta: Tensor, weight: Tensor, gradient: Tensor, ghosts: int) -> None:
+        assert self.trace is not None
+        assert self._stein is not None
+        assert self._context is not None
+        self.trace.add_parts(self._stein(theta, gradient, weight, self._context.a, ghosts))
 
     def keep_strength_on_device(self) -> None:
         """Hold the strength in a tensor, whose value a recorded update reads at every replay."""
@@ -162,9 +197,19 @@ class Perturbations:
         if self._context is None or there:
             return [nullcontext()]
         self._context.generator = self._generators[ghost]
-        if ghost == 0 and self.measuring and self.trace is not None:
-            return [_Measured(self._context, self._noise, count, self.trace)]
+        if ghost == 0 and self.measuring:
+            return [_Watched(self._context, partial(self._see, count))]
         return [self._context]
+
+    def _see(self, count: int) -> None:
+        """Measure at the end of the first of ``count`` ghost batches; with one noise for all, when they are through."""
+        assert self._context is not None
+        parameters, clean = self._context.parameters, _by_filter(self._context.clean)
+        theta = _by_filter(parameters) - clean
+        if self._noise.draw is Draw.batch:
+            self._later = lambda: self._add(theta, _by_filter(parameters), _gradients(parameters), 1)
+        else:
+            self._add(theta, clean, _gradients(parameters), count)
 
     def _seed_dropout(self, ghost: int) -> None:
         if self._drops:
@@ -173,16 +218,11 @@ class Perturbations:
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """A context that adds theta . gradient to a running trace before it takes the noise out again.
-
-    The gradients must be those of this ghost batch alone, divided by the number of ghost batches.
-    """
+class _Watched:
+    """A context that calls ``see`` at its end, before it takes its noise out again."""
 
     context: SmoothOut
-    noise: Noise
-    ghosts: int
-    trace: RunningTrace
+    see: Callable[[], None]
 
     def __enter__(self) -> SmoothOut:
         return self.context.__enter__()
@@ -191,14 +231,29 @@ class _Measured:
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
         try:
             if error[0] is None:
-                thetas, noise = self.context.noise(), self.noise
-                weights = self.context.clean
-                variances = noise_variances(weights, self.context.a, law=noise.law, scaling=noise.scaling)
-                gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.context.parameters]
-                draw = stein_trace(thetas, gradients, [variance / self.ghosts for variance in variances])
-                self.trace.add(draw)
+                self.see()
         finally:
             self.context.__exit__(*error)
+
+
+def _flat(tensors: Iterable[Tensor]) -> Tensor:
+    """All entries in logical order, (n,)."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def _by_filter(tensors: Iterable[Tensor]) -> Tensor:
+    """All entries, (n,), as `FlatSteinTrace` takes them: no tensor need be copied, whatever its memory format is."""
+    return torch.cat([by_filter(tensor.detach()) for tensor in tensors])
+
+
+def _gradients(parameters: Sequence[Tensor]) -> Tensor:
+    """The parameters' gradients, laid out as they are, (n,)."""
+    found = ((p, _gradient(p)) for p in parameters)
+    return _by_filter(g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in found)
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
 def _names(model: nn.Module, context: SmoothOut | None) -> list[str]:

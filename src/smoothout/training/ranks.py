@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -34,6 +35,8 @@ from smoothout.parameters import BATCHNORM
 from smoothout.training.perturbed import Perturbations
 
 PATIENCE = timedelta(days=20)  # ranks wait while the first one measures; torchrun notices those that die
+
+ASK_SECONDS = 0.5  # between two questions whether a rank was asked to stop
 
 
 class LostError(Exception):
@@ -53,6 +56,7 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
         self.rank, self.size = rank, size
         self._store, self._leading = store, False
+        self._asked, self._asked_every, self._until_asked = time.monotonic(), 1, 1
 
     def share(self, count: int) -> slice:
         """Which of ``count`` things in a row are this rank's: as many as another's, one more in the first ranks."""
@@ -80,19 +84,35 @@ class Ranks:
             flat = torch.cat([tensor.reshape(-1) for tensor in group])
             with _noticing():
                 dist.all_reduce(flat)
-            for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
-                tensor.copy_(part.view(tensor.shape))
+            parts = torch.split(flat, [tensor.numel() for tensor in group])
+            torch._foreach_copy_(group, [part.view(t.shape) for t, part in zip(group, parts, strict=True)])
 
     def agree_to_stop(self) -> int:
-        """Let a signal that one rank was sent count for all; returns its number, 0 for none."""
+        """Let a signal that one rank was sent count for all; returns its number, 0 for none that all know of.
+
+        Every rank calls it after every update. They ask one another about every half second: with each answer they
+        agree on how many updates the next one is away, as far as the slowest expects them to take that long.
+        """
         if self.size == 1:
             return progress.asked_to_stop()
-        number = torch.tensor(progress.asked_to_stop())
+        self._until_asked -= 1
+        if self._until_asked:
+            return 0
+        now = time.monotonic()
+        fitting = self._asked_every * ASK_SECONDS / max(now - self._asked, 1e-9)
+        every = max(1, min(2 * self._asked_every, int(fitting)))  # at most twice as far: updates may become slower
+        answer = torch.tensor([progress.asked_to_stop(), -every])
         with _noticing():
-            dist.all_reduce(number, op=dist.ReduceOp.MAX)
+            dist.all_reduce(answer, op=dist.ReduceOp.MAX)
+        number, every = int(answer[0]), -int(answer[1])
+        self._asked, self._asked_every, self._until_asked = now, every, every
         if number:
-            progress.ask_to_stop(int(number))
-        return int(number)
+            progress.ask_to_stop(number)
+        return number
+
+    def _ask_at_once(self) -> None:
+        """Ask at the next update, as at the start of every training: one may be slower than the last."""
+        self._asked, self._asked_every, self._until_asked = time.monotonic(), 1, 1
 
     @contextmanager
     def leading(self, order: Callable[[], Any]) -> Iterator[None]:
@@ -101,6 +121,7 @@ class Ranks:
             yield
             return
         self._send(order())
+        self._ask_at_once()
         self._leading = True
         try:
             yield
@@ -116,6 +137,7 @@ class Ranks:
                 dist.broadcast_object_list(content, src=0, device=torch.device("cpu"))
             if content[0] is None:
                 return
+            self._ask_at_once()
             yield torch.load(io.BytesIO(content[0]), map_location="cpu", weights_only=False)
 
     def part(self) -> None:
