@@ -1,26 +1,30 @@
-"""What all tests share: one thread, a fixed start of chance, few Hypothesis examples, tiny images, the real data."""
+"""What all tests share: one thread, a seed for each test, few Hypothesis examples, tiny images, the real data."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import numpy as np
 import pytest
 import torch
-from hypothesis import settings
 
 from smoothout import runs
 from smoothout.data.images import Split
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.loop import Training
 
-settings.register_profile("tests", deadline=None, max_examples=30, derandomize=True)
-settings.load_profile("tests")
+hypothesis.settings.register_profile("tests", deadline=None, max_examples=30, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 3
+BASE_SEED = int(os.environ.get("SMOOTHOUT_TEST_SEED", "0"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,10 +33,20 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def seed_of(nodeid: str, base: int = BASE_SEED) -> int:
+    """Returns the seed of a test, 32 bits: a hash of its name and of the base seed, the same in every process."""
+    return int.from_bytes(hashlib.sha256(f"{base} {nodeid}".encode()).digest()[:4])
+
+
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Every test starts from the same global generator, whichever ran before."""
-    torch.manual_seed(0)
+def seeded(request: pytest.FixtureRequest) -> None:
+    """Seeds the global generators, and Hypothesis, with the test's own seed: no test depends on those run before it."""
+    seed = seed_of(request.node.nodeid)
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002: the global generator is the one to seed
+    random.seed(seed)
+    if hypothesis.is_hypothesis_test(request.function):
+        hypothesis.seed(seed)(request.function)  # takes precedence over `derandomize`, which keeps no database
 
 
 @pytest.fixture
