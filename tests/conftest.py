@@ -43,7 +43,7 @@ def seeded(request: pytest.FixtureRequest) -> None:
     """Seeds the global generators, and Hypothesis, with the test's own seed: no test depends on those run before it."""
     seed = seed_of(request.node.nodeid)
     torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002: the global generator is the one to seed
+    np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
     if hypothesis.is_hypothesis_test(request.function):
         hypothesis.seed(seed)(request.function)  # takes precedence over `derandomize`, which keeps no database

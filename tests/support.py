@@ -10,11 +10,25 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from smoothout.data.sources import Name, load
 from smoothout.ledger import Record
+
+# Tests of chance: a right program fails one of them under about one base seed in a million.
+SIGMAS = 5.0  # how far from its mean, in standard deviations, a normally distributed number may lie
+FALSE_ALARM = 1e-6  # the p that a test statistic may fall below
+
+
+def approx_loss(loss: float) -> Any:
+    """A mean cross entropy of ``loss`` as `evaluate` measures it on any processor: from logits in float32.
+
+    Logits are sums whose order is the processor's; those of up to 10 in size are off by a few of float32's steps there,
+    1e-6, and so is each example's loss. What a test tells apart by such a loss differs in its first digits.
+    """
+    return pytest.approx(loss, rel=1e-5, abs=1e-5)
 
 
 def tree(folder: Path) -> dict[str, str]:
