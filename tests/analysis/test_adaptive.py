@@ -117,6 +117,8 @@ def losses_at(model: nn.Module, vectors: Tensor) -> Tensor:
 
 
 def test_no_corner_of_a_small_networks_box_is_higher():
+    """Of this network's: in one of thirty the ascents end at a corner that is lower by 1e-4 of the loss, or inside."""
+    torch.manual_seed(0)
     model, rho = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)).double(), 0.1
     w = flatten(trainable(model))
     corners = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=len(w))), dtype=torch.float64)
