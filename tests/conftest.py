@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hypothesis
-import numpy as np
 import pytest
 import torch
+from support import seed_of, start_from
 
 from smoothout import runs
 from smoothout.data.images import Split
@@ -24,7 +22,6 @@ hypothesis.settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 3
-BASE_SEED = int(os.environ.get("SMOOTHOUT_TEST_SEED", "0"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,20 +30,10 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def seed_of(nodeid: str, base: int = BASE_SEED) -> int:
-    """Returns the seed of a test, 32 bits: a hash of its name and of the base seed, the same in every process."""
-    return int.from_bytes(hashlib.sha256(f"{base} {nodeid}".encode()).digest()[:4])
-
-
 @pytest.fixture(autouse=True)
 def seeded(request: pytest.FixtureRequest) -> None:
-    """Seeds the global generators, and Hypothesis, with the test's own seed: no test depends on those run before it."""
-    seed = seed_of(request.node.nodeid)
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    random.seed(seed)
-    if hypothesis.is_hypothesis_test(request.function):
-        hypothesis.seed(seed)(request.function)  # takes precedence over `derandomize`, which keeps no database
+    """Every test starts from a seed of its own, whichever ran before."""
+    start_from(seed_of(request.node.nodeid), request.function)
 
 
 @pytest.fixture

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+import random
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -32,6 +35,20 @@ def approx_loss(loss: float) -> Any:
     1e-6, and so is each example's loss. What a test tells apart by such a loss differs in its first digits.
     """
     return pytest.approx(loss, rel=1e-5, abs=1e-5)
+
+
+def seed_of(nodeid: str, base: str = os.environ.get("SMOOTHOUT_TEST_SEED", "0")) -> int:
+    """The seed of a test, 32 bits: a hash of its name and of the base seed, the same in every process."""
+    return int.from_bytes(hashlib.sha256(f"{base} {nodeid}".encode()).digest()[:4])
+
+
+def start_from(seed: int, test: Callable[..., object]) -> None:
+    """Seed the global generators, and the examples of ``test`` where they are Hypothesis's."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    random.seed(seed)
+    if getattr(test, "is_hypothesis_test", False):
+        hypothesis.seed(seed)(test)  # takes precedence over `derandomize`, by which no examples are kept
 
 
 def tree(folder: Path) -> dict[str, str]:
