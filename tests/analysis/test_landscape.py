@@ -39,6 +39,7 @@ def state(model: nn.Module) -> tuple[list[bytes], list[bool]]:
 
 
 def test_every_filter_of_a_direction_is_as_long_as_the_models_own(model):
+    """But for the 1e-6 that is added to the length of what was drawn."""
     direction = filter_direction(model, 0, 0)
     assert [d.shape for d in direction] == [w.shape for w in trainable(model)]
     for drawn, weight in zip(direction, trainable(model), strict=True):
