@@ -20,9 +20,6 @@ from torch import Tensor
 from smoothout.data.sources import Name, load
 from smoothout.ledger import Record
 
-# torch.compile imports modules of torch's that call functions of torch.jit, which are deprecated.
-needs_torch_jit = pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")
-
 # Tests of chance: a right program fails one of them under about one base seed in a million.
 SIGMAS = 5.0  # how far from its mean, in standard deviations, a normally distributed number may lie
 FALSE_ALARM = 1e-6  # the p that a test statistic may fall below

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from support import needs_torch_jit
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import AveragedModel
@@ -83,7 +82,7 @@ def test_a_model_that_keeps_activations_is_copied_and_keeps_its_own(batches: lis
     torch.testing.assert_close(stop.network.layer.weight, middle)
 
 
-@needs_torch_jit
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")  # by modules that torch.compile imports
 @pytest.mark.parametrize(
     ("wrap", "inner"), [(AveragedModel, "module"), (nn.DataParallel, "module"), (torch.compile, "_orig_mod")]
 )

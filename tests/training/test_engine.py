@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from engine_trainings import SIZE, Splits, network, told_recordable, training
-from support import needs_torch_jit
 
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
@@ -143,7 +142,7 @@ def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("inductor")
 
 
-@needs_torch_jit
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")  # by modules that torch.compile imports
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
 @pytest.mark.parametrize("noise", [Noise(), Noise(0.1)])

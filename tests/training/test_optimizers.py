@@ -65,17 +65,17 @@ def test_an_uncorrected_epsilon_is_that_of_pytorch_up_to_1_2(size: float) -> Non
 
 
 def test_an_uncorrected_epsilon_begins_anew_with_the_optimizers_state() -> None:
-    weight = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    weight = nn.Parameter(torch.zeros(3))
     optimizer = Adam(0.01, epsilon=Epsilon.uncorrected).build([weight])
     moves = []
     for update in range(4):
         if update == 3:
             for value in optimizer.state[weight].values():
                 value.zero_()
-        before, weight.grad = weight.detach().clone(), torch.full_like(weight, 1e-8)
+        before, weight.grad = weight.detach().clone(), torch.full((3,), 1e-8)
         optimizer.step()
         moves.append(weight.detach() - before)
-    torch.testing.assert_close(moves[3], moves[0], rtol=1e-9, atol=0.0)
+    torch.testing.assert_close(moves[3], moves[0], rtol=1e-5, atol=0.0)
     assert not torch.allclose(moves[2], moves[0], rtol=0.1, atol=0.0)
 
 

@@ -45,10 +45,7 @@ def training(tiny_split: Splits, model: nn.Module, noise: Noise, **changes: Any)
 def test_the_recorded_curvature_is_theta_times_gradient_over_the_variance(
     tiny_split: Splits, law: Law, variance: float, ghost: int | None, multiplier: int
 ) -> None:
-    """An epoch by hand: every update's first ghost batch, its own gradient and noise; the last update is smaller.
-
-    In float32, whose rounding of gradients weighs more in a mean of estimates of either sign: 1e-5 instead of 1e-7.
-    """
+    """An epoch by hand: every update's first ghost batch, its own gradient and noise; the last update is smaller."""
     noise, batch = Noise(0.1, law, draw="ghost"), Batch(SIZE, ghost, multiplier)  # type: ignore[arg-type]
     found = training(tiny_split, network(), noise, batch=batch, schedule=Schedule(1)).run().curvature
     model, split = network().train(), tiny_split(EXAMPLES)
@@ -77,6 +74,7 @@ def test_the_recorded_curvature_is_theta_times_gradient_over_the_variance(
     [epoch] = found
     assert epoch["draws"] == len(products) == batch.updates(EXAMPLES)
     for numbers, (mean, error) in ((products, epoch["whole"]), (last_layer, epoch["layers"]["4"])):
+        # In float32: rounding weighs more in the mean of estimates of either sign, 1e-5 instead of 1e-7.
         assert mean == pytest.approx(statistics.fmean(numbers), rel=1e-3)
         assert error == pytest.approx(statistics.stdev(numbers) / math.sqrt(len(numbers)), rel=1e-3)
     assert list(epoch["layers"]) == ["1", "4"]  # BatchNorm is left alone
