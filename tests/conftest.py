@@ -1,4 +1,4 @@
-"""What all tests share: one thread, a fixed start of chance, few Hypothesis examples, tiny images, the real data."""
+"""What all tests share: one thread, a seed for each test, few Hypothesis examples, tiny images, the real data."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
-from hypothesis import settings
+from support import seed_of, start_from
 
 from smoothout import runs
 from smoothout.data.images import Split
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.loop import Training
 
-settings.register_profile("tests", deadline=None, max_examples=30, derandomize=True)
-settings.load_profile("tests")
+hypothesis.settings.register_profile("tests", deadline=None, max_examples=30, derandomize=True)
+hypothesis.settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 3
@@ -30,9 +31,9 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Every test starts from the same global generator, whichever ran before."""
-    torch.manual_seed(0)
+def seeded(request: pytest.FixtureRequest) -> None:
+    """Every test starts from a seed of its own, whichever ran before."""
+    start_from(seed_of(request.node.nodeid), request.function)
 
 
 @pytest.fixture

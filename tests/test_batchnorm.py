@@ -62,15 +62,16 @@ def deep() -> nn.Sequential:
         nn.Linear(6, 3),
         nn.BatchNorm1d(3, momentum=0.3),
         nn.BatchNorm1d(3, track_running_stats=False),
-    )
+    ).double()
     for _ in range(3):
-        made(torch.randn(8, 4) * 5)
+        made(torch.randn(8, 4, dtype=torch.float64) * 5)
     return made
 
 
 @pytest.fixture
 def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(torch.randn(n, 4), torch.zeros(n)) for n in (9, 5, 2)]
+    """In float64: BatchNorm magnifies what rounding does to two examples that lie close together."""
+    return [(torch.randn(n, 4, dtype=torch.float64), torch.zeros(n)) for n in (9, 5, 2)]
 
 
 def test_recomputed_averages_are_the_mean_of_the_batches_own_statistics(deep, batches) -> None:
@@ -95,7 +96,7 @@ def test_recomputing_leaves_parameters_momenta_and_modes_also_after_an_exception
     recompute_averages(deep, batches)
     again = [deep[1].running_var.clone(), deep[4].running_var.clone()]
     with pytest.raises(ValueError, match="more than 1 value"):
-        recompute_averages(deep, [*batches, (torch.randn(1, 4), torch.zeros(1))])
+        recompute_averages(deep, [*batches, (torch.randn(1, 4, dtype=torch.float64), torch.zeros(1))])
     assert all(torch.equal(p, old) for p, old in zip(deep.parameters(), parameters, strict=True))
     assert (deep[1].momentum, deep[4].momentum) == (0.1, 0.3)
     assert [m.training for m in deep] == [False, False, False, True, False, False]
@@ -112,7 +113,8 @@ def test_without_a_batch_the_averages_stay_as_they_are(deep) -> None:
 
 
 def test_without_running_averages_autocast_takes_ghost_batches_as_it_takes_the_plain_layer() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, track_running_stats=False))
+    """The convolution multiplies and adds nothing up, so its bfloat16 is the same for batches of any size."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.BatchNorm2d(3, track_running_stats=False))
     images = torch.randn(8, 1, 5, 5)
     with torch.autocast("cpu", torch.bfloat16):
         parts = torch.cat([model(part) for part in images.chunk(2)])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from scipy.integrate import quad
+from support import SIGMAS
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional as F
@@ -90,7 +91,7 @@ def test_a_quadratics_trace_is_the_mean_over_draws_as_a_whole_and_by_tensor(law,
         (found.layers["first"], exact[:12].sum()),
         (found.layers["second"], exact[12:].sum()),
     ):
-        assert abs(one.mean - truth.item()) < 4 * one.standard_error
+        assert abs(one.mean - truth.item()) < SIGMAS * one.standard_error
         assert one.standard_error < 0.2 * truth.item()
 
 
@@ -158,11 +159,11 @@ def test_under_faint_noise_a_smooth_networks_trace_is_that_of_its_hessian(law):
         running.add(SteinTrace((one.whole + other.whole) / 2, (one.parts + other.parts) / 2))
     found = running.result().whole
     error = math.hypot(found.standard_error, exact.trace.standard_error)
-    assert abs(found.mean - exact.trace.mean) < 4 * error
+    assert abs(found.mean - exact.trace.mean) < SIGMAS * error
     assert error < 0.1 * exact.trace.mean
     last = trace_and_norm(model, [(x, y)], F.cross_entropy, probes=400, block="2").trace
     layer = running.result().layers["2"]
-    assert abs(layer.mean - last.mean) < 4 * math.hypot(layer.standard_error, last.standard_error)
+    assert abs(layer.mean - last.mean) < SIGMAS * math.hypot(layer.standard_error, last.standard_error)
 
 
 # The running mean

@@ -86,8 +86,9 @@ def test_a_layer_gives_what_its_ghost_batches_give_in_turn(
 def test_the_running_averages_are_those_of_the_recurrence_by_hand() -> None:
     """Ghost batches of 4, 4 and 2; the variance is the unbiased one."""
     torch.manual_seed(0)
-    made, inputs = nn.BatchNorm1d(CHANNELS, momentum=0.25), torch.randn(10, CHANNELS)
-    average, variance = torch.zeros(CHANNELS), torch.ones(CHANNELS)
+    made = nn.BatchNorm1d(CHANNELS, momentum=0.25).double()
+    inputs = torch.randn(10, CHANNELS, dtype=torch.float64)
+    average, variance = made.running_mean.clone(), made.running_var.clone()
     for piece in (inputs[:4], inputs[4:8], inputs[8:]):
         average = 0.75 * average + 0.25 * piece.mean(0)
         variance = 0.75 * variance + 0.25 * piece.var(0, correction=1)
@@ -137,8 +138,10 @@ class Checkpointed(nn.Sequential):
 
 
 def test_the_example_gives_the_gradient_of_its_ghost_batches_also_where_activations_are_computed_again() -> None:
-    layers = [nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)]
-    model, inputs, labels = nn.Sequential(*layers), torch.randn(32, 4, requires_grad=True), torch.randint(0, 3, (32,))
+    """In float64: BatchNorm over two examples that lie close together magnifies rounding up to 1 / sqrt(eps) = 316."""
+    layers = [layer.double() for layer in (nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3))]
+    model, labels = nn.Sequential(*layers), torch.randint(0, 3, (32,))
+    inputs = torch.randn(32, 4, dtype=torch.float64, requires_grad=True)
     torch.stack(
         [F.cross_entropy(model(x), y) for x, y in zip(inputs.chunk(16), labels.chunk(16), strict=True)]
     ).mean().backward()

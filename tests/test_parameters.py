@@ -242,7 +242,7 @@ def test_filter_norms_of_a_parameter_are_no_part_of_the_graph() -> None:
 
 
 def test_the_filters_of_a_channels_last_weight_are_those_of_its_contiguous_copy() -> None:
-    weight = torch.randn(4, 3, 5, 5)
+    weight = torch.randn(4, 3, 5, 5, dtype=torch.float64)
     turned = weight.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(filter_norms(turned), filter_norms(weight))
 

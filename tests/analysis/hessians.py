@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -30,7 +32,9 @@ def dense(model: nn.Module, batches: Batches, block: str = "") -> Tensor:
         state = {k: v.view(s) for k, v, s in zip(weights, pieces, shapes, strict=True)}
         return F.cross_entropy(functional_call(model, state, (inputs,)), targets)
 
-    hessian = torch.func.hessian(loss)(torch.cat([w.flatten() for w in weights.values()]))
+    with warnings.catch_warnings():  # forward derivatives need torch's decompositions, which call torch.jit
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", DeprecationWarning)
+        hessian = torch.func.hessian(loss)(torch.cat([w.flatten() for w in weights.values()]))
     model.train()
     return hessian
 

@@ -82,8 +82,8 @@ class Quadratic(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.w = nn.Parameter(torch.tensor([0.5, -1.0, 2.0]))
-        self.register_buffer("c", torch.tensor([1.0, 3.0, 0.2]))
+        self.w = nn.Parameter(torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64))
+        self.register_buffer("c", torch.tensor([1.0, 3.0, 0.2], dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.c * self.w**2).sum().expand(len(x))
@@ -92,12 +92,12 @@ class Quadratic(nn.Module):
 def test_at_a_quadratic_every_method_finds_the_corner_of_the_box():
     model, batches = Quadratic(), [(torch.zeros(2, 1), torch.zeros(2))]
     found = atlas(model, batches, batches, lambda outputs, _: outputs.mean(), eps=EPS, subspace=None, budget=BUDGET)
-    w = model.w.detach().double()
+    w = model.w.detach()
     corner = (model.c * (w.abs() + EPS * (w.abs() + 1)) ** 2).sum().item()
     loss = (model.c * w**2).sum().item()
     for course in found:
         if course.search != Convention.released:
-            assert course.answer == pytest.approx(100 * (corner - loss) / (1 + loss), rel=1e-5)
+            assert course.answer == pytest.approx(100 * (corner - loss) / (1 + loss), rel=1e-9)
     assert {course.space for course in found} == {"full"}
     assert len(found) == len(Convention) + len(Method)
 

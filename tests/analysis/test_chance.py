@@ -32,6 +32,7 @@ def data() -> TensorDataset:
 @pytest.fixture(scope="module")
 def minimum(data: TensorDataset) -> nn.Module:
     """Logistic regression at its optimum: the mean gradient nearly vanishes, those of batches do not."""
+    torch.manual_seed(1)
     model = nn.Linear(8, 2)
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=200, tolerance_change=0.0)
 

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from support import approx_loss
 from torch import nn
 
 from smoothout import interpolate
@@ -44,7 +45,7 @@ def test_a_point_between_is_the_network_with_every_tensor_of_the_state_dict_in_b
     )
     point = interpolate(first, second, batches, [0.3])[0]
     expected = evaluate(between, batches)
-    assert point.loss == pytest.approx(expected.loss, rel=1e-6)
+    assert point.loss == approx_loss(expected.loss)
     assert point.accuracy == expected.accuracy
 
 
@@ -55,7 +56,7 @@ def test_a_linear_networks_squared_distance_from_its_ends_is_known_in_closed_for
     for alpha in (-1.0, 0.25, 2.0):
         weight = (1 - alpha) * first.weight + alpha * second.weight
         expected = nn.functional.cross_entropy((x @ weight.T).float(), y).item()
-        assert interpolate(first, second, [(x, y)], [alpha])[0].loss == pytest.approx(expected, rel=1e-6)
+        assert interpolate(first, second, [(x, y)], [alpha])[0].loss == approx_loss(expected)
 
 
 def test_a_running_variance_below_zero_makes_a_gap_and_is_counted(batches):
@@ -103,7 +104,7 @@ def test_a_point_of_the_curve_is_the_network_with_hand_made_weights(batches):
             p.copy_(math.sqrt(3) / 2 * a + b / 2)
     point = interpolate(first, second, batches, [1 / 3], path="curvilinear")[0]
     expected = evaluate(between, batches)
-    assert (point.loss, point.accuracy) == (pytest.approx(expected.loss, rel=1e-6), expected.accuracy)
+    assert (point.loss, point.accuracy) == (approx_loss(expected.loss), expected.accuracy)
 
 
 def test_the_ends_of_the_curve_are_the_two_networks_own_numbers_exactly(batches):
@@ -149,7 +150,7 @@ def test_recomputed_averages_are_those_of_a_pass_by_hand_at_each_point(batches):
         expected = evaluate(by_hand, batches)
         choices = {"path": path, "averages": "recomputed", "averages_from": batches}
         point = interpolate(first, second, batches, [1.5], **choices)[0]
-        assert point.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert point.loss == approx_loss(expected.loss)
         assert (point.accuracy, point.negative_variances) == (expected.accuracy, 0)
 
 

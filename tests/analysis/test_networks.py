@@ -82,6 +82,7 @@ def test_a_model_that_keeps_activations_is_copied_and_keeps_its_own(batches: lis
     torch.testing.assert_close(stop.network.layer.weight, middle)
 
 
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")  # by modules that torch.compile imports
 @pytest.mark.parametrize(
     ("wrap", "inner"), [(AveragedModel, "module"), (nn.DataParallel, "module"), (torch.compile, "_orig_mod")]
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import same_bits
+from support import approx_loss, same_bits
 from torch import nn
 from torch.nn import functional as F
 
@@ -61,7 +61,7 @@ def test_a_recorded_sharpness_is_what_the_function_gives_on_the_conventions_own_
 def test_the_number_of_examples_can_be_limited(splits):
     train, test = splits
     outcome = Sharpness(convention=Convention.keskar, examples=10).run([network(0)], train, test, lambda: None)
-    assert outcome["loss"] == pytest.approx(evaluate(network(0), train.first(10).batches(10)).loss, rel=1e-6)
+    assert outcome["loss"] == approx_loss(evaluate(network(0), train.first(10).batches(10)).loss)
 
 
 def test_a_recorded_sharpness_is_measured_with_recomputed_averages_where_it_is_asked_for(splits):

@@ -7,6 +7,7 @@ import statistics
 
 import pytest
 import torch
+from support import approx_loss
 from torch import nn
 from torch.nn import functional as F
 
@@ -75,7 +76,7 @@ def test_every_strength_sees_the_batchs_draw_at_its_own_size(model, batches, law
             context.generator = stream(5, "sensitivity", index, 0)
             with context, torch.no_grad():
                 losses.append(float(F.cross_entropy(model(inputs), labels)))
-        assert point.loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+        assert point.loss == approx_loss(sum(losses) / len(losses))
 
 
 def test_several_draws_give_their_mean_and_its_standard_error(model, batches):

@@ -118,6 +118,7 @@ def test_two_processes_make_the_record_that_one_makes(root: Path) -> None:
     assert alone(root, *RUN) == out, "what is there is not made twice"
     assert tree(root) == before
 
+    # In float32: every update's gradient is added up in another order, and the next update sees what came of it.
     together = weights(root / "checkpoints")
     alone(root / "one", *RUN)
     [(other, one)] = records(root / "one").items()

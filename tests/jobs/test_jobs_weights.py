@@ -64,7 +64,7 @@ def test_an_analysis_of_a_network_whose_code_was_changed_is_refused(
     run = tiny()
     ensure(run, place)
     job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (run,))
-    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: -x)
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: 0 * x)  # right by chance alone, on any processor
     with pytest.raises(CheckpointError, match=r"^model: tiny-.*: the same weights had a test accuracy of .* the code"):
         ensure(job, place)
     assert place.ledger.find(job.kind, job.digest) is None

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from noise_cases import SCALINGS, examples, network, seeded, thetas
+from support import SIGMAS
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -67,7 +68,7 @@ def test_the_mean_loss_under_noise_is_that_of_the_smoothed_quadratic(
         clean = float(model())
     seen = torch.tensor(losses, dtype=torch.float64)
     error = float(seen.std() / math.sqrt(len(seen)))
-    assert abs(float(seen.mean()) - (clean + rise)) < 4 * error
+    assert abs(float(seen.mean()) - (clean + rise)) < SIGMAS * error
     assert rise > 12 * error  # so half or twice the rise would have been noticed
 
 
@@ -88,7 +89,7 @@ def test_the_mean_loss_under_scaled_noise_is_that_of_the_smoothed_quadratic(scal
         clean = float(model())
     seen = torch.tensor(losses, dtype=torch.float64)
     error = float(seen.std() / math.sqrt(len(seen)))
-    assert abs(float(seen.mean()) - (clean + rise)) < 4 * error
+    assert abs(float(seen.mean()) - (clean + rise)) < SIGMAS * error
     assert rise > 12 * error
 
 
@@ -231,7 +232,7 @@ def test_the_gradient_over_many_copies_approaches_that_of_the_smoothed_quadratic
             (model() / count).backward()
     away = model.gradient() - model.gradient_at(model.flat().detach())
     errors = (model.hessian.square().sum(1) * a * a / 3 / count).sqrt()
-    assert (away.abs() < 4 * errors).all()
+    assert (away.abs() < SIGMAS * errors).all()
     assert (away.abs() > 0.001 * errors).all()
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,11 +156,21 @@ def test_all_but_copies_and_dropout_over_several_ghost_batches_can_be_recorded(
 # Compilation
 
 
+@pytest.fixture(scope="module")
+def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of torch.compile's: the user's may hold code for another processor (ATEN_CPU_CAPABILITY), which fails."""
+    return tmp_path_factory.mktemp("inductor")
+
+
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")  # by modules that torch.compile imports
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
 @pytest.mark.parametrize("noise", [Noise(), Noise(0.1)])
-def test_a_compiled_training_ends_where_an_eager_one_ends(noise: Noise, tiny_split: Splits) -> None:
+def test_a_compiled_training_ends_where_an_eager_one_ends(
+    noise: Noise, tiny_split: Splits, compiled_code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Compiled sums are added up in another order: 1e-7 of each, and a little more with every update."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled_code))
     ends = []
     for compiled in (False, True):
         settings: dict[str, Any] = {"optimizer": Momentum(0.1), "noise": noise}

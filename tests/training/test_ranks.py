@@ -91,6 +91,7 @@ def assert_same_end(crew: Crew, name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_in_float32_the_update_of_two_processes_is_that_of_one_to_1e_6(two: Crew) -> None:
+    """Gradients are added up in another order, which costs 1e-7 of them, and the update is a twentieth of that."""
     wanted = one_update(Ranks())
     for found in two(one_update):
         assert_close(found, wanted, 1e-6)
@@ -165,6 +166,7 @@ def test_a_recorded_update_is_not_shared() -> None:
 
 
 def test_each_rank_reads_its_own_photographs_and_all_end_where_one_ends(two: Crew, tmp_path: Path) -> None:
+    """In float32: each of six updates rounds differently, by 1e-7 of the gradient."""
     folder = tree(tmp_path / "imagenette", {"train": 5, "val": 2}).parent
     wanted = photographed(Ranks(), folder)
     for found in two(photographed, folder):
