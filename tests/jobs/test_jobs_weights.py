@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,11 @@ def test_a_finished_checkpoint_holds_no_optimizer(place: Workplace) -> None:
 
 def _stopping_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask for an end of the work after so many updates."""
-    done = iter(range(1, updates + 1))
-    monkeypatch.setattr(progress, "asked_to_stop", lambda: False)
+    made = itertools.count(1)
+    monkeypatch.setattr(progress, "asked_to_stop", lambda: 15 * (next(made) >= updates))
 
     def stop() -> None:
-        if next(done) == updates:
-            raise progress.Interrupted(15)
+        raise progress.Interrupted(15)
 
     monkeypatch.setattr(progress, "stop_if_asked", stop)
 
@@ -161,7 +161,6 @@ def test_a_run_that_goes_on_elsewhere_says_so(place: Workplace, monkeypatch: pyt
     job = tiny()
     with monkeypatch.context() as patch:
         _stopping_after(3, patch)
-        patch.setattr(progress, "asked_to_stop", lambda: True)
         with pytest.raises(progress.Interrupted):
             ensure(job, place)
     here = work.environment(place.device)
@@ -172,13 +171,18 @@ def test_a_run_that_goes_on_elsewhere_says_so(place: Workplace, monkeypatch: pyt
 def test_a_request_to_stop_keeps_a_checkpoint_and_makes_no_record(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = tiny()
-    _stopping_after(5, monkeypatch)
-    with pytest.raises(progress.Interrupted):
-        ensure(job, place)
+    job, steps = tiny(), itertools.count(1)
+
+    def broken_off(bar: progress.Bar, note: str | None = None) -> None:
+        if next(steps) == 5:
+            raise progress.Interrupted(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Bar, "step", broken_off)
+        with pytest.raises(progress.Interrupted):
+            ensure(job, place)
     assert not checkpoint_of(job, place).exists(), "nobody asked, and the time between checkpoints is not over"
     _stopping_after(5, monkeypatch)
-    monkeypatch.setattr(progress, "asked_to_stop", lambda: True)
     with pytest.raises(progress.Interrupted):
         ensure(job, place)
     assert checkpoint.load(checkpoint_of(job, place), job.digest).step == 5
