@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_trainings import Splits, network, training
+from engine_trainings import UPDATES, Splits, network, training
 from support import same_bits
 from tape import TapeLane, record
 from test_engine_graphs import assert_same_end, graphs  # noqa: F401  (a fixture)
@@ -123,6 +123,60 @@ def test_a_model_that_changes_from_call_to_call_is_found_out(tiny_split: Splits)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), ReadsANumber())
     with pytest.warns(UserWarning, match="no CUDA graph of this update"):
         training(tiny_split, model, Launch.auto).run()
+
+
+class Replaces(nn.Module):
+    """A layer whose forward pass puts new tensors in the place of its buffers, the second of another size."""
+
+    def __init__(self, grows: bool) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(0))
+        self.grows = grows
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.calls = self.calls + 1
+            if self.grows:
+                self.seen = torch.cat([self.seen, x.detach().mean()[None]])
+        return x * (1.0 + 0.01 * self.calls)
+
+
+@pytest.mark.usefixtures("auto_records")
+@pytest.mark.parametrize("grows", [False, True])
+def test_an_update_that_replaces_buffers_is_eager_and_its_snapshots_hold_the_new_ones(
+    grows: bool, tiny_split: Splits
+) -> None:
+    """A replay would read the old buffer again and again; the first one ends where the eager update ends."""
+
+    def ended(launch: Launch) -> Training:
+        torch.manual_seed(0)
+        made = training(tiny_split, nn.Sequential(nn.Flatten(), nn.Linear(16, 3), Replaces(grows)), launch)
+        made.run()
+        return made
+
+    wanted = ended(Launch.eager)
+    with pytest.warns(UserWarning, match="no CUDA graph of this update" if grows else "replaces tensors"):
+        found = ended(Launch.auto)
+    assert_same_end(found.frozen(), wanted.frozen())
+    assert float(found.frozen().model["2.calls"]) == 3 * UPDATES
+
+
+@pytest.mark.usefixtures("auto_records")
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
+def test_each_of_adams_moments_is_compared_by_itself(
+    moment: str, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the count of updates, which moves by 1 for every parameter, the moments hardly move."""
+
+    def capture(self: TapeLane, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Any:
+        replay = record(work, generators)
+        return lambda: (replay(), [state[moment].zero_() for state in found._optimizer.state.values()])
+
+    monkeypatch.setattr(TapeLane, "capture", capture)
+    found = noisy(tiny_split, Launch.graph)
+    with pytest.raises(RecordingError, match=f"end apart: the optimizer's {moment} by 1 of"):
+        found.run()
 
 
 @pytest.mark.usefixtures("auto_records")

@@ -78,10 +78,11 @@ class _Recording(NamedTuple):
 class GraphedUpdate:
     """Carries out updates by replaying CUDA graphs, one for every number of rows and kind of update.
 
-    The first call for each kind runs the update eagerly (the warm-up), restores what that changed, records the update
-    and replays the recording. The recording is kept only if the replay ended where the eager update had ended; so a
-    model whose update depends on anything that a graph does not see is found out. Only this first call waits for the
-    device.
+    The first call for each kind runs the update eagerly (the warm-up), restores the state, records the update and
+    replays the recording. The recording is kept only if the replay ended where the eager update had ended, in the same
+    tensors. So an update that depends on something a graph does not see, such as a number on the host, is found out
+    where that moves its end by more than the tolerance; whatever is not in ``state`` is neither restored nor compared.
+    Only this first call waits for the device.
 
     It keeps no reference to what it is called with. The memory of its recordings is free as soon as it is dropped.
 
@@ -134,10 +135,12 @@ class GraphedUpdate:
                 for _ in range(WARM_UP - 1):
                     work(rows)
                 restore()
+                addresses = _addresses(state())
                 with _failures_named():
                     replay = lane.capture(lambda: work(rows), self._generators)
             with _failures_named():
                 replay()
+            _refuse_replaced(state(), addresses)
             _compare(state(), eager, before)
         except BaseException:
             restore()
@@ -164,16 +167,31 @@ def _copied(state: State) -> dict[str, list[Tensor]]:
     return {role: [tensor.clone() for tensor in tensors] for role, tensors in state.items()}
 
 
+def _addresses(state: State) -> dict[str, list[int]]:
+    return {role: [tensor.data_ptr() for tensor in tensors] for role, tensors in state.items()}
+
+
+def _refuse_replaced(state: State, addresses: dict[str, list[int]]) -> None:
+    """Raise RecordingError where tensors have moved: each replay would begin at the old ones again."""
+    if _addresses(state) != addresses:
+        raise RecordingError("the update replaces tensors where it should write into them")
+
+
 @torch.no_grad()
 def _restore(state: State, before: State) -> None:
     for role, tensors in state.items():
-        for tensor, old in zip_longest(tensors, before[role]):
-            tensor.zero_() if old is None else tensor.copy_(old)
+        for tensor, old in zip_longest(tensors, before.get(role, ())):
+            if old is None:
+                tensor.zero_()
+            elif tensor.shape == old.shape:
+                tensor.copy_(old)
+            else:  # the update has put a tensor of another size in its place
+                tensor.resize_(old.shape).copy_(old)
 
 
 def _compare(found: State, eager: State, before: State) -> None:
     """Raise RecordingError where a replay that started at ``before`` ended elsewhere than the eager update did."""
-    apart = {role: difference(tensors, eager[role], before[role]) for role, tensors in found.items()}
+    apart = {role: difference(tensors, eager[role], before.get(role, ())) for role, tensors in found.items()}
     for role, share in apart.items():
         if share > STRICT.get(role, TOLERANCE):
             raise RecordingError(
@@ -193,14 +211,18 @@ def difference(found: Sequence[Tensor], wanted: Sequence[Tensor], before: Sequen
         return math.inf
     gap, way, size = list[Tensor](), list[Tensor](), list[Tensor]()
     for tensor, target, old in zip_longest(found, wanted, before):
-        if tensor.shape != target.shape or (not tensor.is_floating_point() and not torch.equal(tensor, target)):
+        if tensor.shape != target.shape:
             return math.inf
+        if not tensor.is_floating_point():  # a counter's step would hide how far the others are apart
+            if not torch.equal(tensor, target):
+                return math.inf
+            continue
         # A diverged training has the same nan in both.
         now, end, start = (_finite(one) for one in (tensor, target, torch.zeros_like(target) if old is None else old))
         for sums, part in ((gap, now - end), (way, end - start), (size, end)):
             sums.append(part.square().sum())
     norms = (torch.stack(sums).sum().sqrt() for sums in (gap, way, size))
-    distance, length, rounding = torch.stack([*norms]).tolist() if found else (0.0, 0.0, 0.0)
+    distance, length, rounding = torch.stack([*norms]).tolist() if gap else (0.0, 0.0, 0.0)
     excess = distance - ROUNDING * rounding
     return 0.0 if excess <= 0 else excess / length if length else math.inf
 

@@ -137,7 +137,7 @@ class Training:
             for weight, state in self._optimizer.state.items():  # a fused update takes all for laid out as the weight
                 like = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dim() and v.shape == weight.shape}
                 state.update({name: torch.empty_like(weight).copy_(v) for name, v in like.items()})
-        self._now.model = model.state_dict()  # the live tensors: they follow the training
+        self._now.model = model.state_dict()  # the live tensors: they follow the training, but for replaced buffers
         self._network: Any = torch.compile(model, dynamic=False) if self.engine.compile else model
         self._graphed: GraphedUpdate | None = None
         self._graph_required = engine.launch is Launch.graph
@@ -169,6 +169,7 @@ class Training:
 
     def frozen(self) -> Snapshot:
         """The live state, ready to be saved."""
+        self._now.model = self._model.state_dict()
         self._now.optimizer, self._now.elapsed = self._optimizer.state_dict(), time.perf_counter() - self._since
         self._now.trace = self._perturb.trace.state() if self._perturb.trace else {}
         for group in self._now.optimizer["param_groups"]:  # as it would be without a recording
@@ -232,8 +233,9 @@ class Training:
 
     def _renew_optimizer(self) -> None:
         if self._graphed:  # a graph goes on with the state that it has seen
-            for tensor in self._optimizer_state():
-                tensor.zero_()
+            for tensors in self._optimizer_state().values():
+                for tensor in tensors:
+                    tensor.zero_()
         else:
             self._optimizer, self._lr = self._settings.build(list(self._model.parameters())), math.nan
 
@@ -267,8 +269,9 @@ class Training:
         names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
         for name, value in zip(names, numbers, strict=True):
             now.curves[name].append(value)
+        now.model = self._model.state_dict()
         if now.best_epoch == now.epoch:
-            now.best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+            now.best = {name: tensor.clone() for name, tensor in now.model.items()}
         if self._perturb.trace:
             now.curvature.append(self._perturb.trace.taken())
         now.epoch, now.step = now.epoch + 1, 0
@@ -276,18 +279,25 @@ class Training:
         now.curves["seconds"].append(time.perf_counter() - self._since)
         self._since, now.elapsed = time.perf_counter(), 0.0
 
-    def _optimizer_state(self) -> list[Tensor]:
-        return [value for state in self._optimizer.state.values() for value in state.values()]
+    def _optimizer_state(self) -> dict[str, list[Tensor]]:
+        """The tensors of the optimizer's state by their names in it."""
+        found = dict[str, list[Tensor]]()
+        for state in self._optimizer.state.values():
+            for name, tensor in state.items():
+                found.setdefault(name, []).append(tensor)
+        return found
 
     def _state(self) -> State:
         """Every tensor that an update changes, by role."""
         live, names = self._now.model, {name for name, _ in self._model.named_parameters(remove_duplicate=False)}
+        # One role for each name: Adam's count of updates would hide how far its moments are apart.
+        optimizer = {f"the optimizer's {name}": tensors for name, tensors in self._optimizer_state().items()}
         return {
             "weights": [tensor for name, tensor in live.items() if name in names],
             "buffers": list(self._model.buffers()),
             "loss and accuracy": [self._now.sums],
             "curvature": self._perturb.trace.sums if self._perturb.trace else [],
-            "optimizer": self._optimizer_state(),
+            **optimizer,
         }
 
     def _prepare_graphs(self) -> None:

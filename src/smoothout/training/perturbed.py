@@ -142,7 +142,7 @@ class Perturbations:
                 context.generator = generator
                 draws.append(_flat(context.draw()))
             thetas = torch.split(torch.stack(draws), [p.numel() for p in parameters], 1)
-            moved = [w + theta.view(len(theta), *w.shape) for w, theta in zip(parameters, thetas, strict=True)]
+            moved = [w + theta.view(len(theta), *w.shape).to(w) for w, theta in zip(parameters, thetas, strict=True)]
             if first == 0 and self.measuring:
                 self._see_first(draws[0], moved, of)
             yield dict(zip(self._names, moved, strict=True))
