@@ -158,6 +158,21 @@ class OwnBatchNorm(nn.BatchNorm1d):
     pass
 
 
+def twice() -> nn.Module:
+    """A network that uses its BatchNorm layer twice, so that its averages have seen each ghost batch twice."""
+    norm = nn.BatchNorm1d(12)
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), norm, nn.Tanh())
+    return nn.Sequential(*first, nn.Linear(12, 12), norm, nn.Linear(12, 3))
+
+
+class Chooses(nn.Module):
+    """A layer that looks at a number, which `torch.vmap` has no rule for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else 2 * x
+
+
 @pytest.mark.parametrize(
     ("model", "noise", "batch"),
     [
@@ -167,6 +182,10 @@ class OwnBatchNorm(nn.BatchNorm1d):
         (lambda: dense(0.5), Noise(), Batch(12, 4)),
         (lambda: dense(0.5), Noise(0.1), Batch(12, 4)),
         (lambda: nn.Sequential(*dense(), OwnBatchNorm(3)), Noise(), Batch(12, 4)),
+        (twice, Noise(), Batch(12, 4)),
+        (twice, Noise(0.1, draw=Draw.batch), Batch(12, 4)),
+        (twice, Noise(0.1), Batch(12, 4)),
+        (lambda: nn.Sequential(*dense(), Chooses()), Noise(0.1), Batch(12, 4)),
         (dense, Noise(0.1), Batch(22)),
         (dense, Noise(0.1), Batch(11, None, 2)),
     ],
@@ -210,6 +229,33 @@ def test_low_precision_goes_in_one_pass_too(noise: Noise, tiny_split: Splits) ->
     assert found.curves["train_loss"] == pytest.approx(wanted.curves["train_loss"], rel=0.02)
 
 
+class Mixed(nn.Module):
+    """A network of float32 whose last layer is of float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = dense(), nn.Linear(3, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).double())
+
+
+@pytest.mark.parametrize("noise", [NOISES["one"], NOISES["own"]])
+def test_parameters_of_two_dtypes_go_in_one_pass(noise: Noise, tiny_split: Splits) -> None:
+    (wanted, in_turn), (found, at_once) = both(tiny_split, Mixed, noise=noise)
+    assert at_once != in_turn
+    assert_same_end(found, wanted)
+
+
+def test_trying_whether_a_pass_is_possible_leaves_the_model_as_it_is(tiny_split: Splits) -> None:
+    model = dense().eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    run = training(tiny_split, model, Ghosts.one_pass)
+    assert run.engine.ghosts is Ghosts.one_pass
+    assert same_bits(model.state_dict(), before)
+    assert not any(module.training or module._forward_pre_hooks for module in model.modules())
+
+
 def test_the_model_has_its_plain_layers_and_weights_between_updates(tiny_split: Splits) -> None:
     for noise in NOISES.values():
         model = dense()
@@ -233,7 +279,9 @@ def test_images_are_taken_when_it_is_their_turn(
     monkeypatch.setattr(Examples, "take", look)
     model = dense()
     model.register_forward_pre_hook(lambda module, given: events.append(("passed", len(given[0]))))
-    next(iter(training(tiny_split, model, ghosts, batch=Batch(12, 4, 2))))
+    run = training(tiny_split, model, ghosts, batch=Batch(12, 4, 2))
+    events.clear()
+    next(iter(run))
     assert events == [("taken", size), ("passed", size)] * (24 // size)
 
 

@@ -77,8 +77,8 @@ class Engine:
             weights (convolutions would become grouped ones). A CPU is busy with one ghost batch already: measured with
             128 examples each, one_pass took 1.1 times as long for a ResNet, 0.9 times for F1 (with 16 each, half as
             long), and with noise of their own 1.4 times, so auto is in_turn there. What cannot go in one pass goes one
-            after another: photographs, copies, dropout, noise that stays in, and, with noise of their own, compiled
-            networks.
+            after another: photographs, copies, dropout, noise that stays in, networks that use a BatchNorm layer more
+            than once, and, with noise of their own, compiled networks and those that `torch.vmap` cannot run.
     """
 
     launch: Launch = Launch.auto

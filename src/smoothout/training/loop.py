@@ -22,7 +22,7 @@ from smoothout.randomness import stream
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.cuda_graph import GraphedUpdate, RecordingError, State
 from smoothout.training.engine import Engine, Ghosts, Launch
-from smoothout.training.passes import passes
+from smoothout.training.passes import fit_one_pass, passes
 from smoothout.training.perturbed import Perturbations
 from smoothout.training.ranks import Ranks, SharedUpdates
 from smoothout.training.schedule import Schedule
@@ -123,6 +123,10 @@ class Training:
         train_split, self._test_split = (
             split.laid_out(self.engine.layout.memory_format) for split in (train_split, test_split)
         )
+        if self.engine.ghosts is Ghosts.one_pass:
+            with arithmetic(precision, self._device):
+                fit = fit_one_pass(model, self._perturb, train_split.take(slice(1))[0])
+            self.engine = self.engine if fit else replace(self.engine, ghosts=Ghosts.in_turn)
         self._examples = train_split.learnt(augmentation, seed)
         self._settings, self._schedule, self._batch, self._seed = optimizer, schedule, batch, seed
         self._precision, self._lr = precision, math.nan

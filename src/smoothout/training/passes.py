@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.ghost import forward_each, forward_ghosts, whole_and_rest
+from smoothout.parameters import BATCHNORM, restored
 from smoothout.training.perturbed import Perturbations
 from smoothout.training.step import Batch, Perturb
 
@@ -70,6 +72,32 @@ def passes(
         return torch.cat([forward_each(model, part, next(weights)) for part in parts])
 
     return Passes(parts, own, count, forward, _still, batch.ghosts)
+
+
+@torch.no_grad()
+def fit_one_pass(model: nn.Module, perturb: Perturbations, example: Tensor) -> bool:
+    """Whether several ghost batches of ``model`` can go in one pass, found out by trying with ``example``, (1, ...).
+
+    They cannot where a BatchNorm layer is used more than once, because its running averages would take the last use
+    alone; nor, with noise of their own, where the model does what `torch.vmap` has no rule for. The model stays as it
+    is.
+    """
+    uses, inputs = Counter[nn.Module](), torch.cat([example] * 4)  # two ghost batches: BatchNorm wants two examples
+    layers = [module for module in model.modules() if isinstance(module, BATCHNORM)]
+    hooks = [layer.register_forward_pre_hook(lambda layer, inputs: uses.update([layer])) for layer in layers]
+    try:
+        with restored(model):
+            model.train()
+            if perturb.one_noise:
+                forward_ghosts(model, model, inputs, 2)
+            else:
+                forward_each(model, inputs, perturb.unmoved(2))
+    except Exception:  # where it is the model's own, ghost batches one after another meet it too
+        return False
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(uses.values(), default=0) <= 1
 
 
 def _size(examples: Tensor, batch: Batch) -> int:

@@ -148,6 +148,11 @@ class Perturbations:
             yield dict(zip(self._names, moved, strict=True))
             first += count
 
+    def unmoved(self, count: int) -> dict[str, Tensor]:
+        """What `stacked` gives for so many ghost batches where there is no noise."""
+        parameters = self._context.parameters if self._context else []
+        return {name: w.expand(count, *w.shape) for name, w in zip(self._names, parameters, strict=True)}
+
     def _see_first(self, theta: Tensor, moved: Sequence[Tensor], of: int) -> None:
         """Measure at the end of the update by the first of several weights ``moved`` in one pass."""
         assert self._context is not None
