@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from smoothout import SmoothOut
 from smoothout.analysis.hessian import trace_and_norm
 from smoothout.curvature import RunningTrace, SteinTrace, noise_variances, stein_trace, thinned
-from smoothout.perturbation import Law
+from smoothout.perturbation import Law, Scaling
 
 LAWS = list(Law)  # a law that can be drawn must have its variance
 SHAPES = [(3, 4), (5,)]
@@ -69,6 +69,13 @@ def test_variances_are_those_of_the_noise_that_is_drawn(law, scaling):
 
 
 # Truth
+
+
+@pytest.mark.parametrize("scaling", Scaling)
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0,)])
+def test_a_weight_without_numbers_has_no_trace(scaling: Scaling, shape: tuple[int, ...]) -> None:
+    weight = torch.zeros(shape)
+    assert stein_trace([weight], [weight], noise_variances([weight], 0.3, scaling=scaling)).whole == 0
 
 
 @pytest.mark.parametrize("scaling", ["none", "weight", "filter"])

@@ -31,6 +31,8 @@ LAYOUTS: dict[str, Callable[[], Tensor]] = {
     "filters inside out": lambda: torch.randn(2, 5, 4).permute(2, 1, 0),
     "every other column": lambda: torch.randn(4, 10)[:, ::2],
     "every other number": lambda: torch.randn(10)[::2],
+    "every other row, inside out": lambda: torch.randn(2, 5, 8).permute(2, 1, 0)[::2],
+    "permuted filters, with gaps": lambda: torch.randn(4, 5, 6).transpose(1, 2)[:, ::2, ::2],
     "a filter of many": lambda: torch.randn(1, 3, 2, 2).to(memory_format=torch.channels_last),
     "bias": lambda: torch.randn(7),
     "number": lambda: torch.randn(()),
@@ -133,6 +135,15 @@ def test_scaling_in_one_pass_adds_up_low_precision_in_float32(dtype: torch.dtype
 def test_weights_in_the_usual_layouts_are_read_where_they_lie(layout: str) -> None:
     tensor = LAYOUTS[layout]()
     assert by_filter(tensor).data_ptr() == tensor.data_ptr()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_are_read_in_the_order_of_the_room_that_is_laid_out_like_them(layout: str) -> None:
+    """So theta, which lies in that room, goes with the clean weight and the gradient, number by number."""
+    tensor = LAYOUTS[layout]()
+    room = FlatBuffers([tensor])
+    room.groups[0].flat.copy_(tensor.reshape(-1))
+    assert torch.equal(by_filter(room.laid_out()[0]), by_filter(tensor))
 
 
 # The contexts

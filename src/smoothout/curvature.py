@@ -115,7 +115,7 @@ def noise_variances(
         return [a * a * law.variance for _ in weights]
     if scaling == Scaling.weight:
         return [(a * w.detach()) ** 2 * law.variance for w in weights]
-    return [(a * filter_norms(w)) ** 2 / (w[0].numel() if w.dim() > 1 else 1) for w in weights]
+    return [(a * filter_norms(w)) ** 2 / (w.shape[1:].numel() if w.dim() > 1 else 1) for w in weights]
 
 
 class FlatSteinTrace:

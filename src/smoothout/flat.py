@@ -143,6 +143,7 @@ def by_filter(tensor: Tensor) -> Tensor:
     """The entries filter by filter, (n,), in any order within a filter: a view where memory holds them so."""
     if tensor.is_contiguous():
         return tensor.view(-1)
+    if torch.empty_like(tensor, device="meta").stride() != tensor.stride():
+        return by_filter(tensor.clone())  # as dense as its room in `FlatBuffers`, and in the same order
     one_by_one = tensor.dim() > 1 and tensor.stride(0) * len(tensor) == tensor.numel()
-    dense = torch.empty_like(tensor, device="meta").stride() == tensor.stride()
-    return tensor.as_strided((tensor.numel(),), (1,)) if one_by_one and dense else tensor.reshape(-1)
+    return tensor.as_strided((tensor.numel(),), (1,)) if one_by_one else tensor.reshape(-1)
