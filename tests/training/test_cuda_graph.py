@@ -162,6 +162,27 @@ def test_an_update_that_replaces_buffers_is_eager_and_its_snapshots_hold_the_new
     assert float(found.frozen().model["2.calls"]) == 3 * UPDATES
 
 
+class Adds(nn.Module):
+    """A layer whose first forward pass adds a buffer, which comes before others."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "mask"):
+            self.register_buffer("mask", torch.ones(16), persistent=False)
+        return x * self.mask
+
+
+@pytest.mark.usefixtures("auto_records")
+def test_a_buffer_that_the_first_update_adds_does_not_hinder_a_recording(tiny_split: Splits) -> None:
+    ends = []
+    for launch in (Launch.eager, Launch.auto):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), Adds(), nn.Linear(16, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+        run = training(tiny_split, model, launch)
+        ends.append(run.run())
+        assert run.engine.launch is (Launch.eager if launch is Launch.eager else Launch.graph)
+    assert_same_end(*ends)
+
+
 @pytest.mark.usefixtures("auto_records")
 @pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
 def test_each_of_adams_moments_is_compared_by_itself(

@@ -141,6 +141,7 @@ class Training:
             for weight, state in self._optimizer.state.items():  # a fused update takes all for laid out as the weight
                 like = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dim() and v.shape == weight.shape}
                 state.update({name: torch.empty_like(weight).copy_(v) for name, v in like.items()})
+        self._buffers = [name for name, _ in model.named_buffers()]  # a forward pass may add others
         self._now.model = model.state_dict()  # the live tensors: they follow the training, but for replaced buffers
         self._network: Any = torch.compile(model, dynamic=False) if self.engine.compile else model
         self._graphed: GraphedUpdate | None = None
@@ -294,11 +295,12 @@ class Training:
     def _state(self) -> State:
         """Every tensor that an update changes, by role."""
         live, names = self._now.model, {name for name, _ in self._model.named_parameters(remove_duplicate=False)}
+        buffers = dict(self._model.named_buffers())
         # One role for each name: Adam's count of updates would hide how far its moments are apart.
         optimizer = {f"the optimizer's {name}": tensors for name, tensors in self._optimizer_state().items()}
         return {
             "weights": [tensor for name, tensor in live.items() if name in names],
-            "buffers": list(self._model.buffers()),
+            "buffers": [buffers[name] for name in self._buffers],
             "loss and accuracy": [self._now.sums],
             "curvature": self._perturb.trace.sums if self._perturb.trace else [],
             **optimizer,
