@@ -66,7 +66,7 @@ def compare(ours: Work, reference: Work, device: torch.device, turns: int, warm_
 def hot_spots(work: Work, device: torch.device, count: int = 4) -> list[tuple[str, float]]:
     """The operations that ``work`` spends most of its time in, each with its share.
 
-    None where the profiler sees no time on the device: in some containers, and on parts of a GPU, it may not count.
+    Empty where the profiler sees no time on the device: in some containers, and on parts of a GPU, it may not count.
     """
     cuda = device.type == "cuda"
     with _profiler(cuda) as recorded:
