@@ -67,6 +67,7 @@ def test_a_build_for_cpus_says_nothing(said: list[str], monkeypatch: pytest.Monk
         ("xpu", 1, None, "device: 'xpu' is not one of auto, cpu, cuda, cuda:N"),
         ("meta", 1, None, "device: 'meta' is not one of auto, cpu, cuda, cuda:N"),
         ("gpu", 1, None, "device: 'gpu' is not one of auto, cpu, cuda, cuda:N"),
+        ("cpu:1", 1, None, "device: 'cpu:1' is not one of auto, cpu, cuda, cuda:N"),
     ],
 )
 def test_other_devices_are_refused_in_one_line(

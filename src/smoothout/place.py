@@ -78,7 +78,7 @@ def _known(name: str) -> torch.device:
             "device: mps has no float64, in which trainings add up losses; take cpu"
             " (SmoothOut and AdaSmoothOut in a loop of your own work there)"
         )
-    if device is None or device.type not in ("cpu", "cuda"):
+    if device is None or device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise SettingsError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N")
     return device
 

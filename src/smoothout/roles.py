@@ -57,6 +57,10 @@ class Data(Protocol):
         """Its part of a record's name."""
 
     @property
+    def resident(self) -> bool:
+        """Whether all of it lies on the device; else it is read on the way."""
+
+    @property
     def shape(self) -> Shape:
         """Channels, height and width of an image."""
 

@@ -39,7 +39,7 @@ def check(job: Job, place: Workplace) -> None:
     except ValueError as error:
         raise SettingsError(f"batch.{error}") from error
     try:
-        place.engine.resolved(place.device, setup.precision, recordable=True)
+        place.engine.resolved(place.device, setup.precision, recordable=_recordable(setup, place))
     except ValueError as error:
         raise SettingsError(f"engine.{error}") from error
     model = _outline(setup)
@@ -56,6 +56,12 @@ def check(job: Job, place: Workplace) -> None:
             f"batch.ghost: an update of {setup.batch.pieces} ghost batch(es) cannot be shared by {place.ranks.size}"
             " processes; take smaller ghost batches, a larger batch.multiplier, or fewer processes"
         )
+
+
+def _recordable(setup: Experiment, place: Workplace) -> bool:
+    """Whether an update can be recorded as a CUDA graph, as far as settings tell; the training knows the rest."""
+    copies = bool(setup.perturbation.a and setup.perturbation.copies)
+    return setup.optimizer.recordable and not copies and setup.data.resident and place.ranks.size == 1
 
 
 def _over(snapshot: Snapshot | None, setup: Experiment) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from tiny_jobs import checkpoint_of, record_of, tiny, trained
 
 from smoothout import runs
 from smoothout.data.images import Images
+from smoothout.data.photos import Collection, Photos
 from smoothout.data.sources import DataError, Name
 from smoothout.jobs import ensure
 from smoothout.models.shallow import Shallow
+from smoothout.perturbation import Noise
 from smoothout.settings import SettingsError
 from smoothout.training.checkpoint import CheckpointError
+from smoothout.training.optimizers import Adam, Epsilon
+from smoothout.training.ranks import Ranks
 from smoothout.training.step import Batch
 from smoothout.work import Job, Workplace
 
@@ -144,3 +149,21 @@ def test_a_fault_in_the_training_leaves_no_record(place: Workplace, monkeypatch:
             ensure(tiny(), place)
     assert not record_of(tiny(), place).exists()
     assert ensure(tiny(), place).name == tiny().name
+
+
+@pytest.mark.parametrize(
+    ("changes", "recordable"),
+    [
+        ({}, True),
+        ({"optimizer": Adam(0.01, epsilon=Epsilon.uncorrected)}, False),
+        ({"perturbation": Noise(0.1, copies=2)}, False),
+        ({"perturbation": Noise(0.0, copies=2)}, True),
+        ({"data": Photos(Collection.imagenette, (0.5,) * 3, (0.5,) * 3)}, False),
+    ],
+)
+def test_a_cuda_graph_that_settings_rule_out_is_asked_for_in_vain_before_anything_is_written(
+    changes: dict[str, Any], recordable: bool, place: Workplace
+) -> None:
+    assert runs._recordable(tiny(**changes).settings, place) is recordable
+    ranks = replace(place, ranks=Ranks(0, 2))
+    assert not runs._recordable(tiny(**changes).settings, ranks)
