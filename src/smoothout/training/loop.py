@@ -104,7 +104,8 @@ class Training:
         self._device, precision = train_split.labels.device, choice(Precision, "precision", precision)
         self._updates = batch.updates(len(train_split))
         engine = engine or Engine()
-        self._model = engine.laid_out(self._device, precision).applied_to(model)  # before the noise's room is made
+        # The memory format comes first: the room for the noise is made for weights as they lie.
+        self._model = engine.laid_out(self._device, precision).applied_to(model)
         self._perturb = Perturbations(
             model,
             noise,
@@ -116,39 +117,48 @@ class Training:
         )
         self._ranks = ranks or Ranks()
         self._shared = SharedUpdates(self._ranks, model, self._perturb)
+
+        # How the updates reach the hardware follows from what all of the above allow.
         resident = train_split.resident
         recordable = self._perturb.recordable and optimizer.recordable and resident and self._ranks.size == 1
         one_noise = self._perturb.one_noise if batch.ghosts > 1 and resident else None
         self.engine = engine.resolved(self._device, precision, recordable, one_noise, has_convolutions(model))
-        train_split, self._test_split = (
+        train_split, self._test_split = (  # whose batches lie in memory as the weights do
             split.laid_out(self.engine.layout.memory_format) for split in (train_split, test_split)
         )
         if self.engine.ghosts is Ghosts.one_pass:
             with arithmetic(precision, self._device):
                 fit = fit_one_pass(model, self._perturb, train_split.take(slice(1))[0])
             self.engine = self.engine if fit else replace(self.engine, ghosts=Ghosts.in_turn)
+
         self._examples = train_split.learnt(augmentation, seed)
         self._settings, self._schedule, self._batch, self._seed = optimizer, schedule, batch, seed
         self._precision, self._lr = precision, math.nan
         self._now = resume or Snapshot({}, {}, {}, torch.zeros(2, dtype=torch.float64, device=self._device))
         self._optimizer = optimizer.build(list(model.parameters()))
         if resume:
-            model.load_state_dict(resume.model)
-            if self._perturb.trace and resume.trace:
-                self._perturb.trace.load(resume.trace)
-            if resume.optimizer:
-                self._optimizer.load_state_dict(resume.optimizer)
-            for weight, state in self._optimizer.state.items():  # a fused update takes all for laid out as the weight
-                like = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dim() and v.shape == weight.shape}
-                state.update({name: torch.empty_like(weight).copy_(v) for name, v in like.items()})
+            self._load(resume)
         self._buffers = [name for name, _ in model.named_buffers()]  # a forward pass may add others
         self._now.model = model.state_dict()  # the live tensors: they follow the training, but for replaced buffers
+
+        # Compiling and recording come last, for they hold on to the tensors that they find.
         self._network: Any = torch.compile(model, dynamic=False) if self.engine.compile else model
         self._graphed: GraphedUpdate | None = None
         self._graph_required = engine.launch is Launch.graph
         if self.engine.launch is Launch.graph:
             self._prepare_graphs()
         self._since = time.perf_counter() - self._now.elapsed
+
+    def _load(self, resume: Snapshot) -> None:
+        """Take weights, optimizer state and curvature from where the training is resumed."""
+        self._model.load_state_dict(resume.model)
+        if self._perturb.trace and resume.trace:
+            self._perturb.trace.load(resume.trace)
+        if resume.optimizer:
+            self._optimizer.load_state_dict(resume.optimizer)
+        for weight, state in self._optimizer.state.items():  # a fused update takes all for laid out as the weight
+            like = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dim() and v.shape == weight.shape}
+            state.update({name: torch.empty_like(weight).copy_(v) for name, v in like.items()})
 
     def __iter__(self) -> Iterator[Snapshot]:
         """Train to the end; yields the live state after every update. It may be left, and gone on with by a new one."""
