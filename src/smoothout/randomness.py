@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 _SEEDS = 2**63
-_CHUNK = 2**17  # numbers, four a word, that a CPU draws, converts and scales at a time: they stay in its second cache
 
 
 def address(seed: int, purpose: str, *position: int) -> int:
@@ -46,9 +45,8 @@ def fill_uniform(tensor: Tensor, generator: torch.Generator | None = None, a: fl
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
         return tensor.uniform_(-1.0, 1.0, generator=generator).mul_(a)
     seed = int(torch.randint(_SEEDS - 1, (), generator=generator, device="cpu"))
-    words, step = np.random.SFC64(seed), float(a) * 2.0**-15
-    common = torch.as_tensor(step * (float(words.random_raw()) * 2.0**-64), dtype=torch.float32, device="cpu")
-    for part in torch.split(tensor.view(-1), _CHUNK):
-        integers = torch.from_numpy(words.random_raw(-(-part.numel() // 4)).view(np.int16))[: part.numel()]
-        torch.add(common, part.copy_(integers), alpha=step, out=part)
-    return tensor
+    words = np.random.SFC64(seed).random_raw(1 + (tensor.numel() + 3) // 4)
+    integers = torch.from_numpy(words[1:].view(np.int16))[: tensor.numel()]
+    step = float(a) * 2.0**-15
+    common = torch.as_tensor(step * (float(words[0]) * 2.0**-64), dtype=torch.float32, device="cpu")
+    return torch.add(common, tensor.copy_(integers.view(tensor.shape)), alpha=step, out=tensor)
