@@ -7,7 +7,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import cli, cluster, terminal, words
+from smoothout import cluster, words
+from smoothout.cli import app, plan
 from smoothout.entries import epoch_seconds
 from smoothout.jobs import ensure
 from smoothout.progress import say
@@ -26,7 +27,7 @@ def main(config: DictConfig) -> None:
 
 def analyze(config: DictConfig) -> None:
     """The same in one process, or in the first of several."""
-    with cli.task(config) as (settings, place):
+    with app.task(config) as (settings, place):
         analysis: Analysis = build(settings.get("analysis"), "analysis", role=Analysis)
         configs = [settings]
         if analysis.runs == 2:
@@ -34,9 +35,9 @@ def analyze(config: DictConfig) -> None:
             given = [o for o in HydraConfig.get().overrides.task if not o.startswith(("analysis", "other"))]
             configs.append(compose_config(CONFIGS, "train", [*given, *other]))
         job = Job(analysis, tuple(Job(experiment(config)) for config in configs))
-        terminal.foretell(job, [epoch_seconds(config) for config in configs], place)
-        say(words.analysis(ensure(job, place)) + cli.among_others())
+        plan.foretell(job, [epoch_seconds(config) for config in configs], place)
+        say(words.analysis(ensure(job, place)) + app.among_others())
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -6,8 +6,8 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from smoothout import cli
 from smoothout.bench import report
+from smoothout.cli import app
 from smoothout.progress import Bar, say
 from smoothout.settings import chosen
 
@@ -15,7 +15,7 @@ from smoothout.settings import chosen
 @hydra.main(config_path="../configs", config_name="benchmark", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Measure what ``config`` names on its device."""
-    with cli.task(config) as (settings, place):
+    with app.task(config) as (settings, place):
         rows, only = [], chosen(settings, only=tuple[str, ...] | None).only
         comparisons = report.comparisons(place.device, Path(place.folders.data), only)
         with Bar("comparisons", len(comparisons)) as bar:
@@ -30,4 +30,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -4,8 +4,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import cli, cluster, terminal
+from smoothout import cluster
 from smoothout.choosing import Choosing, Grid
+from smoothout.cli import app, plan
 from smoothout.entries import epoch_seconds
 from smoothout.jobs import recorded
 from smoothout.settings import build, experiment
@@ -15,16 +16,16 @@ from smoothout.settings import build, experiment
 def main(config: DictConfig) -> None:
     """Train at every strength that ``config`` names, and compare."""
     instead = {"seed": "grid.seeds", "perturbation.a": "grid.strengths"}
-    with cli.task(config, hands_over=True, instead=instead) as (settings, place):
+    with app.task(config, hands_over=True, instead=instead) as (settings, place):
         grid = build(settings.get("grid"), "grid", Grid)
         choosing = Choosing(experiment(settings), grid, epoch_seconds(settings))
-        lost = terminal.make([choosing], place, cluster.carrier(HydraConfig.get(), settings))
+        lost = plan.make([choosing], place, cluster.carrier(HydraConfig.get(), settings))
         record = recorded(choosing.choice, place)
         if record is not None:
-            terminal.show_choice(record)
+            plan.show_choice(record)
         if lost:
             raise lost
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from smoothout import cli
+from smoothout.cli import app
 from smoothout.progress import say
 from smoothout.settings import data_settings
 
@@ -13,7 +13,7 @@ from smoothout.settings import data_settings
 @hydra.main(config_path="../configs", config_name="prepare_data", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Find or fetch the data set that ``config`` names, and say what it is."""
-    with cli.task(config) as (settings, place):
+    with app.task(config) as (settings, place):
         data = data_settings(settings.get("data"))
         train, test, fingerprint = data.load(Path(place.folders.data), place.device, place.download)
         shape = " x ".join(map(str, data.shape))
@@ -21,4 +21,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

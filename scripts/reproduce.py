@@ -7,7 +7,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import cli, cluster, terminal
+from smoothout import cluster
+from smoothout.cli import app, plan
 from smoothout.pictures import Picture
 from smoothout.progress import say
 from smoothout.reproduction import Reproduction, Scope
@@ -20,7 +21,7 @@ CONFIGS = ROOT / "configs"
 @hydra.main(config_path="../configs", config_name="reproduce", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Make and render the table and the picture that ``config`` names."""
-    with cli.task(config, hands_over=True) as (settings, place):
+    with app.task(config, hands_over=True) as (settings, place):
         given: Any = settings.get("scope")
         any_seed = isinstance(given, dict) and given.get("seeds", ()) is None
         scope = build({**given, "seeds": [0]} if any_seed else given, "scope", Scope)
@@ -33,13 +34,13 @@ def main(config: DictConfig) -> None:
         asked = Reproduction(table, scope, CONFIGS, published, wish.rows) if table and wish.rows else reproduction
         picture = Picture(figure, scope, CONFIGS) if figure else None
         wanted = [one for one in (asked, picture) if one]
-        lost = terminal.make(wanted, place, cluster.carrier(HydraConfig.get(), settings)) if wish.run else None
+        lost = plan.make(wanted, place, cluster.carrier(HydraConfig.get(), settings)) if wish.run else None
         results = Path(settings["folders"]["results"])
         written = []
         if reproduction:
             rendered = (reproduction.as_recorded(place) if any_seed else reproduction).table_from(place)
             written += rendered.save(results / "tables")
-            terminal.show(rendered)
+            plan.show(rendered)
         if picture:
             shown = picture.as_recorded(place) if any_seed else picture
             drawn = shown.save(place, results / "figures")
@@ -55,4 +56,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from smoothout import cli
+from smoothout.cli import app
 from smoothout.files import write_text
 from smoothout.progress import Bar, say
 from smoothout.reliability import soak
@@ -15,7 +15,7 @@ from smoothout.settings import build
 @hydra.main(config_path="../configs", config_name="soak", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Try as much as ``config`` says, in a folder of its own."""
-    with cli.task(config) as (settings, place):
+    with app.task(config) as (settings, place):
         wanted = build(settings.get("soak"), "soak", soak.Soak)
         with Bar("soak", wanted.parts) as bar:
             survived = soak.run(wanted, Path(__file__).resolve().parent, bar.tick)
@@ -25,4 +25,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -5,7 +5,8 @@ from functools import partial
 import hydra
 from omegaconf import DictConfig
 
-from smoothout import cli, cluster, words
+from smoothout import cluster, words
+from smoothout.cli import app
 from smoothout.jobs import ensure
 from smoothout.progress import say
 from smoothout.settings import experiment
@@ -20,9 +21,9 @@ def main(config: DictConfig) -> None:
 
 def train(config: DictConfig) -> None:
     """The same in one process, or in the first of several."""
-    with cli.task(config) as (settings, place):
-        say(words.training(ensure(Job(experiment(settings)), place)) + cli.among_others())
+    with app.task(config) as (settings, place):
+        say(words.training(ensure(Job(experiment(settings)), place)) + app.among_others())
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -10,8 +10,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import cli, cluster, terminal
+from smoothout import cluster
 from smoothout.claims import Claims, Judging
+from smoothout.cli import app, plan
 from smoothout.files import write_text
 from smoothout.progress import Bar, say
 from smoothout.settings import SettingsError, build, chosen
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @hydra.main(config_path="../configs", config_name="verdicts", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Test every claim and write the page."""
-    with cli.task(config, hands_over=True) as (settings, place):
+    with app.task(config, hands_over=True) as (settings, place):
         lacking = [key for key in ("page", "prose", "claims") if key not in settings]
         if lacking:
             name = HydraConfig.get().runtime.choices["claims"]
@@ -36,7 +37,7 @@ def main(config: DictConfig) -> None:
         prose = chosen(settings["prose"], "prose.", title=str, introduction=str)
         published = ROOT / "results" / "published"
         judged = [Claims(settings["claims"], scope, ROOT / "configs", published) for scope in judging.scopes()]
-        lost = terminal.make(judged, place, cluster.carrier(HydraConfig.get(), settings)) if wish.run else None
+        lost = plan.make(judged, place, cluster.carrier(HydraConfig.get(), settings)) if wish.run else None
         with Bar("claims", sum(len(claims.claims) for claims in judged)) as bar:
             tests = [test for claims in judged for test in claims.tests(place, bar.tick)]
         folder = Path(settings["folders"]["results"])
@@ -55,4 +56,4 @@ def command() -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    app.run(main)

@@ -1,4 +1,4 @@
-"""The house: who may import whom, where each equation lives, and how long a file is."""
+"""The house: its public names, where each equation lives, and how long a file is."""
 
 from __future__ import annotations
 
@@ -6,59 +6,10 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 import smoothout
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "smoothout"
-
-# A module may import from its own folder and from the levels above it in this list.
-LEVELS = [
-    [
-        "choices",
-        "devices",
-        "files",
-        "formats",
-        "identity",
-        "machine",
-        "parameters",
-        "randomness",
-        "statistics",
-        "vision",
-    ],
-    ["flat"],
-    ["perturbation", "batchnorm", "ghost", "models", "data", "ledger", "progress", "journal"],
-    ["evaluation", "curvature", "copies", "tables", "figures"],
-    ["training", "analysis", "strength", "words"],
-    ["roles"],
-    ["environment", "settings"],
-    ["work", "bench"],
-    ["runs", "place", "costs", "turns", "gpu_check"],
-    ["jobs"],
-    ["entries", "layout", "loading"],
-    ["reproduction", "choosing"],
-    ["pictures", "quantities"],
-    ["claims"],
-    ["verdicts"],
-    ["reliability", "mistakes"],
-    ["cli"],
-    ["cluster"],
-    ["terminal"],
-]
-LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
-TORCH_FREE = {"files", "formats", "identity", "machine", "ledger", "tables", "figures", "words"}
-HYDRA_FREE = {name for names in LEVELS[:6] for name in names}
-
-
-def imports(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} if node.module != "smoothout" else {f"smoothout.{a.name}" for a in node.names}
-    return names
 
 
 def test_the_public_names_are_listed_there_and_seen_by_people_and_by_type_checkers():
@@ -70,35 +21,9 @@ def test_the_public_names_are_listed_there_and_seen_by_people_and_by_type_checke
     assert "__getattr__" not in [node.name for node in seen if isinstance(node, ast.FunctionDef)]
 
 
-def modules() -> list[tuple[str, Path]]:
-    paths = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
-    return [(path.relative_to(PACKAGE).parts[0].removesuffix(".py"), path) for path in sorted(paths)]
-
-
-def test_every_module_has_its_level():
-    assert {name for name, _ in modules()} == set(LEVEL)
-
-
-@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: str(value).rpartition("smoothout/")[2])
-def test_a_module_imports_only_from_levels_below_or_its_own_folder(name, path):
-    for imported in imports(path):
-        if imported.startswith("smoothout."):
-            other = imported.split(".")[1]
-            assert other == name or LEVEL[other] < LEVEL[name], imported
-
-
-@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: str(value).rpartition("smoothout/")[2])
-def test_the_library_knows_nothing_of_hydra_and_readers_nothing_of_torch(name, path):
-    roots = {imported.split(".")[0] for imported in imports(path)}
-    if name in HYDRA_FREE:
-        assert not roots & {"hydra", "omegaconf"}
-    if name in TORCH_FREE:
-        assert "torch" not in roots
-
-
 def tags() -> list[str]:
     found = []
-    for _, path in modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 opening = re.match(r"\[([^\]]+)\]", ast.get_docstring(node) or "")

@@ -6,9 +6,9 @@ import re
 
 from tiny_jobs import tiny, workplace
 
-from smoothout import terminal
+from smoothout.cli import plan as terminal
+from smoothout.cli.error_messages import UnfinishedError
 from smoothout.jobs import ensure
-from smoothout.mistakes import UnfinishedError
 from smoothout.work import Job
 
 

@@ -21,7 +21,7 @@ from submitit import AutoExecutor, JobEnvironment
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment, as_completed
 
-from smoothout import cli
+from smoothout.cli import app
 from smoothout.jobs import ensure, recorded, together
 from smoothout.ledger import Record, RecordError
 from smoothout.place import workplace
@@ -78,7 +78,7 @@ def carrier(hydra: HydraConf, settings: dict[str, Any]) -> Carrier:
         return together
     if launcher not in _EXECUTORS:
         raise SettingsError("hydra/launcher: must be slurm or slurm_nodes here; other launchers are for sweeps (-m)")
-    cli.check_launcher(target)
+    app.check_launcher(target)
     return partial(handed_over, executor(_EXECUTORS[launcher], resources), MadeThere(settings))
 
 

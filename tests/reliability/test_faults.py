@@ -21,10 +21,10 @@ import pytest
 from support import tree
 
 from smoothout import progress, runs
+from smoothout.cli.error_messages import one_line
 from smoothout.data import sources
 from smoothout.data.sources import DataError, Name
 from smoothout.ledger import Ledger
-from smoothout.mistakes import one_line
 from smoothout.reliability.inputs import RUN
 from smoothout.reliability.kills import left
 from smoothout.reliability.victims import PLACES, QUIET

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from smoothout import cli
+from smoothout.cli import app
+from smoothout.cli.error_messages import UnfinishedError, one_line
 from smoothout.cluster import Carrier
 from smoothout.costs import Costs
 from smoothout.data.sources import DataError
 from smoothout.formats import duration
 from smoothout.jobs import recorded, refuse, together
 from smoothout.ledger import Record
-from smoothout.mistakes import UnfinishedError, one_line
 from smoothout.progress import console
 from smoothout.runs import checkpoint_path, data_of
 from smoothout.settings import Experiment
@@ -51,7 +51,7 @@ def make(wanted: Sequence[Wanted], place: Workplace, carry_out: Carrier = togeth
     unique = {job.digest: job for one in wanted for job in one.jobs()}.values()
     lacking = _lacking(unique, place) if carry_out is together else {}
     for error in lacking.values():
-        cli.report(error)
+        app.report(error)
     jobs = [job for job in unique if _data(job) not in lacking]
     _plan(wanted, place, lacking)
     code, failed = 2 if lacking else 0, dict[str, str]()
@@ -60,7 +60,7 @@ def make(wanted: Sequence[Wanted], place: Workplace, carry_out: Carrier = togeth
     for job, outcome in chain(carry_out(trainings, place), carry_out(possible, place)):
         if isinstance(outcome, Exception):  # whatever it is, the other jobs go on
             failed[job.digest] = f"{job.name}: {one_line(outcome)}"
-            code = max(code, cli.report(outcome, Path(place.folders.logs) / f"{job.name}.txt"))
+            code = max(code, app.report(outcome, Path(place.folders.logs) / f"{job.name}.txt"))
     for line in failed.values():
         console.print(f"failed: {line}", markup=False)
     lost = len(failed) + len(unique) - len(jobs)

@@ -25,9 +25,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from smoothout.cli.error_messages import UnfinishedError, is_input, is_told, one_line
 from smoothout.files import write_text
 from smoothout.machine import of_machine
-from smoothout.mistakes import UnfinishedError, is_input, is_told, one_line
 from smoothout.place import workplace
 from smoothout.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
 from smoothout.runs import follow
