@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 
 from smoothout import cluster, words
 from smoothout.cli import app, plan
-from smoothout.entries import epoch_seconds
 from smoothout.jobs import ensure
 from smoothout.progress import say
+from smoothout.reproduction.cells import epoch_seconds
 from smoothout.roles import Analysis
 from smoothout.settings import build, chosen, compose_config, experiment
 from smoothout.work import Job

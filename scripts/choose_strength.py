@@ -5,10 +5,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout import cluster
-from smoothout.choosing import Choosing, Grid
 from smoothout.cli import app, plan
-from smoothout.entries import epoch_seconds
 from smoothout.jobs import recorded
+from smoothout.reproduction.cells import epoch_seconds
+from smoothout.reproduction.choose_strength import Choosing, Grid
 from smoothout.settings import build, experiment
 
 

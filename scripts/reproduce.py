@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 
 from smoothout import cluster
 from smoothout.cli import app, plan
-from smoothout.pictures import Picture
 from smoothout.progress import say
-from smoothout.reproduction import Reproduction, Scope
+from smoothout.reproduction.figure import Picture
+from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.settings import SettingsError, build, chosen
 
 ROOT = Path(__file__).resolve().parent.parent

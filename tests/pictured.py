@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from smoothout.pictures import Picture
-from smoothout.reproduction import Scope
+from smoothout.reproduction.figure import Picture
+from smoothout.reproduction.table import Scope
 from smoothout.settings import compose_config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from support import a_record, tree
 
-from smoothout.choosing import Choosing, Grid, Strength
 from smoothout.data import sources
 from smoothout.data.sources import Name
+from smoothout.reproduction.choose_strength import Choosing, Grid, Strength
 from smoothout.settings import Experiment, SettingsError, build, compose_config, experiment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +70,9 @@ def test_the_best_epoch_is_compared_where_it_is_asked_for() -> None:
 
 
 def build_strength(weights: str) -> Strength:
-    made: Strength = build({"_target_": "smoothout.choosing.Strength", "weights": weights}, "strength")
+    made: Strength = build(
+        {"_target_": "smoothout.reproduction.choose_strength.Strength", "weights": weights}, "strength"
+    )
     return made
 
 

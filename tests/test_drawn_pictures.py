@@ -14,7 +14,7 @@ from pictured import picture
 from smoothout.figures import curves
 from smoothout.identity import described
 from smoothout.ledger import Record
-from smoothout.reproduction import Scope
+from smoothout.reproduction.table import Scope
 from smoothout.settings import Folders
 from smoothout.work import Job, Workplace
 

@@ -14,7 +14,7 @@ from photographs import tree
 from smoothout.jobs import together
 from smoothout.ledger import Record
 from smoothout.perturbation import Scaling
-from smoothout.reproduction import Reproduction, Scope
+from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.settings import Experiment, Folders, compose_config
 from smoothout.work import Workplace
 

@@ -14,7 +14,7 @@ from published_cells import PUBLISHED_CELLS
 
 from smoothout.jobs import together
 from smoothout.ledger import Record
-from smoothout.reproduction import Reproduction, Scope
+from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.settings import Experiment, Folders, compose_config
 from smoothout.work import Job, Workplace
 

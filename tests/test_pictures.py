@@ -11,8 +11,8 @@ import torch
 from pictured import CONFIGS, config, picture
 
 from smoothout.jobs import ensure
-from smoothout.pictures import Picture
-from smoothout.reproduction import Scope
+from smoothout.reproduction.figure import Picture
+from smoothout.reproduction.table import Scope
 from smoothout.settings import Folders, SettingsError
 from smoothout.work import Job, Workplace
 

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 import torch
 
-from smoothout.claims import Claims, Judging
 from smoothout.evaluation import Precision
-from smoothout.reproduction import Reproduction, Scope
+from smoothout.reproduction.claims import Claims, Judging
+from smoothout.reproduction.table import Reproduction, Scope
+from smoothout.reproduction.verdict_page import Page
 from smoothout.settings import Folders, build, compose_config
 from smoothout.tables import stem
-from smoothout.verdicts import Page
 from smoothout.work import Workplace
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from smoothout.costs import Costs
-from smoothout.entries import epoch_seconds, late_accuracy
 from smoothout.ledger import Record
-from smoothout.reproduction import Reproduction, Scope
+from smoothout.reproduction.cells import epoch_seconds, late_accuracy
+from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.settings import Experiment, Folders, SettingsError, compose_config
 from smoothout.work import Job, Workplace
 

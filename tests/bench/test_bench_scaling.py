@@ -10,15 +10,15 @@ import pytest
 import torch
 from support import a_record
 
-from smoothout import pictures
 from smoothout.analysis.scaling import Worker
 from smoothout.bench import scaling
 from smoothout.bench.scaling import Scaling
 from smoothout.costs import Costs
 from smoothout.figures import scale
 from smoothout.jobs import ensure
-from smoothout.pictures import Picture
-from smoothout.reproduction import Scope
+from smoothout.reproduction import figure as pictures
+from smoothout.reproduction.figure import Picture
+from smoothout.reproduction.table import Scope
 from smoothout.settings import Folders, SettingsError, compose_config
 from smoothout.work import Job, Workplace
 

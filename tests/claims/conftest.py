@@ -8,8 +8,8 @@ import pytest
 import torch
 from simulated import CONFIGS, PUBLISHED, SEEDS
 
-from smoothout.claims import Claims
-from smoothout.reproduction import Scope
+from smoothout.reproduction.claims import Claims
+from smoothout.reproduction.table import Scope
 from smoothout.settings import Folders
 from smoothout.work import Workplace
 

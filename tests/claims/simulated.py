@@ -6,12 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from smoothout.claims import Claims, Judged, Judging
 from smoothout.identity import described
 from smoothout.ledger import Record
-from smoothout.quantities import QUANTITIES
-from smoothout.reproduction import Scope
-from smoothout.verdicts import Page
+from smoothout.reproduction.claims import Claims, Judged, Judging
+from smoothout.reproduction.metrics import QUANTITIES
+from smoothout.reproduction.table import Scope
+from smoothout.reproduction.verdict_page import Page
 from smoothout.work import Job, Workplace
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from simulated import CONFIGS, F1, PUBLISHED, SEEDS, judged, page, simulate, write
 
-from smoothout.claims import Claim, Claims, Judged, Kind
 from smoothout.identity import described
-from smoothout.quantities import QUANTITIES
-from smoothout.reproduction import Scope
+from smoothout.reproduction.claims import Claim, Claims, Judged, Kind
+from smoothout.reproduction.metrics import QUANTITIES
+from smoothout.reproduction.table import Scope
+from smoothout.reproduction.verdict_page import shown
 from smoothout.settings import SettingsError, compose_config
 from smoothout.statistics import Evidence, Verdict, mean_of
-from smoothout.verdicts import shown
 from smoothout.work import Workplace
 
 METHODS = ("baseline", "smoothout")

@@ -9,10 +9,10 @@ import pytest
 from pictured import picture
 from simulated import CONFIGS, F1, PUBLISHED, judged, page, simulate
 
-from smoothout.claims import Claims, Judging
 from smoothout.evaluation import Precision
-from smoothout.quantities import QUANTITIES
-from smoothout.reproduction import Scope
+from smoothout.reproduction.claims import Claims, Judging
+from smoothout.reproduction.metrics import QUANTITIES
+from smoothout.reproduction.table import Scope
 from smoothout.statistics import Evidence
 from smoothout.work import Workplace
 

@@ -14,7 +14,7 @@ from smoothout.analysis.hessian import Spectrum
 from smoothout.figures.curves import Run
 from smoothout.figures.spectra import FOOT, WIDTH
 from smoothout.ledger import Record
-from smoothout.pictures import spectrum
+from smoothout.reproduction.figure import spectrum
 
 N = 50
 SB, LB = Run("SB", 0), Run("LB", 1)

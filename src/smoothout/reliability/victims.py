@@ -25,7 +25,13 @@ PLACES = ("data", "results", "checkpoints", "logs")
 QUIET = ("device=cpu", "threads=1", "tensorboard=false", "download=false")
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["smoothout.cli.plan", "smoothout.pictures", "smoothout.choosing", "sklearn.datasets", "torch._dynamo"]
+    [
+        "smoothout.cli.plan",
+        "smoothout.reproduction.figure",
+        "smoothout.reproduction.choose_strength",
+        "sklearn.datasets",
+        "torch._dynamo",
+    ]
 )
 _KINDS = {".pt": "checkpoint", ".json": "record", ".md": "table", ".csv": "table", ".tex": "table", ".npz": "data"}
 

@@ -15,7 +15,11 @@ from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
 from smoothout.choices import check_seeds, keep_members
 from smoothout.costs import Costs
-from smoothout.entries import (
+from smoothout.environment import device_of
+from smoothout.evaluation import Precision
+from smoothout.jobs import of_other_weights
+from smoothout.ledger import Record
+from smoothout.reproduction.cells import (
     Entry,
     best_accuracy,
     epoch_seconds,
@@ -24,11 +28,7 @@ from smoothout.entries import (
     recomputed_accuracy,
     sharpness_found,
 )
-from smoothout.environment import device_of
-from smoothout.evaluation import Precision
-from smoothout.jobs import of_other_weights
-from smoothout.layout import also_published, check_table
-from smoothout.ledger import Record
+from smoothout.reproduction.schema import also_published, check_table
 from smoothout.settings import Experiment, SettingsError, compose_config, experiment
 from smoothout.tables import Block, Cell, Table, difference
 from smoothout.work import Job, Workplace, with_inputs

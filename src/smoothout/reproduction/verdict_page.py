@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from smoothout.claims import Judged, Judging, Kind
 from smoothout.formats import number, significant
+from smoothout.reproduction.claims import Judged, Judging, Kind
 from smoothout.statistics import LEVEL, MOST_SEEDS, Verdict, holm, seeds_to_decide
 
 SHORT = {

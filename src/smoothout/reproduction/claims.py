@@ -11,11 +11,11 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from smoothout.choices import keep_members
-from smoothout.entries import Entry
 from smoothout.evaluation import Precision
 from smoothout.ledger import Record
-from smoothout.quantities import QUANTITIES, Quantity
-from smoothout.reproduction import Reproduction, Scope
+from smoothout.reproduction.cells import Entry
+from smoothout.reproduction.metrics import QUANTITIES, Quantity
+from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.settings import SettingsError, chosen, compose_config, typed
 from smoothout.statistics import Evidence, Verdict, binomial_error, correlation_of, mean_of, spread_of
 from smoothout.work import Job, Workplace, with_inputs

@@ -16,13 +16,13 @@ from smoothout.analysis.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.scaling import Worker, break_even
 from smoothout.analysis.theory import figure_one
 from smoothout.bench.scaling import Scaling
-from smoothout.entries import epoch_seconds
 from smoothout.environment import device_of
 from smoothout.figures import curves, scale, searches, shapes, sheet, spectra
 from smoothout.jobs import of_other_weights, recorded
-from smoothout.layout import check_figure
 from smoothout.ledger import Record
-from smoothout.reproduction import Scope, recorded_seeds
+from smoothout.reproduction.cells import epoch_seconds
+from smoothout.reproduction.schema import check_figure
+from smoothout.reproduction.table import Scope, recorded_seeds
 from smoothout.settings import SettingsError, chosen, compose_config, experiment, typed
 from smoothout.tables import stem
 from smoothout.work import Job, Workplace, with_inputs
