@@ -7,14 +7,15 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import cluster, words
+from smoothout import words
 from smoothout.cli import app, plan
-from smoothout.jobs import ensure
+from smoothout.jobs import slurm
+from smoothout.jobs.job import Job
+from smoothout.jobs.runner import ensure
 from smoothout.progress import say
 from smoothout.reproduction.cells import epoch_seconds
 from smoothout.roles import Analysis
 from smoothout.settings import build, chosen, compose_config, experiment
-from smoothout.work import Job
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -22,7 +23,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 @hydra.main(config_path="../configs", config_name="analyze", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Find or make the record of the analysis that ``config`` describes."""
-    cluster.led(partial(analyze, config))
+    slurm.led(partial(analyze, config))
 
 
 def analyze(config: DictConfig) -> None:

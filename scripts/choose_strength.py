@@ -4,9 +4,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import cluster
 from smoothout.cli import app, plan
-from smoothout.jobs import recorded
+from smoothout.jobs import slurm
+from smoothout.jobs.runner import recorded
 from smoothout.reproduction.cells import epoch_seconds
 from smoothout.reproduction.choose_strength import Choosing, Grid
 from smoothout.settings import build, experiment
@@ -19,7 +19,7 @@ def main(config: DictConfig) -> None:
     with app.task(config, hands_over=True, instead=instead) as (settings, place):
         grid = build(settings.get("grid"), "grid", Grid)
         choosing = Choosing(experiment(settings), grid, epoch_seconds(settings))
-        lost = plan.make([choosing], place, cluster.carrier(HydraConfig.get(), settings))
+        lost = plan.make([choosing], place, slurm.carrier(HydraConfig.get(), settings))
         record = recorded(choosing.choice, place)
         if record is not None:
             plan.show_choice(record)

@@ -7,8 +7,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import cluster
 from smoothout.cli import app, plan
+from smoothout.jobs import slurm
 from smoothout.progress import say
 from smoothout.reproduction.figure import Picture
 from smoothout.reproduction.table import Reproduction, Scope
@@ -34,7 +34,7 @@ def main(config: DictConfig) -> None:
         asked = Reproduction(table, scope, CONFIGS, published, wish.rows) if table and wish.rows else reproduction
         picture = Picture(figure, scope, CONFIGS) if figure else None
         wanted = [one for one in (asked, picture) if one]
-        lost = plan.make(wanted, place, cluster.carrier(HydraConfig.get(), settings)) if wish.run else None
+        lost = plan.make(wanted, place, slurm.carrier(HydraConfig.get(), settings)) if wish.run else None
         results = Path(settings["folders"]["results"])
         written = []
         if reproduction:

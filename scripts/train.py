@@ -5,18 +5,19 @@ from functools import partial
 import hydra
 from omegaconf import DictConfig
 
-from smoothout import cluster, words
+from smoothout import words
 from smoothout.cli import app
-from smoothout.jobs import ensure
+from smoothout.jobs import slurm
+from smoothout.jobs.job import Job
+from smoothout.jobs.runner import ensure
 from smoothout.progress import say
 from smoothout.settings import experiment
-from smoothout.work import Job
 
 
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Find or make the record of the training that ``config`` describes."""
-    cluster.led(partial(train, config))
+    slurm.led(partial(train, config))
 
 
 def train(config: DictConfig) -> None:

@@ -10,9 +10,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import cluster
 from smoothout.cli import app, plan
 from smoothout.files import write_text
+from smoothout.jobs import slurm
 from smoothout.progress import Bar, say
 from smoothout.reproduction.claims import Claims, Judging
 from smoothout.reproduction.verdict_page import Page
@@ -37,7 +37,7 @@ def main(config: DictConfig) -> None:
         prose = chosen(settings["prose"], "prose.", title=str, introduction=str)
         published = ROOT / "results" / "published"
         judged = [Claims(settings["claims"], scope, ROOT / "configs", published) for scope in judging.scopes()]
-        lost = plan.make(judged, place, cluster.carrier(HydraConfig.get(), settings)) if wish.run else None
+        lost = plan.make(judged, place, slurm.carrier(HydraConfig.get(), settings)) if wish.run else None
         with Bar("claims", sum(len(claims.claims) for claims in judged)) as bar:
             tests = [test for claims in judged for test in claims.tests(place, bar.tick)]
         folder = Path(settings["folders"]["results"])

@@ -12,8 +12,8 @@ import pytest
 import torch
 from support import seed_of, start_from
 
-from smoothout import runs
 from smoothout.data.images import Split
+from smoothout.jobs import training_job
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.loop import Training
 
@@ -72,5 +72,5 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Snapshot | None]:
             calls.append(settings["resume"])
             super().__init__(*arguments, **settings)
 
-    monkeypatch.setattr(runs, "Training", Spied)
+    monkeypatch.setattr(training_job, "Training", Spied)
     return calls

@@ -13,10 +13,10 @@ from pictured import picture
 
 from smoothout.figures import curves
 from smoothout.identity import described
+from smoothout.jobs.job import Job, Workplace
 from smoothout.ledger import Record
 from smoothout.reproduction.table import Scope
 from smoothout.settings import Folders
-from smoothout.work import Job, Workplace
 
 
 @pytest.fixture

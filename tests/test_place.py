@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from smoothout import place
+from smoothout.jobs import runtime
 from smoothout.settings import SettingsError
 from smoothout.training.ranks import Ranks
 
@@ -14,23 +14,23 @@ from smoothout.training.ranks import Ranks
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Fills with the lines that are said."""
     lines: list[str] = []
-    monkeypatch.setattr(place, "say", lines.append)
-    place._automatic.cache_clear()
+    monkeypatch.setattr(runtime, "say", lines.append)
+    runtime._automatic.cache_clear()
     return lines
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, count: int, reason: str | None = None, built: bool = True) -> list[str]:
     """Let torch have so many GPUs, or none for a ``reason``; returns what becomes the present one."""
     present: list[str] = []
-    monkeypatch.setattr(place, "why_no_gpu", lambda: reason)
-    monkeypatch.setattr(place, "built_for_gpus", lambda: built)
+    monkeypatch.setattr(runtime, "why_no_gpu", lambda: reason)
+    monkeypatch.setattr(runtime, "built_for_gpus", lambda: built)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: present.append(str(device)))
     return present
 
 
 def device(name: str) -> str:
-    return str(place._device(name, Ranks()))
+    return str(runtime._device(name, Ranks()))
 
 
 def test_auto_is_a_gpu_where_torch_can_use_one(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

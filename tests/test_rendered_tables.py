@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from smoothout.evaluation import Precision
+from smoothout.jobs.job import Workplace
 from smoothout.reproduction.claims import Claims, Judging
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.reproduction.verdict_page import Page
 from smoothout.settings import Folders, build, compose_config
 from smoothout.tables import stem
-from smoothout.work import Workplace
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, TABLES, PUBLISHED = ROOT / "configs", ROOT / "results" / "tables", ROOT / "results" / "published"

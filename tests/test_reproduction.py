@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from smoothout.costs import Costs
+from smoothout.jobs.cost_estimate import Costs
+from smoothout.jobs.job import Job, Workplace
 from smoothout.ledger import Record
 from smoothout.reproduction.cells import epoch_seconds, late_accuracy
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.settings import Experiment, Folders, SettingsError, compose_config
-from smoothout.work import Job, Workplace
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"

@@ -16,17 +16,17 @@ from torch import nn
 
 from smoothout.data.images import Images
 from smoothout.data.sources import Name
-from smoothout.jobs import ensure
+from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.runner import ensure
+from smoothout.jobs.training_job import fresh_model, snapshot_of
 from smoothout.models.mlp import MLP
 from smoothout.parameters import filter_norms
 from smoothout.perturbation import Course, Law, Noise, Scaling, SmoothOut
-from smoothout.runs import fresh_model, snapshot_of
 from smoothout.settings import Experiment, Folders
 from smoothout.strength import relative_strength
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
-from smoothout.work import Job, Workplace
 
 
 def network() -> nn.Sequential:

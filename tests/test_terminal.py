@@ -8,8 +8,8 @@ from tiny_jobs import tiny, workplace
 
 from smoothout.cli import plan as terminal
 from smoothout.cli.error_messages import UnfinishedError
-from smoothout.jobs import ensure
-from smoothout.work import Job
+from smoothout.jobs.job import Job
+from smoothout.jobs.runner import ensure
 
 
 class Row:

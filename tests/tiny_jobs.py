@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
-from smoothout import runs
 from smoothout.data.images import Images
 from smoothout.data.sources import Name
+from smoothout.jobs import training_job
+from smoothout.jobs.job import Job, Workplace
 from smoothout.models.mlp import MLP
 from smoothout.settings import Experiment, Folders
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
-from smoothout.work import Job, Workplace
 
 DIGITS = Images(Name.digits, (0.5,), (0.5,))
 UPDATES = 12  # an epoch of 1438 digits in batches of 128
@@ -24,7 +24,7 @@ UPDATES = 12  # an epoch of 1438 digits in batches of 128
 
 def trained(job: Job, place: Workplace) -> Snapshot:
     """The training gone through to its end."""
-    steps = runs.training(job, place)
+    steps = training_job.training(job, place)
     while True:
         try:
             next(steps)

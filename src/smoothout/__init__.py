@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from smoothout.analysis.sharpness import SharpnessResult, sharpness
     from smoothout.copies import SmoothOutCopies
     from smoothout.ghost import ghosted
-    from smoothout.loading import trained
+    from smoothout.jobs.load import trained
     from smoothout.perturbation import AdaSmoothOut, SmoothOut
 
 __version__ = "0.1.0"
@@ -48,7 +48,7 @@ _HOMES = {
     "sharpness": "analysis.sharpness",
     "interpolate": "analysis.interpolation",
     "noise_curve": "analysis.sensitivity",
-    "trained": "loading",
+    "trained": "jobs.load",
 }
 
 

@@ -13,14 +13,14 @@ from support import a_record
 from smoothout.analysis.scaling import Worker
 from smoothout.bench import scaling
 from smoothout.bench.scaling import Scaling
-from smoothout.costs import Costs
 from smoothout.figures import scale
-from smoothout.jobs import ensure
+from smoothout.jobs.cost_estimate import Costs
+from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.runner import ensure
 from smoothout.reproduction import figure as pictures
 from smoothout.reproduction.figure import Picture
 from smoothout.reproduction.table import Scope
 from smoothout.settings import Folders, SettingsError, compose_config
-from smoothout.work import Job, Workplace
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CPU = torch.device("cpu")

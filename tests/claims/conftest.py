@@ -8,10 +8,10 @@ import pytest
 import torch
 from simulated import CONFIGS, PUBLISHED, SEEDS
 
+from smoothout.jobs.job import Workplace
 from smoothout.reproduction.claims import Claims
 from smoothout.reproduction.table import Scope
 from smoothout.settings import Folders
-from smoothout.work import Workplace
 
 
 @pytest.fixture

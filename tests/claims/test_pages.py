@@ -10,11 +10,11 @@ from pictured import picture
 from simulated import CONFIGS, F1, PUBLISHED, judged, page, simulate
 
 from smoothout.evaluation import Precision
+from smoothout.jobs.job import Workplace
 from smoothout.reproduction.claims import Claims, Judging
 from smoothout.reproduction.metrics import QUANTITIES
 from smoothout.reproduction.table import Scope
 from smoothout.statistics import Evidence
-from smoothout.work import Workplace
 
 
 def test_where_all_seeds_diverged_nothing_is_tested_and_the_page_says_why(f1: Claims, place: Workplace) -> None:

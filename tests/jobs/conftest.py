@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tiny_jobs import workplace
 
-from smoothout import jobs, runs
+from smoothout.jobs import runner, training_job
+from smoothout.jobs.job import Job, Workplace
 from smoothout.training.checkpoint import Snapshot
-from smoothout.work import Job, Workplace
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     made: list[Job] = []
 
     def watched(job: Job, place: Workplace) -> Generator[None, None, Snapshot]:
-        steps = runs.training(job, place)
+        steps = training_job.training(job, place)
         while True:
             try:
                 next(steps)
@@ -33,5 +33,5 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
             made.append(job)
             yield True
 
-    monkeypatch.setattr(jobs, "training", watched)
+    monkeypatch.setattr(runner, "training", watched)
     return made

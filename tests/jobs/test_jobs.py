@@ -17,12 +17,13 @@ import pytest
 from support import tree
 from tiny_jobs import DIGITS, UPDATES, checkpoint_of, record_of, tiny, workplace
 
-from smoothout import jobs, runs
 from smoothout.batchnorm import BatchNormStart
 from smoothout.data import sources
 from smoothout.data.sources import Name
 from smoothout.evaluation import evaluate
-from smoothout.jobs import ensure
+from smoothout.jobs import runner, training_job
+from smoothout.jobs.job import Workplace
+from smoothout.jobs.runner import ensure
 from smoothout.ledger import Record, RecordError
 from smoothout.models.mlp import MLP
 from smoothout.perturbation import Noise
@@ -31,7 +32,6 @@ from smoothout.training.checkpoint import Snapshot
 from smoothout.training.loop import Training
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.work import Workplace
 
 # Records
 
@@ -190,13 +190,13 @@ def test_a_field_that_a_later_version_adds_leaves_old_records_good(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = ensure(tiny(), place)
-    described = jobs.described
+    described = runner.described
 
     def with_one_more(settings: Any, defaults: bool = True) -> Any:
         values = described(settings, defaults)
         return {**values, "label_smoothing": 0.0} if defaults else values
 
-    monkeypatch.setattr(jobs, "described", with_one_more)
+    monkeypatch.setattr(runner, "described", with_one_more)
     assert ensure(tiny(), place) == record
 
 
@@ -205,14 +205,14 @@ def test_a_field_that_a_later_version_adds_leaves_old_records_good(
 
 def test_two_that_want_the_same_record_at_once_train_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    train = runs.Training
+    train = training_job.Training
 
     def slow(*arguments: Any, **settings: Any) -> Training:
         calls.append(threading.current_thread().name)
         time.sleep(0.3)  # long enough for the other one to arrive
         return train(*arguments, **settings)
 
-    monkeypatch.setattr(runs, "Training", slow)
+    monkeypatch.setattr(training_job, "Training", slow)
     both = threading.Barrier(2)
     made: list[Record] = []
 
@@ -249,7 +249,7 @@ def test_tensorboard_has_every_epoch_of_an_interrupted_run_once(tmp_path: Path) 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     job, place = tiny(), workplace(tmp_path, tensorboard=True, checkpoint_seconds=0.0)
-    steps = runs.training(job, place)
+    steps = training_job.training(job, place)
     for _ in range(UPDATES + 3):
         next(steps)
     steps.close()

@@ -12,13 +12,13 @@ import torch
 from support import digits, tree
 from tiny_jobs import UPDATES, checkpoint_of, tiny, trained
 
-from smoothout import runs
 from smoothout.analysis.recorded import RunningAverages
 from smoothout.data.sources import DataError
-from smoothout.jobs import ensure
+from smoothout.jobs import training_job
+from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.runner import ensure
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import CheckpointError
-from smoothout.work import Job, Workplace
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def shuffle_labels(place: Workplace) -> Callable[[], None]:
         arrays["y_train"] = np.random.default_rng(0).permutation(arrays["y_train"])
         Path(place.folders.data).mkdir(parents=True)
         np.savez(Path(place.folders.data, "digits.npz"), **arrays)
-        runs._load.cache_clear()
+        training_job._load.cache_clear()
 
     return put
 
@@ -49,7 +49,7 @@ def test_an_analysis_on_other_data_than_the_trainings_is_refused(
 
 def test_a_training_does_not_go_on_with_other_data(place: Workplace, shuffle_labels: Callable[[], None]) -> None:
     job, place = tiny(), replace(place, checkpoint_seconds=0.0)
-    steps = runs.training(job, place)
+    steps = training_job.training(job, place)
     for _ in range(UPDATES + 3):
         next(steps)
     steps.close()

@@ -16,9 +16,9 @@ from smoothout.analysis.recorded import Interpolation, NoiseCurve, RunningAverag
 from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
 from smoothout.analysis.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.sharpness import Convention
-from smoothout.jobs import ensure
+from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.runner import ensure
 from smoothout.progress import Interrupted
-from smoothout.work import Job, Workplace
 
 ANALYSES = (
     Sharpness(iterations=3, examples=50),

@@ -13,11 +13,12 @@ import torch
 from support import tree
 from tiny_jobs import checkpoint_of, record_of, tiny, trained
 
-from smoothout import runs
 from smoothout.data.images import Images
 from smoothout.data.photos import Collection, Photos
 from smoothout.data.sources import DataError, Name
-from smoothout.jobs import ensure
+from smoothout.jobs import training_job
+from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.runner import ensure
 from smoothout.models.shallow import Shallow
 from smoothout.perturbation import Noise
 from smoothout.settings import SettingsError
@@ -25,7 +26,6 @@ from smoothout.training.checkpoint import CheckpointError
 from smoothout.training.optimizers import Adam, Epsilon
 from smoothout.training.ranks import Ranks
 from smoothout.training.step import Batch
-from smoothout.work import Job, Workplace
 
 
 def _bad_digits(folder: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_fault_in_the_training_leaves_no_record(place: Workplace, monkeypatch:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "Training", fail)
+        patch.setattr(training_job, "Training", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             ensure(tiny(), place)
     assert not record_of(tiny(), place).exists()
@@ -164,6 +164,6 @@ def test_a_fault_in_the_training_leaves_no_record(place: Workplace, monkeypatch:
 def test_a_cuda_graph_that_settings_rule_out_is_asked_for_in_vain_before_anything_is_written(
     changes: dict[str, Any], recordable: bool, place: Workplace
 ) -> None:
-    assert runs._recordable(tiny(**changes).settings, place) is recordable
+    assert training_job._recordable(tiny(**changes).settings, place) is recordable
     ranks = replace(place, ranks=Ranks(0, 2))
-    assert not runs._recordable(tiny(**changes).settings, ranks)
+    assert not training_job._recordable(tiny(**changes).settings, ranks)

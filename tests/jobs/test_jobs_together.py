@@ -12,9 +12,11 @@ import pytest
 from tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, workplace
 from torch import nn
 
-from smoothout import jobs, progress, runs
+from smoothout import progress
 from smoothout.analysis.recorded import NoiseCurve
-from smoothout.jobs import ensure, together
+from smoothout.jobs import runner, training_job
+from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.runner import ensure, together
 from smoothout.ledger import Record
 from smoothout.models.mlp import MLP
 from smoothout.perturbation import Law, Noise
@@ -25,7 +27,6 @@ from smoothout.training.engine import Engine
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
-from smoothout.work import Job, Workplace
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def test_an_error_in_one_training_sinks_no_other(
     tmp_path: Path, alone: dict[Job, Record], updates: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impossible, failing = tiny(batch=Batch(1439)), CROWD[2]
-    watched = jobs.training
+    watched = runner.training
 
     def training(job: Job, place: Workplace) -> Generator[None, None, Snapshot]:
         steps = watched(job, place)
@@ -112,7 +113,7 @@ def test_an_error_in_one_training_sinks_no_other(
 
     place = workplace(tmp_path, engine=Engine(together=3))
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "training", training)
+        patch.setattr(runner, "training", training)
         outcomes = list(together([impossible, *CROWD], place))
     made = dict(outcomes)
     assert len(outcomes) == len(made) == 6
@@ -226,7 +227,7 @@ def test_a_job_that_another_process_makes_does_not_hold_up_the_others(tmp_path: 
 def test_weights_are_trained_once_where_two_results_folders_share_checkpoints(tmp_path: Path) -> None:
     one, other = (workplace(tmp_path / name) for name in ("one", "other"))
     other = replace(other, folders=replace(other.folders, checkpoints=one.folders.checkpoints))
-    first, second = (jobs._making(tiny(), place) for place in (one, other))
+    first, second = (runner._making(tiny(), place) for place in (one, other))
     assert next(first) is True
     assert next(second) is False  # it waits
     first.close()
@@ -237,7 +238,7 @@ def test_weights_are_trained_once_where_two_results_folders_share_checkpoints(tm
 def test_ctrl_c_from_nowhere_ends_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside the programs nobody turns the signal into a request: all stop, and go on from their last checkpoints."""
     place = workplace(tmp_path, engine=Engine(together=2), checkpoint_seconds=0.0)
-    steps, step = [], runs.progress.Bar.step
+    steps, step = [], training_job.progress.Bar.step
 
     def pressed(bar: Any, note: str | None = None) -> None:
         steps.append(bar)
@@ -246,7 +247,7 @@ def test_ctrl_c_from_nowhere_ends_all_of_them(tmp_path: Path, monkeypatch: pytes
         step(bar, note)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.progress.Bar, "step", pressed)
+        patch.setattr(training_job.progress.Bar, "step", pressed)
         with pytest.raises(KeyboardInterrupt):
             list(together([tiny(), tiny(seed=1)], place))
     assert len(steps) == 7

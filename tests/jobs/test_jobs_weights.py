@@ -12,11 +12,14 @@ from support import same_bits
 from tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, trained, workplace
 from torch import Tensor, nn
 
-from smoothout import jobs, progress, runs, work
+from smoothout import progress
 from smoothout.analysis.recorded import NoiseCurve
 from smoothout.batchnorm import BatchNormStart
 from smoothout.data.images import Images, Name
-from smoothout.jobs import ensure
+from smoothout.jobs import job as work
+from smoothout.jobs import runner, training_job
+from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.runner import ensure
 from smoothout.ledger import Record
 from smoothout.models.resnet import ResNet
 from smoothout.perturbation import Course, Law, Noise, Scaling
@@ -25,7 +28,6 @@ from smoothout.training.checkpoint import CheckpointError, Snapshot
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
-from smoothout.work import Job, Workplace
 
 
 @pytest.mark.parametrize("noise", [Noise(), Noise(a=0.05)], ids=["baseline", "smoothout"])
@@ -48,15 +50,15 @@ def test_an_analysis_of_weights_that_another_machine_rounded_otherwise_is_known(
     job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (run,))
     curve = ensure(job, place)
     assert curve.outcome["weights"] == [ensure(run, place).outcome["weights"]["best"]]
-    assert jobs.of_other_weights([run, job], place) == []
+    assert runner.of_other_weights([run, job], place) == []
     path = checkpoint_of(run, place)
     snapshot = checkpoint.load(path, run.digest)
     next(iter(snapshot.best.values())).mul_(1 + 1e-6)
     checkpoint.save(path, snapshot, run.digest)
-    assert jobs.of_other_weights([run, job], place) == []
+    assert runner.of_other_weights([run, job], place) == []
     (Path(place.folders.results) / job.kind / f"{job.name}.json").unlink()
     ensure(job, place)
-    assert jobs.of_other_weights([run, job], place) == [run.name]
+    assert runner.of_other_weights([run, job], place) == [run.name]
 
 
 def test_an_analysis_of_a_network_whose_code_was_changed_is_refused(
@@ -198,7 +200,7 @@ def _start_weights(job: Job, place: Workplace, monkeypatch: pytest.MonkeyPatch) 
         raise progress.Interrupted(15)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "Training", look)
+        patch.setattr(training_job, "Training", look)
         with pytest.raises(progress.Interrupted):
             ensure(job, place)
     return found
@@ -230,7 +232,7 @@ def test_batchnorm_starts_at_one_or_uniformly_as_asked(place: Workplace, monkeyp
 def test_a_network_that_sets_batchnorms_start_itself_keeps_it(place: Workplace) -> None:
     colours = Images(Name.cifar10, (0.5,) * 3, (0.5,) * 3)
     setup = tiny(model=ResNet(8), data=colours, batchnorm_start=BatchNormStart.uniform).settings
-    norms = [m for m in runs.fresh_model(setup, place).modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in training_job.fresh_model(setup, place).modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == 9
     assert all(torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
 

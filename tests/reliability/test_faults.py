@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 from support import tree
 
-from smoothout import progress, runs
+from smoothout import progress
 from smoothout.cli.error_messages import one_line
 from smoothout.data import sources
 from smoothout.data.sources import DataError, Name
+from smoothout.jobs import training_job
 from smoothout.ledger import Ledger
 from smoothout.reliability.inputs import RUN
 from smoothout.reliability.kills import left
@@ -220,14 +221,14 @@ def test_a_clock_that_jumps_changes_nothing(
     monkeypatch.setenv("SMOOTHOUT_RESULTS", str(tmp_path / "again" / "results"))
     monkeypatch.setenv("SMOOTHOUT_CHECKPOINTS", str(tmp_path / "again" / "checkpoints"))
     moments = itertools.cycle([4e9, 0.0, -1e9, 2e9])
-    save = runs.checkpoint.save
+    save = training_job.checkpoint.save
 
     def saved(path: Path, *arguments: Any) -> None:
         save(path, *arguments)
         os.utime(path, (4e9, 4e9))
 
     monkeypatch.setattr(time, "time", lambda: next(moments))
-    monkeypatch.setattr(runs.checkpoint, "save", saved)
+    monkeypatch.setattr(training_job.checkpoint, "save", saved)
     assert program("train", *RUN, "checkpoint_seconds=0")[0] == 0
     assert left(tmp_path / "again") == usual
 

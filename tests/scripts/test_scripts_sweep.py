@@ -12,7 +12,7 @@ import pytest
 from support import tree
 from train_program import ROOT, SHORT, Program, fails, records, start, without_times
 
-from smoothout import runs
+from smoothout.jobs import training_job
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.loop import Training
 
@@ -54,14 +54,14 @@ def test_a_sweep_in_which_nothing_fails_ends_with_code_0_and_leaves_nothing_wher
 def test_a_fault_in_a_sweep_is_named_and_its_traceback_lies_in_the_logs(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = runs.Training
+    train = training_job.Training
 
     def once(*arguments: Any, **settings: Any) -> Training:
         if settings["seed"] == 1:
             fails()
         return train(*arguments, **settings)
 
-    monkeypatch.setattr(runs, "Training", once)
+    monkeypatch.setattr(training_job, "Training", once)
     code, out, err = program("-m", *SHORT, "seed=0,1,2")
     assert code == 1
     assert len(out) == 2
@@ -75,13 +75,13 @@ def test_a_fault_in_a_sweep_is_named_and_its_traceback_lies_in_the_logs(
 def test_ctrl_c_ends_the_whole_sweep(
     root: Path, program: Program, trainings: list[Snapshot | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = runs.Training
+    train = training_job.Training
 
     def pressed(*arguments: Any, **settings: Any) -> Training:
         signal.raise_signal(signal.SIGINT)
         return train(*arguments, **settings)
 
-    monkeypatch.setattr(runs, "Training", pressed)
+    monkeypatch.setattr(training_job, "Training", pressed)
     code, out, err = program("-m", *SHORT, "seed=0,1,2")
     assert (code, out) == (130, [])
     assert "stopped: by SIGINT; the same command goes on from here" in err

@@ -15,7 +15,7 @@ import torch
 from support import tree
 from train_program import QUIET, SHORT, Program, fails, records, start, without_times
 
-from smoothout import runs
+from smoothout.jobs import training_job
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.loop import Training
@@ -113,14 +113,14 @@ def test_a_training_that_is_terminated_leaves_a_checkpoint_one_line_and_code_143
 def test_ctrl_c_leaves_a_checkpoint_one_line_and_code_130(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = runs.Training
+    train = training_job.Training
 
     def pressed(*arguments: Any, **settings: Any) -> Training:
         signal.raise_signal(signal.SIGINT)
         return train(*arguments, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "Training", pressed)
+        patch.setattr(training_job, "Training", pressed)
         assert program(*SHORT) == (130, [], ["stopped: by SIGINT; the same command goes on from here"])
     (path,) = (root / "checkpoints").glob("*.pt")
     snapshot = checkpoint.load(path, json.loads(torch.load(path, weights_only=True)["json"])["digest"])
@@ -142,7 +142,7 @@ def test_signals_are_handled_as_before_when_the_program_is_done(root: Path, prog
 def test_a_fault_ends_with_code_1_and_its_traceback_lies_in_the_logs(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "Training", fails)
+    monkeypatch.setattr(training_job, "Training", fails)
     log = root / "logs" / "failure.txt"
     expected = ["error: RuntimeError: a bug", f"the traceback is in {log}"]
     assert program(*SHORT) == (1, [], expected)

@@ -27,13 +27,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from smoothout.cli.error_messages import UnfinishedError, is_input, is_told, one_line
 from smoothout.files import write_text
+from smoothout.jobs.job import Workplace
+from smoothout.jobs.runtime import workplace
+from smoothout.jobs.training_job import follow
 from smoothout.machine import of_machine
-from smoothout.place import workplace
 from smoothout.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
-from smoothout.runs import follow
 from smoothout.settings import SettingsError, compose_config, plain, unknown_key
 from smoothout.training.ranks import EndedError, LostError, here
-from smoothout.work import Workplace
 
 _SWEEP = "SMOOTHOUT_SWEEP"  # the file that the jobs of a sweep report to
 _LEADER = "SMOOTHOUT_SWEEP_LEADER"  # the number of the process that leads it

@@ -14,16 +14,16 @@ from rich.table import Table as Grid
 
 from smoothout.cli import app
 from smoothout.cli.error_messages import UnfinishedError, one_line
-from smoothout.cluster import Carrier
-from smoothout.costs import Costs
 from smoothout.data.sources import DataError
 from smoothout.formats import duration
-from smoothout.jobs import recorded, refuse, together
+from smoothout.jobs.cost_estimate import Costs
+from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.runner import recorded, refuse, together
+from smoothout.jobs.slurm import Carrier
+from smoothout.jobs.training_job import checkpoint_path, data_of
 from smoothout.ledger import Record
 from smoothout.progress import console
-from smoothout.runs import checkpoint_path, data_of
 from smoothout.settings import Experiment
-from smoothout.work import Job, Workplace
 
 if TYPE_CHECKING:
     from smoothout.tables import Table  # whoever has a table has paid for pandas

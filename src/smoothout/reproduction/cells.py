@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from smoothout.jobs import recorded
+from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.runner import recorded
 from smoothout.ledger import Record
 from smoothout.roles import Analysis
 from smoothout.settings import SettingsError
-from smoothout.work import Job, Workplace
 
 
 @dataclass(frozen=True)

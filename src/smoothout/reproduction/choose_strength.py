@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from smoothout.analysis.subject import Weights
 from smoothout.choices import check_seeds, keep_members
+from smoothout.jobs.job import Job
 from smoothout.ledger import Record
 from smoothout.settings import Experiment, SettingsError
 from smoothout.statistics import standard_error
-from smoothout.work import Job
 
 RULE = "the best mean; of equal ones the smaller strength"
 

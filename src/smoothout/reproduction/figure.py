@@ -18,14 +18,14 @@ from smoothout.analysis.theory import figure_one
 from smoothout.bench.scaling import Scaling
 from smoothout.environment import device_of
 from smoothout.figures import curves, scale, searches, shapes, sheet, spectra
-from smoothout.jobs import of_other_weights, recorded
+from smoothout.jobs.job import Job, Workplace, with_inputs
+from smoothout.jobs.runner import of_other_weights, recorded
 from smoothout.ledger import Record
 from smoothout.reproduction.cells import epoch_seconds
 from smoothout.reproduction.schema import check_figure
 from smoothout.reproduction.table import Scope, recorded_seeds
 from smoothout.settings import SettingsError, chosen, compose_config, experiment, typed
 from smoothout.tables import stem
-from smoothout.work import Job, Workplace, with_inputs
 
 
 def toy_loss(axes: Any, records: curves.Named) -> None:

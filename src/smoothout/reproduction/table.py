@@ -14,10 +14,11 @@ from smoothout.analysis.recorded import RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
 from smoothout.choices import check_seeds, keep_members
-from smoothout.costs import Costs
 from smoothout.environment import device_of
 from smoothout.evaluation import Precision
-from smoothout.jobs import of_other_weights
+from smoothout.jobs.cost_estimate import Costs
+from smoothout.jobs.job import Job, Workplace, with_inputs
+from smoothout.jobs.runner import of_other_weights
 from smoothout.ledger import Record
 from smoothout.reproduction.cells import (
     Entry,
@@ -31,7 +32,6 @@ from smoothout.reproduction.cells import (
 from smoothout.reproduction.schema import also_published, check_table
 from smoothout.settings import Experiment, SettingsError, compose_config, experiment
 from smoothout.tables import Block, Cell, Table, difference
-from smoothout.work import Job, Workplace, with_inputs
 
 EPOCHS = (
     "The best epoch is the best of all by the test split itself, as the papers report it: a maximum, so it is too high."

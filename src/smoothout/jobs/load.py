@@ -9,10 +9,10 @@ from torch import nn
 
 from smoothout.analysis.subject import Weights
 from smoothout.choices import choice
-from smoothout.jobs import network
-from smoothout.place import workplace
+from smoothout.jobs.job import Job
+from smoothout.jobs.runner import network
+from smoothout.jobs.runtime import workplace
 from smoothout.settings import compose_config, experiment
-from smoothout.work import Job
 
 
 def trained(

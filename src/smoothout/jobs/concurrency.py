@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from smoothout.work import Job, Workplace
+from smoothout.jobs.job import Job, Workplace
 
 MARGIN = 1.2  # of the memory that the last training needed must be free before the next one begins
 

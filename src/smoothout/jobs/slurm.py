@@ -22,14 +22,14 @@ from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment, as_completed
 
 from smoothout.cli import app
-from smoothout.jobs import ensure, recorded, together
+from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.runner import ensure, recorded, together
+from smoothout.jobs.runtime import workplace
+from smoothout.jobs.training_job import follow
 from smoothout.ledger import Record, RecordError
-from smoothout.place import workplace
 from smoothout.progress import console, interruptible
-from smoothout.runs import follow
 from smoothout.settings import SettingsError
 from smoothout.training.ranks import here
-from smoothout.work import Job, Workplace
 
 Outcomes = Iterator[tuple[Job, Record | Exception]]
 Carrier = Callable[[Iterable[Job], Workplace], Outcomes]

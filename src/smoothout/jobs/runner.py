@@ -19,14 +19,14 @@ from smoothout.data.sources import DataError
 from smoothout.environment import peak_memory
 from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
 from smoothout.identity import canonical, described
+from smoothout.jobs.concurrency import Queue, Turn, Turns, forget_frames
+from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.training_job import check, check_networks, data_of, fresh_model, training
 from smoothout.ledger import Record, RecordError, lock, no_json
 from smoothout.machine import is_out_of_memory
-from smoothout.runs import check, check_networks, data_of, fresh_model, training
 from smoothout.settings import Experiment, SettingsError
 from smoothout.strength import relative_strength
 from smoothout.training.checkpoint import CheckpointError, StateDict
-from smoothout.turns import Queue, Turn, Turns, forget_frames
-from smoothout.work import Job, Workplace
 
 SAME_ACCURACY = 0.02  # a share; where sums are rounded otherwise, the same weights may do a little better or worse
 WAIT_SECONDS = 0.1  # between two looks at locks that others hold

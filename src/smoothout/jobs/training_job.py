@@ -18,6 +18,7 @@ from smoothout import progress
 from smoothout.batchnorm import BatchNormStart, uniform_start
 from smoothout.data.images import Split
 from smoothout.files import make_room
+from smoothout.jobs.job import Job, Workplace
 from smoothout.parameters import BATCHNORM
 from smoothout.randomness import address, stream
 from smoothout.settings import Experiment, SettingsError
@@ -27,7 +28,6 @@ from smoothout.training.cuda_graph import RecordingError
 from smoothout.training.engine import Engine, keep_memory
 from smoothout.training.loop import Training
 from smoothout.training.ranks import Ranks
-from smoothout.work import Job, Workplace
 
 
 def check(job: Job, place: Workplace) -> None:

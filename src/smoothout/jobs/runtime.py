@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from smoothout.devices import built_for_gpus, why_no_gpu
+from smoothout.jobs.job import Workplace
 from smoothout.progress import say
 from smoothout.settings import Folders, SettingsError, build, typed
 from smoothout.training.engine import Engine, keep_memory
 from smoothout.training.ranks import Ranks, here
-from smoothout.work import Workplace
 
 
 def workplace(settings: dict[str, Any]) -> Workplace:
