@@ -7,13 +7,13 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout import words
 from smoothout.cli import app, plan
 from smoothout.jobs import slurm
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
 from smoothout.progress import say
 from smoothout.reproduction.cells import epoch_seconds
+from smoothout.results import summary
 from smoothout.roles import Analysis
 from smoothout.settings import build, chosen, compose_config, experiment
 
@@ -37,7 +37,7 @@ def analyze(config: DictConfig) -> None:
             configs.append(compose_config(CONFIGS, "train", [*given, *other]))
         job = Job(analysis, tuple(Job(experiment(config)) for config in configs))
         plan.foretell(job, [epoch_seconds(config) for config in configs], place)
-        say(words.analysis(ensure(job, place)) + app.among_others())
+        say(summary.analysis(ensure(job, place)) + app.among_others())
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from functools import partial
 import hydra
 from omegaconf import DictConfig
 
-from smoothout import words
 from smoothout.cli import app
 from smoothout.jobs import slurm
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
 from smoothout.progress import say
+from smoothout.results import summary
 from smoothout.settings import experiment
 
 
@@ -23,7 +23,7 @@ def main(config: DictConfig) -> None:
 def train(config: DictConfig) -> None:
     """The same in one process, or in the first of several."""
     with app.task(config) as (settings, place):
-        say(words.training(ensure(Job(experiment(settings)), place)) + app.among_others())
+        say(summary.training(ensure(Job(experiment(settings)), place)) + app.among_others())
 
 
 if __name__ == "__main__":

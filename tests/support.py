@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from smoothout.data.sources import Name, load
-from smoothout.ledger import Record
+from smoothout.results.records import Record
 
 # Tests of chance: a right program fails one of them under about one base seed in a million.
 SIGMAS = 5.0  # how far from its mean, in standard deviations, a normally distributed number may lie

@@ -12,8 +12,8 @@ from smoothout.data.crops import Cropping
 from smoothout.data.images import Images
 from smoothout.data.photos import Photos
 from smoothout.evaluation import Precision
-from smoothout.identity import described
 from smoothout.perturbation import Noise
+from smoothout.results.digest import described
 from smoothout.training.engine import Engine
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import LrScaling, Schedule

@@ -10,10 +10,10 @@ import torch
 from support import a_record
 from torch import nn
 
-from smoothout import words
 from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
 from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
 from smoothout.analysis.recorded_searches import Adaptive, Atlas
+from smoothout.results import summary
 
 SETTINGS = (
     Sharpness(eps=0.01),
@@ -39,7 +39,7 @@ def network() -> nn.Sequential:
 def described(settings: Any, splits: tuple[Any, Any]) -> list[str]:
     torch.manual_seed(0)
     outcome = settings.run([network() for _ in range(settings.runs)], *splits, lambda: None)
-    return words.analysis(a_record(settings.kind, json.loads(json.dumps(outcome)))).splitlines()
+    return summary.analysis(a_record(settings.kind, json.loads(json.dumps(outcome)))).splitlines()
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.kind)
@@ -70,21 +70,21 @@ def test_an_atlas_has_a_line_a_search_and_a_failed_one_says_so():
         "failed": False,
     }
     courses = [course, course | {"search": "released", "answer": 0.0, "status": "ABNORMAL", "failed": True}]
-    _, keskar, released = words.analysis(a_record("atlas", {"courses": courses})).splitlines()
+    _, keskar, released = summary.analysis(a_record("atlas", {"courses": courses})).splitlines()
     assert keskar.split() == ["full", "keskar", "1.5000", "2", "STOP"]
     assert released.split() == ["full", "released", "failed", "2", "ABNORMAL"]
 
 
 def test_points_of_a_line_without_a_value_are_not_defined():
     points = [{"alpha": alpha, "accuracy": value} for alpha, value in ((0.0, 0.5), (2.0, None))]
-    assert words.analysis(a_record("interpolation", {"test": points})).splitlines()[1:] == [
+    assert summary.analysis(a_record("interpolation", {"test": points})).splitlines()[1:] == [
         "  0.00  50.00%",
         "  2.00   not defined",
     ]
 
 
 def test_a_plane_with_points_that_overflow_is_described_by_the_others():
-    text = words.analysis(a_record("plane", {"losses": [[0.5, None], [2.0, 1.0]]}))
+    text = summary.analysis(a_record("plane", {"losses": [[0.5, None], [2.0, 1.0]]}))
     assert text == "name: 3 points, loss from 0.5 to 2"
-    text = words.analysis(a_record("plane", {"losses": [[None, None]]}))
+    text = summary.analysis(a_record("plane", {"losses": [[None, None]]}))
     assert text == "name: no point has a finite loss"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from pictured import picture
 
-from smoothout.figures import curves
-from smoothout.identity import described
 from smoothout.jobs.job import Job, Workplace
-from smoothout.ledger import Record
 from smoothout.reproduction.table import Scope
+from smoothout.results.digest import described
+from smoothout.results.figures import curves
+from smoothout.results.records import Record
 from smoothout.settings import Folders
 
 

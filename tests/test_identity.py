@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smoothout.identity import canonical, described, digest
+from smoothout.results.digest import canonical, described, digest
 
 
 class Colour(Enum):

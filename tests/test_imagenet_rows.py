@@ -13,9 +13,9 @@ from photographs import tree
 
 from smoothout.jobs.job import Workplace
 from smoothout.jobs.runner import together
-from smoothout.ledger import Record
 from smoothout.perturbation import Scaling
 from smoothout.reproduction.table import Reproduction, Scope
+from smoothout.results.records import Record
 from smoothout.settings import Experiment, Folders, compose_config
 
 ROOT = Path(__file__).resolve().parents[1]

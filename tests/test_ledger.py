@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import smoothout
-from smoothout.identity import digest
-from smoothout.ledger import FORMAT, Ledger, Record, RecordError, read
+from smoothout.results.digest import digest
+from smoothout.results.records import FORMAT, Ledger, Record, RecordError, read
 
 IDENTITY = {"kind": "train", "numerics": 1, "settings": {"class": "Experiment", "seed": 3}, "inputs": []}
 
@@ -195,7 +195,9 @@ def test_a_record_under_another_jobs_name_is_not_taken_for_it(ledger: Ledger) ->
         ledger.find("train", other)
 
 
-@pytest.mark.parametrize("broken", ["smoothout.files.os.fsync", "smoothout.ledger.json.dumps", "pathlib.Path.replace"])
+@pytest.mark.parametrize(
+    "broken", ["smoothout.files.os.fsync", "smoothout.results.records.json.dumps", "pathlib.Path.replace"]
+)
 def test_a_writer_that_fails_in_between_leaves_no_record_and_no_rest(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:

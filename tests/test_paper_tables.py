@@ -14,8 +14,8 @@ from published_cells import PUBLISHED_CELLS
 
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import together
-from smoothout.ledger import Record
 from smoothout.reproduction.table import Reproduction, Scope
+from smoothout.results.records import Record
 from smoothout.settings import Experiment, Folders, compose_config
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,8 +18,8 @@ from smoothout.jobs.job import Workplace
 from smoothout.reproduction.claims import Claims, Judging
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.reproduction.verdict_page import Page
+from smoothout.results.tables import stem
 from smoothout.settings import Folders, build, compose_config
-from smoothout.tables import stem
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, TABLES, PUBLISHED = ROOT / "configs", ROOT / "results" / "tables", ROOT / "results" / "published"

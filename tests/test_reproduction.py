@@ -10,9 +10,9 @@ import torch
 
 from smoothout.jobs.cost_estimate import Costs
 from smoothout.jobs.job import Job, Workplace
-from smoothout.ledger import Record
 from smoothout.reproduction.cells import epoch_seconds, late_accuracy
 from smoothout.reproduction.table import Reproduction, Scope
+from smoothout.results.records import Record
 from smoothout.settings import Experiment, Folders, SettingsError, compose_config
 
 ROOT = Path(__file__).resolve().parent.parent

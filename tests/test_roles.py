@@ -10,7 +10,8 @@ import pytest
 import yaml
 from support import a_record
 
-from smoothout import models, words
+from smoothout import models
+from smoothout.results import summary
 from smoothout.roles import Analysis, Data, Model, lacking
 from smoothout.settings import SettingsError, build
 from smoothout.training.loop import OptimizerSettings
@@ -61,7 +62,7 @@ def test_all_members_that_are_missing_are_named_at_once() -> None:
 
 def test_an_analysis_without_words_of_its_own_is_told_by_its_numbers() -> None:
     outcome = {"wall_seconds": 3.0, "flatness": 0.125, "points": 7, "weights": ["00"]}
-    assert words.analysis(a_record("flatness", outcome)) == "name: flatness 0.125; points 7"
+    assert summary.analysis(a_record("flatness", outcome)) == "name: flatness 0.125; points 7"
 
 
 def test_a_module_that_imports_what_is_not_there_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

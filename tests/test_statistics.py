@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from smoothout import statistics
-from smoothout.statistics import (
+from smoothout.results import significance
+from smoothout.results.significance import (
     LEVEL,
     Evidence,
     Verdict,
@@ -133,7 +133,7 @@ def test_orders_that_are_drawn_give_the_p_of_all_orders(monkeypatch: pytest.Monk
         arguments = (x, y, ["a"] * 4 + ["b"] * 4, list(range(8)), given_third)
         exact = correlation_of(*arguments)
         with monkeypatch.context() as patch:
-            patch.setattr(statistics, "ORDERS", 500)  # fewer than the 576 that there are
+            patch.setattr(significance, "ORDERS", 500)  # fewer than the 576 that there are
             drawn = correlation_of(*arguments)
         assert drawn.value == exact.value
         assert drawn.against_zero != exact.against_zero

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from smoothout.formats import duration, number, significant
-from smoothout.tables import Block, Cell, Table, difference
+from smoothout.results.tables import Block, Cell, Table, difference
 
 ONE, TWO = frozenset({3}), frozenset({4, 5})  # seeds that were lost
 
@@ -146,7 +146,7 @@ def test_spans_of_time_are_for_people(hours, text):
 
 
 def test_reading_records_and_rendering_tables_and_figures_imports_no_torch():
-    imports = "import sys, smoothout, smoothout.ledger, smoothout.tables, smoothout.figures"
+    imports = "import sys, smoothout, smoothout.results.records, smoothout.results.tables, smoothout.results.figures"
     code = f"{imports}; sys.exit('torch' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent / "src")}
     assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0

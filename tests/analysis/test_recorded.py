@@ -18,8 +18,8 @@ from smoothout.analysis.sharpness import Convention, sharpness
 from smoothout.batchnorm import recompute_averages
 from smoothout.data.images import Split
 from smoothout.evaluation import evaluate
-from smoothout.identity import described
-from smoothout.ledger import Ledger
+from smoothout.results.digest import described
+from smoothout.results.records import Ledger
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 

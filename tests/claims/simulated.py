@@ -6,13 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from smoothout.identity import described
 from smoothout.jobs.job import Job, Workplace
-from smoothout.ledger import Record
 from smoothout.reproduction.claims import Claims, Judged, Judging
 from smoothout.reproduction.metrics import QUANTITIES
 from smoothout.reproduction.table import Scope
 from smoothout.reproduction.verdict_page import Page
+from smoothout.results.digest import described
+from smoothout.results.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"

@@ -14,7 +14,7 @@ from smoothout.jobs.job import Workplace
 from smoothout.reproduction.claims import Claims, Judging
 from smoothout.reproduction.metrics import QUANTITIES
 from smoothout.reproduction.table import Scope
-from smoothout.statistics import Evidence
+from smoothout.results.significance import Evidence
 
 
 def test_where_all_seeds_diverged_nothing_is_tested_and_the_page_says_why(f1: Claims, place: Workplace) -> None:

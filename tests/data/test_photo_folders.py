@@ -17,8 +17,8 @@ from smoothout.data.photos import Collection, Damaged, Photos, PhotoSplit
 from smoothout.data.reading import Pixels, Reader
 from smoothout.data.sources import DataError
 from smoothout.evaluation import evaluate
-from smoothout.identity import described
 from smoothout.models.mlp import MLP
+from smoothout.results.digest import described
 from smoothout.training.engine import Engine, Ghosts, Launch
 from smoothout.training.step import Batch
 

@@ -10,10 +10,10 @@ import pytest
 from matplotlib.figure import Figure
 from support import a_record
 
-from smoothout.figures import curves
-from smoothout.figures.curves import WINDOW, Run
-from smoothout.figures.style import COLOURS, NEUTRAL
-from smoothout.ledger import Record
+from smoothout.results.figures import curves
+from smoothout.results.figures.curves import WINDOW, Run
+from smoothout.results.figures.style import COLOURS, NEUTRAL
+from smoothout.results.records import Record
 
 SB, LB, WAY = Run("SB", 0), Run("LB", 1), Run("0 is SB, 1 is LB")
 

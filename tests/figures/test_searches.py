@@ -9,10 +9,10 @@ import pytest
 from matplotlib.figure import Figure
 from support import a_record
 
-from smoothout.figures import searches
-from smoothout.figures.curves import Run
-from smoothout.figures.style import COLOURS
-from smoothout.ledger import Record
+from smoothout.results.figures import sharpness as searches
+from smoothout.results.figures.curves import Run
+from smoothout.results.figures.style import COLOURS
+from smoothout.results.records import Record
 
 SB, LB, BASELINE = Run("SB", 0), Run("LB", 1), Run("baseline", 0)
 

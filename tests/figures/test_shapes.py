@@ -7,8 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 from support import a_record
 
-from smoothout.figures import shapes
-from smoothout.figures.curves import Run
+from smoothout.results.figures import surfaces
+from smoothout.results.figures.curves import Run
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def plane() -> list:
 
 def test_contours_have_alpha_across_and_beta_up_and_levels_that_pictures_share(plane):
     axes = Figure().subplots()
-    shapes.contours(axes, plane)
+    surfaces.contours(axes, plane)
     filled = axes.collections[0]
     assert (axes.get_xlim(), axes.get_ylim()) == ((-1.0, 1.0), (-1.0, 1.0))
     assert filled.levels[0] == pytest.approx(np.log10(1e-4))
@@ -33,7 +33,7 @@ def test_contours_take_the_losss_logarithm_to_be_linear_between_points_and_name_
     """Losses of 10^-alpha: every decade lies at a whole alpha, however coarse the grid."""
     outcome = {"alphas": [-1.5, 0.5, 2.5], "betas": [0.0, 1.0], "losses": [[10.0**-a] * 2 for a in (-1.5, 0.5, 2.5)]}
     axes = Figure().subplots()
-    shapes.contours(axes, [(Run("SB", 0), a_record("plane", outcome))])
+    surfaces.contours(axes, [(Run("SB", 0), a_record("plane", outcome))])
     decades = axes.collections[-1]
     places = [path.vertices[:, 0].mean() for path in decades.get_paths() if len(path.vertices)]
     assert sorted(places) == pytest.approx([-1.0, 0.0, 1.0, 2.0])
@@ -44,7 +44,7 @@ def test_a_surface_has_a_row_a_beta_and_the_logarithm_of_the_loss(plane):
     axes = Figure().add_subplot(projection="3d")
     drawn = []
     axes.plot_surface = lambda *given, **_: drawn.append(given)
-    shapes.surface(axes, plane)
+    surfaces.surface(axes, plane)
     across, along, heights = drawn[0]
     assert across.shape == along.shape == heights.shape == (4, 3)
     assert heights[3, 1] == pytest.approx(np.log10(0.01 * (1 + 1 + 30)))
@@ -55,8 +55,8 @@ def test_a_surface_has_a_row_a_beta_and_the_logarithm_of_the_loss(plane):
 def test_the_toy_shows_four_copies_their_mean_and_the_expectation():
     loss, copies = Figure().subplots(1, 2)
     w = np.linspace(-1, 1, 5)
-    shapes.toy_loss(loss, w, w**2)
-    shapes.toy_copies(copies, w, np.array([w + i for i in range(10)]), w, w)
+    surfaces.toy_loss(loss, w, w**2)
+    surfaces.toy_copies(copies, w, np.array([w + i for i in range(10)]), w, w)
     assert len(loss.get_lines()) == 1
     assert len(copies.get_lines()) == 4 + 1 + 1
     assert [text.get_text() for text in copies.get_legend().get_texts()] == [

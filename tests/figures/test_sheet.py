@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from smoothout.figures.sheet import Panel, save
+from smoothout.results.figures.panels import Panel, save
 
 
 def drawn(axes) -> None:

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from support import a_record
 
 from smoothout.analysis.hessian import Spectrum
-from smoothout.figures.curves import Run
-from smoothout.figures.spectra import FOOT, WIDTH
-from smoothout.ledger import Record
 from smoothout.reproduction.figure import spectrum
+from smoothout.results.figures.curves import Run
+from smoothout.results.figures.spectra import FOOT, WIDTH
+from smoothout.results.records import Record
 
 N = 50
 SB, LB = Run("SB", 0), Run("LB", 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from matplotlib.figure import Figure
 
-from smoothout.figures.style import plain_log
+from smoothout.results.figures.style import plain_log
 
 
 @pytest.mark.parametrize(

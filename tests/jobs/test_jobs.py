@@ -24,9 +24,9 @@ from smoothout.evaluation import evaluate
 from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Workplace
 from smoothout.jobs.runner import ensure
-from smoothout.ledger import Record, RecordError
 from smoothout.models.mlp import MLP
 from smoothout.perturbation import Noise
+from smoothout.results.records import Record, RecordError
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.loop import Training

@@ -20,9 +20,9 @@ from smoothout.jobs import job as work
 from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure
-from smoothout.ledger import Record
 from smoothout.models.resnet import ResNet
 from smoothout.perturbation import Course, Law, Noise, Scaling
+from smoothout.results.records import Record
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import CheckpointError, Snapshot
 from smoothout.training.optimizers import Adam, Momentum

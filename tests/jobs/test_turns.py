@@ -19,7 +19,7 @@ from smoothout.jobs import runner
 from smoothout.jobs.concurrency import Queue, Turns
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure, together
-from smoothout.ledger import Record
+from smoothout.results.records import Record
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine
 

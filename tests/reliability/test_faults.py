@@ -25,10 +25,10 @@ from smoothout.cli.error_messages import one_line
 from smoothout.data import sources
 from smoothout.data.sources import DataError, Name
 from smoothout.jobs import training_job
-from smoothout.ledger import Ledger
 from smoothout.reliability.inputs import RUN
 from smoothout.reliability.kills import left
 from smoothout.reliability.victims import PLACES, QUIET
+from smoothout.results.records import Ledger
 from smoothout.vision import torchvision
 
 Ended = tuple[int, list[str]]
@@ -146,7 +146,7 @@ def test_a_file_system_without_locks_is_refused_before_anything_is_trained(
 
 def test_a_lock_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from smoothout.ledger import Ledger;"
+        "import sys, time; from pathlib import Path; from smoothout.results.records import Ledger;"
         f" lock = Ledger(Path({str(tmp_path)!r})).lock('train', 'a' * 64).acquire();"
         " print('held', flush=True); time.sleep(60)"
     )

@@ -22,7 +22,7 @@ from smoothout.data.sources import DataError, Name
 from smoothout.jobs import slurm as cluster
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
-from smoothout.ledger import Record
+from smoothout.results.records import Record
 from smoothout.settings import compose_config
 
 HERE = Path(__file__).resolve().parent

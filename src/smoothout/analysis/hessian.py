@@ -36,7 +36,7 @@ from smoothout.analysis.room import vectors_device
 from smoothout.curvature import Estimate
 from smoothout.parameters import restored, trainable, unflatten
 from smoothout.randomness import stream
-from smoothout.statistics import standard_error
+from smoothout.results.significance import standard_error
 
 Array = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ from smoothout.journal import passed
 from smoothout.parameters import flatten, forget_copies, restored, trainable
 from smoothout.perturbation import Law, Noise, Scaling, SmoothOut
 from smoothout.randomness import stream
-from smoothout.statistics import standard_error
+from smoothout.results.significance import standard_error
 
 
 class NoisePoint(NamedTuple):

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
 from smoothout.data.sources import DataError
-from smoothout.ledger import RecordError
 from smoothout.machine import of_machine
+from smoothout.results.records import RecordError
 from smoothout.settings import SettingsError, unknown_key
 from smoothout.training.checkpoint import CheckpointError
 

@@ -21,12 +21,12 @@ from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import recorded, refuse, together
 from smoothout.jobs.slurm import Carrier
 from smoothout.jobs.training_job import checkpoint_path, data_of
-from smoothout.ledger import Record
 from smoothout.progress import console
+from smoothout.results.records import Record
 from smoothout.settings import Experiment
 
 if TYPE_CHECKING:
-    from smoothout.tables import Table  # whoever has a table has paid for pandas
+    from smoothout.results.tables import Table  # whoever has a table has paid for pandas
 
 FILE_WIDTH = 200  # of tables that go into a file or a pipe: no table is wider
 _out = Console(highlight=False)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from smoothout.environment import environment
-from smoothout.identity import described, digest
-from smoothout.ledger import Ledger
+from smoothout.results.digest import described, digest
+from smoothout.results.records import Ledger
 from smoothout.settings import Folders
 from smoothout.training.engine import Engine, Launch
 from smoothout.training.ranks import Ranks

@@ -18,12 +18,12 @@ from smoothout.curvature import thinned
 from smoothout.data.sources import DataError
 from smoothout.environment import peak_memory
 from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
-from smoothout.identity import canonical, described
 from smoothout.jobs.concurrency import Queue, Turn, Turns, forget_frames
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.training_job import check, check_networks, data_of, fresh_model, training
-from smoothout.ledger import Record, RecordError, lock, no_json
 from smoothout.machine import is_out_of_memory
+from smoothout.results.digest import canonical, described
+from smoothout.results.records import Record, RecordError, lock, no_json
 from smoothout.settings import Experiment, SettingsError
 from smoothout.strength import relative_strength
 from smoothout.training.checkpoint import CheckpointError, StateDict

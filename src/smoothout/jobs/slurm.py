@@ -26,8 +26,8 @@ from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure, recorded, together
 from smoothout.jobs.runtime import workplace
 from smoothout.jobs.training_job import follow
-from smoothout.ledger import Record, RecordError
 from smoothout.progress import console, interruptible
+from smoothout.results.records import Record, RecordError
 from smoothout.settings import SettingsError
 from smoothout.training.ranks import here
 

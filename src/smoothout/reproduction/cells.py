@@ -10,7 +10,7 @@ from typing import Any
 
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import recorded
-from smoothout.ledger import Record
+from smoothout.results.records import Record
 from smoothout.roles import Analysis
 from smoothout.settings import SettingsError
 

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 from smoothout.analysis.subject import Weights
 from smoothout.choices import check_seeds, keep_members
 from smoothout.jobs.job import Job
-from smoothout.ledger import Record
+from smoothout.results.records import Record
+from smoothout.results.significance import standard_error
 from smoothout.settings import Experiment, SettingsError
-from smoothout.statistics import standard_error
 
 RULE = "the best mean; of equal ones the smaller strength"
 

@@ -13,12 +13,12 @@ from typing import Any
 from smoothout.choices import keep_members
 from smoothout.evaluation import Precision
 from smoothout.jobs.job import Job, Workplace, with_inputs
-from smoothout.ledger import Record
 from smoothout.reproduction.cells import Entry
 from smoothout.reproduction.metrics import QUANTITIES, Quantity
 from smoothout.reproduction.table import Reproduction, Scope
+from smoothout.results.records import Record
+from smoothout.results.significance import Evidence, Verdict, binomial_error, correlation_of, mean_of, spread_of
 from smoothout.settings import SettingsError, chosen, compose_config, typed
-from smoothout.statistics import Evidence, Verdict, binomial_error, correlation_of, mean_of, spread_of
 
 DECIMALS = 9  # of a sum of points or of log2; what is below is rounding
 ZERO = 5e-5  # percent; below it a sharpness is printed as 0.0000

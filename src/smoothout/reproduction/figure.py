@@ -17,27 +17,28 @@ from smoothout.analysis.scaling import Worker, break_even
 from smoothout.analysis.theory import figure_one
 from smoothout.bench.scaling import Scaling
 from smoothout.environment import device_of
-from smoothout.figures import curves, scale, searches, shapes, sheet, spectra
 from smoothout.jobs.job import Job, Workplace, with_inputs
 from smoothout.jobs.runner import of_other_weights, recorded
-from smoothout.ledger import Record
 from smoothout.reproduction.cells import epoch_seconds
 from smoothout.reproduction.schema import check_figure
 from smoothout.reproduction.table import Scope, recorded_seeds
+from smoothout.results.figures import curves, scaling, sharpness, spectra, surfaces
+from smoothout.results.figures import panels as sheet
+from smoothout.results.records import Record
+from smoothout.results.tables import stem
 from smoothout.settings import SettingsError, chosen, compose_config, experiment, typed
-from smoothout.tables import stem
 
 
 def toy_loss(axes: Any, records: curves.Named) -> None:
     """Figure 1a; it needs no records."""
     figure = figure_one()
-    shapes.toy_loss(axes, figure.w, figure.loss)
+    surfaces.toy_loss(axes, figure.w, figure.loss)
 
 
 def toy_copies(axes: Any, records: curves.Named) -> None:
     """Figure 1b; it needs no records."""
     figure = figure_one()
-    shapes.toy_copies(axes, figure.w, figure.copies, figure.mean, figure.expectation)
+    surfaces.toy_copies(axes, figure.w, figure.copies, figure.mean, figure.expectation)
 
 
 def spectrum(axes: Any, records: curves.Named) -> None:
@@ -50,7 +51,7 @@ def epoch_seconds_over_workers(axes: Any, records: curves.Named, examples: int, 
     [(_, record)] = records
     worker, ghost = Worker(**record.outcome["worker"]), record.settings["ghost"]
     predicted = {
-        batch: [examples / batch * worker.update(batch // ghost, workers) for workers in scale.WORKERS]
+        batch: [examples / batch * worker.update(batch // ghost, workers) for workers in scaling.WORKERS]
         for batch in (*batches, record.labels["batch"])  # so a panel's colours are those of its neighbours
     }
     epoch = examples / record.labels["batch"]
@@ -60,7 +61,7 @@ def epoch_seconds_over_workers(axes: Any, records: curves.Named, examples: int, 
         }
         for how, words in (("measured", "measured"), ("free", "on free cores"))
     }
-    scale.epochs(axes, predicted, found, record.labels["batch"])
+    scaling.epochs(axes, predicted, found, record.labels["batch"])
     axes.set_title(f"measured on {record.environment['cores']} cores under a load of {record.outcome['load']:.1f}")
 
 
@@ -68,8 +69,8 @@ def iterations_over_workers(axes: Any, records: curves.Named, small: int, large:
     """How many iterations a large batch may take for each of a small one, on more and more workers."""
     [(_, record)] = records
     worker, ghosts = Worker(**record.outcome["worker"]), small // record.settings["ghost"]
-    scale.iterations(
-        axes, small, large, [break_even(small, large, worker.efficiency(ghosts, p)) for p in scale.WORKERS]
+    scaling.iterations(
+        axes, small, large, [break_even(small, large, worker.efficiency(ghosts, p)) for p in scaling.WORKERS]
     )
 
 
@@ -115,13 +116,13 @@ KINDS = {
     "line": Kind(curves.line, Interpolation, options={"part": Half}),
     "noise": Kind(curves.noise, NoiseCurve, options={"part": Half}),
     "landscape": Kind(curves.landscape, Landscape, options={"part": Half}),
-    "contours": Kind(shapes.contours, Plane),
-    "surface": Kind(shapes.surface, Plane, solid=True, shares="z"),
-    "atlas": Kind(searches.atlas, Atlas, options={"space": Space}),
-    "adaptive": Kind(searches.adaptive, Adaptive),
+    "contours": Kind(surfaces.contours, Plane),
+    "surface": Kind(surfaces.surface, Plane, solid=True, shares="z"),
+    "atlas": Kind(sharpness.atlas, Atlas, options={"space": Space}),
+    "adaptive": Kind(sharpness.adaptive, Adaptive),
     "spectrum": Kind(spectrum, Hessian, needs=("spectrum_probes",)),
-    "sharpness_over_loss": Kind(searches.over_loss, Sharpness),
-    "sharpness_over_batch": Kind(searches.over_batch, Sharpness, trainings=True),
+    "sharpness_over_loss": Kind(sharpness.over_loss, Sharpness),
+    "sharpness_over_batch": Kind(sharpness.over_batch, Sharpness, trainings=True),
     "epoch_over_workers": Kind(
         epoch_seconds_over_workers, Scaling, options={"examples": int, "batches": tuple[int, ...]}
     ),

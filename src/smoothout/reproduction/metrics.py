@@ -11,8 +11,8 @@ from smoothout.analysis.recorded import NoiseCurve, RunningAverages, Sharpness
 from smoothout.analysis.recorded_searches import Adaptive
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
-from smoothout.ledger import Record
 from smoothout.reproduction.cells import recomputed_accuracy, sharpness_found
+from smoothout.results.records import Record
 
 NOISE = 0.04  # strength at which the loss under noise is read: our grid's nearest to SmoothOut's own
 

@@ -19,7 +19,6 @@ from smoothout.evaluation import Precision
 from smoothout.jobs.cost_estimate import Costs
 from smoothout.jobs.job import Job, Workplace, with_inputs
 from smoothout.jobs.runner import of_other_weights
-from smoothout.ledger import Record
 from smoothout.reproduction.cells import (
     Entry,
     best_accuracy,
@@ -30,8 +29,9 @@ from smoothout.reproduction.cells import (
     sharpness_found,
 )
 from smoothout.reproduction.schema import also_published, check_table
+from smoothout.results.records import Record
+from smoothout.results.tables import Block, Cell, Table, difference
 from smoothout.settings import Experiment, SettingsError, compose_config, experiment
-from smoothout.tables import Block, Cell, Table, difference
 
 EPOCHS = (
     "The best epoch is the best of all by the test split itself, as the papers report it: a maximum, so it is too high."

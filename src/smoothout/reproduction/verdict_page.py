@@ -13,7 +13,7 @@ import pandas as pd
 
 from smoothout.formats import number, significant
 from smoothout.reproduction.claims import Judged, Judging, Kind
-from smoothout.statistics import LEVEL, MOST_SEEDS, Verdict, holm, seeds_to_decide
+from smoothout.results.significance import LEVEL, MOST_SEEDS, Verdict, holm, seeds_to_decide
 
 SHORT = {
     Verdict.holds: "holds",

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from smoothout.figures.curves import Named, by_run, seeds
-from smoothout.figures.style import COLOURS, colour, legend_below, marker, mean_and_band, plain_log
-from smoothout.ledger import Record
+from smoothout.results.figures.curves import Named, by_run, seeds
+from smoothout.results.figures.style import COLOURS, colour, legend_below, marker, mean_and_band, plain_log
+from smoothout.results.records import Record
 
 CONVENTIONS = {  # of the atlas: a thick line that ends at the answer
     "released": {"color": COLOURS[1], "linewidth": 2.4, "marker": "X"},

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from smoothout.figures.curves import Named
-from smoothout.figures.style import COLOURS, legend_below
+from smoothout.results.figures.curves import Named
+from smoothout.results.figures.style import COLOURS, legend_below
 
 DECADES = (-4, 2)  # the same colours for the same losses in all pictures
 COPIES_SHOWN = 4  # as in the paper

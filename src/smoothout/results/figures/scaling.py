@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smoothout.figures.style import colour, legend_below
+from smoothout.results.figures.style import colour, legend_below
 
 WORKERS = tuple(2**power for power in range(11))  # 1 to 1,024
 

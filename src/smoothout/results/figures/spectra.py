@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smoothout.figures.curves import Named, Run
-from smoothout.figures.style import colour, legend_below, mean_and_band, stroke
+from smoothout.results.figures.curves import Named, Run
+from smoothout.results.figures.style import colour, legend_below, mean_and_band, stroke
 
 Array = NDArray[np.float64]
 Density = Callable[[dict[str, Any], Array, float], Array]  # of a recorded spectrum, at each point, smoothed so wide

@@ -10,8 +10,8 @@ from typing import Any
 
 import matplotlib as mpl
 
-from smoothout.figures.style import STYLE
 from smoothout.files import whole_file
+from smoothout.results.figures.style import STYLE
 
 WIDTH, HEIGHT = 5.0, 4.1  # of a panel with its legend, in inches
 TITLE, NOTE = 60, 95  # letters that one panel's width has room for

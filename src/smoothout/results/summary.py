@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from smoothout.formats import number
-from smoothout.ledger import Record
+from smoothout.results.records import Record
 
 
 def training(record: Record) -> str:

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 
-from smoothout.figures.style import LINES, colour, legend_below, marker, mean_and_band, plain_log
-from smoothout.ledger import Record
+from smoothout.results.figures.style import LINES, colour, legend_below, marker, mean_and_band, plain_log
+from smoothout.results.records import Record
 
 WINDOW = 11  # epochs of a course's running median: one epoch differs from the next by more than run from run
 

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from smoothout.files import make_room, write_text
-from smoothout.identity import digest as digest_of
+from smoothout.results.digest import digest as digest_of
 
 FORMAT = 1
 _LIST = re.compile(r"\[[^][{}\"]*\]")  # a list of numbers: it stands in one line
