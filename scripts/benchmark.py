@@ -8,8 +8,8 @@ from rich.console import Console
 
 from smoothout.bench import report
 from smoothout.cli import app
+from smoothout.config.build import chosen
 from smoothout.progress import Bar, say
-from smoothout.settings import chosen
 
 
 @hydra.main(config_path="../configs", config_name="benchmark", version_base="1.3")

@@ -5,11 +5,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout.cli import app, plan
+from smoothout.config.build import build, experiment
 from smoothout.jobs import slurm
 from smoothout.jobs.runner import recorded
 from smoothout.reproduction.cells import epoch_seconds
 from smoothout.reproduction.choose_strength import Choosing, Grid
-from smoothout.settings import build, experiment
 
 
 @hydra.main(config_path="../configs", config_name="choose_strength", version_base="1.3")

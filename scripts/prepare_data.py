@@ -6,8 +6,8 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothout.cli import app
+from smoothout.config.build import data_settings
 from smoothout.progress import say
-from smoothout.settings import data_settings
 
 
 @hydra.main(config_path="../configs", config_name="prepare_data", version_base="1.3")

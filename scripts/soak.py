@@ -6,10 +6,10 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothout.cli import app
+from smoothout.config.build import build
 from smoothout.files import write_text
 from smoothout.progress import Bar, say
 from smoothout.reliability import soak
-from smoothout.settings import build
 
 
 @hydra.main(config_path="../configs", config_name="soak", version_base="1.3")

@@ -6,12 +6,12 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothout.cli import app
+from smoothout.config.build import experiment
 from smoothout.jobs import slurm
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
 from smoothout.progress import say
 from smoothout.results import summary
-from smoothout.settings import experiment
 
 
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")

@@ -6,9 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from smoothout.config.build import compose_config
 from smoothout.reproduction.figure import Picture
 from smoothout.reproduction.table import Scope
-from smoothout.settings import compose_config
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from support import a_record, tree
 
+from smoothout.config.build import Experiment, SettingsError, build, compose_config, experiment
 from smoothout.data import sources
 from smoothout.data.sources import Name
 from smoothout.reproduction.choose_strength import Choosing, Grid, Strength
-from smoothout.settings import Experiment, SettingsError, build, compose_config, experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("schedule.epochs=2", "model.width=16", "batch.size=128", "grid.strengths=[0,0.05,50]", "grid.seeds=[0,1]")

@@ -11,12 +11,12 @@ import pytest
 import torch
 from pictured import picture
 
+from smoothout.config.build import Folders
 from smoothout.jobs.job import Job, Workplace
 from smoothout.reproduction.table import Scope
 from smoothout.results.digest import described
 from smoothout.results.figures import curves
 from smoothout.results.records import Record
-from smoothout.settings import Folders
 
 
 @pytest.fixture

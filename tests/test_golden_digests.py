@@ -15,8 +15,8 @@ from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
 from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
 from smoothout.analysis.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.sharpness import Convention
+from smoothout.config.build import compose_config, experiment
 from smoothout.jobs.job import Job
-from smoothout.settings import compose_config, experiment
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

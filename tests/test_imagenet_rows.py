@@ -11,12 +11,12 @@ import pytest
 import torch
 from photographs import tree
 
+from smoothout.config.build import Experiment, Folders, compose_config
 from smoothout.jobs.job import Workplace
 from smoothout.jobs.runner import together
 from smoothout.perturbation import Scaling
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.results.records import Record
-from smoothout.settings import Experiment, Folders, compose_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"

@@ -11,8 +11,8 @@ import torch
 from support import tree
 
 import smoothout
+from smoothout.config.build import SettingsError, compose_config, experiment
 from smoothout.evaluation import evaluate
-from smoothout.settings import SettingsError, compose_config, experiment
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RUN = ["experiment=digits", "batch=large", "schedule.epochs=2", "threads=1", "download=false", "tensorboard=false"]

@@ -12,11 +12,11 @@ import pytest
 import torch
 from published_cells import PUBLISHED_CELLS
 
+from smoothout.config.build import Experiment, Folders, compose_config
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import together
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.results.records import Record
-from smoothout.settings import Experiment, Folders, compose_config
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"

@@ -10,11 +10,11 @@ import pytest
 import torch
 from pictured import CONFIGS, config, picture
 
+from smoothout.config.build import Folders, SettingsError
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure
 from smoothout.reproduction.figure import Picture
 from smoothout.reproduction.table import Scope
-from smoothout.settings import Folders, SettingsError
 
 FIGURES = sorted(path.stem for path in (CONFIGS / "figure").glob("*.yaml") if path.stem != "none")
 LATER = {1: 1, 2: 3, 4: 5, 6: 7, 8: 9, 9: 10}  # figures of the later version, and of the first

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from smoothout.config.build import SettingsError
 from smoothout.jobs import runtime
-from smoothout.settings import SettingsError
 from smoothout.training.ranks import Ranks
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from smoothout.settings import build, compose_config, experiment
+from smoothout.config.build import build, compose_config, experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "results" / "findings.md"]

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 import torch
 
+from smoothout.config.build import Folders, build, compose_config
 from smoothout.evaluation import Precision
 from smoothout.jobs.job import Workplace
 from smoothout.reproduction.claims import Claims, Judging
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.reproduction.verdict_page import Page
 from smoothout.results.tables import stem
-from smoothout.settings import Folders, build, compose_config
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, TABLES, PUBLISHED = ROOT / "configs", ROOT / "results" / "tables", ROOT / "results" / "published"

@@ -11,9 +11,9 @@ import yaml
 from support import a_record
 
 from smoothout import models
+from smoothout.config.build import SettingsError, build
+from smoothout.config.protocols import Analysis, Data, Model, lacking
 from smoothout.results import summary
-from smoothout.roles import Analysis, Data, Model, lacking
-from smoothout.settings import SettingsError, build
 from smoothout.training.loop import OptimizerSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

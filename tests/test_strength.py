@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support import same_bits
 from torch import nn
 
+from smoothout.config.build import Experiment, Folders
 from smoothout.data.images import Images
 from smoothout.data.sources import Name
 from smoothout.jobs.job import Job, Workplace
@@ -22,7 +23,6 @@ from smoothout.jobs.training_job import fresh_model, snapshot_of
 from smoothout.models.mlp import MLP
 from smoothout.parameters import filter_norms
 from smoothout.perturbation import Course, Law, Noise, Scaling, SmoothOut
-from smoothout.settings import Experiment, Folders
 from smoothout.strength import relative_strength
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule

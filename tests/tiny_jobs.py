@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from smoothout.config.build import Experiment, Folders
 from smoothout.data.images import Images
 from smoothout.data.sources import Name
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job, Workplace
 from smoothout.models.mlp import MLP
-from smoothout.settings import Experiment, Folders
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule

@@ -19,10 +19,10 @@ from smoothout.bench.comparisons import F1, ON, _noise_floor, updates
 from smoothout.bench.ordinary import GreyImages, bare_updates, eager_steps, epoch_by_loader
 from smoothout.bench.rows import Row
 from smoothout.bench.timing import Elsewhere, Ratio, compare, hot_spots, seconds
+from smoothout.config.build import SettingsError
 from smoothout.data.images import Split
 from smoothout.models.mlp import MLP
 from smoothout.perturbation import Noise
-from smoothout.settings import SettingsError
 
 CPU = torch.device("cpu")
 ENVIRONMENT = {

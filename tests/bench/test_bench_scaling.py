@@ -13,6 +13,7 @@ from support import a_record
 from smoothout.analysis.scaling import Worker
 from smoothout.bench import scaling
 from smoothout.bench.scaling import Scaling
+from smoothout.config.build import Folders, SettingsError, compose_config
 from smoothout.jobs.cost_estimate import Costs
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure
@@ -20,7 +21,6 @@ from smoothout.reproduction import figure as pictures
 from smoothout.reproduction.figure import Picture
 from smoothout.reproduction.table import Scope
 from smoothout.results.figures import scaling as scale
-from smoothout.settings import Folders, SettingsError, compose_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 CPU = torch.device("cpu")

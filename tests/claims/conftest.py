@@ -8,10 +8,10 @@ import pytest
 import torch
 from simulated import CONFIGS, PUBLISHED, SEEDS
 
+from smoothout.config.build import Folders
 from smoothout.jobs.job import Workplace
 from smoothout.reproduction.claims import Claims
 from smoothout.reproduction.table import Scope
-from smoothout.settings import Folders
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from simulated import CONFIGS, F1, PUBLISHED, SEEDS, judged, page, simulate, write
 
+from smoothout.config.build import SettingsError, compose_config
 from smoothout.jobs.job import Workplace
 from smoothout.reproduction.claims import Claim, Claims, Judged, Kind
 from smoothout.reproduction.metrics import QUANTITIES
@@ -18,7 +19,6 @@ from smoothout.reproduction.table import Scope
 from smoothout.reproduction.verdict_page import shown
 from smoothout.results.digest import described
 from smoothout.results.significance import Evidence, Verdict, mean_of
-from smoothout.settings import SettingsError, compose_config
 
 METHODS = ("baseline", "smoothout")
 

@@ -13,6 +13,7 @@ import torch
 from support import tree
 from tiny_jobs import checkpoint_of, record_of, tiny, trained
 
+from smoothout.config.build import SettingsError
 from smoothout.data.images import Images
 from smoothout.data.photos import Collection, Photos
 from smoothout.data.sources import DataError, Name
@@ -21,7 +22,6 @@ from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure
 from smoothout.models.shallow import Shallow
 from smoothout.perturbation import Noise
-from smoothout.settings import SettingsError
 from smoothout.training.checkpoint import CheckpointError
 from smoothout.training.optimizers import Adam, Epsilon
 from smoothout.training.ranks import Ranks

@@ -14,13 +14,13 @@ from torch import nn
 
 from smoothout import progress
 from smoothout.analysis.recorded import NoiseCurve
+from smoothout.config.build import SettingsError
 from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure, together
 from smoothout.models.mlp import MLP
 from smoothout.perturbation import Law, Noise
 from smoothout.results.records import Record
-from smoothout.settings import SettingsError
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine

@@ -17,13 +17,13 @@ from tiny_jobs import tiny, workplace
 from torch.distributed import is_torchelastic_launched
 from train_program import Program, records
 
+from smoothout.config.build import compose_config
 from smoothout.data.images import Images
 from smoothout.data.sources import DataError, Name
 from smoothout.jobs import slurm as cluster
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
 from smoothout.results.records import Record
-from smoothout.settings import compose_config
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

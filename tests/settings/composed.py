@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra import compose
 
-from smoothout.settings import plain
+from smoothout.config.build import plain
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

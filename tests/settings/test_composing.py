@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from smoothout import settings
-from smoothout.settings import SettingsError, compose_config
+from smoothout.config import build
+from smoothout.config.build import SettingsError, compose_config
 
 
 @pytest.fixture
@@ -20,13 +20,13 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Fills with each config that Hydra is asked for."""
-    names, compose = list[str](), settings.compose
+    names, compose = list[str](), build.compose
 
     def watched(config_name: str, overrides: list[str]) -> object:
         names.append(config_name)
         return compose(config_name, overrides)
 
-    monkeypatch.setattr(settings, "compose", watched)
+    monkeypatch.setattr(build, "compose", watched)
     return names
 
 

@@ -12,8 +12,8 @@ import torch
 from composed import choices, composed
 
 from smoothout.batchnorm import BatchNormStart
+from smoothout.config.build import experiment
 from smoothout.perturbation import Course, Draw
-from smoothout.settings import experiment
 
 ACCOUNTS: dict[str, dict[str, Any]] = {
     "described": {

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from composed import choices, composed
 
+from smoothout.config.build import Experiment, Profile, SettingsError, build, experiment
 from smoothout.perturbation import Course, Noise
-from smoothout.settings import Experiment, Profile, SettingsError, build, experiment
 
 GROUPS = ("model", "data", "optimizer", "schedule", "batch", "perturbation", "profile", "analysis")
 GONE = object()
@@ -169,7 +169,7 @@ def test_an_optimizer_must_be_one_that_can_be_built(f1: dict[str, Any]) -> None:
 
 
 def test_a_model_must_be_a_model(f1: dict[str, Any]) -> None:
-    other = {"_target_": "smoothout.settings.Profile", "epochs": 1.0}
+    other = {"_target_": "smoothout.config.build.Profile", "epochs": 1.0}
     with pytest.raises(SettingsError, match=r"^model._target_: "):
         experiment(changed(f1, "model", other))
 

@@ -14,6 +14,7 @@ from rich.table import Table as Grid
 
 from smoothout.cli import app
 from smoothout.cli.error_messages import UnfinishedError, one_line
+from smoothout.config.build import Experiment
 from smoothout.data.sources import DataError
 from smoothout.formats import duration
 from smoothout.jobs.cost_estimate import Costs
@@ -23,7 +24,6 @@ from smoothout.jobs.slurm import Carrier
 from smoothout.jobs.training_job import checkpoint_path, data_of
 from smoothout.progress import console
 from smoothout.results.records import Record
-from smoothout.settings import Experiment
 
 if TYPE_CHECKING:
     from smoothout.results.tables import Table  # whoever has a table has paid for pandas

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 
+from smoothout.config.build import Experiment
 from smoothout.jobs.job import Job, Workplace
-from smoothout.settings import Experiment
 
 
 class Costs:

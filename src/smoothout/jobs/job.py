@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from smoothout.config.build import Folders
 from smoothout.environment import environment
 from smoothout.results.digest import described, digest
 from smoothout.results.records import Ledger
-from smoothout.settings import Folders
 from smoothout.training.engine import Engine, Launch
 from smoothout.training.ranks import Ranks
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from smoothout.analysis.subject import Weights
 from smoothout.choices import choice
+from smoothout.config.build import compose_config, experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import network
 from smoothout.jobs.runtime import workplace
-from smoothout.settings import compose_config, experiment
 
 
 def trained(

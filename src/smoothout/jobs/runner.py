@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from smoothout import journal, progress
+from smoothout.config.build import Experiment, SettingsError
 from smoothout.curvature import thinned
 from smoothout.data.sources import DataError
 from smoothout.environment import peak_memory
@@ -24,7 +25,6 @@ from smoothout.jobs.training_job import check, check_networks, data_of, fresh_mo
 from smoothout.machine import is_out_of_memory
 from smoothout.results.digest import canonical, described
 from smoothout.results.records import Record, RecordError, lock, no_json
-from smoothout.settings import Experiment, SettingsError
 from smoothout.strength import relative_strength
 from smoothout.training.checkpoint import CheckpointError, StateDict
 

@@ -22,13 +22,13 @@ from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment, as_completed
 
 from smoothout.cli import app
+from smoothout.config.build import SettingsError
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure, recorded, together
 from smoothout.jobs.runtime import workplace
 from smoothout.jobs.training_job import follow
 from smoothout.progress import console, interruptible
 from smoothout.results.records import Record, RecordError
-from smoothout.settings import SettingsError
 from smoothout.training.ranks import here
 
 Outcomes = Iterator[tuple[Job, Record | Exception]]

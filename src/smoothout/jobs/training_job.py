@@ -16,12 +16,12 @@ from torch import nn
 
 from smoothout import progress
 from smoothout.batchnorm import BatchNormStart, uniform_start
+from smoothout.config.build import Experiment, SettingsError
 from smoothout.data.images import Split
 from smoothout.files import make_room
 from smoothout.jobs.job import Job, Workplace
 from smoothout.parameters import BATCHNORM
 from smoothout.randomness import address, stream
-from smoothout.settings import Experiment, SettingsError
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import CheckpointError, Snapshot, StateDict
 from smoothout.training.cuda_graph import RecordingError

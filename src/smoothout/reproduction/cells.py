@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from smoothout.config.build import SettingsError
+from smoothout.config.protocols import Analysis
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import recorded
 from smoothout.results.records import Record
-from smoothout.roles import Analysis
-from smoothout.settings import SettingsError
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 from smoothout.analysis.subject import Weights
 from smoothout.choices import check_seeds, keep_members
+from smoothout.config.build import Experiment, SettingsError
 from smoothout.jobs.job import Job
 from smoothout.results.records import Record
 from smoothout.results.significance import standard_error
-from smoothout.settings import Experiment, SettingsError
 
 RULE = "the best mean; of equal ones the smaller strength"
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from smoothout.choices import keep_members
+from smoothout.config.build import SettingsError, chosen, compose_config, typed
 from smoothout.evaluation import Precision
 from smoothout.jobs.job import Job, Workplace, with_inputs
 from smoothout.reproduction.cells import Entry
@@ -18,7 +19,6 @@ from smoothout.reproduction.metrics import QUANTITIES, Quantity
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.results.records import Record
 from smoothout.results.significance import Evidence, Verdict, binomial_error, correlation_of, mean_of, spread_of
-from smoothout.settings import SettingsError, chosen, compose_config, typed
 
 DECIMALS = 9  # of a sum of points or of log2; what is below is rounding
 ZERO = 5e-5  # percent; below it a sharpness is printed as 0.0000

@@ -16,6 +16,7 @@ from smoothout.analysis.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.scaling import Worker, break_even
 from smoothout.analysis.theory import figure_one
 from smoothout.bench.scaling import Scaling
+from smoothout.config.build import SettingsError, chosen, compose_config, experiment, typed
 from smoothout.environment import device_of
 from smoothout.jobs.job import Job, Workplace, with_inputs
 from smoothout.jobs.runner import of_other_weights, recorded
@@ -26,7 +27,6 @@ from smoothout.results.figures import curves, scaling, sharpness, spectra, surfa
 from smoothout.results.figures import panels as sheet
 from smoothout.results.records import Record
 from smoothout.results.tables import stem
-from smoothout.settings import SettingsError, chosen, compose_config, experiment, typed
 
 
 def toy_loss(axes: Any, records: curves.Named) -> None:

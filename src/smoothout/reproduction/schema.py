@@ -10,7 +10,7 @@ import pandas as pd
 
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
-from smoothout.settings import SettingsError, chosen, unknown_key
+from smoothout.config.build import SettingsError, chosen, unknown_key
 
 METHOD = ("title", "overrides", "accuracy", "improvement", "gap", "sharpness", "match", "by_name")
 ROW = ("name", "overrides", "match", "methods", "also")

@@ -14,6 +14,7 @@ from smoothout.analysis.recorded import RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.analysis.subject import Weights
 from smoothout.choices import check_seeds, keep_members
+from smoothout.config.build import Experiment, SettingsError, compose_config, experiment
 from smoothout.environment import device_of
 from smoothout.evaluation import Precision
 from smoothout.jobs.cost_estimate import Costs
@@ -31,7 +32,6 @@ from smoothout.reproduction.cells import (
 from smoothout.reproduction.schema import also_published, check_table
 from smoothout.results.records import Record
 from smoothout.results.tables import Block, Cell, Table, difference
-from smoothout.settings import Experiment, SettingsError, compose_config, experiment
 
 EPOCHS = (
     "The best epoch is the best of all by the test split itself, as the papers report it: a maximum, so it is too high."

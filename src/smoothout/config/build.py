@@ -27,9 +27,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from smoothout.batchnorm import BatchNormStart
 from smoothout.choices import keep_members
+from smoothout.config.protocols import Data, Model, lacking
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
-from smoothout.roles import Data, Model, lacking
 from smoothout.training.loop import OptimizerSettings
 from smoothout.training.schedule import Schedule
 from smoothout.training.step import Batch
