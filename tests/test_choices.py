@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
+from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, Sharpness
 from smoothout.data.crops import Cropping
 from smoothout.data.images import Images
 from smoothout.data.photos import Photos

@@ -10,9 +10,9 @@ import torch
 from support import a_record
 from torch import nn
 
-from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
-from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
-from smoothout.analysis.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, Sharpness
+from smoothout.analysis.jobs.recorded_around import Hessian, Landscape, Plane
+from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
 from smoothout.results import summary
 
 SETTINGS = (

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from smoothout.analysis.interpolation import Averages, InterpolationPath
-from smoothout.analysis.recorded import Interpolation, NoiseCurve, Sharpness
-from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
-from smoothout.analysis.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, Sharpness
+from smoothout.analysis.jobs.recorded_around import Hessian, Landscape, Plane
+from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.sharpness import Convention
 from smoothout.config.build import compose_config, experiment
 from smoothout.jobs.job import Job

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from smoothout.analysis.interpolation import interpolate
-    from smoothout.analysis.sensitivity import noise_curve
+    from smoothout.analysis.noise_sensitivity import noise_curve
     from smoothout.analysis.sharpness import SharpnessResult, sharpness
     from smoothout.copies import SmoothOutCopies
     from smoothout.ghost import ghosted
@@ -47,7 +47,7 @@ _HOMES = {
     "SharpnessResult": "analysis.sharpness",
     "sharpness": "analysis.sharpness",
     "interpolate": "analysis.interpolation",
-    "noise_curve": "analysis.sensitivity",
+    "noise_curve": "analysis.noise_sensitivity",
     "trained": "jobs.load",
 }
 

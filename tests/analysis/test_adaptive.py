@@ -15,7 +15,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from valleys import ONE_EXAMPLE, Landscape, height, quadratic
 
-from smoothout.analysis.adaptive import Norm, adaptive_sharpness, normalised, rise_left
+from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness, normalised, rise_left
 from smoothout.analysis.sharpness import Point, sharpness
 from smoothout.parameters import flatten, trainable
 

@@ -10,7 +10,7 @@ from support import same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.analysis.atlas import Method, SearchCourse, atlas
+from smoothout.analysis.search_comparison import Method, SearchCourse, atlas
 from smoothout.analysis.sharpness import Convention, sharpness
 
 EPS, BUDGET = 0.01, 25

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from smoothout import sharpness
-from smoothout.analysis.adaptive import adaptive_sharpness
+from smoothout.analysis.adaptive_sharpness import adaptive_sharpness
 from smoothout.analysis.hessian import top_eigenvalues
 
 MEASURES: dict[str, Callable[..., object]] = {

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from smoothout import interpolate, noise_curve, sharpness
-from smoothout.analysis.adaptive import adaptive_sharpness
+from smoothout.analysis.adaptive_sharpness import adaptive_sharpness
 from smoothout.analysis.landscape import landscape_line
 
 Batches = list[tuple[Tensor, Tensor]]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout import interpolate, noise_curve, sharpness
-from smoothout.analysis.adaptive import adaptive_sharpness
+from smoothout.analysis.adaptive_sharpness import adaptive_sharpness
 from smoothout.analysis.hessian import HessianVectorProduct, hessian_spectrum, top_eigenvalues, trace_and_norm
 
 MEASURES: list[Callable[..., Any]] = [

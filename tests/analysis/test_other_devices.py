@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout import parameters
-from smoothout.analysis import room, sensitivity, subject
-from smoothout.analysis.adaptive import adaptive_sharpness
-from smoothout.analysis.atlas import atlas
+from smoothout.analysis import device_memory, noise_sensitivity
+from smoothout.analysis.adaptive_sharpness import adaptive_sharpness
 from smoothout.analysis.box import box_around
 from smoothout.analysis.hessian import HessianVectorProduct, hessian_spectrum, top_eigenvalues, trace_and_norm
 from smoothout.analysis.interpolation import Averages, interpolate
+from smoothout.analysis.jobs import base
 from smoothout.analysis.landscape import landscape_line, landscape_plane
-from smoothout.analysis.sensitivity import noise_curve
+from smoothout.analysis.noise_sensitivity import noise_curve
+from smoothout.analysis.search_comparison import atlas
 from smoothout.analysis.sharpness import Convention, Objective, sharpness
 from smoothout.batchnorm import recompute_averages
 from smoothout.evaluation import evaluate
@@ -50,13 +51,13 @@ def examples() -> Data:
 @pytest.fixture(autouse=True)
 def drawn_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device that is not there has no generator."""
-    monkeypatch.setattr(sensitivity, "stream", lambda *address, **_: stream(*address))
+    monkeypatch.setattr(noise_sensitivity, "stream", lambda *address, **_: stream(*address))
 
 
 @pytest.fixture(params=["room", "no room", "no float64"])
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherDevice]:
     """A device with float64 and room for vectors, one without the room, one without float64."""
-    monkeypatch.setattr(room, "free_memory", lambda device: 0.0 if request.param == "no room" else math.inf)
+    monkeypatch.setattr(device_memory, "free_memory", lambda device: 0.0 if request.param == "no room" else math.inf)
     if request.param == "no float64":
         monkeypatch.setattr(parameters, "has_float64", lambda device: device.type == "cpu")
     with OtherDevice(float64=request.param != "no float64") as mode:
@@ -123,7 +124,7 @@ def test_recomputed_averages_wait_for_nothing(device: OtherDevice) -> None:
 
 @pytest.fixture
 def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherDevice]:
-    monkeypatch.setattr(room, "free_memory", lambda device: math.inf)
+    monkeypatch.setattr(device_memory, "free_memory", lambda device: math.inf)
     with OtherDevice() as mode:
         yield mode
 
@@ -229,19 +230,19 @@ def test_vectors_stay_where_they_take_less_than_half_of_the_free_memory(monkeypa
     with OtherDevice():
         weights = [Remote(torch.zeros(10, 9)), Remote(torch.zeros(10))]
     for free, expected in ((16 * 5 * 100, CPU), (16 * 5 * 100 + 1, DEVICE)):
-        monkeypatch.setattr(room, "free_memory", lambda device, free=free: free)
-        assert room.vectors_device(weights, 5) == expected
-    assert room.vectors_device([weights[0], torch.zeros(3)], 1) == CPU
+        monkeypatch.setattr(device_memory, "free_memory", lambda device, free=free: free)
+        assert device_memory.vectors_device(weights, 5) == expected
+    assert device_memory.vectors_device([weights[0], torch.zeros(3)], 1) == CPU
     monkeypatch.setattr(parameters, "has_float64", lambda device: False)
-    monkeypatch.setattr(room, "free_memory", lambda device: math.inf)
-    assert room.vectors_device(weights, 1) == CPU
+    monkeypatch.setattr(device_memory, "free_memory", lambda device: math.inf)
+    assert device_memory.vectors_device(weights, 1) == CPU
 
 
 def test_free_memory_is_the_drivers_and_what_torch_holds_unused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (700, 1000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 250)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
-    found = [room.free_memory(torch.device(name)) for name in ("cuda", "cpu", "xpu")]
+    found = [device_memory.free_memory(torch.device(name)) for name in ("cuda", "cpu", "xpu")]
     assert found == [750, math.inf, 0]
 
 
@@ -253,7 +254,7 @@ def test_an_analysis_takes_larger_batches_on_a_large_gpu(
         total_memory = memory * 2**30
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
-    assert subject.analysis_batch(torch.device(device)) == batch
+    assert base.analysis_batch(torch.device(device)) == batch
 
 
 def test_apples_gpus_alone_lack_float64() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from smoothout.analysis.interpolation import Averages, InterpolationPath, interpolate
-from smoothout.analysis.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
+from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention, sharpness
 from smoothout.batchnorm import recompute_averages
 from smoothout.data.images import Split

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm
+from smoothout.analysis.jobs.base import Part
+from smoothout.analysis.jobs.recorded_around import Hessian, Landscape, Plane
 from smoothout.analysis.landscape import OneDimensional, landscape_line, landscape_plane
-from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
-from smoothout.analysis.subject import Part
 
 
 def run(settings, model, splits) -> tuple[dict, int]:

@@ -8,10 +8,10 @@ from dataclasses import asdict
 import pytest
 from torch.nn import functional as F
 
-from smoothout.analysis.adaptive import Norm, adaptive_sharpness
-from smoothout.analysis.atlas import atlas
-from smoothout.analysis.recorded_searches import Adaptive, Atlas
-from smoothout.analysis.subject import Part
+from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness
+from smoothout.analysis.jobs.base import Part
+from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.search_comparison import atlas
 
 
 @pytest.mark.parametrize("norm", list(Norm))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from smoothout.analysis.scaling import MESSAGES, Worker, break_even, ring_all_reduce, worker_from
+from smoothout.analysis.performance_model import MESSAGES, Worker, break_even, ring_all_reduce, worker_from
 
 WORKER = Worker(ghost_seconds=0.5, update_seconds=0.1, gradient_bytes=8e6, bandwidth=1e9, latency=1e-4)
 positive = st.floats(1e-6, 1e6)

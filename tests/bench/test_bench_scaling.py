@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import a_record
 
-from smoothout.analysis.scaling import Worker
+from smoothout.analysis.performance_model import Worker
 from smoothout.bench import scaling
 from smoothout.bench.scaling import Scaling
 from smoothout.config.build import Folders, SettingsError, compose_config

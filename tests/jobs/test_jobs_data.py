@@ -12,7 +12,7 @@ import torch
 from support import digits, tree
 from tiny_jobs import UPDATES, checkpoint_of, tiny, trained
 
-from smoothout.analysis.recorded import RunningAverages
+from smoothout.analysis.jobs.recorded import RunningAverages
 from smoothout.data.sources import DataError
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job, Workplace

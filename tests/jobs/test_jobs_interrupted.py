@@ -12,9 +12,9 @@ from tiny_jobs import tiny, workplace
 
 from smoothout import journal, progress
 from smoothout.analysis.interpolation import Averages
-from smoothout.analysis.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
-from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
-from smoothout.analysis.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
+from smoothout.analysis.jobs.recorded_around import Hessian, Landscape, Plane
+from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.sharpness import Convention
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure

@@ -13,7 +13,7 @@ from tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, workplace
 from torch import nn
 
 from smoothout import progress
-from smoothout.analysis.recorded import NoiseCurve
+from smoothout.analysis.jobs.recorded import NoiseCurve
 from smoothout.config.build import SettingsError
 from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Job, Workplace

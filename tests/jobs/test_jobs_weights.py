@@ -13,7 +13,7 @@ from tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, trained, workplac
 from torch import Tensor, nn
 
 from smoothout import progress
-from smoothout.analysis.recorded import NoiseCurve
+from smoothout.analysis.jobs.recorded import NoiseCurve
 from smoothout.batchnorm import BatchNormStart
 from smoothout.data.images import Images, Name
 from smoothout.jobs import job as work

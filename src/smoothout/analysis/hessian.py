@@ -19,7 +19,8 @@ from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from smoothout.analysis.full_loss import (
+from smoothout.analysis.device_memory import vectors_device
+from smoothout.analysis.empirical_risk import (
     Batches,
     FullLoss,
     Loss,
@@ -32,7 +33,6 @@ from smoothout.analysis.full_loss import (
     rounding,
 )
 from smoothout.analysis.lanczos import lanczos
-from smoothout.analysis.room import vectors_device
 from smoothout.curvature import Estimate
 from smoothout.parameters import restored, trainable, unflatten
 from smoothout.randomness import stream

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.full_loss import Batches, Loss, Tick, Weight, check_batches
-from smoothout.analysis.networks import (
+from smoothout.analysis.compatibility import (
     check_alike,
     check_same_beyond,
     copied,
@@ -20,8 +19,9 @@ from smoothout.analysis.networks import (
     refuse_old_norms,
     renew_spectral_norms,
 )
-from smoothout.analysis.subject import line
-from smoothout.analysis.tally import tally_of
+from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches
+from smoothout.analysis.jobs.base import line
+from smoothout.analysis.mean_loss import tally_of
 from smoothout.batchnorm import recompute_averages
 from smoothout.choices import choice
 from smoothout.evaluation import Counting, Tally, evaluate

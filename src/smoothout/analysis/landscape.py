@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.full_loss import Batches, Loss, Tick, Weight, check_batches, check_counts
-from smoothout.analysis.subject import line
-from smoothout.analysis.tally import tally_of
+from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_counts
+from smoothout.analysis.jobs.base import line
+from smoothout.analysis.mean_loss import tally_of
 from smoothout.choices import choice
 from smoothout.evaluation import Measured, evaluate
 from smoothout.parameters import forget_copies, joined, restored, trainable, unflatten

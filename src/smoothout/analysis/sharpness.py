@@ -19,7 +19,8 @@ from scipy.optimize import Bounds, minimize
 from torch import Tensor, nn
 
 from smoothout.analysis.box import Box, box_around, random_point
-from smoothout.analysis.full_loss import (
+from smoothout.analysis.device_memory import SEARCH, vectors_device
+from smoothout.analysis.empirical_risk import (
     Batches,
     FullLoss,
     Loss,
@@ -30,7 +31,6 @@ from smoothout.analysis.full_loss import (
     check_width,
     rounding,
 )
-from smoothout.analysis.room import SEARCH, vectors_device
 from smoothout.choices import choice
 from smoothout.parameters import assign, flatten, restored, trainable
 from smoothout.randomness import stream

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from smoothout.analysis.box import box_around
 from smoothout.analysis.interpolation import interpolate
-from smoothout.analysis.sensitivity import noise_curve
+from smoothout.analysis.noise_sensitivity import noise_curve
 from smoothout.analysis.sharpness import Objective
 from smoothout.bench.ordinary import bare_updates, eager_steps, epoch_by_loader
 from smoothout.bench.rows import Row, faster, row

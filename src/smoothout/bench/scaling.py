@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from smoothout.analysis.scaling import worker_from
+from smoothout.analysis.performance_model import worker_from
 from smoothout.bench.comparisons import C1, F1, SMOOTHOUT, random_split
 from smoothout.bench.timing import seconds
 from smoothout.choices import keep_members

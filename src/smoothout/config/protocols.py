@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
-from smoothout.analysis.subject import Weights
+from smoothout.analysis.jobs.base import Weights
 from smoothout.data.images import Split
 
 Shape = tuple[int, int, int]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from smoothout.analysis.subject import Weights
+from smoothout.analysis.jobs.base import Weights
 from smoothout.choices import choice
 from smoothout.config.build import compose_config, experiment
 from smoothout.jobs.job import Job

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from smoothout.analysis.subject import Weights
+from smoothout.analysis.jobs.base import Weights
 from smoothout.choices import check_seeds, keep_members
 from smoothout.config.build import Experiment, SettingsError
 from smoothout.jobs.job import Job

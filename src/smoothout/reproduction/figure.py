@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from smoothout.analysis.hessian import Spectrum
-from smoothout.analysis.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
-from smoothout.analysis.recorded_around import Hessian, Landscape, Plane
-from smoothout.analysis.recorded_searches import Adaptive, Atlas
-from smoothout.analysis.scaling import Worker, break_even
+from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
+from smoothout.analysis.jobs.recorded_around import Hessian, Landscape, Plane
+from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.performance_model import Worker, break_even
 from smoothout.analysis.theory import figure_one
 from smoothout.bench.scaling import Scaling
 from smoothout.config.build import SettingsError, chosen, compose_config, experiment, typed

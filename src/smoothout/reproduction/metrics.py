@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from smoothout.analysis.interpolation import Averages
-from smoothout.analysis.recorded import NoiseCurve, RunningAverages, Sharpness
-from smoothout.analysis.recorded_searches import Adaptive
+from smoothout.analysis.jobs.base import Weights
+from smoothout.analysis.jobs.recorded import NoiseCurve, RunningAverages, Sharpness
+from smoothout.analysis.jobs.recorded_searches import Adaptive
 from smoothout.analysis.sharpness import Convention
-from smoothout.analysis.subject import Weights
 from smoothout.reproduction.cells import recomputed_accuracy, sharpness_found
 from smoothout.results.records import Record
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from smoothout.analysis.jobs.base import Weights
 from smoothout.analysis.sharpness import Convention
-from smoothout.analysis.subject import Weights
 from smoothout.config.build import SettingsError, chosen, unknown_key
 
 METHOD = ("title", "overrides", "accuracy", "improvement", "gap", "sharpness", "match", "by_name")

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from smoothout.analysis.recorded import RunningAverages, Sharpness
+from smoothout.analysis.jobs.base import Weights
+from smoothout.analysis.jobs.recorded import RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention
-from smoothout.analysis.subject import Weights
 from smoothout.choices import check_seeds, keep_members
 from smoothout.config.build import Experiment, SettingsError, compose_config, experiment
 from smoothout.environment import device_of

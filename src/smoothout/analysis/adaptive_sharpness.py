@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.analysis.box import Box, random_point
-from smoothout.analysis.full_loss import Batches, Loss, Tick, Weight, check_batches, check_counts, check_width
-from smoothout.analysis.room import SEARCH, vectors_device
+from smoothout.analysis.device_memory import SEARCH, vectors_device
+from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_counts, check_width
 from smoothout.analysis.sharpness import PINNED, Objective, Point, along_signs, ascend
 from smoothout.choices import choice
 from smoothout.parameters import flatten, restored, trainable

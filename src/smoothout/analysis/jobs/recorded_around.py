@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.nn import functional as F
 
-from smoothout.analysis import subject
-from smoothout.analysis.full_loss import Tick
+from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm
+from smoothout.analysis.jobs import base
+from smoothout.analysis.jobs.base import Part, Weights
 from smoothout.analysis.landscape import OneDimensional, landscape_line, landscape_plane
-from smoothout.analysis.subject import Part, Weights
 from smoothout.choices import keep_members
 from smoothout.curvature import Estimate
 from smoothout.data.images import Split
@@ -48,9 +48,9 @@ class Landscape:
 
     def __post_init__(self) -> None:
         keep_members(self)
-        subject.check_examples(self.examples)
-        subject.check_line(self.start, self.stop, self.points)
-        subject.check_counts(self, "directions")
+        base.check_examples(self.examples)
+        base.check_line(self.start, self.stop, self.points)
+        base.check_counts(self, "directions")
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
@@ -61,17 +61,17 @@ class Landscape:
         return 2 * self.points * self.directions
 
     ticks = evaluations
-    examples_seen = subject.seen_of_both
+    examples_seen = base.seen_of_both
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The curves of both splits, over the same directions."""
-        alphas = subject.line(self.start, self.stop, self.points)
+        alphas = base.line(self.start, self.stop, self.points)
         return {
             part.value: [
                 point._asdict()
                 for point in landscape_line(
                     models[0],
-                    subject.batches_of(part, train, test, self.examples),
+                    base.batches_of(part, train, test, self.examples),
                     alphas,
                     directions=self.directions,
                     seed=self.seed,
@@ -111,9 +111,9 @@ class Plane:
 
     def __post_init__(self) -> None:
         keep_members(self)
-        subject.check_examples(self.examples)
-        subject.check_part(self.part)
-        subject.check_line(self.start, self.stop, self.points)
+        base.check_examples(self.examples)
+        base.check_part(self.part)
+        base.check_line(self.start, self.stop, self.points)
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
@@ -124,12 +124,12 @@ class Plane:
         return self.points**2
 
     ticks = evaluations
-    examples_seen = subject.seen_of_part
+    examples_seen = base.seen_of_part
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The grid."""
-        along = subject.line(self.start, self.stop, self.points)
-        batches = subject.batches_of(self.part, train, test, self.examples)
+        along = base.line(self.start, self.stop, self.points)
+        batches = base.batches_of(self.part, train, test, self.examples)
         return asdict(
             landscape_plane(
                 models[0], batches, along, along, seed=self.seed, one_dimensional=self.one_dimensional, tick=tick
@@ -169,11 +169,11 @@ class Hessian:
 
     def __post_init__(self) -> None:
         keep_members(self)
-        subject.check_examples(self.examples)
-        subject.check_part(self.part)
-        subject.check_counts(self, "eigenvalues", "spectrum_steps")
-        subject.check_counts(self, "probes", least=2)  # fewer have no standard error
-        subject.check_counts(self, "spectrum_probes", least=0)
+        base.check_examples(self.examples)
+        base.check_part(self.part)
+        base.check_counts(self, "eigenvalues", "spectrum_steps")
+        base.check_counts(self, "probes", least=2)  # fewer have no standard error
+        base.check_counts(self, "spectrum_probes", least=0)
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance: must be above 0 and below 1, not {self.tolerance}")
 
@@ -190,11 +190,11 @@ class Hessian:
         """About how many passes forward and backward it takes: a product costs two, and two look for chance first."""
         return 2 * self.ticks(train, test) + 2 * (3 if self.spectrum_probes else 2)
 
-    examples_seen = subject.seen_of_part
+    examples_seen = base.seen_of_part
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """All that is asked for, with standard errors, and the products that it took."""
-        given = models[0], subject.batches_of(self.part, train, test, self.examples), F.cross_entropy
+        given = models[0], base.batches_of(self.part, train, test, self.examples), F.cross_entropy
         n = sum(p.numel() for p in models[0].parameters() if p.requires_grad)
         top = top_eigenvalues(*given, min(self.eigenvalues, n), tolerance=self.tolerance, seed=self.seed, tick=tick)
         sums = trace_and_norm(*given, probes=self.probes, seed=self.seed, tick=tick)

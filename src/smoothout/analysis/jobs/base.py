@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from smoothout.analysis import full_loss
+from smoothout.analysis import empirical_risk
 from smoothout.data.images import Split, SplitBatches
 from smoothout.evaluation import evaluation_batch
 
@@ -45,12 +45,12 @@ def check_examples(examples: int | None) -> None:
 def check_counts(settings: Any, *names: str, least: int = 1) -> None:
     """Raise ValueError unless each of the named fields of ``settings`` is None or a whole number >= ``least``."""
     values = {name: getattr(settings, name) for name in names}
-    full_loss.check_counts(least=least, **{name: value for name, value in values.items() if value is not None})
+    empirical_risk.check_counts(least=least, **{name: value for name, value in values.items() if value is not None})
 
 
 def check_positive(settings: Any, *names: str) -> None:
     """Raise ValueError when one of the named fields of ``settings`` is not a finite number above 0."""
-    full_loss.check_positive(**{name: getattr(settings, name) for name in names})
+    empirical_risk.check_positive(**{name: getattr(settings, name) for name in names})
 
 
 def seen(size: int, examples: int | None) -> int:

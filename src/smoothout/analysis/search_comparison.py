@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.box import Box, box_around, random_point
-from smoothout.analysis.full_loss import Batches, Loss, Tick, check_batches
-from smoothout.analysis.room import SEARCH, vectors_device
+from smoothout.analysis.device_memory import SEARCH, vectors_device
+from smoothout.analysis.empirical_risk import Batches, Loss, Tick, check_batches
 from smoothout.analysis.sharpness import LBFGSB, Convention, Objective, Point, ascend, check_search, percent, search
 from smoothout.parameters import assign, flatten, restored, trainable
 from smoothout.randomness import stream

@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.nn import functional as F
 
-from smoothout.analysis import subject
-from smoothout.analysis.full_loss import Tick
+from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, Averages, InterpolationPath, walk
-from smoothout.analysis.sensitivity import noise_curve, noise_slopes
+from smoothout.analysis.jobs import base
+from smoothout.analysis.jobs.base import Part, Weights
+from smoothout.analysis.noise_sensitivity import noise_curve, noise_slopes
 from smoothout.analysis.sharpness import EVALUATIONS, Convention, sharpness
-from smoothout.analysis.subject import Part, Weights
 from smoothout.batchnorm import recompute_averages
 from smoothout.choices import keep_members
 from smoothout.data.images import Split
@@ -63,9 +63,9 @@ class Sharpness:
 
     def __post_init__(self) -> None:
         keep_members(self)
-        subject.check_examples(self.examples)
-        subject.check_positive(self, "eps")
-        subject.check_counts(self, "iterations", "subspace", "repeats", "maxcor")
+        base.check_examples(self.examples)
+        base.check_positive(self, "eps")
+        base.check_counts(self, "iterations", "subspace", "repeats", "maxcor")
         if self.averages is Averages.interpolated:
             raise ValueError("averages: 'interpolated' is not one of kept, recomputed")
 
@@ -87,17 +87,17 @@ class Sharpness:
 
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples one evaluation goes over."""
-        return subject.seen_of_part(self.simplified(), train, test)
+        return base.seen_of_part(self.simplified(), train, test)
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Measure the one model."""
         with restored(models[0]):
             if self.averages is Averages.recomputed:
-                seen = subject.batches_of(Part.train, train, test, self.examples, subject.STATISTICS_BATCH)
+                seen = base.batches_of(Part.train, train, test, self.examples, base.STATISTICS_BATCH)
                 recompute_averages(models[0], seen)
             result = sharpness(
                 models[0],
-                subject.batches_of(self.simplified().part, train, test, self.examples),
+                base.batches_of(self.simplified().part, train, test, self.examples),
                 F.cross_entropy,
                 eps=self.eps,
                 iterations=self.iterations,
@@ -138,8 +138,8 @@ class Interpolation:
 
     def __post_init__(self) -> None:
         keep_members(self)
-        subject.check_examples(self.examples)
-        subject.check_line(self.start, self.stop, self.points)
+        base.check_examples(self.examples)
+        base.check_line(self.start, self.stop, self.points)
 
     def slug(self, first: str, second: str) -> str:
         """The readable part of the record's name."""
@@ -154,15 +154,15 @@ class Interpolation:
         """How often ``run`` calls its ``tick``."""
         return 2 * self.points
 
-    examples_seen = subject.seen_of_both
+    examples_seen = base.seen_of_both
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Both curves."""
-        parts = {part: subject.batches_of(part, train, test, self.examples) for part in (Part.train, Part.test)}
+        parts = {part: base.batches_of(part, train, test, self.examples) for part in (Part.train, Part.test)}
         points: dict[str, list[dict[str, Any]]] = {part.value: [] for part in parts}
         first, second = models
-        alphas = subject.line(self.start, self.stop, self.points)
-        seen = subject.batches_of(Part.train, train, test, self.examples, subject.STATISTICS_BATCH)
+        alphas = base.line(self.start, self.stop, self.points)
+        seen = base.batches_of(Part.train, train, test, self.examples, base.STATISTICS_BATCH)
         for stop in walk(first, second, alphas, path=self.path, averages=self.averages, averages_from=seen):
             for part, batches in parts.items():
                 points[part.value].append(stop.measured(batches)._asdict())
@@ -200,10 +200,10 @@ class NoiseCurve:
 
     def __post_init__(self) -> None:
         keep_members(self)
-        subject.check_examples(self.examples)
+        base.check_examples(self.examples)
         if len(self.strengths) < 2 or list(self.strengths) != sorted(set(self.strengths)) or self.strengths[0] < 0:
             raise ValueError(f"strengths: must be at least two rising numbers >= 0, not {list(self.strengths)}")
-        subject.check_counts(self, "batch", "draws")
+        base.check_counts(self, "batch", "draws")
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
@@ -215,15 +215,15 @@ class NoiseCurve:
 
     def ticks(self, train: int, test: int) -> int:
         """How often ``run`` calls its ``tick``."""
-        return self.draws * sum(math.ceil(subject.seen(size, self.examples) / self.batch) for size in (train, test))
+        return self.draws * sum(math.ceil(base.seen(size, self.examples) / self.batch) for size in (train, test))
 
-    examples_seen = subject.seen_of_both
+    examples_seen = base.seen_of_both
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Both curves, and the metric s between neighbouring strengths."""
         curves = {}
         for part in (Part.train, Part.test):
-            batches = subject.batches_of(part, train, test, self.examples, self.batch)
+            batches = base.batches_of(part, train, test, self.examples, self.batch)
             points = noise_curve(
                 models[0],
                 batches,
@@ -259,7 +259,7 @@ class RunningAverages:
 
     def __post_init__(self) -> None:
         keep_members(self)
-        subject.check_examples(self.examples)
+        base.check_examples(self.examples)
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
@@ -273,12 +273,12 @@ class RunningAverages:
         """How often ``run`` calls its ``tick``."""
         return 4
 
-    examples_seen = subject.seen_of_both
+    examples_seen = base.seen_of_both
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Both measurements on both splits."""
-        parts = {part: subject.batches_of(part, train, test, self.examples) for part in (Part.train, Part.test)}
-        seen = subject.batches_of(Part.train, train, test, self.examples, subject.STATISTICS_BATCH)
+        parts = {part: base.batches_of(part, train, test, self.examples) for part in (Part.train, Part.test)}
+        seen = base.batches_of(Part.train, train, test, self.examples, base.STATISTICS_BATCH)
         measured: dict[str, Any] = {}
         with restored(models[0]):
             for averages in (Averages.kept, Averages.recomputed):

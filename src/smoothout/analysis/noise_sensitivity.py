@@ -11,8 +11,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.full_loss import Batches, Loss, Tick, Weight, check_batches, check_counts, check_width, pairs
-from smoothout.analysis.tally import tally_of
+from smoothout.analysis.empirical_risk import (
+    Batches,
+    Loss,
+    Tick,
+    Weight,
+    check_batches,
+    check_counts,
+    check_width,
+    pairs,
+)
+from smoothout.analysis.mean_loss import tally_of
 from smoothout.choices import choice
 from smoothout.evaluation import Measured
 from smoothout.journal import passed

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 from torch import nn
 from torch.nn import functional as F
 
-from smoothout.analysis import subject
-from smoothout.analysis.adaptive import Norm, adaptive_sharpness
-from smoothout.analysis.atlas import Method, atlas
-from smoothout.analysis.full_loss import Tick
+from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness
+from smoothout.analysis.empirical_risk import Tick
+from smoothout.analysis.jobs import base
+from smoothout.analysis.jobs.base import Part, Weights
+from smoothout.analysis.search_comparison import Method, atlas
 from smoothout.analysis.sharpness import EVALUATIONS
-from smoothout.analysis.subject import Part, Weights
 from smoothout.choices import keep_members
 from smoothout.data.images import Split
 
@@ -51,11 +51,11 @@ class Adaptive:
 
     def __post_init__(self) -> None:
         keep_members(self)
-        subject.check_examples(self.examples)
-        subject.check_part(self.part)
-        subject.check_counts(self, "iterations")
-        subject.check_counts(self, "random_starts", least=0)
-        subject.check_positive(self, "rho")
+        base.check_examples(self.examples)
+        base.check_part(self.part)
+        base.check_counts(self, "iterations")
+        base.check_counts(self, "random_starts", least=0)
+        base.check_positive(self, "rho")
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
@@ -66,13 +66,13 @@ class Adaptive:
         return 1 + self.iterations + self.random_starts * (1 + self.iterations)
 
     ticks = evaluations
-    examples_seen = subject.seen_of_part
+    examples_seen = base.seen_of_part
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Measure the one model."""
         result = adaptive_sharpness(
             models[0],
-            subject.batches_of(self.part, train, test, self.examples),
+            base.batches_of(self.part, train, test, self.examples),
             F.cross_entropy,
             self.rho,
             norm=self.norm,
@@ -115,9 +115,9 @@ class Atlas:
 
     def __post_init__(self) -> None:
         keep_members(self)
-        subject.check_examples(self.examples)
-        subject.check_counts(self, "iterations", "subspace", "budget", "maxcor")
-        subject.check_positive(self, "eps")
+        base.check_examples(self.examples)
+        base.check_counts(self, "iterations", "subspace", "budget", "maxcor")
+        base.check_positive(self, "eps")
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
@@ -132,14 +132,14 @@ class Atlas:
 
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples most evaluations go over."""
-        return subject.seen(train, self.examples)
+        return base.seen(train, self.examples)
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The course of every search."""
         courses = atlas(
             models[0],
-            subject.batches_of(Part.train, train, test, self.examples),
-            subject.batches_of(Part.test, train, test, self.examples),
+            base.batches_of(Part.train, train, test, self.examples),
+            base.batches_of(Part.test, train, test, self.examples),
             F.cross_entropy,
             eps=self.eps,
             iterations=self.iterations,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smoothout.analysis.full_loss import Loss, Weight, checked_loss, checked_weight, examples
+from smoothout.analysis.empirical_risk import Loss, Weight, checked_loss, checked_weight, examples
 from smoothout.evaluation import AddUp, Counting, Measured, Tally
 from smoothout.parameters import in_float64
 
