@@ -15,7 +15,7 @@ from support import seed_of, start_from
 from smoothout.data.images import Split
 from smoothout.jobs import training_job
 from smoothout.training.checkpoint import Snapshot
-from smoothout.training.loop import Training
+from smoothout.training.trainer import Training
 
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("tests")

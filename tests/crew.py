@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from smoothout.reliability.victims import SERVER
-from smoothout.training.ranks import Ranks
+from smoothout.training.distributed import Ranks
 
 
 class Crew(AbstractContextManager["Crew"]):

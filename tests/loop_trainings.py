@@ -13,10 +13,10 @@ from smoothout.data.augment import CropFlip
 from smoothout.data.images import Split
 from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.training.checkpoint import Snapshot
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam, Epsilon, Momentum, Optimizer
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch
 
 EXAMPLES, SIZE, UPDATES = 22, 6, 4  # the last batch of an epoch has 4 examples
 Splits = Callable[..., Split]

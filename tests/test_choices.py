@@ -17,7 +17,7 @@ from smoothout.results.digest import described
 from smoothout.training.engine import Engine
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import LrScaling, Schedule
-from smoothout.training.step import Batch
+from smoothout.training.update import Batch
 
 GREY = {"mean": (0.5,), "std": (0.5,)}
 NAMED: list[tuple[type[Any], dict[str, Any], dict[str, str]]] = [

@@ -7,7 +7,7 @@ import torch
 
 from smoothout.config.build import SettingsError
 from smoothout.jobs import runtime
-from smoothout.training.ranks import Ranks
+from smoothout.training.distributed import Ranks
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from smoothout import models
 from smoothout.config.build import SettingsError, build
 from smoothout.config.protocols import Analysis, Data, Model, lacking
 from smoothout.results import summary
-from smoothout.training.loop import OptimizerSettings
+from smoothout.training.trainer import OptimizerSettings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 ROLES = {"model": Model, "data": Data, "optimizer": OptimizerSettings, "analysis": Analysis}
@@ -53,8 +53,8 @@ def test_members_may_be_fields_methods_or_constants() -> None:
 
 
 def test_all_members_that_are_missing_are_named_at_once() -> None:
-    node = {"_target_": "smoothout.training.step.Batch", "size": 2}
-    told = "smoothout.training.step.Batch cannot be the model: it lacks sets_batchnorm_start, name, build"
+    node = {"_target_": "smoothout.training.update.Batch", "size": 2}
+    told = "smoothout.training.update.Batch cannot be the model: it lacks sets_batchnorm_start, name, build"
     with pytest.raises(SettingsError) as error:
         build(node, "model", role=Model)
     assert str(error.value) == f"model._target_: {told}"

@@ -26,7 +26,7 @@ from smoothout.perturbation import Course, Law, Noise, Scaling, SmoothOut
 from smoothout.strength import relative_strength
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.update import Batch
 
 
 def network() -> nn.Sequential:

@@ -16,7 +16,7 @@ from smoothout.models.mlp import MLP
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.update import Batch
 
 DIGITS = Images(Name.digits, (0.5,), (0.5,))
 UPDATES = 12  # an epoch of 1438 digits in batches of 128

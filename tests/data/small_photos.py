@@ -13,10 +13,10 @@ from smoothout.data.photos import Collection, Photos, PhotoSplit
 from smoothout.models.mlp import MLP
 from smoothout.perturbation import Noise
 from smoothout.training.checkpoint import Snapshot
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -20,7 +20,7 @@ from smoothout.evaluation import evaluate
 from smoothout.models.mlp import MLP
 from smoothout.results.digest import described
 from smoothout.training.engine import Engine, Ghosts, Launch
-from smoothout.training.step import Batch
+from smoothout.training.update import Batch
 
 # damage
 

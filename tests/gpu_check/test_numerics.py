@@ -15,7 +15,7 @@ from smoothout.gpu_check.numerics import OPERATIONS
 from smoothout.gpu_check.small import apart
 from smoothout.perturbation import SmoothOut
 from smoothout.randomness import fill_uniform
-from smoothout.training.loop import Training
+from smoothout.training.trainer import Training
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from smoothout.gpu_check.trainings import KINDS, ONE_NOISE, PLAIN, SMOOTHOUT, Cr
 from smoothout.models.mlp import MLP
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Ghosts, Launch
-from smoothout.training.loop import Training
+from smoothout.training.trainer import Training
 
 CPU = torch.device("cpu")
 SHORT = 320  # examples

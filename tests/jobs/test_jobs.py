@@ -29,9 +29,9 @@ from smoothout.perturbation import Noise
 from smoothout.results.records import Record, RecordError
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
+from smoothout.training.trainer import Training
 
 # Records
 

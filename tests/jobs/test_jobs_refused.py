@@ -23,9 +23,9 @@ from smoothout.jobs.runner import ensure
 from smoothout.models.shallow import Shallow
 from smoothout.perturbation import Noise
 from smoothout.training.checkpoint import CheckpointError
+from smoothout.training.distributed import Ranks
 from smoothout.training.optimizers import Adam, Epsilon
-from smoothout.training.ranks import Ranks
-from smoothout.training.step import Batch
+from smoothout.training.update import Batch
 
 
 def _bad_digits(folder: Path) -> None:

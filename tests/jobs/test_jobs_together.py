@@ -26,7 +26,7 @@ from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.update import Batch
 
 
 @dataclass(frozen=True)

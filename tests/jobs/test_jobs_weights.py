@@ -27,7 +27,7 @@ from smoothout.training import checkpoint
 from smoothout.training.checkpoint import CheckpointError, Snapshot
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.update import Batch
 
 
 @pytest.mark.parametrize("noise", [Noise(), Noise(a=0.05)], ids=["baseline", "smoothout"])

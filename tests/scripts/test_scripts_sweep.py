@@ -14,7 +14,7 @@ from train_program import ROOT, SHORT, Program, fails, records, start, without_t
 
 from smoothout.jobs import training_job
 from smoothout.training.checkpoint import Snapshot
-from smoothout.training.loop import Training
+from smoothout.training.trainer import Training
 
 # Sweeps
 

@@ -18,7 +18,7 @@ from train_program import QUIET, SHORT, Program, fails, records, start, without_
 from smoothout.jobs import training_job
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot
-from smoothout.training.loop import Training
+from smoothout.training.trainer import Training
 
 
 def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> Path:

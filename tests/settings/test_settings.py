@@ -122,13 +122,13 @@ BAD = [
     ("model._target_", "smoothout_evil.models.MLP", "'smoothout_evil.models.MLP' is no class of settings"),
     (
         "perturbation._target_",
-        "smoothout.training.step.Batch",
-        "must be smoothout.perturbation.Noise, not smoothout.training.step.Batch",
+        "smoothout.training.update.Batch",
+        "must be smoothout.perturbation.Noise, not smoothout.training.update.Batch",
     ),
     (
         "batch._target_",
         "smoothout.perturbation.Noise",
-        "must be smoothout.training.step.Batch, not smoothout.perturbation.Noise",
+        "must be smoothout.training.update.Batch, not smoothout.perturbation.Noise",
     ),
 ]
 

@@ -13,10 +13,10 @@ from smoothout.data.images import Split
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
 from smoothout.training.engine import Engine, Launch
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch
 
 EXAMPLES, SIZE, UPDATES = 22, 6, 4  # the last batch of an epoch has 4 examples
 LR = 2.0**-7  # float32 holds it exactly, as it holds the lower ones after a drop to a half

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from smoothout.data.augment import CropFlip
 from smoothout.data.images import Split
 from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
+from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Engine, Ghosts
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam, Momentum
-from smoothout.training.ranks import Ranks
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch
 
 EXAMPLES, TESTED = 47, 10
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")

@@ -17,8 +17,8 @@ from torch import nn
 from smoothout.perturbation import Noise
 from smoothout.training.cuda_graph import RecordingError, difference
 from smoothout.training.engine import Engine, Launch
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.trainer import Training
 
 CPU = torch.device("cpu")
 LR = 2.0**-7

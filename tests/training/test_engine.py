@@ -21,7 +21,7 @@ from smoothout.perturbation import Noise
 from smoothout.training import engine
 from smoothout.training.engine import TOGETHER, Engine, Ghosts, Launch, Layout, keep_memory
 from smoothout.training.optimizers import Momentum
-from smoothout.training.step import Batch
+from smoothout.training.update import Batch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

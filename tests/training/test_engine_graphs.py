@@ -19,14 +19,14 @@ from smoothout.data.augment import CropFlip
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.randomness import address
-from smoothout.training import checkpoint, cuda_graph, loop
+from smoothout.training import checkpoint, cuda_graph, trainer
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.cuda_graph import WARM_UP, GraphedUpdate, RecordingError
 from smoothout.training.engine import Engine, Ghosts, Launch
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam, Epsilon, Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch
 
 
 def convolutions() -> nn.Sequential:
@@ -160,8 +160,8 @@ def test_a_recorded_training_ends_with_the_same_bits(
 ) -> None:
     wanted = methods_training(tiny_split, method, Launch.eager).run()
     assert not graphs
-    updates, update = list[int](), loop.update
-    monkeypatch.setattr(loop, "update", lambda *a, **b: (updates.append(1), update(*a, **b))[1])
+    updates, update = list[int](), trainer.update
+    monkeypatch.setattr(trainer, "update", lambda *a, **b: (updates.append(1), update(*a, **b))[1])
     found = methods_training(tiny_split, method, Launch.graph).run()
     assert_same_end(found, wanted)
     recordings = graphs.count(1)
@@ -175,7 +175,7 @@ def test_a_recorded_training_in_one_pass_ends_with_the_same_bits(
     noise: Noise, tiny_split: Splits, graphs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Curvature is measured at the first update of an epoch alone, for the measured go in turn."""
-    monkeypatch.setattr(loop, "CURVATURE_DRAWS", 1)
+    monkeypatch.setattr(trainer, "CURVATURE_DRAWS", 1)
     ends = []
     for launch in (Launch.eager, Launch.graph):
         run = training(

@@ -19,10 +19,10 @@ from smoothout.perturbation import Law, Noise, Scaling
 from smoothout.randomness import stream
 from smoothout.training import checkpoint
 from smoothout.training.engine import Engine, Layout
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch
 
 OTHER = {Layout.channels_first: Layout.channels_last, Layout.channels_last: Layout.channels_first}
 

@@ -16,7 +16,7 @@ from test_engine_graphs import graphs  # noqa: F401  (a fixture)
 from smoothout.perturbation import Noise
 from smoothout.training.cuda_graph import GraphedUpdate, Lane
 from smoothout.training.engine import Launch
-from smoothout.training.perturbed import Perturbations
+from smoothout.training.noise_contexts import Perturbations
 
 
 @pytest.mark.usefixtures("graphs")

@@ -17,10 +17,10 @@ from smoothout.environment import peak_memory
 from smoothout.ghost import ghosted
 from smoothout.perturbation import Noise
 from smoothout.reliability.victims import SERVER
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch, update
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch, update
 
 
 def network(norm: type[nn.Module]) -> nn.Sequential:

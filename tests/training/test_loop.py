@@ -21,11 +21,11 @@ from smoothout.data.images import Examples, Split
 from smoothout.evaluation import Measured, Precision, evaluate
 from smoothout.perturbation import Course, Draw, Noise, Scaling, SmoothOut
 from smoothout.randomness import address, stream
-from smoothout.training import loop
+from smoothout.training import trainer
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.update import Batch
 
 # Order of examples
 
@@ -204,7 +204,7 @@ def test_the_best_weights_are_those_of_the_first_epoch_with_the_best_accuracy(
 ) -> None:
     accuracies = [0.5, 0.9, 0.7, 0.9, 0.8]
     measured = iter([Measured(1.0, accuracy) for accuracy in accuracies])
-    monkeypatch.setattr(loop, "evaluate", lambda model, batches, add_up: next(measured))
+    monkeypatch.setattr(trainer, "evaluate", lambda model, batches, add_up: next(measured))
     ends: list[dict[str, Tensor]] = []
 
     def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:

@@ -16,13 +16,13 @@ from smoothout.data.images import Examples, Split
 from smoothout.evaluation import Precision
 from smoothout.ghost import forward_ghosts
 from smoothout.perturbation import Draw, Law, Noise, Scaling
-from smoothout.training import checkpoint, passes
+from smoothout.training import checkpoint, ghost_batches
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Ghosts
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch
 
 Splits = Callable[..., Split]
 EXAMPLES = 44
@@ -115,7 +115,7 @@ def test_one_pass_ends_where_ghost_batches_in_turn_end(
 def test_examples_that_alternate_in_a_pass_as_on_cuda_end_there_too(
     make: Callable[[], nn.Module], noise: Noise, batch: Batch, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "forward_ghosts", partial(forward_ghosts, interleaved=True))
+    monkeypatch.setattr(ghost_batches, "forward_ghosts", partial(forward_ghosts, interleaved=True))
     (wanted, _), (found, _) = both(tiny_split, make, noise=noise, batch=batch)
     assert_same_end(found, wanted)
 

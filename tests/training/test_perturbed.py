@@ -21,10 +21,10 @@ from smoothout.perturbation import Draw, Law, Noise, Scaling
 from smoothout.randomness import stream
 from smoothout.training import checkpoint
 from smoothout.training.engine import Engine, Ghosts
-from smoothout.training.loop import CURVATURE_DRAWS, Training
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import CURVATURE_DRAWS, Training
+from smoothout.training.update import Batch
 
 Splits = Callable[..., Split]
 EXAMPLES, SIZE, UPDATES = 22, 6, 4

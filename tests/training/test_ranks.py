@@ -19,19 +19,19 @@ from torch import Tensor, nn
 
 from smoothout.data.photos import Collection, Photos
 from smoothout.perturbation import Draw, Noise
-from smoothout.training import loop
+from smoothout.training import trainer
 from smoothout.training.checkpoint import Snapshot
+from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Engine, Ghosts, Launch
-from smoothout.training.loop import Training
-from smoothout.training.ranks import Ranks
-from smoothout.training.step import Batch
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch
 
 CPU = torch.device("cpu")
 
 
 def end(ranks: Ranks, name: str) -> Snapshot:
-    loop.evaluation_batch = lambda device: 3  # the four batches of the test split are shared too
-    loop.CURVATURE_DRAWS = 1
+    trainer.evaluation_batch = lambda device: 3  # the four batches of the test split are shared too
+    trainer.CURVATURE_DRAWS = 1
     return training(ranks, **CASES[name]).run()
 
 
@@ -75,8 +75,8 @@ def test_three_processes_end_where_one_ends(three: Crew, name: str, monkeypatch:
 
 def assert_same_end(crew: Crew, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Running averages and the curvature of the noise included; every rank has the same bits."""
-    monkeypatch.setattr(loop, "CURVATURE_DRAWS", 1)
-    monkeypatch.setattr(loop, "evaluation_batch", lambda device: 3)
+    monkeypatch.setattr(trainer, "CURVATURE_DRAWS", 1)
+    monkeypatch.setattr(trainer, "evaluation_batch", lambda device: 3)
     wanted = end(Ranks(), name)
     first, *others = crew(end, name)
     assert_close(first.model, wanted.model, 1e-11)
@@ -176,7 +176,7 @@ def test_each_rank_reads_its_own_photographs_and_all_end_where_one_ends(two: Cre
 
 def test_what_ranks_are_told_to_read_ahead_is_each_ones_share_of_every_update(monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
-    monkeypatch.setattr(loop, "passes", None)  # nothing is computed
+    monkeypatch.setattr(trainer, "passes", None)  # nothing is computed
     for ranks in (Ranks(), Ranks(0, 2), Ranks(1, 2)):
         run = training(ranks)
         run._examples.awaited = lambda order, start: told.append((order.tolist(), start)) or order  # type: ignore[method-assign]

@@ -16,7 +16,7 @@ from ranked import CASES, CURVES, assert_close, training
 from smoothout import progress
 from smoothout.progress import Interrupted
 from smoothout.training import checkpoint
-from smoothout.training.ranks import ASK_SECONDS, EndedError, Ranks
+from smoothout.training.distributed import ASK_SECONDS, EndedError, Ranks
 
 DIGEST = "c3" * 32
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from smoothout import SmoothOut, SmoothOutCopies
 from smoothout.randomness import stream
-from smoothout.training.step import Batch, Perturb, update
+from smoothout.training.update import Batch, Perturb, update
 
 Piece = tuple[Tensor, Tensor]
 

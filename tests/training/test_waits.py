@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 from smoothout import perturbation
 from smoothout.perturbation import Draw, Noise, Scaling
 from smoothout.training.engine import Engine, Ghosts
+from smoothout.training.noise_contexts import Perturbations
 from smoothout.training.optimizers import Adam, Epsilon
-from smoothout.training.perturbed import Perturbations
-from smoothout.training.step import Batch
+from smoothout.training.update import Batch
 
 OTHERS: dict[str, dict[str, Any]] = {
     "copies": {"noise": Noise(0.1, copies=2)},

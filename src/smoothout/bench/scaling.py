@@ -23,12 +23,12 @@ from smoothout.choices import keep_members
 from smoothout.data.images import Split
 from smoothout.models.imagenet import ResNet18
 from smoothout.training.checkpoint import Snapshot
+from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Engine, Launch
-from smoothout.training.loop import CURVATURE_DRAWS, Training
 from smoothout.training.optimizers import Momentum
-from smoothout.training.ranks import Ranks
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import CURVATURE_DRAWS, Training
+from smoothout.training.update import Batch
 
 WHOLE, HALF, SHARED = "one process", "one process, half the ghost batches", "two processes"
 MESSAGE, EMPTY = "gradients added up", "two numbers added up"

@@ -33,7 +33,7 @@ from smoothout.jobs.runtime import workplace
 from smoothout.jobs.training_job import follow
 from smoothout.machine import of_machine
 from smoothout.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
-from smoothout.training.ranks import EndedError, LostError, here
+from smoothout.training.distributed import EndedError, LostError, here
 
 _SWEEP = "SMOOTHOUT_SWEEP"  # the file that the jobs of a sweep report to
 _LEADER = "SMOOTHOUT_SWEEP_LEADER"  # the number of the process that leads it

@@ -30,9 +30,9 @@ from smoothout.choices import keep_members
 from smoothout.config.protocols import Data, Model, lacking
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
-from smoothout.training.loop import OptimizerSettings
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import OptimizerSettings
+from smoothout.training.update import Batch
 
 PACKAGE = "smoothout"
 _GROUPS = ("model", "data", "optimizer", "schedule", "batch", "perturbation", "profile")

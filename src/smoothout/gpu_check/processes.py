@@ -15,11 +15,11 @@ from smoothout.gpu_check.check import Found, not_checked
 from smoothout.gpu_check.small import LR, apart, mlp, repeatable, told, training
 from smoothout.perturbation import Noise
 from smoothout.training.checkpoint import StateDict
+from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Launch
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Momentum
-from smoothout.training.ranks import Ranks
-from smoothout.training.step import Batch
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch
 
 PATIENCE = timedelta(seconds=60)  # with a process that does not answer
 

@@ -15,10 +15,10 @@ from smoothout.models.mlp import MLP
 from smoothout.models.resnet import ResNet
 from smoothout.models.shallow import Shallow
 from smoothout.training.engine import Engine, Ghosts, Launch
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch
 
 LR = 2.0**-7  # the same number in float32, where a graph keeps it, and in float64
 SHAPE, CLASSES = (3, 16, 16), 10

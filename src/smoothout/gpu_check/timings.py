@@ -18,10 +18,10 @@ from smoothout.gpu_check.small import CLASSES, LR
 from smoothout.perturbation import Noise, Scaling
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Launch
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch
 
 SMOOTHOUT, ADASMOOTHOUT = Noise(0.0375), Noise(0.15, scaling=Scaling.filter)
 METHODS = {

@@ -22,10 +22,10 @@ from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot, StateDict
 from smoothout.training.engine import Ghosts, Launch
-from smoothout.training.loop import Training
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch
+from smoothout.training.trainer import Training
+from smoothout.training.update import Batch
 
 PLAIN, SMOOTHOUT, ADASMOOTHOUT = Noise(), Noise(0.05), Noise(0.15, scaling=Scaling.filter)
 ONE_NOISE = Noise(0.05, draw=Draw.batch)

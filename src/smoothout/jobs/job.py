@@ -14,8 +14,8 @@ from smoothout.config.build import Folders
 from smoothout.environment import environment
 from smoothout.results.digest import described, digest
 from smoothout.results.records import Ledger
+from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Engine, Launch
-from smoothout.training.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from smoothout.config.build import Folders, SettingsError, build, typed
 from smoothout.devices import built_for_gpus, why_no_gpu
 from smoothout.jobs.job import Workplace
 from smoothout.progress import say
+from smoothout.training.distributed import Ranks, here
 from smoothout.training.engine import Engine, keep_memory
-from smoothout.training.ranks import Ranks, here
 
 
 def workplace(settings: dict[str, Any]) -> Workplace:

@@ -29,7 +29,7 @@ from smoothout.jobs.runtime import workplace
 from smoothout.jobs.training_job import follow
 from smoothout.progress import console, interruptible
 from smoothout.results.records import Record, RecordError
-from smoothout.training.ranks import here
+from smoothout.training.distributed import here
 
 Outcomes = Iterator[tuple[Job, Record | Exception]]
 Carrier = Callable[[Iterable[Job], Workplace], Outcomes]

@@ -25,9 +25,9 @@ from smoothout.randomness import address, stream
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import CheckpointError, Snapshot, StateDict
 from smoothout.training.cuda_graph import RecordingError
+from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Engine, keep_memory
-from smoothout.training.loop import Training
-from smoothout.training.ranks import Ranks
+from smoothout.training.trainer import Training
 
 
 def check(job: Job, place: Workplace) -> None:

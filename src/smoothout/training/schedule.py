@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from smoothout.choices import keep_members
-from smoothout.training.step import Batch
+from smoothout.training.update import Batch
 
 
 class LrScaling(StrEnum):

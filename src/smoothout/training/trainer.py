@@ -21,12 +21,12 @@ from smoothout.perturbation import Noise
 from smoothout.randomness import stream
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.cuda_graph import GraphedUpdate, RecordingError, State
+from smoothout.training.distributed import Ranks, SharedUpdates
 from smoothout.training.engine import Engine, Ghosts, Launch
-from smoothout.training.passes import fit_one_pass, passes
-from smoothout.training.perturbed import Perturbations
-from smoothout.training.ranks import Ranks, SharedUpdates
+from smoothout.training.ghost_batches import fit_one_pass, passes
+from smoothout.training.noise_contexts import Perturbations
 from smoothout.training.schedule import Schedule
-from smoothout.training.step import Batch, update
+from smoothout.training.update import Batch, update
 
 CURVATURE_DRAWS = 8  # an epoch: theta . gradient at so many of its updates costs half a percent
 

@@ -32,7 +32,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from smoothout import progress
 from smoothout.parameters import BATCHNORM
-from smoothout.training.perturbed import Perturbations
+from smoothout.training.noise_contexts import Perturbations
 
 PATIENCE = timedelta(days=20)  # ranks wait while the first one measures; torchrun notices those that die
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from smoothout.ghost import forward_each, forward_ghosts, whole_and_rest
 from smoothout.parameters import BATCHNORM, restored
-from smoothout.training.perturbed import Perturbations
-from smoothout.training.step import Batch, Perturb
+from smoothout.training.noise_contexts import Perturbations
+from smoothout.training.update import Batch, Perturb
 
 Network = Callable[[Tensor], Tensor]
 
