@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from smoothout.data.augment import CropFlip
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.optimizers import Adam, Epsilon, Momentum, Optimizer

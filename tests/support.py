@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from smoothout.data.sources import Name, load
+from smoothout.data.datasets import Name, load
 from smoothout.results.records import Record
 
 # Tests of chance: a right program fails one of them under about one base seed in a million.

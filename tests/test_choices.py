@@ -9,8 +9,8 @@ import torch
 
 from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, Sharpness
 from smoothout.data.crops import Cropping
-from smoothout.data.images import Images
-from smoothout.data.photos import Photos
+from smoothout.data.image_arrays import Images
+from smoothout.data.image_folder import Photos
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
 from smoothout.results.digest import described

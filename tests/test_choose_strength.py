@@ -16,8 +16,8 @@ import pytest
 from support import a_record, tree
 
 from smoothout.config.build import Experiment, SettingsError, build, compose_config, experiment
-from smoothout.data import sources
-from smoothout.data.sources import Name
+from smoothout.data import datasets
+from smoothout.data.datasets import Name
 from smoothout.reproduction.choose_strength import Choosing, Grid, Strength
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -173,7 +173,7 @@ def outcomes(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def test_the_program_trains_compares_and_repeats_nothing_and_never_sees_the_test_split(
     tmp_path: Path, program: Program
 ) -> None:
-    arrays = sources.load(Name.digits, Path("nowhere"))
+    arrays = datasets.load(Name.digits, Path("nowhere"))
     poisoned = arrays._replace(x_test=255 - arrays.x_test, y_test=(arrays.y_test + 1) % 10)
     chosen = []
     for name, these in (("plain", arrays), ("poisoned", poisoned)):

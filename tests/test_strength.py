@@ -15,8 +15,8 @@ from support import same_bits
 from torch import nn
 
 from smoothout.config.build import Experiment, Folders
-from smoothout.data.images import Images
-from smoothout.data.sources import Name
+from smoothout.data.datasets import Name
+from smoothout.data.image_arrays import Images
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure
 from smoothout.jobs.training_job import fresh_model, snapshot_of

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from smoothout.config.build import Experiment, Folders
-from smoothout.data.images import Images
-from smoothout.data.sources import Name
+from smoothout.data.datasets import Name
+from smoothout.data.image_arrays import Images
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job, Workplace
 from smoothout.models.mlp import MLP

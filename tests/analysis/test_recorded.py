@@ -16,7 +16,7 @@ from smoothout.analysis.interpolation import Averages, InterpolationPath, interp
 from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention, sharpness
 from smoothout.batchnorm import recompute_averages
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.evaluation import evaluate
 from smoothout.results.digest import described
 from smoothout.results.records import Ledger

@@ -20,7 +20,7 @@ from smoothout.bench.ordinary import GreyImages, bare_updates, eager_steps, epoc
 from smoothout.bench.rows import Row
 from smoothout.bench.timing import Elsewhere, Ratio, compare, hot_spots, seconds
 from smoothout.config.build import SettingsError
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.models.mlp import MLP
 from smoothout.perturbation import Noise
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from smoothout.data.images import Images
-from smoothout.data.sources import DataError, Name
+from smoothout.data.datasets import DataError, Name
+from smoothout.data.image_arrays import Images
 
 CPU = torch.device("cpu")
 

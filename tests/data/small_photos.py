@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from smoothout.data.crops import Crop
-from smoothout.data.photos import Collection, Photos, PhotoSplit
+from smoothout.data.image_folder import Collection, Photos, PhotoSplit
 from smoothout.models.mlp import MLP
 from smoothout.perturbation import Noise
 from smoothout.training.checkpoint import Snapshot

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from smoothout.data.augment import PAD, CropFlip
-from smoothout.data.images import Examples, Split
+from smoothout.data.image_arrays import Examples, Split
 from smoothout.randomness import stream
 from smoothout.vision import torchvision
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from small_images import CPU, images, one_line, small
 
 from smoothout.data.augment import Augment, CropFlip
-from smoothout.data.images import Split
-from smoothout.data.sources import DataError
+from smoothout.data.datasets import DataError
+from smoothout.data.image_arrays import Split
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -13,9 +13,9 @@ from photographs import tree
 from small_photos import CPU, MEAN, STD, loaded, names, photos, run, whole
 from torch import Tensor
 
-from smoothout.data.photos import Collection, Damaged, Photos, PhotoSplit
-from smoothout.data.reading import Pixels, Reader
-from smoothout.data.sources import DataError
+from smoothout.data.datasets import DataError
+from smoothout.data.image_folder import Collection, Damaged, Photos, PhotoSplit
+from smoothout.data.prefetch import Pixels, Reader
 from smoothout.evaluation import evaluate
 from smoothout.models.mlp import MLP
 from smoothout.results.digest import described

@@ -15,9 +15,9 @@ from small_photos import MEAN, STD, loaded, names, photos, run, whole
 from support import same_bits
 
 from smoothout.data.crops import Crop, Cropping
-from smoothout.data.photos import LARGEST
-from smoothout.data.reading import decode
-from smoothout.data.sources import DataError
+from smoothout.data.datasets import DataError
+from smoothout.data.image_folder import LARGEST
+from smoothout.data.prefetch import decode
 from smoothout.vision import torchvision
 
 TRAIN, TEST = 60, 20

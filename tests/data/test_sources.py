@@ -15,9 +15,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from small_images import CPU, images, one_line, small
 
-from smoothout.data import sources
-from smoothout.data.reading import check
-from smoothout.data.sources import KEYS, SOURCES, Arrays, DataError, Name, Source, checked, load, read_npz
+from smoothout.data import datasets
+from smoothout.data.datasets import KEYS, SOURCES, Arrays, DataError, Name, Source, checked, load, read_npz
+from smoothout.data.prefetch import check
 from smoothout.vision import torchvision
 
 # The embedded digits
@@ -212,7 +212,7 @@ def test_missing_data_is_one_line_that_names_the_path_and_the_command_and_leaves
 
 def fetching(monkeypatch: pytest.MonkeyPatch, fetch: Callable[[Path], Arrays]) -> None:
     source = dataclasses.replace(SOURCES[Name.digits], fetch=fetch, embedded=False)
-    monkeypatch.setitem(sources.SOURCES, Name.mnist, source)
+    monkeypatch.setitem(datasets.SOURCES, Name.mnist, source)
 
 
 def test_a_failed_download_is_one_line_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +233,7 @@ def test_a_failed_download_is_one_line_and_leaves_no_file(tmp_path: Path, monkey
 
 
 def test_a_set_that_nobody_can_fetch_is_asked_for_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sources.SOURCES, Name.mnist, Source((8, 8), 10, (12, 12)))
+    monkeypatch.setitem(datasets.SOURCES, Name.mnist, Source((8, 8), 10, (12, 12)))
     with pytest.raises(DataError, match=r"mnist was not found: put it there as .*mnist.npz, with x_train, y_train"):
         load(Name.mnist, tmp_path)
 

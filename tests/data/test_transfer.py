@@ -15,8 +15,8 @@ from other_device import DEVICE, OtherDevice
 from small_photos import loaded, photos
 from torch import Tensor
 
-from smoothout.data import reading
-from smoothout.data.reading import Pixels, Reader
+from smoothout.data import prefetch
+from smoothout.data.prefetch import Pixels, Reader
 from smoothout.data.transfer import Transfer, sent
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ class LateTransfer(Transfer):
 def test_no_place_of_the_ring_is_overwritten_before_the_device_has_read_it(
     workers: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "Transfer", LateTransfer)
+    monkeypatch.setattr(prefetch, "Transfer", LateTransfer)
 
     def decode(row: int, out: Pixels) -> None:
         out[...] = row

@@ -161,7 +161,7 @@ def test_an_error_in_one_process_ends_all_with_one_line(root: Path, rank: int) -
     script = root / "failing.py"
     script.write_text(
         "import os, runpy\n"
-        "from smoothout.data.sources import DataError\n"
+        "from smoothout.data.datasets import DataError\n"
         "from smoothout.training import loop\n"
         "update, made = loop.update, []\n"
         "def failing(*arguments, **settings):\n"

@@ -18,8 +18,8 @@ from support import tree
 from tiny_jobs import DIGITS, UPDATES, checkpoint_of, record_of, tiny, workplace
 
 from smoothout.batchnorm import BatchNormStart
-from smoothout.data import sources
-from smoothout.data.sources import Name
+from smoothout.data import datasets
+from smoothout.data.datasets import Name
 from smoothout.evaluation import evaluate
 from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Workplace
@@ -81,7 +81,7 @@ def test_a_record_says_what_was_run_and_what_came_out(place: Workplace) -> None:
     layers = 64 * 16 + 16 + 16 * 16 + 16 + 16 * 10 + 10
     assert out["parameters"] == layers + 2 * (16 + 16)
     assert out["diverged"] is False
-    assert out["data_sha256"] == sources.load(Name.digits, Path("nowhere")).fingerprint()
+    assert out["data_sha256"] == datasets.load(Name.digits, Path("nowhere")).fingerprint()
     assert out["train_seconds"] == sum(out["curves"]["seconds"])
     assert 0 < out["train_seconds"] < out["wall_seconds"]
     assert 10**7 < out["peak_memory"] < 10**11 if sys.platform == "linux" else out["peak_memory"] is None

@@ -13,7 +13,7 @@ from support import digits, tree
 from tiny_jobs import UPDATES, checkpoint_of, tiny, trained
 
 from smoothout.analysis.jobs.recorded import RunningAverages
-from smoothout.data.sources import DataError
+from smoothout.data.datasets import DataError
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure

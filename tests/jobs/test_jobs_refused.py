@@ -14,9 +14,9 @@ from support import tree
 from tiny_jobs import checkpoint_of, record_of, tiny, trained
 
 from smoothout.config.build import SettingsError
-from smoothout.data.images import Images
-from smoothout.data.photos import Collection, Photos
-from smoothout.data.sources import DataError, Name
+from smoothout.data.datasets import DataError, Name
+from smoothout.data.image_arrays import Images
+from smoothout.data.image_folder import Collection, Photos
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure

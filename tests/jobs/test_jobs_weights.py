@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from smoothout import progress
 from smoothout.analysis.jobs.recorded import NoiseCurve
 from smoothout.batchnorm import BatchNormStart
-from smoothout.data.images import Images, Name
+from smoothout.data.image_arrays import Images, Name
 from smoothout.jobs import job as work
 from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Job, Workplace

@@ -22,8 +22,8 @@ from support import tree
 
 from smoothout import progress
 from smoothout.cli.error_messages import one_line
-from smoothout.data import sources
-from smoothout.data.sources import DataError, Name
+from smoothout.data import datasets
+from smoothout.data.datasets import DataError, Name
 from smoothout.jobs import training_job
 from smoothout.reliability.inputs import RUN
 from smoothout.reliability.kills import left
@@ -237,13 +237,13 @@ def test_a_clock_that_jumps_changes_nothing(
 def test_a_machine_without_room_is_no_failed_download(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fetch(_: Path) -> sources.Arrays:
+    def fetch(_: Path) -> datasets.Arrays:
         raise error
 
-    digits = sources.SOURCES[Name.digits]
-    monkeypatch.setitem(sources.SOURCES, Name.mnist, replace(digits, fetch=fetch, embedded=False))
+    digits = datasets.SOURCES[Name.digits]
+    monkeypatch.setitem(datasets.SOURCES, Name.mnist, replace(digits, fetch=fetch, embedded=False))
     with pytest.raises(type(error)) as raised:
-        sources.load(Name.mnist, tmp_path)
+        datasets.load(Name.mnist, tmp_path)
     assert raised.value is error
 
 
@@ -253,10 +253,10 @@ def test_a_full_disk_that_does_not_take_what_was_fetched_is_named_by_its_file(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setitem(sources.SOURCES, Name.mnist, replace(sources.SOURCES[Name.digits], embedded=False))
-    monkeypatch.setattr(sources.np, "savez", full)
+    monkeypatch.setitem(datasets.SOURCES, Name.mnist, replace(datasets.SOURCES[Name.digits], embedded=False))
+    monkeypatch.setattr(datasets.np, "savez", full)
     with pytest.raises(OSError, match="No space left") as raised:
-        sources.load(Name.mnist, tmp_path)
+        datasets.load(Name.mnist, tmp_path)
     assert raised.value.filename == str(tmp_path / "mnist.npz")
     assert tree(tmp_path) == {}
 
@@ -277,7 +277,7 @@ def test_a_download_that_is_not_the_known_archive_is_refused_and_never_unpacked(
     monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", fetch)
     monkeypatch.setattr("torchvision.datasets.utils.extract_archive", lambda *a, **k: opened.append(a))
     with pytest.raises(DataError, match=r"cifar10 was not found: .* the download failed .*corrupted"):
-        sources.load(Name.cifar10, tmp_path / "data")
+        datasets.load(Name.cifar10, tmp_path / "data")
     assert opened == []
     assert not (tmp_path / "data").exists()
 

@@ -18,8 +18,8 @@ from torch.distributed import is_torchelastic_launched
 from train_program import Program, records
 
 from smoothout.config.build import compose_config
-from smoothout.data.images import Images
-from smoothout.data.sources import DataError, Name
+from smoothout.data.datasets import DataError, Name
+from smoothout.data.image_arrays import Images
 from smoothout.jobs import slurm as cluster
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.evaluation import Precision
 from smoothout.perturbation import Noise
 from smoothout.training.engine import Engine, Launch

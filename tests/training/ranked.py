@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.data.augment import CropFlip
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Engine, Ghosts

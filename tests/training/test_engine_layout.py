@@ -12,7 +12,7 @@ from engine_trainings import DIGEST
 from support import same_bits
 from torch import Tensor, nn
 
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.evaluation import Precision
 from smoothout.models.shallow import Shallow
 from smoothout.perturbation import Law, Noise, Scaling

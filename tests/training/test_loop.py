@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.copies import SmoothOutCopies
-from smoothout.data import images
-from smoothout.data.images import Examples, Split
+from smoothout.data import image_arrays
+from smoothout.data.image_arrays import Examples, Split
 from smoothout.evaluation import Measured, Precision, evaluate
 from smoothout.perturbation import Course, Draw, Noise, Scaling, SmoothOut
 from smoothout.randomness import address, stream
@@ -40,7 +40,7 @@ def order(tiny_split: Splits, **changes: Any) -> list[list[int]]:
             return super().take(rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(images, "Examples", Watched)
+        patch.setattr(image_arrays, "Examples", Watched)
         run(network(dropout=changes.pop("dropout", 0.0)), tiny_split, **changes)
     return asked
 

@@ -12,7 +12,7 @@ import torch
 from support import same_bits
 from torch import Tensor, nn
 
-from smoothout.data.images import Examples, Split
+from smoothout.data.image_arrays import Examples, Split
 from smoothout.evaluation import Precision
 from smoothout.ghost import forward_ghosts
 from smoothout.perturbation import Draw, Law, Noise, Scaling

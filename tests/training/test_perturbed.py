@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from smoothout import SmoothOut
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.perturbation import Draw, Law, Noise, Scaling
 from smoothout.randomness import stream
 from smoothout.training import checkpoint

@@ -17,7 +17,7 @@ from ranked import CASES, CURVES, EXAMPLES, LAST_IS_ONE, SETTINGS, TESTED, Exact
 from support import same_bits
 from torch import Tensor, nn
 
-from smoothout.data.photos import Collection, Photos
+from smoothout.data.image_folder import Collection, Photos
 from smoothout.perturbation import Draw, Noise
 from smoothout.training import trainer
 from smoothout.training.checkpoint import Snapshot

@@ -21,7 +21,7 @@ from smoothout.analysis.sharpness import Objective
 from smoothout.bench.ordinary import bare_updates, eager_steps, epoch_by_loader
 from smoothout.bench.rows import Row, faster, row
 from smoothout.bench.timing import Elsewhere, Work, compare, seconds, warm_profiler
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.evaluation import Precision
 from smoothout.models.mlp import MLP
 from smoothout.models.shallow import Shallow

@@ -34,9 +34,9 @@ from smoothout.bench.ordinary import photographs_by_loader
 from smoothout.bench.rows import Row, faster
 from smoothout.bench.timing import Elsewhere, compare
 from smoothout.data.crops import Crop
-from smoothout.data.photos import Collection, Photos
-from smoothout.data.reading import cores
-from smoothout.data.sources import DataError
+from smoothout.data.datasets import DataError
+from smoothout.data.image_folder import Collection, Photos
+from smoothout.data.prefetch import cores
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 EXAMPLES, BATCH = 1024, 128

@@ -20,7 +20,7 @@ from smoothout.analysis.performance_model import worker_from
 from smoothout.bench.comparisons import C1, F1, SMOOTHOUT, random_split
 from smoothout.bench.timing import seconds
 from smoothout.choices import keep_members
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.models.imagenet import ResNet18
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.distributed import Ranks

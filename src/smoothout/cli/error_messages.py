@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
 from smoothout.config.build import SettingsError, unknown_key
-from smoothout.data.sources import DataError
+from smoothout.data.datasets import DataError
 from smoothout.machine import of_machine
 from smoothout.results.records import RecordError
 from smoothout.training.checkpoint import CheckpointError

@@ -15,7 +15,7 @@ from rich.table import Table as Grid
 from smoothout.cli import app
 from smoothout.cli.error_messages import UnfinishedError, one_line
 from smoothout.config.build import Experiment
-from smoothout.data.sources import DataError
+from smoothout.data.datasets import DataError
 from smoothout.formats import duration
 from smoothout.jobs.cost_estimate import Costs
 from smoothout.jobs.job import Job, Workplace

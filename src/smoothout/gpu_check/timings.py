@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from smoothout.bench.timing import seconds
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.evaluation import Precision
 from smoothout.gpu_check.check import Found, not_checked
 from smoothout.gpu_check.small import CLASSES, LR

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from smoothout.data.augment import CropFlip
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.evaluation import Precision
 from smoothout.gpu_check.check import Found, not_checked
 from smoothout.gpu_check.small import LR, apart, c1, dropping, images, mlp, repeatable, resnet, smooth, told, training

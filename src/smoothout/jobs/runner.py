@@ -16,7 +16,7 @@ from torch import nn
 from smoothout import journal, progress
 from smoothout.config.build import Experiment, SettingsError
 from smoothout.curvature import thinned
-from smoothout.data.sources import DataError
+from smoothout.data.datasets import DataError
 from smoothout.environment import peak_memory
 from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
 from smoothout.jobs.concurrency import Queue, Turn, Turns, forget_frames

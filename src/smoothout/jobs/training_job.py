@@ -17,7 +17,7 @@ from torch import nn
 from smoothout import progress
 from smoothout.batchnorm import BatchNormStart, uniform_start
 from smoothout.config.build import Experiment, SettingsError
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.files import make_room
 from smoothout.jobs.job import Job, Workplace
 from smoothout.parameters import BATCHNORM

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smoothout.data.sources import Name, load
+from smoothout.data.datasets import Name, load
 from smoothout.reliability.kills import Broken, left
 from smoothout.reliability.victims import QUIET, Command, Moment, said, wait_for, written
 

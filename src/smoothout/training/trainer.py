@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.choices import choice
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
 from smoothout.parameters import has_convolutions
 from smoothout.perturbation import Noise

@@ -21,7 +21,7 @@ from smoothout.analysis.noise_sensitivity import noise_curve, noise_slopes
 from smoothout.analysis.sharpness import EVALUATIONS, Convention, sharpness
 from smoothout.batchnorm import recompute_averages
 from smoothout.choices import keep_members
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 from smoothout.evaluation import evaluate
 from smoothout.parameters import restored
 from smoothout.perturbation import Law, Scaling

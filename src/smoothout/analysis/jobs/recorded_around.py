@@ -17,7 +17,7 @@ from smoothout.analysis.jobs.base import Part, Weights
 from smoothout.analysis.landscape import OneDimensional, landscape_line, landscape_plane
 from smoothout.choices import keep_members
 from smoothout.curvature import Estimate
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from smoothout.analysis.jobs.base import Part, Weights
 from smoothout.analysis.search_comparison import Method, atlas
 from smoothout.analysis.sharpness import EVALUATIONS
 from smoothout.choices import keep_members
-from smoothout.data.images import Split
+from smoothout.data.image_arrays import Split
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from smoothout.choices import keep_members
 from smoothout.data.augment import Augment, CropFlip
-from smoothout.data.sources import SOURCES, Arrays, DataError, Name, load
+from smoothout.data.datasets import SOURCES, Arrays, DataError, Name, load
 from smoothout.randomness import stream
 
 Half = tuple[NDArray[np.uint8], NDArray[np.int64]]

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from smoothout.data.crops import Piece
-from smoothout.data.sources import DataError
+from smoothout.data.datasets import DataError
 from smoothout.data.transfer import Transfer
 from smoothout.machine import of_machine
 

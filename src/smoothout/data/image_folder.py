@@ -17,9 +17,9 @@ from torch import Tensor
 
 from smoothout.choices import keep_members
 from smoothout.data.crops import Crop, Cropping
-from smoothout.data.images import Split, SplitBatches, check_held_out, check_numbers, usual_examples
-from smoothout.data.reading import Pixels, Reader, checked, cores, decode
-from smoothout.data.sources import DataError
+from smoothout.data.datasets import DataError
+from smoothout.data.image_arrays import Split, SplitBatches, check_held_out, check_numbers, usual_examples
+from smoothout.data.prefetch import Pixels, Reader, checked, cores, decode
 from smoothout.data.transfer import sent
 from smoothout.randomness import stream
 from smoothout.vision import torchvision
