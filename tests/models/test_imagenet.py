@@ -13,7 +13,7 @@ from support import FALSE_ALARM
 from torch import nn
 
 from smoothout.models.alexnet import AlexNet
-from smoothout.models.imagenet import ResNet18
+from smoothout.models.resnet18 import ResNet18
 
 IMAGENET = (3, 224, 224)
 

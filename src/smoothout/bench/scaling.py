@@ -21,7 +21,7 @@ from smoothout.bench.comparisons import C1, F1, SMOOTHOUT, random_split
 from smoothout.bench.timing import seconds
 from smoothout.choices import keep_members
 from smoothout.data.image_arrays import Split
-from smoothout.models.imagenet import ResNet18
+from smoothout.models.resnet18 import ResNet18
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Engine, Launch
