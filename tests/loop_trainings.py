@@ -11,7 +11,7 @@ from torch import nn
 
 from smoothout.data.augment import CropFlip
 from smoothout.data.image_arrays import Split
-from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
+from smoothout.nn.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.optimizers import Adam, Epsilon, Momentum, Optimizer
 from smoothout.training.schedule import Schedule

@@ -11,8 +11,8 @@ from support import same_bits
 from torch import nn
 from torch.nn import functional as F
 
-from smoothout.batchnorm import recompute_averages, uniform_start
-from smoothout.ghost import ghosted
+from smoothout.nn.batchnorm import recompute_averages, uniform_start
+from smoothout.nn.ghost_batchnorm import ghosted
 from smoothout.randomness import stream
 
 

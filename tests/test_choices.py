@@ -11,8 +11,8 @@ from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, Sharpnes
 from smoothout.data.crops import Cropping
 from smoothout.data.image_arrays import Images
 from smoothout.data.image_folder import Photos
-from smoothout.evaluation import Precision
-from smoothout.perturbation import Noise
+from smoothout.nn.evaluation import Precision
+from smoothout.nn.perturbation import Noise
 from smoothout.results.digest import described
 from smoothout.training.engine import Engine
 from smoothout.training.optimizers import Adam

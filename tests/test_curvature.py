@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from smoothout import SmoothOut
 from smoothout.analysis.hessian import trace_and_norm
-from smoothout.curvature import RunningTrace, SteinTrace, noise_variances, stein_trace, thinned
-from smoothout.perturbation import Law, Scaling
+from smoothout.nn.curvature import RunningTrace, SteinTrace, noise_variances, stein_trace, thinned
+from smoothout.nn.perturbation import Law, Scaling
 
 LAWS = list(Law)  # a law that can be drawn must have its variance
 SHAPES = [(3, 4), (5,)]

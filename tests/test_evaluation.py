@@ -13,7 +13,7 @@ from support import approx_loss, same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.evaluation import Precision, arithmetic, evaluate
+from smoothout.nn.evaluation import Precision, arithmetic, evaluate
 
 CPU = torch.device("cpu")
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from smoothout import AdaSmoothOut, SmoothOut, perturbation
-from smoothout.flat import Filters, FlatBuffers, by_filter
-from smoothout.perturbation import Scaling, scale_to_filters
+from smoothout import AdaSmoothOut, SmoothOut
+from smoothout.nn import perturbation
+from smoothout.nn.flat import Filters, FlatBuffers, by_filter
+from smoothout.nn.perturbation import Scaling, scale_to_filters
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)

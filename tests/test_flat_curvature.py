@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from smoothout import SmoothOut
-from smoothout.curvature import FlatSteinTrace, RunningTrace, noise_variances, stein_trace
-from smoothout.perturbation import Law, Scaling
+from smoothout.nn.curvature import FlatSteinTrace, RunningTrace, noise_variances, stein_trace
+from smoothout.nn.perturbation import Law, Scaling
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -19,8 +19,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-import smoothout.ghost
-from smoothout.ghost import (
+import smoothout.nn.ghost_batchnorm
+from smoothout.nn.ghost_batchnorm import (
     GhostBatchNorm1d,
     GhostBatchNorm2d,
     GhostBatchNorm3d,
@@ -147,7 +147,7 @@ def test_the_example_gives_the_gradient_of_its_ghost_batches_also_where_activati
     ).mean().backward()
     wanted = [p.grad for p in model.parameters()]
     model.zero_grad()
-    [example] = re.findall(r"(?m)(?:^    .*\n)+", smoothout.ghost.__doc__ or "")
+    [example] = re.findall(r"(?m)(?:^    .*\n)+", smoothout.nn.ghost_batchnorm.__doc__ or "")
     exec(
         textwrap.dedent(example), {"F": F, "ghosted": ghosted, "model": Checkpointed(*layers), "x": inputs, "y": labels}
     )

@@ -11,8 +11,8 @@ from ghost_networks import SETTINGS, batch, network
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from smoothout.ghost import forward_ghosts
 from smoothout.models.mlp import MLP
+from smoothout.nn.ghost_batchnorm import forward_ghosts
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

@@ -14,7 +14,7 @@ from photographs import tree
 from smoothout.config.build import Experiment, Folders, compose_config
 from smoothout.jobs.job import Workplace
 from smoothout.jobs.runner import together
-from smoothout.perturbation import Scaling
+from smoothout.nn.perturbation import Scaling
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.results.records import Record
 

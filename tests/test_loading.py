@@ -12,7 +12,7 @@ from support import tree
 
 import smoothout
 from smoothout.config.build import SettingsError, compose_config, experiment
-from smoothout.evaluation import evaluate
+from smoothout.nn.evaluation import evaluate
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RUN = ["experiment=digits", "batch=large", "schedule.epochs=2", "threads=1", "download=false", "tensorboard=false"]

@@ -14,7 +14,7 @@ from other_device import DEVICE, OtherDevice, Remote
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from smoothout.parameters import assign, filter_norms, flatten, joined, restored, trainable
+from smoothout.nn.parameters import assign, filter_norms, flatten, joined, restored, trainable
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from smoothout.config.build import Folders, build, compose_config
-from smoothout.evaluation import Precision
 from smoothout.jobs.job import Workplace
+from smoothout.nn.evaluation import Precision
 from smoothout.reproduction.claims import Claims, Judging
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.reproduction.verdict_page import Page

@@ -21,9 +21,9 @@ from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure
 from smoothout.jobs.training_job import fresh_model, snapshot_of
 from smoothout.models.mlp import MLP
-from smoothout.parameters import filter_norms
-from smoothout.perturbation import Course, Law, Noise, Scaling, SmoothOut
-from smoothout.strength import relative_strength
+from smoothout.nn.noise_strength import relative_strength
+from smoothout.nn.parameters import filter_norms
+from smoothout.nn.perturbation import Course, Law, Noise, Scaling, SmoothOut
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.update import Batch

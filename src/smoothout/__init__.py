@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from smoothout.analysis.interpolation import interpolate
     from smoothout.analysis.noise_sensitivity import noise_curve
     from smoothout.analysis.sharpness import SharpnessResult, sharpness
-    from smoothout.copies import SmoothOutCopies
-    from smoothout.ghost import ghosted
     from smoothout.jobs.load import trained
-    from smoothout.perturbation import AdaSmoothOut, SmoothOut
+    from smoothout.nn.copies import SmoothOutCopies
+    from smoothout.nn.ghost_batchnorm import ghosted
+    from smoothout.nn.perturbation import AdaSmoothOut, SmoothOut
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,10 +40,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AdaSmoothOut": "perturbation",
-    "SmoothOut": "perturbation",
-    "SmoothOutCopies": "copies",
-    "ghosted": "ghost",
+    "AdaSmoothOut": "nn.perturbation",
+    "SmoothOut": "nn.perturbation",
+    "SmoothOutCopies": "nn.copies",
+    "ghosted": "nn.ghost_batchnorm",
     "SharpnessResult": "analysis.sharpness",
     "sharpness": "analysis.sharpness",
     "interpolate": "analysis.interpolation",

@@ -17,7 +17,7 @@ from valleys import ONE_EXAMPLE, Landscape, height, quadratic
 
 from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness, normalised, rise_left
 from smoothout.analysis.sharpness import Point, sharpness
-from smoothout.parameters import flatten, trainable
+from smoothout.nn.parameters import flatten, trainable
 
 NORMS = list(Norm)
 

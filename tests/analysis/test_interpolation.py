@@ -12,8 +12,8 @@ from torch import nn
 
 from smoothout import interpolate
 from smoothout.analysis.interpolation import curvilinear, walk
-from smoothout.batchnorm import recompute_averages
-from smoothout.evaluation import evaluate
+from smoothout.nn.batchnorm import recompute_averages
+from smoothout.nn.evaluation import evaluate
 
 
 def network(seed: int) -> nn.Sequential:

@@ -8,8 +8,8 @@ from support import approx_loss
 from torch import nn
 
 from smoothout.analysis.landscape import OneDimensional, filter_direction, landscape_line, landscape_plane
-from smoothout.evaluation import evaluate
-from smoothout.parameters import filter_norms, trainable
+from smoothout.nn.evaluation import evaluate
+from smoothout.nn.parameters import filter_norms, trainable
 
 ALPHAS = [-0.5, 0.0, 0.3]
 

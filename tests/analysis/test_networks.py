@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from smoothout import interpolate
 from smoothout.analysis.interpolation import walk
-from smoothout.evaluation import evaluate
+from smoothout.nn.evaluation import evaluate
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from other_device import DEVICE, OtherDevice, Remote, moved_batches
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout import parameters
 from smoothout.analysis import device_memory, noise_sensitivity
 from smoothout.analysis.adaptive_sharpness import adaptive_sharpness
 from smoothout.analysis.box import box_around
@@ -23,12 +22,13 @@ from smoothout.analysis.landscape import landscape_line, landscape_plane
 from smoothout.analysis.noise_sensitivity import noise_curve
 from smoothout.analysis.search_comparison import atlas
 from smoothout.analysis.sharpness import Convention, Objective, sharpness
-from smoothout.batchnorm import recompute_averages
-from smoothout.evaluation import evaluate
-from smoothout.parameters import flatten, restored, trainable
-from smoothout.perturbation import Noise
+from smoothout.nn import parameters
+from smoothout.nn.batchnorm import recompute_averages
+from smoothout.nn.evaluation import evaluate
+from smoothout.nn.noise_strength import relative_strength
+from smoothout.nn.parameters import flatten, restored, trainable
+from smoothout.nn.perturbation import Noise
 from smoothout.randomness import stream
-from smoothout.strength import relative_strength
 
 CPU = torch.device("cpu")
 Data = list[tuple[Tensor, Tensor]]

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from smoothout.analysis.interpolation import Averages, InterpolationPath, interpolate
 from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention, sharpness
-from smoothout.batchnorm import recompute_averages
 from smoothout.data.image_arrays import Split
-from smoothout.evaluation import evaluate
+from smoothout.nn.batchnorm import recompute_averages
+from smoothout.nn.evaluation import evaluate
 from smoothout.results.digest import described
 from smoothout.results.records import Ledger
 

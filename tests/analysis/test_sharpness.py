@@ -19,7 +19,7 @@ from valleys import CONVENTIONS, ONE_EXAMPLE, Landscape, examples, height, netwo
 
 from smoothout.analysis.box import box_around, least_squares
 from smoothout.analysis.sharpness import LBFGSB, Convention, Objective, Point, Search, ascend, sharpness
-from smoothout.parameters import flatten, trainable
+from smoothout.nn.parameters import flatten, trainable
 from smoothout.randomness import stream
 
 

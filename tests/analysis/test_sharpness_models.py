@@ -19,7 +19,7 @@ from smoothout.analysis.sharpness import (
     SharpnessResult,
     sharpness,
 )
-from smoothout.parameters import flatten, trainable
+from smoothout.nn.parameters import flatten, trainable
 
 # The mean, the model, chance
 

@@ -22,7 +22,7 @@ from smoothout.bench.timing import Elsewhere, Ratio, compare, hot_spots, seconds
 from smoothout.config.build import SettingsError
 from smoothout.data.image_arrays import Split
 from smoothout.models.mlp import MLP
-from smoothout.perturbation import Noise
+from smoothout.nn.perturbation import Noise
 
 CPU = torch.device("cpu")
 ENVIRONMENT = {

@@ -11,7 +11,7 @@ from torch import Tensor
 from smoothout.data.crops import Crop
 from smoothout.data.image_folder import Collection, Photos, PhotoSplit
 from smoothout.models.mlp import MLP
-from smoothout.perturbation import Noise
+from smoothout.nn.perturbation import Noise
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule

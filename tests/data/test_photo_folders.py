@@ -16,8 +16,8 @@ from torch import Tensor
 from smoothout.data.datasets import DataError
 from smoothout.data.image_folder import Collection, Damaged, Photos, PhotoSplit
 from smoothout.data.prefetch import Pixels, Reader
-from smoothout.evaluation import evaluate
 from smoothout.models.mlp import MLP
+from smoothout.nn.evaluation import evaluate
 from smoothout.results.digest import described
 from smoothout.training.engine import Engine, Ghosts, Launch
 from smoothout.training.update import Batch

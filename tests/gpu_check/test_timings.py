@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from smoothout.evaluation import Precision
 from smoothout.gpu_check import timings
 from smoothout.gpu_check.timings import Setting, times
 from smoothout.models.mlp import MLP
+from smoothout.nn.evaluation import Precision
 
 CPU = torch.device("cpu")
 SETTING = Setting(MLP(8, 1).build, (1, 4, 4), 64, 8)

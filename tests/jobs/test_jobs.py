@@ -17,15 +17,15 @@ import pytest
 from support import tree
 from tiny_jobs import DIGITS, UPDATES, checkpoint_of, record_of, tiny, workplace
 
-from smoothout.batchnorm import BatchNormStart
 from smoothout.data import datasets
 from smoothout.data.datasets import Name
-from smoothout.evaluation import evaluate
 from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Workplace
 from smoothout.jobs.runner import ensure
 from smoothout.models.mlp import MLP
-from smoothout.perturbation import Noise
+from smoothout.nn.batchnorm import BatchNormStart
+from smoothout.nn.evaluation import evaluate
+from smoothout.nn.perturbation import Noise
 from smoothout.results.records import Record, RecordError
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot

@@ -21,7 +21,7 @@ from smoothout.jobs import training_job
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure
 from smoothout.models.shallow import Shallow
-from smoothout.perturbation import Noise
+from smoothout.nn.perturbation import Noise
 from smoothout.training.checkpoint import CheckpointError
 from smoothout.training.distributed import Ranks
 from smoothout.training.optimizers import Adam, Epsilon

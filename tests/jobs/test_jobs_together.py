@@ -19,7 +19,7 @@ from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure, together
 from smoothout.models.mlp import MLP
-from smoothout.perturbation import Law, Noise
+from smoothout.nn.perturbation import Law, Noise
 from smoothout.results.records import Record
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from smoothout import progress
 from smoothout.analysis.jobs.recorded import NoiseCurve
-from smoothout.batchnorm import BatchNormStart
 from smoothout.data.image_arrays import Images, Name
 from smoothout.jobs import job as work
 from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure
 from smoothout.models.resnet import ResNet
-from smoothout.perturbation import Course, Law, Noise, Scaling
+from smoothout.nn.batchnorm import BatchNormStart
+from smoothout.nn.perturbation import Course, Law, Noise, Scaling
 from smoothout.results.records import Record
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import CheckpointError, Snapshot

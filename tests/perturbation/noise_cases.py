@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout import SmoothOut
-from smoothout.perturbation import Law, Scaling
+from smoothout.nn.perturbation import Law, Scaling
 
 LAWS = list(Law)
 SCALINGS = list(Scaling)

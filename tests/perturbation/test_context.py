@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout import SmoothOut
-from smoothout.perturbation import Scaling
+from smoothout.nn.perturbation import Scaling
 
 BUFFERS = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
 

@@ -15,8 +15,8 @@ from support import FALSE_ALARM, SIGMAS
 from torch import nn
 
 from smoothout import AdaSmoothOut, SmoothOut, SmoothOutCopies
-from smoothout.parameters import filter_norms
-from smoothout.perturbation import Course, Draw, Law, Noise, Scaling, course_factor, scale_to_filters
+from smoothout.nn.parameters import filter_norms
+from smoothout.nn.perturbation import Course, Draw, Law, Noise, Scaling, course_factor, scale_to_filters
 
 # The laws
 

@@ -12,7 +12,7 @@ import pytest
 from composed import choices, composed
 
 from smoothout.config.build import Experiment, Profile, SettingsError, build, experiment
-from smoothout.perturbation import Course, Noise
+from smoothout.nn.perturbation import Course, Noise
 
 GROUPS = ("model", "data", "optimizer", "schedule", "batch", "perturbation", "profile", "analysis")
 GONE = object()
@@ -117,18 +117,18 @@ BAD = [
     ("model._target_", "smoothout.files.os.system", "'smoothout.files.os.system' is no class of settings"),
     ("model._target_", "smoothout.models.mlp.nn", "'smoothout.models.mlp.nn' is no class of settings"),
     ("model._target_", "smoothout.models.vit.ViT", "'smoothout.models.vit.ViT' is no class of settings"),
-    ("model._target_", "smoothout.perturbation.SmoothOut", "SmoothOut' is no class of settings"),
+    ("model._target_", "smoothout.nn.perturbation.SmoothOut", "SmoothOut' is no class of settings"),
     ("model._target_", "smoothout", "'smoothout' is no class of settings"),
     ("model._target_", "smoothout_evil.models.MLP", "'smoothout_evil.models.MLP' is no class of settings"),
     (
         "perturbation._target_",
         "smoothout.training.update.Batch",
-        "must be smoothout.perturbation.Noise, not smoothout.training.update.Batch",
+        "must be smoothout.nn.perturbation.Noise, not smoothout.training.update.Batch",
     ),
     (
         "batch._target_",
-        "smoothout.perturbation.Noise",
-        "must be smoothout.training.update.Batch, not smoothout.perturbation.Noise",
+        "smoothout.nn.perturbation.Noise",
+        "must be smoothout.training.update.Batch, not smoothout.nn.perturbation.Noise",
     ),
 ]
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from smoothout.data.image_arrays import Split
-from smoothout.evaluation import Precision
-from smoothout.perturbation import Noise
+from smoothout.nn.evaluation import Precision
+from smoothout.nn.perturbation import Noise
 from smoothout.training.engine import Engine, Launch
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule

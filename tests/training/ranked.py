@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from smoothout.data.augment import CropFlip
 from smoothout.data.image_arrays import Split
-from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
+from smoothout.nn.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Engine, Ghosts
 from smoothout.training.optimizers import Adam, Momentum

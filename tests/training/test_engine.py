@@ -16,8 +16,8 @@ import torch
 from engine_trainings import SIZE, Splits, network, told_recordable, training
 from torch import nn
 
-from smoothout.evaluation import Precision
-from smoothout.perturbation import Noise
+from smoothout.nn.evaluation import Precision
+from smoothout.nn.perturbation import Noise
 from smoothout.training import engine
 from smoothout.training.engine import TOGETHER, Engine, Ghosts, Launch, Layout, keep_memory
 from smoothout.training.optimizers import Momentum

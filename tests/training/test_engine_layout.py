@@ -13,9 +13,9 @@ from support import same_bits
 from torch import Tensor, nn
 
 from smoothout.data.image_arrays import Split
-from smoothout.evaluation import Precision
 from smoothout.models.shallow import Shallow
-from smoothout.perturbation import Law, Noise, Scaling
+from smoothout.nn.evaluation import Precision
+from smoothout.nn.perturbation import Law, Noise, Scaling
 from smoothout.randomness import stream
 from smoothout.training import checkpoint
 from smoothout.training.engine import Engine, Layout

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from smoothout.bench import comparisons
 from smoothout.environment import peak_memory
-from smoothout.ghost import ghosted
-from smoothout.perturbation import Noise
+from smoothout.nn.ghost_batchnorm import ghosted
+from smoothout.nn.perturbation import Noise
 from smoothout.reliability.victims import SERVER
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule

@@ -15,11 +15,11 @@ from support import same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.copies import SmoothOutCopies
 from smoothout.data import image_arrays
 from smoothout.data.image_arrays import Examples, Split
-from smoothout.evaluation import Measured, Precision, evaluate
-from smoothout.perturbation import Course, Draw, Noise, Scaling, SmoothOut
+from smoothout.nn.copies import SmoothOutCopies
+from smoothout.nn.evaluation import Measured, Precision, evaluate
+from smoothout.nn.perturbation import Course, Draw, Noise, Scaling, SmoothOut
 from smoothout.randomness import address, stream
 from smoothout.training import trainer
 from smoothout.training.checkpoint import Snapshot

@@ -13,9 +13,9 @@ from support import same_bits
 from torch import Tensor, nn
 
 from smoothout.data.image_arrays import Examples, Split
-from smoothout.evaluation import Precision
-from smoothout.ghost import forward_ghosts
-from smoothout.perturbation import Draw, Law, Noise, Scaling
+from smoothout.nn.evaluation import Precision
+from smoothout.nn.ghost_batchnorm import forward_ghosts
+from smoothout.nn.perturbation import Draw, Law, Noise, Scaling
 from smoothout.training import checkpoint, ghost_batches
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Ghosts

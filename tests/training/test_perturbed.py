@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from smoothout import SmoothOut
 from smoothout.data.image_arrays import Split
-from smoothout.perturbation import Draw, Law, Noise, Scaling
+from smoothout.nn.perturbation import Draw, Law, Noise, Scaling
 from smoothout.randomness import stream
 from smoothout.training import checkpoint
 from smoothout.training.engine import Engine, Ghosts

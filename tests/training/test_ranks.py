@@ -18,7 +18,7 @@ from support import same_bits
 from torch import Tensor, nn
 
 from smoothout.data.image_folder import Collection, Photos
-from smoothout.perturbation import Draw, Noise
+from smoothout.nn.perturbation import Draw, Noise
 from smoothout.training import trainer
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.distributed import Ranks

@@ -13,7 +13,7 @@ import torch
 from loop_trainings import METHODS, UPDATES, Splits, network, run
 from support import same_bits
 
-from smoothout.perturbation import Noise
+from smoothout.nn.perturbation import Noise
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.optimizers import Adam

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from smoothout import perturbation
-from smoothout.perturbation import Draw, Noise, Scaling
+from smoothout.nn import perturbation
+from smoothout.nn.perturbation import Draw, Noise, Scaling
 from smoothout.training.engine import Engine, Ghosts
 from smoothout.training.noise_contexts import Perturbations
 from smoothout.training.optimizers import Adam, Epsilon

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from smoothout.parameters import float64_device
+from smoothout.nn.parameters import float64_device
 
 SEARCH = 16  # vectors of a search for the highest loss: the box, the points that it compares, and scratch
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.journal import passed
-from smoothout.parameters import float64_device, forget_copies, joined
+from smoothout.nn.parameters import float64_device, forget_copies, joined
 
 Batches = Iterable[tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]

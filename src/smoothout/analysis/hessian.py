@@ -33,8 +33,8 @@ from smoothout.analysis.empirical_risk import (
     rounding,
 )
 from smoothout.analysis.lanczos import lanczos
-from smoothout.curvature import Estimate
-from smoothout.parameters import restored, trainable, unflatten
+from smoothout.nn.curvature import Estimate
+from smoothout.nn.parameters import restored, trainable, unflatten
 from smoothout.randomness import stream
 from smoothout.results.significance import standard_error
 

@@ -22,10 +22,10 @@ from smoothout.analysis.compatibility import (
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches
 from smoothout.analysis.jobs.base import line
 from smoothout.analysis.mean_loss import tally_of
-from smoothout.batchnorm import recompute_averages
 from smoothout.choices import choice
-from smoothout.evaluation import Counting, Tally, evaluate
-from smoothout.parameters import BATCHNORM, forget_copies, joined
+from smoothout.nn.batchnorm import recompute_averages
+from smoothout.nn.evaluation import Counting, Tally, evaluate
+from smoothout.nn.parameters import BATCHNORM, forget_copies, joined
 
 PUBLISHED_ALPHAS = tuple(line(-1.0, 2.0, 31))
 

@@ -15,9 +15,9 @@ from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check
 from smoothout.analysis.jobs.base import line
 from smoothout.analysis.mean_loss import tally_of
 from smoothout.choices import choice
-from smoothout.evaluation import Measured, evaluate
-from smoothout.parameters import forget_copies, joined, restored, trainable, unflatten
-from smoothout.perturbation import scale_to_filters
+from smoothout.nn.evaluation import Measured, evaluate
+from smoothout.nn.parameters import forget_copies, joined, restored, trainable, unflatten
+from smoothout.nn.perturbation import scale_to_filters
 from smoothout.randomness import stream
 
 Directions = Sequence[Sequence[Tensor]]  # each one tensor a trainable parameter, in its shape

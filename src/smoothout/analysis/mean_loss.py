@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from smoothout.analysis.empirical_risk import Loss, Weight, checked_loss, checked_weight, examples
-from smoothout.evaluation import AddUp, Counting, Measured, Tally
-from smoothout.parameters import in_float64
+from smoothout.nn.evaluation import AddUp, Counting, Measured, Tally
+from smoothout.nn.parameters import in_float64
 
 
 class LossTally:

@@ -23,10 +23,10 @@ from smoothout.analysis.empirical_risk import (
 )
 from smoothout.analysis.mean_loss import tally_of
 from smoothout.choices import choice
-from smoothout.evaluation import Measured
 from smoothout.journal import passed
-from smoothout.parameters import flatten, forget_copies, restored, trainable
-from smoothout.perturbation import Law, Noise, Scaling, SmoothOut
+from smoothout.nn.evaluation import Measured
+from smoothout.nn.parameters import flatten, forget_copies, restored, trainable
+from smoothout.nn.perturbation import Law, Noise, Scaling, SmoothOut
 from smoothout.randomness import stream
 from smoothout.results.significance import standard_error
 

@@ -32,7 +32,7 @@ from smoothout.analysis.empirical_risk import (
     rounding,
 )
 from smoothout.choices import choice
-from smoothout.parameters import assign, flatten, restored, trainable
+from smoothout.nn.parameters import assign, flatten, restored, trainable
 from smoothout.randomness import stream
 
 RANDOM_STARTS = 2  # of each `converged` search, beside its first start

@@ -22,11 +22,11 @@ from smoothout.bench.ordinary import bare_updates, eager_steps, epoch_by_loader
 from smoothout.bench.rows import Row, faster, row
 from smoothout.bench.timing import Elsewhere, Work, compare, seconds, warm_profiler
 from smoothout.data.image_arrays import Split
-from smoothout.evaluation import Precision
 from smoothout.models.mlp import MLP
 from smoothout.models.shallow import Shallow
-from smoothout.parameters import flatten, restored, trainable
-from smoothout.perturbation import Noise, Scaling
+from smoothout.nn.evaluation import Precision
+from smoothout.nn.parameters import flatten, restored, trainable
+from smoothout.nn.perturbation import Noise, Scaling
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Layout
 from smoothout.training.optimizers import Adam

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from smoothout.bench.timing import Work
 from smoothout.data.crops import Crop
 from smoothout.data.image_folder import Photos
-from smoothout.evaluation import Precision, arithmetic
+from smoothout.nn.evaluation import Precision, arithmetic
 from smoothout.vision import torchvision
 
 

@@ -25,11 +25,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from smoothout.batchnorm import BatchNormStart
 from smoothout.choices import keep_members
 from smoothout.config.protocols import Data, Model, lacking
-from smoothout.evaluation import Precision
-from smoothout.perturbation import Noise
+from smoothout.nn.batchnorm import BatchNormStart
+from smoothout.nn.evaluation import Precision
+from smoothout.nn.perturbation import Noise
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import OptimizerSettings
 from smoothout.training.update import Batch

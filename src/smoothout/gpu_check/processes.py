@@ -13,7 +13,7 @@ from torch.multiprocessing.spawn import ProcessException, spawn
 
 from smoothout.gpu_check.check import Found, not_checked
 from smoothout.gpu_check.small import LR, apart, mlp, repeatable, told, training
-from smoothout.perturbation import Noise
+from smoothout.nn.perturbation import Noise
 from smoothout.training.checkpoint import StateDict
 from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Launch

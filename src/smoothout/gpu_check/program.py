@@ -10,7 +10,6 @@ import torch
 
 from smoothout.devices import why_no_gpu
 from smoothout.environment import environment
-from smoothout.evaluation import Precision
 from smoothout.gpu_check import numerics, trainings
 from smoothout.gpu_check.check import Check, Found, carry_out
 from smoothout.gpu_check.processes import two_are_one
@@ -20,6 +19,7 @@ from smoothout.gpu_check.trainings import KINDS, ONE_NOISE, PLAIN, SMOOTHOUT, Cr
 from smoothout.models.mlp import MLP
 from smoothout.models.resnet import ResNet
 from smoothout.models.shallow import Shallow
+from smoothout.nn.evaluation import Precision
 
 F1_SHAPE, C1_SHAPE = (1, 28, 28), (3, 32, 32)
 CROWDS = {

@@ -12,10 +12,10 @@ from torch import nn
 
 from smoothout.bench.timing import seconds
 from smoothout.data.image_arrays import Split
-from smoothout.evaluation import Precision
 from smoothout.gpu_check.check import Found, not_checked
 from smoothout.gpu_check.small import CLASSES, LR
-from smoothout.perturbation import Noise, Scaling
+from smoothout.nn.evaluation import Precision
+from smoothout.nn.perturbation import Noise, Scaling
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Launch
 from smoothout.training.optimizers import Adam

@@ -15,10 +15,10 @@ from torch import nn
 
 from smoothout.data.augment import CropFlip
 from smoothout.data.image_arrays import Split
-from smoothout.evaluation import Precision
 from smoothout.gpu_check.check import Found, not_checked
 from smoothout.gpu_check.small import LR, apart, c1, dropping, images, mlp, repeatable, resnet, smooth, told, training
-from smoothout.perturbation import Course, Draw, Law, Noise, Scaling
+from smoothout.nn.evaluation import Precision
+from smoothout.nn.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot, StateDict
 from smoothout.training.engine import Ghosts, Launch

@@ -15,17 +15,17 @@ from torch import nn
 
 from smoothout import journal, progress
 from smoothout.config.build import Experiment, SettingsError
-from smoothout.curvature import thinned
 from smoothout.data.datasets import DataError
 from smoothout.environment import peak_memory
-from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
 from smoothout.jobs.concurrency import Queue, Turn, Turns, forget_frames
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.training_job import check, check_networks, data_of, fresh_model, training
 from smoothout.machine import is_out_of_memory
+from smoothout.nn.curvature import thinned
+from smoothout.nn.evaluation import Precision, arithmetic, evaluate, evaluation_batch
+from smoothout.nn.noise_strength import relative_strength
 from smoothout.results.digest import canonical, described
 from smoothout.results.records import Record, RecordError, lock, no_json
-from smoothout.strength import relative_strength
 from smoothout.training.checkpoint import CheckpointError, StateDict
 
 SAME_ACCURACY = 0.02  # a share; where sums are rounded otherwise, the same weights may do a little better or worse

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from smoothout import progress
-from smoothout.batchnorm import BatchNormStart, uniform_start
 from smoothout.config.build import Experiment, SettingsError
 from smoothout.data.image_arrays import Split
 from smoothout.files import make_room
 from smoothout.jobs.job import Job, Workplace
-from smoothout.parameters import BATCHNORM
+from smoothout.nn.batchnorm import BatchNormStart, uniform_start
+from smoothout.nn.parameters import BATCHNORM
 from smoothout.randomness import address, stream
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import CheckpointError, Snapshot, StateDict

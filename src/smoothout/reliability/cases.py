@@ -142,7 +142,7 @@ _TRAIN = {
     "model=c1": "model: the convolutions need images of at least 11x11 pixels, not 8x8",
     "model=resnet18": "model: torchvision's ResNet18 takes images of 3 channels, not 1",
     "model._target_=os.system": "model._target_: 'os.system' is no class of settings in the package smoothout",
-    "perturbation._target_=smoothout.training.update.Batch": "perturbation._target_: must be smoothout.perturbation.No",
+    "perturbation._target_=smoothout.training.update.Batch": "perturbation._target_: must be smoothout.nn.perturbation.No",
     "folders.x=1": "folders.x: unknown key; allowed: data, results, checkpoints, logs",
     "-x": "unrecognized arguments: -x; --help shows what is allowed",
     "--multirun=3": "argument --multirun/-m: ignored explicit argument '3'; --help shows what is allowed",

@@ -12,8 +12,8 @@ from typing import Any
 
 from smoothout.choices import keep_members
 from smoothout.config.build import SettingsError, chosen, compose_config, typed
-from smoothout.evaluation import Precision
 from smoothout.jobs.job import Job, Workplace, with_inputs
+from smoothout.nn.evaluation import Precision
 from smoothout.reproduction.cells import Entry
 from smoothout.reproduction.metrics import QUANTITIES, Quantity
 from smoothout.reproduction.table import Reproduction, Scope

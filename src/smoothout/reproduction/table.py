@@ -16,10 +16,10 @@ from smoothout.analysis.sharpness import Convention
 from smoothout.choices import check_seeds, keep_members
 from smoothout.config.build import Experiment, SettingsError, compose_config, experiment
 from smoothout.environment import device_of
-from smoothout.evaluation import Precision
 from smoothout.jobs.cost_estimate import Costs
 from smoothout.jobs.job import Job, Workplace, with_inputs
 from smoothout.jobs.runner import of_other_weights
+from smoothout.nn.evaluation import Precision
 from smoothout.reproduction.cells import (
     Entry,
     best_accuracy,

@@ -31,7 +31,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from smoothout import progress
-from smoothout.parameters import BATCHNORM
+from smoothout.nn.parameters import BATCHNORM
 from smoothout.training.noise_contexts import Perturbations
 
 PATIENCE = timedelta(days=20)  # ranks wait while the first one measures; torchrun notices those that die

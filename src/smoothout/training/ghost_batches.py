@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smoothout.ghost import forward_each, forward_ghosts, whole_and_rest
-from smoothout.parameters import BATCHNORM, restored
+from smoothout.nn.ghost_batchnorm import forward_each, forward_ghosts, whole_and_rest
+from smoothout.nn.parameters import BATCHNORM, restored
 from smoothout.training.noise_contexts import Perturbations
 from smoothout.training.update import Batch, Perturb
 

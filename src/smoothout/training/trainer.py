@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from smoothout.choices import choice
 from smoothout.data.image_arrays import Split
-from smoothout.evaluation import Precision, arithmetic, evaluate, evaluation_batch
-from smoothout.parameters import has_convolutions
-from smoothout.perturbation import Noise
+from smoothout.nn.evaluation import Precision, arithmetic, evaluate, evaluation_batch
+from smoothout.nn.parameters import has_convolutions
+from smoothout.nn.perturbation import Noise
 from smoothout.randomness import stream
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.cuda_graph import GraphedUpdate, RecordingError, State

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.ghost import whole_and_rest
+from smoothout.nn.ghost_batchnorm import whole_and_rest
 
 # For a ghost batch's index, the perturbed models that its gradient is the mean of: one context each.
 Perturb = Callable[[int], Sequence[AbstractContextManager[object]]]

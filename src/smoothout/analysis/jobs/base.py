@@ -9,7 +9,7 @@ import torch
 
 from smoothout.analysis import empirical_risk
 from smoothout.data.image_arrays import Split, SplitBatches
-from smoothout.evaluation import evaluation_batch
+from smoothout.nn.evaluation import evaluation_batch
 
 STATISTICS_BATCH = 1000  # examples a batch where BatchNorm's averages are recomputed: their size matters a little
 LARGE_GPU = 40 * 2**30  # bytes; products with the Hessian of ResNet44 for 5000 images need as much

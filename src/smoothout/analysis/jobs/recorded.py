@@ -19,12 +19,12 @@ from smoothout.analysis.jobs import base
 from smoothout.analysis.jobs.base import Part, Weights
 from smoothout.analysis.noise_sensitivity import noise_curve, noise_slopes
 from smoothout.analysis.sharpness import EVALUATIONS, Convention, sharpness
-from smoothout.batchnorm import recompute_averages
 from smoothout.choices import keep_members
 from smoothout.data.image_arrays import Split
-from smoothout.evaluation import evaluate
-from smoothout.parameters import restored
-from smoothout.perturbation import Law, Scaling
+from smoothout.nn.batchnorm import recompute_averages
+from smoothout.nn.evaluation import evaluate
+from smoothout.nn.parameters import restored
+from smoothout.nn.perturbation import Law, Scaling
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from smoothout.analysis.jobs import base
 from smoothout.analysis.jobs.base import Part, Weights
 from smoothout.analysis.landscape import OneDimensional, landscape_line, landscape_plane
 from smoothout.choices import keep_members
-from smoothout.curvature import Estimate
 from smoothout.data.image_arrays import Split
+from smoothout.nn.curvature import Estimate
 
 
 @dataclass(frozen=True)

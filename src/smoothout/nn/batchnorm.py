@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from smoothout.parameters import BATCHNORM, modes_kept
+from smoothout.nn.parameters import BATCHNORM, modes_kept
 
 
 class BatchNormStart(StrEnum):

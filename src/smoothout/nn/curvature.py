@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from smoothout.choices import choice
-from smoothout.flat import filter_lengths, segment_sums
-from smoothout.parameters import filter_norms
-from smoothout.perturbation import Law, Scaling
+from smoothout.nn.flat import filter_lengths, segment_sums
+from smoothout.nn.parameters import filter_norms
+from smoothout.nn.perturbation import Law, Scaling
 
 Variance = float | Tensor
 

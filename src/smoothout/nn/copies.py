@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from smoothout.perturbation import SmoothOut
+from smoothout.nn.perturbation import SmoothOut
 from smoothout.randomness import stream
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from smoothout.parameters import by_kind
+from smoothout.nn.parameters import by_kind
 
 
 class FlatBuffers:

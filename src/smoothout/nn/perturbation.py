@@ -24,8 +24,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from smoothout.choices import choice, keep_members
-from smoothout.flat import FlatBuffers
-from smoothout.parameters import filter_norms, forget_copies, trainable
+from smoothout.nn.flat import FlatBuffers
+from smoothout.nn.parameters import filter_norms, forget_copies, trainable
 from smoothout.randomness import fill_uniform
 
 

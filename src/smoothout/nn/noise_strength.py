@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from smoothout.curvature import noise_variances
-from smoothout.parameters import filter_norms, float64_device, trainable
-from smoothout.perturbation import Noise
+from smoothout.nn.curvature import noise_variances
+from smoothout.nn.parameters import filter_norms, float64_device, trainable
+from smoothout.nn.perturbation import Noise
 
 
 @torch.no_grad()

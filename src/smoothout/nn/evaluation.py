@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.journal import passed
-from smoothout.parameters import flatten, in_float64, modes_kept
+from smoothout.nn.parameters import flatten, in_float64, modes_kept
 
 AddUp = Callable[[Tensor], None]
 
