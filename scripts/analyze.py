@@ -8,12 +8,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout.cli import app, plan
+from smoothout.common.progress import say
 from smoothout.config.build import build, chosen, compose_config, experiment
 from smoothout.config.protocols import Analysis
 from smoothout.jobs import slurm
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
-from smoothout.progress import say
 from smoothout.reproduction.cells import epoch_seconds
 from smoothout.results import summary
 

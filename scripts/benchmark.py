@@ -8,8 +8,8 @@ from rich.console import Console
 
 from smoothout.bench import report
 from smoothout.cli import app
+from smoothout.common.progress import Bar, say
 from smoothout.config.build import chosen
-from smoothout.progress import Bar, say
 
 
 @hydra.main(config_path="../configs", config_name="benchmark", version_base="1.3")

@@ -6,9 +6,9 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothout.cli import app
+from smoothout.common.files import write_text
+from smoothout.common.progress import Bar, say
 from smoothout.config.build import build
-from smoothout.files import write_text
-from smoothout.progress import Bar, say
 from smoothout.reliability import soak
 
 

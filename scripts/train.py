@@ -6,11 +6,11 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothout.cli import app
+from smoothout.common.progress import say
 from smoothout.config.build import experiment
 from smoothout.jobs import slurm
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
-from smoothout.progress import say
 from smoothout.results import summary
 
 

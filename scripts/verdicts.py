@@ -11,10 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout.cli import app, plan
+from smoothout.common.files import write_text
+from smoothout.common.progress import Bar, say
 from smoothout.config.build import SettingsError, build, chosen
-from smoothout.files import write_text
 from smoothout.jobs import slurm
-from smoothout.progress import Bar, say
 from smoothout.reproduction.claims import Claims, Judging
 from smoothout.reproduction.verdict_page import Page
 

@@ -11,9 +11,9 @@ from support import same_bits
 from torch import nn
 from torch.nn import functional as F
 
+from smoothout.common.rng import stream
 from smoothout.nn.batchnorm import recompute_averages, uniform_start
 from smoothout.nn.ghost_batchnorm import ghosted
-from smoothout.randomness import stream
 
 
 def model() -> nn.Sequential:

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from smoothout import devices
-from smoothout.devices import driver_cuda, driver_version, why_no_gpu
+from smoothout.common import devices
+from smoothout.common.devices import driver_cuda, driver_version, why_no_gpu
 
 OPEN_MODULE = (
     "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (root@host)\nGCC 12.3.0\n"

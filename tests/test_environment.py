@@ -11,8 +11,8 @@ import pytest
 import torch
 from tiny_jobs import workplace
 
-from smoothout import environment as module
-from smoothout.environment import environment
+from smoothout.common import environment as module
+from smoothout.common.environment import environment
 from smoothout.jobs import job
 from smoothout.training.engine import Engine, Launch
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smoothout.files import make_room, whole_file, write_text
+from smoothout.common.files import make_room, whole_file, write_text
 
 
 def test_a_file_appears_whole_when_the_block_ends_and_not_before(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_failure_to_sync_leaves_the_old_content(tmp_path: Path, monkeypatch: p
 
     path = tmp_path / "file.txt"
     write_text(path, "old")
-    monkeypatch.setattr("smoothout.files.os.fsync", full)
+    monkeypatch.setattr("smoothout.common.files.os.fsync", full)
     with pytest.raises(OSError, match="no space"):
         write_text(path, "new")
     assert path.read_text() == "old"

@@ -11,15 +11,15 @@ from other_device import DEVICE, OtherDevice, Remote
 from support import tree
 from torch import Tensor
 
-from smoothout import journal
-from smoothout.journal import forget, kept, passed
+from smoothout.common import pass_cache
+from smoothout.common.pass_cache import forget, kept, passed
 
 Passes = list[int]
 
 
 @pytest.fixture(autouse=True)
 def every_pass_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(pass_cache, "SLOW_SECONDS", 0.0)
 
 
 def told(made: Passes, number: int) -> Callable[[], Tensor]:
@@ -60,24 +60,24 @@ def test_two_that_share_a_folder_never_read_each_others_passes(tmp_path: Path) -
     theirs: Passes = []
     with kept(tmp_path / "a", "here"):
         passed(told(theirs, 0))
-        first = journal._open.pop()
+        first = pass_cache._open.pop()
         with kept(tmp_path / "a", "elsewhere"):
             first.passed(told(theirs, 10))
             ours: Passes = []
             found = [passed(told(ours, number)).tolist()[0] for number in range(2)]
             forget(tmp_path / "a")
             found.append(passed(told(ours, 2)).tolist()[0])
-        journal._open.append(first)
+        pass_cache._open.append(first)
     assert (found, ours) == ([0.0, 1.0, 2.0], [0, 1, 2])
 
 
 def test_quick_passes_and_those_beyond_the_limit_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "MOST_BYTES", 2 * 16)
+    monkeypatch.setattr(pass_cache, "MOST_BYTES", 2 * 16)
     gone_through(tmp_path / "a", 5)
     assert gone_through(tmp_path / "a", 5)[1] == [2, 3, 4]
-    monkeypatch.setattr(journal, "SLOW_SECONDS", 60.0)
+    monkeypatch.setattr(pass_cache, "SLOW_SECONDS", 60.0)
     gone_through(tmp_path / "b", 5)
     assert not (tmp_path / "b").exists()
 

@@ -196,7 +196,7 @@ def test_a_record_under_another_jobs_name_is_not_taken_for_it(ledger: Ledger) ->
 
 
 @pytest.mark.parametrize(
-    "broken", ["smoothout.files.os.fsync", "smoothout.results.records.json.dumps", "pathlib.Path.replace"]
+    "broken", ["smoothout.common.files.os.fsync", "smoothout.results.records.json.dumps", "pathlib.Path.replace"]
 )
 def test_a_writer_that_fails_in_between_leaves_no_record_and_no_rest(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, broken: str

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from smoothout import progress
-from smoothout.progress import LINE_SECONDS, REDRAW_SECONDS, Bar, Interrupted, interruptible
+from smoothout.common import progress
+from smoothout.common.progress import LINE_SECONDS, REDRAW_SECONDS, Bar, Interrupted, interruptible
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"  # the cursor, while a display is there
 

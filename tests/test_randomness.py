@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from smoothout.randomness import address, fill_uniform, stream
+from smoothout.common.rng import address, fill_uniform, stream
 
 COUNT = 100_001  # odd: half a word of the last pair is left over
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]

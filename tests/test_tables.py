@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from smoothout.formats import duration, number, significant
+from smoothout.common.formatting import duration, number, significant
 from smoothout.results.tables import Block, Cell, Table, difference
 
 ONE, TWO = frozenset({3}), frozenset({4, 5})  # seeds that were lost

@@ -22,13 +22,13 @@ from smoothout.analysis.landscape import landscape_line, landscape_plane
 from smoothout.analysis.noise_sensitivity import noise_curve
 from smoothout.analysis.search_comparison import atlas
 from smoothout.analysis.sharpness import Convention, Objective, sharpness
+from smoothout.common.rng import stream
 from smoothout.nn import parameters
 from smoothout.nn.batchnorm import recompute_averages
 from smoothout.nn.evaluation import evaluate
 from smoothout.nn.noise_strength import relative_strength
 from smoothout.nn.parameters import flatten, restored, trainable
 from smoothout.nn.perturbation import Noise
-from smoothout.randomness import stream
 
 CPU = torch.device("cpu")
 Data = list[tuple[Tensor, Tensor]]

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from smoothout import SmoothOut, noise_curve
 from smoothout.analysis.noise_sensitivity import NoisePoint, noise_slopes
+from smoothout.common.rng import stream
 from smoothout.nn.evaluation import evaluate
-from smoothout.randomness import stream
 
 
 @pytest.fixture

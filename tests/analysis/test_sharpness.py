@@ -19,8 +19,8 @@ from valleys import CONVENTIONS, ONE_EXAMPLE, Landscape, examples, height, netwo
 
 from smoothout.analysis.box import box_around, least_squares
 from smoothout.analysis.sharpness import LBFGSB, Convention, Objective, Point, Search, ascend, sharpness
+from smoothout.common.rng import stream
 from smoothout.nn.parameters import flatten, trainable
-from smoothout.randomness import stream
 
 
 def quadratic_maximum(weights: Any, slope: Any, curvature: Any, eps: float) -> float:

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from smoothout.common.rng import stream
+from smoothout.common.torchvision_compat import torchvision
 from smoothout.data.augment import PAD, CropFlip
 from smoothout.data.image_arrays import Examples, Split
-from smoothout.randomness import stream
-from smoothout.vision import torchvision
 
 RED = (127, 0, 0)
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from smoothout.common.torchvision_compat import torchvision
 from smoothout.data.crops import RATIO, SHARE, Crop, Cropping
-from smoothout.vision import torchvision
 
 SIZES = st.tuples(st.integers(20, 700), st.integers(20, 700))
 

@@ -14,11 +14,11 @@ from PIL import Image
 from small_photos import MEAN, STD, loaded, names, photos, run, whole
 from support import same_bits
 
+from smoothout.common.torchvision_compat import torchvision
 from smoothout.data.crops import Crop, Cropping
 from smoothout.data.datasets import DataError
 from smoothout.data.image_folder import LARGEST
 from smoothout.data.prefetch import decode
-from smoothout.vision import torchvision
 
 TRAIN, TEST = 60, 20
 

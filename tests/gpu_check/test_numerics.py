@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from smoothout.common.rng import fill_uniform
 from smoothout.gpu_check import numerics
 from smoothout.gpu_check.numerics import OPERATIONS
 from smoothout.gpu_check.small import apart
 from smoothout.nn import perturbation
 from smoothout.nn.evaluation import Measured, Precision
 from smoothout.nn.perturbation import SmoothOut
-from smoothout.randomness import fill_uniform
 from smoothout.training.trainer import Training
 
 CPU = torch.device("cpu")

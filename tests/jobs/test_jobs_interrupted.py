@@ -10,15 +10,15 @@ import pytest
 from support import tree
 from tiny_jobs import tiny, workplace
 
-from smoothout import journal, progress
 from smoothout.analysis.interpolation import Averages
 from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
 from smoothout.analysis.jobs.recorded_around import Hessian, Landscape, Plane
 from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.sharpness import Convention
+from smoothout.common import pass_cache, progress
+from smoothout.common.progress import Interrupted
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure
-from smoothout.progress import Interrupted
 
 ANALYSES = (
     Sharpness(iterations=3, examples=50),
@@ -37,7 +37,7 @@ ANALYSES = (
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Grows with every pass that is made and not read; all of them count as slow."""
-    passes, passed = list[None](), journal._Journal.passed
+    passes, passed = list[None](), pass_cache._Journal.passed
 
     def watched(self: Any, measure: Any) -> Any:
         def counted() -> Any:
@@ -46,8 +46,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[None]:
 
         return passed(self, counted)
 
-    monkeypatch.setattr(journal, "SLOW_SECONDS", 0.0)
-    monkeypatch.setattr(journal._Journal, "passed", watched)
+    monkeypatch.setattr(pass_cache, "SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(pass_cache._Journal, "passed", watched)
     return passes
 
 

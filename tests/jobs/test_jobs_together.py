@@ -12,8 +12,8 @@ import pytest
 from tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, workplace
 from torch import nn
 
-from smoothout import progress
 from smoothout.analysis.jobs.recorded import NoiseCurve
+from smoothout.common import progress
 from smoothout.config.build import SettingsError
 from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Job, Workplace

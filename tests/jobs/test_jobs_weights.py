@@ -12,8 +12,8 @@ from support import same_bits
 from tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, trained, workplace
 from torch import Tensor, nn
 
-from smoothout import progress
 from smoothout.analysis.jobs.recorded import NoiseCurve
+from smoothout.common import progress
 from smoothout.data.image_arrays import Images, Name
 from smoothout.jobs import job as work
 from smoothout.jobs import runner, training_job

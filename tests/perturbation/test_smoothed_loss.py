@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from smoothout import AdaSmoothOut, SmoothOut, SmoothOutCopies
-from smoothout.randomness import stream
+from smoothout.common.rng import stream
 
 # noise relative to the weights leaves BatchNorm's bias at the 0 that it starts with
 

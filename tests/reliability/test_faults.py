@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 from support import tree
 
-from smoothout import progress
 from smoothout.cli.error_messages import one_line
+from smoothout.common import progress
+from smoothout.common.torchvision_compat import torchvision
 from smoothout.data import datasets
 from smoothout.data.datasets import DataError, Name
 from smoothout.jobs import training_job
@@ -29,7 +30,6 @@ from smoothout.reliability.inputs import RUN
 from smoothout.reliability.kills import left
 from smoothout.reliability.victims import PLACES, QUIET
 from smoothout.results.records import Ledger
-from smoothout.vision import torchvision
 
 Ended = tuple[int, list[str]]
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"

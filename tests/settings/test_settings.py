@@ -113,8 +113,16 @@ BAD = [
     ("model._target_", "os.system", "'os.system' is no class of settings in the package smoothout"),
     ("model._target_", "torch.load", "'torch.load' is no class of settings in the package smoothout"),
     ("model._target_", "torch.nn.Linear", "'torch.nn.Linear' is no class of settings in the package smoothout"),
-    ("model._target_", "smoothout.files.write_text", "'smoothout.files.write_text' is no class of settings"),
-    ("model._target_", "smoothout.files.os.system", "'smoothout.files.os.system' is no class of settings"),
+    (
+        "model._target_",
+        "smoothout.common.files.write_text",
+        "'smoothout.common.files.write_text' is no class of settings",
+    ),
+    (
+        "model._target_",
+        "smoothout.common.files.os.system",
+        "'smoothout.common.files.os.system' is no class of settings",
+    ),
     ("model._target_", "smoothout.models.mlp.nn", "'smoothout.models.mlp.nn' is no class of settings"),
     ("model._target_", "smoothout.models.vit.ViT", "'smoothout.models.vit.ViT' is no class of settings"),
     ("model._target_", "smoothout.nn.perturbation.SmoothOut", "SmoothOut' is no class of settings"),

@@ -14,11 +14,11 @@ from support import same_bits
 from tape import TapeLane
 from torch import Tensor, nn
 
+from smoothout.common.rng import address
 from smoothout.data.augment import CropFlip
 from smoothout.nn import perturbation
 from smoothout.nn.evaluation import Precision
 from smoothout.nn.perturbation import Course, Draw, Law, Noise, Scaling
-from smoothout.randomness import address
 from smoothout.training import checkpoint, cuda_graph, trainer
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.cuda_graph import WARM_UP, GraphedUpdate, RecordingError

@@ -12,11 +12,11 @@ from engine_trainings import DIGEST
 from support import same_bits
 from torch import Tensor, nn
 
+from smoothout.common.rng import stream
 from smoothout.data.image_arrays import Split
 from smoothout.models.shallow import Shallow
 from smoothout.nn.evaluation import Precision
 from smoothout.nn.perturbation import Law, Noise, Scaling
-from smoothout.randomness import stream
 from smoothout.training import checkpoint
 from smoothout.training.engine import Engine, Layout
 from smoothout.training.optimizers import Momentum

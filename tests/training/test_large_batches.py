@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.bench import comparisons
-from smoothout.environment import peak_memory
+from smoothout.common.environment import peak_memory
 from smoothout.nn.ghost_batchnorm import ghosted
 from smoothout.nn.perturbation import Noise
 from smoothout.reliability.victims import SERVER

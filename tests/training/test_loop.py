@@ -15,12 +15,12 @@ from support import same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smoothout.common.rng import address, stream
 from smoothout.data import image_arrays
 from smoothout.data.image_arrays import Examples, Split
 from smoothout.nn.copies import SmoothOutCopies
 from smoothout.nn.evaluation import Measured, Precision, evaluate
 from smoothout.nn.perturbation import Course, Draw, Noise, Scaling, SmoothOut
-from smoothout.randomness import address, stream
 from smoothout.training import trainer
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.optimizers import Adam, Momentum

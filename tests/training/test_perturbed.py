@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from smoothout import SmoothOut
+from smoothout.common.rng import stream
 from smoothout.data.image_arrays import Split
 from smoothout.nn.perturbation import Draw, Law, Noise, Scaling
-from smoothout.randomness import stream
 from smoothout.training import checkpoint
 from smoothout.training.engine import Engine, Ghosts
 from smoothout.training.optimizers import Adam, Momentum

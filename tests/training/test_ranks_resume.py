@@ -13,8 +13,8 @@ import torch
 from crew import Crew
 from ranked import CASES, CURVES, assert_close, training
 
-from smoothout import progress
-from smoothout.progress import Interrupted
+from smoothout.common import progress
+from smoothout.common.progress import Interrupted
 from smoothout.training import checkpoint
 from smoothout.training.distributed import ASK_SECONDS, EndedError, Ranks
 

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from smoothout import SmoothOut, SmoothOutCopies
-from smoothout.randomness import stream
+from smoothout.common.rng import stream
 from smoothout.training.update import Batch, Perturb, update
 
 Piece = tuple[Tensor, Tensor]

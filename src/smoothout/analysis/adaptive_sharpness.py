@@ -18,9 +18,9 @@ from smoothout.analysis.box import Box, random_point
 from smoothout.analysis.device_memory import SEARCH, vectors_device
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_counts, check_width
 from smoothout.analysis.sharpness import PINNED, Objective, Point, along_signs, ascend
-from smoothout.choices import choice
+from smoothout.common.enums import choice
+from smoothout.common.rng import stream
 from smoothout.nn.parameters import flatten, restored, trainable
-from smoothout.randomness import stream
 
 
 class Norm(StrEnum):

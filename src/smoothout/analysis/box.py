@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smoothout.randomness import stream
+from smoothout.common.rng import stream
 
 BLOCK = 2**16  # rows of A that are held in float64 at a time
 

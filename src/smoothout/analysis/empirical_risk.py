@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smoothout.journal import passed
+from smoothout.common.pass_cache import passed
 from smoothout.nn.parameters import float64_device, forget_copies, joined
 
 Batches = Iterable[tuple[Any, Any]]

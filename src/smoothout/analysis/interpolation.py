@@ -22,7 +22,7 @@ from smoothout.analysis.compatibility import (
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches
 from smoothout.analysis.jobs.base import line
 from smoothout.analysis.mean_loss import tally_of
-from smoothout.choices import choice
+from smoothout.common.enums import choice
 from smoothout.nn.batchnorm import recompute_averages
 from smoothout.nn.evaluation import Counting, Tally, evaluate
 from smoothout.nn.parameters import BATCHNORM, forget_copies, joined

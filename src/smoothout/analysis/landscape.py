@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_counts
 from smoothout.analysis.jobs.base import line
 from smoothout.analysis.mean_loss import tally_of
-from smoothout.choices import choice
+from smoothout.common.enums import choice
+from smoothout.common.rng import stream
 from smoothout.nn.evaluation import Measured, evaluate
 from smoothout.nn.parameters import forget_copies, joined, restored, trainable, unflatten
 from smoothout.nn.perturbation import scale_to_filters
-from smoothout.randomness import stream
 
 Directions = Sequence[Sequence[Tensor]]  # each one tensor a trainable parameter, in its shape
 

@@ -22,12 +22,12 @@ from smoothout.analysis.empirical_risk import (
     pairs,
 )
 from smoothout.analysis.mean_loss import tally_of
-from smoothout.choices import choice
-from smoothout.journal import passed
+from smoothout.common.enums import choice
+from smoothout.common.pass_cache import passed
+from smoothout.common.rng import stream
 from smoothout.nn.evaluation import Measured
 from smoothout.nn.parameters import flatten, forget_copies, restored, trainable
 from smoothout.nn.perturbation import Law, Noise, Scaling, SmoothOut
-from smoothout.randomness import stream
 from smoothout.results.significance import standard_error
 
 

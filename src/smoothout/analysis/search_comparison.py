@@ -13,8 +13,8 @@ from smoothout.analysis.box import Box, box_around, random_point
 from smoothout.analysis.device_memory import SEARCH, vectors_device
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, check_batches
 from smoothout.analysis.sharpness import LBFGSB, Convention, Objective, Point, ascend, check_search, percent, search
+from smoothout.common.rng import stream
 from smoothout.nn.parameters import assign, flatten, restored, trainable
-from smoothout.randomness import stream
 
 
 class Method(StrEnum):

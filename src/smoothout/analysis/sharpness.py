@@ -31,9 +31,9 @@ from smoothout.analysis.empirical_risk import (
     check_width,
     rounding,
 )
-from smoothout.choices import choice
+from smoothout.common.enums import choice
+from smoothout.common.rng import stream
 from smoothout.nn.parameters import assign, flatten, restored, trainable
-from smoothout.randomness import stream
 
 RANDOM_STARTS = 2  # of each `converged` search, beside its first start
 PINNED = 1e-9  # this near to a bound, in half-widths, a coordinate lies on it

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from smoothout.randomness import address
+from smoothout.common.rng import address
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from smoothout.bench.timing import Work
+from smoothout.common.torchvision_compat import torchvision
 from smoothout.data.crops import Crop
 from smoothout.data.image_folder import Photos
 from smoothout.nn.evaluation import Precision, arithmetic
-from smoothout.vision import torchvision
 
 
 class GreyImages(Dataset[tuple[Tensor, int]]):

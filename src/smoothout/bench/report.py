@@ -16,9 +16,9 @@ import torch
 from smoothout.bench.comparisons import ON
 from smoothout.bench.loading import FROM_FILES
 from smoothout.bench.rows import Row
+from smoothout.common.environment import device_of
+from smoothout.common.files import write_text
 from smoothout.config.build import SettingsError
-from smoothout.environment import device_of
-from smoothout.files import write_text
 
 _VERDICT = {True: "met", False: "missed", None: ""}
 

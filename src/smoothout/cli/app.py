@@ -26,13 +26,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from smoothout.cli.error_messages import UnfinishedError, is_input, is_told, one_line
+from smoothout.common.files import write_text
+from smoothout.common.machine_errors import of_machine
+from smoothout.common.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
 from smoothout.config.build import SettingsError, compose_config, plain, unknown_key
-from smoothout.files import write_text
 from smoothout.jobs.job import Workplace
 from smoothout.jobs.runtime import workplace
 from smoothout.jobs.training_job import follow
-from smoothout.machine import of_machine
-from smoothout.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
 from smoothout.training.distributed import EndedError, LostError, here
 
 _SWEEP = "SMOOTHOUT_SWEEP"  # the file that the jobs of a sweep report to

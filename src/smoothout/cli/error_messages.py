@@ -12,9 +12,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
+from smoothout.common.machine_errors import of_machine
 from smoothout.config.build import SettingsError, unknown_key
 from smoothout.data.datasets import DataError
-from smoothout.machine import of_machine
 from smoothout.results.records import RecordError
 from smoothout.training.checkpoint import CheckpointError
 

@@ -25,7 +25,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from smoothout.choices import keep_members
+from smoothout.common.enums import keep_members
 from smoothout.config.protocols import Data, Model, lacking
 from smoothout.nn.batchnorm import BatchNormStart
 from smoothout.nn.evaluation import Precision

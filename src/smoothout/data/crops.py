@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from smoothout.choices import keep_members
+from smoothout.common.enums import keep_members
 
 SHARE = (0.08, 1.0)  # of a photograph's area that a resized crop covers
 RATIO = (3 / 4, 4 / 3)  # of its width to its height

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from smoothout.files import whole_file
-from smoothout.machine import of_machine
+from smoothout.common.files import whole_file
+from smoothout.common.machine_errors import of_machine
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -144,7 +144,7 @@ def _digits(_: Path) -> Arrays:
 
 def _torchvision(dataset: str) -> Callable[[Path], Arrays]:
     def fetch(scratch: Path) -> Arrays:
-        from smoothout.vision import torchvision  # noqa: PLC0415  (not needed where the npz file is there)
+        from smoothout.common.torchvision_compat import torchvision  # noqa: PLC0415  (not needed where the npz file is there)
 
         make = getattr(torchvision().datasets, dataset)
         train, test = (make(str(scratch), train=train, download=True) for train in (True, False))

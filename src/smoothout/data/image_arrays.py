@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smoothout.choices import keep_members
+from smoothout.common.enums import keep_members
+from smoothout.common.rng import stream
 from smoothout.data.augment import Augment, CropFlip
 from smoothout.data.datasets import SOURCES, Arrays, DataError, Name, load
-from smoothout.randomness import stream
 
 Half = tuple[NDArray[np.uint8], NDArray[np.int64]]
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from smoothout.common.machine_errors import of_machine
 from smoothout.data.crops import Piece
 from smoothout.data.datasets import DataError
 from smoothout.data.transfer import Transfer
-from smoothout.machine import of_machine
 
 Pixels = NDArray[np.uint8]
 Decode = Callable[[int, Pixels], None]  # a row's photograph into an array (side, side, 3)

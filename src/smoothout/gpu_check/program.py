@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from smoothout.devices import why_no_gpu
-from smoothout.environment import environment
+from smoothout.common.devices import why_no_gpu
+from smoothout.common.environment import environment
 from smoothout.gpu_check import numerics, trainings
 from smoothout.gpu_check.check import Check, Found, carry_out
 from smoothout.gpu_check.processes import two_are_one

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from smoothout.common.environment import environment
 from smoothout.config.build import Folders
-from smoothout.environment import environment
 from smoothout.results.digest import described, digest
 from smoothout.results.records import Ledger
 from smoothout.training.distributed import Ranks

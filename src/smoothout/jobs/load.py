@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from smoothout.analysis.jobs.base import Weights
-from smoothout.choices import choice
+from smoothout.common.enums import choice
 from smoothout.config.build import compose_config, experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import network

@@ -13,14 +13,14 @@ import torch
 from filelock import FileLock, Timeout
 from torch import nn
 
-from smoothout import journal, progress
+from smoothout.common import pass_cache, progress
+from smoothout.common.environment import peak_memory
+from smoothout.common.machine_errors import is_out_of_memory
 from smoothout.config.build import Experiment, SettingsError
 from smoothout.data.datasets import DataError
-from smoothout.environment import peak_memory
 from smoothout.jobs.concurrency import Queue, Turn, Turns, forget_frames
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.training_job import check, check_networks, data_of, fresh_model, training
-from smoothout.machine import is_out_of_memory
 from smoothout.nn.curvature import thinned
 from smoothout.nn.evaluation import Precision, arithmetic, evaluate, evaluation_batch
 from smoothout.nn.noise_strength import relative_strength
@@ -181,7 +181,7 @@ def _making(job: Job, place: Workplace) -> Making:
             environment=place.environment(),
         )
         written = place.ledger.write(record)
-        journal.forget(_journal(job, place))
+        pass_cache.forget(_journal(job, place))
         return written
 
 
@@ -221,7 +221,7 @@ def _analysis_outcome(job: Job, runs: list[Record], place: Workplace) -> Generat
     total = job.settings.ticks(len(train_split), len(test_split))
     circumstances = canonical([digests, fingerprint, place.environment()])
     exactly = arithmetic(Precision.float32, place.device)  # torch's own default lets CUDA's convolutions use TF32
-    with progress.Bar(job.name, total) as bar, journal.kept(_journal(job, place), circumstances), exactly:
+    with progress.Bar(job.name, total) as bar, pass_cache.kept(_journal(job, place), circumstances), exactly:
         outcome: dict[str, Any] = job.settings.run(models, train_split, test_split, bar.tick)
     for key, value in outcome.items():
         if wrong := no_json(value):

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from smoothout.common.devices import built_for_gpus, why_no_gpu
+from smoothout.common.progress import say
 from smoothout.config.build import Folders, SettingsError, build, typed
-from smoothout.devices import built_for_gpus, why_no_gpu
 from smoothout.jobs.job import Workplace
-from smoothout.progress import say
 from smoothout.training.distributed import Ranks, here
 from smoothout.training.engine import Engine, keep_memory
 

@@ -22,12 +22,12 @@ from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment, as_completed
 
 from smoothout.cli import app
+from smoothout.common.progress import console, interruptible
 from smoothout.config.build import SettingsError
 from smoothout.jobs.job import Job, Workplace
 from smoothout.jobs.runner import ensure, recorded, together
 from smoothout.jobs.runtime import workplace
 from smoothout.jobs.training_job import follow
-from smoothout.progress import console, interruptible
 from smoothout.results.records import Record, RecordError
 from smoothout.training.distributed import here
 

@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from smoothout import progress
+from smoothout.common import progress
+from smoothout.common.files import make_room
+from smoothout.common.rng import address, stream
 from smoothout.config.build import Experiment, SettingsError
 from smoothout.data.image_arrays import Split
-from smoothout.files import make_room
 from smoothout.jobs.job import Job, Workplace
 from smoothout.nn.batchnorm import BatchNormStart, uniform_start
 from smoothout.nn.parameters import BATCHNORM
-from smoothout.randomness import address, stream
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import CheckpointError, Snapshot, StateDict
 from smoothout.training.cuda_graph import RecordingError

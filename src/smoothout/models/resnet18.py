@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from smoothout.vision import torchvision
+from smoothout.common.torchvision_compat import torchvision
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from smoothout.common.rng import stream
 from smoothout.nn.perturbation import SmoothOut
-from smoothout.randomness import stream
 
 
 class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from smoothout.choices import choice
+from smoothout.common.enums import choice
 from smoothout.nn.flat import filter_lengths, segment_sums
 from smoothout.nn.parameters import filter_norms
 from smoothout.nn.perturbation import Law, Scaling

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.journal import passed
+from smoothout.common.pass_cache import passed
 from smoothout.nn.parameters import flatten, in_float64, modes_kept
 
 AddUp = Callable[[Tensor], None]

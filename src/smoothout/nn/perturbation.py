@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from smoothout.choices import choice, keep_members
+from smoothout.common.enums import choice, keep_members
+from smoothout.common.rng import fill_uniform
 from smoothout.nn.flat import FlatBuffers
 from smoothout.nn.parameters import filter_norms, forget_copies, trainable
-from smoothout.randomness import fill_uniform
 
 
 class Law(StrEnum):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from smoothout.environment import device_of
+from smoothout.common.environment import device_of
 from smoothout.reliability import crowds, inputs, kills
 from smoothout.reliability.cases import CASES
 from smoothout.reliability.kills import Strike

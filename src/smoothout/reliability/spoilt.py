@@ -222,7 +222,9 @@ CONFIGS = {
     _config(
         "a class of others", "_target_: torch.nn.Linear\n"
     ): "'torch.nn.Linear' is no class of settings in the package",
-    _config("a function", "_target_: smoothout.files.write_text\npath: mark\ntext: x\n"): "is no class of settings",
+    _config(
+        "a function", "_target_: smoothout.common.files.write_text\npath: mark\ntext: x\n"
+    ): "is no class of settings",
     _config("another default that is not there", "defaults: [nothing]\n"): "Could not load 'model/nothing'",
     _config(
         "a value that names itself", _MLP + "depth: ${model.depth}\n"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from smoothout.analysis.jobs.base import Weights
-from smoothout.choices import check_seeds, keep_members
+from smoothout.common.enums import check_seeds, keep_members
 from smoothout.config.build import Experiment, SettingsError
 from smoothout.jobs.job import Job
 from smoothout.results.records import Record

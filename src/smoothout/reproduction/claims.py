@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
 
-from smoothout.choices import keep_members
+from smoothout.common.enums import keep_members
 from smoothout.config.build import SettingsError, chosen, compose_config, typed
 from smoothout.jobs.job import Job, Workplace, with_inputs
 from smoothout.nn.evaluation import Precision

@@ -16,8 +16,8 @@ from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.performance_model import Worker, break_even
 from smoothout.analysis.theory import figure_one
 from smoothout.bench.scaling import Scaling
+from smoothout.common.environment import device_of
 from smoothout.config.build import SettingsError, chosen, compose_config, experiment, typed
-from smoothout.environment import device_of
 from smoothout.jobs.job import Job, Workplace, with_inputs
 from smoothout.jobs.runner import of_other_weights, recorded
 from smoothout.reproduction.cells import epoch_seconds

@@ -13,9 +13,9 @@ import pandas as pd
 from smoothout.analysis.jobs.base import Weights
 from smoothout.analysis.jobs.recorded import RunningAverages, Sharpness
 from smoothout.analysis.sharpness import Convention
-from smoothout.choices import check_seeds, keep_members
+from smoothout.common.enums import check_seeds, keep_members
+from smoothout.common.environment import device_of
 from smoothout.config.build import Experiment, SettingsError, compose_config, experiment
-from smoothout.environment import device_of
 from smoothout.jobs.cost_estimate import Costs
 from smoothout.jobs.job import Job, Workplace, with_inputs
 from smoothout.jobs.runner import of_other_weights

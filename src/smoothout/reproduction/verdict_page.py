@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from smoothout.formats import number, significant
+from smoothout.common.formatting import number, significant
 from smoothout.reproduction.claims import Judged, Judging, Kind
 from smoothout.results.significance import LEVEL, MOST_SEEDS, Verdict, holm, seeds_to_decide
 

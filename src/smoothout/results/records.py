@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from smoothout.files import make_room, write_text
+from smoothout.common.files import make_room, write_text
 from smoothout.results.digest import digest as digest_of
 
 FORMAT = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from smoothout.formats import number
+from smoothout.common.formatting import number
 from smoothout.results.records import Record
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from smoothout.files import write_text
-from smoothout.formats import duration, number, significant
+from smoothout.common.files import write_text
+from smoothout.common.formatting import duration, number, significant
 
 NOT_RUN = "not run"
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from smoothout.files import whole_file
-from smoothout.machine import of_machine
+from smoothout.common.files import whole_file
+from smoothout.common.machine_errors import of_machine
 
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 StateDict = dict[str, Tensor]

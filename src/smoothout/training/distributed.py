@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from smoothout import progress
+from smoothout.common import progress
 from smoothout.nn.parameters import BATCHNORM
 from smoothout.training.noise_contexts import Perturbations
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 import torch
 from torch import nn
 
-from smoothout.choices import keep_members
+from smoothout.common.enums import keep_members
 from smoothout.nn.evaluation import Precision
 
 _KEEP = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: never map, never trim

@@ -11,12 +11,12 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
+from smoothout.common.rng import address
 from smoothout.nn.copies import SmoothOutCopies
 from smoothout.nn.curvature import FlatSteinTrace, RunningTrace
 from smoothout.nn.flat import by_filter
 from smoothout.nn.ghost_batchnorm import divisible
 from smoothout.nn.perturbation import Draw, Noise, SmoothOut
-from smoothout.randomness import address
 
 
 class Perturbations:

@@ -10,7 +10,7 @@ from enum import StrEnum
 import torch
 from torch import nn
 
-from smoothout.choices import keep_members
+from smoothout.common.enums import keep_members
 
 
 class Epsilon(StrEnum):

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from smoothout.choices import keep_members
+from smoothout.common.enums import keep_members
 from smoothout.training.update import Batch
 
 

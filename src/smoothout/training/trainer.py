@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from smoothout.choices import choice
+from smoothout.common.enums import choice
+from smoothout.common.rng import stream
 from smoothout.data.image_arrays import Split
 from smoothout.nn.evaluation import Precision, arithmetic, evaluate, evaluation_batch
 from smoothout.nn.parameters import has_convolutions
 from smoothout.nn.perturbation import Noise
-from smoothout.randomness import stream
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.cuda_graph import GraphedUpdate, RecordingError, State
 from smoothout.training.distributed import Ranks, SharedUpdates

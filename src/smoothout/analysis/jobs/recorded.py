@@ -19,7 +19,7 @@ from smoothout.analysis.jobs import base
 from smoothout.analysis.jobs.base import Part, Weights
 from smoothout.analysis.noise_sensitivity import noise_curve, noise_slopes
 from smoothout.analysis.sharpness import EVALUATIONS, Convention, sharpness
-from smoothout.choices import keep_members
+from smoothout.common.enums import keep_members
 from smoothout.data.image_arrays import Split
 from smoothout.nn.batchnorm import recompute_averages
 from smoothout.nn.evaluation import evaluate

@@ -15,7 +15,7 @@ from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_
 from smoothout.analysis.jobs import base
 from smoothout.analysis.jobs.base import Part, Weights
 from smoothout.analysis.landscape import OneDimensional, landscape_line, landscape_plane
-from smoothout.choices import keep_members
+from smoothout.common.enums import keep_members
 from smoothout.data.image_arrays import Split
 from smoothout.nn.curvature import Estimate
 

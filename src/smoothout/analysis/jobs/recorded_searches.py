@@ -15,7 +15,7 @@ from smoothout.analysis.jobs import base
 from smoothout.analysis.jobs.base import Part, Weights
 from smoothout.analysis.search_comparison import Method, atlas
 from smoothout.analysis.sharpness import EVALUATIONS
-from smoothout.choices import keep_members
+from smoothout.common.enums import keep_members
 from smoothout.data.image_arrays import Split
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from smoothout.files import whole_file
+from smoothout.common.files import whole_file
 from smoothout.results.figures.style import STYLE
 
 WIDTH, HEIGHT = 5.0, 4.1  # of a panel with its legend, in inches

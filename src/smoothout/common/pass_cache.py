@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from smoothout.files import whole_file
+from smoothout.common.files import whole_file
 
 SLOW_SECONDS = 1.0  # a pass that took less is made again
 MOST_BYTES = 4 * 2**30  # of one journal; later passes are made again

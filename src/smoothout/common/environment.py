@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from smoothout.devices import driver_version
+from smoothout.common.devices import driver_version
 
 PACKAGES = ("numpy", "scipy")
 CPUINFO = Path("/proc/cpuinfo")
