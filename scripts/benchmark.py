@@ -6,7 +6,7 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from smoothout.bench import report
+from smoothout.benchmark import report
 from smoothout.cli import app
 from smoothout.common.progress import Bar, say
 from smoothout.config.build import chosen

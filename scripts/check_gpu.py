@@ -18,7 +18,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Parse, then import: torch takes seconds, which --help need not wait for."""
     given = arguments()
-    from smoothout.gpu_check import program  # noqa: PLC0415
+    from smoothout.benchmark.gpu_check import program  # noqa: PLC0415
 
     return program.main(given.device, given.quick)
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 from photographs import tree
 
-from smoothout.bench import comparisons, loading, report, timing
-from smoothout.bench.comparisons import F1, ON, _noise_floor, updates
-from smoothout.bench.ordinary import GreyImages, bare_updates, eager_steps, epoch_by_loader
-from smoothout.bench.rows import Row
-from smoothout.bench.timing import Elsewhere, Ratio, compare, hot_spots, seconds
+from smoothout.benchmark import comparisons, image_loading, report, timing
+from smoothout.benchmark.baselines import GreyImages, bare_updates, eager_steps, epoch_by_loader
+from smoothout.benchmark.comparisons import F1, ON, _noise_floor, updates
+from smoothout.benchmark.rows import Row
+from smoothout.benchmark.timing import Elsewhere, Ratio, compare, hot_spots, seconds
 from smoothout.config.build import SettingsError
 from smoothout.data.image_arrays import Split
 from smoothout.models.mlp import MLP
@@ -205,7 +205,7 @@ def test_the_ordinary_loop_runs_in_a_process_of_its_own():
 
 def test_photographs_are_read_against_torchvisions_pipeline_on_the_same_files(tmp_path, monkeypatch):
     tree(tmp_path / "imagenette", {"train": 4, "val": 1})
-    monkeypatch.setattr(loading, "EXAMPLES", 20)
+    monkeypatch.setattr(image_loading, "EXAMPLES", 20)
     [compared] = report.comparisons(CPU, tmp_path, ["photographs-alexnet"])
     row = compared()
     assert row.met is not None

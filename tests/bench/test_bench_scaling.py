@@ -11,8 +11,8 @@ import torch
 from support import a_record
 
 from smoothout.analysis.performance_model import Worker
-from smoothout.bench import scaling
-from smoothout.bench.scaling import Scaling
+from smoothout.benchmark import scaling
+from smoothout.benchmark.scaling import Scaling
 from smoothout.config.build import Folders, SettingsError, compose_config
 from smoothout.jobs.cost_estimate import Costs
 from smoothout.jobs.job import Job, Workplace

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from smoothout.benchmark.gpu_check import numerics
+from smoothout.benchmark.gpu_check.numerics import OPERATIONS
+from smoothout.benchmark.gpu_check.small import apart
 from smoothout.common.rng import fill_uniform
-from smoothout.gpu_check import numerics
-from smoothout.gpu_check.numerics import OPERATIONS
-from smoothout.gpu_check.small import apart
 from smoothout.nn import perturbation
 from smoothout.nn.evaluation import Measured, Precision
 from smoothout.nn.perturbation import SmoothOut

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessException
 
-from smoothout.gpu_check import processes
+from smoothout.benchmark.gpu_check import processes
 from smoothout.training.distributed import Ranks
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)

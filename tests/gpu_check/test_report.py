@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from smoothout.gpu_check import program
-from smoothout.gpu_check.check import Check, Found, carry_out, not_checked
+from smoothout.benchmark.gpu_check import program
+from smoothout.benchmark.gpu_check.check import Check, Found, carry_out, not_checked
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from smoothout.gpu_check import timings
-from smoothout.gpu_check.timings import Setting, times
+from smoothout.benchmark.gpu_check import timings
+from smoothout.benchmark.gpu_check.timings import Setting, times
 from smoothout.models.mlp import MLP
 from smoothout.nn.evaluation import Precision
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from smoothout.gpu_check import small, trainings
-from smoothout.gpu_check.check import Found
-from smoothout.gpu_check.small import mlp
-from smoothout.gpu_check.trainings import KINDS, ONE_NOISE, PLAIN, SMOOTHOUT, Crowd
+from smoothout.benchmark.gpu_check import small, trainings
+from smoothout.benchmark.gpu_check.check import Found
+from smoothout.benchmark.gpu_check.small import mlp
+from smoothout.benchmark.gpu_check.trainings import KINDS, ONE_NOISE, PLAIN, SMOOTHOUT, Crowd
 from smoothout.models.mlp import MLP
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Ghosts, Launch

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.bench import comparisons
+from smoothout.benchmark import comparisons
 from smoothout.common.environment import peak_memory
 from smoothout.nn.ghost_batchnorm import ghosted
 from smoothout.nn.perturbation import Noise

@@ -15,7 +15,7 @@ from smoothout.analysis.jobs.recorded_around import Hessian, Landscape, Plane
 from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
 from smoothout.analysis.performance_model import Worker, break_even
 from smoothout.analysis.theory import figure_one
-from smoothout.bench.scaling import Scaling
+from smoothout.benchmark.scaling import Scaling
 from smoothout.common.environment import device_of
 from smoothout.config.build import SettingsError, chosen, compose_config, experiment, typed
 from smoothout.jobs.job import Job, Workplace, with_inputs

@@ -13,10 +13,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from smoothout.benchmark.gpu_check.check import Found, not_checked
+from smoothout.benchmark.gpu_check.small import (
+    LR,
+    apart,
+    c1,
+    dropping,
+    images,
+    mlp,
+    repeatable,
+    resnet,
+    smooth,
+    told,
+    training,
+)
 from smoothout.data.augment import CropFlip
 from smoothout.data.image_arrays import Split
-from smoothout.gpu_check.check import Found, not_checked
-from smoothout.gpu_check.small import LR, apart, c1, dropping, images, mlp, repeatable, resnet, smooth, told, training
 from smoothout.nn.evaluation import Precision
 from smoothout.nn.perturbation import Course, Draw, Law, Noise, Scaling
 from smoothout.training import checkpoint

@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import torch
 
+from smoothout.benchmark.gpu_check import numerics, trainings
+from smoothout.benchmark.gpu_check.check import Check, Found, carry_out
+from smoothout.benchmark.gpu_check.processes import two_are_one
+from smoothout.benchmark.gpu_check.small import f1, published_c1
+from smoothout.benchmark.gpu_check.timings import METHODS, Setting, times
+from smoothout.benchmark.gpu_check.trainings import KINDS, ONE_NOISE, PLAIN, SMOOTHOUT, Crowd
 from smoothout.common.devices import why_no_gpu
 from smoothout.common.environment import environment
-from smoothout.gpu_check import numerics, trainings
-from smoothout.gpu_check.check import Check, Found, carry_out
-from smoothout.gpu_check.processes import two_are_one
-from smoothout.gpu_check.small import f1, published_c1
-from smoothout.gpu_check.timings import METHODS, Setting, times
-from smoothout.gpu_check.trainings import KINDS, ONE_NOISE, PLAIN, SMOOTHOUT, Crowd
 from smoothout.models.mlp import MLP
 from smoothout.models.resnet import ResNet
 from smoothout.models.shallow import Shallow

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from smoothout.bench.timing import Work
+from smoothout.benchmark.timing import Work
 from smoothout.common.torchvision_compat import torchvision
 from smoothout.data.crops import Crop
 from smoothout.data.image_folder import Photos

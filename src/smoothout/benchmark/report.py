@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from smoothout.bench.comparisons import ON
-from smoothout.bench.loading import FROM_FILES
-from smoothout.bench.rows import Row
+from smoothout.benchmark.comparisons import ON
+from smoothout.benchmark.image_loading import FROM_FILES
+from smoothout.benchmark.rows import Row
 from smoothout.common.environment import device_of
 from smoothout.common.files import write_text
 from smoothout.config.build import SettingsError

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from smoothout.analysis.hessian import HessianVectorProduct
 from smoothout.analysis.sharpness import sharpness
+from smoothout.benchmark.gpu_check.check import Found
+from smoothout.benchmark.gpu_check.small import CLASSES, LR, PIXELS, SHAPE, apart, c1, resnet, smooth, told, training
 from smoothout.common.rng import stream
-from smoothout.gpu_check.check import Found
-from smoothout.gpu_check.small import CLASSES, LR, PIXELS, SHAPE, apart, c1, resnet, smooth, told, training
 from smoothout.nn.evaluation import Precision, arithmetic, evaluate
 from smoothout.nn.perturbation import AdaSmoothOut, Law, Noise, SmoothOut
 from smoothout.training.optimizers import Momentum

@@ -30,9 +30,9 @@ from pathlib import Path
 
 import torch
 
-from smoothout.bench.ordinary import photographs_by_loader
-from smoothout.bench.rows import Row, faster
-from smoothout.bench.timing import Elsewhere, compare
+from smoothout.benchmark.baselines import photographs_by_loader
+from smoothout.benchmark.rows import Row, faster
+from smoothout.benchmark.timing import Elsewhere, compare
 from smoothout.data.crops import Crop
 from smoothout.data.datasets import DataError
 from smoothout.data.image_folder import Collection, Photos

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessException, spawn
 
-from smoothout.gpu_check.check import Found, not_checked
-from smoothout.gpu_check.small import LR, apart, mlp, repeatable, told, training
+from smoothout.benchmark.gpu_check.check import Found, not_checked
+from smoothout.benchmark.gpu_check.small import LR, apart, mlp, repeatable, told, training
 from smoothout.nn.perturbation import Noise
 from smoothout.training.checkpoint import StateDict
 from smoothout.training.distributed import Ranks

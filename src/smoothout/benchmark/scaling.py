@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from smoothout.analysis.performance_model import worker_from
-from smoothout.bench.comparisons import C1, F1, SMOOTHOUT, random_split
-from smoothout.bench.timing import seconds
+from smoothout.benchmark.comparisons import C1, F1, SMOOTHOUT, random_split
+from smoothout.benchmark.timing import seconds
 from smoothout.common.enums import keep_members
 from smoothout.data.image_arrays import Split
 from smoothout.models.resnet18 import ResNet18

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from smoothout.bench.timing import Ratio, Work, hot_spots
+from smoothout.benchmark.timing import Ratio, Work, hot_spots
 
 
 @dataclass(frozen=True)

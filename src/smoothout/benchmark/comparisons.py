@@ -18,9 +18,9 @@ from smoothout.analysis.box import box_around
 from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.noise_sensitivity import noise_curve
 from smoothout.analysis.sharpness import Objective
-from smoothout.bench.ordinary import bare_updates, eager_steps, epoch_by_loader
-from smoothout.bench.rows import Row, faster, row
-from smoothout.bench.timing import Elsewhere, Work, compare, seconds, warm_profiler
+from smoothout.benchmark.baselines import bare_updates, eager_steps, epoch_by_loader
+from smoothout.benchmark.rows import Row, faster, row
+from smoothout.benchmark.timing import Elsewhere, Work, compare, seconds, warm_profiler
 from smoothout.data.image_arrays import Split
 from smoothout.models.mlp import MLP
 from smoothout.models.shallow import Shallow

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from smoothout.bench.timing import seconds
+from smoothout.benchmark.gpu_check.check import Found, not_checked
+from smoothout.benchmark.gpu_check.small import CLASSES, LR
+from smoothout.benchmark.timing import seconds
 from smoothout.data.image_arrays import Split
-from smoothout.gpu_check.check import Found, not_checked
-from smoothout.gpu_check.small import CLASSES, LR
 from smoothout.nn.evaluation import Precision
 from smoothout.nn.perturbation import Noise, Scaling
 from smoothout.training.checkpoint import Snapshot
