@@ -9,7 +9,9 @@ from omegaconf import DictConfig
 
 from smoothout.cli import app, plan
 from smoothout.common.progress import say
-from smoothout.config.build import build, chosen, compose_config, experiment
+from smoothout.config.build import build, chosen
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import experiment
 from smoothout.config.protocols import Analysis
 from smoothout.jobs import slurm
 from smoothout.jobs.job import Job

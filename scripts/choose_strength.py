@@ -5,9 +5,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout.cli import app, plan
-from smoothout.config.build import build, experiment
+from smoothout.config.build import build
+from smoothout.config.experiment import experiment
 from smoothout.jobs import slurm
-from smoothout.jobs.runner import recorded
+from smoothout.jobs.lookup import recorded
 from smoothout.reproduction.cells import epoch_seconds
 from smoothout.reproduction.choose_strength import Choosing, Grid
 

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from smoothout.cli import app
 from smoothout.common.progress import say
-from smoothout.config.build import data_settings
+from smoothout.config.experiment import data_settings
 
 
 @hydra.main(config_path="../configs", config_name="prepare_data", version_base="1.3")

@@ -8,8 +8,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout.cli import app, plan
+from smoothout.common.errors import SettingsError
 from smoothout.common.progress import say
-from smoothout.config.build import SettingsError, build, chosen
+from smoothout.config.build import build, chosen
 from smoothout.jobs import slurm
 from smoothout.reproduction.figure import Picture
 from smoothout.reproduction.table import Reproduction, Scope

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 from smoothout.cli import app
 from smoothout.common.progress import say
-from smoothout.config.build import experiment
+from smoothout.config.experiment import experiment
 from smoothout.jobs import slurm
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure

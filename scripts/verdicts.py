@@ -11,9 +11,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout.cli import app, plan
+from smoothout.common.errors import SettingsError
 from smoothout.common.files import write_text
 from smoothout.common.progress import Bar, say
-from smoothout.config.build import SettingsError, build, chosen
+from smoothout.config.build import build, chosen
 from smoothout.jobs import slurm
 from smoothout.reproduction.claims import Claims, Judging
 from smoothout.reproduction.verdict_page import Page

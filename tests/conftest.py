@@ -12,7 +12,7 @@ import pytest
 import torch
 from support import seed_of, start_from
 
-from smoothout.data.image_arrays import Split
+from smoothout.data.split import Split
 from smoothout.jobs import training_job
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.trainer import Training

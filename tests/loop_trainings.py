@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from smoothout.data.augment import CropFlip
-from smoothout.data.image_arrays import Split
-from smoothout.nn.perturbation import Course, Draw, Law, Noise, Scaling
+from smoothout.data.split import Split
+from smoothout.nn.perturbation import Law, Scaling
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot
+from smoothout.training.methods.smoothout import Course, Draw, Noise
 from smoothout.training.optimizers import Adam, Epsilon, Momentum, Optimizer
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 EXAMPLES, SIZE, UPDATES = 22, 6, 4  # the last batch of an epoch has 4 examples
 Splits = Callable[..., Split]

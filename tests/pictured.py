@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from smoothout.config.build import compose_config
+from smoothout.config.compose import compose_config
 from smoothout.reproduction.figure import Picture
 from smoothout.reproduction.table import Scope
 

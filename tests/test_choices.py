@@ -7,17 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, Sharpness
+from smoothout.analysis.jobs.interpolation import Interpolation
+from smoothout.analysis.jobs.noise_curve import NoiseCurve
+from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.data.crops import Cropping
 from smoothout.data.image_arrays import Images
 from smoothout.data.image_folder import Photos
-from smoothout.nn.evaluation import Precision
-from smoothout.nn.perturbation import Noise
+from smoothout.nn.precision import Precision
 from smoothout.results.digest import described
+from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import LrScaling, Schedule
-from smoothout.training.update import Batch
 
 GREY = {"mean": (0.5,), "std": (0.5,)}
 NAMED: list[tuple[type[Any], dict[str, Any], dict[str, str]]] = [

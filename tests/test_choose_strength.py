@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from support import a_record, tree
 
-from smoothout.config.build import Experiment, SettingsError, build, compose_config, experiment
+from smoothout.common.errors import SettingsError
+from smoothout.config.build import build
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import Experiment, experiment
 from smoothout.data import datasets
 from smoothout.data.datasets import Name
 from smoothout.reproduction.choose_strength import Choosing, Grid, Strength

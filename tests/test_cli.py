@@ -10,9 +10,13 @@ import torch
 from support import a_record
 from torch import nn
 
-from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, Sharpness
-from smoothout.analysis.jobs.recorded_around import Hessian, Landscape, Plane
-from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.jobs.adaptive_sharpness import Adaptive
+from smoothout.analysis.jobs.hessian import Hessian
+from smoothout.analysis.jobs.interpolation import Interpolation
+from smoothout.analysis.jobs.landscape import Landscape, Plane
+from smoothout.analysis.jobs.noise_curve import NoiseCurve
+from smoothout.analysis.jobs.search_comparison import Atlas
+from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.results import summary
 
 SETTINGS = (

@@ -11,8 +11,8 @@ import pytest
 import torch
 from pictured import picture
 
-from smoothout.config.build import Folders
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Folders, Workplace
 from smoothout.reproduction.table import Scope
 from smoothout.results.digest import described
 from smoothout.results.figures import curves

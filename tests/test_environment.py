@@ -13,7 +13,7 @@ from tiny_jobs import workplace
 
 from smoothout.common import environment as module
 from smoothout.common.environment import environment
-from smoothout.jobs import job
+from smoothout.jobs import runtime
 from smoothout.training.engine import Engine, Launch
 
 CPUINFO = """processor\t: 0
@@ -104,7 +104,7 @@ def test_a_machine_says_whether_cudnn_chose_its_algorithms_by_trying_them(
     launch: Launch, tried: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are tried while a CUDA graph is recorded, and at no other time."""
-    monkeypatch.setattr(job, "environment", lambda device: {"gpu": {"cudnn_benchmark": False}})
+    monkeypatch.setattr(runtime, "environment", lambda device: {"gpu": {"cudnn_benchmark": False}})
     place = workplace(tmp_path)
     assert place.environment(Engine(launch))["gpu"]["cudnn_benchmark"] is tried
     assert place.environment()["gpu"]["cudnn_benchmark"] is False

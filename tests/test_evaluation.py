@@ -13,7 +13,8 @@ from support import approx_loss, same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.nn.evaluation import Precision, arithmetic, evaluate
+from smoothout.nn.evaluation import evaluate
+from smoothout.nn.precision import Precision, arithmetic
 
 CPU = torch.device("cpu")
 

@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 
 from smoothout.analysis.interpolation import Averages, InterpolationPath
-from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, Sharpness
-from smoothout.analysis.jobs.recorded_around import Hessian, Landscape, Plane
-from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.jobs.adaptive_sharpness import Adaptive
+from smoothout.analysis.jobs.hessian import Hessian
+from smoothout.analysis.jobs.interpolation import Interpolation
+from smoothout.analysis.jobs.landscape import Landscape, Plane
+from smoothout.analysis.jobs.noise_curve import NoiseCurve
+from smoothout.analysis.jobs.search_comparison import Atlas
+from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.sharpness import Convention
-from smoothout.config.build import compose_config, experiment
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import experiment
 from smoothout.jobs.job import Job
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -49,6 +49,20 @@ class Strength:
 
     def simplified(self) -> Strength:
         return self if self.a else Strength()
+
+
+@dataclass(frozen=True)
+class Renamed:
+    recorded_as: ClassVar[str] = "Inner"
+
+    size: int
+    distribution: Law = field(default=Law.uniform, metadata={"recorded_as": "law"})
+    milestones: tuple[int, ...] = field(default=(), metadata={"recorded_as": "drops"})
+
+
+@pytest.mark.parametrize("defaults", [True, False])
+def test_what_was_renamed_keeps_its_name_in_records(defaults: bool) -> None:
+    assert described(Renamed(3, milestones=(4,)), defaults) == described(Inner(3, drops=(4,)), defaults)
 
 
 def test_a_full_description_holds_every_field_and_the_class_names_of_all_levels() -> None:

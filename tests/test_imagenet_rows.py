@@ -11,9 +11,10 @@ import pytest
 import torch
 from photographs import tree
 
-from smoothout.config.build import Experiment, Folders, compose_config
-from smoothout.jobs.job import Workplace
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import Experiment
 from smoothout.jobs.runner import together
+from smoothout.jobs.runtime import Folders, Workplace
 from smoothout.nn.perturbation import Scaling
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.results.records import Record

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 import smoothout
+from smoothout.common.errors import RecordError
 from smoothout.results.digest import digest
-from smoothout.results.records import FORMAT, Ledger, Record, RecordError, read
+from smoothout.results.records import FORMAT, Ledger, Record, read
 
 IDENTITY = {"kind": "train", "numerics": 1, "settings": {"class": "Experiment", "seed": 3}, "inputs": []}
 

@@ -11,7 +11,9 @@ import torch
 from support import tree
 
 import smoothout
-from smoothout.config.build import SettingsError, compose_config, experiment
+from smoothout.common.errors import SettingsError
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import experiment
 from smoothout.nn.evaluation import evaluate
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

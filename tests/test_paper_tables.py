@@ -12,9 +12,11 @@ import pytest
 import torch
 from published_cells import PUBLISHED_CELLS
 
-from smoothout.config.build import Experiment, Folders, compose_config
-from smoothout.jobs.job import Job, Workplace
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import Experiment
+from smoothout.jobs.job import Job
 from smoothout.jobs.runner import together
+from smoothout.jobs.runtime import Folders, Workplace
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.results.records import Record
 

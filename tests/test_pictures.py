@@ -10,9 +10,10 @@ import pytest
 import torch
 from pictured import CONFIGS, config, picture
 
-from smoothout.config.build import Folders, SettingsError
-from smoothout.jobs.job import Job, Workplace
+from smoothout.common.errors import SettingsError
+from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
+from smoothout.jobs.runtime import Folders, Workplace
 from smoothout.reproduction.figure import Picture
 from smoothout.reproduction.table import Scope
 

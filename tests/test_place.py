@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from smoothout.config.build import SettingsError
+from smoothout.common.errors import SettingsError
 from smoothout.jobs import runtime
 from smoothout.training.distributed import Ranks
 

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from smoothout.common import progress
-from smoothout.common.progress import LINE_SECONDS, REDRAW_SECONDS, Bar, Interrupted, interruptible
+from smoothout.common import interrupts, progress
+from smoothout.common.interrupts import Interrupted, interruptible
+from smoothout.common.progress import LINE_SECONDS, REDRAW_SECONDS, Bar
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"  # the cursor, while a display is there
 
@@ -201,16 +202,16 @@ def test_a_first_signal_waits_for_the_next_question_and_a_second_is_obeyed(numbe
     before = {one: signal.signal(one, obey) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         with pytest.raises(Interrupted), interruptible():  # noqa: PT012  (at the latest at its end)
-            assert not progress.asked_to_stop()
-            progress.stop_if_asked()
+            assert not interrupts.asked_to_stop()
+            interrupts.stop_if_asked()
             signal.raise_signal(number)
-            assert progress.asked_to_stop()
+            assert interrupts.asked_to_stop()
             with pytest.raises(Interrupted, match=f"^by {number.name}; the same command goes on from here$"):
-                progress.stop_if_asked()
+                interrupts.stop_if_asked()
             with pytest.raises(Obeyed):
                 signal.raise_signal(number)
         with interruptible():
-            assert not progress.asked_to_stop(), "what was asked in an earlier block is over"
+            assert not interrupts.asked_to_stop(), "what was asked in an earlier block is over"
         assert signal.getsignal(number) is obey
     finally:
         for one, handler in before.items():

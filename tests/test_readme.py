@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import nn
 
-from smoothout.config.build import build, compose_config, experiment
+from smoothout.config.build import build
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "results" / "findings.md"]

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from smoothout.config.build import Folders, build, compose_config
-from smoothout.jobs.job import Workplace
-from smoothout.nn.evaluation import Precision
+from smoothout.config.build import build
+from smoothout.config.compose import compose_config
+from smoothout.jobs.runtime import Folders, Workplace
+from smoothout.nn.precision import Precision
 from smoothout.reproduction.claims import Claims, Judging
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.reproduction.verdict_page import Page

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from smoothout.config.build import Experiment, Folders, SettingsError, compose_config
+from smoothout.common.errors import SettingsError
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import Costs
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Folders, Workplace
 from smoothout.reproduction.cells import epoch_seconds, late_accuracy
 from smoothout.reproduction.table import Reproduction, Scope
 from smoothout.results.records import Record
@@ -218,7 +221,7 @@ def test_what_costs_nobody_knows_what_is_still_not_run(table, place):
 
 
 def test_the_command_of_a_cell_composes_to_the_very_jobs_of_the_cell(table):
-    from smoothout.config.build import experiment
+    from smoothout.config.experiment import experiment
 
     entry = f1_rows(table, (0,)).entries[0]
     overrides = entry.command.removeprefix("python scripts/train.py ").split()

@@ -11,7 +11,8 @@ import yaml
 from support import a_record
 
 from smoothout import models
-from smoothout.config.build import SettingsError, build
+from smoothout.common.errors import SettingsError
+from smoothout.config.build import build
 from smoothout.config.protocols import Analysis, Data, Model, lacking
 from smoothout.results import summary
 from smoothout.training.trainer import OptimizerSettings
@@ -53,8 +54,8 @@ def test_members_may_be_fields_methods_or_constants() -> None:
 
 
 def test_all_members_that_are_missing_are_named_at_once() -> None:
-    node = {"_target_": "smoothout.training.update.Batch", "size": 2}
-    told = "smoothout.training.update.Batch cannot be the model: it lacks sets_batchnorm_start, name, build"
+    node = {"_target_": "smoothout.training.batch.Batch", "size": 2}
+    told = "smoothout.training.batch.Batch cannot be the model: it lacks sets_batchnorm_start, name, build"
     with pytest.raises(SettingsError) as error:
         build(node, "model", role=Model)
     assert str(error.value) == f"model._target_: {told}"

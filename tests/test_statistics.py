@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from smoothout.common.estimates import standard_error
 from smoothout.results import significance
 from smoothout.results.significance import (
     LEVEL,
@@ -21,7 +22,6 @@ from smoothout.results.significance import (
     mean_of,
     seeds_to_decide,
     spread_of,
-    standard_error,
 )
 
 NUMBERS = st.lists(st.floats(-100, 100), min_size=3, max_size=9).filter(lambda v: np.std(v) > 1e-3)

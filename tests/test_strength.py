@@ -14,19 +14,21 @@ from hypothesis import strategies as st
 from support import same_bits
 from torch import nn
 
-from smoothout.config.build import Experiment, Folders
+from smoothout.config.experiment import Experiment
 from smoothout.data.datasets import Name
 from smoothout.data.image_arrays import Images
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
+from smoothout.jobs.runtime import Folders, Workplace
 from smoothout.jobs.training_job import fresh_model, snapshot_of
 from smoothout.models.mlp import MLP
 from smoothout.nn.noise_strength import relative_strength
 from smoothout.nn.parameters import filter_norms
-from smoothout.nn.perturbation import Course, Law, Noise, Scaling, SmoothOut
+from smoothout.nn.perturbation import Law, Scaling, SmoothOut
+from smoothout.training.batch import Batch
+from smoothout.training.methods.smoothout import Course, Noise
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.update import Batch
 
 
 def network() -> nn.Sequential:

@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 
-from smoothout.config.build import Experiment, Folders
+from smoothout.config.experiment import Experiment
 from smoothout.data.datasets import Name
 from smoothout.data.image_arrays import Images
 from smoothout.jobs import training_job
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Folders, Workplace
 from smoothout.models.mlp import MLP
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.update import Batch
 
 DIGITS = Images(Name.digits, (0.5,), (0.5,))
 UPDATES = 12  # an epoch of 1438 digits in batches of 128

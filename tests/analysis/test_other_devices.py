@@ -28,7 +28,7 @@ from smoothout.nn.batchnorm import recompute_averages
 from smoothout.nn.evaluation import evaluate
 from smoothout.nn.noise_strength import relative_strength
 from smoothout.nn.parameters import flatten, restored, trainable
-from smoothout.nn.perturbation import Noise
+from smoothout.training.methods.smoothout import Noise
 
 CPU = torch.device("cpu")
 Data = list[tuple[Tensor, Tensor]]

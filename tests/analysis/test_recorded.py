@@ -13,9 +13,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from smoothout.analysis.interpolation import Averages, InterpolationPath, interpolate
-from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
+from smoothout.analysis.jobs.interpolation import Interpolation
+from smoothout.analysis.jobs.noise_curve import NoiseCurve
+from smoothout.analysis.jobs.running_statistics import RunningAverages
+from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.sharpness import Convention, sharpness
-from smoothout.data.image_arrays import Split
+from smoothout.data.split import Split
 from smoothout.nn.batchnorm import recompute_averages
 from smoothout.nn.evaluation import evaluate
 from smoothout.results.digest import described

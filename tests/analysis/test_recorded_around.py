@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm
 from smoothout.analysis.jobs.base import Part
-from smoothout.analysis.jobs.recorded_around import Hessian, Landscape, Plane
+from smoothout.analysis.jobs.hessian import Hessian
+from smoothout.analysis.jobs.landscape import Landscape, Plane
 from smoothout.analysis.landscape import OneDimensional, landscape_line, landscape_plane
 
 

@@ -9,8 +9,9 @@ import pytest
 from torch.nn import functional as F
 
 from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness
+from smoothout.analysis.jobs.adaptive_sharpness import Adaptive
 from smoothout.analysis.jobs.base import Part
-from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.jobs.search_comparison import Atlas
 from smoothout.analysis.search_comparison import atlas
 
 

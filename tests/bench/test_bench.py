@@ -19,10 +19,10 @@ from smoothout.benchmark.baselines import GreyImages, bare_updates, eager_steps,
 from smoothout.benchmark.comparisons import F1, ON, _noise_floor, updates
 from smoothout.benchmark.rows import Row
 from smoothout.benchmark.timing import Elsewhere, Ratio, compare, hot_spots, seconds
-from smoothout.config.build import SettingsError
-from smoothout.data.image_arrays import Split
+from smoothout.common.errors import SettingsError
+from smoothout.data.split import Split
 from smoothout.models.mlp import MLP
-from smoothout.nn.perturbation import Noise
+from smoothout.training.methods.smoothout import Noise
 
 CPU = torch.device("cpu")
 ENVIRONMENT = {

@@ -13,10 +13,12 @@ from support import a_record
 from smoothout.analysis.performance_model import Worker
 from smoothout.benchmark import scaling
 from smoothout.benchmark.scaling import Scaling
-from smoothout.config.build import Folders, SettingsError, compose_config
+from smoothout.common.errors import SettingsError
+from smoothout.config.compose import compose_config
 from smoothout.jobs.cost_estimate import Costs
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
+from smoothout.jobs.runtime import Folders, Workplace
 from smoothout.reproduction import figure as pictures
 from smoothout.reproduction.figure import Picture
 from smoothout.reproduction.table import Scope

@@ -8,8 +8,7 @@ import pytest
 import torch
 from simulated import CONFIGS, PUBLISHED, SEEDS
 
-from smoothout.config.build import Folders
-from smoothout.jobs.job import Workplace
+from smoothout.jobs.runtime import Folders, Workplace
 from smoothout.reproduction.claims import Claims
 from smoothout.reproduction.table import Scope
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Workplace
 from smoothout.reproduction.claims import Claims, Judged, Judging
 from smoothout.reproduction.metrics import QUANTITIES
 from smoothout.reproduction.table import Scope

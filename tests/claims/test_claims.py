@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from simulated import CONFIGS, F1, PUBLISHED, SEEDS, judged, page, simulate, write
 
-from smoothout.config.build import SettingsError, compose_config
-from smoothout.jobs.job import Workplace
+from smoothout.common.errors import SettingsError
+from smoothout.config.compose import compose_config
+from smoothout.jobs.runtime import Workplace
 from smoothout.reproduction.claims import Claim, Claims, Judged, Kind
 from smoothout.reproduction.metrics import QUANTITIES
 from smoothout.reproduction.table import Scope

@@ -9,8 +9,8 @@ import pytest
 from pictured import picture
 from simulated import CONFIGS, F1, PUBLISHED, judged, page, simulate
 
-from smoothout.jobs.job import Workplace
-from smoothout.nn.evaluation import Precision
+from smoothout.jobs.runtime import Workplace
+from smoothout.nn.precision import Precision
 from smoothout.reproduction.claims import Claims, Judging
 from smoothout.reproduction.metrics import QUANTITIES
 from smoothout.reproduction.table import Scope

@@ -9,7 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from smoothout.data.datasets import DataError, Name
+from smoothout.common.errors import DataError
+from smoothout.data.datasets import Name
 from smoothout.data.image_arrays import Images
 
 CPU = torch.device("cpu")

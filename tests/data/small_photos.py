@@ -11,12 +11,12 @@ from torch import Tensor
 from smoothout.data.crops import Crop
 from smoothout.data.image_folder import Collection, Photos, PhotoSplit
 from smoothout.models.mlp import MLP
-from smoothout.nn.perturbation import Noise
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

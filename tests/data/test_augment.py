@@ -14,7 +14,7 @@ from torch import Tensor
 from smoothout.common.rng import stream
 from smoothout.common.torchvision_compat import torchvision
 from smoothout.data.augment import PAD, CropFlip
-from smoothout.data.image_arrays import Examples, Split
+from smoothout.data.split import Examples, Split
 
 RED = (127, 0, 0)
 

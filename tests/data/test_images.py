@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_images import CPU, images, one_line, small
 
+from smoothout.common.errors import DataError
 from smoothout.data.augment import Augment, CropFlip
-from smoothout.data.datasets import DataError
-from smoothout.data.image_arrays import Split
+from smoothout.data.split import Split
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

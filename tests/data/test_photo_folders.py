@@ -13,14 +13,14 @@ from photographs import tree
 from small_photos import CPU, MEAN, STD, loaded, names, photos, run, whole
 from torch import Tensor
 
-from smoothout.data.datasets import DataError
+from smoothout.common.errors import DataError
 from smoothout.data.image_folder import Collection, Damaged, Photos, PhotoSplit
 from smoothout.data.prefetch import Pixels, Reader
 from smoothout.models.mlp import MLP
 from smoothout.nn.evaluation import evaluate
 from smoothout.results.digest import described
+from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, Ghosts, Launch
-from smoothout.training.update import Batch
 
 # damage
 

@@ -14,9 +14,9 @@ from PIL import Image
 from small_photos import MEAN, STD, loaded, names, photos, run, whole
 from support import same_bits
 
+from smoothout.common.errors import DataError
 from smoothout.common.torchvision_compat import torchvision
 from smoothout.data.crops import Crop, Cropping
-from smoothout.data.datasets import DataError
 from smoothout.data.image_folder import LARGEST
 from smoothout.data.prefetch import decode
 

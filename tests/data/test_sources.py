@@ -15,9 +15,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from small_images import CPU, images, one_line, small
 
+from smoothout.common.errors import DataError
 from smoothout.common.torchvision_compat import torchvision
 from smoothout.data import datasets
-from smoothout.data.datasets import KEYS, SOURCES, Arrays, DataError, Name, Source, checked, load, read_npz
+from smoothout.data.datasets import KEYS, SOURCES, Arrays, Name, Source, checked, load, read_npz
 from smoothout.data.prefetch import check
 
 # The embedded digits

@@ -13,8 +13,9 @@ from smoothout.benchmark.gpu_check.numerics import OPERATIONS
 from smoothout.benchmark.gpu_check.small import apart
 from smoothout.common.rng import fill_uniform
 from smoothout.nn import perturbation
-from smoothout.nn.evaluation import Measured, Precision
+from smoothout.nn.evaluation import Measured
 from smoothout.nn.perturbation import SmoothOut
+from smoothout.nn.precision import Precision
 from smoothout.training.trainer import Training
 
 CPU = torch.device("cpu")

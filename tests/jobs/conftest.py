@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from tiny_jobs import workplace
 
-from smoothout.jobs import runner, training_job
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs import outcomes, training_job
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Workplace
 from smoothout.training.checkpoint import Snapshot
 
 
@@ -33,5 +34,5 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
             made.append(job)
             yield True
 
-    monkeypatch.setattr(runner, "training", watched)
+    monkeypatch.setattr(outcomes, "training", watched)
     return made

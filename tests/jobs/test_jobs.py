@@ -17,18 +17,19 @@ import pytest
 from support import tree
 from tiny_jobs import DIGITS, UPDATES, checkpoint_of, record_of, tiny, workplace
 
+from smoothout.common.errors import RecordError
 from smoothout.data import datasets
 from smoothout.data.datasets import Name
-from smoothout.jobs import runner, training_job
-from smoothout.jobs.job import Workplace
+from smoothout.jobs import lookup, training_job
 from smoothout.jobs.runner import ensure
+from smoothout.jobs.runtime import Workplace
 from smoothout.models.mlp import MLP
 from smoothout.nn.batchnorm import BatchNormStart
 from smoothout.nn.evaluation import evaluate
-from smoothout.nn.perturbation import Noise
-from smoothout.results.records import Record, RecordError
+from smoothout.results.records import Record
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
@@ -190,13 +191,13 @@ def test_a_field_that_a_later_version_adds_leaves_old_records_good(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = ensure(tiny(), place)
-    described = runner.described
+    described = lookup.described
 
     def with_one_more(settings: Any, defaults: bool = True) -> Any:
         values = described(settings, defaults)
         return {**values, "label_smoothing": 0.0} if defaults else values
 
-    monkeypatch.setattr(runner, "described", with_one_more)
+    monkeypatch.setattr(lookup, "described", with_one_more)
     assert ensure(tiny(), place) == record
 
 

@@ -12,13 +12,13 @@ import torch
 from support import digits, tree
 from tiny_jobs import UPDATES, checkpoint_of, tiny, trained
 
-from smoothout.analysis.jobs.recorded import RunningAverages
-from smoothout.data.datasets import DataError
+from smoothout.analysis.jobs.running_statistics import RunningAverages
+from smoothout.common.errors import CheckpointError, DataError
 from smoothout.jobs import training_job
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
+from smoothout.jobs.runtime import Workplace
 from smoothout.training import checkpoint
-from smoothout.training.checkpoint import CheckpointError
 
 
 @pytest.fixture

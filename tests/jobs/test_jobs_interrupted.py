@@ -11,14 +11,20 @@ from support import tree
 from tiny_jobs import tiny, workplace
 
 from smoothout.analysis.interpolation import Averages
-from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
-from smoothout.analysis.jobs.recorded_around import Hessian, Landscape, Plane
-from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.jobs.adaptive_sharpness import Adaptive
+from smoothout.analysis.jobs.hessian import Hessian
+from smoothout.analysis.jobs.interpolation import Interpolation
+from smoothout.analysis.jobs.landscape import Landscape, Plane
+from smoothout.analysis.jobs.noise_curve import NoiseCurve
+from smoothout.analysis.jobs.running_statistics import RunningAverages
+from smoothout.analysis.jobs.search_comparison import Atlas
+from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.common import pass_cache, progress
-from smoothout.common.progress import Interrupted
-from smoothout.jobs.job import Job, Workplace
+from smoothout.common.interrupts import Interrupted
+from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
+from smoothout.jobs.runtime import Workplace
 
 ANALYSES = (
     Sharpness(iterations=3, examples=50),

@@ -13,19 +13,19 @@ import torch
 from support import tree
 from tiny_jobs import checkpoint_of, record_of, tiny, trained
 
-from smoothout.config.build import SettingsError
-from smoothout.data.datasets import DataError, Name
+from smoothout.common.errors import CheckpointError, DataError, SettingsError
+from smoothout.data.datasets import Name
 from smoothout.data.image_arrays import Images
 from smoothout.data.image_folder import Collection, Photos
 from smoothout.jobs import training_job
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
+from smoothout.jobs.runtime import Workplace
 from smoothout.models.shallow import Shallow
-from smoothout.nn.perturbation import Noise
-from smoothout.training.checkpoint import CheckpointError
+from smoothout.training.batch import Batch
 from smoothout.training.distributed import Ranks
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Adam, Epsilon
-from smoothout.training.update import Batch
 
 
 def _bad_digits(folder: Path) -> None:

@@ -12,21 +12,24 @@ import pytest
 from tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, workplace
 from torch import nn
 
-from smoothout.analysis.jobs.recorded import NoiseCurve
-from smoothout.common import progress
-from smoothout.config.build import SettingsError
+from smoothout.analysis.jobs.noise_curve import NoiseCurve
+from smoothout.common import interrupts, progress
+from smoothout.common.errors import SettingsError
+from smoothout.jobs import outcomes as job_outcomes
 from smoothout.jobs import runner, training_job
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure, together
+from smoothout.jobs.runtime import Workplace
 from smoothout.models.mlp import MLP
-from smoothout.nn.perturbation import Law, Noise
+from smoothout.nn.perturbation import Law
 from smoothout.results.records import Record
 from smoothout.training import checkpoint
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.update import Batch
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def test_an_error_in_one_training_sinks_no_other(
     tmp_path: Path, alone: dict[Job, Record], updates: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impossible, failing = tiny(batch=Batch(1439)), CROWD[2]
-    watched = runner.training
+    watched = job_outcomes.training
 
     def training(job: Job, place: Workplace) -> Generator[None, None, Snapshot]:
         steps = watched(job, place)
@@ -113,7 +116,7 @@ def test_an_error_in_one_training_sinks_no_other(
 
     place = workplace(tmp_path, engine=Engine(together=3))
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "training", training)
+        patch.setattr(job_outcomes, "training", training)
         outcomes = list(together([impossible, *CROWD], place))
     made = dict(outcomes)
     assert len(outcomes) == len(made) == 6
@@ -133,7 +136,7 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_t
     tmp_path: Path, alone: dict[Job, Record], monkeypatch: pytest.MonkeyPatch, trainings: list[Snapshot | None]
 ) -> None:
     place, pending, asked = workplace(tmp_path, engine=Engine(together=3)), list[int](), list[Job]()
-    monkeypatch.setattr(progress, "_pending", pending)
+    monkeypatch.setattr(interrupts, "_pending", pending)
     first, short, third, fourth, fifth = CROWD
     came: dict[Job, Record | Exception] = {}
     step, steps = progress.Bar.step, list[int]()
@@ -145,7 +148,7 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_t
             pending.append(2)
 
     monkeypatch.setattr(progress.Bar, "step", step_and_interrupt)
-    with pytest.raises(progress.Interrupted, match="by SIGINT; the same command goes on from here"):
+    with pytest.raises(interrupts.Interrupted, match="by SIGINT; the same command goes on from here"):
         came.update(together(noted(CROWD, asked), place))
     assert list(came) == [short], "what was done before stays"
     assert asked == [first, short, third, fourth], "nothing new is begun"

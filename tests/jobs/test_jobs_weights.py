@@ -12,22 +12,24 @@ from support import same_bits
 from tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, trained, workplace
 from torch import Tensor, nn
 
-from smoothout.analysis.jobs.recorded import NoiseCurve
-from smoothout.common import progress
+from smoothout.analysis.jobs.noise_curve import NoiseCurve
+from smoothout.common import interrupts, progress
+from smoothout.common.errors import CheckpointError
 from smoothout.data.image_arrays import Images, Name
-from smoothout.jobs import job as work
-from smoothout.jobs import runner, training_job
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs import lookup, runtime, training_job
+from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure
+from smoothout.jobs.runtime import Workplace
 from smoothout.models.resnet import ResNet
 from smoothout.nn.batchnorm import BatchNormStart
-from smoothout.nn.perturbation import Course, Law, Noise, Scaling
+from smoothout.nn.perturbation import Law, Scaling
 from smoothout.results.records import Record
 from smoothout.training import checkpoint
-from smoothout.training.checkpoint import CheckpointError, Snapshot
+from smoothout.training.batch import Batch
+from smoothout.training.checkpoint import Snapshot
+from smoothout.training.methods.smoothout import Course, Noise
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.update import Batch
 
 
 @pytest.mark.parametrize("noise", [Noise(), Noise(a=0.05)], ids=["baseline", "smoothout"])
@@ -50,15 +52,15 @@ def test_an_analysis_of_weights_that_another_machine_rounded_otherwise_is_known(
     job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (run,))
     curve = ensure(job, place)
     assert curve.outcome["weights"] == [ensure(run, place).outcome["weights"]["best"]]
-    assert runner.of_other_weights([run, job], place) == []
+    assert lookup.of_other_weights([run, job], place) == []
     path = checkpoint_of(run, place)
     snapshot = checkpoint.load(path, run.digest)
     next(iter(snapshot.best.values())).mul_(1 + 1e-6)
     checkpoint.save(path, snapshot, run.digest)
-    assert runner.of_other_weights([run, job], place) == []
+    assert lookup.of_other_weights([run, job], place) == []
     (Path(place.folders.results) / job.kind / f"{job.name}.json").unlink()
     ensure(job, place)
-    assert runner.of_other_weights([run, job], place) == [run.name]
+    assert lookup.of_other_weights([run, job], place) == [run.name]
 
 
 def test_an_analysis_of_a_network_whose_code_was_changed_is_refused(
@@ -101,12 +103,12 @@ def test_a_finished_checkpoint_holds_no_optimizer(place: Workplace) -> None:
 def _stopping_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask for an end of the work after so many updates."""
     made = itertools.count(1)
-    monkeypatch.setattr(progress, "asked_to_stop", lambda: 15 * (next(made) >= updates))
+    monkeypatch.setattr(interrupts, "asked_to_stop", lambda: 15 * (next(made) >= updates))
 
     def stop() -> None:
-        raise progress.Interrupted(15)
+        raise interrupts.Interrupted(15)
 
-    monkeypatch.setattr(progress, "stop_if_asked", stop)
+    monkeypatch.setattr(interrupts, "stop_if_asked", stop)
 
 
 RUNS = {
@@ -144,7 +146,7 @@ def test_a_run_that_is_stopped_after_any_update_ends_with_the_same_bits(
     place = workplace(tmp_path, checkpoint_seconds=-1.0)
     with monkeypatch.context() as patch:
         _stopping_after(updates, patch)
-        with pytest.raises(progress.Interrupted):
+        with pytest.raises(interrupts.Interrupted):
             ensure(job, place)
     assert not record_of(job, place).exists()
     left = checkpoint.load(checkpoint_of(job, place), job.digest)
@@ -163,10 +165,10 @@ def test_a_run_that_goes_on_elsewhere_says_so(place: Workplace, monkeypatch: pyt
     job = tiny()
     with monkeypatch.context() as patch:
         _stopping_after(3, patch)
-        with pytest.raises(progress.Interrupted):
+        with pytest.raises(interrupts.Interrupted):
             ensure(job, place)
-    here = work.environment(place.device)
-    monkeypatch.setattr(work, "environment", lambda device: {**here, "threads": 64})
+    here = runtime.environment(place.device)
+    monkeypatch.setattr(runtime, "environment", lambda device: {**here, "threads": 64})
     assert [machine["threads"] for machine in ensure(job, place).outcome["machines"]] == [here["threads"], 64]
 
 
@@ -177,15 +179,15 @@ def test_a_request_to_stop_keeps_a_checkpoint_and_makes_no_record(
 
     def broken_off(bar: progress.Bar, note: str | None = None) -> None:
         if next(steps) == 5:
-            raise progress.Interrupted(15)
+            raise interrupts.Interrupted(15)
 
     with monkeypatch.context() as patch:
         patch.setattr(progress.Bar, "step", broken_off)
-        with pytest.raises(progress.Interrupted):
+        with pytest.raises(interrupts.Interrupted):
             ensure(job, place)
     assert not checkpoint_of(job, place).exists(), "nobody asked, and the time between checkpoints is not over"
     _stopping_after(5, monkeypatch)
-    with pytest.raises(progress.Interrupted):
+    with pytest.raises(interrupts.Interrupted):
         ensure(job, place)
     assert checkpoint.load(checkpoint_of(job, place), job.digest).step == 5
     assert not record_of(job, place).exists()
@@ -197,11 +199,11 @@ def _start_weights(job: Job, place: Workplace, monkeypatch: pytest.MonkeyPatch) 
 
     def look(model: nn.Module, *_: Any, **__: Any) -> None:
         found.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        raise progress.Interrupted(15)
+        raise interrupts.Interrupted(15)
 
     with monkeypatch.context() as patch:
         patch.setattr(training_job, "Training", look)
-        with pytest.raises(progress.Interrupted):
+        with pytest.raises(interrupts.Interrupted):
             ensure(job, place)
     return found
 

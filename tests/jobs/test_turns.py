@@ -15,10 +15,11 @@ import pytest
 import torch
 from tiny_jobs import record_of, tiny, workplace
 
-from smoothout.jobs import runner
+from smoothout.jobs import outcomes
 from smoothout.jobs.concurrency import Queue, Turns
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.job import Job
 from smoothout.jobs.runner import ensure, together
+from smoothout.jobs.runtime import Workplace
 from smoothout.results.records import Record
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine
@@ -193,7 +194,7 @@ def test_a_queue_gives_each_job_once_and_takes_no_more_than_it_needs() -> None:
 
 def fails_beside(others: int, failed: list[Job], kept: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trainings run out of memory in their third update where more than ``others`` run at the same time."""
-    watched, running = runner.training, set[Job]()
+    watched, running = outcomes.training, set[Job]()
 
     def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
         model = torch.nn.Linear(3, 3)  # a local that the frames of the error hold
@@ -213,7 +214,7 @@ def fails_beside(others: int, failed: list[Job], kept: list[Any], monkeypatch: p
             running.discard(job)
         raise AssertionError
 
-    monkeypatch.setattr(runner, "training", training)
+    monkeypatch.setattr(outcomes, "training", training)
 
 
 def test_a_training_that_runs_out_of_memory_beside_others_is_made_with_fewer(

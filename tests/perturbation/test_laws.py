@@ -16,7 +16,8 @@ from torch import nn
 
 from smoothout import AdaSmoothOut, SmoothOut, SmoothOutCopies
 from smoothout.nn.parameters import filter_norms
-from smoothout.nn.perturbation import Course, Draw, Law, Noise, Scaling, course_factor, scale_to_filters
+from smoothout.nn.perturbation import Law, Scaling, scale_to_filters
+from smoothout.training.methods.smoothout import Course, Draw, Noise, course_factor
 
 # The laws
 

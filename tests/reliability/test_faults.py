@@ -21,10 +21,11 @@ import pytest
 from support import tree
 
 from smoothout.cli.error_messages import one_line
-from smoothout.common import progress
+from smoothout.common import interrupts
+from smoothout.common.errors import DataError
 from smoothout.common.torchvision_compat import torchvision
 from smoothout.data import datasets
-from smoothout.data.datasets import DataError, Name
+from smoothout.data.datasets import Name
 from smoothout.jobs import training_job
 from smoothout.reliability.inputs import RUN
 from smoothout.reliability.kills import left
@@ -306,5 +307,5 @@ def test_work_stops_when_the_process_that_it_is_done_for_has_died(tmp_path: Path
 
 
 def test_a_request_that_comes_after_the_last_question_is_not_forgotten() -> None:
-    with pytest.raises(progress.Interrupted, match="by SIGTERM"), progress.interruptible():
+    with pytest.raises(interrupts.Interrupted, match="by SIGTERM"), interrupts.interruptible():
         signal.raise_signal(signal.SIGTERM)

@@ -17,8 +17,9 @@ from tiny_jobs import tiny, workplace
 from torch.distributed import is_torchelastic_launched
 from train_program import Program, records
 
-from smoothout.config.build import compose_config
-from smoothout.data.datasets import DataError, Name
+from smoothout.common.errors import DataError
+from smoothout.config.compose import compose_config
+from smoothout.data.datasets import Name
 from smoothout.data.image_arrays import Images
 from smoothout.jobs import slurm as cluster
 from smoothout.jobs.job import Job

@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra import compose
 
-from smoothout.config.build import plain
+from smoothout.config.compose import plain
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from smoothout.config import build
-from smoothout.config.build import SettingsError, compose_config
+from smoothout.common.errors import SettingsError
+from smoothout.config import compose as compose_module
+from smoothout.config.compose import compose_config
 
 
 @pytest.fixture
@@ -20,13 +21,13 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Fills with each config that Hydra is asked for."""
-    names, compose = list[str](), build.compose
+    names, compose = list[str](), compose_module.compose
 
     def watched(config_name: str, overrides: list[str]) -> object:
         names.append(config_name)
         return compose(config_name, overrides)
 
-    monkeypatch.setattr(build, "compose", watched)
+    monkeypatch.setattr(compose_module, "compose", watched)
     return names
 
 

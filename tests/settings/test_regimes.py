@@ -11,9 +11,9 @@ import pytest
 import torch
 from composed import choices, composed
 
-from smoothout.config.build import experiment
+from smoothout.config.experiment import experiment
 from smoothout.nn.batchnorm import BatchNormStart
-from smoothout.nn.perturbation import Course, Draw
+from smoothout.training.methods.smoothout import Course, Draw
 
 ACCOUNTS: dict[str, dict[str, Any]] = {
     "described": {

@@ -6,13 +6,17 @@ import copy
 import dataclasses
 import importlib
 import math
+import re
 from typing import Any
 
 import pytest
 from composed import choices, composed
 
-from smoothout.config.build import Experiment, Profile, SettingsError, build, experiment
-from smoothout.nn.perturbation import Course, Noise
+from smoothout.common.errors import SettingsError
+from smoothout.config.build import build
+from smoothout.config.experiment import Experiment, Profile, experiment
+from smoothout.config.moved import MOVED, current_name
+from smoothout.training.methods.smoothout import Course, Noise
 
 GROUPS = ("model", "data", "optimizer", "schedule", "batch", "perturbation", "profile", "analysis")
 GONE = object()
@@ -130,13 +134,13 @@ BAD = [
     ("model._target_", "smoothout_evil.models.MLP", "'smoothout_evil.models.MLP' is no class of settings"),
     (
         "perturbation._target_",
-        "smoothout.training.update.Batch",
-        "must be smoothout.nn.perturbation.Noise, not smoothout.training.update.Batch",
+        "smoothout.training.batch.Batch",
+        "must be smoothout.training.methods.smoothout.Noise, not smoothout.training.batch.Batch",
     ),
     (
         "batch._target_",
-        "smoothout.nn.perturbation.Noise",
-        "must be smoothout.training.update.Batch, not smoothout.nn.perturbation.Noise",
+        "smoothout.training.methods.smoothout.Noise",
+        "must be smoothout.training.batch.Batch, not smoothout.training.methods.smoothout.Noise",
     ),
 ]
 
@@ -177,7 +181,7 @@ def test_an_optimizer_must_be_one_that_can_be_built(f1: dict[str, Any]) -> None:
 
 
 def test_a_model_must_be_a_model(f1: dict[str, Any]) -> None:
-    other = {"_target_": "smoothout.config.build.Profile", "epochs": 1.0}
+    other = {"_target_": "smoothout.config.experiment.Profile", "epochs": 1.0}
     with pytest.raises(SettingsError, match=r"^model._target_: "):
         experiment(changed(f1, "model", other))
 
@@ -241,3 +245,12 @@ def test_no_noise_and_the_papers_length_are_the_classes_defaults(f1: dict[str, A
     config = composed("~regime", "perturbation=none")
     assert build(config["perturbation"], "perturbation") == Noise()
     assert build(f1["profile"], "profile") == Profile()
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_a_target_of_an_earlier_version_is_made_with_a_warning_that_names_both(old: str, new: str) -> None:
+    with pytest.warns(FutureWarning, match=rf"^here\._target_: {re.escape(old)} is now {re.escape(new)}$"):
+        assert current_name(old, "here") == new
+    module, _, name = new.rpartition(".")
+    assert dataclasses.is_dataclass(getattr(importlib.import_module(module), name))
+    assert current_name(new, "here") == new

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from smoothout.data.image_arrays import Split
-from smoothout.nn.evaluation import Precision
-from smoothout.nn.perturbation import Noise
+from smoothout.data.split import Split
+from smoothout.nn.precision import Precision
+from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, Launch
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 EXAMPLES, SIZE, UPDATES = 22, 6, 4  # the last batch of an epoch has 4 examples
 LR = 2.0**-7  # float32 holds it exactly, as it holds the lower ones after a drop to a half

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.data.augment import CropFlip
-from smoothout.data.image_arrays import Split
-from smoothout.nn.perturbation import Course, Draw, Law, Noise, Scaling
+from smoothout.data.split import Split
+from smoothout.nn.perturbation import Law, Scaling
+from smoothout.training.batch import Batch
 from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Engine, Ghosts
+from smoothout.training.methods.smoothout import Course, Draw, Noise
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 EXAMPLES, TESTED = 47, 10
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")

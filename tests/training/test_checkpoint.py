@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import nn
 
+from smoothout.common.errors import CheckpointError
 from smoothout.training import checkpoint
-from smoothout.training.checkpoint import CURVES, CheckpointError, Snapshot, load, save
+from smoothout.training.checkpoint import CURVES, Snapshot, load, save
 
 DIGEST, OTHER = "a1" * 32, "b2" * 32
 

@@ -14,9 +14,9 @@ from tape import TapeLane, record
 from test_engine_graphs import assert_same_end, graphs  # noqa: F401  (a fixture)
 from torch import nn
 
-from smoothout.nn.perturbation import Noise
 from smoothout.training.cuda_graph import RecordingError, difference
 from smoothout.training.engine import Engine, Launch
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.trainer import Training
 

@@ -16,12 +16,12 @@ import torch
 from engine_trainings import SIZE, Splits, network, told_recordable, training
 from torch import nn
 
-from smoothout.nn.evaluation import Precision
-from smoothout.nn.perturbation import Noise
+from smoothout.nn.precision import Precision
 from smoothout.training import engine
+from smoothout.training.batch import Batch
 from smoothout.training.engine import TOGETHER, Engine, Ghosts, Launch, Layout, keep_memory
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Momentum
-from smoothout.training.update import Batch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

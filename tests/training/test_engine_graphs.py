@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from smoothout.common.rng import address
 from smoothout.data.augment import CropFlip
 from smoothout.nn import perturbation
-from smoothout.nn.evaluation import Precision
-from smoothout.nn.perturbation import Course, Draw, Law, Noise, Scaling
+from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.precision import Precision
 from smoothout.training import checkpoint, cuda_graph, trainer
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.cuda_graph import WARM_UP, GraphedUpdate, RecordingError
 from smoothout.training.engine import Engine, Ghosts, Launch
+from smoothout.training.methods.smoothout import Course, Draw, Noise
 from smoothout.training.optimizers import Adam, Epsilon, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 
 def convolutions() -> nn.Sequential:

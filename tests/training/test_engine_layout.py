@@ -13,16 +13,17 @@ from support import same_bits
 from torch import Tensor, nn
 
 from smoothout.common.rng import stream
-from smoothout.data.image_arrays import Split
+from smoothout.data.split import Split
 from smoothout.models.shallow import Shallow
-from smoothout.nn.evaluation import Precision
-from smoothout.nn.perturbation import Law, Noise, Scaling
+from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.precision import Precision
 from smoothout.training import checkpoint
+from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, Layout
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 OTHER = {Layout.channels_first: Layout.channels_last, Layout.channels_last: Layout.channels_first}
 

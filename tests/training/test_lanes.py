@@ -13,9 +13,9 @@ import torch
 from engine_trainings import Splits, network, training
 from test_engine_graphs import graphs  # noqa: F401  (a fixture)
 
-from smoothout.nn.perturbation import Noise
 from smoothout.training.cuda_graph import GraphedUpdate, Lane
 from smoothout.training.engine import Launch
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.noise_contexts import Perturbations
 
 

@@ -15,12 +15,13 @@ from torch.nn import functional as F
 from smoothout.benchmark import comparisons
 from smoothout.common.environment import peak_memory
 from smoothout.nn.ghost_batchnorm import ghosted
-from smoothout.nn.perturbation import Noise
 from smoothout.reliability.victims import SERVER
+from smoothout.training.batch import Batch
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch, update
+from smoothout.training.update import update
 
 
 def network(norm: type[nn.Module]) -> nn.Sequential:

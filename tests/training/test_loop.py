@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.common.rng import address, stream
-from smoothout.data import image_arrays
-from smoothout.data.image_arrays import Examples, Split
+from smoothout.data import split as split_module
+from smoothout.data.split import Examples, Split
 from smoothout.nn.copies import SmoothOutCopies
-from smoothout.nn.evaluation import Measured, Precision, evaluate
-from smoothout.nn.perturbation import Course, Draw, Noise, Scaling, SmoothOut
+from smoothout.nn.evaluation import Measured, evaluate
+from smoothout.nn.perturbation import Scaling, SmoothOut
+from smoothout.nn.precision import Precision
 from smoothout.training import trainer
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot
+from smoothout.training.methods.smoothout import Course, Draw, Noise
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
-from smoothout.training.update import Batch
 
 # Order of examples
 
@@ -40,7 +42,7 @@ def order(tiny_split: Splits, **changes: Any) -> list[list[int]]:
             return super().take(rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image_arrays, "Examples", Watched)
+        patch.setattr(split_module, "Examples", Watched)
         run(network(dropout=changes.pop("dropout", 0.0)), tiny_split, **changes)
     return asked
 

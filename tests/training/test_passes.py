@@ -12,17 +12,18 @@ import torch
 from support import same_bits
 from torch import Tensor, nn
 
-from smoothout.data.image_arrays import Examples, Split
-from smoothout.nn.evaluation import Precision
+from smoothout.data.split import Examples, Split
 from smoothout.nn.ghost_batchnorm import forward_ghosts
-from smoothout.nn.perturbation import Draw, Law, Noise, Scaling
+from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.precision import Precision
 from smoothout.training import checkpoint, ghost_batches
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Ghosts
+from smoothout.training.methods.smoothout import Draw, Noise
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 Splits = Callable[..., Split]
 EXAMPLES = 44

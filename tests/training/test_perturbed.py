@@ -17,14 +17,15 @@ from torch.nn import functional as F
 
 from smoothout import SmoothOut
 from smoothout.common.rng import stream
-from smoothout.data.image_arrays import Split
-from smoothout.nn.perturbation import Draw, Law, Noise, Scaling
+from smoothout.data.split import Split
+from smoothout.nn.perturbation import Law, Scaling
 from smoothout.training import checkpoint
+from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, Ghosts
+from smoothout.training.methods.smoothout import Draw, Noise
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import CURVATURE_DRAWS, Training
-from smoothout.training.update import Batch
 
 Splits = Callable[..., Split]
 EXAMPLES, SIZE, UPDATES = 22, 6, 4

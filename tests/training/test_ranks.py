@@ -18,13 +18,13 @@ from support import same_bits
 from torch import Tensor, nn
 
 from smoothout.data.image_folder import Collection, Photos
-from smoothout.nn.perturbation import Draw, Noise
 from smoothout.training import trainer
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Engine, Ghosts, Launch
+from smoothout.training.methods.smoothout import Draw, Noise
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 CPU = torch.device("cpu")
 

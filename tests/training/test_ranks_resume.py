@@ -13,8 +13,8 @@ import torch
 from crew import Crew
 from ranked import CASES, CURVES, assert_close, training
 
-from smoothout.common import progress
-from smoothout.common.progress import Interrupted
+from smoothout.common import interrupts
+from smoothout.common.interrupts import Interrupted
 from smoothout.training import checkpoint
 from smoothout.training.distributed import ASK_SECONDS, EndedError, Ranks
 
@@ -34,10 +34,10 @@ def part_of_a_run(ranks: Ranks, path: Path, updates: int) -> None:
 
 def agreed(ranks: Ranks, asked: int) -> tuple[int, int]:
     """What all agree upon where rank 1 alone was sent the signal ``asked``; and what then waits here."""
-    with suppress(Interrupted), progress.interruptible():
+    with suppress(Interrupted), interrupts.interruptible():
         if asked and ranks.rank == 1:
-            progress.ask_to_stop(asked)
-        found = ranks.agree_to_stop(), progress.asked_to_stop()
+            interrupts.ask_to_stop(asked)
+        found = ranks.agree_to_stop(), interrupts.asked_to_stop()
     return found
 
 
@@ -75,17 +75,17 @@ def stopped(ranks: Ranks, sent: int) -> tuple[int, list[int], int]:
     torch.distributed.all_reduce, time.monotonic = noted, lambda: seconds[0]
     ranks._ask_at_once()
     try:
-        with suppress(Interrupted), progress.interruptible():
+        with suppress(Interrupted), interrupts.interruptible():
             for update in range(10 * sent):
                 seconds[0] += 2.0**-6 if ranks.rank else 2.0**-7
                 if ranks.rank and update == sent:
-                    progress.ask_to_stop(15)
+                    interrupts.ask_to_stop(15)
                 if ranks.agree_to_stop():
                     break
     finally:
         torch.distributed.all_reduce, time.monotonic = whole, clock
         ranks._ask_at_once()
-    return update, asked, progress.asked_to_stop()
+    return update, asked, interrupts.asked_to_stop()
 
 
 def test_ranks_ask_one_another_every_half_second_by_the_slowest_clock_and_stop_at_the_same_update(two: Crew) -> None:

@@ -13,9 +13,9 @@ import torch
 from loop_trainings import METHODS, UPDATES, Splits, network, run
 from support import same_bits
 
-from smoothout.nn.perturbation import Noise
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import Snapshot
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smoothout.training.batch import Batch
 from smoothout.training.schedule import LrScaling, Schedule
-from smoothout.training.update import Batch
 
 BATCH = Batch(128)
 drops = st.lists(st.integers(1, 300), max_size=4).map(tuple)

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from smoothout import SmoothOut, SmoothOutCopies
 from smoothout.common.rng import stream
-from smoothout.training.update import Batch, Perturb, update
+from smoothout.training.batch import Batch
+from smoothout.training.update import Perturb, update
 
 Piece = tuple[Tensor, Tensor]
 

@@ -15,11 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from smoothout.nn import perturbation
-from smoothout.nn.perturbation import Draw, Noise, Scaling
+from smoothout.nn.perturbation import Scaling
+from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, Ghosts
+from smoothout.training.methods.smoothout import Draw, Noise
 from smoothout.training.noise_contexts import Perturbations
 from smoothout.training.optimizers import Adam, Epsilon
-from smoothout.training.update import Batch
 
 OTHERS: dict[str, dict[str, Any]] = {
     "copies": {"noise": Noise(0.1, copies=2)},

@@ -33,10 +33,9 @@ from smoothout.analysis.empirical_risk import (
     rounding,
 )
 from smoothout.analysis.lanczos import lanczos
+from smoothout.common.estimates import Estimate, standard_error
 from smoothout.common.rng import stream
-from smoothout.nn.curvature import Estimate
 from smoothout.nn.parameters import restored, trainable, unflatten
-from smoothout.results.significance import standard_error
 
 Array = NDArray[np.float64]
 

@@ -23,12 +23,13 @@ from smoothout.analysis.empirical_risk import (
 )
 from smoothout.analysis.mean_loss import tally_of
 from smoothout.common.enums import choice
+from smoothout.common.estimates import standard_error
 from smoothout.common.pass_cache import passed
 from smoothout.common.rng import stream
 from smoothout.nn.evaluation import Measured
 from smoothout.nn.parameters import flatten, forget_copies, restored, trainable
-from smoothout.nn.perturbation import Law, Noise, Scaling, SmoothOut
-from smoothout.results.significance import standard_error
+from smoothout.nn.perturbation import Law, Scaling, SmoothOut
+from smoothout.training.methods.smoothout import Noise
 
 
 class NoisePoint(NamedTuple):

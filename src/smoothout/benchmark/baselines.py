@@ -18,7 +18,7 @@ from smoothout.benchmark.timing import Work
 from smoothout.common.torchvision_compat import torchvision
 from smoothout.data.crops import Crop
 from smoothout.data.image_folder import Photos
-from smoothout.nn.evaluation import Precision, arithmetic
+from smoothout.nn.precision import Precision, arithmetic
 
 
 class GreyImages(Dataset[tuple[Tensor, int]]):

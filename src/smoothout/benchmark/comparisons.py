@@ -21,18 +21,19 @@ from smoothout.analysis.sharpness import Objective
 from smoothout.benchmark.baselines import bare_updates, eager_steps, epoch_by_loader
 from smoothout.benchmark.rows import Row, faster, row
 from smoothout.benchmark.timing import Elsewhere, Work, compare, seconds, warm_profiler
-from smoothout.data.image_arrays import Split
+from smoothout.data.split import Split
 from smoothout.models.mlp import MLP
 from smoothout.models.shallow import Shallow
-from smoothout.nn.evaluation import Precision
 from smoothout.nn.parameters import flatten, restored, trainable
-from smoothout.nn.perturbation import Noise, Scaling
+from smoothout.nn.perturbation import Scaling
+from smoothout.nn.precision import Precision
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Layout
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 SMOOTHOUT, ADASMOOTHOUT = Noise(0.0375), Noise(0.15, scaling=Scaling.filter)
 FOREVER = 10**6  # epochs

@@ -33,8 +33,8 @@ import torch
 from smoothout.benchmark.baselines import photographs_by_loader
 from smoothout.benchmark.rows import Row, faster
 from smoothout.benchmark.timing import Elsewhere, compare
+from smoothout.common.errors import DataError
 from smoothout.data.crops import Crop
-from smoothout.data.datasets import DataError
 from smoothout.data.image_folder import Collection, Photos
 from smoothout.data.prefetch import cores
 

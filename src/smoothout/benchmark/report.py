@@ -17,8 +17,8 @@ from smoothout.benchmark.comparisons import ON
 from smoothout.benchmark.image_loading import FROM_FILES
 from smoothout.benchmark.rows import Row
 from smoothout.common.environment import device_of
+from smoothout.common.errors import SettingsError
 from smoothout.common.files import write_text
-from smoothout.config.build import SettingsError
 
 _VERDICT = {True: "met", False: "missed", None: ""}
 

@@ -20,15 +20,15 @@ from smoothout.analysis.performance_model import worker_from
 from smoothout.benchmark.comparisons import C1, F1, SMOOTHOUT, random_split
 from smoothout.benchmark.timing import seconds
 from smoothout.common.enums import keep_members
-from smoothout.data.image_arrays import Split
+from smoothout.data.split import Split
 from smoothout.models.resnet18 import ResNet18
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Engine, Launch
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import CURVATURE_DRAWS, Training
-from smoothout.training.update import Batch
 
 WHOLE, HALF, SHARED = "one process", "one process, half the ghost batches", "two processes"
 MESSAGE, EMPTY = "gradients added up", "two numbers added up"

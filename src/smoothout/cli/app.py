@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import tempfile
 import traceback
@@ -26,12 +25,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from smoothout.cli.error_messages import UnfinishedError, is_input, is_told, one_line
+from smoothout.common.errors import SettingsError
 from smoothout.common.files import write_text
+from smoothout.common.interrupts import Interrupted, end_with_parent, interruptible, stopped_by_signals
 from smoothout.common.machine_errors import of_machine
-from smoothout.common.progress import Interrupted, console, end_with_parent, interruptible, stopped_by_signals
-from smoothout.config.build import SettingsError, compose_config, plain, unknown_key
-from smoothout.jobs.job import Workplace
-from smoothout.jobs.runtime import workplace
+from smoothout.common.progress import console
+from smoothout.config.build import unknown_key
+from smoothout.config.compose import compose_config, plain
+from smoothout.jobs.runtime import Workplace, workplace
+from smoothout.jobs.slurm import check_launcher
 from smoothout.jobs.training_job import follow
 from smoothout.training.distributed import EndedError, LostError, here
 
@@ -213,17 +215,6 @@ def _refuse_launcher(target: str) -> None:
     """A launcher that nobody asks for its services would be a setting without effect."""
     if not target.endswith(".BasicLauncher"):
         raise SettingsError("hydra/launcher: this program hands the runs of a sweep (-m) over, and no single one")
-
-
-def check_launcher(target: str) -> None:
-    """Refuse a launcher that hands jobs to other processes where there is no SLURM, or where ranks would wait in vain.
-
-    Raises SettingsError.
-    """
-    if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
-        raise SettingsError("hydra/launcher: srun was not found; SLURM takes jobs from machines of its cluster alone")
-    if here().size > 1 and not target.endswith(".BasicLauncher"):
-        raise SettingsError("hydra/launcher: must be basic under torchrun, whose processes train together")
 
 
 class SweepSummary(Callback):

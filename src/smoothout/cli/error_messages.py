@@ -12,21 +12,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
+from smoothout.common.errors import UserError
 from smoothout.common.machine_errors import of_machine
-from smoothout.config.build import SettingsError, unknown_key
-from smoothout.data.datasets import DataError
-from smoothout.results.records import RecordError
-from smoothout.training.checkpoint import CheckpointError
+from smoothout.config.build import unknown_key
 
-WRONG_INPUT = (
-    SettingsError,
-    DataError,
-    RecordError,
-    CheckpointError,
-    HydraException,
-    OmegaConfBaseException,
-    yaml.YAMLError,
-)
+WRONG_INPUT = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 _TRAILERS = ("Config search path", "full_key:", "object_type=", "Set the environment variable", "To append to your")
 _WITHOUT_KEYS = ("experiment", "regime")  # groups that set the keys of others
 _INSTEAD = {

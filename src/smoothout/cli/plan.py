@@ -14,13 +14,15 @@ from rich.table import Table as Grid
 
 from smoothout.cli import app
 from smoothout.cli.error_messages import UnfinishedError, one_line
+from smoothout.common.errors import DataError
 from smoothout.common.formatting import duration
 from smoothout.common.progress import console
-from smoothout.config.build import Experiment
-from smoothout.data.datasets import DataError
+from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import Costs
-from smoothout.jobs.job import Job, Workplace
-from smoothout.jobs.runner import recorded, refuse, together
+from smoothout.jobs.job import Job
+from smoothout.jobs.lookup import recorded
+from smoothout.jobs.runner import refuse, together
+from smoothout.jobs.runtime import Workplace
 from smoothout.jobs.slurm import Carrier
 from smoothout.jobs.training_job import checkpoint_path, data_of
 from smoothout.results.records import Record

@@ -6,226 +6,23 @@ fields. ``build`` makes the object; it calls nothing outside the package and ref
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import difflib
 import importlib
 import math
-import os
-import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from enum import Enum
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from smoothout.common.enums import keep_members
-from smoothout.config.protocols import Data, Model, lacking
-from smoothout.nn.batchnorm import BatchNormStart
-from smoothout.nn.evaluation import Precision
-from smoothout.nn.perturbation import Noise
-from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import OptimizerSettings
-from smoothout.training.update import Batch
+from smoothout.common.errors import SettingsError
+from smoothout.config.moved import current_name
+from smoothout.config.protocols import lacking
 
 PACKAGE = "smoothout"
-_GROUPS = ("model", "data", "optimizer", "schedule", "batch", "perturbation", "profile")
-EXPERIMENT_KEYS = (*_GROUPS, "batchnorm_start", "longer", "precision", "seed")
 T = TypeVar("T")
-
-
-class SettingsError(Exception):
-    """Settings that cannot be used; the message is one line that names the key and what is allowed."""
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """One training: everything that decides its outcome."""
-
-    kind: ClassVar[str] = "train"
-
-    model: Model
-    data: Data
-    optimizer: OptimizerSettings
-    schedule: Schedule
-    batch: Batch
-    perturbation: Noise = dataclasses.field(default_factory=Noise)
-    batchnorm_start: BatchNormStart = BatchNormStart.one
-    precision: Precision = Precision.float32
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        keep_members(self)
-        if self.seed < 0:
-            raise ValueError(f"seed: must be a whole number >= 0, not {self.seed}")
-        limit = self.data.train_examples
-        if limit is not None:
-            _made(self.batch.fitting, {"examples": limit}, "batch.")
-
-    def simplified(self) -> Experiment:
-        """Without ``batchnorm_start`` where the model sets it, without learning-rate scaling where it scales by 1.
-
-        A batch of one ghost batch forgets its ghost size; learning-rate scaling that refers to it keeps it.
-        """
-        start = BatchNormStart.one if self.model.sets_batchnorm_start else self.batchnorm_start
-        schedule = self.schedule
-        if schedule.lr_scale(self.batch) == 1:
-            schedule = schedule.unscaled()
-        elif self.batch.ghosts == 1:
-            schedule = replace(schedule, lr_reference=schedule.lr_reference or self.batch.ghost)
-        return replace(self, batchnorm_start=start, schedule=schedule)
-
-    @property
-    def numerics(self) -> int:
-        """Raised when a change of the program changes outcomes; 2: another generator draws the noise."""
-        return 2 if self.perturbation.a else 1
-
-    @property
-    def labels(self) -> dict[str, Any]:
-        """Names for people."""
-        return {
-            "model": self.model.name,
-            "data": str(self.data.name),
-            "method": self.perturbation.slug,
-            "batch": self.batch.examples,
-            "epochs": self.schedule.epochs,
-            "seed": self.seed,
-        }
-
-    def slug(self) -> str:
-        """The readable part of a record's name."""
-        return "{model}-{data}-b{batch}-{method}-e{epochs}-s{seed}".format(**self.labels)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """How much of the published experiment is run: a share of its epochs, and the first examples of each split.
-
-    Args:
-        epochs: share of the published epochs, above 0; learning-rate drops move along.
-        train_examples: number of training images, or those of one update where it takes more; None is all.
-        test_examples: number of test images, None for all.
-        analysis_examples: number of images that post-hoc analyses look at, None for all of a split.
-    """
-
-    epochs: float = 1.0
-    train_examples: int | None = None
-    test_examples: int | None = None
-    analysis_examples: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.epochs <= 1000:
-            raise ValueError(f"epochs: must be a share above 0, at most 1000, not {self.epochs}")
-        for name in ("train_examples", "test_examples", "analysis_examples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: must be null (all) or at least 1, not {value}")
-
-    def train_examples_for(self, batch: Batch) -> int | None:
-        """How many training images there are to be for updates of ``batch``, None for all."""
-        return None if self.train_examples is None else max(self.train_examples, batch.examples)
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where things lie: data sets, records, checkpoints, logs. Never part of a record's identity."""
-
-    data: str
-    results: str
-    checkpoints: str
-    logs: str
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name):
-                raise ValueError(f"{field.name}: must be the path of a folder, not ''")
-
-
-@dataclass(frozen=True)
-class _Scalars:
-    batchnorm_start: BatchNormStart
-    longer: int
-    precision: Precision
-    seed: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.longer <= 1000:
-            raise ValueError(f"longer: must be a whole number from 1 to 1000, not {self.longer}")
-
-
-def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The config ``name`` under ``folder`` with ``overrides``, resolved to plain values.
-
-    Hydra takes a tenth of a second, and tables share rows: it is asked again only where a file or a place changed.
-    Raises SettingsError for a folder without configs.
-    """
-    files = [(path, path.stat().st_mtime_ns) for path in folder.rglob("*.yaml")]
-    if not files:
-        raise SettingsError(f"configs: {folder} must be the folder of this repository's configs, and has none")
-    places = [(key, value) for key, value in os.environ.items() if key.startswith("SMOOTHOUT_")]
-    return copy.deepcopy(_composed(folder.resolve(), name, tuple(overrides), frozenset([*files, *places])))
-
-
-@lru_cache(maxsize=4096)
-def _composed(folder: Path, name: str, overrides: tuple[str, ...], _circumstances: frozenset[Any]) -> dict[str, Any]:
-    GlobalHydra.instance().clear()  # a program of Hydra's own may be running
-    with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-        return plain(compose(config_name=name, overrides=list(overrides)))
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """A composed config as plain values, interpolations resolved."""
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def experiment(config: dict[str, Any]) -> Experiment:
-    """The training that a composed config describes, its profile applied. Raises SettingsError."""
-    missing = [key for key in EXPERIMENT_KEYS if key not in config]
-    if missing:
-        raise SettingsError(f"{missing[0]}: is missing; a training needs {', '.join(EXPERIMENT_KEYS)}")
-    profile = build(config["profile"], "profile", Profile)
-    data = data_settings(config["data"])
-    batch = build(config["batch"], "batch", Batch)
-    scalars = typed(_Scalars, {f.name: config[f.name] for f in dataclasses.fields(_Scalars)}, "").__dict__.copy()
-    longer = scalars.pop("longer")
-    settings = {
-        "model": _model(config["model"]),
-        "data": replace(
-            data,
-            train_examples=_smaller(data.train_examples, profile.train_examples_for(batch)),
-            test_examples=_smaller(data.test_examples, profile.test_examples),
-        ),
-        "optimizer": build(config["optimizer"], "optimizer", role=OptimizerSettings),
-        "schedule": build(config["schedule"], "schedule", Schedule).scaled(profile.epochs * longer),
-        "batch": batch,
-        "perturbation": build(config["perturbation"], "perturbation", Noise),
-    }
-    return _made(Experiment, {**settings, **scalars}, "")
-
-
-def data_settings(node: Any) -> Any:
-    """The data's settings at the config node ``data``: images as arrays, or photographs."""
-    return build(node, "data", role=Data)
-
-
-def _model(node: Any) -> Any:
-    model: Any = build(node, "model", role=Model)
-    if not re.fullmatch(r"\w[\w.+-]*", model.name):
-        raise SettingsError(f"model.name: {model.name!r} must be letters, digits and . + - _: it is part of file names")
-    return model
-
-
-def _smaller(one: int | None, other: int | None) -> int | None:
-    given = [n for n in (one, other) if n is not None]
-    return min(given) if given else None
 
 
 def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | None = None) -> T:
@@ -238,7 +35,7 @@ def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | No
     if not isinstance(node, dict) or "_target_" not in node:
         raise SettingsError(f"{key}: must be a group of settings with a _target_, not {node!r}")
     values = dict(node)
-    cls = _component(str(values.pop("_target_")), key)
+    cls = _component(current_name(str(values.pop("_target_")), key), key)
     if kind is not None and cls is not kind:
         raise SettingsError(f"{key}._target_: must be {kind.__module__}.{kind.__qualname__}, not {node['_target_']}")
     if role is not None and (members := lacking(cls, role)):
@@ -292,7 +89,7 @@ def typed(cls: type[T], values: dict[Any, Any], prefix: str) -> T:
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
             raise SettingsError(f"{prefix}{name}: must be finite, not {value}")
-    return _made(cls, settled, prefix)
+    return construct(cls, settled, prefix)
 
 
 def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str:
@@ -321,7 +118,8 @@ def _strict(value: Any, hint: Any) -> Any:
     return value
 
 
-def _made(cls: Callable[..., T], values: dict[str, Any], prefix: str) -> T:
+def construct(cls: Callable[..., T], values: dict[str, Any], prefix: str) -> T:
+    """Call ``cls`` with ``values``; a ValueError becomes a SettingsError whose key starts with ``prefix``."""
     try:
         return cls(**values)
     except ValueError as error:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from smoothout.analysis.jobs.base import Weights
-from smoothout.data.image_arrays import Split
+from smoothout.data.split import Split
 
 Shape = tuple[int, int, int]
 

@@ -16,14 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from smoothout.common.errors import DataError
 from smoothout.common.files import whole_file
 from smoothout.common.machine_errors import of_machine
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
-
-
-class DataError(Exception):
-    """Data that is missing or damaged; the message is one line for the user."""
 
 
 class Name(StrEnum):

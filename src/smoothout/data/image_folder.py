@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from smoothout.common.enums import keep_members
+from smoothout.common.errors import DataError
 from smoothout.common.rng import stream
 from smoothout.common.torchvision_compat import torchvision
 from smoothout.data.crops import Crop, Cropping
-from smoothout.data.datasets import DataError
-from smoothout.data.image_arrays import Split, SplitBatches, check_held_out, check_numbers, usual_examples
+from smoothout.data.image_arrays import check_held_out, check_numbers, usual_examples
 from smoothout.data.prefetch import Pixels, Reader, checked, cores, decode
+from smoothout.data.split import Split, SplitBatches
 from smoothout.data.transfer import sent
 
 LARGEST = 250  # photographs in a batch that is only evaluated: more fill memory and are no faster

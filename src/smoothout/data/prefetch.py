@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from smoothout.common.errors import DataError
 from smoothout.common.machine_errors import of_machine
 from smoothout.data.crops import Piece
-from smoothout.data.datasets import DataError
 from smoothout.data.transfer import Transfer
 
 Pixels = NDArray[np.uint8]

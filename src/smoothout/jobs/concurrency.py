@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from smoothout.jobs.job import Job, Workplace
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Workplace
 
 MARGIN = 1.2  # of the memory that the last training needed must be free before the next one begins
 

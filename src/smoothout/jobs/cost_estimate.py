@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 
-from smoothout.config.build import Experiment
-from smoothout.jobs.job import Job, Workplace
+from smoothout.config.experiment import Experiment
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Workplace
 
 
 class Costs:

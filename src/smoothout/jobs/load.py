@@ -9,7 +9,8 @@ from torch import nn
 
 from smoothout.analysis.jobs.base import Weights
 from smoothout.common.enums import choice
-from smoothout.config.build import compose_config, experiment
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import network
 from smoothout.jobs.runtime import workplace

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from smoothout.common.devices import built_for_gpus, why_no_gpu
+from smoothout.common.environment import environment
+from smoothout.common.errors import SettingsError
 from smoothout.common.progress import say
-from smoothout.config.build import Folders, SettingsError, build, typed
-from smoothout.jobs.job import Workplace
+from smoothout.config.build import build, typed
+from smoothout.results.digest import described
+from smoothout.results.records import Ledger
 from smoothout.training.distributed import Ranks, here
-from smoothout.training.engine import Engine, keep_memory
+from smoothout.training.engine import Engine, Launch, keep_memory
 
 
 def workplace(settings: dict[str, Any]) -> Workplace:
@@ -89,3 +93,66 @@ def _check_there(device: torch.device) -> None:
         raise SettingsError(f"device: '{device}' is not here: {reason}")
     if (device.index or 0) >= count:
         raise SettingsError(f"device: '{device}' is not here; this machine has {count} CUDA devices, from cuda:0 on")
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where things lie: data sets, records, checkpoints, logs. Never part of a record's identity."""
+
+    data: str
+    results: str
+    checkpoints: str
+    logs: str
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not getattr(self, field.name):
+                raise ValueError(f"{field.name}: must be the path of a folder, not ''")
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where jobs run; nothing here changes what they are.
+
+    Args:
+        folders: data sets, records, checkpoints, logs.
+        device: of the models and the data.
+        engine: how trainings reach the device.
+        download: whether missing data may be fetched.
+        tensorboard: whether curves are written to the logs folder for TensorBoard.
+        checkpoint_seconds: time between two checkpoints.
+        ranks: the processes that share trainings.
+    """
+
+    folders: Folders
+    device: torch.device
+    engine: Engine = dataclasses.field(default_factory=Engine)
+    download: bool = True
+    tensorboard: bool = False
+    checkpoint_seconds: float = 60.0
+    ranks: Ranks = dataclasses.field(default_factory=Ranks)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The records."""
+        return Ledger(Path(self.folders.results))
+
+    def environment(self, engine: Engine | None = None) -> dict[str, Any]:
+        """What stands in a record about the place; ``engine`` is how a training was carried out there."""
+        found = environment(self.device)
+        if self.ranks.size > 1:
+            found["processes"] = self.ranks.size
+        if engine:
+            found["engine"] = described(engine)
+        if engine and "gpu" in found:  # it is set while a graph is recorded alone
+            found["gpu"]["cudnn_benchmark"] = engine.launch is Launch.graph
+        return found
+
+    def alone(self) -> Workplace:
+        """The same place for one job that nothing else runs beside."""
+        return replace(self, engine=replace(self.engine, together=1))
+
+    @property
+    def turns(self) -> int:
+        """How many trainings take turns on the device; several processes share one at a time."""
+        return 1 if self.ranks.size > 1 else self.engine.turns(self.device)

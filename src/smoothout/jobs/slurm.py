@@ -7,6 +7,7 @@ configs/hydra/launcher/ says what each may use.
 from __future__ import annotations
 
 import os
+import shutil
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -21,14 +22,15 @@ from submitit import AutoExecutor, JobEnvironment
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment, as_completed
 
-from smoothout.cli import app
-from smoothout.common.progress import console, interruptible
-from smoothout.config.build import SettingsError
-from smoothout.jobs.job import Job, Workplace
-from smoothout.jobs.runner import ensure, recorded, together
-from smoothout.jobs.runtime import workplace
+from smoothout.common.errors import RecordError, SettingsError
+from smoothout.common.interrupts import interruptible
+from smoothout.common.progress import console
+from smoothout.jobs.job import Job
+from smoothout.jobs.lookup import recorded
+from smoothout.jobs.runner import ensure, together
+from smoothout.jobs.runtime import Workplace, workplace
 from smoothout.jobs.training_job import follow
-from smoothout.results.records import Record, RecordError
+from smoothout.results.records import Record
 from smoothout.training.distributed import here
 
 Outcomes = Iterator[tuple[Job, Record | Exception]]
@@ -78,7 +80,7 @@ def carrier(hydra: HydraConf, settings: dict[str, Any]) -> Carrier:
         return together
     if launcher not in _EXECUTORS:
         raise SettingsError("hydra/launcher: must be slurm or slurm_nodes here; other launchers are for sweeps (-m)")
-    app.check_launcher(target)
+    check_launcher(target)
     return partial(handed_over, executor(_EXECUTORS[launcher], resources), MadeThere(settings))
 
 
@@ -142,3 +144,14 @@ def handed_over(jobs_of: AutoExecutor, work: MadeThere, jobs: Iterable[Job], pla
             yield by_id[one.job_id], outcome
         except UncompletedJobError as error:
             yield by_id[one.job_id], error
+
+
+def check_launcher(target: str) -> None:
+    """Refuse a launcher that hands jobs to other processes where there is no SLURM, or where ranks would wait in vain.
+
+    Raises SettingsError.
+    """
+    if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
+        raise SettingsError("hydra/launcher: srun was not found; SLURM takes jobs from machines of its cluster alone")
+    if here().size > 1 and not target.endswith(".BasicLauncher"):
+        raise SettingsError("hydra/launcher: must be basic under torchrun, whose processes train together")

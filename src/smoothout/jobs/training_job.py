@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from smoothout.common import progress
+from smoothout.common import interrupts, progress
+from smoothout.common.errors import CheckpointError, SettingsError
 from smoothout.common.files import make_room
 from smoothout.common.rng import address, stream
-from smoothout.config.build import Experiment, SettingsError
-from smoothout.data.image_arrays import Split
-from smoothout.jobs.job import Job, Workplace
+from smoothout.config.experiment import Experiment
+from smoothout.data.split import Split
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Workplace
 from smoothout.nn.batchnorm import BatchNormStart, uniform_start
 from smoothout.nn.parameters import BATCHNORM
 from smoothout.training import checkpoint
-from smoothout.training.checkpoint import CheckpointError, Snapshot, StateDict
+from smoothout.training.checkpoint import Snapshot, StateDict
 from smoothout.training.cuda_graph import RecordingError
 from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Engine, keep_memory
@@ -133,7 +135,7 @@ def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
                 save(run.frozen())
                 saved = time.monotonic()
             if stopping:  # a signal that the other ranks do not know of yet waits until they do
-                progress.stop_if_asked()
+                interrupts.stop_if_asked()
             yield True
         end = run.frozen()
         log(end)
@@ -191,7 +193,7 @@ def _order(setup: Experiment, place: Workplace, snapshot: Snapshot) -> Order:
 def follow(ranks: Ranks) -> None:
     """Do this rank's share of every training that rank 0 leads, until that one's program ends; nothing is written."""
     keep_memory()
-    with progress.interruptible(), warnings.catch_warnings():
+    with interrupts.interruptible(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rank 0 says it
         for setup, place, threads, snapshot in ranks.orders():
             torch.set_num_threads(threads)

@@ -30,18 +30,12 @@ import torch
 from torch import Tensor
 
 from smoothout.common.enums import choice
+from smoothout.common.estimates import Estimate
 from smoothout.nn.flat import filter_lengths, segment_sums
 from smoothout.nn.parameters import filter_norms
 from smoothout.nn.perturbation import Law, Scaling
 
 Variance = float | Tensor
-
-
-class Estimate(NamedTuple):
-    """A mean over independent draws and its standard error, nan for a single draw."""
-
-    mean: float
-    standard_error: float
 
 
 class SteinTrace(NamedTuple):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -15,31 +13,6 @@ from smoothout.common.pass_cache import passed
 from smoothout.nn.parameters import flatten, in_float64, modes_kept
 
 AddUp = Callable[[Tensor], None]
-
-
-class Precision(StrEnum):
-    """The arithmetic of a run; float32 is the reference. tf32 makes a difference on CUDA devices alone."""
-
-    float32 = "float32"
-    tf32 = "tf32"
-    bfloat16 = "bfloat16"
-
-
-@contextmanager
-def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Run a block in ``precision`` on ``device``; bfloat16 is torch's autocast, weights stay float32.
-
-    Autocast's cache is off: within one block it would go on using the first bfloat16 copy of weights that have changed.
-    """
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = precision is Precision.tf32  # torch's default lets convolutions use it
-    try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.bfloat16, cache_enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def evaluation_batch(device: torch.device) -> int:

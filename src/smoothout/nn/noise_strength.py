@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from smoothout.nn.curvature import noise_variances
 from smoothout.nn.parameters import filter_norms, float64_device, trainable
-from smoothout.nn.perturbation import Noise
+from smoothout.training.methods.smoothout import Noise
 
 
 @torch.no_grad()

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from smoothout.config.build import SettingsError
+from smoothout.common.errors import SettingsError
 from smoothout.config.protocols import Analysis
-from smoothout.jobs.job import Job, Workplace
-from smoothout.jobs.runner import recorded
+from smoothout.jobs.job import Job
+from smoothout.jobs.lookup import recorded
+from smoothout.jobs.runtime import Workplace
 from smoothout.results.records import Record
 
 

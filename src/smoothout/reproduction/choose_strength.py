@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 from smoothout.analysis.jobs.base import Weights
 from smoothout.common.enums import check_seeds, keep_members
-from smoothout.config.build import Experiment, SettingsError
+from smoothout.common.errors import SettingsError
+from smoothout.common.estimates import standard_error
+from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
 from smoothout.results.records import Record
-from smoothout.results.significance import standard_error
 
 RULE = "the best mean; of equal ones the smaller strength"
 

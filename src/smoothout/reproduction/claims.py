@@ -11,9 +11,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from smoothout.common.enums import keep_members
-from smoothout.config.build import SettingsError, chosen, compose_config, typed
-from smoothout.jobs.job import Job, Workplace, with_inputs
-from smoothout.nn.evaluation import Precision
+from smoothout.common.errors import SettingsError
+from smoothout.config.build import chosen, typed
+from smoothout.config.compose import compose_config
+from smoothout.jobs.job import Job, with_inputs
+from smoothout.jobs.runtime import Workplace
+from smoothout.nn.precision import Precision
 from smoothout.reproduction.cells import Entry
 from smoothout.reproduction.metrics import QUANTITIES, Quantity
 from smoothout.reproduction.table import Reproduction, Scope

@@ -10,16 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from smoothout.analysis.hessian import Spectrum
-from smoothout.analysis.jobs.recorded import Interpolation, NoiseCurve, RunningAverages, Sharpness
-from smoothout.analysis.jobs.recorded_around import Hessian, Landscape, Plane
-from smoothout.analysis.jobs.recorded_searches import Adaptive, Atlas
+from smoothout.analysis.jobs.adaptive_sharpness import Adaptive
+from smoothout.analysis.jobs.hessian import Hessian
+from smoothout.analysis.jobs.interpolation import Interpolation
+from smoothout.analysis.jobs.landscape import Landscape, Plane
+from smoothout.analysis.jobs.noise_curve import NoiseCurve
+from smoothout.analysis.jobs.running_statistics import RunningAverages
+from smoothout.analysis.jobs.search_comparison import Atlas
+from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.performance_model import Worker, break_even
 from smoothout.analysis.theory import figure_one
 from smoothout.benchmark.scaling import Scaling
 from smoothout.common.environment import device_of
-from smoothout.config.build import SettingsError, chosen, compose_config, experiment, typed
-from smoothout.jobs.job import Job, Workplace, with_inputs
-from smoothout.jobs.runner import of_other_weights, recorded
+from smoothout.common.errors import SettingsError
+from smoothout.config.build import chosen, typed
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import experiment
+from smoothout.jobs.job import Job, with_inputs
+from smoothout.jobs.lookup import of_other_weights, recorded
+from smoothout.jobs.runtime import Workplace
 from smoothout.reproduction.cells import epoch_seconds
 from smoothout.reproduction.schema import check_figure
 from smoothout.reproduction.table import Scope, recorded_seeds

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from smoothout.analysis.interpolation import Averages
+from smoothout.analysis.jobs.adaptive_sharpness import Adaptive
 from smoothout.analysis.jobs.base import Weights
-from smoothout.analysis.jobs.recorded import NoiseCurve, RunningAverages, Sharpness
-from smoothout.analysis.jobs.recorded_searches import Adaptive
+from smoothout.analysis.jobs.noise_curve import NoiseCurve
+from smoothout.analysis.jobs.running_statistics import RunningAverages
+from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.reproduction.cells import recomputed_accuracy, sharpness_found
 from smoothout.results.records import Record

@@ -10,7 +10,8 @@ import pandas as pd
 
 from smoothout.analysis.jobs.base import Weights
 from smoothout.analysis.sharpness import Convention
-from smoothout.config.build import SettingsError, chosen, unknown_key
+from smoothout.common.errors import SettingsError
+from smoothout.config.build import chosen, unknown_key
 
 METHOD = ("title", "overrides", "accuracy", "improvement", "gap", "sharpness", "match", "by_name")
 ROW = ("name", "overrides", "match", "methods", "also")

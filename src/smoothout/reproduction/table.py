@@ -11,15 +11,19 @@ from typing import Any
 import pandas as pd
 
 from smoothout.analysis.jobs.base import Weights
-from smoothout.analysis.jobs.recorded import RunningAverages, Sharpness
+from smoothout.analysis.jobs.running_statistics import RunningAverages
+from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.common.enums import check_seeds, keep_members
 from smoothout.common.environment import device_of
-from smoothout.config.build import Experiment, SettingsError, compose_config, experiment
+from smoothout.common.errors import SettingsError
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import Experiment, experiment
 from smoothout.jobs.cost_estimate import Costs
-from smoothout.jobs.job import Job, Workplace, with_inputs
-from smoothout.jobs.runner import of_other_weights
-from smoothout.nn.evaluation import Precision
+from smoothout.jobs.job import Job, with_inputs
+from smoothout.jobs.lookup import of_other_weights
+from smoothout.jobs.runtime import Workplace
+from smoothout.nn.precision import Precision
 from smoothout.reproduction.cells import (
     Entry,
     best_accuracy,

@@ -15,6 +15,9 @@ def described(settings: Any, defaults: bool = True) -> Any:
     A dataclass that offers ``simplified()`` stands there in its plainest form with the same outcome; fields marked
     ``metadata={"identity": False}`` (names for people) are left out. ``defaults=False`` leaves out every field that has
     its default, so that a field added later with a default that changes nothing leaves all digests alone.
+
+    A class or a field that was renamed keeps its name in records: a class variable ``recorded_as`` of the class, or
+    ``field(metadata={"recorded_as": "old_name"})``.
     """
     if isinstance(settings, Enum):
         return settings.value
@@ -23,11 +26,11 @@ def described(settings: Any, defaults: bool = True) -> Any:
     if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
         return settings
     plain = settings.simplified() if hasattr(settings, "simplified") else settings
-    values: dict[str, Any] = {"class": type(plain).__name__}
+    values: dict[str, Any] = {"class": getattr(type(plain), "recorded_as", type(plain).__name__)}
     for field in dataclasses.fields(plain):
         value = getattr(plain, field.name)
         if field.metadata.get("identity", True) and (defaults or not _is_default(field, value)):
-            values[field.name] = described(value, defaults)
+            values[field.metadata.get("recorded_as", field.name)] = described(value, defaults)
     return values
 
 

@@ -9,23 +9,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from smoothout.common.errors import RecordError
 from smoothout.common.files import make_room, write_text
 from smoothout.results.digest import digest as digest_of
 
 FORMAT = 1
 _LIST = re.compile(r"\[[^][{}\"]*\]")  # a list of numbers: it stands in one line
-
-
-class RecordError(Exception):
-    """A record that must not be used (damaged, edited, of another version), or a folder that can hold none.
-
-    The message is one line.
-    """
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,16 @@ def lock(folder: Path, setting: str, name: str) -> FileLock:
 
 
 def read(path: Path) -> Record:
-    """The record in ``path``. Raises RecordError when it is damaged, was edited, or has another format."""
+    """The record in ``path``. Raises RecordError when it is damaged, was edited, or has another format.
+
+    A file is read and checked once in a process, and again when it has changed: leave what is returned unchanged.
+    """
+    status = path.stat()
+    return _read(path, status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _read(path: Path, *_version: int) -> Record:
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
         checksum = content.pop("checksum")

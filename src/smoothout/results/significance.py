@@ -71,16 +71,6 @@ class Evidence:
         return Verdict.holds if self.against_zero < self.for_zero else Verdict.fails
 
 
-def standard_error(values: Sequence[float]) -> float:
-    """Of the mean of independent ``values``: their standard deviation (n - 1) over sqrt(n).
-
-    It is nan below two values, and where one of them is not finite.
-    """
-    if len(values) < 2 or not np.isfinite(values).all():
-        return math.nan
-    return float(np.std(values, ddof=1)) / math.sqrt(len(values))
-
-
 def scatter(values: Sequence[float], step: float = 0.0) -> float:
     """Standard deviation of at least two ``values`` that can only be multiples of ``step`` apart, as accuracies are.
 

@@ -12,15 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from smoothout.common.errors import CheckpointError
 from smoothout.common.files import whole_file
 from smoothout.common.machine_errors import of_machine
 
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 StateDict = dict[str, Tensor]
-
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be used; the message is one line for the user."""
 
 
 @dataclass

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from smoothout.common import progress
+from smoothout.common import interrupts
 from smoothout.nn.parameters import BATCHNORM
 from smoothout.training.noise_contexts import Perturbations
 
@@ -94,20 +94,20 @@ class Ranks:
         agree on how many updates the next one is away, as far as the slowest expects them to take that long.
         """
         if self.size == 1:
-            return progress.asked_to_stop()
+            return interrupts.asked_to_stop()
         self._until_asked -= 1
         if self._until_asked:
             return 0
         now = time.monotonic()
         fitting = self._asked_every * ASK_SECONDS / max(now - self._asked, 1e-9)
         every = max(1, min(2 * self._asked_every, int(fitting)))  # at most twice as far: updates may become slower
-        answer = torch.tensor([progress.asked_to_stop(), -every])
+        answer = torch.tensor([interrupts.asked_to_stop(), -every])
         with _noticing():
             dist.all_reduce(answer, op=dist.ReduceOp.MAX)
         number, every = int(answer[0]), -int(answer[1])
         self._asked, self._asked_every, self._until_asked = now, every, every
         if number:
-            progress.ask_to_stop(number)
+            interrupts.ask_to_stop(number)
         return number
 
     def _ask_at_once(self) -> None:

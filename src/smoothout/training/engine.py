@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from smoothout.common.enums import keep_members
-from smoothout.nn.evaluation import Precision
+from smoothout.nn.precision import Precision
 
 _KEEP = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: never map, never trim
 TOGETHER = 8  # trainings that take turns on one CUDA device

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from smoothout.nn.ghost_batchnorm import forward_each, forward_ghosts, whole_and_rest
 from smoothout.nn.parameters import BATCHNORM, restored
+from smoothout.training.batch import Batch
 from smoothout.training.noise_contexts import Perturbations
-from smoothout.training.update import Batch, Perturb
+from smoothout.training.update import Perturb
 
 Network = Callable[[Tensor], Tensor]
 

@@ -16,7 +16,8 @@ from smoothout.nn.copies import SmoothOutCopies
 from smoothout.nn.curvature import FlatSteinTrace, RunningTrace
 from smoothout.nn.flat import by_filter
 from smoothout.nn.ghost_batchnorm import divisible
-from smoothout.nn.perturbation import Draw, Noise, SmoothOut
+from smoothout.nn.perturbation import SmoothOut
+from smoothout.training.methods.smoothout import Draw, Noise
 
 
 class Perturbations:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from smoothout.common.enums import keep_members
-from smoothout.training.update import Batch
+from smoothout.training.batch import Batch
 
 
 class LrScaling(StrEnum):

@@ -15,18 +15,20 @@ from torch import Tensor, nn
 
 from smoothout.common.enums import choice
 from smoothout.common.rng import stream
-from smoothout.data.image_arrays import Split
-from smoothout.nn.evaluation import Precision, arithmetic, evaluate, evaluation_batch
+from smoothout.data.split import Split
+from smoothout.nn.evaluation import evaluate, evaluation_batch
 from smoothout.nn.parameters import has_convolutions
-from smoothout.nn.perturbation import Noise
+from smoothout.nn.precision import Precision, arithmetic
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.cuda_graph import GraphedUpdate, RecordingError, State
 from smoothout.training.distributed import Ranks, SharedUpdates
 from smoothout.training.engine import Engine, Ghosts, Launch
 from smoothout.training.ghost_batches import fit_one_pass, passes
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.noise_contexts import Perturbations
 from smoothout.training.schedule import Schedule
-from smoothout.training.update import Batch, update
+from smoothout.training.update import update
 
 CURVATURE_DRAWS = 8  # an epoch: theta . gradient at so many of its updates costs half a percent
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from smoothout.analysis import empirical_risk
-from smoothout.data.image_arrays import Split, SplitBatches
+from smoothout.data.split import Split, SplitBatches
 from smoothout.nn.evaluation import evaluation_batch
 
 STATISTICS_BATCH = 1000  # examples a batch where BatchNorm's averages are recomputed: their size matters a little

@@ -15,8 +15,10 @@ from smoothout.analysis.sharpness import sharpness
 from smoothout.benchmark.gpu_check.check import Found
 from smoothout.benchmark.gpu_check.small import CLASSES, LR, PIXELS, SHAPE, apart, c1, resnet, smooth, told, training
 from smoothout.common.rng import stream
-from smoothout.nn.evaluation import Precision, arithmetic, evaluate
-from smoothout.nn.perturbation import AdaSmoothOut, Law, Noise, SmoothOut
+from smoothout.nn.evaluation import evaluate
+from smoothout.nn.perturbation import AdaSmoothOut, Law, SmoothOut
+from smoothout.nn.precision import Precision, arithmetic
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Momentum
 from smoothout.training.schedule import Schedule
 

@@ -13,13 +13,13 @@ from torch.multiprocessing.spawn import ProcessException, spawn
 
 from smoothout.benchmark.gpu_check.check import Found, not_checked
 from smoothout.benchmark.gpu_check.small import LR, apart, mlp, repeatable, told, training
-from smoothout.nn.perturbation import Noise
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import StateDict
 from smoothout.training.distributed import Ranks
 from smoothout.training.engine import Launch
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Momentum
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 PATIENCE = timedelta(seconds=60)  # with a process that does not answer
 

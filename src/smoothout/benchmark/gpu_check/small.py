@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smoothout.data.image_arrays import Split
+from smoothout.data.split import Split
 from smoothout.models.mlp import MLP
 from smoothout.models.resnet import ResNet
 from smoothout.models.shallow import Shallow
+from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, Ghosts, Launch
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 LR = 2.0**-7  # the same number in float32, where a graph keeps it, and in float64
 SHAPE, CLASSES = (3, 16, 16), 10

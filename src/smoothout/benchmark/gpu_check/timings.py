@@ -13,15 +13,16 @@ from torch import nn
 from smoothout.benchmark.gpu_check.check import Found, not_checked
 from smoothout.benchmark.gpu_check.small import CLASSES, LR
 from smoothout.benchmark.timing import seconds
-from smoothout.data.image_arrays import Split
-from smoothout.nn.evaluation import Precision
-from smoothout.nn.perturbation import Noise, Scaling
+from smoothout.data.split import Split
+from smoothout.nn.perturbation import Scaling
+from smoothout.nn.precision import Precision
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot
 from smoothout.training.engine import Engine, Launch
+from smoothout.training.methods.smoothout import Noise
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 SMOOTHOUT, ADASMOOTHOUT = Noise(0.0375), Noise(0.15, scaling=Scaling.filter)
 METHODS = {

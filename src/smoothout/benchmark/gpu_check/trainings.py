@@ -28,16 +28,17 @@ from smoothout.benchmark.gpu_check.small import (
     training,
 )
 from smoothout.data.augment import CropFlip
-from smoothout.data.image_arrays import Split
-from smoothout.nn.evaluation import Precision
-from smoothout.nn.perturbation import Course, Draw, Law, Noise, Scaling
+from smoothout.data.split import Split
+from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.precision import Precision
 from smoothout.training import checkpoint
+from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import Snapshot, StateDict
 from smoothout.training.engine import Ghosts, Launch
+from smoothout.training.methods.smoothout import Course, Draw, Noise
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Training
-from smoothout.training.update import Batch
 
 PLAIN, SMOOTHOUT, ADASMOOTHOUT = Noise(), Noise(0.05), Noise(0.15, scaling=Scaling.filter)
 ONE_NOISE = Noise(0.05, draw=Draw.batch)

@@ -1,4 +1,4 @@
-"""What lies around one run, as jobs: its landscape and its curvature."""
+"""The settings and the outcome of an analysis of the Hessian."""
 
 from __future__ import annotations
 
@@ -14,127 +14,9 @@ from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm
 from smoothout.analysis.jobs import base
 from smoothout.analysis.jobs.base import Part, Weights
-from smoothout.analysis.landscape import OneDimensional, landscape_line, landscape_plane
 from smoothout.common.enums import keep_members
-from smoothout.data.image_arrays import Split
-from smoothout.nn.curvature import Estimate
-
-
-@dataclass(frozen=True)
-class Landscape:
-    """Loss and accuracy along filter-normalised directions, see ``analysis.landscape.landscape_line``.
-
-    Args:
-        weights: best or last.
-        start: first alpha; ``stop`` is the last, ``points`` the number of alphas.
-        directions: how many random directions; the papers draw one.
-        one_dimensional: biases and BatchNorm's parameters: scaled (as published) or zero (they stay).
-        seed: of the directions.
-        examples: look at the first so many examples of each split; None is all.
-    """
-
-    kind: ClassVar[str] = "landscape"
-    numerics: ClassVar[int] = 1
-    runs: ClassVar[int] = 1
-
-    weights: Weights = Weights.best
-    start: float = -1.0
-    stop: float = 1.0
-    points: int = 21
-    directions: int = 5
-    one_dimensional: OneDimensional = OneDimensional.scaled
-    seed: int = 0
-    examples: int | None = None
-
-    def __post_init__(self) -> None:
-        keep_members(self)
-        base.check_examples(self.examples)
-        base.check_line(self.start, self.stop, self.points)
-        base.check_counts(self, "directions")
-
-    def slug(self, run: str) -> str:
-        """The readable part of the record's name."""
-        return f"{run}-{self.directions}-direction{'s' if self.directions > 1 else ''}"
-
-    def evaluations(self, train: int, test: int) -> int:
-        """Passes over a split."""
-        return 2 * self.points * self.directions
-
-    ticks = evaluations
-    examples_seen = base.seen_of_both
-
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
-        """The curves of both splits, over the same directions."""
-        alphas = base.line(self.start, self.stop, self.points)
-        return {
-            part.value: [
-                point._asdict()
-                for point in landscape_line(
-                    models[0],
-                    base.batches_of(part, train, test, self.examples),
-                    alphas,
-                    directions=self.directions,
-                    seed=self.seed,
-                    one_dimensional=self.one_dimensional,
-                    tick=tick,
-                )
-            ]
-            for part in (Part.train, Part.test)
-        }
-
-
-@dataclass(frozen=True)
-class Plane:
-    """Loss and accuracy on a plane of two filter-normalised directions, see ``analysis.landscape.landscape_plane``.
-
-    Args:
-        weights: best or last.
-        part: train or test.
-        start: first alpha and beta; ``stop`` is the last, ``points`` the number of each.
-        one_dimensional: biases and BatchNorm's parameters: scaled or zero (they stay).
-        seed: of the directions.
-        examples: look at the first so many examples of the split; None is all.
-    """
-
-    kind: ClassVar[str] = "plane"
-    numerics: ClassVar[int] = 1
-    runs: ClassVar[int] = 1
-
-    weights: Weights = Weights.best
-    part: Part = Part.train
-    start: float = -1.0
-    stop: float = 1.0
-    points: int = 21
-    one_dimensional: OneDimensional = OneDimensional.scaled
-    seed: int = 0
-    examples: int | None = None
-
-    def __post_init__(self) -> None:
-        keep_members(self)
-        base.check_examples(self.examples)
-        base.check_part(self.part)
-        base.check_line(self.start, self.stop, self.points)
-
-    def slug(self, run: str) -> str:
-        """The readable part of the record's name."""
-        return f"{run}-{self.part}"
-
-    def evaluations(self, train: int, test: int) -> int:
-        """Passes over the split."""
-        return self.points**2
-
-    ticks = evaluations
-    examples_seen = base.seen_of_part
-
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
-        """The grid."""
-        along = base.line(self.start, self.stop, self.points)
-        batches = base.batches_of(self.part, train, test, self.examples)
-        return asdict(
-            landscape_plane(
-                models[0], batches, along, along, seed=self.seed, one_dimensional=self.one_dimensional, tick=tick
-            )
-        )
+from smoothout.common.estimates import Estimate
+from smoothout.data.split import Split
 
 
 @dataclass(frozen=True)

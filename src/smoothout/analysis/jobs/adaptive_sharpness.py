@@ -1,4 +1,4 @@
-"""Searches for the highest loss near one run, as jobs: adaptive sharpness, and the atlas of sharpness."""
+"""The settings and the outcome of an adaptive sharpness analysis."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.jobs import base
 from smoothout.analysis.jobs.base import Part, Weights
-from smoothout.analysis.search_comparison import Method, atlas
-from smoothout.analysis.sharpness import EVALUATIONS
 from smoothout.common.enums import keep_members
-from smoothout.data.image_arrays import Split
+from smoothout.data.split import Split
 
 
 @dataclass(frozen=True)
@@ -83,70 +81,3 @@ class Adaptive:
             tick=tick,
         )
         return asdict(result)
-
-
-@dataclass(frozen=True)
-class Atlas:
-    """All searches for the sharpness of one run, side by side, see ``analysis.atlas.atlas``.
-
-    Args:
-        weights: best or last.
-        eps: relative size of the box.
-        iterations: of each search of a convention, and of one ascent.
-        subspace: number of random columns (Keskar et al.: 100), None for the full space alone.
-        budget: evaluations of each search that goes on as long as it may.
-        maxcor: corrections that L-BFGS-B keeps.
-        seed: of random starts and the subspace.
-        examples: look at the first so many examples of each split; None is all.
-    """
-
-    kind: ClassVar[str] = "atlas"
-    numerics: ClassVar[int] = 1
-    runs: ClassVar[int] = 1
-
-    weights: Weights = Weights.best
-    eps: float = 5e-4
-    iterations: int = 10
-    subspace: int | None = 100
-    budget: int = 60
-    maxcor: int = 10
-    seed: int = 0
-    examples: int | None = None
-
-    def __post_init__(self) -> None:
-        keep_members(self)
-        base.check_examples(self.examples)
-        base.check_counts(self, "iterations", "subspace", "budget", "maxcor")
-        base.check_positive(self, "eps")
-
-    def slug(self, run: str) -> str:
-        """The readable part of the record's name."""
-        return run
-
-    def evaluations(self, train: int, test: int) -> int:
-        """About how many passes forward and backward over a split it takes."""
-        conventions = sum(EVALUATIONS.values()) * self.iterations
-        return (1 if self.subspace is None else 2) * (conventions + len(Method) * self.budget)
-
-    ticks = evaluations
-
-    def examples_seen(self, train: int, test: int) -> int:
-        """How many examples most evaluations go over."""
-        return base.seen(train, self.examples)
-
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
-        """The course of every search."""
-        courses = atlas(
-            models[0],
-            base.batches_of(Part.train, train, test, self.examples),
-            base.batches_of(Part.test, train, test, self.examples),
-            F.cross_entropy,
-            eps=self.eps,
-            iterations=self.iterations,
-            subspace=self.subspace,
-            budget=self.budget,
-            maxcor=self.maxcor,
-            seed=self.seed,
-            tick=tick,
-        )
-        return {"courses": [asdict(course) for course in courses]}

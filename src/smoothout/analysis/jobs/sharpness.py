@@ -1,0 +1,104 @@
+"""The settings and the outcome of a sharpness analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+from torch import nn
+from torch.nn import functional as F
+
+from smoothout.analysis.empirical_risk import Tick
+from smoothout.analysis.interpolation import Averages
+from smoothout.analysis.jobs import base
+from smoothout.analysis.jobs.base import Part, Weights
+from smoothout.analysis.sharpness import EVALUATIONS, Convention, sharpness
+from smoothout.common.enums import keep_members
+from smoothout.data.split import Split
+from smoothout.nn.batchnorm import recompute_averages
+from smoothout.nn.parameters import restored
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """(C_eps, A)-sharpness of one run, see ``analysis.sharpness.sharpness``.
+
+    Args:
+        convention: converged, keskar or released.
+        part: train, test, or by_convention: test for released, train for the others.
+        weights: best or last.
+        eps: relative size of the box; the papers use 5e-4 and 1e-3.
+        iterations: of each search.
+        subspace: None for the full space, or the number of random columns.
+        repeats: searches; the first from the weights, the others from random points of the box.
+        maxcor: corrections that L-BFGS-B keeps.
+        seed: of random starts and the subspace.
+        averages: BatchNorm's running averages, kept as training left them or recomputed from the training examples.
+        examples: look at the first so many examples of the split; None is all.
+    """
+
+    kind: ClassVar[str] = "sharpness"
+    numerics: ClassVar[int] = 1
+    runs: ClassVar[int] = 1
+
+    convention: Convention = Convention.converged
+    part: Part = Part.by_convention
+    weights: Weights = Weights.best
+    eps: float = 5e-4
+    iterations: int = 10
+    subspace: int | None = None
+    repeats: int = 1
+    maxcor: int = 10
+    seed: int = 0
+    averages: Averages = Averages.kept
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        keep_members(self)
+        base.check_examples(self.examples)
+        base.check_positive(self, "eps")
+        base.check_counts(self, "iterations", "subspace", "repeats", "maxcor")
+        if self.averages is Averages.interpolated:
+            raise ValueError("averages: 'interpolated' is not one of kept, recomputed")
+
+    def simplified(self) -> Sharpness:
+        """The same with the split named."""
+        usual = Part.test if self.convention is Convention.released else Part.train
+        return replace(self, part=usual) if self.part is Part.by_convention else self
+
+    def slug(self, run: str) -> str:
+        """The readable part of the record's name."""
+        recomputed = "-recomputed" if self.averages is Averages.recomputed else ""
+        return f"{run}-{self.convention}-{self.simplified().part}{recomputed}"
+
+    def evaluations(self, train: int, test: int) -> int:
+        """About how many passes forward and backward over a split of ``train`` or ``test`` examples it takes."""
+        return 1 + self.repeats * (EVALUATIONS[self.convention] * self.iterations + 2)
+
+    ticks = evaluations
+
+    def examples_seen(self, train: int, test: int) -> int:
+        """How many examples one evaluation goes over."""
+        return base.seen_of_part(self.simplified(), train, test)
+
+    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+        """Measure the one model."""
+        with restored(models[0]):
+            if self.averages is Averages.recomputed:
+                seen = base.batches_of(Part.train, train, test, self.examples, base.STATISTICS_BATCH)
+                recompute_averages(models[0], seen)
+            result = sharpness(
+                models[0],
+                base.batches_of(self.simplified().part, train, test, self.examples),
+                F.cross_entropy,
+                eps=self.eps,
+                iterations=self.iterations,
+                subspace=self.subspace,
+                convention=self.convention,
+                repeats=self.repeats,
+                maxcor=self.maxcor,
+                seed=self.seed,
+                tick=tick,
+            )
+        return asdict(result)

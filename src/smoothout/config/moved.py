@@ -1,0 +1,35 @@
+"""Classes of settings that had another name in earlier versions, so that older configs still work."""
+
+from __future__ import annotations
+
+import warnings
+
+MOVED = {
+    "smoothout.analysis.recorded.Interpolation": "smoothout.analysis.jobs.interpolation.Interpolation",
+    "smoothout.analysis.recorded.NoiseCurve": "smoothout.analysis.jobs.noise_curve.NoiseCurve",
+    "smoothout.analysis.recorded.RunningAverages": "smoothout.analysis.jobs.running_statistics.RunningAverages",
+    "smoothout.analysis.recorded.Sharpness": "smoothout.analysis.jobs.sharpness.Sharpness",
+    "smoothout.analysis.recorded_around.Hessian": "smoothout.analysis.jobs.hessian.Hessian",
+    "smoothout.analysis.recorded_around.Landscape": "smoothout.analysis.jobs.landscape.Landscape",
+    "smoothout.analysis.recorded_around.Plane": "smoothout.analysis.jobs.landscape.Plane",
+    "smoothout.analysis.recorded_searches.Adaptive": "smoothout.analysis.jobs.adaptive_sharpness.Adaptive",
+    "smoothout.analysis.recorded_searches.Atlas": "smoothout.analysis.jobs.search_comparison.Atlas",
+    "smoothout.choosing.Grid": "smoothout.reproduction.choose_strength.Grid",
+    "smoothout.claims.Judging": "smoothout.reproduction.claims.Judging",
+    "smoothout.data.images.Images": "smoothout.data.image_arrays.Images",
+    "smoothout.data.photos.Photos": "smoothout.data.image_folder.Photos",
+    "smoothout.models.imagenet.ResNet18": "smoothout.models.resnet18.ResNet18",
+    "smoothout.perturbation.Noise": "smoothout.training.methods.smoothout.Noise",
+    "smoothout.reproduction.Scope": "smoothout.reproduction.table.Scope",
+    "smoothout.settings.Folders": "smoothout.jobs.runtime.Folders",
+    "smoothout.settings.Profile": "smoothout.config.experiment.Profile",
+    "smoothout.training.step.Batch": "smoothout.training.batch.Batch",
+}
+
+
+def current_name(target: str, key: str) -> str:
+    """The present full name of the class ``target``, with a FutureWarning where it was renamed; ``key`` is its node."""
+    if target not in MOVED:
+        return target
+    warnings.warn(f"{key}._target_: {target} is now {MOVED[target]}", FutureWarning, stacklevel=2)
+    return MOVED[target]

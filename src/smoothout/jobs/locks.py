@@ -1,0 +1,32 @@
+"""The right to write a record, or the weights of a run: one process or job at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from smoothout.common import interrupts
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Workplace
+from smoothout.results.records import Record, lock
+
+JobSteps = Generator[bool, None, Record]  # pauses after every update of a training, and (False) while it has to wait
+
+
+def acquire(right: FileLock) -> Generator[bool, None, AbstractContextManager[Any]]:
+    """The right to make a record, or weights; pauses while another process or job has it."""
+    while True:
+        with suppress(Timeout):
+            held: AbstractContextManager[Any] = right.acquire(timeout=0)
+            return held
+        interrupts.stop_if_asked()
+        yield False
+
+
+def weights_lock(job: Job, place: Workplace) -> FileLock:
+    """It lies beside the checkpoints, for several results folders may share them."""
+    return lock(Path(place.folders.checkpoints), "checkpoints", f"weights-{job.digest[:8]}")

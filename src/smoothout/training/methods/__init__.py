@@ -1,0 +1,1 @@
+"""Methods of training: what each does around the gradient of an update."""
