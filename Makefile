@@ -118,8 +118,8 @@ test-quick: $(VENV)/.ready ## all tests but the slow ones
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
 
 .PHONY: lint
-lint: $(VENV)/.ready ## ruff and mypy
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+lint: $(VENV)/.ready ## ruff, mypy and the import rules
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 .PHONY: clean
 clean: ## remove caches and the quickstart's results; records, checkpoints and data stay

@@ -22,11 +22,11 @@ from smoothout.jobs.runner import ensure
 from smoothout.jobs.runtime import Folders, Workplace
 from smoothout.jobs.training_job import fresh_model, snapshot_of
 from smoothout.models.mlp import MLP
-from smoothout.nn.noise_strength import relative_strength
 from smoothout.nn.parameters import filter_norms
 from smoothout.nn.perturbation import Law, Scaling, SmoothOut
 from smoothout.training.batch import Batch
 from smoothout.training.methods.smoothout import Course, Noise
+from smoothout.training.noise_strength import relative_strength
 from smoothout.training.optimizers import Adam, Momentum
 from smoothout.training.schedule import Schedule
 

@@ -26,9 +26,9 @@ from smoothout.common.rng import stream
 from smoothout.nn import parameters
 from smoothout.nn.batchnorm import recompute_averages
 from smoothout.nn.evaluation import evaluate
-from smoothout.nn.noise_strength import relative_strength
 from smoothout.nn.parameters import flatten, restored, trainable
 from smoothout.training.methods.smoothout import Noise
+from smoothout.training.noise_strength import relative_strength
 
 CPU = torch.device("cpu")
 Data = list[tuple[Tensor, Tensor]]

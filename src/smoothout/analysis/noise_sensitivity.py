@@ -28,8 +28,7 @@ from smoothout.common.pass_cache import passed
 from smoothout.common.rng import stream
 from smoothout.nn.evaluation import Measured
 from smoothout.nn.parameters import flatten, forget_copies, restored, trainable
-from smoothout.nn.perturbation import Law, Scaling, SmoothOut
-from smoothout.training.methods.smoothout import Noise
+from smoothout.nn.perturbation import Law, Scaling, SmoothOut, check_strength
 
 
 class NoisePoint(NamedTuple):
@@ -116,7 +115,7 @@ def check_strengths(parameters: Sequence[Tensor], strengths: Sequence[float], sc
     """
     size = flatten(parameters).abs().median().item() if scaling is Scaling.none else 1.0
     for a in filter(None, strengths):
-        Noise(a)
+        check_strength(a)
         check_width(parameters, **{"strengths / size of the weights": a / max(a, size)})
 
 

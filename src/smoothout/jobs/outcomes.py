@@ -20,11 +20,11 @@ from smoothout.jobs.runtime import Workplace
 from smoothout.jobs.training_job import data_of, fresh_model, training
 from smoothout.nn.curvature import thinned
 from smoothout.nn.evaluation import evaluate, evaluation_batch
-from smoothout.nn.noise_strength import relative_strength
 from smoothout.nn.precision import Precision, arithmetic
 from smoothout.results.digest import canonical
 from smoothout.results.records import Record, no_json
 from smoothout.training.checkpoint import StateDict
+from smoothout.training.noise_strength import relative_strength
 
 SAME_ACCURACY = 0.02  # a share; where sums are rounded otherwise, the same weights may do a little better or worse
 
