@@ -6,24 +6,24 @@ from omegaconf import DictConfig
 
 from smoothout.cli import app, plan
 from smoothout.config.build import build
-from smoothout.config.experiment import experiment
+from smoothout.config.experiment import build_experiment
 from smoothout.jobs import slurm
-from smoothout.jobs.lookup import recorded
+from smoothout.jobs.lookup import find_record
 from smoothout.reproduction.cells import epoch_seconds
-from smoothout.reproduction.choose_strength import Choosing, Grid
+from smoothout.reproduction.choose_strength import Grid, StrengthSearch
 
 
 @hydra.main(config_path="../configs", config_name="choose_strength", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Train at every strength that ``config`` names, and compare."""
     instead = {"seed": "grid.seeds", "perturbation.a": "grid.strengths"}
-    with app.task(config, hands_over=True, instead=instead) as (settings, place):
+    with app.program_session(config, hands_over=True, instead=instead) as (settings, place):
         grid = build(settings.get("grid"), "grid", Grid)
-        choosing = Choosing(experiment(settings), grid, epoch_seconds(settings))
-        lost = plan.make([choosing], place, slurm.carrier(HydraConfig.get(), settings))
-        record = recorded(choosing.choice, place)
+        choosing = StrengthSearch(build_experiment(settings), grid, epoch_seconds(settings))
+        lost = plan.plan_and_run([choosing], place, slurm.job_runner(HydraConfig.get(), settings))
+        record = find_record(choosing.choice, place)
         if record is not None:
-            plan.show_choice(record)
+            plan.print_choice(record)
         if lost:
             raise lost
 

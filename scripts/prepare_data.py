@@ -6,18 +6,18 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothout.cli import app
-from smoothout.common.progress import say
-from smoothout.config.experiment import data_settings
+from smoothout.common.progress import print_line
+from smoothout.config.experiment import build_data
 
 
 @hydra.main(config_path="../configs", config_name="prepare_data", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Find or fetch the data set that ``config`` names, and say what it is."""
-    with app.task(config) as (settings, place):
-        data = data_settings(settings.get("data"))
+    with app.program_session(config) as (settings, place):
+        data = build_data(settings.get("data"))
         train, test, fingerprint = data.load(Path(place.folders.data), place.device, place.download)
         shape = " x ".join(map(str, data.shape))
-        say(f"{data.name}: {len(train)} training and {len(test)} test images, {shape}, SHA-256 {fingerprint}")
+        print_line(f"{data.name}: {len(train)} training and {len(test)} test images, {shape}, SHA-256 {fingerprint}")
 
 
 if __name__ == "__main__":

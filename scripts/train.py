@@ -6,24 +6,24 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothout.cli import app
-from smoothout.common.progress import say
-from smoothout.config.experiment import experiment
+from smoothout.common.progress import print_line
+from smoothout.config.experiment import build_experiment
 from smoothout.jobs import slurm
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import ensure
+from smoothout.jobs.runner import get_or_run
 from smoothout.results import summary
 
 
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Find or make the record of the training that ``config`` describes."""
-    slurm.led(partial(train, config))
+    slurm.run_on_rank_zero(partial(train, config))
 
 
 def train(config: DictConfig) -> None:
     """The same in one process, or in the first of several."""
-    with app.task(config) as (settings, place):
-        say(summary.training(ensure(Job(experiment(settings)), place)) + app.among_others())
+    with app.program_session(config) as (settings, place):
+        print_line(summary.training_summary(get_or_run(Job(build_experiment(settings)), place)) + app.sweep_suffix())
 
 
 if __name__ == "__main__":

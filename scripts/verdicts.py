@@ -11,13 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout.cli import app, plan
-from smoothout.common.errors import SettingsError
-from smoothout.common.files import write_text
-from smoothout.common.progress import Bar, say
-from smoothout.config.build import build, chosen
+from smoothout.common.errors import ConfigError
+from smoothout.common.files import atomic_write_text
+from smoothout.common.progress import Bar, print_line
+from smoothout.config.build import build, pick_settings
 from smoothout.jobs import slurm
-from smoothout.reproduction.claims import Claims, Judging
-from smoothout.reproduction.verdict_page import Page
+from smoothout.reproduction.claims import Claims, ClaimScope
+from smoothout.reproduction.verdict_page import VerdictPage
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -25,27 +25,29 @@ ROOT = Path(__file__).resolve().parent.parent
 @hydra.main(config_path="../configs", config_name="verdicts", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Test every claim and write the page."""
-    with app.task(config, hands_over=True) as (settings, place):
+    with app.program_session(config, hands_over=True) as (settings, place):
         lacking = [key for key in ("page", "prose", "claims") if key not in settings]
         if lacking:
             name = HydraConfig.get().runtime.choices["claims"]
-            raise SettingsError(
+            raise ConfigError(
                 f"{', '.join(lacking)}: must stand in configs/claims/{name}.yaml, below a first line"
                 " '# @package _global_', as in papers.yaml"
             )
-        judging = build(settings.get("judging"), "judging", Judging)
-        wish = chosen(settings, run=bool, page=str, method=tuple[str, ...])
-        prose = chosen(settings["prose"], "prose.", title=str, introduction=str)
+        judging = build(settings.get("judging"), "judging", ClaimScope)
+        wish = pick_settings(settings, run=bool, page=str, method=tuple[str, ...])
+        prose = pick_settings(settings["prose"], "prose.", title=str, introduction=str)
         published = ROOT / "results" / "published"
         judged = [Claims(settings["claims"], scope, ROOT / "configs", published) for scope in judging.scopes()]
-        lost = plan.make(judged, place, slurm.carrier(HydraConfig.get(), settings)) if wish.run else None
+        lost = plan.plan_and_run(judged, place, slurm.job_runner(HydraConfig.get(), settings)) if wish.run else None
         with Bar("claims", sum(len(claims.claims) for claims in judged)) as bar:
             tests = [test for claims in judged for test in claims.tests(place, bar.tick)]
         folder = Path(settings["folders"]["results"])
         path = folder / judging.file(wish.page)
-        page = Page(tests, prose, wish.method, judging, command(), wish.page, linked=(folder / wish.page).exists())
-        write_text(path, page.markdown())
-        say(f"written: {path}")
+        page = VerdictPage(
+            tests, prose, wish.method, judging, command(), wish.page, linked=(folder / wish.page).exists()
+        )
+        atomic_write_text(path, page.markdown())
+        print_line(f"written: {path}")
         if lost:
             raise lost
 

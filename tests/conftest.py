@@ -14,8 +14,8 @@ from support import seed_of, start_from
 
 from smoothout.data.split import Split
 from smoothout.jobs import training_job
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.trainer import Training
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.trainer import Trainer
 
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("tests")
@@ -63,11 +63,11 @@ def data_folder() -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def trainings(monkeypatch: pytest.MonkeyPatch) -> list[Snapshot | None]:
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[TrainingState | None]:
     """Fills with what each call of the training loop went on from."""
-    calls: list[Snapshot | None] = []
+    calls: list[TrainingState | None] = []
 
-    class Spied(Training):
+    class Spied(Trainer):
         def __init__(self, *arguments: Any, **settings: Any) -> None:
             calls.append(settings["resume"])
             super().__init__(*arguments, **settings)

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from smoothout.reliability.victims import SERVER
-from smoothout.training.distributed import Ranks
+from smoothout.training.distributed import ProcessGroup
 
 
 class Crew(AbstractContextManager["Crew"]):
@@ -55,7 +55,7 @@ def _serve(pipe: Any, rank: int, size: int, meeting: str) -> None:
     while (asked := pipe.recv()) is not None:
         work, arguments = asked
         try:
-            pipe.send(work(Ranks(rank, size), *arguments))
+            pipe.send(work(ProcessGroup(rank, size), *arguments))
         except Exception as error:
             pipe.send(error)
     dist.destroy_process_group()

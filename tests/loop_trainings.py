@@ -11,13 +11,13 @@ from torch import nn
 
 from smoothout.data.augment import CropFlip
 from smoothout.data.split import Split
-from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.methods.smoothout import Course, Draw, Noise
-from smoothout.training.optimizers import Adam, Epsilon, Momentum, Optimizer
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
+from smoothout.training.optimizers import SGD, Adam, Epsilon, Optimizer
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Training
+from smoothout.training.trainer import Trainer
 
 EXAMPLES, SIZE, UPDATES = 22, 6, 4  # the last batch of an epoch has 4 examples
 Splits = Callable[..., Split]
@@ -29,23 +29,23 @@ def network(seed: int = 0, dropout: float = 0.0, batchnorm: bool = True) -> nn.S
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), norm, nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, 3))
 
 
-def run(model: nn.Module, tiny_split: Splits, **changes: Any) -> Snapshot:
+def run(model: nn.Module, tiny_split: Splits, **changes: Any) -> TrainingState:
     """A training of three epochs of four updates; anything can be changed."""
     settings = {
         "optimizer": Adam(0.01),
         "schedule": Schedule(3),
         "batch": Batch(SIZE),
-        "noise": Noise(),
+        "noise": NoiseConfig(),
         "seed": 0,
         "train_split": tiny_split(EXAMPLES),
         "test_split": tiny_split(10, seed=1),
         **changes,
     }
     after_step = settings.pop("after_step", lambda now, frozen: None)
-    training = Training(model, settings.pop("train_split"), settings.pop("test_split"), **settings)
+    training = Trainer(model, settings.pop("train_split"), settings.pop("test_split"), **settings)
     for now in training:
-        after_step(now, training.frozen)
-    return training.frozen()
+        after_step(now, training.state)
+    return training.state()
 
 
 class Counting(torch.optim.Optimizer):
@@ -80,16 +80,20 @@ METHODS: dict[str, dict[str, Any]] = {
     "optimizer reset": {"optimizer": Adam(0.01, reset_every_epoch=True, clip_norm=5.0)},
     "uncorrected epsilon": {"optimizer": Adam(0.01, epsilon=Epsilon.uncorrected)},
     "uncorrected epsilon, reset": {"optimizer": Adam(0.01, epsilon=Epsilon.uncorrected, reset_every_epoch=True)},
-    "momentum kept": {"optimizer": Momentum(0.1, weight_decay=1e-3)},
-    "momentum reset": {"optimizer": Momentum(0.1, reset_every_epoch=True)},
+    "momentum kept": {"optimizer": SGD(0.1, weight_decay=1e-3)},
+    "momentum reset": {"optimizer": SGD(0.1, reset_every_epoch=True)},
     **{name: {"optimizer": Another(0.01, kind=kind)} for name, kind in ANOTHER.items()},
-    "smoothout": {"noise": Noise(0.1)},
-    "gaussian, falling": {"noise": Noise(0.1, Law.gaussian, course=Course.tanh_falling)},
-    "adasmoothout": {"noise": Noise(0.15, scaling=Scaling.filter, batchnorm=True)},
-    "noise left in": {"noise": Noise(0.01, denoise=False)},
-    "copies": {"noise": Noise(0.1, copies=3)},
-    "ghost batches": {"noise": Noise(0.1, draw=Draw.batch), "batch": Batch(SIZE, 2), "schedule": Schedule(3, (2,))},
-    "dropout": {"dropout": 0.5, "noise": Noise(0.1)},
-    "dropout, copies, ghosts": {"dropout": 0.5, "noise": Noise(0.1, copies=2), "batch": Batch(SIZE, 3)},
-    "augmented": {"augmentation": CropFlip((127,)), "noise": Noise(0.1), "batch": Batch(SIZE, 2)},
+    "smoothout": {"noise": NoiseConfig(0.1)},
+    "gaussian, falling": {"noise": NoiseConfig(0.1, NoiseDistribution.gaussian, course=StrengthSchedule.tanh_falling)},
+    "adasmoothout": {"noise": NoiseConfig(0.15, scaling=NoiseScaling.filter, batchnorm=True)},
+    "noise left in": {"noise": NoiseConfig(0.01, denoise=False)},
+    "copies": {"noise": NoiseConfig(0.1, copies=3)},
+    "ghost batches": {
+        "noise": NoiseConfig(0.1, draw=NoisePer.batch),
+        "batch": Batch(SIZE, 2),
+        "schedule": Schedule(3, (2,)),
+    },
+    "dropout": {"dropout": 0.5, "noise": NoiseConfig(0.1)},
+    "dropout, copies, ghosts": {"dropout": 0.5, "noise": NoiseConfig(0.1, copies=2), "batch": Batch(SIZE, 3)},
+    "augmented": {"augmentation": CropFlip((127,)), "noise": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
 }

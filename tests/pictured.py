@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from smoothout.config.compose import compose_config
-from smoothout.reproduction.figure import Picture
-from smoothout.reproduction.table import Scope
+from smoothout.reproduction.figure import FigurePlan
+from smoothout.reproduction.table import RunSelection
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -19,5 +19,5 @@ def config(name: str) -> dict[str, Any]:
 
 
 @cache  # composing takes a while
-def picture(name: str, **scope: Any) -> Picture:
-    return Picture(config(name), Scope(**scope), CONFIGS)
+def picture(name: str, **scope: Any) -> FigurePlan:
+    return FigurePlan(config(name), RunSelection(**scope), CONFIGS)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from smoothout.data.datasets import Name, load
+from smoothout.data.datasets import DatasetName, load
 from smoothout.results.records import Record
 
 # Tests of chance: a right program fails one of them under about one base seed in a million.
@@ -61,7 +61,7 @@ def tree(folder: Path) -> dict[str, str]:
 def digits() -> TemporaryDirectory[str]:
     """A data folder with digits.npz: processes that have it need not import scikit-learn, which takes seconds."""
     folder = TemporaryDirectory()
-    np.savez(Path(folder.name, "digits.npz"), **load(Name.digits, Path(folder.name))._asdict())
+    np.savez(Path(folder.name, "digits.npz"), **load(DatasetName.digits, Path(folder.name))._asdict())
     return folder
 
 

@@ -11,8 +11,8 @@ from support import same_bits
 from torch import nn
 from torch.nn import functional as F
 
-from smoothout.common.rng import stream
-from smoothout.nn.batchnorm import recompute_averages, uniform_start
+from smoothout.common.rng import make_generator
+from smoothout.nn.batchnorm import init_uniform_, recalibrate_batchnorm
 from smoothout.nn.ghost_batchnorm import ghosted
 
 
@@ -24,7 +24,7 @@ def model() -> nn.Sequential:
 
 def test_the_uniform_start_draws_batchnorms_weight_from_0_to_1() -> None:
     made = model()
-    uniform_start(made, stream(0, "batchnorm"))
+    init_uniform_(made, make_generator(0, "batchnorm"))
     weight = made[1].weight.detach()
     assert 0 <= weight.min() < 0.01
     assert 0.99 < weight.max() <= 1
@@ -34,7 +34,7 @@ def test_the_uniform_start_draws_batchnorms_weight_from_0_to_1() -> None:
 
 def test_the_uniform_start_touches_nothing_else() -> None:
     before, made = model().state_dict(), model()
-    uniform_start(made, stream(0, "batchnorm"))
+    init_uniform_(made, make_generator(0, "batchnorm"))
     changed = {name for name, tensor in made.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == {"1.weight"}
 
@@ -44,7 +44,7 @@ def test_the_uniform_start_comes_from_its_generator_alone() -> None:
     drawn = []
     for seed in (0, 0, 1):
         norms = nn.Sequential(nn.BatchNorm1d(5), nn.BatchNorm3d(5))
-        uniform_start(norms, stream(seed, "batchnorm"))
+        init_uniform_(norms, make_generator(seed, "batchnorm"))
         drawn.append(torch.stack([norm.weight.detach() for norm in norms]))
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
@@ -81,7 +81,7 @@ def test_recomputed_averages_are_the_mean_of_the_batches_own_statistics(deep, ba
         first.append((h.mean(0), h.var(0)))  # var: unbiased
         h = deep[3](F.batch_norm(h, None, None, deep[1].weight, deep[1].bias, training=True))
         second.append((h.mean(0), h.var(0)))
-    recompute_averages(deep, batches)
+    recalibrate_batchnorm(deep, batches)
     for layer, statistics in ((deep[1], first), (deep[4], second)):
         means, variances = (torch.stack(column).mean(0) for column in zip(*statistics, strict=True))
         torch.testing.assert_close(layer.running_mean, means)
@@ -93,14 +93,14 @@ def test_recomputing_leaves_parameters_momenta_and_modes_also_after_an_exception
     deep.eval()
     deep[3].train()
     parameters = [p.detach().clone() for p in deep.parameters()]
-    recompute_averages(deep, batches)
+    recalibrate_batchnorm(deep, batches)
     again = [deep[1].running_var.clone(), deep[4].running_var.clone()]
     with pytest.raises(ValueError, match="more than 1 value"):
-        recompute_averages(deep, [*batches, (torch.randn(1, 4, dtype=torch.float64), torch.zeros(1))])
+        recalibrate_batchnorm(deep, [*batches, (torch.randn(1, 4, dtype=torch.float64), torch.zeros(1))])
     assert all(torch.equal(p, old) for p, old in zip(deep.parameters(), parameters, strict=True))
     assert (deep[1].momentum, deep[4].momentum) == (0.1, 0.3)
     assert [m.training for m in deep] == [False, False, False, True, False, False]
-    recompute_averages(deep, batches)
+    recalibrate_batchnorm(deep, batches)
     assert torch.equal(deep[1].running_var, again[0])
     assert torch.equal(deep[4].running_var, again[1])
 
@@ -108,7 +108,7 @@ def test_recomputing_leaves_parameters_momenta_and_modes_also_after_an_exception
 def test_without_a_batch_the_averages_stay_as_they_are(deep) -> None:
     before = {name: tensor.clone() for name, tensor in deep.state_dict().items()}
     with pytest.raises(ValueError, match="batches: there must be at least one"):
-        recompute_averages(deep, [])
+        recalibrate_batchnorm(deep, [])
     assert same_bits(deep.state_dict(), before)
 
 
@@ -139,7 +139,7 @@ def test_a_layer_that_is_used_twice_averages_over_its_calls_as_torch_does() -> N
     expected.norm.momentum = None  # torch's word for a plain mean over all calls
     for inputs, _ in batches:
         expected(inputs)
-    recompute_averages(found, batches)
+    recalibrate_batchnorm(found, batches)
     assert same_bits(dict(found.named_buffers()), dict(expected.named_buffers()))
     assert found.norm.num_batches_tracked == 6
 
@@ -149,6 +149,6 @@ def test_recomputing_leaves_no_hook_and_the_momentum_as_it_was(error: type[Excep
     layer = nn.BatchNorm1d(3, momentum=0.3)
     batches = [(torch.randn(4, 3), torch.zeros(4)), (torch.randn(4, 5 if error else 3), torch.zeros(4))]
     with pytest.raises(error) if error else nullcontext():
-        recompute_averages(layer, batches)
+        recalibrate_batchnorm(layer, batches)
     assert layer.momentum == 0.3
     assert not layer._forward_pre_hooks

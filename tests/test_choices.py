@@ -10,24 +10,28 @@ import torch
 from smoothout.analysis.jobs.interpolation import Interpolation
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.analysis.jobs.sharpness import Sharpness
-from smoothout.data.crops import Cropping
-from smoothout.data.image_arrays import Images
-from smoothout.data.image_folder import Photos
+from smoothout.data.crops import CropTransform
+from smoothout.data.image_arrays import ImageArrays
+from smoothout.data.image_folder import ImageFolder
 from smoothout.nn.precision import Precision
-from smoothout.results.digest import described
+from smoothout.results.digest import canonical_settings
 from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine
-from smoothout.training.methods.smoothout import Noise
+from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import LrScaling, Schedule
 
 GREY = {"mean": (0.5,), "std": (0.5,)}
 NAMED: list[tuple[type[Any], dict[str, Any], dict[str, str]]] = [
     (Schedule, {"epochs": 10}, {"lr_scaling": "linear"}),
-    (Images, {"name": "mnist", **GREY}, {"augment": "crop_flip"}),
-    (Photos, {"name": "imagenette", "mean": (0.5,) * 3, "std": (0.5,) * 3}, {"augment": "none", "damaged": "skip"}),
-    (Cropping, {"side": 8, "short": 9}, {"crop": "none"}),
-    (Noise, {"a": 0.1}, {"law": "gaussian", "scaling": "filter", "draw": "batch", "course": "anneal"}),
+    (ImageArrays, {"name": "mnist", **GREY}, {"augment": "crop_flip"}),
+    (
+        ImageFolder,
+        {"name": "imagenette", "mean": (0.5,) * 3, "std": (0.5,) * 3},
+        {"augment": "none", "damaged": "skip"},
+    ),
+    (CropTransform, {"side": 8, "short": 9}, {"crop": "none"}),
+    (NoiseConfig, {"a": 0.1}, {"law": "gaussian", "scaling": "filter", "draw": "batch", "course": "anneal"}),
     (Engine, {}, {"launch": "eager", "layout": "channels_last", "ghosts": "in_turn"}),
     (Adam, {"lr": 0.1}, {"epsilon": "uncorrected"}),
     (Sharpness, {}, {"convention": "released", "part": "train", "weights": "last"}),
@@ -44,7 +48,9 @@ def test_a_name_is_kept_as_the_member(kind: type[Any], others: dict[str, Any], n
         assert (type(member) is not str, member) == (True, name)
         with pytest.raises(ValueError, match=rf"^{key}: 'nonsense' is not one of .*{name}"):
             kind(**others, **names | {key: "nonsense"})
-    assert described(settings) == described(kind(**others, **{key: getattr(settings, key) for key in names}))
+    assert canonical_settings(settings) == canonical_settings(
+        kind(**others, **{key: getattr(settings, key) for key in names})
+    )
 
 
 def test_learning_rates_are_scaled_as_the_name_says() -> None:
@@ -54,8 +60,8 @@ def test_learning_rates_are_scaled_as_the_name_says() -> None:
 
 
 def test_images_are_augmented_as_the_name_says() -> None:
-    assert Images("cifar10", (0.5,) * 3, (0.5,) * 3, augment="crop_flip").augmentation is not None  # type: ignore[arg-type]
-    assert Images("cifar10", (0.5,) * 3, (0.5,) * 3, augment="none").augmentation is None  # type: ignore[arg-type]
+    assert ImageArrays("cifar10", (0.5,) * 3, (0.5,) * 3, augment="crop_flip").augmentation is not None  # type: ignore[arg-type]
+    assert ImageArrays("cifar10", (0.5,) * 3, (0.5,) * 3, augment="none").augmentation is None  # type: ignore[arg-type]
 
 
 def test_a_training_takes_its_precision_by_name(tiny_split: Any) -> None:

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from support import a_record, tree
 
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.config.build import build
 from smoothout.config.compose import compose_config
-from smoothout.config.experiment import Experiment, experiment
+from smoothout.config.experiment import Experiment, build_experiment
 from smoothout.data import datasets
-from smoothout.data.datasets import Name
-from smoothout.reproduction.choose_strength import Choosing, Grid, Strength
+from smoothout.data.datasets import DatasetName
+from smoothout.reproduction.choose_strength import Grid, StrengthChoice, StrengthSearch
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ("schedule.epochs=2", "model.width=16", "batch.size=128", "grid.strengths=[0,0.05,50]", "grid.seeds=[0,1]")
@@ -43,7 +43,7 @@ def trained(a: float, last: float, best: float = 1.0, diverged: bool = False) ->
 def test_the_best_mean_is_chosen_with_standard_errors_over_seeds() -> None:
     accuracies = {0.0: [0.5, 0.6, 0.9], 0.02: [0.8, 0.7, 0.7], 0.1: [0.2, 0.1, 0.95]}
     records = [trained(a, accuracies[a][seed]) for seed in range(3) for a in (0.1, 0.0, 0.02)]
-    found = Strength().from_records(records)
+    found = StrengthChoice().from_records(records)
     assert found["chosen"] == 0.02
     assert [row["a"] for row in found["strengths"]] == [0.0, 0.02, 0.1]
     for row in found["strengths"]:
@@ -56,12 +56,12 @@ def test_the_best_mean_is_chosen_with_standard_errors_over_seeds() -> None:
 def test_of_equal_means_the_smaller_strength_is_chosen_whatever_rounding_says() -> None:
     assert 0.1 + 0.7 != 0.3 + 0.5
     records = [trained(a, accuracy) for a, accuracy in ((0.2, 0.1), (0.2, 0.7), (0.1, 0.3), (0.1, 0.5), (0.3, 0.4))]
-    assert Strength().from_records(records)["chosen"] == 0.1
-    assert Strength().from_records(records[::-1])["chosen"] == 0.1
+    assert StrengthChoice().from_records(records)["chosen"] == 0.1
+    assert StrengthChoice().from_records(records[::-1])["chosen"] == 0.1
 
 
 def test_one_seed_has_no_standard_error_and_a_training_that_diverged_is_counted() -> None:
-    small, large = Strength().from_records([trained(0.1, 0.9), trained(9.0, 0.1, diverged=True)])["strengths"]
+    small, large = StrengthChoice().from_records([trained(0.1, 0.9), trained(9.0, 0.1, diverged=True)])["strengths"]
     assert math.isnan(small["standard_error"])
     assert (small["diverged"], large["diverged"]) == (0, 1)
 
@@ -72,9 +72,9 @@ def test_the_best_epoch_is_compared_where_it_is_asked_for() -> None:
     assert by == {"last": 0.1, "best": 0.2}
 
 
-def build_strength(weights: str) -> Strength:
-    made: Strength = build(
-        {"_target_": "smoothout.reproduction.choose_strength.Strength", "weights": weights}, "strength"
+def build_strength(weights: str) -> StrengthChoice:
+    made: StrengthChoice = build(
+        {"_target_": "smoothout.reproduction.choose_strength.StrengthChoice", "weights": weights}, "strength"
     )
     return made
 
@@ -85,14 +85,14 @@ def build_strength(weights: str) -> Strength:
 def composed(*overrides: str) -> tuple[Experiment, Grid]:
     """Without `hydra`, as the program composes it."""
     config = compose_config(ROOT / "configs", "choose_strength", overrides)
-    return experiment(config), build(config["grid"], "grid", Grid)
+    return build_experiment(config), build(config["grid"], "grid", Grid)
 
 
 def test_every_strength_is_trained_with_every_seed_and_a_tenth_held_out() -> None:
     base, grid = composed("experiment=f1_mnist", "perturbation=adasmoothout", "grid.strengths=[0.2,0.1]")
-    choosing = Choosing(base, grid)
+    choosing = StrengthSearch(base, grid)
     *trainings, choice = choosing.jobs()
-    assert choice.inputs == tuple(trainings)
+    assert choice.dependencies == tuple(trainings)
     found = [(job.settings.perturbation.a, job.settings.seed) for job in trainings]
     assert found == [(a, seed) for a in (0.1, 0.2) for seed in (0, 1, 2)]
     assert {job.settings.data.held_out for job in trainings} == {6000}
@@ -102,22 +102,24 @@ def test_every_strength_is_trained_with_every_seed_and_a_tenth_held_out() -> Non
 
 
 def test_as_many_are_held_out_as_is_asked_for() -> None:
-    assert {job.settings.data.held_out for job in Choosing(*composed("data.held_out=77")).choice.inputs} == {77}
+    assert {
+        job.settings.data.held_out for job in StrengthSearch(*composed("data.held_out=77")).choice.dependencies
+    } == {77}
 
 
 @pytest.mark.parametrize("method", ["smoothout", "adasmoothout"])
 def test_a_training_of_the_choice_is_the_one_that_a_sweep_would_make(method: str) -> None:
-    choosing = Choosing(*composed("experiment=f1_mnist", f"perturbation={method}", "grid.strengths=[0,0.1]"))
+    choosing = StrengthSearch(*composed("experiment=f1_mnist", f"perturbation={method}", "grid.strengths=[0,0.1]"))
     for a, seed in ((0, 0), (0.1, 2)):
         swept = ["experiment=f1_mnist", f"perturbation={method}", f"perturbation.a={a}", f"seed={seed}"]
-        other = experiment(compose_config(ROOT / "configs", "train", [*swept, "data.held_out=6000"]))
-        [same] = [j for j in choosing.choice.inputs if (j.settings.perturbation.a, j.settings.seed) == (a, seed)]
+        other = build_experiment(compose_config(ROOT / "configs", "train", [*swept, "data.held_out=6000"]))
+        [same] = [j for j in choosing.choice.dependencies if (j.settings.perturbation.a, j.settings.seed) == (a, seed)]
         assert same.digest == type(same)(other).digest
 
 
 def test_the_choice_depends_on_the_trainings_and_on_what_is_compared() -> None:
     digests = {
-        Choosing(*composed(*overrides)).choice.digest
+        StrengthSearch(*composed(*overrides)).choice.digest
         for overrides in ((), ("grid.seeds=[0]",), ("grid.weights=best",), ("data.held_out=99",), ("batch=large",))
     }
     assert len(digests) == 5
@@ -136,7 +138,7 @@ def test_the_choice_depends_on_the_trainings_and_on_what_is_compared() -> None:
     ],
 )
 def test_a_grid_names_what_it_refuses(override: str, line: str) -> None:
-    with pytest.raises(SettingsError, match=f"^{line}"):
+    with pytest.raises(ConfigError, match=f"^{line}"):
         composed(override)
 
 
@@ -176,7 +178,7 @@ def outcomes(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def test_the_program_trains_compares_and_repeats_nothing_and_never_sees_the_test_split(
     tmp_path: Path, program: Program
 ) -> None:
-    arrays = datasets.load(Name.digits, Path("nowhere"))
+    arrays = datasets.load(DatasetName.digits, Path("nowhere"))
     poisoned = arrays._replace(x_test=255 - arrays.x_test, y_test=(arrays.y_test + 1) % 10)
     chosen = []
     for name, these in (("plain", arrays), ("poisoned", poisoned)):
@@ -204,7 +206,7 @@ def test_the_program_trains_compares_and_repeats_nothing_and_never_sees_the_test
 def test_a_sweep_goes_on_where_trainings_of_one_choice_fail_and_names_all_that_failed(
     tmp_path: Path, program: Program
 ) -> None:
-    first = Choosing(*composed(*TINY)).jobs()[0]  # without noise: of both choices
+    first = StrengthSearch(*composed(*TINY)).jobs()[0]  # without noise: of both choices
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / f"{first.name}.pt").write_bytes(b"no checkpoint")
     code, _, told = program(tmp_path, "-m", *TINY, "perturbation=smoothout,adasmoothout")

@@ -10,12 +10,12 @@ import torch
 from support import a_record
 from torch import nn
 
-from smoothout.analysis.jobs.adaptive_sharpness import Adaptive
+from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
 from smoothout.analysis.jobs.hessian import Hessian
 from smoothout.analysis.jobs.interpolation import Interpolation
 from smoothout.analysis.jobs.landscape import Landscape, Plane
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
-from smoothout.analysis.jobs.search_comparison import Atlas
+from smoothout.analysis.jobs.search_comparison import SearchComparison
 from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.results import summary
 
@@ -26,8 +26,8 @@ SETTINGS = (
     Landscape(points=3, directions=2),
     Plane(points=3),
     Hessian(),
-    Adaptive(rho=0.1),
-    Atlas(subspace=2, budget=5),
+    AdaptiveSharpnessJob(rho=0.1),
+    SearchComparison(subspace=2, budget=5),
 )
 
 
@@ -43,7 +43,7 @@ def network() -> nn.Sequential:
 def described(settings: Any, splits: tuple[Any, Any]) -> list[str]:
     torch.manual_seed(0)
     outcome = settings.run([network() for _ in range(settings.runs)], *splits, lambda: None)
-    return summary.analysis(a_record(settings.kind, json.loads(json.dumps(outcome)))).splitlines()
+    return summary.analysis_summary(a_record(settings.kind, json.loads(json.dumps(outcome)))).splitlines()
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.kind)
@@ -74,21 +74,21 @@ def test_an_atlas_has_a_line_a_search_and_a_failed_one_says_so():
         "failed": False,
     }
     courses = [course, course | {"search": "released", "answer": 0.0, "status": "ABNORMAL", "failed": True}]
-    _, keskar, released = summary.analysis(a_record("atlas", {"courses": courses})).splitlines()
+    _, keskar, released = summary.analysis_summary(a_record("atlas", {"courses": courses})).splitlines()
     assert keskar.split() == ["full", "keskar", "1.5000", "2", "STOP"]
     assert released.split() == ["full", "released", "failed", "2", "ABNORMAL"]
 
 
 def test_points_of_a_line_without_a_value_are_not_defined():
     points = [{"alpha": alpha, "accuracy": value} for alpha, value in ((0.0, 0.5), (2.0, None))]
-    assert summary.analysis(a_record("interpolation", {"test": points})).splitlines()[1:] == [
+    assert summary.analysis_summary(a_record("interpolation", {"test": points})).splitlines()[1:] == [
         "  0.00  50.00%",
         "  2.00   not defined",
     ]
 
 
 def test_a_plane_with_points_that_overflow_is_described_by_the_others():
-    text = summary.analysis(a_record("plane", {"losses": [[0.5, None], [2.0, 1.0]]}))
+    text = summary.analysis_summary(a_record("plane", {"losses": [[0.5, None], [2.0, 1.0]]}))
     assert text == "name: 3 points, loss from 0.5 to 2"
-    text = summary.analysis(a_record("plane", {"losses": [[None, None]]}))
+    text = summary.analysis_summary(a_record("plane", {"losses": [[None, None]]}))
     assert text == "name: no point has a finite loss"

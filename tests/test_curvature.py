@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from smoothout import SmoothOut
 from smoothout.analysis.hessian import trace_and_norm
-from smoothout.nn.curvature import RunningTrace, SteinTrace, noise_variances, stein_trace, thinned
-from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.curvature import RunningTrace, SteinTrace, noise_variances, stein_trace, thin_epochs
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
 
-LAWS = list(Law)  # a law that can be drawn must have its variance
+LAWS = list(NoiseDistribution)  # a law that can be drawn must have its variance
 SHAPES = [(3, 4), (5,)]
 
 
@@ -43,19 +43,19 @@ def test_one_draw_is_the_noise_times_the_gradient_over_the_variance():
     per_filter = torch.tensor([[1.0], [2.0], [0.5]], dtype=torch.float64)
     found = stein_trace(thetas, gradients, [per_filter, 4.0])
     parts = [(thetas[0] ** 3 / per_filter).sum(), (thetas[1] ** 3).sum() / 4.0]
-    torch.testing.assert_close(found.parts, torch.stack(parts))
-    torch.testing.assert_close(found.whole, parts[0] + parts[1])
+    torch.testing.assert_close(found.per_tensor, torch.stack(parts))
+    torch.testing.assert_close(found.total, parts[0] + parts[1])
 
 
 def test_estimates_are_float64_whatever_the_weights_are():
     found = stein_trace([torch.ones(3)], [torch.ones(3)], [0.1])
-    assert found.whole.dtype == found.parts.dtype == torch.float64
-    assert found.whole.item() == pytest.approx(30.0)
+    assert found.total.dtype == found.per_tensor.dtype == torch.float64
+    assert found.total.item() == pytest.approx(30.0)
 
 
 def test_weights_without_noise_add_nothing():
     found = stein_trace([torch.tensor([0.0, 2.0])], [torch.tensor([5.0, 3.0])], [torch.tensor([0.0, 4.0])])
-    assert found.whole.item() == 1.5
+    assert found.total.item() == 1.5
 
 
 @pytest.mark.parametrize("scaling", ["none", "weight", "filter"])
@@ -71,11 +71,11 @@ def test_variances_are_those_of_the_noise_that_is_drawn(law, scaling):
 # Truth
 
 
-@pytest.mark.parametrize("scaling", Scaling)
+@pytest.mark.parametrize("scaling", NoiseScaling)
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0,)])
-def test_a_weight_without_numbers_has_no_trace(scaling: Scaling, shape: tuple[int, ...]) -> None:
+def test_a_weight_without_numbers_has_no_trace(scaling: NoiseScaling, shape: tuple[int, ...]) -> None:
     weight = torch.zeros(shape)
-    assert stein_trace([weight], [weight], noise_variances([weight], 0.3, scaling=scaling)).whole == 0
+    assert stein_trace([weight], [weight], noise_variances([weight], 0.3, scaling=scaling)).total == 0
 
 
 @pytest.mark.parametrize("scaling", ["none", "weight", "filter"])
@@ -94,7 +94,7 @@ def test_a_quadratics_trace_is_the_mean_over_draws_as_a_whole_and_by_tensor(law,
         running.add(stein_trace(thetas, gradients, variances))
     found, exact = running.result(), matrix.diagonal()
     for one, truth in (
-        (found.whole, exact.sum()),
+        (found.total, exact.sum()),
         (found.layers["first"], exact[:12].sum()),
         (found.layers["second"], exact[12:].sum()),
     ):
@@ -117,7 +117,7 @@ def test_around_a_curved_loss_the_mean_has_the_stated_weights(law):
 
     def product(t: float) -> float:
         theta, slope = torch.tensor([t], dtype=torch.float64), torch.tensor([3 * math.cos(3 * (w + t))])
-        return stein_trace([theta], [slope.double()], [variance]).whole.item()
+        return stein_trace([theta], [slope.double()], [variance]).total.item()
 
     def curvature(t: float) -> float:
         return -9 * math.sin(3 * (w + t))
@@ -134,7 +134,7 @@ def test_gaussian_filter_noise_averages_the_trace_over_the_ball():
     context = SmoothOut(model, 0.1, "gaussian", scaling="filter")
     [theta] = context.draw()
     found = stein_trace([theta], [4 * theta.square().sum() * theta], noise_variances([w], 0.1, scaling="filter"))
-    assert found.whole.item() == pytest.approx(12 * 0.3**2, rel=1e-4)
+    assert found.total.item() == pytest.approx(12 * 0.3**2, rel=1e-4)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -163,8 +163,8 @@ def test_under_faint_noise_a_smooth_networks_trace_is_that_of_its_hessian(law):
         one, other = (
             stein_trace([both[k][j] for k in names], [slopes[k][j] for k in names], variances) for j in (i, i + count)
         )
-        running.add(SteinTrace((one.whole + other.whole) / 2, (one.parts + other.parts) / 2))
-    found = running.result().whole
+        running.add(SteinTrace((one.total + other.total) / 2, (one.per_tensor + other.per_tensor) / 2))
+    found = running.result().total
     error = math.hypot(found.standard_error, exact.trace.standard_error)
     assert abs(found.mean - exact.trace.mean) < SIGMAS * error
     assert error < 0.1 * exact.trace.mean
@@ -193,10 +193,10 @@ def fed(some: list[SteinTrace]) -> RunningTrace:
 
 def test_mean_and_standard_error_are_those_of_the_draws_by_layer():
     some = random_draws(50)
-    found, rows = fed(some).result(), torch.stack([draw.parts for draw in some])
+    found, rows = fed(some).result(), torch.stack([draw.per_tensor for draw in some])
     assert (found.count, list(found.layers)) == (50, ["body.0", "head", "scale"])
     by_layer = {"body.0": rows[:, :2].sum(1), "head": rows[:, 2], "scale": rows[:, 3]}
-    for one, values in [(found.whole, rows.sum(1)), *((found.layers[k], v) for k, v in by_layer.items())]:
+    for one, values in [(found.total, rows.sum(1)), *((found.layers[k], v) for k, v in by_layer.items())]:
         assert one.mean == pytest.approx(values.mean().item(), rel=1e-14)
         assert one.standard_error == pytest.approx(values.std().item() / math.sqrt(50), rel=1e-6)
 
@@ -204,14 +204,14 @@ def test_mean_and_standard_error_are_those_of_the_draws_by_layer():
 def test_a_state_goes_through_json_without_loss():
     some = random_draws(20)
     resumed = RunningTrace(NAMES)
-    resumed.load(json.loads(json.dumps(fed(some[:9]).state())))
+    resumed.load_state_dict(json.loads(json.dumps(fed(some[:9]).state_dict())))
     for draw in some[9:]:
         resumed.add(draw)
     assert resumed.result() == fed(some).result()
 
 
 def test_one_draw_has_no_standard_error_and_none_no_estimate():
-    assert math.isnan(fed(random_draws(1)).result().whole.standard_error)
+    assert math.isnan(fed(random_draws(1)).result().total.standard_error)
     with pytest.raises(ValueError, match="no draws were counted"):
         RunningTrace(NAMES).result()
 
@@ -222,7 +222,7 @@ def test_feeding_changes_the_sums_in_place():
     places = [t.data_ptr() for t in (running._count, running._mean, running._squares)]
     for draw in random_draws(3):
         running.add(draw)
-    running.load(running.state())
+    running.load_state_dict(running.state_dict())
     assert [t.data_ptr() for t in (running._count, running._mean, running._squares)] == places
 
 
@@ -239,13 +239,13 @@ def test_what_does_not_match_is_refused():
         with pytest.raises(ValueError, match=f"variance is {variance}: must be a finite number above 0"):
             stein_trace(one, one, [variance])
     with pytest.raises(ValueError, match="are not this trace's"):
-        RunningTrace(["a.weight"]).load(RunningTrace(["b.weight"]).state())
+        RunningTrace(["a.weight"]).load_state_dict(RunningTrace(["b.weight"]).state_dict())
 
 
 @pytest.mark.parametrize(("epochs", "layered"), [(0, []), (1, [0]), (5, [0, 1, 2, 3, 4]), (201, range(0, 201, 20))])
 def test_a_record_has_the_layers_of_eleven_epochs_and_the_whole_of_all(epochs: int, layered: Any) -> None:
     estimates = [{"draws": 8, "whole": [float(n), 0.1], "layers": {"head": [1.0, 0.1]}} for n in range(epochs)]
-    thin = thinned(estimates)
+    thin = thin_epochs(estimates)
     assert [epoch["whole"] for epoch in thin] == [epoch["whole"] for epoch in estimates]
     assert [n for n, epoch in enumerate(thin) if "layers" in epoch] == list(layered)
     assert all("layers" in epoch for epoch in estimates)
@@ -258,4 +258,6 @@ def test_a_misspelt_law_or_scaling_is_refused(field, word):
 
 
 def test_what_is_taken_before_the_first_draw_is_no_number():
-    assert str(RunningTrace(["a.weight"]).taken()) == "{'draws': 0, 'whole': [nan, nan], 'layers': {'a': [nan, nan]}}"
+    assert (
+        str(RunningTrace(["a.weight"]).pop_epoch()) == "{'draws': 0, 'whole': [nan, nan], 'layers': {'a': [nan, nan]}}"
+    )

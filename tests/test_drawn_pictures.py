@@ -12,30 +12,30 @@ import torch
 from pictured import picture
 
 from smoothout.jobs.job import Job
-from smoothout.jobs.runtime import Folders, Workplace
-from smoothout.reproduction.table import Scope
-from smoothout.results.digest import described
+from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.reproduction.table import RunSelection
+from smoothout.results.digest import canonical_settings
 from smoothout.results.figures import curves
 from smoothout.results.records import Record
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
+def place(tmp_path: Path) -> Runtime:
     folders = Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs")))
-    return Workplace(folders, torch.device("cpu"), tensorboard=False)
+    return Runtime(folders, torch.device("cpu"), tensorboard=False)
 
 
-def write(job: Job, place: Workplace, outcome: dict[str, Any]) -> Record:
+def write(job: Job, place: Runtime, outcome: dict[str, Any]) -> Record:
     """A record of ``job`` that no program made."""
-    return place.ledger.write(
+    return place.records.write(
         Record(
             kind=job.kind,
             name=job.name,
             digest=job.digest,
             identity=job.identity,
-            settings=described(job.settings),
-            labels=(job.inputs or (job,))[0].settings.labels,
-            inputs=[one.name for one in job.inputs],
+            settings=canonical_settings(job.settings),
+            labels=(job.dependencies or (job,))[0].settings.labels,
+            inputs=[one.name for one in job.dependencies],
             outcome=outcome,
             environment={},
         )
@@ -45,14 +45,14 @@ def write(job: Job, place: Workplace, outcome: dict[str, Any]) -> Record:
 LINE = [{"alpha": a, "loss": 0.1, "accuracy": 0.9, "negative_variances": 0} for a in (-1.0, 0.0, 1.0, 2.0)]
 
 
-def test_without_any_record_nothing_is_drawn_and_everything_is_missing(place: Workplace, tmp_path: Path) -> None:
+def test_without_any_record_nothing_is_drawn_and_everything_is_missing(place: Runtime, tmp_path: Path) -> None:
     made = picture("f1")
     assert made.save(place, tmp_path / "figures") == []
     assert not (tmp_path / "figures").exists()
-    assert set(made.missing(place)) == {job.name for job in made.jobs() if job.inputs}
+    assert set(made.missing(place)) == {job.name for job in made.jobs() if job.dependencies}
 
 
-def test_what_is_there_is_drawn_and_what_is_missing_is_named(place: Workplace, tmp_path: Path) -> None:
+def test_what_is_there_is_drawn_and_what_is_missing_is_named(place: Runtime, tmp_path: Path) -> None:
     made = picture("f1")
     [(_, line)] = made.panels[0].jobs
     write(line, place, {"train": LINE, "test": LINE})
@@ -69,18 +69,18 @@ def test_what_is_there_is_drawn_and_what_is_missing_is_named(place: Workplace, t
     assert made.missing(place) == [large.name, made.panels[2].jobs[0][1].name]
 
 
-def test_a_picture_of_other_weights_than_recorded_says_so(place: Workplace, tmp_path: Path) -> None:
+def test_a_picture_of_other_weights_than_recorded_says_so(place: Runtime, tmp_path: Path) -> None:
     made = picture("f1")
     (_, small), (_, large) = made.panels[1].jobs
     points = {"points": [{"a": a, "loss": 0.1, "accuracy": 0.9} for a in (0.0, 0.1)], "slopes": [0.0]}
     for job, digest in ((small, "1c"), (large, "1b")):
-        write(job.inputs[0], place, {"weights": {"best": "1b", "last": "2b"}})
+        write(job.dependencies[0], place, {"weights": {"best": "1b", "last": "2b"}})
         write(job, place, {"train": points, "test": points, "weights": [digest]})
     lines = re.sub("<[^>]+>", " ", made.save(place, tmp_path)[0].read_text()).split()
-    assert f"so other weights than recorded: {small.inputs[0].name} not run:" in " ".join(lines)
+    assert f"so other weights than recorded: {small.dependencies[0].name} not run:" in " ".join(lines)
 
 
-def test_several_seeds_are_drawn_together_as_far_as_they_are_there(place: Workplace, tmp_path: Path) -> None:
+def test_several_seeds_are_drawn_together_as_far_as_they_are_there(place: Runtime, tmp_path: Path) -> None:
     made = picture("f1", seeds=(0, 1, 2))
     for _, line in made.panels[0].jobs[:2]:
         write(line, place, {"train": LINE, "test": LINE})
@@ -89,28 +89,28 @@ def test_several_seeds_are_drawn_together_as_far_as_they_are_there(place: Workpl
     assert "seeds 0, 1, 2" in text
 
 
-def test_figure_1_needs_no_records(place: Workplace, tmp_path: Path) -> None:
+def test_figure_1_needs_no_records(place: Runtime, tmp_path: Path) -> None:
     made = picture("figure1")
     assert made.jobs() == []
     assert [path.name for path in made.save(place, tmp_path)] == ["figure1.svg", "figure1.png"]
     assert made.missing(place) == []
 
 
-def test_what_is_only_drawn_is_of_every_seed_that_has_a_record_of_what_is_drawn(place: Workplace) -> None:
+def test_what_is_only_drawn_is_of_every_seed_that_has_a_record_of_what_is_drawn(place: Runtime) -> None:
     made = picture("f1")
-    assert made.as_recorded(place) is made
-    lines = {job.run.settings.seed: job for _, job in picture("f1", seeds=(1, 2, 3, 4)).panels[0].jobs}
+    assert made.with_recorded_seeds(place) is made
+    lines = {job.training_job.settings.seed: job for _, job in picture("f1", seeds=(1, 2, 3, 4)).panels[0].jobs}
     for seed in (1, 2, 3):
-        write(lines[seed].run, place, {})  # a training alone draws nothing here
+        write(lines[seed].training_job, place, {})  # a training alone draws nothing here
     for seed in (1, 3, 4):  # no training of seed 4 is recorded, so nobody looks for it
         write(lines[seed], place, {"train": LINE, "test": LINE})
-    shown = made.as_recorded(place)
-    assert shown.scope == Scope(seeds=(1, 3))
+    shown = made.with_recorded_seeds(place)
+    assert shown.scope == RunSelection(seeds=(1, 3))
     assert lines[3].digest in {job.digest for job in shown.jobs()}
 
 
-def test_a_run_has_one_colour_in_all_panels_and_a_line_between_runs_has_none_of_theirs(place: Workplace) -> None:
-    given: list[list[curves.Run]] = []
+def test_a_run_has_one_colour_in_all_panels_and_a_line_between_runs_has_none_of_theirs(place: Runtime) -> None:
+    given: list[list[curves.RunLabel]] = []
     made = picture("f1")
     half = {"points": [{"a": a, "loss": 0.1, "accuracy": 0.9} for a in (0.0, 0.1)], "slopes": [0.0]}
     for panel in made.panels:
@@ -118,16 +118,16 @@ def test_a_run_has_one_colour_in_all_panels_and_a_line_between_runs_has_none_of_
             values = {"train": LINE, "test": LINE} if job.kind == "interpolation" else {"train": half, "test": half}
             write(job, place, values)
         given.append([run for run, _ in panel.drawn(place, made.places).draw.keywords["records"]])
-    ways = [curves.Run("0 is SB, 1 is LB", None)]
-    assert given == [ways, [curves.Run("SB", 0), curves.Run("LB", 1)], ways]
+    ways = [curves.RunLabel("0 is SB, 1 is LB", None)]
+    assert given == [ways, [curves.RunLabel("SB", 0), curves.RunLabel("LB", 1)], ways]
 
 
 def test_panels_to_be_compared_share_their_limits() -> None:
     for name, shared in (("courses-f1", ["y", "y"]), ("landscape-f1", [None, None, None, None, "z", "z"])):
-        assert [panel.kind.shares for panel in picture(name).panels] == shared
+        assert [panel.kind.shared_axis for panel in picture(name).panels] == shared
 
 
-def test_panels_without_records_are_left_out_and_named_for_people(place: Workplace, tmp_path: Path) -> None:
+def test_panels_without_records_are_left_out_and_named_for_people(place: Runtime, tmp_path: Path) -> None:
     made = picture("keskar3")
     write(made.panels[0].jobs[0][1], place, {"train": LINE, "test": LINE})
     text = made.save(place, tmp_path)[0].read_text()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.nn.evaluation import evaluate
-from smoothout.nn.precision import Precision, arithmetic
+from smoothout.nn.precision import Precision, precision_context
 
 CPU = torch.device("cpu")
 
@@ -126,9 +126,9 @@ def test_evaluation_leaves_the_model_and_the_global_generator_alone() -> None:
 
 def test_bfloat16_is_close_to_float32_but_not_the_same() -> None:
     model, batches = network(), [examples(200)]
-    with arithmetic(Precision.float32, CPU):
+    with precision_context(Precision.float32, CPU):
         full = evaluate(model, batches)
-    with arithmetic(Precision.bfloat16, CPU):
+    with precision_context(Precision.bfloat16, CPU):
         low = evaluate(model, batches)
         assert model.eval()(batches[0][0]).dtype is torch.bfloat16
     assert full == evaluate(model, batches)
@@ -139,7 +139,7 @@ def test_bfloat16_is_close_to_float32_but_not_the_same() -> None:
 
 def test_in_bfloat16_changed_weights_are_seen_at_once() -> None:
     model, batches = network(), [examples(50)]
-    with arithmetic(Precision.bfloat16, CPU):
+    with precision_context(Precision.bfloat16, CPU):
         F.cross_entropy(model(batches[0][0]).float(), batches[0][1]).backward()
         with torch.no_grad():
             model[-1].weight.zero_()
@@ -156,7 +156,7 @@ def test_the_precision_of_matrix_products_is_set_and_given_back(precision: Preci
     old = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(before)
     try:
-        with suppress(KeyboardInterrupt), arithmetic(precision, CPU):
+        with suppress(KeyboardInterrupt), precision_context(precision, CPU):
             inside = settings()
             raise KeyboardInterrupt
         assert settings() == (before, False)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from smoothout.common.files import make_room, whole_file, write_text
+from smoothout.common.files import atomic_write, atomic_write_text, ensure_writable
 
 
 def test_a_file_appears_whole_when_the_block_ends_and_not_before(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "file.txt"
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text("half")
         assert not path.exists()
         part.write_text("whole")
@@ -22,7 +22,7 @@ def test_a_file_appears_whole_when_the_block_ends_and_not_before(tmp_path: Path)
 def test_readers_see_the_old_content_until_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -34,7 +34,7 @@ def test_an_exception_leaves_the_old_content_and_nothing_beside_it(tmp_path: Pat
     path.write_text("old")
 
     def write_half() -> None:
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             part.write_text("ne")
             raise error
 
@@ -46,7 +46,7 @@ def test_an_exception_leaves_the_old_content_and_nothing_beside_it(tmp_path: Pat
 
 def test_an_exception_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
     def write_half() -> None:
-        with whole_file(tmp_path / "file.txt") as part:
+        with atomic_write(tmp_path / "file.txt") as part:
             part.write_text("ne")
             raise RuntimeError
 
@@ -60,25 +60,25 @@ def test_a_failure_to_sync_leaves_the_old_content(tmp_path: Path, monkeypatch: p
         raise OSError("no space left on device")
 
     path = tmp_path / "file.txt"
-    write_text(path, "old")
+    atomic_write_text(path, "old")
     monkeypatch.setattr("smoothout.common.files.os.fsync", full)
     with pytest.raises(OSError, match="no space"):
-        write_text(path, "new")
+        atomic_write_text(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_a_killed_process_left_behind_is_replaced(tmp_path: Path) -> None:
-    with whole_file(tmp_path / "file.txt") as left:
+    with atomic_write(tmp_path / "file.txt") as left:
         left.write_text("first")
     left.write_text("of a process that was killed in between, with the same number, and longer")
-    write_text(tmp_path / "file.txt", "short")
+    atomic_write_text(tmp_path / "file.txt", "short")
     assert (tmp_path / "file.txt").read_text() == "short"
     assert not left.exists()
 
 
 def test_text_is_written_as_utf_8(tmp_path: Path) -> None:
-    write_text(tmp_path / "file.txt", "95.1 ± 0.2\n")
+    atomic_write_text(tmp_path / "file.txt", "95.1 ± 0.2\n")
     assert (tmp_path / "file.txt").read_bytes() == "95.1 ± 0.2\n".encode()
 
 
@@ -86,5 +86,5 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
     path = tmp_path / "a.json"
     for name in ("a.json", "a.json.part17", "a.json.part99999", "ab.json.part17"):
         (tmp_path / name).write_text("x")
-    make_room(path)
+    ensure_writable(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "ab.json.part17"]

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from smoothout import AdaSmoothOut, SmoothOut
 from smoothout.nn import perturbation
-from smoothout.nn.flat import Filters, FlatBuffers, by_filter
-from smoothout.nn.perturbation import Scaling, scale_to_filters
+from smoothout.nn.flat import Filters, FlatBuffers, group_by_filter
+from smoothout.nn.perturbation import NoiseScaling, filter_normalize_
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
@@ -67,7 +67,7 @@ def test_what_is_laid_out_has_the_entries_in_their_places_and_the_strides_of_the
     for start in (0, 1000):
         for group in buffers.groups:
             group.flat.copy_(torch.arange(start, start + len(group.flat)))
-        laid_out = buffers.laid_out()
+        laid_out = buffers.with_strides()
         for tensor, view, found in zip(tensors, buffers.views, laid_out, strict=True):
             assert torch.equal(found, view)
             assert found.stride() == torch.empty_like(tensor).stride()  # the tensor's own, where it is dense
@@ -79,7 +79,7 @@ def test_what_is_laid_out_has_the_entries_in_their_places_and_the_strides_of_the
 def test_without_permuted_weights_there_is_no_second_room() -> None:
     """The perturbed weights take the place of the noise: memory for one copy of the model."""
     buffers = FlatBuffers([torch.zeros(3, 4), torch.zeros(3, 2, 1, 1).to(memory_format=torch.channels_last)])
-    assert [t.data_ptr() for t in buffers.laid_out()] == [t.data_ptr() for t in buffers.views]
+    assert [t.data_ptr() for t in buffers.with_strides()] == [t.data_ptr() for t in buffers.views]
 
 
 # Filters
@@ -116,7 +116,7 @@ def test_scaling_in_one_pass_needs_the_weights_in_no_order(layout: str) -> None:
     directions = [torch.rand(w.shape) * 2 - 1 for w in weights]
     found = filters_of(weights, 0.15, directions)
     for one, weight, direction in zip(found, weights, directions, strict=True):
-        wanted = scale_to_filters(direction.double(), weight.double(), 0.15)
+        wanted = filter_normalize_(direction.double(), weight.double(), 0.15)
         torch.testing.assert_close(one.double(), wanted, rtol=1e-6, atol=0)
 
 
@@ -128,14 +128,14 @@ def test_scaling_in_one_pass_adds_up_low_precision_in_float32(dtype: torch.dtype
     [matrix, bias] = filters_of(weights, 0.15, directions)
     assert matrix.dtype is bias.dtype is dtype
     torch.testing.assert_close(matrix.double(), torch.full((2, 4096), 30.0, dtype=torch.float64), rtol=4e-3, atol=0)
-    wanted = scale_to_filters(directions[1].double(), weights[1].double(), 0.15)
+    wanted = filter_normalize_(directions[1].double(), weights[1].double(), 0.15)
     torch.testing.assert_close(bias.double(), wanted, rtol=0.01, atol=0)
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "channels_last, 3d", "contiguous", "bias", "number"])
 def test_weights_in_the_usual_layouts_are_read_where_they_lie(layout: str) -> None:
     tensor = LAYOUTS[layout]()
-    assert by_filter(tensor).data_ptr() == tensor.data_ptr()
+    assert group_by_filter(tensor).data_ptr() == tensor.data_ptr()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -144,7 +144,7 @@ def test_weights_are_read_in_the_order_of_the_room_that_is_laid_out_like_them(la
     tensor = LAYOUTS[layout]()
     room = FlatBuffers([tensor])
     room.groups[0].flat.copy_(tensor.reshape(-1))
-    assert torch.equal(by_filter(room.laid_out()[0]), by_filter(tensor))
+    assert torch.equal(group_by_filter(room.with_strides()[0]), group_by_filter(tensor))
 
 
 # The contexts
@@ -235,9 +235,9 @@ class Counted(TorchDispatchMode):
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(("scaling", "most"), [(Scaling.none, 8), (Scaling.filter, 25)])
+@pytest.mark.parametrize(("scaling", "most"), [(NoiseScaling.none, 8), (NoiseScaling.filter, 25)])
 def test_noise_takes_a_few_operations_whatever_the_network_has_of_tensors(
-    scaling: Scaling, most: int, memory_format: torch.memory_format
+    scaling: NoiseScaling, most: int, memory_format: torch.memory_format
 ) -> None:
     found = []
     for depth in (1, 30):
@@ -258,7 +258,7 @@ def test_the_measured_noise_is_taken_out_of_all_weights_by_one_operation() -> No
     context = SmoothOut(model, 0.1)
     with context:
         with Counted() as counted:
-            thetas = context.noise()
+            thetas = context.current_noise()
         assert counted.names == ["_foreach_sub"]
-        for theta, parameter, clean in zip(thetas, model.parameters(), context.clean, strict=True):
+        for theta, parameter, clean in zip(thetas, model.parameters(), context.clean_weights, strict=True):
             assert torch.equal(theta, parameter - clean)

@@ -13,14 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from smoothout import SmoothOut
 from smoothout.nn.curvature import FlatSteinTrace, RunningTrace, noise_variances, stein_trace
-from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def drawn(law: Law, scaling: Scaling) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def drawn(law: NoiseDistribution, scaling: NoiseScaling) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Weights, with a filter of zeros and a bias of zero, their noise and a gradient."""
     model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Linear(5, 6), nn.Linear(6, 1, bias=False)).double()
     with torch.no_grad():
@@ -33,26 +33,28 @@ def drawn(law: Law, scaling: Scaling) -> tuple[list[Tensor], list[Tensor], list[
 
 @pytest.mark.parametrize("ghosts", [1, 4])
 @pytest.mark.parametrize("strength", [0.3, torch.tensor(0.3, dtype=torch.float64)])
-@pytest.mark.parametrize("scaling", Scaling)
-@pytest.mark.parametrize("law", Law)
-def test_it_is_the_formula_tensor_by_tensor(law: Law, scaling: Scaling, strength: float | Tensor, ghosts: int) -> None:
+@pytest.mark.parametrize("scaling", NoiseScaling)
+@pytest.mark.parametrize("law", NoiseDistribution)
+def test_it_is_the_formula_tensor_by_tensor(
+    law: NoiseDistribution, scaling: NoiseScaling, strength: float | Tensor, ghosts: int
+) -> None:
     weights, thetas, gradients = drawn(law, scaling)
     wanted = stein_trace(thetas, gradients, noise_variances(weights, 0.3, law=law, scaling=scaling))
     divided = [gradient / ghosts for gradient in gradients]
     measured = FlatSteinTrace(weights, law, scaling)
     found = measured(flat(thetas), flat(divided), flat(weights), strength, ghosts)
-    torch.testing.assert_close(found, wanted.parts)
+    torch.testing.assert_close(found, wanted.per_tensor)
     assert found.dtype == torch.float64
 
 
 def test_float32_weights_as_small_as_they_get_measure_what_larger_ones_do() -> None:
     """A weight's square is below every float32, not below every float64."""
-    for scaling in (Scaling.weight, Scaling.filter):
+    for scaling in (NoiseScaling.weight, NoiseScaling.filter):
         weight, gradient = torch.tensor([1e-30, 2.0]), torch.tensor([3e30, 3.0])
-        parts = FlatSteinTrace([weight], Law.uniform, scaling)(0.5 * weight, gradient, weight, 0.5)
+        parts = FlatSteinTrace([weight], NoiseDistribution.uniform, scaling)(0.5 * weight, gradient, weight, 0.5)
         variances = noise_variances([weight.double()], 0.5, scaling=scaling)
         wanted = stein_trace([0.5 * weight.double()], [gradient.double()], variances)
-        torch.testing.assert_close(parts, wanted.parts, rtol=1e-6, atol=0)
+        torch.testing.assert_close(parts, wanted.per_tensor, rtol=1e-6, atol=0)
 
 
 def test_one_noise_for_several_ghost_batches_measures_the_trace_of_their_mean_loss() -> None:
@@ -88,12 +90,12 @@ class Counting(TorchDispatchMode):
         return operation(*arguments, **(settings or {}))
 
 
-@pytest.mark.parametrize("scaling", Scaling)
-def test_a_measurement_takes_as_many_operations_for_any_network(scaling: Scaling) -> None:
+@pytest.mark.parametrize("scaling", NoiseScaling)
+def test_a_measurement_takes_as_many_operations_for_any_network(scaling: NoiseScaling) -> None:
     counts = []
     for tensors in (2, 40):
         weights = [torch.randn(3, 5) for _ in range(tensors)]
-        measured = FlatSteinTrace(weights, Law.uniform, scaling)
+        measured = FlatSteinTrace(weights, NoiseDistribution.uniform, scaling)
         running = RunningTrace([f"{index}.weight" for index in range(tensors)])
         strength = torch.tensor(0.3, dtype=torch.float64)
         vectors = [torch.randn(15 * tensors) for _ in range(3)]

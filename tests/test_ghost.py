@@ -24,11 +24,11 @@ from smoothout.nn.ghost_batchnorm import (
     GhostBatchNorm1d,
     GhostBatchNorm2d,
     GhostBatchNorm3d,
-    divisible,
-    forward_each,
-    from_ghost,
+    convert_ghost_batchnorm,
+    forward_stacked_weights,
     ghosted,
-    to_ghost,
+    revert_ghost_batchnorm,
+    supports_ghost_batchnorm,
 )
 
 CHANNELS = 3
@@ -68,7 +68,7 @@ def test_a_layer_gives_what_its_ghost_batches_give_in_turn(
     at_once = copy.deepcopy(in_turn)
     inputs, slopes = (torch.randn(examples, CHANNELS, *SHAPES[kind], dtype=torch.float64) for _ in range(2))
     pieces = inputs.chunk(ghosts)
-    to_ghost(at_once, ghosts)
+    convert_ghost_batchnorm(at_once, ghosts)
     if kind == "(N, C)" and min(map(len, pieces)) == 1:
         for model in (in_turn, at_once):
             with pytest.raises(ValueError, match="more than 1 value per channel"):
@@ -92,7 +92,7 @@ def test_the_running_averages_are_those_of_the_recurrence_by_hand() -> None:
     for piece in (inputs[:4], inputs[4:8], inputs[8:]):
         average = 0.75 * average + 0.25 * piece.mean(0)
         variance = 0.75 * variance + 0.25 * piece.var(0, correction=1)
-    to_ghost(made, 3)
+    convert_ghost_batchnorm(made, 3)
     made(inputs)
     torch.testing.assert_close(made.running_mean, average)
     torch.testing.assert_close(made.running_var, variance)
@@ -166,7 +166,7 @@ def test_evaluation_is_the_same_to_the_last_bit() -> None:
         assert torch.equal(made(inputs), plain)
     statless = nn.BatchNorm1d(3, track_running_stats=False).eval()
     plain = statless(inputs[:, 0, 0, :3].float())
-    to_ghost(statless, 4)
+    convert_ghost_batchnorm(statless, 4)
     assert torch.equal(statless(inputs[:, 0, 0, :3].float()), plain)
 
 
@@ -175,23 +175,23 @@ def test_layers_stay_the_same_objects_with_the_same_state() -> None:
     kinds, ghosts = [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d], [GhostBatchNorm1d, GhostBatchNorm2d]
     layers = [made[0], made[1], made[2][0]]
     before, names = [*made.modules(), *made.parameters(), *made.buffers()], list(made.state_dict())
-    to_ghost(made, 5)
+    convert_ghost_batchnorm(made, 5)
     assert [type(one) for one in layers] == [*ghosts, GhostBatchNorm3d]
     assert all(isinstance(one, kind) and one.ghosts == 5 for one, kind in zip(layers, kinds, strict=True))
     assert type(made[3]) is nn.InstanceNorm2d
     for one, other in zip([*made.modules(), *made.parameters(), *made.buffers()], before, strict=True):
         assert one is other
     assert list(made.state_dict()) == names
-    from_ghost(made)
+    revert_ghost_batchnorm(made)
     assert [type(one) for one in layers] == kinds
     assert not any(hasattr(one, "ghosts") for one in layers)
-    from_ghost(made)
+    revert_ghost_batchnorm(made)
     assert [type(one) for one in layers] == kinds
 
 
 def test_a_context_inside_another_gives_back_what_was_there_also_after_an_error() -> None:
     made = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm2d(3))
-    to_ghost(made[0], 2)
+    convert_ghost_batchnorm(made[0], 2)
     with ghosted(made, 4):
         assert [one.ghosts for one in made] == [4, 4]
         with pytest.raises(OSError, match=r"gone at \[8, 8\]"), ghosted(made, 8):
@@ -199,13 +199,13 @@ def test_a_context_inside_another_gives_back_what_was_there_also_after_an_error(
         assert [one.ghosts for one in made] == [4, 4]
     assert [type(one) for one in made] == [GhostBatchNorm1d, nn.BatchNorm2d]
     assert made[0].ghosts == 2
-    to_ghost(made, 3)
+    convert_ghost_batchnorm(made, 3)
     assert [one.ghosts for one in made] == [3, 3]
 
 
 def test_copies_pickles_and_saved_states_work() -> None:
     made, (inputs, _) = network(convolutions=True), batch(20)
-    to_ghost(made, 4)
+    convert_ghost_batchnorm(made, 4)
     made(inputs)
     saved = io.BytesIO()
     torch.save(made.state_dict(), saved)
@@ -224,7 +224,7 @@ class OwnBatchNorm(nn.BatchNorm2d):
 
 
 @pytest.mark.parametrize("kind", [nn.SyncBatchNorm, OwnBatchNorm])
-@pytest.mark.parametrize("turn", [to_ghost, lambda model, ghosts: ghosted(model, ghosts).__enter__()])
+@pytest.mark.parametrize("turn", [convert_ghost_batchnorm, lambda model, ghosts: ghosted(model, ghosts).__enter__()])
 def test_another_kind_of_batchnorm_is_refused_and_the_model_left_alone(
     kind: type[nn.Module], turn: Callable[[nn.Module, int], None]
 ) -> None:
@@ -233,14 +233,14 @@ def test_another_kind_of_batchnorm_is_refused_and_the_model_left_alone(
     with pytest.raises(ValueError, match=line):
         turn(made, 2)
     assert [type(one) for one in made] == [nn.BatchNorm2d, kind]
-    assert not divisible(made)
-    assert divisible(made[:1])
+    assert not supports_ghost_batchnorm(made)
+    assert supports_ghost_batchnorm(made[:1])
 
 
 @pytest.mark.parametrize("ghosts", [0, -3])
 def test_less_than_one_ghost_batch_is_refused(ghosts: int) -> None:
     with pytest.raises(ValueError, match=f"^ghosts: must be a whole number >= 1, not {ghosts}$"):
-        to_ghost(nn.BatchNorm1d(3), ghosts)
+        convert_ghost_batchnorm(nn.BatchNorm1d(3), ghosts)
 
 
 def test_a_compiled_network_takes_ghost_batches() -> None:
@@ -285,7 +285,7 @@ def assert_each_is_in_turn(wanted: nn.Module, found: nn.Module, batchnorm: bool)
     for ghost, (piece, answers) in enumerate(zip(inputs.chunk(4), labels.chunk(4), strict=True)):
         outputs.append(functional_call(wanted, {name: w[ghost] for name, w in weights.items()}, (piece,)))
         F.cross_entropy(outputs[-1], answers).backward(retain_graph=True)
-    output = forward_each(found, inputs, own_weights(found, 4, batchnorm))
+    output = forward_stacked_weights(found, inputs, own_weights(found, 4, batchnorm))
     sum(F.cross_entropy(*pair) for pair in zip(output.chunk(4), labels.chunk(4), strict=True)).backward()
     torch.testing.assert_close(output, torch.cat(outputs))
     for one, other in zip(found.parameters(), wanted.parameters(), strict=True):
@@ -300,7 +300,7 @@ def test_a_model_in_evaluation_mode_keeps_its_averages() -> None:
     made, (inputs, _) = network(convolutions=True).eval(), batch(20)
     before = [buffer.clone() for buffer in made.buffers()]
     weights = own_weights(made, 4, batchnorm=True)
-    found = forward_each(made, inputs, weights)
+    found = forward_stacked_weights(made, inputs, weights)
     each = [functional_call(made, {n: w[g] for n, w in weights.items()}, (inputs.chunk(4)[g],)) for g in range(4)]
     torch.testing.assert_close(found, torch.cat(each))
     assert all(torch.equal(one, other) for one, other in zip(made.buffers(), before, strict=True))
@@ -312,7 +312,7 @@ def test_a_single_layer_is_a_model_too() -> None:
     inputs = torch.randn(8, CHANNELS, 3, 2, dtype=torch.float64)
     for piece in inputs.chunk(2):
         wanted(piece)
-    forward_each(found, inputs, {"bias": found.bias.expand(2, -1)})
+    forward_stacked_weights(found, inputs, {"bias": found.bias.expand(2, -1)})
     for one, other in zip(found.buffers(), wanted.buffers(), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -321,9 +321,9 @@ def test_ghost_batches_of_several_sizes_and_dropout_are_refused_and_leave_the_mo
     made, (inputs, _) = network(convolutions=True), batch(18)
     before = [buffer.clone() for buffer in made.buffers()]
     with pytest.raises(ValueError, match=r"^inputs: 18 examples are no 4 ghost batches of one size$"):
-        forward_each(made, inputs, own_weights(made, 4, batchnorm=True))
+        forward_stacked_weights(made, inputs, own_weights(made, 4, batchnorm=True))
     drops = nn.Sequential(*made[:-1], nn.Dropout(0.5), made[-1])
     with pytest.raises(RuntimeError, match="random"):
-        forward_each(drops, inputs, {"0.weight": drops[0].weight.expand(3, -1, -1, -1, -1)})
+        forward_stacked_weights(drops, inputs, {"0.weight": drops[0].weight.expand(3, -1, -1, -1, -1)})
     assert all(torch.equal(one, other) for one, other in zip(made.buffers(), before, strict=True))
     assert [made[1].momentum, made[4].momentum] == [0.1, 0.1]

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from smoothout.analysis.interpolation import Averages, InterpolationPath
-from smoothout.analysis.jobs.adaptive_sharpness import Adaptive
+from smoothout.analysis.interpolation import InterpolationPath, RunningStats
+from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
 from smoothout.analysis.jobs.hessian import Hessian
 from smoothout.analysis.jobs.interpolation import Interpolation
 from smoothout.analysis.jobs.landscape import Landscape, Plane
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
-from smoothout.analysis.jobs.search_comparison import Atlas
+from smoothout.analysis.jobs.search_comparison import SearchComparison
 from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.config.compose import compose_config
-from smoothout.config.experiment import experiment
+from smoothout.config.experiment import build_experiment
 from smoothout.jobs.job import Job
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -75,7 +75,7 @@ F1 = "experiment=f1_mnist batch=large perturbation=smoothout"
 
 
 def job(overrides: str) -> Job:
-    return Job(experiment(compose_config(CONFIGS, "train", overrides.split())))
+    return Job(build_experiment(compose_config(CONFIGS, "train", overrides.split())))
 
 
 @pytest.mark.parametrize("overrides", GOLDEN)
@@ -128,7 +128,7 @@ def test_a_ghost_batch_that_is_the_only_one_counts_where_the_learning_rate_refer
     run = "experiment=resnet44_cifar10 batch=ghost batch.size=190 batch.ghost"
     rates = {1.378: "100", 1.218: "128", 1.125: "150", 1.0: "190"}
     for scale, ghost in rates.items():
-        setup = experiment(compose_config(CONFIGS, "train", f"{run}={ghost}".split()))
+        setup = build_experiment(compose_config(CONFIGS, "train", f"{run}={ghost}".split()))
         assert setup.schedule.lr_scale(setup.batch) == pytest.approx(scale, abs=1e-3)
     assert len({job(f"{run}={ghost}").digest for ghost in rates.values()}) == 4
     assert job(f"{run}=100").digest == job(f"{run}=null schedule.lr_reference=100").digest
@@ -166,13 +166,13 @@ ANALYSES = {  # of F1 at 256; an interpolation goes from there to F1 at 6000
     "released-test-ad938824": Sharpness(convention=Convention.released),
     "uniform-9b9eabe6": NoiseCurve(),
     "to-f1-mnist-b6000-baseline-e200-s0-e14eaac0": Interpolation(),
-    "to-f1-mnist-b6000-baseline-e200-s0-recomputed-e84bb564": Interpolation(averages=Averages.recomputed),
+    "to-f1-mnist-b6000-baseline-e200-s0-recomputed-e84bb564": Interpolation(averages=RunningStats.recomputed),
     "to-f1-mnist-b6000-baseline-e200-s0-curvilinear-6ff629e9": Interpolation(path=InterpolationPath.curvilinear),
     "5-directions-d6b1f6ce": Landscape(),
     "train-3812dc73": Plane(),
     "train-aec20659": Hessian(),
-    "linf-train-1639221d": Adaptive(),
-    "094eead7": Atlas(),
+    "linf-train-1639221d": AdaptiveSharpnessJob(),
+    "094eead7": SearchComparison(),
 }
 
 

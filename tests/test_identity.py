@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smoothout.results.digest import canonical, described, digest
+from smoothout.results.digest import canonical_json, canonical_settings, digest
 
 
 class Colour(Enum):
@@ -47,7 +47,7 @@ class Strength:
     a: float = 0.0
     law: str = "uniform"
 
-    def simplified(self) -> Strength:
+    def canonicalized(self) -> Strength:
         return self if self.a else Strength()
 
 
@@ -62,11 +62,13 @@ class Renamed:
 
 @pytest.mark.parametrize("defaults", [True, False])
 def test_what_was_renamed_keeps_its_name_in_records(defaults: bool) -> None:
-    assert described(Renamed(3, milestones=(4,)), defaults) == described(Inner(3, drops=(4,)), defaults)
+    assert canonical_settings(Renamed(3, milestones=(4,)), defaults) == canonical_settings(
+        Inner(3, drops=(4,)), defaults
+    )
 
 
 def test_a_full_description_holds_every_field_and_the_class_names_of_all_levels() -> None:
-    assert described(Outer(Inner(3, drops=(4, 5)))) == {
+    assert canonical_settings(Outer(Inner(3, drops=(4, 5)))) == {
         "class": "Outer",
         "inner": {"class": "Inner", "size": 3, "law": "uniform", "drops": [4, 5]},
         "colour": "r",
@@ -76,12 +78,15 @@ def test_a_full_description_holds_every_field_and_the_class_names_of_all_levels(
 
 
 def test_a_short_description_leaves_out_what_has_its_default_on_all_levels() -> None:
-    assert described(Outer(Inner(3)), defaults=False) == {"class": "Outer", "inner": {"class": "Inner", "size": 3}}
+    assert canonical_settings(Outer(Inner(3)), defaults=False) == {
+        "class": "Outer",
+        "inner": {"class": "Inner", "size": 3},
+    }
 
 
 def test_a_short_description_keeps_what_differs_from_its_default() -> None:
     settings = Outer(Inner(3, drops=(7,)), colour=Colour.blue, made=(1,), limit=0)
-    assert described(settings, defaults=False) == {
+    assert canonical_settings(settings, defaults=False) == {
         "class": "Outer",
         "inner": {"class": "Inner", "size": 3, "drops": [7]},
         "colour": "b",
@@ -91,7 +96,7 @@ def test_a_short_description_keeps_what_differs_from_its_default() -> None:
 
 
 def test_a_description_is_made_of_plain_json_values() -> None:
-    value = described(Outer(Inner(3, drops=(4, 5)), colour=Colour.blue))
+    value = canonical_settings(Outer(Inner(3, drops=(4, 5)), colour=Colour.blue))
     assert json.loads(json.dumps(value)) == value
     assert type(value["colour"]) is str
     assert type(value["inner"]["law"]) is str
@@ -99,38 +104,44 @@ def test_a_description_is_made_of_plain_json_values() -> None:
 
 def test_names_for_people_are_no_part_of_a_description() -> None:
     one, other = Outer(Inner(3), title="one"), Outer(Inner(3), title="other")
-    assert described(one) == described(other)
-    assert described(one, defaults=False) == described(other, defaults=False)
+    assert canonical_settings(one) == canonical_settings(other)
+    assert canonical_settings(one, defaults=False) == canonical_settings(other, defaults=False)
 
 
 @pytest.mark.parametrize("defaults", [True, False])
 def test_settings_that_can_be_simplified_are_described_in_their_plainest_form(defaults: bool) -> None:
-    assert described(Strength(0.0, "gaussian"), defaults) == described(Strength(), defaults)
-    assert described(Strength(0.1, "gaussian"), defaults) == {"class": "Strength", "a": 0.1, "law": "gaussian"}
+    assert canonical_settings(Strength(0.0, "gaussian"), defaults) == canonical_settings(Strength(), defaults)
+    assert canonical_settings(Strength(0.1, "gaussian"), defaults) == {"class": "Strength", "a": 0.1, "law": "gaussian"}
 
 
 def test_a_part_that_comes_to_its_default_is_left_out_whatever_it_was_written_as() -> None:
     plain = dataclasses.make_dataclass("Training", [("noise", Strength, field(default_factory=Strength))], frozen=True)
-    assert described(plain(Strength(0.0, "gaussian")), defaults=False) == {"class": "Training"}
-    assert described(plain(Strength(0.1)), defaults=False) == {
+    assert canonical_settings(plain(Strength(0.0, "gaussian")), defaults=False) == {"class": "Training"}
+    assert canonical_settings(plain(Strength(0.1)), defaults=False) == {
         "class": "Training",
         "noise": {"class": "Strength", "a": 0.1},
     }
 
 
 def test_lists_of_settings_are_described_one_by_one() -> None:
-    assert described([Strength(0.1), Colour.blue, 5], defaults=False) == [{"class": "Strength", "a": 0.1}, "b", 5]
+    assert canonical_settings([Strength(0.1), Colour.blue, 5], defaults=False) == [
+        {"class": "Strength", "a": 0.1},
+        "b",
+        5,
+    ]
 
 
 def test_a_field_that_is_added_with_its_default_leaves_the_digest_alone() -> None:
     later = dataclasses.make_dataclass("Inner", [("size", int), ("extra", int, 0)], frozen=True)
-    assert digest(described(later(3), defaults=False)) == digest(described(Inner(3), defaults=False))
-    assert digest(described(later(3, 1), defaults=False)) != digest(described(Inner(3), defaults=False))
+    assert digest(canonical_settings(later(3), defaults=False)) == digest(canonical_settings(Inner(3), defaults=False))
+    assert digest(canonical_settings(later(3, 1), defaults=False)) != digest(
+        canonical_settings(Inner(3), defaults=False)
+    )
 
 
 def test_two_classes_with_the_same_fields_have_different_digests() -> None:
     other = dataclasses.make_dataclass("Other", [("size", int)], frozen=True)
-    assert digest(described(other(3), defaults=False)) != digest(described(Inner(3), defaults=False))
+    assert digest(canonical_settings(other(3), defaults=False)) != digest(canonical_settings(Inner(3), defaults=False))
 
 
 _scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -148,18 +159,18 @@ def _reordered(value: Any) -> Any:
 
 @given(_values)
 def test_the_canonical_text_does_not_depend_on_the_order_of_keys(value: Any) -> None:
-    assert canonical(_reordered(value)) == canonical(value)
+    assert canonical_json(_reordered(value)) == canonical_json(value)
 
 
 @given(_values)
 def test_the_canonical_text_loses_nothing(value: Any) -> None:
-    assert json.loads(canonical(value)) == value
+    assert json.loads(canonical_json(value)) == value
 
 
 @given(st.lists(_scalars, min_size=2, max_size=5))
 def test_the_canonical_text_of_a_list_keeps_its_order(items: list[Any]) -> None:
     swapped = [items[1], items[0], *items[2:]]
-    assert (canonical(swapped) == canonical(items)) == (canonical(items[0]) == canonical(items[1]))
+    assert (canonical_json(swapped) == canonical_json(items)) == (canonical_json(items[0]) == canonical_json(items[1]))
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
@@ -169,5 +180,5 @@ def test_numbers_that_json_cannot_hold_are_refused(number: float) -> None:
 
 
 def test_the_digest_is_sha_256_of_the_canonical_text() -> None:
-    assert canonical({"b": [1, None], "a": 0.5}) == '{"a":0.5,"b":[1,null]}'
+    assert canonical_json({"b": [1, None], "a": 0.5}) == '{"a":0.5,"b":[1,null]}'
     assert digest({"b": [1, None], "a": 0.5}) == hashlib.sha256(b'{"a":0.5,"b":[1,null]}').hexdigest()

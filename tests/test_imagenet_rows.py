@@ -13,10 +13,10 @@ from photographs import tree
 
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment
-from smoothout.jobs.runner import together
-from smoothout.jobs.runtime import Folders, Workplace
-from smoothout.nn.perturbation import Scaling
-from smoothout.reproduction.table import Reproduction, Scope
+from smoothout.jobs.runner import run_jobs
+from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.nn.perturbation import NoiseScaling
+from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.records import Record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,19 +24,19 @@ CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"
 TINY = ["sizes.large=16", "sizes.ghost=8", "sizes.multiplier=2", "schedule.epochs=1", "schedule.drops=[]"]
 
 
-def place(folder: Path) -> Workplace:
+def place(folder: Path) -> Runtime:
     folders = Folders(*(str(folder / name) for name in ("data", "results", "checkpoints", "logs")))
-    return Workplace(folders, torch.device("cpu"), download=False)
+    return Runtime(folders, torch.device("cpu"), download=False)
 
 
-def made(name: str, only: str, *overrides: str) -> Reproduction:
+def made(name: str, only: str, *overrides: str) -> TablePlan:
     table: dict[str, Any] = compose_config(CONFIGS, "reproduce", [f"table={name}"])["table"]
     for row in table["rows"]:
         row["overrides"] += overrides
-    return Reproduction(table, Scope(), CONFIGS, PUBLISHED, [only])
+    return TablePlan(table, RunSelection(), CONFIGS, PUBLISHED, [only])
 
 
-def trainings(table: Reproduction) -> Iterator[tuple[str, str, Experiment]]:
+def trainings(table: TablePlan) -> Iterator[tuple[str, str, Experiment]]:
     """Row, method and settings of every training."""
     for entry in table.entries:
         if entry.column.endswith(" best"):
@@ -57,11 +57,13 @@ def test_the_rows_have_the_published_settings(name: str) -> None:
         assert getattr(setup.model, "dropout", 0) == (0 if bare or not alexnet else 0.5)
         assert setup.data.augment == ("crop_flip" if alexnet else "resized_crop_flip")
         small = method == "small_batch"
-        assert (setup.batch.examples, setup.batch.ghost) == ((256, None) if small else (16384, 128))
+        assert (setup.batch.examples_per_update, setup.batch.ghost) == ((256, None) if small else (16384, 128))
         scale = 1 if small else math.sqrt(16384 / 128)
         assert setup.optimizer.lr * setup.schedule.lr_factor(0, setup.batch) == pytest.approx(lr * scale)
         noise = setup.perturbation
-        assert (noise.a, noise.scaling) == ((0.15, Scaling.filter) if method == "adasmoothout" else (0, noise.scaling))
+        assert (noise.a, noise.scaling) == (
+            (0.15, NoiseScaling.filter) if method == "adasmoothout" else (0, noise.scaling)
+        )
         seen.add((row, method))
     methods = {"small_batch", "baseline", "adasmoothout", "control"}
     assert {method for row, method in seen if row.startswith("AlexNet")} == methods
@@ -71,7 +73,7 @@ def test_the_rows_have_the_published_settings(name: str) -> None:
 @pytest.mark.parametrize("name", ["table1", "table3", "tableII"])
 def test_they_are_shown_as_not_run_with_the_cost_of_their_epochs(name: str, tmp_path: Path) -> None:
     table = made(name, "ImageNet")
-    rendered = table.table_from(place(tmp_path))
+    rendered = table.render(place(tmp_path))
     cells = {(cell.row, cell.column): cell for cell in rendered.cells}
     for row, method, setup in trainings(table):
         cell = cells[row, f"{method} best"]
@@ -87,10 +89,10 @@ def test_their_small_forms_train_by_the_multiplier(tmp_path: Path) -> None:
     """An epoch of every row and method on a few photographs of 64 pixels: batches of two ghost batches."""
     tree(tmp_path / "data" / "imagenette", {"train": 4, "val": 2}, size=(80, 72))
     table = made("imagenette", "imagenette", *TINY, "data.side=64", "data.short=72")
-    done = dict(together(table.jobs(), place(tmp_path)))
+    done = dict(run_jobs(table.jobs(), place(tmp_path)))
     assert len(done) == 6
     for outcome in done.values():
         assert isinstance(outcome, Record), outcome
         assert not outcome.outcome["diverged"]
         assert outcome.labels["batch"] == 32
-    assert "not run" not in table.table_from(place(tmp_path)).markdown()
+    assert "not run" not in table.render(place(tmp_path)).markdown()

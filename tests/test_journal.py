@@ -12,7 +12,7 @@ from support import tree
 from torch import Tensor
 
 from smoothout.common import pass_cache
-from smoothout.common.pass_cache import forget, kept, passed
+from smoothout.common.pass_cache import cached_pass, clear_pass_cache, open_pass_cache
 
 Passes = list[int]
 
@@ -35,8 +35,8 @@ def told(made: Passes, number: int) -> Callable[[], Tensor]:
 def gone_through(folder: Path, passes: int, circumstances: str = "here") -> tuple[list[list[float]], Passes]:
     """What the passes find, and which of them were made."""
     made: Passes = []
-    with kept(folder, circumstances):
-        found = [passed(told(made, number)).tolist() for number in range(passes)]
+    with open_pass_cache(folder, circumstances):
+        found = [cached_pass(told(made, number)).tolist() for number in range(passes)]
     return found, made
 
 
@@ -58,15 +58,15 @@ def test_other_circumstances_begin_anew(tmp_path: Path) -> None:
 def test_two_that_share_a_folder_never_read_each_others_passes(tmp_path: Path) -> None:
     """The second begins while the first is under way, which then keeps another pass and ends."""
     theirs: Passes = []
-    with kept(tmp_path / "a", "here"):
-        passed(told(theirs, 0))
+    with open_pass_cache(tmp_path / "a", "here"):
+        cached_pass(told(theirs, 0))
         first = pass_cache._open.pop()
-        with kept(tmp_path / "a", "elsewhere"):
+        with open_pass_cache(tmp_path / "a", "elsewhere"):
             first.passed(told(theirs, 10))
             ours: Passes = []
-            found = [passed(told(ours, number)).tolist()[0] for number in range(2)]
-            forget(tmp_path / "a")
-            found.append(passed(told(ours, 2)).tolist()[0])
+            found = [cached_pass(told(ours, number)).tolist()[0] for number in range(2)]
+            clear_pass_cache(tmp_path / "a")
+            found.append(cached_pass(told(ours, 2)).tolist()[0])
         pass_cache._open.append(first)
     assert (found, ours) == ([0.0, 1.0, 2.0], [0, 1, 2])
 
@@ -84,9 +84,9 @@ def test_quick_passes_and_those_beyond_the_limit_are_made_again(
 
 def test_outside_a_journal_a_pass_is_just_made(tmp_path: Path) -> None:
     made: Passes = []
-    with kept(tmp_path / "a", "here"):
-        passed(told(made, 0))
-    passed(told(made, 1))
+    with open_pass_cache(tmp_path / "a", "here"):
+        cached_pass(told(made, 0))
+    cached_pass(told(made, 1))
     assert made == [0, 1]
     assert len(tree(tmp_path / "a")) == 1
 
@@ -107,16 +107,16 @@ def test_a_damaged_pass_is_made_again_and_kept(tmp_path: Path) -> None:
 
 def test_a_journal_that_is_forgotten_is_gone_and_one_that_is_not_there_is_no_error(tmp_path: Path) -> None:
     gone_through(tmp_path / "a", 2)
-    forget(tmp_path / "a")
-    forget(tmp_path / "a")
+    clear_pass_cache(tmp_path / "a")
+    clear_pass_cache(tmp_path / "a")
     assert tree(tmp_path) == {}
 
 
 def test_a_pass_on_a_device_is_timed_to_its_end_and_kept_for_any(tmp_path: Path) -> None:
     with OtherDevice() as device:
         for found_on in (DEVICE, torch.device("cpu")):
-            with kept(tmp_path / "a", "here"):
-                found = passed(lambda: Remote(torch.arange(3.0, dtype=torch.float64)))
+            with open_pass_cache(tmp_path / "a", "here"):
+                found = cached_pass(lambda: Remote(torch.arange(3.0, dtype=torch.float64)))
                 assert found.device == found_on
                 assert found.tolist() == [0, 1, 2]
             if found_on == DEVICE:

@@ -16,7 +16,7 @@ import pytest
 import smoothout
 from smoothout.common.errors import RecordError
 from smoothout.results.digest import digest
-from smoothout.results.records import FORMAT, Ledger, Record, read
+from smoothout.results.records import FORMAT, Record, RecordStore, read_record
 
 IDENTITY = {"kind": "train", "numerics": 1, "settings": {"class": "Experiment", "seed": 3}, "inputs": []}
 
@@ -39,47 +39,47 @@ def a_record(**changes: Any) -> Record:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "results")
+def ledger(tmp_path: Path) -> RecordStore:
+    return RecordStore(tmp_path / "results")
 
 
-def path_of(record: Record, ledger: Ledger) -> Path:
+def path_of(record: Record, ledger: RecordStore) -> Path:
     return ledger.folder / record.kind / f"{record.name}.json"
 
 
-def files(ledger: Ledger) -> list[Path]:
+def files(ledger: RecordStore) -> list[Path]:
     return [path for path in ledger.folder.rglob("*") if path.is_file()]
 
 
-def test_a_record_is_read_as_it_was_written(ledger: Ledger) -> None:
+def test_a_record_is_read_as_it_was_written(ledger: RecordStore) -> None:
     record = a_record()
     assert ledger.write(record) == record
-    assert ledger.find("train", record.digest) == record
+    assert ledger.get("train", record.digest) == record
     assert ledger.records("train") == [record]
 
 
-def test_the_file_is_named_by_the_slug_and_eight_digits_of_the_digest(ledger: Ledger) -> None:
+def test_the_file_is_named_by_the_slug_and_eight_digits_of_the_digest(ledger: RecordStore) -> None:
     record = ledger.write(a_record())
     assert files(ledger) == [ledger.folder / "train" / f"f1-mnist-s3-{digest(IDENTITY)[:8]}.json"]
-    assert read(files(ledger)[0]) == record
+    assert read_record(files(ledger)[0]) == record
 
 
-def test_what_is_not_recorded_is_not_found(ledger: Ledger) -> None:
-    assert ledger.find("train", "0" * 64) is None
+def test_what_is_not_recorded_is_not_found(ledger: RecordStore) -> None:
+    assert ledger.get("train", "0" * 64) is None
     record = ledger.write(a_record())
-    assert ledger.find("sharpness", record.digest) is None
-    assert ledger.find("train", "0" * 64) is None
+    assert ledger.get("sharpness", record.digest) is None
+    assert ledger.get("train", "0" * 64) is None
     assert ledger.records("sharpness") == []
 
 
-def test_records_come_in_the_order_of_their_names(ledger: Ledger) -> None:
+def test_records_come_in_the_order_of_their_names(ledger: RecordStore) -> None:
     for seed in (2, 10, 1):
         identity = {**IDENTITY, "settings": {"class": "Experiment", "seed": seed}}
         ledger.write(a_record(identity=identity, name=f"run-{seed:02d}-{digest(identity)[:8]}"))
     assert [record.name.split("-")[1] for record in ledger.records("train")] == ["01", "02", "10"]
 
 
-def test_a_record_that_is_there_is_not_written_again(ledger: Ledger) -> None:
+def test_a_record_that_is_there_is_not_written_again(ledger: RecordStore) -> None:
     first = ledger.write(a_record())
     before = path_of(first, ledger).read_bytes()
     again = ledger.write(a_record(outcome={"best": {"test_accuracy": 0.1}}))
@@ -88,26 +88,26 @@ def test_a_record_that_is_there_is_not_written_again(ledger: Ledger) -> None:
     assert len(files(ledger)) == 1
 
 
-def test_a_record_that_is_there_under_another_slug_is_not_written_again(ledger: Ledger) -> None:
+def test_a_record_that_is_there_under_another_slug_is_not_written_again(ledger: RecordStore) -> None:
     first = ledger.write(a_record())
     assert ledger.write(a_record(name=f"renamed-{first.digest[:8]}")) == first
     assert len(files(ledger)) == 1
 
 
-def test_numbers_that_are_not_finite_become_null(ledger: Ledger) -> None:
+def test_numbers_that_are_not_finite_become_null(ledger: RecordStore) -> None:
     outcome = {"loss": math.nan, "curve": [1.0, math.inf], "points": [{"value": -math.inf}], "pair": (1, math.nan)}
     record = ledger.write(a_record(outcome=outcome))
     expected = {"loss": None, "curve": [1.0, None], "points": [{"value": None}], "pair": [1, None]}
     assert record.outcome == expected
-    assert read(path_of(record, ledger)).outcome == expected
+    assert read_record(path_of(record, ledger)).outcome == expected
 
 
-def test_text_keeps_its_spaces_and_brackets(ledger: Ledger) -> None:
+def test_text_keeps_its_spaces_and_brackets(ledger: RecordStore) -> None:
     text = "an odd [two  spaces,\n a line]  status"
     assert ledger.write(a_record(outcome={"status": text, "list": [1, [2, 3]]})).outcome["status"] == text
 
 
-def test_floats_are_kept_to_the_last_bit(ledger: Ledger) -> None:
+def test_floats_are_kept_to_the_last_bit(ledger: RecordStore) -> None:
     numbers = [0.1 + 0.2, 1 / 3, 5e-324, 1.7976931348623157e308, -0.0]
     read_back = ledger.write(a_record(outcome={"numbers": numbers})).outcome["numbers"]
     assert [number.hex() for number in read_back] == [number.hex() for number in numbers]
@@ -161,46 +161,46 @@ EDITS = {
 
 
 @pytest.mark.parametrize("what", EDITS)
-def test_a_record_that_was_edited_is_refused_by_name_in_one_line(ledger: Ledger, what: str) -> None:
+def test_a_record_that_was_edited_is_refused_by_name_in_one_line(ledger: RecordStore, what: str) -> None:
     edit, message = EDITS[what]
     record = ledger.write(a_record())
     path = path_of(record, ledger)
     path.write_text(edit(path.read_text()))
-    for use in (lambda: read(path), lambda: ledger.find("train", record.digest), lambda: ledger.records("train")):
+    for use in (lambda: read_record(path), lambda: ledger.get("train", record.digest), lambda: ledger.records("train")):
         with pytest.raises(RecordError, match=message) as refused:
             use()
         assert str(path) in str(refused.value)
         assert "\n" not in str(refused.value)
 
 
-def test_a_record_whose_layout_alone_was_changed_is_still_good(ledger: Ledger) -> None:
+def test_a_record_whose_layout_alone_was_changed_is_still_good(ledger: RecordStore) -> None:
     record = ledger.write(a_record())
     path = path_of(record, ledger)
     content = json.loads(path.read_text())
     path.write_text(json.dumps(dict(reversed(content.items())), indent=4))
-    assert read(path) == record
+    assert read_record(path) == record
 
 
-def test_bytes_that_are_no_text_are_refused_by_name(ledger: Ledger) -> None:
+def test_bytes_that_are_no_text_are_refused_by_name(ledger: RecordStore) -> None:
     record = ledger.write(a_record())
     path_of(record, ledger).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecordError, match="damaged or no record"):
-        ledger.find("train", record.digest)
+        ledger.get("train", record.digest)
 
 
-def test_a_record_under_another_jobs_name_is_not_taken_for_it(ledger: Ledger) -> None:
+def test_a_record_under_another_jobs_name_is_not_taken_for_it(ledger: RecordStore) -> None:
     record = ledger.write(a_record())
     other = digest({**IDENTITY, "numerics": 2})
     path_of(record, ledger).rename(ledger.folder / "train" / f"f1-mnist-s3-{other[:8]}.json")
     with pytest.raises(RecordError, match=other[:8]):
-        ledger.find("train", other)
+        ledger.get("train", other)
 
 
 @pytest.mark.parametrize(
     "broken", ["smoothout.common.files.os.fsync", "smoothout.results.records.json.dumps", "pathlib.Path.replace"]
 )
 def test_a_writer_that_fails_in_between_leaves_no_record_and_no_rest(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, broken: str
+    ledger: RecordStore, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("no space left on device")
@@ -210,21 +210,21 @@ def test_a_writer_that_fails_in_between_leaves_no_record_and_no_rest(
         with pytest.raises(OSError, match="no space"):
             ledger.write(a_record())
     assert files(ledger) == []
-    assert ledger.find("train", digest(IDENTITY)) is None
+    assert ledger.get("train", digest(IDENTITY)) is None
     assert ledger.write(a_record()) == a_record()
 
 
-def test_an_outcome_that_json_cannot_hold_leaves_no_record(ledger: Ledger) -> None:
+def test_an_outcome_that_json_cannot_hold_leaves_no_record(ledger: RecordStore) -> None:
     with pytest.raises(TypeError):
         ledger.write(a_record(outcome={"model": object()}))
     assert files(ledger) == []
 
 
-def test_the_rest_of_a_killed_writer_is_no_record(ledger: Ledger) -> None:
+def test_the_rest_of_a_killed_writer_is_no_record(ledger: RecordStore) -> None:
     record = ledger.write(a_record())
     whole = path_of(record, ledger)
     whole.rename(whole.with_name(f"{whole.name}.part4242"))
-    assert ledger.find("train", record.digest) is None
+    assert ledger.get("train", record.digest) is None
     assert ledger.records("train") == []
 
 

@@ -11,9 +11,9 @@ import torch
 from support import tree
 
 import smoothout
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
-from smoothout.config.experiment import experiment
+from smoothout.config.experiment import build_experiment
 from smoothout.nn.evaluation import evaluate
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -34,7 +34,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_network_has_the_accuracy_of_its_record(tmp_path: Path, weights: str) -> None:
     model = smoothout.trained(RUN, weights=weights, configs=CONFIGS)
     [record] = (tmp_path / "results" / "train").glob("*.json")
-    _, test, _ = experiment(compose_config(CONFIGS, "train", RUN)).data.load(tmp_path / "data", torch.device("cpu"))
+    _, test, _ = build_experiment(compose_config(CONFIGS, "train", RUN)).data.load(
+        tmp_path / "data", torch.device("cpu")
+    )
     told = json.loads(record.read_text())["outcome"][weights]["test_accuracy"]
     assert evaluate(model, test.batches(100)).accuracy == told
     assert not model.training
@@ -61,6 +63,6 @@ def test_a_run_whose_checkpoint_was_lost_is_trained_again_and_its_record_stays(t
 def test_what_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="weights: 'worst' is not one of best, last"):
         smoothout.trained(RUN, weights="worst", configs=CONFIGS)
-    with pytest.raises(SettingsError, match="seed: must be a whole number >= 0, not -1"):
+    with pytest.raises(ConfigError, match="seed: must be a whole number >= 0, not -1"):
         smoothout.trained([*RUN, "seed=-1"], configs=CONFIGS)
     assert tree(tmp_path) == {}

@@ -15,9 +15,9 @@ from published_cells import PUBLISHED_CELLS
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import together
-from smoothout.jobs.runtime import Folders, Workplace
-from smoothout.reproduction.table import Reproduction, Scope
+from smoothout.jobs.runner import run_jobs
+from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,12 +45,12 @@ def config(name: str, shrink: bool = False) -> dict[str, Any]:
 
 
 @lru_cache
-def made(name: str, regime: str = "released", shrink: bool = False) -> Reproduction:
-    return Reproduction(config(name, shrink), Scope(regime), CONFIGS, PUBLISHED)
+def made(name: str, regime: str = "released", shrink: bool = False) -> TablePlan:
+    return TablePlan(config(name, shrink), RunSelection(regime), CONFIGS, PUBLISHED)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
     """A place whose data sets are a few images of noise; what tables share is trained once."""
     tmp_path = tmp_path_factory.mktemp("place")
     generator = np.random.default_rng(0)
@@ -62,12 +62,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
         (tmp_path / "data").mkdir(exist_ok=True)
         np.savez(tmp_path / "data" / f"{name}.npz", **arrays)
     folders = Folders(*(str(tmp_path / n) for n in ("data", "results", "checkpoints", "logs")))
-    return Workplace(folders, torch.device("cpu"), download=False)
+    return Runtime(folders, torch.device("cpu"), download=False)
 
 
 @pytest.mark.parametrize("name", PUBLISHED_CELLS)
-def test_every_published_number_stands_beside_its_cell(name: str, place: Workplace) -> None:
-    shown = [cell for cell in made(name).table_from(place).cells if cell.published is not None]
+def test_every_published_number_stands_beside_its_cell(name: str, place: Runtime) -> None:
+    shown = [cell for cell in made(name).render(place).cells if cell.published is not None]
     truth = {(row, column): number for row, cells in PUBLISHED_CELLS[name].items() for column, number in cells.items()}
     assert {(cell.row, cell.column): cell.published for cell in shown} == truth
 
@@ -78,10 +78,15 @@ def test_the_rows_of_resnet44_have_the_published_learning_rates_epochs_and_drops
     for name in ("table1", "tableII"):
         for entry in made(name).entries:
             run = entry.jobs[0]
-            setup = run.settings if isinstance(run.settings, Experiment) else run.inputs[0].settings
+            setup = run.settings if isinstance(run.settings, Experiment) else run.dependencies[0].settings
             if "ResNet44" in entry.row and entry.column.startswith("baseline"):
                 lr = setup.optimizer.lr * setup.schedule.lr_factor(0, setup.batch)
-                found[entry.row] = (round(lr, 3), setup.batch.examples, setup.batch.pieces, setup.schedule.epochs)
+                found[entry.row] = (
+                    round(lr, 3),
+                    setup.batch.examples_per_update,
+                    setup.batch.ghosts_per_update,
+                    setup.schedule.epochs,
+                )
     assert found == {
         "ResNet44, CIFAR-10, 128": (0.1, 128, 1, 200),
         "ResNet44, CIFAR-10, 2048": (0.1, 2048, 1, 200),
@@ -126,13 +131,13 @@ def test_the_controls_learn_at_one_rate_and_differ_in_what_they_name(name: str, 
     ]
 
 
-def test_the_gap_is_how_far_a_method_stays_below_the_small_batch(place: Workplace) -> None:
+def test_the_gap_is_how_far_a_method_stays_below_the_small_batch(place: Runtime) -> None:
     """v1, Table 3: 93.18 at batch 128, 91.20 with AdaSmoothOut, gap 1.98."""
     table = made("table3")
     jobs = {entry.column: entry.jobs[0] for entry in table.entries if entry.row == "ResNet44, CIFAR-10, 2048"}
     for method, accuracy in (("small_batch", 0.9318), ("baseline", 0.8924), ("adasmoothout", 0.9120)):
-        place.ledger.write(finished(jobs[f"{method} best"], accuracy))
-    cells = {cell.column: cell for cell in table.table_from(place).cells if cell.row == "ResNet44, CIFAR-10, 2048"}
+        place.records.write(finished(jobs[f"{method} best"], accuracy))
+    cells = {cell.column: cell for cell in table.render(place).cells if cell.row == "ResNet44, CIFAR-10, 2048"}
     assert cells["adasmoothout gap"].mean == pytest.approx(1.98)
     assert cells["adasmoothout gap"].published == 1.98
     assert cells["adasmoothout improvement"].mean == pytest.approx(1.96)
@@ -153,10 +158,10 @@ ALL = ("table1", "table3", "tableII", "tableIII", "tableIV", "tableV", "controls
 
 
 @pytest.mark.parametrize(("name", "regime"), [*((name, "released") for name in ALL), ("table3", "described")])
-def test_every_row_trains(name: str, regime: str, place: Workplace) -> None:
+def test_every_row_trains(name: str, regime: str, place: Runtime) -> None:
     """Two epochs of every row and method on a few tiny images, ResNet44 at depth 8; ImageNet's need photographs."""
     jobs = [job for job in made(name, regime, shrink=True).jobs() if job.kind == Experiment.kind]
-    done = dict(together(jobs, place))
+    done = dict(run_jobs(jobs, place))
     assert len(done) == len({job.digest for job in jobs})
     for outcome in done.values():
         assert isinstance(outcome, Record), outcome

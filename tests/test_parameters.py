@@ -14,7 +14,14 @@ from other_device import DEVICE, OtherDevice, Remote
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from smoothout.nn.parameters import assign, filter_norms, flatten, joined, restored, trainable
+from smoothout.nn.parameters import (
+    concatenate,
+    filter_norms,
+    parameters_to_vector,
+    preserve_state,
+    trainable_parameters,
+    vector_to_parameters,
+)
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
@@ -58,7 +65,7 @@ class Tied(nn.Module):
 
 def test_a_tied_parameter_is_counted_once_and_a_frozen_one_not_at_all() -> None:
     model = Tied()
-    found = trainable(model)
+    found = trainable_parameters(model)
     wanted = [model.first.weight, model.first.bias, model.norm.weight, model.norm.bias]
     assert [id(p) for p in found] == [id(p) for p in wanted]
 
@@ -67,13 +74,15 @@ def test_a_batchnorm_whose_weight_is_parametrised_is_left_out_too() -> None:
     norm = nn.BatchNorm1d(4)
     parametrize.register_parametrization(norm, "weight", nn.Softplus())
     linear = nn.Linear(4, 2)
-    assert [id(p) for p in trainable(nn.Sequential(norm, linear), batchnorm=False)] == [*map(id, linear.parameters())]
+    assert [id(p) for p in trainable_parameters(nn.Sequential(norm, linear), batchnorm=False)] == [
+        *map(id, linear.parameters())
+    ]
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm3d(4), nn.SyncBatchNorm(4)])
 def test_every_kind_of_batchnorm_can_be_left_out_and_nothing_else_is(norm: nn.Module) -> None:
     linear, other = nn.Linear(2, 2), nn.LayerNorm(2)
-    found = trainable(nn.Sequential(norm, nn.Sequential(linear, other)), batchnorm=False)
+    found = trainable_parameters(nn.Sequential(norm, nn.Sequential(linear, other)), batchnorm=False)
     assert [id(p) for p in found] == [id(p) for p in [*linear.parameters(), *other.parameters()]]
 
 
@@ -87,7 +96,7 @@ def test_every_kind_of_batchnorm_can_be_left_out_and_nothing_else_is(norm: nn.Mo
 )
 def test_a_model_with_nothing_to_train_is_refused(model: nn.Module, batchnorm: bool, line: str) -> None:
     with pytest.raises(ValueError, match=line):
-        trainable(model, batchnorm)
+        trainable_parameters(model, batchnorm)
 
 
 # The vector
@@ -99,19 +108,19 @@ def test_flattened_and_written_back_is_the_same_to_the_last_bit(
 ) -> None:
     tensors = [values(shape, dtype, seed + i) for i, (shape, dtype) in enumerate(kinds)]
     before = [bits(t) for t in tensors]
-    vector = flatten(tensors)
+    vector = parameters_to_vector(tensors)
     assert (vector.dtype, vector.shape) == (torch.float64, (sum(t.numel() for t in tensors),))
     for tensor in tensors:
         tensor.fill_(7)
-    assign(tensors, vector)
+    vector_to_parameters(tensors, vector)
     assert [bits(t) for t in tensors] == before
 
 
 def test_the_vector_holds_the_entries_in_order_also_of_a_channels_last_weight() -> None:
     one = torch.arange(16.0).view(2, 2, 2, 2).contiguous(memory_format=torch.channels_last)
-    vector = flatten([one, torch.tensor(16.0)])
+    vector = parameters_to_vector([one, torch.tensor(16.0)])
     assert vector.tolist() == list(range(17))
-    assign([one], -vector[:16])
+    vector_to_parameters([one], -vector[:16])
     assert one.is_contiguous(memory_format=torch.channels_last)
     assert one[1, 0, 1, 0] == -10
 
@@ -119,7 +128,7 @@ def test_the_vector_holds_the_entries_in_order_also_of_a_channels_last_weight() 
 def test_assign_changes_parameters_in_place_and_is_no_part_of_the_graph() -> None:
     model = nn.Linear(3, 2)
     places = [(id(p), p.data_ptr()) for p in model.parameters()]
-    assign(list(model.parameters()), torch.arange(8.0, dtype=torch.float64))
+    vector_to_parameters(list(model.parameters()), torch.arange(8.0, dtype=torch.float64))
     assert [(id(p), p.data_ptr()) for p in model.parameters()] == places
     assert model.weight.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert model.weight.requires_grad
@@ -128,21 +137,21 @@ def test_assign_changes_parameters_in_place_and_is_no_part_of_the_graph() -> Non
 
 def test_assign_rounds_to_each_tensors_own_precision() -> None:
     tensors = [torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.float64)]
-    assign(tensors, torch.full((3,), 1 / 3, dtype=torch.float64))
+    vector_to_parameters(tensors, torch.full((3,), 1 / 3, dtype=torch.float64))
     assert [float(t) for t in tensors] == [float(torch.tensor(1 / 3)), 0.333984375, 1 / 3]
 
 
 def test_a_vector_goes_to_another_device_and_back_in_one_copy_a_dtype() -> None:
     tensors = [torch.randn(3, 2), torch.randn(4).bfloat16(), torch.randn(2, 2), torch.randn(5).bfloat16()]
-    expected = flatten(tensors)
+    expected = parameters_to_vector(tensors)
     with OtherDevice() as device:
         away = [Remote(torch.zeros_like(tensor)) for tensor in tensors]
-        assign(away, expected)
+        vector_to_parameters(away, expected)
         assert (device.counts["there"], device.counts["back"]) == (2, 0)
         for tensor, there in zip(tensors, away, strict=True):
             assert torch.equal(there.inner, tensor)
-        assert flatten(away).device == DEVICE
-        assert torch.equal(flatten(away, torch.device("cpu")), expected)
+        assert parameters_to_vector(away).device == DEVICE
+        assert torch.equal(parameters_to_vector(away, torch.device("cpu")), expected)
         assert (device.counts["there"], device.counts["back"]) == (2, 1)
 
 
@@ -150,19 +159,19 @@ def test_tensors_of_several_devices_meet_on_the_cpu() -> None:
     tensors = [torch.randn(3, 2), torch.randn(4)]
     with OtherDevice():
         mixed = [tensors[0], Remote(tensors[1].clone())]
-        vector = flatten(mixed)
-        assert torch.equal(vector, flatten(tensors))
-        assign(mixed, 2 * vector)
-        assert torch.equal(joined([mixed[1]]).cpu(), 2 * vector[6:].float())
+        vector = parameters_to_vector(mixed)
+        assert torch.equal(vector, parameters_to_vector(tensors))
+        vector_to_parameters(mixed, 2 * vector)
+        assert torch.equal(concatenate([mixed[1]]).cpu(), 2 * vector[6:].float())
 
 
 @pytest.mark.parametrize("length", [0, 7, 9])
 def test_a_vector_of_the_wrong_length_is_refused_and_nothing_is_written(length: int) -> None:
     model = nn.Linear(3, 2)
-    before = flatten(list(model.parameters()))
+    before = parameters_to_vector(list(model.parameters()))
     with pytest.raises(RuntimeError, match="split"):
-        assign(list(model.parameters()), torch.zeros(length, dtype=torch.float64))
-    assert torch.equal(flatten(list(model.parameters())), before)
+        vector_to_parameters(list(model.parameters()), torch.zeros(length, dtype=torch.float64))
+    assert torch.equal(parameters_to_vector(list(model.parameters())), before)
 
 
 # Given back
@@ -189,10 +198,10 @@ def test_parameters_buffers_and_modes_come_back_to_the_last_bit(fails: bool) -> 
             raise KeyboardInterrupt
 
     if fails:
-        with pytest.raises(KeyboardInterrupt), restored(model):
+        with pytest.raises(KeyboardInterrupt), preserve_state(model):
             spoil()
     else:
-        with restored(model):
+        with preserve_state(model):
             spoil()
             assert {name: bits(t) for name, t in model.state_dict().items()} != before
     assert {name: bits(t) for name, t in model.state_dict().items()} == before
@@ -203,10 +212,10 @@ def test_parameters_buffers_and_modes_come_back_to_the_last_bit(fails: bool) -> 
 def test_restored_blocks_can_be_nested() -> None:
     model = nn.Linear(2, 2)
     start = copy.deepcopy(model.state_dict())
-    with restored(model), torch.no_grad():
+    with preserve_state(model), torch.no_grad():
         model.weight.add_(1)
         middle = model.weight.clone()
-        with restored(model):
+        with preserve_state(model):
             model.weight.add_(1)
         assert torch.equal(model.weight, middle)
     assert torch.equal(model.weight, start["weight"])
@@ -261,7 +270,7 @@ def test_a_buffer_that_the_model_replaces_comes_back_as_the_object_it_was() -> N
 
     model = Counting()
     calls = model.calls
-    with restored(model):
+    with preserve_state(model):
         model(torch.ones(1))
         assert model.calls == 1
     assert model.calls is calls
@@ -274,7 +283,7 @@ def test_an_expanded_buffer_does_not_keep_the_others_from_coming_back() -> None:
     model.register_buffer("scale", torch.ones(1).expand(3))
     norm = model[1]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with restored(model):
+    with preserve_state(model):
         model(torch.randn(5, 2))
         assert not torch.equal(norm.running_mean, before["1.running_mean"])
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -10,21 +10,21 @@ import pytest
 import torch
 from pictured import CONFIGS, config, picture
 
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import ensure
-from smoothout.jobs.runtime import Folders, Workplace
-from smoothout.reproduction.figure import Picture
-from smoothout.reproduction.table import Scope
+from smoothout.jobs.runner import get_or_run
+from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.reproduction.figure import FigurePlan
+from smoothout.reproduction.table import RunSelection
 
 FIGURES = sorted(path.stem for path in (CONFIGS / "figure").glob("*.yaml") if path.stem != "none")
 LATER = {1: 1, 2: 3, 4: 5, 6: 7, 8: 9, 9: 10}  # figures of the later version, and of the first
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
+def place(tmp_path: Path) -> Runtime:
     folders = Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs")))
-    return Workplace(folders, torch.device("cpu"), tensorboard=False)
+    return Runtime(folders, torch.device("cpu"), tensorboard=False)
 
 
 def kinds(jobs: list[Job]) -> Counter[str]:
@@ -33,7 +33,7 @@ def kinds(jobs: list[Job]) -> Counter[str]:
 
 def trainings(jobs: list[Job]) -> set[tuple[str, str, int, float, int]]:
     """Model, data, batch, strength and epochs of every training."""
-    setups = [job.settings for job in jobs if not job.inputs]
+    setups = [job.settings for job in jobs if not job.dependencies]
     return {(s.model.name, str(s.data.name), s.batch.size, s.perturbation.a, s.schedule.epochs) for s in setups}
 
 
@@ -45,8 +45,10 @@ def test_every_figure_composes_in_full_and_as_a_breath_each_job_once_and_trainin
     for scope in ({}, {"profile": "smoke"}):
         jobs = picture(name, **scope).jobs()
         assert len({job.digest for job in jobs}) == len(jobs)
-        assert [bool(job.inputs) for job in jobs] == sorted(bool(job.inputs) for job in jobs)
-        assert {one.digest for job in jobs for one in job.inputs} <= {job.digest for job in jobs if not job.inputs}
+        assert [bool(job.dependencies) for job in jobs] == sorted(bool(job.dependencies) for job in jobs)
+        assert {one.digest for job in jobs for one in job.dependencies} <= {
+            job.digest for job in jobs if not job.dependencies
+        }
 
 
 @pytest.mark.parametrize(("name", "net", "data"), [("figure3", "c1", "cifar10"), ("figure7", "c3", "cifar100")])
@@ -55,7 +57,7 @@ def test_figures_3_and_7_need_small_and_large_batch_on_one_line_and_under_noise(
     assert trainings(jobs) == {(net, data, 256, 0.0, 200), (net, data, 5000, 0.0, 200)}
     assert kinds(jobs) == {"train": 2, "interpolation": 2, "noise_curve": 2}
     lines = [job for job in jobs if job.kind == "interpolation"]
-    assert [[run.settings.batch.size for run in line.inputs] for line in lines] == [[256, 5000]] * 2
+    assert [[run.settings.batch.size for run in line.dependencies] for line in lines] == [[256, 5000]] * 2
     assert [line.settings.averages for line in lines] == ["interpolated", "recomputed"]
     assert all(line.settings.path == "linear" for line in lines)
 
@@ -70,7 +72,7 @@ def test_figures_5_9_and_10_put_baseline_at_0_and_smoothout_at_1_for_each_batch(
     for panel, batch in zip(made.panels, (256, large, 256, large), strict=True):
         [(ways, line)] = panel.jobs
         assert ways == "0 is baseline, 1 is SmoothOut"
-        runs = [(run.settings.batch.size, run.settings.perturbation.a) for run in line.inputs]
+        runs = [(run.settings.batch.size, run.settings.perturbation.a) for run in line.dependencies]
         assert runs == [(batch, 0.0), (batch, 0.0375)]
     assert [panel.jobs[0][1].settings.averages for panel in made.panels] == ["interpolated"] * 2 + ["recomputed"] * 2
 
@@ -78,8 +80,8 @@ def test_figures_5_9_and_10_put_baseline_at_0_and_smoothout_at_1_for_each_batch(
 @pytest.mark.parametrize(("name", "path"), [("keskar3", "linear"), ("keskar7", "curvilinear")])
 def test_keskars_parametric_plots_are_25_points_between_the_batches_of_three_networks(name, path) -> None:
     lines = [panel.jobs[0][1] for panel in picture(name).panels]
-    assert [line.inputs[0].settings.model.name for line in lines] == ["f1", "c1", "c3"]
-    assert [[run.settings.batch.size for run in line.inputs] for line in lines] == [
+    assert [line.dependencies[0].settings.model.name for line in lines] == ["f1", "c1", "c3"]
+    assert [[run.settings.batch.size for run in line.dependencies] for line in lines] == [
         [256, 6000],
         [256, 5000],
         [256, 5000],
@@ -93,9 +95,9 @@ def test_keskars_figure_4_measures_the_last_weights_of_100_epochs_at_each_batch_
     made = picture("keskar4")
     assert {epochs for *_, epochs in trainings(made.jobs())} == {100}
     for panel, eps in zip(made.panels, (1e-3, 5e-4, 1e-3, 5e-4), strict=True):
-        measured = [job for _, job in panel.jobs if job.inputs]
+        measured = [job for _, job in panel.jobs if job.dependencies]
         assert len(panel.jobs) == 2 * len(measured)
-        sizes = [job.inputs[0].settings.batch.size for job in measured]
+        sizes = [job.dependencies[0].settings.batch.size for job in measured]
         assert sizes == sorted(set(sizes))
         assert (min(sizes), max(sizes)) == (256, 6000 if "F1" in panel.title else 5000)
         found = {(job.settings.convention, job.settings.weights, job.settings.eps) for job in measured}
@@ -106,7 +108,7 @@ def test_keskars_figure_6_follows_each_run_by_trainings_of_more_and_more_epochs(
     made = picture("keskar6")
     for panel in made.panels:
         for name, batch in (("SB", 256), ("LB", 6000 if "F1" in panel.title else 5000)):
-            runs = [job.inputs[0].settings for other, job in panel.jobs if other == name]
+            runs = [job.dependencies[0].settings for other, job in panel.jobs if other == name]
             assert [run.schedule.epochs for run in runs] == [1, 2, 5, 10, 20, 50, 100]
             assert {run.batch.size for run in runs} == {batch}
         assert {job.settings.weights for _, job in panel.jobs} == {"last"}
@@ -126,7 +128,7 @@ def test_the_atlas_is_one_job_a_run_that_both_its_panels_draw() -> None:
 def test_a_course_draws_the_trainings_with_their_averages_recomputed_at_the_end() -> None:
     made = picture("courses-f1")
     assert kinds(made.jobs()) == {"train": 4, "averages": 4}
-    assert {str(job.settings.weights) for job in made.jobs() if job.inputs} == {"last"}
+    assert {str(job.settings.weights) for job in made.jobs() if job.dependencies} == {"last"}
     assert [Counter(name for name, _ in panel.jobs) for panel in made.panels] == [{"baseline": 2, "SmoothOut": 2}] * 2
 
 
@@ -139,7 +141,7 @@ def test_the_landscape_of_f1_shows_each_plane_twice_and_measures_it_once() -> No
 def test_the_spectra_of_f1_are_one_job_a_run_with_a_density_though_each_run_is_drawn_twice() -> None:
     made = picture("hessian-f1")
     assert kinds(made.jobs()) == {"train": 4, "hessian": 4}
-    assert {job.settings.spectrum_probes for job in made.jobs() if job.inputs} == {2}
+    assert {job.settings.spectrum_probes for job in made.jobs() if job.dependencies} == {2}
     assert [[name for name, _ in panel.jobs] for panel in made.panels] == [
         ["SB", "LB"],
         ["SB", "SB SmoothOut"],
@@ -169,31 +171,31 @@ def test_the_later_versions_figures_are_those_of_the_first_under_other_numbers(l
 
 
 def test_the_profile_limits_the_examples_unless_the_figure_says_how_many() -> None:
-    assert {job.settings.examples for job in picture("f1", profile="smoke").jobs() if job.inputs} == {500}
+    assert {job.settings.examples for job in picture("f1", profile="smoke").jobs() if job.dependencies} == {500}
     figure = config("f1")
     figure["panels"][0]["analysis"] = {"examples": 40, "points": 5}
-    line = Picture(figure, Scope(profile="smoke"), CONFIGS).panels[0].jobs[0][1].settings
+    line = FigurePlan(figure, RunSelection(profile="smoke"), CONFIGS).panels[0].jobs[0][1].settings
     assert (line.examples, line.points) == (40, 5)
 
 
 def test_each_seed_has_its_own_jobs_and_a_line_joins_runs_of_one_seed() -> None:
     made = picture("f1", seeds=(0, 3), regime="described")
     line, noise, _ = made.panels
-    assert [[run.settings.seed for run in job.inputs] for _, job in line.jobs] == [[0, 0], [3, 3]]
-    assert [(name, job.inputs[0].settings.seed) for name, job in noise.jobs] == [
+    assert [[run.settings.seed for run in job.dependencies] for _, job in line.jobs] == [[0, 0], [3, 3]]
+    assert [(name, job.dependencies[0].settings.seed) for name, job in noise.jobs] == [
         ("SB", 0),
         ("LB", 0),
         ("SB", 3),
         ("LB", 3),
     ]
     assert len(made.jobs()) == 2 * len(picture("f1").jobs())
-    assert all(str(job.settings.batchnorm_start) == "one" for job in made.jobs() if not job.inputs)
+    assert all(str(job.settings.batchnorm_start) == "one" for job in made.jobs() if not job.dependencies)
 
 
 def test_the_plan_has_every_job_with_the_configs_estimate_of_an_epoch() -> None:
     plan = picture("figure3").plan()["figure figure3"]
     assert len(plan) == 6
-    assert {(job.settings.batch.size, seconds) for job, seconds in plan.items() if not job.inputs} == {
+    assert {(job.settings.batch.size, seconds) for job, seconds in plan.items() if not job.dependencies} == {
         (256, 57),
         (5000, 103),
     }
@@ -225,8 +227,8 @@ def test_the_plan_has_every_job_with_the_configs_estimate_of_an_epoch() -> None:
 def test_a_panel_that_cannot_be_is_refused_in_one_line(change: dict[str, Any], culprit: str) -> None:
     figure = config("f1")
     figure["panels"][0] |= change
-    with pytest.raises(SettingsError, match=culprit) as caught:
-        Picture(figure, Scope(), CONFIGS)
+    with pytest.raises(ConfigError, match=culprit) as caught:
+        FigurePlan(figure, RunSelection(), CONFIGS)
     assert "figure f1" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -244,21 +246,21 @@ def test_a_panel_that_cannot_be_is_refused_in_one_line(change: dict[str, Any], c
     ],
 )
 def test_a_figure_that_cannot_be_is_refused_by_its_key(change: dict[str, Any], line: str) -> None:
-    with pytest.raises(SettingsError, match=line):
-        Picture(config("f1") | change, Scope(), CONFIGS)
+    with pytest.raises(ConfigError, match=line):
+        FigurePlan(config("f1") | change, RunSelection(), CONFIGS)
 
 
 def test_a_density_of_no_probes_is_refused_before_anything_is_measured() -> None:
     figure = config("hessian-f1")
     figure["panels"][0]["analysis"] = {}
-    with pytest.raises(SettingsError, match=r"hessian-f1: spectrum: analysis.spectrum_probes: must be at least 1"):
-        Picture(figure, Scope(), CONFIGS)
+    with pytest.raises(ConfigError, match=r"hessian-f1: spectrum: analysis.spectrum_probes: must be at least 1"):
+        FigurePlan(figure, RunSelection(), CONFIGS)
 
 
 # What Keskar's Figure 6 rests on
 
 
-def test_a_shorter_training_is_the_beginning_of_a_longer_one(place: Workplace) -> None:
+def test_a_shorter_training_is_the_beginning_of_a_longer_one(place: Runtime) -> None:
     figure = config("quickstart")
     panel = {
         "kind": "sharpness_over_loss",
@@ -267,7 +269,7 @@ def test_a_shorter_training_is_the_beginning_of_a_longer_one(place: Workplace) -
         "analysis": {"weights": "last"},
     }
     figure["panels"] = [panel | {"over": {"schedule.epochs": [2, 4]}}]
-    short, long = (job.inputs[0] for _, job in Picture(figure, Scope(), CONFIGS).panels[0].jobs)
-    curves = [ensure(job, place).outcome["curves"] for job in (short, long)]
+    short, long = (job.dependencies[0] for _, job in FigurePlan(figure, RunSelection(), CONFIGS).panels[0].jobs)
+    curves = [get_or_run(job, place).outcome["curves"] for job in (short, long)]
     for name in ("train_loss", "test_accuracy"):
         assert curves[0][name] == curves[1][name][:2]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.jobs import runtime
-from smoothout.training.distributed import Ranks
+from smoothout.training.distributed import ProcessGroup
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch, count: int, reason: str | None = None,
 
 
 def device(name: str) -> str:
-    return str(runtime._device(name, Ranks()))
+    return str(runtime._device(name, ProcessGroup()))
 
 
 def test_auto_is_a_gpu_where_torch_can_use_one(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +74,6 @@ def test_other_devices_are_refused_in_one_line(
     name: str, count: int, reason: str | None, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gpus(monkeypatch, count, reason)
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(ConfigError) as refused:
         device(name)
     assert str(refused.value) == line

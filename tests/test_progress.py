@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from smoothout.common import interrupts, progress
-from smoothout.common.interrupts import Interrupted, interruptible
+from smoothout.common.interrupts import Interrupted, defer_signals
 from smoothout.common.progress import LINE_SECONDS, REDRAW_SECONDS, Bar
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"  # the cursor, while a display is there
@@ -183,7 +183,7 @@ def test_without_a_terminal_every_piece_of_work_has_its_own_lines_and_keeps_its_
 
 
 def test_a_tick_asks_whether_to_stop_and_takes_a_note(log: io.StringIO, wait: Callable[[float], None]) -> None:
-    with pytest.raises(Interrupted), interruptible(), Bar("work", 9) as bar:  # noqa: PT012
+    with pytest.raises(Interrupted), defer_signals(), Bar("work", 9) as bar:  # noqa: PT012
         wait(2 * LINE_SECONDS)
         bar.tick("a note")
         signal.raise_signal(signal.SIGINT)
@@ -201,17 +201,17 @@ def test_a_first_signal_waits_for_the_next_question_and_a_second_is_obeyed(numbe
 
     before = {one: signal.signal(one, obey) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with pytest.raises(Interrupted), interruptible():  # noqa: PT012  (at the latest at its end)
-            assert not interrupts.asked_to_stop()
-            interrupts.stop_if_asked()
+        with pytest.raises(Interrupted), defer_signals():  # noqa: PT012  (at the latest at its end)
+            assert not interrupts.pending_signal()
+            interrupts.raise_if_interrupted()
             signal.raise_signal(number)
-            assert interrupts.asked_to_stop()
+            assert interrupts.pending_signal()
             with pytest.raises(Interrupted, match=f"^by {number.name}; the same command goes on from here$"):
-                interrupts.stop_if_asked()
+                interrupts.raise_if_interrupted()
             with pytest.raises(Obeyed):
                 signal.raise_signal(number)
-        with interruptible():
-            assert not interrupts.asked_to_stop(), "what was asked in an earlier block is over"
+        with defer_signals():
+            assert not interrupts.pending_signal(), "what was asked in an earlier block is over"
         assert signal.getsignal(number) is obey
     finally:
         for one, handler in before.items():

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from smoothout.common.rng import address, fill_uniform, stream
+from smoothout.common.rng import derive_seed, make_generator, uniform_
 
 COUNT = 100_001  # odd: half a word of the last pair is left over
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 
 
 def drawn(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return fill_uniform(torch.empty(shape, dtype=dtype), torch.Generator().manual_seed(seed))
+    return uniform_(torch.empty(shape, dtype=dtype), torch.Generator().manual_seed(seed))
 
 
 def correlation(one: Tensor, other: Tensor) -> float:
@@ -41,23 +41,23 @@ def correlation(one: Tensor, other: Tensor) -> float:
     ],
 )
 def test_each_part_of_an_address_makes_another_seed(other: tuple[int, str, int]) -> None:
-    assert address(*other) != address(0, "noise", 3, 0)
+    assert derive_seed(*other) != derive_seed(0, "noise", 3, 0)
 
 
 def test_parts_of_an_address_do_not_run_into_each_other() -> None:
     places = [(1, "x", 1, 1), (1, "x", 11), (11, "x", 1), (1, "x", 1, 11), (1, "x", 11, 1), (111, "x")]
-    assert len({address(*place) for place in places}) == len(places)
+    assert len({derive_seed(*place) for place in places}) == len(places)
 
 
 def test_an_address_never_changes() -> None:
     """Each record hangs on these numbers: a change here changes every outcome and needs a new `numerics`."""
-    assert address(0, "order", 0) == 6942163024847554866
-    assert address(3, "noise", 17, 2) == 5603608039770962531
+    assert derive_seed(0, "order", 0) == 6942163024847554866
+    assert derive_seed(3, "noise", 17, 2) == 5603608039770962531
 
 
 def test_a_uniform_draw_never_changes() -> None:
     """The same holds for these."""
-    drawn = fill_uniform(torch.empty(5), stream(0, "noise", 0, 0), 0.0375).tolist()
+    drawn = uniform_(torch.empty(5), make_generator(0, "noise", 0, 0), 0.0375).tolist()
     assert drawn == pytest.approx([0.00511286035, -0.027553156, -0.0250388905, 0.0364307612, -0.0324180387], rel=1e-6)
 
 
@@ -68,27 +68,27 @@ def test_a_large_draw_is_one_run_through_the_generator(count: int) -> None:
     first, *rest = np.random.SFC64(seed).random_raw(1 + -(-count // 4))
     integers = np.array(rest, np.uint64).view(np.int16)[:count]
     wanted = (torch.from_numpy(integers).double() + float(first) * 2.0**-64) * 0.3 * 2.0**-15
-    found = fill_uniform(torch.empty(count), torch.Generator().manual_seed(3), 0.3)
+    found = uniform_(torch.empty(count), torch.Generator().manual_seed(3), 0.3)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=1e-9)
 
 
 @given(st.integers(0, 2**40), st.text("abcdef", min_size=1), st.lists(st.integers(0, 2**40), max_size=3))
 def test_an_address_is_a_seed_that_torch_and_numpy_take(seed: int, purpose: str, position: list[int]) -> None:
-    found = address(seed, purpose, *position)
+    found = derive_seed(seed, purpose, *position)
     assert 0 <= found < 2**63
-    assert found == address(seed, purpose, *position)
-    assert stream(seed, purpose, *position).initial_seed() == found
+    assert found == derive_seed(seed, purpose, *position)
+    assert make_generator(seed, purpose, *position).initial_seed() == found
 
 
 def test_the_same_address_gives_the_same_draw_and_another_one_does_not() -> None:
-    first, again, other = (torch.rand(5, generator=stream(0, "noise", step)) for step in (7, 7, 8))
+    first, again, other = (torch.rand(5, generator=make_generator(0, "noise", step)) for step in (7, 7, 8))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_a_stream_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
-    fill_uniform(torch.empty(9), stream(0, "noise", 1))
+    uniform_(torch.empty(9), make_generator(0, "noise", 1))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -129,7 +129,7 @@ def test_numbers_of_a_call_share_their_place_between_two_steps_of_a_grid_and_no_
 
 
 def test_the_strength_is_a_factor_and_the_bound() -> None:
-    one, other = (fill_uniform(torch.empty(COUNT), torch.Generator().manual_seed(4), a) for a in (1.0, 0.0375))
+    one, other = (uniform_(torch.empty(COUNT), torch.Generator().manual_seed(4), a) for a in (1.0, 0.0375))
     assert torch.allclose(0.0375 * one, other, rtol=1e-6, atol=1e-9)
     assert 0.0375 * (1 - 1e-4) < other.abs().max() <= torch.tensor(0.0375)
 
@@ -145,18 +145,18 @@ def test_numbers_of_one_draw_do_not_correlate_at_any_lag(lag: int) -> None:
 
 def test_two_successive_draws_of_a_generator_do_not_correlate() -> None:
     generator = torch.Generator().manual_seed(6)
-    first, second = (fill_uniform(torch.empty(COUNT), generator) for _ in range(2))
+    first, second = (uniform_(torch.empty(COUNT), generator) for _ in range(2))
     assert abs(correlation(first, second)) < 4 / math.sqrt(COUNT)
 
 
 @pytest.mark.parametrize("other", [(0, "noise", 0, 1), (0, "noise", 1, 0), (1, "noise", 0, 0), (0, "copy", 0, 0)])
 def test_the_draws_at_two_addresses_do_not_correlate(other: tuple[int, str, int, int]) -> None:
-    first, second = (fill_uniform(torch.empty(COUNT), stream(*place)) for place in ((0, "noise", 0, 0), other))
+    first, second = (uniform_(torch.empty(COUNT), make_generator(*place)) for place in ((0, "noise", 0, 0), other))
     assert abs(correlation(first, second)) < 4 / math.sqrt(COUNT)
 
 
 def test_neighbouring_seeds_give_an_even_spread_of_first_numbers() -> None:
-    firsts = [float(fill_uniform(torch.empty(1), stream(0, "noise", step))) for step in range(2000)]
+    firsts = [float(uniform_(torch.empty(1), make_generator(0, "noise", step))) for step in range(2000)]
     assert stats.kstest(firsts, stats.uniform(-1, 2).cdf).pvalue > 1e-3
 
 
@@ -168,8 +168,8 @@ def test_neighbouring_seeds_give_an_even_spread_of_first_numbers() -> None:
 def test_every_entry_of_a_tensor_of_any_size_is_drawn(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.full(shape, math.nan, dtype=dtype) for _ in range(2))
-    assert fill_uniform(one, generator) is one
-    fill_uniform(other, generator)
+    assert uniform_(one, generator) is one
+    uniform_(other, generator)
     assert one.isfinite().all()
     assert (one != other).all()
 
@@ -184,7 +184,7 @@ def test_torchs_defaults_for_new_tensors_do_not_matter() -> None:
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device("meta"):
-            found = [fill_uniform(room, torch.Generator("cpu").manual_seed(3)) for room in rooms]
+            found = [uniform_(room, torch.Generator("cpu").manual_seed(3)) for room in rooms]
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(map(torch.equal, found, wanted))
@@ -193,7 +193,7 @@ def test_torchs_defaults_for_new_tensors_do_not_matter() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_only_the_view_is_filled_where_a_tensor_is_not_contiguous(dtype: torch.dtype) -> None:
     whole = torch.full((50, 60), 5.0, dtype=dtype)
-    fill_uniform(whole[:, ::2], torch.Generator().manual_seed(0))
+    uniform_(whole[:, ::2], torch.Generator().manual_seed(0))
     assert (whole[:, 1::2] == 5).all()
     assert (whole[:, ::2].abs() <= 1).all()
     assert abs(whole[:, ::2].double().mean()) < 4 / math.sqrt(3 * 1500) + 2**-8
@@ -202,7 +202,7 @@ def test_only_the_view_is_filled_where_a_tensor_is_not_contiguous(dtype: torch.d
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_global_generator_is_honoured_and_moves_on(dtype: torch.dtype) -> None:
     def draw() -> Tensor:
-        return fill_uniform(torch.empty(11, dtype=dtype))
+        return uniform_(torch.empty(11, dtype=dtype))
 
     torch.manual_seed(3)
     first, second = draw(), draw()

@@ -16,7 +16,7 @@ from torch import nn
 
 from smoothout.config.build import build
 from smoothout.config.compose import compose_config
-from smoothout.config.experiment import experiment
+from smoothout.config.experiment import build_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "results" / "findings.md"]
@@ -47,7 +47,7 @@ def compose_and_build(command: str) -> None:
     kept = [first_choice(o) for o in overrides if o != "-m" and not o.startswith("hydra/")]
     config = compose_config(ROOT / "configs", Path(script).stem, kept)
     if "model" in config:
-        experiment(config)
+        build_experiment(config)
     for key in ("analysis", "grid", "judging", "engine", "folders", "data"):
         if key in config and isinstance(config[key], dict):
             build(config[key], key)

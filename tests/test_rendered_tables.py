@@ -15,11 +15,11 @@ import torch
 
 from smoothout.config.build import build
 from smoothout.config.compose import compose_config
-from smoothout.jobs.runtime import Folders, Workplace
+from smoothout.jobs.runtime import Folders, Runtime
 from smoothout.nn.precision import Precision
-from smoothout.reproduction.claims import Claims, Judging
-from smoothout.reproduction.table import Reproduction, Scope
-from smoothout.reproduction.verdict_page import Page
+from smoothout.reproduction.claims import Claims, ClaimScope
+from smoothout.reproduction.table import RunSelection, TablePlan
+from smoothout.reproduction.verdict_page import VerdictPage
 from smoothout.results.tables import stem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,13 +79,15 @@ def test_the_table_is_the_one_that_its_records_make(name: str, tmp_path: Path) -
     found = CAPTION.search(page)
     assert found
     regime, profile, precision, seeds = found.groups()
-    scope = Scope(regime, profile, Precision(precision), tuple(map(int, seeds.split(", "))))
+    scope = RunSelection(regime, profile, Precision(precision), tuple(map(int, seeds.split(", "))))
     table = compose_config(CONFIGS, "reproduce", [f"table={name.partition(f'-{regime}-')[0]}"])["table"]
     folders = Folders(str(tmp_path), str(ROOT / "results"), str(tmp_path), str(tmp_path))
-    place = Workplace(folders, torch.device("cpu"))
-    made = Reproduction(table, Scope(regime, profile, Precision(precision)), CONFIGS, PUBLISHED).as_recorded(place)
+    place = Runtime(folders, torch.device("cpu"))
+    made = TablePlan(
+        table, RunSelection(regime, profile, Precision(precision)), CONFIGS, PUBLISHED
+    ).with_recorded_seeds(place)
     assert made.scope == scope, "other seeds are recorded"
-    made.table_from(place).save(tmp_path)
+    made.render(place).save(tmp_path)
     (old_page, old_latex, old), (new_page, new_latex, new) = told(TABLES, name), told(tmp_path, name)
     assert new_page == old_page
     assert new_latex == old_latex
@@ -96,10 +98,10 @@ def test_the_table_is_the_one_that_its_records_make(name: str, tmp_path: Path) -
 @pytest.mark.parametrize("given", [[], ["claims=causes", "judging.profile=short"]], ids=["claims", "causes"])
 def test_the_page_of_verdicts_is_the_one_that_its_records_make(given: list[str], tmp_path: Path) -> None:
     settings = compose_config(CONFIGS, "verdicts", given)
-    judging = build(settings["judging"], "judging", Judging)
-    place = Workplace(Folders(str(tmp_path), str(ROOT / "results"), str(tmp_path), str(tmp_path)), torch.device("cpu"))
+    judging = build(settings["judging"], "judging", ClaimScope)
+    place = Runtime(Folders(str(tmp_path), str(ROOT / "results"), str(tmp_path), str(tmp_path)), torch.device("cpu"))
     judged = [Claims(settings["claims"], scope, CONFIGS, PUBLISHED) for scope in judging.scopes()]
     prose, command = SimpleNamespace(**settings["prose"]), shlex.join(["python", "scripts/verdicts.py", *given])
     tests = [test for claims in judged for test in claims.tests(place)]
-    page = Page(tests, prose, settings["method"], judging, command, settings["page"])
+    page = VerdictPage(tests, prose, settings["method"], judging, command, settings["page"])
     assert page.markdown() == (ROOT / "results" / judging.file(settings["page"])).read_text(encoding="utf-8")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment
-from smoothout.jobs.cost_estimate import Costs
+from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
-from smoothout.jobs.runtime import Folders, Workplace
-from smoothout.reproduction.cells import epoch_seconds, late_accuracy
-from smoothout.reproduction.table import Reproduction, Scope
+from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.reproduction.cells import epoch_seconds, late_median_accuracy
+from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.records import Record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,8 +29,8 @@ def table() -> dict:
 
 
 @pytest.fixture
-def place(tmp_path) -> Workplace:
-    return Workplace(Folders(*(str(tmp_path / n) for n in ("d", "r", "c", "l"))), torch.device("cpu"))
+def place(tmp_path) -> Runtime:
+    return Runtime(Folders(*(str(tmp_path / n) for n in ("d", "r", "c", "l"))), torch.device("cpu"))
 
 
 def record(job: Job, **outcome) -> Record:
@@ -41,8 +41,8 @@ def record(job: Job, **outcome) -> Record:
         digest=job.digest,
         identity=settings,
         settings={},
-        labels=(job.inputs or (job,))[0].settings.labels,
-        inputs=[one.name for one in job.inputs],
+        labels=(job.dependencies or (job,))[0].settings.labels,
+        inputs=[one.name for one in job.dependencies],
         outcome=outcome,
         environment=HERE,
     )
@@ -59,12 +59,12 @@ def training(job: Job, best: float, last: float, seconds: float = 2.0, diverged:
     )
 
 
-def f1_rows(table: dict, seeds: tuple[int, ...] = (0, 1)) -> Reproduction:
-    return Reproduction(table, Scope(seeds=seeds), CONFIGS, PUBLISHED, ["F1, MNIST, 6000"])
+def f1_rows(table: dict, seeds: tuple[int, ...] = (0, 1)) -> TablePlan:
+    return TablePlan(table, RunSelection(seeds=seeds), CONFIGS, PUBLISHED, ["F1, MNIST, 6000"])
 
 
 def test_table_2_needs_its_twelve_trainings_and_five_measurements_on_each(table):
-    jobs = Reproduction(table, Scope(), CONFIGS, PUBLISHED).jobs()
+    jobs = TablePlan(table, RunSelection(), CONFIGS, PUBLISHED).jobs()
     trainings = [job for job in jobs if job.kind == Experiment.kind]
     assert len(trainings) == 12
     assert len(jobs) == 12 * 6
@@ -77,7 +77,7 @@ def test_table_2_needs_its_twelve_trainings_and_five_measurements_on_each(table)
 
 def test_the_three_regimes_are_different_jobs(table):
     digests = [
-        {job.digest for job in Reproduction(table, Scope(regime=regime), CONFIGS, PUBLISHED).jobs()}
+        {job.digest for job in TablePlan(table, RunSelection(regime=regime), CONFIGS, PUBLISHED).jobs()}
         for regime in ("released", "described", "v1")
     ]
     assert not digests[0] & digests[1]
@@ -87,15 +87,15 @@ def test_the_three_regimes_are_different_jobs(table):
 
 def test_what_is_only_rendered_is_of_every_seed_that_has_a_record_of_its_rows(table, place):
     reproduction = f1_rows(table, (0,))
-    assert reproduction.as_recorded(place) is reproduction
+    assert reproduction.with_recorded_seeds(place) is reproduction
     cells = {entry.column: entry for entry in f1_rows(table, (1, 2, 3)).entries}
-    other = Reproduction(table, Scope(seeds=(4,)), CONFIGS, PUBLISHED, ["C1, CIFAR-10, 256"]).entries[0]
+    other = TablePlan(table, RunSelection(seeds=(4,)), CONFIGS, PUBLISHED, ["C1, CIFAR-10, 256"]).entries[0]
     for run in (cells["baseline best"].jobs[3], cells["smoothout last"].jobs[1], other.jobs[4]):
         place.ledger.write(training(run, 0.98, 0.97))
-    made = reproduction.as_recorded(place)
+    made = reproduction.with_recorded_seeds(place)
     assert made.scope.seeds == (1, 3)
     assert {entry.row for entry in made.entries} == {"F1, MNIST, 6000"}
-    assert "seeds 1, 3; made on" in made.table_from(place).caption()
+    assert "seeds 1, 3; made on" in made.render(place).caption()
 
 
 def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, place):
@@ -107,7 +107,7 @@ def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, plac
     sharp = cells["baseline sharpness released"].jobs
     place.ledger.write(record(sharp[0], failed=True, value=0.0))
     place.ledger.write(record(sharp[1], failed=False, value=57.0))
-    made = {cell.column: cell for cell in reproduction.table_from(place).cells}
+    made = {cell.column: cell for cell in reproduction.render(place).cells}
     assert made["baseline best"].values == pytest.approx({0: 98.0, 1: 99.0})
     assert made["baseline last"].mean == pytest.approx(96.5)
     assert made["baseline late"].values == pytest.approx({0: 97.5, 1: 97.5})
@@ -129,10 +129,10 @@ def test_accuracies_with_averages_recomputed_stand_in_cells_of_their_own_with_th
     for column, accuracy in accuracies.items():
         job = cells[f"{column} recomputed"].jobs[0]
         assert (job.kind, job.settings.weights) == ("averages", column.split()[1])
-        assert job.inputs == (cells[column].jobs[0],)
+        assert job.dependencies == (cells[column].jobs[0],)
         kept, recomputed = ({"test": {"accuracy": a}, "train": {"accuracy": 1.0}} for a in (0.5, accuracy))
         place.ledger.write(record(job, kept=kept, recomputed=recomputed))
-    made = reproduction.table_from(place)
+    made = reproduction.render(place)
     means = {cell.column: cell.mean for cell in made.cells}
     assert means["baseline best recomputed"] == pytest.approx(98.3)
     assert means["smoothout improvement best recomputed"] == pytest.approx(0.2)
@@ -150,7 +150,7 @@ def test_a_table_says_whose_sharpness_is_that_of_other_weights(table, place, see
     trained = training(run, 0.98, 0.97)
     place.ledger.write(replace(trained, outcome=trained.outcome | {"weights": {"best": "1b", "last": "2b"}}))
     place.ledger.write(record(measured, failed=False, value=57.0, weights=[seen]))
-    text = reproduction.table_from(place).markdown()
+    text = reproduction.render(place).markdown()
     note = f"Of {run.name}, sharpness or recomputed averages are those of weights that were trained again"
     assert (note in text) is said
 
@@ -158,7 +158,7 @@ def test_a_table_says_whose_sharpness_is_that_of_other_weights(table, place, see
 def test_a_diverged_training_is_no_number(table, place):
     reproduction = f1_rows(table, (0,))
     place.ledger.write(training(reproduction.entries[0].jobs[0], 0.1, 0.1, diverged=True))
-    cell = reproduction.table_from(place).cells[0]
+    cell = reproduction.render(place).cells[0]
     assert cell.values == {}
     assert cell.diverged == {0}
 
@@ -171,7 +171,7 @@ def test_what_was_measured_on_a_diverged_training_is_no_number_either(table, pla
         place.ledger.write(training(cells["baseline best"][seed], 0.98, 0.98))
         place.ledger.write(training(cells["smoothout best"][seed], 0.98, 0.98, diverged=seed == 1))
         place.ledger.write(record(cells["smoothout sharpness keskar"][seed], failed=False, value=57.0))
-    made = {cell.column: cell for cell in reproduction.table_from(place).cells}
+    made = {cell.column: cell for cell in reproduction.render(place).cells}
     for column in ("best", "last", "sharpness keskar", "sharpness converged", "last recomputed", "improvement"):
         assert made[f"smoothout {column}"].diverged == {1}, column
     assert made["smoothout sharpness keskar"].values == {0: 57.0}
@@ -182,15 +182,15 @@ def test_estimates_come_from_records_of_the_same_network_and_batch_else_from_the
     reproduction = f1_rows(table, (0,))
     entry = reproduction.entries[0]
     job = entry.jobs[0]
-    assert Costs(place).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
-    assert Costs(place).hours(job, None) is None
+    assert RuntimeEstimator(place).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
+    assert RuntimeEstimator(place).hours(job, None) is None
     place.ledger.write(training(job, 0.98, 0.98, seconds=9.0))
-    assert Costs(place).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
+    assert RuntimeEstimator(place).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
     damaged = Path(place.folders.results) / "train" / "f1-mnist-b256-baseline-e200-s9-00000000.json"
     damaged.write_text("x")  # an estimate needs no record in particular
-    assert Costs(place).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
+    assert RuntimeEstimator(place).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
     on_gpu = replace(place, device=torch.device("cuda"))
-    assert Costs(on_gpu).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
+    assert RuntimeEstimator(on_gpu).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
 
 
 @pytest.mark.parametrize(
@@ -212,28 +212,28 @@ def test_what_costs_nobody_knows_what_is_still_not_run(table, place):
     """No estimate in the config, no record of its like; then one seed's, of which the other's cost is known."""
     reproduction = f1_rows(table)
     reproduction.entries = [replace(entry, epoch_seconds=None) for entry in reproduction.entries]
-    made = reproduction.table_from(place)
+    made = reproduction.render(place)
     assert {cell.hours for cell in made.cells} == {None}
     assert "- F1, MNIST, 6000: 12 commands, of unknown cost" in made.markdown()
     place.ledger.write(training(reproduction.entries[0].jobs[0], 0.98, 0.98, seconds=9.0))
-    cells = {cell.column: cell for cell in reproduction.table_from(place).cells}
+    cells = {cell.column: cell for cell in reproduction.render(place).cells}
     assert cells["baseline best"].hours == pytest.approx(200 * 9.0 / 3600)
 
 
 def test_the_command_of_a_cell_composes_to_the_very_jobs_of_the_cell(table):
-    from smoothout.config.experiment import experiment
+    from smoothout.config.experiment import build_experiment
 
     entry = f1_rows(table, (0,)).entries[0]
     overrides = entry.command.removeprefix("python scripts/train.py ").split()
-    assert Job(experiment(compose_config(CONFIGS, "train", overrides))).digest == entry.jobs[0].digest
+    assert Job(build_experiment(compose_config(CONFIGS, "train", overrides))).digest == entry.jobs[0].digest
 
 
 def test_rows_that_do_not_exist_and_rows_without_a_published_number_are_refused(table):
-    with pytest.raises(SettingsError, match="F9"):
-        Reproduction(table, Scope(), CONFIGS, PUBLISHED, ["F9"])
+    with pytest.raises(ConfigError, match="F9"):
+        TablePlan(table, RunSelection(), CONFIGS, PUBLISHED, ["F9"])
     row = table["rows"][0] | {"match": {"dnn": "F1", "batch": 17}}
-    with pytest.raises(SettingsError, match="0 published rows"):
-        Reproduction(table | {"rows": [row]}, Scope(), CONFIGS, PUBLISHED)
+    with pytest.raises(ConfigError, match="0 published rows"):
+        TablePlan(table | {"rows": [row]}, RunSelection(), CONFIGS, PUBLISHED)
 
 
 @pytest.mark.parametrize(
@@ -249,8 +249,8 @@ def test_rows_that_do_not_exist_and_rows_without_a_published_number_are_refused(
 )
 def test_another_papers_number_that_is_not_there_is_refused(table, also, line):
     row = table["rows"][0] | {"also": also}
-    with pytest.raises(SettingsError, match=line):
-        Reproduction(table | {"rows": [row]}, Scope(), CONFIGS, PUBLISHED)
+    with pytest.raises(ConfigError, match=line):
+        TablePlan(table | {"rows": [row]}, RunSelection(), CONFIGS, PUBLISHED)
 
 
 @pytest.mark.parametrize(
@@ -268,8 +268,8 @@ def test_another_papers_number_that_is_not_there_is_refused(table, also, line):
     ],
 )
 def test_a_key_that_no_table_has_is_refused(table, change, line):
-    with pytest.raises(SettingsError, match=line):
-        Reproduction(change(table), Scope(), CONFIGS, PUBLISHED)
+    with pytest.raises(ConfigError, match=line):
+        TablePlan(change(table), RunSelection(), CONFIGS, PUBLISHED)
 
 
 @pytest.mark.parametrize(
@@ -278,16 +278,16 @@ def test_a_key_that_no_table_has_is_refused(table, change, line):
 )
 def test_a_typical_late_epoch_is_the_median_of_the_last_quarter(table, accuracies, late):
     job = f1_rows(table).entries[0].jobs[0]
-    assert late_accuracy(record(job, curves={"test_accuracy": accuracies})) == pytest.approx(late)
+    assert late_median_accuracy(record(job, curves={"test_accuracy": accuracies})) == pytest.approx(late)
 
 
 @pytest.mark.parametrize("seeds", [(), (0, 0), (-1,)])
 def test_impossible_seeds_are_refused(seeds):
     with pytest.raises(ValueError, match="seeds"):
-        Scope(seeds=seeds)
+        RunSelection(seeds=seeds)
 
 
 def test_the_numbers_published_for_f1_stand_beside_its_cells(table):
-    entries = Reproduction(table, Scope(), CONFIGS, PUBLISHED, ["F1"]).entries
+    entries = TablePlan(table, RunSelection(), CONFIGS, PUBLISHED, ["F1"]).entries
     best = [entry.published for entry in entries if entry.column.endswith("best")]
     assert best == [98.49, 98.61, 98.01, 98.42]

@@ -11,14 +11,14 @@ import yaml
 from support import a_record
 
 from smoothout import models
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.config.build import build
-from smoothout.config.protocols import Analysis, Data, Model, lacking
+from smoothout.config.protocols import Analysis, Data, Model, missing_members
 from smoothout.results import summary
-from smoothout.training.trainer import OptimizerSettings
+from smoothout.training.trainer import OptimizerConfig
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-ROLES = {"model": Model, "data": Data, "optimizer": OptimizerSettings, "analysis": Analysis}
+ROLES = {"model": Model, "data": Data, "optimizer": OptimizerConfig, "analysis": Analysis}
 
 
 def nodes(group: str) -> list[dict[str, Any]]:
@@ -33,7 +33,7 @@ def test_every_config_names_a_component_of_its_role(group: str) -> None:
     for target in targets:
         node = next(node for node in nodes(group) if node.get("_target_") == target)
         settings: Any = {key: value for key, value in node.items() if value != "???" and "${" not in str(value)}
-        assert lacking(type(build(settings, group)), ROLES[group]) == []
+        assert missing_members(type(build(settings, group)), ROLES[group]) == []
 
 
 def test_no_two_components_of_a_role_have_one_name() -> None:
@@ -49,27 +49,27 @@ def test_members_may_be_fields_methods_or_constants() -> None:
 
         def build(self) -> None: ...
 
-    assert lacking(Half, Model) == ["sets_batchnorm_start"]
-    assert "examples_seen" in lacking(Half, Analysis)
+    assert missing_members(Half, Model) == ["initializes_batchnorm"]
+    assert "examples_seen" in missing_members(Half, Analysis)
 
 
 def test_all_members_that_are_missing_are_named_at_once() -> None:
     node = {"_target_": "smoothout.training.batch.Batch", "size": 2}
-    told = "smoothout.training.batch.Batch cannot be the model: it lacks sets_batchnorm_start, name, build"
-    with pytest.raises(SettingsError) as error:
+    told = "smoothout.training.batch.Batch cannot be the model: it lacks initializes_batchnorm, name, build"
+    with pytest.raises(ConfigError) as error:
         build(node, "model", role=Model)
     assert str(error.value) == f"model._target_: {told}"
 
 
 def test_an_analysis_without_words_of_its_own_is_told_by_its_numbers() -> None:
     outcome = {"wall_seconds": 3.0, "flatness": 0.125, "points": 7, "weights": ["00"]}
-    assert summary.analysis(a_record("flatness", outcome)) == "name: flatness 0.125; points 7"
+    assert summary.analysis_summary(a_record("flatness", outcome)) == "name: flatness 0.125; points 7"
 
 
 def test_a_module_that_imports_what_is_not_there_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("import einopps\n")
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
-    with pytest.raises(SettingsError) as error:
+    with pytest.raises(ConfigError) as error:
         build({"_target_": "smoothout.models.mine.Net"}, "model", role=Model)
     reason = "smoothout.models.mine cannot be imported: No module named 'einopps'"
     assert str(error.value) == f"model._target_: {reason}"

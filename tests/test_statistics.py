@@ -14,14 +14,14 @@ from smoothout.common.estimates import standard_error
 from smoothout.results import significance
 from smoothout.results.significance import (
     LEVEL,
-    Evidence,
+    TestResult,
     Verdict,
-    binomial_error,
-    correlation_of,
-    holm,
-    mean_of,
-    seeds_to_decide,
-    spread_of,
+    binomial_standard_error,
+    holm_adjust,
+    paired_t_test,
+    pitman_morgan_test,
+    required_seeds,
+    stratified_rank_correlation,
 )
 
 NUMBERS = st.lists(st.floats(-100, 100), min_size=3, max_size=9).filter(lambda v: np.std(v) > 1e-3)
@@ -29,26 +29,29 @@ NUMBERS = st.lists(st.floats(-100, 100), min_size=3, max_size=9).filter(lambda v
 
 @given(NUMBERS, st.floats(-1, 1))
 def test_a_mean_is_students_t(values: list[float], margin: float) -> None:
-    found = mean_of(values, margin)
+    found = paired_t_test(values, margin)
     truth = stats.ttest_1samp(values, -margin)
     assert found.p == pytest.approx(truth.pvalue, rel=1e-6, abs=1e-12)
-    assert found.against_zero + found.for_zero == pytest.approx(1)
+    assert found.p_greater + found.p_less == pytest.approx(1)
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    assert (found.low, found.high) == (pytest.approx(low, rel=1e-6, abs=1e-9), pytest.approx(high, rel=1e-6, abs=1e-9))
+    assert (found.ci_low, found.ci_high) == (
+        pytest.approx(low, rel=1e-6, abs=1e-9),
+        pytest.approx(high, rel=1e-6, abs=1e-9),
+    )
 
 
 def test_equal_differences_are_certain_and_none_at_all_is_not() -> None:
-    assert mean_of([0.5, 0.5, 0.5]).verdict(mean_of([0.5, 0.5, 0.5]).p) is Verdict.holds
-    assert mean_of([0.0, 0.0]).verdict(mean_of([0.0, 0.0]).p) is Verdict.undecided
+    assert paired_t_test([0.5, 0.5, 0.5]).verdict(paired_t_test([0.5, 0.5, 0.5]).p) is Verdict.holds
+    assert paired_t_test([0.0, 0.0]).verdict(paired_t_test([0.0, 0.0]).p) is Verdict.undecided
 
 
 def test_differences_that_agree_within_their_step_are_not_certain() -> None:
-    found = mean_of([0.05, 0.05], step=0.01)
+    found = paired_t_test([0.05, 0.05], step=0.01)
     assert found.std == pytest.approx(0.01 / 12**0.5)
     assert found.p == pytest.approx(stats.ttest_1samp([0.05 - 0.01 / 24**0.5, 0.05 + 0.01 / 24**0.5], 0.0).pvalue)
-    assert mean_of([0.04, 0.09], step=0.01) == mean_of([0.04, 0.09])  # scatter above a step is what it is
-    assert spread_of([98.5, 98.5, 98.5], [98.4, 98.7, 98.6], 2, step=0.01).value > 0
-    assert math.isnan(spread_of([98.5, 98.5, 98.5], [98.4, 98.7, 98.6], 2).value)
+    assert paired_t_test([0.04, 0.09], step=0.01) == paired_t_test([0.04, 0.09])  # scatter above a step is what it is
+    assert pitman_morgan_test([98.5, 98.5, 98.5], [98.4, 98.7, 98.6], 2, step=0.01).value > 0
+    assert math.isnan(pitman_morgan_test([98.5, 98.5, 98.5], [98.4, 98.7, 98.6], 2).value)
 
 
 @pytest.mark.parametrize("level", [LEVEL, LEVEL / 25])
@@ -57,11 +60,14 @@ def test_with_few_seeds_of_accuracies_in_steps_the_tests_err_at_their_level_at_m
     draws = [np.round(generator.normal(0, 0.03, (2, 2)) / step) * step for _ in range(runs)]
     three = [np.round(generator.normal(0, 0.03, (2, 3)) / step) * step for _ in range(runs)]
     for wrong in (
-        [mean_of(list(one - other), step=step).p < level for one, other in draws],
-        [spread_of(list(one), list(other), 1, step).p < level for one, other in three],
+        [paired_t_test(list(one - other), step=step).p < level for one, other in draws],
+        [pitman_morgan_test(list(one), list(other), 1, step).p < level for one, other in three],
     ):
         assert np.mean(wrong) < level + 3 * (level / runs) ** 0.5
-    assert np.mean([mean_of(list(np.round(one - other, 9))).p < LEVEL / 25 for one, other in draws]) > 10 * LEVEL / 25
+    assert (
+        np.mean([paired_t_test(list(np.round(one - other, 9))).p < LEVEL / 25 for one, other in draws])
+        > 10 * LEVEL / 25
+    )
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9))
@@ -74,11 +80,11 @@ def test_a_standard_error_needs_two_finite_values() -> None:
 
 
 def test_one_seed_decides_nothing_and_none_tests_nothing() -> None:
-    assert mean_of([7.0]).verdict(mean_of([7.0]).p) is Verdict.undecided
-    assert mean_of([]).verdict(mean_of([]).p) is Verdict.untested
-    assert spread_of([1.0], [2.0], 2).verdict(1.0) is Verdict.undecided
-    assert [mean_of(values).compared for values in ([], [7.0], [7.0, 8.0])] == [False, False, True]
-    assert not spread_of([1.0, 2.0], [2.0, 1.0], 2).compared  # two pairs are always correlated
+    assert paired_t_test([7.0]).verdict(paired_t_test([7.0]).p) is Verdict.undecided
+    assert paired_t_test([]).verdict(paired_t_test([]).p) is Verdict.untested
+    assert pitman_morgan_test([1.0], [2.0], 2).verdict(1.0) is Verdict.undecided
+    assert [paired_t_test(values).is_testable for values in ([], [7.0], [7.0, 8.0])] == [False, False, True]
+    assert not pitman_morgan_test([1.0, 2.0], [2.0, 1.0], 2).is_testable  # two pairs are always correlated
 
 
 def pairs(generator: np.random.Generator, ratio: float, shared: float, n: int) -> tuple[list[float], list[float]]:
@@ -91,15 +97,15 @@ def pairs(generator: np.random.Generator, ratio: float, shared: float, n: int) -
 def test_scatter_is_compared_pair_by_pair(shared: float) -> None:
     """Three times the scatter: the ratio's interval covers 3 nineteen times in twenty; the test is of factor 2."""
     generator = np.random.default_rng(0)
-    found = [spread_of(*pairs(generator, 3, shared, 6), 2) for _ in range(2000)]
-    assert abs(np.mean([one.low <= math.log2(2 / 3) <= one.high for one in found]) - 0.95) < 0.02
-    assert np.mean([one.for_zero < 0.05 for one in found]) > 0.15  # shown to scatter more than twice as much
+    found = [pitman_morgan_test(*pairs(generator, 3, shared, 6), 2) for _ in range(2000)]
+    assert abs(np.mean([one.ci_low <= math.log2(2 / 3) <= one.ci_high for one in found]) - 0.95) < 0.02
+    assert np.mean([one.p_less < 0.05 for one in found]) > 0.15  # shown to scatter more than twice as much
 
 
 def test_equal_scatter_is_tested_by_the_correlation_of_sum_and_difference() -> None:
     one, other = (np.array(column) for column in pairs(np.random.default_rng(3), 1.5, 0.4, 7))
     truth = stats.pearsonr(other / 2 + one / 4, other / 2 - one / 4)
-    found = spread_of(list(one), list(other), 2)
+    found = pitman_morgan_test(list(one), list(other), 2)
     assert found.p == pytest.approx(truth.pvalue)
     assert (found.value > 0) == (truth.statistic > 0)
 
@@ -108,7 +114,7 @@ def test_equal_scatter_is_tested_by_the_correlation_of_sum_and_difference() -> N
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_at_the_edge_of_the_claim_about_scatter_the_test_errs_at_its_level(factor: float, shared: float) -> None:
     generator = np.random.default_rng(1)
-    draws = [spread_of(*pairs(generator, factor, shared, 5), factor) for _ in range(2500)]
+    draws = [pitman_morgan_test(*pairs(generator, factor, shared, 5), factor) for _ in range(2500)]
     for side in ("against_zero", "for_zero"):
         assert abs(np.mean([getattr(d, side) < 0.05 for d in draws]) - 0.05) < 0.012
 
@@ -117,10 +123,10 @@ def test_a_rank_correlation_of_single_runs_is_spearmans_with_the_p_of_all_orders
     generator = np.random.default_rng(2)
     x = generator.normal(size=8)
     y = x + generator.normal(size=8)
-    found = correlation_of(list(x), list(y), ["a"] * 8, list(range(8)))
+    found = stratified_rank_correlation(list(x), list(y), ["a"] * 8, list(range(8)))
     orders = stats.permutation_test((x,), lambda z: stats.spearmanr(z, y).statistic, permutation_type="pairings")
     assert found.value == pytest.approx(stats.spearmanr(x, y).statistic)
-    assert (found.against_zero, found.for_zero) == (
+    assert (found.p_greater, found.p_less) == (
         pytest.approx(np.mean(orders.null_distribution >= orders.statistic - 1e-9), abs=0.01),
         pytest.approx(np.mean(orders.null_distribution <= orders.statistic + 1e-9), abs=0.01),
     )
@@ -131,23 +137,23 @@ def test_orders_that_are_drawn_give_the_p_of_all_orders(monkeypatch: pytest.Monk
     x, y, third = (list(column) for column in generator.normal(size=(3, 8)))
     for given_third in (None, third):
         arguments = (x, y, ["a"] * 4 + ["b"] * 4, list(range(8)), given_third)
-        exact = correlation_of(*arguments)
+        exact = stratified_rank_correlation(*arguments)
         with monkeypatch.context() as patch:
             patch.setattr(significance, "ORDERS", 500)  # fewer than the 576 that there are
-            drawn = correlation_of(*arguments)
+            drawn = stratified_rank_correlation(*arguments)
         assert drawn.value == exact.value
-        assert drawn.against_zero != exact.against_zero
-        assert drawn.against_zero == pytest.approx(exact.against_zero, abs=0.08)
+        assert drawn.p_greater != exact.p_greater
+        assert drawn.p_greater == pytest.approx(exact.p_greater, abs=0.08)
 
 
 def test_seeds_are_averaged_within_their_setting_before_ranking() -> None:
     """Between settings the means fall together; the seeds of each rise together."""
     x = [s + seed for s in range(8) for seed in (0.0, 100.0)]
     y = [-s + seed for s in range(8) for seed in (0.0, 100.0)]
-    found = correlation_of(x, y, ["a"] * 16, [s for s in range(8) for _ in range(2)])
+    found = stratified_rank_correlation(x, y, ["a"] * 16, [s for s in range(8) for _ in range(2)])
     assert found.n == 8
     assert found.value == pytest.approx(-1)
-    assert found.for_zero == pytest.approx(1 / math.factorial(8))
+    assert found.p_less == pytest.approx(1 / math.factorial(8))
 
 
 def test_strata_are_never_mixed() -> None:
@@ -155,7 +161,7 @@ def test_strata_are_never_mixed() -> None:
     x = [*range(10), *range(100, 110)]
     y = [*range(10, 0, -1), *range(110, 100, -1)]
     assert stats.spearmanr(x, y).statistic > 0
-    found = correlation_of(x, y, ["a"] * 10 + ["b"] * 10, list(range(20)))
+    found = stratified_rank_correlation(x, y, ["a"] * 10 + ["b"] * 10, list(range(20)))
     assert found.value == pytest.approx(-1, abs=1e-6)
     assert found.n == 20
 
@@ -164,8 +170,8 @@ def test_what_a_third_quantity_explains_is_taken_away() -> None:
     generator = np.random.default_rng(3)
     loss = generator.normal(size=100)
     x, y = loss + 0.3 * generator.normal(size=100), loss + 0.3 * generator.normal(size=100)
-    assert correlation_of(list(x), list(y), ["a"] * 100, list(range(100))).value > 0.8
-    left = correlation_of(list(x), list(y), ["a"] * 100, list(range(100)), list(loss))
+    assert stratified_rank_correlation(list(x), list(y), ["a"] * 100, list(range(100))).value > 0.8
+    left = stratified_rank_correlation(list(x), list(y), ["a"] * 100, list(range(100)), list(loss))
     ranks = [stats.rankdata(v) for v in (x, y, loss)]
     r = np.corrcoef(ranks)
     formula = (r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
@@ -174,10 +180,10 @@ def test_what_a_third_quantity_explains_is_taken_away() -> None:
 
 
 def test_few_or_constant_settings_give_no_correlation() -> None:
-    assert correlation_of([1, 2, 3], [1, 2, 3], ["a"] * 3, [1, 2, 3]).n == 0
-    assert correlation_of([*range(14)], [*range(14)], ["a"] * 14, [*range(7)] * 2).n == 0
-    assert correlation_of([1.0] * 9, list(range(9)), ["a"] * 9, list(range(9))).n == 0
-    assert correlation_of([], [], [], []).n == 0
+    assert stratified_rank_correlation([1, 2, 3], [1, 2, 3], ["a"] * 3, [1, 2, 3]).n == 0
+    assert stratified_rank_correlation([*range(14)], [*range(14)], ["a"] * 14, [*range(7)] * 2).n == 0
+    assert stratified_rank_correlation([1.0] * 9, list(range(9)), ["a"] * 9, list(range(9))).n == 0
+    assert stratified_rank_correlation([], [], [], []).n == 0
 
 
 @pytest.mark.parametrize("seeds", [2, 5])
@@ -191,13 +197,13 @@ def test_without_correlation_the_test_errs_at_its_level(seeds: int, explained: f
         x, y, third = np.repeat(generator.normal(size=(3, 8)), seeds, axis=1) + generator.normal(0, 0.3, (3, 8 * seeds))
         x, y = (v + (explained or 0.0) * third for v in (x, y))
         given_third = None if explained is None else list(third)
-        wrong += correlation_of(list(x), list(y), list(strata), list(settings), given_third).p < LEVEL
+        wrong += stratified_rank_correlation(list(x), list(y), list(strata), list(settings), given_third).p < LEVEL
     assert wrong / runs < LEVEL + 3 * (LEVEL / runs) ** 0.5
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_rejects_what_stepping_down_rejects(ps: list[float]) -> None:
-    adjusted = holm(ps)
+    adjusted = holm_adjust(ps)
     rejected = set()
     for place, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
         if ps[index] >= LEVEL / (len(ps) - place):
@@ -210,33 +216,33 @@ def test_holm_rejects_what_stepping_down_rejects(ps: list[float]) -> None:
 def test_so_many_seeds_decide_with_that_chance(margin: float) -> None:
     """A difference and its margin together as large as the scatter."""
     numbers = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) / math.sqrt(2.5) + 1 - margin
-    needed = seeds_to_decide(mean_of(list(numbers), margin), tests=10)
+    needed = required_seeds(paired_t_test(list(numbers), margin), tests=10)
     assert needed is not None
     generator = np.random.default_rng(5)
     for seeds, enough in ((int(needed), True), (int(needed) - 3, False)):
         draws = generator.normal(1 - margin, 1, (1000, seeds))
-        assert bool(np.mean([mean_of(list(draw), margin).p < LEVEL / 10 for draw in draws]) > 0.77) is enough
+        assert bool(np.mean([paired_t_test(list(draw), margin).p < LEVEL / 10 for draw in draws]) > 0.77) is enough
 
 
 @pytest.mark.parametrize("effect", [0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize("tests", [10, 40])
 def test_so_many_seeds_decide_seldom_where_the_difference_is_half_of_it(effect: float, tests: int) -> None:
     numbers = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) / math.sqrt(2.5) + effect
-    needed = seeds_to_decide(mean_of(list(numbers)), tests)
+    needed = required_seeds(paired_t_test(list(numbers)), tests)
     critical = stats.t.ppf(1 - LEVEL / tests / 2, needed - 1)
     assert stats.nct.sf(critical, needed - 1, effect / 2 * math.sqrt(needed)) < 1 / 3
 
 
 def test_a_difference_too_small_for_its_scatter_is_never_decided() -> None:
-    assert seeds_to_decide(mean_of([-1.0, 0.001, 1.0]), tests=1) == math.inf
-    assert seeds_to_decide(mean_of([-1.0, 0.0, 1.0]), tests=1) == math.inf
+    assert required_seeds(paired_t_test([-1.0, 0.001, 1.0]), tests=1) == math.inf
+    assert required_seeds(paired_t_test([-1.0, 0.0, 1.0]), tests=1) == math.inf
 
 
 def test_fewer_than_three_seeds_and_other_tests_cannot_tell_how_many_decide() -> None:
-    assert seeds_to_decide(mean_of([1.0, 1.1]), tests=1) is None
-    assert seeds_to_decide(spread_of([1.0, 2.0, 4.0], [1.0, 1.1, 1.3], 2), tests=1) is None
-    assert seeds_to_decide(Evidence(), tests=1) is None
+    assert required_seeds(paired_t_test([1.0, 1.1]), tests=1) is None
+    assert required_seeds(pitman_morgan_test([1.0, 2.0, 4.0], [1.0, 1.1, 1.3], 2), tests=1) is None
+    assert required_seeds(TestResult(), tests=1) is None
 
 
 def test_the_binomial_error_of_985_in_1000_right_answers() -> None:
-    assert 100 * binomial_error(0.985, 10_000) == pytest.approx(0.12155, abs=1e-4)
+    assert 100 * binomial_standard_error(0.985, 10_000) == pytest.approx(0.12155, abs=1e-4)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from smoothout.common.formatting import duration, number, significant
+from smoothout.common.formatting import format_decimal, format_duration, format_significant
 from smoothout.results.tables import Block, Cell, Table, difference
 
 ONE, TWO = frozenset({3}), frozenset({4, 5})  # seeds that were lost
@@ -74,7 +74,7 @@ def test_what_is_compared_by_ratio_is_shown_as_geometric_mean_lowest_and_highest
     ],
 )
 def test_three_significant_digits(value, text):
-    assert significant(value) == text
+    assert format_significant(value) == text
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_three_significant_digits(value, text):
     [(98.0, 2, "98.00"), (-0.004, 2, "-0.004"), (4.2e-8, 4, "4e-08"), (0.0, 4, "0.0000"), (-1e-14, 2, "0.00")],
 )
 def test_a_number_that_is_not_zero_is_not_shown_as_zero(value, digits, text):
-    assert number(value, digits) == text
+    assert format_decimal(value, digits) == text
 
 
 def test_the_improvement_is_taken_seed_by_seed_over_the_seeds_that_both_have():
@@ -142,7 +142,7 @@ def test_precisions_other_than_the_reference_have_files_of_their_own():
 
 @pytest.mark.parametrize(("hours", "text"), [(0.001, "1 min"), (0.5, "30 min"), (1.04, "1.0 h"), (30, "30.0 h")])
 def test_spans_of_time_are_for_people(hours, text):
-    assert duration(hours) == text
+    assert format_duration(hours) == text
 
 
 def test_reading_records_and_rendering_tables_and_figures_imports_no_torch():

@@ -7,9 +7,9 @@ import re
 from tiny_jobs import tiny, workplace
 
 from smoothout.cli import plan as terminal
-from smoothout.cli.error_messages import UnfinishedError
+from smoothout.cli.error_messages import JobsFailedError
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import ensure
+from smoothout.jobs.runner import get_or_run
 
 
 class Row:
@@ -29,8 +29,8 @@ def test_rows_of_one_name_are_planned_together(tmp_path, capsys):
     """The same row under two regimes, say."""
     place = workplace(tmp_path)
     wanted = [Row(tiny(seed=0), tiny(seed=1)), Row(tiny(seed=2))]
-    ensure(tiny(seed=0), place)
-    assert terminal.make(wanted, place) is None
+    get_or_run(tiny(seed=0), place)
+    assert terminal.plan_and_run(wanted, place) is None
     shown = capsys.readouterr().out
     assert re.search(r"the row +1 +2 ", shown)
     assert "2 jobs to run" in shown
@@ -40,8 +40,8 @@ def test_what_was_lost_is_named_and_returned_and_the_rest_is_made(tmp_path, caps
     place, jobs = workplace(tmp_path), [tiny(seed=0), tiny(seed=1)]
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / f"{jobs[0].name}.pt").write_bytes(b"no checkpoint")
-    lost = terminal.make([Row(*jobs)], place)
-    assert isinstance(lost, UnfinishedError)
+    lost = terminal.plan_and_run([Row(*jobs)], place)
+    assert isinstance(lost, JobsFailedError)
     assert (lost.code, str(lost)) == (2, "1 of its jobs could not be done, named above")
     assert f"failed: {jobs[0].name}: checkpoint: " in capsys.readouterr().err
-    assert [place.ledger.find("train", job.digest) is None for job in jobs] == [True, False]
+    assert [place.records.get("train", job.digest) is None for job in jobs] == [True, False]

@@ -8,24 +8,24 @@ from typing import Any
 import torch
 
 from smoothout.config.experiment import Experiment
-from smoothout.data.datasets import Name
-from smoothout.data.image_arrays import Images
+from smoothout.data.datasets import DatasetName
+from smoothout.data.image_arrays import ImageArrays
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job
-from smoothout.jobs.runtime import Folders, Workplace
+from smoothout.jobs.runtime import Folders, Runtime
 from smoothout.models.mlp import MLP
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import Snapshot
+from smoothout.training.checkpoint import TrainingState
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
 
-DIGITS = Images(Name.digits, (0.5,), (0.5,))
+DIGITS = ImageArrays(DatasetName.digits, (0.5,), (0.5,))
 UPDATES = 12  # an epoch of 1438 digits in batches of 128
 
 
-def trained(job: Job, place: Workplace) -> Snapshot:
+def trained(job: Job, place: Runtime) -> TrainingState:
     """The training gone through to its end."""
-    steps = training_job.training(job, place)
+    steps = training_job.train_job(job, place)
     while True:
         try:
             next(steps)
@@ -45,14 +45,14 @@ def tiny(**changes: Any) -> Job:
     return Job(Experiment(**{**settings, **changes}))
 
 
-def workplace(folder: Path, **changes: Any) -> Workplace:
+def workplace(folder: Path, **changes: Any) -> Runtime:
     folders = Folders(*(str(folder / name) for name in ("data", "results", "checkpoints", "logs")))
-    return Workplace(folders, torch.device("cpu"), **{"download": False, **changes})
+    return Runtime(folders, torch.device("cpu"), **{"download": False, **changes})
 
 
-def checkpoint_of(job: Job, place: Workplace) -> Path:
+def checkpoint_of(job: Job, place: Runtime) -> Path:
     return Path(place.folders.checkpoints) / f"{job.name}.pt"
 
 
-def record_of(job: Job, place: Workplace) -> Path:
+def record_of(job: Job, place: Runtime) -> Path:
     return Path(place.folders.results) / "train" / f"{job.name}.json"

@@ -15,9 +15,9 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from valleys import ONE_EXAMPLE, Landscape, height, quadratic
 
-from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness, normalised, rise_left
+from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness, normalize_logits, projected_slope
 from smoothout.analysis.sharpness import Point, sharpness
-from smoothout.nn.parameters import flatten, trainable
+from smoothout.nn.parameters import parameters_to_vector, trainable_parameters
 
 NORMS = list(Norm)
 
@@ -120,7 +120,7 @@ def test_no_corner_of_a_small_networks_box_is_higher():
     """Of this network's: in one of thirty the ascents end at a corner that is lower by 1e-4 of the loss, or inside."""
     torch.manual_seed(0)
     model, rho = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)).double(), 0.1
-    w = flatten(trainable(model))
+    w = parameters_to_vector(trainable_parameters(model))
     corners = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=len(w))), dtype=torch.float64)
     highest = losses_at(model, w * (1 + rho * corners)).max().item()
     found = adaptive_sharpness(model, examples(), F.cross_entropy, rho)
@@ -131,7 +131,7 @@ def test_no_corner_of_a_small_networks_box_is_higher():
 
 def test_no_random_point_of_a_small_networks_ball_and_no_climb_from_one_is_higher():
     model, rho = network(), 0.3
-    w = flatten(trainable(model))
+    w = parameters_to_vector(trainable_parameters(model))
     z = torch.randn(2000, len(w), dtype=torch.float64)
     z /= z.norm(dim=1, keepdim=True)
     found = adaptive_sharpness(model, examples(), F.cross_entropy, rho, norm="l2", iterations=100)
@@ -176,17 +176,17 @@ def test_with_normalised_logits_the_scale_of_the_last_layer_does_not_count():
     same = [adaptive_sharpness(m, batches, F.cross_entropy, 0.05, normalise_logits=True) for m in (model, louder)]
     assert same[1].value == pytest.approx(same[0].value, rel=1e-9)
     logits, targets = (torch.cat([f(b) for b in batches]) for f in (lambda b: model(b[0]), lambda b: b[1]))
-    assert same[0].loss == pytest.approx(F.cross_entropy(normalised(logits), targets).item())
+    assert same[0].loss == pytest.approx(F.cross_entropy(normalize_logits(logits), targets).item())
 
 
 def test_logits_of_another_form_are_not_normalised():
     """A language model's would be normalised over tokens instead of classes."""
     with pytest.raises(ValueError, match=r"^normalise_logits: needs logits \(examples, classes\), not \(2, 5, 3\)$"):
-        normalised(torch.randn(2, 5, 3))
+        normalize_logits(torch.randn(2, 5, 3))
 
 
 def test_normalised_logits_have_mean_zero_and_length_one_and_equal_ones_stay_finite():
-    logits = normalised(torch.tensor([[3.0, -1.0, 2.0], [5.0, 5.0, 5.0]]))
+    logits = normalize_logits(torch.tensor([[3.0, -1.0, 2.0], [5.0, 5.0, 5.0]]))
     torch.testing.assert_close(logits.mean(1), torch.zeros(2))
     torch.testing.assert_close(logits.norm(dim=1), torch.tensor([1.0, 0.0]))
 
@@ -235,8 +235,8 @@ def test_the_model_is_left_as_it_was_to_the_last_bit_also_after_an_exception(nor
 @pytest.mark.parametrize("norm", NORMS)
 def test_every_evaluated_point_lies_in_the_region(norm):
     model, seen, rho = network(), [], 0.2
-    w = flatten(trainable(model))
-    model.register_forward_hook(lambda module, *_: seen.append(flatten(trainable(module))))
+    w = parameters_to_vector(trainable_parameters(model))
+    model.register_forward_hook(lambda module, *_: seen.append(parameters_to_vector(trainable_parameters(module))))
     adaptive_sharpness(model, examples(), F.cross_entropy, rho, norm=norm)
     order = math.inf if norm is Norm.linf else 2
     assert torch.linalg.vector_norm((torch.stack(seen) - w) / w, order, dim=1).max().item() <= rho * (1 + 1e-9)
@@ -308,4 +308,6 @@ def test_no_rise_is_left_on_the_sphere_but_along_it_and_inwards():
     """At z = (1, 0): a slope outwards is spent, one inwards or along the sphere is not."""
     here = torch.tensor([1.0, 0.0], dtype=torch.float64)
     for slope, left in (([3.0, 0.0], 0.0), ([-3.0, 0.0], 3.0), ([3.0, 4.0], 4.0), ([-3.0, 4.0], 5.0)):
-        assert rise_left(Point(here, 0.0, torch.tensor(slope, dtype=torch.float64)), Norm.l2) == pytest.approx(left)
+        assert projected_slope(Point(here, 0.0, torch.tensor(slope, dtype=torch.float64)), Norm.l2) == pytest.approx(
+            left
+        )

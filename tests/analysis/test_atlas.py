@@ -10,7 +10,7 @@ from support import same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.analysis.search_comparison import Method, SearchCourse, atlas
+from smoothout.analysis.search_comparison import SearchMethod, SearchTrace, compare_searches
 from smoothout.analysis.sharpness import Convention, sharpness
 
 EPS, BUDGET = 0.01, 25
@@ -32,9 +32,12 @@ def halves() -> tuple[Batches, Batches]:
     return train, test
 
 
-def drawn(model: nn.Module, halves: tuple[Batches, Batches], **choices) -> dict[tuple[str, str], SearchCourse]:
+def drawn(model: nn.Module, halves: tuple[Batches, Batches], **choices) -> dict[tuple[str, str], SearchTrace]:
     settings = {"eps": EPS, "subspace": 4, "budget": BUDGET, **choices}
-    return {(course.space, course.search): course for course in atlas(model, *halves, F.cross_entropy, **settings)}
+    return {
+        (course.space, course.search): course
+        for course in compare_searches(model, *halves, F.cross_entropy, **settings)
+    }
 
 
 def test_a_conventions_answer_is_that_of_sharpness_in_both_spaces(model, halves):
@@ -56,23 +59,23 @@ def test_every_course_starts_at_the_network_itself_and_never_falls(model, halves
         assert course.values[0] == 0.0
         assert all(left <= right for left, right in pairwise(course.values))
         assert course.answer <= course.values[-1]
-        if course.search in {Convention.converged, *Method}:
+        if course.search in {Convention.converged, *SearchMethod}:
             assert course.answer == course.values[-1]
 
 
 def test_the_methods_have_the_same_number_of_evaluations_and_say_when_they_are_spent(model, halves):
     found = drawn(model, halves)
     for space in ("full", "subspace"):
-        for method in Method:
+        for method in SearchMethod:
             course = found[space, method]
             assert len(course.values) <= BUDGET
             assert (course.status == "evaluations spent") == (len(course.values) == BUDGET)
-        assert len(found[space, Method.ascents].values) == BUDGET
+        assert len(found[space, SearchMethod.ascents].values) == BUDGET
 
 
 def test_l_bfgs_b_as_written_goes_on_where_keskars_ten_iterations_end(model, halves):
     found = drawn(model, halves)
-    short, long = found["full", Convention.keskar].values, found["full", Method.as_written].values
+    short, long = found["full", Convention.keskar].values, found["full", SearchMethod.as_written].values
     assert long[: len(short)] == short
     assert len(long) > len(short)
 
@@ -91,7 +94,9 @@ class Quadratic(nn.Module):
 
 def test_at_a_quadratic_every_method_finds_the_corner_of_the_box():
     model, batches = Quadratic(), [(torch.zeros(2, 1), torch.zeros(2))]
-    found = atlas(model, batches, batches, lambda outputs, _: outputs.mean(), eps=EPS, subspace=None, budget=BUDGET)
+    found = compare_searches(
+        model, batches, batches, lambda outputs, _: outputs.mean(), eps=EPS, subspace=None, budget=BUDGET
+    )
     w = model.w.detach()
     corner = (model.c * (w.abs() + EPS * (w.abs() + 1)) ** 2).sum().item()
     loss = (model.c * w**2).sum().item()
@@ -99,12 +104,14 @@ def test_at_a_quadratic_every_method_finds_the_corner_of_the_box():
         if course.search != Convention.released:
             assert course.answer == pytest.approx(100 * (corner - loss) / (1 + loss), rel=1e-9)
     assert {course.space for course in found} == {"full"}
-    assert len(found) == len(Convention) + len(Method)
+    assert len(found) == len(Convention) + len(SearchMethod)
 
 
 def test_a_search_that_finds_nothing_is_failed_and_ends_though_it_never_climbs():
     model, batches = nn.Linear(2, 1), [(torch.zeros(2, 2), torch.zeros(2))]
-    found = atlas(model, batches, batches, lambda outputs, _: 0.0 * outputs.sum() + 1.0, subspace=1, budget=5)
+    found = compare_searches(
+        model, batches, batches, lambda outputs, _: 0.0 * outputs.sum() + 1.0, subspace=1, budget=5
+    )
     assert all(course.failed and course.answer == 0.0 for course in found)
 
 
@@ -128,7 +135,7 @@ def test_the_model_is_given_back_to_the_last_bit_also_after_an_exception(model, 
 
 def test_the_courses_are_the_same_a_second_time_and_others_for_another_seed(model, halves):
     assert drawn(model, halves) == drawn(model, halves)
-    ascents = [drawn(model, halves, seed=seed)["subspace", Method.ascents].values for seed in (0, 1)]
+    ascents = [drawn(model, halves, seed=seed)["subspace", SearchMethod.ascents].values for seed in (0, 1)]
     assert ascents[0] != ascents[1]
 
 

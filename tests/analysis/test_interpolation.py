@@ -11,8 +11,8 @@ from support import approx_loss
 from torch import nn
 
 from smoothout import interpolate
-from smoothout.analysis.interpolation import curvilinear, walk
-from smoothout.nn.batchnorm import recompute_averages
+from smoothout.analysis.interpolation import curvilinear, iterate_path
+from smoothout.nn.batchnorm import recalibrate_batchnorm
 from smoothout.nn.evaluation import evaluate
 
 
@@ -127,7 +127,7 @@ def averages(model: nn.Module) -> list[torch.Tensor]:
 
 def test_kept_averages_are_the_first_networks_all_the_way(batches):
     first, second = network(0), network(1)
-    for stop in walk(first, second, [-1.0, 0.5, 2.0], averages="kept"):
+    for stop in iterate_path(first, second, [-1.0, 0.5, 2.0], averages="kept"):
         assert all(torch.equal(a, b) for a, b in zip(averages(stop.network), averages(first), strict=True))
         torch.testing.assert_close(
             stop.network[0].weight, (1 - stop.alpha) * first[0].weight + stop.alpha * second[0].weight
@@ -164,7 +164,7 @@ def test_averages_of_other_layers_are_mixed_where_batchnorms_are_recomputed(batc
 
     first, second = model(0), model(1)
     anew = copy.deepcopy(second)
-    recompute_averages(anew, batches)
+    recalibrate_batchnorm(anew, batches)
     point = interpolate(first, second, batches, [1.0], averages="recomputed", averages_from=batches)[0]
     assert (point.loss, point.accuracy) == evaluate(anew, batches)
 
@@ -177,7 +177,7 @@ def test_complex_weights_are_mixed_too():
             self.weight = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64))
 
     first, second = Wave(0), Wave(1)
-    [stop] = walk(first, second, [0.25])
+    [stop] = iterate_path(first, second, [0.25])
     torch.testing.assert_close(stop.network.weight, 0.75 * first.weight + 0.25 * second.weight)
 
 
@@ -186,7 +186,7 @@ def test_with_recomputed_averages_the_ends_are_the_networks_with_averages_recomp
     points = interpolate(first, second, batches, [0.0, 1.0], averages="recomputed", averages_from=batches)
     for point, end in zip(points, (first, second), strict=True):
         anew = copy.deepcopy(end)
-        recompute_averages(anew, batches)
+        recalibrate_batchnorm(anew, batches)
         assert (point.loss, point.accuracy) == evaluate(anew, batches)
         assert point.loss != evaluate(end, batches).loss
 
@@ -227,7 +227,7 @@ class Masked(nn.Module):
 
 @pytest.mark.parametrize("path", ["linear", "curvilinear"])
 def test_what_is_constant_in_both_networks_stays_so_on_the_way(path):
-    stops = walk(Masked(0), Masked(1), [-1.0, 0.0, 0.5, 1.0, 2.0], path=path)
+    stops = iterate_path(Masked(0), Masked(1), [-1.0, 0.0, 0.5, 1.0, 2.0], path=path)
     constants = [[stop.network.centre.tolist(), stop.network.mask.tolist()] for stop in stops]
     assert constants == [[[0.5] * 4, [0.0, 0.0, -math.inf]]] * 5
 

@@ -7,9 +7,9 @@ import torch
 from support import approx_loss
 from torch import nn
 
-from smoothout.analysis.landscape import OneDimensional, filter_direction, landscape_line, landscape_plane
+from smoothout.analysis.landscape import BiasDirection, filter_direction, landscape_line, landscape_plane
 from smoothout.nn.evaluation import evaluate
-from smoothout.nn.parameters import filter_norms, trainable
+from smoothout.nn.parameters import filter_norms, trainable_parameters
 
 ALPHAS = [-0.5, 0.0, 0.3]
 
@@ -41,8 +41,8 @@ def state(model: nn.Module) -> tuple[list[bytes], list[bool]]:
 def test_every_filter_of_a_direction_is_as_long_as_the_models_own(model):
     """But for the 1e-6 that is added to the length of what was drawn."""
     direction = filter_direction(model, 0, 0)
-    assert [d.shape for d in direction] == [w.shape for w in trainable(model)]
-    for drawn, weight in zip(direction, trainable(model), strict=True):
+    assert [d.shape for d in direction] == [w.shape for w in trainable_parameters(model)]
+    for drawn, weight in zip(direction, trainable_parameters(model), strict=True):
         torch.testing.assert_close(filter_norms(drawn), filter_norms(weight), rtol=1e-4, atol=1e-6)
     cosine = torch.nn.functional.cosine_similarity(direction[0].flatten(), model[0].weight.flatten(), dim=0)
     assert abs(cosine) < 0.9
@@ -76,18 +76,18 @@ def test_at_zero_the_line_and_the_plane_are_the_models_own_numbers_exactly(model
     assert (plane.losses[1][1], plane.accuracies[1][1]) == own
 
 
-@pytest.mark.parametrize("one_dimensional", list(OneDimensional))
+@pytest.mark.parametrize("one_dimensional", list(BiasDirection))
 def test_a_point_is_the_model_moved_by_alpha_times_the_direction(model, batches, one_dimensional):
     points = landscape_line(model, batches, ALPHAS, directions=2, seed=5, one_dimensional=one_dimensional)
     directions = [filter_direction(model, 5, i, one_dimensional=one_dimensional) for i in range(2)]
     with torch.no_grad():
         for index, direction in enumerate(directions):
-            start = [w.clone() for w in trainable(model)]
-            for w, d in zip(trainable(model), direction, strict=True):
+            start = [w.clone() for w in trainable_parameters(model)]
+            for w, d in zip(trainable_parameters(model), direction, strict=True):
                 w.add_(d, alpha=0.3)
             moved = evaluate(model, batches)
             assert (points[2].losses[index], points[2].accuracies[index]) == moved
-            for w, old in zip(trainable(model), start, strict=True):
+            for w, old in zip(trainable_parameters(model), start, strict=True):
                 w.copy_(old)
     assert points[2].losses[0] != points[2].losses[1]
     assert [p.alpha for p in points] == ALPHAS

@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import AveragedModel
 
 from smoothout import interpolate
-from smoothout.analysis.interpolation import walk
+from smoothout.analysis.interpolation import iterate_path
 from smoothout.nn.evaluation import evaluate
 
 
@@ -40,7 +40,7 @@ def test_between_two_networks_spectrally_normalised_layers_are_normalised(batche
     first, second = normalised(0), normalised(1)
     second.train()
     buffers = [buffer.clone() for model in (first, second) for buffer in model.buffers()]
-    for stop in walk(first, second, [-1.0, 0.3, 0.5, 2.0]):
+    for stop in iterate_path(first, second, [-1.0, 0.3, 0.5, 2.0]):
         assert norms(stop.network) == pytest.approx([1.0, 1.0], rel=1e-3)
         assert not any(module.training for module in stop.network.modules())
     ends = interpolate(first, second, batches, [0.0, 1.0])
@@ -74,7 +74,7 @@ class Keeping(nn.Module):
 def test_a_model_that_keeps_activations_is_copied_and_keeps_its_own(batches: list[tuple[Tensor, Tensor]]) -> None:
     first, second = Keeping(), Keeping()
     kept = first(batches[0][0])
-    [stop] = walk(first, second, [0.5])
+    [stop] = iterate_path(first, second, [0.5])
     assert first.last is kept is first.seen["all"][0]
     assert torch.equal(stop.network.last, kept)
     assert not stop.network.last.requires_grad

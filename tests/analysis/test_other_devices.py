@@ -16,19 +16,19 @@ from smoothout.analysis import device_memory, noise_sensitivity
 from smoothout.analysis.adaptive_sharpness import adaptive_sharpness
 from smoothout.analysis.box import box_around
 from smoothout.analysis.hessian import HessianVectorProduct, hessian_spectrum, top_eigenvalues, trace_and_norm
-from smoothout.analysis.interpolation import Averages, interpolate
+from smoothout.analysis.interpolation import RunningStats, interpolate
 from smoothout.analysis.jobs import base
 from smoothout.analysis.landscape import landscape_line, landscape_plane
 from smoothout.analysis.noise_sensitivity import noise_curve
-from smoothout.analysis.search_comparison import atlas
-from smoothout.analysis.sharpness import Convention, Objective, sharpness
-from smoothout.common.rng import stream
+from smoothout.analysis.search_comparison import compare_searches
+from smoothout.analysis.sharpness import BoxObjective, Convention, sharpness
+from smoothout.common.rng import make_generator
 from smoothout.nn import parameters
-from smoothout.nn.batchnorm import recompute_averages
+from smoothout.nn.batchnorm import recalibrate_batchnorm
 from smoothout.nn.evaluation import evaluate
-from smoothout.nn.parameters import flatten, restored, trainable
-from smoothout.training.methods.smoothout import Noise
-from smoothout.training.noise_strength import relative_strength
+from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.noise_strength import relative_noise_strength
 
 CPU = torch.device("cpu")
 Data = list[tuple[Tensor, Tensor]]
@@ -51,7 +51,7 @@ def examples() -> Data:
 @pytest.fixture(autouse=True)
 def drawn_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device that is not there has no generator."""
-    monkeypatch.setattr(noise_sensitivity, "stream", lambda *address, **_: stream(*address))
+    monkeypatch.setattr(noise_sensitivity, "stream", lambda *address, **_: make_generator(*address))
 
 
 @pytest.fixture(params=["room", "no room", "no float64"])
@@ -73,7 +73,9 @@ ANALYSES: dict[str, Analysis] = {
     },
     "sharpness in a subspace": lambda model, _, data: sharpness(model, data, F.cross_entropy, subspace=4, iterations=3),
     "adaptive sharpness": lambda model, _, data: adaptive_sharpness(model, data, F.cross_entropy, 0.01, norm="l2"),
-    "atlas": lambda model, _, data: atlas(model, data, data[:1], F.cross_entropy, subspace=3, budget=9, iterations=2),
+    "atlas": lambda model, _, data: compare_searches(
+        model, data, data[:1], F.cross_entropy, subspace=3, budget=9, iterations=2
+    ),
     "eigenvalues": lambda model, _, data: top_eigenvalues(model, data, F.cross_entropy, 2),
     "all eigenvalues of a block": lambda model, _, data: top_eigenvalues(model, data, F.cross_entropy, 2, block="1"),
     "trace and norm": lambda model, _, data: trace_and_norm(model, data, F.cross_entropy, probes=3),
@@ -82,7 +84,7 @@ ANALYSES: dict[str, Analysis] = {
         f"interpolation, averages {averages}": lambda model, other, data, averages=averages: interpolate(
             model, other, data, [-1.0, 0.3, 1.0], averages=averages, averages_from=data
         )
-        for averages in Averages
+        for averages in RunningStats
     },
     "interpolation of a loss": lambda model, other, data: repr(
         interpolate(model, other, data, [0.3], loss=F.cross_entropy)
@@ -90,7 +92,9 @@ ANALYSES: dict[str, Analysis] = {
     "landscape": lambda model, _, data: landscape_line(model, data, [-1.0, 0.5], directions=2),
     "plane": lambda model, _, data: landscape_plane(model, data, [-1.0, 0.5], [0.2]),
     "evaluation": lambda model, _, data: evaluate(model, data),
-    "relative strength": lambda model, _, data: relative_strength(model, Noise(0.1, scaling="weight"), 0, 10),
+    "relative strength": lambda model, _, data: relative_noise_strength(
+        model, NoiseConfig(0.1, scaling="weight"), 0, 10
+    ),
 }
 
 
@@ -112,8 +116,8 @@ def test_a_noise_curve_needs_no_float64_of_a_device(device: OtherDevice) -> None
 
 def test_recomputed_averages_wait_for_nothing(device: OtherDevice) -> None:
     model, away = network(1), device.moved(network(1))
-    recompute_averages(model, examples())
-    recompute_averages(away, moved_batches(examples()))
+    recalibrate_batchnorm(model, examples())
+    recalibrate_batchnorm(away, moved_batches(examples()))
     assert device.counts["waits"] == 0
     for there, here in zip(away.buffers(), model.buffers(), strict=True):
         assert torch.equal(there.inner, here)
@@ -139,10 +143,10 @@ def used(device: OtherDevice, work: Callable[[], Any]) -> tuple[int, int, int]:
 
 def test_a_point_of_a_box_takes_one_copy_each_way(remote: OtherDevice) -> None:
     model = remote.moved(network(1))
-    with restored(model):
-        box = box_around(flatten(trainable(model)), 5e-4)
-        objective = Objective(model, moved_batches(examples()), F.cross_entropy, box, lambda: None)
-        x = objective.at_x()
+    with preserve_state(model):
+        box = box_around(parameters_to_vector(trainable_parameters(model)), 5e-4)
+        objective = BoxObjective(model, moved_batches(examples()), F.cross_entropy, box, lambda: None)
+        x = objective.evaluate_center()
         on_the_cpu = torch.full(x.z.shape, 0.5, dtype=torch.float64)
         there = Remote(on_the_cpu.clone())
         assert used(remote, lambda: objective(there)) == (0, 1, 1)
@@ -220,7 +224,7 @@ def test_a_point_of_a_curve_waits_for_its_numbers_alone(curve: Any, most: int, r
 
 def given(model: nn.Module) -> list[list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
-    return [[torch.randn(p.shape, generator=generator) for p in trainable(model)]]
+    return [[torch.randn(p.shape, generator=generator) for p in trainable_parameters(model)]]
 
 
 # where vectors are kept, and how large batches are

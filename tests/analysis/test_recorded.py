@@ -12,17 +12,17 @@ from support import approx_loss, same_bits
 from torch import nn
 from torch.nn import functional as F
 
-from smoothout.analysis.interpolation import Averages, InterpolationPath, interpolate
+from smoothout.analysis.interpolation import InterpolationPath, RunningStats, interpolate
 from smoothout.analysis.jobs.interpolation import Interpolation
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
-from smoothout.analysis.jobs.running_statistics import RunningAverages
+from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.sharpness import Convention, sharpness
 from smoothout.data.split import Split
-from smoothout.nn.batchnorm import recompute_averages
+from smoothout.nn.batchnorm import recalibrate_batchnorm
 from smoothout.nn.evaluation import evaluate
-from smoothout.results.digest import described
-from smoothout.results.records import Ledger
+from smoothout.results.digest import canonical_settings
+from smoothout.results.records import RecordStore
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -75,7 +75,7 @@ def test_a_recorded_sharpness_is_measured_with_recomputed_averages_where_it_is_a
     outcome = settings.run([model], train, test, lambda: None)
     assert same_bits(model.state_dict(), before)
     assert settings.slug("run") == "run-released-test-recomputed"
-    recompute_averages(model, train.first(30).batches(1000))
+    recalibrate_batchnorm(model, train.first(30).batches(1000))
     batches = test.first(30).batches(1000)
     expected = sharpness(model, batches, F.cross_entropy, eps=0.01, convention=Convention.released)
     assert (outcome["value"], outcome["loss"]) == (expected.value, expected.loss)
@@ -86,14 +86,14 @@ def test_a_recorded_sharpness_is_measured_with_recomputed_averages_where_it_is_a
 
 def test_naming_the_conventions_own_split_is_no_other_job():
     keskar, released = Sharpness(convention=Convention.keskar), Sharpness(convention=Convention.released)
-    assert described(keskar) == described(Sharpness(convention=Convention.keskar, part="train"))
-    assert described(released) == described(Sharpness(convention=Convention.released, part="test"))
-    assert described(keskar) != described(Sharpness(convention=Convention.keskar, part="test"))
+    assert canonical_settings(keskar) == canonical_settings(Sharpness(convention=Convention.keskar, part="train"))
+    assert canonical_settings(released) == canonical_settings(Sharpness(convention=Convention.released, part="test"))
+    assert canonical_settings(keskar) != canonical_settings(Sharpness(convention=Convention.keskar, part="test"))
 
 
 @pytest.mark.parametrize("convention", list(Convention))
 def test_a_bar_expects_about_as_many_evaluations_as_recorded_searches_took(convention):
-    found = [r for r in Ledger(RESULTS).records("sharpness") if r.settings["convention"] == convention]
+    found = [r for r in RecordStore(RESULTS).records("sharpness") if r.settings["convention"] == convention]
     took = sorted(r.outcome["evaluations"] for r in found)
     assert took
     assert took[len(took) // 2] / 1.2 < Sharpness(convention=convention).ticks(60_000, 10_000) < took[-1] * 1.2
@@ -119,7 +119,9 @@ def normalised(seed: int) -> nn.Sequential:
 def test_a_recorded_interpolation_follows_its_path_and_recomputes_averages_from_the_training_split(splits):
     train, test = splits
     first, second, ticks = normalised(0), normalised(1), []
-    settings = Interpolation(points=4, path=InterpolationPath.curvilinear, averages=Averages.recomputed, examples=30)
+    settings = Interpolation(
+        points=4, path=InterpolationPath.curvilinear, averages=RunningStats.recomputed, examples=30
+    )
     outcome = settings.run([first, second], train, test, counting(ticks))
     for part, split in (("train", train), ("test", test)):
         expected = interpolate(
@@ -178,12 +180,12 @@ def test_recorded_running_averages_are_measured_as_training_left_them_and_recomp
     model = with_batchnorm()
     before = copy.deepcopy(model.state_dict())
     ticks: list[int] = []
-    settings = RunningAverages(examples=30)
+    settings = RunningStatistics(examples=30)
     outcome = settings.run([model], *splits, counting(ticks))
     assert same_bits(model.state_dict(), before)
     train, test = (split.first(30).batches(1000) for split in splits)
     assert outcome["kept"]["test"] == evaluate(model, test)._asdict()
-    recompute_averages(model, train)
+    recalibrate_batchnorm(model, train)
     for part, batches in (("train", train), ("test", test)):
         assert outcome["recomputed"][part] == evaluate(model, batches)._asdict()
     assert outcome["recomputed"]["test"]["loss"] != outcome["kept"]["test"]["loss"]

@@ -9,21 +9,23 @@ import pytest
 from torch.nn import functional as F
 
 from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness
-from smoothout.analysis.jobs.adaptive_sharpness import Adaptive
-from smoothout.analysis.jobs.base import Part
-from smoothout.analysis.jobs.search_comparison import Atlas
-from smoothout.analysis.search_comparison import atlas
+from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
+from smoothout.analysis.jobs.base import SplitName
+from smoothout.analysis.jobs.search_comparison import SearchComparison
+from smoothout.analysis.search_comparison import compare_searches
 
 
 @pytest.mark.parametrize("norm", list(Norm))
-@pytest.mark.parametrize("part", [Part.train, Part.test])
+@pytest.mark.parametrize("part", [SplitName.train, SplitName.test])
 def test_a_recorded_adaptive_sharpness_is_the_functions(model, splits, norm, part):
     ticks: list[int] = []
-    settings = Adaptive(norm=norm, rho=0.1, part=part, normalise_logits=True, iterations=4, random_starts=1, seed=3)
+    settings = AdaptiveSharpnessJob(
+        norm=norm, rho=0.1, part=part, normalise_logits=True, iterations=4, random_starts=1, seed=3
+    )
     outcome = settings.run([model], *splits, lambda: ticks.append(1))
     expected = adaptive_sharpness(
         model,
-        splits[part is Part.test].batches(1000),
+        splits[part is SplitName.test].batches(1000),
         F.cross_entropy,
         0.1,
         norm=norm,
@@ -39,10 +41,10 @@ def test_a_recorded_adaptive_sharpness_is_the_functions(model, splits, norm, par
 
 def test_a_recorded_atlas_is_the_functions_on_both_splits(model, splits):
     ticks: list[int] = []
-    settings = Atlas(eps=0.01, iterations=3, subspace=2, budget=8, seed=1, examples=20)
+    settings = SearchComparison(eps=0.01, iterations=3, subspace=2, budget=8, seed=1, examples=20)
     outcome = settings.run([model], *splits, lambda: ticks.append(1))
     halves = [split.first(20).batches(1000) for split in splits]
-    expected = atlas(model, *halves, F.cross_entropy, eps=0.01, iterations=3, subspace=2, budget=8, seed=1)
+    expected = compare_searches(model, *halves, F.cross_entropy, eps=0.01, iterations=3, subspace=2, budget=8, seed=1)
     assert outcome["courses"] == [asdict(course) for course in expected]
     assert json.loads(json.dumps(outcome))["courses"][0]["search"] == "converged"
     assert len(ticks) == sum(len(course.values) for course in expected)
@@ -51,16 +53,16 @@ def test_a_recorded_atlas_is_the_functions_on_both_splits(model, splits):
 @pytest.mark.parametrize(
     ("make", "culprit"),
     [
-        (lambda: Adaptive(rho=0.0), "rho"),
-        (lambda: Adaptive(rho=float("nan")), "rho"),
-        (lambda: Adaptive(iterations=0), "iterations"),
-        (lambda: Adaptive(random_starts=-1), "random_starts"),
-        (lambda: Adaptive(part=Part.by_convention), "part"),
-        (lambda: Adaptive(examples=0), "examples"),
-        (lambda: Atlas(eps=0.0), "eps"),
-        (lambda: Atlas(budget=0), "budget"),
-        (lambda: Atlas(subspace=0), "subspace"),
-        (lambda: Atlas(iterations=0), "iterations"),
+        (lambda: AdaptiveSharpnessJob(rho=0.0), "rho"),
+        (lambda: AdaptiveSharpnessJob(rho=float("nan")), "rho"),
+        (lambda: AdaptiveSharpnessJob(iterations=0), "iterations"),
+        (lambda: AdaptiveSharpnessJob(random_starts=-1), "random_starts"),
+        (lambda: AdaptiveSharpnessJob(part=SplitName.by_convention), "part"),
+        (lambda: AdaptiveSharpnessJob(examples=0), "examples"),
+        (lambda: SearchComparison(eps=0.0), "eps"),
+        (lambda: SearchComparison(budget=0), "budget"),
+        (lambda: SearchComparison(subspace=0), "subspace"),
+        (lambda: SearchComparison(iterations=0), "iterations"),
     ],
 )
 def test_impossible_settings_are_refused_by_name(make, culprit):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from smoothout.analysis.performance_model import MESSAGES, Worker, break_even, ring_all_reduce, worker_from
+from smoothout.analysis.performance_model import MESSAGES, Worker, break_even, fit_worker, ring_all_reduce
 
 WORKER = Worker(ghost_seconds=0.5, update_seconds=0.1, gradient_bytes=8e6, bandwidth=1e9, latency=1e-4)
 positive = st.floats(1e-6, 1e6)
@@ -69,7 +69,7 @@ def test_a_worker_is_told_from_the_times_that_it_would_take(wanted: Worker, pair
     message, empty = (ring_all_reduce(each, 2, wanted.bandwidth, wanted.latency) for each in (size, 0.0))
     whole, half = wanted.update(2 * pairs, 1), wanted.update(pairs, 1)
     assume(message - empty > 1e-3 * message and whole - half > 1e-3 * whole)  # else lost in rounding
-    found = worker_from(whole, half, 2 * pairs, size=size, message=message, empty_message=empty)
+    found = fit_worker(whole, half, 2 * pairs, size=size, message=message, empty_message=empty)
     assert found.ghost_seconds == pytest.approx(wanted.ghost_seconds, rel=1e-6)
     assert found.update_seconds == pytest.approx(wanted.update_seconds, rel=1e-6, abs=1e-6 * whole)
     assert found.bandwidth == pytest.approx(wanted.bandwidth, rel=1e-6)
@@ -80,7 +80,7 @@ def test_a_worker_is_told_from_the_times_that_it_would_take(wanted: Worker, pair
 def test_times_that_tell_nothing_are_refused(times: tuple[float, float, float, float]) -> None:
     whole, half, message, empty = times
     with pytest.raises(ValueError, match="must be longer"):
-        worker_from(whole, half, 8, size=1e6, message=message, empty_message=empty)
+        fit_worker(whole, half, 8, size=1e6, message=message, empty_message=empty)
 
 
 def test_keskars_example() -> None:

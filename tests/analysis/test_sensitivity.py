@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from smoothout import SmoothOut, noise_curve
 from smoothout.analysis.noise_sensitivity import NoisePoint, noise_slopes
-from smoothout.common.rng import stream
+from smoothout.common.rng import make_generator
 from smoothout.nn.evaluation import evaluate
 
 
@@ -73,7 +73,7 @@ def test_every_strength_sees_the_batchs_draw_at_its_own_size(model, batches, law
     for a, point in zip(strengths, curve, strict=True):
         context, losses = SmoothOut(model.eval(), a, law, scaling=scaling, batchnorm=True), []
         for index, (inputs, labels) in enumerate(batches):
-            context.generator = stream(5, "sensitivity", index, 0)
+            context.generator = make_generator(5, "sensitivity", index, 0)
             with context, torch.no_grad():
                 losses.append(float(F.cross_entropy(model(inputs), labels)))
         assert point.loss == approx_loss(sum(losses) / len(losses))

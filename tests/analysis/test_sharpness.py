@@ -18,9 +18,17 @@ from torch.func import functional_call, vmap
 from valleys import CONVENTIONS, ONE_EXAMPLE, Landscape, examples, height, network, quadratic
 
 from smoothout.analysis.box import box_around, least_squares
-from smoothout.analysis.sharpness import LBFGSB, Convention, Objective, Point, Search, ascend, sharpness
-from smoothout.common.rng import stream
-from smoothout.nn.parameters import flatten, trainable
+from smoothout.analysis.sharpness import (
+    LBFGSB,
+    BoxObjective,
+    Convention,
+    Point,
+    SearchResult,
+    projected_ascent,
+    sharpness,
+)
+from smoothout.common.rng import make_generator
+from smoothout.nn.parameters import parameters_to_vector, trainable_parameters
 
 
 def quadratic_maximum(weights: Any, slope: Any, curvature: Any, eps: float) -> float:
@@ -122,23 +130,23 @@ def test_no_separable_quadratic_is_found_above_its_maximum(rows: list[tuple[floa
 # Each search by itself
 
 
-def objective_of(model: Landscape, eps: float) -> Objective:
-    box = box_around(flatten([model.weights]), eps)
-    return Objective(model, ONE_EXAMPLE, height, box, lambda: None)
+def objective_of(model: Landscape, eps: float) -> BoxObjective:
+    box = box_around(parameters_to_vector([model.weights]), eps)
+    return BoxObjective(model, ONE_EXAMPLE, height, box, lambda: None)
 
 
 def test_sign_ascent_halves_its_step_where_the_loss_does_not_rise() -> None:
     model, seen = Landscape([0.0], lambda w: -((w - 0.3) ** 2).sum()), []
     model.register_forward_hook(lambda module, *_: seen.append(module.weights.item()))
     objective = objective_of(model, eps=1.0)
-    ascend(objective, objective.at_x(), steps=6)
+    projected_ascent(objective, objective.evaluate_center(), steps=6)
     assert seen == [0.0, 0.0, 1.0, 0.5, 0.0, 0.25, 0.5, 0.375]  # the first point is looked at twice
     assert objective.highest.z.item() == 0.25
 
 
 def test_the_scaled_climb_crosses_the_box_with_its_first_step() -> None:
     objective = objective_of(quadratic([1.0, -1.0, 0.5], [2e-9, -2e-9, 3e-9], [0.0] * 3), eps=0.5)
-    found = LBFGSB(maxiter=1, maxcor=10, ftol=0.0, gtol=0.0).climb_scaled(objective, objective.at_x())
+    found = LBFGSB(maxiter=1, maxcor=10, ftol=0.0, gtol=0.0).maximize_scaled(objective, objective.evaluate_center())
     assert objective.evaluations == 2
     assert found.end.z.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.05)
 
@@ -153,15 +161,15 @@ def test_the_converged_search_ascends_from_three_points_and_climbs_from_the_firs
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ascents: list[Point] = []
-    climbs: list[tuple[LBFGSB, Point, Search]] = []
-    climb = LBFGSB.climb_scaled
+    climbs: list[tuple[LBFGSB, Point, SearchResult]] = []
+    climb = LBFGSB.maximize_scaled
 
-    def recorded_ascent(objective: Objective, start: Point, steps: int) -> None:
+    def recorded_ascent(objective: BoxObjective, start: Point, steps: int) -> None:
         ascents.append(start)
         assert steps == 4
-        ascend(objective, start, steps)
+        projected_ascent(objective, start, steps)
 
-    def recorded_climb(self: LBFGSB, objective: Objective, start: Point) -> Search:
+    def recorded_climb(self: LBFGSB, objective: BoxObjective, start: Point) -> SearchResult:
         climbs.append((self, start, climb(self, objective, start)))
         return climbs[-1][2]
 
@@ -187,7 +195,7 @@ def test_the_converged_search_ascends_from_three_points_and_climbs_from_the_firs
 @pytest.mark.parametrize("seed", range(4))
 def test_no_corner_of_a_tiny_networks_box_and_no_climb_from_one_is_higher(seed: int) -> None:
     eps, model, batches = 0.05, network(seed), examples(seed)
-    x = flatten(trainable(model))
+    x = parameters_to_vector(trainable_parameters(model))
     half = eps * (x.abs() + 1.0)
     corners = x + half * torch.tensor(list(itertools.product([-1.0, 1.0], repeat=len(x))), dtype=torch.float64)
     best = corners[losses_at(model, batches, corners).argsort(descending=True)[:8]]
@@ -213,8 +221,8 @@ def test_no_corner_of_a_tiny_networks_box_and_no_climb_from_one_is_higher(seed: 
 @pytest.mark.parametrize("convention", [Convention.converged, Convention.keskar])
 def test_a_plane_through_the_weights_has_the_maximum_of_a_fine_grid(convention: Convention) -> None:
     eps, seed, model, batches = 0.05, 3, network(5), examples(5)
-    x = flatten(trainable(model))
-    columns = torch.randn(len(x), 2, generator=stream(seed, "subspace")).double()
+    x = parameters_to_vector(trainable_parameters(model))
+    columns = torch.randn(len(x), 2, generator=make_generator(seed, "subspace")).double()
     half = eps * ((torch.linalg.pinv(columns) @ x).abs() + 1.0)
     axis = torch.linspace(-1.0, 1.0, 201, dtype=torch.float64)
     grid = losses_at(model, batches, x + (half * torch.cartesian_prod(axis, axis)) @ columns.T)
@@ -225,7 +233,7 @@ def test_a_plane_through_the_weights_has_the_maximum_of_a_fine_grid(convention: 
 
 @pytest.mark.parametrize(("n", "p"), [(7, 7), (8, 3), (200_000, 5)])
 def test_the_pseudo_inverse_is_that_of_the_whole_matrix(n: int, p: int) -> None:
-    generator = stream(0, "test")
+    generator = make_generator(0, "test")
     columns, x = (
         torch.randn(n, p, generator=generator),
         torch.randn(n, generator=generator, dtype=torch.float64),

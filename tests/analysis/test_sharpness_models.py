@@ -19,7 +19,7 @@ from smoothout.analysis.sharpness import (
     SharpnessResult,
     sharpness,
 )
-from smoothout.nn.parameters import flatten, trainable
+from smoothout.nn.parameters import parameters_to_vector, trainable_parameters
 
 # The mean, the model, chance
 
@@ -94,8 +94,8 @@ def test_the_model_is_evaluated_in_evaluation_mode_and_once_a_call_of_progress()
 
 def test_every_evaluated_weight_lies_in_the_box() -> None:
     model, batches, seen = network(1), examples(1), []
-    x = flatten(trainable(model))
-    model.register_forward_hook(lambda module, *_: seen.append(flatten(trainable(module))))
+    x = parameters_to_vector(trainable_parameters(model))
+    model.register_forward_hook(lambda module, *_: seen.append(parameters_to_vector(trainable_parameters(module))))
     for convention in CONVENTIONS:
         sharpness(model, batches, nn.functional.mse_loss, eps=0.1, convention=convention, repeats=2)
     assert torch.equal(seen[0], x)

@@ -12,14 +12,14 @@ from scipy.optimize import minimize_scalar
 from smoothout.analysis.theory import (
     FLAT,
     SHARP,
-    Bowl,
+    Basin,
     ToyLoss,
     Well,
     bowl_average,
     figure_one,
     flat_offset,
     flat_offset_of_copies,
-    kept_depth,
+    remaining_depth,
     sharp_bound,
     sharp_constraint,
     shifts,
@@ -29,8 +29,8 @@ from smoothout.analysis.theory import (
 
 LOSS = ToyLoss()
 LEVELS = [
-    (Bowl.cubic, lambda w, p: np.abs(w).max(-1) ** p),
-    (Bowl.separable, lambda w, p: (np.abs(w) ** p).sum(-1)),
+    (Basin.cubic, lambda w, p: np.abs(w).max(-1) ** p),
+    (Basin.separable, lambda w, p: (np.abs(w) ** p).sum(-1)),
 ]
 
 
@@ -164,14 +164,14 @@ def test_where_the_sharp_constraint_holds_the_sharp_minimum_can_still_be_one(a, 
 def test_the_kept_depth_is_that_of_the_average_and_a_power_of_it_in_m_dimensions(a, half_width):
     loss = ToyLoss((Well(0.0, half_width),), level=0.0)
     share = -float(loss.smoothed(0.0, a))
-    assert kept_depth(a, half_width) == pytest.approx(share, rel=1e-12)
-    assert kept_depth(a, half_width, 5) == pytest.approx(share**5, rel=1e-12)
+    assert remaining_depth(a, half_width) == pytest.approx(share, rel=1e-12)
+    assert remaining_depth(a, half_width, 5) == pytest.approx(share**5, rel=1e-12)
 
 
 def test_the_kept_depth_in_three_dimensions_is_what_sampling_finds():
     thetas = np.random.default_rng(0).uniform(-0.5, 0.5, (40000, 3))
     draws = np.prod(-Well(0.0, 0.7)(thetas), axis=1)
-    assert draws.mean() == pytest.approx(kept_depth(0.5, 0.7, 3), abs=4 * draws.std() / 200)
+    assert draws.mean() == pytest.approx(remaining_depth(0.5, 0.7, 3), abs=4 * draws.std() / 200)
 
 
 @pytest.mark.parametrize(("bowl", "height"), LEVELS)
@@ -185,7 +185,7 @@ def test_the_average_over_a_bowl_and_its_deviation_are_what_sampling_finds(bowl,
 
 
 def test_one_draw_says_more_the_higher_the_dimension():
-    for bowl, rate in ((Bowl.cubic, 1.0), (Bowl.separable, 0.5)):
+    for bowl, rate in ((Basin.cubic, 1.0), (Basin.separable, 0.5)):
         spread = [found.deviation / found.mean for found in (bowl_average(bowl, 2, 0.3, m) for m in (1000, 4000))]
         assert spread[0] / spread[1] == pytest.approx(4**rate, rel=0.01)
 

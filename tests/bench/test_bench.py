@@ -16,13 +16,13 @@ from photographs import tree
 
 from smoothout.benchmark import comparisons, image_loading, report, timing
 from smoothout.benchmark.baselines import GreyImages, bare_updates, eager_steps, epoch_by_loader
-from smoothout.benchmark.comparisons import F1, ON, _noise_floor, updates
+from smoothout.benchmark.comparisons import COMPARISONS, F1, _noise_floor, updates
 from smoothout.benchmark.rows import Row
-from smoothout.benchmark.timing import Elsewhere, Ratio, compare, hot_spots, seconds
-from smoothout.common.errors import SettingsError
+from smoothout.benchmark.timing import Ratio, SubprocessWork, compare, profile_top_ops, seconds
+from smoothout.common.errors import ConfigError
 from smoothout.data.split import Split
 from smoothout.models.mlp import MLP
-from smoothout.training.methods.smoothout import Noise
+from smoothout.training.methods.smoothout import NoiseConfig
 
 CPU = torch.device("cpu")
 ENVIRONMENT = {
@@ -54,13 +54,13 @@ def test_a_slower_side_is_seen_as_such():
 
 
 def test_where_the_profiler_counts_nothing_there_are_no_hot_spots():
-    assert hot_spots(lambda: None, CPU) == []
+    assert profile_top_ops(lambda: None, CPU) == []
 
 
 def test_the_profiler_is_ready_before_a_training_records(monkeypatch):
     events: list[str] = []
 
-    class Recorded(comparisons.Training):
+    class Recorded(comparisons.Trainer):
         def __init__(self, *arguments, **settings):
             events.append("training")
             super().__init__(*arguments, **settings)
@@ -111,7 +111,7 @@ def test_the_ordinary_loop_is_timed_on_the_device_of_ours(measure, monkeypatch):
 
 def test_hot_spots_name_the_operation_that_takes_the_time():
     x = torch.randn(300, 300)
-    (first, share), *_ = hot_spots(lambda: [x @ x for _ in range(20)], CPU)
+    (first, share), *_ = profile_top_ops(lambda: [x @ x for _ in range(20)], CPU)
     assert first == "aten::mm"
     assert 0.5 < share <= 1
 
@@ -140,7 +140,7 @@ def _failing():
 
 
 def test_work_elsewhere_is_done_in_a_process_of_its_own(tmp_path):
-    with Elsewhere(_process_number, [str(tmp_path / "number")], threads=1) as work:
+    with SubprocessWork(_process_number, [str(tmp_path / "number")], threads=1) as work:
         work()
         first = (tmp_path / "number").read_text()
         work()
@@ -151,7 +151,7 @@ def test_work_elsewhere_is_done_in_a_process_of_its_own(tmp_path):
 
 
 def test_what_fails_elsewhere_says_why_here():
-    with Elsewhere(_failing, [], threads=1) as work, pytest.raises(RuntimeError, match="ZeroDivisionError"):
+    with SubprocessWork(_failing, [], threads=1) as work, pytest.raises(RuntimeError, match="ZeroDivisionError"):
         work()
 
 
@@ -160,7 +160,7 @@ def _dying():
 
 
 def test_a_process_that_dies_is_noticed():
-    with Elsewhere(_dying, [], threads=1) as work, pytest.raises(RuntimeError, match="died"):
+    with SubprocessWork(_dying, [], threads=1) as work, pytest.raises(RuntimeError, match="died"):
         work()
 
 
@@ -170,7 +170,7 @@ def test_the_ordinary_loops_images_are_the_trainers():
     ordinary = GreyImages(images[..., 0].numpy(), split.labels.numpy())
     for index in range(5):
         image, label = ordinary[index]
-        assert torch.allclose(image, split.take(slice(index, index + 1))[0][0], atol=1e-6)
+        assert torch.allclose(image, split.gather(slice(index, index + 1))[0][0], atol=1e-6)
         assert label == index
 
 
@@ -198,7 +198,9 @@ def test_the_ordinary_loops_learn():
 def test_the_ordinary_loop_runs_in_a_process_of_its_own():
     images = torch.zeros(32, 28, 28, dtype=torch.uint8).numpy()
     model = MLP(width=8, depth=1).build((1, 28, 28), 2)
-    with Elsewhere(epoch_by_loader, [model, images, torch.zeros(32, dtype=torch.int64).numpy(), 16, "cpu"], 1) as epoch:
+    with SubprocessWork(
+        epoch_by_loader, [model, images, torch.zeros(32, dtype=torch.int64).numpy(), 16, "cpu"], 1
+    ) as epoch:
         epoch()
         epoch()
 
@@ -208,7 +210,7 @@ def test_photographs_are_read_against_torchvisions_pipeline_on_the_same_files(tm
     monkeypatch.setattr(image_loading, "EXAMPLES", 20)
     [compared] = report.comparisons(CPU, tmp_path, ["photographs-alexnet"])
     row = compared()
-    assert row.met is not None
+    assert row.target_met is not None
     assert len(row.times["ours"]) == len(row.times["reference"]) == 5
     fastest = (20 / min(row.times[side]) for side in ("ours", "reference"))
     assert "best turn {:.0f} photographs/s, torchvision {:.0f}".format(*fastest) in row.note
@@ -222,7 +224,7 @@ def test_without_photographs_the_row_says_what_is_missing(tmp_path):
 
 
 def test_updates_are_those_of_a_training():
-    steps = updates((MLP(width=8, depth=1), (1, 28, 28), 10), CPU, noise=Noise(0.1), batch=4, examples=8)
+    steps = updates((MLP(width=8, depth=1), (1, 28, 28), 10), CPU, noise=NoiseConfig(0.1), batch=4, examples=8)
     positions = [(now.epoch, now.step) for now, _ in zip(steps, range(4), strict=False)]
     assert positions[0][0] == 0
     assert len(positions) == 4
@@ -234,13 +236,15 @@ def test_the_floor_of_the_noise_is_told_where_numpy_draws_it():
 
 
 def test_every_comparison_of_the_issue_has_its_row_on_its_device():
-    assert {"smoothout-f1", "adasmoothout-f1", "c1", "throughput", "sharpness", "interpolation"} < set(ON["cpu"])
-    assert {"trainer-f1", "trainer-smoothout-f1"} < set(ON["cpu"]) & set(ON["cuda"])
-    assert {"smoothout-f1", "adasmoothout-f1", "in-turn", "table2"} < set(ON["cuda"])
+    assert {"smoothout-f1", "adasmoothout-f1", "c1", "throughput", "sharpness", "interpolation"} < set(
+        COMPARISONS["cpu"]
+    )
+    assert {"trainer-f1", "trainer-smoothout-f1"} < set(COMPARISONS["cpu"]) & set(COMPARISONS["cuda"])
+    assert {"smoothout-f1", "adasmoothout-f1", "in-turn", "table2"} < set(COMPARISONS["cuda"])
 
 
 def test_an_unknown_comparison_is_refused_with_those_there_are():
-    with pytest.raises(SettingsError, match=r"^only: 'speed' is not one of smoothout-f1, .*photographs-alexnet"):
+    with pytest.raises(ConfigError, match=r"^only: 'speed' is not one of smoothout-f1, .*photographs-alexnet"):
         report.comparisons(CPU, Path("nowhere"), ["speed"])
 
 
@@ -271,8 +275,8 @@ SMALL = (MLP(64, 2), (1, 28, 28), 10)
 @pytest.mark.parametrize(
     "measure",
     [
-        partial(comparisons.noisy_step, setup=SMALL, noise=Noise(0.0375), bar=1.1, what="small, SmoothOut"),
-        partial(comparisons.trainer_update, noise=Noise(0.0375), bar=1.1, what=" with SmoothOut"),
+        partial(comparisons.noisy_step, setup=SMALL, noise=NoiseConfig(0.0375), bar=1.1, what="small, SmoothOut"),
+        partial(comparisons.trainer_update, noise=NoiseConfig(0.0375), bar=1.1, what=" with SmoothOut"),
         comparisons.interpolation_point,
         partial(comparisons.noise_point, size=1000),
     ],

@@ -13,15 +13,15 @@ from support import a_record
 from smoothout.analysis.performance_model import Worker
 from smoothout.benchmark import scaling
 from smoothout.benchmark.scaling import Scaling
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
-from smoothout.jobs.cost_estimate import Costs
+from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import ensure
-from smoothout.jobs.runtime import Folders, Workplace
+from smoothout.jobs.runner import get_or_run
+from smoothout.jobs.runtime import Folders, Runtime
 from smoothout.reproduction import figure as pictures
-from smoothout.reproduction.figure import Picture
-from smoothout.reproduction.table import Scope
+from smoothout.reproduction.figure import FigurePlan
+from smoothout.reproduction.table import RunSelection
 from smoothout.results.figures import scaling as scale
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -43,8 +43,8 @@ TIMES = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
-    return Workplace(Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs"))), CPU)
+def place(tmp_path: Path) -> Runtime:
+    return Runtime(Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs"))), CPU)
 
 
 @pytest.fixture
@@ -69,15 +69,15 @@ def test_the_least_times_make_the_worker_and_its_prediction(timed: list[str]) ->
     assert found["times"] == TIMES
 
 
-def test_a_measurement_is_recorded_once_as_the_machines_own(place: Workplace, timed: list[str]) -> None:
+def test_a_measurement_is_recorded_once_as_the_machines_own(place: Runtime, timed: list[str]) -> None:
     job = Job(Scaling())
-    record = ensure(job, place)
+    record = get_or_run(job, place)
     assert record.name == f"f1-8x128-{job.digest[:8]}"
     assert (record.kind, record.inputs) == ("scaling", [])
     assert record.environment["cores"]
-    assert ensure(job, place) == record
+    assert get_or_run(job, place) == record
     assert timed == ["cpu"]
-    assert Costs(place).hours(job, None) is None
+    assert RuntimeEstimator(place).hours(job, None) is None
 
 
 def test_one_process_and_two_run_eagerly_so_that_times_of_one_predict_those_of_the_other(
@@ -87,14 +87,14 @@ def test_one_process_and_two_run_eagerly_so_that_times_of_one_predict_those_of_t
     monkeypatch.setattr(scaling, "Training", lambda *_, **settings: chosen.append(settings["engine"]) or iter([]))
     images = scaling.random_split((1, 28, 28), 10, 8, CPU)
     for size in (1, 2):
-        scaling._updates(Scaling(), images, scaling.Ranks(0, size), 2)
+        scaling._updates(Scaling(), images, scaling.ProcessGroup(0, size), 2)
     assert [engine.launch for engine in chosen] == ["eager", "eager"]
 
 
-def test_times_that_tell_nothing_are_one_line(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_that_tell_nothing_are_one_line(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scaling, "_times", lambda self, device: ({name: [1.0] for name in TIMES}, COMPUTED, 1000))
-    with pytest.raises(SettingsError, match="must be longer"):
-        ensure(Job(Scaling()), place)
+    with pytest.raises(ConfigError, match="must be longer"):
+        get_or_run(Job(Scaling()), place)
     assert list((Path(place.folders.results) / "scaling").glob("*.json")) == []
 
 
@@ -145,15 +145,15 @@ def test_the_figure_draws_the_model_and_the_measured_points_on_it(timed: list[st
     assert axes.lines["batch 1,024 against 256"][1][-1] == 0.25 / worker.efficiency(2, 1024)
 
 
-def test_the_figures_config_asks_for_its_measurements_alone_and_is_drawn(place: Workplace, timed: list[str]) -> None:
+def test_the_figures_config_asks_for_its_measurements_alone_and_is_drawn(place: Runtime, timed: list[str]) -> None:
     figure = compose_config(CONFIGS, "reproduce", ["table=none", "figure=scaling"])["figure"]
-    picture = Picture(figure, Scope(), CONFIGS)
+    picture = FigurePlan(figure, RunSelection(), CONFIGS)
     assert [job.kind for job in picture.jobs()] == ["scaling", "scaling"]
     assert picture.save(place, Path(place.folders.results)) == []
     assert len(picture.missing(place)) == 2
     assert list(picture.plan()["figure scaling"].values()) == [None, None]
     for job in picture.jobs():
-        ensure(job, place)
+        get_or_run(job, place)
     paths = picture.save(place, Path(place.folders.results))
     assert [path.name for path in paths] == ["scaling.svg", "scaling.png"]
     assert scale.WORKERS[-1] == 1024

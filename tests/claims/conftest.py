@@ -8,21 +8,21 @@ import pytest
 import torch
 from simulated import CONFIGS, PUBLISHED, SEEDS
 
-from smoothout.jobs.runtime import Folders, Workplace
+from smoothout.jobs.runtime import Folders, Runtime
 from smoothout.reproduction.claims import Claims
-from smoothout.reproduction.table import Scope
+from smoothout.reproduction.table import RunSelection
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
+def place(tmp_path: Path) -> Runtime:
     folders = Folders(*(str(tmp_path / n) for n in ("data", "results", "checkpoints", "logs")))
-    return Workplace(folders, torch.device("cpu"))
+    return Runtime(folders, torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")
 def f1() -> Claims:
     """No claims, but the cells of Table 2."""
-    return Claims([], Scope("released", seeds=SEEDS), CONFIGS, PUBLISHED)
+    return Claims([], RunSelection("released", seeds=SEEDS), CONFIGS, PUBLISHED)
 
 
 @pytest.fixture(autouse=True)

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 from smoothout.jobs.job import Job
-from smoothout.jobs.runtime import Workplace
-from smoothout.reproduction.claims import Claims, Judged, Judging
-from smoothout.reproduction.metrics import QUANTITIES
-from smoothout.reproduction.table import Scope
-from smoothout.reproduction.verdict_page import Page
-from smoothout.results.digest import described
+from smoothout.jobs.runtime import Runtime
+from smoothout.reproduction.claims import Claims, ClaimScope, ClaimTest
+from smoothout.reproduction.metrics import METRICS
+from smoothout.reproduction.table import RunSelection
+from smoothout.reproduction.verdict_page import VerdictPage
+from smoothout.results.digest import canonical_settings
 from smoothout.results.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,18 +22,26 @@ F1 = {"small": "table2 | F1, MNIST, 256 | ", "large": "table2 | F1, MNIST, 6000 
 PROSE = SimpleNamespace(title="Verdicts", introduction="Words.")
 
 
-def write(place: Workplace, job: Job, outcome: dict[str, Any]) -> None:
-    run = job.inputs[0] if job.inputs else job
-    place.ledger.write(
+def write(place: Runtime, job: Job, outcome: dict[str, Any]) -> None:
+    run = job.dependencies[0] if job.dependencies else job
+    place.records.write(
         Record(
-            job.kind, job.name, job.digest, job.identity, described(job.settings), run.settings.labels, [], outcome, {}
+            job.kind,
+            job.name,
+            job.digest,
+            job.identity,
+            canonical_settings(job.settings),
+            run.settings.labels,
+            [],
+            outcome,
+            {},
         )
     )
 
 
 def simulate(
     claims: Claims,
-    place: Workplace,
+    place: Runtime,
     cell: str,
     accuracies: list[float],
     sharpness: list[float | None],
@@ -49,18 +57,18 @@ def simulate(
         best = {"test_accuracy": accuracy / 100, "train_loss": losses[seed] if losses else 0.001}
         outcome = {"best": best, "last": best, "examples": {"train": 60_000, "test": 10_000}}
         outcome |= {"diverged": seed in diverged, "curves": {"test_accuracy": [0.1, 0.1, 0.1, accuracy / 100]}}
-        write(place, claims._entry(cell, QUANTITIES["best"]).jobs[seed], outcome)
+        write(place, claims._entry(cell, METRICS["best"]).jobs[seed], outcome)
     for seed, value in enumerate(sharpness):
         outcome = {"failed": value is None, "value": value or 0.0, "loss": 0.1}
-        write(place, claims._entry(cell, QUANTITIES["converged"]).jobs[seed], outcome)
+        write(place, claims._entry(cell, METRICS["converged"]).jobs[seed], outcome)
 
 
-def judged(given: dict[str, Any], place: Workplace) -> list[Judged]:
+def judged(given: dict[str, Any], place: Runtime) -> list[ClaimTest]:
     claims = Claims(
-        [{"says": "It is so.", "source": "p. 1"} | given], Scope("released", seeds=SEEDS), CONFIGS, PUBLISHED
+        [{"says": "It is so.", "source": "p. 1"} | given], RunSelection("released", seeds=SEEDS), CONFIGS, PUBLISHED
     )
     return list(claims.tests(place))
 
 
-def page(tests: list[Judged]) -> Page:
-    return Page(tests, PROSE, ["More words."], Judging(seeds=SEEDS), "python judge.py")
+def page(tests: list[ClaimTest]) -> VerdictPage:
+    return VerdictPage(tests, PROSE, ["More words."], ClaimScope(seeds=SEEDS), "python judge.py")

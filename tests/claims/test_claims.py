@@ -11,35 +11,35 @@ import numpy as np
 import pytest
 from simulated import CONFIGS, F1, PUBLISHED, SEEDS, judged, page, simulate, write
 
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
-from smoothout.jobs.runtime import Workplace
-from smoothout.reproduction.claims import Claim, Claims, Judged, Kind
-from smoothout.reproduction.metrics import QUANTITIES
-from smoothout.reproduction.table import Scope
-from smoothout.reproduction.verdict_page import shown
-from smoothout.results.digest import described
-from smoothout.results.significance import Evidence, Verdict, mean_of
+from smoothout.jobs.runtime import Runtime
+from smoothout.reproduction.claims import Claim, ClaimKind, Claims, ClaimTest
+from smoothout.reproduction.metrics import METRICS
+from smoothout.reproduction.table import RunSelection
+from smoothout.reproduction.verdict_page import format_estimate
+from smoothout.results.digest import canonical_settings
+from smoothout.results.significance import TestResult, Verdict, paired_t_test
 
 METHODS = ("baseline", "smoothout")
 
 
-def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: Claims, place: Workplace) -> None:
+def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: Claims, place: Runtime) -> None:
     simulate(f1, place, F1["large"] + "baseline", [98.0, 97.0, 98.5, 97.5, 98.2], [])
     simulate(f1, place, F1["large"] + "smoothout", [98.3, 97.4, 98.7, 97.9, 98.5], [])
     rows = {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}
     [test] = judged({"rows": rows}, place)
-    truth = mean_of([0.3, 0.4, 0.2, 0.4, 0.3])
+    truth = paired_t_test([0.3, 0.4, 0.2, 0.4, 0.3])
     assert test.evidence.value == pytest.approx(0.32)
     assert test.evidence.p == pytest.approx(truth.p)
     assert test.published == pytest.approx(98.42 - 98.01)
     assert test.error == pytest.approx(100 * (0.983 * 0.017 / 10_000) ** 0.5)
     assert page([test]).verdicts == [Verdict.holds]
     turned = {"F1": {"plus": rows["F1"]["minus"], "minus": rows["F1"]["plus"]}}
-    assert page(judged({"rows": turned}, place)).verdicts == [Verdict.fails]
+    assert page(judged({"rows": turned}, place)).verdicts == [Verdict.contradicted]
 
 
-def test_equal_accuracies_differ_by_nothing_whatever_float64_makes_of_them(f1: Claims, place: Workplace) -> None:
+def test_equal_accuracies_differ_by_nothing_whatever_float64_makes_of_them(f1: Claims, place: Runtime) -> None:
     small, large = [98.1, 98.2, 98.3, 98.6, 98.7], [97.3, 97.1, 97.4, 97.6, 97.9]
     simulate(f1, place, F1["small"] + "baseline", small, [])
     simulate(f1, place, F1["large"] + "baseline", large, [])
@@ -47,10 +47,10 @@ def test_equal_accuracies_differ_by_nothing_whatever_float64_makes_of_them(f1: C
     rows = {"F1": {"plus": [*cells, cells[0]], "minus": [cells[1], cells[0], cells[0]]}}
     [test] = judged({"rows": rows}, place)
     assert (test.evidence.value, test.evidence.p) == (0.0, 1.0)
-    assert shown(test).startswith("+0.00 [-0.00, +0.00]")
+    assert format_estimate(test).startswith("+0.00 [-0.00, +0.00]")
 
 
-def test_two_seeds_that_agree_to_the_image_decide_nothing(f1: Claims, place: Workplace) -> None:
+def test_two_seeds_that_agree_to_the_image_decide_nothing(f1: Claims, place: Runtime) -> None:
     simulate(f1, place, F1["large"] + "baseline", [98.0, 97.0], [])
     simulate(f1, place, F1["large"] + "smoothout", [98.05, 97.05], [])
     rows = {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}
@@ -60,7 +60,7 @@ def test_two_seeds_that_agree_to_the_image_decide_nothing(f1: Claims, place: Wor
     assert page([test] * 25).verdicts == [Verdict.undecided] * 25
 
 
-def test_only_seeds_that_all_cells_have_are_compared(f1: Claims, place: Workplace) -> None:
+def test_only_seeds_that_all_cells_have_are_compared(f1: Claims, place: Runtime) -> None:
     simulate(f1, place, F1["large"] + "baseline", [98.0, 97.0], [])
     simulate(f1, place, F1["large"] + "smoothout", [98.3, 97.5, 99.0], [])
     [test] = judged({"rows": {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}}, place)
@@ -69,7 +69,7 @@ def test_only_seeds_that_all_cells_have_are_compared(f1: Claims, place: Workplac
 
 
 @pytest.mark.parametrize("quantity", ["best", "converged"])
-def test_no_verdict_rests_on_the_seeds_that_did_not_diverge(quantity: str, f1: Claims, place: Workplace) -> None:
+def test_no_verdict_rests_on_the_seeds_that_did_not_diverge(quantity: str, f1: Claims, place: Runtime) -> None:
     """Four seeds of five are far better, one of each side diverged: the same one, or another."""
     better, worse = F1["large"] + "smoothout", F1["large"] + "baseline"
     simulate(f1, place, better, [98.3, 98.4, 98.7, 98.9, 98.5], [1.0, 1.1, 1.2, 1.0, 1.1], diverged=(4,))
@@ -84,25 +84,25 @@ def test_no_verdict_rests_on_the_seeds_that_did_not_diverge(quantity: str, f1: C
     assert "| 3 (2 diverged) |" in page([test]).markdown()
 
 
-def test_a_margin_forgives_what_it_says(f1: Claims, place: Workplace) -> None:
+def test_a_margin_forgives_what_it_says(f1: Claims, place: Runtime) -> None:
     simulate(f1, place, F1["small"] + "baseline", [98.50, 98.60, 98.40, 98.55, 98.45], [])
     simulate(f1, place, F1["large"] + "smoothout", [98.45, 98.56, 98.35, 98.50, 98.41], [])
     rows = {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["small"] + "baseline"]}}
-    assert page(judged({"rows": rows}, place)).verdicts == [Verdict.fails]
+    assert page(judged({"rows": rows}, place)).verdicts == [Verdict.contradicted]
     assert page(judged({"rows": rows, "margin": 0.1}, place)).verdicts == [Verdict.holds]
 
 
-def test_sharpness_is_compared_by_ratio_and_a_failed_search_counts_as_missing(f1: Claims, place: Workplace) -> None:
+def test_sharpness_is_compared_by_ratio_and_a_failed_search_counts_as_missing(f1: Claims, place: Runtime) -> None:
     simulate(f1, place, F1["large"] + "baseline", [98.0] * 4, [80.0, 40.0, 20.0, None])
     simulate(f1, place, F1["large"] + "smoothout", [98.0] * 4, [10.0, 5.0, 2.0, 1.0])
     rows = {"F1": {"plus": [F1["large"] + "baseline"], "minus": [F1["large"] + "smoothout"]}}
     [test] = judged({"rows": rows, "quantities": ["converged"]}, place)
     assert (test.evidence.n, test.failed) == (3, 1)
     assert 2**test.evidence.value == pytest.approx((8 * 8 * 10) ** (1 / 3))
-    assert shown(test).startswith("8.62x [")
+    assert format_estimate(test).startswith("8.62x [")
 
 
-def test_no_verdict_rests_on_the_seeds_whose_search_found_something(f1: Claims, place: Workplace) -> None:
+def test_no_verdict_rests_on_the_seeds_whose_search_found_something(f1: Claims, place: Runtime) -> None:
     simulate(f1, place, F1["large"] + "baseline", [98.0] * 5, [400.0, 380.0, 420.0, 390.0, None])
     simulate(f1, place, F1["small"] + "baseline", [98.5] * 5, [1.0, 1.1, 0.9, 1.0, 1.2])
     rows = {"F1": {"plus": [F1["large"] + "baseline"], "minus": [F1["small"] + "baseline"]}}
@@ -115,20 +115,20 @@ def test_no_verdict_rests_on_the_seeds_whose_search_found_something(f1: Claims, 
 def test_a_noise_curve_with_an_infinite_loss_has_no_rise() -> None:
     points = [{"a": 0.0, "loss": 0.1}, {"a": 0.04, "loss": None}]
     record = SimpleNamespace(outcome={"train": {"points": points}})
-    assert QUANTITIES["noise"].read(record) is None
+    assert METRICS["noise"].read(record) is None
     points[1]["loss"] = 0.6
-    assert QUANTITIES["noise"].read(record) == pytest.approx(0.5)
+    assert METRICS["noise"].read(record) == pytest.approx(0.5)
 
 
-def test_one_point_of_the_box_refutes_a_sharpness_of_zero(f1: Claims, place: Workplace) -> None:
+def test_one_point_of_the_box_refutes_a_sharpness_of_zero(f1: Claims, place: Runtime) -> None:
     rows = {"F1": {"plus": [F1["small"] + "baseline"]}}
     given = {"rows": rows, "quantities": ["converged"], "kind": "zero"}
     assert page(judged(given, place)).verdicts == [Verdict.untested]
     simulate(f1, place, F1["small"] + "baseline", [98.0], [0.8])
-    assert page(judged(given, place)).verdicts == [Verdict.fails]
+    assert page(judged(given, place)).verdicts == [Verdict.contradicted]
 
 
-def test_a_sharpness_that_was_found_to_be_nearly_nothing_decides_nothing(f1: Claims, place: Workplace) -> None:
+def test_a_sharpness_that_was_found_to_be_nearly_nothing_decides_nothing(f1: Claims, place: Runtime) -> None:
     simulate(f1, place, F1["small"] + "baseline", [98.0], [1e-6])
     given = {"rows": {"F1": {"plus": [F1["small"] + "baseline"]}}, "quantities": ["converged"], "kind": "zero"}
     assert page(judged(given, place)).verdicts == [Verdict.undecided]
@@ -136,7 +136,7 @@ def test_a_sharpness_that_was_found_to_be_nearly_nothing_decides_nothing(f1: Cla
 
 @pytest.mark.parametrize("by_loss", [False, True])
 def test_what_only_the_training_loss_explains_is_no_correlation_at_equal_loss(
-    by_loss: bool, f1: Claims, place: Workplace
+    by_loss: bool, f1: Claims, place: Runtime
 ) -> None:
     """Sharpness as the training loss is, accuracy falling with the loss or with the sharpness beyond it.
 
@@ -156,7 +156,7 @@ def test_what_only_the_training_loss_explains_is_no_correlation_at_equal_loss(
         assert plain.evidence.value == pytest.approx(1, abs=1e-6)
 
 
-def test_a_training_loss_that_rounds_to_zero_is_the_lowest_of_all(f1: Claims, place: Workplace) -> None:
+def test_a_training_loss_that_rounds_to_zero_is_the_lowest_of_all(f1: Claims, place: Runtime) -> None:
     """The lower the loss, the lower the sharpness and the higher the accuracy, and nothing is left at equal loss."""
     cells = [(row, method) for row in dict.fromkeys(row for row, _ in f1._entries("table2")) for method in METHODS]
     for number, (row, method) in enumerate(cells):
@@ -174,11 +174,11 @@ def test_wrong_verdicts_stay_below_the_nominal_rate(effect: float) -> None:
     wrong, right, pages, size = 0, 0, 400, 30
     for _ in range(pages):
         tests = [
-            Judged(claim, str(i), "released", QUANTITIES["best"], mean_of(list(generator.normal(effect, 0.2, 5))))
+            ClaimTest(claim, str(i), "released", METRICS["best"], paired_t_test(list(generator.normal(effect, 0.2, 5))))
             for i in range(size)
         ]
         verdicts = page(tests).verdicts
-        wrong += any(v is Verdict.fails or (v is Verdict.holds and effect == 0) for v in verdicts)
+        wrong += any(v is Verdict.contradicted or (v is Verdict.holds and effect == 0) for v in verdicts)
         right += sum(v is Verdict.holds for v in verdicts)
     assert wrong / pages < 0.05 + 3 * (0.05 * 0.95 / pages) ** 0.5
     if effect:
@@ -187,24 +187,24 @@ def test_wrong_verdicts_stay_below_the_nominal_rate(effect: float) -> None:
 
 
 @pytest.mark.slow
-def test_every_claim_of_the_papers_names_cells_that_are_there(place: Workplace) -> None:
+def test_every_claim_of_the_papers_names_cells_that_are_there(place: Runtime) -> None:
     claims: list[dict[str, Any]] = compose_config(CONFIGS, "verdicts", [])["claims"]
-    made = Claims(claims, Scope("released"), CONFIGS, PUBLISHED)
+    made = Claims(claims, RunSelection("released"), CONFIGS, PUBLISHED)
     tests = list(made.tests(place))
     assert len(made.claims) == len(claims) > 20
     assert {test.evidence.verdict(1.0) for test in tests} == {Verdict.untested}
-    compared = [t for t in tests if t.claim.kind is Kind.difference and t.quantity == QUANTITIES["best"]]
+    compared = [t for t in tests if t.claim.kind is ClaimKind.difference and t.quantity == METRICS["best"]]
     lacking = {t.row for t in compared if t.published is None}
     extra = {"SmoothOut, at the same variance", "AlexNet, 60 epochs, against no noise without weight decay and dropout"}
     assert lacking == extra  # every other compared accuracy was published
 
 
-def test_a_cell_may_name_a_quantity_of_its_own(f1: Claims, place: Workplace) -> None:
+def test_a_cell_may_name_a_quantity_of_its_own(f1: Claims, place: Runtime) -> None:
     """Best less last epoch."""
     for seed, (best, last) in enumerate([(98.5, 98.0), (98.6, 98.3)]):
         outcome = {"best": {"test_accuracy": best / 100}, "last": {"test_accuracy": last / 100}, "diverged": False}
         outcome["examples"] = {"train": 60_000, "test": 10_000}
-        write(place, f1._entry(F1["small"] + "baseline", QUANTITIES["best"]).jobs[seed], outcome)
+        write(place, f1._entry(F1["small"] + "baseline", METRICS["best"]).jobs[seed], outcome)
     [test] = judged(
         {"rows": {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["small"] + "baseline | last"]}}}, place
     )
@@ -215,7 +215,7 @@ def test_a_cell_may_name_a_quantity_of_its_own(f1: Claims, place: Workplace) -> 
 def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims) -> None:
     rows = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["small"] + "smoothout"]}}
     given = {"says": "It is so.", "source": "p. 1", "rows": rows, "quantities": ["noise"]}
-    claims = Claims([given], Scope("released", seeds=SEEDS), CONFIGS, PUBLISHED)
+    claims = Claims([given], RunSelection("released", seeds=SEEDS), CONFIGS, PUBLISHED)
     assert [job.kind for job in claims.jobs()] == ["train"] * 10 + ["noise_curve"] * 10
     [(title, jobs)] = claims.plan().items()
     assert title == "table2: F1, MNIST, 256"
@@ -239,14 +239,14 @@ def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims
         ({"margin": 0.1, "quantities": ["keskar"]}, "keskar is compared by ratio"),
     ],
 )
-def test_a_claim_that_cannot_be_tested_is_refused_by_name(given: dict[str, Any], says: str, place: Workplace) -> None:
-    with pytest.raises(SettingsError, match=says.replace("|", r"\|")):
+def test_a_claim_that_cannot_be_tested_is_refused_by_name(given: dict[str, Any], says: str, place: Runtime) -> None:
+    with pytest.raises(ConfigError, match=says.replace("|", r"\|")):
         judged(given, place)
 
 
 def test_evidence_for_and_against_have_one_two_sided_p() -> None:
-    assert Evidence(5, 1.0, against_zero=0.01, for_zero=0.99).p == 0.02
-    assert Evidence(5, -1.0, against_zero=0.99, for_zero=0.01).verdict(0.02) is Verdict.fails
+    assert TestResult(5, 1.0, p_greater=0.01, p_less=0.99).p == 0.02
+    assert TestResult(5, -1.0, p_greater=0.99, p_less=0.01).verdict(0.02) is Verdict.contradicted
 
 
 def flat(settings: dict[str, Any]) -> dict[tuple[str, str], Any]:
@@ -257,12 +257,12 @@ def flat(settings: dict[str, Any]) -> dict[tuple[str, str], Any]:
 @pytest.mark.slow
 def test_every_suspected_cause_changes_one_setting(f1: Claims) -> None:
     claims = compose_config(CONFIGS, "verdicts", ["claims=causes"])["claims"]
-    Claims(claims, Scope("released"), CONFIGS, PUBLISHED)
+    Claims(claims, RunSelection("released"), CONFIGS, PUBLISHED)
     entries = {column: entry for (row, column), entry in f1._entries("causes").items() if row == "nothing changed"}
     for (row, column), entry in f1._entries("causes").items():
         if row == "nothing changed" or not column.endswith("best"):
             continue
-        old, new = (flat(described(one.jobs[0].settings)) for one in (entries[column], entry))
+        old, new = (flat(canonical_settings(one.jobs[0].settings)) for one in (entries[column], entry))
         changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
         affects_noise_alone = row in ("the strength falls", "BatchNorm is perturbed too")
         assert len(changed) == (0 if affects_noise_alone and not column.startswith("smoothout") else 1), (row, column)

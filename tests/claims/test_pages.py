@@ -9,15 +9,15 @@ import pytest
 from pictured import picture
 from simulated import CONFIGS, F1, PUBLISHED, judged, page, simulate
 
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.runtime import Runtime
 from smoothout.nn.precision import Precision
-from smoothout.reproduction.claims import Claims, Judging
-from smoothout.reproduction.metrics import QUANTITIES
-from smoothout.reproduction.table import Scope
-from smoothout.results.significance import Evidence
+from smoothout.reproduction.claims import Claims, ClaimScope
+from smoothout.reproduction.metrics import METRICS
+from smoothout.reproduction.table import RunSelection
+from smoothout.results.significance import TestResult
 
 
-def test_where_all_seeds_diverged_nothing_is_tested_and_the_page_says_why(f1: Claims, place: Workplace) -> None:
+def test_where_all_seeds_diverged_nothing_is_tested_and_the_page_says_why(f1: Claims, place: Runtime) -> None:
     simulate(f1, place, F1["small"] + "baseline", [10.0, 10.0], [], diverged=(0, 1))
     simulate(f1, place, F1["large"] + "baseline", [98.0, 98.0], [])
     rows = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]}}
@@ -25,7 +25,7 @@ def test_where_all_seeds_diverged_nothing_is_tested_and_the_page_says_why(f1: Cl
     assert "Not tested under `released`: F1 (test accuracy, best epoch, points, 2 diverged)." in text
 
 
-def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, place: Workplace) -> None:
+def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, place: Runtime) -> None:
     simulate(f1, place, F1["small"] + "baseline", [98.5], [])
     simulate(f1, place, F1["large"] + "baseline", [98.0], [])
     rows = {
@@ -33,7 +33,7 @@ def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, pla
         "none": {"plus": [F1["small"] + "smoothout"], "minus": [F1["large"] + "smoothout"]},
     }
     tests = judged({"rows": rows, "quantities": ["best", "noise"]}, place)
-    text = page([*tests, *(replace(test, regime="v1", evidence=Evidence()) for test in tests)]).markdown()
+    text = page([*tests, *(replace(test, regime="v1", evidence=TestResult()) for test in tests)]).markdown()
     assert "`python judge.py` writes this page anew." in text
     assert "1 undecided, 3 not tested" in text
     assert "+0.50" in text
@@ -41,7 +41,7 @@ def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, pla
     assert "Not tested under `v1`: F1, MNIST; none." in text
 
 
-def test_tests_of_one_seed_cost_the_others_nothing(f1: Claims, place: Workplace) -> None:
+def test_tests_of_one_seed_cost_the_others_nothing(f1: Claims, place: Runtime) -> None:
     simulate(f1, place, F1["large"] + "baseline", [98.0, 97.0, 98.5, 97.5, 98.2], [])
     simulate(f1, place, F1["large"] + "smoothout", [98.3, 97.4, 98.7, 97.9, 98.5], [])
     simulate(f1, place, F1["small"] + "smoothout", [98.6], [])
@@ -52,7 +52,7 @@ def test_tests_of_one_seed_cost_the_others_nothing(f1: Claims, place: Workplace)
     assert "101 of 101 tests have numbers, 1 of them from two seeds or more" in among.markdown()
 
 
-def test_claims_without_any_record_stand_together_at_the_end(f1: Claims, place: Workplace) -> None:
+def test_claims_without_any_record_stand_together_at_the_end(f1: Claims, place: Runtime) -> None:
     simulate(f1, place, F1["small"] + "baseline", [98.5], [])
     simulate(f1, place, F1["large"] + "baseline", [98.0], [])
     found = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]}}
@@ -64,7 +64,7 @@ def test_claims_without_any_record_stand_together_at_the_end(f1: Claims, place: 
     assert re.search(r"^\| Nobody looked\. +\| one; two +\| Sec\. 9 +\|$", text, re.M)
 
 
-def test_what_is_decided_stands_first_and_then_how_many_tests_came_out_how(f1: Claims, place: Workplace) -> None:
+def test_what_is_decided_stands_first_and_then_how_many_tests_came_out_how(f1: Claims, place: Runtime) -> None:
     simulate(f1, place, F1["small"] + "baseline", [98.5, 98.6, 98.4], [0.9])
     simulate(f1, place, F1["large"] + "baseline", [98.0, 98.11, 97.9], [])
     small, large, noisy = (
@@ -85,10 +85,10 @@ def test_what_is_decided_stands_first_and_then_how_many_tests_came_out_how(f1: C
     assert "No test is decided so far." in page(none).markdown()
 
 
-def test_a_page_of_other_runs_than_the_papers_says_so_first(f1: Claims, place: Workplace) -> None:
+def test_a_page_of_other_runs_than_the_papers_says_so_first(f1: Claims, place: Runtime) -> None:
     papers = page(judged({"rows": {"F1": {"plus": [F1["small"] + "baseline"]}}}, place))
     assert papers.markdown().startswith("# Verdicts\n\nWords.")
-    short = replace(papers, judging=Judging(profile="short"), file="other.md")
+    short = replace(papers, judging=ClaimScope(profile="short"), file="other.md")
     assert short.markdown().startswith("# Verdicts (profile short, float32)\n\n**These runs are not the papers'")
     assert "[other.md](other.md)" in short.markdown()
     assert "other.md" not in replace(short, linked=False).markdown(), "no such page"
@@ -97,24 +97,24 @@ def test_a_page_of_other_runs_than_the_papers_says_so_first(f1: Claims, place: W
 def test_page_and_table_look_at_the_same_measurements_under_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Profile smoke has analyses look at 500 examples."""
     monkeypatch.undo()
-    claims = Claims([], Scope("released", "smoke"), CONFIGS, PUBLISHED)
+    claims = Claims([], RunSelection("released", "smoke"), CONFIGS, PUBLISHED)
     entries = claims._entries("table2")
     for name, column in (("recomputed", "best recomputed"), ("recomputed_last", "last recomputed")):
-        [job] = claims._entry(F1["large"] + "baseline", QUANTITIES[name]).jobs.values()
+        [job] = claims._entry(F1["large"] + "baseline", METRICS[name]).jobs.values()
         [shown_job] = entries["F1, MNIST, 6000", f"baseline {column}"].jobs.values()
         assert job.settings.examples == 500
         assert job.digest == shown_job.digest
     for name in ("noise", "adaptive"):
-        [job] = claims._entry(F1["large"] + "baseline", QUANTITIES[name]).jobs.values()
+        [job] = claims._entry(F1["large"] + "baseline", METRICS[name]).jobs.values()
         assert job.settings.examples == 500
 
 
 def test_page_and_picture_look_at_the_same_adaptive_sharpness(f1: Claims) -> None:
     """On 10,000 examples of all."""
-    job = f1._entry(F1["large"] + "baseline", QUANTITIES["adaptive"]).jobs[0]
+    job = f1._entry(F1["large"] + "baseline", METRICS["adaptive"]).jobs[0]
     assert job.digest in {shown.digest for shown in picture("adaptive-f1").shown()}
 
 
 def test_another_profile_or_precision_has_a_page_of_its_own() -> None:
-    assert Judging().file("README.md") == "README.md"
-    assert Judging(profile="short", precision=Precision.bfloat16).file("README.md") == "README-short-bfloat16.md"
+    assert ClaimScope().file("README.md") == "README.md"
+    assert ClaimScope(profile="short", precision=Precision.bfloat16).file("README.md") == "README-short-bfloat16.md"

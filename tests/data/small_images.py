@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from smoothout.common.errors import DataError
-from smoothout.data.datasets import Name
-from smoothout.data.image_arrays import Images
+from smoothout.data.datasets import DatasetName
+from smoothout.data.image_arrays import ImageArrays
 
 CPU = torch.device("cpu")
 
@@ -33,6 +33,6 @@ def one_line(error: pytest.ExceptionInfo[DataError]) -> str:
     return str(error.value)
 
 
-def images(name: str = "digits", **changes: Any) -> Images:
+def images(name: str = "digits", **changes: Any) -> ImageArrays:
     channels = 3 if name.startswith("cifar") else 1
-    return Images(**{"name": Name(name), "mean": (0.5,) * channels, "std": (0.5,) * channels, **changes})
+    return ImageArrays(**{"name": DatasetName(name), "mean": (0.5,) * channels, "std": (0.5,) * channels, **changes})

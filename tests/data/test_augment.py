@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from smoothout.common.rng import stream
-from smoothout.common.torchvision_compat import torchvision
+from smoothout.common.rng import make_generator
+from smoothout.common.torchvision_compat import import_torchvision
 from smoothout.data.augment import PAD, CropFlip
-from smoothout.data.split import Examples, Split
+from smoothout.data.split import AugmentedExamples, Split
 
 RED = (127, 0, 0)
 
@@ -40,7 +40,7 @@ def test_every_image_is_cropped_and_mirrored_as_by_hand(data: Any, channels: int
     draws = data.draw(st.lists(st.tuples(corner, corner, st.integers(0, 1)), min_size=3, max_size=3))
     border = tuple(data.draw(st.lists(st.integers(0, 255), min_size=channels, max_size=channels)))
     before = images.clone()
-    found = CropFlip(border).applied(images, torch.tensor(draws).T)
+    found = CropFlip(border).apply(images, torch.tensor(draws).T)
     wanted = [by_hand(image, *draw, border) for image, draw in zip(images, draws, strict=True)]
     assert found.dtype is torch.uint8
     assert torch.equal(found, torch.stack(wanted))
@@ -48,10 +48,10 @@ def test_every_image_is_cropped_and_mirrored_as_by_hand(data: Any, channels: int
 
 
 def test_it_is_what_torchvision_does_with_the_same_draws() -> None:
-    functional = pytest.importorskip("PIL") and torchvision().transforms.functional
+    functional = pytest.importorskip("PIL") and import_torchvision().transforms.functional
     images = pictures(40, height=32, width=32)
     draws = CropFlip(RED).draws(40, torch.Generator().manual_seed(1))
-    found = CropFlip(RED).applied(images, draws)
+    found = CropFlip(RED).apply(images, draws)
     for number, (image, (top, left, mirrored)) in enumerate(zip(images, draws.T.tolist(), strict=True)):
         padded = functional.pad(functional.to_pil_image(image), [PAD] * 4, fill=RED)
         piece = functional.crop(padded, top, left, 32, 32)
@@ -78,60 +78,60 @@ def split(count: int = 12) -> Split:
 
 def test_without_augmentation_the_split_is_seen_as_it_is() -> None:
     whole, rows = split(), torch.tensor([5, 0, 11])
-    seen = Examples(whole, None, seed=0)
-    seen.at(3)
+    seen = AugmentedExamples(whole, None, seed=0)
+    seen.set_epoch(3)
     assert len(seen) == 12
-    assert all(torch.equal(one, other) for one, other in zip(seen.take(rows), whole.take(rows), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(seen.gather(rows), whole.gather(rows), strict=True))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_images_of_an_epoch_are_those_of_its_address_normalised_as_the_split_does(layout: Any) -> None:
-    whole, rows = split().laid_out(layout), torch.tensor([5, 0, 11, 5])
-    seen = Examples(whole, CropFlip(RED), seed=7)
-    seen.at(3)
-    inputs, labels = seen.take(rows)
-    draws = CropFlip(RED).draws(12, stream(7, "augment", 3)).T.tolist()
+    whole, rows = split().to_memory_format(layout), torch.tensor([5, 0, 11, 5])
+    seen = AugmentedExamples(whole, CropFlip(RED), seed=7)
+    seen.set_epoch(3)
+    inputs, labels = seen.gather(rows)
+    draws = CropFlip(RED).draws(12, make_generator(7, "augment", 3)).T.tolist()
     wanted = torch.stack([by_hand(whole.images[row], *draws[row], RED) for row in rows.tolist()])
-    assert torch.equal(inputs, whole.normalised(wanted))
+    assert torch.equal(inputs, whole.normalize(wanted))
     assert labels.tolist() == rows.tolist()
     assert inputs.is_contiguous(memory_format=layout)
 
 
 @given(st.permutations(range(12)), st.integers(1, 12))
 def test_what_happens_to_an_image_depends_on_no_order_and_no_piece(order: list[int], size: int) -> None:
-    seen = Examples(split(), CropFlip(RED), seed=0)
-    seen.at(1)
-    together, _ = seen.take(torch.arange(12))
+    seen = AugmentedExamples(split(), CropFlip(RED), seed=0)
+    seen.set_epoch(1)
+    together, _ = seen.gather(torch.arange(12))
     for rows in torch.tensor(order).split(size):
-        assert torch.equal(seen.take(rows)[0], together[rows])
+        assert torch.equal(seen.gather(rows)[0], together[rows])
 
 
 def test_seed_and_epoch_change_it_and_an_epoch_can_be_gone_back_to() -> None:
     rows, kept = torch.arange(12), {}
     for seed in (0, 1):
-        seen = Examples(split(), CropFlip(RED), seed)
+        seen = AugmentedExamples(split(), CropFlip(RED), seed)
         for epoch in (0, 1):
-            seen.at(epoch)
-            kept[seed, epoch] = seen.take(rows)[0]
+            seen.set_epoch(epoch)
+            kept[seed, epoch] = seen.gather(rows)[0]
     assert not any(torch.equal(kept[a], kept[b]) for a in kept for b in kept if a < b)
-    seen.at(0)
-    assert torch.equal(seen.take(rows)[0], kept[1, 0])
+    seen.set_epoch(0)
+    assert torch.equal(seen.gather(rows)[0], kept[1, 0])
 
 
 def test_the_split_itself_and_so_every_evaluation_is_not_augmented() -> None:
     whole = split()
     [(before, _)] = whole.batches(12)
-    seen = Examples(whole, CropFlip(RED), seed=0)
-    seen.at(0)
-    assert not torch.equal(seen.take(torch.arange(12))[0], before)
+    seen = AugmentedExamples(whole, CropFlip(RED), seed=0)
+    seen.set_epoch(0)
+    assert not torch.equal(seen.gather(torch.arange(12))[0], before)
     [(after, _)] = whole.batches(12)
     assert torch.equal(after, before)
 
 
 def test_trainings_that_share_a_split_do_not_share_their_draws() -> None:
     whole, rows = split(), torch.arange(12)
-    one, other = (Examples(whole, CropFlip(RED), seed) for seed in (0, 1))
-    one.at(0)
-    first = one.take(rows)[0]
-    other.at(5)
-    assert torch.equal(one.take(rows)[0], first)
+    one, other = (AugmentedExamples(whole, CropFlip(RED), seed) for seed in (0, 1))
+    one.set_epoch(0)
+    first = one.gather(rows)[0]
+    other.set_epoch(5)
+    assert torch.equal(one.gather(rows)[0], first)

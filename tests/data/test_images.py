@@ -42,7 +42,7 @@ def test_batches_are_normalised_and_have_the_channels_first() -> None:
 
 def test_black_and_white_are_minus_one_and_one_under_mnists_normalisation() -> None:
     pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
-    inputs, _ = Split(pixels, torch.zeros(2, dtype=torch.int64), (0.5,), (0.5,)).take(slice(None))
+    inputs, _ = Split(pixels, torch.zeros(2, dtype=torch.int64), (0.5,), (0.5,)).gather(slice(None))
     torch.testing.assert_close(inputs.flatten(), torch.tensor([-1.0, 1.0]), rtol=0, atol=1e-6)
 
 
@@ -50,7 +50,7 @@ def test_black_and_white_are_minus_one_and_one_under_mnists_normalisation() -> N
 def test_batches_cover_every_example_once_in_order_as_often_as_one_likes(count: int, size: int) -> None:
     _, split = colours(count)
     batches = split.batches(size)
-    whole, _ = split.take(slice(None))
+    whole, _ = split.gather(slice(None))
     for _ in range(2):
         cut = list(batches)
         assert len(cut) == len(batches)
@@ -63,8 +63,8 @@ def test_batches_cover_every_example_once_in_order_as_often_as_one_likes(count: 
 def test_taking_rows_gives_those_rows_and_leaves_the_images_alone() -> None:
     _, split = colours()
     before = split.images.clone()
-    whole, _ = split.take(slice(None))
-    inputs, labels = split.take(torch.tensor([5, 0, 5]))
+    whole, _ = split.gather(slice(None))
+    inputs, labels = split.gather(torch.tensor([5, 0, 5]))
     assert torch.equal(inputs, whole[[5, 0, 5]])
     assert labels.tolist() == [5, 0, 5]
     inputs.zero_()
@@ -78,7 +78,7 @@ def test_the_first_examples_are_a_split_that_shares_its_memory(limit: int | None
     assert len(part) == count
     assert len(split) == 7
     assert part.images.data_ptr() == split.images.data_ptr()
-    assert torch.equal(part.take(slice(None))[0], split.take(slice(0, count))[0])
+    assert torch.equal(part.gather(slice(None))[0], split.gather(slice(0, count))[0])
 
 
 LAYOUTS = {"planes": torch.contiguous_format, "pixels": torch.channels_last}
@@ -87,8 +87,8 @@ LAYOUTS = {"planes": torch.contiguous_format, "pixels": torch.channels_last}
 @pytest.mark.parametrize("rows", [slice(None), slice(2, 6), torch.tensor([5, 0, 5, 3])], ids=["all", "some", "picked"])
 def test_batches_of_another_layout_hold_the_same_numbers_to_the_last_bit(rows: slice | torch.Tensor) -> None:
     _, split = colours()
-    turned = split.laid_out(torch.channels_last)
-    (planes, labels), (pixels, same) = split.take(rows), turned.take(rows)
+    turned = split.to_memory_format(torch.channels_last)
+    (planes, labels), (pixels, same) = split.gather(rows), turned.gather(rows)
     assert torch.equal(pixels, planes)
     assert torch.equal(same, labels)
     assert (planes.is_contiguous(), planes.is_contiguous(memory_format=torch.channels_last)) == (True, False)
@@ -99,25 +99,25 @@ def test_batches_of_another_layout_hold_the_same_numbers_to_the_last_bit(rows: s
 
 def test_a_split_of_another_layout_shares_its_memory_and_leaves_the_first_alone() -> None:
     _, split = colours()
-    turned = split.laid_out(torch.channels_last)
+    turned = split.to_memory_format(torch.channels_last)
     assert turned.images.data_ptr() == split.images.data_ptr()
     assert turned.labels.data_ptr() == split.labels.data_ptr()
     assert len(turned) == len(split) == 7
-    for again in (split, turned.laid_out(torch.contiguous_format)):
-        assert again.take(slice(None))[0].is_contiguous()
-    turned.take(slice(None))[0].zero_()
-    assert torch.equal(split.take(slice(None))[0], colours()[1].take(slice(None))[0])
+    for again in (split, turned.to_memory_format(torch.contiguous_format)):
+        assert again.gather(slice(None))[0].is_contiguous()
+    turned.gather(slice(None))[0].zero_()
+    assert torch.equal(split.gather(slice(None))[0], colours()[1].gather(slice(None))[0])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout_and_limit_can_be_set_in_either_order(layout: str) -> None:
     _, split = colours()
-    one, other = split.laid_out(LAYOUTS[layout]).first(3), split.first(3).laid_out(LAYOUTS[layout])
+    one, other = split.to_memory_format(LAYOUTS[layout]).first(3), split.first(3).to_memory_format(LAYOUTS[layout])
     for part in (one, other):
         assert part.images.data_ptr() == split.images.data_ptr()
-        inputs, labels = part.take(slice(None))
+        inputs, labels = part.gather(slice(None))
         assert labels.tolist() == [0, 1, 2]
-        assert torch.equal(inputs, split.take(slice(0, 3))[0])
+        assert torch.equal(inputs, split.gather(slice(0, 3))[0])
         assert inputs.is_contiguous(memory_format=LAYOUTS[layout])
         assert inputs.is_contiguous() is (layout == "planes")
 
@@ -145,7 +145,7 @@ def test_settings_know_the_shape_and_the_classes(name: str, shape: tuple[int, ..
 def test_settings_know_how_many_images_there_will_be(
     changes: dict[str, int], counts: tuple[int, int], tmp_path: Path
 ) -> None:
-    assert images(**changes).usual_examples == counts
+    assert images(**changes).expected_sizes == counts
     assert tuple(map(len, images(**changes).load(tmp_path, CPU)[:2])) == counts
 
 
@@ -185,15 +185,15 @@ RED = (127, 0, 0)
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_a_border_is_no_part_of_what_is_known_where_nothing_is_cropped(name: str) -> None:
     assert images(name, border=RED).augmentation is None
-    assert images(name, border=RED).simplified() == images(name)
+    assert images(name, border=RED).canonicalized() == images(name)
 
 
 def test_a_border_has_the_channels_of_the_images() -> None:
     cropped = {"augment": Augment.crop_flip, "border": RED}
     assert images("cifar10", **cropped).augmentation == CropFlip(RED)
-    assert images("cifar10", **cropped).simplified() == images("cifar10", **cropped)
+    assert images("cifar10", **cropped).canonicalized() == images("cifar10", **cropped)
     assert images("mnist", **cropped).augmentation == CropFlip((127,))
-    assert images("mnist", **cropped).simplified() == images("mnist", augment=Augment.crop_flip)
+    assert images("mnist", **cropped).canonicalized() == images("mnist", augment=Augment.crop_flip)
 
 
 # Images held out
@@ -212,7 +212,7 @@ def test_images_that_are_held_out_are_no_longer_learnt_and_all_others_are_in_ord
     whole, _, fingerprint = images().load(tmp_path, CPU)
     train, held, same = images(held_out=300).load(tmp_path, CPU)
     learnt, tested = rows_of(train, whole), rows_of(held, whole)
-    assert (len(learnt), len(tested)) == images(held_out=300).usual_examples == (1138, 300)
+    assert (len(learnt), len(tested)) == images(held_out=300).expected_sizes == (1138, 300)
     assert sorted(learnt + tested) == list(range(1438))
     assert learnt == sorted(learnt)
     assert same == fingerprint
@@ -230,7 +230,7 @@ def test_limits_apply_to_what_is_left_and_to_what_is_held_out(tmp_path: Path) ->
     limited = images(held_out=300, train_examples=20, test_examples=7)
     train, held, _ = limited.load(tmp_path, CPU)
     more, rest, _ = images(held_out=300).load(tmp_path, CPU)
-    assert (len(train), len(held)) == limited.usual_examples == (20, 7)
+    assert (len(train), len(held)) == limited.expected_sizes == (20, 7)
     assert torch.equal(train.images, more.images[:20])
     assert torch.equal(held.images, rest.images[:7])
 

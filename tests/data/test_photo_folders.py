@@ -14,13 +14,13 @@ from small_photos import CPU, MEAN, STD, loaded, names, photos, run, whole
 from torch import Tensor
 
 from smoothout.common.errors import DataError
-from smoothout.data.image_folder import Collection, Damaged, Photos, PhotoSplit
-from smoothout.data.prefetch import Pixels, Reader
+from smoothout.data.image_folder import Collection, ImageFolder, ImageFolderSplit, OnCorrupt
+from smoothout.data.prefetch import Pixels, PrefetchReader
 from smoothout.models.mlp import MLP
 from smoothout.nn.evaluation import evaluate
-from smoothout.results.digest import described
+from smoothout.results.digest import canonical_settings
 from smoothout.training.batch import Batch
-from smoothout.training.engine import Engine, Ghosts, Launch
+from smoothout.training.engine import Engine, GhostPasses, Launch
 
 # damage
 
@@ -47,7 +47,7 @@ def test_a_damaged_photograph_stops_the_run_by_name(broken: Path, workers: int) 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_photographs_are_named_and_left_out(broken: Path, workers: int) -> None:
     with pytest.warns(UserWarning, match=r"1 damaged photograph\(s\) left out") as warned:
-        train, test, fingerprint = loaded(broken, workers=workers, damaged=Damaged.skip)
+        train, test, fingerprint = loaded(broken, workers=workers, damaged=OnCorrupt.skip)
     assert [str(one.message).split("imagenette/")[1] for one in warned] == [
         "train/n004/train_001.JPEG",
         "val/n007/val_000.JPEG",
@@ -119,16 +119,16 @@ def test_settings_that_cannot_be_used_are_refused(settings: dict[str, Any], line
 
 
 def test_threads_and_damage_are_no_part_of_what_a_record_is_of() -> None:
-    plain = described(photos(), defaults=False)
-    assert described(photos(workers=0, damaged=Damaged.skip), defaults=False) == plain
-    assert described(photos(draft=True), defaults=False) != plain
+    plain = canonical_settings(photos(), defaults=False)
+    assert canonical_settings(photos(workers=0, damaged=OnCorrupt.skip), defaults=False) == plain
+    assert canonical_settings(photos(draft=True), defaults=False) != plain
 
 
 def test_what_is_expected_of_imagenet() -> None:
-    imagenet = Photos(Collection.imagenet, MEAN, STD)
-    assert (imagenet.shape, imagenet.classes, imagenet.usual_examples) == ((3, 224, 224), 1000, (1_281_167, 50_000))
-    held = Photos(Collection.imagenet, MEAN, STD, held_out=1167, train_examples=16384, test_examples=500)
-    assert held.usual_examples == (16384, 500)
+    imagenet = ImageFolder(Collection.imagenet, MEAN, STD)
+    assert (imagenet.shape, imagenet.classes, imagenet.expected_sizes) == ((3, 224, 224), 1000, (1_281_167, 50_000))
+    held = ImageFolder(Collection.imagenet, MEAN, STD, held_out=1167, train_examples=16384, test_examples=500)
+    assert held.expected_sizes == (16384, 500)
 
 
 # memory and work ahead
@@ -141,8 +141,8 @@ def test_threads_are_ahead_by_a_batch_and_the_ring_holds_two() -> None:
         read.append(row)
         out[...] = row
 
-    reader = Reader(2, 1, CPU)
-    reader.expect(torch.arange(100), note)
+    reader = PrefetchReader(2, 1, CPU)
+    reader.schedule(torch.arange(100), note)
     assert (reader.take(torch.arange(10))[:, 0, 0, 0] == torch.arange(10)).all()
     reader._forget()
     assert set(read) <= set(range(30))
@@ -154,8 +154,8 @@ def test_threads_are_ahead_by_a_batch_and_the_ring_holds_two() -> None:
 
 def test_without_threads_nothing_is_read_before_it_is_asked_for() -> None:
     read: list[int] = []
-    reader = Reader(2, 0, CPU)
-    reader.expect(torch.arange(100), lambda row, out: read.append(row))
+    reader = PrefetchReader(2, 0, CPU)
+    reader.schedule(torch.arange(100), lambda row, out: read.append(row))
     reader.take(torch.arange(5, 8))
     assert read == [5, 6, 7]
 
@@ -167,7 +167,7 @@ def test_an_update_holds_no_more_photographs_than_two_ghost_batches(
     alive: list[int] = []
     held = weakref.WeakSet[Tensor]()
     training = run(folder, 2, batch=Batch(24, 4, 2))
-    take = training._examples.take
+    take = training._examples.gather
 
     def counted(rows: Tensor) -> tuple[Tensor, Tensor]:
         images, labels = take(rows)
@@ -185,12 +185,12 @@ def test_an_update_holds_no_more_photographs_than_two_ghost_batches(
 def test_photographs_go_through_the_network_eagerly_and_ghost_batch_after_ghost_batch(
     folder: Path, launch: Launch
 ) -> None:
-    training = run(folder, 0, engine=Engine(launch=launch, ghosts=Ghosts.one_pass))
+    training = run(folder, 0, engine=Engine(launch=launch, ghosts=GhostPasses.one_pass))
     assert training.engine.launch is Launch.eager
-    assert training.engine.ghosts is Ghosts.in_turn
+    assert training.engine.ghosts is GhostPasses.in_turn
 
 
 def test_a_graph_of_photographs_is_refused() -> None:
-    assert not PhotoSplit.resident
+    assert not ImageFolderSplit.resident
     with pytest.raises(ValueError, match="a graph holds no copies, photographs"):
-        Engine(launch=Launch.graph).resolved(torch.device("cuda"), "float32", recordable=PhotoSplit.resident)
+        Engine(launch=Launch.graph).resolved(torch.device("cuda"), "float32", recordable=ImageFolderSplit.resident)

@@ -15,9 +15,9 @@ from small_photos import MEAN, STD, loaded, names, photos, run, whole
 from support import same_bits
 
 from smoothout.common.errors import DataError
-from smoothout.common.torchvision_compat import torchvision
-from smoothout.data.crops import Crop, Cropping
-from smoothout.data.image_folder import LARGEST
+from smoothout.common.torchvision_compat import import_torchvision
+from smoothout.data.crops import Crop, CropTransform
+from smoothout.data.image_folder import MAX_EVAL_BATCH
 from smoothout.data.prefetch import decode
 
 TRAIN, TEST = 60, 20
@@ -29,8 +29,8 @@ TRAIN, TEST = 60, 20
 def test_the_centre_is_torchvisions_resize_and_centre_crop(size: tuple[int, int], tmp_path: Path) -> None:
     Image.fromarray(pixels(0, *size)).save(tmp_path / "one.png")
     out = np.empty((48, 48, 3), np.uint8)
-    decode(tmp_path / "one.png", lambda w, h: Cropping(Crop.none, 48, 56).piece(w, h, None), out)
-    transforms = torchvision().transforms
+    decode(tmp_path / "one.png", lambda w, h: CropTransform(Crop.none, 48, 56).sample_box(w, h, None), out)
+    transforms = import_torchvision().transforms
     expected = transforms.Compose([transforms.Resize(56), transforms.CenterCrop(48)])(Image.open(tmp_path / "one.png"))
     assert np.abs(out.astype(int) - np.asarray(expected)).max() <= 1
 
@@ -39,7 +39,7 @@ def test_a_resized_crop_is_torchvisions_but_for_the_outermost_pixels(tmp_path: P
     image = Image.fromarray(pixels(1, 300, 200))
     image.save(tmp_path / "one.png")
     out = np.empty((32, 32, 3), np.uint8)
-    piece = Cropping(Crop.resized_crop_flip, 32, 40).piece(300, 200, torch.Generator().manual_seed(5))
+    piece = CropTransform(Crop.resized_crop_flip, 32, 40).sample_box(300, 200, torch.Generator().manual_seed(5))
     decode(tmp_path / "one.png", lambda w, h: piece, out)
     expected = np.asarray(image.crop(piece[:4]).resize((32, 32), Image.Resampling.BILINEAR))
     expected = expected[:, ::-1] if piece.mirrored else expected
@@ -58,7 +58,9 @@ def test_a_drafted_photograph_is_decoded_smaller_and_hardly_differs(
     )
     for draft in (False, True):
         out = np.empty((64, 64, 3), np.uint8)
-        decode(tmp_path / "one.jpg", lambda w, h: Cropping(Crop.none, 64, 80).piece(w, h, None), out, draft=draft)
+        decode(
+            tmp_path / "one.jpg", lambda w, h: CropTransform(Crop.none, 64, 80).sample_box(w, h, None), out, draft=draft
+        )
         pieces.append(out.astype(int))
     assert decoded == [(400, 320), (200, 160)]
     assert 0 < np.abs(pieces[0] - pieces[1]).mean() < 0.5
@@ -69,14 +71,14 @@ def test_grey_and_palette_images_become_colours(tmp_path: Path) -> None:
     for mode, name in (("L", "grey.jpg"), ("P", "palette.png"), ("CMYK", "print.jpg")):
         image.convert(mode).save(tmp_path / name)
         out = np.empty((20, 20, 3), np.uint8)
-        decode(tmp_path / name, lambda w, h: Cropping(Crop.none, 20, 20).piece(w, h, None), out)
+        decode(tmp_path / name, lambda w, h: CropTransform(Crop.none, 20, 20).sample_box(w, h, None), out)
         expected = np.asarray(Image.open(tmp_path / name).convert("RGB")).astype(int)
         assert np.abs(out - expected).max() <= 1
 
 
 def test_batches_are_normalised_as_torchvision_does_it(folder: Path) -> None:
     split = loaded(folder)[1]
-    transforms = torchvision().transforms
+    transforms = import_torchvision().transforms
     transform = transforms.Compose(
         [transforms.Resize(14), transforms.CenterCrop(12), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     )
@@ -118,11 +120,11 @@ def test_held_out_photographs_stand_in_for_the_test_split(folder: Path) -> None:
 @given(st.lists(st.integers(0, TRAIN - 1), max_size=30), st.integers(0, 2))
 def test_any_rows_can_be_taken_at_any_time(folder: Path, rows: list[int], workers: int) -> None:
     split = loaded(folder, workers=workers)[0]
-    images, labels = split.take(torch.tensor(rows, dtype=torch.int64))
-    again, _ = split.take(torch.tensor(rows, dtype=torch.int64))
+    images, labels = split.gather(torch.tensor(rows, dtype=torch.int64))
+    again, _ = split.gather(torch.tensor(rows, dtype=torch.int64))
     assert torch.equal(images, again)
     for row, image, label in zip(rows, images, labels, strict=True):
-        expected, its = split.take(slice(row, row + 1))
+        expected, its = split.gather(slice(row, row + 1))
         assert torch.equal(image, expected[0])
         assert label == its
 
@@ -131,9 +133,9 @@ def test_batches_can_be_left_and_begun_again_and_are_not_larger_than_memory_allo
     split = loaded(folder)[0]
     first = next(iter(split.batches(9)))[0]
     assert torch.equal(whole(split)[:9], first)
-    assert torch.equal(whole(split), whole(split.laid_out(torch.channels_last)))
-    assert split.batches(5000).size == LARGEST
-    assert whole(split.laid_out(torch.channels_last)).shape == (TRAIN, 3, 12, 12)
+    assert torch.equal(whole(split), whole(split.to_memory_format(torch.channels_last)))
+    assert split.batches(5000).size == MAX_EVAL_BATCH
+    assert whole(split.to_memory_format(torch.channels_last)).shape == (TRAIN, 3, 12, 12)
 
 
 # chance
@@ -152,7 +154,7 @@ def test_a_training_that_was_left_in_an_epoch_goes_on_with_the_same_bits(folder:
     for now in first:
         if (now.epoch, now.step) == (1, 2):
             break
-    assert same_bits(run(folder, 1, first.frozen()).run().model, unbroken.model)
+    assert same_bits(run(folder, 1, first.state()).run().model, unbroken.model)
 
 
 def test_a_piece_depends_on_seed_epoch_and_row_alone(folder: Path) -> None:
@@ -164,10 +166,10 @@ def test_a_piece_depends_on_seed_epoch_and_row_alone(folder: Path) -> None:
         ("later", 1, 1, range(TRAIN)),
         ("other", 2, 0, range(TRAIN)),
     ):
-        learnt = train.learnt(Cropping(Crop.crop_flip, 12, 14), seed)
-        learnt.at(epoch)
-        rows = learnt.awaited(torch.tensor(list(order)), 0)
-        images = torch.cat([learnt.take(part)[0] for part in rows.split(11)])
+        learnt = train.training_view(CropTransform(Crop.crop_flip, 12, 14), seed)
+        learnt.set_epoch(epoch)
+        rows = learnt.prefetch(torch.tensor(list(order)), 0)
+        images = torch.cat([learnt.gather(part)[0] for part in rows.split(11)])
         shown[key] = images[rows.argsort()]
     assert torch.equal(shown["one"], shown["reversed"])
     for other in ("later", "other"):
@@ -177,7 +179,7 @@ def test_a_piece_depends_on_seed_epoch_and_row_alone(folder: Path) -> None:
 
 def test_without_augmentation_the_centres_are_learnt(folder: Path) -> None:
     train = loaded(folder)[0]
-    learnt = train.learnt(photos().augmentation, 0)
-    learnt.at(4)
-    rows = learnt.awaited(torch.arange(TRAIN), 0)
-    assert torch.equal(learnt.take(rows)[0], whole(train))
+    learnt = train.training_view(photos().augmentation, 0)
+    learnt.set_epoch(4)
+    rows = learnt.prefetch(torch.arange(TRAIN), 0)
+    assert torch.equal(learnt.gather(rows)[0], whole(train))

@@ -16,9 +16,9 @@ from sklearn.datasets import load_digits
 from small_images import CPU, images, one_line, small
 
 from smoothout.common.errors import DataError
-from smoothout.common.torchvision_compat import torchvision
+from smoothout.common.torchvision_compat import import_torchvision
 from smoothout.data import datasets
-from smoothout.data.datasets import KEYS, SOURCES, Arrays, Name, Source, checked, load, read_npz
+from smoothout.data.datasets import DATASETS, KEYS, Arrays, DatasetName, DatasetSpec, checked, load, read_npz
 from smoothout.data.prefetch import check
 
 # The embedded digits
@@ -36,7 +36,7 @@ def test_digits_are_1438_training_and_359_test_images_of_all_classes(tmp_path: P
 
 
 def test_every_fifth_of_scikit_learns_digits_is_a_test_image() -> None:
-    arrays, bunch = load(Name.digits, Path("nowhere")), load_digits()
+    arrays, bunch = load(DatasetName.digits, Path("nowhere")), load_digits()
     for place in range(len(bunch.target)):
         fifth, rest = divmod(place, 5)
         split, row = ("test", fifth) if rest == 4 else ("train", 4 * fifth + rest)
@@ -46,7 +46,7 @@ def test_every_fifth_of_scikit_learns_digits_is_a_test_image() -> None:
 
 
 def test_no_digit_is_in_both_splits() -> None:
-    arrays = load(Name.digits, Path("nowhere"))
+    arrays = load(DatasetName.digits, Path("nowhere"))
     train, test = ({image.tobytes() for image in part} for part in (arrays.x_train, arrays.x_test))
     assert len(train) > 1400
     assert not train & test
@@ -77,7 +77,7 @@ def test_the_fingerprint_changes_with_one_pixel_or_label(key: str, change: str) 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.uint16])
 def test_labels_of_any_whole_number_type_become_int64(dtype: type) -> None:
     wanted = small()
-    found = checked(Arrays(**small(y_train=wanted["y_train"].astype(dtype))), SOURCES[Name.digits], "here")
+    found = checked(Arrays(**small(y_train=wanted["y_train"].astype(dtype))), DATASETS[DatasetName.digits], "here")
     assert found.y_train.dtype == np.int64
     assert found.y_train.tolist() == wanted["y_train"].tolist()
     assert found.fingerprint() == Arrays(**wanted).fingerprint()
@@ -100,14 +100,14 @@ def test_labels_of_any_whole_number_type_become_int64(dtype: type) -> None:
 )
 def test_wrong_arrays_are_refused_in_one_line_that_says_what_is_wrong(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(DataError, match=line) as error:
-        checked(Arrays(**small(**changes)), SOURCES[Name.digits], "here")
+        checked(Arrays(**small(**changes)), DATASETS[DatasetName.digits], "here")
     one_line(error)
 
 
 def test_wrong_arrays_in_a_file_are_refused_by_its_path(tmp_path: Path) -> None:
     np.savez(tmp_path / "digits.npz", **small(y_test=np.full(5, 99)))
     with pytest.raises(DataError, match=r"digits\.npz: y_test must lie in 0\.\.9") as error:
-        load(Name.digits, tmp_path)
+        load(DatasetName.digits, tmp_path)
     assert str(tmp_path) in one_line(error)
 
 
@@ -117,7 +117,7 @@ def test_a_file_without_one_of_the_four_arrays_is_refused_by_its_name(tmp_path: 
     del arrays[key]
     np.savez(tmp_path / "digits.npz", **arrays)
     with pytest.raises(DataError, match=f"digits.npz lacks {key}; it must hold") as error:
-        load(Name.digits, tmp_path)
+        load(DatasetName.digits, tmp_path)
     one_line(error)
 
 
@@ -168,7 +168,7 @@ def test_a_damaged_file_is_refused_by_its_path_in_one_line(tmp_path: Path, kind:
     path = tmp_path / "digits.npz"
     damaged(path, kind)
     with pytest.raises(DataError, match="is damaged or no npz file") as error:
-        load(Name.digits, tmp_path)
+        load(DatasetName.digits, tmp_path)
     assert str(path) in one_line(error)
 
 
@@ -204,7 +204,7 @@ def test_missing_data_is_one_line_that_names_the_path_and_the_command_and_leaves
 ) -> None:
     folder = tmp_path / "data"
     with pytest.raises(DataError, match="was not found") as error:
-        load(Name(name), folder, download=False)
+        load(DatasetName(name), folder, download=False)
     line = one_line(error)
     assert str(folder / f"{name}.npz") in line
     assert f"`python scripts/prepare_data.py data={name}`" in line
@@ -212,8 +212,8 @@ def test_missing_data_is_one_line_that_names_the_path_and_the_command_and_leaves
 
 
 def fetching(monkeypatch: pytest.MonkeyPatch, fetch: Callable[[Path], Arrays]) -> None:
-    source = dataclasses.replace(SOURCES[Name.digits], fetch=fetch, embedded=False)
-    monkeypatch.setitem(datasets.SOURCES, Name.mnist, source)
+    source = dataclasses.replace(DATASETS[DatasetName.digits], fetch=fetch, embedded=False)
+    monkeypatch.setitem(datasets.DATASETS, DatasetName.mnist, source)
 
 
 def test_a_failed_download_is_one_line_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_a_failed_download_is_one_line_and_leaves_no_file(tmp_path: Path, monkey
 
     fetching(monkeypatch, fetch)
     with pytest.raises(DataError, match=r"the download failed \(no route to host\)") as error:
-        load(Name.mnist, tmp_path)
+        load(DatasetName.mnist, tmp_path)
     assert str(tmp_path / "mnist.npz") in one_line(error)
     assert "prepare_data.py data=mnist" in one_line(error)
     assert not list(tmp_path.iterdir())
@@ -234,9 +234,9 @@ def test_a_failed_download_is_one_line_and_leaves_no_file(tmp_path: Path, monkey
 
 
 def test_a_set_that_nobody_can_fetch_is_asked_for_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(datasets.SOURCES, Name.mnist, Source((8, 8), 10, (12, 12)))
+    monkeypatch.setitem(datasets.DATASETS, DatasetName.mnist, DatasetSpec((8, 8), 10, (12, 12)))
     with pytest.raises(DataError, match=r"mnist was not found: put it there as .*mnist.npz, with x_train, y_train"):
-        load(Name.mnist, tmp_path)
+        load(DatasetName.mnist, tmp_path)
 
 
 def test_a_download_with_wrong_arrays_is_refused_and_leaves_no_file(
@@ -244,7 +244,7 @@ def test_a_download_with_wrong_arrays_is_refused_and_leaves_no_file(
 ) -> None:
     fetching(monkeypatch, lambda scratch: Arrays(**small(y_train=np.full(12, 77))))
     with pytest.raises(DataError, match=r"y_train must lie in 0\.\.9") as error:
-        load(Name.mnist, tmp_path)
+        load(DatasetName.mnist, tmp_path)
     one_line(error)
     assert not list(tmp_path.iterdir())
 
@@ -257,8 +257,8 @@ def test_a_download_becomes_a_file_that_is_read_the_next_time(tmp_path: Path, mo
         return Arrays(**small())
 
     fetching(monkeypatch, fetch)
-    first = load(Name.mnist, tmp_path / "data")
-    again = load(Name.mnist, tmp_path / "data", download=False)
+    first = load(DatasetName.mnist, tmp_path / "data")
+    again = load(DatasetName.mnist, tmp_path / "data", download=False)
     assert first.fingerprint() == again.fingerprint() == Arrays(**small()).fingerprint()
     assert len(calls) == 1
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mnist.npz"]
@@ -294,8 +294,8 @@ class Known(NamedTuple):
 def test_the_real_data_have_their_known_sizes_classes_and_colours(
     data_folder: Callable[[str], Path], name: str, known: Known
 ) -> None:
-    arrays = load(Name(name), data_folder(name), download=False)
-    assert SOURCES[Name(name)].examples == known.counts
+    arrays = load(DatasetName(name), data_folder(name), download=False)
+    assert DATASETS[DatasetName(name)].examples == known.counts
     assert (arrays.x_train.shape, arrays.x_test.shape) == tuple((count, *known.shape) for count in known.counts)
     for labels in (arrays.y_train, arrays.y_test):
         found = np.bincount(labels)
@@ -314,7 +314,7 @@ def test_torchvision_can_be_imported_beside_this_torch_and_has_its_data_sets() -
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
     for name in ("MNIST", "CIFAR10", "CIFAR100"):
-        assert isinstance(getattr(torchvision().datasets, name), type)
+        assert isinstance(getattr(import_torchvision().datasets, name), type)
 
 
 @pytest.mark.parametrize("read", [read_npz, check])

@@ -16,7 +16,7 @@ from small_photos import loaded, photos
 from torch import Tensor
 
 from smoothout.data import prefetch
-from smoothout.data.prefetch import Pixels, Reader
+from smoothout.data.prefetch import Pixels, PrefetchReader
 from smoothout.data.transfer import Transfer, sent
 
 CPU = torch.device("cpu")
@@ -56,8 +56,8 @@ def test_no_place_of_the_ring_is_overwritten_before_the_device_has_read_it(
     def decode(row: int, out: Pixels) -> None:
         out[...] = row
 
-    reader = Reader(2, workers, CPU)
-    reader.expect(torch.arange(60), decode)
+    reader = PrefetchReader(2, workers, CPU)
+    reader.schedule(torch.arange(60), decode)
     batches = torch.arange(60).split(size)
     squares = [reader.take(rows) for rows in batches]
     reader._transfer.read()()
@@ -132,9 +132,9 @@ def test_labels_on_the_device_are_never_chosen_by_rows_on_the_host(folder: Path)
     here, rows = loaded(folder)[0], torch.tensor([5, 0, 9])
     with OtherDevice():
         split = photos().load(folder, DEVICE)[0]
-        learnt = split.learnt(None, 0)
-        learnt.awaited(rows, 0)
-        for taken in (split.take(rows), learnt.take(rows)):
-            for away, expected in zip(taken, here.take(rows), strict=True):
+        learnt = split.training_view(None, 0)
+        learnt.prefetch(rows, 0)
+        for taken in (split.gather(rows), learnt.gather(rows)):
+            for away, expected in zip(taken, here.gather(rows), strict=True):
                 assert away.device == DEVICE
                 assert torch.equal(away.cpu(), expected)

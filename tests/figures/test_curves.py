@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from support import a_record
 
 from smoothout.results.figures import curves
-from smoothout.results.figures.curves import WINDOW, Run
+from smoothout.results.figures.curves import WINDOW, RunLabel
 from smoothout.results.figures.style import COLOURS, NEUTRAL
 from smoothout.results.records import Record
 
-SB, LB, WAY = Run("SB", 0), Run("LB", 1), Run("0 is SB, 1 is LB")
+SB, LB, WAY = RunLabel("SB", 0), RunLabel("LB", 1), RunLabel("0 is SB, 1 is LB")
 
 
 def line(gaps: int = 0, factor: float = 1.0) -> Record:
@@ -140,7 +140,7 @@ def recomputed(accuracy: float, weights: str, of: str = "run") -> Record:
 
 @pytest.mark.parametrize(("weights", "epoch"), [("best", 2), ("last", 3)])
 def test_a_course_has_the_best_epoch_hollow_and_a_full_mark_where_averages_were_recomputed(axes, weights, epoch):
-    curves.course(axes, [(SB, training([0.5, 0.9, 0.8], best=1)), (SB, recomputed(0.95, weights))])
+    curves.training_curve(axes, [(SB, training([0.5, 0.9, 0.8], best=1)), (SB, recomputed(0.95, weights))])
     drawn = lines(axes)
     hollow, full = drawn["SB, best epoch"], drawn[f"SB, {weights} epoch recomputed"]
     assert (list(hollow.get_xdata()), hollow.get_markerfacecolor()) == ([2], "white")
@@ -152,7 +152,7 @@ def test_a_course_has_the_best_epoch_hollow_and_a_full_mark_where_averages_were_
 
 def test_a_course_is_the_test_errors_running_median_over_epochs_which_the_panel_says(axes):
     accuracies = [0.5 if epoch % 3 == 0 else 0.9 for epoch in range(4 * WINDOW)]  # every third epoch is an outlier
-    curves.course(axes, [(SB, training([*accuracies, 0.1], best=1))])
+    curves.training_curve(axes, [(SB, training([*accuracies, 0.1], best=1))])
     errors = lines(axes)["SB, 1 seed"].get_ydata()
     assert list(lines(axes)["SB, 1 seed"].get_xdata()) == list(range(1, 4 * WINDOW + 2))
     assert errors[WINDOW:-WINDOW] == pytest.approx([10.0] * (2 * WINDOW + 1))
@@ -162,7 +162,7 @@ def test_a_course_is_the_test_errors_running_median_over_epochs_which_the_panel_
 
 
 def test_a_short_course_is_shown_as_it_is_with_all_its_marks_inside(axes):
-    curves.course(axes, [(SB, training([0.2, 0.4, 0.3], best=1)), (SB, recomputed(0.95, "last"))])
+    curves.training_curve(axes, [(SB, training([0.2, 0.4, 0.3], best=1)), (SB, recomputed(0.95, "last"))])
     assert list(lines(axes)["SB, 1 seed"].get_ydata()) == pytest.approx([80.0, 60.0, 70.0])
     assert "median" not in axes.get_title()
     low, high = axes.get_ylim()
@@ -171,7 +171,7 @@ def test_a_short_course_is_shown_as_it_is_with_all_its_marks_inside(axes):
 
 def test_a_courses_seeds_are_their_mean_in_a_band_as_long_as_all_of_them_last(axes):
     runs = [training([0.5, 0.5], best=0, name="a"), training([0.7], best=0, name="b")]  # the second ended early
-    curves.course(axes, [(SB, run) for run in runs])
+    curves.training_curve(axes, [(SB, run) for run in runs])
     drawn = lines(axes)
     assert list(drawn["SB, 2 seeds"].get_ydata()) == pytest.approx([40.0, math.nan], nan_ok=True)
     band = axes.collections[0].get_datalim(axes.transData)
@@ -182,7 +182,7 @@ def test_a_courses_seeds_are_their_mean_in_a_band_as_long_as_all_of_them_last(ax
 
 def test_recomputed_marks_of_two_runs_stand_side_by_side(axes):
     for run in (SB, LB):
-        curves.course(axes, [(run, training([0.5], best=0)), (run, recomputed(0.9, "last"))])
+        curves.training_curve(axes, [(run, training([0.5], best=0)), (run, recomputed(0.9, "last"))])
     marks = [drawn for name, drawn in lines(axes).items() if "recomputed" in name]
     left, right = (mark.get_transform().transform([(1, 10.0)])[0] for mark in marks)
     assert left[0] < right[0]
@@ -190,5 +190,5 @@ def test_recomputed_marks_of_two_runs_stand_side_by_side(axes):
 
 
 def test_what_was_recomputed_of_a_training_without_a_record_is_left_out(axes):
-    curves.course(axes, [(SB, training([0.5], best=0)), (SB, recomputed(0.9, "last", of="another"))])
+    curves.training_curve(axes, [(SB, training([0.5], best=0)), (SB, recomputed(0.9, "last", of="another"))])
     assert set(lines(axes)) == {"SB, 1 seed", "SB, best epoch"}

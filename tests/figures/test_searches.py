@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from support import a_record
 
 from smoothout.results.figures import sharpness as searches
-from smoothout.results.figures.curves import Run
+from smoothout.results.figures.curves import RunLabel
 from smoothout.results.figures.style import COLOURS
 from smoothout.results.records import Record
 
-SB, LB, BASELINE = Run("SB", 0), Run("LB", 1), Run("baseline", 0)
+SB, LB, BASELINE = RunLabel("SB", 0), RunLabel("LB", 1), RunLabel("baseline", 0)
 
 
 def course(search: str, space: str, values: list[float], answer: float, failed: bool = False) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def labelled(axes: Any) -> dict[str, Any]:
 
 
 def test_the_atlas_draws_the_best_value_after_each_evaluation_of_one_space(axes):
-    searches.atlas(axes, [(SB, ATLAS)], space="full")
+    searches.search_comparison(axes, [(SB, ATLAS)], space="full")
     drawn = labelled(axes)
     assert set(drawn) == {"keskar", "released (test split)", "L-BFGS-B scaled to the box"}
     keskar = drawn["keskar"]
@@ -65,7 +65,7 @@ def test_the_atlas_draws_the_best_value_after_each_evaluation_of_one_space(axes)
 
 
 def test_the_atlas_says_what_was_found_for_how_much_and_why_the_search_ended(axes):
-    searches.atlas(axes, [(SB, ATLAS)])
+    searches.search_comparison(axes, [(SB, ATLAS)])
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
     assert "keskar: 4% after 3; why" in texts
     assert "released (test split): failed after 2; why" in texts
@@ -75,19 +75,19 @@ def test_rounding_noise_of_a_search_does_not_squeeze_what_the_others_found(axes)
     noise = a_record(
         "atlas", {"courses": [course("keskar", "full", [0.0, 5.0], 5.0), course("released", "full", [0.0, 1e-9], 1e-9)]}
     )
-    searches.atlas(axes, [(SB, noise)])
+    searches.search_comparison(axes, [(SB, noise)])
     assert axes.get_ylim() == pytest.approx((5.0 / 1.2, 6.0))
     assert "released (test split): 1e-09% after 2; why" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_the_atlas_marks_a_conventions_answer_but_none_for_a_failed_search_or_a_method(axes):
-    searches.atlas(axes, [(SB, ATLAS)])
+    searches.search_comparison(axes, [(SB, ATLAS)])
     marks = [drawn for drawn in axes.get_lines() if drawn.get_marker() not in {"None", None, ""}]
     assert [(list(mark.get_xdata()), list(mark.get_ydata())) for mark in marks] == [([3], [4.0])]
 
 
 def test_of_several_seeds_the_atlas_names_each_search_once(axes):
-    searches.atlas(axes, [(SB, ATLAS), (SB, ATLAS)])
+    searches.search_comparison(axes, [(SB, ATLAS), (SB, ATLAS)])
     assert len(axes.get_legend().get_texts()) == 3
 
 
@@ -188,6 +188,6 @@ def test_adaptive_sharpness_says_of_which_region_split_and_logits(axes):
     ],
 )
 def test_more_runs_than_there_are_colours_are_drawn_all_the_same(axes, draw, record):
-    draw(axes, [(Run(str(place), place), record) for place in range(7)])
+    draw(axes, [(RunLabel(str(place), place), record) for place in range(7)])
     drawn = [line for one in axes.figure.axes for line in one.get_lines() if line.get_marker() not in {"_", "x"}]
     assert len(drawn) >= 7

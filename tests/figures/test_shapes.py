@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from support import a_record
 
 from smoothout.results.figures import surfaces
-from smoothout.results.figures.curves import Run
+from smoothout.results.figures.curves import RunLabel
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def plane() -> list:
     losses = [[0.01 * (1 + i + 10 * j) for j in range(4)] for i in range(3)]
     losses[0][0] = None
     outcome = {"alphas": [-1.0, 0.0, 1.0], "betas": [-1.0, -0.5, 0.5, 1.0], "losses": losses}
-    return [(Run("SB", 0), a_record("plane", outcome))]
+    return [(RunLabel("SB", 0), a_record("plane", outcome))]
 
 
 def test_contours_have_alpha_across_and_beta_up_and_levels_that_pictures_share(plane):
@@ -33,7 +33,7 @@ def test_contours_take_the_losss_logarithm_to_be_linear_between_points_and_name_
     """Losses of 10^-alpha: every decade lies at a whole alpha, however coarse the grid."""
     outcome = {"alphas": [-1.5, 0.5, 2.5], "betas": [0.0, 1.0], "losses": [[10.0**-a] * 2 for a in (-1.5, 0.5, 2.5)]}
     axes = Figure().subplots()
-    surfaces.contours(axes, [(Run("SB", 0), a_record("plane", outcome))])
+    surfaces.contours(axes, [(RunLabel("SB", 0), a_record("plane", outcome))])
     decades = axes.collections[-1]
     places = [path.vertices[:, 0].mean() for path in decades.get_paths() if len(path.vertices)]
     assert sorted(places) == pytest.approx([-1.0, 0.0, 1.0, 2.0])

@@ -12,12 +12,12 @@ from support import a_record
 
 from smoothout.analysis.hessian import Spectrum
 from smoothout.reproduction.figure import spectrum
-from smoothout.results.figures.curves import Run
+from smoothout.results.figures.curves import RunLabel
 from smoothout.results.figures.spectra import FOOT, WIDTH
 from smoothout.results.records import Record
 
 N = 50
-SB, LB = Run("SB", 0), Run("LB", 1)
+SB, LB = RunLabel("SB", 0), RunLabel("LB", 1)
 
 
 def hessian(bulk: float, top: list[float], converged: bool = True) -> Record:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from smoothout.benchmark.gpu_check import numerics
 from smoothout.benchmark.gpu_check.numerics import OPERATIONS
 from smoothout.benchmark.gpu_check.small import apart
-from smoothout.common.rng import fill_uniform
+from smoothout.common.rng import uniform_
 from smoothout.nn import perturbation
-from smoothout.nn.evaluation import Measured
+from smoothout.nn.evaluation import EvalResult
 from smoothout.nn.perturbation import SmoothOut
 from smoothout.nn.precision import Precision
-from smoothout.training.trainer import Training
+from smoothout.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -29,12 +29,12 @@ def test_sound_noise_holds() -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        lambda tensor, generator, a: fill_uniform(tensor, generator, 1.02 * a),
-        lambda tensor, generator, a: fill_uniform(tensor, generator, a).add_(0.01 * a),
-        lambda tensor, generator, a: fill_uniform(tensor, torch.Generator().manual_seed(0), a),
-        lambda tensor, generator, a: fill_uniform(tensor, None, a),
+        lambda tensor, generator, a: uniform_(tensor, generator, 1.02 * a),
+        lambda tensor, generator, a: uniform_(tensor, generator, a).add_(0.01 * a),
+        lambda tensor, generator, a: uniform_(tensor, torch.Generator().manual_seed(0), a),
+        lambda tensor, generator, a: uniform_(tensor, None, a),
         lambda tensor, generator, a: tensor.zero_(),
-        lambda tensor, generator, a: fill_uniform(tensor, generator, a).mul_(torch.nan),
+        lambda tensor, generator, a: uniform_(tensor, generator, a).mul_(torch.nan),
     ],
     ids=["too strong", "off centre", "every draw the same", "no draw of its address", "none", "no number"],
 )
@@ -109,9 +109,9 @@ def test_a_training_and_analyses_are_the_cpus_where_the_device_is_one() -> None:
 
 
 def test_a_training_that_ends_elsewhere_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Training] = []
+    made: list[Trainer] = []
 
-    def other_images(*arguments: Any, **settings: Any) -> Training:
+    def other_images(*arguments: Any, **settings: Any) -> Trainer:
         made.append(sound(*arguments, **{**settings, "seed": len(made)}))
         return made[-1]
 
@@ -133,7 +133,7 @@ def test_an_analysis_that_finds_something_else_fails(name: str, monkeypatch: pyt
         if len(calls) == 1:
             return found
         if name == "evaluate":
-            return Measured(found.loss * 1.001, found.accuracy)
+            return EvalResult(found.loss * 1.001, found.accuracy)
         if name == "_gradient":
             return found * 1.05
         if name == "sharpness":

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessException
 
 from smoothout.benchmark.gpu_check import processes
-from smoothout.training.distributed import Ranks
+from smoothout.training.distributed import ProcessGroup
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -26,7 +26,7 @@ def shared_by(monkeypatch: pytest.MonkeyPatch, examples: int) -> None:
 
     def spawned(work: Any, arguments: tuple[Any, ...], nprocs: int) -> None:
         *_, answer = arguments
-        torch.save(processes._end(processes._training(CPU, examples, Ranks())), answer)
+        torch.save(processes._end(processes._training(CPU, examples, ProcessGroup())), answer)
 
     monkeypatch.setattr(processes, "spawn", spawned)
 

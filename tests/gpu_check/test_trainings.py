@@ -16,16 +16,16 @@ from smoothout.benchmark.gpu_check.check import Found
 from smoothout.benchmark.gpu_check.small import mlp
 from smoothout.benchmark.gpu_check.trainings import KINDS, ONE_NOISE, PLAIN, SMOOTHOUT, Crowd
 from smoothout.models.mlp import MLP
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.engine import Engine, Ghosts, Launch
-from smoothout.training.trainer import Training
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.engine import Engine, GhostPasses, Launch
+from smoothout.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SHORT = 320  # examples
 BIASED = "1.weight"
 
 
-class Disturbed(Training):
+class Disturbed(Trainer):
     """A training some of whose kind ends a little elsewhere."""
 
     concerned: Callable[[Engine], bool]
@@ -35,7 +35,7 @@ class Disturbed(Training):
         eager = Engine(Launch.eager, ghosts=engine.ghosts)  # a CPU has no graphs
         super().__init__(*arguments, engine=eager, **settings)
 
-    def run(self) -> Snapshot:
+    def run(self) -> TrainingState:
         end = super().run()
         if self._concerned:
             weights = next(t for name, t in end.model.items() if t.is_floating_point() and t.dim() > 1)
@@ -86,7 +86,7 @@ def test_every_kind_can_be_trained_and_they_differ() -> None:
 def test_one_pass_that_ends_as_in_turn_holds_and_another_fails(noise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = trainings.one_pass_is_in_turn(CPU, noise)
     assert found.holds, found.text
-    disturb(monkeypatch, lambda engine: engine.ghosts is Ghosts.one_pass)
+    disturb(monkeypatch, lambda engine: engine.ghosts is GhostPasses.one_pass)
     assert trainings.one_pass_is_in_turn(CPU, noise, SHORT).holds is False
 
 
@@ -96,7 +96,7 @@ def test_a_resumed_training_that_is_the_unbroken_one_holds() -> None:
 
 
 def test_a_training_that_resumes_without_its_optimizer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(*arguments: Any) -> Snapshot:
+    def forgetful(*arguments: Any) -> TrainingState:
         snapshot = load(*arguments)
         snapshot.optimizer = {}
         return snapshot
@@ -123,8 +123,8 @@ def test_trainings_that_share_memory_fail(monkeypatch: pytest.MonkeyPatch) -> No
     """Where several live, the second's last update is computed with a number of the first's."""
     living: list[int] = []
 
-    class Sharing(Training):
-        def __iter__(self) -> Iterator[Snapshot]:
+    class Sharing(Trainer):
+        def __iter__(self) -> Iterator[TrainingState]:
             living.append(self._seed)
             try:
                 for now in super().__iter__():
@@ -142,8 +142,8 @@ def test_trainings_that_share_memory_fail(monkeypatch: pytest.MonkeyPatch) -> No
 def test_where_even_one_training_has_other_bits_each_time_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[int] = []
 
-    class Unsteady(Training):
-        def __iter__(self) -> Iterator[Snapshot]:
+    class Unsteady(Trainer):
+        def __iter__(self) -> Iterator[TrainingState]:
             begun.append(self._seed)
             for now in super().__iter__():
                 now.model[BIASED].view(-1)[0] += 2.0**-20 * len(begun)

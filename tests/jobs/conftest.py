@@ -10,12 +10,12 @@ from tiny_jobs import workplace
 
 from smoothout.jobs import outcomes, training_job
 from smoothout.jobs.job import Job
-from smoothout.jobs.runtime import Workplace
-from smoothout.training.checkpoint import Snapshot
+from smoothout.jobs.runtime import Runtime
+from smoothout.training.checkpoint import TrainingState
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workplace:
+def place(tmp_path: Path) -> Runtime:
     return workplace(tmp_path)
 
 
@@ -24,8 +24,8 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Fills with the job of every update, in the order in which they are made."""
     made: list[Job] = []
 
-    def watched(job: Job, place: Workplace) -> Generator[None, None, Snapshot]:
-        steps = training_job.training(job, place)
+    def watched(job: Job, place: Runtime) -> Generator[None, None, TrainingState]:
+        steps = training_job.train_job(job, place)
         while True:
             try:
                 next(steps)

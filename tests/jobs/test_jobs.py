@@ -19,52 +19,52 @@ from tiny_jobs import DIGITS, UPDATES, checkpoint_of, record_of, tiny, workplace
 
 from smoothout.common.errors import RecordError
 from smoothout.data import datasets
-from smoothout.data.datasets import Name
+from smoothout.data.datasets import DatasetName
 from smoothout.jobs import lookup, training_job
-from smoothout.jobs.runner import ensure
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.runner import get_or_run
+from smoothout.jobs.runtime import Runtime
 from smoothout.models.mlp import MLP
-from smoothout.nn.batchnorm import BatchNormStart
+from smoothout.nn.batchnorm import BatchNormInit
 from smoothout.nn.evaluation import evaluate
 from smoothout.results.records import Record
 from smoothout.training import checkpoint
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.methods.smoothout import Noise
-from smoothout.training.optimizers import Momentum
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.optimizers import SGD
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Training
+from smoothout.training.trainer import Trainer
 
 # Records
 
 
-def test_a_record_is_made_once(place: Workplace, trainings: list[Snapshot | None]) -> None:
-    first = ensure(tiny(), place)
+def test_a_record_is_made_once(place: Runtime, trainings: list[TrainingState | None]) -> None:
+    first = get_or_run(tiny(), place)
     assert len(trainings) == 1
     before = tree(Path(place.folders.results))
-    assert ensure(tiny(), place) == first
+    assert get_or_run(tiny(), place) == first
     assert len(trainings) == 1
     assert tree(Path(place.folders.results)) == before
 
 
 def test_a_record_is_enough_when_checkpoint_and_data_are_gone(
-    place: Workplace, trainings: list[Snapshot | None]
+    place: Runtime, trainings: list[TrainingState | None]
 ) -> None:
-    first = ensure(tiny(), place)
+    first = get_or_run(tiny(), place)
     shutil.rmtree(place.folders.checkpoints)
-    assert ensure(tiny(), place) == first
+    assert get_or_run(tiny(), place) == first
     assert len(trainings) == 1
     assert not Path(place.folders.checkpoints).exists()
 
 
-def test_every_setting_that_changes_the_outcome_gets_a_record_of_its_own(place: Workplace) -> None:
-    names = {ensure(tiny(schedule=Schedule(1), **change), place).name for change in ({}, {"seed": 1})}
+def test_every_setting_that_changes_the_outcome_gets_a_record_of_its_own(place: Runtime) -> None:
+    names = {get_or_run(tiny(schedule=Schedule(1), **change), place).name for change in ({}, {"seed": 1})}
     assert {path.stem for path in (Path(place.folders.results) / "train").iterdir()} == names
     assert len(names) == 2
 
 
-def test_a_record_says_what_was_run_and_what_came_out(place: Workplace) -> None:
-    job = tiny(perturbation=Noise(a=0.05), batchnorm_start=BatchNormStart.uniform)
-    record = ensure(job, place)
+def test_a_record_says_what_was_run_and_what_came_out(place: Runtime) -> None:
+    job = tiny(perturbation=NoiseConfig(a=0.05), batchnorm_start=BatchNormInit.uniform)
+    record = get_or_run(job, place)
     assert (record.kind, record.name, record.digest, record.inputs) == ("train", job.name, job.digest, [])
     assert record.settings["perturbation"]["a"] == 0.05
     assert record.settings["model"] == {"class": "MLP", "width": 16, "depth": 2}
@@ -82,7 +82,7 @@ def test_a_record_says_what_was_run_and_what_came_out(place: Workplace) -> None:
     layers = 64 * 16 + 16 + 16 * 16 + 16 + 16 * 10 + 10
     assert out["parameters"] == layers + 2 * (16 + 16)
     assert out["diverged"] is False
-    assert out["data_sha256"] == datasets.load(Name.digits, Path("nowhere")).fingerprint()
+    assert out["data_sha256"] == datasets.load(DatasetName.digits, Path("nowhere")).fingerprint()
     assert out["train_seconds"] == sum(out["curves"]["seconds"])
     assert 0 < out["train_seconds"] < out["wall_seconds"]
     assert 10**7 < out["peak_memory"] < 10**11 if sys.platform == "linux" else out["peak_memory"] is None
@@ -91,9 +91,9 @@ def test_a_record_says_what_was_run_and_what_came_out(place: Workplace) -> None:
     assert machine == {**record.environment, "engine": {"class": "Engine", **engine}}
 
 
-def test_best_and_last_are_the_curves_best_and_last_epochs(place: Workplace) -> None:
+def test_best_and_last_are_the_curves_best_and_last_epochs(place: Runtime) -> None:
     # A learning rate that is multiplied by 1000 after two epochs undoes what was learnt.
-    out = ensure(tiny(schedule=Schedule(4, drops=(2,), factor=1000.0)), place).outcome
+    out = get_or_run(tiny(schedule=Schedule(4, drops=(2,), factor=1000.0)), place).outcome
     accuracies = out["curves"]["test_accuracy"]
     assert out["best"]["epoch"] == accuracies.index(max(accuracies))
     assert out["best"]["test_accuracy"] == max(accuracies)
@@ -103,9 +103,9 @@ def test_best_and_last_are_the_curves_best_and_last_epochs(place: Workplace) -> 
     assert out["best"]["epoch"] == 1, "this test needs a run whose best epoch is not its last"
 
 
-def test_evaluating_the_checkpoint_again_gives_the_recorded_numbers_exactly(place: Workplace) -> None:
-    job = tiny(perturbation=Noise(a=0.05))
-    out = ensure(job, place).outcome
+def test_evaluating_the_checkpoint_again_gives_the_recorded_numbers_exactly(place: Runtime) -> None:
+    job = tiny(perturbation=NoiseConfig(a=0.05))
+    out = get_or_run(job, place).outcome
     snapshot = checkpoint.load(checkpoint_of(job, place), job.digest)
     train_split, test_split, _ = DIGITS.load(Path(place.folders.data), place.device)
     model = job.settings.model.build(DIGITS.shape, DIGITS.classes)
@@ -117,20 +117,20 @@ def test_evaluating_the_checkpoint_again_gives_the_recorded_numbers_exactly(plac
             assert measured.accuracy == out[which][f"{name}_accuracy"]
 
 
-def test_a_run_that_diverges_is_recorded_as_such(place: Workplace) -> None:
-    job = tiny(optimizer=Momentum(lr=1e30), schedule=Schedule(5))
-    out = ensure(job, place).outcome
+def test_a_run_that_diverges_is_recorded_as_such(place: Runtime) -> None:
+    job = tiny(optimizer=SGD(lr=1e30), schedule=Schedule(5))
+    out = get_or_run(job, place).outcome
     assert out["diverged"] is True
     assert len(out["curves"]["train_loss"]) < 5
     assert out["curves"]["train_loss"][-1] is None
     assert out["last"]["test_loss"] is None
 
 
-def test_a_run_that_diverged_is_not_trained_on(place: Workplace, trainings: list[Snapshot | None]) -> None:
-    job = tiny(optimizer=Momentum(lr=1e30), schedule=Schedule(5))
-    first = ensure(job, place)
+def test_a_run_that_diverged_is_not_trained_on(place: Runtime, trainings: list[TrainingState | None]) -> None:
+    job = tiny(optimizer=SGD(lr=1e30), schedule=Schedule(5))
+    first = get_or_run(job, place)
     record_of(job, place).unlink()
-    assert ensure(job, place).outcome["weights"] == first.outcome["weights"]
+    assert get_or_run(job, place).outcome["weights"] == first.outcome["weights"]
     assert len(trainings) == 1
 
 
@@ -145,9 +145,9 @@ def _strings(value: Any) -> Iterator[str]:
         yield value
 
 
-def test_a_record_names_no_host_and_no_path(place: Workplace) -> None:
+def test_a_record_names_no_host_and_no_path(place: Runtime) -> None:
     job = tiny()
-    ensure(job, place)
+    get_or_run(job, place)
     texts = list(_strings(json.loads(record_of(job, place).read_text())))
     assert {"tiny", "float32", job.digest} <= set(texts), "all texts were looked at"
     host = re.compile(rf"\b{re.escape(platform.node())}\b")
@@ -159,46 +159,44 @@ def test_a_record_names_no_host_and_no_path(place: Workplace) -> None:
 
 
 def test_a_record_that_was_edited_is_refused_and_not_trained_anew(
-    place: Workplace, trainings: list[Snapshot | None]
+    place: Runtime, trainings: list[TrainingState | None]
 ) -> None:
     job = tiny()
-    ensure(job, place)
+    get_or_run(job, place)
     path = record_of(job, place)
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     before = tree(Path(place.folders.results))
     with pytest.raises(RecordError, match=job.name):
-        ensure(job, place)
+        get_or_run(job, place)
     assert len(trainings) == 1
     assert tree(Path(place.folders.results)) == before
 
 
-def test_a_default_that_drifted_is_refused_by_the_records_name(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_default_that_drifted_is_refused_by_the_records_name(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     job = tiny(model=MLP(width=16, name="tiny"))
     assert job.settings.model.depth == 5
-    ensure(job, place)
+    get_or_run(job, place)
     # A later version has depth 2 as its default: the settings that differ from the defaults are the same.
     monkeypatch.setattr(MLP.__dataclass_fields__["depth"], "default", 2)
     later = tiny(model=MLP(width=16, depth=2, name="tiny"))
     assert later.digest == job.digest
     with pytest.raises(RecordError, match=f"record: {job.name} was made with other defaults") as refused:
-        ensure(later, place)
+        get_or_run(later, place)
     assert "\n" not in str(refused.value)
 
 
 def test_a_field_that_a_later_version_adds_leaves_old_records_good(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
+    place: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = ensure(tiny(), place)
-    described = lookup.described
+    record = get_or_run(tiny(), place)
+    described = lookup.canonical_settings
 
     def with_one_more(settings: Any, defaults: bool = True) -> Any:
         values = described(settings, defaults)
         return {**values, "label_smoothing": 0.0} if defaults else values
 
     monkeypatch.setattr(lookup, "described", with_one_more)
-    assert ensure(tiny(), place) == record
+    assert get_or_run(tiny(), place) == record
 
 
 # Two at once
@@ -206,9 +204,9 @@ def test_a_field_that_a_later_version_adds_leaves_old_records_good(
 
 def test_two_that_want_the_same_record_at_once_train_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    train = training_job.Training
+    train = training_job.Trainer
 
-    def slow(*arguments: Any, **settings: Any) -> Training:
+    def slow(*arguments: Any, **settings: Any) -> Trainer:
         calls.append(threading.current_thread().name)
         time.sleep(0.3)  # long enough for the other one to arrive
         return train(*arguments, **settings)
@@ -219,7 +217,7 @@ def test_two_that_want_the_same_record_at_once_train_it_once(tmp_path: Path, mon
 
     def one() -> None:
         both.wait()
-        made.append(ensure(tiny(), workplace(tmp_path)))
+        made.append(get_or_run(tiny(), workplace(tmp_path)))
 
     threads = [threading.Thread(target=one) for _ in range(2)]
     for thread in threads:
@@ -238,7 +236,7 @@ def test_tensorboard_gets_the_records_curves(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     job, place = tiny(), workplace(tmp_path, tensorboard=True)
-    curves = ensure(job, place).outcome["curves"]
+    curves = get_or_run(job, place).outcome["curves"]
     events = EventAccumulator(str(tmp_path / "logs" / "tensorboard" / job.name)).Reload()
     for name in ("train_loss", "test_accuracy"):
         scalars = events.Scalars(name)
@@ -250,11 +248,11 @@ def test_tensorboard_has_every_epoch_of_an_interrupted_run_once(tmp_path: Path) 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     job, place = tiny(), workplace(tmp_path, tensorboard=True, checkpoint_seconds=0.0)
-    steps = training_job.training(job, place)
+    steps = training_job.train_job(job, place)
     for _ in range(UPDATES + 3):
         next(steps)
     steps.close()
-    ensure(job, place)
+    get_or_run(job, place)
     events = EventAccumulator(str(tmp_path / "logs" / "tensorboard" / job.name)).Reload()
     assert [event.step for event in events.Scalars("test_loss")] == [0, 1]
 
@@ -263,5 +261,5 @@ def test_without_tensorboard_a_run_says_so_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert len(ensure(tiny(), workplace(tmp_path, tensorboard=True)).outcome["curves"]["test_loss"]) == 2
+    assert len(get_or_run(tiny(), workplace(tmp_path, tensorboard=True)).outcome["curves"]["test_loss"]) == 2
     assert "tensorboard is not installed" in capsys.readouterr().err

@@ -12,17 +12,17 @@ import torch
 from support import digits, tree
 from tiny_jobs import UPDATES, checkpoint_of, tiny, trained
 
-from smoothout.analysis.jobs.running_statistics import RunningAverages
+from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.common.errors import CheckpointError, DataError
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import ensure
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.runner import get_or_run
+from smoothout.jobs.runtime import Runtime
 from smoothout.training import checkpoint
 
 
 @pytest.fixture
-def shuffle_labels(place: Workplace) -> Callable[[], None]:
+def shuffle_labels(place: Runtime) -> Callable[[], None]:
     """Puts digits with their labels in another order into the data folder, and lets no process know the old ones."""
 
     def put() -> None:
@@ -36,20 +36,20 @@ def shuffle_labels(place: Workplace) -> Callable[[], None]:
 
 
 def test_an_analysis_on_other_data_than_the_trainings_is_refused(
-    place: Workplace, shuffle_labels: Callable[[], None]
+    place: Runtime, shuffle_labels: Callable[[], None]
 ) -> None:
-    job = Job(RunningAverages(), (tiny(),))
-    run = ensure(tiny(), place)
+    job = Job(RunningStatistics(), (tiny(),))
+    run = get_or_run(tiny(), place)
     shuffle_labels()
     before = tree(Path(place.folders.results).parent)
     with pytest.raises(DataError, match=rf"^data: digits in .* is not what {run.name} was trained on; .*$"):
-        ensure(job, place)
+        get_or_run(job, place)
     assert tree(Path(place.folders.results).parent) == before
 
 
-def test_a_training_does_not_go_on_with_other_data(place: Workplace, shuffle_labels: Callable[[], None]) -> None:
+def test_a_training_does_not_go_on_with_other_data(place: Runtime, shuffle_labels: Callable[[], None]) -> None:
     job, place = tiny(), replace(place, checkpoint_seconds=0.0)
-    steps = training_job.training(job, place)
+    steps = training_job.train_job(job, place)
     for _ in range(UPDATES + 3):
         next(steps)
     steps.close()
@@ -64,17 +64,15 @@ def test_a_training_does_not_go_on_with_other_data(place: Workplace, shuffle_lab
     assert trained(job, place).epoch == 2
 
 
-def test_an_analysis_computes_in_float32_whatever_torch_allows(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_analysis_computes_in_float32_whatever_torch_allows(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def run(*_: object) -> dict[str, object]:
         seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
         return {}
 
-    monkeypatch.setattr(RunningAverages, "run", run)
+    monkeypatch.setattr(RunningStatistics, "run", run)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    ensure(Job(RunningAverages(), (tiny(),)), place)
+    get_or_run(Job(RunningStatistics(), (tiny(),)), place)
     assert seen == [(False, "highest")]
     assert torch.backends.cudnn.allow_tf32

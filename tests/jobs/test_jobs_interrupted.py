@@ -10,40 +10,40 @@ import pytest
 from support import tree
 from tiny_jobs import tiny, workplace
 
-from smoothout.analysis.interpolation import Averages
-from smoothout.analysis.jobs.adaptive_sharpness import Adaptive
+from smoothout.analysis.interpolation import RunningStats
+from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
 from smoothout.analysis.jobs.hessian import Hessian
 from smoothout.analysis.jobs.interpolation import Interpolation
 from smoothout.analysis.jobs.landscape import Landscape, Plane
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
-from smoothout.analysis.jobs.running_statistics import RunningAverages
-from smoothout.analysis.jobs.search_comparison import Atlas
+from smoothout.analysis.jobs.running_statistics import RunningStatistics
+from smoothout.analysis.jobs.search_comparison import SearchComparison
 from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.sharpness import Convention
 from smoothout.common import pass_cache, progress
 from smoothout.common.interrupts import Interrupted
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import ensure
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.runner import get_or_run
+from smoothout.jobs.runtime import Runtime
 
 ANALYSES = (
     Sharpness(iterations=3, examples=50),
     Sharpness(convention=Convention.keskar, subspace=5, repeats=2, iterations=3, examples=50),
-    Interpolation(points=3, averages=Averages.recomputed),
+    Interpolation(points=3, averages=RunningStats.recomputed),
     NoiseCurve(strengths=(0.0, 0.1), draws=2, examples=200),
-    RunningAverages(),
+    RunningStatistics(),
     Landscape(points=3, directions=2, examples=50),
     Plane(points=3, examples=50),
     Hessian(eigenvalues=1, probes=2, examples=50),
-    Adaptive(iterations=3, examples=50),
-    Atlas(subspace=2, budget=8, examples=50),
+    AdaptiveSharpnessJob(iterations=3, examples=50),
+    SearchComparison(subspace=2, budget=8, examples=50),
 )
 
 
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     """Grows with every pass that is made and not read; all of them count as slow."""
-    passes, passed = list[None](), pass_cache._Journal.passed
+    passes, passed = list[None](), pass_cache._PassCache.passed
 
     def watched(self: Any, measure: Any) -> Any:
         def counted() -> Any:
@@ -53,7 +53,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[None]:
         return passed(self, counted)
 
     monkeypatch.setattr(pass_cache, "SLOW_SECONDS", 0.0)
-    monkeypatch.setattr(pass_cache._Journal, "passed", watched)
+    monkeypatch.setattr(pass_cache._PassCache, "passed", watched)
     return passes
 
 
@@ -72,8 +72,8 @@ def analysis(settings: Any) -> Job:
     return Job(settings, tuple(tiny(seed=seed) for seed in range(settings.runs)))
 
 
-def found(job: Job, place: Workplace) -> dict[str, Any]:
-    return {name: value for name, value in ensure(job, place).outcome.items() if name != "wall_seconds"}
+def found(job: Job, place: Runtime) -> dict[str, Any]:
+    return {name: value for name, value in get_or_run(job, place).outcome.items() if name != "wall_seconds"}
 
 
 @pytest.mark.parametrize("settings", ANALYSES, ids=lambda settings: settings.kind)
@@ -88,7 +88,7 @@ def test_an_analysis_that_is_interrupted_goes_on_and_ends_with_the_same_bits(
     with monkeypatch.context() as patched:
         interrupt_after(whole // 2, made, patched)
         with pytest.raises(Interrupted):
-            ensure(job, place)
+            get_or_run(job, place)
     assert whole // 2 <= len(made) < whole
     assert found(job, place) == expected
     assert len(made) <= whole + 1  # the pass that was broken off is made again
@@ -104,7 +104,7 @@ def test_what_was_found_of_other_weights_is_not_used(
     with monkeypatch.context() as patched:
         interrupt_after(len(made) + 3, made, patched)
         with pytest.raises(Interrupted):
-            ensure(job, place)
+            get_or_run(job, place)
     for path in Path(place.folders.checkpoints).glob("*.passes/*.pt"):
         path.rename(path.with_name(f"of other weights{path.name[16:]}"))
     made.clear()

@@ -13,18 +13,18 @@ import torch
 from support import tree
 from tiny_jobs import checkpoint_of, record_of, tiny, trained
 
-from smoothout.common.errors import CheckpointError, DataError, SettingsError
-from smoothout.data.datasets import Name
-from smoothout.data.image_arrays import Images
-from smoothout.data.image_folder import Collection, Photos
+from smoothout.common.errors import CheckpointError, ConfigError, DataError
+from smoothout.data.datasets import DatasetName
+from smoothout.data.image_arrays import ImageArrays
+from smoothout.data.image_folder import Collection, ImageFolder
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import ensure
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.runner import get_or_run
+from smoothout.jobs.runtime import Runtime
 from smoothout.models.shallow import Shallow
 from smoothout.training.batch import Batch
-from smoothout.training.distributed import Ranks
-from smoothout.training.methods.smoothout import Noise
+from smoothout.training.distributed import ProcessGroup
+from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import Adam, Epsilon
 
 
@@ -44,23 +44,23 @@ BAD_JOBS: dict[str, tuple[Job, Callable[[Path], None] | None, type[Exception], s
     "a batch above the data set": (
         tiny(batch=Batch(1439)),
         None,
-        SettingsError,
+        ConfigError,
         r"^batch.size: 1439 is more than the 1438 training examples in use$",
     ),
     "a last batch of one example before BatchNorm": (
         tiny(batch=Batch(479)),
         None,
-        SettingsError,
+        ConfigError,
         r"^batch.size: the last .* batch has 1 example, and BatchNorm needs 2; take another size$",
     ),
     "a model that images are too small for": (
         tiny(model=Shallow()),
         None,
-        SettingsError,
+        ConfigError,
         r"^model: .* at least 11x11 pixels, not 8x8$",
     ),
     "missing data": (
-        tiny(data=Images(Name.mnist, (0.5,), (0.5,))),
+        tiny(data=ImageArrays(DatasetName.mnist, (0.5,), (0.5,))),
         None,
         DataError,
         r"^data: mnist was not found: looked for .*mnist.npz; run `python scripts/prepare_data.py",
@@ -71,45 +71,45 @@ BAD_JOBS: dict[str, tuple[Job, Callable[[Path], None] | None, type[Exception], s
 
 
 @pytest.mark.parametrize("what", BAD_JOBS)
-def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_no_trace(place: Workplace, what: str) -> None:
+def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_no_trace(place: Runtime, what: str) -> None:
     job, prepare, error, message = BAD_JOBS[what]
     root = Path(place.folders.data).parent
     if prepare:
         prepare(Path(place.folders.data))
     before = tree(root)
     with pytest.raises(error, match=message) as refused:
-        ensure(job, place)
+        get_or_run(job, place)
     assert len(str(refused.value).splitlines()) == 1
     assert tree(root) == before
 
 
-def _of_another_run(path: Path, place: Workplace) -> None:
+def _of_another_run(path: Path, place: Runtime) -> None:
     other = tiny(seed=7)
     trained(other, place)
     checkpoint_of(other, place).rename(path)
 
 
-def _torn(path: Path, place: Workplace) -> None:
+def _torn(path: Path, place: Runtime) -> None:
     trained(tiny(), place)
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def _empty(path: Path, place: Workplace) -> None:
+def _empty(path: Path, place: Runtime) -> None:
     path.parent.mkdir()
     path.touch()
 
 
-def _text(path: Path, place: Workplace) -> None:
+def _text(path: Path, place: Runtime) -> None:
     path.parent.mkdir()
     path.write_text("no tensors")
 
 
-def _foreign(path: Path, place: Workplace) -> None:
+def _foreign(path: Path, place: Runtime) -> None:
     path.parent.mkdir()
     torch.save({"state_dict": {"weight": torch.zeros(2)}}, path)
 
 
-def _runs_code(path: Path, place: Workplace) -> None:
+def _runs_code(path: Path, place: Runtime) -> None:
     path.parent.mkdir()
     torch.save({"json": Path("of a class that is no tensor")}, path)
 
@@ -126,29 +126,29 @@ BAD_CHECKPOINTS = {
 
 @pytest.mark.parametrize("spoil", BAD_CHECKPOINTS, ids=lambda spoil: spoil.__name__.strip("_"))
 def test_a_checkpoint_that_cannot_be_used_is_refused_by_name_and_kept(
-    place: Workplace, spoil: Callable[[Path, Workplace], None]
+    place: Runtime, spoil: Callable[[Path, Runtime], None]
 ) -> None:
     path = checkpoint_of(tiny(), place)
     spoil(path, place)
     root = Path(place.folders.data).parent
     before = tree(root)
     with pytest.raises(CheckpointError, match=BAD_CHECKPOINTS[spoil]) as refused:
-        ensure(tiny(), place)
+        get_or_run(tiny(), place)
     assert str(path) in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
     assert tree(root) == before
 
 
-def test_a_fault_in_the_training_leaves_no_record(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_the_training_leaves_no_record(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
         patch.setattr(training_job, "Training", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
-            ensure(tiny(), place)
+            get_or_run(tiny(), place)
     assert not record_of(tiny(), place).exists()
-    assert ensure(tiny(), place).name == tiny().name
+    assert get_or_run(tiny(), place).name == tiny().name
 
 
 @pytest.mark.parametrize(
@@ -156,14 +156,14 @@ def test_a_fault_in_the_training_leaves_no_record(place: Workplace, monkeypatch:
     [
         ({}, True),
         ({"optimizer": Adam(0.01, epsilon=Epsilon.uncorrected)}, False),
-        ({"perturbation": Noise(0.1, copies=2)}, False),
-        ({"perturbation": Noise(0.0, copies=2)}, True),
-        ({"data": Photos(Collection.imagenette, (0.5,) * 3, (0.5,) * 3)}, False),
+        ({"perturbation": NoiseConfig(0.1, copies=2)}, False),
+        ({"perturbation": NoiseConfig(0.0, copies=2)}, True),
+        ({"data": ImageFolder(Collection.imagenette, (0.5,) * 3, (0.5,) * 3)}, False),
     ],
 )
 def test_a_cuda_graph_that_settings_rule_out_is_asked_for_in_vain_before_anything_is_written(
-    changes: dict[str, Any], recordable: bool, place: Workplace
+    changes: dict[str, Any], recordable: bool, place: Runtime
 ) -> None:
-    assert training_job._recordable(tiny(**changes).settings, place) is recordable
-    ranks = replace(place, ranks=Ranks(0, 2))
-    assert not training_job._recordable(tiny(**changes).settings, ranks)
+    assert training_job._capturable(tiny(**changes).settings, place) is recordable
+    ranks = replace(place, ranks=ProcessGroup(0, 2))
+    assert not training_job._capturable(tiny(**changes).settings, ranks)

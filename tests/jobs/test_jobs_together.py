@@ -14,21 +14,21 @@ from torch import nn
 
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.common import interrupts, progress
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.jobs import outcomes as job_outcomes
 from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import ensure, together
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.runner import get_or_run, run_jobs
+from smoothout.jobs.runtime import Runtime
 from smoothout.models.mlp import MLP
-from smoothout.nn.perturbation import Law
+from smoothout.nn.perturbation import NoiseDistribution
 from smoothout.results.records import Record
 from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import Snapshot
+from smoothout.training.checkpoint import TrainingState
 from smoothout.training.engine import Engine
-from smoothout.training.methods.smoothout import Noise
-from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
 
 
@@ -42,18 +42,22 @@ class Dropping(MLP):
 
 
 CROWD = [
-    tiny(perturbation=Noise(a=0.05), model=Dropping(16, 2)),
+    tiny(perturbation=NoiseConfig(a=0.05), model=Dropping(16, 2)),
     tiny(batch=Batch(300), schedule=Schedule(1)),  # 5 updates, the others have 24
-    tiny(optimizer=Momentum(lr=0.1), schedule=Schedule(2, drops=(1,)), perturbation=Noise(a=0.05, law=Law.gaussian)),
+    tiny(
+        optimizer=SGD(lr=0.1),
+        schedule=Schedule(2, drops=(1,)),
+        perturbation=NoiseConfig(a=0.05, law=NoiseDistribution.gaussian),
+    ),
     tiny(model=Dropping(16, 2), batch=Batch(128, ghost=32), seed=1),
-    tiny(optimizer=Adam(lr=0.01, reset_every_epoch=True), perturbation=Noise(a=0.05, copies=2)),
+    tiny(optimizer=Adam(lr=0.01, reset_every_epoch=True), perturbation=NoiseConfig(a=0.05, copies=2)),
 ]
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[Job, Record]:
     """What each of the crowd's trainings comes to when nothing else is trained beside it."""
-    return {job: ensure(job, workplace(tmp_path_factory.mktemp("alone"))) for job in CROWD}
+    return {job: get_or_run(job, workplace(tmp_path_factory.mktemp("alone"))) for job in CROWD}
 
 
 def lasting(record: Record) -> dict[str, Any]:
@@ -80,7 +84,7 @@ def noted(wanted: list[Job], asked: list[Job]) -> Iterator[Job]:
 def test_trainings_that_take_turns_end_with_the_bits_of_each_alone(
     tmp_path: Path, alone: dict[Job, Record], updates: list[Job], turns: int | None, most: int
 ) -> None:
-    made = dict(together(CROWD, workplace(tmp_path, engine=Engine(together=turns))))
+    made = dict(run_jobs(CROWD, workplace(tmp_path, engine=Engine(together=turns))))
     assert made.keys() == alone.keys()
     for job, record in made.items():
         assert isinstance(record, Record)
@@ -92,7 +96,7 @@ def test_trainings_that_take_turns_end_with_the_bits_of_each_alone(
 def test_trainings_take_turns_update_by_update_and_the_next_begins_when_one_ends(
     tmp_path: Path, updates: list[Job]
 ) -> None:
-    made = [job for job, _ in together(CROWD, workplace(tmp_path, engine=Engine(together=3)))]
+    made = [job for job, _ in run_jobs(CROWD, workplace(tmp_path, engine=Engine(together=3)))]
     first, short, third, fourth, fifth = CROWD
     assert updates[:15] == [first, short, third] * 5
     assert updates[15:20] == [first, third, first, third, fourth]
@@ -103,9 +107,9 @@ def test_an_error_in_one_training_sinks_no_other(
     tmp_path: Path, alone: dict[Job, Record], updates: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impossible, failing = tiny(batch=Batch(1439)), CROWD[2]
-    watched = job_outcomes.training
+    watched = job_outcomes.train_job
 
-    def training(job: Job, place: Workplace) -> Generator[None, None, Snapshot]:
+    def training(job: Job, place: Runtime) -> Generator[None, None, TrainingState]:
         steps = watched(job, place)
         if job is not failing:
             return (yield from steps)
@@ -117,10 +121,10 @@ def test_an_error_in_one_training_sinks_no_other(
     place = workplace(tmp_path, engine=Engine(together=3))
     with monkeypatch.context() as patch:
         patch.setattr(job_outcomes, "training", training)
-        outcomes = list(together([impossible, *CROWD], place))
+        outcomes = list(run_jobs([impossible, *CROWD], place))
     made = dict(outcomes)
     assert len(outcomes) == len(made) == 6
-    assert isinstance(made.pop(impossible), SettingsError)
+    assert isinstance(made.pop(impossible), ConfigError)
     error = made.pop(failing)
     assert isinstance(error, RuntimeError)
     assert str(error) == "the network hums"
@@ -129,11 +133,13 @@ def test_an_error_in_one_training_sinks_no_other(
         assert isinstance(record, Record)
         assert lasting(record) == lasting(alone[job])
     assert not record_of(failing, place).exists()
-    assert lasting(ensure(failing, place)) == lasting(alone[failing]), "it can be made once what was wrong is put right"
+    assert lasting(get_or_run(failing, place)) == lasting(alone[failing]), (
+        "it can be made once what was wrong is put right"
+    )
 
 
 def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_they_go_on_to_the_same_bits(
-    tmp_path: Path, alone: dict[Job, Record], monkeypatch: pytest.MonkeyPatch, trainings: list[Snapshot | None]
+    tmp_path: Path, alone: dict[Job, Record], monkeypatch: pytest.MonkeyPatch, trainings: list[TrainingState | None]
 ) -> None:
     place, pending, asked = workplace(tmp_path, engine=Engine(together=3)), list[int](), list[Job]()
     monkeypatch.setattr(interrupts, "_pending", pending)
@@ -149,7 +155,7 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_t
 
     monkeypatch.setattr(progress.Bar, "step", step_and_interrupt)
     with pytest.raises(interrupts.Interrupted, match="by SIGINT; the same command goes on from here"):
-        came.update(together(noted(CROWD, asked), place))
+        came.update(run_jobs(noted(CROWD, asked), place))
     assert list(came) == [short], "what was done before stays"
     assert asked == [first, short, third, fourth], "nothing new is begun"
     left = {job: checkpoint.load(checkpoint_of(job, place), job.digest) for job in (first, third, fourth)}
@@ -159,7 +165,7 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_t
     assert not any(record_of(job, place).exists() for job in (first, third, fourth, fifth))
     pending.clear()
     trainings.clear()
-    came |= together(CROWD, place)
+    came |= run_jobs(CROWD, place)
     assert [snapshot is not None for snapshot in trainings] == [True, True, True, False]
     for job, record in came.items():
         assert isinstance(record, Record)
@@ -171,44 +177,44 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_t
 def test_jobs_are_asked_for_one_by_one_as_there_is_room(tmp_path: Path, turns: int) -> None:
     """So whoever gives them may look at the outcomes so far."""
     asked, came = list[Job](), list[Job]()
-    for job, _ in together(noted(CROWD, asked), workplace(tmp_path, engine=Engine(together=turns))):
+    for job, _ in run_jobs(noted(CROWD, asked), workplace(tmp_path, engine=Engine(together=turns))):
         assert len(asked) <= len(came) + turns
         came.append(job)
     assert asked == CROWD
     assert {job.digest for job in came} == {job.digest for job in CROWD}
 
 
-def test_records_that_are_there_come_without_training(tmp_path: Path, trainings: list[Snapshot | None]) -> None:
+def test_records_that_are_there_come_without_training(tmp_path: Path, trainings: list[TrainingState | None]) -> None:
     place = workplace(tmp_path, engine=Engine(together=2))
-    there = {job: ensure(job, place) for job in (CROWD[1], CROWD[4])}
+    there = {job: get_or_run(job, place) for job in (CROWD[1], CROWD[4])}
     shutil.rmtree(place.folders.checkpoints)
     trainings.clear()
-    assert dict(together(there, place)) == there
+    assert dict(run_jobs(there, place)) == there
     assert not trainings
-    outcomes = dict(together(CROWD[:2], place))
+    outcomes = dict(run_jobs(CROWD[:2], place))
     assert outcomes[CROWD[1]] == there[CROWD[1]]
     assert len(trainings) == 1
 
 
-def test_nothing_to_do_is_done_at_once(place: Workplace) -> None:
-    assert list(together([], place)) == []
+def test_nothing_to_do_is_done_at_once(place: Runtime) -> None:
+    assert list(run_jobs([], place)) == []
 
 
 def test_two_analyses_at_once_of_a_run_whose_weights_are_gone_train_it_once(
-    tmp_path: Path, trainings: list[Snapshot | None]
+    tmp_path: Path, trainings: list[TrainingState | None]
 ) -> None:
     place, run = workplace(tmp_path, engine=Engine(together=2)), CROWD[0]
-    ensure(run, place)
+    get_or_run(run, place)
     checkpoint_of(run, place).unlink()
     trainings.clear()
     analyses = [Job(NoiseCurve(strengths=(0.0, 0.1), examples=20, seed=seed), (run,)) for seed in (0, 1)]
-    outcomes = dict(together(analyses, place))
+    outcomes = dict(run_jobs(analyses, place))
     assert all(isinstance(outcome, Record) for outcome in outcomes.values()), outcomes
     assert len(trainings) == 1
 
 
-def test_a_job_given_twice_is_made_once(tmp_path: Path, trainings: list[Snapshot | None]) -> None:
-    [(job, outcome)] = together([tiny(), tiny()], workplace(tmp_path, engine=Engine(together=2)))
+def test_a_job_given_twice_is_made_once(tmp_path: Path, trainings: list[TrainingState | None]) -> None:
+    [(job, outcome)] = run_jobs([tiny(), tiny()], workplace(tmp_path, engine=Engine(together=2)))
     assert job == tiny()
     assert isinstance(outcome, Record)
     assert len(trainings) == 1
@@ -217,9 +223,9 @@ def test_a_job_given_twice_is_made_once(tmp_path: Path, trainings: list[Snapshot
 def test_a_job_that_another_process_makes_does_not_hold_up_the_others(tmp_path: Path) -> None:
     place = workplace(tmp_path, engine=Engine(together=2))
     order = []
-    lock = place.ledger.lock("train", tiny().digest)
+    lock = place.records.lock("train", tiny().digest)
     lock.acquire()
-    for job, outcome in together([tiny(), tiny(seed=1), tiny(seed=2)], place):
+    for job, outcome in run_jobs([tiny(), tiny(seed=1), tiny(seed=2)], place):
         assert isinstance(outcome, Record)
         order.append(job.settings.seed)
         if len(order) == 2:
@@ -230,7 +236,7 @@ def test_a_job_that_another_process_makes_does_not_hold_up_the_others(tmp_path: 
 def test_weights_are_trained_once_where_two_results_folders_share_checkpoints(tmp_path: Path) -> None:
     one, other = (workplace(tmp_path / name) for name in ("one", "other"))
     other = replace(other, folders=replace(other.folders, checkpoints=one.folders.checkpoints))
-    first, second = (runner._making(tiny(), place) for place in (one, other))
+    first, second = (runner._steps(tiny(), place) for place in (one, other))
     assert next(first) is True
     assert next(second) is False  # it waits
     first.close()
@@ -252,6 +258,6 @@ def test_ctrl_c_from_nowhere_ends_all_of_them(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(training_job.progress.Bar, "step", pressed)
         with pytest.raises(KeyboardInterrupt):
-            list(together([tiny(), tiny(seed=1)], place))
+            list(run_jobs([tiny(), tiny(seed=1)], place))
     assert len(steps) == 7
-    assert all(isinstance(outcome, Record) for _, outcome in together([tiny(), tiny(seed=1)], place))
+    assert all(isinstance(outcome, Record) for _, outcome in run_jobs([tiny(), tiny(seed=1)], place))

@@ -15,29 +15,29 @@ from torch import Tensor, nn
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.common import interrupts, progress
 from smoothout.common.errors import CheckpointError
-from smoothout.data.image_arrays import Images, Name
+from smoothout.data.image_arrays import DatasetName, ImageArrays
 from smoothout.jobs import lookup, runtime, training_job
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import ensure
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.runner import get_or_run
+from smoothout.jobs.runtime import Runtime
 from smoothout.models.resnet import ResNet
-from smoothout.nn.batchnorm import BatchNormStart
-from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.batchnorm import BatchNormInit
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
 from smoothout.results.records import Record
 from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.methods.smoothout import Course, Noise
-from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.methods.smoothout import NoiseConfig, StrengthSchedule
+from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
 
 
-@pytest.mark.parametrize("noise", [Noise(), Noise(a=0.05)], ids=["baseline", "smoothout"])
+@pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(a=0.05)], ids=["baseline", "smoothout"])
 def test_weights_that_are_missing_are_made_again_the_same(
-    place: Workplace, trainings: list[Snapshot | None], noise: Noise
+    place: Runtime, trainings: list[TrainingState | None], noise: NoiseConfig
 ) -> None:
     job = tiny(perturbation=noise)
-    ensure(job, place)
+    get_or_run(job, place)
     first = checkpoint.load(checkpoint_of(job, place), job.digest)
     checkpoint_of(job, place).unlink()
     again = trained(job, place)
@@ -47,56 +47,56 @@ def test_weights_that_are_missing_are_made_again_the_same(
     assert checkpoint_of(job, place).exists()
 
 
-def test_an_analysis_of_weights_that_another_machine_rounded_otherwise_is_known(place: Workplace) -> None:
+def test_an_analysis_of_weights_that_another_machine_rounded_otherwise_is_known(place: Runtime) -> None:
     run = tiny()
     job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (run,))
-    curve = ensure(job, place)
-    assert curve.outcome["weights"] == [ensure(run, place).outcome["weights"]["best"]]
-    assert lookup.of_other_weights([run, job], place) == []
+    curve = get_or_run(job, place)
+    assert curve.outcome["weights"] == [get_or_run(run, place).outcome["weights"]["best"]]
+    assert lookup.runs_with_other_weights([run, job], place) == []
     path = checkpoint_of(run, place)
     snapshot = checkpoint.load(path, run.digest)
     next(iter(snapshot.best.values())).mul_(1 + 1e-6)
     checkpoint.save(path, snapshot, run.digest)
-    assert lookup.of_other_weights([run, job], place) == []
+    assert lookup.runs_with_other_weights([run, job], place) == []
     (Path(place.folders.results) / job.kind / f"{job.name}.json").unlink()
-    ensure(job, place)
-    assert lookup.of_other_weights([run, job], place) == [run.name]
+    get_or_run(job, place)
+    assert lookup.runs_with_other_weights([run, job], place) == [run.name]
 
 
 def test_an_analysis_of_a_network_whose_code_was_changed_is_refused(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
+    place: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tiny()
-    ensure(run, place)
+    get_or_run(run, place)
     job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (run,))
     monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: 0 * x)  # right by chance alone, on any processor
     with pytest.raises(CheckpointError, match=r"^model: tiny-.*: the same weights had a test accuracy of .* the code"):
-        ensure(job, place)
-    assert place.ledger.find(job.kind, job.digest) is None
+        get_or_run(job, place)
+    assert place.records.get(job.kind, job.digest) is None
     monkeypatch.undo()
-    ensure(job, place)
+    get_or_run(job, place)
 
 
 @pytest.mark.parametrize("found", [{"norm": torch.ones(2)}, {"norms": {"a": [1.0, torch.ones(2)]}}])
 def test_an_analysis_that_finds_tensors_is_told_under_which_key(
-    found: dict[str, Any], place: Workplace, monkeypatch: pytest.MonkeyPatch
+    found: dict[str, Any], place: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (tiny(),))
     monkeypatch.setattr(NoiseCurve, "run", lambda *_: {"test": [None, "text", 1, (True,)], **found})
     with pytest.raises(TypeError, match=f"^noise_curve: run.. returned a Tensor under '{next(iter(found))}'"):
-        ensure(job, place)
+        get_or_run(job, place)
 
 
-def test_finished_weights_are_read_and_not_trained_again(place: Workplace, trainings: list[Snapshot | None]) -> None:
+def test_finished_weights_are_read_and_not_trained_again(place: Runtime, trainings: list[TrainingState | None]) -> None:
     job = tiny()
-    ensure(job, place)
+    get_or_run(job, place)
     record_of(job, place).unlink()
-    ensure(job, place)
+    get_or_run(job, place)
     assert len(trainings) == 1
 
 
-def test_a_finished_checkpoint_holds_no_optimizer(place: Workplace) -> None:
-    ensure(tiny(), place)
+def test_a_finished_checkpoint_holds_no_optimizer(place: Runtime) -> None:
+    get_or_run(tiny(), place)
     assert checkpoint.load(checkpoint_of(tiny(), place), tiny().digest).optimizer == {}
 
 
@@ -112,18 +112,18 @@ def _stopping_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 RUNS = {
-    "adam": {"perturbation": Noise(a=0.05)},
+    "adam": {"perturbation": NoiseConfig(a=0.05)},
     "adam made anew every epoch": {
         "optimizer": Adam(lr=0.01, clip_norm=0.5, weight_decay=1e-3, reset_every_epoch=True),
-        "perturbation": Noise(a=0.1, scaling=Scaling.filter, course=Course.tanh_falling),
+        "perturbation": NoiseConfig(a=0.1, scaling=NoiseScaling.filter, course=StrengthSchedule.tanh_falling),
         "batch": Batch(128, ghost=32),
     },
     "momentum with a drop": {
-        "optimizer": Momentum(lr=0.1, weight_decay=1e-4),
+        "optimizer": SGD(lr=0.1, weight_decay=1e-4),
         "schedule": Schedule(2, drops=(1,)),
-        "perturbation": Noise(a=0.05, law=Law.gaussian, denoise=False),
+        "perturbation": NoiseConfig(a=0.05, law=NoiseDistribution.gaussian, denoise=False),
     },
-    "copies": {"perturbation": Noise(a=0.05, copies=2)},
+    "copies": {"perturbation": NoiseConfig(a=0.05, copies=2)},
 }
 
 
@@ -131,7 +131,7 @@ RUNS = {
 def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
     """A training, and its record when nothing interrupts it."""
     job = tiny(**RUNS[request.param])
-    return job, ensure(job, workplace(tmp_path_factory.mktemp("unbroken")))
+    return job, get_or_run(job, workplace(tmp_path_factory.mktemp("unbroken")))
 
 
 @pytest.mark.parametrize("updates", [1, UPDATES, UPDATES + 5, 2 * UPDATES])
@@ -139,7 +139,7 @@ def test_a_run_that_is_stopped_after_any_update_ends_with_the_same_bits(
     unbroken: tuple[Job, Record],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    trainings: list[Snapshot | None],
+    trainings: list[TrainingState | None],
     updates: int,
 ) -> None:
     job, expected = unbroken
@@ -147,11 +147,11 @@ def test_a_run_that_is_stopped_after_any_update_ends_with_the_same_bits(
     with monkeypatch.context() as patch:
         _stopping_after(updates, patch)
         with pytest.raises(interrupts.Interrupted):
-            ensure(job, place)
+            get_or_run(job, place)
     assert not record_of(job, place).exists()
     left = checkpoint.load(checkpoint_of(job, place), job.digest)
     assert left.epoch * UPDATES + left.step == updates
-    record = ensure(job, place)
+    record = get_or_run(job, place)
     assert len(trainings) == 2
     assert trainings[1] is not None
     assert record.outcome["weights"] == expected.outcome["weights"]
@@ -161,19 +161,19 @@ def test_a_run_that_is_stopped_after_any_update_ends_with_the_same_bits(
     assert record.outcome["last"] == expected.outcome["last"]
 
 
-def test_a_run_that_goes_on_elsewhere_says_so(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_goes_on_elsewhere_says_so(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     job = tiny()
     with monkeypatch.context() as patch:
         _stopping_after(3, patch)
         with pytest.raises(interrupts.Interrupted):
-            ensure(job, place)
+            get_or_run(job, place)
     here = runtime.environment(place.device)
     monkeypatch.setattr(runtime, "environment", lambda device: {**here, "threads": 64})
-    assert [machine["threads"] for machine in ensure(job, place).outcome["machines"]] == [here["threads"], 64]
+    assert [machine["threads"] for machine in get_or_run(job, place).outcome["machines"]] == [here["threads"], 64]
 
 
 def test_a_request_to_stop_keeps_a_checkpoint_and_makes_no_record(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
+    place: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, steps = tiny(), itertools.count(1)
 
@@ -184,16 +184,16 @@ def test_a_request_to_stop_keeps_a_checkpoint_and_makes_no_record(
     with monkeypatch.context() as patch:
         patch.setattr(progress.Bar, "step", broken_off)
         with pytest.raises(interrupts.Interrupted):
-            ensure(job, place)
+            get_or_run(job, place)
     assert not checkpoint_of(job, place).exists(), "nobody asked, and the time between checkpoints is not over"
     _stopping_after(5, monkeypatch)
     with pytest.raises(interrupts.Interrupted):
-        ensure(job, place)
+        get_or_run(job, place)
     assert checkpoint.load(checkpoint_of(job, place), job.digest).step == 5
     assert not record_of(job, place).exists()
 
 
-def _start_weights(job: Job, place: Workplace, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+def _start_weights(job: Job, place: Runtime, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """The weights that the training of ``job`` is started with."""
     found: dict[str, Tensor] = {}
 
@@ -204,26 +204,26 @@ def _start_weights(job: Job, place: Workplace, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr(training_job, "Training", look)
         with pytest.raises(interrupts.Interrupted):
-            ensure(job, place)
+            get_or_run(job, place)
     return found
 
 
-def test_the_same_seed_gives_all_methods_the_same_start(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_seed_gives_all_methods_the_same_start(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(**changes: Any) -> dict[str, Tensor]:
         torch.rand(3)  # what was drawn before does not matter
-        return _start_weights(tiny(batchnorm_start=BatchNormStart.uniform, **changes), place, monkeypatch)
+        return _start_weights(tiny(batchnorm_start=BatchNormInit.uniform, **changes), place, monkeypatch)
 
     baseline = start()
-    assert same_bits(start(perturbation=Noise(a=0.05)), baseline)
-    assert same_bits(start(perturbation=Noise(a=0.1, scaling=Scaling.filter)), baseline)
-    assert same_bits(start(batch=Batch(700), optimizer=Momentum(lr=0.1)), baseline)
+    assert same_bits(start(perturbation=NoiseConfig(a=0.05)), baseline)
+    assert same_bits(start(perturbation=NoiseConfig(a=0.1, scaling=NoiseScaling.filter)), baseline)
+    assert same_bits(start(batch=Batch(700), optimizer=SGD(lr=0.1)), baseline)
     other = start(seed=1)
     assert not any(torch.equal(other[name], baseline[name]) for name in baseline if baseline[name].ndim == 2)
 
 
-def test_batchnorm_starts_at_one_or_uniformly_as_asked(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batchnorm_starts_at_one_or_uniformly_as_asked(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     one = _start_weights(tiny(), place, monkeypatch)
-    uniform = _start_weights(tiny(batchnorm_start=BatchNormStart.uniform), place, monkeypatch)
+    uniform = _start_weights(tiny(batchnorm_start=BatchNormInit.uniform), place, monkeypatch)
     differ = {name for name in one if not torch.equal(one[name], uniform[name])}
     assert differ == {"2.weight", "5.weight"}  # the BatchNorm layers of the two hidden layers
     for name in differ:
@@ -231,17 +231,17 @@ def test_batchnorm_starts_at_one_or_uniformly_as_asked(place: Workplace, monkeyp
         assert 0 <= uniform[name].min() < uniform[name].max() < 1
 
 
-def test_a_network_that_sets_batchnorms_start_itself_keeps_it(place: Workplace) -> None:
-    colours = Images(Name.cifar10, (0.5,) * 3, (0.5,) * 3)
-    setup = tiny(model=ResNet(8), data=colours, batchnorm_start=BatchNormStart.uniform).settings
-    norms = [m for m in training_job.fresh_model(setup, place).modules() if isinstance(m, nn.BatchNorm2d)]
+def test_a_network_that_sets_batchnorms_start_itself_keeps_it(place: Runtime) -> None:
+    colours = ImageArrays(DatasetName.cifar10, (0.5,) * 3, (0.5,) * 3)
+    setup = tiny(model=ResNet(8), data=colours, batchnorm_start=BatchNormInit.uniform).settings
+    norms = [m for m in training_job.init_model(setup, place).modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == 9
     assert all(torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
 
 
-def test_training_leaves_the_global_generator_alone(place: Workplace) -> None:
+def test_training_leaves_the_global_generator_alone(place: Runtime) -> None:
     torch.manual_seed(5)
     expected = torch.rand(4)
     torch.manual_seed(5)
-    ensure(tiny(perturbation=Noise(a=0.05)), place)
+    get_or_run(tiny(perturbation=NoiseConfig(a=0.05)), place)
     assert torch.equal(torch.rand(4), expected)

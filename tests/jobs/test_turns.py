@@ -16,12 +16,12 @@ import torch
 from tiny_jobs import record_of, tiny, workplace
 
 from smoothout.jobs import outcomes
-from smoothout.jobs.concurrency import Queue, Turns
+from smoothout.jobs.concurrency import ConcurrencyLimit, JobQueue
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import ensure, together
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.runner import get_or_run, run_jobs
+from smoothout.jobs.runtime import Runtime
 from smoothout.results.records import Record
-from smoothout.training.checkpoint import Snapshot
+from smoothout.training.checkpoint import TrainingState
 from smoothout.training.engine import Engine
 
 GB = 10**9
@@ -54,12 +54,12 @@ class FakeGPU:
         self.peak = max(self.peak, self.reserved, peak)
 
 
-def turns_on(tmp_path: Path, device: str = "cuda", together: int | None = None) -> Turns:
+def turns_on(tmp_path: Path, device: str = "cuda", together: int | None = None) -> ConcurrencyLimit:
     place = replace(workplace(tmp_path, engine=Engine(together=together)), device=torch.device(device))
-    return Turns(place, place.turns)
+    return ConcurrencyLimit(place, place.concurrent_trainings)
 
 
-def trained(turns: Turns, turn: Any, updates: int = 12 + 1) -> None:
+def trained(turns: ConcurrencyLimit, turn: Any, updates: int = 12 + 1) -> None:
     """A tiny training has 12 updates an epoch."""
     for _ in range(updates):
         turns.step(turn, worked=True)
@@ -150,22 +150,22 @@ def test_image_folders_are_trained_on_alone(device: str, tmp_path: Path, monkeyp
 def test_after_a_failure_for_memory_fewer_run_and_know_it(tmp_path: Path) -> None:
     turns = turns_on(tmp_path, "cpu", together=8)
     for job in CROWD[:3]:
-        assert turns.begin(job)[1].turns == 8
-    assert turns.fewer()
+        assert turns.begin(job)[1].concurrent_trainings == 8
+    assert turns.reduce()
     assert turns.most == 2
     turns.end(CROWD[2])
     turns.end(CROWD[1])
-    assert turns.begin(CROWD[1])[1].turns == 2
-    assert turns.fewer()
+    assert turns.begin(CROWD[1])[1].concurrent_trainings == 2
+    assert turns.reduce()
     assert turns.most == 1
-    assert not turns.fewer(), "alone, it is an error"
+    assert not turns.reduce(), "alone, it is an error"
 
 
 def test_a_job_that_was_alone_is_tried_once_more_as_one_that_is_alone(tmp_path: Path) -> None:
     """A training falls back from CUDA graphs to eager updates where it knows that nobody else will come."""
     turns = turns_on(tmp_path, "cpu", together=8)
     turns.begin(CROWD[0])
-    assert turns.fewer()
+    assert turns.reduce()
     assert turns.most == 1
 
 
@@ -177,7 +177,7 @@ def test_a_queue_gives_each_job_once_and_takes_no_more_than_it_needs() -> None:
             asked.append(number)
             yield job
 
-    queue = Queue(given())
+    queue = JobQueue(given())
     assert asked == []
     assert queue.first() is queue.first() is CROWD[0]
     assert asked == [0]
@@ -194,9 +194,9 @@ def test_a_queue_gives_each_job_once_and_takes_no_more_than_it_needs() -> None:
 
 def fails_beside(others: int, failed: list[Job], kept: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trainings run out of memory in their third update where more than ``others`` run at the same time."""
-    watched, running = outcomes.training, set[Job]()
+    watched, running = outcomes.train_job, set[Job]()
 
-    def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
+    def training(job: Job, place: Runtime) -> Generator[bool, None, TrainingState]:
         model = torch.nn.Linear(3, 3)  # a local that the frames of the error hold
         kept.append(weakref.ref(model))
         running.add(job)
@@ -220,10 +220,10 @@ def fails_beside(others: int, failed: list[Job], kept: list[Any], monkeypatch: p
 def test_a_training_that_runs_out_of_memory_beside_others_is_made_with_fewer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wanted = ensure(CROWD[0], workplace(tmp_path / "alone")).outcome["weights"]
+    wanted = get_or_run(CROWD[0], workplace(tmp_path / "alone")).outcome["weights"]
     failed, kept = list[Job](), list[Any]()
     fails_beside(2, failed, kept, monkeypatch)
-    made = dict(together(CROWD, workplace(tmp_path, engine=Engine(together=4))))
+    made = dict(run_jobs(CROWD, workplace(tmp_path, engine=Engine(together=4))))
     assert all(isinstance(made[job], Record) for job in CROWD)
     record = made[CROWD[0]]
     assert isinstance(record, Record)
@@ -240,7 +240,7 @@ def test_a_training_that_runs_out_of_memory_alone_fails_and_keeps_no_memory(
     place = workplace(tmp_path, engine=Engine(together=3))
     gc.disable()
     try:
-        outcomes = dict(together(CROWD[:3], place))
+        outcomes = dict(run_jobs(CROWD[:3], place))
         assert all(isinstance(outcome, torch.OutOfMemoryError) for outcome in outcomes.values())
         assert [model() for model in kept] == [None] * len(kept), "neither the error nor a cycle holds its frames"
     finally:

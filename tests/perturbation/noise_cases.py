@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from smoothout import SmoothOut
-from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
 
-LAWS = list(Law)
-SCALINGS = list(Scaling)
+LAWS = list(NoiseDistribution)
+SCALINGS = list(NoiseScaling)
 
 
 def seeded(seed: int) -> torch.Generator:

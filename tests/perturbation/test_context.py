@@ -12,13 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout import SmoothOut
-from smoothout.nn.perturbation import Scaling
+from smoothout.nn.perturbation import NoiseScaling
 
 BUFFERS = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
 
 # noise relative to the weights leaves BatchNorm's bias at the 0 that it starts with
 
-ZEROS: dict[str, set[str]] = {Scaling.none: set(), Scaling.weight: {"norm.bias"}, Scaling.filter: {"norm.bias"}}
+ZEROS: dict[str, set[str]] = {
+    NoiseScaling.none: set(),
+    NoiseScaling.weight: {"norm.bias"},
+    NoiseScaling.filter: {"norm.bias"},
+}
 
 
 def bits(model: nn.Module) -> dict[str, list[int]]:

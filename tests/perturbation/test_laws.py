@@ -16,8 +16,8 @@ from torch import nn
 
 from smoothout import AdaSmoothOut, SmoothOut, SmoothOutCopies
 from smoothout.nn.parameters import filter_norms
-from smoothout.nn.perturbation import Law, Scaling, scale_to_filters
-from smoothout.training.methods.smoothout import Course, Draw, Noise, course_factor
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling, filter_normalize_
+from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule, strength_factor
 
 # The laws
 
@@ -110,13 +110,13 @@ def test_scaling_to_filters_is_equation_12_entry_by_entry() -> None:
             for k in range(2):
                 wanted[i, j, k] = 0.2 * direction[i, j, k] * weight[i].norm() / (direction[i].norm() + 1e-6)
     given = direction.clone()
-    assert scale_to_filters(given, weight, 0.2) is given
+    assert filter_normalize_(given, weight, 0.2) is given
     torch.testing.assert_close(given, wanted)
 
 
 def test_scaling_a_nearly_vanishing_direction_stays_finite_in_float16() -> None:
     weight, direction = torch.ones(3, dtype=torch.float16), torch.tensor([1e-6, 0.5, -1e-6], dtype=torch.float16)
-    found = scale_to_filters(direction, weight, 0.15)
+    found = filter_normalize_(direction, weight, 0.15)
     assert found.dtype is torch.float16
     assert found.isfinite().all()
     assert found.abs().tolist() == pytest.approx([0.15 * 1e-6 / 2e-6, 0.15, 0.15 * 1e-6 / 2e-6], rel=0.05)
@@ -149,12 +149,12 @@ def test_smoothout_names_the_argument_that_it_refuses(arguments: dict[str, Any],
         ({"a": math.nan}, "^a: .*nan"),
         ({"a": 0.1, "copies": -1}, "^copies: .*-1"),
         ({"a": 0.1, "copies": 2, "denoise": False}, "^copies: .*denoise"),
-        ({"a": 0.1, "copies": 2, "course": Course.anneal}, "^copies: .*course"),
+        ({"a": 0.1, "copies": 2, "course": StrengthSchedule.anneal}, "^copies: .*course"),
     ],
 )
 def test_noise_names_the_setting_that_it_refuses(arguments: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=line):
-        Noise(**arguments)
+        NoiseConfig(**arguments)
 
 
 @pytest.mark.parametrize("copies", [0, -2])
@@ -175,8 +175,12 @@ def test_copies_are_of_a_context_that_takes_its_noise_out_again() -> None:
 
 def test_noise_settings_make_the_context_that_they_describe() -> None:
     model = network()
-    for noise in [Noise(0.1), Noise(0.2, Law.gaussian, Scaling.filter, batchnorm=True), Noise(0.3, denoise=False)]:
-        context = noise.on(model)
+    for noise in [
+        NoiseConfig(0.1),
+        NoiseConfig(0.2, NoiseDistribution.gaussian, NoiseScaling.filter, batchnorm=True),
+        NoiseConfig(0.3, denoise=False),
+    ]:
+        context = noise.context_for(model)
         context.generator = seeded(3)
         wanted = SmoothOut(
             model,
@@ -192,70 +196,72 @@ def test_noise_settings_make_the_context_that_they_describe() -> None:
 
 
 def test_without_strength_no_other_noise_setting_counts() -> None:
-    idle = Noise(0.0, Law.gaussian, Scaling.filter, True, False, Draw.batch, Course.anneal)
-    assert idle.simplified() == Noise()
-    assert Noise(0.1, Law.gaussian).simplified() == Noise(0.1, Law.gaussian)
+    idle = NoiseConfig(
+        0.0, NoiseDistribution.gaussian, NoiseScaling.filter, True, False, NoisePer.batch, StrengthSchedule.anneal
+    )
+    assert idle.canonicalized() == NoiseConfig()
+    assert NoiseConfig(0.1, NoiseDistribution.gaussian).canonicalized() == NoiseConfig(0.1, NoiseDistribution.gaussian)
 
 
 @pytest.mark.parametrize(
     ("noise", "slug"),
     [
-        (Noise(), "baseline"),
-        (Noise(0.0375), "smoothout0.0375"),
-        (Noise(0.15, scaling=Scaling.filter), "adasmoothout0.15"),
-        (Noise(0.1, scaling=Scaling.weight), "weightsmoothout0.1"),
+        (NoiseConfig(), "baseline"),
+        (NoiseConfig(0.0375), "smoothout0.0375"),
+        (NoiseConfig(0.15, scaling=NoiseScaling.filter), "adasmoothout0.15"),
+        (NoiseConfig(0.1, scaling=NoiseScaling.weight), "weightsmoothout0.1"),
     ],
 )
-def test_noise_has_a_short_name(noise: Noise, slug: str) -> None:
+def test_noise_has_a_short_name(noise: NoiseConfig, slug: str) -> None:
     assert noise.slug == slug
 
 
 @pytest.mark.parametrize(
     ("course", "step", "total", "factor"),
     [
-        (Course.constant, 0, 10, 1.0),
-        (Course.constant, 10, 10, 1.0),
-        (Course.anneal, 0, 10, 1.0),
-        (Course.anneal, 1, 10, 0.826),
-        (Course.anneal, 100, 1000, 0.281),
-        (Course.anneal, 1000, 1000, 0.150),
-        (Course.anneal, 39200, 40000, 0.055),
-        (Course.tanh_rising, 0, 200, 1 / (1 + math.exp(10))),
-        (Course.tanh_rising, 50, 200, 1 / (1 + math.exp(5))),
-        (Course.tanh_rising, 100, 200, 0.5),
-        (Course.tanh_rising, 120, 200, 1 / (1 + math.exp(-2))),
-        (Course.tanh_rising, 200, 200, 1 / (1 + math.exp(-10))),
-        (Course.tanh_falling, 0, 200, 1 / (1 + math.exp(-10))),
-        (Course.tanh_falling, 100, 200, 0.5),
-        (Course.tanh_falling, 120, 200, 1 / (1 + math.exp(2))),
-        (Course.tanh_falling, 200, 200, 1 / (1 + math.exp(10))),
+        (StrengthSchedule.constant, 0, 10, 1.0),
+        (StrengthSchedule.constant, 10, 10, 1.0),
+        (StrengthSchedule.anneal, 0, 10, 1.0),
+        (StrengthSchedule.anneal, 1, 10, 0.826),
+        (StrengthSchedule.anneal, 100, 1000, 0.281),
+        (StrengthSchedule.anneal, 1000, 1000, 0.150),
+        (StrengthSchedule.anneal, 39200, 40000, 0.055),
+        (StrengthSchedule.tanh_rising, 0, 200, 1 / (1 + math.exp(10))),
+        (StrengthSchedule.tanh_rising, 50, 200, 1 / (1 + math.exp(5))),
+        (StrengthSchedule.tanh_rising, 100, 200, 0.5),
+        (StrengthSchedule.tanh_rising, 120, 200, 1 / (1 + math.exp(-2))),
+        (StrengthSchedule.tanh_rising, 200, 200, 1 / (1 + math.exp(-10))),
+        (StrengthSchedule.tanh_falling, 0, 200, 1 / (1 + math.exp(-10))),
+        (StrengthSchedule.tanh_falling, 100, 200, 0.5),
+        (StrengthSchedule.tanh_falling, 120, 200, 1 / (1 + math.exp(2))),
+        (StrengthSchedule.tanh_falling, 200, 200, 1 / (1 + math.exp(10))),
     ],
 )
 def test_the_strength_follows_the_released_programs_courses(
-    course: Course, step: int, total: int, factor: float
+    course: StrengthSchedule, step: int, total: int, factor: float
 ) -> None:
-    tolerance = {"abs": 5e-4} if course is Course.anneal else {"rel": 1e-9}
-    assert course_factor(course, step, total) == pytest.approx(factor, **tolerance)
-    assert Noise(0.2, course=course).strength(step, total) == pytest.approx(0.2 * factor, **tolerance)
+    tolerance = {"abs": 5e-4} if course is StrengthSchedule.anneal else {"rel": 1e-9}
+    assert strength_factor(course, step, total) == pytest.approx(factor, **tolerance)
+    assert NoiseConfig(0.2, course=course).strength_at(step, total) == pytest.approx(0.2 * factor, **tolerance)
 
 
 @pytest.mark.parametrize("course", ["constant", "anneal", "tanh_rising"])
 def test_a_course_may_be_given_as_text(course: str) -> None:
-    given, wanted = Noise(0.2, course=course), Noise(0.2, course=Course(course))  # type: ignore[arg-type]
-    assert given.strength(90, 100) == wanted.strength(90, 100)
+    given, wanted = NoiseConfig(0.2, course=course), NoiseConfig(0.2, course=StrengthSchedule(course))  # type: ignore[arg-type]
+    assert given.strength_at(90, 100) == wanted.strength_at(90, 100)
 
 
 @pytest.mark.parametrize("field", ["law", "scaling", "draw", "course"])
 def test_noise_refuses_a_choice_that_there_is_not(field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        dataclasses.replace(Noise(0.1), **{field: "cauchy"})
+        dataclasses.replace(NoiseConfig(0.1), **{field: "cauchy"})
 
 
-@pytest.mark.parametrize("course", list(Course))
-def test_a_course_by_its_name_has_the_factor_of_the_member(course: Course) -> None:
-    by_name, by_member = ([course_factor(one, step, 100) for step in (0, 30, 99)] for one in (course.value, course))
+@pytest.mark.parametrize("course", list(StrengthSchedule))
+def test_a_course_by_its_name_has_the_factor_of_the_member(course: StrengthSchedule) -> None:
+    by_name, by_member = ([strength_factor(one, step, 100) for step in (0, 30, 99)] for one in (course.value, course))
     assert by_name == by_member
     with pytest.raises(
         ValueError, match=r"^course: 'aneal' is not one of constant, anneal, tanh_rising, tanh_falling$"
     ):
-        course_factor("aneal", 0, 100)
+        strength_factor("aneal", 0, 100)

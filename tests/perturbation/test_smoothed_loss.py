@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from smoothout import AdaSmoothOut, SmoothOut, SmoothOutCopies
-from smoothout.common.rng import stream
+from smoothout.common.rng import make_generator
 
 # noise relative to the weights leaves BatchNorm's bias at the 0 that it starts with
 
@@ -141,7 +141,7 @@ def test_accumulated_micro_batches_with_noise_of_their_own_are_the_mean_of_their
     batches = [(x.double(), y) for x, y in (examples(6, seed) for seed in range(4))]
     wanted = [torch.zeros_like(p) for p in model.parameters()]
     for index, (inputs, labels) in enumerate(batches):
-        drawn = thetas(SmoothOut(model, 0.2, batchnorm=True, generator=stream(0, "noise", index)))
+        drawn = thetas(SmoothOut(model, 0.2, batchnorm=True, generator=make_generator(0, "noise", index)))
         moved = [(p.detach() + theta).requires_grad_() for p, theta in zip(model.parameters(), drawn, strict=True)]
         names = [name for name, _ in model.named_parameters()]
         loss = F.cross_entropy(functional_call(model, dict(zip(names, moved, strict=True)), (inputs,)), labels)
@@ -149,7 +149,7 @@ def test_accumulated_micro_batches_with_noise_of_their_own_are_the_mean_of_their
         wanted = [total + gradient / len(batches) for total, gradient in zip(wanted, gradients, strict=True)]
     context = SmoothOut(model, 0.2, batchnorm=True)
     for index, (inputs, labels) in enumerate(batches):
-        context.generator = stream(0, "noise", index)
+        context.generator = make_generator(0, "noise", index)
         with context:
             (F.cross_entropy(model(inputs), labels) / len(batches)).backward()
     for parameter, gradient in zip(model.parameters(), wanted, strict=True):
@@ -214,7 +214,7 @@ def test_the_gradient_over_copies_is_the_mean_of_the_gradients_by_hand() -> None
     w = model.flat().detach().clone()
     by_hand = []
     for index in range(count):
-        drawn = thetas(SmoothOut(model, 0.2, generator=stream(3, "copy", index)))
+        drawn = thetas(SmoothOut(model, 0.2, generator=make_generator(3, "copy", index)))
         by_hand.append(model.gradient_at(w + torch.cat([t.reshape(-1) for t in drawn])))
     copies = SmoothOutCopies(SmoothOut(model, 0.2), count, seed=3)
     for one in copies:

@@ -20,17 +20,17 @@ from typing import Any
 import pytest
 from support import tree
 
-from smoothout.cli.error_messages import one_line
+from smoothout.cli.error_messages import format_error
 from smoothout.common import interrupts
 from smoothout.common.errors import DataError
-from smoothout.common.torchvision_compat import torchvision
+from smoothout.common.torchvision_compat import import_torchvision
 from smoothout.data import datasets
-from smoothout.data.datasets import Name
+from smoothout.data.datasets import DatasetName
 from smoothout.jobs import training_job
 from smoothout.reliability.inputs import RUN
 from smoothout.reliability.kills import left
 from smoothout.reliability.victims import PLACES, QUIET
-from smoothout.results.records import Ledger
+from smoothout.results.records import RecordStore
 
 Ended = tuple[int, list[str]]
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -155,7 +155,7 @@ def test_a_lock_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        lock = Ledger(tmp_path).lock("train", "a" * 64)
+        lock = RecordStore(tmp_path).lock("train", "a" * 64)
         with pytest.raises(TimeoutError), lock.acquire(timeout=0):
             pass
         process.send_signal(signal.SIGKILL)
@@ -210,8 +210,8 @@ def test_a_network_that_does_not_fit_is_one_line_that_says_what_takes_less(progr
     ids=str,
 )
 def test_out_of_memory_is_one_line_that_says_what_takes_less(error: Exception, ways: str) -> None:
-    assert one_line(error).startswith(f"out of memory: {ways} takes less (")
-    assert "\n" not in one_line(error)
+    assert format_error(error).startswith(f"out of memory: {ways} takes less (")
+    assert "\n" not in format_error(error)
 
 
 def test_a_clock_that_jumps_changes_nothing(
@@ -241,10 +241,10 @@ def test_a_machine_without_room_is_no_failed_download(
     def fetch(_: Path) -> datasets.Arrays:
         raise error
 
-    digits = datasets.SOURCES[Name.digits]
-    monkeypatch.setitem(datasets.SOURCES, Name.mnist, replace(digits, fetch=fetch, embedded=False))
+    digits = datasets.DATASETS[DatasetName.digits]
+    monkeypatch.setitem(datasets.DATASETS, DatasetName.mnist, replace(digits, fetch=fetch, embedded=False))
     with pytest.raises(type(error)) as raised:
-        datasets.load(Name.mnist, tmp_path)
+        datasets.load(DatasetName.mnist, tmp_path)
     assert raised.value is error
 
 
@@ -254,10 +254,12 @@ def test_a_full_disk_that_does_not_take_what_was_fetched_is_named_by_its_file(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setitem(datasets.SOURCES, Name.mnist, replace(datasets.SOURCES[Name.digits], embedded=False))
+    monkeypatch.setitem(
+        datasets.DATASETS, DatasetName.mnist, replace(datasets.DATASETS[DatasetName.digits], embedded=False)
+    )
     monkeypatch.setattr(datasets.np, "savez", full)
     with pytest.raises(OSError, match="No space left") as raised:
-        datasets.load(Name.mnist, tmp_path)
+        datasets.load(DatasetName.mnist, tmp_path)
     assert raised.value.filename == str(tmp_path / "mnist.npz")
     assert tree(tmp_path) == {}
 
@@ -266,7 +268,7 @@ def test_a_download_that_is_not_the_known_archive_is_refused_and_never_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its digest is checked before it is opened, so its paths lead nowhere."""
-    torchvision()
+    import_torchvision()
     opened = []
 
     def fetch(url: str, filename: Any, *_: Any, **__: Any) -> None:
@@ -278,7 +280,7 @@ def test_a_download_that_is_not_the_known_archive_is_refused_and_never_unpacked(
     monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", fetch)
     monkeypatch.setattr("torchvision.datasets.utils.extract_archive", lambda *a, **k: opened.append(a))
     with pytest.raises(DataError, match=r"cifar10 was not found: .* the download failed .*corrupted"):
-        datasets.load(Name.cifar10, tmp_path / "data")
+        datasets.load(DatasetName.cifar10, tmp_path / "data")
     assert opened == []
     assert not (tmp_path / "data").exists()
 
@@ -307,5 +309,5 @@ def test_work_stops_when_the_process_that_it_is_done_for_has_died(tmp_path: Path
 
 
 def test_a_request_that_comes_after_the_last_question_is_not_forgotten() -> None:
-    with pytest.raises(interrupts.Interrupted, match="by SIGTERM"), interrupts.interruptible():
+    with pytest.raises(interrupts.Interrupted, match="by SIGTERM"), interrupts.defer_signals():
         signal.raise_signal(signal.SIGTERM)

@@ -19,11 +19,11 @@ from train_program import Program, records
 
 from smoothout.common.errors import DataError
 from smoothout.config.compose import compose_config
-from smoothout.data.datasets import Name
-from smoothout.data.image_arrays import Images
+from smoothout.data.datasets import DatasetName
+from smoothout.data.image_arrays import ImageArrays
 from smoothout.jobs import slurm as cluster
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import ensure
+from smoothout.jobs.runner import get_or_run
 from smoothout.results.records import Record
 
 HERE = Path(__file__).resolve().parent
@@ -106,7 +106,7 @@ def resources(launcher: str) -> dict[str, Any]:
 
 
 def torchs_variables() -> dict[str, str]:
-    cluster.join_ranks()
+    cluster.init_ranks_from_submitit()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     return {name: os.environ.get(name, "") for name in names} | {"TORCHRUN": str(is_torchelastic_launched())}
 
@@ -167,11 +167,11 @@ def test_the_same_job_has_its_ranks_from_the_local_executor(tmp_path: Path) -> N
 def test_a_process_that_is_alone_or_that_torchrun_started_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "SUBMITIT_EXECUTOR"):
         monkeypatch.delenv(name, raising=False)
-    cluster.join_ranks()
+    cluster.init_ranks_from_submitit()
     assert "RANK" not in os.environ
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    cluster.join_ranks()
+    cluster.init_ranks_from_submitit()
     assert os.environ["RANK"] == "3"
     assert "MASTER_ADDR" not in os.environ
 
@@ -189,7 +189,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 def handed_over(folder: Path, settings: dict[str, Any], *jobs: Job) -> dict[str, Record | Exception]:
     """What comes of ``jobs`` by the local executor, by name."""
     executor = cluster.executor("local", {**resources("submitit_local"), "submitit_folder": str(folder / "jobs")})
-    done = cluster.handed_over(executor, cluster.MadeThere(settings), jobs, workplace(folder, download=False))
+    done = cluster.run_on_slurm(executor, cluster.RemoteJob(settings), jobs, workplace(folder, download=False))
     return {job.name: outcome for job, outcome in done}
 
 
@@ -199,14 +199,14 @@ def test_missing_jobs_are_made_there_and_present_ones_nowhere(
 ) -> None:
     monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
     present, missing = tiny(), tiny(seed=1)
-    hopeless = tiny(data=Images(Name.mnist, (0.5,), (0.5,)))
-    record = ensure(present, workplace(tmp_path))
+    hopeless = tiny(data=ImageArrays(DatasetName.mnist, (0.5,), (0.5,)))
+    record = get_or_run(present, workplace(tmp_path))
     found = handed_over(tmp_path, settings, present, missing, hopeless)
     assert found[present.name] == record
     made = found[missing.name]
     assert isinstance(made, Record)
     assert made.outcome["machines"][0]["threads"] == 1
-    assert made == ensure(missing, workplace(tmp_path))
+    assert made == get_or_run(missing, workplace(tmp_path))
     assert isinstance(found[hopeless.name], DataError)
     assert len(list((tmp_path / "jobs").glob("*_submitted.pkl"))) == 2
 
@@ -225,13 +225,13 @@ def test_a_job_that_is_killed_is_an_error_of_its_own(
     monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0.5)  # for which it waits for a result
     executor = cluster.executor("local", {**resources("submitit_local"), "submitit_folder": str(tmp_path / "jobs")})
-    [(job, outcome)] = cluster.handed_over(executor, _killed, [tiny()], workplace(tmp_path))
+    [(job, outcome)] = cluster.run_on_slurm(executor, _killed, [tiny()], workplace(tmp_path))
     assert job == tiny()
     assert isinstance(outcome, RuntimeError)
 
 
 def test_a_job_that_ran_out_of_time_is_submitted_again_as_it_was(settings: dict[str, Any]) -> None:
-    work, job = cluster.MadeThere(settings), tiny()
+    work, job = cluster.RemoteJob(settings), tiny()
     again = work.checkpoint(job)
     assert (again.function, again.args) == (work, (job,))
 

@@ -13,14 +13,14 @@ from support import tree
 from train_program import ROOT, SHORT, Program, fails, records, start, without_times
 
 from smoothout.jobs import training_job
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.trainer import Training
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.trainer import Trainer
 
 # Sweeps
 
 
 def test_a_sweep_finishes_what_it_can_names_what_failed_and_repeats_nothing(
-    root: Path, program: Program, trainings: list[Snapshot | None]
+    root: Path, program: Program, trainings: list[TrainingState | None]
 ) -> None:
     sweep = ("-m", *SHORT, "seed=0,1", "perturbation.a=0,-1")
     code, out, err = program(*sweep)
@@ -54,9 +54,9 @@ def test_a_sweep_in_which_nothing_fails_ends_with_code_0_and_leaves_nothing_wher
 def test_a_fault_in_a_sweep_is_named_and_its_traceback_lies_in_the_logs(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = training_job.Training
+    train = training_job.Trainer
 
-    def once(*arguments: Any, **settings: Any) -> Training:
+    def once(*arguments: Any, **settings: Any) -> Trainer:
         if settings["seed"] == 1:
             fails()
         return train(*arguments, **settings)
@@ -73,11 +73,11 @@ def test_a_fault_in_a_sweep_is_named_and_its_traceback_lies_in_the_logs(
 
 
 def test_ctrl_c_ends_the_whole_sweep(
-    root: Path, program: Program, trainings: list[Snapshot | None], monkeypatch: pytest.MonkeyPatch
+    root: Path, program: Program, trainings: list[TrainingState | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = training_job.Training
+    train = training_job.Trainer
 
-    def pressed(*arguments: Any, **settings: Any) -> Training:
+    def pressed(*arguments: Any, **settings: Any) -> Trainer:
         signal.raise_signal(signal.SIGINT)
         return train(*arguments, **settings)
 

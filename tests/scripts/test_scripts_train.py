@@ -17,8 +17,8 @@ from train_program import QUIET, SHORT, Program, fails, records, start, without_
 
 from smoothout.jobs import training_job
 from smoothout.training import checkpoint
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.trainer import Training
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.trainer import Trainer
 
 
 def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> Path:
@@ -51,7 +51,7 @@ def test_a_training_leaves_its_record_and_one_line(root: Path, program: Program)
 
 
 def test_a_training_that_has_a_record_says_the_same_and_is_not_repeated(
-    root: Path, program: Program, trainings: list[Snapshot | None]
+    root: Path, program: Program, trainings: list[TrainingState | None]
 ) -> None:
     first = program(*SHORT)
     before = tree(root)
@@ -69,7 +69,7 @@ def test_curves_for_tensorboard_lie_under_the_logs_folder(root: Path, program: P
 
 
 def test_a_training_that_was_killed_goes_on_and_ends_with_the_same_weights(
-    root: Path, program: Program, trainings: list[Snapshot | None], monkeypatch: pytest.MonkeyPatch
+    root: Path, program: Program, trainings: list[TrainingState | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = (*QUIET, "perturbation=smoothout", "schedule.epochs=12", "checkpoint_seconds=0.05")
     process = start(*long)
@@ -113,9 +113,9 @@ def test_a_training_that_is_terminated_leaves_a_checkpoint_one_line_and_code_143
 def test_ctrl_c_leaves_a_checkpoint_one_line_and_code_130(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train = training_job.Training
+    train = training_job.Trainer
 
-    def pressed(*arguments: Any, **settings: Any) -> Training:
+    def pressed(*arguments: Any, **settings: Any) -> Trainer:
         signal.raise_signal(signal.SIGINT)
         return train(*arguments, **settings)
 

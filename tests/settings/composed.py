@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra import compose
 
-from smoothout.config.compose import plain
+from smoothout.config.compose import to_plain_dict
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -17,4 +17,4 @@ def choices(group: str) -> list[str]:
 
 
 def composed(*overrides: str, name: str = "train") -> dict[str, Any]:
-    return plain(compose(name, overrides=list(overrides)))
+    return to_plain_dict(compose(name, overrides=list(overrides)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.config import compose as compose_module
 from smoothout.config.compose import compose_config
 
@@ -41,7 +41,7 @@ def test_what_was_composed_is_known_and_cannot_be_spoilt(configs: Path, asked: l
 
 
 def test_a_folder_without_configs_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"^configs: .*/none must be the folder of this repository's configs"):
+    with pytest.raises(ConfigError, match=r"^configs: .*/none must be the folder of this repository's configs"):
         compose_config(tmp_path / "none", "train", [])
 
 

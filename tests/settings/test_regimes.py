@@ -11,27 +11,27 @@ import pytest
 import torch
 from composed import choices, composed
 
-from smoothout.config.experiment import experiment
-from smoothout.nn.batchnorm import BatchNormStart
-from smoothout.training.methods.smoothout import Course, Draw
+from smoothout.config.experiment import build_experiment
+from smoothout.nn.batchnorm import BatchNormInit
+from smoothout.training.methods.smoothout import NoisePer, StrengthSchedule
 
 ACCOUNTS: dict[str, dict[str, Any]] = {
     "described": {
-        "batchnorm_start": BatchNormStart.one,
+        "batchnorm_start": BatchNormInit.one,
         "optimizer": {"reset_every_epoch": False, "clip_norm": None, "weight_decay": 0.0},
-        "perturbation": {"draw": Draw.batch, "batchnorm": True, "course": Course.constant},
+        "perturbation": {"draw": NoisePer.batch, "batchnorm": True, "course": StrengthSchedule.constant},
         "data": {"border": (127, 127, 127)},
     },
     "released": {
-        "batchnorm_start": BatchNormStart.uniform,
+        "batchnorm_start": BatchNormInit.uniform,
         "optimizer": {"reset_every_epoch": True, "clip_norm": 5.0, "weight_decay": 0.0},
-        "perturbation": {"draw": Draw.ghost, "batchnorm": False, "course": Course.constant},
+        "perturbation": {"draw": NoisePer.ghost, "batchnorm": False, "course": StrengthSchedule.constant},
         "data": {"border": (127, 0, 0)},
     },
     "v1": {
-        "batchnorm_start": BatchNormStart.uniform,
+        "batchnorm_start": BatchNormInit.uniform,
         "optimizer": {"reset_every_epoch": True, "clip_norm": 5.0, "weight_decay": 1e-4},
-        "perturbation": {"draw": Draw.ghost, "batchnorm": True, "course": Course.tanh_falling},
+        "perturbation": {"draw": NoisePer.ghost, "batchnorm": True, "course": StrengthSchedule.tanh_falling},
         "data": {"border": (127, 0, 0)},
     },
 }
@@ -41,7 +41,7 @@ ACCOUNTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("regime", ACCOUNTS)
 def test_a_regime_sets_what_its_account_says_and_nothing_else(hydra: None, regime: str, name: str) -> None:
     overrides = [f"experiment={name}", "perturbation=smoothout"]
-    without = experiment(composed(*overrides, "~regime"))
+    without = build_experiment(composed(*overrides, "~regime"))
     account = ACCOUNTS[regime]
     expected = dataclasses.replace(
         without,
@@ -50,7 +50,7 @@ def test_a_regime_sets_what_its_account_says_and_nothing_else(hydra: None, regim
         perturbation=dataclasses.replace(without.perturbation, **account["perturbation"]),
         data=dataclasses.replace(without.data, **account["data"]),
     )
-    assert experiment(composed(*overrides, f"regime={regime}")) == expected
+    assert build_experiment(composed(*overrides, f"regime={regime}")) == expected
 
 
 def test_every_regime_is_an_account() -> None:
@@ -64,8 +64,8 @@ def test_the_released_account_is_what_one_gets_without_asking(hydra: None) -> No
 
 def test_what_is_given_by_hand_goes_before_the_regime(hydra: None) -> None:
     overrides = ["perturbation=smoothout", "regime=v1", "perturbation.course=anneal", "optimizer.clip_norm=null"]
-    made = experiment(composed(*overrides))
-    assert made.perturbation.course is Course.anneal
+    made = build_experiment(composed(*overrides))
+    assert made.perturbation.course is StrengthSchedule.anneal
     assert made.optimizer.clip_norm is None
     assert made.optimizer.reset_every_epoch
 
@@ -81,7 +81,7 @@ FACTS = {  # model, data, batch small and large, epochs
 def test_a_published_experiment_has_the_papers_model_data_batches_and_epochs(hydra: None, name: str) -> None:
     model, data, small, large, epochs = FACTS[name]
     for batch, size in (("small", small), ("large", large)):
-        made = experiment(composed(f"experiment={name}", f"batch={batch}"))
+        made = build_experiment(composed(f"experiment={name}", f"batch={batch}"))
         assert (made.model.name, made.data.name, made.batch.size, made.schedule.epochs) == (model, data, size, epochs)
         assert (made.optimizer.lr, type(made.optimizer).__name__) == (1e-3, "Adam")
 
@@ -93,7 +93,7 @@ def _all_built(combinations: Iterable[tuple[str, ...]]) -> int:
     """
     nodes = [composed(f"profile={name}")["profile"] for name in choices("profile")]
     configs = [composed(*overrides) for overrides in combinations]
-    made = [experiment({**config, "profile": node}) for config in configs for node in nodes]
+    made = [build_experiment({**config, "profile": node}) for config in configs for node in nodes]
     with torch.device("meta"):
         for model, shape, classes in {(one.model, one.data.shape, one.data.classes) for one in made}:
             model.build(shape, classes)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from composed import choices, composed
 
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.config.build import build
-from smoothout.config.experiment import Experiment, Profile, experiment
+from smoothout.config.experiment import Experiment, Profile, build_experiment
 from smoothout.config.moved import MOVED, current_name
-from smoothout.training.methods.smoothout import Course, Noise
+from smoothout.training.methods.smoothout import NoiseConfig, StrengthSchedule
 
 GROUPS = ("model", "data", "optimizer", "schedule", "batch", "perturbation", "profile", "analysis")
 GONE = object()
@@ -119,8 +119,8 @@ BAD = [
     ("model._target_", "torch.nn.Linear", "'torch.nn.Linear' is no class of settings in the package smoothout"),
     (
         "model._target_",
-        "smoothout.common.files.write_text",
-        "'smoothout.common.files.write_text' is no class of settings",
+        "smoothout.common.files.atomic_write_text",
+        "'smoothout.common.files.atomic_write_text' is no class of settings",
     ),
     (
         "model._target_",
@@ -139,8 +139,8 @@ BAD = [
     ),
     (
         "batch._target_",
-        "smoothout.training.methods.smoothout.Noise",
-        "must be smoothout.training.batch.Batch, not smoothout.training.methods.smoothout.Noise",
+        "smoothout.training.methods.smoothout.NoiseConfig",
+        "must be smoothout.training.batch.Batch, not smoothout.training.methods.smoothout.NoiseConfig",
     ),
 ]
 
@@ -149,8 +149,8 @@ BAD = [
 def test_a_bad_setting_is_refused_in_one_line_that_names_the_key_and_what_is_allowed(
     f1: dict[str, Any], key: str, value: Any, says: str
 ) -> None:
-    with pytest.raises(SettingsError) as refused:
-        experiment(changed(f1, key, value))
+    with pytest.raises(ConfigError) as refused:
+        build_experiment(changed(f1, key, value))
     line = str(refused.value)
     assert says in line
     assert len(line.splitlines()) == 1
@@ -160,60 +160,60 @@ def test_a_bad_setting_is_refused_in_one_line_that_names_the_key_and_what_is_all
 
 
 def test_a_batch_of_more_examples_than_are_in_use_is_refused(f1: dict[str, Any]) -> None:
-    assert experiment(changed(f1, "data.train_examples", 6000)).data.train_examples == 6000
-    with pytest.raises(SettingsError, match=r"^batch.size: 6000 is more than the 5999 training examples in use$"):
-        experiment(changed(f1, "data.train_examples", 5999))
+    assert build_experiment(changed(f1, "data.train_examples", 6000)).data.train_examples == 6000
+    with pytest.raises(ConfigError, match=r"^batch.size: 6000 is more than the 5999 training examples in use$"):
+        build_experiment(changed(f1, "data.train_examples", 5999))
 
 
 def test_a_profile_leaves_the_examples_of_one_update(f1: dict[str, Any]) -> None:
-    assert experiment(changed(f1, "profile.train_examples", 6001)).data.train_examples == 6001
-    assert experiment(changed(f1, "profile.train_examples", 100)).data.train_examples == 6000
+    assert build_experiment(changed(f1, "profile.train_examples", 6001)).data.train_examples == 6001
+    assert build_experiment(changed(f1, "profile.train_examples", 100)).data.train_examples == 6000
 
 
 def test_a_group_without_its_class_is_refused(f1: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match=r"^model: must be a group of settings with a _target_, not {'name'.*$"):
-        experiment(changed(f1, "model._target_", GONE))
+    with pytest.raises(ConfigError, match=r"^model: must be a group of settings with a _target_, not {'name'.*$"):
+        build_experiment(changed(f1, "model._target_", GONE))
 
 
 def test_an_optimizer_must_be_one_that_can_be_built(f1: dict[str, Any]) -> None:
-    with pytest.raises(SettingsError, match=r"^optimizer._target_: "):
-        experiment(changed(f1, "optimizer._target_", "smoothout.training.optimizers.Optimizer"))
+    with pytest.raises(ConfigError, match=r"^optimizer._target_: "):
+        build_experiment(changed(f1, "optimizer._target_", "smoothout.training.optimizers.Optimizer"))
 
 
 def test_a_model_must_be_a_model(f1: dict[str, Any]) -> None:
     other = {"_target_": "smoothout.config.experiment.Profile", "epochs": 1.0}
-    with pytest.raises(SettingsError, match=r"^model._target_: "):
-        experiment(changed(f1, "model", other))
+    with pytest.raises(ConfigError, match=r"^model._target_: "):
+        build_experiment(changed(f1, "model", other))
 
 
 @pytest.mark.parametrize("name", ["a/b", "../f1", "", "f1 mnist"])
 def test_a_models_name_must_fit_into_a_file_name(f1: dict[str, Any], name: str) -> None:
-    with pytest.raises(SettingsError, match=r"^model.name: "):
-        experiment(changed(f1, "model.name", name))
+    with pytest.raises(ConfigError, match=r"^model.name: "):
+        build_experiment(changed(f1, "model.name", name))
 
 
 def test_a_good_config_becomes_typed_settings(f1: dict[str, Any]) -> None:
-    made = experiment(changed(f1, "perturbation.course", "tanh_rising"))
+    made = build_experiment(changed(f1, "perturbation.course", "tanh_rising"))
     assert isinstance(made, Experiment)
-    assert made.perturbation == Noise(a=0.0375, course=Course.tanh_rising)
-    assert made.perturbation.course is Course.tanh_rising
+    assert made.perturbation == NoiseConfig(a=0.0375, course=StrengthSchedule.tanh_rising)
+    assert made.perturbation.course is StrengthSchedule.tanh_rising
     assert made.data.mean == (0.5,)
     assert made.schedule.drops == ()
-    assert hash(made) == hash(experiment(changed(f1, "perturbation.course", "tanh_rising")))
+    assert hash(made) == hash(build_experiment(changed(f1, "perturbation.course", "tanh_rising")))
 
 
 def test_the_smaller_of_two_limits_on_examples_holds(f1: dict[str, Any]) -> None:
     both = changed(changed(f1, "data.train_examples", 9000), "profile.train_examples", 8000)
-    assert experiment(both).data.train_examples == 8000
-    assert experiment(changed(both, "profile.train_examples", 9999)).data.train_examples == 9000
-    assert experiment(changed(both, "profile.train_examples", None)).data.train_examples == 9000
+    assert build_experiment(both).data.train_examples == 8000
+    assert build_experiment(changed(both, "profile.train_examples", 9999)).data.train_examples == 9000
+    assert build_experiment(changed(both, "profile.train_examples", None)).data.train_examples == 9000
 
 
 def test_a_profile_shortens_the_epochs_and_moves_the_drops_along(f1: dict[str, Any]) -> None:
     config = changed(changed(f1, "schedule.drops", [100, 150]), "profile.epochs", 0.1)
-    made = experiment(config).schedule
+    made = build_experiment(config).schedule
     assert (made.epochs, made.drops) == (20, (10, 15))
-    assert experiment(changed(config, "profile.epochs", 1e-6)).schedule.epochs == 1
+    assert build_experiment(changed(config, "profile.epochs", 1e-6)).schedule.epochs == 1
 
 
 def _every_choice() -> list[dict[str, str]]:
@@ -243,7 +243,7 @@ def test_every_file_of_a_group_names_itself(hydra: None) -> None:
 
 def test_no_noise_and_the_papers_length_are_the_classes_defaults(f1: dict[str, Any], hydra: None) -> None:
     config = composed("~regime", "perturbation=none")
-    assert build(config["perturbation"], "perturbation") == Noise()
+    assert build(config["perturbation"], "perturbation") == NoiseConfig()
     assert build(f1["profile"], "profile") == Profile()
 
 

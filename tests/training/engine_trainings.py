@@ -13,10 +13,10 @@ from smoothout.data.split import Split
 from smoothout.nn.precision import Precision
 from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, Launch
-from smoothout.training.methods.smoothout import Noise
+from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Training
+from smoothout.training.trainer import Trainer
 
 EXAMPLES, SIZE, UPDATES = 22, 6, 4  # the last batch of an epoch has 4 examples
 LR = 2.0**-7  # float32 holds it exactly, as it holds the lower ones after a drop to a half
@@ -30,18 +30,18 @@ def network(dropout: float = 0.0, seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, 3))
 
 
-def training(tiny_split: Splits, model: nn.Module, launch: Launch = Launch.eager, **changes: Any) -> Training:
+def training(tiny_split: Splits, model: nn.Module, launch: Launch = Launch.eager, **changes: Any) -> Trainer:
     """A training of three epochs of four updates; anything can be changed."""
     settings: dict[str, Any] = {
         "optimizer": Adam(LR),
         "schedule": Schedule(3),
         "batch": Batch(SIZE),
-        "noise": Noise(),
+        "noise": NoiseConfig(),
         "seed": 0,
         "engine": Engine(launch),
         **changes,
     }
-    return Training(model, tiny_split(EXAMPLES), tiny_split(10, seed=1), **settings)
+    return Trainer(model, tiny_split(EXAMPLES), tiny_split(10, seed=1), **settings)
 
 
 def told_recordable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:

@@ -9,50 +9,50 @@ from torch import Tensor, nn
 
 from smoothout.data.augment import CropFlip
 from smoothout.data.split import Split
-from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
 from smoothout.training.batch import Batch
-from smoothout.training.distributed import Ranks
-from smoothout.training.engine import Engine, Ghosts
-from smoothout.training.methods.smoothout import Course, Draw, Noise
-from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.distributed import ProcessGroup
+from smoothout.training.engine import Engine, GhostPasses
+from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
+from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Training
+from smoothout.training.trainer import Trainer
 
 EXAMPLES, TESTED = 47, 10
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 SETTINGS: dict[str, Any] = {
-    "optimizer": Momentum(0.05, weight_decay=1e-3, clip_norm=0.5),
+    "optimizer": SGD(0.05, weight_decay=1e-3, clip_norm=0.5),
     "schedule": Schedule(2),
     "batch": Batch(12, 3),  # an epoch's last update has 11 examples: 3, 3, 3 and 2
-    "noise": Noise(),
+    "noise": NoiseConfig(),
     "seed": 0,
 }
 LAST_IS_ONE = "an epoch's last update is one ghost batch"
 CASES: dict[str, dict[str, Any]] = {
     "baseline": {},
     "adam, made anew": {"optimizer": Adam(0.01, reset_every_epoch=True)},
-    "noise of their own": {"noise": Noise(0.1)},
-    "one noise": {"noise": Noise(0.1, draw=Draw.batch)},
-    "gaussian, falling": {"noise": Noise(0.1, Law.gaussian, course=Course.tanh_falling)},
-    "adasmoothout": {"noise": Noise(0.2, scaling=Scaling.filter, batchnorm=True)},
-    "noise left in": {"noise": Noise(0.1, scaling=Scaling.filter, denoise=False)},
-    "one noise left in": {"noise": Noise(0.1, draw=Draw.batch, denoise=False)},
-    "copies": {"noise": Noise(0.1, copies=2)},
-    "dropout": {"noise": Noise(0.1), "dropout": 0.5},
+    "noise of their own": {"noise": NoiseConfig(0.1)},
+    "one noise": {"noise": NoiseConfig(0.1, draw=NoisePer.batch)},
+    "gaussian, falling": {"noise": NoiseConfig(0.1, NoiseDistribution.gaussian, course=StrengthSchedule.tanh_falling)},
+    "adasmoothout": {"noise": NoiseConfig(0.2, scaling=NoiseScaling.filter, batchnorm=True)},
+    "noise left in": {"noise": NoiseConfig(0.1, scaling=NoiseScaling.filter, denoise=False)},
+    "one noise left in": {"noise": NoiseConfig(0.1, draw=NoisePer.batch, denoise=False)},
+    "copies": {"noise": NoiseConfig(0.1, copies=2)},
+    "dropout": {"noise": NoiseConfig(0.1), "dropout": 0.5},
     "augmented": {"augmentation": CropFlip((127,))},
-    "batches added up": {"noise": Noise(0.1), "batch": Batch(5, None, 4)},
+    "batches added up": {"noise": NoiseConfig(0.1), "batch": Batch(5, None, 4)},
     LAST_IS_ONE: {"batch": Batch(4, None, 9), "examples": 39},
-    "one pass": {"batch": Batch(6, 2, 4), "examples": 46, "engine": Engine(ghosts=Ghosts.one_pass)},
+    "one pass": {"batch": Batch(6, 2, 4), "examples": 46, "engine": Engine(ghosts=GhostPasses.one_pass)},
     "one pass, noise of their own": {
-        "noise": Noise(0.1),
+        "noise": NoiseConfig(0.1),
         "batch": Batch(6, 2, 4),
         "examples": 46,
-        "engine": Engine(ghosts=Ghosts.one_pass),
+        "engine": Engine(ghosts=GhostPasses.one_pass),
     },
     "one pass where a rank has whole batches": {
         "batch": Batch(8, 2, 3),
         "examples": 46,
-        "engine": Engine(ghosts=Ghosts.one_pass),
+        "engine": Engine(ghosts=GhostPasses.one_pass),
     },
 }
 
@@ -77,11 +77,11 @@ def split(examples: int, seed: int = 0) -> Split:
     return Split(pixels.to(torch.uint8), labels, (0.5,), (0.5,))
 
 
-def training(ranks: Ranks, **changes: Any) -> Training:
+def training(ranks: ProcessGroup, **changes: Any) -> Trainer:
     settings = {**SETTINGS, **changes}
     model = Exact(settings.pop("dropout", 0.0))
     train_split = split(settings.pop("examples", EXAMPLES))
-    return Training(model, train_split, split(TESTED, 1), ranks=ranks, **settings)
+    return Trainer(model, train_split, split(TESTED, 1), ranks=ranks, **settings)
 
 
 def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:

@@ -15,18 +15,18 @@ from torch import nn
 
 from smoothout.common.errors import CheckpointError
 from smoothout.training import checkpoint
-from smoothout.training.checkpoint import CURVES, Snapshot, load, save
+from smoothout.training.checkpoint import CURVES, TrainingState, load, save
 
 DIGEST, OTHER = "a1" * 32, "b2" * 32
 
 
-def snapshot() -> Snapshot:
+def snapshot() -> TrainingState:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2).bfloat16())
     optimizer = torch.optim.Adam(model[0].parameters(), lr=0.01, fused=True)
     model[1](model[0](torch.randn(5, 3))).sum().backward()
     optimizer.step()
-    made = Snapshot(
+    made = TrainingState(
         model.state_dict(),
         optimizer.state_dict(),
         {name: tensor + 1 for name, tensor in model.state_dict().items()},
@@ -185,7 +185,7 @@ def test_a_failed_save_leaves_what_was_there_and_nothing_else(
 
     monkeypatch.setattr(checkpoint.torch, "save", half)
     with pytest.raises(OSError, match="no space left"):
-        save(path, Snapshot({}, {}, {}, torch.zeros(2)), DIGEST)
+        save(path, TrainingState({}, {}, {}, torch.zeros(2)), DIGEST)
     assert [file.name for file in tmp_path.iterdir()] == (["run.pt"] if before else [])
     if before:
         assert load(path, DIGEST).epoch == 2

@@ -16,9 +16,9 @@ from torch import nn
 
 from smoothout.training.cuda_graph import RecordingError, difference
 from smoothout.training.engine import Engine, Launch
-from smoothout.training.methods.smoothout import Noise
-from smoothout.training.optimizers import Adam, Momentum
-from smoothout.training.trainer import Training
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.optimizers import SGD, Adam
+from smoothout.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 LR = 2.0**-7
@@ -37,8 +37,8 @@ def failing(error: Exception) -> Callable[..., Any]:
     return capture
 
 
-def noisy(tiny_split: Splits, launch: Launch, together: int = 1, **changes: Any) -> Training:
-    settings = {"noise": Noise(0.1), "optimizer": Adam(LR, clip_norm=1.0, reset_every_epoch=True), **changes}
+def noisy(tiny_split: Splits, launch: Launch, together: int = 1, **changes: Any) -> Trainer:
+    settings = {"noise": NoiseConfig(0.1), "optimizer": Adam(LR, clip_norm=1.0, reset_every_epoch=True), **changes}
     return training(tiny_split, network(0.5), engine=Engine(launch, together=together), **settings)
 
 
@@ -56,7 +56,7 @@ def auto_records(graphs: list[int], monkeypatch: pytest.MonkeyPatch) -> list[int
 
 
 @pytest.mark.usefixtures("auto_records")
-@pytest.mark.parametrize("optimizer", [Adam(LR, clip_norm=1.0, reset_every_epoch=True), Momentum(LR, 1e-3)])
+@pytest.mark.parametrize("optimizer", [Adam(LR, clip_norm=1.0, reset_every_epoch=True), SGD(LR, 1e-3)])
 def test_a_recording_that_fails_leaves_the_training_as_if_it_had_not_been_tried(
     optimizer: Any, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,9 +70,9 @@ def test_a_recording_that_fails_leaves_the_training_as_if_it_had_not_been_tried(
         found.run()
     assert len(warned) == 1
     assert found.engine.launch is Launch.eager
-    assert_same_end(found.frozen(), wanted.frozen())
+    assert_same_end(found.state(), wanted.state())
     for one, other in zip(
-        found.frozen().optimizer["param_groups"], wanted.frozen().optimizer["param_groups"], strict=True
+        found.state().optimizer["param_groups"], wanted.state().optimizer["param_groups"], strict=True
     ):
         assert one == other
 
@@ -82,11 +82,11 @@ def test_with_launch_graph_a_recording_that_fails_is_an_error(
     tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = noisy(tiny_split, Launch.graph)
-    before = {name: tensor.clone() for name, tensor in run.frozen().model.items()}
+    before = {name: tensor.clone() for name, tensor in run.state().model.items()}
     monkeypatch.setattr(TapeLane, "capture", failing(RuntimeError("operation not permitted when capturing")))
     with pytest.raises(RecordingError, match=r"^operation not permitted when capturing$"):
         run.run()
-    assert same_bits(run.frozen().model, before)
+    assert same_bits(run.state().model, before)
 
 
 def other_rows(self: TapeLane, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
@@ -103,7 +103,7 @@ def test_a_replay_that_ends_elsewhere_than_the_eager_update_is_not_believed(
     found = noisy(tiny_split, Launch.auto)
     with pytest.warns(UserWarning, match="the first replay and the eager update end apart"):
         found.run()
-    assert_same_end(found.frozen(), wanted)
+    assert_same_end(found.state(), wanted)
 
 
 class ReadsANumber(nn.Module):
@@ -149,7 +149,7 @@ def test_an_update_that_replaces_buffers_is_eager_and_its_snapshots_hold_the_new
 ) -> None:
     """A replay would read the old buffer again and again; the first one ends where the eager update ends."""
 
-    def ended(launch: Launch) -> Training:
+    def ended(launch: Launch) -> Trainer:
         torch.manual_seed(0)
         made = training(tiny_split, nn.Sequential(nn.Flatten(), nn.Linear(16, 3), Replaces(grows)), launch)
         made.run()
@@ -158,8 +158,8 @@ def test_an_update_that_replaces_buffers_is_eager_and_its_snapshots_hold_the_new
     wanted = ended(Launch.eager)
     with pytest.warns(UserWarning, match="no CUDA graph of this update" if grows else "replaces tensors"):
         found = ended(Launch.auto)
-    assert_same_end(found.frozen(), wanted.frozen())
-    assert float(found.frozen().model["2.calls"]) == 3 * UPDATES
+    assert_same_end(found.state(), wanted.state())
+    assert float(found.state().model["2.calls"]) == 3 * UPDATES
 
 
 class Adds(nn.Module):
@@ -208,14 +208,14 @@ def test_memory_that_lacks_for_a_recording_alone_means_eager_updates_or_among_ot
     wanted = noisy(tiny_split, Launch.eager).run()
     monkeypatch.setattr(TapeLane, "capture", failing(torch.OutOfMemoryError("CUDA out of memory. Tried to ...")))
     run = noisy(tiny_split, Launch.auto, together)
-    before = {name: tensor.clone() for name, tensor in run.frozen().model.items()}
+    before = {name: tensor.clone() for name, tensor in run.state().model.items()}
     if together == 1:
         with pytest.warns(UserWarning, match="CUDA out of memory"):
             assert_same_end(run.run(), wanted)
     else:
         with pytest.raises(torch.OutOfMemoryError):
             run.run()
-        assert same_bits(run.frozen().model, before)
+        assert same_bits(run.state().model, before)
 
 
 @pytest.mark.usefixtures("auto_records")

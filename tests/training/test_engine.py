@@ -19,9 +19,9 @@ from torch import nn
 from smoothout.nn.precision import Precision
 from smoothout.training import engine
 from smoothout.training.batch import Batch
-from smoothout.training.engine import TOGETHER, Engine, Ghosts, Launch, Layout, keep_memory
-from smoothout.training.methods.smoothout import Noise
-from smoothout.training.optimizers import Momentum
+from smoothout.training.engine import MAX_CONCURRENT, Engine, GhostPasses, Launch, MemoryFormat, tune_malloc
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.optimizers import SGD
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -31,13 +31,43 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize(
     ("device", "precision", "recordable", "found"),
     [
-        (CPU, Precision.float32, True, Engine(Launch.eager, False, Layout.channels_last, 1, Ghosts.in_turn)),
-        (CPU, Precision.bfloat16, True, Engine(Launch.eager, False, Layout.channels_last, 1, Ghosts.in_turn)),
-        (CPU, Precision.float32, False, Engine(Launch.eager, False, Layout.channels_last, 1, Ghosts.in_turn)),
-        (CUDA, Precision.float32, True, Engine(Launch.graph, False, Layout.channels_first, TOGETHER, Ghosts.in_turn)),
-        (CUDA, Precision.tf32, True, Engine(Launch.graph, False, Layout.channels_last, TOGETHER, Ghosts.in_turn)),
-        (CUDA, Precision.bfloat16, True, Engine(Launch.graph, False, Layout.channels_last, TOGETHER, Ghosts.in_turn)),
-        (CUDA, Precision.float32, False, Engine(Launch.eager, False, Layout.channels_first, TOGETHER, Ghosts.in_turn)),
+        (CPU, Precision.float32, True, Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.in_turn)),
+        (
+            CPU,
+            Precision.bfloat16,
+            True,
+            Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.in_turn),
+        ),
+        (
+            CPU,
+            Precision.float32,
+            False,
+            Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.in_turn),
+        ),
+        (
+            CUDA,
+            Precision.float32,
+            True,
+            Engine(Launch.graph, False, MemoryFormat.channels_first, MAX_CONCURRENT, GhostPasses.in_turn),
+        ),
+        (
+            CUDA,
+            Precision.tf32,
+            True,
+            Engine(Launch.graph, False, MemoryFormat.channels_last, MAX_CONCURRENT, GhostPasses.in_turn),
+        ),
+        (
+            CUDA,
+            Precision.bfloat16,
+            True,
+            Engine(Launch.graph, False, MemoryFormat.channels_last, MAX_CONCURRENT, GhostPasses.in_turn),
+        ),
+        (
+            CUDA,
+            Precision.float32,
+            False,
+            Engine(Launch.eager, False, MemoryFormat.channels_first, MAX_CONCURRENT, GhostPasses.in_turn),
+        ),
     ],
 )
 def test_auto_is_resolved_by_device_precision_and_what_can_be_recorded(
@@ -48,12 +78,12 @@ def test_auto_is_resolved_by_device_precision_and_what_can_be_recorded(
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_what_was_chosen_stays(device: torch.device) -> None:
-    for layout, together in product((Layout.channels_first, Layout.channels_last), (1, 5)):
-        chosen = Engine(Launch.eager, True, layout, together, Ghosts.in_turn)
+    for layout, together in product((MemoryFormat.channels_first, MemoryFormat.channels_last), (1, 5)):
+        chosen = Engine(Launch.eager, True, layout, together, GhostPasses.in_turn)
         assert chosen.resolved(device, Precision.float32, recordable=True) == chosen
-        assert chosen.laid_out(device, Precision.bfloat16) is layout
-        assert chosen.turns(device) == together
-    graph = Engine(Launch.graph, False, Layout.channels_last, 1, Ghosts.in_turn)
+        assert chosen.resolve_memory_format(device, Precision.bfloat16) is layout
+        assert chosen.max_concurrent(device) == together
+    graph = Engine(Launch.graph, False, MemoryFormat.channels_last, 1, GhostPasses.in_turn)
     assert graph.resolved(CUDA, Precision.float32, recordable=True) == graph
 
 
@@ -84,7 +114,7 @@ def test_less_than_one_training_at_a_time_is_refused_in_one_line(together: int) 
 @pytest.mark.parametrize(
     ("chosen", "device", "one_noise", "found"),
     [
-        *((ghosts, device, None, "in_turn") for ghosts in Ghosts for device in (CPU, CUDA)),
+        *((ghosts, device, None, "in_turn") for ghosts in GhostPasses for device in (CPU, CUDA)),
         *(("in_turn", device, one, "in_turn") for one in (True, False) for device in (CPU, CUDA)),
         *(("one_pass", device, one, "one_pass") for one in (True, False) for device in (CPU, CUDA)),
         ("auto", CPU, True, "in_turn"),
@@ -97,11 +127,11 @@ def test_ghost_batches_go_in_one_pass_where_it_is_chosen_and_possible(
     chosen: str, device: torch.device, one_noise: bool | None, found: str | None, convolutions: bool
 ) -> None:
     """With noise of their own, auto on CUDA asks for convolutions."""
-    engine, found = Engine(ghosts=Ghosts(chosen)), found or ("in_turn" if convolutions else "one_pass")
+    engine, found = Engine(ghosts=GhostPasses(chosen)), found or ("in_turn" if convolutions else "one_pass")
     told = device, Precision.float32, True, one_noise, convolutions
-    assert engine.resolved(*told).ghosts is Ghosts(found)
+    assert engine.resolved(*told).ghosts is GhostPasses(found)
     compiled = replace(engine, compile=True).resolved(*told)
-    assert compiled.ghosts is Ghosts("in_turn" if one_noise is False else found)
+    assert compiled.ghosts is GhostPasses("in_turn" if one_noise is False else found)
 
 
 @pytest.mark.parametrize("convolutions", [False, True])
@@ -127,7 +157,7 @@ def test_another_word_for_ghosts_is_refused_in_one_line() -> None:
 
 def test_a_training_makes_its_engines_choices_and_refuses_what_it_cannot_do(tiny_split: Splits) -> None:
     choices = training(tiny_split, network(), Launch.auto).engine
-    assert choices == Engine(Launch.eager, False, Layout.channels_last, 1, Ghosts.in_turn)
+    assert choices == Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.in_turn)
     with pytest.raises(ValueError, match=r"^launch: graph needs a CUDA device, not cpu; take auto or eager$"):
         training(tiny_split, network(), Launch.graph)
 
@@ -135,18 +165,24 @@ def test_a_training_makes_its_engines_choices_and_refuses_what_it_cannot_do(tiny
 @pytest.mark.parametrize(
     ("noise", "dropout", "ghosts", "recordable"),
     [
-        (Noise(), 0.0, 1, True),
-        (Noise(), 0.0, 3, True),
-        (Noise(0.1), 0.0, 3, True),
-        (Noise(0.1), 0.5, 1, True),
-        (Noise(), 0.5, 2, False),
-        (Noise(0.1), 0.5, 2, False),
-        (Noise(0.1, copies=2), 0.0, 1, False),
-        (Noise(0.0, copies=2), 0.0, 1, True),  # no strength: no copies
+        (NoiseConfig(), 0.0, 1, True),
+        (NoiseConfig(), 0.0, 3, True),
+        (NoiseConfig(0.1), 0.0, 3, True),
+        (NoiseConfig(0.1), 0.5, 1, True),
+        (NoiseConfig(), 0.5, 2, False),
+        (NoiseConfig(0.1), 0.5, 2, False),
+        (NoiseConfig(0.1, copies=2), 0.0, 1, False),
+        (NoiseConfig(0.0, copies=2), 0.0, 1, True),  # no strength: no copies
     ],
 )
 def test_all_but_copies_and_dropout_over_several_ghost_batches_can_be_recorded(
-    *, noise: Noise, dropout: float, ghosts: int, recordable: bool, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+    *,
+    noise: NoiseConfig,
+    dropout: float,
+    ghosts: int,
+    recordable: bool,
+    tiny_split: Splits,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = told_recordable(monkeypatch)
     training(tiny_split, network(dropout), noise=noise, batch=Batch(SIZE, SIZE // ghosts))
@@ -165,15 +201,15 @@ def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")  # by modules that torch.compile imports
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
-@pytest.mark.parametrize("noise", [Noise(), Noise(0.1)])
+@pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(0.1)])
 def test_a_compiled_training_ends_where_an_eager_one_ends(
-    noise: Noise, tiny_split: Splits, compiled_code: Path, monkeypatch: pytest.MonkeyPatch
+    noise: NoiseConfig, tiny_split: Splits, compiled_code: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compiled sums are added up in another order: 1e-7 of each, and a little more with every update."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled_code))
     ends = []
     for compiled in (False, True):
-        settings: dict[str, Any] = {"optimizer": Momentum(0.1), "noise": noise}
+        settings: dict[str, Any] = {"optimizer": SGD(0.1), "noise": noise}
         run = training(tiny_split, network(), engine=Engine(compile=compiled), **settings)
         assert run.engine.compile is compiled
         ends.append(run.run())
@@ -199,9 +235,9 @@ def test_memory_is_kept_by_telling_the_c_library_so(monkeypatch: pytest.MonkeyPa
             return 1
 
     monkeypatch.setattr(engine.ctypes, "CDLL", Library)
-    keep_memory()
+    tune_malloc()
     assert dict(told) == {-4: 0, -1: 2**31 - 1, -2: 2**28}  # of malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
-    keep_memory()
+    tune_malloc()
     assert len(told) == 6
 
 
@@ -219,7 +255,7 @@ def test_another_c_library_is_left_alone(lacking: type[Exception], monkeypatch: 
             raise AttributeError(name)
 
     monkeypatch.setattr(engine.ctypes, "CDLL", Library)
-    keep_memory()
+    tune_malloc()
     assert asked == [lacking]
 
 

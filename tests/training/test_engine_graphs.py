@@ -14,20 +14,20 @@ from support import same_bits
 from tape import TapeLane
 from torch import Tensor, nn
 
-from smoothout.common.rng import address
+from smoothout.common.rng import derive_seed
 from smoothout.data.augment import CropFlip
 from smoothout.nn import perturbation
-from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
 from smoothout.nn.precision import Precision
 from smoothout.training import checkpoint, cuda_graph, trainer
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.cuda_graph import WARM_UP, GraphedUpdate, RecordingError
-from smoothout.training.engine import Engine, Ghosts, Launch
-from smoothout.training.methods.smoothout import Course, Draw, Noise
-from smoothout.training.optimizers import Adam, Epsilon, Momentum
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.cuda_graph import WARM_UP, GraphedStep, RecordingError
+from smoothout.training.engine import Engine, GhostPasses, Launch
+from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
+from smoothout.training.optimizers import SGD, Adam, Epsilon
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Training
+from smoothout.training.trainer import Trainer
 
 
 def convolutions() -> nn.Sequential:
@@ -35,11 +35,11 @@ def convolutions() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
 
 
-def curves(snapshot: Snapshot) -> dict[str, list[float]]:
+def curves(snapshot: TrainingState) -> dict[str, list[float]]:
     return {name: values for name, values in snapshot.curves.items() if name != "seconds"}
 
 
-def assert_same_end(found: Snapshot, wanted: Snapshot) -> None:
+def assert_same_end(found: TrainingState, wanted: TrainingState) -> None:
     assert same_bits(found.model, wanted.model)
     assert same_bits(found.best, wanted.best)
     assert curves(found) == curves(wanted)
@@ -91,7 +91,7 @@ class Sum:
 
 def test_every_call_does_the_work_once_on_its_own_rows_with_the_chance_of_that_time(graphs: list[int]) -> None:
     plain, work = Sum(), Sum()
-    graphed = GraphedUpdate(torch.device("cpu"), [work.generator])
+    graphed = GraphedStep(torch.device("cpu"), [work.generator])
     calls = [torch.arange(3), torch.arange(3) + 10, torch.arange(5), torch.arange(3) + 20, torch.arange(5) + 1]
     for number, rows in enumerate(calls):
         for one in (plain, work):
@@ -120,7 +120,7 @@ def test_a_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda: work(torch.arange(3))
 
     monkeypatch.setattr(TapeLane, "capture", look)
-    GraphedUpdate(torch.device("cpu"), [work.generator])(work, torch.arange(3), work.state)
+    GraphedStep(torch.device("cpu"), [work.generator])(work, torch.arange(3), work.state)
     assert done == [1]
 
 
@@ -129,28 +129,30 @@ def test_a_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
 METHODS: dict[str, dict[str, Any]] = {
     "baseline": {},
     "adam reset, decayed and clipped": {"optimizer": Adam(LR, 1e-3, clip_norm=0.5, reset_every_epoch=True)},
-    "momentum with drops": {"optimizer": Momentum(8 * LR, 1e-3), "schedule": Schedule(3, (1, 2), 0.5)},
-    "momentum reset and clipped": {"optimizer": Momentum(8 * LR, clip_norm=0.5, reset_every_epoch=True)},
-    "no momentum": {"optimizer": Momentum(8 * LR, momentum=0.0), "noise": Noise(0.1)},
-    "smoothout": {"noise": Noise(0.1)},
-    "smoothout, annealed": {"noise": Noise(0.1, course=Course.anneal)},
-    "noise left in, batchnorm's too": {"noise": Noise(0.01, denoise=False, batchnorm=True)},
-    "one noise left in": {"noise": Noise(0.01, draw=Draw.batch, denoise=False), "batch": Batch(SIZE, 2)},
-    "gaussian, falling": {"noise": Noise(0.1, Law.gaussian, course=Course.tanh_falling)},
-    "adasmoothout, rising": {"noise": Noise(0.15, scaling=Scaling.filter, course=Course.tanh_rising)},
-    "relative to each weight": {"noise": Noise(0.15, scaling=Scaling.weight, batchnorm=True)},
-    "a draw for each ghost batch": {"noise": Noise(0.1), "batch": Batch(SIZE, 2)},
-    "a draw for each batch": {"noise": Noise(0.1, draw=Draw.batch), "batch": Batch(SIZE, 2)},
+    "momentum with drops": {"optimizer": SGD(8 * LR, 1e-3), "schedule": Schedule(3, (1, 2), 0.5)},
+    "momentum reset and clipped": {"optimizer": SGD(8 * LR, clip_norm=0.5, reset_every_epoch=True)},
+    "no momentum": {"optimizer": SGD(8 * LR, momentum=0.0), "noise": NoiseConfig(0.1)},
+    "smoothout": {"noise": NoiseConfig(0.1)},
+    "smoothout, annealed": {"noise": NoiseConfig(0.1, course=StrengthSchedule.anneal)},
+    "noise left in, batchnorm's too": {"noise": NoiseConfig(0.01, denoise=False, batchnorm=True)},
+    "one noise left in": {"noise": NoiseConfig(0.01, draw=NoisePer.batch, denoise=False), "batch": Batch(SIZE, 2)},
+    "gaussian, falling": {"noise": NoiseConfig(0.1, NoiseDistribution.gaussian, course=StrengthSchedule.tanh_falling)},
+    "adasmoothout, rising": {
+        "noise": NoiseConfig(0.15, scaling=NoiseScaling.filter, course=StrengthSchedule.tanh_rising)
+    },
+    "relative to each weight": {"noise": NoiseConfig(0.15, scaling=NoiseScaling.weight, batchnorm=True)},
+    "a draw for each ghost batch": {"noise": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
+    "a draw for each batch": {"noise": NoiseConfig(0.1, draw=NoisePer.batch), "batch": Batch(SIZE, 2)},
     "dropout": {"model": lambda: network(0.5)},
-    "dropout under noise": {"model": lambda: network(0.5), "noise": Noise(0.1)},
-    "convolutions": {"model": convolutions, "noise": Noise(0.1)},
-    "convolutions, adasmoothout": {"model": convolutions, "noise": Noise(0.15, scaling=Scaling.filter)},
-    "bfloat16": {"noise": Noise(0.1), "precision": Precision.bfloat16},
-    "augmented": {"augmentation": CropFlip((127,)), "noise": Noise(0.1), "batch": Batch(SIZE, 2)},
+    "dropout under noise": {"model": lambda: network(0.5), "noise": NoiseConfig(0.1)},
+    "convolutions": {"model": convolutions, "noise": NoiseConfig(0.1)},
+    "convolutions, adasmoothout": {"model": convolutions, "noise": NoiseConfig(0.15, scaling=NoiseScaling.filter)},
+    "bfloat16": {"noise": NoiseConfig(0.1), "precision": Precision.bfloat16},
+    "augmented": {"augmentation": CropFlip((127,)), "noise": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
 }
 
 
-def methods_training(tiny_split: Splits, method: str, launch: Launch, **changes: Any) -> Training:
+def methods_training(tiny_split: Splits, method: str, launch: Launch, **changes: Any) -> Trainer:
     settings = {"model": network, **METHODS[method], **changes}
     return training(tiny_split, settings.pop("model")(), launch, **settings)
 
@@ -171,18 +173,22 @@ def test_a_recorded_training_ends_with_the_same_bits(
     assert graphs.count(0) == 3 * UPDATES
 
 
-@pytest.mark.parametrize("noise", [Noise(), Noise(0.1, draw=Draw.batch), Noise(0.1)])
+@pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(0.1, draw=NoisePer.batch), NoiseConfig(0.1)])
 def test_a_recorded_training_in_one_pass_ends_with_the_same_bits(
-    noise: Noise, tiny_split: Splits, graphs: list[int], monkeypatch: pytest.MonkeyPatch
+    noise: NoiseConfig, tiny_split: Splits, graphs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Curvature is measured at the first update of an epoch alone, for the measured go in turn."""
     monkeypatch.setattr(trainer, "CURVATURE_DRAWS", 1)
     ends = []
     for launch in (Launch.eager, Launch.graph):
         run = training(
-            tiny_split, convolutions(), batch=Batch(SIZE, 2), noise=noise, engine=Engine(launch, ghosts=Ghosts.one_pass)
+            tiny_split,
+            convolutions(),
+            batch=Batch(SIZE, 2),
+            noise=noise,
+            engine=Engine(launch, ghosts=GhostPasses.one_pass),
         )
-        assert run.engine.ghosts is Ghosts.one_pass
+        assert run.engine.ghosts is GhostPasses.one_pass
         ends.append(run.run())
     assert_same_end(*ends)
     assert graphs.count(1) == (3 if noise.a else 2)
@@ -202,14 +208,14 @@ def test_methods_end_at_different_weights(tiny_split: Splits) -> None:
     assert not any(ends[i] == ends[j] for i in range(len(ends)) for j in range(i))
 
 
-@pytest.mark.parametrize("optimizer", [Adam(0.01), Momentum(0.1)])
+@pytest.mark.parametrize("optimizer", [Adam(0.01), SGD(0.1)])
 def test_a_learning_rate_that_float32_rounds_moves_the_end_by_no_more_than_rounding(
-    optimizer: Adam | Momentum, tiny_split: Splits, graphs: list[int]
+    optimizer: Adam | SGD, tiny_split: Splits, graphs: list[int]
 ) -> None:
     """On the device the rate is a float32, off by up to 3e-8 of itself; a weight is rounded by up to 6e-8 of itself."""
     ends = []
     for launch in (Launch.eager, Launch.graph):
-        settings = {"optimizer": optimizer, "noise": Noise(0.1), "schedule": Schedule(3, (1,))}
+        settings = {"optimizer": optimizer, "noise": NoiseConfig(0.1), "schedule": Schedule(3, (1,))}
         ends.append(training(tiny_split, network(), launch, **settings).run())
     for name, tensor in ends[0].model.items():
         torch.testing.assert_close(ends[1].model[name], tensor, rtol=1e-6, atol=1e-6)
@@ -230,18 +236,18 @@ def test_an_epsilon_that_changes_from_update_to_update_is_not_recorded(
 def test_a_trainings_warm_up_leaves_no_trace(tiny_split: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     model = network(0.5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run = training(tiny_split, model, Launch.graph, noise=Noise(0.1), optimizer=Momentum(LR, 1e-3))
+    run = training(tiny_split, model, Launch.graph, noise=NoiseConfig(0.1), optimizer=SGD(LR, 1e-3))
 
     class Looked(Exception):  # noqa: N818
         pass
 
     def look(self: TapeLane, work: Callable[[], None], generators: list[torch.Generator]) -> Callable[[], None]:
         assert same_bits(model.state_dict(), before)
-        now = run.frozen()
+        now = run.state()
         assert torch.equal(now.sums, torch.zeros(2, dtype=torch.float64))
         assert [len(state) for state in now.optimizer["state"].values()] == [1] * 5
         assert not any(tensor.any() for state in now.optimizer["state"].values() for tensor in state.values())
-        noise, dropout = (torch.Generator().manual_seed(address(0, name, 0, 0)) for name in ("noise", "dropout"))
+        noise, dropout = (torch.Generator().manual_seed(derive_seed(0, name, 0, 0)) for name in ("noise", "dropout"))
         assert generators[1] is torch.default_generator
         for found, wanted in zip(generators, (noise, dropout), strict=True):
             assert torch.equal(torch.rand(9, generator=found), torch.rand(9, generator=wanted))
@@ -255,11 +261,15 @@ def test_a_trainings_warm_up_leaves_no_trace(tiny_split: Splits, monkeypatch: py
 # Recorded trainings that stop and go on
 
 STOPPED = {
-    "adam": {"optimizer": Adam(LR), "noise": Noise(0.1, course=Course.anneal), "model": lambda: network(0.5)},
+    "adam": {
+        "optimizer": Adam(LR),
+        "noise": NoiseConfig(0.1, course=StrengthSchedule.anneal),
+        "model": lambda: network(0.5),
+    },
     "momentum": {
         **METHODS["momentum with drops"],
         "batch": Batch(SIZE, 3),
-        "noise": Noise(0.15, scaling=Scaling.filter),
+        "noise": NoiseConfig(0.15, scaling=NoiseScaling.filter),
     },
     "adam reset": METHODS["adam reset, decayed and clipped"],
 }
@@ -278,7 +288,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits_in_either_mode(
     first = training(tiny_split, make(), Launch(modes[0]), **settings)
     for done, _ in enumerate(first, 1):
         if done == stop:
-            checkpoint.save(tmp_path / "run.pt", first.frozen(), DIGEST)
+            checkpoint.save(tmp_path / "run.pt", first.state(), DIGEST)
             break
     snapshot = checkpoint.load(tmp_path / "run.pt", DIGEST)
     assert (snapshot.epoch, snapshot.step) == ((stop - 1) // UPDATES, (stop - 1) % UPDATES + 1)
@@ -295,7 +305,7 @@ def test_what_a_recorded_training_saves_on_the_way_is_what_an_eager_one_saves(me
     make = settings.pop("model")
     eager, recorded = (training(tiny_split, make(), launch, **settings) for launch in (Launch.eager, Launch.graph))
     for _ in zip(eager, recorded, strict=True):
-        wanted, found = eager.frozen(), recorded.frozen()
+        wanted, found = eager.state(), recorded.state()
         assert found.optimizer["param_groups"] == wanted.optimizer["param_groups"]
         assert all(type(group["lr"]) is float for group in found.optimizer["param_groups"])
         assert found.optimizer["state"].keys() == wanted.optimizer["state"].keys()
@@ -303,7 +313,7 @@ def test_what_a_recorded_training_saves_on_the_way_is_what_an_eager_one_saves(me
             assert same_bits(found.optimizer["state"][name], state)
         assert torch.equal(found.sums, wanted.sums)
         assert same_bits(found.model, wanted.model)
-    assert_same_end(recorded.frozen(), eager.frozen())
+    assert_same_end(recorded.state(), eager.state())
 
 
 def test_a_checkpoint_holds_plain_settings_while_the_optimizer_keeps_those_of_a_recording(tiny_split: Splits) -> None:
@@ -316,7 +326,7 @@ def test_a_checkpoint_holds_plain_settings_while_the_optimizer_keeps_those_of_a_
 
     run = training(tiny_split, network(), optimizer=Capturable(LR))
     for _ in run:
-        [saved], [live] = run.frozen().optimizer["param_groups"], made[0].param_groups
+        [saved], [live] = run.state().optimizer["param_groups"], made[0].param_groups
         assert (type(saved["lr"]), saved["lr"], saved["capturable"]) == (float, LR, False)
         assert isinstance(live["lr"], Tensor)
         assert live["capturable"] is True

@@ -17,10 +17,10 @@ from smoothout.common.environment import peak_memory
 from smoothout.nn.ghost_batchnorm import ghosted
 from smoothout.reliability.victims import SERVER
 from smoothout.training.batch import Batch
-from smoothout.training.methods.smoothout import Noise
-from smoothout.training.optimizers import Momentum
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.optimizers import SGD
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Training
+from smoothout.training.trainer import Trainer
 from smoothout.training.update import update
 
 
@@ -40,7 +40,7 @@ def moved(model: nn.Module, batch: Batch, count: int) -> list[Tensor]:
     """By how much one update of plain SGD with learning rate 1 on ``count`` examples moves the weights back."""
     images, labels = examples(count)
     before = [p.detach().clone() for p in model.parameters()]
-    cut = batch.cut(torch.arange(count))
+    cut = batch.split(torch.arange(count))
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
     update(model, optimizer, ((images[rows], labels[rows]) for rows in cut), len(cut), lambda _: [torch.enable_grad()])
     return [old - p.detach() for old, p in zip(before, model.parameters(), strict=True)]
@@ -50,9 +50,9 @@ def moved(model: nn.Module, batch: Batch, count: int) -> list[Tensor]:
 def test_the_multiplied_gradient_is_that_of_the_full_batch(multiplier: int, ghosts: int, ghost: int) -> None:
     batch = Batch(ghosts * ghost, ghost, multiplier)
     model = network(nn.Identity)
-    images, labels = examples(batch.examples)
+    images, labels = examples(batch.examples_per_update)
     full = torch.autograd.grad(F.cross_entropy(model(images), labels), list(model.parameters()))
-    for ours, theirs in zip(moved(model, batch, batch.examples), full, strict=True):
+    for ours, theirs in zip(moved(model, batch, batch.examples_per_update), full, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
 
 
@@ -62,10 +62,10 @@ def test_with_ghost_batches_it_is_that_of_the_full_batch_normalised_ghost_by_gho
 ) -> None:
     batch = Batch(ghosts * ghost, ghost, multiplier)
     model = network(nn.BatchNorm2d)
-    images, labels = examples(batch.examples)
-    with ghosted(model, batch.pieces):
+    images, labels = examples(batch.examples_per_update)
+    with ghosted(model, batch.ghosts_per_update):
         full = torch.autograd.grad(F.cross_entropy(model(images), labels), list(model.parameters()))
-    for ours, theirs in zip(moved(network(nn.BatchNorm2d), batch, batch.examples), full, strict=True):
+    for ours, theirs in zip(moved(network(nn.BatchNorm2d), batch, batch.examples_per_update), full, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
 
 
@@ -78,10 +78,8 @@ def _update(pipe: Connection, batch: Batch) -> None:
     cpu = torch.device("cpu")
     torch.set_num_threads(1)
     train, test = (comparisons.random_split((3, 32, 32), 10, examples, cpu) for examples in (256, 8))
-    model, noise = comparisons.network(comparisons.C1), Noise(0.01)
-    training = Training(
-        model, train, test, optimizer=Momentum(0.01), schedule=Schedule(1), batch=batch, noise=noise, seed=0
-    )
+    model, noise = comparisons.network(comparisons.C1), NoiseConfig(0.01)
+    training = Trainer(model, train, test, optimizer=SGD(0.01), schedule=Schedule(1), batch=batch, noise=noise, seed=0)
     before = peak_memory(cpu)
     next(iter(training))
     pipe.send(peak_memory(cpu) - before)

@@ -15,18 +15,18 @@ from support import same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.common.rng import address, stream
+from smoothout.common.rng import derive_seed, make_generator
 from smoothout.data import split as split_module
-from smoothout.data.split import Examples, Split
+from smoothout.data.split import AugmentedExamples, Split
 from smoothout.nn.copies import SmoothOutCopies
-from smoothout.nn.evaluation import Measured, evaluate
-from smoothout.nn.perturbation import Scaling, SmoothOut
+from smoothout.nn.evaluation import EvalResult, evaluate
+from smoothout.nn.perturbation import NoiseScaling, SmoothOut
 from smoothout.nn.precision import Precision
 from smoothout.training import trainer
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.methods.smoothout import Course, Draw, Noise
-from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
+from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
 
 # Order of examples
@@ -36,10 +36,10 @@ def order(tiny_split: Splits, **changes: Any) -> list[list[int]]:
     """The rows that a training asked for, in order."""
     asked = []
 
-    class Watched(Examples):
+    class Watched(AugmentedExamples):
         def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
             asked.append(rows.tolist())
-            return super().take(rows)
+            return super().gather(rows)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(split_module, "Examples", Watched)
@@ -64,7 +64,7 @@ def test_every_method_sees_the_same_examples_in_the_same_order_for_the_same_seed
 
 def test_another_seed_has_another_order_and_another_noise(tiny_split: Splits) -> None:
     assert order(tiny_split, seed=1) != order(tiny_split, seed=0)
-    whole = {"noise": Noise(0.1), "batch": Batch(EXAMPLES), "train_split": tiny_split(EXAMPLES)}
+    whole = {"noise": NoiseConfig(0.1), "batch": Batch(EXAMPLES), "train_split": tiny_split(EXAMPLES)}
     ends = [run(network(), tiny_split, seed=seed, **whole).model for seed in (0, 0, 1)]
     assert same_bits(ends[0], ends[1])
     assert not same_bits(ends[0], ends[2])
@@ -108,8 +108,8 @@ def test_ghost_batches_are_cut_from_each_batch_in_order(tiny_split: Splits) -> N
 class Plan(NamedTuple):
     """The settings of a training that matter to its outcome."""
 
-    optimizer: Adam | Momentum | Another
-    noise: Noise = Noise()
+    optimizer: Adam | SGD | Another
+    noise: NoiseConfig = NoiseConfig()
     ghost: int = SIZE
     drops: tuple[int, ...] = ()
     dropout: float = 0.0
@@ -124,7 +124,7 @@ def by_hand(model: nn.Sequential, split: Split, plan: Plan) -> list[float]:
         if optimizer.reset_every_epoch:
             built = optimizer.build(list(model.parameters()))
         built.param_groups[0]["lr"] = rate
-        order = torch.randperm(EXAMPLES, generator=stream(0, "order", epoch))
+        order = torch.randperm(EXAMPLES, generator=make_generator(0, "order", epoch))
         model.train()
         total = 0.0
         for step, rows in enumerate(order.split(SIZE)):
@@ -132,18 +132,18 @@ def by_hand(model: nn.Sequential, split: Split, plan: Plan) -> list[float]:
             built.zero_grad()
             pieces = rows.chunk(SIZE // plan.ghost)
             for index, piece in enumerate(pieces):
-                torch.manual_seed(address(0, "dropout", now, index))
+                torch.manual_seed(derive_seed(0, "dropout", now, index))
                 contexts: Any
                 if noise.copies:
                     contexts = SmoothOutCopies(SmoothOut(model, noise.a), noise.copies)
                 else:
-                    place = index if noise.draw is Draw.ghost else 0
-                    strength = noise.a * (1 + now) ** -0.275 if noise.course is Course.anneal else noise.a
-                    chance = stream(0, "noise", now, place)
+                    place = index if noise.draw is NoisePer.ghost else 0
+                    strength = noise.a * (1 + now) ** -0.275 if noise.course is StrengthSchedule.anneal else noise.a
+                    chance = make_generator(0, "noise", now, place)
                     contexts = [SmoothOut(model, strength, scaling=noise.scaling, generator=chance)]
                 for context in contexts:
                     with context:
-                        inputs, labels = split.take(piece)
+                        inputs, labels = split.gather(piece)
                         loss = F.cross_entropy(model(inputs), labels)
                         (loss / (len(pieces) * len(contexts))).backward()
                         total += loss.item() * len(piece) / len(contexts)
@@ -160,12 +160,12 @@ def by_hand(model: nn.Sequential, split: Split, plan: Plan) -> list[float]:
         Plan(Adam(0.01)),
         Plan(Adam(0.01, reset_every_epoch=True)),
         *(Plan(Another(0.01, reset_every_epoch=True, kind=kind)) for kind in ANOTHER.values()),
-        Plan(Momentum(0.1, 1e-3), ghost=3, drops=(1, 2)),
-        Plan(Momentum(0.1, reset_every_epoch=True, clip_norm=0.5), Noise(0.1), ghost=3, dropout=0.5),
-        Plan(Adam(0.01), Noise(0.1, course=Course.anneal), ghost=3),
-        Plan(Adam(0.01), Noise(0.1, draw=Draw.batch), ghost=3),
-        Plan(Adam(0.01), Noise(0.15, scaling=Scaling.filter), dropout=0.5),
-        Plan(Adam(0.01), Noise(0.1, copies=3), ghost=2, drops=(2,), dropout=0.5),
+        Plan(SGD(0.1, 1e-3), ghost=3, drops=(1, 2)),
+        Plan(SGD(0.1, reset_every_epoch=True, clip_norm=0.5), NoiseConfig(0.1), ghost=3, dropout=0.5),
+        Plan(Adam(0.01), NoiseConfig(0.1, course=StrengthSchedule.anneal), ghost=3),
+        Plan(Adam(0.01), NoiseConfig(0.1, draw=NoisePer.batch), ghost=3),
+        Plan(Adam(0.01), NoiseConfig(0.15, scaling=NoiseScaling.filter), dropout=0.5),
+        Plan(Adam(0.01), NoiseConfig(0.1, copies=3), ghost=2, drops=(2,), dropout=0.5),
     ],
 )
 def test_the_training_is_the_one_written_out_by_hand_to_the_last_bit(plan: Plan, tiny_split: Splits) -> None:
@@ -183,10 +183,10 @@ def test_the_training_is_the_one_written_out_by_hand_to_the_last_bit(plan: Plan,
 def test_the_learning_rate_follows_the_schedule(tiny_split: Splits) -> None:
     rates: list[float] = []
 
-    def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:
+    def after_step(now: TrainingState, frozen: Callable[[], TrainingState]) -> None:
         rates.append(frozen().optimizer["param_groups"][0]["lr"])
 
-    run(network(), tiny_split, schedule=Schedule(4, (1, 3), 0.5), optimizer=Momentum(0.2), after_step=after_step)
+    run(network(), tiny_split, schedule=Schedule(4, (1, 3), 0.5), optimizer=SGD(0.2), after_step=after_step)
     assert rates == pytest.approx([0.2] * 4 + [0.1] * 8 + [0.05] * 4)
 
 
@@ -194,7 +194,7 @@ def test_the_learning_rate_follows_the_schedule(tiny_split: Splits) -> None:
 def test_a_reset_optimizer_starts_every_epoch_with_no_state(tiny_split: Splits, reset: bool) -> None:
     counts = []
 
-    def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:
+    def after_step(now: TrainingState, frozen: Callable[[], TrainingState]) -> None:
         counts.append({int(state["step"]) for state in frozen().optimizer["state"].values()})
 
     run(network(), tiny_split, optimizer=Adam(0.01, reset_every_epoch=reset), after_step=after_step)
@@ -205,15 +205,15 @@ def test_the_best_weights_are_those_of_the_first_epoch_with_the_best_accuracy(
     tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accuracies = [0.5, 0.9, 0.7, 0.9, 0.8]
-    measured = iter([Measured(1.0, accuracy) for accuracy in accuracies])
+    measured = iter([EvalResult(1.0, accuracy) for accuracy in accuracies])
     monkeypatch.setattr(trainer, "evaluate", lambda model, batches, add_up: next(measured))
     ends: list[dict[str, Tensor]] = []
 
-    def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:
+    def after_step(now: TrainingState, frozen: Callable[[], TrainingState]) -> None:
         if now.step == UPDATES:
             ends.append(copy.deepcopy(now.model))
 
-    found = run(network(), tiny_split, schedule=Schedule(5), noise=Noise(0.3), after_step=after_step)
+    found = run(network(), tiny_split, schedule=Schedule(5), noise=NoiseConfig(0.3), after_step=after_step)
     assert found.curves["test_accuracy"] == accuracies
     assert found.best_epoch == 1
     assert same_bits(found.best, ends[1])
@@ -224,20 +224,20 @@ def test_the_best_weights_are_those_of_the_first_epoch_with_the_best_accuracy(
 def test_curves_are_measured_with_the_clean_weights_of_each_epochs_end(tiny_split: Splits) -> None:
     wanted = []
 
-    def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:
+    def after_step(now: TrainingState, frozen: Callable[[], TrainingState]) -> None:
         if now.step == UPDATES:
             model = network(dropout=0.5)
             model.load_state_dict(now.model)
             wanted.append(evaluate(model, tiny_split(10, seed=1).batches(1000)))
 
-    found = run(network(dropout=0.5), tiny_split, noise=Noise(0.5), after_step=after_step)
+    found = run(network(dropout=0.5), tiny_split, noise=NoiseConfig(0.5), after_step=after_step)
     assert found.curves["test_loss"] == [measured.loss for measured in wanted]
     assert found.curves["test_accuracy"] == [measured.accuracy for measured in wanted]
 
 
 def test_training_learns_what_can_be_learnt(tiny_split: Splits) -> None:
     split = tiny_split(60)
-    for noise in (Noise(), Noise(0.05), Noise(0.15, scaling=Scaling.filter)):
+    for noise in (NoiseConfig(), NoiseConfig(0.05), NoiseConfig(0.15, scaling=NoiseScaling.filter)):
         settings: dict[str, Any] = {"train_split": split, "test_split": split, "batch": Batch(12)}
         found = run(network(), tiny_split, noise=noise, schedule=Schedule(15), **settings)
         assert found.curves["test_accuracy"][-1] > 0.9
@@ -260,7 +260,7 @@ def test_a_loss_that_is_no_longer_finite_ends_the_training(tiny_split: Splits, r
     found = run(
         network(batchnorm=False),
         tiny_split,
-        optimizer=Momentum(1e30, reset_every_epoch=reset),
+        optimizer=SGD(1e30, reset_every_epoch=reset),
         schedule=Schedule(9),
     )
     assert found.diverged

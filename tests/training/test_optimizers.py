@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from smoothout.training.optimizers import Adam, Epsilon, Momentum
+from smoothout.training.optimizers import SGD, Adam, Epsilon
 
 GRADIENTS = [[0.5, -2.0, 0.0], [0.1, 1.0, -3.0], [-0.4, 0.3, 0.2], [1e-6, 5.0, 0.0]]
 
 
-def stepped(settings: Adam | Momentum, size: float = 1.0) -> list[Tensor]:
+def stepped(settings: Adam | SGD, size: float = 1.0) -> list[Tensor]:
     """The weights after each of four updates with known gradients, ``size`` times the above."""
     weight = nn.Parameter(torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64))
     optimizer = settings.build([weight])
@@ -32,7 +32,7 @@ def stepped(settings: Adam | Momentum, size: float = 1.0) -> list[Tensor]:
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_momentum_is_the_heavy_ball(momentum: float, decay: float) -> None:
     weight, speed = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
-    for gradient, found in zip(GRADIENTS, stepped(Momentum(0.1, decay, momentum=momentum)), strict=True):
+    for gradient, found in zip(GRADIENTS, stepped(SGD(0.1, decay, momentum=momentum)), strict=True):
         speed = momentum * speed + torch.tensor(gradient, dtype=torch.float64) + decay * weight
         weight = weight - 0.1 * speed
         torch.testing.assert_close(found, weight)
@@ -118,7 +118,7 @@ def test_an_unknown_epsilon_is_refused() -> None:
         Adam(0.01, epsilon="none")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", [Adam, Momentum])
+@pytest.mark.parametrize("kind", [Adam, SGD])
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
@@ -139,4 +139,4 @@ def test_an_optimizer_names_the_setting_that_it_refuses(kind: Any, arguments: di
 @pytest.mark.parametrize("momentum", [-0.1, 1.0, math.nan])
 def test_a_momentum_outside_0_to_1_is_refused(momentum: float) -> None:
     with pytest.raises(ValueError, match=r"^momentum: "):
-        Momentum(0.1, momentum=momentum)
+        SGD(0.1, momentum=momentum)

@@ -12,18 +12,18 @@ import torch
 from support import same_bits
 from torch import Tensor, nn
 
-from smoothout.data.split import Examples, Split
+from smoothout.data.split import AugmentedExamples, Split
 from smoothout.nn.ghost_batchnorm import forward_ghosts
-from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
 from smoothout.nn.precision import Precision
 from smoothout.training import checkpoint, ghost_batches
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.engine import Engine, Ghosts
-from smoothout.training.methods.smoothout import Draw, Noise
-from smoothout.training.optimizers import Momentum
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.engine import Engine, GhostPasses
+from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
+from smoothout.training.optimizers import SGD
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Training
+from smoothout.training.trainer import Trainer
 
 Splits = Callable[..., Split]
 EXAMPLES = 44
@@ -41,23 +41,23 @@ def convolutions() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.Tanh(), nn.Flatten(), nn.Linear(24, 3))
 
 
-def training(tiny_split: Splits, model: nn.Module, ghosts: Ghosts, **changes: Any) -> Training:
+def training(tiny_split: Splits, model: nn.Module, ghosts: GhostPasses, **changes: Any) -> Trainer:
     settings: dict[str, Any] = {
-        "optimizer": Momentum(0.02, clip_norm=0.5),
+        "optimizer": SGD(0.02, clip_norm=0.5),
         "schedule": Schedule(2),
         "batch": Batch(12, 4),
-        "noise": Noise(),
+        "noise": NoiseConfig(),
         "seed": 0,
         "engine": Engine(ghosts=ghosts),
         **changes,
     }
-    return Training(model, tiny_split(EXAMPLES), tiny_split(10, seed=1), **settings)
+    return Trainer(model, tiny_split(EXAMPLES), tiny_split(10, seed=1), **settings)
 
 
-def both(tiny_split: Splits, make: Callable[[], nn.Module], **changes: Any) -> list[tuple[Snapshot, list[int]]]:
+def both(tiny_split: Splits, make: Callable[[], nn.Module], **changes: Any) -> list[tuple[TrainingState, list[int]]]:
     """The ends in turn and in one pass, and how many examples each training pass of the network saw."""
     found = []
-    for ghosts in (Ghosts.in_turn, Ghosts.one_pass):
+    for ghosts in (GhostPasses.in_turn, GhostPasses.one_pass):
         model, sizes = make(), list[int]()
         run = training(tiny_split, model, ghosts, **changes)
         run._network = counted(run._network, sizes)
@@ -73,7 +73,7 @@ def counted(network: Callable[[Tensor], Tensor], sizes: list[int]) -> Callable[[
     return forward
 
 
-def assert_same_end(found: Snapshot, wanted: Snapshot, rtol: float = 1e-4) -> None:
+def assert_same_end(found: TrainingState, wanted: TrainingState, rtol: float = 1e-4) -> None:
     for name, tensor in wanted.model.items():
         torch.testing.assert_close(found.model[name], tensor, rtol=rtol, atol=rtol / 10)
     for name in CURVES:
@@ -82,12 +82,12 @@ def assert_same_end(found: Snapshot, wanted: Snapshot, rtol: float = 1e-4) -> No
 
 
 NOISES = {
-    "none": Noise(),
-    "one": Noise(0.1, draw=Draw.batch),
-    "one, of the filters' lengths": Noise(0.2, scaling=Scaling.filter, draw=Draw.batch),
-    "own": Noise(0.1),
-    "own, batchnorm's too": Noise(0.1, Law.gaussian, batchnorm=True),
-    "own, of the filters' lengths": Noise(0.2, scaling=Scaling.filter),
+    "none": NoiseConfig(),
+    "one": NoiseConfig(0.1, draw=NoisePer.batch),
+    "one, of the filters' lengths": NoiseConfig(0.2, scaling=NoiseScaling.filter, draw=NoisePer.batch),
+    "own": NoiseConfig(0.1),
+    "own, batchnorm's too": NoiseConfig(0.1, NoiseDistribution.gaussian, batchnorm=True),
+    "own, of the filters' lengths": NoiseConfig(0.2, scaling=NoiseScaling.filter),
 }
 BATCHES = {
     "equal; the last of 8 in pieces of 3, 3 and 2": Batch(12, 4),
@@ -101,7 +101,7 @@ BATCHES = {
 @pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
 @pytest.mark.parametrize("make", [dense, convolutions])
 def test_one_pass_ends_where_ghost_batches_in_turn_end(
-    make: Callable[[], nn.Module], noise: Noise, batch: Batch, tiny_split: Splits
+    make: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits
 ) -> None:
     """Sums of at most 44 products in another order are off by 1e-6, and 8 updates add some."""
     (wanted, in_turn), (found, at_once) = both(tiny_split, make, noise=noise, batch=batch)
@@ -114,41 +114,41 @@ def test_one_pass_ends_where_ghost_batches_in_turn_end(
 @pytest.mark.parametrize("noise", [NOISES["none"], NOISES["one"]])
 @pytest.mark.parametrize("make", [dense, convolutions])
 def test_examples_that_alternate_in_a_pass_as_on_cuda_end_there_too(
-    make: Callable[[], nn.Module], noise: Noise, batch: Batch, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ghost_batches, "forward_ghosts", partial(forward_ghosts, interleaved=True))
     (wanted, _), (found, _) = both(tiny_split, make, noise=noise, batch=batch)
     assert_same_end(found, wanted)
 
 
-def traces(end: Snapshot) -> list[float]:
+def traces(end: TrainingState) -> list[float]:
     return [epoch["whole"][0] for epoch in end.curvature]
 
 
-def passes_of(tiny_split: Splits, noise: Noise, batch: Batch) -> list[int]:
+def passes_of(tiny_split: Splits, noise: NoiseConfig, batch: Batch) -> list[int]:
     return both(tiny_split, dense, noise=noise, batch=batch, schedule=Schedule(1))[1][1]
 
 
 def test_a_batch_is_a_pass_where_one_noise_serves_it_also_where_curvature_is_measured(tiny_split: Splits) -> None:
-    one = Noise(0.1, draw=Draw.batch)
-    assert passes_of(tiny_split, Noise(), Batch(12, 4)) == [12, 12, 12, 8]
+    one = NoiseConfig(0.1, draw=NoisePer.batch)
+    assert passes_of(tiny_split, NoiseConfig(), Batch(12, 4)) == [12, 12, 12, 8]
     assert passes_of(tiny_split, one, Batch(12, 4)) == [12, 12, 12, 8]
     assert passes_of(tiny_split, one, Batch(8, 4, 2)) == [8, 8, 8, 8, 8, 4]
 
 
 def test_with_noise_of_their_own_the_network_is_called_with_its_weights_alone(tiny_split: Splits) -> None:
     for batch in (Batch(12, 4), Batch(8, 4, 2), Batch(11, 5)):
-        assert passes_of(tiny_split, Noise(0.1), batch) == []
+        assert passes_of(tiny_split, NoiseConfig(0.1), batch) == []
 
 
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("noise", [n for n in NOISES.values() if n.a])
 @pytest.mark.parametrize("make", [dense, convolutions])
 def test_measured_curvature_is_that_of_ghost_batches_one_after_another(
-    make: Callable[[], nn.Module], noise: Noise, batch: Batch, tiny_split: Splits
+    make: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits
 ) -> None:
     (wanted, _), (found, _) = both(tiny_split, make, noise=noise, batch=batch)
-    assert [epoch["draws"] for epoch in found.curvature] == [batch.updates(EXAMPLES)] * 2
+    assert [epoch["draws"] for epoch in found.curvature] == [batch.updates_per_epoch(EXAMPLES)] * 2
     for one, other in zip(found.curvature, wanted.curvature, strict=True):
         for layer, (mean, _) in other["layers"].items():
             size = max(abs(mean), abs(other["whole"][0]))
@@ -177,51 +177,56 @@ class Chooses(nn.Module):
 @pytest.mark.parametrize(
     ("model", "noise", "batch"),
     [
-        (dense, Noise(0.1, copies=2), Batch(12, 4)),
-        (dense, Noise(0.1, denoise=False), Batch(12, 4)),
-        (dense, Noise(0.1, denoise=False, draw=Draw.batch), Batch(12, 4)),
-        (lambda: dense(0.5), Noise(), Batch(12, 4)),
-        (lambda: dense(0.5), Noise(0.1), Batch(12, 4)),
-        (lambda: nn.Sequential(*dense(), OwnBatchNorm(3)), Noise(), Batch(12, 4)),
-        (twice, Noise(), Batch(12, 4)),
-        (twice, Noise(0.1, draw=Draw.batch), Batch(12, 4)),
-        (twice, Noise(0.1), Batch(12, 4)),
-        (lambda: nn.Sequential(*dense(), Chooses()), Noise(0.1), Batch(12, 4)),
-        (dense, Noise(0.1), Batch(22)),
-        (dense, Noise(0.1), Batch(11, None, 2)),
+        (dense, NoiseConfig(0.1, copies=2), Batch(12, 4)),
+        (dense, NoiseConfig(0.1, denoise=False), Batch(12, 4)),
+        (dense, NoiseConfig(0.1, denoise=False, draw=NoisePer.batch), Batch(12, 4)),
+        (lambda: dense(0.5), NoiseConfig(), Batch(12, 4)),
+        (lambda: dense(0.5), NoiseConfig(0.1), Batch(12, 4)),
+        (lambda: nn.Sequential(*dense(), OwnBatchNorm(3)), NoiseConfig(), Batch(12, 4)),
+        (twice, NoiseConfig(), Batch(12, 4)),
+        (twice, NoiseConfig(0.1, draw=NoisePer.batch), Batch(12, 4)),
+        (twice, NoiseConfig(0.1), Batch(12, 4)),
+        (lambda: nn.Sequential(*dense(), Chooses()), NoiseConfig(0.1), Batch(12, 4)),
+        (dense, NoiseConfig(0.1), Batch(22)),
+        (dense, NoiseConfig(0.1), Batch(11, None, 2)),
     ],
 )
 def test_what_cannot_go_in_one_pass_goes_in_turn_to_the_last_bit(
-    model: Callable[[], nn.Module], noise: Noise, batch: Batch, tiny_split: Splits
+    model: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits
 ) -> None:
-    assert training(tiny_split, model(), Ghosts.one_pass, noise=noise, batch=batch).engine.ghosts is Ghosts.in_turn
+    assert (
+        training(tiny_split, model(), GhostPasses.one_pass, noise=noise, batch=batch).engine.ghosts
+        is GhostPasses.in_turn
+    )
     (wanted, in_turn), (found, at_once) = both(tiny_split, model, noise=noise, batch=batch)
     assert at_once == in_turn
     assert same_bits(wanted.model, found.model)
 
 
-@pytest.mark.parametrize("noise", [Noise(0.0, denoise=False), Noise(0.0, copies=2)])
-def test_noise_of_no_strength_does_not_keep_ghost_batches_apart(noise: Noise, tiny_split: Splits) -> None:
-    assert training(tiny_split, dense(), Ghosts.one_pass, noise=noise).engine.ghosts is Ghosts.one_pass
+@pytest.mark.parametrize("noise", [NoiseConfig(0.0, denoise=False), NoiseConfig(0.0, copies=2)])
+def test_noise_of_no_strength_does_not_keep_ghost_batches_apart(noise: NoiseConfig, tiny_split: Splits) -> None:
+    assert training(tiny_split, dense(), GhostPasses.one_pass, noise=noise).engine.ghosts is GhostPasses.one_pass
 
 
 @pytest.mark.parametrize("noise", [NOISES["one"], NOISES["own"]])
-def test_a_training_in_one_pass_goes_on_to_the_same_bits(noise: Noise, tiny_split: Splits, tmp_path: Path) -> None:
-    wanted = training(tiny_split, convolutions(), Ghosts.one_pass, noise=noise).run()
-    first = training(tiny_split, convolutions(), Ghosts.one_pass, noise=noise)
+def test_a_training_in_one_pass_goes_on_to_the_same_bits(
+    noise: NoiseConfig, tiny_split: Splits, tmp_path: Path
+) -> None:
+    wanted = training(tiny_split, convolutions(), GhostPasses.one_pass, noise=noise).run()
+    first = training(tiny_split, convolutions(), GhostPasses.one_pass, noise=noise)
     for done, _ in enumerate(first, 1):
         if done == 6:
-            checkpoint.save(tmp_path / "run.pt", first.frozen(), "digest")
+            checkpoint.save(tmp_path / "run.pt", first.state(), "digest")
             break
     snapshot = checkpoint.load(tmp_path / "run.pt", "digest")
-    found = training(tiny_split, convolutions(), Ghosts.one_pass, noise=noise, resume=snapshot).run()
+    found = training(tiny_split, convolutions(), GhostPasses.one_pass, noise=noise, resume=snapshot).run()
     assert same_bits(wanted.model, found.model)
     assert all(found.curves[name] == wanted.curves[name] for name in CURVES)
     assert traces(found) == traces(wanted)
 
 
 @pytest.mark.parametrize("noise", [NOISES["one"], NOISES["own"]])
-def test_low_precision_goes_in_one_pass_too(noise: Noise, tiny_split: Splits) -> None:
+def test_low_precision_goes_in_one_pass_too(noise: NoiseConfig, tiny_split: Splits) -> None:
     """Every product is rounded to 8 bits."""
     (wanted, _), (found, _) = both(tiny_split, convolutions, noise=noise, precision=Precision.bfloat16)
     assert {name: tensor.dtype for name, tensor in found.model.items()} == {
@@ -242,7 +247,7 @@ class Mixed(nn.Module):
 
 
 @pytest.mark.parametrize("noise", [NOISES["one"], NOISES["own"]])
-def test_parameters_of_two_dtypes_go_in_one_pass(noise: Noise, tiny_split: Splits) -> None:
+def test_parameters_of_two_dtypes_go_in_one_pass(noise: NoiseConfig, tiny_split: Splits) -> None:
     (wanted, in_turn), (found, at_once) = both(tiny_split, Mixed, noise=noise)
     assert at_once != in_turn
     assert_same_end(found, wanted)
@@ -251,8 +256,8 @@ def test_parameters_of_two_dtypes_go_in_one_pass(noise: Noise, tiny_split: Split
 def test_trying_whether_a_pass_is_possible_leaves_the_model_as_it_is(tiny_split: Splits) -> None:
     model = dense().eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run = training(tiny_split, model, Ghosts.one_pass)
-    assert run.engine.ghosts is Ghosts.one_pass
+    run = training(tiny_split, model, GhostPasses.one_pass)
+    assert run.engine.ghosts is GhostPasses.one_pass
     assert same_bits(model.state_dict(), before)
     assert not any(module.training or module._forward_pre_hooks for module in model.modules())
 
@@ -261,23 +266,23 @@ def test_the_model_has_its_plain_layers_and_weights_between_updates(tiny_split: 
     for noise in NOISES.values():
         model = dense()
         weights = [parameter.data_ptr() for parameter in model.parameters()]
-        for _ in training(tiny_split, model, Ghosts.one_pass, noise=noise):
+        for _ in training(tiny_split, model, GhostPasses.one_pass, noise=noise):
             assert type(model[2]) is nn.BatchNorm1d
             assert [parameter.data_ptr() for parameter in model.parameters()] == weights
 
 
-@pytest.mark.parametrize(("ghosts", "size"), [(Ghosts.in_turn, 4), (Ghosts.one_pass, 12)])
+@pytest.mark.parametrize(("ghosts", "size"), [(GhostPasses.in_turn, 4), (GhostPasses.one_pass, 12)])
 def test_images_are_taken_when_it_is_their_turn(
-    ghosts: Ghosts, size: int, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+    ghosts: GhostPasses, size: int, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So one pass at a time is in memory."""
-    events, take = list[tuple[str, int]](), Examples.take
+    events, take = list[tuple[str, int]](), AugmentedExamples.gather
 
-    def look(self: Examples, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self: AugmentedExamples, rows: Tensor) -> tuple[Tensor, Tensor]:
         events.append(("taken", len(rows)))
         return take(self, rows)
 
-    monkeypatch.setattr(Examples, "take", look)
+    monkeypatch.setattr(AugmentedExamples, "take", look)
     model = dense()
     model.register_forward_pre_hook(lambda module, given: events.append(("passed", len(given[0]))))
     run = training(tiny_split, model, ghosts, batch=Batch(12, 4, 2))
@@ -290,9 +295,9 @@ def test_a_compiled_network_takes_ghost_batches_in_one_pass(
     tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    wanted = training(tiny_split, dense(), Ghosts.in_turn, noise=NOISES["one"]).run()
+    wanted = training(tiny_split, dense(), GhostPasses.in_turn, noise=NOISES["one"]).run()
     run = training(
-        tiny_split, dense(), Ghosts.one_pass, noise=NOISES["one"], engine=Engine(compile=True, ghosts="one_pass")
+        tiny_split, dense(), GhostPasses.one_pass, noise=NOISES["one"], engine=Engine(compile=True, ghosts="one_pass")
     )
-    assert run.engine.ghosts is Ghosts.one_pass
+    assert run.engine.ghosts is GhostPasses.one_pass
     assert_same_end(run.run(), wanted)

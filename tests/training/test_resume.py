@@ -14,8 +14,8 @@ from loop_trainings import METHODS, UPDATES, Splits, network, run
 from support import same_bits
 
 from smoothout.training import checkpoint
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.methods.smoothout import Noise
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
 
@@ -36,7 +36,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_last_bit(
     unbroken = run(network(dropout=dropout), tiny_split, **settings)
     path, done = tmp_path / "run.pt", 0
 
-    def after_step(now: Snapshot, frozen: Callable[[], Snapshot]) -> None:
+    def after_step(now: TrainingState, frozen: Callable[[], TrainingState]) -> None:
         nonlocal done
         done += 1
         if done == stop:
@@ -80,7 +80,7 @@ def test_a_finished_training_is_not_trained_further(tiny_split: Splits) -> None:
 
 def test_a_training_goes_on_from_the_end_of_an_epoch_with_more_epochs(tiny_split: Splits) -> None:
     """With a constant strength and learning rate, five epochs are three and two more."""
-    settings: dict[str, Any] = {"optimizer": Adam(0.01, reset_every_epoch=True), "noise": Noise(0.1)}
+    settings: dict[str, Any] = {"optimizer": Adam(0.01, reset_every_epoch=True), "noise": NoiseConfig(0.1)}
     whole = run(network(), tiny_split, **settings, schedule=Schedule(5))
     part = run(network(), tiny_split, **settings, schedule=Schedule(3))
     longer = run(network(seed=7), tiny_split, **settings, schedule=Schedule(5), resume=part)

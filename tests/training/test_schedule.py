@@ -57,16 +57,16 @@ def test_a_share_of_a_schedule_keeps_its_shape_to_half_an_epoch(
 @given(st.integers(1, 300), drops, st.floats(0.01, 2))
 def test_a_simplified_schedule_has_the_same_learning_rates(epochs: int, drops: tuple[int, ...], factor: float) -> None:
     whole = Schedule(epochs, drops, factor)
-    plain = whole.simplified()
+    plain = whole.canonicalized()
     assert plain.epochs == epochs
     assert [plain.lr_factor(e, BATCH) for e in range(epochs)] == [whole.lr_factor(e, BATCH) for e in range(epochs)]
     assert list(plain.drops) == sorted(plain.drops)
-    assert plain.simplified() == plain
+    assert plain.canonicalized() == plain
 
 
 def test_drops_that_are_never_reached_and_an_idle_factor_do_not_count() -> None:
-    assert Schedule(5, (5, 9), 0.5).simplified() == Schedule(5)
-    assert Schedule(5, (9, 4, 2), 0.5).simplified() == Schedule(5, (2, 4), 0.5)
+    assert Schedule(5, (5, 9), 0.5).canonicalized() == Schedule(5)
+    assert Schedule(5, (9, 4, 2), 0.5).canonicalized() == Schedule(5, (2, 4), 0.5)
 
 
 @pytest.mark.parametrize(
@@ -131,5 +131,5 @@ def test_scaling_that_makes_no_sense_is_refused(arguments: dict[str, Any], name:
 
 
 def test_what_scales_nothing_is_no_part_of_a_schedule() -> None:
-    assert Schedule(5, lr_reference=128).simplified() == Schedule(5)
-    assert Schedule(5, lr_scaling=LrScaling.sqrt).simplified() == Schedule(5, lr_scaling=LrScaling.sqrt)
+    assert Schedule(5, lr_reference=128).canonicalized() == Schedule(5)
+    assert Schedule(5, lr_scaling=LrScaling.sqrt).canonicalized() == Schedule(5, lr_scaling=LrScaling.sqrt)

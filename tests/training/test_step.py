@@ -15,7 +15,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from smoothout import SmoothOut, SmoothOutCopies
-from smoothout.common.rng import stream
+from smoothout.common.rng import make_generator
 from smoothout.training.batch import Batch
 from smoothout.training.update import Perturb, update
 
@@ -47,7 +47,7 @@ def sgd(model: nn.Module, **settings: float) -> torch.optim.Optimizer:
 
 
 def gradients(model: nn.Module, weights: dict[str, Tensor], piece: Piece) -> dict[str, Tensor]:
-    """Of the mean cross entropy over ``piece`` at ``weights``; the model itself is left alone."""
+    """Of the mean cross entropy over ``sample_box`` at ``weights``; the model itself is left alone."""
     moved = {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
     buffers = {name: b.clone() for name, b in model.named_buffers()}
     loss = F.cross_entropy(functional_call(model, {**moved, **buffers}, (piece[0],)), piece[1])
@@ -69,7 +69,7 @@ def noise(a: float, draw: Callable[[int], int] = lambda ghost: ghost) -> Callabl
         context = SmoothOut(model, a, batchnorm=True)
 
         def perturb(ghost: int) -> list[SmoothOut]:
-            context.generator = stream(0, "noise", 0, draw(ghost))
+            context.generator = make_generator(0, "noise", 0, draw(ghost))
             return [context]
 
         return perturb
@@ -79,7 +79,7 @@ def noise(a: float, draw: Callable[[int], int] = lambda ghost: ghost) -> Callabl
 
 def moved_weights(model: nn.Module, a: float, ghost: int) -> dict[str, Tensor]:
     """The weights plus the noise of that ghost batch."""
-    drawn = SmoothOut(model, a, batchnorm=True, generator=stream(0, "noise", 0, ghost)).draw()
+    drawn = SmoothOut(model, a, batchnorm=True, generator=make_generator(0, "noise", 0, ghost)).draw()
     return {name: p.detach() + theta for (name, p), theta in zip(model.named_parameters(), drawn, strict=True)}
 
 
@@ -212,7 +212,7 @@ def test_copies_are_averaged_over_copies_and_ghost_batches() -> None:
     many, losses = [], []
     for piece in batch:
         for index in range(3):
-            drawn = SmoothOut(model, 0.3, batchnorm=True, generator=stream(5, "copy", index)).draw()
+            drawn = SmoothOut(model, 0.3, batchnorm=True, generator=make_generator(5, "copy", index)).draw()
             moved = {name: before[name] + theta for name, theta in zip(before, drawn, strict=True)}
             many.append(gradients(model, moved, piece))
             buffers = {name: b.clone() for name, b in model.named_buffers()}
@@ -231,7 +231,7 @@ def test_noise_that_stays_in_is_where_the_update_starts_from() -> None:
     model, [piece] = network(), pieces(9)
     start = moved_weights(model, 0.3, 0)
     slopes = gradients(model, start, piece)
-    context = SmoothOut(model, 0.3, batchnorm=True, denoise=False, generator=stream(0, "noise", 0, 0))
+    context = SmoothOut(model, 0.3, batchnorm=True, denoise=False, generator=make_generator(0, "noise", 0, 0))
     update(model, sgd(model), [piece], 1, lambda ghost: [context])
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), start[name] - 0.5 * slopes[name])
@@ -242,26 +242,26 @@ def test_noise_that_stays_in_is_where_the_update_starts_from() -> None:
 
 @given(st.integers(1, 500), st.integers(1, 5000))
 def test_updates_are_just_enough_for_every_example(size: int, examples: int) -> None:
-    updates = Batch(size).updates(examples)
+    updates = Batch(size).updates_per_epoch(examples)
     assert (updates - 1) * size < examples <= updates * size
 
 
 @given(st.integers(1, 300), st.data())
 def test_a_batch_has_as_many_ghost_batches_as_fit(size: int, data: st.DataObject) -> None:
     ghost = data.draw(st.integers(1, size))
-    pieces = Batch(size, ghost).pieces
+    pieces = Batch(size, ghost).ghosts_per_update
     assert pieces * ghost <= size < (pieces + 1) * ghost
-    assert Batch(size, ghost).updates(1000) == Batch(size).updates(1000)
+    assert Batch(size, ghost).updates_per_epoch(1000) == Batch(size).updates_per_epoch(1000)
 
 
 @pytest.mark.parametrize(("batch", "count"), [(Batch(2048, 128), 16), (Batch(128, 128), 1), (Batch(6000), 1)])
 def test_the_papers_batches_have_their_number_of_ghost_batches(batch: Batch, count: int) -> None:
-    assert batch.pieces == count
+    assert batch.ghosts_per_update == count
 
 
 def test_a_single_ghost_batch_is_none() -> None:
-    assert Batch(128, 128).simplified() == Batch(128)
-    assert Batch(128, 64).simplified() == Batch(128, 64)
+    assert Batch(128, 128).canonicalized() == Batch(128)
+    assert Batch(128, 64).canonicalized() == Batch(128, 64)
 
 
 @pytest.mark.parametrize(

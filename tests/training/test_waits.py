@@ -15,27 +15,27 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from smoothout.nn import perturbation
-from smoothout.nn.perturbation import Scaling
+from smoothout.nn.perturbation import NoiseScaling
 from smoothout.training.batch import Batch
-from smoothout.training.engine import Engine, Ghosts
-from smoothout.training.methods.smoothout import Draw, Noise
-from smoothout.training.noise_contexts import Perturbations
+from smoothout.training.engine import Engine, GhostPasses
+from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
+from smoothout.training.noise_contexts import NoiseContexts
 from smoothout.training.optimizers import Adam, Epsilon
 
 OTHERS: dict[str, dict[str, Any]] = {
-    "copies": {"noise": Noise(0.1, copies=2)},
-    "dropout over ghost batches": {"model": lambda: network(0.5), "noise": Noise(0.1), "batch": Batch(SIZE, 2)},
-    "several batches an update": {"noise": Noise(0.1), "batch": Batch(3, None, 2)},
+    "copies": {"noise": NoiseConfig(0.1, copies=2)},
+    "dropout over ghost batches": {"model": lambda: network(0.5), "noise": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
+    "several batches an update": {"noise": NoiseConfig(0.1), "batch": Batch(3, None, 2)},
     "ghost batches in one pass": {
         "model": convolutions,
-        "noise": Noise(0.1, draw=Draw.batch),
+        "noise": NoiseConfig(0.1, draw=NoisePer.batch),
         "batch": Batch(SIZE, 2),
-        "engine": Engine(ghosts=Ghosts.one_pass),
+        "engine": Engine(ghosts=GhostPasses.one_pass),
     },
     "own noise in one pass": {
-        "noise": Noise(0.1, scaling=Scaling.filter),
+        "noise": NoiseConfig(0.1, scaling=NoiseScaling.filter),
         "batch": Batch(SIZE, 2),
-        "engine": Engine(ghosts=Ghosts.one_pass),
+        "engine": Engine(ghosts=GhostPasses.one_pass),
     },
     "uncorrected epsilon": {"optimizer": Adam(0.01, epsilon=Epsilon.uncorrected)},
 }
@@ -63,7 +63,7 @@ def test_no_eager_update_waits_for_its_device(kind: str, tiny_split: Splits, mon
     settings = {"model": network, **{**METHODS, **OTHERS}[kind]}
     steps = iter(training(tiny_split, settings.pop("model")(), **settings))
     next(steps)  # which alone looks for chance that nobody seeds
-    monkeypatch.setattr(Perturbations, "watched", lambda self: nullcontext())
+    monkeypatch.setattr(NoiseContexts, "watched", lambda self: nullcontext())
     with Waits() as waits:
         next(steps)
     assert waits.found == []

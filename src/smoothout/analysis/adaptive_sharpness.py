@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.analysis.box import Box, random_point
-from smoothout.analysis.device_memory import SEARCH, vectors_device
+from smoothout.analysis.device_memory import SEARCH_VECTORS, vectors_device
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_counts, check_width
-from smoothout.analysis.sharpness import PINNED, Objective, Point, along_signs, ascend
-from smoothout.common.enums import choice
-from smoothout.common.rng import stream
-from smoothout.nn.parameters import flatten, restored, trainable
+from smoothout.analysis.sharpness import PINNED, BoxObjective, Point, projected_ascent, sign_step
+from smoothout.common.enums import parse_enum
+from smoothout.common.rng import make_generator
+from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters
 
 
 class Norm(StrEnum):
@@ -48,7 +48,7 @@ class AdaptiveSharpness:
         return f"failed ({self.status})" if self.failed else f"{self.value:.4g}"
 
 
-def normalised(logits: Tensor) -> Tensor:
+def normalize_logits(logits: Tensor) -> Tensor:
     """[Andriushchenko 2023] Each example's logits, (examples, classes), less their mean and over their L2 norm.
 
     As in the program of Andriushchenko et al.: all models speak with the same confidence, whatever their scale. Raises
@@ -91,7 +91,7 @@ def adaptive_sharpness(
             model the tokens that count: ``lambda inputs, targets: (targets != -100).sum()``.
         rho: Relative size of the region.
         norm: A `Norm` or its name.
-        normalise_logits: Whether outputs are `normalised` before ``loss`` sees them.
+        normalise_logits: Whether outputs are `normalize_logits` before ``loss`` sees them.
         iterations: Steps of each ascent at most.
         random_starts: Ascents beside the one from w.
         seed: Of the random points.
@@ -101,27 +101,29 @@ def adaptive_sharpness(
         ValueError: For an impossible argument, or a ``rho`` below the rounding of the model's dtype, before the model
             is touched; if f(w) is not finite; if model and batches do not answer twice the same.
     """
-    norm = choice(Norm, "norm", norm)
-    check_width(trainable(model), rho=rho)
+    norm = parse_enum(Norm, "norm", norm)
+    check_width(trainable_parameters(model), rho=rho)
     if norm is Norm.l2:  # about as far as each weight moves
-        n = sum(p.numel() for p in trainable(model))
-        check_width(trainable(model), **{"rho / sqrt(n)": rho / math.sqrt(n)})
+        n = sum(p.numel() for p in trainable_parameters(model))
+        check_width(trainable_parameters(model), **{"rho / sqrt(n)": rho / math.sqrt(n)})
     check_counts(iterations=iterations)
     check_counts(random_starts=random_starts, least=0)
     check_batches("batches", batches)
-    measured = (lambda outputs, targets: loss(normalised(outputs), targets)) if normalise_logits else loss
-    move = along_signs if norm is Norm.linf else along_gradient
-    with restored(model), torch.enable_grad():
+    measured = (lambda outputs, targets: loss(normalize_logits(outputs), targets)) if normalise_logits else loss
+    move = sign_step if norm is Norm.linf else gradient_step
+    with preserve_state(model), torch.enable_grad():
         model.eval()
-        w = flatten(trainable(model), vectors_device(trainable(model), SEARCH))
-        objective = Objective(model, batches, measured, Box(w, rho * w.abs()), tick, weight=weight)
-        x = objective.at_x(least=-math.inf)
-        ascend(objective, x, iterations, move)
+        w = parameters_to_vector(
+            trainable_parameters(model), vectors_device(trainable_parameters(model), SEARCH_VECTORS)
+        )
+        objective = BoxObjective(model, batches, measured, Box(w, rho * w.abs()), tick, weight=weight)
+        x = objective.evaluate_center(least=-math.inf)
+        projected_ascent(objective, x, iterations, move)
         for index in range(random_starts):
             start = objective(random_start(len(w), norm, seed, index))
             if math.isfinite(start.loss):
-                ascend(objective, start, iterations, move)
-    end = objective.risen(objective.highest, x)
+                projected_ascent(objective, start, iterations, move)
+    end = objective.if_improved(objective.highest, x)
     failed = end is x
     searched = f"{1 + random_starts} ascents of up to {iterations} steps"
     return AdaptiveSharpness(
@@ -131,18 +133,18 @@ def adaptive_sharpness(
         status=f"no point above the model's own loss in {searched}" if failed else searched,
         failed=failed,
         evaluations=objective.evaluations,
-        rise_left=rise_left(end, norm),
+        rise_left=projected_slope(end, norm),
         dimension=len(w),
     )
 
 
-def along_gradient(here: Point, step: float) -> Tensor:
+def gradient_step(here: Point, step: float) -> Tensor:
     """A projected step along the gradient in the unit ball: P(z + step g / ||g||); none where the gradient is 0."""
     slope = torch.linalg.vector_norm(here.gradient)
-    return into_ball(here.z + step * here.gradient / slope) if slope > 0 else here.z
+    return project_to_ball(here.z + step * here.gradient / slope) if slope > 0 else here.z
 
 
-def into_ball(z: Tensor) -> Tensor:
+def project_to_ball(z: Tensor) -> Tensor:
     """The point of the unit ball that is nearest to ``z``."""
     length: Tensor = torch.linalg.vector_norm(z)
     return z / length.clamp(min=1.0)
@@ -150,14 +152,14 @@ def into_ball(z: Tensor) -> Tensor:
 
 def random_start(n: int, norm: Norm, seed: int, index: int) -> Tensor:
     """A uniform random point of the box [-1, 1]^n, or of the unit sphere; float64."""
-    generator = stream(seed, "adaptive", index)
+    generator = make_generator(seed, "adaptive", index)
     if norm is Norm.linf:
         return random_point(n, generator)
     z = torch.empty(n, dtype=torch.float64).normal_(generator=generator)
     return z.div_(z.norm())
 
 
-def rise_left(point: Point, norm: Norm) -> float:
+def projected_slope(point: Point, norm: Norm) -> float:
     """The steepest rise from ``point`` that the region allows, in loss per rho: 0 at a maximum."""
     if norm is Norm.linf:
         return point.projected_gradient().abs().max().item()

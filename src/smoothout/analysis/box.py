@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from smoothout.common.rng import stream
+from smoothout.common.rng import make_generator
 
 BLOCK = 2**16  # rows of A that are held in float64 at a time
 
@@ -38,7 +38,7 @@ def box_around(x: Tensor, eps: float, subspace: int | None = None, seed: int = 0
     """
     if subspace is None:
         return Box(x, eps * (x.abs() + 1.0))
-    columns = torch.randn(x.numel(), subspace, generator=stream(seed, "subspace"))
+    columns = torch.randn(x.numel(), subspace, generator=make_generator(seed, "subspace"))
     half = eps * (least_squares(columns, x.cpu()).abs() + 1.0)
     return Box(x, half.to(x.device), columns.to(x.device))
 

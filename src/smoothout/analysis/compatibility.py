@@ -12,13 +12,13 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._pytree import tree_leaves
 
-from smoothout.nn.parameters import joined
+from smoothout.nn.parameters import concatenate
 
 WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel and AveragedModel; torch.compile
 POWER_ITERATIONS = 100
 
 
-def check_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+def check_same_architecture(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless two state dicts have the same names and shapes, naming what differs first."""
     here, there = ({name: _form(entry) for name, entry in state.items()} for state in (first, second))
     if here == there:
@@ -37,7 +37,7 @@ def _form(entry: object) -> object:
     return tuple(entry.shape) if isinstance(entry, Tensor) else type(entry).__name__
 
 
-def check_same_beyond(first: nn.Module, second: nn.Module) -> None:
+def check_same_ties_and_buffers(first: nn.Module, second: nn.Module) -> None:
     """Raise ValueError where networks differ in what no state dict tells: tied weights, buffers that it leaves out."""
     tied, untied = (_shared_names(model) for model in (first, second))
     if names := sorted(tied ^ untied):
@@ -52,7 +52,7 @@ def equal_entries(first: Mapping[str, Tensor], second: Mapping[str, Tensor], nam
     """Those of ``names`` whose tensors hold the same numbers in both state dicts, of the same shapes, in one copy."""
     if not names:
         return []
-    equal = joined([(first[name] == second[name]).all() for name in names]).tolist()
+    equal = concatenate([(first[name] == second[name]).all() for name in names]).tolist()
     return [name for name, same in zip(names, equal, strict=True) if same]
 
 
@@ -64,13 +64,13 @@ def _shared_names(model: nn.Module) -> set[tuple[str, ...]]:
     return {tuple(group) for group in names.values() if len(group) > 1}
 
 
-def copied(model: nn.Module) -> nn.Module:
+def deepcopy_model(model: nn.Module) -> nn.Module:
     """A deep copy, also of a model that keeps activations, which torch does not copy while they have a history."""
     kept = (leaf for module in model.modules() for leaf in tree_leaves(vars(module)))
     return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept if isinstance(t, Tensor) and not t.is_leaf})
 
 
-def refuse_old_norms(model: nn.Module) -> None:
+def reject_hook_spectral_norm(model: nn.Module) -> None:
     """Raise ValueError, with the module's name, for spectral normalisation by a hook."""
     for name, module in model.named_modules():
         if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
@@ -78,7 +78,7 @@ def refuse_old_norms(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def renew_spectral_norms(model: nn.Module) -> None:
+def refresh_spectral_norms(model: nn.Module) -> None:
     """Find the singular vectors of spectrally normalised weights anew, from those that are there, in place.
 
     These are buffers, which each pass in training mode moves on by a power iteration.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from smoothout.nn.parameters import float64_device
 
-SEARCH = 16  # vectors of a search for the highest loss: the box, the points that it compares, and scratch
+SEARCH_VECTORS = 16  # vectors of a search for the highest loss: the box, the points that it compares, and scratch
 
 
 def vectors_device(parameters: Sequence[Tensor], vectors: int) -> torch.device:

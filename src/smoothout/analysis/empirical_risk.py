@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smoothout.common.pass_cache import passed
-from smoothout.nn.parameters import float64_device, forget_copies, joined
+from smoothout.common.pass_cache import cached_pass
+from smoothout.nn.parameters import clear_weight_caches, concatenate, float64_device
 
 Batches = Iterable[tuple[Any, Any]]
 Loss = Callable[[Any, Any], Tensor]
@@ -18,14 +18,14 @@ Weight = Callable[[Any, Any], float]  # of (inputs, targets): how much a batch c
 Tick = Callable[[], object]  # called after each piece of work, for a progress bar
 
 
-def examples(inputs: Any, targets: Any) -> float:
+def batch_size(inputs: Any, targets: Any) -> float:
     """How many examples a batch has. Raises ValueError where its targets do not tell: no tensor of shape (N, ...)."""
     if not (isinstance(targets, Tensor) and targets.dim()):
         raise ValueError("batches: targets that are no tensor (examples, ...) need a weight, how much a batch counts")
     return len(targets)
 
 
-class FullLoss:
+class EmpiricalRisk:
     """The mean of ``loss`` over all examples of ``batches``, as a function of some ``parameters`` of ``model``.
 
     A model of float32 computes each batch in float32; sums over batches are float64, on the `float64_device` of the
@@ -44,7 +44,7 @@ class FullLoss:
         device: torch.device | None = None,
     ) -> None:
         self.model, self.batches, self.loss, self.parameters = model, batches, loss, parameters
-        self.weight = weight or examples
+        self.weight = weight or batch_size
         self.device = device or float64_device(parameters)
         self.examples = 0.0
 
@@ -55,7 +55,7 @@ class FullLoss:
 
         Raises ValueError when there are no examples, or not as many as in the pass before.
         """
-        return passed(lambda: self._mean(of_batch)).to(self.device)
+        return cached_pass(lambda: self._mean(of_batch)).to(self.device)
 
     def _mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         sums: Tensor | None = None
@@ -64,8 +64,8 @@ class FullLoss:
             share = checked_weight(self.weight(inputs, targets))
             if not share:
                 continue
-            forget_copies()  # of weights that were elsewhere, and of a graph that one backward pass has used up
-            found = joined(of_batch(checked_loss(self.loss(self.model(inputs), targets))))
+            clear_weight_caches()  # of weights that were elsewhere, and of a graph that one backward pass has used up
+            found = concatenate(of_batch(checked_loss(self.loss(self.model(inputs), targets))))
             sums = torch.zeros_like(found, dtype=torch.float64) if sums is None else sums
             sums.add_(found, alpha=share)
             total += share
@@ -78,7 +78,7 @@ class FullLoss:
         """The mean loss and, behind it, its gradient by the parameters: shape (1 + n,)."""
         return self.mean(lambda value: [value, *self._gradient(value)])
 
-    def refuse_chance(self, first: Tensor) -> None:
+    def check_deterministic(self, first: Tensor) -> None:
         """Raise ValueError where another pass is not ``first``, one `with_gradient` at the present weights.
 
         Augmentation, dropout or a last batch left out would be taken for the loss's shape. Another order of the same
@@ -91,7 +91,7 @@ class FullLoss:
             return [value, *slopes, value.abs(), torch.stack([slope.norm() for slope in slopes]).norm()]
 
         *second, loss_size, gradient_size = torch.split(self.mean(with_sizes), [1, len(first) - 1, 1, 1])
-        eps = rounding(self.parameters)
+        eps = machine_epsilon(self.parameters)
         slacks = {"loss": min(100 * eps, math.sqrt(eps)) * loss_size, "gradient": math.sqrt(eps) * gradient_size}
         for before, after, (what, slack) in zip((first[:1], first[1:]), second, slacks.items(), strict=True):
             if (before - after).norm() > slack:
@@ -123,7 +123,7 @@ def checked_loss(value: Any) -> Tensor:
     return value
 
 
-def rounding(parameters: Iterable[Tensor]) -> float:
+def machine_epsilon(parameters: Iterable[Tensor]) -> float:
     """The relative distance of neighbouring numbers in the coarsest dtype among ``parameters``."""
     return max(torch.finfo(p.dtype).eps for p in parameters)
 
@@ -142,7 +142,7 @@ def check_counts(*, least: int = 1, **counts: int) -> None:
             raise ValueError(f"{name}: must be a whole number of at least {least}, not {count!r}")
 
 
-def pairs(name: str, batches: Batches) -> Iterator[tuple[Any, Any]]:
+def iter_pairs(name: str, batches: Batches) -> Iterator[tuple[Any, Any]]:
     """Each of ``batches``, as it is. Raises ValueError at one that is no pair."""
     batch: Any
     for batch in batches:
@@ -156,14 +156,14 @@ def pairs(name: str, batches: Batches) -> Iterator[tuple[Any, Any]]:
 
 def check_batches(name: str, batches: Batches) -> None:
     """Raise ValueError for batches that are empty, can be gone through only once, or begin with what is no pair."""
-    if isinstance(batches, Iterator) or next(pairs(name, batches), None) is None:
+    if isinstance(batches, Iterator) or next(iter_pairs(name, batches), None) is None:
         raise ValueError(f"{name}: must hold (inputs, targets) and allow more than one pass, not {batches!r}")
 
 
 def check_width(parameters: Iterable[Tensor], **widths: float) -> None:
     """Raise ValueError for a relative width of a region that the parameters' own dtype cannot resolve."""
     check_positive(**widths)
-    least = rounding(parameters)
+    least = machine_epsilon(parameters)
     for name, width in widths.items():
         if width < least:
             raise ValueError(f"{name}: must be at least {least:.2g}, the rounding of the weights, not {width!r}")

@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from smoothout.analysis.device_memory import vectors_device
 from smoothout.analysis.empirical_risk import (
     Batches,
-    FullLoss,
+    EmpiricalRisk,
     Loss,
     Tick,
     Weight,
@@ -30,12 +30,12 @@ from smoothout.analysis.empirical_risk import (
     check_counts,
     check_positive,
     dense,
-    rounding,
+    machine_epsilon,
 )
 from smoothout.analysis.lanczos import lanczos
 from smoothout.common.estimates import Estimate, standard_error
-from smoothout.common.rng import stream
-from smoothout.nn.parameters import restored, trainable, unflatten
+from smoothout.common.rng import make_generator
+from smoothout.nn.parameters import preserve_state, trainable_parameters, unflatten
 
 Array = NDArray[np.float64]
 
@@ -92,7 +92,7 @@ class Spectrum:
         return total / (len(self.ritz) * width * math.sqrt(2 * math.pi))
 
 
-class HessianVectorProduct(FullLoss):
+class HessianVectorProduct(EmpiricalRisk):
     """[Pearlmutter 1994] v -> H v, exact but for rounding: the gradient of (gradient . v), with the model left alone.
 
     A model of float32 computes each batch's product in float32; sums over batches are float64. It costs
@@ -125,12 +125,12 @@ class HessianVectorProduct(FullLoss):
         super().__init__(model, batches, loss, block_parameters(model, block), weight=weight)
         self.tick = tick
         self.dimension = sum(p.numel() for p in self.parameters)
-        self.rounding = rounding(self.parameters)
+        self.rounding = machine_epsilon(self.parameters)
         self.products = 0
         first = self.with_gradient()
         if not first.isfinite().all():
             raise ValueError(f"the model's own loss is {first[0].item()}: must be finite, as its gradient")
-        self.refuse_chance(first)
+        self.check_deterministic(first)
 
     def __call__(self, vector: Tensor) -> Tensor:
         """H ``vector``; both are float64, shape (n,), on the device of ``vector``: any that has float64."""
@@ -160,14 +160,14 @@ class HessianVectorProduct(FullLoss):
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """As of any full loss, in evaluation mode; the model is given back."""
         attention = sdpa_kernel(SDPBackend.MATH)  # the faster ways have no second derivative
-        with restored(self.model), torch.enable_grad(), attention:
+        with preserve_state(self.model), torch.enable_grad(), attention:
             self.model.eval()
             return super().mean(of_batch)
 
 
 def block_parameters(model: nn.Module, block: str | None) -> list[nn.Parameter]:
     """The trainable parameters named ``block`` or ``block.*``; all for None. Raises ValueError for an unknown name."""
-    everything = trainable(model)
+    everything = trainable_parameters(model)
     if block is None:
         return everything
     named = [(name, p) for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]
@@ -220,7 +220,7 @@ def top_eigenvalues(
         values, columns = np.linalg.eigh(product.matrix())
     else:
         operator = LinearOperator((n, n), matvec=lambda v: product(torch.from_numpy(v.ravel())).numpy(), dtype="f8")
-        start = torch.randn(n, generator=stream(seed, "eigenvector"), dtype=torch.float64).numpy()
+        start = torch.randn(n, generator=make_generator(seed, "eigenvector"), dtype=torch.float64).numpy()
         try:
             values, columns = eigsh(operator, k, which=which, v0=start, tol=tolerance, maxiter=restarts)
         except ArpackNoConvergence as error:
@@ -245,7 +245,7 @@ def top_eigenvalues(
 
 def rademacher(n: int, seed: int, index: int) -> Tensor:
     """The probe of that index: n independent signs, float64."""
-    signs = torch.randint(0, 2, (n,), generator=stream(seed, "probe", index), dtype=torch.int8)
+    signs = torch.randint(0, 2, (n,), generator=make_generator(seed, "probe", index), dtype=torch.int8)
     return signs.double().mul_(2.0).sub_(1.0)
 
 

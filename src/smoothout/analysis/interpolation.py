@@ -12,22 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.compatibility import (
-    check_alike,
-    check_same_beyond,
-    copied,
+    check_same_architecture,
+    check_same_ties_and_buffers,
+    deepcopy_model,
     equal_entries,
-    refuse_old_norms,
-    renew_spectral_norms,
+    refresh_spectral_norms,
+    reject_hook_spectral_norm,
 )
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches
-from smoothout.analysis.jobs.base import line
-from smoothout.analysis.mean_loss import tally_of
-from smoothout.common.enums import choice
-from smoothout.nn.batchnorm import recompute_averages
-from smoothout.nn.evaluation import Counting, Tally, evaluate
-from smoothout.nn.parameters import BATCHNORM, forget_copies, joined
+from smoothout.analysis.jobs.base import linspace
+from smoothout.analysis.mean_loss import accumulator_for
+from smoothout.common.enums import parse_enum
+from smoothout.nn.batchnorm import recalibrate_batchnorm
+from smoothout.nn.evaluation import ClassificationMetrics, MetricAccumulator, evaluate
+from smoothout.nn.parameters import BATCHNORM, clear_weight_caches, concatenate
 
-PUBLISHED_ALPHAS = tuple(line(-1.0, 2.0, 31))
+PUBLISHED_ALPHAS = tuple(linspace(-1.0, 2.0, 31))
 
 
 class InterpolationPath(StrEnum):
@@ -37,7 +37,7 @@ class InterpolationPath(StrEnum):
     curvilinear = "curvilinear"
 
 
-class Averages(StrEnum):
+class RunningStats(StrEnum):
     """What BatchNorm's running averages are on the way."""
 
     interpolated = "interpolated"  # as all other weights: what SmoothOut's authors do
@@ -55,14 +55,14 @@ class LinePoint(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stop:
+class PathPoint:
     """The network at one ``alpha`` of a walk. The walk's next step changes it: look at each stop before the next."""
 
     alpha: float
     network: nn.Module
     negative_variances: int
 
-    def measured(self, batches: Batches, tally: Callable[[], Counting] = Tally) -> LinePoint:
+    def measured(self, batches: Batches, tally: Callable[[], MetricAccumulator] = ClassificationMetrics) -> LinePoint:
         """Its loss and accuracy on ``batches``, in evaluation mode, or what else ``tally`` makes counts."""
         found = (math.nan, math.nan) if self.negative_variances else evaluate(self.network, batches, tally=tally)
         return LinePoint(self.alpha, *found, self.negative_variances)
@@ -96,45 +96,47 @@ def interpolate(
     alphas: Iterable[float] = PUBLISHED_ALPHAS,
     *,
     path: InterpolationPath | str = InterpolationPath.linear,
-    averages: Averages | str = Averages.interpolated,
+    averages: RunningStats | str = RunningStats.interpolated,
     averages_from: Batches | None = None,
     loss: Loss | None = None,
     weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> list[LinePoint]:
-    """[SmoothOut Fig. 3a] Evaluate the networks on the way from ``first`` to ``second`` on ``batches``; see `walk`.
+    """[SmoothOut Fig. 3a] Evaluate the networks on the way from ``first`` to ``second`` on ``batches``; see
+    `iterate_path`.
 
     They are classifiers, unless there is a ``loss`` (with a ``weight``, as for `sharpness`): then its mean is measured,
     and accuracies are nan.
 
     Raises:
-        ValueError: as `walk`; when ``batches`` are empty or allow one pass only; for a weight without a loss.
+        ValueError: as `iterate_path`; when ``batches`` are empty or allow one pass only; for a weight without a loss.
     """
     check_batches("batches", batches)
-    tally = tally_of(loss, weight)
+    tally = accumulator_for(loss, weight)
     points = []
-    for stop in walk(first, second, alphas, path=path, averages=averages, averages_from=averages_from):
+    for stop in iterate_path(first, second, alphas, path=path, averages=averages, averages_from=averages_from):
         points.append(stop.measured(batches, tally))
         tick()
     return points
 
 
-def walk(
+def iterate_path(
     first: nn.Module,
     second: nn.Module,
     alphas: Iterable[float] = PUBLISHED_ALPHAS,
     *,
     path: InterpolationPath | str = InterpolationPath.linear,
-    averages: Averages | str = Averages.interpolated,
+    averages: RunningStats | str = RunningStats.interpolated,
     averages_from: Batches | None = None,
-) -> Iterator[Stop]:
+) -> Iterator[PathPoint]:
     """The network at each alpha: the whole state dict mixed as ``path`` says, but for counters and constants.
 
     A constant is a buffer that is the same in both networks, such as a mask or what inputs are normalised by.
 
-    BatchNorm's running averages are mixed too (``interpolated``), or ``kept`` as ``first`` has them, or ``recomputed``
-    at each point from ``averages_from`` (training batches; see `recompute_averages`). Mixed, a running variance can
-    fall below zero outside [0, 1]: such a point has no value and says how many channels it concerns.
+    BatchNorm's running averages are mixed too (``interpolated``), or ``kept`` as ``first`` has them, or
+    ``recomputed`` at each point from ``averages_from`` (training batches; see `recalibrate_batchnorm`). Mixed, a
+    running variance can fall below zero outside [0, 1]: such a point has no value and says how many channels it
+    concerns.
 
     alpha = 0 gives the first network's own numbers exactly, and alpha = 1 the second's unless averages are kept. Where
     they are recomputed, the two ends are the two networks with averages recomputed in the same way: not those that they
@@ -148,40 +150,42 @@ def walk(
             out; for spectral normalisation by a hook, for an unknown path or choice of averages, and when there is
             nothing to recompute them from, or for one pass only.
     """
-    shares = _SHARES[choice(InterpolationPath, "path", path)]
-    averages = choice(Averages, "averages", averages)
-    refuse_old_norms(first)
-    if averages is Averages.recomputed:
+    shares = _SHARES[parse_enum(InterpolationPath, "path", path)]
+    averages = parse_enum(RunningStats, "averages", averages)
+    reject_hook_spectral_norm(first)
+    if averages is RunningStats.recomputed:
         if averages_from is None:
             raise ValueError("averages_from: recomputed averages need batches")
         check_batches("averages_from", averages_from)
     starts, ends = first.state_dict(), second.state_dict()
-    check_alike(starts, ends)
-    check_same_beyond(first, second)
+    check_same_architecture(starts, ends)
+    check_same_ties_and_buffers(first, second)
     gathered = [name for name in starts if name.endswith(_AVERAGES)]
-    if averages is Averages.recomputed:  # those of other layers than BatchNorm's are not
+    if averages is RunningStats.recomputed:  # those of other layers than BatchNorm's are not
         layers = {name for name, module in first.named_modules() if isinstance(module, BATCHNORM)}
         gathered = [name for name in gathered if name.rpartition(".")[0] in layers]
-    left = [] if averages is Averages.interpolated else gathered
+    left = [] if averages is RunningStats.interpolated else gathered
     buffers = [name for name, _ in first.named_buffers() if name in starts and not name.endswith(_AVERAGES)]
     left += equal_entries(starts, ends, buffers)
-    between = copied(first)
+    between = deepcopy_model(first)
     for alpha in alphas:
         weights = {name: _mixed(start, ends[name], shares(alpha)) for name, start in starts.items()}
         weights |= {name: starts[name] for name in left}
         between.load_state_dict(weights)
-        forget_copies()
+        clear_weight_caches()
         if all(shares(alpha)):
-            renew_spectral_norms(between)
-        if averages is Averages.recomputed and averages_from is not None:
-            recompute_averages(between, averages_from)
-        yield Stop(float(alpha), between, _negative(w for name, w in weights.items() if name.endswith("running_var")))
+            refresh_spectral_norms(between)
+        if averages is RunningStats.recomputed and averages_from is not None:
+            recalibrate_batchnorm(between, averages_from)
+        yield PathPoint(
+            float(alpha), between, _negative(w for name, w in weights.items() if name.endswith("running_var"))
+        )
 
 
 def _negative(variances: Iterable[Tensor]) -> int:
     """How many of the ``variances`` are below 0: one number read from the device, not one a layer."""
     counts = [(variance < 0).sum() for variance in variances]
-    return int(joined(counts).sum()) if counts else 0
+    return int(concatenate(counts).sum()) if counts else 0
 
 
 def _mixed(start: Any, end: Any, shares: tuple[float, float]) -> Any:

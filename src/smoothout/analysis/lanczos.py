@@ -15,7 +15,7 @@ def lanczos(
     """Ritz values of a symmetric ``product`` and their weights, the squared shares that ``start`` has in them.
 
     The basis lies on the device of ``start``; a step waits for it twice, and as often as ``product`` does. Ends early
-    where the vectors span an invariant space, to ``rounding`` relative to the matrix.
+    where the vectors span an invariant space, to ``machine_epsilon`` relative to the matrix.
     """
     basis = start.new_empty(steps, len(start))
     diagonal: list[float] = []

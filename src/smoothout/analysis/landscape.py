@@ -12,20 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_counts
-from smoothout.analysis.jobs.base import line
-from smoothout.analysis.mean_loss import tally_of
-from smoothout.common.enums import choice
-from smoothout.common.rng import stream
-from smoothout.nn.evaluation import Measured, evaluate
-from smoothout.nn.parameters import forget_copies, joined, restored, trainable, unflatten
-from smoothout.nn.perturbation import scale_to_filters
+from smoothout.analysis.jobs.base import linspace
+from smoothout.analysis.mean_loss import accumulator_for
+from smoothout.common.enums import parse_enum
+from smoothout.common.rng import make_generator
+from smoothout.nn.evaluation import EvalResult, evaluate
+from smoothout.nn.parameters import clear_weight_caches, concatenate, preserve_state, trainable_parameters, unflatten
+from smoothout.nn.perturbation import filter_normalize_
 
 Directions = Sequence[Sequence[Tensor]]  # each one tensor a trainable parameter, in its shape
 
-PUBLISHED_ALPHAS = tuple(line(-1.0, 1.0, 21))
+PUBLISHED_ALPHAS = tuple(linspace(-1.0, 1.0, 21))
 
 
-class OneDimensional(StrEnum):
+class BiasDirection(StrEnum):
     """What a direction is in one-dimensional tensors: biases, BatchNorm's weight and bias."""
 
     scaled = "scaled"  # each number is a filter: +-|w_i|, as in the program of SmoothOut's authors
@@ -51,7 +51,7 @@ class LandscapePlane:
 
 
 def filter_direction(
-    model: nn.Module, seed: int, index: int, *, one_dimensional: OneDimensional | str = OneDimensional.scaled
+    model: nn.Module, seed: int, index: int, *, one_dimensional: BiasDirection | str = BiasDirection.scaled
 ) -> list[Tensor]:
     """[Li 2018, directions] A Gaussian direction with the model's own filter norms: d_i ||w_i|| / ||d_i||.
 
@@ -61,13 +61,13 @@ def filter_direction(
     Raises:
         ValueError: on an unknown choice for one-dimensional tensors, or a model without trainable parameters.
     """
-    one_dimensional = choice(OneDimensional, "one_dimensional", one_dimensional)
-    generator, weights = stream(seed, "direction", index), trainable(model)
+    one_dimensional = parse_enum(BiasDirection, "one_dimensional", one_dimensional)
+    generator, weights = make_generator(seed, "direction", index), trainable_parameters(model)
     draws = [torch.randn(weight.shape, generator=generator, dtype=torch.float32) for weight in weights]
     direction = []
-    for weight, drawn in zip(weights, unflatten(joined(draws), weights), strict=True):
-        left_alone = weight.dim() < 2 and one_dimensional is OneDimensional.zero
-        direction.append(drawn.zero_() if left_alone else scale_to_filters(drawn, weight.detach()))
+    for weight, drawn in zip(weights, unflatten(concatenate(draws), weights), strict=True):
+        left_alone = weight.dim() < 2 and one_dimensional is BiasDirection.zero
+        direction.append(drawn.zero_() if left_alone else filter_normalize_(drawn, weight.detach()))
     return direction
 
 
@@ -78,7 +78,7 @@ def landscape_line(
     *,
     directions: int | Directions = 1,
     seed: int = 0,
-    one_dimensional: OneDimensional | str = OneDimensional.scaled,
+    one_dimensional: BiasDirection | str = BiasDirection.scaled,
     loss: Loss | None = None,
     weight: Weight | None = None,
     tick: Tick = lambda: None,
@@ -98,12 +98,12 @@ def landscape_line(
     """
     check_batches("batches", batches)
     alphas, columns = list(map(float, alphas)), []
-    measure = partial(evaluate, model, batches, tally=tally_of(loss, weight))
-    with restored(model):
-        start = [parameter.detach().clone() for parameter in trainable(model)]
+    measure = partial(evaluate, model, batches, tally=accumulator_for(loss, weight))
+    with preserve_state(model):
+        start = [parameter.detach().clone() for parameter in trainable_parameters(model)]
         for direction in _directions(model, directions, seed, one_dimensional):
             columns.append([_measure_at(model, start, [(a, direction)], measure, tick) for a in alphas])
-            move_to(model, start)  # the next one is as long as the filters there
+            set_parameters(model, start)  # the next one is as long as the filters there
     rows = zip(*columns, strict=True)
     return [
         LandscapePoint(alpha, tuple(m.loss for m in row), tuple(m.accuracy for m in row))
@@ -119,7 +119,7 @@ def landscape_plane(
     *,
     directions: Directions | None = None,
     seed: int = 0,
-    one_dimensional: OneDimensional | str = OneDimensional.scaled,
+    one_dimensional: BiasDirection | str = BiasDirection.scaled,
     loss: Loss | None = None,
     weight: Weight | None = None,
     tick: Tick = lambda: None,
@@ -136,9 +136,9 @@ def landscape_plane(
         raise ValueError(f"directions: a plane has two, not {len(directions)}")
     check_batches("batches", batches)
     alphas, betas = list(map(float, alphas)), list(map(float, betas))
-    measure = partial(evaluate, model, batches, tally=tally_of(loss, weight))
-    with restored(model):
-        start = [parameter.detach().clone() for parameter in trainable(model)]
+    measure = partial(evaluate, model, batches, tally=accumulator_for(loss, weight))
+    with preserve_state(model):
+        start = [parameter.detach().clone() for parameter in trainable_parameters(model)]
         first, second = _directions(model, directions or 2, seed, one_dimensional)
         grid = [
             [_measure_at(model, start, [(alpha, first), (beta, second)], measure, tick) for beta in betas]
@@ -153,14 +153,14 @@ def landscape_plane(
 
 
 def _directions(
-    model: nn.Module, directions: int | Directions, seed: int, one_dimensional: OneDimensional | str
+    model: nn.Module, directions: int | Directions, seed: int, one_dimensional: BiasDirection | str
 ) -> Iterator[Sequence[Tensor]]:
     """The first so many of ``seed``, each drawn at the model's weights when asked for, or those that are given."""
     if isinstance(directions, int):
         check_counts(directions=directions)
         yield from (filter_direction(model, seed, i, one_dimensional=one_dimensional) for i in range(directions))
         return
-    weights = trainable(model)
+    weights = trainable_parameters(model)
     shapes = [tuple(weight.shape) for weight in weights]
     if not directions or any([tuple(one.shape) for one in direction] != shapes for direction in directions):
         raise ValueError(f"directions: each must hold one tensor a trainable parameter, of the shapes {shapes}")
@@ -168,23 +168,25 @@ def _directions(
 
 
 @torch.no_grad()
-def move_to(model: nn.Module, weights: Sequence[Tensor], steps: Sequence[tuple[float, Sequence[Tensor]]] = ()) -> None:
+def set_parameters(
+    model: nn.Module, weights: Sequence[Tensor], steps: Sequence[tuple[float, Sequence[Tensor]]] = ()
+) -> None:
     """Set the trainable parameters to ``weights`` plus each step (length, direction), in place."""
-    for index, parameter in enumerate(trainable(model)):
+    for index, parameter in enumerate(trainable_parameters(model)):
         parameter.copy_(weights[index])
         for length, direction in steps:
             parameter.add_(direction[index], alpha=length)
-    forget_copies()
+    clear_weight_caches()
 
 
 def _measure_at(
     model: nn.Module,
     start: Sequence[Tensor],
     steps: Sequence[tuple[float, Sequence[Tensor]]],
-    measure: Callable[[], Measured],
+    measure: Callable[[], EvalResult],
     tick: Tick,
-) -> Measured:
-    move_to(model, start, steps)
+) -> EvalResult:
+    set_parameters(model, start, steps)
     measured = measure()
     tick()
     return measured

@@ -19,16 +19,16 @@ from smoothout.analysis.empirical_risk import (
     check_batches,
     check_counts,
     check_width,
-    pairs,
+    iter_pairs,
 )
-from smoothout.analysis.mean_loss import tally_of
-from smoothout.common.enums import choice
+from smoothout.analysis.mean_loss import accumulator_for
+from smoothout.common.enums import parse_enum
 from smoothout.common.estimates import standard_error
-from smoothout.common.pass_cache import passed
-from smoothout.common.rng import stream
-from smoothout.nn.evaluation import Measured
-from smoothout.nn.parameters import flatten, forget_copies, restored, trainable
-from smoothout.nn.perturbation import Law, Scaling, SmoothOut, check_strength
+from smoothout.common.pass_cache import cached_pass
+from smoothout.common.rng import make_generator
+from smoothout.nn.evaluation import EvalResult
+from smoothout.nn.parameters import clear_weight_caches, parameters_to_vector, preserve_state, trainable_parameters
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling, SmoothOut, check_strength
 
 
 class NoisePoint(NamedTuple):
@@ -46,8 +46,8 @@ def noise_curve(
     batches: Batches,
     strengths: Iterable[float],
     *,
-    law: Law | str = Law.uniform,
-    scaling: Scaling | str = Scaling.none,
+    law: NoiseDistribution | str = NoiseDistribution.uniform,
+    scaling: NoiseScaling | str = NoiseScaling.none,
     draws: int = 1,
     seed: int = 0,
     loss: Loss | None = None,
@@ -78,42 +78,42 @@ def noise_curve(
             scaling, no draws, no batches, one that is no pair, several draws of batches that allow one pass only, and
             a weight without a loss.
     """
-    strengths, scaling = [float(a) for a in strengths], choice(Scaling, "scaling", scaling)
-    check_strengths(trainable(model), strengths, scaling)
+    strengths, scaling = [float(a) for a in strengths], parse_enum(NoiseScaling, "scaling", scaling)
+    check_strengths(trainable_parameters(model), strengths, scaling)
     check_counts(draws=draws)
-    tally_at = tally_of(loss, weight)
+    tally_at = accumulator_for(loss, weight)
     if draws > 1:
         check_batches("batches", batches)
     curves = []
-    with restored(model), torch.no_grad():
+    with preserve_state(model), torch.no_grad():
         model.eval()
-        context, parameters = SmoothOut(model, 1.0, law, scaling=scaling, batchnorm=True), trainable(model)
+        context, parameters = SmoothOut(model, 1.0, law, scaling=scaling, batchnorm=True), trainable_parameters(model)
         clean = [parameter.clone() for parameter in parameters]
 
         def measured(draw: int) -> Tensor:
             tallies = [tally_at() for _ in strengths]
-            for index, (inputs, targets) in enumerate(pairs("batches", batches)):
+            for index, (inputs, targets) in enumerate(iter_pairs("batches", batches)):
                 _assign(parameters, clean)  # the scale of the noise is that of the clean weights
-                context.generator = stream(seed, "sensitivity", index, draw, device=context.device)
+                context.generator = make_generator(seed, "sensitivity", index, draw, device=context.device)
                 directions = context.draw()
                 for a, tally in zip(strengths, tallies, strict=True):
                     _assign(parameters, clean, directions, a)
-                    tally.add(model(inputs), targets, inputs)
+                    tally.update(model(inputs), targets, inputs)
                 tick()
-            return torch.tensor([tally.measured() for tally in tallies], dtype=torch.float64)
+            return torch.tensor([tally.compute() for tally in tallies], dtype=torch.float64)
 
         for draw in range(draws):
-            found = passed(partial(measured, draw))
-            curves.append([Measured(*row) for row in found.tolist()])
+            found = cached_pass(partial(measured, draw))
+            curves.append([EvalResult(*row) for row in found.tolist()])
     return [_point(a, measured) for a, measured in zip(strengths, zip(*curves, strict=True), strict=True)]
 
 
-def check_strengths(parameters: Sequence[Tensor], strengths: Sequence[float], scaling: Scaling) -> None:
+def check_strengths(parameters: Sequence[Tensor], strengths: Sequence[float], scaling: NoiseScaling) -> None:
     """Raise ValueError for strengths that are impossible, or too small for the dtype of ``parameters`` to show.
 
     Noise that is not relative to the weights is held against their median size.
     """
-    size = flatten(parameters).abs().median().item() if scaling is Scaling.none else 1.0
+    size = parameters_to_vector(parameters).abs().median().item() if scaling is NoiseScaling.none else 1.0
     for a in filter(None, strengths):
         check_strength(a)
         check_width(parameters, **{"strengths / size of the weights": a / max(a, size)})
@@ -122,16 +122,16 @@ def check_strengths(parameters: Sequence[Tensor], strengths: Sequence[float], sc
 def _assign(
     parameters: Sequence[Tensor], clean: Sequence[Tensor], directions: Sequence[Tensor] = (), a: float = 0.0
 ) -> None:
-    """Let the parameters be ``clean``, or ``clean`` + ``a`` times ``directions``."""
+    """Let the parameters be ``clean_weights``, or ``clean_weights`` + ``a`` times ``directions``."""
     for parameter, w, direction in zip_longest(parameters, clean, directions):
         if direction is None:
             parameter.copy_(w)
         else:
             torch.add(w, direction, alpha=a, out=parameter)
-    forget_copies()
+    clear_weight_caches()
 
 
-def _point(a: float, measured: Sequence[Measured]) -> NoisePoint:
+def _point(a: float, measured: Sequence[EvalResult]) -> NoisePoint:
     losses, accuracies = zip(*measured, strict=True)
     errors = (standard_error(values) if len(values) > 1 else None for values in (losses, accuracies))
     return NoisePoint(float(a), statistics.fmean(losses), statistics.fmean(accuracies), *errors)

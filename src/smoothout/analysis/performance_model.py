@@ -44,8 +44,9 @@ def ring_all_reduce(size: float, workers: int, bandwidth: float, latency: float)
     return 2 * (workers - 1) * (latency + size / workers / bandwidth)
 
 
-def worker_from(whole: float, half: float, ghosts: int, *, size: float, message: float, empty_message: float) -> Worker:
-    """The worker whose update of ``ghosts`` ghost batches takes ``whole`` seconds, and of half as many ``half``.
+def fit_worker(whole: float, half: float, ghosts: int, *, size: float, message: float, empty_message: float) -> Worker:
+    """The worker whose update of ``ghosts`` ghost batches takes ``whole`` seconds, and of half as many
+    ``half``.
 
     Two such workers add up ``size`` bytes in ``message`` seconds, and hardly anything in ``empty_message`` seconds.
 

@@ -10,14 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.box import Box, box_around, random_point
-from smoothout.analysis.device_memory import SEARCH, vectors_device
+from smoothout.analysis.device_memory import SEARCH_VECTORS, vectors_device
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, check_batches
-from smoothout.analysis.sharpness import LBFGSB, Convention, Objective, Point, ascend, check_search, percent, search
-from smoothout.common.rng import stream
-from smoothout.nn.parameters import assign, flatten, restored, trainable
+from smoothout.analysis.sharpness import (
+    LBFGSB,
+    BoxObjective,
+    Convention,
+    Point,
+    check_search,
+    percent,
+    projected_ascent,
+    search,
+)
+from smoothout.common.rng import make_generator
+from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters, vector_to_parameters
 
 
-class Method(StrEnum):
+class SearchMethod(StrEnum):
     """A search that goes on until its evaluations are spent."""
 
     as_written = "as_written"  # L-BFGS-B as Keskar et al. write it, without a limit on its iterations
@@ -26,10 +35,10 @@ class Method(StrEnum):
 
 
 @dataclass(frozen=True)
-class SearchCourse:
+class SearchTrace:
     """One search in one space: the best value that it had met after each evaluation, and how it ended."""
 
-    search: str  # a `Convention` or a `Method`
+    search: str  # a `Convention` or a `SearchMethod`
     space: str  # full or subspace
     values: tuple[float, ...]  # percent, never falling; the first is x itself, 0.0
     answer: float  # percent, what the search hands back: not the best it met for `keskar` and `released`
@@ -39,11 +48,11 @@ class SearchCourse:
     dimension: int  # n, or p in a subspace
 
 
-class Spent(Exception):  # noqa: N818  (no error: the end of a search)
+class BudgetExhausted(Exception):  # noqa: N818  (no error: the end of a search)
     """A search has had all its evaluations."""
 
 
-class Followed(Objective):
+class TracedObjective(BoxObjective):
     """An objective that keeps the highest loss after each evaluation, and ends a search that has spent ``budget``."""
 
     def __init__(
@@ -52,29 +61,29 @@ class Followed(Objective):
         super().__init__(model, batches, loss, box, tick)
         self.budget, self.best = budget, list[float]()
 
-    def at_x(self, least: float = -1.0) -> Point:
+    def evaluate_center(self, least: float = -1.0) -> Point:
         """The model at the centre of the box."""
-        assign(self.parameters, self.box.center)
-        x = super().at_x(least)
+        vector_to_parameters(self.parameters, self.box.center)
+        x = super().evaluate_center(least)
         self.best.append(x.loss)
         return x
 
     def __call__(self, z: Tensor) -> Point:
         """Evaluate at ``z``. Raises Spent."""
         if self.evaluations == self.budget:
-            raise Spent
+            raise BudgetExhausted
         point = super().__call__(z)
         self.best.append(max(self.best[-1], point.loss))
         return point
 
-    def course(self, name: str, space: str, end: Point, status: str) -> SearchCourse:
+    def course(self, name: str, space: str, end: Point, status: str) -> SearchTrace:
         """What was followed, of a search that ended at ``end``."""
         f = self.x.loss
         values = tuple(percent(best, f) for best in self.best)
-        return SearchCourse(name, space, values, percent(end.loss, f), end is self.x, status, f, len(self.x.z))
+        return SearchTrace(name, space, values, percent(end.loss, f), end is self.x, status, f, len(self.x.z))
 
 
-def atlas(
+def compare_searches(
     model: nn.Module,
     train: Batches,
     test: Batches,
@@ -87,8 +96,8 @@ def atlas(
     maxcor: int = 10,
     seed: int = 0,
     tick: Tick = lambda: None,
-) -> list[SearchCourse]:
-    """Every convention of `sharpness` and every `Method`, in the full space and in a subspace, side by side.
+) -> list[SearchTrace]:
+    """Every convention of `sharpness` and every `SearchMethod`, in the full space and in a subspace, side by side.
 
     ``released`` looks at ``test``, all others at ``train``. The conventions end as they end; their answers are those of
     `sharpness`. The methods have ``budget`` evaluations each: at the same place on that axis they have cost the same.
@@ -109,36 +118,38 @@ def atlas(
     for name, batches in (("train", train), ("test", test)):
         check_batches(name, batches)
     courses = []
-    with restored(model), torch.enable_grad():
+    with preserve_state(model), torch.enable_grad():
         model.eval()
-        x = flatten(trainable(model), vectors_device(trainable(model), SEARCH + (subspace or 0)))
+        x = parameters_to_vector(
+            trainable_parameters(model), vectors_device(trainable_parameters(model), SEARCH_VECTORS + (subspace or 0))
+        )
         for space, columns in [("full", None), *([] if subspace is None else [("subspace", subspace)])]:
             box = box_around(x, eps, columns, seed)
             for convention in Convention:
                 split = test if convention is Convention.released else train
-                objective = Followed(model, split, loss, box, tick)
-                objective.at_x()
+                objective = TracedObjective(model, split, loss, box, tick)
+                objective.evaluate_center()
                 found = search(objective, convention, LBFGSB(iterations, maxcor), seed, 0)
                 courses.append(objective.course(convention.value, space, found.end, found.status))
-            for method in Method:
-                objective = Followed(model, train, loss, box, tick, budget=budget)
-                status = spend(objective, method, LBFGSB(budget, maxcor), iterations, seed)
-                end = objective.risen(objective.highest, objective.x)
+            for method in SearchMethod:
+                objective = TracedObjective(model, train, loss, box, tick, budget=budget)
+                status = run_until_budget(objective, method, LBFGSB(budget, maxcor), iterations, seed)
+                end = objective.if_improved(objective.highest, objective.x)
                 courses.append(objective.course(method.value, space, end, status))
     return courses
 
 
-def spend(objective: Followed, method: Method, solver: LBFGSB, steps: int, seed: int) -> str:
+def run_until_budget(objective: TracedObjective, method: SearchMethod, solver: LBFGSB, steps: int, seed: int) -> str:
     """Search from x by ``method`` until it ends or its evaluations are spent, and say why; an ascent has ``steps``."""
-    x = objective.at_x()
+    x = objective.evaluate_center()
     try:
-        if method is Method.as_written:
-            return solver.climb(objective, x, objective.box.half).status
-        if method is Method.scaled:
-            return replace(solver, ftol=0.0, gtol=0.0).climb_scaled(objective, x).status
-        ascend(objective, x, steps)
+        if method is SearchMethod.as_written:
+            return solver.maximize(objective, x, objective.box.half).status
+        if method is SearchMethod.scaled:
+            return replace(solver, ftol=0.0, gtol=0.0).maximize_scaled(objective, x).status
+        projected_ascent(objective, x, steps)
         for index in count():
-            ascend(objective, objective(random_point(len(x.z), stream(seed, "atlas", index))), steps)
-    except Spent:
+            projected_ascent(objective, objective(random_point(len(x.z), make_generator(seed, "atlas", index))), steps)
+    except BudgetExhausted:
         pass
     return "evaluations spent"

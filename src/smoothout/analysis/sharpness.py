@@ -19,21 +19,21 @@ from scipy.optimize import Bounds, minimize
 from torch import Tensor, nn
 
 from smoothout.analysis.box import Box, box_around, random_point
-from smoothout.analysis.device_memory import SEARCH, vectors_device
+from smoothout.analysis.device_memory import SEARCH_VECTORS, vectors_device
 from smoothout.analysis.empirical_risk import (
     Batches,
-    FullLoss,
+    EmpiricalRisk,
     Loss,
     Tick,
     Weight,
     check_batches,
     check_counts,
     check_width,
-    rounding,
+    machine_epsilon,
 )
-from smoothout.common.enums import choice
-from smoothout.common.rng import stream
-from smoothout.nn.parameters import assign, flatten, restored, trainable
+from smoothout.common.enums import parse_enum
+from smoothout.common.rng import make_generator
+from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters, vector_to_parameters
 
 RANDOM_STARTS = 2  # of each `converged` search, beside its first start
 PINNED = 1e-9  # this near to a bound, in half-widths, a coordinate lies on it
@@ -91,7 +91,7 @@ def percent(highest: float, f: float) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Search:
+class SearchResult:
     """Where a search ended, why, and after how many iterations of L-BFGS-B."""
 
     end: Point
@@ -99,7 +99,7 @@ class Search:
     iterations: int
 
 
-class Objective(FullLoss):
+class BoxObjective(EmpiricalRisk):
     """The mean loss and its gradient over a box. Counts evaluations and keeps the ``highest`` point.
 
     Points lie on the device of the box; an evaluation waits for it once, to read the loss. A point where the loss or
@@ -109,28 +109,28 @@ class Objective(FullLoss):
     def __init__(
         self, model: nn.Module, batches: Batches, loss: Loss, box: Box, tick: Tick, *, weight: Weight | None = None
     ) -> None:
-        super().__init__(model, batches, loss, trainable(model), weight=weight, device=box.center.device)
+        super().__init__(model, batches, loss, trainable_parameters(model), weight=weight, device=box.center.device)
         self.box, self.tick = box, tick
         self.evaluations = 0
 
-    def at_x(self, least: float = -1.0) -> Point:
+    def evaluate_center(self, least: float = -1.0) -> Point:
         """The model as it is, first of all. Raises ValueError unless the loss is finite, > ``least`` and no chance."""
         found = self._measured()
         loss, finite = _loss_and_whether_finite(found)
         if not (loss > least and finite):
             raise ValueError(f"the model's own loss is {loss}: must be finite, as its gradient, and above {least:g}")
-        self.refuse_chance(found)
+        self.check_deterministic(found)
         self.x = self.highest = Point(torch.zeros_like(self.box.half), loss, self.box.gradient(found[1:]))
         return self.x
 
-    def risen(self, end: Point, above: Point) -> Point:
+    def if_improved(self, end: Point, above: Point) -> Point:
         """``end``, or x unless ``end`` lies above ``above`` by more than the rounding of one number of f's size."""
-        return end if end.loss - above.loss > rounding(self.parameters) * abs(self.x.loss) else self.x
+        return end if end.loss - above.loss > machine_epsilon(self.parameters) * abs(self.x.loss) else self.x
 
     def __call__(self, z: Tensor) -> Point:
         """Evaluate at ``z`` of shape (k,); the weights are rounded to the model's own dtype."""
         z = z.to(self.device)
-        assign(self.parameters, self.box.weights(z))
+        vector_to_parameters(self.parameters, self.box.weights(z))
         found = self._measured()
         loss, finite = _loss_and_whether_finite(found)
         if not finite:
@@ -153,13 +153,13 @@ def _loss_and_whether_finite(found: Tensor) -> tuple[float, bool]:
     return loss, bool(finite)
 
 
-def along_signs(here: Point, step: float) -> Tensor:
+def sign_step(here: Point, step: float) -> Tensor:
     """A projected step by the gradient's sign: clip(z + step sign(g), -1, 1)."""
     return (here.z + step * here.gradient.sign()).clamp(-1.0, 1.0)
 
 
-def ascend(
-    objective: Objective, start: Point, steps: int, move: Callable[[Point, float], Tensor] = along_signs
+def projected_ascent(
+    objective: BoxObjective, start: Point, steps: int, move: Callable[[Point, float], Tensor] = sign_step
 ) -> None:
     """Projected ascent: z <- ``move(z, step)``; step 1, halved where f does not rise."""
     here, step = start, 1.0
@@ -180,9 +180,9 @@ class LBFGSB:
     ftol: float = 2.220446049250313e-09
     gtol: float = 1e-5
 
-    def climb(
-        self, objective: Objective, start: Point, unit: Tensor, *, factor: float = 1.0, gradient_sign: int = 1
-    ) -> Search:
+    def maximize(
+        self, objective: BoxObjective, start: Point, unit: Tensor, *, factor: float = 1.0, gradient_sign: int = 1
+    ) -> SearchResult:
         """Minimise -``factor`` f over ``unit`` z, from ``start`` (not evaluated again) to the last iterate.
 
         scipy works on the CPU: an evaluation copies z to the device of ``unit``, and the gradient back.
@@ -191,7 +191,7 @@ class LBFGSB:
         the start with gradient 0: the line search turns back. An inadmissible start is not left.
         """
         if start.loss == -math.inf:
-            return Search(start, "not started: the loss at the random start is not finite", 0)
+            return SearchResult(start, "not started: the loss at the random start is not finite", 0)
         first, half = (unit * start.z).cpu().numpy(), unit.cpu().numpy()
         floor = start.loss - abs(start.loss) - 1.0
         trial = end = start
@@ -209,9 +209,9 @@ class LBFGSB:
 
         box, options = Bounds(-half, half), cast(Any, asdict(self))
         found = minimize(negated, first, (), "L-BFGS-B", True, bounds=box, callback=accept, options=options)
-        return Search(end, found.message.rstrip(": "), found.nit)
+        return SearchResult(end, found.message.rstrip(": "), found.nit)
 
-    def climb_scaled(self, objective: Objective, start: Point) -> Search:
+    def maximize_scaled(self, objective: BoxObjective, start: Point) -> SearchResult:
         """Climb in box coordinates, with a first trial step of one half-width (root mean square).
 
         L-BFGS-B first tries a step as long as the gradient: where that is far below the box's width, ten
@@ -220,34 +220,34 @@ class LBFGSB:
         slope = start.projected_gradient()
         active = slope[slope != 0.0]
         size = active.square().mean().sqrt().item() if len(active) else 0.0
-        return self.climb(objective, start, torch.ones_like(slope), factor=1.0 / size if size else 1.0)
+        return self.maximize(objective, start, torch.ones_like(slope), factor=1.0 / size if size else 1.0)
 
 
-def search_converged(objective: Objective, start: Point, others: Iterable[Tensor], solver: LBFGSB) -> Search:
+def search_converged(objective: BoxObjective, start: Point, others: Iterable[Tensor], solver: LBFGSB) -> SearchResult:
     """The highest point met by sign ascents from all starts, and L-BFGS-B from ``start`` and the best one."""
     objective.highest = start
-    ascend(objective, start, solver.maxiter)
+    projected_ascent(objective, start, solver.maxiter)
     for z in others:
-        ascend(objective, objective(z), solver.maxiter)
+        projected_ascent(objective, objective(z), solver.maxiter)
     patient = replace(solver, ftol=0.0, gtol=0.0)  # cannot stop early
-    first = patient.climb_scaled(objective, start)
-    last = patient.climb_scaled(objective, objective.highest)
-    return Search(objective.highest, last.status, first.iterations + last.iterations)
+    first = patient.maximize_scaled(objective, start)
+    last = patient.maximize_scaled(objective, objective.highest)
+    return SearchResult(objective.highest, last.status, first.iterations + last.iterations)
 
 
-def search(objective: Objective, convention: Convention, solver: LBFGSB, seed: int, repeat: int) -> Search:
+def search(objective: BoxObjective, convention: Convention, solver: LBFGSB, seed: int, repeat: int) -> SearchResult:
     """One repeat. It ends at x if it found no point that is surely above both x and its own start."""
 
     def random_start(index: int) -> Tensor:
-        return random_point(len(objective.box.half), stream(seed, "sharpness", repeat, index))
+        return random_point(len(objective.box.half), make_generator(seed, "sharpness", repeat, index))
 
     start = objective(random_start(0)) if repeat else objective.x
     if convention is Convention.converged:
         found = search_converged(objective, start, map(random_start, range(1, 1 + RANDOM_STARTS)), solver)
     else:
         sign = -1 if convention is Convention.released else 1
-        found = solver.climb(objective, start, objective.box.half, gradient_sign=sign)
-    return replace(found, end=objective.risen(found.end, max(objective.x, start, key=lambda point: point.loss)))
+        found = solver.maximize(objective, start, objective.box.half, gradient_sign=sign)
+    return replace(found, end=objective.if_improved(found.end, max(objective.x, start, key=lambda point: point.loss)))
 
 
 def sharpness(
@@ -298,15 +298,15 @@ def sharpness(
         ValueError: For an impossible argument, or an ``eps`` below the rounding of the model's dtype, before the model
             is touched; if f(x) is not finite or <= -1; if model and batches do not answer twice the same.
     """
-    convention = choice(Convention, "convention", convention)
+    convention = parse_enum(Convention, "convention", convention)
     check_search(model, eps, subspace, iterations=iterations, repeats=repeats, maxcor=maxcor)
     check_batches("batches", batches)
-    with restored(model), torch.enable_grad():
+    with preserve_state(model), torch.enable_grad():
         model.eval()
-        device = vectors_device(trainable(model), SEARCH + (subspace or 0))
-        box = box_around(flatten(trainable(model), device), eps, subspace, seed)
-        objective = Objective(model, batches, loss, box, tick, weight=weight)
-        x, solver = objective.at_x(), LBFGSB(iterations, maxcor)
+        device = vectors_device(trainable_parameters(model), SEARCH_VECTORS + (subspace or 0))
+        box = box_around(parameters_to_vector(trainable_parameters(model), device), eps, subspace, seed)
+        objective = BoxObjective(model, batches, loss, box, tick, weight=weight)
+        x, solver = objective.evaluate_center(), LBFGSB(iterations, maxcor)
         found = [search(objective, convention, solver, seed, repeat) for repeat in range(repeats)]
     values = tuple(percent(one.end.loss, x.loss) for one in found)
     best = found[values.index(max(values))]
@@ -328,7 +328,7 @@ def sharpness(
 
 def check_search(model: nn.Module, eps: float, subspace: int | None, **counts: int) -> None:
     """Raise ValueError for what no search over a box around ``model`` can begin with; ``counts`` must be at least 1."""
-    parameters = trainable(model)
+    parameters = trainable_parameters(model)
     n = sum(p.numel() for p in parameters)
     check_width(parameters, eps=eps)
     check_counts(**counts)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from smoothout.common.rng import address
+from smoothout.common.rng import derive_seed
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -90,7 +90,7 @@ class FigureOne(NamedTuple):
 
 def shifts(a: float, copies: int, seed: int = 0) -> Array:
     """``copies`` draws of U(-a, a)."""
-    return np.random.default_rng(address(seed, "shifts")).uniform(-a, a, copies)
+    return np.random.default_rng(derive_seed(seed, "shifts")).uniform(-a, a, copies)
 
 
 def figure_one(
@@ -159,7 +159,7 @@ def sharp_constraint(
     return SharpConstraint(raised, highest, kept, raised >= highest > kept)
 
 
-def kept_depth(a: float, half_width: float, dimension: int = 1) -> float:
+def remaining_depth(a: float, half_width: float, dimension: int = 1) -> float:
     """The share of a well's depth that C_bar keeps at its center, for the product of m equal `Well` factors.
 
     With t = a / half_width: (1 - 2 t^2 / 3 + t^4 / 5)^m up to t = 1, (8 / (15 t))^m above. No well ever disappears
@@ -183,14 +183,14 @@ def sharp_bound(inner: float, a: float, dimension: int, highest: float, lowest: 
     return (1 - share) * highest + share * lowest
 
 
-class Bowl(StrEnum):
+class Basin(StrEnum):
     """A minimum in m dimensions, symmetric and strictly monotonic, that rises with a power p of the distance."""
 
     cubic = "cubic"  # max |w_i|^p: level sets are boxes, as the proof of Theorem 2 needs them
     separable = "separable"  # sum |w_i|^p: a quadratic for p = 2
 
 
-class BowlAverage(NamedTuple):
+class BasinAverage(NamedTuple):
     """C_bar at the bottom of a bowl, and the standard deviation of one draw of C(w + theta) around it."""
 
     mean: float
@@ -201,26 +201,26 @@ class BowlAverage(NamedTuple):
         return self.deviation / math.sqrt(copies)
 
 
-def bowl_average(bowl: Bowl | str, power: float, a: float, dimension: int) -> BowlAverage:
+def bowl_average(bowl: Basin | str, power: float, a: float, dimension: int) -> BasinAverage:
     """E C(theta) at the bottom of a bowl, theta from U(-a, a)^m, and the deviation of a single draw; closed form.
 
     cubic: a^p m / (m + p). separable: a^p m / (p + 1). The deviation relative to the mean falls as 1 / m or
     1 / sqrt(m): in high dimension a single draw says what the mean of many does.
     """
     m, p = dimension, power
-    if Bowl(bowl) is Bowl.cubic:
-        return BowlAverage(a**p * m / (m + p), a**p * math.sqrt(m / (m + 2 * p)) * p / (m + p))
+    if Basin(bowl) is Basin.cubic:
+        return BasinAverage(a**p * m / (m + p), a**p * math.sqrt(m / (m + 2 * p)) * p / (m + p))
     variance = 1 / (2 * p + 1) - 1 / (p + 1) ** 2
-    return BowlAverage(a**p * m / (p + 1), a**p * math.sqrt(m * variance))
+    return BasinAverage(a**p * m / (p + 1), a**p * math.sqrt(m * variance))
 
 
-def widest_eps(bowl: Bowl | str, power: float, dimension: int) -> float:
+def widest_eps(bowl: Basin | str, power: float, dimension: int) -> float:
     """The largest eps / a for which C_bar(w_s) >= max C within eps of w_s, the first part of Eq. 3; closed form.
 
     Theorem 2 says that it approaches 1 as m grows. For cubic level sets it does: (m / (m + p))^(1/p). For a sum of
     powers, such as any quadratic, it is (p + 1)^(-1/p) in every dimension: a / sqrt(3) for p = 2.
     """
-    if Bowl(bowl) is Bowl.separable:
+    if Basin(bowl) is Basin.separable:
         return float((power + 1) ** (-1 / power))
     return float((dimension / (dimension + power)) ** (1 / power))
 

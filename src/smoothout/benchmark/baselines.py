@@ -15,17 +15,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from smoothout.benchmark.timing import Work
-from smoothout.common.torchvision_compat import torchvision
+from smoothout.common.torchvision_compat import import_torchvision
 from smoothout.data.crops import Crop
-from smoothout.data.image_folder import Photos
-from smoothout.nn.precision import Precision, arithmetic
+from smoothout.data.image_folder import ImageFolder
+from smoothout.nn.precision import Precision, precision_context
 
 
 class GreyImages(Dataset[tuple[Tensor, int]]):
     """Grey images as torchvision's MNIST hands them out: one by one, through PIL and torchvision's transforms."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
-        torchvision()
+        import_torchvision()
         from torchvision import transforms  # noqa: PLC0415  (must come after the call above)
 
         self._images, self._labels = images, labels
@@ -86,7 +86,7 @@ def eager_steps(model: nn.Module, inputs: Tensor, targets: Tensor, steps: int, d
 
     def work() -> None:
         model.train()
-        with arithmetic(Precision.float32, inputs.device):
+        with precision_context(Precision.float32, inputs.device):
             for _ in range(steps):
                 optimizer.zero_grad()
                 loss = F.cross_entropy(model(inputs), targets)
@@ -97,12 +97,12 @@ def eager_steps(model: nn.Module, inputs: Tensor, targets: Tensor, steps: int, d
     return work
 
 
-def photographs_by_loader(folder: Path, data: Photos, batch: int, device: str) -> Work:
+def photographs_by_loader(folder: Path, data: ImageFolder, batch: int, device: str) -> Work:
     """An epoch of ``data`` in an ImageFolder tree to ``device``, as torchvision's own training reference reads it.
 
     torchvision's transforms one by one, in a shuffling DataLoader whose workers stay.
     """
-    torchvision()
+    import_torchvision()
     from torchvision import datasets, transforms  # noqa: PLC0415  (must come after the call above)
 
     cut = [transforms.RandomResizedCrop(data.side)]

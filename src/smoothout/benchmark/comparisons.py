@@ -17,25 +17,25 @@ from torch.nn import functional as F
 from smoothout.analysis.box import box_around
 from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.noise_sensitivity import noise_curve
-from smoothout.analysis.sharpness import Objective
+from smoothout.analysis.sharpness import BoxObjective
 from smoothout.benchmark.baselines import bare_updates, eager_steps, epoch_by_loader
 from smoothout.benchmark.rows import Row, faster, row
-from smoothout.benchmark.timing import Elsewhere, Work, compare, seconds, warm_profiler
+from smoothout.benchmark.timing import SubprocessWork, Work, compare, seconds, warm_profiler
 from smoothout.data.split import Split
 from smoothout.models.mlp import MLP
 from smoothout.models.shallow import Shallow
-from smoothout.nn.parameters import flatten, restored, trainable
-from smoothout.nn.perturbation import Scaling
+from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters
+from smoothout.nn.perturbation import NoiseScaling
 from smoothout.nn.precision import Precision
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.engine import Engine, Layout
-from smoothout.training.methods.smoothout import Noise
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.engine import Engine, MemoryFormat
+from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Training
+from smoothout.training.trainer import Trainer
 
-SMOOTHOUT, ADASMOOTHOUT = Noise(0.0375), Noise(0.15, scaling=Scaling.filter)
+SMOOTHOUT, ADASMOOTHOUT = NoiseConfig(0.0375), NoiseConfig(0.15, scaling=NoiseScaling.filter)
 FOREVER = 10**6  # epochs
 F1, C1, C3 = (MLP(), (1, 28, 28), 10), (Shallow(), (3, 32, 32), 10), (Shallow(), (3, 32, 32), 100)
 STRENGTHS = [0.01 * i for i in range(11)]
@@ -62,24 +62,24 @@ def updates(
     setup: tuple[Any, tuple[int, int, int], int],
     device: torch.device,
     *,
-    noise: Noise | None = None,
+    noise: NoiseConfig | None = None,
     batch: int = 256,
     examples: int = 10_240,
     precision: Precision = Precision.float32,
     engine: Engine | None = None,
     seed: int = 0,
-) -> Iterator[Snapshot]:
+) -> Iterator[TrainingState]:
     """A training without end, as ``train.py`` makes it; each step of the iterator is an update."""
     warm_profiler(device.type)
     _, shape, classes = setup
-    training = Training(
+    training = Trainer(
         network(setup).to(device),
         random_split(shape, classes, examples, device),
         random_split(shape, classes, 100, device),
         optimizer=Adam(1e-3),
         schedule=Schedule(FOREVER),
         batch=Batch(batch),
-        noise=noise or Noise(),
+        noise=noise or NoiseConfig(),
         seed=seed,
         precision=precision,
         engine=engine,
@@ -92,7 +92,7 @@ def _advance(steps: Iterator[object], count: int) -> None:
         next(steps)
 
 
-def noisy_step(device: torch.device, setup: Any, noise: Noise, bar: float, what: str) -> Row:
+def noisy_step(device: torch.device, setup: Any, noise: NoiseConfig, bar: float, what: str) -> Row:
     """A noisy update against a plain one, batch 256."""
     whole = 60_000 if setup is F1 else 50_000  # so that the curvature is measured as often as in a training
     plain, noisy = (updates(setup, device, noise=one, examples=whole) for one in (None, noise))
@@ -100,7 +100,7 @@ def noisy_step(device: torch.device, setup: Any, noise: Noise, bar: float, what:
     return _step(f"{what} step / plain step, batch 256", bar, noisy, plain, device, note=_noise_floor(weights, device))
 
 
-def trainer_update(device: torch.device, noise: Noise, bar: float, what: str) -> Row:
+def trainer_update(device: torch.device, noise: NoiseConfig, bar: float, what: str) -> Row:
     """The trainer's update of F1 against a bare loop that has the same kind of batches and no noise, batch 256."""
     split = random_split((1, 28, 28), 10, 60_000, device)
     bare = bare_updates(network(F1).to(device), split.images, split.labels, 256)
@@ -135,9 +135,9 @@ def throughput(device: torch.device) -> Row:
     """F1's epoch at the fastest setting against the ordinary loop's."""
     split = random_split((1, 28, 28), 10, 30_000, torch.device("cpu"))
     images, labels = split.images[:, 0].numpy(), split.labels.numpy()
-    steps, tried = _fastest(F1, device, [Layout.channels_first], examples=30_000)
+    steps, tried = _fastest(F1, device, [MemoryFormat.channels_first], examples=30_000)
     ours = partial(_advance, steps, 118)
-    with Elsewhere(
+    with SubprocessWork(
         epoch_by_loader, (network(F1), images, labels, 256, str(device)), torch.get_num_threads()
     ) as ordinary:
         ratio = compare(ours, ordinary, device, turns=3, warm_up=1)
@@ -148,19 +148,19 @@ def throughput(device: torch.device) -> Row:
 
 def fastest_convolutions(device: torch.device) -> Row:
     """C1's update at the fastest setting against eager float32 channels-first."""
-    steps, tried = _fastest(C1, device, [Layout.channels_first, Layout.channels_last])
+    steps, tried = _fastest(C1, device, [MemoryFormat.channels_first, MemoryFormat.channels_last])
     ours = partial(_advance, steps, 4)
     inputs = torch.randn(256, 3, 32, 32)
     arguments = (network(C1), inputs, torch.randint(0, 10, (256,)), 4, str(device))
-    with Elsewhere(eager_steps, arguments, torch.get_num_threads()) as ordinary:
+    with SubprocessWork(eager_steps, arguments, torch.get_num_threads()) as ordinary:
         ratio = compare(ours, ordinary, device, turns=8, warm_up=1)
     what = "C1 update, fastest setting / eager float32 channels-first, batch 256"
     return row(what, 0.5, ratio, ours, device, note=f"{tried}; reference with the default allocator")
 
 
 def _fastest(
-    setup: Any, device: torch.device, layouts: list[Layout], examples: int = 10_240
-) -> tuple[Iterator[Snapshot], str]:
+    setup: Any, device: torch.device, layouts: list[MemoryFormat], examples: int = 10_240
+) -> tuple[Iterator[TrainingState], str]:
     """The fastest of the precisions and layouts that the device has, and what each takes an update."""
     precisions = [Precision.float32, *([Precision.bfloat16] if _has_bfloat16(device) else [])]
     candidates = {
@@ -196,15 +196,17 @@ def _forward(model: nn.Module, batches: list[tuple[Tensor, Tensor]], times: int)
 def sharpness_evaluation(device: torch.device) -> Row:
     """f and its gradient at one point of the box, against the bare passes."""
     model, batches = network(F1).to(device).eval(), _batches(30_000, 1000, device)
-    parameters = trainable(model)
+    parameters = trainable_parameters(model)
 
     def bare() -> None:
         for inputs, labels in batches:
             torch.autograd.grad(F.cross_entropy(model(inputs), labels), parameters)
 
-    with restored(model):
-        objective = Objective(model, batches, F.cross_entropy, box_around(flatten(parameters), 5e-4), lambda: None)
-        x = objective.at_x()
+    with preserve_state(model):
+        objective = BoxObjective(
+            model, batches, F.cross_entropy, box_around(parameters_to_vector(parameters), 5e-4), lambda: None
+        )
+        x = objective.evaluate_center()
         z = torch.linspace(-1, 1, len(x.z), dtype=torch.float64)
         ours: Work = lambda: objective(z)  # noqa: E731
         ratio = compare(ours, bare, device, turns=6, warm_up=1)
@@ -273,7 +275,7 @@ def table2(device: torch.device) -> Row:
     total, parts, count = 0.0, [], 50
     setups = {"F1": (F1, 60_000, 6000), "C1": (C1, 50_000, 5000), "C3": (C3, 50_000, 5000)}
     for name, (setup, examples, large) in setups.items():
-        for batch, noise in product((256, large), (Noise(), SMOOTHOUT)):
+        for batch, noise in product((256, large), (NoiseConfig(), SMOOTHOUT)):
             steps = updates(setup, device, noise=noise, batch=batch, examples=examples)
             _advance(steps, 20)
             epoch = seconds(partial(_advance, steps, count), device) / count * -(-examples // batch)
@@ -283,7 +285,7 @@ def table2(device: torch.device) -> Row:
     return Row("Table 2, 12 settings x 5 seeds", 10, reached=total, unit="min", note=note)
 
 
-ANYWHERE: dict[str, Callable[[torch.device], Row]] = {
+DEVICE_INDEPENDENT: dict[str, Callable[[torch.device], Row]] = {
     "throughput": throughput,
     "sharpness": sharpness_evaluation,
     "interpolation": interpolation_point,
@@ -292,14 +294,14 @@ ANYWHERE: dict[str, Callable[[torch.device], Row]] = {
     "solver": partial(solver_cost, maxcor=10),
     "solver-3": partial(solver_cost, maxcor=3),
 }
-ON: dict[str, dict[str, Callable[[torch.device], Row]]] = {
+COMPARISONS: dict[str, dict[str, Callable[[torch.device], Row]]] = {
     "cpu": {
         "smoothout-f1": partial(noisy_step, setup=F1, noise=SMOOTHOUT, bar=1.11, what="F1, SmoothOut"),
         "adasmoothout-f1": partial(noisy_step, setup=F1, noise=ADASMOOTHOUT, bar=1.18, what="F1, AdaSmoothOut"),
-        "trainer-f1": partial(trainer_update, noise=Noise(), bar=1.05, what=""),
+        "trainer-f1": partial(trainer_update, noise=NoiseConfig(), bar=1.05, what=""),
         "trainer-smoothout-f1": partial(trainer_update, noise=SMOOTHOUT, bar=1.16, what=" with SmoothOut"),
         "c1": fastest_convolutions,
-        **ANYWHERE,
+        **DEVICE_INDEPENDENT,
     },
     "cuda": {
         **{
@@ -310,10 +312,10 @@ ON: dict[str, dict[str, Callable[[torch.device], Row]]] = {
                 ("adasmoothout", "AdaSmoothOut", ADASMOOTHOUT, 1.05),
             )
         },
-        "trainer-f1": partial(trainer_update, noise=Noise(), bar=1.0, what=""),
+        "trainer-f1": partial(trainer_update, noise=NoiseConfig(), bar=1.0, what=""),
         "trainer-smoothout-f1": partial(trainer_update, noise=SMOOTHOUT, bar=1.0, what=" with SmoothOut"),
         "in-turn": in_turn,
         "table2": table2,
-        **ANYWHERE,
+        **DEVICE_INDEPENDENT,
     },
 }

@@ -32,25 +32,25 @@ import torch
 
 from smoothout.benchmark.baselines import photographs_by_loader
 from smoothout.benchmark.rows import Row, faster
-from smoothout.benchmark.timing import Elsewhere, compare
+from smoothout.benchmark.timing import SubprocessWork, compare
 from smoothout.common.errors import DataError
 from smoothout.data.crops import Crop
-from smoothout.data.image_folder import Collection, Photos
-from smoothout.data.prefetch import cores
+from smoothout.data.image_folder import Collection, ImageFolder
+from smoothout.data.prefetch import available_cores
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 EXAMPLES, BATCH = 1024, 128
 
 
-def epochs(settings: Photos, data: Path, device: torch.device) -> Callable[[], None]:
+def epochs(settings: ImageFolder, data: Path, device: torch.device) -> Callable[[], None]:
     """A function that brings all photographs to the device, as a training takes them; they are found in ``data``."""
-    split = settings.load(data, device)[0].laid_out(torch.channels_last)
-    learnt, epoch = split.learnt(settings.augmentation, seed=0), count()
+    split = settings.load(data, device)[0].to_memory_format(torch.channels_last)
+    learnt, epoch = split.training_view(settings.augmentation, seed=0), count()
 
     def one() -> None:
-        learnt.at(next(epoch))
-        for rows in torch.split(learnt.awaited(torch.randperm(len(learnt)), 0), BATCH):
-            learnt.take(rows)
+        learnt.set_epoch(next(epoch))
+        for rows in torch.split(learnt.prefetch(torch.randperm(len(learnt)), 0), BATCH):
+            learnt.gather(rows)
 
     return one
 
@@ -58,13 +58,15 @@ def epochs(settings: Photos, data: Path, device: torch.device) -> Callable[[], N
 def photographs(device: torch.device, data: Path, crop: Crop, name: str) -> Row:
     """Photographs a second as a training takes them, against torchvision's pipeline, each with a worker a core."""
     what = f"{name} photographs/s / torchvision's pipeline, 224 pixels"
-    settings = Photos(Collection.imagenette, MEAN, STD, train_examples=EXAMPLES, augment=crop, workers=cores())
+    settings = ImageFolder(
+        Collection.imagenette, MEAN, STD, train_examples=EXAMPLES, augment=crop, workers=available_cores()
+    )
     try:
         ours = epochs(settings, data, device)
     except DataError as error:
         return Row(what, note=str(error))
     arguments = data / settings.name / "train", settings, BATCH, str(device)
-    with Elsewhere(photographs_by_loader, arguments, torch.get_num_threads()) as plain:
+    with SubprocessWork(photographs_by_loader, arguments, torch.get_num_threads()) as plain:
         ratio = compare(ours, plain, device, turns=5, warm_up=1)
     speeds = (f"{EXAMPLES / min(seconds):.0f}" for seconds in (ratio.ours, ratio.reference))
     note = "imagenette, {} workers each; best turn {} photographs/s, torchvision {}".format(settings.workers, *speeds)

@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 import torch
 
-from smoothout.benchmark.comparisons import ON
+from smoothout.benchmark.comparisons import COMPARISONS
 from smoothout.benchmark.image_loading import FROM_FILES
 from smoothout.benchmark.rows import Row
 from smoothout.common.environment import device_of
-from smoothout.common.errors import SettingsError
-from smoothout.common.files import write_text
+from smoothout.common.errors import ConfigError
+from smoothout.common.files import atomic_write_text
 
 _VERDICT = {True: "met", False: "missed", None: ""}
 
@@ -28,17 +28,22 @@ def comparisons(device: torch.device, data: Path, only: Sequence[str] | None = N
 
     ``only`` names those that are wanted, None all of them. Raises SettingsError for a name that is none.
     """
-    here = {name: partial(comparison, device) for name, comparison in ON[device.type].items()}
+    here = {name: partial(comparison, device) for name, comparison in COMPARISONS[device.type].items()}
     known = {**here, **{name: partial(comparison, device, data) for name, comparison in FROM_FILES.items()}}
     unknown = sorted(set(only or []) - set(known))
     if unknown:
-        raise SettingsError(f"only: {unknown[0]!r} is not one of {', '.join(known)}")
+        raise ConfigError(f"only: {unknown[0]!r} is not one of {', '.join(known)}")
     return [comparison for name, comparison in known.items() if only is None or name in only]
 
 
 def not_measured(device: torch.device) -> list[str]:
     """The names of comparisons that belong to other devices."""
-    return [f"{kind}: {name}" for kind, names in ON.items() for name in names if name not in ON[device.type]]
+    return [
+        f"{kind}: {name}"
+        for kind, names in COMPARISONS.items()
+        for name in names
+        if name not in COMPARISONS[device.type]
+    ]
 
 
 def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, Any]) -> str:
@@ -49,7 +54,7 @@ def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, An
             "bar": _bar(row),
             "reached": _figure(row),
             "quartiles": "" if row.spread is None else f"{row.spread[0]:.3g} to {row.spread[1]:.3g}",
-            "": _VERDICT[row.met],
+            "": _VERDICT[row.target_met],
         }
         for row in rows
     )
@@ -65,7 +70,7 @@ def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, An
         "",
         *(f"- {row.what}: {row.note}." for row in rows if row.note),
     ]
-    missed = [row for row in rows if row.met is False and row.hot_spots]
+    missed = [row for row in rows if row.target_met is False and row.hot_spots]
     if missed:
         lines += ["", "## Where the time goes in what misses its bar", ""]
         lines += [f"- {row.what}: {', '.join(f'{op} {share:.0%}' for op, share in row.hot_spots)}." for row in missed]
@@ -89,8 +94,8 @@ def save(rows: list[Row], device: torch.device, environment: Mapping[str, Any], 
     """Write the report as Markdown and JSON; returns the paths."""
     where = f"{device.type} {device_of(environment)} {environment['threads']} threads"
     slug = re.sub(r"[^a-z0-9]+", "-", where.lower()).strip("-")
-    content = {"environment": dict(environment), "rows": [{**asdict(row), "met": row.met} for row in rows]}
+    content = {"environment": dict(environment), "rows": [{**asdict(row), "met": row.target_met} for row in rows]}
     paths = [folder / f"{slug}.md", folder / f"{slug}.json"]
     for path, text in zip(paths, (markdown(rows, device, environment), json.dumps(content, indent=1)), strict=True):
-        write_text(path, text)
+        atomic_write_text(path, text)
     return paths

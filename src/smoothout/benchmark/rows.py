@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from smoothout.benchmark.timing import Ratio, Work, hot_spots
+from smoothout.benchmark.timing import Ratio, Work, profile_top_ops
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Row:
     times: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
-    def met(self) -> bool | None:
+    def target_met(self) -> bool | None:
         """Whether the bar is met; None without a bar or a figure."""
         if self.bar is None or self.reached is None:
             return None
@@ -45,7 +45,7 @@ class Row:
 def row(what: str, bar: float, ratio: Ratio, ours: Work, device: torch.device, *, note: str = "") -> Row:
     """A row that says how many times as long ours takes."""
     times = {"ours": ratio.ours, "reference": ratio.reference}
-    spots = hot_spots(ours, device)
+    spots = profile_top_ops(ours, device)
     return Row(what, bar, reached=ratio.value, spread=ratio.spread, note=note, hot_spots=spots, times=times)
 
 

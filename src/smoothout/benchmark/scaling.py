@@ -16,19 +16,19 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from smoothout.analysis.performance_model import worker_from
+from smoothout.analysis.performance_model import fit_worker
 from smoothout.benchmark.comparisons import C1, F1, SMOOTHOUT, random_split
 from smoothout.benchmark.timing import seconds
-from smoothout.common.enums import keep_members
+from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
 from smoothout.models.resnet18 import ResNet18
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.distributed import Ranks
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import Engine, Launch
-from smoothout.training.optimizers import Momentum
+from smoothout.training.optimizers import SGD
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import CURVATURE_DRAWS, Training
+from smoothout.training.trainer import CURVATURE_DRAWS, Trainer
 
 WHOLE, HALF, SHARED = "one process", "one process, half the ghost batches", "two processes"
 MESSAGE, EMPTY = "gradients added up", "two numbers added up"
@@ -59,7 +59,7 @@ class Scaling:
 
     Args:
         network: f1, c1 or resnet18.
-        ghost: examples a ghost batch; ``ghosts``: ghost batches an update, an even number.
+        ghost: examples a ghost batch; ``ghosts_per_batch``: ghost batches an update, an even number.
         turns: how often each is timed.
     """
 
@@ -73,7 +73,7 @@ class Scaling:
     turns: int = 10
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         if self.ghost < 2:
             raise ValueError(f"ghost: BatchNorm needs at least 2 examples, not {self.ghost}")
         if self.ghosts < 2 or self.ghosts % 2:
@@ -93,7 +93,8 @@ class Scaling:
     def measure(self, device: torch.device) -> dict[str, Any]:
         """Times in seconds, what the model makes of them, and updates on one process and two.
 
-        These are predicted, measured by the clock, and as free cores would take them; ``load`` is the machine's before.
+        These are predicted, measured by the clock, and as free cores would take them; ``load_state_dict`` is the
+        machine's before.
 
         Raises ValueError where the machine has one GPU, or times that tell nothing.
         """
@@ -106,7 +107,7 @@ class Scaling:
         if device.type == "cuda":
             own, free = least, {"1": least[WHOLE], "2": least[SHARED]}
         messages = {"size": size, "message": least[MESSAGE], "empty_message": least[EMPTY]}
-        worker = worker_from(own[WHOLE], own[HALF], self.ghosts, **messages)
+        worker = fit_worker(own[WHOLE], own[HALF], self.ghosts, **messages)
         updates = {
             p: {"predicted": worker.update(self.ghosts, int(p)), "measured": least[name], "free": free[p]}
             for p, name in (("1", WHOLE), ("2", SHARED))
@@ -128,7 +129,7 @@ def _time(rank: int, settings: Scaling, kind: str, meeting: Path, answer: Path) 
     device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=2)
-    both, alone = Ranks(rank, 2), Ranks()
+    both, alone = ProcessGroup(rank, 2), ProcessGroup()
     _, shape, classes = SETUPS[settings.network]
     updates = CURVATURE_DRAWS * (settings.turns + 2)  # so that curvature is measured in the first alone
     images = random_split(shape, classes, updates * settings.ghosts * settings.ghost, device)
@@ -141,8 +142,8 @@ def _time(rank: int, settings: Scaling, kind: str, meeting: Path, answer: Path) 
         WHOLE: lambda: rank or next(whole),
         HALF: lambda: rank or next(half),
         SHARED: lambda: (next(shared), both.agree_to_stop()),
-        MESSAGE: lambda: both.add_up([flat]),
-        EMPTY: lambda: both.add_up([few]),
+        MESSAGE: lambda: both.all_reduce([flat]),
+        EMPTY: lambda: both.all_reduce([few]),
     }
     times, computing = ({name: list[float]() for name in works} for _ in range(2))
     for turn in range(1 + settings.turns):
@@ -159,15 +160,15 @@ def _time(rank: int, settings: Scaling, kind: str, meeting: Path, answer: Path) 
     dist.destroy_process_group()
 
 
-def _updates(settings: Scaling, images: Split, ranks: Ranks, ghosts: int) -> Iterator[Snapshot]:
+def _updates(settings: Scaling, images: Split, ranks: ProcessGroup, ghosts: int) -> Iterator[TrainingState]:
     """A training on this rank; each step of the iterator is an update."""
     built, shape, classes = SETUPS[settings.network]
     torch.manual_seed(0)
-    training = Training(
+    training = Trainer(
         built.build(shape, classes).to(images.labels.device),
         images,
         images,
-        optimizer=Momentum(1e-3),
+        optimizer=SGD(1e-3),
         schedule=Schedule(1),
         batch=Batch(settings.ghost * ghosts, settings.ghost),
         noise=SMOOTHOUT,

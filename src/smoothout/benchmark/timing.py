@@ -63,7 +63,7 @@ def compare(ours: Work, reference: Work, device: torch.device, turns: int, warm_
     return Ratio(*(tuple(side) for side in zip(*times, strict=True)))
 
 
-def hot_spots(work: Work, device: torch.device, count: int = 4) -> list[tuple[str, float]]:
+def profile_top_ops(work: Work, device: torch.device, count: int = 4) -> list[tuple[str, float]]:
     """The operations that ``work`` spends most of its time in, each with its share.
 
     Empty where the profiler sees no time on the device: in some containers, and on parts of a GPU, it may not count.
@@ -90,7 +90,7 @@ def warm_profiler(device_type: str) -> None:
             pass
 
 
-class Elsewhere(AbstractContextManager["Elsewhere"]):
+class SubprocessWork(AbstractContextManager["SubprocessWork"]):
     """Work in a fresh process, which allocates memory as Python does by default; calling it does the work once.
 
     Args:

@@ -24,18 +24,18 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from smoothout.cli.error_messages import UnfinishedError, is_input, is_told, one_line
-from smoothout.common.errors import SettingsError
-from smoothout.common.files import write_text
-from smoothout.common.interrupts import Interrupted, end_with_parent, interruptible, stopped_by_signals
-from smoothout.common.machine_errors import of_machine
+from smoothout.cli.error_messages import JobsFailedError, already_reported, format_error, is_user_error
+from smoothout.common.errors import ConfigError
+from smoothout.common.files import atomic_write_text
+from smoothout.common.interrupts import Interrupted, defer_signals, exit_with_parent, raise_on_signals
+from smoothout.common.machine_errors import machine_error_hint
 from smoothout.common.progress import console
 from smoothout.config.build import unknown_key
-from smoothout.config.compose import compose_config, plain
-from smoothout.jobs.runtime import Workplace, workplace
+from smoothout.config.compose import compose_config, to_plain_dict
+from smoothout.jobs.runtime import Runtime, build_runtime
 from smoothout.jobs.slurm import check_launcher
-from smoothout.jobs.training_job import follow
-from smoothout.training.distributed import EndedError, LostError, here
+from smoothout.jobs.training_job import run_worker_rank
+from smoothout.training.distributed import DistributedAbort, PeerLostError, current_ranks
 
 _SWEEP = "SMOOTHOUT_SWEEP"  # the file that the jobs of a sweep report to
 _LEADER = "SMOOTHOUT_SWEEP_LEADER"  # the number of the process that leads it
@@ -47,17 +47,17 @@ def run(program: Callable[[], Any]) -> None:
     Of torchrun's processes the first one runs it; the others do their share of the trainings that it leads.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and swallowed
-    code, ranks, failures = 0, here(), list[dict[str, Any]]()
+    code, ranks, failures = 0, current_ranks(), list[dict[str, Any]]()
     try:
-        with _own_callbacks(), stopped_by_signals(), _arguments_checked():
-            program() if ranks.rank == 0 else follow(ranks)
+        with _own_callbacks(), raise_on_signals(), _arguments_checked():
+            program() if ranks.rank == 0 else run_worker_rank(ranks)
     except (Exception, KeyboardInterrupt) as error:
         failures = _failures()
-        told = one_line(error) in {failure["error"] for failure in failures}  # a sweep ends with its first failure
+        told = format_error(error) in {failure["error"] for failure in failures}  # a sweep ends with its first failure
         log = Path("logs") / "failure.txt" if ranks.rank else None
-        code = _code(error) if told else report(error, log)
+        code = _code(error) if told else report_error(error, log)
     finally:
-        ranks.part()
+        ranks.shutdown()
     for failure in failures or _failures():
         console.print(f"failed: {' '.join(failure['overrides'])}: {failure['error']}", markup=False)
     sys.exit(code)
@@ -85,7 +85,7 @@ def _own_callbacks() -> Iterator[None]:
     def checked(config: Any, *arguments: Any, **settings: Any) -> Any:
         target = config.get("_target_") if isinstance(config, DictConfig) else config
         if target != own:
-            raise SettingsError(f"hydra.callbacks: _target_: {target!r} is not {own}")
+            raise ConfigError(f"hydra.callbacks: _target_: {target!r} is not {own}")
         return make(config, *arguments, **settings)
 
     hydra.utils.instantiate = checked
@@ -101,10 +101,10 @@ def _arguments_checked() -> Iterator[None]:
     usual, parse = ArgumentParser.error, ArgumentParser.parse_args
 
     def refuse(_: ArgumentParser, message: str) -> NoReturn:
-        raise SettingsError(f"{message}; --help shows what is allowed")
+        raise ConfigError(f"{message}; --help shows what is allowed")
 
     if any(argument.startswith("--experimental-r") for argument in sys.argv[1:]):  # it loads a pickled object
-        raise SettingsError("--experimental-rerun: is no option of this program; --help shows what is allowed")
+        raise ConfigError("--experimental-rerun: is no option of this program; --help shows what is allowed")
     ArgumentParser.error = refuse  # type: ignore[method-assign,assignment]
     ArgumentParser.parse_args = ArgumentParser.parse_intermixed_args  # type: ignore[method-assign]
     try:
@@ -113,37 +113,39 @@ def _arguments_checked() -> Iterator[None]:
         ArgumentParser.error, ArgumentParser.parse_args = usual, parse  # type: ignore[method-assign]
 
 
-def report(error: BaseException, log: Path | None = None) -> int:
+def report_error(error: BaseException, log: Path | None = None) -> int:
     """Say on stderr, in one line, what went wrong; returns the exit code. A bug's traceback goes to ``log``.
 
     Of several processes the first one that fails says it, and those that end because of it are silent.
     """
-    if isinstance(error, EndedError) and error.__cause__ is not None:
+    if isinstance(error, DistributedAbort) and error.__cause__ is not None:
         error = error.__cause__
-    if isinstance(error, LostError):
+    if isinstance(error, PeerLostError):
         return 1
-    telling = here().may_tell()
+    telling = current_ranks().may_report()
     if isinstance(error, KeyboardInterrupt):
         if telling:
             console.print(f"stopped: {str(error) or 'the same command goes on from here'}", markup=False)
         return 128 + (error.number if isinstance(error, Interrupted) else 2)
     code = _code(error)
-    if not telling or is_told(error):
+    if not telling or already_reported(error):
         return code
-    console.print(f"error: {f'rank {here().rank}: ' if here().rank else ''}{one_line(error)}", markup=False)
-    if code == 1 and of_machine(error) is None:
+    console.print(
+        f"error: {f'rank {current_ranks().rank}: ' if current_ranks().rank else ''}{format_error(error)}", markup=False
+    )
+    if code == 1 and machine_error_hint(error) is None:
         if log is None:
             traceback.print_exception(error)
         else:
-            write_text(log, "".join(traceback.format_exception(error)))
+            atomic_write_text(log, "".join(traceback.format_exception(error)))
             console.print(f"the traceback is in {log}", markup=False)
     return code
 
 
 @contextmanager
-def task(
+def program_session(
     config: DictConfig, hands_over: bool = False, instead: Mapping[str, str] | None = None
-) -> Iterator[tuple[dict[str, Any], Workplace]]:
+) -> Iterator[tuple[dict[str, Any], Runtime]]:
     """The composed settings as plain values, and the place to work at; errors within a sweep are left to the sweep.
 
     Args:
@@ -156,15 +158,15 @@ def task(
         _refuse_idle_keys(HydraConfig.get().overrides.task, instead or {})
         if not hands_over and HydraConfig.get().mode is not RunMode.MULTIRUN:
             _refuse_launcher(HydraConfig.get().launcher._target_)
-        settings = plain(config)
-        with interruptible(), _one_line_warnings():
-            yield settings, workplace(settings)
+        settings = to_plain_dict(config)
+        with defer_signals(), _one_line_warnings():
+            yield settings, build_runtime(settings)
     except (Exception, KeyboardInterrupt) as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
         named = OmegaConf.select(config, "folders.logs")
         logs = named if isinstance(named, str) else "logs"
-        sys.exit(report(error, Path(logs) / "failure.txt"))
+        sys.exit(report_error(error, Path(logs) / "failure.txt"))
 
 
 @contextmanager
@@ -180,10 +182,10 @@ def _one_line_warnings() -> Iterator[None]:
 
 def _code(error: BaseException) -> int:
     """The exit code: 2 where the input is at fault, 1 where it is the program or the machine."""
-    return error.code if isinstance(error, UnfinishedError) else 2 if is_input(error) else 1
+    return error.code if isinstance(error, JobsFailedError) else 2 if is_user_error(error) else 1
 
 
-def among_others() -> str:
+def sweep_suffix() -> str:
     """What tells a job's line from those of other jobs: in a sweep its overrides, else nothing."""
     hydra = HydraConfig.get()
     return f" [{' '.join(hydra.overrides.task)}]" if hydra.mode is RunMode.MULTIRUN else ""
@@ -195,13 +197,13 @@ def _refuse_new_keys(overrides: Sequence[str], config: DictConfig) -> None:
         key = override.lstrip("+").partition("=")[0]
         known = override.startswith("++") and key in _keys_before()
         if override.startswith("+") and "." not in key and not known:
-            raise SettingsError(unknown_key(key, [str(name) for name in config if name != key]))
+            raise ConfigError(unknown_key(key, [str(name) for name in config if name != key]))
 
 
 def _refuse_idle_keys(overrides: Sequence[str], instead: Mapping[str, str]) -> None:
     for key in (override.lstrip("+").partition("=")[0] for override in overrides):
         if key in instead:
-            raise SettingsError(f"{key}: does nothing in this program; set {instead[key]}")
+            raise ConfigError(f"{key}: does nothing in this program; set {instead[key]}")
 
 
 def _keys_before() -> set[str]:
@@ -214,7 +216,7 @@ def _keys_before() -> set[str]:
 def _refuse_launcher(target: str) -> None:
     """A launcher that nobody asks for its services would be a setting without effect."""
     if not target.endswith(".BasicLauncher"):
-        raise SettingsError("hydra/launcher: this program hands the runs of a sweep (-m) over, and no single one")
+        raise ConfigError("hydra/launcher: this program hands the runs of a sweep (-m) over, and no single one")
 
 
 class SweepSummary(Callback):
@@ -224,8 +226,8 @@ class SweepSummary(Callback):
         """Open the file that the jobs report to; ends the program where the launcher cannot serve here."""
         try:
             check_launcher(config.hydra.launcher._target_)
-        except SettingsError as error:
-            sys.exit(report(error))  # Hydra turns a callback's other exceptions into warnings
+        except ConfigError as error:
+            sys.exit(report_error(error))  # Hydra turns a callback's other exceptions into warnings
         handle, path = tempfile.mkstemp(suffix=".jsonl", dir=_seen_by_all_jobs(config))
         os.close(handle)
         os.environ.update({_SWEEP: path, _LEADER: str(os.getpid())})
@@ -233,19 +235,21 @@ class SweepSummary(Callback):
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Let a process of a local pool end with the sweep that it works for, whatever ends that."""
         if os.environ.get(_LEADER) == str(os.getppid()):
-            end_with_parent()
+            exit_with_parent()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
         """Report one job that failed; a fault's traceback goes to the logs folder."""
         if _SWEEP not in os.environ or job_return.status is not JobStatus.FAILED:
             return
         error = job_return._return_value
-        line = json.dumps({"overrides": list(job_return.overrides or []), "error": one_line(error)})
+        line = json.dumps({"overrides": list(job_return.overrides or []), "error": format_error(error)})
         with Path(os.environ[_SWEEP]).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        if not is_input(error) and not is_told(error) and of_machine(error) is None:
+        if not is_user_error(error) and not already_reported(error) and machine_error_hint(error) is None:
             number = HydraConfig.get().job.num
-            write_text(Path(config.folders.logs) / f"failure-{number}.txt", "".join(traceback.format_exception(error)))
+            atomic_write_text(
+                Path(config.folders.logs) / f"failure-{number}.txt", "".join(traceback.format_exception(error))
+            )
 
 
 def _seen_by_all_jobs(config: DictConfig) -> Path | None:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
 from smoothout.common.errors import UserError
-from smoothout.common.machine_errors import of_machine
+from smoothout.common.machine_errors import machine_error_hint
 from smoothout.config.build import unknown_key
 
 WRONG_INPUT = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -26,7 +26,7 @@ _INSTEAD = {
 _NO_CHOICE = re.compile(r"Could not override '([^']+)'\. No match in the defaults list\.")
 
 
-class UnfinishedError(Exception):
+class JobsFailedError(Exception):
     """Some jobs were not done, each of which was named already; ``code`` is the program's exit code."""
 
     def __init__(self, lost: int, code: int) -> None:
@@ -34,7 +34,7 @@ class UnfinishedError(Exception):
         self.code = code
 
 
-def one_line(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """The message of an error in one line that names the culprit, without Hydra's and OmegaConf's trailers."""
     text = _misspelt(error) or str(error) or type(error).__name__
     text = _NO_CHOICE.sub(_no_choice, text)
@@ -44,8 +44,8 @@ def one_line(error: BaseException) -> str:
             break
         kept.append(line.strip())
     joined = " ".join(line for line in kept if line)
-    if not is_input(error):
-        return of_machine(error) or (joined if is_told(error) else f"{type(error).__name__}: {joined}")
+    if not is_user_error(error):
+        return machine_error_hint(error) or (joined if already_reported(error) else f"{type(error).__name__}: {joined}")
     culprit = getattr(error, "override", None) or getattr(error, "full_key", None)  # of Hydra, and of OmegaConf
     if culprit:
         return joined if str(culprit) in joined else f"{culprit}: {joined}"
@@ -79,12 +79,12 @@ def _misspelt(error: BaseException) -> str | None:
     return unknown_key(str(cause.full_key), known, [*within, *(_WITHOUT_KEYS if "model" in known and at_top else ())])
 
 
-def is_told(error: BaseException) -> bool:
+def already_reported(error: BaseException) -> bool:
     """Whether the user has read already what went wrong."""
-    return isinstance(error, UnfinishedError)
+    return isinstance(error, JobsFailedError)
 
 
-def is_input(error: BaseException) -> bool:
+def is_user_error(error: BaseException) -> bool:
     """Whether the user's input is at fault; Hydra says so with bare ValueErrors too."""
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     last = frames[-3:] if isinstance(error, UnicodeDecodeError) else frames[-1:]  # of a config file that is no text

@@ -13,18 +13,18 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from smoothout.cli import app
-from smoothout.cli.error_messages import UnfinishedError, one_line
+from smoothout.cli.error_messages import JobsFailedError, format_error
 from smoothout.common.errors import DataError
-from smoothout.common.formatting import duration
+from smoothout.common.formatting import format_duration
 from smoothout.common.progress import console
 from smoothout.config.experiment import Experiment
-from smoothout.jobs.cost_estimate import Costs
+from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
-from smoothout.jobs.lookup import recorded
-from smoothout.jobs.runner import refuse, together
-from smoothout.jobs.runtime import Workplace
-from smoothout.jobs.slurm import Carrier
-from smoothout.jobs.training_job import checkpoint_path, data_of
+from smoothout.jobs.lookup import find_record
+from smoothout.jobs.runner import run_jobs, validate_job
+from smoothout.jobs.runtime import Runtime
+from smoothout.jobs.slurm import JobRunner
+from smoothout.jobs.training_job import checkpoint_path, load_splits
 from smoothout.results.records import Record
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ if not _out.is_terminal:
     _out.width = FILE_WIDTH
 
 
-class Wanted(Protocol):
+class Target(Protocol):
     """A table, a picture or a choice: what it needs."""
 
     def jobs(self) -> list[Job]: ...  # noqa: D102
     def plan(self) -> dict[str, dict[Job, float | None]]: ...  # noqa: D102
 
 
-def make(wanted: Sequence[Wanted], place: Workplace, carry_out: Carrier = together) -> UnfinishedError | None:
+def plan_and_run(wanted: Sequence[Target], place: Runtime, carry_out: JobRunner = run_jobs) -> JobsFailedError | None:
     """Show the plan and make what is missing, trainings first, by ``carry_out``.
 
     A job that fails is named at the end and sinks none but those that build on it. Data that are not here are said
@@ -51,43 +51,43 @@ def make(wanted: Sequence[Wanted], place: Workplace, carry_out: Carrier = togeth
     be shown before. Raises DataError where no missing job has its data.
     """
     unique = {job.digest: job for one in wanted for job in one.jobs()}.values()
-    lacking = _lacking(unique, place) if carry_out is together else {}
+    lacking = _lacking(unique, place) if carry_out is run_jobs else {}
     for error in lacking.values():
-        app.report(error)
+        app.report_error(error)
     jobs = [job for job in unique if _data(job) not in lacking]
     _plan(wanted, place, lacking)
     code, failed = 2 if lacking else 0, dict[str, str]()
-    trainings, analyses = ([job for job in jobs if bool(job.inputs) is analysis] for analysis in (False, True))
-    possible = (job for job in analyses if not any(one.digest in failed for one in job.inputs))
+    trainings, analyses = ([job for job in jobs if bool(job.dependencies) is analysis] for analysis in (False, True))
+    possible = (job for job in analyses if not any(one.digest in failed for one in job.dependencies))
     for job, outcome in chain(carry_out(trainings, place), carry_out(possible, place)):
         if isinstance(outcome, Exception):  # whatever it is, the other jobs go on
-            failed[job.digest] = f"{job.name}: {one_line(outcome)}"
-            code = max(code, app.report(outcome, Path(place.folders.logs) / f"{job.name}.txt"))
+            failed[job.digest] = f"{job.name}: {format_error(outcome)}"
+            code = max(code, app.report_error(outcome, Path(place.folders.logs) / f"{job.name}.txt"))
     for line in failed.values():
         console.print(f"failed: {line}", markup=False)
     lost = len(failed) + len(unique) - len(jobs)
-    return UnfinishedError(lost, code) if code else None
+    return JobsFailedError(lost, code) if code else None
 
 
 def _data(job: Job) -> str | None:
     """The name of the data set that a training or analysis needs."""
-    setup = job.run.settings
+    setup = job.training_job.settings
     return str(setup.data.name) if isinstance(setup, Experiment) else None
 
 
-def _lacking(jobs: Iterable[Job], place: Workplace) -> dict[str, DataError]:
+def _lacking(jobs: Iterable[Job], place: Runtime) -> dict[str, DataError]:
     """The data sets that jobs without a record need and that are not here, each with why.
 
     Raises the first error where nothing could be made without them.
     """
     needed = dict[str, Job]()
     for job in jobs:
-        if recorded(job, place) is None and (name := _data(job)) is not None:
-            needed.setdefault(name, job.run)
+        if find_record(job, place) is None and (name := _data(job)) is not None:
+            needed.setdefault(name, job.training_job)
     lacking = dict[str, DataError]()
     for name, run in needed.items():
         try:
-            data_of(run.settings, place)
+            load_splits(run.settings, place)
         except DataError as error:
             lacking[name] = error
     if lacking and len(lacking) == len(needed):
@@ -95,21 +95,21 @@ def _lacking(jobs: Iterable[Job], place: Workplace) -> dict[str, DataError]:
     return lacking
 
 
-def _plan(wanted: Sequence[Wanted], place: Workplace, lacking: Container[str]) -> None:
+def _plan(wanted: Sequence[Target], place: Runtime, lacking: Container[str]) -> None:
     """Say how many jobs of each row are there, how many are to run, and for how long."""
     rows = dict[str, dict[Job, float | None]]()
     for one in wanted:
         for title, jobs in one.plan().items():
             rows.setdefault(title, {}).update(jobs)
     missing = {
-        title: {job: seconds for job, seconds in jobs.items() if recorded(job, place) is None}
+        title: {job: seconds for job, seconds in jobs.items() if find_record(job, place) is None}
         for title, jobs in rows.items()
     }
     possible = {
         title: {job: seconds for job, seconds in jobs.items() if _data(job) not in lacking}
         for title, jobs in missing.items()
     }
-    costs = Costs(place)
+    costs = RuntimeEstimator(place)
     grid = Grid("", "there", "to run", "estimated", box=box.SIMPLE)
     for title, jobs in rows.items():
         there = len(jobs) - len(missing[title])
@@ -120,8 +120,8 @@ def _plan(wanted: Sequence[Wanted], place: Workplace, lacking: Container[str]) -
     again = {
         run: seconds
         for job, seconds in everything.items()
-        for run in job.inputs
-        if recorded(run, place) is not None and not checkpoint_path(run, place).exists()
+        for run in job.dependencies
+        if find_record(run, place) is not None and not checkpoint_path(run, place).exists()
     }
     if again:
         grid.add_row("recorded, but weights not here: train again", "", str(len(again)), _estimate(again, costs))
@@ -132,32 +132,32 @@ def _plan(wanted: Sequence[Wanted], place: Workplace, lacking: Container[str]) -
         _out.print(f"{len(everything)} jobs to run: {total} on this device; interrupted, the same command goes on\n")
 
 
-def foretell(analysis: Job, epoch_seconds: Sequence[float | None], place: Workplace) -> None:
+def announce_retraining(analysis: Job, epoch_seconds: Sequence[float | None], place: Runtime) -> None:
     """Say which runs of an analysis without a record are trained first, and for how long; what is wrong is said alone.
 
-    ``epoch_seconds`` are the configs' estimates, a run each. Raises what `jobs.refuse` raises.
+    ``epoch_seconds`` are the configs' estimates, a run each. Raises what `jobs.validate_job` raises.
     """
-    if recorded(analysis, place) is not None:
+    if find_record(analysis, place) is not None:
         return
-    refuse(analysis, place)
-    costs = Costs(place)
-    for run, seconds in zip(analysis.inputs, epoch_seconds, strict=True):
+    validate_job(analysis, place)
+    costs = RuntimeEstimator(place)
+    for run, seconds in zip(analysis.dependencies, epoch_seconds, strict=True):
         if not checkpoint_path(run, place).exists():
-            known = "recorded, but its weights are not here" if recorded(run, place) else "not trained yet"
+            known = "recorded, but its weights are not here" if find_record(run, place) else "not trained yet"
             time = _estimate({run: seconds}, costs)
             console.print(f"{run.name}: {known}: trained first (time: {time})", markup=False)
 
 
-def _estimate(jobs: dict[Job, float | None], costs: Costs) -> str:
+def _estimate(jobs: dict[Job, float | None], costs: RuntimeEstimator) -> str:
     """About how long the jobs take, in words; nothing for none."""
     hours = [costs.hours(job, seconds) for job, seconds in jobs.items()]
     known = [h for h in hours if h is not None]
     if not known:
         return "unknown" if hours else ""
-    return f"about {duration(sum(known))}" + (" and more" if len(known) < len(hours) else "")
+    return f"about {format_duration(sum(known))}" + (" and more" if len(known) < len(hours) else "")
 
 
-def show(table: Table) -> None:
+def print_table(table: Table) -> None:
     """Print the table."""
     _out.print(f"\n{table.title}\n{table.caption()}", markup=False)
     for block in table.blocks:
@@ -170,7 +170,7 @@ def show(table: Table) -> None:
         _out.print(note, markup=False)
 
 
-def show_choice(record: Record) -> None:
+def print_choice(record: Record) -> None:
     """Print a record of kind strength."""
     out = record.outcome
     images, epoch = out["examples"]["held_out"], record.settings["weights"]

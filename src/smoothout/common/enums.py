@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 E = TypeVar("E", bound=StrEnum)
 
 
-def choice(kind: type[E], name: str, value: str) -> E:
+def parse_enum(kind: type[E], name: str, value: str) -> E:
     """The member of ``kind`` that ``value`` is or names. Raises ValueError, which says ``name`` and what is allowed."""
     try:
         return kind(value)
@@ -19,10 +19,13 @@ def choice(kind: type[E], name: str, value: str) -> E:
         raise ValueError(f"{name}: {value!r} is not one of {', '.join(kind)}") from None
 
 
-def keep_members(settings: Any) -> None:
-    """Let every field of a frozen dataclass that is one of a few names be the member. Raises ValueError as `choice`."""
+def coerce_enum_fields(settings: Any) -> None:
+    """Let every field of a frozen dataclass that is one of a few names be the member.
+
+    Raises ValueError as `parse_enum`.
+    """
     for name, kind in _kinds(settings.__class__).items():
-        object.__setattr__(settings, name, choice(kind, name, getattr(settings, name)))
+        object.__setattr__(settings, name, parse_enum(kind, name, getattr(settings, name)))
 
 
 @cache

@@ -7,7 +7,7 @@ class UserError(Exception):
     """Input that cannot be used; the message is one line that names the culprit and what is allowed."""
 
 
-class SettingsError(UserError):
+class ConfigError(UserError):
     """Settings that cannot be used; the message names the key and what is allowed."""
 
 

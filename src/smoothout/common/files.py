@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; when the block ends it is synced and renamed to ``path``.
 
     After an exception nothing stays behind; an OSError names ``path``. A process killed in between leaves its
@@ -31,7 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def make_room(path: Path) -> None:
+def ensure_writable(path: Path) -> None:
     """Make the folder of ``path`` and remove what killed writers left there. The caller must be its only writer.
 
     Raises OSError where nothing can be written.
@@ -44,7 +44,7 @@ def make_room(path: Path) -> None:
         part.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
+def atomic_write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")

@@ -28,8 +28,8 @@ _pending: list[int] = []
 
 
 @contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM raise Interrupted; `interruptible` blocks in it have them first."""
+def raise_on_signals() -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM raise Interrupted; `defer_signals` blocks in it have them first."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Interrupted(number)
@@ -43,8 +43,9 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Within the block the first SIGINT or SIGTERM is kept for the next ``stop_if_asked``; a second one is obeyed.
+def defer_signals() -> Iterator[None]:
+    """Within the block the first SIGINT or SIGTERM is kept for the next ``raise_if_interrupted``; a second one is
+    obeyed.
 
     At the latest the end of the block raises Interrupted: what comes after it is not to begin.
     """
@@ -63,14 +64,14 @@ def interruptible() -> Iterator[None]:
         signal.signal(n, note)
     try:
         yield
-        stop_if_asked()
+        raise_if_interrupted()
     finally:
         restore()
         _pending.clear()
 
 
 @cache
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     """Ask this process's work to stop as soon as its parent has died, and end it when that took ``ORPHAN_SECONDS``."""
     parent = os.getppid()
 
@@ -84,17 +85,17 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def asked_to_stop() -> int:
+def pending_signal() -> int:
     """The number of the signal that is waiting, 0 for none."""
     return _pending[0] if _pending else 0
 
 
-def ask_to_stop(number: int) -> None:
+def set_pending_signal(number: int) -> None:
     """Let a signal wait that another process was sent."""
     _pending.append(number)
 
 
-def stop_if_asked() -> None:
+def raise_if_interrupted() -> None:
     """Raise Interrupted when a signal is waiting."""
     if _pending:
         raise Interrupted(_pending[0])

@@ -11,7 +11,7 @@ _NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory|S
 _OF_A_GPU = re.compile("CUDA|CUBLAS|CUDNN|HIP")
 
 
-def of_machine(error: BaseException) -> str | None:
+def machine_error_hint(error: BaseException) -> str | None:
     """What to do about a machine that has no room or no access to give; None where something else is wrong."""
     if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is not None:
         return f"{error.filename}: {error.strerror}; put this right, and the same command goes on"

@@ -16,41 +16,42 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from smoothout.common.files import whole_file
+from smoothout.common.files import atomic_write
 
 SLOW_SECONDS = 1.0  # a pass that took less is made again
 MOST_BYTES = 4 * 2**30  # of one journal; later passes are made again
-_open: list[_Journal] = []
+_open: list[_PassCache] = []
 
 
 @contextmanager
-def kept(folder: Path, circumstances: str) -> Iterator[None]:
-    """Within the block `passed` keeps what it finds in ``folder``, and reads what is there from the time before.
+def open_pass_cache(folder: Path, circumstances: str) -> Iterator[None]:
+    """Within the block `cached_pass` keeps what it finds in ``folder``, and reads what is there from the time before.
 
     What was found under other ``circumstances`` (weights, examples, machine: all that the numbers depend on) is
-    discarded. The folder stays when the block ends: `forget` it when the outcome is safe.
+    discarded. The folder stays when the block ends: `clear_pass_cache` it when the outcome is safe.
     """
-    _open.append(_Journal(folder, circumstances))
+    _open.append(_PassCache(folder, circumstances))
     try:
         yield
     finally:
         _open.pop()
 
 
-def forget(folder: Path) -> None:
+def clear_pass_cache(folder: Path) -> None:
     """Remove a journal, if there is one."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def passed(measure: Callable[[], Tensor]) -> Tensor:
+def cached_pass(measure: Callable[[], Tensor]) -> Tensor:
     """What ``measure`` finds in a pass over its batches, a tensor; it is not called where that is known.
 
-    Outside `kept` it is just called. What was kept comes back on the CPU, whatever the device it was found on.
+    Outside `open_pass_cache` it is just called. What was kept comes back on the CPU, whatever the device it was found
+    on.
     """
     return _open[-1].passed(measure) if _open else measure()
 
 
-class _Journal:
+class _PassCache:
     """A file a pass, by its circumstances and number: two that share a folder never read each other's."""
 
     def __init__(self, folder: Path, circumstances: str) -> None:
@@ -76,6 +77,6 @@ class _Journal:
         return found
 
     def _keep(self, path: Path, found: Tensor) -> None:
-        with whole_file(path) as part:
+        with atomic_write(path) as part:
             torch.save(found.cpu(), part)
         self._bytes += found.nbytes

@@ -8,7 +8,7 @@ from typing import ClassVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from smoothout.common.interrupts import stop_if_asked
+from smoothout.common.interrupts import raise_if_interrupted
 
 LINE_SECONDS = 60.0  # between two lines, where there is no terminal
 REDRAW_SECONDS = 0.1  # between two updates of a bar: drawing takes longer than a small network's step
@@ -16,7 +16,7 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 _output = Console(highlight=False)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Put ``text`` on stdout by one write: a sweep's processes share it, and must not write into each other's lines.
 
     Where nobody reads it any more (a pipe into `head`, say), rich ends the program without a word.
@@ -58,7 +58,7 @@ class Bar:
 
     def tick(self, note: str | None = None) -> None:
         """One more part is done, and work may be stopped here. Raises Interrupted when a signal is waiting."""
-        stop_if_asked()
+        raise_if_interrupted()
         self.step(note)
 
     def step(self, note: str | None = None) -> None:

@@ -17,21 +17,21 @@ from torch import Tensor
 _SEEDS = 2**63
 
 
-def address(seed: int, purpose: str, *position: int) -> int:
+def derive_seed(seed: int, purpose: str, *position: int) -> int:
     """A seed in [0, 2^63) for the draw named by ``purpose`` ("order", ...) at ``position`` (step, ...)."""
     text = "/".join([str(seed), purpose, *map(str, position)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % _SEEDS
 
 
-def stream(seed: int, purpose: str, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
+def make_generator(seed: int, purpose: str, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator on ``device`` for the draw at that address.
 
     torch's generators of CPUs keep 32 bits of a seed: among n draws about n^2 / 2^33 pairs have the same chance.
     """
-    return torch.Generator(device).manual_seed(address(seed, purpose, *position))
+    return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *position))
 
 
-def fill_uniform(tensor: Tensor, generator: torch.Generator | None = None, a: float | Tensor = 1.0) -> Tensor:
+def uniform_(tensor: Tensor, generator: torch.Generator | None = None, a: float | Tensor = 1.0) -> Tensor:
     """Fill ``tensor`` in place with draws of U(-a, a); ``generator`` None is torch's global one.
 
     On a CPU, torch draws float32 numbers one by one, a fourth of a training step of F1. There, a number is
@@ -41,7 +41,7 @@ def fill_uniform(tensor: Tensor, generator: torch.Generator | None = None, a: fl
     """
     if tensor.dtype in (torch.bfloat16, torch.float16):  # torch's own draw rounds down in these
         single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
-        return tensor.copy_(fill_uniform(single, generator, a))
+        return tensor.copy_(uniform_(single, generator, a))
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
         return tensor.uniform_(-1.0, 1.0, generator=generator).mul_(a)
     seed = int(torch.randint(_SEEDS - 1, (), generator=generator, device="cpu"))

@@ -13,7 +13,7 @@ _OPERATORS = {
 }
 
 
-def torchvision() -> ModuleType:
+def import_torchvision() -> ModuleType:
     """The module torchvision, also where its compiled operators do not fit torch.
 
     A torchvision built for CUDA beside a CPU torch cannot load its operators, and its import then fails with "operator

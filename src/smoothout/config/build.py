@@ -17,9 +17,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.config.moved import current_name
-from smoothout.config.protocols import lacking
+from smoothout.config.protocols import missing_members
 
 PACKAGE = "smoothout"
 T = TypeVar("T")
@@ -33,14 +33,14 @@ def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | No
     Raises SettingsError: an unknown ``_target_`` or key, a missing or wrong value.
     """
     if not isinstance(node, dict) or "_target_" not in node:
-        raise SettingsError(f"{key}: must be a group of settings with a _target_, not {node!r}")
+        raise ConfigError(f"{key}: must be a group of settings with a _target_, not {node!r}")
     values = dict(node)
     cls = _component(current_name(str(values.pop("_target_")), key), key)
     if kind is not None and cls is not kind:
-        raise SettingsError(f"{key}._target_: must be {kind.__module__}.{kind.__qualname__}, not {node['_target_']}")
-    if role is not None and (members := lacking(cls, role)):
-        raise SettingsError(f"{key}._target_: {node['_target_']} cannot be the {key}: it lacks {', '.join(members)}")
-    made: T = typed(cls, values, f"{key}.")
+        raise ConfigError(f"{key}._target_: must be {kind.__module__}.{kind.__qualname__}, not {node['_target_']}")
+    if role is not None and (members := missing_members(cls, role)):
+        raise ConfigError(f"{key}._target_: {node['_target_']} cannot be the {key}: it lacks {', '.join(members)}")
+    made: T = validate(cls, values, f"{key}.")
     return made
 
 
@@ -52,10 +52,10 @@ def _component(target: str, key: str) -> type[Any]:
             found = getattr(importlib.import_module(module), name, None)
         except ImportError as error:
             if error.name not in _parents(module):  # the module is there, and imports what is not
-                raise SettingsError(f"{key}._target_: {module} cannot be imported: {error}") from error
+                raise ConfigError(f"{key}._target_: {module} cannot be imported: {error}") from error
     is_ours = isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module
     if not is_ours:
-        raise SettingsError(f"{key}._target_: {target!r} is no class of settings in the package {PACKAGE}")
+        raise ConfigError(f"{key}._target_: {target!r} is no class of settings in the package {PACKAGE}")
     assert isinstance(found, type)
     return found
 
@@ -66,7 +66,7 @@ def _parents(module: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, 1 + len(parts))]
 
 
-def typed(cls: type[T], values: dict[Any, Any], prefix: str) -> T:
+def validate(cls: type[T], values: dict[Any, Any], prefix: str) -> T:
     """``cls`` (a dataclass) made from ``values``, each checked against its field's type; ``prefix`` names the node."""
     schema = OmegaConf.structured(cls)
     OmegaConf.set_readonly(schema, False)  # frozen dataclasses come read-only
@@ -74,21 +74,21 @@ def typed(cls: type[T], values: dict[Any, Any], prefix: str) -> T:
     hints = get_type_hints(cls)
     for key, value in values.items():
         if key not in names:
-            raise SettingsError(unknown_key(f"{prefix}{key}", names))
+            raise ConfigError(unknown_key(f"{prefix}{key}", names))
         try:
             schema[key] = _strict(value, hints[key])
             if isinstance(value, list):
                 OmegaConf.to_object(schema[key])  # raises where an item is missing (???)
         except (OmegaConfBaseException, TypeError):
-            raise SettingsError(f"{prefix}{key}: {value!r} is not {_allowed(hints[key])}") from None
+            raise ConfigError(f"{prefix}{key}: {value!r} is not {_allowed(hints[key])}") from None
     missing = [name for name in names if OmegaConf.is_missing(schema, name)]
     if missing:
-        raise SettingsError(f"{prefix}{missing[0]}: must be given: {_allowed(hints[missing[0]])}")
+        raise ConfigError(f"{prefix}{missing[0]}: must be given: {_allowed(hints[missing[0]])}")
     settled = {name: _frozen(schema[name]) for name in names}
     for name, value in settled.items():
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
-            raise SettingsError(f"{prefix}{name}: must be finite, not {value}")
+            raise ConfigError(f"{prefix}{name}: must be finite, not {value}")
     return construct(cls, settled, prefix)
 
 
@@ -102,12 +102,12 @@ def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str
     return f"{key}: unknown key{hint}; allowed: {', '.join(names) or 'none'}"
 
 
-def chosen(settings: Any, prefix: str = "", **hints: Any) -> Any:
+def pick_settings(settings: Any, prefix: str = "", **hints: Any) -> Any:
     """The settings named in ``hints`` as attributes of one object, each checked against its type; others are left."""
     if not isinstance(settings, dict):
-        raise SettingsError(f"{prefix.rstrip('.')}: must be a group of settings, not {settings!r}")
+        raise ConfigError(f"{prefix.rstrip('.')}: must be a group of settings, not {settings!r}")
     kind = dataclasses.make_dataclass("Chosen", hints.items())
-    return typed(kind, {name: settings[name] for name in hints if name in settings}, prefix)
+    return validate(kind, {name: settings[name] for name in hints if name in settings}, prefix)
 
 
 def _strict(value: Any, hint: Any) -> Any:
@@ -123,7 +123,7 @@ def construct(cls: Callable[..., T], values: dict[str, Any], prefix: str) -> T:
     try:
         return cls(**values)
     except ValueError as error:
-        raise SettingsError(f"{prefix}{error}") from error
+        raise ConfigError(f"{prefix}{error}") from error
 
 
 def _frozen(value: Any) -> Any:

@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 
 
 def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[st
     """
     files = [(path, path.stat().st_mtime_ns) for path in folder.rglob("*.yaml")]
     if not files:
-        raise SettingsError(f"configs: {folder} must be the folder of this repository's configs, and has none")
+        raise ConfigError(f"configs: {folder} must be the folder of this repository's configs, and has none")
     places = [(key, value) for key, value in os.environ.items() if key.startswith("SMOOTHOUT_")]
     return copy.deepcopy(_composed(folder.resolve(), name, tuple(overrides), frozenset([*files, *places])))
 
@@ -33,10 +33,10 @@ def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[st
 def _composed(folder: Path, name: str, overrides: tuple[str, ...], _circumstances: frozenset[Any]) -> dict[str, Any]:
     GlobalHydra.instance().clear()  # a program of Hydra's own may be running
     with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-        return plain(compose(config_name=name, overrides=list(overrides)))
+        return to_plain_dict(compose(config_name=name, overrides=list(overrides)))
 
 
-def plain(config: DictConfig) -> dict[str, Any]:
+def to_plain_dict(config: DictConfig) -> dict[str, Any]:
     """A composed config as plain values, interpolations resolved."""
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)

@@ -7,16 +7,16 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from smoothout.common.enums import keep_members
-from smoothout.common.errors import SettingsError
-from smoothout.config.build import build, construct, typed
+from smoothout.common.enums import coerce_enum_fields
+from smoothout.common.errors import ConfigError
+from smoothout.config.build import build, construct, validate
 from smoothout.config.protocols import Data, Model
-from smoothout.nn.batchnorm import BatchNormStart
+from smoothout.nn.batchnorm import BatchNormInit
 from smoothout.nn.precision import Precision
 from smoothout.training.batch import Batch
-from smoothout.training.methods.smoothout import Noise
+from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import OptimizerSettings
+from smoothout.training.trainer import OptimizerConfig
 
 _GROUPS = ("model", "data", "optimizer", "schedule", "batch", "perturbation", "profile")
 
@@ -31,32 +31,32 @@ class Experiment:
 
     model: Model
     data: Data
-    optimizer: OptimizerSettings
+    optimizer: OptimizerConfig
     schedule: Schedule
     batch: Batch
-    perturbation: Noise = dataclasses.field(default_factory=Noise)
-    batchnorm_start: BatchNormStart = BatchNormStart.one
+    perturbation: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
+    batchnorm_start: BatchNormInit = BatchNormInit.one
     precision: Precision = Precision.float32
     seed: int = 0
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         if self.seed < 0:
             raise ValueError(f"seed: must be a whole number >= 0, not {self.seed}")
         limit = self.data.train_examples
         if limit is not None:
-            construct(self.batch.fitting, {"examples": limit}, "batch.")
+            construct(self.batch.check_fits, {"examples": limit}, "batch.")
 
-    def simplified(self) -> Experiment:
+    def canonicalized(self) -> Experiment:
         """Without ``batchnorm_start`` where the model sets it, without learning-rate scaling where it scales by 1.
 
         A batch of one ghost batch forgets its ghost size; learning-rate scaling that refers to it keeps it.
         """
-        start = BatchNormStart.one if self.model.sets_batchnorm_start else self.batchnorm_start
+        start = BatchNormInit.one if self.model.initializes_batchnorm else self.batchnorm_start
         schedule = self.schedule
         if schedule.lr_scale(self.batch) == 1:
             schedule = schedule.unscaled()
-        elif self.batch.ghosts == 1:
+        elif self.batch.ghosts_per_batch == 1:
             schedule = replace(schedule, lr_reference=schedule.lr_reference or self.batch.ghost)
         return replace(self, batchnorm_start=start, schedule=schedule)
 
@@ -72,7 +72,7 @@ class Experiment:
             "model": self.model.name,
             "data": str(self.data.name),
             "method": self.perturbation.slug,
-            "batch": self.batch.examples,
+            "batch": self.batch.examples_per_update,
             "epochs": self.schedule.epochs,
             "seed": self.seed,
         }
@@ -108,12 +108,12 @@ class Profile:
 
     def train_examples_for(self, batch: Batch) -> int | None:
         """How many training images there are to be for updates of ``batch``, None for all."""
-        return None if self.train_examples is None else max(self.train_examples, batch.examples)
+        return None if self.train_examples is None else max(self.train_examples, batch.examples_per_update)
 
 
 @dataclass(frozen=True)
 class _Scalars:
-    batchnorm_start: BatchNormStart
+    batchnorm_start: BatchNormInit
     longer: int
     precision: Precision
     seed: int
@@ -123,15 +123,15 @@ class _Scalars:
             raise ValueError(f"longer: must be a whole number from 1 to 1000, not {self.longer}")
 
 
-def experiment(config: dict[str, Any]) -> Experiment:
+def build_experiment(config: dict[str, Any]) -> Experiment:
     """The training that a composed config describes, its profile applied. Raises SettingsError."""
     missing = [key for key in EXPERIMENT_KEYS if key not in config]
     if missing:
-        raise SettingsError(f"{missing[0]}: is missing; a training needs {', '.join(EXPERIMENT_KEYS)}")
+        raise ConfigError(f"{missing[0]}: is missing; a training needs {', '.join(EXPERIMENT_KEYS)}")
     profile = build(config["profile"], "profile", Profile)
-    data = data_settings(config["data"])
+    data = build_data(config["data"])
     batch = build(config["batch"], "batch", Batch)
-    scalars = typed(_Scalars, {f.name: config[f.name] for f in dataclasses.fields(_Scalars)}, "").__dict__.copy()
+    scalars = validate(_Scalars, {f.name: config[f.name] for f in dataclasses.fields(_Scalars)}, "").__dict__.copy()
     longer = scalars.pop("longer")
     settings = {
         "model": _model(config["model"]),
@@ -140,15 +140,15 @@ def experiment(config: dict[str, Any]) -> Experiment:
             train_examples=_smaller(data.train_examples, profile.train_examples_for(batch)),
             test_examples=_smaller(data.test_examples, profile.test_examples),
         ),
-        "optimizer": build(config["optimizer"], "optimizer", role=OptimizerSettings),
+        "optimizer": build(config["optimizer"], "optimizer", role=OptimizerConfig),
         "schedule": build(config["schedule"], "schedule", Schedule).scaled(profile.epochs * longer),
         "batch": batch,
-        "perturbation": build(config["perturbation"], "perturbation", Noise),
+        "perturbation": build(config["perturbation"], "perturbation", NoiseConfig),
     }
     return construct(Experiment, {**settings, **scalars}, "")
 
 
-def data_settings(node: Any) -> Any:
+def build_data(node: Any) -> Any:
     """The data's settings at the config node ``data``: images as arrays, or photographs."""
     return build(node, "data", role=Data)
 
@@ -156,7 +156,7 @@ def data_settings(node: Any) -> Any:
 def _model(node: Any) -> Any:
     model: Any = build(node, "model", role=Model)
     if not re.fullmatch(r"\w[\w.+-]*", model.name):
-        raise SettingsError(f"model.name: {model.name!r} must be letters, digits and . + - _: it is part of file names")
+        raise ConfigError(f"model.name: {model.name!r} must be letters, digits and . + - _: it is part of file names")
     return model
 
 

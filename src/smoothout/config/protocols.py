@@ -1,6 +1,6 @@
 """What may stand for a model, a data set or an analysis in a config: the members that the program uses.
 
-Those of an optimizer are `training.loop.OptimizerSettings`. Every one is a frozen dataclass of settings, which a config
+Those of an optimizer are `training.loop.OptimizerConfig`. Every one is a frozen dataclass of settings, which a config
 names as its ``_target_``; no base class is needed.
 """
 
@@ -14,16 +14,16 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
-from smoothout.analysis.jobs.base import Weights
+from smoothout.analysis.jobs.base import WhichWeights
 from smoothout.data.split import Split
 
 Shape = tuple[int, int, int]
 
 
 class Model(Protocol):
-    """A network; ``sets_batchnorm_start`` says that its own start overrules ``batchnorm_start``."""
+    """A network; ``initializes_batchnorm`` says that its own start overrules ``batchnorm_start``."""
 
-    sets_batchnorm_start: ClassVar[bool]
+    initializes_batchnorm: ClassVar[bool]
 
     @property
     def name(self) -> str:
@@ -69,7 +69,7 @@ class Data(Protocol):
         """The number of classes."""
 
     @property
-    def usual_examples(self) -> tuple[int, int]:
+    def expected_sizes(self) -> tuple[int, int]:
         """How many training and test images there are to be expected, limits applied."""
 
     @property
@@ -93,7 +93,7 @@ class Analysis(Protocol):
     runs: ClassVar[int]
 
     @property
-    def weights(self) -> Weights:
+    def weights(self) -> WhichWeights:
         """Which of the networks' weights it looks at."""
 
     @property
@@ -117,7 +117,7 @@ class Analysis(Protocol):
         """Measure; what it returns goes into the record as JSON."""
 
 
-def lacking(cls: type[Any], role: type[Any]) -> list[str]:
+def missing_members(cls: type[Any], role: type[Any]) -> list[str]:
     """The members of ``role``, one of these protocols, that the dataclass ``cls`` has neither as field nor else."""
     members = [name for name in (*role.__annotations__, *vars(role)) if not name.startswith("_")]
     fields = {field.name for field in dataclasses.fields(cls)}

@@ -36,7 +36,7 @@ class CropFlip:
         corners = torch.randint(2 * PAD + 1, (2, examples), generator=generator)
         return torch.cat([corners, torch.randint(2, (1, examples), generator=generator)])
 
-    def applied(self, images: Tensor, draws: Tensor) -> Tensor:
+    def apply(self, images: Tensor, draws: Tensor) -> Tensor:
         """New images, each changed by its column of ``draws``: (N, C, H, W) and (3, N) to (N, C, H, W), uint8.
 
         All work is done on the images' device, and waits for nothing.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from smoothout.common.enums import keep_members
+from smoothout.common.enums import coerce_enum_fields
 
 SHARE = (0.08, 1.0)  # of a photograph's area that a resized crop covers
 RATIO = (3 / 4, 4 / 3)  # of its width to its height
@@ -32,7 +32,7 @@ class Crop(StrEnum):
     resized_crop_flip = "resized_crop_flip"
 
 
-class Piece(NamedTuple):
+class CropBox(NamedTuple):
     """A box in a photograph, in pixels from its upper left corner, and whether it is mirrored."""
 
     left: float
@@ -43,7 +43,7 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cropping:
+class CropTransform:
     """How a photograph becomes a square of ``side`` pixels; ``short`` is its shorter side where it is resized before.
 
     Args:
@@ -57,16 +57,16 @@ class Cropping:
     short: int
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
 
-    def piece(self, width: int, height: int, generator: torch.Generator | None) -> Piece:
+    def sample_box(self, width: int, height: int, generator: torch.Generator | None) -> CropBox:
         """The piece of a photograph of ``width`` x ``height``; without a ``generator`` it is the centre."""
         if generator is None or self.crop is Crop.none:
             return self._square(width, height)
         cut = self._square if self.crop is Crop.crop_flip else _resized
         return cut(width, height, generator)._replace(mirrored=bool(torch.rand(1, generator=generator) < 0.5))
 
-    def _square(self, width: int, height: int, generator: torch.Generator | None = None) -> Piece:
+    def _square(self, width: int, height: int, generator: torch.Generator | None = None) -> CropBox:
         """A square of the resized photograph: at random, or its centre."""
         long = int(self.short * max(width, height) / min(width, height))  # torchvision rounds down
         across, down = (self.short, long) if width <= height else (long, self.short)
@@ -77,10 +77,10 @@ class Cropping:
             top, left = (_below(room + 1, generator) for room in rooms)
         x, y = width / across, height / down
         right, lower = min((left + self.side) * x, width), min((top + self.side) * y, height)
-        return Piece(left * x, top * y, right, lower)
+        return CropBox(left * x, top * y, right, lower)
 
 
-def _resized(width: int, height: int, generator: torch.Generator) -> Piece:
+def _resized(width: int, height: int, generator: torch.Generator) -> CropBox:
     """A piece of random area and shape; after ten attempts that do not fit, the largest centre of a fitting shape."""
     low, high = torch.log(torch.tensor(RATIO)).tolist()
     for _ in range(ATTEMPTS):
@@ -89,14 +89,14 @@ def _resized(width: int, height: int, generator: torch.Generator) -> Piece:
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             top, left = _below(height - h + 1, generator), _below(width - w + 1, generator)
-            return Piece(left, top, left + w, top + h)
+            return CropBox(left, top, left + w, top + h)
     w, h = width, height
     if width / height < RATIO[0]:
         h = round(width / RATIO[0])
     elif width / height > RATIO[1]:
         w = round(height * RATIO[1])
     left, top = (width - w) // 2, (height - h) // 2
-    return Piece(left, top, left + w, top + h)
+    return CropBox(left, top, left + w, top + h)
 
 
 def _below(number: int, generator: torch.Generator) -> int:

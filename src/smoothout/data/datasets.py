@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smoothout.common.errors import DataError
-from smoothout.common.files import whole_file
-from smoothout.common.machine_errors import of_machine
+from smoothout.common.files import atomic_write
+from smoothout.common.machine_errors import machine_error_hint
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
-class Name(StrEnum):
+class DatasetName(StrEnum):
     """The data sets that can be loaded."""
 
     digits = "digits"
@@ -49,7 +49,7 @@ class Arrays(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
+class DatasetSpec:
     """What a data set must look like, and how it is had when the data folder lacks it; None is not at all."""
 
     shape: tuple[int, ...]
@@ -59,12 +59,12 @@ class Source:
     embedded: bool = False
 
 
-def load(name: Name, folder: Path, download: bool = True) -> Arrays:
+def load(name: DatasetName, folder: Path, download: bool = True) -> Arrays:
     """The arrays of ``name``, from ``folder`` or, where that lacks them, from the network (``download``).
 
     Raises DataError, one line, when they are damaged, or cannot be had; nothing is left on the disk then.
     """
-    source = SOURCES[name]
+    source = DATASETS[name]
     path = folder / f"{name}.npz"
     if path.exists():
         return checked(read_npz(path), source, str(path))
@@ -79,13 +79,13 @@ def load(name: Name, folder: Path, download: bool = True) -> Arrays:
         with tempfile.TemporaryDirectory() as scratch:
             arrays = checked(source.fetch(Path(scratch)), source, name)
     except Exception as error:
-        if isinstance(error, DataError) or of_machine(error):
+        if isinstance(error, DataError) or machine_error_hint(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"data: {name} was not found: looked for {path}, and the download failed ({reason}); {hint}"
         ) from error
-    with whole_file(path) as part, part.open("wb") as file:
+    with atomic_write(path) as part, part.open("wb") as file:
         np.savez(file, **arrays._asdict())
     return arrays
 
@@ -96,7 +96,7 @@ def read_npz(path: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as file:
             found = {key: file[key] for key in KEYS if key in file}
     except Exception as error:  # numpy, zipfile and zlib raise almost anything on a file that is no sound npz
-        if of_machine(error):
+        if machine_error_hint(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"data: {path} is damaged or no npz file ({reason})") from error
@@ -106,7 +106,7 @@ def read_npz(path: Path) -> Arrays:
     return Arrays(**found)
 
 
-def checked(arrays: Arrays, source: Source, origin: str) -> Arrays:
+def checked(arrays: Arrays, source: DatasetSpec, origin: str) -> Arrays:
     """``arrays`` with int64 labels, or a DataError that names what is wrong with them and their ``origin``."""
     found = []
     for split in ("train", "test"):
@@ -141,18 +141,18 @@ def _digits(_: Path) -> Arrays:
 
 def _torchvision(dataset: str) -> Callable[[Path], Arrays]:
     def fetch(scratch: Path) -> Arrays:
-        from smoothout.common.torchvision_compat import torchvision  # noqa: PLC0415  (not needed where the npz file is there)
+        from smoothout.common.torchvision_compat import import_torchvision  # noqa: PLC0415  (not needed where the npz file is there)
 
-        make = getattr(torchvision().datasets, dataset)
+        make = getattr(import_torchvision().datasets, dataset)
         train, test = (make(str(scratch), train=train, download=True) for train in (True, False))
         return Arrays(*(np.asarray(a) for a in (train.data, train.targets, test.data, test.targets)))
 
     return fetch
 
 
-SOURCES = {
-    Name.digits: Source((8, 8), 10, (1438, 359), _digits, embedded=True),
-    Name.mnist: Source((28, 28), 10, (60_000, 10_000), _torchvision("MNIST")),
-    Name.cifar10: Source((32, 32, 3), 10, (50_000, 10_000), _torchvision("CIFAR10")),
-    Name.cifar100: Source((32, 32, 3), 100, (50_000, 10_000), _torchvision("CIFAR100")),
+DATASETS = {
+    DatasetName.digits: DatasetSpec((8, 8), 10, (1438, 359), _digits, embedded=True),
+    DatasetName.mnist: DatasetSpec((28, 28), 10, (60_000, 10_000), _torchvision("MNIST")),
+    DatasetName.cifar10: DatasetSpec((32, 32, 3), 10, (50_000, 10_000), _torchvision("CIFAR10")),
+    DatasetName.cifar100: DatasetSpec((32, 32, 3), 100, (50_000, 10_000), _torchvision("CIFAR100")),
 }

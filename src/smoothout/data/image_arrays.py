@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from smoothout.common.enums import keep_members
+from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.errors import DataError
-from smoothout.common.rng import stream
+from smoothout.common.rng import make_generator
 from smoothout.data.augment import Augment, CropFlip
-from smoothout.data.datasets import SOURCES, Arrays, Name, load
+from smoothout.data.datasets import DATASETS, Arrays, DatasetName, load
 from smoothout.data.split import Split
 
-Half = tuple[NDArray[np.uint8], NDArray[np.int64]]
+ImagesAndLabels = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageArrays:
     """Which images, how they are normalised and augmented, how many of them, and what a training is tested on.
 
     Args:
@@ -39,7 +39,9 @@ class Images:
             on examples apply to the images that are left, and to those held out.
     """
 
-    name: Name
+    recorded_as: ClassVar[str] = "Images"
+
+    name: DatasetName
     mean: tuple[float, ...]
     std: tuple[float, ...]
     train_examples: int | None = None
@@ -50,14 +52,14 @@ class Images:
     resident: ClassVar[bool] = True  # on the device as a whole
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         check_numbers(self)
         if len(self.border) != 3 or not all(0 <= value <= 255 for value in self.border):
             raise ValueError(f"border: must be red, green and blue, each from 0 to 255, not {list(self.border)}")
 
-    def simplified(self) -> Images:
+    def canonicalized(self) -> ImageArrays:
         """The plainest settings with the same outcome: a border matters where images are cropped, and its channels."""
-        border = self.augmentation.border if self.augmentation else Images.border
+        border = self.augmentation.border if self.augmentation else ImageArrays.border
         return replace(self, border=border if len(border) == 3 else border * 3)
 
     @property
@@ -68,18 +70,18 @@ class Images:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
-        height, width, *channels = SOURCES[self.name].shape
+        height, width, *channels = DATASETS[self.name].shape
         return (channels[0] if channels else 1, height, width)
 
     @property
     def classes(self) -> int:
         """The number of classes."""
-        return SOURCES[self.name].classes
+        return DATASETS[self.name].classes
 
     @property
-    def usual_examples(self) -> tuple[int, int]:
+    def expected_sizes(self) -> tuple[int, int]:
         """How many training and test images there are to be expected, limits applied."""
-        return usual_examples(self, SOURCES[self.name].examples)
+        return expected_sizes(self, DATASETS[self.name].examples)
 
     def load(self, folder: Path, device: torch.device, download: bool = True) -> tuple[Split, Split, str]:
         """The training split, the test split and the fingerprint of the whole data set. Raises DataError."""
@@ -100,13 +102,13 @@ class Images:
         )
         return train, test
 
-    def _halves(self, arrays: Arrays) -> tuple[Half, Half]:
+    def _halves(self, arrays: Arrays) -> tuple[ImagesAndLabels, ImagesAndLabels]:
         """Images and labels to learn from, and to test on."""
         images, labels = arrays.x_train, arrays.y_train
         if self.held_out is None:
             return (images, labels), (arrays.x_test, arrays.y_test)
-        check_held_out(self.held_out, len(labels))
-        order = torch.randperm(len(labels), generator=stream(0, "held_out")).numpy()
+        check_validation_size(self.held_out, len(labels))
+        order = torch.randperm(len(labels), generator=make_generator(0, "held_out")).numpy()
         held, left = order[: self.held_out], np.sort(order[self.held_out :])
         return (images[left], labels[left]), (images[held], labels[held])
 
@@ -123,7 +125,7 @@ def check_numbers(data: Any) -> None:
             raise ValueError(f"{name}: must be null ({none}) or at least 1, not {value}")
 
 
-def usual_examples(data: Any, whole: tuple[int, int]) -> tuple[int, int]:
+def expected_sizes(data: Any, whole: tuple[int, int]) -> tuple[int, int]:
     """How many training and test images ``data`` uses of those that there are, ``whole``."""
     train, test = whole
     if data.held_out is not None:
@@ -131,7 +133,7 @@ def usual_examples(data: Any, whole: tuple[int, int]) -> tuple[int, int]:
     return min(train, data.train_examples or train), min(test, data.test_examples or test)
 
 
-def check_held_out(held_out: int, images: int) -> None:
+def check_validation_size(held_out: int, images: int) -> None:
     """Raise DataError unless ``held_out`` of so many training images leave some to learn from."""
     if held_out >= images:
         raise DataError(f"data.held_out: {held_out} leaves none of the {images} training images to learn")

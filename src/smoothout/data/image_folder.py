@@ -15,17 +15,17 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from smoothout.common.enums import keep_members
+from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.errors import DataError
-from smoothout.common.rng import stream
-from smoothout.common.torchvision_compat import torchvision
-from smoothout.data.crops import Crop, Cropping
-from smoothout.data.image_arrays import check_held_out, check_numbers, usual_examples
-from smoothout.data.prefetch import Pixels, Reader, checked, cores, decode
+from smoothout.common.rng import make_generator
+from smoothout.common.torchvision_compat import import_torchvision
+from smoothout.data.crops import Crop, CropTransform
+from smoothout.data.image_arrays import check_numbers, check_validation_size, expected_sizes
+from smoothout.data.prefetch import Pixels, PrefetchReader, available_cores, checked, decode
 from smoothout.data.split import Split, SplitBatches
 from smoothout.data.transfer import sent
 
-LARGEST = 250  # photographs in a batch that is only evaluated: more fill memory and are no faster
+MAX_EVAL_BATCH = 250  # photographs in a batch that is only evaluated: more fill memory and are no faster
 
 
 class Collection(StrEnum):
@@ -39,7 +39,7 @@ CLASSES = {Collection.imagenette: 10, Collection.imagenet: 1000}
 EXAMPLES = {Collection.imagenette: (9469, 3925), Collection.imagenet: (1_281_167, 50_000)}
 
 
-class Damaged(StrEnum):
+class OnCorrupt(StrEnum):
     """What is done about photographs that cannot be read."""
 
     stop = "stop"
@@ -47,7 +47,7 @@ class Damaged(StrEnum):
 
 
 @dataclass(frozen=True)
-class Photos:
+class ImageFolder:
     """Photographs in <data folder>/<name>/{train,val}/<class>/, as torchvision's ImageFolder and ImageNet have them.
 
     Rows are a split's files in one fixed order by chance, for folders are sorted by class; limits take the first so
@@ -71,6 +71,8 @@ class Photos:
         workers: threads that read ahead; None is one a core, 0 reads when asked. Changes nothing but speed.
     """
 
+    recorded_as: ClassVar[str] = "Photos"
+
     name: Collection
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -81,12 +83,12 @@ class Photos:
     short: int = 256
     draft: bool = False
     held_out: int | None = None
-    damaged: Damaged = field(default=Damaged.stop, metadata={"identity": False})
+    damaged: OnCorrupt = field(default=OnCorrupt.stop, metadata={"identity": False})
     workers: int | None = field(default=None, metadata={"identity": False})
     resident: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         check_numbers(self)
         if not 1 <= self.side <= self.short:
             raise ValueError(f"side, short: need 1 <= side <= short, not {self.side}, {self.short}")
@@ -94,13 +96,13 @@ class Photos:
             raise ValueError(f"workers: must be null (one a core) or a whole number >= 0, not {self.workers}")
 
     @property
-    def augmentation(self) -> Cropping | None:
+    def augmentation(self) -> CropTransform | None:
         """What a training does to its photographs."""
         return None if self.augment is Crop.none else self._cropping
 
     @property
-    def _cropping(self) -> Cropping:
-        return Cropping(self.augment, self.side, self.short)
+    def _cropping(self) -> CropTransform:
+        return CropTransform(self.augment, self.side, self.short)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -113,54 +115,56 @@ class Photos:
         return CLASSES[self.name]
 
     @property
-    def usual_examples(self) -> tuple[int, int]:
+    def expected_sizes(self) -> tuple[int, int]:
         """How many training and test photographs there are to be expected, limits applied."""
-        return usual_examples(self, EXAMPLES[self.name])
+        return expected_sizes(self, EXAMPLES[self.name])
 
-    def load(self, folder: Path, device: torch.device, download: bool = True) -> tuple[PhotoSplit, PhotoSplit, str]:
+    def load(
+        self, folder: Path, device: torch.device, download: bool = True
+    ) -> tuple[ImageFolderSplit, ImageFolderSplit, str]:
         """The training split, the test split and the fingerprint of the folders. Raises DataError.
 
         ``download`` is of no use: nobody may fetch ImageNet without an account.
         """
-        train, test = (found(self, folder / self.name / part) for part in ("train", "val"))
+        train, test = (find_images(self, folder / self.name / part) for part in ("train", "val"))
         if train.classes != test.classes:
             raise DataError(f"data: {folder / self.name}: train and val have other classes")
         fingerprint = fingerprint_of(folder / self.name, [*train.paths, *test.paths])
-        workers = cores() if self.workers is None else self.workers
-        if self.damaged is Damaged.skip:
-            train, test = (sound(files, workers) for files in (train, test))
+        workers = available_cores() if self.workers is None else self.workers
+        if self.damaged is OnCorrupt.skip:
+            train, test = (drop_corrupt(files, workers) for files in (train, test))
         if self.held_out is not None:
-            check_held_out(self.held_out, len(train.paths))
-            train, test = train.part(slice(self.held_out, None)), train.part(slice(self.held_out))
-        limited = (train.part(slice(self.train_examples)), test.part(slice(self.test_examples)))
-        splits = [PhotoSplit(files, self, self._cropping, workers, device) for files in limited]
+            check_validation_size(self.held_out, len(train.paths))
+            train, test = train.subset(slice(self.held_out, None)), train.subset(slice(self.held_out))
+        limited = (train.subset(slice(self.train_examples)), test.subset(slice(self.test_examples)))
+        splits = [ImageFolderSplit(files, self, self._cropping, workers, device) for files in limited]
         return splits[0], splits[1], fingerprint
 
 
-class Files(NamedTuple):
+class ImageFiles(NamedTuple):
     """Files of one split, row by row, their labels, and the classes' names in the labels' order."""
 
     paths: Sequence[Path]
     labels: Tensor
     classes: list[str]
 
-    def part(self, rows: slice) -> Files:
+    def subset(self, rows: slice) -> ImageFiles:
         """Some of the rows."""
         return self._replace(paths=self.paths[rows], labels=self.labels[rows])
 
 
-def found(data: Photos, folder: Path) -> Files:
+def find_images(data: ImageFolder, folder: Path) -> ImageFiles:
     """What ImageFolder finds in ``folder``, in an order by chance that depends on their number alone."""
     hint = f"it needs {data.classes} folders, one a class, with photographs in them"
     try:
-        tree = torchvision().datasets.ImageFolder(str(folder))
+        tree = import_torchvision().datasets.ImageFolder(str(folder))
     except FileNotFoundError as error:
         raise DataError(f"data: {data.name} was not found: looked into {folder}; {hint}") from error
     if len(tree.classes) != data.classes:
         raise DataError(f"data: {folder} has {len(tree.classes)} folders of classes; {hint}")
-    order = torch.randperm(len(tree.samples), generator=stream(0, "photographs"))
+    order = torch.randperm(len(tree.samples), generator=make_generator(0, "photographs"))
     paths = [Path(tree.samples[row][0]) for row in order.tolist()]
-    return Files(paths, torch.tensor(tree.targets)[order], tree.classes)
+    return ImageFiles(paths, torch.tensor(tree.targets)[order], tree.classes)
 
 
 def fingerprint_of(folder: Path, paths: Sequence[Path]) -> str:
@@ -175,7 +179,7 @@ def fingerprint_of(folder: Path, paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def sound(files: Files, workers: int) -> Files:
+def drop_corrupt(files: ImageFiles, workers: int) -> ImageFiles:
     """The rows whose files can be read; the others are named in a warning."""
     errors = checked(files.paths, workers)
     bad = [str(path) for path, error in zip(files.paths, errors, strict=True) if error]
@@ -185,22 +189,24 @@ def sound(files: Files, workers: int) -> Files:
     return files._replace(paths=[files.paths[row] for row in kept], labels=files.labels[kept])
 
 
-class PhotoSplit(Split):
+class ImageFolderSplit(Split):
     """Photographs of one split, read and decoded as they are asked for; in all else like ``Split``."""
 
     resident: ClassVar[bool] = False
 
-    def __init__(self, files: Files, data: Photos, cropping: Cropping, workers: int, device: torch.device) -> None:
+    def __init__(
+        self, files: ImageFiles, data: ImageFolder, cropping: CropTransform, workers: int, device: torch.device
+    ) -> None:
         self.labels = files.labels.to(device)
         self._files, self._cropping, self._draft = files, cropping, data.draft
         self._workers, self._device = workers, device
         self._normalise_by(data.mean, data.std)
         self._ahead = self._fresh_reader()
 
-    def take(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+    def gather(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The normalised centres and the labels of ``rows``."""
         chosen = torch.arange(len(self))[rows] if isinstance(rows, slice) else rows.cpu()
-        return self.normalised(self._ahead.take(chosen)), self.labels_of(chosen)
+        return self.normalize(self._ahead.take(chosen)), self.labels_of(chosen)
 
     def labels_of(self, rows: Tensor) -> Tensor:
         """The labels, on the device, of ``rows`` on the host; to index `labels` with them would wait for the device."""
@@ -208,57 +214,57 @@ class PhotoSplit(Split):
 
     def batches(self, size: int) -> SplitBatches:
         """All photographs in their own order, in batches of ``size``, or of fewer where these would fill memory."""
-        return SplitBatches(self, min(size, LARGEST))
+        return SplitBatches(self, min(size, MAX_EVAL_BATCH))
 
-    def first(self, examples: int | None) -> PhotoSplit:
+    def first(self, examples: int | None) -> ImageFolderSplit:
         """The first ``examples`` photographs (None: all)."""
         part = copy.copy(self)
-        part._files = self._files.part(slice(examples))
+        part._files = self._files.subset(slice(examples))
         part.labels, part._ahead = self.labels[:examples], part._fresh_reader()
         return part
 
-    def learnt(self, augmentation: Any, seed: int) -> PhotoExamples:
+    def training_view(self, augmentation: Any, seed: int) -> ImageFolderExamples:
         """What a training learns from; ``augmentation`` is a Cropping, or None for the centres."""
-        return PhotoExamples(self, self._reader(), augmentation or self._cropping, seed)
+        return ImageFolderExamples(self, self._reader(), augmentation or self._cropping, seed)
 
-    def read(self, row: int, out: Pixels, cropping: Cropping, generator: torch.Generator | None = None) -> None:
+    def read(self, row: int, out: Pixels, cropping: CropTransform, generator: torch.Generator | None = None) -> None:
         """A photograph's piece into ``out``: the centre, or one drawn from ``generator``. Raises DataError."""
-        cut = partial(cropping.piece, generator=generator)
+        cut = partial(cropping.sample_box, generator=generator)
         decode(self._files.paths[row], cut, out, draft=self._draft)
 
-    def _reader(self) -> Reader:
-        return Reader(self._cropping.side, self._workers, self._device)
+    def _reader(self) -> PrefetchReader:
+        return PrefetchReader(self._cropping.side, self._workers, self._device)
 
-    def _fresh_reader(self) -> Reader:
+    def _fresh_reader(self) -> PrefetchReader:
         reader = self._reader()
-        reader.expect(torch.arange(len(self)), partial(self.read, cropping=self._cropping))
+        reader.schedule(torch.arange(len(self)), partial(self.read, cropping=self._cropping))
         return reader
 
 
-class PhotoExamples:
+class ImageFolderExamples:
     """What a training learns from: photographs of which every epoch shows other pieces.
 
     A piece depends on ``seed``, the epoch and the photograph's row alone: on no order, batch or thread.
     """
 
-    def __init__(self, split: PhotoSplit, reader: Reader, cropping: Cropping, seed: int) -> None:
+    def __init__(self, split: ImageFolderSplit, reader: PrefetchReader, cropping: CropTransform, seed: int) -> None:
         self._split, self._reader, self._cropping, self._seed, self._epoch = split, reader, cropping, seed, 0
 
     def __len__(self) -> int:
         return len(self._split)
 
-    def at(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int) -> None:
         """Show other pieces: those of ``epoch``."""
         self._epoch = epoch
 
-    def awaited(self, order: Tensor, start: int) -> Tensor:
+    def prefetch(self, order: Tensor, start: int) -> Tensor:
         """Begin to read the photographs of ``order`` from place ``start`` on; row numbers stay on the host."""
-        self._reader.expect(order[start:], partial(self._read, self._epoch))
+        self._reader.schedule(order[start:], partial(self._read, self._epoch))
         return order
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised pieces, as this epoch shows them, and the labels of ``rows``."""
-        return self._split.normalised(self._reader.take(rows)), self._split.labels_of(rows)
+        return self._split.normalize(self._reader.take(rows)), self._split.labels_of(rows)
 
     def _read(self, epoch: int, row: int, out: Pixels) -> None:
-        self._split.read(row, out, self._cropping, stream(self._seed, "augment", epoch, row))
+        self._split.read(row, out, self._cropping, make_generator(self._seed, "augment", epoch, row))

@@ -19,15 +19,15 @@ from PIL import Image
 from torch import Tensor
 
 from smoothout.common.errors import DataError
-from smoothout.common.machine_errors import of_machine
-from smoothout.data.crops import Piece
+from smoothout.common.machine_errors import machine_error_hint
+from smoothout.data.crops import CropBox
 from smoothout.data.transfer import Transfer
 
 Pixels = NDArray[np.uint8]
 Decode = Callable[[int, Pixels], None]  # a row's photograph into an array (side, side, 3)
 
 
-def decode(path: Path, cut: Callable[[int, int], Piece], out: Pixels, *, draft: bool = False) -> None:
+def decode(path: Path, cut: Callable[[int, int], CropBox], out: Pixels, *, draft: bool = False) -> None:
     """A photograph's piece, resized with antialiasing to the square ``out``, (side, side, 3).
 
     Only the piece is resized. Within rounding it is torchvision's resize and crop; a resized crop's outermost pixels
@@ -54,14 +54,15 @@ def decode(path: Path, cut: Callable[[int, int], Piece], out: Pixels, *, draft: 
                 square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             pixels = np.asarray(square)
     except Exception as error:  # Pillow raises almost anything on what is no sound image
-        if of_machine(error):
+        if machine_error_hint(error):
             raise
         raise damaged(path, error) from error
     out[...] = pixels
 
 
-def _drafted(image: Image.Image, piece: Piece, side: int) -> float:
-    """Let ``image`` be decoded at the lowest resolution that gives ``piece`` twice its ``side``: 1, 1/2, 1/4 or 1/8.
+def _drafted(image: Image.Image, piece: CropBox, side: int) -> float:
+    """Let ``image`` be decoded at the lowest resolution that gives ``sample_box`` twice its ``side``: 1, 1/2, 1/4 or
+    1/8.
 
     Not once, for what follows must antialias: with twice, a network trained without drafts gave 1 answer in 100
     otherwise, and 1 in 20 with once (imagenette at 32 pixels).
@@ -79,7 +80,7 @@ def check(path: Path) -> DataError | None:
             image.draft("RGB", (1, 1))
             image.load()
     except Exception as error:
-        if of_machine(error):
+        if machine_error_hint(error):
             raise
         return damaged(path, error)
     return None
@@ -91,13 +92,13 @@ def damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"data: {path} is damaged ({reason}); data.damaged=skip leaves such photographs out")
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Cores for this process: those that it may use, shared with its neighbours of one torchrun."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-class Reader:
+class PrefetchReader:
     """Squares of photographs on a device, in an order that is known before they are asked for.
 
     The ring holds twice as many as are taken at once: while these are in use, threads decode the next ones. A CUDA
@@ -118,7 +119,7 @@ class Reader:
         self._decode: Decode = lambda row, out: None
         self._at, self._pending = 0, list[Future[None]]()
 
-    def expect(self, rows: Tensor, decode: Decode) -> None:
+    def schedule(self, rows: Tensor, decode: Decode) -> None:
         """From now on ``rows`` are taken in this order, each as ``decode`` makes it; their reading begins."""
         self._forget()
         self._rows, self._decode, self._at = rows.numpy(), decode, 0

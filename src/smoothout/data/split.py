@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from smoothout.common.rng import stream
+from smoothout.common.rng import make_generator
 from smoothout.data.augment import CropFlip
 
 
@@ -33,11 +33,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+    def gather(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The normalised images and the labels of ``rows``."""
-        return self.normalised(_rows(self.images, rows)), self.labels[rows]
+        return self.normalize(_rows(self.images, rows)), self.labels[rows]
 
-    def normalised(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """uint8 ``images``, (N, C, H, W), as this split's batches hold them."""
         return images.to(torch.float32, memory_format=self._layout).mul_(self._factor).sub_(self._offset)
 
@@ -51,15 +51,15 @@ class Split:
         part.images, part.labels = self.images[:examples], self.labels[:examples]
         return part
 
-    def laid_out(self, layout: torch.memory_format) -> Split:
+    def to_memory_format(self, layout: torch.memory_format) -> Split:
         """The same examples, whose batches lie in memory as ``layout`` says, sharing memory with this split."""
         other = copy.copy(self)
         other._layout = layout
         return other
 
-    def learnt(self, augmentation: Any, seed: int) -> Learnt:
+    def training_view(self, augmentation: Any, seed: int) -> TrainingView:
         """What a training of ``seed`` learns from; ``augmentation`` is of the kind that goes with these examples."""
-        return Examples(self, augmentation, seed)
+        return AugmentedExamples(self, augmentation, seed)
 
 
 def _rows(images: Tensor, rows: Tensor | slice) -> Tensor:
@@ -67,17 +67,17 @@ def _rows(images: Tensor, rows: Tensor | slice) -> Tensor:
     return images.index_select(0, rows) if isinstance(rows, Tensor) else images[rows]
 
 
-class Learnt(Protocol):
+class TrainingView(Protocol):
     """What the loop asks of that which a training learns from."""
 
     def __len__(self) -> int: ...
-    def at(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int) -> None:
         """Draw what happens to each image in ``epoch``."""
 
-    def awaited(self, order: Tensor, start: int) -> Tensor:
-        """Be told the ``order`` in which rows are taken, from ``start`` on; back on the device `take` wants."""
+    def prefetch(self, order: Tensor, start: int) -> Tensor:
+        """Be told the ``order`` in which rows are taken, from ``start`` on; back on the device `gather` wants."""
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised images, as this epoch shows them, and the labels of ``rows``."""
 
 
@@ -98,10 +98,10 @@ class SplitBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in self._starts:
-            yield self.split.take(slice(start, start + self.size))
+            yield self.split.gather(slice(start, start + self.size))
 
 
-class Examples:
+class AugmentedExamples:
     """What a training learns from: ``split``, of which ``augmentation`` makes other images every epoch.
 
     What happens to an image depends on ``seed``, the epoch and the image's row alone: on no order, batch or ghost
@@ -115,18 +115,18 @@ class Examples:
     def __len__(self) -> int:
         return len(self._split)
 
-    def at(self, epoch: int) -> None:
+    def set_epoch(self, epoch: int) -> None:
         """Draw what happens to each image in ``epoch``."""
         if self._augmentation:
-            self._draws.copy_(self._augmentation.draws(len(self._split), stream(self._seed, "augment", epoch)))
+            self._draws.copy_(self._augmentation.draws(len(self._split), make_generator(self._seed, "augment", epoch)))
 
-    def awaited(self, order: Tensor, start: int) -> Tensor:
+    def prefetch(self, order: Tensor, start: int) -> Tensor:
         """``order`` on the device: there is nothing to prepare."""
         return order.to(self._split.labels.device)
 
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised images, as this epoch shows them, and the labels of ``rows``."""
         if not self._augmentation:
-            return self._split.take(rows)
-        images = self._augmentation.applied(_rows(self._split.images, rows), self._draws[:, rows])
-        return self._split.normalised(images), self._split.labels[rows]
+            return self._split.gather(rows)
+        images = self._augmentation.apply(_rows(self._split.images, rows), self._draws[:, rows])
+        return self._split.normalize(images), self._split.labels[rows]

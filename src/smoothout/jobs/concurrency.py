@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from smoothout.jobs.job import Job
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.runtime import Runtime
 
 MARGIN = 1.2  # of the memory that the last training needed must be free before the next one begins
 
 
-class Queue:
+class JobQueue:
     """Jobs that wait, each once, in their order; one that could not be done yet may be put back."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
@@ -44,7 +44,7 @@ class Queue:
 
 
 @dataclass
-class Turn:
+class TrainingTurn:
     """One job among those that run at the same time.
 
     Args:
@@ -72,7 +72,7 @@ class Turn:
 
 
 @dataclass
-class Turns:
+class ConcurrencyLimit:
     """Decides which job may begin beside those that run. At most ``most`` run at the same time.
 
     Image folders, whose images are read and decoded on the way, are trained on alone: readers of several trainings
@@ -81,9 +81,9 @@ class Turns:
     because each leaves a workspace of cuBLAS behind for good.
     """
 
-    place: Workplace
+    place: Runtime
     most: int
-    _turns: dict[Job, Turn] = field(default_factory=dict)
+    _turns: dict[Job, TrainingTurn] = field(default_factory=dict)
     _free: list[Any] = field(default_factory=list)
     _needed: int = 0
 
@@ -107,7 +107,7 @@ class Turns:
         last = next(reversed(self._turns.values()))
         return last.settled and torch.cuda.mem_get_info(self._device)[0] > MARGIN * self._needed
 
-    def begin(self, job: Job) -> tuple[Turn, Workplace]:
+    def begin(self, job: Job) -> tuple[TrainingTurn, Runtime]:
         """The job's turn, and the place as it is for it: ``engine.together`` says how many run at the same time."""
         stream, reserved = None, 0
         if self._device is not None:
@@ -116,13 +116,13 @@ class Turns:
             self._collect()
             reserved = torch.cuda.memory_reserved(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
-        self._turns[job] = turn = Turn(stream, _updates_of_an_epoch(job), reserved)
+        self._turns[job] = turn = TrainingTurn(stream, _updates_of_an_epoch(job), reserved)
         place = self.place
-        return turn, place if self.most == place.turns else replace(
+        return turn, place if self.most == place.concurrent_trainings else replace(
             place, engine=replace(place.engine, together=self.most)
         )
 
-    def step(self, turn: Turn, *, worked: bool) -> None:
+    def step(self, turn: TrainingTurn, *, worked: bool) -> None:
         """Note that the job that has the turn made an update, or (``worked`` False) waits."""
         turn.waits = not worked
         turn.steps += worked
@@ -137,7 +137,7 @@ class Turns:
             self._free.append(turn.stream)
             self._collect()
 
-    def fewer(self) -> bool:
+    def reduce(self) -> bool:
         """Let fewer jobs run at the same time, after one of them ran out of memory; False when it was alone."""
         if self.most == 1:
             return False
@@ -163,10 +163,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _reads_on_the_way(job: Job) -> bool:
-    return not getattr(getattr(job.run.settings, "data", None), "resident", True)
+    return not getattr(getattr(job.training_job.settings, "data", None), "resident", True)
 
 
 def _updates_of_an_epoch(job: Job) -> int:
     """Of the training that the job is or looks at; 0 where there is none."""
-    setup = job.run.settings
+    setup = job.training_job.settings
     return setup.batch.updates(setup.data.usual_examples[0]) if hasattr(setup, "batch") else 0

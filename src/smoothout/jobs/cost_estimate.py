@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.runtime import Runtime
 
 
-class Costs:
+class RuntimeEstimator:
     """Estimates of what missing jobs would take on this device: from records of their like, else from the config."""
 
-    def __init__(self, place: Workplace) -> None:
+    def __init__(self, place: Runtime) -> None:
         self._seconds: dict[tuple[str, str, int], list[float]] = {}
-        for record in place.ledger.readable(Experiment.kind):
+        for record in place.records.iter_readable(Experiment.kind):
             on_cpu = record.environment["device"] == "cpu"
             if on_cpu == (place.device.type == "cpu") and record.outcome["curves"]["seconds"]:
                 labels = record.labels
@@ -25,17 +25,17 @@ class Costs:
 
     def hours(self, job: Job, epoch_seconds: float | None) -> float | None:
         """Hours that ``job`` would take; ``epoch_seconds`` is the config's estimate for all training examples."""
-        run = job.run.settings
+        run = job.training_job.settings
         if not isinstance(run, Experiment):
             return None
         labels = run.labels
         seen = self._seconds.get((labels["model"], labels["data"], labels["batch"]))
-        whole = replace(run.data, train_examples=None).usual_examples[0]
+        whole = replace(run.data, train_examples=None).expected_sizes[0]
         if not seen and epoch_seconds is None:
             return None
         example_seconds = statistics.median(seen) if seen else (epoch_seconds or 0.0) / whole
         if job.kind == Experiment.kind:
-            return float(run.schedule.epochs * run.data.usual_examples[0] * example_seconds / 3600)
-        sizes = run.data.usual_examples
+            return float(run.schedule.epochs * run.data.expected_sizes[0] * example_seconds / 3600)
+        sizes = run.data.expected_sizes
         passes: int = job.settings.evaluations(*sizes) * job.settings.examples_seen(*sizes)
         return passes * example_seconds / 3600

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from smoothout.results.digest import described, digest
+from smoothout.results.digest import canonical_settings, digest
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training (``settings`` is an Experiment), or an analysis of the trained runs ``inputs``."""
+    """A training (``settings`` is an Experiment), or an analysis of the trained runs ``dependencies``."""
 
     settings: Any
-    inputs: tuple[Job, ...] = ()
+    dependencies: tuple[Job, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -23,9 +23,9 @@ class Job:
         return str(self.settings.kind)
 
     @property
-    def run(self) -> Job:
+    def training_job(self) -> Job:
         """The training that it is, or the first of those that it looks at."""
-        return (self.inputs or (self,))[0]
+        return (self.dependencies or (self,))[0]
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -33,8 +33,8 @@ class Job:
         return {
             "kind": self.kind,
             "numerics": self.settings.numerics,
-            "settings": described(self.settings, defaults=False),
-            "inputs": [job.digest for job in self.inputs],
+            "settings": canonical_settings(self.settings, defaults=False),
+            "inputs": [job.digest for job in self.dependencies],
         }
 
     @cached_property
@@ -45,10 +45,10 @@ class Job:
     @property
     def name(self) -> str:
         """The record's name: a slug for people and eight digits of the digest."""
-        return f"{self.settings.slug(*(job.settings.slug() for job in self.inputs))}-{self.digest[:8]}"
+        return f"{self.settings.slug(*(job.settings.slug() for job in self.dependencies))}-{self.digest[:8]}"
 
 
-def with_inputs(jobs: Iterable[Job]) -> list[Job]:
+def with_dependencies(jobs: Iterable[Job]) -> list[Job]:
     """The ``jobs`` and the runs that they look at, each once, trainings first."""
-    unique = {job.digest: job for one in jobs for job in (*one.inputs, one)}
-    return sorted(unique.values(), key=lambda job: bool(job.inputs))
+    unique = {job.digest: job for one in jobs for job in (*one.dependencies, one)}
+    return sorted(unique.values(), key=lambda job: bool(job.dependencies))

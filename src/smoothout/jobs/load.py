@@ -7,17 +7,17 @@ from pathlib import Path
 
 from torch import nn
 
-from smoothout.analysis.jobs.base import Weights
-from smoothout.common.enums import choice
+from smoothout.analysis.jobs.base import WhichWeights
+from smoothout.common.enums import parse_enum
 from smoothout.config.compose import compose_config
-from smoothout.config.experiment import experiment
+from smoothout.config.experiment import build_experiment
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import network
-from smoothout.jobs.runtime import workplace
+from smoothout.jobs.runner import load_network
+from smoothout.jobs.runtime import build_runtime
 
 
 def trained(
-    overrides: Sequence[str], *, weights: Weights | str = Weights.best, configs: Path | str = "configs"
+    overrides: Sequence[str], *, weights: WhichWeights | str = WhichWeights.best, configs: Path | str = "configs"
 ) -> nn.Module:
     """The network of the run that ``train.py`` makes with the same ``overrides``, in evaluation mode.
 
@@ -33,6 +33,6 @@ def trained(
         SettingsError: or another error whose message is one line, for overrides that cannot be used or missing data.
         ValueError: for other ``weights``.
     """
-    which = choice(Weights, "weights", weights)
+    which = parse_enum(WhichWeights, "weights", weights)
     config = compose_config(Path(configs), "train", overrides)
-    return network(Job(experiment(config)), which, workplace(config))
+    return load_network(Job(build_experiment(config)), which, build_runtime(config))

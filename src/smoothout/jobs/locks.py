@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from smoothout.common import interrupts
 from smoothout.jobs.job import Job
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.runtime import Runtime
 from smoothout.results.records import Record, lock
 
 JobSteps = Generator[bool, None, Record]  # pauses after every update of a training, and (False) while it has to wait
@@ -23,10 +23,10 @@ def acquire(right: FileLock) -> Generator[bool, None, AbstractContextManager[Any
         with suppress(Timeout):
             held: AbstractContextManager[Any] = right.acquire(timeout=0)
             return held
-        interrupts.stop_if_asked()
+        interrupts.raise_if_interrupted()
         yield False
 
 
-def weights_lock(job: Job, place: Workplace) -> FileLock:
+def weights_lock(job: Job, place: Runtime) -> FileLock:
     """It lies beside the checkpoints, for several results folders may share them."""
     return lock(Path(place.folders.checkpoints), "checkpoints", f"weights-{job.digest[:8]}")

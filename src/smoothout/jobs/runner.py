@@ -9,10 +9,10 @@ from torch import nn
 
 from smoothout.common import interrupts, pass_cache, progress
 from smoothout.common.machine_errors import is_out_of_memory
-from smoothout.jobs.concurrency import Queue, Turn, Turns, forget_frames
+from smoothout.jobs.concurrency import ConcurrencyLimit, JobQueue, TrainingTurn, forget_frames
 from smoothout.jobs.job import Job
 from smoothout.jobs.locks import JobSteps, acquire
-from smoothout.jobs.lookup import recorded
+from smoothout.jobs.lookup import find_record
 from smoothout.jobs.outcomes import (
     analysis_outcome,
     measurement_outcome,
@@ -21,35 +21,39 @@ from smoothout.jobs.outcomes import (
     trained_network,
     training_outcome,
 )
-from smoothout.jobs.runtime import Workplace
-from smoothout.jobs.training_job import check, check_networks
-from smoothout.results.digest import described
+from smoothout.jobs.runtime import Runtime
+from smoothout.jobs.training_job import validate_analysis, validate_training
+from smoothout.results.digest import canonical_settings
 from smoothout.results.records import Record
 
 WAIT_SECONDS = 0.1  # between two looks at locks that others hold
 
 
-def ensure(job: Job, place: Workplace) -> Record:
+def get_or_run(job: Job, place: Runtime) -> Record:
     """The job's record; what is missing is made, inputs first, and what is there is never made twice."""
-    [(_, outcome)] = together([job], place.alone())
+    [(_, outcome)] = run_jobs([job], place.alone())
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
-def together(jobs: Iterable[Job], place: Workplace) -> Iterator[tuple[Job, Record | Exception]]:
-    """The records of ``jobs`` as they come, each made as ``ensure`` makes it; or why a job failed.
+def run_jobs(jobs: Iterable[Job], place: Runtime) -> Iterator[tuple[Job, Record | Exception]]:
+    """The records of ``jobs`` as they come, each made as ``get_or_run`` makes it; or why a job failed.
 
     As many trainings as the place's engine says, and as memory holds, take turns, update by update, each on a CUDA
     stream of its own: small networks leave most of a GPU idle. One that runs out of memory beside others is put back,
     and fewer run at the same time. When they are asked to stop, every one of them leaves its checkpoint behind.
     """
-    waiting, turns, active = Queue(jobs), Turns(place, place.turns), dict[Job, tuple[JobSteps, Turn]]()
+    waiting, turns, active = (
+        JobQueue(jobs),
+        ConcurrencyLimit(place, place.concurrent_trainings),
+        dict[Job, tuple[JobSteps, TrainingTurn]](),
+    )
     stopped: KeyboardInterrupt | None = None
     while True:
         while not stopped and turns.have_room() and (first := waiting.first()) is not None and turns.admits(first):
             turn, here = turns.begin(waiting.take())
-            active[first] = _making(first, here), turn
+            active[first] = _steps(first, here), turn
         if not active:
             break
         worked = False
@@ -65,14 +69,14 @@ def together(jobs: Iterable[Job], place: Workplace) -> Iterator[tuple[Job, Recor
                 outcome = done.value
             except KeyboardInterrupt as interrupt:
                 stopped = interrupt
-                if not interrupts.asked_to_stop():  # nobody told the others: they go on from their last checkpoints
+                if not interrupts.pending_signal():  # nobody told the others: they go on from their last checkpoints
                     active.clear()
                     break
             except Exception as error:
                 forget_frames(error)
                 outcome = error
             del active[job], making
-            if is_out_of_memory(outcome) and turns.fewer():
+            if is_out_of_memory(outcome) and turns.reduce():
                 waiting.put_back(job)
                 progress.console.print(f"{job.name}: no memory for it; again with at most {turns.most} at a time")
                 outcome = None
@@ -86,29 +90,29 @@ def together(jobs: Iterable[Job], place: Workplace) -> Iterator[tuple[Job, Recor
         raise stopped
 
 
-def refuse(job: Job, place: Workplace) -> None:
+def validate_job(job: Job, place: Runtime) -> None:
     """Find what is wrong with a training, or with an analysis and its runs, before anything is written or trained.
 
     Raises SettingsError, DataError or CheckpointError.
     """
-    check_networks(job)
-    for one in job.inputs or (job,):
-        check(one, place)
+    validate_analysis(job)
+    for one in job.dependencies or (job,):
+        validate_training(one, place)
 
 
-def _making(job: Job, place: Workplace) -> JobSteps:
-    record = recorded(job, place)
+def _steps(job: Job, place: Runtime) -> JobSteps:
+    record = find_record(job, place)
     if record is not None:
         return record
     summary = hasattr(job.settings, "from_records")  # of the input records alone
     of_machine = hasattr(job.settings, "measure")  # neither a training nor of one
     if not (summary or of_machine):
-        refuse(job, place)
+        validate_job(job, place)
     inputs = []
-    for one in job.inputs:
-        inputs.append((yield from _making(one, place)))
-    with (yield from acquire(place.ledger.lock(job.kind, job.digest))):
-        record = recorded(job, place)
+    for one in job.dependencies:
+        inputs.append((yield from _steps(one, place)))
+    with (yield from acquire(place.records.lock(job.kind, job.digest))):
+        record = find_record(job, place)
         if record is not None:
             return record
         started = time.perf_counter()
@@ -123,20 +127,20 @@ def _making(job: Job, place: Workplace) -> JobSteps:
             name=job.name,
             digest=job.digest,
             identity=job.identity,
-            settings=described(job.settings),
+            settings=canonical_settings(job.settings),
             labels=shared_labels([one.labels for one in inputs] or [job.settings.labels]),
             inputs=[one.name for one in inputs],
             outcome={"wall_seconds": time.perf_counter() - started, **outcome},
             environment=place.environment(),
         )
-        written = place.ledger.write(record)
-        pass_cache.forget(pass_cache_path(job, place))
+        written = place.records.write(record)
+        pass_cache.clear_pass_cache(pass_cache_path(job, place))
         return written
 
 
-def network(job: Job, which: str, place: Workplace) -> nn.Module:
-    """The same of a run whose record is there, or is made first. Raises what `ensure` raises."""
-    ensure(job, place)
+def load_network(job: Job, which: str, place: Runtime) -> nn.Module:
+    """The same of a run whose record is there, or is made first. Raises what `get_or_run` raises."""
+    get_or_run(job, place)
     steps = trained_network(job, which, place)
     while True:
         try:

@@ -12,31 +12,31 @@ import torch
 
 from smoothout.common.devices import built_for_gpus, why_no_gpu
 from smoothout.common.environment import environment
-from smoothout.common.errors import SettingsError
-from smoothout.common.progress import say
-from smoothout.config.build import build, typed
-from smoothout.results.digest import described
-from smoothout.results.records import Ledger
-from smoothout.training.distributed import Ranks, here
-from smoothout.training.engine import Engine, Launch, keep_memory
+from smoothout.common.errors import ConfigError
+from smoothout.common.progress import print_line
+from smoothout.config.build import build, validate
+from smoothout.results.digest import canonical_settings
+from smoothout.results.records import RecordStore
+from smoothout.training.distributed import ProcessGroup, current_ranks
+from smoothout.training.engine import Engine, Launch, tune_malloc
 
 
-def workplace(settings: dict[str, Any]) -> Workplace:
+def build_runtime(settings: dict[str, Any]) -> Runtime:
     """The place that the settings of configs/_place.yaml describe. Raises SettingsError."""
-    names = [field.name for field in dataclasses.fields(_Place)]
-    chosen = typed(_Place, {name: settings[name] for name in names if name in settings}, "")
+    names = [field.name for field in dataclasses.fields(_RuntimeSettings)]
+    chosen = validate(_RuntimeSettings, {name: settings[name] for name in names if name in settings}, "")
     if chosen.threads is not None:
         torch.set_num_threads(chosen.threads)
-    keep_memory()
+    tune_malloc()
     folders = build(settings.get("folders"), "folders", Folders)
-    engine, ranks = build(settings.get("engine"), "engine", Engine), here()
+    engine, ranks = build(settings.get("engine"), "engine", Engine), current_ranks()
     device = _device(chosen.device, ranks)
     seconds = chosen.checkpoint_seconds
-    return Workplace(folders, device, engine, chosen.download, chosen.tensorboard, seconds, ranks)
+    return Runtime(folders, device, engine, chosen.download, chosen.tensorboard, seconds, ranks)
 
 
 @dataclass(frozen=True)
-class _Place:
+class _RuntimeSettings:
     device: str
     threads: int | None
     download: bool
@@ -50,7 +50,7 @@ class _Place:
             raise ValueError(f"checkpoint_seconds: must be a number >= 0, not {self.checkpoint_seconds}")
 
 
-def _device(name: str, ranks: Ranks) -> torch.device:
+def _device(name: str, ranks: ProcessGroup) -> torch.device:
     device = _known(_automatic() if name == "auto" else name)
     if device.type == "cuda":
         _check_there(device)
@@ -59,15 +59,15 @@ def _device(name: str, ranks: Ranks) -> torch.device:
     try:
         return ranks.device(device)
     except ValueError as error:
-        raise SettingsError(str(error)) from error
+        raise ConfigError(str(error)) from error
 
 
 @cache  # a sweep's jobs share a process, and a line once is enough
 def _automatic() -> str:
     """CUDA where torch can use it; a build for GPUs that cannot says why."""
     reason = why_no_gpu()
-    if reason and built_for_gpus() and here().rank == 0:
-        say(f"device: cpu, for torch can use no GPU here: {reason}")
+    if reason and built_for_gpus() and current_ranks().rank == 0:
+        print_line(f"device: cpu, for torch can use no GPU here: {reason}")
     return "cpu" if reason else "cuda"
 
 
@@ -78,21 +78,21 @@ def _known(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is not None and device.type == "mps":
-        raise SettingsError(
+        raise ConfigError(
             "device: mps has no float64, in which trainings add up losses; take cpu"
             " (SmoothOut and AdaSmoothOut in a loop of your own work there)"
         )
     if device is None or device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
-        raise SettingsError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N")
+        raise ConfigError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N")
     return device
 
 
 def _check_there(device: torch.device) -> None:
     reason, count = why_no_gpu(), torch.cuda.device_count()
     if reason:
-        raise SettingsError(f"device: '{device}' is not here: {reason}")
+        raise ConfigError(f"device: '{device}' is not here: {reason}")
     if (device.index or 0) >= count:
-        raise SettingsError(f"device: '{device}' is not here; this machine has {count} CUDA devices, from cuda:0 on")
+        raise ConfigError(f"device: '{device}' is not here; this machine has {count} CUDA devices, from cuda:0 on")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Folders:
 
 
 @dataclass(frozen=True)
-class Workplace:
+class Runtime:
     """Where jobs run; nothing here changes what they are.
 
     Args:
@@ -130,12 +130,12 @@ class Workplace:
     download: bool = True
     tensorboard: bool = False
     checkpoint_seconds: float = 60.0
-    ranks: Ranks = dataclasses.field(default_factory=Ranks)
+    ranks: ProcessGroup = dataclasses.field(default_factory=ProcessGroup)
 
     @property
-    def ledger(self) -> Ledger:
+    def records(self) -> RecordStore:
         """The records."""
-        return Ledger(Path(self.folders.results))
+        return RecordStore(Path(self.folders.results))
 
     def environment(self, engine: Engine | None = None) -> dict[str, Any]:
         """What stands in a record about the place; ``engine`` is how a training was carried out there."""
@@ -143,16 +143,16 @@ class Workplace:
         if self.ranks.size > 1:
             found["processes"] = self.ranks.size
         if engine:
-            found["engine"] = described(engine)
+            found["engine"] = canonical_settings(engine)
         if engine and "gpu" in found:  # it is set while a graph is recorded alone
             found["gpu"]["cudnn_benchmark"] = engine.launch is Launch.graph
         return found
 
-    def alone(self) -> Workplace:
+    def alone(self) -> Runtime:
         """The same place for one job that nothing else runs beside."""
         return replace(self, engine=replace(self.engine, together=1))
 
     @property
-    def turns(self) -> int:
+    def concurrent_trainings(self) -> int:
         """How many trainings take turns on the device; several processes share one at a time."""
-        return 1 if self.ranks.size > 1 else self.engine.turns(self.device)
+        return 1 if self.ranks.size > 1 else self.engine.max_concurrent(self.device)

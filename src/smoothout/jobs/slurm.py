@@ -22,25 +22,25 @@ from submitit import AutoExecutor, JobEnvironment
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission, TorchDistributedEnvironment, as_completed
 
-from smoothout.common.errors import RecordError, SettingsError
-from smoothout.common.interrupts import interruptible
+from smoothout.common.errors import ConfigError, RecordError
+from smoothout.common.interrupts import defer_signals
 from smoothout.common.progress import console
 from smoothout.jobs.job import Job
-from smoothout.jobs.lookup import recorded
-from smoothout.jobs.runner import ensure, together
-from smoothout.jobs.runtime import Workplace, workplace
-from smoothout.jobs.training_job import follow
+from smoothout.jobs.lookup import find_record
+from smoothout.jobs.runner import get_or_run, run_jobs
+from smoothout.jobs.runtime import Runtime, build_runtime
+from smoothout.jobs.training_job import run_worker_rank
 from smoothout.results.records import Record
-from smoothout.training.distributed import here
+from smoothout.training.distributed import current_ranks
 
 Outcomes = Iterator[tuple[Job, Record | Exception]]
-Carrier = Callable[[Iterable[Job], Workplace], Outcomes]
-LOOK_SECONDS = 5.0  # between two looks at which of the cluster's jobs have ended
+JobRunner = Callable[[Iterable[Job], Runtime], Outcomes]
+POLL_SECONDS = 5.0  # between two looks at which of the cluster's jobs have ended
 T = TypeVar("T")
 _EXECUTORS = {"SlurmLauncher": "slurm", "LocalLauncher": "local"}
 
 
-def join_ranks() -> bool:
+def init_ranks_from_submitit() -> bool:
     """Where submitit started several processes as one job, tell torch which of them this is, as torchrun does.
 
     Returns whether it did.
@@ -53,21 +53,21 @@ def join_ranks() -> bool:
     return True
 
 
-def led(program: Callable[[], T]) -> T | None:
+def run_on_rank_zero(program: Callable[[], T]) -> T | None:
     """Run ``program``; of several processes that submitit started, the first runs it and the others follow."""
-    if not join_ranks():
+    if not init_ranks_from_submitit():
         return program()
-    ranks = here()
+    ranks = current_ranks()
     try:
         if ranks.rank == 0:
             return program()
-        follow(ranks)
+        run_worker_rank(ranks)
         return None
     finally:
-        ranks.part()
+        ranks.shutdown()
 
 
-def carrier(hydra: HydraConf, settings: dict[str, Any]) -> Carrier:
+def job_runner(hydra: HydraConf, settings: dict[str, Any]) -> JobRunner:
     """How missing jobs are made: by this process, or each as a job of the cluster that ``hydra/launcher=`` names.
 
     ``hydra`` is Hydra's own config, ``settings`` the program's. Raises SettingsError for a launcher that is no
@@ -77,11 +77,11 @@ def carrier(hydra: HydraConf, settings: dict[str, Any]) -> Carrier:
     target = resources.pop("_target_")
     launcher = target.rpartition(".")[2]
     if hydra.mode is RunMode.MULTIRUN or launcher == "BasicLauncher":
-        return together
+        return run_jobs
     if launcher not in _EXECUTORS:
-        raise SettingsError("hydra/launcher: must be slurm or slurm_nodes here; other launchers are for sweeps (-m)")
+        raise ConfigError("hydra/launcher: must be slurm or slurm_nodes here; other launchers are for sweeps (-m)")
     check_launcher(target)
-    return partial(handed_over, executor(_EXECUTORS[launcher], resources), MadeThere(settings))
+    return partial(run_on_slurm, executor(_EXECUTORS[launcher], resources), RemoteJob(settings))
 
 
 def executor(name: str, resources: dict[str, Any]) -> AutoExecutor:
@@ -94,19 +94,19 @@ def executor(name: str, resources: dict[str, Any]) -> AutoExecutor:
 
 
 @dataclass(frozen=True)
-class MadeThere:
+class RemoteJob:
     """What a cluster's job does: find or make one record, at the place that ``settings`` describe over there."""
 
     settings: dict[str, Any]
 
     def __call__(self, job: Job) -> Record | Exception | None:
         """The record, or why there is none; None in a process that follows."""
-        return led(partial(self._made, job))
+        return run_on_rank_zero(partial(self._made, job))
 
     def _made(self, job: Job) -> Record | Exception:
         try:
-            with interruptible():
-                return ensure(job, workplace(self.settings))
+            with defer_signals():
+                return get_or_run(job, build_runtime(self.settings))
         except Exception as error:
             traceback.print_exc()  # into the job's own log
             return error
@@ -116,15 +116,15 @@ class MadeThere:
         return DelayedSubmission(self, job)
 
 
-def handed_over(jobs_of: AutoExecutor, work: MadeThere, jobs: Iterable[Job], place: Workplace) -> Outcomes:
-    """Like `jobs.together`, but every job whose record is missing is a job of the cluster, all in one array.
+def run_on_slurm(jobs_of: AutoExecutor, work: RemoteJob, jobs: Iterable[Job], place: Runtime) -> Outcomes:
+    """Like `jobs.run_jobs`, but every job whose record is missing is a job of the cluster, all in one array.
 
     These go on when this process ends; the same command then finds their records, or waits for those that make them.
     """
     missing = []
     for job in jobs:
         try:
-            record = recorded(job, place)
+            record = find_record(job, place)
         except RecordError as error:
             yield job, error
         else:
@@ -137,7 +137,7 @@ def handed_over(jobs_of: AutoExecutor, work: MadeThere, jobs: Iterable[Job], pla
     handed = jobs_of.map_array(work, missing)
     by_id = {one.job_id: job for one, job in zip(handed, missing, strict=True)}
     console.print(f"handed over: {', '.join(f'{job.name} ({number})' for number, job in by_id.items())}", markup=False)
-    for one in as_completed(handed, poll_frequency=LOOK_SECONDS):
+    for one in as_completed(handed, poll_frequency=POLL_SECONDS):
         try:
             outcome = one.results()[0]  # of the process that leads
             assert outcome is not None
@@ -152,6 +152,6 @@ def check_launcher(target: str) -> None:
     Raises SettingsError.
     """
     if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
-        raise SettingsError("hydra/launcher: srun was not found; SLURM takes jobs from machines of its cluster alone")
-    if here().size > 1 and not target.endswith(".BasicLauncher"):
-        raise SettingsError("hydra/launcher: must be basic under torchrun, whose processes train together")
+        raise ConfigError("hydra/launcher: srun was not found; SLURM takes jobs from machines of its cluster alone")
+    if current_ranks().size > 1 and not target.endswith(".BasicLauncher"):
+        raise ConfigError("hydra/launcher: must be basic under torchrun, whose processes train together")

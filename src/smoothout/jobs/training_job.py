@@ -15,74 +15,72 @@ import torch
 from torch import nn
 
 from smoothout.common import interrupts, progress
-from smoothout.common.errors import CheckpointError, SettingsError
-from smoothout.common.files import make_room
-from smoothout.common.rng import address, stream
+from smoothout.common.errors import CheckpointError, ConfigError
+from smoothout.common.files import ensure_writable
+from smoothout.common.rng import derive_seed, make_generator
 from smoothout.config.experiment import Experiment
 from smoothout.data.split import Split
 from smoothout.jobs.job import Job
-from smoothout.jobs.runtime import Workplace
-from smoothout.nn.batchnorm import BatchNormStart, uniform_start
+from smoothout.jobs.runtime import Runtime
+from smoothout.nn.batchnorm import BatchNormInit, init_uniform_
 from smoothout.nn.parameters import BATCHNORM
 from smoothout.training import checkpoint
-from smoothout.training.checkpoint import Snapshot, StateDict
+from smoothout.training.checkpoint import StateDict, TrainingState
 from smoothout.training.cuda_graph import RecordingError
-from smoothout.training.distributed import Ranks
-from smoothout.training.engine import Engine, keep_memory
-from smoothout.training.trainer import Training
+from smoothout.training.distributed import ProcessGroup
+from smoothout.training.engine import Engine, tune_malloc
+from smoothout.training.trainer import Trainer
 
 
-def check(job: Job, place: Workplace) -> None:
+def validate_training(job: Job, place: Runtime) -> None:
     """Find what is wrong with a training's data, model, batch or checkpoint before anything is written."""
     setup: Experiment = job.settings
-    train_split, _, _ = data_of(setup, place)
+    train_split, _, _ = load_splits(setup, place)
     try:
-        setup.batch.fitting(len(train_split))
+        setup.batch.check_fits(len(train_split))
     except ValueError as error:
-        raise SettingsError(f"batch.{error}") from error
+        raise ConfigError(f"batch.{error}") from error
     try:
-        place.engine.resolved(place.device, setup.precision, recordable=_recordable(setup, place))
+        place.engine.resolved(place.device, setup.precision, recordable=_capturable(setup, place))
     except ValueError as error:
-        raise SettingsError(f"engine.{error}") from error
+        raise ConfigError(f"engine.{error}") from error
     model = _outline(setup)
     normalised = any(isinstance(module, BATCHNORM) for module in model.modules())
-    if normalised and setup.batch.smallest_piece(len(train_split)) == 1:
-        raise SettingsError(
-            "batch.size: the last (ghost) batch has 1 example, and BatchNorm needs 2; take another size"
-        )
-    path, snapshot = snapshot_of(job, place)
+    if normalised and setup.batch.smallest_ghost(len(train_split)) == 1:
+        raise ConfigError("batch.size: the last (ghost) batch has 1 example, and BatchNorm needs 2; take another size")
+    path, snapshot = load_snapshot(job, place)
     if snapshot is not None and _shapes(snapshot.model) != _shapes(model.state_dict()):
         raise CheckpointError(f"checkpoint: {path} holds the weights of another network; delete it to train anew")
-    if setup.batch.pieces < place.ranks.size and not _over(snapshot, setup):
-        raise SettingsError(
-            f"batch.ghost: an update of {setup.batch.pieces} ghost batch(es) cannot be shared by {place.ranks.size}"
-            " processes; take smaller ghost batches, a larger batch.multiplier, or fewer processes"
+    if setup.batch.ghosts_per_update < place.ranks.size and not _is_done(snapshot, setup):
+        raise ConfigError(
+            f"batch.ghost: an update of {setup.batch.ghosts_per_update} ghost batch(es) cannot be shared by"
+            f" {place.ranks.size} processes; take smaller ghost batches, a larger batch.multiplier, or fewer processes"
         )
 
 
-def _recordable(setup: Experiment, place: Workplace) -> bool:
+def _capturable(setup: Experiment, place: Runtime) -> bool:
     """Whether an update can be recorded as a CUDA graph, as far as settings tell; the training knows the rest."""
     copies = bool(setup.perturbation.a and setup.perturbation.copies)
-    return setup.optimizer.recordable and not copies and setup.data.resident and place.ranks.size == 1
+    return setup.optimizer.capturable and not copies and setup.data.resident and place.ranks.size == 1
 
 
-def _over(snapshot: Snapshot | None, setup: Experiment) -> bool:
+def _is_done(snapshot: TrainingState | None, setup: Experiment) -> bool:
     """Whether the training is done."""
     return snapshot is not None and (snapshot.epoch == setup.schedule.epochs or snapshot.diverged)
 
 
-def check_networks(job: Job) -> None:
+def validate_analysis(job: Job) -> None:
     """Find what an analysis cannot do with the networks of its runs before these are trained."""
-    if len({one.digest for one in job.inputs}) < len(job.inputs):
-        raise SettingsError("other: the second run is the first; say what is other about it, \"other=['seed=1']\"")
-    networks = [_outline(one.settings) for one in job.inputs]
+    if len({one.digest for one in job.dependencies}) < len(job.dependencies):
+        raise ConfigError("other: the second run is the first; say what is other about it, \"other=['seed=1']\"")
+    networks = [_outline(one.settings) for one in job.dependencies]
     shapes = [_shapes(network.state_dict()) for network in networks]
     if any(other != shapes[0] for other in shapes):
-        raise SettingsError("other: the second run's network must have the architecture of the first's")
+        raise ConfigError("other: the second run's network must have the architecture of the first's")
     columns = getattr(job.settings, "subspace", None)
     for weights in (sum(parameter.numel() for parameter in network.parameters()) for network in networks):
         if columns is not None and columns > weights:
-            raise SettingsError(f"analysis.subspace: {columns} is more than the {weights} weights of the network")
+            raise ConfigError(f"analysis.subspace: {columns} is more than the {weights} weights of the network")
 
 
 def _shapes(weights: StateDict) -> dict[str, torch.Size]:
@@ -95,69 +93,69 @@ def _outline(setup: Experiment) -> nn.Module:
         with torch.device("meta"):
             model: nn.Module = setup.model.build(setup.data.shape, setup.data.classes)
     except ValueError as error:
-        raise SettingsError(str(error)) from error
+        raise ConfigError(str(error)) from error
     return model
 
 
-def training(job: Job, place: Workplace) -> Generator[bool, None, Snapshot]:
+def train_job(job: Job, place: Runtime) -> Generator[bool, None, TrainingState]:
     """Train ``job`` to its end, from its checkpoint or from the start; yields after every update, returns the end.
 
     A training that is done is only read. When it is asked to stop it leaves a checkpoint behind and raises Interrupted.
     """
     setup: Experiment = job.settings
-    path, snapshot = snapshot_of(job, place)
-    if snapshot is not None and _over(snapshot, setup):
+    path, snapshot = load_snapshot(job, place)
+    if snapshot is not None and _is_done(snapshot, setup):
         return snapshot
-    train_split, _, fingerprint = data_of(setup, place)
+    train_split, _, fingerprint = load_splits(setup, place)
     if snapshot is not None and snapshot.data_sha256 not in (None, fingerprint):
         data = f"{setup.data.name} in {place.folders.data}"
         raise CheckpointError(f"checkpoint: {path} has seen other data than {data}; put that back, or delete it")
-    run = _begun(setup, place, snapshot)
+    run = _make_trainer(setup, place, snapshot)
     machines = snapshot.machines if snapshot else []
-    updates = setup.batch.updates(len(train_split))
-    make_room(path)
+    updates = setup.batch.updates_per_epoch(len(train_split))
+    ensure_writable(path)
     saved = time.monotonic()
 
-    def save(now: Snapshot) -> None:
+    def save(now: TrainingState) -> None:
         here = place.environment(run.engine)  # a training may have left CUDA graphs for eager updates
         now.machines, now.data_sha256 = machines + ([] if here in machines else [here]), fingerprint
         checkpoint.save(path, now, job.digest)
 
     done = snapshot.epoch * updates + snapshot.step if snapshot else 0
     bar = progress.Bar(job.name, setup.schedule.epochs * updates, done)
-    leading = place.ranks.leading(lambda: _order(setup, place, run.frozen()))
+    leading = place.ranks.broadcast_work(lambda: _assignment(setup, place, run.state()))
     with leading, bar, _tensorboard(job, place, snapshot.epoch if snapshot else 0) as log:
         for now in _updates(run):
             log(now)
-            bar.step(_note(now))
+            bar.step(_progress_note(now))
             stopping = place.ranks.agree_to_stop()
             if stopping or time.monotonic() - saved > place.checkpoint_seconds:
-                save(run.frozen())
+                save(run.state())
                 saved = time.monotonic()
             if stopping:  # a signal that the other ranks do not know of yet waits until they do
-                interrupts.stop_if_asked()
+                interrupts.raise_if_interrupted()
             yield True
-        end = run.frozen()
+        end = run.state()
         log(end)
     end.optimizer = {}
     save(end)
     return end
 
 
-def _updates(run: Training) -> Iterator[Snapshot]:
+def _updates(run: Trainer) -> Iterator[TrainingState]:
     """The training, update by update. Raises SettingsError where a CUDA graph is asked for and cannot be recorded."""
     try:
         yield from run
     except RecordingError as error:
-        raise SettingsError(f"engine.launch: graph: the update cannot be recorded ({error}); take auto") from error
+        raise ConfigError(f"engine.launch: graph: the update cannot be recorded ({error}); take auto") from error
 
 
-def _begun(setup: Experiment, place: Workplace, snapshot: Snapshot | None) -> Training:
+def _make_trainer(setup: Experiment, place: Runtime, snapshot: TrainingState | None) -> Trainer:
     """The training, ready to be iterated over. Raises SettingsError where the place cannot do what its engine says."""
-    train_split, test_split, _ = data_of(setup, place)
+    train_split, test_split, _ = load_splits(setup, place)
     try:
-        return Training(
-            fresh_model(setup, place),
+        return Trainer(
+            init_model(setup, place),
             train_split,
             test_split,
             optimizer=setup.optimizer,
@@ -173,57 +171,57 @@ def _begun(setup: Experiment, place: Workplace, snapshot: Snapshot | None) -> Tr
         )
     except ValueError as error:
         of_engine = str(error).partition(":")[0] in {field.name for field in fields(Engine)}
-        raise SettingsError(f"engine.{error}" if of_engine else str(error)) from error
+        raise ConfigError(f"engine.{error}" if of_engine else str(error)) from error
 
 
-class Order(NamedTuple):
+class TrainingAssignment(NamedTuple):
     """What the other ranks have to know to do their share of a training: ``threads`` are torch's, of each process."""
 
     setup: Experiment
-    place: Workplace
+    place: Runtime
     threads: int
-    snapshot: Snapshot
+    snapshot: TrainingState
 
 
-def _order(setup: Experiment, place: Workplace, snapshot: Snapshot) -> Order:
-    anywhere = replace(place, ranks=Ranks(), device=torch.device(place.device.type))
-    return Order(setup, anywhere, torch.get_num_threads(), snapshot)
+def _assignment(setup: Experiment, place: Runtime, snapshot: TrainingState) -> TrainingAssignment:
+    anywhere = replace(place, ranks=ProcessGroup(), device=torch.device(place.device.type))
+    return TrainingAssignment(setup, anywhere, torch.get_num_threads(), snapshot)
 
 
-def follow(ranks: Ranks) -> None:
+def run_worker_rank(ranks: ProcessGroup) -> None:
     """Do this rank's share of every training that rank 0 leads, until that one's program ends; nothing is written."""
-    keep_memory()
-    with interrupts.interruptible(), warnings.catch_warnings():
+    tune_malloc()
+    with interrupts.defer_signals(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rank 0 says it
-        for setup, place, threads, snapshot in ranks.orders():
+        for setup, place, threads, snapshot in ranks.receive_work():
             torch.set_num_threads(threads)
             here = replace(place, ranks=ranks, device=ranks.device(place.device))
             snapshot.sums = snapshot.sums.to(here.device)
-            for _ in _begun(setup, here, snapshot):
+            for _ in _make_trainer(setup, here, snapshot):
                 if ranks.agree_to_stop():
                     break
 
 
-def checkpoint_path(job: Job, place: Workplace) -> Path:
+def checkpoint_path(job: Job, place: Runtime) -> Path:
     """Where the training's checkpoint lies, whether it is there or not; names for people may have changed since."""
     folder = Path(place.folders.checkpoints)
     return next(iter(sorted(folder.glob(f"*-{job.digest[:8]}.pt"))), folder / f"{job.name}.pt")
 
 
-def snapshot_of(job: Job, place: Workplace) -> tuple[Path, Snapshot | None]:
+def load_snapshot(job: Job, place: Runtime) -> tuple[Path, TrainingState | None]:
     """Where the training's checkpoint lies, and what is in it."""
     path = checkpoint_path(job, place)
     return path, checkpoint.load(path, job.digest, place.device) if path.exists() else None
 
 
-def _note(now: Snapshot) -> str:
+def _progress_note(now: TrainingState) -> str:
     if not now.epoch:
         return ""
     return f"epoch {now.epoch}: test {100 * now.curves['test_accuracy'][-1]:.2f}%, {now.curves['seconds'][-1]:.1f} s"
 
 
 @contextmanager
-def _tensorboard(job: Job, place: Workplace, done: int) -> Iterator[Callable[[Snapshot], None]]:
+def _tensorboard(job: Job, place: Runtime, done: int) -> Iterator[Callable[[TrainingState], None]]:
     """A function that writes the epochs that are new in a snapshot; ``done`` were written before."""
     if not place.tensorboard:
         yield lambda now: None
@@ -236,7 +234,7 @@ def _tensorboard(job: Job, place: Workplace, done: int) -> Iterator[Callable[[Sn
         return
     written = done
 
-    def log(now: Snapshot) -> None:
+    def log(now: TrainingState) -> None:
         nonlocal written
         while written < now.epoch:
             for name, values in now.curves.items():
@@ -248,22 +246,22 @@ def _tensorboard(job: Job, place: Workplace, done: int) -> Iterator[Callable[[Sn
         yield log
 
 
-def fresh_model(setup: Experiment, place: Workplace) -> nn.Module:
+def init_model(setup: Experiment, place: Runtime) -> nn.Module:
     """The network at its start: the same for the same seed, whatever the method."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(address(setup.seed, "start"))
+        torch.manual_seed(derive_seed(setup.seed, "start"))
         model: nn.Module = setup.model.build(setup.data.shape, setup.data.classes)
-    if setup.batchnorm_start is BatchNormStart.uniform and not setup.model.sets_batchnorm_start:
-        uniform_start(model, stream(setup.seed, "batchnorm"))
-    layout = place.engine.laid_out(place.device, setup.precision)
+    if setup.batchnorm_start is BatchNormInit.uniform and not setup.model.initializes_batchnorm:
+        init_uniform_(model, make_generator(setup.seed, "batchnorm"))
+    layout = place.engine.resolve_memory_format(place.device, setup.precision)
     return layout.applied_to(model.to(place.device))
 
 
-def data_of(setup: Experiment, place: Workplace) -> tuple[Split, Split, str]:
+def load_splits(setup: Experiment, place: Runtime) -> tuple[Split, Split, str]:
     """The training split, the test split, and the fingerprint of the data set."""
     train_split, test_split, fingerprint = _load(setup.data, Path(place.folders.data), place.device, place.download)
-    layout = place.engine.laid_out(place.device, setup.precision).memory_format
-    return train_split.laid_out(layout), test_split.laid_out(layout), fingerprint
+    layout = place.engine.resolve_memory_format(place.device, setup.precision).memory_format
+    return train_split.to_memory_format(layout), test_split.to_memory_format(layout), fingerprint
 
 
 @lru_cache(maxsize=2)

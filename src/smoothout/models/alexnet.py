@@ -21,7 +21,7 @@ class AlexNet:
         dropout: chance that a number is dropped; 0 in the published runs with AdaSmoothOut.
     """
 
-    sets_batchnorm_start: ClassVar[bool] = False
+    initializes_batchnorm: ClassVar[bool] = False
 
     dropout: float = 0.5
     name: str = field(default="alexnet", metadata={"identity": False})

@@ -16,7 +16,7 @@ class MLP:
     F1 on MNIST has width 512, depth 5 and 1,462,794 parameters.
     """
 
-    sets_batchnorm_start: ClassVar[bool] = False
+    initializes_batchnorm: ClassVar[bool] = False
 
     width: int = 512
     depth: int = 5

@@ -24,7 +24,7 @@ class ResNet:
         depth: 6n + 2: 20, 32, 44, 56, 110, ...
     """
 
-    sets_batchnorm_start: ClassVar[bool] = True
+    initializes_batchnorm: ClassVar[bool] = True
 
     depth: int = 44
     name: str = field(default="resnet", metadata={"identity": False})

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from smoothout.common.torchvision_compat import torchvision
+from smoothout.common.torchvision_compat import import_torchvision
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class ResNet18:
     Parameters for 1000 classes: 11,689,512.
     """
 
-    sets_batchnorm_start: ClassVar[bool] = True
+    initializes_batchnorm: ClassVar[bool] = True
 
     name: str = field(default="resnet18", metadata={"identity": False})
 
@@ -26,5 +26,5 @@ class ResNet18:
         """A freshly initialised network for images of ``shape`` (3, height, width)."""
         if shape[0] != 3:
             raise ValueError(f"model: torchvision's ResNet18 takes images of 3 channels, not {shape[0]}")
-        model: nn.Module = torchvision().models.resnet18(num_classes=classes)
+        model: nn.Module = import_torchvision().models.resnet18(num_classes=classes)
         return model

@@ -17,7 +17,7 @@ class Shallow:
     program behind the published numbers has stride 1. Parameters: C1 1,388,490; C3 1,405,860.
     """
 
-    sets_batchnorm_start: ClassVar[bool] = False
+    initializes_batchnorm: ClassVar[bool] = False
 
     dropout: float = 0.5
     name: str = field(default="shallow", metadata={"identity": False})

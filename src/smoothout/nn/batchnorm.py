@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from smoothout.nn.parameters import BATCHNORM, modes_kept
+from smoothout.nn.parameters import BATCHNORM, preserve_training_mode
 
 
-class BatchNormStart(StrEnum):
+class BatchNormInit(StrEnum):
     """The start of BatchNorm's weight: 1, today's default, or U(0, 1), PyTorch's default in early 2018."""
 
     one = "one"
@@ -22,7 +22,7 @@ class BatchNormStart(StrEnum):
 
 
 @torch.no_grad()
-def uniform_start(model: nn.Module, generator: torch.Generator) -> None:
+def init_uniform_(model: nn.Module, generator: torch.Generator) -> None:
     """Draw the weight of every BatchNorm layer of ``model`` from U(0, 1), in place."""
     for module in model.modules():
         if isinstance(module, BATCHNORM) and module.affine:
@@ -30,7 +30,7 @@ def uniform_start(model: nn.Module, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def recompute_averages(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+def recalibrate_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Replace every running average of ``model`` by the mean over ``batches`` of the batches' own statistics, in place.
 
     One pass in which BatchNorm layers alone are in training mode: dropout, which widens what a layer sees, is off. Each
@@ -42,11 +42,11 @@ def recompute_averages(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]
     momenta, hooks = [layer.momentum for layer in layers], []
     index = -1
     try:
-        with modes_kept(model):
+        with preserve_training_mode(model):
             model.eval()
             for index, (inputs, _) in enumerate(batches):
                 if index == 0:
-                    hooks = [_average_plainly(layer.train()) for layer in layers]
+                    hooks = [_use_cumulative_average(layer.train()) for layer in layers]
                 model(inputs)
         if index < 0:
             raise ValueError("batches: there must be at least one")
@@ -57,7 +57,7 @@ def recompute_averages(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]
             layer.momentum = momentum
 
 
-def _average_plainly(layer: Any) -> RemovableHandle:
+def _use_cumulative_average(layer: Any) -> RemovableHandle:
     """Let the running averages of ``layer`` begin again, as plain means over its calls.
 
     ``momentum=None`` asks torch for the same, but then every call reads its own number back from the device.

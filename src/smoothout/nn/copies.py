@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from smoothout.common.rng import stream
+from smoothout.common.rng import make_generator
 from smoothout.nn.perturbation import SmoothOut
 
 
@@ -57,7 +57,7 @@ class _Copy:
 
     def __enter__(self) -> SmoothOut:
         own = self.context.generator
-        self.context.generator = stream(self.seed, "copy", self.index, device=self.context.device)
+        self.context.generator = make_generator(self.seed, "copy", self.index, device=self.context.device)
         try:
             return self.context.__enter__()
         finally:

@@ -29,11 +29,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from smoothout.common.enums import choice
+from smoothout.common.enums import parse_enum
 from smoothout.common.estimates import Estimate
 from smoothout.nn.flat import filter_lengths, segment_sums
 from smoothout.nn.parameters import filter_norms
-from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
 
 Variance = float | Tensor
 
@@ -41,8 +41,8 @@ Variance = float | Tensor
 class SteinTrace(NamedTuple):
     """One draw's estimates, float64 on the device: of the whole trace, (), and each tensor's part of it, (k,)."""
 
-    whole: Tensor
-    parts: Tensor
+    total: Tensor
+    per_tensor: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TraceResult:
     """Means over ``count`` draws with standard errors: of the whole trace and of each layer's diagonal block."""
 
     count: int
-    whole: Estimate
+    total: Estimate
     layers: dict[str, Estimate]
 
 
@@ -92,8 +92,8 @@ def noise_variances(
     weights: Sequence[Tensor],
     a: float | Tensor,
     *,
-    law: Law | str = Law.uniform,
-    scaling: Scaling | str = Scaling.none,
+    law: NoiseDistribution | str = NoiseDistribution.uniform,
+    scaling: NoiseScaling | str = NoiseScaling.none,
 ) -> list[Variance]:
     """The variance of one number of SmoothOut's noise of strength ``a``, for each of the clean ``weights``.
 
@@ -104,10 +104,10 @@ def noise_variances(
     Raises:
         ValueError: for an unknown law or scaling.
     """
-    law, scaling = choice(Law, "law", law), choice(Scaling, "scaling", scaling)
-    if scaling == Scaling.none:
+    law, scaling = parse_enum(NoiseDistribution, "law", law), parse_enum(NoiseScaling, "scaling", scaling)
+    if scaling == NoiseScaling.none:
         return [a * a * law.variance for _ in weights]
-    if scaling == Scaling.weight:
+    if scaling == NoiseScaling.weight:
         return [(a * w.detach()) ** 2 * law.variance for w in weights]
     return [(a * filter_norms(w)) ** 2 / (w.shape[1:].numel() if w.dim() > 1 else 1) for w in weights]
 
@@ -125,8 +125,16 @@ class FlatSteinTrace:
         scaling: of the noise.
     """
 
-    def __init__(self, weights: Sequence[Tensor], law: Law | str = Law.uniform, scaling: Scaling | str = Scaling.none):
-        self._law, self._scaling = choice(Law, "law", law), choice(Scaling, "scaling", scaling)
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        law: NoiseDistribution | str = NoiseDistribution.uniform,
+        scaling: NoiseScaling | str = NoiseScaling.none,
+    ):
+        self._law, self._scaling = (
+            parse_enum(NoiseDistribution, "law", law),
+            parse_enum(NoiseScaling, "scaling", scaling),
+        )
         device, lengths = weights[0].device, [filter_lengths(weight) for weight in weights]
         sizes = torch.cat(lengths)
         self._sizes = sizes.to(device, torch.float64)  # numbers of each filter
@@ -139,21 +147,21 @@ class FlatSteinTrace:
 
         Args:
             theta: the noise, (n,).
-            gradient: of the loss under that noise, (n,), over ``ghosts``.
+            gradient: of the loss under that noise, (n,), over ``ghosts_per_batch``.
             weight: the clean weights, (n,).
             a: the noise's strength.
             ghosts: what the gradient was divided by.
         """
         products = (theta * gradient).double()
-        unit = a * (a * ((1.0 if self._scaling is Scaling.filter else self._law.variance) / ghosts))
-        if self._scaling is Scaling.weight:
+        unit = a * (a * ((1.0 if self._scaling is NoiseScaling.filter else self._law.variance) / ghosts))
+        if self._scaling is NoiseScaling.weight:
             products /= _above_0(weight.double().square() * unit)
         sums = segment_sums(products, self._filters)
-        if self._scaling is Scaling.filter:
+        if self._scaling is NoiseScaling.filter:
             sums *= self._sizes
             sums /= _above_0(segment_sums(weight.double().square(), self._filters) * unit)
         parts = segment_sums(sums, self._tensors)
-        return parts / unit if self._scaling is Scaling.none else parts
+        return parts / unit if self._scaling is NoiseScaling.none else parts
 
 
 def _above_0(variances: Tensor) -> Tensor:
@@ -185,7 +193,7 @@ class RunningTrace:
     @torch.no_grad()
     def add(self, draw: SteinTrace) -> None:
         """Count one more draw."""
-        self.add_parts(draw.parts)
+        self.add_parts(draw.per_tensor)
 
     @torch.no_grad()
     def add_parts(self, parts: Tensor) -> None:
@@ -209,7 +217,7 @@ class RunningTrace:
         """The tensors that it changes."""
         return [self._count, self._mean, self._squares]
 
-    def taken(self) -> dict[str, Any]:
+    def pop_epoch(self) -> dict[str, Any]:
         """The estimates so far as plain numbers of six digits, [mean, standard error]; then it begins anew.
 
         Without a draw both are nan.
@@ -229,21 +237,22 @@ class RunningTrace:
     def _errors(self) -> Tensor:
         return (self._squares / (self._count - 1) / self._count).sqrt()  # nan for fewer than two draws
 
-    def state(self) -> dict[str, Any]:
-        """All of it as plain numbers, for JSON; `load` takes it back without loss. Waits for the device."""
+    def state_dict(self) -> dict[str, Any]:
+        """All of it as plain numbers, for JSON; `load_state_dict` takes it back without loss. Waits for the device."""
         sums = {"mean": self._mean.tolist(), "squares": self._squares.tolist()}
         return {"layers": list(self.layers), "count": int(self._count.item()), **sums}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from a ``state``, on this object's device. Raises ValueError for other layers."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``, on this object's device. Raises ValueError for other layers."""
         if state["layers"] != self.layers:
             raise ValueError(f"layers {state['layers']} are not this trace's {self.layers}")
         for tensor, value in ((self._count, "count"), (self._mean, "mean"), (self._squares, "squares")):
             tensor.copy_(torch.tensor(state[value], dtype=torch.float64))
 
 
-def thinned(epochs: Sequence[dict[str, Any]], kept: int = 11) -> list[dict[str, Any]]:
-    """The estimates of each epoch (`RunningTrace.taken`), the layers' in ``kept`` of them: a record stays small.
+def thin_epochs(epochs: Sequence[dict[str, Any]], kept: int = 11) -> list[dict[str, Any]]:
+    """The estimates of each epoch (`RunningTrace.pop_epoch`), the layers' in ``kept`` of them: a record
+    stays small.
 
     These are evenly spaced, the first and the last epoch among them.
     """

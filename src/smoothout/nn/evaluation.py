@@ -9,36 +9,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.common.pass_cache import passed
-from smoothout.nn.parameters import flatten, in_float64, modes_kept
+from smoothout.common.pass_cache import cached_pass
+from smoothout.nn.parameters import in_float64, parameters_to_vector, preserve_training_mode
 
-AddUp = Callable[[Tensor], None]
+AllReduce = Callable[[Tensor], None]
 
 
-def evaluation_batch(device: torch.device) -> int:
+def eval_batch_size(device: torch.device) -> int:
     """Examples in a batch that is only evaluated: what a CPU's caches hold, and few launches elsewhere."""
     return 1000 if device.type == "cpu" else 5000
 
 
-class Measured(NamedTuple):
+class EvalResult(NamedTuple):
     """Mean cross entropy (nats) and accuracy (a share in [0, 1]) over all examples of a split."""
 
     loss: float
     accuracy: float
 
 
-class Counting(Protocol):
+class MetricAccumulator(Protocol):
     """Adds up what a network answers, batch by batch."""
 
-    def add(self, outputs: Any, targets: Any, inputs: Any) -> None: ...  # noqa: D102
-    def measured(self, add_up: AddUp = ...) -> Measured: ...  # noqa: D102
+    def update(self, outputs: Any, targets: Any, inputs: Any) -> None: ...  # noqa: D102
+    def compute(self, add_up: AllReduce = ...) -> EvalResult: ...  # noqa: D102
 
 
-class Tally:
+class ClassificationMetrics:
     """Loss and right answers, added up on the device batch by batch; every example has the same weight.
 
     Losses are added up in float64, on the CPU where the device has none. Labels are looked at as they are added up:
-    that some are no class is said by `measured`, which waits for the device, once.
+    that some are no class is said by `compute`, which waits for the device, once.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Tally:
         self._classes: Tensor | int = 0  # labels that are one
         self._examples = 0
 
-    def add(self, logits: Tensor, labels: Tensor, inputs: object = None) -> None:
+    def update(self, logits: Tensor, labels: Tensor, inputs: object = None) -> None:
         """Count a batch: ``logits`` of shape (examples, classes), ``labels`` of shape (examples,), else ValueError."""
         tensors = isinstance(logits, Tensor) and isinstance(labels, Tensor)
         if not tensors or logits.dim() != 2 or labels.shape != logits.shape[:1]:
@@ -65,12 +65,12 @@ class Tally:
         self._classes = self._classes + ((labels >= 0) & (labels < logits.shape[1])).sum()
         self._examples += len(labels)
 
-    def measured(self, add_up: AddUp = lambda sums: None) -> Measured:
-        """The means so far, of all ranks whose sums ``add_up`` adds up.
+    def compute(self, add_up: AllReduce = lambda sums: None) -> EvalResult:
+        """The means so far, of all ranks whose sums ``all_reduce`` adds up.
 
         Raises ValueError when nothing was counted, and for labels that are no class, as the -100 that torch ignores.
         """
-        found = flatten([torch.as_tensor(each) for each in (self._loss, self._correct, self._classes)])
+        found = parameters_to_vector([torch.as_tensor(each) for each in (self._loss, self._correct, self._classes)])
         sums = torch.tensor([*found.tolist(), self._examples], dtype=torch.float64)
         add_up(sums)
         loss, correct, classes, examples = sums.tolist()
@@ -78,7 +78,7 @@ class Tally:
             raise ValueError("nothing to evaluate: the split is empty")
         if classes < examples:
             raise ValueError(f"batches: {examples - classes:.0f} labels are no class of the logits; leave these out")
-        return Measured(loss / examples, correct / examples)
+        return EvalResult(loss / examples, correct / examples)
 
 
 def _form(given: object) -> str:
@@ -89,22 +89,22 @@ def _form(given: object) -> str:
 def evaluate(
     model: nn.Module,
     batches: Iterable[tuple[Any, Any]],
-    add_up: AddUp = lambda sums: None,
-    tally: Callable[[], Counting] = Tally,
-) -> Measured:
+    add_up: AllReduce = lambda sums: None,
+    tally: Callable[[], MetricAccumulator] = ClassificationMetrics,
+) -> EvalResult:
     """Measure ``model`` in evaluation mode over ``batches`` of (inputs, labels); its mode is given back afterwards.
 
-    Where ranks share the batches, ``add_up`` replaces a tensor by its sum over ranks. ``tally`` makes what counts.
+    Where ranks share the batches, ``all_reduce`` replaces a tensor by its sum over ranks. ``tally`` makes what counts.
 
     Raises ValueError when there is no example, and for what is no classifier of single labels.
     """
 
     def measured() -> Tensor:
         counted = tally()
-        with modes_kept(model):
+        with preserve_training_mode(model):
             model.eval()
             for inputs, labels in batches:
-                counted.add(model(inputs), labels, inputs)
-        return torch.tensor(counted.measured(add_up), dtype=torch.float64)
+                counted.update(model(inputs), labels, inputs)
+        return torch.tensor(counted.compute(add_up), dtype=torch.float64)
 
-    return Measured(*passed(measured).tolist())
+    return EvalResult(*cached_pass(measured).tolist())

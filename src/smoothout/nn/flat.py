@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from smoothout.nn.parameters import by_kind
+from smoothout.nn.parameters import group_by_dtype_and_device
 
 
 class FlatBuffers:
@@ -25,15 +25,15 @@ class FlatBuffers:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.groups = [FlatGroup(tensors, members) for members in by_kind(tensors).values()]
+        self.groups = [FlatGroup(tensors, members) for members in group_by_dtype_and_device(tensors).values()]
         self.views = self._in_order([group.views for group in self.groups])
 
-    def laid_out(self) -> list[Tensor]:
+    def with_strides(self) -> list[Tensor]:
         """What the room holds as tensors with the strides of the given ones (dense ones, where these are).
 
         Views where the order in memory is the logical one; the others are copied by one gather a group.
         """
-        return self._in_order([group.laid_out() for group in self.groups])
+        return self._in_order([group.with_strides() for group in self.groups])
 
     def _in_order(self, grouped: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         of = {
@@ -87,7 +87,7 @@ class FlatGroup:
         """The members' filters, as segments of ``flat``; built the first time, which waits for the device."""
         return Filters(self.views)
 
-    def laid_out(self) -> list[Tensor]:
+    def with_strides(self) -> list[Tensor]:
         """The entries as tensors with the members' strides."""
         if len(self._order):
             torch.index_select(self.flat, 0, self._order, out=self._permuted)
@@ -110,12 +110,12 @@ class Filters:
     def scale(self, flat: Tensor, weights: Sequence[Tensor], a: float | Tensor = 1.0) -> Tensor:
         """Scale each filter of ``flat``, (n,), in place to the length a ||w_filter||, and return it.
 
-        What `scale_to_filters` does tensor by tensor, but for the order in which squares are added up. ``weights`` have
-        the shapes of the tensors that this was made for, in any layout.
+        What `filter_normalize_` does tensor by tensor, but for the order in which squares are added up. ``weights``
+        have the shapes of the tensors that this was made for, in any layout.
         """
         wide = torch.promote_types(flat.dtype, torch.float32)  # float16 ends at 65504
         direction = flat.to(wide)
-        weight_norms = self._norms(torch.cat([by_filter(weight.detach()) for weight in weights]).to(wide))
+        weight_norms = self._norms(torch.cat([group_by_filter(weight.detach()) for weight in weights]).to(wide))
         ratio = weight_norms.mul_(a).div_(self._norms(direction).add_(1e-6))
         return flat.copy_(direction.mul_(ratio.index_select(0, self._owners)))
 
@@ -139,11 +139,11 @@ def filter_lengths(tensor: Tensor) -> Tensor:
     return torch.full((filters,), tensor.numel() // max(filters, 1), dtype=torch.int64, device="cpu")
 
 
-def by_filter(tensor: Tensor) -> Tensor:
+def group_by_filter(tensor: Tensor) -> Tensor:
     """The entries filter by filter, (n,), in any order within a filter: a view where memory holds them so."""
     if tensor.is_contiguous():
         return tensor.view(-1)
     if torch.empty_like(tensor, device="meta").stride() != tensor.stride():
-        return by_filter(tensor.clone())  # as dense as its room in `FlatBuffers`, and in the same order
+        return group_by_filter(tensor.clone())  # as dense as its room in `FlatBuffers`, and in the same order
     one_by_one = tensor.dim() > 1 and tensor.stride(0) * len(tensor) == tensor.numel()
     return tensor.as_strided((tensor.numel(),), (1,)) if one_by_one else tensor.reshape(-1)

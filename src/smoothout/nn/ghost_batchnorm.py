@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _Ghost(_BatchNorm):
-    """BatchNorm that takes statistics over each of ``ghosts`` parts of a batch, cut as `torch.chunk` cuts.
+    """BatchNorm that takes statistics over each of ``ghosts_per_batch`` parts of a batch, cut as `torch.chunk` cuts.
 
     In evaluation mode it is plain BatchNorm. Takes part in state dicts, copies and pickles like the plain layer.
     """
@@ -36,11 +36,11 @@ class _Ghost(_BatchNorm):
             return super().forward(x)
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         size = -(-len(x) // self.ghosts)
-        outputs, statistics = zip(*(self._equal(part, size) for part in whole_and_rest(x, size)), strict=True)
+        outputs, statistics = zip(*(self._equal(part, size) for part in split_remainder(x, size)), strict=True)
         if _averaging(self):
             found = _joined([each for each in statistics if each is not None], 1)
             if self.shared is None:
-                feed([self], [found])
+                update_running_stats([self], [found])
             else:
                 self.shared.statistics[self] = found
         return _joined(list(outputs), 0)
@@ -88,10 +88,10 @@ class _Shared:
             stacked = torch.stack([p for layer in group for p in (layer.weight, layer.bias)])
             rows = stacked[:, None].expand(-1, ghosts, -1).flatten(1).unbind()
             self.repeated |= dict(zip(group, zip(rows[::2], rows[1::2], strict=True), strict=True))
-        self.rooms = _rooms(layers, ghosts)
+        self.rooms = _buffers(layers, ghosts)
 
 
-def _rooms(layers: Sequence[_BatchNorm], ghosts: int) -> dict[_BatchNorm, Tensor]:
+def _buffers(layers: Sequence[_BatchNorm], ghosts: int) -> dict[_BatchNorm, Tensor]:
     """Zeros for the statistics of each layer that keeps running averages: (2, ghosts, C)."""
     averages = {layer: layer.running_mean for layer in layers if _averaging(layer)}
     rooms = _zeros([average for average in averages.values() if average is not None], 2, ghosts)
@@ -129,13 +129,14 @@ _GHOST: dict[type[_BatchNorm], type[_Ghost]] = {
 _PLAIN: dict[type[_BatchNorm], type[_BatchNorm]] = {ghost: plain for plain, ghost in _GHOST.items()}
 
 
-def divisible(model: nn.Module) -> bool:
-    """Whether every BatchNorm layer of ``model`` is of a kind that `to_ghost` takes."""
+def supports_ghost_batchnorm(model: nn.Module) -> bool:
+    """Whether every BatchNorm layer of ``model`` is of a kind that `convert_ghost_batchnorm` takes."""
     return _foreign(model) is None
 
 
-def to_ghost(model: nn.Module, ghosts: int) -> None:
-    """Let every BatchNorm layer take its statistics over ``ghosts`` parts of a batch, in place, until `from_ghost`.
+def convert_ghost_batchnorm(model: nn.Module, ghosts: int) -> None:
+    """Let every BatchNorm layer take its statistics over ``ghosts_per_batch`` parts of a batch, in place, until
+    `revert_ghost_batchnorm`.
 
     Layers stay the same objects with the same parameters, buffers and names. Done again, the last number counts.
     Raises ValueError, with the model as it was, on fewer than 1 part or another kind of BatchNorm (SyncBatchNorm).
@@ -149,7 +150,7 @@ def to_ghost(model: nn.Module, ghosts: int) -> None:
         _divide(layer, ghosts)
 
 
-def from_ghost(model: nn.Module) -> None:
+def revert_ghost_batchnorm(model: nn.Module) -> None:
     """Give every BatchNorm layer its plain form again, in place; plain ones stay as they are."""
     for layer in _layers(model):
         _divide(layer, None)
@@ -157,13 +158,13 @@ def from_ghost(model: nn.Module) -> None:
 
 @contextmanager
 def ghosted(model: nn.Module, ghosts: int) -> Iterator[None]:
-    """Inside, ``model`` is as after `to_ghost`; outside, as it was before, also after an exception.
+    """Inside, ``model`` is as after `convert_ghost_batchnorm`; outside, as it was before, also after an exception.
 
     The backward pass belongs into the block: there activation checkpointing computes outputs again, which outside it
     would do with plain BatchNorm; with ``use_reentrant=True`` wrong gradients would be all that came of it.
     """
     before = [(layer, layer.ghosts if isinstance(layer, _Ghost) else None) for layer in _layers(model)]
-    to_ghost(model, ghosts)
+    convert_ghost_batchnorm(model, ghosts)
     try:
         yield
     finally:
@@ -187,8 +188,8 @@ def forward_ghosts(
         inputs: (N, ...), ghost batch after ghost batch.
         ghosts: in how many parts `torch.chunk` cuts them.
         interleaved: whether examples pass through the network in another order, in which contiguous activations need
-            not be copied for a BatchNorm layer; outputs have the order of ``inputs``. None is no on a CPU, where sums
-            over examples keep the order that they have had.
+            not be copied for a BatchNorm layer; outputs have the order of ``inputs``. None is no on a CPU, where
+            sums over examples keep the order that they have had.
 
     Returns:
         What the model returns, (N, ...).
@@ -205,18 +206,18 @@ def forward_ghosts(
             for layer in layers:
                 layer.__dict__.pop("shared", None)
     if shared.statistics:
-        feed(list(shared.statistics), list(shared.statistics.values()))
+        update_running_stats(list(shared.statistics), list(shared.statistics.values()))
     return _transposed(outputs, size, back=True) if interleaved else outputs
 
 
 def _transposed(x: Tensor, size: int, *, back: bool = False) -> Tensor:
     """The i-th examples of all ghost batches of ``size`` side by side, the smaller rest last; or back again."""
-    whole, *rest = whole_and_rest(x, size)
+    whole, *rest = split_remainder(x, size)
     whole = torch.unflatten(whole, 0, (size, -1) if back else (-1, size)).transpose(0, 1).flatten(0, 1)
     return torch.cat([whole, *rest]) if rest else whole
 
 
-def forward_each(model: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+def forward_stacked_weights(model: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
     """Ghost batches through ``model``, each at weights of its own, all in one pass.
 
     Args:
@@ -236,7 +237,7 @@ def forward_each(model: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]
         raise ValueError(f"inputs: {len(inputs)} examples are no {ghosts} ghost batches of one size")
     names = {m: name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and _averaging(m)}
     averaging = list(names)
-    found = _rooms(averaging, ghosts)
+    found = _buffers(averaging, ghosts)
     rooms = {f"{names[layer]}.running_mean".lstrip("."): room[0] for layer, room in found.items()}
     rooms |= {f"{names[layer]}.running_var".lstrip("."): room[1] for layer, room in found.items()}
     counts = {f"{name}.num_batches_tracked".lstrip("."): layer.num_batches_tracked for layer, name in names.items()}
@@ -254,12 +255,12 @@ def forward_each(model: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]
     finally:
         for layer, momentum in zip(averaging, momenta, strict=True):
             layer.momentum = momentum
-    feed(averaging, list(found.values()))
+    update_running_stats(averaging, list(found.values()))
     return outputs.flatten(0, 1)
 
 
 @torch.no_grad()
-def feed(layers: Sequence[_BatchNorm], statistics: Sequence[Tensor]) -> None:
+def update_running_stats(layers: Sequence[_BatchNorm], statistics: Sequence[Tensor]) -> None:
     """Let the running averages of each layer take the statistics of its ghost batches, one after another.
 
     ``statistics`` are each layer's means and variances, (2, ghosts, C). After g ghost batches an average is
@@ -307,7 +308,7 @@ def _averaging(layer: _BatchNorm) -> bool:
     return layer.training and layer.track_running_stats and layer.running_mean is not None
 
 
-def whole_and_rest(x: Tensor, size: int) -> tuple[Tensor, ...]:
+def split_remainder(x: Tensor, size: int) -> tuple[Tensor, ...]:
     """(Examples in whole ghost batches of ``size``, and the rest where there is one)."""
     whole = len(x) - len(x) % size
     return (x,) if whole == len(x) else (x[:whole], x[whole:])

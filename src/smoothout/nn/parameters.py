@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def trainable(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
+def trainable_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
     """The parameters that require a gradient, each once (tied ones too), in the model's own order.
 
     ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError when none is left, or one
@@ -38,7 +38,7 @@ def has_convolutions(model: nn.Module) -> bool:
     return any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
 
 
-def by_kind(tensors: Sequence[Tensor]) -> dict[tuple[torch.dtype, torch.device], list[int]]:
+def group_by_dtype_and_device(tensors: Sequence[Tensor]) -> dict[tuple[torch.dtype, torch.device], list[int]]:
     """The indices of ``tensors`` that share a dtype and a device, in order."""
     kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
     for index, tensor in enumerate(tensors):
@@ -62,7 +62,7 @@ def in_float64(tensor: Tensor) -> Tensor:
     return tensor.detach().to(float64_device([tensor])).double()
 
 
-def joined(tensors: Sequence[Tensor]) -> Tensor:
+def concatenate(tensors: Sequence[Tensor]) -> Tensor:
     """The entries of ``tensors`` in one vector of shape (n,), on their `float64_device`, in a dtype that holds all.
 
     Tensors of one device are concatenated there, so that they take at most one copy to the CPU.
@@ -74,9 +74,9 @@ def joined(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat(flat).to(device)
 
 
-def flatten(tensors: Sequence[Tensor], device: torch.device | None = None) -> Tensor:
+def parameters_to_vector(tensors: Sequence[Tensor], device: torch.device | None = None) -> Tensor:
     """One float64 vector with the entries of ``tensors``, shape (n,), on ``device``; None is their `float64_device`."""
-    flat = joined(tensors)
+    flat = concatenate(tensors)
     return flat.to(device or flat.device).double()
 
 
@@ -86,7 +86,7 @@ def unflatten(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     One copy to each device and dtype, not one a tensor. Raises RuntimeError for a vector of another length.
     """
     pieces = list(torch.split(vector, [tensor.numel() for tensor in tensors]))
-    kinds = by_kind(tensors)
+    kinds = group_by_dtype_and_device(tensors)
     for (dtype, device), members in kinds.items():
         part = vector if len(kinds) == 1 else torch.cat([pieces[i] for i in members])
         part = part.to(dtype).to(device)  # rounded first: fewer bytes to copy, and MPS takes no float64
@@ -95,7 +95,7 @@ def unflatten(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     return pieces
 
 
-def forget_copies() -> None:
+def clear_weight_caches() -> None:
     """Drop what torch keeps of weights that have changed by now: autocast's copies of a lower precision, cached ones.
 
     Within `torch.autocast` and `torch.nn.utils.parametrize.cached` a network would go on with the weights as they were.
@@ -105,13 +105,13 @@ def forget_copies() -> None:
 
 
 @torch.no_grad()
-def assign(tensors: Sequence[Tensor], vector: Tensor) -> None:
+def vector_to_parameters(tensors: Sequence[Tensor], vector: Tensor) -> None:
     """Write ``vector`` of shape (n,) into ``tensors``, in place, rounding to each one's dtype."""
     torch._foreach_copy_(list(tensors), unflatten(vector, tensors))
 
 
 @contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
+def preserve_training_mode(model: nn.Module) -> Iterator[None]:
     """Give each module its mode back, training or evaluation, also after an exception."""
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -122,7 +122,7 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def restored(model: nn.Module) -> Iterator[None]:
+def preserve_state(model: nn.Module) -> Iterator[None]:
     """Give parameters, buffers and the mode of each module back to the last bit, also after an exception.
 
     Buffers come back as the objects that they were, even where a forward pass has put another tensor in their place.
@@ -131,7 +131,7 @@ def restored(model: nn.Module) -> Iterator[None]:
     saved = [t.detach().clone() for t in tensors]
     buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
     try:
-        with modes_kept(model):
+        with preserve_training_mode(model):
             yield
     finally:
         for present, before in buffers:
@@ -140,7 +140,7 @@ def restored(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for tensor, old in zip(tensors, saved, strict=True):
                 tensor.copy_(old)
-        forget_copies()
+        clear_weight_caches()
 
 
 def _expanded(tensor: Tensor) -> bool:

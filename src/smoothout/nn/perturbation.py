@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from smoothout.common.enums import choice
-from smoothout.common.rng import fill_uniform
+from smoothout.common.enums import parse_enum
+from smoothout.common.rng import uniform_
 from smoothout.nn.flat import FlatBuffers
-from smoothout.nn.parameters import filter_norms, forget_copies, trainable
+from smoothout.nn.parameters import clear_weight_caches, filter_norms, trainable_parameters
 
 
-class Law(StrEnum):
+class NoiseDistribution(StrEnum):
     """The law of one number of the noise: U(-a, a), or N(0, a^2)."""
 
     uniform = "uniform"
@@ -38,13 +38,13 @@ class Law(StrEnum):
     def variance(self) -> float:
         """Of one number at a = 1."""
         match self:
-            case Law.uniform:
+            case NoiseDistribution.uniform:
                 return 1 / 3
-            case Law.gaussian:
+            case NoiseDistribution.gaussian:
                 return 1.0
 
 
-class Scaling(StrEnum):
+class NoiseScaling(StrEnum):
     """What the strength is relative to: nothing (SmoothOut), a weight's size, or a filter's norm (AdaSmoothOut)."""
 
     none = "none"
@@ -100,8 +100,8 @@ class SmoothOut:
         generator: torch.Generator | None = None,
     ) -> None:
         self.a = a
-        self.law = choice(Law, "law", law)
-        self.scaling = choice(Scaling, "scaling", scaling)
+        self.law = parse_enum(NoiseDistribution, "law", law)
+        self.scaling = parse_enum(NoiseScaling, "scaling", scaling)
         self.denoise = denoise
         self.generator = generator
         self._model, self._batchnorm = model, batchnorm
@@ -110,7 +110,7 @@ class SmoothOut:
         names = {type(thing).__name__ for thing in (*model.modules(), *(p.data for p in model.parameters()))}
         if names & {"FullyShardedDataParallel", "DTensor"}:
             raise ValueError("model: its weights are sharded over processes; a context perturbs whole weights alone")
-        self._make_room(trainable(model, batchnorm))
+        self._allocate(trainable_parameters(model, batchnorm))
 
     @property
     def a(self) -> float | Tensor:
@@ -128,15 +128,15 @@ class SmoothOut:
         try:
             if self.denoise:
                 self._guard = register_optimizer_step_pre_hook(self._refuse_step)
-                perturbed = self._room.laid_out()  # an optimizer may count on the weights' strides
+                perturbed = self._room.with_strides()  # an optimizer may count on the weights' strides
                 torch._foreach_add_(perturbed, clean)  # theta + w has the bits of w + theta
-                self._point_at(perturbed)
+                self._bind(perturbed)
             else:
-                torch._foreach_add_([p.detach() for p in self.parameters], self._room.laid_out())
+                torch._foreach_add_([p.detach() for p in self.parameters], self._room.with_strides())
         except BaseException:  # an interrupt: the block is never entered, so nothing else would clean the weights
             self.__exit__()
             raise
-        forget_copies()
+        clear_weight_caches()
         return self
 
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
@@ -151,9 +151,9 @@ class SmoothOut:
         if self._guard is not None:
             self._guard.remove()
         if self.denoise and self._clean is not None:
-            self._point_at(self._clean)
+            self._bind(self._clean)
         self._clean = None
-        forget_copies()
+        clear_weight_caches()
 
     def _refuse_step(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
         ours = {id(parameter) for parameter in self.parameters}
@@ -161,15 +161,15 @@ class SmoothOut:
             raise RuntimeError("optimizer.step() belongs after the block: at its end the clean weights come back")
 
     @property
-    def clean(self) -> list[Tensor]:
+    def clean_weights(self) -> list[Tensor]:
         """Inside the context: w, parameter by parameter. Needs ``denoise``."""
         if self._clean is None or not self.denoise:
             raise RuntimeError("there is no w to be had but inside a context that takes its noise out again")
         return self._clean
 
-    def noise(self) -> list[Tensor]:
+    def current_noise(self) -> list[Tensor]:
         """Inside the context: theta, parameter by parameter (to the rounding of w + theta). Needs ``denoise``."""
-        return list(torch._foreach_sub([p.detach() for p in self.parameters], self.clean))
+        return list(torch._foreach_sub([p.detach() for p in self.parameters], self.clean_weights))
 
     def set_strength(self, a: float) -> None:
         """Use ``a`` from the next draw on; where the strength is a tensor on the device, it is written there."""
@@ -178,15 +178,15 @@ class SmoothOut:
         else:
             self.a = a
 
-    def _point_at(self, tensors: Sequence[Tensor]) -> None:
+    def _bind(self, tensors: Sequence[Tensor]) -> None:
         """Let the parameters hold ``tensors``; autograd refuses a backward pass over what it kept of those before."""
         for parameter, tensor in zip(self.parameters, tensors, strict=True):
             parameter.data = tensor
         torch.autograd.graph.increment_version(self.parameters)
 
-    def _make_room(self, parameters: list[nn.Parameter]) -> None:
+    def _allocate(self, parameters: list[nn.Parameter]) -> None:
         """Perturb ``parameters`` from now on."""
-        self.parameters, self._kinds, self.device = parameters, _kinds(parameters), parameters[0].device
+        self.parameters, self._kinds, self.device = parameters, _dtypes_and_devices(parameters), parameters[0].device
         self._room = FlatBuffers(parameters)
 
     @torch.no_grad()
@@ -194,14 +194,14 @@ class SmoothOut:
         """Draw theta at the present weights; returns it parameter by parameter (valid until the next entry or draw)."""
         if self._clean is not None:
             raise RuntimeError("this SmoothOut context is already entered; make a second one to perturb twice")
-        present = trainable(self._model, self._batchnorm)
-        if _kinds(present) != self._kinds:
-            self._make_room(present)
-        scaled = self.scaling is not Scaling.none
+        present = trainable_parameters(self._model, self._batchnorm)
+        if _dtypes_and_devices(present) != self._kinds:
+            self._allocate(present)
+        scaled = self.scaling is not NoiseScaling.none
         for flat in (group.flat for group in self._room.groups):
-            if self.law is Law.uniform:
-                fill_uniform(flat, self.generator, 1.0 if scaled else self.a)
-            elif self.law is Law.gaussian:
+            if self.law is NoiseDistribution.uniform:
+                uniform_(flat, self.generator, 1.0 if scaled else self.a)
+            elif self.law is NoiseDistribution.gaussian:
                 flat.normal_(generator=self.generator).mul_(1.0 if scaled else self.a)
             else:
                 assert_never(self.law)
@@ -213,17 +213,17 @@ class SmoothOut:
         """Multiply what was drawn by the strength and what it is relative to."""
         for group in self._room.groups:
             weights = [self.parameters[index].detach() for index in group.members]
-            if self.scaling is Scaling.weight:
+            if self.scaling is NoiseScaling.weight:
                 torch._foreach_mul_(group.views, list(torch._foreach_abs(weights)))
                 group.flat.mul_(self.a)
-            elif _at_once(group.flat.device):
+            elif _draws_at_once(group.flat.device):
                 group.filters.scale(group.flat, weights, self.a)
             else:
                 for noise, weight in zip(group.views, weights, strict=True):
-                    scale_to_filters(noise, weight, self.a)
+                    filter_normalize_(noise, weight, self.a)
 
 
-def _at_once(device: torch.device) -> bool:
+def _draws_at_once(device: torch.device) -> bool:
     """Whether noise is scaled to the filters of all tensors at once: on CUDA, where each operation costs a launch.
 
     It rounds sums of squares otherwise, would save a CPU nothing, and not every device has segmented sums.
@@ -231,7 +231,7 @@ def _at_once(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _kinds(parameters: Sequence[Tensor]) -> list[tuple[object, ...]]:
+def _dtypes_and_devices(parameters: Sequence[Tensor]) -> list[tuple[object, ...]]:
     """What buffers are made for: which parameters, of which kind and layout."""
     return [(id(p), p.dtype, p.device, p.shape, p.stride()) for p in parameters]
 
@@ -255,7 +255,7 @@ class AdaSmoothOut(SmoothOut):
         super().__init__(model, a, law, scaling="filter", batchnorm=batchnorm, denoise=denoise, generator=generator)
 
 
-def scale_to_filters(direction: Tensor, weight: Tensor, a: float | Tensor = 1.0) -> Tensor:
+def filter_normalize_(direction: Tensor, weight: Tensor, a: float | Tensor = 1.0) -> Tensor:
     """[SmoothOut Eq. 12] Scale each filter of ``direction`` in place to the length a ||w_filter||, and return it.
 
     a ||w_i|| theta_i / (||theta_i|| + 1e-6); both tensors have the same shape. In a one-dimensional tensor every

@@ -18,7 +18,7 @@ class Precision(StrEnum):
 
 
 @contextmanager
-def arithmetic(precision: Precision, device: torch.device) -> Iterator[None]:
+def precision_context(precision: Precision, device: torch.device) -> Iterator[None]:
     """Run a block in ``precision`` on ``device``; bfloat16 is torch's autocast, weights stay float32.
 
     Autocast's cache is off: within one block it would go on using the first bfloat16 copy of weights that have changed.

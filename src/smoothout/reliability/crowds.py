@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smoothout.data.datasets import Name, load
+from smoothout.data.datasets import DatasetName, load
 from smoothout.reliability.kills import Broken, left
 from smoothout.reliability.victims import QUIET, Command, Moment, said, wait_for, written
 
@@ -55,7 +55,7 @@ def sweep(seeds: int, scripts: Path, folder: Path, processes: int = 2) -> tuple[
     command = Command("train", ("-m", *_TINY, "schedule.epochs=1", *grid, *launcher))
     data = folder / "data"
     data.mkdir(parents=True)
-    np.savez(data / "digits.npz", **load(Name.digits, data)._asdict())  # so that no process imports scikit-learn
+    np.savez(data / "digits.npz", **load(DatasetName.digits, data)._asdict())  # so that no process imports scikit-learn
     records = folder / "results" / "train"
     with command.as_a_user(scripts, folder) as first:
         wait_for(lambda: len(list(records.glob("*.json"))) >= seeds, lambda: first.poll() is None)

@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 
 from smoothout.reliability.victims import QUIET, Aim, Command, Moment, kill, kind, said, wait_for, written
-from smoothout.results.records import read
+from smoothout.results.records import read_record
 
 TIMES = {"wall_seconds", "train_seconds", "seconds", "machines", "peak_memory"}  # what may differ between two runs
 _RUN = (*QUIET, "batch=large", "checkpoint_seconds=0")
@@ -132,7 +132,7 @@ def left(folder: Path) -> dict[str, Any]:
         if path.parent.name in ("tables", "figures") and ".part" not in path.name:
             found[path.name] = path.read_bytes()
         elif path.suffix == ".json":
-            record = read(path)
+            record = read_record(path)
             found[record.name] = _without_times({"settings": record.settings, "outcome": record.outcome})
     return found
 
@@ -151,7 +151,7 @@ def _check(folder: Path, before: dict[str, bytes]) -> None:
     """After a death: no record is lost, changed or torn, every checkpoint can be read, and no lock is held."""
     now = _records(folder)
     for path in (folder / "results").glob("*/*.json"):
-        read(path)
+        read_record(path)
     for name, content in before.items():
         if now.get(name) != content:
             raise Broken(f"{name} was {'changed' if name in now else 'lost'}")

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.config.protocols import Analysis
 from smoothout.jobs.job import Job
-from smoothout.jobs.lookup import recorded
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.lookup import find_record
+from smoothout.jobs.runtime import Runtime
 from smoothout.results.records import Record
 
 
 @dataclass(frozen=True)
-class Reading:
+class CellValues:
     """What the present records say of a quantity.
 
     Attributes:
@@ -34,7 +34,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CellSpec:
     """One quantity of one row: its jobs by seed, how to read it from a record, and what is known of it.
 
     ``examples`` are how many of a split an analysis of the runs looks at; None is all.
@@ -49,28 +49,29 @@ class Entry:
     epoch_seconds: float | None
     examples: int | None
 
-    def measured(self, analysis: Analysis, read: Callable[[Record], float | None], **changes: Any) -> Entry:
-        """What ``analysis`` measures on the same runs, on its own number of examples or the profile's smaller one.
+    def with_analysis(self, analysis: Analysis, read: Callable[[Record], float | None], **changes: Any) -> CellSpec:
+        """What ``analysis`` measures on the same runs, on its own number of examples or the profile's smaller
+        one.
 
         Nothing of it is published.
         """
         counts = [count for count in (analysis.examples, self.examples) if count is not None]
         analysis = replace(analysis, examples=min(counts, default=None))
-        jobs = {seed: Job(analysis, (job.run,)) for seed, job in self.jobs.items()}
+        jobs = {seed: Job(analysis, (job.training_job,)) for seed, job in self.jobs.items()}
         return replace(self, **{"jobs": jobs, "read": read, "published": None, **changes})
 
-    def reading(self, place: Workplace) -> Reading:
+    def values(self, place: Runtime) -> CellValues:
         """What the records at ``place`` say. Raises RecordError."""
-        found = {seed: recorded(job, place) for seed, job in self.jobs.items()}
+        found = {seed: find_record(job, place) for seed, job in self.jobs.items()}
         records = {seed: record for seed, record in found.items() if record is not None}
-        diverged = frozenset(seed for seed, job in self.jobs.items() if _diverged(job.run, place))
+        diverged = frozenset(seed for seed, job in self.jobs.items() if _diverged(job.training_job, place))
         read = {seed: self.read(record) for seed, record in records.items() if seed not in diverged}
         values = {seed: value for seed, value in read.items() if value is not None}
-        return Reading(records, values, frozenset(read.keys() - values.keys()), diverged)
+        return CellValues(records, values, frozenset(read.keys() - values.keys()), diverged)
 
 
-def _diverged(run: Job, place: Workplace) -> bool:
-    record = recorded(run, place)
+def _diverged(run: Job, place: Runtime) -> bool:
+    record = find_record(run, place)
     return record is not None and bool(record.outcome.get("diverged"))
 
 
@@ -84,7 +85,7 @@ def last_accuracy(record: Record) -> float:
     return 100 * float(record.outcome["last"]["test_accuracy"])
 
 
-def late_accuracy(record: Record) -> float:
+def late_median_accuracy(record: Record) -> float:
     """Test accuracy in % at a typical late epoch of a training's record: the median of the last quarter of the epochs.
 
     No epoch is chosen by it, as the best is, and one that BatchNorm's running averages spoil does not count for more
@@ -94,12 +95,12 @@ def late_accuracy(record: Record) -> float:
     return 100 * float(statistics.median(accuracies[-math.ceil(len(accuracies) / 4) :]))
 
 
-def recomputed_accuracy(record: Record) -> float:
+def recalibrated_accuracy(record: Record) -> float:
     """Test accuracy in % with the running averages recomputed, from a record of RunningAverages."""
     return 100 * float(record.outcome["recomputed"]["test"]["accuracy"])
 
 
-def sharpness_found(record: Record) -> float | None:
+def sharpness_value(record: Record) -> float | None:
     """What a record's search found (Sharpness in %, Adaptive as a loss); None where it ended where it began."""
     return None if record.outcome["failed"] else float(record.outcome["value"])
 
@@ -111,7 +112,7 @@ def epoch_seconds(config: dict[str, Any]) -> float | None:
     """
     lacking = [key for key in ("sizes", "epoch_seconds", "batch") if not isinstance(config.get(key), dict)]
     if lacking:
-        raise SettingsError(f"{lacking[0]}: must be a group of settings, as configs/train.yaml has it")
+        raise ConfigError(f"{lacking[0]}: must be a group of settings, as configs/train.yaml has it")
     costs, sizes, batch = config["epoch_seconds"], config["sizes"], config["batch"]
     known = {sizes.get(name): costs.get(name) for name in ("small", "large")}
     seconds: float | None = costs.get("ghost") if batch.get("ghost") else None

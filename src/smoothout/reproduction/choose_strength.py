@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import Weights
-from smoothout.common.enums import check_seeds, keep_members
-from smoothout.common.errors import SettingsError
+from smoothout.analysis.jobs.base import WhichWeights
+from smoothout.common.enums import check_seeds, coerce_enum_fields
+from smoothout.common.errors import ConfigError
 from smoothout.common.estimates import standard_error
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
@@ -20,17 +20,19 @@ RULE = "the best mean; of equal ones the smaller strength"
 
 
 @dataclass(frozen=True)
-class Strength:
+class StrengthChoice:
     """The choice among trainings that differ in strength and seed alone, and have images held out; from their records.
 
     Args:
         weights: compare the accuracy of the last epoch, or of each training's best.
     """
 
+    recorded_as: ClassVar[str] = "Strength"
+
     kind: ClassVar[str] = "strength"
     numerics: ClassVar[int] = 1
 
-    weights: Weights = Weights.last
+    weights: WhichWeights = WhichWeights.last
 
     def slug(self, *runs: str) -> str:
         """The readable part of the record's name: the last run's, without its strength and seed."""
@@ -65,21 +67,21 @@ class Grid:
     Args:
         strengths: the values of a, at least two; 0 is no noise.
         seeds: of the trainings.
-        weights: see `Strength`.
+        weights: see `StrengthChoice`.
     """
 
     strengths: tuple[float, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
-    weights: Weights = Weights.last
+    weights: WhichWeights = WhichWeights.last
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         if len(set(self.strengths)) < max(2, len(self.strengths)) or min(self.strengths) < 0:
             raise ValueError(f"strengths: must be at least two different numbers >= 0, not {list(self.strengths)}")
         check_seeds(self.seeds)
 
 
-class Choosing:
+class StrengthSearch:
     """The jobs of one choice. Where ``base`` holds no images out, a tenth of its training images are.
 
     Args:
@@ -93,8 +95,8 @@ class Choosing:
 
     def __init__(self, base: Experiment, grid: Grid, epoch_seconds: float | None = None) -> None:
         if base.perturbation.a == 0:
-            raise SettingsError("perturbation: must be a method with noise (smoothout, adasmoothout), not none")
-        data = replace(base.data, held_out=base.data.held_out or max(1, base.data.usual_examples[0] // 10))
+            raise ConfigError("perturbation: must be a method with noise (smoothout, adasmoothout), not none")
+        data = replace(base.data, held_out=base.data.held_out or max(1, base.data.expected_sizes[0] // 10))
         self._epoch_seconds = epoch_seconds
         self._trainings = {
             a: [
@@ -103,11 +105,11 @@ class Choosing:
             ]
             for a in sorted(grid.strengths)
         }
-        self.choice = Job(Strength(grid.weights), tuple(job for jobs in self._trainings.values() for job in jobs))
+        self.choice = Job(StrengthChoice(grid.weights), tuple(job for jobs in self._trainings.values() for job in jobs))
 
     def jobs(self) -> list[Job]:
         """The trainings, and the choice among them."""
-        return [*self.choice.inputs, self.choice]
+        return [*self.choice.dependencies, self.choice]
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
         """By strength: its trainings, with the estimate of the seconds that an epoch takes."""

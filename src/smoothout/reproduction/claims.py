@@ -10,29 +10,36 @@ from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
 
-from smoothout.common.enums import keep_members
-from smoothout.common.errors import SettingsError
-from smoothout.config.build import chosen, typed
+from smoothout.common.enums import coerce_enum_fields
+from smoothout.common.errors import ConfigError
+from smoothout.config.build import pick_settings, validate
 from smoothout.config.compose import compose_config
-from smoothout.jobs.job import Job, with_inputs
-from smoothout.jobs.runtime import Workplace
+from smoothout.jobs.job import Job, with_dependencies
+from smoothout.jobs.runtime import Runtime
 from smoothout.nn.precision import Precision
-from smoothout.reproduction.cells import Entry
-from smoothout.reproduction.metrics import QUANTITIES, Quantity
-from smoothout.reproduction.table import Reproduction, Scope
+from smoothout.reproduction.cells import CellSpec
+from smoothout.reproduction.metrics import METRICS, Metric
+from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.records import Record
-from smoothout.results.significance import Evidence, Verdict, binomial_error, correlation_of, mean_of, spread_of
+from smoothout.results.significance import (
+    TestResult,
+    Verdict,
+    binomial_standard_error,
+    paired_t_test,
+    pitman_morgan_test,
+    stratified_rank_correlation,
+)
 
 DECIMALS = 9  # of a sum of points or of log2; what is below is rounding
 ZERO = 5e-5  # percent; below it a sharpness is printed as 0.0000
 _LEAST_LOSS = 2.0**-126  # for losses that float32 rounds to 0
 
 
-class Kind(StrEnum):
+class ClaimKind(StrEnum):
     """What a claim says of the numbers."""
 
     difference = "difference"  # `plus` together are more than `minus` together, but for a margin
-    spread = "spread"  # over seeds, `plus` scatters at most `at_most` times as much as `minus`
+    spread = "spread"  # over seeds, `plus` scatters at most `max_ratio` times as much as `minus`
     correlation = "correlation"  # over all settings of `tables`, the quantity is the lower the higher the accuracy
     zero = "zero"  # the sharpness of `plus` is 0.0000
 
@@ -43,36 +50,36 @@ class Claim:
 
     Args:
         says: the claim; ``source`` is where it stands.
-        kind: see `Kind`.
-        quantities: names of `QUANTITIES`, each a test of its own.
+        kind: see `PanelKind`.
+        quantities: names of `METRICS`, each a test of its own.
         margin: how many points a difference may fall short.
-        at_most: see `Kind`.
-        tables: see `Kind`.
+        at_most: see `PanelKind`.
+        tables: see `PanelKind`.
     """
 
-    says: str
+    statement: str
     source: str
-    quantities: tuple[str, ...] = ("best",)
-    kind: Kind = Kind.difference
+    metrics: tuple[str, ...] = ("best",)
+    kind: ClaimKind = ClaimKind.difference
     margin: float = 0.0
-    at_most: float = 1.0
+    max_ratio: float = 1.0
     tables: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        keep_members(self)
-        unknown = [name for name in self.quantities if name not in QUANTITIES]
+        coerce_enum_fields(self)
+        unknown = [name for name in self.metrics if name not in METRICS]
         if unknown:
-            raise ValueError(f"quantities: {unknown[0]} is none of {', '.join(QUANTITIES)}")
-        if self.kind is Kind.correlation and not self.tables:
+            raise ValueError(f"quantities: {unknown[0]} is none of {', '.join(METRICS)}")
+        if self.kind is ClaimKind.correlation and not self.tables:
             raise ValueError("tables: a correlation needs the names of the tables whose runs it looks at")
-        if self.margin < 0 or self.at_most < 1:
-            raise ValueError(f"margin, at_most: must be at least 0 and 1, not {self.margin} and {self.at_most}")
-        if self.margin and (ratios := [name for name in self.quantities if QUANTITIES[name].by_ratio]):
+        if self.margin < 0 or self.max_ratio < 1:
+            raise ValueError(f"margin, at_most: must be at least 0 and 1, not {self.margin} and {self.max_ratio}")
+        if self.margin and (ratios := [name for name in self.metrics if METRICS[name].ratio_scale]):
             raise ValueError(f"margin: is one of points, and {ratios[0]} is compared by ratio")
 
 
 @dataclass(frozen=True)
-class Judging:
+class ClaimScope:
     """Which records are judged: every regime by itself, one profile and precision."""
 
     regimes: tuple[str, ...] = ("released", "described")
@@ -81,25 +88,25 @@ class Judging:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         self.scopes()
 
-    def scopes(self) -> list[Scope]:
+    def scopes(self) -> list[RunSelection]:
         """One for each regime. Raises ValueError."""
         if not self.regimes:
             raise ValueError("regimes: must be at least one")
-        return [Scope(regime, self.profile, self.precision, self.seeds) for regime in self.regimes]
+        return [RunSelection(regime, self.profile, self.precision, self.seeds) for regime in self.regimes]
 
     def file(self, page: str) -> str:
         """The name of the page's file: ``page``, or for another profile or precision than the papers' its own."""
-        path, reference = PurePath(page), Judging()
+        path, reference = PurePath(page), ClaimScope()
         other = [self.profile] if self.profile != reference.profile else []
         other += [self.precision] if self.precision != reference.precision else []
         return "-".join([path.stem, *other]) + path.suffix
 
 
 @dataclass(frozen=True)
-class Judged:
+class ClaimTest:
     """A claim in one row, by one quantity, under one regime.
 
     Attributes:
@@ -114,8 +121,8 @@ class Judged:
     claim: Claim
     row: str
     regime: str
-    quantity: Quantity
-    evidence: Evidence
+    quantity: Metric
+    evidence: TestResult
     published: float | None = None
     failed: int = 0
     diverged: int = 0
@@ -132,7 +139,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Values:
+class MetricValues:
     """A quantity of one cell: by seed, as points or log2; which seeds failed or diverged; and what was published.
 
     ``images`` are those of the test split that an accuracy is a share of; 0 for other quantities.
@@ -149,16 +156,16 @@ class Values:
 class Claims:
     """The claims of configs/claims/ under one scope. Raises SettingsError where they name what is not there."""
 
-    def __init__(self, claims: Any, scope: Scope, configs: Path, published: Path) -> None:
+    def __init__(self, claims: Any, scope: RunSelection, configs: Path, published: Path) -> None:
         self.scope, self._configs, self._published = scope, configs, published
-        self._tables = dict[str, dict[tuple[str, str], Entry]]()
+        self._tables = dict[str, dict[tuple[str, str], CellSpec]]()
         if not isinstance(claims, list) or not all(isinstance(given, dict) for given in claims):
-            raise SettingsError("claims: must be a list of claims, as the files of configs/claims/ have it")
+            raise ConfigError("claims: must be a list of claims, as the files of configs/claims/ have it")
         self.claims = [self._claim(given) for given in claims]
 
     def jobs(self) -> list[Job]:
         """Every job that a test needs, each once, trainings first."""
-        return with_inputs(job for _, entry in self._needed() for job in entry.jobs.values())
+        return with_dependencies(job for _, entry in self._needed() for job in entry.jobs.values())
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
         """By table and row: its jobs, with the config's estimate of the seconds that an epoch takes."""
@@ -166,43 +173,43 @@ class Claims:
         for table, entry in self._needed():
             planned = rows.setdefault(f"{table}: {entry.row}", {})
             for job in entry.jobs.values():
-                planned |= dict.fromkeys((*job.inputs, job), entry.epoch_seconds)
+                planned |= dict.fromkeys((*job.dependencies, job), entry.epoch_seconds)
         return rows
 
-    def _needed(self) -> Iterator[tuple[str, Entry]]:
+    def _needed(self) -> Iterator[tuple[str, CellSpec]]:
         """Every table and cell that a test looks at."""
         for claim, rows in self.claims:
             cells = [cell for sides in rows.values() for side in sides.values() for cell in side]
             for table in claim.tables:
                 named = dict.fromkeys((row, column.split()[0]) for row, column in self._entries(table))
                 cells += [f"{table} | {row} | {method}" for row, method in named]
-            for cell, name in product(cells, claim.quantities):
-                yield cell.partition("|")[0].strip(), self._entry(cell, QUANTITIES[name])
+            for cell, name in product(cells, claim.metrics):
+                yield cell.partition("|")[0].strip(), self._entry(cell, METRICS[name])
 
     def _claim(self, given: dict[str, Any]) -> tuple[Claim, dict[str, dict[str, list[str]]]]:
         named = f"claim {given.get('says', '?')!r}: "
-        claim = typed(Claim, {key: value for key, value in given.items() if key != "rows"}, named)
+        claim = validate(Claim, {key: value for key, value in given.items() if key != "rows"}, named)
         rows = given.get("rows", {})
         if not isinstance(rows, dict):
-            raise SettingsError(f"{named}rows: must be a group, each with cells under plus and minus, not {rows!r}")
+            raise ConfigError(f"{named}rows: must be a group, each with cells under plus and minus, not {rows!r}")
         for row, sides in rows.items():
             known = {"plus", "minus"} if isinstance(sides, dict) and "minus" in sides else {"plus"}
-            chosen(sides, f"{named}rows.{row}.", **dict.fromkeys(known, tuple[str, ...]))
+            pick_settings(sides, f"{named}rows.{row}.", **dict.fromkeys(known, tuple[str, ...]))
             if not sides["plus"] or set(sides) - known:
-                raise SettingsError(f"{named}rows.{row}: needs cells under plus, and others under minus at most")
-            if claim.kind is Kind.spread and not sides.get("minus"):
-                raise SettingsError(f"{named}rows.{row}.minus: must have a cell whose scatter is compared with")
+                raise ConfigError(f"{named}rows.{row}: needs cells under plus, and others under minus at most")
+            if claim.kind is ClaimKind.spread and not sides.get("minus"):
+                raise ConfigError(f"{named}rows.{row}.minus: must have a cell whose scatter is compared with")
             for cell in (*sides["plus"], *sides.get("minus", [])):
-                self._entry(cell, QUANTITIES[claim.quantities[0]])
+                self._entry(cell, METRICS[claim.metrics[0]])
         return claim, rows
 
-    def tests(self, place: Workplace, tick: Callable[[], None] = lambda: None) -> Iterator[Judged]:
+    def tests(self, place: Runtime, tick: Callable[[], None] = lambda: None) -> Iterator[ClaimTest]:
         """Every claim, row and quantity, tested by the records that are there; ``tick`` is called once a claim."""
         for claim, rows in self.claims:
             tick()
-            for name in claim.quantities:
-                quantity = QUANTITIES[name]
-                if claim.kind is Kind.correlation:
+            for name in claim.metrics:
+                quantity = METRICS[name]
+                if claim.kind is ClaimKind.correlation:
                     yield from self._correlations(claim, quantity, place)
                 for row, sides in rows.items():
                     plus, minus = (
@@ -211,7 +218,9 @@ class Claims:
                     )
                     yield self._tested(claim, row, _between(quantity, sides), plus, minus)
 
-    def _tested(self, claim: Claim, row: str, quantity: Quantity, plus: list[Values], minus: list[Values]) -> Judged:
+    def _tested(
+        self, claim: Claim, row: str, quantity: Metric, plus: list[MetricValues], minus: list[MetricValues]
+    ) -> ClaimTest:
         """The test of a row by the values of its cells."""
         failed, diverged = (
             len(frozenset[int]().union(*(getattr(values, lost) for values in (*plus, *minus))))
@@ -220,24 +229,24 @@ class Claims:
         step = 100 / plus[0].images if plus[0].images else 0.0
         published = _combined(plus, minus, lambda values: values.published)
         seeds = set.intersection(*(set(values.by_seed) for values in (*plus, *minus)))
-        if claim.kind is Kind.spread:
+        if claim.kind is ClaimKind.spread:
             one, other = ([values.by_seed[seed] for seed in sorted(seeds)] for values in (plus[0], minus[0]))
-            evidence, published = spread_of(one, other, claim.at_most, step), None
-        elif claim.kind is Kind.zero:
+            evidence, published = pitman_morgan_test(one, other, claim.max_ratio, step), None
+        elif claim.kind is ClaimKind.zero:
             evidence = _above_zero([2**value for value in plus[0].by_seed.values()])
         else:
             found = [_combined(plus, minus, lambda values: values.by_seed[seed]) for seed in sorted(seeds)]  # noqa: B023
-            evidence = mean_of([value for value in found if value is not None], claim.margin, step)
+            evidence = paired_t_test([value for value in found if value is not None], claim.margin, step)
         regime, error = self.scope.regime, _error(plus)
-        return Judged(claim, row, regime, quantity, evidence, published, failed, diverged, error)
+        return ClaimTest(claim, row, regime, quantity, evidence, published, failed, diverged, error)
 
-    def _correlations(self, claim: Claim, quantity: Quantity, place: Workplace) -> Iterator[Judged]:
+    def _correlations(self, claim: Claim, quantity: Metric, place: Runtime) -> Iterator[ClaimTest]:
         """Accuracy against flatness over the settings of the claim's tables, plainly and at equal training loss."""
         runs, diverged = dict[str, tuple[float, float, float, str, str]](), set[str]()
         for table in claim.tables:
             for row, method in dict.fromkeys((row, column.split()[0]) for row, column in self._entries(table)):
                 flat, right = (
-                    self._values(f"{table} | {row} | {method}", q, place) for q in (quantity, QUANTITIES["best"])
+                    self._values(f"{table} | {row} | {method}", q, place) for q in (quantity, METRICS["best"])
                 )
                 setting = next(iter(self._entries(table)[row, f"{method} best"].jobs.values())).digest
                 diverged |= {right.records[seed].digest for seed in right.diverged}
@@ -247,39 +256,41 @@ class Claims:
                     loss = math.log2(max(trained.outcome["best"]["train_loss"], _LEAST_LOSS))
                     runs[trained.digest] = (-flat.by_seed[seed], right.by_seed[seed], loss, network, setting)
         flatness, accuracy, losses, networks, settings = zip(*runs.values(), strict=True) if runs else ((),) * 5
-        test = Judged(claim, "", self.scope.regime, quantity, Evidence(), diverged=len(diverged), runs=len(runs))
+        test = ClaimTest(claim, "", self.scope.regime, quantity, TestResult(), diverged=len(diverged), runs=len(runs))
         for row, given in (("all settings, network by network", None), ("the same at equal training loss", losses)):
-            yield replace(test, row=row, evidence=correlation_of(flatness, accuracy, networks, settings, given))
+            yield replace(
+                test, row=row, evidence=stratified_rank_correlation(flatness, accuracy, networks, settings, given)
+            )
 
-    def _values(self, cell: str, quantity: Quantity, place: Workplace) -> Values:
+    def _values(self, cell: str, quantity: Metric, place: Runtime) -> MetricValues:
         entry = self._entry(cell, quantity)
-        reading = entry.reading(place)
+        reading = entry.values(place)
         values, published, images = reading.values, entry.published, 0
-        if quantity.by_ratio:
+        if quantity.ratio_scale:
             values = {seed: math.log2(value) for seed, value in values.items() if value > 0}
             published = math.log2(published) if published else None
         else:
-            images = next(iter(entry.jobs.values())).run.settings.data.usual_examples[1]
+            images = next(iter(entry.jobs.values())).training_job.settings.data.usual_examples[1]
         failed = reading.failed | (reading.values.keys() - values.keys())
-        return Values(values, failed, reading.diverged, published, reading.records, images)
+        return MetricValues(values, failed, reading.diverged, published, reading.records, images)
 
-    def _entry(self, cell: str, quantity: Quantity) -> Entry:
+    def _entry(self, cell: str, quantity: Metric) -> CellSpec:
         """The jobs of a cell, and how to read the quantity from their records; the cell may name its own quantity."""
         table, row, method, own = _parts(cell)
-        quantity = QUANTITIES.get(own, quantity)
+        quantity = METRICS.get(own, quantity)
         entry = self._entries(table).get((row, f"{method} {quantity.column}"))
-        if entry is None or own not in ("", *QUANTITIES):
-            raise SettingsError(
+        if entry is None or own not in ("", *METRICS):
+            raise ConfigError(
                 f"claims: {cell!r} is no cell with {quantity.title}; write table | row | method (| quantity)"
             )
         if quantity.analysis is None or quantity.read is None:
             return entry
-        return entry.measured(quantity.analysis, quantity.read)
+        return entry.with_analysis(quantity.analysis, quantity.read)
 
-    def _entries(self, table: str) -> dict[tuple[str, str], Entry]:
+    def _entries(self, table: str) -> dict[tuple[str, str], CellSpec]:
         if table not in self._tables:
             config = compose_config(self._configs, "reproduce", [f"table={table}"])["table"]
-            made = Reproduction(config, self.scope, self._configs, self._published)
+            made = TablePlan(config, self.scope, self._configs, self._published)
             self._tables[table] = {(entry.row, entry.column): entry for entry in made.entries}
         return self._tables[table]
 
@@ -290,13 +301,15 @@ def _parts(cell: str) -> tuple[str, str, str, str]:
     return table, row, method, own
 
 
-def _between(quantity: Quantity, sides: dict[str, list[str]]) -> Quantity:
+def _between(quantity: Metric, sides: dict[str, list[str]]) -> Metric:
     """``quantity``, its title naming all that the cells of ``sides`` are read by."""
-    read = [QUANTITIES.get(_parts(cell)[3], quantity).title for side in sides.values() for cell in side]
+    read = [METRICS.get(_parts(cell)[3], quantity).title for side in sides.values() for cell in side]
     return replace(quantity, title=" against ".join(dict.fromkeys(read)))
 
 
-def _combined(plus: list[Values], minus: list[Values], read: Callable[[Values], float | None]) -> float | None:
+def _combined(
+    plus: list[MetricValues], minus: list[MetricValues], read: Callable[[MetricValues], float | None]
+) -> float | None:
     """The sum of ``plus`` less that of ``minus``, without float64's rounding; None where a part is unknown."""
     parts = [(sign, read(values)) for sign, side in ((1, plus), (-1, minus)) for values in side]
     if any(value is None for _, value in parts):
@@ -304,17 +317,17 @@ def _combined(plus: list[Values], minus: list[Values], read: Callable[[Values], 
     return round(sum(sign * value for sign, value in parts if value), DECIMALS) + 0.0  # -0.0 becomes 0.0
 
 
-def _above_zero(found: list[float]) -> Evidence:
+def _above_zero(found: list[float]) -> TestResult:
     """A point of the box is a proof: where each of ``found`` (percent) is above 0.0000, so is the sharpness."""
     if not found:
-        return Evidence()
+        return TestResult()
     least = min(found)
-    return Evidence(len(found), least, least, math.inf, 1.0, 0.0 if least >= ZERO else 1.0)
+    return TestResult(len(found), least, least, math.inf, 1.0, 0.0 if least >= ZERO else 1.0)
 
 
-def _error(cells: list[Values]) -> float | None:
+def _error(cells: list[MetricValues]) -> float | None:
     """The binomial error of the first accuracy, in points; None where there is none."""
     values = next((values for values in cells if values.by_seed and values.images), None)
     if values is None:
         return None
-    return 100 * binomial_error(next(iter(values.by_seed.values())) / 100, values.images)
+    return 100 * binomial_standard_error(next(iter(values.by_seed.values())) / 100, values.images)

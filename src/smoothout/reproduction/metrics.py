@@ -6,21 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from smoothout.analysis.interpolation import Averages
-from smoothout.analysis.jobs.adaptive_sharpness import Adaptive
-from smoothout.analysis.jobs.base import Weights
+from smoothout.analysis.interpolation import RunningStats
+from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
+from smoothout.analysis.jobs.base import WhichWeights
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
-from smoothout.analysis.jobs.running_statistics import RunningAverages
+from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.sharpness import Convention
-from smoothout.reproduction.cells import recomputed_accuracy, sharpness_found
+from smoothout.reproduction.cells import recalibrated_accuracy, sharpness_value
 from smoothout.results.records import Record
 
 NOISE = 0.04  # strength at which the loss under noise is read: our grid's nearest to SmoothOut's own
 
 
 @dataclass(frozen=True)
-class Quantity:
+class Metric:
     """A number of a run.
 
     Attributes:
@@ -33,7 +33,7 @@ class Quantity:
 
     title: str
     column: str = "best"
-    by_ratio: bool = False
+    ratio_scale: bool = False
     analysis: Any = None
     read: Callable[[Record], float | None] | None = None
 
@@ -45,38 +45,38 @@ def _rise(record: Record) -> float | None:
     return None if least is None or most is None else float(most - least)
 
 
-QUANTITIES = {
-    "best": Quantity("test accuracy, best epoch, points"),
-    "late": Quantity("test accuracy, median of the last quarter of the epochs, points", "late"),
-    "last": Quantity("test accuracy, last epoch, points", "last"),
-    "recomputed": Quantity(
+METRICS = {
+    "best": Metric("test accuracy, best epoch, points"),
+    "late": Metric("test accuracy, median of the last quarter of the epochs, points", "late"),
+    "last": Metric("test accuracy, last epoch, points", "last"),
+    "recomputed": Metric(
         "test accuracy, best epoch, running averages recomputed, points",
         "best",
         False,
-        RunningAverages(),
-        recomputed_accuracy,
+        RunningStatistics(),
+        recalibrated_accuracy,
     ),
-    "recomputed_last": Quantity(
+    "recomputed_last": Metric(
         "test accuracy, last epoch, running averages recomputed, points",
         "last",
         False,
-        RunningAverages(weights=Weights.last),
-        recomputed_accuracy,
+        RunningStatistics(weights=WhichWeights.last),
+        recalibrated_accuracy,
     ),
-    "noise": Quantity(f"rise of the training loss under noise, a = {NOISE}", "best", True, NoiseCurve(), _rise),
-    **{c.value: Quantity(f"sharpness `{c}`", f"sharpness {c}", True) for c in Convention},
-    "converged_recomputed": Quantity(
+    "noise": Metric(f"rise of the training loss under noise, a = {NOISE}", "best", True, NoiseCurve(), _rise),
+    **{c.value: Metric(f"sharpness `{c}`", f"sharpness {c}", True) for c in Convention},
+    "converged_recomputed": Metric(
         "sharpness `converged`, running averages recomputed",
         "sharpness converged",
         True,
-        Sharpness(averages=Averages.recomputed),
-        sharpness_found,
+        Sharpness(averages=RunningStats.recomputed),
+        sharpness_value,
     ),
-    "adaptive": Quantity(
+    "adaptive": Metric(
         "adaptive sharpness, box of 0.1%, logits normalised",
         "best",
         True,
-        Adaptive(normalise_logits=True, examples=10_000),
-        sharpness_found,
+        AdaptiveSharpnessJob(normalise_logits=True, examples=10_000),
+        sharpness_value,
     ),
 }

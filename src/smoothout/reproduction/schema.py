@@ -8,16 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from smoothout.analysis.jobs.base import Weights
+from smoothout.analysis.jobs.base import WhichWeights
 from smoothout.analysis.sharpness import Convention
-from smoothout.common.errors import SettingsError
-from smoothout.config.build import chosen, unknown_key
+from smoothout.common.errors import ConfigError
+from smoothout.config.build import pick_settings, unknown_key
 
 METHOD = ("title", "overrides", "accuracy", "improvement", "gap", "sharpness", "match", "by_name")
 ROW = ("name", "overrides", "match", "methods", "also")
 
 
-def also_published(row: dict[str, Any], column: str, folder: Path) -> float | None:
+def published_elsewhere(row: dict[str, Any], column: str, folder: Path) -> float | None:
     """What another paper than the table's published of a row's cell, None where the row names nothing.
 
     A row's ``also`` has by column [FILE of ``folder``, the first entry of a LINE of it, COLUMN]. Raises SettingsError.
@@ -29,7 +29,7 @@ def also_published(row: dict[str, Any], column: str, folder: Path) -> float | No
     numbers = pd.read_csv(folder / file)
     found = numbers[numbers.iloc[:, 0] == line]
     if len(found) != 1 or name not in found:
-        raise SettingsError(f"table: {row['name']}: also.{column}: {file} has no {name!r} of {line!r}")
+        raise ConfigError(f"table: {row['name']}: also.{column}: {file} has no {name!r} of {line!r}")
     return float(found[name].iloc[0])
 
 
@@ -39,34 +39,34 @@ def check_table(table: dict[str, Any], published: Path) -> None:
     top: dict[str, Any] = {"name": str, "title": str, "published": str | None, "notes": texts}
     top["sharpness"] = tuple[Convention, ...]
     if "recomputed" in table:
-        top["recomputed"] = tuple[Weights, ...]
+        top["recomputed"] = tuple[WhichWeights, ...]
     _refuse_unknown(table, (*top, "recomputed", "small", "network", "methods", "rows"), "table.")
-    named = chosen(table, "table.", **top).published
+    named = pick_settings(table, "table.", **top).published
     if named and not (published / named).is_file():
         known = ", ".join(sorted(path.name for path in published.glob("*.csv")))
-        raise SettingsError(f"table.published: {named!r} is not one of {known}")
+        raise ConfigError(f"table.published: {named!r} is not one of {known}")
     methods, rows = table.get("methods"), table.get("rows")
     if not (isinstance(methods, dict) and methods and isinstance(rows, list) and rows):
-        raise SettingsError("table: needs methods (a group, each with title and overrides) and a list of rows")
+        raise ConfigError("table: needs methods (a group, each with title and overrides) and a list of rows")
     for name, method in methods.items():
-        chosen(method, f"table.methods.{name}.", title=str, overrides=texts)
+        pick_settings(method, f"table.methods.{name}.", title=str, overrides=texts)
         _refuse_unknown(method, METHOD, f"table.methods.{name}.")
     for number, row in enumerate(rows):
         key = f"table.rows.{number}."
-        chosen(row, key, name=str, overrides=texts)
+        pick_settings(row, key, name=str, overrides=texts)
         _refuse_unknown(row, ROW, key)
         if named and not isinstance(row.get("match"), dict):
-            raise SettingsError(f"{key}match: must say which rows of {named} these are, column: value")
+            raise ConfigError(f"{key}match: must say which rows of {named} these are, column: value")
         _check_also(row.get("also", {}), f"{key}also", methods, published)
         own = row.get("methods", {})
         if not isinstance(own, dict):
-            raise SettingsError(f"{key}methods: must be a group, each with its overrides, not {own!r}")
+            raise ConfigError(f"{key}methods: must be a group, each with its overrides, not {own!r}")
         for name in own:
             if name not in methods:
-                raise SettingsError(f"{key}methods: {name!r} is not one of {', '.join(methods)}")
-            chosen(own, f"{key}methods.", **{name: texts})
+                raise ConfigError(f"{key}methods: {name!r} is not one of {', '.join(methods)}")
+            pick_settings(own, f"{key}methods.", **{name: texts})
     if table.get("small", next(iter(methods))) not in methods:
-        raise SettingsError(f"table.small: {table['small']!r} is not one of {', '.join(methods)}")
+        raise ConfigError(f"table.small: {table['small']!r} is not one of {', '.join(methods)}")
 
 
 def check_figure(figure: Any) -> None:
@@ -74,42 +74,42 @@ def check_figure(figure: Any) -> None:
     texts = tuple[str, ...]
     form: dict[str, Any] = {"name": str, "title": str, "overrides": texts, "columns": int | None}
     usual = {"overrides": [], "columns": None} | figure if isinstance(figure, dict) else figure
-    given = chosen(usual, "figure.", **form)
+    given = pick_settings(usual, "figure.", **form)
     _refuse_unknown(figure, (*form, "panels"), "figure.")
     if given.columns is not None and given.columns < 1:
-        raise SettingsError(f"figure.columns: must be null (all panels in a row) or at least 1, not {given.columns}")
+        raise ConfigError(f"figure.columns: must be null (all panels in a row) or at least 1, not {given.columns}")
     panels = figure.get("panels")
     if not (isinstance(panels, list) and panels and all(isinstance(panel, dict) for panel in panels)):
-        raise SettingsError(f"figure.panels: must be a list of at least one panel, not {panels!r}")
+        raise ConfigError(f"figure.panels: must be a list of at least one panel, not {panels!r}")
     for panel in panels:
         key = f"figure {given.name}: {panel.get('kind')}: "
         for name in ("runs", "over", "analysis", "draw"):
             if not isinstance(panel.get(name, {}), dict):
-                raise SettingsError(f"{key}{name}: must be a group, not {panel[name]!r}")
-        chosen({"overrides": []} | panel, key, overrides=texts)
+                raise ConfigError(f"{key}{name}: must be a group, not {panel[name]!r}")
+        pick_settings({"overrides": []} | panel, key, overrides=texts)
         for run, own in panel.get("runs", {}).items():
-            chosen({"overrides": own}, f"{key}runs.{run}: ", overrides=texts)
+            pick_settings({"overrides": own}, f"{key}runs.{run}: ", overrides=texts)
         for setting, values in panel.get("over", {}).items():
             if not (isinstance(values, list) and values):
-                raise SettingsError(f"{key}over.{setting}: must be a list of its values, not {values!r}")
+                raise ConfigError(f"{key}over.{setting}: must be a list of its values, not {values!r}")
 
 
 def _refuse_unknown(given: dict[str, Any], known: Collection[str], prefix: str) -> None:
     for name in given:
         if name not in known:
-            raise SettingsError(unknown_key(f"{prefix}{name}", known))
+            raise ConfigError(unknown_key(f"{prefix}{name}", known))
 
 
 def _check_also(also: Any, key: str, methods: Collection[str], published: Path) -> None:
     """A row's ``also``: by column of the table, [FILE, LINE, COLUMN] of another paper's number."""
     if not isinstance(also, dict):
-        raise SettingsError(f"{key}: must be a group, for a column [FILE, LINE, COLUMN], not {also!r}")
+        raise ConfigError(f"{key}: must be a group, for a column [FILE, LINE, COLUMN], not {also!r}")
     others = [convention for convention in Convention if convention is not Convention.released]
-    recomputed = [f"{weights} recomputed" for weights in Weights]
+    recomputed = [f"{weights} recomputed" for weights in WhichWeights]
     quantities = ["late", "last", *recomputed, *(f"sharpness {convention}" for convention in others)]
     columns = [f"{method} {quantity}" for method in methods for quantity in quantities]
     for column, source in also.items():
         if column not in columns:
-            raise SettingsError(f"{key}: {column!r} is not one of {', '.join(columns)}")
+            raise ConfigError(f"{key}: {column!r} is not one of {', '.join(columns)}")
         if not (isinstance(source, list) and len(source) == 3 and (published / str(source[0])).is_file()):
-            raise SettingsError(f"{key}.{column}: must be [FILE, LINE, COLUMN] of {published}, not {source!r}")
+            raise ConfigError(f"{key}.{column}: must be [FILE, LINE, COLUMN] of {published}, not {source!r}")

@@ -10,30 +10,30 @@ from typing import Any
 
 import pandas as pd
 
-from smoothout.analysis.jobs.base import Weights
-from smoothout.analysis.jobs.running_statistics import RunningAverages
+from smoothout.analysis.jobs.base import WhichWeights
+from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.sharpness import Convention
-from smoothout.common.enums import check_seeds, keep_members
+from smoothout.common.enums import check_seeds, coerce_enum_fields
 from smoothout.common.environment import device_of
-from smoothout.common.errors import SettingsError
+from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
-from smoothout.config.experiment import Experiment, experiment
-from smoothout.jobs.cost_estimate import Costs
-from smoothout.jobs.job import Job, with_inputs
-from smoothout.jobs.lookup import of_other_weights
-from smoothout.jobs.runtime import Workplace
+from smoothout.config.experiment import Experiment, build_experiment
+from smoothout.jobs.cost_estimate import RuntimeEstimator
+from smoothout.jobs.job import Job, with_dependencies
+from smoothout.jobs.lookup import runs_with_other_weights
+from smoothout.jobs.runtime import Runtime
 from smoothout.nn.precision import Precision
 from smoothout.reproduction.cells import (
-    Entry,
+    CellSpec,
     best_accuracy,
     epoch_seconds,
     last_accuracy,
-    late_accuracy,
-    recomputed_accuracy,
-    sharpness_found,
+    late_median_accuracy,
+    recalibrated_accuracy,
+    sharpness_value,
 )
-from smoothout.reproduction.schema import also_published, check_table
+from smoothout.reproduction.schema import check_table, published_elsewhere
 from smoothout.results.records import Record
 from smoothout.results.tables import Block, Cell, Table, difference
 
@@ -50,7 +50,7 @@ RECOMPUTED = (
 
 
 @dataclass(frozen=True)
-class Scope:
+class RunSelection:
     """Which account of the experiments, how much of them, and which seeds a table is made of."""
 
     regime: str = "released"
@@ -59,7 +59,7 @@ class Scope:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         check_seeds(self.seeds)
 
     def overrides(self) -> list[str]:
@@ -68,32 +68,35 @@ class Scope:
         return chosen if self.precision is Precision.float32 else [*chosen, f"precision={self.precision}"]
 
 
-def recorded_seeds(jobs: Callable[[set[int]], Iterable[Job]], place: Workplace) -> set[int]:
+def recorded_seeds(jobs: Callable[[set[int]], Iterable[Job]], place: Runtime) -> set[int]:
     """The seeds with a record of one of their ``jobs``, of all that were ever trained."""
-    trained = {int(record.labels["seed"]) for record in place.ledger.records(Experiment.kind)}
-    known = [job for job in jobs(trained) if isinstance(job.run.settings, Experiment)] if trained else []
-    return {job.run.settings.seed for job in known if place.ledger.find(job.kind, job.digest)}
+    trained = {int(record.labels["seed"]) for record in place.records.records(Experiment.kind)}
+    known = [job for job in jobs(trained) if isinstance(job.training_job.settings, Experiment)] if trained else []
+    return {job.training_job.settings.seed for job in known if place.records.get(job.kind, job.digest)}
 
 
-class Reproduction:
+class TablePlan:
     """One of configs/table/: its rows and methods as jobs. Raises SettingsError on a table that does not compose."""
 
     def __init__(
-        self, table: dict[str, Any], scope: Scope, configs: Path, published: Path, only: Sequence[str] | None = None
+        self,
+        table: dict[str, Any],
+        scope: RunSelection,
+        configs: Path,
+        published: Path,
+        only: Sequence[str] | None = None,
     ) -> None:
         check_table(table, published)
         self.table, self.scope, self._configs, self._folder = table, scope, configs, published
         self._published = pd.read_csv(published / table["published"]) if table["published"] else None
         self.rows = [row for row in table["rows"] if only is None or any(part in row["name"] for part in only)]
         if not self.rows:
-            raise SettingsError(
-                f"rows: {list(only or [])} is in none of: {'; '.join(r['name'] for r in table['rows'])}"
-            )
+            raise ConfigError(f"rows: {list(only or [])} is in none of: {'; '.join(r['name'] for r in table['rows'])}")
         self.entries = [entry for row in self.rows for entry in self._row(row)]
 
     def jobs(self) -> list[Job]:
         """Every job that the table needs, each once: trainings before what is measured on them."""
-        return with_inputs(job for entry in self.entries for job in entry.jobs.values())
+        return with_dependencies(job for entry in self.entries for job in entry.jobs.values())
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
         """By row: its jobs, with the config's estimate of the seconds that an epoch takes."""
@@ -102,15 +105,15 @@ class Reproduction:
             rows.setdefault(entry.row, {}).update(dict.fromkeys(entry.jobs.values(), entry.epoch_seconds))
         return rows
 
-    def _row(self, row: dict[str, Any]) -> Iterator[Entry]:
+    def _row(self, row: dict[str, Any]) -> Iterator[CellSpec]:
         for method, own in self._methods(row).items():
             chosen = [*row["overrides"], *self.table["methods"][method]["overrides"], *own, *self.scope.overrides()]
             overrides = list({override.partition("=")[0]: override for override in chosen}.values())  # the last counts
             config = compose_config(self._configs, "train", overrides)
-            run = experiment(config)
+            run = build_experiment(config)
             runs = {seed: Job(replace(run, seed=seed)) for seed in self.scope.seeds}
             arguments = " ".join([*overrides, _seeds_argument(self.scope.seeds)])
-            entry = Entry(
+            entry = CellSpec(
                 row["name"],
                 f"{method} best",
                 runs,
@@ -121,29 +124,29 @@ class Reproduction:
                 config["profile"]["analysis_examples"],
             )
             yield entry
-            for column, read in ((f"{method} late", late_accuracy), (f"{method} last", last_accuracy)):
-                yield replace(entry, column=column, read=read, published=also_published(row, column, self._folder))
+            for column, read in ((f"{method} late", late_median_accuracy), (f"{method} last", last_accuracy)):
+                yield replace(entry, column=column, read=read, published=published_elsewhere(row, column, self._folder))
             for weights in self._recomputed():
                 column = f"{method} {weights} recomputed"
-                yield entry.measured(
-                    RunningAverages(weights=weights),
-                    recomputed_accuracy,
+                yield entry.with_analysis(
+                    RunningStatistics(weights=weights),
+                    recalibrated_accuracy,
                     column=column,
-                    published=also_published(row, column, self._folder),
+                    published=published_elsewhere(row, column, self._folder),
                     command=f"python scripts/analyze.py analysis=averages analysis.weights={weights} {arguments}",
                 )
             for convention in map(Convention, self.table["sharpness"]):
-                yield entry.measured(
+                yield entry.with_analysis(
                     Sharpness(convention=convention),
-                    sharpness_found,
+                    sharpness_value,
                     column=f"{method} sharpness {convention}",
                     published=self._sharpness(row, method, convention),
                     command=f"python scripts/analyze.py analysis.convention={convention} {arguments}",
                 )
 
-    def _recomputed(self) -> list[Weights]:
+    def _recomputed(self) -> list[WhichWeights]:
         """The weights whose accuracy the table shows with BatchNorm's running averages recomputed, too."""
-        return [Weights(name) for name in self.table.get("recomputed", ())]
+        return [WhichWeights(name) for name in self.table.get("recomputed", ())]
 
     def _methods(self, row: dict[str, Any]) -> dict[str, list[str]]:
         """A row's methods, with what it overrides for each: those that it names, else all that need no naming."""
@@ -161,11 +164,11 @@ class Reproduction:
             return None
         found, match = self._published, row["match"] | details.get("match", {})
         if absent := [name for name in (*match, column) if name not in found]:
-            raise SettingsError(f"table: {row['name']}: {method}: {self.table['published']} has no {absent[0]!r}")
+            raise ConfigError(f"table: {row['name']}: {method}: {self.table['published']} has no {absent[0]!r}")
         for key, value in match.items():
             found = found[found[key] == value]
         if len(found) != 1:
-            raise SettingsError(f"table: {row['name']}: {method} matches {len(found)} published rows instead of 1")
+            raise ConfigError(f"table: {row['name']}: {method} matches {len(found)} published rows instead of 1")
         number = found[column].iloc[0]
         return None if pd.isna(number) else float(number)
 
@@ -173,20 +176,20 @@ class Reproduction:
         """SmoothOut's published sharpness is by the `released` convention; a row may name others' by another."""
         if convention is Convention.released:
             return self._number(row, method, "sharpness")
-        return also_published(row, f"{method} sharpness {convention}", self._folder)
+        return published_elsewhere(row, f"{method} sharpness {convention}", self._folder)
 
-    def as_recorded(self, place: Workplace) -> Reproduction:
+    def with_recorded_seeds(self, place: Runtime) -> TablePlan:
         """The same for every seed that has a record of its rows; as it is where none has."""
         there = recorded_seeds(lambda seeds: self._of_seeds(seeds).jobs(), place)
         return self._of_seeds(there) if there else self
 
-    def _of_seeds(self, seeds: set[int]) -> Reproduction:
+    def _of_seeds(self, seeds: set[int]) -> TablePlan:
         scope = replace(self.scope, seeds=tuple(sorted(seeds)))
-        return Reproduction(self.table | {"rows": self.rows}, scope, self._configs, self._folder)
+        return TablePlan(self.table | {"rows": self.rows}, scope, self._configs, self._folder)
 
-    def table_from(self, place: Workplace) -> Table:
+    def render(self, place: Runtime) -> Table:
         """The table that the present records make."""
-        costs = Costs(place)
+        costs = RuntimeEstimator(place)
         cells = {(entry.row, entry.column): _cell(entry, place, costs) for entry in self.entries}
         for row, (quantity, method, better, worse) in product(self.rows, self._differences()):
             if not {better, worse} <= set(self._methods(row)):
@@ -213,9 +216,9 @@ class Reproduction:
             ],
         )
 
-    def _other_weights(self, place: Workplace) -> list[str]:
+    def _other_weights(self, place: Runtime) -> list[str]:
         """A note, where what was measured after a row's training is not of the weights that its accuracy is of."""
-        names = of_other_weights(self.jobs(), place)
+        names = runs_with_other_weights(self.jobs(), place)
         if not names:
             return []
         return [
@@ -261,9 +264,9 @@ def _seeds_argument(seeds: Sequence[int]) -> str:
     return f"seed={seeds[0]}" if len(seeds) == 1 else f"-m seed={','.join(map(str, seeds))}"
 
 
-def _cell(entry: Entry, place: Workplace, costs: Costs) -> Cell:
+def _cell(entry: CellSpec, place: Runtime, costs: RuntimeEstimator) -> Cell:
     """The cell that the entry's present records make."""
-    reading = entry.reading(place)
+    reading = entry.values(place)
     there = reading.records
     hours = [costs.hours(job, entry.epoch_seconds) for seed, job in entry.jobs.items() if seed not in there]
     return Cell(

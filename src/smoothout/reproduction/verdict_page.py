@@ -11,20 +11,20 @@ from typing import Any
 
 import pandas as pd
 
-from smoothout.common.formatting import number, significant
-from smoothout.reproduction.claims import Judged, Judging, Kind
-from smoothout.results.significance import LEVEL, MOST_SEEDS, Verdict, holm, seeds_to_decide
+from smoothout.common.formatting import format_decimal, format_significant
+from smoothout.reproduction.claims import ClaimKind, ClaimScope, ClaimTest
+from smoothout.results.significance import LEVEL, MOST_SEEDS, Verdict, holm_adjust, required_seeds
 
 SHORT = {
     Verdict.holds: "holds",
-    Verdict.fails: "does not",
+    Verdict.contradicted: "does not",
     Verdict.undecided: "undecided",
     Verdict.untested: "not tested",
 }
 
 
 @dataclass(frozen=True)
-class Page:
+class VerdictPage:
     """All tests of all regimes, judged together: the correction counts every one that has numbers.
 
     Attributes:
@@ -37,10 +37,10 @@ class Page:
         linked: whether a page of other runs names that one; not where it was never written.
     """
 
-    tests: Sequence[Judged]
+    tests: Sequence[ClaimTest]
     prose: Any
     method: Sequence[str]
-    judging: Judging
+    judging: ClaimScope
     command: str
     file: str = "README.md"
     linked: bool = True
@@ -48,13 +48,13 @@ class Page:
     @cached_property
     def adjusted(self) -> list[float]:
         """Each test's p after Holm's correction over those that could decide; its own where it could not."""
-        corrected = iter(holm([test.evidence.p for test in self.tests if test.evidence.compared]))
-        return [next(corrected) if test.evidence.compared else test.evidence.p for test in self.tests]
+        corrected = iter(holm_adjust([test.evidence.p for test in self.tests if test.evidence.is_testable]))
+        return [next(corrected) if test.evidence.is_testable else test.evidence.p for test in self.tests]
 
     @property
     def _family(self) -> int:
         """How many tests the correction counts."""
-        return sum(test.evidence.compared for test in self.tests)
+        return sum(test.evidence.is_testable for test in self.tests)
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -62,7 +62,7 @@ class Page:
         return [verdict for _, _, verdict in self._judged]
 
     @cached_property
-    def _judged(self) -> list[tuple[Judged, float, Verdict]]:
+    def _judged(self) -> list[tuple[ClaimTest, float, Verdict]]:
         """Each test with its adjusted p and what that says."""
         return [(test, p, test.verdict(p)) for test, p in zip(self.tests, self.adjusted, strict=True)]
 
@@ -76,7 +76,7 @@ class Page:
             f" and p is corrected for these (Holm 1979, {LEVEL:g} over all of them)."
             f" `{self.command}` writes this page anew."
         )
-        sections = {says: [test for test in self.tests if test.claim.says == says] for says in self._claims()}
+        sections = {says: [test for test in self.tests if test.claim.statement == says] for says in self._claims()}
         begun = [says for says, tests in sections.items() if any(test.evidence.n or _lost(test) for test in tests)]
         parts = [*self._heading(), caption, "## In short", *self._decided(), *self._summary(begun)]
         for says in begun:
@@ -87,7 +87,7 @@ class Page:
         return "\n\n".join(part.strip() for part in parts) + "\n"
 
     def _claims(self) -> list[str]:
-        return list(dict.fromkeys(test.claim.says for test in self.tests))
+        return list(dict.fromkeys(test.claim.statement for test in self.tests))
 
     def _heading(self) -> list[str]:
         """Title and introduction; a page of other runs than the papers' says so first."""
@@ -101,10 +101,10 @@ class Page:
     def _decided(self) -> list[str]:
         """A line a test that came out one way or the other."""
         lines = [
-            {"verdict": f"**{verdict}**", "claim": test.claim.says, "row": f"{test.row}, `{test.regime}`"}
-            | {"what": test.quantity.title, "ours [95%]": shown(test), "p, corrected": _p(test, p)}
+            {"verdict": f"**{verdict}**", "claim": test.claim.statement, "row": f"{test.row}, `{test.regime}`"}
+            | {"what": test.quantity.title, "ours [95%]": format_estimate(test), "p, corrected": _p(test, p)}
             for test, p, verdict in self._judged
-            if verdict in (Verdict.holds, Verdict.fails)
+            if verdict in (Verdict.holds, Verdict.contradicted)
         ]
         return ["Decided so far:", _table(pd.DataFrame(lines))] if lines else ["No test is decided so far."]
 
@@ -115,7 +115,9 @@ class Page:
             line: dict[str, str] = {"claim": says}
             for regime in dict.fromkeys(test.regime for test in self.tests):
                 counts = Counter(
-                    verdict for test, _, verdict in self._judged if test.claim.says == says and test.regime == regime
+                    verdict
+                    for test, _, verdict in self._judged
+                    if test.claim.statement == says and test.regime == regime
                 )
                 line[f"`{regime}`"] = ", ".join(f"{counts[v]} {SHORT[v]}" for v in Verdict if counts[v])
             lines.append(line)
@@ -123,7 +125,7 @@ class Page:
 
     def _claim(self, says: str) -> list[str]:
         """The claim's source, its tests, and the rows of which there is no record."""
-        found = [one for one in self._judged if one[0].claim.says == says]
+        found = [one for one in self._judged if one[0].claim.statement == says]
         lines = [self._line(test, p, verdict) for test, p, verdict in found if test.evidence.n]
         regimes: dict[str, list[str]] = {}  # by what is not tested there
         for regime in dict.fromkeys(test.regime for test, _, _ in found):
@@ -135,76 +137,76 @@ class Page:
         parts += [f"Not tested under {' and '.join(names)}: {rows}." for rows, names in regimes.items()]
         return parts
 
-    def _line(self, test: Judged, adjusted: float, verdict: Verdict) -> dict[str, str]:
+    def _line(self, test: ClaimTest, adjusted: float, verdict: Verdict) -> dict[str, str]:
         evidence = test.evidence
-        needed = None if test.diverged or test.failed else seeds_to_decide(evidence, self._family)
+        needed = None if test.diverged or test.failed else required_seeds(evidence, self._family)
         deciding = f"more than {MOST_SEEDS}" if needed == math.inf else str(needed or "?")
         return {
             "row": test.row,
             "regime": f"`{test.regime}`",
             "what": test.quantity.title,
             "seeds": _seeds(test),
-            "ours [95%]": shown(test),
-            "published": "" if test.published is None else amount(test, test.published),
-            "split's own error": "" if test.error is None else number(test.error, 2),
+            "ours [95%]": format_estimate(test),
+            "published": "" if test.published is None else format_value(test, test.published),
+            "split's own error": "" if test.error is None else format_decimal(test.error, 2),
             "p, corrected": _p(test, adjusted),
             "verdict": verdict.value,
             "seeds to decide": "" if verdict is not Verdict.undecided else deciding,
         }
 
 
-def shown(test: Judged) -> str:
+def format_estimate(test: ClaimTest) -> str:
     """The estimate and its interval, for people."""
     evidence = test.evidence
-    ends = (evidence.low, evidence.high)
-    if test.claim.kind is Kind.zero:
-        return f"at least {number(evidence.value, 4)}%"
+    ends = (evidence.ci_low, evidence.ci_high)
+    if test.claim.kind is ClaimKind.zero:
+        return f"at least {format_decimal(evidence.value, 4)}%"
     if math.isnan(evidence.value):
         return "no estimate"
     if not all(map(math.isfinite, ends)):
-        return amount(test, evidence.value)
-    low, high = (amount(test, end) for end in ends)
-    if test.claim.kind is Kind.spread:
+        return format_value(test, evidence.value)
+    low, high = (format_value(test, end) for end in ends)
+    if test.claim.kind is ClaimKind.spread:
         low, high = high, low
-    return f"{amount(test, evidence.value)} [{low}, {high}]"
+    return f"{format_value(test, evidence.value)} [{low}, {high}]"
 
 
-def amount(test: Judged, value: float) -> str:
+def format_value(test: ClaimTest, value: float) -> str:
     """A value of the test for people: points, a ratio, a correlation."""
-    if test.claim.kind is Kind.spread:
-        return f"{significant(test.claim.at_most / 2**value)}x"
-    if test.claim.kind is Kind.correlation or not test.quantity.by_ratio:
+    if test.claim.kind is ClaimKind.spread:
+        return f"{format_significant(test.claim.max_ratio / 2**value)}x"
+    if test.claim.kind is ClaimKind.correlation or not test.quantity.ratio_scale:
         return f"{value:+.2f}"
-    return f"{significant(2**value)}x"
+    return f"{format_significant(2**value)}x"
 
 
-def _p(test: Judged, adjusted: float) -> str:
+def _p(test: ClaimTest, adjusted: float) -> str:
     """The corrected p for people; one point of the box that lies higher refutes "0.0000" without one."""
-    if test.claim.kind is Kind.zero:
+    if test.claim.kind is ClaimKind.zero:
         return "proof"
     return f"{adjusted:.2g}" if test.evidence.p < 1 else ""
 
 
-def _seeds(test: Judged) -> str:
+def _seeds(test: ClaimTest) -> str:
     """How many seeds, or of a correlation settings and runs, are behind the test."""
     counted = f"{test.evidence.n} settings, {test.runs} runs" if test.runs else f"{test.evidence.n}"
     return counted + (f" ({lost})" if (lost := _lost(test)) else "")
 
 
-def _lost(test: Judged) -> str:
+def _lost(test: ClaimTest) -> str:
     """How many seeds are missing, and why."""
     return ", ".join(f"{n} {word}" for n, word in ((test.failed, "failed"), (test.diverged, "diverged")) if n)
 
 
-def _waiting(tests: Sequence[Judged]) -> dict[str, str]:
+def _waiting(tests: Sequence[ClaimTest]) -> dict[str, str]:
     """The line of a claim of which there is no record at all."""
     rows = dict.fromkeys(test.row for test in tests)
-    return {"claim": tests[0].claim.says, "rows": "; ".join(rows), "source": tests[0].claim.source}
+    return {"claim": tests[0].claim.statement, "rows": "; ".join(rows), "source": tests[0].claim.source}
 
 
-def _untested(tests: Sequence[Judged]) -> str:
+def _untested(tests: Sequence[ClaimTest]) -> str:
     """The rows of ``tests`` without numbers, and which ones where a row lacks only some, or seeds were lost."""
-    rows: dict[str, list[Judged]] = {}
+    rows: dict[str, list[ClaimTest]] = {}
     for test in tests:
         rows.setdefault(test.row, []).append(test)
     named = []

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from smoothout.common.errors import RecordError
-from smoothout.common.files import make_room, write_text
+from smoothout.common.files import atomic_write_text, ensure_writable
 from smoothout.results.digest import digest as digest_of
 
 FORMAT = 1
@@ -52,42 +52,42 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Ledger:
+class RecordStore:
     """The records under one results folder: <folder>/<kind>/<name>.json."""
 
     folder: Path
 
-    def find(self, kind: str, digest: str) -> Record | None:
+    def get(self, kind: str, digest: str) -> Record | None:
         """The record of the job with that digest, or None. Raises RecordError when its file must not be used."""
         paths = sorted((self.folder / kind).glob(f"*-{digest[:8]}.json"))
         if not paths:
             return None
-        record = read(paths[0])
+        record = read_record(paths[0])
         if record.digest != digest:
             raise RecordError(f"record: {paths[0]} holds another job ({record.digest[:8]}, not {digest[:8]})")
         return record
 
     def records(self, kind: str) -> list[Record]:
         """All records of a kind, by name."""
-        return [read(path) for path in sorted((self.folder / kind).glob("*.json"))]
+        return [read_record(path) for path in sorted((self.folder / kind).glob("*.json"))]
 
-    def readable(self, kind: str) -> Iterator[Record]:
+    def iter_readable(self, kind: str) -> Iterator[Record]:
         """The records of a kind that can be read, where others do not matter."""
         for path in sorted((self.folder / kind).glob("*.json")):
             with suppress(RecordError):
-                yield read(path)
+                yield read_record(path)
 
     def write(self, record: Record) -> Record:
         """Write ``record``, whole or not at all, and return it as it is read; one that is there already stays."""
-        there = self.find(record.kind, record.digest)
+        there = self.get(record.kind, record.digest)
         if there is not None:
             return there
         content = json.loads(json.dumps(_finite(asdict(record))))
         content["checksum"] = digest_of(content)
         path = self.folder / record.kind / f"{record.name}.json"
-        make_room(path)
-        write_text(path, _LIST.sub(_in_one_line, json.dumps(content, indent=1)) + "\n")
-        return read(path)
+        ensure_writable(path)
+        atomic_write_text(path, _LIST.sub(_in_one_line, json.dumps(content, indent=1)) + "\n")
+        return read_record(path)
 
     def lock(self, kind: str, digest: str) -> FileLock:
         """The right to make the record with that digest, see `lock`. Raises RecordError."""
@@ -115,7 +115,7 @@ def lock(folder: Path, setting: str, name: str) -> FileLock:
     return FileLock(path)
 
 
-def read(path: Path) -> Record:
+def read_record(path: Path) -> Record:
     """The record in ``path``. Raises RecordError when it is damaged, was edited, or has another format.
 
     A file is read and checked once in a process, and again when it has changed: leave what is returned unchanged.
@@ -140,11 +140,11 @@ def _read(path: Path, *_version: int) -> Record:
     return record
 
 
-def no_json(value: Any) -> str | None:
+def find_non_json_type(value: Any) -> str | None:
     """The name of a type within ``value`` that JSON does not know; None where there is none."""
     if isinstance(value, dict | list | tuple):
         parts = value.values() if isinstance(value, dict) else value
-        return next((wrong for part in parts if (wrong := no_json(part))), None)
+        return next((wrong for part in parts if (wrong := find_non_json_type(part))), None)
     return None if value is None or isinstance(value, str | int | float) else type(value).__name__
 
 

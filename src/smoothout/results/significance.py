@@ -25,18 +25,18 @@ class Verdict(StrEnum):
     """What became of a claim."""
 
     holds = "holds"
-    fails = "does not hold"
+    contradicted = "does not hold"
     undecided = "undecided"
     untested = "not tested"
 
 
 @dataclass(frozen=True)
-class Evidence:
+class TestResult:
     """An estimate of a quantity that a claim calls positive.
 
     Attributes:
         n: numbers that went in (seeds, settings of a correlation); 0 where nothing was run.
-        value: the estimate; ``low`` and ``high`` are the ends of its 95% interval.
+        value: the estimate; ``ci_low`` and ``ci_high`` are the ends of its 95% interval.
         against_zero: p of so high an estimate where the claim is wrong by nothing (one-sided): small is for the claim.
         for_zero: p of so low an estimate where the claim is right by nothing (one-sided): small is against the claim.
         std: standard deviation of the numbers, nan where that means nothing.
@@ -45,22 +45,22 @@ class Evidence:
 
     n: int = 0
     value: float = math.nan
-    low: float = -math.inf
-    high: float = math.inf
-    against_zero: float = 1.0
-    for_zero: float = 1.0
+    ci_low: float = -math.inf
+    ci_high: float = math.inf
+    p_greater: float = 1.0
+    p_less: float = 1.0
     std: float = math.nan
-    tested: float = math.nan
+    tested_effect: float = math.nan
 
     @property
-    def compared(self) -> bool:
+    def is_testable(self) -> bool:
         """Whether this is one of the tests that could decide: one seed cannot, nor what has no estimate."""
         return self.n > 1 and not math.isnan(self.value)
 
     @property
     def p(self) -> float:
         """The two-sided p."""
-        return min(1.0, 2.0 * min(self.against_zero, self.for_zero))
+        return min(1.0, 2.0 * min(self.p_greater, self.p_less))
 
     def verdict(self, adjusted: float) -> Verdict:
         """What it says of the claim, ``adjusted`` being its p after the correction for many tests."""
@@ -68,10 +68,10 @@ class Evidence:
             return Verdict.untested
         if adjusted >= LEVEL:
             return Verdict.undecided
-        return Verdict.holds if self.against_zero < self.for_zero else Verdict.fails
+        return Verdict.holds if self.p_greater < self.p_less else Verdict.contradicted
 
 
-def scatter(values: Sequence[float], step: float = 0.0) -> float:
+def floored_std(values: Sequence[float], step: float = 0.0) -> float:
     """Standard deviation of at least two ``values`` that can only be multiples of ``step`` apart, as accuracies are.
 
     Two of them are easily equal by chance, and then a test would be certain of anything. So it is at least that of a
@@ -80,22 +80,22 @@ def scatter(values: Sequence[float], step: float = 0.0) -> float:
     return max(float(np.std(values, ddof=1)), step / math.sqrt(12))
 
 
-def mean_of(differences: Sequence[float], margin: float = 0.0, step: float = 0.0) -> Evidence:
+def paired_t_test(differences: Sequence[float], margin: float = 0.0, step: float = 0.0) -> TestResult:
     """Whether the mean of paired ``differences`` is above -``margin``: Student's t, two-sided.
 
-    One number gives no interval and decides nothing. ``step``: see `scatter`.
+    One number gives no interval and decides nothing. ``step``: see `floored_std`.
     """
     n = len(differences)
     if n == 0:
-        return Evidence()
+        return TestResult()
     mean = float(np.mean(differences))
     if n == 1:
-        return Evidence(1, mean)
-    std = scatter(differences, step)
+        return TestResult(1, mean)
+    std = floored_std(differences, step)
     error = std / math.sqrt(n)
     reach = float(special.stdtrit(n - 1, 0.975)) * error
     score = (mean + margin) / error if error else math.copysign(math.inf, mean + margin) if mean + margin else 0.0
-    return Evidence(
+    return TestResult(
         n,
         mean,
         mean - reach,
@@ -107,17 +107,17 @@ def mean_of(differences: Sequence[float], margin: float = 0.0, step: float = 0.0
     )
 
 
-def spread_of(one: Sequence[float], other: Sequence[float], at_most: float, step: float = 0.0) -> Evidence:
-    """Whether ``one`` scatters at most ``at_most`` times as much as ``other``, number by number its pair.
+def pitman_morgan_test(one: Sequence[float], other: Sequence[float], at_most: float, step: float = 0.0) -> TestResult:
+    """Whether ``one`` scatters at most ``max_ratio`` times as much as ``other``, number by number its pair.
 
     Sum and difference of two normal numbers are correlated where one of them scatters more (Pitman 1939, Morgan 1939).
-    The value is log2 of ``at_most`` x std(other) / std(one), so 0 is where the claim ends; it fails only where ``one``
-    scatters more than ``other`` by more than that. ``step``: see `scatter`.
+    The value is log2 of ``max_ratio`` x std(other) / std(one), so 0 is where the claim ends; it fails only where
+    ``one`` scatters more than ``other`` by more than that. ``step``: see `floored_std`.
     """
     n = len(one)
-    a, b = (scatter(values, step) if n > 1 else 0.0 for values in (one, other))
+    a, b = (floored_std(values, step) if n > 1 else 0.0 for values in (one, other))
     if n < 3 or a == 0.0 or b == 0.0:
-        return Evidence(n)
+        return TestResult(n)
     ratio, free = at_most * b / a, n - 2
     rounded = 1 - math.prod(1 - step**2 / 12 / std**2 for std in (a, b))  # steps alone leave that much unshared
     unshared = max(1 - (float(np.cov(one, other)[0, 1]) / (a * b)) ** 2, rounded, ROUNDING)  # of the pairs' variance
@@ -126,16 +126,16 @@ def spread_of(one: Sequence[float], other: Sequence[float], at_most: float, step
     reach = math.log2(wide + math.sqrt(wide**2 - 1)) / 2
     value = math.log2(ratio)
     against, for_ = float(special.stdtr(free, -score)), float(special.stdtr(free, score))
-    return Evidence(n, value, value - reach, value + reach, against, for_)
+    return TestResult(n, value, value - reach, value + reach, against, for_)
 
 
-def correlation_of(
+def stratified_rank_correlation(
     x: Sequence[float],
     y: Sequence[float],
     strata: Sequence[object],
     settings: Sequence[object],
     given: Sequence[float] | None = None,
-) -> Evidence:
+) -> TestResult:
     """Spearman's rank correlation of ``x`` and ``y`` over settings within strata, at equal ``given`` if that is given.
 
     Seeds of one of ``settings`` share what it does to both, so they are averaged before ranking. The strata's
@@ -158,14 +158,14 @@ def correlation_of(
             ranked.append(ranks)
     sizes = [len(ranks[0]) for ranks in ranked]
     if sum(sizes) < LEAST_SETTINGS:
-        return Evidence()
+        return TestResult()
     generator = np.random.default_rng(0) if math.prod(map(math.factorial, sizes)) > ORDERS else None
     free = [size + 1 - len(columns) for size in sizes]
     parts = [f * _correlations(*ranks, generator=generator) for f, ranks in zip(free, ranked, strict=True)]
     join = np.add if generator else lambda one, other: np.add.outer(one, other).ravel()
     found = reduce(join, parts) / sum(free)
     against, for_ = (float(np.mean(side * (found - found[0]) > -ROUNDING)) for side in (1, -1))
-    return Evidence(sum(sizes), float(found[0]), against_zero=against, for_zero=for_)
+    return TestResult(sum(sizes), float(found[0]), p_greater=against, p_less=for_)
 
 
 def _correlations(*ranks: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
@@ -184,7 +184,7 @@ def _correlations(*ranks: np.ndarray, generator: np.random.Generator | None) -> 
     return found
 
 
-def holm(ps: Sequence[float]) -> list[float]:
+def holm_adjust(ps: Sequence[float]) -> list[float]:
     """The ``ps`` adjusted by Holm (1979): any wrong one is below `LEVEL` with that chance at most."""
     adjusted, worst = [0.0] * len(ps), 0.0
     for place, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
@@ -193,7 +193,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def seeds_to_decide(evidence: Evidence, tests: int) -> float | None:
+def required_seeds(evidence: TestResult, tests: int) -> float | None:
     """How many seeds a paired t test would need to decide with power `POWER`, among ``tests`` tests by Bonferroni.
 
     The effect and its scatter are taken to be those so far. None where fewer than `LEAST_SEEDS` seeds, or another
@@ -203,7 +203,7 @@ def seeds_to_decide(evidence: Evidence, tests: int) -> float | None:
 
     if evidence.n < LEAST_SEEDS or not evidence.std > 0:
         return None
-    effect = abs(evidence.tested) / evidence.std
+    effect = abs(evidence.tested_effect) / evidence.std
     for n in range(2, MOST_SEEDS + 1):
         critical = float(special.stdtrit(n - 1, 1 - LEVEL / tests / 2))
         if float(nct.sf(critical, n - 1, effect * math.sqrt(n))) >= POWER:
@@ -211,6 +211,6 @@ def seeds_to_decide(evidence: Evidence, tests: int) -> float | None:
     return math.inf
 
 
-def binomial_error(share: float, examples: int) -> float:
+def binomial_standard_error(share: float, examples: int) -> float:
     """The standard error of a ``share`` of right answers among so many examples that are drawn by chance."""
     return math.sqrt(share * (1 - share) / examples)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from smoothout.common.formatting import number
+from smoothout.common.formatting import format_decimal
 from smoothout.results.records import Record
 
 
-def training(record: Record) -> str:
+def training_summary(record: Record) -> str:
     """One line about a training's record."""
     best, last = record.outcome["best"], record.outcome["last"]
     split = "held-out" if record.settings["data"].get("held_out") else "test"
@@ -19,7 +19,7 @@ def training(record: Record) -> str:
     )
 
 
-def analysis(record: Record) -> str:
+def analysis_summary(record: Record) -> str:
     """A few lines about an analysis' record."""
     first, *lines = _DESCRIPTIONS.get(record.kind, _numbers)(record.outcome)
     return "\n".join([f"{record.name}: {first}", *lines])
@@ -32,7 +32,7 @@ def _numbers(out: dict[str, Any]) -> list[str]:
 
 
 def _sharpness(out: dict[str, Any]) -> list[str]:
-    value = "failed" if out["failed"] else f"{number(out['value'], 4)}%"
+    value = "failed" if out["failed"] else f"{format_decimal(out['value'], 4)}%"
     return [f"sharpness {value}; {out['evaluations']} evaluations; {out['status']}"]
 
 
@@ -78,7 +78,7 @@ def _hessian(out: dict[str, Any]) -> list[str]:
 def _atlas(out: dict[str, Any]) -> list[str]:
     lines = ["percent, evaluations, and why each search ended"]
     for one in out["courses"]:
-        answer = "failed" if one["failed"] else number(one["answer"], 4)
+        answer = "failed" if one["failed"] else format_decimal(one["answer"], 4)
         lines.append(f"{one['space']:>10} {one['search']:<10} {answer:>12} {len(one['values']):4d}  {one['status']}")
     return lines
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from smoothout.common.files import write_text
-from smoothout.common.formatting import duration, number, significant
+from smoothout.common.files import atomic_write_text
+from smoothout.common.formatting import format_decimal, format_duration, format_significant
 
 NOT_RUN = "not run"
 
@@ -62,7 +62,7 @@ class Cell:
     def text(self, seeds: int = 1, by_ratio: bool = False) -> str:
         """The cell for people: its numbers over seeds, and what went wrong; the published number stands behind.
 
-        Where fewer than ``seeds`` were run, it says so. ``by_ratio``: see `Block`.
+        Where fewer than ``seeds`` were run, it says so. ``ratio_scale``: see `Block`.
         """
         count = len({*self.values, *self.failed, *self.diverged})
         wrong = {word: len(lost) for word, lost in (("failed", self.failed), ("diverged", self.diverged)) if lost}
@@ -72,22 +72,22 @@ class Cell:
             hints += [", ".join(f"{n} {word}" for word, n in wrong.items()) + f" of {count}"] if wrong else []
         hints += [f"{count} of {seeds} seeds"] if 0 < count < seeds else []
         text += f" ({'; '.join(hints)})" if hints else ""
-        return text if self.published is None else f"{text} [{number(self.published, 4 if by_ratio else 2)}]"
+        return text if self.published is None else f"{text} [{format_decimal(self.published, 4 if by_ratio else 2)}]"
 
     def _by_difference(self) -> str:
-        return number(self.mean, 2) + (f" ± {number(self.std, 2)}" if len(self.values) > 1 else "")
+        return format_decimal(self.mean, 2) + (f" ± {format_decimal(self.std, 2)}" if len(self.values) > 1 else "")
 
     def _by_ratio(self) -> tuple[str, list[str]]:
         values = sorted(self.values.values())
-        spread = [f"{significant(values[0])} to {significant(values[-1])}"] if len(values) > 1 else []
-        return significant(self.geometric_mean), spread
+        spread = [f"{format_significant(values[0])} to {format_significant(values[-1])}"] if len(values) > 1 else []
+        return format_significant(self.geometric_mean), spread
 
 
 @dataclass(frozen=True)
 class Block:
     """Some columns of a table that stand together: a heading, and for each column its title and the cells' name.
 
-    ``by_ratio``: these are numbers above 0 that are compared by ratio, and scatter so. Over seeds they are shown as
+    ``ratio_scale``: these are numbers above 0 that are compared by ratio, and scatter so. Over seeds they are shown as
     geometric mean, lowest and highest; others as mean and standard deviation.
     """
 
@@ -182,7 +182,7 @@ class Table:
         lines = []
         for row, jobs in rows.items():
             known = [hours for hours in jobs.values() if hours is not None]
-            cost = f"about {duration(sum(known))}" if len(known) == len(jobs) else "of unknown cost"
+            cost = f"about {format_duration(sum(known))}" if len(known) == len(jobs) else "of unknown cost"
             lines.append(f"- {row}: {len(jobs)} commands, {cost}")
         hint = (
             "Every command stands beside its cell in the CSV file. Costs are for the device that made this page where"
@@ -205,7 +205,7 @@ class Table:
         texts = {".md": self.markdown(), ".csv": self.long().to_csv(index=False), ".tex": self.latex()}
         paths = [folder / f"{self.stem}{ending}" for ending in texts]
         for path, text in zip(paths, texts.values(), strict=True):
-            write_text(path, text)
+            atomic_write_text(path, text)
         return paths
 
 

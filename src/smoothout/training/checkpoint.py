@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from smoothout.common.errors import CheckpointError
-from smoothout.common.files import whole_file
-from smoothout.common.machine_errors import of_machine
+from smoothout.common.files import atomic_write
+from smoothout.common.machine_errors import machine_error_hint
 
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")
 StateDict = dict[str, Tensor]
 
 
 @dataclass
-class Snapshot:
+class TrainingState:
     """A training between two updates.
 
     Attributes:
@@ -66,11 +66,11 @@ _TENSORS = ("model", "optimizer", "best", "sums")
 _NUMBERS = ("epoch", "step", "elapsed", "curves", "curvature", "trace", "machines", "data_sha256")
 
 
-def save(path: Path, snapshot: Snapshot, digest: str) -> None:
+def save(path: Path, snapshot: TrainingState, digest: str) -> None:
     """Write ``snapshot`` of the run ``digest`` to ``path``, whole or not at all."""
     numbers = {"digest": digest, **{name: getattr(snapshot, name) for name in _NUMBERS}}
     content = {**{name: getattr(snapshot, name) for name in _TENSORS}, "json": json.dumps(numbers)}
-    with whole_file(path) as part, part.open("wb") as file:  # given a path, torch hides why it cannot write
+    with atomic_write(path) as part, part.open("wb") as file:  # given a path, torch hides why it cannot write
         try:
             torch.save(content, file)
         except RuntimeError as error:  # what torch makes of a disk that is full
@@ -79,7 +79,7 @@ def save(path: Path, snapshot: Snapshot, digest: str) -> None:
             raise
 
 
-def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Snapshot:
+def load(path: Path, digest: str, device: torch.device | str = "cpu") -> TrainingState:
     """The snapshot at ``path``, on ``device``.
 
     Raises CheckpointError when the file is damaged, holds anything but tensors and plain values, or belongs to another
@@ -89,10 +89,10 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Snapsho
         content = torch.load(path, map_location=device, weights_only=True)
         numbers = json.loads(content.pop("json"))
         owner = numbers.pop("digest")
-        snapshot = Snapshot(**content, **numbers)
+        snapshot = TrainingState(**content, **numbers)
         _check(snapshot)
     except Exception as error:  # torch raises almost anything on a file that is not its own
-        if of_machine(error):
+        if machine_error_hint(error):
             raise
         reason = textwrap.shorten(str(error), 120, placeholder=" ...")
         fault = f"is damaged or no checkpoint of this program ({reason}); delete it to train anew"
@@ -104,7 +104,7 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Snapsho
     return snapshot
 
 
-def _check(snapshot: Snapshot) -> None:
+def _check(snapshot: TrainingState) -> None:
     """Raise TypeError unless every part has its type: another program's file may have parts of the same names."""
     parts = {
         "weights": all(isinstance(t, Tensor) for t in (*snapshot.model.values(), *snapshot.best.values())),

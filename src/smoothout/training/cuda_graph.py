@@ -17,7 +17,7 @@ STRICT = {"loss and accuracy": 0.02}  # what no optimizer has scaled
 ROUNDING = 1e-6  # of the tensors' own size
 
 State = Mapping[str, Sequence[Tensor]]
-Work = Callable[[Tensor], None]
+Step = Callable[[Tensor], None]
 
 
 class RecordingError(RuntimeError):
@@ -75,14 +75,14 @@ class _Recording(NamedTuple):
     replay: Callable[[], None]
 
 
-class GraphedUpdate:
+class GraphedStep:
     """Carries out updates by replaying CUDA graphs, one for every number of rows and kind of update.
 
     The first call for each kind runs the update eagerly (the warm-up), restores the state, records the update and
     replays the recording. The recording is kept only if the replay ended where the eager update had ended, in the same
     tensors. So an update that depends on something a graph does not see, such as a number on the host, is found out
-    where that moves its end by more than the tolerance; whatever is not in ``state`` is neither restored nor compared.
-    Only this first call waits for the device.
+    where that moves its end by more than the tolerance; whatever is not in ``state_dict`` is neither restored nor
+    compared. Only this first call waits for the device.
 
     It keeps no reference to what it is called with. The memory of its recordings is free as soon as it is dropped.
 
@@ -96,11 +96,11 @@ class GraphedUpdate:
         self._lane: Lane | None = None
         self._recordings: dict[Hashable, _Recording] = {}
 
-    def __call__(self, work: Work, rows: Tensor, state: Callable[[], State], variant: Hashable = None) -> None:
+    def __call__(self, work: Step, rows: Tensor, state: Callable[[], State], variant: Hashable = None) -> None:
         """Do ``work(rows)``.
 
         Args:
-            work: does everything on the device, waits for nothing, and writes its results into ``state``.
+            work: does everything on the device, waits for nothing, and writes its results into ``state_dict``.
             rows: row numbers on the device, shape (n,).
             state: gives all tensors that ``work`` changes, by role. Those that it creates in its first run must come
                 last within their role and begin as zeros.
@@ -119,7 +119,7 @@ class GraphedUpdate:
         recording.rows.copy_(rows)
         recording.replay()
 
-    def _recorded(self, work: Work, rows: Tensor, state: Callable[[], State]) -> _Recording:
+    def _recorded(self, work: Step, rows: Tensor, state: Callable[[], State]) -> _Recording:
         self._lane = lane = self._lane or Lane(self._device)
         before, chance = _copied(state()), [generator.get_state() for generator in self._generators]
 
@@ -200,7 +200,8 @@ def _compare(found: State, eager: State, before: State) -> None:
 
 
 def difference(found: Sequence[Tensor], wanted: Sequence[Tensor], before: Sequence[Tensor]) -> float:
-    """How far ``found`` is from ``wanted``, as a share of the way from ``before`` to ``wanted``; missing ones were 0.
+    """How far ``found`` is from ``wanted``, as a share of the way from ``before`` to ``wanted``; missing ones
+    were 0.
 
     It is the norm over all tensors together, less what the rounding of the tensors themselves explains. The same
     kernels give the same bits; kernels that add up in another order at every run do not. Then a share of the way may

@@ -8,9 +8,9 @@ but for the rounding of sums.
 
 Gradients travel as one flat message and not through DistributedDataParallel. That hangs its hooks on the passes of a
 module that it wraps: it would have to be told which ghost batch is the last (no_sync), wants as many passes on every
-rank, does not see passes at weights of their own (``forward_each``), and spreads one rank's running averages instead of
-adding up all. After the last pass the weights are clean and the gradients plain tensors, whatever buffers the noise lay
-in; and of many backward passes DistributedDataParallel could hide its messages behind the last alone.
+rank, does not see passes at weights of their own (``forward_stacked_weights``), and spreads one rank's running averages
+instead of adding up all. After the last pass the weights are clean and the gradients plain tensors, whatever buffers
+the noise lay in; and of many backward passes DistributedDataParallel could hide its messages behind the last alone.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from torch.distributed.rendezvous import rendezvous
 
 from smoothout.common import interrupts
 from smoothout.nn.parameters import BATCHNORM
-from smoothout.training.noise_contexts import Perturbations
+from smoothout.training.noise_contexts import NoiseContexts
 
-PATIENCE = timedelta(days=20)  # ranks wait while the first one measures; torchrun notices those that die
+TIMEOUT = timedelta(days=20)  # ranks wait while the first one measures; torchrun notices those that die
 
 ASK_SECONDS = 0.5  # between two questions whether a rank was asked to stop
 
 
-class LostError(Exception):
+class PeerLostError(Exception):
     """Another rank has ended: it has said why, or torchrun names the signal that killed it."""
 
 
-class EndedError(KeyboardInterrupt):
+class DistributedAbort(KeyboardInterrupt):
     """A rank failed within a training, for the reason that it was raised from; like Ctrl-C it ends a whole sweep."""
 
 
-class Ranks:
+class ProcessGroup:
     """This process among those that torchrun started; by default it is alone.
 
     Rank 0 runs the program. The others do their share of the trainings that it leads, and write nothing.
@@ -58,7 +58,7 @@ class Ranks:
         self._store, self._leading = store, False
         self._asked, self._asked_every, self._until_asked = time.monotonic(), 1, 1
 
-    def share(self, count: int) -> slice:
+    def shard(self, count: int) -> slice:
         """Which of ``count`` things in a row are this rank's: as many as another's, one more in the first ranks."""
         each, more = divmod(count, self.size)
         first = self.rank * each + min(self.rank, more)
@@ -75,7 +75,7 @@ class Ranks:
         return torch.device("cuda", local)
 
     @torch.no_grad()
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over ranks, in place: one message for all of a dtype."""
         if self.size == 1:
             return
@@ -94,20 +94,20 @@ class Ranks:
         agree on how many updates the next one is away, as far as the slowest expects them to take that long.
         """
         if self.size == 1:
-            return interrupts.asked_to_stop()
+            return interrupts.pending_signal()
         self._until_asked -= 1
         if self._until_asked:
             return 0
         now = time.monotonic()
         fitting = self._asked_every * ASK_SECONDS / max(now - self._asked, 1e-9)
         every = max(1, min(2 * self._asked_every, int(fitting)))  # at most twice as far: updates may become slower
-        answer = torch.tensor([interrupts.asked_to_stop(), -every])
+        answer = torch.tensor([interrupts.pending_signal(), -every])
         with _noticing():
             dist.all_reduce(answer, op=dist.ReduceOp.MAX)
         number, every = int(answer[0]), -int(answer[1])
         self._asked, self._asked_every, self._until_asked = now, every, every
         if number:
-            interrupts.ask_to_stop(number)
+            interrupts.set_pending_signal(number)
         return number
 
     def _ask_at_once(self) -> None:
@@ -115,7 +115,7 @@ class Ranks:
         self._asked, self._asked_every, self._until_asked = time.monotonic(), 1, 1
 
     @contextmanager
-    def leading(self, order: Callable[[], Any]) -> Iterator[None]:
+    def broadcast_work(self, order: Callable[[], Any]) -> Iterator[None]:
         """A block in which the other ranks carry out ``order()``; an error in it ends all. For rank 0."""
         if self.size == 1:
             yield
@@ -126,10 +126,10 @@ class Ranks:
         try:
             yield
         except Exception as error:
-            raise EndedError from error
+            raise DistributedAbort from error
         self._leading = False
 
-    def orders(self) -> Iterator[Any]:
+    def receive_work(self) -> Iterator[Any]:
         """What rank 0 wants done, tensors on the CPU, until it dismisses this rank. For the others."""
         while True:
             content: list[bytes | None] = [None]
@@ -140,15 +140,15 @@ class Ranks:
             self._ask_at_once()
             yield torch.load(io.BytesIO(content[0]), map_location="cpu", weights_only=False)
 
-    def part(self) -> None:
+    def shutdown(self) -> None:
         """Dismiss the other ranks, at the end of the program; within a training they learn it from silence."""
         if self.size > 1 and not self._leading:
-            with suppress(LostError), _noticing():
+            with suppress(PeerLostError), _noticing():
                 if self.rank == 0:
                     dist.broadcast_object_list([None], src=0, device=torch.device("cpu"))
                 dist.destroy_process_group()
 
-    def may_tell(self) -> bool:
+    def may_report(self) -> bool:
         """Whether an error is this rank's to tell: of several that fail, it is the first one's."""
         if self._store is None:
             return True
@@ -164,16 +164,16 @@ class Ranks:
 
 
 @cache
-def here() -> Ranks:
+def current_ranks() -> ProcessGroup:
     """This process among those that torchrun started; the first call waits for all of them."""
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
-        return Ranks()
-    store, rank, size = next(iter(rendezvous("env://", timeout=PATIENCE)))
+        return ProcessGroup()
+    store, rank, size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
     store = PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # the store outlives a restart
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     del os.environ["TORCHELASTIC_RUN_ID"]  # processes that this one starts are alone
-    return Ranks(rank, size, store)
+    return ProcessGroup(rank, size, store)
 
 
 @contextmanager
@@ -183,11 +183,11 @@ def _noticing() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise LostError(str(error)) from error
+            raise PeerLostError(str(error)) from error
         raise
 
 
-class SharedUpdates:
+class GradientSync:
     """What ranks add up at the end of an update of ``model`` under ``perturb``.
 
     BatchNorm: a ghost batch moves a running average r to (1 - m) r + m s. That is linear in where it starts: rank 0
@@ -198,7 +198,7 @@ class SharedUpdates:
         ValueError: where several ranks meet BatchNorm without a momentum, which has no such sum.
     """
 
-    def __init__(self, ranks: Ranks, model: nn.Module, perturb: Perturbations) -> None:
+    def __init__(self, ranks: ProcessGroup, model: nn.Module, perturb: NoiseContexts) -> None:
         layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.running_mean is not None]
         if ranks.size > 1 and any(layer.momentum is None for layer in layers):
             raise ValueError("momentum: None in a BatchNorm layer cannot be shared by several processes")
@@ -220,12 +220,12 @@ class SharedUpdates:
         seen = [number.clone() for number in self._seen]
         for average, _ in self._averages if self._ranks.rank else []:
             average.zero_()
-        self._perturb.leave(range(own.start))
+        self._perturb.skip(range(own.start))
         return partial(self._end, own, count, seen)
 
     @torch.no_grad()
     def _end(self, own: slice, count: int, seen: list[Tensor], sums: Tensor) -> None:
-        self._perturb.leave(range(own.stop, count))
+        self._perturb.skip(range(own.stop, count))
         passes = self._perturb.passes
         for average, momentum in self._averages:
             average.mul_((1 - momentum) ** (passes * (count - own.stop)))
@@ -235,7 +235,7 @@ class SharedUpdates:
             if parameter.grad is None:  # no ghost batch was this rank's
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        self._ranks.add_up([*gradients, *(average for average, _ in self._averages), sums])
+        self._ranks.all_reduce([*gradients, *(average for average, _ in self._averages), sums])
 
 
 def _nothing(sums: Tensor) -> None:

@@ -10,14 +10,14 @@ from enum import StrEnum
 import torch
 from torch import nn
 
-from smoothout.common.enums import keep_members
+from smoothout.common.enums import coerce_enum_fields
 from smoothout.nn.precision import Precision
 
 _KEEP = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: never map, never trim
-TOGETHER = 8  # trainings that take turns on one CUDA device
+MAX_CONCURRENT = 8  # trainings that take turns on one CUDA device
 
 
-def keep_memory() -> None:
+def tune_malloc() -> None:
     """Let glibc keep the memory of large tensors instead of giving it back and faulting it in again at each update."""
     with suppress(OSError, AttributeError, TypeError):  # another C library, or Windows, which has none of that name
         mallopt = ctypes.CDLL(None).mallopt
@@ -33,7 +33,7 @@ class Launch(StrEnum):
     graph = "graph"
 
 
-class Layout(StrEnum):
+class MemoryFormat(StrEnum):
     """How images lie in memory: plane by plane (N, C, H, W) or pixel by pixel (channels last)."""
 
     auto = "auto"
@@ -43,14 +43,14 @@ class Layout(StrEnum):
     @property
     def memory_format(self) -> torch.memory_format:
         """As torch names it."""
-        return torch.channels_last if self is Layout.channels_last else torch.contiguous_format
+        return torch.channels_last if self is MemoryFormat.channels_last else torch.contiguous_format
 
     def applied_to(self, model: nn.Module) -> nn.Module:
         """``model``, its convolutions' weights laid out in place."""
         return model.to(memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
 
 
-class Ghosts(StrEnum):
+class GhostPasses(StrEnum):
     """How ghost batches go through the network: one after another, or all of a batch in one pass (see ``ghost``)."""
 
     auto = "auto"
@@ -83,12 +83,12 @@ class Engine:
 
     launch: Launch = Launch.auto
     compile: bool = False
-    layout: Layout = Layout.auto
+    layout: MemoryFormat = MemoryFormat.auto
     together: int | None = None
-    ghosts: Ghosts = Ghosts.auto
+    ghosts: GhostPasses = GhostPasses.auto
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         if self.together is not None and self.together < 1:
             raise ValueError(f"together: must be null or a whole number >= 1, not {self.together}")
 
@@ -115,30 +115,30 @@ class Engine:
         return replace(
             self,
             launch=launch,
-            layout=self.laid_out(device, precision),
-            together=self.turns(device),
+            layout=self.resolve_memory_format(device, precision),
+            together=self.max_concurrent(device),
             ghosts=self.passes(device, one_noise, convolutions),
         )
 
-    def laid_out(self, device: torch.device, precision: Precision) -> Layout:
+    def resolve_memory_format(self, device: torch.device, precision: Precision) -> MemoryFormat:
         """The layout on ``device``."""
-        if self.layout is not Layout.auto:
+        if self.layout is not MemoryFormat.auto:
             return self.layout
         plane_wise = device.type == "cuda" and precision is Precision.float32
-        return Layout.channels_first if plane_wise else Layout.channels_last
+        return MemoryFormat.channels_first if plane_wise else MemoryFormat.channels_last
 
-    def turns(self, device: torch.device) -> int:
+    def max_concurrent(self, device: torch.device) -> int:
         """How many trainings take turns on ``device``."""
-        return self.together or (TOGETHER if device.type == "cuda" else 1)
+        return self.together or (MAX_CONCURRENT if device.type == "cuda" else 1)
 
-    def passes(self, device: torch.device, one_noise: bool | None, convolutions: bool) -> Ghosts:
+    def passes(self, device: torch.device, one_noise: bool | None, convolutions: bool) -> GhostPasses:
         """How ghost batches go through a network with or without ``convolutions``.
 
-        ``one_noise`` is whether one noise, or none, serves those of a batch; None is that they must go one by one.
+        ``shares_noise`` is whether one noise, or none, serves those of a batch; None is that they must go one by one.
         """
         if one_noise is None or (self.compile and not one_noise):
-            return Ghosts.in_turn
-        if self.ghosts is Ghosts.auto:
+            return GhostPasses.in_turn
+        if self.ghosts is GhostPasses.auto:
             fewer_launches = device.type == "cuda" and (one_noise or not convolutions)
-            return Ghosts.one_pass if fewer_launches else Ghosts.in_turn
+            return GhostPasses.one_pass if fewer_launches else GhostPasses.in_turn
         return self.ghosts

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smoothout.nn.ghost_batchnorm import forward_each, forward_ghosts, whole_and_rest
-from smoothout.nn.parameters import BATCHNORM, restored
+from smoothout.nn.ghost_batchnorm import forward_ghosts, forward_stacked_weights, split_remainder
+from smoothout.nn.parameters import BATCHNORM, preserve_state
 from smoothout.training.batch import Batch
-from smoothout.training.noise_contexts import Perturbations
+from smoothout.training.noise_contexts import NoiseContexts
 from smoothout.training.update import Perturb
 
 Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Passes:
+class PassPlan:
     """What `update` is told of one update.
 
     Args:
@@ -40,43 +40,45 @@ class Passes:
     ghosts: int
 
 
-def passes(
+def plan_passes(
     rows: Tensor,
     batch: Batch,
     model: nn.Module,
     network: Network,
-    perturb: Perturbations,
+    perturb: NoiseContexts,
     *,
     one_pass: bool,
     share: Callable[[int], slice] = lambda count: slice(0, count),
-) -> Passes:
+) -> PassPlan:
     """The passes of an update on ``rows``; ``network`` is ``model``, or what was compiled from it.
 
     ``share`` says which of so many ghost batches are this rank's. Even with ``one_pass``, a rank's go one after
     another where they are no whole batches.
     """
-    cut = batch.cut(rows)
+    cut = batch.split(rows)
     own, count = share(len(cut)), len(cut)
     mine = cut[own]
     start, stop = (sum(map(len, cut[:end])) for end in (own.start, own.stop))
     whole = bool(mine) and start % batch.size == 0 and (stop % batch.size == 0 or stop == len(rows))
     if not (one_pass and whole):
-        return Passes(tuple(mine), own, count, network, lambda ghost: perturb(own.start + ghost, count), 1)
+        return PassPlan(tuple(mine), own, count, network, lambda ghost: perturb(own.start + ghost, count), 1)
     parts = torch.split(rows[start:stop], batch.size)
-    if perturb.one_noise:
-        return Passes(parts, own, count, _divided(model, network, batch.ghosts), perturb, batch.ghosts)
-    sizes = ((each, _size(part, batch)) for part in parts for each in whole_and_rest(part, _size(part, batch)))
-    weights = perturb.stacked(own.start, (max(1, len(each) // size) for each, size in sizes), count)
+    if perturb.shares_noise:
+        return PassPlan(
+            parts, own, count, _divided(model, network, batch.ghosts_per_batch), perturb, batch.ghosts_per_batch
+        )
+    sizes = ((each, _size(part, batch)) for part in parts for each in split_remainder(part, _size(part, batch)))
+    weights = perturb.stacked_weights(own.start, (max(1, len(each) // size) for each, size in sizes), count)
 
     def forward(inputs: Tensor) -> Tensor:
-        parts = whole_and_rest(inputs, _size(inputs, batch))  # a smaller ghost batch is a pass of its own
-        return torch.cat([forward_each(model, part, next(weights)) for part in parts])
+        parts = split_remainder(inputs, _size(inputs, batch))  # a smaller ghost batch is a pass of its own
+        return torch.cat([forward_stacked_weights(model, part, next(weights)) for part in parts])
 
-    return Passes(parts, own, count, forward, _still, batch.ghosts)
+    return PassPlan(parts, own, count, forward, _still, batch.ghosts_per_batch)
 
 
 @torch.no_grad()
-def fit_one_pass(model: nn.Module, perturb: Perturbations, example: Tensor) -> bool:
+def fit_one_pass(model: nn.Module, perturb: NoiseContexts, example: Tensor) -> bool:
     """Whether several ghost batches of ``model`` can go in one pass, found out by trying with ``example``, (1, ...).
 
     They cannot where a BatchNorm layer is used more than once, because its running averages would take the last use
@@ -87,12 +89,12 @@ def fit_one_pass(model: nn.Module, perturb: Perturbations, example: Tensor) -> b
     layers = [module for module in model.modules() if isinstance(module, BATCHNORM)]
     hooks = [layer.register_forward_pre_hook(lambda layer, inputs: uses.update([layer])) for layer in layers]
     try:
-        with restored(model):
+        with preserve_state(model):
             model.train()
-            if perturb.one_noise:
+            if perturb.shares_noise:
                 forward_ghosts(model, model, inputs, 2)
             else:
-                forward_each(model, inputs, perturb.unmoved(2))
+                forward_stacked_weights(model, inputs, perturb.unmoved(2))
     except Exception:  # where it is the model's own, ghost batches one after another meet it too
         return False
     finally:
@@ -103,7 +105,7 @@ def fit_one_pass(model: nn.Module, perturb: Perturbations, example: Tensor) -> b
 
 def _size(examples: Tensor, batch: Batch) -> int:
     """Of the ghost batches of so many examples, but perhaps the last."""
-    return -(-len(examples) // batch.ghosts)
+    return -(-len(examples) // batch.ghosts_per_batch)
 
 
 def _divided(model: nn.Module, network: Network, ghosts: int) -> Network:

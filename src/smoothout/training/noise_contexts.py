@@ -11,16 +11,16 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from smoothout.common.rng import address
+from smoothout.common.rng import derive_seed
 from smoothout.nn.copies import SmoothOutCopies
 from smoothout.nn.curvature import FlatSteinTrace, RunningTrace
-from smoothout.nn.flat import by_filter
-from smoothout.nn.ghost_batchnorm import divisible
+from smoothout.nn.flat import group_by_filter
+from smoothout.nn.ghost_batchnorm import supports_ghost_batchnorm
 from smoothout.nn.perturbation import SmoothOut
-from smoothout.training.methods.smoothout import Draw, Noise
+from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
 
 
-class Perturbations:
+class NoiseContexts:
     """For a ghost batch of the present update: the contexts of its perturbed models. Dropout's chance is set too.
 
     Args:
@@ -34,13 +34,23 @@ class Perturbations:
     """
 
     def __init__(
-        self, model: nn.Module, noise: Noise, *, seed: int, total: int, every: int, ghosts: int, device: torch.device
+        self,
+        model: nn.Module,
+        noise: NoiseConfig,
+        *,
+        seed: int,
+        total: int,
+        every: int,
+        ghosts: int,
+        device: torch.device,
     ) -> None:
         self._noise, self._seed, self._total, self._update = noise, seed, total, 0
         self._drops = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p for module in model.modules())
         stochastic = bool(noise.a) and not noise.copies
-        self._context = noise.on(model) if stochastic else None
-        self._copies = SmoothOutCopies(noise.on(model), noise.copies, seed) if noise.a and noise.copies else None
+        self._context = noise.context_for(model) if stochastic else None
+        self._copies = (
+            SmoothOutCopies(noise.context_for(model), noise.copies, seed) if noise.a and noise.copies else None
+        )
         self._generators = [torch.Generator(device) for _ in range(ghosts)] if stochastic else []
         self.passes = noise.copies if self._copies is not None else 1  # of a ghost batch
         self._device, self._every, self._watched = device, every, False
@@ -51,7 +61,7 @@ class Perturbations:
         self._stein = FlatSteinTrace(self._context.parameters, noise.law, noise.scaling) if self._context else None
         self._later: Callable[[], None] | None = None  # measures, when the update's gradient is there
         clean = measurable or self._context is None  # no noise stays in
-        self._at_once = clean and not self._drops and self._copies is None and divisible(model)
+        self._at_once = clean and not self._drops and self._copies is None and supports_ghost_batchnorm(model)
         self.recordable = self._copies is None and (ghosts == 1 or not self._drops)
 
     @property
@@ -88,7 +98,7 @@ class Perturbations:
         return self._shared.get_offset() if self._device.type == "cuda" else self._shared.get_state().numpy().tobytes()
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def check_rng_use(self) -> Iterator[None]:
         """Within the block, the first time, raise ValueError where the network draws chance that nobody seeds."""
         if self._watched:
             yield
@@ -101,14 +111,16 @@ class Perturbations:
                 "model: draws from torch's global generator, not by a torch.nn.Dropout: no seed reaches it"
             )
 
-    def at(self, update: int) -> None:
+    def set_update(self, update: int) -> None:
         """Set the strength and every source of chance for ``update``, counted from the start of the training."""
         self._update, self._later = update, None
         for ghost, generator in enumerate(self._generators):
-            generator.manual_seed(address(self._seed, "noise", update, ghost if self._noise.draw is Draw.ghost else 0))
+            generator.manual_seed(
+                derive_seed(self._seed, "noise", update, ghost if self._noise.draw is NoisePer.ghost else 0)
+            )
         self._seed_dropout(0)
         if self._context is not None:
-            self._context.set_strength(self._noise.strength(update, self._total))
+            self._context.set_strength(self._noise.strength_at(update, self._total))
 
     @property
     def measuring(self) -> bool:
@@ -116,19 +128,19 @@ class Perturbations:
         return self.trace is not None and self._update % self._every == 0
 
     @property
-    def one_noise(self) -> bool | None:
+    def shares_noise(self) -> bool | None:
         """Whether one noise, or none, serves all ghost batches of a batch; None where they cannot go in one pass."""
-        return (self._context is None or self._noise.draw is Draw.batch) if self._at_once else None
+        return (self._context is None or self._noise.draw is NoisePer.batch) if self._at_once else None
 
-    def leave(self, ghosts: Iterable[int]) -> None:
-        """Leave ``ghosts`` to other ranks; where their noise stays in, it does so here too."""
+    def skip(self, ghosts: Iterable[int]) -> None:
+        """Leave ``ghosts_per_batch`` to other ranks; where their noise stays in, it does so here too."""
         if self._context is not None and not self._noise.denoise:
             for ghost in ghosts:
                 for context in self(ghost):
                     with context:
                         pass
 
-    def stacked(self, first: int, counts: Iterable[int], of: int) -> Iterator[dict[str, Tensor]]:
+    def stacked_weights(self, first: int, counts: Iterable[int], of: int) -> Iterator[dict[str, Tensor]]:
         """For each batch of so many ghost batches from ``first`` on: each one's w + theta, by name, (ghosts, *shape).
 
         Differentiable in w, which stays as it is; the noise is that of the same ghost batches one after another, of
@@ -150,7 +162,7 @@ class Perturbations:
             first += count
 
     def unmoved(self, count: int) -> dict[str, Tensor]:
-        """What `stacked` gives for so many ghost batches where there is no noise."""
+        """What `stacked_weights` gives for so many ghost batches where there is no noise."""
         parameters = self._context.parameters if self._context else []
         return {name: w.expand(count, *w.shape) for name, w in zip(self._names, parameters, strict=True)}
 
@@ -188,7 +200,7 @@ class Perturbations:
     def keep_strength_on_host(self) -> None:
         """Hold the strength in a number again, as at the start."""
         if self._context is not None:
-            self._context.a = self._noise.strength(self._update, self._total)
+            self._context.a = self._noise.strength_at(self._update, self._total)
 
     def __call__(self, ghost: int, count: int = 1) -> Sequence[AbstractContextManager[object]]:
         """The contexts for the ``ghost``-th of an update's ``count`` ghost batches.
@@ -199,7 +211,7 @@ class Perturbations:
             self._seed_dropout(ghost)
         if self._copies is not None:
             return self._copies
-        there = ghost and self._noise.draw is Draw.batch and not self._noise.denoise
+        there = ghost and self._noise.draw is NoisePer.batch and not self._noise.denoise
         if self._context is None or there:
             return [nullcontext()]
         self._context.generator = self._generators[ghost]
@@ -210,9 +222,9 @@ class Perturbations:
     def _see(self, count: int) -> None:
         """Measure at the end of the first of ``count`` ghost batches; with one noise for all, when they are through."""
         assert self._context is not None
-        parameters, clean = self._context.parameters, _by_filter(self._context.clean)
+        parameters, clean = self._context.parameters, _by_filter(self._context.clean_weights)
         theta = _by_filter(parameters) - clean
-        if self._noise.draw is Draw.batch:
+        if self._noise.draw is NoisePer.batch:
             self._later = lambda: self._add(theta, _by_filter(parameters), _gradients(parameters), 1)
         else:
             self._add(theta, clean, _gradients(parameters), count)
@@ -220,7 +232,7 @@ class Perturbations:
     def _seed_dropout(self, ghost: int) -> None:
         if self._drops:
             # torch.manual_seed would format the call stack for devices that are not there, 0.1 ms at every call.
-            (self._dropout or self._shared).manual_seed(address(self._seed, "dropout", self._update, ghost))
+            (self._dropout or self._shared).manual_seed(derive_seed(self._seed, "dropout", self._update, ghost))
 
 
 @dataclass(frozen=True)
@@ -249,7 +261,7 @@ def _flat(tensors: Iterable[Tensor]) -> Tensor:
 
 def _by_filter(tensors: Iterable[Tensor]) -> Tensor:
     """All entries, (n,), as `FlatSteinTrace` takes them: no tensor need be copied, whatever its memory format is."""
-    return torch.cat([by_filter(tensor.detach()) for tensor in tensors])
+    return torch.cat([group_by_filter(tensor.detach()) for tensor in tensors])
 
 
 def _gradients(parameters: Sequence[Tensor]) -> Tensor:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.nn.curvature import noise_variances
-from smoothout.nn.parameters import filter_norms, float64_device, trainable
-from smoothout.training.methods.smoothout import Noise
+from smoothout.nn.parameters import filter_norms, float64_device, trainable_parameters
+from smoothout.training.methods.smoothout import NoiseConfig
 
 
 @torch.no_grad()
-def relative_strength(model: nn.Module, noise: Noise, update: int, total: int) -> float:
+def relative_noise_strength(model: nn.Module, noise: NoiseConfig, update: int, total: int) -> float:
     """r = ||theta_f|| / ||w_f||, the median over ``model``'s filters, at ``update`` (from 0) of ``total``.
 
     AdaSmoothOut's strength, measured for any noise. Nothing is drawn: ||theta_f|| is the root of its expected square,
@@ -22,8 +22,8 @@ def relative_strength(model: nn.Module, noise: Noise, update: int, total: int) -
     A filter is a slice of a perturbed tensor with two dimensions or more: biases and BatchNorm's parameters, of one
     number each, are left out, and filters of zeros. nan where a weight is nan, or nothing is left.
     """
-    a = noise.strength(update, total)
-    weights = [w for w in trainable(model, noise.batchnorm) if w.dim() > 1]
+    a = noise.strength_at(update, total)
+    weights = [w for w in trainable_parameters(model, noise.batchnorm) if w.dim() > 1]
     if not weights:
         return math.nan
     device = float64_device(weights)
@@ -31,7 +31,7 @@ def relative_strength(model: nn.Module, noise: Noise, update: int, total: int) -
     return float(ratios[ratios != math.inf].median())
 
 
-def _ratios(weight: Tensor, a: float, noise: Noise) -> Tensor:
+def _ratios(weight: Tensor, a: float, noise: NoiseConfig) -> Tensor:
     """||theta_f|| / ||w_f|| for each filter of ``weight``; inf where w_f is 0."""
     [variance] = noise_variances([weight], a, law=noise.law, scaling=noise.scaling)
     variances = torch.as_tensor(variance, dtype=weight.dtype, device=weight.device).expand_as(weight)

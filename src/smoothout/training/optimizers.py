@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from smoothout.common.enums import keep_members
+from smoothout.common.enums import coerce_enum_fields
 
 
 class Epsilon(StrEnum):
@@ -45,7 +46,7 @@ class Optimizer:
             raise ValueError(f"clip_norm: must be null (no clipping) or a finite number above 0, not {self.clip_norm}")
 
     @property
-    def recordable(self) -> bool:
+    def capturable(self) -> bool:
         """Whether an update can be recorded and replayed: no number changes but on the device, all begin with 0."""
         return False
 
@@ -64,10 +65,10 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        keep_members(self)
+        coerce_enum_fields(self)
 
     @property
-    def recordable(self) -> bool:
+    def capturable(self) -> bool:
         """An epsilon that changes from update to update is no tensor: a recording would keep its first value."""
         return self.epsilon is Epsilon.corrected
 
@@ -108,8 +109,10 @@ def _made(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) 
 
 
 @dataclass(frozen=True)
-class Momentum(Optimizer):
+class SGD(Optimizer):
     """Stochastic gradient descent with heavy-ball momentum."""
+
+    recorded_as: ClassVar[str] = "Momentum"
 
     momentum: float = 0.9
 
@@ -119,7 +122,7 @@ class Momentum(Optimizer):
             raise ValueError(f"momentum: must lie in [0, 1), not {self.momentum}")
 
     @property
-    def recordable(self) -> bool:
+    def capturable(self) -> bool:
         """Always."""
         return True
 

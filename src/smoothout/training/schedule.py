@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from smoothout.common.enums import keep_members
+from smoothout.common.enums import coerce_enum_fields
 from smoothout.training.batch import Batch
 
 
@@ -45,7 +45,7 @@ class Schedule:
     warm_up: int = 0
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         if self.epochs < 1:
             raise ValueError(f"epochs: must be at least 1, not {self.epochs}")
         if any(epoch < 1 for epoch in self.drops):
@@ -59,7 +59,7 @@ class Schedule:
         if self.warm_up and self.lr_scaling is LrScaling.none:
             raise ValueError("warm_up: rises to the scaled learning rate; it needs lr_scaling=sqrt or linear")
 
-    def simplified(self) -> Schedule:
+    def canonicalized(self) -> Schedule:
         """The plainest settings with the same outcome: drops in order, without those that are never reached."""
         drops = tuple(sorted(epoch for epoch in self.drops if epoch < self.epochs))
         plain = replace(self, drops=drops, factor=self.factor if drops else Schedule.factor)
@@ -79,7 +79,7 @@ class Schedule:
         """What the learning rate is multiplied by for the sake of ``batch``."""
         if self.lr_scaling is LrScaling.none:
             return 1.0
-        ratio = batch.examples / (self.lr_reference or batch.ghost or batch.size)
+        ratio = batch.examples_per_update / (self.lr_reference or batch.ghost or batch.size)
         return ratio if self.lr_scaling is LrScaling.linear else math.sqrt(ratio)
 
     def lr_factor(self, epoch: float, batch: Batch) -> float:

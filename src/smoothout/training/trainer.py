@@ -13,27 +13,27 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from smoothout.common.enums import choice
-from smoothout.common.rng import stream
+from smoothout.common.enums import parse_enum
+from smoothout.common.rng import make_generator
 from smoothout.data.split import Split
-from smoothout.nn.evaluation import evaluate, evaluation_batch
+from smoothout.nn.evaluation import eval_batch_size, evaluate
 from smoothout.nn.parameters import has_convolutions
-from smoothout.nn.precision import Precision, arithmetic
+from smoothout.nn.precision import Precision, precision_context
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import Snapshot
-from smoothout.training.cuda_graph import GraphedUpdate, RecordingError, State
-from smoothout.training.distributed import Ranks, SharedUpdates
-from smoothout.training.engine import Engine, Ghosts, Launch
-from smoothout.training.ghost_batches import fit_one_pass, passes
-from smoothout.training.methods.smoothout import Noise
-from smoothout.training.noise_contexts import Perturbations
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.cuda_graph import GraphedStep, RecordingError, State
+from smoothout.training.distributed import GradientSync, ProcessGroup
+from smoothout.training.engine import Engine, GhostPasses, Launch
+from smoothout.training.ghost_batches import fit_one_pass, plan_passes
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.noise_contexts import NoiseContexts
 from smoothout.training.schedule import Schedule
 from smoothout.training.update import update
 
 CURVATURE_DRAWS = 8  # an epoch: theta . gradient at so many of its updates costs half a percent
 
 
-class OptimizerSettings(Protocol):
+class OptimizerConfig(Protocol):
     """What the loop asks of an optimizer's settings."""
 
     @property
@@ -43,11 +43,11 @@ class OptimizerSettings(Protocol):
     @property
     def reset_every_epoch(self) -> bool: ...  # noqa: D102
     @property
-    def recordable(self) -> bool: ...  # noqa: D102
+    def capturable(self) -> bool: ...  # noqa: D102
     def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer: ...  # noqa: D102
 
 
-class Training:
+class Trainer:
     """One training of ``model``, in place: iterate over it to train, update by update.
 
         training = Training(model, train_split, test_split, optimizer=Adam(1e-3), schedule=Schedule(200), ...)
@@ -70,7 +70,7 @@ class Training:
         augmentation: of what is learnt, of the kind that goes with the split; None is none.
         engine: how the updates reach the hardware; its ``auto`` choices are made here.
         resume: where to go on from.
-        ranks: the processes that share the training; each makes a `Training` with the same arguments.
+        ranks: the processes that share the training; each makes a `Trainer` with the same arguments.
 
     With dropout, torch's global generator is seeded anew at every ghost batch. A loss that is no longer finite at the
     end of an epoch ends the training: no epoch follows, and the last training loss is nan or infinite.
@@ -92,51 +92,51 @@ class Training:
         train_split: Split,
         test_split: Split,
         *,
-        optimizer: OptimizerSettings,
+        optimizer: OptimizerConfig,
         schedule: Schedule,
         batch: Batch,
-        noise: Noise,
+        noise: NoiseConfig,
         seed: int,
         precision: Precision = Precision.float32,
         augmentation: Any = None,
         engine: Engine | None = None,
-        resume: Snapshot | None = None,
-        ranks: Ranks | None = None,
+        resume: TrainingState | None = None,
+        ranks: ProcessGroup | None = None,
     ) -> None:
-        self._device, precision = train_split.labels.device, choice(Precision, "precision", precision)
-        self._updates = batch.updates(len(train_split))
+        self._device, precision = train_split.labels.device, parse_enum(Precision, "precision", precision)
+        self._updates = batch.updates_per_epoch(len(train_split))
         engine = engine or Engine()
         # The memory format comes first: the room for the noise is made for weights as they lie.
-        self._model = engine.laid_out(self._device, precision).applied_to(model)
-        self._perturb = Perturbations(
+        self._model = engine.resolve_memory_format(self._device, precision).applied_to(model)
+        self._perturb = NoiseContexts(
             model,
             noise,
             seed=seed,
             total=schedule.epochs * self._updates,
             every=max(1, self._updates // CURVATURE_DRAWS),
-            ghosts=batch.pieces,
+            ghosts=batch.ghosts_per_update,
             device=self._device,
         )
-        self._ranks = ranks or Ranks()
-        self._shared = SharedUpdates(self._ranks, model, self._perturb)
+        self._ranks = ranks or ProcessGroup()
+        self._shared = GradientSync(self._ranks, model, self._perturb)
 
         # How the updates reach the hardware follows from what all of the above allow.
         resident = train_split.resident
-        recordable = self._perturb.recordable and optimizer.recordable and resident and self._ranks.size == 1
-        one_noise = self._perturb.one_noise if batch.ghosts > 1 and resident else None
+        recordable = self._perturb.recordable and optimizer.capturable and resident and self._ranks.size == 1
+        one_noise = self._perturb.shares_noise if batch.ghosts_per_batch > 1 and resident else None
         self.engine = engine.resolved(self._device, precision, recordable, one_noise, has_convolutions(model))
         train_split, self._test_split = (  # whose batches lie in memory as the weights do
-            split.laid_out(self.engine.layout.memory_format) for split in (train_split, test_split)
+            split.to_memory_format(self.engine.layout.memory_format) for split in (train_split, test_split)
         )
-        if self.engine.ghosts is Ghosts.one_pass:
-            with arithmetic(precision, self._device):
-                fit = fit_one_pass(model, self._perturb, train_split.take(slice(1))[0])
-            self.engine = self.engine if fit else replace(self.engine, ghosts=Ghosts.in_turn)
+        if self.engine.ghosts is GhostPasses.one_pass:
+            with precision_context(precision, self._device):
+                fit = fit_one_pass(model, self._perturb, train_split.gather(slice(1))[0])
+            self.engine = self.engine if fit else replace(self.engine, ghosts=GhostPasses.in_turn)
 
-        self._examples = train_split.learnt(augmentation, seed)
+        self._examples = train_split.training_view(augmentation, seed)
         self._settings, self._schedule, self._batch, self._seed = optimizer, schedule, batch, seed
         self._precision, self._lr = precision, math.nan
-        self._now = resume or Snapshot({}, {}, {}, torch.zeros(2, dtype=torch.float64, device=self._device))
+        self._now = resume or TrainingState({}, {}, {}, torch.zeros(2, dtype=torch.float64, device=self._device))
         self._optimizer = optimizer.build(list(model.parameters()))
         if resume:
             self._load(resume)
@@ -145,50 +145,55 @@ class Training:
 
         # Compiling and recording come last, for they hold on to the tensors that they find.
         self._network: Any = torch.compile(model, dynamic=False) if self.engine.compile else model
-        self._graphed: GraphedUpdate | None = None
+        self._graphed: GraphedStep | None = None
         self._graph_required = engine.launch is Launch.graph
         if self.engine.launch is Launch.graph:
             self._prepare_graphs()
         self._since = time.perf_counter() - self._now.elapsed
 
-    def _load(self, resume: Snapshot) -> None:
+    def _load(self, resume: TrainingState) -> None:
         """Take weights, optimizer state and curvature from where the training is resumed."""
         self._model.load_state_dict(resume.model)
         if self._perturb.trace and resume.trace:
-            self._perturb.trace.load(resume.trace)
+            self._perturb.trace.load_state_dict(resume.trace)
         if resume.optimizer:
             self._optimizer.load_state_dict(resume.optimizer)
         for weight, state in self._optimizer.state.items():  # a fused update takes all for laid out as the weight
             like = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dim() and v.shape == weight.shape}
             state.update({name: torch.empty_like(weight).copy_(v) for name, v in like.items()})
 
-    def __iter__(self) -> Iterator[Snapshot]:
+    def __iter__(self) -> Iterator[TrainingState]:
         """Train to the end; yields the live state after every update. It may be left, and gone on with by a new one."""
         now = self._now
         while now.epoch < self._schedule.epochs and not now.diverged:
             order = self._open_epoch()
             while now.step < self._updates:
-                self._perturb.at(now.epoch * self._updates + now.step)
+                self._perturb.set_update(now.epoch * self._updates + now.step)
                 self._set_lr(now.epoch + now.step / self._updates)
-                with self._perturb.watched(), self._perturb.own_dropout():
-                    self._work(order[now.step * self._batch.examples : (now.step + 1) * self._batch.examples])
+                with self._perturb.check_rng_use(), self._perturb.own_dropout():
+                    self._work(
+                        order[
+                            now.step * self._batch.examples_per_update : (now.step + 1)
+                            * self._batch.examples_per_update
+                        ]
+                    )
                 now.step += 1
                 yield now
             self._close_epoch()
         self._graphed = None  # graphs and gradients hold memory that whoever keeps this object has no use for
         self._optimizer.zero_grad(set_to_none=True)
 
-    def run(self) -> Snapshot:
+    def run(self) -> TrainingState:
         """Train to the end; returns the last snapshot, whose ``best`` holds the weights of the best test epoch."""
         for _ in self:
             pass
         return self._now
 
-    def frozen(self) -> Snapshot:
+    def state(self) -> TrainingState:
         """The live state, ready to be saved."""
         self._now.model = self._model.state_dict()
         self._now.optimizer, self._now.elapsed = self._optimizer.state_dict(), time.perf_counter() - self._since
-        self._now.trace = self._perturb.trace.state() if self._perturb.trace else {}
+        self._now.trace = self._perturb.trace.state_dict() if self._perturb.trace else {}
         for group in self._now.optimizer["param_groups"]:  # as it would be without a recording
             group.update(lr=float(group["lr"]), **({"capturable": False} if "capturable" in group else {}))
         return self._now
@@ -217,13 +222,13 @@ class Training:
 
     def _compute(self, rows: Tensor) -> None:
         """One update on the training examples ``rows``: work of the device alone, which waits for nothing."""
-        one_pass = self.engine.ghosts is Ghosts.one_pass
-        way = passes(
-            rows, self._batch, self._model, self._network, self._perturb, one_pass=one_pass, share=self._ranks.share
+        one_pass = self.engine.ghosts is GhostPasses.one_pass
+        way = plan_passes(
+            rows, self._batch, self._model, self._network, self._perturb, one_pass=one_pass, share=self._ranks.shard
         )
-        pieces = (self._examples.take(part) for part in way.parts)
+        pieces = (self._examples.gather(part) for part in way.parts)
         add_up = self._shared.begin(way.own, way.count)
-        with arithmetic(self._precision, self._device):
+        with precision_context(self._precision, self._device):
             self._now.sums += update(
                 way.network,
                 self._optimizer,
@@ -242,10 +247,10 @@ class Training:
         if self._settings.reset_every_epoch and now.step == 0:
             self._renew_optimizer()
         self._model.train()
-        self._examples.at(now.epoch)
-        order = torch.randperm(len(self._examples), generator=stream(self._seed, "order", now.epoch))
-        own = [self._own(rows) for rows in torch.split(order, self._batch.examples)]
-        taken = self._examples.awaited(torch.cat(own), sum(map(len, own[: now.step])))
+        self._examples.set_epoch(now.epoch)
+        order = torch.randperm(len(self._examples), generator=make_generator(self._seed, "order", now.epoch))
+        own = [self._own(rows) for rows in torch.split(order, self._batch.examples_per_update)]
+        taken = self._examples.prefetch(torch.cat(own), sum(map(len, own[: now.step])))
         return order.to(taken.device)
 
     def _renew_optimizer(self) -> None:
@@ -260,8 +265,8 @@ class Training:
         """Those of an update's ``rows`` that this rank takes."""
         if self._ranks.size == 1:
             return rows
-        cut = self._batch.cut(rows)
-        return torch.cat([rows[:0], *cut[self._ranks.share(len(cut))]])
+        cut = self._batch.split(rows)
+        return torch.cat([rows[:0], *cut[self._ranks.shard(len(cut))]])
 
     def _set_lr(self, epoch: float) -> None:
         lr = self._settings.lr * self._schedule.lr_factor(epoch, self._batch)
@@ -277,10 +282,10 @@ class Training:
     def _close_epoch(self) -> None:
         """Measure the epoch that ended, keep its weights if they are the best, and begin the next one."""
         now = self._now
-        with arithmetic(self._precision, self._device):
-            batches = self._test_split.batches(evaluation_batch(self._device))
-            batches = replace(batches, which=self._ranks.share(len(batches)))
-            measured = evaluate(self._model, batches, lambda sums: self._ranks.add_up([sums]))
+        with precision_context(self._precision, self._device):
+            batches = self._test_split.batches(eval_batch_size(self._device))
+            batches = replace(batches, which=self._ranks.shard(len(batches)))
+            measured = evaluate(self._model, batches, lambda sums: self._ranks.all_reduce([sums]))
         loss, right = (now.sums / len(self._examples)).tolist()
         numbers = (loss, right, measured.loss, measured.accuracy)
         names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -290,7 +295,7 @@ class Training:
         if now.best_epoch == now.epoch:
             now.best = {name: tensor.clone() for name, tensor in now.model.items()}
         if self._perturb.trace:
-            now.curvature.append(self._perturb.trace.taken())
+            now.curvature.append(self._perturb.trace.pop_epoch())
         now.epoch, now.step = now.epoch + 1, 0
         now.sums.zero_()
         now.curves["seconds"].append(time.perf_counter() - self._since)
@@ -325,7 +330,7 @@ class Training:
             if "capturable" in group:
                 group["capturable"] = self._device.type == "cuda"
         self._perturb.keep_strength_on_device()
-        self._graphed = GraphedUpdate(self._device, self._perturb.generators)
+        self._graphed = GraphedStep(self._device, self._perturb.generators)
 
     def _give_up_graphs(self) -> None:
         """Take back what `_prepare_graphs` did: from now on updates are as eager ones always are."""

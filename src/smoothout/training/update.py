@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.nn.ghost_batchnorm import whole_and_rest
+from smoothout.nn.ghost_batchnorm import split_remainder
 
 # For a ghost batch's index, the perturbed models that its gradient is the mean of: one context each.
 Perturb = Callable[[int], Sequence[AbstractContextManager[object]]]
@@ -29,12 +29,12 @@ def update(
 ) -> Tensor:
     """[SmoothOut Alg. 1] Perturb the weights, backpropagate, take the noise out, update.
 
-    ``pieces`` (inputs, labels) are taken one by one; each is ``ghosts`` ghost batches that ``network`` keeps apart by
-    itself, ``count`` in all. The gradient is the sum of the ghost batches' mean gradients over their number, as in the
-    released program, also where the last is smaller. Where ranks share an update, ``pieces`` are one rank's, and
-    ``add_up`` adds up the ranks' gradients and the sums that it is given. ``measure`` is called when each parameter's
-    ``grad`` is the whole update's, before it is clipped. Returns the sum of the losses and the number
-    of right answers over all examples, (2,), both under noise and on the device.
+    ``pieces`` (inputs, labels) are taken one by one; each is ``ghosts`` ghost batches that
+    ``network`` keeps apart by itself, ``count`` in all. The gradient is the sum of the ghost batches' mean
+    gradients over their number, as in the released program, also where the last is smaller. Where ranks share an
+    update, ``pieces`` are one rank's, and ``add_up`` adds up the ranks' gradients and the sums that it
+    is given. ``measure`` is called when each parameter's ``grad`` is the whole update's, before it is clipped. Returns
+    the sum of the losses and the number of right answers over all examples, (2,), both under noise and on the device.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     losses, correct, ghost = list[Tensor](), list[Tensor](), 0
@@ -46,7 +46,7 @@ def update(
                 logits = network(inputs)
                 means = mean_losses(logits, labels, size)
                 (torch.cat(means).sum() / (count * len(contexts))).backward()  # type: ignore[no-untyped-call]
-            sizes = (len(each) for each in whole_and_rest(labels, size))
+            sizes = (len(each) for each in split_remainder(labels, size))
             losses += [m.detach().double() * (n / len(m) / len(contexts)) for m, n in zip(means, sizes, strict=True)]
             correct.append((logits.detach().argmax(1) == labels).sum().double() / len(contexts))
         ghost += sum(map(len, means))
@@ -65,4 +65,4 @@ def mean_losses(logits: Tensor, labels: Tensor, size: int) -> list[Tensor]:
     if len(labels) == size:
         return [F.cross_entropy(logits, labels).view(1)]
     losses = F.cross_entropy(logits, labels, reduction="none")
-    return [part.view(-1, min(size, len(part))).mean(1) for part in whole_and_rest(losses, size)]
+    return [part.view(-1, min(size, len(part))).mean(1) for part in split_remainder(losses, size)]

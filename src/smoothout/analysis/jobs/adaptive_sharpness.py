@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import Part, Weights
-from smoothout.common.enums import keep_members
+from smoothout.analysis.jobs.base import SplitName, WhichWeights
+from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
 
 
 @dataclass(frozen=True)
-class Adaptive:
+class AdaptiveSharpnessJob:
     """Adaptive sharpness of one run, see ``analysis.adaptive.adaptive_sharpness``.
 
     Args:
@@ -33,12 +33,14 @@ class Adaptive:
         examples: look at the first so many examples of the split; None is all.
     """
 
+    recorded_as: ClassVar[str] = "Adaptive"
+
     kind: ClassVar[str] = "adaptive"
     numerics: ClassVar[int] = 1
     runs: ClassVar[int] = 1
 
-    weights: Weights = Weights.best
-    part: Part = Part.train
+    weights: WhichWeights = WhichWeights.best
+    part: SplitName = SplitName.train
     norm: Norm = Norm.linf
     rho: float = 1e-3
     normalise_logits: bool = False
@@ -48,7 +50,7 @@ class Adaptive:
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         base.check_examples(self.examples)
         base.check_part(self.part)
         base.check_counts(self, "iterations")
@@ -64,7 +66,7 @@ class Adaptive:
         return 1 + self.iterations + self.random_starts * (1 + self.iterations)
 
     ticks = evaluations
-    examples_seen = base.seen_of_part
+    examples_seen = base.examples_used_of_split
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Measure the one model."""

@@ -9,20 +9,20 @@ import torch
 
 from smoothout.analysis import empirical_risk
 from smoothout.data.split import Split, SplitBatches
-from smoothout.nn.evaluation import evaluation_batch
+from smoothout.nn.evaluation import eval_batch_size
 
 STATISTICS_BATCH = 1000  # examples a batch where BatchNorm's averages are recomputed: their size matters a little
 LARGE_GPU = 40 * 2**30  # bytes; products with the Hessian of ResNet44 for 5000 images need as much
 
 
-class Weights(StrEnum):
+class WhichWeights(StrEnum):
     """The weights of a trained run: at the end of its best test epoch, or of its last epoch."""
 
     best = "best"
     last = "last"
 
 
-class Part(StrEnum):
+class SplitName(StrEnum):
     """The split that is looked at; by_convention is the one that a convention of sharpness goes with."""
 
     train = "train"
@@ -30,9 +30,9 @@ class Part(StrEnum):
     by_convention = "by_convention"
 
 
-def check_part(part: Part) -> None:
+def check_part(part: SplitName) -> None:
     """Raise ValueError unless ``part`` is one of the two splits."""
-    if part is Part.by_convention:
+    if part is SplitName.by_convention:
         raise ValueError("part: must be train or test; by_convention belongs to sharpness")
 
 
@@ -53,19 +53,19 @@ def check_positive(settings: Any, *names: str) -> None:
     empirical_risk.check_positive(**{name: getattr(settings, name) for name in names})
 
 
-def seen(size: int, examples: int | None) -> int:
+def examples_used(size: int, examples: int | None) -> int:
     """How many examples of a split of ``size`` are looked at."""
     return size if examples is None else min(size, examples)
 
 
-def seen_of_part(settings: Any, train: int, test: int) -> int:
+def examples_used_of_split(settings: Any, train: int, test: int) -> int:
     """How many examples one evaluation goes over, of ``settings`` that look at one split."""
-    return seen(train if settings.part is Part.train else test, settings.examples)
+    return examples_used(train if settings.part is SplitName.train else test, settings.examples)
 
 
-def seen_of_both(settings: Any, train: int, test: int) -> int:
+def examples_used_of_both(settings: Any, train: int, test: int) -> int:
     """How many examples one evaluation goes over, on average, of ``settings`` that look at both splits."""
-    return (seen(train, settings.examples) + seen(test, settings.examples)) // 2
+    return (examples_used(train, settings.examples) + examples_used(test, settings.examples)) // 2
 
 
 def analysis_batch(device: torch.device) -> int:
@@ -75,21 +75,23 @@ def analysis_batch(device: torch.device) -> int:
     it is the same whatever else is there.
     """
     small = device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < LARGE_GPU
-    return evaluation_batch(torch.device("cpu") if small else device)
+    return eval_batch_size(torch.device("cpu") if small else device)
 
 
-def batches_of(part: Part, train: Split, test: Split, examples: int | None, size: int | None = None) -> SplitBatches:
+def batches_of(
+    part: SplitName, train: Split, test: Split, examples: int | None, size: int | None = None
+) -> SplitBatches:
     """The first ``examples`` examples (None: all) of a split, in batches of ``size``, or of `analysis_batch`."""
-    split = train if part is Part.train else test
+    split = train if part is SplitName.train else test
     return split.first(examples).batches(size or analysis_batch(split.labels.device))
 
 
-def check_line(start: float, stop: float, points: int) -> None:
+def check_linspace(start: float, stop: float, points: int) -> None:
     """Raise ValueError unless there are at least two points from ``start`` up to ``stop``."""
     if points < 2 or not start < stop:
         raise ValueError(f"start, stop, points: need start < stop and 2 points, not {start}, {stop}, {points}")
 
 
-def line(start: float, stop: float, points: int) -> list[float]:
+def linspace(start: float, stop: float, points: int) -> list[float]:
     """``points`` numbers at equal distances from ``start`` to ``stop``, rounded to ten decimals."""
     return [round(start + (stop - start) * i / (points - 1), 10) for i in range(points)]

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import Part, Weights
-from smoothout.common.enums import keep_members
+from smoothout.analysis.jobs.base import SplitName, WhichWeights
+from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.estimates import Estimate
 from smoothout.data.split import Split
 
@@ -39,8 +39,8 @@ class Hessian:
     numerics: ClassVar[int] = 1
     runs: ClassVar[int] = 1
 
-    weights: Weights = Weights.best
-    part: Part = Part.train
+    weights: WhichWeights = WhichWeights.best
+    part: SplitName = SplitName.train
     eigenvalues: int = 3
     tolerance: float = 1e-3
     probes: int = 10
@@ -50,7 +50,7 @@ class Hessian:
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         base.check_examples(self.examples)
         base.check_part(self.part)
         base.check_counts(self, "eigenvalues", "spectrum_steps")
@@ -72,7 +72,7 @@ class Hessian:
         """About how many passes forward and backward it takes: a product costs two, and two look for chance first."""
         return 2 * self.ticks(train, test) + 2 * (3 if self.spectrum_probes else 2)
 
-    examples_seen = base.seen_of_part
+    examples_seen = base.examples_used_of_split
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """All that is asked for, with standard errors, and the products that it took."""

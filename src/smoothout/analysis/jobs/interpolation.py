@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 from torch import nn
 
 from smoothout.analysis.empirical_risk import Tick
-from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, Averages, InterpolationPath, walk
+from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, InterpolationPath, RunningStats, iterate_path
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import Part, Weights
-from smoothout.common.enums import keep_members
+from smoothout.analysis.jobs.base import SplitName, WhichWeights
+from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
 
 
 @dataclass(frozen=True)
 class Interpolation:
-    """Loss and accuracy on the way through two runs, see ``analysis.interpolation.walk``.
+    """Loss and accuracy on the way through two runs, see ``analysis.interpolation.iterate_path``.
 
     Args:
         weights: best or last, of both runs.
@@ -33,42 +33,44 @@ class Interpolation:
     numerics: ClassVar[int] = 1
     runs: ClassVar[int] = 2
 
-    weights: Weights = Weights.best
+    weights: WhichWeights = WhichWeights.best
     start: float = PUBLISHED_ALPHAS[0]
     stop: float = PUBLISHED_ALPHAS[-1]
     points: int = len(PUBLISHED_ALPHAS)
     path: InterpolationPath = InterpolationPath.linear
-    averages: Averages = Averages.interpolated
+    averages: RunningStats = RunningStats.interpolated
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         base.check_examples(self.examples)
-        base.check_line(self.start, self.stop, self.points)
+        base.check_linspace(self.start, self.stop, self.points)
 
     def slug(self, first: str, second: str) -> str:
         """The readable part of the record's name."""
         path = "" if self.path is InterpolationPath.linear else f"-{self.path}"
-        return f"{first}-to-{second}{path}" + ("" if self.averages is Averages.interpolated else f"-{self.averages}")
+        return f"{first}-to-{second}{path}" + (
+            "" if self.averages is RunningStats.interpolated else f"-{self.averages}"
+        )
 
     def evaluations(self, train: int, test: int) -> int:
         """Passes over a split."""
-        return (3 if self.averages is Averages.recomputed else 2) * self.points
+        return (3 if self.averages is RunningStats.recomputed else 2) * self.points
 
     def ticks(self, train: int, test: int) -> int:
         """How often ``run`` calls its ``tick``."""
         return 2 * self.points
 
-    examples_seen = base.seen_of_both
+    examples_seen = base.examples_used_of_both
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Both curves."""
-        parts = {part: base.batches_of(part, train, test, self.examples) for part in (Part.train, Part.test)}
+        parts = {part: base.batches_of(part, train, test, self.examples) for part in (SplitName.train, SplitName.test)}
         points: dict[str, list[dict[str, Any]]] = {part.value: [] for part in parts}
         first, second = models
-        alphas = base.line(self.start, self.stop, self.points)
-        seen = base.batches_of(Part.train, train, test, self.examples, base.STATISTICS_BATCH)
-        for stop in walk(first, second, alphas, path=self.path, averages=self.averages, averages_from=seen):
+        alphas = base.linspace(self.start, self.stop, self.points)
+        seen = base.batches_of(SplitName.train, train, test, self.examples, base.STATISTICS_BATCH)
+        for stop in iterate_path(first, second, alphas, path=self.path, averages=self.averages, averages_from=seen):
             for part, batches in parts.items():
                 points[part.value].append(stop.measured(batches)._asdict())
                 tick()

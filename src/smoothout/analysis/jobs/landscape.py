@@ -10,9 +10,9 @@ from torch import nn
 
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import Part, Weights
-from smoothout.analysis.landscape import OneDimensional, landscape_line, landscape_plane
-from smoothout.common.enums import keep_members
+from smoothout.analysis.jobs.base import SplitName, WhichWeights
+from smoothout.analysis.landscape import BiasDirection, landscape_line, landscape_plane
+from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
 
 
@@ -33,19 +33,19 @@ class Landscape:
     numerics: ClassVar[int] = 1
     runs: ClassVar[int] = 1
 
-    weights: Weights = Weights.best
+    weights: WhichWeights = WhichWeights.best
     start: float = -1.0
     stop: float = 1.0
     points: int = 21
     directions: int = 5
-    one_dimensional: OneDimensional = OneDimensional.scaled
+    one_dimensional: BiasDirection = BiasDirection.scaled
     seed: int = 0
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         base.check_examples(self.examples)
-        base.check_line(self.start, self.stop, self.points)
+        base.check_linspace(self.start, self.stop, self.points)
         base.check_counts(self, "directions")
 
     def slug(self, run: str) -> str:
@@ -57,11 +57,11 @@ class Landscape:
         return 2 * self.points * self.directions
 
     ticks = evaluations
-    examples_seen = base.seen_of_both
+    examples_seen = base.examples_used_of_both
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The curves of both splits, over the same directions."""
-        alphas = base.line(self.start, self.stop, self.points)
+        alphas = base.linspace(self.start, self.stop, self.points)
         return {
             part.value: [
                 point._asdict()
@@ -75,7 +75,7 @@ class Landscape:
                     tick=tick,
                 )
             ]
-            for part in (Part.train, Part.test)
+            for part in (SplitName.train, SplitName.test)
         }
 
 
@@ -96,20 +96,20 @@ class Plane:
     numerics: ClassVar[int] = 1
     runs: ClassVar[int] = 1
 
-    weights: Weights = Weights.best
-    part: Part = Part.train
+    weights: WhichWeights = WhichWeights.best
+    part: SplitName = SplitName.train
     start: float = -1.0
     stop: float = 1.0
     points: int = 21
-    one_dimensional: OneDimensional = OneDimensional.scaled
+    one_dimensional: BiasDirection = BiasDirection.scaled
     seed: int = 0
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         base.check_examples(self.examples)
         base.check_part(self.part)
-        base.check_line(self.start, self.stop, self.points)
+        base.check_linspace(self.start, self.stop, self.points)
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
@@ -120,11 +120,11 @@ class Plane:
         return self.points**2
 
     ticks = evaluations
-    examples_seen = base.seen_of_part
+    examples_seen = base.examples_used_of_split
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The grid."""
-        along = base.line(self.start, self.stop, self.points)
+        along = base.linspace(self.start, self.stop, self.points)
         batches = base.batches_of(self.part, train, test, self.examples)
         return asdict(
             landscape_plane(

@@ -11,11 +11,11 @@ from torch import nn
 
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import Part, Weights
+from smoothout.analysis.jobs.base import SplitName, WhichWeights
 from smoothout.analysis.noise_sensitivity import noise_curve, noise_slopes
-from smoothout.common.enums import keep_members
+from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
-from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class NoiseCurve:
     numerics: ClassVar[int] = 2  # 2: another generator draws the noise
     runs: ClassVar[int] = 1
 
-    weights: Weights = Weights.best
+    weights: WhichWeights = WhichWeights.best
     strengths: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
-    law: Law = Law.uniform
-    scaling: Scaling = Scaling.none
+    law: NoiseDistribution = NoiseDistribution.uniform
+    scaling: NoiseScaling = NoiseScaling.none
     draws: int = 1
     batch: int = 100
     seed: int = 0
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         base.check_examples(self.examples)
         if len(self.strengths) < 2 or list(self.strengths) != sorted(set(self.strengths)) or self.strengths[0] < 0:
             raise ValueError(f"strengths: must be at least two rising numbers >= 0, not {list(self.strengths)}")
@@ -55,7 +55,7 @@ class NoiseCurve:
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
-        return f"{run}-{self.law}" + ("" if self.scaling is Scaling.none else f"-{self.scaling}")
+        return f"{run}-{self.law}" + ("" if self.scaling is NoiseScaling.none else f"-{self.scaling}")
 
     def evaluations(self, train: int, test: int) -> int:
         """Passes over a split."""
@@ -63,14 +63,16 @@ class NoiseCurve:
 
     def ticks(self, train: int, test: int) -> int:
         """How often ``run`` calls its ``tick``."""
-        return self.draws * sum(math.ceil(base.seen(size, self.examples) / self.batch) for size in (train, test))
+        return self.draws * sum(
+            math.ceil(base.examples_used(size, self.examples) / self.batch) for size in (train, test)
+        )
 
-    examples_seen = base.seen_of_both
+    examples_seen = base.examples_used_of_both
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Both curves, and the metric s between neighbouring strengths."""
         curves = {}
-        for part in (Part.train, Part.test):
+        for part in (SplitName.train, SplitName.test):
             batches = base.batches_of(part, train, test, self.examples, self.batch)
             points = noise_curve(
                 models[0],

@@ -11,16 +11,16 @@ from torch.nn import functional as F
 
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import Part, Weights
-from smoothout.analysis.search_comparison import Method, atlas
+from smoothout.analysis.jobs.base import SplitName, WhichWeights
+from smoothout.analysis.search_comparison import SearchMethod, compare_searches
 from smoothout.analysis.sharpness import EVALUATIONS
-from smoothout.common.enums import keep_members
+from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
 
 
 @dataclass(frozen=True)
-class Atlas:
-    """All searches for the sharpness of one run, side by side, see ``analysis.atlas.atlas``.
+class SearchComparison:
+    """All searches for the sharpness of one run, side by side, see ``analysis.atlas.compare_searches``.
 
     Args:
         weights: best or last.
@@ -33,11 +33,13 @@ class Atlas:
         examples: look at the first so many examples of each split; None is all.
     """
 
+    recorded_as: ClassVar[str] = "Atlas"
+
     kind: ClassVar[str] = "atlas"
     numerics: ClassVar[int] = 1
     runs: ClassVar[int] = 1
 
-    weights: Weights = Weights.best
+    weights: WhichWeights = WhichWeights.best
     eps: float = 5e-4
     iterations: int = 10
     subspace: int | None = 100
@@ -47,7 +49,7 @@ class Atlas:
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         base.check_examples(self.examples)
         base.check_counts(self, "iterations", "subspace", "budget", "maxcor")
         base.check_positive(self, "eps")
@@ -59,20 +61,20 @@ class Atlas:
     def evaluations(self, train: int, test: int) -> int:
         """About how many passes forward and backward over a split it takes."""
         conventions = sum(EVALUATIONS.values()) * self.iterations
-        return (1 if self.subspace is None else 2) * (conventions + len(Method) * self.budget)
+        return (1 if self.subspace is None else 2) * (conventions + len(SearchMethod) * self.budget)
 
     ticks = evaluations
 
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples most evaluations go over."""
-        return base.seen(train, self.examples)
+        return base.examples_used(train, self.examples)
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The course of every search."""
-        courses = atlas(
+        courses = compare_searches(
             models[0],
-            base.batches_of(Part.train, train, test, self.examples),
-            base.batches_of(Part.test, train, test, self.examples),
+            base.batches_of(SplitName.train, train, test, self.examples),
+            base.batches_of(SplitName.test, train, test, self.examples),
             F.cross_entropy,
             eps=self.eps,
             iterations=self.iterations,

@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from smoothout.analysis.empirical_risk import Tick
-from smoothout.analysis.interpolation import Averages
+from smoothout.analysis.interpolation import RunningStats
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import Part, Weights
+from smoothout.analysis.jobs.base import SplitName, WhichWeights
 from smoothout.analysis.sharpness import EVALUATIONS, Convention, sharpness
-from smoothout.common.enums import keep_members
+from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
-from smoothout.nn.batchnorm import recompute_averages
-from smoothout.nn.parameters import restored
+from smoothout.nn.batchnorm import recalibrate_batchnorm
+from smoothout.nn.parameters import preserve_state
 
 
 @dataclass(frozen=True)
@@ -43,34 +43,34 @@ class Sharpness:
     runs: ClassVar[int] = 1
 
     convention: Convention = Convention.converged
-    part: Part = Part.by_convention
-    weights: Weights = Weights.best
+    part: SplitName = SplitName.by_convention
+    weights: WhichWeights = WhichWeights.best
     eps: float = 5e-4
     iterations: int = 10
     subspace: int | None = None
     repeats: int = 1
     maxcor: int = 10
     seed: int = 0
-    averages: Averages = Averages.kept
+    averages: RunningStats = RunningStats.kept
     examples: int | None = None
 
     def __post_init__(self) -> None:
-        keep_members(self)
+        coerce_enum_fields(self)
         base.check_examples(self.examples)
         base.check_positive(self, "eps")
         base.check_counts(self, "iterations", "subspace", "repeats", "maxcor")
-        if self.averages is Averages.interpolated:
+        if self.averages is RunningStats.interpolated:
             raise ValueError("averages: 'interpolated' is not one of kept, recomputed")
 
-    def simplified(self) -> Sharpness:
+    def canonicalized(self) -> Sharpness:
         """The same with the split named."""
-        usual = Part.test if self.convention is Convention.released else Part.train
-        return replace(self, part=usual) if self.part is Part.by_convention else self
+        usual = SplitName.test if self.convention is Convention.released else SplitName.train
+        return replace(self, part=usual) if self.part is SplitName.by_convention else self
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
-        recomputed = "-recomputed" if self.averages is Averages.recomputed else ""
-        return f"{run}-{self.convention}-{self.simplified().part}{recomputed}"
+        recomputed = "-recomputed" if self.averages is RunningStats.recomputed else ""
+        return f"{run}-{self.convention}-{self.canonicalized().part}{recomputed}"
 
     def evaluations(self, train: int, test: int) -> int:
         """About how many passes forward and backward over a split of ``train`` or ``test`` examples it takes."""
@@ -80,17 +80,17 @@ class Sharpness:
 
     def examples_seen(self, train: int, test: int) -> int:
         """How many examples one evaluation goes over."""
-        return base.seen_of_part(self.simplified(), train, test)
+        return base.examples_used_of_split(self.canonicalized(), train, test)
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Measure the one model."""
-        with restored(models[0]):
-            if self.averages is Averages.recomputed:
-                seen = base.batches_of(Part.train, train, test, self.examples, base.STATISTICS_BATCH)
-                recompute_averages(models[0], seen)
+        with preserve_state(models[0]):
+            if self.averages is RunningStats.recomputed:
+                seen = base.batches_of(SplitName.train, train, test, self.examples, base.STATISTICS_BATCH)
+                recalibrate_batchnorm(models[0], seen)
             result = sharpness(
                 models[0],
-                base.batches_of(self.simplified().part, train, test, self.examples),
+                base.batches_of(self.canonicalized().part, train, test, self.examples),
                 F.cross_entropy,
                 eps=self.eps,
                 iterations=self.iterations,

@@ -14,17 +14,20 @@ from smoothout.analysis.hessian import HessianVectorProduct
 from smoothout.analysis.sharpness import sharpness
 from smoothout.benchmark.gpu_check.check import Found
 from smoothout.benchmark.gpu_check.small import CLASSES, LR, PIXELS, SHAPE, apart, c1, resnet, smooth, told, training
-from smoothout.common.rng import stream
+from smoothout.common.rng import make_generator
 from smoothout.nn.evaluation import evaluate
-from smoothout.nn.perturbation import AdaSmoothOut, Law, SmoothOut
-from smoothout.nn.precision import Precision, arithmetic
-from smoothout.training.methods.smoothout import Noise
-from smoothout.training.optimizers import Momentum
+from smoothout.nn.perturbation import AdaSmoothOut, NoiseDistribution, SmoothOut
+from smoothout.nn.precision import Precision, precision_context
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.optimizers import SGD
 from smoothout.training.schedule import Schedule
 
 CPU = torch.device("cpu")
 STANDARD_ERRORS = 5.0  # a sound generator exceeds them once in a million times
-SPREAD = {Law.uniform: 0.8, Law.gaussian: 2.0}  # variance of (x^2 / its mean), which the variance's error comes from
+SPREAD = {
+    NoiseDistribution.uniform: 0.8,
+    NoiseDistribution.gaussian: 2.0,
+}  # variance of (x^2 / its mean), which the variance's error comes from
 
 
 def noise_has_its_law(device: torch.device) -> Found:
@@ -34,7 +37,7 @@ def noise_has_its_law(device: torch.device) -> Found:
     Report it with the lines above.
     """
     a, found, sound = 0.1, [], True
-    for law in Law:
+    for law in NoiseDistribution:
         theta, again, other = (_drawn(device, a, law, number) for number in (0, 0, 1))
         variance = a * a * law.variance
         errors = (
@@ -47,14 +50,14 @@ def noise_has_its_law(device: torch.device) -> Found:
     return Found(sound, "; ".join(found))
 
 
-def _drawn(device: torch.device, a: float, law: Law, number: int) -> Tensor:
+def _drawn(device: torch.device, a: float, law: NoiseDistribution, number: int) -> Tensor:
     """The noise of a draw, in one row, float64 on the CPU."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(PIXELS, 256), nn.Linear(256, CLASSES)).to(device)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()  # w + theta is theta, to the last bit
-    with SmoothOut(model, a, law, generator=stream(0, "noise", number, device=device)):
+    with SmoothOut(model, a, law, generator=make_generator(0, "noise", number, device=device)):
         return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).double().cpu()
 
 
@@ -66,7 +69,7 @@ def filters_have_their_length(device: torch.device) -> Found:
     a, off = 0.15, 0.0
     model = c1().to(device)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    with AdaSmoothOut(model, a, generator=stream(0, "noise", 0, device=device)):
+    with AdaSmoothOut(model, a, generator=make_generator(0, "noise", 0, device=device)):
         for name, parameter in model.named_parameters():
             w, theta = (t.detach().double().cpu() for t in (before[name], parameter - before[name]))
             if w.dim() > 1:
@@ -117,7 +120,7 @@ def precision_is_what_it_says(device: torch.device) -> Found:
         for name, work in OPERATIONS.items():
             w = torch.randn(shapes[name], generator=generator)
             right = work(x.double(), w.double())
-            with arithmetic(precision, device):
+            with precision_context(precision, device):
                 made = work(x.to(device), w.to(device)).double().cpu()
             errors[name] = _relative(made, right)
             sound &= errors[name] < bars[name]
@@ -131,7 +134,7 @@ def training_is_the_cpus(device: torch.device) -> Found:
     If this fails, a kernel of this GPU or its libraries computes something else: try another version of torch or the
     driver before you trust any result.
     """
-    settings: dict[str, Any] = {"model": smooth, "optimizer": Momentum(LR), "schedule": Schedule(1), "noise": Noise()}
+    settings: dict[str, Any] = {"model": smooth, "optimizer": SGD(LR), "schedule": Schedule(1), "noise": NoiseConfig()}
     there, here = (training(place, **settings).run().model for place in (CPU, device))
     share = apart(there, here, smooth())
     return Found(share < 1e-3, told(share))
@@ -173,7 +176,7 @@ def _analysed(device: torch.device) -> _Analysed:
     batches = [(inputs, torch.randint(0, CLASSES, (100,), generator=generator).to(device))]
     plain, kinkless = (network().to(device).eval() for network in (resnet, smooth))
     v = torch.randn(sum(p.numel() for p in kinkless.parameters()), generator=generator, dtype=torch.float64)
-    with arithmetic(Precision.float32, device):
+    with precision_context(Precision.float32, device):
         return _Analysed(
             evaluate(plain, batches).loss,
             _gradient(plain, batches),

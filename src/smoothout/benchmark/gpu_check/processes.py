@@ -15,11 +15,11 @@ from smoothout.benchmark.gpu_check.check import Found, not_checked
 from smoothout.benchmark.gpu_check.small import LR, apart, mlp, repeatable, told, training
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import StateDict
-from smoothout.training.distributed import Ranks
+from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import Launch
-from smoothout.training.methods.smoothout import Noise
-from smoothout.training.optimizers import Momentum
-from smoothout.training.trainer import Training
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.optimizers import SGD
+from smoothout.training.trainer import Trainer
 
 PATIENCE = timedelta(seconds=60)  # with a process that does not answer
 
@@ -39,7 +39,7 @@ def two_are_one(device: torch.device, examples: int = 1000) -> Found:
         except ProcessException as error:
             raise RuntimeError(str(error).strip().splitlines()[-1]) from error  # the child's traceback comes before
         together = torch.load(answer, weights_only=True)
-    share = apart(_end(_training(device, examples, Ranks())), together, network())
+    share = apart(_end(_training(device, examples, ProcessGroup())), together, network())
     return Found(share <= 1e-3, told(share))
 
 
@@ -54,12 +54,12 @@ def network() -> Any:
     return mlp(width=64)
 
 
-def _training(device: torch.device, examples: int, ranks: Ranks) -> Training:
-    settings: dict[str, Any] = {"optimizer": Momentum(LR), "noise": Noise(0.05), "batch": Batch(64, 16)}
+def _training(device: torch.device, examples: int, ranks: ProcessGroup) -> Trainer:
+    settings: dict[str, Any] = {"optimizer": SGD(LR), "noise": NoiseConfig(0.05), "batch": Batch(64, 16)}
     return training(device, Launch.eager, examples=examples, model=network, ranks=ranks, **settings)
 
 
-def _end(run: Training) -> StateDict:
+def _end(run: Trainer) -> StateDict:
     with repeatable():
         return run.run().model
 
@@ -72,7 +72,7 @@ def _share(rank: int, kind: str, examples: int, meeting: Path, answer: Path) -> 
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=2, timeout=PATIENCE)
-    end = _end(_training(device, examples, Ranks(rank, 2)))
+    end = _end(_training(device, examples, ProcessGroup(rank, 2)))
     if rank == 0:
         torch.save({name: tensor.cpu() for name, tensor in end.items()}, answer)
     dist.barrier()

@@ -15,10 +15,10 @@ from smoothout.models.mlp import MLP
 from smoothout.models.resnet import ResNet
 from smoothout.models.shallow import Shallow
 from smoothout.training.batch import Batch
-from smoothout.training.engine import Engine, Ghosts, Launch
+from smoothout.training.engine import Engine, GhostPasses, Launch
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Training
+from smoothout.training.trainer import Trainer
 
 LR = 2.0**-7  # the same number in float32, where a graph keeps it, and in float64
 SHAPE, CLASSES = (3, 16, 16), 10
@@ -87,13 +87,13 @@ def training(
     examples: int = 1000,
     shape: tuple[int, int, int] = SHAPE,
     model: Make = mlp,
-    ghosts: Ghosts = Ghosts.auto,
+    ghosts: GhostPasses = GhostPasses.auto,
     **changes: Any,
-) -> Training:
+) -> Trainer:
     """A short training: 16 updates an epoch, of which every other measures curvature where there is noise."""
     settings = {"optimizer": Adam(LR), "schedule": Schedule(2), "batch": Batch(64), "seed": 0, **changes}
     data = images(examples, 0, device, shape), images(100, 1, device, shape)
-    return Training(model().to(device), *data, engine=Engine(launch, ghosts=ghosts), **settings)
+    return Trainer(model().to(device), *data, engine=Engine(launch, ghosts=ghosts), **settings)
 
 
 def apart(one: Mapping[str, Tensor], other: Mapping[str, Tensor], start: nn.Module) -> float:

@@ -14,19 +14,19 @@ from smoothout.benchmark.gpu_check.check import Found, not_checked
 from smoothout.benchmark.gpu_check.small import CLASSES, LR
 from smoothout.benchmark.timing import seconds
 from smoothout.data.split import Split
-from smoothout.nn.perturbation import Scaling
+from smoothout.nn.perturbation import NoiseScaling
 from smoothout.nn.precision import Precision
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import Snapshot
+from smoothout.training.checkpoint import TrainingState
 from smoothout.training.engine import Engine, Launch
-from smoothout.training.methods.smoothout import Noise
+from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Training
+from smoothout.training.trainer import Trainer
 
-SMOOTHOUT, ADASMOOTHOUT = Noise(0.0375), Noise(0.15, scaling=Scaling.filter)
+SMOOTHOUT, ADASMOOTHOUT = NoiseConfig(0.0375), NoiseConfig(0.15, scaling=NoiseScaling.filter)
 METHODS = {
-    "plain": (Noise(), Launch.graph),
+    "plain": (NoiseConfig(), Launch.graph),
     "SmoothOut": (SMOOTHOUT, Launch.graph),
     "AdaSmoothOut": (ADASMOOTHOUT, Launch.graph),
     "SmoothOut eager": (SMOOTHOUT, Launch.eager),
@@ -82,18 +82,18 @@ def _seconds(device: torch.device, setting: Setting, precision: Precision, metho
     return fastest / BLOCK
 
 
-def _advance(steps: Iterator[Snapshot], count: int) -> None:
+def _advance(steps: Iterator[TrainingState], count: int) -> None:
     for _ in range(count):
         next(steps)
 
 
 def _updates(
-    device: torch.device, setting: Setting, precision: Precision, noise: Noise, launch: Launch
-) -> Iterator[Snapshot]:
+    device: torch.device, setting: Setting, precision: Precision, noise: NoiseConfig, launch: Launch
+) -> Iterator[TrainingState]:
     torch.manual_seed(0)
     whole = setting.examples // setting.batch * setting.batch  # a smaller last batch would be recorded meanwhile
     return iter(
-        Training(
+        Trainer(
             setting.build(setting.shape, CLASSES).to(device),
             _noise_images(setting.shape, whole, device),
             _noise_images(setting.shape, 100, device),

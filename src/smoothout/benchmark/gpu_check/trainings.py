@@ -29,19 +29,19 @@ from smoothout.benchmark.gpu_check.small import (
 )
 from smoothout.data.augment import CropFlip
 from smoothout.data.split import Split
-from smoothout.nn.perturbation import Law, Scaling
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
 from smoothout.nn.precision import Precision
 from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import Snapshot, StateDict
-from smoothout.training.engine import Ghosts, Launch
-from smoothout.training.methods.smoothout import Course, Draw, Noise
-from smoothout.training.optimizers import Adam, Momentum
+from smoothout.training.checkpoint import StateDict, TrainingState
+from smoothout.training.engine import GhostPasses, Launch
+from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
+from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Training
+from smoothout.training.trainer import Trainer
 
-PLAIN, SMOOTHOUT, ADASMOOTHOUT = Noise(), Noise(0.05), Noise(0.15, scaling=Scaling.filter)
-ONE_NOISE = Noise(0.05, draw=Draw.batch)
+PLAIN, SMOOTHOUT, ADASMOOTHOUT = NoiseConfig(), NoiseConfig(0.05), NoiseConfig(0.15, scaling=NoiseScaling.filter)
+ONE_NOISE = NoiseConfig(0.05, draw=NoisePer.batch)
 ROUNDING = {  # of the way, see `apart`: other draws end 0.15 of it apart at least, a ReLU that rounding flips 0.01
     Precision.float32: 0.02,
     Precision.tf32: 0.05,
@@ -57,27 +57,27 @@ KINDS: dict[str, dict[str, Any]] = {
         "noise": SMOOTHOUT,
     },
     "momentum, learning rate drops": {
-        "optimizer": Momentum(LR, 1e-3),
+        "optimizer": SGD(LR, 1e-3),
         "schedule": Schedule(2, (1,), 0.5),
         "noise": SMOOTHOUT,
     },
-    "strength changes": {"noise": Noise(0.05, course=Course.tanh_rising)},
-    "Gaussian noise that stays in": {"noise": Noise(0.01, Law.gaussian, denoise=False)},
+    "strength changes": {"noise": NoiseConfig(0.05, course=StrengthSchedule.tanh_rising)},
+    "Gaussian noise that stays in": {"noise": NoiseConfig(0.01, NoiseDistribution.gaussian, denoise=False)},
     "AdaSmoothOut": {"noise": ADASMOOTHOUT},
     "dropout": {"model": dropping, "noise": SMOOTHOUT},
-    "ghost batches one after another": {"noise": SMOOTHOUT, "ghosts": Ghosts.in_turn, **_GHOSTS},
-    "ghost batches in one pass, one noise": {"noise": ONE_NOISE, "ghosts": Ghosts.one_pass, **_GHOSTS},
-    "ghost batches in one pass, own noise": {"noise": SMOOTHOUT, "ghosts": Ghosts.one_pass, **_GHOSTS},
+    "ghost batches one after another": {"noise": SMOOTHOUT, "ghosts": GhostPasses.in_turn, **_GHOSTS},
+    "ghost batches in one pass, one noise": {"noise": ONE_NOISE, "ghosts": GhostPasses.one_pass, **_GHOSTS},
+    "ghost batches in one pass, own noise": {"noise": SMOOTHOUT, "ghosts": GhostPasses.one_pass, **_GHOSTS},
     "ResNet8, augmented, AdaSmoothOut": {
         "model": resnet,
-        "optimizer": Momentum(LR),
+        "optimizer": SGD(LR),
         "noise": ADASMOOTHOUT,
         "augmentation": CropFlip((127,) * 3),
     },
     **{
         f"C1, {precision}": {
             "model": c1,
-            "optimizer": Momentum(LR),
+            "optimizer": SGD(LR),
             "noise": SMOOTHOUT,
             "precision": precision,
         }
@@ -103,16 +103,16 @@ def graph_is_eager(device: torch.device, kind: str, examples: int = 1000) -> Fou
     return Found(share <= bar and last < first, f"{told(share)}, training loss {first:.3f} -> {last:.3f}")
 
 
-def one_pass_is_in_turn(device: torch.device, noise: Noise, examples: int = 1000) -> Found:
+def one_pass_is_in_turn(device: torch.device, noise: NoiseConfig, examples: int = 1000) -> Found:
     """Ghost batches in one pass give the weights that they give one after another, to rounding.
 
     If this fails, train with engine.ghosts=in_turn, and report it with the lines above.
     """
-    settings: dict[str, Any] = {"model": smooth, "optimizer": Momentum(LR), "noise": noise, **_GHOSTS}
+    settings: dict[str, Any] = {"model": smooth, "optimizer": SGD(LR), "noise": noise, **_GHOSTS}
     with repeatable():
         ends = [
             training(device, Launch.eager, examples=examples, ghosts=ghosts, schedule=Schedule(1), **settings).run()
-            for ghosts in (Ghosts.in_turn, Ghosts.one_pass)
+            for ghosts in (GhostPasses.in_turn, GhostPasses.one_pass)
         ]
     share = apart(ends[0].model, ends[1].model, smooth())
     return Found(share <= 1e-3, told(share))
@@ -130,7 +130,7 @@ def resumed_is_unbroken(device: torch.device, examples: int = 1000) -> Found:
         unbroken = training(device, **settings).run()
         first = training(device, **settings)
         _advanced(iter(first), 3)
-        checkpoint.save(path, first.frozen(), _DIGEST)
+        checkpoint.save(path, first.state(), _DIGEST)
         second = training(device, resume=checkpoint.load(path, _DIGEST, device), **settings).run()
     share = apart(unbroken.model, second.model, dropping())
     return Found(share == 0, told(share))
@@ -181,7 +181,7 @@ def _at_once(crowd: Crowd, data: Split, device: torch.device) -> list[StateDict]
     """The weights in which the trainings end that take turns."""
     streams = [_stream(device) for _ in range(crowd.count)]
     _wait(device)  # the data are there
-    trainings, ends = [], list[Snapshot]()
+    trainings, ends = [], list[TrainingState]()
     for seed, stream in enumerate(streams):
         with stream():
             trainings.append(_begun(crowd, seed, data, device))
@@ -194,29 +194,29 @@ def _at_once(crowd: Crowd, data: Split, device: torch.device) -> list[StateDict]
     return [_kept(end) for end in ends]
 
 
-def _begun(crowd: Crowd, seed: int, data: Split, device: torch.device) -> Iterator[Snapshot]:
+def _begun(crowd: Crowd, seed: int, data: Split, device: torch.device) -> Iterator[TrainingState]:
     return iter(
-        Training(
+        Trainer(
             crowd.model(seed).to(device),
             data,
             data.first(100),
             optimizer=Adam(LR, clip_norm=1.0),
             schedule=Schedule(1000),
             batch=Batch(crowd.batch),
-            noise=Noise(0.0375),
+            noise=NoiseConfig(0.0375),
             seed=seed,
         )
     )
 
 
-def _advanced(steps: Iterator[Snapshot], updates: int) -> Snapshot:
-    """The live state after so many ``updates``."""
+def _advanced(steps: Iterator[TrainingState], updates: int) -> TrainingState:
+    """The live state after so many ``updates_per_epoch``."""
     for _ in range(updates):
         now = next(steps)
     return now
 
 
-def _kept(now: Snapshot) -> StateDict:
+def _kept(now: TrainingState) -> StateDict:
     return {name: tensor.clone() for name, tensor in now.model.items()}
 
 
@@ -242,7 +242,7 @@ def memory_comes_back(device: torch.device, batch: int = 512) -> Found:
     If this fails, a table's trainings fill the GPU one after another until one fails for memory: run fewer at a time,
     and report it with the lines above.
     """
-    settings: dict[str, Any] = {"optimizer": Momentum(LR), "schedule": Schedule(1), "noise": SMOOTHOUT}
+    settings: dict[str, Any] = {"optimizer": SGD(LR), "schedule": Schedule(1), "noise": SMOOTHOUT}
 
     def train() -> None:
         shape, two = (3, 32, 32), 2 * batch

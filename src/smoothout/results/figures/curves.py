@@ -16,7 +16,7 @@ from smoothout.results.records import Record
 WINDOW = 11  # epochs of a course's running median: one epoch differs from the next by more than run from run
 
 
-class Run(NamedTuple):
+class RunLabel(NamedTuple):
     """A run's name in legends, and its place among all runs of the picture, on which its colour hangs everywhere.
 
     What belongs to no single run has no place.
@@ -26,12 +26,12 @@ class Run(NamedTuple):
     place: int | None = None
 
 
-Named = Sequence[tuple[Run, Record]]  # a run and a record of it; several where there are seeds
+NamedRecords = Sequence[tuple[RunLabel, Record]]  # a run and a record of it; several where there are seeds
 
 
-def by_run(records: Named) -> dict[Run, list[Record]]:
+def by_run(records: NamedRecords) -> dict[RunLabel, list[Record]]:
     """The records of each run."""
-    found: dict[Run, list[Record]] = {}
+    found: dict[RunLabel, list[Record]] = {}
     for run, record in records:
         found.setdefault(run, []).append(record)
     return found
@@ -40,7 +40,7 @@ def by_run(records: Named) -> dict[Run, list[Record]]:
 class Curve(NamedTuple):
     """Loss (nats) and accuracy (shares) of one run on one split; at each ``x`` of all seeds, None without a value."""
 
-    run: Run
+    run: RunLabel
     part: str
     x: list[float]
     losses: list[list[float | None]]
@@ -71,10 +71,10 @@ def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
     legend_below(axes, accuracy)
 
 
-def line(axes: Any, records: Named, part: str | None = None) -> None:
+def line(axes: Any, records: NamedRecords, part: str | None = None) -> None:
     """Along the way between two runs; the name of a record says which of them is where."""
     [ways] = {run.name for run, _ in records}
-    loss_and_accuracy(axes, _curves([(Run(""), record) for _, record in records], "alpha", part), f"alpha: {ways}")
+    loss_and_accuracy(axes, _curves([(RunLabel(""), record) for _, record in records], "alpha", part), f"alpha: {ways}")
     for end in (0, 1):
         axes.axvline(end, color="0.4", linewidth=0.8, linestyle=":")
     points = [point for _, record in records for point in record.outcome["test"]]
@@ -83,13 +83,13 @@ def line(axes: Any, records: Named, part: str | None = None) -> None:
         axes.set_title(f"no value at {gaps} of {len(points)} points: a BatchNorm variance is below 0")
 
 
-def noise(axes: Any, records: Named, part: str | None = None) -> None:
+def noise(axes: Any, records: NamedRecords, part: str | None = None) -> None:
     """Under noise of growing strength."""
     law = records[0][1].settings["law"]
     loss_and_accuracy(axes, _curves(records, "a", part), f"strength a of {law} noise in the weights")
 
 
-def landscape(axes: Any, records: Named, part: str | None = None) -> None:
+def landscape(axes: Any, records: NamedRecords, part: str | None = None) -> None:
     """Along random filter-normalised directions; the band is over these too."""
     count = records[0][1].settings["directions"]
     words = (
@@ -100,7 +100,7 @@ def landscape(axes: Any, records: Named, part: str | None = None) -> None:
     loss_and_accuracy(axes, _curves(records, "alpha", part), f"alpha, along {words}")
 
 
-def course(axes: Any, records: Named) -> None:
+def training_curve(axes: Any, records: NamedRecords) -> None:
     """Test error after each epoch, smoothed over epochs, as the mean of seeds in a band from lowest to highest.
 
     A hollow mark is a seed's best epoch; a full one is an epoch with running averages recomputed, beside it.
@@ -130,7 +130,7 @@ def course(axes: Any, records: Named) -> None:
 
 
 def _mark_recomputed(
-    axes: Any, run: Run, measured: Sequence[Record], trained: dict[str, Any], look: dict[str, Any]
+    axes: Any, run: RunLabel, measured: Sequence[Record], trained: dict[str, Any], look: dict[str, Any]
 ) -> None:
     """Test error with running averages recomputed, each run's marks in a column of their own beside the epoch."""
     known = [record for record in measured if record.inputs[0] in trained]
@@ -161,7 +161,7 @@ def _error(accuracy: float) -> float:
     return 100 * (1 - accuracy)
 
 
-def _curves(records: Named, x: str, part: str | None) -> list[Curve]:
+def _curves(records: NamedRecords, x: str, part: str | None) -> list[Curve]:
     """The curves of each run over ``x``, on one split or on both."""
     found = []
     for run, own in by_run(records).items():

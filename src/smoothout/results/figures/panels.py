@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from smoothout.common.files import whole_file
+from smoothout.common.files import atomic_write
 from smoothout.results.figures.style import STYLE
 
 WIDTH, HEIGHT = 5.0, 4.1  # of a panel with its legend, in inches
@@ -84,7 +84,7 @@ def _share_limits(axis: str, several: Sequence[Any]) -> None:
 
 
 def _written(figure: Any, path: Path) -> Path:
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(part, format=path.suffix[1:], dpi=150, metadata=metadata)
     return path

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from smoothout.results.figures.curves import Named, by_run, seeds
+from smoothout.results.figures.curves import NamedRecords, by_run, seeds
 from smoothout.results.figures.style import COLOURS, colour, legend_below, marker, mean_and_band, plain_log
 from smoothout.results.records import Record
 
@@ -33,7 +33,7 @@ WORDS = {
 }
 
 
-def atlas(axes: Any, records: Named, space: str = "full") -> None:
+def search_comparison(axes: Any, records: NamedRecords, space: str = "full") -> None:
     """The best value met after each evaluation, by search; a mark is what a convention answers."""
     drawn = [[c for c in record.outcome["courses"] if c["space"] == space] for _, record in records]
     for index, courses in enumerate(drawn):
@@ -66,7 +66,7 @@ def _course(axes: Any, course: dict[str, Any], labelled: bool) -> None:
         axes.plot(spent, course["answer"], end, color=look["color"], markersize=5)
 
 
-def over_loss(axes: Any, records: Named) -> None:
+def over_loss(axes: Any, records: NamedRecords) -> None:
     """[Keskar Fig. 6] Sharpness against the loss at several epochs of one training, which stand beside the points."""
     for run, own in by_run(records).items():
         look = {"color": colour(run.place), "marker": marker(run.place), "markersize": 4}
@@ -86,7 +86,7 @@ def over_loss(axes: Any, records: Named) -> None:
     legend_below(axes)
 
 
-def over_batch(axes: Any, records: Named) -> None:
+def over_batch(axes: Any, records: NamedRecords) -> None:
     """[Keskar Fig. 4] Test accuracy at the last epoch (left) and sharpness (right, dashed) against the batch size.
 
     Of several seeds the mean, of sharpness the geometric one; a batch size where a search failed is a gap with a cross.
@@ -109,7 +109,7 @@ def over_batch(axes: Any, records: Named) -> None:
     legend_below(axes, sharpness)
 
 
-def adaptive(axes: Any, records: Named) -> None:
+def adaptive(axes: Any, records: NamedRecords) -> None:
     """The highest rise of the loss that adaptive sharpness met, run beside run; points are seeds, a dash their mean."""
     runs = by_run(records)
     for place, (run, own) in enumerate(runs.items()):

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smoothout.results.figures.curves import Named, Run
-from smoothout.results.figures.style import colour, legend_below, mean_and_band, stroke
+from smoothout.results.figures.curves import NamedRecords, RunLabel
+from smoothout.results.figures.style import colour, legend_below, linestyle, mean_and_band
 
 Array = NDArray[np.float64]
 Density = Callable[[dict[str, Any], Array, float], Array]  # of a recorded spectrum, at each point, smoothed so wide
@@ -20,7 +20,7 @@ POINTS = 1001
 FOOT = 0.03  # of the expected height of a single eigenvalue: few stand below it, whatever the probes
 
 
-def spectrum(axes: Any, records: Named, density: Density) -> None:
+def spectrum(axes: Any, records: NamedRecords, density: Density) -> None:
     """The density of each run's eigenvalues on a logarithmic axis; triangles at the top are the largest ones.
 
     All runs are smoothed by one width. A line is the mean over seeds, in a band from the lowest to the highest.
@@ -30,7 +30,7 @@ def spectrum(axes: Any, records: Named, density: Density) -> None:
     heights = np.array([density(outcome["spectrum"], grid, width) for outcome in outcomes])
     for row, run in enumerate(dict.fromkeys(run for run, _ in records)):
         own = [index for index, (other, _) in enumerate(records) if other == run]
-        look = {"color": colour(run.place), "linestyle": stroke(run.place)}
+        look = {"color": colour(run.place), "linestyle": linestyle(run.place)}
         mean_and_band(axes, grid.tolist(), heights[own].T.tolist(), {**look, "label": run.name})
         _mark_largest(axes, run, [outcomes[index]["eigenvalues"] for index in own], row)
     single = 1 / (max(outcome["dimension"] for outcome in outcomes) * width * math.sqrt(2 * math.pi))
@@ -53,7 +53,7 @@ def _grid(outcomes: Sequence[dict[str, Any]]) -> tuple[Array, float]:
     return np.linspace(low - 5 * width, high + 5 * width, POINTS), width
 
 
-def _mark_largest(axes: Any, run: Run, found: Sequence[dict[str, Any]], row: int) -> None:
+def _mark_largest(axes: Any, run: RunLabel, found: Sequence[dict[str, Any]], row: int) -> None:
     """The largest eigenvalues of all seeds of a run, in that row from the top; what did not converge is said."""
     values = [value for one in found for value in one["values"]]
     short = [one["status"] for one in found if not one["converged"]]

@@ -21,7 +21,7 @@ STYLE: dict[Any, Any] = {
 COLOURS = ("#0b4f8a", "#e08214", "#222222", "#b5179e", "#4daf4a")  # neighbours differ in grey too
 NEUTRAL = "#333333"  # of what belongs to no single run
 MARKERS = ("o", "s", "^", "D", "v")
-STROKES = ("-", "--", "-.", (0, (1, 1)))
+LINESTYLES = ("-", "--", "-.", (0, (1, 1)))
 LINES = {"train": "-", "test": "--"}  # as in the papers
 BAND = 0.18  # opacity of what lies between the lowest and the highest of several
 
@@ -36,9 +36,9 @@ def marker(place: int | None) -> str:
     return MARKERS[(place or 0) % len(MARKERS)]
 
 
-def stroke(place: int | None) -> Any:
+def linestyle(place: int | None) -> Any:
     """Of the run of that place in its picture; after the last one they begin anew."""
-    return STROKES[(place or 0) % len(STROKES)]
+    return LINESTYLES[(place or 0) % len(LINESTYLES)]
 
 
 def plain_log(axis: Any) -> None:

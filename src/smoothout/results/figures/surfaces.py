@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from smoothout.results.figures.curves import Named
+from smoothout.results.figures.curves import NamedRecords
 from smoothout.results.figures.style import COLOURS, legend_below
 
 DECADES = (-4, 2)  # the same colours for the same losses in all pictures
 COPIES_SHOWN = 4  # as in the paper
 
 
-def contours(axes: Any, records: Named) -> None:
+def contours(axes: Any, records: NamedRecords) -> None:
     """Lines of equal loss, three a decade, whole decades bold; darker is lower. Of several seeds the first.
 
     Between the points of the grid the loss's logarithm is taken to be linear: a cell may span a decade.
@@ -35,7 +35,7 @@ def contours(axes: Any, records: Named) -> None:
     axes.set_ylabel("beta, along the second direction")
 
 
-def surface(axes: Any, records: Named) -> None:
+def surface(axes: Any, records: NamedRecords) -> None:
     """The same as a surface over the plane, with the loss on a logarithmic axis. Of several seeds the first."""
     alphas, betas, losses = _plane(records)
     across, along = np.meshgrid(alphas, betas)
@@ -48,7 +48,7 @@ def surface(axes: Any, records: Named) -> None:
     axes.set_zlabel("log10 of the cross entropy")
 
 
-def _plane(records: Named) -> tuple[NDArray[np.float64], ...]:
+def _plane(records: NamedRecords) -> tuple[NDArray[np.float64], ...]:
     """alphas, betas, and the losses with a row a beta, nan without a value."""
     outcome = records[0][1].outcome
     losses = np.array(outcome["losses"], dtype=np.float64)  # None becomes nan

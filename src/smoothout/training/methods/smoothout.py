@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 from torch import nn
 
-from smoothout.common.enums import choice, keep_members
-from smoothout.nn.perturbation import Law, Scaling, SmoothOut, check_strength
+from smoothout.common.enums import coerce_enum_fields, parse_enum
+from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling, SmoothOut, check_strength
 
 
-class Draw(StrEnum):
+class NoisePer(StrEnum):
     """How often noise is drawn: anew for every ghost batch (the released program), or once a batch (Algorithm 1)."""
 
     ghost = "ghost"
     batch = "batch"
 
 
-class Course(StrEnum):
+class StrengthSchedule(StrEnum):
     """How the strength moves over a training."""
 
     constant = "constant"
@@ -29,7 +30,7 @@ class Course(StrEnum):
 
 
 @dataclass(frozen=True)
-class Noise:
+class NoiseConfig:
     """The settings of the noise of one training; ``a = 0`` is training without noise.
 
     Args:
@@ -43,54 +44,60 @@ class Noise:
         copies: 0 is Stochastic SmoothOut; N > 0 averages N models whose noise is drawn once before training (Eq. 1).
     """
 
+    recorded_as: ClassVar[str] = "Noise"
+
     a: float = 0.0
-    law: Law = Law.uniform
-    scaling: Scaling = Scaling.none
+    law: NoiseDistribution = NoiseDistribution.uniform
+    scaling: NoiseScaling = NoiseScaling.none
     batchnorm: bool = False
     denoise: bool = True
-    draw: Draw = Draw.ghost
-    course: Course = Course.constant
+    draw: NoisePer = NoisePer.ghost
+    course: StrengthSchedule = StrengthSchedule.constant
     copies: int = 0
 
     def __post_init__(self) -> None:
         check_strength(self.a)
-        keep_members(self)
+        coerce_enum_fields(self)
         if self.copies < 0:
             raise ValueError(f"copies: must be 0 (a fresh draw every time) or a number of copies, not {self.copies}")
-        if self.copies and not (self.denoise and self.course is Course.constant):
+        if self.copies and not (self.denoise and self.course is StrengthSchedule.constant):
             raise ValueError("copies: the N copies of Eq. 1 need denoise=true and course=constant")
 
-    def simplified(self) -> Noise:
+    def canonicalized(self) -> NoiseConfig:
         """The plainest settings with the same outcome: without strength, nothing else matters."""
-        return self if self.a else Noise()
+        return self if self.a else NoiseConfig()
 
     @property
     def slug(self) -> str:
         """A short name for file names and tables."""
         if not self.a:
             return "baseline"
-        method = {Scaling.none: "smoothout", Scaling.filter: "adasmoothout", Scaling.weight: "weightsmoothout"}
-        law = "" if self.law is Law.uniform else f"-{self.law}"
+        method = {
+            NoiseScaling.none: "smoothout",
+            NoiseScaling.filter: "adasmoothout",
+            NoiseScaling.weight: "weightsmoothout",
+        }
+        law = "" if self.law is NoiseDistribution.uniform else f"-{self.law}"
         return f"{method[self.scaling]}{self.a:g}{law}{'' if self.denoise else '-noisy'}"
 
-    def strength(self, step: int, total: int) -> float:
+    def strength_at(self, step: int, total: int) -> float:
         """The strength at update ``step`` of ``total``."""
-        return self.a * course_factor(self.course, step, total)
+        return self.a * strength_factor(self.course, step, total)
 
-    def on(self, model: nn.Module) -> SmoothOut:
+    def context_for(self, model: nn.Module) -> SmoothOut:
         """The context that perturbs ``model`` with these settings, at full strength."""
         return SmoothOut(model, self.a, self.law, scaling=self.scaling, batchnorm=self.batchnorm, denoise=self.denoise)
 
 
-def course_factor(course: Course | str, step: int, total: int) -> float:
+def strength_factor(course: StrengthSchedule | str, step: int, total: int) -> float:
     """The share of the strength that is used at update ``step`` (from 0) of ``total``, as in the released program.
 
     Raises ValueError for an unknown course.
     """
-    course = choice(Course, "course", course)
-    if course is Course.constant:
+    course = parse_enum(StrengthSchedule, "course", course)
+    if course is StrengthSchedule.constant:
         return 1.0
-    if course is Course.anneal:
+    if course is StrengthSchedule.anneal:
         return float((1 + step) ** (-0.55 / 2))
     rising = (1 + math.tanh(10 * (step / total - 0.5))) / 2
-    return rising if course is Course.tanh_rising else 1 - rising
+    return rising if course is StrengthSchedule.tanh_rising else 1 - rising
