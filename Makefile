@@ -4,18 +4,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= paper
-REGIME ?= released
+PROTOCOL ?= released
 SEEDS ?=
 EXPERIMENT ?= digits
 METHODS ?= smoothout,adasmoothout
 LAUNCHER ?=
 WORKERS ?= 2
 export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
-REPRODUCE = $(BIN)/python scripts/reproduce.py scope.regime=$(REGIME) scope.profile=$(PROFILE) \
+REPRODUCE = $(BIN)/python scripts/reproduce.py scope.protocol=$(PROTOCOL) scope.profile=$(PROFILE) \
   $(if $(SEEDS),'scope.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 
-JUDGE = $(BIN)/python scripts/verdicts.py judging.profile=$(PROFILE) \
-  $(if $(SEEDS),'judging.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
+JUDGE = $(BIN)/python scripts/verdicts.py claim_scope.profile=$(PROFILE) \
+  $(if $(SEEDS),'claim_scope.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 RENDER = $(BIN)/python scripts/reproduce.py -m run=false $(if $(SEEDS),'scope.seeds=[$(SEEDS)]') $(ARGS)
 
 .DEFAULT_GOAL := help
@@ -24,7 +24,7 @@ RENDER = $(BIN)/python scripts/reproduce.py -m run=false $(if $(SEEDS),'scope.se
 help: ## say what can be made
 	@grep -hE '^[a-z][a-zA-Z0-9%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo
-	@echo '  Options: PROFILE=paper|short|smoke  REGIME=released|described|v1  SEEDS=0,1,2 (runs 0, shows all)  DATA_DIR=data'
+	@echo '  Options: PROFILE=paper|short|smoke  PROTOCOL=released|described|v1  SEEDS=0,1,2 (runs 0, shows all)  DATA_DIR=data'
 	@echo "           ARGS='rows=[F1] device=cpu ...' (any setting of configs/reproduce.yaml)"
 	@echo '           LAUNCHER=slurm (missing jobs become jobs of the cluster: configs/hydra/launcher/slurm.yaml)'
 	@echo '           PYTHON=python3.12 (makes the environment)  VENV=.venv'
@@ -53,7 +53,7 @@ show-%: $(VENV)/.ready ## the same from the records there are, of all their seed
 .PHONY: tables
 tables: $(VENV)/.ready ## render every table of the papers, the controls and what else results/tables/ has; runs nothing
 	@$(RENDER) 'table=glob(*,exclude=[none,quickstart,imagenette,controls-resnet8])'
-	@$(RENDER) table=table2 scope.regime=described
+	@$(RENDER) table=table2 scope.protocol=paper_text
 	@$(RENDER) table=table2,causes scope.profile=short
 	@$(RENDER) table=table2,table3,imagenette,controls-resnet8 scope.profile=short scope.precision=bfloat16
 
@@ -72,7 +72,7 @@ figure-%: $(VENV)/.ready ## any picture of configs/figure/ (figure-f1, figure-at
 .PHONY: choose-strength
 choose-strength: SEEDS = 0,1,2
 choose-strength: $(VENV)/.ready ## choose the noise's strength by held-out training images (EXPERIMENT=f1_mnist)
-	@$(BIN)/python scripts/choose_strength.py -m experiment=$(EXPERIMENT) perturbation=$(METHODS) regime=$(REGIME) \
+	@$(BIN)/python scripts/choose_strength.py -m experiment=$(EXPERIMENT) method=$(METHODS) protocol=$(PROTOCOL) \
 	  profile=$(PROFILE) 'grid.seeds=[$(SEEDS)]' $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 
 .PHONY: figures
@@ -85,8 +85,8 @@ verdicts: $(VENV)/.ready ## judge the papers' claims by the records there are, i
 
 .PHONY: pages
 pages: $(VENV)/.ready ## write every page of verdicts and causes that results/ has, of every profile; runs nothing
-	@for given in "" claims=causes judging.profile=short "judging.profile=short judging.precision=bfloat16" \
-	  "claims=causes judging.profile=short"; do $(BIN)/python scripts/verdicts.py $$given || exit; done
+	@for given in "" claims=causes claim_scope.profile=short "claim_scope.profile=short claim_scope.precision=bfloat16" \
+	  "claims=causes claim_scope.profile=short"; do $(BIN)/python scripts/verdicts.py $$given || exit; done
 
 .PHONY: causes
 causes: $(VENV)/.ready ## what the large-batch gap and SmoothOut's gain hang on (F1): run what is missing, into results/causes.md

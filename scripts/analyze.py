@@ -35,7 +35,7 @@ def analyze(config: DictConfig) -> None:
         configs = [settings]
         if analysis.runs == 2:
             other = pick_settings(settings, other=tuple[str, ...]).other
-            given = [o for o in HydraConfig.get().overrides.task if not o.startswith(("analysis", "other"))]
+            given = [o for o in HydraConfig.get().overrides.task if not o.startswith(("analysis", "second_run"))]
             configs.append(compose_config(CONFIGS, "train", [*given, *other]))
         job = Job(analysis, tuple(Job(build_experiment(config)) for config in configs))
         plan.announce_retraining(job, [epoch_seconds(config) for config in configs], place)

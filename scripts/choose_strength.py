@@ -16,7 +16,7 @@ from smoothout.reproduction.choose_strength import Grid, StrengthSearch
 @hydra.main(config_path="../configs", config_name="choose_strength", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Train at every strength that ``config`` names, and compare."""
-    instead = {"seed": "grid.seeds", "perturbation.a": "grid.strengths"}
+    instead = {"seed": "grid.seeds", "method.a": "grid.strengths"}
     with app.program_session(config, hands_over=True, instead=instead) as (settings, place):
         grid = build(settings.get("grid"), "grid", Grid)
         choosing = StrengthSearch(build_experiment(settings), grid, epoch_seconds(settings))

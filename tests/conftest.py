@@ -72,5 +72,5 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[TrainingState | None]:
             calls.append(settings["resume"])
             super().__init__(*arguments, **settings)
 
-    monkeypatch.setattr(training_job, "Training", Spied)
+    monkeypatch.setattr(training_job, "Trainer", Spied)
     return calls

@@ -11,7 +11,7 @@ from torch import nn
 
 from smoothout.data.augment import CropFlip
 from smoothout.data.split import Split
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
@@ -84,12 +84,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "momentum reset": {"optimizer": SGD(0.1, reset_every_epoch=True)},
     **{name: {"optimizer": Another(0.01, kind=kind)} for name, kind in ANOTHER.items()},
     "smoothout": {"noise": NoiseConfig(0.1)},
-    "gaussian, falling": {"noise": NoiseConfig(0.1, NoiseDistribution.gaussian, course=StrengthSchedule.tanh_falling)},
+    "gaussian, falling": {
+        "noise": NoiseConfig(0.1, NoiseDistribution.gaussian, strength_schedule=StrengthSchedule.tanh_falling)
+    },
     "adasmoothout": {"noise": NoiseConfig(0.15, scaling=NoiseScaling.filter, batchnorm=True)},
     "noise left in": {"noise": NoiseConfig(0.01, denoise=False)},
     "copies": {"noise": NoiseConfig(0.1, copies=3)},
     "ghost batches": {
-        "noise": NoiseConfig(0.1, draw=NoisePer.batch),
+        "noise": NoiseConfig(0.1, noise_per=NoisePer.batch),
         "batch": Batch(SIZE, 2),
         "schedule": Schedule(3, (2,)),
     },

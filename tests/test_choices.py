@@ -13,7 +13,7 @@ from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.data.crops import CropTransform
 from smoothout.data.image_arrays import ImageArrays
 from smoothout.data.image_folder import ImageFolder
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import Precision
 from smoothout.results.digest import canonical_settings
 from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine
@@ -28,15 +28,19 @@ NAMED: list[tuple[type[Any], dict[str, Any], dict[str, str]]] = [
     (
         ImageFolder,
         {"name": "imagenette", "mean": (0.5,) * 3, "std": (0.5,) * 3},
-        {"augment": "none", "damaged": "skip"},
+        {"augment": "none", "on_corrupt": "skip"},
     ),
     (CropTransform, {"side": 8, "short": 9}, {"crop": "none"}),
-    (NoiseConfig, {"a": 0.1}, {"law": "gaussian", "scaling": "filter", "draw": "batch", "course": "anneal"}),
-    (Engine, {}, {"launch": "eager", "layout": "channels_last", "ghosts": "in_turn"}),
+    (
+        NoiseConfig,
+        {"a": 0.1},
+        {"distribution": "gaussian", "scaling": "filter", "noise_per": "batch", "strength_schedule": "anneal"},
+    ),
+    (Engine, {}, {"launch": "eager", "memory_format": "channels_last", "ghosts": "sequential"}),
     (Adam, {"lr": 0.1}, {"epsilon": "uncorrected"}),
-    (Sharpness, {}, {"convention": "released", "part": "train", "weights": "last"}),
-    (Interpolation, {}, {"path": "curvilinear", "averages": "kept"}),
-    (NoiseCurve, {}, {"law": "gaussian", "scaling": "filter"}),
+    (Sharpness, {}, {"convention": "released", "split": "train", "checkpoint": "last"}),
+    (Interpolation, {}, {"path": "curvilinear", "running_stats": "kept"}),
+    (NoiseCurve, {}, {"distribution": "gaussian", "scaling": "filter"}),
 ]
 
 

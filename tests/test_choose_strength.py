@@ -74,7 +74,7 @@ def test_the_best_epoch_is_compared_where_it_is_asked_for() -> None:
 
 def build_strength(weights: str) -> StrengthChoice:
     made: StrengthChoice = build(
-        {"_target_": "smoothout.reproduction.choose_strength.StrengthChoice", "weights": weights}, "strength"
+        {"_target_": "smoothout.reproduction.choose_strength.StrengthChoice", "checkpoint": weights}, "strength"
     )
     return made
 
@@ -89,38 +89,45 @@ def composed(*overrides: str) -> tuple[Experiment, Grid]:
 
 
 def test_every_strength_is_trained_with_every_seed_and_a_tenth_held_out() -> None:
-    base, grid = composed("experiment=f1_mnist", "perturbation=adasmoothout", "grid.strengths=[0.2,0.1]")
+    base, grid = composed("experiment=f1_mnist", "method=adasmoothout", "grid.strengths=[0.2,0.1]")
     choosing = StrengthSearch(base, grid)
     *trainings, choice = choosing.jobs()
     assert choice.dependencies == tuple(trainings)
-    found = [(job.settings.perturbation.a, job.settings.seed) for job in trainings]
+    found = [(job.settings.method.a, job.settings.seed) for job in trainings]
     assert found == [(a, seed) for a in (0.1, 0.2) for seed in (0, 1, 2)]
-    assert {job.settings.data.held_out for job in trainings} == {6000}
-    assert {job.settings.perturbation.scaling for job in trainings} == {"filter"}
+    assert {job.settings.data.validation_size for job in trainings} == {6000}
+    assert {job.settings.method.scaling for job in trainings} == {"filter"}
     assert list(choosing.plan()) == ["a = 0.1", "a = 0.2"]
     assert choice.name.startswith("f1-mnist-b256-adasmoothout-e200-")
 
 
 def test_as_many_are_held_out_as_is_asked_for() -> None:
     assert {
-        job.settings.data.held_out for job in StrengthSearch(*composed("data.held_out=77")).choice.dependencies
+        job.settings.data.validation_size
+        for job in StrengthSearch(*composed("data.validation_size=77")).choice.dependencies
     } == {77}
 
 
 @pytest.mark.parametrize("method", ["smoothout", "adasmoothout"])
 def test_a_training_of_the_choice_is_the_one_that_a_sweep_would_make(method: str) -> None:
-    choosing = StrengthSearch(*composed("experiment=f1_mnist", f"perturbation={method}", "grid.strengths=[0,0.1]"))
+    choosing = StrengthSearch(*composed("experiment=f1_mnist", f"method={method}", "grid.strengths=[0,0.1]"))
     for a, seed in ((0, 0), (0.1, 2)):
-        swept = ["experiment=f1_mnist", f"perturbation={method}", f"perturbation.a={a}", f"seed={seed}"]
-        other = build_experiment(compose_config(ROOT / "configs", "train", [*swept, "data.held_out=6000"]))
-        [same] = [j for j in choosing.choice.dependencies if (j.settings.perturbation.a, j.settings.seed) == (a, seed)]
+        swept = ["experiment=f1_mnist", f"method={method}", f"method.a={a}", f"seed={seed}"]
+        other = build_experiment(compose_config(ROOT / "configs", "train", [*swept, "data.validation_size=6000"]))
+        [same] = [j for j in choosing.choice.dependencies if (j.settings.method.a, j.settings.seed) == (a, seed)]
         assert same.digest == type(same)(other).digest
 
 
 def test_the_choice_depends_on_the_trainings_and_on_what_is_compared() -> None:
     digests = {
         StrengthSearch(*composed(*overrides)).choice.digest
-        for overrides in ((), ("grid.seeds=[0]",), ("grid.weights=best",), ("data.held_out=99",), ("batch=large",))
+        for overrides in (
+            (),
+            ("grid.seeds=[0]",),
+            ("grid.checkpoint=best",),
+            ("data.validation_size=99",),
+            ("batch=large",),
+        )
     }
     assert len(digests) == 5
 
@@ -134,7 +141,7 @@ def test_the_choice_depends_on_the_trainings_and_on_what_is_compared() -> None:
         ("grid.seeds=[]", r"grid.seeds: must be different whole numbers >= 0, at least one, not \[\]"),
         ("grid.seeds=[1,1]", "grid.seeds: must be different"),
         ("grid.seeds=[-1]", "grid.seeds: must be different"),
-        ("grid.weights=mean", "grid.weights: 'mean' is not one of best, last"),
+        ("grid.checkpoint=mean", "grid.checkpoint: 'mean' is not one of best, last"),
     ],
 )
 def test_a_grid_names_what_it_refuses(override: str, line: str) -> None:
@@ -192,7 +199,7 @@ def test_the_program_trains_compares_and_repeats_nothing_and_never_sees_the_test
         assert len(trainings) == len(choice["inputs"]) == 6
         assert out["examples"] == {"learnt": 1295, "held_out": 143}
         assert out["chosen"] < 50, "noise of that strength leaves nothing of the weights"
-        assert f"perturbation.a={out['chosen']:g}: {out['rule']}" in shown
+        assert f"method.a={out['chosen']:g}: {out['rule']}" in shown
         assert choice["labels"] == {"model": "small_mlp", "data": "digits", "batch": 128, "epochs": 2}
         chosen.append((out["strengths"], [(t["digest"], t["outcome"]["weights"]) for t in trainings]))
     assert chosen[0] == chosen[1]
@@ -209,26 +216,26 @@ def test_a_sweep_goes_on_where_trainings_of_one_choice_fail_and_names_all_that_f
     first = StrengthSearch(*composed(*TINY)).jobs()[0]  # without noise: of both choices
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / f"{first.name}.pt").write_bytes(b"no checkpoint")
-    code, _, told = program(tmp_path, "-m", *TINY, "perturbation=smoothout,adasmoothout")
+    code, _, told = program(tmp_path, "-m", *TINY, "method=smoothout,adasmoothout")
     lines = [line for line in told.splitlines() if line.startswith("failed: ")]
     assert code == 2
     assert sum(line.startswith(f"failed: {first.name}: checkpoint: ") for line in lines) == 2
     ends = [line for line in lines if line.endswith(": 1 of its jobs could not be done, named above")]
     assert [method for line in ends for method in line.split() if "smoothout" in method] == [
-        "perturbation=smoothout:",
-        "perturbation=adasmoothout:",
+        "method=smoothout:",
+        "method=adasmoothout:",
     ]
     assert len(list((tmp_path / "results" / "train").iterdir())) == 9  # of 4 + 4 with noise and 2 without
 
 
 def test_wrong_input_is_one_line_with_exit_code_2_and_leaves_nothing(tmp_path: Path, program: Program) -> None:
-    for override, line in (("grid.seeds=[]", "error: grid.seeds: "), ("perturbation=sharp", "error: ")):
+    for override, line in (("grid.seeds=[]", "error: grid.seeds: "), ("method=sharp", "error: ")):
         code, _, said = program(tmp_path, override)
         assert (code, len(said.splitlines())) == (2, 1), said
         assert said.startswith(line)
-    code, _, said = program(tmp_path, *TINY, "data.held_out=1438")
+    code, _, said = program(tmp_path, *TINY, "data.validation_size=1438")
     assert code == 2
-    assert "data.held_out: 1438 leaves none of the 1438 training images" in said
+    assert "data.validation_size: 1438 leaves none of the 1438 training images" in said
     assert not (tmp_path / "results" / "train").exists()
     assert not (tmp_path / "results" / "strength").exists()
 
@@ -236,6 +243,6 @@ def test_wrong_input_is_one_line_with_exit_code_2_and_leaves_nothing(tmp_path: P
 def test_the_line_about_a_training_with_images_held_out_does_not_speak_of_the_test_split(
     tmp_path: Path, program: Program
 ) -> None:
-    code, shown, _ = program(tmp_path, "schedule.epochs=1", "batch=large", "data.held_out=100", script="train")
+    code, shown, _ = program(tmp_path, "schedule.epochs=1", "batch=large", "data.validation_size=100", script="train")
     assert code == 0
     assert ": held-out accuracy " in shown

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from smoothout import SmoothOut
 from smoothout.analysis.hessian import trace_and_norm
 from smoothout.nn.curvature import RunningTrace, SteinTrace, noise_variances, stein_trace, thin_epochs
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
 
 LAWS = list(NoiseDistribution)  # a law that can be drawn must have its variance
 SHAPES = [(3, 4), (5,)]
@@ -61,7 +61,7 @@ def test_weights_without_noise_add_nothing():
 @pytest.mark.parametrize("scaling", ["none", "weight", "filter"])
 @pytest.mark.parametrize("law", LAWS)
 def test_variances_are_those_of_the_noise_that_is_drawn(law, scaling):
-    expected = noise_variances(weights(), 0.3, law=law, scaling=scaling)
+    expected = noise_variances(weights(), 0.3, distribution=law, scaling=scaling)
     drawn = draws(0.3, law, scaling, 4000)
     for index, variance in enumerate(expected):
         second_moment = torch.stack([thetas[index].square() for thetas in drawn]).mean(0)
@@ -86,7 +86,7 @@ def test_a_quadratics_trace_is_the_mean_over_draws_as_a_whole_and_by_tensor(law,
     matrix = torch.randn(n, n, generator=generator, dtype=torch.float64)
     matrix = matrix @ matrix.T
     center = [0.1 * w for w in weights()]
-    variances = noise_variances(weights(), 0.3, law=law, scaling=scaling)
+    variances = noise_variances(weights(), 0.3, distribution=law, scaling=scaling)
     running = RunningTrace(["first.weight", "second.bias"])
     for thetas in draws(0.3, law, scaling, 3000):
         slope = matrix @ torch.cat([(c + t).flatten() for c, t in zip(center, thetas, strict=True)])
@@ -113,7 +113,7 @@ def expectation(function, law: str, a: float) -> float:
 def test_around_a_curved_loss_the_mean_has_the_stated_weights(law):
     """C(w) = sin(3 w) at w = 0.4: C'' under the Gaussian itself, or under the parabola."""
     a, w = 0.5, 0.4
-    [variance] = noise_variances([torch.tensor([w])], a, law=law)
+    [variance] = noise_variances([torch.tensor([w])], a, distribution=law)
 
     def product(t: float) -> float:
         theta, slope = torch.tensor([t], dtype=torch.float64), torch.tensor([3 * math.cos(3 * (w + t))])
@@ -157,7 +157,7 @@ def test_under_faint_noise_a_smooth_networks_trace_is_that_of_its_hessian(law):
         )
 
     slopes = vmap(slope)(both)
-    variances = noise_variances(list(clean.values()), a, law=law)
+    variances = noise_variances(list(clean.values()), a, distribution=law)
     running = RunningTrace(names)
     for i in range(count):
         one, other = (
@@ -251,7 +251,7 @@ def test_a_record_has_the_layers_of_eleven_epochs_and_the_whole_of_all(epochs: i
     assert all("layers" in epoch for epoch in estimates)
 
 
-@pytest.mark.parametrize(("field", "word"), [("law", "Uniform"), ("scaling", "None")])
+@pytest.mark.parametrize(("field", "word"), [("distribution", "Uniform"), ("scaling", "None")])
 def test_a_misspelt_law_or_scaling_is_refused(field, word):
     with pytest.raises(ValueError, match=f"{field}: '{word}' is not one of"):
         noise_variances([torch.ones(2, 3)], 0.1, **{field: word})

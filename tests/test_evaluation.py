@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.nn.evaluation import evaluate
-from smoothout.nn.precision import Precision, precision_context
+from smoothout.nn.options import Precision
+from smoothout.nn.precision import precision_context
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from smoothout import AdaSmoothOut, SmoothOut
 from smoothout.nn import perturbation
 from smoothout.nn.flat import Filters, FlatBuffers, group_by_filter
-from smoothout.nn.perturbation import NoiseScaling, filter_normalize_
+from smoothout.nn.options import NoiseScaling
+from smoothout.nn.perturbation import filter_normalize_
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
@@ -167,7 +168,7 @@ class Mixed(nn.Module):
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets contexts scale to filters as they do on CUDA."""
-    monkeypatch.setattr(perturbation, "_at_once", lambda device: True)
+    monkeypatch.setattr(perturbation, "_draws_at_once", lambda device: True)
 
 
 def perturbed(context: SmoothOut, model: nn.Module) -> list[Tensor]:
@@ -200,7 +201,7 @@ def test_adasmoothout_in_one_pass_is_that_tensor_by_tensor_to_rounding(
     model, ends = Mixed(), []
     wanted, found = (AdaSmoothOut(model, 0.15, batchnorm=True) for _ in range(2))
     with monkeypatch.context() as patched:
-        patched.setattr(perturbation, "_at_once", lambda device: True)
+        patched.setattr(perturbation, "_draws_at_once", lambda device: True)
         found.draw()
         change(model)
         before = [p.detach().clone() for p in model.parameters()]

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from smoothout import SmoothOut
 from smoothout.nn.curvature import FlatSteinTrace, RunningTrace, noise_variances, stein_trace
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
 
 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -39,7 +39,7 @@ def test_it_is_the_formula_tensor_by_tensor(
     law: NoiseDistribution, scaling: NoiseScaling, strength: float | Tensor, ghosts: int
 ) -> None:
     weights, thetas, gradients = drawn(law, scaling)
-    wanted = stein_trace(thetas, gradients, noise_variances(weights, 0.3, law=law, scaling=scaling))
+    wanted = stein_trace(thetas, gradients, noise_variances(weights, 0.3, distribution=law, scaling=scaling))
     divided = [gradient / ghosts for gradient in gradients]
     measured = FlatSteinTrace(weights, law, scaling)
     found = measured(flat(thetas), flat(divided), flat(weights), strength, ghosts)

@@ -15,16 +15,22 @@ from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.runner import run_jobs
 from smoothout.jobs.runtime import Folders, Runtime
-from smoothout.nn.perturbation import NoiseScaling
+from smoothout.nn.options import NoiseScaling
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.records import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"
-TINY = ["sizes.large=16", "sizes.ghost=8", "sizes.multiplier=2", "schedule.epochs=1", "schedule.drops=[]"]
+TINY = [
+    "batch_sizes.large=16",
+    "batch_sizes.ghost=8",
+    "batch_sizes.multiplier=2",
+    "schedule.epochs=1",
+    "schedule.milestones=[]",
+]
 
 
-def place(folder: Path) -> Runtime:
+def runtime(folder: Path) -> Runtime:
     folders = Folders(*(str(folder / name) for name in ("data", "results", "checkpoints", "logs")))
     return Runtime(folders, torch.device("cpu"), download=False)
 
@@ -51,7 +57,7 @@ def test_the_rows_have_the_published_settings(name: str) -> None:
         times = 2 if "120 epochs" in row and method != "small_batch" else 1
         epochs, drops, lr, decay = (60, (20, 40), 0.01, 5e-4) if alexnet else (90, (30, 60), 0.1, 1e-4)
         assert setup.schedule.epochs == times * epochs
-        assert setup.schedule.drops == tuple(times * drop for drop in drops)
+        assert setup.schedule.milestones == tuple(times * drop for drop in drops)
         assert setup.optimizer.weight_decay == (0 if bare else decay)
         assert setup.model.name == ("alexnet" if alexnet else "resnet18")
         assert getattr(setup.model, "dropout", 0) == (0 if bare or not alexnet else 0.5)
@@ -60,7 +66,7 @@ def test_the_rows_have_the_published_settings(name: str) -> None:
         assert (setup.batch.examples_per_update, setup.batch.ghost) == ((256, None) if small else (16384, 128))
         scale = 1 if small else math.sqrt(16384 / 128)
         assert setup.optimizer.lr * setup.schedule.lr_factor(0, setup.batch) == pytest.approx(lr * scale)
-        noise = setup.perturbation
+        noise = setup.method
         assert (noise.a, noise.scaling) == (
             (0.15, NoiseScaling.filter) if method == "adasmoothout" else (0, noise.scaling)
         )
@@ -73,7 +79,7 @@ def test_the_rows_have_the_published_settings(name: str) -> None:
 @pytest.mark.parametrize("name", ["table1", "table3", "tableII"])
 def test_they_are_shown_as_not_run_with_the_cost_of_their_epochs(name: str, tmp_path: Path) -> None:
     table = made(name, "ImageNet")
-    rendered = table.render(place(tmp_path))
+    rendered = table.render(runtime(tmp_path))
     cells = {(cell.row, cell.column): cell for cell in rendered.cells}
     for row, method, setup in trainings(table):
         cell = cells[row, f"{method} best"]
@@ -88,11 +94,11 @@ def test_they_are_shown_as_not_run_with_the_cost_of_their_epochs(name: str, tmp_
 def test_their_small_forms_train_by_the_multiplier(tmp_path: Path) -> None:
     """An epoch of every row and method on a few photographs of 64 pixels: batches of two ghost batches."""
     tree(tmp_path / "data" / "imagenette", {"train": 4, "val": 2}, size=(80, 72))
-    table = made("imagenette", "imagenette", *TINY, "data.side=64", "data.short=72")
-    done = dict(run_jobs(table.jobs(), place(tmp_path)))
+    table = made("imagenette", "imagenette", *TINY, "data.crop_size=64", "data.resize_size=72")
+    done = dict(run_jobs(table.jobs(), runtime(tmp_path)))
     assert len(done) == 6
     for outcome in done.values():
         assert isinstance(outcome, Record), outcome
         assert not outcome.outcome["diverged"]
         assert outcome.labels["batch"] == 32
-    assert "not run" not in table.render(place(tmp_path)).markdown()
+    assert "not run" not in table.render(runtime(tmp_path)).markdown()

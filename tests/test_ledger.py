@@ -230,8 +230,8 @@ def test_the_rest_of_a_killed_writer_is_no_record(ledger: RecordStore) -> None:
 
 def test_records_and_tables_are_read_without_torch() -> None:
     there = Path(smoothout.__file__).parent
-    readers = [there / f"{name}.py" for name in ("ledger", "tables", "words")] + list((there / "figures").glob("*.py"))
-    parts = [path.relative_to(there.parent).with_suffix("").parts for path in readers if path.exists()]
+    readers = list((there / "results").rglob("*.py"))
+    parts = [path.relative_to(there.parent).with_suffix("").parts for path in readers]
     modules = [".".join(part for part in names if part != "__init__") for names in parts]
     heavy = "[name for name in ('torch', 'hydra', 'scipy') if name in sys.modules]"
     program = f"import sys, {', '.join(modules)}; print({heavy})"

@@ -23,12 +23,12 @@ from smoothout.results.records import Record
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"
 TINY = [
-    "sizes.small=16",
-    "sizes.large=48",
-    "sizes.ghost=16",
-    "sizes.multiplier=1",
+    "batch_sizes.small=16",
+    "batch_sizes.large=48",
+    "batch_sizes.ghost=16",
+    "batch_sizes.multiplier=1",
     "schedule.epochs=2",
-    "schedule.drops=[1]",
+    "schedule.milestones=[1]",
     "data.train_examples=96",
     "data.test_examples=32",
 ]
@@ -40,17 +40,17 @@ def config(name: str, shrink: bool = False) -> dict[str, Any]:
         table["rows"] = [row for row in table["rows"] if "imagenet" not in row["overrides"][0]]
         for row in table["rows"]:
             resnet = any("resnet" in override for override in row["overrides"])
-            row["overrides"] = [*row["overrides"], *TINY, *(["model.depth=8"] if resnet else []), "longer=1"]
+            row["overrides"] = [*row["overrides"], *TINY, *(["model.depth=8"] if resnet else []), "epoch_multiplier=1"]
     return table
 
 
 @lru_cache
-def made(name: str, regime: str = "released", shrink: bool = False) -> TablePlan:
-    return TablePlan(config(name, shrink), RunSelection(regime), CONFIGS, PUBLISHED)
+def made(name: str, protocol: str = "authors_code", shrink: bool = False) -> TablePlan:
+    return TablePlan(config(name, shrink), RunSelection(protocol), CONFIGS, PUBLISHED)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
     """A place whose data sets are a few images of noise; what tables share is trained once."""
     tmp_path = tmp_path_factory.mktemp("place")
     generator = np.random.default_rng(0)
@@ -66,8 +66,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
 
 
 @pytest.mark.parametrize("name", PUBLISHED_CELLS)
-def test_every_published_number_stands_beside_its_cell(name: str, place: Runtime) -> None:
-    shown = [cell for cell in made(name).render(place).cells if cell.published is not None]
+def test_every_published_number_stands_beside_its_cell(name: str, runtime: Runtime) -> None:
+    shown = [cell for cell in made(name).render(runtime).cells if cell.published is not None]
     truth = {(row, column): number for row, cells in PUBLISHED_CELLS[name].items() for column, number in cells.items()}
     assert {(cell.row, cell.column): cell.published for cell in shown} == truth
 
@@ -100,7 +100,7 @@ def test_the_rows_of_resnet44_have_the_published_learning_rates_epochs_and_drops
         "ResNet44, CIFAR-100, 1024, 400 epochs, linear": (0.8, 1024, 8, 400),
     }
     longest = next(e for e in made("tableII").entries if e.row.endswith("linear") and e.column == "baseline best")
-    assert longest.jobs[0].settings.schedule.drops == (162, 244, 328)
+    assert longest.jobs[0].settings.schedule.milestones == (162, 244, 328)
 
 
 def test_tables_share_the_trainings_that_they_have_in_common() -> None:
@@ -121,7 +121,12 @@ def test_the_controls_learn_at_one_rate_and_differ_in_what_they_name(name: str, 
             setup = entry.jobs[0].settings
             assert setup.model.depth == depth
             lr = setup.optimizer.lr * setup.schedule.lr_factor(0, setup.batch)
-            rows[entry.row] = (round(lr, 6), setup.batch.pieces, str(setup.perturbation.draw), str(setup.data.augment))
+            rows[entry.row] = (
+                round(lr, 6),
+                setup.batch.ghosts_per_update,
+                str(setup.method.noise_per),
+                str(setup.data.augment),
+            )
     assert list(rows.values()) == [
         (0.4, 16, "ghost", "crop_flip"),
         (0.4, 16, "batch", "crop_flip"),
@@ -131,13 +136,13 @@ def test_the_controls_learn_at_one_rate_and_differ_in_what_they_name(name: str, 
     ]
 
 
-def test_the_gap_is_how_far_a_method_stays_below_the_small_batch(place: Runtime) -> None:
+def test_the_gap_is_how_far_a_method_stays_below_the_small_batch(runtime: Runtime) -> None:
     """v1, Table 3: 93.18 at batch 128, 91.20 with AdaSmoothOut, gap 1.98."""
     table = made("table3")
     jobs = {entry.column: entry.jobs[0] for entry in table.entries if entry.row == "ResNet44, CIFAR-10, 2048"}
     for method, accuracy in (("small_batch", 0.9318), ("baseline", 0.8924), ("adasmoothout", 0.9120)):
-        place.records.write(finished(jobs[f"{method} best"], accuracy))
-    cells = {cell.column: cell for cell in table.render(place).cells if cell.row == "ResNet44, CIFAR-10, 2048"}
+        runtime.records.write(finished(jobs[f"{method} best"], accuracy))
+    cells = {cell.column: cell for cell in table.render(runtime).cells if cell.row == "ResNet44, CIFAR-10, 2048"}
     assert cells["adasmoothout gap"].mean == pytest.approx(1.98)
     assert cells["adasmoothout gap"].published == 1.98
     assert cells["adasmoothout improvement"].mean == pytest.approx(1.96)
@@ -157,11 +162,11 @@ def finished(job: Job, accuracy: float) -> Record:
 ALL = ("table1", "table3", "tableII", "tableIII", "tableIV", "tableV", "controls")
 
 
-@pytest.mark.parametrize(("name", "regime"), [*((name, "released") for name in ALL), ("table3", "described")])
-def test_every_row_trains(name: str, regime: str, place: Runtime) -> None:
+@pytest.mark.parametrize(("name", "protocol"), [*((name, "authors_code") for name in ALL), ("table3", "paper_text")])
+def test_every_row_trains(name: str, protocol: str, runtime: Runtime) -> None:
     """Two epochs of every row and method on a few tiny images, ResNet44 at depth 8; ImageNet's need photographs."""
-    jobs = [job for job in made(name, regime, shrink=True).jobs() if job.kind == Experiment.kind]
-    done = dict(run_jobs(jobs, place))
+    jobs = [job for job in made(name, protocol, shrink=True).jobs() if job.kind == Experiment.kind]
+    done = dict(run_jobs(jobs, runtime))
     assert len(done) == len({job.digest for job in jobs})
     for outcome in done.values():
         assert isinstance(outcome, Record), outcome

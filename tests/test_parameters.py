@@ -228,13 +228,13 @@ def test_restored_blocks_can_be_nested() -> None:
 def test_filter_norms_are_those_of_a_loop_over_the_entries(shape: tuple[int, ...], seed: int) -> None:
     tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     norms = filter_norms(tensor).expand(shape)
-    for place in itertools.product(*map(range, shape)):
+    for runtime in itertools.product(*map(range, shape)):
         if len(shape) < 2:
-            wanted = abs(float(tensor[place]))
+            wanted = abs(float(tensor[runtime]))
         else:
             own = itertools.product(*map(range, shape[1:]))
-            wanted = math.sqrt(sum(float(tensor[(place[0], *rest)]) ** 2 for rest in own))
-        assert float(norms[place]) == pytest.approx(wanted, rel=1e-12)
+            wanted = math.sqrt(sum(float(tensor[(runtime[0], *rest)]) ** 2 for rest in own))
+        assert float(norms[runtime]) == pytest.approx(wanted, rel=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ LATER = {1: 1, 2: 3, 4: 5, 6: 7, 8: 9, 9: 10}  # figures of the later version, a
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Runtime:
+def runtime(tmp_path: Path) -> Runtime:
     folders = Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs")))
     return Runtime(folders, torch.device("cpu"), tensorboard=False)
 
@@ -34,7 +34,7 @@ def kinds(jobs: list[Job]) -> Counter[str]:
 def trainings(jobs: list[Job]) -> set[tuple[str, str, int, float, int]]:
     """Model, data, batch, strength and epochs of every training."""
     setups = [job.settings for job in jobs if not job.dependencies]
-    return {(s.model.name, str(s.data.name), s.batch.size, s.perturbation.a, s.schedule.epochs) for s in setups}
+    return {(s.model.name, str(s.data.name), s.batch.size, s.method.a, s.schedule.epochs) for s in setups}
 
 
 # What the figures need
@@ -58,7 +58,7 @@ def test_figures_3_and_7_need_small_and_large_batch_on_one_line_and_under_noise(
     assert kinds(jobs) == {"train": 2, "interpolation": 2, "noise_curve": 2}
     lines = [job for job in jobs if job.kind == "interpolation"]
     assert [[run.settings.batch.size for run in line.dependencies] for line in lines] == [[256, 5000]] * 2
-    assert [line.settings.averages for line in lines] == ["interpolated", "recomputed"]
+    assert [line.settings.running_stats for line in lines] == ["interpolated", "recomputed"]
     assert all(line.settings.path == "linear" for line in lines)
 
 
@@ -72,9 +72,11 @@ def test_figures_5_9_and_10_put_baseline_at_0_and_smoothout_at_1_for_each_batch(
     for panel, batch in zip(made.panels, (256, large, 256, large), strict=True):
         [(ways, line)] = panel.jobs
         assert ways == "0 is baseline, 1 is SmoothOut"
-        runs = [(run.settings.batch.size, run.settings.perturbation.a) for run in line.dependencies]
+        runs = [(run.settings.batch.size, run.settings.method.a) for run in line.dependencies]
         assert runs == [(batch, 0.0), (batch, 0.0375)]
-    assert [panel.jobs[0][1].settings.averages for panel in made.panels] == ["interpolated"] * 2 + ["recomputed"] * 2
+    assert [panel.jobs[0][1].settings.running_stats for panel in made.panels] == ["interpolated"] * 2 + [
+        "recomputed"
+    ] * 2
 
 
 @pytest.mark.parametrize(("name", "path"), [("keskar3", "linear"), ("keskar7", "curvilinear")])
@@ -86,7 +88,7 @@ def test_keskars_parametric_plots_are_25_points_between_the_batches_of_three_net
         [256, 5000],
         [256, 5000],
     ]
-    assert {(line.settings.path, line.settings.points, line.settings.averages) for line in lines} == {
+    assert {(line.settings.path, line.settings.points, line.settings.running_stats) for line in lines} == {
         (path, 25, "recomputed")
     }
 
@@ -100,7 +102,7 @@ def test_keskars_figure_4_measures_the_last_weights_of_100_epochs_at_each_batch_
         sizes = [job.dependencies[0].settings.batch.size for job in measured]
         assert sizes == sorted(set(sizes))
         assert (min(sizes), max(sizes)) == (256, 6000 if "F1" in panel.title else 5000)
-        found = {(job.settings.convention, job.settings.weights, job.settings.eps) for job in measured}
+        found = {(job.settings.convention, job.settings.checkpoint, job.settings.eps) for job in measured}
         assert found == {("keskar", "last", eps)}
 
 
@@ -111,7 +113,7 @@ def test_keskars_figure_6_follows_each_run_by_trainings_of_more_and_more_epochs(
             runs = [job.dependencies[0].settings for other, job in panel.jobs if other == name]
             assert [run.schedule.epochs for run in runs] == [1, 2, 5, 10, 20, 50, 100]
             assert {run.batch.size for run in runs} == {batch}
-        assert {job.settings.weights for _, job in panel.jobs} == {"last"}
+        assert {job.settings.checkpoint for _, job in panel.jobs} == {"last"}
 
 
 def test_the_atlas_is_one_job_a_run_that_both_its_panels_draw() -> None:
@@ -128,7 +130,7 @@ def test_the_atlas_is_one_job_a_run_that_both_its_panels_draw() -> None:
 def test_a_course_draws_the_trainings_with_their_averages_recomputed_at_the_end() -> None:
     made = picture("courses-f1")
     assert kinds(made.jobs()) == {"train": 4, "averages": 4}
-    assert {str(job.settings.weights) for job in made.jobs() if job.dependencies} == {"last"}
+    assert {str(job.settings.checkpoint) for job in made.jobs() if job.dependencies} == {"last"}
     assert [Counter(name for name, _ in panel.jobs) for panel in made.panels] == [{"baseline": 2, "SmoothOut": 2}] * 2
 
 
@@ -179,7 +181,7 @@ def test_the_profile_limits_the_examples_unless_the_figure_says_how_many() -> No
 
 
 def test_each_seed_has_its_own_jobs_and_a_line_joins_runs_of_one_seed() -> None:
-    made = picture("f1", seeds=(0, 3), regime="described")
+    made = picture("f1", seeds=(0, 3), protocol="paper_text")
     line, noise, _ = made.panels
     assert [[run.settings.seed for run in job.dependencies] for _, job in line.jobs] == [[0, 0], [3, 3]]
     assert [(name, job.dependencies[0].settings.seed) for name, job in noise.jobs] == [
@@ -189,7 +191,7 @@ def test_each_seed_has_its_own_jobs_and_a_line_joins_runs_of_one_seed() -> None:
         ("LB", 3),
     ]
     assert len(made.jobs()) == 2 * len(picture("f1").jobs())
-    assert all(str(job.settings.batchnorm_start) == "one" for job in made.jobs() if not job.dependencies)
+    assert all(str(job.settings.batchnorm_init) == "one" for job in made.jobs() if not job.dependencies)
 
 
 def test_the_plan_has_every_job_with_the_configs_estimate_of_an_epoch() -> None:
@@ -260,7 +262,7 @@ def test_a_density_of_no_probes_is_refused_before_anything_is_measured() -> None
 # What Keskar's Figure 6 rests on
 
 
-def test_a_shorter_training_is_the_beginning_of_a_longer_one(place: Runtime) -> None:
+def test_a_shorter_training_is_the_beginning_of_a_longer_one(runtime: Runtime) -> None:
     figure = config("quickstart")
     panel = {
         "kind": "sharpness_over_loss",
@@ -270,6 +272,6 @@ def test_a_shorter_training_is_the_beginning_of_a_longer_one(place: Runtime) -> 
     }
     figure["panels"] = [panel | {"over": {"schedule.epochs": [2, 4]}}]
     short, long = (job.dependencies[0] for _, job in FigurePlan(figure, RunSelection(), CONFIGS).panels[0].jobs)
-    curves = [get_or_run(job, place).outcome["curves"] for job in (short, long)]
+    curves = [get_or_run(job, runtime).outcome["curves"] for job in (short, long)]
     for name in ("train_loss", "test_accuracy"):
         assert curves[0][name] == curves[1][name][:2]

@@ -14,7 +14,7 @@ from smoothout.training.distributed import ProcessGroup
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Fills with the lines that are said."""
     lines: list[str] = []
-    monkeypatch.setattr(runtime, "say", lines.append)
+    monkeypatch.setattr(runtime, "print_line", lines.append)
     runtime._automatic.cache_clear()
     return lines
 

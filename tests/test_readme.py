@@ -48,7 +48,7 @@ def compose_and_build(command: str) -> None:
     config = compose_config(ROOT / "configs", Path(script).stem, kept)
     if "model" in config:
         build_experiment(config)
-    for key in ("analysis", "grid", "judging", "engine", "folders", "data"):
+    for key in ("analysis", "grid", "claim_scope", "engine", "folders", "data"):
         if key in config and isinstance(config[key], dict):
             build(config[key], key)
     if "scope" in config:

@@ -16,7 +16,7 @@ import torch
 from smoothout.config.build import build
 from smoothout.config.compose import compose_config
 from smoothout.jobs.runtime import Folders, Runtime
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import Precision
 from smoothout.reproduction.claims import Claims, ClaimScope
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.reproduction.verdict_page import VerdictPage
@@ -25,7 +25,7 @@ from smoothout.results.tables import stem
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, TABLES, PUBLISHED = ROOT / "configs", ROOT / "results" / "tables", ROOT / "results" / "published"
 COMMITTED = sorted(path.stem for path in TABLES.glob("*.md"))
-CAPTION = re.compile(r"^Regime `(\w+)`, profile `(\w+)`, (\w+), seeds ([\d, ]+);", re.M)
+CAPTION = re.compile(r"^Protocol `(\w+)`, profile `(\w+)`, (\w+), seeds ([\d, ]+);", re.M)
 
 
 def rendered_by_make() -> set[str]:
@@ -37,7 +37,9 @@ def rendered_by_make() -> set[str]:
             given = dict(word.split("=", 1) for word in shlex.split(line) if "=" in word)
             assert given["run"] == "false"
             assert "scope.seeds" not in given
-            scope = [given.get(f"scope.{key}", usual) for key, usual in (("regime", "released"), ("profile", "paper"))]
+            scope = [
+                given.get(f"scope.{key}", usual) for key, usual in (("protocol", "authors_code"), ("profile", "paper"))
+            ]
             precision = given.get("scope.precision", "float32")
             stems |= {stem(name, *scope, precision) for name in chosen(given["table"])}
     return stems
@@ -53,9 +55,9 @@ def chosen(sweep: str) -> list[str]:
 
 
 def test_make_tables_renders_every_table_that_is_there_and_every_one_of_the_papers() -> None:
-    papers = {f"{path.stem}-released-paper" for path in (CONFIGS / "table").glob("table*.yaml")}
+    papers = {f"{path.stem}-authors_code-paper" for path in (CONFIGS / "table").glob("table*.yaml")}
     assert len(COMMITTED) > 10
-    assert rendered_by_make() >= {*COMMITTED, *papers, "controls-released-paper"}
+    assert rendered_by_make() >= {*COMMITTED, *papers, "controls-authors_code-paper"}
 
 
 def test_make_pages_writes_every_page_of_verdicts_that_is_there_by_the_command_that_it_names() -> None:
@@ -78,16 +80,16 @@ def test_the_table_is_the_one_that_its_records_make(name: str, tmp_path: Path) -
     page = (TABLES / f"{name}.md").read_text(encoding="utf-8")
     found = CAPTION.search(page)
     assert found
-    regime, profile, precision, seeds = found.groups()
-    scope = RunSelection(regime, profile, Precision(precision), tuple(map(int, seeds.split(", "))))
-    table = compose_config(CONFIGS, "reproduce", [f"table={name.partition(f'-{regime}-')[0]}"])["table"]
+    protocol, profile, precision, seeds = found.groups()
+    scope = RunSelection(protocol, profile, Precision(precision), tuple(map(int, seeds.split(", "))))
+    table = compose_config(CONFIGS, "reproduce", [f"table={name.partition(f'-{protocol}-')[0]}"])["table"]
     folders = Folders(str(tmp_path), str(ROOT / "results"), str(tmp_path), str(tmp_path))
-    place = Runtime(folders, torch.device("cpu"))
+    runtime = Runtime(folders, torch.device("cpu"))
     made = TablePlan(
-        table, RunSelection(regime, profile, Precision(precision)), CONFIGS, PUBLISHED
-    ).with_recorded_seeds(place)
+        table, RunSelection(protocol, profile, Precision(precision)), CONFIGS, PUBLISHED
+    ).with_recorded_seeds(runtime)
     assert made.scope == scope, "other seeds are recorded"
-    made.render(place).save(tmp_path)
+    made.render(runtime).save(tmp_path)
     (old_page, old_latex, old), (new_page, new_latex, new) = told(TABLES, name), told(tmp_path, name)
     assert new_page == old_page
     assert new_latex == old_latex
@@ -95,13 +97,13 @@ def test_the_table_is_the_one_that_its_records_make(name: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", [[], ["claims=causes", "judging.profile=short"]], ids=["claims", "causes"])
+@pytest.mark.parametrize("given", [[], ["claims=causes", "claim_scope.profile=short"]], ids=["claims", "causes"])
 def test_the_page_of_verdicts_is_the_one_that_its_records_make(given: list[str], tmp_path: Path) -> None:
     settings = compose_config(CONFIGS, "verdicts", given)
-    judging = build(settings["judging"], "judging", ClaimScope)
-    place = Runtime(Folders(str(tmp_path), str(ROOT / "results"), str(tmp_path), str(tmp_path)), torch.device("cpu"))
-    judged = [Claims(settings["claims"], scope, CONFIGS, PUBLISHED) for scope in judging.scopes()]
+    claim_scope = build(settings["claim_scope"], "claim_scope", ClaimScope)
+    runtime = Runtime(Folders(str(tmp_path), str(ROOT / "results"), str(tmp_path), str(tmp_path)), torch.device("cpu"))
+    judged = [Claims(settings["claims"], scope, CONFIGS, PUBLISHED) for scope in claim_scope.scopes()]
     prose, command = SimpleNamespace(**settings["prose"]), shlex.join(["python", "scripts/verdicts.py", *given])
-    tests = [test for claims in judged for test in claims.tests(place)]
-    page = VerdictPage(tests, prose, settings["method"], judging, command, settings["page"])
-    assert page.markdown() == (ROOT / "results" / judging.file(settings["page"])).read_text(encoding="utf-8")
+    tests = [test for claims in judged for test in claims.tests(runtime)]
+    page = VerdictPage(tests, prose, settings["method"], claim_scope, command, settings["page"])
+    assert page.markdown() == (ROOT / "results" / claim_scope.file(settings["page"])).read_text(encoding="utf-8")

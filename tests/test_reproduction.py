@@ -29,7 +29,7 @@ def table() -> dict:
 
 
 @pytest.fixture
-def place(tmp_path) -> Runtime:
+def runtime(tmp_path) -> Runtime:
     return Runtime(Folders(*(str(tmp_path / n) for n in ("d", "r", "c", "l"))), torch.device("cpu"))
 
 
@@ -71,43 +71,43 @@ def test_table_2_needs_its_twelve_trainings_and_five_measurements_on_each(table)
     assert jobs[:12] == trainings
     batches = sorted(job.settings.batch.size for job in trainings)
     assert batches == [256] * 6 + [5000] * 4 + [6000] * 2
-    assert {job.settings.perturbation.a for job in trainings} == {0.0, 0.0375}
+    assert {job.settings.method.a for job in trainings} == {0.0, 0.0375}
     assert {job.settings.schedule.epochs for job in trainings} == {200}
 
 
 def test_the_three_regimes_are_different_jobs(table):
     digests = [
-        {job.digest for job in TablePlan(table, RunSelection(regime=regime), CONFIGS, PUBLISHED).jobs()}
-        for regime in ("released", "described", "v1")
+        {job.digest for job in TablePlan(table, RunSelection(protocol=protocol), CONFIGS, PUBLISHED).jobs()}
+        for protocol in ("authors_code", "paper_text", "authors_code_v1")
     ]
     assert not digests[0] & digests[1]
     assert not digests[0] & digests[2]
     assert not digests[1] & digests[2]
 
 
-def test_what_is_only_rendered_is_of_every_seed_that_has_a_record_of_its_rows(table, place):
+def test_what_is_only_rendered_is_of_every_seed_that_has_a_record_of_its_rows(table, runtime):
     reproduction = f1_rows(table, (0,))
-    assert reproduction.with_recorded_seeds(place) is reproduction
+    assert reproduction.with_recorded_seeds(runtime) is reproduction
     cells = {entry.column: entry for entry in f1_rows(table, (1, 2, 3)).entries}
     other = TablePlan(table, RunSelection(seeds=(4,)), CONFIGS, PUBLISHED, ["C1, CIFAR-10, 256"]).entries[0]
     for run in (cells["baseline best"].jobs[3], cells["smoothout last"].jobs[1], other.jobs[4]):
-        place.ledger.write(training(run, 0.98, 0.97))
-    made = reproduction.with_recorded_seeds(place)
+        runtime.records.write(training(run, 0.98, 0.97))
+    made = reproduction.with_recorded_seeds(runtime)
     assert made.scope.seeds == (1, 3)
     assert {entry.row for entry in made.entries} == {"F1, MNIST, 6000"}
-    assert "seeds 1, 3; made on" in made.render(place).caption()
+    assert "seeds 1, 3; made on" in made.render(runtime).caption()
 
 
-def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, place):
+def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, runtime):
     reproduction = f1_rows(table)
     cells = {entry.column: entry for entry in reproduction.entries}
-    place.ledger.write(training(cells["baseline best"].jobs[0], 0.98, 0.97))
-    place.ledger.write(training(cells["baseline best"].jobs[1], 0.99, 0.96))
-    place.ledger.write(training(cells["smoothout best"].jobs[1], 0.995, 0.99))
+    runtime.records.write(training(cells["baseline best"].jobs[0], 0.98, 0.97))
+    runtime.records.write(training(cells["baseline best"].jobs[1], 0.99, 0.96))
+    runtime.records.write(training(cells["smoothout best"].jobs[1], 0.995, 0.99))
     sharp = cells["baseline sharpness released"].jobs
-    place.ledger.write(record(sharp[0], failed=True, value=0.0))
-    place.ledger.write(record(sharp[1], failed=False, value=57.0))
-    made = {cell.column: cell for cell in reproduction.render(place).cells}
+    runtime.records.write(record(sharp[0], failed=True, value=0.0))
+    runtime.records.write(record(sharp[1], failed=False, value=57.0))
+    made = {cell.column: cell for cell in reproduction.render(runtime).cells}
     assert made["baseline best"].values == pytest.approx({0: 98.0, 1: 99.0})
     assert made["baseline last"].mean == pytest.approx(96.5)
     assert made["baseline late"].values == pytest.approx({0: 97.5, 1: 97.5})
@@ -122,17 +122,17 @@ def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, plac
     assert made["baseline sharpness keskar"].published is None
 
 
-def test_accuracies_with_averages_recomputed_stand_in_cells_of_their_own_with_their_differences(table, place):
+def test_accuracies_with_averages_recomputed_stand_in_cells_of_their_own_with_their_differences(table, runtime):
     reproduction = f1_rows(table, (0,))
     cells = {entry.column: entry for entry in reproduction.entries}
     accuracies = {"baseline best": 0.983, "baseline last": 0.981, "smoothout best": 0.985, "smoothout last": 0.984}
     for column, accuracy in accuracies.items():
         job = cells[f"{column} recomputed"].jobs[0]
-        assert (job.kind, job.settings.weights) == ("averages", column.split()[1])
+        assert (job.kind, job.settings.checkpoint) == ("averages", column.split()[1])
         assert job.dependencies == (cells[column].jobs[0],)
         kept, recomputed = ({"test": {"accuracy": a}, "train": {"accuracy": 1.0}} for a in (0.5, accuracy))
-        place.ledger.write(record(job, kept=kept, recomputed=recomputed))
-    made = reproduction.render(place)
+        runtime.records.write(record(job, kept=kept, recomputed=recomputed))
+    made = reproduction.render(runtime)
     means = {cell.column: cell.mean for cell in made.cells}
     assert means["baseline best recomputed"] == pytest.approx(98.3)
     assert means["smoothout improvement best recomputed"] == pytest.approx(0.2)
@@ -143,53 +143,53 @@ def test_accuracies_with_averages_recomputed_stand_in_cells_of_their_own_with_th
 
 
 @pytest.mark.parametrize(("seen", "said"), [("1b", False), ("1c", True)])
-def test_a_table_says_whose_sharpness_is_that_of_other_weights(table, place, seen, said):
+def test_a_table_says_whose_sharpness_is_that_of_other_weights(table, runtime, seen, said):
     reproduction = f1_rows(table)
     cells = {entry.column: entry for entry in reproduction.entries}
     run, measured = (cells[f"baseline {column}"].jobs[0] for column in ("best", "sharpness keskar"))
     trained = training(run, 0.98, 0.97)
-    place.ledger.write(replace(trained, outcome=trained.outcome | {"weights": {"best": "1b", "last": "2b"}}))
-    place.ledger.write(record(measured, failed=False, value=57.0, weights=[seen]))
-    text = reproduction.render(place).markdown()
+    runtime.records.write(replace(trained, outcome=trained.outcome | {"weights": {"best": "1b", "last": "2b"}}))
+    runtime.records.write(record(measured, failed=False, value=57.0, weights=[seen]))
+    text = reproduction.render(runtime).markdown()
     note = f"Of {run.name}, sharpness or recomputed averages are those of weights that were trained again"
     assert (note in text) is said
 
 
-def test_a_diverged_training_is_no_number(table, place):
+def test_a_diverged_training_is_no_number(table, runtime):
     reproduction = f1_rows(table, (0,))
-    place.ledger.write(training(reproduction.entries[0].jobs[0], 0.1, 0.1, diverged=True))
-    cell = reproduction.render(place).cells[0]
+    runtime.records.write(training(reproduction.entries[0].jobs[0], 0.1, 0.1, diverged=True))
+    cell = reproduction.render(runtime).cells[0]
     assert cell.values == {}
     assert cell.diverged == {0}
 
 
-def test_what_was_measured_on_a_diverged_training_is_no_number_either(table, place):
+def test_what_was_measured_on_a_diverged_training_is_no_number_either(table, runtime):
     """Neither in its own column nor in a difference; with or without a record of the measurement."""
     reproduction = f1_rows(table, (0, 1))
     cells = {entry.column: entry.jobs for entry in reproduction.entries}
     for seed in (0, 1):
-        place.ledger.write(training(cells["baseline best"][seed], 0.98, 0.98))
-        place.ledger.write(training(cells["smoothout best"][seed], 0.98, 0.98, diverged=seed == 1))
-        place.ledger.write(record(cells["smoothout sharpness keskar"][seed], failed=False, value=57.0))
-    made = {cell.column: cell for cell in reproduction.render(place).cells}
+        runtime.records.write(training(cells["baseline best"][seed], 0.98, 0.98))
+        runtime.records.write(training(cells["smoothout best"][seed], 0.98, 0.98, diverged=seed == 1))
+        runtime.records.write(record(cells["smoothout sharpness keskar"][seed], failed=False, value=57.0))
+    made = {cell.column: cell for cell in reproduction.render(runtime).cells}
     for column in ("best", "last", "sharpness keskar", "sharpness converged", "last recomputed", "improvement"):
         assert made[f"smoothout {column}"].diverged == {1}, column
     assert made["smoothout sharpness keskar"].values == {0: 57.0}
     assert made["smoothout improvement"].values == pytest.approx({0: 0.0})
 
 
-def test_estimates_come_from_records_of_the_same_network_and_batch_else_from_the_config(table, place):
+def test_estimates_come_from_records_of_the_same_network_and_batch_else_from_the_config(table, runtime):
     reproduction = f1_rows(table, (0,))
     entry = reproduction.entries[0]
     job = entry.jobs[0]
-    assert RuntimeEstimator(place).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
-    assert RuntimeEstimator(place).hours(job, None) is None
-    place.ledger.write(training(job, 0.98, 0.98, seconds=9.0))
-    assert RuntimeEstimator(place).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
-    damaged = Path(place.folders.results) / "train" / "f1-mnist-b256-baseline-e200-s9-00000000.json"
+    assert RuntimeEstimator(runtime).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
+    assert RuntimeEstimator(runtime).hours(job, None) is None
+    runtime.records.write(training(job, 0.98, 0.98, seconds=9.0))
+    assert RuntimeEstimator(runtime).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
+    damaged = Path(runtime.folders.results) / "train" / "f1-mnist-b256-baseline-e200-s9-00000000.json"
     damaged.write_text("x")  # an estimate needs no record in particular
-    assert RuntimeEstimator(place).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
-    on_gpu = replace(place, device=torch.device("cuda"))
+    assert RuntimeEstimator(runtime).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
+    on_gpu = replace(runtime, device=torch.device("cuda"))
     assert RuntimeEstimator(on_gpu).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
 
 
@@ -208,15 +208,15 @@ def test_an_epochs_rough_cost_is_that_of_its_batch(overrides, seconds):
     assert epoch_seconds(compose_config(CONFIGS, "train", overrides)) == seconds
 
 
-def test_what_costs_nobody_knows_what_is_still_not_run(table, place):
+def test_what_costs_nobody_knows_what_is_still_not_run(table, runtime):
     """No estimate in the config, no record of its like; then one seed's, of which the other's cost is known."""
     reproduction = f1_rows(table)
     reproduction.entries = [replace(entry, epoch_seconds=None) for entry in reproduction.entries]
-    made = reproduction.render(place)
+    made = reproduction.render(runtime)
     assert {cell.hours for cell in made.cells} == {None}
     assert "- F1, MNIST, 6000: 12 commands, of unknown cost" in made.markdown()
-    place.ledger.write(training(reproduction.entries[0].jobs[0], 0.98, 0.98, seconds=9.0))
-    cells = {cell.column: cell for cell in reproduction.render(place).cells}
+    runtime.records.write(training(reproduction.entries[0].jobs[0], 0.98, 0.98, seconds=9.0))
+    cells = {cell.column: cell for cell in reproduction.render(runtime).cells}
     assert cells["baseline best"].hours == pytest.approx(200 * 9.0 / 3600)
 
 

@@ -115,7 +115,7 @@ def test_equal_scatter_is_tested_by_the_correlation_of_sum_and_difference() -> N
 def test_at_the_edge_of_the_claim_about_scatter_the_test_errs_at_its_level(factor: float, shared: float) -> None:
     generator = np.random.default_rng(1)
     draws = [pitman_morgan_test(*pairs(generator, factor, shared, 5), factor) for _ in range(2500)]
-    for side in ("against_zero", "for_zero"):
+    for side in ("p_greater", "p_less"):
         assert abs(np.mean([getattr(d, side) < 0.05 for d in draws]) - 0.05) < 0.012
 
 

@@ -22,8 +22,9 @@ from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Folders, Runtime
 from smoothout.jobs.training_job import init_model, load_snapshot
 from smoothout.models.mlp import MLP
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.nn.parameters import filter_norms
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling, SmoothOut
+from smoothout.nn.perturbation import SmoothOut
 from smoothout.training.batch import Batch
 from smoothout.training.methods.smoothout import NoiseConfig, StrengthSchedule
 from smoothout.training.noise_strength import relative_noise_strength
@@ -97,8 +98,8 @@ def test_noise_relative_to_each_weight_has_its_deviation(law: NoiseDistribution,
 @pytest.mark.parametrize("update", [0, 50, 99])
 def test_it_follows_the_course_of_the_strength(course: StrengthSchedule, update: int) -> None:
     whole = relative_noise_strength(network(), NoiseConfig(0.1), 0, 100)
-    found = relative_noise_strength(network(), NoiseConfig(0.1, course=course), update, 100)
-    assert found == pytest.approx(whole * NoiseConfig(1.0, course=course).strength_at(update, 100), rel=1e-9)
+    found = relative_noise_strength(network(), NoiseConfig(0.1, strength_schedule=course), update, 100)
+    assert found == pytest.approx(whole * NoiseConfig(1.0, strength_schedule=course).strength_at(update, 100), rel=1e-9)
 
 
 def test_weights_twice_as_long_halve_it() -> None:
@@ -152,22 +153,22 @@ def test_the_model_is_left_as_it_was() -> None:
 # In a training's record
 
 
-def place(folder: Path) -> Runtime:
+def runtime(folder: Path) -> Runtime:
     return Runtime(Folders(*(str(folder / name) for name in ("d", "r", "c", "l"))), torch.device("cpu"))
 
 
 def trained(**changes: Any) -> Job:
-    settings = {"optimizer": Adam(0.01), "schedule": Schedule(2), "perturbation": NoiseConfig(0.05), **changes}
+    settings = {"optimizer": Adam(0.01), "schedule": Schedule(2), "method": NoiseConfig(0.05), **changes}
     return Job(Experiment(MLP(16, 2), ImageArrays(DatasetName.digits, (0.5,), (0.5,)), batch=Batch(128), **settings))
 
 
 def test_a_record_has_it_at_the_first_and_at_the_last_weights(tmp_path: Path) -> None:
-    noise, updates = NoiseConfig(0.05, course=StrengthSchedule.tanh_falling), 12
-    job = trained(perturbation=noise)
-    found = get_or_run(job, place(tmp_path)).outcome["relative_strength"]
-    model = init_model(job.settings, place(tmp_path))
+    noise, updates = NoiseConfig(0.05, strength_schedule=StrengthSchedule.tanh_falling), 12
+    job = trained(method=noise)
+    found = get_or_run(job, runtime(tmp_path)).outcome["relative_strength"]
+    model = init_model(job.settings, runtime(tmp_path))
     assert found["start"] == relative_noise_strength(model, noise, 0, 2 * updates)
-    _, snapshot = load_snapshot(job, place(tmp_path))
+    _, snapshot = load_snapshot(job, runtime(tmp_path))
     assert snapshot is not None
     model.load_state_dict(snapshot.model)
     assert found["end"] == relative_noise_strength(model, noise, 2 * updates - 1, 2 * updates)
@@ -175,11 +176,11 @@ def test_a_record_has_it_at_the_first_and_at_the_last_weights(tmp_path: Path) ->
 
 
 def test_a_record_without_noise_has_none(tmp_path: Path) -> None:
-    assert "relative_strength" not in get_or_run(trained(perturbation=NoiseConfig()), place(tmp_path)).outcome
+    assert "relative_strength" not in get_or_run(trained(method=NoiseConfig()), runtime(tmp_path)).outcome
 
 
 def test_a_training_that_diverges_has_none_at_its_end(tmp_path: Path) -> None:
-    record = get_or_run(trained(optimizer=SGD(lr=1e30)), place(tmp_path))
+    record = get_or_run(trained(optimizer=SGD(lr=1e30)), runtime(tmp_path))
     assert record.outcome["diverged"]
     assert record.outcome["relative_strength"]["start"] > 0
     assert record.outcome["relative_strength"]["end"] is None

@@ -19,7 +19,7 @@ ONE, TWO = frozenset({3}), frozenset({4, 5})  # seeds that were lost
 
 def table(*cells: Cell) -> Table:
     blocks = [Block("Accuracy", {"Baseline": "baseline best", "SmoothOut": "smoothout best"})]
-    return Table("t", "A table", "released", "paper", "float32", (0, 1), list(cells), blocks, ["A note."])
+    return Table("t", "A table", "authors_code", "paper", "float32", (0, 1), list(cells), blocks, ["A note."])
 
 
 def test_a_cell_shows_mean_deviation_and_the_published_number():
@@ -106,7 +106,7 @@ def test_the_long_form_has_a_line_a_cell_and_zero_seeds_where_nothing_was_run(tm
         Cell("C1", "baseline best", published=79.67, command="python y", hours=3.2),
     )
     paths = made.save(tmp_path)
-    frame = pd.read_csv(tmp_path / "t-released-paper.csv").set_index("row")
+    frame = pd.read_csv(tmp_path / "t-authors_code-paper.csv").set_index("row")
     assert sorted(path.suffix for path in paths) == [".csv", ".md", ".tex"]
     assert list(frame["n"]) == [2, 0]
     assert frame.loc["F1", "mean"] == pytest.approx(98.1)
@@ -114,7 +114,7 @@ def test_the_long_form_has_a_line_a_cell_and_zero_seeds_where_nothing_was_run(tm
     assert frame.loc["F1", "records"] == "r1 r2"
     assert math.isnan(frame.loc["C1", "mean"])
     assert frame.loc["C1", "hours_to_run"] == 3.2
-    assert set(frame["regime"]) == {"released"}
+    assert set(frame["protocol"]) == {"authors_code"}
 
 
 def test_markdown_lists_what_was_not_run_with_its_cost():
@@ -135,9 +135,9 @@ def test_latex_is_escaped_and_has_a_tabular_for_each_block():
 
 def test_precisions_other_than_the_reference_have_files_of_their_own():
     made = table(Cell("F1", "x"))
-    assert made.stem == "t-released-paper"
-    half = Table("t", "A", "v1", "short", "bfloat16", (0,), [], [], [])
-    assert half.stem == "t-v1-short-bfloat16"
+    assert made.stem == "t-authors_code-paper"
+    half = Table("t", "A", "authors_code_v1", "short", "bfloat16", (0,), [], [], [])
+    assert half.stem == "t-authors_code_v1-short-bfloat16"
 
 
 @pytest.mark.parametrize(("hours", "text"), [(0.001, "1 min"), (0.5, "30 min"), (1.04, "1.0 h"), (30, "30.0 h")])

@@ -26,22 +26,22 @@ class Row:
 
 
 def test_rows_of_one_name_are_planned_together(tmp_path, capsys):
-    """The same row under two regimes, say."""
-    place = workplace(tmp_path)
+    """The same row under two protocols, say."""
+    runtime = workplace(tmp_path)
     wanted = [Row(tiny(seed=0), tiny(seed=1)), Row(tiny(seed=2))]
-    get_or_run(tiny(seed=0), place)
-    assert terminal.plan_and_run(wanted, place) is None
+    get_or_run(tiny(seed=0), runtime)
+    assert terminal.plan_and_run(wanted, runtime) is None
     shown = capsys.readouterr().out
     assert re.search(r"the row +1 +2 ", shown)
     assert "2 jobs to run" in shown
 
 
 def test_what_was_lost_is_named_and_returned_and_the_rest_is_made(tmp_path, capsys):
-    place, jobs = workplace(tmp_path), [tiny(seed=0), tiny(seed=1)]
+    runtime, jobs = workplace(tmp_path), [tiny(seed=0), tiny(seed=1)]
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / f"{jobs[0].name}.pt").write_bytes(b"no checkpoint")
-    lost = terminal.plan_and_run([Row(*jobs)], place)
+    lost = terminal.plan_and_run([Row(*jobs)], runtime)
     assert isinstance(lost, JobsFailedError)
     assert (lost.code, str(lost)) == (2, "1 of its jobs could not be done, named above")
     assert f"failed: {jobs[0].name}: checkpoint: " in capsys.readouterr().err
-    assert [place.records.get("train", job.digest) is None for job in jobs] == [True, False]
+    assert [runtime.records.get("train", job.digest) is None for job in jobs] == [True, False]

@@ -23,9 +23,9 @@ DIGITS = ImageArrays(DatasetName.digits, (0.5,), (0.5,))
 UPDATES = 12  # an epoch of 1438 digits in batches of 128
 
 
-def trained(job: Job, place: Runtime) -> TrainingState:
+def trained(job: Job, runtime: Runtime) -> TrainingState:
     """The training gone through to its end."""
-    steps = training_job.train_job(job, place)
+    steps = training_job.train_job(job, runtime)
     while True:
         try:
             next(steps)
@@ -50,9 +50,9 @@ def workplace(folder: Path, **changes: Any) -> Runtime:
     return Runtime(folders, torch.device("cpu"), **{"download": False, **changes})
 
 
-def checkpoint_of(job: Job, place: Runtime) -> Path:
-    return Path(place.folders.checkpoints) / f"{job.name}.pt"
+def checkpoint_of(job: Job, runtime: Runtime) -> Path:
+    return Path(runtime.folders.checkpoints) / f"{job.name}.pt"
 
 
-def record_of(job: Job, place: Runtime) -> Path:
-    return Path(place.folders.results) / "train" / f"{job.name}.json"
+def record_of(job: Job, runtime: Runtime) -> Path:
+    return Path(runtime.folders.results) / "train" / f"{job.name}.json"

@@ -15,7 +15,8 @@ from torch.func import functional_call, vmap
 from torch.nn import functional as F
 from valleys import ONE_EXAMPLE, Landscape, height, quadratic
 
-from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness, normalize_logits, projected_slope
+from smoothout.analysis.adaptive_sharpness import adaptive_sharpness, normalize_logits, projected_slope
+from smoothout.analysis.options import Norm
 from smoothout.analysis.sharpness import Point, sharpness
 from smoothout.nn.parameters import parameters_to_vector, trainable_parameters
 

@@ -10,8 +10,9 @@ from support import same_bits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.analysis.search_comparison import SearchMethod, SearchTrace, compare_searches
-from smoothout.analysis.sharpness import Convention, sharpness
+from smoothout.analysis.options import Convention, SearchMethod
+from smoothout.analysis.search_comparison import SearchTrace, compare_searches
+from smoothout.analysis.sharpness import sharpness
 
 EPS, BUDGET = 0.01, 25
 Batches = list[tuple[Tensor, Tensor]]

@@ -127,13 +127,13 @@ def averages(model: nn.Module) -> list[torch.Tensor]:
 
 def test_kept_averages_are_the_first_networks_all_the_way(batches):
     first, second = network(0), network(1)
-    for stop in iterate_path(first, second, [-1.0, 0.5, 2.0], averages="kept"):
+    for stop in iterate_path(first, second, [-1.0, 0.5, 2.0], running_stats="kept"):
         assert all(torch.equal(a, b) for a, b in zip(averages(stop.network), averages(first), strict=True))
         torch.testing.assert_close(
             stop.network[0].weight, (1 - stop.alpha) * first[0].weight + stop.alpha * second[0].weight
         )
         assert stop.negative_variances == 0
-    point = interpolate(first, second, batches, [0.0], averages="kept")[0]
+    point = interpolate(first, second, batches, [0.0], running_stats="kept")[0]
     assert (point.loss, point.accuracy) == evaluate(first, batches)
 
 
@@ -148,7 +148,7 @@ def test_recomputed_averages_are_those_of_a_pass_by_hand_at_each_point(batches):
             by_hand[1].running_mean.copy_(torch.stack([h.mean(0) for h in hidden]).mean(0))
             by_hand[1].running_var.copy_(torch.stack([h.var(0) for h in hidden]).mean(0))
         expected = evaluate(by_hand, batches)
-        choices = {"path": path, "averages": "recomputed", "averages_from": batches}
+        choices = {"path": path, "averages": "recomputed", "running_stats_from": batches}
         point = interpolate(first, second, batches, [1.5], **choices)[0]
         assert point.loss == approx_loss(expected.loss)
         assert (point.accuracy, point.negative_variances) == (expected.accuracy, 0)
@@ -165,7 +165,7 @@ def test_averages_of_other_layers_are_mixed_where_batchnorms_are_recomputed(batc
     first, second = model(0), model(1)
     anew = copy.deepcopy(second)
     recalibrate_batchnorm(anew, batches)
-    point = interpolate(first, second, batches, [1.0], averages="recomputed", averages_from=batches)[0]
+    point = interpolate(first, second, batches, [1.0], running_stats="recomputed", running_stats_from=batches)[0]
     assert (point.loss, point.accuracy) == evaluate(anew, batches)
 
 
@@ -183,7 +183,7 @@ def test_complex_weights_are_mixed_too():
 
 def test_with_recomputed_averages_the_ends_are_the_networks_with_averages_recomputed(batches):
     first, second = network(0), network(1)
-    points = interpolate(first, second, batches, [0.0, 1.0], averages="recomputed", averages_from=batches)
+    points = interpolate(first, second, batches, [0.0, 1.0], running_stats="recomputed", running_stats_from=batches)
     for point, end in zip(points, (first, second), strict=True):
         anew = copy.deepcopy(end)
         recalibrate_batchnorm(anew, batches)
@@ -195,8 +195,8 @@ def test_an_unknown_way_and_recomputing_from_nothing_are_refused(batches):
     first, second = network(0), network(1)
     for choices, line in (
         ({"path": "curved"}, "path: 'curved' is not one of linear, curvilinear"),
-        ({"averages": "forgotten"}, "averages: 'forgotten' is not one of interpolated, kept, recomputed"),
-        ({"averages": "recomputed"}, "averages_from: recomputed averages need batches"),
+        ({"averages": "forgotten"}, "running_stats: 'forgotten' is not one of interpolated, kept, recomputed"),
+        ({"averages": "recomputed"}, "running_stats_from: recomputed averages need batches"),
     ):
         with pytest.raises(ValueError, match=line):
             interpolate(first, second, batches, **choices)
@@ -205,8 +205,8 @@ def test_an_unknown_way_and_recomputing_from_nothing_are_refused(batches):
 @pytest.mark.parametrize("spent", [[], iter([])])
 def test_averages_need_batches_that_repeat_themselves(batches, spent):
     first, second = network(0), network(1)
-    with pytest.raises(ValueError, match=r"averages_from: must hold .* and allow more than one pass"):
-        interpolate(first, second, batches, averages="recomputed", averages_from=spent)
+    with pytest.raises(ValueError, match=r"running_stats_from: must hold .* and allow more than one pass"):
+        interpolate(first, second, batches, running_stats="recomputed", running_stats_from=spent)
     with pytest.raises(ValueError, match=r"batches: must hold .* and allow more than one pass"):
         interpolate(first, second, spent)
 

@@ -7,7 +7,8 @@ import torch
 from support import approx_loss
 from torch import nn
 
-from smoothout.analysis.landscape import BiasDirection, filter_direction, landscape_line, landscape_plane
+from smoothout.analysis.landscape import filter_direction, landscape_line, landscape_plane
+from smoothout.analysis.options import BiasDirection
 from smoothout.nn.evaluation import evaluate
 from smoothout.nn.parameters import filter_norms, trainable_parameters
 

@@ -16,12 +16,13 @@ from smoothout.analysis import device_memory, noise_sensitivity
 from smoothout.analysis.adaptive_sharpness import adaptive_sharpness
 from smoothout.analysis.box import box_around
 from smoothout.analysis.hessian import HessianVectorProduct, hessian_spectrum, top_eigenvalues, trace_and_norm
-from smoothout.analysis.interpolation import RunningStats, interpolate
+from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.jobs import base
 from smoothout.analysis.landscape import landscape_line, landscape_plane
 from smoothout.analysis.noise_sensitivity import noise_curve
+from smoothout.analysis.options import Convention, RunningStats
 from smoothout.analysis.search_comparison import compare_searches
-from smoothout.analysis.sharpness import BoxObjective, Convention, sharpness
+from smoothout.analysis.sharpness import BoxObjective, sharpness
 from smoothout.common.rng import make_generator
 from smoothout.nn import parameters
 from smoothout.nn.batchnorm import recalibrate_batchnorm
@@ -51,7 +52,7 @@ def examples() -> Data:
 @pytest.fixture(autouse=True)
 def drawn_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The device that is not there has no generator."""
-    monkeypatch.setattr(noise_sensitivity, "stream", lambda *address, **_: make_generator(*address))
+    monkeypatch.setattr(noise_sensitivity, "make_generator", lambda *address, **_: make_generator(*address))
 
 
 @pytest.fixture(params=["room", "no room", "no float64"])
@@ -81,8 +82,8 @@ ANALYSES: dict[str, Analysis] = {
     "trace and norm": lambda model, _, data: trace_and_norm(model, data, F.cross_entropy, probes=3),
     "spectrum": lambda model, _, data: hessian_spectrum(model, data, F.cross_entropy, probes=2, steps=6),
     **{
-        f"interpolation, averages {averages}": lambda model, other, data, averages=averages: interpolate(
-            model, other, data, [-1.0, 0.3, 1.0], averages=averages, averages_from=data
+        f"interpolation, averages {averages}": lambda model, other, data, running_stats=averages: interpolate(
+            model, other, data, [-1.0, 0.3, 1.0], running_stats=averages, running_stats_from=data
         )
         for averages in RunningStats
     },

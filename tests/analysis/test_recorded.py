@@ -12,12 +12,13 @@ from support import approx_loss, same_bits
 from torch import nn
 from torch.nn import functional as F
 
-from smoothout.analysis.interpolation import InterpolationPath, RunningStats, interpolate
+from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.jobs.interpolation import Interpolation
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.sharpness import Sharpness
-from smoothout.analysis.sharpness import Convention, sharpness
+from smoothout.analysis.options import Convention, InterpolationPath, RunningStats
+from smoothout.analysis.sharpness import sharpness
 from smoothout.data.split import Split
 from smoothout.nn.batchnorm import recalibrate_batchnorm
 from smoothout.nn.evaluation import evaluate
@@ -71,7 +72,7 @@ def test_a_recorded_sharpness_is_measured_with_recomputed_averages_where_it_is_a
     train, test = splits
     model = with_batchnorm()
     before = copy.deepcopy(model.state_dict())
-    settings = Sharpness(convention=Convention.released, averages="recomputed", eps=0.01, examples=30)
+    settings = Sharpness(convention=Convention.released, running_stats="recomputed", eps=0.01, examples=30)
     outcome = settings.run([model], train, test, lambda: None)
     assert same_bits(model.state_dict(), before)
     assert settings.slug("run") == "run-released-test-recomputed"
@@ -80,15 +81,16 @@ def test_a_recorded_sharpness_is_measured_with_recomputed_averages_where_it_is_a
     expected = sharpness(model, batches, F.cross_entropy, eps=0.01, convention=Convention.released)
     assert (outcome["value"], outcome["loss"]) == (expected.value, expected.loss)
     assert (
-        replace(settings, averages="kept").run([with_batchnorm()], train, test, lambda: None)["loss"] != expected.loss
+        replace(settings, running_stats="kept").run([with_batchnorm()], train, test, lambda: None)["loss"]
+        != expected.loss
     )
 
 
 def test_naming_the_conventions_own_split_is_no_other_job():
     keskar, released = Sharpness(convention=Convention.keskar), Sharpness(convention=Convention.released)
-    assert canonical_settings(keskar) == canonical_settings(Sharpness(convention=Convention.keskar, part="train"))
-    assert canonical_settings(released) == canonical_settings(Sharpness(convention=Convention.released, part="test"))
-    assert canonical_settings(keskar) != canonical_settings(Sharpness(convention=Convention.keskar, part="test"))
+    assert canonical_settings(keskar) == canonical_settings(Sharpness(convention=Convention.keskar, split="train"))
+    assert canonical_settings(released) == canonical_settings(Sharpness(convention=Convention.released, split="test"))
+    assert canonical_settings(keskar) != canonical_settings(Sharpness(convention=Convention.keskar, split="test"))
 
 
 @pytest.mark.parametrize("convention", list(Convention))
@@ -120,7 +122,7 @@ def test_a_recorded_interpolation_follows_its_path_and_recomputes_averages_from_
     train, test = splits
     first, second, ticks = normalised(0), normalised(1), []
     settings = Interpolation(
-        points=4, path=InterpolationPath.curvilinear, averages=RunningStats.recomputed, examples=30
+        points=4, path=InterpolationPath.curvilinear, running_stats=RunningStats.recomputed, examples=30
     )
     outcome = settings.run([first, second], train, test, counting(ticks))
     for part, split in (("train", train), ("test", test)):
@@ -130,8 +132,8 @@ def test_a_recorded_interpolation_follows_its_path_and_recomputes_averages_from_
             split.first(30).batches(1000),
             [-1.0, 0.0, 1.0, 2.0],
             path="curvilinear",
-            averages="recomputed",
-            averages_from=train.first(30).batches(1000),
+            running_stats="recomputed",
+            running_stats_from=train.first(30).batches(1000),
         )
         assert outcome[part] == [point._asdict() for point in expected]
     assert len(ticks) == settings.ticks(40, 60) == 8
@@ -162,7 +164,10 @@ def test_a_recorded_noise_curve_has_points_and_slopes_of_both_splits(splits):
         (lambda: Sharpness(iterations=0), "iterations"),
         (lambda: Sharpness(subspace=0), "subspace"),
         (lambda: Sharpness(examples=0), "examples"),
-        (lambda: Sharpness(averages="interpolated"), "averages: 'interpolated' is not one of kept, recomputed"),
+        (
+            lambda: Sharpness(running_stats="interpolated"),
+            "running_stats: 'interpolated' is not one of kept, recomputed",
+        ),
         (lambda: Interpolation(points=1), "points"),
         (lambda: Interpolation(start=1.0, stop=0.0), "start"),
         (lambda: NoiseCurve(strengths=(0.1,)), "strengths"),

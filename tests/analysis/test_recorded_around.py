@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm
-from smoothout.analysis.jobs.base import SplitName
 from smoothout.analysis.jobs.hessian import Hessian
 from smoothout.analysis.jobs.landscape import Landscape, Plane
-from smoothout.analysis.landscape import BiasDirection, landscape_line, landscape_plane
+from smoothout.analysis.landscape import landscape_line, landscape_plane
+from smoothout.analysis.options import BiasDirection, SplitName
 
 
 def run(settings, model, splits) -> tuple[dict, int]:
@@ -37,7 +37,7 @@ def test_a_recorded_landscape_is_the_functions_on_both_splits_along_the_same_dir
 
 @pytest.mark.parametrize("part", [SplitName.train, SplitName.test])
 def test_a_recorded_plane_is_the_functions_on_its_split(model, splits, part):
-    settings = Plane(points=3, start=-0.5, stop=0.5, seed=2, part=part)
+    settings = Plane(points=3, start=-0.5, stop=0.5, seed=2, split=part)
     outcome, ticks = run(settings, model, splits)
     grid = [-0.5, 0.0, 0.5]
     expected = landscape_plane(model, splits[part is SplitName.test].batches(1000), grid, grid, seed=2)
@@ -108,8 +108,8 @@ def test_the_estimated_number_of_products_is_near_the_number_that_was_needed(spl
         (lambda: Landscape(points=1), "points"),
         (lambda: Landscape(examples=0), "examples"),
         (lambda: Plane(start=1.0, stop=1.0), "start"),
-        (lambda: Plane(part=SplitName.by_convention), "part"),
-        (lambda: Hessian(part=SplitName.by_convention), "part"),
+        (lambda: Plane(split=SplitName.by_convention), "split"),
+        (lambda: Hessian(split=SplitName.by_convention), "split"),
         (lambda: Hessian(eigenvalues=0), "eigenvalues"),
         (lambda: Hessian(probes=1), "probes: must be a whole number of at least 2"),
         (lambda: Hessian(spectrum_probes=-1), "spectrum_probes: must be a whole number of at least 0"),

@@ -8,10 +8,10 @@ from dataclasses import asdict
 import pytest
 from torch.nn import functional as F
 
-from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness
+from smoothout.analysis.adaptive_sharpness import adaptive_sharpness
 from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
-from smoothout.analysis.jobs.base import SplitName
 from smoothout.analysis.jobs.search_comparison import SearchComparison
+from smoothout.analysis.options import Norm, SplitName
 from smoothout.analysis.search_comparison import compare_searches
 
 
@@ -20,7 +20,7 @@ from smoothout.analysis.search_comparison import compare_searches
 def test_a_recorded_adaptive_sharpness_is_the_functions(model, splits, norm, part):
     ticks: list[int] = []
     settings = AdaptiveSharpnessJob(
-        norm=norm, rho=0.1, part=part, normalise_logits=True, iterations=4, random_starts=1, seed=3
+        norm=norm, rho=0.1, split=part, normalise_logits=True, iterations=4, random_starts=1, seed=3
     )
     outcome = settings.run([model], *splits, lambda: ticks.append(1))
     expected = adaptive_sharpness(
@@ -57,7 +57,7 @@ def test_a_recorded_atlas_is_the_functions_on_both_splits(model, splits):
         (lambda: AdaptiveSharpnessJob(rho=float("nan")), "rho"),
         (lambda: AdaptiveSharpnessJob(iterations=0), "iterations"),
         (lambda: AdaptiveSharpnessJob(random_starts=-1), "random_starts"),
-        (lambda: AdaptiveSharpnessJob(part=SplitName.by_convention), "part"),
+        (lambda: AdaptiveSharpnessJob(split=SplitName.by_convention), "split"),
         (lambda: AdaptiveSharpnessJob(examples=0), "examples"),
         (lambda: SearchComparison(eps=0.0), "eps"),
         (lambda: SearchComparison(budget=0), "budget"),

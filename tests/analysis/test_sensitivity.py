@@ -69,7 +69,7 @@ def test_every_batch_has_a_draw_of_its_own_and_batchnorm_is_perturbed_too(model,
 def test_every_strength_sees_the_batchs_draw_at_its_own_size(model, batches, law, scaling):
     """The curve by the context that training uses, entered anew at every strength."""
     strengths = [0.05, 0.2]
-    curve = noise_curve(model, batches, strengths, law=law, scaling=scaling, seed=5)
+    curve = noise_curve(model, batches, strengths, distribution=law, scaling=scaling, seed=5)
     for a, point in zip(strengths, curve, strict=True):
         context, losses = SmoothOut(model.eval(), a, law, scaling=scaling, batchnorm=True), []
         for index, (inputs, labels) in enumerate(batches):
@@ -166,8 +166,8 @@ def test_a_strength_that_the_weights_own_rounding_swallows_is_refused(batches, d
     least = torch.finfo(dtype).eps * (weights.abs().median().item() if scaling == "none" else 1.0)
     for law in ("uniform", "gaussian"):
         with pytest.raises(ValueError, match=r"^strengths / size of the weights: must be at least .*, the rounding"):
-            noise_curve(model, data, [0.0, 0.9 * least], law=law, scaling=scaling)
-        found = noise_curve(model, data, [0.0, 1.1 * least, 2.0], law=law, scaling=scaling)
+            noise_curve(model, data, [0.0, 0.9 * least], distribution=law, scaling=scaling)
+        found = noise_curve(model, data, [0.0, 1.1 * least, 2.0], distribution=law, scaling=scaling)
         assert len({point.loss for point in found}) == 3
 
 

@@ -18,15 +18,8 @@ from torch.func import functional_call, vmap
 from valleys import CONVENTIONS, ONE_EXAMPLE, Landscape, examples, height, network, quadratic
 
 from smoothout.analysis.box import box_around, least_squares
-from smoothout.analysis.sharpness import (
-    LBFGSB,
-    BoxObjective,
-    Convention,
-    Point,
-    SearchResult,
-    projected_ascent,
-    sharpness,
-)
+from smoothout.analysis.options import Convention
+from smoothout.analysis.sharpness import LBFGSB, BoxObjective, Point, SearchResult, projected_ascent, sharpness
 from smoothout.common.rng import make_generator
 from smoothout.nn.parameters import parameters_to_vector, trainable_parameters
 
@@ -173,8 +166,8 @@ def test_the_converged_search_ascends_from_three_points_and_climbs_from_the_firs
         climbs.append((self, start, climb(self, objective, start)))
         return climbs[-1][2]
 
-    monkeypatch.setattr("smoothout.analysis.sharpness.ascend", recorded_ascent)
-    monkeypatch.setattr(LBFGSB, "climb_scaled", recorded_climb)
+    monkeypatch.setattr("smoothout.analysis.sharpness.projected_ascent", recorded_ascent)
+    monkeypatch.setattr(LBFGSB, "maximize_scaled", recorded_climb)
     model = Landscape([0.1, 0.2, 0.3], lambda w: 1.0 + torch.sin(30.0 * w + w.roll(1)).sum())
     found = sharpness(model, ONE_EXAMPLE, height, eps=0.05, iterations=4, maxcor=3, repeats=2)
     assert len(ascents) == len({tuple(start.z.tolist()) for start in ascents}) == 6

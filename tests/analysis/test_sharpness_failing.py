@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 from valleys import CONVENTIONS, ONE_EXAMPLE, Landscape, height, quadratic
 
-from smoothout.analysis.sharpness import (
-    Convention,
-    sharpness,
-)
+from smoothout.analysis.options import Convention
+from smoothout.analysis.sharpness import sharpness
 
 
 @pytest.fixture(scope="module")

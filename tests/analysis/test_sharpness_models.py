@@ -14,11 +14,8 @@ import torch
 from torch import Tensor, nn
 from valleys import CONVENTIONS, ONE_EXAMPLE, Landscape, examples, height, network, quadratic
 
-from smoothout.analysis.sharpness import (
-    Convention,
-    SharpnessResult,
-    sharpness,
-)
+from smoothout.analysis.options import Convention
+from smoothout.analysis.sharpness import SharpnessResult, sharpness
 from smoothout.nn.parameters import parameters_to_vector, trainable_parameters
 
 # The mean, the model, chance

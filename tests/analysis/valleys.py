@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.sharpness import (
-    Convention,
-)
+from smoothout.analysis.options import Convention
 
 CONVENTIONS = list(Convention)
 ONE_EXAMPLE = [(torch.zeros(1, 1), torch.zeros(1))]

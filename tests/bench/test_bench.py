@@ -66,7 +66,7 @@ def test_the_profiler_is_ready_before_a_training_records(monkeypatch):
             super().__init__(*arguments, **settings)
 
     monkeypatch.setattr(comparisons, "warm_profiler", events.append)
-    monkeypatch.setattr(comparisons, "Training", Recorded)
+    monkeypatch.setattr(comparisons, "Trainer", Recorded)
     updates((MLP(width=8, depth=1), (1, 28, 28), 10), CPU, batch=4, examples=8)
     assert events == ["cpu", "training"]
 
@@ -102,7 +102,7 @@ def test_the_ordinary_loop_is_timed_on_the_device_of_ours(measure, monkeypatch):
         told.append(arguments[-1])
         raise StopError
 
-    monkeypatch.setattr(comparisons, "Elsewhere", elsewhere)
+    monkeypatch.setattr(comparisons, "SubprocessWork", elsewhere)
     monkeypatch.setattr(comparisons, "_fastest", lambda *_, **__: (iter([]), ""))
     with pytest.raises(StopError):
         measure(torch.device("cuda", 1))
@@ -128,7 +128,7 @@ def test_hot_spots_name_the_operation_that_takes_the_time():
     ],
 )
 def test_a_bar_is_met_from_its_side(row, met):
-    assert row.met is met
+    assert row.target_met is met
 
 
 def _process_number(path: str):

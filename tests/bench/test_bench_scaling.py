@@ -43,7 +43,7 @@ TIMES = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Runtime:
+def runtime(tmp_path: Path) -> Runtime:
     return Runtime(Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs"))), CPU)
 
 
@@ -69,33 +69,33 @@ def test_the_least_times_make_the_worker_and_its_prediction(timed: list[str]) ->
     assert found["times"] == TIMES
 
 
-def test_a_measurement_is_recorded_once_as_the_machines_own(place: Runtime, timed: list[str]) -> None:
+def test_a_measurement_is_recorded_once_as_the_machines_own(runtime: Runtime, timed: list[str]) -> None:
     job = Job(Scaling())
-    record = get_or_run(job, place)
+    record = get_or_run(job, runtime)
     assert record.name == f"f1-8x128-{job.digest[:8]}"
     assert (record.kind, record.inputs) == ("scaling", [])
     assert record.environment["cores"]
-    assert get_or_run(job, place) == record
+    assert get_or_run(job, runtime) == record
     assert timed == ["cpu"]
-    assert RuntimeEstimator(place).hours(job, None) is None
+    assert RuntimeEstimator(runtime).hours(job, None) is None
 
 
 def test_one_process_and_two_run_eagerly_so_that_times_of_one_predict_those_of_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chosen: list[Any] = []
-    monkeypatch.setattr(scaling, "Training", lambda *_, **settings: chosen.append(settings["engine"]) or iter([]))
+    monkeypatch.setattr(scaling, "Trainer", lambda *_, **settings: chosen.append(settings["engine"]) or iter([]))
     images = scaling.random_split((1, 28, 28), 10, 8, CPU)
     for size in (1, 2):
         scaling._updates(Scaling(), images, scaling.ProcessGroup(0, size), 2)
     assert [engine.launch for engine in chosen] == ["eager", "eager"]
 
 
-def test_times_that_tell_nothing_are_one_line(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_that_tell_nothing_are_one_line(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scaling, "_times", lambda self, device: ({name: [1.0] for name in TIMES}, COMPUTED, 1000))
     with pytest.raises(ConfigError, match="must be longer"):
-        get_or_run(Job(Scaling()), place)
-    assert list((Path(place.folders.results) / "scaling").glob("*.json")) == []
+        get_or_run(Job(Scaling()), runtime)
+    assert list((Path(runtime.folders.results) / "scaling").glob("*.json")) == []
 
 
 @pytest.mark.parametrize(
@@ -145,16 +145,16 @@ def test_the_figure_draws_the_model_and_the_measured_points_on_it(timed: list[st
     assert axes.lines["batch 1,024 against 256"][1][-1] == 0.25 / worker.efficiency(2, 1024)
 
 
-def test_the_figures_config_asks_for_its_measurements_alone_and_is_drawn(place: Runtime, timed: list[str]) -> None:
+def test_the_figures_config_asks_for_its_measurements_alone_and_is_drawn(runtime: Runtime, timed: list[str]) -> None:
     figure = compose_config(CONFIGS, "reproduce", ["table=none", "figure=scaling"])["figure"]
     picture = FigurePlan(figure, RunSelection(), CONFIGS)
     assert [job.kind for job in picture.jobs()] == ["scaling", "scaling"]
-    assert picture.save(place, Path(place.folders.results)) == []
-    assert len(picture.missing(place)) == 2
+    assert picture.save(runtime, Path(runtime.folders.results)) == []
+    assert len(picture.missing(runtime)) == 2
     assert list(picture.plan()["figure scaling"].values()) == [None, None]
     for job in picture.jobs():
-        get_or_run(job, place)
-    paths = picture.save(place, Path(place.folders.results))
+        get_or_run(job, runtime)
+    paths = picture.save(runtime, Path(runtime.folders.results))
     assert [path.name for path in paths] == ["scaling.svg", "scaling.png"]
     assert scale.WORKERS[-1] == 1024
 

@@ -14,7 +14,7 @@ from smoothout.reproduction.table import RunSelection
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Runtime:
+def runtime(tmp_path: Path) -> Runtime:
     folders = Folders(*(str(tmp_path / n) for n in ("data", "results", "checkpoints", "logs")))
     return Runtime(folders, torch.device("cpu"))
 
@@ -22,7 +22,7 @@ def place(tmp_path: Path) -> Runtime:
 @pytest.fixture(scope="session")
 def f1() -> Claims:
     """No claims, but the cells of Table 2."""
-    return Claims([], RunSelection("released", seeds=SEEDS), CONFIGS, PUBLISHED)
+    return Claims([], RunSelection("authors_code", seeds=SEEDS), CONFIGS, PUBLISHED)
 
 
 @pytest.fixture(autouse=True)

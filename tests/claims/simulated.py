@@ -22,9 +22,9 @@ F1 = {"small": "table2 | F1, MNIST, 256 | ", "large": "table2 | F1, MNIST, 6000 
 PROSE = SimpleNamespace(title="Verdicts", introduction="Words.")
 
 
-def write(place: Runtime, job: Job, outcome: dict[str, Any]) -> None:
+def write(runtime: Runtime, job: Job, outcome: dict[str, Any]) -> None:
     run = job.dependencies[0] if job.dependencies else job
-    place.records.write(
+    runtime.records.write(
         Record(
             job.kind,
             job.name,
@@ -41,7 +41,7 @@ def write(place: Runtime, job: Job, outcome: dict[str, Any]) -> None:
 
 def simulate(
     claims: Claims,
-    place: Runtime,
+    runtime: Runtime,
     cell: str,
     accuracies: list[float],
     sharpness: list[float | None],
@@ -57,17 +57,20 @@ def simulate(
         best = {"test_accuracy": accuracy / 100, "train_loss": losses[seed] if losses else 0.001}
         outcome = {"best": best, "last": best, "examples": {"train": 60_000, "test": 10_000}}
         outcome |= {"diverged": seed in diverged, "curves": {"test_accuracy": [0.1, 0.1, 0.1, accuracy / 100]}}
-        write(place, claims._entry(cell, METRICS["best"]).jobs[seed], outcome)
+        write(runtime, claims._entry(cell, METRICS["best"]).jobs[seed], outcome)
     for seed, value in enumerate(sharpness):
         outcome = {"failed": value is None, "value": value or 0.0, "loss": 0.1}
-        write(place, claims._entry(cell, METRICS["converged"]).jobs[seed], outcome)
+        write(runtime, claims._entry(cell, METRICS["converged"]).jobs[seed], outcome)
 
 
-def judged(given: dict[str, Any], place: Runtime) -> list[ClaimTest]:
+def judged(given: dict[str, Any], runtime: Runtime) -> list[ClaimTest]:
     claims = Claims(
-        [{"says": "It is so.", "source": "p. 1"} | given], RunSelection("released", seeds=SEEDS), CONFIGS, PUBLISHED
+        [{"statement": "It is so.", "source": "p. 1"} | given],
+        RunSelection("authors_code", seeds=SEEDS),
+        CONFIGS,
+        PUBLISHED,
     )
-    return list(claims.tests(place))
+    return list(claims.tests(runtime))
 
 
 def page(tests: list[ClaimTest]) -> VerdictPage:

@@ -23,7 +23,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def photos(**settings: Any) -> ImageFolder:
-    return ImageFolder(Collection.imagenette, MEAN, STD, **{"side": 12, "short": 14, "workers": 2, **settings})
+    return ImageFolder(
+        Collection.imagenette, MEAN, STD, **{"crop_size": 12, "resize_size": 14, "workers": 2, **settings}
+    )
 
 
 def loaded(folder: Path, **settings: Any) -> tuple[ImageFolderSplit, ImageFolderSplit, str]:

@@ -159,10 +159,10 @@ def test_settings_know_how_many_images_there_will_be(
         ({"mean": (float("inf"),)}, "must be finite"),
         ({"train_examples": 0}, "train_examples: .* not 0"),
         ({"test_examples": -1}, "test_examples: .* not -1"),
-        ({"held_out": 0}, r"held_out: must be null \(none\) or at least 1, not 0"),
-        ({"border": (127,)}, r"border: must be red, green and blue, each from 0 to 255, not \[127\]"),
-        ({"border": (127, 0, 256)}, r"border: .* not \[127, 0, 256\]"),
-        ({"border": (-1, 0, 0)}, r"border: .* not \[-1, 0, 0\]"),
+        ({"validation_size": 0}, r"validation_size: must be null \(none\) or at least 1, not 0"),
+        ({"pad_color": (127,)}, r"pad_color: must be red, green and blue, each from 0 to 255, not \[127\]"),
+        ({"pad_color": (127, 0, 256)}, r"pad_color: .* not \[127, 0, 256\]"),
+        ({"pad_color": (-1, 0, 0)}, r"pad_color: .* not \[-1, 0, 0\]"),
     ],
 )
 def test_settings_name_what_they_refuse(changes: dict[str, Any], line: str) -> None:
@@ -184,12 +184,12 @@ RED = (127, 0, 0)
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_a_border_is_no_part_of_what_is_known_where_nothing_is_cropped(name: str) -> None:
-    assert images(name, border=RED).augmentation is None
-    assert images(name, border=RED).canonicalized() == images(name)
+    assert images(name, pad_color=RED).augmentation is None
+    assert images(name, pad_color=RED).canonicalized() == images(name)
 
 
 def test_a_border_has_the_channels_of_the_images() -> None:
-    cropped = {"augment": Augment.crop_flip, "border": RED}
+    cropped = {"augment": Augment.crop_flip, "pad_color": RED}
     assert images("cifar10", **cropped).augmentation == CropFlip(RED)
     assert images("cifar10", **cropped).canonicalized() == images("cifar10", **cropped)
     assert images("mnist", **cropped).augmentation == CropFlip((127,))
@@ -210,9 +210,9 @@ def rows_of(part: Split, whole: Split) -> list[int]:
 
 def test_images_that_are_held_out_are_no_longer_learnt_and_all_others_are_in_order(tmp_path: Path) -> None:
     whole, _, fingerprint = images().load(tmp_path, CPU)
-    train, held, same = images(held_out=300).load(tmp_path, CPU)
+    train, held, same = images(validation_size=300).load(tmp_path, CPU)
     learnt, tested = rows_of(train, whole), rows_of(held, whole)
-    assert (len(learnt), len(tested)) == images(held_out=300).expected_sizes == (1138, 300)
+    assert (len(learnt), len(tested)) == images(validation_size=300).expected_sizes == (1138, 300)
     assert sorted(learnt + tested) == list(range(1438))
     assert learnt == sorted(learnt)
     assert same == fingerprint
@@ -220,16 +220,16 @@ def test_images_that_are_held_out_are_no_longer_learnt_and_all_others_are_in_ord
 
 def test_the_more_hold_the_fewer_and_are_a_fair_sample(tmp_path: Path) -> None:
     whole, _, _ = images().load(tmp_path, CPU)
-    few, more = (rows_of(images(held_out=count).load(tmp_path, CPU)[1], whole) for count in (100, 300))
+    few, more = (rows_of(images(validation_size=count).load(tmp_path, CPU)[1], whole) for count in (100, 300))
     assert more[:100] == few
     thirds = np.histogram(more, bins=[0, 479, 958, 1438])[0]
     assert (abs(thirds - 100) < 5 * np.sqrt(100 * 2 / 3)).all()
 
 
 def test_limits_apply_to_what_is_left_and_to_what_is_held_out(tmp_path: Path) -> None:
-    limited = images(held_out=300, train_examples=20, test_examples=7)
+    limited = images(validation_size=300, train_examples=20, test_examples=7)
     train, held, _ = limited.load(tmp_path, CPU)
-    more, rest, _ = images(held_out=300).load(tmp_path, CPU)
+    more, rest, _ = images(validation_size=300).load(tmp_path, CPU)
     assert (len(train), len(held)) == limited.expected_sizes == (20, 7)
     assert torch.equal(train.images, more.images[:20])
     assert torch.equal(held.images, rest.images[:7])
@@ -243,7 +243,7 @@ def test_with_images_held_out_the_test_split_is_not_seen(tmp_path: Path) -> None
         folder = tmp_path / str(seed)
         folder.mkdir()
         np.savez(folder / "digits.npz", **poisoned)
-        splits.append(images(held_out=4).load(folder, CPU))
+        splits.append(images(validation_size=4).load(folder, CPU))
     for one, other in zip(splits[0][:2], splits[1][:2], strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
@@ -253,6 +253,8 @@ def test_with_images_held_out_the_test_split_is_not_seen(tmp_path: Path) -> None
 @pytest.mark.parametrize("count", [12, 13])
 def test_holding_out_all_images_is_refused_in_one_line(tmp_path: Path, count: int) -> None:
     np.savez(tmp_path / "digits.npz", **small())
-    with pytest.raises(DataError, match=f"^data.held_out: {count} leaves none of the 12 training images") as error:
-        images(held_out=count).load(tmp_path, CPU)
+    with pytest.raises(
+        DataError, match=f"^data.validation_size: {count} leaves none of the 12 training images"
+    ) as error:
+        images(validation_size=count).load(tmp_path, CPU)
     one_line(error)

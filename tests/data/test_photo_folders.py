@@ -38,7 +38,9 @@ def broken(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_photograph_stops_the_run_by_name(broken: Path, workers: int) -> None:
     train, test, _ = loaded(broken, workers=workers)
-    with pytest.raises(DataError, match=r"^data: \S*train/n004/train_001.JPEG is damaged \(.*\); data.damaged=skip "):
+    with pytest.raises(
+        DataError, match=r"^data: \S*train/n004/train_001.JPEG is damaged \(.*\); data.on_corrupt=skip "
+    ):
         whole(train)
     with pytest.raises(DataError, match=r"^data: \S*val/n007/val_000.JPEG is damaged \(cannot identify"):
         evaluate(MLP(4, 1).build((3, 12, 12), 10), test.batches(5))
@@ -47,7 +49,7 @@ def test_a_damaged_photograph_stops_the_run_by_name(broken: Path, workers: int) 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_photographs_are_named_and_left_out(broken: Path, workers: int) -> None:
     with pytest.warns(UserWarning, match=r"1 damaged photograph\(s\) left out") as warned:
-        train, test, fingerprint = loaded(broken, workers=workers, damaged=OnCorrupt.skip)
+        train, test, fingerprint = loaded(broken, workers=workers, on_corrupt=OnCorrupt.skip)
     assert [str(one.message).split("imagenette/")[1] for one in warned] == [
         "train/n004/train_001.JPEG",
         "val/n007/val_000.JPEG",
@@ -106,11 +108,14 @@ def test_train_and_val_must_have_the_same_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"side": 20, "short": 16}, "side, short: need 1 <= side <= short, not 20, 16"),
-        ({"side": 0}, "side, short: "),
+        (
+            {"crop_size": 20, "resize_size": 16},
+            "crop_size, resize_size: need 1 <= crop_size <= resize_size, not 20, 16",
+        ),
+        ({"crop_size": 0}, "crop_size, resize_size: "),
         ({"workers": -1}, "workers: must be null"),
         ({"train_examples": 0}, "train_examples: must be null"),
-        ({"held_out": 0}, "held_out: must be null"),
+        ({"validation_size": 0}, "validation_size: must be null"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(settings: dict[str, Any], line: str) -> None:
@@ -120,14 +125,14 @@ def test_settings_that_cannot_be_used_are_refused(settings: dict[str, Any], line
 
 def test_threads_and_damage_are_no_part_of_what_a_record_is_of() -> None:
     plain = canonical_settings(photos(), defaults=False)
-    assert canonical_settings(photos(workers=0, damaged=OnCorrupt.skip), defaults=False) == plain
+    assert canonical_settings(photos(workers=0, on_corrupt=OnCorrupt.skip), defaults=False) == plain
     assert canonical_settings(photos(draft=True), defaults=False) != plain
 
 
 def test_what_is_expected_of_imagenet() -> None:
     imagenet = ImageFolder(Collection.imagenet, MEAN, STD)
     assert (imagenet.shape, imagenet.classes, imagenet.expected_sizes) == ((3, 224, 224), 1000, (1_281_167, 50_000))
-    held = ImageFolder(Collection.imagenet, MEAN, STD, held_out=1167, train_examples=16384, test_examples=500)
+    held = ImageFolder(Collection.imagenet, MEAN, STD, validation_size=1167, train_examples=16384, test_examples=500)
     assert held.expected_sizes == (16384, 500)
 
 
@@ -143,12 +148,12 @@ def test_threads_are_ahead_by_a_batch_and_the_ring_holds_two() -> None:
 
     reader = PrefetchReader(2, 1, CPU)
     reader.schedule(torch.arange(100), note)
-    assert (reader.take(torch.arange(10))[:, 0, 0, 0] == torch.arange(10)).all()
+    assert (reader.gather(torch.arange(10))[:, 0, 0, 0] == torch.arange(10)).all()
     reader._forget()
     assert set(read) <= set(range(30))
     assert len(reader._ring) == 20
     for start in range(10, 100, 10):
-        assert (reader.take(torch.arange(start, start + 10))[:, 2, 1, 1] == torch.arange(start, start + 10)).all()
+        assert (reader.gather(torch.arange(start, start + 10))[:, 2, 1, 1] == torch.arange(start, start + 10)).all()
     assert set(read) == set(range(100))
 
 
@@ -156,7 +161,7 @@ def test_without_threads_nothing_is_read_before_it_is_asked_for() -> None:
     read: list[int] = []
     reader = PrefetchReader(2, 0, CPU)
     reader.schedule(torch.arange(100), lambda row, out: read.append(row))
-    reader.take(torch.arange(5, 8))
+    reader.gather(torch.arange(5, 8))
     assert read == [5, 6, 7]
 
 
@@ -175,7 +180,7 @@ def test_an_update_holds_no_more_photographs_than_two_ghost_batches(
         alive.append(sum(len(one) for one in held))
         return images, labels
 
-    monkeypatch.setattr(training._examples, "take", counted)
+    monkeypatch.setattr(training._examples, "gather", counted)
     next(iter(training))
     assert len(alive) == 12
     assert max(alive) <= 8
@@ -185,9 +190,9 @@ def test_an_update_holds_no_more_photographs_than_two_ghost_batches(
 def test_photographs_go_through_the_network_eagerly_and_ghost_batch_after_ghost_batch(
     folder: Path, launch: Launch
 ) -> None:
-    training = run(folder, 0, engine=Engine(launch=launch, ghosts=GhostPasses.one_pass))
+    training = run(folder, 0, engine=Engine(launch=launch, ghosts=GhostPasses.batched))
     assert training.engine.launch is Launch.eager
-    assert training.engine.ghosts is GhostPasses.in_turn
+    assert training.engine.ghosts is GhostPasses.sequential
 
 
 def test_a_graph_of_photographs_is_refused() -> None:

@@ -109,12 +109,12 @@ def test_limits_take_a_mixture_of_classes_and_more_of_them_hold_the_fewer(folder
 
 
 def test_held_out_photographs_stand_in_for_the_test_split(folder: Path) -> None:
-    train, held, _ = loaded(folder, held_out=15)
+    train, held, _ = loaded(folder, validation_size=15)
     assert len(train) == TRAIN - 15
     assert len(held) == 15
     assert sorted(names(train) + names(held)) == sorted(names(loaded(folder)[0]))
-    with pytest.raises(DataError, match=r"^data.held_out: 60 leaves none of the 60 training images to learn$"):
-        loaded(folder, held_out=60)
+    with pytest.raises(DataError, match=r"^data.validation_size: 60 leaves none of the 60 training images to learn$"):
+        loaded(folder, validation_size=60)
 
 
 @given(st.lists(st.integers(0, TRAIN - 1), max_size=30), st.integers(0, 2))

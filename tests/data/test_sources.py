@@ -37,12 +37,12 @@ def test_digits_are_1438_training_and_359_test_images_of_all_classes(tmp_path: P
 
 def test_every_fifth_of_scikit_learns_digits_is_a_test_image() -> None:
     arrays, bunch = load(DatasetName.digits, Path("nowhere")), load_digits()
-    for place in range(len(bunch.target)):
-        fifth, rest = divmod(place, 5)
+    for runtime in range(len(bunch.target)):
+        fifth, rest = divmod(runtime, 5)
         split, row = ("test", fifth) if rest == 4 else ("train", 4 * fifth + rest)
         image, label = (getattr(arrays, f"{letter}_{split}")[row] for letter in "xy")
-        assert label == bunch.target[place]
-        assert np.abs(image / 255 - bunch.images[place] / 16).max() < 0.5 / 255
+        assert label == bunch.target[runtime]
+        assert np.abs(image / 255 - bunch.images[runtime] / 16).max() < 0.5 / 255
 
 
 def test_no_digit_is_in_both_splits() -> None:

@@ -59,7 +59,7 @@ def test_no_place_of_the_ring_is_overwritten_before_the_device_has_read_it(
     reader = PrefetchReader(2, workers, CPU)
     reader.schedule(torch.arange(60), decode)
     batches = torch.arange(60).split(size)
-    squares = [reader.take(rows) for rows in batches]
+    squares = [reader.gather(rows) for rows in batches]
     reader._transfer.read()()
     for rows, found in zip(batches, squares, strict=True):
         assert found[:, 0, 0, 0].tolist() == rows.tolist()

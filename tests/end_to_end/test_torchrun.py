@@ -20,7 +20,7 @@ from smoothout.reliability.victims import Command, said
 ROOT = Path(__file__).resolve().parents[2]
 TRAIN = ROOT / "scripts" / "train.py"
 RUN = (
-    *("experiment=digits", "batch=large", "batch.ghost=90", "perturbation=smoothout", "optimizer=momentum"),
+    *("experiment=digits", "batch=large", "batch.ghost=90", "method=smoothout", "optimizer=momentum"),
     *("optimizer.lr=0.02", "schedule.epochs=4", "threads=1", "tensorboard=false", "device=cpu"),
 )
 LONG = (*RUN, "schedule.epochs=3000", "checkpoint_seconds=0.05")

@@ -24,13 +24,13 @@ def size(svg: str) -> tuple[float, float]:
 
 def test_a_sheet_is_written_as_svg_and_png_and_equal_panels_give_equal_files(tmp_path: Path):
     panels = [Panel("(a) one", drawn), Panel("(b) other", drawn)]
-    paths = save("A title", panels, "regime released", tmp_path / "folder" / "x-0.1")
-    again = save("A title", panels, "regime released", tmp_path / "again")
+    paths = save("A title", panels, "protocol released", tmp_path / "folder" / "x-0.1")
+    again = save("A title", panels, "protocol released", tmp_path / "again")
     assert [path.name for path in paths] == ["x-0.1.svg", "x-0.1.png"]
     assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
     assert paths[1].read_bytes().startswith(b"\x89PNG")
     text = paths[0].read_text()
-    for words in ("A title", "(a) one", "(b) other", "what the panel says", "regime released"):
+    for words in ("A title", "(a) one", "(b) other", "what the panel says", "protocol released"):
         assert words in text
 
 

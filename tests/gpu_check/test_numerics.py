@@ -14,8 +14,8 @@ from smoothout.benchmark.gpu_check.small import apart
 from smoothout.common.rng import uniform_
 from smoothout.nn import perturbation
 from smoothout.nn.evaluation import EvalResult
+from smoothout.nn.options import Precision
 from smoothout.nn.perturbation import SmoothOut
-from smoothout.nn.precision import Precision
 from smoothout.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def test_sound_noise_holds() -> None:
     ids=["too strong", "off centre", "every draw the same", "no draw of its address", "none", "no number"],
 )
 def test_noise_of_another_law_fails(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perturbation, "fill_uniform", fault)
+    monkeypatch.setattr(perturbation, "uniform_", fault)
     assert numerics.noise_has_its_law(CPU).holds is False
 
 

@@ -8,7 +8,7 @@ import torch
 from smoothout.benchmark.gpu_check import timings
 from smoothout.benchmark.gpu_check.timings import Setting, times
 from smoothout.models.mlp import MLP
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import Precision
 
 CPU = torch.device("cpu")
 SETTING = Setting(MLP(8, 1).build, (1, 4, 4), 64, 8)

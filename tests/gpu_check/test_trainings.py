@@ -44,7 +44,7 @@ class Disturbed(Trainer):
 
 
 def disturb(monkeypatch: pytest.MonkeyPatch, concerned: Callable[[Engine], bool]) -> None:
-    monkeypatch.setattr(small, "Training", type("Planted", (Disturbed,), {"concerned": staticmethod(concerned)}))
+    monkeypatch.setattr(small, "Trainer", type("Planted", (Disturbed,), {"concerned": staticmethod(concerned)}))
 
 
 @pytest.mark.parametrize("kind", ["plain", "dropout", "C1, bfloat16"])
@@ -68,7 +68,7 @@ def test_a_training_that_learns_nothing_fails(monkeypatch: pytest.MonkeyPatch) -
         def _compute(self, rows: torch.Tensor) -> None:
             pass
 
-    monkeypatch.setattr(small, "Training", Idle)
+    monkeypatch.setattr(small, "Trainer", Idle)
     assert trainings.graph_is_eager(CPU, "plain", SHORT).holds is False
 
 
@@ -86,7 +86,7 @@ def test_every_kind_can_be_trained_and_they_differ() -> None:
 def test_one_pass_that_ends_as_in_turn_holds_and_another_fails(noise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found = trainings.one_pass_is_in_turn(CPU, noise)
     assert found.holds, found.text
-    disturb(monkeypatch, lambda engine: engine.ghosts is GhostPasses.one_pass)
+    disturb(monkeypatch, lambda engine: engine.ghosts is GhostPasses.batched)
     assert trainings.one_pass_is_in_turn(CPU, noise, SHORT).holds is False
 
 
@@ -134,7 +134,7 @@ def test_trainings_that_share_memory_fail(monkeypatch: pytest.MonkeyPatch) -> No
             finally:
                 living.remove(self._seed)
 
-    monkeypatch.setattr(trainings, "Training", Sharing)
+    monkeypatch.setattr(trainings, "Trainer", Sharing)
     found = trainings.at_once_is_alone(CPU, CROWD)
     assert (found.holds, found.text) == (False, "3 trainings of 6 updates of 8: number 1 ended elsewhere")
 
@@ -149,7 +149,7 @@ def test_where_even_one_training_has_other_bits_each_time_nothing_can_be_said(mo
                 now.model[BIASED].view(-1)[0] += 2.0**-20 * len(begun)
                 yield now
 
-    monkeypatch.setattr(trainings, "Training", Unsteady)
+    monkeypatch.setattr(trainings, "Trainer", Unsteady)
     assert trainings.at_once_is_alone(CPU, CROWD).holds is None
 
 

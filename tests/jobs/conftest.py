@@ -15,7 +15,7 @@ from smoothout.training.checkpoint import TrainingState
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Runtime:
+def runtime(tmp_path: Path) -> Runtime:
     return workplace(tmp_path)
 
 
@@ -24,8 +24,8 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Fills with the job of every update, in the order in which they are made."""
     made: list[Job] = []
 
-    def watched(job: Job, place: Runtime) -> Generator[None, None, TrainingState]:
-        steps = training_job.train_job(job, place)
+    def watched(job: Job, runtime: Runtime) -> Generator[None, None, TrainingState]:
+        steps = training_job.train_job(job, runtime)
         while True:
             try:
                 next(steps)
@@ -34,5 +34,5 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
             made.append(job)
             yield True
 
-    monkeypatch.setattr(outcomes, "training", watched)
+    monkeypatch.setattr(outcomes, "train_job", watched)
     return made

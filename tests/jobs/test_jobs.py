@@ -24,8 +24,8 @@ from smoothout.jobs import lookup, training_job
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
 from smoothout.models.mlp import MLP
-from smoothout.nn.batchnorm import BatchNormInit
 from smoothout.nn.evaluation import evaluate
+from smoothout.nn.options import BatchNormInit
 from smoothout.results.records import Record
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
@@ -37,34 +37,34 @@ from smoothout.training.trainer import Trainer
 # Records
 
 
-def test_a_record_is_made_once(place: Runtime, trainings: list[TrainingState | None]) -> None:
-    first = get_or_run(tiny(), place)
+def test_a_record_is_made_once(runtime: Runtime, trainings: list[TrainingState | None]) -> None:
+    first = get_or_run(tiny(), runtime)
     assert len(trainings) == 1
-    before = tree(Path(place.folders.results))
-    assert get_or_run(tiny(), place) == first
+    before = tree(Path(runtime.folders.results))
+    assert get_or_run(tiny(), runtime) == first
     assert len(trainings) == 1
-    assert tree(Path(place.folders.results)) == before
+    assert tree(Path(runtime.folders.results)) == before
 
 
 def test_a_record_is_enough_when_checkpoint_and_data_are_gone(
-    place: Runtime, trainings: list[TrainingState | None]
+    runtime: Runtime, trainings: list[TrainingState | None]
 ) -> None:
-    first = get_or_run(tiny(), place)
-    shutil.rmtree(place.folders.checkpoints)
-    assert get_or_run(tiny(), place) == first
+    first = get_or_run(tiny(), runtime)
+    shutil.rmtree(runtime.folders.checkpoints)
+    assert get_or_run(tiny(), runtime) == first
     assert len(trainings) == 1
-    assert not Path(place.folders.checkpoints).exists()
+    assert not Path(runtime.folders.checkpoints).exists()
 
 
-def test_every_setting_that_changes_the_outcome_gets_a_record_of_its_own(place: Runtime) -> None:
-    names = {get_or_run(tiny(schedule=Schedule(1), **change), place).name for change in ({}, {"seed": 1})}
-    assert {path.stem for path in (Path(place.folders.results) / "train").iterdir()} == names
+def test_every_setting_that_changes_the_outcome_gets_a_record_of_its_own(runtime: Runtime) -> None:
+    names = {get_or_run(tiny(schedule=Schedule(1), **change), runtime).name for change in ({}, {"seed": 1})}
+    assert {path.stem for path in (Path(runtime.folders.results) / "train").iterdir()} == names
     assert len(names) == 2
 
 
-def test_a_record_says_what_was_run_and_what_came_out(place: Runtime) -> None:
-    job = tiny(perturbation=NoiseConfig(a=0.05), batchnorm_start=BatchNormInit.uniform)
-    record = get_or_run(job, place)
+def test_a_record_says_what_was_run_and_what_came_out(runtime: Runtime) -> None:
+    job = tiny(method=NoiseConfig(a=0.05), batchnorm_init=BatchNormInit.uniform)
+    record = get_or_run(job, runtime)
     assert (record.kind, record.name, record.digest, record.inputs) == ("train", job.name, job.digest, [])
     assert record.settings["perturbation"]["a"] == 0.05
     assert record.settings["model"] == {"class": "MLP", "width": 16, "depth": 2}
@@ -87,13 +87,13 @@ def test_a_record_says_what_was_run_and_what_came_out(place: Runtime) -> None:
     assert 0 < out["train_seconds"] < out["wall_seconds"]
     assert 10**7 < out["peak_memory"] < 10**11 if sys.platform == "linux" else out["peak_memory"] is None
     [machine] = out["machines"]
-    engine = {"launch": "eager", "compile": False, "layout": "channels_last", "ghosts": "in_turn", "together": 1}
+    engine = {"launch": "eager", "compile": False, "layout": "channels_last", "ghosts": "sequential", "together": 1}
     assert machine == {**record.environment, "engine": {"class": "Engine", **engine}}
 
 
-def test_best_and_last_are_the_curves_best_and_last_epochs(place: Runtime) -> None:
+def test_best_and_last_are_the_curves_best_and_last_epochs(runtime: Runtime) -> None:
     # A learning rate that is multiplied by 1000 after two epochs undoes what was learnt.
-    out = get_or_run(tiny(schedule=Schedule(4, drops=(2,), factor=1000.0)), place).outcome
+    out = get_or_run(tiny(schedule=Schedule(4, milestones=(2,), gamma=1000.0)), runtime).outcome
     accuracies = out["curves"]["test_accuracy"]
     assert out["best"]["epoch"] == accuracies.index(max(accuracies))
     assert out["best"]["test_accuracy"] == max(accuracies)
@@ -103,11 +103,11 @@ def test_best_and_last_are_the_curves_best_and_last_epochs(place: Runtime) -> No
     assert out["best"]["epoch"] == 1, "this test needs a run whose best epoch is not its last"
 
 
-def test_evaluating_the_checkpoint_again_gives_the_recorded_numbers_exactly(place: Runtime) -> None:
-    job = tiny(perturbation=NoiseConfig(a=0.05))
-    out = get_or_run(job, place).outcome
-    snapshot = checkpoint.load(checkpoint_of(job, place), job.digest)
-    train_split, test_split, _ = DIGITS.load(Path(place.folders.data), place.device)
+def test_evaluating_the_checkpoint_again_gives_the_recorded_numbers_exactly(runtime: Runtime) -> None:
+    job = tiny(method=NoiseConfig(a=0.05))
+    out = get_or_run(job, runtime).outcome
+    snapshot = checkpoint.load(checkpoint_of(job, runtime), job.digest)
+    train_split, test_split, _ = DIGITS.load(Path(runtime.folders.data), runtime.device)
     model = job.settings.model.build(DIGITS.shape, DIGITS.classes)
     for which, weights in (("best", snapshot.best), ("last", snapshot.model)):
         model.load_state_dict(weights)
@@ -117,20 +117,20 @@ def test_evaluating_the_checkpoint_again_gives_the_recorded_numbers_exactly(plac
             assert measured.accuracy == out[which][f"{name}_accuracy"]
 
 
-def test_a_run_that_diverges_is_recorded_as_such(place: Runtime) -> None:
+def test_a_run_that_diverges_is_recorded_as_such(runtime: Runtime) -> None:
     job = tiny(optimizer=SGD(lr=1e30), schedule=Schedule(5))
-    out = get_or_run(job, place).outcome
+    out = get_or_run(job, runtime).outcome
     assert out["diverged"] is True
     assert len(out["curves"]["train_loss"]) < 5
     assert out["curves"]["train_loss"][-1] is None
     assert out["last"]["test_loss"] is None
 
 
-def test_a_run_that_diverged_is_not_trained_on(place: Runtime, trainings: list[TrainingState | None]) -> None:
+def test_a_run_that_diverged_is_not_trained_on(runtime: Runtime, trainings: list[TrainingState | None]) -> None:
     job = tiny(optimizer=SGD(lr=1e30), schedule=Schedule(5))
-    first = get_or_run(job, place)
-    record_of(job, place).unlink()
-    assert get_or_run(job, place).outcome["weights"] == first.outcome["weights"]
+    first = get_or_run(job, runtime)
+    record_of(job, runtime).unlink()
+    assert get_or_run(job, runtime).outcome["weights"] == first.outcome["weights"]
     assert len(trainings) == 1
 
 
@@ -145,58 +145,60 @@ def _strings(value: Any) -> Iterator[str]:
         yield value
 
 
-def test_a_record_names_no_host_and_no_path(place: Runtime) -> None:
+def test_a_record_names_no_host_and_no_path(runtime: Runtime) -> None:
     job = tiny()
-    get_or_run(job, place)
-    texts = list(_strings(json.loads(record_of(job, place).read_text())))
+    get_or_run(job, runtime)
+    texts = list(_strings(json.loads(record_of(job, runtime).read_text())))
     assert {"tiny", "float32", job.digest} <= set(texts), "all texts were looked at"
     host = re.compile(rf"\b{re.escape(platform.node())}\b")
     for text in texts:
         assert not host.search(text)
         assert not re.search(r"(^|\s)(/|~|\w:\\)\w", text)
         assert str(Path.home()) not in text
-        assert Path(place.folders.results).parent.name not in text
+        assert Path(runtime.folders.results).parent.name not in text
 
 
 def test_a_record_that_was_edited_is_refused_and_not_trained_anew(
-    place: Runtime, trainings: list[TrainingState | None]
+    runtime: Runtime, trainings: list[TrainingState | None]
 ) -> None:
     job = tiny()
-    get_or_run(job, place)
-    path = record_of(job, place)
+    get_or_run(job, runtime)
+    path = record_of(job, runtime)
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    before = tree(Path(place.folders.results))
+    before = tree(Path(runtime.folders.results))
     with pytest.raises(RecordError, match=job.name):
-        get_or_run(job, place)
+        get_or_run(job, runtime)
     assert len(trainings) == 1
-    assert tree(Path(place.folders.results)) == before
+    assert tree(Path(runtime.folders.results)) == before
 
 
-def test_a_default_that_drifted_is_refused_by_the_records_name(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_default_that_drifted_is_refused_by_the_records_name(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = tiny(model=MLP(width=16, name="tiny"))
     assert job.settings.model.depth == 5
-    get_or_run(job, place)
+    get_or_run(job, runtime)
     # A later version has depth 2 as its default: the settings that differ from the defaults are the same.
     monkeypatch.setattr(MLP.__dataclass_fields__["depth"], "default", 2)
     later = tiny(model=MLP(width=16, depth=2, name="tiny"))
     assert later.digest == job.digest
     with pytest.raises(RecordError, match=f"record: {job.name} was made with other defaults") as refused:
-        get_or_run(later, place)
+        get_or_run(later, runtime)
     assert "\n" not in str(refused.value)
 
 
 def test_a_field_that_a_later_version_adds_leaves_old_records_good(
-    place: Runtime, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = get_or_run(tiny(), place)
+    record = get_or_run(tiny(), runtime)
     described = lookup.canonical_settings
 
     def with_one_more(settings: Any, defaults: bool = True) -> Any:
         values = described(settings, defaults)
         return {**values, "label_smoothing": 0.0} if defaults else values
 
-    monkeypatch.setattr(lookup, "described", with_one_more)
-    assert get_or_run(tiny(), place) == record
+    monkeypatch.setattr(lookup, "canonical_settings", with_one_more)
+    assert get_or_run(tiny(), runtime) == record
 
 
 # Two at once
@@ -211,7 +213,7 @@ def test_two_that_want_the_same_record_at_once_train_it_once(tmp_path: Path, mon
         time.sleep(0.3)  # long enough for the other one to arrive
         return train(*arguments, **settings)
 
-    monkeypatch.setattr(training_job, "Training", slow)
+    monkeypatch.setattr(training_job, "Trainer", slow)
     both = threading.Barrier(2)
     made: list[Record] = []
 
@@ -235,8 +237,8 @@ def test_two_that_want_the_same_record_at_once_train_it_once(tmp_path: Path, mon
 def test_tensorboard_gets_the_records_curves(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    job, place = tiny(), workplace(tmp_path, tensorboard=True)
-    curves = get_or_run(job, place).outcome["curves"]
+    job, runtime = tiny(), workplace(tmp_path, tensorboard=True)
+    curves = get_or_run(job, runtime).outcome["curves"]
     events = EventAccumulator(str(tmp_path / "logs" / "tensorboard" / job.name)).Reload()
     for name in ("train_loss", "test_accuracy"):
         scalars = events.Scalars(name)
@@ -247,12 +249,12 @@ def test_tensorboard_gets_the_records_curves(tmp_path: Path) -> None:
 def test_tensorboard_has_every_epoch_of_an_interrupted_run_once(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    job, place = tiny(), workplace(tmp_path, tensorboard=True, checkpoint_seconds=0.0)
-    steps = training_job.train_job(job, place)
+    job, runtime = tiny(), workplace(tmp_path, tensorboard=True, checkpoint_seconds=0.0)
+    steps = training_job.train_job(job, runtime)
     for _ in range(UPDATES + 3):
         next(steps)
     steps.close()
-    get_or_run(job, place)
+    get_or_run(job, runtime)
     events = EventAccumulator(str(tmp_path / "logs" / "tensorboard" / job.name)).Reload()
     assert [event.step for event in events.Scalars("test_loss")] == [0, 1]
 

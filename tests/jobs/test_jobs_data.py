@@ -22,49 +22,51 @@ from smoothout.training import checkpoint
 
 
 @pytest.fixture
-def shuffle_labels(place: Runtime) -> Callable[[], None]:
+def shuffle_labels(runtime: Runtime) -> Callable[[], None]:
     """Puts digits with their labels in another order into the data folder, and lets no process know the old ones."""
 
     def put() -> None:
         arrays = dict(np.load(Path(digits().name, "digits.npz")))
         arrays["y_train"] = np.random.default_rng(0).permutation(arrays["y_train"])
-        Path(place.folders.data).mkdir(parents=True)
-        np.savez(Path(place.folders.data, "digits.npz"), **arrays)
+        Path(runtime.folders.data).mkdir(parents=True)
+        np.savez(Path(runtime.folders.data, "digits.npz"), **arrays)
         training_job._load.cache_clear()
 
     return put
 
 
 def test_an_analysis_on_other_data_than_the_trainings_is_refused(
-    place: Runtime, shuffle_labels: Callable[[], None]
+    runtime: Runtime, shuffle_labels: Callable[[], None]
 ) -> None:
     job = Job(RunningStatistics(), (tiny(),))
-    run = get_or_run(tiny(), place)
+    run = get_or_run(tiny(), runtime)
     shuffle_labels()
-    before = tree(Path(place.folders.results).parent)
+    before = tree(Path(runtime.folders.results).parent)
     with pytest.raises(DataError, match=rf"^data: digits in .* is not what {run.name} was trained on; .*$"):
-        get_or_run(job, place)
-    assert tree(Path(place.folders.results).parent) == before
+        get_or_run(job, runtime)
+    assert tree(Path(runtime.folders.results).parent) == before
 
 
-def test_a_training_does_not_go_on_with_other_data(place: Runtime, shuffle_labels: Callable[[], None]) -> None:
-    job, place = tiny(), replace(place, checkpoint_seconds=0.0)
-    steps = training_job.train_job(job, place)
+def test_a_training_does_not_go_on_with_other_data(runtime: Runtime, shuffle_labels: Callable[[], None]) -> None:
+    job, runtime = tiny(), replace(runtime, checkpoint_seconds=0.0)
+    steps = training_job.train_job(job, runtime)
     for _ in range(UPDATES + 3):
         next(steps)
     steps.close()
-    path = checkpoint_of(job, place)
+    path = checkpoint_of(job, runtime)
     stopped = checkpoint.load(path, job.digest)
     assert (stopped.epoch, len(stopped.data_sha256 or "")) == (1, 64)
     shuffle_labels()
     with pytest.raises(CheckpointError, match=rf"^checkpoint: {path} has seen other data than digits in "):
-        trained(job, place)
+        trained(job, runtime)
     stopped.data_sha256 = None  # of an earlier version, which did not say
     checkpoint.save(path, stopped, job.digest)
-    assert trained(job, place).epoch == 2
+    assert trained(job, runtime).epoch == 2
 
 
-def test_an_analysis_computes_in_float32_whatever_torch_allows(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_analysis_computes_in_float32_whatever_torch_allows(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
 
     def run(*_: object) -> dict[str, object]:
@@ -73,6 +75,6 @@ def test_an_analysis_computes_in_float32_whatever_torch_allows(place: Runtime, m
 
     monkeypatch.setattr(RunningStatistics, "run", run)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    get_or_run(Job(RunningStatistics(), (tiny(),)), place)
+    get_or_run(Job(RunningStatistics(), (tiny(),)), runtime)
     assert seen == [(False, "highest")]
     assert torch.backends.cudnn.allow_tf32

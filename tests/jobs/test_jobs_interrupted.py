@@ -10,7 +10,6 @@ import pytest
 from support import tree
 from tiny_jobs import tiny, workplace
 
-from smoothout.analysis.interpolation import RunningStats
 from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
 from smoothout.analysis.jobs.hessian import Hessian
 from smoothout.analysis.jobs.interpolation import Interpolation
@@ -19,7 +18,7 @@ from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.search_comparison import SearchComparison
 from smoothout.analysis.jobs.sharpness import Sharpness
-from smoothout.analysis.sharpness import Convention
+from smoothout.analysis.options import Convention, RunningStats
 from smoothout.common import pass_cache, progress
 from smoothout.common.interrupts import Interrupted
 from smoothout.jobs.job import Job
@@ -29,7 +28,7 @@ from smoothout.jobs.runtime import Runtime
 ANALYSES = (
     Sharpness(iterations=3, examples=50),
     Sharpness(convention=Convention.keskar, subspace=5, repeats=2, iterations=3, examples=50),
-    Interpolation(points=3, averages=RunningStats.recomputed),
+    Interpolation(points=3, running_stats=RunningStats.recomputed),
     NoiseCurve(strengths=(0.0, 0.1), draws=2, examples=200),
     RunningStatistics(),
     Landscape(points=3, directions=2, examples=50),
@@ -72,15 +71,15 @@ def analysis(settings: Any) -> Job:
     return Job(settings, tuple(tiny(seed=seed) for seed in range(settings.runs)))
 
 
-def found(job: Job, place: Runtime) -> dict[str, Any]:
-    return {name: value for name, value in get_or_run(job, place).outcome.items() if name != "wall_seconds"}
+def found(job: Job, runtime: Runtime) -> dict[str, Any]:
+    return {name: value for name, value in get_or_run(job, runtime).outcome.items() if name != "wall_seconds"}
 
 
 @pytest.mark.parametrize("settings", ANALYSES, ids=lambda settings: settings.kind)
 def test_an_analysis_that_is_interrupted_goes_on_and_ends_with_the_same_bits(
     settings: Any, tmp_path: Path, made: list[None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, unbroken, place = analysis(settings), workplace(tmp_path / "unbroken"), workplace(tmp_path / "broken")
+    job, unbroken, runtime = analysis(settings), workplace(tmp_path / "unbroken"), workplace(tmp_path / "broken")
     expected = found(job, unbroken)
     whole = len(made)
     assert whole > 2
@@ -88,25 +87,25 @@ def test_an_analysis_that_is_interrupted_goes_on_and_ends_with_the_same_bits(
     with monkeypatch.context() as patched:
         interrupt_after(whole // 2, made, patched)
         with pytest.raises(Interrupted):
-            get_or_run(job, place)
+            get_or_run(job, runtime)
     assert whole // 2 <= len(made) < whole
-    assert found(job, place) == expected
+    assert found(job, runtime) == expected
     assert len(made) <= whole + 1  # the pass that was broken off is made again
-    left = [name for folder in (unbroken, place) for name in tree(Path(folder.folders.checkpoints))]
+    left = [name for folder in (unbroken, runtime) for name in tree(Path(folder.folders.checkpoints))]
     assert all(name.endswith(".pt") and ".passes" not in name for name in left)
 
 
 def test_what_was_found_of_other_weights_is_not_used(
     tmp_path: Path, made: list[None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, place = analysis(Sharpness(iterations=3, examples=50)), workplace(tmp_path)
+    job, runtime = analysis(Sharpness(iterations=3, examples=50)), workplace(tmp_path)
     expected = found(job, workplace(tmp_path / "unbroken"))
     with monkeypatch.context() as patched:
         interrupt_after(len(made) + 3, made, patched)
         with pytest.raises(Interrupted):
-            get_or_run(job, place)
-    for path in Path(place.folders.checkpoints).glob("*.passes/*.pt"):
+            get_or_run(job, runtime)
+    for path in Path(runtime.folders.checkpoints).glob("*.passes/*.pt"):
         path.rename(path.with_name(f"of other weights{path.name[16:]}"))
     made.clear()
-    assert found(job, place) == expected
+    assert found(job, runtime) == expected
     assert len(made) == expected["evaluations"] + 1  # the first pass is made twice

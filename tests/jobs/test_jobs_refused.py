@@ -71,45 +71,45 @@ BAD_JOBS: dict[str, tuple[Job, Callable[[Path], None] | None, type[Exception], s
 
 
 @pytest.mark.parametrize("what", BAD_JOBS)
-def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_no_trace(place: Runtime, what: str) -> None:
+def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_no_trace(runtime: Runtime, what: str) -> None:
     job, prepare, error, message = BAD_JOBS[what]
-    root = Path(place.folders.data).parent
+    root = Path(runtime.folders.data).parent
     if prepare:
-        prepare(Path(place.folders.data))
+        prepare(Path(runtime.folders.data))
     before = tree(root)
     with pytest.raises(error, match=message) as refused:
-        get_or_run(job, place)
+        get_or_run(job, runtime)
     assert len(str(refused.value).splitlines()) == 1
     assert tree(root) == before
 
 
-def _of_another_run(path: Path, place: Runtime) -> None:
+def _of_another_run(path: Path, runtime: Runtime) -> None:
     other = tiny(seed=7)
-    trained(other, place)
-    checkpoint_of(other, place).rename(path)
+    trained(other, runtime)
+    checkpoint_of(other, runtime).rename(path)
 
 
-def _torn(path: Path, place: Runtime) -> None:
-    trained(tiny(), place)
+def _torn(path: Path, runtime: Runtime) -> None:
+    trained(tiny(), runtime)
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def _empty(path: Path, place: Runtime) -> None:
+def _empty(path: Path, runtime: Runtime) -> None:
     path.parent.mkdir()
     path.touch()
 
 
-def _text(path: Path, place: Runtime) -> None:
+def _text(path: Path, runtime: Runtime) -> None:
     path.parent.mkdir()
     path.write_text("no tensors")
 
 
-def _foreign(path: Path, place: Runtime) -> None:
+def _foreign(path: Path, runtime: Runtime) -> None:
     path.parent.mkdir()
     torch.save({"state_dict": {"weight": torch.zeros(2)}}, path)
 
 
-def _runs_code(path: Path, place: Runtime) -> None:
+def _runs_code(path: Path, runtime: Runtime) -> None:
     path.parent.mkdir()
     torch.save({"json": Path("of a class that is no tensor")}, path)
 
@@ -126,29 +126,29 @@ BAD_CHECKPOINTS = {
 
 @pytest.mark.parametrize("spoil", BAD_CHECKPOINTS, ids=lambda spoil: spoil.__name__.strip("_"))
 def test_a_checkpoint_that_cannot_be_used_is_refused_by_name_and_kept(
-    place: Runtime, spoil: Callable[[Path, Runtime], None]
+    runtime: Runtime, spoil: Callable[[Path, Runtime], None]
 ) -> None:
-    path = checkpoint_of(tiny(), place)
-    spoil(path, place)
-    root = Path(place.folders.data).parent
+    path = checkpoint_of(tiny(), runtime)
+    spoil(path, runtime)
+    root = Path(runtime.folders.data).parent
     before = tree(root)
     with pytest.raises(CheckpointError, match=BAD_CHECKPOINTS[spoil]) as refused:
-        get_or_run(tiny(), place)
+        get_or_run(tiny(), runtime)
     assert str(path) in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
     assert tree(root) == before
 
 
-def test_a_fault_in_the_training_leaves_no_record(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_the_training_leaves_no_record(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_job, "Training", fail)
+        patch.setattr(training_job, "Trainer", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
-            get_or_run(tiny(), place)
-    assert not record_of(tiny(), place).exists()
-    assert get_or_run(tiny(), place).name == tiny().name
+            get_or_run(tiny(), runtime)
+    assert not record_of(tiny(), runtime).exists()
+    assert get_or_run(tiny(), runtime).name == tiny().name
 
 
 @pytest.mark.parametrize(
@@ -156,14 +156,14 @@ def test_a_fault_in_the_training_leaves_no_record(place: Runtime, monkeypatch: p
     [
         ({}, True),
         ({"optimizer": Adam(0.01, epsilon=Epsilon.uncorrected)}, False),
-        ({"perturbation": NoiseConfig(0.1, copies=2)}, False),
-        ({"perturbation": NoiseConfig(0.0, copies=2)}, True),
+        ({"method": NoiseConfig(0.1, copies=2)}, False),
+        ({"method": NoiseConfig(0.0, copies=2)}, True),
         ({"data": ImageFolder(Collection.imagenette, (0.5,) * 3, (0.5,) * 3)}, False),
     ],
 )
 def test_a_cuda_graph_that_settings_rule_out_is_asked_for_in_vain_before_anything_is_written(
-    changes: dict[str, Any], recordable: bool, place: Runtime
+    changes: dict[str, Any], recordable: bool, runtime: Runtime
 ) -> None:
-    assert training_job._capturable(tiny(**changes).settings, place) is recordable
-    ranks = replace(place, ranks=ProcessGroup(0, 2))
+    assert training_job._capturable(tiny(**changes).settings, runtime) is recordable
+    ranks = replace(runtime, ranks=ProcessGroup(0, 2))
     assert not training_job._capturable(tiny(**changes).settings, ranks)

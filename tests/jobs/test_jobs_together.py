@@ -21,7 +21,7 @@ from smoothout.jobs.job import Job
 from smoothout.jobs.runner import get_or_run, run_jobs
 from smoothout.jobs.runtime import Runtime
 from smoothout.models.mlp import MLP
-from smoothout.nn.perturbation import NoiseDistribution
+from smoothout.nn.options import NoiseDistribution
 from smoothout.results.records import Record
 from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
@@ -42,15 +42,15 @@ class Dropping(MLP):
 
 
 CROWD = [
-    tiny(perturbation=NoiseConfig(a=0.05), model=Dropping(16, 2)),
+    tiny(method=NoiseConfig(a=0.05), model=Dropping(16, 2)),
     tiny(batch=Batch(300), schedule=Schedule(1)),  # 5 updates, the others have 24
     tiny(
         optimizer=SGD(lr=0.1),
-        schedule=Schedule(2, drops=(1,)),
-        perturbation=NoiseConfig(a=0.05, law=NoiseDistribution.gaussian),
+        schedule=Schedule(2, milestones=(1,)),
+        method=NoiseConfig(a=0.05, distribution=NoiseDistribution.gaussian),
     ),
     tiny(model=Dropping(16, 2), batch=Batch(128, ghost=32), seed=1),
-    tiny(optimizer=Adam(lr=0.01, reset_every_epoch=True), perturbation=NoiseConfig(a=0.05, copies=2)),
+    tiny(optimizer=Adam(lr=0.01, reset_every_epoch=True), method=NoiseConfig(a=0.05, copies=2)),
 ]
 
 
@@ -84,7 +84,7 @@ def noted(wanted: list[Job], asked: list[Job]) -> Iterator[Job]:
 def test_trainings_that_take_turns_end_with_the_bits_of_each_alone(
     tmp_path: Path, alone: dict[Job, Record], updates: list[Job], turns: int | None, most: int
 ) -> None:
-    made = dict(run_jobs(CROWD, workplace(tmp_path, engine=Engine(together=turns))))
+    made = dict(run_jobs(CROWD, workplace(tmp_path, engine=Engine(concurrent_trainings=turns))))
     assert made.keys() == alone.keys()
     for job, record in made.items():
         assert isinstance(record, Record)
@@ -96,7 +96,7 @@ def test_trainings_that_take_turns_end_with_the_bits_of_each_alone(
 def test_trainings_take_turns_update_by_update_and_the_next_begins_when_one_ends(
     tmp_path: Path, updates: list[Job]
 ) -> None:
-    made = [job for job, _ in run_jobs(CROWD, workplace(tmp_path, engine=Engine(together=3)))]
+    made = [job for job, _ in run_jobs(CROWD, workplace(tmp_path, engine=Engine(concurrent_trainings=3)))]
     first, short, third, fourth, fifth = CROWD
     assert updates[:15] == [first, short, third] * 5
     assert updates[15:20] == [first, third, first, third, fourth]
@@ -109,8 +109,8 @@ def test_an_error_in_one_training_sinks_no_other(
     impossible, failing = tiny(batch=Batch(1439)), CROWD[2]
     watched = job_outcomes.train_job
 
-    def training(job: Job, place: Runtime) -> Generator[None, None, TrainingState]:
-        steps = watched(job, place)
+    def training(job: Job, runtime: Runtime) -> Generator[None, None, TrainingState]:
+        steps = watched(job, runtime)
         if job is not failing:
             return (yield from steps)
         for _ in range(7):
@@ -118,10 +118,10 @@ def test_an_error_in_one_training_sinks_no_other(
             yield True
         raise RuntimeError("the network hums")
 
-    place = workplace(tmp_path, engine=Engine(together=3))
+    runtime = workplace(tmp_path, engine=Engine(concurrent_trainings=3))
     with monkeypatch.context() as patch:
-        patch.setattr(job_outcomes, "training", training)
-        outcomes = list(run_jobs([impossible, *CROWD], place))
+        patch.setattr(job_outcomes, "train_job", training)
+        outcomes = list(run_jobs([impossible, *CROWD], runtime))
     made = dict(outcomes)
     assert len(outcomes) == len(made) == 6
     assert isinstance(made.pop(impossible), ConfigError)
@@ -132,8 +132,8 @@ def test_an_error_in_one_training_sinks_no_other(
     for job, record in made.items():
         assert isinstance(record, Record)
         assert lasting(record) == lasting(alone[job])
-    assert not record_of(failing, place).exists()
-    assert lasting(get_or_run(failing, place)) == lasting(alone[failing]), (
+    assert not record_of(failing, runtime).exists()
+    assert lasting(get_or_run(failing, runtime)) == lasting(alone[failing]), (
         "it can be made once what was wrong is put right"
     )
 
@@ -141,7 +141,7 @@ def test_an_error_in_one_training_sinks_no_other(
 def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_they_go_on_to_the_same_bits(
     tmp_path: Path, alone: dict[Job, Record], monkeypatch: pytest.MonkeyPatch, trainings: list[TrainingState | None]
 ) -> None:
-    place, pending, asked = workplace(tmp_path, engine=Engine(together=3)), list[int](), list[Job]()
+    runtime, pending, asked = workplace(tmp_path, engine=Engine(concurrent_trainings=3)), list[int](), list[Job]()
     monkeypatch.setattr(interrupts, "_pending", pending)
     first, short, third, fourth, fifth = CROWD
     came: dict[Job, Record | Exception] = {}
@@ -155,17 +155,17 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_t
 
     monkeypatch.setattr(progress.Bar, "step", step_and_interrupt)
     with pytest.raises(interrupts.Interrupted, match="by SIGINT; the same command goes on from here"):
-        came.update(run_jobs(noted(CROWD, asked), place))
+        came.update(run_jobs(noted(CROWD, asked), runtime))
     assert list(came) == [short], "what was done before stays"
     assert asked == [first, short, third, fourth], "nothing new is begun"
-    left = {job: checkpoint.load(checkpoint_of(job, place), job.digest) for job in (first, third, fourth)}
+    left = {job: checkpoint.load(checkpoint_of(job, runtime), job.digest) for job in (first, third, fourth)}
     assert [now.epoch * UPDATES + now.step for now in left.values()] == [9, 8, 2]
     assert len(steps) == 5 + 9 + 8 + 2, "the third was asked within its update, the others stop after their next one"
-    assert not checkpoint_of(fifth, place).exists()
-    assert not any(record_of(job, place).exists() for job in (first, third, fourth, fifth))
+    assert not checkpoint_of(fifth, runtime).exists()
+    assert not any(record_of(job, runtime).exists() for job in (first, third, fourth, fifth))
     pending.clear()
     trainings.clear()
-    came |= run_jobs(CROWD, place)
+    came |= run_jobs(CROWD, runtime)
     assert [snapshot is not None for snapshot in trainings] == [True, True, True, False]
     for job, record in came.items():
         assert isinstance(record, Record)
@@ -177,7 +177,7 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_t
 def test_jobs_are_asked_for_one_by_one_as_there_is_room(tmp_path: Path, turns: int) -> None:
     """So whoever gives them may look at the outcomes so far."""
     asked, came = list[Job](), list[Job]()
-    for job, _ in run_jobs(noted(CROWD, asked), workplace(tmp_path, engine=Engine(together=turns))):
+    for job, _ in run_jobs(noted(CROWD, asked), workplace(tmp_path, engine=Engine(concurrent_trainings=turns))):
         assert len(asked) <= len(came) + turns
         came.append(job)
     assert asked == CROWD
@@ -185,47 +185,47 @@ def test_jobs_are_asked_for_one_by_one_as_there_is_room(tmp_path: Path, turns: i
 
 
 def test_records_that_are_there_come_without_training(tmp_path: Path, trainings: list[TrainingState | None]) -> None:
-    place = workplace(tmp_path, engine=Engine(together=2))
-    there = {job: get_or_run(job, place) for job in (CROWD[1], CROWD[4])}
-    shutil.rmtree(place.folders.checkpoints)
+    runtime = workplace(tmp_path, engine=Engine(concurrent_trainings=2))
+    there = {job: get_or_run(job, runtime) for job in (CROWD[1], CROWD[4])}
+    shutil.rmtree(runtime.folders.checkpoints)
     trainings.clear()
-    assert dict(run_jobs(there, place)) == there
+    assert dict(run_jobs(there, runtime)) == there
     assert not trainings
-    outcomes = dict(run_jobs(CROWD[:2], place))
+    outcomes = dict(run_jobs(CROWD[:2], runtime))
     assert outcomes[CROWD[1]] == there[CROWD[1]]
     assert len(trainings) == 1
 
 
-def test_nothing_to_do_is_done_at_once(place: Runtime) -> None:
-    assert list(run_jobs([], place)) == []
+def test_nothing_to_do_is_done_at_once(runtime: Runtime) -> None:
+    assert list(run_jobs([], runtime)) == []
 
 
 def test_two_analyses_at_once_of_a_run_whose_weights_are_gone_train_it_once(
     tmp_path: Path, trainings: list[TrainingState | None]
 ) -> None:
-    place, run = workplace(tmp_path, engine=Engine(together=2)), CROWD[0]
-    get_or_run(run, place)
-    checkpoint_of(run, place).unlink()
+    runtime, run = workplace(tmp_path, engine=Engine(concurrent_trainings=2)), CROWD[0]
+    get_or_run(run, runtime)
+    checkpoint_of(run, runtime).unlink()
     trainings.clear()
     analyses = [Job(NoiseCurve(strengths=(0.0, 0.1), examples=20, seed=seed), (run,)) for seed in (0, 1)]
-    outcomes = dict(run_jobs(analyses, place))
+    outcomes = dict(run_jobs(analyses, runtime))
     assert all(isinstance(outcome, Record) for outcome in outcomes.values()), outcomes
     assert len(trainings) == 1
 
 
 def test_a_job_given_twice_is_made_once(tmp_path: Path, trainings: list[TrainingState | None]) -> None:
-    [(job, outcome)] = run_jobs([tiny(), tiny()], workplace(tmp_path, engine=Engine(together=2)))
+    [(job, outcome)] = run_jobs([tiny(), tiny()], workplace(tmp_path, engine=Engine(concurrent_trainings=2)))
     assert job == tiny()
     assert isinstance(outcome, Record)
     assert len(trainings) == 1
 
 
 def test_a_job_that_another_process_makes_does_not_hold_up_the_others(tmp_path: Path) -> None:
-    place = workplace(tmp_path, engine=Engine(together=2))
+    runtime = workplace(tmp_path, engine=Engine(concurrent_trainings=2))
     order = []
-    lock = place.records.lock("train", tiny().digest)
+    lock = runtime.records.lock("train", tiny().digest)
     lock.acquire()
-    for job, outcome in run_jobs([tiny(), tiny(seed=1), tiny(seed=2)], place):
+    for job, outcome in run_jobs([tiny(), tiny(seed=1), tiny(seed=2)], runtime):
         assert isinstance(outcome, Record)
         order.append(job.settings.seed)
         if len(order) == 2:
@@ -236,7 +236,7 @@ def test_a_job_that_another_process_makes_does_not_hold_up_the_others(tmp_path: 
 def test_weights_are_trained_once_where_two_results_folders_share_checkpoints(tmp_path: Path) -> None:
     one, other = (workplace(tmp_path / name) for name in ("one", "other"))
     other = replace(other, folders=replace(other.folders, checkpoints=one.folders.checkpoints))
-    first, second = (runner._steps(tiny(), place) for place in (one, other))
+    first, second = (runner._steps(tiny(), runtime) for runtime in (one, other))
     assert next(first) is True
     assert next(second) is False  # it waits
     first.close()
@@ -246,7 +246,7 @@ def test_weights_are_trained_once_where_two_results_folders_share_checkpoints(tm
 
 def test_ctrl_c_from_nowhere_ends_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside the programs nobody turns the signal into a request: all stop, and go on from their last checkpoints."""
-    place = workplace(tmp_path, engine=Engine(together=2), checkpoint_seconds=0.0)
+    runtime = workplace(tmp_path, engine=Engine(concurrent_trainings=2), checkpoint_seconds=0.0)
     steps, step = [], training_job.progress.Bar.step
 
     def pressed(bar: Any, note: str | None = None) -> None:
@@ -258,6 +258,6 @@ def test_ctrl_c_from_nowhere_ends_all_of_them(tmp_path: Path, monkeypatch: pytes
     with monkeypatch.context() as patch:
         patch.setattr(training_job.progress.Bar, "step", pressed)
         with pytest.raises(KeyboardInterrupt):
-            list(run_jobs([tiny(), tiny(seed=1)], place))
+            list(run_jobs([tiny(), tiny(seed=1)], runtime))
     assert len(steps) == 7
-    assert all(isinstance(outcome, Record) for _, outcome in run_jobs([tiny(), tiny(seed=1)], place))
+    assert all(isinstance(outcome, Record) for _, outcome in run_jobs([tiny(), tiny(seed=1)], runtime))

@@ -21,8 +21,7 @@ from smoothout.jobs.job import Job
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
 from smoothout.models.resnet import ResNet
-from smoothout.nn.batchnorm import BatchNormInit
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
+from smoothout.nn.options import BatchNormInit, NoiseDistribution, NoiseScaling
 from smoothout.results.records import Record
 from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
@@ -36,7 +35,7 @@ from smoothout.training.schedule import Schedule
 def test_weights_that_are_missing_are_made_again_the_same(
     place: Runtime, trainings: list[TrainingState | None], noise: NoiseConfig
 ) -> None:
-    job = tiny(perturbation=noise)
+    job = tiny(method=noise)
     get_or_run(job, place)
     first = checkpoint.load(checkpoint_of(job, place), job.digest)
     checkpoint_of(job, place).unlink()
@@ -103,27 +102,27 @@ def test_a_finished_checkpoint_holds_no_optimizer(place: Runtime) -> None:
 def _stopping_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask for an end of the work after so many updates."""
     made = itertools.count(1)
-    monkeypatch.setattr(interrupts, "asked_to_stop", lambda: 15 * (next(made) >= updates))
+    monkeypatch.setattr(interrupts, "pending_signal", lambda: 15 * (next(made) >= updates))
 
     def stop() -> None:
         raise interrupts.Interrupted(15)
 
-    monkeypatch.setattr(interrupts, "stop_if_asked", stop)
+    monkeypatch.setattr(interrupts, "raise_if_interrupted", stop)
 
 
 RUNS = {
-    "adam": {"perturbation": NoiseConfig(a=0.05)},
+    "adam": {"method": NoiseConfig(a=0.05)},
     "adam made anew every epoch": {
         "optimizer": Adam(lr=0.01, clip_norm=0.5, weight_decay=1e-3, reset_every_epoch=True),
-        "perturbation": NoiseConfig(a=0.1, scaling=NoiseScaling.filter, course=StrengthSchedule.tanh_falling),
+        "method": NoiseConfig(a=0.1, scaling=NoiseScaling.filter, strength_schedule=StrengthSchedule.tanh_falling),
         "batch": Batch(128, ghost=32),
     },
     "momentum with a drop": {
         "optimizer": SGD(lr=0.1, weight_decay=1e-4),
-        "schedule": Schedule(2, drops=(1,)),
-        "perturbation": NoiseConfig(a=0.05, law=NoiseDistribution.gaussian, denoise=False),
+        "schedule": Schedule(2, milestones=(1,)),
+        "method": NoiseConfig(a=0.05, distribution=NoiseDistribution.gaussian, denoise=False),
     },
-    "copies": {"perturbation": NoiseConfig(a=0.05, copies=2)},
+    "copies": {"method": NoiseConfig(a=0.05, copies=2)},
 }
 
 
@@ -202,7 +201,7 @@ def _start_weights(job: Job, place: Runtime, monkeypatch: pytest.MonkeyPatch) ->
         raise interrupts.Interrupted(15)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_job, "Training", look)
+        patch.setattr(training_job, "Trainer", look)
         with pytest.raises(interrupts.Interrupted):
             get_or_run(job, place)
     return found
@@ -211,11 +210,11 @@ def _start_weights(job: Job, place: Runtime, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_same_seed_gives_all_methods_the_same_start(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(**changes: Any) -> dict[str, Tensor]:
         torch.rand(3)  # what was drawn before does not matter
-        return _start_weights(tiny(batchnorm_start=BatchNormInit.uniform, **changes), place, monkeypatch)
+        return _start_weights(tiny(batchnorm_init=BatchNormInit.uniform, **changes), place, monkeypatch)
 
     baseline = start()
-    assert same_bits(start(perturbation=NoiseConfig(a=0.05)), baseline)
-    assert same_bits(start(perturbation=NoiseConfig(a=0.1, scaling=NoiseScaling.filter)), baseline)
+    assert same_bits(start(method=NoiseConfig(a=0.05)), baseline)
+    assert same_bits(start(method=NoiseConfig(a=0.1, scaling=NoiseScaling.filter)), baseline)
     assert same_bits(start(batch=Batch(700), optimizer=SGD(lr=0.1)), baseline)
     other = start(seed=1)
     assert not any(torch.equal(other[name], baseline[name]) for name in baseline if baseline[name].ndim == 2)
@@ -223,7 +222,7 @@ def test_the_same_seed_gives_all_methods_the_same_start(place: Runtime, monkeypa
 
 def test_batchnorm_starts_at_one_or_uniformly_as_asked(place: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     one = _start_weights(tiny(), place, monkeypatch)
-    uniform = _start_weights(tiny(batchnorm_start=BatchNormInit.uniform), place, monkeypatch)
+    uniform = _start_weights(tiny(batchnorm_init=BatchNormInit.uniform), place, monkeypatch)
     differ = {name for name in one if not torch.equal(one[name], uniform[name])}
     assert differ == {"2.weight", "5.weight"}  # the BatchNorm layers of the two hidden layers
     for name in differ:
@@ -233,7 +232,7 @@ def test_batchnorm_starts_at_one_or_uniformly_as_asked(place: Runtime, monkeypat
 
 def test_a_network_that_sets_batchnorms_start_itself_keeps_it(place: Runtime) -> None:
     colours = ImageArrays(DatasetName.cifar10, (0.5,) * 3, (0.5,) * 3)
-    setup = tiny(model=ResNet(8), data=colours, batchnorm_start=BatchNormInit.uniform).settings
+    setup = tiny(model=ResNet(8), data=colours, batchnorm_init=BatchNormInit.uniform).settings
     norms = [m for m in training_job.init_model(setup, place).modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == 9
     assert all(torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
@@ -243,5 +242,5 @@ def test_training_leaves_the_global_generator_alone(place: Runtime) -> None:
     torch.manual_seed(5)
     expected = torch.rand(4)
     torch.manual_seed(5)
-    get_or_run(tiny(perturbation=NoiseConfig(a=0.05)), place)
+    get_or_run(tiny(method=NoiseConfig(a=0.05)), place)
     assert torch.equal(torch.rand(4), expected)

@@ -55,8 +55,8 @@ class FakeGPU:
 
 
 def turns_on(tmp_path: Path, device: str = "cuda", together: int | None = None) -> ConcurrencyLimit:
-    place = replace(workplace(tmp_path, engine=Engine(together=together)), device=torch.device(device))
-    return ConcurrencyLimit(place, place.concurrent_trainings)
+    runtime = replace(workplace(tmp_path, engine=Engine(concurrent_trainings=together)), device=torch.device(device))
+    return ConcurrencyLimit(runtime, runtime.concurrent_trainings)
 
 
 def trained(turns: ConcurrencyLimit, turn: Any, updates: int = 12 + 1) -> None:
@@ -128,7 +128,7 @@ class OfFolders:
     resident: bool = False
 
     @property
-    def run(self) -> Any:
+    def training_job(self) -> Any:
         return SimpleNamespace(settings=SimpleNamespace(data=self))
 
 
@@ -196,11 +196,11 @@ def fails_beside(others: int, failed: list[Job], kept: list[Any], monkeypatch: p
     """Let trainings run out of memory in their third update where more than ``others`` run at the same time."""
     watched, running = outcomes.train_job, set[Job]()
 
-    def training(job: Job, place: Runtime) -> Generator[bool, None, TrainingState]:
+    def training(job: Job, runtime: Runtime) -> Generator[bool, None, TrainingState]:
         model = torch.nn.Linear(3, 3)  # a local that the frames of the error hold
         kept.append(weakref.ref(model))
         running.add(job)
-        steps = watched(job, place)
+        steps = watched(job, runtime)
         try:
             for number in range(10**6):
                 if number == 2 and len(running) > others:
@@ -214,7 +214,7 @@ def fails_beside(others: int, failed: list[Job], kept: list[Any], monkeypatch: p
             running.discard(job)
         raise AssertionError
 
-    monkeypatch.setattr(outcomes, "training", training)
+    monkeypatch.setattr(outcomes, "train_job", training)
 
 
 def test_a_training_that_runs_out_of_memory_beside_others_is_made_with_fewer(
@@ -223,7 +223,7 @@ def test_a_training_that_runs_out_of_memory_beside_others_is_made_with_fewer(
     wanted = get_or_run(CROWD[0], workplace(tmp_path / "alone")).outcome["weights"]
     failed, kept = list[Job](), list[Any]()
     fails_beside(2, failed, kept, monkeypatch)
-    made = dict(run_jobs(CROWD, workplace(tmp_path, engine=Engine(together=4))))
+    made = dict(run_jobs(CROWD, workplace(tmp_path, engine=Engine(concurrent_trainings=4))))
     assert all(isinstance(made[job], Record) for job in CROWD)
     record = made[CROWD[0]]
     assert isinstance(record, Record)
@@ -237,13 +237,13 @@ def test_a_training_that_runs_out_of_memory_alone_fails_and_keeps_no_memory(
 ) -> None:
     failed, kept = list[Job](), list[Any]()
     fails_beside(0, failed, kept, monkeypatch)
-    place = workplace(tmp_path, engine=Engine(together=3))
+    runtime = workplace(tmp_path, engine=Engine(concurrent_trainings=3))
     gc.disable()
     try:
-        outcomes = dict(run_jobs(CROWD[:3], place))
+        outcomes = dict(run_jobs(CROWD[:3], runtime))
         assert all(isinstance(outcome, torch.OutOfMemoryError) for outcome in outcomes.values())
         assert [model() for model in kept] == [None] * len(kept), "neither the error nor a cycle holds its frames"
     finally:
         gc.enable()
     assert len(failed) == 3 + 2, "three turns became two and then one"
-    assert not any(record_of(job, place).exists() for job in CROWD[:3])
+    assert not any(record_of(job, runtime).exists() for job in CROWD[:3])

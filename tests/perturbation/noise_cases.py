@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout import SmoothOut
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
 
 LAWS = list(NoiseDistribution)
 SCALINGS = list(NoiseScaling)

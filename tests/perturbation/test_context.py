@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout import SmoothOut
-from smoothout.nn.perturbation import NoiseScaling
+from smoothout.nn.options import NoiseScaling
 
 BUFFERS = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
 

@@ -15,8 +15,9 @@ from support import FALSE_ALARM, SIGMAS
 from torch import nn
 
 from smoothout import AdaSmoothOut, SmoothOut, SmoothOutCopies
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.nn.parameters import filter_norms
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling, filter_normalize_
+from smoothout.nn.perturbation import filter_normalize_
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule, strength_factor
 
 # The laws
@@ -131,7 +132,7 @@ def test_scaling_a_nearly_vanishing_direction_stays_finite_in_float16() -> None:
         ({"a": -0.1}, "^a: .*-0.1"),
         ({"a": math.nan}, "^a: .*nan"),
         ({"a": math.inf}, "^a: .*inf"),
-        ({"law": "cauchy"}, "^law: 'cauchy' is not one of uniform, gaussian"),
+        ({"law": "cauchy"}, "^distribution: 'cauchy' is not one of uniform, gaussian"),
         ({"scaling": "layer"}, "^scaling: 'layer' is not one of none, weight, filter"),
         ({"model": nn.Linear(1, 1).requires_grad_(False)}, "^the model has no trainable parameters"),
         ({"model": nn.BatchNorm1d(1)}, "^the model has no trainable parameters outside BatchNorm"),
@@ -149,7 +150,7 @@ def test_smoothout_names_the_argument_that_it_refuses(arguments: dict[str, Any],
         ({"a": math.nan}, "^a: .*nan"),
         ({"a": 0.1, "copies": -1}, "^copies: .*-1"),
         ({"a": 0.1, "copies": 2, "denoise": False}, "^copies: .*denoise"),
-        ({"a": 0.1, "copies": 2, "course": StrengthSchedule.anneal}, "^copies: .*course"),
+        ({"a": 0.1, "copies": 2, "strength_schedule": StrengthSchedule.anneal}, "^copies: .*strength_schedule"),
     ],
 )
 def test_noise_names_the_setting_that_it_refuses(arguments: dict[str, Any], line: str) -> None:
@@ -185,7 +186,7 @@ def test_noise_settings_make_the_context_that_they_describe() -> None:
         wanted = SmoothOut(
             model,
             noise.a,
-            noise.law,
+            noise.distribution,
             scaling=noise.scaling,
             batchnorm=noise.batchnorm,
             denoise=noise.denoise,
@@ -242,12 +243,17 @@ def test_the_strength_follows_the_released_programs_courses(
 ) -> None:
     tolerance = {"abs": 5e-4} if course is StrengthSchedule.anneal else {"rel": 1e-9}
     assert strength_factor(course, step, total) == pytest.approx(factor, **tolerance)
-    assert NoiseConfig(0.2, course=course).strength_at(step, total) == pytest.approx(0.2 * factor, **tolerance)
+    assert NoiseConfig(0.2, strength_schedule=course).strength_at(step, total) == pytest.approx(
+        0.2 * factor, **tolerance
+    )
 
 
 @pytest.mark.parametrize("course", ["constant", "anneal", "tanh_rising"])
 def test_a_course_may_be_given_as_text(course: str) -> None:
-    given, wanted = NoiseConfig(0.2, course=course), NoiseConfig(0.2, course=StrengthSchedule(course))  # type: ignore[arg-type]
+    given, wanted = (
+        NoiseConfig(0.2, strength_schedule=course),
+        NoiseConfig(0.2, strength_schedule=StrengthSchedule(course)),
+    )  # type: ignore[arg-type]
     assert given.strength_at(90, 100) == wanted.strength_at(90, 100)
 
 

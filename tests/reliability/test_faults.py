@@ -198,7 +198,7 @@ def test_a_network_that_does_not_fit_is_one_line_that_says_what_takes_less(progr
         *(
             (
                 RuntimeError(text),
-                "batch.ghost, a smaller batch.size with batch.multiplier, engine.together=1 or engine.launch=eager",
+                "batch.ghost, a smaller batch.size with batch.multiplier, engine.concurrent_trainings=1 or engine.launch=eager",
             )
             for text in (
                 "CUDA out of memory. Tried to\nallocate 2 GiB",

@@ -8,7 +8,7 @@ from pathlib import Path
 from support import tree
 from train_program import SHORT, Program, records
 
-AVERAGES = (*SHORT, "analysis=averages")
+AVERAGES = (*SHORT, "analysis=running_statistics")
 
 
 def test_a_run_that_is_to_be_trained_first_is_named_with_its_cost_and_then_never_again(
@@ -24,7 +24,7 @@ def test_a_run_that_is_to_be_trained_first_is_named_with_its_cost_and_then_never
     [path] = (root / "checkpoints").glob("*.pt")
     path.unlink()
     assert script("analyze", *AVERAGES) == (0, out, [])
-    code, _, [line] = script("analyze", *AVERAGES, "analysis.weights=last")
+    code, _, [line] = script("analyze", *AVERAGES, "analysis.checkpoint=last")
     assert code == 0
     assert line == f"{run}: recorded, but its weights are not here: trained first (time: about 1 min)"
 
@@ -37,7 +37,7 @@ def test_what_is_wrong_with_an_analysis_is_said_before_anything_is_trained(root:
 
 
 def test_in_a_sweep_every_analysis_ends_with_what_tells_it_from_the_others(root: Path, script: Program) -> None:
-    code, out, _ = script("analyze", "-m", *AVERAGES, "analysis.weights=best,last")
+    code, out, _ = script("analyze", "-m", *AVERAGES, "analysis.checkpoint=best,last")
     assert code == 0
     told = [line.rpartition(" [")[2] for line in out if line.endswith("]")]
-    assert [line.rpartition(" ")[2] for line in told] == ["analysis.weights=best]", "analysis.weights=last]"]
+    assert [line.rpartition(" ")[2] for line in told] == ["analysis.checkpoint=best]", "analysis.checkpoint=last]"]

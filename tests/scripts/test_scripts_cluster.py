@@ -197,7 +197,7 @@ def handed_over(folder: Path, settings: dict[str, Any], *jobs: Job) -> dict[str,
 def test_missing_jobs_are_made_there_and_present_ones_nowhere(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.1)
     present, missing = tiny(), tiny(seed=1)
     hopeless = tiny(data=ImageArrays(DatasetName.mnist, (0.5,), (0.5,)))
     record = get_or_run(present, workplace(tmp_path))
@@ -222,7 +222,7 @@ def _killed(_: Job) -> None:
 def test_a_job_that_is_killed_is_an_error_of_its_own(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.1)
     monkeypatch.setattr("submitit.core.core.Job._results_timeout_s", 0.5)  # for which it waits for a result
     executor = cluster.executor("local", {**resources("submitit_local"), "submitit_folder": str(tmp_path / "jobs")})
     [(job, outcome)] = cluster.run_on_slurm(executor, _killed, [tiny()], workplace(tmp_path))
@@ -240,14 +240,14 @@ def test_a_job_that_ran_out_of_time_is_submitted_again_as_it_was(settings: dict[
 def test_a_table_is_made_by_the_cluster_and_rendered_here(
     root: Path, program: Program, slurm: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.1)
     overrides = ("table=quickstart", "table.sharpness=[]", "rows=['720']", "scope.profile=smoke")
     code, _, err = program("reproduce", *overrides, "hydra/launcher=slurm")
     assert code == 0, err
     assert len(records(root)) == 3
     assert slurm().count("#SBATCH --array=0-2%3") == 1
     assert "(70_2)" in "".join(err)
-    assert (root / "results" / "tables" / "quickstart-released-smoke.md").exists()
+    assert (root / "results" / "tables" / "quickstart-authors_code-smoke.md").exists()
 
 
 @pytest.mark.parametrize(

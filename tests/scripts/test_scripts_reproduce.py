@@ -30,7 +30,7 @@ def test_the_quickstart_makes_its_table_and_picture_once_and_then_only_shows_the
     first = start(*GIVEN, *arguments, script="reproduce")
     out, err = first.communicate(timeout=300)
     assert first.returncode == 0, err
-    frame = pd.read_csv(root / "results" / "tables" / "quickstart-released-smoke.csv")
+    frame = pd.read_csv(root / "results" / "tables" / "quickstart-authors_code-smoke.csv")
     accuracy = frame[frame["column"].str.contains("best|last|improvement")]
     assert set(accuracy["n"]) == {1}
     assert accuracy.loc[~accuracy["column"].str.contains("improvement"), "mean"].between(5, 100).all()
@@ -47,9 +47,9 @@ def test_the_quickstart_makes_its_table_and_picture_once_and_then_only_shows_the
 
 
 def test_a_table_without_records_renders_every_cell_as_not_run_with_its_cost(root, reproduce):
-    code, out, err = reproduce("table=table2", "run=false", "scope.regime=described")
+    code, out, err = reproduce("table=table2", "run=false", "scope.protocol=paper_text")
     assert code == 0, err
-    frame = pd.read_csv(root / "results" / "tables" / "table2-described-paper.csv")
+    frame = pd.read_csv(root / "results" / "tables" / "table2-paper_text-paper.csv")
     assert set(frame["n"]) == {0}
     assert frame["mean"].isna().all()
     published = frame.set_index(["row", "column"])["published"]
@@ -111,5 +111,5 @@ def test_missing_data_leave_out_their_own_jobs_and_sink_no_other(root, reproduce
 def test_rows_choose_what_is_run_and_the_table_keeps_all_rows(root, reproduce):
     code, _, err = reproduce("table=quickstart", "rows=['720']", "scope.profile=smoke", "table.sharpness=[]")
     assert code == 0, err
-    frame = pd.read_csv(root / "results" / "tables" / "quickstart-released-smoke.csv")
+    frame = pd.read_csv(root / "results" / "tables" / "quickstart-authors_code-smoke.csv")
     assert dict(frame.groupby("row")["n"].max()) == {"digits, 32": 0, "digits, 720": 1}

@@ -22,18 +22,18 @@ from smoothout.training.trainer import Trainer
 def test_a_sweep_finishes_what_it_can_names_what_failed_and_repeats_nothing(
     root: Path, program: Program, trainings: list[TrainingState | None]
 ) -> None:
-    sweep = ("-m", *SHORT, "seed=0,1", "perturbation.a=0,-1")
+    sweep = ("-m", *SHORT, "seed=0,1", "method.a=0,-1")
     code, out, err = program(*sweep)
     assert code == 2
     assert [record["labels"]["seed"] for record in records(root).values()] == [0, 1]
     assert [line.partition(":")[0] for line in out] == list(records(root))
     for seed, line in enumerate(out):
-        assert line.endswith(f"batch=large schedule.epochs=2 seed={seed} perturbation.a=0]")
+        assert line.endswith(f"batch=large schedule.epochs=2 seed={seed} method.a=0]")
     failed = [line for line in err if line.startswith("failed: ")]
     assert len(failed) == 2
     assert err == ["Error executing job with overrides: " + err[0].partition(": ")[2], *failed]  # the first is Hydra's
     for seed, line in enumerate(failed):
-        assert f"seed={seed} perturbation.a=-1: perturbation.a: the noise's strength must be" in line
+        assert f"seed={seed} method.a=-1: method.a: the noise's strength must be" in line
     assert len(trainings) == 2
 
     before = tree(root / "results"), tree(root / "checkpoints")
@@ -45,7 +45,7 @@ def test_a_sweep_finishes_what_it_can_names_what_failed_and_repeats_nothing(
 def test_a_sweep_in_which_nothing_fails_ends_with_code_0_and_leaves_nothing_where_it_was_started(
     root: Path, program: Program
 ) -> None:
-    code, out, err = program(*SHORT, "-m", "perturbation=none,smoothout")  # -m may stand anywhere
+    code, out, err = program(*SHORT, "-m", "method=none,smoothout")  # -m may stand anywhere
     assert (code, len(out), err) == (0, 2, [])
     assert {record["labels"]["method"] for record in records(root).values()} == {"baseline", "smoothout0.0375"}
     assert list((root / "here").iterdir()) == []
@@ -61,7 +61,7 @@ def test_a_fault_in_a_sweep_is_named_and_its_traceback_lies_in_the_logs(
             fails()
         return train(*arguments, **settings)
 
-    monkeypatch.setattr(training_job, "Training", once)
+    monkeypatch.setattr(training_job, "Trainer", once)
     code, out, err = program("-m", *SHORT, "seed=0,1,2")
     assert code == 1
     assert len(out) == 2
@@ -81,7 +81,7 @@ def test_ctrl_c_ends_the_whole_sweep(
         signal.raise_signal(signal.SIGINT)
         return train(*arguments, **settings)
 
-    monkeypatch.setattr(training_job, "Training", pressed)
+    monkeypatch.setattr(training_job, "Trainer", pressed)
     code, out, err = program("-m", *SHORT, "seed=0,1,2")
     assert (code, out) == (130, [])
     assert "stopped: by SIGINT; the same command goes on from here" in err
@@ -93,7 +93,7 @@ def test_ctrl_c_ends_the_whole_sweep(
 def test_a_sweep_over_two_processes_gives_the_records_of_a_serial_one(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sweep = ("-m", *SHORT, "seed=0,1", "perturbation.a=0.05,-1")
+    sweep = ("-m", *SHORT, "seed=0,1", "method.a=0.05,-1")
     process = start(*sweep, "hydra/launcher=local", "hydra.launcher.n_jobs=2")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 2
@@ -143,9 +143,9 @@ def test_help_names_every_choice_that_a_user_can_make(root: Path, program: Progr
     code, out, err = program("--help")
     assert (code, err) == (0, [])
     choices = {line.partition(": ")[0]: line.partition(": ")[2].split(", ") for line in out if ": " in line}
-    for group in ("model", "data", "optimizer", "schedule", "batch", "perturbation", "regime", "experiment", "profile"):
+    for group in ("model", "data", "optimizer", "schedule", "batch", "method", "protocol", "experiment", "profile"):
         assert choices[group] == sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
-    assert "  python scripts/train.py -m perturbation=none,smoothout,adasmoothout seed=0,1,2" in "\n".join(out)
+    assert "  python scripts/train.py -m method=none,smoothout,adasmoothout seed=0,1,2" in "\n".join(out)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_help_of_a_program_names_the_choices_that_it_takes_and_no_others(script:
 
 def test_the_settings_can_be_shown_without_running_anything(root: Path, program: Program) -> None:
     before = tree(root)
-    code, out, err = program("--cfg", "job", "perturbation=smoothout")
+    code, out, err = program("--cfg", "job", "method=smoothout")
     assert (code, err) == (0, [])
     assert "  a: 0.0375" in out
     assert tree(root) == before

@@ -39,7 +39,7 @@ def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> Path
 
 
 def test_a_training_leaves_its_record_and_one_line(root: Path, program: Program) -> None:
-    code, out, err = program(*SHORT, "perturbation=smoothout")
+    code, out, err = program(*SHORT, "method=smoothout")
     assert (code, err) == (0, [])
     (name,) = records(root)
     assert re.fullmatch(r"small_mlp-digits-b720-smoothout0\.0375-e2-s0-[0-9a-f]{8}", name)
@@ -71,7 +71,7 @@ def test_curves_for_tensorboard_lie_under_the_logs_folder(root: Path, program: P
 def test_a_training_that_was_killed_goes_on_and_ends_with_the_same_weights(
     root: Path, program: Program, trainings: list[TrainingState | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = (*QUIET, "perturbation=smoothout", "schedule.epochs=12", "checkpoint_seconds=0.05")
+    long = (*QUIET, "method=smoothout", "schedule.epochs=12", "checkpoint_seconds=0.05")
     process = start(*long)
     wait_for("*.pt", root / "checkpoints", process)
     time.sleep(0.05)
@@ -120,7 +120,7 @@ def test_ctrl_c_leaves_a_checkpoint_one_line_and_code_130(
         return train(*arguments, **settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_job, "Training", pressed)
+        patch.setattr(training_job, "Trainer", pressed)
         assert program(*SHORT) == (130, [], ["stopped: by SIGINT; the same command goes on from here"])
     (path,) = (root / "checkpoints").glob("*.pt")
     snapshot = checkpoint.load(path, json.loads(torch.load(path, weights_only=True)["json"])["digest"])
@@ -142,7 +142,7 @@ def test_signals_are_handled_as_before_when_the_program_is_done(root: Path, prog
 def test_a_fault_ends_with_code_1_and_its_traceback_lies_in_the_logs(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_job, "Training", fails)
+    monkeypatch.setattr(training_job, "Trainer", fails)
     log = root / "logs" / "failure.txt"
     expected = ["error: RuntimeError: a bug", f"the traceback is in {log}"]
     assert program(*SHORT) == (1, [], expected)

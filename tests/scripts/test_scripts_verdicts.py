@@ -13,7 +13,7 @@ prose: {title: My claims, introduction: About digits.}
 """
 CLAIM = """
 claims:
-  - says: Large batches do worse.
+  - statement: Large batches do worse.
     source: a guess
     rows:
       digits: {plus: ["quickstart | digits, 32 | baseline"], minus: ["quickstart | digits, 720 | baseline"]}
@@ -24,7 +24,7 @@ def own(root: Path, text: str) -> tuple[str, ...]:
     path = root / "own" / "claims" / "mine.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(f"# @package _global_\n{text}")
-    return f"--config-dir={root / 'own'}", "claims=mine", "judging.regimes=[released]", "threads=1"
+    return f"--config-dir={root / 'own'}", "claims=mine", "claim_scope.protocols=[authors_code]", "threads=1"
 
 
 def test_claims_of_ones_own_have_a_page_that_says_what_writes_it(root: Path, script: Program) -> None:
@@ -32,17 +32,19 @@ def test_claims_of_ones_own_have_a_page_that_says_what_writes_it(root: Path, scr
     assert script("verdicts", *own(root, HEAD + CLAIM)) == (0, [f"written: {path}"], [])
     page = path.read_text()
     assert page.startswith("# My claims\n\nAbout digits.")
-    assert "`python scripts/verdicts.py claims=mine 'judging.regimes=[released]'` writes this page anew." in page
+    assert (
+        "`python scripts/verdicts.py claims=mine 'claim_scope.protocols=[authors_code]'` writes this page anew." in page
+    )
     assert "No test is decided so far." in page
     assert "## Not tested so far" in page
 
 
 def test_a_page_at_another_profile_names_the_full_one_only_where_it_is(root: Path, script: Program) -> None:
     given, path = own(root, HEAD + CLAIM), root / "results" / "mine-short.md"
-    assert script("verdicts", *given, "judging.profile=short")[0] == 0
+    assert script("verdicts", *given, "claim_scope.profile=short")[0] == 0
     assert "(mine.md)" not in path.read_text()
     (root / "results" / "mine.md").touch()
-    assert script("verdicts", *given, "judging.profile=short")[0] == 0
+    assert script("verdicts", *given, "claim_scope.profile=short")[0] == 0
     assert "[mine.md](mine.md) is the page" in path.read_text()
 
 

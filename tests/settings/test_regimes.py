@@ -1,4 +1,4 @@
-"""Settings: the regimes and experiments say what their accounts say, and every choice composes."""
+"""Settings: the protocols and experiments say what their accounts say, and every choice composes."""
 
 from __future__ import annotations
 
@@ -12,60 +12,65 @@ import torch
 from composed import choices, composed
 
 from smoothout.config.experiment import build_experiment
-from smoothout.nn.batchnorm import BatchNormInit
+from smoothout.nn.options import BatchNormInit
 from smoothout.training.methods.smoothout import NoisePer, StrengthSchedule
 
 ACCOUNTS: dict[str, dict[str, Any]] = {
-    "described": {
-        "batchnorm_start": BatchNormInit.one,
+    "paper_text": {
+        "batchnorm_init": BatchNormInit.one,
         "optimizer": {"reset_every_epoch": False, "clip_norm": None, "weight_decay": 0.0},
-        "perturbation": {"draw": NoisePer.batch, "batchnorm": True, "course": StrengthSchedule.constant},
-        "data": {"border": (127, 127, 127)},
+        "method": {"noise_per": NoisePer.batch, "batchnorm": True, "strength_schedule": StrengthSchedule.constant},
+        "data": {"pad_color": (127, 127, 127)},
     },
-    "released": {
-        "batchnorm_start": BatchNormInit.uniform,
+    "authors_code": {
+        "batchnorm_init": BatchNormInit.uniform,
         "optimizer": {"reset_every_epoch": True, "clip_norm": 5.0, "weight_decay": 0.0},
-        "perturbation": {"draw": NoisePer.ghost, "batchnorm": False, "course": StrengthSchedule.constant},
-        "data": {"border": (127, 0, 0)},
+        "method": {"noise_per": NoisePer.ghost, "batchnorm": False, "strength_schedule": StrengthSchedule.constant},
+        "data": {"pad_color": (127, 0, 0)},
     },
-    "v1": {
-        "batchnorm_start": BatchNormInit.uniform,
+    "authors_code_v1": {
+        "batchnorm_init": BatchNormInit.uniform,
         "optimizer": {"reset_every_epoch": True, "clip_norm": 5.0, "weight_decay": 1e-4},
-        "perturbation": {"draw": NoisePer.ghost, "batchnorm": True, "course": StrengthSchedule.tanh_falling},
-        "data": {"border": (127, 0, 0)},
+        "method": {"noise_per": NoisePer.ghost, "batchnorm": True, "strength_schedule": StrengthSchedule.tanh_falling},
+        "data": {"pad_color": (127, 0, 0)},
     },
 }
 
 
 @pytest.mark.parametrize("name", ["f1_mnist", "c1_cifar10", "c3_cifar100"])
-@pytest.mark.parametrize("regime", ACCOUNTS)
-def test_a_regime_sets_what_its_account_says_and_nothing_else(hydra: None, regime: str, name: str) -> None:
-    overrides = [f"experiment={name}", "perturbation=smoothout"]
-    without = build_experiment(composed(*overrides, "~regime"))
-    account = ACCOUNTS[regime]
+@pytest.mark.parametrize("protocol", ACCOUNTS)
+def test_a_regime_sets_what_its_account_says_and_nothing_else(hydra: None, protocol: str, name: str) -> None:
+    overrides = [f"experiment={name}", "method=smoothout"]
+    without = build_experiment(composed(*overrides, "~protocol"))
+    account = ACCOUNTS[protocol]
     expected = dataclasses.replace(
         without,
-        batchnorm_start=account["batchnorm_start"],
+        batchnorm_init=account["batchnorm_init"],
         optimizer=dataclasses.replace(without.optimizer, **account["optimizer"]),
-        perturbation=dataclasses.replace(without.perturbation, **account["perturbation"]),
+        method=dataclasses.replace(without.method, **account["method"]),
         data=dataclasses.replace(without.data, **account["data"]),
     )
-    assert build_experiment(composed(*overrides, f"regime={regime}")) == expected
+    assert build_experiment(composed(*overrides, f"protocol={protocol}")) == expected
 
 
 def test_every_regime_is_an_account() -> None:
-    assert choices("regime") == sorted(ACCOUNTS)
+    assert choices("protocol") == sorted(ACCOUNTS)
 
 
 def test_the_released_account_is_what_one_gets_without_asking(hydra: None) -> None:
-    overrides = ["experiment=f1_mnist", "perturbation=smoothout"]
-    assert composed(*overrides) == composed(*overrides, "regime=released")
+    overrides = ["experiment=f1_mnist", "method=smoothout"]
+    assert composed(*overrides) == composed(*overrides, "protocol=authors_code")
 
 
 def test_what_is_given_by_hand_goes_before_the_regime(hydra: None) -> None:
-    overrides = ["perturbation=smoothout", "regime=v1", "perturbation.course=anneal", "optimizer.clip_norm=null"]
+    overrides = [
+        "method=smoothout",
+        "protocol=authors_code_v1",
+        "method.strength_schedule=anneal",
+        "optimizer.clip_norm=null",
+    ]
     made = build_experiment(composed(*overrides))
-    assert made.perturbation.course is StrengthSchedule.anneal
+    assert made.method.strength_schedule is StrengthSchedule.anneal
     assert made.optimizer.clip_norm is None
     assert made.optimizer.reset_every_epoch
 
@@ -102,8 +107,8 @@ def _all_built(combinations: Iterable[tuple[str, ...]]) -> int:
 
 @pytest.mark.slow
 def test_every_two_choices_compose_and_build_together(hydra: None) -> None:
-    """Experiments and perturbations in full; regimes and batches in turn, so that every two choices meet."""
-    groups = ("experiment", "perturbation", "regime", "batch")
+    """Experiments and perturbations in full; protocols and batches in turn, so that every two choices meet."""
+    groups = ("experiment", "method", "protocol", "batch")
     names = [choices(group) for group in groups]
     combinations, met = [], set()
     for i, j in itertools.product(range(len(names[0])), range(len(names[1]))):

@@ -18,14 +18,14 @@ from smoothout.config.experiment import Experiment, Profile, build_experiment
 from smoothout.config.moved import MOVED, current_name
 from smoothout.training.methods.smoothout import NoiseConfig, StrengthSchedule
 
-GROUPS = ("model", "data", "optimizer", "schedule", "batch", "perturbation", "profile", "analysis")
+GROUPS = ("model", "data", "optimizer", "schedule", "batch", "method", "profile", "analysis")
 GONE = object()
 
 
 @pytest.fixture(scope="module")
 def f1(hydra: None) -> dict[str, Any]:
     """F1 on MNIST with SmoothOut, composed."""
-    return composed("experiment=f1_mnist", "batch=large", "perturbation=smoothout")
+    return composed("experiment=f1_mnist", "batch=large", "method=smoothout")
 
 
 def changed(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
@@ -42,32 +42,32 @@ def changed(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     return config
 
 
-NOISE_KEYS = "allowed: a, law, scaling, batchnorm, denoise, draw, course, copies"
+NOISE_KEYS = "allowed: a, distribution, scaling, batchnorm, denoise, noise_per, strength_schedule, copies"
 BAD = [
     # key, value, what the line says after "key: "
-    ("perturbation.strength", 0.1, f"unknown key; {NOISE_KEYS}"),
-    ("perturbation.copys", 2, f"unknown key (did you mean copies?); {NOISE_KEYS}"),
+    ("method.strength", 0.1, f"unknown key (did you mean strength_schedule?); {NOISE_KEYS}"),
+    ("method.copys", 2, f"unknown key (did you mean copies?); {NOISE_KEYS}"),
     ("model.widht", 64, "unknown key (did you mean width?); allowed: width, depth, name"),
-    ("perturbation.a", "much", "'much' is not a number"),
-    ("perturbation.denoise", 2, "2 is not true or false"),
-    ("perturbation.copies", True, "True is not a whole number"),
+    ("method.a", "much", "'much' is not a number"),
+    ("method.denoise", 2, "2 is not true or false"),
+    ("method.copies", True, "True is not a whole number"),
     ("data.mean", ["???"], "['???'] is not a list, each a number"),
     ("profile.epochs", 1e308, "must be a share above 0, at most 1000, not 1e+308"),
-    ("perturbation.a", None, "None is not a number"),
-    ("perturbation.a", True, "True is not a number"),
-    ("perturbation.a", [0.1], "[0.1] is not a number"),
-    ("perturbation.a", math.nan, "must be finite, not nan"),
-    ("perturbation.a", "nan", "must be finite, not nan"),
-    ("perturbation.a", math.inf, "must be finite, not inf"),
-    ("perturbation.a", -0.1, "the noise's strength must be a finite number >= 0, not -0.1"),
-    ("perturbation.law", "cauchy", "'cauchy' is not one of uniform, gaussian"),
-    ("perturbation.law", None, "None is not one of uniform, gaussian"),
-    ("perturbation.scaling", "layer", "'layer' is not one of none, weight, filter"),
-    ("perturbation.draw", "step", "'step' is not one of ghost, batch"),
-    ("perturbation.course", "cosine", "'cosine' is not one of constant, anneal, tanh_rising, tanh_falling"),
-    ("perturbation.denoise", "maybe", "'maybe' is not true or false"),
-    ("perturbation.copies", -1, "must be 0 (a fresh draw every time) or a number of copies, not -1"),
-    ("perturbation.copies", 1.5, "1.5 is not a whole number"),
+    ("method.a", None, "None is not a number"),
+    ("method.a", True, "True is not a number"),
+    ("method.a", [0.1], "[0.1] is not a number"),
+    ("method.a", math.nan, "must be finite, not nan"),
+    ("method.a", "nan", "must be finite, not nan"),
+    ("method.a", math.inf, "must be finite, not inf"),
+    ("method.a", -0.1, "the noise's strength must be a finite number >= 0, not -0.1"),
+    ("method.distribution", "cauchy", "'cauchy' is not one of uniform, gaussian"),
+    ("method.distribution", None, "None is not one of uniform, gaussian"),
+    ("method.scaling", "layer", "'layer' is not one of none, weight, filter"),
+    ("method.noise_per", "step", "'step' is not one of ghost, batch"),
+    ("method.strength_schedule", "cosine", "'cosine' is not one of constant, anneal, tanh_rising, tanh_falling"),
+    ("method.denoise", "maybe", "'maybe' is not true or false"),
+    ("method.copies", -1, "must be 0 (a fresh draw every time) or a number of copies, not -1"),
+    ("method.copies", 1.5, "1.5 is not a whole number"),
     ("model.width", 0, "must be at least 1, not 0"),
     ("model.depth", 2.5, "2.5 is not a whole number"),
     ("model.depth", "???", "must be given: a whole number"),
@@ -94,9 +94,9 @@ BAD = [
     ("batch.ghost", 0, "must be null or between 1 and size = 6000, not 0"),
     ("schedule.epochs", 0, "must be at least 1, not 0"),
     ("schedule.epochs", GONE, "must be given: a whole number"),
-    ("schedule.drops", [0], "must be epochs from 1 on, not [0]"),
-    ("schedule.drops", [1.5], "[1.5] is not a list, each a whole number"),
-    ("schedule.factor", 0.0, "must be a finite number above 0, not 0.0"),
+    ("schedule.milestones", [0], "must be epochs from 1 on, not [0]"),
+    ("schedule.milestones", [1.5], "[1.5] is not a list, each a whole number"),
+    ("schedule.gamma", 0.0, "must be a finite number above 0, not 0.0"),
     ("optimizer.lr", -0.001, "must be a finite number above 0, not -0.001"),
     ("optimizer.lr", math.inf, "must be finite, not inf"),
     ("optimizer.lr", GONE, "must be given: a number"),
@@ -109,9 +109,9 @@ BAD = [
     ("seed", None, "None is not a whole number"),
     ("seed", "???", "must be given: a whole number"),
     ("precision", "float16", "'float16' is not one of float32, tf32, bfloat16"),
-    ("batchnorm_start", "zero", "'zero' is not one of one, uniform"),
+    ("batchnorm_init", "zero", "'zero' is not one of one, uniform"),
     ("seed", GONE, "is missing; a training needs"),
-    ("perturbation", GONE, "is missing; a training needs"),
+    ("method", GONE, "is missing; a training needs"),
     ("model", "f1", "must be a group of settings with a _target_, not 'f1'"),
     ("model", None, "must be a group of settings with a _target_, not None"),
     ("model._target_", "os.system", "'os.system' is no class of settings in the package smoothout"),
@@ -133,9 +133,9 @@ BAD = [
     ("model._target_", "smoothout", "'smoothout' is no class of settings"),
     ("model._target_", "smoothout_evil.models.MLP", "'smoothout_evil.models.MLP' is no class of settings"),
     (
-        "perturbation._target_",
+        "method._target_",
         "smoothout.training.batch.Batch",
-        "must be smoothout.training.methods.smoothout.Noise, not smoothout.training.batch.Batch",
+        "must be smoothout.training.methods.smoothout.NoiseConfig, not smoothout.training.batch.Batch",
     ),
     (
         "batch._target_",
@@ -193,13 +193,13 @@ def test_a_models_name_must_fit_into_a_file_name(f1: dict[str, Any], name: str) 
 
 
 def test_a_good_config_becomes_typed_settings(f1: dict[str, Any]) -> None:
-    made = build_experiment(changed(f1, "perturbation.course", "tanh_rising"))
+    made = build_experiment(changed(f1, "method.strength_schedule", "tanh_rising"))
     assert isinstance(made, Experiment)
-    assert made.perturbation == NoiseConfig(a=0.0375, course=StrengthSchedule.tanh_rising)
-    assert made.perturbation.course is StrengthSchedule.tanh_rising
+    assert made.method == NoiseConfig(a=0.0375, strength_schedule=StrengthSchedule.tanh_rising)
+    assert made.method.strength_schedule is StrengthSchedule.tanh_rising
     assert made.data.mean == (0.5,)
-    assert made.schedule.drops == ()
-    assert hash(made) == hash(build_experiment(changed(f1, "perturbation.course", "tanh_rising")))
+    assert made.schedule.milestones == ()
+    assert hash(made) == hash(build_experiment(changed(f1, "method.strength_schedule", "tanh_rising")))
 
 
 def test_the_smaller_of_two_limits_on_examples_holds(f1: dict[str, Any]) -> None:
@@ -210,9 +210,9 @@ def test_the_smaller_of_two_limits_on_examples_holds(f1: dict[str, Any]) -> None
 
 
 def test_a_profile_shortens_the_epochs_and_moves_the_drops_along(f1: dict[str, Any]) -> None:
-    config = changed(changed(f1, "schedule.drops", [100, 150]), "profile.epochs", 0.1)
+    config = changed(changed(f1, "schedule.milestones", [100, 150]), "profile.epochs", 0.1)
     made = build_experiment(config).schedule
-    assert (made.epochs, made.drops) == (20, (10, 15))
+    assert (made.epochs, made.milestones) == (20, (10, 15))
     assert build_experiment(changed(config, "profile.epochs", 1e-6)).schedule.epochs == 1
 
 
@@ -225,7 +225,7 @@ def _every_choice() -> list[dict[str, str]]:
 @pytest.mark.parametrize("chosen", _every_choice(), ids=lambda chosen: "-".join(chosen.values()))
 def test_every_yaml_file_has_the_fields_of_its_class_and_no_other(hydra: None, chosen: dict[str, str]) -> None:
     overrides = [f"{group}={name}" for group, name in chosen.items()]
-    config = composed("~regime", "~experiment", *overrides, name="analyze")
+    config = composed("~protocol", "~experiment", *overrides, name="analyze")
     for group in GROUPS:
         node = config[group]
         module, _, name = node.pop("_target_").rpartition(".")
@@ -237,13 +237,13 @@ def test_every_yaml_file_has_the_fields_of_its_class_and_no_other(hydra: None, c
 def test_every_file_of_a_group_names_itself(hydra: None) -> None:
     for group in ("model", "data"):
         for name in choices(group):
-            config = composed("~regime", "~experiment", f"{group}={name}")
+            config = composed("~protocol", "~experiment", f"{group}={name}")
             assert config[group]["name"] == name
 
 
 def test_no_noise_and_the_papers_length_are_the_classes_defaults(f1: dict[str, Any], hydra: None) -> None:
-    config = composed("~regime", "perturbation=none")
-    assert build(config["perturbation"], "perturbation") == NoiseConfig()
+    config = composed("~protocol", "method=none")
+    assert build(config["method"], "method") == NoiseConfig()
     assert build(f1["profile"], "profile") == Profile()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from smoothout.data.split import Split
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import Precision
 from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, Launch
 from smoothout.training.methods.smoothout import NoiseConfig

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from smoothout.data.augment import CropFlip
 from smoothout.data.split import Split
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.training.batch import Batch
 from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import Engine, GhostPasses
@@ -32,27 +32,29 @@ CASES: dict[str, dict[str, Any]] = {
     "baseline": {},
     "adam, made anew": {"optimizer": Adam(0.01, reset_every_epoch=True)},
     "noise of their own": {"noise": NoiseConfig(0.1)},
-    "one noise": {"noise": NoiseConfig(0.1, draw=NoisePer.batch)},
-    "gaussian, falling": {"noise": NoiseConfig(0.1, NoiseDistribution.gaussian, course=StrengthSchedule.tanh_falling)},
+    "one noise": {"noise": NoiseConfig(0.1, noise_per=NoisePer.batch)},
+    "gaussian, falling": {
+        "noise": NoiseConfig(0.1, NoiseDistribution.gaussian, strength_schedule=StrengthSchedule.tanh_falling)
+    },
     "adasmoothout": {"noise": NoiseConfig(0.2, scaling=NoiseScaling.filter, batchnorm=True)},
     "noise left in": {"noise": NoiseConfig(0.1, scaling=NoiseScaling.filter, denoise=False)},
-    "one noise left in": {"noise": NoiseConfig(0.1, draw=NoisePer.batch, denoise=False)},
+    "one noise left in": {"noise": NoiseConfig(0.1, noise_per=NoisePer.batch, denoise=False)},
     "copies": {"noise": NoiseConfig(0.1, copies=2)},
     "dropout": {"noise": NoiseConfig(0.1), "dropout": 0.5},
     "augmented": {"augmentation": CropFlip((127,))},
     "batches added up": {"noise": NoiseConfig(0.1), "batch": Batch(5, None, 4)},
     LAST_IS_ONE: {"batch": Batch(4, None, 9), "examples": 39},
-    "one pass": {"batch": Batch(6, 2, 4), "examples": 46, "engine": Engine(ghosts=GhostPasses.one_pass)},
+    "one pass": {"batch": Batch(6, 2, 4), "examples": 46, "engine": Engine(ghosts=GhostPasses.batched)},
     "one pass, noise of their own": {
         "noise": NoiseConfig(0.1),
         "batch": Batch(6, 2, 4),
         "examples": 46,
-        "engine": Engine(ghosts=GhostPasses.one_pass),
+        "engine": Engine(ghosts=GhostPasses.batched),
     },
     "one pass where a rank has whole batches": {
         "batch": Batch(8, 2, 3),
         "examples": 46,
-        "engine": Engine(ghosts=GhostPasses.one_pass),
+        "engine": Engine(ghosts=GhostPasses.batched),
     },
 }
 

@@ -39,7 +39,7 @@ def failing(error: Exception) -> Callable[..., Any]:
 
 def noisy(tiny_split: Splits, launch: Launch, together: int = 1, **changes: Any) -> Trainer:
     settings = {"noise": NoiseConfig(0.1), "optimizer": Adam(LR, clip_norm=1.0, reset_every_epoch=True), **changes}
-    return training(tiny_split, network(0.5), engine=Engine(launch, together=together), **settings)
+    return training(tiny_split, network(0.5), engine=Engine(launch, concurrent_trainings=together), **settings)
 
 
 @pytest.fixture

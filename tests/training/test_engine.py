@@ -16,7 +16,7 @@ import torch
 from engine_trainings import SIZE, Splits, network, told_recordable, training
 from torch import nn
 
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import Precision
 from smoothout.training import engine
 from smoothout.training.batch import Batch
 from smoothout.training.engine import MAX_CONCURRENT, Engine, GhostPasses, Launch, MemoryFormat, tune_malloc
@@ -31,42 +31,47 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize(
     ("device", "precision", "recordable", "found"),
     [
-        (CPU, Precision.float32, True, Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.in_turn)),
+        (
+            CPU,
+            Precision.float32,
+            True,
+            Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.sequential),
+        ),
         (
             CPU,
             Precision.bfloat16,
             True,
-            Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.in_turn),
+            Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.sequential),
         ),
         (
             CPU,
             Precision.float32,
             False,
-            Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.in_turn),
+            Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.sequential),
         ),
         (
             CUDA,
             Precision.float32,
             True,
-            Engine(Launch.graph, False, MemoryFormat.channels_first, MAX_CONCURRENT, GhostPasses.in_turn),
+            Engine(Launch.graph, False, MemoryFormat.channels_first, MAX_CONCURRENT, GhostPasses.sequential),
         ),
         (
             CUDA,
             Precision.tf32,
             True,
-            Engine(Launch.graph, False, MemoryFormat.channels_last, MAX_CONCURRENT, GhostPasses.in_turn),
+            Engine(Launch.graph, False, MemoryFormat.channels_last, MAX_CONCURRENT, GhostPasses.sequential),
         ),
         (
             CUDA,
             Precision.bfloat16,
             True,
-            Engine(Launch.graph, False, MemoryFormat.channels_last, MAX_CONCURRENT, GhostPasses.in_turn),
+            Engine(Launch.graph, False, MemoryFormat.channels_last, MAX_CONCURRENT, GhostPasses.sequential),
         ),
         (
             CUDA,
             Precision.float32,
             False,
-            Engine(Launch.eager, False, MemoryFormat.channels_first, MAX_CONCURRENT, GhostPasses.in_turn),
+            Engine(Launch.eager, False, MemoryFormat.channels_first, MAX_CONCURRENT, GhostPasses.sequential),
         ),
     ],
 )
@@ -79,11 +84,11 @@ def test_auto_is_resolved_by_device_precision_and_what_can_be_recorded(
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_what_was_chosen_stays(device: torch.device) -> None:
     for layout, together in product((MemoryFormat.channels_first, MemoryFormat.channels_last), (1, 5)):
-        chosen = Engine(Launch.eager, True, layout, together, GhostPasses.in_turn)
+        chosen = Engine(Launch.eager, True, layout, together, GhostPasses.sequential)
         assert chosen.resolved(device, Precision.float32, recordable=True) == chosen
         assert chosen.resolve_memory_format(device, Precision.bfloat16) is layout
         assert chosen.max_concurrent(device) == together
-    graph = Engine(Launch.graph, False, MemoryFormat.channels_last, 1, GhostPasses.in_turn)
+    graph = Engine(Launch.graph, False, MemoryFormat.channels_last, 1, GhostPasses.sequential)
     assert graph.resolved(CUDA, Precision.float32, recordable=True) == graph
 
 
@@ -107,19 +112,19 @@ def test_a_graph_that_cannot_be_had_is_refused_in_one_line(device: torch.device,
 @pytest.mark.parametrize("together", [0, -1])
 def test_less_than_one_training_at_a_time_is_refused_in_one_line(together: int) -> None:
     with pytest.raises(ValueError, match=f"^together: must be null or a whole number >= 1, not {together}$"):
-        Engine(together=together)
+        Engine(concurrent_trainings=together)
 
 
 @pytest.mark.parametrize("convolutions", [False, True])
 @pytest.mark.parametrize(
     ("chosen", "device", "one_noise", "found"),
     [
-        *((ghosts, device, None, "in_turn") for ghosts in GhostPasses for device in (CPU, CUDA)),
-        *(("in_turn", device, one, "in_turn") for one in (True, False) for device in (CPU, CUDA)),
-        *(("one_pass", device, one, "one_pass") for one in (True, False) for device in (CPU, CUDA)),
-        ("auto", CPU, True, "in_turn"),
-        ("auto", CPU, False, "in_turn"),
-        ("auto", CUDA, True, "one_pass"),
+        *((ghosts, device, None, "sequential") for ghosts in GhostPasses for device in (CPU, CUDA)),
+        *(("sequential", device, one, "sequential") for one in (True, False) for device in (CPU, CUDA)),
+        *(("batched", device, one, "batched") for one in (True, False) for device in (CPU, CUDA)),
+        ("auto", CPU, True, "sequential"),
+        ("auto", CPU, False, "sequential"),
+        ("auto", CUDA, True, "batched"),
         ("auto", CUDA, False, None),
     ],
 )
@@ -127,11 +132,11 @@ def test_ghost_batches_go_in_one_pass_where_it_is_chosen_and_possible(
     chosen: str, device: torch.device, one_noise: bool | None, found: str | None, convolutions: bool
 ) -> None:
     """With noise of their own, auto on CUDA asks for convolutions."""
-    engine, found = Engine(ghosts=GhostPasses(chosen)), found or ("in_turn" if convolutions else "one_pass")
+    engine, found = Engine(ghosts=GhostPasses(chosen)), found or ("sequential" if convolutions else "batched")
     told = device, Precision.float32, True, one_noise, convolutions
     assert engine.resolved(*told).ghosts is GhostPasses(found)
     compiled = replace(engine, compile=True).resolved(*told)
-    assert compiled.ghosts is GhostPasses("in_turn" if one_noise is False else found)
+    assert compiled.ghosts is GhostPasses("sequential" if one_noise is False else found)
 
 
 @pytest.mark.parametrize("convolutions", [False, True])
@@ -151,13 +156,13 @@ def test_a_training_tells_its_engine_whether_its_network_has_convolutions(
 
 
 def test_another_word_for_ghosts_is_refused_in_one_line() -> None:
-    with pytest.raises(ValueError, match=r"^ghosts: 'together' is not one of auto, in_turn, one_pass$"):
+    with pytest.raises(ValueError, match=r"^ghosts: 'together' is not one of auto, sequential, batched$"):
         Engine(ghosts="together")  # type: ignore[arg-type]
 
 
 def test_a_training_makes_its_engines_choices_and_refuses_what_it_cannot_do(tiny_split: Splits) -> None:
     choices = training(tiny_split, network(), Launch.auto).engine
-    assert choices == Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.in_turn)
+    assert choices == Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.sequential)
     with pytest.raises(ValueError, match=r"^launch: graph needs a CUDA device, not cpu; take auto or eager$"):
         training(tiny_split, network(), Launch.graph)
 

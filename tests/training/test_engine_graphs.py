@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from smoothout.common.rng import derive_seed
 from smoothout.data.augment import CropFlip
 from smoothout.nn import perturbation
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import NoiseDistribution, NoiseScaling, Precision
 from smoothout.training import checkpoint, cuda_graph, trainer
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
@@ -67,8 +66,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Engine, "resolved", also_here)
     monkeypatch.setattr(cuda_graph, "Lane", lambda device: TapeLane(events))
-    monkeypatch.setattr(perturbation, "fill_uniform", drawn_on_the_device)
-    monkeypatch.setattr(perturbation, "_at_once", lambda device: True)
+    monkeypatch.setattr(perturbation, "uniform_", drawn_on_the_device)
+    monkeypatch.setattr(perturbation, "_draws_at_once", lambda device: True)
     return events
 
 
@@ -133,16 +132,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "momentum reset and clipped": {"optimizer": SGD(8 * LR, clip_norm=0.5, reset_every_epoch=True)},
     "no momentum": {"optimizer": SGD(8 * LR, momentum=0.0), "noise": NoiseConfig(0.1)},
     "smoothout": {"noise": NoiseConfig(0.1)},
-    "smoothout, annealed": {"noise": NoiseConfig(0.1, course=StrengthSchedule.anneal)},
+    "smoothout, annealed": {"noise": NoiseConfig(0.1, strength_schedule=StrengthSchedule.anneal)},
     "noise left in, batchnorm's too": {"noise": NoiseConfig(0.01, denoise=False, batchnorm=True)},
-    "one noise left in": {"noise": NoiseConfig(0.01, draw=NoisePer.batch, denoise=False), "batch": Batch(SIZE, 2)},
-    "gaussian, falling": {"noise": NoiseConfig(0.1, NoiseDistribution.gaussian, course=StrengthSchedule.tanh_falling)},
+    "one noise left in": {"noise": NoiseConfig(0.01, noise_per=NoisePer.batch, denoise=False), "batch": Batch(SIZE, 2)},
+    "gaussian, falling": {
+        "noise": NoiseConfig(0.1, NoiseDistribution.gaussian, strength_schedule=StrengthSchedule.tanh_falling)
+    },
     "adasmoothout, rising": {
-        "noise": NoiseConfig(0.15, scaling=NoiseScaling.filter, course=StrengthSchedule.tanh_rising)
+        "noise": NoiseConfig(0.15, scaling=NoiseScaling.filter, strength_schedule=StrengthSchedule.tanh_rising)
     },
     "relative to each weight": {"noise": NoiseConfig(0.15, scaling=NoiseScaling.weight, batchnorm=True)},
     "a draw for each ghost batch": {"noise": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
-    "a draw for each batch": {"noise": NoiseConfig(0.1, draw=NoisePer.batch), "batch": Batch(SIZE, 2)},
+    "a draw for each batch": {"noise": NoiseConfig(0.1, noise_per=NoisePer.batch), "batch": Batch(SIZE, 2)},
     "dropout": {"model": lambda: network(0.5)},
     "dropout under noise": {"model": lambda: network(0.5), "noise": NoiseConfig(0.1)},
     "convolutions": {"model": convolutions, "noise": NoiseConfig(0.1)},
@@ -173,7 +174,7 @@ def test_a_recorded_training_ends_with_the_same_bits(
     assert graphs.count(0) == 3 * UPDATES
 
 
-@pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(0.1, draw=NoisePer.batch), NoiseConfig(0.1)])
+@pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(0.1, noise_per=NoisePer.batch), NoiseConfig(0.1)])
 def test_a_recorded_training_in_one_pass_ends_with_the_same_bits(
     noise: NoiseConfig, tiny_split: Splits, graphs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,9 +187,9 @@ def test_a_recorded_training_in_one_pass_ends_with_the_same_bits(
             convolutions(),
             batch=Batch(SIZE, 2),
             noise=noise,
-            engine=Engine(launch, ghosts=GhostPasses.one_pass),
+            engine=Engine(launch, ghosts=GhostPasses.batched),
         )
-        assert run.engine.ghosts is GhostPasses.one_pass
+        assert run.engine.ghosts is GhostPasses.batched
         ends.append(run.run())
     assert_same_end(*ends)
     assert graphs.count(1) == (3 if noise.a else 2)
@@ -263,7 +264,7 @@ def test_a_trainings_warm_up_leaves_no_trace(tiny_split: Splits, monkeypatch: py
 STOPPED = {
     "adam": {
         "optimizer": Adam(LR),
-        "noise": NoiseConfig(0.1, course=StrengthSchedule.anneal),
+        "noise": NoiseConfig(0.1, strength_schedule=StrengthSchedule.anneal),
         "model": lambda: network(0.5),
     },
     "momentum": {

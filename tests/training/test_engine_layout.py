@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from smoothout.common.rng import make_generator
 from smoothout.data.split import Split
 from smoothout.models.shallow import Shallow
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import NoiseDistribution, NoiseScaling, Precision
 from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, MemoryFormat
@@ -53,7 +52,7 @@ def laid_out(layout: MemoryFormat, model: nn.Module, **changes: Any) -> Trainer:
         "batch": Batch(8),
         "noise": NoiseConfig(),
         "seed": 0,
-        "engine": Engine(layout=layout),
+        "engine": Engine(memory_format=layout),
         **changes,
     }
     return Trainer(model, pictures(24), pictures(16, seed=1), **settings)

@@ -20,8 +20,8 @@ from smoothout.data import split as split_module
 from smoothout.data.split import AugmentedExamples, Split
 from smoothout.nn.copies import SmoothOutCopies
 from smoothout.nn.evaluation import EvalResult, evaluate
-from smoothout.nn.perturbation import NoiseScaling, SmoothOut
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import NoiseScaling, Precision
+from smoothout.nn.perturbation import SmoothOut
 from smoothout.training import trainer
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
@@ -42,7 +42,7 @@ def order(tiny_split: Splits, **changes: Any) -> list[list[int]]:
             return super().gather(rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(split_module, "Examples", Watched)
+        patch.setattr(split_module, "AugmentedExamples", Watched)
         run(network(dropout=changes.pop("dropout", 0.0)), tiny_split, **changes)
     return asked
 
@@ -137,8 +137,10 @@ def by_hand(model: nn.Sequential, split: Split, plan: Plan) -> list[float]:
                 if noise.copies:
                     contexts = SmoothOutCopies(SmoothOut(model, noise.a), noise.copies)
                 else:
-                    place = index if noise.draw is NoisePer.ghost else 0
-                    strength = noise.a * (1 + now) ** -0.275 if noise.course is StrengthSchedule.anneal else noise.a
+                    place = index if noise.noise_per is NoisePer.ghost else 0
+                    strength = (
+                        noise.a * (1 + now) ** -0.275 if noise.strength_schedule is StrengthSchedule.anneal else noise.a
+                    )
                     chance = make_generator(0, "noise", now, place)
                     contexts = [SmoothOut(model, strength, scaling=noise.scaling, generator=chance)]
                 for context in contexts:
@@ -162,8 +164,8 @@ def by_hand(model: nn.Sequential, split: Split, plan: Plan) -> list[float]:
         *(Plan(Another(0.01, reset_every_epoch=True, kind=kind)) for kind in ANOTHER.values()),
         Plan(SGD(0.1, 1e-3), ghost=3, drops=(1, 2)),
         Plan(SGD(0.1, reset_every_epoch=True, clip_norm=0.5), NoiseConfig(0.1), ghost=3, dropout=0.5),
-        Plan(Adam(0.01), NoiseConfig(0.1, course=StrengthSchedule.anneal), ghost=3),
-        Plan(Adam(0.01), NoiseConfig(0.1, draw=NoisePer.batch), ghost=3),
+        Plan(Adam(0.01), NoiseConfig(0.1, strength_schedule=StrengthSchedule.anneal), ghost=3),
+        Plan(Adam(0.01), NoiseConfig(0.1, noise_per=NoisePer.batch), ghost=3),
         Plan(Adam(0.01), NoiseConfig(0.15, scaling=NoiseScaling.filter), dropout=0.5),
         Plan(Adam(0.01), NoiseConfig(0.1, copies=3), ghost=2, drops=(2,), dropout=0.5),
     ],

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from smoothout.data.split import AugmentedExamples, Split
 from smoothout.nn.ghost_batchnorm import forward_ghosts
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import NoiseDistribution, NoiseScaling, Precision
 from smoothout.training import checkpoint, ghost_batches
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
@@ -57,7 +56,7 @@ def training(tiny_split: Splits, model: nn.Module, ghosts: GhostPasses, **change
 def both(tiny_split: Splits, make: Callable[[], nn.Module], **changes: Any) -> list[tuple[TrainingState, list[int]]]:
     """The ends in turn and in one pass, and how many examples each training pass of the network saw."""
     found = []
-    for ghosts in (GhostPasses.in_turn, GhostPasses.one_pass):
+    for ghosts in (GhostPasses.sequential, GhostPasses.batched):
         model, sizes = make(), list[int]()
         run = training(tiny_split, model, ghosts, **changes)
         run._network = counted(run._network, sizes)
@@ -83,8 +82,8 @@ def assert_same_end(found: TrainingState, wanted: TrainingState, rtol: float = 1
 
 NOISES = {
     "none": NoiseConfig(),
-    "one": NoiseConfig(0.1, draw=NoisePer.batch),
-    "one, of the filters' lengths": NoiseConfig(0.2, scaling=NoiseScaling.filter, draw=NoisePer.batch),
+    "one": NoiseConfig(0.1, noise_per=NoisePer.batch),
+    "one, of the filters' lengths": NoiseConfig(0.2, scaling=NoiseScaling.filter, noise_per=NoisePer.batch),
     "own": NoiseConfig(0.1),
     "own, batchnorm's too": NoiseConfig(0.1, NoiseDistribution.gaussian, batchnorm=True),
     "own, of the filters' lengths": NoiseConfig(0.2, scaling=NoiseScaling.filter),
@@ -130,7 +129,7 @@ def passes_of(tiny_split: Splits, noise: NoiseConfig, batch: Batch) -> list[int]
 
 
 def test_a_batch_is_a_pass_where_one_noise_serves_it_also_where_curvature_is_measured(tiny_split: Splits) -> None:
-    one = NoiseConfig(0.1, draw=NoisePer.batch)
+    one = NoiseConfig(0.1, noise_per=NoisePer.batch)
     assert passes_of(tiny_split, NoiseConfig(), Batch(12, 4)) == [12, 12, 12, 8]
     assert passes_of(tiny_split, one, Batch(12, 4)) == [12, 12, 12, 8]
     assert passes_of(tiny_split, one, Batch(8, 4, 2)) == [8, 8, 8, 8, 8, 4]
@@ -179,12 +178,12 @@ class Chooses(nn.Module):
     [
         (dense, NoiseConfig(0.1, copies=2), Batch(12, 4)),
         (dense, NoiseConfig(0.1, denoise=False), Batch(12, 4)),
-        (dense, NoiseConfig(0.1, denoise=False, draw=NoisePer.batch), Batch(12, 4)),
+        (dense, NoiseConfig(0.1, denoise=False, noise_per=NoisePer.batch), Batch(12, 4)),
         (lambda: dense(0.5), NoiseConfig(), Batch(12, 4)),
         (lambda: dense(0.5), NoiseConfig(0.1), Batch(12, 4)),
         (lambda: nn.Sequential(*dense(), OwnBatchNorm(3)), NoiseConfig(), Batch(12, 4)),
         (twice, NoiseConfig(), Batch(12, 4)),
-        (twice, NoiseConfig(0.1, draw=NoisePer.batch), Batch(12, 4)),
+        (twice, NoiseConfig(0.1, noise_per=NoisePer.batch), Batch(12, 4)),
         (twice, NoiseConfig(0.1), Batch(12, 4)),
         (lambda: nn.Sequential(*dense(), Chooses()), NoiseConfig(0.1), Batch(12, 4)),
         (dense, NoiseConfig(0.1), Batch(22)),
@@ -195,8 +194,8 @@ def test_what_cannot_go_in_one_pass_goes_in_turn_to_the_last_bit(
     model: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits
 ) -> None:
     assert (
-        training(tiny_split, model(), GhostPasses.one_pass, noise=noise, batch=batch).engine.ghosts
-        is GhostPasses.in_turn
+        training(tiny_split, model(), GhostPasses.batched, noise=noise, batch=batch).engine.ghosts
+        is GhostPasses.sequential
     )
     (wanted, in_turn), (found, at_once) = both(tiny_split, model, noise=noise, batch=batch)
     assert at_once == in_turn
@@ -205,21 +204,21 @@ def test_what_cannot_go_in_one_pass_goes_in_turn_to_the_last_bit(
 
 @pytest.mark.parametrize("noise", [NoiseConfig(0.0, denoise=False), NoiseConfig(0.0, copies=2)])
 def test_noise_of_no_strength_does_not_keep_ghost_batches_apart(noise: NoiseConfig, tiny_split: Splits) -> None:
-    assert training(tiny_split, dense(), GhostPasses.one_pass, noise=noise).engine.ghosts is GhostPasses.one_pass
+    assert training(tiny_split, dense(), GhostPasses.batched, noise=noise).engine.ghosts is GhostPasses.batched
 
 
 @pytest.mark.parametrize("noise", [NOISES["one"], NOISES["own"]])
 def test_a_training_in_one_pass_goes_on_to_the_same_bits(
     noise: NoiseConfig, tiny_split: Splits, tmp_path: Path
 ) -> None:
-    wanted = training(tiny_split, convolutions(), GhostPasses.one_pass, noise=noise).run()
-    first = training(tiny_split, convolutions(), GhostPasses.one_pass, noise=noise)
+    wanted = training(tiny_split, convolutions(), GhostPasses.batched, noise=noise).run()
+    first = training(tiny_split, convolutions(), GhostPasses.batched, noise=noise)
     for done, _ in enumerate(first, 1):
         if done == 6:
             checkpoint.save(tmp_path / "run.pt", first.state(), "digest")
             break
     snapshot = checkpoint.load(tmp_path / "run.pt", "digest")
-    found = training(tiny_split, convolutions(), GhostPasses.one_pass, noise=noise, resume=snapshot).run()
+    found = training(tiny_split, convolutions(), GhostPasses.batched, noise=noise, resume=snapshot).run()
     assert same_bits(wanted.model, found.model)
     assert all(found.curves[name] == wanted.curves[name] for name in CURVES)
     assert traces(found) == traces(wanted)
@@ -256,8 +255,8 @@ def test_parameters_of_two_dtypes_go_in_one_pass(noise: NoiseConfig, tiny_split:
 def test_trying_whether_a_pass_is_possible_leaves_the_model_as_it_is(tiny_split: Splits) -> None:
     model = dense().eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run = training(tiny_split, model, GhostPasses.one_pass)
-    assert run.engine.ghosts is GhostPasses.one_pass
+    run = training(tiny_split, model, GhostPasses.batched)
+    assert run.engine.ghosts is GhostPasses.batched
     assert same_bits(model.state_dict(), before)
     assert not any(module.training or module._forward_pre_hooks for module in model.modules())
 
@@ -266,12 +265,12 @@ def test_the_model_has_its_plain_layers_and_weights_between_updates(tiny_split: 
     for noise in NOISES.values():
         model = dense()
         weights = [parameter.data_ptr() for parameter in model.parameters()]
-        for _ in training(tiny_split, model, GhostPasses.one_pass, noise=noise):
+        for _ in training(tiny_split, model, GhostPasses.batched, noise=noise):
             assert type(model[2]) is nn.BatchNorm1d
             assert [parameter.data_ptr() for parameter in model.parameters()] == weights
 
 
-@pytest.mark.parametrize(("ghosts", "size"), [(GhostPasses.in_turn, 4), (GhostPasses.one_pass, 12)])
+@pytest.mark.parametrize(("ghosts", "size"), [(GhostPasses.sequential, 4), (GhostPasses.batched, 12)])
 def test_images_are_taken_when_it_is_their_turn(
     ghosts: GhostPasses, size: int, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,7 +281,7 @@ def test_images_are_taken_when_it_is_their_turn(
         events.append(("taken", len(rows)))
         return take(self, rows)
 
-    monkeypatch.setattr(AugmentedExamples, "take", look)
+    monkeypatch.setattr(AugmentedExamples, "gather", look)
     model = dense()
     model.register_forward_pre_hook(lambda module, given: events.append(("passed", len(given[0]))))
     run = training(tiny_split, model, ghosts, batch=Batch(12, 4, 2))
@@ -295,9 +294,9 @@ def test_a_compiled_network_takes_ghost_batches_in_one_pass(
     tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    wanted = training(tiny_split, dense(), GhostPasses.in_turn, noise=NOISES["one"]).run()
+    wanted = training(tiny_split, dense(), GhostPasses.sequential, noise=NOISES["one"]).run()
     run = training(
-        tiny_split, dense(), GhostPasses.one_pass, noise=NOISES["one"], engine=Engine(compile=True, ghosts="one_pass")
+        tiny_split, dense(), GhostPasses.batched, noise=NOISES["one"], engine=Engine(compile=True, ghosts="batched")
     )
-    assert run.engine.ghosts is GhostPasses.one_pass
+    assert run.engine.ghosts is GhostPasses.batched
     assert_same_end(run.run(), wanted)

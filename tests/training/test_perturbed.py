@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from smoothout import SmoothOut
 from smoothout.common.rng import make_generator
 from smoothout.data.split import Split
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, GhostPasses
@@ -47,7 +47,7 @@ def training(tiny_split: Splits, model: nn.Module, noise: NoiseConfig, **changes
 )
 @pytest.mark.parametrize(("ghost", "multiplier"), [(None, 1), (3, 1), (3, 3)])
 @pytest.mark.parametrize("draw", NoisePer)
-@pytest.mark.parametrize("ghosts", [GhostPasses.in_turn, GhostPasses.one_pass])
+@pytest.mark.parametrize("ghosts", [GhostPasses.sequential, GhostPasses.batched])
 def test_the_recorded_curvature_is_theta_times_gradient_over_the_variance(
     *,
     tiny_split: Splits,
@@ -60,7 +60,7 @@ def test_the_recorded_curvature_is_theta_times_gradient_over_the_variance(
 ) -> None:
     """An epoch by hand: every update's first ghost batch, its own gradient and noise, or the mean gradient of all ghost
     batches where they have one noise; the last update is smaller."""
-    noise, batch = NoiseConfig(0.1, law, draw=draw), Batch(SIZE, ghost, multiplier)
+    noise, batch = NoiseConfig(0.1, law, noise_per=draw), Batch(SIZE, ghost, multiplier)
     run = training(tiny_split, network(), noise, batch=batch, schedule=Schedule(1), engine=Engine(ghosts=ghosts))
     found, model, split = run.run().curvature, network().train(), tiny_split(EXAMPLES)
     optimizer = Adam(0.01).build(list(model.parameters()))
@@ -172,7 +172,7 @@ def test_noise_that_stays_in_is_added_once_a_draw(tiny_split: Splits, draw: Nois
         with SmoothOut(wanted, a, denoise=False, generator=make_generator(4, "noise", 0, ghost)):
             pass
     settings = {"optimizer": SGD(1e-30, momentum=0.0), "schedule": Schedule(1), "batch": Batch(32, 32 // ghosts)}
-    noise = NoiseConfig(a, denoise=False, draw=draw)
+    noise = NoiseConfig(a, denoise=False, noise_per=draw)
     Trainer(model, tiny_split(32), tiny_split(4), noise=noise, seed=4, **settings).run()
     assert all(torch.equal(p, w) for p, w in zip(model.parameters(), wanted.parameters(), strict=True))
     moved = torch.cat([(p.detach() - w).flatten() for p, w in zip(model.parameters(), before, strict=True)])

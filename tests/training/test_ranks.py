@@ -46,7 +46,7 @@ def one_update(ranks: ProcessGroup) -> dict[str, Tensor]:
 
 
 def photographed(ranks: ProcessGroup, folder: Path) -> TrainingState:
-    data = ImageFolder(Collection.imagenette, (0.5,) * 3, (0.5,) * 3, side=4, short=6, workers=2)
+    data = ImageFolder(Collection.imagenette, (0.5,) * 3, (0.5,) * 3, crop_size=4, resize_size=6, workers=2)
     train_split, test_split, _ = data.load(folder, CPU)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
@@ -76,7 +76,7 @@ def test_three_processes_end_where_one_ends(three: Crew, name: str, monkeypatch:
 def assert_same_end(crew: Crew, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Running averages and the curvature of the noise included; every rank has the same bits."""
     monkeypatch.setattr(trainer, "CURVATURE_DRAWS", 1)
-    monkeypatch.setattr(trainer, "evaluation_batch", lambda device: 3)
+    monkeypatch.setattr(trainer, "eval_batch_size", lambda device: 3)
     wanted = end(ProcessGroup(), name)
     first, *others = crew(end, name)
     assert_close(first.model, wanted.model, 1e-11)
@@ -102,7 +102,7 @@ def test_ranks_have_noise_of_their_own_unless_they_share_one() -> None:
     drawn = {}
     for draw in NoisePer:
         for ranks in (ProcessGroup(0, 2), ProcessGroup(1, 2)):
-            run = training(ranks, noise=NoiseConfig(0.1, draw=draw))
+            run = training(ranks, noise=NoiseConfig(0.1, noise_per=draw))
             run._perturb.set_update(0)
             ghost = ranks.shard(4).start
             with run._perturb(ghost)[0] as context:
@@ -155,7 +155,7 @@ def test_a_recorded_update_is_not_shared() -> None:
     class Spied(Engine):
         def resolved(self, device: Any, precision: Any, recordable: bool, *more: Any) -> Engine:
             found.append(recordable)
-            return replace(Engine(Launch.eager), ghosts=GhostPasses.in_turn)
+            return replace(Engine(Launch.eager), ghosts=GhostPasses.sequential)
 
     for ranks in (ProcessGroup(), ProcessGroup(0, 2)):
         training(ranks, engine=Spied())
@@ -176,7 +176,7 @@ def test_each_rank_reads_its_own_photographs_and_all_end_where_one_ends(two: Cre
 
 def test_what_ranks_are_told_to_read_ahead_is_each_ones_share_of_every_update(monkeypatch: pytest.MonkeyPatch) -> None:
     told = []
-    monkeypatch.setattr(trainer, "passes", None)  # nothing is computed
+    monkeypatch.setattr(trainer, "plan_passes", None)  # nothing is computed
     for ranks in (ProcessGroup(), ProcessGroup(0, 2), ProcessGroup(1, 2)):
         run = training(ranks)
         run._examples.prefetch = lambda order, start: told.append((order.tolist(), start)) or order  # type: ignore[method-assign]

@@ -39,7 +39,7 @@ def test_training_longer_multiplies_epochs_and_drops_by_the_same_number(
 ) -> None:
     short = Schedule(epochs, drops, factor)
     long = short.scaled(times)
-    assert (long.epochs, long.drops, long.factor) == (times * epochs, tuple(times * drop for drop in drops), factor)
+    assert (long.epochs, long.milestones, long.gamma) == (times * epochs, tuple(times * drop for drop in drops), factor)
     for epoch in range(0, epochs, 7):
         assert long.lr_factor(times * epoch, BATCH) == short.lr_factor(epoch, BATCH)
 
@@ -49,7 +49,7 @@ def test_a_share_of_a_schedule_keeps_its_shape_to_half_an_epoch(
     epochs: int, drops: tuple[int, ...], share: float
 ) -> None:
     part = Schedule(epochs, drops).scaled(share)
-    for whole, scaled in zip((epochs, *drops), (part.epochs, *part.drops), strict=True):
+    for whole, scaled in zip((epochs, *drops), (part.epochs, *part.milestones), strict=True):
         assert scaled == 1 or abs(scaled - share * whole) <= 0.5
         assert scaled >= 1
 
@@ -60,7 +60,7 @@ def test_a_simplified_schedule_has_the_same_learning_rates(epochs: int, drops: t
     plain = whole.canonicalized()
     assert plain.epochs == epochs
     assert [plain.lr_factor(e, BATCH) for e in range(epochs)] == [whole.lr_factor(e, BATCH) for e in range(epochs)]
-    assert list(plain.drops) == sorted(plain.drops)
+    assert list(plain.milestones) == sorted(plain.milestones)
     assert plain.canonicalized() == plain
 
 
@@ -73,10 +73,10 @@ def test_drops_that_are_never_reached_and_an_idle_factor_do_not_count() -> None:
     ("arguments", "name"),
     [
         ({"epochs": 0}, "epochs"),
-        ({"drops": (3, 0)}, "drops"),
-        ({"factor": 0.0}, "factor"),
-        ({"factor": math.nan}, "factor"),
-        ({"factor": math.inf}, "factor"),
+        ({"milestones": (3, 0)}, "milestones"),
+        ({"gamma": 0.0}, "factor"),
+        ({"gamma": math.nan}, "factor"),
+        ({"gamma": math.inf}, "factor"),
     ],
 )
 def test_a_schedule_names_the_setting_that_it_refuses(arguments: dict[str, Any], name: str) -> None:
@@ -103,19 +103,19 @@ def test_the_published_learning_rates_come_from_batch_multiplier_and_ghost_batch
 
 
 def test_a_shorter_schedule_of_the_same_shape_has_a_shorter_warm_up() -> None:
-    whole = Schedule(90, (30, 60), lr_scaling=LrScaling.sqrt, warm_up=5)
-    assert whole.scaled(0.2) == replace(whole, epochs=18, drops=(6, 12), warm_up=1)
-    assert whole.scaled(0.01).warm_up == 1
-    assert Schedule(90, (30,)).scaled(0.1).warm_up == 0
+    whole = Schedule(90, (30, 60), lr_scaling=LrScaling.sqrt, warmup_epochs=5)
+    assert whole.scaled(0.2) == replace(whole, epochs=18, milestones=(6, 12), warmup_epochs=1)
+    assert whole.scaled(0.01).warmup_epochs == 1
+    assert Schedule(90, (30,)).scaled(0.1).warmup_epochs == 0
 
 
 def test_another_reference_than_the_ghost_batch_can_be_named() -> None:
     """AlexNet's small batch is 256, its ghost batch 128."""
-    assert Schedule(60, lr_scaling=LrScaling.linear, lr_reference=256).lr_scale(Batch(2048, 128, 8)) == 64
+    assert Schedule(60, lr_scaling=LrScaling.linear, base_batch_size=256).lr_scale(Batch(2048, 128, 8)) == 64
 
 
 def test_warm_up_rises_in_a_straight_line_from_the_unscaled_learning_rate_and_then_drops_as_ever() -> None:
-    schedule = Schedule(20, (10,), lr_scaling=LrScaling.linear, warm_up=5)
+    schedule = Schedule(20, (10,), lr_scaling=LrScaling.linear, warmup_epochs=5)
     batch = Batch(1024, 128)
     wanted = {0: 1.0, 2.5: 4.5, 4.9: 1 + 7 * 0.98, 5: 8.0, 9.9: 8.0, 10: 0.8}
     assert {epoch: schedule.lr_factor(epoch, batch) for epoch in wanted} == pytest.approx(wanted)
@@ -123,7 +123,11 @@ def test_warm_up_rises_in_a_straight_line_from_the_unscaled_learning_rate_and_th
 
 @pytest.mark.parametrize(
     ("arguments", "name"),
-    [({"warm_up": 5}, "warm_up"), ({"warm_up": -1}, "warm_up"), ({"lr_reference": 0}, "lr_reference")],
+    [
+        ({"warmup_epochs": 5}, "warmup_epochs"),
+        ({"warmup_epochs": -1}, "warmup_epochs"),
+        ({"base_batch_size": 0}, "base_batch_size"),
+    ],
 )
 def test_scaling_that_makes_no_sense_is_refused(arguments: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}: "):
@@ -131,5 +135,5 @@ def test_scaling_that_makes_no_sense_is_refused(arguments: dict[str, Any], name:
 
 
 def test_what_scales_nothing_is_no_part_of_a_schedule() -> None:
-    assert Schedule(5, lr_reference=128).canonicalized() == Schedule(5)
+    assert Schedule(5, base_batch_size=128).canonicalized() == Schedule(5)
     assert Schedule(5, lr_scaling=LrScaling.sqrt).canonicalized() == Schedule(5, lr_scaling=LrScaling.sqrt)

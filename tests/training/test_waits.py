@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from smoothout.nn import perturbation
-from smoothout.nn.perturbation import NoiseScaling
+from smoothout.nn.options import NoiseScaling
 from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, GhostPasses
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
@@ -28,14 +28,14 @@ OTHERS: dict[str, dict[str, Any]] = {
     "several batches an update": {"noise": NoiseConfig(0.1), "batch": Batch(3, None, 2)},
     "ghost batches in one pass": {
         "model": convolutions,
-        "noise": NoiseConfig(0.1, draw=NoisePer.batch),
+        "noise": NoiseConfig(0.1, noise_per=NoisePer.batch),
         "batch": Batch(SIZE, 2),
-        "engine": Engine(ghosts=GhostPasses.one_pass),
+        "engine": Engine(ghosts=GhostPasses.batched),
     },
     "own noise in one pass": {
         "noise": NoiseConfig(0.1, scaling=NoiseScaling.filter),
         "batch": Batch(SIZE, 2),
-        "engine": Engine(ghosts=GhostPasses.one_pass),
+        "engine": Engine(ghosts=GhostPasses.batched),
     },
     "uncorrected epsilon": {"optimizer": Adam(0.01, epsilon=Epsilon.uncorrected)},
 }
@@ -59,11 +59,11 @@ class Waits(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", [*METHODS, *OTHERS])
 def test_no_eager_update_waits_for_its_device(kind: str, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(perturbation, "fill_uniform", drawn_on_the_device)
+    monkeypatch.setattr(perturbation, "uniform_", drawn_on_the_device)
     settings = {"model": network, **{**METHODS, **OTHERS}[kind]}
     steps = iter(training(tiny_split, settings.pop("model")(), **settings))
     next(steps)  # which alone looks for chance that nobody seeds
-    monkeypatch.setattr(NoiseContexts, "watched", lambda self: nullcontext())
+    monkeypatch.setattr(NoiseContexts, "check_rng_use", lambda self: nullcontext())
     with Waits() as waits:
         next(steps)
     assert waits.found == []

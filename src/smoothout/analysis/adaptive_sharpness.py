@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +16,11 @@ from torch.nn import functional as F
 from smoothout.analysis.box import Box, random_point
 from smoothout.analysis.device_memory import SEARCH_VECTORS, vectors_device
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_counts, check_width
+from smoothout.analysis.options import Norm
 from smoothout.analysis.sharpness import PINNED, BoxObjective, Point, projected_ascent, sign_step
 from smoothout.common.enums import parse_enum
 from smoothout.common.rng import make_generator
 from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters
-
-
-class Norm(StrEnum):
-    """The region for z = delta / |w|: a box, max |z_i| <= rho, or a ball, ||z||_2 <= rho."""
-
-    linf = "linf"
-    l2 = "l2"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 import torch
@@ -22,27 +21,14 @@ from smoothout.analysis.compatibility import (
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches
 from smoothout.analysis.jobs.base import linspace
 from smoothout.analysis.mean_loss import accumulator_for
+from smoothout.analysis.options import InterpolationPath, RunningStats
+from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
 from smoothout.nn.batchnorm import recalibrate_batchnorm
 from smoothout.nn.evaluation import ClassificationMetrics, MetricAccumulator, evaluate
 from smoothout.nn.parameters import BATCHNORM, clear_weight_caches, concatenate
 
 PUBLISHED_ALPHAS = tuple(linspace(-1.0, 2.0, 31))
-
-
-class InterpolationPath(StrEnum):
-    """The way from the first network, alpha = 0, to the second, alpha = 1; beyond them it goes on."""
-
-    linear = "linear"
-    curvilinear = "curvilinear"
-
-
-class RunningStats(StrEnum):
-    """What BatchNorm's running averages are on the way."""
-
-    interpolated = "interpolated"  # as all other weights: what SmoothOut's authors do
-    kept = "kept"  # the first network's
-    recomputed = "recomputed"  # measured anew at each point; nearest to Keskar et al., who use each batch's own
 
 
 class LinePoint(NamedTuple):
@@ -89,6 +75,7 @@ _AVERAGES = ("running_mean", "running_var")
 _SHARES = {InterpolationPath.linear: linear, InterpolationPath.curvilinear: curvilinear}
 
 
+@renamed_arguments(averages="running_stats", averages_from="running_stats_from")
 def interpolate(
     first: nn.Module,
     second: nn.Module,
@@ -96,8 +83,8 @@ def interpolate(
     alphas: Iterable[float] = PUBLISHED_ALPHAS,
     *,
     path: InterpolationPath | str = InterpolationPath.linear,
-    averages: RunningStats | str = RunningStats.interpolated,
-    averages_from: Batches | None = None,
+    running_stats: RunningStats | str = RunningStats.interpolated,
+    running_stats_from: Batches | None = None,
     loss: Loss | None = None,
     weight: Weight | None = None,
     tick: Tick = lambda: None,
@@ -114,7 +101,9 @@ def interpolate(
     check_batches("batches", batches)
     tally = accumulator_for(loss, weight)
     points = []
-    for stop in iterate_path(first, second, alphas, path=path, averages=averages, averages_from=averages_from):
+    for stop in iterate_path(
+        first, second, alphas, path=path, running_stats=running_stats, running_stats_from=running_stats_from
+    ):
         points.append(stop.measured(batches, tally))
         tick()
     return points
@@ -126,15 +115,15 @@ def iterate_path(
     alphas: Iterable[float] = PUBLISHED_ALPHAS,
     *,
     path: InterpolationPath | str = InterpolationPath.linear,
-    averages: RunningStats | str = RunningStats.interpolated,
-    averages_from: Batches | None = None,
+    running_stats: RunningStats | str = RunningStats.interpolated,
+    running_stats_from: Batches | None = None,
 ) -> Iterator[PathPoint]:
     """The network at each alpha: the whole state dict mixed as ``path`` says, but for counters and constants.
 
     A constant is a buffer that is the same in both networks, such as a mask or what inputs are normalised by.
 
     BatchNorm's running averages are mixed too (``interpolated``), or ``kept`` as ``first`` has them, or
-    ``recomputed`` at each point from ``averages_from`` (training batches; see `recalibrate_batchnorm`). Mixed, a
+    ``recomputed`` at each point from ``running_stats_from`` (training batches; see `recalibrate_batchnorm`). Mixed, a
     running variance can fall below zero outside [0, 1]: such a point has no value and says how many channels it
     concerns.
 
@@ -151,20 +140,20 @@ def iterate_path(
             nothing to recompute them from, or for one pass only.
     """
     shares = _SHARES[parse_enum(InterpolationPath, "path", path)]
-    averages = parse_enum(RunningStats, "averages", averages)
+    running_stats = parse_enum(RunningStats, "running_stats", running_stats)
     reject_hook_spectral_norm(first)
-    if averages is RunningStats.recomputed:
-        if averages_from is None:
-            raise ValueError("averages_from: recomputed averages need batches")
-        check_batches("averages_from", averages_from)
+    if running_stats is RunningStats.recomputed:
+        if running_stats_from is None:
+            raise ValueError("running_stats_from: recomputed averages need batches")
+        check_batches("running_stats_from", running_stats_from)
     starts, ends = first.state_dict(), second.state_dict()
     check_same_architecture(starts, ends)
     check_same_ties_and_buffers(first, second)
     gathered = [name for name in starts if name.endswith(_AVERAGES)]
-    if averages is RunningStats.recomputed:  # those of other layers than BatchNorm's are not
+    if running_stats is RunningStats.recomputed:  # those of other layers than BatchNorm's are not
         layers = {name for name, module in first.named_modules() if isinstance(module, BATCHNORM)}
         gathered = [name for name in gathered if name.rpartition(".")[0] in layers]
-    left = [] if averages is RunningStats.interpolated else gathered
+    left = [] if running_stats is RunningStats.interpolated else gathered
     buffers = [name for name, _ in first.named_buffers() if name in starts and not name.endswith(_AVERAGES)]
     left += equal_entries(starts, ends, buffers)
     between = deepcopy_model(first)
@@ -175,8 +164,8 @@ def iterate_path(
         clear_weight_caches()
         if all(shares(alpha)):
             refresh_spectral_norms(between)
-        if averages is RunningStats.recomputed and averages_from is not None:
-            recalibrate_batchnorm(between, averages_from)
+        if running_stats is RunningStats.recomputed and running_stats_from is not None:
+            recalibrate_batchnorm(between, running_stats_from)
         yield PathPoint(
             float(alpha), between, _negative(w for name, w in weights.items() if name.endswith("running_var"))
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_counts
 from smoothout.analysis.jobs.base import linspace
 from smoothout.analysis.mean_loss import accumulator_for
+from smoothout.analysis.options import BiasDirection
 from smoothout.common.enums import parse_enum
 from smoothout.common.rng import make_generator
 from smoothout.nn.evaluation import EvalResult, evaluate
@@ -23,13 +23,6 @@ from smoothout.nn.perturbation import filter_normalize_
 Directions = Sequence[Sequence[Tensor]]  # each one tensor a trainable parameter, in its shape
 
 PUBLISHED_ALPHAS = tuple(linspace(-1.0, 1.0, 21))
-
-
-class BiasDirection(StrEnum):
-    """What a direction is in one-dimensional tensors: biases, BatchNorm's weight and bias."""
-
-    scaled = "scaled"  # each number is a filter: +-|w_i|, as in the program of SmoothOut's authors
-    zero = "zero"  # they stay as they are, as in Li et al.
 
 
 class LandscapePoint(NamedTuple):

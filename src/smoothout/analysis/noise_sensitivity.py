@@ -22,13 +22,15 @@ from smoothout.analysis.empirical_risk import (
     iter_pairs,
 )
 from smoothout.analysis.mean_loss import accumulator_for
+from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
 from smoothout.common.estimates import standard_error
 from smoothout.common.pass_cache import cached_pass
 from smoothout.common.rng import make_generator
 from smoothout.nn.evaluation import EvalResult
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.nn.parameters import clear_weight_caches, parameters_to_vector, preserve_state, trainable_parameters
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling, SmoothOut, check_strength
+from smoothout.nn.perturbation import SmoothOut, check_strength
 
 
 class NoisePoint(NamedTuple):
@@ -41,12 +43,13 @@ class NoisePoint(NamedTuple):
     accuracy_error: float | None = None
 
 
+@renamed_arguments(law="distribution")
 def noise_curve(
     model: nn.Module,
     batches: Batches,
     strengths: Iterable[float],
     *,
-    law: NoiseDistribution | str = NoiseDistribution.uniform,
+    distribution: NoiseDistribution | str = NoiseDistribution.uniform,
     scaling: NoiseScaling | str = NoiseScaling.none,
     draws: int = 1,
     seed: int = 0,
@@ -65,7 +68,7 @@ def noise_curve(
         model: the trained network.
         batches: pairs (inputs, targets); gone through once a draw.
         strengths: the values of a.
-        law: "uniform" (U(-a, a)) or "gaussian" (N(0, a^2)).
+        distribution: "uniform" (U(-a, a)) or "gaussian" (N(0, a^2)).
         scaling: "none", "weight" or "filter" (a is then a share of each weight, or of each filter's norm).
         draws: how many times each batch is measured; the standard errors are over these.
         seed: of the noise.
@@ -87,7 +90,10 @@ def noise_curve(
     curves = []
     with preserve_state(model), torch.no_grad():
         model.eval()
-        context, parameters = SmoothOut(model, 1.0, law, scaling=scaling, batchnorm=True), trainable_parameters(model)
+        context, parameters = (
+            SmoothOut(model, 1.0, distribution, scaling=scaling, batchnorm=True),
+            trainable_parameters(model),
+        )
         clean = [parameter.clone() for parameter in parameters]
 
         def measured(draw: int) -> Tensor:

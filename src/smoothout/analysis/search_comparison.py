@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from itertools import count
 
 import torch
@@ -12,26 +11,10 @@ from torch import Tensor, nn
 from smoothout.analysis.box import Box, box_around, random_point
 from smoothout.analysis.device_memory import SEARCH_VECTORS, vectors_device
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, check_batches
-from smoothout.analysis.sharpness import (
-    LBFGSB,
-    BoxObjective,
-    Convention,
-    Point,
-    check_search,
-    percent,
-    projected_ascent,
-    search,
-)
+from smoothout.analysis.options import Convention, SearchMethod
+from smoothout.analysis.sharpness import LBFGSB, BoxObjective, Point, check_search, percent, projected_ascent, search
 from smoothout.common.rng import make_generator
 from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters, vector_to_parameters
-
-
-class SearchMethod(StrEnum):
-    """A search that goes on until its evaluations are spent."""
-
-    as_written = "as_written"  # L-BFGS-B as Keskar et al. write it, without a limit on its iterations
-    scaled = "scaled"  # L-BFGS-B with variables and objective scaled to the box, tolerances that cannot stop early
-    ascents = "ascents"  # projected sign ascents, from x and then from random points of the box
 
 
 @dataclass(frozen=True)

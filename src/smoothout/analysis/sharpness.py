@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from typing import Any, cast
 
 import numpy as np
@@ -31,23 +30,13 @@ from smoothout.analysis.empirical_risk import (
     check_width,
     machine_epsilon,
 )
+from smoothout.analysis.options import Convention
 from smoothout.common.enums import parse_enum
 from smoothout.common.rng import make_generator
 from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters, vector_to_parameters
 
 RANDOM_STARTS = 2  # of each `converged` search, beside its first start
 PINNED = 1e-9  # this near to a bound, in half-widths, a coordinate lies on it
-
-
-class Convention(StrEnum):
-    """Whose search for the maximum is followed; `sharpness` says what each does."""
-
-    converged = "converged"
-    keskar = "keskar"
-    released = "released"
-
-
-EVALUATIONS = {Convention.converged: 5, Convention.keskar: 1, Convention.released: 5}  # an iteration, as measured on F1
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from smoothout.benchmark.timing import Work
 from smoothout.common.torchvision_compat import import_torchvision
 from smoothout.data.crops import Crop
 from smoothout.data.image_folder import ImageFolder
-from smoothout.nn.precision import Precision, precision_context
+from smoothout.nn.options import Precision
+from smoothout.nn.precision import precision_context
 
 
 class GreyImages(Dataset[tuple[Tensor, int]]):
@@ -105,9 +106,9 @@ def photographs_by_loader(folder: Path, data: ImageFolder, batch: int, device: s
     import_torchvision()
     from torchvision import datasets, transforms  # noqa: PLC0415  (must come after the call above)
 
-    cut = [transforms.RandomResizedCrop(data.side)]
+    cut = [transforms.RandomResizedCrop(data.crop_size)]
     if data.augment is Crop.crop_flip:
-        cut = [transforms.Resize(data.short), transforms.RandomCrop(data.side)]
+        cut = [transforms.Resize(data.resize_size), transforms.RandomCrop(data.crop_size)]
     normalise = transforms.Normalize(data.mean, data.std)
     whole = [*cut, transforms.RandomHorizontalFlip(), transforms.ToTensor(), normalise]
     tree = datasets.ImageFolder(str(folder), transforms.Compose(whole))

@@ -24,9 +24,8 @@ from smoothout.benchmark.timing import SubprocessWork, Work, compare, seconds, w
 from smoothout.data.split import Split
 from smoothout.models.mlp import MLP
 from smoothout.models.shallow import Shallow
+from smoothout.nn.options import NoiseScaling, Precision
 from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters
-from smoothout.nn.perturbation import NoiseScaling
-from smoothout.nn.precision import Precision
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.engine import Engine, MemoryFormat
@@ -165,7 +164,7 @@ def _fastest(
     precisions = [Precision.float32, *([Precision.bfloat16] if _has_bfloat16(device) else [])]
     candidates = {
         f"{precision}, {layout}": updates(
-            setup, device, examples=examples, precision=precision, engine=Engine(layout=layout)
+            setup, device, examples=examples, precision=precision, engine=Engine(memory_format=layout)
         )
         for precision, layout in product(precisions, layouts)
     }

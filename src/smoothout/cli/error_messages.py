@@ -18,10 +18,10 @@ from smoothout.config.build import unknown_key
 
 WRONG_INPUT = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 _TRAILERS = ("Config search path", "full_key:", "object_type=", "Set the environment variable", "To append to your")
-_WITHOUT_KEYS = ("experiment", "regime")  # groups that set the keys of others
+_WITHOUT_KEYS = ("experiment", "protocol")  # groups that set the keys of others
 _INSTEAD = {
-    "reproduce": {"regime": "scope.regime", "profile": "scope.profile"},
-    "verdicts": {"regime": "judging.regimes", "profile": "judging.profile"},
+    "reproduce": {"protocol": "scope.protocol", "profile": "scope.profile"},
+    "verdicts": {"protocol": "claim_scope.protocols", "profile": "claim_scope.profile"},
 }
 _NO_CHOICE = re.compile(r"Could not override '([^']+)'\. No match in the defaults list\.")
 

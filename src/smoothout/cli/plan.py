@@ -43,7 +43,7 @@ class Target(Protocol):
     def plan(self) -> dict[str, dict[Job, float | None]]: ...  # noqa: D102
 
 
-def plan_and_run(wanted: Sequence[Target], place: Runtime, carry_out: JobRunner = run_jobs) -> JobsFailedError | None:
+def plan_and_run(wanted: Sequence[Target], runtime: Runtime, carry_out: JobRunner = run_jobs) -> JobsFailedError | None:
     """Show the plan and make what is missing, trainings first, by ``carry_out``.
 
     A job that fails is named at the end and sinks none but those that build on it. Data that are not here are said
@@ -51,18 +51,18 @@ def plan_and_run(wanted: Sequence[Target], place: Runtime, carry_out: JobRunner 
     be shown before. Raises DataError where no missing job has its data.
     """
     unique = {job.digest: job for one in wanted for job in one.jobs()}.values()
-    lacking = _lacking(unique, place) if carry_out is run_jobs else {}
+    lacking = _lacking(unique, runtime) if carry_out is run_jobs else {}
     for error in lacking.values():
         app.report_error(error)
     jobs = [job for job in unique if _data(job) not in lacking]
-    _plan(wanted, place, lacking)
+    _plan(wanted, runtime, lacking)
     code, failed = 2 if lacking else 0, dict[str, str]()
     trainings, analyses = ([job for job in jobs if bool(job.dependencies) is analysis] for analysis in (False, True))
     possible = (job for job in analyses if not any(one.digest in failed for one in job.dependencies))
-    for job, outcome in chain(carry_out(trainings, place), carry_out(possible, place)):
+    for job, outcome in chain(carry_out(trainings, runtime), carry_out(possible, runtime)):
         if isinstance(outcome, Exception):  # whatever it is, the other jobs go on
             failed[job.digest] = f"{job.name}: {format_error(outcome)}"
-            code = max(code, app.report_error(outcome, Path(place.folders.logs) / f"{job.name}.txt"))
+            code = max(code, app.report_error(outcome, Path(runtime.folders.logs) / f"{job.name}.txt"))
     for line in failed.values():
         console.print(f"failed: {line}", markup=False)
     lost = len(failed) + len(unique) - len(jobs)
@@ -75,19 +75,19 @@ def _data(job: Job) -> str | None:
     return str(setup.data.name) if isinstance(setup, Experiment) else None
 
 
-def _lacking(jobs: Iterable[Job], place: Runtime) -> dict[str, DataError]:
+def _lacking(jobs: Iterable[Job], runtime: Runtime) -> dict[str, DataError]:
     """The data sets that jobs without a record need and that are not here, each with why.
 
     Raises the first error where nothing could be made without them.
     """
     needed = dict[str, Job]()
     for job in jobs:
-        if find_record(job, place) is None and (name := _data(job)) is not None:
+        if find_record(job, runtime) is None and (name := _data(job)) is not None:
             needed.setdefault(name, job.training_job)
     lacking = dict[str, DataError]()
     for name, run in needed.items():
         try:
-            load_splits(run.settings, place)
+            load_splits(run.settings, runtime)
         except DataError as error:
             lacking[name] = error
     if lacking and len(lacking) == len(needed):
@@ -95,21 +95,21 @@ def _lacking(jobs: Iterable[Job], place: Runtime) -> dict[str, DataError]:
     return lacking
 
 
-def _plan(wanted: Sequence[Target], place: Runtime, lacking: Container[str]) -> None:
+def _plan(wanted: Sequence[Target], runtime: Runtime, lacking: Container[str]) -> None:
     """Say how many jobs of each row are there, how many are to run, and for how long."""
     rows = dict[str, dict[Job, float | None]]()
     for one in wanted:
         for title, jobs in one.plan().items():
             rows.setdefault(title, {}).update(jobs)
     missing = {
-        title: {job: seconds for job, seconds in jobs.items() if find_record(job, place) is None}
+        title: {job: seconds for job, seconds in jobs.items() if find_record(job, runtime) is None}
         for title, jobs in rows.items()
     }
     possible = {
         title: {job: seconds for job, seconds in jobs.items() if _data(job) not in lacking}
         for title, jobs in missing.items()
     }
-    costs = RuntimeEstimator(place)
+    costs = RuntimeEstimator(runtime)
     grid = Grid("", "there", "to run", "estimated", box=box.SIMPLE)
     for title, jobs in rows.items():
         there = len(jobs) - len(missing[title])
@@ -121,7 +121,7 @@ def _plan(wanted: Sequence[Target], place: Runtime, lacking: Container[str]) -> 
         run: seconds
         for job, seconds in everything.items()
         for run in job.dependencies
-        if find_record(run, place) is not None and not checkpoint_path(run, place).exists()
+        if find_record(run, runtime) is not None and not checkpoint_path(run, runtime).exists()
     }
     if again:
         grid.add_row("recorded, but weights not here: train again", "", str(len(again)), _estimate(again, costs))
@@ -132,18 +132,18 @@ def _plan(wanted: Sequence[Target], place: Runtime, lacking: Container[str]) -> 
         _out.print(f"{len(everything)} jobs to run: {total} on this device; interrupted, the same command goes on\n")
 
 
-def announce_retraining(analysis: Job, epoch_seconds: Sequence[float | None], place: Runtime) -> None:
+def announce_retraining(analysis: Job, epoch_seconds: Sequence[float | None], runtime: Runtime) -> None:
     """Say which runs of an analysis without a record are trained first, and for how long; what is wrong is said alone.
 
     ``epoch_seconds`` are the configs' estimates, a run each. Raises what `jobs.validate_job` raises.
     """
-    if find_record(analysis, place) is not None:
+    if find_record(analysis, runtime) is not None:
         return
-    validate_job(analysis, place)
-    costs = RuntimeEstimator(place)
+    validate_job(analysis, runtime)
+    costs = RuntimeEstimator(runtime)
     for run, seconds in zip(analysis.dependencies, epoch_seconds, strict=True):
-        if not checkpoint_path(run, place).exists():
-            known = "recorded, but its weights are not here" if find_record(run, place) else "not trained yet"
+        if not checkpoint_path(run, runtime).exists():
+            known = "recorded, but its weights are not here" if find_record(run, runtime) else "not trained yet"
             time = _estimate({run: seconds}, costs)
             console.print(f"{run.name}: {known}: trained first (time: {time})", markup=False)
 
@@ -183,4 +183,4 @@ def print_choice(record: Record) -> None:
         grid.add_row(f"{row['a']:g}", f"{100 * row['mean']:.2f}", error, ", ".join(notes))
     _out.print(grid)
     edge = "; it is the largest that was tried" if out["chosen"] == out["strengths"][-1]["a"] else ""
-    _out.print(f"perturbation.a={out['chosen']:g}: {out['rule']}{edge}", soft_wrap=True)
+    _out.print(f"method.a={out['chosen']:g}: {out['rule']}{edge}", soft_wrap=True)

@@ -18,7 +18,7 @@ def machine_error_hint(error: BaseException) -> str | None:
     if is_out_of_memory(error):
         reason = " ".join(str(error).split())[:120]
         ways = ["batch.ghost", "a smaller batch.size with batch.multiplier"]
-        ways += ["engine.together=1", "engine.launch=eager"] if _OF_A_GPU.search(str(error)) else []
+        ways += ["engine.concurrent_trainings=1", "engine.launch=eager"] if _OF_A_GPU.search(str(error)) else []
         return f"out of memory: {', '.join(ways[:-1])} or {ways[-1]} takes less ({reason})"
     return None
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import build, construct, validate
 from smoothout.config.protocols import Data, Model
-from smoothout.nn.batchnorm import BatchNormInit
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import BatchNormInit, Precision
 from smoothout.training.batch import Batch
 from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import OptimizerConfig
 
-_GROUPS = ("model", "data", "optimizer", "schedule", "batch", "perturbation", "profile")
+_GROUPS = ("model", "data", "optimizer", "schedule", "batch", "method", "profile")
 
-EXPERIMENT_KEYS = (*_GROUPS, "batchnorm_start", "longer", "precision", "seed")
+EXPERIMENT_KEYS = (*_GROUPS, "batchnorm_init", "epoch_multiplier", "precision", "seed")
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Experiment:
     optimizer: OptimizerConfig
     schedule: Schedule
     batch: Batch
-    perturbation: NoiseConfig = dataclasses.field(default_factory=NoiseConfig)
-    batchnorm_start: BatchNormInit = BatchNormInit.one
+    method: NoiseConfig = dataclasses.field(default_factory=NoiseConfig, metadata={"recorded_as": "perturbation"})
+    batchnorm_init: BatchNormInit = field(default=BatchNormInit.one, metadata={"recorded_as": "batchnorm_start"})
     precision: Precision = Precision.float32
     seed: int = 0
 
@@ -48,22 +47,22 @@ class Experiment:
             construct(self.batch.check_fits, {"examples": limit}, "batch.")
 
     def canonicalized(self) -> Experiment:
-        """Without ``batchnorm_start`` where the model sets it, without learning-rate scaling where it scales by 1.
+        """Without ``batchnorm_init`` where the model sets it, without learning-rate scaling where it scales by 1.
 
         A batch of one ghost batch forgets its ghost size; learning-rate scaling that refers to it keeps it.
         """
-        start = BatchNormInit.one if self.model.initializes_batchnorm else self.batchnorm_start
+        start = BatchNormInit.one if self.model.initializes_batchnorm else self.batchnorm_init
         schedule = self.schedule
         if schedule.lr_scale(self.batch) == 1:
             schedule = schedule.unscaled()
         elif self.batch.ghosts_per_batch == 1:
-            schedule = replace(schedule, lr_reference=schedule.lr_reference or self.batch.ghost)
-        return replace(self, batchnorm_start=start, schedule=schedule)
+            schedule = replace(schedule, base_batch_size=schedule.base_batch_size or self.batch.ghost)
+        return replace(self, batchnorm_init=start, schedule=schedule)
 
     @property
     def numerics(self) -> int:
         """Raised when a change of the program changes outcomes; 2: another generator draws the noise."""
-        return 2 if self.perturbation.a else 1
+        return 2 if self.method.a else 1
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -71,7 +70,7 @@ class Experiment:
         return {
             "model": self.model.name,
             "data": str(self.data.name),
-            "method": self.perturbation.slug,
+            "method": self.method.slug,
             "batch": self.batch.examples_per_update,
             "epochs": self.schedule.epochs,
             "seed": self.seed,
@@ -113,14 +112,14 @@ class Profile:
 
 @dataclass(frozen=True)
 class _Scalars:
-    batchnorm_start: BatchNormInit
-    longer: int
+    batchnorm_init: BatchNormInit
+    epoch_multiplier: int
     precision: Precision
     seed: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.longer <= 1000:
-            raise ValueError(f"longer: must be a whole number from 1 to 1000, not {self.longer}")
+        if not 1 <= self.epoch_multiplier <= 1000:
+            raise ValueError(f"epoch_multiplier: must be a whole number from 1 to 1000, not {self.epoch_multiplier}")
 
 
 def build_experiment(config: dict[str, Any]) -> Experiment:
@@ -132,7 +131,7 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
     data = build_data(config["data"])
     batch = build(config["batch"], "batch", Batch)
     scalars = validate(_Scalars, {f.name: config[f.name] for f in dataclasses.fields(_Scalars)}, "").__dict__.copy()
-    longer = scalars.pop("longer")
+    multiplier = scalars.pop("epoch_multiplier")
     settings = {
         "model": _model(config["model"]),
         "data": replace(
@@ -141,9 +140,9 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
             test_examples=_smaller(data.test_examples, profile.test_examples),
         ),
         "optimizer": build(config["optimizer"], "optimizer", role=OptimizerConfig),
-        "schedule": build(config["schedule"], "schedule", Schedule).scaled(profile.epochs * longer),
+        "schedule": build(config["schedule"], "schedule", Schedule).scaled(profile.epochs * multiplier),
         "batch": batch,
-        "perturbation": build(config["perturbation"], "perturbation", NoiseConfig),
+        "method": build(config["method"], "method", NoiseConfig),
     }
     return construct(Experiment, {**settings, **scalars}, "")
 

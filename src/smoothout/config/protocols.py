@@ -14,14 +14,14 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import nn
 
-from smoothout.analysis.jobs.base import WhichWeights
+from smoothout.analysis.options import WhichWeights
 from smoothout.data.split import Split
 
 Shape = tuple[int, int, int]
 
 
 class Model(Protocol):
-    """A network; ``initializes_batchnorm`` says that its own start overrules ``batchnorm_start``."""
+    """A network; ``initializes_batchnorm`` says that its own start overrules ``batchnorm_init``."""
 
     initializes_batchnorm: ClassVar[bool]
 
@@ -49,7 +49,7 @@ class Data(Protocol):
     def test_examples(self) -> int | None: ...  # noqa: D102
 
     @property
-    def held_out(self) -> int | None:
+    def validation_size(self) -> int | None:
         """How many training images are the test split instead of its own; None is none."""
 
     @property
@@ -93,7 +93,7 @@ class Analysis(Protocol):
     runs: ClassVar[int]
 
     @property
-    def weights(self) -> WhichWeights:
+    def checkpoint(self) -> WhichWeights:
         """Which of the networks' weights it looks at."""
 
     @property

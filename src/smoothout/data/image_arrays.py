@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,11 +32,11 @@ class ImageArrays:
         train_examples: use only the first so many training images; None is all.
         test_examples: likewise for the test split.
         augment: what a training does to its images: none, or crop_flip; what is measured is never augmented.
-        border: colour of the padding of crop_flip, red, green and blue; grey images take the first.
-        held_out: so many training images are not learnt from but stand in for the test split, which stays unseen: for
-            choosing settings. They are the first of one random order, the same for every seed, so that larger sets
-            contain smaller ones; the end of a file may be no fair sample (digits come writer by writer). The limits
-            on examples apply to the images that are left, and to those held out.
+        pad_color: colour of the padding of crop_flip, red, green and blue; grey images take the first.
+        validation_size: so many training images are not learnt from but stand in for the test split, which stays
+            unseen: for choosing settings. They are the first of one random order, the same for every seed, so that
+            larger sets contain smaller ones; the end of a file may be no fair sample (digits come writer by writer).
+            The limits on examples apply to the images that are left, and to those held out.
     """
 
     recorded_as: ClassVar[str] = "Images"
@@ -47,25 +47,25 @@ class ImageArrays:
     train_examples: int | None = None
     test_examples: int | None = None
     augment: Augment = Augment.none
-    border: tuple[int, ...] = (127, 127, 127)
-    held_out: int | None = None
+    pad_color: tuple[int, ...] = field(default=(127, 127, 127), metadata={"recorded_as": "border"})
+    validation_size: int | None = field(default=None, metadata={"recorded_as": "held_out"})
     resident: ClassVar[bool] = True  # on the device as a whole
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
         check_numbers(self)
-        if len(self.border) != 3 or not all(0 <= value <= 255 for value in self.border):
-            raise ValueError(f"border: must be red, green and blue, each from 0 to 255, not {list(self.border)}")
+        if len(self.pad_color) != 3 or not all(0 <= value <= 255 for value in self.pad_color):
+            raise ValueError(f"pad_color: must be red, green and blue, each from 0 to 255, not {list(self.pad_color)}")
 
     def canonicalized(self) -> ImageArrays:
         """The plainest settings with the same outcome: a border matters where images are cropped, and its channels."""
-        border = self.augmentation.border if self.augmentation else ImageArrays.border
-        return replace(self, border=border if len(border) == 3 else border * 3)
+        border = self.augmentation.border if self.augmentation else ImageArrays.pad_color
+        return replace(self, pad_color=border if len(border) == 3 else border * 3)
 
     @property
     def augmentation(self) -> CropFlip | None:
         """What a training does to its images."""
-        return CropFlip(self.border[: self.shape[0]]) if self.augment is Augment.crop_flip else None
+        return CropFlip(self.pad_color[: self.shape[0]]) if self.augment is Augment.crop_flip else None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -105,11 +105,11 @@ class ImageArrays:
     def _halves(self, arrays: Arrays) -> tuple[ImagesAndLabels, ImagesAndLabels]:
         """Images and labels to learn from, and to test on."""
         images, labels = arrays.x_train, arrays.y_train
-        if self.held_out is None:
+        if self.validation_size is None:
             return (images, labels), (arrays.x_test, arrays.y_test)
-        check_validation_size(self.held_out, len(labels))
+        check_validation_size(self.validation_size, len(labels))
         order = torch.randperm(len(labels), generator=make_generator(0, "held_out")).numpy()
-        held, left = order[: self.held_out], np.sort(order[self.held_out :])
+        held, left = order[: self.validation_size], np.sort(order[self.validation_size :])
         return (images[left], labels[left]), (images[held], labels[held])
 
 
@@ -119,7 +119,7 @@ def check_numbers(data: Any) -> None:
         raise ValueError(f"mean, std: {data.name} has {data.shape[0]} channel(s), so each needs as many numbers")
     if not all(math.isfinite(m) for m in data.mean) or not all(math.isfinite(s) and s > 0 for s in data.std):
         raise ValueError(f"mean, std: must be finite, std above 0, not {data.mean}, {data.std}")
-    for name, none in (("train_examples", "all"), ("test_examples", "all"), ("held_out", "none")):
+    for name, none in (("train_examples", "all"), ("test_examples", "all"), ("validation_size", "none")):
         value = getattr(data, name)
         if value is not None and value < 1:
             raise ValueError(f"{name}: must be null ({none}) or at least 1, not {value}")
@@ -128,12 +128,12 @@ def check_numbers(data: Any) -> None:
 def expected_sizes(data: Any, whole: tuple[int, int]) -> tuple[int, int]:
     """How many training and test images ``data`` uses of those that there are, ``whole``."""
     train, test = whole
-    if data.held_out is not None:
-        train, test = max(train - data.held_out, 0), data.held_out
+    if data.validation_size is not None:
+        train, test = max(train - data.validation_size, 0), data.validation_size
     return min(train, data.train_examples or train), min(test, data.test_examples or test)
 
 
 def check_validation_size(held_out: int, images: int) -> None:
     """Raise DataError unless ``held_out`` of so many training images leave some to learn from."""
     if held_out >= images:
-        raise DataError(f"data.held_out: {held_out} leaves none of the {images} training images to learn")
+        raise DataError(f"data.validation_size: {held_out} leaves none of the {images} training images to learn")

@@ -60,13 +60,13 @@ class ImageFolder:
         train_examples: use only so many training photographs; None is all.
         test_examples: likewise for the test split.
         augment: what a training does to them; what is measured is the centre of the resized photograph.
-        side: pixels of the square that a network sees.
-        short: pixels of the resized photograph's shorter side.
+        crop_size: pixels of the square that a network sees.
+        resize_size: pixels of the resized photograph's shorter side.
         draft: decode at a half, a quarter or an eighth of the resolution where that leaves twice what the piece needs:
-            faster for photographs of more than four times ``short``, and not quite the same pixels.
-        held_out: so many training photographs, the first rows, are learnt from no longer, and stand in for the test
-            split.
-        damaged: stop at the first photograph that cannot be read; or read all files once before anything else, name
+            faster for photographs of more than four times ``resize_size``, and not quite the same pixels.
+        validation_size: so many training photographs, the first rows, are learnt from no longer, and stand in for the
+            test split.
+        on_corrupt: stop at the first photograph that cannot be read; or read all files once before anything else, name
             those that cannot, and leave them out.
         workers: threads that read ahead; None is one a core, 0 reads when asked. Changes nothing but speed.
     """
@@ -79,19 +79,21 @@ class ImageFolder:
     train_examples: int | None = None
     test_examples: int | None = None
     augment: Crop = Crop.none
-    side: int = 224
-    short: int = 256
+    crop_size: int = field(default=224, metadata={"recorded_as": "side"})
+    resize_size: int = field(default=256, metadata={"recorded_as": "short"})
     draft: bool = False
-    held_out: int | None = None
-    damaged: OnCorrupt = field(default=OnCorrupt.stop, metadata={"identity": False})
+    validation_size: int | None = field(default=None, metadata={"recorded_as": "held_out"})
+    on_corrupt: OnCorrupt = field(default=OnCorrupt.stop, metadata={"recorded_as": "damaged", "identity": False})
     workers: int | None = field(default=None, metadata={"identity": False})
     resident: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
         check_numbers(self)
-        if not 1 <= self.side <= self.short:
-            raise ValueError(f"side, short: need 1 <= side <= short, not {self.side}, {self.short}")
+        if not 1 <= self.crop_size <= self.resize_size:
+            raise ValueError(
+                f"crop_size, resize_size: need 1 <= crop_size <= resize_size, not {self.crop_size}, {self.resize_size}"
+            )
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers: must be null (one a core) or a whole number >= 0, not {self.workers}")
 
@@ -102,12 +104,12 @@ class ImageFolder:
 
     @property
     def _cropping(self) -> CropTransform:
-        return CropTransform(self.augment, self.side, self.short)
+        return CropTransform(self.augment, self.crop_size, self.resize_size)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what a network sees."""
-        return 3, self.side, self.side
+        return 3, self.crop_size, self.crop_size
 
     @property
     def classes(self) -> int:
@@ -131,11 +133,11 @@ class ImageFolder:
             raise DataError(f"data: {folder / self.name}: train and val have other classes")
         fingerprint = fingerprint_of(folder / self.name, [*train.paths, *test.paths])
         workers = available_cores() if self.workers is None else self.workers
-        if self.damaged is OnCorrupt.skip:
+        if self.on_corrupt is OnCorrupt.skip:
             train, test = (drop_corrupt(files, workers) for files in (train, test))
-        if self.held_out is not None:
-            check_validation_size(self.held_out, len(train.paths))
-            train, test = train.subset(slice(self.held_out, None)), train.subset(slice(self.held_out))
+        if self.validation_size is not None:
+            check_validation_size(self.validation_size, len(train.paths))
+            train, test = train.subset(slice(self.validation_size, None)), train.subset(slice(self.validation_size))
         limited = (train.subset(slice(self.train_examples)), test.subset(slice(self.test_examples)))
         splits = [ImageFolderSplit(files, self, self._cropping, workers, device) for files in limited]
         return splits[0], splits[1], fingerprint
@@ -206,7 +208,7 @@ class ImageFolderSplit(Split):
     def gather(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The normalised centres and the labels of ``rows``."""
         chosen = torch.arange(len(self))[rows] if isinstance(rows, slice) else rows.cpu()
-        return self.normalize(self._ahead.take(chosen)), self.labels_of(chosen)
+        return self.normalize(self._ahead.gather(chosen)), self.labels_of(chosen)
 
     def labels_of(self, rows: Tensor) -> Tensor:
         """The labels, on the device, of ``rows`` on the host; to index `labels` with them would wait for the device."""
@@ -264,7 +266,7 @@ class ImageFolderExamples:
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The normalised pieces, as this epoch shows them, and the labels of ``rows``."""
-        return self._split.normalize(self._reader.take(rows)), self._split.labels_of(rows)
+        return self._split.normalize(self._reader.gather(rows)), self._split.labels_of(rows)
 
     def _read(self, epoch: int, row: int, out: Pixels) -> None:
         self._split.read(row, out, self._cropping, make_generator(self._seed, "augment", epoch, row))

@@ -89,7 +89,7 @@ def check(path: Path) -> DataError | None:
 def damaged(path: Path, error: Exception) -> DataError:
     """The line that names a damaged file."""
     reason = " ".join(str(error).split())[:200]
-    return DataError(f"data: {path} is damaged ({reason}); data.damaged=skip leaves such photographs out")
+    return DataError(f"data: {path} is damaged ({reason}); data.on_corrupt=skip leaves such photographs out")
 
 
 def available_cores() -> int:
@@ -125,7 +125,7 @@ class PrefetchReader:
         self._rows, self._decode, self._at = rows.numpy(), decode, 0
         self._read_on()
 
-    def take(self, rows: Tensor) -> Tensor:
+    def gather(self, rows: Tensor) -> Tensor:
         """uint8, (N, 3, side, side), channels last; fast where ``rows`` are those that come next. Raises DataError."""
         wanted, count = rows.numpy(), len(rows)
         if not np.array_equal(self._rows[self._at : self._at + count], wanted):

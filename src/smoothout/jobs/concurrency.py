@@ -81,7 +81,7 @@ class ConcurrencyLimit:
     because each leaves a workspace of cuBLAS behind for good.
     """
 
-    place: Runtime
+    runtime: Runtime
     most: int
     _turns: dict[Job, TrainingTurn] = field(default_factory=dict)
     _free: list[Any] = field(default_factory=list)
@@ -90,7 +90,7 @@ class ConcurrencyLimit:
     @property
     def _device(self) -> torch.device | None:
         """The CUDA device, if it is one."""
-        return self.place.device if self.place.device.type == "cuda" else None
+        return self.runtime.device if self.runtime.device.type == "cuda" else None
 
     def admits(self, job: Job) -> bool:
         """Whether ``job`` may begin where there is room."""
@@ -108,7 +108,7 @@ class ConcurrencyLimit:
         return last.settled and torch.cuda.mem_get_info(self._device)[0] > MARGIN * self._needed
 
     def begin(self, job: Job) -> tuple[TrainingTurn, Runtime]:
-        """The job's turn, and the place as it is for it: ``engine.together`` says how many run at the same time."""
+        """The job's turn, and the runtime that it sees, whose engine says how many trainings run at once."""
         stream, reserved = None, 0
         if self._device is not None:
             fresh = torch.cuda.Stream(self._device) if not self._free else None  # type: ignore[no-untyped-call]
@@ -117,9 +117,9 @@ class ConcurrencyLimit:
             reserved = torch.cuda.memory_reserved(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
         self._turns[job] = turn = TrainingTurn(stream, _updates_of_an_epoch(job), reserved)
-        place = self.place
-        return turn, place if self.most == place.concurrent_trainings else replace(
-            place, engine=replace(place.engine, together=self.most)
+        runtime = self.runtime
+        return turn, runtime if self.most == runtime.concurrent_trainings else replace(
+            runtime, engine=replace(runtime.engine, concurrent_trainings=self.most)
         )
 
     def step(self, turn: TrainingTurn, *, worked: bool) -> None:
@@ -169,4 +169,4 @@ def _reads_on_the_way(job: Job) -> bool:
 def _updates_of_an_epoch(job: Job) -> int:
     """Of the training that the job is or looks at; 0 where there is none."""
     setup = job.training_job.settings
-    return setup.batch.updates(setup.data.usual_examples[0]) if hasattr(setup, "batch") else 0
+    return setup.batch.updates_per_epoch(setup.data.expected_sizes[0]) if hasattr(setup, "batch") else 0

@@ -13,11 +13,11 @@ from smoothout.jobs.runtime import Runtime
 class RuntimeEstimator:
     """Estimates of what missing jobs would take on this device: from records of their like, else from the config."""
 
-    def __init__(self, place: Runtime) -> None:
+    def __init__(self, runtime: Runtime) -> None:
         self._seconds: dict[tuple[str, str, int], list[float]] = {}
-        for record in place.records.iter_readable(Experiment.kind):
+        for record in runtime.records.iter_readable(Experiment.kind):
             on_cpu = record.environment["device"] == "cpu"
-            if on_cpu == (place.device.type == "cpu") and record.outcome["curves"]["seconds"]:
+            if on_cpu == (runtime.device.type == "cpu") and record.outcome["curves"]["seconds"]:
                 labels = record.labels
                 key = (labels["model"], labels["data"], labels["batch"])
                 seen = statistics.median(record.outcome["curves"]["seconds"]) / record.outcome["examples"]["train"]

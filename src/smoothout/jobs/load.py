@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from smoothout.analysis.jobs.base import WhichWeights
+from smoothout.analysis.options import WhichWeights
 from smoothout.common.enums import parse_enum
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import build_experiment

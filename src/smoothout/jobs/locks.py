@@ -27,6 +27,6 @@ def acquire(right: FileLock) -> Generator[bool, None, AbstractContextManager[Any
         yield False
 
 
-def weights_lock(job: Job, place: Runtime) -> FileLock:
+def weights_lock(job: Job, runtime: Runtime) -> FileLock:
     """It lies beside the checkpoints, for several results folders may share them."""
-    return lock(Path(place.folders.checkpoints), "checkpoints", f"weights-{job.digest[:8]}")
+    return lock(Path(runtime.folders.checkpoints), "checkpoints", f"weights-{job.digest[:8]}")

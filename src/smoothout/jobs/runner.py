@@ -29,15 +29,15 @@ from smoothout.results.records import Record
 WAIT_SECONDS = 0.1  # between two looks at locks that others hold
 
 
-def get_or_run(job: Job, place: Runtime) -> Record:
+def get_or_run(job: Job, runtime: Runtime) -> Record:
     """The job's record; what is missing is made, inputs first, and what is there is never made twice."""
-    [(_, outcome)] = run_jobs([job], place.alone())
+    [(_, outcome)] = run_jobs([job], runtime.alone())
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
-def run_jobs(jobs: Iterable[Job], place: Runtime) -> Iterator[tuple[Job, Record | Exception]]:
+def run_jobs(jobs: Iterable[Job], runtime: Runtime) -> Iterator[tuple[Job, Record | Exception]]:
     """The records of ``jobs`` as they come, each made as ``get_or_run`` makes it; or why a job failed.
 
     As many trainings as the place's engine says, and as memory holds, take turns, update by update, each on a CUDA
@@ -46,7 +46,7 @@ def run_jobs(jobs: Iterable[Job], place: Runtime) -> Iterator[tuple[Job, Record 
     """
     waiting, turns, active = (
         JobQueue(jobs),
-        ConcurrencyLimit(place, place.concurrent_trainings),
+        ConcurrencyLimit(runtime, runtime.concurrent_trainings),
         dict[Job, tuple[JobSteps, TrainingTurn]](),
     )
     stopped: KeyboardInterrupt | None = None
@@ -90,38 +90,38 @@ def run_jobs(jobs: Iterable[Job], place: Runtime) -> Iterator[tuple[Job, Record 
         raise stopped
 
 
-def validate_job(job: Job, place: Runtime) -> None:
+def validate_job(job: Job, runtime: Runtime) -> None:
     """Find what is wrong with a training, or with an analysis and its runs, before anything is written or trained.
 
     Raises SettingsError, DataError or CheckpointError.
     """
     validate_analysis(job)
     for one in job.dependencies or (job,):
-        validate_training(one, place)
+        validate_training(one, runtime)
 
 
-def _steps(job: Job, place: Runtime) -> JobSteps:
-    record = find_record(job, place)
+def _steps(job: Job, runtime: Runtime) -> JobSteps:
+    record = find_record(job, runtime)
     if record is not None:
         return record
     summary = hasattr(job.settings, "from_records")  # of the input records alone
     of_machine = hasattr(job.settings, "measure")  # neither a training nor of one
     if not (summary or of_machine):
-        validate_job(job, place)
+        validate_job(job, runtime)
     inputs = []
     for one in job.dependencies:
-        inputs.append((yield from _steps(one, place)))
-    with (yield from acquire(place.records.lock(job.kind, job.digest))):
-        record = find_record(job, place)
+        inputs.append((yield from _steps(one, runtime)))
+    with (yield from acquire(runtime.records.lock(job.kind, job.digest))):
+        record = find_record(job, runtime)
         if record is not None:
             return record
         started = time.perf_counter()
         if summary:
             outcome = job.settings.from_records(inputs)
         elif of_machine:
-            outcome = measurement_outcome(job, place)
+            outcome = measurement_outcome(job, runtime)
         else:
-            outcome = yield from analysis_outcome(job, inputs, place) if inputs else training_outcome(job, place)
+            outcome = yield from analysis_outcome(job, inputs, runtime) if inputs else training_outcome(job, runtime)
         record = Record(
             kind=job.kind,
             name=job.name,
@@ -131,17 +131,17 @@ def _steps(job: Job, place: Runtime) -> JobSteps:
             labels=shared_labels([one.labels for one in inputs] or [job.settings.labels]),
             inputs=[one.name for one in inputs],
             outcome={"wall_seconds": time.perf_counter() - started, **outcome},
-            environment=place.environment(),
+            environment=runtime.environment(),
         )
-        written = place.records.write(record)
-        pass_cache.clear_pass_cache(pass_cache_path(job, place))
+        written = runtime.records.write(record)
+        pass_cache.clear_pass_cache(pass_cache_path(job, runtime))
         return written
 
 
-def load_network(job: Job, which: str, place: Runtime) -> nn.Module:
+def load_network(job: Job, which: str, runtime: Runtime) -> nn.Module:
     """The same of a run whose record is there, or is made first. Raises what `get_or_run` raises."""
-    get_or_run(job, place)
-    steps = trained_network(job, which, place)
+    get_or_run(job, runtime)
+    steps = trained_network(job, which, runtime)
     while True:
         try:
             if not next(steps):

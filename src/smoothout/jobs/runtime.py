@@ -150,7 +150,7 @@ class Runtime:
 
     def alone(self) -> Runtime:
         """The same place for one job that nothing else runs beside."""
-        return replace(self, engine=replace(self.engine, together=1))
+        return replace(self, engine=replace(self.engine, concurrent_trainings=1))
 
     @property
     def concurrent_trainings(self) -> int:

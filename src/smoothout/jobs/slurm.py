@@ -116,7 +116,7 @@ class RemoteJob:
         return DelayedSubmission(self, job)
 
 
-def run_on_slurm(jobs_of: AutoExecutor, work: RemoteJob, jobs: Iterable[Job], place: Runtime) -> Outcomes:
+def run_on_slurm(jobs_of: AutoExecutor, work: RemoteJob, jobs: Iterable[Job], runtime: Runtime) -> Outcomes:
     """Like `jobs.run_jobs`, but every job whose record is missing is a job of the cluster, all in one array.
 
     These go on when this process ends; the same command then finds their records, or waits for those that make them.
@@ -124,7 +124,7 @@ def run_on_slurm(jobs_of: AutoExecutor, work: RemoteJob, jobs: Iterable[Job], pl
     missing = []
     for job in jobs:
         try:
-            record = find_record(job, place)
+            record = find_record(job, runtime)
         except RecordError as error:
             yield job, error
         else:

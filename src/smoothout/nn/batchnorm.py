@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
 from itertools import count
 from typing import Any
 
@@ -12,13 +11,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from smoothout.nn.parameters import BATCHNORM, preserve_training_mode
-
-
-class BatchNormInit(StrEnum):
-    """The start of BatchNorm's weight: 1, today's default, or U(0, 1), PyTorch's default in early 2018."""
-
-    one = "one"
-    uniform = "uniform"
 
 
 @torch.no_grad()

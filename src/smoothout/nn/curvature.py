@@ -29,11 +29,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
 from smoothout.common.estimates import Estimate
 from smoothout.nn.flat import filter_lengths, segment_sums
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.nn.parameters import filter_norms
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
 
 Variance = float | Tensor
 
@@ -88,11 +89,12 @@ def _part(theta: Tensor, gradient: Tensor, variance: Variance) -> Tensor:
     return products.sum(dtype=torch.float64) / variance
 
 
+@renamed_arguments(law="distribution")
 def noise_variances(
     weights: Sequence[Tensor],
     a: float | Tensor,
     *,
-    law: NoiseDistribution | str = NoiseDistribution.uniform,
+    distribution: NoiseDistribution | str = NoiseDistribution.uniform,
     scaling: NoiseScaling | str = NoiseScaling.none,
 ) -> list[Variance]:
     """The variance of one number of SmoothOut's noise of strength ``a``, for each of the clean ``weights``.
@@ -104,11 +106,14 @@ def noise_variances(
     Raises:
         ValueError: for an unknown law or scaling.
     """
-    law, scaling = parse_enum(NoiseDistribution, "law", law), parse_enum(NoiseScaling, "scaling", scaling)
+    distribution, scaling = (
+        parse_enum(NoiseDistribution, "distribution", distribution),
+        parse_enum(NoiseScaling, "scaling", scaling),
+    )
     if scaling == NoiseScaling.none:
-        return [a * a * law.variance for _ in weights]
+        return [a * a * distribution.variance for _ in weights]
     if scaling == NoiseScaling.weight:
-        return [(a * w.detach()) ** 2 * law.variance for w in weights]
+        return [(a * w.detach()) ** 2 * distribution.variance for w in weights]
     return [(a * filter_norms(w)) ** 2 / (w.shape[1:].numel() if w.dim() > 1 else 1) for w in weights]
 
 
@@ -121,18 +126,18 @@ class FlatSteinTrace:
 
     Args:
         weights: the perturbed parameters, on one device; only their shapes count.
-        law: of the noise.
+        distribution: of the noise.
         scaling: of the noise.
     """
 
     def __init__(
         self,
         weights: Sequence[Tensor],
-        law: NoiseDistribution | str = NoiseDistribution.uniform,
+        distribution: NoiseDistribution | str = NoiseDistribution.uniform,
         scaling: NoiseScaling | str = NoiseScaling.none,
     ):
         self._law, self._scaling = (
-            parse_enum(NoiseDistribution, "law", law),
+            parse_enum(NoiseDistribution, "distribution", distribution),
             parse_enum(NoiseScaling, "scaling", scaling),
         )
         device, lengths = weights[0].device, [filter_lengths(weight) for weight in weights]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from enum import StrEnum
 from types import TracebackType
 from typing import assert_never
 
@@ -22,34 +21,12 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
+from smoothout.common.deprecation import renamed_arguments, renamed_attribute
 from smoothout.common.enums import parse_enum
 from smoothout.common.rng import uniform_
 from smoothout.nn.flat import FlatBuffers
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.nn.parameters import clear_weight_caches, filter_norms, trainable_parameters
-
-
-class NoiseDistribution(StrEnum):
-    """The law of one number of the noise: U(-a, a), or N(0, a^2)."""
-
-    uniform = "uniform"
-    gaussian = "gaussian"
-
-    @property
-    def variance(self) -> float:
-        """Of one number at a = 1."""
-        match self:
-            case NoiseDistribution.uniform:
-                return 1 / 3
-            case NoiseDistribution.gaussian:
-                return 1.0
-
-
-class NoiseScaling(StrEnum):
-    """What the strength is relative to: nothing (SmoothOut), a weight's size, or a filter's norm (AdaSmoothOut)."""
-
-    none = "none"
-    weight = "weight"
-    filter = "filter"
 
 
 def check_strength(a: float) -> float:
@@ -75,7 +52,7 @@ class SmoothOut:
     Args:
         model: any module; its parameters are perturbed.
         a: strength; half-width of U(-a, a), or standard deviation of N(0, a^2).
-        law: "uniform" or "gaussian".
+        distribution: "uniform" or "gaussian".
         scaling: "none", "weight" (theta_i is multiplied by |w_i|) or "filter" (AdaSmoothOut).
         batchnorm: perturb weight and bias of BatchNorm layers too.
         denoise: False leaves the noise in the weights (later version, Tables III and IV).
@@ -88,11 +65,12 @@ class SmoothOut:
             update would be lost with the noise (with ``denoise=False`` it may stand there).
     """
 
+    @renamed_arguments(law="distribution")
     def __init__(
         self,
         model: nn.Module,
         a: float,
-        law: str = "uniform",
+        distribution: str = "uniform",
         *,
         scaling: str = "none",
         batchnorm: bool = False,
@@ -100,7 +78,7 @@ class SmoothOut:
         generator: torch.Generator | None = None,
     ) -> None:
         self.a = a
-        self.law = parse_enum(NoiseDistribution, "law", law)
+        self.distribution = parse_enum(NoiseDistribution, "distribution", distribution)
         self.scaling = parse_enum(NoiseScaling, "scaling", scaling)
         self.denoise = denoise
         self.generator = generator
@@ -111,6 +89,10 @@ class SmoothOut:
         if names & {"FullyShardedDataParallel", "DTensor"}:
             raise ValueError("model: its weights are sharded over processes; a context perturbs whole weights alone")
         self._allocate(trainable_parameters(model, batchnorm))
+
+    law = renamed_attribute("law", "distribution")
+    clean = renamed_attribute("clean", "clean_weights")
+    noise = renamed_attribute("noise", "current_noise")
 
     @property
     def a(self) -> float | Tensor:
@@ -199,12 +181,12 @@ class SmoothOut:
             self._allocate(present)
         scaled = self.scaling is not NoiseScaling.none
         for flat in (group.flat for group in self._room.groups):
-            if self.law is NoiseDistribution.uniform:
+            if self.distribution is NoiseDistribution.uniform:
                 uniform_(flat, self.generator, 1.0 if scaled else self.a)
-            elif self.law is NoiseDistribution.gaussian:
+            elif self.distribution is NoiseDistribution.gaussian:
                 flat.normal_(generator=self.generator).mul_(1.0 if scaled else self.a)
             else:
-                assert_never(self.law)
+                assert_never(self.distribution)
         if scaled:
             self._scale()
         return self._room.views
@@ -242,17 +224,20 @@ class AdaSmoothOut(SmoothOut):
     Takes what SmoothOut takes, but for ``scaling``; 0.15 is the published strength (ResNet44 on CIFAR-10).
     """
 
+    @renamed_arguments(law="distribution")
     def __init__(
         self,
         model: nn.Module,
         a: float,
-        law: str = "uniform",
+        distribution: str = "uniform",
         *,
         batchnorm: bool = False,
         denoise: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(model, a, law, scaling="filter", batchnorm=batchnorm, denoise=denoise, generator=generator)
+        super().__init__(
+            model, a, distribution, scaling="filter", batchnorm=batchnorm, denoise=denoise, generator=generator
+        )
 
 
 def filter_normalize_(direction: Tensor, weight: Tensor, a: float | Tensor = 1.0) -> Tensor:

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 
 import torch
 
-
-class Precision(StrEnum):
-    """The arithmetic of a run; float32 is the reference. tf32 makes a difference on CUDA devices alone."""
-
-    float32 = "float32"
-    tf32 = "tf32"
-    bfloat16 = "bfloat16"
+from smoothout.nn.options import Precision
 
 
 @contextmanager

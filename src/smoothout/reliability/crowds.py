@@ -50,7 +50,7 @@ def sweep(seeds: int, scripts: Path, folder: Path, processes: int = 2) -> tuple[
     The sweep is killed half-way, goes on, and is called a third time. Raises Broken where its exit code is not 2, a run
     that failed is not listed at the end, one is missing or says nothing, or the third call makes anything.
     """
-    grid = (f"seed=range({seeds})", "perturbation.a=0,0.02,0.05,-1")
+    grid = (f"seed=range({seeds})", "method.a=0,0.02,0.05,-1")
     launcher = ("hydra/launcher=local", f"hydra.launcher.n_jobs={processes}")
     command = Command("train", ("-m", *_TINY, "schedule.epochs=1", *grid, *launcher))
     data = folder / "data"
@@ -67,7 +67,7 @@ def sweep(seeds: int, scripts: Path, folder: Path, processes: int = 2) -> tuple[
         code, failed = process.returncode, [line for line in lines if line.startswith("failed: ")]
         if (code, len(failed), len(left(folder))) != (2, seeds, 3 * seeds) or lines[-seeds:] != failed:
             raise Broken(f"{call} call: code {code}, {len(failed)} failed, {len(left(folder))} records; {lines[-1:]}")
-        reasons = [line for line in failed if "perturbation.a=-1: perturbation.a: " in line]
+        reasons = [line for line in failed if "method.a=-1: method.a: " in line]
         if len(reasons) != seeds:
             raise Broken(f"{call} call: a failed run is listed without its reason: {failed[-1]}")
         if sorted(line.partition(":")[0] for line in out) != sorted(left(folder)):

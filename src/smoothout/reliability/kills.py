@@ -22,7 +22,7 @@ from smoothout.results.records import read_record
 TIMES = {"wall_seconds", "train_seconds", "seconds", "machines", "peak_memory"}  # what may differ between two runs
 _RUN = (*QUIET, "batch=large", "checkpoint_seconds=0")
 WORK = {
-    "training": Command("train", (*_RUN, "perturbation=smoothout", "schedule.epochs=15")),
+    "training": Command("train", (*_RUN, "method=smoothout", "schedule.epochs=15")),
     "analysis": Command("analyze", (*_RUN, "schedule.epochs=8", "analysis=landscape", "analysis.examples=400")),
     "table": Command(
         "reproduce",
@@ -35,7 +35,7 @@ WORK = {
             "scope.profile=smoke",
         ),
     ),
-    "sweep": Command("train", ("-m", *_RUN, "schedule.epochs=4", "seed=0,1", "perturbation=none,adasmoothout")),
+    "sweep": Command("train", ("-m", *_RUN, "schedule.epochs=4", "seed=0,1", "method=none,adasmoothout")),
 }
 
 

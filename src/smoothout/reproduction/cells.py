@@ -60,18 +60,18 @@ class CellSpec:
         jobs = {seed: Job(analysis, (job.training_job,)) for seed, job in self.jobs.items()}
         return replace(self, **{"jobs": jobs, "read": read, "published": None, **changes})
 
-    def values(self, place: Runtime) -> CellValues:
-        """What the records at ``place`` say. Raises RecordError."""
-        found = {seed: find_record(job, place) for seed, job in self.jobs.items()}
+    def values(self, runtime: Runtime) -> CellValues:
+        """What the records at ``runtime`` say. Raises RecordError."""
+        found = {seed: find_record(job, runtime) for seed, job in self.jobs.items()}
         records = {seed: record for seed, record in found.items() if record is not None}
-        diverged = frozenset(seed for seed, job in self.jobs.items() if _diverged(job.training_job, place))
+        diverged = frozenset(seed for seed, job in self.jobs.items() if _diverged(job.training_job, runtime))
         read = {seed: self.read(record) for seed, record in records.items() if seed not in diverged}
         values = {seed: value for seed, value in read.items() if value is not None}
         return CellValues(records, values, frozenset(read.keys() - values.keys()), diverged)
 
 
-def _diverged(run: Job, place: Runtime) -> bool:
-    record = find_record(run, place)
+def _diverged(run: Job, runtime: Runtime) -> bool:
+    record = find_record(run, runtime)
     return record is not None and bool(record.outcome.get("diverged"))
 
 
@@ -110,10 +110,10 @@ def epoch_seconds(config: dict[str, Any]) -> float | None:
 
     Raises SettingsError where the config lacks what a training's has.
     """
-    lacking = [key for key in ("sizes", "epoch_seconds", "batch") if not isinstance(config.get(key), dict)]
+    lacking = [key for key in ("batch_sizes", "epoch_seconds", "batch") if not isinstance(config.get(key), dict)]
     if lacking:
         raise ConfigError(f"{lacking[0]}: must be a group of settings, as configs/train.yaml has it")
-    costs, sizes, batch = config["epoch_seconds"], config["sizes"], config["batch"]
+    costs, sizes, batch = config["epoch_seconds"], config["batch_sizes"], config["batch"]
     known = {sizes.get(name): costs.get(name) for name in ("small", "large")}
     seconds: float | None = costs.get("ghost") if batch.get("ghost") else None
     return known.get(batch.get("size")) if seconds is None else seconds

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import WhichWeights
+from smoothout.analysis.options import WhichWeights
 from smoothout.common.enums import check_seeds, coerce_enum_fields
 from smoothout.common.errors import ConfigError
 from smoothout.common.estimates import standard_error
@@ -32,7 +32,7 @@ class StrengthChoice:
     kind: ClassVar[str] = "strength"
     numerics: ClassVar[int] = 1
 
-    weights: WhichWeights = WhichWeights.last
+    checkpoint: WhichWeights = field(default=WhichWeights.last, metadata={"recorded_as": "weights"})
 
     def slug(self, *runs: str) -> str:
         """The readable part of the record's name: the last run's, without its strength and seed."""
@@ -50,7 +50,7 @@ class StrengthChoice:
         return {"strengths": rows, "chosen": best["a"], "rule": RULE, "examples": held}
 
     def _row(self, a: float, records: Sequence[Record]) -> dict[str, Any]:
-        accuracies = [float(record.outcome[str(self.weights)]["test_accuracy"]) for record in records]
+        accuracies = [float(record.outcome[str(self.checkpoint)]["test_accuracy"]) for record in records]
         return {
             "a": a,
             "mean": statistics.fmean(accuracies),
@@ -72,7 +72,7 @@ class Grid:
 
     strengths: tuple[float, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
-    weights: WhichWeights = WhichWeights.last
+    checkpoint: WhichWeights = WhichWeights.last
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
@@ -94,18 +94,19 @@ class StrengthSearch:
     """
 
     def __init__(self, base: Experiment, grid: Grid, epoch_seconds: float | None = None) -> None:
-        if base.perturbation.a == 0:
-            raise ConfigError("perturbation: must be a method with noise (smoothout, adasmoothout), not none")
-        data = replace(base.data, held_out=base.data.held_out or max(1, base.data.expected_sizes[0] // 10))
+        if base.method.a == 0:
+            raise ConfigError("method: must be a method with noise (smoothout, adasmoothout), not none")
+        data = replace(
+            base.data, validation_size=base.data.validation_size or max(1, base.data.expected_sizes[0] // 10)
+        )
         self._epoch_seconds = epoch_seconds
         self._trainings = {
-            a: [
-                Job(replace(base, data=data, perturbation=replace(base.perturbation, a=a), seed=seed))
-                for seed in grid.seeds
-            ]
+            a: [Job(replace(base, data=data, method=replace(base.method, a=a), seed=seed)) for seed in grid.seeds]
             for a in sorted(grid.strengths)
         }
-        self.choice = Job(StrengthChoice(grid.weights), tuple(job for jobs in self._trainings.values() for job in jobs))
+        self.choice = Job(
+            StrengthChoice(grid.checkpoint), tuple(job for jobs in self._trainings.values() for job in jobs)
+        )
 
     def jobs(self) -> list[Job]:
         """The trainings, and the choice among them."""

@@ -16,7 +16,7 @@ from smoothout.config.build import pick_settings, validate
 from smoothout.config.compose import compose_config
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.runtime import Runtime
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import Precision
 from smoothout.reproduction.cells import CellSpec
 from smoothout.reproduction.metrics import METRICS, Metric
 from smoothout.reproduction.table import RunSelection, TablePlan
@@ -80,9 +80,9 @@ class Claim:
 
 @dataclass(frozen=True)
 class ClaimScope:
-    """Which records are judged: every regime by itself, one profile and precision."""
+    """Which records are judged: every protocol by itself, one profile and precision."""
 
-    regimes: tuple[str, ...] = ("released", "described")
+    protocols: tuple[str, ...] = ("authors_code", "paper_text")
     profile: str = "paper"
     precision: Precision = Precision.float32
     seeds: tuple[int, ...] = (0,)
@@ -92,10 +92,10 @@ class ClaimScope:
         self.scopes()
 
     def scopes(self) -> list[RunSelection]:
-        """One for each regime. Raises ValueError."""
-        if not self.regimes:
-            raise ValueError("regimes: must be at least one")
-        return [RunSelection(regime, self.profile, self.precision, self.seeds) for regime in self.regimes]
+        """One for each protocol. Raises ValueError."""
+        if not self.protocols:
+            raise ValueError("protocols: must be at least one")
+        return [RunSelection(protocol, self.profile, self.precision, self.seeds) for protocol in self.protocols]
 
     def file(self, page: str) -> str:
         """The name of the page's file: ``page``, or for another profile or precision than the papers' its own."""
@@ -107,7 +107,7 @@ class ClaimScope:
 
 @dataclass(frozen=True)
 class ClaimTest:
-    """A claim in one row, by one quantity, under one regime.
+    """A claim in one row, by one quantity, under one protocol.
 
     Attributes:
         evidence: of that which the claim calls positive: a difference, or the log2 of a ratio.
@@ -120,7 +120,7 @@ class ClaimTest:
 
     claim: Claim
     row: str
-    regime: str
+    protocol: str
     quantity: Metric
     evidence: TestResult
     published: float | None = None
@@ -203,17 +203,17 @@ class Claims:
                 self._entry(cell, METRICS[claim.metrics[0]])
         return claim, rows
 
-    def tests(self, place: Runtime, tick: Callable[[], None] = lambda: None) -> Iterator[ClaimTest]:
+    def tests(self, runtime: Runtime, tick: Callable[[], None] = lambda: None) -> Iterator[ClaimTest]:
         """Every claim, row and quantity, tested by the records that are there; ``tick`` is called once a claim."""
         for claim, rows in self.claims:
             tick()
             for name in claim.metrics:
                 quantity = METRICS[name]
                 if claim.kind is ClaimKind.correlation:
-                    yield from self._correlations(claim, quantity, place)
+                    yield from self._correlations(claim, quantity, runtime)
                 for row, sides in rows.items():
                     plus, minus = (
-                        [self._values(cell, quantity, place) for cell in sides.get(side, [])]
+                        [self._values(cell, quantity, runtime) for cell in sides.get(side, [])]
                         for side in ("plus", "minus")
                     )
                     yield self._tested(claim, row, _between(quantity, sides), plus, minus)
@@ -237,16 +237,16 @@ class Claims:
         else:
             found = [_combined(plus, minus, lambda values: values.by_seed[seed]) for seed in sorted(seeds)]  # noqa: B023
             evidence = paired_t_test([value for value in found if value is not None], claim.margin, step)
-        regime, error = self.scope.regime, _error(plus)
-        return ClaimTest(claim, row, regime, quantity, evidence, published, failed, diverged, error)
+        protocol, error = self.scope.protocol, _error(plus)
+        return ClaimTest(claim, row, protocol, quantity, evidence, published, failed, diverged, error)
 
-    def _correlations(self, claim: Claim, quantity: Metric, place: Runtime) -> Iterator[ClaimTest]:
+    def _correlations(self, claim: Claim, quantity: Metric, runtime: Runtime) -> Iterator[ClaimTest]:
         """Accuracy against flatness over the settings of the claim's tables, plainly and at equal training loss."""
         runs, diverged = dict[str, tuple[float, float, float, str, str]](), set[str]()
         for table in claim.tables:
             for row, method in dict.fromkeys((row, column.split()[0]) for row, column in self._entries(table)):
                 flat, right = (
-                    self._values(f"{table} | {row} | {method}", q, place) for q in (quantity, METRICS["best"])
+                    self._values(f"{table} | {row} | {method}", q, runtime) for q in (quantity, METRICS["best"])
                 )
                 setting = next(iter(self._entries(table)[row, f"{method} best"].jobs.values())).digest
                 diverged |= {right.records[seed].digest for seed in right.diverged}
@@ -256,21 +256,21 @@ class Claims:
                     loss = math.log2(max(trained.outcome["best"]["train_loss"], _LEAST_LOSS))
                     runs[trained.digest] = (-flat.by_seed[seed], right.by_seed[seed], loss, network, setting)
         flatness, accuracy, losses, networks, settings = zip(*runs.values(), strict=True) if runs else ((),) * 5
-        test = ClaimTest(claim, "", self.scope.regime, quantity, TestResult(), diverged=len(diverged), runs=len(runs))
+        test = ClaimTest(claim, "", self.scope.protocol, quantity, TestResult(), diverged=len(diverged), runs=len(runs))
         for row, given in (("all settings, network by network", None), ("the same at equal training loss", losses)):
             yield replace(
                 test, row=row, evidence=stratified_rank_correlation(flatness, accuracy, networks, settings, given)
             )
 
-    def _values(self, cell: str, quantity: Metric, place: Runtime) -> MetricValues:
+    def _values(self, cell: str, quantity: Metric, runtime: Runtime) -> MetricValues:
         entry = self._entry(cell, quantity)
-        reading = entry.values(place)
+        reading = entry.values(runtime)
         values, published, images = reading.values, entry.published, 0
         if quantity.ratio_scale:
             values = {seed: math.log2(value) for seed, value in values.items() if value > 0}
             published = math.log2(published) if published else None
         else:
-            images = next(iter(entry.jobs.values())).training_job.settings.data.usual_examples[1]
+            images = next(iter(entry.jobs.values())).training_job.settings.data.expected_sizes[1]
         failed = reading.failed | (reading.values.keys() - values.keys())
         return MetricValues(values, failed, reading.diverged, published, reading.records, images)
 

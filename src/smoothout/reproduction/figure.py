@@ -151,15 +151,15 @@ class PanelPlan:
     jobs: tuple[tuple[str, Job], ...]
     options: dict[str, Any]
 
-    def records(self, place: Runtime) -> tuple[list[tuple[str, Record]], list[str]]:
+    def records(self, runtime: Runtime) -> tuple[list[tuple[str, Record]], list[str]]:
         """The present records by name, and the names of the missing ones."""
-        found = [(name, job, find_record(job, place)) for name, job in self.jobs]
+        found = [(name, job, find_record(job, runtime)) for name, job in self.jobs]
         present = [(name, record) for name, _, record in found if record is not None]
         return present, [job.name for _, job, record in found if record is None]
 
-    def drawn(self, place: Runtime, places: dict[str, int]) -> sheet.Panel:
+    def drawn(self, runtime: Runtime, places: dict[str, int]) -> sheet.Panel:
         """The panel as it is drawn from the present records; ``places`` are those of all runs in the picture."""
-        present, missing = self.records(place)
+        present, missing = self.records(runtime)
         records = [(curves.RunLabel(name, places.get(name)), record) for name, record in present]
         draw = partial(self.kind.draw, records=records, **self.options) if present or not self.jobs else None
         return sheet.Panel(self.title, draw, len(missing), self.kind.is_3d, self.kind.shared_axis)
@@ -178,11 +178,11 @@ class FigurePlan:
         self._configured = dict[str, dict[str, Any]]()  # their configs by digest
         self.panels = [self._panel(panel) for panel in figure["panels"]]
         names = dict.fromkeys(name for panel in figure["panels"] for name in panel.get("runs", {}))
-        self.places = {name: place for place, name in enumerate(names)}
+        self.places = {name: runtime for runtime, name in enumerate(names)}
 
-    def with_recorded_seeds(self, place: Runtime) -> FigurePlan:
+    def with_recorded_seeds(self, runtime: Runtime) -> FigurePlan:
         """The same for every seed that has a record of what is drawn; as it is where none has."""
-        there = recorded_seeds(lambda seeds: self._of_seeds(seeds).shown(), place)
+        there = recorded_seeds(lambda seeds: self._of_seeds(seeds).shown(), runtime)
         return self._of_seeds(there) if there else self
 
     def _of_seeds(self, seeds: set[int]) -> FigurePlan:
@@ -202,30 +202,30 @@ class FigurePlan:
         jobs = {job: epoch_seconds(config) if config else None for job, config in configs.items()}
         return {f"figure {self.figure['name']}": jobs}
 
-    def missing(self, place: Runtime) -> list[str]:
+    def missing(self, runtime: Runtime) -> list[str]:
         """The names of the records that the picture lacks."""
-        return list(dict.fromkeys(name for panel in self.panels for name in panel.records(place)[1]))
+        return list(dict.fromkeys(name for panel in self.panels for name in panel.records(runtime)[1]))
 
-    def save(self, place: Runtime, folder: Path) -> list[Path]:
+    def save(self, runtime: Runtime, folder: Path) -> list[Path]:
         """Draw it from the present records; nothing is drawn while no panel has any."""
-        panels = [panel.drawn(place, self.places) for panel in self.panels]
+        panels = [panel.drawn(runtime, self.places) for panel in self.panels]
         scope, name = self.scope, self.figure["name"]
         if any(job.dependencies for job in self.jobs()):
-            name = stem(name, scope.regime, scope.profile, scope.precision)
-        return sheet.save(self.figure["title"], panels, self._note(place), folder / name, self.figure.get("columns"))
+            name = stem(name, scope.protocol, scope.profile, scope.precision)
+        return sheet.save(self.figure["title"], panels, self._note(runtime), folder / name, self.figure.get("columns"))
 
-    def _note(self, place: Runtime) -> str:
+    def _note(self, runtime: Runtime) -> str:
         """What the picture was made of."""
         jobs, scope = self.jobs(), self.scope
         if not jobs:
             return "in closed form; no network is trained"
         if not any(job.dependencies for job in jobs):
-            present = [record for job in jobs if (record := find_record(job, place))]
+            present = [record for job in jobs if (record := find_record(job, runtime))]
             machines = {f"{device_of(r.environment)}, torch {r.environment['versions']['torch']}" for r in present}
             return f"measured on {'; '.join(sorted(machines))}; no network is trained"
         seeds = f"seed{'s' if len(scope.seeds) > 1 else ''} {', '.join(map(str, scope.seeds))}"
-        note = f"regime {scope.regime}, profile {scope.profile}, {scope.precision}, {seeds}"
-        if again := runs_with_other_weights(jobs, place):
+        note = f"protocol {scope.protocol}, profile {scope.profile}, {scope.precision}, {seeds}"
+        if again := runs_with_other_weights(jobs, runtime):
             note += f"; trained again on another machine, so other weights than recorded: {', '.join(again)}"
         return note
 

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from smoothout.analysis.interpolation import RunningStats
 from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
-from smoothout.analysis.jobs.base import WhichWeights
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.sharpness import Sharpness
-from smoothout.analysis.sharpness import Convention
+from smoothout.analysis.options import Convention, RunningStats, WhichWeights
 from smoothout.reproduction.cells import recalibrated_accuracy, sharpness_value
 from smoothout.results.records import Record
 
@@ -60,7 +58,7 @@ METRICS = {
         "test accuracy, last epoch, running averages recomputed, points",
         "last",
         False,
-        RunningStatistics(weights=WhichWeights.last),
+        RunningStatistics(checkpoint=WhichWeights.last),
         recalibrated_accuracy,
     ),
     "noise": Metric(f"rise of the training loss under noise, a = {NOISE}", "best", True, NoiseCurve(), _rise),
@@ -69,7 +67,7 @@ METRICS = {
         "sharpness `converged`, running averages recomputed",
         "sharpness converged",
         True,
-        Sharpness(averages=RunningStats.recomputed),
+        Sharpness(running_stats=RunningStats.recomputed),
         sharpness_value,
     ),
     "adaptive": Metric(

@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from smoothout.analysis.jobs.base import WhichWeights
-from smoothout.analysis.sharpness import Convention
+from smoothout.analysis.options import Convention, WhichWeights
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import pick_settings, unknown_key
 

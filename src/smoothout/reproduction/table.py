@@ -10,10 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from smoothout.analysis.jobs.base import WhichWeights
 from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.sharpness import Sharpness
-from smoothout.analysis.sharpness import Convention
+from smoothout.analysis.options import Convention, WhichWeights
 from smoothout.common.enums import check_seeds, coerce_enum_fields
 from smoothout.common.environment import device_of
 from smoothout.common.errors import ConfigError
@@ -23,7 +22,7 @@ from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.lookup import runs_with_other_weights
 from smoothout.jobs.runtime import Runtime
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import Precision
 from smoothout.reproduction.cells import (
     CellSpec,
     best_accuracy,
@@ -53,7 +52,7 @@ RECOMPUTED = (
 class RunSelection:
     """Which account of the experiments, how much of them, and which seeds a table is made of."""
 
-    regime: str = "released"
+    protocol: str = "authors_code"
     profile: str = "paper"
     precision: Precision = Precision.float32
     seeds: tuple[int, ...] = (0,)
@@ -64,15 +63,15 @@ class RunSelection:
 
     def overrides(self) -> list[str]:
         """As overrides of train.yaml, but for the seed."""
-        chosen = [f"regime={self.regime}", f"profile={self.profile}"]
+        chosen = [f"protocol={self.protocol}", f"profile={self.profile}"]
         return chosen if self.precision is Precision.float32 else [*chosen, f"precision={self.precision}"]
 
 
-def recorded_seeds(jobs: Callable[[set[int]], Iterable[Job]], place: Runtime) -> set[int]:
+def recorded_seeds(jobs: Callable[[set[int]], Iterable[Job]], runtime: Runtime) -> set[int]:
     """The seeds with a record of one of their ``jobs``, of all that were ever trained."""
-    trained = {int(record.labels["seed"]) for record in place.records.records(Experiment.kind)}
+    trained = {int(record.labels["seed"]) for record in runtime.records.records(Experiment.kind)}
     known = [job for job in jobs(trained) if isinstance(job.training_job.settings, Experiment)] if trained else []
-    return {job.training_job.settings.seed for job in known if place.records.get(job.kind, job.digest)}
+    return {job.training_job.settings.seed for job in known if runtime.records.get(job.kind, job.digest)}
 
 
 class TablePlan:
@@ -129,11 +128,12 @@ class TablePlan:
             for weights in self._recomputed():
                 column = f"{method} {weights} recomputed"
                 yield entry.with_analysis(
-                    RunningStatistics(weights=weights),
+                    RunningStatistics(checkpoint=weights),
                     recalibrated_accuracy,
                     column=column,
                     published=published_elsewhere(row, column, self._folder),
-                    command=f"python scripts/analyze.py analysis=averages analysis.weights={weights} {arguments}",
+                    command="python scripts/analyze.py analysis=running_statistics"
+                    f" analysis.checkpoint={weights} {arguments}",
                 )
             for convention in map(Convention, self.table["sharpness"]):
                 yield entry.with_analysis(
@@ -178,19 +178,19 @@ class TablePlan:
             return self._number(row, method, "sharpness")
         return published_elsewhere(row, f"{method} sharpness {convention}", self._folder)
 
-    def with_recorded_seeds(self, place: Runtime) -> TablePlan:
+    def with_recorded_seeds(self, runtime: Runtime) -> TablePlan:
         """The same for every seed that has a record of its rows; as it is where none has."""
-        there = recorded_seeds(lambda seeds: self._of_seeds(seeds).jobs(), place)
+        there = recorded_seeds(lambda seeds: self._of_seeds(seeds).jobs(), runtime)
         return self._of_seeds(there) if there else self
 
     def _of_seeds(self, seeds: set[int]) -> TablePlan:
         scope = replace(self.scope, seeds=tuple(sorted(seeds)))
         return TablePlan(self.table | {"rows": self.rows}, scope, self._configs, self._folder)
 
-    def render(self, place: Runtime) -> Table:
+    def render(self, runtime: Runtime) -> Table:
         """The table that the present records make."""
-        costs = RuntimeEstimator(place)
-        cells = {(entry.row, entry.column): _cell(entry, place, costs) for entry in self.entries}
+        costs = RuntimeEstimator(runtime)
+        cells = {(entry.row, entry.column): _cell(entry, runtime, costs) for entry in self.entries}
         for row, (quantity, method, better, worse) in product(self.rows, self._differences()):
             if not {better, worse} <= set(self._methods(row)):
                 continue
@@ -202,7 +202,7 @@ class TablePlan:
         return Table(
             name=self.table["name"],
             title=self.table["title"],
-            regime=self.scope.regime,
+            protocol=self.scope.protocol,
             profile=self.scope.profile,
             precision=self.scope.precision.value,
             seeds=self.scope.seeds,
@@ -212,13 +212,13 @@ class TablePlan:
                 *self.table["notes"],
                 EPOCHS,
                 *([RECOMPUTED] if self._recomputed() else []),
-                *self._other_weights(place),
+                *self._other_weights(runtime),
             ],
         )
 
-    def _other_weights(self, place: Runtime) -> list[str]:
+    def _other_weights(self, runtime: Runtime) -> list[str]:
         """A note, where what was measured after a row's training is not of the weights that its accuracy is of."""
-        names = runs_with_other_weights(self.jobs(), place)
+        names = runs_with_other_weights(self.jobs(), runtime)
         if not names:
             return []
         return [
@@ -264,9 +264,9 @@ def _seeds_argument(seeds: Sequence[int]) -> str:
     return f"seed={seeds[0]}" if len(seeds) == 1 else f"-m seed={','.join(map(str, seeds))}"
 
 
-def _cell(entry: CellSpec, place: Runtime, costs: RuntimeEstimator) -> Cell:
+def _cell(entry: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell:
     """The cell that the entry's present records make."""
-    reading = entry.values(place)
+    reading = entry.values(runtime)
     there = reading.records
     hours = [costs.hours(job, entry.epoch_seconds) for seed, job in entry.jobs.items() if seed not in there]
     return Cell(

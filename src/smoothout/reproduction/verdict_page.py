@@ -25,13 +25,13 @@ SHORT = {
 
 @dataclass(frozen=True)
 class VerdictPage:
-    """All tests of all regimes, judged together: the correction counts every one that has numbers.
+    """All tests of all protocols, judged together: the correction counts every one that has numbers.
 
     Attributes:
-        tests: of every claim, row, quantity and regime.
+        tests: of every claim, row, quantity and protocol.
         prose: the page's ``title`` and ``introduction``.
         method: paragraphs that say how the page judges.
-        judging: whose records were judged.
+        claim_scope: whose records were judged.
         command: what writes the page.
         file: the page that has the papers' own profile and precision.
         linked: whether a page of other runs names that one; not where it was never written.
@@ -40,7 +40,7 @@ class VerdictPage:
     tests: Sequence[ClaimTest]
     prose: Any
     method: Sequence[str]
-    judging: ClaimScope
+    claim_scope: ClaimScope
     command: str
     file: str = "README.md"
     linked: bool = True
@@ -69,8 +69,8 @@ class VerdictPage:
     def markdown(self) -> str:
         """The whole page."""
         made = sum(test.evidence.n > 0 for test in self.tests)
-        seeds = ", ".join(map(str, self.judging.seeds))
-        scope = f"Profile `{self.judging.profile}`, {self.judging.precision}, seeds {seeds} as far as recorded"
+        seeds = ", ".join(map(str, self.claim_scope.seeds))
+        scope = f"Profile `{self.claim_scope.profile}`, {self.claim_scope.precision}, seeds {seeds} as far as recorded"
         caption = (
             f"{scope}; {made} of {len(self.tests)} tests have numbers, {self._family} of them from two seeds or more,"
             f" and p is corrected for these (Holm 1979, {LEVEL:g} over all of them)."
@@ -91,9 +91,9 @@ class VerdictPage:
 
     def _heading(self) -> list[str]:
         """Title and introduction; a page of other runs than the papers' says so first."""
-        if self.judging.file(self.file) == self.file:
+        if self.claim_scope.file(self.file) == self.file:
             return [f"# {self.prose.title}", self.prose.introduction]
-        scope = f"profile {self.judging.profile}, {self.judging.precision}"
+        scope = f"profile {self.claim_scope.profile}, {self.claim_scope.precision}"
         warning = f"**These runs are not the papers' ({scope}), and a verdict here is one about them alone.**"
         link = f" [{self.file}]({self.file}) is the page of runs as the papers have them." if self.linked else ""
         return [f"# {self.prose.title} ({scope})", warning + link, self.prose.introduction]
@@ -101,7 +101,7 @@ class VerdictPage:
     def _decided(self) -> list[str]:
         """A line a test that came out one way or the other."""
         lines = [
-            {"verdict": f"**{verdict}**", "claim": test.claim.statement, "row": f"{test.row}, `{test.regime}`"}
+            {"verdict": f"**{verdict}**", "claim": test.claim.statement, "row": f"{test.row}, `{test.protocol}`"}
             | {"what": test.quantity.title, "ours [95%]": format_estimate(test), "p, corrected": _p(test, p)}
             for test, p, verdict in self._judged
             if verdict in (Verdict.holds, Verdict.contradicted)
@@ -109,17 +109,17 @@ class VerdictPage:
         return ["Decided so far:", _table(pd.DataFrame(lines))] if lines else ["No test is decided so far."]
 
     def _summary(self, begun: Sequence[str]) -> list[str]:
-        """A line a claim of ``begun``: how many of its tests came out how, under each regime."""
+        """A line a claim of ``begun``: how many of its tests came out how, under each protocol."""
         lines = []
         for says in begun:
             line: dict[str, str] = {"claim": says}
-            for regime in dict.fromkeys(test.regime for test in self.tests):
+            for protocol in dict.fromkeys(test.protocol for test in self.tests):
                 counts = Counter(
                     verdict
                     for test, _, verdict in self._judged
-                    if test.claim.statement == says and test.regime == regime
+                    if test.claim.statement == says and test.protocol == protocol
                 )
-                line[f"`{regime}`"] = ", ".join(f"{counts[v]} {SHORT[v]}" for v in Verdict if counts[v])
+                line[f"`{protocol}`"] = ", ".join(f"{counts[v]} {SHORT[v]}" for v in Verdict if counts[v])
             lines.append(line)
         return ["How many of each claim's tests came out how:", _table(pd.DataFrame(lines))] if lines else []
 
@@ -127,14 +127,14 @@ class VerdictPage:
         """The claim's source, its tests, and the rows of which there is no record."""
         found = [one for one in self._judged if one[0].claim.statement == says]
         lines = [self._line(test, p, verdict) for test, p, verdict in found if test.evidence.n]
-        regimes: dict[str, list[str]] = {}  # by what is not tested there
-        for regime in dict.fromkeys(test.regime for test, _, _ in found):
-            if rows := _untested([test for test, _, _ in found if test.regime == regime]):
-                regimes.setdefault(rows, []).append(f"`{regime}`")
+        protocols: dict[str, list[str]] = {}  # by what is not tested there
+        for protocol in dict.fromkeys(test.protocol for test, _, _ in found):
+            if rows := _untested([test for test, _, _ in found if test.protocol == protocol]):
+                protocols.setdefault(rows, []).append(f"`{protocol}`")
         parts = [f"Source: {found[0][0].claim.source}."]
         if lines:
             parts.append(_table(pd.DataFrame(lines)))
-        parts += [f"Not tested under {' and '.join(names)}: {rows}." for rows, names in regimes.items()]
+        parts += [f"Not tested under {' and '.join(names)}: {rows}." for rows, names in protocols.items()]
         return parts
 
     def _line(self, test: ClaimTest, adjusted: float, verdict: Verdict) -> dict[str, str]:
@@ -143,7 +143,7 @@ class VerdictPage:
         deciding = f"more than {MOST_SEEDS}" if needed == math.inf else str(needed or "?")
         return {
             "row": test.row,
-            "regime": f"`{test.regime}`",
+            "protocol": f"`{test.protocol}`",
             "what": test.quantity.title,
             "seeds": _seeds(test),
             "ours [95%]": format_estimate(test),

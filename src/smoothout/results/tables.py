@@ -98,11 +98,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """All cells of one table under one regime, profile and precision: these are never mixed."""
+    """All cells of one table under one protocol, profile and precision: these are never mixed."""
 
     name: str
     title: str
-    regime: str
+    protocol: str
     profile: str
     precision: str
     seeds: tuple[int, ...]
@@ -113,7 +113,7 @@ class Table:
     @property
     def stem(self) -> str:
         """The name of its files without their endings."""
-        return stem(self.name, self.regime, self.profile, self.precision)
+        return stem(self.name, self.protocol, self.profile, self.precision)
 
     def long(self) -> pd.DataFrame:
         """A line a cell."""
@@ -121,7 +121,7 @@ class Table:
             {
                 "row": cell.row,
                 "column": cell.column,
-                "regime": self.regime,
+                "protocol": self.protocol,
                 "profile": self.profile,
                 "precision": self.precision,
                 "n": len(cell.values),
@@ -155,7 +155,7 @@ class Table:
         """What the numbers are."""
         devices = sorted({device for cell in self.cells for device in cell.devices}) or ["none yet"]
         seeds = ", ".join(map(str, self.seeds))
-        made = f"Regime `{self.regime}`, profile `{self.profile}`, {self.precision}, seeds {seeds}"
+        made = f"Protocol `{self.protocol}`, profile `{self.profile}`, {self.precision}, seeds {seeds}"
         spread = ""
         if len(self.seeds) > 1:
             by_ratio = any(block.by_ratio for block in self.blocks)
@@ -218,6 +218,6 @@ def difference(one: Cell, other: Cell, published: float | None, column: str) -> 
     return Cell(one.row, column, values, diverged=diverged, published=published, records=records, devices=devices)
 
 
-def stem(name: str, regime: str, profile: str, precision: str) -> str:
+def stem(name: str, protocol: str, profile: str, precision: str) -> str:
     """The name of rendered files without their endings; float32, the reference, goes without saying."""
-    return "-".join([name, regime, profile, *([] if precision == "float32" else [precision])])
+    return "-".join([name, protocol, profile, *([] if precision == "float32" else [precision])])

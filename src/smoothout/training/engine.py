@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import torch
 from torch import nn
 
 from smoothout.common.enums import coerce_enum_fields
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import Precision
 
 _KEEP = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: never map, never trim
 MAX_CONCURRENT = 8  # trainings that take turns on one CUDA device
@@ -54,8 +54,8 @@ class GhostPasses(StrEnum):
     """How ghost batches go through the network: one after another, or all of a batch in one pass (see ``ghost``)."""
 
     auto = "auto"
-    in_turn = "in_turn"
-    one_pass = "one_pass"
+    sequential = "sequential"
+    batched = "batched"
 
 
 @dataclass(frozen=True)
@@ -67,30 +67,32 @@ class Engine:
             that prove impossible to record, or whose first replay does not end where an eager one ends, are carried
             out eagerly, with one warning; with graph that is an error.
         compile: run the network through torch.compile (needs a C++ compiler on CPUs).
-        layout: auto is channels_last on CPUs, and on CUDA devices below float32.
-        together: how many trainings take turns on the device when several are missing, at most: the next one begins
-            when the device has the memory for it, and trainings on image folders run alone. None is 8 on CUDA, 1
-            elsewhere.
-        ghosts: in_turn needs the memory of one ghost batch, one_pass that of a batch. auto is one_pass on CUDA devices
+        memory_format: auto is channels_last on CPUs, and on CUDA devices below float32.
+        concurrent_trainings: how many trainings take turns on the device when several are missing, at most: the next
+            one begins when the device has the memory for it, and trainings on image folders run alone. None is 8 on
+            CUDA, 1 elsewhere.
+        ghosts: sequential needs the memory of one ghost batch, batched that of a batch. auto is batched on CUDA devices
             wherever it takes fewer and larger launches: where one noise, or none, serves the ghost batches of a batch,
             and with noise of their own in networks without convolutions, whose layers then multiply by a stack of
             weights (convolutions would become grouped ones). A CPU is busy with one ghost batch already: measured with
-            128 examples each, one_pass took 1.1 times as long for a ResNet, 0.9 times for F1 (with 16 each, half as
-            long), and with noise of their own 1.4 times, so auto is in_turn there. What cannot go in one pass goes one
-            after another: photographs, copies, dropout, noise that stays in, networks that use a BatchNorm layer more
-            than once, and, with noise of their own, compiled networks and those that `torch.vmap` cannot run.
+            128 examples each, batched took 1.1 times as long for a ResNet, 0.9 times for F1 (with 16 each, half as
+            long), and with noise of their own 1.4 times, so auto is sequential there. What cannot go in one pass goes
+            one after another: photographs, copies, dropout, noise that stays in, networks that use a BatchNorm layer
+            more than once, and, with noise of their own, compiled networks and those that `torch.vmap` cannot run.
     """
 
     launch: Launch = Launch.auto
     compile: bool = False
-    layout: MemoryFormat = MemoryFormat.auto
-    together: int | None = None
+    memory_format: MemoryFormat = field(default=MemoryFormat.auto, metadata={"recorded_as": "layout"})
+    concurrent_trainings: int | None = field(default=None, metadata={"recorded_as": "together"})
     ghosts: GhostPasses = GhostPasses.auto
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
-        if self.together is not None and self.together < 1:
-            raise ValueError(f"together: must be null or a whole number >= 1, not {self.together}")
+        if self.concurrent_trainings is not None and self.concurrent_trainings < 1:
+            raise ValueError(
+                f"concurrent_trainings: must be null or a whole number >= 1, not {self.concurrent_trainings}"
+            )
 
     def resolved(
         self,
@@ -115,21 +117,21 @@ class Engine:
         return replace(
             self,
             launch=launch,
-            layout=self.resolve_memory_format(device, precision),
-            together=self.max_concurrent(device),
+            memory_format=self.resolve_memory_format(device, precision),
+            concurrent_trainings=self.max_concurrent(device),
             ghosts=self.passes(device, one_noise, convolutions),
         )
 
     def resolve_memory_format(self, device: torch.device, precision: Precision) -> MemoryFormat:
         """The layout on ``device``."""
-        if self.layout is not MemoryFormat.auto:
-            return self.layout
+        if self.memory_format is not MemoryFormat.auto:
+            return self.memory_format
         plane_wise = device.type == "cuda" and precision is Precision.float32
         return MemoryFormat.channels_first if plane_wise else MemoryFormat.channels_last
 
     def max_concurrent(self, device: torch.device) -> int:
         """How many trainings take turns on ``device``."""
-        return self.together or (MAX_CONCURRENT if device.type == "cuda" else 1)
+        return self.concurrent_trainings or (MAX_CONCURRENT if device.type == "cuda" else 1)
 
     def passes(self, device: torch.device, one_noise: bool | None, convolutions: bool) -> GhostPasses:
         """How ghost batches go through a network with or without ``convolutions``.
@@ -137,8 +139,8 @@ class Engine:
         ``shares_noise`` is whether one noise, or none, serves those of a batch; None is that they must go one by one.
         """
         if one_noise is None or (self.compile and not one_noise):
-            return GhostPasses.in_turn
+            return GhostPasses.sequential
         if self.ghosts is GhostPasses.auto:
             fewer_launches = device.type == "cuda" and (one_noise or not convolutions)
-            return GhostPasses.one_pass if fewer_launches else GhostPasses.in_turn
+            return GhostPasses.batched if fewer_launches else GhostPasses.sequential
         return self.ghosts

@@ -58,7 +58,9 @@ class NoiseContexts:
         measurable = self._context is not None and noise.denoise
         self._names = _names(model, self._context)
         self.trace = RunningTrace(self._names, device) if measurable else None
-        self._stein = FlatSteinTrace(self._context.parameters, noise.law, noise.scaling) if self._context else None
+        self._stein = (
+            FlatSteinTrace(self._context.parameters, noise.distribution, noise.scaling) if self._context else None
+        )
         self._later: Callable[[], None] | None = None  # measures, when the update's gradient is there
         clean = measurable or self._context is None  # no noise stays in
         self._at_once = clean and not self._drops and self._copies is None and supports_ghost_batchnorm(model)
@@ -116,7 +118,7 @@ class NoiseContexts:
         self._update, self._later = update, None
         for ghost, generator in enumerate(self._generators):
             generator.manual_seed(
-                derive_seed(self._seed, "noise", update, ghost if self._noise.draw is NoisePer.ghost else 0)
+                derive_seed(self._seed, "noise", update, ghost if self._noise.noise_per is NoisePer.ghost else 0)
             )
         self._seed_dropout(0)
         if self._context is not None:
@@ -130,7 +132,7 @@ class NoiseContexts:
     @property
     def shares_noise(self) -> bool | None:
         """Whether one noise, or none, serves all ghost batches of a batch; None where they cannot go in one pass."""
-        return (self._context is None or self._noise.draw is NoisePer.batch) if self._at_once else None
+        return (self._context is None or self._noise.noise_per is NoisePer.batch) if self._at_once else None
 
     def skip(self, ghosts: Iterable[int]) -> None:
         """Leave ``ghosts_per_batch`` to other ranks; where their noise stays in, it does so here too."""
@@ -211,7 +213,7 @@ class NoiseContexts:
             self._seed_dropout(ghost)
         if self._copies is not None:
             return self._copies
-        there = ghost and self._noise.draw is NoisePer.batch and not self._noise.denoise
+        there = ghost and self._noise.noise_per is NoisePer.batch and not self._noise.denoise
         if self._context is None or there:
             return [nullcontext()]
         self._context.generator = self._generators[ghost]
@@ -224,7 +226,7 @@ class NoiseContexts:
         assert self._context is not None
         parameters, clean = self._context.parameters, _by_filter(self._context.clean_weights)
         theta = _by_filter(parameters) - clean
-        if self._noise.draw is NoisePer.batch:
+        if self._noise.noise_per is NoisePer.batch:
             self._later = lambda: self._add(theta, _by_filter(parameters), _gradients(parameters), 1)
         else:
             self._add(theta, clean, _gradients(parameters), count)

@@ -33,7 +33,7 @@ def relative_noise_strength(model: nn.Module, noise: NoiseConfig, update: int, t
 
 def _ratios(weight: Tensor, a: float, noise: NoiseConfig) -> Tensor:
     """||theta_f|| / ||w_f|| for each filter of ``weight``; inf where w_f is 0."""
-    [variance] = noise_variances([weight], a, law=noise.law, scaling=noise.scaling)
+    [variance] = noise_variances([weight], a, distribution=noise.distribution, scaling=noise.scaling)
     variances = torch.as_tensor(variance, dtype=weight.dtype, device=weight.device).expand_as(weight)
     norms = filter_norms(weight).flatten()
     return torch.where(norms != 0, variances.flatten(1).sum(1).sqrt() / norms, math.inf)

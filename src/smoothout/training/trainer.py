@@ -17,8 +17,9 @@ from smoothout.common.enums import parse_enum
 from smoothout.common.rng import make_generator
 from smoothout.data.split import Split
 from smoothout.nn.evaluation import eval_batch_size, evaluate
+from smoothout.nn.options import Precision
 from smoothout.nn.parameters import has_convolutions
-from smoothout.nn.precision import Precision, precision_context
+from smoothout.nn.precision import precision_context
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.cuda_graph import GraphedStep, RecordingError, State
@@ -83,7 +84,7 @@ class Trainer:
             the model draws chance by other means than torch.nn.Dropout and its kin (functional dropout, an LSTM's own).
         RecordingError: in an update, where ``engine.launch`` is graph and it cannot be recorded.
         torch.OutOfMemoryError: in an update. Where the device lacks memory for a recording alone and no other training
-            takes turns on it (``engine.together`` is 1), ``engine.launch`` auto goes on eagerly instead.
+            takes turns on it (``engine.concurrent_trainings`` is 1), ``engine.launch`` auto goes on eagerly instead.
     """
 
     def __init__(
@@ -126,12 +127,12 @@ class Trainer:
         one_noise = self._perturb.shares_noise if batch.ghosts_per_batch > 1 and resident else None
         self.engine = engine.resolved(self._device, precision, recordable, one_noise, has_convolutions(model))
         train_split, self._test_split = (  # whose batches lie in memory as the weights do
-            split.to_memory_format(self.engine.layout.memory_format) for split in (train_split, test_split)
+            split.to_memory_format(self.engine.memory_format.memory_format) for split in (train_split, test_split)
         )
-        if self.engine.ghosts is GhostPasses.one_pass:
+        if self.engine.ghosts is GhostPasses.batched:
             with precision_context(precision, self._device):
                 fit = fit_one_pass(model, self._perturb, train_split.gather(slice(1))[0])
-            self.engine = self.engine if fit else replace(self.engine, ghosts=GhostPasses.in_turn)
+            self.engine = self.engine if fit else replace(self.engine, ghosts=GhostPasses.sequential)
 
         self._examples = train_split.training_view(augmentation, seed)
         self._settings, self._schedule, self._batch, self._seed = optimizer, schedule, batch, seed
@@ -213,7 +214,7 @@ class Trainer:
         try:
             self._graphed(self._compute, rows, self._state, self._perturb.measuring)
         except (RecordingError, torch.OutOfMemoryError) as error:
-            crowded = isinstance(error, torch.OutOfMemoryError) and self.engine.together != 1
+            crowded = isinstance(error, torch.OutOfMemoryError) and self.engine.concurrent_trainings != 1
             if self._graph_required or crowded:
                 raise
             # Its words alone, for its frames hold the attempt's memory; torch has pages to say about lack of memory.
@@ -222,7 +223,7 @@ class Trainer:
 
     def _compute(self, rows: Tensor) -> None:
         """One update on the training examples ``rows``: work of the device alone, which waits for nothing."""
-        one_pass = self.engine.ghosts is GhostPasses.one_pass
+        one_pass = self.engine.ghosts is GhostPasses.batched
         way = plan_passes(
             rows, self._batch, self._model, self._network, self._perturb, one_pass=one_pass, share=self._ranks.shard
         )

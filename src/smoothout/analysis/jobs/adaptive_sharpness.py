@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from torch import nn
 from torch.nn import functional as F
 
-from smoothout.analysis.adaptive_sharpness import Norm, adaptive_sharpness
+from smoothout.analysis.adaptive_sharpness import adaptive_sharpness
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import SplitName, WhichWeights
+from smoothout.analysis.options import Norm, SplitName, WhichWeights
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
 
@@ -22,8 +22,8 @@ class AdaptiveSharpnessJob:
     """Adaptive sharpness of one run, see ``analysis.adaptive.adaptive_sharpness``.
 
     Args:
-        weights: best or last.
-        part: train or test.
+        checkpoint: best or last.
+        split: train or test.
         norm: linf, a box, or l2, a ball.
         rho: its size relative to each weight. A ball of n weights is as large as a box at sqrt(n) times its rho.
         normalise_logits: whether all models are made to speak with the same confidence.
@@ -39,8 +39,8 @@ class AdaptiveSharpnessJob:
     numerics: ClassVar[int] = 1
     runs: ClassVar[int] = 1
 
-    weights: WhichWeights = WhichWeights.best
-    part: SplitName = SplitName.train
+    checkpoint: WhichWeights = field(default=WhichWeights.best, metadata={"recorded_as": "weights"})
+    split: SplitName = field(default=SplitName.train, metadata={"recorded_as": "part"})
     norm: Norm = Norm.linf
     rho: float = 1e-3
     normalise_logits: bool = False
@@ -52,14 +52,14 @@ class AdaptiveSharpnessJob:
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
         base.check_examples(self.examples)
-        base.check_part(self.part)
+        base.check_split(self.split)
         base.check_counts(self, "iterations")
         base.check_counts(self, "random_starts", least=0)
         base.check_positive(self, "rho")
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
-        return f"{run}-{self.norm}-{self.part}"
+        return f"{run}-{self.norm}-{self.split}"
 
     def evaluations(self, train: int, test: int) -> int:
         """How many passes forward and backward over the split it takes at most."""
@@ -72,7 +72,7 @@ class AdaptiveSharpnessJob:
         """Measure the one model."""
         result = adaptive_sharpness(
             models[0],
-            base.batches_of(self.part, train, test, self.examples),
+            base.batches_of(self.split, train, test, self.examples),
             F.cross_entropy,
             self.rho,
             norm=self.norm,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Any
 
 import torch
 
 from smoothout.analysis import empirical_risk
+from smoothout.analysis.options import SplitName
 from smoothout.data.split import Split, SplitBatches
 from smoothout.nn.evaluation import eval_batch_size
 
@@ -15,25 +15,10 @@ STATISTICS_BATCH = 1000  # examples a batch where BatchNorm's averages are recom
 LARGE_GPU = 40 * 2**30  # bytes; products with the Hessian of ResNet44 for 5000 images need as much
 
 
-class WhichWeights(StrEnum):
-    """The weights of a trained run: at the end of its best test epoch, or of its last epoch."""
-
-    best = "best"
-    last = "last"
-
-
-class SplitName(StrEnum):
-    """The split that is looked at; by_convention is the one that a convention of sharpness goes with."""
-
-    train = "train"
-    test = "test"
-    by_convention = "by_convention"
-
-
-def check_part(part: SplitName) -> None:
+def check_split(part: SplitName) -> None:
     """Raise ValueError unless ``part`` is one of the two splits."""
     if part is SplitName.by_convention:
-        raise ValueError("part: must be train or test; by_convention belongs to sharpness")
+        raise ValueError("split: must be train or test; by_convention belongs to sharpness")
 
 
 def check_examples(examples: int | None) -> None:
@@ -60,7 +45,7 @@ def examples_used(size: int, examples: int | None) -> int:
 
 def examples_used_of_split(settings: Any, train: int, test: int) -> int:
     """How many examples one evaluation goes over, of ``settings`` that look at one split."""
-    return examples_used(train if settings.part is SplitName.train else test, settings.examples)
+    return examples_used(train if settings.split is SplitName.train else test, settings.examples)
 
 
 def examples_used_of_both(settings: Any, train: int, test: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from torch import nn
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import SplitName, WhichWeights
+from smoothout.analysis.options import SplitName, WhichWeights
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.estimates import Estimate
 from smoothout.data.split import Split
@@ -24,8 +24,8 @@ class Hessian:
     """Curvature of one run, see ``analysis.hessian``: top eigenvalues, trace and norm, and the spectrum if asked for.
 
     Args:
-        weights: best or last.
-        part: train or test.
+        checkpoint: best or last.
+        split: train or test.
         eigenvalues: how many of the largest.
         tolerance: relative, of an eigenvalue's residual; its own error is of the order of the square.
         probes: of the trace and the Frobenius norm.
@@ -39,8 +39,8 @@ class Hessian:
     numerics: ClassVar[int] = 1
     runs: ClassVar[int] = 1
 
-    weights: WhichWeights = WhichWeights.best
-    part: SplitName = SplitName.train
+    checkpoint: WhichWeights = field(default=WhichWeights.best, metadata={"recorded_as": "weights"})
+    split: SplitName = field(default=SplitName.train, metadata={"recorded_as": "part"})
     eigenvalues: int = 3
     tolerance: float = 1e-3
     probes: int = 10
@@ -52,7 +52,7 @@ class Hessian:
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
         base.check_examples(self.examples)
-        base.check_part(self.part)
+        base.check_split(self.split)
         base.check_counts(self, "eigenvalues", "spectrum_steps")
         base.check_counts(self, "probes", least=2)  # fewer have no standard error
         base.check_counts(self, "spectrum_probes", least=0)
@@ -61,7 +61,7 @@ class Hessian:
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
-        return f"{run}-{self.part}"
+        return f"{run}-{self.split}"
 
     def ticks(self, train: int, test: int) -> int:
         """About how many products with the Hessian it takes: Lanczos restarts until its eigenvalues are found."""
@@ -76,7 +76,7 @@ class Hessian:
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """All that is asked for, with standard errors, and the products that it took."""
-        given = models[0], base.batches_of(self.part, train, test, self.examples), F.cross_entropy
+        given = models[0], base.batches_of(self.split, train, test, self.examples), F.cross_entropy
         n = sum(p.numel() for p in models[0].parameters() if p.requires_grad)
         top = top_eigenvalues(*given, min(self.eigenvalues, n), tolerance=self.tolerance, seed=self.seed, tick=tick)
         sums = trace_and_norm(*given, probes=self.probes, seed=self.seed, tick=tick)

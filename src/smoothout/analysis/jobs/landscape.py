@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from torch import nn
 
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import SplitName, WhichWeights
-from smoothout.analysis.landscape import BiasDirection, landscape_line, landscape_plane
+from smoothout.analysis.landscape import landscape_line, landscape_plane
+from smoothout.analysis.options import BiasDirection, SplitName, WhichWeights
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
 
@@ -21,7 +21,7 @@ class Landscape:
     """Loss and accuracy along filter-normalised directions, see ``analysis.landscape.landscape_line``.
 
     Args:
-        weights: best or last.
+        checkpoint: best or last.
         start: first alpha; ``stop`` is the last, ``points`` the number of alphas.
         directions: how many random directions; the papers draw one.
         one_dimensional: biases and BatchNorm's parameters: scaled (as published) or zero (they stay).
@@ -33,7 +33,7 @@ class Landscape:
     numerics: ClassVar[int] = 1
     runs: ClassVar[int] = 1
 
-    weights: WhichWeights = WhichWeights.best
+    checkpoint: WhichWeights = field(default=WhichWeights.best, metadata={"recorded_as": "weights"})
     start: float = -1.0
     stop: float = 1.0
     points: int = 21
@@ -84,8 +84,8 @@ class Plane:
     """Loss and accuracy on a plane of two filter-normalised directions, see ``analysis.landscape.landscape_plane``.
 
     Args:
-        weights: best or last.
-        part: train or test.
+        checkpoint: best or last.
+        split: train or test.
         start: first alpha and beta; ``stop`` is the last, ``points`` the number of each.
         one_dimensional: biases and BatchNorm's parameters: scaled or zero (they stay).
         seed: of the directions.
@@ -96,8 +96,8 @@ class Plane:
     numerics: ClassVar[int] = 1
     runs: ClassVar[int] = 1
 
-    weights: WhichWeights = WhichWeights.best
-    part: SplitName = SplitName.train
+    checkpoint: WhichWeights = field(default=WhichWeights.best, metadata={"recorded_as": "weights"})
+    split: SplitName = field(default=SplitName.train, metadata={"recorded_as": "part"})
     start: float = -1.0
     stop: float = 1.0
     points: int = 21
@@ -108,12 +108,12 @@ class Plane:
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
         base.check_examples(self.examples)
-        base.check_part(self.part)
+        base.check_split(self.split)
         base.check_linspace(self.start, self.stop, self.points)
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
-        return f"{run}-{self.part}"
+        return f"{run}-{self.split}"
 
     def evaluations(self, train: int, test: int) -> int:
         """Passes over the split."""
@@ -125,7 +125,7 @@ class Plane:
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The grid."""
         along = base.linspace(self.start, self.stop, self.points)
-        batches = base.batches_of(self.part, train, test, self.examples)
+        batches = base.batches_of(self.split, train, test, self.examples)
         return asdict(
             landscape_plane(
                 models[0], batches, along, along, seed=self.seed, one_dimensional=self.one_dimensional, tick=tick

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import nn
 
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import SplitName, WhichWeights
 from smoothout.analysis.noise_sensitivity import noise_curve, noise_slopes
+from smoothout.analysis.options import SplitName, WhichWeights
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class NoiseCurve:
     """Loss and accuracy of one run under noise, see ``analysis.sensitivity.noise_curve``.
 
     Args:
-        weights: best or last.
+        checkpoint: best or last.
         strengths: the values of a.
-        law: uniform (as published) or gaussian.
+        distribution: uniform (as published) or gaussian.
         scaling: none (as published), filter or weight.
         draws: how often each batch is measured, each time with other noise.
         batch: examples that share a draw; the papers use 100.
@@ -37,9 +37,9 @@ class NoiseCurve:
     numerics: ClassVar[int] = 2  # 2: another generator draws the noise
     runs: ClassVar[int] = 1
 
-    weights: WhichWeights = WhichWeights.best
+    checkpoint: WhichWeights = field(default=WhichWeights.best, metadata={"recorded_as": "weights"})
     strengths: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1)
-    law: NoiseDistribution = NoiseDistribution.uniform
+    distribution: NoiseDistribution = field(default=NoiseDistribution.uniform, metadata={"recorded_as": "law"})
     scaling: NoiseScaling = NoiseScaling.none
     draws: int = 1
     batch: int = 100
@@ -55,7 +55,7 @@ class NoiseCurve:
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
-        return f"{run}-{self.law}" + ("" if self.scaling is NoiseScaling.none else f"-{self.scaling}")
+        return f"{run}-{self.distribution}" + ("" if self.scaling is NoiseScaling.none else f"-{self.scaling}")
 
     def evaluations(self, train: int, test: int) -> int:
         """Passes over a split."""
@@ -78,7 +78,7 @@ class NoiseCurve:
                 models[0],
                 batches,
                 self.strengths,
-                law=self.law,
+                distribution=self.distribution,
                 scaling=self.scaling,
                 draws=self.draws,
                 seed=self.seed,

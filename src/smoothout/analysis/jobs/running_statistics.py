@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import nn
 
 from smoothout.analysis.empirical_risk import Tick
-from smoothout.analysis.interpolation import RunningStats
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import SplitName, WhichWeights
+from smoothout.analysis.options import RunningStats, SplitName, WhichWeights
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
 from smoothout.nn.batchnorm import recalibrate_batchnorm
@@ -27,7 +26,7 @@ class RunningStatistics:
     weights.
 
     Args:
-        weights: best or last.
+        checkpoint: best or last.
         examples: look at the first so many examples of each split; None is all.
     """
 
@@ -37,7 +36,7 @@ class RunningStatistics:
     numerics: ClassVar[int] = 1
     runs: ClassVar[int] = 1
 
-    weights: WhichWeights = WhichWeights.best
+    checkpoint: WhichWeights = field(default=WhichWeights.best, metadata={"recorded_as": "weights"})
     examples: int | None = None
 
     def __post_init__(self) -> None:

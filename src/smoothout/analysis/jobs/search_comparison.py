@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from torch import nn
@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import SplitName, WhichWeights
-from smoothout.analysis.search_comparison import SearchMethod, compare_searches
-from smoothout.analysis.sharpness import EVALUATIONS
+from smoothout.analysis.options import EVALUATIONS, SearchMethod, SplitName, WhichWeights
+from smoothout.analysis.search_comparison import compare_searches
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
 
@@ -23,7 +22,7 @@ class SearchComparison:
     """All searches for the sharpness of one run, side by side, see ``analysis.atlas.compare_searches``.
 
     Args:
-        weights: best or last.
+        checkpoint: best or last.
         eps: relative size of the box.
         iterations: of each search of a convention, and of one ascent.
         subspace: number of random columns (Keskar et al.: 100), None for the full space alone.
@@ -39,7 +38,7 @@ class SearchComparison:
     numerics: ClassVar[int] = 1
     runs: ClassVar[int] = 1
 
-    weights: WhichWeights = WhichWeights.best
+    checkpoint: WhichWeights = field(default=WhichWeights.best, metadata={"recorded_as": "weights"})
     eps: float = 5e-4
     iterations: int = 10
     subspace: int | None = 100

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from torch import nn
 from torch.nn import functional as F
 
 from smoothout.analysis.empirical_risk import Tick
-from smoothout.analysis.interpolation import RunningStats
 from smoothout.analysis.jobs import base
-from smoothout.analysis.jobs.base import SplitName, WhichWeights
-from smoothout.analysis.sharpness import EVALUATIONS, Convention, sharpness
+from smoothout.analysis.options import EVALUATIONS, Convention, RunningStats, SplitName, WhichWeights
+from smoothout.analysis.sharpness import sharpness
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
 from smoothout.nn.batchnorm import recalibrate_batchnorm
@@ -26,15 +25,16 @@ class Sharpness:
 
     Args:
         convention: converged, keskar or released.
-        part: train, test, or by_convention: test for released, train for the others.
-        weights: best or last.
+        split: train, test, or by_convention: test for released, train for the others.
+        checkpoint: best or last.
         eps: relative size of the box; the papers use 5e-4 and 1e-3.
         iterations: of each search.
         subspace: None for the full space, or the number of random columns.
         repeats: searches; the first from the weights, the others from random points of the box.
         maxcor: corrections that L-BFGS-B keeps.
         seed: of random starts and the subspace.
-        averages: BatchNorm's running averages, kept as training left them or recomputed from the training examples.
+        running_stats: BatchNorm's running averages, kept as training left them or recomputed from the training
+            examples.
         examples: look at the first so many examples of the split; None is all.
     """
 
@@ -43,15 +43,15 @@ class Sharpness:
     runs: ClassVar[int] = 1
 
     convention: Convention = Convention.converged
-    part: SplitName = SplitName.by_convention
-    weights: WhichWeights = WhichWeights.best
+    split: SplitName = field(default=SplitName.by_convention, metadata={"recorded_as": "part"})
+    checkpoint: WhichWeights = field(default=WhichWeights.best, metadata={"recorded_as": "weights"})
     eps: float = 5e-4
     iterations: int = 10
     subspace: int | None = None
     repeats: int = 1
     maxcor: int = 10
     seed: int = 0
-    averages: RunningStats = RunningStats.kept
+    running_stats: RunningStats = field(default=RunningStats.kept, metadata={"recorded_as": "averages"})
     examples: int | None = None
 
     def __post_init__(self) -> None:
@@ -59,18 +59,18 @@ class Sharpness:
         base.check_examples(self.examples)
         base.check_positive(self, "eps")
         base.check_counts(self, "iterations", "subspace", "repeats", "maxcor")
-        if self.averages is RunningStats.interpolated:
-            raise ValueError("averages: 'interpolated' is not one of kept, recomputed")
+        if self.running_stats is RunningStats.interpolated:
+            raise ValueError("running_stats: 'interpolated' is not one of kept, recomputed")
 
     def canonicalized(self) -> Sharpness:
         """The same with the split named."""
         usual = SplitName.test if self.convention is Convention.released else SplitName.train
-        return replace(self, part=usual) if self.part is SplitName.by_convention else self
+        return replace(self, split=usual) if self.split is SplitName.by_convention else self
 
     def slug(self, run: str) -> str:
         """The readable part of the record's name."""
-        recomputed = "-recomputed" if self.averages is RunningStats.recomputed else ""
-        return f"{run}-{self.convention}-{self.canonicalized().part}{recomputed}"
+        recomputed = "-recomputed" if self.running_stats is RunningStats.recomputed else ""
+        return f"{run}-{self.convention}-{self.canonicalized().split}{recomputed}"
 
     def evaluations(self, train: int, test: int) -> int:
         """About how many passes forward and backward over a split of ``train`` or ``test`` examples it takes."""
@@ -85,12 +85,12 @@ class Sharpness:
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Measure the one model."""
         with preserve_state(models[0]):
-            if self.averages is RunningStats.recomputed:
+            if self.running_stats is RunningStats.recomputed:
                 seen = base.batches_of(SplitName.train, train, test, self.examples, base.STATISTICS_BATCH)
                 recalibrate_batchnorm(models[0], seen)
             result = sharpness(
                 models[0],
-                base.batches_of(self.canonicalized().part, train, test, self.examples),
+                base.batches_of(self.canonicalized().split, train, test, self.examples),
                 F.cross_entropy,
                 eps=self.eps,
                 iterations=self.iterations,

@@ -16,8 +16,9 @@ from smoothout.benchmark.gpu_check.check import Found
 from smoothout.benchmark.gpu_check.small import CLASSES, LR, PIXELS, SHAPE, apart, c1, resnet, smooth, told, training
 from smoothout.common.rng import make_generator
 from smoothout.nn.evaluation import evaluate
-from smoothout.nn.perturbation import AdaSmoothOut, NoiseDistribution, SmoothOut
-from smoothout.nn.precision import Precision, precision_context
+from smoothout.nn.options import NoiseDistribution, Precision
+from smoothout.nn.perturbation import AdaSmoothOut, SmoothOut
+from smoothout.nn.precision import precision_context
 from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import SGD
 from smoothout.training.schedule import Schedule

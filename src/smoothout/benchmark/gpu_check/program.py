@@ -19,7 +19,7 @@ from smoothout.common.environment import environment
 from smoothout.models.mlp import MLP
 from smoothout.models.resnet import ResNet
 from smoothout.models.shallow import Shallow
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import Precision
 
 F1_SHAPE, C1_SHAPE = (1, 28, 28), (3, 32, 32)
 CROWDS = {

@@ -14,8 +14,7 @@ from smoothout.benchmark.gpu_check.check import Found, not_checked
 from smoothout.benchmark.gpu_check.small import CLASSES, LR
 from smoothout.benchmark.timing import seconds
 from smoothout.data.split import Split
-from smoothout.nn.perturbation import NoiseScaling
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import NoiseScaling, Precision
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.engine import Engine, Launch

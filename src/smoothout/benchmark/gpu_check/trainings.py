@@ -29,8 +29,7 @@ from smoothout.benchmark.gpu_check.small import (
 )
 from smoothout.data.augment import CropFlip
 from smoothout.data.split import Split
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling
-from smoothout.nn.precision import Precision
+from smoothout.nn.options import NoiseDistribution, NoiseScaling, Precision
 from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import StateDict, TrainingState
@@ -41,7 +40,7 @@ from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Trainer
 
 PLAIN, SMOOTHOUT, ADASMOOTHOUT = NoiseConfig(), NoiseConfig(0.05), NoiseConfig(0.15, scaling=NoiseScaling.filter)
-ONE_NOISE = NoiseConfig(0.05, draw=NoisePer.batch)
+ONE_NOISE = NoiseConfig(0.05, noise_per=NoisePer.batch)
 ROUNDING = {  # of the way, see `apart`: other draws end 0.15 of it apart at least, a ReLU that rounding flips 0.01
     Precision.float32: 0.02,
     Precision.tf32: 0.05,
@@ -61,13 +60,13 @@ KINDS: dict[str, dict[str, Any]] = {
         "schedule": Schedule(2, (1,), 0.5),
         "noise": SMOOTHOUT,
     },
-    "strength changes": {"noise": NoiseConfig(0.05, course=StrengthSchedule.tanh_rising)},
+    "strength changes": {"noise": NoiseConfig(0.05, strength_schedule=StrengthSchedule.tanh_rising)},
     "Gaussian noise that stays in": {"noise": NoiseConfig(0.01, NoiseDistribution.gaussian, denoise=False)},
     "AdaSmoothOut": {"noise": ADASMOOTHOUT},
     "dropout": {"model": dropping, "noise": SMOOTHOUT},
-    "ghost batches one after another": {"noise": SMOOTHOUT, "ghosts": GhostPasses.in_turn, **_GHOSTS},
-    "ghost batches in one pass, one noise": {"noise": ONE_NOISE, "ghosts": GhostPasses.one_pass, **_GHOSTS},
-    "ghost batches in one pass, own noise": {"noise": SMOOTHOUT, "ghosts": GhostPasses.one_pass, **_GHOSTS},
+    "ghost batches one after another": {"noise": SMOOTHOUT, "ghosts": GhostPasses.sequential, **_GHOSTS},
+    "ghost batches in one pass, one noise": {"noise": ONE_NOISE, "ghosts": GhostPasses.batched, **_GHOSTS},
+    "ghost batches in one pass, own noise": {"noise": SMOOTHOUT, "ghosts": GhostPasses.batched, **_GHOSTS},
     "ResNet8, augmented, AdaSmoothOut": {
         "model": resnet,
         "optimizer": SGD(LR),
@@ -106,13 +105,13 @@ def graph_is_eager(device: torch.device, kind: str, examples: int = 1000) -> Fou
 def one_pass_is_in_turn(device: torch.device, noise: NoiseConfig, examples: int = 1000) -> Found:
     """Ghost batches in one pass give the weights that they give one after another, to rounding.
 
-    If this fails, train with engine.ghosts=in_turn, and report it with the lines above.
+    If this fails, train with engine.ghosts=sequential, and report it with the lines above.
     """
     settings: dict[str, Any] = {"model": smooth, "optimizer": SGD(LR), "noise": noise, **_GHOSTS}
     with repeatable():
         ends = [
             training(device, Launch.eager, examples=examples, ghosts=ghosts, schedule=Schedule(1), **settings).run()
-            for ghosts in (GhostPasses.in_turn, GhostPasses.one_pass)
+            for ghosts in (GhostPasses.sequential, GhostPasses.batched)
         ]
     share = apart(ends[0].model, ends[1].model, smooth())
     return Found(share <= 1e-3, told(share))
@@ -159,7 +158,7 @@ def at_once_is_alone(device: torch.device, crowd: Crowd) -> Found:
     """Trainings that take turns on streams of their own end in the bits that each ends in alone.
 
     If this fails, they write into each other's memory (a workspace of cuBLAS, dropout's seed): run tables with
-    engine.together=1, and report it with the lines above.
+    engine.concurrent_trainings=1, and report it with the lines above.
     """
     data = images(crowd.batch * 4 + crowd.batch // 2, 0, device, crowd.shape)
     with repeatable():

@@ -26,19 +26,19 @@ LINES = {"train": "-", "test": "--"}  # as in the papers
 BAND = 0.18  # opacity of what lies between the lowest and the highest of several
 
 
-def colour(place: int | None) -> str:
+def colour(runtime: int | None) -> str:
     """Of the run of that place in its picture; after the last one they begin anew. None is no single run."""
-    return NEUTRAL if place is None else COLOURS[place % len(COLOURS)]
+    return NEUTRAL if runtime is None else COLOURS[runtime % len(COLOURS)]
 
 
-def marker(place: int | None) -> str:
+def marker(runtime: int | None) -> str:
     """Of the run of that place in its picture; after the last one they begin anew."""
-    return MARKERS[(place or 0) % len(MARKERS)]
+    return MARKERS[(runtime or 0) % len(MARKERS)]
 
 
-def linestyle(place: int | None) -> Any:
+def linestyle(runtime: int | None) -> Any:
     """Of the run of that place in its picture; after the last one they begin anew."""
-    return LINESTYLES[(place or 0) % len(LINESTYLES)]
+    return LINESTYLES[(runtime or 0) % len(LINESTYLES)]
 
 
 def plain_log(axis: Any) -> None:
@@ -61,8 +61,8 @@ def legend_below(axes: Any, *twins: Any, columns: int = 2, size: float | None = 
     pairs = [pair for one in (axes, *twins) for pair in zip(*one.get_legend_handles_labels(), strict=True)]
     if pairs:
         handles, labels = zip(*pairs, strict=True)
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
-        axes.legend(handles, labels, ncols=columns, fontsize=size, **place)
+        runtime = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
+        axes.legend(handles, labels, ncols=columns, fontsize=size, **runtime)
 
 
 def mean_and_band(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
 from torch import nn
 
 from smoothout.common.enums import coerce_enum_fields, parse_enum
-from smoothout.nn.perturbation import NoiseDistribution, NoiseScaling, SmoothOut, check_strength
+from smoothout.nn.options import NoiseDistribution, NoiseScaling
+from smoothout.nn.perturbation import SmoothOut, check_strength
 
 
 class NoisePer(StrEnum):
@@ -35,24 +36,24 @@ class NoiseConfig:
 
     Args:
         a: strength: half-width of the uniform law, standard deviation of the Gaussian, share of the norm when scaled.
-        law: uniform (as published) or gaussian (later version, Table V).
+        distribution: uniform (as published) or gaussian (later version, Table V).
         scaling: none (SmoothOut), filter (AdaSmoothOut) or weight.
         batchnorm: whether weight and bias of BatchNorm layers are perturbed too.
         denoise: whether the noise is taken out before the update (Algorithm 1, line 5).
-        draw: a fresh draw for every ghost batch, or one a batch.
-        course: how the strength moves over the training.
+        noise_per: a fresh draw for every ghost batch, or one a batch.
+        strength_schedule: how the strength moves over the training.
         copies: 0 is Stochastic SmoothOut; N > 0 averages N models whose noise is drawn once before training (Eq. 1).
     """
 
     recorded_as: ClassVar[str] = "Noise"
 
     a: float = 0.0
-    law: NoiseDistribution = NoiseDistribution.uniform
+    distribution: NoiseDistribution = field(default=NoiseDistribution.uniform, metadata={"recorded_as": "law"})
     scaling: NoiseScaling = NoiseScaling.none
     batchnorm: bool = False
     denoise: bool = True
-    draw: NoisePer = NoisePer.ghost
-    course: StrengthSchedule = StrengthSchedule.constant
+    noise_per: NoisePer = field(default=NoisePer.ghost, metadata={"recorded_as": "draw"})
+    strength_schedule: StrengthSchedule = field(default=StrengthSchedule.constant, metadata={"recorded_as": "course"})
     copies: int = 0
 
     def __post_init__(self) -> None:
@@ -60,8 +61,8 @@ class NoiseConfig:
         coerce_enum_fields(self)
         if self.copies < 0:
             raise ValueError(f"copies: must be 0 (a fresh draw every time) or a number of copies, not {self.copies}")
-        if self.copies and not (self.denoise and self.course is StrengthSchedule.constant):
-            raise ValueError("copies: the N copies of Eq. 1 need denoise=true and course=constant")
+        if self.copies and not (self.denoise and self.strength_schedule is StrengthSchedule.constant):
+            raise ValueError("copies: the N copies of Eq. 1 need denoise=true and strength_schedule=constant")
 
     def canonicalized(self) -> NoiseConfig:
         """The plainest settings with the same outcome: without strength, nothing else matters."""
@@ -77,16 +78,18 @@ class NoiseConfig:
             NoiseScaling.filter: "adasmoothout",
             NoiseScaling.weight: "weightsmoothout",
         }
-        law = "" if self.law is NoiseDistribution.uniform else f"-{self.law}"
+        law = "" if self.distribution is NoiseDistribution.uniform else f"-{self.distribution}"
         return f"{method[self.scaling]}{self.a:g}{law}{'' if self.denoise else '-noisy'}"
 
     def strength_at(self, step: int, total: int) -> float:
         """The strength at update ``step`` of ``total``."""
-        return self.a * strength_factor(self.course, step, total)
+        return self.a * strength_factor(self.strength_schedule, step, total)
 
     def context_for(self, model: nn.Module) -> SmoothOut:
         """The context that perturbs ``model`` with these settings, at full strength."""
-        return SmoothOut(model, self.a, self.law, scaling=self.scaling, batchnorm=self.batchnorm, denoise=self.denoise)
+        return SmoothOut(
+            model, self.a, self.distribution, scaling=self.scaling, batchnorm=self.batchnorm, denoise=self.denoise
+        )
 
 
 def strength_factor(course: StrengthSchedule | str, step: int, total: int) -> float:

@@ -1,0 +1,43 @@
+"""Arguments of the public functions that were renamed: the old name still works, with a DeprecationWarning."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def renamed_arguments(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: ``renamed_arguments(old="new")`` passes the keyword argument ``old`` on as ``new``.
+
+    The function raises TypeError where both are given.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            for old, new in new_names.items():
+                if old in kwargs:
+                    if new in kwargs:
+                        raise TypeError(f"{old}: was renamed {new}; give one of them")
+                    warnings.warn(f"the argument {old} was renamed {new}", DeprecationWarning, stacklevel=2)
+                    kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def renamed_attribute(old: str, new: str) -> property:
+    """A property ``old = renamed_attribute("old", "new")``: reads ``new``, with a DeprecationWarning."""
+
+    def read(self: object) -> object:
+        warnings.warn(f"{old} was renamed {new}", DeprecationWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return property(read)

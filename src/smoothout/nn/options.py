@@ -1,0 +1,44 @@
+"""Choices of the modules of this room, importable without torch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class NoiseDistribution(StrEnum):
+    """The law of one number of the noise: U(-a, a), or N(0, a^2)."""
+
+    uniform = "uniform"
+    gaussian = "gaussian"
+
+    @property
+    def variance(self) -> float:
+        """Of one number at a = 1."""
+        match self:
+            case NoiseDistribution.uniform:
+                return 1 / 3
+            case NoiseDistribution.gaussian:
+                return 1.0
+
+
+class NoiseScaling(StrEnum):
+    """What the strength is relative to: nothing (SmoothOut), a weight's size, or a filter's norm (AdaSmoothOut)."""
+
+    none = "none"
+    weight = "weight"
+    filter = "filter"
+
+
+class BatchNormInit(StrEnum):
+    """The start of BatchNorm's weight: 1, today's default, or U(0, 1), PyTorch's default in early 2018."""
+
+    one = "one"
+    uniform = "uniform"
+
+
+class Precision(StrEnum):
+    """The arithmetic of a run; float32 is the reference. tf32 makes a difference on CUDA devices alone."""
+
+    float32 = "float32"
+    tf32 = "tf32"
+    bfloat16 = "bfloat16"
