@@ -73,4 +73,6 @@ def test_a_renamed_attribute_of_a_context_can_be_read(old: str, new: str) -> Non
         with pytest.warns(DeprecationWarning, match=f"^{old} was renamed {new}$"):
             before = getattr(context, old)
         after = getattr(context, new)
-    assert str(before() if callable(before) else before) == str(after() if callable(after) else after)
+        if callable(after):
+            before, after = before(), after()
+    assert str(before) == str(after)

@@ -88,7 +88,7 @@ def test_a_short_description_keeps_what_differs_from_its_default() -> None:
     settings = Outer(Inner(3, drops=(7,)), colour=Colour.blue, made=(1,), limit=0)
     assert canonical_settings(settings, defaults=False) == {
         "class": "Outer",
-        "inner": {"class": "Inner", "size": 3, "milestones": [7]},
+        "inner": {"class": "Inner", "size": 3, "drops": [7]},
         "colour": "b",
         "made": [1],
         "limit": 0,

@@ -82,7 +82,7 @@ ANALYSES: dict[str, Analysis] = {
     "trace and norm": lambda model, _, data: trace_and_norm(model, data, F.cross_entropy, probes=3),
     "spectrum": lambda model, _, data: hessian_spectrum(model, data, F.cross_entropy, probes=2, steps=6),
     **{
-        f"interpolation, averages {averages}": lambda model, other, data, running_stats=averages: interpolate(
+        f"interpolation, averages {averages}": lambda model, other, data, averages=averages: interpolate(
             model, other, data, [-1.0, 0.3, 1.0], running_stats=averages, running_stats_from=data
         )
         for averages in RunningStats

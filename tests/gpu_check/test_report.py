@@ -142,7 +142,7 @@ BARE = """
 import sys
 for name in ("PIL", "torchvision", "sklearn", "joblib", "matplotlib", "submitit", "tabulate"):
     sys.modules[name] = None
-from smoothout.gpu_check import program
+from smoothout.benchmark.gpu_check import program
 assert program.checks(False)
 """
 

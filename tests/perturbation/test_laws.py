@@ -257,7 +257,7 @@ def test_a_course_may_be_given_as_text(course: str) -> None:
     assert given.strength_at(90, 100) == wanted.strength_at(90, 100)
 
 
-@pytest.mark.parametrize("field", ["law", "scaling", "draw", "course"])
+@pytest.mark.parametrize("field", ["distribution", "scaling", "noise_per", "strength_schedule"])
 def test_noise_refuses_a_choice_that_there_is_not(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(NoiseConfig(0.1), **{field: "cauchy"})

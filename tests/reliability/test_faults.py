@@ -147,8 +147,8 @@ def test_a_file_system_without_locks_is_refused_before_anything_is_trained(
 
 def test_a_lock_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from smoothout.results.records import Ledger;"
-        f" lock = Ledger(Path({str(tmp_path)!r})).lock('train', 'a' * 64).acquire();"
+        "import sys, time; from pathlib import Path; from smoothout.results.records import RecordStore;"
+        f" lock = RecordStore(Path({str(tmp_path)!r})).lock('train', 'a' * 64).acquire();"
         " print('held', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -198,7 +198,8 @@ def test_a_network_that_does_not_fit_is_one_line_that_says_what_takes_less(progr
         *(
             (
                 RuntimeError(text),
-                "batch.ghost, a smaller batch.size with batch.multiplier, engine.concurrent_trainings=1 or engine.launch=eager",
+                "batch.ghost, a smaller batch.size with batch.multiplier, engine.concurrent_trainings=1 or"
+                " engine.launch=eager",
             )
             for text in (
                 "CUDA out of memory. Tried to\nallocate 2 GiB",
@@ -288,10 +289,10 @@ def test_a_download_that_is_not_the_known_archive_is_refused_and_never_unpacked(
 def test_work_stops_when_the_process_that_it_is_done_for_has_died(tmp_path: Path) -> None:
     """A pool's process is asked to stop as by SIGTERM."""
     child = (
-        "import time; from smoothout import progress; progress.end_with_parent();\n"
-        "with progress.interruptible():\n"
+        "import time; from smoothout.common import interrupts; interrupts.exit_with_parent();\n"
+        "with interrupts.defer_signals():\n"
         "    print('begun', flush=True)\n"
-        "    while not progress.asked_to_stop(): time.sleep(0.05)\n"
+        "    while not interrupts.pending_signal(): time.sleep(0.05)\n"
         f"    open({str(tmp_path / 'left')!r}, 'w').close()"
     )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"

@@ -74,9 +74,9 @@ def test_drops_that_are_never_reached_and_an_idle_factor_do_not_count() -> None:
     [
         ({"epochs": 0}, "epochs"),
         ({"milestones": (3, 0)}, "milestones"),
-        ({"gamma": 0.0}, "factor"),
-        ({"gamma": math.nan}, "factor"),
-        ({"gamma": math.inf}, "factor"),
+        ({"gamma": 0.0}, "gamma"),
+        ({"gamma": math.nan}, "gamma"),
+        ({"gamma": math.inf}, "gamma"),
     ],
 )
 def test_a_schedule_names_the_setting_that_it_refuses(arguments: dict[str, Any], name: str) -> None:

@@ -55,7 +55,7 @@ def validate_training(job: Job, runtime: Runtime) -> None:
     if setup.batch.ghosts_per_update < runtime.ranks.size and not _is_done(snapshot, setup):
         raise ConfigError(
             f"batch.ghost: an update of {setup.batch.ghosts_per_update} ghost batch(es) cannot be shared by"
-            f" {runtime.ranks.size} processes; take smaller ghost batches, a larger batch.multiplier, or fewer processes"
+            f" {runtime.ranks.size} processes; use smaller ghost batches, a larger batch.multiplier or fewer processes"
         )
 
 
