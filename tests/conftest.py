@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 import torch
-from support import seed_of, start_from
+from helpers.common import seed_of, start_from
+from helpers.paths import ROOT
+from helpers.programs import PLACES, SCRIPT, Ended, Program
 
 from smoothout.data.split import Split
 from smoothout.jobs import training_job
@@ -20,7 +25,6 @@ from smoothout.training.trainer import Trainer
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("tests")
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASSES = 3
 
 
@@ -74,3 +78,37 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[TrainingState | None]:
 
     monkeypatch.setattr(training_job, "Trainer", Spied)
     return calls
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of its own for everything that the program writes, and an empty one to start it from."""
+    for name in PLACES:
+        monkeypatch.setenv(f"SMOOTHOUT_{name.upper()}", str(tmp_path / name))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # set by the program; put back after the test
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def script(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Program:
+    """Runs the script of that name in this process; gives its exit code and the lines on stdout and stderr."""
+
+    def run(name: str, *arguments: str) -> Ended:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(SCRIPT.with_stem(name)), run_name="__main__")
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out.splitlines(), err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def program(script: Program) -> Program:
+    """Runs scripts/train.py so."""
+    return partial(script, "train")

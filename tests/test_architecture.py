@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
+
+from helpers.paths import ROOT
 
 import smoothout
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "smoothout"
 
 

@@ -1,0 +1,49 @@
+"""A script in a process of its own, and the records that it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from helpers.common import digits
+from helpers.paths import ROOT
+
+SCRIPT = ROOT / "scripts" / "train.py"
+PLACES = ("data", "results", "checkpoints", "logs")
+QUIET = ("threads=1", "tensorboard=false", "download=false")
+SHORT = (*QUIET, "batch=large", "schedule.epochs=2")
+Ended = tuple[int, list[str], list[str]]
+Program = Callable[..., Ended]
+
+
+def start(*arguments: str, script: str = "train", stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    """Start the script of that name in a process of its own."""
+    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT.with_stem(script)), *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SMOOTHOUT_DATA": digits().name, "PYTHONPATH": path},
+    )
+
+
+def records(root: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted((root / "results" / "train").glob("*.json"))}
+
+
+def without_times(outcome: dict[str, Any]) -> dict[str, Any]:
+    """What came out of a training, but for how long it took and what it ran on."""
+    measured = ("wall_seconds", "train_seconds", "peak_memory", "machines")
+    kept = {name: value for name, value in outcome.items() if name not in measured}
+    kept["curves"] = {name: curve for name, curve in outcome["curves"].items() if name != "seconds"}
+    return kept
+
+
+def fails(*_: Any, **__: Any) -> None:
+    raise RuntimeError("a bug")

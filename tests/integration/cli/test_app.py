@@ -1,0 +1,94 @@
+"""What a user reads about an analysis: its name, its numbers, and what went wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from helpers.common import a_record
+from torch import nn
+
+from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
+from smoothout.analysis.jobs.hessian import Hessian
+from smoothout.analysis.jobs.interpolation import Interpolation
+from smoothout.analysis.jobs.landscape import Landscape, Plane
+from smoothout.analysis.jobs.noise_curve import NoiseCurve
+from smoothout.analysis.jobs.search_comparison import SearchComparison
+from smoothout.analysis.jobs.sharpness import Sharpness
+from smoothout.results import summary
+
+SETTINGS = (
+    Sharpness(eps=0.01),
+    Interpolation(points=4),
+    NoiseCurve(strengths=(0.0, 0.1)),
+    Landscape(points=3, directions=2),
+    Plane(points=3),
+    Hessian(),
+    AdaptiveSharpnessJob(rho=0.1),
+    SearchComparison(subspace=2, budget=5),
+)
+
+
+@pytest.fixture
+def splits(tiny_split) -> tuple[Any, Any]:
+    return tiny_split(40), tiny_split(30, seed=1)
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
+
+
+def described(settings: Any, splits: tuple[Any, Any]) -> list[str]:
+    torch.manual_seed(0)
+    outcome = settings.run([network() for _ in range(settings.runs)], *splits, lambda: None)
+    return summary.analysis_summary(a_record(settings.kind, json.loads(json.dumps(outcome)))).splitlines()
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.kind)
+def test_every_analysis_is_described_in_a_few_lines_that_begin_with_its_name(settings, splits):
+    lines = described(settings, splits)
+    assert lines[0].startswith("name: ")
+    assert len(lines) <= 13
+    assert all(line.strip() for line in lines)
+
+
+def test_a_hessian_is_described_by_eigenvalues_trace_and_norm_with_their_errors(splits):
+    first, trace, norm, cost = described(Hessian(eigenvalues=2), splits)
+    assert first.count(",") == 1
+    assert "(converged)" in first
+    assert trace.startswith("  trace ")
+    assert norm.startswith("  Frobenius norm ")
+    assert "standard error" in norm
+    assert "Hessian of 83 weights" in cost
+
+
+def test_an_atlas_has_a_line_a_search_and_a_failed_one_says_so():
+    course = {
+        "space": "full",
+        "search": "keskar",
+        "values": [0.0, 1.5],
+        "answer": 1.5,
+        "status": "STOP",
+        "failed": False,
+    }
+    courses = [course, course | {"search": "released", "answer": 0.0, "status": "ABNORMAL", "failed": True}]
+    _, keskar, released = summary.analysis_summary(a_record("atlas", {"courses": courses})).splitlines()
+    assert keskar.split() == ["full", "keskar", "1.5000", "2", "STOP"]
+    assert released.split() == ["full", "released", "failed", "2", "ABNORMAL"]
+
+
+def test_points_of_a_line_without_a_value_are_not_defined():
+    points = [{"alpha": alpha, "accuracy": value} for alpha, value in ((0.0, 0.5), (2.0, None))]
+    assert summary.analysis_summary(a_record("interpolation", {"test": points})).splitlines()[1:] == [
+        "  0.00  50.00%",
+        "  2.00   not defined",
+    ]
+
+
+def test_a_plane_with_points_that_overflow_is_described_by_the_others():
+    text = summary.analysis_summary(a_record("plane", {"losses": [[0.5, None], [2.0, 1.0]]}))
+    assert text == "name: 3 points, loss from 0.5 to 2"
+    text = summary.analysis_summary(a_record("plane", {"losses": [[None, None]]}))
+    assert text == "name: no point has a finite loss"

@@ -1,0 +1,120 @@
+"""Settings: the protocols and experiments say what their accounts say, and every choice composes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from helpers.composed import choices, composed
+
+from smoothout.config.experiment import build_experiment
+from smoothout.nn.options import BatchNormInit
+from smoothout.training.methods.smoothout import NoisePer, StrengthSchedule
+
+ACCOUNTS: dict[str, dict[str, Any]] = {
+    "paper_text": {
+        "batchnorm_init": BatchNormInit.one,
+        "optimizer": {"reset_every_epoch": False, "clip_norm": None, "weight_decay": 0.0},
+        "method": {"noise_per": NoisePer.batch, "batchnorm": True, "strength_schedule": StrengthSchedule.constant},
+        "data": {"pad_color": (127, 127, 127)},
+    },
+    "authors_code": {
+        "batchnorm_init": BatchNormInit.uniform,
+        "optimizer": {"reset_every_epoch": True, "clip_norm": 5.0, "weight_decay": 0.0},
+        "method": {"noise_per": NoisePer.ghost, "batchnorm": False, "strength_schedule": StrengthSchedule.constant},
+        "data": {"pad_color": (127, 0, 0)},
+    },
+    "authors_code_v1": {
+        "batchnorm_init": BatchNormInit.uniform,
+        "optimizer": {"reset_every_epoch": True, "clip_norm": 5.0, "weight_decay": 1e-4},
+        "method": {"noise_per": NoisePer.ghost, "batchnorm": True, "strength_schedule": StrengthSchedule.tanh_falling},
+        "data": {"pad_color": (127, 0, 0)},
+    },
+}
+
+
+@pytest.mark.parametrize("name", ["f1_mnist", "c1_cifar10", "c3_cifar100"])
+@pytest.mark.parametrize("protocol", ACCOUNTS)
+def test_a_regime_sets_what_its_account_says_and_nothing_else(hydra: None, protocol: str, name: str) -> None:
+    overrides = [f"experiment={name}", "method=smoothout"]
+    without = build_experiment(composed(*overrides, "~protocol"))
+    account = ACCOUNTS[protocol]
+    expected = dataclasses.replace(
+        without,
+        batchnorm_init=account["batchnorm_init"],
+        optimizer=dataclasses.replace(without.optimizer, **account["optimizer"]),
+        method=dataclasses.replace(without.method, **account["method"]),
+        data=dataclasses.replace(without.data, **account["data"]),
+    )
+    assert build_experiment(composed(*overrides, f"protocol={protocol}")) == expected
+
+
+def test_every_regime_is_an_account() -> None:
+    assert choices("protocol") == sorted(ACCOUNTS)
+
+
+def test_the_released_account_is_what_one_gets_without_asking(hydra: None) -> None:
+    overrides = ["experiment=f1_mnist", "method=smoothout"]
+    assert composed(*overrides) == composed(*overrides, "protocol=authors_code")
+
+
+def test_what_is_given_by_hand_goes_before_the_regime(hydra: None) -> None:
+    overrides = [
+        "method=smoothout",
+        "protocol=authors_code_v1",
+        "method.strength_schedule=anneal",
+        "optimizer.clip_norm=null",
+    ]
+    made = build_experiment(composed(*overrides))
+    assert made.method.strength_schedule is StrengthSchedule.anneal
+    assert made.optimizer.clip_norm is None
+    assert made.optimizer.reset_every_epoch
+
+
+FACTS = {  # model, data, batch small and large, epochs
+    "f1_mnist": ("f1", "mnist", 256, 6000, 200),
+    "c1_cifar10": ("c1", "cifar10", 256, 5000, 200),
+    "c3_cifar100": ("c3", "cifar100", 256, 5000, 200),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_published_experiment_has_the_papers_model_data_batches_and_epochs(hydra: None, name: str) -> None:
+    model, data, small, large, epochs = FACTS[name]
+    for batch, size in (("small", small), ("large", large)):
+        made = build_experiment(composed(f"experiment={name}", f"batch={batch}"))
+        assert (made.model.name, made.data.name, made.batch.size, made.schedule.epochs) == (model, data, size, epochs)
+        assert (made.optimizer.lr, type(made.optimizer).__name__) == (1e-3, "Adam")
+
+
+def _all_built(combinations: Iterable[tuple[str, ...]]) -> int:
+    """Compose each combination of overrides, put every profile into it, and build all; returns how many were composed.
+
+    Equal networks are built once, without memory for their weights.
+    """
+    nodes = [composed(f"profile={name}")["profile"] for name in choices("profile")]
+    configs = [composed(*overrides) for overrides in combinations]
+    made = [build_experiment({**config, "profile": node}) for config in configs for node in nodes]
+    with torch.device("meta"):
+        for model, shape, classes in {(one.model, one.data.shape, one.data.classes) for one in made}:
+            model.build(shape, classes)
+    return len(made)
+
+
+@pytest.mark.slow
+def test_every_two_choices_compose_and_build_together(hydra: None) -> None:
+    """Experiments and perturbations in full; protocols and batches in turn, so that every two choices meet."""
+    groups = ("experiment", "method", "protocol", "batch")
+    names = [choices(group) for group in groups]
+    combinations, met = [], set()
+    for i, j in itertools.product(range(len(names[0])), range(len(names[1]))):
+        places = (i, j, (i + j) % len(names[2]), (i + 2 * j) % len(names[3]))
+        chosen = tuple(f"{group}={of[at]}" for group, of, at in zip(groups, names, places, strict=True))
+        combinations.append(chosen)
+        met |= set(itertools.combinations(chosen, 2))
+    assert len(met) == sum(len(one) * len(other) for one, other in itertools.combinations(names, 2))
+    assert _all_built(combinations) == len(combinations) * len(choices("profile"))

@@ -1,0 +1,249 @@
+"""Which jobs run at the same time: streams, memory, image folders, and what happens when memory runs out."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Generator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from helpers.tiny_jobs import record_of, tiny, workplace
+
+from smoothout.jobs import outcomes
+from smoothout.jobs.concurrency import ConcurrencyLimit, JobQueue
+from smoothout.jobs.job import Job
+from smoothout.jobs.runner import get_or_run, run_jobs
+from smoothout.jobs.runtime import Runtime
+from smoothout.results.records import Record
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.engine import Engine
+
+GB = 10**9
+CROWD = [tiny(seed=seed) for seed in range(4)]
+
+
+class FakeGPU:
+    """A CUDA device of so many bytes, whose jobs need what a test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+        self.room, self.reserved, self.peak, self.made = room, 0, 0, list[object]()
+        stand_ins = {
+            "Stream": self.stream,
+            "stream": lambda stream: nullcontext(),
+            "mem_get_info": lambda device: (self.room - self.reserved, self.room),
+            "memory_reserved": lambda device: self.reserved,
+            "max_memory_reserved": lambda device: self.peak,
+            "reset_peak_memory_stats": lambda device: setattr(self, "peak", self.reserved),
+            "empty_cache": lambda: None,
+        }
+        for name, stand_in in stand_ins.items():
+            monkeypatch.setattr(torch.cuda, name, stand_in)
+
+    def stream(self, device: torch.device) -> object:
+        self.made.append(object())
+        return self.made[-1]
+
+    def reserve(self, more: int, peak: int = 0) -> None:
+        self.reserved += more
+        self.peak = max(self.peak, self.reserved, peak)
+
+
+def turns_on(tmp_path: Path, device: str = "cuda", together: int | None = None) -> ConcurrencyLimit:
+    runtime = replace(workplace(tmp_path, engine=Engine(concurrent_trainings=together)), device=torch.device(device))
+    return ConcurrencyLimit(runtime, runtime.concurrent_trainings)
+
+
+def trained(turns: ConcurrencyLimit, turn: Any, updates: int = 12 + 1) -> None:
+    """A tiny training has 12 updates an epoch."""
+    for _ in range(updates):
+        turns.step(turn, worked=True)
+
+
+def test_the_next_job_begins_after_the_last_ones_first_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only then is it known what one needs: the last, smaller batch and the evaluation come at the epoch's end."""
+    FakeGPU(monkeypatch, 80 * GB)
+    turns = turns_on(tmp_path)
+    turn, _ = turns.begin(CROWD[0])
+    for _ in range(turn.first_epoch):
+        turns.step(turn, worked=True)
+        assert not turns.have_room()
+    turns.step(turn, worked=True)
+    assert turns.have_room()
+
+
+@pytest.mark.parametrize(("room", "most"), [(8, 1), (20, 1), (22, 2), (74, 7), (200, 8)])
+def test_as_many_run_at_the_same_time_as_memory_holds(
+    room: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training needs 10 GB while it records and 9 from then on: another begins where more than 12 GB are free."""
+    gpu = FakeGPU(monkeypatch, room * GB)
+    turns = turns_on(tmp_path)
+    begun = 0
+    while turns.have_room() and begun < 20:
+        turn, _ = turns.begin(tiny(seed=begun))
+        begun += 1
+        gpu.reserve(9 * GB, gpu.reserved + 10 * GB)
+        trained(turns, turn)
+    assert begun == most
+
+
+def test_a_job_that_waits_for_another_process_holds_up_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeGPU(monkeypatch, 80 * GB)
+    turns = turns_on(tmp_path)
+    turn, _ = turns.begin(CROWD[0])
+    assert not turns.have_room()
+    turns.step(turn, worked=False)
+    assert turns.have_room()
+
+
+def test_streams_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each leaves a workspace of cuBLAS behind for good."""
+    gpu = FakeGPU(monkeypatch, 80 * GB)
+    turns = turns_on(tmp_path)
+    for _ in range(3):
+        held = []
+        for job in CROWD[:2]:
+            turn, _ = turns.begin(job)
+            held.append(turn.stream)
+            trained(turns, turn)
+        assert len(set(held)) == 2, "no two at the same time share one"
+        for job in CROWD[:2]:
+            turns.end(job)
+    assert len(gpu.made) == 2
+
+
+@dataclass(frozen=True)
+class OfFolders:
+    """What a training on an image folder looks like to the scheduler."""
+
+    digest: str
+    resident: bool = False
+
+    @property
+    def training_job(self) -> Any:
+        return SimpleNamespace(settings=SimpleNamespace(data=self))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_image_folders_are_trained_on_alone(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeGPU(monkeypatch, 80 * GB)
+    folders: Any = OfFolders("photos")
+    turns = turns_on(tmp_path, device, together=4)
+    assert turns.admits(folders)
+    turn, _ = turns.begin(CROWD[0])
+    trained(turns, turn)
+    assert turns.admits(CROWD[1])
+    assert not turns.admits(folders)
+    turns.end(CROWD[0])
+    turns.begin(folders)
+    assert not turns.admits(CROWD[0])
+
+
+def test_after_a_failure_for_memory_fewer_run_and_know_it(tmp_path: Path) -> None:
+    turns = turns_on(tmp_path, "cpu", together=8)
+    for job in CROWD[:3]:
+        assert turns.begin(job)[1].concurrent_trainings == 8
+    assert turns.reduce()
+    assert turns.most == 2
+    turns.end(CROWD[2])
+    turns.end(CROWD[1])
+    assert turns.begin(CROWD[1])[1].concurrent_trainings == 2
+    assert turns.reduce()
+    assert turns.most == 1
+    assert not turns.reduce(), "alone, it is an error"
+
+
+def test_a_job_that_was_alone_is_tried_once_more_as_one_that_is_alone(tmp_path: Path) -> None:
+    """A training falls back from CUDA graphs to eager updates where it knows that nobody else will come."""
+    turns = turns_on(tmp_path, "cpu", together=8)
+    turns.begin(CROWD[0])
+    assert turns.reduce()
+    assert turns.most == 1
+
+
+def test_a_queue_gives_each_job_once_and_takes_no_more_than_it_needs() -> None:
+    asked = list[int]()
+
+    def given() -> Generator[Job]:
+        for number, job in enumerate([*CROWD[:2], CROWD[0], CROWD[2]]):
+            asked.append(number)
+            yield job
+
+    queue = JobQueue(given())
+    assert asked == []
+    assert queue.first() is queue.first() is CROWD[0]
+    assert asked == [0]
+    assert queue.take() is CROWD[0]
+    queue.put_back(CROWD[0])
+    found = []
+    while queue.first() is not None:
+        found.append(queue.take())
+    assert found == CROWD[:3]
+
+
+# Whole jobs
+
+
+def fails_beside(others: int, failed: list[Job], kept: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trainings run out of memory in their third update where more than ``others`` run at the same time."""
+    watched, running = outcomes.train_job, set[Job]()
+
+    def training(job: Job, runtime: Runtime) -> Generator[bool, None, TrainingState]:
+        model = torch.nn.Linear(3, 3)  # a local that the frames of the error hold
+        kept.append(weakref.ref(model))
+        running.add(job)
+        steps = watched(job, runtime)
+        try:
+            for number in range(10**6):
+                if number == 2 and len(running) > others:
+                    failed.append(job)
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+                try:
+                    yield next(steps)
+                except StopIteration as done:
+                    return done.value  # type: ignore[no-any-return]
+        finally:
+            running.discard(job)
+        raise AssertionError
+
+    monkeypatch.setattr(outcomes, "train_job", training)
+
+
+def test_a_training_that_runs_out_of_memory_beside_others_is_made_with_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = get_or_run(CROWD[0], workplace(tmp_path / "alone")).outcome["weights"]
+    failed, kept = list[Job](), list[Any]()
+    fails_beside(2, failed, kept, monkeypatch)
+    made = dict(run_jobs(CROWD, workplace(tmp_path, engine=Engine(concurrent_trainings=4))))
+    assert all(isinstance(made[job], Record) for job in CROWD)
+    record = made[CROWD[0]]
+    assert isinstance(record, Record)
+    assert record.outcome["weights"] == wanted
+    assert 1 <= len(failed) <= 2
+    assert capsys.readouterr().err.count("no memory for it; again with at most") == len(failed)
+
+
+def test_a_training_that_runs_out_of_memory_alone_fails_and_keeps_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed, kept = list[Job](), list[Any]()
+    fails_beside(0, failed, kept, monkeypatch)
+    runtime = workplace(tmp_path, engine=Engine(concurrent_trainings=3))
+    gc.disable()
+    try:
+        outcomes = dict(run_jobs(CROWD[:3], runtime))
+        assert all(isinstance(outcome, torch.OutOfMemoryError) for outcome in outcomes.values())
+        assert [model() for model in kept] == [None] * len(kept), "neither the error nor a cycle holds its frames"
+    finally:
+        gc.enable()
+    assert len(failed) == 3 + 2, "three turns became two and then one"
+    assert not any(record_of(job, runtime).exists() for job in CROWD[:3])

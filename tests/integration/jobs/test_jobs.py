@@ -1,0 +1,267 @@
+"""Jobs: a record is made once, says what was run, and has one writer at a time."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.common import tree
+from helpers.tiny_jobs import DIGITS, UPDATES, checkpoint_of, record_of, tiny, workplace
+
+from smoothout.common.errors import RecordError
+from smoothout.data import datasets
+from smoothout.data.datasets import DatasetName
+from smoothout.jobs import lookup, training_job
+from smoothout.jobs.runner import get_or_run
+from smoothout.jobs.runtime import Runtime
+from smoothout.models.mlp import MLP
+from smoothout.nn.evaluation import evaluate
+from smoothout.nn.options import BatchNormInit
+from smoothout.results.records import Record
+from smoothout.training import checkpoint
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.optimizers import SGD
+from smoothout.training.schedule import Schedule
+from smoothout.training.trainer import Trainer
+
+# Records
+
+
+def test_a_record_is_made_once(runtime: Runtime, trainings: list[TrainingState | None]) -> None:
+    first = get_or_run(tiny(), runtime)
+    assert len(trainings) == 1
+    before = tree(Path(runtime.folders.results))
+    assert get_or_run(tiny(), runtime) == first
+    assert len(trainings) == 1
+    assert tree(Path(runtime.folders.results)) == before
+
+
+def test_a_record_is_enough_when_checkpoint_and_data_are_gone(
+    runtime: Runtime, trainings: list[TrainingState | None]
+) -> None:
+    first = get_or_run(tiny(), runtime)
+    shutil.rmtree(runtime.folders.checkpoints)
+    assert get_or_run(tiny(), runtime) == first
+    assert len(trainings) == 1
+    assert not Path(runtime.folders.checkpoints).exists()
+
+
+def test_every_setting_that_changes_the_outcome_gets_a_record_of_its_own(runtime: Runtime) -> None:
+    names = {get_or_run(tiny(schedule=Schedule(1), **change), runtime).name for change in ({}, {"seed": 1})}
+    assert {path.stem for path in (Path(runtime.folders.results) / "train").iterdir()} == names
+    assert len(names) == 2
+
+
+def test_a_record_says_what_was_run_and_what_came_out(runtime: Runtime) -> None:
+    job = tiny(method=NoiseConfig(a=0.05), batchnorm_init=BatchNormInit.uniform)
+    record = get_or_run(job, runtime)
+    assert (record.kind, record.name, record.digest, record.inputs) == ("train", job.name, job.digest, [])
+    assert record.settings["perturbation"]["a"] == 0.05
+    assert record.settings["model"] == {"class": "MLP", "width": 16, "depth": 2}
+    assert record.labels == {
+        "model": "tiny",
+        "data": "digits",
+        "method": "smoothout0.05",
+        "batch": 128,
+        "epochs": 2,
+        "seed": 0,
+    }
+    out = record.outcome
+    assert {name: len(curve) for name, curve in out["curves"].items()} == dict.fromkeys(checkpoint.CURVES, 2)
+    assert out["examples"] == {"train": 1438, "test": 359}
+    layers = 64 * 16 + 16 + 16 * 16 + 16 + 16 * 10 + 10
+    assert out["parameters"] == layers + 2 * (16 + 16)
+    assert out["diverged"] is False
+    assert out["data_sha256"] == datasets.load(DatasetName.digits, Path("nowhere")).fingerprint()
+    assert out["train_seconds"] == sum(out["curves"]["seconds"])
+    assert 0 < out["train_seconds"] < out["wall_seconds"]
+    assert 10**7 < out["peak_memory"] < 10**11 if sys.platform == "linux" else out["peak_memory"] is None
+    [machine] = out["machines"]
+    engine = {"launch": "eager", "compile": False, "layout": "channels_last", "ghosts": "sequential", "together": 1}
+    assert machine == {**record.environment, "engine": {"class": "Engine", **engine}}
+
+
+def test_best_and_last_are_the_curves_best_and_last_epochs(runtime: Runtime) -> None:
+    # A learning rate that is multiplied by 1000 after two epochs undoes what was learnt.
+    out = get_or_run(tiny(schedule=Schedule(4, milestones=(2,), gamma=1000.0)), runtime).outcome
+    accuracies = out["curves"]["test_accuracy"]
+    assert out["best"]["epoch"] == accuracies.index(max(accuracies))
+    assert out["best"]["test_accuracy"] == max(accuracies)
+    assert out["last"]["epoch"] == 3
+    assert out["last"]["test_accuracy"] == accuracies[-1]
+    assert out["last"]["test_loss"] == out["curves"]["test_loss"][-1]
+    assert out["best"]["epoch"] == 1, "this test needs a run whose best epoch is not its last"
+
+
+def test_evaluating_the_checkpoint_again_gives_the_recorded_numbers_exactly(runtime: Runtime) -> None:
+    job = tiny(method=NoiseConfig(a=0.05))
+    out = get_or_run(job, runtime).outcome
+    snapshot = checkpoint.load(checkpoint_of(job, runtime), job.digest)
+    train_split, test_split, _ = DIGITS.load(Path(runtime.folders.data), runtime.device)
+    model = job.settings.model.build(DIGITS.shape, DIGITS.classes)
+    for which, weights in (("best", snapshot.best), ("last", snapshot.model)):
+        model.load_state_dict(weights)
+        for name, split in (("train", train_split), ("test", test_split)):
+            measured = evaluate(model, split.batches(1000))
+            assert measured.loss == out[which][f"{name}_loss"]
+            assert measured.accuracy == out[which][f"{name}_accuracy"]
+
+
+def test_a_run_that_diverges_is_recorded_as_such(runtime: Runtime) -> None:
+    job = tiny(optimizer=SGD(lr=1e30), schedule=Schedule(5))
+    out = get_or_run(job, runtime).outcome
+    assert out["diverged"] is True
+    assert len(out["curves"]["train_loss"]) < 5
+    assert out["curves"]["train_loss"][-1] is None
+    assert out["last"]["test_loss"] is None
+
+
+def test_a_run_that_diverged_is_not_trained_on(runtime: Runtime, trainings: list[TrainingState | None]) -> None:
+    job = tiny(optimizer=SGD(lr=1e30), schedule=Schedule(5))
+    first = get_or_run(job, runtime)
+    record_of(job, runtime).unlink()
+    assert get_or_run(job, runtime).outcome["weights"] == first.outcome["weights"]
+    assert len(trainings) == 1
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from (key, *_strings(item))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_a_record_names_no_host_and_no_path(runtime: Runtime) -> None:
+    job = tiny()
+    get_or_run(job, runtime)
+    texts = list(_strings(json.loads(record_of(job, runtime).read_text())))
+    assert {"tiny", "float32", job.digest} <= set(texts), "all texts were looked at"
+    host = re.compile(rf"\b{re.escape(platform.node())}\b")
+    for text in texts:
+        assert not host.search(text)
+        assert not re.search(r"(^|\s)(/|~|\w:\\)\w", text)
+        assert str(Path.home()) not in text
+        assert Path(runtime.folders.results).parent.name not in text
+
+
+def test_a_record_that_was_edited_is_refused_and_not_trained_anew(
+    runtime: Runtime, trainings: list[TrainingState | None]
+) -> None:
+    job = tiny()
+    get_or_run(job, runtime)
+    path = record_of(job, runtime)
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    before = tree(Path(runtime.folders.results))
+    with pytest.raises(RecordError, match=job.name):
+        get_or_run(job, runtime)
+    assert len(trainings) == 1
+    assert tree(Path(runtime.folders.results)) == before
+
+
+def test_a_default_that_drifted_is_refused_by_the_records_name(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tiny(model=MLP(width=16, name="tiny"))
+    assert job.settings.model.depth == 5
+    get_or_run(job, runtime)
+    # A later version has depth 2 as its default: the settings that differ from the defaults are the same.
+    monkeypatch.setattr(MLP.__dataclass_fields__["depth"], "default", 2)
+    later = tiny(model=MLP(width=16, depth=2, name="tiny"))
+    assert later.digest == job.digest
+    with pytest.raises(RecordError, match=f"record: {job.name} was made with other defaults") as refused:
+        get_or_run(later, runtime)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_field_that_a_later_version_adds_leaves_old_records_good(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = get_or_run(tiny(), runtime)
+    described = lookup.canonical_settings
+
+    def with_one_more(settings: Any, defaults: bool = True) -> Any:
+        values = described(settings, defaults)
+        return {**values, "label_smoothing": 0.0} if defaults else values
+
+    monkeypatch.setattr(lookup, "canonical_settings", with_one_more)
+    assert get_or_run(tiny(), runtime) == record
+
+
+# Two at once
+
+
+def test_two_that_want_the_same_record_at_once_train_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    train = training_job.Trainer
+
+    def slow(*arguments: Any, **settings: Any) -> Trainer:
+        calls.append(threading.current_thread().name)
+        time.sleep(0.3)  # long enough for the other one to arrive
+        return train(*arguments, **settings)
+
+    monkeypatch.setattr(training_job, "Trainer", slow)
+    both = threading.Barrier(2)
+    made: list[Record] = []
+
+    def one() -> None:
+        both.wait()
+        made.append(get_or_run(tiny(), workplace(tmp_path)))
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(calls) == 1
+    assert len(made) == 2
+    assert made[0] == made[1]
+
+
+# TensorBoard
+
+
+def test_tensorboard_gets_the_records_curves(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    job, runtime = tiny(), workplace(tmp_path, tensorboard=True)
+    curves = get_or_run(job, runtime).outcome["curves"]
+    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard" / job.name)).Reload()
+    for name in ("train_loss", "test_accuracy"):
+        scalars = events.Scalars(name)
+        assert [event.step for event in scalars] == [0, 1]
+        assert [event.value for event in scalars] == pytest.approx(curves[name], rel=1e-6)
+
+
+def test_tensorboard_has_every_epoch_of_an_interrupted_run_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    job, runtime = tiny(), workplace(tmp_path, tensorboard=True, checkpoint_seconds=0.0)
+    steps = training_job.train_job(job, runtime)
+    for _ in range(UPDATES + 3):
+        next(steps)
+    steps.close()
+    get_or_run(job, runtime)
+    events = EventAccumulator(str(tmp_path / "logs" / "tensorboard" / job.name)).Reload()
+    assert [event.step for event in events.Scalars("test_loss")] == [0, 1]
+
+
+def test_without_tensorboard_a_run_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert len(get_or_run(tiny(), workplace(tmp_path, tensorboard=True)).outcome["curves"]["test_loss"]) == 2
+    assert "tensorboard is not installed" in capsys.readouterr().err

@@ -1,0 +1,249 @@
+"""Jobs: a training can be stopped anywhere and ends with the same bits."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.common import same_bits
+from helpers.tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, trained, workplace
+from torch import Tensor, nn
+
+from smoothout.analysis.jobs.noise_curve import NoiseCurve
+from smoothout.common import interrupts, progress
+from smoothout.common.errors import CheckpointError
+from smoothout.data.image_arrays import DatasetName, ImageArrays
+from smoothout.jobs import lookup, training_job
+from smoothout.jobs import runtime as runtime_module
+from smoothout.jobs.job import Job
+from smoothout.jobs.runner import get_or_run
+from smoothout.jobs.runtime import Runtime
+from smoothout.models.resnet import ResNet
+from smoothout.nn.options import BatchNormInit, NoiseDistribution, NoiseScaling
+from smoothout.results.records import Record
+from smoothout.training import checkpoint
+from smoothout.training.batch import Batch
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.methods.smoothout import NoiseConfig, StrengthSchedule
+from smoothout.training.optimizers import SGD, Adam
+from smoothout.training.schedule import Schedule
+
+
+@pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(a=0.05)], ids=["baseline", "smoothout"])
+def test_weights_that_are_missing_are_made_again_the_same(
+    runtime: Runtime, trainings: list[TrainingState | None], noise: NoiseConfig
+) -> None:
+    job = tiny(method=noise)
+    get_or_run(job, runtime)
+    first = checkpoint.load(checkpoint_of(job, runtime), job.digest)
+    checkpoint_of(job, runtime).unlink()
+    again = trained(job, runtime)
+    assert len(trainings) == 2
+    assert same_bits(again.model, first.model)
+    assert same_bits(again.best, first.best)
+    assert checkpoint_of(job, runtime).exists()
+
+
+def test_an_analysis_of_weights_that_another_machine_rounded_otherwise_is_known(runtime: Runtime) -> None:
+    run = tiny()
+    job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (run,))
+    curve = get_or_run(job, runtime)
+    assert curve.outcome["weights"] == [get_or_run(run, runtime).outcome["weights"]["best"]]
+    assert lookup.runs_with_other_weights([run, job], runtime) == []
+    path = checkpoint_of(run, runtime)
+    snapshot = checkpoint.load(path, run.digest)
+    next(iter(snapshot.best.values())).mul_(1 + 1e-6)
+    checkpoint.save(path, snapshot, run.digest)
+    assert lookup.runs_with_other_weights([run, job], runtime) == []
+    (Path(runtime.folders.results) / job.kind / f"{job.name}.json").unlink()
+    get_or_run(job, runtime)
+    assert lookup.runs_with_other_weights([run, job], runtime) == [run.name]
+
+
+def test_an_analysis_of_a_network_whose_code_was_changed_is_refused(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny()
+    get_or_run(run, runtime)
+    job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (run,))
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: 0 * x)  # right by chance alone, on any processor
+    with pytest.raises(CheckpointError, match=r"^model: tiny-.*: the same weights had a test accuracy of .* the code"):
+        get_or_run(job, runtime)
+    assert runtime.records.get(job.kind, job.digest) is None
+    monkeypatch.undo()
+    get_or_run(job, runtime)
+
+
+@pytest.mark.parametrize("found", [{"norm": torch.ones(2)}, {"norms": {"a": [1.0, torch.ones(2)]}}])
+def test_an_analysis_that_finds_tensors_is_told_under_which_key(
+    found: dict[str, Any], runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (tiny(),))
+    monkeypatch.setattr(NoiseCurve, "run", lambda *_: {"test": [None, "text", 1, (True,)], **found})
+    with pytest.raises(TypeError, match=f"^noise_curve: run.. returned a Tensor under '{next(iter(found))}'"):
+        get_or_run(job, runtime)
+
+
+def test_finished_weights_are_read_and_not_trained_again(
+    runtime: Runtime, trainings: list[TrainingState | None]
+) -> None:
+    job = tiny()
+    get_or_run(job, runtime)
+    record_of(job, runtime).unlink()
+    get_or_run(job, runtime)
+    assert len(trainings) == 1
+
+
+def test_a_finished_checkpoint_holds_no_optimizer(runtime: Runtime) -> None:
+    get_or_run(tiny(), runtime)
+    assert checkpoint.load(checkpoint_of(tiny(), runtime), tiny().digest).optimizer == {}
+
+
+def _stopping_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask for an end of the work after so many updates."""
+    made = itertools.count(1)
+    monkeypatch.setattr(interrupts, "pending_signal", lambda: 15 * (next(made) >= updates))
+
+    def stop() -> None:
+        raise interrupts.Interrupted(15)
+
+    monkeypatch.setattr(interrupts, "raise_if_interrupted", stop)
+
+
+RUNS = {
+    "adam": {"method": NoiseConfig(a=0.05)},
+    "adam made anew every epoch": {
+        "optimizer": Adam(lr=0.01, clip_norm=0.5, weight_decay=1e-3, reset_every_epoch=True),
+        "method": NoiseConfig(a=0.1, scaling=NoiseScaling.filter, strength_schedule=StrengthSchedule.tanh_falling),
+        "batch": Batch(128, ghost=32),
+    },
+    "momentum with a drop": {
+        "optimizer": SGD(lr=0.1, weight_decay=1e-4),
+        "schedule": Schedule(2, milestones=(1,)),
+        "method": NoiseConfig(a=0.05, distribution=NoiseDistribution.gaussian, denoise=False),
+    },
+    "copies": {"method": NoiseConfig(a=0.05, copies=2)},
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
+    """A training, and its record when nothing interrupts it."""
+    job = tiny(**RUNS[request.param])
+    return job, get_or_run(job, workplace(tmp_path_factory.mktemp("unbroken")))
+
+
+@pytest.mark.parametrize("updates", [1, UPDATES, UPDATES + 5, 2 * UPDATES])
+def test_a_run_that_is_stopped_after_any_update_ends_with_the_same_bits(
+    unbroken: tuple[Job, Record],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trainings: list[TrainingState | None],
+    updates: int,
+) -> None:
+    job, expected = unbroken
+    runtime = workplace(tmp_path, checkpoint_seconds=-1.0)
+    with monkeypatch.context() as patch:
+        _stopping_after(updates, patch)
+        with pytest.raises(interrupts.Interrupted):
+            get_or_run(job, runtime)
+    assert not record_of(job, runtime).exists()
+    left = checkpoint.load(checkpoint_of(job, runtime), job.digest)
+    assert left.epoch * UPDATES + left.step == updates
+    record = get_or_run(job, runtime)
+    assert len(trainings) == 2
+    assert trainings[1] is not None
+    assert record.outcome["weights"] == expected.outcome["weights"]
+    for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+        assert record.outcome["curves"][name] == expected.outcome["curves"][name]
+    assert record.outcome["best"] == expected.outcome["best"]
+    assert record.outcome["last"] == expected.outcome["last"]
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tiny()
+    with monkeypatch.context() as patch:
+        _stopping_after(3, patch)
+        with pytest.raises(interrupts.Interrupted):
+            get_or_run(job, runtime)
+    here = runtime_module.environment(runtime.device)
+    monkeypatch.setattr(runtime_module, "environment", lambda device: {**here, "threads": 64})
+    assert [machine["threads"] for machine in get_or_run(job, runtime).outcome["machines"]] == [here["threads"], 64]
+
+
+def test_a_request_to_stop_keeps_a_checkpoint_and_makes_no_record(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, steps = tiny(), itertools.count(1)
+
+    def broken_off(bar: progress.Bar, note: str | None = None) -> None:
+        if next(steps) == 5:
+            raise interrupts.Interrupted(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.Bar, "step", broken_off)
+        with pytest.raises(interrupts.Interrupted):
+            get_or_run(job, runtime)
+    assert not checkpoint_of(job, runtime).exists(), "nobody asked, and the time between checkpoints is not over"
+    _stopping_after(5, monkeypatch)
+    with pytest.raises(interrupts.Interrupted):
+        get_or_run(job, runtime)
+    assert checkpoint.load(checkpoint_of(job, runtime), job.digest).step == 5
+    assert not record_of(job, runtime).exists()
+
+
+def _start_weights(job: Job, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
+    """The weights that the training of ``job`` is started with."""
+    found: dict[str, Tensor] = {}
+
+    def look(model: nn.Module, *_: Any, **__: Any) -> None:
+        found.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        raise interrupts.Interrupted(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_job, "Trainer", look)
+        with pytest.raises(interrupts.Interrupted):
+            get_or_run(job, runtime)
+    return found
+
+
+def test_the_same_seed_gives_all_methods_the_same_start(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**changes: Any) -> dict[str, Tensor]:
+        torch.rand(3)  # what was drawn before does not matter
+        return _start_weights(tiny(batchnorm_init=BatchNormInit.uniform, **changes), runtime, monkeypatch)
+
+    baseline = start()
+    assert same_bits(start(method=NoiseConfig(a=0.05)), baseline)
+    assert same_bits(start(method=NoiseConfig(a=0.1, scaling=NoiseScaling.filter)), baseline)
+    assert same_bits(start(batch=Batch(700), optimizer=SGD(lr=0.1)), baseline)
+    other = start(seed=1)
+    assert not any(torch.equal(other[name], baseline[name]) for name in baseline if baseline[name].ndim == 2)
+
+
+def test_batchnorm_starts_at_one_or_uniformly_as_asked(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = _start_weights(tiny(), runtime, monkeypatch)
+    uniform = _start_weights(tiny(batchnorm_init=BatchNormInit.uniform), runtime, monkeypatch)
+    differ = {name for name in one if not torch.equal(one[name], uniform[name])}
+    assert differ == {"2.weight", "5.weight"}  # the BatchNorm layers of the two hidden layers
+    for name in differ:
+        assert torch.equal(one[name], torch.ones(16))
+        assert 0 <= uniform[name].min() < uniform[name].max() < 1
+
+
+def test_a_network_that_sets_batchnorms_start_itself_keeps_it(runtime: Runtime) -> None:
+    colours = ImageArrays(DatasetName.cifar10, (0.5,) * 3, (0.5,) * 3)
+    setup = tiny(model=ResNet(8), data=colours, batchnorm_init=BatchNormInit.uniform).settings
+    norms = [m for m in training_job.init_model(setup, runtime).modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 9
+    assert all(torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
+
+
+def test_training_leaves_the_global_generator_alone(runtime: Runtime) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    get_or_run(tiny(method=NoiseConfig(a=0.05)), runtime)
+    assert torch.equal(torch.rand(4), expected)

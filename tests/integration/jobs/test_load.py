@@ -1,0 +1,68 @@
+"""A run's network for whoever writes Python: the weights that its record speaks of, trained when they are not there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.common import tree
+from helpers.paths import CONFIGS
+
+import smoothout
+from smoothout.common.errors import ConfigError
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import build_experiment
+from smoothout.nn.evaluation import evaluate
+
+RUN = ["experiment=digits", "batch=large", "schedule.epochs=2", "threads=1", "download=false", "tensorboard=false"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    for name in ("DATA", "RESULTS", "CHECKPOINTS", "LOGS"):
+        monkeypatch.delenv(f"SMOOTHOUT_{name}", raising=False)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("weights", ["best", "last"])
+def test_the_network_has_the_accuracy_of_its_record(tmp_path: Path, weights: str) -> None:
+    model = smoothout.trained(RUN, weights=weights, configs=CONFIGS)
+    [record] = (tmp_path / "results" / "train").glob("*.json")
+    _, test, _ = build_experiment(compose_config(CONFIGS, "train", RUN)).data.load(
+        tmp_path / "data", torch.device("cpu")
+    )
+    told = json.loads(record.read_text())["outcome"][weights]["test_accuracy"]
+    assert evaluate(model, test.batches(100)).accuracy == told
+    assert not model.training
+
+
+def test_a_run_that_is_there_is_only_read(tmp_path: Path) -> None:
+    first = smoothout.trained(RUN, configs=CONFIGS)
+    before = tree(tmp_path)
+    again = smoothout.trained(RUN, configs=str(CONFIGS))
+    assert tree(tmp_path) == before
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_a_run_whose_checkpoint_was_lost_is_trained_again_and_its_record_stays(tmp_path: Path) -> None:
+    first = smoothout.trained(RUN, configs=CONFIGS)
+    records = tree(tmp_path / "results" / "train")
+    [path] = (tmp_path / "checkpoints").glob("*.pt")
+    path.unlink()
+    again = smoothout.trained(RUN, configs=CONFIGS)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert tree(tmp_path / "results" / "train") == records
+
+
+def test_what_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="weights: 'worst' is not one of best, last"):
+        smoothout.trained(RUN, weights="worst", configs=CONFIGS)
+    with pytest.raises(ConfigError, match="seed: must be a whole number >= 0, not -1"):
+        smoothout.trained([*RUN, "seed=-1"], configs=CONFIGS)
+    assert tree(tmp_path) == {}

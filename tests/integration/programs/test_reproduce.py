@@ -1,0 +1,115 @@
+"""`scripts/reproduce.py` from nothing to a rendered table, and what it costs a second time."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pandas as pd
+import pytest
+from helpers.common import tree
+from helpers.programs import start
+
+GIVEN = ("threads=1", "tensorboard=false")
+
+
+@pytest.fixture
+def reproduce(script):
+    """Runs scripts/reproduce.py in this process; gives its exit code and what it wrote to stdout and stderr."""
+
+    def run(*overrides):
+        code, out, err = script("reproduce", *GIVEN, *overrides)
+        return code, "\n".join(out), "\n".join(err)
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_quickstart_makes_its_table_and_picture_once_and_then_only_shows_them(root, reproduce):
+    arguments = ("table=quickstart", "figure=quickstart", "scope.profile=smoke", "scope.seeds=[0]")
+    first = start(*GIVEN, *arguments, script="reproduce")
+    out, err = first.communicate(timeout=300)
+    assert first.returncode == 0, err
+    frame = pd.read_csv(root / "results" / "tables" / "quickstart-authors_code-smoke.csv")
+    accuracy = frame[frame["column"].str.contains("best|last|improvement")]
+    assert set(accuracy["n"]) == {1}
+    assert accuracy.loc[~accuracy["column"].str.contains("improvement"), "mean"].between(5, 100).all()
+    sharpness = frame[frame["column"].str.contains("sharpness")]
+    assert set(sharpness["n"] + sharpness["failed"]) == {1}
+    assert sharpness.loc[sharpness["column"].str.contains("converged"), "mean"].gt(0).all()
+    figures = root / "results" / "figures"
+    assert {p.suffix for p in figures.iterdir()} == {".svg", ".png"}
+    assert "SmoothOut" in out
+
+    before = tree(root / "results" / "train") | tree(root / "checkpoints")
+    assert reproduce(*arguments)[0] == 0
+    assert tree(root / "results" / "train") | tree(root / "checkpoints") == before
+
+
+def test_a_table_without_records_renders_every_cell_as_not_run_with_its_cost(root, reproduce):
+    code, out, err = reproduce("table=table2", "run=false", "scope.protocol=paper_text")
+    assert code == 0, err
+    frame = pd.read_csv(root / "results" / "tables" / "table2-paper_text-paper.csv")
+    assert set(frame["n"]) == {0}
+    assert frame["mean"].isna().all()
+    published = frame.set_index(["row", "column"])["published"]
+    assert published["F1, MNIST, 256", "baseline best"] == 98.49
+    assert published["F1, MNIST, 6000", "smoothout best"] == 98.42
+    assert published["C3, CIFAR-100, 5000", "smoothout sharpness released"] == 10.7303
+    assert published.filter(like="keskar").isna().all()
+    costs = frame[frame["column"].str.endswith("best")]["hours_to_run"]
+    assert (costs > 0.1).all()
+    assert "…" not in out
+    assert any(line.split("  ")[-1].endswith("[4.06]") for line in map(str.strip, out.splitlines()))
+
+
+def test_a_reader_that_goes_away_costs_no_file_and_no_word(root):
+    """As in `reproduce.py ... | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = start(*GIVEN, "table=table2", "run=false", script="reproduce", stdout=writing)
+    os.close(writing)
+    assert done.communicate(timeout=300) == (None, "")
+    assert done.returncode == 1
+    tables = root / "results" / "tables"
+    assert {p.suffix for p in tables.iterdir()} == {".md", ".csv", ".tex"}
+
+
+def test_a_picture_alone_is_asked_for_without_a_table_and_is_not_drawn_without_records(root, reproduce):
+    code, out, err = reproduce("table=none", "figure=f1", "run=false")
+    assert code == 0, err
+    assert "figure f1 lacks records" in out
+    assert out.count("figure f1: not run: f1-mnist-b256") == 3
+    assert tree(root) == {"here": "folder"}
+
+
+def test_one_call_draws_several_pictures_as_far_as_their_records_are_there(root, reproduce):
+    code, out, err = reproduce("table=none", "figure=f1,figure1", "run=false", "-m")
+    assert code == 0, err
+    assert "figure f1 lacks records" in out
+    assert {path.name for path in (root / "results" / "figures").iterdir()} == {"figure1.svg", "figure1.png"}
+
+
+def test_where_no_job_has_its_data_one_line_says_so_before_any_plan(root, reproduce):
+    code, out, err = reproduce("table=table2", "rows=[F1]", "scope.profile=smoke", "download=false")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"error: data: mnist was not found: looked for .*mnist.npz.*", err)
+    assert tree(root) == {"here": "folder"}
+
+
+def test_missing_data_leave_out_their_own_jobs_and_sink_no_other(root, reproduce):
+    rest = ("table.sharpness=[]", "scope.profile=smoke", "download=false")
+    code, out, err = reproduce("table=quickstart", "figure=f1", *rest)
+    assert code == 2
+    assert len(re.findall("error: .*mnist.npz", err)) == 1
+    assert "failed" not in err
+    assert re.search(r"figure f1 +0 +0 +no data", out)
+    trained = {path.name.partition("-b")[0] for path in (root / "results" / "train").iterdir()}
+    assert trained == {"small_mlp-digits"}
+
+
+def test_rows_choose_what_is_run_and_the_table_keeps_all_rows(root, reproduce):
+    code, _, err = reproduce("table=quickstart", "rows=['720']", "scope.profile=smoke", "table.sharpness=[]")
+    assert code == 0, err
+    frame = pd.read_csv(root / "results" / "tables" / "quickstart-authors_code-smoke.csv")
+    assert dict(frame.groupby("row")["n"].max()) == {"digits, 32": 0, "digits, 720": 1}

@@ -1,0 +1,166 @@
+"""scripts/train.py as a user meets it: swept, asked for help."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.common import tree
+from helpers.programs import ROOT, SHORT, Program, fails, records, start, without_times
+
+from smoothout.jobs import training_job
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.trainer import Trainer
+
+# Sweeps
+
+
+def test_a_sweep_finishes_what_it_can_names_what_failed_and_repeats_nothing(
+    root: Path, program: Program, trainings: list[TrainingState | None]
+) -> None:
+    sweep = ("-m", *SHORT, "seed=0,1", "method.a=0,-1")
+    code, out, err = program(*sweep)
+    assert code == 2
+    assert [record["labels"]["seed"] for record in records(root).values()] == [0, 1]
+    assert [line.partition(":")[0] for line in out] == list(records(root))
+    for seed, line in enumerate(out):
+        assert line.endswith(f"batch=large schedule.epochs=2 seed={seed} method.a=0]")
+    failed = [line for line in err if line.startswith("failed: ")]
+    assert len(failed) == 2
+    assert err == ["Error executing job with overrides: " + err[0].partition(": ")[2], *failed]  # the first is Hydra's
+    for seed, line in enumerate(failed):
+        assert f"seed={seed} method.a=-1: method.a: the noise's strength must be" in line
+    assert len(trainings) == 2
+
+    before = tree(root / "results"), tree(root / "checkpoints")
+    assert program(*sweep)[0] == 2
+    assert len(trainings) == 2
+    assert (tree(root / "results"), tree(root / "checkpoints")) == before
+
+
+def test_a_sweep_in_which_nothing_fails_ends_with_code_0_and_leaves_nothing_where_it_was_started(
+    root: Path, program: Program
+) -> None:
+    code, out, err = program(*SHORT, "-m", "method=none,smoothout")  # -m may stand anywhere
+    assert (code, len(out), err) == (0, 2, [])
+    assert {record["labels"]["method"] for record in records(root).values()} == {"baseline", "smoothout0.0375"}
+    assert list((root / "here").iterdir()) == []
+
+
+def test_a_fault_in_a_sweep_is_named_and_its_traceback_lies_in_the_logs(
+    root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = training_job.Trainer
+
+    def once(*arguments: Any, **settings: Any) -> Trainer:
+        if settings["seed"] == 1:
+            fails()
+        return train(*arguments, **settings)
+
+    monkeypatch.setattr(training_job, "Trainer", once)
+    code, out, err = program("-m", *SHORT, "seed=0,1,2")
+    assert code == 1
+    assert len(out) == 2
+    assert [line for line in err if line.startswith("failed: ")] == [
+        f"failed: {' '.join(SHORT).replace('=false', '=False')} seed=1: RuntimeError: a bug"
+    ]
+    assert "fails" in (root / "logs" / "failure-1.txt").read_text()
+    assert [record["labels"]["seed"] for record in records(root).values()] == [0, 2]
+
+
+def test_ctrl_c_ends_the_whole_sweep(
+    root: Path, program: Program, trainings: list[TrainingState | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = training_job.Trainer
+
+    def pressed(*arguments: Any, **settings: Any) -> Trainer:
+        signal.raise_signal(signal.SIGINT)
+        return train(*arguments, **settings)
+
+    monkeypatch.setattr(training_job, "Trainer", pressed)
+    code, out, err = program("-m", *SHORT, "seed=0,1,2")
+    assert (code, out) == (130, [])
+    assert "stopped: by SIGINT; the same command goes on from here" in err
+    assert len(trainings) == 1
+    assert records(root) == {}
+
+
+@pytest.mark.slow
+def test_a_sweep_over_two_processes_gives_the_records_of_a_serial_one(
+    root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = ("-m", *SHORT, "seed=0,1", "method.a=0.05,-1")
+    process = start(*sweep, "hydra/launcher=local", "hydra.launcher.n_jobs=2")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 2
+    parallel = records(root)
+    assert sorted(line.partition(":")[0] for line in out.splitlines()) == list(parallel)
+    assert sum(line.startswith("failed: ") for line in err.splitlines()) == 2
+    assert list((root / "here").iterdir()) == []
+
+    monkeypatch.setenv("SMOOTHOUT_RESULTS", str(root / "serial" / "results"))
+    monkeypatch.setenv("SMOOTHOUT_CHECKPOINTS", str(root / "serial" / "checkpoints"))
+    assert program(*sweep)[0] == 2
+    serial = records(root / "serial")
+    assert len(serial) == 2
+    assert serial.keys() == parallel.keys()
+    for name, record in serial.items():
+        assert without_times(record["outcome"]) == without_times(parallel[name]["outcome"])
+
+
+# Help
+
+
+@pytest.mark.parametrize("unbuffered", [True, False])  # as a pool's processes have it, and as a pipe has it
+def test_what_a_run_says_is_written_at_once_and_as_a_whole(
+    root: Path, program: Program, monkeypatch: pytest.MonkeyPatch, unbuffered: bool
+) -> None:
+    """The processes of a sweep share one output: else their lines would run into each other."""
+    written: list[bytes] = []
+
+    class Output(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, content: Any) -> int:
+            written.append(bytes(content))
+            return len(content)
+
+    output = Output() if unbuffered else io.BufferedWriter(Output())
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", io.TextIOWrapper(output, write_through=unbuffered))
+        code, _, _ = program("-m", *SHORT, "seed=0,1")
+    assert code == 0
+    assert [line.decode().partition(":")[0] for line in written] == list(records(root))
+    assert all(line.endswith(b"\n") and line.count(b"\n") == 1 for line in written)
+
+
+def test_help_names_every_choice_that_a_user_can_make(root: Path, program: Program) -> None:
+    code, out, err = program("--help")
+    assert (code, err) == (0, [])
+    choices = {line.partition(": ")[0]: line.partition(": ")[2].split(", ") for line in out if ": " in line}
+    for group in ("model", "data", "optimizer", "schedule", "batch", "method", "protocol", "experiment", "profile"):
+        assert choices[group] == sorted(path.stem for path in (ROOT / "configs" / group).glob("*.yaml"))
+    assert "  python scripts/train.py -m method=none,smoothout,adasmoothout seed=0,1,2" in "\n".join(out)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), {"reproduce": "figure table", "verdicts": "claims", "prepare_data": "data"}.items()
+)
+def test_help_of_a_program_names_the_choices_that_it_takes_and_no_others(script: Program, name: str, own: str) -> None:
+    code, out, err = script(name, "--help")
+    assert (code, err) == (0, [])
+    groups = [path.name for path in (ROOT / "configs").iterdir() if path.is_dir()]
+    assert sorted(group for group in groups if any(line.startswith(f"{group}: ") for line in out)) == own.split()
+
+
+def test_the_settings_can_be_shown_without_running_anything(root: Path, program: Program) -> None:
+    before = tree(root)
+    code, out, err = program("--cfg", "job", "method=smoothout")
+    assert (code, err) == (0, [])
+    assert "  a: 0.0375" in out
+    assert tree(root) == before

@@ -1,0 +1,57 @@
+"""scripts/verdicts.py as a user meets it who has claims of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from helpers.common import tree
+from helpers.programs import Program
+
+HEAD = """
+page: mine.md
+prose: {title: My claims, introduction: About digits.}
+"""
+CLAIM = """
+claims:
+  - statement: Large batches do worse.
+    source: a guess
+    rows:
+      digits: {plus: ["quickstart | digits, 32 | baseline"], minus: ["quickstart | digits, 720 | baseline"]}
+"""
+
+
+def own(root: Path, text: str) -> tuple[str, ...]:
+    path = root / "own" / "claims" / "mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"# @package _global_\n{text}")
+    return f"--config-dir={root / 'own'}", "claims=mine", "claim_scope.protocols=[authors_code]", "threads=1"
+
+
+def test_claims_of_ones_own_have_a_page_that_says_what_writes_it(root: Path, script: Program) -> None:
+    path = root / "results" / "mine.md"
+    assert script("verdicts", *own(root, HEAD + CLAIM)) == (0, [f"written: {path}"], [])
+    page = path.read_text()
+    assert page.startswith("# My claims\n\nAbout digits.")
+    assert (
+        "`python scripts/verdicts.py claims=mine 'claim_scope.protocols=[authors_code]'` writes this page anew." in page
+    )
+    assert "No test is decided so far." in page
+    assert "## Not tested so far" in page
+
+
+def test_a_page_at_another_profile_names_the_full_one_only_where_it_is(root: Path, script: Program) -> None:
+    given, path = own(root, HEAD + CLAIM), root / "results" / "mine-short.md"
+    assert script("verdicts", *given, "claim_scope.profile=short")[0] == 0
+    assert "(mine.md)" not in path.read_text()
+    (root / "results" / "mine.md").touch()
+    assert script("verdicts", *given, "claim_scope.profile=short")[0] == 0
+    assert "[mine.md](mine.md) is the page" in path.read_text()
+
+
+def test_a_claims_file_without_its_head_is_told_what_it_lacks(root: Path, script: Program) -> None:
+    given = own(root, CLAIM)
+    before = tree(root)
+    where = "configs/claims/mine.yaml, below a first line '# @package _global_', as in papers.yaml"
+    line = f"error: page, prose: must stand in {where}"
+    assert script("verdicts", *given) == (2, [], [line])
+    assert tree(root) == before

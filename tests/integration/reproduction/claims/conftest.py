@@ -1,0 +1,32 @@
+"""A place of its own for every test of claims, and tables that are composed once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.simulated_records import CONFIGS, PUBLISHED, SEEDS
+
+from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.reproduction.claims import Claims
+from smoothout.reproduction.table import RunSelection
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    folders = Folders(*(str(tmp_path / n) for n in ("data", "results", "checkpoints", "logs")))
+    return Runtime(folders, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def f1() -> Claims:
+    """No claims, but the cells of Table 2."""
+    return Claims([], RunSelection("authors_code", seeds=SEEDS), CONFIGS, PUBLISHED)
+
+
+@pytest.fixture(autouse=True)
+def composed_once(f1: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables take seconds to compose: every test shares those of `f1`."""
+    entries = f1._entries
+    monkeypatch.setattr(Claims, "_entries", lambda self, table: entries(table))

@@ -1,0 +1,274 @@
+"""Claims against simulated records of known truth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.simulated_records import CONFIGS, F1, PUBLISHED, SEEDS, judged, page, simulate, write
+
+from smoothout.common.errors import ConfigError
+from smoothout.config.compose import compose_config
+from smoothout.jobs.runtime import Runtime
+from smoothout.reproduction.claims import Claim, ClaimKind, Claims, ClaimTest
+from smoothout.reproduction.metrics import METRICS
+from smoothout.reproduction.table import RunSelection
+from smoothout.reproduction.verdict_page import format_estimate
+from smoothout.results.digest import canonical_settings
+from smoothout.results.significance import TestResult, Verdict, paired_t_test
+
+METHODS = ("baseline", "smoothout")
+
+
+def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0, 97.0, 98.5, 97.5, 98.2], [])
+    simulate(f1, runtime, F1["large"] + "smoothout", [98.3, 97.4, 98.7, 97.9, 98.5], [])
+    rows = {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}
+    [test] = judged({"rows": rows}, runtime)
+    truth = paired_t_test([0.3, 0.4, 0.2, 0.4, 0.3])
+    assert test.evidence.value == pytest.approx(0.32)
+    assert test.evidence.p == pytest.approx(truth.p)
+    assert test.published == pytest.approx(98.42 - 98.01)
+    assert test.error == pytest.approx(100 * (0.983 * 0.017 / 10_000) ** 0.5)
+    assert page([test]).verdicts == [Verdict.holds]
+    turned = {"F1": {"plus": rows["F1"]["minus"], "minus": rows["F1"]["plus"]}}
+    assert page(judged({"rows": turned}, runtime)).verdicts == [Verdict.contradicted]
+
+
+def test_equal_accuracies_differ_by_nothing_whatever_float64_makes_of_them(f1: Claims, runtime: Runtime) -> None:
+    small, large = [98.1, 98.2, 98.3, 98.6, 98.7], [97.3, 97.1, 97.4, 97.6, 97.9]
+    simulate(f1, runtime, F1["small"] + "baseline", small, [])
+    simulate(f1, runtime, F1["large"] + "baseline", large, [])
+    cells = [F1["small"] + "baseline", F1["large"] + "baseline"]
+    rows = {"F1": {"plus": [*cells, cells[0]], "minus": [cells[1], cells[0], cells[0]]}}
+    [test] = judged({"rows": rows}, runtime)
+    assert (test.evidence.value, test.evidence.p) == (0.0, 1.0)
+    assert format_estimate(test).startswith("+0.00 [-0.00, +0.00]")
+
+
+def test_two_seeds_that_agree_to_the_image_decide_nothing(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0, 97.0], [])
+    simulate(f1, runtime, F1["large"] + "smoothout", [98.05, 97.05], [])
+    rows = {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}
+    [test] = judged({"rows": rows}, runtime)
+    assert test.evidence.value == pytest.approx(0.05)
+    assert 0.01 < test.evidence.p < 0.05  # one of 25 tests: undecided after the correction
+    assert page([test] * 25).verdicts == [Verdict.undecided] * 25
+
+
+def test_only_seeds_that_all_cells_have_are_compared(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0, 97.0], [])
+    simulate(f1, runtime, F1["large"] + "smoothout", [98.3, 97.5, 99.0], [])
+    [test] = judged(
+        {"rows": {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}}, runtime
+    )
+    assert test.evidence.n == 2
+    assert test.evidence.value == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("quantity", ["best", "converged"])
+def test_no_verdict_rests_on_the_seeds_that_did_not_diverge(quantity: str, f1: Claims, runtime: Runtime) -> None:
+    """Four seeds of five are far better, one of each side diverged: the same one, or another."""
+    better, worse = F1["large"] + "smoothout", F1["large"] + "baseline"
+    simulate(f1, runtime, better, [98.3, 98.4, 98.7, 98.9, 98.5], [1.0, 1.1, 1.2, 1.0, 1.1], diverged=(4,))
+    rows = {"F1": {"plus": [better], "minus": [worse]}}
+    given = {"rows": rows, "metrics": [quantity]}
+    simulate(f1, runtime, worse, [90.3, 90.4, 90.7, 90.9, 90.5], [0.1] * 5, diverged=(3, 4))
+    [test] = judged(given, runtime)
+    assert (test.evidence.n, test.failed, test.diverged) == (3, 0, 2)
+    assert test.evidence.p < 0.001
+    assert page([test]).verdicts == [Verdict.undecided]
+    assert page([replace(test, diverged=0)]).verdicts == [Verdict.holds]
+    assert "| 3 (2 diverged) |" in page([test]).markdown()
+
+
+def test_a_margin_forgives_what_it_says(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["small"] + "baseline", [98.50, 98.60, 98.40, 98.55, 98.45], [])
+    simulate(f1, runtime, F1["large"] + "smoothout", [98.45, 98.56, 98.35, 98.50, 98.41], [])
+    rows = {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["small"] + "baseline"]}}
+    assert page(judged({"rows": rows}, runtime)).verdicts == [Verdict.contradicted]
+    assert page(judged({"rows": rows, "margin": 0.1}, runtime)).verdicts == [Verdict.holds]
+
+
+def test_sharpness_is_compared_by_ratio_and_a_failed_search_counts_as_missing(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0] * 4, [80.0, 40.0, 20.0, None])
+    simulate(f1, runtime, F1["large"] + "smoothout", [98.0] * 4, [10.0, 5.0, 2.0, 1.0])
+    rows = {"F1": {"plus": [F1["large"] + "baseline"], "minus": [F1["large"] + "smoothout"]}}
+    [test] = judged({"rows": rows, "metrics": ["converged"]}, runtime)
+    assert (test.evidence.n, test.failed) == (3, 1)
+    assert 2**test.evidence.value == pytest.approx((8 * 8 * 10) ** (1 / 3))
+    assert format_estimate(test).startswith("8.62x [")
+
+
+def test_no_verdict_rests_on_the_seeds_whose_search_found_something(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0] * 5, [400.0, 380.0, 420.0, 390.0, None])
+    simulate(f1, runtime, F1["small"] + "baseline", [98.5] * 5, [1.0, 1.1, 0.9, 1.0, 1.2])
+    rows = {"F1": {"plus": [F1["large"] + "baseline"], "minus": [F1["small"] + "baseline"]}}
+    [test] = judged({"rows": rows, "metrics": ["converged"]}, runtime)
+    assert (test.evidence.n, test.failed) == (4, 1)
+    assert page([test]).verdicts == [Verdict.undecided]
+    assert page([replace(test, failed=0)]).verdicts == [Verdict.holds]
+
+
+def test_a_noise_curve_with_an_infinite_loss_has_no_rise() -> None:
+    points = [{"a": 0.0, "loss": 0.1}, {"a": 0.04, "loss": None}]
+    record = SimpleNamespace(outcome={"train": {"points": points}})
+    assert METRICS["noise"].read(record) is None
+    points[1]["loss"] = 0.6
+    assert METRICS["noise"].read(record) == pytest.approx(0.5)
+
+
+def test_one_point_of_the_box_refutes_a_sharpness_of_zero(f1: Claims, runtime: Runtime) -> None:
+    rows = {"F1": {"plus": [F1["small"] + "baseline"]}}
+    given = {"rows": rows, "metrics": ["converged"], "kind": "zero"}
+    assert page(judged(given, runtime)).verdicts == [Verdict.untested]
+    simulate(f1, runtime, F1["small"] + "baseline", [98.0], [0.8])
+    assert page(judged(given, runtime)).verdicts == [Verdict.contradicted]
+
+
+def test_a_sharpness_that_was_found_to_be_nearly_nothing_decides_nothing(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["small"] + "baseline", [98.0], [1e-6])
+    given = {"rows": {"F1": {"plus": [F1["small"] + "baseline"]}}, "metrics": ["converged"], "kind": "zero"}
+    assert page(judged(given, runtime)).verdicts == [Verdict.undecided]
+
+
+@pytest.mark.parametrize("by_loss", [False, True])
+def test_what_only_the_training_loss_explains_is_no_correlation_at_equal_loss(
+    by_loss: bool, f1: Claims, runtime: Runtime
+) -> None:
+    """Sharpness as the training loss is, accuracy falling with the loss or with the sharpness beyond it.
+
+    The split that was searched may be the test split: the loss on it is no matter.
+    """
+    generator = np.random.default_rng(0)
+    for row, method in product(dict.fromkeys(row for row, _ in f1._entries("table2")), METHODS):
+        losses = generator.lognormal(-7, 1) * generator.lognormal(0, 0.1, 5)
+        sharp = losses * 1000 * generator.lognormal(0, 1) * generator.lognormal(0, 0.1, 5)
+        explained = np.log(losses) + generator.normal(0, 0.05, 5) if by_loss else np.log(sharp)
+        simulate(f1, runtime, f"table2 | {row} | {method}", list(90 - explained), list(sharp), losses=list(losses))
+    plain, equal = judged({"kind": "correlation", "metrics": ["converged"], "tables": ["table2"]}, runtime)
+    assert (plain.evidence.n, plain.runs) == (equal.evidence.n, equal.runs) == (12, 60)
+    assert "| 12 settings, 60 runs |" in page([plain]).markdown()
+    assert (page([plain, equal]).verdicts[1] is Verdict.holds) is not by_loss
+    if not by_loss:
+        assert plain.evidence.value == pytest.approx(1, abs=1e-6)
+
+
+def test_a_training_loss_that_rounds_to_zero_is_the_lowest_of_all(f1: Claims, runtime: Runtime) -> None:
+    """The lower the loss, the lower the sharpness and the higher the accuracy, and nothing is left at equal loss."""
+    cells = [(row, method) for row in dict.fromkeys(row for row, _ in f1._entries("table2")) for method in METHODS]
+    for number, (row, method) in enumerate(cells):
+        simulate(f1, runtime, f"table2 | {row} | {method}", [90.0 - number], [1.0 + number], losses=[0.001 * number])
+    plain, equal = judged({"kind": "correlation", "metrics": ["converged"], "tables": ["table2"]}, runtime)
+    assert (plain.runs, plain.evidence.value) == (len(cells), pytest.approx(1))
+    assert equal.evidence.value == pytest.approx(0)
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.4])
+def test_wrong_verdicts_stay_below_the_nominal_rate(effect: float) -> None:
+    """Pages of thirty tests, five seeds: where nothing is there, at most one page in twenty says anything."""
+    generator = np.random.default_rng(1)
+    claim = Claim("It is so.", "p. 1")
+    wrong, right, pages, size = 0, 0, 400, 30
+    for _ in range(pages):
+        tests = [
+            ClaimTest(
+                claim, str(i), "authors_code", METRICS["best"], paired_t_test(list(generator.normal(effect, 0.2, 5)))
+            )
+            for i in range(size)
+        ]
+        verdicts = page(tests).verdicts
+        wrong += any(v is Verdict.contradicted or (v is Verdict.holds and effect == 0) for v in verdicts)
+        right += sum(v is Verdict.holds for v in verdicts)
+    assert wrong / pages < 0.05 + 3 * (0.05 * 0.95 / pages) ** 0.5
+    if effect:
+        assert wrong == 0
+        assert right / (pages * size) > 0.1
+
+
+@pytest.mark.slow
+def test_every_claim_of_the_papers_names_cells_that_are_there(runtime: Runtime) -> None:
+    claims: list[dict[str, Any]] = compose_config(CONFIGS, "verdicts", [])["claims"]
+    made = Claims(claims, RunSelection("authors_code"), CONFIGS, PUBLISHED)
+    tests = list(made.tests(runtime))
+    assert len(made.claims) == len(claims) > 20
+    assert {test.evidence.verdict(1.0) for test in tests} == {Verdict.untested}
+    compared = [t for t in tests if t.claim.kind is ClaimKind.difference and t.quantity == METRICS["best"]]
+    lacking = {t.row for t in compared if t.published is None}
+    extra = {"SmoothOut, at the same variance", "AlexNet, 60 epochs, against no noise without weight decay and dropout"}
+    assert lacking == extra  # every other compared accuracy was published
+
+
+def test_a_cell_may_name_a_quantity_of_its_own(f1: Claims, runtime: Runtime) -> None:
+    """Best less last epoch."""
+    for seed, (best, last) in enumerate([(98.5, 98.0), (98.6, 98.3)]):
+        outcome = {"best": {"test_accuracy": best / 100}, "last": {"test_accuracy": last / 100}, "diverged": False}
+        outcome["examples"] = {"train": 60_000, "test": 10_000}
+        write(runtime, f1._entry(F1["small"] + "baseline", METRICS["best"]).jobs[seed], outcome)
+    [test] = judged(
+        {"rows": {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["small"] + "baseline | last"]}}}, runtime
+    )
+    assert test.quantity.title == "test accuracy, best epoch, points against test accuracy, last epoch, points"
+    assert test.evidence.value == pytest.approx(0.4)
+
+
+def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims) -> None:
+    rows = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["small"] + "smoothout"]}}
+    given = {"statement": "It is so.", "source": "p. 1", "rows": rows, "metrics": ["noise"]}
+    claims = Claims([given], RunSelection("authors_code", seeds=SEEDS), CONFIGS, PUBLISHED)
+    assert [job.kind for job in claims.jobs()] == ["train"] * 10 + ["noise_curve"] * 10
+    [(title, jobs)] = claims.plan().items()
+    assert title == "table2: F1, MNIST, 256"
+    assert set(jobs) == set(claims.jobs())
+
+
+@pytest.mark.parametrize(
+    ("given", "statement"),
+    [
+        ({"rows": {"F1": {"minus": ["table2 | F1, MNIST, 256 | baseline"]}}}, "rows.F1.plus: must be given"),
+        ({"rows": {"F1": {"plus": ["table2 | F1, MNIST, 256 | baseline | speed"]}}}, "is no cell with"),
+        ({"rows": {"F1": {"plus": ["table2 | F1, MNIST, 257 | baseline"]}}}, "'table2 | F1, MNIST, 257 | baseline'"),
+        ({"metrics": ["speed"]}, "quantities: speed is none of best, late, last"),
+        ({"kind": "correlation"}, "tables: a correlation needs"),
+        ({"marign": 1}, "unknown key"),
+        ({"rows": ["a"]}, "rows: must be a group, each with cells under plus and minus"),
+        ({"rows": {"a": "b"}}, "rows.a: must be a group of settings, not 'b'"),
+        ({"rows": {"a": {"plus": "table2 | F1"}}}, "rows.a.plus: 'table2 | F1' is not a list, each text"),
+        ({"rows": {"a": {"plus": [F1["small"] + "baseline"]}}, "kind": "spread"}, "rows.a.minus: must have a cell"),
+        ({"max_ratio": 0.5, "kind": "spread"}, "must be at least 0 and 1"),
+        ({"margin": 0.1, "metrics": ["keskar"]}, "keskar is compared by ratio"),
+    ],
+)
+def test_a_claim_that_cannot_be_tested_is_refused_by_name(
+    given: dict[str, Any], statement: str, runtime: Runtime
+) -> None:
+    with pytest.raises(ConfigError, match=statement.replace("|", r"\|")):
+        judged(given, runtime)
+
+
+def test_evidence_for_and_against_have_one_two_sided_p() -> None:
+    assert TestResult(5, 1.0, p_greater=0.01, p_less=0.99).p == 0.02
+    assert TestResult(5, -1.0, p_greater=0.99, p_less=0.01).verdict(0.02) is Verdict.contradicted
+
+
+def flat(settings: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    nodes = {key: value if isinstance(value, dict) else {"": value} for key, value in settings.items()}
+    return {(key, name): value for key, node in nodes.items() for name, value in node.items()}
+
+
+@pytest.mark.slow
+def test_every_suspected_cause_changes_one_setting(f1: Claims) -> None:
+    claims = compose_config(CONFIGS, "verdicts", ["claims=causes"])["claims"]
+    Claims(claims, RunSelection("authors_code"), CONFIGS, PUBLISHED)
+    entries = {column: entry for (row, column), entry in f1._entries("causes").items() if row == "nothing changed"}
+    for (row, column), entry in f1._entries("causes").items():
+        if row == "nothing changed" or not column.endswith("best"):
+            continue
+        old, new = (flat(canonical_settings(one.jobs[0].settings)) for one in (entries[column], entry))
+        changed = {key for key in {*old, *new} if old.get(key) != new.get(key)}
+        affects_noise_alone = row in ("the strength falls", "BatchNorm is perturbed too")
+        assert len(changed) == (0 if affects_noise_alone and not column.startswith("smoothout") else 1), (row, column)

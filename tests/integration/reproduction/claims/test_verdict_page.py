@@ -1,0 +1,126 @@
+"""The page that claims come to."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from helpers.figure_plans import picture
+from helpers.simulated_records import CONFIGS, F1, PUBLISHED, judged, page, simulate
+
+from smoothout.jobs.runtime import Runtime
+from smoothout.nn.options import Precision
+from smoothout.reproduction.claims import Claims, ClaimScope
+from smoothout.reproduction.metrics import METRICS
+from smoothout.reproduction.table import RunSelection
+from smoothout.results.significance import TestResult
+
+
+def test_where_all_seeds_diverged_nothing_is_tested_and_the_page_says_why(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["small"] + "baseline", [10.0, 10.0], [], diverged=(0, 1))
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0, 98.0], [])
+    rows = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]}}
+    text = page(judged({"rows": rows}, runtime)).markdown()
+    assert "Not tested under `authors_code`: F1 (test accuracy, best epoch, points, 2 diverged)." in text
+
+
+def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["small"] + "baseline", [98.5], [])
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0], [])
+    rows = {
+        "F1, MNIST": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]},
+        "none": {"plus": [F1["small"] + "smoothout"], "minus": [F1["large"] + "smoothout"]},
+    }
+    tests = judged({"rows": rows, "metrics": ["best", "noise"]}, runtime)
+    text = page(
+        [*tests, *(replace(test, protocol="authors_code_v1", evidence=TestResult()) for test in tests)]
+    ).markdown()
+    assert "`python judge.py` writes this page anew." in text
+    assert "1 undecided, 3 not tested" in text
+    assert "+0.50" in text
+    assert "Not tested under `authors_code`: F1, MNIST (rise of the training loss under noise, a = 0.04); none." in text
+    assert "Not tested under `authors_code_v1`: F1, MNIST; none." in text
+
+
+def test_tests_of_one_seed_cost_the_others_nothing(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0, 97.0, 98.5, 97.5, 98.2], [])
+    simulate(f1, runtime, F1["large"] + "smoothout", [98.3, 97.4, 98.7, 97.9, 98.5], [])
+    simulate(f1, runtime, F1["small"] + "smoothout", [98.6], [])
+    [five] = judged(
+        {"rows": {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}}, runtime
+    )
+    [one] = judged(
+        {"rows": {"F1": {"plus": [F1["small"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}}, runtime
+    )
+    alone, among = page([five]), page([five, *[one] * 100])
+    assert among.adjusted == [alone.adjusted[0], *[1.0] * 100]
+    assert "101 of 101 tests have numbers, 1 of them from two seeds or more" in among.markdown()
+
+
+def test_claims_without_any_record_stand_together_at_the_end(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["small"] + "baseline", [98.5], [])
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0], [])
+    found = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]}}
+    missing = {name: {"plus": [F1["small"] + "smoothout"], "minus": []} for name in ("one", "two")}
+    none = judged({"statement": "Nobody looked.", "source": "Sec. 9", "rows": missing}, runtime)
+    text = page([*none, *judged({"statement": "It gains.", "rows": found}, runtime)]).markdown()
+    headings = re.findall("^## (.*)$", text, re.M)
+    assert headings == ["In short", "It gains.", "Not tested so far", "How this page judges"]
+    assert re.search(r"^\| Nobody looked\. +\| one; two +\| Sec\. 9 +\|$", text, re.M)
+
+
+def test_what_is_decided_stands_first_and_then_how_many_tests_came_out_how(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["small"] + "baseline", [98.5, 98.6, 98.4], [0.9])
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0, 98.11, 97.9], [])
+    small, large, noisy = (
+        [F1[size] + method] for size, method in (("small", "baseline"), ("large", "baseline"), ("small", "smoothout"))
+    )
+    none = judged({"statement": "Nobody looked.", "rows": {"F1": {"plus": noisy}}}, runtime)
+    gap = judged({"statement": "There is a gap.", "rows": {"F1": {"plus": small, "minus": large}}}, runtime)
+    zero = judged(
+        {"statement": "It is 0.", "kind": "zero", "metrics": ["converged"], "rows": {"F1": {"plus": small}}}, runtime
+    )
+    text = page([*gap, *zero, *none]).markdown()
+    short = text[text.index("## In short") : text.index("## There is a gap.")]
+    assert re.search(
+        r"\| \*\*holds\*\* +\| There is a gap\. +\| F1, `authors_code` +\| .*\+0\.50 \[.*\| [\d.e-]+ +\|", short
+    )
+    assert re.search(r"\| \*\*does not hold\*\* +\| It is 0\. +\|.*at least 0\.9000% +\| proof +\|", short)
+    assert "Nobody looked." not in short
+    assert "No test is decided so far." in page(none).markdown()
+
+
+def test_a_page_of_other_runs_than_the_papers_says_so_first(f1: Claims, runtime: Runtime) -> None:
+    papers = page(judged({"rows": {"F1": {"plus": [F1["small"] + "baseline"]}}}, runtime))
+    assert papers.markdown().startswith("# Verdicts\n\nWords.")
+    short = replace(papers, claim_scope=ClaimScope(profile="short"), file="other.md")
+    assert short.markdown().startswith("# Verdicts (profile short, float32)\n\n**These runs are not the papers'")
+    assert "[other.md](other.md)" in short.markdown()
+    assert "other.md" not in replace(short, linked=False).markdown(), "no such page"
+
+
+def test_page_and_table_look_at_the_same_measurements_under_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Profile smoke has analyses look at 500 examples."""
+    monkeypatch.undo()
+    claims = Claims([], RunSelection("authors_code", "smoke"), CONFIGS, PUBLISHED)
+    entries = claims._entries("table2")
+    for name, column in (("recomputed", "best recomputed"), ("recomputed_last", "last recomputed")):
+        [job] = claims._entry(F1["large"] + "baseline", METRICS[name]).jobs.values()
+        [shown_job] = entries["F1, MNIST, 6000", f"baseline {column}"].jobs.values()
+        assert job.settings.examples == 500
+        assert job.digest == shown_job.digest
+    for name in ("noise", "adaptive"):
+        [job] = claims._entry(F1["large"] + "baseline", METRICS[name]).jobs.values()
+        assert job.settings.examples == 500
+
+
+def test_page_and_picture_look_at_the_same_adaptive_sharpness(f1: Claims) -> None:
+    """On 10,000 examples of all."""
+    job = f1._entry(F1["large"] + "baseline", METRICS["adaptive"]).jobs[0]
+    assert job.digest in {shown.digest for shown in picture("adaptive-f1").shown()}
+
+
+def test_another_profile_or_precision_has_a_page_of_its_own() -> None:
+    assert ClaimScope().file("README.md") == "README.md"
+    assert ClaimScope(profile="short", precision=Precision.bfloat16).file("README.md") == "README-short-bfloat16.md"

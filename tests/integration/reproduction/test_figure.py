@@ -1,0 +1,277 @@
+"""Pictures as jobs: every config composes to what its figure needs, and what cannot be is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.figure_plans import CONFIGS, config, picture
+
+from smoothout.common.errors import ConfigError
+from smoothout.jobs.job import Job
+from smoothout.jobs.runner import get_or_run
+from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.reproduction.figure import FigurePlan
+from smoothout.reproduction.table import RunSelection
+
+FIGURES = sorted(path.stem for path in (CONFIGS / "figure").glob("*.yaml") if path.stem != "none")
+LATER = {1: 1, 2: 3, 4: 5, 6: 7, 8: 9, 9: 10}  # figures of the later version, and of the first
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    folders = Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs")))
+    return Runtime(folders, torch.device("cpu"), tensorboard=False)
+
+
+def kinds(jobs: list[Job]) -> Counter[str]:
+    return Counter(job.kind for job in jobs)
+
+
+def trainings(jobs: list[Job]) -> set[tuple[str, str, int, float, int]]:
+    """Model, data, batch, strength and epochs of every training."""
+    setups = [job.settings for job in jobs if not job.dependencies]
+    return {(s.model.name, str(s.data.name), s.batch.size, s.method.a, s.schedule.epochs) for s in setups}
+
+
+# What the figures need
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_composes_in_full_and_as_a_breath_each_job_once_and_trainings_first(name: str) -> None:
+    for scope in ({}, {"profile": "smoke"}):
+        jobs = picture(name, **scope).jobs()
+        assert len({job.digest for job in jobs}) == len(jobs)
+        assert [bool(job.dependencies) for job in jobs] == sorted(bool(job.dependencies) for job in jobs)
+        assert {one.digest for job in jobs for one in job.dependencies} <= {
+            job.digest for job in jobs if not job.dependencies
+        }
+
+
+@pytest.mark.parametrize(("name", "net", "data"), [("figure3", "c1", "cifar10"), ("figure7", "c3", "cifar100")])
+def test_figures_3_and_7_need_small_and_large_batch_on_one_line_and_under_noise(name, net, data) -> None:
+    jobs = picture(name).jobs()
+    assert trainings(jobs) == {(net, data, 256, 0.0, 200), (net, data, 5000, 0.0, 200)}
+    assert kinds(jobs) == {"train": 2, "interpolation": 2, "noise_curve": 2}
+    lines = [job for job in jobs if job.kind == "interpolation"]
+    assert [[run.settings.batch.size for run in line.dependencies] for line in lines] == [[256, 5000]] * 2
+    assert [line.settings.running_stats for line in lines] == ["interpolated", "recomputed"]
+    assert all(line.settings.path == "linear" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "net", "data", "large"),
+    [("figure5", "c3", "cifar100", 5000), ("figure9", "c1", "cifar10", 5000), ("figure10", "f1", "mnist", 6000)],
+)
+def test_figures_5_9_and_10_put_baseline_at_0_and_smoothout_at_1_for_each_batch(name, net, data, large) -> None:
+    made = picture(name)
+    assert trainings(made.jobs()) == {(net, data, b, a, 200) for b in (256, large) for a in (0.0, 0.0375)}
+    for panel, batch in zip(made.panels, (256, large, 256, large), strict=True):
+        [(ways, line)] = panel.jobs
+        assert ways == "0 is baseline, 1 is SmoothOut"
+        runs = [(run.settings.batch.size, run.settings.method.a) for run in line.dependencies]
+        assert runs == [(batch, 0.0), (batch, 0.0375)]
+    assert [panel.jobs[0][1].settings.running_stats for panel in made.panels] == ["interpolated"] * 2 + [
+        "recomputed"
+    ] * 2
+
+
+@pytest.mark.parametrize(("name", "path"), [("keskar3", "linear"), ("keskar7", "curvilinear")])
+def test_keskars_parametric_plots_are_25_points_between_the_batches_of_three_networks(name, path) -> None:
+    lines = [panel.jobs[0][1] for panel in picture(name).panels]
+    assert [line.dependencies[0].settings.model.name for line in lines] == ["f1", "c1", "c3"]
+    assert [[run.settings.batch.size for run in line.dependencies] for line in lines] == [
+        [256, 6000],
+        [256, 5000],
+        [256, 5000],
+    ]
+    assert {(line.settings.path, line.settings.points, line.settings.running_stats) for line in lines} == {
+        (path, 25, "recomputed")
+    }
+
+
+def test_keskars_figure_4_measures_the_last_weights_of_100_epochs_at_each_batch_size() -> None:
+    made = picture("keskar4")
+    assert {epochs for *_, epochs in trainings(made.jobs())} == {100}
+    for panel, eps in zip(made.panels, (1e-3, 5e-4, 1e-3, 5e-4), strict=True):
+        measured = [job for _, job in panel.jobs if job.dependencies]
+        assert len(panel.jobs) == 2 * len(measured)
+        sizes = [job.dependencies[0].settings.batch.size for job in measured]
+        assert sizes == sorted(set(sizes))
+        assert (min(sizes), max(sizes)) == (256, 6000 if "F1" in panel.title else 5000)
+        found = {(job.settings.convention, job.settings.checkpoint, job.settings.eps) for job in measured}
+        assert found == {("keskar", "last", eps)}
+
+
+def test_keskars_figure_6_follows_each_run_by_trainings_of_more_and_more_epochs() -> None:
+    made = picture("keskar6")
+    for panel in made.panels:
+        for name, batch in (("SB", 256), ("LB", 6000 if "F1" in panel.title else 5000)):
+            runs = [job.dependencies[0].settings for other, job in panel.jobs if other == name]
+            assert [run.schedule.epochs for run in runs] == [1, 2, 5, 10, 20, 50, 100]
+            assert {run.batch.size for run in runs} == {batch}
+        assert {job.settings.checkpoint for _, job in panel.jobs} == {"last"}
+
+
+def test_the_atlas_is_one_job_a_run_that_both_its_panels_draw() -> None:
+    made = picture("atlas")
+    assert kinds(made.jobs()) == {"train": 2, "atlas": 2}
+    assert [(panel.jobs[0][0], panel.options["space"]) for panel in made.panels] == [
+        ("SB", "full"),
+        ("SB", "subspace"),
+        ("LB", "full"),
+        ("LB", "subspace"),
+    ]
+
+
+def test_a_course_draws_the_trainings_with_their_averages_recomputed_at_the_end() -> None:
+    made = picture("courses-f1")
+    assert kinds(made.jobs()) == {"train": 4, "averages": 4}
+    assert {str(job.settings.checkpoint) for job in made.jobs() if job.dependencies} == {"last"}
+    assert [Counter(name for name, _ in panel.jobs) for panel in made.panels] == [{"baseline": 2, "SmoothOut": 2}] * 2
+
+
+def test_the_landscape_of_f1_shows_each_plane_twice_and_measures_it_once() -> None:
+    made = picture("landscape-f1")
+    assert kinds(made.jobs()) == {"train": 2, "landscape": 2, "plane": 2}
+    assert [panel.options.get("part") for panel in made.panels] == ["train", None, None, "test", None, None]
+
+
+def test_the_spectra_of_f1_are_one_job_a_run_with_a_density_though_each_run_is_drawn_twice() -> None:
+    made = picture("hessian-f1")
+    assert kinds(made.jobs()) == {"train": 4, "hessian": 4}
+    assert {job.settings.spectrum_probes for job in made.jobs() if job.dependencies} == {2}
+    assert [[name for name, _ in panel.jobs] for panel in made.panels] == [
+        ["SB", "LB"],
+        ["SB", "SB SmoothOut"],
+        ["LB", "LB SmoothOut"],
+    ]
+    assert made.panels[0].jobs[0][1].digest == made.panels[1].jobs[0][1].digest
+
+
+def test_the_adaptive_sharpness_of_f1_is_of_four_runs_in_a_box_and_in_a_ball_that_reaches_as_far() -> None:
+    made = picture("adaptive-f1")
+    assert kinds(made.jobs()) == {"train": 4, "adaptive": 16}
+    settings = [{job.settings for _, job in panel.jobs} for panel in made.panels]
+    assert [[(s.norm, s.rho, s.normalise_logits) for s in one] for one in settings] == [
+        [("linf", 0.001, False)],
+        [("l2", 1.2, False)],
+        [("linf", 0.001, True)],
+        [("l2", 1.2, True)],
+    ]
+    model = made.jobs()[0].settings.model.build((1, 28, 28), 10)
+    n = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert 0.001 * n**0.5 == pytest.approx(1.2, rel=0.02)
+
+
+@pytest.mark.parametrize(("later", "first"), LATER.items())
+def test_the_later_versions_figures_are_those_of_the_first_under_other_numbers(later: int, first: int) -> None:
+    assert config(f"figure{later}-later") == config(f"figure{first}")
+
+
+def test_the_profile_limits_the_examples_unless_the_figure_says_how_many() -> None:
+    assert {job.settings.examples for job in picture("f1", profile="smoke").jobs() if job.dependencies} == {500}
+    figure = config("f1")
+    figure["panels"][0]["analysis"] = {"examples": 40, "points": 5}
+    line = FigurePlan(figure, RunSelection(profile="smoke"), CONFIGS).panels[0].jobs[0][1].settings
+    assert (line.examples, line.points) == (40, 5)
+
+
+def test_each_seed_has_its_own_jobs_and_a_line_joins_runs_of_one_seed() -> None:
+    made = picture("f1", seeds=(0, 3), protocol="paper_text")
+    line, noise, _ = made.panels
+    assert [[run.settings.seed for run in job.dependencies] for _, job in line.jobs] == [[0, 0], [3, 3]]
+    assert [(name, job.dependencies[0].settings.seed) for name, job in noise.jobs] == [
+        ("SB", 0),
+        ("LB", 0),
+        ("SB", 3),
+        ("LB", 3),
+    ]
+    assert len(made.jobs()) == 2 * len(picture("f1").jobs())
+    assert all(str(job.settings.batchnorm_init) == "one" for job in made.jobs() if not job.dependencies)
+
+
+def test_the_plan_has_every_job_with_the_configs_estimate_of_an_epoch() -> None:
+    plan = picture("figure3").plan()["figure figure3"]
+    assert len(plan) == 6
+    assert {(job.settings.batch.size, seconds) for job, seconds in plan.items() if not job.dependencies} == {
+        (256, 57),
+        (5000, 103),
+    }
+    assert set(picture("keskar4").plan()["figure keskar4"].values()) == {4.5, 3.5, 57, 103, None}
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("change", "culprit"),
+    [
+        ({"kind": "pie"}, "kind 'pie' is not one of course, line, noise"),
+        ({"colour": "red"}, "unknown key colour"),
+        ({"draw": {"space": "full"}}, "unknown key draw.space"),
+        ({"analysis": {"alphas": 3}}, "line: analysis.alphas: unknown key"),
+        ({"analysis": {"points": 1}}, "line: analysis.start, stop, points"),
+        ({"analysis": {"averages": "forgotten"}}, "interpolated, kept, recomputed"),
+        ({"runs": {"SB": ["batch=small"]}}, "line: needs a title and 2 runs, not 1"),
+        ({"draw": {"part": "tset"}}, "line: draw.part: 'tset' is not one of train, test"),
+        ({"runs": ["x"]}, r"line: runs: must be a group, not \['x'\]"),
+        ({"runs": {"SB": 3, "LB": []}}, "line: runs.SB: overrides: 3 is not a list, each text"),
+        ({"analysis": 3}, "line: analysis: must be a group, not 3"),
+        ({"draw": 3}, "line: draw: must be a group, not 3"),
+        ({"over": {"seed": 3}}, "line: over.seed: must be a list of its values, not 3"),
+        ({"overrides": "seed=1"}, "line: overrides: 'seed=1' is not a list, each text"),
+    ],
+)
+def test_a_panel_that_cannot_be_is_refused_in_one_line(change: dict[str, Any], culprit: str) -> None:
+    figure = config("f1")
+    figure["panels"][0] |= change
+    with pytest.raises(ConfigError, match=culprit) as caught:
+        FigurePlan(figure, RunSelection(), CONFIGS)
+    assert "figure f1" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"name": None}, "^figure.name: None is not text"),
+        ({"title": ["f1"]}, r"^figure.title: \['f1'\] is not text"),
+        ({"overrides": "seed=1"}, "^figure.overrides: 'seed=1' is not a list, each text"),
+        ({"override": []}, r"^figure.override: unknown key \(did you mean overrides\?\)"),
+        ({"columns": -1}, "^figure.columns: must be null .* or at least 1, not -1"),
+        ({"panels": []}, "^figure.panels: must be a list of at least one panel"),
+        ({"panels": ["line"]}, "^figure.panels: must be a list of at least one panel"),
+    ],
+)
+def test_a_figure_that_cannot_be_is_refused_by_its_key(change: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        FigurePlan(config("f1") | change, RunSelection(), CONFIGS)
+
+
+def test_a_density_of_no_probes_is_refused_before_anything_is_measured() -> None:
+    figure = config("hessian-f1")
+    figure["panels"][0]["analysis"] = {}
+    with pytest.raises(ConfigError, match=r"hessian-f1: spectrum: analysis.spectrum_probes: must be at least 1"):
+        FigurePlan(figure, RunSelection(), CONFIGS)
+
+
+# What Keskar's Figure 6 rests on
+
+
+def test_a_shorter_training_is_the_beginning_of_a_longer_one(runtime: Runtime) -> None:
+    figure = config("quickstart")
+    panel = {
+        "kind": "sharpness_over_loss",
+        "title": "t",
+        "runs": {"LB": ["batch=large"]},
+        "analysis": {"weights": "last"},
+    }
+    figure["panels"] = [panel | {"over": {"schedule.epochs": [2, 4]}}]
+    short, long = (job.dependencies[0] for _, job in FigurePlan(figure, RunSelection(), CONFIGS).panels[0].jobs)
+    curves = [get_or_run(job, runtime).outcome["curves"] for job in (short, long)]
+    for name in ("train_loss", "test_accuracy"):
+        assert curves[0][name] == curves[1][name][:2]

@@ -1,0 +1,292 @@
+"""A table as jobs, estimates and cells: what is asked for, what is read, what is left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.paths import CONFIGS, PUBLISHED
+
+from smoothout.common.errors import ConfigError
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import Experiment
+from smoothout.jobs.cost_estimate import RuntimeEstimator
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.reproduction.cells import epoch_seconds, late_median_accuracy
+from smoothout.reproduction.table import RunSelection, TablePlan
+from smoothout.results.records import Record
+
+HERE = {"device": "cpu", "processor": "a processor", "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def table() -> dict:
+    return compose_config(CONFIGS, "reproduce", ["table=table2"])["table"]
+
+
+@pytest.fixture
+def runtime(tmp_path) -> Runtime:
+    return Runtime(Folders(*(str(tmp_path / n) for n in ("d", "r", "c", "l"))), torch.device("cpu"))
+
+
+def record(job: Job, **outcome) -> Record:
+    settings = job.identity
+    return Record(
+        kind=job.kind,
+        name=job.name,
+        digest=job.digest,
+        identity=settings,
+        settings={},
+        labels=(job.dependencies or (job,))[0].settings.labels,
+        inputs=[one.name for one in job.dependencies],
+        outcome=outcome,
+        environment=HERE,
+    )
+
+
+def training(job: Job, best: float, last: float, seconds: float = 2.0, diverged: bool = False) -> Record:
+    return record(
+        job,
+        best={"test_accuracy": best},
+        last={"test_accuracy": last},
+        diverged=diverged,
+        curves={"seconds": [seconds, seconds, 50 * seconds], "test_accuracy": [0.1] * 6 + [best, last]},
+        examples={"train": 60_000},
+    )
+
+
+def f1_rows(table: dict, seeds: tuple[int, ...] = (0, 1)) -> TablePlan:
+    return TablePlan(table, RunSelection(seeds=seeds), CONFIGS, PUBLISHED, ["F1, MNIST, 6000"])
+
+
+def test_table_2_needs_its_twelve_trainings_and_five_measurements_on_each(table):
+    jobs = TablePlan(table, RunSelection(), CONFIGS, PUBLISHED).jobs()
+    trainings = [job for job in jobs if job.kind == Experiment.kind]
+    assert len(trainings) == 12
+    assert len(jobs) == 12 * 6
+    assert jobs[:12] == trainings
+    batches = sorted(job.settings.batch.size for job in trainings)
+    assert batches == [256] * 6 + [5000] * 4 + [6000] * 2
+    assert {job.settings.method.a for job in trainings} == {0.0, 0.0375}
+    assert {job.settings.schedule.epochs for job in trainings} == {200}
+
+
+def test_the_three_regimes_are_different_jobs(table):
+    digests = [
+        {job.digest for job in TablePlan(table, RunSelection(protocol=protocol), CONFIGS, PUBLISHED).jobs()}
+        for protocol in ("authors_code", "paper_text", "authors_code_v1")
+    ]
+    assert not digests[0] & digests[1]
+    assert not digests[0] & digests[2]
+    assert not digests[1] & digests[2]
+
+
+def test_what_is_only_rendered_is_of_every_seed_that_has_a_record_of_its_rows(table, runtime):
+    reproduction = f1_rows(table, (0,))
+    assert reproduction.with_recorded_seeds(runtime) is reproduction
+    cells = {entry.column: entry for entry in f1_rows(table, (1, 2, 3)).entries}
+    other = TablePlan(table, RunSelection(seeds=(4,)), CONFIGS, PUBLISHED, ["C1, CIFAR-10, 256"]).entries[0]
+    for run in (cells["baseline best"].jobs[3], cells["smoothout last"].jobs[1], other.jobs[4]):
+        runtime.records.write(training(run, 0.98, 0.97))
+    made = reproduction.with_recorded_seeds(runtime)
+    assert made.scope.seeds == (1, 3)
+    assert {entry.row for entry in made.entries} == {"F1, MNIST, 6000"}
+    assert "seeds 1, 3; made on" in made.render(runtime).caption()
+
+
+def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, runtime):
+    reproduction = f1_rows(table)
+    cells = {entry.column: entry for entry in reproduction.entries}
+    runtime.records.write(training(cells["baseline best"].jobs[0], 0.98, 0.97))
+    runtime.records.write(training(cells["baseline best"].jobs[1], 0.99, 0.96))
+    runtime.records.write(training(cells["smoothout best"].jobs[1], 0.995, 0.99))
+    sharp = cells["baseline sharpness released"].jobs
+    runtime.records.write(record(sharp[0], failed=True, value=0.0))
+    runtime.records.write(record(sharp[1], failed=False, value=57.0))
+    made = {cell.column: cell for cell in reproduction.render(runtime).cells}
+    assert made["baseline best"].values == pytest.approx({0: 98.0, 1: 99.0})
+    assert made["baseline last"].mean == pytest.approx(96.5)
+    assert made["baseline late"].values == pytest.approx({0: 97.5, 1: 97.5})
+    assert made["smoothout improvement late"].values == pytest.approx({1: 1.75})
+    assert made["smoothout best"].values == pytest.approx({1: 99.5})
+    assert made["smoothout best"].hours > 0
+    assert made["smoothout improvement"].values == pytest.approx({1: 0.5})
+    assert made["smoothout improvement"].published == 0.41
+    assert made["baseline sharpness released"].values == {1: 57.0}
+    assert made["baseline sharpness released"].failed == {0}
+    assert made["baseline sharpness released"].published == 57.8246
+    assert made["baseline sharpness keskar"].published is None
+
+
+def test_accuracies_with_averages_recomputed_stand_in_cells_of_their_own_with_their_differences(table, runtime):
+    reproduction = f1_rows(table, (0,))
+    cells = {entry.column: entry for entry in reproduction.entries}
+    accuracies = {"baseline best": 0.983, "baseline last": 0.981, "smoothout best": 0.985, "smoothout last": 0.984}
+    for column, accuracy in accuracies.items():
+        job = cells[f"{column} recomputed"].jobs[0]
+        assert (job.kind, job.settings.checkpoint) == ("averages", column.split()[1])
+        assert job.dependencies == (cells[column].jobs[0],)
+        kept, recomputed = ({"test": {"accuracy": a}, "train": {"accuracy": 1.0}} for a in (0.5, accuracy))
+        runtime.records.write(record(job, kept=kept, recomputed=recomputed))
+    made = reproduction.render(runtime)
+    means = {cell.column: cell.mean for cell in made.cells}
+    assert means["baseline best recomputed"] == pytest.approx(98.3)
+    assert means["smoothout improvement best recomputed"] == pytest.approx(0.2)
+    assert means["smoothout improvement last recomputed"] == pytest.approx(0.3)
+    text = made.markdown()
+    assert text.index("last epoch, running averages recomputed") < text.index("Sharpness in %")
+    assert text.count("Running averages recomputed: the same weights") == 1
+
+
+@pytest.mark.parametrize(("seen", "said"), [("1b", False), ("1c", True)])
+def test_a_table_says_whose_sharpness_is_that_of_other_weights(table, runtime, seen, said):
+    reproduction = f1_rows(table)
+    cells = {entry.column: entry for entry in reproduction.entries}
+    run, measured = (cells[f"baseline {column}"].jobs[0] for column in ("best", "sharpness keskar"))
+    trained = training(run, 0.98, 0.97)
+    runtime.records.write(replace(trained, outcome=trained.outcome | {"weights": {"best": "1b", "last": "2b"}}))
+    runtime.records.write(record(measured, failed=False, value=57.0, weights=[seen]))
+    text = reproduction.render(runtime).markdown()
+    note = f"Of {run.name}, sharpness or recomputed averages are those of weights that were trained again"
+    assert (note in text) is said
+
+
+def test_a_diverged_training_is_no_number(table, runtime):
+    reproduction = f1_rows(table, (0,))
+    runtime.records.write(training(reproduction.entries[0].jobs[0], 0.1, 0.1, diverged=True))
+    cell = reproduction.render(runtime).cells[0]
+    assert cell.values == {}
+    assert cell.diverged == {0}
+
+
+def test_what_was_measured_on_a_diverged_training_is_no_number_either(table, runtime):
+    """Neither in its own column nor in a difference; with or without a record of the measurement."""
+    reproduction = f1_rows(table, (0, 1))
+    cells = {entry.column: entry.jobs for entry in reproduction.entries}
+    for seed in (0, 1):
+        runtime.records.write(training(cells["baseline best"][seed], 0.98, 0.98))
+        runtime.records.write(training(cells["smoothout best"][seed], 0.98, 0.98, diverged=seed == 1))
+        runtime.records.write(record(cells["smoothout sharpness keskar"][seed], failed=False, value=57.0))
+    made = {cell.column: cell for cell in reproduction.render(runtime).cells}
+    for column in ("best", "last", "sharpness keskar", "sharpness converged", "last recomputed", "improvement"):
+        assert made[f"smoothout {column}"].diverged == {1}, column
+    assert made["smoothout sharpness keskar"].values == {0: 57.0}
+    assert made["smoothout improvement"].values == pytest.approx({0: 0.0})
+
+
+def test_estimates_come_from_records_of_the_same_network_and_batch_else_from_the_config(table, runtime):
+    reproduction = f1_rows(table, (0,))
+    entry = reproduction.entries[0]
+    job = entry.jobs[0]
+    assert RuntimeEstimator(runtime).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
+    assert RuntimeEstimator(runtime).hours(job, None) is None
+    runtime.records.write(training(job, 0.98, 0.98, seconds=9.0))
+    assert RuntimeEstimator(runtime).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
+    damaged = Path(runtime.folders.results) / "train" / "f1-mnist-b256-baseline-e200-s9-00000000.json"
+    damaged.write_text("x")  # an estimate needs no record in particular
+    assert RuntimeEstimator(runtime).hours(job, 3.0) == pytest.approx(200 * 9.0 / 3600)
+    on_gpu = replace(runtime, device=torch.device("cuda"))
+    assert RuntimeEstimator(on_gpu).hours(job, 3.0) == pytest.approx(200 * 3.0 / 3600)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "seconds"),
+    [
+        (["experiment=f1_mnist", "batch=small"], 4.5),
+        (["experiment=f1_mnist", "batch=ghost"], 3.5),  # that of its large batch
+        (["experiment=resnet44_cifar10", "batch=ghost"], 173),
+        (["experiment=f1_mnist", "batch.size=17"], None),
+        ([], 0.1),  # the digits
+        (["epoch_seconds.small=null"], None),
+    ],
+)
+def test_an_epochs_rough_cost_is_that_of_its_batch(overrides, seconds):
+    assert epoch_seconds(compose_config(CONFIGS, "train", overrides)) == seconds
+
+
+def test_what_costs_nobody_knows_what_is_still_not_run(table, runtime):
+    """No estimate in the config, no record of its like; then one seed's, of which the other's cost is known."""
+    reproduction = f1_rows(table)
+    reproduction.entries = [replace(entry, epoch_seconds=None) for entry in reproduction.entries]
+    made = reproduction.render(runtime)
+    assert {cell.hours for cell in made.cells} == {None}
+    assert "- F1, MNIST, 6000: 12 commands, of unknown cost" in made.markdown()
+    runtime.records.write(training(reproduction.entries[0].jobs[0], 0.98, 0.98, seconds=9.0))
+    cells = {cell.column: cell for cell in reproduction.render(runtime).cells}
+    assert cells["baseline best"].hours == pytest.approx(200 * 9.0 / 3600)
+
+
+def test_the_command_of_a_cell_composes_to_the_very_jobs_of_the_cell(table):
+    from smoothout.config.experiment import build_experiment
+
+    entry = f1_rows(table, (0,)).entries[0]
+    overrides = entry.command.removeprefix("python scripts/train.py ").split()
+    assert Job(build_experiment(compose_config(CONFIGS, "train", overrides))).digest == entry.jobs[0].digest
+
+
+def test_rows_that_do_not_exist_and_rows_without_a_published_number_are_refused(table):
+    with pytest.raises(ConfigError, match="F9"):
+        TablePlan(table, RunSelection(), CONFIGS, PUBLISHED, ["F9"])
+    row = table["rows"][0] | {"match": {"dnn": "F1", "batch": 17}}
+    with pytest.raises(ConfigError, match="0 published rows"):
+        TablePlan(table | {"rows": [row]}, RunSelection(), CONFIGS, PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("also", "line"),
+    [
+        ([], "also: must be a group"),
+        ({"baseline best": ["keskar-table2.csv", "F1", "test_SB"]}, "'baseline best' is not one of baseline late, "),
+        ({"baseline last": ["keskar-table2.csv", "F1"]}, r"also.baseline last: must be \[FILE, LINE, COLUMN\]"),
+        ({"baseline last": ["nowhere.csv", "F1", "test_SB"]}, r"also.baseline last: must be \[FILE, LINE, COLUMN\]"),
+        ({"baseline last": ["keskar-table2.csv", "F9", "test_SB"]}, "keskar-table2.csv has no 'test_SB' of 'F9'"),
+        ({"baseline last": ["keskar-table2.csv", "F1", "SB"]}, "keskar-table2.csv has no 'SB' of 'F1'"),
+    ],
+)
+def test_another_papers_number_that_is_not_there_is_refused(table, also, line):
+    row = table["rows"][0] | {"also": also}
+    with pytest.raises(ConfigError, match=line):
+        TablePlan(table | {"rows": [row]}, RunSelection(), CONFIGS, PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda table: table | {"recomputd": ["last"]}, r"^table.recomputd: unknown key \(did you mean recomputed"),
+        (
+            lambda table: table | {"rows": [table["rows"][0] | {"colour": 1}]},
+            "^table.rows.0.colour: unknown key; allowed",
+        ),
+        (
+            lambda table: table | {"methods": {name: m | {"colour": 1} for name, m in table["methods"].items()}},
+            "^table.methods.baseline.colour: unknown key; allowed: title, overrides",
+        ),
+    ],
+)
+def test_a_key_that_no_table_has_is_refused(table, change, line):
+    with pytest.raises(ConfigError, match=line):
+        TablePlan(change(table), RunSelection(), CONFIGS, PUBLISHED)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "late"),
+    [([0.5], 50.0), ([0.1, 0.9], 90.0), ([0.9, 0.9, 0.9, 0.1, 0.3], 20.0), ([0.9] * 9 + [0.1, 0.7, 0.8], 70.0)],
+)
+def test_a_typical_late_epoch_is_the_median_of_the_last_quarter(table, accuracies, late):
+    job = f1_rows(table).entries[0].jobs[0]
+    assert late_median_accuracy(record(job, curves={"test_accuracy": accuracies})) == pytest.approx(late)
+
+
+@pytest.mark.parametrize("seeds", [(), (0, 0), (-1,)])
+def test_impossible_seeds_are_refused(seeds):
+    with pytest.raises(ValueError, match="seeds"):
+        RunSelection(seeds=seeds)
+
+
+def test_the_numbers_published_for_f1_stand_beside_its_cells(table):
+    entries = TablePlan(table, RunSelection(), CONFIGS, PUBLISHED, ["F1"]).entries
+    best = [entry.published for entry in entries if entry.column.endswith("best")]
+    assert best == [98.49, 98.61, 98.01, 98.42]

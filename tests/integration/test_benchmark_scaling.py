@@ -1,0 +1,168 @@
+"""Updates on one process and two: measured as a job, recorded once, and drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.common import a_record
+from helpers.paths import CONFIGS
+
+from smoothout.analysis.performance_model import Worker
+from smoothout.benchmark import scaling
+from smoothout.benchmark.scaling import Scaling
+from smoothout.common.errors import ConfigError
+from smoothout.config.compose import compose_config
+from smoothout.jobs.cost_estimate import RuntimeEstimator
+from smoothout.jobs.job import Job
+from smoothout.jobs.runner import get_or_run
+from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.reproduction import figure as pictures
+from smoothout.reproduction.figure import FigurePlan
+from smoothout.reproduction.table import RunSelection
+from smoothout.results.figures import scaling as scale
+
+CPU = torch.device("cpu")
+COMPUTED = {
+    scaling.WHOLE: [4.1, 4.0],
+    scaling.HALF: [2.0, 2.4],
+    scaling.SHARED: [2.0, 2.2],
+    scaling.MESSAGE: [0.1, 0.1],
+    scaling.EMPTY: [0.1, 0.1],
+}
+TIMES = {
+    scaling.WHOLE: [9.0, 8.0],
+    scaling.HALF: [4.0, 9.0],
+    scaling.SHARED: [9.1, 9.0],
+    scaling.MESSAGE: [0.3, 0.2],
+    scaling.EMPTY: [0.1, 0.2],
+}
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    return Runtime(Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs"))), CPU)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Fills with the device of each measurement; nothing is measured."""
+    calls: list[str] = []
+
+    def times(self: Scaling, device: str) -> tuple[scaling.Times, scaling.Times, int]:
+        calls.append(device)
+        return TIMES, COMPUTED, 1000
+
+    monkeypatch.setattr(Scaling, "_times", times)
+    return calls
+
+
+def test_the_least_times_make_the_worker_and_its_prediction(timed: list[str]) -> None:
+    found = Scaling(ghosts=8).measure(CPU)
+    worker = Worker(**found["worker"])
+    assert worker == Worker(0.5, 0.0, 1000, pytest.approx(1000 / 0.1), 0.05)
+    assert found["update"]["1"] == {"predicted": pytest.approx(4.0), "measured": 8.0, "free": 4.0}
+    assert found["update"]["2"] == {"predicted": worker.update(8, 2), "measured": 9.0, "free": 2.2}
+    assert found["times"] == TIMES
+
+
+def test_a_measurement_is_recorded_once_as_the_machines_own(runtime: Runtime, timed: list[str]) -> None:
+    job = Job(Scaling())
+    record = get_or_run(job, runtime)
+    assert record.name == f"f1-8x128-{job.digest[:8]}"
+    assert (record.kind, record.inputs) == ("scaling", [])
+    assert record.environment["cores"]
+    assert get_or_run(job, runtime) == record
+    assert timed == ["cpu"]
+    assert RuntimeEstimator(runtime).hours(job, None) is None
+
+
+def test_one_process_and_two_run_eagerly_so_that_times_of_one_predict_those_of_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen: list[Any] = []
+    monkeypatch.setattr(scaling, "Trainer", lambda *_, **settings: chosen.append(settings["engine"]) or iter([]))
+    images = scaling.random_split((1, 28, 28), 10, 8, CPU)
+    for size in (1, 2):
+        scaling._updates(Scaling(), images, scaling.ProcessGroup(0, size), 2)
+    assert [engine.launch for engine in chosen] == ["eager", "eager"]
+
+
+def test_times_that_tell_nothing_are_one_line(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scaling, "_times", lambda self, device: ({name: [1.0] for name in TIMES}, COMPUTED, 1000))
+    with pytest.raises(ConfigError, match="must be longer"):
+        get_or_run(Job(Scaling()), runtime)
+    assert list((Path(runtime.folders.results) / "scaling").glob("*.json")) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"network": "f2"}, "network: 'f2' is not one of f1, c1, resnet18"),
+        ({"ghost": 1}, "ghost: BatchNorm needs at least 2 examples, not 1"),
+        ({"ghosts": 3}, "ghosts: must be an even number >= 2, not 3"),
+        ({"turns": 0}, "turns: must be at least 1, not 0"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValueError, match=f"^{line}$"):
+        Scaling(**settings)
+
+
+class Axes:
+    """Notes what is plotted."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, tuple[list[float], list[float]]] = {}
+
+    def plot(self, x: Any, y: Any, *_: Any, label: str = "", **__: Any) -> None:
+        self.lines[label] = list(x), list(y)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: ([], []) if name == "get_legend_handles_labels" else None
+
+
+def test_the_figure_draws_the_model_and_the_measured_points_on_it(timed: list[str]) -> None:
+    outcome = Scaling(ghosts=8).measure(CPU)
+    labels = {"model": "f1", "batch": 1024}
+    record = a_record("scaling", outcome, labels=labels, settings={"ghost": 128, "ghosts": 8})
+    record = replace(record, environment={"cores": 2})
+    worker = Worker(**outcome["worker"])
+    axes = Axes()
+    pictures.epoch_seconds_over_workers(axes, [("a", record)], examples=10_240, batches=[256])
+    workers, times = axes.lines["batch 256"]
+    assert workers == [2**power for power in range(11)]
+    assert times == [40 * worker.update(2, p) for p in workers]
+    assert axes.lines["batch 1,024"][1][0] == pytest.approx(10 * 4.0)
+    assert axes.lines["measured, batch 1,024"] == ([1, 2], [80.0, 90.0])
+    assert axes.lines["on free cores, batch 1,024"] == ([1, 2], [40.0, 22.0])
+    axes = Axes()
+    pictures.iterations_over_workers(axes, [("a", record)], small=256, large=1024)
+    assert axes.lines["batch 1,024 against 256"][1][0] == 0.25
+    assert axes.lines["batch 1,024 against 256"][1][-1] == 0.25 / worker.efficiency(2, 1024)
+
+
+def test_the_figures_config_asks_for_its_measurements_alone_and_is_drawn(runtime: Runtime, timed: list[str]) -> None:
+    figure = compose_config(CONFIGS, "reproduce", ["table=none", "figure=scaling"])["figure"]
+    picture = FigurePlan(figure, RunSelection(), CONFIGS)
+    assert [job.kind for job in picture.jobs()] == ["scaling", "scaling"]
+    assert picture.save(runtime, Path(runtime.folders.results)) == []
+    assert len(picture.missing(runtime)) == 2
+    assert list(picture.plan()["figure scaling"].values()) == [None, None]
+    for job in picture.jobs():
+        get_or_run(job, runtime)
+    paths = picture.save(runtime, Path(runtime.folders.results))
+    assert [path.name for path in paths] == ["scaling.svg", "scaling.png"]
+    assert scale.WORKERS[-1] == 1024
+
+
+@pytest.mark.slow
+def test_two_processes_are_timed() -> None:
+    times, computing, size = Scaling(ghost=8, ghosts=2, turns=2)._times("cpu")
+    assert {name: len(turns) for name, turns in computing.items()} == dict.fromkeys(TIMES, 2)
+    assert set(times) == set(TIMES)
+    assert all(len(turns) == 2 and min(turns) > 0 for turns in times.values())
+    assert size > 4 * 1_462_794  # F1's parameters and running averages

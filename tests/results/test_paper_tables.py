@@ -1,0 +1,172 @@
+"""The papers' tables as configs: every row has the published settings, every published number is shown, all train."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.paths import CONFIGS, PUBLISHED
+from helpers.published_cells import PUBLISHED_CELLS
+
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import Experiment
+from smoothout.jobs.job import Job
+from smoothout.jobs.runner import run_jobs
+from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.reproduction.table import RunSelection, TablePlan
+from smoothout.results.records import Record
+
+TINY = [
+    "batch_sizes.small=16",
+    "batch_sizes.large=48",
+    "batch_sizes.ghost=16",
+    "batch_sizes.multiplier=1",
+    "schedule.epochs=2",
+    "schedule.milestones=[1]",
+    "data.train_examples=96",
+    "data.test_examples=32",
+]
+
+
+def config(name: str, shrink: bool = False) -> dict[str, Any]:
+    table: dict[str, Any] = compose_config(CONFIGS, "reproduce", [f"table={name}"])["table"]
+    if shrink:
+        table["rows"] = [row for row in table["rows"] if "imagenet" not in row["overrides"][0]]
+        for row in table["rows"]:
+            resnet = any("resnet" in override for override in row["overrides"])
+            row["overrides"] = [*row["overrides"], *TINY, *(["model.depth=8"] if resnet else []), "epoch_multiplier=1"]
+    return table
+
+
+@lru_cache
+def made(name: str, protocol: str = "authors_code", shrink: bool = False) -> TablePlan:
+    return TablePlan(config(name, shrink), RunSelection(protocol), CONFIGS, PUBLISHED)
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
+    """A place whose data sets are a few images of noise; what tables share is trained once."""
+    tmp_path = tmp_path_factory.mktemp("place")
+    generator = np.random.default_rng(0)
+    for name, shape, classes in (("mnist", (28, 28), 10), ("cifar10", (32, 32, 3), 10), ("cifar100", (32, 32, 3), 100)):
+        arrays = {}
+        for split, count in (("train", 128), ("test", 128)):
+            arrays[f"x_{split}"] = generator.integers(0, 256, (count, *shape), np.uint8)
+            arrays[f"y_{split}"] = np.arange(count, dtype=np.int64) % classes
+        (tmp_path / "data").mkdir(exist_ok=True)
+        np.savez(tmp_path / "data" / f"{name}.npz", **arrays)
+    folders = Folders(*(str(tmp_path / n) for n in ("data", "results", "checkpoints", "logs")))
+    return Runtime(folders, torch.device("cpu"), download=False)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_CELLS)
+def test_every_published_number_stands_beside_its_cell(name: str, runtime: Runtime) -> None:
+    shown = [cell for cell in made(name).render(runtime).cells if cell.published is not None]
+    truth = {(row, column): number for row, cells in PUBLISHED_CELLS[name].items() for column, number in cells.items()}
+    assert {(cell.row, cell.column): cell.published for cell in shown} == truth
+
+
+def test_the_rows_of_resnet44_have_the_published_learning_rates_epochs_and_drops() -> None:
+    """Learning rates 0.1, 0.1, 0.4 (0.283 on CIFAR-100), linear 0.8; twice the epochs and drops where longer."""
+    found = {}
+    for name in ("table1", "tableII"):
+        for entry in made(name).entries:
+            run = entry.jobs[0]
+            setup = run.settings if isinstance(run.settings, Experiment) else run.dependencies[0].settings
+            if "ResNet44" in entry.row and entry.column.startswith("baseline"):
+                lr = setup.optimizer.lr * setup.schedule.lr_factor(0, setup.batch)
+                found[entry.row] = (
+                    round(lr, 3),
+                    setup.batch.examples_per_update,
+                    setup.batch.ghosts_per_update,
+                    setup.schedule.epochs,
+                )
+    assert found == {
+        "ResNet44, CIFAR-10, 128": (0.1, 128, 1, 200),
+        "ResNet44, CIFAR-10, 2048": (0.1, 2048, 1, 200),
+        "ResNet44, CIFAR-10, 2048, ghost batches": (0.4, 2048, 16, 200),
+        "ResNet44, CIFAR-100, 128": (0.1, 128, 1, 200),
+        "ResNet44, CIFAR-100, 1024": (0.1, 1024, 1, 200),
+        "ResNet44, CIFAR-100, 1024, ghost batches": (0.283, 1024, 8, 200),
+        "ResNet44, CIFAR-10, 2048, 400 epochs, square root": (0.4, 2048, 16, 400),
+        "ResNet44, CIFAR-100, 1024, 200 epochs, square root": (0.283, 1024, 8, 200),
+        "ResNet44, CIFAR-100, 1024, 400 epochs, square root": (0.283, 1024, 8, 400),
+        "ResNet44, CIFAR-100, 1024, 400 epochs, linear": (0.8, 1024, 8, 400),
+    }
+    longest = next(e for e in made("tableII").entries if e.row.endswith("linear") and e.column == "baseline best")
+    assert longest.jobs[0].settings.schedule.milestones == (162, 244, 328)
+
+
+def test_tables_share_the_trainings_that_they_have_in_common() -> None:
+    """What Tables 1 and 3, and II, IV and V, call by other names is trained once."""
+    trainings = {name: {j.digest for j in made(name).jobs() if j.kind == "train"} for name in PUBLISHED_CELLS}
+    assert len(trainings["table1"] & trainings["table3"]) == 6  # three small batches, three with ghost batches
+    assert len(trainings["tableII"] & trainings["tableV"]) == 3
+    assert len(trainings["tableIV"] & trainings["tableV"]) == 4
+    assert len(trainings["tableIII"] & trainings["tableII"]) == 1
+    assert {j.digest for j in made("tableI").jobs()} == {j.digest for j in made("table2").jobs()}
+
+
+@pytest.mark.parametrize(("name", "depth"), [("controls", 44), ("controls-resnet8", 8)])
+def test_the_controls_learn_at_one_rate_and_differ_in_what_they_name(name: str, depth: int) -> None:
+    rows = {}
+    for entry in made(name).entries:
+        if entry.column == "smoothout best":
+            setup = entry.jobs[0].settings
+            assert setup.model.depth == depth
+            lr = setup.optimizer.lr * setup.schedule.lr_factor(0, setup.batch)
+            rows[entry.row] = (
+                round(lr, 6),
+                setup.batch.ghosts_per_update,
+                str(setup.method.noise_per),
+                str(setup.data.augment),
+            )
+    assert list(rows.values()) == [
+        (0.4, 16, "ghost", "crop_flip"),
+        (0.4, 16, "batch", "crop_flip"),
+        (0.4, 4, "ghost", "crop_flip"),
+        (0.4, 1, "ghost", "crop_flip"),
+        (0.4, 16, "ghost", "none"),
+    ]
+
+
+def test_the_gap_is_how_far_a_method_stays_below_the_small_batch(runtime: Runtime) -> None:
+    """v1, Table 3: 93.18 at batch 128, 91.20 with AdaSmoothOut, gap 1.98."""
+    table = made("table3")
+    jobs = {entry.column: entry.jobs[0] for entry in table.entries if entry.row == "ResNet44, CIFAR-10, 2048"}
+    for method, accuracy in (("small_batch", 0.9318), ("baseline", 0.8924), ("adasmoothout", 0.9120)):
+        runtime.records.write(finished(jobs[f"{method} best"], accuracy))
+    cells = {cell.column: cell for cell in table.render(runtime).cells if cell.row == "ResNet44, CIFAR-10, 2048"}
+    assert cells["adasmoothout gap"].mean == pytest.approx(1.98)
+    assert cells["adasmoothout gap"].published == 1.98
+    assert cells["adasmoothout improvement"].mean == pytest.approx(1.96)
+    assert "small_batch improvement" not in cells
+    assert math.isnan(cells["smoothout gap"].mean)
+
+
+def finished(job: Job, accuracy: float) -> Record:
+    epoch = {"test_accuracy": accuracy}
+    curves = {"seconds": [1.0], "test_accuracy": [accuracy]}
+    outcome = {"best": epoch, "last": epoch, "diverged": False, "curves": curves, "examples": {"train": 50_000}}
+    environment = {"device": "cpu", "processor": "a processor", "threads": 1}
+    setup = job.settings.labels
+    return Record(job.kind, job.name, job.digest, job.identity, {}, setup, [], outcome, environment)
+
+
+ALL = ("table1", "table3", "tableII", "tableIII", "tableIV", "tableV", "controls")
+
+
+@pytest.mark.parametrize(("name", "protocol"), [*((name, "authors_code") for name in ALL), ("table3", "paper_text")])
+def test_every_row_trains(name: str, protocol: str, runtime: Runtime) -> None:
+    """Two epochs of every row and method on a few tiny images, ResNet44 at depth 8; ImageNet's need photographs."""
+    jobs = [job for job in made(name, protocol, shrink=True).jobs() if job.kind == Experiment.kind]
+    done = dict(run_jobs(jobs, runtime))
+    assert len(done) == len({job.digest for job in jobs})
+    for outcome in done.values():
+        assert isinstance(outcome, Record), outcome
+        assert not outcome.outcome["diverged"]
+        assert len(outcome.outcome["curves"]["test_loss"]) == 2

@@ -1,0 +1,36 @@
+"""What the reliability tests share: the programs, and a training that was made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from helpers.paths import SCRIPTS
+
+from smoothout.reliability import kills
+from smoothout.reliability.inputs import template
+from smoothout.reliability.kills import Unbroken
+
+
+@pytest.fixture(scope="session")
+def scripts() -> Path:
+    return SCRIPTS
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a training's record and weights; not to be changed."""
+    return template(SCRIPTS, tmp_path_factory.mktemp("template") / "trained")
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Unbroken]:
+    """What a command of kills.WORK leaves when nothing stops it; each is run once."""
+
+    @cache
+    def made(work: str) -> Unbroken:
+        return kills.unbroken(work, SCRIPTS, tmp_path_factory.mktemp("unbroken") / work)
+
+    return made

@@ -1,0 +1,224 @@
+"""scripts/train.py under torchrun: one record, one line, whatever a process meets; killed ones are started anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.common import digits, tree
+from helpers.paths import ROOT
+
+from smoothout.reliability.victims import Command, said
+
+TRAIN = ROOT / "scripts" / "train.py"
+RUN = (
+    *("experiment=digits", "batch=large", "batch.ghost=90", "method=smoothout", "optimizer=momentum"),
+    *("optimizer.lr=0.02", "schedule.epochs=4", "threads=1", "tensorboard=false", "device=cpu"),
+)
+LONG = (*RUN, "schedule.epochs=3000", "checkpoint_seconds=0.05")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found under /proc"),
+]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SMOOTHOUT_DATA", digits().name)
+    for name in ("results", "checkpoints", "logs"):
+        monkeypatch.setenv(f"SMOOTHOUT_{name.upper()}", str(tmp_path / name))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def start(*arguments: str, script: Path = TRAIN, restarts: int = 0) -> subprocess.Popen[str]:
+    """Two processes under torchrun."""
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--max-restarts={restarts}"]
+    command = [sys.executable, "-m", *torchrun, str(script), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def alone(folder: Path, *arguments: str) -> list[str]:
+    """The lines of one process that trains by itself in ``folder``."""
+    assert Command("train", arguments).run(TRAIN.parent, folder) == 0
+    return said(folder)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, list[str], list[str]]:
+    """Exit code, lines on stdout, and the program's own lines on stderr, without torchrun's."""
+    out, err = process.communicate(timeout=300)
+    own = (
+        "error: ",
+        "stopped: ",
+        "failed: ",
+        "the traceback",
+        'Traceback (most recent call last):\n  File "' + str(ROOT),
+    )
+    return process.returncode, out.splitlines(), [line for line in err.splitlines() if line.startswith(own)]
+
+
+def records(root: Path) -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted((root / "results" / "train").glob("*.json"))}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    [path] = folder.glob("*.pt")
+    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["model"]
+    return found
+
+
+def epochs_done(folder: Path) -> int:
+    [path] = folder.glob("*.pt")
+    return int(json.loads(torch.load(path, weights_only=True)["json"])["epoch"])
+
+
+def children(process: subprocess.Popen[str]) -> dict[int, int]:
+    """The process number of every rank."""
+    found = {}
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        names = dict(line.split("=", 1) for line in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in line)
+        if "RANK" in names:
+            found[int(names["RANK"])] = int(pid)
+    return found
+
+
+def wait_for_checkpoint(root: Path, process: subprocess.Popen[str], newer_than: float = 0.0) -> Path:
+    until = time.monotonic() + 200
+    while time.monotonic() < until:
+        for path in (root / "checkpoints").glob("*.pt"):
+            if path.stat().st_mtime > newer_than:
+                return path
+        if process.poll() is not None:
+            pytest.fail(f"the program ended before it wrote a checkpoint: {process.communicate()}")
+        time.sleep(0.02)
+    process.kill()
+    pytest.fail("the program wrote no checkpoint")
+
+
+def test_two_processes_make_the_record_that_one_makes(root: Path) -> None:
+    code, out, err = ended(start(*RUN))
+    assert (code, len(out), err) == (0, 1, [])
+    [(name, two)] = records(root).items()
+    assert out[0].startswith(f"{name}: test accuracy ")
+    [machine] = two["outcome"]["machines"]
+    assert machine["processes"] == two["environment"]["processes"] == 2
+    assert list((root / "here").iterdir()) == []
+    before = tree(root)
+    assert alone(root, *RUN) == out, "what is there is not made twice"
+    assert tree(root) == before
+
+    # In float32: every update's gradient is added up in another order, and the next update sees what came of it.
+    together = weights(root / "checkpoints")
+    alone(root / "one", *RUN)
+    [(other, one)] = records(root / "one").items()
+    assert other == name
+    assert "processes" not in one["outcome"]["machines"][0]
+    for key, tensor in weights(root / "one" / "checkpoints").items():
+        torch.testing.assert_close(together[key], tensor, rtol=1e-4, atol=1e-5)
+    assert two["outcome"]["curves"]["test_loss"] == pytest.approx(one["outcome"]["curves"]["test_loss"], rel=1e-4)
+
+
+def test_a_sweep_is_trained_by_all_processes_run_after_run(root: Path) -> None:
+    code, out, err = ended(start("-m", *RUN, "seed=0,1"))
+    assert (code, len(out), err) == (0, 2, [])
+    assert [record["outcome"]["machines"][0]["processes"] for record in records(root).values()] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["batch.ghost=null"],
+            "error: batch.ghost: an update of 1 ghost batch(es) cannot be shared by 2 processes;"
+            " take smaller ghost batches, a larger batch.multiplier, or fewer processes",
+        ),
+        (
+            ["seed=0,1", "hydra/launcher=local", "-m"],
+            "error: hydra/launcher: must be basic under torchrun, whose processes train together",
+        ),
+    ],
+)
+def test_wrong_input_is_one_line_of_one_process(root: Path, arguments: list[str], line: str) -> None:
+    before = tree(root)
+    code, out, err = ended(start(*RUN, *arguments))
+    assert (code != 0, out, err) == (True, [], [line])
+    assert tree(root) == before
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_in_one_process_ends_all_with_one_line(root: Path, rank: int) -> None:
+    script = root / "failing.py"
+    script.write_text(
+        "import os, runpy\n"
+        "from smoothout.data.datasets import DataError\n"
+        "from smoothout.training import loop\n"
+        "update, made = loop.update, []\n"
+        "def failing(*arguments, **settings):\n"
+        "    made.append(1)\n"
+        f"    if os.environ['RANK'] == '{rank}' and len(made) == 3:\n"
+        "        raise DataError('data: one.JPEG is damaged')\n"
+        "    return update(*arguments, **settings)\n"
+        "loop.update = failing\n"
+        f"runpy.run_path({str(TRAIN)!r}, run_name='__main__')\n"
+    )
+    code, out, err = ended(start(*RUN, script=script))
+    assert (code != 0, out) == (True, [])
+    assert err == [f"error: {'rank 1: ' if rank else ''}data: one.JPEG is damaged"]
+    assert records(root) == {}
+
+
+def test_a_killed_process_is_started_anew_and_all_go_on_from_the_last_checkpoint(root: Path) -> None:
+    process = start(*LONG, restarts=2)
+    wait_for_checkpoint(root, process)
+    for rank in (0, 1):
+        time.sleep(0.5)
+        os.kill(children(process)[rank], signal.SIGKILL)
+        killed = time.time()
+        time.sleep(0.3)
+        before = epochs_done(root / "checkpoints")
+        wait_for_checkpoint(root, process, newer_than=killed + 1.0)
+        after = epochs_done(root / "checkpoints")
+        assert 0 < before <= after < before + 100, "it began anew"
+    process.send_signal(signal.SIGTERM)
+    _, out, err = ended(process)
+    assert out == []
+    assert err == ["stopped: by SIGTERM; the same command goes on from here"]
+    assert "processes" in json.loads(torch.load(next((root / "checkpoints").glob("*.pt")))["json"])["machines"][0]
+
+
+def test_torchrun_that_is_terminated_leaves_a_checkpoint_and_one_line(root: Path) -> None:
+    process = start(*LONG, "checkpoint_seconds=1e9", "tensorboard=true")
+    until = time.monotonic() + 200
+    while sum(path.stat().st_size for path in root.rglob("events.*")) < 1000 and time.monotonic() < until:
+        time.sleep(0.05)  # until a few epochs are written
+    process.send_signal(signal.SIGTERM)
+    _, out, err = ended(process)
+    assert (out, err) == ([], ["stopped: by SIGTERM; the same command goes on from here"])
+    assert list((root / "checkpoints").glob("*.pt"))
+    assert records(root) == {}
+
+
+def test_a_run_of_two_processes_is_finished_by_one(root: Path) -> None:
+    process = start(*LONG, "schedule.epochs=100")
+    wait_for_checkpoint(root, process)
+    time.sleep(0.3)
+    for pid in [process.pid, *children(process).values()]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    done = epochs_done(root / "checkpoints")
+    assert 0 < done < 100
+    alone(root, *LONG, "schedule.epochs=100")
+    [record] = records(root).values()
+    assert [machine.get("processes", 1) for machine in record["outcome"]["machines"]] == [2, 1]
+    assert len(record["outcome"]["curves"]["test_loss"]) == 100

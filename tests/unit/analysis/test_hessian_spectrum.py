@@ -1,0 +1,229 @@
+"""The Hessian's spectral density against the dense matrix; what all Hessian tools leave alone, and what they refuse."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from helpers.hessians import ONE, dense, height, network, quadratic
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smoothout.analysis.hessian import (
+    hessian_spectrum,
+    lanczos,
+    rademacher,
+    top_eigenvalues,
+    trace_and_norm,
+)
+
+
+def state(model: nn.Module) -> tuple[list[bytes], list[bool], list[object]]:
+    tensors = [t.detach().numpy().tobytes() for t in model.state_dict().values()]
+    return tensors, [m.training for m in model.modules()], [p.grad for p in model.parameters()]
+
+
+# Spectrum
+
+
+def test_a_full_lanczos_run_finds_every_eigenvalue_and_its_weight():
+    model = quadratic([-2.0, -0.5, 0.0, 0.25, 1.0, 10.0], seed=3)
+    found = hessian_spectrum(model, ONE, height, probes=2, steps=50)
+    values, vectors = torch.linalg.eigh(model.matrix)
+    for index in range(2):
+        assert found.ritz[index] == pytest.approx(values.tolist(), abs=1e-12)
+        shares = (vectors.T @ rademacher(6, 0, index)).square() / 6
+        assert found.weights[index] == pytest.approx(shares.tolist(), abs=1e-12)
+
+
+def test_the_quadratures_moments_are_those_of_the_probe(batches):
+    """m steps of Lanczos give v . H^j v / n exactly up to j = 2 m - 1; the mean over probes estimates tr(H^j) / n."""
+    model, truth = network(), dense(network(), batches)
+    found = hessian_spectrum(model, batches, F.cross_entropy, probes=3, steps=4)
+    for index in range(3):
+        probe = rademacher(48, 0, index)
+        for power in range(8):
+            moment = np.dot(found.weights[index], np.array(found.ritz[index]) ** power)
+            exact = probe @ torch.linalg.matrix_power(truth, power) @ probe / 48
+            assert moment == pytest.approx(exact.item(), rel=1e-8)
+    trace = trace_and_norm(model, batches, F.cross_entropy, probes=3).trace.mean
+    first = np.mean([np.dot(w, r) for w, r in zip(found.weights, found.ritz, strict=True)])
+    assert first == pytest.approx(trace / 48, rel=1e-10)
+
+
+def test_the_density_is_a_density_with_the_eigenvalues_where_they_are():
+    model = quadratic([1.0] * 30 + [5.0] * 10, seed=4)
+    found = hessian_spectrum(model, ONE, height, probes=30, steps=20)
+    grid = np.linspace(-2.0, 8.0, 2001)
+    density = found.density(grid, 0.2)
+    assert density.sum() * (grid[1] - grid[0]) == pytest.approx(1.0, abs=1e-6)
+    at_five = density[grid > 3.0].sum() * (grid[1] - grid[0])
+    assert at_five == pytest.approx(0.25, abs=0.05)
+    assert grid[density.argmax()] == pytest.approx(1.0, abs=0.01)
+    one = np.dot(found.weights[0], np.exp(-0.5 * ((1.3 - np.array(found.ritz[0])) / 0.5) ** 2))
+    only = hessian_spectrum(model, ONE, height, probes=1, steps=20).density(1.3, 0.5)
+    assert only == pytest.approx(one / (0.5 * math.sqrt(2 * math.pi)))
+
+
+def test_lanczos_ends_where_the_start_vector_spans_no_more():
+    matrix = torch.diag(torch.tensor([1.0, 1.0, 1.0, 4.0], dtype=torch.float64))
+    ritz, weights = lanczos(lambda v: matrix @ v, torch.ones(4, dtype=torch.float64), 4, 1e-12)
+    assert ritz == pytest.approx([1.0, 4.0])
+    assert weights == pytest.approx([0.75, 0.25])
+
+
+def test_reorthogonalised_lanczos_finds_no_eigenvalue_twice():
+    values = torch.cat([torch.linspace(0.0, 1.0, 99, dtype=torch.float64) ** 4, torch.tensor([100.0]).double()])
+    matrix = torch.diag(values)
+    ritz, _ = lanczos(lambda v: matrix @ v, torch.ones(100, dtype=torch.float64), 60, 0.0)
+    assert sum(abs(value - 100.0) < 1e-6 for value in ritz) == 1
+
+
+# Chance, the model, refusals
+
+
+@pytest.mark.parametrize("changing", ["model", "data", "gradient"])
+def test_what_does_not_answer_twice_the_same_is_refused(changing, batches):
+    model = network()
+    before = state(model)
+
+    class Augmented:
+        def __iter__(self):
+            for inputs, targets in batches:
+                yield inputs + 0.1 * torch.randn_like(inputs), targets
+
+    loss, data = F.cross_entropy, batches
+    if changing == "model":
+        model = nn.Sequential(network(), nn.Linear(3, 3).double())
+        model[1].register_forward_hook(lambda _, __, output: F.dropout(output, 0.5))  # in evaluation mode too
+        before = state(model)
+    elif changing == "data":
+        data = Augmented()
+    else:
+
+        def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+            noise = torch.randn_like(outputs)
+            return F.cross_entropy(outputs, targets) + (noise * (outputs - outputs.detach())).mean()
+
+    with pytest.raises(ValueError, match=r"two passes differ in the (loss|gradient): must answer twice") as raised:
+        top_eigenvalues(model, data, loss)
+    assert "\n" not in str(raised.value)
+    assert ("gradient" in str(raised.value)) == (changing == "gradient")
+    assert state(model) == before
+
+
+def test_batches_that_are_empty_or_spent_are_refused(batches):
+    for given in ([], iter(batches)):
+        with pytest.raises(
+            ValueError, match=r"batches: must hold \(inputs, targets\) and allow more than one pass, not"
+        ):
+            trace_and_norm(network(), given, F.cross_entropy)
+
+
+def test_a_loss_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="the model's own loss is nan: must be finite"):
+        trace_and_norm(quadratic([math.nan, 1.0]), ONE, height)
+
+
+def test_impossible_arguments_are_refused():
+    model = quadratic([1.0, 2.0])
+    with pytest.raises(ValueError, match="k: must be from 1 to n = 2, not 3"):
+        top_eigenvalues(model, ONE, height, 3)
+    with pytest.raises(ValueError, match="which: must be one of LA, LM, SA, not 'SM'"):
+        top_eigenvalues(model, ONE, height, which="SM")
+    with pytest.raises(ValueError, match="probes: must be a whole number of at least 1, not 0"):
+        trace_and_norm(model, ONE, height, probes=0)
+    with pytest.raises(ValueError, match="steps: must be a whole number of at least 1, not 0"):
+        hessian_spectrum(model, ONE, height, steps=0)
+
+
+def test_the_model_is_left_as_it_was_to_the_last_bit_and_each_product_ticks(batches):
+    model, ticks = network(), []
+    model[1].eval()
+    F.cross_entropy(model(batches[0][0]), batches[0][1]).backward()
+    before = state(model)
+    with torch.no_grad():
+        first = top_eigenvalues(model, batches, F.cross_entropy, tick=lambda: ticks.append(1))
+        second = trace_and_norm(model, batches, F.cross_entropy, probes=2, tick=lambda: ticks.append(1))
+        third = hessian_spectrum(model, batches, F.cross_entropy, probes=1, steps=3, tick=lambda: ticks.append(1))
+    assert state(model)[:2] == before[:2]
+    assert all(a is b for a, b in zip(state(model)[2], before[2], strict=True))
+    assert len(ticks) == first.products + second.products + third.products
+
+
+def test_the_model_is_left_as_it_was_when_the_loss_raises_in_a_product(batches):
+    model, calls = network(), []
+    before = state(model)
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == 8:  # the second batch of the first product
+            raise RuntimeError("eighth")
+        return F.cross_entropy(outputs, targets)
+
+    with pytest.raises(RuntimeError, match="eighth"):
+        hessian_spectrum(model, batches, loss)
+    assert state(model) == before
+
+
+def test_the_same_seed_gives_the_same_result_and_another_another(batches):
+    model = network()
+    for tool, options in (
+        (top_eigenvalues, {"tolerance": 0.1}),
+        (trace_and_norm, {"probes": 2}),
+        (hessian_spectrum, {"probes": 1, "steps": 3}),
+    ):
+        first, again, other = (tool(model, batches, F.cross_entropy, seed=seed, **options) for seed in (1, 1, 2))
+        assert first == again
+        assert first != other
+
+
+def test_where_the_hessian_is_0_to_the_last_bit_there_is_no_eigenvalue_and_arpack_says_why():
+    model, batches = nn.Linear(10, 5), [(torch.randn(8, 10), torch.zeros(8))]
+    found = top_eigenvalues(model, batches, height, 3)
+    assert (found.values, found.residuals, found.converged) == ((), (), False)
+    assert "ARPACK error" in found.status
+    assert hessian_spectrum(model, batches, height, probes=1).ritz == ((0.0,),)
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, math.nan])
+def test_a_density_needs_a_width(width):
+    found = hessian_spectrum(quadratic([1.0, 2.0]), ONE, height, probes=1)
+    with pytest.raises(ValueError, match=r"width: must be a finite number above 0, not .*"):
+        found.density([0.0], width)
+
+
+def test_a_loss_without_a_second_derivative_is_refused():
+    """Sum |w|^1.5 at 0: its slope is 0, its curvature infinite."""
+
+    class Cusp(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(30, dtype=torch.float64))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return (self.w.abs() ** 1.5).sum().expand(len(inputs))
+
+    for tool in (trace_and_norm, hessian_spectrum, top_eigenvalues):
+        with pytest.raises(ValueError, match="H v is not finite: the loss has no second derivative at these weights"):
+            tool(Cusp(), ONE, height)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"k": 2.5}, "k: must be a whole number of at least 1, not 2.5"),
+        ({"k": True}, "k: must be a whole number of at least 1, not True"),
+        ({"restarts": 0}, "restarts: must be a whole number of at least 1, not 0"),
+        ({"tolerance": math.nan}, "tolerance: must be a finite number above 0, not nan"),
+        ({"tolerance": -1.0}, "tolerance: must be a finite number above 0, not -1.0"),
+    ],
+)
+def test_impossible_searches_are_refused_before_the_model_is_touched(given, line):
+    model = quadratic([1.0, 2.0])
+    model.register_forward_hook(lambda *_: pytest.fail("touched"))
+    with pytest.raises(ValueError, match=re.escape(line)):
+        top_eigenvalues(model, ONE, height, **given)

@@ -1,0 +1,297 @@
+"""The benchmark: ratios and verdicts by hand, work in a fresh process, and the report that comes out."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.image_tree import tree
+
+from smoothout.benchmark import comparisons, image_loading, report, timing
+from smoothout.benchmark.baselines import GreyImages, bare_updates, eager_steps, epoch_by_loader
+from smoothout.benchmark.comparisons import COMPARISONS, F1, _noise_floor, updates
+from smoothout.benchmark.rows import Row
+from smoothout.benchmark.timing import Ratio, SubprocessWork, compare, profile_top_ops, seconds
+from smoothout.common.errors import ConfigError
+from smoothout.data.split import Split
+from smoothout.models.mlp import MLP
+from smoothout.training.methods.smoothout import NoiseConfig
+
+CPU = torch.device("cpu")
+ENVIRONMENT = {
+    "processor": "Some CPU @ 3 GHz",
+    "device": "cpu",
+    "threads": 2,
+    "cores": 2,
+    "versions": {"torch": "2.0"},
+    "commit": "abc",
+}
+
+
+def test_a_ratio_is_that_of_the_medians_and_its_spread_the_quartiles_turn_by_turn():
+    ratio = Ratio(ours=(1.0, 2.0, 9.0, 2.0), reference=(1.0, 1.0, 1.0, 1.0))
+    assert ratio.value == 2.0
+    assert ratio.spread == (1.25, 7.25)
+
+
+def test_both_sides_are_timed_in_turn_each_going_first_every_other_time():
+    order: list[str] = []
+    ratio = compare(partial(order.append, "ours"), partial(order.append, "reference"), CPU, turns=4, warm_up=1)
+    assert order == ["ours", "reference"] + ["reference", "ours", "ours", "reference"] * 2
+    assert len(ratio.ours) == len(ratio.reference) == 4
+
+
+def test_a_slower_side_is_seen_as_such():
+    assert compare(partial(time.sleep, 0.03), partial(time.sleep, 0.01), CPU, turns=3).value > 1.5
+    assert seconds(partial(time.sleep, 0.02), CPU) >= 0.02
+
+
+def test_where_the_profiler_counts_nothing_there_are_no_hot_spots():
+    assert profile_top_ops(lambda: None, CPU) == []
+
+
+def test_the_profiler_is_ready_before_a_training_records(monkeypatch):
+    events: list[str] = []
+
+    class Recorded(comparisons.Trainer):
+        def __init__(self, *arguments, **settings):
+            events.append("training")
+            super().__init__(*arguments, **settings)
+
+    monkeypatch.setattr(comparisons, "warm_profiler", events.append)
+    monkeypatch.setattr(comparisons, "Trainer", Recorded)
+    updates((MLP(width=8, depth=1), (1, 28, 28), 10), CPU, batch=4, examples=8)
+    assert events == ["cpu", "training"]
+
+
+def test_the_profiler_is_set_up_once_and_for_a_gpu_alone(monkeypatch):
+    made: list[bool] = []
+    monkeypatch.setattr(timing, "_profiler", lambda cuda: made.append(cuda) or nullcontext())
+    timing.warm_profiler.cache_clear()
+    for device in ("cpu", "cuda", "cuda"):
+        timing.warm_profiler(device)
+    timing.warm_profiler.cache_clear()
+    assert made == [True]
+
+
+@pytest.mark.parametrize("make", [epoch_by_loader, eager_steps])
+def test_the_ordinary_loops_run_on_the_device_they_are_given(make):
+    """Told by the weights: tensors on the meta device hold none, so the loop cannot read its loss."""
+    model = MLP(width=8, depth=1).build((1, 28, 28), 2)
+    images = torch.zeros(8, 28, 28, dtype=torch.uint8).numpy(), torch.zeros(8, dtype=torch.int64).numpy()
+    tensors = torch.zeros(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64)
+    make(model, *(images if make is epoch_by_loader else tensors), 4, "meta")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("measure", [comparisons.throughput, comparisons.fastest_convolutions])
+def test_the_ordinary_loop_is_timed_on_the_device_of_ours(measure, monkeypatch):
+    told: list[object] = []
+
+    class StopError(Exception):
+        pass
+
+    def elsewhere(make, arguments, threads):
+        told.append(arguments[-1])
+        raise StopError
+
+    monkeypatch.setattr(comparisons, "SubprocessWork", elsewhere)
+    monkeypatch.setattr(comparisons, "_fastest", lambda *_, **__: (iter([]), ""))
+    with pytest.raises(StopError):
+        measure(torch.device("cuda", 1))
+    assert told == ["cuda:1"]
+
+
+def test_hot_spots_name_the_operation_that_takes_the_time():
+    x = torch.randn(300, 300)
+    (first, share), *_ = profile_top_ops(lambda: [x @ x for _ in range(20)], CPU)
+    assert first == "aten::mm"
+    assert 0.5 < share <= 1
+
+
+@pytest.mark.parametrize(
+    ("row", "met"),
+    [
+        (Row("", 1.1, reached=1.1), True),
+        (Row("", 1.1, reached=1.11), False),
+        (Row("", 8, at_least=True, reached=8.1), True),
+        (Row("", 8, at_least=True, reached=7.9), False),
+        (Row("", 8), None),
+        (Row("", reached=3.0), None),
+    ],
+)
+def test_a_bar_is_met_from_its_side(row, met):
+    assert row.target_met is met
+
+
+def _process_number(path: str):
+    return lambda: Path(path).write_text(f"{os.getpid()} {torch.get_num_threads()}")
+
+
+def _failing():
+    return lambda: 1 / 0
+
+
+def test_work_elsewhere_is_done_in_a_process_of_its_own(tmp_path):
+    with SubprocessWork(_process_number, [str(tmp_path / "number")], threads=1) as work:
+        work()
+        first = (tmp_path / "number").read_text()
+        work()
+        assert (tmp_path / "number").read_text() == first
+    number, threads = map(int, first.split())
+    assert number != os.getpid()
+    assert threads == 1
+
+
+def test_what_fails_elsewhere_says_why_here():
+    with SubprocessWork(_failing, [], threads=1) as work, pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        work()
+
+
+def _dying():
+    return lambda: os._exit(3)
+
+
+def test_a_process_that_dies_is_noticed():
+    with SubprocessWork(_dying, [], threads=1) as work, pytest.raises(RuntimeError, match="died"):
+        work()
+
+
+def test_the_ordinary_loops_images_are_the_trainers():
+    images = torch.randint(0, 256, (5, 28, 28, 1), dtype=torch.uint8)
+    split = Split(images, torch.arange(5), (0.5,), (0.5,))
+    ordinary = GreyImages(images[..., 0].numpy(), split.labels.numpy())
+    for index in range(5):
+        image, label = ordinary[index]
+        assert torch.allclose(image, split.gather(slice(index, index + 1))[0][0], atol=1e-6)
+        assert label == index
+
+
+def _accuracy(model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> float:
+    return float((model.eval()(inputs).argmax(1) == labels).float().mean())
+
+
+def test_the_ordinary_loops_learn():
+    """They are no straw men: they tell dark images from bright ones."""
+    labels = torch.arange(64) % 2
+    images = (labels.view(-1, 1, 1) * 200).expand(-1, 28, 28).to(torch.uint8)
+    inputs = images.unsqueeze(1) / 127.5 - 1
+    by_loader, on_one_batch, bare = (MLP(width=8, depth=1).build((1, 28, 28), 2) for _ in range(3))
+    epoch = epoch_by_loader(by_loader, images.numpy(), labels.numpy(), 16, "cpu")
+    for _ in range(6):
+        epoch()
+    eager_steps(on_one_batch, inputs, labels, 30, "cpu")()
+    for _ in zip(range(30), bare_updates(bare, images.unsqueeze(1), labels, 16), strict=False):
+        pass
+    assert _accuracy(by_loader, inputs, labels) == 1
+    assert _accuracy(on_one_batch, inputs, labels) == 1
+    assert _accuracy(bare, inputs, labels) == 1
+
+
+def test_the_ordinary_loop_runs_in_a_process_of_its_own():
+    images = torch.zeros(32, 28, 28, dtype=torch.uint8).numpy()
+    model = MLP(width=8, depth=1).build((1, 28, 28), 2)
+    with SubprocessWork(
+        epoch_by_loader, [model, images, torch.zeros(32, dtype=torch.int64).numpy(), 16, "cpu"], 1
+    ) as epoch:
+        epoch()
+        epoch()
+
+
+def test_photographs_are_read_against_torchvisions_pipeline_on_the_same_files(tmp_path, monkeypatch):
+    tree(tmp_path / "imagenette", {"train": 4, "val": 1})
+    monkeypatch.setattr(image_loading, "EXAMPLES", 20)
+    [compared] = report.comparisons(CPU, tmp_path, ["photographs-alexnet"])
+    row = compared()
+    assert row.target_met is not None
+    assert len(row.times["ours"]) == len(row.times["reference"]) == 5
+    fastest = (20 / min(row.times[side]) for side in ("ours", "reference"))
+    assert "best turn {:.0f} photographs/s, torchvision {:.0f}".format(*fastest) in row.note
+
+
+def test_without_photographs_the_row_says_what_is_missing(tmp_path):
+    [compared] = report.comparisons(CPU, tmp_path, ["photographs-alexnet"])
+    row = compared()
+    assert row.reached is None
+    assert "imagenette was not found" in row.note
+
+
+def test_updates_are_those_of_a_training():
+    steps = updates((MLP(width=8, depth=1), (1, 28, 28), 10), CPU, noise=NoiseConfig(0.1), batch=4, examples=8)
+    positions = [(now.epoch, now.step) for now, _ in zip(steps, range(4), strict=False)]
+    assert positions[0][0] == 0
+    assert len(positions) == 4
+
+
+def test_the_floor_of_the_noise_is_told_where_numpy_draws_it():
+    assert re.search(r"generator, [\d.e-]+ ms, and one pass over the weights, [\d.e-]+ ms$", _noise_floor(4000, CPU))
+    assert _noise_floor(4000, torch.device("cuda")) == ""
+
+
+def test_every_comparison_of_the_issue_has_its_row_on_its_device():
+    assert {"smoothout-f1", "adasmoothout-f1", "c1", "throughput", "sharpness", "interpolation"} < set(
+        COMPARISONS["cpu"]
+    )
+    assert {"trainer-f1", "trainer-smoothout-f1"} < set(COMPARISONS["cpu"]) & set(COMPARISONS["cuda"])
+    assert {"smoothout-f1", "adasmoothout-f1", "in-turn", "table2"} < set(COMPARISONS["cuda"])
+
+
+def test_an_unknown_comparison_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match=r"^only: 'speed' is not one of smoothout-f1, .*photographs-alexnet"):
+        report.comparisons(CPU, Path("nowhere"), ["speed"])
+
+
+def test_the_report_says_what_was_reached_what_was_missed_and_what_was_not_measured(tmp_path):
+    rows = [
+        Row("one", 1.1, reached=1.05, spread=(1.0, 1.2), times={"ours": (1.0,), "reference": (1.0,)}),
+        Row("two", 8, True, 3.0, (2.0, 4.0), "times as fast", "a note", [("aten::mm", 0.75)]),
+        Row("three", reached=2.5, unit="s"),
+    ]
+    markdown, data = report.save(rows, CPU, ENVIRONMENT, tmp_path)
+    text = markdown.read_text()
+    assert markdown.name == "cpu-some-cpu-3-ghz-2-threads.md"
+    assert re.search(r"\| one +\| <= 1.1 +\| 1.05 +\| 1 to 1.2 +\| met +\|", text)
+    assert re.search(r"\| two +\| >= 8 times as fast +\| 3 times as fast +\| 2 to 4 +\| missed +\|", text)
+    assert re.search(r"\| three +\| +\| 2.5 s +\|", text)
+    assert "- two: aten::mm 75%." in text
+    assert "- two: a note." in text
+    assert "cuda: in-turn, cuda: table2" in text
+    found = json.loads(data.read_text())
+    assert [row["met"] for row in found["rows"]] == [True, False, None]
+    assert found["environment"] == ENVIRONMENT
+
+
+SMALL = (MLP(64, 2), (1, 28, 28), 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "measure",
+    [
+        partial(comparisons.noisy_step, setup=SMALL, noise=NoiseConfig(0.0375), bar=1.1, what="small, SmoothOut"),
+        partial(comparisons.trainer_update, noise=NoiseConfig(0.0375), bar=1.1, what=" with SmoothOut"),
+        comparisons.interpolation_point,
+        partial(comparisons.noise_point, size=1000),
+    ],
+    ids=["noisy step", "trainer", "interpolation", "noise curve"],
+)
+def test_a_comparison_gives_a_ratio_near_one_with_its_times(measure, monkeypatch):
+    """Of a small network and a few images."""
+    monkeypatch.setattr(comparisons, "F1", SMALL)
+    row = measure(CPU)
+    assert 0.3 < row.reached < 10
+    assert row.spread[0] <= row.spread[1]
+    assert len(row.times["ours"]) == len(row.times["reference"]) >= 6
+    assert sum(share for _, share in row.hot_spots) <= 1.0001
+
+
+def test_the_networks_measured_are_the_papers():
+    model, shape, classes = F1
+    assert sum(p.numel() for p in model.build(shape, classes).parameters()) == 1_462_794

@@ -1,0 +1,110 @@
+"""What a record says of the machine: enough to tell two processors apart, nothing that names a host."""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers.tiny_jobs import workplace
+
+from smoothout.common import environment as module
+from smoothout.common.environment import environment
+from smoothout.jobs import runtime
+from smoothout.training.engine import Engine, Launch
+
+CPUINFO = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 25
+model\t\t: 17
+model name\t: AMD EPYC
+stepping\t: 1
+flags\t\t: fpu avx2 avx512f avx512_bf16
+
+processor\t: 1
+cpu family\t: 26
+model name\t: another
+"""
+
+
+@pytest.fixture
+def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "cpuinfo"
+    path.write_text(CPUINFO, encoding="utf-8")
+    monkeypatch.setattr(module, "CPUINFO", path)
+    return path
+
+
+def test_processors_of_one_name_are_told_apart_by_model_and_instructions(cpuinfo: Path) -> None:
+    made = environment(torch.device("cpu"))
+    assert made["processor"] == "AMD EPYC"
+    assert made["instructions"] == {
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "family": "25",
+        "model": "17",
+        "stepping": "1",
+        "avx512f": True,
+        "avx512_bf16": True,
+        "amx_bf16": False,
+    }
+    cpuinfo.write_text(CPUINFO.replace("avx512_bf16", "amx_bf16"), encoding="utf-8")
+    other = environment(torch.device("cpu"))
+    assert other["processor"] == made["processor"]
+    assert other["instructions"] != made["instructions"]
+
+
+def test_where_the_system_does_not_tell_the_record_says_so(cpuinfo: Path) -> None:
+    cpuinfo.unlink()
+    made = environment(torch.device("cpu"))
+    assert made["processor"] == (platform.processor() or "unknown")
+    assert [made["instructions"][name] for name in ("family", "model", "stepping")] == [None] * 3
+    assert [made["instructions"][name] for name in ("avx512f", "avx512_bf16", "amx_bf16")] == [False] * 3
+
+
+def test_no_host_and_no_path_is_named() -> None:
+    text = json.dumps(environment(torch.device("cpu")))
+    assert not platform.node() or platform.node() not in text
+    assert str(Path.home()) not in text
+    assert str(Path(module.__file__).parent) not in text
+
+
+def test_a_cpu_has_no_gpus_keys_and_torch_is_named_with_its_build() -> None:
+    made = environment(torch.device("cpu"))
+    assert "gpu" not in made
+    assert made["versions"]["torch"] == torch.__version__
+    assert list(made["versions"]) == ["torch", "numpy", "scipy"]
+
+
+def test_a_gpus_build_libraries_driver_and_chip_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    chip = SimpleNamespace(major=9, minor=0, multi_processor_count=132)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: chip)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91400)
+    monkeypatch.setattr(module, "driver_version", lambda: "580.65.06")
+    made = environment(torch.device("cuda", 0))
+    assert made["device"] == "NVIDIA H200"
+    assert made["gpu"] == {
+        "cuda": "13.0",
+        "hip": None,
+        "cudnn": 91400,
+        "cudnn_benchmark": False,
+        "driver": "580.65.06",
+        "capability": "9.0",
+        "multiprocessors": 132,
+    }
+    assert json.loads(json.dumps(made)) == made
+
+
+@pytest.mark.parametrize(("launch", "tried"), [(Launch.graph, True), (Launch.eager, False)])
+def test_a_machine_says_whether_cudnn_chose_its_algorithms_by_trying_them(
+    launch: Launch, tried: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are tried while a CUDA graph is recorded, and at no other time."""
+    monkeypatch.setattr(runtime, "environment", lambda device: {"gpu": {"cudnn_benchmark": False}})
+    place = workplace(tmp_path)
+    assert place.environment(Engine(launch))["gpu"]["cudnn_benchmark"] is tried
+    assert place.environment()["gpu"]["cudnn_benchmark"] is False

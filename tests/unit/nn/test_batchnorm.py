@@ -1,0 +1,154 @@
+"""How BatchNorm layers start, and running averages made anew."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from helpers.common import same_bits
+from scipy import stats
+from torch import nn
+from torch.nn import functional as F
+
+from smoothout.common.rng import make_generator
+from smoothout.nn.batchnorm import init_uniform_, recalibrate_batchnorm
+from smoothout.nn.ghost_batchnorm import ghosted
+
+
+def model() -> nn.Sequential:
+    torch.manual_seed(0)
+    plain = nn.BatchNorm1d(7, affine=False)
+    return nn.Sequential(nn.Conv2d(1, 2000, 1), nn.BatchNorm2d(2000), nn.Flatten(), nn.LayerNorm(7), plain)
+
+
+def test_the_uniform_start_draws_batchnorms_weight_from_0_to_1() -> None:
+    made = model()
+    init_uniform_(made, make_generator(0, "batchnorm"))
+    weight = made[1].weight.detach()
+    assert 0 <= weight.min() < 0.01
+    assert 0.99 < weight.max() <= 1
+    assert stats.kstest(weight.numpy(), stats.uniform.cdf).pvalue > 1e-3
+    assert made[1].weight.requires_grad
+
+
+def test_the_uniform_start_touches_nothing_else() -> None:
+    before, made = model().state_dict(), model()
+    init_uniform_(made, make_generator(0, "batchnorm"))
+    changed = {name for name, tensor in made.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"1.weight"}
+
+
+def test_the_uniform_start_comes_from_its_generator_alone() -> None:
+    state = torch.get_rng_state()
+    drawn = []
+    for seed in (0, 0, 1):
+        norms = nn.Sequential(nn.BatchNorm1d(5), nn.BatchNorm3d(5))
+        init_uniform_(norms, make_generator(seed, "batchnorm"))
+        drawn.append(torch.stack([norm.weight.detach() for norm in norms]))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+    assert not torch.equal(drawn[0][0], drawn[0][1])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.fixture
+def deep() -> nn.Sequential:
+    """Two BatchNorm layers with averages from elsewhere, one without any, and dropout."""
+    made = nn.Sequential(
+        nn.Linear(4, 6),
+        nn.BatchNorm1d(6),
+        nn.Dropout(0.5),
+        nn.Linear(6, 3),
+        nn.BatchNorm1d(3, momentum=0.3),
+        nn.BatchNorm1d(3, track_running_stats=False),
+    ).double()
+    for _ in range(3):
+        made(torch.randn(8, 4, dtype=torch.float64) * 5)
+    return made
+
+
+@pytest.fixture
+def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """In float64: BatchNorm magnifies what rounding does to two examples that lie close together."""
+    return [(torch.randn(n, 4, dtype=torch.float64), torch.zeros(n)) for n in (9, 5, 2)]
+
+
+def test_recomputed_averages_are_the_mean_of_the_batches_own_statistics(deep, batches) -> None:
+    first, second = [], []
+    for x, _ in batches:
+        h = deep[0](x)
+        first.append((h.mean(0), h.var(0)))  # var: unbiased
+        h = deep[3](F.batch_norm(h, None, None, deep[1].weight, deep[1].bias, training=True))
+        second.append((h.mean(0), h.var(0)))
+    recalibrate_batchnorm(deep, batches)
+    for layer, statistics in ((deep[1], first), (deep[4], second)):
+        means, variances = (torch.stack(column).mean(0) for column in zip(*statistics, strict=True))
+        torch.testing.assert_close(layer.running_mean, means)
+        torch.testing.assert_close(layer.running_var, variances)
+        assert layer.num_batches_tracked == 3
+
+
+def test_recomputing_leaves_parameters_momenta_and_modes_also_after_an_exception(deep, batches) -> None:
+    deep.eval()
+    deep[3].train()
+    parameters = [p.detach().clone() for p in deep.parameters()]
+    recalibrate_batchnorm(deep, batches)
+    again = [deep[1].running_var.clone(), deep[4].running_var.clone()]
+    with pytest.raises(ValueError, match="more than 1 value"):
+        recalibrate_batchnorm(deep, [*batches, (torch.randn(1, 4, dtype=torch.float64), torch.zeros(1))])
+    assert all(torch.equal(p, old) for p, old in zip(deep.parameters(), parameters, strict=True))
+    assert (deep[1].momentum, deep[4].momentum) == (0.1, 0.3)
+    assert [m.training for m in deep] == [False, False, False, True, False, False]
+    recalibrate_batchnorm(deep, batches)
+    assert torch.equal(deep[1].running_var, again[0])
+    assert torch.equal(deep[4].running_var, again[1])
+
+
+def test_without_a_batch_the_averages_stay_as_they_are(deep) -> None:
+    before = {name: tensor.clone() for name, tensor in deep.state_dict().items()}
+    with pytest.raises(ValueError, match="batches: there must be at least one"):
+        recalibrate_batchnorm(deep, [])
+    assert same_bits(deep.state_dict(), before)
+
+
+def test_without_running_averages_autocast_takes_ghost_batches_as_it_takes_the_plain_layer() -> None:
+    """The convolution multiplies and adds nothing up, so its bfloat16 is the same for batches of any size."""
+    model = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.BatchNorm2d(3, track_running_stats=False))
+    images = torch.randn(8, 1, 5, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        parts = torch.cat([model(part) for part in images.chunk(2)])
+        with ghosted(model, 2):
+            together = model(images)
+    torch.testing.assert_close(together, parts)
+
+
+def test_a_layer_that_is_used_twice_averages_over_its_calls_as_torch_does() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm1d(3)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.norm(3 * self.norm(inputs) + 1)
+            return out
+
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(4, 3, generator=generator), torch.zeros(4)) for _ in range(3)]
+    expected, found = Twice(), Twice()
+    expected.norm.momentum = None  # torch's word for a plain mean over all calls
+    for inputs, _ in batches:
+        expected(inputs)
+    recalibrate_batchnorm(found, batches)
+    assert same_bits(dict(found.named_buffers()), dict(expected.named_buffers()))
+    assert found.norm.num_batches_tracked == 6
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError])
+def test_recomputing_leaves_no_hook_and_the_momentum_as_it_was(error: type[Exception] | None) -> None:
+    layer = nn.BatchNorm1d(3, momentum=0.3)
+    batches = [(torch.randn(4, 3), torch.zeros(4)), (torch.randn(4, 5 if error else 3), torch.zeros(4))]
+    with pytest.raises(error) if error else nullcontext():
+        recalibrate_batchnorm(layer, batches)
+    assert layer.momentum == 0.3
+    assert not layer._forward_pre_hooks

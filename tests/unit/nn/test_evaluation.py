@@ -1,0 +1,166 @@
+"""Loss and accuracy over a split: every example counts the same, and nothing is left changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+import torch
+from helpers.common import approx_loss, same_bits
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smoothout.nn.evaluation import evaluate
+from smoothout.nn.options import Precision
+from smoothout.nn.precision import precision_context
+
+CPU = torch.device("cpu")
+
+
+def network() -> nn.Sequential:
+    """BatchNorm and dropout are there to tell evaluation mode from training mode."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
+    model(torch.randn(50, 5))  # running averages of their own
+    return model
+
+
+def examples(count: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 5, generator=generator), torch.randint(0, 3, (count,), generator=generator)
+
+
+def cut(batch: tuple[Tensor, Tensor], sizes: list[int]) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(batch[0].split(sizes), batch[1].split(sizes), strict=True))
+
+
+def broken(batch: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    yield batch
+    raise OSError("the disk is gone")
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=8))
+def test_loss_and_accuracy_do_not_depend_on_how_the_examples_are_cut_into_batches(sizes: list[int]) -> None:
+    model, batch = network(), examples(sum(sizes))
+    found = evaluate(model, cut(batch, sizes))
+    logits = model.eval()(batch[0]).detach().double()
+    log_shares = logits - logits.exp().sum(1, keepdim=True).log()
+    by_hand = [-float(row[label]) for row, label in zip(log_shares, batch[1], strict=True)]
+    right = [int(row.argmax()) == int(label) for row, label in zip(logits, batch[1], strict=True)]
+    assert found.loss == approx_loss(sum(by_hand) / len(by_hand))
+    assert found.accuracy == sum(right) / len(right)
+
+
+def test_the_same_batches_give_the_same_number_exactly() -> None:
+    model, batches = network(), cut(examples(40), [16, 16, 8])
+    assert evaluate(model, batches) == evaluate(model, batches)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels"),
+    [((4, 3), (4, 3)), ((4, 3, 8, 8), (4, 8, 8)), ((4, 3), (5,)), ((4,), (4,))],
+)
+def test_what_is_no_classifier_of_single_labels_is_refused(outputs: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    batches = [(torch.randn(outputs), torch.zeros(labels, dtype=torch.int64))]
+    with pytest.raises(ValueError, match=r"logits \(examples, classes\) and labels \(examples,\), not") as raised:
+        evaluate(nn.Identity(), batches)
+    assert f"not {outputs} and {labels}; what is no classifier needs a loss" in str(raised.value)
+
+
+def test_numbers_to_predict_are_no_labels() -> None:
+    with pytest.raises(ValueError, match=r"^batches: labels must be whole numbers, not torch\.float32; .* a loss$"):
+        evaluate(nn.Identity(), [(torch.randn(4, 3), torch.randn(4))])
+
+
+@pytest.mark.parametrize("output", [{}, ()])
+def test_a_model_that_gives_no_tensor_is_refused_in_one_line(output: object) -> None:
+    model = nn.Identity()
+    model.register_forward_hook(lambda *_: output)
+    line = rf"^model, batches: must give logits .*, not {type(output).__name__} and \(4,\); "
+    with pytest.raises(ValueError, match=line):
+        evaluate(model, [(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64))])
+
+
+def test_labels_that_torch_ignores_are_refused_for_they_would_count_as_examples_without_a_loss() -> None:
+    batches = [(torch.randn(4, 3), torch.tensor([0, -100, 2, -100])) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"^batches: 4 labels are no class of the logits; leave these out$"):
+        evaluate(nn.Identity(), batches)
+
+
+@pytest.mark.parametrize("batches", [[], [(torch.empty(0, 5), torch.empty(0, dtype=torch.int64))]])
+def test_an_empty_split_is_refused(batches: list[tuple[Tensor, Tensor]]) -> None:
+    model = network()
+    with pytest.raises(ValueError, match="the split is empty"):
+        evaluate(model, batches)
+    assert model.training
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_mode_is_given_back_also_after_an_exception(mode: bool) -> None:
+    model = network().train(mode)
+    evaluate(model, [examples(5)])
+    assert [module.training for module in model.modules()] == [mode] * 6
+    with pytest.raises(OSError, match="the disk is gone"):
+        evaluate(model, broken(examples(5)))
+    assert [module.training for module in model.modules()] == [mode] * 6
+
+
+def test_a_layer_in_a_mode_of_its_own_keeps_it() -> None:
+    model = network()
+    model[1].eval()
+    evaluate(model, [examples(5)])
+    assert [module.training for module in model] == [True, False, True, True, True]
+
+
+def test_evaluation_leaves_the_model_and_the_global_generator_alone() -> None:
+    model = network()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    evaluate(model, [examples(20)])
+    assert same_bits(model.state_dict(), before)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_bfloat16_is_close_to_float32_but_not_the_same() -> None:
+    model, batches = network(), [examples(200)]
+    with precision_context(Precision.float32, CPU):
+        full = evaluate(model, batches)
+    with precision_context(Precision.bfloat16, CPU):
+        low = evaluate(model, batches)
+        assert model.eval()(batches[0][0]).dtype is torch.bfloat16
+    assert full == evaluate(model, batches)
+    assert low.loss != full.loss
+    assert low.loss == pytest.approx(full.loss, rel=5e-3)
+    assert low.accuracy == pytest.approx(full.accuracy, abs=0.02)
+
+
+def test_in_bfloat16_changed_weights_are_seen_at_once() -> None:
+    model, batches = network(), [examples(50)]
+    with precision_context(Precision.bfloat16, CPU):
+        F.cross_entropy(model(batches[0][0]).float(), batches[0][1]).backward()
+        with torch.no_grad():
+            model[-1].weight.zero_()
+            model[-1].bias.zero_()
+        assert evaluate(model, batches).loss == pytest.approx(torch.tensor(3.0).log().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("before", ["highest", "high", "medium"])
+@pytest.mark.parametrize("precision", list(Precision))
+def test_the_precision_of_matrix_products_is_set_and_given_back(precision: Precision, before: str) -> None:
+    def settings() -> tuple[str, bool]:
+        return torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")
+
+    old = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(before)
+    try:
+        with suppress(KeyboardInterrupt), precision_context(precision, CPU):
+            inside = settings()
+            raise KeyboardInterrupt
+        assert settings() == (before, False)
+    finally:
+        torch.set_float32_matmul_precision(old)
+    assert inside == ("high" if precision is Precision.tf32 else "highest", precision is Precision.bfloat16)

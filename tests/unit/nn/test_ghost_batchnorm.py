@@ -1,0 +1,329 @@
+"""Ghost batches in one pass, compared with the same ghost batches one after another."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from helpers.ghost_networks import SETTINGS, batch, network
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+import smoothout.nn.ghost_batchnorm
+from smoothout.nn.ghost_batchnorm import (
+    GhostBatchNorm1d,
+    GhostBatchNorm2d,
+    GhostBatchNorm3d,
+    convert_ghost_batchnorm,
+    forward_stacked_weights,
+    ghosted,
+    revert_ghost_batchnorm,
+    supports_ghost_batchnorm,
+)
+
+CHANNELS = 3
+SHAPES = {"(N, C)": (), "(N, C, L)": (4,), "2d": (3, 2), "3d": (2, 3, 2)}
+PLAIN = {"(N, C)": nn.BatchNorm1d, "(N, C, L)": nn.BatchNorm1d, "2d": nn.BatchNorm2d, "3d": nn.BatchNorm3d}
+
+
+def layer(kind: str, **settings: object) -> nn.Module:
+    """In float64, with a weight and a bias that differ from channel to channel, after two batches."""
+    made = PLAIN[kind](CHANNELS, **settings).double()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn(CHANNELS))
+    for _ in range(2):
+        made(1 + 2 * torch.randn(5, CHANNELS, *SHAPES[kind], dtype=torch.float64))
+    return made
+
+
+def backward(model: nn.Module, pieces: Sequence[Tensor], slopes: Sequence[Tensor]) -> list[Tensor]:
+    """The pieces through ``model`` one after another; outputs, gradients of the inputs, of the weights, and buffers."""
+    inputs = [piece.detach().clone().requires_grad_() for piece in pieces]
+    model.zero_grad()
+    outputs = [model(one) for one in inputs]
+    torch.autograd.backward(outputs, slopes)
+    found = [torch.cat([o.detach() for o in outputs]), torch.cat([i.grad for i in inputs if i.grad is not None])]
+    return [*found, *(p.grad.clone() for p in model.parameters() if p.grad is not None), *model.buffers()]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("kind", SHAPES)
+@given(examples=st.integers(2, 40), ghosts=st.integers(1, 9), seed=st.integers(0, 10**6))
+def test_a_layer_gives_what_its_ghost_batches_give_in_turn(
+    kind: str, settings: dict[str, object], examples: int, ghosts: int, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    in_turn, at_once = layer(kind, **settings), None
+    at_once = copy.deepcopy(in_turn)
+    inputs, slopes = (torch.randn(examples, CHANNELS, *SHAPES[kind], dtype=torch.float64) for _ in range(2))
+    pieces = inputs.chunk(ghosts)
+    convert_ghost_batchnorm(at_once, ghosts)
+    if kind == "(N, C)" and min(map(len, pieces)) == 1:
+        for model in (in_turn, at_once):
+            with pytest.raises(ValueError, match="more than 1 value per channel"):
+                backward(model, [inputs] if model is at_once else pieces, [slopes])
+        return
+    wanted = backward(in_turn, pieces, slopes.chunk(ghosts))
+    found = backward(at_once, [inputs], [slopes])
+    assert len(found) == 2 + 2 * settings.get("affine", True) + 3 * settings.get("track_running_stats", True)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)  # float64: 1e-7
+    if at_once.num_batches_tracked is not None:
+        assert at_once.num_batches_tracked == 2 + len(pieces)
+
+
+def test_the_running_averages_are_those_of_the_recurrence_by_hand() -> None:
+    """Ghost batches of 4, 4 and 2; the variance is the unbiased one."""
+    torch.manual_seed(0)
+    made = nn.BatchNorm1d(CHANNELS, momentum=0.25).double()
+    inputs = torch.randn(10, CHANNELS, dtype=torch.float64)
+    average, variance = made.running_mean.clone(), made.running_var.clone()
+    for piece in (inputs[:4], inputs[4:8], inputs[8:]):
+        average = 0.75 * average + 0.25 * piece.mean(0)
+        variance = 0.75 * variance + 0.25 * piece.var(0, correction=1)
+    convert_ghost_batchnorm(made, 3)
+    made(inputs)
+    torch.testing.assert_close(made.running_mean, average)
+    torch.testing.assert_close(made.running_var, variance)
+    assert made.num_batches_tracked == 3
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("ghosts", [3, 4])
+def test_images_keep_their_layout_and_low_precision_its_type(memory: torch.memory_format, ghosts: int) -> None:
+    made = nn.BatchNorm2d(5)
+    wanted = copy.deepcopy(made)
+    images = torch.randn(12, 5, 3, 3).contiguous(memory_format=memory).bfloat16()
+    with ghosted(made, ghosts):
+        found = made(images)
+    assert found.is_contiguous(memory_format=memory)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, torch.cat([wanted(piece) for piece in images.chunk(ghosts)]))
+    torch.testing.assert_close(made.running_var, wanted.running_var)
+
+
+@pytest.mark.parametrize("convolutions", [False, True])
+@pytest.mark.parametrize("examples", [20, 18])
+def test_a_networks_gradient_in_one_pass_is_the_sum_of_those_of_its_ghost_batches(
+    *, convolutions: bool, examples: int
+) -> None:
+    wanted, found, (inputs, labels) = network(convolutions=convolutions), network(convolutions=convolutions), batch(20)
+    for piece, answers in zip(inputs[:examples].chunk(4), labels[:examples].chunk(4), strict=True):
+        F.cross_entropy(wanted(piece), answers).backward()
+    with ghosted(found, 4):
+        pieces = found(inputs[:examples]).chunk(4)
+    sum(F.cross_entropy(*pair) for pair in zip(pieces, labels[:examples].chunk(4), strict=True)).backward()
+    for one, other in zip(found.parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    for one, other in zip(found.buffers(), wanted.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+class Checkpointed(nn.Sequential):
+    """Keeps no activations: the backward pass computes them again."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return checkpoint(super().forward, inputs, use_reentrant=True)
+
+
+def test_the_example_gives_the_gradient_of_its_ghost_batches_also_where_activations_are_computed_again() -> None:
+    """In float64: BatchNorm over two examples that lie close together magnifies rounding up to 1 / sqrt(eps) = 316."""
+    layers = [layer.double() for layer in (nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3))]
+    model, labels = nn.Sequential(*layers), torch.randint(0, 3, (32,))
+    inputs = torch.randn(32, 4, dtype=torch.float64, requires_grad=True)
+    torch.stack(
+        [F.cross_entropy(model(x), y) for x, y in zip(inputs.chunk(16), labels.chunk(16), strict=True)]
+    ).mean().backward()
+    wanted = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    [example] = re.findall(r"(?m)(?:^    .*\n)+", smoothout.nn.ghost_batchnorm.__doc__ or "")
+    exec(
+        textwrap.dedent(example), {"F": F, "ghosted": ghosted, "model": Checkpointed(*layers), "x": inputs, "y": labels}
+    )
+    torch.testing.assert_close([p.grad for p in model.parameters()], wanted)
+
+
+# Models that are turned
+
+
+def test_evaluation_is_the_same_to_the_last_bit() -> None:
+    made, (inputs, _) = network(convolutions=True), batch(20)
+    made(inputs)
+    made.eval()
+    plain = made(inputs)
+    with ghosted(made, 4):
+        assert torch.equal(made(inputs), plain)
+    statless = nn.BatchNorm1d(3, track_running_stats=False).eval()
+    plain = statless(inputs[:, 0, 0, :3].float())
+    convert_ghost_batchnorm(statless, 4)
+    assert torch.equal(statless(inputs[:, 0, 0, :3].float()), plain)
+
+
+def test_layers_stay_the_same_objects_with_the_same_state() -> None:
+    made = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm3d(3)), nn.InstanceNorm2d(3))
+    kinds, ghosts = [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d], [GhostBatchNorm1d, GhostBatchNorm2d]
+    layers = [made[0], made[1], made[2][0]]
+    before, names = [*made.modules(), *made.parameters(), *made.buffers()], list(made.state_dict())
+    convert_ghost_batchnorm(made, 5)
+    assert [type(one) for one in layers] == [*ghosts, GhostBatchNorm3d]
+    assert all(isinstance(one, kind) and one.ghosts == 5 for one, kind in zip(layers, kinds, strict=True))
+    assert type(made[3]) is nn.InstanceNorm2d
+    for one, other in zip([*made.modules(), *made.parameters(), *made.buffers()], before, strict=True):
+        assert one is other
+    assert list(made.state_dict()) == names
+    revert_ghost_batchnorm(made)
+    assert [type(one) for one in layers] == kinds
+    assert not any(hasattr(one, "ghosts") for one in layers)
+    revert_ghost_batchnorm(made)
+    assert [type(one) for one in layers] == kinds
+
+
+def test_a_context_inside_another_gives_back_what_was_there_also_after_an_error() -> None:
+    made = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm2d(3))
+    convert_ghost_batchnorm(made[0], 2)
+    with ghosted(made, 4):
+        assert [one.ghosts for one in made] == [4, 4]
+        with pytest.raises(OSError, match=r"gone at \[8, 8\]"), ghosted(made, 8):
+            raise OSError(f"gone at {[one.ghosts for one in made]}")
+        assert [one.ghosts for one in made] == [4, 4]
+    assert [type(one) for one in made] == [GhostBatchNorm1d, nn.BatchNorm2d]
+    assert made[0].ghosts == 2
+    convert_ghost_batchnorm(made, 3)
+    assert [one.ghosts for one in made] == [3, 3]
+
+
+def test_copies_pickles_and_saved_states_work() -> None:
+    made, (inputs, _) = network(convolutions=True), batch(20)
+    convert_ghost_batchnorm(made, 4)
+    made(inputs)
+    saved = io.BytesIO()
+    torch.save(made.state_dict(), saved)
+    saved.seek(0)
+    plain = network(convolutions=True)
+    plain.load_state_dict(torch.load(saved))
+    assert all(torch.equal(one, other) for one, other in zip(plain.buffers(), made.buffers(), strict=True))
+    wanted = made(inputs)
+    for other in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert other[1].ghosts == 4
+        assert torch.equal(other(inputs), wanted)
+
+
+class OwnBatchNorm(nn.BatchNorm2d):
+    pass
+
+
+@pytest.mark.parametrize("kind", [nn.SyncBatchNorm, OwnBatchNorm])
+@pytest.mark.parametrize("turn", [convert_ghost_batchnorm, lambda model, ghosts: ghosted(model, ghosts).__enter__()])
+def test_another_kind_of_batchnorm_is_refused_and_the_model_left_alone(
+    kind: type[nn.Module], turn: Callable[[nn.Module, int], None]
+) -> None:
+    made = nn.Sequential(nn.BatchNorm2d(3), kind(3))
+    line = f"^{kind.__name__}: only BatchNorm1d, BatchNorm2d and BatchNorm3d have a form with ghost batches$"
+    with pytest.raises(ValueError, match=line):
+        turn(made, 2)
+    assert [type(one) for one in made] == [nn.BatchNorm2d, kind]
+    assert not supports_ghost_batchnorm(made)
+    assert supports_ghost_batchnorm(made[:1])
+
+
+@pytest.mark.parametrize("ghosts", [0, -3])
+def test_less_than_one_ghost_batch_is_refused(ghosts: int) -> None:
+    with pytest.raises(ValueError, match=f"^ghosts: must be a whole number >= 1, not {ghosts}$"):
+        convert_ghost_batchnorm(nn.BatchNorm1d(3), ghosts)
+
+
+def test_a_compiled_network_takes_ghost_batches() -> None:
+    wanted, found, (inputs, _) = network(convolutions=True), network(convolutions=True), batch(18)
+    compiled = torch.compile(found, dynamic=False, fullgraph=True, backend="aot_eager")
+    with ghosted(wanted, 4), ghosted(found, 4):
+        torch.testing.assert_close(compiled(inputs), wanted(inputs))
+    torch.testing.assert_close(compiled(inputs), wanted(inputs))  # and whole ones again
+    for one, other in zip(found.buffers(), wanted.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+# Weights of their own
+
+
+def own_weights(model: nn.Module, ghosts: int, batchnorm: bool) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    norms = {f"{n}.{p}" for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d) for p in ("weight", "bias")}
+    return {
+        name: p + 0.3 * torch.randn(ghosts, *p.shape, generator=generator, dtype=p.dtype)
+        for name, p in model.named_parameters()
+        if batchnorm or name not in norms
+    }
+
+
+@pytest.mark.parametrize("batchnorm", [False, True])
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_ghost_batches_at_weights_of_their_own_are_those_in_turn(settings: dict[str, object], batchnorm: bool) -> None:
+    wanted, found = (network(convolutions=True, **settings) for _ in range(2))
+    assert_each_is_in_turn(wanted, found, batchnorm)
+
+
+def test_so_they_are_in_a_fully_connected_network() -> None:
+    assert_each_is_in_turn(network(convolutions=False), network(convolutions=False), batchnorm=True)
+
+
+def assert_each_is_in_turn(wanted: nn.Module, found: nn.Module, batchnorm: bool) -> None:
+    """Outputs, the sum of the gradients with respect to the clean weights, and running averages."""
+    inputs, labels = batch(20)
+    weights = own_weights(wanted, 4, batchnorm)
+    outputs = []
+    for ghost, (piece, answers) in enumerate(zip(inputs.chunk(4), labels.chunk(4), strict=True)):
+        outputs.append(functional_call(wanted, {name: w[ghost] for name, w in weights.items()}, (piece,)))
+        F.cross_entropy(outputs[-1], answers).backward(retain_graph=True)
+    output = forward_stacked_weights(found, inputs, own_weights(found, 4, batchnorm))
+    sum(F.cross_entropy(*pair) for pair in zip(output.chunk(4), labels.chunk(4), strict=True)).backward()
+    torch.testing.assert_close(output, torch.cat(outputs))
+    for one, other in zip(found.parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    for one, other in zip(found.buffers(), wanted.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+    momenta = [[m.momentum for m in model.modules() if hasattr(m, "momentum")] for model in (found, wanted)]
+    assert momenta[0] == momenta[1]
+
+
+def test_a_model_in_evaluation_mode_keeps_its_averages() -> None:
+    made, (inputs, _) = network(convolutions=True).eval(), batch(20)
+    before = [buffer.clone() for buffer in made.buffers()]
+    weights = own_weights(made, 4, batchnorm=True)
+    found = forward_stacked_weights(made, inputs, weights)
+    each = [functional_call(made, {n: w[g] for n, w in weights.items()}, (inputs.chunk(4)[g],)) for g in range(4)]
+    torch.testing.assert_close(found, torch.cat(each))
+    assert all(torch.equal(one, other) for one, other in zip(made.buffers(), before, strict=True))
+
+
+def test_a_single_layer_is_a_model_too() -> None:
+    wanted = layer("2d")
+    found = copy.deepcopy(wanted)
+    inputs = torch.randn(8, CHANNELS, 3, 2, dtype=torch.float64)
+    for piece in inputs.chunk(2):
+        wanted(piece)
+    forward_stacked_weights(found, inputs, {"bias": found.bias.expand(2, -1)})
+    for one, other in zip(found.buffers(), wanted.buffers(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_ghost_batches_of_several_sizes_and_dropout_are_refused_and_leave_the_model_alone() -> None:
+    made, (inputs, _) = network(convolutions=True), batch(18)
+    before = [buffer.clone() for buffer in made.buffers()]
+    with pytest.raises(ValueError, match=r"^inputs: 18 examples are no 4 ghost batches of one size$"):
+        forward_stacked_weights(made, inputs, own_weights(made, 4, batchnorm=True))
+    drops = nn.Sequential(*made[:-1], nn.Dropout(0.5), made[-1])
+    with pytest.raises(RuntimeError, match="random"):
+        forward_stacked_weights(drops, inputs, {"0.weight": drops[0].weight.expand(3, -1, -1, -1, -1)})
+    assert all(torch.equal(one, other) for one, other in zip(made.buffers(), before, strict=True))
+    assert [made[1].momentum, made[4].momentum] == [0.1, 0.1]

@@ -1,0 +1,193 @@
+"""Sharpness drawn: best values so far, what failed, and sharpness against loss and batch size."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from helpers.common import a_record
+from matplotlib.figure import Figure
+
+from smoothout.results.figures import sharpness as searches
+from smoothout.results.figures.curves import RunLabel
+from smoothout.results.figures.style import COLOURS
+from smoothout.results.records import Record
+
+SB, LB, BASELINE = RunLabel("SB", 0), RunLabel("LB", 1), RunLabel("baseline", 0)
+
+
+def course(search: str, space: str, values: list[float], answer: float, failed: bool = False) -> dict[str, Any]:
+    words = {"search": search, "space": space, "status": "STOP: WHY", "loss": 0.1, "dimension": 3}
+    return {**words, "values": values, "answer": answer, "failed": failed}
+
+
+ATLAS = a_record(
+    "atlas",
+    {
+        "courses": [
+            course("keskar", "full", [0.0, 2.0, 5.0], 4.0),
+            course("released", "full", [0.0, 0.0], 0.0, failed=True),
+            course("scaled", "full", [0.0, 7.0, 7.0, 8.0], 8.0),
+            course("ascents", "subspace", [0.0, 3.0], 3.0),
+        ]
+    },
+)
+
+
+def sharpness(value: float, loss: float, failed: bool = False, **labels: Any) -> Record:
+    return a_record("sharpness", {"value": value, "loss": loss, "failed": failed}, labels=labels)
+
+
+def training(accuracy: float, **labels: Any) -> Record:
+    return a_record("train", {"last": {"test_accuracy": accuracy}}, labels=labels)
+
+
+@pytest.fixture
+def axes() -> Any:
+    return Figure().subplots()
+
+
+def labelled(axes: Any) -> dict[str, Any]:
+    """The lines that stand in the legend, by the first word of their labels."""
+    every = [drawn for one in axes.figure.axes for drawn in one.get_lines()]
+    return {d.get_label().partition(":")[0]: d for d in every if not d.get_label().startswith("_")}
+
+
+def test_the_atlas_draws_the_best_value_after_each_evaluation_of_one_space(axes):
+    searches.search_comparison(axes, [(SB, ATLAS)], space="full")
+    drawn = labelled(axes)
+    assert set(drawn) == {"keskar", "released (test split)", "L-BFGS-B scaled to the box"}
+    keskar = drawn["keskar"]
+    assert list(keskar.get_xdata()) == [1, 2, 3]
+    assert math.isnan(keskar.get_ydata()[0])  # 0 has no place on a logarithmic axis
+    assert list(keskar.get_ydata()[1:]) == [2.0, 5.0]
+
+
+def test_the_atlas_says_what_was_found_for_how_much_and_why_the_search_ended(axes):
+    searches.search_comparison(axes, [(SB, ATLAS)])
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "keskar: 4% after 3; why" in texts
+    assert "released (test split): failed after 2; why" in texts
+
+
+def test_rounding_noise_of_a_search_does_not_squeeze_what_the_others_found(axes):
+    noise = a_record(
+        "atlas", {"courses": [course("keskar", "full", [0.0, 5.0], 5.0), course("released", "full", [0.0, 1e-9], 1e-9)]}
+    )
+    searches.search_comparison(axes, [(SB, noise)])
+    assert axes.get_ylim() == pytest.approx((5.0 / 1.2, 6.0))
+    assert "released (test split): 1e-09% after 2; why" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_the_atlas_marks_a_conventions_answer_but_none_for_a_failed_search_or_a_method(axes):
+    searches.search_comparison(axes, [(SB, ATLAS)])
+    marks = [drawn for drawn in axes.get_lines() if drawn.get_marker() not in {"None", None, ""}]
+    assert [(list(mark.get_xdata()), list(mark.get_ydata())) for mark in marks] == [([3], [4.0])]
+
+
+def test_of_several_seeds_the_atlas_names_each_search_once(axes):
+    searches.search_comparison(axes, [(SB, ATLAS), (SB, ATLAS)])
+    assert len(axes.get_legend().get_texts()) == 3
+
+
+def test_sharpness_over_the_loss_goes_by_epochs_which_stand_beside_the_points(axes):
+    records = [(SB, sharpness(5.0, 0.01, epochs=10)), (SB, sharpness(2.0, 0.5, epochs=1))]
+    searches.over_loss(axes, [*records, (LB, sharpness(9.0, 0.3, epochs=1))])
+    drawn = labelled(axes)
+    assert list(drawn["SB"].get_xdata()) == [0.5, 0.01]
+    assert list(drawn["SB"].get_ydata()) == [2.0, 5.0]
+    assert list(drawn["LB"].get_ydata()) == [9.0]
+    assert sorted(text.get_text() for text in axes.texts) == ["1", "1", "10"]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
+def test_a_failed_search_is_a_cross_at_the_foot_and_no_point(axes):
+    searches.over_loss(axes, [(SB, sharpness(0.0, 0.01, failed=True)), (SB, sharpness(2.0, 0.5, epochs=3))])
+    drawn = labelled(axes)
+    assert list(drawn["SB"].get_ydata()) == [2.0]
+    assert list(drawn["search failed"].get_xdata()) == [0.01]
+    assert drawn["search failed"].get_marker() == "x"
+
+
+def test_each_seed_has_a_line_of_its_own_and_a_run_one_name(axes):
+    records = [(SB, sharpness(2.0, loss, epochs=e, seed=seed)) for seed in (0, 1) for e, loss in ((1, 0.5), (2, 0.1))]
+    searches.over_loss(axes, records)
+    assert [len(drawn.get_xdata()) for drawn in axes.get_lines()] == [2, 2]
+    assert len(axes.get_legend().get_texts()) == 1
+
+
+def test_over_batch_sizes_accuracy_is_a_mean_and_sharpness_a_geometric_mean_over_seeds(axes):
+    records = [
+        (BASELINE, made)
+        for seed in (0, 1)
+        for batch in (512, 32)
+        for made in (
+            training(0.9 + 0.02 * seed, batch=batch, seed=seed),
+            sharpness(batch + 2.0 * seed, 0.1, batch=batch, seed=seed),
+        )
+    ]
+    searches.over_batch(axes, records)
+    drawn = labelled(axes)
+    accuracy, values = drawn["test accuracy, baseline"], drawn["sharpness, baseline"]
+    assert list(accuracy.get_xdata()) == list(values.get_xdata()) == [32, 512]
+    assert list(accuracy.get_ydata()) == pytest.approx([91.0, 91.0])
+    assert list(values.get_ydata()) == pytest.approx([(32 * 34) ** 0.5, (512 * 514) ** 0.5])
+    assert values.axes.get_yscale() == "log"
+    assert (accuracy.get_linestyle(), values.get_linestyle()) == ("-", "--")
+    assert {accuracy.get_color(), values.get_color()} == {COLOURS[0]}
+
+
+def test_where_a_search_failed_there_is_a_cross_and_no_mean_of_the_others(axes):
+    found = [sharpness(0.0, 0.1, failed=True, batch=32), *(sharpness(4.0, 0.1, batch=b, seed=1) for b in (32, 64))]
+    searches.over_batch(axes, [(BASELINE, record) for record in (*found, training(0.9, batch=32))])
+    drawn = labelled(axes)
+    assert list(drawn["search failed"].get_xdata()) == [32]
+    assert list(drawn["sharpness, baseline"].get_ydata()) == pytest.approx([math.nan, 4.0], nan_ok=True)
+
+
+def rise(value: float, failed: bool = False, **settings: Any) -> Record:
+    chosen = {"norm": "linf", "rho": 0.001, "part": "train", "normalise_logits": False, **settings}
+    return a_record("adaptive", {"value": value, "failed": failed, "loss": 0.1}, settings=chosen)
+
+
+def test_adaptive_sharpness_stands_run_beside_run_a_point_a_seed_and_a_dash_at_their_mean(axes):
+    searches.adaptive(axes, [(SB, rise(0.1)), (SB, rise(0.3)), (LB, rise(5.0))])
+    places = [(list(drawn.get_xdata()), list(drawn.get_ydata()), drawn.get_marker()) for drawn in axes.get_lines()]
+    (at, values, _), (_, mean, dash) = places[:2]
+    assert (at, values, dash) == ([0, 0], [0.1, 0.3], "_")
+    assert mean == pytest.approx([0.2])
+    assert places[2:] == [([1], [5.0], "s")]  # no dash through a single point
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["SB\n2 seeds", "LB\n1 seed"]
+    assert sorted(text.get_text() for text in axes.texts) == ["0.200", "5.00"]
+    assert axes.get_yscale() == "log"
+
+
+def test_a_run_with_a_failed_search_has_its_cross_the_other_seeds_points_and_no_mean(axes):
+    searches.adaptive(axes, [(SB, rise(0.1)), (LB, rise(5.0)), (LB, rise(0.0, failed=True))])
+    cross = labelled(axes)["search failed"]
+    assert (list(cross.get_xdata()), cross.get_marker()) == ([1], "x")
+    assert [list(drawn.get_ydata()) for drawn in axes.get_lines() if drawn.get_marker() not in {"x", "_"}] == [
+        [0.1],
+        [5.0],
+    ]
+    assert [text.get_text() for text in axes.texts] == ["0.100"]
+
+
+def test_adaptive_sharpness_says_of_which_region_split_and_logits(axes):
+    searches.adaptive(axes, [(SB, rise(0.1, norm="l2", rho=1.0, part="test", normalise_logits=True))])
+    assert axes.get_xlabel() == "l2, rho = 1, test, logits normalised"
+
+
+@pytest.mark.parametrize(
+    ("draw", "record"),
+    [
+        (searches.over_loss, sharpness(1.0, 0.1)),
+        (searches.over_batch, sharpness(1.0, 0.1)),
+        (searches.adaptive, rise(1)),
+    ],
+)
+def test_more_runs_than_there_are_colours_are_drawn_all_the_same(axes, draw, record):
+    draw(axes, [(RunLabel(str(place), place), record) for place in range(7)])
+    drawn = [line for one in axes.figure.axes for line in one.get_lines() if line.get_marker() not in {"_", "x"}]
+    assert len(drawn) >= 7

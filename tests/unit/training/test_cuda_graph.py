@@ -1,0 +1,268 @@
+"""When a CUDA graph is recorded, believed and given up, and what it shares with others: by stand-ins, on a CPU."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from helpers.common import same_bits
+from helpers.engine_trainings import UPDATES, Splits, network, training
+from helpers.tape import TapeLane, record
+from test_engine_graphs import assert_same_end, graphs  # noqa: F401  (a fixture)
+from torch import nn
+
+from smoothout.training.cuda_graph import RecordingError, difference
+from smoothout.training.engine import Engine, Launch
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.optimizers import SGD, Adam
+from smoothout.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+LR = 2.0**-7
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    """A capture that is broken off by ``error``, as torch reports it."""
+
+    def capture(self: TapeLane, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Any:
+        work()  # up to the operation that fails
+        try:
+            raise error
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    return capture
+
+
+def noisy(tiny_split: Splits, launch: Launch, together: int = 1, **changes: Any) -> Trainer:
+    settings = {"noise": NoiseConfig(0.1), "optimizer": Adam(LR, clip_norm=1.0, reset_every_epoch=True), **changes}
+    return training(tiny_split, network(0.5), engine=Engine(launch, concurrent_trainings=together), **settings)
+
+
+@pytest.fixture
+def auto_records(graphs: list[int], monkeypatch: pytest.MonkeyPatch) -> list[int]:  # noqa: F811
+    """Lets launch=auto choose graphs on the CPU, as it does on a CUDA device."""
+    also_here = Engine.resolved
+
+    def resolved(self: Engine, *arguments: Any) -> Engine:
+        found = also_here(self, *arguments)
+        return found if found.launch is not Launch.auto else Engine(**{**vars(found), "launch": Launch.graph})
+
+    monkeypatch.setattr(Engine, "resolved", resolved)
+    return graphs
+
+
+@pytest.mark.usefixtures("auto_records")
+@pytest.mark.parametrize("optimizer", [Adam(LR, clip_norm=1.0, reset_every_epoch=True), SGD(LR, 1e-3)])
+def test_a_recording_that_fails_leaves_the_training_as_if_it_had_not_been_tried(
+    optimizer: Any, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = noisy(tiny_split, Launch.eager, optimizer=optimizer)
+    wanted.run()
+    monkeypatch.setattr(TapeLane, "capture", failing(RuntimeError("operation not permitted when\ncapturing")))
+    found = noisy(tiny_split, Launch.auto, optimizer=optimizer)
+    assert found.engine.launch is Launch.graph
+    line = r"^no CUDA graph of this update \(operation not permitted when capturing\); it is carried out eagerly$"
+    with pytest.warns(UserWarning, match=line) as warned:
+        found.run()
+    assert len(warned) == 1
+    assert found.engine.launch is Launch.eager
+    assert_same_end(found.state(), wanted.state())
+    for one, other in zip(
+        found.state().optimizer["param_groups"], wanted.state().optimizer["param_groups"], strict=True
+    ):
+        assert one == other
+
+
+@pytest.mark.usefixtures("graphs")
+def test_with_launch_graph_a_recording_that_fails_is_an_error(
+    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = noisy(tiny_split, Launch.graph)
+    before = {name: tensor.clone() for name, tensor in run.state().model.items()}
+    monkeypatch.setattr(TapeLane, "capture", failing(RuntimeError("operation not permitted when capturing")))
+    with pytest.raises(RecordingError, match=r"^operation not permitted when capturing$"):
+        run.run()
+    assert same_bits(run.state().model, before)
+
+
+def other_rows(self: TapeLane, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+    replay = record(work, generators)
+    return lambda: (replay(), replay())[1]  # as if the warm-up had not been undone
+
+
+@pytest.mark.usefixtures("auto_records")
+def test_a_replay_that_ends_elsewhere_than_the_eager_update_is_not_believed(
+    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = noisy(tiny_split, Launch.eager).run()
+    monkeypatch.setattr(TapeLane, "capture", other_rows)
+    found = noisy(tiny_split, Launch.auto)
+    with pytest.warns(UserWarning, match="the first replay and the eager update end apart"):
+        found.run()
+    assert_same_end(found.state(), wanted)
+
+
+class ReadsANumber(nn.Module):
+    """A layer that no graph holds: its output depends on a number on the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * (1.0 + 0.5 * (self.calls % 2))
+
+
+@pytest.mark.usefixtures("auto_records")
+def test_a_model_that_changes_from_call_to_call_is_found_out(tiny_split: Splits) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), ReadsANumber())
+    with pytest.warns(UserWarning, match="no CUDA graph of this update"):
+        training(tiny_split, model, Launch.auto).run()
+
+
+class Replaces(nn.Module):
+    """A layer whose forward pass puts new tensors in the place of its buffers, the second of another size."""
+
+    def __init__(self, grows: bool) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(0))
+        self.grows = grows
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.calls = self.calls + 1
+            if self.grows:
+                self.seen = torch.cat([self.seen, x.detach().mean()[None]])
+        return x * (1.0 + 0.01 * self.calls)
+
+
+@pytest.mark.usefixtures("auto_records")
+@pytest.mark.parametrize("grows", [False, True])
+def test_an_update_that_replaces_buffers_is_eager_and_its_snapshots_hold_the_new_ones(
+    grows: bool, tiny_split: Splits
+) -> None:
+    """A replay would read the old buffer again and again; the first one ends where the eager update ends."""
+
+    def ended(launch: Launch) -> Trainer:
+        torch.manual_seed(0)
+        made = training(tiny_split, nn.Sequential(nn.Flatten(), nn.Linear(16, 3), Replaces(grows)), launch)
+        made.run()
+        return made
+
+    wanted = ended(Launch.eager)
+    with pytest.warns(UserWarning, match="no CUDA graph of this update" if grows else "replaces tensors"):
+        found = ended(Launch.auto)
+    assert_same_end(found.state(), wanted.state())
+    assert float(found.state().model["2.calls"]) == 3 * UPDATES
+
+
+class Adds(nn.Module):
+    """A layer whose first forward pass adds a buffer, which comes before others."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not hasattr(self, "mask"):
+            self.register_buffer("mask", torch.ones(16), persistent=False)
+        return x * self.mask
+
+
+@pytest.mark.usefixtures("auto_records")
+def test_a_buffer_that_the_first_update_adds_does_not_hinder_a_recording(tiny_split: Splits) -> None:
+    ends = []
+    for launch in (Launch.eager, Launch.auto):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), Adds(), nn.Linear(16, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))
+        run = training(tiny_split, model, launch)
+        ends.append(run.run())
+        assert run.engine.launch is (Launch.eager if launch is Launch.eager else Launch.graph)
+    assert_same_end(*ends)
+
+
+@pytest.mark.usefixtures("auto_records")
+@pytest.mark.parametrize("moment", ["exp_avg", "exp_avg_sq"])
+def test_each_of_adams_moments_is_compared_by_itself(
+    moment: str, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the count of updates, which moves by 1 for every parameter, the moments hardly move."""
+
+    def capture(self: TapeLane, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Any:
+        replay = record(work, generators)
+        return lambda: (replay(), [state[moment].zero_() for state in found._optimizer.state.values()])
+
+    monkeypatch.setattr(TapeLane, "capture", capture)
+    found = noisy(tiny_split, Launch.graph)
+    with pytest.raises(RecordingError, match=f"end apart: the optimizer's {moment} by 1 of"):
+        found.run()
+
+
+@pytest.mark.usefixtures("auto_records")
+@pytest.mark.parametrize("together", [1, 8])
+def test_memory_that_lacks_for_a_recording_alone_means_eager_updates_or_among_others_an_error(
+    together: int, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = noisy(tiny_split, Launch.eager).run()
+    monkeypatch.setattr(TapeLane, "capture", failing(torch.OutOfMemoryError("CUDA out of memory. Tried to ...")))
+    run = noisy(tiny_split, Launch.auto, together)
+    before = {name: tensor.clone() for name, tensor in run.state().model.items()}
+    if together == 1:
+        with pytest.warns(UserWarning, match="CUDA out of memory"):
+            assert_same_end(run.run(), wanted)
+    else:
+        with pytest.raises(torch.OutOfMemoryError):
+            run.run()
+        assert same_bits(run.state().model, before)
+
+
+@pytest.mark.usefixtures("auto_records")
+def test_no_recording_is_given_up_without_a_reason(tiny_split: Splits) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = noisy(tiny_split, Launch.auto)
+        run.run()
+    assert run.engine.launch is Launch.graph
+
+
+# How far a replay may be from the eager update
+
+
+def tensors(*values: float) -> list[torch.Tensor]:
+    return [torch.tensor(values[:2]), torch.tensor(values[2:])]
+
+
+def test_the_difference_is_a_share_of_the_way_less_rounding() -> None:
+    before, wanted = tensors(1.0, 1.0, 1.0), tensors(1.3, 1.4, 1.0)  # half a unit of way
+    assert difference(wanted, wanted, before) == 0.0
+    found = tensors(1.3, 1.4, 1.1)
+    assert difference(found, wanted, before) == pytest.approx(0.1 / 0.5, rel=1e-4)
+    nearly = tensors(1.3, 1.4, 1.0 + 1e-6)
+    assert difference(nearly, wanted, before) == 0.0
+    assert difference(before, wanted, before) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_what_was_made_on_the_way_began_as_zeros() -> None:
+    assert difference([torch.tensor([3.0])], [torch.tensor([4.0])], []) == pytest.approx(0.25, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ([torch.tensor(3)], [torch.tensor(4)]),
+        ([torch.zeros(2)], [torch.zeros(3)]),
+        ([torch.zeros(2)], []),
+        ([torch.ones(2)], [torch.zeros(2)]),  # where the eager update does not move
+    ],
+)
+def test_other_integers_shapes_and_numbers_of_tensors_are_infinitely_far(found: Any, wanted: Any) -> None:
+    before = [torch.zeros_like(one) for one in wanted]
+    assert difference(found, wanted, before) == float("inf")
+
+
+def test_nan_in_the_same_places_is_no_difference() -> None:
+    diverged = [torch.tensor([float("nan"), float("inf"), 1.0])]
+    assert difference(diverged, diverged, [torch.zeros(3)]) == 0.0
+    assert difference([torch.zeros(3)], diverged, [torch.zeros(3)]) > 0.25

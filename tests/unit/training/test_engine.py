@@ -1,0 +1,287 @@
+"""The engine: its choices, compilation and memory."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.engine_trainings import SIZE, Splits, network, told_recordable, training
+from torch import nn
+
+from smoothout.nn.options import Precision
+from smoothout.training import engine
+from smoothout.training.batch import Batch
+from smoothout.training.engine import MAX_CONCURRENT, Engine, GhostPasses, Launch, MemoryFormat, tune_malloc
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.optimizers import SGD
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+# Choices
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "recordable", "found"),
+    [
+        (
+            CPU,
+            Precision.float32,
+            True,
+            Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.sequential),
+        ),
+        (
+            CPU,
+            Precision.bfloat16,
+            True,
+            Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.sequential),
+        ),
+        (
+            CPU,
+            Precision.float32,
+            False,
+            Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.sequential),
+        ),
+        (
+            CUDA,
+            Precision.float32,
+            True,
+            Engine(Launch.graph, False, MemoryFormat.channels_first, MAX_CONCURRENT, GhostPasses.sequential),
+        ),
+        (
+            CUDA,
+            Precision.tf32,
+            True,
+            Engine(Launch.graph, False, MemoryFormat.channels_last, MAX_CONCURRENT, GhostPasses.sequential),
+        ),
+        (
+            CUDA,
+            Precision.bfloat16,
+            True,
+            Engine(Launch.graph, False, MemoryFormat.channels_last, MAX_CONCURRENT, GhostPasses.sequential),
+        ),
+        (
+            CUDA,
+            Precision.float32,
+            False,
+            Engine(Launch.eager, False, MemoryFormat.channels_first, MAX_CONCURRENT, GhostPasses.sequential),
+        ),
+    ],
+)
+def test_auto_is_resolved_by_device_precision_and_what_can_be_recorded(
+    device: torch.device, precision: Precision, recordable: bool, found: Engine
+) -> None:
+    assert Engine().resolved(device, precision, recordable) == found
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_what_was_chosen_stays(device: torch.device) -> None:
+    for layout, together in product((MemoryFormat.channels_first, MemoryFormat.channels_last), (1, 5)):
+        chosen = Engine(Launch.eager, True, layout, together, GhostPasses.sequential)
+        assert chosen.resolved(device, Precision.float32, recordable=True) == chosen
+        assert chosen.resolve_memory_format(device, Precision.bfloat16) is layout
+        assert chosen.max_concurrent(device) == together
+    graph = Engine(Launch.graph, False, MemoryFormat.channels_last, 1, GhostPasses.sequential)
+    assert graph.resolved(CUDA, Precision.float32, recordable=True) == graph
+
+
+@pytest.mark.parametrize(
+    ("device", "recordable", "line"),
+    [
+        (CPU, True, "launch: graph needs a CUDA device, not cpu; take auto or eager"),
+        (
+            CUDA,
+            False,
+            "launch: a graph holds no copies, photographs, several processes, uncorrected epsilon,"
+            " or dropout over several ghost batches; take auto",
+        ),
+    ],
+)
+def test_a_graph_that_cannot_be_had_is_refused_in_one_line(device: torch.device, recordable: bool, line: str) -> None:
+    with pytest.raises(ValueError, match=f"^{line}$"):
+        Engine(Launch.graph).resolved(device, Precision.float32, recordable)
+
+
+@pytest.mark.parametrize("together", [0, -1])
+def test_less_than_one_training_at_a_time_is_refused_in_one_line(together: int) -> None:
+    with pytest.raises(ValueError, match=f"^together: must be null or a whole number >= 1, not {together}$"):
+        Engine(concurrent_trainings=together)
+
+
+@pytest.mark.parametrize("convolutions", [False, True])
+@pytest.mark.parametrize(
+    ("chosen", "device", "one_noise", "found"),
+    [
+        *((ghosts, device, None, "sequential") for ghosts in GhostPasses for device in (CPU, CUDA)),
+        *(("sequential", device, one, "sequential") for one in (True, False) for device in (CPU, CUDA)),
+        *(("batched", device, one, "batched") for one in (True, False) for device in (CPU, CUDA)),
+        ("auto", CPU, True, "sequential"),
+        ("auto", CPU, False, "sequential"),
+        ("auto", CUDA, True, "batched"),
+        ("auto", CUDA, False, None),
+    ],
+)
+def test_ghost_batches_go_in_one_pass_where_it_is_chosen_and_possible(
+    chosen: str, device: torch.device, one_noise: bool | None, found: str | None, convolutions: bool
+) -> None:
+    """With noise of their own, auto on CUDA asks for convolutions."""
+    engine, found = Engine(ghosts=GhostPasses(chosen)), found or ("sequential" if convolutions else "batched")
+    told = device, Precision.float32, True, one_noise, convolutions
+    assert engine.resolved(*told).ghosts is GhostPasses(found)
+    compiled = replace(engine, compile=True).resolved(*told)
+    assert compiled.ghosts is GhostPasses("sequential" if one_noise is False else found)
+
+
+@pytest.mark.parametrize("convolutions", [False, True])
+def test_a_training_tells_its_engine_whether_its_network_has_convolutions(
+    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch, convolutions: bool
+) -> None:
+    told, resolved = list[object](), Engine.resolved
+
+    def look(self: Engine, *given: Any) -> Engine:
+        told.append(given[-1])
+        return resolved(self, *given)
+
+    monkeypatch.setattr(Engine, "resolved", look)
+    layers = [nn.Conv2d(1, 4, 3), nn.Flatten()] if convolutions else [nn.Flatten()]
+    training(tiny_split, nn.Sequential(*layers, nn.Linear(16, 3)), batch=Batch(6, 2))
+    assert told == [convolutions]
+
+
+def test_another_word_for_ghosts_is_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match=r"^ghosts: 'together' is not one of auto, sequential, batched$"):
+        Engine(ghosts="together")  # type: ignore[arg-type]
+
+
+def test_a_training_makes_its_engines_choices_and_refuses_what_it_cannot_do(tiny_split: Splits) -> None:
+    choices = training(tiny_split, network(), Launch.auto).engine
+    assert choices == Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.sequential)
+    with pytest.raises(ValueError, match=r"^launch: graph needs a CUDA device, not cpu; take auto or eager$"):
+        training(tiny_split, network(), Launch.graph)
+
+
+@pytest.mark.parametrize(
+    ("noise", "dropout", "ghosts", "recordable"),
+    [
+        (NoiseConfig(), 0.0, 1, True),
+        (NoiseConfig(), 0.0, 3, True),
+        (NoiseConfig(0.1), 0.0, 3, True),
+        (NoiseConfig(0.1), 0.5, 1, True),
+        (NoiseConfig(), 0.5, 2, False),
+        (NoiseConfig(0.1), 0.5, 2, False),
+        (NoiseConfig(0.1, copies=2), 0.0, 1, False),
+        (NoiseConfig(0.0, copies=2), 0.0, 1, True),  # no strength: no copies
+    ],
+)
+def test_all_but_copies_and_dropout_over_several_ghost_batches_can_be_recorded(
+    *,
+    noise: NoiseConfig,
+    dropout: float,
+    ghosts: int,
+    recordable: bool,
+    tiny_split: Splits,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = told_recordable(monkeypatch)
+    training(tiny_split, network(dropout), noise=noise, batch=Batch(SIZE, SIZE // ghosts))
+    assert found == [recordable]
+
+
+# Compilation
+
+
+@pytest.fixture(scope="module")
+def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of torch.compile's: the user's may hold code for another processor (ATEN_CPU_CAPABILITY), which fails."""
+    return tmp_path_factory.mktemp("inductor")
+
+
+@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")  # by modules that torch.compile imports
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
+@pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(0.1)])
+def test_a_compiled_training_ends_where_an_eager_one_ends(
+    noise: NoiseConfig, tiny_split: Splits, compiled_code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled sums are added up in another order: 1e-7 of each, and a little more with every update."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled_code))
+    ends = []
+    for compiled in (False, True):
+        settings: dict[str, Any] = {"optimizer": SGD(0.1), "noise": noise}
+        run = training(tiny_split, network(), engine=Engine(compile=compiled), **settings)
+        assert run.engine.compile is compiled
+        ends.append(run.run())
+    for name, tensor in ends[0].model.items():
+        torch.testing.assert_close(ends[1].model[name], tensor, rtol=1e-4, atol=1e-5)
+    assert ends[1].curves["train_loss"] == pytest.approx(ends[0].curves["train_loss"], rel=1e-5)
+    assert ends[1].curves["test_loss"] == pytest.approx(ends[0].curves["test_loss"], rel=1e-5)
+
+
+# Memory
+
+
+def test_memory_is_kept_by_telling_the_c_library_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+
+    class Library:
+        def __init__(self, name: None) -> None:
+            assert name is None  # the one that this process runs with
+
+        @staticmethod
+        def mallopt(option: int, value: int) -> int:
+            told.append((option, value))
+            return 1
+
+    monkeypatch.setattr(engine.ctypes, "CDLL", Library)
+    tune_malloc()
+    assert dict(told) == {-4: 0, -1: 2**31 - 1, -2: 2**28}  # of malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+    tune_malloc()
+    assert len(told) == 6
+
+
+@pytest.mark.parametrize("lacking", [OSError, AttributeError])
+def test_another_c_library_is_left_alone(lacking: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Library:
+        def __init__(self, name: None) -> None:
+            asked.append(lacking)
+            if lacking is OSError:
+                raise OSError
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(name)
+
+    monkeypatch.setattr(engine.ctypes, "CDLL", Library)
+    tune_malloc()
+    assert asked == [lacking]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_kept_memory_is_not_faulted_in_again() -> None:
+    """A tensor of 64 MiB is 16384 pages; given back, all of them are faulted in again at each of eight rounds.
+
+    In a process of its own: one that was ever refused memory has another heap.
+    """
+    program = """
+import resource, torch
+from smoothout.training.engine import keep_memory
+keep_memory()
+keep_memory()
+def faults(rounds):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(rounds):
+        assert torch.ones(2**24).sum() == 2**24
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults(8)  # until the heap has found its size
+print(faults(8))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 4 * 16384

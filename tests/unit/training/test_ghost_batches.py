@@ -1,0 +1,302 @@
+"""Ghost batches in one pass end where ghost batches in turn end, and go in turn where they must."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.common import same_bits
+from torch import Tensor, nn
+
+from smoothout.data.split import AugmentedExamples, Split
+from smoothout.nn.ghost_batchnorm import forward_ghosts
+from smoothout.nn.options import NoiseDistribution, NoiseScaling, Precision
+from smoothout.training import checkpoint, ghost_batches
+from smoothout.training.batch import Batch
+from smoothout.training.checkpoint import TrainingState
+from smoothout.training.engine import Engine, GhostPasses
+from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
+from smoothout.training.optimizers import SGD
+from smoothout.training.schedule import Schedule
+from smoothout.training.trainer import Trainer
+
+Splits = Callable[..., Split]
+EXAMPLES = 44
+CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+
+
+def dense(dropout: float = 0.0) -> nn.Sequential:
+    torch.manual_seed(0)
+    first = nn.Linear(16, 12, bias=False)  # before BatchNorm a bias has a gradient of rounding alone
+    return nn.Sequential(nn.Flatten(), first, nn.BatchNorm1d(12), nn.ReLU(), nn.Dropout(dropout), nn.Linear(12, 3))
+
+
+def convolutions() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.Tanh(), nn.Flatten(), nn.Linear(24, 3))
+
+
+def training(tiny_split: Splits, model: nn.Module, ghosts: GhostPasses, **changes: Any) -> Trainer:
+    settings: dict[str, Any] = {
+        "optimizer": SGD(0.02, clip_norm=0.5),
+        "schedule": Schedule(2),
+        "batch": Batch(12, 4),
+        "noise": NoiseConfig(),
+        "seed": 0,
+        "engine": Engine(ghosts=ghosts),
+        **changes,
+    }
+    return Trainer(model, tiny_split(EXAMPLES), tiny_split(10, seed=1), **settings)
+
+
+def both(tiny_split: Splits, make: Callable[[], nn.Module], **changes: Any) -> list[tuple[TrainingState, list[int]]]:
+    """The ends in turn and in one pass, and how many examples each training pass of the network saw."""
+    found = []
+    for ghosts in (GhostPasses.sequential, GhostPasses.batched):
+        model, sizes = make(), list[int]()
+        run = training(tiny_split, model, ghosts, **changes)
+        run._network = counted(run._network, sizes)
+        found.append((run.run(), sizes))
+    return found
+
+
+def counted(network: Callable[[Tensor], Tensor], sizes: list[int]) -> Callable[[Tensor], Tensor]:
+    def forward(inputs: Tensor) -> Tensor:
+        sizes.append(len(inputs))
+        return network(inputs)
+
+    return forward
+
+
+def assert_same_end(found: TrainingState, wanted: TrainingState, rtol: float = 1e-4) -> None:
+    for name, tensor in wanted.model.items():
+        torch.testing.assert_close(found.model[name], tensor, rtol=rtol, atol=rtol / 10)
+    for name in CURVES:
+        assert found.curves[name] == pytest.approx(wanted.curves[name], rel=rtol)
+    assert len(wanted.curves["train_loss"]) == 2
+
+
+NOISES = {
+    "none": NoiseConfig(),
+    "one": NoiseConfig(0.1, noise_per=NoisePer.batch),
+    "one, of the filters' lengths": NoiseConfig(0.2, scaling=NoiseScaling.filter, noise_per=NoisePer.batch),
+    "own": NoiseConfig(0.1),
+    "own, batchnorm's too": NoiseConfig(0.1, NoiseDistribution.gaussian, batchnorm=True),
+    "own, of the filters' lengths": NoiseConfig(0.2, scaling=NoiseScaling.filter),
+}
+BATCHES = {
+    "equal; the last of 8 in pieces of 3, 3 and 2": Batch(12, 4),
+    "unequal, 6 and 5": Batch(11, 5),
+    "two batches an update; the last 8 and 4": Batch(8, 4, 2),
+    "none": Batch(22),
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
+@pytest.mark.parametrize("make", [dense, convolutions])
+def test_one_pass_ends_where_ghost_batches_in_turn_end(
+    make: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits
+) -> None:
+    """Sums of at most 44 products in another order are off by 1e-6, and 8 updates add some."""
+    (wanted, in_turn), (found, at_once) = both(tiny_split, make, noise=noise, batch=batch)
+    assert_same_end(found, wanted)
+    assert sum(in_turn) == 2 * EXAMPLES
+    assert (at_once == in_turn) is (batch.ghost is None)
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("noise", [NOISES["none"], NOISES["one"]])
+@pytest.mark.parametrize("make", [dense, convolutions])
+def test_examples_that_alternate_in_a_pass_as_on_cuda_end_there_too(
+    make: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ghost_batches, "forward_ghosts", partial(forward_ghosts, interleaved=True))
+    (wanted, _), (found, _) = both(tiny_split, make, noise=noise, batch=batch)
+    assert_same_end(found, wanted)
+
+
+def traces(end: TrainingState) -> list[float]:
+    return [epoch["whole"][0] for epoch in end.curvature]
+
+
+def passes_of(tiny_split: Splits, noise: NoiseConfig, batch: Batch) -> list[int]:
+    return both(tiny_split, dense, noise=noise, batch=batch, schedule=Schedule(1))[1][1]
+
+
+def test_a_batch_is_a_pass_where_one_noise_serves_it_also_where_curvature_is_measured(tiny_split: Splits) -> None:
+    one = NoiseConfig(0.1, noise_per=NoisePer.batch)
+    assert passes_of(tiny_split, NoiseConfig(), Batch(12, 4)) == [12, 12, 12, 8]
+    assert passes_of(tiny_split, one, Batch(12, 4)) == [12, 12, 12, 8]
+    assert passes_of(tiny_split, one, Batch(8, 4, 2)) == [8, 8, 8, 8, 8, 4]
+
+
+def test_with_noise_of_their_own_the_network_is_called_with_its_weights_alone(tiny_split: Splits) -> None:
+    for batch in (Batch(12, 4), Batch(8, 4, 2), Batch(11, 5)):
+        assert passes_of(tiny_split, NoiseConfig(0.1), batch) == []
+
+
+@pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
+@pytest.mark.parametrize("noise", [n for n in NOISES.values() if n.a])
+@pytest.mark.parametrize("make", [dense, convolutions])
+def test_measured_curvature_is_that_of_ghost_batches_one_after_another(
+    make: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits
+) -> None:
+    (wanted, _), (found, _) = both(tiny_split, make, noise=noise, batch=batch)
+    assert [epoch["draws"] for epoch in found.curvature] == [batch.updates_per_epoch(EXAMPLES)] * 2
+    for one, other in zip(found.curvature, wanted.curvature, strict=True):
+        for layer, (mean, _) in other["layers"].items():
+            size = max(abs(mean), abs(other["whole"][0]))
+            assert one["layers"][layer][0] == pytest.approx(mean, abs=1e-3 * size)
+
+
+class OwnBatchNorm(nn.BatchNorm1d):
+    pass
+
+
+def twice() -> nn.Module:
+    """A network that uses its BatchNorm layer twice, so that its averages have seen each ghost batch twice."""
+    norm = nn.BatchNorm1d(12)
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), norm, nn.Tanh())
+    return nn.Sequential(*first, nn.Linear(12, 12), norm, nn.Linear(12, 3))
+
+
+class Chooses(nn.Module):
+    """A layer that looks at a number, which `torch.vmap` has no rule for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else 2 * x
+
+
+@pytest.mark.parametrize(
+    ("model", "noise", "batch"),
+    [
+        (dense, NoiseConfig(0.1, copies=2), Batch(12, 4)),
+        (dense, NoiseConfig(0.1, denoise=False), Batch(12, 4)),
+        (dense, NoiseConfig(0.1, denoise=False, noise_per=NoisePer.batch), Batch(12, 4)),
+        (lambda: dense(0.5), NoiseConfig(), Batch(12, 4)),
+        (lambda: dense(0.5), NoiseConfig(0.1), Batch(12, 4)),
+        (lambda: nn.Sequential(*dense(), OwnBatchNorm(3)), NoiseConfig(), Batch(12, 4)),
+        (twice, NoiseConfig(), Batch(12, 4)),
+        (twice, NoiseConfig(0.1, noise_per=NoisePer.batch), Batch(12, 4)),
+        (twice, NoiseConfig(0.1), Batch(12, 4)),
+        (lambda: nn.Sequential(*dense(), Chooses()), NoiseConfig(0.1), Batch(12, 4)),
+        (dense, NoiseConfig(0.1), Batch(22)),
+        (dense, NoiseConfig(0.1), Batch(11, None, 2)),
+    ],
+)
+def test_what_cannot_go_in_one_pass_goes_in_turn_to_the_last_bit(
+    model: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits
+) -> None:
+    assert (
+        training(tiny_split, model(), GhostPasses.batched, noise=noise, batch=batch).engine.ghosts
+        is GhostPasses.sequential
+    )
+    (wanted, in_turn), (found, at_once) = both(tiny_split, model, noise=noise, batch=batch)
+    assert at_once == in_turn
+    assert same_bits(wanted.model, found.model)
+
+
+@pytest.mark.parametrize("noise", [NoiseConfig(0.0, denoise=False), NoiseConfig(0.0, copies=2)])
+def test_noise_of_no_strength_does_not_keep_ghost_batches_apart(noise: NoiseConfig, tiny_split: Splits) -> None:
+    assert training(tiny_split, dense(), GhostPasses.batched, noise=noise).engine.ghosts is GhostPasses.batched
+
+
+@pytest.mark.parametrize("noise", [NOISES["one"], NOISES["own"]])
+def test_a_training_in_one_pass_goes_on_to_the_same_bits(
+    noise: NoiseConfig, tiny_split: Splits, tmp_path: Path
+) -> None:
+    wanted = training(tiny_split, convolutions(), GhostPasses.batched, noise=noise).run()
+    first = training(tiny_split, convolutions(), GhostPasses.batched, noise=noise)
+    for done, _ in enumerate(first, 1):
+        if done == 6:
+            checkpoint.save(tmp_path / "run.pt", first.state(), "digest")
+            break
+    snapshot = checkpoint.load(tmp_path / "run.pt", "digest")
+    found = training(tiny_split, convolutions(), GhostPasses.batched, noise=noise, resume=snapshot).run()
+    assert same_bits(wanted.model, found.model)
+    assert all(found.curves[name] == wanted.curves[name] for name in CURVES)
+    assert traces(found) == traces(wanted)
+
+
+@pytest.mark.parametrize("noise", [NOISES["one"], NOISES["own"]])
+def test_low_precision_goes_in_one_pass_too(noise: NoiseConfig, tiny_split: Splits) -> None:
+    """Every product is rounded to 8 bits."""
+    (wanted, _), (found, _) = both(tiny_split, convolutions, noise=noise, precision=Precision.bfloat16)
+    assert {name: tensor.dtype for name, tensor in found.model.items()} == {
+        name: tensor.dtype for name, tensor in wanted.model.items()
+    }
+    assert found.curves["train_loss"] == pytest.approx(wanted.curves["train_loss"], rel=0.02)
+
+
+class Mixed(nn.Module):
+    """A network of float32 whose last layer is of float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = dense(), nn.Linear(3, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).double())
+
+
+@pytest.mark.parametrize("noise", [NOISES["one"], NOISES["own"]])
+def test_parameters_of_two_dtypes_go_in_one_pass(noise: NoiseConfig, tiny_split: Splits) -> None:
+    (wanted, in_turn), (found, at_once) = both(tiny_split, Mixed, noise=noise)
+    assert at_once != in_turn
+    assert_same_end(found, wanted)
+
+
+def test_trying_whether_a_pass_is_possible_leaves_the_model_as_it_is(tiny_split: Splits) -> None:
+    model = dense().eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    run = training(tiny_split, model, GhostPasses.batched)
+    assert run.engine.ghosts is GhostPasses.batched
+    assert same_bits(model.state_dict(), before)
+    assert not any(module.training or module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_model_has_its_plain_layers_and_weights_between_updates(tiny_split: Splits) -> None:
+    for noise in NOISES.values():
+        model = dense()
+        weights = [parameter.data_ptr() for parameter in model.parameters()]
+        for _ in training(tiny_split, model, GhostPasses.batched, noise=noise):
+            assert type(model[2]) is nn.BatchNorm1d
+            assert [parameter.data_ptr() for parameter in model.parameters()] == weights
+
+
+@pytest.mark.parametrize(("ghosts", "size"), [(GhostPasses.sequential, 4), (GhostPasses.batched, 12)])
+def test_images_are_taken_when_it_is_their_turn(
+    ghosts: GhostPasses, size: int, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So one pass at a time is in memory."""
+    events, take = list[tuple[str, int]](), AugmentedExamples.gather
+
+    def look(self: AugmentedExamples, rows: Tensor) -> tuple[Tensor, Tensor]:
+        events.append(("taken", len(rows)))
+        return take(self, rows)
+
+    monkeypatch.setattr(AugmentedExamples, "gather", look)
+    model = dense()
+    model.register_forward_pre_hook(lambda module, given: events.append(("passed", len(given[0]))))
+    run = training(tiny_split, model, ghosts, batch=Batch(12, 4, 2))
+    events.clear()
+    next(iter(run))
+    assert events == [("taken", size), ("passed", size)] * (24 // size)
+
+
+def test_a_compiled_network_takes_ghost_batches_in_one_pass(
+    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    wanted = training(tiny_split, dense(), GhostPasses.sequential, noise=NOISES["one"]).run()
+    run = training(
+        tiny_split, dense(), GhostPasses.batched, noise=NOISES["one"], engine=Engine(compile=True, ghosts="batched")
+    )
+    assert run.engine.ghosts is GhostPasses.batched
+    assert_same_end(run.run(), wanted)
