@@ -107,7 +107,7 @@ check-gpu: $(VENV)/.ready ## check that this machine's GPU trains as it should: 
 
 .PHONY: soak
 soak: $(VENV)/.ready ## kill, stop and crowd the programs, feed them broken input; writes results/reliability.md (10 minutes)
-	@$(BIN)/python scripts/soak.py $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
 
 .PHONY: test
 test: $(VENV)/.ready ## all tests, in WORKERS processes (2)

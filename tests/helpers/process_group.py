@@ -1,6 +1,6 @@
 """Processes that form a group as torchrun's do, and carry out what a test asks of all of them at once.
 
-They are forked from the server of `smoothout.reliability.victims`, which has imported torch: it takes seconds.
+They are forked from the server of `soak.processes`, which has imported torch: it takes seconds.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from soak.processes import SERVER
 
-from smoothout.reliability.victims import SERVER
 from smoothout.training.distributed import ProcessGroup
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 from helpers.paths import SCRIPTS
-
-from smoothout.reliability import kills
-from smoothout.reliability.inputs import template
-from smoothout.reliability.kills import Unbroken
+from soak import kills
+from soak.bad_input_runner import template
+from soak.kills import Unbroken
 
 
 @pytest.fixture(scope="session")

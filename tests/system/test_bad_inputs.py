@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-
-from smoothout.reliability import spoilt
-from smoothout.reliability.cases import CASES
-from smoothout.reliability.inputs import RUN, Case, judge, listing, prepare, try_all
-from smoothout.reliability.kills import Broken
-from smoothout.reliability.victims import PLACES
+from soak import corrupt_files as spoilt
+from soak.bad_input_runner import RUN, Case, judge, listing, prepare, try_all
+from soak.bad_inputs import CASES
+from soak.kills import Broken
+from soak.processes import PLACES
 
 Call = Callable[[Case, Path], tuple[int, list[str]]]
 SOUND = Case("train", RUN, "")

@@ -9,11 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from smoothout.reliability import crowds, kills, soak
-from smoothout.reliability.kills import Broken, Strike, Unbroken
-from smoothout.reliability.soak import Soak, Survived
-from smoothout.reliability.victims import Aim, Moment, said, written
+from soak import concurrency, kills, program
+from soak.kills import Broken, Strike, Unbroken
+from soak.processes import Aim, Moment, said, written
+from soak.program import Soak, Survived
 
 ENVIRONMENT = {"device": "cpu", "processor": "a processor", "cores": 2, "versions": {"torch": "2.9"}, "commit": "abc"}
 
@@ -54,14 +53,14 @@ def test_a_sweep_that_is_stopped_by_a_signal_goes_on(
 
 @pytest.mark.slow
 def test_many_writers_make_every_run_once(scripts: Path, tmp_path: Path) -> None:
-    assert crowds.write_at_once(8, scripts, tmp_path) == 7
+    assert concurrency.write_at_once(8, scripts, tmp_path) == 7
 
 
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_lists_what_failed_and_makes_nothing_twice(
     scripts: Path, tmp_path: Path
 ) -> None:
-    assert crowds.sweep(2, scripts, tmp_path) == (6, 2)
+    assert concurrency.sweep(2, scripts, tmp_path) == (6, 2)
 
 
 def test_the_shares_of_the_kills_are_all_of_them() -> None:
@@ -102,7 +101,7 @@ def test_the_report_says_where_programs_died() -> None:
         Strike("sweep", "SIGTERM", "exit code 143"),
     ]
     survived = Survived(strikes, 7, (75, 25), Counter(train=100, analyze=20), 600.0)
-    text = soak.markdown(Soak(kills=4), survived, ENVIRONMENT)
+    text = program.markdown(Soak(kills=4), survived, ENVIRONMENT)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     assert ["where the process died", "training", "table"] in rows
     assert ["SIGKILL: after writing a record", "0", "2"] in rows

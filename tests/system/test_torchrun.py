@@ -15,8 +15,7 @@ import pytest
 import torch
 from helpers.common import digits, tree
 from helpers.paths import ROOT
-
-from smoothout.reliability.victims import Command, said
+from soak.processes import Command, said
 
 TRAIN = ROOT / "scripts" / "train.py"
 RUN = (

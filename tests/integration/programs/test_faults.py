@@ -20,6 +20,9 @@ from typing import Any
 import pytest
 from helpers.common import tree
 from helpers.paths import SCRIPTS
+from soak.bad_input_runner import RUN
+from soak.kills import left
+from soak.processes import PLACES, QUIET
 
 from smoothout.cli.error_messages import format_error
 from smoothout.common import interrupts
@@ -28,9 +31,6 @@ from smoothout.common.torchvision_compat import import_torchvision
 from smoothout.data import datasets
 from smoothout.data.datasets import DatasetName
 from smoothout.jobs import training_job
-from smoothout.reliability.inputs import RUN
-from smoothout.reliability.kills import left
-from smoothout.reliability.victims import PLACES, QUIET
 from smoothout.results.records import RecordStore
 
 Ended = tuple[int, list[str]]

@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from soak.processes import SERVER
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.benchmark import comparisons
 from smoothout.common.environment import peak_memory
 from smoothout.nn.ghost_batchnorm import ghosted
-from smoothout.reliability.victims import SERVER
 from smoothout.training.batch import Batch
 from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import SGD

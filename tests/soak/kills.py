@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from smoothout.reliability.victims import QUIET, Aim, Command, Moment, kill, kind, said, wait_for, written
 from smoothout.results.records import read_record
+from soak.processes import QUIET, Aim, Command, Moment, kill, kind, said, wait_for, written
 
 TIMES = {"wall_seconds", "train_seconds", "seconds", "machines", "peak_memory"}  # what may differ between two runs
 _RUN = (*QUIET, "batch=large", "checkpoint_seconds=0")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from smoothout.data.datasets import DatasetName, load
-from smoothout.reliability.kills import Broken, left
-from smoothout.reliability.victims import QUIET, Command, Moment, said, wait_for, written
+from soak.kills import Broken, left
+from soak.processes import QUIET, Command, Moment, said, wait_for, written
 
 _TINY = (*QUIET, "batch=large", "checkpoint_seconds=0")
 

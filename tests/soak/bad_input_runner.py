@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from smoothout.reliability.kills import Broken
-from smoothout.reliability.victims import QUIET, Command, said, written
+from soak.kills import Broken
+from soak.processes import QUIET, Command, said, written
 
 RUN = (*QUIET, "batch=large", "schedule.epochs=2")  # a training of a moment
 _AT_ONCE = 2

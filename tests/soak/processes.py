@@ -21,6 +21,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from helpers.paths import ROOT
+
 PLACES = ("data", "results", "checkpoints", "logs")
 QUIET = ("device=cpu", "threads=1", "tensorboard=false", "download=false")
 SERVER = multiprocessing.get_context("forkserver")
@@ -72,7 +74,7 @@ class Command:
         """Start it from nothing, as a shell does: a program that has processes of its own needs that."""
         folder.mkdir(parents=True, exist_ok=True)
         script = str((scripts / f"{self.program}.py").resolve())
-        path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, **_places(folder), "PYTHONPATH": path}
         return subprocess.Popen(
             [sys.executable, script, *self.arguments],

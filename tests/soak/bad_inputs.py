@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from smoothout.reliability.inputs import RUN, Case
-from smoothout.reliability.spoilt import CHECKPOINTS, CONFIGS, DATA, RECORDS
-from smoothout.reliability.victims import QUIET
+from soak.bad_input_runner import RUN, Case
+from soak.corrupt_files import CHECKPOINTS, CONFIGS, DATA, RECORDS
+from soak.processes import QUIET
 
 _TRAIN = {
     "seed=1=[": "seed=1=[: mismatched input '=' expecting <EOF>",

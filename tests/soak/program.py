@@ -1,7 +1,8 @@
-"""The soak: every attempt to break the programs, one after another, and what was survived as a report."""
+"""The soak: every attempt to break the programs, one after another, and a report of what was survived."""
 
 from __future__ import annotations
 
+import argparse
 import signal
 import tempfile
 import time
@@ -12,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
+from helpers.paths import RESULTS, SCRIPTS
 
-from smoothout.common.environment import device_of
-from smoothout.reliability import crowds, inputs, kills
-from smoothout.reliability.cases import CASES
-from smoothout.reliability.kills import Strike
+from smoothout.common.environment import device_of, environment
+from smoothout.common.files import atomic_write_text
+from smoothout.common.progress import Bar, print_line
+from soak import bad_input_runner, concurrency, kills
+from soak.bad_inputs import CASES
+from soak.kills import Strike
 
 _SHARES = {"training": 0.4, "analysis": 0.25, "table": 0.15, "sweep": 0.2}  # of all kills
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -85,29 +90,29 @@ def run(soak: Soak, scripts: Path, tick: Callable[[str], None]) -> Survived:
                 here = folder / "stops" / number.name / work
                 strikes.append(kills.stop(whole[work], number, soak.seed, here))
                 tick(f"{work}: {number.name}")
-        runs = crowds.write_at_once(soak.writers, scripts, folder / "writers")
+        runs = concurrency.write_at_once(soak.writers, scripts, folder / "writers")
         tick(f"{soak.writers} writers")
-        swept = crowds.sweep(soak.sweep, scripts, folder / "sweep")
+        swept = concurrency.sweep(soak.sweep, scripts, folder / "sweep")
         tick("a sweep")
         cases = CASES[: soak.inputs]
-        inputs.try_all(cases, scripts, folder / "inputs")
+        bad_input_runner.try_all(cases, scripts, folder / "inputs")
         tick(f"{len(cases)} inputs")
     refused = Counter(case.program for case in cases)
     return Survived(strikes, runs, swept, refused, time.monotonic() - began)
 
 
-def markdown(soak: Soak, survived: Survived, environment: dict[str, Any]) -> str:
+def markdown(soak: Soak, survived: Survived, machine: dict[str, Any]) -> str:
     """The report."""
     killed = [strike for strike in survived.strikes if strike.signal == "SIGKILL"]
     stopped = [strike for strike in survived.strikes if strike.signal != "SIGKILL"]
     within = sum(": " in strike.where for strike in killed)
     done, failed = survived.swept
-    machine = f"{device_of(environment)}, {environment['cores']} cores, torch {environment['versions']['torch']}"
+    on = f"{device_of(machine)}, {machine['cores']} cores, torch {machine['versions']['torch']}"
     programs = ", ".join(f"{count} of {program}.py" for program, count in survived.refused.items())
     parts = [
         "# Reliability",
-        f"Written by `make soak`: seed {soak.seed}, {survived.seconds / 60:.0f} minutes on {machine},"
-        f" commit {environment['commit']}. Nothing was broken, or this file would not have been written.",
+        f"Written by `make soak`: seed {soak.seed}, {survived.seconds / 60:.0f} minutes on {on},"
+        f" commit {machine['commit']}. Nothing was broken, or this file would not have been written.",
         f"## {len(killed)} kills survived, {within} of them within a write",
         "Each time no record was lost, changed or torn, every checkpoint could be read, the next call went on, and at"
         " the end weights, curves, records and tables had the bits of an unbroken run.",
@@ -136,3 +141,25 @@ def _table(strikes: list[Strike], title: str) -> str:
     )
     ordered = frame[[work for work in kills.WORK if work in frame]]
     return str(ordered.reset_index().to_markdown(index=False))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Try as much as the command line asks for, and write results/reliability.md."""
+    parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
+    for name, usual, about in (
+        ("kills", Soak.kills, "kill -9 of a training, an analysis, a table and a sweep, half of them within a write"),
+        ("writers", Soak.writers, "processes that record into one folder at once"),
+        ("sweep", Soak.sweep, "seeds of a sweep over four times as many settings"),
+        ("inputs", Soak.inputs, "only the first N broken inputs (default: all)"),
+        ("seed", Soak.seed, "of the moments"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=usual, metavar="N", help=about)
+    try:
+        wanted = Soak(**vars(parser.parse_args(arguments)))
+    except ValueError as error:
+        parser.error(str(error))
+    with Bar("soak", wanted.parts) as bar:
+        survived = run(wanted, SCRIPTS, bar.tick)
+    path = RESULTS / "reliability.md"
+    atomic_write_text(path, markdown(wanted, survived, environment(torch.device("cpu"))))
+    print_line(f"written: {path}")
