@@ -34,9 +34,9 @@ def analyze(config: DictConfig) -> None:
         analysis: Analysis = build(settings.get("analysis"), "analysis", role=Analysis)
         configs = [settings]
         if analysis.runs == 2:
-            other = pick_settings(settings, other=tuple[str, ...]).other
+            second_run = pick_settings(settings, second_run=tuple[str, ...]).second_run
             given = [o for o in HydraConfig.get().overrides.task if not o.startswith(("analysis", "second_run"))]
-            configs.append(compose_config(CONFIGS, "train", [*given, *other]))
+            configs.append(compose_config(CONFIGS, "train", [*given, *second_run]))
         job = Job(analysis, tuple(Job(build_experiment(config)) for config in configs))
         plan.announce_retraining(job, [epoch_seconds(config) for config in configs], place)
         print_line(summary.analysis_summary(get_or_run(job, place)) + app.sweep_suffix())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+
+from helpers.common import tree
 
 from soak.kills import Broken
 from soak.processes import QUIET, Command, said, written
@@ -22,13 +23,13 @@ class Case:
 
     Attributes:
         program: one of scripts/, ``arguments`` are its own.
-        says: what the one line must hold: the culprit, and what is allowed.
+        words: what the one line must hold: the culprit, its value, and what is allowed.
         spoil: what is done to the folder before, in which a training of RUN has left its record and its weights.
     """
 
     program: str
     arguments: tuple[str, ...]
-    says: str
+    words: str
     spoil: Callable[[Path], None] | None = None
 
     @property
@@ -55,20 +56,13 @@ def prepare(case: Case, trained: Path, folder: Path) -> dict[str, str]:
     shutil.copytree(trained, folder)
     if case.spoil:
         case.spoil(folder)
-    return listing(folder)
-
-
-def listing(folder: Path) -> dict[str, str]:
-    """Every folder and file under ``folder``, with the content's digest."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-        for path in sorted(folder.rglob("*"))
-    }
+    return tree(folder)
 
 
 def judge(case: Case, code: int | None, lines: list[str], unchanged: bool) -> None:
     """Raise Broken unless the case ended as it must."""
-    if not (code == 2 and len(lines) == 1 and lines[0].startswith("error: ") and case.says in lines[0] and unchanged):
+    told = len(lines) == 1 and lines[0].startswith("error: ") and all(word in lines[0] for word in case.words.split())
+    if not (code == 2 and told and unchanged):
         disk = "unchanged" if unchanged else "changed"
         raise Broken(f"{case}: code {code}, the disk {disk}, {len(lines)} lines: {lines[:1]} {lines[-1:]}")
 
@@ -84,7 +78,7 @@ def try_all(cases: Iterable[Case], scripts: Path, folder: Path) -> int:
             begun.append((case, here, before, case.command.started(scripts, here)))
         for case, here, before, process in begun:
             process.join()
-            judge(case, process.exitcode, said(here), listing(here) == before)
+            judge(case, process.exitcode, said(here), tree(here) == before)
             shutil.rmtree(here)
         count += len(chunk)
     return count

@@ -70,30 +70,26 @@ def _objects() -> Any:
     return hostile
 
 
-DATA = {  # how the folder is spoilt, and what the line says
-    _data("labels above the classes", arrays(y_train=np.full(1438, 10))): "y_train must lie in 0..9; it has 10..10",
-    _data("labels below 0", arrays(y_test=np.full(359, -1))): "y_test must lie in 0..9; it has -1..-1",
-    _data("labels that are no integers", arrays(y_train=np.zeros(1438))): "y_train must be 1438 integers",
-    _data(
-        "fewer labels than images", arrays(y_train=np.zeros(3, int))
-    ): "y_train must be 1438 integers; it is int64 (3,)",
-    _data(
-        "pixels that are nan", arrays(x_train=np.full((1438, 8, 8), np.nan))
-    ): "x_train must be uint8, N x 8 x 8, N > 0",
-    _data("pixels that are infinite", arrays(x_test=np.full((359, 8, 8), np.inf, np.float32))): "x_test must be uint8",
-    _data("wide pixels", arrays(x_train=np.zeros((1438, 8, 8), np.int64))): "x_train must be uint8",
-    _data("images of another size", arrays(x_test=np.zeros((359, 8, 9), np.uint8))): "x_test must be uint8, N x 8 x 8",
-    _data("colours", arrays(x_train=np.zeros((1438, 8, 8, 3), np.uint8))): "x_train must be uint8, N x 8 x 8, N > 0",
-    _data("nothing to learn", arrays(x_train=np.zeros((0, 8, 8), np.uint8), y_train=np.zeros(0, int))): "N > 0",
-    _data("nothing to test on", arrays(x_test=np.zeros((0, 8, 8), np.uint8), y_test=np.zeros(0, int))): "N > 0",
-    _data("an array too few", arrays(y_test=None)): "lacks y_test; it must hold x_train, y_train, x_test, y_test",
-    _data("a folder of that name", None): "digits.npz is damaged or no npz file",
-    _data("empty", b""): "digits.npz is damaged or no npz file",
-    _data("text", b"x_train,y_train\n1,2\n"): "digits.npz is damaged or no npz file",
-    _data("the beginning of an archive", b"PK\x03\x04" + bytes(99)): "digits.npz is damaged or no npz file",
-    _named("data: torn", _torn_npz): "digits.npz is damaged or no npz file",
-    _data("pickled objects", arrays(y_train=_objects())): "digits.npz is damaged or no npz file",
-    _data("a pickle", pickle.dumps(Payload())): "digits.npz is damaged or no npz file",
+DATA = {  # how the folder is spoilt, and words of the line
+    _data("labels above the classes", arrays(y_train=np.full(1438, 10))): "y_train 0..9 10",
+    _data("labels below 0", arrays(y_test=np.full(359, -1))): "y_test 0..9 -1",
+    _data("labels that are no integers", arrays(y_train=np.zeros(1438))): "y_train 1438",
+    _data("fewer labels than images", arrays(y_train=np.zeros(3, int))): "y_train 1438 (3,)",
+    _data("pixels that are nan", arrays(x_train=np.full((1438, 8, 8), np.nan))): "x_train uint8",
+    _data("pixels that are infinite", arrays(x_test=np.full((359, 8, 8), np.inf, np.float32))): "x_test uint8",
+    _data("wide pixels", arrays(x_train=np.zeros((1438, 8, 8), np.int64))): "x_train uint8",
+    _data("images of another size", arrays(x_test=np.zeros((359, 8, 9), np.uint8))): "x_test uint8",
+    _data("colours", arrays(x_train=np.zeros((1438, 8, 8, 3), np.uint8))): "x_train uint8",
+    _data("nothing to learn", arrays(x_train=np.zeros((0, 8, 8), np.uint8), y_train=np.zeros(0, int))): "uint8 > 0",
+    _data("nothing to test on", arrays(x_test=np.zeros((0, 8, 8), np.uint8), y_test=np.zeros(0, int))): "uint8 > 0",
+    _data("an array too few", arrays(y_test=None)): "y_test x_train, y_train, x_test, y_test",
+    _data("a folder of that name", None): "digits.npz",
+    _data("empty", b""): "digits.npz",
+    _data("text", b"x_train,y_train\n1,2\n"): "digits.npz",
+    _data("the beginning of an archive", b"PK\x03\x04" + bytes(99)): "digits.npz",
+    _named("data: torn", _torn_npz): "digits.npz",
+    _data("pickled objects", arrays(y_train=_objects())): "digits.npz",
+    _data("a pickle", pickle.dumps(Payload())): "digits.npz",
 }
 
 
@@ -133,22 +129,20 @@ def _smaller(path: Path, content: dict[str, Any]) -> None:
 
 
 CHECKPOINTS = {
-    _checkpoint("empty", _bytes(lambda whole: b"")): "is damaged or no checkpoint of this program",
-    _checkpoint("torn", _bytes(lambda whole: whole[:-200])): "is damaged or no checkpoint of this program",
-    _checkpoint("its first half", _bytes(lambda whole: whole[: len(whole) // 2])): "is damaged or no checkpoint",
-    _checkpoint("text", _bytes(lambda whole: b"no tensors\n")): "is damaged or no checkpoint of this program",
-    _checkpoint("a pickle", _bytes(lambda whole: pickle.dumps(Payload(), 2))): "is damaged or no checkpoint",
-    _checkpoint("a payload among the tensors", _parts(best=Payload())): "is damaged or no checkpoint of this program",
-    _checkpoint(
-        "of another program", lambda path, _: torch.save({"state_dict": {}}, path)
-    ): "is damaged or no checkpoint",
-    _checkpoint("weights that are none", _parts(model={"0.weight": 3})): "is damaged or no checkpoint of this program",
-    _checkpoint("of another network", _smaller): "holds the weights of another network; delete it to train anew",
-    _checkpoint("sums of another shape", _parts(sums=torch.zeros(3))): "is damaged or no checkpoint of this program",
-    _checkpoint("numbers that are no JSON", _parts(json="{")): "is damaged or no checkpoint of this program",
-    _checkpoint("of another run", _numbers(digest="0" * 64)): "belongs to another run (00000000, not ",
-    _checkpoint("an epoch below 0", _numbers(epoch=-1)): "is damaged or no checkpoint of this program",
-    _checkpoint("of a later version", _numbers(teacher="ema")): "is damaged or no checkpoint of this program",
+    _checkpoint("empty", _bytes(lambda whole: b"")): "checkpoint",
+    _checkpoint("torn", _bytes(lambda whole: whole[:-200])): "checkpoint",
+    _checkpoint("its first half", _bytes(lambda whole: whole[: len(whole) // 2])): "checkpoint",
+    _checkpoint("text", _bytes(lambda whole: b"no tensors\n")): "checkpoint",
+    _checkpoint("a pickle", _bytes(lambda whole: pickle.dumps(Payload(), 2))): "checkpoint",
+    _checkpoint("a payload among the tensors", _parts(best=Payload())): "checkpoint",
+    _checkpoint("of another program", lambda path, _: torch.save({"state_dict": {}}, path)): "checkpoint",
+    _checkpoint("weights that are none", _parts(model={"0.weight": 3})): "checkpoint",
+    _checkpoint("of another network", _smaller): "checkpoint weights delete",
+    _checkpoint("sums of another shape", _parts(sums=torch.zeros(3))): "checkpoint",
+    _checkpoint("numbers that are no JSON", _parts(json="{")): "checkpoint",
+    _checkpoint("of another run", _numbers(digest="0" * 64)): "checkpoint 00000000",
+    _checkpoint("an epoch below 0", _numbers(epoch=-1)): "checkpoint",
+    _checkpoint("of a later version", _numbers(teacher="ema")): "checkpoint",
 }
 
 
@@ -175,20 +169,18 @@ def _without(key: str) -> Callable[[str], str]:
 
 
 RECORDS = {
-    _record(
-        "a digit edited by hand", lambda text: text.replace('"seed": 0', '"seed": 1')
-    ): "was changed after it was made",
-    _record("an outcome edited by hand", _with(outcome={})): "was changed after it was made; restore it, or delete it",
-    _record("of another version", _with(format=2)): "has format 2; this version reads format 1",
-    _record("without its checksum", _without("checksum")): "is damaged or no record",
-    _record("without its settings", _without("settings")): "is damaged or no record",
-    _record("a key too many", _with(author="me")): "is damaged or no record",
-    _record("torn", lambda text: text[:-100]): "is damaged or no record",
-    _record("empty", lambda text: ""): "is damaged or no record",
-    _record("a list", lambda text: "[]"): "is damaged or no record",
-    _record("nan", lambda text: text.replace('"format": 1', '"format": NaN')): "NaN is no number of JSON",
-    _record("bytes that are no text", lambda text: b"\xff\xfe\x00"): "is damaged or no record",
-    _record("two records after one another", lambda text: text + text): "is damaged or no record",
+    _record("a digit edited by hand", lambda text: text.replace('"seed": 0', '"seed": 1')): "record changed",
+    _record("an outcome edited by hand", _with(outcome={})): "record changed delete",
+    _record("of another version", _with(format=2)): "format 2 1",
+    _record("without its checksum", _without("checksum")): "record",
+    _record("without its settings", _without("settings")): "record",
+    _record("a key too many", _with(author="me")): "record",
+    _record("torn", lambda text: text[:-100]): "record",
+    _record("empty", lambda text: ""): "record",
+    _record("a list", lambda text: "[]"): "record",
+    _record("nan", lambda text: text.replace('"format": 1', '"format": NaN')): "NaN JSON",
+    _record("bytes that are no text", lambda text: b"\xff\xfe\x00"): "record",
+    _record("two records after one another", lambda text: text + text): "record",
 }
 
 
@@ -214,19 +206,15 @@ CONFIGS = {
     _config("a key twice", _MLP + "depth: 2\ndepth: 3\n"): "mine.yaml",
     _config("a payload", f'{_MLP}depth: !!python/object/apply:os.mkdir ["mark"]\n'): "mine.yaml",
     _config("bytes that are no text", b"width: \xff\xfe\n"): "utf-8",
-    _config("a list", "- 1\n- 2\n"): "model: must be a group of settings with a _target_, not [1, 2]",
-    _config("a text", "three\n"): "model: must be a group of settings with a _target_, not ",
-    _config("empty", ""): "model: must be a group of settings with a _target_, not ",
-    _config("an unknown key", _MLP + "dropout: 0.5\n"): "model.dropout: unknown key; allowed: width, depth, name",
+    _config("a list", "- 1\n- 2\n"): "model: _target_ [1, 2]",
+    _config("a text", "three\n"): "model: _target_",
+    _config("empty", ""): "model: _target_",
+    _config("an unknown key", _MLP + "dropout: 0.5\n"): "model.dropout: unknown width, depth, name",
     _config("a missing value", _MLP + "depth: ???\n"): "depth",
+    _config("a class of others", "_target_: torch.nn.Linear\n"): "model._target_: 'torch.nn.Linear'",
     _config(
-        "a class of others", "_target_: torch.nn.Linear\n"
-    ): "'torch.nn.Linear' is no class of settings in the package",
-    _config(
-        "a function", "_target_: smoothout.common.files.write_text\npath: mark\ntext: x\n"
-    ): "is no class of settings",
-    _config("another default that is not there", "defaults: [nothing]\n"): "Could not load 'model/nothing'",
-    _config(
-        "a value that names itself", _MLP + "depth: ${model.depth}\n"
-    ): "model.depth: Recursive interpolation detected",
+        "a function", "_target_: smoothout.common.files.atomic_write_text\npath: mark\ntext: x\n"
+    ): "model._target_: smoothout.common.files",
+    _config("another default that is not there", "defaults: [nothing]\n"): "'model/nothing'",
+    _config("a value that names itself", _MLP + "depth: ${model.depth}\n"): "model.depth",
 }

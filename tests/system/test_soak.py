@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from soak import concurrency, kills, program
+from soak.bad_input_runner import try_all
+from soak.bad_inputs import CASES
 from soak.kills import Broken, Strike, Unbroken
 from soak.processes import Aim, Moment, said, written
 from soak.program import Soak, Survived
@@ -115,3 +117,12 @@ def test_nothing_is_said_of_a_folder_twice(tmp_path: Path) -> None:
     (tmp_path / "here.said").write_text("one\n")
     assert said(tmp_path / "here") == ["one"]
     assert said(tmp_path / "here") == []
+
+
+OWN_PROCESS = ("payload", "seed=x", "data: torn", "edited by hand", "sede=1", "os.system", "seed=0,", "rows=[nothing]")
+
+
+def test_a_process_of_its_own_refuses_broken_input_as_well(scripts: Path, tmp_path: Path) -> None:
+    chosen = [case for case in CASES if str(case).endswith(OWN_PROCESS)]
+    assert len(chosen) >= 12
+    assert try_all(chosen, scripts, tmp_path) == len(chosen)
