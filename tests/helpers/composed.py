@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from hydra import compose
-
 from helpers.paths import CONFIGS
-from smoothout.config.compose import to_plain_dict
+from smoothout.config.compose import compose_config
 
 
 def choices(group: str) -> list[str]:
@@ -15,4 +13,4 @@ def choices(group: str) -> list[str]:
 
 
 def composed(*overrides: str, name: str = "train") -> dict[str, Any]:
-    return to_plain_dict(compose(name, overrides=list(overrides)))
+    return compose_config(CONFIGS, name, overrides)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -39,7 +38,7 @@ ACCOUNTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ["f1_mnist", "c1_cifar10", "c3_cifar100"])
 @pytest.mark.parametrize("protocol", ACCOUNTS)
-def test_a_regime_sets_what_its_account_says_and_nothing_else(hydra: None, protocol: str, name: str) -> None:
+def test_a_regime_sets_what_its_account_says_and_nothing_else(protocol: str, name: str) -> None:
     overrides = [f"experiment={name}", "method=smoothout"]
     without = build_experiment(composed(*overrides, "~protocol"))
     account = ACCOUNTS[protocol]
@@ -57,12 +56,12 @@ def test_every_regime_is_an_account() -> None:
     assert choices("protocol") == sorted(ACCOUNTS)
 
 
-def test_the_released_account_is_what_one_gets_without_asking(hydra: None) -> None:
+def test_the_released_account_is_what_one_gets_without_asking() -> None:
     overrides = ["experiment=f1_mnist", "method=smoothout"]
     assert composed(*overrides) == composed(*overrides, "protocol=authors_code")
 
 
-def test_what_is_given_by_hand_goes_before_the_regime(hydra: None) -> None:
+def test_what_is_given_by_hand_goes_before_the_regime() -> None:
     overrides = [
         "method=smoothout",
         "protocol=authors_code_v1",
@@ -83,7 +82,7 @@ FACTS = {  # model, data, batch small and large, epochs
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_a_published_experiment_has_the_papers_model_data_batches_and_epochs(hydra: None, name: str) -> None:
+def test_a_published_experiment_has_the_papers_model_data_batches_and_epochs(name: str) -> None:
     model, data, small, large, epochs = FACTS[name]
     for batch, size in (("small", small), ("large", large)):
         made = build_experiment(composed(f"experiment={name}", f"batch={batch}"))
@@ -91,30 +90,15 @@ def test_a_published_experiment_has_the_papers_model_data_batches_and_epochs(hyd
         assert (made.optimizer.lr, type(made.optimizer).__name__) == (1e-3, "Adam")
 
 
-def _all_built(combinations: Iterable[tuple[str, ...]]) -> int:
-    """Compose each combination of overrides, put every profile into it, and build all; returns how many were composed.
-
-    Equal networks are built once, without memory for their weights.
-    """
-    nodes = [composed(f"profile={name}")["profile"] for name in choices("profile")]
-    configs = [composed(*overrides) for overrides in combinations]
-    made = [build_experiment({**config, "profile": node}) for config in configs for node in nodes]
-    with torch.device("meta"):
+def test_every_choice_composes_and_builds_with_each_protocol_and_profile() -> None:
+    """Every experiment, with the other groups in turn; every method under every protocol, which sets parts of it."""
+    groups = {group: choices(group) for group in ("method", "protocol", "batch", "profile")}
+    chosen = [
+        [f"experiment={name}", *(f"{group}={names[i % len(names)]}" for group, names in groups.items())]
+        for i, name in enumerate(choices("experiment"))
+    ]
+    chosen += [[f"method={m}", f"protocol={p}"] for m, p in itertools.product(groups["method"], groups["protocol"])]
+    made = [build_experiment(composed(*overrides)) for overrides in chosen]
+    with torch.device("meta"):  # equal networks are built once, without memory for their weights
         for model, shape, classes in {(one.model, one.data.shape, one.data.classes) for one in made}:
             model.build(shape, classes)
-    return len(made)
-
-
-@pytest.mark.slow
-def test_every_two_choices_compose_and_build_together(hydra: None) -> None:
-    """Experiments and perturbations in full; protocols and batches in turn, so that every two choices meet."""
-    groups = ("experiment", "method", "protocol", "batch")
-    names = [choices(group) for group in groups]
-    combinations, met = [], set()
-    for i, j in itertools.product(range(len(names[0])), range(len(names[1]))):
-        places = (i, j, (i + j) % len(names[2]), (i + 2 * j) % len(names[3]))
-        chosen = tuple(f"{group}={of[at]}" for group, of, at in zip(groups, names, places, strict=True))
-        combinations.append(chosen)
-        met |= set(itertools.combinations(chosen, 2))
-    assert len(met) == sum(len(one) * len(other) for one, other in itertools.combinations(names, 2))
-    assert _all_built(combinations) == len(combinations) * len(choices("profile"))
