@@ -45,12 +45,6 @@ CASES: dict[str, dict[str, Any]] = {
     "batches added up": {"noise": NoiseConfig(0.1), "batch": Batch(5, None, 4)},
     LAST_IS_ONE: {"batch": Batch(4, None, 9), "examples": 39},
     "one pass": {"batch": Batch(6, 2, 4), "examples": 46, "engine": Engine(ghosts=GhostPasses.batched)},
-    "one pass, noise of their own": {
-        "noise": NoiseConfig(0.1),
-        "batch": Batch(6, 2, 4),
-        "examples": 46,
-        "engine": Engine(ghosts=GhostPasses.batched),
-    },
     "one pass where a rank has whole batches": {
         "batch": Batch(8, 2, 3),
         "examples": 46,

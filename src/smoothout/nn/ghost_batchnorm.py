@@ -11,12 +11,11 @@ to rounding, as long as the model uses each BatchNorm layer once and treats exam
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -215,48 +214,6 @@ def _transposed(x: Tensor, size: int, *, back: bool = False) -> Tensor:
     whole, *rest = split_remainder(x, size)
     whole = torch.unflatten(whole, 0, (size, -1) if back else (-1, size)).transpose(0, 1).flatten(0, 1)
     return torch.cat([whole, *rest]) if rest else whole
-
-
-def forward_stacked_weights(model: nn.Module, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-    """Ghost batches through ``model``, each at weights of its own, all in one pass.
-
-    Args:
-        model: in training mode its running averages take each ghost batch in turn. Uses no chance, so no dropout.
-        inputs: (N, ...), ghost batch after ghost batch, all of one size.
-        weights: by the name of a parameter, (ghosts, *shape): its value for each ghost batch. The others are shared.
-
-    Returns:
-        What the model returns, (N, ...); differentiable in ``weights`` and in the shared parameters.
-
-    Raises:
-        ValueError: on ghost batches of several sizes.
-        RuntimeError: on dropout.
-    """
-    ghosts = len(next(iter(weights.values())))
-    if len(inputs) % ghosts:
-        raise ValueError(f"inputs: {len(inputs)} examples are no {ghosts} ghost batches of one size")
-    names = {m: name for name, m in model.named_modules() if isinstance(m, _BatchNorm) and _averaging(m)}
-    averaging = list(names)
-    found = _buffers(averaging, ghosts)
-    rooms = {f"{names[layer]}.running_mean".lstrip("."): room[0] for layer, room in found.items()}
-    rooms |= {f"{names[layer]}.running_var".lstrip("."): room[1] for layer, room in found.items()}
-    counts = {f"{name}.num_batches_tracked".lstrip("."): layer.num_batches_tracked for layer, name in names.items()}
-    rooms |= dict(zip(counts, _zeros([c for c in counts.values() if c is not None], ghosts), strict=True))
-
-    def one(piece: Tensor, own: dict[str, Tensor], room: dict[str, Tensor]) -> Tensor:
-        output: Tensor = functional_call(model, {**own, **room}, (piece,))
-        return output
-
-    momenta = [layer.momentum for layer in averaging]
-    try:
-        for layer in averaging:
-            layer.momentum = 1.0  # the rooms then hold the statistics of each ghost batch alone
-        outputs = torch.vmap(one)(torch.unflatten(inputs, 0, (ghosts, -1)), dict(weights), rooms)
-    finally:
-        for layer, momentum in zip(averaging, momenta, strict=True):
-            layer.momentum = momentum
-    update_running_stats(averaging, list(found.values()))
-    return outputs.flatten(0, 1)
 
 
 @torch.no_grad()

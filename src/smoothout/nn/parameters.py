@@ -33,11 +33,6 @@ def trainable_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Pa
     return found
 
 
-def has_convolutions(model: nn.Module) -> bool:
-    """Whether a layer of ``model`` is a convolution, transposed ones included."""
-    return any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
-
-
 def group_by_dtype_and_device(tensors: Sequence[Tensor]) -> dict[tuple[torch.dtype, torch.device], list[int]]:
     """The indices of ``tensors`` that share a dtype and a device, in order."""
     kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}

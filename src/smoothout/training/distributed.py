@@ -8,7 +8,7 @@ but for the rounding of sums.
 
 Gradients travel as one flat message and not through DistributedDataParallel. That hangs its hooks on the passes of a
 module that it wraps: it would have to be told which ghost batch is the last (no_sync), wants as many passes on every
-rank, does not see passes at weights of their own (``forward_stacked_weights``), and spreads one rank's running averages
+rank, and spreads one rank's running averages
 instead of adding up all. After the last pass the weights are clean and the gradients plain tensors, whatever buffers
 the noise lay in; and of many backward passes DistributedDataParallel could hide its messages behind the last alone.
 """

@@ -71,14 +71,12 @@ class Engine:
         concurrent_trainings: how many trainings take turns on the device when several are missing, at most: the next
             one begins when the device has the memory for it, and trainings on image folders run alone. None is 8 on
             CUDA, 1 elsewhere.
-        ghosts: sequential needs the memory of one ghost batch, batched that of a batch. auto is batched on CUDA devices
-            wherever it takes fewer and larger launches: where one noise, or none, serves the ghost batches of a batch,
-            and with noise of their own in networks without convolutions, whose layers then multiply by a stack of
-            weights (convolutions would become grouped ones). A CPU is busy with one ghost batch already: measured with
-            128 examples each, batched took 1.1 times as long for a ResNet, 0.9 times for F1 (with 16 each, half as
-            long), and with noise of their own 1.4 times, so auto is sequential there. What cannot go in one pass goes
-            one after another: photographs, copies, dropout, noise that stays in, networks that use a BatchNorm layer
-            more than once, and, with noise of their own, compiled networks and those that `torch.vmap` cannot run.
+        ghosts: sequential needs the memory of one ghost batch, batched that of a batch. auto is batched on CUDA
+            devices, where it takes fewer and larger launches, and sequential on CPUs: with ghost batches of 128,
+            batched took 1.1 times as long for a ResNet and 0.9 times for F1 (half as long with ghost batches of 16).
+            Ghost batches always run one after another where one pass cannot hold them: image folders, ghost batches at
+            different weights (noise of their own, copies), dropout, noise that stays in, and networks that use a
+            BatchNorm layer more than once.
     """
 
     launch: Launch = Launch.auto
@@ -99,8 +97,7 @@ class Engine:
         device: torch.device,
         precision: Precision,
         recordable: bool,
-        one_noise: bool | None = None,
-        convolutions: bool = True,
+        one_pass: bool = False,
     ) -> Engine:
         """The choices made for ``auto``; raises ValueError where a graph is asked for and cannot be had."""
         cuda = device.type == "cuda"
@@ -119,7 +116,7 @@ class Engine:
             launch=launch,
             memory_format=self.resolve_memory_format(device, precision),
             concurrent_trainings=self.max_concurrent(device),
-            ghosts=self.passes(device, one_noise, convolutions),
+            ghosts=self.ghost_passes(device, one_pass),
         )
 
     def resolve_memory_format(self, device: torch.device, precision: Precision) -> MemoryFormat:
@@ -133,14 +130,10 @@ class Engine:
         """How many trainings take turns on ``device``."""
         return self.concurrent_trainings or (MAX_CONCURRENT if device.type == "cuda" else 1)
 
-    def passes(self, device: torch.device, one_noise: bool | None, convolutions: bool) -> GhostPasses:
-        """How ghost batches go through a network with or without ``convolutions``.
-
-        ``shares_noise`` is whether one noise, or none, serves those of a batch; None is that they must go one by one.
-        """
-        if one_noise is None or (self.compile and not one_noise):
+    def ghost_passes(self, device: torch.device, one_pass: bool) -> GhostPasses:
+        """How ghost batches go through the network; ``one_pass`` is whether one pass can hold those of a batch."""
+        if not one_pass:
             return GhostPasses.sequential
         if self.ghosts is GhostPasses.auto:
-            fewer_launches = device.type == "cuda" and (one_noise or not convolutions)
-            return GhostPasses.batched if fewer_launches else GhostPasses.sequential
+            return GhostPasses.batched if device.type == "cuda" else GhostPasses.sequential
         return self.ghosts

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from smoothout.nn.ghost_batchnorm import forward_ghosts, forward_stacked_weights, split_remainder
+from smoothout.nn.ghost_batchnorm import forward_ghosts
 from smoothout.nn.parameters import BATCHNORM, preserve_state
 from smoothout.training.batch import Batch
 from smoothout.training.noise_contexts import NoiseContexts
@@ -63,27 +62,16 @@ def plan_passes(
     if not (one_pass and whole):
         return PassPlan(tuple(mine), own, count, network, lambda ghost: perturb(own.start + ghost, count), 1)
     parts = torch.split(rows[start:stop], batch.size)
-    if perturb.shares_noise:
-        return PassPlan(
-            parts, own, count, _divided(model, network, batch.ghosts_per_batch), perturb, batch.ghosts_per_batch
-        )
-    sizes = ((each, _size(part, batch)) for part in parts for each in split_remainder(part, _size(part, batch)))
-    weights = perturb.stacked_weights(own.start, (max(1, len(each) // size) for each, size in sizes), count)
-
-    def forward(inputs: Tensor) -> Tensor:
-        parts = split_remainder(inputs, _size(inputs, batch))  # a smaller ghost batch is a pass of its own
-        return torch.cat([forward_stacked_weights(model, part, next(weights)) for part in parts])
-
-    return PassPlan(parts, own, count, forward, _still, batch.ghosts_per_batch)
+    ghosts = batch.ghosts_per_batch
+    return PassPlan(parts, own, count, _divided(model, network, ghosts), perturb, ghosts)
 
 
 @torch.no_grad()
-def fit_one_pass(model: nn.Module, perturb: NoiseContexts, example: Tensor) -> bool:
+def fit_one_pass(model: nn.Module, example: Tensor) -> bool:
     """Whether several ghost batches of ``model`` can go in one pass, found out by trying with ``example``, (1, ...).
 
     They cannot where a BatchNorm layer is used more than once, because its running averages would take the last use
-    alone; nor, with noise of their own, where the model does what `torch.vmap` has no rule for. The model stays as it
-    is.
+    alone. The model stays as it is.
     """
     uses, inputs = Counter[nn.Module](), torch.cat([example] * 4)  # two ghost batches: BatchNorm wants two examples
     layers = [module for module in model.modules() if isinstance(module, BATCHNORM)]
@@ -91,10 +79,7 @@ def fit_one_pass(model: nn.Module, perturb: NoiseContexts, example: Tensor) -> b
     try:
         with preserve_state(model):
             model.train()
-            if perturb.shares_noise:
-                forward_ghosts(model, model, inputs, 2)
-            else:
-                forward_stacked_weights(model, inputs, perturb.unmoved(2))
+            forward_ghosts(model, model, inputs, 2)
     except Exception:  # where it is the model's own, ghost batches one after another meet it too
         return False
     finally:
@@ -103,18 +88,8 @@ def fit_one_pass(model: nn.Module, perturb: NoiseContexts, example: Tensor) -> b
     return max(uses.values(), default=0) <= 1
 
 
-def _size(examples: Tensor, batch: Batch) -> int:
-    """Of the ghost batches of so many examples, but perhaps the last."""
-    return -(-len(examples) // batch.ghosts_per_batch)
-
-
 def _divided(model: nn.Module, network: Network, ghosts: int) -> Network:
     def forward(inputs: Tensor) -> Tensor:
         return forward_ghosts(network, model, inputs, ghosts)
 
     return forward
-
-
-def _still(ghost: int) -> list[nullcontext[None]]:
-    """No noise but what the network has of its own."""
-    return [nullcontext()]

@@ -130,9 +130,9 @@ class NoiseContexts:
         return self.trace is not None and self._update % self._every == 0
 
     @property
-    def shares_noise(self) -> bool | None:
-        """Whether one noise, or none, serves all ghost batches of a batch; None where they cannot go in one pass."""
-        return (self._context is None or self._noise.noise_per is NoisePer.batch) if self._at_once else None
+    def shares_noise(self) -> bool:
+        """Whether one noise, or none, serves all ghost batches of a batch, so that they can go in one pass."""
+        return self._at_once and (self._context is None or self._noise.noise_per is NoisePer.batch)
 
     def skip(self, ghosts: Iterable[int]) -> None:
         """Leave ``ghosts_per_batch`` to other ranks; where their noise stays in, it does so here too."""
@@ -141,40 +141,6 @@ class NoiseContexts:
                 for context in self(ghost):
                     with context:
                         pass
-
-    def stacked_weights(self, first: int, counts: Iterable[int], of: int) -> Iterator[dict[str, Tensor]]:
-        """For each batch of so many ghost batches from ``first`` on: each one's w + theta, by name, (ghosts, *shape).
-
-        Differentiable in w, which stays as it is; the noise is that of the same ghost batches one after another, of
-        which the update has ``of``.
-        """
-        context = self._context
-        assert context is not None
-        parameters = context.parameters
-        for count in counts:
-            draws = []
-            for generator in self._generators[first : first + count]:
-                context.generator = generator
-                draws.append(_flat(context.draw()))
-            thetas = torch.split(torch.stack(draws), [p.numel() for p in parameters], 1)
-            moved = [w + theta.view(len(theta), *w.shape).to(w) for w, theta in zip(parameters, thetas, strict=True)]
-            if first == 0 and self.measuring:
-                self._see_first(draws[0], moved, of)
-            yield dict(zip(self._names, moved, strict=True))
-            first += count
-
-    def unmoved(self, count: int) -> dict[str, Tensor]:
-        """What `stacked_weights` gives for so many ghost batches where there is no noise."""
-        parameters = self._context.parameters if self._context else []
-        return {name: w.expand(count, *w.shape) for name, w in zip(self._names, parameters, strict=True)}
-
-    def _see_first(self, theta: Tensor, moved: Sequence[Tensor], of: int) -> None:
-        """Measure at the end of the update by the first of several weights ``moved`` in one pass."""
-        assert self._context is not None
-        parameters = self._context.parameters
-        for weight in moved:
-            weight.retain_grad()
-        self._later = lambda: self._add(theta, _flat(parameters), _flat(_gradient(w)[0] for w in moved), of)
 
     def measure(self) -> None:
         """Add to ``trace`` what is left to measure; ``grad`` of each parameter is the whole update's now.
@@ -254,11 +220,6 @@ class _Watched:
                 self.see()
         finally:
             self.context.__exit__(*error)
-
-
-def _flat(tensors: Iterable[Tensor]) -> Tensor:
-    """All entries in logical order, (n,)."""
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
 def _by_filter(tensors: Iterable[Tensor]) -> Tensor:

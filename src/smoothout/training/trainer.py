@@ -18,7 +18,6 @@ from smoothout.common.rng import make_generator
 from smoothout.data.split import Split
 from smoothout.nn.evaluation import eval_batch_size, evaluate
 from smoothout.nn.options import Precision
-from smoothout.nn.parameters import has_convolutions
 from smoothout.nn.precision import precision_context
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
@@ -124,14 +123,14 @@ class Trainer:
         # How the updates reach the hardware follows from what all of the above allow.
         resident = train_split.resident
         recordable = self._perturb.recordable and optimizer.capturable and resident and self._ranks.size == 1
-        one_noise = self._perturb.shares_noise if batch.ghosts_per_batch > 1 and resident else None
-        self.engine = engine.resolved(self._device, precision, recordable, one_noise, has_convolutions(model))
+        one_pass = self._perturb.shares_noise and batch.ghosts_per_batch > 1 and resident
+        self.engine = engine.resolved(self._device, precision, recordable, one_pass)
         train_split, self._test_split = (  # whose batches lie in memory as the weights do
             split.to_memory_format(self.engine.memory_format.memory_format) for split in (train_split, test_split)
         )
         if self.engine.ghosts is GhostPasses.batched:
             with precision_context(precision, self._device):
-                fit = fit_one_pass(model, self._perturb, train_split.gather(slice(1))[0])
+                fit = fit_one_pass(model, train_split.gather(slice(1))[0])
             self.engine = self.engine if fit else replace(self.engine, ghosts=GhostPasses.sequential)
 
         self._examples = train_split.training_view(augmentation, seed)

@@ -15,7 +15,6 @@ from helpers.ghost_networks import SETTINGS, batch, network
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -25,7 +24,6 @@ from smoothout.nn.ghost_batchnorm import (
     GhostBatchNorm2d,
     GhostBatchNorm3d,
     convert_ghost_batchnorm,
-    forward_stacked_weights,
     ghosted,
     revert_ghost_batchnorm,
     supports_ghost_batchnorm,
@@ -251,79 +249,3 @@ def test_a_compiled_network_takes_ghost_batches() -> None:
     torch.testing.assert_close(compiled(inputs), wanted(inputs))  # and whole ones again
     for one, other in zip(found.buffers(), wanted.buffers(), strict=True):
         torch.testing.assert_close(one, other)
-
-
-# Weights of their own
-
-
-def own_weights(model: nn.Module, ghosts: int, batchnorm: bool) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(2)
-    norms = {f"{n}.{p}" for n, m in model.named_modules() if isinstance(m, nn.BatchNorm2d) for p in ("weight", "bias")}
-    return {
-        name: p + 0.3 * torch.randn(ghosts, *p.shape, generator=generator, dtype=p.dtype)
-        for name, p in model.named_parameters()
-        if batchnorm or name not in norms
-    }
-
-
-@pytest.mark.parametrize("batchnorm", [False, True])
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_ghost_batches_at_weights_of_their_own_are_those_in_turn(settings: dict[str, object], batchnorm: bool) -> None:
-    wanted, found = (network(convolutions=True, **settings) for _ in range(2))
-    assert_each_is_in_turn(wanted, found, batchnorm)
-
-
-def test_so_they_are_in_a_fully_connected_network() -> None:
-    assert_each_is_in_turn(network(convolutions=False), network(convolutions=False), batchnorm=True)
-
-
-def assert_each_is_in_turn(wanted: nn.Module, found: nn.Module, batchnorm: bool) -> None:
-    """Outputs, the sum of the gradients with respect to the clean weights, and running averages."""
-    inputs, labels = batch(20)
-    weights = own_weights(wanted, 4, batchnorm)
-    outputs = []
-    for ghost, (piece, answers) in enumerate(zip(inputs.chunk(4), labels.chunk(4), strict=True)):
-        outputs.append(functional_call(wanted, {name: w[ghost] for name, w in weights.items()}, (piece,)))
-        F.cross_entropy(outputs[-1], answers).backward(retain_graph=True)
-    output = forward_stacked_weights(found, inputs, own_weights(found, 4, batchnorm))
-    sum(F.cross_entropy(*pair) for pair in zip(output.chunk(4), labels.chunk(4), strict=True)).backward()
-    torch.testing.assert_close(output, torch.cat(outputs))
-    for one, other in zip(found.parameters(), wanted.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad)
-    for one, other in zip(found.buffers(), wanted.buffers(), strict=True):
-        torch.testing.assert_close(one, other)
-    momenta = [[m.momentum for m in model.modules() if hasattr(m, "momentum")] for model in (found, wanted)]
-    assert momenta[0] == momenta[1]
-
-
-def test_a_model_in_evaluation_mode_keeps_its_averages() -> None:
-    made, (inputs, _) = network(convolutions=True).eval(), batch(20)
-    before = [buffer.clone() for buffer in made.buffers()]
-    weights = own_weights(made, 4, batchnorm=True)
-    found = forward_stacked_weights(made, inputs, weights)
-    each = [functional_call(made, {n: w[g] for n, w in weights.items()}, (inputs.chunk(4)[g],)) for g in range(4)]
-    torch.testing.assert_close(found, torch.cat(each))
-    assert all(torch.equal(one, other) for one, other in zip(made.buffers(), before, strict=True))
-
-
-def test_a_single_layer_is_a_model_too() -> None:
-    wanted = layer("2d")
-    found = copy.deepcopy(wanted)
-    inputs = torch.randn(8, CHANNELS, 3, 2, dtype=torch.float64)
-    for piece in inputs.chunk(2):
-        wanted(piece)
-    forward_stacked_weights(found, inputs, {"bias": found.bias.expand(2, -1)})
-    for one, other in zip(found.buffers(), wanted.buffers(), strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_ghost_batches_of_several_sizes_and_dropout_are_refused_and_leave_the_model_alone() -> None:
-    made, (inputs, _) = network(convolutions=True), batch(18)
-    before = [buffer.clone() for buffer in made.buffers()]
-    with pytest.raises(ValueError, match=r"^inputs: 18 examples are no 4 ghost batches of one size$"):
-        forward_stacked_weights(made, inputs, own_weights(made, 4, batchnorm=True))
-    drops = nn.Sequential(*made[:-1], nn.Dropout(0.5), made[-1])
-    with pytest.raises(RuntimeError, match="random"):
-        forward_stacked_weights(drops, inputs, {"0.weight": drops[0].weight.expand(3, -1, -1, -1, -1)})
-    assert all(torch.equal(one, other) for one, other in zip(made.buffers(), before, strict=True))
-    assert [made[1].momentum, made[4].momentum] == [0.1, 0.1]

@@ -6,7 +6,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from helpers.engine_trainings import SIZE, Splits, network, told_recordable, training
-from torch import nn
 
 from smoothout.nn.options import Precision
 from smoothout.training import engine
@@ -111,48 +109,27 @@ def test_a_graph_that_cannot_be_had_is_refused_in_one_line(device: torch.device,
 
 @pytest.mark.parametrize("together", [0, -1])
 def test_less_than_one_training_at_a_time_is_refused_in_one_line(together: int) -> None:
-    with pytest.raises(ValueError, match=f"^together: must be null or a whole number >= 1, not {together}$"):
+    with pytest.raises(
+        ValueError, match=f"^concurrent_trainings: must be null or a whole number >= 1, not {together}$"
+    ):
         Engine(concurrent_trainings=together)
 
 
-@pytest.mark.parametrize("convolutions", [False, True])
 @pytest.mark.parametrize(
-    ("chosen", "device", "one_noise", "found"),
+    ("chosen", "device", "one_pass", "expected"),
     [
-        *((ghosts, device, None, "sequential") for ghosts in GhostPasses for device in (CPU, CUDA)),
-        *(("sequential", device, one, "sequential") for one in (True, False) for device in (CPU, CUDA)),
-        *(("batched", device, one, "batched") for one in (True, False) for device in (CPU, CUDA)),
+        *((ghosts, CUDA, False, "sequential") for ghosts in GhostPasses),
+        *(("sequential", device, True, "sequential") for device in (CPU, CUDA)),
+        *(("batched", device, True, "batched") for device in (CPU, CUDA)),
         ("auto", CPU, True, "sequential"),
-        ("auto", CPU, False, "sequential"),
         ("auto", CUDA, True, "batched"),
-        ("auto", CUDA, False, None),
     ],
 )
 def test_ghost_batches_go_in_one_pass_where_it_is_chosen_and_possible(
-    chosen: str, device: torch.device, one_noise: bool | None, found: str | None, convolutions: bool
+    chosen: str, device: torch.device, one_pass: bool, expected: str
 ) -> None:
-    """With noise of their own, auto on CUDA asks for convolutions."""
-    engine, found = Engine(ghosts=GhostPasses(chosen)), found or ("sequential" if convolutions else "batched")
-    told = device, Precision.float32, True, one_noise, convolutions
-    assert engine.resolved(*told).ghosts is GhostPasses(found)
-    compiled = replace(engine, compile=True).resolved(*told)
-    assert compiled.ghosts is GhostPasses("sequential" if one_noise is False else found)
-
-
-@pytest.mark.parametrize("convolutions", [False, True])
-def test_a_training_tells_its_engine_whether_its_network_has_convolutions(
-    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch, convolutions: bool
-) -> None:
-    told, resolved = list[object](), Engine.resolved
-
-    def look(self: Engine, *given: Any) -> Engine:
-        told.append(given[-1])
-        return resolved(self, *given)
-
-    monkeypatch.setattr(Engine, "resolved", look)
-    layers = [nn.Conv2d(1, 4, 3), nn.Flatten()] if convolutions else [nn.Flatten()]
-    training(tiny_split, nn.Sequential(*layers, nn.Linear(16, 3)), batch=Batch(6, 2))
-    assert told == [convolutions]
+    resolved = Engine(ghosts=GhostPasses(chosen)).resolved(device, Precision.float32, True, one_pass)
+    assert resolved.ghosts is GhostPasses(expected)
 
 
 def test_another_word_for_ghosts_is_refused_in_one_line() -> None:

@@ -66,7 +66,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "dropout": {"model": dropping, "noise": SMOOTHOUT},
     "ghost batches one after another": {"noise": SMOOTHOUT, "ghosts": GhostPasses.sequential, **_GHOSTS},
     "ghost batches in one pass, one noise": {"noise": ONE_NOISE, "ghosts": GhostPasses.batched, **_GHOSTS},
-    "ghost batches in one pass, own noise": {"noise": SMOOTHOUT, "ghosts": GhostPasses.batched, **_GHOSTS},
     "ResNet8, augmented, AdaSmoothOut": {
         "model": resnet,
         "optimizer": SGD(LR),
