@@ -12,7 +12,9 @@ from smoothout.data.datasets import DatasetName
 from smoothout.data.image_arrays import ImageArrays
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job
+from smoothout.jobs.prepared_run import prepare_run
 from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.jobs.steps import run_to_end
 from smoothout.models.mlp import MLP
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
@@ -24,13 +26,8 @@ UPDATES = 12  # an epoch of 1438 digits in batches of 128
 
 
 def trained(job: Job, runtime: Runtime) -> TrainingState:
-    """The training gone through to its end."""
-    steps = training_job.train_job(job, runtime)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as done:
-            return done.value
+    """Train to the end, without a record."""
+    return run_to_end(training_job.train(prepare_run(job, runtime)))
 
 
 def tiny(**changes: Any) -> Job:

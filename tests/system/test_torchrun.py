@@ -139,8 +139,8 @@ def test_a_sweep_is_trained_by_all_processes_run_after_run(root: Path) -> None:
     [
         (
             ["batch.ghost=null"],
-            "error: batch.ghost: an update of 1 ghost batch(es) cannot be shared by 2 processes;"
-            " take smaller ghost batches, a larger batch.multiplier, or fewer processes",
+            "error: batch.ghost: 1 ghost batch(es) per update cannot be split over 2 processes;"
+            " use a smaller batch.ghost, a larger batch.multiplier, or fewer processes",
         ),
         (
             ["seed=0,1", "hydra/launcher=local", "-m"],

@@ -21,10 +21,10 @@ from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
 from smoothout.jobs.lookup import find_record
+from smoothout.jobs.prepared_run import checkpoint_path, load_splits
 from smoothout.jobs.runner import run_jobs, validate_job
 from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.slurm import JobRunner
-from smoothout.jobs.training_job import checkpoint_path, load_splits
 from smoothout.results.records import Record
 
 if TYPE_CHECKING:
@@ -139,13 +139,18 @@ def announce_retraining(analysis: Job, epoch_seconds: Sequence[float | None], ru
     """
     if find_record(analysis, runtime) is not None:
         return
-    validate_job(analysis, runtime)
+    untrained = {
+        run: seconds
+        for run, seconds in zip(analysis.dependencies, epoch_seconds, strict=True)
+        if not checkpoint_path(run, runtime).exists()
+    }
+    if untrained:  # else there is nothing to say, and the job itself is about to be validated
+        validate_job(analysis, runtime)
     costs = RuntimeEstimator(runtime)
-    for run, seconds in zip(analysis.dependencies, epoch_seconds, strict=True):
-        if not checkpoint_path(run, runtime).exists():
-            known = "recorded, but its weights are not here" if find_record(run, runtime) else "not trained yet"
-            time = _estimate({run: seconds}, costs)
-            console.print(f"{run.name}: {known}: trained first (time: {time})", markup=False)
+    for run, seconds in untrained.items():
+        known = "recorded, but its weights are not here" if find_record(run, runtime) else "not trained yet"
+        time = _estimate({run: seconds}, costs)
+        console.print(f"{run.name}: {known}: trained first (time: {time})", markup=False)
 
 
 def _estimate(jobs: dict[Job, float | None], costs: RuntimeEstimator) -> str:

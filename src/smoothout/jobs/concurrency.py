@@ -11,162 +11,169 @@ from typing import Any
 
 import torch
 
+from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
 
-MARGIN = 1.2  # of the memory that the last training needed must be free before the next one begins
+MARGIN = 1.2  # the next training starts when this many times the memory that the last one needed is free
 
 
 class JobQueue:
-    """Jobs that wait, each once, in their order; one that could not be done yet may be put back."""
+    """Jobs in their order, each digest once; a job that could not finish may be put back at the front."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
-        self._jobs, self._seen, self._next = iter(jobs), set[str](), list[Job]()
+        self._jobs, self._seen, self._front = iter(jobs), set[str](), list[Job]()
 
-    def first(self) -> Job | None:
-        """The job that is next, or None; it stays in the queue. Takes no more than it needs from what it was given."""
-        while not self._next:
+    def peek(self) -> Job | None:
+        """The next job, which stays in the queue, or None. Asks the iterable for no more jobs than it needs."""
+        while not self._front:
             job = next(self._jobs, None)
             if job is None:
                 return None
             if job.digest not in self._seen:
                 self._seen.add(job.digest)
-                self._next.append(job)
-        return self._next[-1]
+                self._front.append(job)
+        return self._front[-1]
 
-    def take(self) -> Job:
-        """The job that is next."""
-        return self._next.pop()
+    def pop(self) -> Job:
+        """The next job; `peek` must have found one."""
+        return self._front.pop()
 
     def put_back(self, job: Job) -> None:
-        """Let ``job`` be the next one."""
-        self._next.append(job)
+        """Make ``job`` the next one."""
+        self._front.append(job)
 
 
 @dataclass
-class TrainingTurn:
-    """One job among those that run at the same time.
+class Slot:
+    """A running job's share of the device.
 
     Args:
-        stream: what its work goes onto, on a CUDA device.
-        first_epoch: steps until it has needed all kinds of memory that it will need.
-        reserved: bytes that the process had reserved on the device when it began.
-        steps: updates that it has made.
-        waits: whether it waits for another process's job to end.
+        runtime: where the job runs; its engine knows how many trainings run at the same time.
+        stream: the CUDA stream of its work, None on a CPU.
+        updates_per_epoch: of its training. The last, smaller batch and the evaluation come at an epoch's end: after
+            the first epoch a training has used all the memory that it will ever use.
+        reserved_before: bytes that the process had reserved on the device when the job started.
+        updates: how many it has made.
+        is_waiting: whether another process or job holds a lock that it needs.
     """
 
+    runtime: Runtime
     stream: Any
-    first_epoch: int
-    reserved: int
-    steps: int = 0
-    waits: bool = False
+    updates_per_epoch: int
+    reserved_before: int
+    updates: int = 0
+    is_waiting: bool = False
 
     @property
-    def settled(self) -> bool:
-        """Whether it needs no more memory than it has, as far as one can tell."""
-        return self.waits or self.steps > self.first_epoch
+    def memory_is_known(self) -> bool:
+        """Whether the job needs no more memory than it has already, as far as one can tell."""
+        return self.is_waiting or self.updates > self.updates_per_epoch
 
-    def entered(self) -> AbstractContextManager[Any]:
-        """A block whose work runs on the turn's stream."""
+    def on_stream(self) -> AbstractContextManager[Any]:
+        """A block whose work runs on the slot's stream."""
         return torch.cuda.stream(self.stream) if self.stream is not None else nullcontext()
 
 
 @dataclass
 class ConcurrencyLimit:
-    """Decides which job may begin beside those that run. At most ``most`` run at the same time.
+    """Decides when another job may start: at most ``limit`` run at the same time, and as memory allows.
 
-    Image folders, whose images are read and decoded on the way, are trained on alone: readers of several trainings
-    would share the interpreter's lock. On a CUDA device the next job begins when the last one has been through its
-    first epoch, and the memory that is free is ``MARGIN`` times what that one has needed. Streams are used again,
-    because each leaves a workspace of cuBLAS behind for good.
+    On a CUDA device the next job starts after the last one's first epoch, if ``MARGIN`` times the memory that this one
+    needed is free. After a failure for lack of memory ``limit`` falls for good: the rest of the table runs with fewer
+    trainings at a time, down to one, rather than fail again and again.
+
+    Image folders, which are read and decoded during training, are trained on alone: the readers of several trainings
+    would share Python's global lock. Streams are reused, because each leaves a workspace of cuBLAS behind for good.
     """
 
     runtime: Runtime
-    most: int
-    _turns: dict[Job, TrainingTurn] = field(default_factory=dict)
-    _free: list[Any] = field(default_factory=list)
-    _needed: int = 0
+    limit: int
+    _slots: dict[Job, Slot] = field(default_factory=dict)
+    _free_streams: list[Any] = field(default_factory=list)
+    _bytes_needed: int = 0  # by the training that last completed an epoch
 
     @property
-    def _device(self) -> torch.device | None:
-        """The CUDA device, if it is one."""
+    def _cuda(self) -> torch.device | None:
         return self.runtime.device if self.runtime.device.type == "cuda" else None
 
+    def has_room(self) -> bool:
+        """Whether another job may start now, as far as the running ones decide that."""
+        if not self._slots:
+            return True
+        if len(self._slots) >= self.limit:
+            return False
+        if self._cuda is None:
+            return True
+        newest = next(reversed(self._slots.values()))
+        return newest.memory_is_known and torch.cuda.mem_get_info(self._cuda)[0] > MARGIN * self._bytes_needed
+
     def admits(self, job: Job) -> bool:
-        """Whether ``job`` may begin where there is room."""
-        return not self._turns or not any(_reads_on_the_way(one) for one in (job, *self._turns))
+        """Whether ``job`` may run at the same time as those that run."""
+        return not self._slots or not any(_streams_images(other) for other in (job, *self._slots))
 
-    def have_room(self) -> bool:
-        """Whether another job may begin now, as far as that depends on those that run."""
-        if not self._turns:
-            return True
-        if len(self._turns) >= self.most:
-            return False
-        if self._device is None:
-            return True
-        last = next(reversed(self._turns.values()))
-        return last.settled and torch.cuda.mem_get_info(self._device)[0] > MARGIN * self._needed
-
-    def begin(self, job: Job) -> tuple[TrainingTurn, Runtime]:
-        """The job's turn, and the runtime that it sees, whose engine says how many trainings run at once."""
+    def start(self, job: Job) -> Slot:
+        """Give ``job`` a slot."""
         stream, reserved = None, 0
-        if self._device is not None:
-            fresh = torch.cuda.Stream(self._device) if not self._free else None  # type: ignore[no-untyped-call]
-            stream = fresh or self._free.pop()
-            self._collect()
-            reserved = torch.cuda.memory_reserved(self._device)
-            torch.cuda.reset_peak_memory_stats(self._device)
-        self._turns[job] = turn = TrainingTurn(stream, _updates_of_an_epoch(job), reserved)
+        if self._cuda is not None:
+            stream = self._free_streams.pop() if self._free_streams else torch.cuda.Stream(self._cuda)  # type: ignore[no-untyped-call]
+            self._free_memory()
+            reserved = torch.cuda.memory_reserved(self._cuda)
+            torch.cuda.reset_peak_memory_stats(self._cuda)
         runtime = self.runtime
-        return turn, runtime if self.most == runtime.concurrent_trainings else replace(
-            runtime, engine=replace(runtime.engine, concurrent_trainings=self.most)
-        )
+        if self.limit != runtime.concurrent_trainings:
+            runtime = replace(runtime, engine=replace(runtime.engine, concurrent_trainings=self.limit))
+        self._slots[job] = slot = Slot(runtime, stream, _updates_per_epoch(job), reserved)
+        return slot
 
-    def step(self, turn: TrainingTurn, *, worked: bool) -> None:
-        """Note that the job that has the turn made an update, or (``worked`` False) waits."""
-        turn.waits = not worked
-        turn.steps += worked
-        if worked and self._device is not None and turn.steps == turn.first_epoch + 1:
-            self._needed = torch.cuda.max_memory_reserved(self._device) - turn.reserved
-            torch.cuda.empty_cache()  # what evaluating has needed
+    def note_step(self, slot: Slot, *, updated: bool) -> None:
+        """Note that the slot's job made an update or, if not ``updated``, waits."""
+        slot.is_waiting = not updated
+        slot.updates += updated
+        if updated and self._cuda is not None and slot.updates == slot.updates_per_epoch + 1:
+            self._bytes_needed = torch.cuda.max_memory_reserved(self._cuda) - slot.reserved_before
+            torch.cuda.empty_cache()  # what the evaluation needed
 
-    def end(self, job: Job) -> None:
-        """The job has ended, whether it is done or failed; nothing of it may be referred to any more."""
-        turn = self._turns.pop(job)
-        if self._device is not None:
-            self._free.append(turn.stream)
-            self._collect()
+    def finish(self, job: Job) -> None:
+        """Free the slot of ``job``, which is done or failed; nothing may refer to the job's tensors any more."""
+        slot = self._slots.pop(job)
+        if self._cuda is not None:
+            self._free_streams.append(slot.stream)
+            self._free_memory()
 
-    def reduce(self) -> bool:
-        """Let fewer jobs run at the same time, after one of them ran out of memory; False when it was alone."""
-        if self.most == 1:
+    def lower(self) -> bool:
+        """Lower the limit after a job ran out of memory; False if one at a time was the limit already."""
+        if self.limit == 1:
             return False
-        self.most = max(1, min(self.most, len(self._turns)) - 1)
+        self.limit = max(1, min(self.limit, len(self._slots)) - 1)
         return True
 
-    def _collect(self) -> None:
-        gc.collect()  # models and graphs may hang in cycles of somebody's making
+    def _free_memory(self) -> None:
+        gc.collect()  # models and graphs may be part of reference cycles
         torch.cuda.empty_cache()
 
 
-def forget_frames(error: BaseException) -> BaseException:
-    """``error`` without the variables of the frames that it passed through: they hold models and their memory."""
-    for one in _chain(error):
-        traceback.clear_frames(one.__traceback__)
+def clear_frames(error: Exception) -> Exception:
+    """``error`` without the local variables of its tracebacks, which keep models and their memory alive."""
+    for cause in _causes(error):
+        traceback.clear_frames(cause.__traceback__)
     return error
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _reads_on_the_way(job: Job) -> bool:
+def _streams_images(job: Job) -> bool:
+    """Whether the job's training reads images while it runs."""
     return not getattr(getattr(job.training_job.settings, "data", None), "resident", True)
 
 
-def _updates_of_an_epoch(job: Job) -> int:
-    """Of the training that the job is or looks at; 0 where there is none."""
-    setup = job.training_job.settings
-    return setup.batch.updates_per_epoch(setup.data.expected_sizes[0]) if hasattr(setup, "batch") else 0
+def _updates_per_epoch(job: Job) -> int:
+    """Of the training that the job is or analyzes; 0 for any other job."""
+    experiment = job.training_job.settings
+    if not isinstance(experiment, Experiment):
+        return 0
+    return experiment.batch.updates_per_epoch(experiment.data.expected_sizes[0])

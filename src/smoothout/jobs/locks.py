@@ -1,8 +1,7 @@
-"""The right to write a record, or the weights of a run: one process or job at a time."""
+"""Locks on records and weights: one process or job at a time makes each of them."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,20 @@ from filelock import FileLock, Timeout
 from smoothout.common import interrupts
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
-from smoothout.results.records import Record, lock
+from smoothout.jobs.steps import Step, Steps
+from smoothout.results.records import lock
 
-JobSteps = Generator[bool, None, Record]  # pauses after every update of a training, and (False) while it has to wait
 
-
-def acquire(right: FileLock) -> Generator[bool, None, AbstractContextManager[Any]]:
-    """The right to make a record, or weights; pauses while another process or job has it."""
+def acquire(file_lock: FileLock) -> Steps[AbstractContextManager[Any]]:
+    """Wait for ``file_lock`` and return it, to be released by ``with``; pauses while another process or job has it."""
     while True:
         with suppress(Timeout):
-            held: AbstractContextManager[Any] = right.acquire(timeout=0)
+            held: AbstractContextManager[Any] = file_lock.acquire(timeout=0)
             return held
         interrupts.raise_if_interrupted()
-        yield False
+        yield Step.waiting
 
 
 def weights_lock(job: Job, runtime: Runtime) -> FileLock:
-    """It lies beside the checkpoints, for several results folders may share them."""
+    """The lock on a run's weights. It lies next to the checkpoints, because several results folders may share them."""
     return lock(Path(runtime.folders.checkpoints), "checkpoints", f"weights-{job.digest[:8]}")

@@ -1,134 +1,162 @@
-"""One job, or several in turn: find its record, or make it."""
+"""Find or make the records of jobs: one job, or several that take turns on the device."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import nn
 
 from smoothout.common import interrupts, pass_cache, progress
 from smoothout.common.machine_errors import is_out_of_memory
-from smoothout.jobs.concurrency import ConcurrencyLimit, JobQueue, TrainingTurn, forget_frames
+from smoothout.jobs import analysis_job
+from smoothout.jobs.analysis_job import analysis_outcome, measurement_outcome, pass_cache_path
+from smoothout.jobs.concurrency import ConcurrencyLimit, JobQueue, Slot, clear_frames
 from smoothout.jobs.job import Job
-from smoothout.jobs.locks import JobSteps, acquire
+from smoothout.jobs.locks import acquire
 from smoothout.jobs.lookup import find_record
-from smoothout.jobs.outcomes import (
-    analysis_outcome,
-    measurement_outcome,
-    pass_cache_path,
-    shared_labels,
-    trained_network,
-    training_outcome,
-)
+from smoothout.jobs.prepared_run import PreparedRun, check_analysis, model_outline, prepare_run
 from smoothout.jobs.runtime import Runtime
-from smoothout.jobs.training_job import validate_analysis, validate_training
+from smoothout.jobs.steps import WAIT_SECONDS, Step, Steps, run_to_end
+from smoothout.jobs.training_job import training_outcome
 from smoothout.results.digest import canonical_settings
 from smoothout.results.records import Record
 
-WAIT_SECONDS = 0.1  # between two looks at locks that others hold
-
 
 def get_or_run(job: Job, runtime: Runtime) -> Record:
-    """The job's record; what is missing is made, inputs first, and what is there is never made twice."""
+    """The job's record; if it is missing, run the job, its dependencies first. No record is made twice."""
     [(_, outcome)] = run_jobs([job], runtime.alone())
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
+def load_network(job: Job, which: str, runtime: Runtime) -> nn.Module:
+    """A run's network with its ``best`` or ``last`` weights, trained if necessary. Raises what `get_or_run` raises."""
+    get_or_run(job, runtime)
+    model, _ = run_to_end(analysis_job.load_network(prepare_run(job, runtime), which))
+    return model
+
+
 def run_jobs(jobs: Iterable[Job], runtime: Runtime) -> Iterator[tuple[Job, Record | Exception]]:
-    """The records of ``jobs`` as they come, each made as ``get_or_run`` makes it; or why a job failed.
+    """The records of ``jobs`` as they come, each made as `get_or_run` makes it; or why a job failed.
 
-    As many trainings as the place's engine says, and as memory holds, take turns, update by update, each on a CUDA
-    stream of its own: small networks leave most of a GPU idle. One that runs out of memory beside others is put back,
-    and fewer run at the same time. When they are asked to stop, every one of them leaves its checkpoint behind.
+    Small networks leave most of a GPU idle. So as many trainings as the runtime's engine allows, and as memory holds,
+    take turns, update by update, each on a CUDA stream of its own. One that runs out of memory next to others is put
+    back, and fewer run at the same time from then on. Asked to stop, every one of them saves a checkpoint.
     """
-    waiting, turns, active = (
-        JobQueue(jobs),
-        ConcurrencyLimit(runtime, runtime.concurrent_trainings),
-        dict[Job, tuple[JobSteps, TrainingTurn]](),
-    )
-    stopped: KeyboardInterrupt | None = None
-    while True:
-        while not stopped and turns.have_room() and (first := waiting.first()) is not None and turns.admits(first):
-            turn, here = turns.begin(waiting.take())
-            active[first] = _steps(first, here), turn
-        if not active:
-            break
-        worked = False
-        for job, (making, turn) in list(active.items()):
-            outcome: Record | Exception | None = None
-            try:
-                with turn.entered():
-                    updated = next(making)
-                turns.step(turn, worked=updated)
-                worked |= updated
-                continue
-            except StopIteration as done:
-                outcome = done.value
-            except KeyboardInterrupt as interrupt:
-                stopped = interrupt
-                if not interrupts.pending_signal():  # nobody told the others: they go on from their last checkpoints
-                    active.clear()
+    return _Scheduler(jobs, runtime).outcomes()
+
+
+class _Scheduler:
+    """Lets jobs take turns, see `run_jobs`: start jobs while there is room, then give each running job one step."""
+
+    def __init__(self, jobs: Iterable[Job], runtime: Runtime) -> None:
+        self._queue, self._limit = JobQueue(jobs), ConcurrencyLimit(runtime, runtime.concurrent_trainings)
+        self._running = dict[Job, tuple[Steps[Record], Slot]]()
+        self._interrupt: KeyboardInterrupt | None = None
+
+    def outcomes(self) -> Iterator[tuple[Job, Record | Exception]]:
+        """The outcome of each job as it ends. Raises KeyboardInterrupt once every job has stopped because of it."""
+        while self._start_jobs():
+            idle = True
+            for job in list(self._running):
+                result = self._advance(job)
+                idle &= result is Step.waiting
+                if isinstance(result, Record | Exception):
+                    yield job, result
+                if not self._running:
                     break
-            except Exception as error:
-                forget_frames(error)
-                outcome = error
-            del active[job], making
-            if is_out_of_memory(outcome) and turns.reduce():
-                waiting.put_back(job)
-                progress.console.print(f"{job.name}: no memory for it; again with at most {turns.most} at a time")
-                outcome = None
-            turns.end(job)
-            worked = True
-            if outcome is not None:
-                yield job, outcome
-        if active and not worked:
-            time.sleep(WAIT_SECONDS)
-    if stopped:
-        raise stopped
+            if idle:
+                time.sleep(WAIT_SECONDS)  # every job waits for another process
+        if self._interrupt:
+            raise self._interrupt
+
+    def _start_jobs(self) -> bool:
+        """Start jobs from the queue while there is room, none after an interrupt; returns whether any job runs."""
+        while not self._interrupt and self._limit.has_room():
+            job = self._queue.peek()
+            if job is None or not self._limit.admits(job):
+                break
+            slot = self._limit.start(self._queue.pop())
+            self._running[job] = _find_or_make(job, slot.runtime), slot
+        return bool(self._running)
+
+    def _advance(self, job: Job) -> Step | Record | Exception | None:
+        """Let ``job`` make one step: what it did, or its outcome; None if it stopped, or was put back."""
+        steps, slot = self._running[job]
+        outcome: Record | Exception | None = None
+        try:
+            with slot.on_stream():
+                step = next(steps)
+        except StopIteration as done:
+            outcome = done.value
+        except KeyboardInterrupt as interrupt:
+            self._interrupt = interrupt
+            if not interrupts.pending_signal():  # Ctrl-C outside the programs: the others cannot save and stop too
+                self._running.clear()
+                return None
+        except Exception as error:
+            outcome = clear_frames(error)
+        else:
+            self._limit.note_step(slot, updated=step is Step.updated)
+            return step
+        # Nothing may refer to the job's tensors when its slot is freed.
+        del self._running[job], steps
+        if is_out_of_memory(outcome) and self._limit.lower():
+            self._queue.put_back(job)
+            limit = f"at most {self._limit.limit} training(s) at a time"
+            progress.console.print(f"{job.name}: out of memory; trying again with {limit}")
+            outcome = None
+        self._limit.finish(job)
+        return outcome
 
 
-def validate_job(job: Job, runtime: Runtime) -> None:
+def validate_job(job: Job, runtime: Runtime) -> list[PreparedRun]:
     """Find what is wrong with a training, or with an analysis and its runs, before anything is written or trained.
 
-    Raises SettingsError, DataError or CheckpointError.
+    Returns the training, or the analysis's runs, prepared. Raises ConfigError, DataError or CheckpointError.
     """
-    validate_analysis(job)
-    for one in job.dependencies or (job,):
-        validate_training(one, runtime)
+    runs = job.dependencies or (job,)
+    outlines = [model_outline(run.settings) for run in runs]
+    check_analysis(job, outlines)
+    return [prepare_run(run, runtime, outline) for run, outline in zip(runs, outlines, strict=True)]
 
 
-def _steps(job: Job, runtime: Runtime) -> JobSteps:
+def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = None) -> Steps[Record]:
+    """The job's record: find it, or make the records that it depends on, take the lock, run the job and write it.
+
+    ``prepared`` is the training, where an analysis of it has prepared it already.
+    """
     record = find_record(job, runtime)
     if record is not None:
         return record
-    summary = hasattr(job.settings, "from_records")  # of the input records alone
-    of_machine = hasattr(job.settings, "measure")  # neither a training nor of one
-    if not (summary or of_machine):
-        validate_job(job, runtime)
+
+    # 1. Prepare: everything that can be wrong is found before anything is written.
+    runs = [prepared] if prepared else []
+    if not runs and _is_of_networks(job):
+        runs = validate_job(job, runtime)
+
+    # 2. The records of the runs that the job looks at.
     inputs = []
-    for one in job.dependencies:
-        inputs.append((yield from _steps(one, runtime)))
+    for number, run in enumerate(job.dependencies):
+        inputs.append((yield from _find_or_make(run, runtime, runs[number] if runs else None)))
+
+    # 3. One process makes the record; whoever waited for it finds it.
     with (yield from acquire(runtime.records.lock(job.kind, job.digest))):
         record = find_record(job, runtime)
         if record is not None:
             return record
         started = time.perf_counter()
-        if summary:
-            outcome = job.settings.from_records(inputs)
-        elif of_machine:
-            outcome = measurement_outcome(job, runtime)
-        else:
-            outcome = yield from analysis_outcome(job, inputs, runtime) if inputs else training_outcome(job, runtime)
+        outcome = yield from _outcome(job, inputs, runs, runtime)
         record = Record(
             kind=job.kind,
             name=job.name,
             digest=job.digest,
             identity=job.identity,
             settings=canonical_settings(job.settings),
-            labels=shared_labels([one.labels for one in inputs] or [job.settings.labels]),
+            labels=_shared_labels([one.labels for one in inputs] or [job.settings.labels]),
             inputs=[one.name for one in inputs],
             outcome={"wall_seconds": time.perf_counter() - started, **outcome},
             environment=runtime.environment(),
@@ -138,14 +166,24 @@ def _steps(job: Job, runtime: Runtime) -> JobSteps:
         return written
 
 
-def load_network(job: Job, which: str, runtime: Runtime) -> nn.Module:
-    """The same of a run whose record is there, or is made first. Raises what `get_or_run` raises."""
-    get_or_run(job, runtime)
-    steps = trained_network(job, which, runtime)
-    while True:
-        try:
-            if not next(steps):
-                time.sleep(WAIT_SECONDS)
-        except StopIteration as done:
-            model: nn.Module = done.value[0]
-            return model
+def _is_of_networks(job: Job) -> bool:
+    """Whether the job is a training or an analysis of trained networks."""
+    return not (hasattr(job.settings, "from_records") or hasattr(job.settings, "measure"))
+
+
+def _outcome(job: Job, inputs: list[Record], runs: list[PreparedRun], runtime: Runtime) -> Steps[dict[str, Any]]:
+    """Run the job, of one of four kinds."""
+    if hasattr(job.settings, "from_records"):  # a summary of its input records
+        summary: dict[str, Any] = job.settings.from_records(inputs)
+        return summary
+    if hasattr(job.settings, "measure"):  # of the machine
+        return measurement_outcome(job, runtime)
+    if inputs:
+        return (yield from analysis_outcome(job, inputs, runs))
+    return (yield from training_outcome(runs.pop()))
+
+
+def _shared_labels(labels: list[dict[str, Any]]) -> dict[str, Any]:
+    """The labels that are the same in all of ``labels``."""
+    first, *others = labels
+    return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}

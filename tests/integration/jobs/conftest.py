@@ -1,16 +1,17 @@
-"""A place of its own for every test of jobs."""
+"""A runtime of its own for every test of jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from helpers.tiny_jobs import workplace
 
-from smoothout.jobs import outcomes, training_job
+from smoothout.jobs import training_job
 from smoothout.jobs.job import Job
+from smoothout.jobs.prepared_run import PreparedRun
 from smoothout.jobs.runtime import Runtime
+from smoothout.jobs.steps import Steps
 from smoothout.training.checkpoint import TrainingState
 
 
@@ -24,15 +25,16 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Fills with the job of every update, in the order in which they are made."""
     made: list[Job] = []
 
-    def watched(job: Job, runtime: Runtime) -> Generator[None, None, TrainingState]:
-        steps = training_job.train_job(job, runtime)
+    def watched(run: PreparedRun) -> Steps[TrainingState]:
+        steps = train(run)
         while True:
             try:
-                next(steps)
+                step = next(steps)
             except StopIteration as done:
                 return done.value
-            made.append(job)
-            yield True
+            made.append(run.job)
+            yield step
 
-    monkeypatch.setattr(outcomes, "train_job", watched)
+    train = training_job.train
+    monkeypatch.setattr(training_job, "train", watched)
     return made

@@ -15,11 +15,12 @@ import pytest
 import torch
 from helpers.tiny_jobs import record_of, tiny, workplace
 
-from smoothout.jobs import outcomes
-from smoothout.jobs.concurrency import ConcurrencyLimit, JobQueue
+from smoothout.jobs import training_job
+from smoothout.jobs.concurrency import ConcurrencyLimit, JobQueue, Slot
 from smoothout.jobs.job import Job
+from smoothout.jobs.prepared_run import PreparedRun
 from smoothout.jobs.runner import get_or_run, run_jobs
-from smoothout.jobs.runtime import Runtime
+from smoothout.jobs.steps import Steps
 from smoothout.results.records import Record
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.engine import Engine
@@ -44,6 +45,7 @@ class FakeGPU:
         }
         for name, stand_in in stand_ins.items():
             monkeypatch.setattr(torch.cuda, name, stand_in)
+        monkeypatch.setattr(gc, "collect", lambda: 0)  # takes most of a test's time, and there is nothing to collect
 
     def stream(self, device: torch.device) -> object:
         self.made.append(object())
@@ -54,69 +56,66 @@ class FakeGPU:
         self.peak = max(self.peak, self.reserved, peak)
 
 
-def turns_on(tmp_path: Path, device: str = "cuda", together: int | None = None) -> ConcurrencyLimit:
-    runtime = replace(workplace(tmp_path, engine=Engine(concurrent_trainings=together)), device=torch.device(device))
+def limit_on(tmp_path: Path, device: str = "cuda", concurrent: int | None = None) -> ConcurrencyLimit:
+    engine = Engine(concurrent_trainings=concurrent)
+    runtime = replace(workplace(tmp_path, engine=engine), device=torch.device(device))
     return ConcurrencyLimit(runtime, runtime.concurrent_trainings)
 
 
-def trained(turns: ConcurrencyLimit, turn: Any, updates: int = 12 + 1) -> None:
-    """A tiny training has 12 updates an epoch."""
-    for _ in range(updates):
-        turns.step(turn, worked=True)
+def past_first_epoch(limit: ConcurrencyLimit, slot: Slot) -> None:
+    """A tiny training has 12 updates per epoch."""
+    for _ in range(12 + 1):
+        limit.note_step(slot, updated=True)
 
 
-def test_the_next_job_begins_after_the_last_ones_first_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_job_starts_after_the_last_ones_first_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only then is it known what one needs: the last, smaller batch and the evaluation come at the epoch's end."""
     FakeGPU(monkeypatch, 80 * GB)
-    turns = turns_on(tmp_path)
-    turn, _ = turns.begin(CROWD[0])
-    for _ in range(turn.first_epoch):
-        turns.step(turn, worked=True)
-        assert not turns.have_room()
-    turns.step(turn, worked=True)
-    assert turns.have_room()
+    limit = limit_on(tmp_path)
+    slot = limit.start(CROWD[0])
+    for _ in range(slot.updates_per_epoch):
+        limit.note_step(slot, updated=True)
+        assert not limit.has_room()
+    limit.note_step(slot, updated=True)
+    assert limit.has_room()
 
 
 @pytest.mark.parametrize(("room", "most"), [(8, 1), (20, 1), (22, 2), (74, 7), (200, 8)])
 def test_as_many_run_at_the_same_time_as_memory_holds(
     room: int, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training needs 10 GB while it records and 9 from then on: another begins where more than 12 GB are free."""
+    """A training needs 10 GB while it captures and 9 from then on: another starts if more than 12 GB are free."""
     gpu = FakeGPU(monkeypatch, room * GB)
-    turns = turns_on(tmp_path)
-    begun = 0
-    while turns.have_room() and begun < 20:
-        turn, _ = turns.begin(tiny(seed=begun))
-        begun += 1
+    limit = limit_on(tmp_path)
+    started = 0
+    while limit.has_room() and started < 20:
+        slot = limit.start(tiny(seed=started))
+        started += 1
         gpu.reserve(9 * GB, gpu.reserved + 10 * GB)
-        trained(turns, turn)
-    assert begun == most
+        past_first_epoch(limit, slot)
+    assert started == most
 
 
 def test_a_job_that_waits_for_another_process_holds_up_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FakeGPU(monkeypatch, 80 * GB)
-    turns = turns_on(tmp_path)
-    turn, _ = turns.begin(CROWD[0])
-    assert not turns.have_room()
-    turns.step(turn, worked=False)
-    assert turns.have_room()
+    limit = limit_on(tmp_path)
+    slot = limit.start(CROWD[0])
+    assert not limit.has_room()
+    limit.note_step(slot, updated=False)
+    assert limit.has_room()
 
 
-def test_streams_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_streams_are_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each leaves a workspace of cuBLAS behind for good."""
     gpu = FakeGPU(monkeypatch, 80 * GB)
-    turns = turns_on(tmp_path)
+    limit = limit_on(tmp_path)
     for _ in range(3):
-        held = []
-        for job in CROWD[:2]:
-            turn, _ = turns.begin(job)
-            held.append(turn.stream)
-            trained(turns, turn)
+        held = [limit.start(job).stream for job in CROWD[:2]]
         assert len(set(held)) == 2, "no two at the same time share one"
         for job in CROWD[:2]:
-            turns.end(job)
+            limit.finish(job)
     assert len(gpu.made) == 2
 
 
@@ -136,37 +135,36 @@ class OfFolders:
 def test_image_folders_are_trained_on_alone(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeGPU(monkeypatch, 80 * GB)
     folders: Any = OfFolders("photos")
-    turns = turns_on(tmp_path, device, together=4)
-    assert turns.admits(folders)
-    turn, _ = turns.begin(CROWD[0])
-    trained(turns, turn)
-    assert turns.admits(CROWD[1])
-    assert not turns.admits(folders)
-    turns.end(CROWD[0])
-    turns.begin(folders)
-    assert not turns.admits(CROWD[0])
+    limit = limit_on(tmp_path, device, concurrent=4)
+    assert limit.admits(folders)
+    limit.start(CROWD[0])
+    assert limit.admits(CROWD[1])
+    assert not limit.admits(folders)
+    limit.finish(CROWD[0])
+    limit.start(folders)
+    assert not limit.admits(CROWD[0])
 
 
 def test_after_a_failure_for_memory_fewer_run_and_know_it(tmp_path: Path) -> None:
-    turns = turns_on(tmp_path, "cpu", together=8)
+    limit = limit_on(tmp_path, "cpu", concurrent=8)
     for job in CROWD[:3]:
-        assert turns.begin(job)[1].concurrent_trainings == 8
-    assert turns.reduce()
-    assert turns.most == 2
-    turns.end(CROWD[2])
-    turns.end(CROWD[1])
-    assert turns.begin(CROWD[1])[1].concurrent_trainings == 2
-    assert turns.reduce()
-    assert turns.most == 1
-    assert not turns.reduce(), "alone, it is an error"
+        assert limit.start(job).runtime.concurrent_trainings == 8
+    assert limit.lower()
+    assert limit.limit == 2
+    limit.finish(CROWD[2])
+    limit.finish(CROWD[1])
+    assert limit.start(CROWD[1]).runtime.concurrent_trainings == 2
+    assert limit.lower()
+    assert limit.limit == 1
+    assert not limit.lower(), "alone, it is an error"
 
 
 def test_a_job_that_was_alone_is_tried_once_more_as_one_that_is_alone(tmp_path: Path) -> None:
-    """A training falls back from CUDA graphs to eager updates where it knows that nobody else will come."""
-    turns = turns_on(tmp_path, "cpu", together=8)
-    turns.begin(CROWD[0])
-    assert turns.reduce()
-    assert turns.most == 1
+    """A training falls back from CUDA graphs to eager updates if it knows that no other will start."""
+    limit = limit_on(tmp_path, "cpu", concurrent=8)
+    limit.start(CROWD[0])
+    assert limit.lower()
+    assert limit.limit == 1
 
 
 def test_a_queue_gives_each_job_once_and_takes_no_more_than_it_needs() -> None:
@@ -179,13 +177,13 @@ def test_a_queue_gives_each_job_once_and_takes_no_more_than_it_needs() -> None:
 
     queue = JobQueue(given())
     assert asked == []
-    assert queue.first() is queue.first() is CROWD[0]
+    assert queue.peek() is queue.peek() is CROWD[0]
     assert asked == [0]
-    assert queue.take() is CROWD[0]
+    assert queue.pop() is CROWD[0]
     queue.put_back(CROWD[0])
     found = []
-    while queue.first() is not None:
-        found.append(queue.take())
+    while queue.peek() is not None:
+        found.append(queue.pop())
     assert found == CROWD[:3]
 
 
@@ -194,13 +192,14 @@ def test_a_queue_gives_each_job_once_and_takes_no_more_than_it_needs() -> None:
 
 def fails_beside(others: int, failed: list[Job], kept: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trainings run out of memory in their third update where more than ``others`` run at the same time."""
-    watched, running = outcomes.train_job, set[Job]()
+    watched, running = training_job.train, set[Job]()
 
-    def training(job: Job, runtime: Runtime) -> Generator[bool, None, TrainingState]:
+    def training(run: PreparedRun) -> Steps[TrainingState]:
         model = torch.nn.Linear(3, 3)  # a local that the frames of the error hold
         kept.append(weakref.ref(model))
+        job = run.job
         running.add(job)
-        steps = watched(job, runtime)
+        steps = watched(run)
         try:
             for number in range(10**6):
                 if number == 2 and len(running) > others:
@@ -214,7 +213,7 @@ def fails_beside(others: int, failed: list[Job], kept: list[Any], monkeypatch: p
             running.discard(job)
         raise AssertionError
 
-    monkeypatch.setattr(outcomes, "train_job", training)
+    monkeypatch.setattr(training_job, "train", training)
 
 
 def test_a_training_that_runs_out_of_memory_beside_others_is_made_with_fewer(
@@ -229,7 +228,7 @@ def test_a_training_that_runs_out_of_memory_beside_others_is_made_with_fewer(
     assert isinstance(record, Record)
     assert record.outcome["weights"] == wanted
     assert 1 <= len(failed) <= 2
-    assert capsys.readouterr().err.count("no memory for it; again with at most") == len(failed)
+    assert capsys.readouterr().err.count("out of memory; trying again with at most") == len(failed)
 
 
 def test_a_training_that_runs_out_of_memory_alone_fails_and_keeps_no_memory(

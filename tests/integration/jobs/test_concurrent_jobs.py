@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from torch import nn
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.common import interrupts, progress
 from smoothout.common.errors import ConfigError
-from smoothout.jobs import outcomes as job_outcomes
 from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Job
+from smoothout.jobs.prepared_run import PreparedRun
 from smoothout.jobs.runner import get_or_run, run_jobs
 from smoothout.jobs.runtime import Runtime
+from smoothout.jobs.steps import Step, Steps
 from smoothout.models.mlp import MLP
 from smoothout.nn.options import NoiseDistribution
 from smoothout.results.records import Record
@@ -107,20 +108,19 @@ def test_an_error_in_one_training_sinks_no_other(
     tmp_path: Path, alone: dict[Job, Record], updates: list[Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impossible, failing = tiny(batch=Batch(1439)), CROWD[2]
-    watched = job_outcomes.train_job
+    watched = training_job.train
 
-    def training(job: Job, runtime: Runtime) -> Generator[None, None, TrainingState]:
-        steps = watched(job, runtime)
-        if job is not failing:
+    def training(run: PreparedRun) -> Steps[TrainingState]:
+        steps = watched(run)
+        if run.job is not failing:
             return (yield from steps)
         for _ in range(7):
-            next(steps)
-            yield True
+            yield next(steps)
         raise RuntimeError("the network hums")
 
     runtime = workplace(tmp_path, engine=Engine(concurrent_trainings=3))
     with monkeypatch.context() as patch:
-        patch.setattr(job_outcomes, "train_job", training)
+        patch.setattr(training_job, "train", training)
         outcomes = list(run_jobs([impossible, *CROWD], runtime))
     made = dict(outcomes)
     assert len(outcomes) == len(made) == 6
@@ -236,11 +236,11 @@ def test_a_job_that_another_process_makes_does_not_hold_up_the_others(tmp_path: 
 def test_weights_are_trained_once_where_two_results_folders_share_checkpoints(tmp_path: Path) -> None:
     one, other = (workplace(tmp_path / name) for name in ("one", "other"))
     other = replace(other, folders=replace(other.folders, checkpoints=one.folders.checkpoints))
-    first, second = (runner._steps(tiny(), runtime) for runtime in (one, other))
-    assert next(first) is True
-    assert next(second) is False  # it waits
+    first, second = (runner._find_or_make(tiny(), runtime) for runtime in (one, other))
+    assert next(first) is Step.updated
+    assert next(second) is Step.waiting
     first.close()
-    assert next(second) is True
+    assert next(second) is Step.updated
     second.close()
 
 

@@ -21,6 +21,7 @@ from smoothout.common.errors import RecordError
 from smoothout.data import datasets
 from smoothout.data.datasets import DatasetName
 from smoothout.jobs import lookup, training_job
+from smoothout.jobs.prepared_run import prepare_run
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
 from smoothout.models.mlp import MLP
@@ -250,7 +251,7 @@ def test_tensorboard_has_every_epoch_of_an_interrupted_run_once(tmp_path: Path) 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     job, runtime = tiny(), workplace(tmp_path, tensorboard=True, checkpoint_seconds=0.0)
-    steps = training_job.train_job(job, runtime)
+    steps = training_job.train(prepare_run(job, runtime))
     for _ in range(UPDATES + 3):
         next(steps)
     steps.close()

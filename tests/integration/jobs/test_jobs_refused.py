@@ -19,6 +19,7 @@ from smoothout.data.image_arrays import ImageArrays
 from smoothout.data.image_folder import Collection, ImageFolder
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job
+from smoothout.jobs.prepared_run import capturable_by_settings
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
 from smoothout.models.shallow import Shallow
@@ -51,7 +52,7 @@ BAD_JOBS: dict[str, tuple[Job, Callable[[Path], None] | None, type[Exception], s
         tiny(batch=Batch(479)),
         None,
         ConfigError,
-        r"^batch.size: the last .* batch has 1 example, and BatchNorm needs 2; take another size$",
+        r"^batch.size: the last .* has 1 example, .* needs 2",
     ),
     "a model that images are too small for": (
         tiny(model=Shallow()),
@@ -164,6 +165,6 @@ def test_a_fault_in_the_training_leaves_no_record(runtime: Runtime, monkeypatch:
 def test_a_cuda_graph_that_settings_rule_out_is_asked_for_in_vain_before_anything_is_written(
     changes: dict[str, Any], recordable: bool, runtime: Runtime
 ) -> None:
-    assert training_job._capturable(tiny(**changes).settings, runtime) is recordable
+    assert capturable_by_settings(tiny(**changes).settings, runtime) is recordable
     ranks = replace(runtime, ranks=ProcessGroup(0, 2))
-    assert not training_job._capturable(tiny(**changes).settings, ranks)
+    assert not capturable_by_settings(tiny(**changes).settings, ranks)

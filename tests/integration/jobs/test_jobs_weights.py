@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.common import interrupts, progress
+from smoothout.common.environment import environment
 from smoothout.common.errors import CheckpointError
 from smoothout.data.image_arrays import DatasetName, ImageArrays
 from smoothout.jobs import lookup, training_job
 from smoothout.jobs import runtime as runtime_module
 from smoothout.jobs.job import Job
+from smoothout.jobs.prepared_run import init_model
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
 from smoothout.models.resnet import ResNet
@@ -69,7 +71,7 @@ def test_an_analysis_of_a_network_whose_code_was_changed_is_refused(
     run = tiny()
     get_or_run(run, runtime)
     job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (run,))
-    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: 0 * x)  # right by chance alone, on any processor
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: 0 * x)  # accuracy of a guess, on any processor
     with pytest.raises(CheckpointError, match=r"^model: tiny-.*: the same weights had a test accuracy of .* the code"):
         get_or_run(job, runtime)
     assert runtime.records.get(job.kind, job.digest) is None
@@ -169,9 +171,9 @@ def test_a_run_that_goes_on_elsewhere_says_so(runtime: Runtime, monkeypatch: pyt
         _stopping_after(3, patch)
         with pytest.raises(interrupts.Interrupted):
             get_or_run(job, runtime)
-    here = runtime_module.environment(runtime.device)
-    monkeypatch.setattr(runtime_module, "environment", lambda device: {**here, "threads": 64})
-    assert [machine["threads"] for machine in get_or_run(job, runtime).outcome["machines"]] == [here["threads"], 64]
+    machine = environment(runtime.device)
+    monkeypatch.setattr(runtime_module, "environment", lambda device: {**machine, "threads": 64})
+    assert [machine["threads"] for machine in get_or_run(job, runtime).outcome["machines"]] == [machine["threads"], 64]
 
 
 def test_a_request_to_stop_keeps_a_checkpoint_and_makes_no_record(
@@ -236,7 +238,7 @@ def test_batchnorm_starts_at_one_or_uniformly_as_asked(runtime: Runtime, monkeyp
 def test_a_network_that_sets_batchnorms_start_itself_keeps_it(runtime: Runtime) -> None:
     colours = ImageArrays(DatasetName.cifar10, (0.5,) * 3, (0.5,) * 3)
     setup = tiny(model=ResNet(8), data=colours, batchnorm_init=BatchNormInit.uniform).settings
-    norms = [m for m in training_job.init_model(setup, runtime).modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in init_model(setup, runtime).modules() if isinstance(m, nn.BatchNorm2d)]
     assert len(norms) == 9
     assert all(torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
 

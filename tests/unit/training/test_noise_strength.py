@@ -18,9 +18,9 @@ from smoothout.config.experiment import Experiment
 from smoothout.data.datasets import DatasetName
 from smoothout.data.image_arrays import ImageArrays
 from smoothout.jobs.job import Job
+from smoothout.jobs.prepared_run import init_model, prepare_run
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Folders, Runtime
-from smoothout.jobs.training_job import init_model, load_snapshot
 from smoothout.models.mlp import MLP
 from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.nn.parameters import filter_norms
@@ -168,7 +168,7 @@ def test_a_record_has_it_at_the_first_and_at_the_last_weights(tmp_path: Path) ->
     found = get_or_run(job, runtime(tmp_path)).outcome["relative_strength"]
     model = init_model(job.settings, runtime(tmp_path))
     assert found["start"] == relative_noise_strength(model, noise, 0, 2 * updates)
-    _, snapshot = load_snapshot(job, runtime(tmp_path))
+    snapshot = prepare_run(job, runtime(tmp_path)).state
     assert snapshot is not None
     model.load_state_dict(snapshot.model)
     assert found["end"] == relative_noise_strength(model, noise, 2 * updates - 1, 2 * updates)

@@ -1,0 +1,97 @@
+"""One analysis job: load the networks of its runs, check them, run the analysis in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from smoothout.common import pass_cache, progress
+from smoothout.common.errors import CheckpointError, ConfigError, DataError
+from smoothout.jobs.job import Job
+from smoothout.jobs.prepared_run import PreparedRun, init_model, weights_digest
+from smoothout.jobs.runtime import Runtime
+from smoothout.jobs.steps import Steps
+from smoothout.jobs.training_job import train_locked
+from smoothout.nn.evaluation import eval_batch_size, evaluate
+from smoothout.nn.options import Precision
+from smoothout.nn.precision import precision_context
+from smoothout.results.digest import canonical_json
+from smoothout.results.records import Record, find_non_json_type
+
+SAME_ACCURACY = 0.02  # a share: with other rounding, the same weights may do a little better or worse
+
+
+def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -> Steps[dict[str, Any]]:
+    """Analyze the trained ``runs``, whose ``records`` exist, and return what the record of the analysis says.
+
+    Empties ``runs``: the checkpoints that they hold take as much memory as the networks.
+    """
+    runtime, train_split, test_split = runs[0].runtime, runs[0].train_split, runs[0].test_split
+    data_sha256 = runs[0].data_sha256
+    _check_data(records, data_sha256, runtime)
+    models = []
+    while runs:
+        models.append((yield from load_checked_network(runs.pop(0), job.settings.checkpoint)))
+    digests = [weights_digest(model.state_dict()) for model in models]
+
+    # An interrupted analysis resumes from its cached passes, but only with the same weights, data and machine.
+    circumstances = canonical_json([digests, data_sha256, runtime.environment()])
+    cache = pass_cache.open_pass_cache(pass_cache_path(job, runtime), circumstances)
+    bar = progress.Bar(job.name, job.settings.ticks(len(train_split), len(test_split)))
+    with bar, cache, precision_context(Precision.float32, runtime.device):  # torch's default lets cuDNN use TF32
+        outcome: dict[str, Any] = job.settings.run(models, train_split, test_split, bar.tick)
+    for key, value in outcome.items():
+        if wrong := find_non_json_type(value):
+            raise TypeError(f"{job.kind}: run() returned a {wrong} under {key!r}; a record holds numbers and lists")
+    return {**outcome, "weights": digests}
+
+
+def _check_data(records: list[Record], data_sha256: str, runtime: Runtime) -> None:
+    """Raise DataError if a run was trained on other data than those that are here."""
+    for record in records:
+        if record.outcome["data_sha256"] != data_sha256:
+            raise DataError(
+                f"data: {record.labels['data']} in {runtime.folders.data} is not what {record.name} was trained on;"
+                " restore that data, or use other folders.results and folders.checkpoints to train again"
+            )
+
+
+def load_checked_network(run: PreparedRun, which: str) -> Steps[nn.Module]:
+    """`load_network`, and CheckpointError if its code has changed so that the weights mean another function now."""
+    model, accuracy = yield from load_network(run, which)
+    with precision_context(run.experiment.precision, run.runtime.device):
+        now = evaluate(model, run.test_split.batches(eval_batch_size(run.runtime.device))).accuracy
+    if abs(now - accuracy) > SAME_ACCURACY:
+        raise CheckpointError(
+            f"model: {run.experiment.slug()}: the same weights had a test accuracy of {accuracy:.2%} and now have"
+            f" {now:.2%}: has the code changed? Give the new model another name or setting, or delete the old record"
+            " and checkpoint"
+        )
+    return model
+
+
+def load_network(run: PreparedRun, which: str) -> Steps[tuple[nn.Module, float]]:
+    """The run's network with its ``best`` or ``last`` weights, in evaluation mode, and their test accuracy.
+
+    Without a checkpoint it is trained first.
+    """
+    state = yield from train_locked(run)
+    model = init_model(run.experiment, run.runtime)
+    model.load_state_dict(state.model if which == "last" else state.best)
+    return model.eval(), state.curves["test_accuracy"][-1 if which == "last" else state.best_epoch]
+
+
+def pass_cache_path(job: Job, runtime: Runtime) -> Path:
+    """The folder in which an interrupted analysis keeps the passes that it has made."""
+    return Path(runtime.folders.checkpoints) / f"{job.name}.passes"
+
+
+def measurement_outcome(job: Job, runtime: Runtime) -> dict[str, Any]:
+    """Measure the machine, as a job without runs does. Raises ConfigError if that is impossible."""
+    try:
+        outcome: dict[str, Any] = job.settings.measure(runtime.device)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return outcome

@@ -1,0 +1,224 @@
+"""Prepare a training job: load its data and checkpoint, check that it can run, before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from smoothout.common.errors import CheckpointError, ConfigError
+from smoothout.common.rng import derive_seed, make_generator
+from smoothout.config.experiment import Experiment
+from smoothout.data.split import Split
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Runtime
+from smoothout.nn.batchnorm import init_uniform_
+from smoothout.nn.options import BatchNormInit
+from smoothout.nn.parameters import BATCHNORM
+from smoothout.training import checkpoint
+from smoothout.training.checkpoint import StateDict, TrainingState
+
+FileVersion = tuple[int, int, int]  # inode, time of the last change, size
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A training that was checked and can run: made once by `prepare_run`, and handed on.
+
+    Args:
+        job: the training; ``experiment`` are its settings.
+        runtime: where it runs.
+        train_split: on the device, in the memory format of the weights; ``test_split`` likewise.
+        data_sha256: fingerprint of the data set.
+        outline: the network on the meta device: shapes without memory.
+        checkpoint_path: of its checkpoint, whether the file exists or not.
+        state: the checkpoint's content, None without a checkpoint. A training that resumes from it changes it.
+        version: of the checkpoint file that ``state`` was read from.
+    """
+
+    job: Job
+    runtime: Runtime
+    train_split: Split
+    test_split: Split
+    data_sha256: str
+    outline: nn.Module
+    checkpoint_path: Path
+    state: TrainingState | None
+    version: FileVersion | None
+
+    @property
+    def experiment(self) -> Experiment:
+        """The training's settings."""
+        settings: Experiment = self.job.settings
+        return settings
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the checkpoint is that of a training that ended."""
+        state = self.state
+        return state is not None and (state.epoch == self.experiment.schedule.epochs or state.diverged)
+
+    def refreshed(self) -> PreparedRun:
+        """The same run with the checkpoint that lies there now; the file is read again only if it has changed."""
+        if _version(self.checkpoint_path) == self.version:
+            return self
+        state, version = load_state(self.job, self.checkpoint_path, self.outline, self.runtime)
+        return replace(self, state=state, version=version)
+
+
+def prepare_run(job: Job, runtime: Runtime, outline: nn.Module | None = None) -> PreparedRun:
+    """Load what a training needs, and find what is wrong with it.
+
+    ``outline`` is the network's, where it is known. Raises ConfigError, DataError or CheckpointError.
+    """
+    experiment: Experiment = job.settings
+    outline = outline or model_outline(experiment)
+    train_split, test_split, data_sha256 = load_splits(experiment, runtime)
+    _check_batch(experiment, len(train_split), outline)
+    _check_engine(experiment, runtime)
+    path = checkpoint_path(job, runtime)
+    state, version = load_state(job, path, outline, runtime)
+    run = PreparedRun(job, runtime, train_split, test_split, data_sha256, outline, path, state, version)
+    ghosts, processes = experiment.batch.ghosts_per_update, runtime.ranks.size
+    if ghosts < processes and not run.is_done:
+        raise ConfigError(
+            f"batch.ghost: {ghosts} ghost batch(es) per update cannot be split over {processes} processes;"
+            " use a smaller batch.ghost, a larger batch.multiplier, or fewer processes"
+        )
+    return run
+
+
+def _check_batch(experiment: Experiment, examples: int, outline: nn.Module) -> None:
+    """Raise ConfigError unless the data fill a batch, and every ghost batch is large enough for BatchNorm."""
+    try:
+        experiment.batch.check_fits(examples)
+    except ValueError as error:
+        raise ConfigError(f"batch.{error}") from error
+    has_batchnorm = any(isinstance(module, BATCHNORM) for module in outline.modules())
+    if has_batchnorm and experiment.batch.smallest_ghost(examples) == 1:
+        raise ConfigError("batch.size: the last (ghost) batch has 1 example, and BatchNorm needs 2; take another size")
+
+
+def _check_engine(experiment: Experiment, runtime: Runtime) -> None:
+    """Raise ConfigError if the engine's settings are impossible on the device."""
+    capturable = capturable_by_settings(experiment, runtime)
+    try:
+        runtime.engine.resolved(runtime.device, experiment.precision, recordable=capturable)
+    except ValueError as error:
+        raise ConfigError(f"engine.{error}") from error
+
+
+def capturable_by_settings(experiment: Experiment, runtime: Runtime) -> bool:
+    """Whether an update can be captured as a CUDA graph, as far as settings tell; the trainer knows the rest."""
+    copies = bool(experiment.method.a and experiment.method.copies)
+    return experiment.optimizer.capturable and not copies and experiment.data.resident and runtime.ranks.size == 1
+
+
+def check_analysis(job: Job, outlines: Sequence[nn.Module]) -> None:
+    """Raise ConfigError for an analysis that the networks of its runs (``outlines``) do not allow."""
+    if len({run.digest for run in job.dependencies}) < len(job.dependencies):
+        raise ConfigError(
+            "second_run: both runs are identical; give overrides for the second, such as second_run=['seed=1']"
+        )
+    first, *others = (_shapes(outline.state_dict()) for outline in outlines)
+    if any(other != first for other in others):
+        raise ConfigError("second_run: the second run's network must have the architecture of the first's")
+    subspace = getattr(job.settings, "subspace", None)
+    for weights in (sum(parameter.numel() for parameter in outline.parameters()) for outline in outlines):
+        if subspace is not None and subspace > weights:
+            raise ConfigError(f"analysis.subspace: {subspace} is more than the {weights} weights of the network")
+
+
+# Networks
+
+
+def model_outline(experiment: Experiment) -> nn.Module:
+    """The network on the meta device, which takes no memory. Raises ConfigError."""
+    try:
+        with torch.device("meta"):
+            model: nn.Module = experiment.model.build(experiment.data.shape, experiment.data.classes)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return model
+
+
+def init_model(experiment: Experiment, runtime: Runtime) -> nn.Module:
+    """The network at its start, on the device: the same for the same seed, whatever the method."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(experiment.seed, "start"))
+        model: nn.Module = experiment.model.build(experiment.data.shape, experiment.data.classes)
+    if experiment.batchnorm_init is BatchNormInit.uniform and not experiment.model.initializes_batchnorm:
+        init_uniform_(model, make_generator(experiment.seed, "batchnorm"))
+    memory_format = runtime.engine.resolve_memory_format(runtime.device, experiment.precision)
+    return memory_format.applied_to(model.to(runtime.device))
+
+
+def _shapes(weights: StateDict) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
+# Checkpoints
+
+
+def checkpoint_path(job: Job, runtime: Runtime) -> Path:
+    """The path of the training's checkpoint, whether it exists or not.
+
+    Only the digest counts: the readable part of the name may have changed since the file was written.
+    """
+    folder = Path(runtime.folders.checkpoints)
+    return next(iter(sorted(folder.glob(f"*-{job.digest[:8]}.pt"))), folder / f"{job.name}.pt")
+
+
+def load_state(
+    job: Job, path: Path, outline: nn.Module, runtime: Runtime
+) -> tuple[TrainingState | None, FileVersion | None]:
+    """The content and version of the checkpoint at ``path``; None twice without a file. Raises CheckpointError."""
+    version = _version(path)
+    if version is None:
+        return None, None
+    state = checkpoint.load(path, job.digest, runtime.device)
+    if _shapes(state.model) != _shapes(outline.state_dict()):
+        raise CheckpointError(f"checkpoint: {path} holds the weights of another network; delete it to train again")
+    return state, version
+
+
+def weights_digest(weights: StateDict) -> str:
+    """SHA-256 over the tensors of a state dict."""
+    digest = hashlib.sha256()
+    for tensor in weights.values():
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
+    return digest.hexdigest()
+
+
+def _version(path: Path) -> FileVersion | None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+# Data
+
+
+def load_splits(experiment: Experiment, runtime: Runtime) -> tuple[Split, Split, str]:
+    """The training split, the test split, and the fingerprint of the data set. Raises DataError."""
+    folder = Path(runtime.folders.data)
+    train_split, test_split, data_sha256 = _load(experiment.data, folder, runtime.device, runtime.download)
+    memory_format = runtime.engine.resolve_memory_format(runtime.device, experiment.precision).memory_format
+    return train_split.to_memory_format(memory_format), test_split.to_memory_format(memory_format), data_sha256
+
+
+@lru_cache(maxsize=2)
+def _load(data: Any, folder: Path, device: torch.device, download: bool) -> tuple[Split, Split, str]:
+    """The data set on the device; a table's trainings, and those that take turns, share it."""
+    loaded: tuple[Split, Split, str] = data.load(folder, device, download)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # trainings on other streams use what was copied on this one
+    return loaded

@@ -1,0 +1,38 @@
+"""How jobs take turns in one process: a job is a generator that stops after every step.
+
+One GPU holds several small trainings, but a training waits for the device most of the time. So a job is written as a
+generator: it yields after every update, and whoever drives it (`runner.run_jobs`) resumes the next job. Threads would
+do the same less predictably: torch's global random state is shared, and a signal must find every training between two
+updates. ``yield from`` passes the pauses of an inner function on to the driver and returns the inner function's result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from enum import Enum
+from typing import TypeVar
+
+T = TypeVar("T")
+WAIT_SECONDS = 0.1  # between two looks at locks that others hold
+
+
+class Step(Enum):
+    """What a job did before it paused."""
+
+    updated = "updated"  # one update of a training
+    waiting = "waiting"  # nothing: another process or job holds a lock that it needs
+
+
+Steps = Generator[Step, None, T]  # pauses with a Step, ends with a T
+
+
+def run_to_end(steps: Steps[T]) -> T:
+    """Drive ``steps`` alone, and return their result."""
+    while True:
+        try:
+            if next(steps) is Step.waiting:
+                time.sleep(WAIT_SECONDS)
+        except StopIteration as done:
+            result: T = done.value
+            return result
