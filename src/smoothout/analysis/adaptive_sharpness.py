@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smoothout.analysis.arguments import check_counts
 from smoothout.analysis.box import Box, random_point
 from smoothout.analysis.device_memory import SEARCH_VECTORS, vectors_device
-from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_counts, check_width
+from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_width
 from smoothout.analysis.options import Norm
 from smoothout.analysis.sharpness import PINNED, BoxObjective, Point, projected_ascent, sign_step
 from smoothout.common.enums import parse_enum

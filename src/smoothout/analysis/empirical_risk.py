@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smoothout.analysis.arguments import check_positive
 from smoothout.common.pass_cache import cached_pass
 from smoothout.nn.parameters import clear_weight_caches, concatenate, float64_device
 
@@ -126,20 +127,6 @@ def checked_loss(value: Any) -> Tensor:
 def machine_epsilon(parameters: Iterable[Tensor]) -> float:
     """The relative distance of neighbouring numbers in the coarsest dtype among ``parameters``."""
     return max(torch.finfo(p.dtype).eps for p in parameters)
-
-
-def check_positive(**numbers: float) -> None:
-    """Raise ValueError unless each is a finite number above 0."""
-    for name, number in numbers.items():
-        if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{name}: must be a finite number above 0, not {number!r}")
-
-
-def check_counts(*, least: int = 1, **counts: int) -> None:
-    """Raise ValueError unless each is a whole number of at least ``least``."""
-    for name, count in counts.items():
-        if not (isinstance(count, int) and not isinstance(count, bool) and count >= least):
-            raise ValueError(f"{name}: must be a whole number of at least {least}, not {count!r}")
 
 
 def iter_pairs(name: str, batches: Batches) -> Iterator[tuple[Any, Any]]:

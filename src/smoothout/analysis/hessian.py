@@ -19,6 +19,7 @@ from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, LinearOperator
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from smoothout.analysis.arguments import check_counts, check_positive
 from smoothout.analysis.device_memory import vectors_device
 from smoothout.analysis.empirical_risk import (
     Batches,
@@ -27,8 +28,6 @@ from smoothout.analysis.empirical_risk import (
     Tick,
     Weight,
     check_batches,
-    check_counts,
-    check_positive,
     dense,
     machine_epsilon,
 )

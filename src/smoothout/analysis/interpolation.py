@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from smoothout.analysis.arguments import linspace
 from smoothout.analysis.compatibility import (
     check_same_architecture,
     check_same_ties_and_buffers,
@@ -19,7 +20,6 @@ from smoothout.analysis.compatibility import (
     reject_hook_spectral_norm,
 )
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches
-from smoothout.analysis.jobs.base import linspace
 from smoothout.analysis.mean_loss import accumulator_for
 from smoothout.analysis.options import InterpolationPath, RunningStats
 from smoothout.common.deprecation import renamed_arguments

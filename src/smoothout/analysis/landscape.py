@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_counts
-from smoothout.analysis.jobs.base import linspace
+from smoothout.analysis.arguments import check_counts, linspace
+from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches
 from smoothout.analysis.mean_loss import accumulator_for
 from smoothout.analysis.options import BiasDirection
 from smoothout.common.enums import parse_enum

@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from smoothout.analysis.arguments import check_counts
 from smoothout.analysis.empirical_risk import (
     Batches,
     Loss,
     Tick,
     Weight,
     check_batches,
-    check_counts,
     check_width,
     iter_pairs,
 )

@@ -1,4 +1,4 @@
-"""Choices of the analyses, importable without torch."""
+"""The choices that an analysis offers, importable without torch."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ from enum import StrEnum
 
 
 class Convention(StrEnum):
-    """Whose search for the maximum is followed; `sharpness` says what each does."""
+    """How `sharpness` searches for the maximum; its docstring describes each."""
 
     converged = "converged"
     keskar = "keskar"
     released = "released"
 
 
-EVALUATIONS = {Convention.converged: 5, Convention.keskar: 1, Convention.released: 5}  # an iteration, as measured on F1
+EVALUATIONS = {Convention.converged: 5, Convention.keskar: 1, Convention.released: 5}  # per iteration, measured on F1
 
 
 class InterpolationPath(StrEnum):
-    """The way from the first network, alpha = 0, to the second, alpha = 1; beyond them it goes on."""
+    """The path from the first network, alpha = 0, to the second, alpha = 1, and beyond both."""
 
     linear = "linear"
     curvilinear = "curvilinear"
 
 
 class RunningStats(StrEnum):
-    """What BatchNorm's running averages are on the way."""
+    """BatchNorm's running statistics along a path, or at one set of weights."""
 
-    interpolated = "interpolated"  # as all other weights: what SmoothOut's authors do
-    kept = "kept"  # the first network's
-    recomputed = "recomputed"  # measured anew at each point; nearest to Keskar et al., who use each batch's own
+    interpolated = "interpolated"  # like all other weights; SmoothOut's authors do this
+    kept = "kept"  # as the (first) network has them
+    recomputed = "recomputed"  # estimated again at each point; closest to Keskar et al., who use batch statistics
 
 
 class BiasDirection(StrEnum):
-    """What a direction is in one-dimensional tensors: biases, BatchNorm's weight and bias."""
+    """The direction's entries in one-dimensional tensors: biases, BatchNorm's weight and bias."""
 
-    scaled = "scaled"  # each number is a filter: +-|w_i|, as in the program of SmoothOut's authors
-    zero = "zero"  # they stay as they are, as in Li et al.
+    scaled = "scaled"  # each number is a filter of its own: +-|w_i|, as in the SmoothOut authors' program
+    zero = "zero"  # these parameters stay unchanged, as in Li et al.
 
 
 class Norm(StrEnum):
@@ -46,7 +46,7 @@ class Norm(StrEnum):
 
 
 class SearchMethod(StrEnum):
-    """A search that goes on until its evaluations are spent."""
+    """A search that runs until it has spent its budget of evaluations."""
 
     as_written = "as_written"  # L-BFGS-B as Keskar et al. write it, without a limit on its iterations
     scaled = "scaled"  # L-BFGS-B with variables and objective scaled to the box, tolerances that cannot stop early
@@ -61,7 +61,7 @@ class WhichWeights(StrEnum):
 
 
 class SplitName(StrEnum):
-    """The split that is looked at; by_convention is the one that a convention of sharpness goes with."""
+    """The split that is measured; by_convention is the one that the convention of sharpness uses."""
 
     train = "train"
     test = "test"

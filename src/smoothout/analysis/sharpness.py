@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, minimize
 from torch import Tensor, nn
 
+from smoothout.analysis.arguments import check_counts
 from smoothout.analysis.box import Box, box_around, random_point
 from smoothout.analysis.device_memory import SEARCH_VECTORS, vectors_device
 from smoothout.analysis.empirical_risk import (
@@ -26,7 +27,6 @@ from smoothout.analysis.empirical_risk import (
     Tick,
     Weight,
     check_batches,
-    check_counts,
     check_width,
     machine_epsilon,
 )

@@ -1,1 +1,1 @@
-"""Analyses as jobs: the settings of each, and the record that it leaves."""
+"""Analyses as jobs: the settings of each, and the outcome that its record holds."""

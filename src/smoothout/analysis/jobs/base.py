@@ -1,82 +1,141 @@
-"""What a recorded analysis looks at: the weights of a run, a split, how many examples, where on a line."""
+"""What every analysis of trained runs shares as a job: which weights and which examples it uses.
+
+The modules of this folder import torch only inside the methods that compute, so that tables and figures render without
+it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
+from smoothout.analysis.arguments import check_counts, check_positive
+from smoothout.analysis.options import SplitName, WhichWeights
+from smoothout.common.enums import coerce_enum_fields
 
-from smoothout.analysis import empirical_risk
-from smoothout.analysis.options import SplitName
-from smoothout.data.split import Split, SplitBatches
-from smoothout.nn.evaluation import eval_batch_size
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-STATISTICS_BATCH = 1000  # examples a batch where BatchNorm's averages are recomputed: their size matters a little
+    from smoothout.data.split import Split, SplitBatches
+
+STATISTICS_BATCH = 1000  # examples per batch when BatchNorm's statistics are recomputed; the size matters slightly
 LARGE_GPU = 40 * 2**30  # bytes; products with the Hessian of ResNet44 for 5000 images need as much
 
 
-def check_split(part: SplitName) -> None:
-    """Raise ValueError unless ``part`` is one of the two splits."""
-    if part is SplitName.by_convention:
-        raise ValueError("split: must be train or test; by_convention belongs to sharpness")
+def count(default: int | None, least: int = 1) -> Any:
+    """A field that holds a whole number of at least ``least``, or None where its type allows that."""
+    return field(default=default, metadata={"least": least})
 
 
-def check_examples(examples: int | None) -> None:
-    """Raise ValueError when no example would be looked at."""
-    if examples is not None and examples < 1:
-        raise ValueError(f"examples: must be null (all) or at least 1, not {examples}")
+def positive(default: float) -> Any:
+    """A field that holds a finite number above 0."""
+    return field(default=default, metadata={"positive": True})
 
 
-def check_counts(settings: Any, *names: str, least: int = 1) -> None:
-    """Raise ValueError unless each of the named fields of ``settings`` is None or a whole number >= ``least``."""
-    values = {name: getattr(settings, name) for name in names}
-    empirical_risk.check_counts(least=least, **{name: value for name, value in values.items() if value is not None})
+@dataclass(frozen=True, kw_only=True)
+class AnalysisJob(ABC):
+    """The settings of an analysis. ``run`` computes its outcome, which the record holds as JSON.
+
+    A subclass has a field for each argument of the function that it calls, under the same name; the function's
+    docstring explains them.
+
+    Args:
+        checkpoint: the weights of each run: best or last.
+        examples: use only the first N examples of each split; None uses all.
+    """
+
+    kind: ClassVar[str]  # the folder of the records
+    numerics: ClassVar[int] = 1  # raised when a change of the program changes outcomes
+    runs: ClassVar[int] = 1  # how many trained runs it takes
+    in_name: ClassVar[tuple[str, ...]] = ()  # fields that the record's name shows
+    in_name_if_changed: ClassVar[tuple[str, ...]] = ()  # fields that it shows unless they have their default
+
+    checkpoint: WhichWeights = field(default=WhichWeights.best, metadata={"recorded_as": "weights"})
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        coerce_enum_fields(self)
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if "least" in setting.metadata and value is not None:
+                check_counts(least=setting.metadata["least"], **{setting.name: value})
+            if "positive" in setting.metadata:
+                check_positive(**{setting.name: value})
+        if self.examples is not None and self.examples < 1:
+            raise ValueError(f"examples: must be null (all) or at least 1, not {self.examples}")
+
+    @abstractmethod
+    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
+        """Analyze ``models``, calling ``tick`` after each step."""
+
+    @abstractmethod
+    def evaluations(self, train: int, test: int) -> int:
+        """About how many forward and backward passes ``run`` makes over splits of these sizes, at most."""
+
+    def ticks(self, train: int, test: int) -> int:
+        """About how often ``run`` calls ``tick``."""
+        return self.evaluations(train, test)
+
+    def examples_seen(self, train: int, test: int) -> int:
+        """How many examples one evaluation uses, on average over both splits."""
+        return (self.examples_used(train) + self.examples_used(test)) // 2
+
+    def slug(self, *runs: str) -> str:
+        """The readable part of the record's name."""
+        default = {setting.name: setting.default for setting in fields(self)}
+        changed = [name for name in self.in_name_if_changed if getattr(self, name) != default[name]]
+        return "-".join(["-to-".join(runs), *(str(getattr(self, name)) for name in (*self.in_name, *changed))])
+
+    def examples_used(self, size: int) -> int:
+        """How many examples of a split of ``size`` are used."""
+        return size if self.examples is None else min(size, self.examples)
+
+    def arguments(self, *, without: Sequence[str] = ()) -> dict[str, Any]:
+        """The fields that are arguments of the function, but for those in ``without``."""
+        left_out = {"checkpoint", "split", "examples", *without}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+    def batches(self, split: Split, size: int | None = None) -> SplitBatches:
+        """The examples of ``split`` that are used, in batches of ``size``, or of `analysis_batch`."""
+        return split.first(self.examples).batches(size or analysis_batch(split.labels.device))
 
 
-def check_positive(settings: Any, *names: str) -> None:
-    """Raise ValueError when one of the named fields of ``settings`` is not a finite number above 0."""
-    empirical_risk.check_positive(**{name: getattr(settings, name) for name in names})
+@dataclass(frozen=True, kw_only=True)
+class SplitJob(AnalysisJob):
+    """An analysis of one split.
 
+    Args:
+        split: train or test.
+    """
 
-def examples_used(size: int, examples: int | None) -> int:
-    """How many examples of a split of ``size`` are looked at."""
-    return size if examples is None else min(size, examples)
+    split: SplitName = field(default=SplitName.train, metadata={"recorded_as": "part"})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split is SplitName.by_convention:
+            raise ValueError("split: must be train or test; by_convention is for sharpness only")
 
-def examples_used_of_split(settings: Any, train: int, test: int) -> int:
-    """How many examples one evaluation goes over, of ``settings`` that look at one split."""
-    return examples_used(train if settings.split is SplitName.train else test, settings.examples)
+    def examples_seen(self, train: int, test: int) -> int:
+        """How many examples one evaluation uses."""
+        return self.examples_used(train if self.split is SplitName.train else test)
 
-
-def examples_used_of_both(settings: Any, train: int, test: int) -> int:
-    """How many examples one evaluation goes over, on average, of ``settings`` that look at both splits."""
-    return (examples_used(train, settings.examples) + examples_used(test, settings.examples)) // 2
+    def split_batches(self, train: Split, test: Split) -> SplitBatches:
+        """The examples of the chosen split that are used, in batches."""
+        return self.batches(train if self.split is SplitName.train else test)
 
 
 def analysis_batch(device: torch.device) -> int:
-    """Examples in a batch of an analysis: as in an evaluation, but on a GPU of less than 40 GiB as on a CPU.
+    """Examples per batch of an analysis: as in an evaluation, but a GPU of less than 40 GiB counts as a CPU.
 
-    Most analyses keep activations for one backward pass or two. The size goes by the whole of a GPU's memory, so that
-    it is the same whatever else is there.
+    Most analyses keep activations for one backward pass or two. The total memory decides, not the free memory: the
+    size, and with it the rounding, must not depend on what else runs there.
     """
+    import torch  # noqa: PLC0415
+
+    from smoothout.nn.evaluation import eval_batch_size  # noqa: PLC0415
+
     small = device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < LARGE_GPU
     return eval_batch_size(torch.device("cpu") if small else device)
-
-
-def batches_of(
-    part: SplitName, train: Split, test: Split, examples: int | None, size: int | None = None
-) -> SplitBatches:
-    """The first ``examples`` examples (None: all) of a split, in batches of ``size``, or of `analysis_batch`."""
-    split = train if part is SplitName.train else test
-    return split.first(examples).batches(size or analysis_batch(split.labels.device))
-
-
-def check_linspace(start: float, stop: float, points: int) -> None:
-    """Raise ValueError unless there are at least two points from ``start`` up to ``stop``."""
-    if points < 2 or not start < stop:
-        raise ValueError(f"start, stop, points: need start < stop and 2 points, not {start}, {stop}, {points}")
-
-
-def linspace(start: float, stop: float, points: int) -> list[float]:
-    """``points`` numbers at equal distances from ``start`` to ``stop``, rounded to ten decimals."""
-    return [round(start + (stop - start) * i / (points - 1), 10) for i in range(points)]

@@ -1,86 +1,53 @@
-"""The settings and the outcome of a comparison of sharpness searches."""
+"""A comparison of sharpness searches as a job."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
-from torch.nn import functional as F
+from smoothout.analysis.jobs.base import AnalysisJob, count, positive
+from smoothout.analysis.options import EVALUATIONS, SearchMethod
 
-from smoothout.analysis.empirical_risk import Tick
-from smoothout.analysis.jobs import base
-from smoothout.analysis.options import EVALUATIONS, SearchMethod, SplitName, WhichWeights
-from smoothout.analysis.search_comparison import compare_searches
-from smoothout.common.enums import coerce_enum_fields
-from smoothout.data.split import Split
+if TYPE_CHECKING:
+    from torch import nn
+
+    from smoothout.data.split import Split
 
 
-@dataclass(frozen=True)
-class SearchComparison:
-    """All searches for the sharpness of one run, side by side, see ``analysis.atlas.compare_searches``.
+@dataclass(frozen=True, kw_only=True)
+class SearchComparison(AnalysisJob):
+    """All searches for the sharpness of one run, side by side.
 
-    Args:
-        checkpoint: best or last.
-        eps: relative size of the box.
-        iterations: of each search of a convention, and of one ascent.
-        subspace: number of random columns (Keskar et al.: 100), None for the full space alone.
-        budget: evaluations of each search that goes on as long as it may.
-        maxcor: corrections that L-BFGS-B keeps.
-        seed: of random starts and the subspace.
-        examples: look at the first so many examples of each split; None is all.
+    The fields are the arguments of `analysis.search_comparison.compare_searches`.
     """
 
     recorded_as: ClassVar[str] = "Atlas"
 
     kind: ClassVar[str] = "atlas"
-    numerics: ClassVar[int] = 1
-    runs: ClassVar[int] = 1
 
-    checkpoint: WhichWeights = field(default=WhichWeights.best, metadata={"recorded_as": "weights"})
-    eps: float = 5e-4
-    iterations: int = 10
-    subspace: int | None = 100
-    budget: int = 60
-    maxcor: int = 10
+    eps: float = positive(5e-4)
+    iterations: int = count(10)
+    subspace: int | None = count(100)
+    budget: int = count(60)
+    maxcor: int = count(10)
     seed: int = 0
-    examples: int | None = None
-
-    def __post_init__(self) -> None:
-        coerce_enum_fields(self)
-        base.check_examples(self.examples)
-        base.check_counts(self, "iterations", "subspace", "budget", "maxcor")
-        base.check_positive(self, "eps")
-
-    def slug(self, run: str) -> str:
-        """The readable part of the record's name."""
-        return run
 
     def evaluations(self, train: int, test: int) -> int:
-        """About how many passes forward and backward over a split it takes."""
+        """Of the loss and its gradient, about."""
         conventions = sum(EVALUATIONS.values()) * self.iterations
         return (1 if self.subspace is None else 2) * (conventions + len(SearchMethod) * self.budget)
 
-    ticks = evaluations
-
     def examples_seen(self, train: int, test: int) -> int:
-        """How many examples most evaluations go over."""
-        return base.examples_used(train, self.examples)
+        """How many examples most evaluations use."""
+        return self.examples_used(train)
 
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Tick) -> dict[str, Any]:
-        """The course of every search."""
-        courses = compare_searches(
-            models[0],
-            base.batches_of(SplitName.train, train, test, self.examples),
-            base.batches_of(SplitName.test, train, test, self.examples),
-            F.cross_entropy,
-            eps=self.eps,
-            iterations=self.iterations,
-            subspace=self.subspace,
-            budget=self.budget,
-            maxcor=self.maxcor,
-            seed=self.seed,
-            tick=tick,
-        )
-        return {"courses": [asdict(course) for course in courses]}
+    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
+        """The `SearchTrace` of every search."""
+        from torch.nn.functional import cross_entropy  # noqa: PLC0415
+
+        from smoothout.analysis.search_comparison import compare_searches  # noqa: PLC0415
+
+        splits = self.batches(train), self.batches(test)
+        traces = compare_searches(models[0], *splits, cross_entropy, tick=tick, **self.arguments())
+        return {"courses": [asdict(trace) for trace in traces]}
