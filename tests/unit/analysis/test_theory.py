@@ -12,26 +12,29 @@ from scipy.optimize import minimize_scalar
 from smoothout.analysis.theory import (
     FLAT,
     SHARP,
-    Basin,
     ToyLoss,
     Well,
-    bowl_average,
     figure_one,
     flat_offset,
-    flat_offset_of_copies,
-    remaining_depth,
     sharp_bound,
     sharp_constraint,
     shifts,
-    widest_eps,
-    widest_eps_by_bound,
 )
 
 LOSS = ToyLoss()
-LEVELS = [
-    (Basin.cubic, lambda w, p: np.abs(w).max(-1) ** p),
-    (Basin.separable, lambda w, p: (np.abs(w) ** p).sum(-1)),
-]
+CUBIC, SEPARABLE = "cubic", "separable"  # level sets of a basin: max |w_i|^p (boxes), or sum |w_i|^p
+HEIGHTS = {CUBIC: lambda w, p: np.abs(w).max(-1) ** p, SEPARABLE: lambda w, p: (np.abs(w) ** p).sum(-1)}
+
+
+def basin_average(levels: str, power: float, a: float, dimension: int) -> float:
+    """C_bar at the bottom of a basin in m dimensions: a^p m / (m + p) if cubic, a^p m / (p + 1) if separable."""
+    return a**power * dimension / (power + (dimension if levels == CUBIC else 1))
+
+
+def remaining_depth(a: float, half_width: float, dimension: int = 1) -> float:
+    """The share of its depth that a well keeps at its center, for a product of m equal wells."""
+    t = a / half_width
+    return (1 - 2 * t**2 / 3 + t**4 / 5 if t <= 1 else 8 / (15 * t)) ** dimension
 
 
 # Figure 1
@@ -118,7 +121,7 @@ def test_with_n_copies_of_a_parabola_the_argmin_is_off_by_the_mean_shift():
         offsets.append(flat_offset(lambda w, t=thetas: ((w[None] + t[:, None]) ** 2).mean(0), 0.0, 0.1, 401))
         assert offsets[-1] == pytest.approx(abs(thetas.mean()), abs=0.0003)
     rms = math.sqrt(np.mean(np.square(offsets)))
-    assert rms == pytest.approx(flat_offset_of_copies(a, copies), rel=0.15)
+    assert rms == pytest.approx(a / math.sqrt(3 * copies), rel=0.15)
 
 
 def test_of_two_lowest_places_the_nearer_one_counts():
@@ -159,60 +162,38 @@ def test_where_the_sharp_constraint_holds_the_sharp_minimum_can_still_be_one(a, 
     assert flat_offset(lambda w: LOSS.smoothed(w, a), SHARP.center, tau=0.15) == 0.0
 
 
-@pytest.mark.parametrize("half_width", [0.1, 1.0])
-@pytest.mark.parametrize("a", [0.05, 0.1, 0.4, 3.0])
-def test_the_kept_depth_is_that_of_the_average_and_a_power_of_it_in_m_dimensions(a, half_width):
+@pytest.mark.parametrize(("a", "half_width"), [(0.05, 0.1), (0.1, 0.1), (0.4, 1.0), (3.0, 1.0)])
+def test_averaging_leaves_a_share_of_each_wells_depth_at_its_center(a, half_width):
+    """So no well disappears in one dimension, however wide the noise; in m dimensions the share is a power of m."""
     loss = ToyLoss((Well(0.0, half_width),), level=0.0)
-    share = -float(loss.smoothed(0.0, a))
-    assert remaining_depth(a, half_width) == pytest.approx(share, rel=1e-12)
-    assert remaining_depth(a, half_width, 5) == pytest.approx(share**5, rel=1e-12)
+    assert remaining_depth(a, half_width) == pytest.approx(-float(loss.smoothed(0.0, a)), rel=1e-12)
 
 
-def test_the_kept_depth_in_three_dimensions_is_what_sampling_finds():
+def test_the_remaining_depth_in_three_dimensions_is_what_sampling_finds():
     thetas = np.random.default_rng(0).uniform(-0.5, 0.5, (40000, 3))
     draws = np.prod(-Well(0.0, 0.7)(thetas), axis=1)
     assert draws.mean() == pytest.approx(remaining_depth(0.5, 0.7, 3), abs=4 * draws.std() / 200)
 
 
-@pytest.mark.parametrize(("bowl", "height"), LEVELS)
-@pytest.mark.parametrize("power", [1.0, 2.0, 4.0])
-@pytest.mark.parametrize("dimension", [1, 2, 7])
-def test_the_average_over_a_bowl_and_its_deviation_are_what_sampling_finds(bowl, height, power, dimension):
-    heights = height(np.random.default_rng(1).uniform(-0.5, 0.5, (40000, dimension)), power)
-    found = bowl_average(bowl, power, 0.5, dimension)
-    assert heights.mean() == pytest.approx(found.mean, abs=4 * found.standard_error(40000))
-    assert heights.std() == pytest.approx(found.deviation, rel=0.05)
+@pytest.mark.parametrize("levels", HEIGHTS)
+@pytest.mark.parametrize(("power", "dimension"), [(1.0, 1), (2.0, 2), (2.0, 7), (4.0, 7)])
+def test_the_average_over_a_basin_is_what_sampling_finds(levels, power, dimension):
+    heights = HEIGHTS[levels](np.random.default_rng(1).uniform(-0.5, 0.5, (40000, dimension)), power)
+    assert heights.mean() == pytest.approx(basin_average(levels, power, 0.5, dimension), abs=4 * heights.std() / 200)
 
 
-def test_one_draw_says_more_the_higher_the_dimension():
-    for bowl, rate in ((Basin.cubic, 1.0), (Basin.separable, 0.5)):
-        spread = [found.deviation / found.mean for found in (bowl_average(bowl, 2, 0.3, m) for m in (1000, 4000))]
-        assert spread[0] / spread[1] == pytest.approx(4**rate, rel=0.01)
-
-
-@pytest.mark.parametrize(("bowl", "height"), LEVELS)
-@pytest.mark.parametrize("dimension", [1, 3, 100])
-def test_at_the_widest_eps_the_average_equals_the_maximum_in_the_box(bowl, height, dimension):
-    a, power = 0.4, 2.0
-    corner = np.full(dimension, widest_eps(bowl, power, dimension) * a)
-    assert bowl_average(bowl, power, a, dimension).mean == pytest.approx(float(height(corner, power)), rel=1e-12)
-
-
-def test_eps_approaches_a_for_cubic_bowls_alone():
-    assert widest_eps("cubic", 2, 10**6) == pytest.approx(1.0, abs=1e-5)
-    assert widest_eps("separable", 2, 10**6) == pytest.approx(1 / math.sqrt(3))
+def test_eps_approaches_a_for_cubic_basins_alone():
+    """The widest eps with C_bar(w_s) >= max C within it; Theorem 2 says that it goes to a with the dimension."""
+    for levels, limit in ((CUBIC, 1.0), (SEPARABLE, 1 / math.sqrt(3))):
+        corner = basin_average(levels, 2, 1.0, 10**6) / (1 if levels == CUBIC else 10**6)
+        assert math.sqrt(corner) == pytest.approx(limit, abs=1e-5)
 
 
 @pytest.mark.parametrize("dimension", [1, 4, 50, 10**5])
-def test_the_bound_is_below_the_average_and_proves_the_eps_that_is_stated(dimension):
+def test_the_bound_is_below_the_average_of_a_cubic_basin(dimension):
     a, power = 0.4, 2.0
-    inner = np.linspace(0.0, a, 100001)
-    bounds = np.array([sharp_bound(i, a, dimension, i**power, 0.0) for i in inner])
-    exact = bowl_average("cubic", power, a, dimension).mean
-    assert (bounds <= exact * (1 + 1e-12)).all()
-    best = bounds.max() ** (1 / power) / a
-    assert widest_eps_by_bound(power, dimension) == pytest.approx(best, rel=1e-4)
-    assert widest_eps_by_bound(power, dimension) < widest_eps("cubic", power, dimension)
+    bounds = [sharp_bound(inner, a, dimension, inner**power, 0.0) for inner in np.linspace(0.0, a, 10001)]
+    assert max(bounds) <= basin_average(CUBIC, power, a, dimension) * (1 + 1e-12)
 
 
 def test_the_bound_goes_to_the_highest_value_as_the_dimension_grows():
@@ -227,7 +208,7 @@ def test_the_bound_fails_for_a_sum_of_squares_because_faces_are_lower_than_corne
     m, a, inner = 20, 1.0, 0.9
     highest = m * inner**2
     assert (inner * 1.001) ** 2 < highest
-    assert bowl_average("separable", 2, a, m).mean < sharp_bound(inner, a, m, highest, 0.0)
+    assert basin_average(SEPARABLE, 2, a, m) < sharp_bound(inner, a, m, highest, 0.0)
 
 
 def test_the_sharp_constraint_needs_a_flat_side_that_is_lower():
