@@ -29,7 +29,7 @@ def main(config: DictConfig) -> None:
         table, figure = settings.get("table"), settings.get("figure")
         if not table and not figure:
             raise ConfigError("table, figure: one of them must be named; both are none")
-        wish = pick_settings(settings, rows=tuple[str, ...] | None, run=bool)
+        wish = pick_settings(settings, rows=tuple[str, ...] | None, run=bool, save=bool)
         published = ROOT / "results" / "published"
         reproduction = TablePlan(table, scope, CONFIGS, published) if table else None
         asked = TablePlan(table, scope, CONFIGS, published, wish.rows) if table and wish.rows else reproduction
@@ -40,9 +40,9 @@ def main(config: DictConfig) -> None:
         written = []
         if reproduction:
             rendered = (reproduction.with_recorded_seeds(place) if any_seed else reproduction).render(place)
-            written += rendered.save(results / "tables")
-            plan.print_table(rendered)
-        if picture:
+            written += rendered.save(results / "tables") if wish.save else []
+            plan.print_table(rendered, wish.rows)
+        if picture and wish.save:
             shown = picture.with_recorded_seeds(place) if any_seed else picture
             drawn = shown.save(place, results / "figures")
             written += drawn

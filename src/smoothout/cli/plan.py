@@ -162,14 +162,15 @@ def _estimate(jobs: dict[Job, float | None], costs: RuntimeEstimator) -> str:
     return f"about {format_duration(sum(known))}" + (" and more" if len(known) < len(hours) else "")
 
 
-def print_table(table: Table) -> None:
-    """Print the table."""
+def print_table(table: Table, only: Sequence[str] | None = None) -> None:
+    """Print the table, or its rows whose name contains one of the texts ``only``."""
     _out.print(f"\n{table.title}\n{table.caption()}", markup=False)
     for block in table.blocks:
         frame = table.wide(block)
         grid = Grid(*frame.columns, title=block.heading, title_justify="left", box=box.SIMPLE)
         for row in frame.itertuples(index=False):
-            grid.add_row(*map(escape, row))
+            if only is None or any(text in row[0] for text in only):
+                grid.add_row(*map(escape, row))
         _out.print(grid)
     for note in table.notes:
         _out.print(note, markup=False)

@@ -113,3 +113,11 @@ def test_rows_choose_what_is_run_and_the_table_keeps_all_rows(root, reproduce):
     assert code == 0, err
     frame = pd.read_csv(root / "results" / "tables" / "quickstart-authors_code-smoke.csv")
     assert dict(frame.groupby("row")["n"].max()) == {"digits, 32": 0, "digits, 720": 1}
+
+
+def test_a_table_can_be_printed_row_by_row_without_a_file(root, reproduce):
+    code, out, err = reproduce("table=table2", "figure=figure1", "rows=[F1]", "run=false", "save=false")
+    assert code == 0, err
+    assert "F1, MNIST, 6000" in out
+    assert "C1, CIFAR-10" not in out
+    assert tree(root) == {"here": "folder"}
