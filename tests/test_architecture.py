@@ -35,7 +35,9 @@ def tags() -> list[str]:
 
 def test_each_equation_stands_in_one_place_and_in_the_readmes_table():
     found = tags()
-    listed = re.findall(r"^\| \[([^\]]+)\] .*\| `([\w.]+)` \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    listed = re.findall(
+        r"^\| \[([^\]]+)\] .*\| `([\w.]+)` \|$", (PACKAGE / "README.md").read_text(encoding="utf-8"), re.M
+    )
     assert len({tag for tag, _ in found}) == len(found), "an equation stands in two places"
     assert dict(listed) == dict(found)
 

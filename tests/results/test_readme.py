@@ -1,11 +1,11 @@
-"""README and findings are true: code runs, commands compose, numbers are the rendered tables', files are there."""
+"""READMEs and pages are true: code runs, commands and examples compose, numbers are the rendered tables', links resolve."""
 
 from __future__ import annotations
 
 import copy
-import math
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,25 @@ import torch
 from helpers.paths import ROOT
 from torch import nn
 
+from smoothout import AdaSmoothOut, SmoothOut
 from smoothout.config.build import build
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import build_experiment
+from smoothout.reproduction.claims import Claims
+from smoothout.reproduction.figure import FigurePlan
+from smoothout.reproduction.table import RunSelection, TablePlan
 
-PAGES = [ROOT / "README.md", ROOT / "results" / "findings.md"]
+FOLDERS = ("configs", "notebooks", "results", "src", "tests")
+READMES = [ROOT / "README.md", *sorted(path for name in FOLDERS for path in (ROOT / name).rglob("README.md"))]
+PAGES = [*READMES, *sorted(path for path in (ROOT / "results").glob("*.md") if path not in READMES)]
+FINDINGS = ROOT / "results" / "findings.md"
 TEXTS = {path: path.read_text(encoding="utf-8") for path in (*PAGES, *(ROOT / "configs").glob("*.yaml"))}
-README = TEXTS[PAGES[0]]
+README = TEXTS[ROOT / "README.md"]
+CODE = [page for page in READMES if "```python" in TEXTS[page]]
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def commands() -> list[str]:
@@ -31,8 +43,9 @@ def commands() -> list[str]:
 
 
 def made() -> list[str]:
-    """What README has make do with settings, and its other targets that run a program with some."""
-    given = [line.partition("  #")[0].strip() for line in re.findall(r"^make (\S+ .*=.*)$", README, re.M)]
+    """What the pages have make do with settings, and its other targets that run a program with some."""
+    lines = [line for page in READMES for line in re.findall(r"^make (\S+ .*=.*)$", TEXTS[page], re.M)]
+    given = sorted({line.partition("  #")[0].strip() for line in lines})
     return [*given, "quickstart", "reproduce-table2", "show-table2", "figure-f1", "choose-strength", "causes", "data"]
 
 
@@ -74,18 +87,32 @@ def test_what_make_runs_composes(target):
         compose_and_build(line)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_and_picture_is_there(page):
-    targets = re.findall(r"\]\(([^)#:]+)\)", TEXTS[page])
-    assert targets
-    assert [target for target in targets if not (page.parent / target).exists()] == []
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_make_target_that_is_named_exists():
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_resolves(page):
+    links = re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", TEXTS[page])
+    targets = [(page.parent / target if target else page, anchor) for target, anchor in links]
+    assert [target for target, anchor in targets if not target.exists()] == []
+    assert [(target, anchor) for target, anchor in targets if anchor and anchor not in anchors(target)] == []
+
+
+@pytest.mark.parametrize("page", READMES, ids=name_of)
+def test_every_make_target_that_is_named_exists(page):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`?make ([a-z][\w-]*)", README):
-        stem = re.sub(r"(reproduce|show|figure)-[\w-]+", r"\1-%", target)
+    for target in re.findall(r"(?:^|`)make ([a-z][\w-]*)", TEXTS[page], re.M):
+        stem = re.sub(r"(plan|reproduce|show|figure)-[\w-]+", r"\1-%", target)
         assert re.search(rf"^{re.escape(stem)}:", makefile, re.M), target
+
+
+def test_the_readme_is_short_and_names_every_experiment():
+    assert len(README.splitlines()) <= 200
+    for path in (*(ROOT / "configs" / "experiment").glob("*.yaml"), *(ROOT / "configs" / "analysis").glob("*.yaml")):
+        assert f"`{path.stem}`" in README
 
 
 def test_the_section_on_gpus_begins_with_their_check():
@@ -103,26 +130,39 @@ HEADINGS = {  # of a rendered table's section, by the name that a page's block o
     "converged": "Sharpness in %, convention `converged`",
 }
 BLOCKS = {page: re.findall(r"<!-- (\S+): (\w+) -->\n(.*?)<!-- end -->", TEXTS[page], re.S) for page in PAGES}
+SHOWING = [page for page in PAGES if BLOCKS[page]]
 
 
-def section(name: str, block: str) -> list[str]:
-    """The lines of the rendered table ``name`` that a page's ``block`` is of."""
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def section(name: str, block: str) -> list[list[str]]:
+    """The rows of the rendered table ``name`` that a page's ``block`` is of."""
     rendered = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
     [found] = re.findall(rf"^## {re.escape(HEADINGS[block])}\n(.*?)(?=^## |\Z)", rendered, re.M | re.S)
-    return found.splitlines()
+    return [cells(line) for line in found.splitlines() if line.startswith("|")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def shown(name: str, text: str) -> list[tuple[str, list[str]]]:
+    """A block's rows, each with the table that it is of; for a ``*`` in ``name``, the row's first cell tells which."""
+    rows = [cells(line) for line in text.splitlines() if line.startswith("|") and not line.startswith("|:")]
+    if "*" not in name:
+        return [(name, row) for row in rows]
+    return [(name.replace("*", row[0].strip("`")), row[1:]) for row in rows[1:]]  # but for the head
+
+
+@pytest.mark.parametrize("page", SHOWING, ids=name_of)
 def test_the_numbers_shown_are_those_of_the_rendered_tables_section(page):
-    assert BLOCKS[page]
     for name, block, text in BLOCKS[page]:
-        lines = [line for line in text.splitlines() if line.startswith("|")]
-        assert lines
-        assert [line for line in lines if line not in section(name, block)] == []
+        rows = shown(name, text)
+        assert rows
+        assert [row for table, row in rows if row not in section(table, block)] == []
 
 
-def test_every_section_shown_is_another():
-    blocks = BLOCKS[PAGES[1]]
+def test_the_readme_and_the_findings_show_numbers():
+    assert {ROOT / "README.md", FINDINGS} <= set(SHOWING)
+    blocks = BLOCKS[FINDINGS]
     assert {block for _, block, _ in blocks} == set(HEADINGS)
     headers = [section(name, block) for name, block, _ in blocks]
     assert all(one != other for i, one in enumerate(headers) for other in headers[:i])
@@ -132,38 +172,59 @@ def test_every_section_shown_is_another():
 
 
 @pytest.fixture
-def ran() -> dict[str, Any]:
-    """What the code blocks leave behind, run one after the other on a small network with BatchNorm."""
+def names(monkeypatch) -> dict[str, Any]:
+    """What a page's code blocks find: data of 64 numbers in ten classes, models with BatchNorm, and the imports."""
+    monkeypatch.chdir(ROOT)
 
     def examples(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(torch.randn(count, 4), torch.randint(0, 3, (count,))) for _ in range(3)]
+        return [(torch.randn(count, 64), torch.randint(0, 10, (count,))) for _ in range(3)]
 
-    model, other = (nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)) for _ in range(2))
-    start = copy.deepcopy(model.state_dict())
+    model, other = (nn.Sequential(nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 10)) for _ in range(2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    names: dict[str, Any] = {"model": model, "model_a": model, "model_b": other, "optimizer": optimizer, "start": start}
-    names |= {"loader": examples(8), "batches": examples(16), "held_out": examples(16)}
-    for block in re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S):
+    given: dict[str, Any] = {"model": model, "model_a": model, "model_b": other, "optimizer": optimizer}
+    given |= {"torch": torch, "nn": nn, "F": nn.functional, "SmoothOut": SmoothOut, "AdaSmoothOut": AdaSmoothOut}
+    return given | {"loader": examples(8), "batches": examples(16), "held_out": examples(16)}
+
+
+@pytest.mark.parametrize("page", CODE, ids=name_of)
+def test_the_code_that_a_page_shows_runs_as_it_stands(page, names):
+    for block in re.findall(r"^```python\n(.*?)^```$", TEXTS[page], re.M | re.S):
         exec(block, names)
-    return names
 
 
-def test_the_code_that_is_shown_runs_as_it_stands_and_gives_what_it_says(ran):
-    assert not all(torch.equal(ran["start"][name], tensor) for name, tensor in ran["model"].state_dict().items())
-    assert ran["result"].value > 0
-    assert ran["loss"].isfinite()
-    assert (ran["way"][0].alpha, ran["way"][-1].alpha) == (-1.0, 2.0)
-    assert all(math.isfinite(point.loss) for point in ran["way"])
-    assert [point.loss_error is not None for point in ran["noisy"]] == [True] * 3
-    assert ran["noisy"][0].loss_error == 0.0 < ran["noisy"][1].loss_error
-    assert {len(point.losses) for point in ran["around"]} == {5}
+def test_the_readmes_code_trains_measures_and_reads_the_records(names, capsys):
+    before = copy.deepcopy(names["model"].state_dict())
+    loop, program, reading = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+    exec(loop, names)
+    assert not all(torch.equal(before[name], tensor) for name, tensor in names["model"].state_dict().items())
+    exec(program, names)
+    assert re.match(r"\d+\.\d+", capsys.readouterr().out)
+    exec(reading, names)
+    best = names["frame"].query("model == 'f1' and epochs == 200 and batch == 6000")["best"]
+    assert best.between(0.97, 0.99).all()
+    assert len(best) > 10
 
 
-def test_the_density_that_is_shown_holds_every_eigenvalue(ran):
-    top, grid, density = ran["top"], ran["grid"], ran["density"]
-    assert list(top.values) == sorted(top.values, reverse=True)
-    assert len(top.values) == 3
-    assert density.sum() * (grid[1] - grid[0]) == pytest.approx(1.0, abs=0.02)
-    ritz = [value for values in ran["spectrum"].ritz for value in values]
-    width = 0.01 * ran["reach"]
-    assert all(min(abs(value - one) for one in ritz) < width for value in top.values)
+# The examples of configs/README.md
+
+
+@pytest.fixture
+def configs(tmp_path) -> Path:
+    """A copy of configs/ with the files that its README has the reader add."""
+    folder = shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    for path, text in re.findall(
+        r"^```yaml\n# configs/(\S+)\n(.*?)^```$", TEXTS[ROOT / "configs/README.md"], re.M | re.S
+    ):
+        (folder / path).write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_the_examples_of_a_table_a_figure_and_a_claim_work(configs):
+    given = compose_config(configs, "reproduce", ["table=mine", "figure=mine"])
+    published = ROOT / "results" / "published"
+    table = TablePlan(given["table"], RunSelection(), configs, published)
+    figure = FigurePlan(given["figure"], RunSelection(), configs)
+    assert len(table.jobs()) == 4
+    assert len(figure.jobs()) == 4
+    claims = compose_config(configs, "verdicts", ["claims=mine"])["claims"]
+    assert len(Claims(claims, RunSelection(), configs, published).jobs()) == 2
