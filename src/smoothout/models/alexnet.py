@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
 class AlexNet:
     """[Krizhevsky 2014] AlexNet in one tower, with BatchNorm, as SmoothOut's released program builds it for ImageNet.
 
-    Five convolutions with 64, 192, 384, 256 and 256 channels, without bias; BatchNorm stands before ReLU in the first
-    layer and after it in the others; MaxPool 3/2 follows the first, the second and the fifth convolution. Then two
-    fully connected layers of 4096 with BatchNorm, ReLU and dropout, without bias, and a last one with it. Parameters
-    for 1000 classes: 61,110,184.
+    Five convolutions with 64, 192, 384, 256 and 256 channels, without bias. BatchNorm comes before ReLU in the first
+    layer and after it in the others; MaxPool 3/2 follows the first, second and fifth convolution. Then two fully
+    connected layers of 4096 with BatchNorm, ReLU and dropout, without bias, and an output layer with bias.
+    For 1000 classes it has 61,110,184 parameters.
 
     Args:
-        dropout: chance that a number is dropped; 0 in the published runs with AdaSmoothOut.
+        dropout: probability of dropping an activation; 0 in the published runs with AdaSmoothOut.
     """
 
     initializes_batchnorm: ClassVar[bool] = False
@@ -31,7 +32,11 @@ class AlexNet:
             raise ValueError(f"dropout: must lie in [0, 1), not {self.dropout}")
 
     def build(self, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-        """A freshly initialised network for images of ``shape`` (channels, height, width), at least 63 x 63."""
+        """Initialize a network for images of ``shape`` (channels, height, width), at least 63 x 63."""
+        from torch import nn  # noqa: PLC0415
+
+        from smoothout.models.blocks import alexnet_convolution, dense  # noqa: PLC0415
+
         channels, height, width = shape
         if min(height, width) < 63:
             raise ValueError(f"model: the convolutions need images of at least 63x63 pixels, not {height}x{width}")
@@ -39,26 +44,17 @@ class AlexNet:
         first = nn.Conv2d(channels, 64, 11, stride=4, padding=2, bias=False)
         return nn.Sequential(
             *[first, nn.MaxPool2d(3, 2), nn.BatchNorm2d(64), nn.ReLU()],
-            *_convolution(64, 192, 5, pool=True),
-            *_convolution(192, 384, 3),
-            *_convolution(384, 256, 3),
-            *_convolution(256, 256, 3, pool=True),
+            *alexnet_convolution(64, 192, 5, pool=True),
+            *alexnet_convolution(192, 384, 3),
+            *alexnet_convolution(384, 256, 3),
+            *alexnet_convolution(256, 256, 3, pool=True),
             nn.Flatten(),
-            *_dense(256 * side[0] * side[1], self.dropout),
-            *_dense(4096, self.dropout),
+            *dense(256 * side[0] * side[1], 4096, self.dropout),
+            *dense(4096, 4096, self.dropout),
             nn.Linear(4096, classes),
         )
 
 
 def _halved(n: int) -> int:
-    """The side after MaxPool 3/2."""
+    """The side length after MaxPool 3/2."""
     return (n - 3) // 2 + 1
-
-
-def _convolution(before: int, width: int, kernel: int, pool: bool = False) -> list[nn.Module]:
-    convolution = nn.Conv2d(before, width, kernel, padding=kernel // 2, bias=False)
-    return [convolution, *([nn.MaxPool2d(3, 2)] if pool else []), nn.ReLU(), nn.BatchNorm2d(width)]
-
-
-def _dense(features: int, dropout: float) -> list[nn.Module]:
-    return [nn.Linear(features, 4096, bias=False), nn.BatchNorm1d(4096), nn.ReLU(), nn.Dropout(dropout)]

@@ -1,17 +1,18 @@
-"""Fully connected networks with BatchNorm: F1 of Keskar et al. and its kin."""
+"""Fully connected networks with BatchNorm: F1 of Keskar et al. and smaller or larger ones."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
 class MLP:
-    """[Keskar App. B.1] F1: ``depth`` times Linear (with bias) - BatchNorm - ReLU of ``width``, then Linear.
+    """[Keskar App. B.1] F1: ``depth`` blocks Linear (with bias), BatchNorm, ReLU of ``width``, then Linear.
 
     F1 on MNIST has width 512, depth 5 and 1,462,794 parameters.
     """
@@ -27,7 +28,9 @@ class MLP:
             raise ValueError(f"width, depth: must be at least 1, not {self.width}, {self.depth}")
 
     def build(self, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
-        """A freshly initialised network for images of ``shape`` (channels, height, width)."""
+        """Initialize a network for images of ``shape`` (channels, height, width)."""
+        from torch import nn  # noqa: PLC0415
+
         layers: list[nn.Module] = [nn.Flatten()]
         features = math.prod(shape)
         for _ in range(self.depth):

@@ -14,7 +14,8 @@ from scipy import stats
 from torch import nn
 
 from smoothout.models.mlp import MLP
-from smoothout.models.resnet import BasicBlock, ResNet
+from smoothout.models.blocks import BasicBlock
+from smoothout.models.resnet import ResNet
 from smoothout.models.shallow import Shallow
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
