@@ -1,4 +1,4 @@
-"""READMEs and pages are true: code runs, commands and examples compose, numbers are the rendered tables', links resolve."""
+"""READMEs and pages are true: code runs, commands compose, numbers are the rendered tables', links resolve."""
 
 from __future__ import annotations
 

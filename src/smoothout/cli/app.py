@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from smoothout.cli.error_messages import JobsFailedError, already_reported, format_error, is_user_error
-from smoothout.common.errors import ConfigError
+from smoothout.common.errors import ConfigError, DistributedAbort, PeerLostError
 from smoothout.common.files import atomic_write_text
 from smoothout.common.interrupts import Interrupted, defer_signals, exit_with_parent, raise_on_signals
 from smoothout.common.machine_errors import machine_error_hint
@@ -35,7 +35,7 @@ from smoothout.config.compose import compose_config, to_plain_dict
 from smoothout.jobs.runtime import Runtime, build_runtime
 from smoothout.jobs.slurm import check_launcher
 from smoothout.jobs.training_job import run_worker_rank
-from smoothout.training.distributed import DistributedAbort, PeerLostError, current_ranks
+from smoothout.training.distributed import current_ranks
 
 _SWEEP = "SMOOTHOUT_SWEEP"  # the file that the jobs of a sweep report to
 _LEADER = "SMOOTHOUT_SWEEP_LEADER"  # the number of the process that leads it

@@ -1,4 +1,7 @@
-"""What this machine says of its GPUs: the driver's version, and why torch can use none."""
+"""What this machine reports about its GPUs: the driver's version, and why torch cannot use one.
+
+torch is imported by the functions that ask it; the driver can be asked without.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,30 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-import torch
-
 DRIVER_FILE = Path("/proc/driver/nvidia/version")  # Linux alone
+AMD_DRIVER = Path("/dev/kfd")
 _QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 _VERSION = re.compile(r"(?<!\S)\d+(?:\.\d+)+(?!\S)")
 
 
 def built_for_gpus() -> bool:
     """Whether torch was built for CUDA or ROCm."""
+    import torch  # noqa: PLC0415
+
     return torch.version.cuda is not None or torch.version.hip is not None
 
 
+def gpu_driver_present() -> bool:
+    """Whether this machine has a driver for CUDA or ROCm devices; without one torch cannot use a GPU either."""
+    return driver_cuda() is not None or AMD_DRIVER.exists()
+
+
 def why_no_gpu() -> str | None:
-    """Why torch can use no CUDA or ROCm device here, as a clause that follows a colon; None where it can."""
+    """Why torch cannot use a CUDA or ROCm device here, as a clause after a colon; None if it can."""
+    import torch  # noqa: PLC0415
+
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says the same about an old driver, in many lines
+        warnings.simplefilter("ignore")  # torch warns about an old driver in many lines
         if torch.cuda.is_available():
             return None
     if not built_for_gpus():
@@ -35,10 +46,12 @@ def why_no_gpu() -> str | None:
 
 
 def _driver_at_fault() -> str | None:
+    import torch  # noqa: PLC0415
+
     needed, newest = str(torch.version.cuda), driver_cuda()
     if newest is None:
         return "no NVIDIA driver was found"
-    if newest[0] >= int(needed.partition(".")[0]):  # any driver of the same major version will do
+    if newest[0] >= int(needed.partition(".")[0]):  # any driver of the same major version works
         return None
     version = f" {driver}" if (driver := driver_version()) else ""
     return (
@@ -48,17 +61,21 @@ def _driver_at_fault() -> str | None:
 
 
 def _hidden() -> str | None:
+    import torch  # noqa: PLC0415
+
     names = ("CUDA_VISIBLE_DEVICES",) if torch.version.cuda else ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
-    found = next(((name, os.environ[name]) for name in names if name in os.environ), None)
-    return f"{found[0]}={found[1]!r} hides every GPU, or names one that is not there" if found else None
+    name = next((name for name in names if name in os.environ), None)
+    return f"{name}={os.environ[name]!r} hides every GPU, or names one that does not exist" if name else None
 
 
 def _in_torchs_words() -> str:
+    import torch  # noqa: PLC0415
+
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, AssertionError) as error:
         return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-    return "torch.cuda.is_available() is False, for a reason that torch does not give"
+    return "torch.cuda.is_available() is False, and torch does not report why"
 
 
 def driver_cuda() -> tuple[int, int] | None:
@@ -74,7 +91,7 @@ def driver_cuda() -> tuple[int, int] | None:
 
 @cache
 def driver_version() -> str | None:
-    """The NVIDIA driver's version, "580.65.06" say; None where neither Linux' /proc nor nvidia-smi tells."""
+    """The NVIDIA driver's version, such as "580.65.06"; None if neither /proc (Linux) nor nvidia-smi has it."""
     try:
         if DRIVER_FILE.exists():
             text = DRIVER_FILE.read_text(encoding="utf-8").partition("\n")[0]
@@ -82,5 +99,5 @@ def driver_version() -> str | None:
             text = subprocess.run(_QUERY, capture_output=True, text=True, check=True, timeout=10).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    found = _VERSION.search(text)
-    return found[0] if found else None
+    match = _VERSION.search(text)
+    return match[0] if match else None

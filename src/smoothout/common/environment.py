@@ -1,4 +1,7 @@
-"""Where a job ran: what a reader needs to judge whether a number can be had again."""
+"""Where a job ran: what a reader needs to judge whether a number can be reproduced.
+
+torch is imported by the functions that ask it, so that tables render without it.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +13,24 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from smoothout.common.devices import driver_version
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("numpy", "scipy")
 CPUINFO = Path("/proc/cpuinfo")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Device, processor, its instructions, threads, versions and the commit of the program that runs.
+    """Device, processor, its instruction sets, threads, versions and the commit of the running program.
 
-    On a CUDA device also what else its numbers depend on, as ``gpu``.
+    On a CUDA device, ``gpu`` holds what else its numbers depend on.
     """
+    import torch  # noqa: PLC0415
+
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processor": _cpuinfo("model name") or platform.processor() or "unknown",
@@ -40,10 +46,12 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _gpu(device: torch.device) -> dict[str, Any]:
-    """What two runs on GPUs of one name may differ in: libraries, driver and chip.
+    """What runs on GPUs of the same name may differ in: libraries, driver and chip.
 
-    The draws depend on the number of multiprocessors: torch cuts a draw into so many blocks (see README, GPU).
+    Random draws depend on the number of multiprocessors, because torch splits a draw into that many blocks.
     """
+    import torch  # noqa: PLC0415
+
     properties = torch.cuda.get_device_properties(device)
     return {
         "cuda": torch.version.cuda,
@@ -57,28 +65,31 @@ def _gpu(device: torch.device) -> dict[str, Any]:
 
 
 def device_of(environment: Mapping[str, Any]) -> str:
-    """The name of the CUDA device that an `environment` tells of, or else of the processor."""
+    """The name of the CUDA device in an `environment`, or of the processor if there is none."""
     return str(environment["processor"] if environment["device"] == "cpu" else environment["device"])
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes that were in use at once, at most: those of torch on a CUDA device, or those of this whole process.
+    """Peak memory in bytes: of torch on a CUDA device, else of this process.
 
-    None where the system does not tell (it is read from Linux' /proc).
+    None if the system does not report it (it is read from /proc, on Linux).
     """
     if device.type == "cuda":
+        import torch  # noqa: PLC0415
+
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.M) if status.exists() else None
-    return 1024 * int(found[1]) if found else None
+    match = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="utf-8"), re.M) if status.exists() else None
+    return 1024 * int(match[1]) if match else None
 
 
 def _instructions() -> dict[str, Any]:
-    """Which processor it is, beyond its name, and what torch makes of it: sums are rounded otherwise on another.
+    """The processor beyond its name, and torch's use of it: other processors round sums differently.
 
-    Family, model and stepping are None, and no instruction set is there, where the system does not tell (it is read
-    from Linux' /proc).
+    Without /proc (Linux), family, model and stepping are None and no instruction set is listed.
     """
+    import torch  # noqa: PLC0415
+
     flags = (_cpuinfo("flags") or "").split()
     return {
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -91,10 +102,10 @@ def _instructions() -> dict[str, Any]:
 
 
 def _cpuinfo(key: str) -> str | None:
-    """The first value of ``key`` in Linux' /proc/cpuinfo."""
+    """The first value of ``key`` in /proc/cpuinfo (Linux)."""
     info = CPUINFO.read_text(encoding="utf-8") if CPUINFO.exists() else ""
-    found = re.search(rf"^{key}\s*:\s*(.+)$", info, re.M)
-    return found[1].strip() if found else None
+    match = re.search(rf"^{key}\s*:\s*(.+)$", info, re.M)
+    return match[1].strip() if match else None
 
 
 def _version(package: str) -> str:
@@ -104,7 +115,7 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-@cache  # the program that runs is the one that was there when it began
+@cache  # the running program is the one that was there at its start
 def _commit() -> str:
     """The git commit of the source tree, with "+" where it has uncommitted changes; "unknown" outside a checkout."""
     try:

@@ -1,4 +1,4 @@
-"""Errors that are the user's to correct: each message is one line that names the setting or file."""
+"""Errors for the user to correct, each message one line that names the setting or file; and lost processes."""
 
 from __future__ import annotations
 
@@ -21,3 +21,11 @@ class RecordError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint that cannot be used."""
+
+
+class PeerLostError(Exception):
+    """Another rank has ended. It has reported why, or torchrun names the signal that killed it."""
+
+
+class DistributedAbort(KeyboardInterrupt):
+    """A rank failed during a training, for the reason in ``__cause__``; like Ctrl-C it ends a whole sweep."""

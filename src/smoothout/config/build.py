@@ -1,7 +1,7 @@
 """From a composed config to typed settings, and every error line about settings.
 
-A node of the config carries ``_target_``, the full name of a frozen dataclass of this package, and that dataclass's
-fields. ``build`` makes the object; it calls nothing outside the package and refuses what the dataclass does not know.
+A group of settings is a frozen dataclass. If it can be one of several, its node in the config names the class as
+``_target_``; ``build`` makes the object, and refuses classes outside this package and keys that are not fields.
 """
 
 from __future__ import annotations
@@ -10,29 +10,34 @@ import dataclasses
 import difflib
 import importlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
-
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from functools import cache
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from smoothout.common.errors import ConfigError
-from smoothout.config.moved import current_name
+from smoothout.config.moved import current_name, warn_renamed
 from smoothout.config.protocols import missing_members
 
 PACKAGE = "smoothout"
+MISSING = "???"  # how a config says that a value must be given
 T = TypeVar("T")
 
 
 def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | None = None) -> T:
-    """The settings object that the config node at ``key`` describes.
+    """Build the settings that the config node at ``key`` describes.
 
-    ``kind`` is the class that it must be; ``role`` a protocol whose members it must have.
+    Args:
+        node: the group of settings, with its ``_target_``.
+        key: its place in the config, for error lines.
+        kind: the class that it must be.
+        role: a protocol whose members it must have.
 
-    Raises SettingsError: an unknown ``_target_`` or key, a missing or wrong value.
+    Raises:
+        ConfigError: for an unknown ``_target_`` or key, a missing or wrong value.
     """
-    if not isinstance(node, dict) or "_target_" not in node:
+    if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{key}: must be a group of settings with a _target_, not {node!r}")
     values = dict(node)
     cls = _component(current_name(str(values.pop("_target_")), key), key)
@@ -40,60 +45,140 @@ def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | No
         raise ConfigError(f"{key}._target_: must be {kind.__module__}.{kind.__qualname__}, not {node['_target_']}")
     if role is not None and (members := missing_members(cls, role)):
         raise ConfigError(f"{key}._target_: {node['_target_']} cannot be the {key}: it lacks {', '.join(members)}")
-    made: T = validate(cls, values, f"{key}.")
-    return made
+    settings: T = validate(cls, values, f"{key}.")
+    return settings
 
 
 def _component(target: str, key: str) -> type[Any]:
     module, _, name = target.rpartition(".")
-    found = None
+    component = None
     if module.split(".")[0] == PACKAGE:
         try:
-            found = getattr(importlib.import_module(module), name, None)
+            component = getattr(importlib.import_module(module), name, None)
         except ImportError as error:
-            if error.name not in _parents(module):  # the module is there, and imports what is not
+            if error.name not in _parents(module):  # the module exists, and something that it imports does not
                 raise ConfigError(f"{key}._target_: {module} cannot be imported: {error}") from error
-    is_ours = isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module
-    if not is_ours:
-        raise ConfigError(f"{key}._target_: {target!r} is no class of settings in the package {PACKAGE}")
-    assert isinstance(found, type)
-    return found
+    is_ours = dataclasses.is_dataclass(component) and component.__module__ == module
+    if not is_ours or not isinstance(component, type):
+        raise ConfigError(f"{key}._target_: {target!r} is not a class of settings in the package {PACKAGE}")
+    return component
 
 
 def _parents(module: str) -> list[str]:
-    """A module's name, and those of the packages that it lies in."""
+    """A module's name, and the names of its parent packages."""
     parts = module.split(".")
     return [".".join(parts[:length]) for length in range(1, 1 + len(parts))]
 
 
-def validate(cls: type[T], values: dict[Any, Any], prefix: str) -> T:
-    """``cls`` (a dataclass) made from ``values``, each checked against its field's type; ``prefix`` names the node."""
-    schema = OmegaConf.structured(cls)
-    OmegaConf.set_readonly(schema, False)  # frozen dataclasses come read-only
-    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    hints = get_type_hints(cls)
+def validate(cls: type[T], values: Mapping[Any, Any], prefix: str) -> T:
+    """Make the dataclass ``cls`` from ``values``, each checked against its field's type.
+
+    A field is a number, a truth value, text, an enum, None, a tuple, a list or a dict of these, another dataclass of
+    settings, or a protocol of `config.protocols`. ``prefix`` is the node's place in the config, for error lines. The
+    name that a field has in records (``recorded_as``) works as its key too, with a warning.
+
+    Raises:
+        ConfigError: for an unknown key, a missing value, or one of another type.
+    """
+    fields, hints = _fields(cls)  # type: ignore[arg-type]
+    renamed = {field.metadata.get("recorded_as"): name for name, field in fields.items()}
+    converted = {}
     for key, value in values.items():
-        if key not in names:
-            raise ConfigError(unknown_key(f"{prefix}{key}", names))
+        name = key
+        if key in renamed and key not in fields:
+            name = renamed[key]
+            warn_renamed(f"{prefix}{key}", f"{prefix}{name}")
+        if name not in fields:
+            raise ConfigError(unknown_key(f"{prefix}{key}", fields))
+        if not _is_missing(value):
+            converted[name] = _convert(value, hints[name], f"{prefix}{name}")
+    for name, field in fields.items():
+        required = field.default is field.default_factory is dataclasses.MISSING
+        if name not in converted and (required or _is_missing(values.get(name))):
+            raise ConfigError(f"{prefix}{name}: must be given: {_allowed(hints[name])}")
+    return construct(cls, converted, prefix)
+
+
+@cache
+def _fields(cls: type[Any]) -> tuple[dict[str, dataclasses.Field[Any]], dict[str, Any]]:
+    return {field.name: field for field in dataclasses.fields(cls) if field.init}, get_type_hints(cls)
+
+
+def _is_missing(value: Any) -> bool:
+    return isinstance(value, str) and value == MISSING
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """``value`` as ``hint`` says. Raises ConfigError with the ``key`` of the setting that does not fit."""
+    try:
+        converted = _fit(value, hint, key)
+    except (TypeError, ValueError, KeyError):
+        raise ConfigError(f"{key}: {value!r} is not {_allowed(hint)}") from None
+    numbers = converted if isinstance(converted, tuple) else (converted,)
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+        raise ConfigError(f"{key}: must be finite, not {converted}")
+    return converted
+
+
+def _fit(value: Any, hint: Any, key: str) -> Any:
+    """``value`` as ``hint`` says, or TypeError, ValueError or KeyError; groups raise ConfigError for what they hold."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _fit_one_of(value, arguments, key)
+    if origin in (tuple, list):
+        if not isinstance(value, list | tuple) or any(_is_missing(item) for item in value):
+            raise TypeError
+        return origin(_fit(item, arguments[0], key) for item in value)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise TypeError
+        return {str(name): _convert(item, arguments[1], f"{key}.{name}") for name, item in value.items()}
+    if _is_group(hint):
+        return _fit_group(value, hint, key)
+    return _fit_plain(value, hint)
+
+
+def _fit_one_of(value: Any, options: Sequence[Any], key: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    *others, last = (option for option in options if option is not type(None))
+    for option in others:
         try:
-            schema[key] = _strict(value, hints[key])
-            if isinstance(value, list):
-                OmegaConf.to_object(schema[key])  # raises where an item is missing (???)
-        except (OmegaConfBaseException, TypeError):
-            raise ConfigError(f"{prefix}{key}: {value!r} is not {_allowed(hints[key])}") from None
-    missing = [name for name in names if OmegaConf.is_missing(schema, name)]
-    if missing:
-        raise ConfigError(f"{prefix}{missing[0]}: must be given: {_allowed(hints[missing[0]])}")
-    settled = {name: _frozen(schema[name]) for name in names}
-    for name, value in settled.items():
-        numbers = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(n, float) and not math.isfinite(n) for n in numbers):
-            raise ConfigError(f"{prefix}{name}: must be finite, not {value}")
-    return construct(cls, settled, prefix)
+            return _fit(value, option, key)
+        except (TypeError, ValueError, KeyError):
+            continue
+    return _fit(value, last, key)
+
+
+def _is_group(hint: Any) -> bool:
+    return dataclasses.is_dataclass(hint) or getattr(hint, "_is_protocol", False)
+
+
+def _fit_group(value: Any, hint: Any, key: str) -> Any:
+    if not dataclasses.is_dataclass(hint):
+        return build(value, key, role=hint)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key}: must be a group of settings, not {value!r}")
+    return build(value, key, kind=hint) if "_target_" in value else validate(hint, value, f"{key}.")  # type: ignore[arg-type]
+
+
+def _fit_plain(value: Any, hint: Any) -> Any:
+    """A number, truth value, text or member of an enum; texts (of ${oc.env:NAME}) may stand for numbers."""
+    if issubclass(hint, Enum):
+        return value if isinstance(value, hint) else hint(value) if value in list(hint) else hint[value]
+    if isinstance(value, bool) != (hint is bool) and not isinstance(value, str):
+        raise TypeError  # Python's 0 and 1 are not truth values of a config, nor the other way round
+    if hint is bool and isinstance(value, str):
+        return {"true": True, "false": False}[value.lower()]
+    if not isinstance(value, str | int | float) or (hint is int and isinstance(value, float)):
+        raise TypeError
+    return hint(value)
 
 
 def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str:
-    """The line about a full ``key`` where only ``names`` are known; ``more``, full keys too, may have been meant."""
+    """The error line for a full ``key`` of which only ``names`` are known; ``more`` are full keys that may be meant."""
     names, end = list(names), key.rpartition(".")[2]
     elsewhere = {name.rpartition(".")[2]: name for name in reversed(more) if name != key}
     near = [elsewhere[end]] if end in elsewhere else difflib.get_close_matches(end, names, 1)
@@ -102,47 +187,43 @@ def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str
     return f"{key}: unknown key{hint}; allowed: {', '.join(names) or 'none'}"
 
 
-def pick_settings(settings: Any, prefix: str = "", **hints: Any) -> Any:
-    """The settings named in ``hints`` as attributes of one object, each checked against its type; others are left."""
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{prefix.rstrip('.')}: must be a group of settings, not {settings!r}")
-    kind = dataclasses.make_dataclass("Chosen", hints.items())
-    return validate(kind, {name: settings[name] for name in hints if name in settings}, prefix)
-
-
-def _strict(value: Any, hint: Any) -> Any:
-    """``value``, unless it is a truth value for a number or a number for a truth value: OmegaConf converts 0 and 1."""
-    options = get_args(hint) or (hint,)
-    if isinstance(value, bool) != (bool in options) and isinstance(value, bool | int | float):
-        raise TypeError
-    return value
-
-
 def construct(cls: Callable[..., T], values: dict[str, Any], prefix: str) -> T:
-    """Call ``cls`` with ``values``; a ValueError becomes a SettingsError whose key starts with ``prefix``."""
+    """Call ``cls`` with ``values``; a ValueError becomes a ConfigError whose key starts with ``prefix``."""
     try:
         return cls(**values)
     except ValueError as error:
         raise ConfigError(f"{prefix}{error}") from error
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(value) if OmegaConf.is_list(value) else value
-
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+    Any: "a value",
+}
 
 
 def _allowed(hint: Any) -> str:
     """What a field of that type takes, in words."""
-    options = [option for option in get_args(hint) or (hint,) if option is not Ellipsis]
-    words = []
-    for option in options:
-        if get_origin(option) is tuple:
-            words.append(_allowed(option))
-        elif isinstance(option, type) and issubclass(option, Enum):
-            words.append("one of " + ", ".join(member.name for member in option))
-        else:
-            words.append(_WORDS[option])
-    text = " or ".join(words)
-    return f"a list, each {text}" if get_origin(hint) is tuple else text
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_allowed(option) for option in arguments)
+    if origin in (tuple, list):
+        return f"a list, each {_allowed(arguments[0])}"
+    if origin is dict:
+        return f"a group, each {_allowed(arguments[1])}"
+    if _is_group(hint):
+        return "a group of settings"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one of " + ", ".join(member.name for member in hint)
+    return _WORDS[hint]
+
+
+def pick_settings(settings: Any, prefix: str = "", **hints: Any) -> Any:
+    """The settings named in ``hints`` as attributes of one object, each checked against its type; others are left."""
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{prefix.rstrip('.')}: must be a group of settings, not {settings!r}")
+    kind = dataclasses.make_dataclass("Chosen", hints.items())
+    return validate(kind, {name: settings[name] for name in hints if name in settings}, prefix)

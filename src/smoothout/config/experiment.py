@@ -14,8 +14,8 @@ from smoothout.config.protocols import Data, Model
 from smoothout.nn.options import BatchNormInit, Precision
 from smoothout.training.batch import Batch
 from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.optimizers import OptimizerConfig
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import OptimizerConfig
 
 _GROUPS = ("model", "data", "optimizer", "schedule", "batch", "method", "profile")
 

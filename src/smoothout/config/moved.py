@@ -1,4 +1,4 @@
-"""Classes of settings that had another name in earlier versions, so that older configs still work."""
+"""Names of earlier versions: classes, keys and values of settings. Older configs and commands still work."""
 
 from __future__ import annotations
 
@@ -29,8 +29,13 @@ MOVED = {
 
 
 def current_name(target: str, key: str) -> str:
-    """The present full name of the class ``target``, with a FutureWarning where it was renamed; ``key`` is its node."""
+    """The current full name of the class ``target``, with a FutureWarning if it was renamed; ``key`` is its node."""
     if target not in MOVED:
         return target
     warnings.warn(f"{key}._target_: {target} is now {MOVED[target]}", FutureWarning, stacklevel=2)
     return MOVED[target]
+
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn, in one line, that the setting ``old`` is now ``new``."""
+    warnings.warn(f"{old}: was renamed {new}", FutureWarning, stacklevel=3)

@@ -1,7 +1,7 @@
-"""What may stand for a model, a data set or an analysis in a config: the members that the program uses.
+"""What a model, a data set and an analysis in a config must offer: the members that the programs use.
 
-Those of an optimizer are `training.loop.OptimizerConfig`. Every one is a frozen dataclass of settings, which a config
-names as its ``_target_``; no base class is needed.
+Each is a frozen dataclass of settings, which a config names as its ``_target_``; no base class is needed. The protocol
+of optimizers is `training.optimizers.OptimizerConfig`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from smoothout.analysis.options import WhichWeights
-from smoothout.data.split import Split
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from smoothout.data.split import Split
 
 Shape = tuple[int, int, int]
 

@@ -17,7 +17,7 @@ class RuntimeEstimator:
         self._seconds: dict[tuple[str, str, int], list[float]] = {}
         for record in runtime.records.iter_readable(Experiment.kind):
             on_cpu = record.environment["device"] == "cpu"
-            if on_cpu == (runtime.device.type == "cpu") and record.outcome["curves"]["seconds"]:
+            if on_cpu == runtime.on_cpu and record.outcome["curves"]["seconds"]:
                 labels = record.labels
                 key = (labels["model"], labels["data"], labels["batch"])
                 seen = statistics.median(record.outcome["curves"]["seconds"]) / record.outcome["examples"]["train"]

@@ -1,38 +1,52 @@
-"""The place to work at, as the settings of configs/_place.yaml describe it."""
+"""Where and how jobs run, as the settings of configs/_place.yaml describe it.
+
+The device and the processes that share trainings are determined when they are first needed: finding and rendering
+records imports no torch.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import torch
-
-from smoothout.common.devices import built_for_gpus, why_no_gpu
+from smoothout.common.devices import built_for_gpus, gpu_driver_present, why_no_gpu
 from smoothout.common.environment import environment
 from smoothout.common.errors import ConfigError
 from smoothout.common.progress import print_line
 from smoothout.config.build import build, validate
 from smoothout.results.digest import canonical_settings
 from smoothout.results.records import RecordStore
-from smoothout.training.distributed import ProcessGroup, current_ranks
 from smoothout.training.engine import Engine, Launch, tune_malloc
+
+if TYPE_CHECKING:
+    import torch
+
+    from smoothout.training.distributed import ProcessGroup
+
+T = TypeVar("T")
 
 
 def build_runtime(settings: dict[str, Any]) -> Runtime:
-    """The place that the settings of configs/_place.yaml describe. Raises SettingsError."""
+    """The runtime that the settings of configs/_place.yaml describe.
+
+    Raises ConfigError; whether the machine has the device is found out when `Runtime.device` is first read.
+    """
     names = [field.name for field in dataclasses.fields(_RuntimeSettings)]
     chosen = validate(_RuntimeSettings, {name: settings[name] for name in names if name in settings}, "")
-    if chosen.threads is not None:
-        torch.set_num_threads(chosen.threads)
-    tune_malloc()
-    folders = build(settings.get("folders"), "folders", Folders)
-    engine, ranks = build(settings.get("engine"), "engine", Engine), current_ranks()
-    device = _device(chosen.device, ranks)
-    seconds = chosen.checkpoint_seconds
-    return Runtime(folders, device, engine, chosen.download, chosen.tensorboard, seconds, ranks)
+    return Runtime(
+        folders=build(settings.get("folders"), "folders", Folders),
+        device=partial(_prepare_device, chosen.device, chosen.threads),
+        engine=build(settings.get("engine"), "engine", Engine),
+        download=chosen.download,
+        tensorboard=chosen.tensorboard,
+        checkpoint_seconds=chosen.checkpoint_seconds,
+        ranks=partial(_current_ranks),
+    )
 
 
 @dataclass(frozen=True)
@@ -44,60 +58,95 @@ class _RuntimeSettings:
     checkpoint_seconds: float
 
     def __post_init__(self) -> None:
+        if self.device.startswith("mps"):
+            raise ValueError(
+                "device: mps has no float64, which trainings need to add up losses; use cpu"
+                " (SmoothOut and AdaSmoothOut work there in a loop of your own)"
+            )
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device: {self.device!r} is not one of auto, cpu, cuda, cuda:N")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads: must be null or a whole number >= 1, not {self.threads}")
         if self.checkpoint_seconds < 0:
             raise ValueError(f"checkpoint_seconds: must be a number >= 0, not {self.checkpoint_seconds}")
 
 
-def _device(name: str, ranks: ProcessGroup) -> torch.device:
-    device = _known(_automatic() if name == "auto" else name)
+def _prepare_device(name: str, threads: int | None) -> torch.device:
+    """Set up this process for jobs on the device ``name``, and return it. Raises ConfigError if it is absent."""
+    import torch  # noqa: PLC0415
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    tune_malloc()
+    device = torch.device(_automatic() if name == "auto" else name)
     if device.type == "cuda":
-        _check_there(device)
+        _check_gpu(device)
         if device.index is not None:
-            torch.cuda.set_device(device)  # libraries put what they make for themselves on the present one
+            torch.cuda.set_device(device)  # libraries allocate for themselves on the current one
     try:
-        return ranks.device(device)
+        return _current_ranks().device(device)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
 
-@cache  # a sweep's jobs share a process, and a line once is enough
+@cache  # a sweep's jobs share a process, and one line is enough
 def _automatic() -> str:
-    """CUDA where torch can use it; a build for GPUs that cannot says why."""
+    """CUDA if torch can use it; a torch built for GPUs that cannot use one reports why."""
     reason = why_no_gpu()
-    if reason and built_for_gpus() and current_ranks().rank == 0:
-        print_line(f"device: cpu, for torch can use no GPU here: {reason}")
+    if reason and built_for_gpus() and _current_ranks().rank == 0:
+        print_line(f"device: cpu, because torch cannot use a GPU here: {reason}")
     return "cpu" if reason else "cuda"
 
 
-def _known(name: str) -> torch.device:
-    """The device of that name, a CPU or a CUDA device."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is not None and device.type == "mps":
-        raise ConfigError(
-            "device: mps has no float64, in which trainings add up losses; take cpu"
-            " (SmoothOut and AdaSmoothOut in a loop of your own work there)"
-        )
-    if device is None or device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
-        raise ConfigError(f"device: {name!r} is not one of auto, cpu, cuda, cuda:N")
-    return device
+def _check_gpu(device: torch.device) -> None:
+    import torch  # noqa: PLC0415
 
-
-def _check_there(device: torch.device) -> None:
     reason, count = why_no_gpu(), torch.cuda.device_count()
     if reason:
-        raise ConfigError(f"device: '{device}' is not here: {reason}")
+        raise ConfigError(f"device: '{device}' is not available: {reason}")
     if (device.index or 0) >= count:
-        raise ConfigError(f"device: '{device}' is not here; this machine has {count} CUDA devices, from cuda:0 on")
+        raise ConfigError(f"device: '{device}' is not available; this machine has {count} CUDA devices, from cuda:0 on")
+
+
+def _current_ranks() -> ProcessGroup:
+    from smoothout.training.distributed import current_ranks  # noqa: PLC0415
+
+    return current_ranks()
+
+
+def _one_process() -> ProcessGroup:
+    from smoothout.training.distributed import ProcessGroup  # noqa: PLC0415
+
+    return ProcessGroup()
+
+
+class LazyField(Generic[T]):
+    """A dataclass field that may be given as a `partial`, which is called when the field is first read."""
+
+    def __init__(self, default: Callable[[], T] | None = None) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object | None, owner: type | None = None) -> T:
+        if instance is None:  # the dataclass asks for the field's default
+            if self._default is None:
+                raise AttributeError(self._name)
+            return partial(self._default)  # type: ignore[return-value]
+        values = vars(instance)
+        if isinstance(values[self._name], partial):
+            values[self._name] = values[self._name]()
+        value: T = values[self._name]
+        return value
+
+    def __set__(self, instance: object, value: T | partial[T]) -> None:
+        vars(instance)[self._name] = value
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where things lie: data sets, records, checkpoints, logs. Never part of a record's identity."""
+    """Paths of data sets, records, checkpoints and logs. Never part of a record's identity."""
 
     data: str
     results: str
@@ -107,49 +156,57 @@ class Folders:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if not getattr(self, field.name):
-                raise ValueError(f"{field.name}: must be the path of a folder, not ''")
+                raise ValueError(f"{field.name}: must be the path of a folder, not empty")
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where jobs run; nothing here changes what they are.
+    """Where and how jobs run. Nothing here changes what a job is.
 
     Args:
-        folders: data sets, records, checkpoints, logs.
-        device: of the models and the data.
-        engine: how trainings reach the device.
-        download: whether missing data may be fetched.
+        folders: of data sets, records, checkpoints and logs.
+        device: of models and data.
+        engine: how trainings use the device.
+        download: whether missing data may be downloaded.
         tensorboard: whether curves are written to the logs folder for TensorBoard.
         checkpoint_seconds: time between two checkpoints.
         ranks: the processes that share trainings.
     """
 
     folders: Folders
-    device: torch.device
+    device: LazyField[torch.device] = LazyField()
     engine: Engine = dataclasses.field(default_factory=Engine)
     download: bool = True
     tensorboard: bool = False
     checkpoint_seconds: float = 60.0
-    ranks: ProcessGroup = dataclasses.field(default_factory=ProcessGroup)
+    ranks: LazyField[ProcessGroup] = LazyField(_one_process)
 
     @property
     def records(self) -> RecordStore:
-        """The records."""
+        """The store of records in the results folder."""
         return RecordStore(Path(self.folders.results))
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether jobs run on a CPU; found without torch if the settings say so, or the machine has no GPU driver."""
+        unprepared = vars(self)["device"]
+        if isinstance(unprepared, partial) and (unprepared.args[:1] == ("cpu",) or not gpu_driver_present()):
+            return True
+        return self.device.type == "cpu"
+
     def environment(self, engine: Engine | None = None) -> dict[str, Any]:
-        """What stands in a record about the place; ``engine`` is how a training was carried out there."""
-        found = environment(self.device)
+        """What a record says about machine and versions; ``engine`` is the one that a training used."""
+        values = environment(self.device)
         if self.ranks.size > 1:
-            found["processes"] = self.ranks.size
+            values["processes"] = self.ranks.size
         if engine:
-            found["engine"] = canonical_settings(engine)
-        if engine and "gpu" in found:  # it is set while a graph is recorded alone
-            found["gpu"]["cudnn_benchmark"] = engine.launch is Launch.graph
-        return found
+            values["engine"] = canonical_settings(engine)
+        if engine and "gpu" in values:  # cuDNN's setting holds while a graph is captured only
+            values["gpu"]["cudnn_benchmark"] = engine.launch is Launch.graph
+        return values
 
     def alone(self) -> Runtime:
-        """The same place for one job that nothing else runs beside."""
+        """The same runtime for a single job: no other training takes turns with it."""
         return replace(self, engine=replace(self.engine, concurrent_trainings=1))
 
     @property

@@ -31,20 +31,13 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from smoothout.common import interrupts
+from smoothout.common.errors import DistributedAbort, PeerLostError
 from smoothout.nn.parameters import BATCHNORM
 from smoothout.training.noise_contexts import NoiseContexts
 
 TIMEOUT = timedelta(days=20)  # ranks wait while the first one measures; torchrun notices those that die
 
 ASK_SECONDS = 0.5  # between two questions whether a rank was asked to stop
-
-
-class PeerLostError(Exception):
-    """Another rank has ended: it has said why, or torchrun names the signal that killed it."""
-
-
-class DistributedAbort(KeyboardInterrupt):
-    """A rank failed within a training, for the reason that it was raised from; like Ctrl-C it ends a whole sweep."""
 
 
 class ProcessGroup:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import nn
@@ -19,6 +19,20 @@ class Epsilon(StrEnum):
 
     corrected = "corrected"
     uncorrected = "uncorrected"
+
+
+class OptimizerConfig(Protocol):
+    """What the trainer needs of an optimizer's settings."""
+
+    @property
+    def lr(self) -> float: ...  # noqa: D102
+    @property
+    def clip_norm(self) -> float | None: ...  # noqa: D102
+    @property
+    def reset_every_epoch(self) -> bool: ...  # noqa: D102
+    @property
+    def capturable(self) -> bool: ...  # noqa: D102
+    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from textwrap import shorten
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,24 +27,11 @@ from smoothout.training.engine import Engine, GhostPasses, Launch
 from smoothout.training.ghost_batches import fit_one_pass, plan_passes
 from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.noise_contexts import NoiseContexts
+from smoothout.training.optimizers import OptimizerConfig
 from smoothout.training.schedule import Schedule
 from smoothout.training.update import update
 
 CURVATURE_DRAWS = 8  # an epoch: theta . gradient at so many of its updates costs half a percent
-
-
-class OptimizerConfig(Protocol):
-    """What the loop asks of an optimizer's settings."""
-
-    @property
-    def lr(self) -> float: ...  # noqa: D102
-    @property
-    def clip_norm(self) -> float | None: ...  # noqa: D102
-    @property
-    def reset_every_epoch(self) -> bool: ...  # noqa: D102
-    @property
-    def capturable(self) -> bool: ...  # noqa: D102
-    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer: ...  # noqa: D102
 
 
 class Trainer:

@@ -14,9 +14,10 @@ from helpers.distributed_cases import CASES, CURVES, assert_close, training
 from helpers.process_group import Crew
 
 from smoothout.common import interrupts
+from smoothout.common.errors import DistributedAbort
 from smoothout.common.interrupts import Interrupted
 from smoothout.training import checkpoint
-from smoothout.training.distributed import ASK_SECONDS, DistributedAbort, ProcessGroup
+from smoothout.training.distributed import ASK_SECONDS, ProcessGroup
 
 DIGEST = "c3" * 32
 

@@ -85,7 +85,7 @@ def test_a_cuda_build_says_what_it_lacks(
 def test_a_variable_that_hides_every_gpu_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "driver_cuda", lambda: (13, 0))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-    assert why_no_gpu() == f"CUDA_VISIBLE_DEVICES={value!r} hides every GPU, or names one that is not there"
+    assert why_no_gpu() == f"CUDA_VISIBLE_DEVICES={value!r} hides every GPU, or names one that does not exist"
 
 
 @pytest.mark.parametrize(("text", "version"), [(OPEN_MODULE, "580.65.06"), (MODULE, "535.54"), ("odd\n", None)])

@@ -16,7 +16,7 @@ from smoothout.common.errors import ConfigError
 from smoothout.config.build import build
 from smoothout.config.protocols import Analysis, Data, Model, missing_members
 from smoothout.results import summary
-from smoothout.training.trainer import OptimizerConfig
+from smoothout.training.optimizers import OptimizerConfig
 
 ROLES = {"model": Model, "data": Data, "optimizer": OptimizerConfig, "analysis": Analysis}
 
