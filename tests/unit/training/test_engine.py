@@ -249,9 +249,9 @@ def test_kept_memory_is_not_faulted_in_again() -> None:
     """
     program = """
 import resource, torch
-from smoothout.training.engine import keep_memory
-keep_memory()
-keep_memory()
+from smoothout.training.engine import tune_malloc
+tune_malloc()
+tune_malloc()
 def faults(rounds):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(rounds):

@@ -174,7 +174,7 @@ def test_a_recorded_training_ends_with_the_same_bits(
     assert graphs.count(0) == 3 * UPDATES
 
 
-@pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(0.1, noise_per=NoisePer.batch), NoiseConfig(0.1)])
+@pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(0.1, noise_per=NoisePer.batch)])
 def test_a_recorded_training_in_one_pass_ends_with_the_same_bits(
     noise: NoiseConfig, tiny_split: Splits, graphs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

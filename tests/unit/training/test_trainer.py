@@ -37,7 +37,7 @@ def order(tiny_split: Splits, **changes: Any) -> list[list[int]]:
     asked = []
 
     class Watched(AugmentedExamples):
-        def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
             asked.append(rows.tolist())
             return super().gather(rows)
 
