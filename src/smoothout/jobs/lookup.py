@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from smoothout.common.errors import RecordError
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
-from smoothout.results.digest import canonical_settings
 from smoothout.results.records import Record
 
 
 def find_record(job: Job, runtime: Runtime) -> Record | None:
-    """The job's record, or None. Raises RecordError when the file is not what this program would have made."""
-    record = runtime.records.get(job.kind, job.digest)
-    if record is not None and not _agrees(record.settings, canonical_settings(job.settings)):
-        raise RecordError(
-            f"record: {record.name} was made with other defaults than this version has; its settings say with which"
-        )
-    return record
-
-
-def _agrees(old: Any, new: Any) -> bool:
-    """Whether every setting that the record knows has the same value now; settings added later may stand in ``new``."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return all(key in new and _agrees(value, new[key]) for key, value in old.items())
-    return bool(old == new)
+    """The job's record, or None. Raises RecordError, see `RecordStore.find`."""
+    return runtime.records.find(job.kind, job.digest, job.settings)
 
 
 def runs_with_other_weights(jobs: Iterable[Job], runtime: Runtime) -> list[str]:

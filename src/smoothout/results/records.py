@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,9 +18,11 @@ from filelock import FileLock, Timeout
 
 from smoothout.common.errors import RecordError
 from smoothout.common.files import atomic_write_text, ensure_writable
+from smoothout.results.digest import canonical_settings
 from smoothout.results.digest import digest as digest_of
 
 FORMAT = 1
+SETTLED = 2_000_000_000  # nanoseconds after its last change from which on a folder's listing is kept
 _LIST = re.compile(r"\[[^][{}\"]*\]")  # a list of numbers: it stands in one line
 
 
@@ -57,14 +60,28 @@ class RecordStore:
 
     folder: Path
 
+    def find(self, kind: str, digest: str, settings: Any) -> Record | None:
+        """The record of the job with that digest and those ``settings`` (a dataclass), or None.
+
+        Raises RecordError as `get` does, and if a default setting has changed since the record was made.
+        """
+        record = self.get(kind, digest)
+        if record is not None and not _agrees(record.settings, canonical_settings(settings)):
+            raise RecordError(
+                f"record: {record.name} was made with other default settings than this version has; compare its"
+                " settings with the current config, or delete it to make it again"
+            )
+        return record
+
     def get(self, kind: str, digest: str) -> Record | None:
         """The record of the job with that digest, or None. Raises RecordError when its file must not be used."""
-        paths = sorted((self.folder / kind).glob(f"*-{digest[:8]}.json"))
-        if not paths:
+        name = _names_by_digest(self.folder / kind).get(digest[:8])
+        if name is None:
             return None
-        record = read_record(paths[0])
+        path = self.folder / kind / name
+        record = read_record(path)
         if record.digest != digest:
-            raise RecordError(f"record: {paths[0]} holds another job ({record.digest[:8]}, not {digest[:8]})")
+            raise RecordError(f"record: {path} holds another job ({record.digest[:8]}, not {digest[:8]})")
         return record
 
     def records(self, kind: str) -> list[Record]:
@@ -115,6 +132,26 @@ def lock(folder: Path, setting: str, name: str) -> FileLock:
     return FileLock(path)
 
 
+def _names_by_digest(folder: Path) -> dict[str, str]:
+    """The files in a folder of records by the eight digits in their names.
+
+    A folder is listed again when it has changed. Time stamps are coarse, so two changes may share one: a listing is
+    only kept if the last change was a while ago.
+    """
+    try:
+        changed = folder.stat()
+    except FileNotFoundError:
+        return {}
+    recent = abs(time.time_ns() - changed.st_mtime_ns) < SETTLED
+    return _listed.__wrapped__(folder) if recent else _listed(folder, changed.st_ino, changed.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _listed(folder: Path, *_version: int) -> dict[str, str]:
+    names = sorted((path.name for path in folder.glob("*-????????.json")), reverse=True)
+    return {name[-13:-5]: name for name in names}  # of several the first by name
+
+
 def read_record(path: Path) -> Record:
     """The record in ``path``. Raises RecordError when it is damaged, was edited, or has another format.
 
@@ -138,6 +175,13 @@ def _read(path: Path, *_version: int) -> Record:
     if checksum != digest_of(content) or record.digest != digest_of(record.identity):
         raise RecordError(f"record: {path} was changed after it was made; restore it, or delete it to make it anew")
     return record
+
+
+def _agrees(recorded: Any, current: Any) -> bool:
+    """Whether every setting in ``recorded`` has the same value in ``current``, which may have settings added later."""
+    if isinstance(recorded, dict) and isinstance(current, dict):
+        return all(key in current and _agrees(value, current[key]) for key, value in recorded.items())
+    return bool(recorded == current)
 
 
 def find_non_json_type(value: Any) -> str | None:
