@@ -117,12 +117,12 @@ soak: $(VENV)/.ready ## kill, stop and crowd the programs, feed them broken inpu
 	@PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.ready ## all tests, in WORKERS processes (2)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+test: $(VENV)/.ready ## tests without processes of their own, and of what is committed, by WORKERS workers (2)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/unit tests/integration tests/results tests/test_architecture.py
 
-.PHONY: test-quick
-test-quick: $(VENV)/.ready ## all tests but the slow ones
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow'
+.PHONY: test-all
+test-all: $(VENV)/.ready ## the same, then those that start, kill and crowd processes
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: lint
 lint: $(VENV)/.ready ## ruff, mypy and the import rules

@@ -157,12 +157,3 @@ def test_the_figures_config_asks_for_its_measurements_alone_and_is_drawn(runtime
     paths = picture.save(runtime, Path(runtime.folders.results))
     assert [path.name for path in paths] == ["scaling.svg", "scaling.png"]
     assert scale.WORKERS[-1] == 1024
-
-
-@pytest.mark.slow
-def test_two_processes_are_timed() -> None:
-    times, computing, size = Scaling(ghost=8, ghosts=2, turns=2)._times("cpu")
-    assert {name: len(turns) for name, turns in computing.items()} == dict.fromkeys(TIMES, 2)
-    assert set(times) == set(TIMES)
-    assert all(len(turns) == 2 and min(turns) > 0 for turns in times.values())
-    assert size > 4 * 1_462_794  # F1's parameters and running averages

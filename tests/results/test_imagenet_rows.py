@@ -89,7 +89,6 @@ def test_they_are_shown_as_not_run_with_the_cost_of_their_epochs(name: str, tmp_
     assert text.count(" commands, about ") == len(table.rows)
 
 
-@pytest.mark.slow
 def test_their_small_forms_train_by_the_multiplier(tmp_path: Path) -> None:
     """An epoch of every row and method on a few photographs of 64 pixels: batches of two ghost batches."""
     tree(tmp_path / "data" / "imagenette", {"train": 4, "val": 2}, size=(80, 72))

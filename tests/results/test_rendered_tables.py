@@ -73,7 +73,6 @@ def told(folder: Path, name: str) -> tuple[str, str, pd.DataFrame]:
     return page.partition("## Not run")[0], latex, pd.read_csv(folder / f"{name}.csv").drop(columns="hours_to_run")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMITTED)
 def test_the_table_is_the_one_that_its_records_make(name: str, tmp_path: Path) -> None:
     page = (TABLES / f"{name}.md").read_text(encoding="utf-8")
@@ -95,7 +94,6 @@ def test_the_table_is_the_one_that_its_records_make(name: str, tmp_path: Path) -
     pd.testing.assert_frame_equal(new, old)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("given", [[], ["claims=causes", "claim_scope.profile=short"]], ids=["claims", "causes"])
 def test_the_page_of_verdicts_is_the_one_that_its_records_make(given: list[str], tmp_path: Path) -> None:
     settings = compose_config(CONFIGS, "verdicts", given)

@@ -1,4 +1,4 @@
-"""What the reliability tests share: the programs, and a training that was made once."""
+"""What the system tests share: one worker for each file, the programs, and a training that is made once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from helpers.paths import SCRIPTS
 from soak import kills
 from soak.bad_input_runner import template
 from soak.kills import Unbroken
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file to one worker: what its tests share takes seconds to make."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

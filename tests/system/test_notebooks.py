@@ -16,7 +16,6 @@ def test_there_are_notebooks():
     assert {"smoothout", "landscape_and_hessian"} <= {path.stem for path in BOOKS}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))

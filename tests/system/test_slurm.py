@@ -113,7 +113,6 @@ def torchs_variables() -> dict[str, str]:
 # Sweeps
 
 
-@pytest.mark.slow
 def test_a_sweep_is_an_array_of_jobs_with_the_configs_resources(
     root: Path, program: Program, slurm: Callable[[], str]
 ) -> None:
@@ -125,7 +124,6 @@ def test_a_sweep_is_an_array_of_jobs_with_the_configs_resources(
     assert {f"#SBATCH --{one}" for one in (*wanted, "time=720", "signal=USR2@120")} <= lines
 
 
-@pytest.mark.slow
 def test_every_failure_of_a_sweep_is_named_at_its_end(root: Path, program: Program) -> None:
     sweep = ("-m", "experiment=f1_mnist", "profile=smoke", "seed=0,1", "download=false")
     code, _, err = program("train", *sweep, "hydra/launcher=submitit_local")
@@ -139,7 +137,6 @@ def test_every_failure_of_a_sweep_is_named_at_its_end(root: Path, program: Progr
 # Several processes a job
 
 
-@pytest.mark.slow
 def test_one_run_over_two_nodes_is_one_job_whose_processes_are_torchs_ranks(
     tmp_path: Path, slurm: Callable[[], str]
 ) -> None:
@@ -192,7 +189,6 @@ def handed_over(folder: Path, settings: dict[str, Any], *jobs: Job) -> dict[str,
     return {job.name: outcome for job, outcome in done}
 
 
-@pytest.mark.slow
 def test_missing_jobs_are_made_there_and_present_ones_nowhere(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +213,6 @@ def _killed(_: Job) -> None:
     os._exit(9)
 
 
-@pytest.mark.slow
 def test_a_job_that_is_killed_is_an_error_of_its_own(
     tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +230,6 @@ def test_a_job_that_ran_out_of_time_is_submitted_again_as_it_was(settings: dict[
     assert (again.function, again.args) == (work, (job,))
 
 
-@pytest.mark.slow
 def test_a_table_is_made_by_the_cluster_and_rendered_here(
     root: Path, program: Program, slurm: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,6 @@ from soak.program import Soak, Survived
 ENVIRONMENT = {"device": "cpu", "processor": "a processor", "cores": 2, "versions": {"torch": "2.9"}, "commit": "abc"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("work", kills.WORK)
 def test_programs_that_are_killed_go_on_to_the_same_bits(
     work: str, unbroken: Callable[[str], Unbroken], tmp_path: Path
@@ -27,7 +26,6 @@ def test_programs_that_are_killed_go_on_to_the_same_bits(
     assert len(list(kills.survive(unbroken(work), 3, 1, tmp_path))) == 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", Moment)
 def test_a_process_dies_where_it_is_told_to_and_the_next_one_goes_on(
     moment: Moment, unbroken: Callable[[str], Unbroken], scripts: Path, tmp_path: Path
@@ -45,7 +43,6 @@ def test_a_process_dies_where_it_is_told_to_and_the_next_one_goes_on(
     assert not list(here.rglob("*.part*"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_sweep_that_is_stopped_by_a_signal_goes_on(
     number: signal.Signals, unbroken: Callable[[str], Unbroken], tmp_path: Path
@@ -53,12 +50,10 @@ def test_a_sweep_that_is_stopped_by_a_signal_goes_on(
     assert kills.stop(unbroken("sweep"), number, 0, tmp_path / "stopped").where.endswith(f"exit code {128 + number}")
 
 
-@pytest.mark.slow
 def test_many_writers_make_every_run_once(scripts: Path, tmp_path: Path) -> None:
     assert concurrency.write_at_once(8, scripts, tmp_path) == 7
 
 
-@pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_lists_what_failed_and_makes_nothing_twice(
     scripts: Path, tmp_path: Path
 ) -> None:
@@ -79,7 +74,6 @@ def test_a_soak_that_tries_nothing_is_refused(field: str) -> None:
         Soak(**{field: -1})
 
 
-@pytest.mark.slow
 def test_a_difference_in_one_bit_is_found(scripts: Path, tmp_path: Path, trained: Path) -> None:
     found = kills.left(trained)
     whole = Unbroken("training", kills.WORK["training"], scripts, found, 1.0, 1)

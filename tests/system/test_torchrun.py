@@ -24,7 +24,6 @@ RUN = (
 )
 LONG = (*RUN, "schedule.epochs=3000", "checkpoint_seconds=0.05")
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found under /proc"),
 ]
 

@@ -31,7 +31,6 @@ from smoothout.common.torchvision_compat import import_torchvision
 from smoothout.data import datasets
 from smoothout.data.datasets import DatasetName
 from smoothout.jobs import training_job
-from smoothout.results.records import RecordStore
 
 Ended = tuple[int, list[str]]
 
@@ -68,7 +67,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_with_room_the_same_command_goes_on(
     program: Callable[..., Ended], small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,30 +143,10 @@ def test_a_file_system_without_locks_is_refused_before_anything_is_trained(
     assert program("train", *RUN)[0] == 0
 
 
-def test_a_lock_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from smoothout.results.records import RecordStore;"
-        f" lock = RecordStore(Path({str(tmp_path)!r})).lock('train', 'a' * 64).acquire();"
-        " print('held', flush=True); time.sleep(60)"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        lock = RecordStore(tmp_path).lock("train", "a" * 64)
-        with pytest.raises(TimeoutError), lock.acquire(timeout=0):
-            pass
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        with lock.acquire(timeout=0):
-            assert lock.is_locked
-
-
 _OVERRIDES = "'experiment=digits','batch=large','optimizer=momentum','optimizer.lr=1e30'"
 DIVERGING = f"table.rows=[{{name:x,overrides:[{_OVERRIDES}]}}]"
 
 
-@pytest.mark.slow
 def test_loss_that_turns_nan_stops_the_run_and_the_table_says_so(program: Callable[..., Ended], tmp_path: Path) -> None:
     table = ("table=quickstart", "table.sharpness=[]", DIVERGING, "scope.profile=smoke", *QUIET)
     code, lines = program("reproduce", *table)
@@ -284,29 +262,6 @@ def test_a_download_that_is_not_the_known_archive_is_refused_and_never_unpacked(
         datasets.load(DatasetName.cifar10, tmp_path / "data")
     assert opened == []
     assert not (tmp_path / "data").exists()
-
-
-def test_work_stops_when_the_process_that_it_is_done_for_has_died(tmp_path: Path) -> None:
-    """A pool's process is asked to stop as by SIGTERM."""
-    child = (
-        "import time; from smoothout.common import interrupts; interrupts.exit_with_parent();\n"
-        "with interrupts.defer_signals():\n"
-        "    print('begun', flush=True)\n"
-        "    while not interrupts.pending_signal(): time.sleep(0.05)\n"
-        f"    open({str(tmp_path / 'left')!r}, 'w').close()"
-    )
-    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(
-        [sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
-        process.kill()
-        until = time.monotonic() + 30
-        while not (tmp_path / "left").exists() and time.monotonic() < until:
-            time.sleep(0.05)
-    assert (tmp_path / "left").exists()
 
 
 def test_a_request_that_comes_after_the_last_question_is_not_forgotten() -> None:

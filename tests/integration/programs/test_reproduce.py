@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pandas as pd
 import pytest
 from helpers.common import tree
-from helpers.programs import start
 
 GIVEN = ("threads=1", "tensorboard=false")
 
@@ -22,28 +20,6 @@ def reproduce(script):
         return code, "\n".join(out), "\n".join(err)
 
     return run
-
-
-@pytest.mark.slow
-def test_the_quickstart_makes_its_table_and_picture_once_and_then_only_shows_them(root, reproduce):
-    arguments = ("table=quickstart", "figure=quickstart", "scope.profile=smoke", "scope.seeds=[0]")
-    first = start(*GIVEN, *arguments, script="reproduce")
-    out, err = first.communicate(timeout=300)
-    assert first.returncode == 0, err
-    frame = pd.read_csv(root / "results" / "tables" / "quickstart-authors_code-smoke.csv")
-    accuracy = frame[frame["column"].str.contains("best|last|improvement")]
-    assert set(accuracy["n"]) == {1}
-    assert accuracy.loc[~accuracy["column"].str.contains("improvement"), "mean"].between(5, 100).all()
-    sharpness = frame[frame["column"].str.contains("sharpness")]
-    assert set(sharpness["n"] + sharpness["failed"]) == {1}
-    assert sharpness.loc[sharpness["column"].str.contains("converged"), "mean"].gt(0).all()
-    figures = root / "results" / "figures"
-    assert {p.suffix for p in figures.iterdir()} == {".svg", ".png"}
-    assert "SmoothOut" in out
-
-    before = tree(root / "results" / "train") | tree(root / "checkpoints")
-    assert reproduce(*arguments)[0] == 0
-    assert tree(root / "results" / "train") | tree(root / "checkpoints") == before
 
 
 def test_a_table_without_records_renders_every_cell_as_not_run_with_its_cost(root, reproduce):
@@ -61,18 +37,6 @@ def test_a_table_without_records_renders_every_cell_as_not_run_with_its_cost(roo
     assert (costs > 0.1).all()
     assert "…" not in out
     assert any(line.split("  ")[-1].endswith("[4.06]") for line in map(str.strip, out.splitlines()))
-
-
-def test_a_reader_that_goes_away_costs_no_file_and_no_word(root):
-    """As in `reproduce.py ... | head`."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = start(*GIVEN, "table=table2", "run=false", script="reproduce", stdout=writing)
-    os.close(writing)
-    assert done.communicate(timeout=300) == (None, "")
-    assert done.returncode == 1
-    tables = root / "results" / "tables"
-    assert {p.suffix for p in tables.iterdir()} == {".md", ".csv", ".tex"}
 
 
 def test_a_picture_alone_is_asked_for_without_a_table_and_is_not_drawn_without_records(root, reproduce):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.common import tree
-from helpers.programs import ROOT, SHORT, Program, fails, records, start, without_times
+from helpers.programs import ROOT, SHORT, Program, fails, records
 
 from smoothout.jobs import training_job
 from smoothout.training.checkpoint import TrainingState
@@ -87,29 +87,6 @@ def test_ctrl_c_ends_the_whole_sweep(
     assert "stopped: by SIGINT; the same command goes on from here" in err
     assert len(trainings) == 1
     assert records(root) == {}
-
-
-@pytest.mark.slow
-def test_a_sweep_over_two_processes_gives_the_records_of_a_serial_one(
-    root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweep = ("-m", *SHORT, "seed=0,1", "method.a=0.05,-1")
-    process = start(*sweep, "hydra/launcher=local", "hydra.launcher.n_jobs=2")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 2
-    parallel = records(root)
-    assert sorted(line.partition(":")[0] for line in out.splitlines()) == list(parallel)
-    assert sum(line.startswith("failed: ") for line in err.splitlines()) == 2
-    assert list((root / "here").iterdir()) == []
-
-    monkeypatch.setenv("SMOOTHOUT_RESULTS", str(root / "serial" / "results"))
-    monkeypatch.setenv("SMOOTHOUT_CHECKPOINTS", str(root / "serial" / "checkpoints"))
-    assert program(*sweep)[0] == 2
-    serial = records(root / "serial")
-    assert len(serial) == 2
-    assert serial.keys() == parallel.keys()
-    for name, record in serial.items():
-        assert without_times(record["outcome"]) == without_times(parallel[name]["outcome"])
 
 
 # Help

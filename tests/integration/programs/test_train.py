@@ -5,35 +5,18 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.common import tree
-from helpers.programs import QUIET, SHORT, Program, fails, records, start, without_times
+from helpers.programs import SHORT, Program, fails, records
 
 from smoothout.jobs import training_job
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.trainer import Trainer
-
-
-def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> Path:
-    """Wait for the running ``process`` to write a file."""
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        found = list(folder.rglob(pattern))
-        if found:
-            return found[0]
-        if process.poll() is not None:
-            pytest.fail(f"the program ended before it wrote {pattern}: {process.communicate()}")
-        time.sleep(0.005)
-    process.kill()
-    pytest.fail(f"the program wrote no {pattern}")
-
 
 # One training
 
@@ -66,48 +49,6 @@ def test_curves_for_tensorboard_lie_under_the_logs_folder(root: Path, program: P
     (events,) = (root / "logs" / "tensorboard" / name).iterdir()
     assert events.name.startswith("events.out.tfevents")
     assert b"test_accuracy" in events.read_bytes()
-
-
-def test_a_training_that_was_killed_goes_on_and_ends_with_the_same_weights(
-    root: Path, program: Program, trainings: list[TrainingState | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    long = (*QUIET, "method=smoothout", "schedule.epochs=12", "checkpoint_seconds=0.05")
-    process = start(*long)
-    wait_for("*.pt", root / "checkpoints", process)
-    time.sleep(0.05)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert records(root) == {}, "the training was over before it could be killed"
-
-    assert program(*long)[0] == 0
-    resumed = trainings.pop()
-    assert resumed is not None, "the second run started anew"
-    (killed,) = records(root).values()
-    assert len(killed["outcome"]["curves"]["test_loss"]) == 12
-
-    monkeypatch.setenv("SMOOTHOUT_RESULTS", str(root / "unbroken"))
-    monkeypatch.setenv("SMOOTHOUT_CHECKPOINTS", str(root / "unbroken"))
-    assert program(*long)[0] == 0
-    assert trainings == [None]
-    (path,) = (root / "unbroken" / "train").glob("*.json")
-    unbroken = json.loads(path.read_text())
-    assert killed["outcome"]["weights"] == unbroken["outcome"]["weights"]
-    assert without_times(killed["outcome"]) == without_times(unbroken["outcome"])
-
-
-def test_a_training_that_is_terminated_leaves_a_checkpoint_one_line_and_code_143(root: Path) -> None:
-    process = start(*QUIET, "schedule.epochs=1000", "checkpoint_seconds=1e9")
-    lock = wait_for("weights-*.lock", root / "checkpoints", process)
-    process.terminate()
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, out) == (143, "")
-    assert err == "stopped: by SIGTERM; the same command goes on from here\n"
-    (path,) = (root / "checkpoints").glob("*.pt")
-    assert path.stem.endswith(lock.stem.removeprefix("weights-"))
-    content = torch.load(path, weights_only=True)
-    assert json.loads(content["json"])["digest"].startswith(lock.stem.removeprefix("weights-"))
-    assert records(root) == {}
 
 
 def test_ctrl_c_leaves_a_checkpoint_one_line_and_code_130(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ from smoothout.benchmark import comparisons, image_loading, report, timing
 from smoothout.benchmark.baselines import GreyImages, bare_updates, eager_steps, epoch_by_loader
 from smoothout.benchmark.comparisons import COMPARISONS, F1, _noise_floor, updates
 from smoothout.benchmark.rows import Row
-from smoothout.benchmark.timing import Ratio, SubprocessWork, compare, profile_top_ops, seconds
+from smoothout.benchmark.timing import Ratio, compare, profile_top_ops, seconds
 from smoothout.common.errors import ConfigError
 from smoothout.data.split import Split
 from smoothout.models.mlp import MLP
@@ -131,39 +130,6 @@ def test_a_bar_is_met_from_its_side(row, met):
     assert row.target_met is met
 
 
-def _process_number(path: str):
-    return lambda: Path(path).write_text(f"{os.getpid()} {torch.get_num_threads()}")
-
-
-def _failing():
-    return lambda: 1 / 0
-
-
-def test_work_elsewhere_is_done_in_a_process_of_its_own(tmp_path):
-    with SubprocessWork(_process_number, [str(tmp_path / "number")], threads=1) as work:
-        work()
-        first = (tmp_path / "number").read_text()
-        work()
-        assert (tmp_path / "number").read_text() == first
-    number, threads = map(int, first.split())
-    assert number != os.getpid()
-    assert threads == 1
-
-
-def test_what_fails_elsewhere_says_why_here():
-    with SubprocessWork(_failing, [], threads=1) as work, pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        work()
-
-
-def _dying():
-    return lambda: os._exit(3)
-
-
-def test_a_process_that_dies_is_noticed():
-    with SubprocessWork(_dying, [], threads=1) as work, pytest.raises(RuntimeError, match="died"):
-        work()
-
-
 def test_the_ordinary_loops_images_are_the_trainers():
     images = torch.randint(0, 256, (5, 28, 28, 1), dtype=torch.uint8)
     split = Split(images, torch.arange(5), (0.5,), (0.5,))
@@ -193,16 +159,6 @@ def test_the_ordinary_loops_learn():
     assert _accuracy(by_loader, inputs, labels) == 1
     assert _accuracy(on_one_batch, inputs, labels) == 1
     assert _accuracy(bare, inputs, labels) == 1
-
-
-def test_the_ordinary_loop_runs_in_a_process_of_its_own():
-    images = torch.zeros(32, 28, 28, dtype=torch.uint8).numpy()
-    model = MLP(width=8, depth=1).build((1, 28, 28), 2)
-    with SubprocessWork(
-        epoch_by_loader, [model, images, torch.zeros(32, dtype=torch.int64).numpy(), 16, "cpu"], 1
-    ) as epoch:
-        epoch()
-        epoch()
 
 
 def test_photographs_are_read_against_torchvisions_pipeline_on_the_same_files(tmp_path, monkeypatch):
@@ -271,7 +227,6 @@ def test_the_report_says_what_was_reached_what_was_missed_and_what_was_not_measu
 SMALL = (MLP(64, 2), (1, 28, 28), 10)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "measure",
     [

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import smoothout
 from smoothout.common.errors import RecordError
 from smoothout.results.digest import digest
 from smoothout.results.records import FORMAT, Record, RecordStore, read_record
@@ -226,14 +223,3 @@ def test_the_rest_of_a_killed_writer_is_no_record(ledger: RecordStore) -> None:
     whole.rename(whole.with_name(f"{whole.name}.part4242"))
     assert ledger.get("train", record.digest) is None
     assert ledger.records("train") == []
-
-
-def test_records_and_tables_are_read_without_torch() -> None:
-    there = Path(smoothout.__file__).parent
-    readers = list((there / "results").rglob("*.py"))
-    parts = [path.relative_to(there.parent).with_suffix("").parts for path in readers]
-    modules = [".".join(part for part in names if part != "__init__") for names in parts]
-    heavy = "[name for name in ('torch', 'hydra') if name in sys.modules]"
-    program = f"import sys, {', '.join(modules)}; print({heavy})"
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "[]"

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
-from helpers.paths import ROOT
 
 from smoothout.common.formatting import format_decimal, format_duration, format_significant
 from smoothout.results.tables import Block, Cell, Table, difference
@@ -143,10 +139,3 @@ def test_precisions_other_than_the_reference_have_files_of_their_own():
 @pytest.mark.parametrize(("hours", "text"), [(0.001, "1 min"), (0.5, "30 min"), (1.04, "1.0 h"), (30, "30.0 h")])
 def test_spans_of_time_are_for_people(hours, text):
     assert format_duration(hours) == text
-
-
-def test_reading_records_and_rendering_tables_and_figures_imports_no_torch():
-    imports = "import sys, smoothout, smoothout.results.records, smoothout.results.tables, smoothout.results.figures"
-    code = f"{imports}; sys.exit('torch' in sys.modules)"
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0

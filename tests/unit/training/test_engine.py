@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,7 +15,6 @@ from smoothout.training import engine
 from smoothout.training.batch import Batch
 from smoothout.training.engine import MAX_CONCURRENT, Engine, GhostPasses, Launch, MemoryFormat, tune_malloc
 from smoothout.training.methods.smoothout import NoiseConfig
-from smoothout.training.optimizers import SGD
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -180,27 +175,6 @@ def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("inductor")
 
 
-@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")  # by modules that torch.compile imports
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
-@pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(0.1)])
-def test_a_compiled_training_ends_where_an_eager_one_ends(
-    noise: NoiseConfig, tiny_split: Splits, compiled_code: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Compiled sums are added up in another order: 1e-7 of each, and a little more with every update."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled_code))
-    ends = []
-    for compiled in (False, True):
-        settings: dict[str, Any] = {"optimizer": SGD(0.1), "noise": noise}
-        run = training(tiny_split, network(), engine=Engine(compile=compiled), **settings)
-        assert run.engine.compile is compiled
-        ends.append(run.run())
-    for name, tensor in ends[0].model.items():
-        torch.testing.assert_close(ends[1].model[name], tensor, rtol=1e-4, atol=1e-5)
-    assert ends[1].curves["train_loss"] == pytest.approx(ends[0].curves["train_loss"], rel=1e-5)
-    assert ends[1].curves["test_loss"] == pytest.approx(ends[0].curves["test_loss"], rel=1e-5)
-
-
 # Memory
 
 
@@ -239,26 +213,3 @@ def test_another_c_library_is_left_alone(lacking: type[Exception], monkeypatch: 
     monkeypatch.setattr(engine.ctypes, "CDLL", Library)
     tune_malloc()
     assert asked == [lacking]
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_kept_memory_is_not_faulted_in_again() -> None:
-    """A tensor of 64 MiB is 16384 pages; given back, all of them are faulted in again at each of eight rounds.
-
-    In a process of its own: one that was ever refused memory has another heap.
-    """
-    program = """
-import resource, torch
-from smoothout.training.engine import tune_malloc
-tune_malloc()
-tune_malloc()
-def faults(rounds):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(rounds):
-        assert torch.ones(2**24).sum() == 2**24
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults(8)  # until the heap has found its size
-print(faults(8))
-"""
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert int(ran.stdout) < 4 * 16384

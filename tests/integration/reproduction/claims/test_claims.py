@@ -190,7 +190,6 @@ def test_wrong_verdicts_stay_below_the_nominal_rate(effect: float) -> None:
         assert right / (pages * size) > 0.1
 
 
-@pytest.mark.slow
 def test_every_claim_of_the_papers_names_cells_that_are_there(runtime: Runtime) -> None:
     claims: list[dict[str, Any]] = compose_config(CONFIGS, "verdicts", [])["claims"]
     made = Claims(claims, RunSelection("authors_code"), CONFIGS, PUBLISHED)
@@ -260,7 +259,6 @@ def flat(settings: dict[str, Any]) -> dict[tuple[str, str], Any]:
     return {(key, name): value for key, node in nodes.items() for name, value in node.items()}
 
 
-@pytest.mark.slow
 def test_every_suspected_cause_changes_one_setting(f1: Claims) -> None:
     claims = compose_config(CONFIGS, "verdicts", ["claims=causes"])["claims"]
     Claims(claims, RunSelection("authors_code"), CONFIGS, PUBLISHED)

@@ -15,12 +15,6 @@ from smoothout.training.distributed import ProcessGroup
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
-@pytest.mark.slow
-def test_two_processes_end_as_one() -> None:
-    found = processes.two_are_one(CPU, examples=128)
-    assert found.holds, found.text
-
-
 def shared_by(monkeypatch: pytest.MonkeyPatch, examples: int) -> None:
     """Let two processes that train on so many examples be one, here."""
 

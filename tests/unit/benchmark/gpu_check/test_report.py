@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
-from helpers.paths import ROOT
 
 from smoothout.benchmark.gpu_check import program
 from smoothout.benchmark.gpu_check.check import Check, Found, carry_out, not_checked
@@ -135,24 +131,3 @@ def test_without_a_gpu_it_says_why_in_one_line(
     monkeypatch.setattr(program, "why_no_gpu", lambda: "no NVIDIA driver was found")
     assert program.main("cuda", quick=False) == 2
     assert capsys.readouterr() == ("", "no GPU to check: no NVIDIA driver was found\n")
-
-
-BARE = """
-import sys
-for name in ("PIL", "torchvision", "sklearn", "joblib", "matplotlib", "submitit", "tabulate"):
-    sys.modules[name] = None
-from smoothout.benchmark.gpu_check import program
-assert program.checks(False)
-"""
-
-
-def test_it_needs_only_what_trainings_need() -> None:
-    subprocess.run([sys.executable, "-c", BARE], check=True, cwd=ROOT)
-
-
-def test_help_needs_no_torch() -> None:
-    blocked = "import sys, runpy; sys.modules['torch'] = None; sys.argv = ['check_gpu.py', '--help'];"
-    command = f"{blocked} runpy.run_path('scripts/check_gpu.py', run_name='__main__')"
-    shown = subprocess.run([sys.executable, "-c", command], check=True, cwd=ROOT, text=True, capture_output=True)
-    assert "--device" in shown.stdout
-    assert "--quick" in shown.stdout
