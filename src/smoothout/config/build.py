@@ -130,6 +130,8 @@ def _fit(value: Any, hint: Any, key: str) -> Any:
     if origin in (tuple, list):
         if not isinstance(value, list | tuple) or any(_is_missing(item) for item in value):
             raise TypeError
+        if _is_group(arguments[0]):
+            return origin(_fit_group(item, arguments[0], f"{key}.{index}") for index, item in enumerate(value))
         return origin(_fit(item, arguments[0], key) for item in value)
     if origin is dict:
         if not isinstance(value, Mapping):
@@ -175,6 +177,22 @@ def _fit_plain(value: Any, hint: Any) -> Any:
     if not isinstance(value, str | int | float) or (hint is int and isinstance(value, float)):
         raise TypeError
     return hint(value)
+
+
+def _nested(hint: Any, value: Any, key: str) -> Any:
+    """The settings in a field of type tuple[Settings, ...] or dict[str, Settings]; None for any other type."""
+    item = next((cls for cls in get_args(hint) if isinstance(cls, type) and dataclasses.is_dataclass(cls)), None)
+    if item is None:
+        return None
+    kind, name = (list, "list") if get_origin(hint) is tuple else (dict, "group")
+    if not isinstance(value, kind):
+        raise ConfigError(f"{key}: must be a {name} of groups of settings, not {value!r}")
+    items = list(value.items() if isinstance(value, dict) else enumerate(value))
+    for index, node in items:
+        if not isinstance(node, dict):
+            raise ConfigError(f"{key}.{index}: must be a group of settings, not {node!r}")
+    made = {index: validate(item, node, f"{key}.{index}.") for index, node in items}
+    return made if kind is dict else tuple(made.values())
 
 
 def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str:
