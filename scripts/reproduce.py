@@ -47,9 +47,9 @@ def main(config: DictConfig) -> None:
             drawn = shown.save(place, results / "figures")
             written += drawn
             for name in shown.missing(place):
-                print_line(f"figure {picture.figure['name']}: not run: {name}")
+                print_line(f"figure {picture.config.name}: not run: {name}")
             if not drawn:
-                print_line(f"figure {picture.figure['name']} lacks records of its runs: not drawn")
+                print_line(f"figure {picture.config.name} lacks records of its runs: not drawn")
         for path in written:
             print_line(f"written: {path}")
         if lost:

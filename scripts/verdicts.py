@@ -33,19 +33,18 @@ def main(config: DictConfig) -> None:
                 f"{', '.join(lacking)}: must stand in configs/claims/{name}.yaml, below a first line"
                 " '# @package _global_', as in papers.yaml"
             )
-        chosen = build(settings.get("claim_scope"), "claim_scope", ClaimScope)
-        wish = pick_settings(settings, run=bool, page=str, method=tuple[str, ...])
+        claim_scope = build(settings.get("claim_scope"), "claim_scope", ClaimScope)
+        wish = pick_settings(settings, run=bool, page=str, assumptions=tuple[str, ...])
         prose = pick_settings(settings["prose"], "prose.", title=str, introduction=str)
         published = ROOT / "results" / "published"
-        judged = [Claims(settings["claims"], scope, ROOT / "configs", published) for scope in chosen.scopes()]
+        judged = [Claims(settings["claims"], scope, ROOT / "configs", published) for scope in claim_scope.selections()]
         lost = plan.plan_and_run(judged, place, slurm.job_runner(HydraConfig.get(), settings)) if wish.run else None
         with Bar("claims", sum(len(claims.claims) for claims in judged)) as bar:
             tests = [test for claims in judged for test in claims.tests(place, bar.tick)]
         folder = Path(settings["folders"]["results"])
-        path = folder / chosen.file(wish.page)
-        page = VerdictPage(
-            tests, prose, wish.method, chosen, command(), wish.page, linked=(folder / wish.page).exists()
-        )
+        path = folder / claim_scope.file(wish.page)
+        linked = (folder / wish.page).exists()
+        page = VerdictPage(tests, prose, wish.assumptions, claim_scope, command(), wish.page, linked=linked)
         atomic_write_text(path, page.markdown())
         print_line(f"written: {path}")
         if lost:

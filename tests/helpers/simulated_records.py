@@ -9,7 +9,6 @@ from helpers.paths import CONFIGS, PUBLISHED
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.claims import Claims, ClaimScope, ClaimTest
-from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.table import RunSelection
 from smoothout.reproduction.verdict_page import VerdictPage
 from smoothout.results.digest import canonical_settings
@@ -55,10 +54,10 @@ def simulate(
         best = {"test_accuracy": accuracy / 100, "train_loss": losses[seed] if losses else 0.001}
         outcome = {"best": best, "last": best, "examples": {"train": 60_000, "test": 10_000}}
         outcome |= {"diverged": seed in diverged, "curves": {"test_accuracy": [0.1, 0.1, 0.1, accuracy / 100]}}
-        write(runtime, claims._entry(cell, METRICS["best"]).jobs[seed], outcome)
+        write(runtime, claims._cell(cell, "best").jobs[seed], outcome)
     for seed, value in enumerate(sharpness):
         outcome = {"failed": value is None, "value": value or 0.0, "loss": 0.1}
-        write(runtime, claims._entry(cell, METRICS["converged"]).jobs[seed], outcome)
+        write(runtime, claims._cell(cell, "sharpness_converged").jobs[seed], outcome)
 
 
 def judged(given: dict[str, Any], runtime: Runtime) -> list[ClaimTest]:

@@ -43,9 +43,9 @@ def made(name: str, only: str, *overrides: str) -> TablePlan:
 
 def trainings(table: TablePlan) -> Iterator[tuple[str, str, Experiment]]:
     """Row, method and settings of every training."""
-    for entry in table.entries:
-        if entry.column.endswith(" best"):
-            yield entry.row, entry.column.removesuffix(" best"), entry.jobs[0].settings
+    for cell in table.cells:
+        if cell.column.endswith(" best"):
+            yield cell.row, cell.column.removesuffix(" best"), cell.jobs[0].settings
 
 
 @pytest.mark.parametrize("name", ["table3", "tableII"])

@@ -74,12 +74,12 @@ def test_the_rows_of_resnet44_have_the_published_learning_rates_epochs_and_drops
     """Learning rates 0.1, 0.1, 0.4 (0.283 on CIFAR-100), linear 0.8; twice the epochs and drops where longer."""
     found = {}
     for name in ("table1", "tableII"):
-        for entry in made(name).entries:
-            run = entry.jobs[0]
+        for cell in made(name).cells:
+            run = cell.jobs[0]
             setup = run.settings if isinstance(run.settings, Experiment) else run.dependencies[0].settings
-            if "ResNet44" in entry.row and entry.column.startswith("baseline"):
+            if "ResNet44" in cell.row and cell.column.startswith("baseline"):
                 lr = setup.optimizer.lr * setup.schedule.lr_factor(0, setup.batch)
-                found[entry.row] = (
+                found[cell.row] = (
                     round(lr, 3),
                     setup.batch.examples_per_update,
                     setup.batch.ghosts_per_update,
@@ -97,7 +97,7 @@ def test_the_rows_of_resnet44_have_the_published_learning_rates_epochs_and_drops
         "ResNet44, CIFAR-100, 1024, 400 epochs, square root": (0.283, 1024, 8, 400),
         "ResNet44, CIFAR-100, 1024, 400 epochs, linear": (0.8, 1024, 8, 400),
     }
-    longest = next(e for e in made("tableII").entries if e.row.endswith("linear") and e.column == "baseline best")
+    longest = next(e for e in made("tableII").cells if e.row.endswith("linear") and e.column == "baseline best")
     assert longest.jobs[0].settings.schedule.milestones == (162, 244, 328)
 
 
@@ -114,12 +114,12 @@ def test_tables_share_the_trainings_that_they_have_in_common() -> None:
 @pytest.mark.parametrize(("name", "depth"), [("controls", 44), ("controls-resnet8", 8)])
 def test_the_controls_learn_at_one_rate_and_differ_in_what_they_name(name: str, depth: int) -> None:
     rows = {}
-    for entry in made(name).entries:
-        if entry.column == "smoothout best":
-            setup = entry.jobs[0].settings
+    for cell in made(name).cells:
+        if cell.column == "smoothout best":
+            setup = cell.jobs[0].settings
             assert setup.model.depth == depth
             lr = setup.optimizer.lr * setup.schedule.lr_factor(0, setup.batch)
-            rows[entry.row] = (
+            rows[cell.row] = (
                 round(lr, 6),
                 setup.batch.ghosts_per_update,
                 str(setup.method.noise_per),
@@ -137,7 +137,7 @@ def test_the_controls_learn_at_one_rate_and_differ_in_what_they_name(name: str, 
 def test_the_gap_is_how_far_a_method_stays_below_the_small_batch(runtime: Runtime) -> None:
     """v1, Table 3: 93.18 at batch 128, 91.20 with AdaSmoothOut, gap 1.98."""
     table = made("table3")
-    jobs = {entry.column: entry.jobs[0] for entry in table.entries if entry.row == "ResNet44, CIFAR-10, 2048"}
+    jobs = {cell.column: cell.jobs[0] for cell in table.cells if cell.row == "ResNet44, CIFAR-10, 2048"}
     for method, accuracy in (("small_batch", 0.9318), ("baseline", 0.8924), ("adasmoothout", 0.9120)):
         runtime.records.write(finished(jobs[f"{method} best"], accuracy))
     cells = {cell.column: cell for cell in table.render(runtime).cells if cell.row == "ResNet44, CIFAR-10, 2048"}

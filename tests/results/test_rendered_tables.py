@@ -62,7 +62,7 @@ def test_make_tables_renders_every_table_that_is_there_and_every_one_of_the_pape
 def test_make_pages_writes_every_page_of_verdicts_that_is_there_by_the_command_that_it_names() -> None:
     done = subprocess.run(["make", "-n", "pages"], cwd=ROOT, text=True, capture_output=True, check=True)
     listed = done.stdout.partition("for given in ")[2].partition(";")[0]
-    paths = {path for name in ("README*.md", "causes*.md") for path in (ROOT / "results").glob(name)}
+    paths = {path for name in ("claims*.md", "causes*.md") for path in (ROOT / "results").glob(name)}
     found = [re.findall(r"`python scripts/verdicts.py ?([^`]*)` writes this page", p.read_text()) for p in paths]
     assert sorted(given for [given] in found) == sorted(shlex.split(listed.replace("\\\n", "")))
 
@@ -99,8 +99,8 @@ def test_the_page_of_verdicts_is_the_one_that_its_records_make(given: list[str],
     settings = compose_config(CONFIGS, "verdicts", given)
     claim_scope = build(settings["claim_scope"], "claim_scope", ClaimScope)
     runtime = Runtime(Folders(str(tmp_path), str(ROOT / "results"), str(tmp_path), str(tmp_path)), torch.device("cpu"))
-    judged = [Claims(settings["claims"], scope, CONFIGS, PUBLISHED) for scope in claim_scope.scopes()]
+    judged = [Claims(settings["claims"], scope, CONFIGS, PUBLISHED) for scope in claim_scope.selections()]
     prose, command = SimpleNamespace(**settings["prose"]), shlex.join(["python", "scripts/verdicts.py", *given])
     tests = [test for claims in judged for test in claims.tests(runtime)]
-    page = VerdictPage(tests, prose, settings["method"], claim_scope, command, settings["page"])
+    page = VerdictPage(tests, prose, settings["assumptions"], claim_scope, command, settings["page"])
     assert page.markdown() == (ROOT / "results" / claim_scope.file(settings["page"])).read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ WORK = {
             *QUIET,
             "checkpoint_seconds=0",
             "table=quickstart",
-            "table.sharpness=[keskar]",
+            "table.metrics=[best,late,last,sharpness_keskar]",
             "rows=['720']",
             "scope.profile=smoke",
         ),

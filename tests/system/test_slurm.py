@@ -234,7 +234,7 @@ def test_a_table_is_made_by_the_cluster_and_rendered_here(
     root: Path, program: Program, slurm: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "POLL_SECONDS", 0.1)
-    overrides = ("table=quickstart", "table.sharpness=[]", "rows=['720']", "scope.profile=smoke")
+    overrides = ("table=quickstart", "table.metrics=[best,late,last]", "rows=['720']", "scope.profile=smoke")
     code, _, err = program("reproduce", *overrides, "hydra/launcher=slurm")
     assert code == 0, err
     assert len(records(root)) == 3

@@ -1,24 +1,24 @@
-"""The papers' claims as tests: which recorded numbers speak of each, and how strongly."""
+"""The papers' claims as statistical tests over seeds, by the records that exist."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from itertools import product
+from itertools import chain, product
 from pathlib import Path, PurePath
 from typing import Any
 
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.errors import ConfigError
-from smoothout.config.build import pick_settings, validate
+from smoothout.config.build import validate
 from smoothout.config.compose import compose_config
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.options import Precision
 from smoothout.reproduction.cells import CellSpec
-from smoothout.reproduction.metrics import METRICS, Metric
+from smoothout.reproduction.metrics import METRICS, Metric, current_metrics
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.records import Record
 from smoothout.results.significance import (
@@ -30,31 +30,45 @@ from smoothout.results.significance import (
     stratified_rank_correlation,
 )
 
-DECIMALS = 9  # of a sum of points or of log2; what is below is rounding
-ZERO = 5e-5  # percent; below it a sharpness is printed as 0.0000
-_LEAST_LOSS = 2.0**-126  # for losses that float32 rounds to 0
+DECIMALS = 9  # of a sum of points or of log2; anything below is rounding
+ZERO = 5e-5  # percent; a sharpness below it is printed as 0.0000
+_LEAST_LOSS = 2.0**-126  # stands for losses that float32 rounds to 0
 
 
 class ClaimKind(StrEnum):
-    """What a claim says of the numbers."""
+    """What a claim says about the numbers."""
 
-    difference = "difference"  # `plus` together are more than `minus` together, but for a margin
-    spread = "spread"  # over seeds, `plus` scatters at most `max_ratio` times as much as `minus`
-    correlation = "correlation"  # over all settings of `tables`, the quantity is the lower the higher the accuracy
+    difference = "difference"  # the sum over `plus` exceeds the sum over `minus`, up to a margin
+    spread = "spread"  # over seeds, `plus` has at most `max_ratio` times the standard deviation of `minus`
+    correlation = "correlation"  # over all settings of `tables`, accuracy falls as the metric rises
     zero = "zero"  # the sharpness of `plus` is 0.0000
 
 
 @dataclass(frozen=True)
+class Sides:
+    """The cells that a claim compares in one row, each "table | row | method" or "table | row | method | metric"."""
+
+    plus: tuple[str, ...]
+    minus: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.plus:
+            raise ValueError("plus: must have at least one cell")
+
+
+@dataclass(frozen=True)
 class Claim:
-    """One sentence of the papers; the rows that it is about stand beside it in configs/claims/.
+    """A sentence of the papers, and the cells that it is about.
 
     Args:
-        says: the claim; ``source`` is where it stands.
-        kind: see `PanelKind`.
-        quantities: names of `METRICS`, each a test of its own.
-        margin: how many points a difference may fall short.
-        at_most: see `PanelKind`.
-        tables: see `PanelKind`.
+        statement: the claim.
+        source: where it stands.
+        metrics: names of `METRICS`; each one is a test of its own.
+        kind: see `ClaimKind`.
+        margin: points by which a difference may fall short.
+        max_ratio: see `ClaimKind`.
+        tables: see `ClaimKind`.
+        rows: the cells by the name of the comparison; each row is a test of its own.
     """
 
     statement: str
@@ -64,23 +78,25 @@ class Claim:
     margin: float = 0.0
     max_ratio: float = 1.0
     tables: tuple[str, ...] = ()
+    rows: dict[str, Sides] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
-        unknown = [name for name in self.metrics if name not in METRICS]
-        if unknown:
-            raise ValueError(f"quantities: {unknown[0]} is none of {', '.join(METRICS)}")
+        object.__setattr__(self, "metrics", current_metrics(self.metrics))
         if self.kind is ClaimKind.correlation and not self.tables:
-            raise ValueError("tables: a correlation needs the names of the tables whose runs it looks at")
+            raise ValueError("tables: a correlation needs the names of the tables whose runs are correlated")
         if self.margin < 0 or self.max_ratio < 1:
-            raise ValueError(f"margin, at_most: must be at least 0 and 1, not {self.margin} and {self.max_ratio}")
+            raise ValueError(f"margin, max_ratio: must be at least 0 and 1, not {self.margin} and {self.max_ratio}")
         if self.margin and (ratios := [name for name in self.metrics if METRICS[name].ratio_scale]):
-            raise ValueError(f"margin: is one of points, and {ratios[0]} is compared by ratio")
+            raise ValueError(f"margin: is in points, but {ratios[0]} is compared by ratio")
+        for row, sides in self.rows.items():
+            if self.kind is ClaimKind.spread and not sides.minus:
+                raise ValueError(f"rows.{row}.minus: must have the cell whose standard deviation is compared with")
 
 
 @dataclass(frozen=True)
 class ClaimScope:
-    """Which records are judged: every protocol by itself, one profile and precision."""
+    """Which records are tested: those of each protocol by itself, in one profile and precision."""
 
     protocols: tuple[str, ...] = ("authors_code", "paper_text")
     profile: str = "paper"
@@ -89,39 +105,39 @@ class ClaimScope:
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
-        self.scopes()
+        self.selections()
 
-    def scopes(self) -> list[RunSelection]:
-        """One for each protocol. Raises ValueError."""
+    def selections(self) -> list[RunSelection]:
+        """The runs of each protocol. Raises ValueError."""
         if not self.protocols:
             raise ValueError("protocols: must be at least one")
         return [RunSelection(protocol, self.profile, self.precision, self.seeds) for protocol in self.protocols]
 
     def file(self, page: str) -> str:
-        """The name of the page's file: ``page``, or for another profile or precision than the papers' its own."""
-        path, reference = PurePath(page), ClaimScope()
-        other = [self.profile] if self.profile != reference.profile else []
-        other += [self.precision] if self.precision != reference.precision else []
-        return "-".join([path.stem, *other]) + path.suffix
+        """The name of the page's file: ``page``, with the profile and precision if they are not the papers'."""
+        path, papers = PurePath(page), ClaimScope()
+        others = [self.profile] if self.profile != papers.profile else []
+        others += [self.precision] if self.precision != papers.precision else []
+        return "-".join([path.stem, *others]) + path.suffix
 
 
 @dataclass(frozen=True)
 class ClaimTest:
-    """A claim in one row, by one quantity, under one protocol.
+    """The test of a claim in one row, by one metric, under one protocol.
 
     Attributes:
-        evidence: of that which the claim calls positive: a difference, or the log2 of a ratio.
-        published: the papers' number in the same terms, None where there is none.
-        failed: seeds that are missing because a search found nothing.
-        diverged: runs that are missing because their loss was not finite: of a correlation all, else one a seed.
-        error: standard error of one accuracy by the test split's size alone, in points; None for other quantities.
-        runs: of a correlation, those behind its settings; 0 for other kinds.
+        evidence: for what the claim says is positive: a difference, or the log2 of a ratio.
+        published: the papers' number in the same unit, or None.
+        failed: seeds that are missing because a search failed.
+        diverged: runs that are missing because they diverged (all runs of a correlation, else one per seed).
+        error: standard error of an accuracy, in points, from the size of the test split; None for other metrics.
+        runs: the number of runs behind the settings of a correlation; 0 for other kinds.
     """
 
     claim: Claim
     row: str
     protocol: str
-    quantity: Metric
+    metric: Metric
     evidence: TestResult
     published: float | None = None
     failed: int = 0
@@ -130,9 +146,9 @@ class ClaimTest:
     runs: int = 0
 
     def verdict(self, adjusted: float) -> Verdict:
-        """What the evidence says, ``adjusted`` being its p after the correction for many tests.
+        """The verdict, given the p-value ``adjusted`` for multiple tests.
 
-        Nothing where runs diverged or searches failed: which seeds are left is no matter of chance then.
+        It is undecided if runs diverged or searches failed, because the seeds that are left are not a random sample.
         """
         verdict, lost = self.evidence.verdict(adjusted), self.diverged or self.failed
         return Verdict.undecided if lost and verdict is not Verdict.untested else verdict
@@ -140,9 +156,9 @@ class ClaimTest:
 
 @dataclass(frozen=True)
 class MetricValues:
-    """A quantity of one cell: by seed, as points or log2; which seeds failed or diverged; and what was published.
+    """The values of a cell on the scale of a test: points, or log2 for what is compared by ratio.
 
-    ``images`` are those of the test split that an accuracy is a share of; 0 for other quantities.
+    ``images`` is the size of the test split that an accuracy is a share of; 0 for other metrics.
     """
 
     by_seed: dict[int, float]
@@ -152,182 +168,158 @@ class MetricValues:
     records: dict[int, Record]
     images: int
 
+    @classmethod
+    def read(cls, cell: CellSpec, runtime: Runtime) -> MetricValues:
+        """Read the records of ``cell``."""
+        read = cell.values(runtime)
+        if not METRICS[cell.metric].ratio_scale:
+            images = next(iter(cell.jobs.values())).training_job.settings.data.expected_sizes[1]
+            return cls(read.values, read.failed, read.diverged, cell.published, read.records, images)
+        logs = {seed: math.log2(value) for seed, value in read.values.items() if value > 0}
+        published = math.log2(cell.published) if cell.published else None
+        return cls(logs, read.failed | (read.values.keys() - logs.keys()), read.diverged, published, read.records, 0)
+
 
 class Claims:
-    """The claims of configs/claims/ under one scope. Raises SettingsError where they name what is not there."""
+    """The claims of a file of configs/claims/, tested on the runs of ``selection``.
 
-    def __init__(self, claims: Any, scope: RunSelection, configs: Path, published: Path) -> None:
-        self.scope, self._configs, self._published = scope, configs, published
-        self._tables = dict[str, dict[tuple[str, str], CellSpec]]()
-        if not isinstance(claims, list) or not all(isinstance(given, dict) for given in claims):
-            raise ConfigError("claims: must be a list of claims, as the files of configs/claims/ have it")
-        self.claims = [self._claim(given) for given in claims]
+    Raises ConfigError if a claim names a cell that does not exist.
+    """
+
+    def __init__(self, claims: Any, selection: RunSelection, configs: Path, published: Path) -> None:
+        self.selection, self._configs, self._published = selection, configs, published
+        self._plans = dict[str, TablePlan]()
+        if not isinstance(claims, list) or not all(isinstance(claim, dict) for claim in claims):
+            raise ConfigError("claims: must be a list of claims, as in configs/claims/papers.yaml")
+        self.claims = [validate(Claim, claim, f"claim {claim.get('statement', '?')!r}: ") for claim in claims]
+        self._cells = [(table, cell) for claim in self.claims for table, cell in self._cells_of(claim)]
 
     def jobs(self) -> list[Job]:
-        """Every job that a test needs, each once, trainings first."""
-        return with_dependencies(job for _, entry in self._needed() for job in entry.jobs.values())
+        """Every job that a test needs, once, trainings first."""
+        return with_dependencies(job for _, cell in self._cells for job in cell.jobs.values())
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
-        """By table and row: its jobs, with the config's estimate of the seconds that an epoch takes."""
+        """By table and row: its jobs, with the config's estimate of the seconds per epoch."""
         rows: dict[str, dict[Job, float | None]] = {}
-        for table, entry in self._needed():
-            planned = rows.setdefault(f"{table}: {entry.row}", {})
-            for job in entry.jobs.values():
-                planned |= dict.fromkeys((*job.dependencies, job), entry.epoch_seconds)
+        for table, cell in self._cells:
+            planned = rows.setdefault(f"{table}: {cell.row}", {})
+            for job in cell.jobs.values():
+                planned |= dict.fromkeys((*job.dependencies, job), cell.epoch_seconds)
         return rows
 
-    def _needed(self) -> Iterator[tuple[str, CellSpec]]:
-        """Every table and cell that a test looks at."""
-        for claim, rows in self.claims:
-            cells = [cell for sides in rows.values() for side in sides.values() for cell in side]
-            for table in claim.tables:
-                named = dict.fromkeys((row, column.split()[0]) for row, column in self._entries(table))
-                cells += [f"{table} | {row} | {method}" for row, method in named]
-            for cell, name in product(cells, claim.metrics):
-                yield cell.partition("|")[0].strip(), self._entry(cell, METRICS[name])
-
-    def _claim(self, given: dict[str, Any]) -> tuple[Claim, dict[str, dict[str, list[str]]]]:
-        named = f"claim {given.get('says', '?')!r}: "
-        claim = validate(Claim, {key: value for key, value in given.items() if key != "rows"}, named)
-        rows = given.get("rows", {})
-        if not isinstance(rows, dict):
-            raise ConfigError(f"{named}rows: must be a group, each with cells under plus and minus, not {rows!r}")
-        for row, sides in rows.items():
-            known = {"plus", "minus"} if isinstance(sides, dict) and "minus" in sides else {"plus"}
-            pick_settings(sides, f"{named}rows.{row}.", **dict.fromkeys(known, tuple[str, ...]))
-            if not sides["plus"] or set(sides) - known:
-                raise ConfigError(f"{named}rows.{row}: needs cells under plus, and others under minus at most")
-            if claim.kind is ClaimKind.spread and not sides.get("minus"):
-                raise ConfigError(f"{named}rows.{row}.minus: must have a cell whose scatter is compared with")
-            for cell in (*sides["plus"], *sides.get("minus", [])):
-                self._entry(cell, METRICS[claim.metrics[0]])
-        return claim, rows
-
     def tests(self, runtime: Runtime, tick: Callable[[], None] = lambda: None) -> Iterator[ClaimTest]:
-        """Every claim, row and quantity, tested by the records that are there; ``tick`` is called once a claim."""
-        for claim, rows in self.claims:
+        """Test every claim, row and metric by the records that exist; ``tick`` is called once per claim."""
+        for claim in self.claims:
             tick()
-            for name in claim.metrics:
-                quantity = METRICS[name]
+            for metric in claim.metrics:
                 if claim.kind is ClaimKind.correlation:
-                    yield from self._correlations(claim, quantity, runtime)
-                for row, sides in rows.items():
-                    plus, minus = (
-                        [self._values(cell, quantity, runtime) for cell in sides.get(side, [])]
-                        for side in ("plus", "minus")
-                    )
-                    yield self._tested(claim, row, _between(quantity, sides), plus, minus)
+                    yield from self._correlations(claim, metric, runtime)
+                for row in claim.rows:
+                    yield self._test(claim, row, metric, runtime)
 
-    def _tested(
-        self, claim: Claim, row: str, quantity: Metric, plus: list[MetricValues], minus: list[MetricValues]
-    ) -> ClaimTest:
-        """The test of a row by the values of its cells."""
-        failed, diverged = (
-            len(frozenset[int]().union(*(getattr(values, lost) for values in (*plus, *minus))))
-            for lost in ("failed", "diverged")
-        )
+    def _cells_of(self, claim: Claim) -> Iterator[tuple[str, CellSpec]]:
+        names = [cell for sides in claim.rows.values() for cell in (*sides.plus, *sides.minus)]
+        names += [f"{table} | {row} | {method}" for table in claim.tables for row, method in self._plan(table).runs]
+        for name, metric in product(names, claim.metrics):
+            yield name.partition("|")[0].strip(), self._cell(name, metric)
+
+    def _cell(self, name: str, metric: str) -> CellSpec:
+        """The cell "table | row | method (| metric)"; ``metric`` is used if the name has none."""
+        table, row, method, own = (part.strip() for part in f"{name} | | | ".split("|")[:4])
+        try:
+            return self._plan(table).cell(row, method, *current_metrics([own or metric]))
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"claims: {name!r} is not a cell; write table | row | method (| metric) with names of"
+                f" configs/table/{table}.yaml and of {', '.join(METRICS)}"
+            ) from error
+
+    def _plan(self, table: str) -> TablePlan:
+        if table not in self._plans:
+            config = compose_config(self._configs, "reproduce", [f"table={table}"])["table"]
+            self._plans[table] = TablePlan(config, self.selection, self._configs, self._published)
+        return self._plans[table]
+
+    def _test(self, claim: Claim, row: str, metric: str, runtime: Runtime) -> ClaimTest:
+        sides = claim.rows[row]
+        cells = [[self._cell(cell, metric) for cell in side] for side in (sides.plus, sides.minus)]
+        plus, minus = ([MetricValues.read(cell, runtime) for cell in side] for side in cells)
+        values = [*plus, *minus]
+        seeds = sorted(set.intersection(*(set(side.by_seed) for side in values)))  # those that all cells have
         step = 100 / plus[0].images if plus[0].images else 0.0
-        published = _combined(plus, minus, lambda values: values.published)
-        seeds = set.intersection(*(set(values.by_seed) for values in (*plus, *minus)))
+        published = _difference([side.published for side in plus], [side.published for side in minus])
         if claim.kind is ClaimKind.spread:
-            one, other = ([values.by_seed[seed] for seed in sorted(seeds)] for values in (plus[0], minus[0]))
+            one, other = ([side.by_seed[seed] for seed in seeds] for side in (plus[0], minus[0]))
             evidence, published = pitman_morgan_test(one, other, claim.max_ratio, step), None
         elif claim.kind is ClaimKind.zero:
             evidence = _above_zero([2**value for value in plus[0].by_seed.values()])
         else:
-            found = [_combined(plus, minus, lambda values: values.by_seed[seed]) for seed in sorted(seeds)]  # noqa: B023
-            evidence = paired_t_test([value for value in found if value is not None], claim.margin, step)
-        protocol, error = self.scope.protocol, _error(plus)
-        return ClaimTest(claim, row, protocol, quantity, evidence, published, failed, diverged, error)
+            differences = [
+                _difference([side.by_seed[seed] for side in plus], [side.by_seed[seed] for side in minus])
+                for seed in seeds
+            ]
+            evidence = paired_t_test([value for value in differences if value is not None], claim.margin, step)
+        titles = dict.fromkeys(METRICS[cell.metric].title for cell in chain(*cells))
+        return ClaimTest(
+            claim,
+            row,
+            self.selection.protocol,
+            replace(METRICS[metric], title=" against ".join(titles)),
+            evidence,
+            published,
+            failed=len(frozenset[int]().union(*(side.failed for side in values))),
+            diverged=len(frozenset[int]().union(*(side.diverged for side in values))),
+            error=_accuracy_error(plus),
+        )
 
-    def _correlations(self, claim: Claim, quantity: Metric, runtime: Runtime) -> Iterator[ClaimTest]:
-        """Accuracy against flatness over the settings of the claim's tables, plainly and at equal training loss."""
-        runs, diverged = dict[str, tuple[float, float, float, str, str]](), set[str]()
-        for table in claim.tables:
-            for row, method in dict.fromkeys((row, column.split()[0]) for row, column in self._entries(table)):
-                flat, right = (
-                    self._values(f"{table} | {row} | {method}", q, runtime) for q in (quantity, METRICS["best"])
+    def _correlations(self, claim: Claim, metric: str, runtime: Runtime) -> Iterator[ClaimTest]:
+        """Accuracy against flatness over the settings of the claim's tables, as it is and at equal training loss."""
+        runs, diverged = dict[str, tuple[float, float, float, str, str]](), set[str]()  # by digest: tables share runs
+        for plan in map(self._plan, claim.tables):
+            for row, method in plan.runs:
+                sharpness, accuracy = (
+                    MetricValues.read(plan.cell(row, method, name), runtime) for name in (metric, "best")
                 )
-                setting = next(iter(self._entries(table)[row, f"{method} best"].jobs.values())).digest
-                diverged |= {right.records[seed].digest for seed in right.diverged}
-                for seed in flat.by_seed.keys() & right.by_seed.keys():
-                    trained = right.records[seed]
-                    network = f"{trained.labels['model']}, {trained.labels['data']}"
-                    loss = math.log2(max(trained.outcome["best"]["train_loss"], _LEAST_LOSS))
-                    runs[trained.digest] = (-flat.by_seed[seed], right.by_seed[seed], loss, network, setting)
-        flatness, accuracy, losses, networks, settings = zip(*runs.values(), strict=True) if runs else ((),) * 5
-        test = ClaimTest(claim, "", self.scope.protocol, quantity, TestResult(), diverged=len(diverged), runs=len(runs))
+                setting = next(iter(plan.runs[row, method].jobs.values())).digest
+                diverged |= {accuracy.records[seed].digest for seed in accuracy.diverged}
+                for seed in sharpness.by_seed.keys() & accuracy.by_seed.keys():
+                    record = accuracy.records[seed]
+                    network = f"{record.labels['model']}, {record.labels['data']}"
+                    loss = math.log2(max(record.outcome["best"]["train_loss"], _LEAST_LOSS))
+                    flatness = -sharpness.by_seed[seed]
+                    runs[record.digest] = flatness, accuracy.by_seed[seed], loss, network, setting
+        flatnesses, accuracies, losses, networks, settings = zip(*runs.values(), strict=True) if runs else ((),) * 5
         for row, given in (("all settings, network by network", None), ("the same at equal training loss", losses)):
-            yield replace(
-                test, row=row, evidence=stratified_rank_correlation(flatness, accuracy, networks, settings, given)
+            yield ClaimTest(
+                claim,
+                row,
+                self.selection.protocol,
+                METRICS[metric],
+                stratified_rank_correlation(flatnesses, accuracies, networks, settings, given),
+                diverged=len(diverged),
+                runs=len(runs),
             )
 
-    def _values(self, cell: str, quantity: Metric, runtime: Runtime) -> MetricValues:
-        entry = self._entry(cell, quantity)
-        reading = entry.values(runtime)
-        values, published, images = reading.values, entry.published, 0
-        if quantity.ratio_scale:
-            values = {seed: math.log2(value) for seed, value in values.items() if value > 0}
-            published = math.log2(published) if published else None
-        else:
-            images = next(iter(entry.jobs.values())).training_job.settings.data.expected_sizes[1]
-        failed = reading.failed | (reading.values.keys() - values.keys())
-        return MetricValues(values, failed, reading.diverged, published, reading.records, images)
 
-    def _entry(self, cell: str, quantity: Metric) -> CellSpec:
-        """The jobs of a cell, and how to read the quantity from their records; the cell may name its own quantity."""
-        table, row, method, own = _parts(cell)
-        quantity = METRICS.get(own, quantity)
-        entry = self._entries(table).get((row, f"{method} {quantity.column}"))
-        if entry is None or own not in ("", *METRICS):
-            raise ConfigError(
-                f"claims: {cell!r} is no cell with {quantity.title}; write table | row | method (| quantity)"
-            )
-        if quantity.analysis is None or quantity.read is None:
-            return entry
-        return entry.with_analysis(quantity.analysis, quantity.read)
-
-    def _entries(self, table: str) -> dict[tuple[str, str], CellSpec]:
-        if table not in self._tables:
-            config = compose_config(self._configs, "reproduce", [f"table={table}"])["table"]
-            made = TablePlan(config, self.scope, self._configs, self._published)
-            self._tables[table] = {(entry.row, entry.column): entry for entry in made.entries}
-        return self._tables[table]
-
-
-def _parts(cell: str) -> tuple[str, str, str, str]:
-    """Table, row, method and quantity that a cell names; empty where it names none."""
-    table, row, method, own = (part.strip() for part in f"{cell} | | | ".split("|")[:4])
-    return table, row, method, own
-
-
-def _between(quantity: Metric, sides: dict[str, list[str]]) -> Metric:
-    """``quantity``, its title naming all that the cells of ``sides`` are read by."""
-    read = [METRICS.get(_parts(cell)[3], quantity).title for side in sides.values() for cell in side]
-    return replace(quantity, title=" against ".join(dict.fromkeys(read)))
-
-
-def _combined(
-    plus: list[MetricValues], minus: list[MetricValues], read: Callable[[MetricValues], float | None]
-) -> float | None:
-    """The sum of ``plus`` less that of ``minus``, without float64's rounding; None where a part is unknown."""
-    parts = [(sign, read(values)) for sign, side in ((1, plus), (-1, minus)) for values in side]
-    if any(value is None for _, value in parts):
+def _difference(plus: Sequence[float | None], minus: Sequence[float | None]) -> float | None:
+    """The sum of ``plus`` minus that of ``minus``, without float64's rounding; None if a number is unknown."""
+    signed = [(1, value) for value in plus] + [(-1, value) for value in minus]
+    if any(value is None for _, value in signed):
         return None
-    return round(sum(sign * value for sign, value in parts if value), DECIMALS) + 0.0  # -0.0 becomes 0.0
+    return round(sum(sign * value for sign, value in signed if value), DECIMALS) + 0.0  # -0.0 becomes 0.0
 
 
-def _above_zero(found: list[float]) -> TestResult:
-    """A point of the box is a proof: where each of ``found`` (percent) is above 0.0000, so is the sharpness."""
-    if not found:
+def _above_zero(values: Sequence[float]) -> TestResult:
+    """Whether the sharpness (percent) is above 0.0000: any point of the box with a higher loss is a proof of it."""
+    if not values:
         return TestResult()
-    least = min(found)
-    return TestResult(len(found), least, least, math.inf, 1.0, 0.0 if least >= ZERO else 1.0)
+    least = min(values)
+    return TestResult(len(values), least, least, math.inf, 1.0, 0.0 if least >= ZERO else 1.0)
 
 
-def _error(cells: list[MetricValues]) -> float | None:
-    """The binomial error of the first accuracy, in points; None where there is none."""
-    values = next((values for values in cells if values.by_seed and values.images), None)
-    if values is None:
-        return None
-    return 100 * binomial_standard_error(next(iter(values.by_seed.values())) / 100, values.images)
+def _accuracy_error(sides: Sequence[MetricValues]) -> float | None:
+    """The binomial standard error of the first accuracy, in points; None if there is none."""
+    for side in sides:
+        if side.by_seed and side.images:
+            return 100 * binomial_standard_error(next(iter(side.by_seed.values())) / 100, side.images)
+    return None

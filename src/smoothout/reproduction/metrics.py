@@ -1,8 +1,21 @@
-"""The numbers of a run that claims are about, and where each is read."""
+"""Every number of a run that tables and claims show, in one list: `METRICS`.
+
+A table names those that are its columns (``metrics`` in configs/table/), a claim those that it compares (``metrics`` in
+configs/claims/), and a row of a table those that another paper published (``published_elsewhere``). To add a number,
+add one entry here and name it there. A number that every training's record has needs its words and a reader::
+
+    "last_loss": Metric("test loss, last epoch", "Test loss, last epoch", lambda run: run.outcome["last"]["test_loss"]),
+
+One that is measured on the trained weights also names the analysis, and the settings of scripts/analyze.py that make
+it; its jobs, its cost and the command in the CSV file follow from these.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import statistics
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,70 +24,157 @@ from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.options import Convention, RunningStats, WhichWeights
-from smoothout.reproduction.cells import recalibrated_accuracy, sharpness_value
 from smoothout.results.records import Record
 
-NOISE = 0.04  # strength at which the loss under noise is read: our grid's nearest to SmoothOut's own
+NOISE = 0.04  # the strength of the noise under which the loss is read: the point of our grid nearest to SmoothOut's own
 
 
 @dataclass(frozen=True)
 class Metric:
     """A number of a run.
 
-    Attributes:
-        title: what it is, with its unit.
-        column: of a table's cells, behind the method's name.
-        by_ratio: compared by ratio, not by difference.
-        analysis: what is measured on the run where no table has it.
-        read: the number in that measurement's record.
+    Args:
+        title: what it is, with its unit, on pages of claims.
+        heading: what it is, as the heading of a table's block.
+        read: the number in a record, or None if that record has no value for it.
+        analysis: what is measured on the trained weights; None if the training's own record has the number.
+        overrides: of scripts/analyze.py, for that analysis.
+        ratio_scale: values are compared by ratio (sharpness), not by difference (accuracy).
+        differences: tables show how much each method gains over the baseline, too.
+        published: which of a method's keys in configs/table/ names the column of the published CSV file that has it;
+            a number without such a key may be ``published_elsewhere``.
     """
 
     title: str
-    column: str = "best"
-    ratio_scale: bool = False
+    heading: str
+    read: Callable[[Record], float | None]
     analysis: Any = None
-    read: Callable[[Record], float | None] | None = None
+    overrides: str = ""
+    ratio_scale: bool = False
+    differences: bool = False
+    published: str | None = None
 
 
-def _rise(record: Record) -> float | None:
-    """None where one of the losses was not finite."""
-    points = {point["a"]: point["loss"] for point in record.outcome["train"]["points"]}
-    least, most = points[0.0], points[NOISE]
-    return None if least is None or most is None else float(most - least)
+def best_accuracy(record: Record) -> float:
+    """Test accuracy in % at the best test epoch of a training's record."""
+    return 100 * float(record.outcome["best"]["test_accuracy"])
+
+
+def last_accuracy(record: Record) -> float:
+    """Test accuracy in % at the last epoch of a training's record."""
+    return 100 * float(record.outcome["last"]["test_accuracy"])
+
+
+def late_median_accuracy(record: Record) -> float:
+    """Median test accuracy in % over the last quarter of the epochs of a training's record.
+
+    Unlike the best epoch it is not selected on the test split, and unlike the last epoch it does not depend on a single
+    epoch that BatchNorm's running statistics may spoil.
+    """
+    accuracies = record.outcome["curves"]["test_accuracy"]
+    return 100 * float(statistics.median(accuracies[-math.ceil(len(accuracies) / 4) :]))
+
+
+def recalibrated_accuracy(record: Record) -> float:
+    """Test accuracy in % with recomputed running statistics, from a record of `RunningStatistics`."""
+    return 100 * float(record.outcome["recomputed"]["test"]["accuracy"])
+
+
+def sharpness_value(record: Record) -> float | None:
+    """The value that a search for the sharpness found; None if it ended where it began."""
+    return None if record.outcome["failed"] else float(record.outcome["value"])
+
+
+def loss_rise(record: Record) -> float | None:
+    """Rise of the training loss under noise of strength `NOISE`; None if one of the two losses is not finite."""
+    losses = {point["a"]: point["loss"] for point in record.outcome["train"]["points"]}
+    clean, noisy = losses[0.0], losses[NOISE]
+    return None if clean is None or noisy is None else float(noisy - clean)
+
+
+def _recalibrated(weights: WhichWeights) -> Metric:
+    return Metric(
+        f"test accuracy, {weights} epoch, BatchNorm recalibrated, points",
+        f"Test accuracy in %, {weights} epoch, BatchNorm recalibrated",
+        recalibrated_accuracy,
+        RunningStatistics(checkpoint=weights),
+        f"analysis=running_statistics analysis.checkpoint={weights}",
+        differences=True,
+    )
+
+
+def _sharpness(convention: Convention) -> Metric:
+    return Metric(
+        f"sharpness `{convention}`",
+        f"Sharpness in %, convention `{convention}`",
+        sharpness_value,
+        Sharpness(convention=convention),
+        f"analysis.convention={convention}",
+        ratio_scale=True,
+        published="sharpness" if convention is Convention.released else None,  # the papers' is by this convention
+    )
 
 
 METRICS = {
-    "best": Metric("test accuracy, best epoch, points"),
-    "late": Metric("test accuracy, median of the last quarter of the epochs, points", "late"),
-    "last": Metric("test accuracy, last epoch, points", "last"),
-    "recomputed": Metric(
-        "test accuracy, best epoch, running averages recomputed, points",
-        "best",
-        False,
-        RunningStatistics(),
-        recalibrated_accuracy,
+    "best": Metric(
+        "test accuracy, best epoch, points",
+        "Test accuracy in %, best epoch",
+        best_accuracy,
+        differences=True,
+        published="accuracy",
     ),
-    "recomputed_last": Metric(
-        "test accuracy, last epoch, running averages recomputed, points",
-        "last",
-        False,
-        RunningStatistics(checkpoint=WhichWeights.last),
-        recalibrated_accuracy,
+    "late": Metric(
+        "test accuracy, median of the last quarter of the epochs, points",
+        "Test accuracy in %, median of the last quarter of the epochs",
+        late_median_accuracy,
+        differences=True,
     ),
-    "noise": Metric(f"rise of the training loss under noise, a = {NOISE}", "best", True, NoiseCurve(), _rise),
-    **{c.value: Metric(f"sharpness `{c}`", f"sharpness {c}", True) for c in Convention},
-    "converged_recomputed": Metric(
-        "sharpness `converged`, running averages recomputed",
-        "sharpness converged",
-        True,
+    "last": Metric("test accuracy, last epoch, points", "Test accuracy in %, last epoch", last_accuracy),
+    **{f"{weights}_recalibrated": _recalibrated(weights) for weights in WhichWeights},
+    "noise_rise": Metric(
+        f"rise of the training loss under noise, a = {NOISE}",
+        f"Rise of the training loss under noise, a = {NOISE}",
+        loss_rise,
+        NoiseCurve(),
+        "analysis=noise_curve",
+        ratio_scale=True,
+    ),
+    **{f"sharpness_{convention}": _sharpness(convention) for convention in Convention},
+    "sharpness_converged_recalibrated": Metric(
+        "sharpness `converged`, BatchNorm recalibrated",
+        "Sharpness in %, convention `converged`, BatchNorm recalibrated",
+        sharpness_value,
         Sharpness(running_stats=RunningStats.recomputed),
-        sharpness_value,
+        "analysis.running_stats=recomputed",
+        ratio_scale=True,
     ),
-    "adaptive": Metric(
-        "adaptive sharpness, box of 0.1%, logits normalised",
-        "best",
-        True,
-        AdaptiveSharpnessJob(normalise_logits=True, examples=10_000),
+    "adaptive_sharpness": Metric(
+        "adaptive sharpness, box of 0.1%, logits normalized",
+        "Adaptive sharpness, box of 0.1%, logits normalized",
         sharpness_value,
+        AdaptiveSharpnessJob(normalise_logits=True, examples=10_000),
+        "analysis=adaptive_sharpness analysis.normalise_logits=true analysis.examples=10000",
+        ratio_scale=True,
     ),
 }
+OLD_NAMES = {
+    "recomputed": "best_recalibrated",
+    "recomputed_last": "last_recalibrated",
+    "noise": "noise_rise",
+    **{str(convention): f"sharpness_{convention}" for convention in Convention},
+    "converged_recomputed": "sharpness_converged_recalibrated",
+    "adaptive": "adaptive_sharpness",
+}
+
+
+def current_metrics(names: Sequence[str]) -> tuple[str, ...]:
+    """The ``names`` as they are in `METRICS`, with a FutureWarning for each that was renamed.
+
+    Raises ValueError for an unknown one.
+    """
+    for name in names:
+        if name in OLD_NAMES:
+            warnings.warn(f"metrics: {name} is now {OLD_NAMES[name]}", FutureWarning, stacklevel=2)
+        elif name not in METRICS:
+            raise ValueError(f"metrics: {name!r} is not one of {', '.join(METRICS)}")
+    return tuple(OLD_NAMES.get(name, name) for name in names)

@@ -1,114 +1,189 @@
-"""The form of configs/table/ and configs/figure/, and the other papers' numbers that a table's rows point to."""
+"""The settings of a table (configs/table/) and of a figure (configs/figure/).
+
+A key that had another name in earlier versions has that as ``recorded_as``, and still works with a warning.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from smoothout.analysis.options import Convention, WhichWeights
 from smoothout.common.errors import ConfigError
-from smoothout.config.build import pick_settings, unknown_key
+from smoothout.config.build import validate
+from smoothout.reproduction.metrics import METRICS, current_metrics
 
-METHOD = ("title", "overrides", "accuracy", "improvement", "gap", "sharpness", "match", "by_name")
-ROW = ("name", "overrides", "match", "methods", "also")
+DEFAULT_METRICS = ("best", "late", "last")
 
 
-def published_elsewhere(row: dict[str, Any], column: str, folder: Path) -> float | None:
-    """What another paper than the table's published of a row's cell, None where the row names nothing.
+@dataclass(frozen=True)
+class MethodConfig:
+    """A way to train that a table compares: one column of each block.
 
-    A row's ``also`` has by column [FILE of ``folder``, the first entry of a LINE of it, COLUMN]. Raises SettingsError.
+    Args:
+        title: heading of the column.
+        overrides: of configs/train.yaml.
+        match: what its lines in the published CSV file have in addition to the row's ``match``.
+        accuracy, improvement, gap, sharpness: columns of the published CSV file with the method's numbers.
+        only_if_named: shown only in rows whose ``methods`` name it.
     """
-    source = row.get("also", {}).get(column)
-    if source is None:
-        return None
-    file, line, name = source
-    numbers = pd.read_csv(folder / file)
-    found = numbers[numbers.iloc[:, 0] == line]
-    if len(found) != 1 or name not in found:
-        raise ConfigError(f"table: {row['name']}: also.{column}: {file} has no {name!r} of {line!r}")
-    return float(found[name].iloc[0])
+
+    title: str
+    overrides: tuple[str, ...]
+    match: dict[str, Any] = field(default_factory=dict)
+    accuracy: str | None = None
+    improvement: str | None = None
+    gap: str | None = None
+    sharpness: str | None = None
+    only_if_named: bool = field(default=False, metadata={"recorded_as": "by_name"})
+
+    def published_column(self, quantity: str | None) -> str | None:
+        """The column of the published CSV file with ``quantity``: accuracy, improvement, gap or sharpness."""
+        columns = {name: getattr(self, name) for name in ("accuracy", "improvement", "gap", "sharpness")}
+        return None if quantity is None else columns[quantity]
 
 
-def check_table(table: dict[str, Any], published: Path) -> None:
-    """Raise SettingsError where the table's config lacks something, or has it in another form."""
-    texts = tuple[str, ...]
-    top: dict[str, Any] = {"name": str, "title": str, "published": str | None, "notes": texts}
-    top["sharpness"] = tuple[Convention, ...]
-    if "recomputed" in table:
-        top["recomputed"] = tuple[WhichWeights, ...]
-    _refuse_unknown(table, (*top, "recomputed", "small", "network", "methods", "rows"), "table.")
-    named = pick_settings(table, "table.", **top).published
-    if named and not (published / named).is_file():
-        known = ", ".join(sorted(path.name for path in published.glob("*.csv")))
-        raise ConfigError(f"table.published: {named!r} is not one of {known}")
-    methods, rows = table.get("methods"), table.get("rows")
-    if not (isinstance(methods, dict) and methods and isinstance(rows, list) and rows):
-        raise ConfigError("table: needs methods (a group, each with title and overrides) and a list of rows")
-    for name, method in methods.items():
-        pick_settings(method, f"table.methods.{name}.", title=str, overrides=texts)
-        _refuse_unknown(method, METHOD, f"table.methods.{name}.")
-    for number, row in enumerate(rows):
-        key = f"table.rows.{number}."
-        pick_settings(row, key, name=str, overrides=texts)
-        _refuse_unknown(row, ROW, key)
-        if named and not isinstance(row.get("match"), dict):
-            raise ConfigError(f"{key}match: must say which rows of {named} these are, column: value")
-        _check_also(row.get("also", {}), f"{key}also", methods, published)
-        own = row.get("methods", {})
-        if not isinstance(own, dict):
-            raise ConfigError(f"{key}methods: must be a group, each with its overrides, not {own!r}")
-        for name in own:
-            if name not in methods:
-                raise ConfigError(f"{key}methods: {name!r} is not one of {', '.join(methods)}")
-            pick_settings(own, f"{key}methods.", **{name: texts})
-    if table.get("small", next(iter(methods))) not in methods:
-        raise ConfigError(f"table.small: {table['small']!r} is not one of {', '.join(methods)}")
+@dataclass(frozen=True)
+class RowConfig:
+    """A setting that a table's methods are compared in.
+
+    Args:
+        name: heading of the row.
+        overrides: of configs/train.yaml; those of the method come after them.
+        match: the line of the published CSV file, as {column: value}.
+        methods: those of this row, each with overrides of its own; None for all that need not be named.
+        published_elsewhere: numbers of other papers, as {METHOD METRIC: [FILE, LINE, COLUMN]}; LINE is the first entry
+            of a line of results/published/FILE.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    match: dict[str, Any] | None = None
+    methods: dict[str, list[str]] | None = None
+    published_elsewhere: dict[str, list[str]] = field(default_factory=dict, metadata={"recorded_as": "also"})
 
 
-def check_figure(figure: Any) -> None:
-    """Raise SettingsError where a figure's config lacks something, or has it in another form."""
-    texts = tuple[str, ...]
-    form: dict[str, Any] = {"name": str, "title": str, "overrides": texts, "columns": int | None}
-    usual = {"overrides": [], "columns": None} | figure if isinstance(figure, dict) else figure
-    given = pick_settings(usual, "figure.", **form)
-    _refuse_unknown(figure, (*form, "panels"), "figure.")
-    if given.columns is not None and given.columns < 1:
-        raise ConfigError(f"figure.columns: must be null (all panels in a row) or at least 1, not {given.columns}")
-    panels = figure.get("panels")
-    if not (isinstance(panels, list) and panels and all(isinstance(panel, dict) for panel in panels)):
-        raise ConfigError(f"figure.panels: must be a list of at least one panel, not {panels!r}")
-    for panel in panels:
-        key = f"figure {given.name}: {panel.get('kind')}: "
-        for name in ("runs", "over", "analysis", "draw"):
-            if not isinstance(panel.get(name, {}), dict):
-                raise ConfigError(f"{key}{name}: must be a group, not {panel[name]!r}")
-        pick_settings({"overrides": []} | panel, key, overrides=texts)
-        for run, own in panel.get("runs", {}).items():
-            pick_settings({"overrides": own}, f"{key}runs.{run}: ", overrides=texts)
-        for setting, values in panel.get("over", {}).items():
-            if not (isinstance(values, list) and values):
-                raise ConfigError(f"{key}over.{setting}: must be a list of its values, not {values!r}")
+@dataclass(frozen=True)
+class TableConfig:
+    """A table: what is compared, in which settings, by which numbers.
+
+    Args:
+        name: of its files.
+        title: above it.
+        methods: its columns; the first one that is not the small batch is the baseline of every improvement.
+        rows: its rows.
+        published: the CSV file in results/published/ with the paper's numbers, or None.
+        metrics: names of `METRICS`, in the order of the table's blocks.
+        small_batch_method: the method that every gap is measured against, or None for a table without gaps.
+        network: free for interpolation in ``rows``.
+        notes: paragraphs below the table.
+    """
+
+    name: str
+    title: str
+    methods: dict[str, MethodConfig]
+    rows: tuple[RowConfig, ...]
+    published: str | None = None
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    small_batch_method: str | None = field(default=None, metadata={"recorded_as": "small"})
+    network: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.methods or not self.rows:
+            raise ValueError("methods, rows: must have at least one each")
+        object.__setattr__(self, "metrics", current_metrics(self.metrics))
+        if "best" not in self.metrics:
+            raise ValueError("metrics: must have best, the accuracy that improvements and gaps are of")
+        if self.small_batch_method not in (None, *self.methods):
+            raise ValueError(f"small_batch_method: {self.small_batch_method!r} is not one of {', '.join(self.methods)}")
+        elsewhere = [
+            f"{method} {name}" for method in self.methods for name in self.metrics if METRICS[name].published is None
+        ]
+        for index, row in enumerate(self.rows):
+            for key, known, names in (
+                ("methods", [*self.methods], row.methods or ()),
+                ("published_elsewhere", elsewhere, row.published_elsewhere),
+            ):
+                if unknown := [name for name in names if name not in known]:
+                    raise ValueError(f"rows.{index}.{key}: {unknown[0]!r} is not one of {', '.join(known)}")
 
 
-def _refuse_unknown(given: dict[str, Any], known: Collection[str], prefix: str) -> None:
-    for name in given:
-        if name not in known:
-            raise ConfigError(unknown_key(f"{prefix}{name}", known))
+@dataclass(frozen=True)
+class PanelConfig:
+    """A panel of a figure.
+
+    Args:
+        kind: a name in `PANEL_KINDS`.
+        title: above it.
+        overrides: of configs/train.yaml, after those of the figure.
+        runs: the trainings by their names in the legend, each with overrides of its own.
+        sweep: settings of which every value is a training, as {key: values}.
+        analysis: settings of the kind's analysis.
+        options: what the kind lets a panel choose.
+    """
+
+    kind: str
+    title: str
+    overrides: tuple[str, ...] = ()
+    runs: dict[str, list[str]] = field(default_factory=dict)
+    sweep: dict[str, list[Any]] = field(default_factory=dict, metadata={"recorded_as": "over"})
+    analysis: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, metadata={"recorded_as": "draw"})
+
+    def __post_init__(self) -> None:
+        for key, values in self.sweep.items():
+            if not values:
+                raise ValueError(f"sweep.{key}: must have at least one value")
 
 
-def _check_also(also: Any, key: str, methods: Collection[str], published: Path) -> None:
-    """A row's ``also``: by column of the table, [FILE, LINE, COLUMN] of another paper's number."""
-    if not isinstance(also, dict):
-        raise ConfigError(f"{key}: must be a group, for a column [FILE, LINE, COLUMN], not {also!r}")
-    others = [convention for convention in Convention if convention is not Convention.released]
-    recomputed = [f"{weights} recomputed" for weights in WhichWeights]
-    quantities = ["late", "last", *recomputed, *(f"sharpness {convention}" for convention in others)]
-    columns = [f"{method} {quantity}" for method in methods for quantity in quantities]
-    for column, source in also.items():
-        if column not in columns:
-            raise ConfigError(f"{key}: {column!r} is not one of {', '.join(columns)}")
-        if not (isinstance(source, list) and len(source) == 3 and (published / str(source[0])).is_file()):
-            raise ConfigError(f"{key}.{column}: must be [FILE, LINE, COLUMN] of {published}, not {source!r}")
+@dataclass(frozen=True)
+class FigureConfig:
+    """A figure.
+
+    Args:
+        name: of its files.
+        title: above it.
+        panels: its panels, row by row.
+        overrides: of configs/train.yaml, for all panels.
+        columns: panels in a row; None for all in one row.
+    """
+
+    name: str
+    title: str
+    panels: tuple[PanelConfig, ...]
+    overrides: tuple[str, ...] = ()
+    columns: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.panels:
+            raise ValueError("panels: must be a list of at least one panel")
+        if self.columns is not None and self.columns < 1:
+            raise ValueError(f"columns: must be null (all panels in one row) or at least 1, not {self.columns}")
+
+
+def read_table(table: dict[str, Any], published: Path) -> TableConfig:
+    """The settings of a composed config of configs/table/; ``published`` is the folder with the papers' numbers.
+
+    Raises ConfigError.
+    """
+    if old := [key for key in ("recomputed", "sharpness") if key in table]:
+        warnings.warn(f"table.{old[0]}: is now part of table.metrics", FutureWarning, stacklevel=2)
+        recalibrated = [f"{weights}_recalibrated" for weights in table.get("recomputed", ())]
+        metrics = [*DEFAULT_METRICS, *recalibrated, *(f"sharpness_{name}" for name in table.get("sharpness", ()))]
+        table = {"metrics": metrics} | {key: value for key, value in table.items() if key not in old}
+    settings = validate(TableConfig, table, "table.")
+    files = sorted(path.name for path in published.glob("*.csv"))
+    if settings.published and settings.published not in files:
+        raise ConfigError(f"table.published: {settings.published!r} is not one of {', '.join(files)}")
+    for index, row in enumerate(settings.rows):
+        if settings.published and row.match is None:
+            raise ConfigError(f"table.rows.{index}.match: must select lines of {settings.published}, as column: value")
+        for cell, source in row.published_elsewhere.items():
+            if len(source) != 3 or source[0] not in files:
+                raise ConfigError(
+                    f"table: {row.name}: published_elsewhere.{cell}: must be [FILE, LINE, COLUMN] of {published},"
+                    f" not {source!r}"
+                )
+    return settings

@@ -1,4 +1,4 @@
-"""A table as the jobs that it needs: which are there, what the others would cost, and its cells from the records."""
+"""A table as the jobs that it needs, and its cells as their records have them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from smoothout.analysis.jobs.running_statistics import RunningStatistics
-from smoothout.analysis.jobs.sharpness import Sharpness
-from smoothout.analysis.options import Convention, WhichWeights
 from smoothout.common.enums import check_seeds, coerce_enum_fields
 from smoothout.common.environment import device_of
 from smoothout.common.errors import ConfigError
@@ -23,34 +18,28 @@ from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.lookup import runs_with_other_weights
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.options import Precision
-from smoothout.reproduction.cells import (
-    CellSpec,
-    best_accuracy,
-    epoch_seconds,
-    last_accuracy,
-    late_median_accuracy,
-    recalibrated_accuracy,
-    sharpness_value,
-)
-from smoothout.reproduction.schema import check_table, published_elsewhere
+from smoothout.reproduction.cells import CellSpec, MethodRuns, epoch_seconds
+from smoothout.reproduction.metrics import METRICS
+from smoothout.reproduction.published import PublishedNumbers
+from smoothout.reproduction.schema import RowConfig, TableConfig, read_table
 from smoothout.results.records import Record
 from smoothout.results.tables import Block, Cell, Table, difference
 
 EPOCHS = (
-    "The best epoch is the best of all by the test split itself, as the papers report it: a maximum, so it is too high."
-    " The median of the last quarter of the epochs chooses none."
+    "The best epoch is selected on the test split itself, as in the papers, so its accuracy is biased upwards. The"
+    " median over the last quarter of the epochs selects none."
 )
-RECOMPUTED = (
-    "Running averages recomputed: the same weights, with BatchNorm's averages taken over the training images anew, not"
-    " augmented (so a network that learnt from augmented images gets averages of others, and may do worse). Those that"
-    " training leaves lag behind weights that move fast, most of all where an epoch is a few updates; and SmoothOut"
-    " gathers them under noise."
+RECALIBRATED = (
+    "BatchNorm recalibrated: the same weights, with BatchNorm's running statistics computed again over the training"
+    " images without augmentation. (A network that was trained on augmented images thus gets statistics of other"
+    " images, and may do worse.) The statistics that training leaves behind lag behind fast-moving weights, most of all"
+    " when an epoch has only a few updates, and SmoothOut collects them under noise."
 )
 
 
 @dataclass(frozen=True)
 class RunSelection:
-    """Which account of the experiments, how much of them, and which seeds a table is made of."""
+    """Which runs a table or a figure is made of: a protocol, a profile, a precision, and seeds."""
 
     protocol: str = "authors_code"
     profile: str = "paper"
@@ -62,235 +51,202 @@ class RunSelection:
         check_seeds(self.seeds)
 
     def overrides(self) -> list[str]:
-        """As overrides of train.yaml, but for the seed."""
+        """All but the seed, as overrides of configs/train.yaml."""
         chosen = [f"protocol={self.protocol}", f"profile={self.profile}"]
         return chosen if self.precision is Precision.float32 else [*chosen, f"precision={self.precision}"]
 
 
 def recorded_seeds(jobs: Callable[[set[int]], Iterable[Job]], runtime: Runtime) -> set[int]:
-    """The seeds with a record of one of their ``jobs``, of all that were ever trained."""
+    """The seeds for which one of their ``jobs`` has a record, among those of all recorded trainings."""
     trained = {int(record.labels["seed"]) for record in runtime.records.records(Experiment.kind)}
     known = [job for job in jobs(trained) if isinstance(job.training_job.settings, Experiment)] if trained else []
     return {job.training_job.settings.seed for job in known if runtime.records.get(job.kind, job.digest)}
 
 
 class TablePlan:
-    """One of configs/table/: its rows and methods as jobs. Raises SettingsError on a table that does not compose."""
+    """A table of configs/table/: the jobs behind its cells.
+
+    Args:
+        table: its config, composed.
+        selection: the runs that it is made of.
+        configs: the folder of configs.
+        published: the folder with the papers' numbers.
+        only: keep only rows whose name contains one of these texts.
+
+    Raises:
+        ConfigError: if the config is invalid, or no row is left.
+    """
 
     def __init__(
         self,
-        table: dict[str, Any],
-        scope: RunSelection,
+        table: TableConfig | dict[str, Any],
+        selection: RunSelection,
         configs: Path,
         published: Path,
         only: Sequence[str] | None = None,
     ) -> None:
-        check_table(table, published)
-        self.table, self.scope, self._configs, self._folder = table, scope, configs, published
-        self._published = pd.read_csv(published / table["published"]) if table["published"] else None
-        self.rows = [row for row in table["rows"] if only is None or any(part in row["name"] for part in only)]
+        self.config = table if isinstance(table, TableConfig) else read_table(table, published)
+        self.scope, self._configs, self._folder = selection, configs, published
+        self._published = PublishedNumbers(self.config, published)
+        self.rows = [row for row in self.config.rows if only is None or any(part in row.name for part in only)]
         if not self.rows:
-            raise ConfigError(f"rows: {list(only or [])} is in none of: {'; '.join(r['name'] for r in table['rows'])}")
-        self.entries = [entry for row in self.rows for entry in self._row(row)]
+            names = "; ".join(row.name for row in self.config.rows)
+            raise ConfigError(f"rows: {list(only or [])} is in none of: {names}")
+        self.runs = {
+            (row.name, method): self._runs(row, method, overrides)
+            for row in self.rows
+            for method, overrides in self._methods(row).items()
+        }
+        self.cells = [
+            self.cell(row, method, metric) for (row, method), metric in product(self.runs, self.config.metrics)
+        ]
+
+    def cell(self, row: str, method: str, metric: str) -> CellSpec:
+        """The number ``metric`` of a row and method, whether the table shows it or not. Raises KeyError."""
+        runs = self.runs[row, method]
+        [settings] = [candidate for candidate in self.rows if candidate.name == row]
+        return runs.cell(metric, self._published.of_metric(settings, method, metric))
 
     def jobs(self) -> list[Job]:
-        """Every job that the table needs, each once: trainings before what is measured on them."""
-        return with_dependencies(job for entry in self.entries for job in entry.jobs.values())
+        """Every job that the table needs, once, trainings before the analyses of their weights."""
+        return with_dependencies(job for cell in self.cells for job in cell.jobs.values())
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
-        """By row: its jobs, with the config's estimate of the seconds that an epoch takes."""
+        """By row: its jobs, with the config's estimate of the seconds per epoch."""
         rows: dict[str, dict[Job, float | None]] = {}
-        for entry in self.entries:
-            rows.setdefault(entry.row, {}).update(dict.fromkeys(entry.jobs.values(), entry.epoch_seconds))
+        for cell in self.cells:
+            rows.setdefault(cell.row, {}).update(dict.fromkeys(cell.jobs.values(), cell.epoch_seconds))
         return rows
 
-    def _row(self, row: dict[str, Any]) -> Iterator[CellSpec]:
-        for method, own in self._methods(row).items():
-            chosen = [*row["overrides"], *self.table["methods"][method]["overrides"], *own, *self.scope.overrides()]
-            overrides = list({override.partition("=")[0]: override for override in chosen}.values())  # the last counts
-            config = compose_config(self._configs, "train", overrides)
-            run = build_experiment(config)
-            runs = {seed: Job(replace(run, seed=seed)) for seed in self.scope.seeds}
-            arguments = " ".join([*overrides, _seeds_argument(self.scope.seeds)])
-            entry = CellSpec(
-                row["name"],
-                f"{method} best",
-                runs,
-                best_accuracy,
-                self._number(row, method, "accuracy"),
-                f"python scripts/train.py {arguments}",
-                epoch_seconds(config),
-                config["profile"]["analysis_examples"],
-            )
-            yield entry
-            for column, read in ((f"{method} late", late_median_accuracy), (f"{method} last", last_accuracy)):
-                yield replace(entry, column=column, read=read, published=published_elsewhere(row, column, self._folder))
-            for weights in self._recomputed():
-                column = f"{method} {weights} recomputed"
-                yield entry.with_analysis(
-                    RunningStatistics(checkpoint=weights),
-                    recalibrated_accuracy,
-                    column=column,
-                    published=published_elsewhere(row, column, self._folder),
-                    command="python scripts/analyze.py analysis=running_statistics"
-                    f" analysis.checkpoint={weights} {arguments}",
-                )
-            for convention in map(Convention, self.table["sharpness"]):
-                yield entry.with_analysis(
-                    Sharpness(convention=convention),
-                    sharpness_value,
-                    column=f"{method} sharpness {convention}",
-                    published=self._sharpness(row, method, convention),
-                    command=f"python scripts/analyze.py analysis.convention={convention} {arguments}",
-                )
+    def _methods(self, row: RowConfig) -> dict[str, list[str]]:
+        """The row's methods, each with the overrides that the row adds."""
+        if row.methods is not None:
+            return row.methods
+        return {name: [] for name, method in self.config.methods.items() if not method.only_if_named}
 
-    def _recomputed(self) -> list[WhichWeights]:
-        """The weights whose accuracy the table shows with BatchNorm's running averages recomputed, too."""
-        return [WhichWeights(name) for name in self.table.get("recomputed", ())]
-
-    def _methods(self, row: dict[str, Any]) -> dict[str, list[str]]:
-        """A row's methods, with what it overrides for each: those that it names, else all that need no naming."""
-        common: dict[str, list[str]] = {
-            method: [] for method, details in self.table["methods"].items() if not details.get("by_name")
-        }
-        methods: dict[str, list[str]] = row.get("methods", common)
-        return methods
-
-    def _number(self, row: dict[str, Any], method: str, quantity: str) -> float | None:
-        """The published number of a row and method, None where the papers have none."""
-        details = self.table["methods"][method]
-        column = details.get(quantity)
-        if self._published is None or column is None:
-            return None
-        found, match = self._published, row["match"] | details.get("match", {})
-        if absent := [name for name in (*match, column) if name not in found]:
-            raise ConfigError(f"table: {row['name']}: {method}: {self.table['published']} has no {absent[0]!r}")
-        for key, value in match.items():
-            found = found[found[key] == value]
-        if len(found) != 1:
-            raise ConfigError(f"table: {row['name']}: {method} matches {len(found)} published rows instead of 1")
-        number = found[column].iloc[0]
-        return None if pd.isna(number) else float(number)
-
-    def _sharpness(self, row: dict[str, Any], method: str, convention: Convention) -> float | None:
-        """SmoothOut's published sharpness is by the `released` convention; a row may name others' by another."""
-        if convention is Convention.released:
-            return self._number(row, method, "sharpness")
-        return published_elsewhere(row, f"{method} sharpness {convention}", self._folder)
+    def _runs(self, row: RowConfig, method: str, added: Sequence[str]) -> MethodRuns:
+        given = [*row.overrides, *self.config.methods[method].overrides, *added, *self.scope.overrides()]
+        overrides = list({override.partition("=")[0]: override for override in given}.values())  # the last one counts
+        config = compose_config(self._configs, "train", overrides)
+        experiment, seeds = build_experiment(config), self.scope.seeds
+        return MethodRuns(
+            row.name,
+            method,
+            {seed: Job(replace(experiment, seed=seed)) for seed in seeds},
+            " ".join([*overrides, f"seed={seeds[0]}" if len(seeds) == 1 else f"-m seed={','.join(map(str, seeds))}"]),
+            epoch_seconds(config),
+            config["profile"]["analysis_examples"],
+        )
 
     def with_recorded_seeds(self, runtime: Runtime) -> TablePlan:
-        """The same for every seed that has a record of its rows; as it is where none has."""
-        there = recorded_seeds(lambda seeds: self._of_seeds(seeds).jobs(), runtime)
-        return self._of_seeds(there) if there else self
+        """The same table for all seeds with a record for its rows; unchanged if there are none."""
+        seeds = recorded_seeds(lambda trained: self._with_seeds(trained).jobs(), runtime)
+        return self._with_seeds(seeds) if seeds else self
 
-    def _of_seeds(self, seeds: set[int]) -> TablePlan:
-        scope = replace(self.scope, seeds=tuple(sorted(seeds)))
-        return TablePlan(self.table | {"rows": self.rows}, scope, self._configs, self._folder)
+    def _with_seeds(self, seeds: set[int]) -> TablePlan:
+        selection = replace(self.scope, seeds=tuple(sorted(seeds)))
+        return TablePlan(replace(self.config, rows=tuple(self.rows)), selection, self._configs, self._folder)
 
     def render(self, runtime: Runtime) -> Table:
-        """The table that the present records make."""
+        """The table as its records have it."""
         costs = RuntimeEstimator(runtime)
-        cells = {(entry.row, entry.column): _cell(entry, runtime, costs) for entry in self.entries}
+        cells = {(cell.row, cell.column): _rendered(cell, runtime, costs) for cell in self.cells}
         for row, (quantity, method, better, worse) in product(self.rows, self._differences()):
-            if not {better, worse} <= set(self._methods(row)):
-                continue
-            for after in ("", " late", *(f" {weights} recomputed" for weights in self._recomputed())):
-                one, other = (cells[row["name"], f"{which}{after or ' best'}"] for which in (better, worse))
-                published = None if after else self._number(row, method, quantity)
-                column = f"{method} {quantity}{after}"
-                cells[row["name"], column] = difference(one, other, published, column)
+            if {better, worse} <= set(self._methods(row)):
+                for metric in self._compared():
+                    column = _difference_column(method, quantity, metric)
+                    published = self._published.of_quantity(row, method, quantity) if metric == "best" else None
+                    one, other = (cells[row.name, f"{name} {metric}"] for name in (better, worse))
+                    cells[row.name, column] = difference(one, other, published, column)
+        recalibrated = any(metric.endswith("recalibrated") for metric in self.config.metrics)
         return Table(
-            name=self.table["name"],
-            title=self.table["title"],
+            name=self.config.name,
+            title=self.config.title,
             protocol=self.scope.protocol,
             profile=self.scope.profile,
             precision=self.scope.precision.value,
             seeds=self.scope.seeds,
             cells=list(cells.values()),
-            blocks=self._blocks(),
+            blocks=list(self._blocks()),
             notes=[
-                *self.table["notes"],
+                *self.config.notes,
                 EPOCHS,
-                *([RECOMPUTED] if self._recomputed() else []),
+                *([RECALIBRATED] if recalibrated else []),
                 *self._other_weights(runtime),
             ],
         )
 
     def _other_weights(self, runtime: Runtime) -> list[str]:
-        """A note, where what was measured after a row's training is not of the weights that its accuracy is of."""
+        """A note, if analyses saw other weights than those that the training's record describes."""
         names = runs_with_other_weights(self.jobs(), runtime)
         if not names:
             return []
         return [
-            f"Of {', '.join(names)}, sharpness or recomputed averages are those of weights that were trained again on"
-            " another machine, where sums are rounded otherwise; the other accuracies are the first ones'."
+            "The following runs were trained again on another machine, whose rounding differs, before sharpness and"
+            " recalibrated accuracy were measured; these numbers are of the new weights, all others of the first ones: "
+            f"{', '.join(names)}."
         ]
+
+    def _compared(self) -> list[str]:
+        """The metrics of which differences between methods are shown."""
+        return [metric for metric in self.config.metrics if METRICS[metric].differences]
 
     def _differences(self) -> list[tuple[str, str, str, str]]:
-        """Quantity, method and the two methods whose difference it is: gains over the base, gaps to small batch."""
-        methods, small = self.table["methods"], self.table.get("small")
-        base = next(method for method in methods if method != small)
-        gains = [("improvement", method, method, base) for method in methods if method not in (base, small)]
-        gaps = [("gap", method, small, method) for method in methods if small and method != small]
-        return gains + gaps
+        """(quantity, method, better, worse): improvements over the baseline, and gaps to the small batch."""
+        methods, small = self.config.methods, self.config.small_batch_method
+        baseline = next(method for method in methods if method != small)
+        improvements = [("improvement", name, name, baseline) for name in methods if name not in (baseline, small)]
+        gaps = [("gap", name, small, name) for name in methods if small and name != small]
+        return improvements + gaps
 
-    def _blocks(self) -> list[Block]:
-        titles = {method: details["title"] for method, details in self.table["methods"].items()}
-        best = {title: f"{method} best" for method, title in titles.items()}
-        differences: dict[str, dict[str, str]] = {"improvement": {}, "gap": {}}
+    def _blocks(self) -> Iterator[Block]:
+        """A block for each metric; the gaps stand between accuracies and what is compared by ratio."""
+        titles = {name: method.title for name, method in self.config.methods.items()}
+        headings: dict[str, list[tuple[str, str]]] = {"improvement": [], "gap": []}
         for quantity, method, better, worse in self._differences():
-            differences[quantity][f"{titles[better]} - {titles[worse]}"] = f"{method} {quantity}"
-
-        def accuracy(heading: str, after: str) -> Block:
-            columns = {title: f"{method} {after}" for method, title in titles.items()}
-            changes = {title: f"{column} {after}" for title, column in differences["improvement"].items()}
-            return Block(f"Test accuracy in %, {heading}", columns | changes)
-
-        blocks = [
-            Block("Test accuracy in %, best epoch", best | differences["improvement"]),
-            accuracy("median of the last quarter of the epochs", "late"),
-            Block("Test accuracy in %, last epoch", {title: f"{m} last" for m, title in titles.items()}),
-            *(accuracy(f"{w} epoch, running averages recomputed", f"{w} recomputed") for w in self._recomputed()),
-        ]
-        if differences["gap"]:
-            blocks.append(Block("Generalisation gap: how far below the small batch, best epochs", differences["gap"]))
-        for convention in self.table["sharpness"]:
-            columns = {title: f"{method} sharpness {convention}" for method, title in titles.items()}
-            blocks.append(Block(f"Sharpness in %, convention `{convention}`", columns, by_ratio=True))
-        return blocks
+            headings[quantity].append((f"{titles[better]} - {titles[worse]}", method))
+        gaps = {title: _difference_column(method, "gap", "best") for title, method in headings["gap"]}
+        for metric in sorted(self.config.metrics, key=lambda name: METRICS[name].ratio_scale):  # a stable sort
+            settings = METRICS[metric]
+            if settings.ratio_scale and gaps:
+                yield Block("Generalization gap to the small batch, best epochs", gaps)
+                gaps = {}
+            columns = {title: f"{method} {metric}" for method, title in titles.items()}
+            if settings.differences:
+                columns |= {
+                    title: _difference_column(method, "improvement", metric)
+                    for title, method in headings["improvement"]
+                }
+            yield Block(settings.heading, columns, settings.ratio_scale)
+        if gaps:
+            yield Block("Generalization gap to the small batch, best epochs", gaps)
 
 
-def _seeds_argument(seeds: Sequence[int]) -> str:
-    return f"seed={seeds[0]}" if len(seeds) == 1 else f"-m seed={','.join(map(str, seeds))}"
+def _difference_column(method: str, quantity: str, metric: str) -> str:
+    return f"{method} {quantity}" if metric == "best" else f"{method} {quantity} {metric}"
 
 
-def _cell(entry: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell:
-    """The cell that the entry's present records make."""
-    reading = entry.values(runtime)
-    there = reading.records
-    hours = [costs.hours(job, entry.epoch_seconds) for seed, job in entry.jobs.items() if seed not in there]
+def _rendered(cell: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell:
+    """The cell as its records have it, with the cost of those that are missing."""
+    read = cell.values(runtime)
+    hours = [costs.hours(job, cell.epoch_seconds) for seed, job in cell.jobs.items() if seed not in read.records]
+    known = [cost for cost in hours if cost is not None]
     return Cell(
-        row=entry.row,
-        column=entry.column,
-        values=reading.values,
-        failed=reading.failed,
-        diverged=reading.diverged,
-        published=entry.published,
-        records=[record.name for record in there.values()],
-        devices=sorted({device_name(record) for record in there.values()}),
-        command=entry.command,
-        hours=_total(hours),
+        row=cell.row,
+        column=cell.column,
+        values=read.values,
+        failed=read.failed,
+        diverged=read.diverged,
+        published=cell.published,
+        records=[record.name for record in read.records.values()],
+        devices=sorted({device_name(record) for record in read.records.values()}),
+        command=cell.command,
+        hours=sum(known) if len(known) == len(hours) else None,
     )
 
 
-def _total(hours: Sequence[float | None]) -> float | None:
-    """Of all ``hours``; None where one of them is unknown."""
-    known = [one for one in hours if one is not None]
-    return sum(known) if len(known) == len(hours) else None
-
-
 def device_name(record: Record) -> str:
-    """What a record was made on, in a few words."""
+    """The device that a record was made on, and its threads if it is a CPU."""
     where, device = record.environment, device_of(record.environment)
     if where["device"] != "cpu":
         return device

@@ -30,7 +30,7 @@ class VerdictPage:
     Attributes:
         tests: of every claim, row, quantity and protocol.
         prose: the page's ``title`` and ``introduction``.
-        method: paragraphs that say how the page judges.
+        assumptions: paragraphs on how the page judges.
         claim_scope: whose records were judged.
         command: what writes the page.
         file: the page that has the papers' own profile and precision.
@@ -39,7 +39,7 @@ class VerdictPage:
 
     tests: Sequence[ClaimTest]
     prose: Any
-    method: Sequence[str]
+    assumptions: Sequence[str]
     claim_scope: ClaimScope
     command: str
     file: str = "README.md"
@@ -83,7 +83,7 @@ class VerdictPage:
             parts += [f"## {says}", *self._claim(says)]
         if waiting := [tests for says, tests in sections.items() if says not in begun]:
             parts += ["## Not tested so far", _table(pd.DataFrame(map(_waiting, waiting)))]
-        parts += ["## How this page judges", *self.method]
+        parts += ["## How this page judges", *self.assumptions]
         return "\n\n".join(part.strip() for part in parts) + "\n"
 
     def _claims(self) -> list[str]:
@@ -102,7 +102,7 @@ class VerdictPage:
         """A line a test that came out one way or the other."""
         lines = [
             {"verdict": f"**{verdict}**", "claim": test.claim.statement, "row": f"{test.row}, `{test.protocol}`"}
-            | {"what": test.quantity.title, "ours [95%]": format_estimate(test), "p, corrected": _p(test, p)}
+            | {"what": test.metric.title, "ours [95%]": format_estimate(test), "p, corrected": _p(test, p)}
             for test, p, verdict in self._judged
             if verdict in (Verdict.holds, Verdict.contradicted)
         ]
@@ -144,7 +144,7 @@ class VerdictPage:
         return {
             "row": test.row,
             "protocol": f"`{test.protocol}`",
-            "what": test.quantity.title,
+            "what": test.metric.title,
             "seeds": _seeds(test),
             "ours [95%]": format_estimate(test),
             "published": "" if test.published is None else format_value(test, test.published),
@@ -175,7 +175,7 @@ def format_value(test: ClaimTest, value: float) -> str:
     """A value of the test for people: points, a ratio, a correlation."""
     if test.claim.kind is ClaimKind.spread:
         return f"{format_significant(test.claim.max_ratio / 2**value)}x"
-    if test.claim.kind is ClaimKind.correlation or not test.quantity.ratio_scale:
+    if test.claim.kind is ClaimKind.correlation or not test.metric.ratio_scale:
         return f"{value:+.2f}"
     return f"{format_significant(2**value)}x"
 
@@ -212,7 +212,7 @@ def _untested(tests: Sequence[ClaimTest]) -> str:
     named = []
     for row, of_row in rows.items():
         missing = [test for test in of_row if not test.evidence.n]
-        titles = [", ".join(filter(None, [test.quantity.title, _lost(test)])) for test in missing]
+        titles = [", ".join(filter(None, [test.metric.title, _lost(test)])) for test in missing]
         in_part = len(missing) < len(of_row) or any(map(_lost, missing))
         named += [f"{row} ({' and '.join(titles)})" if in_part else row] if missing else []
     return "; ".join(named)

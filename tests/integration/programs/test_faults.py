@@ -148,7 +148,7 @@ DIVERGING = f"table.rows=[{{name:x,overrides:[{_OVERRIDES}]}}]"
 
 
 def test_loss_that_turns_nan_stops_the_run_and_the_table_says_so(program: Callable[..., Ended], tmp_path: Path) -> None:
-    table = ("table=quickstart", "table.sharpness=[]", DIVERGING, "scope.profile=smoke", *QUIET)
+    table = ("table=quickstart", "table.metrics=[best,late,last]", DIVERGING, "scope.profile=smoke", *QUIET)
     code, lines = program("reproduce", *table)
     assert (code, [line for line in lines if "error" in line]) == (0, [])
     for record in left(tmp_path).values():

@@ -62,7 +62,7 @@ def test_where_no_job_has_its_data_one_line_says_so_before_any_plan(root, reprod
 
 
 def test_missing_data_leave_out_their_own_jobs_and_sink_no_other(root, reproduce):
-    rest = ("table.sharpness=[]", "scope.profile=smoke", "download=false")
+    rest = ("table.metrics=[best,late,last]", "scope.profile=smoke", "download=false")
     code, out, err = reproduce("table=quickstart", "figure=f1", *rest)
     assert code == 2
     assert len(re.findall("error: .*mnist.npz", err)) == 1
@@ -73,7 +73,9 @@ def test_missing_data_leave_out_their_own_jobs_and_sink_no_other(root, reproduce
 
 
 def test_rows_choose_what_is_run_and_the_table_keeps_all_rows(root, reproduce):
-    code, _, err = reproduce("table=quickstart", "rows=['720']", "scope.profile=smoke", "table.sharpness=[]")
+    code, _, err = reproduce(
+        "table=quickstart", "rows=['720']", "scope.profile=smoke", "table.metrics=[best,late,last]"
+    )
     assert code == 0, err
     frame = pd.read_csv(root / "results" / "tables" / "quickstart-authors_code-smoke.csv")
     assert dict(frame.groupby("row")["n"].max()) == {"digits, 32": 0, "digits, 720": 1}

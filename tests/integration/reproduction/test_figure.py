@@ -119,7 +119,7 @@ def test_keskars_figure_6_follows_each_run_by_trainings_of_more_and_more_epochs(
 def test_the_atlas_is_one_job_a_run_that_both_its_panels_draw() -> None:
     made = picture("atlas")
     assert kinds(made.jobs()) == {"train": 2, "atlas": 2}
-    assert [(panel.jobs[0][0], panel.options["space"]) for panel in made.panels] == [
+    assert [(panel.jobs[0][0], panel.options.space) for panel in made.panels] == [
         ("SB", "full"),
         ("SB", "subspace"),
         ("LB", "full"),
@@ -137,7 +137,7 @@ def test_a_course_draws_the_trainings_with_their_averages_recomputed_at_the_end(
 def test_the_landscape_of_f1_shows_each_plane_twice_and_measures_it_once() -> None:
     made = picture("landscape-f1")
     assert kinds(made.jobs()) == {"train": 2, "landscape": 2, "plane": 2}
-    assert [panel.options.get("part") for panel in made.panels] == ["train", None, None, "test", None, None]
+    assert [getattr(panel.options, "split", None) for panel in made.panels] == ["train", None, None, "test", None, None]
 
 
 def test_the_spectra_of_f1_are_one_job_a_run_with_a_density_though_each_run_is_drawn_twice() -> None:
@@ -208,48 +208,59 @@ def test_the_plan_has_every_job_with_the_configs_estimate_of_an_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "culprit"),
+    ("change", "parts"),
     [
-        ({"kind": "pie"}, "kind 'pie' is not one of course, line, noise"),
-        ({"colour": "red"}, "unknown key colour"),
-        ({"draw": {"space": "full"}}, "unknown key draw.space"),
-        ({"analysis": {"alphas": 3}}, "line: analysis.alphas: unknown key"),
-        ({"analysis": {"points": 1}}, "line: analysis.start, stop, points"),
-        ({"analysis": {"averages": "forgotten"}}, "interpolated, kept, recomputed"),
-        ({"runs": {"SB": ["batch=small"]}}, "line: needs a title and 2 runs, not 1"),
-        ({"draw": {"part": "tset"}}, "line: draw.part: 'tset' is not one of train, test"),
-        ({"runs": ["x"]}, r"line: runs: must be a group, not \['x'\]"),
-        ({"runs": {"SB": 3, "LB": []}}, "line: runs.SB: overrides: 3 is not a list, each text"),
-        ({"analysis": 3}, "line: analysis: must be a group, not 3"),
-        ({"draw": 3}, "line: draw: must be a group, not 3"),
-        ({"over": {"seed": 3}}, "line: over.seed: must be a list of its values, not 3"),
-        ({"overrides": "seed=1"}, "line: overrides: 'seed=1' is not a list, each text"),
+        ({"kind": "pie"}, ["figure f1: kind", "'pie'", "course, line, noise"]),
+        ({"colour": "red"}, ["colour", "unknown key", "kind, title"]),
+        ({"options": {"space": "full"}}, ["figure f1: line: options.space", "unknown key", "split"]),
+        ({"analysis": {"alphas": 3}}, ["figure f1: line: analysis.alphas", "unknown key"]),
+        ({"analysis": {"points": 1}}, ["figure f1: line: analysis.start, stop, points"]),
+        ({"analysis": {"running_stats": "x"}}, ["analysis.running_stats", "'x'", "interpolated, kept, recomputed"]),
+        ({"runs": {"SB": ["batch=small"]}}, ["figure f1: line: runs", "2", "1"]),
+        ({"options": {"split": "tset"}}, ["options.split", "'tset'", "train, test"]),
+        ({"runs": ["x"]}, ["runs", "['x']", "group"]),
+        ({"runs": {"SB": 3, "LB": []}}, ["runs", "3", "a list, each text"]),
+        ({"analysis": 3}, ["analysis", "3", "group"]),
+        ({"options": 3}, ["options", "3", "group"]),
+        ({"sweep": {"seed": 3}}, ["sweep", "3", "a list"]),
+        ({"sweep": {"seed": []}}, ["sweep.seed", "at least one"]),
+        ({"overrides": "seed=1"}, ["overrides", "'seed=1'", "a list, each text"]),
     ],
 )
-def test_a_panel_that_cannot_be_is_refused_in_one_line(change: dict[str, Any], culprit: str) -> None:
+def test_a_panel_that_cannot_be_is_refused_in_one_line(change: dict[str, Any], parts: list[str]) -> None:
     figure = config("f1")
     figure["panels"][0] |= change
-    with pytest.raises(ConfigError, match=culprit) as caught:
+    with pytest.raises(ConfigError) as refused:
         FigurePlan(figure, RunSelection(), CONFIGS)
-    assert "figure f1" in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert [part for part in parts if part not in str(refused.value)] == []
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("change", "line"),
+    ("change", "parts"),
     [
-        ({"name": None}, "^figure.name: None is not text"),
-        ({"title": ["f1"]}, r"^figure.title: \['f1'\] is not text"),
-        ({"overrides": "seed=1"}, "^figure.overrides: 'seed=1' is not a list, each text"),
-        ({"override": []}, r"^figure.override: unknown key \(did you mean overrides\?\)"),
-        ({"columns": -1}, "^figure.columns: must be null .* or at least 1, not -1"),
-        ({"panels": []}, "^figure.panels: must be a list of at least one panel"),
-        ({"panels": ["line"]}, "^figure.panels: must be a list of at least one panel"),
+        ({"name": None}, ["figure.name", "None", "text"]),
+        ({"title": ["f1"]}, ["figure.title", "['f1']", "text"]),
+        ({"overrides": "seed=1"}, ["figure.overrides", "'seed=1'", "a list, each text"]),
+        ({"override": []}, ["figure.override:", "did you mean overrides"]),
+        ({"columns": -1}, ["figure.columns", "-1", "at least 1"]),
+        ({"panels": []}, ["figure.panels", "at least one"]),
+        ({"panels": ["line"]}, ["figure.panels", "'line'", "group"]),
     ],
 )
-def test_a_figure_that_cannot_be_is_refused_by_its_key(change: dict[str, Any], line: str) -> None:
-    with pytest.raises(ConfigError, match=line):
+def test_a_figure_that_cannot_be_is_refused_by_its_key(change: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as refused:
         FigurePlan(config("f1") | change, RunSelection(), CONFIGS)
+    assert [part for part in parts if part not in str(refused.value)] == []
+
+
+def test_keys_of_earlier_versions_still_work() -> None:
+    figure = config("f1")
+    noise = {key: value for key, value in figure["panels"][1].items() if key != "options"}
+    figure["panels"] = [noise | {"draw": {"part": "train"}, "over": {"batch.size": [100, 200]}}]
+    [panel] = FigurePlan(figure, RunSelection(), CONFIGS).panels
+    assert panel.options.split == "train"
+    assert len(panel.jobs) == 4
 
 
 def test_a_density_of_no_probes_is_refused_before_anything_is_measured() -> None:
@@ -268,9 +279,9 @@ def test_a_shorter_training_is_the_beginning_of_a_longer_one(runtime: Runtime) -
         "kind": "sharpness_over_loss",
         "title": "t",
         "runs": {"LB": ["batch=large"]},
-        "analysis": {"weights": "last"},
+        "analysis": {"checkpoint": "last"},
     }
-    figure["panels"] = [panel | {"over": {"schedule.epochs": [2, 4]}}]
+    figure["panels"] = [panel | {"sweep": {"schedule.epochs": [2, 4]}}]
     short, long = (job.dependencies[0] for _, job in FigurePlan(figure, RunSelection(), CONFIGS).panels[0].jobs)
     curves = [get_or_run(job, runtime).outcome["curves"] for job in (short, long)]
     for name in ("train_loss", "test_accuracy"):

@@ -41,7 +41,7 @@ class Curve(NamedTuple):
     """Loss (nats) and accuracy (shares) of one run on one split; at each ``x`` of all seeds, None without a value."""
 
     run: RunLabel
-    part: str
+    split: str
     x: list[float]
     losses: list[list[float | None]]
     accuracies: list[list[float | None]]
@@ -56,8 +56,8 @@ def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
     accuracy = axes.twinx()
     accuracy.grid(visible=False)
     for curve in curves:
-        words = " ".join(word for word in (curve.run.name, curve.part) if word)
-        look = {"linestyle": LINES[curve.part], "color": colour(curve.run.place)}
+        words = " ".join(word for word in (curve.run.name, curve.split) if word)
+        look = {"linestyle": LINES[curve.split], "color": colour(curve.run.place)}
         mean_and_band(axes, curve.x, curve.losses, {**look, "label": f"loss, {words}"})
         dots = {"marker": marker(curve.run.place), "markersize": 2.6, "linewidth": 0.9, "alpha": 0.7}
         dots |= {**look, "label": f"accuracy, {words}"}
@@ -71,10 +71,12 @@ def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
     legend_below(axes, accuracy)
 
 
-def line(axes: Any, records: NamedRecords, part: str | None = None) -> None:
+def line(axes: Any, records: NamedRecords, split: str | None = None) -> None:
     """Along the way between two runs; the name of a record says which of them is where."""
     [ways] = {run.name for run, _ in records}
-    loss_and_accuracy(axes, _curves([(RunLabel(""), record) for _, record in records], "alpha", part), f"alpha: {ways}")
+    loss_and_accuracy(
+        axes, _curves([(RunLabel(""), record) for _, record in records], "alpha", split), f"alpha: {ways}"
+    )
     for end in (0, 1):
         axes.axvline(end, color="0.4", linewidth=0.8, linestyle=":")
     points = [point for _, record in records for point in record.outcome["test"]]
@@ -83,13 +85,13 @@ def line(axes: Any, records: NamedRecords, part: str | None = None) -> None:
         axes.set_title(f"no value at {gaps} of {len(points)} points: a BatchNorm variance is below 0")
 
 
-def noise(axes: Any, records: NamedRecords, part: str | None = None) -> None:
+def noise(axes: Any, records: NamedRecords, split: str | None = None) -> None:
     """Under noise of growing strength."""
     law = records[0][1].settings["law"]
-    loss_and_accuracy(axes, _curves(records, "a", part), f"strength a of {law} noise in the weights")
+    loss_and_accuracy(axes, _curves(records, "a", split), f"strength a of {law} noise in the weights")
 
 
-def landscape(axes: Any, records: NamedRecords, part: str | None = None) -> None:
+def landscape(axes: Any, records: NamedRecords, split: str | None = None) -> None:
     """Along random filter-normalised directions; the band is over these too."""
     count = records[0][1].settings["directions"]
     words = (
@@ -97,7 +99,7 @@ def landscape(axes: Any, records: NamedRecords, part: str | None = None) -> None
         if count == 1
         else f"{count} random filter-normalised directions (mean, range)"
     )
-    loss_and_accuracy(axes, _curves(records, "alpha", part), f"alpha, along {words}")
+    loss_and_accuracy(axes, _curves(records, "alpha", split), f"alpha, along {words}")
 
 
 def training_curve(axes: Any, records: NamedRecords) -> None:
@@ -161,12 +163,12 @@ def _error(accuracy: float) -> float:
     return 100 * (1 - accuracy)
 
 
-def _curves(records: NamedRecords, x: str, part: str | None) -> list[Curve]:
+def _curves(records: NamedRecords, x: str, split: str | None) -> list[Curve]:
     """The curves of each run over ``x``, on one split or on both."""
     found = []
     for run, own in by_run(records).items():
         outcomes = [record.outcome for record in own]
-        for half in [part] if part else ["train", "test"]:
+        for half in [split] if split else ["train", "test"]:
             rows = list(zip(*(_points(outcome[half]) for outcome in outcomes), strict=True))
             values = ([_values(row, one, many) for row in rows] for one, many in _KEYS)
             found.append(Curve(run, half, [row[0][x] for row in rows], *values))

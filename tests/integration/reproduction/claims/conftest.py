@@ -28,5 +28,5 @@ def f1() -> Claims:
 @pytest.fixture(autouse=True)
 def composed_once(f1: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables take seconds to compose: every test shares those of `f1`."""
-    entries = f1._entries
-    monkeypatch.setattr(Claims, "_entries", lambda self, table: entries(table))
+    plan = f1._plan
+    monkeypatch.setattr(Claims, "_plan", lambda self, table: plan(table))

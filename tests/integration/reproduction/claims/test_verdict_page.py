@@ -12,7 +12,6 @@ from helpers.simulated_records import CONFIGS, F1, PUBLISHED, judged, page, simu
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.options import Precision
 from smoothout.reproduction.claims import Claims, ClaimScope
-from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.table import RunSelection
 from smoothout.results.significance import TestResult
 
@@ -32,7 +31,7 @@ def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, run
         "F1, MNIST": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]},
         "none": {"plus": [F1["small"] + "smoothout"], "minus": [F1["large"] + "smoothout"]},
     }
-    tests = judged({"rows": rows, "metrics": ["best", "noise"]}, runtime)
+    tests = judged({"rows": rows, "metrics": ["best", "noise_rise"]}, runtime)
     text = page(
         [*tests, *(replace(test, protocol="authors_code_v1", evidence=TestResult()) for test in tests)]
     ).markdown()
@@ -79,7 +78,8 @@ def test_what_is_decided_stands_first_and_then_how_many_tests_came_out_how(f1: C
     none = judged({"statement": "Nobody looked.", "rows": {"F1": {"plus": noisy}}}, runtime)
     gap = judged({"statement": "There is a gap.", "rows": {"F1": {"plus": small, "minus": large}}}, runtime)
     zero = judged(
-        {"statement": "It is 0.", "kind": "zero", "metrics": ["converged"], "rows": {"F1": {"plus": small}}}, runtime
+        {"statement": "It is 0.", "kind": "zero", "metrics": ["sharpness_converged"], "rows": {"F1": {"plus": small}}},
+        runtime,
     )
     text = page([*gap, *zero, *none]).markdown()
     short = text[text.index("## In short") : text.index("## There is a gap.")]
@@ -104,20 +104,20 @@ def test_page_and_table_look_at_the_same_measurements_under_every_profile(monkey
     """Profile smoke has analyses look at 500 examples."""
     monkeypatch.undo()
     claims = Claims([], RunSelection("authors_code", "smoke"), CONFIGS, PUBLISHED)
-    entries = claims._entries("table2")
-    for name, column in (("recomputed", "best recomputed"), ("recomputed_last", "last recomputed")):
-        [job] = claims._entry(F1["large"] + "baseline", METRICS[name]).jobs.values()
-        [shown_job] = entries["F1, MNIST, 6000", f"baseline {column}"].jobs.values()
+    cells = {(cell.row, cell.column): cell for cell in claims._plan("table2").cells}
+    for metric in ("best_recalibrated", "last_recalibrated"):
+        [job] = claims._cell(F1["large"] + "baseline", metric).jobs.values()
+        [shown] = cells["F1, MNIST, 6000", f"baseline {metric}"].jobs.values()
         assert job.settings.examples == 500
-        assert job.digest == shown_job.digest
-    for name in ("noise", "adaptive"):
-        [job] = claims._entry(F1["large"] + "baseline", METRICS[name]).jobs.values()
+        assert job.digest == shown.digest
+    for metric in ("noise_rise", "adaptive_sharpness"):
+        [job] = claims._cell(F1["large"] + "baseline", metric).jobs.values()
         assert job.settings.examples == 500
 
 
 def test_page_and_picture_look_at_the_same_adaptive_sharpness(f1: Claims) -> None:
     """On 10,000 examples of all."""
-    job = f1._entry(F1["large"] + "baseline", METRICS["adaptive"]).jobs[0]
+    job = f1._cell(F1["large"] + "baseline", "adaptive_sharpness").jobs[0]
     assert job.digest in {shown.digest for shown in picture("adaptive-f1").shown()}
 
 

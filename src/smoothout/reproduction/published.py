@@ -1,0 +1,54 @@
+"""The papers' numbers, in the CSV files of results/published/."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+
+from smoothout.common.errors import ConfigError
+from smoothout.reproduction.metrics import METRICS
+from smoothout.reproduction.schema import RowConfig, TableConfig
+
+
+class PublishedNumbers:
+    """The papers' numbers for a table's cells; ``folder`` has the CSV files."""
+
+    def __init__(self, table: TableConfig, folder: Path) -> None:
+        self._table, self._folder = table, folder
+
+    def of_metric(self, row: RowConfig, method: str, metric: str) -> float | None:
+        """The number of a cell, or None; another paper's if the row says where. Raises ConfigError."""
+        source = row.published_elsewhere.get(f"{method} {metric}")
+        if source is None:
+            return self.of_quantity(row, method, METRICS[metric].published)
+        file, line, column = source
+        first = _read(self._folder / file).columns[0]
+        return self._number(file, {first: line}, column, f"{row.name}: published_elsewhere.{method} {metric}")
+
+    def of_quantity(self, row: RowConfig, method: str, quantity: str | None) -> float | None:
+        """The number of a row and method: of accuracy, improvement, gap or sharpness. Raises ConfigError."""
+        settings = self._table.methods[method]
+        column = settings.published_column(quantity)
+        if self._table.published is None or column is None:
+            return None
+        match = (row.match or {}) | settings.match
+        return self._number(self._table.published, match, column, f"{row.name}: {method}")
+
+    def _number(self, file: str, match: dict[str, object], column: str, cell: str) -> float | None:
+        lines = _read(self._folder / file)
+        for name in (*match, column):
+            if name not in lines:
+                raise ConfigError(f"table: {cell}: {file} has no column {name!r}")
+        for name, value in match.items():
+            lines = lines[lines[name] == value]
+        if len(lines) != 1:
+            raise ConfigError(f"table: {cell}: {len(lines)} lines of {file} have {match}, not 1")
+        number = lines[column].iloc[0]
+        return None if pd.isna(number) else float(number)
+
+
+@lru_cache
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path)
