@@ -59,3 +59,9 @@ print(faults(8))
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(ran.stdout) < 4 * 16384
+
+
+@pytest.fixture(scope="module")
+def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of torch.compile's: the user's may hold code for another processor (ATEN_CPU_CAPABILITY), which fails."""
+    return tmp_path_factory.mktemp("inductor")

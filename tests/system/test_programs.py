@@ -101,7 +101,7 @@ def test_a_sweep_over_two_processes_gives_the_records_of_a_serial_one(
 
 
 def test_the_quickstart_makes_its_table_and_picture_once_and_then_only_shows_them(root, script):
-    arguments = ("table=quickstart", "figure=quickstart", "scope.profile=smoke", "scope.seeds=[0]", "rows=['720']")
+    arguments = ("table=quickstart", "figure=quickstart", "scope.profile=smoke", "scope.seeds=[0]")
     first = start(*GIVEN, *arguments, script="reproduce")
     out, err = first.communicate(timeout=300)
     assert first.returncode == 0, err

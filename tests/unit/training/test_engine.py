@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,12 +166,6 @@ def test_all_but_copies_and_dropout_over_several_ghost_batches_can_be_recorded(
 
 
 # Compilation
-
-
-@pytest.fixture(scope="module")
-def compiled_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of torch.compile's: the user's may hold code for another processor (ATEN_CPU_CAPABILITY), which fails."""
-    return tmp_path_factory.mktemp("inductor")
 
 
 # Memory
