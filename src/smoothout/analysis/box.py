@@ -1,4 +1,4 @@
-"""The box around a network's weights in which a higher loss is looked for, in the full space or in a subspace."""
+"""The box around a network's weights in which sharpness searches, in the full space or in a subspace."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from smoothout.common.rng import make_generator
 
-BLOCK = 2**16  # rows of A that are held in float64 at a time
+BLOCK = 2**16  # rows of A that are converted to float64 at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """The weights x + A (half * z), for z in [-1, 1]^k; A is the identity where ``columns`` is None."""
+    """The weights x + A (half * z), for z in [-1, 1]^k; A is the identity if ``columns`` is None."""
 
     center: Tensor  # x, float64, (n,)
     half: Tensor  # half-widths, float64, (k,)
@@ -26,15 +26,16 @@ class Box:
         return self.center + (offset if self.columns is None else self.columns @ offset.float())
 
     def gradient(self, by_weights: Tensor) -> Tensor:
-        """The gradient by z, shape (k,), from the one by the weights, shape (n,)."""
+        """The gradient with respect to z, shape (k,), from the one with respect to the weights, shape (n,)."""
         return self.half * (by_weights if self.columns is None else self.columns.T @ by_weights.float())
 
 
 def box_around(x: Tensor, eps: float, subspace: int | None = None, seed: int = 0) -> Box:
     """[Keskar Eq. 3] The box |y_i| <= eps (|(A^+ x)_i| + 1) around the weights x, float64 of shape (n,).
 
-    ``subspace`` None is A = I; p draws A from N(0, 1), in float32: 600 MB at n = 1.5 million and p = 100. It is drawn,
-    and its least squares are solved, on the CPU: the box is the same on every device. It lies on the device of ``x``.
+    ``subspace`` None means A = I; p draws A from N(0, 1) in float32, which takes 600 MB for n = 1.5 million and
+    p = 100. Drawing and least squares run on the CPU, so that the box is the same on every device. The box is on the
+    device of ``x``.
     """
     if subspace is None:
         return Box(x, eps * (x.abs() + 1.0))
@@ -51,12 +52,12 @@ def random_point(k: int, generator: torch.Generator) -> Tensor:
 def least_squares(columns: Tensor, x: Tensor) -> Tensor:
     """A^+ x in float64, shape (p,), for A = ``columns``, (n, p) of rank p <= n, and x in float64, (n,).
 
-    From the QR of [A x], built up by blocks of rows: no second matrix as large as A is needed.
+    It uses the QR decomposition of [A x], updated by blocks of rows, so that no second matrix of A's size is needed.
     """
     p = columns.shape[1]
-    top = x.new_empty(0, p + 1)
-    for rows, part in zip(torch.split(columns, BLOCK), torch.split(x, BLOCK), strict=True):
-        block = torch.cat([rows.double(), part.unsqueeze(1)], dim=1)
-        top = torch.linalg.qr(torch.cat([top, block]), mode="r").R
-    solution: Tensor = torch.linalg.solve_triangular(top[:p, :p], top[:p, p:], upper=True)
+    upper = x.new_empty(0, p + 1)
+    for rows, entries in zip(torch.split(columns, BLOCK), torch.split(x, BLOCK), strict=True):
+        block = torch.cat([rows.double(), entries.unsqueeze(1)], dim=1)
+        upper = torch.linalg.qr(torch.cat([upper, block]), mode="r").R
+    solution: Tensor = torch.linalg.solve_triangular(upper[:p, :p], upper[:p, p:], upper=True)
     return solution.squeeze(1)

@@ -1,4 +1,4 @@
-"""Networks that a third one is made of: whether they are alike, a copy, and what a mixture of weights leaves wrong."""
+"""Checks that two networks can be mixed, copies of networks, and repairs of a mixture's spectral norms."""
 
 from __future__ import annotations
 
@@ -19,44 +19,43 @@ POWER_ITERATIONS = 100
 
 
 def check_same_architecture(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless two state dicts have the same names and shapes, naming what differs first."""
-    here, there = ({name: _form(entry) for name, entry in state.items()} for state in (first, second))
-    if here == there:
+    """Raise ValueError, naming the first difference, unless two state dicts have the same names and shapes."""
+    shapes = [{name: _form(entry) for name, entry in state.items()} for state in (first, second)]
+    if shapes[0] == shapes[1]:
         return
-    for which, wrapped, bare in (("first", here, there), ("second", there, here)):
-        for inner in WRAPPERS:
-            if bare and all(wrapped.get(f"{inner}.{name}") == shape for name, shape in bare.items()):
-                raise ValueError(f"{which}: is wrapped and the other is not: give {which}.{inner}")
-    name = next(name for name in here | there if here.get(name) != there.get(name))
-    found = " and ".join(str(shapes.get(name, "not there")) for shapes in (here, there))
-    raise ValueError(f"first, second: the two networks must have the same architecture, but {name} is {found}")
+    for which, wrapped, bare in (("first", shapes[0], shapes[1]), ("second", shapes[1], shapes[0])):
+        for wrapper in WRAPPERS:
+            if bare and all(wrapped.get(f"{wrapper}.{name}") == shape for name, shape in bare.items()):
+                raise ValueError(f"{which}: is wrapped but the other network is not; use {which}.{wrapper}")
+    name = next(name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name))
+    forms = " and ".join(str(entries.get(name, "missing")) for entries in shapes)
+    raise ValueError(f"first, second: must have the same architecture, but {name} is {forms}")
 
 
 def _form(entry: object) -> object:
-    """A tensor's shape; a module's extra state may be anything, and has its type."""
+    """A tensor's shape; the type of a module's extra state, which may be anything."""
     return tuple(entry.shape) if isinstance(entry, Tensor) else type(entry).__name__
 
 
 def check_same_ties_and_buffers(first: nn.Module, second: nn.Module) -> None:
-    """Raise ValueError where networks differ in what no state dict tells: tied weights, buffers that it leaves out."""
-    tied, untied = (_shared_names(model) for model in (first, second))
-    if names := sorted(tied ^ untied):
-        raise ValueError(f"first, second: in one of them {' and '.join(names[0])} are one tensor, and not in the other")
-    known, others = first.state_dict(), dict(second.named_buffers())
+    """Raise ValueError if networks differ in what a state dict does not show: tied weights, non-persistent buffers."""
+    if names := sorted(_tied_names(first) ^ _tied_names(second)):
+        raise ValueError(f"first, second: only one of them ties {' and '.join(names[0])}; tie them in both or neither")
+    persistent, others = first.state_dict(), dict(second.named_buffers())
     for name, buffer in first.named_buffers():
-        if name not in known and not (name in others and torch.equal(buffer, others[name])):
-            raise ValueError(f"first, second: {name} differs, a buffer that is in no state dict")
+        if name not in persistent and not (name in others and torch.equal(buffer, others[name])):
+            raise ValueError(f"first, second: the non-persistent buffer {name} differs; must be the same in both")
 
 
 def equal_entries(first: Mapping[str, Tensor], second: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
-    """Those of ``names`` whose tensors hold the same numbers in both state dicts, of the same shapes, in one copy."""
+    """Those of ``names`` whose tensors, of equal shapes, are equal in both state dicts; one copy from the device."""
     if not names:
         return []
     equal = concatenate([(first[name] == second[name]).all() for name in names]).tolist()
     return [name for name, same in zip(names, equal, strict=True) if same]
 
 
-def _shared_names(model: nn.Module) -> set[tuple[str, ...]]:
+def _tied_names(model: nn.Module) -> set[tuple[str, ...]]:
     """The names of each parameter that has several."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -65,13 +64,13 @@ def _shared_names(model: nn.Module) -> set[tuple[str, ...]]:
 
 
 def deepcopy_model(model: nn.Module) -> nn.Module:
-    """A deep copy, also of a model that keeps activations, which torch does not copy while they have a history."""
-    kept = (leaf for module in model.modules() for leaf in tree_leaves(vars(module)))
-    return copy.deepcopy(model, {id(t): t.detach().clone() for t in kept if isinstance(t, Tensor) and not t.is_leaf})
+    """A deep copy, also of a model that stores activations, which torch refuses to copy while they have a graph."""
+    leaves = (leaf for module in model.modules() for leaf in tree_leaves(vars(module)))
+    return copy.deepcopy(model, {id(t): t.detach().clone() for t in leaves if isinstance(t, Tensor) and not t.is_leaf})
 
 
 def reject_hook_spectral_norm(model: nn.Module) -> None:
-    """Raise ValueError, with the module's name, for spectral normalisation by a hook."""
+    """Raise ValueError, with the module's name, for spectral normalization by a hook."""
     for name, module in model.named_modules():
         if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
             raise ValueError(f"{name}: its spectral_norm is a hook; use torch.nn.utils.parametrizations.spectral_norm")
@@ -79,14 +78,14 @@ def reject_hook_spectral_norm(model: nn.Module) -> None:
 
 @torch.no_grad()
 def refresh_spectral_norms(model: nn.Module) -> None:
-    """Find the singular vectors of spectrally normalised weights anew, from those that are there, in place.
+    """Recompute the singular vectors of spectrally normalized weights, starting from the present ones, in place.
 
-    These are buffers, which each pass in training mode moves on by a power iteration.
+    They are buffers; each forward pass in training mode updates them by one power iteration.
     """
     for weight in model.modules():
-        if isinstance(weight, ParametrizationList) and any(isinstance(one, _SpectralNorm) for one in weight):
-            mode = weight.training
+        if isinstance(weight, ParametrizationList) and any(isinstance(step, _SpectralNorm) for step in weight):
+            training = weight.training
             weight.train()
             for _ in range(POWER_ITERATIONS):
                 weight()
-            weight.train(mode)
+            weight.train(training)

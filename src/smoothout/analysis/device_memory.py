@@ -1,4 +1,4 @@
-"""Where an analysis keeps its vectors: float64 and as long as a model's weights, they may fill a device."""
+"""The device for an analysis's vectors: in float64 and as long as all weights, they may not fit next to the model."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from smoothout.nn.parameters import float64_device
+from smoothout.nn.parameters import float64_device, parameters_to_vector, trainable_parameters
 
 SEARCH_VECTORS = 16  # vectors of a search for the highest loss: the box, the points that it compares, and scratch
 
 
-def vectors_device(parameters: Sequence[Tensor], vectors: int) -> torch.device:
-    """Where to keep so many ``vectors`` of float64, each as long as all ``parameters`` together.
+def search_center(model: nn.Module, columns: int = 0) -> Tensor:
+    """The weights that a search starts from, float64 of shape (n,), where its vectors and ``columns`` more fit."""
+    parameters = trainable_parameters(model)
+    return parameters_to_vector(parameters, vectors_device(parameters, SEARCH_VECTORS + columns))
 
-    With the parameters, where their device has float64 and the vectors need less than half of its free memory, for a
-    pass needs room too; else on the CPU.
+
+def vectors_device(parameters: Sequence[Tensor], vectors: int) -> torch.device:
+    """The device for ``vectors`` float64 vectors, each as long as all ``parameters`` together.
+
+    It is the parameters' device if that supports float64 and the vectors need less than half of its free memory, since
+    the passes need memory too; otherwise the CPU.
     """
     device = float64_device(parameters)
     needed = 8 * vectors * sum(parameter.numel() for parameter in parameters)
@@ -25,8 +31,8 @@ def vectors_device(parameters: Sequence[Tensor], vectors: int) -> torch.device:
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that new tensors on ``device`` may take: inf on a CPU, 0 on a device that is not CUDA and does not tell."""
+    """Bytes available for new tensors: inf on a CPU, 0 on a device other than CUDA, whose memory is unknown."""
     if device.type != "cuda":
         return math.inf if device.type == "cpu" else 0.0
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own cache
-    return torch.cuda.mem_get_info(device)[0] + unused
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch can reuse it
+    return torch.cuda.mem_get_info(device)[0] + cached

@@ -1,8 +1,8 @@
-"""Curvature at a model's weights without its matrix: eigenvalues, trace, norm and spectrum from products H v.
+"""Curvature at a model's weights, from products H v: eigenvalues, trace, norm and spectrum without the matrix.
 
-H is the Hessian of the mean loss over all examples, in evaluation mode, by the trainable parameters or a block of them.
-Where the model has kinks (ReLU, max pooling) it is the Hessian of the smooth piece that the weights lie on: what the
-loss gains by crossing into another piece does not count.
+H is the Hessian of the mean loss over all examples, in evaluation mode, with respect to the trainable parameters or a
+block of them. For a model with kinks (ReLU, max pooling) it is the Hessian of the smooth region that contains the
+weights; changes of the loss from crossing into another region do not count.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from smoothout.analysis.empirical_risk import (
     Tick,
     Weight,
     check_batches,
-    dense,
     machine_epsilon,
+    to_dense,
 )
 from smoothout.analysis.lanczos import lanczos
 from smoothout.common.estimates import Estimate, standard_error
@@ -38,34 +38,32 @@ from smoothout.nn.parameters import preserve_state, trainable_parameters, unflat
 
 Array = NDArray[np.float64]
 
-VECTORS = 8  # of float64 that a product with H and what is made of it take at most
-DENSE = 20  # ARPACK spends that many products before its first answer: up to here the whole matrix costs no more
-
-
-_ORDERS: dict[str, Callable[[Array], Array]] = {"LA": np.negative, "LM": lambda x: -np.abs(x), "SA": np.positive}
+VECTORS = 8  # float64 vectors that a product with H and its uses need at most
+DENSE = 20  # ARPACK makes this many products before its first answer; up to here the dense matrix costs no more
+SORT_KEYS: dict[str, Callable[[Array], Array]] = {"LA": np.negative, "LM": lambda x: -np.abs(x), "SA": np.positive}
 
 
 @dataclass(frozen=True)
 class TopEigenvalues:
-    """The outermost eigenvalues that were found, and how far to trust them."""
+    """Outermost eigenvalues, and how far to trust them."""
 
-    values: tuple[float, ...]  # LA, LM: falling, by value or size; SA: rising; fewer than asked for unless converged
-    residuals: tuple[float, ...]  # ||H v - value v|| for each unit vector v: an eigenvalue lies that near
+    values: tuple[float, ...]  # LA, LM: falling by value or size; SA: rising; fewer than requested unless converged
+    residuals: tuple[float, ...]  # ||H v - value v|| for each unit vector v: an eigenvalue is at most this far away
     converged: bool
     status: str
     dimension: int  # n, of the block
-    products: int  # H v that were spent
-    vectors: Tensor | None = field(default=None, compare=False)  # float64, (k, n), a unit vector a value; if asked for
+    products: int  # number of products H v
+    vectors: Tensor | None = field(default=None, compare=False)  # float64, (k, n), unit vectors; if requested
 
 
 @dataclass(frozen=True)
 class TraceAndNorm:
-    """Hutchinson's estimates for H: its trace and its squared Frobenius norm."""
+    """Hutchinson's estimates of the trace of H and of its squared Frobenius norm."""
 
     trace: Estimate
     squared_norm: Estimate
     dimension: int  # n, of the block
-    products: int  # H v that were spent
+    products: int  # number of products H v
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,12 @@ class Spectrum:
     """Ritz values and weights of each probe: a quadrature of the spectral density, whose integral is 1."""
 
     ritz: tuple[tuple[float, ...], ...]
-    weights: tuple[tuple[float, ...], ...]  # of each probe they add up to 1
+    weights: tuple[tuple[float, ...], ...]  # those of a probe add up to 1
     dimension: int  # n, of the block: a weight w stands for about n w eigenvalues
-    products: int  # H v that were spent
+    products: int  # number of products H v
 
     def density(self, grid: ArrayLike, width: float) -> Array:
-        """The density at each point of ``grid``, smoothed by N(0, width^2), mean over the probes.
+        """The density at each point of ``grid``, convolved with N(0, width^2), averaged over the probes.
 
         Raises ValueError for a width that is not above 0.
         """
@@ -92,22 +90,22 @@ class Spectrum:
 
 
 class HessianVectorProduct(EmpiricalRisk):
-    """[Pearlmutter 1994] v -> H v, exact but for rounding: the gradient of (gradient . v), with the model left alone.
+    """[Pearlmutter 1994] v -> H v, exact up to rounding: the gradient of (gradient . v). It costs about two gradients.
 
-    A model of float32 computes each batch's product in float32; sums over batches are float64. It costs
-    about two gradients. The model and its modes are as they were to the last bit after each call.
+    A float32 model computes each batch's product in float32; sums over batches are float64. Each call leaves the model
+    and its modes unchanged to the last bit.
 
     Args:
-        model: twice differentiable by autograd; its present weights count at every call.
+        model: twice differentiable by autograd; every call uses its present weights.
         batches: pairs (inputs, targets), the same at every pass.
         loss: ``loss(outputs, targets)``, the mean over the examples of a batch.
-        block: None for all trainable parameters; else those named ``block`` or ``block.*``, such as a layer's name.
-        weight: as in `sharpness`: how many examples a batch counts as; None is ``len(targets)``.
+        block: None for all trainable parameters; otherwise those named ``block`` or ``block.*``, as a layer's name.
+        weight: as in `sharpness`: how many examples a batch counts as; None uses ``len(targets)``.
         tick: called after each product.
 
     Raises:
-        ValueError: for an unknown block, no examples, a loss, gradient or product that is not finite, and a model and
-            data that do not answer twice the same: chance in them (augmentation, dropout) would be taken for curvature.
+        ValueError: for an unknown block, no examples, a loss, gradient or product that is not finite, and if two passes
+            differ: randomness (augmentation, dropout) would be mistaken for curvature.
     """
 
     def __init__(
@@ -132,16 +130,16 @@ class HessianVectorProduct(EmpiricalRisk):
         self.check_deterministic(first)
 
     def __call__(self, vector: Tensor) -> Tensor:
-        """H ``vector``; both are float64, shape (n,), on the device of ``vector``: any that has float64."""
-        shaped = unflatten(vector, self.parameters)
+        """H ``vector``; both are float64, shape (n,), on the device of ``vector``."""
+        parts = unflatten(vector, self.parameters)
 
-        def product(value: Tensor) -> Sequence[Tensor]:
-            slopes = dense(torch.autograd.grad(value, self.parameters, create_graph=True, materialize_grads=True))
-            curved = [(slope, v) for slope, v in zip(slopes, shaped, strict=True) if slope.requires_grad]
+        def product(loss: Tensor) -> Sequence[Tensor]:
+            gradient = to_dense(torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True))
+            curved = [(slope, part) for slope, part in zip(gradient, parts, strict=True) if slope.requires_grad]
             if not curved:  # the loss is linear in the block
                 return [torch.zeros_like(p) for p in self.parameters]
-            outputs, along = zip(*curved, strict=True)
-            return dense(torch.autograd.grad(outputs, self.parameters, along, materialize_grads=True))
+            slopes, directions = zip(*curved, strict=True)
+            return to_dense(torch.autograd.grad(slopes, self.parameters, directions, materialize_grads=True))
 
         result = self.mean(product).to(vector.device)
         if not result.isfinite().all():
@@ -151,14 +149,14 @@ class HessianVectorProduct(EmpiricalRisk):
         return result
 
     def matrix(self) -> Array:
-        """H itself, made symmetric, shape (n, n), by n products."""
+        """H itself, symmetrized, shape (n, n), from n products."""
         rows = torch.stack([self(unit) for unit in torch.eye(self.dimension, dtype=torch.float64)])
-        dense: Array = (0.5 * (rows + rows.T)).numpy()
-        return dense
+        symmetric: Array = (0.5 * (rows + rows.T)).numpy()
+        return symmetric
 
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
-        """As of any full loss, in evaluation mode; the model is given back."""
-        attention = sdpa_kernel(SDPBackend.MATH)  # the faster ways have no second derivative
+        """As in `EmpiricalRisk`, in evaluation mode; the model is restored."""
+        attention = sdpa_kernel(SDPBackend.MATH)  # the faster kernels have no second derivative
         with preserve_state(self.model), torch.enable_grad(), attention:
             self.model.eval()
             return super().mean(of_batch)
@@ -166,15 +164,15 @@ class HessianVectorProduct(EmpiricalRisk):
 
 def block_parameters(model: nn.Module, block: str | None) -> list[nn.Parameter]:
     """The trainable parameters named ``block`` or ``block.*``; all for None. Raises ValueError for an unknown name."""
-    everything = trainable_parameters(model)
+    trainable = trainable_parameters(model)  # also checks that there are some, and that none is lazy
     if block is None:
-        return everything
+        return trainable
     named = [(name, p) for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]
-    found = list({id(p): p for name, p in named if name == block or name.startswith(f"{block}.")}.values())
-    if not found:
+    parameters = list({id(p): p for name, p in named if name == block or name.startswith(f"{block}.")}.values())
+    if not parameters:
         known = dict.fromkeys(name.partition(".")[0] for name, _ in named)
-        raise ValueError(f"block: {block!r} names no trainable parameters; known are {', '.join(known)}")
-    return found
+        raise ValueError(f"block: {block!r} has no trainable parameters; known are {', '.join(known)}")
+    return parameters
 
 
 def top_eigenvalues(
@@ -192,28 +190,38 @@ def top_eigenvalues(
     weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> TopEigenvalues:
-    """[Jastrzebski Fig. 1a] The ``k`` outermost eigenvalues of H, the largest ones by default, by ARPACK's Lanczos.
+    """[Jastrzebski Fig. 1a] The ``k`` outermost eigenvalues of H, by default the largest, by ARPACK's Lanczos method.
 
     Args:
-        model, batches, loss, block, weight, tick: as in `HessianVectorProduct`, and what it raises.
+        model, batches, loss, block, weight, tick: as in `HessianVectorProduct`.
         k: how many, from 1 to n.
-        which: LA: the most positive; SA: the most negative; LM: the largest in size, whatever the sign.
-        vectors: whether to give the eigenvectors too; flattened parameters, those of the block in the model's order.
+        which: LA: the most positive; SA: the most negative; LM: the largest in absolute value.
+        vectors: whether to return eigenvectors too: flattened parameters, those of the block in the model's order.
         tolerance: of a residual, relative to its eigenvalue. The error of an eigenvalue is of the order of its square.
-        restarts: of Lanczos at most; an answer that stays short of the tolerance says so.
+        restarts: maximum number of Lanczos restarts; the status reports an answer short of the tolerance.
         seed: of the start vector.
 
     Raises:
-        ValueError: for an impossible argument.
+        ValueError: for an impossible argument, and as `HessianVectorProduct`.
+
+    Example:
+        The mean of (w_1)^2 and (2 w_2)^2 has the Hessian diag(1, 4):
+
+        >>> model = torch.nn.Linear(2, 1, bias=False)
+        >>> batches = [(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2, 1))]
+        >>> top_eigenvalues(model, batches, torch.nn.functional.mse_loss, k=2).values
+        (4.0, 1.0)
     """
     check_counts(k=k, restarts=restarts)
     check_positive(tolerance=tolerance)
-    if which not in _ORDERS:
-        raise ValueError(f"which: must be one of {', '.join(_ORDERS)}, not {which!r}")
+    if which not in SORT_KEYS:
+        raise ValueError(f"which: must be one of {', '.join(SORT_KEYS)}, not {which!r}")
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)
     n = product.dimension
     if k > n:
         raise ValueError(f"k: must be from 1 to n = {n}, not {k}")
+
+    # Eigenpairs: of the dense matrix if it is small, else of ARPACK. Columns are eigenvectors.
     status = "converged"
     if n <= max(DENSE, 2 * k + 1):
         values, columns = np.linalg.eigh(product.matrix())
@@ -225,25 +233,26 @@ def top_eigenvalues(
         except ArpackNoConvergence as error:
             values, columns = error.eigenvalues, error.eigenvectors
             status = f"{len(values)} of {k} converged in {restarts} restarts"
-        except ArpackError as error:  # H is 0 to the last bit: the loss is linear, or saturated
+        except ArpackError as error:  # H is exactly 0: the loss is linear, or saturated
             values, columns, status = np.empty(0), np.empty((n, 0)), str(error)
-    order = np.argsort(_ORDERS[which](values))[:k]
-    found = columns.T[order]
-    images = [product(torch.from_numpy(one)).numpy() for one in found]
-    rests = [image - value * one for image, value, one in zip(images, values[order], found, strict=True)]
+
+    # Residuals, with one more product per eigenpair: ARPACK's own are estimates.
+    order = np.argsort(SORT_KEYS[which](values))[:k]
+    pairs = list(zip(values[order], columns.T[order], strict=True))
+    residuals = [product(torch.from_numpy(vector)).numpy() - value * vector for value, vector in pairs]
     return TopEigenvalues(
-        values=tuple(map(float, values[order])),
-        residuals=tuple(float(np.linalg.norm(rest)) for rest in rests),
+        values=tuple(float(value) for value, _ in pairs),
+        residuals=tuple(float(np.linalg.norm(residual)) for residual in residuals),
         converged=len(order) == k,
         status=status,
         dimension=n,
         products=product.products,
-        vectors=torch.from_numpy(found) if vectors else None,
+        vectors=torch.from_numpy(columns.T[order]) if vectors else None,
     )
 
 
 def rademacher(n: int, seed: int, index: int) -> Tensor:
-    """The probe of that index: n independent signs, float64."""
+    """The probe number ``index``: n independent random signs, float64."""
     signs = torch.randint(0, 2, (n,), generator=make_generator(seed, "probe", index), dtype=torch.int8)
     return signs.double().mul_(2.0).sub_(1.0)
 
@@ -266,16 +275,16 @@ def trace_and_norm(
 ) -> TraceAndNorm:
     """[Jastrzebski Fig. 1b] Trace and squared Frobenius norm of H: the means of v . H v and ||H v||^2.
 
-    v holds independent signs (Hutchinson 1990): the trace is exact where H is diagonal, its variance is twice the sum
-    of the squares off the diagonal. One product a probe. The means are unbiased; the square root of the second is not.
+    v holds independent random signs (Hutchinson 1990): the trace is exact if H is diagonal, and its variance is twice
+    the sum of the squared off-diagonal entries. The means are unbiased; the square root of the second is not.
 
     Args:
-        model, batches, loss, block, weight, tick: as in `HessianVectorProduct`, and what it raises.
-        probes: how many v; standard errors need two.
+        model, batches, loss, block, weight, tick: as in `HessianVectorProduct`.
+        probes: number of v, one product each; standard errors need two.
         seed: of the probes.
 
     Raises:
-        ValueError: for fewer than one probe.
+        ValueError: for fewer than one probe, and as `HessianVectorProduct`.
     """
     check_counts(probes=probes)
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)
@@ -301,19 +310,19 @@ def hessian_spectrum(
     weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> Spectrum:
-    """[Ubaru 2017] The density of H's eigenvalues by stochastic Lanczos quadrature, one Lanczos run a probe.
+    """[Ubaru 2017] The density of H's eigenvalues by stochastic Lanczos quadrature, one Lanczos run per probe.
 
-    The outermost Ritz values converge to eigenvalues; between them they stand for many, by their weights. A run keeps
-    ``steps`` vectors in float64 (8 n steps bytes) and makes each new one orthogonal to all.
+    The outermost Ritz values converge to eigenvalues; each inner one stands for many, by its weight. A run keeps
+    ``steps`` float64 vectors (8 n steps bytes) and orthogonalizes each new one against all.
 
     Args:
-        model, batches, loss, block, weight, tick: as in `HessianVectorProduct`, and what it raises.
-        probes: how many start vectors.
-        steps: products a probe; no more than n are made.
+        model, batches, loss, block, weight, tick: as in `HessianVectorProduct`.
+        probes: number of start vectors.
+        steps: products per probe, at most n.
         seed: of the probes.
 
     Raises:
-        ValueError: for fewer than one probe or step.
+        ValueError: for fewer than one probe or step, and as `HessianVectorProduct`.
     """
     check_counts(probes=probes, steps=steps)
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)

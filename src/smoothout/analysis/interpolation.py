@@ -1,9 +1,9 @@
-"""Loss and accuracy on the way through two trained networks, straight or curved."""
+"""Loss and accuracy on a path through two trained networks, straight or curved."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ PUBLISHED_ALPHAS = tuple(linspace(-1.0, 2.0, 31))
 
 
 class LinePoint(NamedTuple):
-    """The network at ``alpha``; loss and accuracy are nan where ``negative_variances`` channels have none."""
+    """The network at ``alpha``; with ``negative_variances`` (a number of channels) loss and accuracy are nan."""
 
     alpha: float
     loss: float
@@ -42,37 +42,37 @@ class LinePoint(NamedTuple):
 
 @dataclass(frozen=True)
 class PathPoint:
-    """The network at one ``alpha`` of a walk. The walk's next step changes it: look at each stop before the next."""
+    """The network at one ``alpha``. The iteration reuses the network: measure a point before asking for the next."""
 
     alpha: float
     network: nn.Module
     negative_variances: int
 
     def measured(self, batches: Batches, tally: Callable[[], MetricAccumulator] = ClassificationMetrics) -> LinePoint:
-        """Its loss and accuracy on ``batches``, in evaluation mode, or what else ``tally`` makes counts."""
-        found = (math.nan, math.nan) if self.negative_variances else evaluate(self.network, batches, tally=tally)
-        return LinePoint(self.alpha, *found, self.negative_variances)
+        """Loss and accuracy on ``batches`` in evaluation mode, or what the accumulators of ``tally`` measure."""
+        result = (math.nan, math.nan) if self.negative_variances else evaluate(self.network, batches, tally=tally)
+        return LinePoint(self.alpha, *result, self.negative_variances)
 
 
 def linear(alpha: float) -> tuple[float, float]:
-    """How much of the first and of the second network: 1 - alpha and alpha."""
+    """The coefficients of the first and the second network: 1 - alpha and alpha."""
     return 1 - alpha, alpha
 
 
 def curvilinear(alpha: float) -> tuple[float, float]:
-    """[Keskar App. D] How much of the first and of the second network: cos(alpha pi / 2) and sin(alpha pi / 2).
+    """[Keskar App. D] The coefficients of the two networks: cos(alpha pi / 2) and sin(alpha pi / 2).
 
-    Exact where alpha is a whole number. (The "sin" mode of SmoothOut's authors' program is no such curve but a straight
-    line, gone along at another pace.)
+    They are exact if alpha is a whole number. (The "sin" mode of the SmoothOut authors' program is not this curve: it
+    moves along the straight line at another speed.)
     """
-    turns = float(alpha) % 4
-    if turns.is_integer():
-        return (1.0, 0.0, -1.0, 0.0)[int(turns)], (0.0, 1.0, 0.0, -1.0)[int(turns)]
+    quarters = float(alpha) % 4
+    if quarters.is_integer():
+        return (1.0, 0.0, -1.0, 0.0)[int(quarters)], (0.0, 1.0, 0.0, -1.0)[int(quarters)]
     return math.cos(alpha * math.pi / 2), math.sin(alpha * math.pi / 2)
 
 
-_AVERAGES = ("running_mean", "running_var")
-_SHARES = {InterpolationPath.linear: linear, InterpolationPath.curvilinear: curvilinear}
+_STATISTICS = ("running_mean", "running_var")
+_COEFFICIENTS = {InterpolationPath.linear: linear, InterpolationPath.curvilinear: curvilinear}
 
 
 @renamed_arguments(averages="running_stats", averages_from="running_stats_from")
@@ -89,22 +89,33 @@ def interpolate(
     weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> list[LinePoint]:
-    """[SmoothOut Fig. 3a] Evaluate the networks on the way from ``first`` to ``second`` on ``batches``; see
-    `iterate_path`.
+    """[SmoothOut Fig. 3a] Evaluate the networks on the path from ``first`` to ``second`` on ``batches``.
 
-    They are classifiers, unless there is a ``loss`` (with a ``weight``, as for `sharpness`): then its mean is measured,
-    and accuracies are nan.
+    Args:
+        first, second, alphas, path, running_stats, running_stats_from: as in `iterate_path`.
+        batches: pairs (inputs, targets).
+        loss: for networks that are not classifiers of single labels, ``loss(outputs, targets)``, whose mean is
+            measured; accuracies are then nan.
+        weight: how many examples a batch counts as, as in `sharpness`.
+        tick: called after each point.
 
     Raises:
-        ValueError: as `iterate_path`; when ``batches`` are empty or allow one pass only; for a weight without a loss.
+        ValueError: as `iterate_path`; if ``batches`` are empty or allow only one pass; for a weight without a loss.
+
+    Example:
+        >>> first, second = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
+        >>> _ = torch.nn.init.zeros_(first.weight), torch.nn.init.ones_(second.weight)
+        >>> batches = [(torch.ones(4, 1), torch.ones(4, 1))]  # the loss is (w - 1)^2
+        >>> [p.loss for p in interpolate(first, second, batches, [0, 0.5, 1], loss=torch.nn.functional.mse_loss)]
+        [1.0, 0.25, 0.0]
     """
     check_batches("batches", batches)
     tally = accumulator_for(loss, weight)
     points = []
-    for stop in iterate_path(
+    for point in iterate_path(
         first, second, alphas, path=path, running_stats=running_stats, running_stats_from=running_stats_from
     ):
-        points.append(stop.measured(batches, tally))
+        points.append(point.measured(batches, tally))
         tick()
     return points
 
@@ -118,69 +129,74 @@ def iterate_path(
     running_stats: RunningStats | str = RunningStats.interpolated,
     running_stats_from: Batches | None = None,
 ) -> Iterator[PathPoint]:
-    """The network at each alpha: the whole state dict mixed as ``path`` says, but for counters and constants.
+    """The network at each alpha: the whole state dict mixed as ``path`` says, except counters and constants.
 
-    A constant is a buffer that is the same in both networks, such as a mask or what inputs are normalised by.
+    A constant is a buffer that is equal in both networks, such as a mask or the inputs' normalization.
 
-    BatchNorm's running averages are mixed too (``interpolated``), or ``kept`` as ``first`` has them, or
-    ``recomputed`` at each point from ``running_stats_from`` (training batches; see `recalibrate_batchnorm`). Mixed, a
-    running variance can fall below zero outside [0, 1]: such a point has no value and says how many channels it
-    concerns.
+    alpha = 0 gives the first network exactly, and alpha = 1 the second unless running statistics are kept. Recomputed
+    statistics apply to the two ends too: they differ from those of training, which were estimated while the weights
+    moved (and under noise). Both networks are left unchanged.
 
-    alpha = 0 gives the first network's own numbers exactly, and alpha = 1 the second's unless averages are kept. Where
-    they are recomputed, the two ends are the two networks with averages recomputed in the same way: not those that they
-    gathered in training, under weights that moved (and under noise). Both networks stay as they are.
+    The singular vectors of spectral normalization are recomputed at every point between the networks, because mixed
+    ones belong to no weights.
 
-    The singular vectors of spectral normalisation are found anew at every point but the two networks themselves: mixed,
-    they would belong to no weights.
+    Args:
+        first, second: networks of the same architecture, with the same ties and non-persistent buffers.
+        alphas: positions on the path; 0 is ``first`` and 1 is ``second``.
+        path: an `InterpolationPath` or its name; see `linear` and `curvilinear`.
+        running_stats: BatchNorm's running statistics, a `RunningStats` or its name: ``interpolated``, ``kept`` from
+            ``first``, or ``recomputed`` at each point. Outside [0, 1] an interpolated running variance can be negative:
+            such a point has no value, and reports the number of channels.
+        running_stats_from: training batches to recompute the statistics from, see `recalibrate_batchnorm`.
 
     Raises:
-        ValueError: when the networks' state dicts do not match, nor their tied weights and the buffers that it leaves
-            out; for spectral normalisation by a hook, for an unknown path or choice of averages, and when there is
-            nothing to recompute them from, or for one pass only.
+        ValueError: if the networks do not match; for spectral normalization by a hook; for an unknown path or choice
+            of running statistics; if they are to be recomputed without batches, or from batches for only one pass.
     """
-    shares = _SHARES[parse_enum(InterpolationPath, "path", path)]
+    coefficients = _COEFFICIENTS[parse_enum(InterpolationPath, "path", path)]
     running_stats = parse_enum(RunningStats, "running_stats", running_stats)
     reject_hook_spectral_norm(first)
     if running_stats is RunningStats.recomputed:
         if running_stats_from is None:
-            raise ValueError("running_stats_from: recomputed averages need batches")
+            raise ValueError("running_stats_from: running_stats=recomputed needs training batches")
         check_batches("running_stats_from", running_stats_from)
-    starts, ends = first.state_dict(), second.state_dict()
-    check_same_architecture(starts, ends)
+    start, end = first.state_dict(), second.state_dict()
+    check_same_architecture(start, end)
     check_same_ties_and_buffers(first, second)
-    gathered = [name for name in starts if name.endswith(_AVERAGES)]
-    if running_stats is RunningStats.recomputed:  # those of other layers than BatchNorm's are not
+
+    # Entries that are not mixed: running statistics, unless interpolated, and constants.
+    statistics = [name for name in start if name.endswith(_STATISTICS)]
+    if running_stats is RunningStats.recomputed:  # only BatchNorm's are
         layers = {name for name, module in first.named_modules() if isinstance(module, BATCHNORM)}
-        gathered = [name for name in gathered if name.rpartition(".")[0] in layers]
-    left = [] if running_stats is RunningStats.interpolated else gathered
-    buffers = [name for name, _ in first.named_buffers() if name in starts and not name.endswith(_AVERAGES)]
-    left += equal_entries(starts, ends, buffers)
-    between = deepcopy_model(first)
+        statistics = [name for name in statistics if name.rpartition(".")[0] in layers]
+    unmixed = [] if running_stats is RunningStats.interpolated else statistics
+    buffers = [name for name, _ in first.named_buffers() if name in start and not name.endswith(_STATISTICS)]
+    unmixed += equal_entries(start, end, buffers)
+
+    network = deepcopy_model(first)
     for alpha in alphas:
-        weights = {name: _mixed(start, ends[name], shares(alpha)) for name, start in starts.items()}
-        weights |= {name: starts[name] for name in left}
-        between.load_state_dict(weights)
+        weights = {name: _mix(entry, end[name], coefficients(alpha)) for name, entry in start.items()}
+        weights |= {name: start[name] for name in unmixed}
+        network.load_state_dict(weights)
         clear_weight_caches()
-        if all(shares(alpha)):
-            refresh_spectral_norms(between)
+        if all(coefficients(alpha)):
+            refresh_spectral_norms(network)
         if running_stats is RunningStats.recomputed and running_stats_from is not None:
-            recalibrate_batchnorm(between, running_stats_from)
-        yield PathPoint(
-            float(alpha), between, _negative(w for name, w in weights.items() if name.endswith("running_var"))
-        )
+            recalibrate_batchnorm(network, running_stats_from)
+        variances = [entry for name, entry in weights.items() if name.endswith("running_var")]
+        yield PathPoint(float(alpha), network, _count_negative(variances))
 
 
-def _negative(variances: Iterable[Tensor]) -> int:
-    """How many of the ``variances`` are below 0: one number read from the device, not one a layer."""
+def _count_negative(variances: Sequence[Tensor]) -> int:
+    """How many entries of ``variances`` are below 0, with one copy from the device."""
     counts = [(variance < 0).sum() for variance in variances]
     return int(concatenate(counts).sum()) if counts else 0
 
 
-def _mixed(start: Any, end: Any, shares: tuple[float, float]) -> Any:
-    """The first network's where there is nothing to mix: a counter, a module's extra state."""
+def _mix(start: Any, end: Any, coefficients: tuple[float, float]) -> Any:
+    """The linear combination; ``start`` itself if it is not a number to mix, like a counter or extra state."""
     if not isinstance(start, Tensor) or not (start.is_floating_point() or start.is_complex()):
         return start
-    if not all(shares):  # 0 times what is not finite is nan
-        return shares[0] * start if shares[0] else shares[1] * end
-    return torch.add(shares[0] * start, end, alpha=shares[1])
+    if not all(coefficients):  # 0 times a number that is not finite would be nan
+        return coefficients[0] * start if coefficients[0] else coefficients[1] * end
+    return torch.add(coefficients[0] * start, end, alpha=coefficients[1])

@@ -1,4 +1,4 @@
-"""The loss around a trained network, along random directions that are as long as its filters."""
+"""The loss around a trained network, along random directions that are scaled to its filters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from smoothout.nn.evaluation import EvalResult, evaluate
 from smoothout.nn.parameters import clear_weight_caches, concatenate, preserve_state, trainable_parameters, unflatten
 from smoothout.nn.perturbation import filter_normalize_
 
-Directions = Sequence[Sequence[Tensor]]  # each one tensor a trainable parameter, in its shape
+Directions = Sequence[Sequence[Tensor]]  # each has a tensor per trainable parameter, in its shape
 
 PUBLISHED_ALPHAS = tuple(linspace(-1.0, 1.0, 21))
 
@@ -48,19 +48,19 @@ def filter_direction(
 ) -> list[Tensor]:
     """[Li 2018, directions] A Gaussian direction with the model's own filter norms: d_i ||w_i|| / ||d_i||.
 
-    One tensor a trainable parameter, in its shape, dtype and device and in the model's order. The draw depends on
-    ``seed`` and ``index`` alone: it is made on the CPU in float32. SmoothOut's authors draw from U(-1, 1) instead.
+    It has a tensor per trainable parameter, in its shape, dtype and device and in the model's order. The draw depends
+    only on ``seed`` and ``index``: it is made on the CPU in float32. SmoothOut's authors draw from U(-1, 1) instead.
 
     Raises:
-        ValueError: on an unknown choice for one-dimensional tensors, or a model without trainable parameters.
+        ValueError: for an unknown choice for one-dimensional tensors, or a model without trainable parameters.
     """
     one_dimensional = parse_enum(BiasDirection, "one_dimensional", one_dimensional)
     generator, weights = make_generator(seed, "direction", index), trainable_parameters(model)
     draws = [torch.randn(weight.shape, generator=generator, dtype=torch.float32) for weight in weights]
     direction = []
     for weight, drawn in zip(weights, unflatten(concatenate(draws), weights), strict=True):
-        left_alone = weight.dim() < 2 and one_dimensional is BiasDirection.zero
-        direction.append(drawn.zero_() if left_alone else filter_normalize_(drawn, weight.detach()))
+        fixed = weight.dim() < 2 and one_dimensional is BiasDirection.zero
+        direction.append(drawn.zero_() if fixed else filter_normalize_(drawn, weight.detach()))
     return direction
 
 
@@ -76,27 +76,35 @@ def landscape_line(
     weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> list[LandscapePoint]:
-    """[SmoothOut Fig. 6] Evaluate w + alpha d along each of ``directions`` filter-normalised directions d.
+    """[SmoothOut Fig. 6] Evaluate w + alpha d along each of ``directions`` filter-normalized directions d.
 
-    Evaluation mode; BatchNorm's running averages are kept. alpha = 0 gives the model's own numbers exactly. The
-    directions are those of index 0, 1, ... of ``seed``: a band over them says how much a single one tells. Directions
-    of your own are taken as they are: each a list of one tensor a trainable parameter, in its shape. Parameters that
-    require no gradient stay. The model is given back to the last bit, also after an exception. ``tick`` is called after
-    every evaluation. For what is no classifier of single labels there are ``loss`` and ``weight``, as for `sharpness`;
-    accuracies are then nan.
+    Evaluation is in evaluation mode; BatchNorm's running statistics are kept. alpha = 0 gives the model's own numbers
+    exactly. The model is restored to the last bit, also after an exception.
+
+    Args:
+        model: the trained network; parameters that require no gradient stay fixed.
+        batches: pairs (inputs, targets).
+        alphas: positions on each line.
+        directions: how many random directions (index 0, 1, ... of ``seed``; the band over them shows how much a single
+            one tells), or directions of your own, each a list of a tensor per trainable parameter, in its shape.
+        seed: of the random directions.
+        one_dimensional: a `BiasDirection` or its name.
+        loss, weight: for networks that are not classifiers of single labels, as in `interpolate`.
+        tick: called after each evaluation.
 
     Raises:
-        ValueError: where there is no direction, or one of other shapes, for batches that are empty or allow one pass
-            only, for a weight without a loss, and as `filter_direction`.
+        ValueError: for no direction, or one of other shapes; for batches that are empty or allow only one pass; for a
+            weight without a loss; and as `filter_direction`.
     """
     check_batches("batches", batches)
     alphas, columns = list(map(float, alphas)), []
     measure = partial(evaluate, model, batches, tally=accumulator_for(loss, weight))
+    parameters = trainable_parameters(model)
     with preserve_state(model):
-        start = [parameter.detach().clone() for parameter in trainable_parameters(model)]
+        center = [parameter.detach().clone() for parameter in parameters]
         for direction in _directions(model, directions, seed, one_dimensional):
-            columns.append([_measure_at(model, start, [(a, direction)], measure, tick) for a in alphas])
-            set_parameters(model, start)  # the next one is as long as the filters there
+            columns.append([_measure_at(parameters, center, [(a, direction)], measure, tick) for a in alphas])
+            set_parameters(parameters, center)  # the next direction is scaled to the filters at the center
     rows = zip(*columns, strict=True)
     return [
         LandscapePoint(alpha, tuple(m.loss for m in row), tuple(m.accuracy for m in row))
@@ -119,22 +127,23 @@ def landscape_plane(
 ) -> LandscapePlane:
     """[Li 2018, planes] Evaluate w + alpha d_0 + beta d_1 over a grid; d_0 and d_1 are those of `landscape_line`.
 
-    The two directions are not made orthogonal: in high dimension they nearly are. ``directions`` are two of your own
-    instead. Everything else is as in `landscape_line`, whose first direction is this plane's row beta = 0.
+    The two directions are not orthogonalized: in high dimension they nearly are orthogonal. ``directions`` are two of
+    your own instead. All else is as in `landscape_line`, whose first direction is this plane's line beta = 0.
 
     Raises:
         ValueError: for other than two directions, and as `landscape_line`.
     """
     if directions is not None and len(directions) != 2:
-        raise ValueError(f"directions: a plane has two, not {len(directions)}")
+        raise ValueError(f"directions: a plane needs two, not {len(directions)}")
     check_batches("batches", batches)
     alphas, betas = list(map(float, alphas)), list(map(float, betas))
     measure = partial(evaluate, model, batches, tally=accumulator_for(loss, weight))
+    parameters = trainable_parameters(model)
     with preserve_state(model):
-        start = [parameter.detach().clone() for parameter in trainable_parameters(model)]
+        center = [parameter.detach().clone() for parameter in parameters]
         first, second = _directions(model, directions or 2, seed, one_dimensional)
         grid = [
-            [_measure_at(model, start, [(alpha, first), (beta, second)], measure, tick) for beta in betas]
+            [_measure_at(parameters, center, [(alpha, first), (beta, second)], measure, tick) for beta in betas]
             for alpha in alphas
         ]
     return LandscapePlane(
@@ -148,38 +157,39 @@ def landscape_plane(
 def _directions(
     model: nn.Module, directions: int | Directions, seed: int, one_dimensional: BiasDirection | str
 ) -> Iterator[Sequence[Tensor]]:
-    """The first so many of ``seed``, each drawn at the model's weights when asked for, or those that are given."""
+    """The first N of ``seed``, each drawn when asked for, scaled to the model's weights then; or the given ones."""
     if isinstance(directions, int):
         check_counts(directions=directions)
         yield from (filter_direction(model, seed, i, one_dimensional=one_dimensional) for i in range(directions))
         return
     weights = trainable_parameters(model)
     shapes = [tuple(weight.shape) for weight in weights]
-    if not directions or any([tuple(one.shape) for one in direction] != shapes for direction in directions):
-        raise ValueError(f"directions: each must hold one tensor a trainable parameter, of the shapes {shapes}")
+    if not directions or any([tuple(step.shape) for step in direction] != shapes for direction in directions):
+        raise ValueError(f"directions: each must hold a tensor per trainable parameter, of the shapes {shapes}")
     yield from ([step.to(w) for step, w in zip(direction, weights, strict=True)] for direction in directions)
 
 
 @torch.no_grad()
 def set_parameters(
-    model: nn.Module, weights: Sequence[Tensor], steps: Sequence[tuple[float, Sequence[Tensor]]] = ()
+    parameters: Sequence[Tensor], center: Sequence[Tensor], steps: Sequence[tuple[float, Sequence[Tensor]]] = ()
 ) -> None:
-    """Set the trainable parameters to ``weights`` plus each step (length, direction), in place."""
-    for index, parameter in enumerate(trainable_parameters(model)):
-        parameter.copy_(weights[index])
-        for length, direction in steps:
-            parameter.add_(direction[index], alpha=length)
+    """Set ``parameters`` to ``center`` plus each step (length, direction), in place."""
+    for index, (parameter, start) in enumerate(zip(parameters, center, strict=True)):
+        if not steps:
+            parameter.copy_(start)
+        for number, (length, direction) in enumerate(steps):
+            torch.add(parameter if number else start, direction[index], alpha=length, out=parameter)
     clear_weight_caches()
 
 
 def _measure_at(
-    model: nn.Module,
-    start: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    center: Sequence[Tensor],
     steps: Sequence[tuple[float, Sequence[Tensor]]],
     measure: Callable[[], EvalResult],
     tick: Tick,
 ) -> EvalResult:
-    set_parameters(model, start, steps)
-    measured = measure()
+    set_parameters(parameters, center, steps)
+    result = measure()
     tick()
-    return measured
+    return result

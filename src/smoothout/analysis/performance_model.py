@@ -1,7 +1,8 @@
-"""Scale on paper: how long an update and an epoch take on p workers, from what was measured on one and two.
+"""A performance model of data parallelism: seconds per update and epoch on p workers, from measurements on one and two.
 
-A worker is what a rank runs on: a core, a GPU. It takes its share of an update's ghost batches; then all add up their
-gradients, round a ring; then each makes the same update. Nothing of this overlaps, as in `training.ranks`.
+A worker is a core or a GPU that runs one process. Each update, it computes its share of the ghost batches, takes part
+in a ring all-reduce of the gradients, and applies the same update as all others. Nothing of this overlaps, as in
+`training.distributed`.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-MESSAGES = 3  # an update: gradients with running averages, sums, and whether to stop
+MESSAGES = 3  # per update: gradients with running statistics, sums, and whether to stop
 
 
 @dataclass(frozen=True)
 class Worker:
-    """What was measured of a worker and of the wire to the next.
+    """Measurements of a worker and of its connection to the next.
 
     Attributes:
         ghost_seconds: noise, forward and backward pass of a ghost batch.
-        update_seconds: what an update costs beside: clipping, optimizer, bookkeeping.
-        gradient_bytes: what is added up over workers once an update.
-        bandwidth: of the wire, bytes a second; ``latency``: of a message, seconds.
+        update_seconds: the rest of an update: clipping, optimizer, bookkeeping.
+        gradient_bytes: bytes that are summed over workers once per update.
+        bandwidth: of the connection, in bytes per second.
+        latency: of a message, in seconds.
     """
 
     ghost_seconds: float
@@ -30,28 +32,33 @@ class Worker:
     latency: float
 
     def update(self, ghosts: int, workers: int) -> float:
-        """Seconds of an update of so many ghost batches: as long as the worker with most of them takes."""
+        """Seconds per update of ``ghosts`` ghost batches; the worker with the most of them decides."""
         messages = ring_all_reduce(self.gradient_bytes, workers, self.bandwidth, MESSAGES * self.latency)
         return math.ceil(ghosts / workers) * self.ghost_seconds + self.update_seconds + messages
 
     def efficiency(self, ghosts: int, workers: int) -> float:
-        """f(p): how many times as fast p workers are as one, over p."""
+        """f(p): the speedup of p workers over one, divided by p."""
         return self.update(ghosts, 1) / (workers * self.update(ghosts, workers))
 
 
 def ring_all_reduce(size: float, workers: int, bandwidth: float, latency: float) -> float:
-    """[Patarasu 2009] Seconds in which p workers add up ``size`` bytes: 2 (p - 1) messages of size / p, one by one."""
+    """[Patarasu 2009] Seconds in which p workers sum ``size`` bytes: 2 (p - 1) messages of size / p in sequence."""
     return 2 * (workers - 1) * (latency + size / workers / bandwidth)
 
 
 def fit_worker(whole: float, half: float, ghosts: int, *, size: float, message: float, empty_message: float) -> Worker:
-    """The worker whose update of ``ghosts`` ghost batches takes ``whole`` seconds, and of half as many
-    ``half``.
+    """Fit a worker to measurements, all in seconds.
 
-    Two such workers add up ``size`` bytes in ``message`` seconds, and hardly anything in ``empty_message`` seconds.
+    Args:
+        whole: an update of ``ghosts`` ghost batches.
+        half: an update of half as many.
+        ghosts: number of ghost batches.
+        size: bytes that two workers sum in ``message`` seconds.
+        message: an all-reduce of ``size`` bytes.
+        empty_message: an all-reduce of almost none.
 
     Raises:
-        ValueError: where the larger of a pair did not take longer: nothing can be told from such times.
+        ValueError: unless ``whole`` > ``half`` and ``message`` > ``empty_message``.
     """
     if not (whole > half > 0 and message > empty_message > 0):
         raise ValueError(f"seconds {whole}, {half} and {message}, {empty_message}: the first of each must be longer")
@@ -60,7 +67,7 @@ def fit_worker(whole: float, half: float, ghosts: int, *, size: float, message: 
 
 
 def break_even(small: int, large: int, efficiency: float) -> float:
-    """[Keskar App. C] Iterations that the large batch may take for each one of the small batch, and be no slower.
+    """[Keskar App. C] Iterations of the large batch per iteration of the small batch at which both take equally long.
 
     I_l / I_s < B_s / (B_l f_s(p)), for a large batch that scales perfectly; ``efficiency`` is f_s(p).
     """

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.analysis.box import box_around
+from smoothout.analysis.box_search import BoxObjective
 from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.noise_sensitivity import noise_curve
-from smoothout.analysis.sharpness import BoxObjective
 from smoothout.benchmark.baselines import bare_updates, eager_steps, epoch_by_loader
 from smoothout.benchmark.rows import Row, faster, row
 from smoothout.benchmark.timing import SubprocessWork, Work, compare, seconds, warm_profiler

@@ -1,0 +1,180 @@
+"""Searches for the highest loss in a box around a network's weights.
+
+They use box coordinates: z in [-1, 1]^k, where 0 is the model itself and 1 is one half-width of the box.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import Bounds, minimize
+from torch import Tensor, nn
+
+from smoothout.analysis.box import Box
+from smoothout.analysis.empirical_risk import Batches, EmpiricalRisk, Loss, Tick, Weight, machine_epsilon
+from smoothout.nn.parameters import trainable_parameters, vector_to_parameters
+
+PINNED = 1e-9  # a coordinate this close to a bound, in half-widths, is on it
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """``z`` of shape (k,), the loss there (-inf if it is not finite) and its gradient with respect to z."""
+
+    z: Tensor
+    loss: float
+    gradient: Tensor  # loss per half-width, (k,)
+
+    def projected_gradient(self) -> Tensor:
+        """The gradient, 0 in coordinates that it pushes against their bound, shape (k,)."""
+        return self.gradient.masked_fill(self.z * self.gradient.sign() >= 1.0 - PINNED, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """Where a search ended, why, and after how many iterations of L-BFGS-B."""
+
+    end: Point
+    status: str
+    iterations: int
+
+
+class BoxObjective(EmpiricalRisk):
+    """The mean loss and its gradient over a box. Counts evaluations and remembers the ``highest`` point.
+
+    Points are on the device of the box; an evaluation synchronizes with it once, to read the loss. A point where the
+    loss or its gradient is not finite gets loss -inf and gradient 0.
+    """
+
+    def __init__(
+        self, model: nn.Module, batches: Batches, loss: Loss, box: Box, tick: Tick, *, weight: Weight | None = None
+    ) -> None:
+        super().__init__(model, batches, loss, trainable_parameters(model), weight=weight, device=box.center.device)
+        self.box, self.tick = box, tick
+        self.evaluations = 0
+
+    def evaluate_center(self, least: float = -1.0) -> Point:
+        """Evaluate the model itself, before any other point.
+
+        Raises ValueError unless its loss is finite, above ``least`` and deterministic.
+        """
+        measured = self._measure()
+        loss, finite = _loss_and_finite(measured)
+        if not (loss > least and finite):
+            raise ValueError(f"the model's own loss is {loss}: must be finite, as its gradient, and above {least:g}")
+        self.check_deterministic(measured)
+        self.x = self.highest = Point(torch.zeros_like(self.box.half), loss, self.box.gradient(measured[1:]))
+        return self.x
+
+    def if_improved(self, end: Point, above: Point) -> Point:
+        """``end`` if its loss exceeds that of ``above`` by more than the rounding of f(x), otherwise x."""
+        return end if end.loss - above.loss > machine_epsilon(self.parameters) * abs(self.x.loss) else self.x
+
+    def __call__(self, z: Tensor) -> Point:
+        """Evaluate at ``z`` of shape (k,); the weights are rounded to the model's own dtype."""
+        z = z.to(self.device)
+        vector_to_parameters(self.parameters, self.box.weights(z))
+        measured = self._measure()
+        loss, finite = _loss_and_finite(measured)
+        if not finite:
+            return Point(z, -math.inf, torch.zeros_like(z))
+        point = Point(z, loss, self.box.gradient(measured[1:]))
+        self.highest = max(self.highest, point, key=lambda point: point.loss)
+        return point
+
+    def _measure(self) -> Tensor:
+        """The mean loss at the present weights and its gradient, float64 of shape (1 + n,)."""
+        self.evaluations += 1
+        measured = self.with_gradient()
+        self.tick()
+        return measured
+
+
+def _loss_and_finite(measured: Tensor) -> tuple[float, bool]:
+    """The first entry of ``measured``, and whether all entries are finite, with one copy from the device."""
+    loss, finite = torch.stack([measured[0], measured.isfinite().all().double()]).tolist()
+    return loss, bool(finite)
+
+
+def sign_step(point: Point, step: float) -> Tensor:
+    """A projected step along the gradient's sign: clip(z + step sign(g), -1, 1)."""
+    return (point.z + step * point.gradient.sign()).clamp(-1.0, 1.0)
+
+
+def projected_ascent(
+    objective: BoxObjective, start: Point, steps: int, move: Callable[[Point, float], Tensor] = sign_step
+) -> None:
+    """Projected ascent: z <- ``move(z, step)``, with step 1 at first, halved whenever f does not rise."""
+    point, step = start, 1.0
+    for _ in range(steps):
+        z = move(point, step)
+        if torch.equal(z, point.z):
+            break
+        trial = objective(z)
+        if trial.loss > point.loss:
+            point = trial
+        else:
+            step /= 2
+
+
+@dataclass(frozen=True)
+class LBFGSB:
+    """L-BFGS-B with scipy's options under their own names; the tolerances are scipy's defaults."""
+
+    maxiter: int
+    maxcor: int
+    ftol: float = 2.220446049250313e-09
+    gtol: float = 1e-5
+
+    def maximize(
+        self, objective: BoxObjective, start: Point, unit: Tensor, *, factor: float = 1.0, gradient_sign: int = 1
+    ) -> SearchResult:
+        """Minimize -``factor`` f over ``unit`` z, from ``start`` to the last iterate.
+
+        scipy works on the CPU: each evaluation copies z to the device of ``unit``, and the gradient back.
+
+        Args:
+            objective: f over the box.
+            start: an evaluated point; it is not evaluated again. The search does not leave a start with loss -inf.
+            unit: the length of each coordinate of z in scipy's variables, (k,).
+            factor: scales f.
+            gradient_sign: -1 gives scipy the gradient of +f.
+        """
+        if start.loss == -math.inf:
+            return SearchResult(start, "not started: the loss at the random start is not finite", 0)
+        first, half = (unit * start.z).cpu().numpy(), unit.cpu().numpy()
+        # A trial that is not finite counts as far below the start, with gradient 0: the line search turns back.
+        floor = start.loss - abs(start.loss) - 1.0
+        trial = end = start
+
+        def negated(variables: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+            nonlocal trial
+            known = np.array_equal(variables, first)
+            trial = start if known else objective(torch.from_numpy(variables).to(unit.device) / unit)
+            loss = floor if trial.loss == -math.inf else trial.loss
+            return -factor * loss, (-factor * gradient_sign * trial.gradient / unit).cpu().numpy()
+
+        def accept(xk: NDArray[np.float64]) -> None:  # scipy calls it after each iteration
+            nonlocal end
+            end = trial
+
+        box, options = Bounds(-half, half), cast(Any, asdict(self))
+        result = minimize(negated, first, (), "L-BFGS-B", True, bounds=box, callback=accept, options=options)
+        return SearchResult(end, result.message.rstrip(": "), result.nit)
+
+    def maximize_scaled(self, objective: BoxObjective, start: Point) -> SearchResult:
+        """Search in box coordinates, with a first trial step of one half-width (root mean square).
+
+        L-BFGS-B's first step is as long as the gradient. If that is far below the width of the box, it would spend ten
+        iterations on growing the step.
+        """
+        gradient = start.projected_gradient()
+        active = gradient[gradient != 0.0]
+        size = active.square().mean().sqrt().item() if len(active) else 0.0
+        return self.maximize(objective, start, torch.ones_like(gradient), factor=1.0 / size if size else 1.0)
