@@ -86,6 +86,10 @@ choose-strength: $(VENV)/.ready ## choose the noise's strength by held-out train
 figures: $(VENV)/.ready ## draw every picture from the records there are; runs nothing
 	@$(REPRODUCE) table=none run=false 'figure=glob(*,exclude=[none,quickstart,*-later])' -m
 
+.PHONY: notebooks
+notebooks: $(VENV)/.ready ## run the notebooks again on the records there are, and keep their outputs
+	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+
 .PHONY: verdicts
 verdicts: $(VENV)/.ready ## judge the papers' claims by the records there are, into results/README.md; runs nothing
 	@$(JUDGE)
