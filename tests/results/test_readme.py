@@ -126,7 +126,7 @@ HEADINGS = {  # of a rendered table's section, by the name that a page's block o
     "accuracy": "Test accuracy in %, best epoch",
     "late": "Test accuracy in %, median of the last quarter of the epochs",
     "last": "Test accuracy in %, last epoch",
-    "recomputed": "Test accuracy in %, last epoch, running averages recomputed",
+    "recomputed": "Test accuracy in %, last epoch, (?:running averages recomputed|BatchNorm recalibrated)",
     "converged": "Sharpness in %, convention `converged`",
 }
 BLOCKS = {page: re.findall(r"<!-- (\S+): (\w+) -->\n(.*?)<!-- end -->", TEXTS[page], re.S) for page in PAGES}
@@ -140,7 +140,7 @@ def cells(line: str) -> list[str]:
 def section(name: str, block: str) -> list[list[str]]:
     """The rows of the rendered table ``name`` that a page's ``block`` is of."""
     rendered = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
-    [found] = re.findall(rf"^## {re.escape(HEADINGS[block])}\n(.*?)(?=^## |\Z)", rendered, re.M | re.S)
+    [found] = re.findall(rf"^## {HEADINGS[block]}\n(.*?)(?=^## |\Z)", rendered, re.M | re.S)
     return [cells(line) for line in found.splitlines() if line.startswith("|")]
 
 
