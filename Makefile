@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= paper
-PROTOCOL ?= released
+PROTOCOL ?= authors_code
 SEEDS ?=
 EXPERIMENT ?= digits
 METHODS ?= smoothout,adasmoothout
@@ -14,7 +14,7 @@ export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
 REPRODUCE = $(BIN)/python scripts/reproduce.py scope.protocol=$(PROTOCOL) scope.profile=$(PROFILE) \
   $(if $(SEEDS),'scope.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 
-JUDGE = $(BIN)/python scripts/verdicts.py claim_scope.profile=$(PROFILE) \
+VERDICTS = $(BIN)/python scripts/verdicts.py claim_scope.profile=$(PROFILE) \
   $(if $(SEEDS),'claim_scope.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 RENDER = $(BIN)/python scripts/reproduce.py -m run=false $(if $(SEEDS),'scope.seeds=[$(SEEDS)]') $(ARGS)
 
@@ -23,13 +23,14 @@ QUICKSTART = folders.results=results/quickstart device=cpu
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help: ## say what can be made
+help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z0-9%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo
-	@echo '  Options: PROFILE=paper|short|smoke  PROTOCOL=released|described|v1  SEEDS=0,1,2 (runs 0, shows all)  DATA_DIR=data'
+	@echo '  Options: PROFILE=paper|short|smoke  PROTOCOL=authors_code|paper_text|authors_code_v1  DATA_DIR=data'
+	@echo '           SEEDS=0,1,2 (without it, seed 0 is run and all recorded seeds are shown)'
 	@echo "           ARGS='rows=[F1] device=cpu ...' (any setting of configs/reproduce.yaml)"
-	@echo '           LAUNCHER=slurm (missing jobs become jobs of the cluster: configs/hydra/launcher/slurm.yaml)'
-	@echo '           PYTHON=python3.12 (makes the environment)  VENV=.venv'
+	@echo '           LAUNCHER=slurm (each missing job becomes a SLURM job: configs/hydra/launcher/README.md)'
+	@echo '           PYTHON=python3.12 (creates the environment)  VENV=.venv'
 
 .PHONY: quickstart
 quickstart: $(VENV)/.ready ## install, show the recorded Table 2 of F1, then make a small one on digits (under 2 minutes)
@@ -42,7 +43,7 @@ quickstart: $(VENV)/.ready ## install, show the recorded Table 2 of F1, then mak
 	@sed -n '/^How many/,/^## /p' results/quickstart/claims.md | grep '^|'
 
 .PHONY: environment
-environment: $(VENV)/.ready ## make the environment alone
+environment: $(VENV)/.ready ## create the environment and install
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -54,66 +55,66 @@ reproduce-%: $(VENV)/.ready ## a table of the papers (reproduce-table2): plan, r
 	@$(REPRODUCE) table=$*
 
 .PHONY: show-%
-show-%: $(VENV)/.ready ## the same from the records there are, of all their seeds; runs nothing
+show-%: $(VENV)/.ready ## render a table from the records, all recorded seeds; runs nothing
 	@$(REPRODUCE) table=$* run=false
 
 .PHONY: tables
-tables: $(VENV)/.ready ## render every table of the papers, the controls and what else results/tables/ has; runs nothing
+tables: $(VENV)/.ready ## render every table in results/tables/ from the records; runs nothing
 	@$(RENDER) 'table=glob(*,exclude=[none,quickstart,imagenette,controls-resnet8])'
 	@$(RENDER) table=table2 scope.protocol=paper_text
 	@$(RENDER) table=table2,causes scope.profile=short
 	@$(RENDER) table=table2,table3,imagenette,controls-resnet8 scope.profile=short scope.precision=bfloat16
 
 .PHONY: reproduce-figure%
-reproduce-figure%: $(VENV)/.ready ## a figure of the papers (reproduce-figure3, reproduce-figure2-later), in the same way
+reproduce-figure%: $(VENV)/.ready ## a figure of the papers (reproduce-figure3, reproduce-figure2-later): plan, run what is missing, draw
 	@$(REPRODUCE) table=none figure=figure$*
 
 .PHONY: show-figure%
-show-figure%: $(VENV)/.ready ## the same from the records there are; runs nothing
+show-figure%: $(VENV)/.ready ## draw a figure of the papers from the records; runs nothing
 	@$(REPRODUCE) table=none figure=figure$* run=false
 
 .PHONY: figure-%
-figure-%: $(VENV)/.ready ## any picture of configs/figure/ (figure-f1, figure-atlas, figure-keskar7), in the same way
+figure-%: $(VENV)/.ready ## any figure of configs/figure/ (figure-f1, figure-atlas, figure-keskar7): plan, run what is missing, draw
 	@$(REPRODUCE) table=none figure=$*
 
 .PHONY: choose-strength
 choose-strength: SEEDS = 0,1,2
-choose-strength: $(VENV)/.ready ## choose the noise's strength by held-out training images (EXPERIMENT=f1_mnist)
+choose-strength: $(VENV)/.ready ## choose the strength of the noise on held-out training images (EXPERIMENT=f1_mnist)
 	@$(BIN)/python scripts/choose_strength.py -m experiment=$(EXPERIMENT) method=$(METHODS) protocol=$(PROTOCOL) \
 	  profile=$(PROFILE) 'grid.seeds=[$(SEEDS)]' $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 
 .PHONY: figures
-figures: $(VENV)/.ready ## draw every picture from the records there are; runs nothing
+figures: $(VENV)/.ready ## draw every figure in results/figures/ from the records; runs nothing
 	@$(REPRODUCE) table=none run=false 'figure=glob(*,exclude=[none,quickstart,*-later])' -m
 
 .PHONY: notebooks
-notebooks: $(VENV)/.ready ## run the notebooks again on the records there are, and keep their outputs
+notebooks: $(VENV)/.ready ## run the notebooks on the records and keep their outputs
 	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 .PHONY: verdicts
-verdicts: $(VENV)/.ready ## judge the papers' claims by the records there are, into results/README.md; runs nothing
-	@$(JUDGE)
+verdicts: $(VENV)/.ready ## test the papers' claims on the records, into results/claims.md; runs nothing
+	@$(VERDICTS)
 
 .PHONY: pages
-pages: $(VENV)/.ready ## write every page of verdicts and causes that results/ has, of every profile; runs nothing
-	@for given in "" claims=causes claim_scope.profile=short "claim_scope.profile=short claim_scope.precision=bfloat16" \
-	  "claims=causes claim_scope.profile=short"; do $(BIN)/python scripts/verdicts.py $$given || exit; done
+pages: $(VENV)/.ready ## write every page of claims and causes in results/, for every profile; runs nothing
+	@for choices in "" claims=causes claim_scope.profile=short "claim_scope.profile=short claim_scope.precision=bfloat16" \
+	  "claims=causes claim_scope.profile=short"; do $(BIN)/python scripts/verdicts.py $$choices || exit; done
 
 .PHONY: causes
-causes: $(VENV)/.ready ## what the large-batch gap and SmoothOut's gain hang on (F1): run what is missing, into results/causes.md
-	@$(JUDGE) claims=causes run=true
+causes: $(VENV)/.ready ## test what explains the large-batch gap and SmoothOut's gain (F1): run what is missing, into results/causes.md
+	@$(VERDICTS) claims=causes run=true
 	@$(BIN)/python scripts/reproduce.py table=causes run=false scope.profile=$(PROFILE)
 
 .PHONY: data
-data: $(VENV)/.ready ## fetch and check MNIST, CIFAR-10 and CIFAR-100
+data: $(VENV)/.ready ## download and check MNIST, CIFAR-10 and CIFAR-100
 	@$(BIN)/python scripts/prepare_data.py -m data=mnist,cifar10,cifar100
 
 .PHONY: bench
-bench: $(VENV)/.ready ## measure speed on this device as ratios, into results/benchmarks/ (leave the machine alone)
+bench: $(VENV)/.ready ## measure speed on this device as ratios, into results/benchmarks/ (use an otherwise idle machine)
 	@$(BIN)/python scripts/benchmark.py $(ARGS)
 
 .PHONY: check-gpu
-check-gpu: $(VENV)/.ready ## check that this machine's GPU trains as it should: no data, nothing written (a few minutes)
+check-gpu: $(VENV)/.ready ## check that this machine's GPU trains correctly; needs no data, writes nothing (a few minutes)
 	@$(BIN)/python scripts/check_gpu.py $(ARGS)
 
 .PHONY: soak
