@@ -12,7 +12,7 @@ from helpers.common import a_record
 from helpers.paths import CONFIGS
 
 from smoothout.analysis.performance_model import Worker
-from smoothout.benchmark import scaling
+from smoothout.benchmark import scaling, workloads
 from smoothout.benchmark.scaling import Scaling
 from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
@@ -84,7 +84,7 @@ def test_one_process_and_two_run_eagerly_so_that_times_of_one_predict_those_of_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     chosen: list[Any] = []
-    monkeypatch.setattr(scaling, "Trainer", lambda *_, **settings: chosen.append(settings["engine"]) or iter([]))
+    monkeypatch.setattr(workloads, "Trainer", lambda *_, **settings: chosen.append(settings["engine"]) or iter([]))
     images = scaling.random_split((1, 28, 28), 10, 8, CPU)
     for size in (1, 2):
         scaling._updates(Scaling(), images, scaling.ProcessGroup(0, size), 2)
@@ -99,17 +99,19 @@ def test_times_that_tell_nothing_are_one_line(runtime: Runtime, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("settings", "line"),
+    ("settings", "allowed"),
     [
-        ({"network": "f2"}, "network: 'f2' is not one of f1, c1, resnet18"),
-        ({"ghost": 1}, "ghost: BatchNorm needs at least 2 examples, not 1"),
-        ({"ghosts": 3}, "ghosts: must be an even number >= 2, not 3"),
-        ({"turns": 0}, "turns: must be at least 1, not 0"),
+        ({"network": "f2"}, "f1, c1, resnet18"),
+        ({"ghost": 1}, "at least 2"),
+        ({"ghosts": 3}, "even number >= 2"),
+        ({"turns": 0}, "at least 1"),
     ],
 )
-def test_wrong_settings_are_named(settings: dict[str, Any], line: str) -> None:
-    with pytest.raises(ValueError, match=f"^{line}$"):
+def test_wrong_settings_are_named(settings: dict[str, Any], allowed: str) -> None:
+    [(key, value)] = settings.items()
+    with pytest.raises(ValueError, match=rf"^{key}: .*{value}") as refused:
         Scaling(**settings)
+    assert allowed in str(refused.value)
 
 
 class Axes:

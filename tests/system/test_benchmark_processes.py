@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from smoothout.benchmark import scaling
 from smoothout.benchmark.baselines import epoch_by_loader
-from smoothout.benchmark.gpu_check import processes
+from smoothout.benchmark.gpu_check import trainings
 from smoothout.benchmark.scaling import Scaling
 from smoothout.benchmark.timing import SubprocessWork
 from smoothout.models.mlp import MLP
@@ -27,16 +28,6 @@ def test_work_elsewhere_is_done_in_a_process_of_its_own(tmp_path):
     assert threads == 1
 
 
-def test_what_fails_elsewhere_says_why_here():
-    with SubprocessWork(_failing, [], threads=1) as work, pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        work()
-
-
-def test_a_process_that_dies_is_noticed():
-    with SubprocessWork(_dying, [], threads=1) as work, pytest.raises(RuntimeError, match="died"):
-        work()
-
-
 def test_the_ordinary_loop_runs_in_a_process_of_its_own():
     images = torch.zeros(32, 28, 28, dtype=torch.uint8).numpy()
     model = MLP(width=8, depth=1).build((1, 28, 28), 2)
@@ -48,8 +39,8 @@ def test_the_ordinary_loop_runs_in_a_process_of_its_own():
 
 
 def test_two_processes_end_as_one() -> None:
-    found = processes.two_are_one(torch.device("cpu"), examples=128)
-    assert found.holds, found.text
+    finding = trainings.two_processes_equal_one(torch.device("cpu"), examples=128)
+    assert finding.passed, finding.text
 
 
 def test_two_processes_are_timed() -> None:
@@ -70,3 +61,9 @@ def _failing():
 
 def _dying():
     return lambda: os._exit(3)
+
+
+@pytest.mark.parametrize(("make", "error"), [(_failing, ZeroDivisionError), (_dying, BrokenProcessPool)])
+def test_work_elsewhere_that_fails_or_dies_is_an_error_here(make, error):
+    with SubprocessWork(make, [], threads=1) as work, pytest.raises(error):
+        work()

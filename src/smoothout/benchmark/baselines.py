@@ -1,4 +1,4 @@
-"""What our trainer is measured against: loops as anyone would write them from torch's own tutorials."""
+"""What the trainer is measured against: loops as anyone would write them from torch's own tutorials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from smoothout.nn.precision import precision_context
 
 
 class GreyImages(Dataset[tuple[Tensor, int]]):
-    """Grey images as torchvision's MNIST hands them out: one by one, through PIL and torchvision's transforms."""
+    """Grey images as torchvision's MNIST gives them: one by one, through PIL and torchvision's transforms."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         import_torchvision()
@@ -41,11 +41,7 @@ class GreyImages(Dataset[tuple[Tensor, int]]):
 
 def epoch_by_loader(model: nn.Module, images: np.ndarray, labels: np.ndarray, batch: int, device: str) -> Work:
     """An epoch of Adam on ``device`` over ``images`` from a shuffling DataLoader with two workers."""
-    start = "fork" if "fork" in get_all_start_methods() else None  # in a fresh process the default would be its own
-    data = GreyImages(images, labels)
-    loader = DataLoader(
-        data, batch, shuffle=True, num_workers=2, multiprocessing_context=start, pin_memory=device != "cpu"
-    )
+    loader = _loader(GreyImages(images, labels), batch, workers=2, device=device)
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
@@ -63,10 +59,19 @@ def epoch_by_loader(model: nn.Module, images: np.ndarray, labels: np.ndarray, ba
     return epoch
 
 
-def bare_updates(model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Iterator[None]:
-    """A loop without end over uint8 ``images``, (N, C, H, W), on the model's device; each step is an update of Adam.
+def _loader(data: Dataset[Any], batch: int, workers: int, device: str, **settings: Any) -> DataLoader[Any]:
+    """A shuffling DataLoader, its workers forked where the system can: a spawned process would spawn its own."""
+    start = "fork" if "fork" in get_all_start_methods() and workers else None
+    pin = device != "cpu"
+    return DataLoader(
+        data, batch, shuffle=True, num_workers=workers, multiprocessing_context=start, pin_memory=pin, **settings
+    )
 
-    Nothing but the update: batches in random order, scaled to [-1, 1], and no number is read back.
+
+def bare_updates(model: nn.Module, images: Tensor, labels: Tensor, batch: int) -> Iterator[None]:
+    """An endless loop over uint8 ``images``, (N, C, H, W), on the model's device; each step is an update of Adam.
+
+    Nothing but the update: batches in random order, scaled to [-1, 1]; no number is read back.
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     model.train()
@@ -80,7 +85,7 @@ def bare_updates(model: nn.Module, images: Tensor, labels: Tensor, batch: int) -
 
 
 def eager_steps(model: nn.Module, inputs: Tensor, targets: Tensor, steps: int, device: str) -> Work:
-    """So many updates of Adam on one batch on ``device``, in float32 and the layout that ``inputs`` have."""
+    """``steps`` updates of Adam on one batch on ``device``, in float32 and the memory format of ``inputs``."""
     model.to(device)
     inputs, targets = inputs.to(device), targets.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -98,31 +103,23 @@ def eager_steps(model: nn.Module, inputs: Tensor, targets: Tensor, steps: int, d
     return work
 
 
-def photographs_by_loader(folder: Path, data: ImageFolder, batch: int, device: str) -> Work:
+def images_by_loader(folder: Path, data: ImageFolder, batch: int, device: str) -> Work:
     """An epoch of ``data`` in an ImageFolder tree to ``device``, as torchvision's own training reference reads it.
 
-    torchvision's transforms one by one, in a shuffling DataLoader whose workers stay.
+    torchvision's transforms one by one, in a shuffling DataLoader with persistent workers.
     """
     import_torchvision()
     from torchvision import datasets, transforms  # noqa: PLC0415  (must come after the call above)
 
-    cut = [transforms.RandomResizedCrop(data.crop_size)]
+    crop = [transforms.RandomResizedCrop(data.crop_size)]
     if data.augment is Crop.crop_flip:
-        cut = [transforms.Resize(data.resize_size), transforms.RandomCrop(data.crop_size)]
-    normalise = transforms.Normalize(data.mean, data.std)
-    whole = [*cut, transforms.RandomHorizontalFlip(), transforms.ToTensor(), normalise]
-    tree = datasets.ImageFolder(str(folder), transforms.Compose(whole))
-    chosen = torch.randperm(len(tree))[: data.train_examples].tolist()
-    start = "fork" if "fork" in get_all_start_methods() else None
-    loader: DataLoader[Any] = DataLoader(
-        Subset(tree, chosen),
-        batch,
-        shuffle=True,
-        num_workers=data.workers or 0,
-        persistent_workers=bool(data.workers),
-        multiprocessing_context=start,
-        pin_memory=device != "cpu",
-    )
+        crop = [transforms.Resize(data.resize_size), transforms.RandomCrop(data.crop_size)]
+    normalize = transforms.Normalize(data.mean, data.std)
+    pipeline = transforms.Compose([*crop, transforms.RandomHorizontalFlip(), transforms.ToTensor(), normalize])
+    images = datasets.ImageFolder(str(folder), pipeline)
+    rows = torch.randperm(len(images))[: data.train_examples].tolist()
+    workers = data.workers or 0
+    loader = _loader(Subset(images, rows), batch, workers, device, persistent_workers=bool(workers))
 
     def epoch() -> None:
         for inputs, targets in loader:

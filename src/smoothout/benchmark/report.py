@@ -1,4 +1,4 @@
-"""The report: every comparison of this device, what was reached, and where the time goes when a bar is missed."""
+"""The report: every comparison of this device, what was measured, and where the time goes if a target is missed."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ _VERDICT = {True: "met", False: "missed", None: ""}
 
 
 def comparisons(device: torch.device, data: Path, only: Sequence[str] | None = None) -> list[Callable[[], Row]]:
-    """What measures each row of ``device``; photographs come from the folder ``data``.
+    """The functions that measure each row of ``device``; image files come from the folder ``data``.
 
-    ``only`` names those that are wanted, None all of them. Raises SettingsError for a name that is none.
+    ``only`` names some of them, None is all. Raises ConfigError for an unknown name.
     """
-    here = {name: partial(comparison, device) for name, comparison in COMPARISONS[device.type].items()}
-    known = {**here, **{name: partial(comparison, device, data) for name, comparison in FROM_FILES.items()}}
+    known: dict[str, Callable[[], Row]] = {
+        **{name: partial(comparison, device) for name, comparison in COMPARISONS[device.type].items()},
+        **{name: partial(comparison, device, data) for name, comparison in FROM_FILES.items()},
+    }
     unknown = sorted(set(only or []) - set(known))
     if unknown:
         raise ConfigError(f"only: {unknown[0]!r} is not one of {', '.join(known)}")
@@ -37,7 +39,7 @@ def comparisons(device: torch.device, data: Path, only: Sequence[str] | None = N
 
 
 def not_measured(device: torch.device) -> list[str]:
-    """The names of comparisons that belong to other devices."""
+    """The names of the comparisons that other devices have."""
     return [
         f"{kind}: {name}"
         for kind, names in COMPARISONS.items()
@@ -51,8 +53,8 @@ def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, An
     frame = pd.DataFrame(
         {
             "comparison": row.what,
-            "bar": _bar(row),
-            "reached": _figure(row),
+            "target": _target(row),
+            "measured": _figure(row),
             "quartiles": "" if row.spread is None else f"{row.spread[0]:.3g} to {row.spread[1]:.3g}",
             "": _VERDICT[row.target_met],
         }
@@ -63,8 +65,8 @@ def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, An
         f"# Speed on {device_of(environment)}",
         "",
         f"{environment['threads']} threads of {environment['cores']} cores, {versions}, commit {environment['commit']}."
-        " Medians of interleaved turns within one run, on images of noise and imagenette's photographs."
-        " `make bench` makes this page.",
+        " Medians of interleaved turns within one run, on random images and imagenette's images."
+        " `make bench` writes this page.",
         "",
         str(frame.to_markdown(index=False)),
         "",
@@ -72,28 +74,24 @@ def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, An
     ]
     missed = [row for row in rows if row.target_met is False and row.hot_spots]
     if missed:
-        lines += ["", "## Where the time goes in what misses its bar", ""]
+        lines += ["", "## Where the time goes in what misses its target", ""]
         lines += [f"- {row.what}: {', '.join(f'{op} {share:.0%}' for op, share in row.hot_spots)}." for row in missed]
     lines += ["", f"Not measured on this device: {', '.join(not_measured(device))}."]
     return "\n".join(lines) + "\n"
 
 
-def _bar(row: Row) -> str:
-    if row.bar is None:
-        return ""
-    return f"{'>=' if row.at_least else '<='} {row.bar:g}" + (f" {row.unit}" if row.unit else "")
+def _target(row: Row) -> str:
+    return "" if row.target is None else f"{'>=' if row.at_least else '<='} {row.target:g} {row.unit}".rstrip()
 
 
 def _figure(row: Row) -> str:
-    if row.reached is None:
-        return "not measured"
-    return f"{row.reached:.3g}" + (f" {row.unit}" if row.unit else "")
+    return "not measured" if row.measured is None else f"{row.measured:.3g} {row.unit}".rstrip()
 
 
 def save(rows: list[Row], device: torch.device, environment: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write the report as Markdown and JSON; returns the paths."""
-    where = f"{device.type} {device_of(environment)} {environment['threads']} threads"
-    slug = re.sub(r"[^a-z0-9]+", "-", where.lower()).strip("-")
+    machine = f"{device.type} {device_of(environment)} {environment['threads']} threads"
+    slug = re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
     content = {"environment": dict(environment), "rows": [{**asdict(row), "met": row.target_met} for row in rows]}
     paths = [folder / f"{slug}.md", folder / f"{slug}.json"]
     for path, text in zip(paths, (markdown(rows, device, environment), json.dumps(content, indent=1)), strict=True):

@@ -1,4 +1,4 @@
-"""A line of the benchmark's report, and how it comes from a comparison."""
+"""A row of the benchmark's report, and how a comparison makes it."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from smoothout.benchmark.timing import Ratio, Work, profile_top_ops
+from smoothout.benchmark.timing import Work, compare, profile_top_ops
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the report.
+    """One row of the report.
 
-    Attributes:
+    Args:
         what: the comparison.
-        bar: what is to be reached, None for a cost that is only shown; ``at_least`` says from which side.
-        reached: the figure, None where it was not measured.
+        target: what is to be reached, at least or (``at_least`` False) at most; None for a cost that is only shown.
+        measured: the figure, None if it was not measured.
         spread: its first and third quartile over the turns.
         unit: of the figure; "" for a ratio.
-        note: anything that a reader needs beside it.
-        hot_spots: where ours spends its time, as (operation, share).
-        times: every turn's seconds, ours and the reference's.
+        note: anything else that a reader needs.
+        hot_spots: the operations in which ours spends most of its time, each with its share.
+        times: seconds of every turn, ``ours`` and the ``reference``'s.
     """
 
     what: str
-    bar: float | None = None
+    target: float | None = None
     at_least: bool = False
-    reached: float | None = None
+    measured: float | None = None
     spread: tuple[float, float] | None = None
     unit: str = ""
     note: str = ""
@@ -36,22 +36,26 @@ class Row:
 
     @property
     def target_met(self) -> bool | None:
-        """Whether the bar is met; None without a bar or a figure."""
-        if self.bar is None or self.reached is None:
+        """Whether the target is met; None without a target or a figure."""
+        if self.target is None or self.measured is None:
             return None
-        return self.reached >= self.bar if self.at_least else self.reached <= self.bar
+        return self.measured >= self.target if self.at_least else self.measured <= self.target
 
 
-def row(what: str, bar: float, ratio: Ratio, ours: Work, device: torch.device, *, note: str = "") -> Row:
-    """A row that says how many times as long ours takes."""
+def time_ratio(
+    what: str, target: float, ours: Work, reference: Work, device: torch.device, *, turns: int, warm_up: int = 2
+) -> Row:
+    """Time both sides; the row says how many times as long ours takes."""
+    ratio = compare(ours, reference, device, turns, warm_up)
     times = {"ours": ratio.ours, "reference": ratio.reference}
     spots = profile_top_ops(ours, device)
-    return Row(what, bar, reached=ratio.value, spread=ratio.spread, note=note, hot_spots=spots, times=times)
+    return Row(what, target, measured=ratio.value, spread=ratio.spread, hot_spots=spots, times=times)
 
 
-def faster(what: str, bar: float, ratio: Ratio, ours: Work, device: torch.device, *, note: str = "") -> Row:
-    """A row that says how many times as fast ours is."""
-    slower = row(what, bar, ratio, ours, device, note=note)
-    low, high = ratio.spread
-    spread = 1 / high, 1 / low
-    return replace(slower, at_least=True, reached=1 / ratio.value, spread=spread, unit="times as fast")
+def speed_ratio(what: str, target: float, ours: Work, reference: Work, device: torch.device, **turns: int) -> Row:
+    """`time_ratio` the other way round: the row says how many times as fast ours is."""
+    row = time_ratio(what, target, ours, reference, device, **turns)
+    assert row.measured is not None
+    assert row.spread is not None
+    low, high = row.spread
+    return replace(row, at_least=True, measured=1 / row.measured, spread=(1 / high, 1 / low), unit="times as fast")

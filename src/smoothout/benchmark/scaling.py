@@ -1,4 +1,4 @@
-"""How long updates take on one process and on two, measured as a job: what `analysis.scaling` builds on."""
+"""How long updates take on one process and on two, measured as a job: what `analysis.performance_model` builds on."""
 
 from __future__ import annotations
 
@@ -17,23 +17,29 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from smoothout.analysis.performance_model import fit_worker
-from smoothout.benchmark.comparisons import C1, F1, SMOOTHOUT, random_split
 from smoothout.benchmark.timing import seconds
+from smoothout.benchmark.workloads import (
+    C1,
+    F1,
+    RESNET18,
+    SMOOTHOUT,
+    Workload,
+    join_pair,
+    leave_pair,
+    random_split,
+    updates,
+)
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.data.split import Split
-from smoothout.models.resnet18 import ResNet18
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import Engine, Launch
 from smoothout.training.optimizers import SGD
-from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import CURVATURE_DRAWS, Trainer
+from smoothout.training.trainer import CURVATURE_DRAWS
 
 WHOLE, HALF, SHARED = "one process", "one process, half the ghost batches", "two processes"
 MESSAGE, EMPTY = "gradients added up", "two numbers added up"
-
-
 Times = dict[str, list[float]]
 
 
@@ -45,21 +51,22 @@ class Network(StrEnum):
     resnet18 = "resnet18"
 
 
-SETUPS: dict[str, Any] = {"f1": F1, "c1": C1, "resnet18": (ResNet18(), (3, 224, 224), 1000)}
+WORKLOADS: dict[str, Workload] = {"f1": F1, "c1": C1, "resnet18": RESNET18}
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """SmoothOut's updates on images of noise, on one process and shared by two, each with one thread or a GPU.
+    """SmoothOut's updates on random images, on one process and shared by two, each with one thread or a GPU.
 
-    Two processes time in turn: one of them an update, and one of half as many ghost batches; then both an update that
-    they share, and what they add up in it. The least time of all turns counts, for whatever else a machine does only
-    adds. Where it leaves no core free even that is too long. So on CPUs an update's time is the processor's for the
-    first process, which load hardly changes, and that of messages is the clock's.
+    The two processes take turns: one of them makes an update, and one of half as many ghost batches; then both make an
+    update that they share, and add up what they add up in it. The least time of all turns counts, because whatever else
+    a machine does only adds to it. With no core to spare even that is too long: so on CPUs an update's time is the
+    first process's CPU time, which load hardly changes, and that of messages is wall time.
 
     Args:
         network: f1, c1 or resnet18.
-        ghost: examples a ghost batch; ``ghosts_per_batch``: ghost batches an update, an even number.
+        ghost: examples per ghost batch.
+        ghosts: ghost batches per update, an even number.
         turns: how often each is timed.
     """
 
@@ -93,59 +100,56 @@ class Scaling:
     def measure(self, device: torch.device) -> dict[str, Any]:
         """Times in seconds, what the model makes of them, and updates on one process and two.
 
-        These are predicted, measured by the clock, and as free cores would take them; ``load_state_dict`` is the
-        machine's before.
+        These are predicted, measured (wall time), and as free cores would take them. ``load`` is the machine's before.
 
-        Raises ValueError where the machine has one GPU, or times that tell nothing.
+        Raises:
+            ValueError: if the machine has one GPU, or for times that no model fits.
         """
         if device.type == "cuda" and torch.cuda.device_count() < 2:
-            raise ValueError("device: two processes take a GPU each, and there is one here; take device=cpu")
+            raise ValueError("device: two processes need a GPU each, and this machine has one; use device=cpu")
         load = os.getloadavg()[0]
-        times, computing, size = self._times(device.type)
-        least, own = ({name: min(turns) for name, turns in each.items()} for each in (times, computing))
-        free = {"1": own[WHOLE], "2": own[SHARED] + least[MESSAGE]}
-        if device.type == "cuda":
-            own, free = least, {"1": least[WHOLE], "2": least[SHARED]}
+        times, cpu_times, size = self._times(device.type)
+        least, computing = ({name: min(turns) for name, turns in each.items()} for each in (times, cpu_times))
+        free = {"1": computing[WHOLE], "2": computing[SHARED] + least[MESSAGE]}
+        if device.type == "cuda":  # a process has its GPU to itself
+            computing, free = least, {"1": least[WHOLE], "2": least[SHARED]}
         messages = {"size": size, "message": least[MESSAGE], "empty_message": least[EMPTY]}
-        worker = fit_worker(own[WHOLE], own[HALF], self.ghosts, **messages)
-        updates = {
+        worker = fit_worker(computing[WHOLE], computing[HALF], self.ghosts, **messages)
+        update = {
             p: {"predicted": worker.update(self.ghosts, int(p)), "measured": least[name], "free": free[p]}
             for p, name in (("1", WHOLE), ("2", SHARED))
         }
-        return {"times": times, "computing": computing, "worker": asdict(worker), "update": updates, "load": load}
+        return {"times": times, "computing": cpu_times, "worker": asdict(worker), "update": update, "load": load}
 
     def _times(self, device: str) -> tuple[Times, Times, int]:
-        """Every turn's seconds, and those of the processor, by what was timed; and the bytes of what is added up."""
+        """Every turn's seconds and CPU seconds, by what was timed; and the bytes of what is added up."""
         with tempfile.TemporaryDirectory() as folder:
-            answer = Path(folder) / "times.json"
-            spawn(_time, (self, device, Path(folder) / "meeting", answer), nprocs=2)  # type: ignore[no-untyped-call]
-            times, computing, size = json.loads(answer.read_text(encoding="utf-8"))
-        return times, computing, size
+            answer = Path(folder, "times.json")
+            spawn(_time, (self, device, f"{folder}/rendezvous", answer), nprocs=2)  # type: ignore[no-untyped-call]
+            times, cpu_times, size = json.loads(answer.read_text(encoding="utf-8"))
+        return times, cpu_times, size
 
 
-def _time(rank: int, settings: Scaling, kind: str, meeting: Path, answer: Path) -> None:
-    """What one of the two processes does; the first one writes the ``answer``."""
-    torch.set_num_threads(1)
-    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
-    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{meeting}", rank=rank, world_size=2)
-    both, alone = ProcessGroup(rank, 2), ProcessGroup()
-    _, shape, classes = SETUPS[settings.network]
-    updates = CURVATURE_DRAWS * (settings.turns + 2)  # so that curvature is measured in the first alone
-    images = random_split(shape, classes, updates * settings.ghosts * settings.ghost, device)
-    shared = _updates(settings, images, both, settings.ghosts)
+def _time(rank: int, settings: Scaling, kind: str, rendezvous: str, answer: Path) -> None:
+    """Time everything in turn, as one of two processes; rank 0 writes the ``answer``."""
+    device = join_pair(rank, kind, rendezvous)
+    pair, alone = ProcessGroup(rank, 2), ProcessGroup()
+    workload = WORKLOADS[settings.network]
+    count = CURVATURE_DRAWS * (settings.turns + 2)  # so that only the first update measures curvature
+    images = random_split(workload.shape, workload.classes, count * settings.ghosts * settings.ghost, device)
+    shared = _updates(settings, images, pair, settings.ghosts)
     whole, half = (_updates(settings, images, alone, settings.ghosts // part) for part in (1, 2))
     model = next(shared).model
-    flat = torch.zeros(sum(tensor.numel() for tensor in model.values()), device=device)
-    few = torch.zeros(2, device=device)
+    gradients = torch.zeros(sum(tensor.numel() for tensor in model.values()), device=device)
+    two_numbers = torch.zeros(2, device=device)
     works: dict[str, Any] = {
         WHOLE: lambda: rank or next(whole),
         HALF: lambda: rank or next(half),
-        SHARED: lambda: (next(shared), both.agree_to_stop()),
-        MESSAGE: lambda: both.all_reduce([flat]),
-        EMPTY: lambda: both.all_reduce([few]),
+        SHARED: lambda: (next(shared), pair.agree_to_stop()),
+        MESSAGE: lambda: pair.all_reduce([gradients]),
+        EMPTY: lambda: pair.all_reduce([two_numbers]),
     }
-    times, computing = ({name: list[float]() for name in works} for _ in range(2))
+    times, cpu_times = ({name: list[float]() for name in works} for _ in range(2))
     for turn in range(1 + settings.turns):
         for name, work in works.items():
             dist.barrier()
@@ -153,27 +157,22 @@ def _time(rank: int, settings: Scaling, kind: str, meeting: Path, answer: Path) 
             took = seconds(work, device)
             if turn:  # the first one warms up
                 times[name].append(took)
-                computing[name].append(time.process_time() - since)
+                cpu_times[name].append(time.process_time() - since)
     if rank == 0:
-        answer.write_text(json.dumps((times, computing, flat.numel() * flat.element_size())), encoding="utf-8")
-    dist.barrier()
-    dist.destroy_process_group()
+        size = gradients.numel() * gradients.element_size()
+        answer.write_text(json.dumps((times, cpu_times, size)), encoding="utf-8")
+    leave_pair()
 
 
 def _updates(settings: Scaling, images: Split, ranks: ProcessGroup, ghosts: int) -> Iterator[TrainingState]:
     """A training on this rank; each step of the iterator is an update."""
-    built, shape, classes = SETUPS[settings.network]
-    torch.manual_seed(0)
-    training = Trainer(
-        built.build(shape, classes).to(images.labels.device),
-        images,
-        images,
-        optimizer=SGD(1e-3),
-        schedule=Schedule(1),
+    return updates(
+        WORKLOADS[settings.network],
+        images.labels.device,
         batch=Batch(settings.ghost * ghosts, settings.ghost),
+        data=images,
         noise=SMOOTHOUT,
-        seed=0,
-        engine=Engine(Launch.eager),  # as several processes must; one is compared with them
+        optimizer=SGD(1e-3),
+        engine=Engine(Launch.eager),  # several processes must be eager, and one is compared with them
         ranks=ranks,
     )
-    return iter(training)

@@ -1,4 +1,4 @@
-"""Timing two things in turn, so that whatever else the machine does meets both."""
+"""Time two things in turn, so that whatever else the machine does affects both."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -37,7 +38,7 @@ class Ratio:
 
 
 def seconds(work: Work, device: torch.device) -> float:
-    """How long ``work`` takes, the device's share of it included."""
+    """How long ``work`` takes, including its work on the device."""
     _wait(device)
     since = time.perf_counter()
     work()
@@ -56,7 +57,7 @@ def compare(ours: Work, reference: Work, device: torch.device, turns: int, warm_
         ours()
         reference()
     times = []
-    for turn in range(turns):  # who goes first alternates: the one before leaves its traces in the caches
+    for turn in range(turns):  # who goes first alternates: the caches are warm from the one before
         pair = (ours, reference) if turn % 2 else (reference, ours)
         measured = {work: seconds(work, device) for work in pair}
         times.append((measured[ours], measured[reference]))
@@ -66,16 +67,15 @@ def compare(ours: Work, reference: Work, device: torch.device, turns: int, warm_
 def profile_top_ops(work: Work, device: torch.device, count: int = 4) -> list[tuple[str, float]]:
     """The operations that ``work`` spends most of its time in, each with its share.
 
-    Empty where the profiler sees no time on the device: in some containers, and on parts of a GPU, it may not count.
+    Empty if the profiler sees no time on the device, as in some containers and on parts of a GPU.
     """
     cuda = device.type == "cuda"
-    with _profiler(cuda) as recorded:
+    with _profiler(cuda) as profiled:
         work()
-    events = [(e.key, e.self_device_time_total if cuda else e.self_cpu_time_total) for e in recorded.key_averages()]
-    total = sum(own for _, own in events)
-    if not total:
-        return []
-    return [(name, own / total) for name, own in sorted(events, key=lambda event: -event[1])[:count]]
+    events = [(e.key, e.self_device_time_total if cuda else e.self_cpu_time_total) for e in profiled.key_averages()]
+    total = sum(spent for _, spent in events)
+    longest = sorted(events, key=lambda event: -event[1])[:count]
+    return [(name, spent / total) for name, spent in longest] if total else []
 
 
 def _profiler(cuda: bool) -> profile:
@@ -84,51 +84,40 @@ def _profiler(cuda: bool) -> profile:
 
 @cache
 def warm_profiler(device_type: str) -> None:
-    """Let the profiler set itself up before the first CUDA graph is recorded: it sees no graph of the time before."""
+    """Set the profiler up before the first CUDA graph is captured: it does not see graphs that are older."""
     if device_type == "cuda":
         with _profiler(cuda=True):
             pass
 
 
 class SubprocessWork(AbstractContextManager["SubprocessWork"]):
-    """Work in a fresh process, which allocates memory as Python does by default; calling it does the work once.
+    """Work in a fresh process, with Python's default memory allocation; calling it does the work once.
 
     Args:
-        make: a function at the top of a module that returns the work to do.
-        arguments: what it is called with.
-        threads: of torch in that process.
+        make: a function at the top level of a module that returns the work.
+        arguments: of ``make``.
+        threads: torch's in that process.
     """
 
     def __init__(self, make: Callable[..., Work], arguments: Sequence[Any], threads: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._here, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, make, arguments, threads))
-        self._process.start()
-        there.close()  # or a death over there would not be noticed here
+        self._pool = ProcessPoolExecutor(1, context, torch.set_num_threads, (threads,))
+        self._pool.submit(_make_work, make, *arguments).result()
 
     def __call__(self) -> None:
-        """Do the work once. Raises RuntimeError when it failed."""
-        try:
-            self._here.send(True)
-            error = self._here.recv()
-        except (EOFError, BrokenPipeError):
-            error = "the process that it ran in has died"
-        if error:
-            raise RuntimeError(error)
+        """Do the work once. Raises what it raises, and BrokenProcessPool if its process has died."""
+        self._pool.submit(_do_work).result()
 
     def __exit__(self, *_: object) -> None:
-        with suppress(BrokenPipeError):
-            self._here.send(False)
-        self._process.join()
+        self._pool.shutdown()
 
 
-def _serve(pipe: Any, make: Callable[..., Work], arguments: Sequence[Any], threads: int) -> None:
-    torch.set_num_threads(threads)
-    work: Work | None = None
-    while pipe.recv():
-        try:
-            work = work or make(*arguments)
-            work()
-            pipe.send("")
-        except Exception as error:
-            pipe.send(f"{type(error).__name__}: {error}")
+_works: list[Work] = []  # of this process
+
+
+def _make_work(make: Callable[..., Work], *arguments: Any) -> None:
+    _works.append(make(*arguments))
+
+
+def _do_work() -> None:
+    _works[-1]()

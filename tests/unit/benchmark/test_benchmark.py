@@ -1,4 +1,4 @@
-"""The benchmark: ratios and verdicts by hand, work in a fresh process, and the report that comes out."""
+"""The benchmark: ratios and verdicts by hand, work in a fresh process, and the report."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ import pytest
 import torch
 from helpers.image_tree import tree
 
-from smoothout.benchmark import comparisons, image_loading, report, timing
+from smoothout.benchmark import comparisons, image_loading, report, timing, workloads
 from smoothout.benchmark.baselines import GreyImages, bare_updates, eager_steps, epoch_by_loader
-from smoothout.benchmark.comparisons import COMPARISONS, F1, _noise_floor, updates
+from smoothout.benchmark.comparisons import COMPARISONS, _noise_floor
 from smoothout.benchmark.rows import Row
 from smoothout.benchmark.timing import Ratio, compare, profile_top_ops, seconds
+from smoothout.benchmark.workloads import F1, Workload, updates
 from smoothout.common.errors import ConfigError
 from smoothout.data.split import Split
 from smoothout.models.mlp import MLP
 from smoothout.training.methods.smoothout import NoiseConfig
 
 CPU = torch.device("cpu")
+SMALL, TINY = Workload(MLP(64, 2), (1, 28, 28)), Workload(MLP(width=8, depth=1), (1, 28, 28))
 ENVIRONMENT = {
     "processor": "Some CPU @ 3 GHz",
     "device": "cpu",
@@ -59,14 +61,14 @@ def test_where_the_profiler_counts_nothing_there_are_no_hot_spots():
 def test_the_profiler_is_ready_before_a_training_records(monkeypatch):
     events: list[str] = []
 
-    class Recorded(comparisons.Trainer):
+    class Recorded(workloads.Trainer):
         def __init__(self, *arguments, **settings):
             events.append("training")
             super().__init__(*arguments, **settings)
 
-    monkeypatch.setattr(comparisons, "warm_profiler", events.append)
-    monkeypatch.setattr(comparisons, "Trainer", Recorded)
-    updates((MLP(width=8, depth=1), (1, 28, 28), 10), CPU, batch=4, examples=8)
+    monkeypatch.setattr(workloads, "warm_profiler", events.append)
+    monkeypatch.setattr(workloads, "Trainer", Recorded)
+    updates(TINY, CPU, batch=4, examples=8)
     assert events == ["cpu", "training"]
 
 
@@ -118,15 +120,15 @@ def test_hot_spots_name_the_operation_that_takes_the_time():
 @pytest.mark.parametrize(
     ("row", "met"),
     [
-        (Row("", 1.1, reached=1.1), True),
-        (Row("", 1.1, reached=1.11), False),
-        (Row("", 8, at_least=True, reached=8.1), True),
-        (Row("", 8, at_least=True, reached=7.9), False),
+        (Row("", 1.1, measured=1.1), True),
+        (Row("", 1.1, measured=1.11), False),
+        (Row("", 8, at_least=True, measured=8.1), True),
+        (Row("", 8, at_least=True, measured=7.9), False),
         (Row("", 8), None),
-        (Row("", reached=3.0), None),
+        (Row("", measured=3.0), None),
     ],
 )
-def test_a_bar_is_met_from_its_side(row, met):
+def test_a_target_is_met_from_its_side(row, met):
     assert row.target_met is met
 
 
@@ -161,26 +163,26 @@ def test_the_ordinary_loops_learn():
     assert _accuracy(bare, inputs, labels) == 1
 
 
-def test_photographs_are_read_against_torchvisions_pipeline_on_the_same_files(tmp_path, monkeypatch):
+def test_image_files_are_read_against_torchvisions_pipeline_on_the_same_files(tmp_path, monkeypatch):
     tree(tmp_path / "imagenette", {"train": 4, "val": 1})
     monkeypatch.setattr(image_loading, "EXAMPLES", 20)
-    [compared] = report.comparisons(CPU, tmp_path, ["photographs-alexnet"])
+    [compared] = report.comparisons(CPU, tmp_path, ["images-alexnet"])
     row = compared()
     assert row.target_met is not None
     assert len(row.times["ours"]) == len(row.times["reference"]) == 5
     fastest = (20 / min(row.times[side]) for side in ("ours", "reference"))
-    assert "best turn {:.0f} photographs/s, torchvision {:.0f}".format(*fastest) in row.note
+    assert "best turn {:.0f} images/s, torchvision {:.0f}".format(*fastest) in row.note
 
 
-def test_without_photographs_the_row_says_what_is_missing(tmp_path):
-    [compared] = report.comparisons(CPU, tmp_path, ["photographs-alexnet"])
+def test_without_image_files_the_row_says_what_is_missing(tmp_path):
+    [compared] = report.comparisons(CPU, tmp_path, ["images-alexnet"])
     row = compared()
-    assert row.reached is None
+    assert row.measured is None
     assert "imagenette was not found" in row.note
 
 
 def test_updates_are_those_of_a_training():
-    steps = updates((MLP(width=8, depth=1), (1, 28, 28), 10), CPU, noise=NoiseConfig(0.1), batch=4, examples=8)
+    steps = updates(TINY, CPU, noise=NoiseConfig(0.1), batch=4, examples=8)
     positions = [(now.epoch, now.step) for now, _ in zip(steps, range(4), strict=False)]
     assert positions[0][0] == 0
     assert len(positions) == 4
@@ -200,15 +202,15 @@ def test_every_comparison_of_the_issue_has_its_row_on_its_device():
 
 
 def test_an_unknown_comparison_is_refused_with_those_there_are():
-    with pytest.raises(ConfigError, match=r"^only: 'speed' is not one of smoothout-f1, .*photographs-alexnet"):
+    with pytest.raises(ConfigError, match=r"^only: 'speed' is not one of smoothout-f1, .*images-alexnet"):
         report.comparisons(CPU, Path("nowhere"), ["speed"])
 
 
 def test_the_report_says_what_was_reached_what_was_missed_and_what_was_not_measured(tmp_path):
     rows = [
-        Row("one", 1.1, reached=1.05, spread=(1.0, 1.2), times={"ours": (1.0,), "reference": (1.0,)}),
+        Row("one", 1.1, measured=1.05, spread=(1.0, 1.2), times={"ours": (1.0,), "reference": (1.0,)}),
         Row("two", 8, True, 3.0, (2.0, 4.0), "times as fast", "a note", [("aten::mm", 0.75)]),
-        Row("three", reached=2.5, unit="s"),
+        Row("three", measured=2.5, unit="s"),
     ]
     markdown, data = report.save(rows, CPU, ENVIRONMENT, tmp_path)
     text = markdown.read_text()
@@ -224,14 +226,12 @@ def test_the_report_says_what_was_reached_what_was_missed_and_what_was_not_measu
     assert found["environment"] == ENVIRONMENT
 
 
-SMALL = (MLP(64, 2), (1, 28, 28), 10)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "measure",
     [
-        partial(comparisons.noisy_step, setup=SMALL, noise=NoiseConfig(0.0375), bar=1.1, what="small, SmoothOut"),
-        partial(comparisons.trainer_update, noise=NoiseConfig(0.0375), bar=1.1, what=" with SmoothOut"),
+        partial(comparisons.noisy_step, workload=SMALL, noise=NoiseConfig(0.0375), target=1.1, what="small, SmoothOut"),
+        partial(comparisons.trainer_update, noise=NoiseConfig(0.0375), target=1.1, what=" with SmoothOut"),
         comparisons.interpolation_point,
         partial(comparisons.noise_point, size=1000),
     ],
@@ -241,12 +241,11 @@ def test_a_comparison_gives_a_ratio_near_one_with_its_times(measure, monkeypatch
     """Of a small network and a few images."""
     monkeypatch.setattr(comparisons, "F1", SMALL)
     row = measure(CPU)
-    assert 0.3 < row.reached < 10
+    assert 0.3 < row.measured < 10
     assert row.spread[0] <= row.spread[1]
     assert len(row.times["ours"]) == len(row.times["reference"]) >= 6
     assert sum(share for _, share in row.hot_spots) <= 1.0001
 
 
 def test_the_networks_measured_are_the_papers():
-    model, shape, classes = F1
-    assert sum(p.numel() for p in model.build(shape, classes).parameters()) == 1_462_794
+    assert F1.parameters() == 1_462_794

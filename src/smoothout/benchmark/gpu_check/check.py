@@ -1,4 +1,4 @@
-"""A check: what it finds, what a failure means, and how all of them are carried out and reported."""
+"""A check: what it finds, what a failure means, and how all of them are run and reported."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from typing import Any
 
 import torch
 
-Say = Callable[[str], None]
 _MARKS = {True: "ok    ", False: "FAILED", None: "-     "}
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a check has found; ``holds`` is None where it could not be made, or only shows something."""
+class Finding:
+    """What a check finds; ``passed`` is None if it could not be made, or only shows something."""
 
-    holds: bool | None
+    passed: bool | None
     text: str
 
 
-def not_checked(reason: str) -> Found:
-    """A check that this machine does not allow."""
-    return Found(None, f"not checked: {reason}")
+def not_checked(reason: str) -> Finding:
+    """The finding of a check that this machine does not allow."""
+    return Finding(None, f"not checked: {reason}")
 
 
 @dataclass(frozen=True)
@@ -39,51 +38,48 @@ class Check:
     """
 
     name: str
-    work: Callable[..., Found]
+    work: Callable[..., Finding]
     arguments: Sequence[Any] = ()
 
-    def made(self, device: torch.device) -> Found:
-        """What it finds; an error is a failure, and no reason to end the others."""
+    def run(self, device: torch.device) -> Finding:
+        """Make the check; an error is a failure, and no reason to stop the others."""
         try:
             return self.work(device, *self.arguments)
         except Exception as error:
-            return Found(False, _told(error))
+            return Finding(False, _one_line(error))
 
     @property
     def meaning(self) -> str:
-        """What it means when the check fails, and what a user can do."""
-        paragraphs = (inspect.getdoc(self.work) or "").split("\n\n")
-        return " ".join(paragraphs[1].split()) if len(paragraphs) > 1 else ""
+        """What it means if the check fails, and what a user can do."""
+        _, *paragraphs = (inspect.getdoc(self.work) or "").split("\n\n")
+        return " ".join(paragraphs[0].split()) if paragraphs else ""
 
 
-def carry_out(checks: Iterable[Check], device: torch.device, say: Say) -> bool:
-    """Make all ``checks``, a line each, and sum up; returns whether none failed.
+def run_checks(checks: Iterable[Check], device: torch.device, print_line: Callable[[str], None]) -> bool:
+    """Run all ``checks``, a line each, and sum up; returns whether none failed.
 
-    What a failure means is said after the first of its kind.
+    What a failure means is printed after the first of its kind.
     """
-    begun, found, meanings = time.perf_counter(), list[Found](), set[str]()
+    start, findings, meanings = time.perf_counter(), list[Finding](), set[str]()
     for check in checks:
         since = time.perf_counter()
-        found.append(check.made(device))
-        say(f"{_MARKS[found[-1].holds]} {check.name}: {found[-1].text} ({time.perf_counter() - since:.1f} s)")
-        if found[-1].holds is False and check.meaning not in meanings:
+        finding = check.run(device)
+        findings.append(finding)
+        print_line(f"{_MARKS[finding.passed]} {check.name}: {finding.text} ({time.perf_counter() - since:.1f} s)")
+        if finding.passed is False and check.meaning not in meanings:
             meanings.add(check.meaning)
-            say(f"       {check.meaning}")
-        _give_back(device)
-    held, failed = (sum(one.holds is way for one in found) for way in (True, False))
-    say(f"{held} checks hold, {failed} failed ({time.perf_counter() - begun:.0f} s)")
+            print_line(f"       {check.meaning}")
+        # Nothing of a check, not even a failed one's tensors, is left to the next.
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    passed, failed = (sum(finding.passed is kind for finding in findings) for kind in (True, False))
+    print_line(f"{passed} checks passed, {failed} failed ({time.perf_counter() - start:.0f} s)")
     return failed == 0
 
 
-def _told(error: BaseException) -> str:
-    """The error in one line, with the one that it began with: a capture that breaks off hides what broke it."""
+def _one_line(error: BaseException) -> str:
+    """The error and the one that it began with: a capture that breaks off hides what broke it."""
     line = f"{type(error).__name__}: {' '.join(str(error).strip().splitlines()[:1])[:200]}"
     first = None if error.__suppress_context__ else error.__context__
-    return line if first is None else f"{line}; it began with {_told(first)}"
-
-
-def _give_back(device: torch.device) -> None:
-    """Leave nothing of a check, a failed one's tensors included, to the next."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+    return line if first is None else f"{line}; it began with {_one_line(first)}"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.benchmark.gpu_check import numerics
+from smoothout.benchmark.gpu_check.networks import distance
 from smoothout.benchmark.gpu_check.numerics import OPERATIONS
-from smoothout.benchmark.gpu_check.small import apart
 from smoothout.common.rng import uniform_
 from smoothout.nn import perturbation
 from smoothout.nn.evaluation import EvalResult
@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 
 
 def test_sound_noise_holds() -> None:
-    found = numerics.noise_has_its_law(CPU)
-    assert found.holds, found.text
+    finding = numerics.noise_is_distributed(CPU)
+    assert finding.passed, finding.text
 
 
 @pytest.mark.parametrize(
@@ -38,16 +38,16 @@ def test_sound_noise_holds() -> None:
     ],
     ids=["too strong", "off centre", "every draw the same", "no draw of its address", "none", "no number"],
 )
-def test_noise_of_another_law_fails(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_of_another_distribution_fails(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perturbation, "uniform_", fault)
-    assert numerics.noise_has_its_law(CPU).holds is False
+    assert numerics.noise_is_distributed(CPU).passed is False
 
 
-def test_filters_have_their_length_and_others_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = numerics.filters_have_their_length(CPU)
-    assert found.holds, found.text
+def test_noise_scales_to_filters_and_others_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = numerics.noise_scales_to_filters(CPU)
+    assert finding.passed, finding.text
     monkeypatch.setattr(numerics, "AdaSmoothOut", SmoothOut)
-    assert numerics.filters_have_their_length(CPU).holds is False
+    assert numerics.noise_scales_to_filters(CPU).passed is False
 
 
 class LeavesABit(SmoothOut):
@@ -69,16 +69,16 @@ class DoesNothing(SmoothOut):
         pass
 
 
-def test_weights_come_back() -> None:
-    assert numerics.weights_come_back(CPU).holds
+def test_weights_are_restored() -> None:
+    assert numerics.weights_are_restored(CPU).passed
 
 
 @pytest.mark.parametrize("fault", [LeavesABit, DoesNothing])
 def test_weights_that_do_not_come_back_fail(fault: type[SmoothOut], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numerics, "SmoothOut", fault)
-    found = numerics.weights_come_back(CPU)
-    assert found.holds is False
-    assert found.text == f"not after {fault.__name__}"
+    finding = numerics.weights_are_restored(CPU)
+    assert finding.passed is False
+    assert finding.text == f"not after {fault.__name__}"
 
 
 def rounded_to_tf32(tensor: Tensor) -> Tensor:
@@ -87,25 +87,25 @@ def rounded_to_tf32(tensor: Tensor) -> Tensor:
 
 
 def test_precisions_are_what_they_say() -> None:
-    found = numerics.precision_is_what_it_says(CPU)
-    assert found.holds, found.text
+    finding = numerics.precision_is_kept(CPU)
+    assert finding.passed, finding.text
 
 
 @pytest.mark.parametrize("name", ["product", "convolution"])
 def test_tf32_that_was_left_on_fails_as_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sound = OPERATIONS[name]
     monkeypatch.setitem(OPERATIONS, name, lambda x, w: sound(rounded_to_tf32(x), rounded_to_tf32(w)))
-    monkeypatch.setattr(numerics, "OFF", {Precision.tf32: numerics.OFF[Precision.tf32]})
-    assert numerics.precision_is_what_it_says(CPU).holds, "this is how exact TF32 is"
+    monkeypatch.setattr(numerics, "OPERATION_ERRORS", {Precision.tf32: numerics.OPERATION_ERRORS[Precision.tf32]})
+    assert numerics.precision_is_kept(CPU).passed, "this is how exact TF32 is"
     monkeypatch.undo()
     monkeypatch.setitem(OPERATIONS, name, lambda x, w: sound(rounded_to_tf32(x), rounded_to_tf32(w)))
-    assert numerics.precision_is_what_it_says(CPU).holds is False
+    assert numerics.precision_is_kept(CPU).passed is False
 
 
-def test_a_training_and_analyses_are_the_cpus_where_the_device_is_one() -> None:
-    for check in (numerics.training_is_the_cpus, numerics.analyses_are_the_cpus):
-        found = check(CPU)
-        assert found.holds, found.text
+def test_a_training_and_analyses_equal_cpu_where_the_device_is_one() -> None:
+    for check in (numerics.training_equals_cpu, numerics.analyses_equal_cpu):
+        finding = check(CPU)
+        assert finding.passed, finding.text
 
 
 def test_a_training_that_ends_elsewhere_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_a_training_that_ends_elsewhere_fails(monkeypatch: pytest.MonkeyPatch) -
 
     sound = numerics.training
     monkeypatch.setattr(numerics, "training", other_images)
-    assert numerics.training_is_the_cpus(CPU).holds is False
+    assert numerics.training_equals_cpu(CPU).passed is False
 
 
 @pytest.mark.parametrize(
@@ -128,20 +128,20 @@ def test_an_analysis_that_finds_something_else_fails(name: str, monkeypatch: pyt
     sound, calls = getattr(numerics, name), list[int]()
 
     def fault(*arguments: Any, **settings: Any) -> Any:
-        found = sound(*arguments, **settings)
+        finding = sound(*arguments, **settings)
         calls.append(1)
         if len(calls) == 1:
-            return found
+            return finding
         if name == "evaluate":
-            return EvalResult(found.loss * 1.001, found.accuracy)
+            return EvalResult(finding.loss * 1.001, finding.accuracy)
         if name == "_gradient":
-            return found * 1.05
+            return finding * 1.05
         if name == "sharpness":
-            return type("Result", (), {"value": 1.1 * found.value})
-        return lambda v: found(v) * 1.01
+            return type("Result", (), {"value": 1.1 * finding.value})
+        return lambda v: finding(v) * 1.01
 
     monkeypatch.setattr(numerics, name, fault)
-    assert numerics.analyses_are_the_cpus(CPU).holds is False
+    assert numerics.analyses_equal_cpu(CPU).passed is False
 
 
 def network() -> nn.Module:
@@ -152,11 +152,11 @@ def network() -> nn.Module:
 def test_the_distance_of_ends_is_a_share_of_the_way_the_worst_of_three_groups() -> None:
     start = network()
     one = {name: tensor + 4 for name, tensor in start.state_dict().items()}
-    assert apart(one, one, start) == 0
+    assert distance(one, one, start) == 0
     for name, share in (("1.num_batches_tracked", 0.25), ("1.running_mean", 0.125 / 2**0.5)):
         moved = dict(one)
         moved[name] = moved[name] + (1 if "num" in name else 0.5)
-        assert apart(one, moved, start) == pytest.approx(share)
+        assert distance(one, moved, start) == pytest.approx(share)
     weights = one | {"0.weight": one["0.weight"] * torch.nan}
-    assert not apart(one, weights, start) < 1e9
-    assert not apart(start.state_dict(), start.state_dict(), start) < 1e9, "nothing was trained"
+    assert not distance(one, weights, start) < 1e9
+    assert not distance(start.state_dict(), start.state_dict(), start) < 1e9, "nothing was trained"

@@ -6,26 +6,26 @@ import pytest
 import torch
 
 from smoothout.benchmark.gpu_check import program
-from smoothout.benchmark.gpu_check.check import Check, Found, carry_out, not_checked
+from smoothout.benchmark.gpu_check.check import Check, Finding, not_checked, run_checks
 
 CPU = torch.device("cpu")
 
 
-def holding(device: torch.device, text: str = "well") -> Found:
+def holding(device: torch.device, text: str = "well") -> Finding:
     """Shows the device."""
-    return Found(True, f"{text} on {device}")
+    return Finding(True, f"{text} on {device}")
 
 
-def failing(device: torch.device) -> Found:
+def failing(device: torch.device) -> Finding:
     """Fails.
 
     If this fails, it is
     a test.
     """
-    return Found(False, "off by 2")
+    return Finding(False, "off by 2")
 
 
-def crashing(device: torch.device) -> Found:
+def crashing(device: torch.device) -> Finding:
     """Crashes.
 
     Look for a bug.
@@ -36,14 +36,14 @@ def crashing(device: torch.device) -> Found:
         raise RuntimeError("CUDA error: a capture is broken\nand much more")  # noqa: B904
 
 
-def impossible(device: torch.device) -> Found:
+def impossible(device: torch.device) -> Finding:
     """Cannot be made."""
     return not_checked("there is one GPU here")
 
 
 def report(*works: Check) -> tuple[bool, list[str]]:
     lines: list[str] = []
-    held = carry_out(works, CPU, lines.append)
+    held = run_checks(works, CPU, lines.append)
     return held, [line.rpartition(" (")[0] or line for line in lines]
 
 
@@ -66,18 +66,18 @@ def test_every_check_is_a_line_a_failure_says_what_it_means_and_a_crash_lets_the
         "ok     c: well on cpu",
         "-      d: not checked: there is one GPU here",
         "FAILED e: off by 2",
-        "1 checks hold, 3 failed",
+        "1 checks passed, 3 failed",
     ]
 
 
-def test_what_cannot_be_checked_is_no_failure() -> None:
+def test_what_cannot_be_checked_is_not_a_failure() -> None:
     held, lines = report(Check("a", impossible), Check("b", holding, ("all",)))
     assert held
     assert lines[1] == "ok     b: all on cpu"
 
 
 def test_an_interrupt_ends_the_report() -> None:
-    def interrupted(device: torch.device) -> Found:
+    def interrupted(device: torch.device) -> Finding:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -101,7 +101,7 @@ def test_the_exit_code_says_whether_all_hold(held: bool, code: int, monkeypatch:
     monkeypatch.setattr(program, "why_no_gpu", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    monkeypatch.setattr(program, "carry_out", lambda checks, device, say: taken.append(device) or held)
+    monkeypatch.setattr(program, "run_checks", lambda checks, device, print_line: taken.append(device) or held)
     assert program.main("cuda:1", quick=True) == code
     assert taken == [torch.device("cuda", 1)] * 2
 
@@ -109,7 +109,7 @@ def test_the_exit_code_says_whether_all_hold(held: bool, code: int, monkeypatch:
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("cuda:2", "device: 'cuda:2' is not here; this machine has 2, from cuda:0 on"),
+        ("cuda:2", "device: 'cuda:2' does not exist; this machine has 2 GPU(s), numbered from cuda:0"),
         ("cpu", "device: 'cpu' is not one of cuda, cuda:N; this program checks a GPU"),
         ("gpu", "device: 'gpu' is not one of cuda, cuda:N; this program checks a GPU"),
     ],

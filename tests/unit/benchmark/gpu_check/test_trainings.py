@@ -11,10 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from smoothout.benchmark.gpu_check import small, trainings
-from smoothout.benchmark.gpu_check.check import Found
-from smoothout.benchmark.gpu_check.small import mlp
-from smoothout.benchmark.gpu_check.trainings import KINDS, ONE_NOISE, PLAIN, SMOOTHOUT, Crowd
+from smoothout.benchmark import workloads
+from smoothout.benchmark.gpu_check import concurrency, networks, trainings
+from smoothout.benchmark.gpu_check.check import Finding
+from smoothout.benchmark.gpu_check.concurrency import ConcurrentTrainings
+from smoothout.benchmark.gpu_check.networks import mlp
+from smoothout.benchmark.gpu_check.trainings import KINDS, ONE_NOISE, PLAIN, SMOOTHOUT
+from smoothout.benchmark.workloads import Workload, advance
 from smoothout.models.mlp import MLP
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.engine import Engine, GhostPasses, Launch
@@ -44,7 +47,7 @@ class Disturbed(Trainer):
 
 
 def disturb(monkeypatch: pytest.MonkeyPatch, concerned: Callable[[Engine], bool]) -> None:
-    monkeypatch.setattr(small, "Trainer", type("Planted", (Disturbed,), {"concerned": staticmethod(concerned)}))
+    monkeypatch.setattr(networks, "Trainer", type("Planted", (Disturbed,), {"concerned": staticmethod(concerned)}))
 
 
 @pytest.mark.parametrize("kind", ["plain", "dropout", "C1, bfloat16"])
@@ -52,13 +55,13 @@ def test_a_graph_that_ends_as_eager_updates_do_holds_and_another_fails(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disturb(monkeypatch, lambda engine: False)
-    found = trainings.graph_is_eager(CPU, kind, SHORT)
-    assert found.holds, found.text
-    assert "the same bits" in found.text
+    finding = trainings.graph_equals_eager(CPU, kind, SHORT)
+    assert finding.passed, finding.text
+    assert "the same bits" in finding.text
     disturb(monkeypatch, lambda engine: engine.launch is Launch.graph)
-    found = trainings.graph_is_eager(CPU, kind, SHORT)
-    assert found.holds is False
-    assert "apart by" in found.text
+    finding = trainings.graph_equals_eager(CPU, kind, SHORT)
+    assert finding.passed is False
+    assert "apart by" in finding.text
 
 
 def test_a_training_that_learns_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,15 +71,15 @@ def test_a_training_that_learns_nothing_fails(monkeypatch: pytest.MonkeyPatch) -
         def _compute(self, rows: torch.Tensor) -> None:
             pass
 
-    monkeypatch.setattr(small, "Trainer", Idle)
-    assert trainings.graph_is_eager(CPU, "plain", SHORT).holds is False
+    monkeypatch.setattr(networks, "Trainer", Idle)
+    assert trainings.graph_equals_eager(CPU, "plain", SHORT).passed is False
 
 
 def test_every_kind_can_be_trained_and_they_differ() -> None:
     ends = []
     for kind, settings in KINDS.items():
-        run = small.training(CPU, Launch.eager, examples=128, **settings)
-        now = trainings._advanced(iter(run), 2)
+        run = networks.training(CPU, Launch.eager, examples=128, **settings)
+        now = advance(iter(run), 2)
         ends.append((kind, float(next(iter(now.model.values())).double().sum())))
     assert len({end for _, end in ends}) >= len(KINDS) - 2, ends  # float32 and tf32 are one on a CPU
     assert len(KINDS) >= 13
@@ -84,15 +87,15 @@ def test_every_kind_can_be_trained_and_they_differ() -> None:
 
 @pytest.mark.parametrize("noise", [PLAIN, ONE_NOISE, SMOOTHOUT], ids=["none", "one", "own"])
 def test_one_pass_that_ends_as_in_turn_holds_and_another_fails(noise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = trainings.one_pass_is_in_turn(CPU, noise)
-    assert found.holds, found.text
+    finding = trainings.batched_equals_sequential(CPU, noise)
+    assert finding.passed, finding.text
     disturb(monkeypatch, lambda engine: engine.ghosts is GhostPasses.batched)
-    assert trainings.one_pass_is_in_turn(CPU, noise, SHORT).holds is False
+    assert trainings.batched_equals_sequential(CPU, noise, SHORT).passed is False
 
 
 def test_a_resumed_training_that_is_the_unbroken_one_holds() -> None:
-    found = trainings.resumed_is_unbroken(CPU, SHORT)
-    assert (found.holds, found.text) == (True, "the same bits")
+    finding = trainings.resumed_equals_uninterrupted(CPU, SHORT)
+    assert (finding.passed, finding.text) == (True, "the same bits")
 
 
 def test_a_training_that_resumes_without_its_optimizer_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,20 +106,15 @@ def test_a_training_that_resumes_without_its_optimizer_fails(monkeypatch: pytest
 
     load = trainings.checkpoint.load
     monkeypatch.setattr(trainings.checkpoint, "load", forgetful)
-    assert trainings.resumed_is_unbroken(CPU, SHORT).holds is False
+    assert trainings.resumed_equals_uninterrupted(CPU, SHORT).passed is False
 
 
-def tiny(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return MLP(8, 1).build((1, 4, 4), small.CLASSES)
-
-
-CROWD = Crowd(tiny, (1, 4, 4), batch=8, count=3, updates=6)
+GROUP = ConcurrentTrainings(Workload(MLP(8, 1), (1, 4, 4)), batch=8, count=3, updates=6)
 
 
 def test_trainings_at_once_that_end_as_each_alone_hold() -> None:
-    found = trainings.at_once_is_alone(CPU, CROWD)
-    assert (found.holds, found.text) == (True, "3 trainings of 6 updates of 8: the same bits")
+    finding = concurrency.concurrent_equal_alone(CPU, GROUP)
+    assert (finding.passed, finding.text) == (True, "3 trainings of 6 updates of 8: the same bits")
 
 
 def test_trainings_that_share_memory_fail(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,9 +132,9 @@ def test_trainings_that_share_memory_fail(monkeypatch: pytest.MonkeyPatch) -> No
             finally:
                 living.remove(self._seed)
 
-    monkeypatch.setattr(trainings, "Trainer", Sharing)
-    found = trainings.at_once_is_alone(CPU, CROWD)
-    assert (found.holds, found.text) == (False, "3 trainings of 6 updates of 8: number 1 ended elsewhere")
+    monkeypatch.setattr(workloads, "Trainer", Sharing)
+    finding = concurrency.concurrent_equal_alone(CPU, GROUP)
+    assert (finding.passed, finding.text) == (False, "3 trainings of 6 updates of 8: number 1 ended elsewhere")
 
 
 def test_where_even_one_training_has_other_bits_each_time_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,8 +147,8 @@ def test_where_even_one_training_has_other_bits_each_time_nothing_can_be_said(mo
                 now.model[BIASED].view(-1)[0] += 2.0**-20 * len(begun)
                 yield now
 
-    monkeypatch.setattr(trainings, "Trainer", Unsteady)
-    assert trainings.at_once_is_alone(CPU, CROWD).holds is None
+    monkeypatch.setattr(workloads, "Trainer", Unsteady)
+    assert concurrency.concurrent_equal_alone(CPU, GROUP).passed is None
 
 
 @pytest.fixture
@@ -163,7 +161,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         state.reserved += state.left
         return SimpleNamespace(run=lambda: None)
 
-    monkeypatch.setattr(trainings, "training", trained)
+    monkeypatch.setattr(concurrency, "training", trained)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: state.reserved)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: state.peak)
@@ -174,9 +172,9 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 @pytest.mark.parametrize(("left", "holds"), [(0, True), (5 * 2**20, True), (30 * 2**20, False), (90 * 2**20, False)])
 def test_memory_that_trainings_leave_behind_is_seen(left: int, holds: bool, memory: SimpleNamespace) -> None:
     memory.left = left
-    found = trainings.memory_comes_back(CPU)
-    assert found.holds is holds
-    assert found.text == f"five trainings that need 100 MiB each left {5 * left // 2**20} MiB behind"
+    finding = concurrency.memory_is_freed(CPU)
+    assert finding.passed is holds
+    assert finding.text == f"five trainings that need 100 MiB each left {5 * left // 2**20} MiB behind"
 
 
 def test_another_gpu_is_checked_where_there_is_one_while_this_one_is_present(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,20 +193,20 @@ def test_another_gpu_is_checked_where_there_is_one_while_this_one_is_present(mon
     monkeypatch.setattr(torch.cuda, "device", Present)
     monkeypatch.setattr(
         trainings,
-        "graph_is_eager",
-        lambda device, kind, examples: present.append(f"{device} {kind}") or Found(False, "x"),
+        "graph_equals_eager",
+        lambda device, kind, examples: present.append(f"{device} {kind}") or Finding(False, "x"),
     )
     for count in (1, 2):
         monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        found = trainings.other_gpu_trains(torch.device("cuda", 0), "plain")
-        assert found.holds is (False if count == 2 else None)
+        finding = trainings.other_gpu_trains(torch.device("cuda", 0), "plain")
+        assert finding.passed is (False if count == 2 else None)
     assert present == ["cuda:0", "cuda:1 plain", "left"]
-    assert found.text == "cuda:1 while cuda:0 is the present one: x"
+    assert finding.text == "cuda:1 while cuda:0 is the current one: x"
 
 
 def test_the_networks_of_checks_have_no_weight_whose_gradient_is_only_rounding() -> None:
     """A bias before BatchNorm: Adam would blow its rounding up, and ends would differ for no fault."""
-    for network in (mlp(), small.smooth(), small.resnet(), small.c1()):
+    for network in (mlp(), networks.smooth(), networks.resnet8(), networks.c1()):
         layers = [m for m in network.modules() if not list(m.children())]
         for layer, following in pairwise(layers):
             if isinstance(following, nn.BatchNorm1d | nn.BatchNorm2d):

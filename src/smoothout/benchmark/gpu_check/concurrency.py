@@ -1,0 +1,134 @@
+"""Checks of several trainings on one GPU: taking turns, and one after another in the same memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from smoothout.benchmark.gpu_check.check import Finding, not_checked
+from smoothout.benchmark.gpu_check.networks import LR, deterministic, resnet8, training
+from smoothout.benchmark.gpu_check.trainings import SMOOTHOUT
+from smoothout.benchmark.workloads import Workload, advance, random_split, updates
+from smoothout.data.split import Split
+from smoothout.training.batch import Batch
+from smoothout.training.checkpoint import StateDict, TrainingState
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.optimizers import SGD, Adam
+from smoothout.training.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class ConcurrentTrainings:
+    """Trainings that take turns on a device, each on a stream of its own.
+
+    Args:
+        workload: their network and the shape of their images.
+        batch: examples per update.
+        count: how many trainings, with seeds from 0 on.
+        updates: how many each of them makes.
+    """
+
+    workload: Workload
+    batch: int
+    count: int = 8
+    updates: int = 20
+
+    def data(self, device: torch.device) -> Split:
+        """The images of all of them: four batches and a half."""
+        return random_split(self.workload.shape, self.workload.classes, self.batch * 9 // 2, device)
+
+    def start(self, seed: int, data: Split, device: torch.device) -> Iterator[TrainingState]:
+        """The training of that seed; each step of the iterator is an update."""
+        optimizer = Adam(LR, clip_norm=1.0)
+        noise = NoiseConfig(0.0375)
+        return updates(self.workload, device, batch=self.batch, data=data, optimizer=optimizer, noise=noise, seed=seed)
+
+    def alone(self, seed: int, data: Split, device: torch.device) -> StateDict:
+        """The weights in which the training of that seed ends when no other runs."""
+        return _copy(advance(self.start(seed, data, device), self.updates))
+
+    def in_turn(self, data: Split, device: torch.device) -> list[StateDict]:
+        """The weights in which all trainings end when they take turns."""
+        streams = [_new_stream(device) for _ in range(self.count)]
+        _synchronize(device)  # the data are there
+        trainings, ends = [], list[TrainingState]()
+        for seed, on_stream in enumerate(streams):
+            with on_stream():
+                trainings.append(self.start(seed, data, device))
+        for _ in range(self.updates):
+            ends.clear()
+            for steps, on_stream in zip(trainings, streams, strict=True):
+                with on_stream():
+                    ends.append(next(steps))
+        _synchronize(device)
+        return [_copy(end) for end in ends]
+
+
+def concurrent_equal_alone(device: torch.device, trainings: ConcurrentTrainings) -> Finding:
+    """Trainings that take turns on streams of their own end with the bits that each ends with alone.
+
+    If this fails, they write into each other's memory (a workspace of cuBLAS, dropout's seed): run tables with
+    engine.concurrent_trainings=1, and report it with the lines above.
+    """
+    seeds, data = range(trainings.count), trainings.data(device)
+    with deterministic():
+        again, *alone = [trainings.alone(seed, data, device) for seed in (0, *seeds)]
+        if not _same_bits(again, alone[0]):
+            return not_checked("even alone a training ends with other bits each time: a kernel adds in any order")
+        ends = trainings.in_turn(data, device)
+    wrong = [str(seed) for seed in seeds if not _same_bits(alone[seed], ends[seed])]
+    text = f"{trainings.count} trainings of {trainings.updates} updates of {trainings.batch}"
+    return Finding(
+        not wrong, f"{text}: " + (f"number {', '.join(wrong)} ended elsewhere" if wrong else "the same bits")
+    )
+
+
+def memory_is_freed(device: torch.device, batch: int = 512) -> Finding:
+    """Trainings that ended leave no memory behind that a later one cannot use.
+
+    If this fails, a table's trainings fill the GPU one after another until one fails for lack of memory: run fewer at a
+    time, and report it with the lines above.
+    """
+    settings: dict[str, Any] = {"optimizer": SGD(LR), "schedule": Schedule(1), "noise": SMOOTHOUT}
+
+    def train() -> None:
+        sizes: dict[str, Any] = {"examples": 2 * batch, "shape": (3, 32, 32), "batch": Batch(batch)}
+        training(device, model=resnet8, **sizes, **settings).run()
+
+    train()  # libraries set themselves up
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    train()
+    needed = torch.cuda.max_memory_reserved(device) - before
+    for _ in range(4):
+        train()
+    torch.cuda.empty_cache()
+    left = torch.cuda.memory_reserved(device) - before
+    text = f"five trainings that need {needed / 2**20:.0f} MiB each left {left / 2**20:.0f} MiB behind"
+    return Finding(left < needed / 2, text)
+
+
+def _copy(state: TrainingState) -> StateDict:
+    return {name: tensor.clone() for name, tensor in state.model.items()}
+
+
+def _same_bits(one: StateDict, other: StateDict) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def _new_stream(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """Makes a new stream of a CUDA ``device`` the current one for a block."""
+    if device.type != "cuda":
+        return nullcontext
+    return partial(torch.cuda.stream, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
