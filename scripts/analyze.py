@@ -1,4 +1,4 @@
-"""Analyse one recorded training (or two, for an interpolation); each analysis gets a record."""
+"""Analyze one recorded training (two for an interpolation); each analysis gets a record under results/."""
 
 from functools import partial
 from pathlib import Path
@@ -24,22 +24,24 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 @hydra.main(config_path="../configs", config_name="analyze", version_base="1.3")
 def main(config: DictConfig) -> None:
-    """Find or make the record of the analysis that ``config`` describes."""
+    """Find or make the record of the analysis that ``config`` describes; under SLURM, in several processes."""
     slurm.run_on_rank_zero(partial(analyze, config))
 
 
 def analyze(config: DictConfig) -> None:
-    """The same in one process, or in the first of several."""
-    with app.program_session(config) as (settings, place):
+    """Rank 0's part: train what the analysis needs, run it, and print its summary."""
+    with app.program_session(config) as (settings, runtime):
         analysis: Analysis = build(settings.get("analysis"), "analysis", role=Analysis)
         configs = [settings]
         if analysis.runs == 2:
-            second_run = pick_settings(settings, second_run=tuple[str, ...]).second_run
-            given = [o for o in HydraConfig.get().overrides.task if not o.startswith(("analysis", "second_run"))]
-            configs.append(compose_config(CONFIGS, "train", [*given, *second_run]))
+            # The second run: the first one's overrides, then those of second_run.
+            changes = pick_settings(settings, second_run=tuple[str, ...]).second_run
+            overrides = HydraConfig.get().overrides.task
+            shared = [override for override in overrides if not override.startswith(("analysis", "second_run"))]
+            configs.append(compose_config(CONFIGS, "train", [*shared, *changes]))
         job = Job(analysis, tuple(Job(build_experiment(config)) for config in configs))
-        plan.announce_retraining(job, [epoch_seconds(config) for config in configs], place)
-        print_line(summary.analysis_summary(get_or_run(job, place)) + app.sweep_suffix())
+        plan.announce_retraining(job, [epoch_seconds(config) for config in configs], runtime)
+        print_line(summary.analysis_summary(get_or_run(job, runtime)) + app.sweep_suffix())
 
 
 if __name__ == "__main__":

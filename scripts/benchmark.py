@@ -1,4 +1,4 @@
-"""Measure the trainer's and the analyses' speed as ratios, and write the report under results/benchmarks/."""
+"""Measure the speed of the trainer and the analyses as ratios, and save the report under results/benchmarks/."""
 
 from pathlib import Path
 
@@ -14,18 +14,21 @@ from smoothout.config.build import pick_settings
 
 @hydra.main(config_path="../configs", config_name="benchmark", version_base="1.3")
 def main(config: DictConfig) -> None:
-    """Measure what ``config`` names on its device."""
-    with app.program_session(config) as (settings, place):
-        rows, only = [], pick_settings(settings, only=tuple[str, ...] | None).only
-        comparisons = report.comparisons(place.device, Path(place.folders.data), only)
+    """Measure the comparisons that ``config`` names, on its device."""
+    with app.program_session(config) as (settings, runtime):
+        only = pick_settings(settings, only=tuple[str, ...] | None).only
+        comparisons = report.comparisons(runtime.device, Path(runtime.folders.data), only)
+        rows = []
         with Bar("comparisons", len(comparisons)) as bar:
-            for compared in comparisons:
-                rows.append(compared())
+            for measure in comparisons:
+                rows.append(measure())
                 bar.tick(rows[-1].what)
-        where = place.device, place.environment()
-        Console(highlight=False, soft_wrap=True).print(report.markdown(rows, *where), markup=False)
+        environment = runtime.environment()
+        markdown = report.markdown(rows, runtime.device, environment)
+        Console(highlight=False, soft_wrap=True).print(markdown, markup=False)
         if not only:
-            paths = report.save(rows, *where, Path(place.folders.results) / "benchmarks")
+            folder = Path(runtime.folders.results) / "benchmarks"
+            paths = report.save(rows, runtime.device, environment, folder)
             print_line("\n".join(f"written: {path}" for path in paths))
 
 

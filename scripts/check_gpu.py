@@ -1,6 +1,6 @@
-"""Check that this machine's GPU trains as it should: no data needed, nothing written, a few minutes.
+"""Check that this machine's GPU trains as it should, in a few minutes; needs no data and writes nothing.
 
-A line a check; the exit code is 0 when all hold, 1 when one fails, 2 when there is no GPU to check.
+Prints a line per check. Exit codes: 0 all checks pass, 1 one fails, 2 there is no GPU to check.
 """
 
 import argparse
@@ -8,7 +8,7 @@ import sys
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", help="cuda (the first GPU), cuda:1, ...")
     parser.add_argument("--quick", action="store_true", help="shorter trainings, and one of six timings")
@@ -16,11 +16,12 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Parse, then import: torch takes seconds, which --help need not wait for."""
-    given = arguments()
+    """Run the checks; returns the exit code."""
+    options = arguments()
+    # Only now: torch takes seconds to import, and --help need not wait for it.
     from smoothout.benchmark.gpu_check import program  # noqa: PLC0415
 
-    return program.main(given.device, given.quick)
+    return program.main(options.device, options.quick)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fetch a data set into the data folder, or check the one that is there."""
+"""Download a data set into the data folder, or check the one that is there."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from smoothout.config.experiment import build_data
 
 @hydra.main(config_path="../configs", config_name="prepare_data", version_base="1.3")
 def main(config: DictConfig) -> None:
-    """Find or fetch the data set that ``config`` names, and say what it is."""
-    with app.program_session(config) as (settings, place):
+    """Find or download the data set that ``config`` names, and print its sizes and fingerprint."""
+    with app.program_session(config) as (settings, runtime):
         data = build_data(settings.get("data"))
-        train, test, fingerprint = data.load(Path(place.folders.data), place.device, place.download)
+        train, test, fingerprint = data.load(Path(runtime.folders.data), runtime.device, runtime.download)
         shape = " x ".join(map(str, data.shape))
         print_line(f"{data.name}: {len(train)} training and {len(test)} test images, {shape}, SHA-256 {fingerprint}")
 

@@ -1,4 +1,4 @@
-"""Train one network, or with -m a sweep of them; each gets a record under results/train/."""
+"""Train one network, or with -m a sweep; each run gets a record under results/train/."""
 
 from functools import partial
 
@@ -16,14 +16,15 @@ from smoothout.results import summary
 
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
-    """Find or make the record of the training that ``config`` describes."""
+    """Find or make the record of the training that ``config`` describes; under SLURM, in several processes."""
     slurm.run_on_rank_zero(partial(train, config))
 
 
 def train(config: DictConfig) -> None:
-    """The same in one process, or in the first of several."""
-    with app.program_session(config) as (settings, place):
-        print_line(summary.training_summary(get_or_run(Job(build_experiment(settings)), place)) + app.sweep_suffix())
+    """Rank 0's part: run the job and print its summary."""
+    with app.program_session(config) as (settings, runtime):
+        record = get_or_run(Job(build_experiment(settings)), runtime)
+        print_line(summary.training_summary(record) + app.sweep_suffix())
 
 
 if __name__ == "__main__":

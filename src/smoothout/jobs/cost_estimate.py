@@ -1,41 +1,61 @@
-"""What jobs that have no record would take."""
+"""Where "about 3 h" in a plan comes from: estimates of what jobs without a record take.
+
+A training takes epochs x training examples x seconds per example. The seconds per example are the median epoch time of
+recorded trainings of the same model, data and batch on the same kind of device (CPU or GPU), per training example. If
+there are none, they come from ``epoch_seconds`` in configs/experiment/, the time for one epoch of the whole data set.
+An analysis takes evaluations x examples per evaluation x the same seconds per example: an evaluation is a pass forward
+and backward, as in a training. Jobs that are neither (measurements of the machine, summaries) have no estimate.
+"""
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import replace
+from typing import Any
 
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
 
+SECONDS_PER_HOUR = 3600
+
 
 class RuntimeEstimator:
-    """Estimates of what missing jobs would take on this device: from records of their like, else from the config."""
+    """Estimates how long jobs take on this device, see the module's docstring; reads all training records once."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._seconds: dict[tuple[str, str, int], list[float]] = {}
+        self._example_seconds: dict[tuple[str, str, int], list[float]] = {}
         for record in runtime.records.iter_readable(Experiment.kind):
             on_cpu = record.environment["device"] == "cpu"
-            if on_cpu == runtime.on_cpu and record.outcome["curves"]["seconds"]:
-                labels = record.labels
-                key = (labels["model"], labels["data"], labels["batch"])
-                seen = statistics.median(record.outcome["curves"]["seconds"]) / record.outcome["examples"]["train"]
-                self._seconds.setdefault(key, []).append(seen)
+            epochs = record.outcome["curves"]["seconds"]
+            if on_cpu == runtime.on_cpu and epochs:
+                seconds = statistics.median(epochs) / record.outcome["examples"]["train"]
+                self._example_seconds.setdefault(_key(record.labels), []).append(seconds)
 
     def hours(self, job: Job, epoch_seconds: float | None) -> float | None:
-        """Hours that ``job`` would take; ``epoch_seconds`` is the config's estimate for all training examples."""
-        run = job.training_job.settings
-        if not isinstance(run, Experiment):
+        """Hours that ``job`` would take, None if unknown; ``epoch_seconds`` is the config's estimate of an epoch."""
+        experiment = job.training_job.settings
+        if not isinstance(experiment, Experiment):
             return None
-        labels = run.labels
-        seen = self._seconds.get((labels["model"], labels["data"], labels["batch"]))
-        whole = replace(run.data, train_examples=None).expected_sizes[0]
-        if not seen and epoch_seconds is None:
+        example_seconds = self._seconds_per_example(experiment, epoch_seconds)
+        if example_seconds is None:
             return None
-        example_seconds = statistics.median(seen) if seen else (epoch_seconds or 0.0) / whole
+        train, test = experiment.data.expected_sizes
         if job.kind == Experiment.kind:
-            return float(run.schedule.epochs * run.data.expected_sizes[0] * example_seconds / 3600)
-        sizes = run.data.expected_sizes
-        passes: int = job.settings.evaluations(*sizes) * job.settings.examples_seen(*sizes)
-        return passes * example_seconds / 3600
+            examples = experiment.schedule.epochs * train
+        else:
+            examples = job.settings.evaluations(train, test) * job.settings.examples_seen(train, test)
+        return float(examples * example_seconds / SECONDS_PER_HOUR)
+
+    def _seconds_per_example(self, experiment: Experiment, epoch_seconds: float | None) -> float | None:
+        recorded = self._example_seconds.get(_key(experiment.labels))
+        if recorded:
+            return statistics.median(recorded)
+        if epoch_seconds is None:
+            return None
+        return epoch_seconds / replace(experiment.data, train_examples=None).expected_sizes[0]
+
+
+def _key(labels: dict[str, Any]) -> tuple[str, str, int]:
+    """What trainings must share to take the same time per example."""
+    return labels["model"], labels["data"], labels["batch"]

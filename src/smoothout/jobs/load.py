@@ -1,4 +1,4 @@
-"""A recorded run's network for whoever writes Python: a notebook, an analysis of one's own."""
+"""Load the network of a recorded run: for notebooks and for analyses of your own."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def trained(
 ) -> nn.Module:
     """The network of the run that ``train.py`` makes with the same ``overrides``, in evaluation mode.
 
-    A run that has no record, or whose checkpoint is not here, is trained first. Data, records and checkpoints lie where
-    `configs/_place.yaml` says: in folders of the working directory, or where SMOOTHOUT_DATA and its like point.
+    A run without a record or checkpoint is trained first. Data, records and checkpoints lie in folders of the working
+    directory, or where the environment variables SMOOTHOUT_DATA, SMOOTHOUT_RESULTS, ... point.
 
     Args:
-        overrides: of configs/train.yaml, ["experiment=f1_mnist", "batch=large", "seed=1"] say.
-        weights: best, those of the best test epoch, or last.
+        overrides: of configs/train.yaml, for example ["experiment=f1_mnist", "batch=large", "seed=1"].
+        weights: ``best`` (of the epoch with the best test accuracy) or ``last``.
         configs: the folder configs/ of this repository.
 
     Raises:
-        SettingsError: or another error whose message is one line, for overrides that cannot be used or missing data.
+        UserError: with a message of one line, for overrides that cannot be used and for missing data.
         ValueError: for other ``weights``.
     """
     which = parse_enum(WhichWeights, "weights", weights)

@@ -1,7 +1,7 @@
-"""A cluster under SLURM: jobs that are missing here are made there, and processes of one job become torch's ranks.
+"""Run missing jobs on a SLURM cluster, and make the processes of one SLURM job the ranks of torch.distributed.
 
-submitit writes, submits and watches the cluster's jobs, for Hydra's launcher (``-m``) as for what is handed over here;
-configs/hydra/launcher/ says what each may use.
+submitit writes, submits and watches the SLURM jobs, both for Hydra's launcher (``-m``) and for the jobs that a table
+hands over here. Their resources are set in configs/hydra/launcher/, see the README there.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from smoothout.training.distributed import current_ranks
 
 Outcomes = Iterator[tuple[Job, Record | Exception]]
 JobRunner = Callable[[Iterable[Job], Runtime], Outcomes]
-POLL_SECONDS = 5.0  # between two looks at which of the cluster's jobs have ended
+POLL_SECONDS = 5.0  # between two looks at which SLURM jobs have ended
 T = TypeVar("T")
-_EXECUTORS = {"SlurmLauncher": "slurm", "LocalLauncher": "local"}
+_EXECUTORS = {"SlurmLauncher": "slurm", "LocalLauncher": "local"}  # submitit's names of Hydra's launchers
 
 
 def init_ranks_from_submitit() -> bool:
-    """Where submitit started several processes as one job, tell torch which of them this is, as torchrun does.
+    """If submitit started several processes as one job, tell torch which of them this is, as torchrun would.
 
-    Returns whether it did.
+    Returns whether it did. A process that torchrun started, or that is alone, is left as it is.
     """
     started = "SUBMITIT_EXECUTOR" in os.environ and "RANK" not in os.environ
     if not started or JobEnvironment().num_tasks == 1:
@@ -54,7 +54,7 @@ def init_ranks_from_submitit() -> bool:
 
 
 def run_on_rank_zero(program: Callable[[], T]) -> T | None:
-    """Run ``program``; of several processes that submitit started, the first runs it and the others follow."""
+    """Run ``program``; of several processes that submitit started, rank 0 runs it and the others work for rank 0."""
     if not init_ranks_from_submitit():
         return program()
     ranks = current_ranks()
@@ -68,14 +68,15 @@ def run_on_rank_zero(program: Callable[[], T]) -> T | None:
 
 
 def job_runner(hydra: HydraConf, settings: dict[str, Any]) -> JobRunner:
-    """How missing jobs are made: by this process, or each as a job of the cluster that ``hydra/launcher=`` names.
+    """How to run missing jobs: in this process, or each as a job of the cluster that ``hydra/launcher=`` names.
 
-    ``hydra`` is Hydra's own config, ``settings`` the program's. Raises SettingsError for a launcher that is no
-    cluster's, and where there is no SLURM.
+    ``hydra`` is Hydra's own config, ``settings`` the program's. Raises ConfigError for a launcher that is not a
+    cluster's, and if SLURM is not installed.
     """
     resources: Any = OmegaConf.to_container(hydra.launcher, resolve=True)
     target = resources.pop("_target_")
     launcher = target.rpartition(".")[2]
+    # In a sweep Hydra's own launcher has handed over already: this process runs one job.
     if hydra.mode is RunMode.MULTIRUN or launcher == "BasicLauncher":
         return run_jobs
     if launcher not in _EXECUTORS:
@@ -86,40 +87,43 @@ def job_runner(hydra: HydraConf, settings: dict[str, Any]) -> JobRunner:
 
 def executor(name: str, resources: dict[str, Any]) -> AutoExecutor:
     """submitit's executor ``name`` (slurm or local), which gives each job the ``resources`` of a launcher's config."""
-    common, given = {field.name for field in fields(BaseQueueConf)}, dict(resources)
-    folder, timeouts = given.pop("submitit_folder"), given.pop("max_num_timeout", 0)
-    made = AutoExecutor(folder, name, slurm_max_num_timeout=timeouts)
-    made.update_parameters(**{key if key in common else f"slurm_{key}": value for key, value in given.items()})
-    return made
+    parameters = dict(resources)
+    folder, timeouts = parameters.pop("submitit_folder"), parameters.pop("max_num_timeout", 0)
+    auto_executor = AutoExecutor(folder, name, slurm_max_num_timeout=timeouts)
+    # submitit wants a prefix before every parameter that only SLURM has.
+    shared = {field.name for field in fields(BaseQueueConf)}
+    prefixed = {key if key in shared else f"slurm_{key}": value for key, value in parameters.items()}
+    auto_executor.update_parameters(**prefixed)
+    return auto_executor
 
 
 @dataclass(frozen=True)
 class RemoteJob:
-    """What a cluster's job does: find or make one record, at the place that ``settings`` describe over there."""
+    """What a SLURM job does: find or make one record on its node, with the program's ``settings``."""
 
     settings: dict[str, Any]
 
     def __call__(self, job: Job) -> Record | Exception | None:
-        """The record, or why there is none; None in a process that follows."""
-        return run_on_rank_zero(partial(self._made, job))
+        """The record, or the error; None on the ranks other than 0."""
+        return run_on_rank_zero(partial(self._get_or_run, job))
 
-    def _made(self, job: Job) -> Record | Exception:
+    def _get_or_run(self, job: Job) -> Record | Exception:
         try:
             with defer_signals():
                 return get_or_run(job, build_runtime(self.settings))
         except Exception as error:
-            traceback.print_exc()  # into the job's own log
+            traceback.print_exc()  # into the SLURM job's own log
             return error
 
     def checkpoint(self, job: Job) -> DelayedSubmission:
-        """What follows a job that ran out of time: the same, for it goes on from the last checkpoint."""
+        """What submitit submits after a job that ran out of time: the same job, which resumes from its checkpoint."""
         return DelayedSubmission(self, job)
 
 
-def run_on_slurm(jobs_of: AutoExecutor, work: RemoteJob, jobs: Iterable[Job], runtime: Runtime) -> Outcomes:
-    """Like `jobs.run_jobs`, but every job whose record is missing is a job of the cluster, all in one array.
+def run_on_slurm(auto_executor: AutoExecutor, work: RemoteJob, jobs: Iterable[Job], runtime: Runtime) -> Outcomes:
+    """Like `runner.run_jobs`, but every job whose record is missing becomes a SLURM job, all of them in one array.
 
-    These go on when this process ends; the same command then finds their records, or waits for those that make them.
+    SLURM jobs outlive this process: the same command then finds their records, or waits for the jobs that make them.
     """
     missing = []
     for job in jobs:
@@ -134,24 +138,25 @@ def run_on_slurm(jobs_of: AutoExecutor, work: RemoteJob, jobs: Iterable[Job], ru
                 yield job, record
     if not missing:
         return
-    handed = jobs_of.map_array(work, missing)
-    by_id = {one.job_id: job for one, job in zip(handed, missing, strict=True)}
-    console.print(f"handed over: {', '.join(f'{job.name} ({number})' for number, job in by_id.items())}", markup=False)
-    for one in as_completed(handed, poll_frequency=POLL_SECONDS):
+    submitted = auto_executor.map_array(work, missing)
+    by_id = {slurm_job.job_id: job for slurm_job, job in zip(submitted, missing, strict=True)}
+    names = ", ".join(f"{job.name} ({number})" for number, job in by_id.items())
+    console.print(f"submitted: {names}", markup=False)
+    for slurm_job in as_completed(submitted, poll_frequency=POLL_SECONDS):
         try:
-            outcome = one.results()[0]  # of the process that leads
+            outcome = slurm_job.results()[0]  # of rank 0
             assert outcome is not None
-            yield by_id[one.job_id], outcome
+            yield by_id[slurm_job.job_id], outcome
         except UncompletedJobError as error:
-            yield by_id[one.job_id], error
+            yield by_id[slurm_job.job_id], error
 
 
 def check_launcher(target: str) -> None:
-    """Refuse a launcher that hands jobs to other processes where there is no SLURM, or where ranks would wait in vain.
+    """Raise ConfigError for a SLURM launcher without SLURM, and for any launcher but Hydra's basic one under torchrun.
 
-    Raises SettingsError.
+    Under torchrun the other ranks would wait in vain for jobs that rank 0 hands to other processes.
     """
     if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
-        raise ConfigError("hydra/launcher: srun was not found; SLURM takes jobs from machines of its cluster alone")
+        raise ConfigError("hydra/launcher: srun was not found; submit to SLURM from a machine of its cluster")
     if current_ranks().size > 1 and not target.endswith(".BasicLauncher"):
         raise ConfigError("hydra/launcher: must be basic under torchrun, whose processes train together")
