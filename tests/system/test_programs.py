@@ -70,7 +70,7 @@ def test_a_training_that_is_terminated_leaves_a_checkpoint_one_line_and_code_143
     process.terminate()
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (143, "")
-    assert err == "stopped: by SIGTERM; the same command goes on from here\n"
+    assert err == "stopped: by SIGTERM; run the same command to resume\n"
     (path,) = (root / "checkpoints").glob("*.pt")
     assert path.stem.endswith(lock.stem.removeprefix("weights-"))
     content = torch.load(path, weights_only=True)

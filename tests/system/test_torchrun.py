@@ -191,7 +191,7 @@ def test_a_killed_process_is_started_anew_and_all_go_on_from_the_last_checkpoint
     process.send_signal(signal.SIGTERM)
     _, out, err = ended(process)
     assert out == []
-    assert err == ["stopped: by SIGTERM; the same command goes on from here"]
+    assert err == ["stopped: by SIGTERM; run the same command to resume"]
     assert "processes" in json.loads(torch.load(next((root / "checkpoints").glob("*.pt")))["json"])["machines"][0]
 
 
@@ -202,7 +202,7 @@ def test_torchrun_that_is_terminated_leaves_a_checkpoint_and_one_line(root: Path
         time.sleep(0.05)  # until a few epochs are written
     process.send_signal(signal.SIGTERM)
     _, out, err = ended(process)
-    assert (out, err) == ([], ["stopped: by SIGTERM; the same command goes on from here"])
+    assert (out, err) == ([], ["stopped: by SIGTERM; run the same command to resume"])
     assert list((root / "checkpoints").glob("*.pt"))
     assert records(root) == {}
 

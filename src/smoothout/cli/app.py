@@ -1,6 +1,7 @@
-"""What the programs under scripts/ share: one line and an exit code for every error, and a summary after a sweep.
+"""The frame of the programs under scripts/: checked settings, errors as one line, a summary after a sweep.
 
 Exit codes: 0 done; 1 a fault of the program or the machine; 2 wrong input; 130 and 143 stopped by SIGINT and SIGTERM.
+Modules that need torch are imported by the functions that use them: --help and rendering work without.
 """
 
 from __future__ import annotations
@@ -11,13 +12,11 @@ import sys
 import tempfile
 import traceback
 import warnings
-from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import hydra.utils
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
@@ -30,41 +29,56 @@ from smoothout.common.files import atomic_write_text
 from smoothout.common.interrupts import Interrupted, defer_signals, exit_with_parent, raise_on_signals
 from smoothout.common.machine_errors import machine_error_hint
 from smoothout.common.progress import console
-from smoothout.config.build import unknown_key
-from smoothout.config.compose import compose_config, to_plain_dict
-from smoothout.jobs.runtime import Runtime, build_runtime
-from smoothout.jobs.slurm import check_launcher
-from smoothout.jobs.training_job import run_worker_rank
-from smoothout.training.distributed import current_ranks
+from smoothout.config.build import validate
+from smoothout.config.compose import to_plain_dict
+from smoothout.config.moved import current_overrides
+from smoothout.jobs.runtime import RUNTIME_KEYS, Runtime, build_runtime, launched_ranks
 
-_SWEEP = "SMOOTHOUT_SWEEP"  # the file that the jobs of a sweep report to
-_LEADER = "SMOOTHOUT_SWEEP_LEADER"  # the number of the process that leads it
+if TYPE_CHECKING:
+    from smoothout.jobs.slurm import JobRunner
+
+T = TypeVar("T")
+_SWEEP = "SMOOTHOUT_SWEEP"  # the file in which the jobs of a sweep report failures
+_LEADER = "SMOOTHOUT_SWEEP_LEADER"  # the id of the process that runs the sweep
 
 
 def run(program: Callable[[], Any]) -> None:
     """Run a Hydra program; every error becomes one line on stderr and an exit code, a sweep ends with its summary.
 
-    Of torchrun's processes the first one runs it; the others do their share of the trainings that it leads.
+    Under torchrun, rank 0 runs the program; the others work on the trainings that it leads.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and swallowed
-    code, ranks, failures = 0, current_ranks(), list[dict[str, Any]]()
+    code, ranks, failures = 0, launched_ranks(), list[dict[str, Any]]()
     try:
-        with _own_callbacks(), raise_on_signals(), _arguments_checked():
-            program() if ranks.rank == 0 else run_worker_rank(ranks)
+        with raise_on_signals(), _one_line_warnings():
+            sys.argv = [sys.argv[0], *_current_arguments(sys.argv[1:])]
+            if ranks is None or ranks.rank == 0:
+                program()
+            else:
+                from smoothout.jobs.training_job import run_worker_rank  # noqa: PLC0415
+
+                run_worker_rank(ranks)
     except (Exception, KeyboardInterrupt) as error:
         failures = _failures()
         told = format_error(error) in {failure["error"] for failure in failures}  # a sweep ends with its first failure
-        log = Path("logs") / "failure.txt" if ranks.rank else None
-        code = _code(error) if told else report_error(error, log)
+        log = Path("logs") / "failure.txt" if ranks and ranks.rank else None
+        code = _exit_code(error) if told else report_error(error, log)
     finally:
-        ranks.shutdown()
+        if ranks is not None:
+            ranks.shutdown()
     for failure in failures or _failures():
         console.print(f"failed: {' '.join(failure['overrides'])}: {failure['error']}", markup=False)
     sys.exit(code)
 
 
+def _current_arguments(arguments: Sequence[str]) -> list[str]:
+    """The command line with current names of settings, which come before the options wherever they stood."""
+    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    return [*current_overrides(overrides), *(argument for argument in arguments if argument not in overrides)]
+
+
 def _choices(*, _root_: DictConfig) -> str:
-    """For the help of a program: each group of configs that it composes, and the names in it."""
+    """For a program's --help: each group of configs that it composes, and the names in it."""
     runtime = _root_.hydra.runtime
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     lines = []
@@ -77,62 +91,26 @@ def _choices(*, _root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("choices", _choices, replace=True)
 
 
-@contextmanager
-def _own_callbacks() -> Iterator[None]:
-    """Within the block Hydra makes this module's callback and no other: else a config could have it call anything."""
-    make, own = hydra.utils.instantiate, f"{SweepSummary.__module__}.{SweepSummary.__qualname__}"
-
-    def checked(config: Any, *arguments: Any, **settings: Any) -> Any:
-        target = config.get("_target_") if isinstance(config, DictConfig) else config
-        if target != own:
-            raise ConfigError(f"hydra.callbacks: _target_: {target!r} is not {own}")
-        return make(config, *arguments, **settings)
-
-    hydra.utils.instantiate = checked
-    try:
-        yield
-    finally:
-        hydra.utils.instantiate = make
-
-
-@contextmanager
-def _arguments_checked() -> Iterator[None]:
-    """Within the block a wrong argument is an error as every other, and settings may stand before and after options."""
-    usual, parse = ArgumentParser.error, ArgumentParser.parse_args
-
-    def refuse(_: ArgumentParser, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; --help shows what is allowed")
-
-    if any(argument.startswith("--experimental-r") for argument in sys.argv[1:]):  # it loads a pickled object
-        raise ConfigError("--experimental-rerun: is no option of this program; --help shows what is allowed")
-    ArgumentParser.error = refuse  # type: ignore[method-assign,assignment]
-    ArgumentParser.parse_args = ArgumentParser.parse_intermixed_args  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        ArgumentParser.error, ArgumentParser.parse_args = usual, parse  # type: ignore[method-assign]
-
-
 def report_error(error: BaseException, log: Path | None = None) -> int:
-    """Say on stderr, in one line, what went wrong; returns the exit code. A bug's traceback goes to ``log``.
+    """Print one line about ``error`` on stderr; returns the exit code. A bug's traceback goes to ``log``.
 
-    Of several processes the first one that fails says it, and those that end because of it are silent.
+    Of several processes, the first that fails reports it; those that end because of it are silent.
     """
     if isinstance(error, DistributedAbort) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, PeerLostError):
         return 1
-    telling = current_ranks().may_report()
+    ranks = launched_ranks()
+    may_report = ranks is None or ranks.may_report()
     if isinstance(error, KeyboardInterrupt):
-        if telling:
-            console.print(f"stopped: {str(error) or 'the same command goes on from here'}", markup=False)
+        if may_report:
+            console.print(f"stopped: {str(error) or 'run the same command to resume'}", markup=False)
         return 128 + (error.number if isinstance(error, Interrupted) else 2)
-    code = _code(error)
-    if not telling or already_reported(error):
+    code = _exit_code(error)
+    if not may_report or already_reported(error):
         return code
-    console.print(
-        f"error: {f'rank {current_ranks().rank}: ' if current_ranks().rank else ''}{format_error(error)}", markup=False
-    )
+    rank = f"rank {ranks.rank}: " if ranks and ranks.rank else ""
+    console.print(f"error: {rank}{format_error(error)}", markup=False)
     if code == 1 and machine_error_hint(error) is None:
         if log is None:
             traceback.print_exception(error)
@@ -144,34 +122,53 @@ def report_error(error: BaseException, log: Path | None = None) -> int:
 
 @contextmanager
 def program_session(
-    config: DictConfig, hands_over: bool = False, instead: Mapping[str, str] | None = None
-) -> Iterator[tuple[dict[str, Any], Runtime]]:
-    """The composed settings as plain values, and the place to work at; errors within a sweep are left to the sweep.
+    config: DictConfig, kind: type[T], *, launches_jobs: bool = False, ineffective: Mapping[str, str] | None = None
+) -> Iterator[tuple[T, Runtime]]:
+    """The program's settings, checked, and the runtime; errors end the program, in a sweep they are left to Hydra.
 
     Args:
         config: as Hydra composed it.
-        hands_over: the program gives single jobs to a cluster; others know launchers in sweeps alone.
-        instead: settings that would do nothing here, and those that do it; they are refused.
+        kind: the dataclass of the program's settings, without those of the runtime.
+        launches_jobs: whether the program hands single jobs to a cluster; others accept launchers in sweeps only.
+        ineffective: settings without effect in this program, each with the setting to use instead; they are refused.
     """
     try:
-        _refuse_new_keys(HydraConfig.get().overrides.task, config)
-        _refuse_idle_keys(HydraConfig.get().overrides.task, instead or {})
-        if not hands_over and HydraConfig.get().mode is not RunMode.MULTIRUN:
-            _refuse_launcher(HydraConfig.get().launcher._target_)
-        settings = to_plain_dict(config)
-        with defer_signals(), _one_line_warnings():
-            yield settings, build_runtime(settings)
+        hydra = HydraConfig.get()
+        _refuse_ineffective(hydra.overrides.task, ineffective or {})
+        if not launches_jobs and hydra.mode is not RunMode.MULTIRUN:
+            _refuse_launcher(hydra.launcher._target_)
+        values = to_plain_dict(config)
+        runtime = {name: values.pop(name) for name in RUNTIME_KEYS if name in values}
+        settings = validate(kind, values, "", other_names=RUNTIME_KEYS)
+        with defer_signals():
+            yield settings, build_runtime(runtime)
     except (Exception, KeyboardInterrupt) as error:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
-        named = OmegaConf.select(config, "folders.logs")
-        logs = named if isinstance(named, str) else "logs"
-        sys.exit(report_error(error, Path(logs) / "failure.txt"))
+        logs = OmegaConf.select(config, "folders.logs")
+        sys.exit(report_error(error, Path(logs if isinstance(logs, str) else "logs") / "failure.txt"))
+
+
+def run_on_rank_zero(program: Callable[[], T]) -> T | None:
+    """Run ``program``; of several processes that SLURM started, the first runs it and the others work with it."""
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return program()
+    from smoothout.jobs import slurm  # noqa: PLC0415
+
+    return slurm.run_on_rank_zero(program)
+
+
+def job_runner(config: DictConfig) -> JobRunner:
+    """How missing jobs are run: in this process, or on the cluster that ``hydra/launcher=`` names."""
+    from smoothout.jobs import slurm  # noqa: PLC0415
+
+    values = to_plain_dict(config)
+    return slurm.job_runner(HydraConfig.get(), {name: values[name] for name in RUNTIME_KEYS if name in values})
 
 
 @contextmanager
 def _one_line_warnings() -> Iterator[None]:
-    """Within the block a warning is one line, without the place in the source that it comes from."""
+    """Print warnings as one line, without their place in the source."""
     usual = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
     try:
@@ -180,60 +177,46 @@ def _one_line_warnings() -> Iterator[None]:
         warnings.formatwarning = usual
 
 
-def _code(error: BaseException) -> int:
-    """The exit code: 2 where the input is at fault, 1 where it is the program or the machine."""
+def _exit_code(error: BaseException) -> int:
+    """2 for wrong input, 1 for a fault of the program or the machine."""
     return error.code if isinstance(error, JobsFailedError) else 2 if is_user_error(error) else 1
 
 
 def sweep_suffix() -> str:
-    """What tells a job's line from those of other jobs: in a sweep its overrides, else nothing."""
+    """The job's overrides, to tell its line from those of a sweep's other jobs; empty outside of sweeps."""
     hydra = HydraConfig.get()
     return f" [{' '.join(hydra.overrides.task)}]" if hydra.mode is RunMode.MULTIRUN else ""
 
 
-def _refuse_new_keys(overrides: Sequence[str], config: DictConfig) -> None:
-    """``+key=value`` adds a setting that nothing reads: a misspelling, most likely. ``++key=value`` may set one."""
-    for override in overrides:
-        key = override.lstrip("+").partition("=")[0]
-        known = override.startswith("++") and key in _keys_before()
-        if override.startswith("+") and "." not in key and not known:
-            raise ConfigError(unknown_key(key, [str(name) for name in config if name != key]))
-
-
-def _refuse_idle_keys(overrides: Sequence[str], instead: Mapping[str, str]) -> None:
+def _refuse_ineffective(overrides: Sequence[str], ineffective: Mapping[str, str]) -> None:
     for key in (override.lstrip("+").partition("=")[0] for override in overrides):
-        if key in instead:
-            raise ConfigError(f"{key}: does nothing in this program; set {instead[key]}")
-
-
-def _keys_before() -> set[str]:
-    """The program's settings without what the command line says."""
-    hydra = HydraConfig.get()
-    [folder] = [source.path for source in hydra.runtime.config_sources if source.provider == "main"]
-    return set(compose_config(Path(folder), str(hydra.job.config_name), []))
+        if key in ineffective:
+            raise ConfigError(f"{key}: has no effect in this program; set {ineffective[key]}")
 
 
 def _refuse_launcher(target: str) -> None:
-    """A launcher that nobody asks for its services would be a setting without effect."""
+    """Refuse a launcher that this program would not use."""
     if not target.endswith(".BasicLauncher"):
-        raise ConfigError("hydra/launcher: this program hands the runs of a sweep (-m) over, and no single one")
+        raise ConfigError("hydra/launcher: launchers apply to sweeps only; add -m, or drop hydra/launcher=...")
 
 
 class SweepSummary(Callback):
-    """Collects how each job of a sweep ended, whatever process it ran in."""
+    """Collects how each job of a sweep ended, in whichever process it ran."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Open the file that the jobs report to; ends the program where the launcher cannot serve here."""
+        """Open the file that the jobs report to; ends the program if the launcher cannot work on this machine."""
+        from smoothout.jobs.slurm import check_launcher  # noqa: PLC0415
+
         try:
             check_launcher(config.hydra.launcher._target_)
         except ConfigError as error:
             sys.exit(report_error(error))  # Hydra turns a callback's other exceptions into warnings
-        handle, path = tempfile.mkstemp(suffix=".jsonl", dir=_seen_by_all_jobs(config))
+        handle, path = tempfile.mkstemp(suffix=".jsonl", dir=_shared_folder(config))
         os.close(handle)
         os.environ.update({_SWEEP: path, _LEADER: str(os.getpid())})
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Let a process of a local pool end with the sweep that it works for, whatever ends that."""
+        """Let a process of a local pool end with its sweep, however that ends."""
         if os.environ.get(_LEADER) == str(os.getppid()):
             exit_with_parent()
 
@@ -252,8 +235,8 @@ class SweepSummary(Callback):
             )
 
 
-def _seen_by_all_jobs(config: DictConfig) -> Path | None:
-    """A folder that a sweep's jobs see wherever they run; None, the system's own, where that is this machine."""
+def _shared_folder(config: DictConfig) -> Path | None:
+    """A folder that all jobs of a sweep see; None (the system's own) if they run on this machine."""
     if "submitit" not in config.hydra.launcher._target_:
         return None
     folder = Path(config.hydra.sweep.dir).resolve()

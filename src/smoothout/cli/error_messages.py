@@ -1,4 +1,4 @@
-"""Every error as one line for the user, and whose fault it was."""
+"""Every error as one line for the user, and whether the user's input caused it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeErr
 from smoothout.common.errors import UserError
 from smoothout.common.machine_errors import machine_error_hint
 from smoothout.config.build import unknown_key
+from smoothout.config.moved import RENAMED
 
 WRONG_INPUT = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
 _TRAILERS = ("Config search path", "full_key:", "object_type=", "Set the environment variable", "To append to your")
@@ -27,16 +28,16 @@ _NO_CHOICE = re.compile(r"Could not override '([^']+)'\. No match in the default
 
 
 class JobsFailedError(Exception):
-    """Some jobs were not done, each of which was named already; ``code`` is the program's exit code."""
+    """Some jobs were lost, and each was reported already; ``code`` is the program's exit code."""
 
     def __init__(self, lost: int, code: int) -> None:
-        super().__init__(f"{lost} of its jobs could not be done, named above")
+        super().__init__(f"{lost} of its jobs failed, as reported above")
         self.code = code
 
 
 def format_error(error: BaseException) -> str:
-    """The message of an error in one line that names the culprit, without Hydra's and OmegaConf's trailers."""
-    text = _misspelt(error) or str(error) or type(error).__name__
+    """The message of an error as one line that names the setting, without the trailers of Hydra and OmegaConf."""
+    text = _misspelled(error) or str(error) or type(error).__name__
     text = _NO_CHOICE.sub(_no_choice, text)
     kept = []
     for line in text.splitlines():
@@ -46,25 +47,26 @@ def format_error(error: BaseException) -> str:
     joined = " ".join(line for line in kept if line)
     if not is_user_error(error):
         return machine_error_hint(error) or (joined if already_reported(error) else f"{type(error).__name__}: {joined}")
-    culprit = getattr(error, "override", None) or getattr(error, "full_key", None)  # of Hydra, and of OmegaConf
+    culprit = getattr(error, "override", None) or getattr(error, "full_key", None)  # Hydra's, or OmegaConf's
     if culprit:
         return joined if str(culprit) in joined else f"{culprit}: {joined}"
     nameless = isinstance(error, ValueError | OmegaConfBaseException)
     return f"{joined}; among: {' '.join(sys.argv[1:])}" if nameless else joined
 
 
-def _no_choice(found: re.Match[str]) -> str:
-    """The line about a group of another program's."""
-    meant = _INSTEAD.get(Path(sys.argv[0]).stem, {}).get(found[1])
+def _no_choice(match: re.Match[str]) -> str:
+    """The line about a group that this program does not have."""
+    group = match[1]
+    meant = _INSTEAD.get(Path(sys.argv[0]).stem, {}).get(group) or RENAMED.get(group)
     hint = f" (did you mean {meant}?)" if meant else ""
-    return f"{found[1]}: is no choice of this program{hint}; --help has examples of its settings"
+    return f"{group}: is not a choice of this program{hint}; --help has examples of its settings"
 
 
-def _misspelt(error: BaseException) -> str | None:
-    """The line about a key on the command line that the config lacks, which Hydra would have the user add by force."""
+def _misspelled(error: BaseException) -> str | None:
+    """The line about a key that the config lacks; Hydra would advise to add it with a +."""
     cause = error.__cause__
-    if not (
-        isinstance(error, HydraException) and isinstance(cause, ConfigAttributeError | ConfigKeyError | ConfigTypeError)
+    if not isinstance(error, HydraException) or not isinstance(
+        cause, ConfigAttributeError | ConfigKeyError | ConfigTypeError
     ):
         return None
     if not isinstance(cause.parent_node, DictConfig):
@@ -80,13 +82,13 @@ def _misspelt(error: BaseException) -> str | None:
 
 
 def already_reported(error: BaseException) -> bool:
-    """Whether the user has read already what went wrong."""
+    """Whether the user has seen the reason already."""
     return isinstance(error, JobsFailedError)
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether the user's input is at fault; Hydra says so with bare ValueErrors too."""
+    """Whether the user's input is at fault; Hydra raises plain ValueErrors for it, too."""
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    last = frames[-3:] if isinstance(error, UnicodeDecodeError) else frames[-1:]  # of a config file that is no text
+    last = frames[-3:] if isinstance(error, UnicodeDecodeError) else frames[-1:]  # of a config file that is not text
     by_hydra = isinstance(error, ValueError) and any(f.partition(".")[0] in ("hydra", "omegaconf") for f in last)
     return isinstance(error, WRONG_INPUT) or by_hydra

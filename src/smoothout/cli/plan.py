@@ -1,4 +1,7 @@
-"""Several jobs in the terminal: their plan, one after another, the table that comes of them."""
+"""Many jobs in the terminal: their plan, their execution, the table of their results.
+
+Modules that need torch are imported by the functions that use them: a table is printed without.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,17 @@ from smoothout.cli import app
 from smoothout.cli.error_messages import JobsFailedError, format_error
 from smoothout.common.errors import DataError
 from smoothout.common.formatting import format_duration
-from smoothout.common.progress import console
+from smoothout.common.progress import console, print_line
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
 from smoothout.jobs.lookup import find_record
-from smoothout.jobs.prepared_run import checkpoint_path, load_splits
-from smoothout.jobs.runner import run_jobs, validate_job
 from smoothout.jobs.runtime import Runtime
-from smoothout.jobs.slurm import JobRunner
 from smoothout.results.records import Record
 
 if TYPE_CHECKING:
-    from smoothout.results.tables import Table  # whoever has a table has paid for pandas
+    from smoothout.jobs.slurm import JobRunner
+    from smoothout.results.tables import Table
 
 FILE_WIDTH = 200  # of tables that go into a file or a pipe: no table is wider
 _out = Console(highlight=False)
@@ -37,30 +38,61 @@ if not _out.is_terminal:
 
 
 class Target(Protocol):
-    """A table, a picture or a choice: what it needs."""
+    """A table, a figure or a choice of strength: the jobs that it needs."""
 
     def jobs(self) -> list[Job]: ...  # noqa: D102
     def plan(self) -> dict[str, dict[Job, float | None]]: ...  # noqa: D102
 
 
-def plan_and_run(wanted: Sequence[Target], runtime: Runtime, carry_out: JobRunner = run_jobs) -> JobsFailedError | None:
-    """Show the plan and make what is missing, trainings first, by ``carry_out``.
+class Figure(Protocol):
+    """A figure that can be drawn."""
 
-    A job that fails is named at the end and sinks none but those that build on it. Data that are not here are said
-    before the plan, and sink their own jobs. Returns what to raise, in the end, where jobs were lost; what there is can
-    be shown before. Raises DataError where no missing job has its data.
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    def missing(self, runtime: Runtime) -> list[str]: ...  # noqa: D102
+    def save(self, runtime: Runtime, folder: Path) -> list[Path]: ...  # noqa: D102
+
+
+def plan_and_run(
+    targets: Sequence[Target], runtime: Runtime, runner: JobRunner | None = None
+) -> JobsFailedError | None:
+    """Print the plan and run what is missing, trainings before analyses.
+
+    A failed job is named at the end; only analyses of its weights are skipped. Missing data sets are reported before
+    the plan, and only their jobs are skipped.
+
+    Args:
+        targets: what is to be made.
+        runtime: where.
+        runner: runs the missing jobs; None runs them in this process.
+
+    Returns:
+        The error to raise at the end if jobs were lost, so that what was made can be shown before.
+
+    Raises:
+        DataError: if no missing job has its data.
+        ConfigError: if jobs are missing, and the machine lacks the device.
     """
-    unique = {job.digest: job for one in wanted for job in one.jobs()}.values()
-    lacking = _lacking(unique, runtime) if carry_out is run_jobs else {}
-    for error in lacking.values():
+    from smoothout.jobs.runner import run_jobs  # noqa: PLC0415
+
+    runner = runner or run_jobs
+    unique = {job.digest: job for target in targets for job in target.jobs()}.values()
+    missing = [job for job in unique if find_record(job, runtime) is None]
+    local = runner is run_jobs
+    if missing and local:
+        runtime.device.type  # noqa: B018 -- refuses a device that is absent before the plan is printed
+    no_data = _without_data(missing, runtime) if local else {}
+    for error in no_data.values():
         app.report_error(error)
-    jobs = [job for job in unique if _data(job) not in lacking]
-    _plan(wanted, runtime, lacking)
-    code, failed = 2 if lacking else 0, dict[str, str]()
+    jobs = [job for job in unique if _data(job) not in no_data]
+    print_plan(targets, runtime, no_data)
+
+    # Trainings first; an analysis is skipped if one of its trainings failed.
+    code, failed = 2 if no_data else 0, dict[str, str]()
     trainings, analyses = ([job for job in jobs if bool(job.dependencies) is analysis] for analysis in (False, True))
-    possible = (job for job in analyses if not any(one.digest in failed for one in job.dependencies))
-    for job, outcome in chain(carry_out(trainings, runtime), carry_out(possible, runtime)):
-        if isinstance(outcome, Exception):  # whatever it is, the other jobs go on
+    possible = (job for job in analyses if not any(run.digest in failed for run in job.dependencies))
+    for job, outcome in chain(runner(trainings, runtime), runner(possible, runtime)):
+        if isinstance(outcome, Exception):  # whatever it is, the other jobs are run
             failed[job.digest] = f"{job.name}: {format_error(outcome)}"
             code = max(code, app.report_error(outcome, Path(runtime.folders.logs) / f"{job.name}.txt"))
     for line in failed.values():
@@ -75,68 +107,99 @@ def _data(job: Job) -> str | None:
     return str(setup.data.name) if isinstance(setup, Experiment) else None
 
 
-def _lacking(jobs: Iterable[Job], runtime: Runtime) -> dict[str, DataError]:
-    """The data sets that jobs without a record need and that are not here, each with why.
+def _without_data(missing: Iterable[Job], runtime: Runtime) -> dict[str, DataError]:
+    """The data sets that ``missing`` jobs need and that are not available, each with the reason.
 
-    Raises the first error where nothing could be made without them.
+    Raises the first error if none is available.
     """
-    needed = dict[str, Job]()
-    for job in jobs:
-        if find_record(job, runtime) is None and (name := _data(job)) is not None:
-            needed.setdefault(name, job.training_job)
-    lacking = dict[str, DataError]()
-    for name, run in needed.items():
+    from smoothout.jobs.prepared_run import load_splits  # noqa: PLC0415
+
+    runs = {name: job.training_job for job in reversed([*missing]) if (name := _data(job)) is not None}
+    errors = dict[str, DataError]()
+    for name, run in runs.items():
         try:
             load_splits(run.settings, runtime)
         except DataError as error:
-            lacking[name] = error
-    if lacking and len(lacking) == len(needed):
-        raise next(iter(lacking.values()))
-    return lacking
+            errors[name] = error
+    if errors and len(errors) == len(runs):
+        raise next(iter(errors.values()))
+    return errors
 
 
-def _plan(wanted: Sequence[Target], runtime: Runtime, lacking: Container[str]) -> None:
-    """Say how many jobs of each row are there, how many are to run, and for how long."""
+def print_plan(targets: Sequence[Target], runtime: Runtime, no_data: Container[str] = ()) -> None:
+    """Print, by row, how many jobs have a record, how many are to run, and for how long."""
     rows = dict[str, dict[Job, float | None]]()
-    for one in wanted:
-        for title, jobs in one.plan().items():
+    for target in targets:
+        for title, jobs in target.plan().items():
             rows.setdefault(title, {}).update(jobs)
     missing = {
         title: {job: seconds for job, seconds in jobs.items() if find_record(job, runtime) is None}
         for title, jobs in rows.items()
     }
     possible = {
-        title: {job: seconds for job, seconds in jobs.items() if _data(job) not in lacking}
+        title: {job: seconds for job, seconds in jobs.items() if _data(job) not in no_data}
         for title, jobs in missing.items()
     }
+
     costs = RuntimeEstimator(runtime)
-    grid = Grid("", "there", "to run", "estimated", box=box.SIMPLE)
+    grid = Grid("", "recorded", "to run", "estimated", box=box.SIMPLE)
     for title, jobs in rows.items():
-        there = len(jobs) - len(missing[title])
-        some = len(possible[title]) < len(missing[title])
-        cost = "no data" if some and not possible[title] else _estimate(possible[title], costs)
-        grid.add_row(title, str(there), str(len(possible[title])), cost)
-    everything = {job: seconds for jobs in possible.values() for job, seconds in jobs.items()}
-    again = {
-        run: seconds
-        for job, seconds in everything.items()
-        for run in job.dependencies
-        if find_record(run, runtime) is not None and not checkpoint_path(run, runtime).exists()
-    }
+        recorded = len(jobs) - len(missing[title])
+        all_without_data = missing[title] and not possible[title]
+        cost = "no data" if all_without_data else _estimate(possible[title], costs)
+        grid.add_row(title, str(recorded), str(len(possible[title])), cost)
+
+    # Analyses need weights: a recorded training without a checkpoint is trained again.
+    to_run = {job: seconds for jobs in possible.values() for job, seconds in jobs.items()}
+    again = _without_weights(to_run, runtime)
     if again:
         grid.add_row("recorded, but weights not here: train again", "", str(len(again)), _estimate(again, costs))
     _out.print(grid)
-    everything |= again
-    if everything:
-        total = _estimate(everything, costs)
-        _out.print(f"{len(everything)} jobs to run: {total} on this device; interrupted, the same command goes on\n")
+    to_run |= again
+    if to_run:
+        total = _estimate(to_run, costs)
+        _out.print(f"{len(to_run)} jobs to run: {total} on this device; if interrupted, rerun the command to resume\n")
+
+
+def _without_weights(analyses: dict[Job, float | None], runtime: Runtime) -> dict[Job, float | None]:
+    """The recorded runs of ``analyses`` whose checkpoint is not here, with the config's seconds per epoch."""
+    runs = {run: seconds for job, seconds in analyses.items() for run in job.dependencies}
+    if not runs:
+        return {}
+    from smoothout.jobs.prepared_run import checkpoint_path  # noqa: PLC0415
+
+    return {
+        run: seconds
+        for run, seconds in runs.items()
+        if find_record(run, runtime) is not None and not checkpoint_path(run, runtime).exists()
+    }
+
+
+def print_commands(table: Table) -> None:
+    """Print, by row, the commands behind the cells without all their records, each with estimated hours."""
+    rows = dict[str, dict[str, float | None]]()
+    for cell in table.cells:
+        if cell.command and len(cell.records) < len(table.seeds):
+            rows.setdefault(cell.row, {})[cell.command] = cell.hours
+    for row, commands in rows.items():
+        _out.print(f"\n{row}", markup=False)
+        for command, hours in commands.items():
+            _out.print(f"  {command}  # {_hours([hours])}", markup=False, soft_wrap=True)
+    everything = {command: hours for commands in rows.values() for command, hours in commands.items()}
+    total = (
+        f"{len(everything)} commands: {_hours(everything.values())} on this device" if rows else "nothing is missing"
+    )
+    _out.print(f"\n{table.title}: {total}; nothing was run", markup=False, soft_wrap=True)
 
 
 def announce_retraining(analysis: Job, epoch_seconds: Sequence[float | None], runtime: Runtime) -> None:
-    """Say which runs of an analysis without a record are trained first, and for how long; what is wrong is said alone.
+    """List the runs that must be trained before an analysis without a record, with estimated times.
 
-    ``epoch_seconds`` are the configs' estimates, a run each. Raises what `jobs.validate_job` raises.
+    ``epoch_seconds`` are the configs' estimates, one per run. Raises what `validate_job` raises.
     """
+    from smoothout.jobs.prepared_run import checkpoint_path  # noqa: PLC0415
+    from smoothout.jobs.runner import validate_job  # noqa: PLC0415
+
     if find_record(analysis, runtime) is not None:
         return
     untrained = {
@@ -144,22 +207,36 @@ def announce_retraining(analysis: Job, epoch_seconds: Sequence[float | None], ru
         for run, seconds in zip(analysis.dependencies, epoch_seconds, strict=True)
         if not checkpoint_path(run, runtime).exists()
     }
-    if untrained:  # else there is nothing to say, and the job itself is about to be validated
+    if untrained:  # else there is nothing to announce, and the job itself is about to be validated
         validate_job(analysis, runtime)
     costs = RuntimeEstimator(runtime)
     for run, seconds in untrained.items():
-        known = "recorded, but its weights are not here" if find_record(run, runtime) else "not trained yet"
+        reason = "recorded, but its weights are not here" if find_record(run, runtime) else "not trained yet"
         time = _estimate({run: seconds}, costs)
-        console.print(f"{run.name}: {known}: trained first (time: {time})", markup=False)
+        console.print(f"{run.name}: {reason}: trained first (time: {time})", markup=False)
 
 
 def _estimate(jobs: dict[Job, float | None], costs: RuntimeEstimator) -> str:
-    """About how long the jobs take, in words; nothing for none."""
-    hours = [costs.hours(job, seconds) for job, seconds in jobs.items()]
-    known = [h for h in hours if h is not None]
+    return _hours([costs.hours(job, seconds) for job, seconds in jobs.items()]) if jobs else ""
+
+
+def _hours(hours: Iterable[float | None]) -> str:
+    """The total of ``hours`` in words; unknown ones are named as such."""
+    hours = list(hours)
+    known = [hour for hour in hours if hour is not None]
     if not known:
-        return "unknown" if hours else ""
+        return "unknown time"
     return f"about {format_duration(sum(known))}" + (" and more" if len(known) < len(hours) else "")
+
+
+def save_figure(figure: Figure, runtime: Runtime) -> list[Path]:
+    """Draw ``figure`` from the records there are, and print what it lacks; returns the files, none if it lacks all."""
+    written = figure.save(runtime, Path(runtime.folders.results) / "figures")
+    for name in figure.missing(runtime):
+        print_line(f"figure {figure.name}: not run: {name}")
+    if not written:
+        print_line(f"figure {figure.name} lacks records of its runs: not drawn")
+    return written
 
 
 def print_table(table: Table, only: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
     def __str__(self) -> str:
-        return f"by {signal.Signals(self.number).name}; the same command goes on from here"
+        return f"by {signal.Signals(self.number).name}; run the same command to resume"
 
 
 ORPHAN_SECONDS = 60.0  # how long work may take to stop once the parent process has died

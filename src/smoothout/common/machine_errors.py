@@ -1,4 +1,4 @@
-"""Errors that are the machine's: no room on a disk, no access to a file, no memory."""
+"""Errors of the machine: a full disk, no permission for a file, no memory."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _OF_A_GPU = re.compile("CUDA|CUBLAS|CUDNN|HIP")
 
 
 def machine_error_hint(error: BaseException) -> str | None:
-    """What to do about a machine that has no room or no access to give; None where something else is wrong."""
+    """A hint for disk-full, permission and out-of-memory errors; None for any other error."""
     if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; put this right, and the same command goes on"
+        return f"{error.filename}: {error.strerror}; fix this and rerun the same command to resume"
     if is_out_of_memory(error):
         reason = " ".join(str(error).split())[:120]
         ways = ["batch.ghost", "a smaller batch.size with batch.multiplier"]
         ways += ["engine.concurrent_trainings=1", "engine.launch=eager"] if _OF_A_GPU.search(str(error)) else []
-        return f"out of memory: {', '.join(ways[:-1])} or {ways[-1]} takes less ({reason})"
+        return f"out of memory: use {', '.join(ways[:-1])} or {ways[-1]} ({reason})"
     return None
 
 
 def is_out_of_memory(error: object) -> bool:
-    """Whether ``error`` says that memory, of the machine or of a device, does not suffice."""
+    """Whether ``error`` reports that the memory of the machine or a device is exhausted."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))

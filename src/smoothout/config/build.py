@@ -70,12 +70,18 @@ def _parents(module: str) -> list[str]:
     return [".".join(parts[:length]) for length in range(1, 1 + len(parts))]
 
 
-def validate(cls: type[T], values: Mapping[Any, Any], prefix: str) -> T:
+def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: Iterable[str] = ()) -> T:
     """Make the dataclass ``cls`` from ``values``, each checked against its field's type.
 
     A field is a number, a truth value, text, an enum, None, a tuple, a list or a dict of these, another dataclass of
-    settings, or a protocol of `config.protocols`. ``prefix`` is the node's place in the config, for error lines. The
-    name that a field has in records (``recorded_as``) works as its key too, with a warning.
+    settings, or a protocol of `config.protocols`. The name that a field has in records (``recorded_as``) works as its
+    key too, with a warning.
+
+    Args:
+        cls: the dataclass.
+        values: by key.
+        prefix: the node's place in the config, for error lines.
+        other_names: keys that the same node may have, but not among ``values``; for the hint at a misspelled key.
 
     Raises:
         ConfigError: for an unknown key, a missing value, or one of another type.
@@ -89,7 +95,7 @@ def validate(cls: type[T], values: Mapping[Any, Any], prefix: str) -> T:
             name = renamed[key]
             warn_renamed(f"{prefix}{key}", f"{prefix}{name}")
         if name not in fields:
-            raise ConfigError(unknown_key(f"{prefix}{key}", fields))
+            raise ConfigError(unknown_key(f"{prefix}{key}", [*fields, *other_names]))
         if not _is_missing(value):
             converted[name] = _convert(value, hints[name], f"{prefix}{name}")
     for name, field in fields.items():
@@ -130,9 +136,7 @@ def _fit(value: Any, hint: Any, key: str) -> Any:
     if origin in (tuple, list):
         if not isinstance(value, list | tuple) or any(_is_missing(item) for item in value):
             raise TypeError
-        if _is_group(arguments[0]):
-            return origin(_fit_group(item, arguments[0], f"{key}.{index}") for index, item in enumerate(value))
-        return origin(_fit(item, arguments[0], key) for item in value)
+        return origin(_fit(item, arguments[0], f"{key}.{index}") for index, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):
             raise TypeError
@@ -179,22 +183,6 @@ def _fit_plain(value: Any, hint: Any) -> Any:
     return hint(value)
 
 
-def _nested(hint: Any, value: Any, key: str) -> Any:
-    """The settings in a field of type tuple[Settings, ...] or dict[str, Settings]; None for any other type."""
-    item = next((cls for cls in get_args(hint) if isinstance(cls, type) and dataclasses.is_dataclass(cls)), None)
-    if item is None:
-        return None
-    kind, name = (list, "list") if get_origin(hint) is tuple else (dict, "group")
-    if not isinstance(value, kind):
-        raise ConfigError(f"{key}: must be a {name} of groups of settings, not {value!r}")
-    items = list(value.items() if isinstance(value, dict) else enumerate(value))
-    for index, node in items:
-        if not isinstance(node, dict):
-            raise ConfigError(f"{key}.{index}: must be a group of settings, not {node!r}")
-    made = {index: validate(item, node, f"{key}.{index}.") for index, node in items}
-    return made if kind is dict else tuple(made.values())
-
-
 def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str:
     """The error line for a full ``key`` of which only ``names`` are known; ``more`` are full keys that may be meant."""
     names, end = list(names), key.rpartition(".")[2]
@@ -237,11 +225,3 @@ def _allowed(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return "one of " + ", ".join(member.name for member in hint)
     return _WORDS[hint]
-
-
-def pick_settings(settings: Any, prefix: str = "", **hints: Any) -> Any:
-    """The settings named in ``hints`` as attributes of one object, each checked against its type; others are left."""
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{prefix.rstrip('.')}: must be a group of settings, not {settings!r}")
-    kind = dataclasses.make_dataclass("Chosen", hints.items())
-    return validate(kind, {name: settings[name] for name in hints if name in settings}, prefix)

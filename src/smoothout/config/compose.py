@@ -1,43 +1,121 @@
-"""Compose a config by Hydra, into plain values."""
+"""Compose a config with Hydra, into plain values; what was composed before is read from a cache.
+
+Hydra takes a tenth of a second per config, and a table has dozens of rows. So composed configs are kept in this process
+and in .cache/configs/ next to the folder of configs, which may be deleted at any time.
+"""
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import os
+import re
+import shutil
+import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from typing import TYPE_CHECKING, Any
 
 from smoothout.common.errors import ConfigError
+from smoothout.common.files import atomic_write_text
+from smoothout.config.moved import current_overrides, rename_keys, rename_nested_overrides
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_FORMAT = 1  # of the files in the cache
+_RESOLVER = re.compile(r"\$\{([\w.]+):")
+_VARIABLE = re.compile(r"\$\{oc\.env:(\w+)[,}]")
+_PURE = {"oc.env", "oc.select", "oc.create", "oc.decode", "choices"}  # depend on files and variables alone
 
 
 def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The config ``name`` under ``folder`` with ``overrides``, resolved to plain values.
+    """Compose the config ``name`` in ``folder`` with ``overrides``, resolved to plain values.
 
-    Hydra takes a tenth of a second, and tables share rows: it is asked again only where a file or a place changed.
-    Raises SettingsError for a folder without configs.
+    Raises:
+        ConfigError: for a folder without configs.
     """
-    files = [(path, path.stat().st_mtime_ns) for path in folder.rglob("*.yaml")]
+    files = {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*.yaml"))}
     if not files:
         raise ConfigError(f"configs: {folder} must be the folder of this repository's configs, and has none")
-    places = [(key, value) for key, value in os.environ.items() if key.startswith("SMOOTHOUT_")]
-    return copy.deepcopy(_composed(folder.resolve(), name, tuple(overrides), frozenset([*files, *places])))
+    variables = frozenset((key, value) for key, value in os.environ.items() if key.startswith("SMOOTHOUT_"))
+    stamps = frozenset(files.items())
+    return copy.deepcopy(_composed(folder.resolve(), name, tuple(current_overrides(overrides)), stamps, variables))
 
 
 @lru_cache(maxsize=4096)
-def _composed(folder: Path, name: str, overrides: tuple[str, ...], _circumstances: frozenset[Any]) -> dict[str, Any]:
+def _composed(
+    folder: Path,
+    name: str,
+    overrides: tuple[str, ...],
+    stamps: frozenset[tuple[str, int]],
+    _variables: frozenset[tuple[str, str]],
+) -> dict[str, Any]:
+    path = _cache_path(folder, name, overrides, stamps)
+    with suppress(OSError, ValueError):  # no such file, or a broken one
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        if values:
+            return values
+    with warnings.catch_warnings(record=True) as caught:
+        values = _ask_hydra(folder, name, overrides)
+    for warning in caught:
+        warnings.warn(warning.message, stacklevel=2)
+    if path is not None and not caught:  # a warning shall be repeated
+        _store(path, values)
+    return values
+
+
+def _ask_hydra(folder: Path, name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir  # noqa: PLC0415 -- not needed if all configs are cached
+    from hydra.core.global_hydra import GlobalHydra  # noqa: PLC0415
+
     GlobalHydra.instance().clear()  # a program of Hydra's own may be running
     with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
         return to_plain_dict(compose(config_name=name, overrides=list(overrides)))
 
 
 def to_plain_dict(config: DictConfig) -> dict[str, Any]:
-    """A composed config as plain values, interpolations resolved."""
+    """A composed config as plain values: interpolations resolved, keys of earlier versions renamed."""
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    rename_keys(config)
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return rename_nested_overrides({str(key): value for key, value in values.items()})
+
+
+def _cache_path(folder: Path, name: str, overrides: tuple[str, ...], stamps: frozenset[tuple[str, int]]) -> Path | None:
+    """The file of a composed config, named by everything that decides its content; None if more than that decides."""
+    files, pure, names = _read_files(folder, stamps)
+    if not pure or any("${" in override for override in overrides):
+        return None
+    variables = {key: os.environ.get(key) for key in names}
+    circumstances = [_FORMAT, version("hydra-core"), version("omegaconf"), name, overrides, variables]
+    digest = hashlib.sha256(json.dumps(circumstances, sort_keys=True).encode()).hexdigest()
+    return folder.parent / ".cache" / "configs" / files / f"{digest}.json"
+
+
+@lru_cache(maxsize=16)
+def _read_files(folder: Path, _stamps: frozenset[tuple[str, int]]) -> tuple[str, bool, frozenset[str]]:
+    """A digest of all files, whether they depend on variables alone, and the names of these variables."""
+    contents = {str(path.relative_to(folder)): path.read_text("utf-8") for path in sorted(folder.rglob("*.yaml"))}
+    text = "\n".join(contents.values())
+    names = _VARIABLE.findall(text)
+    pure = set(_RESOLVER.findall(text)) <= _PURE and len(names) == text.count("oc.env:")
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16], pure, frozenset(names)
+
+
+def _store(path: Path, values: dict[str, Any]) -> None:
+    """Keep ``values``, and forget those of other versions of the files; a read-only folder stays as it is."""
+    text = json.dumps(values)
+    if json.loads(text) != values:  # JSON has no keys that are numbers
+        return
+    with suppress(OSError):
+        if not path.parent.exists() and path.parent.parent.exists():
+            for old in path.parent.parent.iterdir():
+                shutil.rmtree(old, ignore_errors=True)
+        atomic_write_text(path, text)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from smoothout.common.enums import coerce_enum_fields
-from smoothout.common.errors import ConfigError
 from smoothout.config.build import build, construct, validate
 from smoothout.config.protocols import Data, Model
 from smoothout.nn.options import BatchNormInit, Precision
@@ -16,10 +15,6 @@ from smoothout.training.batch import Batch
 from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import OptimizerConfig
 from smoothout.training.schedule import Schedule
-
-_GROUPS = ("model", "data", "optimizer", "schedule", "batch", "method", "profile")
-
-EXPERIMENT_KEYS = (*_GROUPS, "batchnorm_init", "epoch_multiplier", "precision", "seed")
 
 
 @dataclass(frozen=True)
@@ -47,9 +42,9 @@ class Experiment:
             construct(self.batch.check_fits, {"examples": limit}, "batch.")
 
     def canonicalized(self) -> Experiment:
-        """Without ``batchnorm_init`` where the model sets it, without learning-rate scaling where it scales by 1.
+        """Without ``batchnorm_init`` if the model sets it, and without learning-rate scaling by 1.
 
-        A batch of one ghost batch forgets its ghost size; learning-rate scaling that refers to it keeps it.
+        A batch of one ghost batch loses its ghost size; learning-rate scaling relative to that size keeps it.
         """
         start = BatchNormInit.one if self.model.initializes_batchnorm else self.batchnorm_init
         schedule = self.schedule
@@ -61,12 +56,12 @@ class Experiment:
 
     @property
     def numerics(self) -> int:
-        """Raised when a change of the program changes outcomes; 2: another generator draws the noise."""
+        """Version of the computation, raised when a fix changes outcomes; 2: another generator draws the noise."""
         return 2 if self.method.a else 1
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Names for people."""
+        """Names for people: columns of a data frame of records."""
         return {
             "model": self.model.name,
             "data": str(self.data.name),
@@ -86,10 +81,10 @@ class Profile:
     """How much of the published experiment is run: a share of its epochs, and the first examples of each split.
 
     Args:
-        epochs: share of the published epochs, above 0; learning-rate drops move along.
-        train_examples: number of training images, or those of one update where it takes more; None is all.
+        epochs: share of the published epochs, above 0; milestones are scaled with it.
+        train_examples: number of training images, at least those of one update; None for all.
         test_examples: number of test images, None for all.
-        analysis_examples: number of images that post-hoc analyses look at, None for all of a split.
+        analysis_examples: number of images that post-hoc analyses use, None for all of a split.
     """
 
     epochs: float = 1.0
@@ -106,59 +101,88 @@ class Profile:
                 raise ValueError(f"{name}: must be null (all) or at least 1, not {value}")
 
     def train_examples_for(self, batch: Batch) -> int | None:
-        """How many training images there are to be for updates of ``batch``, None for all."""
+        """The number of training images for updates of ``batch``, None for all."""
         return None if self.train_examples is None else max(self.train_examples, batch.examples_per_update)
 
 
-@dataclass(frozen=True)
-class _Scalars:
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The settings of configs/train.yaml: an experiment before its profile is applied.
+
+    Args:
+        epoch_multiplier: "training longer": multiplies epochs and milestones.
+        batch_sizes: what batch=small, large and ghost mean; read by configs/batch/.
+        epoch_seconds: rough cost of an epoch by batch, for estimates without records.
+        pad_color: color that crops are padded with; read by configs/data/.
+    """
+
+    model: Model
+    data: Data
+    optimizer: OptimizerConfig
+    schedule: Schedule
+    batch: Batch
+    method: NoiseConfig
+    profile: Profile
     batchnorm_init: BatchNormInit
     epoch_multiplier: int
     precision: Precision
     seed: int
+    batch_sizes: dict[str, int | None]
+    epoch_seconds: dict[str, float | None]
+    pad_color: Any = None
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.+-]*", self.model.name):
+            raise ValueError(
+                f"model.name: {self.model.name!r} must be letters, digits and . + - _: it is part of file names"
+            )
         if not 1 <= self.epoch_multiplier <= 1000:
             raise ValueError(f"epoch_multiplier: must be a whole number from 1 to 1000, not {self.epoch_multiplier}")
 
+    def experiment(self) -> Experiment:
+        """The training, its profile applied. Raises ConfigError."""
+        data: Any = self.data  # a dataclass
+        limits = {
+            "train_examples": _smaller(data.train_examples, self.profile.train_examples_for(self.batch)),
+            "test_examples": _smaller(data.test_examples, self.profile.test_examples),
+        }
+        settings = {
+            "model": self.model,
+            "data": replace(data, **limits),
+            "optimizer": self.optimizer,
+            "schedule": self.schedule.scaled(self.profile.epochs * self.epoch_multiplier),
+            "batch": self.batch,
+            "method": self.method,
+            "batchnorm_init": self.batchnorm_init,
+            "precision": self.precision,
+            "seed": self.seed,
+        }
+        return construct(Experiment, settings, "")
+
+    def seconds_per_epoch(self) -> float | None:
+        """The config's estimate for its batch; None for batches that ``epoch_seconds`` has no estimate of."""
+        ghost_seconds = self.epoch_seconds.get("ghost") if self.batch.ghost else None
+        if ghost_seconds is not None:
+            return ghost_seconds
+        known = {self.batch_sizes.get(name): self.epoch_seconds.get(name) for name in ("small", "large")}
+        return known.get(self.batch.size)
+
+
+def training_config(config: dict[str, Any]) -> TrainingConfig:
+    """The training settings among those of a composed ``config``. Raises ConfigError."""
+    names = [field.name for field in dataclasses.fields(TrainingConfig)]
+    return validate(TrainingConfig, {name: config[name] for name in names if name in config}, "")
+
 
 def build_experiment(config: dict[str, Any]) -> Experiment:
-    """The training that a composed config describes, its profile applied. Raises SettingsError."""
-    missing = [key for key in EXPERIMENT_KEYS if key not in config]
-    if missing:
-        raise ConfigError(f"{missing[0]}: is missing; a training needs {', '.join(EXPERIMENT_KEYS)}")
-    profile = build(config["profile"], "profile", Profile)
-    data = build_data(config["data"])
-    batch = build(config["batch"], "batch", Batch)
-    scalars = validate(_Scalars, {f.name: config[f.name] for f in dataclasses.fields(_Scalars)}, "").__dict__.copy()
-    multiplier = scalars.pop("epoch_multiplier")
-    settings = {
-        "model": _model(config["model"]),
-        "data": replace(
-            data,
-            train_examples=_smaller(data.train_examples, profile.train_examples_for(batch)),
-            test_examples=_smaller(data.test_examples, profile.test_examples),
-        ),
-        "optimizer": build(config["optimizer"], "optimizer", role=OptimizerConfig),
-        "schedule": build(config["schedule"], "schedule", Schedule).scaled(profile.epochs * multiplier),
-        "batch": batch,
-        "method": build(config["method"], "method", NoiseConfig),
-    }
-    return construct(Experiment, {**settings, **scalars}, "")
+    """The training that a composed ``config`` describes, its profile applied. Raises ConfigError."""
+    return training_config(config).experiment()
 
 
 def build_data(node: Any) -> Any:
-    """The data's settings at the config node ``data``: images as arrays, or photographs."""
+    """The data set at the config node ``data``: images as arrays, or an image folder."""
     return build(node, "data", role=Data)
 
 
-def _model(node: Any) -> Any:
-    model: Any = build(node, "model", role=Model)
-    if not re.fullmatch(r"\w[\w.+-]*", model.name):
-        raise ConfigError(f"model.name: {model.name!r} must be letters, digits and . + - _: it is part of file names")
-    return model
-
-
-def _smaller(one: int | None, other: int | None) -> int | None:
-    given = [n for n in (one, other) if n is not None]
-    return min(given) if given else None
+def _smaller(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)

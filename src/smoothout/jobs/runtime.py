@@ -7,7 +7,9 @@ records imports no torch.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -18,7 +20,7 @@ from smoothout.common.devices import built_for_gpus, gpu_driver_present, why_no_
 from smoothout.common.environment import environment
 from smoothout.common.errors import ConfigError
 from smoothout.common.progress import print_line
-from smoothout.config.build import build, validate
+from smoothout.config.build import validate
 from smoothout.results.digest import canonical_settings
 from smoothout.results.records import RecordStore
 from smoothout.training.engine import Engine, Launch, tune_malloc
@@ -31,31 +33,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def build_runtime(settings: dict[str, Any]) -> Runtime:
-    """The runtime that the settings of configs/_place.yaml describe.
+@dataclass(frozen=True)
+class Folders:
+    """Paths of data sets, records, checkpoints and logs. Never part of a record's identity."""
 
-    Raises ConfigError; whether the machine has the device is found out when `Runtime.device` is first read.
-    """
-    names = [field.name for field in dataclasses.fields(_RuntimeSettings)]
-    chosen = validate(_RuntimeSettings, {name: settings[name] for name in names if name in settings}, "")
-    return Runtime(
-        folders=build(settings.get("folders"), "folders", Folders),
-        device=partial(_prepare_device, chosen.device, chosen.threads),
-        engine=build(settings.get("engine"), "engine", Engine),
-        download=chosen.download,
-        tensorboard=chosen.tensorboard,
-        checkpoint_seconds=chosen.checkpoint_seconds,
-        ranks=partial(_current_ranks),
-    )
+    data: str
+    results: str
+    checkpoints: str
+    logs: str
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not getattr(self, field.name):
+                raise ValueError(f"{field.name}: must be the path of a folder, not empty")
 
 
 @dataclass(frozen=True)
 class _RuntimeSettings:
+    folders: Folders
     device: str
     threads: int | None
     download: bool
     tensorboard: bool
     checkpoint_seconds: float
+    engine: Engine
 
     def __post_init__(self) -> None:
         if self.device.startswith("mps"):
@@ -69,6 +70,26 @@ class _RuntimeSettings:
             raise ValueError(f"threads: must be null or a whole number >= 1, not {self.threads}")
         if self.checkpoint_seconds < 0:
             raise ValueError(f"checkpoint_seconds: must be a number >= 0, not {self.checkpoint_seconds}")
+
+
+RUNTIME_KEYS = tuple(field.name for field in dataclasses.fields(_RuntimeSettings))
+
+
+def build_runtime(settings: dict[str, Any]) -> Runtime:
+    """The runtime that the settings of configs/_place.yaml describe.
+
+    Raises ConfigError; whether the machine has the device is found out when `Runtime.device` is first read.
+    """
+    chosen = validate(_RuntimeSettings, {name: settings[name] for name in RUNTIME_KEYS if name in settings}, "")
+    return Runtime(
+        folders=chosen.folders,
+        device=partial(_prepare_device, chosen.device, chosen.threads),
+        engine=chosen.engine,
+        download=chosen.download,
+        tensorboard=chosen.tensorboard,
+        checkpoint_seconds=chosen.checkpoint_seconds,
+        ranks=partial(_current_ranks),
+    )
 
 
 def _prepare_device(name: str, threads: int | None) -> torch.device:
@@ -108,6 +129,12 @@ def _check_gpu(device: torch.device) -> None:
         raise ConfigError(f"device: '{device}' is not available; this machine has {count} CUDA devices, from cuda:0 on")
 
 
+def launched_ranks() -> ProcessGroup | None:
+    """The processes that torchrun started with this one; None, without importing torch, for a process of its own."""
+    launched = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1"
+    return _current_ranks() if launched or "smoothout.training.distributed" in sys.modules else None
+
+
 def _current_ranks() -> ProcessGroup:
     from smoothout.training.distributed import current_ranks  # noqa: PLC0415
 
@@ -142,21 +169,6 @@ class LazyField(Generic[T]):
 
     def __set__(self, instance: object, value: T | partial[T]) -> None:
         vars(instance)[self._name] = value
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Paths of data sets, records, checkpoints and logs. Never part of a record's identity."""
-
-    data: str
-    results: str
-    checkpoints: str
-    logs: str
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name):
-                raise ValueError(f"{field.name}: must be the path of a folder, not empty")
 
 
 @dataclass(frozen=True)

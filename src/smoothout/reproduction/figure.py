@@ -244,6 +244,11 @@ class FigurePlan:
         """The jobs whose records are drawn."""
         return [job for panel in self.panels for _, job in panel.jobs]
 
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return self.config.name
+
     def jobs(self) -> list[Job]:
         """Every job that the figure needs, once, trainings first."""
         return with_dependencies(self.shown())

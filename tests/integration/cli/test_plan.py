@@ -42,6 +42,6 @@ def test_what_was_lost_is_named_and_returned_and_the_rest_is_made(tmp_path, caps
     (tmp_path / "checkpoints" / f"{jobs[0].name}.pt").write_bytes(b"no checkpoint")
     lost = terminal.plan_and_run([Row(*jobs)], runtime)
     assert isinstance(lost, JobsFailedError)
-    assert (lost.code, str(lost)) == (2, "1 of its jobs could not be done, named above")
+    assert (lost.code, str(lost)) == (2, "1 of its jobs failed, as reported above")
     assert f"failed: {jobs[0].name}: checkpoint: " in capsys.readouterr().err
     assert [runtime.records.get("train", job.digest) is None for job in jobs] == [True, False]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,21 +15,29 @@ from smoothout.config.compose import compose_config
 @pytest.fixture
 def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("SMOOTHOUT_DATA", raising=False)
-    (tmp_path / "made.yaml").write_text("a: 1\nlist: [1, 2]\nplace: ${oc.env:SMOOTHOUT_DATA,data}\n")
-    return tmp_path
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    (folder / "made.yaml").write_text("a: 1\nlist: [1, 2]\nplace: ${oc.env:SMOOTHOUT_DATA,data}\n")
+    return folder
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Fills with each config that Hydra is asked for."""
-    names, compose = list[str](), compose_module.compose
+    names, ask = list[str](), compose_module._ask_hydra
 
-    def watched(config_name: str, overrides: list[str]) -> object:
-        names.append(config_name)
-        return compose(config_name, overrides)
+    def watched(folder: Path, name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+        names.append(name)
+        return ask(folder, name, overrides)
 
-    monkeypatch.setattr(compose_module, "compose", watched)
+    monkeypatch.setattr(compose_module, "_ask_hydra", watched)
     return names
+
+
+def forget() -> None:
+    """As in another process: only the files are left."""
+    compose_module._composed.cache_clear()
+    compose_module._read_files.cache_clear()
 
 
 def test_what_was_composed_is_known_and_cannot_be_spoilt(configs: Path, asked: list[str]) -> None:
@@ -51,3 +60,36 @@ def test_another_file_or_place_is_another_config(configs: Path, monkeypatch: pyt
     assert compose_config(configs, "made", []) == {"a": 5, "place": "data"}
     monkeypatch.setenv("SMOOTHOUT_DATA", "elsewhere")
     assert compose_config(configs, "made", [])["place"] == "elsewhere"
+
+
+def test_another_process_reads_what_was_composed(
+    configs: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = compose_config(configs, "made", ["a=2"])
+    forget()
+    assert compose_config(configs, "made", ["a=2"]) == first
+    assert asked == ["made"]
+    [kept] = (configs.parent / ".cache").rglob("*.json")
+    kept.write_text("{ torn")
+    forget()
+    assert compose_config(configs, "made", ["a=2"]) == first
+    monkeypatch.setenv("SMOOTHOUT_DATA", "elsewhere")
+    forget()
+    assert compose_config(configs, "made", ["a=2"])["place"] == "elsewhere"
+    assert asked == ["made"] * 3
+    (configs / "other.yaml").write_text("b: 1\n")
+    assert compose_config(configs, "made", ["a=2"])["a"] == 2
+    assert not kept.exists()  # of files that are no more
+    assert asked == ["made"] * 4
+
+
+@pytest.mark.parametrize("line", ["b: ${oc.env:${a}}", "b: ${now:%S}"])
+def test_a_config_that_hangs_on_more_than_files_and_variables_is_not_kept(configs: Path, line: str) -> None:
+    (configs / "other.yaml").write_text(line)
+    assert compose_config(configs, "made", [])["a"] == 1
+    assert not (configs.parent / ".cache").exists()
+
+
+def test_a_folder_that_cannot_be_written_does_not_matter(configs: Path) -> None:
+    (configs.parent / ".cache").write_text("not a folder")
+    assert compose_config(configs, "made", [])["a"] == 1

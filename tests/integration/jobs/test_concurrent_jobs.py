@@ -154,7 +154,7 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_t
             pending.append(2)
 
     monkeypatch.setattr(progress.Bar, "step", step_and_interrupt)
-    with pytest.raises(interrupts.Interrupted, match="by SIGINT; the same command goes on from here"):
+    with pytest.raises(interrupts.Interrupted, match="by SIGINT; run the same command to resume"):
         came.update(run_jobs(noted(CROWD, asked), runtime))
     assert list(came) == [short], "what was done before stays"
     assert asked == [first, short, third, fourth], "nothing new is begun"

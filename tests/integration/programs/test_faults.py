@@ -75,7 +75,7 @@ def test_a_full_disk_is_one_line_and_with_room_the_same_command_goes_on(
     assert code == 1
     [line] = lines
     assert line.startswith(f"error: {small_disk}/small_mlp-digits-b720-baseline-e2-s0-")
-    assert line.endswith("No space left on device; put this right, and the same command goes on")
+    assert line.endswith("No space left on device; fix this and rerun the same command to resume")
     assert tree(small_disk) == {}
     assert not list((tmp_path / "results").rglob("*.json"))
     subprocess.run(["mount", "-o", "remount,size=10m", small_disk], check=True)
@@ -91,7 +91,7 @@ def test_a_file_that_may_not_grow_leaves_what_was_there(program: Callable[..., E
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (code, len(lines)) == (1, 1), lines
-    assert "File too large; put this right, and the same command goes on" in lines[0]
+    assert "File too large; fix this and rerun the same command to resume" in lines[0]
     assert tree(tmp_path / "checkpoints") == {}
     assert program("train", *RUN)[0] == 0
 
@@ -164,9 +164,7 @@ def test_a_network_that_does_not_fit_is_one_line_that_says_what_takes_less(progr
     """The second layer alone would take 640 GB."""
     code, [line] = program("train", *RUN, "model.width=400000")
     assert code == 1
-    assert line.startswith(
-        "error: out of memory: batch.ghost or a smaller batch.size with batch.multiplier takes less ("
-    )
+    assert line.startswith("error: out of memory: use batch.ghost or a smaller batch.size with batch.multiplier (")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +187,7 @@ def test_a_network_that_does_not_fit_is_one_line_that_says_what_takes_less(progr
     ids=str,
 )
 def test_out_of_memory_is_one_line_that_says_what_takes_less(error: Exception, ways: str) -> None:
-    assert format_error(error).startswith(f"out of memory: {ways} takes less (")
+    assert format_error(error).startswith(f"out of memory: use {ways} (")
     assert "\n" not in format_error(error)
 
 

@@ -84,7 +84,7 @@ def test_ctrl_c_ends_the_whole_sweep(
     monkeypatch.setattr(training_job, "Trainer", pressed)
     code, out, err = program("-m", *SHORT, "seed=0,1,2")
     assert (code, out) == (130, [])
-    assert "stopped: by SIGINT; the same command goes on from here" in err
+    assert "stopped: by SIGINT; run the same command to resume" in err
     assert len(trainings) == 1
     assert records(root) == {}
 

@@ -62,7 +62,7 @@ def test_ctrl_c_leaves_a_checkpoint_one_line_and_code_130(
 
     with monkeypatch.context() as patch:
         patch.setattr(training_job, "Trainer", pressed)
-        assert program(*SHORT) == (130, [], ["stopped: by SIGINT; the same command goes on from here"])
+        assert program(*SHORT) == (130, [], ["stopped: by SIGINT; run the same command to resume"])
     (path,) = (root / "checkpoints").glob("*.pt")
     snapshot = checkpoint.load(path, json.loads(torch.load(path, weights_only=True)["json"])["digest"])
     assert (snapshot.epoch, snapshot.step) == (0, 1)

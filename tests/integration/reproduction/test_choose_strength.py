@@ -220,7 +220,7 @@ def test_a_sweep_goes_on_where_trainings_of_one_choice_fail_and_names_all_that_f
     lines = [line for line in told.splitlines() if line.startswith("failed: ")]
     assert code == 2
     assert sum(line.startswith(f"failed: {first.name}: checkpoint: ") for line in lines) == 2
-    ends = [line for line in lines if line.endswith(": 1 of its jobs could not be done, named above")]
+    ends = [line for line in lines if line.endswith(": 1 of its jobs failed, as reported above")]
     assert [method for line in ends for method in line.split() if "smoothout" in method] == [
         "method=smoothout:",
         "method=adasmoothout:",

@@ -206,7 +206,7 @@ def test_a_first_signal_waits_for_the_next_question_and_a_second_is_obeyed(numbe
             interrupts.raise_if_interrupted()
             signal.raise_signal(number)
             assert interrupts.pending_signal()
-            with pytest.raises(Interrupted, match=f"^by {number.name}; the same command goes on from here$"):
+            with pytest.raises(Interrupted, match=f"^by {number.name}; run the same command to resume$"):
                 interrupts.raise_if_interrupted()
             with pytest.raises(Obeyed):
                 signal.raise_signal(number)
