@@ -13,6 +13,7 @@ from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.training.batch import Batch
 from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import Engine, GhostPasses
+from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
 from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
@@ -24,25 +25,26 @@ SETTINGS: dict[str, Any] = {
     "optimizer": SGD(0.05, weight_decay=1e-3, clip_norm=0.5),
     "schedule": Schedule(2),
     "batch": Batch(12, 3),  # an epoch's last update has 11 examples: 3, 3, 3 and 2
-    "noise": NoiseConfig(),
+    "method": NoiseConfig(),
     "seed": 0,
 }
 LAST_IS_ONE = "an epoch's last update is one ghost batch"
 CASES: dict[str, dict[str, Any]] = {
     "baseline": {},
     "adam, made anew": {"optimizer": Adam(0.01, reset_every_epoch=True)},
-    "noise of their own": {"noise": NoiseConfig(0.1)},
-    "one noise": {"noise": NoiseConfig(0.1, noise_per=NoisePer.batch)},
+    "noise of their own": {"method": NoiseConfig(0.1)},
+    "one noise": {"method": NoiseConfig(0.1, noise_per=NoisePer.batch)},
     "gaussian, falling": {
-        "noise": NoiseConfig(0.1, NoiseDistribution.gaussian, strength_schedule=StrengthSchedule.tanh_falling)
+        "method": NoiseConfig(0.1, NoiseDistribution.gaussian, strength_schedule=StrengthSchedule.tanh_falling)
     },
-    "adasmoothout": {"noise": NoiseConfig(0.2, scaling=NoiseScaling.filter, batchnorm=True)},
-    "noise left in": {"noise": NoiseConfig(0.1, scaling=NoiseScaling.filter, denoise=False)},
-    "one noise left in": {"noise": NoiseConfig(0.1, noise_per=NoisePer.batch, denoise=False)},
-    "copies": {"noise": NoiseConfig(0.1, copies=2)},
-    "dropout": {"noise": NoiseConfig(0.1), "dropout": 0.5},
+    "adasmoothout": {"method": NoiseConfig(0.2, scaling=NoiseScaling.filter, batchnorm=True)},
+    "noise left in": {"method": NoiseConfig(0.1, scaling=NoiseScaling.filter, denoise=False)},
+    "one noise left in": {"method": NoiseConfig(0.1, noise_per=NoisePer.batch, denoise=False)},
+    "copies": {"method": NoiseConfig(0.1, copies=2)},
+    "dropout": {"method": NoiseConfig(0.1), "dropout": 0.5},
+    "sam": {"method": SAM(0.5), "dropout": 0.5},
     "augmented": {"augmentation": CropFlip((127,))},
-    "batches added up": {"noise": NoiseConfig(0.1), "batch": Batch(5, None, 4)},
+    "batches added up": {"method": NoiseConfig(0.1), "batch": Batch(5, None, 4)},
     LAST_IS_ONE: {"batch": Batch(4, None, 9), "examples": 39},
     "one pass": {"batch": Batch(6, 2, 4), "examples": 46, "engine": Engine(ghosts=GhostPasses.batched)},
     "one pass where a rank has whole batches": {

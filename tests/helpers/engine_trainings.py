@@ -36,7 +36,7 @@ def training(tiny_split: Splits, model: nn.Module, launch: Launch = Launch.eager
         "optimizer": Adam(LR),
         "schedule": Schedule(3),
         "batch": Batch(SIZE),
-        "noise": NoiseConfig(),
+        "method": NoiseConfig(),
         "seed": 0,
         "engine": Engine(launch),
         **changes,
@@ -44,13 +44,13 @@ def training(tiny_split: Splits, model: nn.Module, launch: Launch = Launch.eager
     return Trainer(model, tiny_split(EXAMPLES), tiny_split(10, seed=1), **settings)
 
 
-def told_recordable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+def told_capturable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Fills with whether each training that is made from now on says that its updates can be recorded."""
     found, resolved = list[bool](), Engine.resolved
 
-    def look(self: Engine, device: torch.device, precision: Precision, recordable: bool, *more: Any) -> Engine:
-        found.append(recordable)
-        return resolved(self, device, precision, recordable, *more)
+    def look(self: Engine, device: torch.device, precision: Precision, capturable: bool, *more: Any) -> Engine:
+        found.append(capturable)
+        return resolved(self, device, precision, capturable, *more)
 
     monkeypatch.setattr(Engine, "resolved", look)
     return found

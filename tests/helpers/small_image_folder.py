@@ -53,7 +53,7 @@ def run(folder: Path, workers: int, resume: TrainingState | None = None, **setti
             "optimizer": SGD(0.1),
             "schedule": Schedule(2),
             "batch": Batch(8, 4, 2),
-            "noise": NoiseConfig(0.01),
+            "method": NoiseConfig(0.01),
             "seed": 3,
             **settings,
         },

@@ -14,6 +14,7 @@ from smoothout.data.split import Split
 from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
+from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
 from smoothout.training.optimizers import SGD, Adam, Epsilon, Optimizer
 from smoothout.training.schedule import Schedule
@@ -35,7 +36,7 @@ def run(model: nn.Module, tiny_split: Splits, **changes: Any) -> TrainingState:
         "optimizer": Adam(0.01),
         "schedule": Schedule(3),
         "batch": Batch(SIZE),
-        "noise": NoiseConfig(),
+        "method": NoiseConfig(),
         "seed": 0,
         "train_split": tiny_split(EXAMPLES),
         "test_split": tiny_split(10, seed=1),
@@ -83,19 +84,21 @@ METHODS: dict[str, dict[str, Any]] = {
     "momentum kept": {"optimizer": SGD(0.1, weight_decay=1e-3)},
     "momentum reset": {"optimizer": SGD(0.1, reset_every_epoch=True)},
     **{name: {"optimizer": Another(0.01, kind=kind)} for name, kind in ANOTHER.items()},
-    "smoothout": {"noise": NoiseConfig(0.1)},
+    "smoothout": {"method": NoiseConfig(0.1)},
     "gaussian, falling": {
-        "noise": NoiseConfig(0.1, NoiseDistribution.gaussian, strength_schedule=StrengthSchedule.tanh_falling)
+        "method": NoiseConfig(0.1, NoiseDistribution.gaussian, strength_schedule=StrengthSchedule.tanh_falling)
     },
-    "adasmoothout": {"noise": NoiseConfig(0.15, scaling=NoiseScaling.filter, batchnorm=True)},
-    "noise left in": {"noise": NoiseConfig(0.01, denoise=False)},
-    "copies": {"noise": NoiseConfig(0.1, copies=3)},
+    "adasmoothout": {"method": NoiseConfig(0.15, scaling=NoiseScaling.filter, batchnorm=True)},
+    "noise left in": {"method": NoiseConfig(0.01, denoise=False)},
+    "copies": {"method": NoiseConfig(0.1, copies=3)},
     "ghost batches": {
-        "noise": NoiseConfig(0.1, noise_per=NoisePer.batch),
+        "method": NoiseConfig(0.1, noise_per=NoisePer.batch),
         "batch": Batch(SIZE, 2),
         "schedule": Schedule(3, (2,)),
     },
-    "dropout": {"dropout": 0.5, "noise": NoiseConfig(0.1)},
-    "dropout, copies, ghosts": {"dropout": 0.5, "noise": NoiseConfig(0.1, copies=2), "batch": Batch(SIZE, 3)},
-    "augmented": {"augmentation": CropFlip((127,)), "noise": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
+    "sam": {"method": SAM(0.5)},
+    "sam, dropout, ghosts": {"dropout": 0.5, "method": SAM(0.5), "batch": Batch(SIZE, 3)},
+    "dropout": {"dropout": 0.5, "method": NoiseConfig(0.1)},
+    "dropout, copies, ghosts": {"dropout": 0.5, "method": NoiseConfig(0.1, copies=2), "batch": Batch(SIZE, 3)},
+    "augmented": {"augmentation": CropFlip((127,)), "method": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
 }

@@ -28,7 +28,7 @@ def test_a_compiled_training_ends_where_an_eager_one_ends(
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled_code))
     ends = []
     for compiled in (False, True):
-        settings: dict[str, Any] = {"optimizer": SGD(0.1), "noise": noise}
+        settings: dict[str, Any] = {"optimizer": SGD(0.1), "method": noise}
         run = training(tiny_split, network(), engine=Engine(compile=compiled), **settings)
         assert run.engine.compile is compiled
         ends.append(run.run())

@@ -23,7 +23,7 @@ def _update(pipe: Connection, batch: Batch) -> None:
     torch.set_num_threads(1)
     train, test = (comparisons.random_split((3, 32, 32), 10, examples, cpu) for examples in (256, 8))
     model, noise = comparisons.network(comparisons.C1), NoiseConfig(0.01)
-    training = Trainer(model, train, test, optimizer=SGD(0.01), schedule=Schedule(1), batch=batch, noise=noise, seed=0)
+    training = Trainer(model, train, test, optimizer=SGD(0.01), schedule=Schedule(1), batch=batch, method=noise, seed=0)
     before = peak_memory(cpu)
     next(iter(training))
     pipe.send(peak_memory(cpu) - before)

@@ -21,9 +21,9 @@ from smoothout.common.estimates import standard_error
 from smoothout.common.pass_cache import cached_pass
 from smoothout.common.rng import make_generator
 from smoothout.nn.evaluation import EvalResult
-from smoothout.nn.options import NoiseDistribution, NoiseScaling
+from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
 from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters
-from smoothout.nn.perturbation import SmoothOut, check_strength
+from smoothout.nn.perturbation import SmoothOut
 
 
 class NoisePoint(NamedTuple):

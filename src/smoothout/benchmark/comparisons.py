@@ -48,7 +48,7 @@ STRENGTHS = [0.01 * i for i in range(11)]
 def noisy_step(device: torch.device, workload: Workload, noise: NoiseConfig, target: float, what: str) -> Row:
     """A noisy update against a plain one, batch 256."""
     # As many examples as a training has, so that the curvature is measured as often.
-    plain, noisy = (updates(workload, device, noise=n, examples=workload.examples) for n in (PLAIN, noise))
+    plain, noisy = (updates(workload, device, method=n, examples=workload.examples) for n in (PLAIN, noise))
     note = _noise_floor(workload.parameters(), device)
     return _step(f"{what} step / plain step, batch 256", target, noisy, plain, device, note=note)
 
@@ -57,7 +57,7 @@ def trainer_update(device: torch.device, noise: NoiseConfig, target: float, what
     """The trainer's update of F1 against a bare loop that has the same kind of batches and no noise, batch 256."""
     split = random_split(F1.shape, F1.classes, F1.examples, device)
     bare = bare_updates(F1.network().to(device), split.images, split.labels, 256)
-    ours = updates(F1, device, noise=noise, data=split)
+    ours = updates(F1, device, method=noise, data=split)
     loop = "the bare loop takes uint8 images from a tensor and updates by fused Adam, operation by operation"
     floor = _noise_floor(F1.parameters(), device) if noise.a else ""
     note = "; ".join(filter(None, (loop, floor)))
@@ -200,7 +200,7 @@ def solver_cost(device: torch.device, maxcor: int) -> Row:
 
 def concurrent_trainings(device: torch.device, runs: int = 20) -> Row:
     """Trainings of F1 with ``runs`` seeds that take turns on streams of their own, against one after another."""
-    trainings = [updates(F1, device, noise=SMOOTHOUT, seed=seed) for seed in range(runs)]
+    trainings = [updates(F1, device, method=SMOOTHOUT, seed=seed) for seed in range(runs)]
     streams = [torch.cuda.Stream(device) for _ in range(runs)]  # type: ignore[no-untyped-call]
 
     def together() -> None:
@@ -221,7 +221,7 @@ def table2(device: torch.device) -> Row:
     total, parts, count = 0.0, [], 50
     for name, workload, large in (("F1", F1, 6000), ("C1", C1, 5000), ("C3", C3, 5000)):
         for batch, noise in product((256, large), (PLAIN, SMOOTHOUT)):
-            steps = updates(workload, device, noise=noise, batch=batch, examples=workload.examples)
+            steps = updates(workload, device, method=noise, batch=batch, examples=workload.examples)
             advance(steps, 20)
             epoch = seconds(partial(advance, steps, count), device) / count * -(-workload.examples // batch)
             total += 200 * 5 * epoch / 60

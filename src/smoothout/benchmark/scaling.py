@@ -35,8 +35,8 @@ from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import Engine, Launch
+from smoothout.training.noise_contexts import CURVATURE_DRAWS
 from smoothout.training.optimizers import SGD
-from smoothout.training.trainer import CURVATURE_DRAWS
 
 WHOLE, HALF, SHARED = "one process", "one process, half the ghost batches", "two processes"
 MESSAGE, EMPTY = "gradients added up", "two numbers added up"
@@ -171,7 +171,7 @@ def _updates(settings: Scaling, images: Split, ranks: ProcessGroup, ghosts: int)
         images.labels.device,
         batch=Batch(settings.ghost * ghosts, settings.ghost),
         data=images,
-        noise=SMOOTHOUT,
+        method=SMOOTHOUT,
         optimizer=SGD(1e-3),
         engine=Engine(Launch.eager),  # several processes must be eager, and one is compared with them
         ranks=ranks,

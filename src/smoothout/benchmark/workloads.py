@@ -80,7 +80,7 @@ def updates(
     """
     warm_profiler(device.type)
     data = data or random_split(workload.shape, workload.classes, examples, device)
-    settings = {"optimizer": Adam(2.0**-10), "noise": PLAIN, "schedule": Schedule(ENDLESS), "seed": 0, **settings}
+    settings = {"optimizer": Adam(2.0**-10), "method": PLAIN, "schedule": Schedule(ENDLESS), "seed": 0, **settings}
     network = workload.network(settings["seed"]).to(device)
     sizes = batch if isinstance(batch, Batch) else Batch(batch)
     return iter(Trainer(network, data, data.first(100), batch=sizes, **settings))

@@ -12,6 +12,7 @@ from smoothout.config.build import build, construct, validate
 from smoothout.config.protocols import Data, Model
 from smoothout.nn.options import BatchNormInit, Precision
 from smoothout.training.batch import Batch
+from smoothout.training.methods.base import Method
 from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import OptimizerConfig
 from smoothout.training.schedule import Schedule
@@ -28,7 +29,7 @@ class Experiment:
     optimizer: OptimizerConfig
     schedule: Schedule
     batch: Batch
-    method: NoiseConfig = dataclasses.field(default_factory=NoiseConfig, metadata={"recorded_as": "perturbation"})
+    method: Method = dataclasses.field(default_factory=NoiseConfig, metadata={"recorded_as": "perturbation"})
     batchnorm_init: BatchNormInit = field(default=BatchNormInit.one, metadata={"recorded_as": "batchnorm_start"})
     precision: Precision = Precision.float32
     seed: int = 0
@@ -57,7 +58,7 @@ class Experiment:
     @property
     def numerics(self) -> int:
         """Version of the computation, raised when a fix changes outcomes; 2: another generator draws the noise."""
-        return 2 if self.method.a else 1
+        return self.method.numerics
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -121,7 +122,7 @@ class TrainingConfig:
     optimizer: OptimizerConfig
     schedule: Schedule
     batch: Batch
-    method: NoiseConfig
+    method: Method
     profile: Profile
     batchnorm_init: BatchNormInit
     epoch_multiplier: int

@@ -109,15 +109,15 @@ def _check_engine(experiment: Experiment, runtime: Runtime) -> None:
     """Raise ConfigError if the engine's settings are impossible on the device."""
     capturable = capturable_by_settings(experiment, runtime)
     try:
-        runtime.engine.resolved(runtime.device, experiment.precision, recordable=capturable)
+        runtime.engine.resolved(runtime.device, experiment.precision, capturable=capturable)
     except ValueError as error:
         raise ConfigError(f"engine.{error}") from error
 
 
 def capturable_by_settings(experiment: Experiment, runtime: Runtime) -> bool:
     """Whether an update can be captured as a CUDA graph, as far as settings tell; the trainer knows the rest."""
-    copies = bool(experiment.method.a and experiment.method.copies)
-    return experiment.optimizer.capturable and not copies and experiment.data.resident and runtime.ranks.size == 1
+    method, optimizer, data = experiment.method, experiment.optimizer, experiment.data
+    return method.capturable and optimizer.capturable and data.resident and runtime.ranks.size == 1
 
 
 def check_analysis(job: Job, outlines: Sequence[nn.Module]) -> None:

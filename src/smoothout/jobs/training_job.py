@@ -31,7 +31,6 @@ from smoothout.training.checkpoint import TrainingState
 from smoothout.training.cuda_graph import RecordingError
 from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import Engine, tune_malloc
-from smoothout.training.noise_strength import relative_noise_strength
 from smoothout.training.trainer import Trainer
 
 
@@ -120,7 +119,7 @@ def _make_trainer(
             optimizer=experiment.optimizer,
             schedule=experiment.schedule,
             batch=experiment.batch,
-            noise=experiment.method,
+            method=experiment.method,
             seed=experiment.seed,
             precision=experiment.precision,
             augmentation=experiment.data.augmentation,
@@ -174,9 +173,8 @@ def summarize(run: PreparedRun, state: TrainingState) -> dict[str, Any]:
     experiment, runtime, device = run.experiment, run.runtime, run.runtime.device
     model = init_model(experiment, runtime)
     updates = experiment.batch.updates_per_epoch(len(run.train_split))
-    strength = {}
-    if experiment.method.a:  # of the first update, beside the weights at the start
-        strength["start"] = relative_noise_strength(model, experiment.method, 0, experiment.schedule.epochs * updates)
+    total = updates * experiment.schedule.epochs
+    strength_at_start = experiment.method.relative_strength(model, 0, total)
     measured = {}
     for which, weights, epoch in (("best", state.best, state.best_epoch), ("last", state.model, state.epoch - 1)):
         model.load_state_dict(weights)
@@ -186,9 +184,8 @@ def summarize(run: PreparedRun, state: TrainingState) -> dict[str, Any]:
                 result = evaluate(model, split.batches(eval_batch_size(device)))
                 numbers |= {f"{name}_loss": result.loss, f"{name}_accuracy": result.accuracy}
         measured[which] = numbers
-    if strength:  # of the last update that was made, beside the last weights
-        last = state.epoch * updates - 1
-        strength["end"] = relative_noise_strength(model, experiment.method, last, experiment.schedule.epochs * updates)
+    strength_at_end = experiment.method.relative_strength(model, state.epoch * updates - 1, total)
+    strength = {} if strength_at_start is None else {"start": strength_at_start, "end": strength_at_end}
     alone = runtime.concurrent_trainings == 1  # else the peak is that of several trainings
     return {
         **measured,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
@@ -47,6 +48,19 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tens
             hook.remove()
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
+
+
+@contextmanager
+def freeze_running_stats(model: nn.Module) -> Iterator[None]:
+    """Inside, a pass in training mode normalizes by the batch, as ever, and leaves running statistics alone."""
+    layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
 
 
 def _use_cumulative_average(layer: Any) -> RemovableHandle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 
@@ -42,3 +43,10 @@ class Precision(StrEnum):
     float32 = "float32"
     tf32 = "tf32"
     bfloat16 = "bfloat16"
+
+
+def check_strength(a: float) -> float:
+    """``a`` as a float. Raises ValueError unless it is finite and at least 0."""
+    if not (math.isfinite(a) and a >= 0):
+        raise ValueError(f"a: the noise's strength must be a finite number >= 0, not {a}")
+    return float(a)

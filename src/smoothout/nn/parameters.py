@@ -138,6 +138,28 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
         clear_weight_caches()
 
 
+@contextmanager
+def weights_at(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, ``parameters`` hold ``tensors``; outside, what they held before, to the last bit.
+
+    The backward pass belongs inside: autograd refuses one over weights that have changed since the forward pass.
+    """
+    before = [parameter.data for parameter in parameters]
+    try:
+        bind(parameters, tensors)
+        yield
+    finally:
+        bind(parameters, before)
+
+
+def bind(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> None:
+    """Let ``parameters`` hold ``tensors``, and tell autograd and weight caches that they have changed."""
+    for parameter, tensor in zip(parameters, tensors, strict=True):
+        parameter.data = tensor
+    torch.autograd.graph.increment_version(list(parameters))
+    clear_weight_caches()
+
+
 def _expanded(tensor: Tensor) -> bool:
     """Whether several entries share a place in memory, as `torch.expand` leaves them; torch writes to none of these."""
     if tensor.layout != torch.strided:

@@ -11,7 +11,6 @@ adding and then subtracting the noise leaves rounding behind in about a quarter 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from types import TracebackType
 from typing import assert_never
@@ -25,15 +24,8 @@ from smoothout.common.deprecation import renamed_arguments, renamed_attribute
 from smoothout.common.enums import parse_enum
 from smoothout.common.rng import uniform_
 from smoothout.nn.flat import FlatBuffers
-from smoothout.nn.options import NoiseDistribution, NoiseScaling
+from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
 from smoothout.nn.parameters import clear_weight_caches, filter_norms, trainable_parameters
-
-
-def check_strength(a: float) -> float:
-    """``a`` as a float. Raises ValueError unless it is finite and at least 0."""
-    if not (math.isfinite(a) and a >= 0):
-        raise ValueError(f"a: the noise's strength must be a finite number >= 0, not {a}")
-    return float(a)
 
 
 class SmoothOut:

@@ -94,14 +94,15 @@ class StrengthSearch:
     """
 
     def __init__(self, base: Experiment, grid: Grid, epoch_seconds: float | None = None) -> None:
-        if base.method.a == 0:
-            raise ConfigError("method: must be a method with noise (smoothout, adasmoothout), not none")
+        method: Any = base.method
+        if not getattr(method, "a", 0):
+            raise ConfigError(f"method: must be a method with noise (smoothout, adasmoothout), not {method.slug}")
         data = replace(
             base.data, validation_size=base.data.validation_size or max(1, base.data.expected_sizes[0] // 10)
         )
         self._epoch_seconds = epoch_seconds
         self._trainings = {
-            a: [Job(replace(base, data=data, method=replace(base.method, a=a), seed=seed)) for seed in grid.seeds]
+            a: [Job(replace(base, data=data, method=replace(method, a=a), seed=seed)) for seed in grid.seeds]
             for a in sorted(grid.strengths)
         }
         self.choice = Job(

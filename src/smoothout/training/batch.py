@@ -1,24 +1,24 @@
-"""How the examples of one update are divided into batches and ghost batches."""
+"""How the examples of one update are divided into batches and ghost batches. Importable without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Batch:
-    """[Hoffer 2017, Alg. 1] How many examples an update sees, and in which pieces they go through the network.
+    """[Hoffer 2017, Alg. 1] How many examples an update sees, and in which ghost batches they pass the network.
 
     Args:
-        size: examples an update.
-        ghost: examples a ghost batch: each goes through the network by itself, so its BatchNorm statistics are its
-            own (Hoffer et al. 2017); None is the whole batch at once. A batch is cut into size // ghost pieces, as in
-            the released program, so they are larger than ``ghost`` where it does not divide ``size``.
-        multiplier: batches an update: their gradients are added up, as if they were one batch of
-            ``examples``.
+        size: examples per batch.
+        ghost: examples per ghost batch. Each passes the network by itself, so BatchNorm's statistics are its own
+            (Hoffer et al. 2017); None is the whole batch at once. A batch is divided into size // ghost ghost batches,
+            as in the released program, so they are larger than ``ghost`` if it does not divide ``size``.
+        multiplier: batches per update. Their gradients are averaged, as if they were one batch.
     """
 
     size: int
@@ -34,40 +34,42 @@ class Batch:
             raise ValueError(f"multiplier: must be a whole number >= 1, not {self.multiplier}")
 
     def check_fits(self, examples: int) -> Batch:
-        """Itself; raises ValueError where an update sees more than all ``examples`` training examples."""
+        """Itself; raises ValueError if an update sees more than all ``examples`` training examples."""
         if self.examples_per_update > examples:
             times = f" x multiplier {self.multiplier}" if self.multiplier > 1 else ""
             raise ValueError(f"size: {self.size}{times} is more than the {examples} training examples in use")
         return self
 
     def canonicalized(self) -> Batch:
-        """The plainest settings with the same outcome: one ghost batch a batch is none."""
+        """The simplest settings with the same outcome: one ghost batch per batch is none."""
         return self if self.ghosts_per_batch > 1 else replace(self, ghost=None)
 
     @property
     def examples_per_update(self) -> int:
-        """Examples an update."""
+        """At most: the last update of an epoch sees the rest."""
         return self.size * self.multiplier
 
     @property
     def ghosts_per_batch(self) -> int:
-        """Ghost batches a batch, at most."""
+        """At most."""
         return 1 if self.ghost is None else self.size // self.ghost
 
     @property
     def ghosts_per_update(self) -> int:
-        """Ghost batches an update, at most."""
+        """At most."""
         return self.ghosts_per_batch * self.multiplier
 
     def split(self, rows: Tensor) -> list[Tensor]:
         """The ghost batches of an update on ``rows``, (n,). A last, smaller batch is cut into as many smaller ones."""
-        return [piece for batch in torch.split(rows, self.size) for piece in batch.chunk(self.ghosts_per_batch)]
+        return [ghost for batch in rows.split(self.size) for ghost in batch.chunk(self.ghosts_per_batch)]  # type: ignore[no-untyped-call]
 
     def smallest_ghost(self, examples: int) -> int:
         """Examples in the smallest ghost batch of an epoch of ``examples`` examples."""
-        last = examples % self.examples_per_update or self.examples_per_update
-        return min(len(piece) for n in {self.examples_per_update, last} for piece in self.split(torch.arange(n)))
+        remainder = examples % self.size
+        batches = {remainder or self.size, min(self.size, examples)}
+        chunks = ((batch, -(-batch // self.ghosts_per_batch)) for batch in batches)
+        return min(batch % chunk or chunk for batch, chunk in chunks)
 
     def updates_per_epoch(self, examples: int) -> int:
-        """Updates an epoch of ``examples`` examples; the last, smaller one counts."""
+        """Updates per epoch of ``examples`` examples; the last, smaller one counts."""
         return -(-examples // self.examples_per_update)

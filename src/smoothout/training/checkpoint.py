@@ -35,6 +35,7 @@ class TrainingState:
         trace: that estimate's sums over the present epoch so far.
         machines: every environment the run was trained in, the first one first.
         data_sha256: fingerprint of the data set, None in checkpoints of earlier versions.
+        method: further tensors of the method's, by name; absent from a checkpoint if there are none.
     """
 
     model: StateDict
@@ -49,6 +50,7 @@ class TrainingState:
     trace: dict[str, Any] = field(default_factory=dict)
     machines: list[dict[str, Any]] = field(default_factory=list)
     data_sha256: str | None = None
+    method: StateDict = field(default_factory=dict)
 
     @property
     def best_epoch(self) -> int:
@@ -62,14 +64,15 @@ class TrainingState:
         return not all(map(math.isfinite, losses))
 
 
-_TENSORS = ("model", "optimizer", "best", "sums")
+_TENSORS = ("model", "optimizer", "best", "sums", "method")
 _NUMBERS = ("epoch", "step", "elapsed", "curves", "curvature", "trace", "machines", "data_sha256")
 
 
 def save(path: Path, snapshot: TrainingState, digest: str) -> None:
     """Write ``snapshot`` of the run ``digest`` to ``path``, whole or not at all."""
     numbers = {"digest": digest, **{name: getattr(snapshot, name) for name in _NUMBERS}}
-    content = {**{name: getattr(snapshot, name) for name in _TENSORS}, "json": json.dumps(numbers)}
+    tensors = {name: getattr(snapshot, name) for name in _TENSORS if name != "method" or snapshot.method}
+    content = {**tensors, "json": json.dumps(numbers)}
     with atomic_write(path) as part, part.open("wb") as file:  # given a path, torch hides why it cannot write
         try:
             torch.save(content, file)

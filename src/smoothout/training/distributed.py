@@ -33,7 +33,7 @@ from torch.distributed.rendezvous import rendezvous
 from smoothout.common import interrupts
 from smoothout.common.errors import DistributedAbort, PeerLostError
 from smoothout.nn.parameters import BATCHNORM
-from smoothout.training.noise_contexts import NoiseContexts
+from smoothout.training.methods.base import GradientEstimator
 
 TIMEOUT = timedelta(days=20)  # ranks wait while the first one measures; torchrun notices those that die
 
@@ -191,11 +191,11 @@ class GradientSync:
         ValueError: where several ranks meet BatchNorm without a momentum, which has no such sum.
     """
 
-    def __init__(self, ranks: ProcessGroup, model: nn.Module, perturb: NoiseContexts) -> None:
+    def __init__(self, ranks: ProcessGroup, model: nn.Module, estimator: GradientEstimator) -> None:
         layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.running_mean is not None]
         if ranks.size > 1 and any(layer.momentum is None for layer in layers):
             raise ValueError("momentum: None in a BatchNorm layer cannot be shared by several processes")
-        self._ranks, self._perturb = ranks, perturb
+        self._ranks, self._estimator = ranks, estimator
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._averages = [
             (a, m.momentum or 0.0) for m in layers for a in (m.running_mean, m.running_var) if a is not None
@@ -213,13 +213,13 @@ class GradientSync:
         seen = [number.clone() for number in self._seen]
         for average, _ in self._averages if self._ranks.rank else []:
             average.zero_()
-        self._perturb.skip(range(own.start))
+        self._estimator.skip(range(own.start))
         return partial(self._end, own, count, seen)
 
     @torch.no_grad()
     def _end(self, own: slice, count: int, seen: list[Tensor], sums: Tensor) -> None:
-        self._perturb.skip(range(own.stop, count))
-        passes = self._perturb.passes
+        self._estimator.skip(range(own.stop, count))
+        passes = self._estimator.statistics_passes
         for average, momentum in self._averages:
             average.mul_((1 - momentum) ** (passes * (count - own.stop)))
         for number, before in zip(self._seen, seen, strict=True):

@@ -1,4 +1,7 @@
-"""How the updates of a training reach the hardware: choices that change its speed, not what it is."""
+"""How the updates of a training run on the hardware: choices that change its speed, not what is computed.
+
+Importable without torch: what needs it imports it.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,29 @@ import ctypes
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.nn.options import Precision
 
-_KEEP = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: never map, never trim
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: no mmap, no trim
 MAX_CONCURRENT = 8  # trainings that take turns on one CUDA device
 
 
 def tune_malloc() -> None:
-    """Let glibc keep the memory of large tensors instead of giving it back and faulting it in again at each update."""
-    with suppress(OSError, AttributeError, TypeError):  # another C library, or Windows, which has none of that name
+    """Let glibc keep the memory of large tensors, instead of returning it and faulting it in again at each update."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library, or Windows
         mallopt = ctypes.CDLL(None).mallopt
-        for option, value in _KEEP:
+        for option, value in _MALLOC_OPTIONS:
             mallopt(option, value)
 
 
 class Launch(StrEnum):
-    """How the device is told what to do: operation by operation, or by replaying a CUDA graph of the whole update."""
+    """How work is launched: operation by operation, or by replaying a CUDA graph of the whole update."""
 
     auto = "auto"
     eager = "eager"
@@ -34,7 +39,7 @@ class Launch(StrEnum):
 
 
 class MemoryFormat(StrEnum):
-    """How images lie in memory: plane by plane (N, C, H, W) or pixel by pixel (channels last)."""
+    """Order of images in memory: channel by channel (N, C, H, W), or pixel by pixel (channels last)."""
 
     auto = "auto"
     channels_first = "channels_first"
@@ -42,16 +47,18 @@ class MemoryFormat(StrEnum):
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """As torch names it."""
+        """Torch's constant."""
+        import torch  # noqa: PLC0415
+
         return torch.channels_last if self is MemoryFormat.channels_last else torch.contiguous_format
 
     def applied_to(self, model: nn.Module) -> nn.Module:
-        """``model``, its convolutions' weights laid out in place."""
+        """``model``, whose convolution weights take this format in place."""
         return model.to(memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
 
 
 class GhostPasses(StrEnum):
-    """How ghost batches go through the network: one after another, or all of a batch in one pass (see ``ghost``)."""
+    """How ghost batches go through the network: one after another, or all of a batch in one pass."""
 
     auto = "auto"
     sequential = "sequential"
@@ -60,17 +67,16 @@ class GhostPasses(StrEnum):
 
 @dataclass(frozen=True)
 class Engine:
-    """Speed settings. They stand in every record, but are no part of its name: they change only how sums are rounded.
+    """Speed settings. Records keep them, but they are not part of a record's name: they only change how sums round.
 
     Args:
-        launch: auto is graph on CUDA devices wherever an update can be recorded, eager elsewhere. With auto, updates
-            that prove impossible to record, or whose first replay does not end where an eager one ends, are carried
-            out eagerly, with one warning; with graph that is an error.
-        compile: run the network through torch.compile (needs a C++ compiler on CPUs).
+        launch: auto is graph on CUDA devices if a CUDA graph can hold an update, else eager. With auto, an update that
+            cannot be captured after all, or whose first replay ends elsewhere than an eager update, runs eagerly, with
+            one warning; with graph that is an error.
+        compile: run the network through torch.compile (on CPUs this needs a C++ compiler).
         memory_format: auto is channels_last on CPUs, and on CUDA devices below float32.
-        concurrent_trainings: how many trainings take turns on the device when several are missing, at most: the next
-            one begins when the device has the memory for it, and trainings on image folders run alone. None is 8 on
-            CUDA, 1 elsewhere.
+        concurrent_trainings: how many missing trainings take turns on the device, at most. The next one begins when the
+            device has the memory for it; trainings on image folders run alone. None is 8 on CUDA, 1 elsewhere.
         ghosts: sequential needs the memory of one ghost batch, batched that of a batch. auto is batched on CUDA
             devices, where it takes fewer and larger launches, and sequential on CPUs: with ghost batches of 128,
             batched took 1.1 times as long for a ResNet and 0.9 times for F1 (half as long with ghost batches of 16).
@@ -92,25 +98,29 @@ class Engine:
                 f"concurrent_trainings: must be null or a whole number >= 1, not {self.concurrent_trainings}"
             )
 
-    def resolved(
-        self,
-        device: torch.device,
-        precision: Precision,
-        recordable: bool,
-        one_pass: bool = False,
-    ) -> Engine:
-        """The choices made for ``auto``; raises ValueError where a graph is asked for and cannot be had."""
+    def resolved(self, device: torch.device, precision: Precision, capturable: bool, one_pass: bool = False) -> Engine:
+        """These settings with ``auto`` replaced.
+
+        Args:
+            device: of the training.
+            precision: of the training.
+            capturable: whether a CUDA graph can hold an update.
+            one_pass: whether one pass can hold the ghost batches of a batch.
+
+        Raises:
+            ValueError: if ``launch`` is graph and no graph is possible.
+        """
         cuda = device.type == "cuda"
         if self.launch is Launch.graph and not cuda:
-            raise ValueError(f"launch: graph needs a CUDA device, not {device.type}; take auto or eager")
-        if self.launch is Launch.graph and not recordable:
+            raise ValueError(f"launch: graph needs a CUDA device, not {device.type}; use auto or eager")
+        if self.launch is Launch.graph and not capturable:
             raise ValueError(
-                "launch: a graph holds no copies, photographs, several processes, uncorrected epsilon,"
-                " or dropout over several ghost batches; take auto"
+                "launch: graph is not possible with method.copies, image folders, several processes,"
+                " optimizer.epsilon=uncorrected, or dropout with several passes per update; use auto or eager"
             )
         launch = self.launch
         if launch is Launch.auto:
-            launch = Launch.graph if cuda and recordable else Launch.eager
+            launch = Launch.graph if cuda and capturable else Launch.eager
         return replace(
             self,
             launch=launch,
@@ -120,14 +130,14 @@ class Engine:
         )
 
     def resolve_memory_format(self, device: torch.device, precision: Precision) -> MemoryFormat:
-        """The layout on ``device``."""
+        """The memory format on ``device``."""
         if self.memory_format is not MemoryFormat.auto:
             return self.memory_format
-        plane_wise = device.type == "cuda" and precision is Precision.float32
-        return MemoryFormat.channels_first if plane_wise else MemoryFormat.channels_last
+        channels_first = device.type == "cuda" and precision is Precision.float32
+        return MemoryFormat.channels_first if channels_first else MemoryFormat.channels_last
 
     def max_concurrent(self, device: torch.device) -> int:
-        """How many trainings take turns on ``device``."""
+        """How many trainings take turns on ``device``, at most."""
         return self.concurrent_trainings or (MAX_CONCURRENT if device.type == "cuda" else 1)
 
     def ghost_passes(self, device: torch.device, one_pass: bool) -> GhostPasses:

@@ -1,12 +1,10 @@
-"""The perturbed models of each ghost batch of each update, every draw from its own address."""
+"""SmoothOut at work in a training: the perturbed models of each ghost batch, each draw from its own seed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
@@ -15,211 +13,134 @@ from smoothout.common.rng import derive_seed
 from smoothout.nn.copies import SmoothOutCopies
 from smoothout.nn.curvature import FlatSteinTrace, RunningTrace
 from smoothout.nn.flat import group_by_filter
-from smoothout.nn.ghost_batchnorm import supports_ghost_batchnorm
 from smoothout.nn.perturbation import SmoothOut
+from smoothout.training.methods.base import GradientEstimator, TrainingPlan
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
+from smoothout.training.update import GhostBatch
+
+CURVATURE_DRAWS = 8  # updates per epoch that measure; their cost is half a percent
 
 
-class NoiseContexts:
-    """For a ghost batch of the present update: the contexts of its perturbed models. Dropout's chance is set too.
+class NoiseContexts(GradientEstimator):
+    """SmoothOut's gradients in one training: the perturbed models of each ghost batch, and what their noise measures.
 
     Args:
-        model: what is perturbed.
-        noise: how.
-        seed: of the training.
-        total: updates of the whole training, which the strength's course refers to.
-        every: so many updates lie between two that ``trace`` is fed by.
-        ghosts: ghost batches an update, at most.
-        device: of the model.
+        model: to be perturbed, in its final memory format.
+        noise: settings.
+        plan: of the training; its length sets the strength's schedule.
+
+    Attributes:
+        trace: estimates the Hessian's trace over the epoch, or None if the noise measures nothing.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        noise: NoiseConfig,
-        *,
-        seed: int,
-        total: int,
-        every: int,
-        ghosts: int,
-        device: torch.device,
-    ) -> None:
-        self._noise, self._seed, self._total, self._update = noise, seed, total, 0
-        self._drops = any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p for module in model.modules())
-        stochastic = bool(noise.a) and not noise.copies
-        self._context = noise.context_for(model) if stochastic else None
-        self._copies = (
-            SmoothOutCopies(noise.context_for(model), noise.copies, seed) if noise.a and noise.copies else None
+    def __init__(self, model: nn.Module, noise: NoiseConfig, plan: TrainingPlan) -> None:
+        self._noise, self._plan, self._update = noise, plan, 0
+
+        # Noise that is drawn per update, or N copies drawn once before training.
+        context = noise.context_for(model) if noise.a else None
+        self._copies = SmoothOutCopies(context, noise.copies, plan.seed) if context and noise.copies else None
+        self._context = None if self._copies else context
+        self.passes = self.statistics_passes = noise.copies if self._copies else 1
+        self.shares_weights = context is None or (
+            not noise.copies and noise.denoise and noise.noise_per is NoisePer.batch
         )
-        self._generators = [torch.Generator(device) for _ in range(ghosts)] if stochastic else []
-        self.passes = noise.copies if self._copies is not None else 1  # of a ghost batch
-        self._device, self._every, self._watched = device, every, False
-        self._dropout = torch.Generator(device) if self._drops and device.type == "cuda" else None
-        measurable = self._context is not None and noise.denoise
-        self._names = _names(model, self._context)
-        self.trace = RunningTrace(self._names, device) if measurable else None
-        self._stein = (
-            FlatSteinTrace(self._context.parameters, noise.distribution, noise.scaling) if self._context else None
-        )
-        self._later: Callable[[], None] | None = None  # measures, when the update's gradient is there
-        clean = measurable or self._context is None  # no noise stays in
-        self._at_once = clean and not self._drops and self._copies is None and supports_ghost_batchnorm(model)
-        self.recordable = self._copies is None and (ghosts == 1 or not self._drops)
+        self.generators = [torch.Generator(plan.device) for _ in range(plan.ghosts_per_update if self._context else 0)]
 
-    @property
-    def generators(self) -> list[torch.Generator]:
-        """What an update draws from, dropout included."""
-        return [*self._generators, self._dropout or self._shared] if self._drops else self._generators
+        # Fresh noise that is removed again measures the Hessian's trace, at a few updates per epoch.
+        self._finish_measuring: Callable[[], None] | None = None  # when the update's gradient is complete
+        self._interval = max(1, plan.updates_per_epoch // CURVATURE_DRAWS)
+        if self._context is not None and noise.denoise:
+            names = {id(parameter): name for name, parameter in model.named_parameters()}
+            self.trace = RunningTrace([names[id(p)] for p in self._context.parameters], plan.device)
+            self._stein = FlatSteinTrace(self._context.parameters, noise.distribution, noise.scaling)
 
-    @contextmanager
-    def own_dropout(self) -> Iterator[None]:
-        """Within the block dropout on a CUDA device draws from this training's own generator.
-
-        Graphs of several trainings must not share torch's default one: up to torch 2.12 it has a single place on the
-        device for its seed, which a replay on one stream would overwrite before another stream's has read it.
-        """
-        if self._dropout is None:
-            yield
-            return
-        shared = self._shared
-        before = shared.graphsafe_get_state()
-        shared.graphsafe_set_state(self._dropout)
-        try:
-            yield
-        finally:
-            shared.graphsafe_set_state(before)
-
-    @property
-    def _shared(self) -> torch.Generator:
-        """Torch's own source of chance on the device."""
-        cuda = self._device.type == "cuda"
-        return torch.cuda.default_generators[self._device.index or 0] if cuda else torch.default_generator
-
-    def _position(self) -> object:
-        """Where in its stream torch's own source of chance is; nothing waits for the device."""
-        return self._shared.get_offset() if self._device.type == "cuda" else self._shared.get_state().numpy().tobytes()
-
-    @contextmanager
-    def check_rng_use(self) -> Iterator[None]:
-        """Within the block, the first time, raise ValueError where the network draws chance that nobody seeds."""
-        if self._watched:
-            yield
-            return
-        before = self._position()
-        yield
-        self._watched = True
-        if not self._drops and self._position() != before:
-            raise ValueError(
-                "model: draws from torch's global generator, not by a torch.nn.Dropout: no seed reaches it"
-            )
-
-    def set_update(self, update: int) -> None:
-        """Set the strength and every source of chance for ``update``, counted from the start of the training."""
-        self._update, self._later = update, None
-        for ghost, generator in enumerate(self._generators):
-            generator.manual_seed(
-                derive_seed(self._seed, "noise", update, ghost if self._noise.noise_per is NoisePer.ghost else 0)
-            )
-        self._seed_dropout(0)
+    def begin_update(self, update: int) -> None:
+        """Set the strength and seed the noise of each ghost batch."""
+        self._update, self._finish_measuring = update, None
+        for ghost, generator in enumerate(self.generators):
+            draw = ghost if self._noise.noise_per is NoisePer.ghost else 0
+            generator.manual_seed(derive_seed(self._plan.seed, "noise", update, draw))
         if self._context is not None:
-            self._context.set_strength(self._noise.strength_at(update, self._total))
+            self._context.set_strength(self._noise.strength_at(update, self._plan.updates))
+
+    def backward(self, ghost_batch: GhostBatch) -> None:
+        """Backpropagate at each of the ghost batch's perturbed models."""
+        contexts = self.contexts(ghost_batch.index)
+        for context in contexts:
+            with context:
+                ghost_batch.backward(len(contexts))
+                if self.measuring and ghost_batch.index == 0:
+                    assert self._context is not None
+                    self._measure(self._context, ghost_batch.of)
 
     @property
     def measuring(self) -> bool:
-        """Whether the present update adds to ``trace``, which estimates the Hessian's trace (see ``curvature``)."""
-        return self.trace is not None and self._update % self._every == 0
+        """Whether the present update adds to ``trace``."""
+        return self.trace is not None and self._update % self._interval == 0
 
     @property
-    def shares_noise(self) -> bool:
-        """Whether one noise, or none, serves all ghost batches of a batch, so that they can go in one pass."""
-        return self._at_once and (self._context is None or self._noise.noise_per is NoisePer.batch)
+    def variant(self) -> Hashable:
+        """Updates that measure run more operations."""
+        return self.measuring
 
     def skip(self, ghosts: Iterable[int]) -> None:
-        """Leave ``ghosts_per_batch`` to other ranks; where their noise stays in, it does so here too."""
+        """Add the noise of other processes' ghost batches here too if it stays in the weights."""
         if self._context is not None and not self._noise.denoise:
             for ghost in ghosts:
-                for context in self(ghost):
+                for context in self.contexts(ghost):
                     with context:
                         pass
 
-    def measure(self) -> None:
-        """Add to ``trace`` what is left to measure; ``grad`` of each parameter is the whole update's now.
+    def end_update(self) -> None:
+        """Add to ``trace`` what needs the gradient of the whole update.
 
-        One theta for all ghost batches (``draw=batch``) goes with the mean gradient of all: the estimate is as unbiased
-        as that of one ghost batch, and has less variance. With noise of their own it is the first one's theta and
-        gradient. Where ranks share an update, it is the first rank that measures.
+        One theta for all ghost batches (``noise_per=batch``) goes with their mean gradient: the estimate is as unbiased
+        as that of one ghost batch, with less variance. With noise per ghost batch, the first one's theta and gradient
+        count. If processes share an update, the first one measures.
         """
-        later, self._later = self._later, None
-        if later is not None:
-            later()
+        finish, self._finish_measuring = self._finish_measuring, None
+        if finish is not None:
+            finish()
 
-    @torch.no_grad()
-    def _add(self, theta: Tensor, weight: Tensor, gradient: Tensor, ghosts: int) -> None:
-        assert self.trace is not None
-        assert self._stein is not None
-        assert self._context is not None
-        self.trace.add_parts(self._stein(theta, gradient, weight, self._context.a, ghosts))
-
-    def keep_strength_on_device(self) -> None:
-        """Hold the strength in a tensor, whose value a recorded update reads at every replay."""
+    def keep_numbers_on_device(self) -> None:
+        """Hold the strength in a tensor."""
         if self._context is not None:
-            self._context.a = torch.zeros((), dtype=torch.float64, device=self._device)
+            self._context.a = torch.zeros((), dtype=torch.float64, device=self._plan.device)
 
-    def keep_strength_on_host(self) -> None:
-        """Hold the strength in a number again, as at the start."""
+    def keep_numbers_on_host(self) -> None:
+        """Hold the strength in a float again."""
         if self._context is not None:
-            self._context.a = self._noise.strength_at(self._update, self._total)
+            self._context.a = self._noise.strength_at(self._update, self._plan.updates)
 
-    def __call__(self, ghost: int, count: int = 1) -> Sequence[AbstractContextManager[object]]:
-        """The contexts for the ``ghost``-th of an update's ``count`` ghost batches.
+    def contexts(self, ghost: int) -> Sequence[AbstractContextManager[object]]:
+        """The contexts of the ``ghost``-th ghost batch's perturbed models; their gradients count the same.
 
-        A noise of the batch's that stays in comes with the first.
+        Noise per batch that stays in comes with the first ghost batch.
         """
-        if ghost:
-            self._seed_dropout(ghost)
         if self._copies is not None:
             return self._copies
-        there = ghost and self._noise.noise_per is NoisePer.batch and not self._noise.denoise
-        if self._context is None or there:
+        already_in = ghost and self._noise.noise_per is NoisePer.batch and not self._noise.denoise
+        if self._context is None or already_in:
             return [nullcontext()]
-        self._context.generator = self._generators[ghost]
-        if ghost == 0 and self.measuring:
-            return [_Watched(self._context, partial(self._see, count))]
+        self._context.generator = self.generators[ghost]
         return [self._context]
 
-    def _see(self, count: int) -> None:
-        """Measure at the end of the first of ``count`` ghost batches; with one noise for all, when they are through."""
-        assert self._context is not None
-        parameters, clean = self._context.parameters, _by_filter(self._context.clean_weights)
-        theta = _by_filter(parameters) - clean
+    @torch.no_grad()
+    def _measure(self, context: SmoothOut, ghosts: int) -> None:
+        """Measure after the first of ``ghosts`` ghost batches, or, with one noise for all of them, after the last."""
+        clean = _by_filter(context.clean_weights)
+        theta = _by_filter(context.parameters) - clean
         if self._noise.noise_per is NoisePer.batch:
-            self._later = lambda: self._add(theta, _by_filter(parameters), _gradients(parameters), 1)
+            self._finish_measuring = partial(self._add, context, theta, 1)
         else:
-            self._add(theta, clean, _gradients(parameters), count)
-
-    def _seed_dropout(self, ghost: int) -> None:
-        if self._drops:
-            # torch.manual_seed would format the call stack for devices that are not there, 0.1 ms at every call.
-            (self._dropout or self._shared).manual_seed(derive_seed(self._seed, "dropout", self._update, ghost))
-
-
-@dataclass(frozen=True)
-class _Watched:
-    """A context that calls ``see`` at its end, before it takes its noise out again."""
-
-    context: SmoothOut
-    see: Callable[[], None]
-
-    def __enter__(self) -> SmoothOut:
-        return self.context.__enter__()
+            self._add(context, theta, ghosts, clean)
 
     @torch.no_grad()
-    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
-        try:
-            if error[0] is None:
-                self.see()
-        finally:
-            self.context.__exit__(*error)
+    def _add(self, context: SmoothOut, theta: Tensor, ghosts: int, clean: Tensor | None = None) -> None:
+        """Add the estimate by ``theta`` and the present gradient, which was divided by ``ghosts``, to the trace."""
+        assert self.trace is not None
+        clean = _by_filter(context.parameters) if clean is None else clean
+        self.trace.add_parts(self._stein(theta, _gradients(context.parameters), clean, context.a, ghosts))
 
 
 def _by_filter(tensors: Iterable[Tensor]) -> Tensor:
@@ -227,17 +148,7 @@ def _by_filter(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([group_by_filter(tensor.detach()) for tensor in tensors])
 
 
-def _gradients(parameters: Sequence[Tensor]) -> Tensor:
-    """The parameters' gradients, laid out as they are, (n,)."""
-    found = ((p, _gradient(p)) for p in parameters)
-    return _by_filter(g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in found)
-
-
-def _gradient(tensor: Tensor) -> Tensor:
-    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-
-
-def _names(model: nn.Module, context: SmoothOut | None) -> list[str]:
-    """The names of the perturbed parameters."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return [names[id(parameter)] for parameter in (context.parameters if context else [])]
+def _gradients(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """The parameters' gradients in the same order, (n,); zeros for a parameter without one."""
+    pairs = ((p, torch.zeros_like(p) if p.grad is None else p.grad) for p in parameters)
+    return _by_filter(g if g.stride() == p.stride() else torch.empty_like(p).copy_(g) for p, g in pairs)

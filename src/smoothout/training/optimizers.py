@@ -1,4 +1,7 @@
-"""The optimizers of the papers: torch's own, with the settings that the accounts of the experiments differ in."""
+"""The optimizers of the papers: torch's own, with the settings in which the protocols differ.
+
+Importable without torch: ``build`` imports it.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Protocol
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from smoothout.common.enums import coerce_enum_fields
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
 
 class Epsilon(StrEnum):
-    """What Adam's epsilon is added to: the root of the second moment after its bias correction, or before."""
+    """What Adam adds epsilon to: the root of the second moment after bias correction, or before."""
 
     corrected = "corrected"
     uncorrected = "uncorrected"
@@ -37,13 +41,13 @@ class OptimizerConfig(Protocol):
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What every optimizer has.
+    """Settings that every optimizer has.
 
     Args:
         lr: learning rate at the start.
         weight_decay: L2 term added to the gradient of every parameter, taken at the clean weights.
-        clip_norm: largest global L2 norm of the gradient in an update (None: no clipping).
-        reset_every_epoch: make a new optimizer at the start of every epoch, as the released program does.
+        clip_norm: largest L2 norm of an update's gradient over all parameters; None does not clip.
+        reset_every_epoch: start every epoch with a new optimizer, as the released program does.
     """
 
     lr: float
@@ -61,7 +65,7 @@ class Optimizer:
 
     @property
     def capturable(self) -> bool:
-        """Whether an update can be recorded and replayed: no number changes but on the device, all begin with 0."""
+        """Whether a CUDA graph can hold a step: all numbers that change are on the device, and begin as zeros."""
         return False
 
 
@@ -70,9 +74,9 @@ class Adam(Optimizer):
     """Adam with torch's defaults for everything but the learning rate, the L2 term and epsilon's place.
 
     Args:
-        epsilon: corrected is Kingma and Ba's Algorithm 1 and torch's today. uncorrected is torch's up to 1.2 (changed
-            by pytorch/pytorch#22628), as the released program had it: in update t the same formula with
-            epsilon / sqrt(1 - beta2^t) in epsilon's place, 3.2e-7 for 1e-8 in the first.
+        epsilon: corrected is Algorithm 1 of Kingma and Ba, and torch today. uncorrected is torch up to 1.2 (changed by
+            pytorch/pytorch#22628), which the released program used: update t has epsilon / sqrt(1 - beta2^t) instead
+            of epsilon, 3.2e-7 instead of 1e-8 in the first update.
     """
 
     epsilon: Epsilon = Epsilon.corrected
@@ -83,11 +87,13 @@ class Adam(Optimizer):
 
     @property
     def capturable(self) -> bool:
-        """An epsilon that changes from update to update is no tensor: a recording would keep its first value."""
+        """An epsilon that changes from update to update is a number on the host: a graph would keep its first value."""
         return self.epsilon is Epsilon.corrected
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """A new optimizer; the fused update is several times faster and the same formula."""
+        """A new optimizer; the fused step computes the same formula several times faster."""
+        import torch  # noqa: PLC0415
+
         optimizer = torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
         if self.epsilon is Epsilon.uncorrected:
             uncorrected = _Uncorrected()
@@ -97,28 +103,28 @@ class Adam(Optimizer):
 
 
 class _Uncorrected:
-    """Sets the epsilon of each update before it is made; the parameters of a group have made the same number of them.
+    """Sets the epsilon of each step before it is made. All parameters of a group have made the same number of steps.
 
-    That number is read from the optimizer's state once, for it lies on the device, and counted here from then on.
+    That number is read from the device once, and counted here from then on.
     """
 
     def __init__(self) -> None:
-        self._made: list[int] = []  # of each group
+        self._steps: list[int] = []  # of each group
 
     def __call__(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
         groups = optimizer.param_groups
-        self._made = self._made or [_made(optimizer, group["params"]) for group in groups]
+        self._steps = self._steps or [_steps_done(optimizer, group["params"]) for group in groups]
         for index, group in enumerate(groups):
-            self._made[index] += any(p.grad is not None for p in group["params"])
-            group["eps"] = optimizer.defaults["eps"] / math.sqrt(1 - group["betas"][1] ** max(self._made[index], 1))
+            self._steps[index] += any(p.grad is not None for p in group["params"])
+            group["eps"] = optimizer.defaults["eps"] / math.sqrt(1 - group["betas"][1] ** max(self._steps[index], 1))
 
     def forget(self, optimizer: torch.optim.Optimizer) -> None:
-        """Read the number again: another state has been loaded."""
-        self._made = []
+        """Read the number again, because another state has been loaded."""
+        self._steps = []
 
 
-def _made(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> int:
-    """How many updates ``parameters`` have made; waits for the device."""
+def _steps_done(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> int:
+    """How many steps ``parameters`` have made; waits for the device."""
     return int(next((state["step"] for p in parameters if (state := optimizer.state.get(p))), 0))
 
 
@@ -142,6 +148,8 @@ class SGD(Optimizer):
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """A new optimizer."""
+        import torch  # noqa: PLC0415
+
         return torch.optim.SGD(
             parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,49 +11,110 @@ from torch.nn import functional as F
 
 from smoothout.nn.ghost_batchnorm import split_remainder
 
-# For a ghost batch's index, the perturbed models that its gradient is the mean of: one context each.
-Perturb = Callable[[int], Sequence[AbstractContextManager[object]]]
+
+@dataclass
+class GhostBatch:
+    """Examples on their way through the network: one ghost batch, or several that the network keeps apart.
+
+    Attributes:
+        inputs: (n, ...).
+        labels: (n,).
+        index: of the first ghost batch, within the update.
+        of: ghost batches of the update.
+    """
+
+    network: Callable[[Tensor], Tensor]
+    inputs: Tensor
+    labels: Tensor
+    index: int
+    of: int
+    ghosts_per_pass: int = 1
+    seed_dropout: Callable[[int], None] = lambda ghost: None
+    losses: list[Tensor] = field(default_factory=list)
+    correct: list[Tensor] = field(default_factory=list)
+
+    def backward(self, passes: int = 1) -> None:
+        """Add the gradient at the present weights to ``grad``, as one of ``passes`` with equal shares, and count it."""
+        logits, means = self._forward()
+        (torch.cat(means).sum() / (self.of * passes)).backward()  # type: ignore[no-untyped-call]
+        sizes = (len(part) for part in split_remainder(self.labels, self._size))
+        self.losses += [m.detach().double() * (n / len(m) / passes) for m, n in zip(means, sizes, strict=True)]
+        self.correct.append((logits.detach().argmax(1) == self.labels).sum().double() / passes)
+
+    def gradient(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """The gradient of the mean loss at the present weights, without a trace: no ``grad``, no recorded loss.
+
+        The next pass has the same dropout masks. BatchNorm's running statistics move as in any pass.
+        """
+        loss = torch.cat(self._forward()[1]).mean()
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        self.seed_dropout(self.index)
+        return list(gradients)
+
+    @property
+    def num_ghosts(self) -> int:
+        """How many ghost batches these are."""
+        return -(-len(self.labels) // self._size)
+
+    @property
+    def _size(self) -> int:
+        return -(-len(self.labels) // self.ghosts_per_pass)
+
+    def _forward(self) -> tuple[Tensor, list[Tensor]]:
+        logits = self.network(self.inputs)
+        return logits, mean_losses(logits, self.labels, self._size)
 
 
 def update(
     network: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
-    pieces: Iterable[tuple[Tensor, Tensor]],
-    count: int,
-    perturb: Perturb,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_ghosts: int,
+    backward: Callable[[GhostBatch], None] = GhostBatch.backward,
     *,
+    first: int = 0,
+    ghosts_per_pass: int = 1,
     clip_norm: float | None = None,
-    ghosts: int = 1,
-    add_up: Callable[[Tensor], None] = lambda sums: None,
-    measure: Callable[[], None] = lambda: None,
+    seed_dropout: Callable[[int], None] = lambda ghost: None,
+    all_reduce: Callable[[Tensor], None] = lambda sums: None,
+    end_update: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """[SmoothOut Alg. 1] Perturb the weights, backpropagate, take the noise out, update.
+    """[SmoothOut Alg. 1] Perturb the weights, backpropagate, remove the noise, update.
 
-    ``pieces`` (inputs, labels) are taken one by one; each is ``ghosts`` ghost batches that
-    ``network`` keeps apart by itself, ``count`` in all. The gradient is the sum of the ghost batches' mean
-    gradients over their number, as in the released program, also where the last is smaller. Where ranks share an
-    update, ``pieces`` are one rank's, and ``add_up`` adds up the ranks' gradients and the sums that it
-    is given. ``measure`` is called when each parameter's ``grad`` is the whole update's, before it is clipped. Returns
-    the sum of the losses and the number of right answers over all examples, (2,), both under noise and on the device.
+    The gradient is the sum of the ghost batches' mean gradients divided by their number, as in the released program,
+    also if the last one is smaller.
+
+    Args:
+        network: keeps the ghost batches of a pass apart if there are several.
+        optimizer: of all parameters that are to be trained.
+        batches: (inputs, labels) of each pass, taken one at a time. With several processes, those of this process.
+        num_ghosts: ghost batches of the update, over all processes.
+        backward: the method's part: adds the gradient of a pass to ``grad``.
+        first: index of the first ghost batch in ``batches`` within the update.
+        ghosts_per_pass: at most.
+        clip_norm: largest norm of the gradient; None does not clip.
+        seed_dropout: seeds the dropout masks of a ghost batch, given its index; those of the first are seeded already.
+        all_reduce: sums gradients, and the sums that it receives, over processes.
+        end_update: called when ``grad`` is the gradient of the whole update, before it is clipped.
+
+    Returns:
+        The sum of the losses and the number of right answers over all examples, (2,), float64, on the device.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    losses, correct, ghost = list[Tensor](), list[Tensor](), 0
+    losses, correct, index = list[Tensor](), list[Tensor](), first
     optimizer.zero_grad(set_to_none=True)
-    for inputs, labels in pieces:
-        contexts, size = perturb(ghost), -(-len(labels) // ghosts)
-        for context in contexts:
-            with context:
-                logits = network(inputs)
-                means = mean_losses(logits, labels, size)
-                (torch.cat(means).sum() / (count * len(contexts))).backward()  # type: ignore[no-untyped-call]
-            sizes = (len(each) for each in split_remainder(labels, size))
-            losses += [m.detach().double() * (n / len(m) / len(contexts)) for m, n in zip(means, sizes, strict=True)]
-            correct.append((logits.detach().argmax(1) == labels).sum().double() / len(contexts))
-        ghost += sum(map(len, means))
-    none = parameters[0].new_zeros((), dtype=torch.float64)  # a rank may have no piece
-    sums = torch.stack([torch.cat(losses).sum() if losses else none, torch.stack(correct).sum() if correct else none])
-    add_up(sums)
-    measure()
+    for inputs, labels in batches:
+        if index:
+            seed_dropout(index)
+        ghost_batch = GhostBatch(
+            network, inputs, labels, index, num_ghosts, ghosts_per_pass, seed_dropout, losses, correct
+        )
+        backward(ghost_batch)
+        index += ghost_batch.num_ghosts
+    zero = parameters[0].new_zeros((), dtype=torch.float64)  # a process may have no ghost batch
+    sums = torch.stack([torch.cat(losses).sum() if losses else zero, torch.stack(correct).sum() if correct else zero])
+    all_reduce(sums)
+    end_update()
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(parameters, clip_norm)
     optimizer.step()

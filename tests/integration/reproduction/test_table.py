@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.paths import CONFIGS, PUBLISHED
+from helpers.paths import CONFIGS, PUBLISHED, ROOT
 
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import build

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from smoothout.data.image_folder import Collection, ImageFolder
-from smoothout.training import trainer
+from smoothout.training import noise_contexts, trainer
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.distributed import ProcessGroup
@@ -42,7 +42,7 @@ CPU = torch.device("cpu")
 
 def end(ranks: ProcessGroup, name: str) -> TrainingState:
     trainer.eval_batch_size = lambda device: 3  # the four batches of the test split are shared too
-    trainer.CURVATURE_DRAWS = 1
+    noise_contexts.CURVATURE_DRAWS = 1
     return training(ranks, **CASES[name]).run()
 
 
@@ -51,7 +51,7 @@ def one_update(ranks: ProcessGroup) -> dict[str, Tensor]:
     torch.manual_seed(0)
     hidden = [nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten()]
     model = nn.Sequential(*hidden, nn.Linear(24, 3)).to(memory_format=torch.channels_last)
-    settings = {**SETTINGS, "noise": NoiseConfig(0.0375)}
+    settings = {**SETTINGS, "method": NoiseConfig(0.0375)}
     run = Trainer(model, split(EXAMPLES), split(TESTED, 1), ranks=ranks, **settings)
     return {name: tensor.clone() for name, tensor in next(iter(run)).model.items()}
 
@@ -86,7 +86,7 @@ def test_three_processes_end_where_one_ends(three: Crew, name: str, monkeypatch:
 
 def assert_same_end(crew: Crew, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Running averages and the curvature of the noise included; every rank has the same bits."""
-    monkeypatch.setattr(trainer, "CURVATURE_DRAWS", 1)
+    monkeypatch.setattr(noise_contexts, "CURVATURE_DRAWS", 1)
     monkeypatch.setattr(trainer, "eval_batch_size", lambda device: 3)
     wanted = end(ProcessGroup(), name)
     first, *others = crew(end, name)
@@ -113,11 +113,11 @@ def test_ranks_have_noise_of_their_own_unless_they_share_one() -> None:
     drawn = {}
     for draw in NoisePer:
         for ranks in (ProcessGroup(0, 2), ProcessGroup(1, 2)):
-            run = training(ranks, noise=NoiseConfig(0.1, noise_per=draw))
-            run._perturb.set_update(0)
+            run = training(ranks, method=NoiseConfig(0.1, noise_per=draw))
+            run._estimator.begin_update(0)
             ghost = ranks.shard(4).start
-            with run._perturb(ghost)[0] as context:
-                drawn[draw, ranks.rank] = torch.cat([theta.flatten() for theta in context.noise()])
+            with run._estimator.contexts(ghost)[0] as context:
+                drawn[draw, ranks.rank] = torch.cat([theta.flatten() for theta in context.current_noise()])
     assert not torch.equal(drawn[NoisePer.ghost, 0], drawn[NoisePer.ghost, 1])
     assert torch.equal(drawn[NoisePer.batch, 0], drawn[NoisePer.batch, 1])
 
@@ -164,8 +164,8 @@ def test_a_recorded_update_is_not_shared() -> None:
     found = []
 
     class Spied(Engine):
-        def resolved(self, device: Any, precision: Any, recordable: bool, *more: Any) -> Engine:
-            found.append(recordable)
+        def resolved(self, device: Any, precision: Any, capturable: bool, *more: Any) -> Engine:
+            found.append(capturable)
             return replace(Engine(Launch.eager), ghosts=GhostPasses.sequential)
 
     for ranks in (ProcessGroup(), ProcessGroup(0, 2)):

@@ -197,5 +197,5 @@ def test_photographs_go_through_the_network_eagerly_and_ghost_batch_after_ghost_
 
 def test_a_graph_of_photographs_is_refused() -> None:
     assert not ImageFolderSplit.resident
-    with pytest.raises(ValueError, match="a graph holds no copies, photographs"):
-        Engine(launch=Launch.graph).resolved(torch.device("cuda"), "float32", recordable=ImageFolderSplit.resident)
+    with pytest.raises(ValueError, match=r"launch: graph is not possible with .*image folders"):
+        Engine(launch=Launch.graph).resolved(torch.device("cuda"), "float32", capturable=ImageFolderSplit.resident)

@@ -38,7 +38,7 @@ def failing(error: Exception) -> Callable[..., Any]:
 
 
 def noisy(tiny_split: Splits, launch: Launch, together: int = 1, **changes: Any) -> Trainer:
-    settings = {"noise": NoiseConfig(0.1), "optimizer": Adam(LR, clip_norm=1.0, reset_every_epoch=True), **changes}
+    settings = {"method": NoiseConfig(0.1), "optimizer": Adam(LR, clip_norm=1.0, reset_every_epoch=True), **changes}
     return training(tiny_split, network(0.5), engine=Engine(launch, concurrent_trainings=together), **settings)
 
 
@@ -65,7 +65,7 @@ def test_a_recording_that_fails_leaves_the_training_as_if_it_had_not_been_tried(
     monkeypatch.setattr(TapeLane, "capture", failing(RuntimeError("operation not permitted when\ncapturing")))
     found = noisy(tiny_split, Launch.auto, optimizer=optimizer)
     assert found.engine.launch is Launch.graph
-    line = r"^no CUDA graph of this update \(operation not permitted when capturing\); it is carried out eagerly$"
+    line = r"^no CUDA graph of this update \(operation not permitted when capturing\); it runs eagerly$"
     with pytest.warns(UserWarning, match=line) as warned:
         found.run()
     assert len(warned) == 1

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.engine_trainings import SIZE, Splits, network, told_recordable, training
+from helpers.engine_trainings import SIZE, Splits, network, told_capturable, training
 
 from smoothout.nn.options import Precision
 from smoothout.training import engine
@@ -21,7 +21,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "recordable", "found"),
+    ("device", "precision", "capturable", "found"),
     [
         (
             CPU,
@@ -68,37 +68,32 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
     ],
 )
 def test_auto_is_resolved_by_device_precision_and_what_can_be_recorded(
-    device: torch.device, precision: Precision, recordable: bool, found: Engine
+    device: torch.device, precision: Precision, capturable: bool, found: Engine
 ) -> None:
-    assert Engine().resolved(device, precision, recordable) == found
+    assert Engine().resolved(device, precision, capturable) == found
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_what_was_chosen_stays(device: torch.device) -> None:
     for layout, together in product((MemoryFormat.channels_first, MemoryFormat.channels_last), (1, 5)):
         chosen = Engine(Launch.eager, True, layout, together, GhostPasses.sequential)
-        assert chosen.resolved(device, Precision.float32, recordable=True) == chosen
+        assert chosen.resolved(device, Precision.float32, capturable=True) == chosen
         assert chosen.resolve_memory_format(device, Precision.bfloat16) is layout
         assert chosen.max_concurrent(device) == together
     graph = Engine(Launch.graph, False, MemoryFormat.channels_last, 1, GhostPasses.sequential)
-    assert graph.resolved(CUDA, Precision.float32, recordable=True) == graph
+    assert graph.resolved(CUDA, Precision.float32, capturable=True) == graph
 
 
 @pytest.mark.parametrize(
-    ("device", "recordable", "line"),
+    ("device", "capturable", "line"),
     [
-        (CPU, True, "launch: graph needs a CUDA device, not cpu; take auto or eager"),
-        (
-            CUDA,
-            False,
-            "launch: a graph holds no copies, photographs, several processes, uncorrected epsilon,"
-            " or dropout over several ghost batches; take auto",
-        ),
+        (CPU, True, "launch: graph needs a CUDA device, not cpu; use auto or eager"),
+        (CUDA, False, r"launch: graph is not possible with .*copies, .*processes.*dropout.*; use auto or eager"),
     ],
 )
-def test_a_graph_that_cannot_be_had_is_refused_in_one_line(device: torch.device, recordable: bool, line: str) -> None:
+def test_a_graph_that_cannot_be_had_is_refused_in_one_line(device: torch.device, capturable: bool, line: str) -> None:
     with pytest.raises(ValueError, match=f"^{line}$"):
-        Engine(Launch.graph).resolved(device, Precision.float32, recordable)
+        Engine(Launch.graph).resolved(device, Precision.float32, capturable)
 
 
 @pytest.mark.parametrize("together", [0, -1])
@@ -134,12 +129,12 @@ def test_another_word_for_ghosts_is_refused_in_one_line() -> None:
 def test_a_training_makes_its_engines_choices_and_refuses_what_it_cannot_do(tiny_split: Splits) -> None:
     choices = training(tiny_split, network(), Launch.auto).engine
     assert choices == Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.sequential)
-    with pytest.raises(ValueError, match=r"^launch: graph needs a CUDA device, not cpu; take auto or eager$"):
+    with pytest.raises(ValueError, match=r"^launch: graph needs a CUDA device, not cpu; use auto or eager$"):
         training(tiny_split, network(), Launch.graph)
 
 
 @pytest.mark.parametrize(
-    ("noise", "dropout", "ghosts", "recordable"),
+    ("noise", "dropout", "ghosts", "capturable"),
     [
         (NoiseConfig(), 0.0, 1, True),
         (NoiseConfig(), 0.0, 3, True),
@@ -156,13 +151,13 @@ def test_all_but_copies_and_dropout_over_several_ghost_batches_can_be_recorded(
     noise: NoiseConfig,
     dropout: float,
     ghosts: int,
-    recordable: bool,
+    capturable: bool,
     tiny_split: Splits,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = told_recordable(monkeypatch)
-    training(tiny_split, network(dropout), noise=noise, batch=Batch(SIZE, SIZE // ghosts))
-    assert found == [recordable]
+    found = told_capturable(monkeypatch)
+    training(tiny_split, network(dropout), method=noise, batch=Batch(SIZE, SIZE // ghosts))
+    assert found == [capturable]
 
 
 # Compilation

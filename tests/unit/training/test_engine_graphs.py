@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.common import same_bits
-from helpers.engine_trainings import DIGEST, LR, SIZE, UPDATES, Splits, network, told_recordable, training
+from helpers.engine_trainings import DIGEST, LR, SIZE, UPDATES, Splits, network, told_capturable, training
 from helpers.tape import TapeLane
 from torch import Tensor, nn
 
@@ -18,11 +18,12 @@ from smoothout.common.rng import derive_seed
 from smoothout.data.augment import CropFlip
 from smoothout.nn import perturbation
 from smoothout.nn.options import NoiseDistribution, NoiseScaling, Precision
-from smoothout.training import checkpoint, cuda_graph, trainer
+from smoothout.training import checkpoint, cuda_graph, noise_contexts, trainer
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.cuda_graph import WARM_UP, GraphedStep, RecordingError
 from smoothout.training.engine import Engine, GhostPasses, Launch
+from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
 from smoothout.training.optimizers import SGD, Adam, Epsilon
 from smoothout.training.schedule import Schedule
@@ -59,9 +60,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     events: list[int] = []
     resolved = Engine.resolved
 
-    def also_here(self: Engine, device: torch.device, precision: Precision, recordable: bool, *more: Any) -> Engine:
-        assert recordable or self.launch is Launch.eager
-        here = resolved(replace(self, launch=Launch.eager), device, precision, recordable, *more)
+    def also_here(self: Engine, device: torch.device, precision: Precision, capturable: bool, *more: Any) -> Engine:
+        assert capturable or self.launch is Launch.eager
+        here = resolved(replace(self, launch=Launch.eager), device, precision, capturable, *more)
         return replace(here, launch=self.launch)
 
     monkeypatch.setattr(Engine, "resolved", also_here)
@@ -130,26 +131,31 @@ METHODS: dict[str, dict[str, Any]] = {
     "adam reset, decayed and clipped": {"optimizer": Adam(LR, 1e-3, clip_norm=0.5, reset_every_epoch=True)},
     "momentum with drops": {"optimizer": SGD(8 * LR, 1e-3), "schedule": Schedule(3, (1, 2), 0.5)},
     "momentum reset and clipped": {"optimizer": SGD(8 * LR, clip_norm=0.5, reset_every_epoch=True)},
-    "no momentum": {"optimizer": SGD(8 * LR, momentum=0.0), "noise": NoiseConfig(0.1)},
-    "smoothout": {"noise": NoiseConfig(0.1)},
-    "smoothout, annealed": {"noise": NoiseConfig(0.1, strength_schedule=StrengthSchedule.anneal)},
-    "noise left in, batchnorm's too": {"noise": NoiseConfig(0.01, denoise=False, batchnorm=True)},
-    "one noise left in": {"noise": NoiseConfig(0.01, noise_per=NoisePer.batch, denoise=False), "batch": Batch(SIZE, 2)},
+    "no momentum": {"optimizer": SGD(8 * LR, momentum=0.0), "method": NoiseConfig(0.1)},
+    "smoothout": {"method": NoiseConfig(0.1)},
+    "smoothout, annealed": {"method": NoiseConfig(0.1, strength_schedule=StrengthSchedule.anneal)},
+    "noise left in, batchnorm's too": {"method": NoiseConfig(0.01, denoise=False, batchnorm=True)},
+    "one noise left in": {
+        "method": NoiseConfig(0.01, noise_per=NoisePer.batch, denoise=False),
+        "batch": Batch(SIZE, 2),
+    },
     "gaussian, falling": {
-        "noise": NoiseConfig(0.1, NoiseDistribution.gaussian, strength_schedule=StrengthSchedule.tanh_falling)
+        "method": NoiseConfig(0.1, NoiseDistribution.gaussian, strength_schedule=StrengthSchedule.tanh_falling)
     },
     "adasmoothout, rising": {
-        "noise": NoiseConfig(0.15, scaling=NoiseScaling.filter, strength_schedule=StrengthSchedule.tanh_rising)
+        "method": NoiseConfig(0.15, scaling=NoiseScaling.filter, strength_schedule=StrengthSchedule.tanh_rising)
     },
-    "relative to each weight": {"noise": NoiseConfig(0.15, scaling=NoiseScaling.weight, batchnorm=True)},
-    "a draw for each ghost batch": {"noise": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
-    "a draw for each batch": {"noise": NoiseConfig(0.1, noise_per=NoisePer.batch), "batch": Batch(SIZE, 2)},
+    "relative to each weight": {"method": NoiseConfig(0.15, scaling=NoiseScaling.weight, batchnorm=True)},
+    "a draw for each ghost batch": {"method": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
+    "a draw for each batch": {"method": NoiseConfig(0.1, noise_per=NoisePer.batch), "batch": Batch(SIZE, 2)},
+    "sam": {"method": SAM(0.5), "optimizer": SGD(8 * LR)},
+    "sam, a step for each ghost batch": {"model": convolutions, "method": SAM(0.5), "batch": Batch(SIZE, 2)},
     "dropout": {"model": lambda: network(0.5)},
-    "dropout under noise": {"model": lambda: network(0.5), "noise": NoiseConfig(0.1)},
-    "convolutions": {"model": convolutions, "noise": NoiseConfig(0.1)},
-    "convolutions, adasmoothout": {"model": convolutions, "noise": NoiseConfig(0.15, scaling=NoiseScaling.filter)},
-    "bfloat16": {"noise": NoiseConfig(0.1), "precision": Precision.bfloat16},
-    "augmented": {"augmentation": CropFlip((127,)), "noise": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
+    "dropout under noise": {"model": lambda: network(0.5), "method": NoiseConfig(0.1)},
+    "convolutions": {"model": convolutions, "method": NoiseConfig(0.1)},
+    "convolutions, adasmoothout": {"model": convolutions, "method": NoiseConfig(0.15, scaling=NoiseScaling.filter)},
+    "bfloat16": {"method": NoiseConfig(0.1), "precision": Precision.bfloat16},
+    "augmented": {"augmentation": CropFlip((127,)), "method": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
 }
 
 
@@ -179,14 +185,14 @@ def test_a_recorded_training_in_one_pass_ends_with_the_same_bits(
     noise: NoiseConfig, tiny_split: Splits, graphs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Curvature is measured at the first update of an epoch alone, for the measured go in turn."""
-    monkeypatch.setattr(trainer, "CURVATURE_DRAWS", 1)
+    monkeypatch.setattr(noise_contexts, "CURVATURE_DRAWS", 1)
     ends = []
     for launch in (Launch.eager, Launch.graph):
         run = training(
             tiny_split,
             convolutions(),
             batch=Batch(SIZE, 2),
-            noise=noise,
+            method=noise,
             engine=Engine(launch, ghosts=GhostPasses.batched),
         )
         assert run.engine.ghosts is GhostPasses.batched
@@ -216,7 +222,7 @@ def test_a_learning_rate_that_float32_rounds_moves_the_end_by_no_more_than_round
     """On the device the rate is a float32, off by up to 3e-8 of itself; a weight is rounded by up to 6e-8 of itself."""
     ends = []
     for launch in (Launch.eager, Launch.graph):
-        settings = {"optimizer": optimizer, "noise": NoiseConfig(0.1), "schedule": Schedule(3, (1,))}
+        settings = {"optimizer": optimizer, "method": NoiseConfig(0.1), "schedule": Schedule(3, (1,))}
         ends.append(training(tiny_split, network(), launch, **settings).run())
     for name, tensor in ends[0].model.items():
         torch.testing.assert_close(ends[1].model[name], tensor, rtol=1e-6, atol=1e-6)
@@ -227,7 +233,7 @@ def test_a_learning_rate_that_float32_rounds_moves_the_end_by_no_more_than_round
 def test_an_epsilon_that_changes_from_update_to_update_is_not_recorded(
     tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = told_recordable(monkeypatch)
+    found = told_capturable(monkeypatch)
     for epsilon in Epsilon:
         training(tiny_split, network(), optimizer=Adam(LR, epsilon=epsilon))
     assert found == [True, False]
@@ -237,7 +243,7 @@ def test_an_epsilon_that_changes_from_update_to_update_is_not_recorded(
 def test_a_trainings_warm_up_leaves_no_trace(tiny_split: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     model = network(0.5)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run = training(tiny_split, model, Launch.graph, noise=NoiseConfig(0.1), optimizer=SGD(LR, 1e-3))
+    run = training(tiny_split, model, Launch.graph, method=NoiseConfig(0.1), optimizer=SGD(LR, 1e-3))
 
     class Looked(Exception):  # noqa: N818
         pass
@@ -264,13 +270,13 @@ def test_a_trainings_warm_up_leaves_no_trace(tiny_split: Splits, monkeypatch: py
 STOPPED = {
     "adam": {
         "optimizer": Adam(LR),
-        "noise": NoiseConfig(0.1, strength_schedule=StrengthSchedule.anneal),
+        "method": NoiseConfig(0.1, strength_schedule=StrengthSchedule.anneal),
         "model": lambda: network(0.5),
     },
     "momentum": {
         **METHODS["momentum with drops"],
         "batch": Batch(SIZE, 3),
-        "noise": NoiseConfig(0.15, scaling=NoiseScaling.filter),
+        "method": NoiseConfig(0.15, scaling=NoiseScaling.filter),
     },
     "adam reset": METHODS["adam reset, decayed and clipped"],
 }

@@ -50,7 +50,7 @@ def laid_out(layout: MemoryFormat, model: nn.Module, **changes: Any) -> Trainer:
         "optimizer": SGD(0.01),
         "schedule": Schedule(2),
         "batch": Batch(8),
-        "noise": NoiseConfig(),
+        "method": NoiseConfig(),
         "seed": 0,
         "engine": Engine(memory_format=layout),
         **changes,
@@ -83,8 +83,8 @@ def test_trainings_end_together_in_both_layouts_whatever_the_models_own(
     noise: NoiseConfig, start: MemoryFormat
 ) -> None:
     """A sum of up to 1600 products in another order is off by 5e-6, and six updates add some; measured: 5e-5."""
-    wanted = laid_out(MemoryFormat.channels_first, shallow(), noise=noise).run()
-    found = laid_out(MemoryFormat.channels_last, shallow(start), noise=noise).run()
+    wanted = laid_out(MemoryFormat.channels_first, shallow(), method=noise).run()
+    found = laid_out(MemoryFormat.channels_last, shallow(start), method=noise).run()
     assert apart(found.model, wanted.model) < 1e-3
     assert found.curves["train_loss"] == pytest.approx(wanted.curves["train_loss"], rel=1e-4)
 
@@ -92,7 +92,7 @@ def test_trainings_end_together_in_both_layouts_whatever_the_models_own(
 @pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(0.05)])
 def test_an_update_in_bfloat16_is_the_same_in_both_layouts_but_for_its_rounding(noise: NoiseConfig) -> None:
     """Every product is rounded to 8 bits, so an update is off by a good part of itself; a wrong one is off by 1."""
-    settings: dict[str, Any] = {"noise": noise, "precision": Precision.bfloat16, "batch": Batch(24)}
+    settings: dict[str, Any] = {"method": noise, "precision": Precision.bfloat16, "batch": Batch(24)}
     ends = [
         laid_out(layout, shallow(layout), schedule=Schedule(1), **settings).run()
         for layout in (MemoryFormat.channels_first, MemoryFormat.channels_last)
@@ -126,7 +126,7 @@ def test_convolutions_see_images_and_weights_in_the_layout(
 
     for module in (model[0], model[4]):
         module.register_forward_pre_hook(look)
-    end = laid_out(layout, model, noise=noise, precision=precision, schedule=Schedule(1)).run()
+    end = laid_out(layout, model, method=noise, precision=precision, schedule=Schedule(1)).run()
     assert seen == {(channels, mode, layout, layout) for channels in (3, 64) for mode in (True, False)}
     assert lying(end.model["4.weight"]) is lying(end.best["4.weight"]) is layout
 

@@ -45,7 +45,7 @@ def training(tiny_split: Splits, model: nn.Module, ghosts: GhostPasses, **change
         "optimizer": SGD(0.02, clip_norm=0.5),
         "schedule": Schedule(2),
         "batch": Batch(12, 4),
-        "noise": NoiseConfig(),
+        "method": NoiseConfig(),
         "seed": 0,
         "engine": Engine(ghosts=ghosts),
         **changes,
@@ -103,7 +103,7 @@ def test_one_pass_ends_where_ghost_batches_in_turn_end(
     make: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits
 ) -> None:
     """Sums of at most 44 products in another order are off by 1e-6, and 8 updates add some."""
-    (wanted, in_turn), (found, at_once) = both(tiny_split, make, noise=noise, batch=batch)
+    (wanted, in_turn), (found, at_once) = both(tiny_split, make, method=noise, batch=batch)
     assert_same_end(found, wanted)
     assert sum(in_turn) == 2 * EXAMPLES
     assert (at_once == in_turn) is (batch.ghost is None)
@@ -114,7 +114,7 @@ def test_examples_that_alternate_in_a_pass_as_on_cuda_end_there_too(
     make: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ghost_batches, "forward_ghosts", partial(forward_ghosts, interleaved=True))
-    (wanted, _), (found, _) = both(tiny_split, make, noise=noise, batch=batch)
+    (wanted, _), (found, _) = both(tiny_split, make, method=noise, batch=batch)
     assert_same_end(found, wanted)
 
 
@@ -123,7 +123,7 @@ def traces(end: TrainingState) -> list[float]:
 
 
 def passes_of(tiny_split: Splits, noise: NoiseConfig, batch: Batch) -> list[int]:
-    return both(tiny_split, dense, noise=noise, batch=batch, schedule=Schedule(1))[1][1]
+    return both(tiny_split, dense, method=noise, batch=batch, schedule=Schedule(1))[1][1]
 
 
 def test_a_batch_is_a_pass_where_one_noise_serves_it_also_where_curvature_is_measured(tiny_split: Splits) -> None:
@@ -137,7 +137,7 @@ def test_a_batch_is_a_pass_where_one_noise_serves_it_also_where_curvature_is_mea
 def test_measured_curvature_is_that_of_ghost_batches_one_after_another(
     make: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits
 ) -> None:
-    (wanted, _), (found, _) = both(tiny_split, make, noise=noise, batch=batch)
+    (wanted, _), (found, _) = both(tiny_split, make, method=noise, batch=batch)
     assert [epoch["draws"] for epoch in found.curvature] == [batch.updates_per_epoch(EXAMPLES)] * 2
     for one, other in zip(found.curvature, wanted.curvature, strict=True):
         for layer, (mean, _) in other["layers"].items():
@@ -177,29 +177,29 @@ def test_what_cannot_go_in_one_pass_goes_in_turn_to_the_last_bit(
     model: Callable[[], nn.Module], noise: NoiseConfig, batch: Batch, tiny_split: Splits
 ) -> None:
     assert (
-        training(tiny_split, model(), GhostPasses.batched, noise=noise, batch=batch).engine.ghosts
+        training(tiny_split, model(), GhostPasses.batched, method=noise, batch=batch).engine.ghosts
         is GhostPasses.sequential
     )
-    (wanted, in_turn), (found, at_once) = both(tiny_split, model, noise=noise, batch=batch)
+    (wanted, in_turn), (found, at_once) = both(tiny_split, model, method=noise, batch=batch)
     assert at_once == in_turn
     assert same_bits(wanted.model, found.model)
 
 
 @pytest.mark.parametrize("noise", [NoiseConfig(0.0, denoise=False), NoiseConfig(0.0, copies=2)])
 def test_noise_of_no_strength_does_not_keep_ghost_batches_apart(noise: NoiseConfig, tiny_split: Splits) -> None:
-    assert training(tiny_split, dense(), GhostPasses.batched, noise=noise).engine.ghosts is GhostPasses.batched
+    assert training(tiny_split, dense(), GhostPasses.batched, method=noise).engine.ghosts is GhostPasses.batched
 
 
 def test_a_training_in_one_pass_goes_on_to_the_same_bits(tiny_split: Splits, tmp_path: Path) -> None:
     noise = NOISES["one"]
-    wanted = training(tiny_split, convolutions(), GhostPasses.batched, noise=noise).run()
-    first = training(tiny_split, convolutions(), GhostPasses.batched, noise=noise)
+    wanted = training(tiny_split, convolutions(), GhostPasses.batched, method=noise).run()
+    first = training(tiny_split, convolutions(), GhostPasses.batched, method=noise)
     for done, _ in enumerate(first, 1):
         if done == 6:
             checkpoint.save(tmp_path / "run.pt", first.state(), "digest")
             break
     snapshot = checkpoint.load(tmp_path / "run.pt", "digest")
-    found = training(tiny_split, convolutions(), GhostPasses.batched, noise=noise, resume=snapshot).run()
+    found = training(tiny_split, convolutions(), GhostPasses.batched, method=noise, resume=snapshot).run()
     assert same_bits(wanted.model, found.model)
     assert all(found.curves[name] == wanted.curves[name] for name in CURVES)
     assert traces(found) == traces(wanted)
@@ -207,7 +207,7 @@ def test_a_training_in_one_pass_goes_on_to_the_same_bits(tiny_split: Splits, tmp
 
 def test_low_precision_goes_in_one_pass_too(tiny_split: Splits) -> None:
     """Every product is rounded to 8 bits."""
-    (wanted, _), (found, _) = both(tiny_split, convolutions, noise=NOISES["one"], precision=Precision.bfloat16)
+    (wanted, _), (found, _) = both(tiny_split, convolutions, method=NOISES["one"], precision=Precision.bfloat16)
     assert {name: tensor.dtype for name, tensor in found.model.items()} == {
         name: tensor.dtype for name, tensor in wanted.model.items()
     }
@@ -226,7 +226,7 @@ class Mixed(nn.Module):
 
 
 def test_parameters_of_two_dtypes_go_in_one_pass(tiny_split: Splits) -> None:
-    (wanted, in_turn), (found, at_once) = both(tiny_split, Mixed, noise=NOISES["one"])
+    (wanted, in_turn), (found, at_once) = both(tiny_split, Mixed, method=NOISES["one"])
     assert at_once != in_turn
     assert_same_end(found, wanted)
 
@@ -244,7 +244,7 @@ def test_the_model_has_its_plain_layers_and_weights_between_updates(tiny_split: 
     for noise in NOISES.values():
         model = dense()
         weights = [parameter.data_ptr() for parameter in model.parameters()]
-        for _ in training(tiny_split, model, GhostPasses.batched, noise=noise):
+        for _ in training(tiny_split, model, GhostPasses.batched, method=noise):
             assert type(model[2]) is nn.BatchNorm1d
             assert [parameter.data_ptr() for parameter in model.parameters()] == weights
 
@@ -273,9 +273,9 @@ def test_a_compiled_network_takes_ghost_batches_in_one_pass(
     tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    wanted = training(tiny_split, dense(), GhostPasses.sequential, noise=NOISES["one"]).run()
+    wanted = training(tiny_split, dense(), GhostPasses.sequential, method=NOISES["one"]).run()
     run = training(
-        tiny_split, dense(), GhostPasses.batched, noise=NOISES["one"], engine=Engine(compile=True, ghosts="batched")
+        tiny_split, dense(), GhostPasses.batched, method=NOISES["one"], engine=Engine(compile=True, ghosts="batched")
     )
     assert run.engine.ghosts is GhostPasses.batched
     assert_same_end(run.run(), wanted)

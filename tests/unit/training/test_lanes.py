@@ -14,16 +14,16 @@ from helpers.engine_trainings import Splits, network, training
 from test_engine_graphs import graphs  # noqa: F401  (a fixture)
 
 from smoothout.training.cuda_graph import GraphedStep, Lane
+from smoothout.training.dropout import DropoutRng
 from smoothout.training.engine import Launch
 from smoothout.training.methods.smoothout import NoiseConfig
-from smoothout.training.noise_contexts import NoiseContexts
 
 
 @pytest.mark.usefixtures("graphs")
 def test_recordings_are_gone_as_soon_as_a_training_is_done_or_dropped(tiny_split: Splits) -> None:
     """A reference cycle would keep them, and their memory on the device, until Python's collector comes by."""
-    done = training(tiny_split, network(), Launch.graph, noise=NoiseConfig(0.1))
-    dropped = training(tiny_split, network(), Launch.graph, noise=NoiseConfig(0.1))
+    done = training(tiny_split, network(), Launch.graph, method=NoiseConfig(0.1))
+    dropped = training(tiny_split, network(), Launch.graph, method=NoiseConfig(0.1))
     recordings = [weakref.ref(run._graphed) for run in (done, dropped) if run._graphed]
     models = [weakref.ref(run._model) for run in (done, dropped)]
     assert len(recordings) == 2
@@ -190,16 +190,14 @@ def test_chance_that_nobody_seeds_is_noticed_on_a_cuda_device_too(monkeypatch: p
     generator = FakeGenerator(8)
     monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
     for drawn in (0, 4):
-        perturb = NoiseContexts(
-            network(), NoiseConfig(), seed=0, total=4, every=1, ghosts=1, device=torch.device("cuda")
-        )
-        watched = perturb.check_rng_use()
+        dropout = DropoutRng(network(), 0, torch.device("cuda"))
+        watched = dropout.checked()
         with watched if not drawn else pytest.raises(ValueError, match="draws from torch's global generator"):
             if drawn:
                 with watched:
                     generator.offset += drawn
         generator.offset += 4  # later draws are not looked at
-        with perturb.check_rng_use():
+        with dropout.checked():
             generator.offset += 4
 
 

@@ -31,7 +31,7 @@ def moved(model: nn.Module, batch: Batch, count: int) -> list[Tensor]:
     before = [p.detach().clone() for p in model.parameters()]
     cut = batch.split(torch.arange(count))
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
-    update(model, optimizer, ((images[rows], labels[rows]) for rows in cut), len(cut), lambda _: [torch.enable_grad()])
+    update(model, optimizer, ((images[rows], labels[rows]) for rows in cut), len(cut))
     return [old - p.detach() for old, p in zip(before, model.parameters(), strict=True)]
 
 

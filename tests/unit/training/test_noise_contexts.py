@@ -23,9 +23,11 @@ from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, GhostPasses
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
+from smoothout.training.noise_contexts import CURVATURE_DRAWS
 from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import CURVATURE_DRAWS, Trainer
+from smoothout.training.trainer import Trainer
+from smoothout.training.update import GhostBatch
 
 Splits = Callable[..., Split]
 EXAMPLES, SIZE, UPDATES = 22, 6, 4
@@ -39,7 +41,7 @@ def network() -> nn.Sequential:
 def training(tiny_split: Splits, model: nn.Module, noise: NoiseConfig, **changes: Any) -> Trainer:
     settings = {"batch": Batch(SIZE), "schedule": Schedule(2), **changes}
     splits = tiny_split(EXAMPLES), tiny_split(10, seed=1)
-    return Trainer(model, *splits, optimizer=Adam(0.01), noise=noise, seed=4, **settings)
+    return Trainer(model, *splits, optimizer=Adam(0.01), method=noise, seed=4, **settings)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,7 @@ def test_an_interrupted_training_has_the_curvature_of_an_unbroken_one(
 def test_measuring_leaves_the_training_as_it_is(tiny_split: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     with_it = training(tiny_split, network(), NoiseConfig(0.1)).run()
     unmeasured = training(tiny_split, network(), NoiseConfig(0.1))
-    unmeasured._perturb.trace = None
+    unmeasured._estimator.trace = None
     without = unmeasured.run()
     assert without.curvature == []
     assert same_bits(with_it.model, without.model)
@@ -140,23 +142,28 @@ def test_a_long_epoch_is_sampled(tiny_split: Splits) -> None:
         optimizer=Adam(0.01),
         schedule=Schedule(1),
         batch=Batch(2),
-        noise=NoiseConfig(0.1),
+        method=NoiseConfig(0.1),
         seed=0,
     )
     assert found.run().curvature[0]["draws"] == EXAMPLES // 2
     assert many.run().curvature[0]["draws"] == CURVATURE_DRAWS
 
 
-def test_an_error_inside_counts_nothing_and_leaves_the_weights_clean(tiny_split: Splits) -> None:
+def test_an_error_inside_counts_nothing_and_leaves_the_weights_clean(
+    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = network()
     before = {name: tensor.clone() for name, tensor in model.named_parameters()}
     run = training(tiny_split, model, NoiseConfig(0.1))
-    run._perturb.set_update(0)
-    [context] = run._perturb(0)
-    with pytest.raises(OSError, match="gone"), context:
+
+    def fail(ghost_batch: GhostBatch, passes: int) -> None:
         raise OSError("gone")
-    assert run._perturb.trace is not None
-    assert run._perturb.trace.state_dict()["count"] == 0
+
+    monkeypatch.setattr(GhostBatch, "backward", fail)
+    with pytest.raises(OSError, match="gone"):
+        next(iter(run))
+    assert run._estimator.trace is not None
+    assert run._estimator.trace.state_dict()["count"] == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
 
 
@@ -173,7 +180,7 @@ def test_noise_that_stays_in_is_added_once_a_draw(tiny_split: Splits, draw: Nois
             pass
     settings = {"optimizer": SGD(1e-30, momentum=0.0), "schedule": Schedule(1), "batch": Batch(32, 32 // ghosts)}
     noise = NoiseConfig(a, denoise=False, noise_per=draw)
-    Trainer(model, tiny_split(32), tiny_split(4), noise=noise, seed=4, **settings).run()
+    Trainer(model, tiny_split(32), tiny_split(4), method=noise, seed=4, **settings).run()
     assert all(torch.equal(p, w) for p, w in zip(model.parameters(), wanted.parameters(), strict=True))
     moved = torch.cat([(p.detach() - w).flatten() for p, w in zip(model.parameters(), before, strict=True)])
     assert moved.std().item() == pytest.approx(a * math.sqrt(left / 3), rel=0.05)  # 4003 numbers: 1% or 2%

@@ -64,7 +64,7 @@ def test_every_method_sees_the_same_examples_in_the_same_order_for_the_same_seed
 
 def test_another_seed_has_another_order_and_another_noise(tiny_split: Splits) -> None:
     assert order(tiny_split, seed=1) != order(tiny_split, seed=0)
-    whole = {"noise": NoiseConfig(0.1), "batch": Batch(EXAMPLES), "train_split": tiny_split(EXAMPLES)}
+    whole = {"method": NoiseConfig(0.1), "batch": Batch(EXAMPLES), "train_split": tiny_split(EXAMPLES)}
     ends = [run(network(), tiny_split, seed=seed, **whole).model for seed in (0, 0, 1)]
     assert same_bits(ends[0], ends[1])
     assert not same_bits(ends[0], ends[2])
@@ -92,7 +92,7 @@ def test_dropout_of_every_kind_has_the_chance_of_the_trainings_seed(kind: type[n
 def test_chance_that_no_seed_reaches_is_refused(tiny_split: Splits) -> None:
     model = network()
     model[4] = type("Functional", (nn.Module,), {"forward": lambda self, x: F.dropout(x, 0.5)})()
-    with pytest.raises(ValueError, match=r"^model: draws from torch's global generator, not by a torch\.nn\.Dropout"):
+    with pytest.raises(ValueError, match=r"^model: draws from torch's global generator outside torch\.nn\.Dropout"):
         run(model, tiny_split)
 
 
@@ -173,7 +173,7 @@ def by_hand(model: nn.Sequential, split: Split, plan: Plan) -> list[float]:
 def test_the_training_is_the_one_written_out_by_hand_to_the_last_bit(plan: Plan, tiny_split: Splits) -> None:
     model, plain = network(dropout=plan.dropout), network(dropout=plan.dropout)
     settings = {"batch": Batch(SIZE, plan.ghost), "schedule": Schedule(3, plan.drops)}
-    found = run(model, tiny_split, optimizer=plan.optimizer, noise=plan.noise, **settings)
+    found = run(model, tiny_split, optimizer=plan.optimizer, method=plan.noise, **settings)
     losses = by_hand(plain, tiny_split(EXAMPLES), plan)
     assert same_bits(model.state_dict(), plain.state_dict())
     assert found.curves["train_loss"] == pytest.approx(losses, rel=1e-12)
@@ -215,7 +215,7 @@ def test_the_best_weights_are_those_of_the_first_epoch_with_the_best_accuracy(
         if now.step == UPDATES:
             ends.append(copy.deepcopy(now.model))
 
-    found = run(network(), tiny_split, schedule=Schedule(5), noise=NoiseConfig(0.3), after_step=after_step)
+    found = run(network(), tiny_split, schedule=Schedule(5), method=NoiseConfig(0.3), after_step=after_step)
     assert found.curves["test_accuracy"] == accuracies
     assert found.best_epoch == 1
     assert same_bits(found.best, ends[1])
@@ -232,7 +232,7 @@ def test_curves_are_measured_with_the_clean_weights_of_each_epochs_end(tiny_spli
             model.load_state_dict(now.model)
             wanted.append(evaluate(model, tiny_split(10, seed=1).batches(1000)))
 
-    found = run(network(dropout=0.5), tiny_split, noise=NoiseConfig(0.5), after_step=after_step)
+    found = run(network(dropout=0.5), tiny_split, method=NoiseConfig(0.5), after_step=after_step)
     assert found.curves["test_loss"] == [measured.loss for measured in wanted]
     assert found.curves["test_accuracy"] == [measured.accuracy for measured in wanted]
 
@@ -241,7 +241,7 @@ def test_training_learns_what_can_be_learnt(tiny_split: Splits) -> None:
     split = tiny_split(60)
     for noise in (NoiseConfig(), NoiseConfig(0.05), NoiseConfig(0.15, scaling=NoiseScaling.filter)):
         settings: dict[str, Any] = {"train_split": split, "test_split": split, "batch": Batch(12)}
-        found = run(network(), tiny_split, noise=noise, schedule=Schedule(15), **settings)
+        found = run(network(), tiny_split, method=noise, schedule=Schedule(15), **settings)
         assert found.curves["test_accuracy"][-1] > 0.9
         assert found.curves["train_loss"][-1] < 0.5 * found.curves["train_loss"][0]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -17,9 +17,10 @@ from torch.nn import functional as F
 from smoothout import SmoothOut, SmoothOutCopies
 from smoothout.common.rng import make_generator
 from smoothout.training.batch import Batch
-from smoothout.training.update import Perturb, update
+from smoothout.training.update import GhostBatch, update
 
 Piece = tuple[Tensor, Tensor]
+Backward = Callable[[GhostBatch], None]
 
 
 def network(batchnorm: bool = True) -> nn.Sequential:
@@ -38,8 +39,16 @@ def pieces(*sizes: int) -> list[Piece]:
     return made
 
 
-def silent(ghost: int) -> Sequence[AbstractContextManager[object]]:
-    return [nullcontext()]
+def under(perturb: Callable[[int], Sequence[AbstractContextManager[object]]]) -> Backward:
+    """Backpropagate in each of the contexts that ``perturb`` gives for a ghost batch."""
+
+    def backward(ghost_batch: GhostBatch) -> None:
+        contexts = perturb(ghost_batch.index)
+        for context in contexts:
+            with context:
+                ghost_batch.backward(len(contexts))
+
+    return backward
 
 
 def sgd(model: nn.Module, **settings: float) -> torch.optim.Optimizer:
@@ -62,17 +71,17 @@ def mean(many: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([one[name] for one in many]).mean(0) for name in many[0]}
 
 
-def noise(a: float, draw: Callable[[int], int] = lambda ghost: ghost) -> Callable[[nn.Module], Perturb]:
+def noise(a: float, draw: Callable[[int], int] = lambda ghost: ghost) -> Callable[[nn.Module], Backward]:
     """SmoothOut of strength ``a`` from the stream of each ghost batch."""
 
-    def on(model: nn.Module) -> Perturb:
+    def on(model: nn.Module) -> Backward:
         context = SmoothOut(model, a, batchnorm=True)
 
         def perturb(ghost: int) -> list[SmoothOut]:
             context.generator = make_generator(0, "noise", 0, draw(ghost))
             return [context]
 
-        return perturb
+        return under(perturb)
 
     return on
 
@@ -90,7 +99,7 @@ def test_a_whole_batch_makes_the_sgd_step_written_out_by_hand() -> None:
     model, [piece] = network(), pieces(9)
     before = weights_of(model)
     slopes = gradients(model, before, piece)
-    update(model, sgd(model), [piece], 1, silent)
+    update(model, sgd(model), [piece], 1)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] - 0.5 * slopes[name])
         assert torch.equal(parameter.grad, slopes[name])
@@ -101,7 +110,7 @@ def test_ghost_batches_take_the_mean_of_their_own_mean_gradients(sizes: tuple[in
     model, batch = network(), pieces(*sizes)
     before = weights_of(model)
     slopes = mean([gradients(model, before, piece) for piece in batch])
-    update(model, sgd(model), iter(batch), len(batch), silent)
+    update(model, sgd(model), iter(batch), len(batch))
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] - 0.5 * slopes[name])
 
@@ -113,7 +122,7 @@ def test_batchnorms_running_averages_take_each_ghost_batch_in_turn() -> None:
         hidden = model[0](inputs).detach()
         average = 0.9 * average + 0.1 * hidden.mean(0)
         variance = 0.9 * variance + 0.1 * hidden.var(0)
-    update(model, sgd(model), batch, len(batch), silent)
+    update(model, sgd(model), batch, len(batch))
     assert model[1].num_batches_tracked == 3
     torch.testing.assert_close(model[1].running_mean, average)
     torch.testing.assert_close(model[1].running_var, variance)
@@ -124,7 +133,7 @@ def test_gradients_of_the_update_before_are_forgotten() -> None:
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, 1e6)
     slopes = gradients(model, weights_of(model), piece)
-    update(model, sgd(model), [piece], 1, silent)
+    update(model, sgd(model), [piece], 1)
     assert all(torch.equal(p.grad, slopes[name]) for name, p in model.named_parameters())
 
 
@@ -138,7 +147,7 @@ def test_the_sums_of_loss_and_right_answers_are_over_examples_not_over_ghost_bat
         for row, label in zip(rows, labels, strict=True)
     ]
     right = sum(int((rows.argmax(1) == labels).sum()) for rows, (_, labels) in zip(logits, batch, strict=True))
-    loss, correct = update(model, sgd(model), batch, len(batch), silent)
+    loss, correct = update(model, sgd(model), batch, len(batch))
     assert float(loss) == pytest.approx(sum(losses), rel=1e-12)
     assert float(correct) == right
     assert loss.dtype == correct.dtype == torch.float64
@@ -151,7 +160,7 @@ def test_the_gradient_is_clipped_to_its_global_norm(limit: float, bites: bool) -
     slopes = mean([gradients(model, before, piece) for piece in batch])
     norm = float(torch.cat([g.flatten() for g in slopes.values()]).norm())
     assert (norm > limit) is bites
-    update(model, sgd(model), batch, len(batch), silent, clip_norm=limit)
+    update(model, sgd(model), batch, len(batch), clip_norm=limit)
     share = limit / norm if bites else 1.0
     for name, parameter in model.named_parameters():
         # torch adds 1e-6 to the norm before it divides
@@ -163,10 +172,12 @@ def test_the_gradient_is_clipped_to_its_global_norm(limit: float, bites: bool) -
 
 def test_noise_of_strength_0_changes_no_bit() -> None:
     states = []
-    for perturb in (silent, None):
+    for a in (None, 0.0):
         model = network().float()
         batch = [(inputs.float(), labels) for inputs, labels in pieces(5, 4)]
-        found = update(model, sgd(model, momentum=0.9), batch, len(batch), perturb or noise(0.0)(model), clip_norm=0.1)
+        found = update(
+            model, sgd(model, momentum=0.9), batch, len(batch), *([] if a is None else [noise(a)(model)]), clip_norm=0.1
+        )
         states.append([*model.state_dict().values(), *found])
     assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
 
@@ -220,7 +231,7 @@ def test_copies_are_averaged_over_copies_and_ghost_batches() -> None:
             losses.append(float(F.cross_entropy(logits, piece[1], reduction="sum")) / 3)
     slopes = mean(many)
     copies = SmoothOutCopies(SmoothOut(model, 0.3, batchnorm=True), 3, seed=5)
-    loss, correct = update(model, sgd(model), batch, len(batch), lambda ghost: copies)
+    loss, correct = update(model, sgd(model), batch, len(batch), under(lambda ghost: copies))
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), before[name] - 0.5 * slopes[name])
     assert float(loss) == pytest.approx(sum(losses), rel=1e-12)
@@ -232,7 +243,7 @@ def test_noise_that_stays_in_is_where_the_update_starts_from() -> None:
     start = moved_weights(model, 0.3, 0)
     slopes = gradients(model, start, piece)
     context = SmoothOut(model, 0.3, batchnorm=True, denoise=False, generator=make_generator(0, "noise", 0, 0))
-    update(model, sgd(model), [piece], 1, lambda ghost: [context])
+    update(model, sgd(model), [piece], 1, under(lambda ghost: [context]))
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.detach(), start[name] - 0.5 * slopes[name])
 

@@ -17,23 +17,25 @@ from torch.utils._pytree import tree_leaves
 from smoothout.nn import perturbation
 from smoothout.nn.options import NoiseScaling
 from smoothout.training.batch import Batch
+from smoothout.training.dropout import DropoutRng
 from smoothout.training.engine import Engine, GhostPasses
+from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
-from smoothout.training.noise_contexts import NoiseContexts
 from smoothout.training.optimizers import Adam, Epsilon
 
 OTHERS: dict[str, dict[str, Any]] = {
-    "copies": {"noise": NoiseConfig(0.1, copies=2)},
-    "dropout over ghost batches": {"model": lambda: network(0.5), "noise": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
-    "several batches an update": {"noise": NoiseConfig(0.1), "batch": Batch(3, None, 2)},
+    "copies": {"method": NoiseConfig(0.1, copies=2)},
+    "sam under dropout": {"model": lambda: network(0.5), "method": SAM(0.5)},
+    "dropout over ghost batches": {"model": lambda: network(0.5), "method": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
+    "several batches an update": {"method": NoiseConfig(0.1), "batch": Batch(3, None, 2)},
     "ghost batches in one pass": {
         "model": convolutions,
-        "noise": NoiseConfig(0.1, noise_per=NoisePer.batch),
+        "method": NoiseConfig(0.1, noise_per=NoisePer.batch),
         "batch": Batch(SIZE, 2),
         "engine": Engine(ghosts=GhostPasses.batched),
     },
     "own noise in one pass": {
-        "noise": NoiseConfig(0.1, scaling=NoiseScaling.filter),
+        "method": NoiseConfig(0.1, scaling=NoiseScaling.filter),
         "batch": Batch(SIZE, 2),
         "engine": Engine(ghosts=GhostPasses.batched),
     },
@@ -63,7 +65,7 @@ def test_no_eager_update_waits_for_its_device(kind: str, tiny_split: Splits, mon
     settings = {"model": network, **{**METHODS, **OTHERS}[kind]}
     steps = iter(training(tiny_split, settings.pop("model")(), **settings))
     next(steps)  # which alone looks for chance that nobody seeds
-    monkeypatch.setattr(NoiseContexts, "check_rng_use", lambda self: nullcontext())
+    monkeypatch.setattr(DropoutRng, "checked", lambda self: nullcontext())
     with Waits() as waits:
         next(steps)
     assert waits.found == []

@@ -46,7 +46,7 @@ class ConcurrentTrainings:
         """The training of that seed; each step of the iterator is an update."""
         optimizer = Adam(LR, clip_norm=1.0)
         noise = NoiseConfig(0.0375)
-        return updates(self.workload, device, batch=self.batch, data=data, optimizer=optimizer, noise=noise, seed=seed)
+        return updates(self.workload, device, batch=self.batch, data=data, optimizer=optimizer, method=noise, seed=seed)
 
     def alone(self, seed: int, data: Split, device: torch.device) -> StateDict:
         """The weights in which the training of that seed ends when no other runs."""
@@ -94,7 +94,7 @@ def memory_is_freed(device: torch.device, batch: int = 512) -> Finding:
     If this fails, a table's trainings fill the GPU one after another until one fails for lack of memory: run fewer at a
     time, and report it with the lines above.
     """
-    settings: dict[str, Any] = {"optimizer": SGD(LR), "schedule": Schedule(1), "noise": SMOOTHOUT}
+    settings: dict[str, Any] = {"optimizer": SGD(LR), "schedule": Schedule(1), "method": SMOOTHOUT}
 
     def train() -> None:
         sizes: dict[str, Any] = {"examples": 2 * batch, "shape": (3, 32, 32), "batch": Batch(batch)}

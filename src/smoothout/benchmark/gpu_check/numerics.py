@@ -142,7 +142,7 @@ def training_equals_cpu(device: torch.device) -> Finding:
     If this fails, a kernel of this GPU or its libraries computes something else: try another version of torch or the
     driver before you trust any result.
     """
-    settings: dict[str, Any] = {"model": smooth, "optimizer": SGD(LR), "schedule": Schedule(1), "noise": NoiseConfig()}
+    settings: dict[str, Any] = {"model": smooth, "optimizer": SGD(LR), "schedule": Schedule(1), "method": NoiseConfig()}
     on_cpu, on_gpu = (training(processor, **settings).run().model for processor in (CPU, device))
     share = distance(on_cpu, on_gpu, smooth())
     return Finding(share < 1e-3, in_words(share))

@@ -51,7 +51,7 @@ def _seconds(device: torch.device, workload: Workload, batch: int, precision: Pr
     noise, launch = METHODS[method]
     examples = workload.examples // batch * batch  # a smaller last batch would be captured while it is timed
     engine = Engine(launch)
-    steps = updates(workload, device, batch=batch, examples=examples, noise=noise, precision=precision, engine=engine)
+    steps = updates(workload, device, batch=batch, examples=examples, method=noise, precision=precision, engine=engine)
     advance(steps, 3)  # captures the updates that measure curvature, and the others
     fastest, spent = float("inf"), 0.0
     for _ in range(MAX_BLOCKS):

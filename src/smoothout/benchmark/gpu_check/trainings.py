@@ -49,34 +49,34 @@ _DIGEST = "0" * 64
 
 
 def _ghosts(noise: NoiseConfig, passes: GhostPasses) -> dict[str, Any]:
-    return {"noise": noise, "ghosts": passes, "batch": Batch(64, 16)}
+    return {"method": noise, "ghosts": passes, "batch": Batch(64, 16)}
 
 
 KINDS: dict[str, dict[str, Any]] = {
-    "plain": {"noise": PLAIN},
+    "plain": {"method": PLAIN},
     "Adam reset, decayed, clipped": {
         "optimizer": Adam(LR, 1e-3, clip_norm=0.5, reset_every_epoch=True),
-        "noise": SMOOTHOUT,
+        "method": SMOOTHOUT,
     },
     "momentum, learning rate drops": {
         "optimizer": SGD(LR, 1e-3),
         "schedule": Schedule(2, (1,), 0.5),
-        "noise": SMOOTHOUT,
+        "method": SMOOTHOUT,
     },
-    "strength changes": {"noise": NoiseConfig(0.05, strength_schedule=StrengthSchedule.tanh_rising)},
-    "Gaussian noise that stays in": {"noise": NoiseConfig(0.01, NoiseDistribution.gaussian, denoise=False)},
-    "AdaSmoothOut": {"noise": ADASMOOTHOUT},
-    "dropout": {"model": with_dropout, "noise": SMOOTHOUT},
+    "strength changes": {"method": NoiseConfig(0.05, strength_schedule=StrengthSchedule.tanh_rising)},
+    "Gaussian noise that stays in": {"method": NoiseConfig(0.01, NoiseDistribution.gaussian, denoise=False)},
+    "AdaSmoothOut": {"method": ADASMOOTHOUT},
+    "dropout": {"model": with_dropout, "method": SMOOTHOUT},
     "ghost batches one after another": _ghosts(SMOOTHOUT, GhostPasses.sequential),
     "ghost batches in one pass, one noise": _ghosts(ONE_NOISE, GhostPasses.batched),
     "ResNet8, augmented, AdaSmoothOut": {
         "model": resnet8,
         "optimizer": SGD(LR),
-        "noise": ADASMOOTHOUT,
+        "method": ADASMOOTHOUT,
         "augmentation": CropFlip((127,) * 3),
     },
     **{
-        f"C1, {precision}": {"model": c1, "optimizer": SGD(LR), "noise": SMOOTHOUT, "precision": precision}
+        f"C1, {precision}": {"model": c1, "optimizer": SGD(LR), "method": SMOOTHOUT, "precision": precision}
         for precision in Precision
     },
 }
@@ -133,7 +133,7 @@ def resumed_equals_uninterrupted(device: torch.device, examples: int = 1000) -> 
     If this fails, runs on this GPU that were interrupted (as on a cluster) are not those of their record. Report it
     with the lines above.
     """
-    settings: dict[str, Any] = {"model": with_dropout, "noise": SMOOTHOUT, "examples": examples}
+    settings: dict[str, Any] = {"model": with_dropout, "method": SMOOTHOUT, "examples": examples}
     with deterministic(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.pt")
         uninterrupted = training(device, **settings).run()
@@ -177,7 +177,7 @@ def small_mlp() -> nn.Module:
 
 def train_share(device: torch.device, examples: int, ranks: ProcessGroup) -> StateDict:
     """The weights in which a training by ``ranks`` ends."""
-    settings: dict[str, Any] = {"optimizer": SGD(LR), "noise": SMOOTHOUT, "batch": Batch(64, 16)}
+    settings: dict[str, Any] = {"optimizer": SGD(LR), "method": SMOOTHOUT, "batch": Batch(64, 16)}
     trainer: Trainer = training(device, Launch.eager, examples=examples, model=small_mlp, ranks=ranks, **settings)
     with deterministic():
         return trainer.run().model

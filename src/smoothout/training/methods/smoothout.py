@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
-
-from torch import nn
+from typing import TYPE_CHECKING, ClassVar
 
 from smoothout.common.enums import coerce_enum_fields, parse_enum
-from smoothout.nn.options import NoiseDistribution, NoiseScaling
-from smoothout.nn.perturbation import SmoothOut, check_strength
+from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
+from smoothout.training.methods.base import Method, TrainingPlan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from smoothout.nn.perturbation import SmoothOut
+    from smoothout.training.noise_contexts import NoiseContexts
 
 
 class NoisePer(StrEnum):
@@ -31,7 +35,7 @@ class StrengthSchedule(StrEnum):
 
 
 @dataclass(frozen=True)
-class NoiseConfig:
+class NoiseConfig(Method):
     """The settings of the noise of one training; ``a = 0`` is training without noise.
 
     Args:
@@ -85,8 +89,32 @@ class NoiseConfig:
         """The strength at update ``step`` of ``total``."""
         return self.a * strength_factor(self.strength_schedule, step, total)
 
+    @property
+    def numerics(self) -> int:
+        """2 since another generator draws the noise."""
+        return 2 if self.a else 1
+
+    @property
+    def capturable(self) -> bool:
+        """Copies draw from generators that are made at every pass."""
+        return not (self.a and self.copies)
+
+    def build(self, model: nn.Module, plan: TrainingPlan) -> NoiseContexts:
+        """SmoothOut at work on ``model``."""
+        from smoothout.training.noise_contexts import NoiseContexts  # noqa: PLC0415 (settings are read without torch)
+
+        return NoiseContexts(model, self, plan)
+
+    def relative_strength(self, model: nn.Module, update: int, total: int) -> float | None:
+        """The noise's length relative to each filter's, the median over ``model``."""
+        from smoothout.training.noise_strength import relative_noise_strength  # noqa: PLC0415
+
+        return relative_noise_strength(model, self, update, total) if self.a else None
+
     def context_for(self, model: nn.Module) -> SmoothOut:
         """The context that perturbs ``model`` with these settings, at full strength."""
+        from smoothout.nn.perturbation import SmoothOut  # noqa: PLC0415
+
         return SmoothOut(
             model, self.a, self.distribution, scaling=self.scaling, batchnorm=self.batchnorm, denoise=self.denoise
         )

@@ -1,0 +1,84 @@
+"""Dropout's random numbers: each ghost batch's masks come from their own seed, on any device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from smoothout.common.rng import derive_seed
+
+
+class DropoutRng:
+    """Seeds torch's global generator, from which dropout draws, and notices a model that draws in another way.
+
+    Args:
+        model: to be trained.
+        seed: of the training.
+        device: of the model.
+    """
+
+    def __init__(self, model: nn.Module, seed: int, device: torch.device) -> None:
+        self._seed, self._device, self._update, self._checked = seed, device, 0, False
+        self.drops = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p for m in model.modules())
+        self._own = torch.Generator(device) if self.drops and device.type == "cuda" else None
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """What dropout draws from in an update."""
+        return [self._own or self._global] if self.drops else []
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Inside, dropout on a CUDA device draws from this training's own generator.
+
+        Graphs of several trainings must not share torch's global one: up to torch 2.12 it has a single place on the
+        device for its seed, which a replay on one stream would overwrite before another stream's has read it.
+        """
+        if self._own is None:
+            yield
+            return
+        shared = self._global
+        before = shared.graphsafe_get_state()
+        shared.graphsafe_set_state(self._own)
+        try:
+            yield
+        finally:
+            shared.graphsafe_set_state(before)
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """The first time, raise ValueError if the block draws from torch's global generator without dropout layers."""
+        if self._checked:
+            yield
+            return
+        before = self._position()
+        yield
+        self._checked = True
+        if not self.drops and self._position() != before:
+            raise ValueError(
+                "model: draws from torch's global generator outside torch.nn.Dropout, so no seed reaches it;"
+                " use torch.nn.Dropout layers"
+            )
+
+    def begin_update(self, update: int) -> None:
+        """Seed the masks of the first ghost batch of ``update``."""
+        self._update = update
+        self.seed_ghost(0)
+
+    def seed_ghost(self, ghost: int) -> None:
+        """Seed the masks of the present update's ``ghost``-th ghost batch."""
+        if self.drops:
+            # torch.manual_seed would format the call stack for devices that do not exist: 0.1 ms per call.
+            (self._own or self._global).manual_seed(derive_seed(self._seed, "dropout", self._update, ghost))
+
+    @property
+    def _global(self) -> torch.Generator:
+        cuda = self._device.type == "cuda"
+        return torch.cuda.default_generators[self._device.index or 0] if cuda else torch.default_generator
+
+    def _position(self) -> object:
+        """The global generator's position in its stream; does not wait for the device."""
+        return self._global.get_offset() if self._device.type == "cuda" else self._global.get_state().numpy().tobytes()

@@ -1,0 +1,144 @@
+"""The contract between the trainer and a method of training.
+
+A method is two objects. `Method` is its settings: a frozen dataclass, which a YAML in ``configs/method/`` names. The
+settings build a `GradientEstimator`, which lives for one training of one model and decides what happens around the
+gradient of an update. The trainer calls it in this order:
+
+    begin_update(update)
+        backward(ghost_batch)   # once per pass: one ghost batch, or several that see the same weights
+        skip(ghosts)            # the ghost batches that belong to other processes
+    end_update()                # the gradient is complete; clipping and optimizer.step() follow
+    evaluated()             # after the last update of an epoch
+
+What the contract covers, without a change to the trainer:
+
+- noise or a step away from w, and the gradient there (SmoothOut, LPF-SGD, SAM, ASAM): change the weights around
+  ``ghost_batch.backward()``, once or several times;
+- inner problems (Entropy-SGD, proximal methods): ``ghost_batch.gradient()`` as often as needed, then write ``grad``;
+- adversarial inputs: replace ``ghost_batch.inputs`` before the backward pass;
+- averages of weights (EMA, SWA): keep them in ``tensors()``, which checkpoints hold, and evaluate them in
+  ``evaluated()``.
+
+Left to the trainer: the order of examples, learning rate, weight decay, clipping, dropout's masks, BatchNorm's running
+statistics, and sums over processes. A method draws random numbers from generators that it seeds in `begin_update` by
+(seed, purpose, update, ghost batch); then a resumed training and one on several processes repeat the same updates.
+
+This module imports no torch, so that settings can be read without it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from smoothout.nn.curvature import RunningTrace
+    from smoothout.training.update import GhostBatch
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a method knows about a training before its first update.
+
+    Args:
+        seed: of the training.
+        updates: of the whole training.
+        updates_per_epoch: the last, smaller update counts.
+        ghosts_per_update: at most.
+        processes: how many share the ghost batches of an update.
+        device: of the model.
+    """
+
+    seed: int
+    updates: int
+    updates_per_epoch: int
+    ghosts_per_update: int
+    processes: int
+    device: torch.device
+
+
+class GradientEstimator:
+    """How a method computes the gradient of each update of one training. The defaults are plain training.
+
+    Attributes:
+        passes: forward passes per ghost batch.
+        statistics_passes: how many of them move BatchNorm's running statistics.
+        shares_weights: whether the ghost batches of a batch see the same weights, so that one pass can hold them.
+        generators: what an update draws from; a CUDA graph advances them.
+        trace: estimates of the Hessian's trace, which the trainer saves, and records after each epoch; None if none.
+    """
+
+    passes: int = 1
+    statistics_passes: int = 1
+    shares_weights: bool = True
+    generators: Sequence[torch.Generator] = ()
+    trace: RunningTrace | None = None
+
+    def begin_update(self, update: int) -> None:
+        """Prepare ``update``, counted from the start of the training. Runs outside a CUDA graph."""
+
+    def backward(self, ghost_batch: GhostBatch) -> None:
+        """Add this ghost batch's part of the gradient to ``grad``, and leave the weights as they were."""
+        ghost_batch.backward()
+
+    def skip(self, ghosts: Iterable[int]) -> None:
+        """Leave the ghost batches of these indices to other processes."""
+
+    def end_update(self) -> None:
+        """See the gradient of the update, summed over ghost batches and processes, or replace it."""
+
+    @property
+    def variant(self) -> Hashable:
+        """Tells apart updates that run different operations; each variant needs a CUDA graph of its own."""
+        return None
+
+    def keep_numbers_on_device(self) -> None:
+        """Hold numbers that change between updates in tensors, where a CUDA graph reads them at every replay."""
+
+    def keep_numbers_on_host(self) -> None:
+        """Take back `keep_numbers_on_device`."""
+
+    def evaluated(self) -> AbstractContextManager[object]:
+        """The context in which an epoch's weights are evaluated and, if they are the best, kept."""
+        return nullcontext()
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Other state that updates change in place, by name: for checkpoints, and for the check of a CUDA graph."""
+        return {}
+
+
+class Method(ABC):
+    """The settings of a method: a frozen dataclass derives from it and adds its fields."""
+
+    @property
+    @abstractmethod
+    def slug(self) -> str:
+        """Name and strength in file names and tables, such as sam0.05; methods that differ have different slugs."""
+
+    @abstractmethod
+    def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
+        """The method at work on ``model``. Raises ValueError if it cannot do what ``plan`` asks."""
+
+    @property
+    def numerics(self) -> int:
+        """Part of a record's identity; raise it when a change of the code changes outcomes."""
+        return 1
+
+    @property
+    def capturable(self) -> bool:
+        """Whether a CUDA graph can hold an update: no decision and no number on the host, no memory address changes."""
+        return True
+
+    def canonicalized(self) -> Method:
+        """The simplest settings with the same outcome: they name the record."""
+        return self
+
+    def relative_strength(self, model: nn.Module, update: int, total: int) -> float | None:
+        """The method's strength relative to ``model``'s weights at ``update`` of ``total``; None if it has none."""
+        return None
