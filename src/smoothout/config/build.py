@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import math
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -74,7 +75,7 @@ def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: 
     """Make the dataclass ``cls`` from ``values``, each checked against its field's type.
 
     A field is a number, a truth value, text, an enum, None, a tuple, a list or a dict of these, another dataclass of
-    settings, or a protocol of `config.protocols`. The name that a field has in records (``recorded_as``) works as its
+    settings, or a role: a protocol of `config.protocols`, or an abstract class. The name that a field has in records (``recorded_as``) works as its
     key too, with a warning.
 
     Args:
@@ -159,7 +160,7 @@ def _fit_one_of(value: Any, options: Sequence[Any], key: str) -> Any:
 
 
 def _is_group(hint: Any) -> bool:
-    return dataclasses.is_dataclass(hint) or getattr(hint, "_is_protocol", False)
+    return dataclasses.is_dataclass(hint) or getattr(hint, "_is_protocol", False) or inspect.isabstract(hint)
 
 
 def _fit_group(value: Any, hint: Any, key: str) -> Any:

@@ -226,7 +226,6 @@ def test_the_report_says_what_was_reached_what_was_missed_and_what_was_not_measu
     assert found["environment"] == ENVIRONMENT
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "measure",
     [
