@@ -1,4 +1,4 @@
-"""Photographs of a few pixels, and a network trained on them."""
+"""Images of a few pixels in folders, and a network trained on them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from smoothout.data.crops import Crop
-from smoothout.data.image_folder import Collection, ImageFolder, ImageFolderSplit
+from smoothout.data.datasets import Collection
+from smoothout.data.image_folder import ImageFolder
+from smoothout.data.image_loader import ImageFolderSplit
 from smoothout.models.mlp import MLP
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
@@ -22,14 +24,14 @@ CPU = torch.device("cpu")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def photos(**settings: Any) -> ImageFolder:
+def image_folder(**settings: Any) -> ImageFolder:
     return ImageFolder(
-        Collection.imagenette, MEAN, STD, **{"crop_size": 12, "resize_size": 14, "workers": 2, **settings}
+        Collection.imagenette, MEAN, STD, **{"crop_size": 12, "resize_size": 14, "workers": 0, **settings}
     )
 
 
 def loaded(folder: Path, **settings: Any) -> tuple[ImageFolderSplit, ImageFolderSplit, str]:
-    return photos(**settings).load(folder, CPU)
+    return image_folder(**settings).load(folder, CPU)
 
 
 def whole(split: ImageFolderSplit) -> Tensor:
@@ -47,7 +49,7 @@ def run(folder: Path, workers: int, resume: TrainingState | None = None, **setti
         MLP(8, 1).build((3, 12, 12), 10),
         train,
         test,
-        augmentation=photos(augment=Crop.resized_crop_flip).augmentation,
+        augmentation=image_folder(augment=Crop.resized_crop_flip).augmentation,
         resume=resume,
         **{
             "optimizer": SGD(0.1),

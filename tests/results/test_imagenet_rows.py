@@ -90,9 +90,9 @@ def test_they_are_shown_as_not_run_with_the_cost_of_their_epochs(name: str, tmp_
 
 
 def test_their_small_forms_train_by_the_multiplier(tmp_path: Path) -> None:
-    """An epoch of every row and method on a few photographs of 64 pixels: batches of two ghost batches."""
+    """An epoch of every row and method on a few images of 64 pixels: batches of two ghost batches."""
     tree(tmp_path / "data" / "imagenette", {"train": 4, "val": 2}, size=(80, 72))
-    table = made("imagenette", "imagenette", *TINY, "data.crop_size=64", "data.resize_size=72")
+    table = made("imagenette", "imagenette", *TINY, "data.crop_size=64", "data.resize_size=72", "data.workers=0")
     done = dict(run_jobs(table.jobs(), runtime(tmp_path)))
     assert len(done) == 6
     for outcome in done.values():

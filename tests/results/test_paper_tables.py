@@ -162,7 +162,7 @@ ALL = ("table1", "table3", "tableII", "tableIII", "tableIV", "tableV", "controls
 
 @pytest.mark.parametrize(("name", "protocol"), [*((name, "authors_code") for name in ALL), ("table3", "paper_text")])
 def test_every_row_trains(name: str, protocol: str, runtime: Runtime) -> None:
-    """Two epochs of every row and method on a few tiny images, ResNet44 at depth 8; ImageNet's need photographs."""
+    """Two epochs of every row and method on a few tiny images, ResNet44 at depth 8; ImageNet's need image folders."""
     jobs = [job for job in made(name, protocol, shrink=True).jobs() if job.kind == Experiment.kind]
     done = dict(run_jobs(jobs, runtime))
     assert len(done) == len({job.digest for job in jobs})

@@ -1,30 +1,28 @@
-"""Which piece of a photograph a network sees: a box in the photograph's own pixels, drawn as torchvision draws it.
+"""Crops of images: which box of an image a network sees, and the resized pixels of that box.
 
-torchvision's transforms take their chance from torch's global generator, which threads would share. Here every
-photograph has a generator of its own; with the same state, the boxes are torchvision's.
+A box is drawn as torchvision draws it, from a seed of its own for every image. Crop and resize are one call of Pillow,
+which resamples the box alone: within rounding the same pixels as torchvision's two steps, in less time. Imports torch
+and torchvision when the first box is drawn, so that the settings can be read without them.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    from PIL import Image
 
-from smoothout.common.enums import coerce_enum_fields
-
-SHARE = (0.08, 1.0)  # of a photograph's area that a resized crop covers
-RATIO = (3 / 4, 4 / 3)  # of its width to its height
-ATTEMPTS = 10  # to draw one that fits
+SCALE = (0.08, 1.0)  # share of the image's area that a resized crop covers
+RATIO = (3 / 4, 4 / 3)  # its width divided by its height
 
 
 class Crop(StrEnum):
-    """What a training does to photographs: nothing (the centre), or one of two crops, mirrored with chance 1/2.
+    """Training-time augmentation of image folders; random crops are mirrored with probability 1/2.
 
-    crop_flip: a square of the resized photograph (AlexNet). resized_crop_flip: a piece of random area and shape, made
-    a square (ResNet18; torchvision's RandomResizedCrop).
+    none: the center crop, as in evaluation. crop_flip: a random square of the resized image (AlexNet).
+    resized_crop_flip: torchvision's RandomResizedCrop, a box of random area and aspect ratio (ResNet18).
     """
 
     none = "none"
@@ -33,7 +31,7 @@ class Crop(StrEnum):
 
 
 class CropBox(NamedTuple):
-    """A box in a photograph, in pixels from its upper left corner, and whether it is mirrored."""
+    """A box in pixels of the original image, measured from its upper left corner."""
 
     left: float
     upper: float
@@ -44,60 +42,80 @@ class CropBox(NamedTuple):
 
 @dataclass(frozen=True)
 class CropTransform:
-    """How a photograph becomes a square of ``side`` pixels; ``short`` is its shorter side where it is resized before.
+    """Turn an image of any size into a square of ``crop_size`` pixels.
 
     Args:
-        crop: the way of a training.
-        side: pixels of the square.
-        short: pixels of the resized photograph's shorter side, at least ``side``.
+        crop: how training boxes are drawn; without a seed the box is the center crop.
+        crop_size: side of the square in pixels.
+        resize_size: shorter side of the resized image that center crops and ``crop_flip`` refer to.
+        draft: let libjpeg decode large JPEGs at 1/2, 1/4 or 1/8 of their resolution.
     """
 
     crop: Crop
-    side: int
-    short: int
+    crop_size: int
+    resize_size: int
+    draft: bool = False
 
-    def __post_init__(self) -> None:
-        coerce_enum_fields(self)
+    def __call__(self, image: Image.Image, seed: int | None = None) -> Image.Image:
+        """The RGB square of ``image`` at the box drawn from ``seed``, resized with antialiasing."""
+        from PIL.Image import Resampling, Transpose  # noqa: PLC0415
 
-    def sample_box(self, width: int, height: int, generator: torch.Generator | None) -> CropBox:
-        """The piece of a photograph of ``width`` x ``height``; without a ``generator`` it is the centre."""
-        if generator is None or self.crop is Crop.none:
-            return self._square(width, height)
-        cut = self._square if self.crop is Crop.crop_flip else _resized
-        return cut(width, height, generator)._replace(mirrored=bool(torch.rand(1, generator=generator) < 0.5))
+        box = self.sample_box(image, seed)
+        scale = self._draft(image, box) if self.draft else 1.0
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        edges = (
+            box.left * scale,
+            box.upper * scale,
+            min(box.right * scale, image.width),
+            min(box.lower * scale, image.height),
+        )
+        square = image.resize((self.crop_size, self.crop_size), Resampling.BILINEAR, box=edges)
+        return square.transpose(Transpose.FLIP_LEFT_RIGHT) if box.mirrored else square
 
-    def _square(self, width: int, height: int, generator: torch.Generator | None = None) -> CropBox:
-        """A square of the resized photograph: at random, or its centre."""
-        long = int(self.short * max(width, height) / min(width, height))  # torchvision rounds down
-        across, down = (self.short, long) if width <= height else (long, self.short)
-        rooms = down - self.side, across - self.side
-        if generator is None:
-            top, left = (round(room / 2) for room in rooms)
-        else:
-            top, left = (_below(room + 1, generator) for room in rooms)
-        x, y = width / across, height / down
-        right, lower = min((left + self.side) * x, width), min((top + self.side) * y, height)
-        return CropBox(left * x, top * y, right, lower)
+    def sample_box(self, image: Image.Image, seed: int | None) -> CropBox:
+        """The box of ``image`` that belongs to ``seed``; None gives the center crop."""
+        if seed is None or self.crop is Crop.none:
+            return self._square_box(image, random=False)
+        import torch  # noqa: PLC0415
+
+        from smoothout.common.torchvision_compat import import_torchvision  # noqa: PLC0415
+
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+            torch.default_generator.manual_seed(seed)
+            if self.crop is Crop.crop_flip:
+                box = self._square_box(image, random=True)
+            else:
+                resized_crop = import_torchvision().transforms.RandomResizedCrop
+                top, left, height, width = resized_crop.get_params(image, list(SCALE), list(RATIO))
+                box = CropBox(left, top, left + width, top + height)
+            return box._replace(mirrored=bool(torch.rand(1) < 0.5))
+
+    def _square_box(self, image: Image.Image, *, random: bool) -> CropBox:
+        """A square of the resized image, in pixels of the original: a random one, or the center."""
+        width, height = image.size
+        long_side = int(self.resize_size * max(width, height) / min(width, height))  # rounds down, as torchvision does
+        across, down = (self.resize_size, long_side) if width <= height else (long_side, self.resize_size)
+        top, left = (_offset(length - self.crop_size, random) for length in (down, across))
+        x_scale, y_scale = width / across, height / down
+        right, lower = (left + self.crop_size) * x_scale, (top + self.crop_size) * y_scale
+        return CropBox(left * x_scale, top * y_scale, min(right, width), min(lower, height))
+
+    def _draft(self, image: Image.Image, box: CropBox) -> float:
+        """Choose the lowest decoding resolution that leaves the box twice ``crop_size``; returns its scale.
+
+        Twice, because the resize that follows must antialias. On imagenette at 32 pixels, a network trained without
+        drafts changed 1 answer in 100 with a factor of two, and 1 in 20 with a factor of one.
+        """
+        width, height = image.size
+        target = (
+            int(2 * width * self.crop_size / (box.right - box.left)),
+            int(2 * height * self.crop_size / (box.lower - box.upper)),
+        )
+        drafted = image.draft("RGB", target)
+        return drafted[1][2] / width if drafted else 1.0
 
 
-def _resized(width: int, height: int, generator: torch.Generator) -> CropBox:
-    """A piece of random area and shape; after ten attempts that do not fit, the largest centre of a fitting shape."""
-    low, high = torch.log(torch.tensor(RATIO)).tolist()
-    for _ in range(ATTEMPTS):
-        area = width * height * torch.empty(1).uniform_(*SHARE, generator=generator).item()
-        ratio = torch.exp(torch.empty(1).uniform_(low, high, generator=generator)).item()
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            top, left = _below(height - h + 1, generator), _below(width - w + 1, generator)
-            return CropBox(left, top, left + w, top + h)
-    w, h = width, height
-    if width / height < RATIO[0]:
-        h = round(width / RATIO[0])
-    elif width / height > RATIO[1]:
-        w = round(height * RATIO[1])
-    left, top = (width - w) // 2, (height - h) // 2
-    return CropBox(left, top, left + w, top + h)
+def _offset(margin: int, random: bool) -> int:
+    import torch  # noqa: PLC0415
 
-
-def _below(number: int, generator: torch.Generator) -> int:
-    return int(torch.randint(0, number, (1,), generator=generator))
+    return int(torch.randint(0, margin + 1, (1,))) if random else round(margin / 2)

@@ -1,6 +1,7 @@
-"""Where images come from: NAME.npz in the data folder, torchvision's own download, or scikit-learn's digits.
+"""The data sets, and how they are found, checked and downloaded.
 
-Everything is checked before it is used, and a download becomes NAME.npz, whole or not at all.
+A data set of arrays comes from NAME.npz in the data folder, a download by torchvision, or scikit-learn's digits. It is
+checked before use; a download is saved as NAME.npz, completely or not at all. Image folders are listed at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 class DatasetName(StrEnum):
-    """The data sets that can be loaded."""
+    """Data sets that are loaded as arrays."""
 
     digits = "digits"
     mnist = "mnist"
@@ -50,40 +51,46 @@ class Arrays(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What a data set must look like, and how it is had when the data folder lacks it; None is not at all."""
+    """What a data set must look like, and how to get it if the data folder lacks it.
+
+    Args:
+        shape: of an image: height, width, and 3 for colors.
+        classes: labels lie in 0 to ``classes`` - 1.
+        examples: training and test images of the whole set, for estimates of time.
+        fetch: gets the arrays with the help of a temporary folder; None means that the user must provide the file.
+        embedded: ``fetch`` needs no network, and its arrays are not saved.
+    """
 
     shape: tuple[int, ...]
     classes: int
-    examples: tuple[int, int]  # training and test images of the whole set, for estimates of time
+    examples: tuple[int, int]
     fetch: Callable[[Path], Arrays] | None = None
     embedded: bool = False
 
 
 def load(name: DatasetName, folder: Path, download: bool = True) -> Arrays:
-    """The arrays of ``name``, from ``folder`` or, where that lacks them, from the network (``download``).
+    """The arrays of ``name``, from ``folder`` or else from the network (if ``download``).
 
-    Raises DataError, one line, when they are damaged, or cannot be had; nothing is left on the disk then.
+    Raises DataError, one line, if they are missing or corrupt; the disk is left unchanged then.
     """
-    source = DATASETS[name]
-    path = folder / f"{name}.npz"
+    spec, path = DATASETS[name], folder / f"{name}.npz"
     if path.exists():
-        return checked(read_npz(path), source, str(path))
-    if source.fetch is None:
-        raise DataError(f"data: {name} was not found: put it there as {path}, with {', '.join(KEYS)}")
-    if source.embedded:
-        return checked(source.fetch(folder), source, name)
-    hint = f"run `python scripts/prepare_data.py data={name}` where there is a network, or put the file there"
+        return validated(read_npz(path), spec, str(path))
+    if spec.fetch is None:
+        raise DataError(f"data: {name} was not found: save it as {path}, with the arrays {', '.join(KEYS)}")
+    if spec.embedded:
+        return validated(spec.fetch(folder), spec, name)
+    hint = f"run `python scripts/prepare_data.py data={name}` with network access, or copy the file there"
     if not download:
         raise DataError(f"data: {name} was not found: looked for {path}; {hint}")
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            arrays = checked(source.fetch(Path(scratch)), source, name)
+            arrays = validated(spec.fetch(Path(scratch)), spec, name)
     except Exception as error:
         if isinstance(error, DataError) or machine_error_hint(error):
             raise
-        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"data: {name} was not found: looked for {path}, and the download failed ({reason}); {hint}"
+            f"data: {name} was not found: looked for {path}, and the download failed ({_one_line(error)}); {hint}"
         ) from error
     with atomic_write(path) as part, part.open("wb") as file:
         np.savez(file, **arrays._asdict())
@@ -91,61 +98,64 @@ def load(name: DatasetName, folder: Path, download: bool = True) -> Arrays:
 
 
 def read_npz(path: Path) -> Arrays:
-    """The four arrays of an npz file; pickled content is refused."""
+    """The four arrays of an npz file. Pickled content is refused. Raises DataError."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {key: file[key] for key in KEYS if key in file}
-    except Exception as error:  # numpy, zipfile and zlib raise almost anything on a file that is no sound npz
+            arrays = {key: file[key] for key in KEYS if key in file}
+    except Exception as error:  # numpy, zipfile and zlib raise almost any exception on a corrupt file
         if machine_error_hint(error):
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise DataError(f"data: {path} is damaged or no npz file ({reason})") from error
-    missing = [key for key in KEYS if key not in found]
+        raise DataError(f"data: {path} is corrupt or not an npz file ({_one_line(error)})") from error
+    missing = [key for key in KEYS if key not in arrays]
     if missing:
-        raise DataError(f"data: {path} lacks {', '.join(missing)}; it must hold {', '.join(KEYS)}")
-    return Arrays(**found)
+        raise DataError(f"data: {path} lacks {', '.join(missing)}; it must contain {', '.join(KEYS)}")
+    return Arrays(**arrays)
 
 
-def checked(arrays: Arrays, source: DatasetSpec, origin: str) -> Arrays:
-    """``arrays`` with int64 labels, or a DataError that names what is wrong with them and their ``origin``."""
-    found = []
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def validated(arrays: Arrays, spec: DatasetSpec, origin: str) -> Arrays:
+    """``arrays`` with int64 labels. Raises DataError if they do not match ``spec``; ``origin`` names them."""
+    checked = []
+    shape = " x ".join(map(str, ("N", *spec.shape)))
     for split in ("train", "test"):
         images, labels = getattr(arrays, f"x_{split}"), getattr(arrays, f"y_{split}")
-        wanted = " x ".join(map(str, ("N", *source.shape)))
-        if images.dtype != np.uint8 or images.shape[1:] != source.shape or len(images) == 0:
+        if images.dtype != np.uint8 or images.shape[1:] != spec.shape or len(images) == 0:
             raise DataError(
-                f"data: {origin}: x_{split} must be uint8, {wanted}, N > 0; it is {images.dtype} {images.shape}"
+                f"data: {origin}: x_{split} must be uint8, {shape}, N > 0, not {images.dtype} {images.shape}"
             )
         if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
             raise DataError(
-                f"data: {origin}: y_{split} must be {len(images)} integers; it is {labels.dtype} {labels.shape}"
+                f"data: {origin}: y_{split} must be {len(images)} integers, not {labels.dtype} {labels.shape}"
             )
-        if labels.min() < 0 or labels.max() >= source.classes:
+        if labels.min() < 0 or labels.max() >= spec.classes:
             raise DataError(
-                f"data: {origin}: y_{split} must lie in 0..{source.classes - 1}; it has {labels.min()}..{labels.max()}"
+                f"data: {origin}: y_{split} must lie in 0..{spec.classes - 1}, not {labels.min()}..{labels.max()}"
             )
-        found += [images, labels.astype(np.int64)]
-    return Arrays(*found)
+        checked += [images, labels.astype(np.int64)]
+    return Arrays(*checked)
 
 
 def _digits(_: Path) -> Arrays:
     """scikit-learn's 1,797 handwritten digits, 8 x 8; every fifth one is a test image."""
     from sklearn.datasets import load_digits  # noqa: PLC0415  (slow to import, and only this set needs it)
 
-    bunch = load_digits()
-    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    labels = digits.target.astype(np.int64)
     test = np.arange(len(images)) % 5 == 4
-    labels = bunch.target.astype(np.int64)
     return Arrays(images[~test], labels[~test], images[test], labels[test])
 
 
 def _torchvision(dataset: str) -> Callable[[Path], Arrays]:
     def fetch(scratch: Path) -> Arrays:
-        from smoothout.common.torchvision_compat import import_torchvision  # noqa: PLC0415  (not needed where the npz file is there)
+        from smoothout.common.torchvision_compat import import_torchvision  # noqa: PLC0415  (only to download)
 
-        make = getattr(import_torchvision().datasets, dataset)
-        train, test = (make(str(scratch), train=train, download=True) for train in (True, False))
-        return Arrays(*(np.asarray(a) for a in (train.data, train.targets, test.data, test.targets)))
+        download = getattr(import_torchvision().datasets, dataset)
+        train, test = (download(str(scratch), train=train, download=True) for train in (True, False))
+        return Arrays(*(np.asarray(array) for array in (train.data, train.targets, test.data, test.targets)))
 
     return fetch
 
@@ -155,4 +165,24 @@ DATASETS = {
     DatasetName.mnist: DatasetSpec((28, 28), 10, (60_000, 10_000), _torchvision("MNIST")),
     DatasetName.cifar10: DatasetSpec((32, 32, 3), 10, (50_000, 10_000), _torchvision("CIFAR10")),
     DatasetName.cifar100: DatasetSpec((32, 32, 3), 100, (50_000, 10_000), _torchvision("CIFAR100")),
+}
+
+
+class Collection(StrEnum):
+    """Data sets that are read from image folders."""
+
+    imagenette = "imagenette"
+    imagenet = "imagenet"
+
+
+class CollectionSpec(NamedTuple):
+    """What an image folder must contain: classes, and training and test images (for estimates of time)."""
+
+    classes: int
+    examples: tuple[int, int]
+
+
+COLLECTIONS = {
+    Collection.imagenette: CollectionSpec(10, (9469, 3925)),
+    Collection.imagenet: CollectionSpec(1000, (1_281_167, 50_000)),
 }

@@ -1,4 +1,4 @@
-"""One split of a data set on a device, and its batches."""
+"""One split of a data set on a device, its batches, and the examples as a training sees them."""
 
 from __future__ import annotations
 
@@ -15,75 +15,86 @@ from smoothout.data.augment import CropFlip
 
 
 class Split:
-    """Images of one split on a device, as uint8 N x H x W x C; batches come out float32, N x C x H x W, normalised."""
+    """Images of one split on a device.
 
-    resident: ClassVar[bool] = True  # all images lie on the device
+    Args:
+        images: uint8, (N, H, W, C). Batches are normalized float32, (N, C, H, W).
+        labels: int64, (N,).
+        mean: subtracted from pixels in [0, 1], one number per channel.
+        std: divisor after that, one number per channel.
+    """
+
+    resident: ClassVar[bool] = True  # all images lie on the device, where a captured CUDA graph can read them
 
     def __init__(self, images: Tensor, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.images, self.labels = images.permute(0, 3, 1, 2).contiguous(), labels
-        self._normalise_by(mean, std)
+        self._normalize_by(mean, std)
 
-    def _normalise_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def _normalize_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        # x * factor - offset = (x / 255 - mean) / std
         scale = 255 * torch.tensor(std, dtype=torch.float64)
         offset = torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
         self._factor = (1 / scale).float().view(-1, 1, 1).to(self.labels.device)
         self._offset = offset.float().view(-1, 1, 1).to(self.labels.device)
-        self._layout = torch.contiguous_format
+        self._memory_format = torch.contiguous_format
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def gather(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """The normalised images and the labels of ``rows``."""
+        """The normalized images and the labels of ``rows``."""
         return self.normalize(_rows(self.images, rows)), self.labels[rows]
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 ``images``, (N, C, H, W), as this split's batches hold them."""
-        return images.to(torch.float32, memory_format=self._layout).mul_(self._factor).sub_(self._offset)
+        """Turn uint8 ``images``, (N, C, H, W), into normalized float32 in this split's memory format."""
+        return images.to(torch.float32, memory_format=self._memory_format).mul_(self._factor).sub_(self._offset)
 
     def batches(self, size: int) -> SplitBatches:
-        """All examples in their own order, in batches of ``size``, as often as one iterates."""
+        """All examples in their fixed order, in batches of ``size``."""
         return SplitBatches(self, size)
 
     def first(self, examples: int | None) -> Split:
         """The first ``examples`` examples (None: all), sharing memory with this split."""
-        part = copy.copy(self)
-        part.images, part.labels = self.images[:examples], self.labels[:examples]
-        return part
+        split = copy.copy(self)
+        split.images, split.labels = self.images[:examples], self.labels[:examples]
+        return split
 
-    def to_memory_format(self, layout: torch.memory_format) -> Split:
-        """The same examples, whose batches lie in memory as ``layout`` says, sharing memory with this split."""
-        other = copy.copy(self)
-        other._layout = layout
-        return other
+    def to_memory_format(self, memory_format: torch.memory_format) -> Split:
+        """The same split with batches in ``memory_format``; the images are shared."""
+        split = copy.copy(self)
+        split._memory_format = memory_format
+        return split
 
     def training_view(self, augmentation: Any, seed: int) -> TrainingView:
-        """What a training of ``seed`` learns from; ``augmentation`` is of the kind that goes with these examples."""
+        """The examples as the training with ``seed`` sees them; ``augmentation`` is of the kind that fits them."""
         return AugmentedExamples(self, augmentation, seed)
 
 
 def _rows(images: Tensor, rows: Tensor | slice) -> Tensor:
-    """``images[rows]``; on a CPU, ``index_select`` copies an image at a time, where indexing copies byte by byte."""
+    """``images[rows]``; on a CPU, ``index_select`` is faster: it copies image by image, indexing byte by byte."""
     return images.index_select(0, rows) if isinstance(rows, Tensor) else images[rows]
 
 
 class TrainingView(Protocol):
-    """What the loop asks of that which a training learns from."""
+    """The examples of a training: what `Trainer` needs of them."""
 
     def __len__(self) -> int: ...
     def set_epoch(self, epoch: int) -> None:
-        """Draw what happens to each image in ``epoch``."""
+        """Augment the images for ``epoch``."""
 
     def prefetch(self, order: Tensor, start: int) -> Tensor:
-        """Be told the ``order`` in which rows are taken, from ``start`` on; back on the device `gather` wants."""
+        """Prepare to gather rows in this ``order``, from position ``start``; returns it on the device for `gather`."""
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalised images, as this epoch shows them, and the labels of ``rows``."""
+        """The normalized images of this epoch and the labels of ``rows``."""
 
 
 @dataclass(frozen=True)
 class SplitBatches:
-    """A split, or ``which`` part of it, in batches of ``size`` (the last may be smaller), as often as one iterates."""
+    """A split in batches of ``size`` (the last may be smaller), or those batches that ``which`` selects.
+
+    It can be iterated over repeatedly.
+    """
 
     split: Split
     size: int
@@ -102,10 +113,10 @@ class SplitBatches:
 
 
 class AugmentedExamples:
-    """What a training learns from: ``split``, of which ``augmentation`` makes other images every epoch.
+    """The images of ``split`` as a training sees them: augmented in another way every epoch.
 
-    What happens to an image depends on ``seed``, the epoch and the image's row alone: on no order, batch or ghost
-    batch. The draws keep their place in the device's memory, where a recorded update finds them.
+    The augmentation of an image depends on ``seed``, the epoch and the image's row alone, not on the order or the
+    batches. The draws keep their address in device memory, because a captured CUDA graph reads them there.
     """
 
     def __init__(self, split: Split, augmentation: CropFlip | None, seed: int) -> None:
@@ -116,16 +127,16 @@ class AugmentedExamples:
         return len(self._split)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw what happens to each image in ``epoch``."""
+        """Draw the augmentation of each image for ``epoch``."""
         if self._augmentation:
             self._draws.copy_(self._augmentation.draws(len(self._split), make_generator(self._seed, "augment", epoch)))
 
     def prefetch(self, order: Tensor, start: int) -> Tensor:
-        """``order`` on the device: there is nothing to prepare."""
+        """``order`` on the device; nothing has to be prepared."""
         return order.to(self._split.labels.device)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalised images, as this epoch shows them, and the labels of ``rows``."""
+        """The normalized images of this epoch and the labels of ``rows``."""
         if not self._augmentation:
             return self._split.gather(rows)
         images = self._augmentation.apply(_rows(self._split.images, rows), self._draws[:, rows])

@@ -66,8 +66,8 @@ BAD_JOBS: dict[str, tuple[Job, Callable[[Path], None] | None, type[Exception], s
         DataError,
         r"^data: mnist was not found: looked for .*mnist.npz; run `python scripts/prepare_data.py",
     ),
-    "damaged data": (tiny(), _torn_digits, DataError, r"^data: .*digits.npz is damaged"),
-    "wrong data": (tiny(), _bad_digits, DataError, r"^data: .*digits.npz: y_train must lie in 0..9; it has 10..10$"),
+    "damaged data": (tiny(), _torn_digits, DataError, r"^data: .*digits.npz is corrupt"),
+    "wrong data": (tiny(), _bad_digits, DataError, r"^data: .*digits.npz: y_train must lie in 0..9, not 10..10$"),
 }
 
 

@@ -235,7 +235,7 @@ def test_wrong_input_is_one_line_with_exit_code_2_and_leaves_nothing(tmp_path: P
         assert said.startswith(line)
     code, _, said = program(tmp_path, *TINY, "data.validation_size=1438")
     assert code == 2
-    assert "data.validation_size: 1438 leaves none of the 1438 training images" in said
+    assert "data.validation_size: 1438 of 1438 training images leaves none" in said
     assert not (tmp_path / "results" / "train").exists()
     assert not (tmp_path / "results" / "strength").exists()
 

@@ -28,6 +28,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from smoothout.data.datasets import Collection
 from smoothout.data.image_folder import Collection, ImageFolder
 from smoothout.training import noise_contexts, trainer
 from smoothout.training.batch import Batch
@@ -56,8 +57,8 @@ def one_update(ranks: ProcessGroup) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in next(iter(run)).model.items()}
 
 
-def photographed(ranks: ProcessGroup, folder: Path) -> TrainingState:
-    data = ImageFolder(Collection.imagenette, (0.5,) * 3, (0.5,) * 3, crop_size=4, resize_size=6, workers=2)
+def image_folder_run(ranks: ProcessGroup, folder: Path) -> TrainingState:
+    data = ImageFolder(Collection.imagenette, (0.5,) * 3, (0.5,) * 3, crop_size=4, resize_size=6, workers=0)
     train_split, test_split, _ = data.load(folder, CPU)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 10))
@@ -173,14 +174,14 @@ def test_a_recorded_update_is_not_shared() -> None:
     assert found == [True, False]
 
 
-# Photographs
+# Image folders
 
 
-def test_each_rank_reads_its_own_photographs_and_all_end_where_one_ends(two: Crew, tmp_path: Path) -> None:
+def test_each_rank_reads_its_own_images_and_all_end_where_one_ends(two: Crew, tmp_path: Path) -> None:
     """In float32: each of six updates rounds differently, by 1e-7 of the gradient."""
     folder = tree(tmp_path / "imagenette", {"train": 5, "val": 2}).parent
-    wanted = photographed(ProcessGroup(), folder)
-    for found in two(photographed, folder):
+    wanted = image_folder_run(ProcessGroup(), folder)
+    for found in two(image_folder_run, folder):
         assert_close(found.model, wanted.model, 1e-5)
         assert found.curves["test_loss"] == pytest.approx(wanted.curves["test_loss"], rel=1e-5)
 

@@ -10,7 +10,6 @@ import torch
 from smoothout.analysis.jobs.interpolation import Interpolation
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.analysis.jobs.sharpness import Sharpness
-from smoothout.data.crops import CropTransform
 from smoothout.data.image_arrays import ImageArrays
 from smoothout.data.image_folder import ImageFolder
 from smoothout.nn.options import Precision
@@ -30,7 +29,6 @@ NAMED: list[tuple[type[Any], dict[str, Any], dict[str, str]]] = [
         {"name": "imagenette", "mean": (0.5,) * 3, "std": (0.5,) * 3},
         {"augment": "none", "on_corrupt": "skip"},
     ),
-    (CropTransform, {"side": 8, "short": 9}, {"crop": "none"}),
     (
         NoiseConfig,
         {"a": 0.1},

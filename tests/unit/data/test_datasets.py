@@ -18,8 +18,8 @@ from sklearn.datasets import load_digits
 from smoothout.common.errors import DataError
 from smoothout.common.torchvision_compat import import_torchvision
 from smoothout.data import datasets
-from smoothout.data.datasets import DATASETS, KEYS, Arrays, DatasetName, DatasetSpec, checked, load, read_npz
-from smoothout.data.prefetch import check
+from smoothout.data.datasets import DATASETS, KEYS, Arrays, DatasetName, DatasetSpec, load, read_npz, validated
+from smoothout.data.image_files import check
 
 # The embedded digits
 
@@ -77,7 +77,7 @@ def test_the_fingerprint_changes_with_one_pixel_or_label(key: str, change: str) 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.uint16])
 def test_labels_of_any_whole_number_type_become_int64(dtype: type) -> None:
     wanted = small()
-    found = checked(Arrays(**small(y_train=wanted["y_train"].astype(dtype))), DATASETS[DatasetName.digits], "here")
+    found = validated(Arrays(**small(y_train=wanted["y_train"].astype(dtype))), DATASETS[DatasetName.digits], "here")
     assert found.y_train.dtype == np.int64
     assert found.y_train.tolist() == wanted["y_train"].tolist()
     assert found.fingerprint() == Arrays(**wanted).fingerprint()
@@ -88,19 +88,19 @@ def test_labels_of_any_whole_number_type_become_int64(dtype: type) -> None:
     [
         ({"x_train": np.zeros((12, 8, 9), np.uint8)}, r"here: x_train must be uint8, N x 8 x 8.*\(12, 8, 9\)"),
         ({"x_train": np.zeros((12, 64), np.uint8)}, r"x_train must be .*\(12, 64\)"),
-        ({"x_test": np.zeros((5, 8, 8), np.float32)}, "x_test must be uint8.* it is float32"),
+        ({"x_test": np.zeros((5, 8, 8), np.float32)}, "x_test must be uint8.* not float32"),
         ({"x_test": np.zeros((), np.uint8)}, "x_test must be uint8"),
         ({"x_test": np.zeros((0, 8, 8), np.uint8), "y_test": np.zeros(0, int)}, "x_test must be .* N > 0"),
         ({"y_train": np.zeros(11, int)}, r"y_train must be 12 integers.*\(11,\)"),
         ({"y_train": np.zeros((12, 1), int)}, r"y_train must be 12 integers.*\(12, 1\)"),
-        ({"y_test": np.zeros(5)}, "y_test must be 5 integers; it is float64"),
-        ({"y_test": np.array([0, 1, 2, 3, 10])}, r"y_test must lie in 0..9; it has 0..10"),
-        ({"y_test": np.array([0, -1, 2, 3, 9])}, r"y_test must lie in 0..9; it has -1..9"),
+        ({"y_test": np.zeros(5)}, "y_test must be 5 integers, not float64"),
+        ({"y_test": np.array([0, 1, 2, 3, 10])}, r"y_test must lie in 0..9, not 0..10"),
+        ({"y_test": np.array([0, -1, 2, 3, 9])}, r"y_test must lie in 0..9, not -1..9"),
     ],
 )
 def test_wrong_arrays_are_refused_in_one_line_that_says_what_is_wrong(changes: dict[str, Any], line: str) -> None:
     with pytest.raises(DataError, match=line) as error:
-        checked(Arrays(**small(**changes)), DATASETS[DatasetName.digits], "here")
+        validated(Arrays(**small(**changes)), DATASETS[DatasetName.digits], "here")
     one_line(error)
 
 
@@ -116,7 +116,7 @@ def test_a_file_without_one_of_the_four_arrays_is_refused_by_its_name(tmp_path: 
     arrays = small()
     del arrays[key]
     np.savez(tmp_path / "digits.npz", **arrays)
-    with pytest.raises(DataError, match=f"digits.npz lacks {key}; it must hold") as error:
+    with pytest.raises(DataError, match=f"digits.npz lacks {key}; it must contain") as error:
         load(DatasetName.digits, tmp_path)
     one_line(error)
 
@@ -167,7 +167,7 @@ def damaged(path: Path, kind: str) -> None:
 def test_a_damaged_file_is_refused_by_its_path_in_one_line(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "digits.npz"
     damaged(path, kind)
-    with pytest.raises(DataError, match="is damaged or no npz file") as error:
+    with pytest.raises(DataError, match="is corrupt or not an npz file") as error:
         load(DatasetName.digits, tmp_path)
     assert str(path) in one_line(error)
 
@@ -189,7 +189,7 @@ def test_pickled_objects_are_refused_and_never_executed(tmp_path: Path, key: str
     assert marker.exists()  # the payload works
     marker.unlink()
     np.savez(tmp_path / "digits.npz", **small(**{key: np.array([Payload(marker)], dtype=object)}))
-    with pytest.raises(DataError, match="is damaged or no npz file") as error:
+    with pytest.raises(DataError, match="is corrupt or not an npz file") as error:
         read_npz(tmp_path / "digits.npz")
     one_line(error)
     assert not marker.exists()
@@ -235,7 +235,9 @@ def test_a_failed_download_is_one_line_and_leaves_no_file(tmp_path: Path, monkey
 
 def test_a_set_that_nobody_can_fetch_is_asked_for_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(datasets.DATASETS, DatasetName.mnist, DatasetSpec((8, 8), 10, (12, 12)))
-    with pytest.raises(DataError, match=r"mnist was not found: put it there as .*mnist.npz, with x_train, y_train"):
+    with pytest.raises(
+        DataError, match=r"mnist was not found: save it as .*mnist.npz, with the arrays x_train, y_train"
+    ):
         load(DatasetName.mnist, tmp_path)
 
 

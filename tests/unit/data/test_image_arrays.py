@@ -152,8 +152,8 @@ def test_settings_know_how_many_images_there_will_be(
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"mean": (0.5, 0.5, 0.5)}, "mean, std: digits has 1 channel"),
-        ({"std": ()}, "mean, std: digits has 1 channel"),
+        ({"mean": (0.5, 0.5, 0.5)}, "mean, std: must have one number per channel, 1 for digits"),
+        ({"std": ()}, "mean, std: must have one number per channel, 1 for digits"),
         ({"std": (0.0,)}, "std above 0"),
         ({"std": (float("nan"),)}, "std above 0"),
         ({"mean": (float("inf"),)}, "must be finite"),
@@ -254,7 +254,7 @@ def test_with_images_held_out_the_test_split_is_not_seen(tmp_path: Path) -> None
 def test_holding_out_all_images_is_refused_in_one_line(tmp_path: Path, count: int) -> None:
     np.savez(tmp_path / "digits.npz", **small())
     with pytest.raises(
-        DataError, match=f"^data.validation_size: {count} leaves none of the 12 training images"
+        DataError, match=f"^data.validation_size: {count} of 12 training images leaves none to train on"
     ) as error:
         images(validation_size=count).load(tmp_path, CPU)
     one_line(error)

@@ -1,4 +1,4 @@
-"""Folders of photographs: damage named, limits fair, settings checked, and what is held in memory."""
+"""Image folders: corrupt files, fingerprints, settings, and how a training reads them."""
 
 from __future__ import annotations
 
@@ -8,49 +8,45 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from helpers.image_tree import tree
-from helpers.small_image_folder import CPU, MEAN, STD, loaded, names, photos, run, whole
+from helpers.small_image_folder import MEAN, STD, image_folder, loaded, names, run, whole
 from torch import Tensor
 
 from smoothout.common.errors import DataError
-from smoothout.data.image_folder import Collection, ImageFolder, ImageFolderSplit, OnCorrupt
-from smoothout.data.prefetch import Pixels, PrefetchReader
+from smoothout.data.datasets import Collection
+from smoothout.data.image_folder import ImageFolder, OnCorrupt
 from smoothout.models.mlp import MLP
 from smoothout.nn.evaluation import evaluate
 from smoothout.results.digest import canonical_settings
 from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, GhostPasses, Launch
 
-# damage
+# Corrupt files
 
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """A data folder in which one training photograph is cut short and one test photograph is text."""
+    """A data folder in which one training image is cut short and one test image is text."""
     root = tree(tmp_path / "imagenette", {"train": 2, "val": 1})
     short = root / "train" / "n004" / "train_001.JPEG"
     short.write_bytes(short.read_bytes()[:300])
-    (root / "val" / "n007" / "val_000.JPEG").write_text("no photograph")
+    (root / "val" / "n007" / "val_000.JPEG").write_text("not an image")
     return tmp_path
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_damaged_photograph_stops_the_run_by_name(broken: Path, workers: int) -> None:
-    train, test, _ = loaded(broken, workers=workers)
-    with pytest.raises(
-        DataError, match=r"^data: \S*train/n004/train_001.JPEG is damaged \(.*\); data.on_corrupt=skip "
-    ):
+def test_a_corrupt_image_stops_the_run_by_name(broken: Path) -> None:
+    train, test, _ = loaded(broken)
+    with pytest.raises(DataError, match=r"^data: \S*train/n004/train_001.JPEG is corrupt \(.*data.on_corrupt=skip"):
         whole(train)
-    with pytest.raises(DataError, match=r"^data: \S*val/n007/val_000.JPEG is damaged \(cannot identify"):
+    with pytest.raises(DataError, match=r"^data: \S*val/n007/val_000.JPEG is corrupt \(cannot identify"):
         evaluate(MLP(4, 1).build((3, 12, 12), 10), test.batches(5))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_damaged_photographs_are_named_and_left_out(broken: Path, workers: int) -> None:
-    with pytest.warns(UserWarning, match=r"1 damaged photograph\(s\) left out") as warned:
+def test_corrupt_images_are_named_and_left_out(broken: Path, workers: int) -> None:
+    with pytest.warns(UserWarning, match=r"1 corrupt image\(s\) left out") as warned:
         train, test, fingerprint = loaded(broken, workers=workers, on_corrupt=OnCorrupt.skip)
-    assert [str(one.message).split("imagenette/")[1] for one in warned] == [
+    assert [str(warning.message).split("imagenette/")[1] for warning in warned] == [
         "train/n004/train_001.JPEG",
         "val/n007/val_000.JPEG",
     ]
@@ -61,15 +57,15 @@ def test_damaged_photographs_are_named_and_left_out(broken: Path, workers: int) 
     assert fingerprint == loaded(broken)[2]  # of all files
 
 
-def test_a_photograph_that_has_gone_stops_the_run(folder: Path, tmp_path: Path) -> None:
+def test_an_image_that_was_deleted_stops_the_run(tmp_path: Path) -> None:
     root = tree(tmp_path / "imagenette", {"train": 1, "val": 1})
     train = loaded(tmp_path)[0]
     (root / "train" / "n000" / "train_000.JPEG").unlink()
-    with pytest.raises(DataError, match=r"n000/train_000.JPEG is damaged .*No such file"):
+    with pytest.raises(DataError, match=r"n000/train_000.JPEG is corrupt .*No such file"):
         whole(train)
 
 
-# folders
+# Folders
 
 
 def test_the_fingerprint_covers_names_and_sizes_and_not_the_place(folder: Path, tmp_path: Path) -> None:
@@ -77,7 +73,7 @@ def test_the_fingerprint_covers_names_and_sizes_and_not_the_place(folder: Path, 
     root = folder / "imagenette"
     lines = sorted((path.relative_to(root).as_posix(), path.stat().st_size) for path in root.rglob("*.JPEG"))
     assert before == hashlib.sha256("".join(f"{name}\0{size}\n" for name, size in lines).encode()).hexdigest()
-    assert loaded(folder, train_examples=5, workers=0)[2] == before
+    assert loaded(folder, train_examples=5)[2] == before
     copy = tree(tmp_path / "imagenette", {"train": 6, "val": 2})
     assert loaded(tmp_path)[2] == before
     first = next(copy.rglob("*.JPEG"))
@@ -87,22 +83,22 @@ def test_the_fingerprint_covers_names_and_sizes_and_not_the_place(folder: Path, 
 
 def test_a_missing_or_unfit_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"^data: imagenette was not found: looked into \S*imagenette/train; it needs 10"
+        DataError, match=r"^data: imagenette was not found: looked in \S*imagenette/train; it must contain 10"
     ):
         loaded(tmp_path)
     tree(tmp_path / "imagenette", {"train": 1, "val": 1}, classes=9)
-    with pytest.raises(DataError, match=r"imagenette/train has 9 folders of classes; it needs 10 folders"):
+    with pytest.raises(DataError, match=r"imagenette/train contains 9 class folders; it must contain 10 folders"):
         loaded(tmp_path)
 
 
 def test_train_and_val_must_have_the_same_classes(tmp_path: Path) -> None:
     root = tree(tmp_path / "imagenette", {"train": 1, "val": 1})
     (root / "val" / "n009").rename(root / "val" / "n010")
-    with pytest.raises(DataError, match="train and val have other classes"):
+    with pytest.raises(DataError, match="must have the same class folders"):
         loaded(tmp_path)
 
 
-# settings
+# Settings
 
 
 @pytest.mark.parametrize(
@@ -120,13 +116,13 @@ def test_train_and_val_must_have_the_same_classes(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be_used_are_refused(settings: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=line):
-        photos(**settings)
+        image_folder(**settings)
 
 
-def test_threads_and_damage_are_no_part_of_what_a_record_is_of() -> None:
-    plain = canonical_settings(photos(), defaults=False)
-    assert canonical_settings(photos(workers=0, on_corrupt=OnCorrupt.skip), defaults=False) == plain
-    assert canonical_settings(photos(draft=True), defaults=False) != plain
+def test_workers_and_corrupt_files_do_not_change_what_a_record_is() -> None:
+    plain = canonical_settings(image_folder(), defaults=False)
+    assert canonical_settings(image_folder(workers=3, on_corrupt=OnCorrupt.skip), defaults=False) == plain
+    assert canonical_settings(image_folder(draft=True), defaults=False) != plain
 
 
 def test_what_is_expected_of_imagenet() -> None:
@@ -136,48 +132,20 @@ def test_what_is_expected_of_imagenet() -> None:
     assert held.expected_sizes == (16384, 500)
 
 
-# memory and work ahead
+# How a training reads them
 
 
-def test_threads_are_ahead_by_a_batch_and_the_ring_holds_two() -> None:
-    read: list[int] = []
-
-    def note(row: int, out: Pixels) -> None:
-        read.append(row)
-        out[...] = row
-
-    reader = PrefetchReader(2, 1, CPU)
-    reader.schedule(torch.arange(100), note)
-    assert (reader.gather(torch.arange(10))[:, 0, 0, 0] == torch.arange(10)).all()
-    reader._forget()
-    assert set(read) <= set(range(30))
-    assert len(reader._ring) == 20
-    for start in range(10, 100, 10):
-        assert (reader.gather(torch.arange(start, start + 10))[:, 2, 1, 1] == torch.arange(start, start + 10)).all()
-    assert set(read) == set(range(100))
-
-
-def test_without_threads_nothing_is_read_before_it_is_asked_for() -> None:
-    read: list[int] = []
-    reader = PrefetchReader(2, 0, CPU)
-    reader.schedule(torch.arange(100), lambda row, out: read.append(row))
-    reader.gather(torch.arange(5, 8))
-    assert read == [5, 6, 7]
-
-
-def test_an_update_holds_no_more_photographs_than_two_ghost_batches(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What goes through the network, and the next, that has just come: 8 of the 48 examples of an update."""
+def test_an_update_holds_no_more_images_than_two_ghost_batches(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ghost batch in the network and the next one: 8 of the 48 examples of an update."""
     alive: list[int] = []
     held = weakref.WeakSet[Tensor]()
-    training = run(folder, 2, batch=Batch(24, 4, 2))
-    take = training._examples.gather
+    training = run(folder, 0, batch=Batch(24, 4, 2))
+    gather = training._examples.gather
 
     def counted(rows: Tensor) -> tuple[Tensor, Tensor]:
-        images, labels = take(rows)
+        images, labels = gather(rows)
         held.add(images)
-        alive.append(sum(len(one) for one in held))
+        alive.append(sum(map(len, held)))
         return images, labels
 
     monkeypatch.setattr(training._examples, "gather", counted)
@@ -187,15 +155,8 @@ def test_an_update_holds_no_more_photographs_than_two_ghost_batches(
 
 
 @pytest.mark.parametrize("launch", [Launch.auto, Launch.eager])
-def test_photographs_go_through_the_network_eagerly_and_ghost_batch_after_ghost_batch(
-    folder: Path, launch: Launch
-) -> None:
+def test_image_folders_are_trained_on_eagerly_one_ghost_batch_at_a_time(folder: Path, launch: Launch) -> None:
     training = run(folder, 0, engine=Engine(launch=launch, ghosts=GhostPasses.batched))
+    assert not image_folder().resident
     assert training.engine.launch is Launch.eager
     assert training.engine.ghosts is GhostPasses.sequential
-
-
-def test_a_graph_of_photographs_is_refused() -> None:
-    assert not ImageFolderSplit.resident
-    with pytest.raises(ValueError, match=r"launch: graph is not possible with .*image folders"):
-        Engine(launch=Launch.graph).resolved(torch.device("cuda"), "float32", capturable=ImageFolderSplit.resident)

@@ -1,0 +1,99 @@
+"""The files of an image folder: their order, labels and fingerprint, and which of them cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from smoothout.common.errors import DataError
+from smoothout.common.machine_errors import machine_error_hint
+from smoothout.common.rng import make_generator
+from smoothout.common.torchvision_compat import import_torchvision
+
+
+class ImageFiles(NamedTuple):
+    """Paths and labels of one split, row by row, and the names of the classes in the order of the labels."""
+
+    paths: Sequence[Path]
+    labels: Tensor
+    classes: list[str]
+
+    def subset(self, rows: slice) -> ImageFiles:
+        """The files of ``rows``."""
+        return self._replace(paths=self.paths[rows], labels=self.labels[rows])
+
+
+def find_images(name: str, folder: Path, classes: int) -> ImageFiles:
+    """List ``folder`` with torchvision's ImageFolder, shuffled in an order that depends on the number of files alone.
+
+    Raises:
+        DataError: when the folder is missing, or does not hold one folder for each of ``classes`` classes.
+    """
+    hint = f"it must contain {classes} folders of images, one per class"
+    try:
+        listing = import_torchvision().datasets.ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise DataError(f"data: {name} was not found: looked in {folder}; {hint}") from error
+    if len(listing.classes) != classes:
+        raise DataError(f"data: {folder} contains {len(listing.classes)} class folders; {hint}")
+    # "photographs" is a recorded purpose: it decides which images belong to limited and validation splits
+    order = torch.randperm(len(listing.samples), generator=make_generator(0, "photographs"))
+    paths = [Path(listing.samples[row][0]) for row in order.tolist()]
+    return ImageFiles(paths, torch.tensor(listing.targets)[order], listing.classes)
+
+
+def fingerprint_of(folder: Path, paths: Sequence[Path]) -> str:
+    """SHA-256 over the sorted names and sizes of ``paths``.
+
+    Contents are left out, because reading ImageNet's 150 GB takes longer than an epoch. The fingerprint detects another
+    selection or resolution and truncated files, but not a change that keeps a file's size.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def drop_corrupt(files: ImageFiles, workers: int) -> ImageFiles:
+    """Read every file once, with ``workers`` threads; drop those that cannot be decoded and warn with their names."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        errors = list(pool.map(check, files.paths))
+    corrupt = sorted(str(path) for path, error in zip(files.paths, errors, strict=True) if error)
+    if corrupt:
+        warnings.warn(f"data: {len(corrupt)} corrupt image(s) left out: {', '.join(corrupt)}", stacklevel=2)
+    kept = [row for row, error in enumerate(errors) if error is None]
+    return files._replace(paths=[files.paths[row] for row in kept], labels=files.labels[kept])
+
+
+def check(path: Path) -> DataError | None:
+    """Decode a file at an eighth of its resolution; returns the error, or None if the file can be read."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (1, 1))
+            image.load()
+    except Exception as error:
+        return corrupt_file(path, error)
+    return None
+
+
+def corrupt_file(path: Path | str, error: Exception) -> DataError:
+    """The DataError for a file that Pillow cannot decode. Raises ``error`` itself if the machine is its cause."""
+    if machine_error_hint(error):
+        raise error
+    reason = " ".join(str(error).split())[:200]
+    return DataError(f"data: {path} is corrupt ({reason}); use data.on_corrupt=skip to leave out such images")
+
+
+def available_cores() -> int:
+    """Cores that this process may use, shared with the other processes that torchrun started on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
