@@ -4,7 +4,7 @@ Another profile or precision than the papers' has pages of its own, README-short
 """
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ class Prose:
 
 @dataclass(frozen=True)
 class ClaimsSettings:
-    """The settings of configs/verdicts.yaml; page, prose and claims come from configs/claims/, at its top level."""
+    """The settings of configs/verdicts.yaml; page, prose and claims come from configs/claims/."""
 
-    page: str
+    page: str = field(metadata={"hint": "a file of configs/claims/ begins with '# @package _global_', as papers.yaml"})
     prose: Prose
     claims: list[Any]
     claim_scope: ClaimScope

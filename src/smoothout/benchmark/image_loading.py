@@ -18,8 +18,9 @@ from smoothout.benchmark.rows import Row, speed_ratio
 from smoothout.benchmark.timing import SubprocessWork
 from smoothout.common.errors import DataError
 from smoothout.data.crops import Crop
-from smoothout.data.image_folder import Collection, ImageFolder
-from smoothout.data.prefetch import available_cores
+from smoothout.data.datasets import Collection
+from smoothout.data.image_files import available_cores
+from smoothout.data.image_folder import ImageFolder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 EXAMPLES, BATCH = 1024, 128

@@ -75,8 +75,9 @@ def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: 
     """Make the dataclass ``cls`` from ``values``, each checked against its field's type.
 
     A field is a number, a truth value, text, an enum, None, a tuple, a list or a dict of these, another dataclass of
-    settings, or a role: a protocol of `config.protocols`, or an abstract class. The name that a field has in records (``recorded_as``) works as its
-    key too, with a warning.
+    settings, or a role: a protocol of `config.protocols`, or an abstract class. The metadata of a field may have a
+    ``hint`` for a missing value, and ``recorded_as``, the name that it has in records, which works as its key too,
+    with a warning.
 
     Args:
         cls: the dataclass.
@@ -102,7 +103,8 @@ def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: 
     for name, field in fields.items():
         required = field.default is field.default_factory is dataclasses.MISSING
         if name not in converted and (required or _is_missing(values.get(name))):
-            raise ConfigError(f"{prefix}{name}: must be given: {_allowed(hints[name])}")
+            hint = f"; {field.metadata['hint']}" if "hint" in field.metadata else ""
+            raise ConfigError(f"{prefix}{name}: must be given: {_allowed(hints[name])}{hint}")
     return construct(cls, converted, prefix)
 
 

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from smoothout.data.datasets import Collection
-from smoothout.data.image_folder import Collection, ImageFolder
+from smoothout.data.image_folder import ImageFolder
 from smoothout.training import noise_contexts, trainer
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState

@@ -182,7 +182,7 @@ def test_without_image_files_the_row_says_what_is_missing(tmp_path):
 
 
 def test_updates_are_those_of_a_training():
-    steps = updates(TINY, CPU, noise=NoiseConfig(0.1), batch=4, examples=8)
+    steps = updates(TINY, CPU, method=NoiseConfig(0.1), batch=4, examples=8)
     positions = [(now.epoch, now.step) for now, _ in zip(steps, range(4), strict=False)]
     assert positions[0][0] == 0
     assert len(positions) == 4
