@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
-import inspect
 import math
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -162,7 +161,8 @@ def _fit_one_of(value: Any, options: Sequence[Any], key: str) -> Any:
 
 
 def _is_group(hint: Any) -> bool:
-    return dataclasses.is_dataclass(hint) or getattr(hint, "_is_protocol", False) or inspect.isabstract(hint)
+    """Whether settings of that type are a group: a dataclass, or a protocol or base class of several."""
+    return isinstance(hint, type) and hint not in _WORDS and not issubclass(hint, Enum)
 
 
 def _fit_group(value: Any, hint: Any, key: str) -> Any:
