@@ -6,8 +6,10 @@ Modules that need torch are imported by the functions that use them: --help and 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -137,7 +139,7 @@ def program_session(
         _refuse_ineffective(hydra.overrides.task, ineffective or {})
         if not launches_jobs and hydra.mode is not RunMode.MULTIRUN:
             _refuse_launcher(hydra.launcher._target_)
-        values = to_plain_dict(config)
+        values = _without_helpers(to_plain_dict(config), config, kind)
         runtime = {name: values.pop(name) for name in RUNTIME_KEYS if name in values}
         settings = validate(kind, values, "", other_names=RUNTIME_KEYS)
         with defer_signals():
@@ -186,6 +188,15 @@ def sweep_suffix() -> str:
     """The job's overrides, to tell its line from those of a sweep's other jobs; empty outside of sweeps."""
     hydra = HydraConfig.get()
     return f" [{' '.join(hydra.overrides.task)}]" if hydra.mode is RunMode.MULTIRUN else ""
+
+
+def _without_helpers(values: dict[str, Any], config: DictConfig, kind: type[Any]) -> dict[str, Any]:
+    """``values`` without keys of users that only other settings refer to, as ${key}."""
+    known = {*RUNTIME_KEYS, *(field.name for field in dataclasses.fields(kind))}
+    if known >= values.keys():
+        return values
+    text = OmegaConf.to_yaml(config)
+    return {key: values[key] for key in values if key in known or not re.search(rf"\$\{{(oc\.select:)?{key}\b", text)}
 
 
 def _refuse_ineffective(overrides: Sequence[str], ineffective: Mapping[str, str]) -> None:

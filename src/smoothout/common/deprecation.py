@@ -1,4 +1,4 @@
-"""Arguments of the public functions that were renamed: the old name still works, with a DeprecationWarning."""
+"""Renamed arguments and attributes of the public API: the old name still works, with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ R = TypeVar("R")
 
 
 def renamed_arguments(**new_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A decorator: ``renamed_arguments(old="new")`` passes the keyword argument ``old`` on as ``new``.
+    """Make a decorator: with ``renamed_arguments(old="new")``, the keyword argument ``old`` is passed as ``new``.
 
-    The function raises TypeError where both are given.
+    The decorated function raises TypeError if both are given.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -34,7 +34,7 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[P, R]], Callable[P
 
 
 def renamed_attribute(old: str, new: str) -> property:
-    """A property ``old = renamed_attribute("old", "new")``: reads ``new``, with a DeprecationWarning."""
+    """Make a property ``old = renamed_attribute("old", "new")`` that reads ``new``, with a DeprecationWarning."""
 
     def read(self: object) -> object:
         warnings.warn(f"{old} was renamed {new}", DeprecationWarning, stacklevel=2)

@@ -1,4 +1,4 @@
-"""Checks that many settings share: seeds, and one of a few names, given by name or as the member, kept as that."""
+"""Checks that many settings share: enums given by name or member, and seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ E = TypeVar("E", bound=StrEnum)
 
 
 def parse_enum(kind: type[E], name: str, value: str) -> E:
-    """The member of ``kind`` that ``value`` is or names. Raises ValueError, which says ``name`` and what is allowed."""
+    """The member of ``kind`` that ``value`` is or names. Raises ValueError with ``name`` and the allowed values."""
     try:
         return kind(value)
     except ValueError:
@@ -20,10 +20,7 @@ def parse_enum(kind: type[E], name: str, value: str) -> E:
 
 
 def coerce_enum_fields(settings: Any) -> None:
-    """Let every field of a frozen dataclass that is one of a few names be the member.
-
-    Raises ValueError as `parse_enum`.
-    """
+    """Convert every enum field of the frozen dataclass ``settings`` to its member. Raises ValueError."""
     for name, kind in _kinds(settings.__class__).items():
         object.__setattr__(settings, name, parse_enum(kind, name, getattr(settings, name)))
 
@@ -36,6 +33,6 @@ def _kinds(settings: type[Any]) -> dict[str, type[StrEnum]]:
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """Raise ValueError where ``seeds`` are none, negative or not all different."""
+    """Raise ValueError if ``seeds`` are empty, negative or not all different."""
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds: must be different whole numbers >= 0, at least one, not {list(seeds)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Input that cannot be used; the message is one line that names the culprit and what is allowed."""
+    """Input that cannot be used; the message is one line with the setting or file and what is allowed."""
 
 
 class ConfigError(UserError):
@@ -16,7 +16,7 @@ class DataError(UserError):
 
 
 class RecordError(UserError):
-    """A record that must not be used (damaged, edited, of another version), or a folder that can hold none."""
+    """A record that must not be used (damaged, edited, of another version), or a folder that cannot hold records."""
 
 
 class CheckpointError(UserError):

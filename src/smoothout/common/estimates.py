@@ -10,9 +10,9 @@ import numpy as np
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean of independent ``values``: their standard deviation (n - 1) over sqrt(n).
+    """The standard error of the mean of independent ``values``: standard deviation (n - 1) over sqrt(n).
 
-    It is nan below two values, and where one of them is not finite.
+    It is nan for fewer than two values, or if one is not finite.
     """
     if len(values) < 2 or not np.isfinite(values).all():
         return math.nan

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Write files atomically: they appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; when the block ends it is synced and renamed to ``path``.
+    """Yield a path next to ``path`` to write to; at the end of the block it is synced and renamed to ``path``.
 
-    After an exception nothing stays behind; an OSError names ``path``. A process killed in between leaves its
-    ``.part`` file, never a torn ``path``; the next writer with the same process number replaces it.
+    After an exception nothing is left, and an OSError names ``path``. A killed process leaves its ``.part`` file, never
+    a torn ``path``; the next writer with the same process number replaces it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part{os.getpid()}")
@@ -24,7 +24,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         part.replace(path)
     except OSError as error:
-        if error.errno is not None:  # a full disk names no file
+        if error.errno is not None:  # the error of a full disk names no file
             error.filename = str(path)
         raise
     finally:
@@ -32,9 +32,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def ensure_writable(path: Path) -> None:
-    """Make the folder of ``path`` and remove what killed writers left there. The caller must be its only writer.
+    """Create the folder of ``path`` and remove what killed writers left there. The caller must be the only writer.
 
-    Raises OSError where nothing can be written.
+    Raises OSError if the folder is read-only.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(path.parent, os.W_OK):
@@ -45,6 +45,6 @@ def ensure_writable(path: Path) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
+    """Write ``text`` as UTF-8 to ``path``, atomically."""
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")

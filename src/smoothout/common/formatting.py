@@ -1,14 +1,14 @@
-"""Numbers as people read them."""
+"""Format numbers for people."""
 
 from __future__ import annotations
 
 import math
 
-TINY = 1e-12  # below it a difference of two percentages is a rounding error of float64
+TINY = 1e-12  # a smaller difference of two percentages is a rounding error of float64
 
 
 def format_decimal(value: float, digits: int) -> str:
-    """``value`` with so many decimals; what would read as 0 and is not 0, rounding noise of a search, has its size."""
+    """``value`` with ``digits`` decimals; one that would read as 0 but is not is shown with one significant digit."""
     text = f"{value:.{digits}f}"
     if float(text) == 0.0:
         return f"{0.0:.{digits}f}" if abs(value) < TINY else f"{value:.1g}"
@@ -16,7 +16,7 @@ def format_decimal(value: float, digits: int) -> str:
 
 
 def format_significant(value: float, digits: int = 3) -> str:
-    """``value`` with so many significant digits, never in powers of ten from 0.001 on."""
+    """``value`` with ``digits`` significant digits; from 0.001 on without an exponent."""
     rounded = float(f"{value:.{digits}g}")
     if not math.isfinite(rounded) or abs(rounded) < 1e-3:
         return f"{value:.{digits}g}"
@@ -24,5 +24,5 @@ def format_significant(value: float, digits: int = 3) -> str:
 
 
 def format_duration(hours: float) -> str:
-    """A span of time for people."""
+    """A duration such as "2.5 h" or "3 min"."""
     return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(60 * hours))} min"

@@ -1,4 +1,4 @@
-"""Stop long work at a safe point: the first SIGINT or SIGTERM waits, a second one is obeyed at once."""
+"""Stop long work at a safe point: the first SIGINT or SIGTERM is deferred, a second one acts at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work stopped by SIGINT or SIGTERM; ``number`` is the signal's. Like Ctrl-C it ends a whole sweep."""
+    """Work was stopped by the signal ``number``, SIGINT or SIGTERM. Like Ctrl-C it ends a whole sweep."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -29,7 +29,7 @@ _pending: list[int] = []
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM raise Interrupted; `defer_signals` blocks in it have them first."""
+    """Within the block SIGINT and SIGTERM raise Interrupted, except in `defer_signals` blocks."""
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Interrupted(number)
@@ -44,10 +44,9 @@ def raise_on_signals() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Within the block the first SIGINT or SIGTERM is kept for the next ``raise_if_interrupted``; a second one is
-    obeyed.
+    """Defer the first SIGINT or SIGTERM of the block to the next `raise_if_interrupted`; a second one acts at once.
 
-    At the latest the end of the block raises Interrupted: what comes after it is not to begin.
+    The end of the block raises Interrupted too, so that the code after it does not begin.
     """
 
     def note(number: int, _: FrameType | None) -> None:
@@ -72,7 +71,7 @@ def defer_signals() -> Iterator[None]:
 
 @cache
 def exit_with_parent() -> None:
-    """Ask this process's work to stop as soon as its parent has died, and end it when that took ``ORPHAN_SECONDS``."""
+    """Stop this process's work once its parent has died, and kill the process after ``ORPHAN_SECONDS``."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -86,16 +85,16 @@ def exit_with_parent() -> None:
 
 
 def pending_signal() -> int:
-    """The number of the signal that is waiting, 0 for none."""
+    """The number of the deferred signal, 0 if there is none."""
     return _pending[0] if _pending else 0
 
 
 def set_pending_signal(number: int) -> None:
-    """Let a signal wait that another process was sent."""
+    """Defer a signal that another process received."""
     _pending.append(number)
 
 
 def raise_if_interrupted() -> None:
-    """Raise Interrupted when a signal is waiting."""
+    """Raise Interrupted if a signal is pending."""
     if _pending:
         raise Interrupted(_pending[0])

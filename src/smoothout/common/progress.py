@@ -1,4 +1,4 @@
-"""What a user sees while work goes on: a bar in a terminal, a line now and then elsewhere; and how work is stopped."""
+"""Show progress: a bar in a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from smoothout.common.interrupts import raise_if_interrupted
 
-LINE_SECONDS = 60.0  # between two lines, where there is no terminal
+LINE_SECONDS = 60.0  # between two lines without a terminal
 REDRAW_SECONDS = 0.1  # between two updates of a bar: drawing takes longer than a small network's step
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 _output = Console(highlight=False)
 
 
 def print_line(text: str) -> None:
-    """Put ``text`` on stdout by one write: a sweep's processes share it, and must not write into each other's lines.
+    """Print ``text`` on stdout with a single write, so that the processes of a sweep do not mix their lines.
 
-    Where nobody reads it any more (a pipe into `head`, say), rich ends the program without a word.
+    If nobody reads stdout any more (a pipe into `head`), rich ends the program silently.
     """
     _output.out(text, highlight=False)
 
 
 class Bar:
-    """One piece of work: ``step()`` after each part, ``note`` for what is to be seen beside it.
+    """Progress of one task: call ``step()`` after each part; ``note`` is shown next to the bar.
 
     Bars that are open at the same time share one display.
     """
@@ -35,7 +35,7 @@ class Bar:
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._title, self._total, self._done, self._note = title, total, done, ""
-        self._said = time.monotonic()
+        self._shown_at = time.monotonic()
 
     def __enter__(self) -> Bar:
         if console.is_terminal:
@@ -57,19 +57,19 @@ class Bar:
                 Bar._display = None
 
     def tick(self, note: str | None = None) -> None:
-        """One more part is done, and work may be stopped here. Raises Interrupted when a signal is waiting."""
+        """Count a part, at a point where work may stop. Raises Interrupted if a signal is pending."""
         raise_if_interrupted()
         self.step(note)
 
     def step(self, note: str | None = None) -> None:
-        """One more part is done."""
+        """Count a part."""
         self._done += 1
         self._note = self._note if note is None else note
-        seconds = time.monotonic() - self._said
+        seconds = time.monotonic() - self._shown_at
         if Bar._display is not None:
             if seconds > REDRAW_SECONDS or self._done == self._total:
-                self._said += seconds
+                self._shown_at += seconds
                 Bar._display.update(self._task, completed=self._done, note=self._note)
         elif seconds > LINE_SECONDS:
-            self._said += seconds
+            self._shown_at += seconds
             console.print(f"{self._title}: {self._done}/{self._total} {self._note}")

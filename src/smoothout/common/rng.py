@@ -1,9 +1,9 @@
-"""The only source of chance: a generator for every (seed, purpose, step, ghost batch).
+"""The only source of randomness: a generator for every (seed, purpose, step, ghost batch).
 
-A generator that advances from call to call would have to be saved with every checkpoint, and would give two methods
-different noise, orders and start weights as soon as one of them draws once more. Here each draw has an address
-instead. A resumed run therefore needs no generator state, and two runs with the same seed share their start weights
-and their order of examples, whatever their method: paired comparisons over seeds are valid.
+A generator that advances from call to call would have to be saved with every checkpoint, and two methods would get
+different noise, orders and initial weights as soon as one of them draws once more. Here each draw has an address
+instead. A resumed run therefore needs no generator state, and runs with the same seed share their initial weights and
+order of examples, whatever their method: paired comparisons over seeds are valid.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def derive_seed(seed: int, purpose: str, *position: int) -> int:
 
 
 def make_generator(seed: int, purpose: str, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator on ``device`` for the draw at that address.
+    """Make a generator on ``device`` for the draw at that address.
 
-    torch's generators of CPUs keep 32 bits of a seed: among n draws about n^2 / 2^33 pairs have the same chance.
+    torch's CPU generators use 32 bits of a seed: among n draws, about n^2 / 2^33 pairs get the same numbers.
     """
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, *position))
 
@@ -34,12 +34,12 @@ def make_generator(seed: int, purpose: str, *position: int, device: torch.device
 def uniform_(tensor: Tensor, generator: torch.Generator | None = None, a: float | Tensor = 1.0) -> Tensor:
     """Fill ``tensor`` in place with draws of U(-a, a); ``generator`` None is torch's global one.
 
-    On a CPU, torch draws float32 numbers one by one, a fourth of a training step of F1. There, a number is
-    ``a`` (n + t) / 2^15: n an integer of 16 bits from numpy's SFC64, seeded by one draw of ``generator``, and t one
-    draw of U(0, 1) that all numbers of a call share. So each number is uniform to float32's resolution, any two have a
-    correlation of 2^-32, and numbers of one call share nothing but their position between two multiples of a / 2^15.
+    On a CPU, torch draws float32 numbers one at a time, which takes a quarter of a training step of F1. So there a
+    number is ``a`` (n + t) / 2^15: n a 16-bit integer from numpy's SFC64, which one draw of ``generator`` seeds, and t
+    a draw of U(0, 1) that all numbers of a call share. Each number is uniform to the resolution of float32, any two
+    have a correlation of 2^-32, and numbers of a call share only their position between two multiples of a / 2^15.
     """
-    if tensor.dtype in (torch.bfloat16, torch.float16):  # torch's own draw rounds down in these
+    if tensor.dtype in (torch.bfloat16, torch.float16):  # torch's own draw rounds down for these types
         single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
         return tensor.copy_(uniform_(single, generator, a))
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():

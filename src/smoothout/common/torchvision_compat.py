@@ -1,4 +1,4 @@
-"""The one place that imports torchvision."""
+"""Import torchvision, even if its compiled operators do not fit torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _OPERATORS = {
 
 
 def import_torchvision() -> ModuleType:
-    """The module torchvision, also where its compiled operators do not fit torch.
+    """Import the module torchvision.
 
-    A torchvision built for CUDA beside a CPU torch cannot load its operators, and its import then fails with "operator
-    torchvision::nms does not exist". Nothing here uses those operators: declaring their schemas lets the import pass.
+    A torchvision built for CUDA cannot load its operators next to a CPU build of torch; its import then fails with
+    "operator torchvision::nms does not exist". This project does not use them, and with their schemas declared the
+    import succeeds.
     """
     try:
         return importlib.import_module("torchvision")

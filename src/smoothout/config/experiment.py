@@ -115,6 +115,7 @@ class TrainingConfig:
         batch_sizes: what batch=small, large and ghost mean; read by configs/batch/.
         epoch_seconds: rough cost of an epoch by batch, for estimates without records.
         pad_color: color that crops are padded with; read by configs/data/.
+        noise: what a protocol says about noise; read by configs/method/.
     """
 
     model: Model
@@ -131,6 +132,7 @@ class TrainingConfig:
     batch_sizes: dict[str, int | None]
     epoch_seconds: dict[str, float | None]
     pad_color: Any = None
+    noise: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.+-]*", self.model.name):

@@ -23,7 +23,7 @@ Shape = tuple[int, int, int]
 
 
 class Model(Protocol):
-    """A network; ``initializes_batchnorm`` says that its own start overrules ``batchnorm_init``."""
+    """A network; if ``initializes_batchnorm``, ``batchnorm_init`` has no effect on it."""
 
     initializes_batchnorm: ClassVar[bool]
 
@@ -32,27 +32,27 @@ class Model(Protocol):
         """Its part of a record's name."""
 
     def build(self, shape: Shape, classes: int) -> nn.Module:
-        """A fresh network for images of ``shape`` (channels, height, width). Raises ValueError where none is."""
+    """A network. If ``initializes_batchnorm``, the setting ``batchnorm_init`` has no effect on it."""
 
 
 class Data(Protocol):
-    """A data set, and what of it is used."""
+    """A data set, and which part of it is used."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __hash__(self) -> int:
-        """Of its settings: a data set is loaded once."""
+        """Of its settings; a data set is loaded once."""
 
     @property
     def train_examples(self) -> int | None:
-        """How many of the training images are used; None is all. ``test_examples`` are those of the other split."""
+        """The number of training images in use; None is all. ``test_examples`` is that of the test split."""
 
     @property
     def test_examples(self) -> int | None: ...  # noqa: D102
 
     @property
     def validation_size(self) -> int | None:
-        """How many training images are the test split instead of its own; None is none."""
+        """The number of training images that replace the test split; None keeps the test split."""
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class Data(Protocol):
 
     @property
     def resident(self) -> bool:
-        """Whether all of it lies on the device; else it is read on the way."""
+        """Whether all of it is kept on the device; otherwise batches are read from disk."""
 
     @property
     def shape(self) -> Shape:
@@ -72,21 +72,21 @@ class Data(Protocol):
 
     @property
     def expected_sizes(self) -> tuple[int, int]:
-        """How many training and test images there are to be expected, limits applied."""
+        """The expected numbers of training and test images, limits applied."""
 
     @property
     def augmentation(self) -> Any:
-        """What a training does to its images, of the kind that goes with the splits; None is nothing."""
+        """The augmentation of training images, of the kind that the splits take; None for none."""
 
     def load(self, folder: Path, device: torch.device, download: bool = True) -> tuple[Split, Split, str]:
-        """The training split, the test split and the fingerprint of the whole data set. Raises DataError."""
+        """Load the training split, the test split and the fingerprint of the whole data set. Raises DataError."""
 
 
 class Analysis(Protocol):
     """A measurement on trained networks.
 
-    ``kind`` names the folder of its records, ``numerics`` is raised when a change of the program changes outcomes, and
-    ``runs`` is how many networks it looks at.
+    ``kind`` names the folder of its records, ``numerics`` is raised when a fix changes outcomes, and ``runs`` is the
+    number of networks that it needs.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -96,31 +96,31 @@ class Analysis(Protocol):
 
     @property
     def checkpoint(self) -> WhichWeights:
-        """Which of the networks' weights it looks at."""
+        """Which weights of the networks it uses."""
 
     @property
     def examples(self) -> int | None:
-        """At how many of a split's first examples it looks; None is all."""
+        """How many of a split's first examples it uses; None is all."""
 
     @property
     def slug(self) -> Callable[..., str]:
-        """A method that makes the readable part of the record's name of those of its runs, one argument each."""
+        """A method that makes the readable part of the record's name from those of its runs, one argument each."""
 
     def evaluations(self, train: int, test: int) -> int:
-        """About how many passes forward and backward it takes, for estimates of its cost."""
+        """The approximate number of forward and backward passes, to estimate its cost."""
 
     def examples_seen(self, train: int, test: int) -> int:
-        """How many examples one of them goes over."""
+        """The number of examples in one of these passes."""
 
     def ticks(self, train: int, test: int) -> int:
-        """How often ``run`` calls ``tick``."""
+        """The number of times that ``run`` calls ``tick``."""
 
     def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
-        """Measure; what it returns goes into the record as JSON."""
+        """Measure; the result goes into the record as JSON."""
 
 
 def missing_members(cls: type[Any], role: type[Any]) -> list[str]:
-    """The members of ``role``, one of these protocols, that the dataclass ``cls`` has neither as field nor else."""
+    """The members of the protocol ``role`` that the dataclass ``cls`` lacks, as fields or otherwise."""
     members = [name for name in (*role.__annotations__, *vars(role)) if not name.startswith("_")]
     fields = {field.name for field in dataclasses.fields(cls)}
     return [name for name in members if name not in fields and not hasattr(cls, name)]

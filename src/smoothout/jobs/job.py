@@ -1,4 +1,4 @@
-"""A piece of work, and the place where it is done. A job is a pure function of its kind, settings and inputs."""
+"""A job: a training or an analysis, as a pure function of its kind, settings and inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smoothout.results.digest import canonical_settings, digest
 
 @dataclass(frozen=True)
 class Job:
-    """A training (``settings`` is an Experiment), or an analysis of the trained runs ``dependencies``."""
+    """A training (``settings`` is an Experiment), or an analysis of the trainings ``dependencies``."""
 
     settings: Any
     dependencies: tuple[Job, ...] = ()
@@ -24,12 +24,12 @@ class Job:
 
     @property
     def training_job(self) -> Job:
-        """The training that it is, or the first of those that it looks at."""
+        """The job itself if it is a training, else the first training that it depends on."""
         return (self.dependencies or (self,))[0]
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What the digest covers."""
+        """The settings and inputs that the digest covers."""
         return {
             "kind": self.kind,
             "numerics": self.settings.numerics,
@@ -49,6 +49,6 @@ class Job:
 
 
 def with_dependencies(jobs: Iterable[Job]) -> list[Job]:
-    """The ``jobs`` and the runs that they look at, each once, trainings first."""
-    unique = {job.digest: job for one in jobs for job in (*one.dependencies, one)}
+    """The ``jobs`` and the trainings that they depend on, each once, trainings first."""
+    unique = {needed.digest: needed for job in jobs for needed in (*job.dependencies, job)}
     return sorted(unique.values(), key=lambda job: bool(job.dependencies))

@@ -15,15 +15,16 @@ def find_record(job: Job, runtime: Runtime) -> Record | None:
 
 
 def runs_with_other_weights(jobs: Iterable[Job], runtime: Runtime) -> list[str]:
-    """The runs of which an analysis among ``jobs`` saw other weights than those that the run's own record speaks of.
+    """Names of the trainings whose weights an analysis among ``jobs`` saw after a retraining.
 
-    That is so where a checkpoint was lost and its run trained again on a machine that rounds otherwise.
+    This happens if a checkpoint was lost and the training was repeated on a machine that rounds differently.
     """
     names = set()
     for job in jobs:
         record = find_record(job, runtime) if job.dependencies else None
-        for one, digest in zip(job.dependencies, record.outcome.get("weights", ()) if record else (), strict=False):
-            run = find_record(one, runtime)
+        seen = record.outcome.get("weights", ()) if record else ()
+        for training, digest in zip(job.dependencies, seen, strict=False):
+            run = find_record(training, runtime)
             if run is not None and run.outcome["weights"][str(job.settings.checkpoint)] != digest:
                 names.add(run.name)
     return sorted(names)
