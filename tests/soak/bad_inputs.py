@@ -57,7 +57,7 @@ _REPRODUCE = {
     "table=quickstart rows=[nothing]": "rows: 'nothing' digits, 32; digits, 720",
     "table=quickstart table.rows=[]": "table rows",
     "table=table2 table.rows=[{name:x,overrides:[]}]": "table.rows.0.match",
-    "table=none figure=quickstart figure.panels=[{kind:noise,title:a,runs:[x]}]": "quickstart runs",
+    "table=none figure=quickstart figure.panels=[{kind:noise,title:a,runs:[x]}]": "figure.panels.runs: x a list",
     "table=none figure=none": "table figure none",
 }
 _CHOOSE = {

@@ -60,8 +60,8 @@ class RowConfig:
     name: str
     overrides: tuple[str, ...]
     match: dict[str, Any] | None = None
-    methods: dict[str, list[str]] | None = None
-    published_elsewhere: dict[str, list[str]] = field(default_factory=dict, metadata={"recorded_as": "also"})
+    methods: dict[str, tuple[str, ...]] | None = None
+    published_elsewhere: dict[str, tuple[str, ...]] = field(default_factory=dict, metadata={"recorded_as": "also"})
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ class PanelConfig:
     kind: str
     title: str
     overrides: tuple[str, ...] = ()
-    runs: dict[str, list[str]] = field(default_factory=dict)
-    sweep: dict[str, list[Any]] = field(default_factory=dict, metadata={"recorded_as": "over"})
+    runs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    sweep: dict[str, tuple[Any, ...]] = field(default_factory=dict, metadata={"recorded_as": "over"})
     analysis: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict, metadata={"recorded_as": "draw"})
 

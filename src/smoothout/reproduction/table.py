@@ -118,11 +118,11 @@ class TablePlan:
             rows.setdefault(cell.row, {}).update(dict.fromkeys(cell.jobs.values(), cell.epoch_seconds))
         return rows
 
-    def _methods(self, row: RowConfig) -> dict[str, list[str]]:
+    def _methods(self, row: RowConfig) -> dict[str, tuple[str, ...]]:
         """The row's methods, each with the overrides that the row adds."""
         if row.methods is not None:
             return row.methods
-        return {name: [] for name, method in self.config.methods.items() if not method.only_if_named}
+        return {name: () for name, method in self.config.methods.items() if not method.only_if_named}
 
     def _runs(self, row: RowConfig, method: str, added: Sequence[str]) -> MethodRuns:
         given = [*row.overrides, *self.config.methods[method].overrides, *added, *self.scope.overrides()]
