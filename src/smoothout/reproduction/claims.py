@@ -226,8 +226,9 @@ class Claims:
     def _cell(self, name: str, metric: str) -> CellSpec:
         """The cell "table | row | method (| metric)"; ``metric`` is used if the name has none."""
         table, row, method, own = (part.strip() for part in f"{name} | | | ".split("|")[:4])
+        plan = self._plan(table)
         try:
-            return self._plan(table).cell(row, method, *current_metrics([own or metric]))
+            return plan.cell(row, method, *current_metrics([own or metric]))
         except (KeyError, ValueError) as error:
             raise ConfigError(
                 f"claims: {name!r} is not a cell; write table | row | method (| metric) with names of"

@@ -1,8 +1,7 @@
 """A figure as the jobs that it needs: a config of configs/figure/, panel by panel.
 
 To add a kind of panel, write a function that draws records on axes (in results/figures/), and add an entry to
-`PANEL_KINDS`. What imports torch (`Spectrum`, the scaling measurement) is imported where it is used, so that figures
-are drawn without it.
+`PANEL_KINDS`. What imports torch is imported where it is used, so that figures are drawn without it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.search_comparison import SearchComparison
 from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.performance_model import Worker, break_even
-from smoothout.analysis.theory import figure_one
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.environment import device_of
 from smoothout.common.errors import ConfigError
@@ -43,12 +41,16 @@ from smoothout.results.tables import stem
 
 def toy_loss(axes: Any, records: curves.NamedRecords) -> None:
     """Draw Figure 1a, in closed form."""
+    from smoothout.analysis.theory import figure_one  # noqa: PLC0415
+
     figure = figure_one()
     surfaces.toy_loss(axes, figure.w, figure.loss)
 
 
 def toy_copies(axes: Any, records: curves.NamedRecords) -> None:
     """Draw Figure 1b, in closed form."""
+    from smoothout.analysis.theory import figure_one  # noqa: PLC0415
+
     figure = figure_one()
     surfaces.toy_copies(axes, figure.w, figure.copies, figure.mean, figure.expectation)
 
