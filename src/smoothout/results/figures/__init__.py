@@ -1,1 +1,1 @@
-"""Pictures drawn from records alone."""
+"""Figures drawn from records alone."""

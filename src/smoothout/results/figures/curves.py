@@ -1,4 +1,4 @@
-"""Loss and accuracy of trained networks against a number: along a line, under noise, along random directions."""
+"""Loss and accuracy of trained networks: along a line, under noise, along random directions, and over the epochs."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 
-from smoothout.results.figures.style import LINES, colour, legend_below, marker, mean_and_band, plain_log
+from smoothout.results.figures.style import LINES, color, legend_below, marker, mean_and_band, plain_log
 from smoothout.results.records import Record
 
-WINDOW = 11  # epochs of a course's running median: one epoch differs from the next by more than run from run
+WINDOW = 11  # epochs of the running median: single epochs differ more than runs do
 
 
 class RunLabel(NamedTuple):
-    """A run's name in legends, and its place among all runs of the picture, on which its colour hangs everywhere.
+    """A run's name in legends, and its place among all runs of the figure, which decides its color in every panel.
 
-    What belongs to no single run has no place.
+    The place is None for what belongs to several runs.
     """
 
     name: str
     place: int | None = None
 
 
-NamedRecords = Sequence[tuple[RunLabel, Record]]  # a run and a record of it; several where there are seeds
+NamedRecords = Sequence[tuple[RunLabel, Record]]  # a run and one of its records; there is one per seed
 
 
 def by_run(records: NamedRecords) -> dict[RunLabel, list[Record]]:
     """The records of each run."""
-    found: dict[RunLabel, list[Record]] = {}
+    runs: dict[RunLabel, list[Record]] = {}
     for run, record in records:
-        found.setdefault(run, []).append(record)
-    return found
+        runs.setdefault(run, []).append(record)
+    return runs
 
 
 class Curve(NamedTuple):
-    """Loss (nats) and accuracy (shares) of one run on one split; at each ``x`` of all seeds, None without a value."""
+    """Loss (nats) and accuracy (a share) of a run on a split, at each ``x`` of all seeds; None if there is no value."""
 
     run: RunLabel
     split: str
@@ -48,20 +48,20 @@ class Curve(NamedTuple):
 
 
 def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
-    """[SmoothOut Fig. 3] Loss on a logarithmic axis at the left, accuracy at the right; training solid, test dashed.
+    """[SmoothOut Fig. 3] Draw the loss (left, logarithmic) and the accuracy (right); training solid, test dashed.
 
-    A colour is a run; accuracy is paler, with markers. A line is the mean over seeds and the band around the loss goes
-    from the lowest to the highest. A point that lacks a value is a gap.
+    A color is a run; accuracy is paler, with markers. A line is the mean over seeds, and the band around the loss
+    reaches from the lowest to the highest. There is a gap at points without a value.
     """
     accuracy = axes.twinx()
     accuracy.grid(visible=False)
     for curve in curves:
         words = " ".join(word for word in (curve.run.name, curve.split) if word)
-        look = {"linestyle": LINES[curve.split], "color": colour(curve.run.place)}
+        look = {"linestyle": LINES[curve.split], "color": color(curve.run.place)}
         mean_and_band(axes, curve.x, curve.losses, {**look, "label": f"loss, {words}"})
         dots = {"marker": marker(curve.run.place), "markersize": 2.6, "linewidth": 0.9, "alpha": 0.7}
         dots |= {**look, "label": f"accuracy, {words}"}
-        mean_and_band(accuracy, curve.x, curve.accuracies, dots, 100.0, band=False)  # it would hide the loss's
+        mean_and_band(accuracy, curve.x, curve.accuracies, dots, 100.0, band=False)  # a second band would hide the loss
     axes.set_yscale("log")
     plain_log(axes.yaxis)
     axes.set_xlim(min(c.x[0] for c in curves), max(c.x[-1] for c in curves))
@@ -72,10 +72,10 @@ def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
 
 
 def line(axes: Any, records: NamedRecords, split: str | None = None) -> None:
-    """Along the way between two runs; the name of a record says which of them is where."""
-    [ways] = {run.name for run, _ in records}
+    """Draw curves along the path between two runs; the name of a record says which end is which."""
+    [ends] = {run.name for run, _ in records}
     loss_and_accuracy(
-        axes, _curves([(RunLabel(""), record) for _, record in records], "alpha", split), f"alpha: {ways}"
+        axes, _curves([(RunLabel(""), record) for _, record in records], "alpha", split), f"alpha: {ends}"
     )
     for end in (0, 1):
         axes.axvline(end, color="0.4", linewidth=0.8, linestyle=":")
@@ -86,40 +86,37 @@ def line(axes: Any, records: NamedRecords, split: str | None = None) -> None:
 
 
 def noise(axes: Any, records: NamedRecords, split: str | None = None) -> None:
-    """Under noise of growing strength."""
+    """Draw curves under noise of increasing strength."""
     law = records[0][1].settings["law"]
     loss_and_accuracy(axes, _curves(records, "a", split), f"strength a of {law} noise in the weights")
 
 
 def landscape(axes: Any, records: NamedRecords, split: str | None = None) -> None:
-    """Along random filter-normalised directions; the band is over these too."""
+    """Draw curves along random filter-normalized directions; the band is over directions, too."""
     count = records[0][1].settings["directions"]
-    words = (
-        "a random filter-normalised direction"
-        if count == 1
-        else f"{count} random filter-normalised directions (mean, range)"
-    )
-    loss_and_accuracy(axes, _curves(records, "alpha", split), f"alpha, along {words}")
+    directions = "directions (mean, range)" if count > 1 else "direction"
+    label = f"alpha, along {count if count > 1 else 'a'} random filter-normalized {directions}"
+    loss_and_accuracy(axes, _curves(records, "alpha", split), label)
 
 
 def training_curve(axes: Any, records: NamedRecords) -> None:
-    """Test error after each epoch, smoothed over epochs, as the mean of seeds in a band from lowest to highest.
+    """Draw the test error over the epochs, smoothed, as the mean over seeds in a band from lowest to highest.
 
-    A hollow mark is a seed's best epoch; a full one is an epoch with running averages recomputed, beside it.
+    A hollow mark is a seed's best epoch; a full mark, next to its epoch, is the error with BatchNorm recalibrated.
     """
     for run, own in by_run(records).items():
         trained = {record.name: record.outcome for record in own if record.kind == "train"}
         errors = [[_error(x) for x in outcome["curves"]["test_accuracy"]] for outcome in trained.values()]
-        smooth = list(zip_longest(*map(_running_median, errors)))  # None after the end of one that ended early
-        look = {"color": colour(run.place)}
+        smooth = list(zip_longest(*map(_running_median, errors)))  # None after the end of shorter trainings
+        look = {"color": color(run.place)}
         mean_and_band(axes, range(1, len(smooth) + 1), smooth, {**look, "label": f"{run.name}, {seeds(len(trained))}"})
         dots = {**look, "marker": marker(run.place), "linestyle": "none", "markersize": 5}
         best = [outcome["best"]["epoch"] for outcome in trained.values()]
         values = [seed[epoch] for seed, epoch in zip(errors, best, strict=True)]
         hollow = {**dots, "markerfacecolor": "white", "label": f"{run.name}, best epoch"}
         axes.plot([epoch + 1 for epoch in best], values, zorder=3, **hollow)
-        _mark_recomputed(axes, run, [record for record in own if record.kind != "train"], trained, dots)
-    axes.margins(x=0.08, y=0.12)  # room for marks beside the last epoch and, where a range is shared, at the foot
+        _mark_recalibrated(axes, run, [record for record in own if record.kind != "train"], trained, dots)
+    axes.margins(x=0.08, y=0.12)  # room for marks next to the last epoch and, with shared limits, at the bottom
     epochs = max(len(curve.get_xdata()) for curve in axes.lines)
     lines = f"lines: running median over {WINDOW} epochs; " if epochs >= 3 * WINDOW else ""
     axes.set_title(f"{lines}bands: lowest to highest seed")
@@ -131,29 +128,29 @@ def training_curve(axes: Any, records: NamedRecords) -> None:
     legend_below(axes)
 
 
-def _mark_recomputed(
+def _mark_recalibrated(
     axes: Any, run: RunLabel, measured: Sequence[Record], trained: dict[str, Any], look: dict[str, Any]
 ) -> None:
-    """Test error with running averages recomputed, each run's marks in a column of their own beside the epoch."""
+    """Mark the test error with BatchNorm recalibrated, each run in a column of its own next to the epoch."""
     known = [record for record in measured if record.inputs[0] in trained]
     if known:
         weights = known[0].settings["weights"]
         ends = [trained[record.inputs[0]][weights]["epoch"] + 1 for record in known]
         values = [_error(record.outcome["recomputed"]["test"]["accuracy"]) for record in known]
-        beside = offset_copy(axes.transData, axes.figure, x=7 * (1 + (run.place or 0)), units="points")
-        label = f"{run.name}, {weights} epoch recomputed"
-        apart = {"markeredgecolor": "white", "markeredgewidth": 0.6}  # seeds that end alike stay several marks
-        axes.plot(ends, values, linestyle="none")  # marks that are moved aside count for no limits
-        axes.plot(ends, values, transform=beside, clip_on=False, zorder=3, label=label, **look, **apart)
+        shifted = offset_copy(axes.transData, axes.figure, x=7 * (1 + (run.place or 0)), units="points")
+        label = f"{run.name}, {weights} epoch recalibrated"
+        apart = {"markeredgecolor": "white", "markeredgewidth": 0.6}  # keeps equal seeds apart
+        axes.plot(ends, values, linestyle="none")  # invisible: shifted marks do not count for the limits
+        axes.plot(ends, values, transform=shifted, clip_on=False, zorder=3, label=label, **look, **apart)
 
 
 def seeds(count: int) -> str:
-    """How many, in words."""
+    """A number of seeds as text."""
     return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _running_median(values: Sequence[float]) -> list[float]:
-    """Of WINDOW values around each; at both ends of those that there are. A course of few values stays as it is."""
+    """The median of WINDOW values around each, or of fewer at both ends. A short list is returned as it is."""
     if len(values) < 3 * WINDOW:
         return list(values)
     return pd.Series(values).rolling(WINDOW, center=True, min_periods=1).median().tolist()
@@ -165,24 +162,25 @@ def _error(accuracy: float) -> float:
 
 def _curves(records: NamedRecords, x: str, split: str | None) -> list[Curve]:
     """The curves of each run over ``x``, on one split or on both."""
-    found = []
+    curves = []
     for run, own in by_run(records).items():
-        outcomes = [record.outcome for record in own]
-        for half in [split] if split else ["train", "test"]:
-            rows = list(zip(*(_points(outcome[half]) for outcome in outcomes), strict=True))
-            values = ([_values(row, one, many) for row in rows] for one, many in _KEYS)
-            found.append(Curve(run, half, [row[0][x] for row in rows], *values))
-    return found
+        for name in [split] if split else ["train", "test"]:
+            points = list(
+                zip(*(_points(record.outcome[name]) for record in own), strict=True)
+            )  # at each x of all seeds
+            losses, accuracies = ([_values(at_x, *keys) for at_x in points] for keys in _KEYS)
+            curves.append(Curve(run, name, [at_x[0][x] for at_x in points], losses, accuracies))
+    return curves
 
 
-_KEYS = (("loss", "losses"), ("accuracy", "accuracies"))
+_KEYS = (("loss", "losses"), ("accuracy", "accuracies"))  # of a point: a single value, or one per direction
 
 
-def _points(half: Any) -> list[dict[str, Any]]:
-    """The points of one split: some kinds keep them beside other numbers."""
-    return list(half["points"] if isinstance(half, dict) else half)
+def _points(outcome: Any) -> list[dict[str, Any]]:
+    """The points of a split's outcome; some kinds have other numbers, too."""
+    return list(outcome["points"] if isinstance(outcome, dict) else outcome)
 
 
-def _values(points: Iterable[dict[str, Any]], one: str, many: str) -> list[float | None]:
-    """The values of several points at the same x; a point has one, or several over directions."""
-    return [value for point in points for value in (point[many] if many in point else [point[one]])]
+def _values(points: Iterable[dict[str, Any]], single: str, several: str) -> list[float | None]:
+    """All values of the points at the same x."""
+    return [value for point in points for value in (point[several] if several in point else [point[single]])]

@@ -1,4 +1,4 @@
-"""A picture as panels on one sheet, written as SVG and PNG; what lacks its records is said."""
+"""A figure as panels on one sheet, written as SVG and PNG, with a note on what is missing."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ import matplotlib as mpl
 from smoothout.common.files import atomic_write
 from smoothout.results.figures.style import STYLE
 
-WIDTH, HEIGHT = 5.0, 4.1  # of a panel with its legend, in inches
-TITLE, NOTE = 60, 95  # letters that one panel's width has room for
+WIDTH, HEIGHT = 5.0, 4.1  # inches, of a panel with its legend
+TITLE, NOTE = 60, 95  # characters that fit into the width of a panel
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One part of a picture.
+    """A part of a figure.
 
     Attributes:
         title: above it.
-        draw: draws it on matplotlib's axes; None where nothing is recorded.
-        missing: how many of its records are not there.
-        solid: whether its axes are those of a space.
-        shares: x, y or z: the axis whose limits it has in common with all others that share it.
+        draw: draws it on matplotlib's axes; None if it has no records.
+        missing: the number of its records that do not exist.
+        is_3d: whether its axes are three-dimensional.
+        shared_axis: x, y or z, the axis whose limits it shares with all other panels that name it.
     """
 
     title: str
     draw: Callable[[Any], None] | None
     missing: int = 0
-    solid: bool = False
-    shares: str | None = None
+    is_3d: bool = False
+    shared_axis: str | None = None
 
 
 def save(title: str, panels: Sequence[Panel], note: str, path: Path, columns: int | None = None) -> list[Path]:
     """Draw ``panels`` in rows of ``columns`` (None: all in one row) and write <path>.svg and <path>.png.
 
-    ``note`` says in small print what the picture was made of; it goes on with the panels of which nothing is recorded.
-    Where that is all of them, nothing is written.
+    The small print below has the ``note`` and the titles of panels without records. Nothing is written if all panels
+    are without records.
     """
     shown = [panel for panel in panels if panel.draw]
     if not shown:
@@ -53,23 +53,23 @@ def save(title: str, panels: Sequence[Panel], note: str, path: Path, columns: in
     sharing: dict[str, list[Any]] = {}
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH * across, HEIGHT * down))
-        figure.set_layout_engine("constrained", wspace=0.05, hspace=0.05)  # axis labels of neighbours keep apart
+        figure.set_layout_engine("constrained", wspace=0.05, hspace=0.05)  # keeps the axis labels of neighbors apart
         for index, panel in enumerate(shown, start=1):
-            axes = figure.add_subplot(down, across, index, projection="3d" if panel.solid else None)
+            axes = figure.add_subplot(down, across, index, projection="3d" if panel.is_3d else None)
             _fill(axes, panel)
-            if panel.shares:
-                sharing.setdefault(panel.shares, []).append(axes)
+            if panel.shared_axis:
+                sharing.setdefault(panel.shared_axis, []).append(axes)
         for axis, several in sharing.items():
             _share_limits(axis, several)
         figure.suptitle(textwrap.fill(title, TITLE * across), fontsize=10)
         notes = [note, *([f"not run: {lost}"] if lost else [])]
-        lines = [textwrap.fill(one, NOTE * across, break_on_hyphens=False) for one in notes]  # names are left whole
+        lines = [textwrap.fill(line, NOTE * across, break_on_hyphens=False) for line in notes]  # names stay whole
         figure.supxlabel("\n".join(lines), fontsize=6.5, color="0.35")
         return [_written(figure, path.with_name(path.name + ending)) for ending in (".svg", ".png")]
 
 
 def _fill(axes: Any, panel: Panel) -> None:
-    """Draw the panel, under its title and what the drawing and the missing records have to say."""
+    """Draw the panel below its title, the title that the drawing gave, and a note on missing records."""
     assert panel.draw is not None
     panel.draw(axes)
     partly = f"not run: {panel.missing} of its records" if panel.missing else ""
@@ -77,7 +77,7 @@ def _fill(axes: Any, panel: Panel) -> None:
 
 
 def _share_limits(axis: str, several: Sequence[Any]) -> None:
-    """Widest limits for all; matplotlib's own sharing takes the last ones' where axes are those of a space."""
+    """Give all ``several`` the widest limits; matplotlib's own sharing takes the last ones' for 3-D axes."""
     lows, highs = zip(*(getattr(axes, f"get_{axis}lim")() for axes in several), strict=True)
     for axes in several:
         axes.set(**{f"{axis}lim": (min(lows), max(highs))})

@@ -1,4 +1,4 @@
-"""One look for all pictures: readable in print and in grey."""
+"""One style for all figures: readable in print and in gray."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 7.5,
     "legend.frameon": False,
     "lines.linewidth": 1.4,
-    "svg.hashsalt": "smoothout",  # equal pictures are equal files
+    "svg.hashsalt": "smoothout",  # equal figures give equal files
     "svg.fonttype": "none",
 }
-COLOURS = ("#0b4f8a", "#e08214", "#222222", "#b5179e", "#4daf4a")  # neighbours differ in grey too
-NEUTRAL = "#333333"  # of what belongs to no single run
+COLORS = ("#0b4f8a", "#e08214", "#222222", "#b5179e", "#4daf4a")  # neighbors differ in gray, too
+NEUTRAL = "#333333"  # for what does not belong to a single run
 MARKERS = ("o", "s", "^", "D", "v")
 LINESTYLES = ("-", "--", "-.", (0, (1, 1)))
 LINES = {"train": "-", "test": "--"}  # as in the papers
-BAND = 0.18  # opacity of what lies between the lowest and the highest of several
+BAND = 0.18  # opacity between the lowest and the highest seed
 
 
-def colour(runtime: int | None) -> str:
-    """Of the run of that place in its picture; after the last one they begin anew. None is no single run."""
-    return NEUTRAL if runtime is None else COLOURS[runtime % len(COLOURS)]
+def color(place: int | None) -> str:
+    """The color of the run at that place of its figure (they repeat); None stands for several runs."""
+    return NEUTRAL if place is None else COLORS[place % len(COLORS)]
 
 
-def marker(runtime: int | None) -> str:
-    """Of the run of that place in its picture; after the last one they begin anew."""
-    return MARKERS[(runtime or 0) % len(MARKERS)]
+def marker(place: int | None) -> str:
+    """The marker of the run at that place of its figure (they repeat)."""
+    return MARKERS[(place or 0) % len(MARKERS)]
 
 
-def linestyle(runtime: int | None) -> Any:
-    """Of the run of that place in its picture; after the last one they begin anew."""
-    return LINESTYLES[(runtime or 0) % len(LINESTYLES)]
+def linestyle(place: int | None) -> Any:
+    """The line style of the run at that place of its figure (they repeat)."""
+    return LINESTYLES[(place or 0) % len(LINESTYLES)]
 
 
 def plain_log(axis: Any) -> None:
-    """Plain numbers on a logarithmic axis: at the powers of ten, and where it is short between them too.
+    """Label a logarithmic axis with plain numbers: at powers of ten, and on a short axis between them, too.
 
-    At 1, 2 and 5 where it spans two decades at most; at every tick where it spans half a decade.
+    These are 1, 2 and 5 on up to two decades, and every tick on up to half a decade.
     """
 
     def label(value: float, _: int | None = None) -> str:
@@ -57,12 +57,12 @@ def plain_log(axis: Any) -> None:
 
 
 def legend_below(axes: Any, *twins: Any, columns: int = 2, size: float | None = None) -> None:
-    """The legend of ``axes`` and its ``twins``, under the axis' label."""
-    pairs = [pair for one in (axes, *twins) for pair in zip(*one.get_legend_handles_labels(), strict=True)]
+    """Draw the legend of ``axes`` and its ``twins`` below the label of the x axis."""
+    pairs = [pair for each in (axes, *twins) for pair in zip(*each.get_legend_handles_labels(), strict=True)]
     if pairs:
         handles, labels = zip(*pairs, strict=True)
-        runtime = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
-        axes.legend(handles, labels, ncols=columns, fontsize=size, **runtime)
+        anchor = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
+        axes.legend(handles, labels, ncols=columns, fontsize=size, **anchor)
 
 
 def mean_and_band(
@@ -75,9 +75,9 @@ def mean_and_band(
     mean: Callable[[Sequence[float]], float] = statistics.fmean,
     band: bool = True,
 ) -> None:
-    """``factor`` times the mean of the values at each ``x``, in a band from the lowest to the highest of several.
+    """Draw ``factor`` times the mean of the values at each ``x``, in a band from the lowest to the highest.
 
-    Where one of them is None there is a gap.
+    There is a gap at ``x`` if one of its values is None.
     """
     numbers = [[math.nan if v is None else factor * v for v in at_x] for at_x in values]
     axes.plot(x, [mean(n) for n in numbers], **look)

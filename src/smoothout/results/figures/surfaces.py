@@ -1,4 +1,4 @@
-"""Losses as shapes: the plane around a network as contours and as a surface, and the toy loss of Figure 1."""
+"""The loss on the plane around a network as contours and as a surface, and the toy loss of Figure 1."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from smoothout.results.figures.curves import NamedRecords
-from smoothout.results.figures.style import COLOURS, legend_below
+from smoothout.results.figures.style import COLORS, legend_below
 
-DECADES = (-4, 2)  # the same colours for the same losses in all pictures
+DECADES = (-4, 2)  # of the loss; a color means the same loss in all figures
 COPIES_SHOWN = 4  # as in the paper
 
 
 def contours(axes: Any, records: NamedRecords) -> None:
-    """Lines of equal loss, three a decade, whole decades bold; darker is lower. Of several seeds the first.
+    """Draw lines of equal loss, three per decade, decades bold; darker is lower. Of several seeds, draw the first.
 
-    Between the points of the grid the loss's logarithm is taken to be linear: a cell may span a decade.
+    Between grid points the logarithm of the loss is interpolated linearly, because a grid cell may span a decade.
     """
     from matplotlib.patheffects import withStroke  # noqa: PLC0415  (slow to import)
 
@@ -36,7 +36,7 @@ def contours(axes: Any, records: NamedRecords) -> None:
 
 
 def surface(axes: Any, records: NamedRecords) -> None:
-    """The same as a surface over the plane, with the loss on a logarithmic axis. Of several seeds the first."""
+    """Draw the loss as a surface over the plane, on a logarithmic axis. Of several seeds, draw the first."""
     alphas, betas, losses = _plane(records)
     across, along = np.meshgrid(alphas, betas)
     axes.plot_surface(
@@ -49,25 +49,25 @@ def surface(axes: Any, records: NamedRecords) -> None:
 
 
 def _plane(records: NamedRecords) -> tuple[NDArray[np.float64], ...]:
-    """alphas, betas, and the losses with a row a beta, nan without a value."""
+    """The alphas, the betas, and the losses of shape (betas, alphas), nan if there is no value."""
     outcome = records[0][1].outcome
     losses = np.array(outcome["losses"], dtype=np.float64)  # None becomes nan
     return np.array(outcome["alphas"]), np.array(outcome["betas"]), losses.T
 
 
 def toy_loss(axes: Any, w: ArrayLike, loss: ArrayLike) -> None:
-    """Figure 1a: the loss of one weight."""
-    axes.plot(w, loss, color=COLOURS[0], linewidth=2, label="C(w)")
+    """Draw Figure 1a, a loss of one weight."""
+    axes.plot(w, loss, color=COLORS[0], linewidth=2, label="C(w)")
     _toy_axes(axes)
 
 
 def toy_copies(axes: Any, w: ArrayLike, copies: NDArray[np.float64], mean: ArrayLike, expectation: ArrayLike) -> None:
-    """Figure 1b: a few of the shifted copies, the mean over all of them, and what it approaches."""
+    """Draw Figure 1b: a few of the shifted copies, their mean, and the expectation that it approaches."""
     for index, copy in enumerate(copies[:COPIES_SHOWN]):
         label = f"{COPIES_SHOWN} of the {len(copies)} shifted copies" if not index else None
-        axes.plot(w, copy, color=COLOURS[1], linewidth=0.8, label=label)
-    axes.plot(w, mean, color=COLOURS[4], linewidth=2.2, label=f"mean of the {len(copies)}")
-    axes.plot(w, expectation, color=COLOURS[2], linewidth=1, linestyle=":", label="expectation")
+        axes.plot(w, copy, color=COLORS[1], linewidth=0.8, label=label)
+    axes.plot(w, mean, color=COLORS[4], linewidth=2.2, label=f"mean of the {len(copies)}")
+    axes.plot(w, expectation, color=COLORS[2], linewidth=1, linestyle=":", label="expectation")
     _toy_axes(axes)
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from smoothout.results.figures import curves
 from smoothout.results.figures.curves import WINDOW, RunLabel
-from smoothout.results.figures.style import COLOURS, NEUTRAL
+from smoothout.results.figures.style import COLORS, NEUTRAL
 from smoothout.results.records import Record
 
 SB, LB, WAY = RunLabel("SB", 0), RunLabel("LB", 1), RunLabel("0 is SB, 1 is LB")
@@ -104,16 +104,16 @@ def test_a_gap_of_one_seed_is_a_gap_of_the_mean(axes):
 
 def test_a_runs_colour_is_that_of_its_place_in_the_picture_whatever_else_its_panel_has(axes):
     curves.noise(axes, [(LB, noise())])
-    assert lines(axes)["loss, LB train"].get_color() == COLOURS[1]
+    assert lines(axes)["loss, LB train"].get_color() == COLORS[1]
 
 
 def test_several_runs_have_a_colour_each_for_both_their_curves(axes):
     curves.noise(axes, [(SB, noise()), (LB, noise())])
     drawn = lines(axes)
-    for run, colour in zip(("SB", "LB"), COLOURS, strict=False):
+    for run, color in zip(("SB", "LB"), COLORS, strict=False):
         assert {
             drawn[f"{what}, {run} {part}"].get_color() for what in ("loss", "accuracy") for part in ("train", "test")
-        } == {colour}
+        } == {color}
     assert axes.get_xlabel() == "strength a of uniform noise in the weights"
     assert len(axes.get_legend().get_texts()) == 8
 
@@ -145,7 +145,7 @@ def test_a_course_has_the_best_epoch_hollow_and_a_full_mark_where_averages_were_
     hollow, full = drawn["SB, best epoch"], drawn[f"SB, {weights} epoch recomputed"]
     assert (list(hollow.get_xdata()), hollow.get_markerfacecolor()) == ([2], "white")
     assert list(hollow.get_ydata()) == pytest.approx([10.0])
-    assert (list(full.get_xdata()), full.get_markerfacecolor()) == ([epoch], COLOURS[0])
+    assert (list(full.get_xdata()), full.get_markerfacecolor()) == ([epoch], COLORS[0])
     assert list(full.get_ydata()) == pytest.approx([5.0])
     assert axes.get_yscale() == "log"
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from smoothout.results.figures import sharpness as searches
 from smoothout.results.figures.curves import RunLabel
-from smoothout.results.figures.style import COLOURS
+from smoothout.results.figures.style import COLORS
 from smoothout.results.records import Record
 
 SB, LB, BASELINE = RunLabel("SB", 0), RunLabel("LB", 1), RunLabel("baseline", 0)
@@ -135,7 +135,7 @@ def test_over_batch_sizes_accuracy_is_a_mean_and_sharpness_a_geometric_mean_over
     assert list(values.get_ydata()) == pytest.approx([(32 * 34) ** 0.5, (512 * 514) ** 0.5])
     assert values.axes.get_yscale() == "log"
     assert (accuracy.get_linestyle(), values.get_linestyle()) == ("-", "--")
-    assert {accuracy.get_color(), values.get_color()} == {COLOURS[0]}
+    assert {accuracy.get_color(), values.get_color()} == {COLORS[0]}
 
 
 def test_where_a_search_failed_there_is_a_cross_and_no_mean_of_the_others(axes):

@@ -38,7 +38,7 @@ def test_a_panel_without_records_is_left_out_and_said_in_the_note(tmp_path: Path
     def text(*panels: Panel) -> str:
         return save("t", panels, "seed 0", tmp_path / "x")[0].read_text()
 
-    partly = text(Panel("(a) here", drawn), Panel("(b) gone", None, missing=1, solid=True))
+    partly = text(Panel("(a) here", drawn), Panel("(b) gone", None, missing=1, is_3d=True))
     assert "not run: (b) gone" in partly
     assert "not run" not in text(Panel("(a) here", drawn))
     assert size(partly) == size(text(Panel("(a) here", drawn)))
@@ -71,7 +71,7 @@ def test_panels_that_share_an_axis_have_the_widest_limits_and_others_their_own(t
             seen.append(axes)
             axes.set(**{f"{axis}lim": (low, high)})
 
-        return Panel("p", draw, solid=solid, shares=shares)
+        return Panel("p", draw, is_3d=solid, shared_axis=shares)
 
     save("t", [panel(0, 2, axis), panel(-1, 1, axis), panel(0, 9, None)], "", tmp_path / "x")
     assert [getattr(axes, f"get_{axis}lim")() for axes in seen] == [(-1, 2), (-1, 2), (0, 9)]
@@ -88,5 +88,5 @@ def test_panels_stand_in_rows_of_so_many_columns(tmp_path: Path):
 
 def test_a_space_gets_axes_of_a_space(tmp_path: Path):
     seen = []
-    save("t", [Panel("p", lambda axes: seen.append(axes.name), solid=True), Panel("q", drawn)], "", tmp_path / "x")
+    save("t", [Panel("p", lambda axes: seen.append(axes.name), is_3d=True), Panel("q", drawn)], "", tmp_path / "x")
     assert seen == ["3d"]
