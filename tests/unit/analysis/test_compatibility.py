@@ -90,26 +90,24 @@ def test_a_network_that_is_wrapped_is_refused_with_where_the_other_lies(
     wrap: Callable[[nn.Module], nn.Module], inner: str, batches: list[tuple[Tensor, Tensor]]
 ) -> None:
     model = nn.Linear(4, 3)
-    with pytest.raises(ValueError, match=f"^second: is wrapped and the other is not: give second.{inner}$"):
-        interpolate(model, wrap(model), batches)
-    with pytest.raises(ValueError, match=f"^first: is wrapped and the other is not: give first.{inner}$"):
-        interpolate(wrap(model), model, batches)
+    for which, pair in (("first", (wrap(model), model)), ("second", (model, wrap(model)))):
+        with pytest.raises(ValueError, match=rf"^{which}: is wrapped .* {which}\.{inner}$"):
+            interpolate(*pair, batches)
 
 
 @pytest.mark.parametrize(
     ("second", "line"),
     [
         (nn.Linear(4, 5), "weight is (3, 4) and (5, 4)"),
-        (nn.Linear(4, 3, bias=False), "bias is (3,) and not there"),
-        (nn.Sequential(nn.Linear(4, 3)), "weight is (3, 4) and not there"),
-        (nn.ReLU(), "weight is (3, 4) and not there"),
+        (nn.Linear(4, 3, bias=False), "bias is (3,) and missing"),
+        (nn.Sequential(nn.Linear(4, 3)), "weight is (3, 4) and missing"),
+        (nn.ReLU(), "weight is (3, 4) and missing"),
     ],
 )
 def test_the_first_weight_that_differs_is_named(
     second: nn.Module, line: str, batches: list[tuple[Tensor, Tensor]]
 ) -> None:
-    line = f"first, second: the two networks must have the same architecture, but {line}"
-    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+    with pytest.raises(ValueError, match=f"^first, second: .* {re.escape(line)}$"):
         interpolate(nn.Linear(4, 3), second, batches)
 
 
@@ -149,8 +147,7 @@ class Tied(nn.Module):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_tied_weights_and_others_cannot_be_mixed(tied: bool, batches: list[tuple[Tensor, Tensor]]) -> None:
-    line = r"^first, second: in one of them into\.weight and out\.weight are one tensor, and not in the other$"
-    with pytest.raises(ValueError, match=line):
+    with pytest.raises(ValueError, match=r"^first, second: .* ties into\.weight and out\.weight"):
         interpolate(Tied(tied), Tied(not tied), batches)
     ends = Tied(tied), Tied(tied)
     points = interpolate(*ends, batches, [0.0, 1.0])
@@ -172,7 +169,7 @@ class Told(nn.Linear):
 
 
 def test_buffers_outside_the_state_dict_must_agree(batches: list[tuple[Tensor, Tensor]]) -> None:
-    with pytest.raises(ValueError, match=r"^first, second: scale differs, a buffer that is in no state dict$"):
+    with pytest.raises(ValueError, match=r"^first, second: .* buffer scale differs"):
         interpolate(Told(1.0), Told(2.0), batches)
     ends = Told(1.0), Told(1.0)
     points = interpolate(*ends, batches, [0.0, 1.0])

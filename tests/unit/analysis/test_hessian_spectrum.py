@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -108,7 +107,7 @@ def test_what_does_not_answer_twice_the_same_is_refused(changing, batches):
             noise = torch.randn_like(outputs)
             return F.cross_entropy(outputs, targets) + (noise * (outputs - outputs.detach())).mean()
 
-    with pytest.raises(ValueError, match=r"two passes differ in the (loss|gradient): must answer twice") as raised:
+    with pytest.raises(ValueError, match=r"^model, batches: .* differ in the (loss|gradient)") as raised:
         top_eigenvalues(model, data, loss)
     assert "\n" not in str(raised.value)
     assert ("gradient" in str(raised.value)) == (changing == "gradient")
@@ -124,20 +123,20 @@ def test_batches_that_are_empty_or_spent_are_refused(batches):
 
 
 def test_a_loss_that_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="the model's own loss is nan: must be finite"):
+    with pytest.raises(ValueError, match=r"own loss is nan: .* finite"):
         trace_and_norm(quadratic([math.nan, 1.0]), ONE, height)
 
 
 def test_impossible_arguments_are_refused():
     model = quadratic([1.0, 2.0])
-    with pytest.raises(ValueError, match="k: must be from 1 to n = 2, not 3"):
-        top_eigenvalues(model, ONE, height, 3)
-    with pytest.raises(ValueError, match="which: must be one of LA, LM, SA, not 'SM'"):
-        top_eigenvalues(model, ONE, height, which="SM")
-    with pytest.raises(ValueError, match="probes: must be a whole number of at least 1, not 0"):
-        trace_and_norm(model, ONE, height, probes=0)
-    with pytest.raises(ValueError, match="steps: must be a whole number of at least 1, not 0"):
-        hessian_spectrum(model, ONE, height, steps=0)
+    for tool, arguments, line in (
+        (top_eigenvalues, {"k": 3}, "^k: .* 1 to n = 2, not 3"),
+        (top_eigenvalues, {"which": "SM"}, "^which: .* LA, LM, SA, not 'SM'"),
+        (trace_and_norm, {"probes": 0}, "^probes: .* 1, not 0"),
+        (hessian_spectrum, {"steps": 0}, "^steps: .* 1, not 0"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            tool(model, ONE, height, **arguments)
 
 
 def test_the_model_is_left_as_it_was_to_the_last_bit_and_each_product_ticks(batches):
@@ -192,7 +191,7 @@ def test_where_the_hessian_is_0_to_the_last_bit_there_is_no_eigenvalue_and_arpac
 @pytest.mark.parametrize("width", [0.0, -1.0, math.nan])
 def test_a_density_needs_a_width(width):
     found = hessian_spectrum(quadratic([1.0, 2.0]), ONE, height, probes=1)
-    with pytest.raises(ValueError, match=r"width: must be a finite number above 0, not .*"):
+    with pytest.raises(ValueError, match=r"^width: .* above 0"):
         found.density([0.0], width)
 
 
@@ -208,22 +207,22 @@ def test_a_loss_without_a_second_derivative_is_refused():
             return (self.w.abs() ** 1.5).sum().expand(len(inputs))
 
     for tool in (trace_and_norm, hessian_spectrum, top_eigenvalues):
-        with pytest.raises(ValueError, match="H v is not finite: the loss has no second derivative at these weights"):
+        with pytest.raises(ValueError, match=r"H v is not finite: .* second derivative"):
             tool(Cusp(), ONE, height)
 
 
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"k": 2.5}, "k: must be a whole number of at least 1, not 2.5"),
-        ({"k": True}, "k: must be a whole number of at least 1, not True"),
-        ({"restarts": 0}, "restarts: must be a whole number of at least 1, not 0"),
-        ({"tolerance": math.nan}, "tolerance: must be a finite number above 0, not nan"),
-        ({"tolerance": -1.0}, "tolerance: must be a finite number above 0, not -1.0"),
+        ({"k": 2.5}, "^k: .* 1, not 2.5"),
+        ({"k": True}, "^k: .* 1, not True"),
+        ({"restarts": 0}, "^restarts: .* 1, not 0"),
+        ({"tolerance": math.nan}, "^tolerance: .* above 0, not nan"),
+        ({"tolerance": -1.0}, "^tolerance: .* above 0, not -1.0"),
     ],
 )
 def test_impossible_searches_are_refused_before_the_model_is_touched(given, line):
     model = quadratic([1.0, 2.0])
     model.register_forward_hook(lambda *_: pytest.fail("touched"))
-    with pytest.raises(ValueError, match=re.escape(line)):
+    with pytest.raises(ValueError, match=line):
         top_eigenvalues(model, ONE, height, **given)

@@ -85,7 +85,7 @@ def test_both_networks_stay_as_they_are_and_counters_are_not_interpolated(batche
 
 
 def test_networks_of_different_shape_are_refused(batches):
-    with pytest.raises(ValueError, match="same architecture"):
+    with pytest.raises(ValueError, match=r"^first, second: .*weight is"):
         interpolate(network(0), nn.Linear(4, 3), batches)
 
 
@@ -194,9 +194,9 @@ def test_with_recomputed_averages_the_ends_are_the_networks_with_averages_recomp
 def test_an_unknown_way_and_recomputing_from_nothing_are_refused(batches):
     first, second = network(0), network(1)
     for choices, line in (
-        ({"path": "curved"}, "path: 'curved' is not one of linear, curvilinear"),
-        ({"averages": "forgotten"}, "running_stats: 'forgotten' is not one of interpolated, kept, recomputed"),
-        ({"averages": "recomputed"}, "running_stats_from: recomputed averages need batches"),
+        ({"path": "curved"}, "^path: 'curved' .* linear, curvilinear"),
+        ({"running_stats": "forgotten"}, "^running_stats: 'forgotten' .* interpolated, kept, recomputed"),
+        ({"running_stats": "recomputed"}, "^running_stats_from: .* batches"),
     ):
         with pytest.raises(ValueError, match=line):
             interpolate(first, second, batches, **choices)

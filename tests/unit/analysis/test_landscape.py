@@ -141,9 +141,9 @@ def test_running_averages_are_kept_and_every_evaluation_ticks(model, batches):
 
 
 def test_impossible_choices_are_refused(model, batches):
-    with pytest.raises(ValueError, match="one_dimensional: 'none' is not one of scaled, zero"):
+    with pytest.raises(ValueError, match=r"^one_dimensional: 'none' .* scaled, zero"):
         landscape_plane(model, batches, ALPHAS, ALPHAS, one_dimensional="none")
-    with pytest.raises(ValueError, match="directions: must be a whole number of at least 1, not 0"):
+    with pytest.raises(ValueError, match=r"^directions: .* 1, not 0"):
         landscape_line(model, batches, ALPHAS, directions=0)
 
 
@@ -161,7 +161,7 @@ def test_directions_of_ones_own_are_gone_along_as_they_are(model, batches):
 def test_directions_of_other_shapes_or_another_number_are_refused(model, batches):
     drawn = filter_direction(model, 0, 0)
     for wrong in ([], [drawn[:-1]], [drawn, drawn[::-1]]):
-        with pytest.raises(ValueError, match=r"^directions: each must hold one tensor a trainable parameter, of the "):
+        with pytest.raises(ValueError, match=r"^directions: .* tensor per trainable parameter"):
             landscape_line(model, batches, ALPHAS, directions=wrong)
-    with pytest.raises(ValueError, match=r"^directions: a plane has two, not 1$"):
+    with pytest.raises(ValueError, match=r"^directions: .*two, not 1$"):
         landscape_plane(model, batches, ALPHAS, ALPHAS, directions=[drawn])

@@ -133,7 +133,7 @@ def test_the_same_seed_gives_the_same_curve_and_another_seed_another(model, batc
 def test_the_metric_s_is_the_slope_from_each_strength_to_the_next():
     points = [NoisePoint(0.0, 1.0, 0.5), NoisePoint(0.1, 1.5, 0.5), NoisePoint(0.3, 1.0, 0.5)]
     assert noise_slopes(points) == pytest.approx([5.0, -2.5])
-    with pytest.raises(ValueError, match=r"points: a strength must differ from the one before, not \[0.1, 0.1\]"):
+    with pytest.raises(ValueError, match=r"^points: .* differ, not \[0.1, 0.1\]"):
         noise_slopes([points[1], points[1]])
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from smoothout.analysis import device_memory, noise_sensitivity
 from smoothout.analysis.adaptive_sharpness import adaptive_sharpness
 from smoothout.analysis.box import box_around
+from smoothout.analysis.box_search import BoxObjective
 from smoothout.analysis.hessian import HessianVectorProduct, hessian_spectrum, top_eigenvalues, trace_and_norm
 from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.jobs import base
@@ -22,7 +23,7 @@ from smoothout.analysis.landscape import landscape_line, landscape_plane
 from smoothout.analysis.noise_sensitivity import noise_curve
 from smoothout.analysis.options import Convention, RunningStats
 from smoothout.analysis.search_comparison import compare_searches
-from smoothout.analysis.sharpness import BoxObjective, sharpness
+from smoothout.analysis.sharpness import sharpness
 from smoothout.common.rng import make_generator
 from smoothout.nn import parameters
 from smoothout.nn.batchnorm import recalibrate_batchnorm

@@ -101,9 +101,9 @@ def test_tokens_that_count_are_weighed_and_batches_of_padding_left_out(measured:
     batches: list[tuple[Any, Any]] = list(zip(inputs, targets, strict=True))
     expected = token_loss(model(inputs.flatten(0, 1)), targets.flatten(0, 1)).item()
     assert measured(model, batches, loss=token_loss, weight=tokens) == pytest.approx(expected, rel=1e-12)
-    with pytest.raises(ValueError, match=r"^weight: belongs to a loss"):
+    with pytest.raises(ValueError, match=r"^weight: needs a loss"):
         measured(model, batches, weight=tokens)
-    with pytest.raises(ValueError, match=r"^loss: must give one number"):
+    with pytest.raises(ValueError, match=r"^loss: .* one number"):
         measured(model, batches, loss=lambda logits, _: logits)
     with pytest.raises(ValueError, match=r"^batches: nothing to measure"):
         measured(model, batches[2:], loss=token_loss, weight=tokens)

@@ -143,12 +143,12 @@ def test_the_courses_are_the_same_a_second_time_and_others_for_another_seed(mode
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"budget": 0}, "budget: must be a whole number of at least 1, not 0"),
-        ({"eps": -1.0}, "eps: must be a finite number above 0, not -1.0"),
-        ({"iterations": 0}, "iterations: must be a whole number"),
-        ({"maxcor": 0}, "maxcor: must be a whole number"),
-        ({"subspace": 0}, "subspace: must be None or a whole number from 1 to n"),
-        ({"subspace": 10**6}, "subspace: must be None or a whole number from 1 to n"),
+        ({"budget": 0}, "^budget: .* 1, not 0"),
+        ({"eps": -1.0}, "^eps: .* above 0, not -1.0"),
+        ({"iterations": 0}, "^iterations: .* 1"),
+        ({"maxcor": 0}, "^maxcor: .* 1"),
+        ({"subspace": 0}, "^subspace: .* None .* 1 to n"),
+        ({"subspace": 10**6}, "^subspace: .* None .* 1 to n"),
     ],
 )
 def test_what_no_search_can_begin_with_is_refused_before_the_model_is_touched(model, halves, given, line):

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from smoothout.analysis.box import box_around, least_squares
+from smoothout.analysis.box_search import LBFGSB, BoxObjective, Point, SearchResult, projected_ascent
 from smoothout.analysis.options import Convention
-from smoothout.analysis.sharpness import LBFGSB, BoxObjective, Point, SearchResult, projected_ascent, sharpness
+from smoothout.analysis.sharpness import sharpness
 from smoothout.common.rng import make_generator
 from smoothout.nn.parameters import parameters_to_vector, trainable_parameters
 
@@ -251,6 +252,6 @@ def test_scipy_is_given_the_corrections_that_were_asked_for(monkeypatch):
         return minimize(*arguments, **settings)
 
     minimize = scipy.optimize.minimize
-    monkeypatch.setattr("smoothout.analysis.sharpness.minimize", spied)
+    monkeypatch.setattr("smoothout.analysis.box_search.minimize", spied)
     sharpness(quadratic([1.0], [1.0], [1.0]), ONE_EXAMPLE, height, iterations=7, maxcor=3, convention="keskar")
     assert [(options["maxcor"], options["maxiter"]) for options in given] == [(3, 7)]

@@ -226,7 +226,7 @@ def test_an_impossible_argument_is_one_line_and_the_model_is_not_touched(argumen
 def test_a_loss_at_the_weights_that_sharpness_cannot_divide_by_is_one_line(value: float) -> None:
     model = Landscape([1.0], lambda w: w.sum() * 0.0 + value)
     before = state(model)
-    with pytest.raises(ValueError, match=f"the model's own loss is {value}: must be finite.* and above -1"):
+    with pytest.raises(ValueError, match=f"own loss is {value}: .* finite.* above -1"):
         sharpness(model, ONE_EXAMPLE, height)
     assert state(model) == before
 
@@ -234,7 +234,7 @@ def test_a_loss_at_the_weights_that_sharpness_cannot_divide_by_is_one_line(value
 @pytest.mark.parametrize(("first", "step", "last"), [(10, 1, 8), (4, 2, 0)])
 def test_batches_that_do_not_repeat_themselves_are_refused(first: int, step: int, last: int) -> None:
     model = quadratic([1.0], [1.0], [0.0])
-    with pytest.raises(ValueError, match=f"batches has {last} examples, {last + step} before"):
+    with pytest.raises(ValueError, match=f"^batches: {last} examples .* {last + step} in the one before"):
         sharpness(model, Shrinking(first, step), height)
 
 
@@ -246,6 +246,6 @@ def test_a_model_without_trainable_weights_is_refused() -> None:
 @pytest.mark.parametrize(("dtype", "least"), [(torch.bfloat16, "0.0078"), (torch.float16, "0.00098")])
 def test_a_box_narrower_than_the_weights_own_rounding_is_refused(dtype: torch.dtype, least: str) -> None:
     model, batches = network(0, dtype), examples(0, dtype=dtype)
-    with pytest.raises(ValueError, match=f"^eps: must be at least {least}, the rounding of the weights, not 0.0005$"):
+    with pytest.raises(ValueError, match=f"^eps: .* {least}, .* not 0.0005$"):
         sharpness(model, batches, nn.functional.mse_loss)
     assert sharpness(model, batches, nn.functional.mse_loss, eps=0.1).value > 0
