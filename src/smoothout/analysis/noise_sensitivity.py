@@ -79,9 +79,9 @@ def noise_curve(
         >>> model = torch.nn.Linear(1, 1, bias=False)
         >>> _ = torch.nn.init.ones_(model.weight)
         >>> batches = 1000 * [(torch.ones(1, 1), torch.zeros(1, 1))]
-        >>> points = noise_curve(model, batches, [0.0, 1.0], loss=torch.nn.functional.mse_loss)
+        >>> points = noise_curve(model, batches, [0.0, 0.5], loss=torch.nn.functional.mse_loss)
         >>> [round(point.loss, 1) for point in points]
-        [1.0, 1.3]
+        [1.0, 1.1]
     """
     strengths, scaling = [float(a) for a in strengths], parse_enum(NoiseScaling, "scaling", scaling)
     parameters = trainable_parameters(model)
