@@ -59,7 +59,7 @@ show-%: $(VENV)/.ready ## render a table from the records, all recorded seeds; r
 	@$(REPRODUCE) table=$* run=false
 
 .PHONY: plan-%
-plan-%: $(VENV)/.ready ## the commands behind every missing cell of a table, with estimated hours; runs nothing
+plan-%: $(VENV)/.ready ## print the command behind every missing cell of a table, with estimated hours; runs nothing
 	@$(REPRODUCE) table=$* plan=true
 
 .PHONY: tables
@@ -126,11 +126,11 @@ soak: $(VENV)/.ready ## kill, stop and crowd the programs, feed them broken inpu
 	@PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.ready ## tests without processes of their own, and of what is committed, by WORKERS workers (2)
+test: $(VENV)/.ready ## unit, integration and results tests, with WORKERS=2 workers
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/unit tests/integration tests/results tests/test_architecture.py
 
 .PHONY: test-all
-test-all: $(VENV)/.ready ## the same, then those that start, kill and crowd processes
+test-all: $(VENV)/.ready ## all tests: the system tests, which start and kill processes, too
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: lint

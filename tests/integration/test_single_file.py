@@ -39,7 +39,7 @@ def test_the_single_file_gives_the_trainers_bits(a, tmp_path, capsys):
         optimizer=experiment.optimizer,
         schedule=experiment.schedule,
         batch=experiment.batch,
-        noise=experiment.method,
+        method=experiment.method,
         seed=3,
     ).run()
 
