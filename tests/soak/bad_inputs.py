@@ -25,6 +25,7 @@ _TRAIN = {
     "seed=x": "seed: 'x' whole number",
     "optimizer.lr=nan": "optimizer.lr: finite nan",
     "batch.size=5000": "batch.size: 5000 1438",
+    "batch.size=479": "batch.size: 1 BatchNorm 2",
     "batch.multiplier=3": "batch.size: 720 3 1438",
     "data.validation_size=99999": "data.validation_size: 99999 1438",
     "device=tpu": "device: 'tpu' auto, cpu, cuda, cuda:N",

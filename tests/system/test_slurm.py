@@ -124,16 +124,6 @@ def test_a_sweep_is_an_array_of_jobs_with_the_configs_resources(
     assert {f"#SBATCH --{one}" for one in (*wanted, "time=720", "signal=USR2@120")} <= lines
 
 
-def test_every_failure_of_a_sweep_is_named_at_its_end(root: Path, program: Program) -> None:
-    sweep = ("-m", "experiment=f1_mnist", "profile=smoke", "seed=0,1", "download=false")
-    code, _, err = program("train", *sweep, "hydra/launcher=submitit_local")
-    assert code == 2
-    for seed in (0, 1):
-        assert any("failed:" in line and f"seed={seed}" in line for line in err)
-    assert any("mnist was not found" in line for line in err)
-    assert not list((root / "logs").rglob("*.jsonl"))
-
-
 # Several processes a job
 
 
@@ -151,13 +141,6 @@ def test_one_run_over_two_nodes_is_one_job_whose_processes_are_torchs_ranks(
     [port] = {int(one["MASTER_PORT"]) for one in found}
     assert 1024 < port < 65536
     assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=8", "#SBATCH --cpus-per-task=16"} <= set(slurm().splitlines())
-
-
-def test_the_same_job_has_its_ranks_from_the_local_executor(tmp_path: Path) -> None:
-    given = {**resources("slurm_nodes"), "nodes": 1, "tasks_per_node": 2, "gpus_per_node": 0}
-    given["submitit_folder"] = str(tmp_path / "jobs")
-    found = cluster.executor("local", given).submit(torchs_variables).results()
-    assert [(one["RANK"], one["WORLD_SIZE"], one["LOCAL_RANK"]) for one in found] == [("0", "2", "0"), ("1", "2", "1")]
 
 
 def test_a_process_that_is_alone_or_that_torchrun_started_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ class Model(Protocol):
         """Its part of a record's name."""
 
     def build(self, shape: Shape, classes: int) -> nn.Module:
-    """A network. If ``initializes_batchnorm``, the setting ``batchnorm_init`` has no effect on it."""
+        """A new network for images of ``shape`` (channels, height, width). Raises ValueError if there is none."""
 
 
 class Data(Protocol):

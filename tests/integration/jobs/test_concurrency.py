@@ -96,29 +96,6 @@ def test_as_many_run_at_the_same_time_as_memory_holds(
     assert started == most
 
 
-def test_a_job_that_waits_for_another_process_holds_up_no_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    FakeGPU(monkeypatch, 80 * GB)
-    limit = limit_on(tmp_path)
-    slot = limit.start(CROWD[0])
-    assert not limit.has_room()
-    limit.note_step(slot, updated=False)
-    assert limit.has_room()
-
-
-def test_streams_are_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each leaves a workspace of cuBLAS behind for good."""
-    gpu = FakeGPU(monkeypatch, 80 * GB)
-    limit = limit_on(tmp_path)
-    for _ in range(3):
-        held = [limit.start(job).stream for job in CROWD[:2]]
-        assert len(set(held)) == 2, "no two at the same time share one"
-        for job in CROWD[:2]:
-            limit.finish(job)
-    assert len(gpu.made) == 2
-
-
 @dataclass(frozen=True)
 class OfFolders:
     """What a training on an image folder looks like to the scheduler."""
@@ -157,14 +134,6 @@ def test_after_a_failure_for_memory_fewer_run_and_know_it(tmp_path: Path) -> Non
     assert limit.lower()
     assert limit.limit == 1
     assert not limit.lower(), "alone, it is an error"
-
-
-def test_a_job_that_was_alone_is_tried_once_more_as_one_that_is_alone(tmp_path: Path) -> None:
-    """A training falls back from CUDA graphs to eager updates if it knows that no other will start."""
-    limit = limit_on(tmp_path, "cpu", concurrent=8)
-    limit.start(CROWD[0])
-    assert limit.lower()
-    assert limit.limit == 1
 
 
 def test_a_queue_gives_each_job_once_and_takes_no_more_than_it_needs() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from smoothout.jobs import runner, training_job
 from smoothout.jobs.job import Job
 from smoothout.jobs.prepared_run import PreparedRun
 from smoothout.jobs.runner import get_or_run, run_jobs
-from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Step, Steps
 from smoothout.models.mlp import MLP
 from smoothout.nn.options import NoiseDistribution
@@ -81,7 +79,7 @@ def noted(wanted: list[Job], asked: list[Job]) -> Iterator[Job]:
         yield job
 
 
-@pytest.mark.parametrize(("turns", "most"), [(None, 1), (1, 1), (3, 3), (9, 5)])
+@pytest.mark.parametrize(("turns", "most"), [(None, 1), (3, 3)])
 def test_trainings_that_take_turns_end_with_the_bits_of_each_alone(
     tmp_path: Path, alone: dict[Job, Record], updates: list[Job], turns: int | None, most: int
 ) -> None:
@@ -173,33 +171,6 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_t
     assert came.keys() == alone.keys()
 
 
-@pytest.mark.parametrize("turns", [1, 3])
-def test_jobs_are_asked_for_one_by_one_as_there_is_room(tmp_path: Path, turns: int) -> None:
-    """So whoever gives them may look at the outcomes so far."""
-    asked, came = list[Job](), list[Job]()
-    for job, _ in run_jobs(noted(CROWD, asked), workplace(tmp_path, engine=Engine(concurrent_trainings=turns))):
-        assert len(asked) <= len(came) + turns
-        came.append(job)
-    assert asked == CROWD
-    assert {job.digest for job in came} == {job.digest for job in CROWD}
-
-
-def test_records_that_are_there_come_without_training(tmp_path: Path, trainings: list[TrainingState | None]) -> None:
-    runtime = workplace(tmp_path, engine=Engine(concurrent_trainings=2))
-    there = {job: get_or_run(job, runtime) for job in (CROWD[1], CROWD[4])}
-    shutil.rmtree(runtime.folders.checkpoints)
-    trainings.clear()
-    assert dict(run_jobs(there, runtime)) == there
-    assert not trainings
-    outcomes = dict(run_jobs(CROWD[:2], runtime))
-    assert outcomes[CROWD[1]] == there[CROWD[1]]
-    assert len(trainings) == 1
-
-
-def test_nothing_to_do_is_done_at_once(runtime: Runtime) -> None:
-    assert list(run_jobs([], runtime)) == []
-
-
 def test_two_analyses_at_once_of_a_run_whose_weights_are_gone_train_it_once(
     tmp_path: Path, trainings: list[TrainingState | None]
 ) -> None:
@@ -242,22 +213,3 @@ def test_weights_are_trained_once_where_two_results_folders_share_checkpoints(tm
     first.close()
     assert next(second) is Step.updated
     second.close()
-
-
-def test_ctrl_c_from_nowhere_ends_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside the programs nobody turns the signal into a request: all stop, and go on from their last checkpoints."""
-    runtime = workplace(tmp_path, engine=Engine(concurrent_trainings=2), checkpoint_seconds=0.0)
-    steps, step = [], training_job.progress.Bar.step
-
-    def pressed(bar: Any, note: str | None = None) -> None:
-        steps.append(bar)
-        if len(steps) == 7:
-            raise KeyboardInterrupt
-        step(bar, note)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training_job.progress.Bar, "step", pressed)
-        with pytest.raises(KeyboardInterrupt):
-            list(run_jobs([tiny(), tiny(seed=1)], runtime))
-    assert len(steps) == 7
-    assert all(isinstance(outcome, Record) for _, outcome in run_jobs([tiny(), tiny(seed=1)], runtime))

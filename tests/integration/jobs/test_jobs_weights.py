@@ -13,7 +13,7 @@ from helpers.tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, trained, 
 from torch import Tensor, nn
 
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
-from smoothout.common import interrupts, progress
+from smoothout.common import interrupts
 from smoothout.common.environment import environment
 from smoothout.common.errors import CheckpointError
 from smoothout.data.image_arrays import DatasetName, ImageArrays
@@ -25,7 +25,6 @@ from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
 from smoothout.models.resnet import ResNet
 from smoothout.nn.options import BatchNormInit, NoiseDistribution, NoiseScaling
-from smoothout.results.records import Record
 from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
@@ -34,11 +33,10 @@ from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
 
 
-@pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(a=0.05)], ids=["baseline", "smoothout"])
 def test_weights_that_are_missing_are_made_again_the_same(
-    runtime: Runtime, trainings: list[TrainingState | None], noise: NoiseConfig
+    runtime: Runtime, trainings: list[TrainingState | None]
 ) -> None:
-    job = tiny(method=noise)
+    job = tiny(method=NoiseConfig(a=0.05))
     get_or_run(job, runtime)
     first = checkpoint.load(checkpoint_of(job, runtime), job.digest)
     checkpoint_of(job, runtime).unlink()
@@ -79,16 +77,6 @@ def test_an_analysis_of_a_network_whose_code_was_changed_is_refused(
     get_or_run(job, runtime)
 
 
-@pytest.mark.parametrize("found", [{"norm": torch.ones(2)}, {"norms": {"a": [1.0, torch.ones(2)]}}])
-def test_an_analysis_that_finds_tensors_is_told_under_which_key(
-    found: dict[str, Any], runtime: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (tiny(),))
-    monkeypatch.setattr(NoiseCurve, "run", lambda *_: {"test": [None, "text", 1, (True,)], **found})
-    with pytest.raises(TypeError, match=f"^noise_curve: run.. returned a Tensor under '{next(iter(found))}'"):
-        get_or_run(job, runtime)
-
-
 def test_finished_weights_are_read_and_not_trained_again(
     runtime: Runtime, trainings: list[TrainingState | None]
 ) -> None:
@@ -97,11 +85,7 @@ def test_finished_weights_are_read_and_not_trained_again(
     record_of(job, runtime).unlink()
     get_or_run(job, runtime)
     assert len(trainings) == 1
-
-
-def test_a_finished_checkpoint_holds_no_optimizer(runtime: Runtime) -> None:
-    get_or_run(tiny(), runtime)
-    assert checkpoint.load(checkpoint_of(tiny(), runtime), tiny().digest).optimizer == {}
+    assert checkpoint.load(checkpoint_of(job, runtime), job.digest).optimizer == {}
 
 
 def _stopping_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,23 +115,14 @@ RUNS = {
 }
 
 
-@pytest.fixture(scope="module", params=RUNS)
-def unbroken(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, Record]:
-    """A training, and its record when nothing interrupts it."""
-    job = tiny(**RUNS[request.param])
-    return job, get_or_run(job, workplace(tmp_path_factory.mktemp("unbroken")))
-
-
-@pytest.mark.parametrize("updates", [1, UPDATES, UPDATES + 5, 2 * UPDATES])
+@pytest.mark.parametrize(("name", "updates"), zip(RUNS, [1, UPDATES, UPDATES + 5, 2 * UPDATES], strict=True))
 def test_a_run_that_is_stopped_after_any_update_ends_with_the_same_bits(
-    unbroken: tuple[Job, Record],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    trainings: list[TrainingState | None],
-    updates: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: list[TrainingState | None], name: str, updates: int
 ) -> None:
-    job, expected = unbroken
-    runtime = workplace(tmp_path, checkpoint_seconds=-1.0)
+    job = tiny(**RUNS[name])
+    expected = get_or_run(job, workplace(tmp_path / "unbroken"))
+    trainings.clear()
+    runtime = workplace(tmp_path / "stopped", checkpoint_seconds=-1.0)
     with monkeypatch.context() as patch:
         _stopping_after(updates, patch)
         with pytest.raises(interrupts.Interrupted):
@@ -159,8 +134,8 @@ def test_a_run_that_is_stopped_after_any_update_ends_with_the_same_bits(
     assert len(trainings) == 2
     assert trainings[1] is not None
     assert record.outcome["weights"] == expected.outcome["weights"]
-    for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
-        assert record.outcome["curves"][name] == expected.outcome["curves"][name]
+    for curve in ("train_loss", "train_accuracy", "test_loss", "test_accuracy"):
+        assert record.outcome["curves"][curve] == expected.outcome["curves"][curve]
     assert record.outcome["best"] == expected.outcome["best"]
     assert record.outcome["last"] == expected.outcome["last"]
 
@@ -174,27 +149,6 @@ def test_a_run_that_goes_on_elsewhere_says_so(runtime: Runtime, monkeypatch: pyt
     machine = environment(runtime.device)
     monkeypatch.setattr(runtime_module, "environment", lambda device: {**machine, "threads": 64})
     assert [machine["threads"] for machine in get_or_run(job, runtime).outcome["machines"]] == [machine["threads"], 64]
-
-
-def test_a_request_to_stop_keeps_a_checkpoint_and_makes_no_record(
-    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job, steps = tiny(), itertools.count(1)
-
-    def broken_off(bar: progress.Bar, note: str | None = None) -> None:
-        if next(steps) == 5:
-            raise interrupts.Interrupted(15)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(progress.Bar, "step", broken_off)
-        with pytest.raises(interrupts.Interrupted):
-            get_or_run(job, runtime)
-    assert not checkpoint_of(job, runtime).exists(), "nobody asked, and the time between checkpoints is not over"
-    _stopping_after(5, monkeypatch)
-    with pytest.raises(interrupts.Interrupted):
-        get_or_run(job, runtime)
-    assert checkpoint.load(checkpoint_of(job, runtime), job.digest).step == 5
-    assert not record_of(job, runtime).exists()
 
 
 def _start_weights(job: Job, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:

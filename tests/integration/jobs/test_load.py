@@ -12,7 +12,6 @@ from helpers.common import tree
 from helpers.paths import CONFIGS
 
 import smoothout
-from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import build_experiment
 from smoothout.nn.evaluation import evaluate
@@ -42,14 +41,6 @@ def test_the_network_has_the_accuracy_of_its_record(tmp_path: Path, weights: str
     assert not model.training
 
 
-def test_a_run_that_is_there_is_only_read(tmp_path: Path) -> None:
-    first = smoothout.trained(RUN, configs=CONFIGS)
-    before = tree(tmp_path)
-    again = smoothout.trained(RUN, configs=str(CONFIGS))
-    assert tree(tmp_path) == before
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
-
-
 def test_a_run_whose_checkpoint_was_lost_is_trained_again_and_its_record_stays(tmp_path: Path) -> None:
     first = smoothout.trained(RUN, configs=CONFIGS)
     records = tree(tmp_path / "results" / "train")
@@ -58,11 +49,3 @@ def test_a_run_whose_checkpoint_was_lost_is_trained_again_and_its_record_stays(t
     again = smoothout.trained(RUN, configs=CONFIGS)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert tree(tmp_path / "results" / "train") == records
-
-
-def test_what_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="weights: 'worst' is not one of best, last"):
-        smoothout.trained(RUN, weights="worst", configs=CONFIGS)
-    with pytest.raises(ConfigError, match="seed: must be a whole number >= 0, not -1"):
-        smoothout.trained([*RUN, "seed=-1"], configs=CONFIGS)
-    assert tree(tmp_path) == {}

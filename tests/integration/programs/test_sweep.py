@@ -133,11 +133,3 @@ def test_help_of_a_program_names_the_choices_that_it_takes_and_no_others(script:
     assert (code, err) == (0, [])
     groups = [path.name for path in (ROOT / "configs").iterdir() if path.is_dir()]
     assert sorted(group for group in groups if any(line.startswith(f"{group}: ") for line in out)) == own.split()
-
-
-def test_the_settings_can_be_shown_without_running_anything(root: Path, program: Program) -> None:
-    before = tree(root)
-    code, out, err = program("--cfg", "job", "method=smoothout")
-    assert (code, err) == (0, [])
-    assert "  a: 0.0375" in out
-    assert tree(root) == before

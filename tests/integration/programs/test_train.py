@@ -43,14 +43,6 @@ def test_a_training_that_has_a_record_says_the_same_and_is_not_repeated(
     assert tree(root) == before
 
 
-def test_curves_for_tensorboard_lie_under_the_logs_folder(root: Path, program: Program) -> None:
-    assert program(*SHORT, "tensorboard=true")[0] == 0
-    (name,) = records(root)
-    (events,) = (root / "logs" / "tensorboard" / name).iterdir()
-    assert events.name.startswith("events.out.tfevents")
-    assert b"test_accuracy" in events.read_bytes()
-
-
 def test_ctrl_c_leaves_a_checkpoint_one_line_and_code_130(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,12 +61,6 @@ def test_ctrl_c_leaves_a_checkpoint_one_line_and_code_130(
     assert records(root) == {}
     assert program(*SHORT)[0] == 0
     assert len(records(root)) == 1
-
-
-def test_signals_are_handled_as_before_when_the_program_is_done(root: Path, program: Program) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    program(*SHORT)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 # Faults

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from helpers.common import tree
 from helpers.programs import Program
 
 HEAD = """
@@ -46,13 +45,3 @@ def test_a_page_at_another_profile_names_the_full_one_only_where_it_is(root: Pat
     (root / "results" / "mine.md").touch()
     assert script("verdicts", *given, "claim_scope.profile=short")[0] == 0
     assert "[mine.md](mine.md) is the page" in path.read_text()
-
-
-def test_a_claims_file_without_its_head_is_told_what_it_lacks(root: Path, script: Program) -> None:
-    given = own(root, CLAIM)
-    before = tree(root)
-    code, out, [line] = script("verdicts", *given)
-    assert (code, out) == (2, [])
-    assert line.startswith("error: page: must be given")
-    assert "# @package _global_" in line
-    assert tree(root) == before

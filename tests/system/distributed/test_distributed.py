@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,7 @@ from smoothout.training import noise_contexts, trainer
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.distributed import ProcessGroup
-from smoothout.training.engine import Engine, GhostPasses, Launch
-from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
+from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -80,7 +78,7 @@ def test_two_processes_end_where_one_ends(two: Crew, name: str, monkeypatch: pyt
     assert_same_end(two, name, monkeypatch)
 
 
-@pytest.mark.parametrize("name", ["noise of their own", "noise left in", "one noise left in", "one pass", LAST_IS_ONE])
+@pytest.mark.parametrize("name", ["noise of their own", LAST_IS_ONE])
 def test_three_processes_end_where_one_ends(three: Crew, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same_end(three, name, monkeypatch)
 
@@ -107,20 +105,6 @@ def test_in_float32_the_update_of_two_processes_is_that_of_one_to_1e_6(two: Crew
     wanted = one_update(ProcessGroup())
     for found in two(one_update):
         assert_close(found, wanted, 1e-6)
-
-
-def test_ranks_have_noise_of_their_own_unless_they_share_one() -> None:
-    """Rank 1 of 2 draws for its ghost batches what one process draws for them."""
-    drawn = {}
-    for draw in NoisePer:
-        for ranks in (ProcessGroup(0, 2), ProcessGroup(1, 2)):
-            run = training(ranks, method=NoiseConfig(0.1, noise_per=draw))
-            run._estimator.begin_update(0)
-            ghost = ranks.shard(4).start
-            with run._estimator.contexts(ghost)[0] as context:
-                drawn[draw, ranks.rank] = torch.cat([theta.flatten() for theta in context.current_noise()])
-    assert not torch.equal(drawn[NoisePer.ghost, 0], drawn[NoisePer.ghost, 1])
-    assert torch.equal(drawn[NoisePer.batch, 0], drawn[NoisePer.batch, 1])
 
 
 @given(st.integers(0, 500), st.integers(1, 40))
@@ -161,20 +145,7 @@ def test_batchnorm_without_a_momentum_is_refused() -> None:
         Trainer(model, split(EXAMPLES), split(TESTED, 1), ranks=ProcessGroup(0, 2), **SETTINGS)
 
 
-def test_a_recorded_update_is_not_shared() -> None:
-    found = []
-
-    class Spied(Engine):
-        def resolved(self, device: Any, precision: Any, capturable: bool, *more: Any) -> Engine:
-            found.append(capturable)
-            return replace(Engine(Launch.eager), ghosts=GhostPasses.sequential)
-
-    for ranks in (ProcessGroup(), ProcessGroup(0, 2)):
-        training(ranks, engine=Spied())
-    assert found == [True, False]
-
-
-# Image folders
+# Photographs
 
 
 def test_each_rank_reads_its_own_images_and_all_end_where_one_ends(two: Crew, tmp_path: Path) -> None:

@@ -14,11 +14,10 @@ from smoothout.data.image_arrays import ImageArrays
 from smoothout.data.image_folder import ImageFolder
 from smoothout.nn.options import Precision
 from smoothout.results.digest import canonical_settings
-from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine
 from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import Adam
-from smoothout.training.schedule import LrScaling, Schedule
+from smoothout.training.schedule import Schedule
 
 GREY = {"mean": (0.5,), "std": (0.5,)}
 NAMED: list[tuple[type[Any], dict[str, Any], dict[str, str]]] = [
@@ -53,17 +52,6 @@ def test_a_name_is_kept_as_the_member(kind: type[Any], others: dict[str, Any], n
     assert canonical_settings(settings) == canonical_settings(
         kind(**others, **{key: getattr(settings, key) for key in names})
     )
-
-
-def test_learning_rates_are_scaled_as_the_name_says() -> None:
-    scales = [Schedule(10, lr_scaling=name).lr_scale(Batch(256, 64)) for name in ("none", "sqrt", "linear")]  # type: ignore[arg-type]
-    assert scales == [1.0, 2.0, 4.0]
-    assert Schedule(10, lr_scaling="linear") == Schedule(10, lr_scaling=LrScaling.linear)  # type: ignore[arg-type]
-
-
-def test_images_are_augmented_as_the_name_says() -> None:
-    assert ImageArrays("cifar10", (0.5,) * 3, (0.5,) * 3, augment="crop_flip").augmentation is not None  # type: ignore[arg-type]
-    assert ImageArrays("cifar10", (0.5,) * 3, (0.5,) * 3, augment="none").augmentation is None  # type: ignore[arg-type]
 
 
 def test_a_training_takes_its_precision_by_name(tiny_split: Any) -> None:

@@ -9,12 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers.tiny_jobs import workplace
 
 from smoothout.common import environment as module
 from smoothout.common.environment import environment
-from smoothout.jobs import runtime
-from smoothout.training.engine import Engine, Launch
 
 CPUINFO = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -56,14 +53,6 @@ def test_processors_of_one_name_are_told_apart_by_model_and_instructions(cpuinfo
     assert other["instructions"] != made["instructions"]
 
 
-def test_where_the_system_does_not_tell_the_record_says_so(cpuinfo: Path) -> None:
-    cpuinfo.unlink()
-    made = environment(torch.device("cpu"))
-    assert made["processor"] == (platform.processor() or "unknown")
-    assert [made["instructions"][name] for name in ("family", "model", "stepping")] == [None] * 3
-    assert [made["instructions"][name] for name in ("avx512f", "avx512_bf16", "amx_bf16")] == [False] * 3
-
-
 def test_no_host_and_no_path_is_named() -> None:
     text = json.dumps(environment(torch.device("cpu")))
     assert not platform.node() or platform.node() not in text
@@ -97,14 +86,3 @@ def test_a_gpus_build_libraries_driver_and_chip_are_told(monkeypatch: pytest.Mon
         "multiprocessors": 132,
     }
     assert json.loads(json.dumps(made)) == made
-
-
-@pytest.mark.parametrize(("launch", "tried"), [(Launch.graph, True), (Launch.eager, False)])
-def test_a_machine_says_whether_cudnn_chose_its_algorithms_by_trying_them(
-    launch: Launch, tried: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They are tried while a CUDA graph is recorded, and at no other time."""
-    monkeypatch.setattr(runtime, "environment", lambda device: {"gpu": {"cudnn_benchmark": False}})
-    place = workplace(tmp_path)
-    assert place.environment(Engine(launch))["gpu"]["cudnn_benchmark"] is tried
-    assert place.environment()["gpu"]["cudnn_benchmark"] is False

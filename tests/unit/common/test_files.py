@@ -19,15 +19,6 @@ def test_a_file_appears_whole_when_the_block_ends_and_not_before(tmp_path: Path)
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_readers_see_the_old_content_until_the_block_ends(tmp_path: Path) -> None:
-    path = tmp_path / "file.txt"
-    path.write_text("old")
-    with atomic_write(path) as part:
-        part.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-
-
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_exception_leaves_the_old_content_and_nothing_beside_it(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file.txt"
@@ -42,17 +33,6 @@ def test_an_exception_leaves_the_old_content_and_nothing_beside_it(tmp_path: Pat
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_exception_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
-    def write_half() -> None:
-        with atomic_write(tmp_path / "file.txt") as part:
-            part.write_text("ne")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        write_half()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_to_sync_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

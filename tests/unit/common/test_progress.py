@@ -92,25 +92,6 @@ def test_bars_that_are_open_at_once_share_one_display_which_closes_with_the_last
     assert Display.made == [display]
 
 
-def test_work_after_the_last_bar_gets_a_display_of_its_own(terminal: io.StringIO) -> None:
-    for title in ("one", "two"):
-        with Bar(title, 3):
-            assert [display.open for display in Display.made][-1]
-    assert [display.open for display in Display.made] == [False, False]
-    assert terminal.getvalue().count(SHOW) == 2
-
-
-def test_an_error_closes_its_bar_and_leaves_the_others_open(terminal: io.StringIO) -> None:
-    with Bar("one", 3):
-        with pytest.raises(RuntimeError), Bar("two", 3):
-            raise RuntimeError
-        [display] = Display.made
-        assert display.open
-        assert display.seen == {"one": 0}
-    assert not display.open
-    assert terminal.getvalue().count(SHOW) == 1
-
-
 def test_bars_are_drawn_at_most_every_so_often_each_by_itself_and_at_their_end(
     terminal: io.StringIO, wait: Callable[[float], None]
 ) -> None:
@@ -164,19 +145,6 @@ def test_without_a_terminal_quick_work_is_silent_and_slow_work_says_every_step(
             wait(3 * LINE_SECONDS)
             bar.step()
     assert [line.rstrip() for line in log.getvalue().splitlines()] == ["slow: 1/3", "slow: 2/3", "slow: 3/3"]
-
-
-def test_without_a_terminal_every_piece_of_work_has_its_own_lines_and_keeps_its_note(
-    log: io.StringIO, wait: Callable[[float], None]
-) -> None:
-    with Bar("one", 9) as one, Bar("two", 9) as two:
-        one.step("half of it")
-        wait(1.5 * LINE_SECONDS)
-        one.step()
-        two.step("a note")
-        one.step()
-        two.step()
-    assert log.getvalue().splitlines() == ["one: 2/9 half of it", "two: 1/9 a note"]
 
 
 # Stopping

@@ -6,17 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from smoothout.benchmark.gpu_check import numerics
 from smoothout.benchmark.gpu_check.networks import distance
-from smoothout.benchmark.gpu_check.numerics import OPERATIONS
 from smoothout.common.rng import uniform_
 from smoothout.nn import perturbation
 from smoothout.nn.evaluation import EvalResult
-from smoothout.nn.options import Precision
 from smoothout.nn.perturbation import SmoothOut
-from smoothout.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -30,13 +27,10 @@ def test_sound_noise_holds() -> None:
     "fault",
     [
         lambda tensor, generator, a: uniform_(tensor, generator, 1.02 * a),
-        lambda tensor, generator, a: uniform_(tensor, generator, a).add_(0.01 * a),
         lambda tensor, generator, a: uniform_(tensor, torch.Generator().manual_seed(0), a),
         lambda tensor, generator, a: uniform_(tensor, None, a),
-        lambda tensor, generator, a: tensor.zero_(),
-        lambda tensor, generator, a: uniform_(tensor, generator, a).mul_(torch.nan),
     ],
-    ids=["too strong", "off centre", "every draw the same", "no draw of its address", "none", "no number"],
+    ids=["too strong", "every draw the same", "no draw of its address"],
 )
 def test_noise_of_another_distribution_fails(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perturbation, "uniform_", fault)
@@ -81,43 +75,15 @@ def test_weights_that_do_not_come_back_fail(fault: type[SmoothOut], monkeypatch:
     assert finding.text == f"not after {fault.__name__}"
 
 
-def rounded_to_tf32(tensor: Tensor) -> Tensor:
-    """float32 with ten bits of its fraction; other types as they are."""
-    return (tensor.view(torch.int32) & ~0x1FFF).view(torch.float32) if tensor.dtype is torch.float32 else tensor
-
-
 def test_precisions_are_what_they_say() -> None:
     finding = numerics.precision_is_kept(CPU)
     assert finding.passed, finding.text
-
-
-@pytest.mark.parametrize("name", ["product", "convolution"])
-def test_tf32_that_was_left_on_fails_as_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sound = OPERATIONS[name]
-    monkeypatch.setitem(OPERATIONS, name, lambda x, w: sound(rounded_to_tf32(x), rounded_to_tf32(w)))
-    monkeypatch.setattr(numerics, "OPERATION_ERRORS", {Precision.tf32: numerics.OPERATION_ERRORS[Precision.tf32]})
-    assert numerics.precision_is_kept(CPU).passed, "this is how exact TF32 is"
-    monkeypatch.undo()
-    monkeypatch.setitem(OPERATIONS, name, lambda x, w: sound(rounded_to_tf32(x), rounded_to_tf32(w)))
-    assert numerics.precision_is_kept(CPU).passed is False
 
 
 def test_a_training_and_analyses_equal_cpu_where_the_device_is_one() -> None:
     for check in (numerics.training_equals_cpu, numerics.analyses_equal_cpu):
         finding = check(CPU)
         assert finding.passed, finding.text
-
-
-def test_a_training_that_ends_elsewhere_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Trainer] = []
-
-    def other_images(*arguments: Any, **settings: Any) -> Trainer:
-        made.append(sound(*arguments, **{**settings, "seed": len(made)}))
-        return made[-1]
-
-    sound = numerics.training
-    monkeypatch.setattr(numerics, "training", other_images)
-    assert numerics.training_equals_cpu(CPU).passed is False
 
 
 @pytest.mark.parametrize(

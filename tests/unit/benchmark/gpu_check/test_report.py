@@ -76,14 +76,6 @@ def test_what_cannot_be_checked_is_not_a_failure() -> None:
     assert lines[1] == "ok     b: all on cpu"
 
 
-def test_an_interrupt_ends_the_report() -> None:
-    def interrupted(device: torch.device) -> Finding:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        report(Check("a", interrupted))
-
-
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_check_has_a_name_of_its_own_and_says_what_its_failure_means(quick: bool) -> None:
     checks = program.checks(quick)
@@ -104,24 +96,6 @@ def test_the_exit_code_says_whether_all_hold(held: bool, code: int, monkeypatch:
     monkeypatch.setattr(program, "run_checks", lambda checks, device, print_line: taken.append(device) or held)
     assert program.main("cuda:1", quick=True) == code
     assert taken == [torch.device("cuda", 1)] * 2
-
-
-@pytest.mark.parametrize(
-    ("name", "line"),
-    [
-        ("cuda:2", "device: 'cuda:2' does not exist; this machine has 2 GPU(s), numbered from cuda:0"),
-        ("cpu", "device: 'cpu' is not one of cuda, cuda:N; this program checks a GPU"),
-        ("gpu", "device: 'gpu' is not one of cuda, cuda:N; this program checks a GPU"),
-    ],
-)
-def test_what_is_no_gpu_of_this_machine_is_one_line(
-    name: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    monkeypatch.setattr(program, "why_no_gpu", lambda: None)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert program.main(name, quick=False) == 2
-    assert capsys.readouterr() == ("", f"{line}\n")
 
 
 def test_without_a_gpu_it_says_why_in_one_line(

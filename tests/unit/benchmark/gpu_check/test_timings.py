@@ -49,11 +49,6 @@ def test_methods_are_shown_as_ratios_to_a_plain_update_where_they_fit(
     assert (finding.passed, finding.text) == (None, text)
 
 
-def test_bfloat16_is_left_out_where_it_is_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    assert time_methods(CPU, *SETTING, Precision.bfloat16, ("plain",)).text.startswith("not checked")
-
-
 def test_updates_are_timed_in_blocks_until_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, positions, counts = iter([0.5, 0.3, 0.4, 99.0]), list[tuple[int, int]](), list[int]()
 

@@ -16,7 +16,7 @@ from smoothout.benchmark.gpu_check import concurrency, networks, trainings
 from smoothout.benchmark.gpu_check.check import Finding
 from smoothout.benchmark.gpu_check.concurrency import ConcurrentTrainings
 from smoothout.benchmark.gpu_check.networks import mlp
-from smoothout.benchmark.gpu_check.trainings import KINDS, ONE_NOISE, PLAIN, SMOOTHOUT
+from smoothout.benchmark.gpu_check.trainings import KINDS, PLAIN, SMOOTHOUT
 from smoothout.benchmark.workloads import Workload, advance
 from smoothout.models.mlp import MLP
 from smoothout.training.checkpoint import TrainingState
@@ -50,7 +50,7 @@ def disturb(monkeypatch: pytest.MonkeyPatch, concerned: Callable[[Engine], bool]
     monkeypatch.setattr(networks, "Trainer", type("Planted", (Disturbed,), {"concerned": staticmethod(concerned)}))
 
 
-@pytest.mark.parametrize("kind", ["plain", "dropout", "C1, bfloat16"])
+@pytest.mark.parametrize("kind", ["plain", "C1, bfloat16"])
 def test_a_graph_that_ends_as_eager_updates_do_holds_and_another_fails(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -64,17 +64,6 @@ def test_a_graph_that_ends_as_eager_updates_do_holds_and_another_fails(
     assert "apart by" in finding.text
 
 
-def test_a_training_that_learns_nothing_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Idle(Disturbed):
-        concerned = staticmethod(lambda engine: False)
-
-        def _compute(self, rows: torch.Tensor) -> None:
-            pass
-
-    monkeypatch.setattr(networks, "Trainer", Idle)
-    assert trainings.graph_equals_eager(CPU, "plain", SHORT).passed is False
-
-
 def test_every_kind_can_be_trained_and_they_differ() -> None:
     ends = []
     for kind, settings in KINDS.items():
@@ -85,7 +74,7 @@ def test_every_kind_can_be_trained_and_they_differ() -> None:
     assert len(KINDS) >= 13
 
 
-@pytest.mark.parametrize("noise", [PLAIN, ONE_NOISE, SMOOTHOUT], ids=["none", "one", "own"])
+@pytest.mark.parametrize("noise", [PLAIN, SMOOTHOUT], ids=["none", "own"])
 def test_one_pass_that_ends_as_in_turn_holds_and_another_fails(noise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = trainings.batched_equals_sequential(CPU, noise)
     assert finding.passed, finding.text
@@ -135,20 +124,6 @@ def test_trainings_that_share_memory_fail(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(workloads, "Trainer", Sharing)
     finding = concurrency.concurrent_equal_alone(CPU, GROUP)
     assert (finding.passed, finding.text) == (False, "3 trainings of 6 updates of 8: number 1 ended elsewhere")
-
-
-def test_where_even_one_training_has_other_bits_each_time_nothing_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[int] = []
-
-    class Unsteady(Trainer):
-        def __iter__(self) -> Iterator[TrainingState]:
-            begun.append(self._seed)
-            for now in super().__iter__():
-                now.model[BIASED].view(-1)[0] += 2.0**-20 * len(begun)
-                yield now
-
-    monkeypatch.setattr(workloads, "Trainer", Unsteady)
-    assert concurrency.concurrent_equal_alone(CPU, GROUP).passed is None
 
 
 @pytest.fixture
