@@ -28,11 +28,11 @@ This module imports no torch, so that settings can be read without it.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +113,7 @@ class GradientEstimator:
         return {}
 
 
-class Method(ABC):
+class Method(Protocol):
     """The settings of a method: a frozen dataclass derives from it and adds its fields."""
 
     @property
