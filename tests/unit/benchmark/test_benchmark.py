@@ -137,7 +137,6 @@ def test_the_report_says_what_was_reached_what_was_missed_and_what_was_not_measu
     assert found["environment"] == ENVIRONMENT
 
 
-@pytest.mark.slow
 def test_a_comparison_gives_a_ratio_with_its_times(monkeypatch):
     """Of a small network."""
     monkeypatch.setattr(comparisons, "F1", Workload(MLP(64, 2), (1, 28, 28)))

@@ -26,7 +26,9 @@ class SAM(Method):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rho) and self.rho > 0):
-            raise ValueError(f"rho: the radius must be a finite number above 0, not {self.rho}; use method=none for plain training")
+            raise ValueError(
+                f"rho: the radius must be a finite number above 0, not {self.rho}; use method=none for plain training"
+            )
 
     @property
     def slug(self) -> str:
