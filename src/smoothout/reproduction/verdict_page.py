@@ -105,7 +105,8 @@ class VerdictPage:
         return (
             f"Profile `{scope.profile}`, {scope.precision}, seeds {seeds} as far as they are recorded. {numbers} of"
             f" {len(self.tests)} tests have numbers, {self._family_size} of them from two seeds or more. The p-values"
-            f" are corrected for these (Holm 1979, level {LEVEL:g} over all of them). `{self.command}` writes this page."
+            f" are corrected for these (Holm 1979, level {LEVEL:g} over all of them)."
+            f" `{self.command}` writes this page."
         )
 
     def _decided(self) -> list[str]:
