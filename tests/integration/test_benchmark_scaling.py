@@ -12,7 +12,7 @@ from helpers.common import a_record
 from helpers.paths import CONFIGS
 
 from smoothout.analysis.performance_model import Worker
-from smoothout.benchmark import scaling, workloads
+from smoothout.benchmark import process_pair, scaling, workloads
 from smoothout.benchmark.scaling import Scaling
 from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
@@ -24,6 +24,7 @@ from smoothout.reproduction import figure as pictures
 from smoothout.reproduction.figure import FigurePlan
 from smoothout.reproduction.table import RunSelection
 from smoothout.results.figures import scaling as scale
+from smoothout.training.distributed import ProcessGroup
 
 CPU = torch.device("cpu")
 COMPUTED = {
@@ -85,9 +86,9 @@ def test_one_process_and_two_run_eagerly_so_that_times_of_one_predict_those_of_t
 ) -> None:
     chosen: list[Any] = []
     monkeypatch.setattr(workloads, "Trainer", lambda *_, **settings: chosen.append(settings["engine"]) or iter([]))
-    images = scaling.random_split((1, 28, 28), 10, 8, CPU)
+    images = workloads.random_split((1, 28, 28), 10, 8, CPU)
     for size in (1, 2):
-        scaling._updates(Scaling(), images, scaling.ProcessGroup(0, size), 2)
+        process_pair._updates(Scaling(), images, ProcessGroup(0, size), 2)
     assert [engine.launch for engine in chosen] == ["eager", "eager"]
 
 

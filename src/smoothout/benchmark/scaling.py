@@ -1,42 +1,20 @@
-"""How long updates take on one process and on two, measured as a job: what `analysis.performance_model` builds on."""
+"""How long updates take on one process and on two, measured as a job: what `analysis.performance_model` builds on.
+
+The settings import no torch, because figures of recorded measurements are drawn without; measuring does.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, ClassVar
-
-import torch
-import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from smoothout.analysis.performance_model import fit_worker
-from smoothout.benchmark.timing import seconds
-from smoothout.benchmark.workloads import (
-    C1,
-    F1,
-    RESNET18,
-    SMOOTHOUT,
-    Workload,
-    join_pair,
-    leave_pair,
-    random_split,
-    updates,
-)
 from smoothout.common.enums import coerce_enum_fields
-from smoothout.data.split import Split
-from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import TrainingState
-from smoothout.training.distributed import ProcessGroup
-from smoothout.training.engine import Engine, Launch
-from smoothout.training.noise_contexts import CURVATURE_DRAWS
-from smoothout.training.optimizers import SGD
+
+if TYPE_CHECKING:
+    import torch
 
 WHOLE, HALF, SHARED = "one process", "one process, half the ghost batches", "two processes"
 MESSAGE, EMPTY = "gradients added up", "two numbers added up"
@@ -49,9 +27,6 @@ class Network(StrEnum):
     f1 = "f1"
     c1 = "c1"
     resnet18 = "resnet18"
-
-
-WORKLOADS: dict[str, Workload] = {"f1": F1, "c1": C1, "resnet18": RESNET18}
 
 
 @dataclass(frozen=True)
@@ -105,7 +80,7 @@ class Scaling:
         Raises:
             ValueError: if the machine has one GPU, or for times that no model fits.
         """
-        if device.type == "cuda" and torch.cuda.device_count() < 2:
+        if device.type == "cuda" and not _has_two_gpus():
             raise ValueError("device: two processes need a GPU each, and this machine has one; use device=cpu")
         load = os.getloadavg()[0]
         times, cpu_times, size = self._times(device.type)
@@ -123,56 +98,12 @@ class Scaling:
 
     def _times(self, device: str) -> tuple[Times, Times, int]:
         """Every turn's seconds and CPU seconds, by what was timed; and the bytes of what is added up."""
-        with tempfile.TemporaryDirectory() as folder:
-            answer = Path(folder, "times.json")
-            spawn(_time, (self, device, f"{folder}/rendezvous", answer), nprocs=2)  # type: ignore[no-untyped-call]
-            times, cpu_times, size = json.loads(answer.read_text(encoding="utf-8"))
-        return times, cpu_times, size
+        from smoothout.benchmark.process_pair import time_updates  # noqa: PLC0415
+
+        return time_updates(self, device)
 
 
-def _time(rank: int, settings: Scaling, kind: str, rendezvous: str, answer: Path) -> None:
-    """Time everything in turn, as one of two processes; rank 0 writes the ``answer``."""
-    device = join_pair(rank, kind, rendezvous)
-    pair, alone = ProcessGroup(rank, 2), ProcessGroup()
-    workload = WORKLOADS[settings.network]
-    count = CURVATURE_DRAWS * (settings.turns + 2)  # so that only the first update measures curvature
-    images = random_split(workload.shape, workload.classes, count * settings.ghosts * settings.ghost, device)
-    shared = _updates(settings, images, pair, settings.ghosts)
-    whole, half = (_updates(settings, images, alone, settings.ghosts // part) for part in (1, 2))
-    model = next(shared).model
-    gradients = torch.zeros(sum(tensor.numel() for tensor in model.values()), device=device)
-    two_numbers = torch.zeros(2, device=device)
-    works: dict[str, Any] = {
-        WHOLE: lambda: rank or next(whole),
-        HALF: lambda: rank or next(half),
-        SHARED: lambda: (next(shared), pair.agree_to_stop()),
-        MESSAGE: lambda: pair.all_reduce([gradients]),
-        EMPTY: lambda: pair.all_reduce([two_numbers]),
-    }
-    times, cpu_times = ({name: list[float]() for name in works} for _ in range(2))
-    for turn in range(1 + settings.turns):
-        for name, work in works.items():
-            dist.barrier()
-            since = time.process_time()
-            took = seconds(work, device)
-            if turn:  # the first one warms up
-                times[name].append(took)
-                cpu_times[name].append(time.process_time() - since)
-    if rank == 0:
-        size = gradients.numel() * gradients.element_size()
-        answer.write_text(json.dumps((times, cpu_times, size)), encoding="utf-8")
-    leave_pair()
+def _has_two_gpus() -> bool:
+    import torch  # noqa: PLC0415
 
-
-def _updates(settings: Scaling, images: Split, ranks: ProcessGroup, ghosts: int) -> Iterator[TrainingState]:
-    """A training on this rank; each step of the iterator is an update."""
-    return updates(
-        WORKLOADS[settings.network],
-        images.labels.device,
-        batch=Batch(settings.ghost * ghosts, settings.ghost),
-        data=images,
-        method=SMOOTHOUT,
-        optimizer=SGD(1e-3),
-        engine=Engine(Launch.eager),  # several processes must be eager, and one is compared with them
-        ranks=ranks,
-    )
+    return torch.cuda.device_count() > 1

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from smoothout.benchmark.timing import warm_profiler
@@ -91,20 +90,3 @@ def advance(steps: Iterator[T], count: int) -> T:
     for _ in range(count - 1):
         next(steps)
     return next(steps)
-
-
-def join_pair(rank: int, kind: str, rendezvous: str, **settings: Any) -> torch.device:
-    """Make this process rank ``rank`` of two with one thread, on a CPU or on the GPU of that number."""
-    torch.set_num_threads(1)
-    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
-        torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{rendezvous}", rank=rank, world_size=2, **settings)
-    return device
-
-
-def leave_pair() -> None:
-    """Wait for the other process, and end the group."""
-    dist.barrier()
-    dist.destroy_process_group()

@@ -25,7 +25,8 @@ from smoothout.benchmark.gpu_check.networks import (
     training,
     with_dropout,
 )
-from smoothout.benchmark.workloads import ADASMOOTHOUT, PLAIN, advance, join_pair, leave_pair
+from smoothout.benchmark.process_pair import join_pair, leave_pair
+from smoothout.benchmark.workloads import ADASMOOTHOUT, PLAIN, advance
 from smoothout.data.augment import CropFlip
 from smoothout.nn.options import NoiseDistribution, Precision
 from smoothout.training import checkpoint
