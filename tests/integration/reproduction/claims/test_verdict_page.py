@@ -35,7 +35,7 @@ def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, run
     text = page(
         [*tests, *(replace(test, protocol="authors_code_v1", evidence=TestResult()) for test in tests)]
     ).markdown()
-    assert "`python judge.py` writes this page anew." in text
+    assert "`python judge.py` writes this page." in text
     assert "1 undecided, 3 not tested" in text
     assert "+0.50" in text
     assert "Not tested under `authors_code`: F1, MNIST (rise of the training loss under noise, a = 0.04); none." in text

@@ -119,13 +119,13 @@ def test_several_runs_have_a_colour_each_for_both_their_curves(axes):
 
 
 def test_a_landscapes_band_is_over_its_directions_and_one_split_can_be_chosen(axes):
-    curves.landscape(axes, [(SB, landscape(3))], part="test")
+    curves.landscape(axes, [(SB, landscape(3))], split="test")
     drawn = lines(axes)
     assert set(drawn) == {"loss, SB test", "accuracy, SB test"}
     assert list(drawn["loss, SB test"].get_ydata()) == [2.0] * 3
     band = axes.collections[0].get_datalim(axes.transData)
     assert (band.y0, band.y1) == pytest.approx((1.0, 3.0))
-    assert "3 random filter-normalised directions" in axes.get_xlabel()
+    assert "3 random filter-normalized directions" in axes.get_xlabel()
 
 
 def training(accuracies: list[float], best: int, name: str = "run") -> Record:
@@ -142,7 +142,7 @@ def recomputed(accuracy: float, weights: str, of: str = "run") -> Record:
 def test_a_course_has_the_best_epoch_hollow_and_a_full_mark_where_averages_were_recomputed(axes, weights, epoch):
     curves.training_curve(axes, [(SB, training([0.5, 0.9, 0.8], best=1)), (SB, recomputed(0.95, weights))])
     drawn = lines(axes)
-    hollow, full = drawn["SB, best epoch"], drawn[f"SB, {weights} epoch recomputed"]
+    hollow, full = drawn["SB, best epoch"], drawn[f"SB, {weights} epoch recalibrated"]
     assert (list(hollow.get_xdata()), hollow.get_markerfacecolor()) == ([2], "white")
     assert list(hollow.get_ydata()) == pytest.approx([10.0])
     assert (list(full.get_xdata()), full.get_markerfacecolor()) == ([epoch], COLORS[0])
@@ -183,7 +183,7 @@ def test_a_courses_seeds_are_their_mean_in_a_band_as_long_as_all_of_them_last(ax
 def test_recomputed_marks_of_two_runs_stand_side_by_side(axes):
     for run in (SB, LB):
         curves.training_curve(axes, [(run, training([0.5], best=0)), (run, recomputed(0.9, "last"))])
-    marks = [drawn for name, drawn in lines(axes).items() if "recomputed" in name]
+    marks = [drawn for name, drawn in lines(axes).items() if "recalibrated" in name]
     left, right = (mark.get_transform().transform([(1, 10.0)])[0] for mark in marks)
     assert left[0] < right[0]
     assert left[1] == pytest.approx(right[1])

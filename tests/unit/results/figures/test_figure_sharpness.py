@@ -176,7 +176,7 @@ def test_a_run_with_a_failed_search_has_its_cross_the_other_seeds_points_and_no_
 
 def test_adaptive_sharpness_says_of_which_region_split_and_logits(axes):
     searches.adaptive(axes, [(SB, rise(0.1, norm="l2", rho=1.0, part="test", normalise_logits=True))])
-    assert axes.get_xlabel() == "l2, rho = 1, test, logits normalised"
+    assert axes.get_xlabel() == "l2, rho = 1, test, logits normalized"
 
 
 @pytest.mark.parametrize(
