@@ -10,8 +10,10 @@ import copy
 import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 MAX_EVAL_BATCH = 250  # images per evaluation batch: larger ones fill memory and are not faster
 CHUNK = 16  # images that a worker decodes and sends at a time
+LINUX = sys.platform == "linux"
+SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2} if LINUX else set()
 Key = tuple[str, int | None]  # a file, and the seed of its crop (None: the center crop)
 
 
@@ -87,7 +91,8 @@ class ImageLoader:
             sampler=self._sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
-            worker_init_fn=init_worker,
+            worker_init_fn=init_worker if workers and LINUX else None,
+            multiprocessing_context="fork" if workers and LINUX else None,  # starts at once, with the signals' mask
             pin_memory=device.type == "cuda",
         )
         self._empty = torch.empty((0, transform.crop_size, transform.crop_size, 3), dtype=torch.uint8)
@@ -101,7 +106,8 @@ class ImageLoader:
         reference cycle would leave that to the garbage collector.
         """
         self._sampler.keys = map(key, rows.tolist())
-        self._chunks = iter(self._loader)
+        with blocked_signals():  # workers, if they start now, inherit it in every thread
+            self._chunks = iter(self._loader)
         self._rest, self._upcoming = self._empty, rows
 
     def is_next(self, rows: Tensor) -> bool:
@@ -123,21 +129,29 @@ class ImageLoader:
         return torch.cat(parts).permute(0, 3, 1, 2)
 
 
+@contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Let the signals that end a process wait, on Linux."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if LINUX else set()
+    try:
+        yield
+    finally:
+        if LINUX:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def init_worker(_: int) -> None:
-    """Make a worker process end with its parent, and ignore signals from others.
+    """Make a worker, whose signals are blocked, end with its parent or if the parent says so.
 
     Schedulers and terminals signal all processes of a job. The parent still needs its workers then: it finishes the
     update and saves a checkpoint.
     """
     gc.freeze()  # inherited garbage, such as other loaders, must not be finalized here: that would stop their workers
-    if not hasattr(signal, "sigtimedwait"):  # macOS
-        return
-    parent, signals = os.getppid(), {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    parent = os.getppid()
 
     def wait() -> None:
         while os.getppid() == parent:
-            received = signal.sigtimedwait(signals, 1.0)
+            received = signal.sigtimedwait(SIGNALS, 1.0)
             if received and received.si_pid == parent:
                 break
         os._exit(0)
