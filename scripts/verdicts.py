@@ -1,6 +1,6 @@
-"""Judge claims by the records there are; the pages are <results>/README.md and <results>/causes.md.
+"""Test claims on the records; the pages are <results>/claims.md and <results>/causes.md.
 
-Another profile or precision than the papers' has pages of its own, README-short-bfloat16.md say.
+Other profiles and precisions than the papers' have pages of their own, for example claims-short-bfloat16.md.
 """
 
 import shlex

@@ -1,4 +1,4 @@
-"""What a job is: its settings as plain values, and the digest that names its record."""
+"""The canonical form of a job's settings, and the digest that names its record."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 
 
 def canonical_settings(settings: Any, defaults: bool = True) -> Any:
-    """``settings`` (a dataclass of settings, nested) as plain JSON values, each dataclass with its class name.
+    """``settings`` (a dataclass, possibly nested) as plain JSON values, each dataclass with its class name.
 
-    A dataclass that offers ``canonicalized()`` stands there in its plainest form with the same outcome; fields marked
-    ``metadata={"identity": False}`` (names for people) are left out. ``defaults=False`` leaves out every field that has
-    its default, so that a field added later with a default that changes nothing leaves all digests alone.
+    A dataclass with a method ``canonicalized()`` is replaced by its simplest form with the same outcome. Fields with
+    ``metadata={"identity": False}`` (names for people) are left out. ``defaults=False`` also leaves out every field
+    with its default value, so a field that is added later does not change digests if its default does not change
+    outcomes.
 
-    A class or a field that was renamed keeps its name in records: a class variable ``recorded_as`` of the class, or
+    A class or a field that was renamed keeps its name in records: by a class variable ``recorded_as``, or by
     ``field(metadata={"recorded_as": "old_name"})``.
     """
     if isinstance(settings, Enum):
@@ -42,7 +43,7 @@ def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def canonical_json(value: Any) -> str:
-    """One JSON text for equal values: sorted keys, no spaces, nan and infinity refused."""
+    """The same JSON text for equal values: sorted keys, no spaces. Raises ValueError for nan and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

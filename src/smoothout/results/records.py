@@ -1,4 +1,4 @@
-"""The records: one JSON file a job, named by the digest of what the job is. Reading them needs no torch."""
+"""Records: one JSON file per job, named by the digest of the job's settings and inputs."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from smoothout.results.digest import digest as digest_of
 
 FORMAT = 1
 SETTLED = 2_000_000_000  # nanoseconds after its last change from which on a folder's listing is kept
-_LIST = re.compile(r"\[[^][{}\"]*\]")  # a list of numbers: it stands in one line
+_LIST = re.compile(r"\[[^][{}\"]*\]")  # a list of numbers, which is written on one line
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one job was and what came out of it.
+    """A job and its outcome.
 
     Attributes:
         kind: "train", "sharpness", ...
-        name: the file's name without its ending: a slug for people and eight digits of the digest.
+        name: the file's name without its ending: a readable slug and eight digits of the digest.
         digest: SHA-256 of ``identity``.
         identity: kind, numerics, digests of the inputs, and the settings that differ from their defaults.
-        settings: all settings that change the outcome.
-        labels: names for people: model, data, method, batch, seed.
-        inputs: names of the records that went in.
-        outcome: what came out; numbers that are not finite stand there as null.
-        environment: where it ran: versions, device, threads, commit.
+        settings: all settings that affect the outcome.
+        labels: for people: model, data, method, batch, seed.
+        inputs: names of the records of the job's inputs.
+        outcome: the results; a number that is not finite is None.
+        environment: versions, device, threads, commit.
     """
 
     kind: str
@@ -74,7 +74,7 @@ class RecordStore:
         return record
 
     def get(self, kind: str, digest: str) -> Record | None:
-        """The record of the job with that digest, or None. Raises RecordError when its file must not be used."""
+        """The record of the job with that digest, or None. Raises RecordError if the file cannot be used."""
         name = _names_by_digest(self.folder / kind).get(digest[:8])
         if name is None:
             return None
@@ -89,16 +89,16 @@ class RecordStore:
         return [read_record(path) for path in sorted((self.folder / kind).glob("*.json"))]
 
     def iter_readable(self, kind: str) -> Iterator[Record]:
-        """The records of a kind that can be read, where others do not matter."""
+        """The records of a kind that can be read; others are skipped."""
         for path in sorted((self.folder / kind).glob("*.json")):
             with suppress(RecordError):
                 yield read_record(path)
 
     def write(self, record: Record) -> Record:
-        """Write ``record``, whole or not at all, and return it as it is read; one that is there already stays."""
-        there = self.get(record.kind, record.digest)
-        if there is not None:
-            return there
+        """Write ``record`` atomically and return it as read back; an existing record is kept."""
+        existing = self.get(record.kind, record.digest)
+        if existing is not None:
+            return existing
         content = json.loads(json.dumps(_finite(asdict(record))))
         content["checksum"] = digest_of(content)
         path = self.folder / record.kind / f"{record.name}.json"
@@ -107,24 +107,24 @@ class RecordStore:
         return read_record(path)
 
     def lock(self, kind: str, digest: str) -> FileLock:
-        """The right to make the record with that digest, see `lock`. Raises RecordError."""
+        """The lock of the job with that digest, see `lock`. Raises RecordError."""
         return lock(self.folder, "results", f"{kind}-{digest[:8]}")
 
 
 def lock(folder: Path, setting: str, name: str) -> FileLock:
-    """A right that one process has at a time, to be acquired; a process that dies gives it back.
+    """A lock that one process holds at a time, not yet acquired; it is freed if the process dies.
 
-    ``folder`` is what ``folders.<setting>`` says. Raises RecordError where it cannot be written, or its file system
-    knows no locks.
+    ``folder`` is the value of ``folders.<setting>``. Raises RecordError if it cannot be written, or its file system has
+    no locks.
     """
     path = folder / ".locks" / f"{name}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings(), suppress(Timeout):
-            warnings.simplefilter("error")  # filelock's way out, a file that a dead process leaves behind, is none
+            warnings.simplefilter("error")  # filelock's fallback is not freed by a dead process
             FileLock(path).acquire(timeout=0).lock.release()
     except (OSError, NotImplementedError, UserWarning) as error:
-        reason = getattr(error, "strerror", None) or "its file system knows no locks"
+        reason = getattr(error, "strerror", None) or "its file system has no locks"
         raise RecordError(
             f"folders.{setting}: {folder} cannot be used ({reason});"
             " it must be a folder that can be written, on a file system with locks"
@@ -153,9 +153,9 @@ def _listed(folder: Path, *_version: int) -> dict[str, str]:
 
 
 def read_record(path: Path) -> Record:
-    """The record in ``path``. Raises RecordError when it is damaged, was edited, or has another format.
+    """Read the record in ``path``. Raises RecordError if it is damaged, was edited, or has another format.
 
-    A file is read and checked once in a process, and again when it has changed: leave what is returned unchanged.
+    A process reads and checks a file once, and again if it has changed. Do not modify the result.
     """
     status = path.stat()
     return _read(path, status.st_ino, status.st_mtime_ns, status.st_size)
@@ -171,9 +171,11 @@ def _read(path: Path, *_version: int) -> Record:
         record = Record(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise RecordError(f"record: {path} is damaged or no record ({reason}); delete it to make it anew") from error
+        raise RecordError(
+            f"record: {path} is damaged or not a record ({reason}); delete it to make it again"
+        ) from error
     if checksum != digest_of(content) or record.digest != digest_of(record.identity):
-        raise RecordError(f"record: {path} was changed after it was made; restore it, or delete it to make it anew")
+        raise RecordError(f"record: {path} was changed after it was made; restore it, or delete it to make it again")
     return record
 
 
@@ -185,23 +187,23 @@ def _agrees(recorded: Any, current: Any) -> bool:
 
 
 def find_non_json_type(value: Any) -> str | None:
-    """The name of a type within ``value`` that JSON does not know; None where there is none."""
+    """The name of a type within ``value`` that JSON does not have, or None."""
     if isinstance(value, dict | list | tuple):
         parts = value.values() if isinstance(value, dict) else value
         return next((wrong for part in parts if (wrong := find_non_json_type(part))), None)
     return None if value is None or isinstance(value, str | int | float) else type(value).__name__
 
 
-def _in_one_line(found: re.Match[str]) -> str:
-    return re.sub(r"\s*\n\s*", " ", found[0])  # text keeps its spaces: within it JSON has no line breaks
+def _in_one_line(match: re.Match[str]) -> str:
+    return re.sub(r"\s*\n\s*", " ", match[0])  # strings keep their spaces, because JSON has no line breaks in them
 
 
 def _refused(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
+    raise ValueError(f"{constant} is not a number of JSON")
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with None for every number that JSON cannot hold."""
+    """``value`` with None for every number that is not finite."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""A record in a few lines for the terminal."""
+"""Summaries of records in a few lines, for the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from smoothout.results.records import Record
 
 
 def training_summary(record: Record) -> str:
-    """One line about a training's record."""
+    """Summarize a training's record in one line."""
     best, last = record.outcome["best"], record.outcome["last"]
     split = "held-out" if record.settings["data"].get("held_out") else "test"
     return (
@@ -20,13 +20,13 @@ def training_summary(record: Record) -> str:
 
 
 def analysis_summary(record: Record) -> str:
-    """A few lines about an analysis' record."""
+    """Summarize an analysis's record in a few lines."""
     first, *lines = _DESCRIPTIONS.get(record.kind, _numbers)(record.outcome)
     return "\n".join([f"{record.name}: {first}", *lines])
 
 
 def _numbers(out: dict[str, Any]) -> list[str]:
-    """The plain numbers of an analysis that has no words of its own."""
+    """The scalar results of an analysis without a summary of its own."""
     names = (name for name, value in out.items() if isinstance(value, int | float) and name != "wall_seconds")
     return ["; ".join(f"{name} {out[name]:g}" for name in names) or "recorded"]
 
@@ -51,7 +51,7 @@ def _noise_curve(out: dict[str, Any]) -> list[str]:
 
 def _averages(out: dict[str, Any]) -> list[str]:
     found = ((name, out[name]["test"]["accuracy"]) for name in ("kept", "recomputed"))
-    return ["test accuracy by running averages", *(f"{name:>11} {_share(accuracy)}" for name, accuracy in found)]
+    return ["test accuracy by running statistics", *(f"{name:>11} {_share(accuracy)}" for name, accuracy in found)]
 
 
 def _landscape(out: dict[str, Any]) -> list[str]:

@@ -1,7 +1,4 @@
-"""From records to a table: its cells, and what is made of them: CSV with a line a cell, Markdown, LaTeX, a terminal's.
-
-Nothing here runs or trains anything, and nothing here imports torch.
-"""
+"""Tables of cells, as CSV (a line per cell), Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -20,16 +17,17 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of a table, over seeds.
+    """A number of a table, over seeds.
 
     Attributes:
-        row: which setting; ``column``: which quantity.
-        values: the number of each seed that was run.
-        failed: seeds whose search found nothing; ``diverged``: seeds whose training's loss was not finite.
-        published: the papers' number, None where there is none.
-        records: names of the records behind the values; ``devices`` are theirs.
-        command: what to paste to make them.
-        hours: what is left to run would cost, None when unknown.
+        row, column: its place, the row's name and "METHOD METRIC".
+        values: the number of each seed that has one.
+        failed: seeds whose search failed.
+        diverged: seeds whose training diverged.
+        published: the papers' number, or None.
+        records: names of the records with the values; ``devices`` are those that made them.
+        command: the command that makes them.
+        hours: estimated cost of the records that are missing, None if unknown.
     """
 
     row: str
@@ -45,7 +43,7 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """Mean over seeds, nan without a value."""
+        """Mean over seeds, nan without values."""
         return statistics.fmean(self.values.values()) if self.values else math.nan
 
     @property
@@ -55,14 +53,14 @@ class Cell:
 
     @property
     def geometric_mean(self) -> float:
-        """Geometric mean over seeds, nan without a value or where one is not above 0."""
-        above = self.values and min(self.values.values()) > 0
-        return statistics.geometric_mean(self.values.values()) if above else math.nan
+        """Geometric mean over seeds, nan without values or if one of them is not positive."""
+        positive = self.values and min(self.values.values()) > 0
+        return statistics.geometric_mean(self.values.values()) if positive else math.nan
 
     def text(self, seeds: int = 1, by_ratio: bool = False) -> str:
-        """The cell for people: its numbers over seeds, and what went wrong; the published number stands behind.
+        """The cell as text: its value over seeds, lost seeds, and the published number in brackets.
 
-        Where fewer than ``seeds`` were run, it says so. ``ratio_scale``: see `Block`.
+        It has the number of seeds if that is less than ``seeds``. ``by_ratio``: see `Block`.
         """
         count = len({*self.values, *self.failed, *self.diverged})
         wrong = {word: len(lost) for word, lost in (("failed", self.failed), ("diverged", self.diverged)) if lost}
@@ -85,10 +83,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Block:
-    """Some columns of a table that stand together: a heading, and for each column its title and the cells' name.
+    """Columns of a table below one heading, as {title: the cells' column}.
 
-    ``ratio_scale``: these are numbers above 0 that are compared by ratio, and scatter so. Over seeds they are shown as
-    geometric mean, lowest and highest; others as mean and standard deviation.
+    ``by_ratio``: the values are positive and compared by ratio. Over seeds they are shown as geometric mean, lowest and
+    highest; others as mean and standard deviation.
     """
 
     heading: str
@@ -98,7 +96,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Table:
-    """All cells of one table under one protocol, profile and precision: these are never mixed."""
+    """All cells of a table, of one protocol, profile and precision: these are never mixed."""
 
     name: str
     title: str
@@ -116,7 +114,7 @@ class Table:
         return stem(self.name, self.protocol, self.profile, self.precision)
 
     def long(self) -> pd.DataFrame:
-        """A line a cell."""
+        """One line per cell."""
         return pd.DataFrame(
             {
                 "row": cell.row,
@@ -143,7 +141,7 @@ class Table:
         )
 
     def wide(self, block: Block) -> pd.DataFrame:
-        """A block's cells as text, a line a row."""
+        """The cells of a block as text, one line per row."""
         texts = {(cell.row, cell.column): cell.text(len(self.seeds), block.by_ratio) for cell in self.cells}
         rows = list(dict.fromkeys(cell.row for cell in self.cells))
         frame = {"": rows} | {
@@ -152,7 +150,7 @@ class Table:
         return pd.DataFrame(frame)
 
     def caption(self) -> str:
-        """What the numbers are."""
+        """What the numbers are of, and where they were made."""
         devices = sorted({device for cell in self.cells for device in cell.devices}) or ["none yet"]
         seeds = ", ".join(map(str, self.seeds))
         made = f"Protocol `{self.protocol}`, profile `{self.profile}`, {self.precision}, seeds {seeds}"
@@ -172,7 +170,7 @@ class Table:
         return "\n\n".join(parts) + "\n"
 
     def _missing(self) -> list[str]:
-        """What was not run, row by row, with its cost."""
+        """What was not run, by row, with its cost."""
         rows: dict[str, dict[str, float | None]] = {}
         for cell in self.cells:
             if cell.command and cell.hours != 0.0:
@@ -185,13 +183,13 @@ class Table:
             cost = f"about {format_duration(sum(known))}" if len(known) == len(jobs) else "of unknown cost"
             lines.append(f"- {row}: {len(jobs)} commands, {cost}")
         hint = (
-            "Every command stands beside its cell in the CSV file. Costs are for the device that made this page where"
-            " records of their like tell, else for two CPU cores."
+            "The CSV file has the command of every cell. Costs are for the device that made this page if it has made"
+            " similar records, else for two CPU cores."
         )
         return ["## Not run", hint, "\n".join(lines)]
 
     def latex(self) -> str:
-        """The whole table as LaTeX, a tabular a block."""
+        """The whole table as LaTeX, a tabular per block."""
         parts = []
         for block in self.blocks:
             frame = self.wide(block).map(lambda text: str(text).replace("±", r"\textpm"))
@@ -210,7 +208,7 @@ class Table:
 
 
 def difference(one: Cell, other: Cell, published: float | None, column: str) -> Cell:
-    """``one`` minus ``other``, seed by seed, over the seeds that both have; those that diverged in either are lost."""
+    """``one`` minus ``other``, seed by seed, for seeds that both have; those that diverged in either are lost."""
     values = {seed: value - other.values[seed] for seed, value in one.values.items() if seed in other.values}
     records = [*other.records, *one.records] if values else []
     devices = sorted({*one.devices, *other.devices}) if values else []
@@ -219,5 +217,5 @@ def difference(one: Cell, other: Cell, published: float | None, column: str) -> 
 
 
 def stem(name: str, protocol: str, profile: str, precision: str) -> str:
-    """The name of rendered files without their endings; float32, the reference, goes without saying."""
+    """The name of rendered files without their endings; it has no precision for float32, the reference."""
     return "-".join([name, protocol, profile, *([] if precision == "float32" else [precision])])

@@ -18,7 +18,7 @@ def test_a_run_that_is_to_be_trained_first_is_named_with_its_cost_and_then_never
     [run] = records(root)
     assert code == 0
     assert re.fullmatch(rf"{run}: not trained yet: trained first \(time: (about \d+ min|unknown)\)", line)
-    assert out[0].endswith(": test accuracy by running averages")
+    assert out[0].endswith(": test accuracy by running statistics")
     assert script("analyze", *AVERAGES) == (0, out, [])
 
     [path] = (root / "checkpoints").glob("*.pt")

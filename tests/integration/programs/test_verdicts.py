@@ -31,9 +31,7 @@ def test_claims_of_ones_own_have_a_page_that_says_what_writes_it(root: Path, scr
     assert script("verdicts", *own(root, HEAD + CLAIM)) == (0, [f"written: {path}"], [])
     page = path.read_text()
     assert page.startswith("# My claims\n\nAbout digits.")
-    assert (
-        "`python scripts/verdicts.py claims=mine 'claim_scope.protocols=[authors_code]'` writes this page." in page
-    )
+    assert "`python scripts/verdicts.py claims=mine 'claim_scope.protocols=[authors_code]'` writes this page." in page
     assert "No test is decided so far." in page
     assert "## Not tested so far" in page
 

@@ -147,13 +147,13 @@ EDITS = {
     "the digest": (_rewritten(digest="0" * 64), "was changed"),
     "the identity": (_rewritten(identity={**IDENTITY, "numerics": 2}), "was changed"),
     "another format": (_rewritten(format=FORMAT + 1), f"has format {FORMAT + 1}; this version reads format {FORMAT}"),
-    "one part more": (_rewritten(extra=1), "damaged or no record"),
+    "one part more": (_rewritten(extra=1), "damaged or not a record"),
     "no checksum": (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "checksum"}), "damaged"),
     "no outcome": (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "outcome"}), "damaged"),
-    "half of it": (lambda text: text[: len(text) // 2], "damaged or no record"),
-    "nothing": (lambda _: "", "damaged or no record"),
-    "a list": (lambda text: f"[{text}]", "damaged or no record"),
-    "a number": (lambda _: "1", "damaged or no record"),
+    "half of it": (lambda text: text[: len(text) // 2], "damaged or not a record"),
+    "nothing": (lambda _: "", "damaged or not a record"),
+    "a list": (lambda text: f"[{text}]", "damaged or not a record"),
+    "a number": (lambda _: "1", "damaged or not a record"),
 }
 
 
@@ -181,7 +181,7 @@ def test_a_record_whose_layout_alone_was_changed_is_still_good(ledger: RecordSto
 def test_bytes_that_are_no_text_are_refused_by_name(ledger: RecordStore) -> None:
     record = ledger.write(a_record())
     path_of(record, ledger).write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecordError, match="damaged or no record"):
+    with pytest.raises(RecordError, match="damaged or not a record"):
         ledger.get("train", record.digest)
 
 

@@ -122,5 +122,5 @@ def test_page_and_picture_look_at_the_same_adaptive_sharpness(f1: Claims) -> Non
 
 
 def test_another_profile_or_precision_has_a_page_of_its_own() -> None:
-    assert ClaimScope().file("README.md") == "README.md"
-    assert ClaimScope(profile="short", precision=Precision.bfloat16).file("README.md") == "README-short-bfloat16.md"
+    assert ClaimScope().file("claims.md") == "claims.md"
+    assert ClaimScope(profile="short", precision=Precision.bfloat16).file("claims.md") == "claims-short-bfloat16.md"
