@@ -1,4 +1,4 @@
-"""The noise's strength chosen as it should be: on training images that were held out, never on the test split."""
+"""Choose the strength of the noise on held-out training images, never on the test split."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ RULE = "the best mean; of equal ones the smaller strength"
 
 @dataclass(frozen=True)
 class StrengthChoice:
-    """The choice among trainings that differ in strength and seed alone, and have images held out; from their records.
+    """The choice among trainings with held-out images that differ in strength and seed only.
 
     Args:
-        weights: compare the accuracy of the last epoch, or of each training's best.
+        checkpoint: compare accuracies of the last epoch, or of each training's best epoch.
     """
 
     recorded_as: ClassVar[str] = "Strength"
@@ -35,19 +35,19 @@ class StrengthChoice:
     checkpoint: WhichWeights = field(default=WhichWeights.last, metadata={"recorded_as": "weights"})
 
     def slug(self, *runs: str) -> str:
-        """The readable part of the record's name: the last run's, without its strength and seed."""
+        """The readable part of the record's name: that of the last run without its strength and seed."""
         return re.sub(r"(smoothout).*(-e\d+)-s\d+$", r"\1\2", runs[-1])
 
     def from_records(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Mean held-out accuracy by strength, its standard error over seeds (nan for one), and the strength chosen."""
+        """The mean held-out accuracy of each strength with its standard error over seeds, and the chosen strength."""
         by_strength: dict[float, list[Record]] = {}
         for record in records:
             by_strength.setdefault(float(record.settings["perturbation"]["a"]), []).append(record)
         rows = [self._row(a, by_strength[a]) for a in sorted(by_strength)]
-        best = max(rows, key=lambda row: round(float(row["mean"]), 12))  # the first of equals
+        best = max(rows, key=lambda row: round(float(row["mean"]), 12))  # the first of equal ones
         examples = records[0].outcome["examples"]
-        held = {"learnt": examples["train"], "held_out": examples["test"]}
-        return {"strengths": rows, "chosen": best["a"], "rule": RULE, "examples": held}
+        counts = {"learnt": examples["train"], "held_out": examples["test"]}
+        return {"strengths": rows, "chosen": best["a"], "rule": RULE, "examples": counts}
 
     def _row(self, a: float, records: Sequence[Record]) -> dict[str, Any]:
         accuracies = [float(record.outcome[str(self.checkpoint)]["test_accuracy"]) for record in records]
@@ -62,12 +62,12 @@ class StrengthChoice:
 
 @dataclass(frozen=True)
 class Grid:
-    """What is tried: every strength with every seed.
+    """The trainings: every strength with every seed.
 
     Args:
-        strengths: the values of a, at least two; 0 is no noise.
+        strengths: values of a, at least two; 0 is no noise.
         seeds: of the trainings.
-        weights: see `StrengthChoice`.
+        checkpoint: see `StrengthChoice`.
     """
 
     strengths: tuple[float, ...]
@@ -82,15 +82,15 @@ class Grid:
 
 
 class StrengthSearch:
-    """The jobs of one choice. Where ``base`` holds no images out, a tenth of its training images are.
+    """The jobs of a choice. A tenth of the training images is held out unless ``base`` says how many.
 
     Args:
-        base: the training, with noise; its strength, and the seed, do not matter.
-        grid: what is tried.
-        epoch_seconds: rough cost of an epoch, for estimates where no record tells.
+        base: the training, with noise; its strength and seed are not used.
+        grid: the strengths and seeds.
+        epoch_seconds: rough cost of an epoch, for estimates without records.
 
     Raises:
-        SettingsError: for a training without noise.
+        ConfigError: for a training without noise.
     """
 
     def __init__(self, base: Experiment, grid: Grid, epoch_seconds: float | None = None) -> None:
@@ -110,9 +110,9 @@ class StrengthSearch:
         )
 
     def jobs(self) -> list[Job]:
-        """The trainings, and the choice among them."""
+        """The trainings and the choice among them."""
         return [*self.choice.dependencies, self.choice]
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
-        """By strength: its trainings, with the estimate of the seconds that an epoch takes."""
+        """By strength: its trainings, with the estimate of the seconds per epoch."""
         return {f"a = {a:g}": dict.fromkeys(jobs, self._epoch_seconds) for a, jobs in self._trainings.items()}
