@@ -39,14 +39,15 @@ class Ratio:
 
 def seconds(work: Work, device: torch.device) -> float:
     """How long ``work`` takes, including its work on the device."""
-    _wait(device)
+    synchronize(device)
     since = time.perf_counter()
     work()
-    _wait(device)
+    synchronize(device)
     return time.perf_counter() - since
 
 
-def _wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -10,7 +10,7 @@ from torch import nn
 from smoothout.common import pass_cache, progress
 from smoothout.common.errors import CheckpointError, ConfigError, DataError
 from smoothout.jobs.job import Job
-from smoothout.jobs.prepared_run import PreparedRun, init_model, weights_digest
+from smoothout.jobs.prepared_run import PreparedRun, network_of, weights_digest
 from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Steps
 from smoothout.jobs.training_job import train_locked
@@ -33,7 +33,7 @@ def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -
     _check_data(records, data_sha256, runtime)
     models = []
     while runs:
-        models.append((yield from load_checked_network(runs.pop(0), job.settings.checkpoint)))
+        models.append((yield from _load_network(runs.pop(0), job.settings.checkpoint)))
     digests = [weights_digest(model.state_dict()) for model in models]
 
     # An interrupted analysis resumes from its cached passes, but only with the same weights, data and machine.
@@ -58,9 +58,14 @@ def _check_data(records: list[Record], data_sha256: str, runtime: Runtime) -> No
             )
 
 
-def load_checked_network(run: PreparedRun, which: str) -> Steps[nn.Module]:
-    """`load_network`, and CheckpointError if its code has changed so that the weights mean another function now."""
-    model, accuracy = yield from load_network(run, which)
+def _load_network(run: PreparedRun, which: str) -> Steps[nn.Module]:
+    """The run's network with its ``best`` or ``last`` weights; without a checkpoint it is trained first.
+
+    Raises CheckpointError if the network's code has changed, so that the same weights make another function now.
+    """
+    state = yield from train_locked(run)
+    model = network_of(run.experiment, run.runtime, state, which)
+    accuracy = state.curves["test_accuracy"][-1 if which == "last" else state.best_epoch]
     with precision_context(run.experiment.precision, run.runtime.device):
         now = evaluate(model, run.test_split.batches(eval_batch_size(run.runtime.device))).accuracy
     if abs(now - accuracy) > SAME_ACCURACY:
@@ -70,17 +75,6 @@ def load_checked_network(run: PreparedRun, which: str) -> Steps[nn.Module]:
             " and checkpoint"
         )
     return model
-
-
-def load_network(run: PreparedRun, which: str) -> Steps[tuple[nn.Module, float]]:
-    """The run's network with its ``best`` or ``last`` weights, in evaluation mode, and their test accuracy.
-
-    Without a checkpoint it is trained first.
-    """
-    state = yield from train_locked(run)
-    model = init_model(run.experiment, run.runtime)
-    model.load_state_dict(state.model if which == "last" else state.best)
-    return model.eval(), state.curves["test_accuracy"][-1 if which == "last" else state.best_epoch]
 
 
 def pass_cache_path(job: Job, runtime: Runtime) -> Path:

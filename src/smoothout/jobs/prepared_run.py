@@ -61,8 +61,7 @@ class PreparedRun:
     @property
     def is_done(self) -> bool:
         """Whether the checkpoint is that of a training that ended."""
-        state = self.state
-        return state is not None and (state.epoch == self.experiment.schedule.epochs or state.diverged)
+        return is_done(self.state, self.experiment)
 
     def refreshed(self) -> PreparedRun:
         """The same run with the checkpoint that lies there now; the file is read again only if it has changed."""
@@ -159,6 +158,13 @@ def init_model(experiment: Experiment, runtime: Runtime) -> nn.Module:
     return memory_format.applied_to(model.to(runtime.device))
 
 
+def network_of(experiment: Experiment, runtime: Runtime, state: TrainingState, which: str) -> nn.Module:
+    """The network with the ``best`` or ``last`` weights of ``state``, in evaluation mode."""
+    model = init_model(experiment, runtime)
+    model.load_state_dict(state.model if which == "last" else state.best)
+    return model.eval()
+
+
 def _shapes(weights: StateDict) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in weights.items()}
 
@@ -186,6 +192,11 @@ def load_state(
     if _shapes(state.model) != _shapes(outline.state_dict()):
         raise CheckpointError(f"checkpoint: {path} holds the weights of another network; delete it to train again")
     return state, version
+
+
+def is_done(state: TrainingState | None, experiment: Experiment) -> bool:
+    """Whether ``state`` is the end of the training: after its last epoch, or diverged."""
+    return state is not None and (state.epoch == experiment.schedule.epochs or state.diverged)
 
 
 def weights_digest(weights: StateDict) -> str:

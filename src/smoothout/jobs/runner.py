@@ -10,16 +10,24 @@ from torch import nn
 
 from smoothout.common import interrupts, pass_cache, progress
 from smoothout.common.machine_errors import is_out_of_memory
-from smoothout.jobs import analysis_job
 from smoothout.jobs.analysis_job import analysis_outcome, measurement_outcome, pass_cache_path
 from smoothout.jobs.concurrency import ConcurrencyLimit, JobQueue, Slot, clear_frames
 from smoothout.jobs.job import Job
 from smoothout.jobs.locks import acquire
 from smoothout.jobs.lookup import find_record
-from smoothout.jobs.prepared_run import PreparedRun, check_analysis, model_outline, prepare_run
+from smoothout.jobs.prepared_run import (
+    PreparedRun,
+    check_analysis,
+    checkpoint_path,
+    is_done,
+    load_state,
+    model_outline,
+    network_of,
+    prepare_run,
+)
 from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import WAIT_SECONDS, Step, Steps, run_to_end
-from smoothout.jobs.training_job import training_outcome
+from smoothout.jobs.training_job import train_locked, training_outcome
 from smoothout.results.digest import canonical_settings
 from smoothout.results.records import Record
 
@@ -33,10 +41,15 @@ def get_or_run(job: Job, runtime: Runtime) -> Record:
 
 
 def load_network(job: Job, which: str, runtime: Runtime) -> nn.Module:
-    """A run's network with its ``best`` or ``last`` weights, trained if necessary. Raises what `get_or_run` raises."""
+    """A run's network with its ``best`` or ``last`` weights, trained if necessary. Raises what `get_or_run` raises.
+
+    Needs no data if the run has a record and the checkpoint of its end.
+    """
     get_or_run(job, runtime)
-    model, _ = run_to_end(analysis_job.load_network(prepare_run(job, runtime), which))
-    return model
+    state, _ = load_state(job, checkpoint_path(job, runtime), model_outline(job.settings), runtime)
+    if state is None or not is_done(state, job.settings):
+        state = run_to_end(train_locked(prepare_run(job, runtime)))
+    return network_of(job.settings, runtime, state, which)
 
 
 def run_jobs(jobs: Iterable[Job], runtime: Runtime) -> Iterator[tuple[Job, Record | Exception]]:
@@ -156,8 +169,8 @@ def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = Non
             digest=job.digest,
             identity=job.identity,
             settings=canonical_settings(job.settings),
-            labels=_shared_labels([one.labels for one in inputs] or [job.settings.labels]),
-            inputs=[one.name for one in inputs],
+            labels=_shared_labels([record.labels for record in inputs] or [job.settings.labels]),
+            inputs=[record.name for record in inputs],
             outcome={"wall_seconds": time.perf_counter() - started, **outcome},
             environment=runtime.environment(),
         )

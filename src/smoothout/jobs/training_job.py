@@ -56,13 +56,13 @@ def train(run: PreparedRun) -> Steps[TrainingState]:
     A training that is done is returned as it is. Asked to stop, it saves a checkpoint and raises Interrupted.
     """
     state, runtime, path = run.state, run.runtime, run.checkpoint_path
-    if state is not None and run.is_done:
-        return state
     if state is not None and state.data_sha256 not in (None, run.data_sha256):
         data = f"{run.experiment.data.name} in {runtime.folders.data}"
         raise CheckpointError(
             f"checkpoint: {path} was trained on other data than {data}; restore that data, or delete the checkpoint"
         )
+    if state is not None and run.is_done:
+        return state
     trainer = _make_trainer(run.experiment, runtime, (run.train_split, run.test_split), state)
     machines = state.machines if state else []
     updates = run.experiment.batch.updates_per_epoch(len(run.train_split))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.common import digits, tree
-from helpers.tiny_jobs import UPDATES, checkpoint_of, tiny, trained
+from helpers.tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, trained
 
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.analysis.jobs.running_statistics import RunningStatistics
@@ -66,6 +66,17 @@ def test_a_training_does_not_go_on_with_other_data(runtime: Runtime, shuffle_lab
     stopped.data_sha256 = None  # of an earlier version, which did not say
     checkpoint.save(path, stopped, job.digest)
     assert trained(job, runtime).epoch == 2
+
+
+def test_a_training_whose_record_was_lost_is_not_recorded_with_other_data(
+    runtime: Runtime, shuffle_labels: Callable[[], None]
+) -> None:
+    get_or_run(tiny(), runtime)
+    record_of(tiny(), runtime).unlink()
+    shuffle_labels()
+    with pytest.raises(CheckpointError, match="was trained on other data"):
+        get_or_run(tiny(), runtime)
+    assert not record_of(tiny(), runtime).exists()
 
 
 @pytest.fixture

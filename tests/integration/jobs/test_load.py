@@ -14,6 +14,7 @@ from helpers.paths import CONFIGS
 import smoothout
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import build_experiment
+from smoothout.jobs import prepared_run
 from smoothout.nn.evaluation import evaluate
 
 RUN = ["experiment=digits", "batch=large", "schedule.epochs=2", "threads=1", "download=false", "tensorboard=false"]
@@ -39,6 +40,12 @@ def test_the_network_has_the_accuracy_of_its_record(tmp_path: Path, weights: str
     told = json.loads(record.read_text())["outcome"][weights]["test_accuracy"]
     assert evaluate(model, test.batches(100)).accuracy == told
     assert not model.training
+
+
+def test_a_recorded_network_is_loaded_without_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    smoothout.trained(RUN, configs=CONFIGS)
+    monkeypatch.setattr(prepared_run, "load_splits", None)
+    smoothout.trained(RUN, configs=CONFIGS)
 
 
 def test_a_run_whose_checkpoint_was_lost_is_trained_again_and_its_record_stays(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from smoothout.benchmark.gpu_check.check import Finding, not_checked
 from smoothout.benchmark.gpu_check.networks import LR, deterministic, resnet8, training
 from smoothout.benchmark.gpu_check.trainings import SMOOTHOUT
+from smoothout.benchmark.timing import synchronize
 from smoothout.benchmark.workloads import Workload, advance, random_split, updates
 from smoothout.data.split import Split
 from smoothout.training.batch import Batch
@@ -55,7 +56,7 @@ class ConcurrentTrainings:
     def in_turn(self, data: Split, device: torch.device) -> list[StateDict]:
         """The weights in which all trainings end when they take turns."""
         streams = [_new_stream(device) for _ in range(self.count)]
-        _synchronize(device)  # the data are there
+        synchronize(device)  # the data are there
         trainings, ends = [], list[TrainingState]()
         for seed, on_stream in enumerate(streams):
             with on_stream():
@@ -65,7 +66,7 @@ class ConcurrentTrainings:
             for steps, on_stream in zip(trainings, streams, strict=True):
                 with on_stream():
                     ends.append(next(steps))
-        _synchronize(device)
+        synchronize(device)
         return [_copy(end) for end in ends]
 
 
@@ -127,8 +128,3 @@ def _new_stream(device: torch.device) -> Callable[[], AbstractContextManager[obj
     if device.type != "cuda":
         return nullcontext
     return partial(torch.cuda.stream, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -44,8 +44,7 @@ def checks(quick: bool) -> list[Check]:
         for name, group in CONCURRENT.items()
     }
     return [
-        Check("device", show_device),
-        Check("versions", show_versions),
+        Check("machine", show_machine),
         Check("noise has its distribution", numerics.noise_is_distributed),
         Check("AdaSmoothOut scales to filters", numerics.noise_scales_to_filters),
         Check("weights are restored", numerics.weights_are_restored),
@@ -73,23 +72,17 @@ def checks(quick: bool) -> list[Check]:
     ]
 
 
-def show_device(device: torch.device) -> Finding:
-    """Shows the GPU."""
-    gpu, chip = environment(device)["gpu"], torch.cuda.get_device_properties(device)
-    memory, count = f"{chip.total_memory / 2**30:.0f} GiB", torch.cuda.device_count()
+def show_machine(device: torch.device) -> Finding:
+    """Shows the GPU, and the versions of libraries and driver."""
+    machine, chip = environment(device), torch.cuda.get_device_properties(device)
+    gpu, count = machine["gpu"], torch.cuda.device_count()
     parts = f"{gpu['multiprocessors']} multiprocessors, capability {gpu['capability']}"
-    return Finding(None, f"{device} of {count}: {chip.name}, {memory}, {parts}")
-
-
-def show_versions(device: torch.device) -> Finding:
-    """Shows the versions of libraries and driver."""
-    versions = environment(device)
-    gpu = versions["gpu"]
     runtime = f"ROCm {gpu['hip']}" if gpu["hip"] else f"CUDA {gpu['cuda']}"
     return Finding(
         None,
-        f"torch {versions['versions']['torch']}, {runtime}, cuDNN {gpu['cudnn']}, driver {gpu['driver'] or 'unknown'},"
-        f" Python {versions['python']}, commit {versions['commit']}",
+        f"{device} of {count}: {chip.name}, {chip.total_memory / 2**30:.0f} GiB, {parts};"
+        f" torch {machine['versions']['torch']}, {runtime}, cuDNN {gpu['cudnn']}, driver {gpu['driver'] or 'unknown'},"
+        f" Python {machine['python']}, commit {machine['commit']}",
     )
 
 

@@ -82,7 +82,7 @@ def test_every_check_has_a_name_of_its_own_and_says_what_its_failure_means(quick
     names = [check.name for check in checks]
     assert len(set(names)) == len(names) > 25
     shown = [check.name for check in checks if not check.meaning]
-    assert {name for name in shown if not name.startswith("an update of")} == {"device", "versions"}
+    assert {name for name in shown if not name.startswith("an update of")} == {"machine"}
     assert sum("an update of" in name for name in shown) == (2 if quick else 12)
 
 
