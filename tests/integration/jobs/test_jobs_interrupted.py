@@ -1,4 +1,4 @@
-"""An analysis that is interrupted goes on with the passes that it has not made, and ends with the same numbers."""
+"""An interrupted analysis resumes with the passes that it has not made, and ends with the same numbers."""
 
 from __future__ import annotations
 
@@ -40,72 +40,76 @@ ANALYSES = (
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """Grows with every pass that is made and not read; all of them count as slow."""
-    passes, passed = list[None](), pass_cache._PassCache.passed
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """Grows with every pass that is made instead of read; all of them count as slow."""
+    made, get = list[None](), pass_cache._PassCache.get
 
-    def watched(self: Any, measure: Any) -> Any:
+    def get_and_count(self: Any, measure: Any) -> Any:
         def counted() -> Any:
-            passes.append(None)
+            made.append(None)
             return measure()
 
-        return passed(self, counted)
+        return get(self, counted)
 
     monkeypatch.setattr(pass_cache, "SLOW_SECONDS", 0.0)
-    monkeypatch.setattr(pass_cache._PassCache, "passed", watched)
-    return passes
+    monkeypatch.setattr(pass_cache._PassCache, "get", get_and_count)
+    return made
 
 
-def interrupt_after(passes: int, made: list[None], monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupt_after(count: int, passes: list[None], monkeypatch: pytest.MonkeyPatch) -> None:
     tick = progress.Bar.tick
 
-    def pressed(self: progress.Bar) -> None:
-        if len(made) >= passes:
+    def tick_or_stop(self: progress.Bar) -> None:
+        if len(passes) >= count:
             raise Interrupted(signal.SIGINT)
         tick(self)
 
-    monkeypatch.setattr(progress.Bar, "tick", pressed)
+    monkeypatch.setattr(progress.Bar, "tick", tick_or_stop)
 
 
 def analysis(settings: Any) -> Job:
     return Job(settings, tuple(tiny(seed=seed) for seed in range(settings.runs)))
 
 
-def found(job: Job, runtime: Runtime) -> dict[str, Any]:
+def outcome(job: Job, runtime: Runtime) -> dict[str, Any]:
     return {name: value for name, value in get_or_run(job, runtime).outcome.items() if name != "wall_seconds"}
 
 
 @pytest.mark.parametrize("settings", ANALYSES, ids=lambda settings: settings.kind)
-def test_an_analysis_that_is_interrupted_goes_on_and_ends_with_the_same_bits(
-    settings: Any, tmp_path: Path, made: list[None], monkeypatch: pytest.MonkeyPatch
+def test_an_analysis_that_is_interrupted_resumes_and_ends_with_the_same_bits(
+    settings: Any, tmp_path: Path, passes: list[None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job, unbroken, runtime = analysis(settings), workplace(tmp_path / "unbroken"), workplace(tmp_path / "broken")
-    expected = found(job, unbroken)
-    whole = len(made)
-    assert whole > 2
-    made.clear()
+    job, uninterrupted, runtime = (
+        analysis(settings),
+        workplace(tmp_path / "uninterrupted"),
+        workplace(tmp_path / "broken"),
+    )
+    expected = outcome(job, uninterrupted)
+    total = len(passes)
+    assert total > 2
+    passes.clear()
     with monkeypatch.context() as patched:
-        interrupt_after(whole // 2, made, patched)
+        interrupt_after(total // 2, passes, patched)
         with pytest.raises(Interrupted):
             get_or_run(job, runtime)
-    assert whole // 2 <= len(made) < whole
-    assert found(job, runtime) == expected
-    assert len(made) <= whole + 1  # the pass that was broken off is made again
-    left = [name for folder in (unbroken, runtime) for name in tree(Path(folder.folders.checkpoints))]
+    assert total // 2 <= len(passes) < total
+    assert outcome(job, runtime) == expected
+    assert len(passes) <= total + 1  # the pass that was broken off is made again
+    left = [name for folder in (uninterrupted, runtime) for name in tree(Path(folder.folders.checkpoints))]
     assert all(name.endswith(".pt") and ".passes" not in name for name in left)
 
 
-def test_what_was_found_of_other_weights_is_not_used(
-    tmp_path: Path, made: list[None], monkeypatch: pytest.MonkeyPatch
+def test_passes_of_other_weights_are_not_used(
+    tmp_path: Path, passes: list[None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, runtime = analysis(Sharpness(iterations=3, examples=50)), workplace(tmp_path)
-    expected = found(job, workplace(tmp_path / "unbroken"))
+    expected = outcome(job, workplace(tmp_path / "uninterrupted"))
     with monkeypatch.context() as patched:
-        interrupt_after(len(made) + 3, made, patched)
+        interrupt_after(len(passes) + 3, passes, patched)
         with pytest.raises(Interrupted):
             get_or_run(job, runtime)
     for path in Path(runtime.folders.checkpoints).glob("*.passes/*.pt"):
         path.rename(path.with_name(f"of other weights{path.name[16:]}"))
-    made.clear()
-    assert found(job, runtime) == expected
-    assert len(made) == expected["evaluations"] + 1  # the first pass is made twice
+    passes.clear()
+    assert outcome(job, runtime) == expected
+    assert len(passes) == expected["evaluations"] + 1  # the first pass is made twice
