@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -96,15 +96,10 @@ def landscape_line(
         ValueError: for no direction, or one of other shapes; for batches that are empty or allow only one pass; for a
             weight without a loss; and as `filter_direction`.
     """
-    check_batches("batches", batches)
-    alphas, columns = list(map(float, alphas)), []
-    measure = partial(evaluate, model, batches, tally=accumulator_for(loss, weight))
-    parameters = trainable_parameters(model)
-    with preserve_state(model):
-        center = [parameter.detach().clone() for parameter in parameters]
-        for direction in _directions(model, directions, seed, one_dimensional):
-            columns.append([_measure_at(parameters, center, [(a, direction)], measure, tick) for a in alphas])
-            set_parameters(parameters, center)  # the next direction is scaled to the filters at the center
+    alphas = list(map(float, alphas))
+    with _evaluator(model, batches, loss, weight, tick) as evaluate_at:
+        lines = _directions(model, directions, seed, one_dimensional)
+        columns = [[evaluate_at((alpha, direction)) for alpha in alphas] for direction in lines]
     rows = zip(*columns, strict=True)
     return [
         LandscapePoint(alpha, tuple(m.loss for m in row), tuple(m.accuracy for m in row))
@@ -135,17 +130,10 @@ def landscape_plane(
     """
     if directions is not None and len(directions) != 2:
         raise ValueError(f"directions: a plane needs two, not {len(directions)}")
-    check_batches("batches", batches)
     alphas, betas = list(map(float, alphas)), list(map(float, betas))
-    measure = partial(evaluate, model, batches, tally=accumulator_for(loss, weight))
-    parameters = trainable_parameters(model)
-    with preserve_state(model):
-        center = [parameter.detach().clone() for parameter in parameters]
+    with _evaluator(model, batches, loss, weight, tick) as evaluate_at:
         first, second = _directions(model, directions or 2, seed, one_dimensional)
-        grid = [
-            [_measure_at(parameters, center, [(alpha, first), (beta, second)], measure, tick) for beta in betas]
-            for alpha in alphas
-        ]
+        grid = [[evaluate_at((alpha, first), (beta, second)) for beta in betas] for alpha in alphas]
     return LandscapePlane(
         alphas=tuple(alphas),
         betas=tuple(betas),
@@ -169,9 +157,30 @@ def _directions(
     yield from ([step.to(w) for step, w in zip(direction, weights, strict=True)] for direction in directions)
 
 
+@contextmanager
+def _evaluator(
+    model: nn.Module, batches: Batches, loss: Loss | None, weight: Weight | None, tick: Tick
+) -> Iterator[Callable[..., EvalResult]]:
+    """Within the block, a function that evaluates the model at its weights plus steps (length, direction)."""
+    check_batches("batches", batches)
+    tally = accumulator_for(loss, weight)
+    parameters = trainable_parameters(model)
+    center = [parameter.detach().clone() for parameter in parameters]
+
+    def evaluate_at(*steps: tuple[float, Sequence[Tensor]]) -> EvalResult:
+        set_parameters(parameters, center, *steps)
+        result = evaluate(model, batches, tally=tally)
+        set_parameters(parameters, center)  # a direction is scaled to the filters that it finds
+        tick()
+        return result
+
+    with preserve_state(model):
+        yield evaluate_at
+
+
 @torch.no_grad()
 def set_parameters(
-    parameters: Sequence[Tensor], center: Sequence[Tensor], steps: Sequence[tuple[float, Sequence[Tensor]]] = ()
+    parameters: Sequence[Tensor], center: Sequence[Tensor], *steps: tuple[float, Sequence[Tensor]]
 ) -> None:
     """Set ``parameters`` to ``center`` plus each step (length, direction), in place."""
     for index, (parameter, start) in enumerate(zip(parameters, center, strict=True)):
@@ -180,16 +189,3 @@ def set_parameters(
         for number, (length, direction) in enumerate(steps):
             torch.add(parameter if number else start, direction[index], alpha=length, out=parameter)
     clear_weight_caches()
-
-
-def _measure_at(
-    parameters: Sequence[Tensor],
-    center: Sequence[Tensor],
-    steps: Sequence[tuple[float, Sequence[Tensor]]],
-    measure: Callable[[], EvalResult],
-    tick: Tick,
-) -> EvalResult:
-    set_parameters(parameters, center, steps)
-    result = measure()
-    tick()
-    return result

@@ -104,7 +104,7 @@ def noise_curve(
                 context.generator = make_generator(seed, "sensitivity", index, draw, device=context.device)
                 directions = context.draw()
                 for a, accumulator in zip(strengths, accumulators, strict=True):
-                    set_parameters(parameters, clean, [(a, directions)])
+                    set_parameters(parameters, clean, (a, directions))
                     accumulator.update(model(inputs), targets, inputs)
                 tick()
             return torch.tensor([accumulator.compute() for accumulator in accumulators], dtype=torch.float64)

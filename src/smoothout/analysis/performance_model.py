@@ -47,18 +47,10 @@ def ring_all_reduce(size: float, workers: int, bandwidth: float, latency: float)
 
 
 def fit_worker(whole: float, half: float, ghosts: int, *, size: float, message: float, empty_message: float) -> Worker:
-    """Fit a worker to measurements, all in seconds.
+    """The worker whose update takes ``whole`` seconds for ``ghosts`` ghost batches, and ``half`` for half as many.
 
-    Args:
-        whole: an update of ``ghosts`` ghost batches.
-        half: an update of half as many.
-        ghosts: number of ghost batches.
-        size: bytes that two workers sum in ``message`` seconds.
-        message: an all-reduce of ``size`` bytes.
-        empty_message: an all-reduce of almost none.
-
-    Raises:
-        ValueError: unless ``whole`` > ``half`` and ``message`` > ``empty_message``.
+    Two such workers sum ``size`` bytes in ``message`` seconds, and almost none in ``empty_message`` seconds. Raises
+    ValueError unless ``whole`` > ``half`` and ``message`` > ``empty_message``: such times carry no information.
     """
     if not (whole > half > 0 and message > empty_message > 0):
         raise ValueError(f"seconds {whole}, {half} and {message}, {empty_message}: the first of each must be longer")
