@@ -207,6 +207,20 @@ def test_the_readmes_code_trains_measures_and_reads_the_records(names, capsys):
     assert len(best) > 10
 
 
+def test_the_analyses_code_gives_what_its_page_says(names):
+    page = ROOT / "src" / "smoothout" / "analysis" / "README.md"
+    for block in re.findall(r"^```python\n(.*?)^```$", TEXTS[page], re.M | re.S):
+        exec(block, names)
+    assert names["result"].value > 0
+    assert (names["path"][0].alpha, names["path"][-1].alpha) == (-1.0, 2.0)
+    assert names["noisy"][0].loss_error == 0.0 < names["noisy"][1].loss_error
+    assert {len(point.losses) for point in names["around"]} == {5}
+    top = list(names["top"].values)
+    assert top == sorted(top, reverse=True)
+    ritz = [value for values in names["spectrum"].ritz for value in values]
+    assert all(min(abs(value - other) for other in ritz) < 0.01 * top[0] for value in top)
+
+
 # The examples of configs/README.md
 
 
