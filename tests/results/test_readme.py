@@ -37,25 +37,26 @@ def name_of(page: Path) -> str:
 
 
 def commands() -> list[str]:
-    shown = r"^ *(?:python|torchrun .*?) (scripts/.*=.*)$"
-    found = [line for text in TEXTS.values() for line in re.findall(shown, text, re.M)]
-    return sorted({line.partition("  #")[0].strip() for line in found})
+    """The commands with settings that pages, and the help of programs, show."""
+    command = r"^ *(?:python|torchrun .*?) (scripts/.*=.*)$"
+    lines = [line for text in TEXTS.values() for line in re.findall(command, text, re.M)]
+    return sorted({line.partition("  #")[0].strip() for line in lines})
 
 
-def made() -> list[str]:
-    """What the pages have make do with settings, and its other targets that run a program with some."""
+def make_commands() -> list[str]:
+    """The calls of make with settings that pages show, and targets that run a program with settings."""
     lines = [line for page in READMES for line in re.findall(r"^make (\S+ .*=.*)$", TEXTS[page], re.M)]
-    given = sorted({line.partition("  #")[0].strip() for line in lines})
-    return [*given, "quickstart", "reproduce-table2", "show-table2", "figure-f1", "choose-strength", "causes", "data"]
+    shown = sorted({line.partition("  #")[0].strip() for line in lines})
+    return [*shown, "quickstart", "reproduce-table2", "show-table2", "figure-f1", "choose-strength", "causes", "data"]
 
 
 def first_choice(override: str) -> str:
-    """Of a sweep ``key=a,b`` the first point; a list ``key=[a,b]`` stays."""
+    """The first point of a sweep ``key=a,b``; a list ``key=[a,b]`` stays."""
     return override if "[" in override else override.partition(",")[0]
 
 
 def compose_and_build(command: str) -> None:
-    """Raise where the program ``scripts/NAME.py SETTINGS`` would not take its settings."""
+    """Raise if the program ``scripts/NAME.py SETTINGS`` would refuse its settings."""
     script, *overrides = shlex.split(command, comments=True)
     kept = [first_choice(o) for o in overrides if o != "-m" and not o.startswith("hydra/")]
     config = compose_config(ROOT / "configs", Path(script).stem, kept)
@@ -70,7 +71,7 @@ def compose_and_build(command: str) -> None:
 
 def test_there_are_commands_to_check():
     assert len(commands()) > 10
-    assert len(made()) > 8
+    assert len(make_commands()) > 8
 
 
 @pytest.mark.parametrize("command", commands())
@@ -78,10 +79,10 @@ def test_every_command_that_is_shown_composes(command):
     compose_and_build(command)
 
 
-@pytest.mark.parametrize("target", made())
+@pytest.mark.parametrize("target", make_commands())
 def test_what_make_runs_composes(target):
-    done = subprocess.run(["make", "-n", *shlex.split(target)], cwd=ROOT, text=True, capture_output=True, check=True)
-    lines = re.findall(r"python (scripts/\S+\.py.*)", done.stdout.replace("\\\n", " "))
+    dry_run = subprocess.run(["make", "-n", *shlex.split(target)], cwd=ROOT, text=True, capture_output=True, check=True)
+    lines = re.findall(r"python (scripts/\S+\.py.*)", dry_run.stdout.replace("\\\n", " "))
     assert lines
     for line in lines:
         compose_and_build(line)
@@ -116,13 +117,13 @@ def test_the_readme_is_short_and_names_every_experiment():
 
 
 def test_the_section_on_gpus_begins_with_their_check():
-    first = re.search(r"^\*\*GPU\.\*\*.*?```sh\n(.*?)$", README, re.M | re.S)
-    assert first[1].split("#")[0].strip() == "make check-gpu"
+    block = re.search(r"^\*\*GPU\.\*\*.*?```sh\n(.*?)$", README, re.M | re.S)
+    assert block[1].split("#")[0].strip() == "make check-gpu"
     command = subprocess.run(["make", "-n", "check-gpu"], cwd=ROOT, text=True, capture_output=True, check=True)
     assert "python scripts/check_gpu.py" in command.stdout
 
 
-HEADINGS = {  # of a rendered table's section, by the name that a page's block of its rows has
+HEADINGS = {  # of the sections of a rendered table, by the name that a block of a page gives them
     "accuracy": "Test accuracy in %, best epoch",
     "late": "Test accuracy in %, median of the last quarter of the epochs",
     "last": "Test accuracy in %, last epoch",
@@ -138,18 +139,18 @@ def cells(line: str) -> list[str]:
 
 
 def section(name: str, block: str) -> list[list[str]]:
-    """The rows of the rendered table ``name`` that a page's ``block`` is of."""
+    """The rows in the section of the rendered table ``name`` that ``block`` names."""
     rendered = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
-    [found] = re.findall(rf"^## {HEADINGS[block]}\n(.*?)(?=^## |\Z)", rendered, re.M | re.S)
-    return [cells(line) for line in found.splitlines() if line.startswith("|")]
+    [text] = re.findall(rf"^## {HEADINGS[block]}\n(.*?)(?=^## |\Z)", rendered, re.M | re.S)
+    return [cells(line) for line in text.splitlines() if line.startswith("|")]
 
 
 def shown(name: str, text: str) -> list[tuple[str, list[str]]]:
-    """A block's rows, each with the table that it is of; for a ``*`` in ``name``, the row's first cell tells which."""
+    """The rows of a block, each with the name of its table; a ``*`` in ``name`` stands for the row's first cell."""
     rows = [cells(line) for line in text.splitlines() if line.startswith("|") and not line.startswith("|:")]
     if "*" not in name:
         return [(name, row) for row in rows]
-    return [(name.replace("*", row[0].strip("`")), row[1:]) for row in rows[1:]]  # but for the head
+    return [(name.replace("*", row[0].strip("`")), row[1:]) for row in rows[1:]]  # without the head
 
 
 @pytest.mark.parametrize("page", SHOWING, ids=name_of)
@@ -173,7 +174,7 @@ def test_the_readme_and_the_findings_show_numbers():
 
 @pytest.fixture
 def names(monkeypatch) -> dict[str, Any]:
-    """What a page's code blocks find: data of 64 numbers in ten classes, models with BatchNorm, and the imports."""
+    """What the code of a page may use: examples of 64 numbers in ten classes, models with BatchNorm, imports."""
     monkeypatch.chdir(ROOT)
 
     def examples(count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -181,9 +182,9 @@ def names(monkeypatch) -> dict[str, Any]:
 
     model, other = (nn.Sequential(nn.Linear(64, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 10)) for _ in range(2))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    given: dict[str, Any] = {"model": model, "model_a": model, "model_b": other, "optimizer": optimizer}
-    given |= {"torch": torch, "nn": nn, "F": nn.functional, "SmoothOut": SmoothOut, "AdaSmoothOut": AdaSmoothOut}
-    return given | {"loader": examples(8), "batches": examples(16), "held_out": examples(16)}
+    namespace: dict[str, Any] = {"model": model, "model_a": model, "model_b": other, "optimizer": optimizer}
+    namespace |= {"torch": torch, "nn": nn, "F": nn.functional, "SmoothOut": SmoothOut, "AdaSmoothOut": AdaSmoothOut}
+    return namespace | {"loader": examples(8), "batches": examples(16), "held_out": examples(16)}
 
 
 @pytest.mark.parametrize("page", CODE, ids=name_of)
@@ -226,7 +227,7 @@ def test_the_analyses_code_gives_what_its_page_says(names):
 
 @pytest.fixture
 def configs(tmp_path) -> Path:
-    """A copy of configs/ with the files that its README has the reader add."""
+    """A copy of configs/ with the files that its README adds."""
     folder = shutil.copytree(ROOT / "configs", tmp_path / "configs")
     for path, text in re.findall(
         r"^```yaml\n# configs/(\S+)\n(.*?)^```$", TEXTS[ROOT / "configs/README.md"], re.M | re.S
@@ -236,10 +237,10 @@ def configs(tmp_path) -> Path:
 
 
 def test_the_examples_of_a_table_a_figure_and_a_claim_work(configs):
-    given = compose_config(configs, "reproduce", ["table=mine", "figure=mine"])
+    config = compose_config(configs, "reproduce", ["table=mine", "figure=mine"])
     published = ROOT / "results" / "published"
-    table = TablePlan(given["table"], RunSelection(), configs, published)
-    figure = FigurePlan(given["figure"], RunSelection(), configs)
+    table = TablePlan(config["table"], RunSelection(), configs, published)
+    figure = FigurePlan(config["figure"], RunSelection(), configs)
     assert len(table.jobs()) == 4
     assert len(figure.jobs()) == 4
     claims = compose_config(configs, "verdicts", ["claims=mine"])["claims"]
