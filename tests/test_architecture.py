@@ -16,6 +16,7 @@ from helpers.paths import ROOT
 import smoothout
 
 PACKAGE = ROOT / "src" / "smoothout"
+EQUATIONS = PACKAGE / "README.md"  # has a table of tags and the functions that they are in
 
 
 def test_the_public_names_are_listed_there_and_seen_by_people_and_by_type_checkers():
@@ -41,9 +42,7 @@ def tags() -> list[str]:
 
 def test_each_equation_stands_in_one_place_and_in_the_readmes_table():
     found = tags()
-    listed = re.findall(
-        r"^\| \[([^\]]+)\] .*\| `([\w.]+)` \|$", (PACKAGE / "README.md").read_text(encoding="utf-8"), re.M
-    )
+    listed = re.findall(r"^\| \[([^\]]+)\] .*\| `([\w.]+)` \|$", EQUATIONS.read_text(encoding="utf-8"), re.M)
     assert len({tag for tag, _ in found}) == len(found), "an equation stands in two places"
     assert dict(listed) == dict(found)
 
@@ -51,6 +50,11 @@ def test_each_equation_stands_in_one_place_and_in_the_readmes_table():
 def test_no_file_is_longer_than_350_lines():
     paths = [path for folder in (PACKAGE, ROOT / "scripts", ROOT / "tests") for path in folder.rglob("*.py")]
     assert [p.name for p in paths if len(p.read_text(encoding="utf-8").splitlines()) > 350] == []
+
+
+def test_the_package_shows_a_dozen_rooms_at_most():
+    rooms = [path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert len(rooms) <= 12, rooms
 
 
 def test_scripts_are_thin():
