@@ -14,7 +14,6 @@ from helpers.paths import CONFIGS
 from smoothout.analysis.performance_model import Worker
 from smoothout.benchmark import process_pair, scaling, workloads
 from smoothout.benchmark.scaling import Scaling
-from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
@@ -90,29 +89,6 @@ def test_one_process_and_two_run_eagerly_so_that_times_of_one_predict_those_of_t
     for size in (1, 2):
         process_pair._updates(Scaling(), images, ProcessGroup(0, size), 2)
     assert [engine.launch for engine in chosen] == ["eager", "eager"]
-
-
-def test_times_that_tell_nothing_are_one_line(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Scaling, "_times", lambda self, device: ({name: [1.0] for name in TIMES}, COMPUTED, 1000))
-    with pytest.raises(ConfigError, match="must be longer"):
-        get_or_run(Job(Scaling()), runtime)
-    assert list((Path(runtime.folders.results) / "scaling").glob("*.json")) == []
-
-
-@pytest.mark.parametrize(
-    ("settings", "allowed"),
-    [
-        ({"network": "f2"}, "f1, c1, resnet18"),
-        ({"ghost": 1}, "at least 2"),
-        ({"ghosts": 3}, "even number >= 2"),
-        ({"turns": 0}, "at least 1"),
-    ],
-)
-def test_wrong_settings_are_named(settings: dict[str, Any], allowed: str) -> None:
-    [(key, value)] = settings.items()
-    with pytest.raises(ValueError, match=rf"^{key}: .*{value}") as refused:
-        Scaling(**settings)
-    assert allowed in str(refused.value)
 
 
 class Axes:

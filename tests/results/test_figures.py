@@ -45,13 +45,6 @@ def write(job: Job, runtime: Runtime, outcome: dict[str, Any]) -> Record:
 LINE = [{"alpha": a, "loss": 0.1, "accuracy": 0.9, "negative_variances": 0} for a in (-1.0, 0.0, 1.0, 2.0)]
 
 
-def test_without_any_record_nothing_is_drawn_and_everything_is_missing(runtime: Runtime, tmp_path: Path) -> None:
-    made = picture("f1")
-    assert made.save(runtime, tmp_path / "figures") == []
-    assert not (tmp_path / "figures").exists()
-    assert set(made.missing(runtime)) == {job.name for job in made.jobs() if job.dependencies}
-
-
 def test_what_is_there_is_drawn_and_what_is_missing_is_named(runtime: Runtime, tmp_path: Path) -> None:
     made = picture("f1")
     [(_, line)] = made.panels[0].jobs
@@ -92,13 +85,6 @@ def test_several_seeds_are_drawn_together_as_far_as_they_are_there(runtime: Runt
     assert "seeds 0, 1, 2" in text
 
 
-def test_figure_1_needs_no_records(runtime: Runtime, tmp_path: Path) -> None:
-    made = picture("figure1")
-    assert made.jobs() == []
-    assert [path.name for path in made.save(runtime, tmp_path)] == ["figure1.svg", "figure1.png"]
-    assert made.missing(runtime) == []
-
-
 def test_what_is_only_drawn_is_of_every_seed_that_has_a_record_of_what_is_drawn(runtime: Runtime) -> None:
     made = picture("f1")
     assert made.with_recorded_seeds(runtime) is made
@@ -123,16 +109,3 @@ def test_a_run_has_one_colour_in_all_panels_and_a_line_between_runs_has_none_of_
         given.append([run for run, _ in panel.drawn(runtime, made.places).draw.keywords["records"]])
     ways = [curves.RunLabel("0 is SB, 1 is LB", None)]
     assert given == [ways, [curves.RunLabel("SB", 0), curves.RunLabel("LB", 1)], ways]
-
-
-def test_panels_to_be_compared_share_their_limits() -> None:
-    for name, shared in (("courses-f1", ["y", "y"]), ("landscape-f1", [None, None, None, None, "z", "z"])):
-        assert [panel.kind.shared_axis for panel in picture(name).panels] == shared
-
-
-def test_panels_without_records_are_left_out_and_named_for_people(runtime: Runtime, tmp_path: Path) -> None:
-    made = picture("keskar3")
-    write(made.panels[0].jobs[0][1], runtime, {"train": LINE, "test": LINE})
-    text = made.save(runtime, tmp_path)[0].read_text()
-    assert "not run: C1 on CIFAR-10, C3 on CIFAR-100" in text
-    assert "c1-cifar10" not in text

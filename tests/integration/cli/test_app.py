@@ -77,18 +77,3 @@ def test_an_atlas_has_a_line_a_search_and_a_failed_one_says_so():
     _, keskar, released = summary.analysis_summary(a_record("atlas", {"courses": courses})).splitlines()
     assert keskar.split() == ["full", "keskar", "1.5000", "2", "STOP"]
     assert released.split() == ["full", "released", "failed", "2", "ABNORMAL"]
-
-
-def test_points_of_a_line_without_a_value_are_not_defined():
-    points = [{"alpha": alpha, "accuracy": value} for alpha, value in ((0.0, 0.5), (2.0, None))]
-    assert summary.analysis_summary(a_record("interpolation", {"test": points})).splitlines()[1:] == [
-        "  0.00  50.00%",
-        "  2.00   not defined",
-    ]
-
-
-def test_a_plane_with_points_that_overflow_is_described_by_the_others():
-    text = summary.analysis_summary(a_record("plane", {"losses": [[0.5, None], [2.0, 1.0]]}))
-    assert text == "name: 3 points, loss from 0.5 to 2"
-    text = summary.analysis_summary(a_record("plane", {"losses": [[None, None]]}))
-    assert text == "name: no point has a finite loss"

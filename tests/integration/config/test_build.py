@@ -147,6 +147,40 @@ def test_a_value_out_of_range_is_refused_by_key_and_value(f1: dict[str, Any], ke
         refused(changed(f1, key, value), key, str(value).strip("[]"))
 
 
+ANALYSES_OUT_OF_RANGE: dict[str, dict[str, tuple[Any, ...]]] = {
+    "sharpness": {
+        "eps": (0.0, -1.0, math.nan),
+        "iterations": (0,),
+        "subspace": (0,),
+        "examples": (0,),
+        "repeats": (0,),
+    },
+    "adaptive_sharpness": {"rho": (0.0,), "norm": ("l3",), "random_starts": (-1,), "split": ("by_convention",)},
+    "search_comparison": {"eps": (0.0,), "budget": (0,), "subspace": (0,), "iterations": (0,)},
+    "interpolation": {"points": (1,), "start": (9.0,), "path": ("straight",), "running_stats": ("old",)},
+    "noise_curve": {"strengths": ([], [0.1], [0.2, 0.1], [-0.1, 0.1]), "batch": (0,), "draws": (0,)},
+    "landscape": {"directions": (0,), "points": (1,), "one_dimensional": ("free",)},
+    "plane": {"stop": (-9.0,), "split": ("by_convention",)},
+    "hessian": {
+        "eigenvalues": (0,),
+        "probes": (1,),
+        "spectrum_probes": (-1,),
+        "spectrum_steps": (0,),
+        "tolerance": (2.0,),
+    },
+}
+
+
+@pytest.mark.parametrize("name", ANALYSES_OUT_OF_RANGE)
+def test_an_analysis_refuses_values_out_of_range_by_key(name: str) -> None:
+    node = composed(f"analysis={name}", name="analyze")["analysis"]
+    for key, values in ANALYSES_OUT_OF_RANGE[name].items():
+        for value in values:
+            with pytest.raises(ConfigError, match=rf"^analysis\.[^:]*{key}.*: ") as error:
+                build(node | {key: value}, "analysis")
+            assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("key", "meant"), [("method.copys", "copies"), ("model.widht", "width"), ("model.dropout", "width, depth, name")]
 )

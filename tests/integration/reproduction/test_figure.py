@@ -116,42 +116,6 @@ def test_keskars_figure_6_follows_each_run_by_trainings_of_more_and_more_epochs(
         assert {job.settings.checkpoint for _, job in panel.jobs} == {"last"}
 
 
-def test_the_atlas_is_one_job_a_run_that_both_its_panels_draw() -> None:
-    made = picture("atlas")
-    assert kinds(made.jobs()) == {"train": 2, "atlas": 2}
-    assert [(panel.jobs[0][0], panel.options.space) for panel in made.panels] == [
-        ("SB", "full"),
-        ("SB", "subspace"),
-        ("LB", "full"),
-        ("LB", "subspace"),
-    ]
-
-
-def test_a_course_draws_the_trainings_with_their_averages_recomputed_at_the_end() -> None:
-    made = picture("courses-f1")
-    assert kinds(made.jobs()) == {"train": 4, "averages": 4}
-    assert {str(job.settings.checkpoint) for job in made.jobs() if job.dependencies} == {"last"}
-    assert [Counter(name for name, _ in panel.jobs) for panel in made.panels] == [{"baseline": 2, "SmoothOut": 2}] * 2
-
-
-def test_the_landscape_of_f1_shows_each_plane_twice_and_measures_it_once() -> None:
-    made = picture("landscape-f1")
-    assert kinds(made.jobs()) == {"train": 2, "landscape": 2, "plane": 2}
-    assert [getattr(panel.options, "split", None) for panel in made.panels] == ["train", None, None, "test", None, None]
-
-
-def test_the_spectra_of_f1_are_one_job_a_run_with_a_density_though_each_run_is_drawn_twice() -> None:
-    made = picture("hessian-f1")
-    assert kinds(made.jobs()) == {"train": 4, "hessian": 4}
-    assert {job.settings.spectrum_probes for job in made.jobs() if job.dependencies} == {2}
-    assert [[name for name, _ in panel.jobs] for panel in made.panels] == [
-        ["SB", "LB"],
-        ["SB", "SB SmoothOut"],
-        ["LB", "LB SmoothOut"],
-    ]
-    assert made.panels[0].jobs[0][1].digest == made.panels[1].jobs[0][1].digest
-
-
 def test_the_adaptive_sharpness_of_f1_is_of_four_runs_in_a_box_and_in_a_ball_that_reaches_as_far() -> None:
     made = picture("adaptive-f1")
     assert kinds(made.jobs()) == {"train": 4, "adaptive": 16}
@@ -192,16 +156,6 @@ def test_each_seed_has_its_own_jobs_and_a_line_joins_runs_of_one_seed() -> None:
     ]
     assert len(made.jobs()) == 2 * len(picture("f1").jobs())
     assert all(str(job.settings.batchnorm_init) == "one" for job in made.jobs() if not job.dependencies)
-
-
-def test_the_plan_has_every_job_with_the_configs_estimate_of_an_epoch() -> None:
-    plan = picture("figure3").plan()["figure figure3"]
-    assert len(plan) == 6
-    assert {(job.settings.batch.size, seconds) for job, seconds in plan.items() if not job.dependencies} == {
-        (256, 57),
-        (5000, 103),
-    }
-    assert set(picture("keskar4").plan()["figure keskar4"].values()) == {4.5, 3.5, 57, 103, None}
 
 
 # Refusals

@@ -79,16 +79,6 @@ def test_table_2_needs_its_twelve_trainings_and_five_measurements_on_each(table)
     assert {job.settings.schedule.epochs for job in trainings} == {200}
 
 
-def test_the_three_regimes_are_different_jobs(table):
-    digests = [
-        {job.digest for job in TablePlan(table, RunSelection(protocol=protocol), CONFIGS, PUBLISHED).jobs()}
-        for protocol in ("authors_code", "paper_text", "authors_code_v1")
-    ]
-    assert not digests[0] & digests[1]
-    assert not digests[0] & digests[2]
-    assert not digests[1] & digests[2]
-
-
 def test_what_is_only_rendered_is_of_every_seed_that_has_a_record_of_its_rows(table, runtime):
     reproduction = f1_rows(table, (0,))
     assert reproduction.with_recorded_seeds(runtime) is reproduction
@@ -158,14 +148,6 @@ def test_a_table_says_whose_sharpness_is_that_of_other_weights(table, runtime, s
     assert ("trained again on another machine" in text and run.name in text) is said
 
 
-def test_a_diverged_training_is_no_number(table, runtime):
-    reproduction = f1_rows(table, (0,))
-    runtime.records.write(training(reproduction.cells[0].jobs[0], 0.1, 0.1, diverged=True))
-    cell = reproduction.render(runtime).cells[0]
-    assert cell.values == {}
-    assert cell.diverged == {0}
-
-
 def test_what_was_measured_on_a_diverged_training_is_no_number_either(table, runtime):
     """Neither in its own column nor in a difference; with or without a record of the measurement."""
     reproduction = f1_rows(table, (0, 1))
@@ -221,11 +203,6 @@ def test_what_costs_nobody_knows_what_is_still_not_run(table, runtime):
     runtime.records.write(training(reproduction.cells[0].jobs[0], 0.98, 0.98, seconds=9.0))
     cells = {cell.column: cell for cell in reproduction.render(runtime).cells}
     assert cells["baseline best"].hours == pytest.approx(200 * 9.0 / 3600)
-
-
-def test_rows_that_do_not_exist_are_refused(table):
-    with pytest.raises(ConfigError, match="F9"):
-        TablePlan(table, RunSelection(), CONFIGS, PUBLISHED, ["F9"])
 
 
 NUMBER = ["keskar-table2.csv", "F1", "test_SB"]
@@ -321,15 +298,3 @@ def test_every_record_of_table_2_is_read_once(table, monkeypatch):
 def test_a_typical_late_epoch_is_the_median_of_the_last_quarter(table, accuracies, late):
     job = f1_rows(table).cells[0].jobs[0]
     assert late_median_accuracy(record(job, curves={"test_accuracy": accuracies})) == pytest.approx(late)
-
-
-@pytest.mark.parametrize("seeds", [(), (0, 0), (-1,)])
-def test_impossible_seeds_are_refused(seeds):
-    with pytest.raises(ValueError, match="seeds"):
-        RunSelection(seeds=seeds)
-
-
-def test_the_numbers_published_for_f1_stand_beside_its_cells(table):
-    entries = TablePlan(table, RunSelection(), CONFIGS, PUBLISHED, ["F1"]).cells
-    best = [entry.published for entry in entries if entry.column.endswith("best")]
-    assert best == [98.49, 98.61, 98.01, 98.42]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -82,24 +81,11 @@ def test_at_an_exact_minimum_the_random_starts_find_the_rise(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_maximum_inside_the_region_is_reached(norm):
-    found = adaptive_sharpness(quadratic([1.0, 2.0], [0.02, -0.01], [-1.0, -1.0]), ONE_EXAMPLE, height, 0.5, norm=norm)
-    assert found.value == pytest.approx(0.5 * (0.02**2 + 0.01**2), rel=0.02)
-
-
-@pytest.mark.parametrize("norm", NORMS)
 def test_a_search_that_meets_nothing_higher_has_failed(norm):
     found = adaptive_sharpness(quadratic([1.0, 2.0], [0.0, 0.0], [-1.0, -1.0]), ONE_EXAMPLE, height, 0.5, norm=norm)
     assert (found.failed, found.value, found.max_loss) == (True, 0.0, found.loss)
     assert str(found) == f"failed ({found.status})"
     assert "no point above the model's own loss in 3 ascents" in found.status
-
-
-def test_a_weight_of_zero_stays_zero():
-    model, seen = quadratic([0.0, 1.0], [5.0, 1.0], [0.0, 0.0]), []
-    model.register_forward_hook(lambda module, *_: seen.append(module.weights[0].item()))
-    assert adaptive_sharpness(model, ONE_EXAMPLE, height, 0.1).value == pytest.approx(0.1)
-    assert set(seen) == {0.0}
 
 
 # Brute force
@@ -129,20 +115,6 @@ def test_no_corner_of_a_small_networks_box_is_higher():
     assert found.max_loss == pytest.approx(highest, rel=1e-9)
     inside = losses_at(model, w * (1 + rho * (2 * torch.rand(2000, len(w), dtype=torch.float64) - 1)))
     assert found.max_loss >= inside.max().item()
-
-
-def test_no_random_point_of_a_small_networks_ball_and_no_climb_from_one_is_higher():
-    model, rho = network(), 0.3
-    w = parameters_to_vector(trainable_parameters(model))
-    z = torch.randn(2000, len(w), dtype=torch.float64)
-    z /= z.norm(dim=1, keepdim=True)
-    found = adaptive_sharpness(model, examples(), F.cross_entropy, rho, norm="l2", iterations=100)
-    for _ in range(30):
-        z.requires_grad_(True)
-        slopes = torch.autograd.grad(losses_at(model, w + rho * w.abs() * z).sum(), z)[0]
-        z = (z + 0.5 * slopes / slopes.norm(dim=1, keepdim=True)).detach()
-        z /= z.norm(dim=1, keepdim=True).clamp(min=1.0)
-    assert found.max_loss >= losses_at(model, w + rho * w.abs() * z).max().item() * (1 - 1e-6)
 
 
 # What it is for
@@ -179,12 +151,6 @@ def test_with_normalised_logits_the_scale_of_the_last_layer_does_not_count():
     assert same[1].value == pytest.approx(same[0].value, rel=1e-9)
     logits, targets = (torch.cat([f(b) for b in batches]) for f in (lambda b: model(b[0]), lambda b: b[1]))
     assert same[0].loss == pytest.approx(F.cross_entropy(normalize_logits(logits), targets).item())
-
-
-def test_logits_of_another_form_are_not_normalised():
-    """A language model's would be normalised over tokens instead of classes."""
-    with pytest.raises(ValueError, match=r"^normalise_logits: .* \(examples, classes\), not \(2, 5, 3\)$"):
-        normalize_logits(torch.randn(2, 5, 3))
 
 
 def test_normalised_logits_have_mean_zero_and_length_one_and_equal_ones_stay_finite():
@@ -245,14 +211,6 @@ def test_every_evaluated_point_lies_in_the_region(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_points_where_the_loss_is_not_finite_do_not_count(norm):
-    model = Landscape([1.0, 1.0], lambda w: -torch.log(1.05 - w).sum())
-    found = adaptive_sharpness(model, ONE_EXAMPLE, height, 0.1, norm=norm, random_starts=4)
-    assert not found.failed
-    assert math.isfinite(found.max_loss)
-
-
-@pytest.mark.parametrize("norm", NORMS)
 def test_the_same_seed_gives_the_same_result_and_another_other_starts(norm):
     def measured(seed: int) -> Any:
         model = Landscape([0.1, 0.2, 0.3], lambda w: 1.0 + torch.sin(300.0 * w).sum())
@@ -260,48 +218,6 @@ def test_the_same_seed_gives_the_same_result_and_another_other_starts(norm):
 
     assert measured(0) == measured(0)
     assert len({measured(seed).value for seed in range(4)}) > 1
-
-
-def one_pass() -> Iterator[tuple[Tensor, Tensor]]:
-    yield from ONE_EXAMPLE
-
-
-@pytest.mark.parametrize(
-    ("argument", "value", "line"),
-    [
-        ("rho", 0.0, "rho: must be a finite number above 0, not 0.0"),
-        ("rho", math.inf, "rho: must be a finite number above 0, not inf"),
-        ("norm", "l1", "norm: 'l1' is not one of linf, l2"),
-        ("iterations", 0, "iterations: must be a whole number of at least 1, not 0"),
-        ("random_starts", -1, "random_starts: must be a whole number of at least 0, not -1"),
-        ("batches", [], "batches: must hold (inputs, targets) and allow more than one pass, not "),
-        ("batches", one_pass(), "batches: must hold (inputs, targets) and allow more than one pass, not "),
-    ],
-)
-def test_an_impossible_argument_is_one_line_and_the_model_is_not_touched(argument, value, line):
-    model, touched = quadratic([1.0], [1.0], [1.0]), []
-    model.register_forward_hook(lambda *_: touched.append("forward"))
-    with pytest.raises(ValueError) as raised:  # noqa: PT011
-        adaptive_sharpness(model, **{"batches": ONE_EXAMPLE, "loss": height, "rho": 0.1, argument: value})
-    assert str(raised.value).startswith(line)
-    assert not touched
-
-
-def test_a_region_narrower_than_the_weights_own_rounding_is_refused():
-    model = network().bfloat16()
-    with pytest.raises(ValueError, match=r"^rho: .* 0.0078, .* not 0.001$"):
-        adaptive_sharpness(model, examples(), F.cross_entropy, 0.001)
-    wide = nn.Linear(100, 100, bias=False)
-    with pytest.raises(ValueError, match=r"^rho / sqrt\(n\): .* 1.2e-07, .* not 1e-08$"):
-        adaptive_sharpness(wide, examples(), F.cross_entropy, 1e-6, norm="l2")
-
-
-def test_a_loss_below_minus_one_has_an_adaptive_sharpness_and_no_other():
-    """Nothing is divided by 1 + f here; the negative log likelihood of a density may be anything."""
-    model = Landscape([1.0], lambda w: w.sum() - 3.0)
-    assert adaptive_sharpness(model, ONE_EXAMPLE, height, 0.1).value == pytest.approx(0.1)
-    with pytest.raises(ValueError, match=r"the model's own loss is -2.0: must be .* above -1"):
-        sharpness(model, ONE_EXAMPLE, height)
 
 
 def test_no_rise_is_left_on_the_sphere_but_along_it_and_inwards():

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.common import approx_loss, same_bits
-from helpers.paths import RESULTS
+from helpers.common import same_bits
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,7 +22,6 @@ from smoothout.data.split import Split
 from smoothout.nn.batchnorm import recalibrate_batchnorm
 from smoothout.nn.evaluation import evaluate
 from smoothout.results.digest import canonical_settings
-from smoothout.results.records import RecordStore
 
 
 @pytest.fixture
@@ -60,12 +58,6 @@ def test_a_recorded_sharpness_is_what_the_function_gives_on_the_conventions_own_
         assert outcome["evaluations"] == expected.evaluations == len(ticks)
 
 
-def test_the_number_of_examples_can_be_limited(splits):
-    train, test = splits
-    outcome = Sharpness(convention=Convention.keskar, examples=10).run([network(0)], train, test, lambda: None)
-    assert outcome["loss"] == approx_loss(evaluate(network(0), train.first(10).batches(10)).loss)
-
-
 def test_a_recorded_sharpness_is_measured_with_recomputed_averages_where_it_is_asked_for(splits):
     train, test = splits
     model = with_batchnorm()
@@ -89,24 +81,6 @@ def test_naming_the_conventions_own_split_is_no_other_job():
     assert canonical_settings(keskar) == canonical_settings(Sharpness(convention=Convention.keskar, split="train"))
     assert canonical_settings(released) == canonical_settings(Sharpness(convention=Convention.released, split="test"))
     assert canonical_settings(keskar) != canonical_settings(Sharpness(convention=Convention.keskar, split="test"))
-
-
-@pytest.mark.parametrize("convention", list(Convention))
-def test_a_bar_expects_about_as_many_evaluations_as_recorded_searches_took(convention):
-    found = [r for r in RecordStore(RESULTS).records("sharpness") if r.settings["convention"] == convention]
-    took = sorted(r.outcome["evaluations"] for r in found)
-    assert took
-    assert took[len(took) // 2] / 1.2 < Sharpness(convention=convention).ticks(60_000, 10_000) < took[-1] * 1.2
-
-
-def test_a_recorded_interpolation_has_the_ends_own_numbers_on_both_splits(splits):
-    first, second, ticks = network(0), network(1), []
-    outcome = Interpolation(start=-1, stop=2, points=4).run([first, second], *splits, counting(ticks))
-    for part, split in zip(("train", "test"), splits, strict=True):
-        assert [p["alpha"] for p in outcome[part]] == [-1.0, 0.0, 1.0, 2.0]
-        assert outcome[part][1]["loss"] == evaluate(first, split.batches(1000)).loss
-        assert outcome[part][2]["loss"] == evaluate(second, split.batches(1000)).loss
-    assert len(ticks) == Interpolation(points=4).ticks(40, 60)
 
 
 def normalised(seed: int) -> nn.Sequential:
@@ -138,11 +112,6 @@ def test_a_recorded_interpolation_follows_its_path_and_recomputes_averages_from_
     assert settings.evaluations(40, 60) == 12
 
 
-def test_the_published_grid_of_alpha_is_31_points_from_minus_1_to_2(splits):
-    outcome = Interpolation().run([network(0), network(1)], *splits, lambda: None)
-    assert [p["alpha"] for p in outcome["test"]] == pytest.approx([-1 + i / 10 for i in range(31)], abs=1e-12)
-
-
 def test_a_recorded_noise_curve_has_points_and_slopes_of_both_splits(splits):
     ticks: list[int] = []
     curve = NoiseCurve(strengths=(0.0, 0.1, 0.2), batch=7)
@@ -152,31 +121,6 @@ def test_a_recorded_noise_curve_has_points_and_slopes_of_both_splits(splits):
         assert [p["a"] for p in points] == [0.0, 0.1, 0.2]
         assert slopes[0] == pytest.approx((points[1]["loss"] - points[0]["loss"]) / 0.1)
     assert len(ticks) == curve.ticks(40, 60)
-
-
-@pytest.mark.parametrize(
-    ("make", "culprit"),
-    [
-        (lambda: Sharpness(eps=0.0), "eps"),
-        (lambda: Sharpness(eps=float("nan")), "eps"),
-        (lambda: Sharpness(iterations=0), "iterations"),
-        (lambda: Sharpness(subspace=0), "subspace"),
-        (lambda: Sharpness(examples=0), "examples"),
-        (
-            lambda: Sharpness(running_stats="interpolated"),
-            "running_stats: 'interpolated' is not one of kept, recomputed",
-        ),
-        (lambda: Interpolation(points=1), "points"),
-        (lambda: Interpolation(start=1.0, stop=0.0), "start"),
-        (lambda: NoiseCurve(strengths=(0.1,)), "strengths"),
-        (lambda: NoiseCurve(strengths=(0.2, 0.1)), "strengths"),
-        (lambda: NoiseCurve(strengths=(-0.1, 0.1)), "strengths"),
-        (lambda: NoiseCurve(batch=0), "batch"),
-    ],
-)
-def test_impossible_settings_are_refused_by_name(make, culprit):
-    with pytest.raises(ValueError, match=culprit):
-        make()
 
 
 def test_recorded_running_averages_are_measured_as_training_left_them_and_recomputed(splits):

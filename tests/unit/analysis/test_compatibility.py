@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
-from torch.optim.swa_utils import AveragedModel
 
 from smoothout import interpolate
 from smoothout.analysis.interpolation import iterate_path
@@ -82,19 +80,6 @@ def test_a_model_that_keeps_activations_is_copied_and_keeps_its_own(batches: lis
     torch.testing.assert_close(stop.network.layer.weight, middle)
 
 
-@pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")  # by modules that torch.compile imports
-@pytest.mark.parametrize(
-    ("wrap", "inner"), [(AveragedModel, "module"), (nn.DataParallel, "module"), (torch.compile, "_orig_mod")]
-)
-def test_a_network_that_is_wrapped_is_refused_with_where_the_other_lies(
-    wrap: Callable[[nn.Module], nn.Module], inner: str, batches: list[tuple[Tensor, Tensor]]
-) -> None:
-    model = nn.Linear(4, 3)
-    for which, pair in (("first", (wrap(model), model)), ("second", (model, wrap(model)))):
-        with pytest.raises(ValueError, match=rf"^{which}: is wrapped .* {which}\.{inner}$"):
-            interpolate(*pair, batches)
-
-
 @pytest.mark.parametrize(
     ("second", "line"),
     [
@@ -124,12 +109,6 @@ def test_what_is_not_finite_in_one_network_does_not_reach_the_other_end(
         points = interpolate(first, second, batches, alphas, path=path)
         assert (points[0].loss, points[0].accuracy) == own
         assert all(math.isnan(point.loss) for point in points[1:])
-
-
-def test_alphas_may_be_any_numbers_that_can_be_gone_through(batches: list[tuple[Tensor, Tensor]]) -> None:
-    first, second = nn.Linear(4, 3), nn.Linear(4, 3)
-    wanted = interpolate(first, second, batches, [0.0, 0.5, 1.0])
-    assert interpolate(first, second, batches, torch.linspace(0, 1, 3).numpy()) == wanted
 
 
 class Tied(nn.Module):

@@ -74,12 +74,6 @@ def test_targets_that_do_not_tell_their_number_need_a_weight(
     assert measure(model, wrapped, loss, weight=lambda inputs, _: len(inputs)) == pytest.approx(wanted, rel=1e-12)
 
 
-@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
-def test_an_impossible_weight_is_refused(weight: float, batches: list[tuple[Tensor, Tensor]]) -> None:
-    with pytest.raises(ValueError, match=f"^weight: .* finite number >= 0 .* not {weight}$"):
-        sharpness(network(), batches, F.cross_entropy, weight=lambda *_: weight)
-
-
 # Models
 
 
@@ -136,35 +130,3 @@ def test_batches_that_are_no_pairs_are_refused_in_one_line_that_says_how_to_make
         with pytest.raises(ValueError, match=rf"^batches: .* pair \(inputs, targets\), not {found}; .*\[\(") as raised:
             use()
         assert "\n" not in str(raised.value)
-
-
-@BATCHES
-@pytest.mark.parametrize(
-    ("loss", "found"),
-    [
-        (lambda *given: F.cross_entropy(*given, reduction="none"), r"shape \(13,\)"),
-        (lambda *given: F.cross_entropy(*given).item(), "float"),
-    ],
-)
-def test_a_loss_that_is_no_single_number_is_refused(
-    measure: Callable[..., Any], loss: Callable[..., Any], found: str, batches: list[tuple[Tensor, Tensor]]
-) -> None:
-    with pytest.raises(ValueError, match=f'^loss: .* one number, .*reduction="mean".*, not {found}$'):
-        measure(network(), batches, loss)
-
-
-class _InAnyOrder(list[tuple[Tensor, Tensor]]):
-    """Batches in another order at every pass."""
-
-    def __iter__(self) -> Any:
-        return iter([self[index] for index in torch.randperm(len(self)).tolist()])
-
-
-def test_weights_of_batches_in_another_order_may_add_up_to_another_last_digit() -> None:
-    torch.manual_seed(0)
-    batches = _InAnyOrder((torch.randn(2, 3, dtype=torch.float64), torch.tensor([0, 1])) for _ in range(12))
-    product = HessianVectorProduct(
-        nn.Linear(3, 2).double(), batches, F.cross_entropy, weight=lambda inputs, _: 0.1 + float(inputs[0, 0]) ** 2
-    )
-    vector = torch.ones(8, dtype=torch.float64)
-    torch.testing.assert_close(product(vector), product(vector))

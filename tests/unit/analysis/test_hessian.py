@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from helpers.hessians import ONE, dense, height, network, quadratic
@@ -40,12 +39,6 @@ def test_a_block_is_the_diagonal_block_of_its_layer(batches):
         torch.testing.assert_close(torch.from_numpy(found), dense(model, batches, block), rtol=1e-10, atol=1e-12)
 
 
-def test_a_block_is_named_by_whole_parts_of_names():
-    model = nn.Sequential(*[nn.Linear(1, 1, bias=False) for _ in range(11)])
-    data = [(torch.ones(2, 1), torch.ones(2, 1))]
-    assert HessianVectorProduct(model, data, F.mse_loss, block="1").dimension == 1
-
-
 def test_a_block_has_the_weights_that_it_shares_with_others():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).double()
     model[1].weight = model[0].weight
@@ -56,11 +49,6 @@ def test_a_block_has_the_weights_that_it_shares_with_others():
     assert HessianVectorProduct(model, data, F.mse_loss, block="1").dimension == 12
 
 
-def test_an_unknown_block_is_refused_and_the_known_ones_are_listed(batches):
-    with pytest.raises(ValueError, match=r"^block: '7' .* 0, 1, 4$"):
-        HessianVectorProduct(network(), batches, F.cross_entropy, block="7")
-
-
 def test_a_float32_model_comes_near_and_sums_over_batches_are_float64(batches):
     model = network()
     truth = dense(model, batches)
@@ -68,13 +56,6 @@ def test_a_float32_model_comes_near_and_sums_over_batches_are_float64(batches):
     found = torch.from_numpy(HessianVectorProduct(model.float(), single, F.cross_entropy).matrix())
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, truth, rtol=0.0, atol=2e-6 * float(truth.abs().max()))
-
-
-def test_the_mean_does_not_depend_on_how_batches_are_cut(batches):
-    model, vector = network(), torch.randn(48, dtype=torch.float64)
-    whole = [tuple(torch.cat(column) for column in zip(*batches, strict=True))]
-    first, second = (HessianVectorProduct(model, b, F.cross_entropy)(vector) for b in (batches, whole))
-    torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
 
 
 def test_a_loss_that_is_linear_in_the_weights_has_no_curvature():
@@ -111,20 +92,6 @@ def test_eigenvectors_are_given_where_they_are_asked_for(batches, block, n):
     plain = top_eigenvalues(model, batches, F.cross_entropy, 2, block=block, tolerance=1e-10)
     assert plain.vectors is None
     assert plain == found
-
-
-def test_by_value_and_by_size_differ_where_the_most_negative_is_the_largest():
-    model = quadratic([-9.0, *np.linspace(-1.0, 1.0, 38), 5.0], seed=0)
-    by_value = top_eigenvalues(model, ONE, height, 2, tolerance=1e-10)
-    by_size = top_eigenvalues(model, ONE, height, 2, which="LM", tolerance=1e-10)
-    assert by_value.values == pytest.approx([5.0, 1.0])
-    assert by_size.values == pytest.approx([-9.0, 5.0])
-
-
-def test_small_blocks_are_solved_as_a_whole_down_to_one_weight():
-    found = top_eigenvalues(quadratic([3.0, -1.0, 2.0], seed=1), ONE, height, 3)
-    assert found.values == pytest.approx([3.0, 2.0, -1.0])
-    assert top_eigenvalues(quadratic([4.0]), ONE, height).values == pytest.approx([4.0])
 
 
 def test_a_search_that_stops_short_says_so():

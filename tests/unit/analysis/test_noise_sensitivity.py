@@ -95,17 +95,6 @@ def test_the_standard_error_is_the_deviation_of_the_means_of_many_curves(model, 
     assert spread == pytest.approx(typical, rel=0.3)
 
 
-def test_noise_beyond_the_floats_is_measured_without_a_standard_error(model, batches):
-    point = noise_curve(model, batches, [1e30], draws=2)[0]
-    assert not math.isfinite(point.loss)
-    assert math.isnan(point.loss_error)
-
-
-def test_no_draws_are_refused(model, batches):
-    with pytest.raises(ValueError, match="draws"):
-        noise_curve(model, batches, [0.1], draws=0)
-
-
 def test_the_model_is_given_back_to_the_last_bit_also_after_an_exception(model, batches):
     model.train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -137,17 +126,6 @@ def test_the_metric_s_is_the_slope_from_each_strength_to_the_next():
         noise_slopes([points[1], points[1]])
 
 
-def test_several_draws_need_batches_that_repeat_themselves(model, batches):
-    assert noise_curve(model, iter(batches), [0.1]) == noise_curve(model, batches, [0.1])
-    with pytest.raises(ValueError, match=r"batches: must hold .* and allow more than one pass"):
-        noise_curve(model, iter(batches), [0.1], draws=2)
-
-
-def test_a_negative_strength_is_refused(model, batches):
-    with pytest.raises(ValueError, match="strength"):
-        noise_curve(model, batches, [-0.1])
-
-
 def test_frozen_parameters_are_not_perturbed(model, batches):
     seen = []
     model[3].requires_grad_(False)
@@ -169,8 +147,3 @@ def test_a_strength_that_the_weights_own_rounding_swallows_is_refused(batches, d
             noise_curve(model, data, [0.0, 0.9 * least], distribution=law, scaling=scaling)
         found = noise_curve(model, data, [0.0, 1.1 * least, 2.0], distribution=law, scaling=scaling)
         assert len({point.loss for point in found}) == 3
-
-
-def test_strengths_may_be_an_array(model, batches):
-    strengths = [0.0, 0.25, 0.5]
-    assert noise_curve(model, batches, torch.tensor(strengths).numpy()) == noise_curve(model, batches, strengths)

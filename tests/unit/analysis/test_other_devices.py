@@ -26,7 +26,6 @@ from smoothout.analysis.search_comparison import compare_searches
 from smoothout.analysis.sharpness import sharpness
 from smoothout.common.rng import make_generator
 from smoothout.nn import parameters
-from smoothout.nn.batchnorm import recalibrate_batchnorm
 from smoothout.nn.evaluation import evaluate
 from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters
 from smoothout.training.methods.smoothout import NoiseConfig
@@ -116,15 +115,6 @@ def test_a_noise_curve_needs_no_float64_of_a_device(device: OtherDevice) -> None
     assert points[1].loss != points[0].loss
 
 
-def test_recomputed_averages_wait_for_nothing(device: OtherDevice) -> None:
-    model, away = network(1), device.moved(network(1))
-    recalibrate_batchnorm(model, examples())
-    recalibrate_batchnorm(away, moved_batches(examples()))
-    assert device.counts["waits"] == 0
-    for there, here in zip(away.buffers(), model.buffers(), strict=True):
-        assert torch.equal(there.inner, here)
-
-
 # copies and waits an evaluation
 
 
@@ -169,15 +159,6 @@ def test_a_search_waits_three_times_an_evaluation_at_most(convention: str, remot
     assert many > few
     assert waits - waits_of_few <= 3 * (many - few)
     assert copies - copies_of_few <= many - few
-
-
-def test_an_ascent_over_a_ball_waits_three_times_an_evaluation_at_most(remote: OtherDevice) -> None:
-    model, data, found = remote.moved(network(1)), moved_batches(examples()), []
-    for iterations in (1, 4):
-        remote.counts.clear()
-        result = adaptive_sharpness(model, data, F.cross_entropy, 0.01, norm="l2", iterations=iterations)
-        found.append((result.evaluations, remote.counts["waits"]))
-    assert 0 < found[1][1] - found[0][1] <= 3 * (found[1][0] - found[0][0])
 
 
 def test_a_product_with_the_hessian_takes_one_copy_each_way(remote: OtherDevice) -> None:

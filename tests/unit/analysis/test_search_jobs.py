@@ -48,23 +48,3 @@ def test_a_recorded_atlas_is_the_functions_on_both_splits(model, splits):
     assert outcome["courses"] == [asdict(course) for course in expected]
     assert json.loads(json.dumps(outcome))["courses"][0]["search"] == "converged"
     assert len(ticks) == sum(len(course.values) for course in expected)
-
-
-@pytest.mark.parametrize(
-    ("make", "culprit"),
-    [
-        (lambda: AdaptiveSharpnessJob(rho=0.0), "rho"),
-        (lambda: AdaptiveSharpnessJob(rho=float("nan")), "rho"),
-        (lambda: AdaptiveSharpnessJob(iterations=0), "iterations"),
-        (lambda: AdaptiveSharpnessJob(random_starts=-1), "random_starts"),
-        (lambda: AdaptiveSharpnessJob(split=SplitName.by_convention), "split"),
-        (lambda: AdaptiveSharpnessJob(examples=0), "examples"),
-        (lambda: SearchComparison(eps=0.0), "eps"),
-        (lambda: SearchComparison(budget=0), "budget"),
-        (lambda: SearchComparison(subspace=0), "subspace"),
-        (lambda: SearchComparison(iterations=0), "iterations"),
-    ],
-)
-def test_impossible_settings_are_refused_by_name(make, culprit):
-    with pytest.raises(ValueError, match=culprit):
-        make()

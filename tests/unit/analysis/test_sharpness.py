@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from smoothout.analysis.box import box_around, least_squares
-from smoothout.analysis.box_search import LBFGSB, BoxObjective, Point, SearchResult, projected_ascent
+from smoothout.analysis.box_search import LBFGSB, BoxObjective, projected_ascent
 from smoothout.analysis.options import Convention
 from smoothout.analysis.sharpness import sharpness
 from smoothout.common.rng import make_generator
@@ -91,13 +91,6 @@ def test_a_tiny_gradient_does_not_keep_the_converged_search_from_the_maximum() -
     assert stopped.projected_gradient == pytest.approx(3e-9 * 0.5 * 1.5)
 
 
-def test_a_random_start_above_the_model_that_is_never_left_is_a_failed_search() -> None:
-    model = quadratic([1.0, -1.0, 0.5], [1e-9, -2e-9, 3e-9], [0.0] * 3)
-    found = sharpness(model, ONE_EXAMPLE, height, eps=0.5, convention="keskar", repeats=4)
-    assert found.failed
-    assert (found.values, found.mean) == ((0.0,) * 4, 0.0)
-
-
 floats = st.floats(-2.0, 2.0)
 
 
@@ -138,49 +131,10 @@ def test_sign_ascent_halves_its_step_where_the_loss_does_not_rise() -> None:
     assert objective.highest.z.item() == 0.25
 
 
-def test_the_scaled_climb_crosses_the_box_with_its_first_step() -> None:
-    objective = objective_of(quadratic([1.0, -1.0, 0.5], [2e-9, -2e-9, 3e-9], [0.0] * 3), eps=0.5)
-    found = LBFGSB(maxiter=1, maxcor=10, ftol=0.0, gtol=0.0).maximize_scaled(objective, objective.evaluate_center())
-    assert objective.evaluations == 2
-    assert found.end.z.square().mean().sqrt().item() == pytest.approx(1.0, abs=0.05)
-
-
 def test_the_tolerances_are_scipys_defaults() -> None:
     defaults = inspect.signature(scipy.optimize.fmin_l_bfgs_b).parameters
     assert LBFGSB(10, 10).ftol == defaults["factr"].default * np.finfo(float).eps
     assert LBFGSB(10, 10).gtol == defaults["pgtol"].default
-
-
-def test_the_converged_search_ascends_from_three_points_and_climbs_from_the_first_and_the_best(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ascents: list[Point] = []
-    climbs: list[tuple[LBFGSB, Point, SearchResult]] = []
-    climb = LBFGSB.maximize_scaled
-
-    def recorded_ascent(objective: BoxObjective, start: Point, steps: int) -> None:
-        ascents.append(start)
-        assert steps == 4
-        projected_ascent(objective, start, steps)
-
-    def recorded_climb(self: LBFGSB, objective: BoxObjective, start: Point) -> SearchResult:
-        climbs.append((self, start, climb(self, objective, start)))
-        return climbs[-1][2]
-
-    monkeypatch.setattr("smoothout.analysis.sharpness.projected_ascent", recorded_ascent)
-    monkeypatch.setattr(LBFGSB, "maximize_scaled", recorded_climb)
-    model = Landscape([0.1, 0.2, 0.3], lambda w: 1.0 + torch.sin(30.0 * w + w.roll(1)).sum())
-    found = sharpness(model, ONE_EXAMPLE, height, eps=0.05, iterations=4, maxcor=3, repeats=2)
-    assert len(ascents) == len({tuple(start.z.tolist()) for start in ascents}) == 6
-    assert not ascents[0].z.any()
-    assert [solver for solver, _, _ in climbs] == [LBFGSB(4, 3, ftol=0.0, gtol=0.0)] * 4
-    assert climbs[0][1] is ascents[0]
-    assert climbs[2][1] is ascents[3]
-    winner = found.values.index(found.value)
-    first, last = (done for _, _, done in climbs[2 * winner : 2 * winner + 2])
-    assert found.iterations == first.iterations + last.iterations
-    assert found.status == last.status
-    assert climbs[1][1].loss >= max(start.loss for start in [*ascents[:3], climbs[0][2].end])
 
 
 # Brute force
@@ -242,16 +196,3 @@ def test_a_point_whose_gradient_is_not_finite_is_not_admissible():
     found = sharpness(model, ONE_EXAMPLE, height, eps=0.05, convention="converged")
     assert found.max_loss < 1.05 + 1e-9
     assert math.isfinite(found.projected_gradient)
-
-
-def test_scipy_is_given_the_corrections_that_were_asked_for(monkeypatch):
-    given = []
-
-    def spied(*arguments, **settings):
-        given.append(settings["options"])
-        return minimize(*arguments, **settings)
-
-    minimize = scipy.optimize.minimize
-    monkeypatch.setattr("smoothout.analysis.box_search.minimize", spied)
-    sharpness(quadratic([1.0], [1.0], [1.0]), ONE_EXAMPLE, height, iterations=7, maxcor=3, convention="keskar")
-    assert [(options["maxcor"], options["maxiter"]) for options in given] == [(3, 7)]

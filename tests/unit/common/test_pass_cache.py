@@ -82,21 +82,6 @@ def test_quick_passes_and_those_beyond_the_limit_are_made_again(
     assert not (tmp_path / "b").exists()
 
 
-def test_outside_a_journal_a_pass_is_just_made(tmp_path: Path) -> None:
-    made: Passes = []
-    with open_pass_cache(tmp_path / "a", "here"):
-        cached_pass(told(made, 0))
-    cached_pass(told(made, 1))
-    assert made == [0, 1]
-    assert len(tree(tmp_path / "a")) == 1
-
-
-def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("no folder")
-    assert gone_through(tmp_path / "a" / "b", 2)[1] == [0, 1]
-    assert gone_through(tmp_path / "a" / "b", 2)[1] == [0, 1]
-
-
 def test_a_damaged_pass_is_made_again_and_kept(tmp_path: Path) -> None:
     first, _ = gone_through(tmp_path / "a", 3)
     damaged = sorted((tmp_path / "a").glob("*.pt"))[1]

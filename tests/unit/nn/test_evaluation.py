@@ -54,11 +54,6 @@ def test_loss_and_accuracy_do_not_depend_on_how_the_examples_are_cut_into_batche
     assert found.accuracy == sum(right) / len(right)
 
 
-def test_the_same_batches_give_the_same_number_exactly() -> None:
-    model, batches = network(), cut(examples(40), [16, 16, 8])
-    assert evaluate(model, batches) == evaluate(model, batches)
-
-
 @pytest.mark.parametrize(
     ("outputs", "labels"),
     [((4, 3), (4, 3)), ((4, 3, 8, 8), (4, 8, 8)), ((4, 3), (5,)), ((4,), (4,))],
@@ -68,20 +63,6 @@ def test_what_is_no_classifier_of_single_labels_is_refused(outputs: tuple[int, .
     with pytest.raises(ValueError, match=r"logits \(examples, classes\) and labels \(examples,\), not") as raised:
         evaluate(nn.Identity(), batches)
     assert f"not {outputs} and {labels}; what is no classifier needs a loss" in str(raised.value)
-
-
-def test_numbers_to_predict_are_no_labels() -> None:
-    with pytest.raises(ValueError, match=r"^batches: labels must be whole numbers, not torch\.float32; .* a loss$"):
-        evaluate(nn.Identity(), [(torch.randn(4, 3), torch.randn(4))])
-
-
-@pytest.mark.parametrize("output", [{}, ()])
-def test_a_model_that_gives_no_tensor_is_refused_in_one_line(output: object) -> None:
-    model = nn.Identity()
-    model.register_forward_hook(lambda *_: output)
-    line = rf"^model, batches: must give logits .*, not {type(output).__name__} and \(4,\); "
-    with pytest.raises(ValueError, match=line):
-        evaluate(model, [(torch.randn(4, 3), torch.zeros(4, dtype=torch.int64))])
 
 
 def test_labels_that_torch_ignores_are_refused_for_they_would_count_as_examples_without_a_loss() -> None:
@@ -106,13 +87,6 @@ def test_the_mode_is_given_back_also_after_an_exception(mode: bool) -> None:
     with pytest.raises(OSError, match="the disk is gone"):
         evaluate(model, broken(examples(5)))
     assert [module.training for module in model.modules()] == [mode] * 6
-
-
-def test_a_layer_in_a_mode_of_its_own_keeps_it() -> None:
-    model = network()
-    model[1].eval()
-    evaluate(model, [examples(5)])
-    assert [module.training for module in model] == [True, False, True, True, True]
 
 
 def test_evaluation_leaves_the_model_and_the_global_generator_alone() -> None:

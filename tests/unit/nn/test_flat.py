@@ -77,12 +77,6 @@ def test_what_is_laid_out_has_the_entries_in_their_places_and_the_strides_of_the
     assert all(start + size <= after for (start, size), (after, _) in itertools.pairwise(places))
 
 
-def test_without_permuted_weights_there_is_no_second_room() -> None:
-    """The perturbed weights take the place of the noise: memory for one copy of the model."""
-    buffers = FlatBuffers([torch.zeros(3, 4), torch.zeros(3, 2, 1, 1).to(memory_format=torch.channels_last)])
-    assert [t.data_ptr() for t in buffers.with_strides()] == [t.data_ptr() for t in buffers.views]
-
-
 # Filters
 
 
@@ -131,12 +125,6 @@ def test_scaling_in_one_pass_adds_up_low_precision_in_float32(dtype: torch.dtype
     torch.testing.assert_close(matrix.double(), torch.full((2, 4096), 30.0, dtype=torch.float64), rtol=4e-3, atol=0)
     wanted = filter_normalize_(directions[1].double(), weights[1].double(), 0.15)
     torch.testing.assert_close(bias.double(), wanted, rtol=0.01, atol=0)
-
-
-@pytest.mark.parametrize("layout", ["channels_last", "channels_last, 3d", "contiguous", "bias", "number"])
-def test_weights_in_the_usual_layouts_are_read_where_they_lie(layout: str) -> None:
-    tensor = LAYOUTS[layout]()
-    assert group_by_filter(tensor).data_ptr() == tensor.data_ptr()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -252,14 +240,3 @@ def test_noise_takes_a_few_operations_whatever_the_network_has_of_tensors(
         found.append(counted.names)
     assert found[0] == found[1]
     assert 3 <= len(found[0]) <= most
-
-
-def test_the_measured_noise_is_taken_out_of_all_weights_by_one_operation() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    context = SmoothOut(model, 0.1)
-    with context:
-        with Counted() as counted:
-            thetas = context.current_noise()
-        assert counted.names == ["_foreach_sub"]
-        for theta, parameter, clean in zip(thetas, model.parameters(), context.clean_weights, strict=True):
-            assert torch.equal(theta, parameter - clean)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 
@@ -12,7 +11,6 @@ from helpers.other_device import DEVICE, OtherDevice, Remote
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from smoothout.nn.parameters import (
     concatenate,
@@ -70,33 +68,11 @@ def test_a_tied_parameter_is_counted_once_and_a_frozen_one_not_at_all() -> None:
     assert [id(p) for p in found] == [id(p) for p in wanted]
 
 
-def test_a_batchnorm_whose_weight_is_parametrised_is_left_out_too() -> None:
-    norm = nn.BatchNorm1d(4)
-    parametrize.register_parametrization(norm, "weight", nn.Softplus())
-    linear = nn.Linear(4, 2)
-    assert [id(p) for p in trainable_parameters(nn.Sequential(norm, linear), batchnorm=False)] == [
-        *map(id, linear.parameters())
-    ]
-
-
 @pytest.mark.parametrize("norm", [nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.BatchNorm3d(4), nn.SyncBatchNorm(4)])
 def test_every_kind_of_batchnorm_can_be_left_out_and_nothing_else_is(norm: nn.Module) -> None:
     linear, other = nn.Linear(2, 2), nn.LayerNorm(2)
     found = trainable_parameters(nn.Sequential(norm, nn.Sequential(linear, other)), batchnorm=False)
     assert [id(p) for p in found] == [id(p) for p in [*linear.parameters(), *other.parameters()]]
-
-
-@pytest.mark.parametrize(
-    ("model", "batchnorm", "line"),
-    [
-        (nn.ReLU(), True, "the model has no trainable parameters$"),
-        (nn.Linear(2, 2).requires_grad_(False), True, r"no trainable parameters \(all have requires_grad=False\)$"),
-        (nn.BatchNorm1d(2), False, "no trainable parameters outside BatchNorm$"),
-    ],
-)
-def test_a_model_with_nothing_to_train_is_refused(model: nn.Module, batchnorm: bool, line: str) -> None:
-    with pytest.raises(ValueError, match=line):
-        trainable_parameters(model, batchnorm)
 
 
 # The vector
@@ -123,22 +99,6 @@ def test_the_vector_holds_the_entries_in_order_also_of_a_channels_last_weight() 
     vector_to_parameters([one], -vector[:16])
     assert one.is_contiguous(memory_format=torch.channels_last)
     assert one[1, 0, 1, 0] == -10
-
-
-def test_assign_changes_parameters_in_place_and_is_no_part_of_the_graph() -> None:
-    model = nn.Linear(3, 2)
-    places = [(id(p), p.data_ptr()) for p in model.parameters()]
-    vector_to_parameters(list(model.parameters()), torch.arange(8.0, dtype=torch.float64))
-    assert [(id(p), p.data_ptr()) for p in model.parameters()] == places
-    assert model.weight.tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert model.weight.requires_grad
-    assert model.weight.is_leaf
-
-
-def test_assign_rounds_to_each_tensors_own_precision() -> None:
-    tensors = [torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.float64)]
-    vector_to_parameters(tensors, torch.full((3,), 1 / 3, dtype=torch.float64))
-    assert [float(t) for t in tensors] == [float(torch.tensor(1 / 3)), 0.333984375, 1 / 3]
 
 
 def test_a_vector_goes_to_another_device_and_back_in_one_copy_a_dtype() -> None:
@@ -209,18 +169,6 @@ def test_parameters_buffers_and_modes_come_back_to_the_last_bit(fails: bool) -> 
     assert [module.training for module in model.modules()] == modes
 
 
-def test_restored_blocks_can_be_nested() -> None:
-    model = nn.Linear(2, 2)
-    start = copy.deepcopy(model.state_dict())
-    with preserve_state(model), torch.no_grad():
-        model.weight.add_(1)
-        middle = model.weight.clone()
-        with preserve_state(model):
-            model.weight.add_(1)
-        assert torch.equal(model.weight, middle)
-    assert torch.equal(model.weight, start["weight"])
-
-
 # Filters
 
 
@@ -235,25 +183,6 @@ def test_filter_norms_are_those_of_a_loop_over_the_entries(shape: tuple[int, ...
             own = itertools.product(*map(range, shape[1:]))
             wanted = math.sqrt(sum(float(tensor[(runtime[0], *rest)]) ** 2 for rest in own))
         assert float(norms[runtime]) == pytest.approx(wanted, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("shape", "wanted"),
-    [((), ()), ((5,), (5,)), ((5, 3), (5, 1)), ((5, 3, 2, 2), (5, 1, 1, 1)), ((5, 0), (5, 1)), ((0, 3), (0, 1))],
-)
-def test_filter_norms_have_one_number_a_filter(shape: tuple[int, ...], wanted: tuple[int, ...]) -> None:
-    assert filter_norms(torch.ones(shape)).shape == wanted
-
-
-def test_filter_norms_of_a_parameter_are_no_part_of_the_graph() -> None:
-    for shape in [(), (3,), (3, 2)]:
-        assert not filter_norms(nn.Parameter(torch.ones(shape))).requires_grad
-
-
-def test_the_filters_of_a_channels_last_weight_are_those_of_its_contiguous_copy() -> None:
-    weight = torch.randn(4, 3, 5, 5, dtype=torch.float64)
-    turned = weight.contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(filter_norms(turned), filter_norms(weight))
 
 
 def test_a_buffer_that_the_model_replaces_comes_back_as_the_object_it_was() -> None:

@@ -65,28 +65,7 @@ def test_a_model_whose_weights_are_not_there_yet_is_refused_in_one_line() -> Non
         SmoothOut(nn.LazyLinear(3), 0.1)
 
 
-@pytest.mark.parametrize("a", [-1.0, float("nan"), float("inf")])
-def test_a_later_strength_is_checked_as_the_first(a: float) -> None:
-    context = SmoothOut(network(), 0.1)
-    with pytest.raises(ValueError, match="a: the noise's strength must be a finite number >= 0"):
-        context.a = a
-    with pytest.raises(ValueError, match="a: the noise's strength must be a finite number >= 0"):
-        context.set_strength(a)
-    assert context.a == 0.1
-
-
 # Drawing
-
-
-def test_a_draw_inside_is_refused_and_does_no_harm() -> None:
-    model = network()
-    before, context = state(model), SmoothOut(model, 0.1)
-    with context:
-        inside = state(model)
-        with pytest.raises(RuntimeError, match="already entered"):
-            context.draw()
-        assert same(state(model), inside)
-    assert same(state(model), before)
 
 
 # Interrupts

@@ -175,17 +175,6 @@ def test_noise_works_under_autocast_in_bfloat16(kind: type[SmoothOut]) -> None:
     assert all(torch.equal(p, w) for p, w in zip(model.parameters(), before, strict=True))
 
 
-def test_every_entry_within_one_autocast_block_sees_its_own_noise() -> None:
-    model, (inputs, _) = network().eval(), examples(8)
-    context, seen = SmoothOut(model, 0.5), []
-    with torch.autocast("cpu", torch.bfloat16):
-        for _ in range(3):
-            with context:
-                seen.append(model(inputs))
-        seen.append(model(inputs))
-    assert all(not torch.equal(seen[i], seen[j]) for i in range(4) for j in range(i))
-
-
 # Copies
 
 
@@ -224,27 +213,6 @@ def test_the_gradient_over_copies_is_the_mean_of_the_gradients_by_hand() -> None
     assert not torch.allclose(model.gradient(), model.gradient_at(w), rtol=1e-2)
 
 
-def test_the_gradient_over_many_copies_approaches_that_of_the_smoothed_quadratic() -> None:
-    """A quadratic's gradient is linear, so its mean over the noise is the gradient at w; each copy adds H theta."""
-    model, a, count = Quadratic(), 0.5, 2000
-    for one in SmoothOutCopies(SmoothOut(model, a), count):
-        with one:
-            (model() / count).backward()
-    away = model.gradient() - model.gradient_at(model.flat().detach())
-    errors = (model.hessian.square().sum(1) * a * a / 3 / count).sqrt()
-    assert (away.abs() < SIGMAS * errors).all()
-    assert (away.abs() > 0.001 * errors).all()
-
-
-def test_copies_are_a_sequence_of_their_number() -> None:
-    copies = SmoothOutCopies(SmoothOut(nn.Linear(1, 1), 0.1), 4)
-    assert len(copies) == 4
-    assert len(list(copies)) == 4
-    with pytest.raises(IndexError):
-        copies[4]
-    assert [copies[-1]] == copies[3:] == list(copies)[3:]
-
-
 def test_copies_leave_the_context_its_own_chance() -> None:
     model = Quadratic()
     context = SmoothOut(model, 0.1, generator=torch.Generator().manual_seed(1))
@@ -257,33 +225,3 @@ def test_copies_leave_the_context_its_own_chance() -> None:
             seen.append(model.flat().detach().clone())
     assert context.generator is own
     assert not torch.equal(*seen)
-
-
-def test_copies_of_another_seed_have_other_noise() -> None:
-    model = Quadratic()
-    seen = []
-    for seed in (0, 0, 1):
-        with SmoothOutCopies(SmoothOut(model, 0.1), 1, seed)[0]:
-            seen.append(model.flat().detach().clone())
-    assert torch.equal(seen[0], seen[1])
-    assert not torch.equal(seen[0], seen[2])
-
-
-def test_copies_taken_out_of_the_sequence_keep_their_own_noise() -> None:
-    model = Quadratic()
-    copies = SmoothOutCopies(SmoothOut(model, 0.1), 2)
-    with copies[0]:
-        wanted = model.flat().detach().clone()
-    first, _ = copies
-    with first:
-        assert torch.equal(model.flat(), wanted)
-
-
-def test_a_copy_has_the_same_noise_when_it_is_entered_again() -> None:
-    model = Quadratic()
-    one = SmoothOutCopies(SmoothOut(model, 0.1), 2)[0]
-    seen = []
-    for _ in range(2):
-        with one:
-            seen.append(model.flat().detach().clone())
-    assert torch.equal(seen[0], seen[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import pytest
 import torch
@@ -96,14 +95,6 @@ def test_a_graph_that_cannot_be_had_is_refused_in_one_line(device: torch.device,
         Engine(Launch.graph).resolved(device, Precision.float32, capturable)
 
 
-@pytest.mark.parametrize("together", [0, -1])
-def test_less_than_one_training_at_a_time_is_refused_in_one_line(together: int) -> None:
-    with pytest.raises(
-        ValueError, match=f"^concurrent_trainings: must be null or a whole number >= 1, not {together}$"
-    ):
-        Engine(concurrent_trainings=together)
-
-
 @pytest.mark.parametrize(
     ("chosen", "device", "one_pass", "expected"),
     [
@@ -119,18 +110,6 @@ def test_ghost_batches_go_in_one_pass_where_it_is_chosen_and_possible(
 ) -> None:
     resolved = Engine(ghosts=GhostPasses(chosen)).resolved(device, Precision.float32, True, one_pass)
     assert resolved.ghosts is GhostPasses(expected)
-
-
-def test_another_word_for_ghosts_is_refused_in_one_line() -> None:
-    with pytest.raises(ValueError, match=r"^ghosts: 'together' is not one of auto, sequential, batched$"):
-        Engine(ghosts="together")  # type: ignore[arg-type]
-
-
-def test_a_training_makes_its_engines_choices_and_refuses_what_it_cannot_do(tiny_split: Splits) -> None:
-    choices = training(tiny_split, network(), Launch.auto).engine
-    assert choices == Engine(Launch.eager, False, MemoryFormat.channels_last, 1, GhostPasses.sequential)
-    with pytest.raises(ValueError, match=r"^launch: graph needs a CUDA device, not cpu; use auto or eager$"):
-        training(tiny_split, network(), Launch.graph)
 
 
 @pytest.mark.parametrize(
@@ -183,21 +162,3 @@ def test_memory_is_kept_by_telling_the_c_library_so(monkeypatch: pytest.MonkeyPa
     assert dict(told) == {-4: 0, -1: 2**31 - 1, -2: 2**28}  # of malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
     tune_malloc()
     assert len(told) == 6
-
-
-@pytest.mark.parametrize("lacking", [OSError, AttributeError])
-def test_another_c_library_is_left_alone(lacking: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    class Library:
-        def __init__(self, name: None) -> None:
-            asked.append(lacking)
-            if lacking is OSError:
-                raise OSError
-
-        def __getattr__(self, name: str) -> Any:
-            raise AttributeError(name)
-
-    monkeypatch.setattr(engine.ctypes, "CDLL", Library)
-    tune_malloc()
-    assert asked == [lacking]

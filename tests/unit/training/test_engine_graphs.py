@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.common import same_bits
-from helpers.engine_trainings import DIGEST, LR, SIZE, UPDATES, Splits, network, told_capturable, training
+from helpers.engine_trainings import DIGEST, LR, SIZE, UPDATES, Splits, network, training
 from helpers.tape import TapeLane
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ from smoothout.training.cuda_graph import WARM_UP, GraphedStep, RecordingError
 from smoothout.training.engine import Engine, GhostPasses, Launch
 from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
-from smoothout.training.optimizers import SGD, Adam, Epsilon
+from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Trainer
 
@@ -105,25 +105,6 @@ def test_every_call_does_the_work_once_on_its_own_rows_with_the_chance_of_that_t
     assert graphs == [1, 0, 0, 1, 0, 0, 0], "one recording for every number of rows"
 
 
-@pytest.mark.usefixtures("graphs")
-def test_a_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    work, done = Sum(), list[int]()
-    work.total += 7
-    chance = work.generator.get_state()
-
-    def look(self: TapeLane, begun: Callable[[], None], generators: list[torch.Generator]) -> Callable[[], None]:
-        assert work.total == 7
-        assert torch.equal(work.late[0], torch.zeros(2))
-        assert torch.equal(work.generator.get_state(), chance)
-        assert generators == [work.generator]
-        done.append(1)
-        return lambda: work(torch.arange(3))
-
-    monkeypatch.setattr(TapeLane, "capture", look)
-    GraphedStep(torch.device("cpu"), [work.generator])(work, torch.arange(3), work.state)
-    assert done == [1]
-
-
 # Recorded trainings
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -201,20 +182,6 @@ def test_a_recorded_training_in_one_pass_ends_with_the_same_bits(
     assert graphs.count(1) == (3 if noise.a else 2)
 
 
-@pytest.mark.parametrize(("size", "events"), [(11, [1, *[0] * 6]), (SIZE, [1, 0, 0, 0, 1, 0, *[0] * 8])])
-def test_batches_of_one_size_are_recorded_once(
-    size: int, events: list[int], tiny_split: Splits, graphs: list[int]
-) -> None:
-    training(tiny_split, network(), Launch.graph, batch=Batch(size)).run()
-    assert graphs == events
-
-
-def test_methods_end_at_different_weights(tiny_split: Splits) -> None:
-    """Without this the test above could pass with settings that do nothing."""
-    ends = [curves(methods_training(tiny_split, method, Launch.eager).run()) for method in METHODS]
-    assert not any(ends[i] == ends[j] for i in range(len(ends)) for j in range(i))
-
-
 @pytest.mark.parametrize("optimizer", [Adam(0.01), SGD(0.1)])
 def test_a_learning_rate_that_float32_rounds_moves_the_end_by_no_more_than_rounding(
     optimizer: Adam | SGD, tiny_split: Splits, graphs: list[int]
@@ -228,15 +195,6 @@ def test_a_learning_rate_that_float32_rounds_moves_the_end_by_no_more_than_round
         torch.testing.assert_close(ends[1].model[name], tensor, rtol=1e-6, atol=1e-6)
     assert ends[1].curves["train_loss"] == pytest.approx(ends[0].curves["train_loss"], rel=1e-6)
     assert graphs
-
-
-def test_an_epsilon_that_changes_from_update_to_update_is_not_recorded(
-    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = told_capturable(monkeypatch)
-    for epsilon in Epsilon:
-        training(tiny_split, network(), optimizer=Adam(LR, epsilon=epsilon))
-    assert found == [True, False]
 
 
 @pytest.mark.usefixtures("graphs")
@@ -321,19 +279,3 @@ def test_what_a_recorded_training_saves_on_the_way_is_what_an_eager_one_saves(me
         assert torch.equal(found.sums, wanted.sums)
         assert same_bits(found.model, wanted.model)
     assert_same_end(recorded.state(), eager.state())
-
-
-def test_a_checkpoint_holds_plain_settings_while_the_optimizer_keeps_those_of_a_recording(tiny_split: Splits) -> None:
-    made: list[torch.optim.Optimizer] = []
-
-    class Capturable(Adam):
-        def build(self, parameters: Any) -> torch.optim.Optimizer:
-            made.append(torch.optim.Adam(parameters, lr=torch.tensor(self.lr), fused=True, capturable=True))
-            return made[0]
-
-    run = training(tiny_split, network(), optimizer=Capturable(LR))
-    for _ in run:
-        [saved], [live] = run.state().optimizer["param_groups"], made[0].param_groups
-        assert (type(saved["lr"]), saved["lr"], saved["capturable"]) == (float, LR, False)
-        assert isinstance(live["lr"], Tensor)
-        assert live["capturable"] is True

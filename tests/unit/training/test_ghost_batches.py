@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from smoothout.data.split import AugmentedExamples, Split
 from smoothout.nn.ghost_batchnorm import forward_ghosts
-from smoothout.nn.options import NoiseScaling, Precision
+from smoothout.nn.options import NoiseScaling
 from smoothout.training import checkpoint, ghost_batches
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
@@ -185,11 +185,6 @@ def test_what_cannot_go_in_one_pass_goes_in_turn_to_the_last_bit(
     assert same_bits(wanted.model, found.model)
 
 
-@pytest.mark.parametrize("noise", [NoiseConfig(0.0, denoise=False), NoiseConfig(0.0, copies=2)])
-def test_noise_of_no_strength_does_not_keep_ghost_batches_apart(noise: NoiseConfig, tiny_split: Splits) -> None:
-    assert training(tiny_split, dense(), GhostPasses.batched, method=noise).engine.ghosts is GhostPasses.batched
-
-
 def test_a_training_in_one_pass_goes_on_to_the_same_bits(tiny_split: Splits, tmp_path: Path) -> None:
     noise = NOISES["one"]
     wanted = training(tiny_split, convolutions(), GhostPasses.batched, method=noise).run()
@@ -203,41 +198,6 @@ def test_a_training_in_one_pass_goes_on_to_the_same_bits(tiny_split: Splits, tmp
     assert same_bits(wanted.model, found.model)
     assert all(found.curves[name] == wanted.curves[name] for name in CURVES)
     assert traces(found) == traces(wanted)
-
-
-def test_low_precision_goes_in_one_pass_too(tiny_split: Splits) -> None:
-    """Every product is rounded to 8 bits."""
-    (wanted, _), (found, _) = both(tiny_split, convolutions, method=NOISES["one"], precision=Precision.bfloat16)
-    assert {name: tensor.dtype for name, tensor in found.model.items()} == {
-        name: tensor.dtype for name, tensor in wanted.model.items()
-    }
-    assert found.curves["train_loss"] == pytest.approx(wanted.curves["train_loss"], rel=0.02)
-
-
-class Mixed(nn.Module):
-    """A network of float32 whose last layer is of float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.head = dense(), nn.Linear(3, 3).double()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x).double())
-
-
-def test_parameters_of_two_dtypes_go_in_one_pass(tiny_split: Splits) -> None:
-    (wanted, in_turn), (found, at_once) = both(tiny_split, Mixed, method=NOISES["one"])
-    assert at_once != in_turn
-    assert_same_end(found, wanted)
-
-
-def test_trying_whether_a_pass_is_possible_leaves_the_model_as_it_is(tiny_split: Splits) -> None:
-    model = dense().eval()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run = training(tiny_split, model, GhostPasses.batched)
-    assert run.engine.ghosts is GhostPasses.batched
-    assert same_bits(model.state_dict(), before)
-    assert not any(module.training or module._forward_pre_hooks for module in model.modules())
 
 
 def test_the_model_has_its_plain_layers_and_weights_between_updates(tiny_split: Splits) -> None:

@@ -13,7 +13,7 @@ import torch
 from helpers.engine_trainings import Splits, network, training
 from test_engine_graphs import graphs  # noqa: F401  (a fixture)
 
-from smoothout.training.cuda_graph import GraphedStep, Lane
+from smoothout.training.cuda_graph import GraphedStep
 from smoothout.training.dropout import DropoutRng
 from smoothout.training.engine import Launch
 from smoothout.training.methods.smoothout import NoiseConfig
@@ -123,58 +123,6 @@ def test_a_training_records_on_a_stream_and_in_a_pool_of_its_own(monkeypatch: py
     assert cuda.default.waited == [stream_a] * 2 + [stream_b] * 2
 
 
-def test_a_training_records_on_the_stream_that_its_caller_has_put_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every further stream leaves a workspace of cuBLAS behind for good."""
-    cuda = FakeCUDA(monkeypatch)
-    slot = FakeStream()
-    for _ in range(2):
-        with cuda.on(slot):
-            replayed(torch.device("cuda"))
-    assert {id(stream) for _, stream in cuda.captures} == {id(slot)}
-    assert len({id(pool) for pool, _ in cuda.captures}) == 2
-
-
-@pytest.mark.parametrize(("version", "registers"), [("2.6.0+cu124", True), ("2.13.1", True), ("2.14.1", False)])
-def test_generators_are_registered_where_torch_does_not_do_so_itself(
-    version: str, registers: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cuda, generator = FakeCUDA(monkeypatch), torch.Generator()
-    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion(version))
-    replayed(torch.device("cuda"), [generator])
-    assert cuda.registered == ([generator] * 2 if registers else [])
-
-
-def test_a_capture_that_fails_gives_the_callers_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch itself leaves the stream of a failed capture current."""
-    cuda = FakeCUDA(monkeypatch)
-
-    class Leaves:
-        def __init__(self, graph: Any, pool: Any, stream: Any) -> None:
-            cuda.current = stream
-
-        def __enter__(self) -> None: ...
-        def __exit__(self, *_: object) -> None: ...
-
-    monkeypatch.setattr(torch.cuda, "graph", Leaves)
-    cuda.on = contextmanager(lambda stream: _taken_back(cuda, stream))  # type: ignore[method-assign]
-    monkeypatch.setattr(torch.cuda, "stream", cuda.on)
-
-    def fails() -> None:
-        raise RuntimeError("not permitted")
-
-    with pytest.raises(RuntimeError, match="not permitted"):
-        Lane(torch.device("cuda")).capture(fails, [])
-    assert cuda.current is cuda.default
-
-
-def _taken_back(cuda: FakeCUDA, stream: Any) -> Iterator[None]:
-    before, cuda.current = cuda.current, stream
-    try:
-        yield
-    finally:
-        cuda.current = before
-
-
 # Chance
 
 
@@ -199,12 +147,3 @@ def test_chance_that_nobody_seeds_is_noticed_on_a_cuda_device_too(monkeypatch: p
         generator.offset += 4  # later draws are not looked at
         with dropout.checked():
             generator.offset += 4
-
-
-def test_dropout_is_seeded_without_torch_manual_seed(tiny_split: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It formats the call stack for devices that are not there: 0.1 to 0.25 ms a call."""
-    run = training(tiny_split, network(0.5))
-    steps = iter(run)
-    next(steps)
-    monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("torch.manual_seed was called"))
-    next(steps)

@@ -23,11 +23,9 @@ from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, GhostPasses
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
-from smoothout.training.noise_contexts import CURVATURE_DRAWS
 from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Trainer
-from smoothout.training.update import GhostBatch
 
 Splits = Callable[..., Split]
 EXAMPLES, SIZE, UPDATES = 22, 6, 4
@@ -131,40 +129,6 @@ def test_there_is_no_curvature_without_fresh_noise_that_is_taken_out_again(
     tiny_split: Splits, noise: NoiseConfig
 ) -> None:
     assert training(tiny_split, network(), noise).run().curvature == []
-
-
-def test_a_long_epoch_is_sampled(tiny_split: Splits) -> None:
-    found = training(tiny_split, network(), NoiseConfig(0.1), batch=Batch(2), schedule=Schedule(1))
-    many = Trainer(
-        copy.deepcopy(network()),
-        tiny_split(2 * CURVATURE_DRAWS * 3),
-        tiny_split(4),
-        optimizer=Adam(0.01),
-        schedule=Schedule(1),
-        batch=Batch(2),
-        method=NoiseConfig(0.1),
-        seed=0,
-    )
-    assert found.run().curvature[0]["draws"] == EXAMPLES // 2
-    assert many.run().curvature[0]["draws"] == CURVATURE_DRAWS
-
-
-def test_an_error_inside_counts_nothing_and_leaves_the_weights_clean(
-    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = network()
-    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
-    run = training(tiny_split, model, NoiseConfig(0.1))
-
-    def fail(ghost_batch: GhostBatch, passes: int) -> None:
-        raise OSError("gone")
-
-    monkeypatch.setattr(GhostBatch, "backward", fail)
-    with pytest.raises(OSError, match="gone"):
-        next(iter(run))
-    assert run._estimator.trace is not None
-    assert run._estimator.trace.state_dict()["count"] == 0
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.named_parameters())
 
 
 @pytest.mark.parametrize(("draw", "left"), [(NoisePer.ghost, 16), (NoisePer.batch, 1)])

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.common import same_bits
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -94,23 +93,6 @@ def test_noise_relative_to_each_weight_has_its_deviation(law: NoiseDistribution,
     assert found == pytest.approx(0.2 * deviation, rel=1e-9)
 
 
-@pytest.mark.parametrize("course", list(StrengthSchedule))
-@pytest.mark.parametrize("update", [0, 50, 99])
-def test_it_follows_the_course_of_the_strength(course: StrengthSchedule, update: int) -> None:
-    whole = relative_noise_strength(network(), NoiseConfig(0.1), 0, 100)
-    found = relative_noise_strength(network(), NoiseConfig(0.1, strength_schedule=course), update, 100)
-    assert found == pytest.approx(whole * NoiseConfig(1.0, strength_schedule=course).strength_at(update, 100), rel=1e-9)
-
-
-def test_weights_twice_as_long_halve_it() -> None:
-    model = network()
-    before = relative_noise_strength(model, NoiseConfig(0.1), 0, 1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2)
-    assert relative_noise_strength(model, NoiseConfig(0.1), 0, 1) == pytest.approx(before / 2, rel=1e-6)
-
-
 @pytest.mark.parametrize("scaling", list(NoiseScaling))
 def test_neither_biases_nor_filters_of_zeros_count(scaling: NoiseScaling) -> None:
     model, noise = network(), NoiseConfig(0.1, scaling=scaling, batchnorm=True)
@@ -143,13 +125,6 @@ def test_it_is_nan_where_a_weight_is_and_where_no_filter_is_left() -> None:
     assert math.isnan(relative_noise_strength(nn.BatchNorm1d(3), NoiseConfig(0.1, batchnorm=True), 0, 1))
 
 
-def test_the_model_is_left_as_it_was() -> None:
-    model = network()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    relative_noise_strength(model, NoiseConfig(0.1), 0, 1)
-    assert same_bits(model.state_dict(), before)
-
-
 # In a training's record
 
 
@@ -173,10 +148,6 @@ def test_a_record_has_it_at_the_first_and_at_the_last_weights(tmp_path: Path) ->
     model.load_state_dict(snapshot.model)
     assert found["end"] == relative_noise_strength(model, noise, 2 * updates - 1, 2 * updates)
     assert found["end"] < found["start"] / 100
-
-
-def test_a_record_without_noise_has_none(tmp_path: Path) -> None:
-    assert "relative_strength" not in get_or_run(trained(method=NoiseConfig()), runtime(tmp_path)).outcome
 
 
 def test_a_training_that_diverges_has_none_at_its_end(tmp_path: Path) -> None:

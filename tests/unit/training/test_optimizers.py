@@ -111,32 +111,3 @@ def test_an_uncorrected_epsilon_waits_for_the_device_once_after_a_resume() -> No
         for _ in range(3):
             second.step()
     assert waiting.count == 1
-
-
-def test_an_unknown_epsilon_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^epsilon: 'none' is not one of corrected, uncorrected"):
-        Adam(0.01, epsilon="none")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("kind", [Adam, SGD])
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        ({"lr": 0.0}, "lr"),
-        ({"lr": -1.0}, "lr"),
-        ({"lr": math.nan}, "lr"),
-        ({"weight_decay": -1e-4}, "weight_decay"),
-        ({"weight_decay": math.inf}, "weight_decay"),
-        ({"clip_norm": 0.0}, "clip_norm"),
-        ({"clip_norm": math.inf}, "clip_norm"),
-    ],
-)
-def test_an_optimizer_names_the_setting_that_it_refuses(kind: Any, arguments: dict[str, Any], name: str) -> None:
-    with pytest.raises(ValueError, match=f"^{name}: "):
-        kind(**{"lr": 0.1, **arguments})
-
-
-@pytest.mark.parametrize("momentum", [-0.1, 1.0, math.nan])
-def test_a_momentum_outside_0_to_1_is_refused(momentum: float) -> None:
-    with pytest.raises(ValueError, match=r"^momentum: "):
-        SGD(0.1, momentum=momentum)

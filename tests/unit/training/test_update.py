@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import pytest
 import torch
@@ -128,15 +127,6 @@ def test_batchnorms_running_averages_take_each_ghost_batch_in_turn() -> None:
     torch.testing.assert_close(model[1].running_var, variance)
 
 
-def test_gradients_of_the_update_before_are_forgotten() -> None:
-    model, [piece] = network(), pieces(9)
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 1e6)
-    slopes = gradients(model, weights_of(model), piece)
-    update(model, sgd(model), [piece], 1)
-    assert all(torch.equal(p.grad, slopes[name]) for name, p in model.named_parameters())
-
-
 def test_the_sums_of_loss_and_right_answers_are_over_examples_not_over_ghost_batches() -> None:
     model, batch = network(), pieces(7, 2)
     copy = network()
@@ -251,39 +241,9 @@ def test_noise_that_stays_in_is_where_the_update_starts_from() -> None:
 # Batches
 
 
-@given(st.integers(1, 500), st.integers(1, 5000))
-def test_updates_are_just_enough_for_every_example(size: int, examples: int) -> None:
-    updates = Batch(size).updates_per_epoch(examples)
-    assert (updates - 1) * size < examples <= updates * size
-
-
 @given(st.integers(1, 300), st.data())
 def test_a_batch_has_as_many_ghost_batches_as_fit(size: int, data: st.DataObject) -> None:
     ghost = data.draw(st.integers(1, size))
     pieces = Batch(size, ghost).ghosts_per_update
     assert pieces * ghost <= size < (pieces + 1) * ghost
     assert Batch(size, ghost).updates_per_epoch(1000) == Batch(size).updates_per_epoch(1000)
-
-
-@pytest.mark.parametrize(("batch", "count"), [(Batch(2048, 128), 16), (Batch(128, 128), 1), (Batch(6000), 1)])
-def test_the_papers_batches_have_their_number_of_ghost_batches(batch: Batch, count: int) -> None:
-    assert batch.ghosts_per_update == count
-
-
-def test_a_single_ghost_batch_is_none() -> None:
-    assert Batch(128, 128).canonicalized() == Batch(128)
-    assert Batch(128, 64).canonicalized() == Batch(128, 64)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "name"),
-    [
-        ({"size": 0}, "size"),
-        ({"size": -5}, "size"),
-        ({"size": 8, "ghost": 0}, "ghost"),
-        ({"size": 8, "ghost": 9}, "ghost"),
-    ],
-)
-def test_a_batch_names_the_setting_that_it_refuses(arguments: dict[str, Any], name: str) -> None:
-    with pytest.raises(ValueError, match=f"^{name}: "):
-        Batch(**arguments)

@@ -69,11 +69,3 @@ def test_no_eager_update_waits_for_its_device(kind: str, tiny_split: Splits, mon
     with Waits() as waits:
         next(steps)
     assert waits.found == []
-
-
-def test_a_number_that_is_read_and_a_shape_that_depends_on_one_are_found() -> None:
-    sums = torch.ones(2)
-    with Waits() as waits:
-        sums.sum().item()
-        sums[sums > 0].sum()
-    assert len(waits.found) == 2

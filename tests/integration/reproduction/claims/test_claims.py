@@ -18,7 +18,7 @@ from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.table import RunSelection
 from smoothout.reproduction.verdict_page import format_estimate
 from smoothout.results.digest import canonical_settings
-from smoothout.results.significance import TestResult, Verdict, paired_t_test
+from smoothout.results.significance import Verdict, paired_t_test
 
 
 def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: Claims, runtime: Runtime) -> None:
@@ -34,37 +34,6 @@ def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: 
     assert page([test]).verdicts == [Verdict.holds]
     turned = {"F1": {"plus": rows["F1"]["minus"], "minus": rows["F1"]["plus"]}}
     assert page(judged({"rows": turned}, runtime)).verdicts == [Verdict.contradicted]
-
-
-def test_equal_accuracies_differ_by_nothing_whatever_float64_makes_of_them(f1: Claims, runtime: Runtime) -> None:
-    small, large = [98.1, 98.2, 98.3, 98.6, 98.7], [97.3, 97.1, 97.4, 97.6, 97.9]
-    simulate(f1, runtime, F1["small"] + "baseline", small, [])
-    simulate(f1, runtime, F1["large"] + "baseline", large, [])
-    cells = [F1["small"] + "baseline", F1["large"] + "baseline"]
-    rows = {"F1": {"plus": [*cells, cells[0]], "minus": [cells[1], cells[0], cells[0]]}}
-    [test] = judged({"rows": rows}, runtime)
-    assert (test.evidence.value, test.evidence.p) == (0.0, 1.0)
-    assert format_estimate(test).startswith("+0.00 [-0.00, +0.00]")
-
-
-def test_two_seeds_that_agree_to_the_image_decide_nothing(f1: Claims, runtime: Runtime) -> None:
-    simulate(f1, runtime, F1["large"] + "baseline", [98.0, 97.0], [])
-    simulate(f1, runtime, F1["large"] + "smoothout", [98.05, 97.05], [])
-    rows = {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}
-    [test] = judged({"rows": rows}, runtime)
-    assert test.evidence.value == pytest.approx(0.05)
-    assert 0.01 < test.evidence.p < 0.05  # one of 25 tests: undecided after the correction
-    assert page([test] * 25).verdicts == [Verdict.undecided] * 25
-
-
-def test_only_seeds_that_all_cells_have_are_compared(f1: Claims, runtime: Runtime) -> None:
-    simulate(f1, runtime, F1["large"] + "baseline", [98.0, 97.0], [])
-    simulate(f1, runtime, F1["large"] + "smoothout", [98.3, 97.5, 99.0], [])
-    [test] = judged(
-        {"rows": {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}}, runtime
-    )
-    assert test.evidence.n == 2
-    assert test.evidence.value == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("quantity", ["best", "sharpness_converged"])
@@ -127,12 +96,6 @@ def test_one_point_of_the_box_refutes_a_sharpness_of_zero(f1: Claims, runtime: R
     assert page(judged(given, runtime)).verdicts == [Verdict.contradicted]
 
 
-def test_a_sharpness_that_was_found_to_be_nearly_nothing_decides_nothing(f1: Claims, runtime: Runtime) -> None:
-    simulate(f1, runtime, F1["small"] + "baseline", [98.0], [1e-6])
-    given = {"rows": {"F1": {"plus": [F1["small"] + "baseline"]}}, "metrics": ["sharpness_converged"], "kind": "zero"}
-    assert page(judged(given, runtime)).verdicts == [Verdict.undecided]
-
-
 @pytest.mark.parametrize("by_loss", [False, True])
 def test_what_only_the_training_loss_explains_is_no_correlation_at_equal_loss(
     by_loss: bool, f1: Claims, runtime: Runtime
@@ -153,16 +116,6 @@ def test_what_only_the_training_loss_explains_is_no_correlation_at_equal_loss(
     assert (page([plain, equal]).verdicts[1] is Verdict.holds) is not by_loss
     if not by_loss:
         assert plain.evidence.value == pytest.approx(1, abs=1e-6)
-
-
-def test_a_training_loss_that_rounds_to_zero_is_the_lowest_of_all(f1: Claims, runtime: Runtime) -> None:
-    """The lower the loss, the lower the sharpness and the higher the accuracy, and nothing is left at equal loss."""
-    cells = list(f1._plan("table2").runs)
-    for number, (row, method) in enumerate(cells):
-        simulate(f1, runtime, f"table2 | {row} | {method}", [90.0 - number], [1.0 + number], losses=[0.001 * number])
-    plain, equal = judged({"kind": "correlation", "metrics": ["sharpness_converged"], "tables": ["table2"]}, runtime)
-    assert (plain.runs, plain.evidence.value) == (len(cells), pytest.approx(1))
-    assert equal.evidence.value == pytest.approx(0)
 
 
 @pytest.mark.parametrize("effect", [0.0, 0.4])
@@ -251,11 +204,6 @@ def test_a_claim_that_cannot_be_tested_is_refused_by_name(
 def test_metrics_of_earlier_versions_still_work() -> None:
     with pytest.warns(FutureWarning, match="last_recalibrated"):
         assert Claim("It is so.", "p. 1", ("recomputed_last",)).metrics == ("last_recalibrated",)
-
-
-def test_evidence_for_and_against_have_one_two_sided_p() -> None:
-    assert TestResult(5, 1.0, p_greater=0.01, p_less=0.99).p == 0.02
-    assert TestResult(5, -1.0, p_greater=0.99, p_less=0.01).verdict(0.02) is Verdict.contradicted
 
 
 def flat(settings: dict[str, Any]) -> dict[tuple[str, str], Any]:

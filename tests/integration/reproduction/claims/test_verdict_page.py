@@ -10,18 +10,9 @@ from helpers.figure_plans import picture
 from helpers.simulated_records import CONFIGS, F1, PUBLISHED, judged, page, simulate
 
 from smoothout.jobs.runtime import Runtime
-from smoothout.nn.options import Precision
 from smoothout.reproduction.claims import Claims, ClaimScope
 from smoothout.reproduction.table import RunSelection
 from smoothout.results.significance import TestResult
-
-
-def test_where_all_seeds_diverged_nothing_is_tested_and_the_page_says_why(f1: Claims, runtime: Runtime) -> None:
-    simulate(f1, runtime, F1["small"] + "baseline", [10.0, 10.0], [], diverged=(0, 1))
-    simulate(f1, runtime, F1["large"] + "baseline", [98.0, 98.0], [])
-    rows = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]}}
-    text = page(judged({"rows": rows}, runtime)).markdown()
-    assert "Not tested under `authors_code`: F1 (test accuracy, best epoch, points, 2 diverged)." in text
 
 
 def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, runtime: Runtime) -> None:
@@ -55,18 +46,6 @@ def test_tests_of_one_seed_cost_the_others_nothing(f1: Claims, runtime: Runtime)
     alone, among = page([five]), page([five, *[one] * 100])
     assert among.adjusted == [alone.adjusted[0], *[1.0] * 100]
     assert "101 of 101 tests have numbers, 1 of them from two seeds or more" in among.markdown()
-
-
-def test_claims_without_any_record_stand_together_at_the_end(f1: Claims, runtime: Runtime) -> None:
-    simulate(f1, runtime, F1["small"] + "baseline", [98.5], [])
-    simulate(f1, runtime, F1["large"] + "baseline", [98.0], [])
-    found = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]}}
-    missing = {name: {"plus": [F1["small"] + "smoothout"], "minus": []} for name in ("one", "two")}
-    none = judged({"statement": "Nobody looked.", "source": "Sec. 9", "rows": missing}, runtime)
-    text = page([*none, *judged({"statement": "It gains.", "rows": found}, runtime)]).markdown()
-    headings = re.findall("^## (.*)$", text, re.M)
-    assert headings == ["In short", "It gains.", "Not tested so far", "How this page judges"]
-    assert re.search(r"^\| Nobody looked\. +\| one; two +\| Sec\. 9 +\|$", text, re.M)
 
 
 def test_what_is_decided_stands_first_and_then_how_many_tests_came_out_how(f1: Claims, runtime: Runtime) -> None:
@@ -119,8 +98,3 @@ def test_page_and_picture_look_at_the_same_adaptive_sharpness(f1: Claims) -> Non
     """On 10,000 examples of all."""
     job = f1._cell(F1["large"] + "baseline", "adaptive_sharpness").jobs[0]
     assert job.digest in {shown.digest for shown in picture("adaptive-f1").shown()}
-
-
-def test_another_profile_or_precision_has_a_page_of_its_own() -> None:
-    assert ClaimScope().file("claims.md") == "claims.md"
-    assert ClaimScope(profile="short", precision=Precision.bfloat16).file("claims.md") == "claims-short-bfloat16.md"

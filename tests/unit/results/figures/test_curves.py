@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from smoothout.results.figures import curves
 from smoothout.results.figures.curves import WINDOW, RunLabel
-from smoothout.results.figures.style import COLORS, NEUTRAL
+from smoothout.results.figures.style import COLORS
 from smoothout.results.records import Record
 
 SB, LB, WAY = RunLabel("SB", 0), RunLabel("LB", 1), RunLabel("0 is SB, 1 is LB")
@@ -64,13 +64,6 @@ def test_train_is_solid_and_test_dashed_loss_at_the_left_on_a_log_axis_and_accur
     assert axes.get_xlim() == (-1.0, 2.0)
 
 
-def test_a_way_between_runs_has_the_colour_of_neither_and_its_accuracy_alone_has_markers(axes):
-    curves.line(axes, [(WAY, line())])
-    drawn = lines(axes)
-    assert {drawn[name].get_color() for name in ("loss, train", "accuracy, train")} == {NEUTRAL}
-    assert (drawn["loss, test"].get_marker(), drawn["accuracy, test"].get_marker()) == ("None", "o")
-
-
 def test_points_without_a_value_are_a_gap_and_said(axes):
     curves.line(axes, [(WAY, line(gaps=1))])
     values = lines(axes)["loss, test"].get_ydata()
@@ -78,33 +71,11 @@ def test_points_without_a_value_are_a_gap_and_said(axes):
     assert "no value at 1 of 4 points" in axes.get_title()
 
 
-def test_where_every_point_has_a_value_nothing_is_said(axes):
-    curves.line(axes, [(WAY, line())])
-    assert axes.get_title() == ""
-
-
 def test_seeds_are_drawn_as_their_mean_in_a_band_from_lowest_to_highest(axes):
     curves.noise(axes, [(SB, noise(1.0)), (SB, noise(3.0))])
     assert list(lines(axes)["loss, SB train"].get_ydata()) == pytest.approx([0.2, 0.4, 0.6])
     band = axes.collections[0].get_datalim(axes.transData)
     assert (band.y0, band.y1) == pytest.approx((0.1, 0.9))
-
-
-def test_a_single_seed_has_no_band(axes):
-    curves.noise(axes, [(SB, noise())])
-    assert not axes.collections
-
-
-def test_a_gap_of_one_seed_is_a_gap_of_the_mean(axes):
-    curves.line(axes, [(WAY, line()), (WAY, line(gaps=2))])
-    assert [math.isnan(value) for value in lines(axes)["loss, train"].get_ydata()] == [True, True, False, False]
-    band = axes.collections[0].get_datalim(axes.transData)
-    assert (band.x0, band.x1) == (1.0, 2.0)
-
-
-def test_a_runs_colour_is_that_of_its_place_in_the_picture_whatever_else_its_panel_has(axes):
-    curves.noise(axes, [(LB, noise())])
-    assert lines(axes)["loss, LB train"].get_color() == COLORS[1]
 
 
 def test_several_runs_have_a_colour_each_for_both_their_curves(axes):
@@ -161,14 +132,6 @@ def test_a_course_is_the_test_errors_running_median_over_epochs_which_the_panel_
     assert f"running median over {WINDOW} epochs" in axes.get_title()
 
 
-def test_a_short_course_is_shown_as_it_is_with_all_its_marks_inside(axes):
-    curves.training_curve(axes, [(SB, training([0.2, 0.4, 0.3], best=1)), (SB, recomputed(0.95, "last"))])
-    assert list(lines(axes)["SB, 1 seed"].get_ydata()) == pytest.approx([80.0, 60.0, 70.0])
-    assert "median" not in axes.get_title()
-    low, high = axes.get_ylim()
-    assert (low < 5.0, high > 80.0) == (True, True)
-
-
 def test_a_courses_seeds_are_their_mean_in_a_band_as_long_as_all_of_them_last(axes):
     runs = [training([0.5, 0.5], best=0, name="a"), training([0.7], best=0, name="b")]  # the second ended early
     curves.training_curve(axes, [(SB, run) for run in runs])
@@ -178,17 +141,3 @@ def test_a_courses_seeds_are_their_mean_in_a_band_as_long_as_all_of_them_last(ax
     assert (band.y0, band.y1) == pytest.approx((30.0, 50.0))
     assert list(drawn["SB, best epoch"].get_ydata()) == pytest.approx([50.0, 30.0])
     assert set(drawn) == {"SB, 2 seeds", "SB, best epoch"}  # nothing was recomputed
-
-
-def test_recomputed_marks_of_two_runs_stand_side_by_side(axes):
-    for run in (SB, LB):
-        curves.training_curve(axes, [(run, training([0.5], best=0)), (run, recomputed(0.9, "last"))])
-    marks = [drawn for name, drawn in lines(axes).items() if "recalibrated" in name]
-    left, right = (mark.get_transform().transform([(1, 10.0)])[0] for mark in marks)
-    assert left[0] < right[0]
-    assert left[1] == pytest.approx(right[1])
-
-
-def test_what_was_recomputed_of_a_training_without_a_record_is_left_out(axes):
-    curves.training_curve(axes, [(SB, training([0.5], best=0)), (SB, recomputed(0.9, "last", of="another"))])
-    assert set(lines(axes)) == {"SB, 1 seed", "SB, best epoch"}

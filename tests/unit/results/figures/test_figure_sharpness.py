@@ -71,24 +71,10 @@ def test_the_atlas_says_what_was_found_for_how_much_and_why_the_search_ended(axe
     assert "released (test split): failed after 2; why" in texts
 
 
-def test_rounding_noise_of_a_search_does_not_squeeze_what_the_others_found(axes):
-    noise = a_record(
-        "atlas", {"courses": [course("keskar", "full", [0.0, 5.0], 5.0), course("released", "full", [0.0, 1e-9], 1e-9)]}
-    )
-    searches.search_comparison(axes, [(SB, noise)])
-    assert axes.get_ylim() == pytest.approx((5.0 / 1.2, 6.0))
-    assert "released (test split): 1e-09% after 2; why" in [text.get_text() for text in axes.get_legend().get_texts()]
-
-
 def test_the_atlas_marks_a_conventions_answer_but_none_for_a_failed_search_or_a_method(axes):
     searches.search_comparison(axes, [(SB, ATLAS)])
     marks = [drawn for drawn in axes.get_lines() if drawn.get_marker() not in {"None", None, ""}]
     assert [(list(mark.get_xdata()), list(mark.get_ydata())) for mark in marks] == [([3], [4.0])]
-
-
-def test_of_several_seeds_the_atlas_names_each_search_once(axes):
-    searches.search_comparison(axes, [(SB, ATLAS), (SB, ATLAS)])
-    assert len(axes.get_legend().get_texts()) == 3
 
 
 def test_sharpness_over_the_loss_goes_by_epochs_which_stand_beside_the_points(axes):
@@ -108,13 +94,6 @@ def test_a_failed_search_is_a_cross_at_the_foot_and_no_point(axes):
     assert list(drawn["SB"].get_ydata()) == [2.0]
     assert list(drawn["search failed"].get_xdata()) == [0.01]
     assert drawn["search failed"].get_marker() == "x"
-
-
-def test_each_seed_has_a_line_of_its_own_and_a_run_one_name(axes):
-    records = [(SB, sharpness(2.0, loss, epochs=e, seed=seed)) for seed in (0, 1) for e, loss in ((1, 0.5), (2, 0.1))]
-    searches.over_loss(axes, records)
-    assert [len(drawn.get_xdata()) for drawn in axes.get_lines()] == [2, 2]
-    assert len(axes.get_legend().get_texts()) == 1
 
 
 def test_over_batch_sizes_accuracy_is_a_mean_and_sharpness_a_geometric_mean_over_seeds(axes):
@@ -161,33 +140,3 @@ def test_adaptive_sharpness_stands_run_beside_run_a_point_a_seed_and_a_dash_at_t
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["SB\n2 seeds", "LB\n1 seed"]
     assert sorted(text.get_text() for text in axes.texts) == ["0.200", "5.00"]
     assert axes.get_yscale() == "log"
-
-
-def test_a_run_with_a_failed_search_has_its_cross_the_other_seeds_points_and_no_mean(axes):
-    searches.adaptive(axes, [(SB, rise(0.1)), (LB, rise(5.0)), (LB, rise(0.0, failed=True))])
-    cross = labelled(axes)["search failed"]
-    assert (list(cross.get_xdata()), cross.get_marker()) == ([1], "x")
-    assert [list(drawn.get_ydata()) for drawn in axes.get_lines() if drawn.get_marker() not in {"x", "_"}] == [
-        [0.1],
-        [5.0],
-    ]
-    assert [text.get_text() for text in axes.texts] == ["0.100"]
-
-
-def test_adaptive_sharpness_says_of_which_region_split_and_logits(axes):
-    searches.adaptive(axes, [(SB, rise(0.1, norm="l2", rho=1.0, part="test", normalise_logits=True))])
-    assert axes.get_xlabel() == "l2, rho = 1, test, logits normalized"
-
-
-@pytest.mark.parametrize(
-    ("draw", "record"),
-    [
-        (searches.over_loss, sharpness(1.0, 0.1)),
-        (searches.over_batch, sharpness(1.0, 0.1)),
-        (searches.adaptive, rise(1)),
-    ],
-)
-def test_more_runs_than_there_are_colours_are_drawn_all_the_same(axes, draw, record):
-    draw(axes, [(RunLabel(str(place), place), record) for place in range(7)])
-    drawn = [line for one in axes.figure.axes for line in one.get_lines() if line.get_marker() not in {"_", "x"}]
-    assert len(drawn) >= 7

@@ -49,19 +49,6 @@ def test_where_no_panel_has_records_nothing_is_written(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_panel_that_lacks_some_of_its_records_says_how_many(tmp_path: Path):
-    assert "not run: 2 of its records" in save("t", [Panel("p", drawn, 2)], "", tmp_path / "x")[0].read_text()
-
-
-def test_a_long_title_has_several_lines_in_a_narrow_picture(tmp_path: Path):
-    def text(panels: int) -> str:
-        return save("twelve letters " * 6, [Panel("p", drawn)] * panels, "", tmp_path / "x")[0].read_text()
-
-    whole = "twelve letters " * 5 + "twelve letters"
-    assert whole in text(2)
-    assert whole not in text(1)
-
-
 @pytest.mark.parametrize(("axis", "solid"), [("y", False), ("z", True)])
 def test_panels_that_share_an_axis_have_the_widest_limits_and_others_their_own(tmp_path: Path, axis: str, solid: bool):
     seen: list[Any] = []
@@ -84,9 +71,3 @@ def test_panels_stand_in_rows_of_so_many_columns(tmp_path: Path):
     wide, tall = size(text(None)), size(text(2))
     assert wide[0] > tall[0]
     assert wide[1] < tall[1]
-
-
-def test_a_space_gets_axes_of_a_space(tmp_path: Path):
-    seen = []
-    save("t", [Panel("p", lambda axes: seen.append(axes.name), is_3d=True), Panel("q", drawn)], "", tmp_path / "x")
-    assert seen == ["3d"]
