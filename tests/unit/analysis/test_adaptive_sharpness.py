@@ -81,11 +81,24 @@ def test_at_an_exact_minimum_the_random_starts_find_the_rise(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_a_maximum_inside_the_region_is_reached(norm):
+    found = adaptive_sharpness(quadratic([1.0, 2.0], [0.02, -0.01], [-1.0, -1.0]), ONE_EXAMPLE, height, 0.5, norm=norm)
+    assert found.value == pytest.approx(0.5 * (0.02**2 + 0.01**2), rel=0.02)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_a_search_that_meets_nothing_higher_has_failed(norm):
     found = adaptive_sharpness(quadratic([1.0, 2.0], [0.0, 0.0], [-1.0, -1.0]), ONE_EXAMPLE, height, 0.5, norm=norm)
     assert (found.failed, found.value, found.max_loss) == (True, 0.0, found.loss)
     assert str(found) == f"failed ({found.status})"
     assert "no point above the model's own loss in 3 ascents" in found.status
+
+
+def test_a_weight_of_zero_stays_zero():
+    model, seen = quadratic([0.0, 1.0], [5.0, 1.0], [0.0, 0.0]), []
+    model.register_forward_hook(lambda module, *_: seen.append(module.weights[0].item()))
+    assert adaptive_sharpness(model, ONE_EXAMPLE, height, 0.1).value == pytest.approx(0.1)
+    assert set(seen) == {0.0}
 
 
 # Brute force
@@ -115,6 +128,20 @@ def test_no_corner_of_a_small_networks_box_is_higher():
     assert found.max_loss == pytest.approx(highest, rel=1e-9)
     inside = losses_at(model, w * (1 + rho * (2 * torch.rand(2000, len(w), dtype=torch.float64) - 1)))
     assert found.max_loss >= inside.max().item()
+
+
+def test_no_random_point_of_a_small_networks_ball_and_no_climb_from_one_is_higher():
+    model, rho = network(), 0.3
+    w = parameters_to_vector(trainable_parameters(model))
+    z = torch.randn(2000, len(w), dtype=torch.float64)
+    z /= z.norm(dim=1, keepdim=True)
+    found = adaptive_sharpness(model, examples(), F.cross_entropy, rho, norm="l2", iterations=100)
+    for _ in range(30):
+        z.requires_grad_(True)
+        slopes = torch.autograd.grad(losses_at(model, w + rho * w.abs() * z).sum(), z)[0]
+        z = (z + 0.5 * slopes / slopes.norm(dim=1, keepdim=True)).detach()
+        z /= z.norm(dim=1, keepdim=True).clamp(min=1.0)
+    assert found.max_loss >= losses_at(model, w + rho * w.abs() * z).max().item() * (1 - 1e-6)
 
 
 # What it is for
@@ -153,6 +180,12 @@ def test_with_normalised_logits_the_scale_of_the_last_layer_does_not_count():
     assert same[0].loss == pytest.approx(F.cross_entropy(normalize_logits(logits), targets).item())
 
 
+def test_logits_of_another_form_are_not_normalised():
+    """A language model's would be normalised over tokens instead of classes."""
+    with pytest.raises(ValueError, match=r"^normalise_logits: .* \(examples, classes\), not \(2, 5, 3\)$"):
+        normalize_logits(torch.randn(2, 5, 3))
+
+
 def test_normalised_logits_have_mean_zero_and_length_one_and_equal_ones_stay_finite():
     logits = normalize_logits(torch.tensor([[3.0, -1.0, 2.0], [5.0, 5.0, 5.0]]))
     torch.testing.assert_close(logits.mean(1), torch.zeros(2))
@@ -160,44 +193,6 @@ def test_normalised_logits_have_mean_zero_and_length_one_and_equal_ones_stay_fin
 
 
 # The model, chance, refusals
-
-
-def regularised() -> nn.Sequential:
-    """A float32 model with BatchNorm and dropout, and modes that are not the defaults."""
-    torch.manual_seed(4)
-    model = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 2))
-    model(torch.randn(16, 2)).square().mean().backward()
-    model[1].eval()
-    return model
-
-
-def state(model: nn.Module) -> tuple[list[bytes], list[bool], list[bytes]]:
-    tensors = [t.detach().numpy().tobytes() for t in model.state_dict().values()]
-    return tensors, [m.training for m in model.modules()], [p.grad.numpy().tobytes() for p in model.parameters()]
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_the_model_is_left_as_it_was_to_the_last_bit_also_after_an_exception(norm):
-    model, calls = regularised(), itertools.count(1)
-    batches = [(x.float(), y) for x, y in examples()]
-    before = state(model)
-    modes, evaluations = [], []
-    hook = model.register_forward_hook(lambda module, *_: modes.append(any(m.training for m in module.modules())))
-    with torch.no_grad():
-        found = adaptive_sharpness(model, batches, F.cross_entropy, 0.1, norm=norm, tick=lambda: evaluations.append(1))
-    assert state(model) == before
-    assert not any(modes)
-    assert len(evaluations) == found.evaluations == len(modes) / len(batches) - 1  # the first pass is made twice
-    hook.remove()
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        if next(calls) == 8:
-            raise RuntimeError("eighth")
-        return F.cross_entropy(outputs, targets)
-
-    with pytest.raises(RuntimeError, match="eighth"):
-        adaptive_sharpness(model, batches, loss, 0.1, norm=norm)
-    assert state(model) == before
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -211,6 +206,14 @@ def test_every_evaluated_point_lies_in_the_region(norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
+def test_points_where_the_loss_is_not_finite_do_not_count(norm):
+    model = Landscape([1.0, 1.0], lambda w: -torch.log(1.05 - w).sum())
+    found = adaptive_sharpness(model, ONE_EXAMPLE, height, 0.1, norm=norm, random_starts=4)
+    assert not found.failed
+    assert math.isfinite(found.max_loss)
+
+
+@pytest.mark.parametrize("norm", NORMS)
 def test_the_same_seed_gives_the_same_result_and_another_other_starts(norm):
     def measured(seed: int) -> Any:
         model = Landscape([0.1, 0.2, 0.3], lambda w: 1.0 + torch.sin(300.0 * w).sum())
@@ -218,6 +221,40 @@ def test_the_same_seed_gives_the_same_result_and_another_other_starts(norm):
 
     assert measured(0) == measured(0)
     assert len({measured(seed).value for seed in range(4)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "line"),
+    [
+        ("rho", 0.0, "^rho: .* above 0, not 0.0"),
+        ("rho", math.inf, "^rho: .* above 0, not inf"),
+        ("norm", "l1", "^norm: 'l1' .* linf, l2"),
+        ("iterations", 0, "^iterations: .* 1, not 0"),
+        ("random_starts", -1, "^random_starts: .* 0, not -1"),
+    ],
+)
+def test_an_impossible_argument_is_one_line_and_the_model_is_not_touched(argument, value, line):
+    model = quadratic([1.0], [1.0], [1.0])
+    model.register_forward_hook(lambda *_: pytest.fail("touched"))
+    with pytest.raises(ValueError, match=line):
+        adaptive_sharpness(model, **{"batches": ONE_EXAMPLE, "loss": height, "rho": 0.1, argument: value})
+
+
+def test_a_region_narrower_than_the_weights_own_rounding_is_refused():
+    model = network().bfloat16()
+    with pytest.raises(ValueError, match=r"^rho: .* 0.0078, .* not 0.001$"):
+        adaptive_sharpness(model, examples(), F.cross_entropy, 0.001)
+    wide = nn.Linear(100, 100, bias=False)
+    with pytest.raises(ValueError, match=r"^rho / sqrt\(n\): .* 1.2e-07, .* not 1e-08$"):
+        adaptive_sharpness(wide, examples(), F.cross_entropy, 1e-6, norm="l2")
+
+
+def test_a_loss_below_minus_one_has_an_adaptive_sharpness_and_no_other():
+    """Nothing is divided by 1 + f here; the negative log likelihood of a density may be anything."""
+    model = Landscape([1.0], lambda w: w.sum() - 3.0)
+    assert adaptive_sharpness(model, ONE_EXAMPLE, height, 0.1).value == pytest.approx(0.1)
+    with pytest.raises(ValueError, match=r"the model's own loss is -2.0: must be .* above -1"):
+        sharpness(model, ONE_EXAMPLE, height)
 
 
 def test_no_rise_is_left_on_the_sphere_but_along_it_and_inwards():

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
 import torch
-from helpers.common import same_bits
+from helpers.common import approx_loss, same_bits
+from helpers.paths import RESULTS
 from torch import nn
 from torch.nn import functional as F
 
 from smoothout.analysis.interpolation import interpolate
+from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
+from smoothout.analysis.jobs.hessian import Hessian
 from smoothout.analysis.jobs.interpolation import Interpolation
+from smoothout.analysis.jobs.landscape import Landscape, Plane
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.analysis.jobs.running_statistics import RunningStatistics
+from smoothout.analysis.jobs.search_comparison import SearchComparison
 from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.options import Convention, InterpolationPath, RunningStats
 from smoothout.analysis.sharpness import sharpness
@@ -22,6 +28,7 @@ from smoothout.data.split import Split
 from smoothout.nn.batchnorm import recalibrate_batchnorm
 from smoothout.nn.evaluation import evaluate
 from smoothout.results.digest import canonical_settings
+from smoothout.results.records import RecordStore
 
 
 @pytest.fixture
@@ -58,6 +65,12 @@ def test_a_recorded_sharpness_is_what_the_function_gives_on_the_conventions_own_
         assert outcome["evaluations"] == expected.evaluations == len(ticks)
 
 
+def test_the_number_of_examples_can_be_limited(splits):
+    train, test = splits
+    outcome = Sharpness(convention=Convention.keskar, examples=10).run([network(0)], train, test, lambda: None)
+    assert outcome["loss"] == approx_loss(evaluate(network(0), train.first(10).batches(10)).loss)
+
+
 def test_a_recorded_sharpness_is_measured_with_recomputed_averages_where_it_is_asked_for(splits):
     train, test = splits
     model = with_batchnorm()
@@ -81,6 +94,24 @@ def test_naming_the_conventions_own_split_is_no_other_job():
     assert canonical_settings(keskar) == canonical_settings(Sharpness(convention=Convention.keskar, split="train"))
     assert canonical_settings(released) == canonical_settings(Sharpness(convention=Convention.released, split="test"))
     assert canonical_settings(keskar) != canonical_settings(Sharpness(convention=Convention.keskar, split="test"))
+
+
+@pytest.mark.parametrize("convention", list(Convention))
+def test_a_bar_expects_about_as_many_evaluations_as_recorded_searches_took(convention):
+    found = [r for r in RecordStore(RESULTS).records("sharpness") if r.settings["convention"] == convention]
+    took = sorted(r.outcome["evaluations"] for r in found)
+    assert took
+    assert took[len(took) // 2] / 1.2 < Sharpness(convention=convention).ticks(60_000, 10_000) < took[-1] * 1.2
+
+
+def test_a_recorded_interpolation_has_the_ends_own_numbers_on_both_splits(splits):
+    first, second, ticks = network(0), network(1), []
+    outcome = Interpolation(start=-1, stop=2, points=4).run([first, second], *splits, counting(ticks))
+    for part, split in zip(("train", "test"), splits, strict=True):
+        assert [p["alpha"] for p in outcome[part]] == [-1.0, 0.0, 1.0, 2.0]
+        assert outcome[part][1]["loss"] == evaluate(first, split.batches(1000)).loss
+        assert outcome[part][2]["loss"] == evaluate(second, split.batches(1000)).loss
+    assert len(ticks) == Interpolation(points=4).ticks(40, 60)
 
 
 def normalised(seed: int) -> nn.Sequential:
@@ -112,6 +143,11 @@ def test_a_recorded_interpolation_follows_its_path_and_recomputes_averages_from_
     assert settings.evaluations(40, 60) == 12
 
 
+def test_the_published_grid_of_alpha_is_31_points_from_minus_1_to_2(splits):
+    outcome = Interpolation().run([network(0), network(1)], *splits, lambda: None)
+    assert [p["alpha"] for p in outcome["test"]] == pytest.approx([-1 + i / 10 for i in range(31)], abs=1e-12)
+
+
 def test_a_recorded_noise_curve_has_points_and_slopes_of_both_splits(splits):
     ticks: list[int] = []
     curve = NoiseCurve(strengths=(0.0, 0.1, 0.2), batch=7)
@@ -121,6 +157,59 @@ def test_a_recorded_noise_curve_has_points_and_slopes_of_both_splits(splits):
         assert [p["a"] for p in points] == [0.0, 0.1, 0.2]
         assert slopes[0] == pytest.approx((points[1]["loss"] - points[0]["loss"]) / 0.1)
     assert len(ticks) == curve.ticks(40, 60)
+
+
+IMPOSSIBLE = {
+    AdaptiveSharpnessJob: {
+        "rho": [0.0, math.nan],
+        "iterations": [0],
+        "random_starts": [-1],
+        "split": ["by_convention"],
+    },
+    Hessian: {
+        "eigenvalues": [0],
+        "probes": [1],
+        "spectrum_probes": [-1],
+        "spectrum_steps": [0],
+        "tolerance": [0.0, 2.0],
+        "split": ["by_convention"],
+    },
+    Interpolation: {"points": [1], "start": [3.0], "path": ["curved"]},
+    Landscape: {"directions": [0], "points": [1], "one_dimensional": ["free"]},
+    NoiseCurve: {"strengths": [(0.1,), (0.2, 0.1), (-0.1, 0.1), (0.0, 0.0)], "batch": [0], "draws": [0]},
+    Plane: {"start": [1.0], "split": ["by_convention"]},
+    RunningStatistics: {"checkpoint": ["first"]},
+    SearchComparison: {"eps": [0.0], "budget": [0], "subspace": [0], "iterations": [0], "maxcor": [0]},
+    Sharpness: {
+        "eps": [0.0, math.nan],
+        "iterations": [0],
+        "subspace": [0],
+        "repeats": [0],
+        "running_stats": ["interpolated"],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_impossible_settings_are_refused_by_name(kind):
+    for name, values in {**IMPOSSIBLE[kind], "examples": [0]}.items():
+        for value in values:
+            with pytest.raises(ValueError, match=rf"^[\w, ]*\b{name}\b[\w, ]*: "):
+                kind(**{name: value})
+
+
+def test_a_name_shows_the_fields_that_it_should():
+    assert AdaptiveSharpnessJob(norm="l2", split="test").slug("run") == "run-l2-test"
+    assert Interpolation(path="curvilinear", running_stats="kept").slug("a", "b") == "a-to-b-curvilinear-kept"
+    assert [Landscape(directions=n).slug("run") for n in (1, 5)] == ["run-1-direction", "run-5-directions"]
+    assert NoiseCurve(scaling="filter").slug("run") == "run-uniform-filter"
+    assert Sharpness(convention="released").slug("run") == "run-released-test"
+    assert [kind().slug("run") for kind in (Hessian, Plane, RunningStatistics, SearchComparison)] == [
+        "run-train",
+        "run-train",
+        "run",
+        "run",
+    ]
 
 
 def test_recorded_running_averages_are_measured_as_training_left_them_and_recomputed(splits):

@@ -49,6 +49,16 @@ def test_a_point_between_is_the_network_with_every_tensor_of_the_state_dict_in_b
     assert point.accuracy == expected.accuracy
 
 
+def test_a_linear_networks_squared_distance_from_its_ends_is_known_in_closed_form():
+    first, second = nn.Linear(3, 2, bias=False).double(), nn.Linear(3, 2, bias=False).double()
+    x = torch.randn(5, 3, dtype=torch.float64)
+    y = torch.randint(0, 2, (5,))
+    for alpha in (-1.0, 0.25, 2.0):
+        weight = (1 - alpha) * first.weight + alpha * second.weight
+        expected = nn.functional.cross_entropy((x @ weight.T).float(), y).item()
+        assert interpolate(first, second, [(x, y)], [alpha])[0].loss == approx_loss(expected)
+
+
 def test_a_running_variance_below_zero_makes_a_gap_and_is_counted(batches):
     first, second = network(0), network(1)
     with torch.no_grad():
@@ -154,6 +164,18 @@ def test_averages_of_other_layers_are_mixed_where_batchnorms_are_recomputed(batc
     assert (point.loss, point.accuracy) == evaluate(anew, batches)
 
 
+def test_complex_weights_are_mixed_too():
+    class Wave(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            torch.manual_seed(seed)
+            self.weight = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64))
+
+    first, second = Wave(0), Wave(1)
+    [stop] = iterate_path(first, second, [0.25])
+    torch.testing.assert_close(stop.network.weight, 0.75 * first.weight + 0.25 * second.weight)
+
+
 def test_with_recomputed_averages_the_ends_are_the_networks_with_averages_recomputed(batches):
     first, second = network(0), network(1)
     points = interpolate(first, second, batches, [0.0, 1.0], running_stats="recomputed", running_stats_from=batches)
@@ -162,6 +184,24 @@ def test_with_recomputed_averages_the_ends_are_the_networks_with_averages_recomp
         recalibrate_batchnorm(anew, batches)
         assert (point.loss, point.accuracy) == evaluate(anew, batches)
         assert point.loss != evaluate(end, batches).loss
+
+
+def test_an_unknown_way_and_recomputing_from_nothing_are_refused(batches):
+    first, second = network(0), network(1)
+    for choices, line in (
+        ({"path": "curved"}, "^path: 'curved' .* linear, curvilinear"),
+        ({"running_stats": "forgotten"}, "^running_stats: 'forgotten' .* interpolated, kept, recomputed"),
+        ({"running_stats": "recomputed"}, "^running_stats_from: .* batches"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            interpolate(first, second, batches, **choices)
+
+
+@pytest.mark.parametrize("spent", [[], iter([])])
+def test_averages_need_batches_that_repeat_themselves(batches, spent):
+    first, second = network(0), network(1)
+    with pytest.raises(ValueError, match=r"running_stats_from: must hold .* and allow more than one pass"):
+        interpolate(first, second, batches, running_stats="recomputed", running_stats_from=spent)
 
 
 class Masked(nn.Module):
@@ -183,3 +223,11 @@ def test_what_is_constant_in_both_networks_stays_so_on_the_way(path):
     stops = iterate_path(Masked(0), Masked(1), [-1.0, 0.0, 0.5, 1.0, 2.0], path=path)
     constants = [[stop.network.centre.tolist(), stop.network.mask.tolist()] for stop in stops]
     assert constants == [[[0.5] * 4, [0.0, 0.0, -math.inf]]] * 5
+
+
+def test_alphas_may_be_whole_numbers(batches):
+    for path in ("linear", "curvilinear"):
+        whole, real = (
+            interpolate(network(0), network(1), batches, alphas, path=path) for alphas in ([0, 1], [0.0, 1.0])
+        )
+        assert whole == real

@@ -6,6 +6,8 @@ import json
 import math
 
 import pytest
+import torch
+from torch import nn
 from torch.nn import functional as F
 
 from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm
@@ -71,3 +73,29 @@ def test_the_norm_is_the_root_of_its_square_with_the_error_of_first_order(model,
     above = math.sqrt(squared["mean"] + 1e-3 * squared["standard_error"])
     assert norm["standard_error"] == pytest.approx((above - norm["mean"]) / 1e-3, rel=1e-2)
     assert outcome["spectrum"] is None
+
+
+def test_a_loss_without_curvature_has_norm_zero_with_error_zero(splits):
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))  # one class: the loss is 0 everywhere
+    halves = [split.first(None) for split in splits]
+    for split in halves:
+        split.labels = torch.zeros_like(split.labels)
+    outcome, _ = run(Hessian(probes=2), flat.eval(), halves)
+    assert outcome["norm"] == {"mean": 0.0, "standard_error": 0.0}
+
+
+def test_more_eigenvalues_than_weights_are_all_of_them(splits):
+    tiny = nn.Sequential(nn.Flatten(), nn.Linear(16, 3, bias=False))
+    tiny[1].weight.requires_grad_(False)
+    tiny.append(nn.Linear(3, 3, bias=False))
+    outcome, _ = run(Hessian(eigenvalues=50), tiny.eval(), splits)
+    assert len(outcome["eigenvalues"]["values"]) == 9
+
+
+def test_the_estimated_number_of_products_is_near_the_number_that_was_needed(splits):
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(16, 30), nn.Tanh(), nn.Linear(30, 3)).eval()
+    settings = Hessian()
+    _, ticks = run(settings, wide, splits)
+    assert 0.5 < ticks / settings.ticks(40, 30) < 2
+    assert settings.evaluations(40, 30) == 2 * settings.ticks(40, 30) + 4

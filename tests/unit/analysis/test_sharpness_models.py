@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from helpers.common import same_bits
 from helpers.known_maxima import CONVENTIONS, ONE_EXAMPLE, Landscape, examples, height, network, quadratic
 from torch import Tensor, nn
 
@@ -36,55 +38,6 @@ def test_the_mean_does_not_depend_on_how_batches_are_cut() -> None:
             assert other.loss == pytest.approx(whole.loss, rel=1e-12)
             assert other.value == pytest.approx(whole.value, rel=1e-9)
             assert other.projected_gradient == pytest.approx(whole.projected_gradient, rel=1e-6, abs=1e-9)
-
-
-def normalised() -> nn.Sequential:
-    """A float32 model with BatchNorm and dropout, some modes and gradients that are not the defaults."""
-    torch.manual_seed(4)
-    model = nn.Sequential(nn.Linear(2, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), nn.ReLU(), nn.Linear(6, 1))
-    model(torch.randn(16, 2)).square().mean().backward()
-    model[4].bias.grad = None
-    model[1].eval()
-    return model
-
-
-def state(model: nn.Module) -> tuple[list[bytes], list[bool], list[bytes | None]]:
-    tensors = [t.detach().numpy().tobytes() for t in model.state_dict().values()]
-    gradients = [None if p.grad is None else p.grad.numpy().tobytes() for p in model.parameters()]
-    return tensors, [m.training for m in model.modules()], gradients
-
-
-@pytest.mark.parametrize("subspace", [None, 3])
-@pytest.mark.parametrize("convention", CONVENTIONS)
-def test_the_model_is_left_as_it_was_to_the_last_bit(convention: Convention, subspace: int | None) -> None:
-    model, batches = normalised(), examples(0, dtype=torch.float32)
-    before, kept = state(model), [p.grad for p in model.parameters()]
-    with torch.no_grad():
-        sharpness(model, batches, nn.functional.mse_loss, convention=convention, subspace=subspace, repeats=2)
-    assert state(model) == before
-    assert all(p.grad is g for p, g in zip(model.parameters(), kept, strict=True))
-
-
-def test_the_model_is_left_as_it_was_when_the_loss_raises_at_the_third_evaluation() -> None:
-    model, batches, calls = normalised(), examples(0, dtype=torch.float32), itertools.count(1)
-    before = state(model)
-
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        if next(calls) == 3:
-            raise RuntimeError("third")
-        return nn.functional.mse_loss(outputs, targets)
-
-    with pytest.raises(RuntimeError, match="third"):
-        sharpness(model, batches, loss)
-    assert state(model) == before
-
-
-def test_the_model_is_evaluated_in_evaluation_mode_and_once_a_call_of_progress() -> None:
-    model, batches, modes, calls = normalised(), examples(0, dtype=torch.float32), [], []
-    model.register_forward_hook(lambda module, *_: modes.append([m.training for m in module.modules()]))
-    found = sharpness(model, batches, nn.functional.mse_loss, tick=lambda: calls.append(1))
-    assert not any(itertools.chain(*modes))
-    assert len(modes) == len(calls) + 1 == found.evaluations + 1  # the first pass is made twice
 
 
 def test_every_evaluated_weight_lies_in_the_box() -> None:
@@ -119,6 +72,13 @@ def test_repeats_start_elsewhere_and_the_highest_counts() -> None:
     assert set(other.values[1:]).isdisjoint(found.values[1:])
 
 
+def test_another_seed_draws_another_subspace() -> None:
+    first, second = (
+        sharpness(network(1), examples(1), nn.functional.mse_loss, subspace=2, seed=seed).value for seed in (0, 1)
+    )
+    assert first != second
+
+
 # Models of all kinds
 
 
@@ -151,6 +111,11 @@ def test_tied_weights_count_once_and_frozen_ones_do_not_move_whatever_their_dtyp
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
+def test_the_loss_of_the_model_itself_comes_from_its_own_weights() -> None:
+    model = Landscape([0.1, 0.7], lambda w: (w**2).sum(), dtype=torch.float32)
+    assert sharpness(model, ONE_EXAMPLE, height).loss == (model.weights.detach() ** 2).sum().item()
+
+
 # Refusals
 
 
@@ -164,8 +129,51 @@ class Shrinking:
         return iter(ONE_EXAMPLE * next(self.sizes))
 
 
+@pytest.mark.parametrize(
+    ("argument", "value", "line"),
+    [
+        *(("eps", value, f"^eps: .* above 0, not {value}") for value in (0.0, -1.0, math.nan, math.inf)),
+        *(("iterations", value, f"^iterations: .* 1, not {value}") for value in (0, 2.5)),
+        ("repeats", 0, "^repeats: .* 1, not 0"),
+        ("maxcor", -3, "^maxcor: .* 1, not -3"),
+        *(("subspace", value, f"^subspace: .* None .* from 1 to n = 2, not {value}") for value in (0, 3)),
+        ("convention", "Keskar", "^convention: 'Keskar' .* converged, keskar, released"),
+    ],
+)
+def test_an_impossible_argument_is_one_line_and_the_model_is_not_touched(argument: str, value: Any, line: str) -> None:
+    model = quadratic([1.0, 2.0], [1.0, 1.0], [1.0, 1.0])
+    model.register_forward_hook(lambda *_: pytest.fail("touched"))
+    version = model.weights._version
+    with pytest.raises(ValueError, match=line) as raised:
+        sharpness(model, ONE_EXAMPLE, height, **{argument: value})
+    assert "\n" not in str(raised.value)
+    assert model.weights._version == version
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, -3.0])
+def test_a_loss_at_the_weights_that_sharpness_cannot_divide_by_is_one_line(value: float) -> None:
+    model = Landscape([1.0], lambda w: w.sum() * 0.0 + value)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=f"own loss is {value}: .* finite.* above -1"):
+        sharpness(model, ONE_EXAMPLE, height)
+    assert same_bits(model.state_dict(), before)
+
+
 @pytest.mark.parametrize(("first", "step", "last"), [(10, 1, 8), (4, 2, 0)])
 def test_batches_that_do_not_repeat_themselves_are_refused(first: int, step: int, last: int) -> None:
     model = quadratic([1.0], [1.0], [0.0])
     with pytest.raises(ValueError, match=f"^batches: {last} examples .* {last + step} in the one before"):
         sharpness(model, Shrinking(first, step), height)
+
+
+def test_a_model_without_trainable_weights_is_refused() -> None:
+    with pytest.raises(ValueError, match="no trainable parameters"):
+        sharpness(nn.ReLU(), ONE_EXAMPLE, height)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.bfloat16, "0.0078"), (torch.float16, "0.00098")])
+def test_a_box_narrower_than_the_weights_own_rounding_is_refused(dtype: torch.dtype, least: str) -> None:
+    model, batches = network(0, dtype), examples(0, dtype=dtype)
+    with pytest.raises(ValueError, match=f"^eps: .* {least}, .* not 0.0005$"):
+        sharpness(model, batches, nn.functional.mse_loss)
+    assert sharpness(model, batches, nn.functional.mse_loss, eps=0.1).value > 0
