@@ -94,7 +94,7 @@ figures: $(VENV)/.ready ## draw every figure in results/figures/ from the record
 
 .PHONY: notebooks
 notebooks: $(VENV)/.ready ## run the notebooks on the records and keep their outputs
-	@$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	@PYTHONPATH=tests $(BIN)/python -m helpers.notebooks
 
 .PHONY: verdicts
 verdicts: $(VENV)/.ready ## test the papers' claims on the records, into results/claims.md; runs nothing

@@ -7,10 +7,9 @@ import re
 
 import nbformat
 import pytest
+from helpers.notebooks import NOTEBOOKS, execute
 from helpers.paths import ROOT
-from nbclient import NotebookClient
 
-BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -26,17 +25,15 @@ def code(book: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
 
 
 def test_there_are_notebooks():
-    assert {"smoothout", "landscape_and_hessian"} <= {path.stem for path in BOOKS}
+    assert {"smoothout", "landscape_and_hessian"} <= {path.stem for path in NOTEBOOKS}
 
 
-@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_gives_its_committed_numbers_again(path, monkeypatch):
     """What is read from records is the same text; what is trained here depends on the processor's rounding."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
-    committed, book = nbformat.read(path, as_version=4), nbformat.read(path, as_version=4)
-    resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(book, timeout=300, kernel_name="python3", resources=resources).execute()
-    for old, new in zip(code(committed), code(book), strict=True):
+    committed = nbformat.read(path, as_version=4)
+    for old, new in zip(code(committed), code(execute(path)), strict=True):
         (was_printed, *were_shown), (printed, *shown) = texts(old), texts(new)
         assert shown == were_shown
         assert NUMBER.sub("#", printed) == NUMBER.sub("#", was_printed)
@@ -44,7 +41,7 @@ def test_a_notebook_gives_its_committed_numbers_again(path, monkeypatch):
         assert numbers == pytest.approx(expected, rel=0.05, abs=2e-3)
 
 
-@pytest.mark.parametrize("path", BOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_is_committed_with_small_outputs_and_says_what_to_see(path):
     book = nbformat.read(path, as_version=4)
     assert [cell.execution_count for cell in code(book)] == list(range(1, len(code(book)) + 1))
