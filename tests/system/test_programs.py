@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,9 +14,6 @@ import pytest
 import torch
 from helpers.common import tree
 from helpers.programs import QUIET, SHORT, Program, records, start, without_times
-
-from smoothout.results.records import RecordStore
-from smoothout.training.checkpoint import TrainingState
 
 GIVEN = ("threads=1", "tensorboard=false")
 
@@ -34,34 +30,6 @@ def wait_for(pattern: str, folder: Path, process: subprocess.Popen[str]) -> Path
         time.sleep(0.005)
     process.kill()
     pytest.fail(f"the program wrote no {pattern}")
-
-
-def test_a_training_that_was_killed_goes_on_and_ends_with_the_same_weights(
-    root: Path, program: Program, trainings: list[TrainingState | None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    long = (*QUIET, "method=smoothout", "schedule.epochs=12", "checkpoint_seconds=0.05")
-    process = start(*long)
-    wait_for("*.pt", root / "checkpoints", process)
-    time.sleep(0.05)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    assert records(root) == {}, "the training was over before it could be killed"
-
-    assert program(*long)[0] == 0
-    resumed = trainings.pop()
-    assert resumed is not None, "the second run started anew"
-    (killed,) = records(root).values()
-    assert len(killed["outcome"]["curves"]["test_loss"]) == 12
-
-    monkeypatch.setenv("SMOOTHOUT_RESULTS", str(root / "unbroken"))
-    monkeypatch.setenv("SMOOTHOUT_CHECKPOINTS", str(root / "unbroken"))
-    assert program(*long)[0] == 0
-    assert trainings == [None]
-    (path,) = (root / "unbroken" / "train").glob("*.json")
-    unbroken = json.loads(path.read_text())
-    assert killed["outcome"]["weights"] == unbroken["outcome"]["weights"]
-    assert without_times(killed["outcome"]) == without_times(unbroken["outcome"])
 
 
 def test_a_training_that_is_terminated_leaves_a_checkpoint_one_line_and_code_143(root: Path) -> None:
@@ -131,25 +99,6 @@ def test_a_reader_that_goes_away_costs_no_file_and_no_word(root):
     assert done.returncode == 1
     tables = root / "results" / "tables"
     assert {p.suffix for p in tables.iterdir()} == {".md", ".csv", ".tex"}
-
-
-def test_a_lock_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from smoothout.results.records import RecordStore;"
-        f" lock = RecordStore(Path({str(tmp_path)!r})).lock('train', 'a' * 64).acquire();"
-        " print('held', flush=True); time.sleep(60)"
-    )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        lock = RecordStore(tmp_path).lock("train", "a" * 64)
-        with pytest.raises(TimeoutError), lock.acquire(timeout=0):
-            pass
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        with lock.acquire(timeout=0):
-            assert lock.is_locked
 
 
 def test_work_stops_when_the_process_that_it_is_done_for_has_died(tmp_path: Path) -> None:

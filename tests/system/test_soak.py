@@ -13,7 +13,7 @@ from soak import concurrency, kills, program
 from soak.bad_input_runner import try_all
 from soak.bad_inputs import CASES
 from soak.kills import Broken, Strike, Unbroken
-from soak.processes import Aim, Moment, said, written
+from soak.processes import Aim, Moment, written
 from soak.program import Soak, Survived
 
 ENVIRONMENT = {"device": "cpu", "processor": "a processor", "cores": 2, "versions": {"torch": "2.9"}, "commit": "abc"}
@@ -105,12 +105,6 @@ def test_the_report_says_where_programs_died() -> None:
     assert ["SIGTERM: exit code 143", "1"] in rows
     for words in ("## 3 kills survived, 1 of them within a write", "7 runs", "100 settings", "## 120 broken inputs"):
         assert words in text
-
-
-def test_nothing_is_said_of_a_folder_twice(tmp_path: Path) -> None:
-    (tmp_path / "here.said").write_text("one\n")
-    assert said(tmp_path / "here") == ["one"]
-    assert said(tmp_path / "here") == []
 
 
 OWN_PROCESS = ("payload", "seed=x", "data: torn", "edited by hand", "sede=1", "os.system", "seed=0,", "rows=[nothing]")

@@ -54,16 +54,6 @@ def test_every_analysis_is_described_in_a_few_lines_that_begin_with_its_name(set
     assert all(line.strip() for line in lines)
 
 
-def test_a_hessian_is_described_by_eigenvalues_trace_and_norm_with_their_errors(splits):
-    first, trace, norm, cost = described(Hessian(eigenvalues=2), splits)
-    assert first.count(",") == 1
-    assert "(converged)" in first
-    assert trace.startswith("  trace ")
-    assert norm.startswith("  Frobenius norm ")
-    assert "standard error" in norm
-    assert "Hessian of 83 weights" in cost
-
-
 def test_an_atlas_has_a_line_a_search_and_a_failed_one_says_so():
     course = {
         "space": "full",

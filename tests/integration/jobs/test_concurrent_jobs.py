@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,13 @@ import pytest
 from helpers.tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, workplace
 from torch import nn
 
-from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.common import interrupts, progress
 from smoothout.common.errors import ConfigError
-from smoothout.jobs import runner, training_job
+from smoothout.jobs import training_job
 from smoothout.jobs.job import Job
 from smoothout.jobs.prepared_run import PreparedRun
 from smoothout.jobs.runner import get_or_run, run_jobs
-from smoothout.jobs.steps import Step, Steps
+from smoothout.jobs.steps import Steps
 from smoothout.models.mlp import MLP
 from smoothout.nn.options import NoiseDistribution
 from smoothout.results.records import Record
@@ -171,19 +170,6 @@ def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_t
     assert came.keys() == alone.keys()
 
 
-def test_two_analyses_at_once_of_a_run_whose_weights_are_gone_train_it_once(
-    tmp_path: Path, trainings: list[TrainingState | None]
-) -> None:
-    runtime, run = workplace(tmp_path, engine=Engine(concurrent_trainings=2)), CROWD[0]
-    get_or_run(run, runtime)
-    checkpoint_of(run, runtime).unlink()
-    trainings.clear()
-    analyses = [Job(NoiseCurve(strengths=(0.0, 0.1), examples=20, seed=seed), (run,)) for seed in (0, 1)]
-    outcomes = dict(run_jobs(analyses, runtime))
-    assert all(isinstance(outcome, Record) for outcome in outcomes.values()), outcomes
-    assert len(trainings) == 1
-
-
 def test_a_job_given_twice_is_made_once(tmp_path: Path, trainings: list[TrainingState | None]) -> None:
     [(job, outcome)] = run_jobs([tiny(), tiny()], workplace(tmp_path, engine=Engine(concurrent_trainings=2)))
     assert job == tiny()
@@ -202,14 +188,3 @@ def test_a_job_that_another_process_makes_does_not_hold_up_the_others(tmp_path: 
         if len(order) == 2:
             lock.release()
     assert order == [1, 2, 0]
-
-
-def test_weights_are_trained_once_where_two_results_folders_share_checkpoints(tmp_path: Path) -> None:
-    one, other = (workplace(tmp_path / name) for name in ("one", "other"))
-    other = replace(other, folders=replace(other.folders, checkpoints=one.folders.checkpoints))
-    first, second = (runner._find_or_make(tiny(), runtime) for runtime in (one, other))
-    assert next(first) is Step.updated
-    assert next(second) is Step.waiting
-    first.close()
-    assert next(second) is Step.updated
-    second.close()

@@ -7,8 +7,6 @@ import platform
 import re
 import shutil
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,13 +26,11 @@ from smoothout.models.mlp import MLP
 from smoothout.nn.evaluation import evaluate
 from smoothout.nn.options import BatchNormInit
 from smoothout.results import records
-from smoothout.results.records import Record
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import SGD
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Trainer
 
 # Records
 
@@ -178,33 +174,6 @@ def test_a_field_that_a_later_version_adds_leaves_old_records_good(
 # Two at once
 
 
-def test_two_that_want_the_same_record_at_once_train_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    train = training_job.Trainer
-
-    def slow(*arguments: Any, **settings: Any) -> Trainer:
-        calls.append(threading.current_thread().name)
-        time.sleep(0.3)  # long enough for the other one to arrive
-        return train(*arguments, **settings)
-
-    monkeypatch.setattr(training_job, "Trainer", slow)
-    both = threading.Barrier(2)
-    made: list[Record] = []
-
-    def one() -> None:
-        both.wait()
-        made.append(get_or_run(tiny(), workplace(tmp_path)))
-
-    threads = [threading.Thread(target=one) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert len(calls) == 1
-    assert len(made) == 2
-    assert made[0] == made[1]
-
-
 # TensorBoard
 
 
@@ -222,11 +191,3 @@ def test_tensorboard_has_every_epoch_of_an_interrupted_run_once(tmp_path: Path) 
         scalars = events.Scalars(name)
         assert [event.step for event in scalars] == [0, 1]
         assert [event.value for event in scalars] == pytest.approx(curves[name], rel=1e-6)
-
-
-def test_without_tensorboard_a_run_says_so_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert len(get_or_run(tiny(), workplace(tmp_path, tensorboard=True)).outcome["curves"]["test_loss"]) == 2
-    assert "tensorboard is not installed" in capsys.readouterr().err

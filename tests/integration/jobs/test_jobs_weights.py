@@ -16,14 +16,11 @@ from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.common import interrupts
 from smoothout.common.environment import environment
 from smoothout.common.errors import CheckpointError
-from smoothout.data.image_arrays import DatasetName, ImageArrays
 from smoothout.jobs import lookup, training_job
 from smoothout.jobs import runtime as runtime_module
 from smoothout.jobs.job import Job
-from smoothout.jobs.prepared_run import init_model
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
-from smoothout.models.resnet import ResNet
 from smoothout.nn.options import BatchNormInit, NoiseDistribution, NoiseScaling
 from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
@@ -187,14 +184,6 @@ def test_batchnorm_starts_at_one_or_uniformly_as_asked(runtime: Runtime, monkeyp
     for name in differ:
         assert torch.equal(one[name], torch.ones(16))
         assert 0 <= uniform[name].min() < uniform[name].max() < 1
-
-
-def test_a_network_that_sets_batchnorms_start_itself_keeps_it(runtime: Runtime) -> None:
-    colours = ImageArrays(DatasetName.cifar10, (0.5,) * 3, (0.5,) * 3)
-    setup = tiny(model=ResNet(8), data=colours, batchnorm_init=BatchNormInit.uniform).settings
-    norms = [m for m in init_model(setup, runtime).modules() if isinstance(m, nn.BatchNorm2d)]
-    assert len(norms) == 9
-    assert all(torch.equal(norm.weight, torch.ones_like(norm.weight)) for norm in norms)
 
 
 def test_training_leaves_the_global_generator_alone(runtime: Runtime) -> None:

@@ -47,20 +47,6 @@ def test_a_picture_alone_is_asked_for_without_a_table_and_is_not_drawn_without_r
     assert tree(root) == {"here": "folder"}
 
 
-def test_one_call_draws_several_pictures_as_far_as_their_records_are_there(root, reproduce):
-    code, out, err = reproduce("table=none", "figure=f1,figure1", "run=false", "-m")
-    assert code == 0, err
-    assert "figure f1 lacks records" in out
-    assert {path.name for path in (root / "results" / "figures").iterdir()} == {"figure1.svg", "figure1.png"}
-
-
-def test_where_no_job_has_its_data_one_line_says_so_before_any_plan(root, reproduce):
-    code, out, err = reproduce("table=table2", "rows=[F1]", "scope.profile=smoke", "download=false")
-    assert (code, out) == (2, "")
-    assert re.fullmatch(r"error: data: mnist was not found: looked for .*mnist.npz.*", err)
-    assert tree(root) == {"here": "folder"}
-
-
 def test_missing_data_leave_out_their_own_jobs_and_sink_no_other(root, reproduce):
     rest = ("table.metrics=[best,late,last]", "scope.profile=smoke", "download=false")
     code, out, err = reproduce("table=quickstart", "figure=f1", *rest)

@@ -42,15 +42,6 @@ def test_a_sweep_finishes_what_it_can_names_what_failed_and_repeats_nothing(
     assert (tree(root / "results"), tree(root / "checkpoints")) == before
 
 
-def test_a_sweep_in_which_nothing_fails_ends_with_code_0_and_leaves_nothing_where_it_was_started(
-    root: Path, program: Program
-) -> None:
-    code, out, err = program(*SHORT, "-m", "method=none,smoothout")  # -m may stand anywhere
-    assert (code, len(out), err) == (0, 2, [])
-    assert {record["labels"]["method"] for record in records(root).values()} == {"baseline", "smoothout0.0375"}
-    assert list((root / "here").iterdir()) == []
-
-
 def test_a_fault_in_a_sweep_is_named_and_its_traceback_lies_in_the_logs(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:

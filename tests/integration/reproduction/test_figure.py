@@ -106,16 +106,6 @@ def test_keskars_figure_4_measures_the_last_weights_of_100_epochs_at_each_batch_
         assert found == {("keskar", "last", eps)}
 
 
-def test_keskars_figure_6_follows_each_run_by_trainings_of_more_and_more_epochs() -> None:
-    made = picture("keskar6")
-    for panel in made.panels:
-        for name, batch in (("SB", 256), ("LB", 6000 if "F1" in panel.title else 5000)):
-            runs = [job.dependencies[0].settings for other, job in panel.jobs if other == name]
-            assert [run.schedule.epochs for run in runs] == [1, 2, 5, 10, 20, 50, 100]
-            assert {run.batch.size for run in runs} == {batch}
-        assert {job.settings.checkpoint for _, job in panel.jobs} == {"last"}
-
-
 def test_the_adaptive_sharpness_of_f1_is_of_four_runs_in_a_box_and_in_a_ball_that_reaches_as_far() -> None:
     made = picture("adaptive-f1")
     assert kinds(made.jobs()) == {"train": 4, "adaptive": 16}

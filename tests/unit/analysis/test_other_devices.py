@@ -18,7 +18,6 @@ from smoothout.analysis.box import box_around
 from smoothout.analysis.box_search import BoxObjective
 from smoothout.analysis.hessian import HessianVectorProduct, hessian_spectrum, top_eigenvalues, trace_and_norm
 from smoothout.analysis.interpolation import interpolate
-from smoothout.analysis.jobs import base
 from smoothout.analysis.landscape import landscape_line, landscape_plane
 from smoothout.analysis.noise_sensitivity import noise_curve
 from smoothout.analysis.options import Convention, RunningStats
@@ -223,26 +222,3 @@ def test_vectors_stay_where_they_take_less_than_half_of_the_free_memory(monkeypa
     monkeypatch.setattr(parameters, "has_float64", lambda device: False)
     monkeypatch.setattr(device_memory, "free_memory", lambda device: math.inf)
     assert device_memory.vectors_device(weights, 1) == CPU
-
-
-def test_free_memory_is_the_drivers_and_what_torch_holds_unused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (700, 1000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 250)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
-    found = [device_memory.free_memory(torch.device(name)) for name in ("cuda", "cpu", "xpu")]
-    assert found == [750, math.inf, 0]
-
-
-@pytest.mark.parametrize(("device", "memory", "batch"), [("cpu", 0, 1000), ("cuda", 24, 1000), ("cuda", 79, 5000)])
-def test_an_analysis_takes_larger_batches_on_a_large_gpu(
-    device: str, memory: int, batch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Properties:
-        total_memory = memory * 2**30
-
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
-    assert base.analysis_batch(torch.device(device)) == batch
-
-
-def test_apples_gpus_alone_lack_float64() -> None:
-    assert [parameters.has_float64(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [True, True, False]

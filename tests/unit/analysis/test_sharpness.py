@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import math
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from smoothout.analysis.box import box_around, least_squares
-from smoothout.analysis.box_search import LBFGSB, BoxObjective, projected_ascent
+from smoothout.analysis.box_search import BoxObjective, projected_ascent
 from smoothout.analysis.options import Convention
 from smoothout.analysis.sharpness import sharpness
 from smoothout.common.rng import make_generator
@@ -129,12 +128,6 @@ def test_sign_ascent_halves_its_step_where_the_loss_does_not_rise() -> None:
     projected_ascent(objective, objective.evaluate_center(), steps=6)
     assert seen == [0.0, 0.0, 1.0, 0.5, 0.0, 0.25, 0.5, 0.375]  # the first point is looked at twice
     assert objective.highest.z.item() == 0.25
-
-
-def test_the_tolerances_are_scipys_defaults() -> None:
-    defaults = inspect.signature(scipy.optimize.fmin_l_bfgs_b).parameters
-    assert LBFGSB(10, 10).ftol == defaults["factr"].default * np.finfo(float).eps
-    assert LBFGSB(10, 10).gtol == defaults["pgtol"].default
 
 
 # Brute force

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers.small_arrays import CPU, images, one_line, small
+from helpers.small_arrays import CPU, images, small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smoothout.common.errors import DataError
 from smoothout.data.augment import Augment, CropFlip
 from smoothout.data.split import Split
 
@@ -38,12 +36,6 @@ def test_batches_are_normalised_and_have_the_channels_first() -> None:
     for channel in range(3):
         wanted = (pixels[..., channel] / 255 - MEAN[channel]) / STD[channel]
         np.testing.assert_allclose(inputs[:, channel].numpy(), wanted, rtol=0, atol=1e-6)
-
-
-def test_black_and_white_are_minus_one_and_one_under_mnists_normalisation() -> None:
-    pixels = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
-    inputs, _ = Split(pixels, torch.zeros(2, dtype=torch.int64), (0.5,), (0.5,)).gather(slice(None))
-    torch.testing.assert_close(inputs.flatten(), torch.tensor([-1.0, 1.0]), rtol=0, atol=1e-6)
 
 
 @given(st.integers(1, 12), st.integers(1, 15))
@@ -81,9 +73,6 @@ def test_the_first_examples_are_a_split_that_shares_its_memory(limit: int | None
     assert torch.equal(part.gather(slice(None))[0], split.gather(slice(0, count))[0])
 
 
-LAYOUTS = {"planes": torch.contiguous_format, "pixels": torch.channels_last}
-
-
 @pytest.mark.parametrize("rows", [slice(None), slice(2, 6), torch.tensor([5, 0, 5, 3])], ids=["all", "some", "picked"])
 def test_batches_of_another_layout_hold_the_same_numbers_to_the_last_bit(rows: slice | torch.Tensor) -> None:
     _, split = colours()
@@ -95,31 +84,6 @@ def test_batches_of_another_layout_hold_the_same_numbers_to_the_last_bit(rows: s
     assert (pixels.is_contiguous(), pixels.is_contiguous(memory_format=torch.channels_last)) == (False, True)
     for inputs, _ in turned.batches(3):
         assert inputs.stride()[1] == 1, "the channels of a pixel are neighbours"
-
-
-def test_a_split_of_another_layout_shares_its_memory_and_leaves_the_first_alone() -> None:
-    _, split = colours()
-    turned = split.to_memory_format(torch.channels_last)
-    assert turned.images.data_ptr() == split.images.data_ptr()
-    assert turned.labels.data_ptr() == split.labels.data_ptr()
-    assert len(turned) == len(split) == 7
-    for again in (split, turned.to_memory_format(torch.contiguous_format)):
-        assert again.gather(slice(None))[0].is_contiguous()
-    turned.gather(slice(None))[0].zero_()
-    assert torch.equal(split.gather(slice(None))[0], colours()[1].gather(slice(None))[0])
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_layout_and_limit_can_be_set_in_either_order(layout: str) -> None:
-    _, split = colours()
-    one, other = split.to_memory_format(LAYOUTS[layout]).first(3), split.first(3).to_memory_format(LAYOUTS[layout])
-    for part in (one, other):
-        assert part.images.data_ptr() == split.images.data_ptr()
-        inputs, labels = part.gather(slice(None))
-        assert labels.tolist() == [0, 1, 2]
-        assert torch.equal(inputs, split.gather(slice(0, 3))[0])
-        assert inputs.is_contiguous(memory_format=LAYOUTS[layout])
-        assert inputs.is_contiguous() is (layout == "planes")
 
 
 # Settings
@@ -149,43 +113,7 @@ def test_settings_know_how_many_images_there_will_be(
     assert tuple(map(len, images(**changes).load(tmp_path, CPU)[:2])) == counts
 
 
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"mean": (0.5, 0.5, 0.5)}, "mean, std: must have one number per channel, 1 for digits"),
-        ({"std": ()}, "mean, std: must have one number per channel, 1 for digits"),
-        ({"std": (0.0,)}, "std above 0"),
-        ({"std": (float("nan"),)}, "std above 0"),
-        ({"mean": (float("inf"),)}, "must be finite"),
-        ({"train_examples": 0}, "train_examples: .* not 0"),
-        ({"test_examples": -1}, "test_examples: .* not -1"),
-        ({"validation_size": 0}, r"validation_size: must be null \(none\) or at least 1, not 0"),
-        ({"pad_color": (127,)}, r"pad_color: must be red, green and blue, each from 0 to 255, not \[127\]"),
-        ({"pad_color": (127, 0, 256)}, r"pad_color: .* not \[127, 0, 256\]"),
-        ({"pad_color": (-1, 0, 0)}, r"pad_color: .* not \[-1, 0, 0\]"),
-    ],
-)
-def test_settings_name_what_they_refuse(changes: dict[str, Any], line: str) -> None:
-    with pytest.raises(ValueError, match=line):
-        images(**changes)
-
-
-def test_limits_take_the_first_images_and_leave_the_fingerprint_alone(tmp_path: Path) -> None:
-    train, test, fingerprint = images().load(tmp_path, CPU)
-    some, few, same = images(train_examples=20, test_examples=3).load(tmp_path, CPU)
-    assert (len(some), len(few)) == (20, 3)
-    assert torch.equal(some.images, train.images[:20])
-    assert torch.equal(few.labels, test.labels[:3])
-    assert same == fingerprint
-
-
 RED = (127, 0, 0)
-
-
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_a_border_is_no_part_of_what_is_known_where_nothing_is_cropped(name: str) -> None:
-    assert images(name, pad_color=RED).augmentation is None
-    assert images(name, pad_color=RED).canonicalized() == images(name)
 
 
 def test_a_border_has_the_channels_of_the_images() -> None:
@@ -248,13 +176,3 @@ def test_with_images_held_out_the_test_split_is_not_seen(tmp_path: Path) -> None
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
     assert splits[0][2] != splits[1][2], "the test splits were the same"
-
-
-@pytest.mark.parametrize("count", [12, 13])
-def test_holding_out_all_images_is_refused_in_one_line(tmp_path: Path, count: int) -> None:
-    np.savez(tmp_path / "digits.npz", **small())
-    with pytest.raises(
-        DataError, match=f"^data.validation_size: {count} of 12 training images leaves none to train on"
-    ) as error:
-        images(validation_size=count).load(tmp_path, CPU)
-    one_line(error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import weakref
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.image_tree import tree
@@ -91,32 +90,7 @@ def test_a_missing_or_unfit_folder_is_named(tmp_path: Path) -> None:
         loaded(tmp_path)
 
 
-def test_train_and_val_must_have_the_same_classes(tmp_path: Path) -> None:
-    root = tree(tmp_path / "imagenette", {"train": 1, "val": 1})
-    (root / "val" / "n009").rename(root / "val" / "n010")
-    with pytest.raises(DataError, match="must have the same class folders"):
-        loaded(tmp_path)
-
-
 # Settings
-
-
-@pytest.mark.parametrize(
-    ("settings", "line"),
-    [
-        (
-            {"crop_size": 20, "resize_size": 16},
-            "crop_size, resize_size: need 1 <= crop_size <= resize_size, not 20, 16",
-        ),
-        ({"crop_size": 0}, "crop_size, resize_size: "),
-        ({"workers": -1}, "workers: must be null"),
-        ({"train_examples": 0}, "train_examples: must be null"),
-        ({"validation_size": 0}, "validation_size: must be null"),
-    ],
-)
-def test_settings_that_cannot_be_used_are_refused(settings: dict[str, Any], line: str) -> None:
-    with pytest.raises(ValueError, match=line):
-        image_folder(**settings)
 
 
 def test_workers_and_corrupt_files_do_not_change_what_a_record_is() -> None:

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from smoothout.common.rng import make_generator
 from smoothout.nn.batchnorm import init_uniform_, recalibrate_batchnorm
-from smoothout.nn.ghost_batchnorm import ghosted
 
 
 def model() -> nn.Sequential:
@@ -94,17 +93,6 @@ def test_recomputing_leaves_parameters_momenta_and_modes_also_after_an_exception
     recalibrate_batchnorm(deep, batches)
     assert torch.equal(deep[1].running_var, again[0])
     assert torch.equal(deep[4].running_var, again[1])
-
-
-def test_without_running_averages_autocast_takes_ghost_batches_as_it_takes_the_plain_layer() -> None:
-    """The convolution multiplies and adds nothing up, so its bfloat16 is the same for batches of any size."""
-    model = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False), nn.BatchNorm2d(3, track_running_stats=False))
-    images = torch.randn(8, 1, 5, 5)
-    with torch.autocast("cpu", torch.bfloat16):
-        parts = torch.cat([model(part) for part in images.chunk(2)])
-        with ghosted(model, 2):
-            together = model(images)
-    torch.testing.assert_close(together, parts)
 
 
 def test_a_layer_that_is_used_twice_averages_over_its_calls_as_torch_does() -> None:

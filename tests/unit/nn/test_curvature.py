@@ -192,12 +192,6 @@ def test_a_state_goes_through_json_without_loss():
     assert resumed.result() == fed(some).result()
 
 
-def test_one_draw_has_no_standard_error_and_none_no_estimate():
-    assert math.isnan(fed(random_draws(1)).result().total.standard_error)
-    with pytest.raises(ValueError, match="no draws were counted"):
-        RunningTrace(NAMES).result()
-
-
 # Refusals
 
 

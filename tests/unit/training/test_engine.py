@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 import torch
 from helpers.engine_trainings import SIZE, Splits, network, told_capturable, training
@@ -70,17 +68,6 @@ def test_auto_is_resolved_by_device_precision_and_what_can_be_recorded(
     device: torch.device, precision: Precision, capturable: bool, found: Engine
 ) -> None:
     assert Engine().resolved(device, precision, capturable) == found
-
-
-@pytest.mark.parametrize("device", [CPU, CUDA])
-def test_what_was_chosen_stays(device: torch.device) -> None:
-    for layout, together in product((MemoryFormat.channels_first, MemoryFormat.channels_last), (1, 5)):
-        chosen = Engine(Launch.eager, True, layout, together, GhostPasses.sequential)
-        assert chosen.resolved(device, Precision.float32, capturable=True) == chosen
-        assert chosen.resolve_memory_format(device, Precision.bfloat16) is layout
-        assert chosen.max_concurrent(device) == together
-    graph = Engine(Launch.graph, False, MemoryFormat.channels_last, 1, GhostPasses.sequential)
-    assert graph.resolved(CUDA, Precision.float32, capturable=True) == graph
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from helpers.engine_trainings import DIGEST, LR, SIZE, UPDATES, Splits, network,
 from helpers.tape import TapeLane
 from torch import Tensor, nn
 
-from smoothout.common.rng import derive_seed
 from smoothout.data.augment import CropFlip
 from smoothout.nn import perturbation
 from smoothout.nn.options import NoiseDistribution, NoiseScaling, Precision
 from smoothout.training import checkpoint, cuda_graph, noise_contexts, trainer
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
-from smoothout.training.cuda_graph import WARM_UP, GraphedStep, RecordingError
+from smoothout.training.cuda_graph import WARM_UP, GraphedStep
 from smoothout.training.engine import Engine, GhostPasses, Launch
 from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
@@ -195,32 +193,6 @@ def test_a_learning_rate_that_float32_rounds_moves_the_end_by_no_more_than_round
         torch.testing.assert_close(ends[1].model[name], tensor, rtol=1e-6, atol=1e-6)
     assert ends[1].curves["train_loss"] == pytest.approx(ends[0].curves["train_loss"], rel=1e-6)
     assert graphs
-
-
-@pytest.mark.usefixtures("graphs")
-def test_a_trainings_warm_up_leaves_no_trace(tiny_split: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = network(0.5)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    run = training(tiny_split, model, Launch.graph, method=NoiseConfig(0.1), optimizer=SGD(LR, 1e-3))
-
-    class Looked(Exception):  # noqa: N818
-        pass
-
-    def look(self: TapeLane, work: Callable[[], None], generators: list[torch.Generator]) -> Callable[[], None]:
-        assert same_bits(model.state_dict(), before)
-        now = run.state()
-        assert torch.equal(now.sums, torch.zeros(2, dtype=torch.float64))
-        assert [len(state) for state in now.optimizer["state"].values()] == [1] * 5
-        assert not any(tensor.any() for state in now.optimizer["state"].values() for tensor in state.values())
-        noise, dropout = (torch.Generator().manual_seed(derive_seed(0, name, 0, 0)) for name in ("noise", "dropout"))
-        assert generators[1] is torch.default_generator
-        for found, wanted in zip(generators, (noise, dropout), strict=True):
-            assert torch.equal(torch.rand(9, generator=found), torch.rand(9, generator=wanted))
-        raise Looked
-
-    monkeypatch.setattr(TapeLane, "capture", look)
-    with pytest.raises(RecordingError, match=r"^Looked$"):
-        run.run()
 
 
 # Recorded trainings that stop and go on

@@ -89,18 +89,6 @@ def test_trainings_end_together_in_both_layouts_whatever_the_models_own(
     assert found.curves["train_loss"] == pytest.approx(wanted.curves["train_loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(0.05)])
-def test_an_update_in_bfloat16_is_the_same_in_both_layouts_but_for_its_rounding(noise: NoiseConfig) -> None:
-    """Every product is rounded to 8 bits, so an update is off by a good part of itself; a wrong one is off by 1."""
-    settings: dict[str, Any] = {"method": noise, "precision": Precision.bfloat16, "batch": Batch(24)}
-    ends = [
-        laid_out(layout, shallow(layout), schedule=Schedule(1), **settings).run()
-        for layout in (MemoryFormat.channels_first, MemoryFormat.channels_last)
-    ]
-    assert apart(ends[1].model, ends[0].model) < 0.5
-    assert ends[1].curves["train_loss"] == pytest.approx(ends[0].curves["train_loss"], rel=0.02)
-
-
 @pytest.mark.parametrize("layouts", OTHER.items(), ids="-".join)
 def test_a_training_goes_on_in_another_layout(layouts: tuple[MemoryFormat, MemoryFormat], tmp_path: Path) -> None:
     wanted = laid_out(layouts[0], shallow(layouts[0])).run()

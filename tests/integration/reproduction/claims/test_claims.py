@@ -70,16 +70,6 @@ def test_sharpness_is_compared_by_ratio_and_a_failed_search_counts_as_missing(f1
     assert format_estimate(test).startswith("8.62x [")
 
 
-def test_no_verdict_rests_on_the_seeds_whose_search_found_something(f1: Claims, runtime: Runtime) -> None:
-    simulate(f1, runtime, F1["large"] + "baseline", [98.0] * 5, [400.0, 380.0, 420.0, 390.0, None])
-    simulate(f1, runtime, F1["small"] + "baseline", [98.5] * 5, [1.0, 1.1, 0.9, 1.0, 1.2])
-    rows = {"F1": {"plus": [F1["large"] + "baseline"], "minus": [F1["small"] + "baseline"]}}
-    [test] = judged({"rows": rows, "metrics": ["sharpness_converged"]}, runtime)
-    assert (test.evidence.n, test.failed) == (4, 1)
-    assert page([test]).verdicts == [Verdict.undecided]
-    assert page([replace(test, failed=0)]).verdicts == [Verdict.holds]
-
-
 def test_a_noise_curve_with_an_infinite_loss_has_no_rise() -> None:
     points = [{"a": 0.0, "loss": 0.1}, {"a": 0.04, "loss": None}]
     record = SimpleNamespace(outcome={"train": {"points": points}})

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
-
 import pytest
 import torch
 
@@ -13,7 +10,6 @@ from smoothout.benchmark.gpu_check.timings import time_methods
 from smoothout.benchmark.workloads import Workload
 from smoothout.models.mlp import MLP
 from smoothout.nn.options import Precision
-from smoothout.training.checkpoint import TrainingState
 
 CPU = torch.device("cpu")
 SETTING = Workload(MLP(8, 1), (1, 4, 4), examples=60), 8
@@ -47,17 +43,3 @@ def test_methods_are_shown_as_ratios_to_a_plain_update_where_they_fit(
     monkeypatch.setattr(timings, "_seconds", measured)
     finding = time_methods(CPU, *SETTING, Precision.float32, tuple(taken))
     assert (finding.passed, finding.text) == (None, text)
-
-
-def test_updates_are_timed_in_blocks_until_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, positions, counts = iter([0.5, 0.3, 0.4, 99.0]), list[tuple[int, int]](), list[int]()
-
-    def advanced(steps: Iterator[TrainingState], count: int) -> None:
-        counts.append(count)
-        positions.extend((now.epoch, now.step) for now in islice(steps, count))
-
-    monkeypatch.setattr(timings, "advance", advanced)
-    monkeypatch.setattr(timings, "seconds", lambda work, device: (work(), next(clock))[1])
-    assert timings._seconds(CPU, *SETTING, Precision.float32, "SmoothOut eager") == pytest.approx(0.03)
-    assert counts == [3, 10, 10, 10]
-    assert positions[6:8] == [(0, 7), (1, 1)], "seven batches of 8; the last 4 of 60 images are left out"

@@ -13,7 +13,6 @@ from torch import nn
 
 from smoothout.benchmark import workloads
 from smoothout.benchmark.gpu_check import concurrency, networks, trainings
-from smoothout.benchmark.gpu_check.check import Finding
 from smoothout.benchmark.gpu_check.concurrency import ConcurrentTrainings
 from smoothout.benchmark.gpu_check.networks import mlp
 from smoothout.benchmark.gpu_check.trainings import KINDS, PLAIN, SMOOTHOUT
@@ -150,33 +149,6 @@ def test_memory_that_trainings_leave_behind_is_seen(left: int, holds: bool, memo
     finding = concurrency.memory_is_freed(CPU)
     assert finding.passed is holds
     assert finding.text == f"five trainings that need 100 MiB each left {5 * left // 2**20} MiB behind"
-
-
-def test_another_gpu_is_checked_where_there_is_one_while_this_one_is_present(monkeypatch: pytest.MonkeyPatch) -> None:
-    present: list[str] = []
-
-    class Present:
-        def __init__(self, device: torch.device) -> None:
-            present.append(str(device))
-
-        def __enter__(self) -> None:
-            pass
-
-        def __exit__(self, *_: object) -> None:
-            present.append("left")
-
-    monkeypatch.setattr(torch.cuda, "device", Present)
-    monkeypatch.setattr(
-        trainings,
-        "graph_equals_eager",
-        lambda device, kind, examples: present.append(f"{device} {kind}") or Finding(False, "x"),
-    )
-    for count in (1, 2):
-        monkeypatch.setattr(torch.cuda, "device_count", lambda count=count: count)
-        finding = trainings.other_gpu_trains(torch.device("cuda", 0), "plain")
-        assert finding.passed is (False if count == 2 else None)
-    assert present == ["cuda:0", "cuda:1 plain", "left"]
-    assert finding.text == "cuda:1 while cuda:0 is the current one: x"
 
 
 def test_the_networks_of_checks_have_no_weight_whose_gradient_is_only_rounding() -> None:
