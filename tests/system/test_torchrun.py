@@ -23,9 +23,7 @@ RUN = (
     *("optimizer.lr=0.02", "schedule.epochs=4", "threads=1", "tensorboard=false", "device=cpu"),
 )
 LONG = (*RUN, "schedule.epochs=3000", "checkpoint_seconds=0.05")
-pytestmark = [
-    pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found under /proc"),
-]
+pytestmark = [pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found under /proc")]
 
 
 @pytest.fixture

@@ -11,13 +11,7 @@ from helpers.hessians import ONE, dense, height, network, quadratic
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout.analysis.hessian import (
-    hessian_spectrum,
-    lanczos,
-    rademacher,
-    top_eigenvalues,
-    trace_and_norm,
-)
+from smoothout.analysis.hessian import hessian_spectrum, lanczos, rademacher, top_eigenvalues, trace_and_norm
 
 # Spectrum
 

@@ -40,9 +40,7 @@ def test_the_ends_of_the_line_are_the_two_networks_own_numbers_exactly(batches):
 def test_a_point_between_is_the_network_with_every_tensor_of_the_state_dict_in_between(batches):
     first, second, between = network(0), network(1), network(2)
     a, b = first.state_dict(), second.state_dict()
-    between.load_state_dict(
-        {k: 0.7 * a[k] + 0.3 * b[k] if a[k].is_floating_point() else a[k] for k in a},
-    )
+    between.load_state_dict({k: 0.7 * a[k] + 0.3 * b[k] if a[k].is_floating_point() else a[k] for k in a})
     point = interpolate(first, second, batches, [0.3])[0]
     expected = evaluate(between, batches)
     assert point.loss == approx_loss(expected.loss)

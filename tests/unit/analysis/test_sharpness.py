@@ -175,10 +175,7 @@ def test_a_plane_through_the_weights_has_the_maximum_of_a_fine_grid(convention: 
 @pytest.mark.parametrize(("n", "p"), [(7, 7), (8, 3), (200_000, 5)])
 def test_the_pseudo_inverse_is_that_of_the_whole_matrix(n: int, p: int) -> None:
     generator = make_generator(0, "test")
-    columns, x = (
-        torch.randn(n, p, generator=generator),
-        torch.randn(n, generator=generator, dtype=torch.float64),
-    )
+    columns, x = (torch.randn(n, p, generator=generator), torch.randn(n, generator=generator, dtype=torch.float64))
     expected = torch.linalg.lstsq(columns.double(), x.unsqueeze(1)).solution.squeeze(1)
     torch.testing.assert_close(least_squares(columns, x), expected, rtol=1e-8, atol=1e-12)
 

@@ -27,10 +27,7 @@ def test_the_mean_does_not_depend_on_how_batches_are_cut() -> None:
     for options in ({}, {"convention": "keskar", "eps": 0.5, "iterations": 1}):
         whole, even, uneven = (
             sharpness(
-                model,
-                list(zip(inputs.split(cut), targets.split(cut), strict=True)),
-                nn.functional.mse_loss,
-                **options,
+                model, list(zip(inputs.split(cut), targets.split(cut), strict=True)), nn.functional.mse_loss, **options
             )
             for cut in cuts
         )

@@ -9,16 +9,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.optimize import minimize_scalar
 
-from smoothout.analysis.theory import (
-    FLAT,
-    SHARP,
-    ToyLoss,
-    Well,
-    figure_one,
-    flat_offset,
-    sharp_bound,
-    sharp_constraint,
-)
+from smoothout.analysis.theory import FLAT, SHARP, ToyLoss, Well, figure_one, flat_offset, sharp_bound, sharp_constraint
 
 LOSS = ToyLoss()
 CUBIC, SEPARABLE = "cubic", "separable"  # level sets of a basin: max |w_i|^p (boxes), or sum |w_i|^p

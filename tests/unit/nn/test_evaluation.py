@@ -54,8 +54,7 @@ def test_loss_and_accuracy_do_not_depend_on_how_the_examples_are_cut_into_batche
 
 
 @pytest.mark.parametrize(
-    ("outputs", "labels"),
-    [((4, 3), (4, 3)), ((4, 3, 8, 8), (4, 8, 8)), ((4, 3), (5,)), ((4,), (4,))],
+    ("outputs", "labels"), [((4, 3), (4, 3)), ((4, 3, 8, 8), (4, 8, 8)), ((4, 3), (5,)), ((4,), (4,))]
 )
 def test_what_is_no_classifier_of_single_labels_is_refused(outputs: tuple[int, ...], labels: tuple[int, ...]) -> None:
     batches = [(torch.randn(outputs), torch.zeros(labels, dtype=torch.int64))]

@@ -62,15 +62,7 @@ def test_every_method_sees_the_same_examples_in_the_same_order_for_the_same_seed
         assert sum(rows, []) == sum(wanted, []), name  # noqa: RUF017
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        nn.Dropout,
-        nn.AlphaDropout,
-        nn.FeatureAlphaDropout,
-        nn.Dropout1d,
-    ],
-)
+@pytest.mark.parametrize("kind", [nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Dropout1d])
 def test_dropout_of_every_kind_has_the_chance_of_the_trainings_seed(kind: type[nn.Module], tiny_split: Splits) -> None:
     ends = []
     for before in (1, 2):
@@ -232,10 +224,7 @@ def test_curves_are_measured_with_the_clean_weights_of_each_epochs_end(tiny_spli
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_loss_that_is_no_longer_finite_ends_the_training(tiny_split: Splits, reset: bool) -> None:
     found = run(
-        network(batchnorm=False),
-        tiny_split,
-        optimizer=SGD(1e30, reset_every_epoch=reset),
-        schedule=Schedule(9),
+        network(batchnorm=False), tiny_split, optimizer=SGD(1e30, reset_every_epoch=reset), schedule=Schedule(9)
     )
     assert found.diverged
     assert found.epoch == 1
