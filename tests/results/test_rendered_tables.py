@@ -61,7 +61,7 @@ def test_make_tables_renders_every_table_that_is_there_and_every_one_of_the_pape
 
 def test_make_pages_writes_every_page_of_verdicts_that_is_there_by_the_command_that_it_names() -> None:
     done = subprocess.run(["make", "-n", "pages"], cwd=ROOT, text=True, capture_output=True, check=True)
-    listed = done.stdout.partition("for given in ")[2].partition(";")[0]
+    listed = done.stdout.partition("for choices in ")[2].partition(";")[0]
     paths = {path for name in ("claims*.md", "causes*.md") for path in (ROOT / "results").glob(name)}
     found = [re.findall(r"`python scripts/verdicts.py ?([^`]*)` writes this page", p.read_text()) for p in paths]
     assert sorted(given for [given] in found) == sorted(shlex.split(listed.replace("\\\n", "")))

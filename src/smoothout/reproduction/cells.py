@@ -15,41 +15,25 @@ from smoothout.results.records import Record
 
 @dataclass(frozen=True)
 class CellValues:
-    """What the records of a cell have.
+    """What the records of a cell have."""
 
-    Attributes:
-        records: those that exist, by seed.
-        values: the number of each seed that has one.
-        failed: seeds whose search for the sharpness failed.
-        diverged: seeds whose training diverged; no measurement on such a run counts.
-    """
-
-    records: dict[int, Record]
-    values: dict[int, float]
-    failed: frozenset[int]
-    diverged: frozenset[int]
+    records: dict[int, Record]  # those that exist, by seed
+    values: dict[int, float]  # the number of each seed that has one
+    failed: frozenset[int]  # seeds whose search for the sharpness failed
+    diverged: frozenset[int]  # seeds whose training diverged; no measurement on such a run counts
 
 
 @dataclass(frozen=True)
 class CellSpec:
-    """A number of a row and method.
+    """A number of a row and method."""
 
-    Attributes:
-        row, method: of a table.
-        metric: the number's name in `METRICS`.
-        jobs: whose records have it, by seed.
-        published: the papers' number, or None.
-        command: what makes the records.
-        epoch_seconds: the config's estimate of an epoch's cost, or None.
-    """
-
-    row: str
+    row: str  # of a table
     method: str
-    metric: str
-    jobs: dict[int, Job]
-    published: float | None
-    command: str
-    epoch_seconds: float | None
+    metric: str  # the number's name in `METRICS`
+    jobs: dict[int, Job]  # whose records have it, by seed
+    published: float | None  # the papers' number, or None
+    command: str  # what makes the records
+    epoch_seconds: float | None  # the config's estimate of an epoch's cost, or None
 
     @property
     def column(self) -> str:
@@ -72,22 +56,14 @@ def _diverged(run: Job, runtime: Runtime) -> bool:
 
 @dataclass(frozen=True)
 class MethodRuns:
-    """The trainings of a row by one method: every metric is read from their records, or measured on their weights.
+    """The trainings of a row by one method: every metric is read from their records, or measured on their weights."""
 
-    Attributes:
-        row, method: of a table.
-        jobs: the trainings by seed.
-        arguments: of scripts/train.py, that make them.
-        epoch_seconds: the config's estimate of an epoch's cost, or None.
-        examples: how many examples of a split the profile lets an analysis use; None for all.
-    """
-
-    row: str
+    row: str  # of a table
     method: str
-    jobs: dict[int, Job]
-    arguments: str
-    epoch_seconds: float | None
-    examples: int | None
+    jobs: dict[int, Job]  # the trainings by seed
+    arguments: str  # of scripts/train.py, that make them
+    epoch_seconds: float | None  # the config's estimate of an epoch's cost, or None
+    examples: int | None  # how many examples of a split the profile lets an analysis use; None for all
 
     def cell(self, metric: str, published: float | None) -> CellSpec:
         """The number ``metric`` of these runs."""

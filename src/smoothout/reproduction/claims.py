@@ -61,23 +61,16 @@ class Claim:
     """A sentence of the papers, and the cells that it is about.
 
     Args:
-        statement: the claim.
-        source: where it stands.
-        metrics: names of `METRICS`; each one is a test of its own.
-        kind: see `ClaimKind`.
-        margin: points by which a difference may fall short.
-        max_ratio: see `ClaimKind`.
-        tables: see `ClaimKind`.
         rows: the cells by the name of the comparison; each row is a test of its own.
     """
 
-    statement: str
-    source: str
-    metrics: tuple[str, ...] = ("best",)
-    kind: ClaimKind = ClaimKind.difference
-    margin: float = 0.0
-    max_ratio: float = 1.0
-    tables: tuple[str, ...] = ()
+    statement: str  # the claim
+    source: str  # where it stands
+    metrics: tuple[str, ...] = ("best",)  # names of `METRICS`; each one is a test of its own
+    kind: ClaimKind = ClaimKind.difference  # see `ClaimKind`
+    margin: float = 0.0  # points by which a difference may fall short
+    max_ratio: float = 1.0  # see `ClaimKind`
+    tables: tuple[str, ...] = ()  # see `ClaimKind`
     rows: dict[str, Sides] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -125,25 +118,20 @@ class ClaimScope:
 class ClaimTest:
     """The test of a claim in one row, by one metric, under one protocol.
 
-    Attributes:
-        evidence: for what the claim says is positive: a difference, or the log2 of a ratio.
-        published: the papers' number in the same unit, or None.
-        failed: seeds that are missing because a search failed.
-        diverged: runs that are missing because they diverged (all runs of a correlation, else one per seed).
+    Args:
         error: standard error of an accuracy, in points, from the size of the test split; None for other metrics.
-        runs: the number of runs behind the settings of a correlation; 0 for other kinds.
     """
 
     claim: Claim
     row: str
     protocol: str
     metric: Metric
-    evidence: TestResult
-    published: float | None = None
-    failed: int = 0
-    diverged: int = 0
+    evidence: TestResult  # for what the claim says is positive: a difference, or the log2 of a ratio
+    published: float | None = None  # the papers' number in the same unit, or None
+    failed: int = 0  # seeds that are missing because a search failed
+    diverged: int = 0  # runs that are missing because they diverged (all runs of a correlation, else one per seed)
     error: float | None = None
-    runs: int = 0
+    runs: int = 0  # the number of runs behind the settings of a correlation; 0 for other kinds
 
     def verdict(self, adjusted: float) -> Verdict:
         """The verdict, given the p-value ``adjusted`` for multiple tests.

@@ -7,7 +7,7 @@ To add a kind of panel, write a function that draws records on axes (in results/
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,6 @@ from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.search_comparison import SearchComparison
 from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.performance_model import Worker, break_even
-from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.environment import device_of
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import validate
@@ -109,66 +108,32 @@ class Space(StrEnum):
     subspace = "subspace"
 
 
-@dataclass(frozen=True)
-class NoOptions:
-    """Nothing to choose."""
-
-
-@dataclass(frozen=True)
-class CurveOptions:
-    """Which split a panel of curves shows; None is both."""
-
-    split: SplitChoice | None = field(default=None, metadata={"recorded_as": "part"})
-
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """Which searches a panel shows."""
-
-    space: Space = Space.full
-
-    def __post_init__(self) -> None:
-        coerce_enum_fields(self)
-
-
-@dataclass(frozen=True)
-class EpochOptions:
-    """The size of the data set and the batch sizes that a panel shows."""
-
-    examples: int
-    batches: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class IterationOptions:
-    """The two batch sizes that a panel compares."""
-
-    small: int
-    large: int
+# What a panel may choose, by kind. A panel of curves without a split shows both.
+NoOptions = make_dataclass("NoOptions", [])
+CurveOptions = make_dataclass(
+    "CurveOptions", [("split", SplitChoice | None, field(default=None, metadata={"recorded_as": "part"}))]
+)
+SearchOptions = make_dataclass("SearchOptions", [("space", Space, Space.full)])
+EpochOptions = make_dataclass("EpochOptions", [("examples", int), ("batches", tuple[int, ...])])
+IterationOptions = make_dataclass("IterationOptions", [("small", int), ("large", int)])
 
 
 @dataclass(frozen=True)
 class PanelKind:
     """A kind of panel.
 
-    Attributes:
-        draw: draws named records on axes.
+    Args:
         analysis: settings of what is measured on the runs, or on the machine, as a class or a function that imports
             it; None if nothing is measured.
-        needs: settings of the analysis that must not be 0, because there would be nothing to draw.
-        options: what a panel may choose of ``draw``, as a dataclass.
-        is_3d: whether the axes are three-dimensional.
-        draws_trainings: whether the records of the runs are drawn, too.
-        shared_axis: the axis (y or z) whose limits all panels of the kind share.
     """
 
-    draw: Callable[..., None]
+    draw: Callable[..., None]  # draws named records on axes
     analysis: type[Any] | Callable[[], type[Any]] | None = None
-    needs: tuple[str, ...] = ()
-    options: type[Any] = NoOptions
-    is_3d: bool = False
-    draws_trainings: bool = False
-    shared_axis: str | None = None
+    needs: tuple[str, ...] = ()  # settings of the analysis that must not be 0, because there would be nothing to draw
+    options: type[Any] = NoOptions  # what a panel may choose of ``draw``, as a dataclass
+    is_3d: bool = False  # whether the axes are three-dimensional
+    draws_trainings: bool = False  # whether the records of the runs are drawn, too
+    shared_axis: str | None = None  # the axis (y or z) whose limits all panels of the kind share
 
     @property
     def settings(self) -> type[Any] | None:

@@ -34,24 +34,17 @@ class Metric:
     """A number of a run.
 
     Args:
-        title: what it is, with its unit, on pages of claims.
-        heading: what it is, as the heading of a table's block.
-        read: the number in a record, or None if that record has no value for it.
-        analysis: what is measured on the trained weights; None if the training's own record has the number.
-        overrides: of scripts/analyze.py, for that analysis.
-        ratio_scale: values are compared by ratio (sharpness), not by difference (accuracy).
-        differences: tables show how much each method gains over the baseline, too.
-        published: which of a method's keys in configs/table/ names the column of the published CSV file that has it;
-            a number without such a key may be ``published_elsewhere``.
+        published: which of a method's keys in configs/table/ names the column of the published CSV file that has
+            it; a number without such a key may be ``published_elsewhere``.
     """
 
-    title: str
-    heading: str
-    read: Callable[[Record], float | None]
-    analysis: Any = None
-    overrides: str = ""
-    ratio_scale: bool = False
-    differences: bool = False
+    title: str  # what it is, with its unit, on pages of claims
+    heading: str  # what it is, as the heading of a table's block
+    read: Callable[[Record], float | None]  # the number in a record, or None if that record has no value for it
+    analysis: Any = None  # what is measured on the trained weights; None if the training's own record has the number
+    overrides: str = ""  # of scripts/analyze.py, for that analysis
+    ratio_scale: bool = False  # values are compared by ratio (sharpness), not by difference (accuracy)
+    differences: bool = False  # tables show how much each method gains over the baseline, too
     published: str | None = None
 
 

@@ -22,17 +22,14 @@ class MethodConfig:
     """A way to train that a table compares: one column of each block.
 
     Args:
-        title: heading of the column.
-        overrides: of configs/train.yaml.
         match: what its lines in the published CSV file have in addition to the row's ``match``.
-        accuracy, improvement, gap, sharpness: columns of the published CSV file with the method's numbers.
         only_if_named: shown only in rows whose ``methods`` name it.
     """
 
-    title: str
-    overrides: tuple[str, ...]
+    title: str  # heading of the column
+    overrides: tuple[str, ...]  # of configs/train.yaml
     match: dict[str, Any] = field(default_factory=dict)
-    accuracy: str | None = None
+    accuracy: str | None = None  # columns of the published CSV file with the method's numbers
     improvement: str | None = None
     gap: str | None = None
     sharpness: str | None = None
@@ -49,17 +46,14 @@ class RowConfig:
     """A setting that a table's methods are compared in.
 
     Args:
-        name: heading of the row.
-        overrides: of configs/train.yaml; those of the method come after them.
-        match: the line of the published CSV file, as {column: value}.
         methods: those of this row, each with overrides of its own; None for all that need not be named.
-        published_elsewhere: numbers of other papers, as {METHOD METRIC: [FILE, LINE, COLUMN]}; LINE is the first entry
-            of a line of results/published/FILE.
+        published_elsewhere: numbers of other papers, as {METHOD METRIC: [FILE, LINE, COLUMN]}; LINE is the first
+            entry of a line of results/published/FILE.
     """
 
-    name: str
-    overrides: tuple[str, ...]
-    match: dict[str, Any] | None = None
+    name: str  # heading of the row
+    overrides: tuple[str, ...]  # of configs/train.yaml; those of the method come after them
+    match: dict[str, Any] | None = None  # the line of the published CSV file, as {column: value}
     methods: dict[str, tuple[str, ...]] | None = None
     published_elsewhere: dict[str, tuple[str, ...]] = field(default_factory=dict, metadata={"recorded_as": "also"})
 
@@ -69,26 +63,19 @@ class TableConfig:
     """A table: what is compared, in which settings, by which numbers.
 
     Args:
-        name: of its files.
-        title: above it.
         methods: its columns; the first one that is not the small batch is the baseline of every improvement.
-        rows: its rows.
-        published: the CSV file in results/published/ with the paper's numbers, or None.
-        metrics: names of `METRICS`, in the order of the table's blocks.
         small_batch_method: the method that every gap is measured against, or None for a table without gaps.
-        network: free for interpolation in ``rows``.
-        notes: paragraphs below the table.
     """
 
-    name: str
-    title: str
+    name: str  # of its files
+    title: str  # above it
     methods: dict[str, MethodConfig]
-    rows: tuple[RowConfig, ...]
-    published: str | None = None
-    metrics: tuple[str, ...] = DEFAULT_METRICS
+    rows: tuple[RowConfig, ...]  # its rows
+    published: str | None = None  # the CSV file in results/published/ with the paper's numbers, or None
+    metrics: tuple[str, ...] = DEFAULT_METRICS  # names of `METRICS`, in the order of the table's blocks
     small_batch_method: str | None = field(default=None, metadata={"recorded_as": "small"})
-    network: str | None = None
-    notes: tuple[str, ...] = ()
+    network: str | None = None  # free for interpolation in ``rows``
+    notes: tuple[str, ...] = ()  # paragraphs below the table
 
     def __post_init__(self) -> None:
         if not self.methods or not self.rows:
@@ -115,21 +102,17 @@ class PanelConfig:
     """A panel of a figure.
 
     Args:
-        kind: a name in `PANEL_KINDS`.
-        title: above it.
-        overrides: of configs/train.yaml, after those of the figure.
         runs: the trainings by their names in the legend, each with overrides of its own.
         sweep: settings of which every value is a training, as {key: values}.
-        analysis: settings of the kind's analysis.
         options: what the kind lets a panel choose.
     """
 
-    kind: str
-    title: str
-    overrides: tuple[str, ...] = ()
+    kind: str  # a name in `PANEL_KINDS`
+    title: str  # above it
+    overrides: tuple[str, ...] = ()  # of configs/train.yaml, after those of the figure
     runs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     sweep: dict[str, tuple[Any, ...]] = field(default_factory=dict, metadata={"recorded_as": "over"})
-    analysis: dict[str, Any] = field(default_factory=dict)
+    analysis: dict[str, Any] = field(default_factory=dict)  # settings of the kind's analysis
     options: dict[str, Any] = field(default_factory=dict, metadata={"recorded_as": "draw"})
 
     def __post_init__(self) -> None:
@@ -140,21 +123,13 @@ class PanelConfig:
 
 @dataclass(frozen=True)
 class FigureConfig:
-    """A figure.
+    """A figure."""
 
-    Args:
-        name: of its files.
-        title: above it.
-        panels: its panels, row by row.
-        overrides: of configs/train.yaml, for all panels.
-        columns: panels in a row; None for all in one row.
-    """
-
-    name: str
-    title: str
-    panels: tuple[PanelConfig, ...]
-    overrides: tuple[str, ...] = ()
-    columns: int | None = None
+    name: str  # of its files
+    title: str  # above it
+    panels: tuple[PanelConfig, ...]  # its panels, row by row
+    overrides: tuple[str, ...] = ()  # of configs/train.yaml, for all panels
+    columns: int | None = None  # panels in a row; None for all in one row
 
     def __post_init__(self) -> None:
         if not self.panels:

@@ -25,25 +25,15 @@ SHORT = {
 
 @dataclass(frozen=True)
 class VerdictPage:
-    """All tests of all protocols, judged together: the correction counts every one that has numbers.
+    """All tests of all protocols, judged together: the correction counts every one that has numbers."""
 
-    Attributes:
-        tests: of every claim, row, metric and protocol.
-        prose: the page's ``title`` and ``introduction``.
-        assumptions: paragraphs on how the page judges.
-        claim_scope: whose records were judged.
-        command: what writes the page.
-        file: the page of runs with the papers' own profile and precision.
-        linked: whether a page of other runs links to that one, which may not exist.
-    """
-
-    tests: Sequence[ClaimTest]
-    prose: Any
-    assumptions: Sequence[str]
-    claim_scope: ClaimScope
-    command: str
-    file: str = "claims.md"
-    linked: bool = True
+    tests: Sequence[ClaimTest]  # of every claim, row, metric and protocol
+    prose: Any  # the page's ``title`` and ``introduction``
+    assumptions: Sequence[str]  # paragraphs on how the page judges
+    claim_scope: ClaimScope  # whose records were judged
+    command: str  # what writes the page
+    file: str = "claims.md"  # the page of runs with the papers' own profile and precision
+    linked: bool = True  # whether a page of other runs links to that one, which may not exist
 
     @cached_property
     def adjusted(self) -> list[float]:

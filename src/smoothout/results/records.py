@@ -28,29 +28,17 @@ _LIST = re.compile(r"\[[^][{}\"]*\]")  # a list of numbers, which is written on 
 
 @dataclass(frozen=True)
 class Record:
-    """A job and its outcome.
+    """A job and its outcome."""
 
-    Attributes:
-        kind: "train", "sharpness", ...
-        name: the file's name without its ending: a readable slug and eight digits of the digest.
-        digest: SHA-256 of ``identity``.
-        identity: kind, numerics, digests of the inputs, and the settings that differ from their defaults.
-        settings: all settings that affect the outcome.
-        labels: for people: model, data, method, batch, seed.
-        inputs: names of the records of the job's inputs.
-        outcome: the results; a number that is not finite is None.
-        environment: versions, device, threads, commit.
-    """
-
-    kind: str
-    name: str
-    digest: str
-    identity: dict[str, Any]
-    settings: dict[str, Any]
-    labels: dict[str, Any]
-    inputs: list[str]
-    outcome: dict[str, Any]
-    environment: dict[str, Any]
+    kind: str  # "train", "sharpness",
+    name: str  # the file's name without its ending: a readable slug and eight digits of the digest
+    digest: str  # SHA-256 of ``identity``
+    identity: dict[str, Any]  # kind, numerics, digests of the inputs, and the settings that differ from their defaults
+    settings: dict[str, Any]  # all settings that affect the outcome
+    labels: dict[str, Any]  # for people: model, data, method, batch, seed
+    inputs: list[str]  # names of the records of the job's inputs
+    outcome: dict[str, Any]  # the results; a number that is not finite is None
+    environment: dict[str, Any]  # versions, device, threads, commit
     format: int = FORMAT
 
 

@@ -37,22 +37,17 @@ class Verdict(StrEnum):
 class TestResult:
     """The estimate of a quantity that is positive if a claim holds.
 
-    Attributes:
-        n: sample size (seeds, or settings of a correlation); 0 if nothing was run.
-        value: the estimate; ``ci_low`` and ``ci_high`` are the ends of its 95% confidence interval.
-        p_greater: one-sided p-value of H0: the claim does not hold. Small values support the claim.
-        p_less: one-sided p-value of H0: the claim holds. Small values contradict the claim.
-        std: sample standard deviation, nan if it has no meaning.
+    Args:
         tested_effect: what the t test compares with 0, the value plus the claim's margin; nan for other tests.
     """
 
-    n: int = 0
-    value: float = math.nan
+    n: int = 0  # sample size (seeds, or settings of a correlation); 0 if nothing was run
+    value: float = math.nan  # the estimate; ``ci_low`` and ``ci_high`` are the ends of its 95% confidence interval
     ci_low: float = -math.inf
     ci_high: float = math.inf
-    p_greater: float = 1.0
-    p_less: float = 1.0
-    std: float = math.nan
+    p_greater: float = 1.0  # one-sided p-value of H0: the claim does not hold. Small values support the claim
+    p_less: float = 1.0  # one-sided p-value of H0: the claim holds. Small values contradict the claim
+    std: float = math.nan  # sample standard deviation, nan if it has no meaning
     tested_effect: float = math.nan
 
     @property

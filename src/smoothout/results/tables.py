@@ -19,27 +19,20 @@ NOT_RUN = "not run"
 class Cell:
     """A number of a table, over seeds.
 
-    Attributes:
-        row, column: its place, the row's name and "METHOD METRIC".
-        values: the number of each seed that has one.
-        failed: seeds whose search failed.
-        diverged: seeds whose training diverged.
-        published: the papers' number, or None.
+    Args:
         records: names of the records with the values; ``devices`` are those that made them.
-        command: the command that makes them.
-        hours: estimated cost of the records that are missing, None if unknown.
     """
 
-    row: str
+    row: str  # its place, the row's name and "METHOD METRIC"
     column: str
-    values: dict[int, float] = field(default_factory=dict)
-    failed: frozenset[int] = frozenset()
-    diverged: frozenset[int] = frozenset()
-    published: float | None = None
+    values: dict[int, float] = field(default_factory=dict)  # the number of each seed that has one
+    failed: frozenset[int] = frozenset()  # seeds whose search failed
+    diverged: frozenset[int] = frozenset()  # seeds whose training diverged
+    published: float | None = None  # the papers' number, or None
     records: list[str] = field(default_factory=list)
     devices: list[str] = field(default_factory=list)
-    command: str = ""
-    hours: float | None = None
+    command: str = ""  # the command that makes them
+    hours: float | None = None  # estimated cost of the records that are missing, None if unknown
 
     @property
     def mean(self) -> float:

@@ -19,21 +19,13 @@ TITLE, NOTE = 60, 95  # characters that fit into the width of a panel
 
 @dataclass(frozen=True)
 class Panel:
-    """A part of a figure.
+    """A part of a figure."""
 
-    Attributes:
-        title: above it.
-        draw: draws it on matplotlib's axes; None if it has no records.
-        missing: the number of its records that do not exist.
-        is_3d: whether its axes are three-dimensional.
-        shared_axis: x, y or z, the axis whose limits it shares with all other panels that name it.
-    """
-
-    title: str
-    draw: Callable[[Any], None] | None
-    missing: int = 0
-    is_3d: bool = False
-    shared_axis: str | None = None
+    title: str  # above it
+    draw: Callable[[Any], None] | None  # draws it on matplotlib's axes; None if it has no records
+    missing: int = 0  # the number of its records that do not exist
+    is_3d: bool = False  # whether its axes are three-dimensional
+    shared_axis: str | None = None  # x, y or z, the axis whose limits it shares with all other panels that name it
 
 
 def save(title: str, panels: Sequence[Panel], note: str, path: Path, columns: int | None = None) -> list[Path]:
