@@ -1,1 +1,1 @@
-"""Data sets as uint8 arrays, and their splits on a device."""
+"""Data sets: arrays that lie on the device, and image folders that are decoded ahead of use."""

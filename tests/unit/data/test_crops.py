@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +124,21 @@ def test_a_draft_decodes_a_smaller_image_and_hardly_differs(tmp_path, monkeypatc
     )
     assert decoded == [(400, 320), (200, 160)]
     assert 0 < difference(plain, draft).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("crop", "digest"),
+    [
+        (Crop.crop_flip, "201bba33d906b2cd"),
+        (Crop.resized_crop_flip, "1ab3b193abff1661"),
+        (Crop.none, "3d282d7465c1f893"),
+    ],
+)
+def test_pixels_are_those_that_records_were_made_from(crop: Crop, digest: str) -> None:
+    """If they change on purpose, raise the numerics of trainings."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (75, 100, 3), np.uint8))
+    squares = [np.asarray(CropTransform(crop, 28, 32)(image, seed)) for seed in range(8)]
+    assert hashlib.sha256(np.stack(squares).tobytes()).hexdigest()[:16] == digest
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK"])
