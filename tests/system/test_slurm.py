@@ -68,7 +68,7 @@ print("JobID|State|NodeList")
 @pytest.fixture(autouse=True)
 def imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs find the package, and what the tests have them do."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT / "src", ROOT / "tests"))))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT / "src", ROOT / "tests", Path(__file__).parent))))
 
 
 @pytest.fixture
