@@ -180,12 +180,6 @@ def test_with_normalised_logits_the_scale_of_the_last_layer_does_not_count():
     assert same[0].loss == pytest.approx(F.cross_entropy(normalize_logits(logits), targets).item())
 
 
-def test_logits_of_another_form_are_not_normalised():
-    """A language model's would be normalised over tokens instead of classes."""
-    with pytest.raises(ValueError, match=r"^normalise_logits: .* \(examples, classes\), not \(2, 5, 3\)$"):
-        normalize_logits(torch.randn(2, 5, 3))
-
-
 def test_normalised_logits_have_mean_zero_and_length_one_and_equal_ones_stay_finite():
     logits = normalize_logits(torch.tensor([[3.0, -1.0, 2.0], [5.0, 5.0, 5.0]]))
     torch.testing.assert_close(logits.mean(1), torch.zeros(2))
@@ -223,27 +217,7 @@ def test_the_same_seed_gives_the_same_result_and_another_other_starts(norm):
     assert len({measured(seed).value for seed in range(4)}) > 1
 
 
-@pytest.mark.parametrize(
-    ("argument", "value", "line"),
-    [
-        ("rho", 0.0, "^rho: .* above 0, not 0.0"),
-        ("rho", math.inf, "^rho: .* above 0, not inf"),
-        ("norm", "l1", "^norm: 'l1' .* linf, l2"),
-        ("iterations", 0, "^iterations: .* 1, not 0"),
-        ("random_starts", -1, "^random_starts: .* 0, not -1"),
-    ],
-)
-def test_an_impossible_argument_is_one_line_and_the_model_is_not_touched(argument, value, line):
-    model = quadratic([1.0], [1.0], [1.0])
-    model.register_forward_hook(lambda *_: pytest.fail("touched"))
-    with pytest.raises(ValueError, match=line):
-        adaptive_sharpness(model, **{"batches": ONE_EXAMPLE, "loss": height, "rho": 0.1, argument: value})
-
-
-def test_a_region_narrower_than_the_weights_own_rounding_is_refused():
-    model = network().bfloat16()
-    with pytest.raises(ValueError, match=r"^rho: .* 0.0078, .* not 0.001$"):
-        adaptive_sharpness(model, examples(), F.cross_entropy, 0.001)
+def test_a_ball_narrower_than_the_weights_rounding_is_refused():
     wide = nn.Linear(100, 100, bias=False)
     with pytest.raises(ValueError, match=r"^rho / sqrt\(n\): .* 1.2e-07, .* not 1e-08$"):
         adaptive_sharpness(wide, examples(), F.cross_entropy, 1e-6, norm="l2")
