@@ -119,6 +119,7 @@ def adaptive_sharpness(
         objective = BoxObjective(model, batches, objective_loss, Box(w, rho * w.abs()), tick, weight=weight)
         center = objective.evaluate_center(least=-math.inf)
         projected_ascent(objective, center, iterations, move)
+        # At an exact minimum the gradient is 0, and only searches from other points find a rise.
         for index in range(random_starts):
             start = objective(random_start(len(w), norm, seed, index))
             if math.isfinite(start.loss):

@@ -19,12 +19,6 @@ def check_counts(*, least: int = 1, **counts: int) -> None:
             raise ValueError(f"{name}: must be a whole number of at least {least}, not {count!r}")
 
 
-def check_linspace(start: float, stop: float, points: int) -> None:
-    """Raise ValueError unless there are at least two points from ``start`` up to ``stop``."""
-    if points < 2 or not start < stop:
-        raise ValueError(f"start, stop, points: need start < stop and 2 points, not {start}, {stop}, {points}")
-
-
 def linspace(start: float, stop: float, points: int) -> list[float]:
     """``points`` equally spaced numbers from ``start`` to ``stop``, rounded to ten decimals."""
     return [round(start + (stop - start) * i / (points - 1), 10) for i in range(points)]

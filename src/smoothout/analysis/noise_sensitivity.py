@@ -102,7 +102,7 @@ def noise_curve(
             for index, (inputs, targets) in enumerate(iter_pairs("batches", batches)):
                 set_parameters(parameters, clean)  # relative noise is scaled to the weights that are set
                 context.generator = make_generator(seed, "sensitivity", index, draw, device=context.device)
-                directions = context.draw()
+                directions = context.draw()  # at strength 1: one draw serves all strengths
                 for a, accumulator in zip(strengths, accumulators, strict=True):
                     set_parameters(parameters, clean, (a, directions))
                     accumulator.update(model(inputs), targets, inputs)

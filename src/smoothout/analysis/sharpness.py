@@ -143,6 +143,7 @@ def sharpness(
         box = box_around(search_center(model, subspace or 0), eps, subspace, seed)
         objective = BoxObjective(model, batches, loss, box, tick, weight=weight)
         x, solver = objective.evaluate_center(), LBFGSB(iterations, maxcor)
+        # The first repeat starts from x, the others from random points.
         results = [search(objective, convention, solver, seed, repeat) for repeat in range(repeats)]
     values = tuple(percent(result.end.loss, x.loss) for result in results)
     best = results[values.index(max(values))]

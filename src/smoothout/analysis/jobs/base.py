@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smoothout.analysis.arguments import check_counts, check_positive
+from smoothout.analysis.arguments import check_counts, check_positive, linspace
 from smoothout.analysis.options import SplitName, WhichWeights
 from smoothout.common.enums import coerce_enum_fields
 
@@ -95,7 +95,7 @@ class AnalysisJob(ABC):
 
     def arguments(self, *, without: Sequence[str] = ()) -> dict[str, Any]:
         """The fields that are arguments of the function, but for those in ``without``."""
-        left_out = {"checkpoint", "split", "examples", *without}
+        left_out = {"checkpoint", "split", "examples", "start", "stop", "points", *without}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     def batches(self, split: Split, size: int | None = None) -> SplitBatches:
@@ -125,6 +125,29 @@ class SplitJob(AnalysisJob):
     def split_batches(self, train: Split, test: Split) -> SplitBatches:
         """The examples of the chosen split that are used, in batches."""
         return self.batches(train if self.split is SplitName.train else test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlphasJob(AnalysisJob):
+    """An analysis at equally spaced positions alpha.
+
+    Args:
+        start: first alpha; ``stop`` is the last, ``points`` the number of alphas.
+    """
+
+    start: float = -1.0
+    stop: float = 1.0
+    points: int = 21
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.points < 2 or not self.start < self.stop:
+            values = f"{self.start}, {self.stop}, {self.points}"
+            raise ValueError(f"start, stop, points: need start < stop and 2 points, not {values}")
+
+    def alphas(self) -> list[float]:
+        """The positions."""
+        return linspace(self.start, self.stop, self.points)
 
 
 def analysis_batch(device: torch.device) -> int:

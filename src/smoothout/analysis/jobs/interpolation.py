@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smoothout.analysis.arguments import check_linspace, linspace
-from smoothout.analysis.jobs.base import STATISTICS_BATCH, AnalysisJob
+from smoothout.analysis.jobs.base import STATISTICS_BATCH, AlphasJob
 from smoothout.analysis.options import InterpolationPath, RunningStats
 
 if TYPE_CHECKING:
@@ -17,11 +16,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interpolation(AnalysisJob):
+class Interpolation(AlphasJob):
     """Loss and accuracy on the path through two runs, see `analysis.interpolation.iterate_path`.
 
     Args:
-        start: first alpha; ``stop`` is the last, ``points`` the number of alphas.
         path: linear or curvilinear.
         running_stats: interpolated, kept, or recomputed from the training examples that are used.
     """
@@ -30,15 +28,10 @@ class Interpolation(AnalysisJob):
     runs: ClassVar[int] = 2
     in_name_if_changed: ClassVar[tuple[str, ...]] = ("path", "running_stats")
 
-    start: float = -1.0
     stop: float = 2.0
     points: int = 31
     path: InterpolationPath = InterpolationPath.linear
     running_stats: RunningStats = field(default=RunningStats.interpolated, metadata={"recorded_as": "averages"})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_linspace(self.start, self.stop, self.points)
 
     def evaluations(self, train: int, test: int) -> int:
         """Passes over a split."""
@@ -57,10 +50,9 @@ class Interpolation(AnalysisJob):
         for point in iterate_path(
             models[0],
             models[1],
-            linspace(self.start, self.stop, self.points),
-            path=self.path,
-            running_stats=self.running_stats,
+            self.alphas(),
             running_stats_from=self.batches(train, STATISTICS_BATCH),
+            **self.arguments(),
         ):
             for name, batches in splits.items():
                 outcome[name].append(point.measured(batches)._asdict())

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smoothout.analysis.arguments import check_linspace, linspace
-from smoothout.analysis.jobs.base import AnalysisJob, SplitJob, count
+from smoothout.analysis.jobs.base import AlphasJob, SplitJob, count
 from smoothout.analysis.options import BiasDirection
 
 if TYPE_CHECKING:
@@ -15,30 +14,16 @@ if TYPE_CHECKING:
 
     from smoothout.data.split import Split
 
-_ALPHAS = ("start", "stop", "points")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Landscape(AnalysisJob):
-    """Loss and accuracy along filter-normalized directions, see `analysis.landscape.landscape_line`.
-
-    Args:
-        start: first alpha; ``stop`` is the last, ``points`` the number of alphas.
-        directions, one_dimensional, seed: as in `landscape_line`; the papers draw one direction.
-    """
+class Landscape(AlphasJob):
+    """Loss and accuracy along filter-normalized directions, see `analysis.landscape.landscape_line`."""
 
     kind: ClassVar[str] = "landscape"
 
-    start: float = -1.0
-    stop: float = 1.0
-    points: int = 21
     directions: int = count(5)
     one_dimensional: BiasDirection = BiasDirection.scaled
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_linspace(self.start, self.stop, self.points)
 
     def slug(self, *runs: str) -> str:
         """The readable part of the record's name."""
@@ -52,36 +37,26 @@ class Landscape(AnalysisJob):
         """A `LandscapePoint` per alpha, on both splits along the same directions."""
         from smoothout.analysis.landscape import landscape_line  # noqa: PLC0415
 
-        alphas = linspace(self.start, self.stop, self.points)
-        arguments = self.arguments(without=_ALPHAS)
         outcome = {}
         for name, split in (("train", train), ("test", test)):
-            points = landscape_line(models[0], self.batches(split), alphas, tick=tick, **arguments)
+            batches = self.batches(split)
+            points = landscape_line(models[0], batches, self.alphas(), tick=tick, **self.arguments())
             outcome[name] = [point._asdict() for point in points]
         return outcome
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plane(SplitJob):
-    """Loss and accuracy on a plane of two filter-normalized directions, see `analysis.landscape.landscape_plane`.
+class Plane(AlphasJob, SplitJob):
+    """Loss and accuracy on a plane of two filter-normalized directions, at the same alphas along both.
 
-    Args:
-        start: first alpha and beta; ``stop`` is the last, ``points`` the number of each.
-        one_dimensional, seed: as in `landscape_plane`.
+    The other fields are arguments of `analysis.landscape.landscape_plane`.
     """
 
     kind: ClassVar[str] = "plane"
     in_name: ClassVar[tuple[str, ...]] = ("split",)
 
-    start: float = -1.0
-    stop: float = 1.0
-    points: int = 21
     one_dimensional: BiasDirection = BiasDirection.scaled
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_linspace(self.start, self.stop, self.points)
 
     def evaluations(self, train: int, test: int) -> int:
         """Passes over the split."""
@@ -91,6 +66,5 @@ class Plane(SplitJob):
         """The `LandscapePlane`."""
         from smoothout.analysis.landscape import landscape_plane  # noqa: PLC0415
 
-        axis = linspace(self.start, self.stop, self.points)
-        batches = self.split_batches(train, test)
-        return asdict(landscape_plane(models[0], batches, axis, axis, tick=tick, **self.arguments(without=_ALPHAS)))
+        batches, alphas = self.split_batches(train, test), self.alphas()
+        return asdict(landscape_plane(models[0], batches, alphas, alphas, tick=tick, **self.arguments()))
