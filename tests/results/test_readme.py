@@ -127,7 +127,7 @@ HEADINGS = {  # of the sections of a rendered table, by the name that a block of
     "accuracy": "Test accuracy in %, best epoch",
     "late": "Test accuracy in %, median of the last quarter of the epochs",
     "last": "Test accuracy in %, last epoch",
-    "recomputed": "Test accuracy in %, last epoch, (?:running averages recomputed|BatchNorm recalibrated)",
+    "recomputed": "Test accuracy in %, last epoch, BatchNorm recalibrated",
     "converged": "Sharpness in %, convention `converged`",
 }
 BLOCKS = {page: re.findall(r"<!-- (\S+): (\w+) -->\n(.*?)<!-- end -->", TEXTS[page], re.S) for page in PAGES}
@@ -141,7 +141,7 @@ def cells(line: str) -> list[str]:
 def section(name: str, block: str) -> list[list[str]]:
     """The rows in the section of the rendered table ``name`` that ``block`` names."""
     rendered = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
-    [text] = re.findall(rf"^## {HEADINGS[block]}\n(.*?)(?=^## |\Z)", rendered, re.M | re.S)
+    [text] = re.findall(rf"^## {re.escape(HEADINGS[block])}\n(.*?)(?=^## |\Z)", rendered, re.M | re.S)
     return [cells(line) for line in text.splitlines() if line.startswith("|")]
 
 
@@ -167,6 +167,37 @@ def test_the_readme_and_the_findings_show_numbers():
     assert {block for _, block, _ in blocks} == set(HEADINGS)
     headers = [section(name, block) for name, block, _ in blocks]
     assert all(one != other for i, one in enumerate(headers) for other in headers[:i])
+
+
+GAP, GAIN = (
+    "Large-batch training generalizes worse than small-batch training.",
+    "SmoothOut raises accuracy at large batch.",
+)
+BEST, LATE = "test accuracy, best epoch, points", "test accuracy, median of the last quarter of the epochs, points"
+TOLD = {  # of results/claims.md, by the words of the README: claim, row, protocol, metric
+    "**The large-batch gap is there**: # points by `paper_text`": (GAP, "F1, MNIST", "paper_text", BEST),
+    "by `paper_text`, # by `authors_code`;": (GAP, "F1, MNIST", "authors_code", BEST),
+    "SmoothOut gains # points at the large batch": (GAIN, "F1, MNIST, 6000", "paper_text", BEST),
+    "and # at a typical late epoch": (GAIN, "F1, MNIST, 6000", "paper_text", LATE),
+    "less is certain**: # at the best epoch": (GAIN, "F1, MNIST, 6000", "authors_code", BEST),
+    "is undecided, # at a typical late epoch": (GAIN, "F1, MNIST, 6000", "authors_code", LATE),
+    "SmoothOut ends # times flatter": (
+        "SmoothOut lowers the sharpness at large batch.",
+        "F1, MNIST, 6000",
+        "paper_text",
+        "sharpness `converged`",
+    ),
+}
+
+
+@pytest.mark.parametrize("words", TOLD)
+def test_the_readme_tells_the_numbers_of_the_page_of_claims(words):
+    claim, row, protocol, metric = TOLD[words]
+    section = (ROOT / "results" / "claims.md").read_text(encoding="utf-8").split(f"## {claim}\n")[1].split("\n## ")[0]
+    [ours] = [cells(line)[4] for line in section.splitlines() if cells(line)[:3] == [row, f"`{protocol}`", metric]]
+    told = re.search(re.escape(words).replace(r"\#", r"([\d.]+)"), README)[1]
+    decimals = len(told.partition(".")[2])
+    assert round(float(re.match(r"\+?([\d.]+)", ours)[1]), decimals) == float(told)
 
 
 # The library
