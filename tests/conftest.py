@@ -16,9 +16,11 @@ import torch
 from helpers.common import seed_of, start_from
 from helpers.paths import ROOT
 from helpers.programs import PLACES, SCRIPT, Ended, Program
+from helpers.tiny_jobs import workplace
 
 from smoothout.data.split import Split
 from smoothout.jobs import training_job
+from smoothout.jobs.runtime import Runtime
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.trainer import Trainer
 
@@ -64,6 +66,12 @@ def data_folder() -> Callable[[str], Path]:
         return folder
 
     return find
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    """Folders of its own for what a test makes; nothing is downloaded."""
+    return workplace(tmp_path)
 
 
 @pytest.fixture

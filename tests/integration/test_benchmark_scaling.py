@@ -18,7 +18,7 @@ from smoothout.config.compose import compose_config
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import get_or_run
-from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction import figure as pictures
 from smoothout.reproduction.figure import FigurePlan
 from smoothout.reproduction.table import RunSelection
@@ -40,11 +40,6 @@ TIMES = {
     scaling.MESSAGE: [0.3, 0.2],
     scaling.EMPTY: [0.1, 0.2],
 }
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Runtime:
-    return Runtime(Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs"))), CPU)
 
 
 @pytest.fixture

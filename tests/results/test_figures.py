@@ -7,22 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
 from helpers.figure_plans import picture
 
 from smoothout.jobs.job import Job
-from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.table import RunSelection
 from smoothout.results.digest import canonical_settings
 from smoothout.results.figures import curves
 from smoothout.results.records import Record
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Runtime:
-    folders = Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs")))
-    return Runtime(folders, torch.device("cpu"), tensorboard=False)
 
 
 def write(job: Job, runtime: Runtime, outcome: dict[str, Any]) -> Record:

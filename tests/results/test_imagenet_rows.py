@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from helpers.image_tree import tree
 from helpers.paths import CONFIGS, PUBLISHED
+from helpers.tiny_jobs import workplace
 
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.runner import run_jobs
-from smoothout.jobs.runtime import Folders, Runtime
 from smoothout.nn.options import NoiseScaling
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.records import Record
@@ -27,11 +26,6 @@ TINY = [
     "schedule.epochs=1",
     "schedule.milestones=[]",
 ]
-
-
-def runtime(folder: Path) -> Runtime:
-    folders = Folders(*(str(folder / name) for name in ("data", "results", "checkpoints", "logs")))
-    return Runtime(folders, torch.device("cpu"), download=False)
 
 
 def made(name: str, only: str, *overrides: str) -> TablePlan:
@@ -78,7 +72,7 @@ def test_the_rows_have_the_published_settings(name: str) -> None:
 @pytest.mark.parametrize("name", ["table1", "table3", "tableII"])
 def test_they_are_shown_as_not_run_with_the_cost_of_their_epochs(name: str, tmp_path: Path) -> None:
     table = made(name, "ImageNet")
-    rendered = table.render(runtime(tmp_path))
+    rendered = table.render(workplace(tmp_path))
     cells = {(cell.row, cell.column): cell for cell in rendered.cells}
     for row, method, setup in trainings(table):
         cell = cells[row, f"{method} best"]
@@ -93,10 +87,10 @@ def test_their_small_forms_train_by_the_multiplier(tmp_path: Path) -> None:
     """An epoch of every row and method on a few images of 64 pixels: batches of two ghost batches."""
     tree(tmp_path / "data" / "imagenette", {"train": 4, "val": 2}, size=(80, 72))
     table = made("imagenette", "imagenette", *TINY, "data.crop_size=64", "data.resize_size=72", "data.workers=0")
-    done = dict(run_jobs(table.jobs(), runtime(tmp_path)))
+    done = dict(run_jobs(table.jobs(), workplace(tmp_path)))
     assert len(done) == 6
     for outcome in done.values():
         assert isinstance(outcome, Record), outcome
         assert not outcome.outcome["diverged"]
         assert outcome.labels["batch"] == 32
-    assert "not run" not in table.render(runtime(tmp_path)).markdown()
+    assert "not run" not in table.render(workplace(tmp_path)).markdown()

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from helpers.tiny_jobs import workplace
 
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job
 from smoothout.jobs.prepared_run import PreparedRun
-from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Steps
 from smoothout.training.checkpoint import TrainingState
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Runtime:
-    return workplace(tmp_path)
 
 
 @pytest.fixture

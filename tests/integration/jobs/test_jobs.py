@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from helpers.tiny_jobs import DIGITS, UPDATES, checkpoint_of, record_of, tiny, w
 from smoothout.common.errors import RecordError
 from smoothout.data import datasets
 from smoothout.data.datasets import DatasetName
+from smoothout.data.image_folder import Collection, ImageFolder
 from smoothout.jobs import training_job
-from smoothout.jobs.prepared_run import prepare_run
+from smoothout.jobs.prepared_run import capturable_by_settings, prepare_run
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
 from smoothout.models.mlp import MLP
@@ -28,8 +30,9 @@ from smoothout.nn.options import BatchNormInit
 from smoothout.results import records
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
+from smoothout.training.distributed import ProcessGroup
 from smoothout.training.methods.smoothout import NoiseConfig
-from smoothout.training.optimizers import SGD
+from smoothout.training.optimizers import SGD, Adam, Epsilon
 from smoothout.training.schedule import Schedule
 
 # Records
@@ -191,3 +194,33 @@ def test_tensorboard_has_every_epoch_of_an_interrupted_run_once(tmp_path: Path) 
         scalars = events.Scalars(name)
         assert [event.step for event in scalars] == [0, 1]
         assert [event.value for event in scalars] == pytest.approx(curves[name], rel=1e-6)
+
+
+def test_a_fault_in_the_training_leaves_no_record(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training_job, "Trainer", fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            get_or_run(tiny(), runtime)
+    assert not record_of(tiny(), runtime).exists()
+    assert get_or_run(tiny(), runtime).name == tiny().name
+
+
+@pytest.mark.parametrize(
+    ("changes", "recordable"),
+    [
+        ({}, True),
+        ({"optimizer": Adam(0.01, epsilon=Epsilon.uncorrected)}, False),
+        ({"method": NoiseConfig(0.1, copies=2)}, False),
+        ({"method": NoiseConfig(0.0, copies=2)}, True),
+        ({"data": ImageFolder(Collection.imagenette, (0.5,) * 3, (0.5,) * 3)}, False),
+    ],
+)
+def test_a_cuda_graph_that_settings_rule_out_is_asked_for_in_vain_before_anything_is_written(
+    changes: dict[str, Any], recordable: bool, runtime: Runtime
+) -> None:
+    assert capturable_by_settings(tiny(**changes).settings, runtime) is recordable
+    ranks = replace(runtime, ranks=ProcessGroup(0, 2))
+    assert not capturable_by_settings(tiny(**changes).settings, ranks)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import resource
 import signal
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,6 @@ from smoothout.common.errors import DataError
 from smoothout.common.torchvision_compat import import_torchvision
 from smoothout.data import datasets
 from smoothout.data.datasets import DatasetName
-from smoothout.jobs import training_job
 
 
 @pytest.fixture
@@ -136,24 +133,6 @@ def test_loss_that_turns_nan_stops_the_run_and_the_table_says_so(root: Path, scr
 def test_out_of_memory_is_one_line_that_says_what_takes_less(error: Exception, ways: str) -> None:
     assert format_error(error).startswith(f"out of memory: use {ways} (")
     assert "\n" not in format_error(error)
-
-
-def test_a_clock_that_jumps_changes_nothing(root: Path, script: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert script("train", *RUN, "checkpoint_seconds=0")[0] == 0
-    usual = left(root)
-    monkeypatch.setenv("SMOOTHOUT_RESULTS", str(root / "again" / "results"))
-    monkeypatch.setenv("SMOOTHOUT_CHECKPOINTS", str(root / "again" / "checkpoints"))
-    moments = itertools.cycle([4e9, 0.0, -1e9, 2e9])
-    save = training_job.checkpoint.save
-
-    def saved(path: Path, *arguments: Any) -> None:
-        save(path, *arguments)
-        os.utime(path, (4e9, 4e9))
-
-    monkeypatch.setattr(time, "time", lambda: next(moments))
-    monkeypatch.setattr(training_job.checkpoint, "save", saved)
-    assert script("train", *RUN, "checkpoint_seconds=0")[0] == 0
-    assert left(root / "again") == usual
 
 
 def test_a_download_that_is_not_the_known_archive_is_refused_and_never_unpacked(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.common import tree
-from helpers.programs import ROOT, SHORT, Program, fails, records
+from helpers.programs import ROOT, SHORT, Program, records
 
 from smoothout.jobs import training_job
 from smoothout.training.checkpoint import TrainingState
@@ -40,27 +40,6 @@ def test_a_sweep_finishes_what_it_can_names_what_failed_and_repeats_nothing(
     assert program(*sweep)[0] == 2
     assert len(trainings) == 2
     assert (tree(root / "results"), tree(root / "checkpoints")) == before
-
-
-def test_a_fault_in_a_sweep_is_named_and_its_traceback_lies_in_the_logs(
-    root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train = training_job.Trainer
-
-    def once(*arguments: Any, **settings: Any) -> Trainer:
-        if settings["seed"] == 1:
-            fails()
-        return train(*arguments, **settings)
-
-    monkeypatch.setattr(training_job, "Trainer", once)
-    code, out, err = program("-m", *SHORT, "seed=0,1,2")
-    assert code == 1
-    assert len(out) == 2
-    assert [line for line in err if line.startswith("failed: ")] == [
-        f"failed: {' '.join(SHORT).replace('=false', '=False')} seed=1: RuntimeError: a bug"
-    ]
-    assert "fails" in (root / "logs" / "failure-1.txt").read_text()
-    assert [record["labels"]["seed"] for record in records(root).values()] == [0, 2]
 
 
 def test_ctrl_c_ends_the_whole_sweep(

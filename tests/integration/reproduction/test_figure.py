@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from helpers.figure_plans import CONFIGS, config, picture
 
 from smoothout.common.errors import ConfigError
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import get_or_run
-from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.figure import FigurePlan
 from smoothout.reproduction.table import RunSelection
 
 FIGURES = sorted(path.stem for path in (CONFIGS / "figure").glob("*.yaml") if path.stem != "none")
 LATER = {1: 1, 2: 3, 4: 5, 6: 7, 8: 9, 9: 10}  # figures of the later version, and of the first
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Runtime:
-    folders = Folders(*(str(tmp_path / name) for name in ("data", "results", "checkpoints", "logs")))
-    return Runtime(folders, torch.device("cpu"), tensorboard=False)
 
 
 def kinds(jobs: list[Job]) -> Counter[str]:

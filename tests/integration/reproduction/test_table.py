@@ -32,11 +32,6 @@ def table() -> dict:
     return compose_config(CONFIGS, "reproduce", ["table=table2"])["table"]
 
 
-@pytest.fixture
-def runtime(tmp_path) -> Runtime:
-    return Runtime(Folders(*(str(tmp_path / n) for n in ("d", "r", "c", "l"))), torch.device("cpu"))
-
-
 def record(job: Job, **outcome) -> Record:
     settings = job.identity
     return Record(

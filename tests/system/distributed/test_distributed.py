@@ -139,12 +139,6 @@ def messages_of_an_update(ranks: ProcessGroup) -> list[tuple[str, int]]:
     return found
 
 
-def test_batchnorm_without_a_momentum_is_refused() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3, momentum=None))
-    with pytest.raises(ValueError, match=r"^momentum: None in a BatchNorm layer"):
-        Trainer(model, split(EXAMPLES), split(TESTED, 1), ranks=ProcessGroup(0, 2), **SETTINGS)
-
-
 # Photographs
 
 

@@ -57,11 +57,6 @@ def test_what_a_killed_process_left_behind_is_replaced(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_text_is_written_as_utf_8(tmp_path: Path) -> None:
-    atomic_write_text(tmp_path / "file.txt", "95.1 ± 0.2\n")
-    assert (tmp_path / "file.txt").read_bytes() == "95.1 ± 0.2\n".encode()
-
-
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     for name in ("a.json", "a.json.part17", "a.json.part99999", "ab.json.part17"):

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from smoothout.common import interrupts, progress
 from smoothout.common.interrupts import Interrupted, defer_signals
-from smoothout.common.progress import LINE_SECONDS, REDRAW_SECONDS, Bar
+from smoothout.common.progress import LINE_SECONDS, Bar
 
 HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"  # the cursor, while a display is there
 
@@ -90,31 +90,6 @@ def test_bars_that_are_open_at_once_share_one_display_which_closes_with_the_last
     assert not display.seen
     assert (terminal.getvalue().count(HIDE), terminal.getvalue().count(SHOW)) == (1, 1)
     assert Display.made == [display]
-
-
-def test_bars_are_drawn_at_most_every_so_often_each_by_itself_and_at_their_end(
-    terminal: io.StringIO, wait: Callable[[float], None]
-) -> None:
-    with Bar("one", 100) as one, Bar("two", 3, done=1) as two:
-        [display] = Display.made
-        for _ in range(4):
-            one.step()
-        assert display.seen == {"one": 0, "two": 1}, "no time has passed"
-        wait(1.5 * REDRAW_SECONDS)
-        one.step("half of it")
-        assert display.seen == {"one": 5, "two": 1}
-        one.step()
-        assert display.seen == {"one": 5, "two": 1}
-        two.step()
-        assert display.seen == {"one": 5, "two": 2}
-        two.step()
-        assert display.seen == {"one": 5, "two": 3}, "the end is drawn at once"
-        assert [task.total for task in display.tasks] == [100, 3]
-        assert [task.fields["note"] for task in display.tasks] == ["half of it", ""]
-        display.refresh()
-        line = next(line for line in terminal.getvalue().splitlines()[::-1] if "one" in line)
-        assert "5/100" in line
-        assert "half of it" in line
 
 
 # Elsewhere

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import nn
 
 from smoothout import AdaSmoothOut, SmoothOut, SmoothOutCopies
-from smoothout.nn.options import NoiseDistribution, NoiseScaling
+from smoothout.nn.options import NoiseScaling
 from smoothout.nn.parameters import filter_norms
 from smoothout.nn.perturbation import filter_normalize_
 from smoothout.training.methods.smoothout import NoiseConfig, StrengthSchedule, strength_factor
@@ -142,28 +142,6 @@ def test_copies_are_of_a_context_that_takes_its_noise_out_again() -> None:
 
 
 # Settings
-
-
-def test_noise_settings_make_the_context_that_they_describe() -> None:
-    model = network()
-    for noise in [
-        NoiseConfig(0.1),
-        NoiseConfig(0.2, NoiseDistribution.gaussian, NoiseScaling.filter, batchnorm=True),
-        NoiseConfig(0.3, denoise=False),
-    ]:
-        context = noise.context_for(model)
-        context.generator = seeded(3)
-        wanted = SmoothOut(
-            model,
-            noise.a,
-            noise.distribution,
-            scaling=noise.scaling,
-            batchnorm=noise.batchnorm,
-            denoise=noise.denoise,
-            generator=seeded(3),
-        )
-        assert context.denoise is noise.denoise
-        assert all(torch.equal(a, b) for a, b in zip(thetas(context), thetas(wanted), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from smoothout.common.errors import RecordError
 from smoothout.results.digest import digest
-from smoothout.results.records import FORMAT, Record, RecordStore, read_record
+from smoothout.results.records import Record, RecordStore, read_record
 
 IDENTITY = {"kind": "train", "numerics": 1, "settings": {"class": "Experiment", "seed": 3}, "inputs": []}
 
@@ -120,14 +120,6 @@ EDITS = {
     "the checksum": (_with(checksum="0" * 64), "was changed"),
     "the digest": (_rewritten(digest="0" * 64), "was changed"),
     "the identity": (_rewritten(identity={**IDENTITY, "numerics": 2}), "was changed"),
-    "another format": (_rewritten(format=FORMAT + 1), f"has format {FORMAT + 1}; this version reads format {FORMAT}"),
-    "one part more": (_rewritten(extra=1), "damaged or not a record"),
-    "no checksum": (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "checksum"}), "damaged"),
-    "no outcome": (lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "outcome"}), "damaged"),
-    "half of it": (lambda text: text[: len(text) // 2], "damaged or not a record"),
-    "nothing": (lambda _: "", "damaged or not a record"),
-    "a list": (lambda text: f"[{text}]", "damaged or not a record"),
-    "a number": (lambda _: "1", "damaged or not a record"),
 }
 
 

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 import pytest
 
-from smoothout.common.formatting import format_decimal, format_duration, format_significant
+from smoothout.common.formatting import format_decimal, format_significant
 from smoothout.results.tables import Block, Cell, Table, difference
 
 ONE, TWO = frozenset({3}), frozenset({4, 5})  # seeds that were lost
@@ -134,8 +134,3 @@ def test_precisions_other_than_the_reference_have_files_of_their_own():
     assert made.stem == "t-authors_code-paper"
     half = Table("t", "A", "authors_code_v1", "short", "bfloat16", (0,), [], [], [])
     assert half.stem == "t-authors_code_v1-short-bfloat16"
-
-
-@pytest.mark.parametrize(("hours", "text"), [(0.001, "1 min"), (0.5, "30 min"), (1.04, "1.0 h"), (30, "30.0 h")])
-def test_spans_of_time_are_for_people(hours, text):
-    assert format_duration(hours) == text

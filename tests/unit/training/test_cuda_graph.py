@@ -142,24 +142,6 @@ def test_an_update_that_replaces_buffers_is_eager_and_its_snapshots_hold_the_new
     assert float(found.state().model["2.calls"]) == 3 * UPDATES
 
 
-@pytest.mark.usefixtures("auto_records")
-@pytest.mark.parametrize("together", [1, 8])
-def test_memory_that_lacks_for_a_recording_alone_means_eager_updates_or_among_others_an_error(
-    together: int, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wanted = noisy(tiny_split, Launch.eager).run()
-    monkeypatch.setattr(TapeLane, "capture", failing(torch.OutOfMemoryError("CUDA out of memory. Tried to ...")))
-    run = noisy(tiny_split, Launch.auto, together)
-    before = {name: tensor.clone() for name, tensor in run.state().model.items()}
-    if together == 1:
-        with pytest.warns(UserWarning, match="CUDA out of memory"):
-            assert_same_end(run.run(), wanted)
-    else:
-        with pytest.raises(torch.OutOfMemoryError):
-            run.run()
-        assert same_bits(run.state().model, before)
-
-
 # How far a replay may be from the eager update
 
 

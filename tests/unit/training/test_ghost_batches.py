@@ -12,7 +12,7 @@ import torch
 from helpers.common import same_bits
 from torch import Tensor, nn
 
-from smoothout.data.split import AugmentedExamples, Split
+from smoothout.data.split import Split
 from smoothout.nn.ghost_batchnorm import forward_ghosts
 from smoothout.nn.options import NoiseScaling
 from smoothout.training import checkpoint, ghost_batches
@@ -207,26 +207,6 @@ def test_the_model_has_its_plain_layers_and_weights_between_updates(tiny_split: 
         for _ in training(tiny_split, model, GhostPasses.batched, method=noise):
             assert type(model[2]) is nn.BatchNorm1d
             assert [parameter.data_ptr() for parameter in model.parameters()] == weights
-
-
-@pytest.mark.parametrize(("ghosts", "size"), [(GhostPasses.sequential, 4), (GhostPasses.batched, 12)])
-def test_images_are_taken_when_it_is_their_turn(
-    ghosts: GhostPasses, size: int, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So one pass at a time is in memory."""
-    events, take = list[tuple[str, int]](), AugmentedExamples.gather
-
-    def look(self: AugmentedExamples, rows: Tensor) -> tuple[Tensor, Tensor]:
-        events.append(("taken", len(rows)))
-        return take(self, rows)
-
-    monkeypatch.setattr(AugmentedExamples, "gather", look)
-    model = dense()
-    model.register_forward_pre_hook(lambda module, given: events.append(("passed", len(given[0]))))
-    run = training(tiny_split, model, ghosts, batch=Batch(12, 4, 2))
-    events.clear()
-    next(iter(run))
-    assert events == [("taken", size), ("passed", size)] * (24 // size)
 
 
 def test_a_compiled_network_takes_ghost_batches_in_one_pass(

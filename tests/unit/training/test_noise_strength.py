@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny_jobs import workplace
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -19,7 +20,6 @@ from smoothout.data.image_arrays import ImageArrays
 from smoothout.jobs.job import Job
 from smoothout.jobs.prepared_run import init_model, prepare_run
 from smoothout.jobs.runner import get_or_run
-from smoothout.jobs.runtime import Folders, Runtime
 from smoothout.models.mlp import MLP
 from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.nn.parameters import filter_norms
@@ -128,10 +128,6 @@ def test_it_is_nan_where_a_weight_is_and_where_no_filter_is_left() -> None:
 # In a training's record
 
 
-def runtime(folder: Path) -> Runtime:
-    return Runtime(Folders(*(str(folder / name) for name in ("d", "r", "c", "l"))), torch.device("cpu"))
-
-
 def trained(**changes: Any) -> Job:
     settings = {"optimizer": Adam(0.01), "schedule": Schedule(2), "method": NoiseConfig(0.05), **changes}
     return Job(Experiment(MLP(16, 2), ImageArrays(DatasetName.digits, (0.5,), (0.5,)), batch=Batch(128), **settings))
@@ -140,10 +136,10 @@ def trained(**changes: Any) -> Job:
 def test_a_record_has_it_at_the_first_and_at_the_last_weights(tmp_path: Path) -> None:
     noise, updates = NoiseConfig(0.05, strength_schedule=StrengthSchedule.tanh_falling), 12
     job = trained(method=noise)
-    found = get_or_run(job, runtime(tmp_path)).outcome["relative_strength"]
-    model = init_model(job.settings, runtime(tmp_path))
+    found = get_or_run(job, workplace(tmp_path)).outcome["relative_strength"]
+    model = init_model(job.settings, workplace(tmp_path))
     assert found["start"] == relative_noise_strength(model, noise, 0, 2 * updates)
-    snapshot = prepare_run(job, runtime(tmp_path)).state
+    snapshot = prepare_run(job, workplace(tmp_path)).state
     assert snapshot is not None
     model.load_state_dict(snapshot.model)
     assert found["end"] == relative_noise_strength(model, noise, 2 * updates - 1, 2 * updates)

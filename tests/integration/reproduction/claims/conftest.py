@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import torch
 from helpers.simulated_records import CONFIGS, PUBLISHED, SEEDS
 
-from smoothout.jobs.runtime import Folders, Runtime
 from smoothout.reproduction.claims import Claims
 from smoothout.reproduction.table import RunSelection
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Runtime:
-    folders = Folders(*(str(tmp_path / n) for n in ("data", "results", "checkpoints", "logs")))
-    return Runtime(folders, torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")
