@@ -50,7 +50,9 @@ class PathPoint:
 
     def measured(self, batches: Batches, tally: Callable[[], MetricAccumulator] = ClassificationMetrics) -> LinePoint:
         """Loss and accuracy on ``batches`` in evaluation mode, or what the accumulators of ``tally`` measure."""
-        result = (math.nan, math.nan) if self.negative_variances else evaluate(self.network, batches, tally=tally)
+        result = (
+            (math.nan, math.nan) if self.negative_variances else evaluate(self.network, batches, metrics_class=tally)
+        )
         return LinePoint(self.alpha, *result, self.negative_variances)
 
 

@@ -169,7 +169,7 @@ def _evaluator(
 
     def evaluate_at(*steps: tuple[float, Sequence[Tensor]]) -> EvalResult:
         set_parameters(parameters, center, *steps)
-        result = evaluate(model, batches, tally=tally)
+        result = evaluate(model, batches, metrics_class=tally)
         set_parameters(parameters, center)  # a direction is scaled to the filters that it finds
         tick()
         return result

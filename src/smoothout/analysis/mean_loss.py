@@ -29,10 +29,10 @@ class MeanLoss:
             self._sum = self._sum + weight * in_float64(check_loss(self._loss(outputs, targets)))
             self._total += weight
 
-    def compute(self, add_up: AllReduce = lambda sums: None) -> EvalResult:
+    def compute(self, all_reduce: AllReduce = lambda sums: None) -> EvalResult:
         """The mean so far. Raises ValueError when nothing was counted."""
         sums = torch.tensor([float(self._sum), self._total], dtype=torch.float64)
-        add_up(sums)
+        all_reduce(sums)
         loss, total = sums.tolist()
         if not total:
             raise ValueError("batches: nothing to measure, all of them have weight 0")

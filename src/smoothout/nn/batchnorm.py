@@ -1,4 +1,4 @@
-"""How BatchNorm layers start, and running averages made anew."""
+"""BatchNorm layers: their initial weight, and their running statistics recomputed or frozen."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def init_uniform_(model: nn.Module, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def recalibrate_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Replace every running average of ``model`` by the mean over ``batches`` of the batches' own statistics, in place.
+    """Replace the running statistics of ``model`` by the mean over ``batches`` of each batch's own, in place.
 
-    One pass in which BatchNorm layers alone are in training mode: dropout, which widens what a layer sees, is off. Each
-    batch counts the same, whatever its size; its variance is the unbiased one, so it needs two values a channel.
-    Parameters, momenta and modes stay. Raises ValueError, with the averages as they were, when there is no batch;
-    an error in the midst of the pass leaves averages of the batches before.
+    In this pass only BatchNorm layers are in training mode: dropout, which widens what a layer sees, is off. Each batch
+    counts the same, whatever its size; its variance is the unbiased one, so it needs two values per channel.
+    Parameters, momenta and modes stay. Raises ValueError, with the statistics unchanged, if there is no batch; an
+    error during the pass leaves statistics of the batches before.
     """
     layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.track_running_stats]
     momenta, hooks = [layer.momentum for layer in layers], []
@@ -64,9 +64,9 @@ def freeze_running_stats(model: nn.Module) -> Iterator[None]:
 
 
 def _use_cumulative_average(layer: Any) -> RemovableHandle:
-    """Let the running averages of ``layer`` begin again, as plain means over its calls.
+    """Restart the running statistics of ``layer`` as plain means over its calls.
 
-    ``momentum=None`` asks torch for the same, but then every call reads its own number back from the device.
+    Torch has ``momentum=None`` for this, but then every call reads its number back from the device.
     """
     layer.reset_running_stats()
     calls = count(1)

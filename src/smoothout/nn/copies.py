@@ -22,19 +22,19 @@ class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
                     (F.cross_entropy(model(x), y) / len(copies)).backward()
             optimizer.step(); optimizer.zero_grad()
 
-    The i-th theta is drawn again from its own seed at every entry instead of being kept: memory does not grow with N,
-    the time of an update does. ``context`` must be left before the next copy is entered, and is given back as it was.
+    Each theta is drawn again from its own seed at every entry instead of being kept: memory does not grow with N, but
+    the time of an update does. A copy must be left before the next one is entered.
 
     Raises:
-        TypeError: where ``context`` is no SmoothOut.
-        ValueError: for a ``context`` with ``denoise=False``, under which w would drift, and fewer than one copy.
+        TypeError: if ``context`` is not a SmoothOut.
+        ValueError: for a ``context`` with ``denoise=False``, under which w would drift, or fewer than one copy.
     """
 
     def __init__(self, context: SmoothOut, copies: int, seed: int = 0) -> None:
         if not isinstance(context, SmoothOut):
-            raise TypeError(f"context: wrap the model, SmoothOut(model, a), instead of a {type(context).__name__}")
+            raise TypeError(f"context: must be a SmoothOut(model, a), not a {type(context).__name__}")
         if not context.denoise:
-            raise ValueError("context: copies share one w, so their noise must be taken out again: denoise=True")
+            raise ValueError("context: copies share one w, so their noise must be removed; use denoise=True")
         if copies < 1:
             raise ValueError(f"copies: must be at least 1, not {copies}")
         self._context, self._copies, self._seed = context, copies, seed
@@ -43,8 +43,10 @@ class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
         return self._copies
 
     def __getitem__(self, index: Any) -> Any:
-        picked = range(self._copies)[index]
-        return [self[i] for i in picked] if isinstance(picked, range) else _Copy(self._context, self._seed, picked)
+        selected = range(self._copies)[index]
+        if isinstance(selected, range):
+            return [self[i] for i in selected]
+        return _Copy(self._context, self._seed, selected)
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,12 @@ class _Copy:
     index: int
 
     def __enter__(self) -> SmoothOut:
-        own = self.context.generator
+        before = self.context.generator
         self.context.generator = make_generator(self.seed, "copy", self.index, device=self.context.device)
         try:
             return self.context.__enter__()
         finally:
-            self.context.generator = own
+            self.context.generator = before
 
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.context.__exit__(*error)

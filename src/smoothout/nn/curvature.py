@@ -1,22 +1,22 @@
-"""Curvature for free: a noisy training step has seen the Hessian's trace at the noise's own scale.
+"""Curvature from noisy steps: they have seen the Hessian's trace at the scale of the noise.
 
-A step of SmoothOut draws theta and computes g = grad C(w + theta). For noise of mean 0 that is independent from number
-to number and from the data, theta . g / var(theta) is the trace of the Hessian of C, averaged around w:
+A step of SmoothOut draws theta and computes g = grad C(w + theta). If the numbers of theta have mean 0 and are
+independent of each other and of the data, theta . g / var(theta) estimates the trace of the Hessian of C around w:
 
-- N(0, a^2), variance a^2: Stein's identity, E[theta_i g_i] = a^2 E[C_ii(w + theta)]: an average under the noise.
-- U(-a, a), variance a^2 / 3: by parts, E[theta_i g_i] = (a^2 / 3) E[C_ii(w + theta')], theta' as theta but for its
+- N(0, a^2), variance a^2: Stein's identity, E[theta_i g_i] = a^2 E[C_ii(w + theta)], an average under the noise.
+- U(-a, a), variance a^2 / 3: by parts, E[theta_i g_i] = (a^2 / 3) E[C_ii(w + theta')]. theta' is theta except for its
   i-th number, which has the parabolic density 3 (a^2 - t^2) / (4 a^3): the middle of the box counts more.
 - AdaSmoothOut, filters of d numbers and length r = a ||w_f||: variance r^2 / d. For Gaussian noise it is the mean over
-  the ball of radius r of the filter's part of the trace, by the divergence theorem; uniform noise has no such closed
-  form, because its directions favour a cube's corners. In a one-dimensional tensor d = 1: the mean over [-r, r].
+  the ball of radius r of the filter's part of the trace, by the divergence theorem. Uniform noise has no such closed
+  form, because its directions favor a cube's corners. In a one-dimensional tensor d = 1: the mean over [-r, r].
 
-Where C is quadratic, each is the Hessian's trace itself. Otherwise there are two differences to the Hessian at w: kinks
-(ReLU) count here, as far as the noise crosses them; and C is what the step computes, BatchNorm in training mode and
-dropout included. One draw is noisy: the slope at w alone adds |grad C(w)|^2 / variance to the estimate's variance. So
-average over many steps. Ghost batches under one noise are one draw: their mean gradient goes with it.
+If C is quadratic, each is the Hessian's trace. Otherwise they differ from the Hessian at w in two ways: kinks (ReLU)
+count, as far as the noise crosses them; and C is what the step computes, with BatchNorm in training mode and dropout.
+One draw is noisy: the slope at w adds |grad C(w)|^2 / variance to the estimate's variance, so average over many steps.
+Ghost batches under one noise are one draw: their mean gradient goes with it.
 
-The same product is the metric s of [SmoothOut Eq. 9]: dE[C(w + theta)] / da = E[theta . g] / a for all of these laws,
-because theta is a times something that does not depend on a.
+The same product is the metric s of [SmoothOut Eq. 9]: dE[C(w + theta)] / da = E[theta . g] / a for all of these
+distributions, because theta is a times something that does not depend on a.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,43 +39,36 @@ from smoothout.nn.parameters import filter_norms
 Variance = float | Tensor
 
 
-class SteinTrace(NamedTuple):
-    """One draw's estimates, float64 on the device: of the whole trace, (), and each tensor's part of it, (k,)."""
-
-    total: Tensor
-    per_tensor: Tensor
-
-
 @dataclass(frozen=True)
 class TraceResult:
-    """Means over ``count`` draws with standard errors: of the whole trace and of each layer's diagonal block."""
+    """Means over ``count`` draws with standard errors: of the trace, and of each layer's diagonal block."""
 
     count: int
     total: Estimate
     layers: dict[str, Estimate]
 
 
-def stein_trace(thetas: Sequence[Tensor], gradients: Sequence[Tensor], variances: Sequence[Variance]) -> SteinTrace:
-    """[Stein 1981] theta . grad C(w + theta) / variance: an estimate of the Hessian's trace around w, from one draw.
+def stein_trace(thetas: Sequence[Tensor], gradients: Sequence[Tensor], variances: Sequence[Variance]) -> Tensor:
+    """[Stein 1981] theta . grad C(w + theta) / variance, tensor by tensor: estimates the Hessian's trace from one draw.
 
-    Unbiased for what the module's docstring says; nothing is synchronised with the device.
+    The module's docstring says what it is unbiased for. Nothing waits for the device.
 
     Args:
-        thetas: the noise, one tensor a perturbed parameter.
-        gradients: of the loss under that noise, in the same shapes, neither clipped nor with weight decay in it. It may
-            be the mean over several ghost batches that had the same noise; gradients of several draws must not be
-            added up before.
-        variances: of one number of the noise, for each tensor: a number, or a tensor that broadcasts to its shape; see
-            `noise_variances`. Where a tensor is 0 there was no noise and nothing is measured: it adds 0.
+        thetas: the noise, one tensor per perturbed parameter.
+        gradients: of the loss under that noise, in the same shapes, before clipping and weight decay. It may be the
+            mean over several ghost batches with the same noise, but not over several draws.
+        variances: of each number of the noise, for each tensor: a float, or a tensor that broadcasts to its shape; see
+            `noise_variances`. Entries without noise (a tensor's zeros) add 0.
+
+    Returns:
+        Each tensor's part of the trace, (k,), float64 on the device; their sum estimates the trace.
 
     Raises:
-        ValueError: when the lists do not match, or a variance that is a number is not above 0.
+        ValueError: if the lists do not match, or a variance that is a float is not above 0.
     """
     if not len(thetas) == len(gradients) == len(variances):
         raise ValueError(f"{len(thetas)} thetas, {len(gradients)} gradients, {len(variances)} variances: must match")
-    parts = [_part(*one) for one in zip(thetas, gradients, variances, strict=True)]
-    stacked = torch.stack(parts)
-    return SteinTrace(stacked.sum(), stacked)
+    return torch.stack([_part(*arguments) for arguments in zip(thetas, gradients, variances, strict=True)])
 
 
 def _part(theta: Tensor, gradient: Tensor, variance: Variance) -> Tensor:
@@ -97,19 +90,17 @@ def noise_variances(
     distribution: NoiseDistribution | str = NoiseDistribution.uniform,
     scaling: NoiseScaling | str = NoiseScaling.none,
 ) -> list[Variance]:
-    """The variance of one number of SmoothOut's noise of strength ``a``, for each of the clean ``weights``.
+    """The variance of each number of SmoothOut's noise of strength ``a``, for each of the clean ``weights``.
 
     none: a^2 / 3 (uniform) or a^2 (Gaussian). weight: the same times w^2. filter: (a ||w_f||)^2 / d for a filter of d
-    numbers, by both laws, because its length is fixed (to the 1e-6 of Eq. 12). Scaled noise measures nothing where
-    weights are 0 and much noise where they are small: the estimates' variance grows as the slope over the weight.
+    numbers under both distributions, because its length is fixed (to the 1e-6 of Eq. 12). Scaled noise measures
+    nothing where weights are 0, and little where they are small: the variance grows as the slope over the weight.
 
     Raises:
-        ValueError: for an unknown law or scaling.
+        ValueError: for an unknown distribution or scaling.
     """
-    distribution, scaling = (
-        parse_enum(NoiseDistribution, "distribution", distribution),
-        parse_enum(NoiseScaling, "scaling", scaling),
-    )
+    distribution = parse_enum(NoiseDistribution, "distribution", distribution)
+    scaling = parse_enum(NoiseScaling, "scaling", scaling)
     if scaling == NoiseScaling.none:
         return [a * a * distribution.variance for _ in weights]
     if scaling == NoiseScaling.weight:
@@ -120,12 +111,12 @@ def noise_variances(
 class FlatSteinTrace:
     """`stein_trace` with `noise_variances` for all parameters of a network at once.
 
-    A measurement takes the same few operations on the device for any network, none of which waits; they may be captured
-    in a CUDA graph. Vectors hold the parameters' entries one after another, filter by filter, each in any order within
-    a filter that is the same for all vectors. Products are summed up in float64, in an order that is always the same.
+    A measurement takes the same few operations for any network; none waits for the device, so a CUDA graph can hold
+    them. Vectors hold the parameters' entries filter by filter, in any order within a filter that is the same for all
+    vectors. Products are summed in float64, always in the same order.
 
     Args:
-        weights: the perturbed parameters, on one device; only their shapes count.
+        weights: the perturbed parameters, on one device; only their shapes matter.
         distribution: of the noise.
         scaling: of the noise.
     """
@@ -136,15 +127,13 @@ class FlatSteinTrace:
         distribution: NoiseDistribution | str = NoiseDistribution.uniform,
         scaling: NoiseScaling | str = NoiseScaling.none,
     ):
-        self._law, self._scaling = (
-            parse_enum(NoiseDistribution, "distribution", distribution),
-            parse_enum(NoiseScaling, "scaling", scaling),
-        )
+        self._distribution = parse_enum(NoiseDistribution, "distribution", distribution)
+        self._scaling = parse_enum(NoiseScaling, "scaling", scaling)
         device, lengths = weights[0].device, [filter_lengths(weight) for weight in weights]
         sizes = torch.cat(lengths)
-        self._sizes = sizes.to(device, torch.float64)  # numbers of each filter
-        self._filters = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).to(device)  # where each one's numbers begin
-        self._tensors = torch.tensor([0, *map(len, lengths)]).cumsum(0).to(device)  # where each one's filters begin
+        self._sizes = sizes.to(device, torch.float64)  # entries per filter
+        self._filters = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).to(device)  # where each filter's entries begin
+        self._tensors = torch.tensor([0, *map(len, lengths)]).cumsum(0).to(device)  # where each tensor's filters begin
 
     @torch.no_grad()
     def __call__(self, theta: Tensor, gradient: Tensor, weight: Tensor, a: float | Tensor, ghosts: int = 1) -> Tensor:
@@ -152,13 +141,13 @@ class FlatSteinTrace:
 
         Args:
             theta: the noise, (n,).
-            gradient: of the loss under that noise, (n,), over ``ghosts_per_batch``.
+            gradient: of the loss under that noise, divided by ``ghosts``, (n,).
             weight: the clean weights, (n,).
             a: the noise's strength.
-            ghosts: what the gradient was divided by.
+            ghosts: number of ghost batches in the update.
         """
         products = (theta * gradient).double()
-        unit = a * (a * ((1.0 if self._scaling is NoiseScaling.filter else self._law.variance) / ghosts))
+        unit = a * (a * ((1.0 if self._scaling is NoiseScaling.filter else self._distribution.variance) / ghosts))
         if self._scaling is NoiseScaling.weight:
             products /= _above_0(weight.double().square() * unit)
         sums = segment_sums(products, self._filters)
@@ -170,47 +159,42 @@ class FlatSteinTrace:
 
 
 def _above_0(variances: Tensor) -> Tensor:
-    """Where a variance is 0, so is theta: there 0 is divided by another number. No square of a float32 vanishes."""
+    """If a variance is 0, so is theta, and 0 is divided by another number. No square of a float32 vanishes."""
     return variances.clamp_min_(torch.finfo(variances.dtype).tiny)
 
 
 class RunningTrace:
-    """Mean and standard error of `stein_trace` over many steps, as a whole and by layer (Welford's recurrence).
+    """Mean and standard error of `stein_trace` over many steps, in total and by layer (Welford's recurrence).
 
-    Sums are float64 tensors on the device, changed in place: feeding never waits for the device and may be captured in
-    a CUDA graph. The standard error takes the draws for independent; as the weights move, so does what is averaged.
+    Sums are float64 tensors on the device, changed in place: adding never waits for the device, and a CUDA graph can
+    hold it. The standard error assumes independent draws; as the weights move, so does what is averaged.
 
     Args:
         names: of the perturbed parameters, in the order of the draws; a layer is a name up to its last dot.
-        device: where the estimates are.
+        device: of the estimates.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device | str = "cpu") -> None:
         owners = [name.rpartition(".")[0] or name for name in names]
         self.layers = list(dict.fromkeys(owners))
         members = [[True] * len(owners), *([owner == layer for owner in owners] for layer in self.layers)]
-        self._members = torch.tensor(members, device=device)  # (1 + layers, k): of the whole and of each layer
+        self._members = torch.tensor(members, device=device)  # (1 + layers, k): of the model and of each layer
         self._none = torch.zeros((), dtype=torch.float64, device=device)
         self._count = torch.zeros_like(self._none)
         self._mean = torch.zeros(1 + len(self.layers), dtype=torch.float64, device=device)
         self._squares = torch.zeros_like(self._mean)  # of the distances from the mean, added up
 
     @torch.no_grad()
-    def add(self, draw: SteinTrace) -> None:
-        """Count one more draw."""
-        self.add_parts(draw.per_tensor)
-
-    @torch.no_grad()
-    def add_parts(self, parts: Tensor) -> None:
+    def add(self, parts: Tensor) -> None:
         """Count one more draw, given each tensor's part of its estimate, (k,)."""
         values = torch.where(self._members, parts, self._none).sum(1)
         self._count += 1
-        off = values - self._mean
-        self._mean.addcdiv_(off, self._count)
-        self._squares.addcmul_(off, values - self._mean)
+        difference = values - self._mean
+        self._mean.addcdiv_(difference, self._count)
+        self._squares.addcmul_(difference, values - self._mean)
 
     def result(self) -> TraceResult:
-        """The estimates so far; waits for the device. Raises ValueError before the first draw."""
+        """The estimates so far; waits for the device. Raises ValueError if there is no draw."""
         count = int(self._count.item())
         if count < 1:
             raise ValueError("no draws were counted: there is no estimate")
@@ -219,36 +203,33 @@ class RunningTrace:
 
     @property
     def sums(self) -> list[Tensor]:
-        """The tensors that it changes."""
+        """The tensors that `add` changes."""
         return [self._count, self._mean, self._squares]
 
     def pop_epoch(self) -> dict[str, Any]:
-        """The estimates so far as plain numbers of six digits, [mean, standard error]; then it begins anew.
-
-        Without a draw both are nan.
-        """
+        """The estimates so far as numbers of six digits, [mean, standard error], nan without a draw; then restart."""
         mean = torch.where(self._count > 0, self._mean, math.nan)
         numbers = torch.stack([mean, self._errors()], 1).tolist()
-        whole, *layers = ([float(f"{number:.6g}") for number in row] for row in numbers)
-        taken = {
+        total, *layers = ([float(f"{number:.6g}") for number in row] for row in numbers)
+        epoch = {
             "draws": int(self._count.item()),
-            "whole": whole,
+            "whole": total,
             "layers": dict(zip(self.layers, layers, strict=True)),
         }
         for tensor in self.sums:
             tensor.zero_()
-        return taken
+        return epoch
 
     def _errors(self) -> Tensor:
         return (self._squares / (self._count - 1) / self._count).sqrt()  # nan for fewer than two draws
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it as plain numbers, for JSON; `load_state_dict` takes it back without loss. Waits for the device."""
+        """The sums as JSON values, without loss; waits for the device."""
         sums = {"mean": self._mean.tolist(), "squares": self._squares.tolist()}
         return {"layers": list(self.layers), "count": int(self._count.item()), **sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a ``state_dict``, on this object's device. Raises ValueError for other layers."""
+        """Resume from a ``state_dict``, on this object's device. Raises ValueError for other layers."""
         if state["layers"] != self.layers:
             raise ValueError(f"layers {state['layers']} are not this trace's {self.layers}")
         for tensor, value in ((self._count, "count"), (self._mean, "mean"), (self._squares, "squares")):
@@ -256,14 +237,13 @@ class RunningTrace:
 
 
 def thin_epochs(epochs: Sequence[dict[str, Any]], kept: int = 11) -> list[dict[str, Any]]:
-    """The estimates of each epoch (`RunningTrace.pop_epoch`), the layers' in ``kept`` of them: a record
-    stays small.
+    """Keep the layers' estimates in ``kept`` evenly spaced epochs, first and last included, so that records stay small.
 
-    These are evenly spaced, the first and the last epoch among them.
+    ``epochs`` are what `RunningTrace.pop_epoch` returned.
     """
     last = len(epochs) - 1
-    whole = {round(index * last / (kept - 1)) for index in range(kept)}
+    with_layers = {round(index * last / (kept - 1)) for index in range(kept)}
     return [
-        dict(epoch) if index in whole else {name: value for name, value in epoch.items() if name != "layers"}
+        dict(epoch) if index in with_layers else {name: value for name, value in epoch.items() if name != "layers"}
         for index, epoch in enumerate(epochs)
     ]

@@ -1,16 +1,15 @@
-"""Ghost batch normalisation (Hoffer et al. 2017): a batch in one pass, BatchNorm's statistics over parts of it.
+"""Ghost batch normalization (Hoffer et al. 2017): a batch in one pass, with BatchNorm's statistics over parts of it.
 
     with ghosted(model, ghosts=16):
         loss = F.cross_entropy(model(x), y)  # x: 2048 examples; each layer sees 16 batches of 128
         loss.backward()
 
-Outputs, gradients and running averages are those of `torch.chunk`'s pieces going through the model one after another,
-to rounding, as long as the model uses each BatchNorm layer once and treats examples alone everywhere else.
+Outputs, gradients and running statistics are those of the parts (as `torch.chunk` cuts them) passing the model one by
+one, to rounding, if the model uses each BatchNorm layer once and treats examples independently everywhere else.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -21,91 +20,84 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class _Ghost(_BatchNorm):
-    """BatchNorm that takes statistics over each of ``ghosts_per_batch`` parts of a batch, cut as `torch.chunk` cuts.
+    """BatchNorm with statistics over each of ``ghosts`` parts of a batch, as `torch.chunk` cuts them.
 
-    In evaluation mode it is plain BatchNorm. Takes part in state dicts, copies and pickles like the plain layer.
+    In evaluation mode it is plain BatchNorm. State dicts, copies and pickles treat it like the plain layer.
     """
 
     ghosts: int = 1
-    shared: _Shared | None = None  # set for the time of `forward_ghosts`
+    shared: _Shared | None = None  # set during `forward_ghosts`
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` (N, C, ...), normalised; in training mode each ghost batch by itself."""
+        """``x`` (N, C, ...), normalized; in training mode each ghost batch by itself."""
         if not self.training:
             return super().forward(x)
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         size = -(-len(x) // self.ghosts)
         outputs, statistics = zip(*(self._equal(part, size) for part in split_remainder(x, size)), strict=True)
-        if _averaging(self):
-            found = _joined([each for each in statistics if each is not None], 1)
+        if _tracks_stats(self):
+            joined = _joined([part for part in statistics if part is not None], 1)
             if self.shared is None:
-                update_running_stats([self], [found])
+                update_running_stats([self], [joined])
             else:
-                self.shared.statistics[self] = found
+                self.shared.statistics[self] = joined
         return _joined(list(outputs), 0)
 
     def _equal(self, x: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
-        """(Normalised, means and unbiased variances (2, ghosts, C)) of ghost batches of ``size`` examples.
+        """Normalize ghost batches of ``size`` examples each; returns means and unbiased variances (2, ghosts, C) too.
 
-        Without running averages there are no means and variances, for nobody needs them.
+        Without running statistics means and variances are None.
 
-        Ghost batches become channels, side by side: ``x`` is normalised as (size, ghosts C, ...). That takes a copy
-        of (ghosts size, C, ...) each way, and none of a contiguous (size ghosts, C, ...).
+        Ghost batches become channels, side by side: ``x`` is normalized as (size, ghosts C, ...). That copies a
+        (ghosts size, C, ...) both ways, but not a contiguous (size ghosts, C, ...).
         """
         ghosts, channels = max(1, len(x) // size), x.shape[1]
         interleaved = self.shared is not None and self.shared.interleaved
         axis, parts = (1, (-1, ghosts)) if interleaved else (0, (ghosts, -1))
         at = x.dim() - 1 if x.stride(1) == 1 else 1  # channels stay last in memory where they are
         apart = torch.unflatten(x.movedim(1, at), 0, parts)
-        beside = apart.movedim(axis, at).flatten(at, at + 1).movedim(at, 1)
+        side_by_side = apart.movedim(axis, at).flatten(at, at + 1).movedim(at, 1)
         shared = self.shared
-        if shared is None or shared.ghosts != ghosts or len(x) < size:  # a smaller rest is normalised by itself
+        if shared is None or shared.ghosts != ghosts or len(x) < size:  # a smaller rest is normalized by itself
             shared = _Shared([self], ghosts)
         weight, bias = shared.repeated.get(self, (None, None))
-        found = shared.rooms.get(self)  # momentum 1: they are filled with the batch's own
-        mean, variance = (None, None) if found is None else found.flatten(1)
-        beside = F.batch_norm(beside, mean, variance, weight, bias, training=True, momentum=1.0, eps=self.eps)
-        apart = torch.unflatten(beside.movedim(1, at), at, (ghosts, channels)).movedim(at, axis)
-        return apart.flatten(0, 1).movedim(at, 1), found
+        statistics = shared.buffers.get(self)  # with momentum 1 they are filled with the batch's own statistics
+        mean, variance = (None, None) if statistics is None else statistics.flatten(1)
+        normalized = F.batch_norm(side_by_side, mean, variance, weight, bias, training=True, momentum=1.0, eps=self.eps)
+        apart = torch.unflatten(normalized.movedim(1, at), at, (ghosts, channels)).movedim(at, axis)
+        return apart.flatten(0, 1).movedim(at, 1), statistics
 
 
 class _Shared:
-    """What BatchNorm layers need for a pass, made at once: a few operations on the device instead of some a layer.
+    """What BatchNorm layers need for a pass, made at once: a few operations on the device instead of several per layer.
 
     Args:
         layers: of one model.
         ghosts: ghost batches of full size in the pass.
-        interleaved: whether their examples alternate in the batch: the i-th is ghost batch i % ghosts's.
+        interleaved: whether their examples alternate: the i-th belongs to ghost batch i % ghosts.
     """
 
     def __init__(self, layers: Sequence[_BatchNorm], ghosts: int, interleaved: bool = False) -> None:
         self.ghosts, self.interleaved = ghosts, interleaved
-        self.statistics: dict[_BatchNorm, Tensor] = {}  # (2, ghosts, C), as the layers find them
+        self.statistics: dict[_BatchNorm, Tensor] = {}  # (2, ghosts, C), from the layers
         self.repeated: dict[_BatchNorm, Sequence[Tensor]] = {}  # weight and bias of each layer, (ghosts C,)
         affine = [layer for layer in layers if layer.affine]
         for group in _groups(affine, lambda layer: (layer.weight.shape, layer.weight.dtype, layer.weight.device)):
             stacked = torch.stack([p for layer in group for p in (layer.weight, layer.bias)])
             rows = stacked[:, None].expand(-1, ghosts, -1).flatten(1).unbind()
             self.repeated |= dict(zip(group, zip(rows[::2], rows[1::2], strict=True), strict=True))
-        self.rooms = _buffers(layers, ghosts)
+        self.buffers = _statistics_buffers(layers, ghosts)
 
 
-def _buffers(layers: Sequence[_BatchNorm], ghosts: int) -> dict[_BatchNorm, Tensor]:
-    """Zeros for the statistics of each layer that keeps running averages: (2, ghosts, C)."""
-    averages = {layer: layer.running_mean for layer in layers if _averaging(layer)}
-    rooms = _zeros([average for average in averages.values() if average is not None], 2, ghosts)
-    return dict(zip(averages, rooms, strict=True))
-
-
-def _zeros(like: Sequence[Tensor], *more: int) -> list[Tensor]:
-    """Zeros (*more, *shape) for each shape, by one operation for each dtype and device."""
-    kinds = [(tensor.dtype, tensor.device) for tensor in like]
-    sizes = [math.prod((*more, *tensor.shape)) for tensor in like]
-    rooms = {}
-    for dtype, device in dict.fromkeys(kinds):
-        own = [size for size, kind in zip(sizes, kinds, strict=True) if kind == (dtype, device)]
-        rooms[dtype, device] = iter(torch.split(torch.zeros(sum(own), dtype=dtype, device=device), own))
-    return [next(rooms[kind]).view(*more, *tensor.shape) for kind, tensor in zip(kinds, like, strict=True)]
+def _statistics_buffers(layers: Sequence[_BatchNorm], ghosts: int) -> dict[_BatchNorm, Tensor]:
+    """Zeros (2, ghosts, C) for each layer with running statistics, by one operation per dtype and device."""
+    means = {layer: layer.running_mean for layer in layers if _tracks_stats(layer) and layer.running_mean is not None}
+    buffers: dict[_BatchNorm, Tensor] = {}
+    for group in _groups(list(means), lambda layer: (means[layer].dtype, means[layer].device)):
+        sizes = [2 * ghosts * len(means[layer]) for layer in group]
+        zeros = means[group[0]].new_zeros(sum(sizes)).split(sizes)  # type: ignore[no-untyped-call]
+        buffers |= {layer: part.view(2, ghosts, -1) for layer, part in zip(group, zeros, strict=True)}
+    return buffers
 
 
 class GhostBatchNorm1d(_Ghost, nn.BatchNorm1d):
@@ -134,11 +126,10 @@ def supports_ghost_batchnorm(model: nn.Module) -> bool:
 
 
 def convert_ghost_batchnorm(model: nn.Module, ghosts: int) -> None:
-    """Let every BatchNorm layer take its statistics over ``ghosts_per_batch`` parts of a batch, in place, until
-    `revert_ghost_batchnorm`.
+    """Let every BatchNorm layer take its statistics over ``ghosts`` parts of a batch, until `revert_ghost_batchnorm`.
 
-    Layers stay the same objects with the same parameters, buffers and names. Done again, the last number counts.
-    Raises ValueError, with the model as it was, on fewer than 1 part or another kind of BatchNorm (SyncBatchNorm).
+    Layers stay the same objects with the same parameters, buffers and names. If repeated, the last number counts.
+    Raises ValueError, with the model unchanged, for fewer than 1 part or another kind of BatchNorm (SyncBatchNorm).
     """
     if ghosts < 1:
         raise ValueError(f"ghosts: must be a whole number >= 1, not {ghosts}")
@@ -150,17 +141,17 @@ def convert_ghost_batchnorm(model: nn.Module, ghosts: int) -> None:
 
 
 def revert_ghost_batchnorm(model: nn.Module) -> None:
-    """Give every BatchNorm layer its plain form again, in place; plain ones stay as they are."""
+    """Return every BatchNorm layer to its plain form, in place."""
     for layer in _layers(model):
         _divide(layer, None)
 
 
 @contextmanager
 def ghosted(model: nn.Module, ghosts: int) -> Iterator[None]:
-    """Inside, ``model`` is as after `convert_ghost_batchnorm`; outside, as it was before, also after an exception.
+    """Inside, ``model`` is as after `convert_ghost_batchnorm`; outside, as before, also after an exception.
 
-    The backward pass belongs into the block: there activation checkpointing computes outputs again, which outside it
-    would do with plain BatchNorm; with ``use_reentrant=True`` wrong gradients would be all that came of it.
+    The backward pass belongs inside the block: activation checkpointing recomputes outputs in it, outside with plain
+    BatchNorm. With ``use_reentrant=True`` that would silently give wrong gradients.
     """
     before = [(layer, layer.ghosts if isinstance(layer, _Ghost) else None) for layer in _layers(model)]
     convert_ghost_batchnorm(model, ghosts)
@@ -179,19 +170,19 @@ def forward_ghosts(
     *,
     interleaved: bool | None = None,
 ) -> Tensor:
-    """One forward pass in `ghosted`, with less work for the device: what BatchNorm layers share is done once for all.
+    """One forward pass in `ghosted`, with less work for the device: what BatchNorm layers share is done once.
 
     Args:
-        network: ``model``, or what was compiled from it. Its activations are not computed again in the backward pass.
+        network: ``model``, or what was compiled from it. The backward pass must not recompute activations.
         model: uses each BatchNorm layer at most once.
         inputs: (N, ...), ghost batch after ghost batch.
         ghosts: in how many parts `torch.chunk` cuts them.
-        interleaved: whether examples pass through the network in another order, in which contiguous activations need
-            not be copied for a BatchNorm layer; outputs have the order of ``inputs``. None is no on a CPU, where
-            sums over examples keep the order that they have had.
+        interleaved: whether examples pass the network in another order, which saves copies of contiguous activations
+            in BatchNorm layers; outputs have the order of ``inputs``. None is False on a CPU, so that sums over
+            examples keep their order.
 
     Returns:
-        What the model returns, (N, ...).
+        The model's outputs, (N, ...).
     """
     layers, size = _layers(model), -(-len(inputs) // ghosts)
     interleaved = inputs.device.type != "cpu" if interleaved is None else interleaved
@@ -210,7 +201,7 @@ def forward_ghosts(
 
 
 def _transposed(x: Tensor, size: int, *, back: bool = False) -> Tensor:
-    """The i-th examples of all ghost batches of ``size`` side by side, the smaller rest last; or back again."""
+    """Put the i-th examples of all ghost batches of ``size`` side by side, a smaller rest last; or ``back`` again."""
     whole, *rest = split_remainder(x, size)
     whole = torch.unflatten(whole, 0, (size, -1) if back else (-1, size)).transpose(0, 1).flatten(0, 1)
     return torch.cat([whole, *rest]) if rest else whole
@@ -218,19 +209,19 @@ def _transposed(x: Tensor, size: int, *, back: bool = False) -> Tensor:
 
 @torch.no_grad()
 def update_running_stats(layers: Sequence[_BatchNorm], statistics: Sequence[Tensor]) -> None:
-    """Let the running averages of each layer take the statistics of its ghost batches, one after another.
+    """Update the running statistics of each layer by those of its ghost batches, one after another.
 
-    ``statistics`` are each layer's means and variances, (2, ghosts, C). After g ghost batches an average is
+    ``statistics`` are each layer's means and variances, (2, ghosts, C). After g ghost batches, r becomes
     (1 - m)^g r + m sum_i (1 - m)^(g - i) s_i, i from 1; without a momentum m it is the mean over all so far.
     """
-    own = dict(zip(layers, statistics, strict=True))
+    of_layer = dict(zip(layers, statistics, strict=True))
 
     def kind(layer: _BatchNorm) -> Hashable:
-        found, momentum = own[layer], layer.momentum
-        return id(layer) if momentum is None else momentum, found.shape, found.dtype, found.device
+        tensor, momentum = of_layer[layer], layer.momentum
+        return id(layer) if momentum is None else momentum, tensor.shape, tensor.dtype, tensor.device
 
     for group in _groups(layers, kind):
-        stacked = torch.cat([own[layer] for layer in group])
+        stacked = torch.cat([of_layer[layer] for layer in group])
         kept, share = _shares(group[0], stacked)
         averages = [a for layer in group for a in (layer.running_mean, layer.running_var) if a is not None]
         torch._foreach_mul_(averages, kept)
@@ -242,10 +233,10 @@ def update_running_stats(layers: Sequence[_BatchNorm], statistics: Sequence[Tens
 
 
 def _shares(layer: _BatchNorm, statistics: Tensor) -> tuple[float | Tensor, Tensor]:
-    """How much of an average is kept, and how much of each ghost batch's comes to it, (ghosts,)."""
+    """The weight of the old running statistics, and those of each ghost batch's statistics, (ghosts,)."""
     ghosts, m, seen = statistics.shape[1], layer.momentum, layer.num_batches_tracked
     if m is None:
-        assert seen is not None  # torch needs it here too
+        assert seen is not None  # torch needs it too
         share = (1 / (seen + ghosts).to(statistics)).expand(ghosts)
         return seen * share[0], share
     age = torch.arange(ghosts - 1, -1, -1, dtype=statistics.dtype, device=statistics.device)
@@ -260,13 +251,13 @@ def _groups(layers: Sequence[_BatchNorm], key: Callable[[_BatchNorm], Hashable])
     return list(groups.values())
 
 
-def _averaging(layer: _BatchNorm) -> bool:
-    """Whether a pass in the present mode moves running averages."""
+def _tracks_stats(layer: _BatchNorm) -> bool:
+    """Whether a pass in the present mode updates running statistics."""
     return layer.training and layer.track_running_stats and layer.running_mean is not None
 
 
 def split_remainder(x: Tensor, size: int) -> tuple[Tensor, ...]:
-    """(Examples in whole ghost batches of ``size``, and the rest where there is one)."""
+    """The examples in whole ghost batches of ``size``, then the rest if there is one."""
     whole = len(x) - len(x) % size
     return (x,) if whole == len(x) else (x[:whole], x[whole:])
 
@@ -285,7 +276,7 @@ def _foreign(model: nn.Module) -> str | None:
 
 
 def _divide(layer: _BatchNorm, ghosts: int | None) -> None:
-    """Give ``layer`` so many ghost batches, or none: the plain form."""
+    """Give ``layer`` this number of ghost batches; None is the plain form."""
     plain = _PLAIN.get(type(layer), type(layer))
     if ghosts is None:
         layer.__class__ = plain

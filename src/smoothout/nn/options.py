@@ -7,14 +7,14 @@ from enum import StrEnum
 
 
 class NoiseDistribution(StrEnum):
-    """The law of one number of the noise: U(-a, a), or N(0, a^2)."""
+    """The distribution of each number of the noise: U(-a, a), or N(0, a^2)."""
 
     uniform = "uniform"
     gaussian = "gaussian"
 
     @property
     def variance(self) -> float:
-        """Of one number at a = 1."""
+        """Of each number at a = 1."""
         match self:
             case NoiseDistribution.uniform:
                 return 1 / 3
@@ -23,7 +23,7 @@ class NoiseDistribution(StrEnum):
 
 
 class NoiseScaling(StrEnum):
-    """What the strength is relative to: nothing (SmoothOut), a weight's size, or a filter's norm (AdaSmoothOut)."""
+    """What the strength is relative to: nothing (SmoothOut), each weight, or a filter's norm (AdaSmoothOut)."""
 
     none = "none"
     weight = "weight"
@@ -31,14 +31,14 @@ class NoiseScaling(StrEnum):
 
 
 class BatchNormInit(StrEnum):
-    """The start of BatchNorm's weight: 1, today's default, or U(0, 1), PyTorch's default in early 2018."""
+    """The initial weight of BatchNorm: 1, today's default, or U(0, 1), PyTorch's default in early 2018."""
 
     one = "one"
     uniform = "uniform"
 
 
 class Precision(StrEnum):
-    """The arithmetic of a run; float32 is the reference. tf32 makes a difference on CUDA devices alone."""
+    """The arithmetic of a run; float32 is the reference. tf32 differs from it on CUDA devices only."""
 
     float32 = "float32"
     tf32 = "tf32"

@@ -14,23 +14,23 @@ BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def trainable_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
-    """The parameters that require a gradient, each once (tied ones too), in the model's own order.
+    """The parameters that require a gradient, each once (tied ones too), in the order of the model.
 
-    ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError when none is left, or one
-    is not initialised yet (a lazy module's).
+    ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError if none is left, or if one
+    is not initialized yet (a lazy module's).
     """
-    modules = list(model.modules())  # one walk, for a context walks at every entry
+    modules = list(model.modules())  # one walk, because a context walks at every entry
     left_out = set() if batchnorm else {id(p) for m in modules if isinstance(m, BATCHNORM) for p in m.parameters()}
-    own = (p for module in modules for p in module._parameters.values() if p is not None)
-    found = list({id(p): p for p in own if p.requires_grad and id(p) not in left_out}.values())
-    if any(is_lazy(p) for p in found):
+    parameters = (p for module in modules for p in module._parameters.values() if p is not None)
+    trainable = list({id(p): p for p in parameters if p.requires_grad and id(p) not in left_out}.values())
+    if any(is_lazy(p) for p in trainable):
         raise ValueError("the model has lazy parameters: pass a batch through it first")
-    if not found:
+    if not trainable:
         where = "" if batchnorm else " outside BatchNorm"
         required = [p.requires_grad for p in model.parameters()]
         why = " (all have requires_grad=False)" if required and not any(required) else ""
         raise ValueError(f"the model has no trainable parameters{where}{why}")
-    return found
+    return trainable
 
 
 def group_by_dtype_and_device(tensors: Sequence[Tensor]) -> dict[tuple[torch.dtype, torch.device], list[int]]:
@@ -47,7 +47,7 @@ def has_float64(device: torch.device) -> bool:
 
 
 def float64_device(tensors: Sequence[Tensor]) -> torch.device:
-    """Where float64 results of ``tensors`` are kept: the device that all share, if it has float64; else the CPU."""
+    """Where float64 results of ``tensors`` are kept: the device that they share if it has float64, else the CPU."""
     device, *others = {tensor.device for tensor in tensors}
     return device if not others and has_float64(device) else torch.device("cpu")
 
@@ -58,9 +58,9 @@ def in_float64(tensor: Tensor) -> Tensor:
 
 
 def concatenate(tensors: Sequence[Tensor]) -> Tensor:
-    """The entries of ``tensors`` in one vector of shape (n,), on their `float64_device`, in a dtype that holds all.
+    """The entries of ``tensors`` in one vector, (n,), on their `float64_device`, in a dtype that holds all.
 
-    Tensors of one device are concatenated there, so that they take at most one copy to the CPU.
+    Tensors of one device are concatenated there, so that at most one copy to the CPU is needed.
     """
     device = float64_device(tensors)
     flat = [tensor.detach().reshape(-1) for tensor in tensors]
@@ -78,22 +78,22 @@ def parameters_to_vector(tensors: Sequence[Tensor], device: torch.device | None 
 def unflatten(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     """``vector`` of shape (n,) in the shapes of ``tensors``, rounded to their dtypes, on their devices.
 
-    One copy to each device and dtype, not one a tensor. Raises RuntimeError for a vector of another length.
+    One copy per device and dtype, not per tensor. Raises RuntimeError for a vector of another length.
     """
-    pieces = list(torch.split(vector, [tensor.numel() for tensor in tensors]))
+    parts = list(torch.split(vector, [tensor.numel() for tensor in tensors]))
     kinds = group_by_dtype_and_device(tensors)
     for (dtype, device), members in kinds.items():
-        part = vector if len(kinds) == 1 else torch.cat([pieces[i] for i in members])
+        part = vector if len(kinds) == 1 else torch.cat([parts[i] for i in members])
         part = part.to(dtype).to(device)  # rounded first: fewer bytes to copy, and MPS takes no float64
-        for i, piece in zip(members, torch.split(part, [tensors[i].numel() for i in members]), strict=True):
-            pieces[i] = piece.view(tensors[i].shape)
-    return pieces
+        for i, entries in zip(members, torch.split(part, [tensors[i].numel() for i in members]), strict=True):
+            parts[i] = entries.view(tensors[i].shape)
+    return parts
 
 
 def clear_weight_caches() -> None:
-    """Drop what torch keeps of weights that have changed by now: autocast's copies of a lower precision, cached ones.
+    """Drop what torch caches of weights that have changed: autocast's copies, and parametrized weights.
 
-    Within `torch.autocast` and `torch.nn.utils.parametrize.cached` a network would go on with the weights as they were.
+    Within `torch.autocast` and `torch.nn.utils.parametrize.cached` a network would keep using the old weights.
     """
     torch.clear_autocast_cache()
     parametrize._cache.clear()
@@ -118,9 +118,9 @@ def preserve_training_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def preserve_state(model: nn.Module) -> Iterator[None]:
-    """Give parameters, buffers and the mode of each module back to the last bit, also after an exception.
+    """Restore parameters, buffers and the mode of each module to the last bit, also after an exception.
 
-    Buffers come back as the objects that they were, even where a forward pass has put another tensor in their place.
+    Buffers are restored as objects too, if a forward pass has put another tensor in their place.
     """
     tensors = [t for t in (*model.parameters(), *model.buffers()) if not _expanded(t)]
     saved = [t.detach().clone() for t in tensors]
@@ -161,7 +161,7 @@ def bind(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> None:
 
 
 def _expanded(tensor: Tensor) -> bool:
-    """Whether several entries share a place in memory, as `torch.expand` leaves them; torch writes to none of these."""
+    """Whether several entries share a place in memory, as after `torch.expand`; torch refuses to write to these."""
     if tensor.layout != torch.strided:
         return False
     return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
@@ -170,9 +170,9 @@ def _expanded(tensor: Tensor) -> bool:
 def filter_norms(tensor: Tensor) -> Tensor:
     """The Euclidean norm of each filter, shaped to broadcast against ``tensor``.
 
-    A filter is a slice along dimension 0: all weights into one output channel or neuron, as torch lays them out but for
-    transposed convolutions (there it is what leaves one input channel). A tensor with one dimension
-    or none (a bias) has filters of one number each. For a weight of shape (out, in, k, k) the result is (out, 1, 1, 1).
+    A filter is a slice along dimension 0: all weights into one output channel or neuron (out of one input channel in
+    transposed convolutions). A tensor with one dimension or none (a bias) has filters of one number each. For a weight
+    of shape (out, in, k, k) the result is (out, 1, 1, 1).
     """
     if tensor.dim() < 2:
         return tensor.detach().abs()

@@ -12,9 +12,9 @@ from smoothout.nn.options import Precision
 
 @contextmanager
 def precision_context(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Run a block in ``precision`` on ``device``; bfloat16 is torch's autocast, weights stay float32.
+    """Run a block in ``precision`` on ``device``; bfloat16 is torch's autocast, with weights in float32.
 
-    Autocast's cache is off: within one block it would go on using the first bfloat16 copy of weights that have changed.
+    Autocast's cache is off: within the block it would keep using bfloat16 copies of weights that have changed.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")

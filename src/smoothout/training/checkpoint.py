@@ -1,4 +1,4 @@
-"""What a training can go on from, and its weights when it is done: tensors and one JSON string, in one whole file."""
+"""The state of a training as a file: tensors and one JSON string, written atomically."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ class TrainingState:
     """A training between two updates.
 
     Attributes:
-        model: state dict, BatchNorm's running averages included.
+        model: state dict, with BatchNorm's running statistics.
         best: state dict at the end of the epoch with the best test accuracy so far (empty before the first).
         optimizer: state dict of the optimizer (empty once the training is done).
-        sums: loss and right answers over the present epoch's examples so far, shape (2,), float64.
-        epoch: epochs done; ``step``: updates done in the present one; ``elapsed``: seconds spent on it.
-        curves: one list of numbers an entry of CURVES, one number an epoch.
-        curvature: for every epoch of a noisy training, the Hessian's trace as ``curvature.RunningTrace`` estimates it.
+        sums: loss and right answers over the present epoch's examples so far, (2,), float64.
+        epoch: epochs done.
+        step: updates done in the present epoch.
+        elapsed: seconds spent on the present epoch.
+        curves: for each name in CURVES, one number per epoch.
+        curvature: for every epoch of a noisy training, the Hessian's trace as `RunningTrace` estimates it.
         trace: that estimate's sums over the present epoch so far.
-        machines: every environment the run was trained in, the first one first.
+        machines: every environment in which the run was trained, in order.
         data_sha256: fingerprint of the data set, None in checkpoints of earlier versions.
         method: further tensors of the method's, by name; absent from a checkpoint if there are none.
     """
@@ -59,7 +61,7 @@ class TrainingState:
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss was no longer finite in the last epoch."""
+        """Whether a loss of the last epoch was not finite."""
         losses = self.curves["train_loss"][-1:] + self.curves["test_loss"][-1:]
         return not all(map(math.isfinite, losses))
 
@@ -68,54 +70,55 @@ _TENSORS = ("model", "optimizer", "best", "sums", "method")
 _NUMBERS = ("epoch", "step", "elapsed", "curves", "curvature", "trace", "machines", "data_sha256")
 
 
-def save(path: Path, snapshot: TrainingState, digest: str) -> None:
-    """Write ``snapshot`` of the run ``digest`` to ``path``, whole or not at all."""
-    numbers = {"digest": digest, **{name: getattr(snapshot, name) for name in _NUMBERS}}
-    tensors = {name: getattr(snapshot, name) for name in _TENSORS if name != "method" or snapshot.method}
+def save(path: Path, state: TrainingState, digest: str) -> None:
+    """Write the ``state`` of the run ``digest`` to ``path``, atomically."""
+    numbers = {"digest": digest, **{name: getattr(state, name) for name in _NUMBERS}}
+    tensors = {name: getattr(state, name) for name in _TENSORS if name != "method" or state.method}
     content = {**tensors, "json": json.dumps(numbers)}
-    with atomic_write(path) as part, part.open("wb") as file:  # given a path, torch hides why it cannot write
+    with atomic_write(path) as part, part.open("wb") as file:  # given a path, torch hides why writing failed
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # what torch makes of a disk that is full
+        except RuntimeError as error:  # torch's error for a full disk
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
 
 
 def load(path: Path, digest: str, device: torch.device | str = "cpu") -> TrainingState:
-    """The snapshot at ``path``, on ``device``.
+    """The state at ``path``, on ``device``.
 
-    Raises CheckpointError when the file is damaged, holds anything but tensors and plain values, or belongs to another
-    run than ``digest``; what is the machine's fault is raised as it is.
+    Raises CheckpointError if the file is damaged, contains anything but tensors and plain values, or belongs to another
+    run than ``digest``. Errors of the machine (disk, memory) are raised as they are.
     """
     try:
         content = torch.load(path, map_location=device, weights_only=True)
         numbers = json.loads(content.pop("json"))
         owner = numbers.pop("digest")
-        snapshot = TrainingState(**content, **numbers)
-        _check(snapshot)
+        state = TrainingState(**content, **numbers)
+        _check(state)
     except Exception as error:  # torch raises almost anything on a file that is not its own
         if machine_error_hint(error):
             raise
         reason = textwrap.shorten(str(error), 120, placeholder=" ...")
-        fault = f"is damaged or no checkpoint of this program ({reason}); delete it to train anew"
-        raise CheckpointError(f"checkpoint: {path} {fault}") from error
+        raise CheckpointError(
+            f"checkpoint: {path} is damaged, or not a checkpoint of this program ({reason}); delete it to train again"
+        ) from error
     if owner != digest:
         raise CheckpointError(
-            f"checkpoint: {path} belongs to another run ({owner[:8]}, not {digest[:8]}); delete it to train anew"
+            f"checkpoint: {path} belongs to another run ({owner[:8]}, not {digest[:8]}); delete it to train again"
         )
-    return snapshot
+    return state
 
 
-def _check(snapshot: TrainingState) -> None:
-    """Raise TypeError unless every part has its type: another program's file may have parts of the same names."""
+def _check(state: TrainingState) -> None:
+    """Raise TypeError unless every part has its type; another program's file may have parts of the same names."""
     parts = {
-        "weights": all(isinstance(t, Tensor) for t in (*snapshot.model.values(), *snapshot.best.values())),
-        "optimizer": isinstance(snapshot.optimizer, dict),
-        "sums": isinstance(snapshot.sums, Tensor) and snapshot.sums.shape == (2,),
-        "epoch, step": all(isinstance(count, int) and count >= 0 for count in (snapshot.epoch, snapshot.step)),
-        "curves": all(isinstance(snapshot.curves[name], list) for name in CURVES),
+        "weights": all(isinstance(t, Tensor) for t in (*state.model.values(), *state.best.values())),
+        "optimizer": isinstance(state.optimizer, dict),
+        "sums": isinstance(state.sums, Tensor) and state.sums.shape == (2,),
+        "epoch, step": all(isinstance(count, int) and count >= 0 for count in (state.epoch, state.step)),
+        "curves": all(isinstance(state.curves[name], list) for name in CURVES),
     }
-    wrong = [name for name, sound in parts.items() if not sound]
+    wrong = [name for name, valid in parts.items() if not valid]
     if wrong:
-        raise TypeError(f"{wrong[0]} of another type")
+        raise TypeError(f"{wrong[0]} has another type")

@@ -1,4 +1,4 @@
-"""An update recorded as a CUDA graph: once for every kind of update, checked against an eager one, then replayed."""
+"""An update as a CUDA graph: captured once per kind of update, checked against an eager one, then replayed."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # eager updates before a recording: libraries initialise themselves, the optimizer makes its state
-TOLERANCE = 0.25  # of the way that the eager update goes, see `difference`
-STRICT = {"loss and accuracy": 0.02}  # what no optimizer has scaled
-ROUNDING = 1e-6  # of the tensors' own size
+WARM_UP = 3  # eager updates before a capture: libraries initialize themselves, the optimizer makes its state
+TOLERANCE = 0.25  # as a share of the eager update's change, see `difference`
+STRICT = {"loss and accuracy": 0.02}  # for numbers that no optimizer has scaled
+ROUNDING = 1e-6  # relative to the size of the tensors
 
 State = Mapping[str, Sequence[Tensor]]
 Step = Callable[[Tensor], None]
 
 
 class RecordingError(RuntimeError):
-    """An update that could not be recorded; everything that the attempt changed has been restored."""
+    """An update that could not be captured; everything that the attempt changed has been restored."""
 
 
 class Lane:
-    """Where one training records: a stream and a memory pool of its own, on its device.
+    """The stream and the memory pool in which one training captures its graphs.
 
-    cuBLAS keeps one workspace per stream, and a graph goes on using the workspace of the stream that it was recorded
-    on. Trainings that run at the same time must therefore record on different streams. Where the caller has put the
-    training on a stream, it records on that one, for every further stream costs a workspace for good. The recordings
-    of one training never run at the same time, so they share a pool.
+    cuBLAS keeps one workspace per stream, and a graph keeps using the workspace of the stream that captured it, so
+    trainings that run at the same time must capture on different streams. If the caller has put the training on a
+    stream, it captures on that one, because every further stream costs a workspace for good. The graphs of one
+    training never run at the same time, so they share a pool.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -43,27 +43,27 @@ class Lane:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Within the block the device is current and its work goes onto the stream, after all that came before.
+        """Inside, the device is current and its work goes to the stream, after all earlier work.
 
-        cuDNN chooses its algorithms by trying them: those that the warm-up has found serve the recording.
+        cuDNN chooses its algorithms by trying them: the capture uses those that the warm-up has chosen.
         """
-        present, tried = torch.cuda.current_stream(self._device), torch.backends.cudnn.benchmark
+        present, benchmark = torch.cuda.current_stream(self._device), torch.backends.cudnn.benchmark
         self._stream.wait_stream(present)
         torch.backends.cudnn.benchmark = True
         try:
             with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
                 yield
         finally:
-            torch.backends.cudnn.benchmark = tried
+            torch.backends.cudnn.benchmark = benchmark
             present.wait_stream(self._stream)
 
     def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
-        """A function that replays ``work``, which is recorded here and not carried out."""
+        """Capture ``work`` without running it; returns a function that replays it."""
         graph = torch.cuda.CUDAGraph()
-        if torch.__version__ < "2.14":  # from there on torch registers generators by itself, and warns
+        if torch.__version__ < "2.14":  # later versions register generators themselves, and warn
             for generator in generators:
                 graph.register_generator_state(generator)
-        # When a capture fails, torch leaves its stream current: the outer context takes it back.
+        # When a capture fails, torch leaves its stream current; the outer context restores the one before.
         with torch.cuda.stream(self._stream), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             work()
         replay: Callable[[], None] = graph.replay
@@ -71,24 +71,24 @@ class Lane:
 
 
 class _Recording(NamedTuple):
-    rows: Tensor  # where the replay finds its row numbers
+    rows: Tensor  # from which the replay reads its row numbers
     replay: Callable[[], None]
 
 
 class GraphedStep:
-    """Carries out updates by replaying CUDA graphs, one for every number of rows and kind of update.
+    """Runs updates by replaying CUDA graphs, one for every number of rows and variant of the update.
 
-    The first call for each kind runs the update eagerly (the warm-up), restores the state, records the update and
-    replays the recording. The recording is kept only if the replay ended where the eager update had ended, in the same
-    tensors. So an update that depends on something a graph does not see, such as a number on the host, is found out
-    where that moves its end by more than the tolerance; whatever is not in ``state_dict`` is neither restored nor
-    compared. Only this first call waits for the device.
+    The first call for each kind runs the update eagerly (the warm-up), restores the state, captures the update and
+    replays the graph. The graph is kept only if the replay ended where the eager update ended, in the same tensors. So
+    an update that depends on something a graph does not see, such as a number on the host, is noticed if that changes
+    its result by more than the tolerance. What is not in ``state`` is neither restored nor compared. Only this first
+    call waits for the device.
 
-    It keeps no reference to what it is called with. The memory of its recordings is free as soon as it is dropped.
+    No reference to the arguments of a call is kept. Dropping the object frees the memory of its graphs.
 
     Args:
         device: a CUDA device.
-        generators: what the update draws from; each replay draws from them as they are then.
+        generators: that the update draws from; each replay draws from their state at that time.
     """
 
     def __init__(self, device: torch.device, generators: Sequence[torch.Generator]) -> None:
@@ -97,38 +97,39 @@ class GraphedStep:
         self._recordings: dict[Hashable, _Recording] = {}
 
     def __call__(self, work: Step, rows: Tensor, state: Callable[[], State], variant: Hashable = None) -> None:
-        """Do ``work(rows)``.
+        """Run ``work(rows)``.
 
         Args:
-            work: does everything on the device, waits for nothing, and writes its results into ``state_dict``.
-            rows: row numbers on the device, shape (n,).
-            state: gives all tensors that ``work`` changes, by role. Those that it creates in its first run must come
-                last within their role and begin as zeros.
-            variant: tells apart kinds of work that need a recording of their own.
+            work: does everything on the device, waits for nothing, and writes its results into ``state``.
+            rows: row numbers on the device, (n,).
+            state: returns all tensors that ``work`` changes, by role. Those that it creates in its first run must come
+                last within their role and start as zeros.
+            variant: tells apart kinds of work that need a graph of their own.
 
         Raises:
-            RecordingError: where the work cannot be recorded, or its replay ends elsewhere.
-            torch.OutOfMemoryError: where memory does not suffice for a recording. State and generators are then as
-                they were before the call, as after any other error.
+            RecordingError: if the work cannot be captured, or its replay ends elsewhere.
+            torch.OutOfMemoryError: if memory does not suffice for a capture. After this and any other error, state and
+                generators are as before the call.
         """
         kind = len(rows), variant
         if kind not in self._recordings:
-            self._recordings[kind] = self._recorded(work, rows.clone(), state)
+            self._recordings[kind] = self._capture(work, rows.clone(), state)
             return
         recording = self._recordings[kind]
         recording.rows.copy_(rows)
         recording.replay()
 
-    def _recorded(self, work: Step, rows: Tensor, state: Callable[[], State]) -> _Recording:
+    def _capture(self, work: Step, rows: Tensor, state: Callable[[], State]) -> _Recording:
         self._lane = lane = self._lane or Lane(self._device)
-        before, chance = _copied(state()), [generator.get_state() for generator in self._generators]
+        before, random_states = _copied(state()), [generator.get_state() for generator in self._generators]
 
         def restore() -> None:
             _restore(state(), before)
-            for generator, its_state in zip(self._generators, chance, strict=True):
-                generator.set_state(its_state)
+            for generator, random_state in zip(self._generators, random_states, strict=True):
+                generator.set_state(random_state)
 
         try:
+            # Warm up; the first run is what the replay is compared with.
             with lane.entered():
                 work(rows)
                 eager = _copied(state())
@@ -136,9 +137,10 @@ class GraphedStep:
                     work(rows)
                 restore()
                 addresses = _addresses(state())
-                with _failures_named():
+                with _as_recording_errors():
                     replay = lane.capture(lambda: work(rows), self._generators)
-            with _failures_named():
+            # The replay is the update that was asked for, if it ends where the eager one did.
+            with _as_recording_errors():
                 replay()
             _refuse_replaced(state(), addresses)
             _compare(state(), eager, before)
@@ -149,12 +151,12 @@ class GraphedStep:
 
 
 @contextmanager
-def _failures_named() -> Iterator[None]:
-    """Turn what a capture or replay fails by into a RecordingError with torch's first error."""
+def _as_recording_errors() -> Iterator[None]:
+    """Turn the failure of a capture or replay into a RecordingError with torch's first error."""
     try:
         yield
     except Exception as error:
-        # The last error says no more than that a capture was broken off; the first in the chain says by what.
+        # The last error only says that a capture was interrupted; the first in the chain says why.
         first: BaseException = error
         while first.__context__ is not None:
             first = first.__context__
@@ -172,9 +174,9 @@ def _addresses(state: State) -> dict[str, list[int]]:
 
 
 def _refuse_replaced(state: State, addresses: dict[str, list[int]]) -> None:
-    """Raise RecordingError where tensors have moved: each replay would begin at the old ones again."""
+    """Raise RecordingError if tensors have moved: each replay would start from the old ones again."""
     if _addresses(state) != addresses:
-        raise RecordingError("the update replaces tensors where it should write into them")
+        raise RecordingError("the update replaces tensors instead of writing into them")
 
 
 @torch.no_grad()
@@ -185,44 +187,41 @@ def _restore(state: State, before: State) -> None:
                 tensor.zero_()
             elif tensor.shape == old.shape:
                 tensor.copy_(old)
-            else:  # the update has put a tensor of another size in its place
+            else:  # the update has replaced it by a tensor of another size
                 tensor.resize_(old.shape).copy_(old)
 
 
-def _compare(found: State, eager: State, before: State) -> None:
-    """Raise RecordingError where a replay that started at ``before`` ended elsewhere than the eager update did."""
-    apart = {role: difference(tensors, eager[role], before.get(role, ())) for role, tensors in found.items()}
+def _compare(replayed: State, eager: State, before: State) -> None:
+    """Raise RecordingError if a replay that started at ``before`` ended elsewhere than the eager update."""
+    apart = {role: difference(tensors, eager[role], before.get(role, ())) for role, tensors in replayed.items()}
     for role, share in apart.items():
         if share > STRICT.get(role, TOLERANCE):
-            raise RecordingError(
-                f"the first replay and the eager update end apart: {role} by {share:.2g} of their change"
-            )
+            raise RecordingError(f"the first replay and the eager update differ: {role} by {share:.2g} of their change")
 
 
-def difference(found: Sequence[Tensor], wanted: Sequence[Tensor], before: Sequence[Tensor]) -> float:
-    """How far ``found`` is from ``wanted``, as a share of the way from ``before`` to ``wanted``; missing ones
-    were 0.
+def difference(actual: Sequence[Tensor], expected: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+    """The distance of ``actual`` from ``expected``, relative to that of ``before``; tensors missing there were 0.
 
-    It is the norm over all tensors together, less what the rounding of the tensors themselves explains. The same
-    kernels give the same bits; kernels that add up in another order at every run do not. Then a share of the way may
-    differ, because Adam makes full steps of gradients that are pure rounding (a bias before BatchNorm). Work that saw
-    other rows, other noise or another start ends a whole way apart. Integers must be equal, else it is infinite.
+    It is the norm over all tensors together, minus what the rounding of the tensors explains. The same kernels give the
+    same bits, but kernels that sum in another order at every run do not. Then a fraction of the change may differ,
+    because Adam makes full steps of gradients that are pure rounding (a bias before BatchNorm). Work on other rows,
+    with other noise or from another start differs by the whole change. Unequal integers give infinity.
     """
-    if len(found) != len(wanted):
+    if len(actual) != len(expected):
         return math.inf
-    gap, way, size = list[Tensor](), list[Tensor](), list[Tensor]()
-    for tensor, target, old in zip_longest(found, wanted, before):
+    gap, change, size = list[Tensor](), list[Tensor](), list[Tensor]()
+    for tensor, target, old in zip_longest(actual, expected, before):
         if tensor.shape != target.shape:
             return math.inf
-        if not tensor.is_floating_point():  # a counter's step would hide how far the others are apart
+        if not tensor.is_floating_point():  # a counter's step would hide the distance of the others
             if not torch.equal(tensor, target):
                 return math.inf
             continue
         # A diverged training has the same nan in both.
-        now, end, start = (_finite(one) for one in (tensor, target, torch.zeros_like(target) if old is None else old))
-        for sums, part in ((gap, now - end), (way, end - start), (size, end)):
+        now, end, start = (_finite(t) for t in (tensor, target, torch.zeros_like(target) if old is None else old))
+        for sums, part in ((gap, now - end), (change, end - start), (size, end)):
             sums.append(part.square().sum())
-    norms = (torch.stack(sums).sum().sqrt() for sums in (gap, way, size))
+    norms = (torch.stack(sums).sum().sqrt() for sums in (gap, change, size))
     distance, length, rounding = torch.stack([*norms]).tolist() if gap else (0.0, 0.0, 0.0)
     excess = distance - ROUNDING * rounding
     return 0.0 if excess <= 0 else excess / length if length else math.inf

@@ -1,16 +1,15 @@
-"""Several processes, one training: torchrun's ranks, and what they add up.
+"""Several processes (torchrun's ranks) share one training.
 
-Each rank takes its share of an update's ghost batches. Once an update, after its last backward pass, gradients,
-BatchNorm's running averages and the sums of loss and right answers are added up over ranks; then every rank makes the
-update that one process would make. A ghost batch's noise and dropout have the address that they have in one process:
-so ranks have noise of their own (``draw=ghost``) or share one (``draw=batch``), and a run on p ranks is the run on one,
-but for the rounding of sums.
+Each rank takes its share of an update's ghost batches. Once per update, after its last backward pass, gradients,
+BatchNorm's running statistics and the sums of loss and right answers are summed over ranks; then every rank makes the
+update that one process would make. A ghost batch's noise and dropout have the seed that they have in one process, so
+ranks have noise of their own (``noise_per=ghost``) or share one (``noise_per=batch``), and a run on p ranks is the run
+on one, to the rounding of sums.
 
-Gradients travel as one flat message and not through DistributedDataParallel. That hangs its hooks on the passes of a
-module that it wraps: it would have to be told which ghost batch is the last (no_sync), wants as many passes on every
-rank, and spreads one rank's running averages
-instead of adding up all. After the last pass the weights are clean and the gradients plain tensors, whatever buffers
-the noise lay in; and of many backward passes DistributedDataParallel could hide its messages behind the last alone.
+Gradients are sent as one flat message, not through DistributedDataParallel. DDP hooks into the passes of a module: it
+would need to know which ghost batch is the last (no_sync), expects as many passes on every rank, and broadcasts one
+rank's running statistics instead of summing all. After the last pass the weights are clean and gradients are plain
+tensors, whatever buffers the noise used; and of many backward passes DDP could overlap only the last with messages.
 """
 
 from __future__ import annotations
@@ -35,15 +34,14 @@ from smoothout.common.errors import DistributedAbort, PeerLostError
 from smoothout.nn.parameters import BATCHNORM
 from smoothout.training.methods.base import GradientEstimator
 
-TIMEOUT = timedelta(days=20)  # ranks wait while the first one measures; torchrun notices those that die
-
-ASK_SECONDS = 0.5  # between two questions whether a rank was asked to stop
+TIMEOUT = timedelta(days=20)  # ranks wait while rank 0 measures; torchrun notices those that die
+ASK_SECONDS = 0.5  # between two rounds in which ranks ask each other for signals
 
 
 class ProcessGroup:
-    """This process among those that torchrun started; by default it is alone.
+    """This process among those that torchrun started; by default it is the only one.
 
-    Rank 0 runs the program. The others do their share of the trainings that it leads, and write nothing.
+    Rank 0 runs the program. The others do their share of its trainings, and write nothing.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
@@ -52,39 +50,42 @@ class ProcessGroup:
         self._asked, self._asked_every, self._until_asked = time.monotonic(), 1, 1
 
     def shard(self, count: int) -> slice:
-        """Which of ``count`` things in a row are this rank's: as many as another's, one more in the first ranks."""
-        each, more = divmod(count, self.size)
-        first = self.rank * each + min(self.rank, more)
-        return slice(first, first + each + (self.rank < more))
+        """Which of ``count`` items in a row are this rank's: equal shares, one more for the first ranks."""
+        share, remainder = divmod(count, self.size)
+        first = self.rank * share + min(self.rank, remainder)
+        return slice(first, first + share + (self.rank < remainder))
 
     def device(self, device: torch.device) -> torch.device:
-        """The device of ``device``'s type that is this rank's. Raises ValueError where the machine has too few."""
+        """This rank's device of ``device``'s type. Raises ValueError if the machine has too few."""
         if self.size == 1 or device.type != "cuda":
             return device
-        local, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if str(device) != "cuda" or local >= there:
-            raise ValueError(f"device: each process takes a GPU of its own (cuda or auto), and there are {there} here")
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if str(device) != "cuda" or local >= gpus:
+            raise ValueError(
+                f"device: each process needs its own GPU, and this machine has {gpus}; use cuda or auto, and at most"
+                f" {gpus} processes per machine"
+            )
         torch.cuda.set_device(local)
         return torch.device("cuda", local)
 
     @torch.no_grad()
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over ranks, in place: one message for all of a dtype."""
+        """Replace each tensor by its sum over ranks, in place; one message per dtype."""
         if self.size == 1:
             return
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
             group = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.reshape(-1) for tensor in group])
-            with _noticing():
+            with _notice_lost_peers():
                 dist.all_reduce(flat)
             parts = torch.split(flat, [tensor.numel() for tensor in group])
             torch._foreach_copy_(group, [part.view(t.shape) for t, part in zip(group, parts, strict=True)])
 
     def agree_to_stop(self) -> int:
-        """Let a signal that one rank was sent count for all; returns its number, 0 for none that all know of.
+        """Let a signal to one rank count for all; returns its number, or 0 if there is none that all know of.
 
-        Every rank calls it after every update. They ask one another about every half second: with each answer they
-        agree on how many updates the next one is away, as far as the slowest expects them to take that long.
+        Every rank calls this after every update. They exchange signals about every half second: in each exchange they
+        agree on the number of updates until the next one, by the slowest rank's estimate.
         """
         if self.size == 1:
             return interrupts.pending_signal()
@@ -93,9 +94,9 @@ class ProcessGroup:
             return 0
         now = time.monotonic()
         fitting = self._asked_every * ASK_SECONDS / max(now - self._asked, 1e-9)
-        every = max(1, min(2 * self._asked_every, int(fitting)))  # at most twice as far: updates may become slower
+        every = max(1, min(2 * self._asked_every, int(fitting)))  # at most doubled, because updates may become slower
         answer = torch.tensor([interrupts.pending_signal(), -every])
-        with _noticing():
+        with _notice_lost_peers():
             dist.all_reduce(answer, op=dist.ReduceOp.MAX)
         number, every = int(answer[0]), -int(answer[1])
         self._asked, self._asked_every, self._until_asked = now, every, every
@@ -104,12 +105,12 @@ class ProcessGroup:
         return number
 
     def _ask_at_once(self) -> None:
-        """Ask at the next update, as at the start of every training: one may be slower than the last."""
+        """Ask at the next update, as at the start of every training: it may be slower than the last one."""
         self._asked, self._asked_every, self._until_asked = time.monotonic(), 1, 1
 
     @contextmanager
     def broadcast_work(self, order: Callable[[], Any]) -> Iterator[None]:
-        """A block in which the other ranks carry out ``order()``; an error in it ends all. For rank 0."""
+        """A block during which the other ranks work on ``order()``; an error in it ends all ranks. For rank 0."""
         if self.size == 1:
             yield
             return
@@ -123,10 +124,10 @@ class ProcessGroup:
         self._leading = False
 
     def receive_work(self) -> Iterator[Any]:
-        """What rank 0 wants done, tensors on the CPU, until it dismisses this rank. For the others."""
+        """The work that rank 0 broadcasts, tensors on the CPU, until it dismisses this rank. For the others."""
         while True:
             content: list[bytes | None] = [None]
-            with _noticing():
+            with _notice_lost_peers():
                 dist.broadcast_object_list(content, src=0, device=torch.device("cpu"))
             if content[0] is None:
                 return
@@ -134,15 +135,15 @@ class ProcessGroup:
             yield torch.load(io.BytesIO(content[0]), map_location="cpu", weights_only=False)
 
     def shutdown(self) -> None:
-        """Dismiss the other ranks, at the end of the program; within a training they learn it from silence."""
+        """Dismiss the other ranks at the end of the program; during a training they notice that this rank is gone."""
         if self.size > 1 and not self._leading:
-            with suppress(PeerLostError), _noticing():
+            with suppress(PeerLostError), _notice_lost_peers():
                 if self.rank == 0:
                     dist.broadcast_object_list([None], src=0, device=torch.device("cpu"))
                 dist.destroy_process_group()
 
     def may_report(self) -> bool:
-        """Whether an error is this rank's to tell: of several that fail, it is the first one's."""
+        """Whether this rank reports its error: of several that fail, only the first one does."""
         if self._store is None:
             return True
         with suppress(RuntimeError):  # the store is gone with torchrun
@@ -152,26 +153,26 @@ class ProcessGroup:
     def _send(self, order: Any) -> None:
         content = io.BytesIO()
         torch.save(order, content)
-        with _noticing():
+        with _notice_lost_peers():
             dist.broadcast_object_list([content.getvalue()], src=0, device=torch.device("cpu"))
 
 
 @cache
 def current_ranks() -> ProcessGroup:
-    """This process among those that torchrun started; the first call waits for all of them."""
+    """This process's group; the first call waits for all processes that torchrun started."""
     if not dist.is_torchelastic_launched() or os.environ["WORLD_SIZE"] == "1":
         return ProcessGroup()
     store, rank, size = next(iter(rendezvous("env://", timeout=TIMEOUT)))
     store = PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # the store outlives a restart
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    del os.environ["TORCHELASTIC_RUN_ID"]  # processes that this one starts are alone
+    del os.environ["TORCHELASTIC_RUN_ID"]  # processes that this one starts are not ranks
     return ProcessGroup(rank, size, store)
 
 
 @contextmanager
-def _noticing() -> Iterator[None]:
-    """Notice that another rank has ended."""
+def _notice_lost_peers() -> Iterator[None]:
+    """Raise PeerLostError if another rank has ended."""
     try:
         yield
     except RuntimeError as error:
@@ -181,55 +182,59 @@ def _noticing() -> Iterator[None]:
 
 
 class GradientSync:
-    """What ranks add up at the end of an update of ``model`` under ``perturb``.
+    """Sums over ranks at the end of an update of ``model``.
 
-    BatchNorm: a ghost batch moves a running average r to (1 - m) r + m s. That is linear in where it starts: rank 0
-    starts from r, the others from 0, each result is aged by 1 - m for every ghost batch after its rank's own, and the
-    sum over ranks is what the ghost batches in turn would have made of r.
+    BatchNorm: a ghost batch moves a running statistic r to (1 - m) r + m s. That is linear in r: rank 0 starts from r,
+    the others from 0, each result is multiplied by 1 - m for every ghost batch after the rank's own, and the sum over
+    ranks is the result of all ghost batches in turn.
 
     Raises:
-        ValueError: where several ranks meet BatchNorm without a momentum, which has no such sum.
+        ValueError: if several ranks share a BatchNorm layer without momentum, which has no such sum.
     """
 
     def __init__(self, ranks: ProcessGroup, model: nn.Module, estimator: GradientEstimator) -> None:
         layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.running_mean is not None]
         if ranks.size > 1 and any(layer.momentum is None for layer in layers):
-            raise ValueError("momentum: None in a BatchNorm layer cannot be shared by several processes")
+            raise ValueError("momentum: None in a BatchNorm layer is not possible with several processes; use a number")
         self._ranks, self._estimator = ranks, estimator
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._averages = [
-            (a, m.momentum or 0.0) for m in layers for a in (m.running_mean, m.running_var) if a is not None
+        self._statistics = [
+            (r, m.momentum or 0.0) for m in layers for r in (m.running_mean, m.running_var) if r is not None
         ]
         self._seen = [m.num_batches_tracked for m in layers if m.num_batches_tracked is not None]
 
     @torch.no_grad()
-    def begin(self, own: slice, count: int) -> Callable[[Tensor], None]:
-        """Get ready for an update of ``count`` ghost batches, of which ``own`` are this rank's.
+    def begin(self, shard: slice, num_ghosts: int) -> Callable[[Tensor], None]:
+        """Prepare an update of ``num_ghosts`` ghost batches, of which ``shard`` are this rank's.
 
-        Returns what adds up gradients, running averages and given sums, to be called after the last backward pass.
+        Returns a function to call after the last backward pass, which sums gradients, running statistics and its
+        argument over ranks.
         """
         if self._ranks.size == 1:
             return _nothing
         seen = [number.clone() for number in self._seen]
-        for average, _ in self._averages if self._ranks.rank else []:
-            average.zero_()
-        self._estimator.skip(range(own.start))
-        return partial(self._end, own, count, seen)
+        for statistic, _ in self._statistics if self._ranks.rank else []:
+            statistic.zero_()
+        self._estimator.skip(range(shard.start))
+        return partial(self._end, shard, num_ghosts, seen)
 
     @torch.no_grad()
-    def _end(self, own: slice, count: int, seen: list[Tensor], sums: Tensor) -> None:
-        self._estimator.skip(range(own.stop, count))
+    def _end(self, shard: slice, num_ghosts: int, seen: list[Tensor], sums: Tensor) -> None:
+        self._estimator.skip(range(shard.stop, num_ghosts))
         passes = self._estimator.statistics_passes
-        for average, momentum in self._averages:
-            average.mul_((1 - momentum) ** (passes * (count - own.stop)))
+
+        # What the later ranks' ghost batches leave of this rank's running statistics.
+        for statistic, momentum in self._statistics:
+            statistic.mul_((1 - momentum) ** (passes * (num_ghosts - shard.stop)))
         for number, before in zip(self._seen, seen, strict=True):
-            number.copy_(before + passes * count)
+            number.copy_(before + passes * num_ghosts)
+
         for parameter in self._parameters:
-            if parameter.grad is None:  # no ghost batch was this rank's
+            if parameter.grad is None:  # this rank had no ghost batch
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        self._ranks.all_reduce([*gradients, *(average for average, _ in self._averages), sums])
+        self._ranks.all_reduce([*gradients, *(statistic for statistic, _ in self._statistics), sums])
 
 
 def _nothing(sums: Tensor) -> None:
-    """One process has nothing to add up."""
+    """With one process there is nothing to sum."""

@@ -140,7 +140,7 @@ class NoiseContexts(GradientEstimator):
         """Add the estimate by ``theta`` and the present gradient, which was divided by ``ghosts``, to the trace."""
         assert self.trace is not None
         clean = _by_filter(context.parameters) if clean is None else clean
-        self.trace.add_parts(self._stein(theta, _gradients(context.parameters), clean, context.a, ghosts))
+        self.trace.add(self._stein(theta, _gradients(context.parameters), clean, context.a, ghosts))
 
 
 def _by_filter(tensors: Iterable[Tensor]) -> Tensor:

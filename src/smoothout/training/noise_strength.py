@@ -1,4 +1,4 @@
-"""How strong a training's noise is beside the weights that it perturbs."""
+"""How strong a training's noise is relative to the weights that it perturbs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from smoothout.training.methods.smoothout import NoiseConfig
 def relative_noise_strength(model: nn.Module, noise: NoiseConfig, update: int, total: int) -> float:
     """r = ||theta_f|| / ||w_f||, the median over ``model``'s filters, at ``update`` (from 0) of ``total``.
 
-    AdaSmoothOut's strength, measured for any noise. Nothing is drawn: ||theta_f|| is the root of its expected square,
-    sqrt(d / 3) a for a filter of d numbers under U(-a, a), sqrt(d) a under N(0, a^2), a ||w_f|| for AdaSmoothOut.
+    This is AdaSmoothOut's strength, measured for any noise. Nothing is drawn: ||theta_f|| is the root of its expected
+    square: sqrt(d / 3) a for a filter of d numbers under U(-a, a), sqrt(d) a under N(0, a^2), a ||w_f|| for AdaSmoothOut.
 
-    A filter is a slice of a perturbed tensor with two dimensions or more: biases and BatchNorm's parameters, of one
-    number each, are left out, and filters of zeros. nan where a weight is nan, or nothing is left.
+    A filter is a slice of a perturbed tensor with two dimensions or more; biases, BatchNorm's parameters and filters of
+    zeros are left out. nan if a weight is nan, or nothing is left.
     """
     a = noise.strength_at(update, total)
     weights = [w for w in trainable_parameters(model, noise.batchnorm) if w.dim() > 1]
@@ -32,7 +32,7 @@ def relative_noise_strength(model: nn.Module, noise: NoiseConfig, update: int, t
 
 
 def _ratios(weight: Tensor, a: float, noise: NoiseConfig) -> Tensor:
-    """||theta_f|| / ||w_f|| for each filter of ``weight``; inf where w_f is 0."""
+    """||theta_f|| / ||w_f|| for each filter of ``weight``; inf if w_f is 0."""
     [variance] = noise_variances([weight], a, distribution=noise.distribution, scaling=noise.scaling)
     variances = torch.as_tensor(variance, dtype=weight.dtype, device=weight.device).expand_as(weight)
     norms = filter_norms(weight).flatten()

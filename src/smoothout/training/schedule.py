@@ -1,4 +1,4 @@
-"""How long a training is, and its learning rate over the epochs."""
+"""How long a training is, and its learning rate over the epochs. Importable without torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from smoothout.training.batch import Batch
 
 
 class LrScaling(StrEnum):
-    """How the learning rate grows with the batch: not at all, as its square root (Hoffer et al.), or as it is."""
+    """How the learning rate grows with the batch: not, by the square root (Hoffer et al.), or in proportion."""
 
     none = "none"
     sqrt = "sqrt"
@@ -20,21 +20,21 @@ class LrScaling(StrEnum):
 
 @dataclass(frozen=True)
 class Schedule:
-    """[Hoffer 2017, scaling] How long a training is, and the course of its learning rate.
+    """[Hoffer 2017, scaling] How long a training is, and its learning rate over time.
 
     Epochs count from 0. At the start of each epoch in ``milestones`` the learning rate is multiplied by ``gamma``;
-    without drops it is constant.
+    without milestones it is constant.
 
     Args:
         epochs: of the training.
-        milestones: where the learning rate drops.
-        gamma: what it is multiplied by there.
-        lr_scaling: with sqrt or linear, the whole course is multiplied by (examples an update / ``base_batch_size``) to
-            the power 1/2 or 1; the batch multiplier counts.
-        base_batch_size: the batch that the learning rate is meant for; None is, as in the released program, the ghost
-            batch, or without ghost batches one batch, so that then the multiplier alone scales.
-        warmup_epochs: epochs in which the learning rate rises, update by update and in a straight line, from the
-            unscaled one to the scaled one (Goyal et al. 2017, Sec. 2.2); no published row has it.
+        milestones: epochs at which the learning rate drops.
+        gamma: factor of each drop.
+        lr_scaling: with sqrt or linear, all learning rates are multiplied by (examples per update /
+            ``base_batch_size``) to the power 1/2 or 1; the batch multiplier counts.
+        base_batch_size: the batch size that the learning rate is meant for. None is the ghost batch, as in the released
+            program, or ``batch.size`` without ghost batches, so that only the multiplier scales.
+        warmup_epochs: epochs in which the learning rate rises linearly, update by update, from the unscaled to the
+            scaled one (Goyal et al. 2017, Sec. 2.2); no published row does so.
     """
 
     epochs: int
@@ -59,12 +59,14 @@ class Schedule:
         if self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs: must be a number of epochs >= 0, not {self.warmup_epochs}")
         if self.warmup_epochs and self.lr_scaling is LrScaling.none:
-            raise ValueError("warmup_epochs: rises to the scaled learning rate; it needs lr_scaling=sqrt or linear")
+            raise ValueError(
+                "warmup_epochs: rises to a scaled learning rate; set lr_scaling=sqrt or linear, or warmup_epochs=0"
+            )
 
     def canonicalized(self) -> Schedule:
-        """The plainest settings with the same outcome: drops in order, without those that are never reached."""
-        drops = tuple(sorted(epoch for epoch in self.milestones if epoch < self.epochs))
-        plain = replace(self, milestones=drops, gamma=self.gamma if drops else Schedule.gamma)
+        """The simplest settings with the same outcome: milestones in order, without those that are never reached."""
+        milestones = tuple(sorted(epoch for epoch in self.milestones if epoch < self.epochs))
+        plain = replace(self, milestones=milestones, gamma=self.gamma if milestones else Schedule.gamma)
         return plain.unscaled() if self.lr_scaling is LrScaling.none else plain
 
     def unscaled(self) -> Schedule:
@@ -72,20 +74,23 @@ class Schedule:
         return replace(self, lr_scaling=LrScaling.none, base_batch_size=None, warmup_epochs=0)
 
     def scaled(self, share: float) -> Schedule:
-        """A schedule of the same shape: epochs, drops and warm-up multiplied by ``share`` (each at least one epoch)."""
-        epochs, *drops = (max(1, round(share * epoch)) for epoch in (self.epochs, *self.milestones))
+        """The same shape, with epochs, milestones and warm-up multiplied by ``share`` (each at least one epoch)."""
+        epochs, *milestones = (max(1, round(share * epoch)) for epoch in (self.epochs, *self.milestones))
         warmup_epochs = max(1, round(share * self.warmup_epochs)) if self.warmup_epochs else 0
-        return replace(self, epochs=epochs, milestones=tuple(drops), warmup_epochs=warmup_epochs)
+        return replace(self, epochs=epochs, milestones=tuple(milestones), warmup_epochs=warmup_epochs)
 
     def lr_scale(self, batch: Batch) -> float:
-        """What the learning rate is multiplied by for the sake of ``batch``."""
+        """The factor of the learning rate for ``batch``."""
         if self.lr_scaling is LrScaling.none:
             return 1.0
         ratio = batch.examples_per_update / (self.base_batch_size or batch.ghost or batch.size)
         return ratio if self.lr_scaling is LrScaling.linear else math.sqrt(ratio)
 
     def lr_factor(self, epoch: float, batch: Batch) -> float:
-        """What the learning rate is multiplied by ``epoch`` epochs after the start, a part of one included."""
-        drop, scale = float(self.gamma ** sum(epoch >= drop for drop in self.milestones)), self.lr_scale(batch)
+        """The factor of the learning rate ``epoch`` epochs (a fraction counts) after the start."""
+        drop, scale = (
+            float(self.gamma ** sum(epoch >= milestone for milestone in self.milestones)),
+            self.lr_scale(batch),
+        )
         risen = min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
         return drop * (scale if risen == 1 else 1 + (scale - 1) * risen)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from smoothout import SmoothOut
 from smoothout.analysis.hessian import trace_and_norm
-from smoothout.nn.curvature import RunningTrace, SteinTrace, noise_variances, stein_trace, thin_epochs
+from smoothout.nn.curvature import RunningTrace, noise_variances, stein_trace, thin_epochs
 from smoothout.nn.options import NoiseDistribution
 
 LAWS = list(NoiseDistribution)  # a law that can be drawn must have its variance
@@ -43,8 +43,8 @@ def test_one_draw_is_the_noise_times_the_gradient_over_the_variance():
     per_filter = torch.tensor([[1.0], [2.0], [0.5]], dtype=torch.float64)
     found = stein_trace(thetas, gradients, [per_filter, 4.0])
     parts = [(thetas[0] ** 3 / per_filter).sum(), (thetas[1] ** 3).sum() / 4.0]
-    torch.testing.assert_close(found.per_tensor, torch.stack(parts))
-    torch.testing.assert_close(found.total, parts[0] + parts[1])
+    torch.testing.assert_close(found, torch.stack(parts))
+    torch.testing.assert_close(found.sum(), parts[0] + parts[1])
 
 
 @pytest.mark.parametrize("scaling", ["none", "weight", "filter"])
@@ -99,7 +99,7 @@ def test_around_a_curved_loss_the_mean_has_the_stated_weights(law):
 
     def product(t: float) -> float:
         theta, slope = torch.tensor([t], dtype=torch.float64), torch.tensor([3 * math.cos(3 * (w + t))])
-        return stein_trace([theta], [slope.double()], [variance]).total.item()
+        return stein_trace([theta], [slope.double()], [variance]).sum().item()
 
     def curvature(t: float) -> float:
         return -9 * math.sin(3 * (w + t))
@@ -116,7 +116,7 @@ def test_gaussian_filter_noise_averages_the_trace_over_the_ball():
     context = SmoothOut(model, 0.1, "gaussian", scaling="filter")
     [theta] = context.draw()
     found = stein_trace([theta], [4 * theta.square().sum() * theta], noise_variances([w], 0.1, scaling="filter"))
-    assert found.total.item() == pytest.approx(12 * 0.3**2, rel=1e-4)
+    assert found.sum().item() == pytest.approx(12 * 0.3**2, rel=1e-4)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -145,7 +145,7 @@ def test_under_faint_noise_a_smooth_networks_trace_is_that_of_its_hessian(law):
         one, other = (
             stein_trace([both[k][j] for k in names], [slopes[k][j] for k in names], variances) for j in (i, i + count)
         )
-        running.add(SteinTrace((one.total + other.total) / 2, (one.per_tensor + other.per_tensor) / 2))
+        running.add((one + other) / 2)
     found = running.result().total
     error = math.hypot(found.standard_error, exact.trace.standard_error)
     assert abs(found.mean - exact.trace.mean) < SIGMAS * error
@@ -158,15 +158,15 @@ def test_under_faint_noise_a_smooth_networks_trace_is_that_of_its_hessian(law):
 # The running mean
 
 
-def random_draws(count: int) -> list[SteinTrace]:
+def random_draws(count: int) -> list[Tensor]:
     parts = 1e6 + torch.randn(count, 4, dtype=torch.float64)
-    return [SteinTrace(row.sum(), row) for row in parts]
+    return list(parts)
 
 
 NAMES = ["body.0.weight", "body.0.bias", "head.weight", "scale"]
 
 
-def fed(some: list[SteinTrace]) -> RunningTrace:
+def fed(some: list[Tensor]) -> RunningTrace:
     running = RunningTrace(NAMES)
     for draw in some:
         running.add(draw)
@@ -175,7 +175,7 @@ def fed(some: list[SteinTrace]) -> RunningTrace:
 
 def test_mean_and_standard_error_are_those_of_the_draws_by_layer():
     some = random_draws(50)
-    found, rows = fed(some).result(), torch.stack([draw.per_tensor for draw in some])
+    found, rows = fed(some).result(), torch.stack(some)
     assert (found.count, list(found.layers)) == (50, ["body.0", "head", "scale"])
     by_layer = {"body.0": rows[:, :2].sum(1), "head": rows[:, 2], "scale": rows[:, 3]}
     for one, values in [(found.total, rows.sum(1)), *((found.layers[k], v) for k, v in by_layer.items())]:

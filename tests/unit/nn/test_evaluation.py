@@ -60,12 +60,12 @@ def test_what_is_no_classifier_of_single_labels_is_refused(outputs: tuple[int, .
     batches = [(torch.randn(outputs), torch.zeros(labels, dtype=torch.int64))]
     with pytest.raises(ValueError, match=r"logits \(examples, classes\) and labels \(examples,\), not") as raised:
         evaluate(nn.Identity(), batches)
-    assert f"not {outputs} and {labels}; what is no classifier needs a loss" in str(raised.value)
+    assert f"not {outputs} and {labels}; for a model that is not a classifier, pass loss=..." in str(raised.value)
 
 
 def test_labels_that_torch_ignores_are_refused_for_they_would_count_as_examples_without_a_loss() -> None:
     batches = [(torch.randn(4, 3), torch.tensor([0, -100, 2, -100])) for _ in range(2)]
-    with pytest.raises(ValueError, match=r"^batches: 4 labels are no class of the logits; leave these out$"):
+    with pytest.raises(ValueError, match=r"^batches: 4 labels are not classes of the logits; leave them out$"):
         evaluate(nn.Identity(), batches)
 
 

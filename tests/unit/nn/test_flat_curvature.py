@@ -43,7 +43,7 @@ def test_it_is_the_formula_tensor_by_tensor(
     divided = [gradient / ghosts for gradient in gradients]
     measured = FlatSteinTrace(weights, law, scaling)
     found = measured(flat(thetas), flat(divided), flat(weights), strength, ghosts)
-    torch.testing.assert_close(found, wanted.per_tensor)
+    torch.testing.assert_close(found, wanted)
     assert found.dtype == torch.float64
 
 
@@ -54,7 +54,7 @@ def test_float32_weights_as_small_as_they_get_measure_what_larger_ones_do() -> N
         parts = FlatSteinTrace([weight], NoiseDistribution.uniform, scaling)(0.5 * weight, gradient, weight, 0.5)
         variances = noise_variances([weight.double()], 0.5, scaling=scaling)
         wanted = stein_trace([0.5 * weight.double()], [gradient.double()], variances)
-        torch.testing.assert_close(parts, wanted.per_tensor, rtol=1e-6, atol=0)
+        torch.testing.assert_close(parts, wanted, rtol=1e-6, atol=0)
 
 
 def test_one_noise_for_several_ghost_batches_measures_the_trace_of_their_mean_loss() -> None:
@@ -100,6 +100,6 @@ def test_a_measurement_takes_as_many_operations_for_any_network(scaling: NoiseSc
         strength = torch.tensor(0.3, dtype=torch.float64)
         vectors = [torch.randn(15 * tensors) for _ in range(3)]
         with Counting() as counting:
-            running.add_parts(measured(*vectors, strength))
+            running.add(measured(*vectors, strength))
         counts.append(counting.count)
     assert counts[0] == counts[1] <= 20

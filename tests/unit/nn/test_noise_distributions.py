@@ -137,7 +137,7 @@ def test_smoothout_names_the_argument_that_it_refuses(arguments: dict[str, Any],
 def test_copies_are_of_a_context_that_takes_its_noise_out_again() -> None:
     with pytest.raises(ValueError, match=r"^context: copies share one w, .* denoise=True$"):
         SmoothOutCopies(SmoothOut(nn.Linear(1, 1), 0.1, denoise=False), 4)
-    with pytest.raises(TypeError, match=r"^context: wrap the model, SmoothOut\(model, a\), instead of a Linear$"):
+    with pytest.raises(TypeError, match=r"^context: must be a SmoothOut\(model, a\), not a Linear$"):
         SmoothOutCopies(nn.Linear(1, 1), 4)  # type: ignore[arg-type]
 
 

@@ -81,7 +81,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, share: float) -> None
     save(path, snapshot(), DIGEST)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    assert "is damaged or no checkpoint" in refused(path)
+    assert "is damaged, or not a checkpoint" in refused(path)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=repr)

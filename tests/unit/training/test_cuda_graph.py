@@ -100,7 +100,7 @@ def test_a_replay_that_ends_elsewhere_than_the_eager_update_is_not_believed(
     wanted = noisy(tiny_split, Launch.eager).run()
     monkeypatch.setattr(TapeLane, "capture", other_rows)
     found = noisy(tiny_split, Launch.auto)
-    with pytest.warns(UserWarning, match="the first replay and the eager update end apart"):
+    with pytest.warns(UserWarning, match="the first replay and the eager update differ"):
         found.run()
     assert_same_end(found.state(), wanted)
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class NoisePer(StrEnum):
-    """How often noise is drawn: anew for every ghost batch (the released program), or once a batch (Algorithm 1)."""
+    """How often noise is drawn: for every ghost batch (the released program), or once per batch (Algorithm 1)."""
 
     ghost = "ghost"
     batch = "batch"
 
 
 class StrengthSchedule(StrEnum):
-    """How the strength moves over a training."""
+    """How the strength changes over a training."""
 
     constant = "constant"
     anneal = "anneal"
@@ -36,16 +36,17 @@ class StrengthSchedule(StrEnum):
 
 @dataclass(frozen=True)
 class NoiseConfig(Method):
-    """The settings of the noise of one training; ``a = 0`` is training without noise.
+    """Settings of SmoothOut's noise; ``a = 0`` is training without noise.
 
     Args:
-        a: strength: half-width of the uniform law, standard deviation of the Gaussian, share of the norm when scaled.
+        a: strength: half-width of the uniform distribution, standard deviation of the Gaussian, or, if scaled, relative
+            to the norm.
         distribution: uniform (as published) or gaussian (later version, Table V).
         scaling: none (SmoothOut), filter (AdaSmoothOut) or weight.
-        batchnorm: whether weight and bias of BatchNorm layers are perturbed too.
-        denoise: whether the noise is taken out before the update (Algorithm 1, line 5).
-        noise_per: a fresh draw for every ghost batch, or one a batch.
-        strength_schedule: how the strength moves over the training.
+        batchnorm: perturb weight and bias of BatchNorm layers too.
+        denoise: remove the noise before the update (Algorithm 1, line 5).
+        noise_per: draw noise for every ghost batch, or once per batch.
+        strength_schedule: how the strength changes over the training.
         copies: 0 is Stochastic SmoothOut; N > 0 averages N models whose noise is drawn once before training (Eq. 1).
     """
 
@@ -64,12 +65,16 @@ class NoiseConfig(Method):
         check_strength(self.a)
         coerce_enum_fields(self)
         if self.copies < 0:
-            raise ValueError(f"copies: must be 0 (a fresh draw every time) or a number of copies, not {self.copies}")
+            raise ValueError(
+                f"copies: must be 0 (noise drawn at every update) or a number of copies, not {self.copies}"
+            )
         if self.copies and not (self.denoise and self.strength_schedule is StrengthSchedule.constant):
-            raise ValueError("copies: the N copies of Eq. 1 need denoise=true and strength_schedule=constant")
+            raise ValueError(
+                "copies: the N copies of Eq. 1 need denoise=true and strength_schedule=constant, or set copies=0"
+            )
 
     def canonicalized(self) -> NoiseConfig:
-        """The plainest settings with the same outcome: without strength, nothing else matters."""
+        """The simplest settings with the same outcome: without strength, nothing else matters."""
         return self if self.a else NoiseConfig()
 
     @property
@@ -82,8 +87,8 @@ class NoiseConfig(Method):
             NoiseScaling.filter: "adasmoothout",
             NoiseScaling.weight: "weightsmoothout",
         }
-        law = "" if self.distribution is NoiseDistribution.uniform else f"-{self.distribution}"
-        return f"{method[self.scaling]}{self.a:g}{law}{'' if self.denoise else '-noisy'}"
+        distribution = "" if self.distribution is NoiseDistribution.uniform else f"-{self.distribution}"
+        return f"{method[self.scaling]}{self.a:g}{distribution}{'' if self.denoise else '-noisy'}"
 
     def strength_at(self, step: int, total: int) -> float:
         """The strength at update ``step`` of ``total``."""
@@ -120,15 +125,15 @@ class NoiseConfig(Method):
         )
 
 
-def strength_factor(course: StrengthSchedule | str, step: int, total: int) -> float:
-    """The share of the strength that is used at update ``step`` (from 0) of ``total``, as in the released program.
+def strength_factor(schedule: StrengthSchedule | str, step: int, total: int) -> float:
+    """The factor of the strength at update ``step`` (from 0) of ``total``, as in the released program.
 
-    Raises ValueError for an unknown course.
+    Raises ValueError for an unknown schedule.
     """
-    course = parse_enum(StrengthSchedule, "course", course)
-    if course is StrengthSchedule.constant:
+    schedule = parse_enum(StrengthSchedule, "strength_schedule", schedule)
+    if schedule is StrengthSchedule.constant:
         return 1.0
-    if course is StrengthSchedule.anneal:
+    if schedule is StrengthSchedule.anneal:
         return float((1 + step) ** (-0.55 / 2))
     rising = (1 + math.tanh(10 * (step / total - 0.5))) / 2
-    return rising if course is StrengthSchedule.tanh_rising else 1 - rising
+    return rising if schedule is StrengthSchedule.tanh_rising else 1 - rising
