@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from smoothout.nn import perturbation
-from smoothout.nn.options import NoiseScaling
 from smoothout.training.batch import Batch
 from smoothout.training.dropout import DropoutRng
 from smoothout.training.engine import Engine, GhostPasses
@@ -31,11 +30,6 @@ OTHERS: dict[str, dict[str, Any]] = {
     "ghost batches in one pass": {
         "model": convolutions,
         "method": NoiseConfig(0.1, noise_per=NoisePer.batch),
-        "batch": Batch(SIZE, 2),
-        "engine": Engine(ghosts=GhostPasses.batched),
-    },
-    "own noise in one pass": {
-        "method": NoiseConfig(0.1, scaling=NoiseScaling.filter),
         "batch": Batch(SIZE, 2),
         "engine": Engine(ghosts=GhostPasses.batched),
     },

@@ -38,7 +38,7 @@ def checks(quick: bool) -> list[Check]:
     """All checks, in the order of the report; ``quick`` shortens those that take long."""
     short = (SHORT,) if quick else ()
     timed = list(TIMED.items())[: 1 if quick else None]
-    noises = {"no noise": PLAIN, "one noise": trainings.ONE_NOISE, "own noise": trainings.SMOOTHOUT}
+    noises = {"no noise": PLAIN, "one noise": trainings.ONE_NOISE}
     groups = {
         name: replace(group, batch=group.batch // 4, count=2, updates=3) if quick else group
         for name, group in CONCURRENT.items()

@@ -34,6 +34,7 @@ from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import StateDict
 from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import GhostPasses, Launch
+from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
 from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
@@ -67,6 +68,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "strength changes": {"method": NoiseConfig(0.05, strength_schedule=StrengthSchedule.tanh_rising)},
     "Gaussian noise that stays in": {"method": NoiseConfig(0.01, NoiseDistribution.gaussian, denoise=False)},
     "AdaSmoothOut": {"method": ADASMOOTHOUT},
+    "SAM": {"method": SAM(), "batch": Batch(64, 16)},
     "dropout": {"model": with_dropout, "method": SMOOTHOUT},
     "ghost batches one after another": _ghosts(SMOOTHOUT, GhostPasses.sequential),
     "ghost batches in one pass, one noise": _ghosts(ONE_NOISE, GhostPasses.batched),

@@ -15,7 +15,7 @@ from smoothout.benchmark import workloads
 from smoothout.benchmark.gpu_check import concurrency, networks, trainings
 from smoothout.benchmark.gpu_check.concurrency import ConcurrentTrainings
 from smoothout.benchmark.gpu_check.networks import mlp
-from smoothout.benchmark.gpu_check.trainings import KINDS, PLAIN, SMOOTHOUT
+from smoothout.benchmark.gpu_check.trainings import KINDS, PLAIN
 from smoothout.benchmark.workloads import Workload, advance
 from smoothout.models.mlp import MLP
 from smoothout.training.checkpoint import TrainingState
@@ -73,7 +73,7 @@ def test_every_kind_can_be_trained_and_they_differ() -> None:
     assert len(KINDS) >= 13
 
 
-@pytest.mark.parametrize("noise", [PLAIN, SMOOTHOUT], ids=["none", "own"])
+@pytest.mark.parametrize("noise", [PLAIN, trainings.ONE_NOISE], ids=["none", "one"])
 def test_one_pass_that_ends_as_in_turn_holds_and_another_fails(noise: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = trainings.batched_equals_sequential(CPU, noise)
     assert finding.passed, finding.text
