@@ -21,6 +21,7 @@ from smoothout.config.compose import compose_config
 from smoothout.config.experiment import build_experiment
 from smoothout.reproduction.claims import Claims
 from smoothout.reproduction.figure import FigurePlan
+from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.table import RunSelection, TablePlan
 
 FOLDERS = ("configs", "notebooks", "results", "src", "tests")
@@ -123,12 +124,12 @@ def test_the_section_on_gpus_begins_with_their_check():
     assert "python scripts/check_gpu.py" in command.stdout
 
 
-HEADINGS = {  # of the sections of a rendered table, by the name that a block of a page gives them
-    "accuracy": "Test accuracy in %, best epoch",
-    "late": "Test accuracy in %, median of the last quarter of the epochs",
-    "last": "Test accuracy in %, last epoch",
-    "recomputed": "Test accuracy in %, last epoch, BatchNorm recalibrated",
-    "converged": "Sharpness in %, convention `converged`",
+METRIC = {  # whose section of a rendered table a block of a page shows, by the block's name
+    "accuracy": "best",
+    "late": "late",
+    "last": "last",
+    "recomputed": "last_recalibrated",
+    "converged": "sharpness_converged",
 }
 BLOCKS = {page: re.findall(r"<!-- (\S+): (\w+) -->\n(.*?)<!-- end -->", TEXTS[page], re.S) for page in PAGES}
 SHOWING = [page for page in PAGES if BLOCKS[page]]
@@ -141,7 +142,7 @@ def cells(line: str) -> list[str]:
 def section(name: str, block: str) -> list[list[str]]:
     """The rows in the section of the rendered table ``name`` that ``block`` names."""
     rendered = (ROOT / "results" / "tables" / f"{name}.md").read_text(encoding="utf-8")
-    [text] = re.findall(rf"^## {re.escape(HEADINGS[block])}\n(.*?)(?=^## |\Z)", rendered, re.M | re.S)
+    [text] = re.findall(rf"^## {re.escape(METRICS[METRIC[block]].heading)}\n(.*?)(?=^## |\Z)", rendered, re.M | re.S)
     return [cells(line) for line in text.splitlines() if line.startswith("|")]
 
 
@@ -164,7 +165,7 @@ def test_the_numbers_shown_are_those_of_the_rendered_tables_section(page):
 def test_the_readme_and_the_findings_show_numbers():
     assert {ROOT / "README.md", FINDINGS} <= set(SHOWING)
     blocks = BLOCKS[FINDINGS]
-    assert {block for _, block, _ in blocks} == set(HEADINGS)
+    assert {block for _, block, _ in blocks} == set(METRIC)
     headers = [section(name, block) for name, block, _ in blocks]
     assert all(one != other for i, one in enumerate(headers) for other in headers[:i])
 
