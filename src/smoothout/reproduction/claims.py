@@ -213,10 +213,10 @@ class Claims:
 
     def _cell(self, name: str, metric: str) -> CellSpec:
         """The cell "table | row | method (| metric)"; ``metric`` is used if the name has none."""
-        table, row, method, own = (part.strip() for part in f"{name} | | | ".split("|")[:4])
+        table, row, method, own_metric = (part.strip() for part in f"{name} | | | ".split("|")[:4])
         plan = self._plan(table)
         try:
-            return plan.cell(row, method, *current_metrics([own or metric]))
+            return plan.cell(row, method, *current_metrics([own_metric or metric]))
         except (KeyError, ValueError) as error:
             raise ConfigError(
                 f"claims: {name!r} is not a cell; write table | row | method (| metric) with names of"
@@ -233,8 +233,9 @@ class Claims:
         sides = claim.rows[row]
         cells = [[self._cell(cell, metric) for cell in side] for side in (sides.plus, sides.minus)]
         plus, minus = ([MetricValues.read(cell, runtime) for cell in side] for side in cells)
+        # Methods are compared seed by seed, so only seeds that every cell has can be used.
         values = [*plus, *minus]
-        seeds = sorted(set.intersection(*(set(side.by_seed) for side in values)))  # those that all cells have
+        seeds = sorted(set.intersection(*(set(side.by_seed) for side in values)))
         step = 100 / plus[0].images if plus[0].images else 0.0
         published = _difference([side.published for side in plus], [side.published for side in minus])
         if claim.kind is ClaimKind.spread:
@@ -264,6 +265,7 @@ class Claims:
     def _correlations(self, claim: Claim, metric: str, runtime: Runtime) -> Iterator[ClaimTest]:
         """Accuracy against flatness over the settings of the claim's tables, as it is and at equal training loss."""
         runs, diverged = dict[str, tuple[float, float, float, str, str]](), set[str]()  # by digest: tables share runs
+        # A point is a run with its flatness, accuracy, training loss, network and setting.
         for plan in map(self._plan, claim.tables):
             for row, method in plan.runs:
                 sharpness, accuracy = (

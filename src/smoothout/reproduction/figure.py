@@ -67,7 +67,7 @@ def epoch_seconds_over_workers(axes: Any, records: curves.NamedRecords, examples
     worker, ghost, measured_batch = Worker(**record.outcome["worker"]), record.settings["ghost"], record.labels["batch"]
     predicted = {
         batch: [examples / batch * worker.update(batch // ghost, workers) for workers in scaling.WORKERS]
-        for batch in (*batches, measured_batch)  # the measured one is last: neighbouring panels have the same colors
+        for batch in (*batches, measured_batch)  # the measured one is last: neighboring panels have the same colors
     }
     updates = examples / measured_batch
     measured = {
@@ -171,9 +171,9 @@ class PanelPlan:
 
     def records(self, runtime: Runtime) -> tuple[list[tuple[str, Record]], list[str]]:
         """The records that exist, by name in the legend, and the names of the missing ones."""
-        found = [(name, job, find_record(job, runtime)) for name, job in self.jobs]
-        present = [(name, record) for name, _, record in found if record is not None]
-        return present, [job.name for _, job, record in found if record is None]
+        records = [(name, job, find_record(job, runtime)) for name, job in self.jobs]
+        present = [(name, record) for name, _, record in records if record is not None]
+        return present, [job.name for _, job, record in records if record is None]
 
     def drawn(self, runtime: Runtime, places: dict[str, int]) -> panels.Panel:
         """The panel as its records have it; ``places`` are those of all runs of the figure."""
@@ -254,38 +254,39 @@ class FigurePlan:
         return note
 
     def _panel(self, panel: PanelConfig) -> PanelPlan:
-        where = f"figure {self.config.name}: "
+        key = f"figure {self.config.name}: "
         if panel.kind not in PANEL_KINDS:
-            raise ConfigError(f"{where}kind: {panel.kind!r} is not one of {', '.join(PANEL_KINDS)}")
-        kind, where = PANEL_KINDS[panel.kind], f"{where}{panel.kind}: "
+            raise ConfigError(f"{key}kind: {panel.kind!r} is not one of {', '.join(PANEL_KINDS)}")
+        kind, key = PANEL_KINDS[panel.kind], f"{key}{panel.kind}: "
         needed = kind.settings.runs if kind.settings else 0
         if len(panel.runs) < needed or (needed == 2 and len(panel.runs) > 2):
-            raise ConfigError(f"{where}runs: must be {needed}, not {len(panel.runs)}")
-        options = validate(kind.options, panel.options, f"{where}options.")
-        return PanelPlan(panel.title, kind, tuple(dict.fromkeys(self._jobs(kind, panel, where))), options)
+            raise ConfigError(f"{key}runs: must be {needed}, not {len(panel.runs)}")
+        options = validate(kind.options, panel.options, f"{key}options.")
+        return PanelPlan(panel.title, kind, tuple(dict.fromkeys(self._jobs(kind, panel, key))), options)
 
-    def _jobs(self, kind: PanelKind, panel: PanelConfig, where: str) -> Iterator[tuple[str, Job]]:
+    def _jobs(self, kind: PanelKind, panel: PanelConfig, key: str) -> Iterator[tuple[str, Job]]:
         """The panel's jobs with their names: per seed one over both runs, or one per run and value of ``sweep``."""
         if kind.settings is None:
             return
         if not kind.settings.runs:  # a measurement of the machine
-            yield panel.title, Job(validate(kind.settings, panel.analysis, f"{where}analysis."))
+            yield panel.title, Job(validate(kind.settings, panel.analysis, f"{key}analysis."))
             return
         base = [*self.config.overrides, *panel.overrides]
-        points = [[f"{key}={value}"] for key, values in panel.sweep.items() for value in values] or [[]]
+        points = [[f"{name}={value}"] for name, values in panel.sweep.items() for value in values] or [[]]
         for seed in self.scope.seeds:
             runs = [
-                (name, self._run((*base, *own, *point, *self.scope.overrides()), seed))
-                for name, own in panel.runs.items()
+                (name, self._run((*base, *overrides, *point, *self.scope.overrides()), seed))
+                for name, overrides in panel.runs.items()
                 for point in points
             ]
+            # An analysis of one network has a job per run; one of two networks has a job that joins both.
             if kind.settings.runs == 1:
                 for name, run in runs:
                     yield from [(name, run)] if kind.draws_trainings else []
-                    yield name, Job(self._analysis(kind, panel, run, where), (run,))
+                    yield name, Job(self._analysis(kind, panel, run, key), (run,))
             else:
                 ends = ", ".join(f"{alpha} is {name}" for alpha, (name, _) in enumerate(runs))
-                yield ends, Job(self._analysis(kind, panel, runs[0][1], where), tuple(run for _, run in runs))
+                yield ends, Job(self._analysis(kind, panel, runs[0][1], key), tuple(run for _, run in runs))
 
     def _run(self, overrides: tuple[str, ...], seed: int) -> Job:
         """The training with these ``overrides`` of configs/train.yaml."""
@@ -296,12 +297,12 @@ class FigurePlan:
         self._configs_of[job.digest] = config
         return job
 
-    def _analysis(self, kind: PanelKind, panel: PanelConfig, run: Job, where: str) -> Any:
+    def _analysis(self, kind: PanelKind, panel: PanelConfig, run: Job, key: str) -> Any:
         """The settings of the panel's analysis; the profile says how many examples it uses unless the panel does."""
         assert kind.settings is not None
         examples = self._configs_of[run.digest]["profile"]["analysis_examples"]
-        settings = validate(kind.settings, {"examples": examples, **panel.analysis}, f"{where}analysis.")
+        settings = validate(kind.settings, {"examples": examples, **panel.analysis}, f"{key}analysis.")
         for name in kind.needs:
             if not getattr(settings, name):
-                raise ConfigError(f"{where}analysis.{name}: must be at least 1, or there is nothing to draw")
+                raise ConfigError(f"{key}analysis.{name}: must be at least 1, or there is nothing to draw")
         return settings

@@ -149,6 +149,7 @@ class TablePlan:
 
     def render(self, runtime: Runtime) -> Table:
         """The table as its records have it."""
+        # Differences are computed seed by seed from the cells, so these come first.
         costs = RuntimeEstimator(runtime)
         cells = {(cell.row, cell.column): _rendered(cell, runtime, costs) for cell in self.cells}
         for row, (quantity, method, better, worse) in product(self.rows, self._differences()):

@@ -50,8 +50,8 @@ def _noise_curve(out: dict[str, Any]) -> list[str]:
 
 
 def _averages(out: dict[str, Any]) -> list[str]:
-    found = ((name, out[name]["test"]["accuracy"]) for name in ("kept", "recomputed"))
-    return ["test accuracy by running statistics", *(f"{name:>11} {_share(accuracy)}" for name, accuracy in found)]
+    accuracies = ((name, out[name]["test"]["accuracy"]) for name in ("kept", "recomputed"))
+    return ["test accuracy by running statistics", *(f"{name:>11} {_share(value)}" for name, value in accuracies)]
 
 
 def _landscape(out: dict[str, Any]) -> list[str]:
@@ -77,9 +77,10 @@ def _hessian(out: dict[str, Any]) -> list[str]:
 
 def _atlas(out: dict[str, Any]) -> list[str]:
     lines = ["percent, evaluations, and why each search ended"]
-    for one in out["courses"]:
-        answer = "failed" if one["failed"] else format_decimal(one["answer"], 4)
-        lines.append(f"{one['space']:>10} {one['search']:<10} {answer:>12} {len(one['values']):4d}  {one['status']}")
+    for search in out["courses"]:
+        value = "failed" if search["failed"] else format_decimal(search["answer"], 4)
+        name, spent = f"{search['space']:>10} {search['search']:<10}", len(search["values"])
+        lines.append(f"{name} {value:>12} {spent:4d}  {search['status']}")
     return lines
 
 

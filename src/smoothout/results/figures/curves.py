@@ -104,10 +104,11 @@ def training_curve(axes: Any, records: NamedRecords) -> None:
 
     A hollow mark is a seed's best epoch; a full mark, next to its epoch, is the error with BatchNorm recalibrated.
     """
-    for run, own in by_run(records).items():
-        trained = {record.name: record.outcome for record in own if record.kind == "train"}
+    for run, run_records in by_run(records).items():
+        trained = {record.name: record.outcome for record in run_records if record.kind == "train"}
         errors = [[_error(x) for x in outcome["curves"]["test_accuracy"]] for outcome in trained.values()]
         smooth = list(zip_longest(*map(_running_median, errors)))  # None after the end of shorter trainings
+        # Single epochs are noisy, so lines and bands are smoothed; best epochs are marked at their true values.
         look = {"color": color(run.place)}
         mean_and_band(axes, range(1, len(smooth) + 1), smooth, {**look, "label": f"{run.name}, {seeds(len(trained))}"})
         dots = {**look, "marker": marker(run.place), "linestyle": "none", "markersize": 5}
@@ -115,7 +116,7 @@ def training_curve(axes: Any, records: NamedRecords) -> None:
         values = [seed[epoch] for seed, epoch in zip(errors, best, strict=True)]
         hollow = {**dots, "markerfacecolor": "white", "label": f"{run.name}, best epoch"}
         axes.plot([epoch + 1 for epoch in best], values, zorder=3, **hollow)
-        _mark_recalibrated(axes, run, [record for record in own if record.kind != "train"], trained, dots)
+        _mark_recalibrated(axes, run, [record for record in run_records if record.kind != "train"], trained, dots)
     axes.margins(x=0.08, y=0.12)  # room for marks next to the last epoch and, with shared limits, at the bottom
     epochs = max(len(curve.get_xdata()) for curve in axes.lines)
     lines = f"lines: running median over {WINDOW} epochs; " if epochs >= 3 * WINDOW else ""
@@ -163,10 +164,10 @@ def _error(accuracy: float) -> float:
 def _curves(records: NamedRecords, x: str, split: str | None) -> list[Curve]:
     """The curves of each run over ``x``, on one split or on both."""
     curves = []
-    for run, own in by_run(records).items():
+    for run, run_records in by_run(records).items():
         for name in [split] if split else ["train", "test"]:
             points = list(
-                zip(*(_points(record.outcome[name]) for record in own), strict=True)
+                zip(*(_points(record.outcome[name]) for record in run_records), strict=True)
             )  # at each x of all seeds
             losses, accuracies = ([_values(at_x, *keys) for at_x in points] for keys in _KEYS)
             curves.append(Curve(run, name, [at_x[0][x] for at_x in points], losses, accuracies))

@@ -51,6 +51,7 @@ def save(title: str, panels: Sequence[Panel], note: str, path: Path, columns: in
             _fill(axes, panel)
             if panel.shared_axis:
                 sharing.setdefault(panel.shared_axis, []).append(axes)
+        # Limits can only be shared once all panels are drawn.
         for axis, several in sharing.items():
             _share_limits(axis, several)
         figure.suptitle(textwrap.fill(title, TITLE * across), fontsize=10)

@@ -68,16 +68,16 @@ def _course(axes: Any, course: dict[str, Any], labelled: bool) -> None:
 
 def over_loss(axes: Any, records: NamedRecords) -> None:
     """[Keskar Fig. 6] Draw sharpness against the loss at several epochs of a training; the points show the epoch."""
-    for run, own in by_run(records).items():
+    for run, run_records in by_run(records).items():
         look = {"color": color(run.place), "marker": marker(run.place), "markersize": 4}
-        seeds = _by_seed(own)
+        seeds = _by_seed(run_records)
         for first, measured in enumerate(seeds):
             points = [(r.outcome["loss"], r.outcome["value"], r.labels["epochs"]) for r in _successful(measured)]
             losses, values, epochs = zip(*points, strict=True) if points else ((), (), ())
             axes.plot(losses, values, **look, linewidth=1.0, label=None if first else run.name)
             for x, y, epoch in zip(losses, values, epochs, strict=True):
                 axes.annotate(str(epoch), (x, y), (3, 3), textcoords="offset points", fontsize=6)
-        failed = [r for r in own if r.outcome["failed"]]
+        failed = [r for r in run_records if r.outcome["failed"]]
         _mark_failed(axes, [r.outcome["loss"] for r in failed], look)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -93,8 +93,8 @@ def over_batch(axes: Any, records: NamedRecords) -> None:
     """
     sharpness = axes.twinx()
     sharpness.grid(visible=False)
-    for run, own in by_run(records).items():
-        trained, measured = ([r for r in own if (r.kind == "train") is training] for training in (True, False))
+    for run, run_records in by_run(records).items():
+        trained, measured = ([r for r in run_records if (r.kind == "train") is training] for training in (True, False))
         look = {"color": color(run.place), "marker": marker(run.place), "markersize": 4}
         accuracies = _by_batch(trained, lambda r: 100 * r.outcome["last"]["test_accuracy"])
         mean_and_band(axes, *accuracies, {**look, "label": f"test accuracy, {run.name}"})
@@ -112,22 +112,24 @@ def over_batch(axes: Any, records: NamedRecords) -> None:
 def adaptive(axes: Any, records: NamedRecords) -> None:
     """Draw adaptive sharpness (the highest rise of the loss) by run; points are seeds, a dash is their mean."""
     runs = by_run(records)
-    for place, (run, own) in enumerate(runs.items()):
-        values = [record.outcome["value"] for record in _successful(own)]
+    for place, (run, run_records) in enumerate(runs.items()):
+        values = [record.outcome["value"] for record in _successful(run_records)]
         look = {"color": color(run.place), "marker": marker(run.place), "markersize": 5}
         axes.plot([place] * len(values), values, linestyle="none", **look)
-        if len(values) == len(own):  # a mean without the failed searches would be biased
+        if len(values) == len(run_records):  # a mean without the failed searches would be biased
             mean = statistics.fmean(values)
             if len(values) > 1:  # through a single point a dash would look like an error bar
                 axes.plot(place, mean, "_", markersize=22, color=look["color"])
             axes.annotate(f"{mean:#.3g}", (place, mean), (14, -3), textcoords="offset points", fontsize=7)
-        _mark_failed(axes, [place] * (len(own) - len(values)), look)
+        _mark_failed(axes, [place] * (len(run_records) - len(values)), look)
     settings = records[0][1].settings
     axes.set_yscale("log")
     plain_log(axes.yaxis)
     axes.margins(y=0.15)  # room for the crosses of failed searches
     axes.set_xlim(-0.5, len(runs) - 0.3)
-    axes.set_xticks(range(len(runs)), [f"{run.name}\n{seeds(len(own))}" for run, own in runs.items()], fontsize=8)
+    axes.set_xticks(
+        range(len(runs)), [f"{run.name}\n{seeds(len(run_records))}" for run, run_records in runs.items()], fontsize=8
+    )
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(
         f"{settings['norm']}, rho = {settings['rho']:g}, {settings['part']}"

@@ -29,10 +29,10 @@ def spectrum(axes: Any, records: NamedRecords, density: Density) -> None:
     grid, width = _grid(outcomes)
     heights = np.array([density(outcome["spectrum"], grid, width) for outcome in outcomes])
     for row, run in enumerate(dict.fromkeys(run for run, _ in records)):
-        own = [index for index, (other, _) in enumerate(records) if other == run]
+        indices = [index for index, (other, _) in enumerate(records) if other == run]
         look = {"color": color(run.place), "linestyle": linestyle(run.place)}
-        mean_and_band(axes, grid.tolist(), heights[own].T.tolist(), {**look, "label": run.name})
-        _mark_largest(axes, run, [outcomes[index]["eigenvalues"] for index in own], row)
+        mean_and_band(axes, grid.tolist(), heights[indices].T.tolist(), {**look, "label": run.name})
+        _mark_largest(axes, run, [outcomes[index]["eigenvalues"] for index in indices], row)
     single = 1 / (max(outcome["dimension"] for outcome in outcomes) * width * math.sqrt(2 * math.pi))
     axes.set_yscale("log")
     axes.set_ylim(FOOT * single, 3 * heights.max())
