@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from smoothout.common.errors import ConfigError
+from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
@@ -60,10 +62,16 @@ class MethodRuns:
 
     row: str  # of a table
     method: str
-    jobs: dict[int, Job]  # the trainings by seed
-    arguments: str  # of scripts/train.py, that make them
+    experiment: Experiment  # the training, whatever its seed
+    seeds: tuple[int, ...]
+    overrides: tuple[str, ...]  # of configs/train.yaml, that make it
     epoch_seconds: float | None  # the config's estimate of an epoch's cost, or None
     examples: int | None  # how many examples of a split the profile lets an analysis use; None for all
+
+    @cached_property
+    def jobs(self) -> dict[int, Job]:
+        """The trainings by seed."""
+        return {seed: Job(replace(self.experiment, seed=seed)) for seed in self.seeds}
 
     def cell(self, metric: str, published: float | None) -> CellSpec:
         """The number ``metric`` of these runs."""
@@ -73,7 +81,8 @@ class MethodRuns:
             analysis = replace(analysis, examples=min(limits, default=None))
             jobs = {seed: Job(analysis, (run,)) for seed, run in self.jobs.items()}
             script = f"python scripts/analyze.py {METRICS[metric].overrides}"
-        command = f"{script} {self.arguments}"
+        seeds = f"seed={self.seeds[0]}" if len(self.seeds) == 1 else f"-m seed={','.join(map(str, self.seeds))}"
+        command = " ".join([script, *self.overrides, seeds])
         return CellSpec(self.row, self.method, metric, jobs, published, command, self.epoch_seconds)
 
 

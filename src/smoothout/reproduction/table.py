@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from smoothout.nn.options import Precision
 from smoothout.reproduction.cells import CellSpec, MethodRuns, epoch_seconds
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.published import PublishedNumbers
-from smoothout.reproduction.schema import RowConfig, TableConfig, read_table
+from smoothout.reproduction.schema import RowConfig, read_table
 from smoothout.results.records import Record
 from smoothout.results.tables import Block, Cell, Table, difference
 
@@ -79,14 +80,14 @@ class TablePlan:
 
     def __init__(
         self,
-        table: TableConfig | dict[str, Any],
+        table: dict[str, Any],
         selection: RunSelection,
         configs: Path,
         published: Path,
         only: Sequence[str] | None = None,
     ) -> None:
-        self.config = table if isinstance(table, TableConfig) else read_table(table, published)
-        self.scope, self._configs, self._folder = selection, configs, published
+        self.config = read_table(table, published)
+        self.scope, self._configs = selection, configs
         self._published = PublishedNumbers(self.config, published)
         self.rows = [row for row in self.config.rows if only is None or any(part in row.name for part in only)]
         if not self.rows:
@@ -97,9 +98,10 @@ class TablePlan:
             for row in self.rows
             for method, overrides in self._methods(row).items()
         }
-        self.cells = [
-            self.cell(row, method, metric) for (row, method), metric in product(self.runs, self.config.metrics)
-        ]
+        self.cells = self._cells()
+
+    def _cells(self) -> list[CellSpec]:
+        return [self.cell(row, method, metric) for (row, method), metric in product(self.runs, self.config.metrics)]
 
     def cell(self, row: str, method: str, metric: str) -> CellSpec:
         """The number ``metric`` of a row and method, whether the table shows it or not. Raises KeyError."""
@@ -128,15 +130,9 @@ class TablePlan:
         given = [*row.overrides, *self.config.methods[method].overrides, *added, *self.scope.overrides()]
         overrides = list({override.partition("=")[0]: override for override in given}.values())  # the last one counts
         config = compose_config(self._configs, "train", overrides)
-        experiment, seeds = build_experiment(config), self.scope.seeds
-        return MethodRuns(
-            row.name,
-            method,
-            {seed: Job(replace(experiment, seed=seed)) for seed in seeds},
-            " ".join([*overrides, f"seed={seeds[0]}" if len(seeds) == 1 else f"-m seed={','.join(map(str, seeds))}"]),
-            epoch_seconds(config),
-            config["profile"]["analysis_examples"],
-        )
+        examples = config["profile"]["analysis_examples"]
+        experiment, seconds = build_experiment(config), epoch_seconds(config)
+        return MethodRuns(row.name, method, experiment, self.scope.seeds, tuple(overrides), seconds, examples)
 
     def with_recorded_seeds(self, runtime: Runtime) -> TablePlan:
         """The same table for all seeds with a record for its rows; unchanged if there are none."""
@@ -144,8 +140,11 @@ class TablePlan:
         return self._with_seeds(seeds) if seeds else self
 
     def _with_seeds(self, seeds: set[int]) -> TablePlan:
-        selection = replace(self.scope, seeds=tuple(sorted(seeds)))
-        return TablePlan(replace(self.config, rows=tuple(self.rows)), selection, self._configs, self._folder)
+        plan = copy(self)  # nothing is composed again
+        plan.scope = replace(self.scope, seeds=tuple(sorted(seeds)))
+        plan.runs = {key: replace(runs, seeds=plan.scope.seeds) for key, runs in self.runs.items()}
+        plan.cells = plan._cells()
+        return plan
 
     def render(self, runtime: Runtime) -> Table:
         """The table as its records have it."""
