@@ -18,9 +18,9 @@ _TRAIN = {
     "epochs=3": "epochs: unknown schedule.epochs",
     "+method.strength=1": "method.strength: unknown a, distribution, scaling",
     "table=table2": "table: --help",
-    "~seed": "seed: missing",
-    "~engine": "engine: _target_ None",
-    "folders=3": "folders: _target_ 3",
+    "~seed": "seed: given whole number",
+    "~engine": "engine: given group",
+    "folders=3": "folders: group 3",
     "seed=${nothing}": "'nothing'",
     "seed=x": "seed: 'x' whole number",
     "optimizer.lr=nan": "optimizer.lr: finite nan",
@@ -35,11 +35,10 @@ _TRAIN = {
     "model=c1": "model: 11x11 8x8",
     "model._target_=os.system": "model._target_: 'os.system' smoothout",
     "method._target_=smoothout.training.batch.Batch": "method._target_: smoothout.training.batch.Batch",
-    "hydra.callbacks.summary._target_=os.system": "hydra.callbacks: 'os.system'",
+    "hydra.callbacks.summary._target_=os.system": "'os.system'",
     "hydra/launcher=slurm": "hydra/launcher: -m",
-    "--experimental-rerun=config.pickle": "--experimental-rerun --help",
+    "--experimental-rerun=config.pickle": "config.pickle",
     "--config-dir=nowhere": "nowhere",
-    "-x": "-x --help",
     "-m seed=0,": "seed=0,",  # the whole sweep is refused
 }
 _ANALYZE = {
@@ -58,17 +57,17 @@ _REPRODUCE = {
     "table=quickstart rows=[nothing]": "rows: 'nothing' digits, 32; digits, 720",
     "table=quickstart table.rows=[]": "table rows",
     "table=table2 table.rows=[{name:x,overrides:[]}]": "table.rows.0.match",
-    "table=none figure=quickstart figure.panels=[{kind:noise,title:a,runs:[x]}]": "figure.panels.runs: x a list",
+    "table=none figure=quickstart figure.panels=[{kind:noise,title:a,runs:[x]}]": "figure.panels.0.runs: x group",
     "table=none figure=none": "table figure none",
 }
 _CHOOSE = {
     "strengths=[0,0.1]": "strengths: none, filter, weight",
     "seed=9": "seed: grid.seeds",
-    "method=none": "method smoothout, adasmoothout none",
+    "method=none": "method smoothout, adasmoothout",
 }
 _OTHERS = {
     ("prepare_data", "data.name=svhn"): "data.name: 'svhn' digits, mnist, cifar10, cifar100",
-    ("verdicts", "~claim_scope"): "claim_scope: _target_ None",
+    ("verdicts", "~claim_scope"): "claim_scope: given group",
     ("benchmark", "only=[nothing]"): "only: 'nothing' smoothout-f1",
 }
 

@@ -45,7 +45,7 @@ class Folders:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if not getattr(self, field.name):
-                raise ValueError(f"{field.name}: must be the path of a folder, not empty")
+                raise ValueError(f"{field.name}: must be the path of a folder, not ''")
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def test_two_that_share_a_folder_never_read_each_others_passes(tmp_path: Path) -
         cached_pass(told(theirs, 0))
         first = pass_cache._open.pop()
         with open_pass_cache(tmp_path / "a", "elsewhere"):
-            first.passed(told(theirs, 10))
+            first.get(told(theirs, 10))
             ours: Passes = []
             found = [cached_pass(told(ours, number)).tolist()[0] for number in range(2)]
             clear_pass_cache(tmp_path / "a")

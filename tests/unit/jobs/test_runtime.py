@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from smoothout.common.errors import ConfigError
-from smoothout.config.build import validate
 from smoothout.jobs import runtime
 
 
@@ -32,8 +31,16 @@ def gpus(monkeypatch: pytest.MonkeyPatch, count: int, reason: str | None = None,
 
 
 def device(name: str) -> str:
-    settings = {"device": name, "threads": None, "download": False, "tensorboard": False, "checkpoint_seconds": 60.0}
-    return str(runtime._prepare_device(validate(runtime._RuntimeSettings, settings, "").device, None))
+    settings = {
+        "folders": dict.fromkeys(("data", "results", "checkpoints", "logs"), "folder"),
+        "device": name,
+        "threads": None,
+        "download": False,
+        "tensorboard": False,
+        "checkpoint_seconds": 60.0,
+        "engine": {},
+    }
+    return str(runtime.build_runtime(settings).device)
 
 
 def test_auto_is_a_gpu_where_torch_can_use_one(said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
