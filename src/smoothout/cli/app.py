@@ -75,8 +75,8 @@ def run(program: Callable[[], Any]) -> None:
 
 def _current_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line with current names of settings, which come before the options wherever they stood."""
-    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-    return [*current_overrides(overrides), *(argument for argument in arguments if argument not in overrides)]
+    overrides = [text for text in arguments if ("=" in text and not text.startswith("-")) or text.startswith("~")]
+    return [*current_overrides(overrides), *(text for text in arguments if text not in overrides)]
 
 
 def _choices(*, _root_: DictConfig) -> str:

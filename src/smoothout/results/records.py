@@ -128,7 +128,7 @@ def _names_by_digest(folder: Path) -> dict[str, str]:
     """
     try:
         changed = folder.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     recent = abs(time.time_ns() - changed.st_mtime_ns) < SETTLED
     return _listed.__wrapped__(folder) if recent else _listed(folder, changed.st_ino, changed.st_mtime_ns)

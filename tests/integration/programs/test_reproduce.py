@@ -31,12 +31,24 @@ def test_a_table_without_records_renders_every_cell_as_not_run_with_its_cost(roo
     published = frame.set_index(["row", "column"])["published"]
     assert published["F1, MNIST, 256", "baseline best"] == 98.49
     assert published["F1, MNIST, 6000", "smoothout best"] == 98.42
-    assert published["C3, CIFAR-100, 5000", "smoothout sharpness released"] == 10.7303
+    assert published["C3, CIFAR-100, 5000", "smoothout sharpness_released"] == 10.7303
     assert published.filter(like="keskar").isna().all()
     costs = frame[frame["column"].str.endswith("best")]["hours_to_run"]
     assert (costs > 0.1).all()
     assert "…" not in out
     assert any(line.split("  ")[-1].endswith("[4.06]") for line in map(str.strip, out.splitlines()))
+
+
+def test_the_plan_of_a_table_is_the_commands_behind_its_missing_cells_and_runs_nothing(root, reproduce):
+    code, out, err = reproduce("table=table2", "plan=true", "rows=[6000]")
+    assert code == 0, err
+    commands = [line.strip() for line in out.splitlines() if "python scripts/" in line]
+    overrides = "experiment=f1_mnist batch=large method=none protocol=authors_code profile=paper seed=0"
+    assert any(line.startswith(f"python scripts/train.py {overrides}  # about ") for line in commands)
+    assert sum("analysis=running_statistics" in line for line in commands) == 4
+    assert "batch=small" not in out
+    assert f"{len(commands)} commands: about " in out
+    assert tree(root) == {"here": "folder"}
 
 
 def test_a_picture_alone_is_asked_for_without_a_table_and_is_not_drawn_without_records(root, reproduce):
