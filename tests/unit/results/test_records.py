@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,38 @@ def test_a_record_is_read_as_it_was_written(ledger: RecordStore) -> None:
     assert ledger.write(record) == record
     assert ledger.get("train", record.digest) == record
     assert ledger.records("train") == [record]
+
+
+@dataclass(frozen=True)
+class MLP:
+    width: int = 512
+    added_later: bool = False
+
+
+@dataclass(frozen=True)
+class Experiment:
+    seed: int = 3
+    model: MLP = field(default_factory=MLP)
+
+
+def test_a_record_is_found_unless_a_default_has_changed_since(ledger: RecordStore) -> None:
+    record = ledger.write(a_record())
+    assert ledger.find("train", record.digest, Experiment()) == record
+    assert ledger.find("train", "0" * 64, Experiment()) is None
+    with pytest.raises(RecordError) as refused:
+        ledger.find("train", record.digest, Experiment(model=MLP(width=64)))
+    assert record.name in str(refused.value)
+
+
+def test_a_record_that_comes_after_its_folder_was_listed_is_found(ledger: RecordStore) -> None:
+    path = path_of(ledger.write(a_record()), ledger)
+    os.utime(path.parent, ns=(0, 0))  # long enough ago for the listing to be kept
+    other = a_record(identity={**IDENTITY, "numerics": 2})
+    assert ledger.get("train", other.digest) is None
+    RecordStore(ledger.folder).write(other)
+    assert ledger.get("train", other.digest) == other
+    path_of(other, ledger).unlink()
+    assert ledger.get("train", other.digest) is None
 
 
 def test_the_file_is_named_by_the_slug_and_eight_digits_of_the_digest(ledger: RecordStore) -> None:
