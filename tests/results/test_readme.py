@@ -46,8 +46,8 @@ def commands() -> list[str]:
 
 def make_commands() -> list[str]:
     """The calls of make with settings that pages show, and targets that run a program with settings."""
-    lines = [line for page in READMES for line in re.findall(r"^make (\S+ .*=.*)$", TEXTS[page], re.M)]
-    shown = sorted({line.partition("  #")[0].strip() for line in lines})
+    calls = [call for page in READMES for call in re.findall(r"^make ([^#\n]+)", TEXTS[page], re.M)]
+    shown = sorted({call.strip() for call in calls if "=" in call})
     return [*shown, "quickstart", "reproduce-table2", "show-table2", "figure-f1", "choose-strength", "causes", "data"]
 
 
