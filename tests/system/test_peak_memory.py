@@ -9,7 +9,7 @@ import pytest
 import torch
 from soak.processes import SERVER
 
-from smoothout.benchmark import comparisons
+from smoothout.benchmark.workloads import C1, random_split
 from smoothout.common.environment import peak_memory
 from smoothout.training.batch import Batch
 from smoothout.training.methods.smoothout import NoiseConfig
@@ -21,8 +21,8 @@ from smoothout.training.trainer import Trainer
 def _update(pipe: Connection, batch: Batch) -> None:
     cpu = torch.device("cpu")
     torch.set_num_threads(1)
-    train, test = (comparisons.random_split((3, 32, 32), 10, examples, cpu) for examples in (256, 8))
-    model, noise = comparisons.network(comparisons.C1), NoiseConfig(0.01)
+    train, test = (random_split((3, 32, 32), 10, examples, cpu) for examples in (256, 8))
+    model, noise = C1.network(), NoiseConfig(0.01)
     training = Trainer(model, train, test, optimizer=SGD(0.01), schedule=Schedule(1), batch=batch, method=noise, seed=0)
     before = peak_memory(cpu)
     next(iter(training))
