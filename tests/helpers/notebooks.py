@@ -16,7 +16,9 @@ def execute(path: Path) -> nbformat.NotebookNode:
     """Run the notebook from top to bottom; returns it with its outputs, and without times."""
     book = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(book, timeout=300, kernel_name="python3", record_timing=False, resources=resources).execute()
+    client = NotebookClient(book, timeout=300, kernel_name="python3", record_timing=False, resources=resources)
+    client.coalesce_streams = True  # a cell prints one text, however it was sent
+    client.execute()
     book.metadata.language_info = {"name": "python"}
     return book
 
