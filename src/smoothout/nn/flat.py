@@ -25,7 +25,7 @@ class FlatBuffers:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self.groups = [FlatGroup(tensors, members) for members in group_by_dtype_and_device(tensors).values()]
+        self.groups = [FlatGroup(tensors, members) for members in group_by_dtype_and_device(tensors)]
         self.views = self._in_order([group.views for group in self.groups])
 
     def with_strides(self) -> list[Tensor]:

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from smoothout.nn.parameters import group_by
+
 
 class _Ghost(_BatchNorm):
     """BatchNorm with statistics over each of ``ghosts`` parts of a batch, as `torch.chunk` cuts them.
@@ -46,18 +48,15 @@ class _Ghost(_BatchNorm):
     def _equal(self, x: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
         """Normalize ghost batches of ``size`` examples each; returns means and unbiased variances (2, ghosts, C) too.
 
-        Without running statistics means and variances are None.
-
-        Ghost batches become channels, side by side: ``x`` is normalized as (size, ghosts C, ...). That copies a
-        (ghosts size, C, ...) both ways, but not a contiguous (size ghosts, C, ...).
+        Those are None without running statistics. Ghost batches become channels, side by side: ``x`` is normalized as
+        (size, ghosts C, ...). That copies (ghosts size, C, ...) both ways, but not a contiguous (size ghosts, C, ...).
         """
         ghosts, channels = max(1, len(x) // size), x.shape[1]
-        interleaved = self.shared is not None and self.shared.interleaved
-        axis, parts = (1, (-1, ghosts)) if interleaved else (0, (ghosts, -1))
+        shared = self.shared
+        axis, parts = (1, (-1, ghosts)) if shared and shared.interleaved else (0, (ghosts, -1))
         at = x.dim() - 1 if x.stride(1) == 1 else 1  # channels stay last in memory where they are
         apart = torch.unflatten(x.movedim(1, at), 0, parts)
         side_by_side = apart.movedim(axis, at).flatten(at, at + 1).movedim(at, 1)
-        shared = self.shared
         if shared is None or shared.ghosts != ghosts or len(x) < size:  # a smaller rest is normalized by itself
             shared = _Shared([self], ghosts)
         weight, bias = shared.repeated.get(self, (None, None))
@@ -71,10 +70,8 @@ class _Ghost(_BatchNorm):
 class _Shared:
     """What BatchNorm layers need for a pass, made at once: a few operations on the device instead of several per layer.
 
-    Args:
-        layers: of one model.
-        ghosts: ghost batches of full size in the pass.
-        interleaved: whether their examples alternate: the i-th belongs to ghost batch i % ghosts.
+    ``ghosts`` are the ghost batches of full size in the pass; interleaved, the i-th example belongs to ghost batch
+    i % ghosts.
     """
 
     def __init__(self, layers: Sequence[_BatchNorm], ghosts: int, interleaved: bool = False) -> None:
@@ -82,22 +79,16 @@ class _Shared:
         self.statistics: dict[_BatchNorm, Tensor] = {}  # (2, ghosts, C), from the layers
         self.repeated: dict[_BatchNorm, Sequence[Tensor]] = {}  # weight and bias of each layer, (ghosts C,)
         affine = [layer for layer in layers if layer.affine]
-        for group in _groups(affine, lambda layer: (layer.weight.shape, layer.weight.dtype, layer.weight.device)):
+        for group in group_by(affine, lambda m: (m.weight.shape, m.weight.dtype, m.weight.device)):
             stacked = torch.stack([p for layer in group for p in (layer.weight, layer.bias)])
             rows = stacked[:, None].expand(-1, ghosts, -1).flatten(1).unbind()
             self.repeated |= dict(zip(group, zip(rows[::2], rows[1::2], strict=True), strict=True))
-        self.buffers = _statistics_buffers(layers, ghosts)
-
-
-def _statistics_buffers(layers: Sequence[_BatchNorm], ghosts: int) -> dict[_BatchNorm, Tensor]:
-    """Zeros (2, ghosts, C) for each layer with running statistics, by one operation per dtype and device."""
-    means = {layer: layer.running_mean for layer in layers if _tracks_stats(layer) and layer.running_mean is not None}
-    buffers: dict[_BatchNorm, Tensor] = {}
-    for group in _groups(list(means), lambda layer: (means[layer].dtype, means[layer].device)):
-        sizes = [2 * ghosts * len(means[layer]) for layer in group]
-        zeros = means[group[0]].new_zeros(sum(sizes)).split(sizes)  # type: ignore[no-untyped-call]
-        buffers |= {layer: part.view(2, ghosts, -1) for layer, part in zip(group, zeros, strict=True)}
-    return buffers
+        self.buffers: dict[_BatchNorm, Tensor] = {}  # zeros (2, ghosts, C) for each layer with running statistics
+        means = {m: m.running_mean for m in layers if _tracks_stats(m) and m.running_mean is not None}
+        for group in group_by(means, lambda layer: (means[layer].dtype, means[layer].device)):
+            sizes = [2 * ghosts * len(means[layer]) for layer in group]
+            zeros = torch.split(means[group[0]].new_zeros(sum(sizes)), sizes)
+            self.buffers |= {layer: part.view(2, ghosts, -1) for layer, part in zip(group, zeros, strict=True)}
 
 
 class GhostBatchNorm1d(_Ghost, nn.BatchNorm1d):
@@ -112,17 +103,17 @@ class GhostBatchNorm3d(_Ghost, nn.BatchNorm3d):
     """`nn.BatchNorm3d` over ghost batches."""
 
 
-_GHOST: dict[type[_BatchNorm], type[_Ghost]] = {
-    nn.BatchNorm1d: GhostBatchNorm1d,
-    nn.BatchNorm2d: GhostBatchNorm2d,
-    nn.BatchNorm3d: GhostBatchNorm3d,
+_PLAIN: dict[type[_BatchNorm], type[_BatchNorm]] = {
+    GhostBatchNorm1d: nn.BatchNorm1d,
+    GhostBatchNorm2d: nn.BatchNorm2d,
+    GhostBatchNorm3d: nn.BatchNorm3d,
 }
-_PLAIN: dict[type[_BatchNorm], type[_BatchNorm]] = {ghost: plain for plain, ghost in _GHOST.items()}
+_GHOST = {plain: ghost for ghost, plain in _PLAIN.items()}
 
 
 def supports_ghost_batchnorm(model: nn.Module) -> bool:
     """Whether every BatchNorm layer of ``model`` is of a kind that `convert_ghost_batchnorm` takes."""
-    return _foreign(model) is None
+    return _unsupported(model) is None
 
 
 def convert_ghost_batchnorm(model: nn.Module, ghosts: int) -> None:
@@ -133,9 +124,9 @@ def convert_ghost_batchnorm(model: nn.Module, ghosts: int) -> None:
     """
     if ghosts < 1:
         raise ValueError(f"ghosts: must be a whole number >= 1, not {ghosts}")
-    foreign = _foreign(model)
-    if foreign is not None:
-        raise ValueError(f"{foreign}: only BatchNorm1d, BatchNorm2d and BatchNorm3d have a form with ghost batches")
+    unsupported = _unsupported(model)
+    if unsupported is not None:
+        raise ValueError(f"{unsupported}: only BatchNorm1d, BatchNorm2d and BatchNorm3d have a form with ghost batches")
     for layer in _layers(model):
         _divide(layer, ghosts)
 
@@ -163,26 +154,17 @@ def ghosted(model: nn.Module, ghosts: int) -> Iterator[None]:
 
 
 def forward_ghosts(
-    network: Callable[[Tensor], Tensor],
-    model: nn.Module,
-    inputs: Tensor,
-    ghosts: int,
-    *,
-    interleaved: bool | None = None,
+    network: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tensor, ghosts: int, interleaved: bool | None = None
 ) -> Tensor:
     """One forward pass in `ghosted`, with less work for the device: what BatchNorm layers share is done once.
 
     Args:
         network: ``model``, or what was compiled from it. The backward pass must not recompute activations.
         model: uses each BatchNorm layer at most once.
-        inputs: (N, ...), ghost batch after ghost batch.
+        inputs: (N, ...), ghost batch after ghost batch; the outputs have the same order.
         ghosts: in how many parts `torch.chunk` cuts them.
         interleaved: whether examples pass the network in another order, which saves copies of contiguous activations
-            in BatchNorm layers; outputs have the order of ``inputs``. None is False on a CPU, so that sums over
-            examples keep their order.
-
-    Returns:
-        The model's outputs, (N, ...).
+            in BatchNorm layers. None is False on a CPU, so that sums over examples keep their order.
     """
     layers, size = _layers(model), -(-len(inputs) // ghosts)
     interleaved = inputs.device.type != "cpu" if interleaved is None else interleaved
@@ -220,7 +202,7 @@ def update_running_stats(layers: Sequence[_BatchNorm], statistics: Sequence[Tens
         tensor, momentum = of_layer[layer], layer.momentum
         return id(layer) if momentum is None else momentum, tensor.shape, tensor.dtype, tensor.device
 
-    for group in _groups(layers, kind):
+    for group in group_by(layers, kind):
         stacked = torch.cat([of_layer[layer] for layer in group])
         kept, share = _shares(group[0], stacked)
         averages = [a for layer in group for a in (layer.running_mean, layer.running_var) if a is not None]
@@ -243,14 +225,6 @@ def _shares(layer: _BatchNorm, statistics: Tensor) -> tuple[float | Tensor, Tens
     return (1 - m) ** ghosts, m * (1 - m) ** age
 
 
-def _groups(layers: Sequence[_BatchNorm], key: Callable[[_BatchNorm], Hashable]) -> list[list[_BatchNorm]]:
-    """Layers with the same key, in order."""
-    groups: dict[Hashable, list[_BatchNorm]] = {}
-    for layer in layers:
-        groups.setdefault(key(layer), []).append(layer)
-    return list(groups.values())
-
-
 def _tracks_stats(layer: _BatchNorm) -> bool:
     """Whether a pass in the present mode updates running statistics."""
     return layer.training and layer.track_running_stats and layer.running_mean is not None
@@ -270,8 +244,8 @@ def _layers(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-def _foreign(model: nn.Module) -> str | None:
-    kinds = [type(layer) for layer in _layers(model)]
+def _unsupported(model: nn.Module) -> str | None:
+    kinds = (type(layer) for layer in _layers(model))
     return next((kind.__name__ for kind in kinds if kind not in _GHOST and kind not in _PLAIN), None)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+T = TypeVar("T")
 BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -33,12 +35,17 @@ def trainable_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Pa
     return trainable
 
 
-def group_by_dtype_and_device(tensors: Sequence[Tensor]) -> dict[tuple[torch.dtype, torch.device], list[int]]:
+def group_by(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """The ``items`` that share a key, in order."""
+    groups: dict[Hashable, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def group_by_dtype_and_device(tensors: Sequence[Tensor]) -> list[list[int]]:
     """The indices of ``tensors`` that share a dtype and a device, in order."""
-    kinds: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-    for index, tensor in enumerate(tensors):
-        kinds.setdefault((tensor.dtype, tensor.device), []).append(index)
-    return kinds
+    return group_by(range(len(tensors)), lambda index: (tensors[index].dtype, tensors[index].device))
 
 
 def has_float64(device: torch.device) -> bool:
@@ -81,10 +88,11 @@ def unflatten(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     One copy per device and dtype, not per tensor. Raises RuntimeError for a vector of another length.
     """
     parts = list(torch.split(vector, [tensor.numel() for tensor in tensors]))
-    kinds = group_by_dtype_and_device(tensors)
-    for (dtype, device), members in kinds.items():
-        part = vector if len(kinds) == 1 else torch.cat([parts[i] for i in members])
-        part = part.to(dtype).to(device)  # rounded first: fewer bytes to copy, and MPS takes no float64
+    groups = group_by_dtype_and_device(tensors)
+    for members in groups:
+        first = tensors[members[0]]
+        part = vector if len(groups) == 1 else torch.cat([parts[i] for i in members])
+        part = part.to(first.dtype).to(first.device)  # rounded first: fewer bytes to copy, and MPS takes no float64
         for i, entries in zip(members, torch.split(part, [tensors[i].numel() for i in members]), strict=True):
             parts[i] = entries.view(tensors[i].shape)
     return parts

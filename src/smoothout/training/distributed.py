@@ -31,7 +31,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from smoothout.common import interrupts
 from smoothout.common.errors import DistributedAbort, PeerLostError
-from smoothout.nn.parameters import BATCHNORM
+from smoothout.nn.parameters import BATCHNORM, group_by, vector_to_parameters
 from smoothout.training.methods.base import GradientEstimator
 
 TIMEOUT = timedelta(days=20)  # ranks wait while rank 0 measures; torchrun notices those that die
@@ -47,6 +47,10 @@ class ProcessGroup:
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
         self.rank, self.size = rank, size
         self._store, self._leading = store, False
+        self._ask_at_once()
+
+    def _ask_at_once(self) -> None:
+        """Ask at the next update, as at the start of every training: it may be slower than the last one."""
         self._asked, self._asked_every, self._until_asked = time.monotonic(), 1, 1
 
     def shard(self, count: int) -> slice:
@@ -73,13 +77,11 @@ class ProcessGroup:
         """Replace each tensor by its sum over ranks, in place; one message per dtype."""
         if self.size == 1:
             return
-        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-            group = [tensor for tensor in tensors if tensor.dtype == dtype]
+        for group in group_by(tensors, lambda tensor: tensor.dtype):
             flat = torch.cat([tensor.reshape(-1) for tensor in group])
             with _notice_lost_peers():
                 dist.all_reduce(flat)
-            parts = torch.split(flat, [tensor.numel() for tensor in group])
-            torch._foreach_copy_(group, [part.view(t.shape) for t, part in zip(group, parts, strict=True)])
+            vector_to_parameters(group, flat)
 
     def agree_to_stop(self) -> int:
         """Let a signal to one rank count for all; returns its number, or 0 if there is none that all know of.
@@ -104,17 +106,15 @@ class ProcessGroup:
             interrupts.set_pending_signal(number)
         return number
 
-    def _ask_at_once(self) -> None:
-        """Ask at the next update, as at the start of every training: it may be slower than the last one."""
-        self._asked, self._asked_every, self._until_asked = time.monotonic(), 1, 1
-
     @contextmanager
     def broadcast_work(self, order: Callable[[], Any]) -> Iterator[None]:
         """A block during which the other ranks work on ``order()``; an error in it ends all ranks. For rank 0."""
         if self.size == 1:
             yield
             return
-        self._send(order())
+        content = io.BytesIO()
+        torch.save(order(), content)
+        _broadcast(content.getvalue())
         self._ask_at_once()
         self._leading = True
         try:
@@ -125,21 +125,16 @@ class ProcessGroup:
 
     def receive_work(self) -> Iterator[Any]:
         """The work that rank 0 broadcasts, tensors on the CPU, until it dismisses this rank. For the others."""
-        while True:
-            content: list[bytes | None] = [None]
-            with _notice_lost_peers():
-                dist.broadcast_object_list(content, src=0, device=torch.device("cpu"))
-            if content[0] is None:
-                return
+        while (content := _broadcast()) is not None:
             self._ask_at_once()
-            yield torch.load(io.BytesIO(content[0]), map_location="cpu", weights_only=False)
+            yield torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
 
     def shutdown(self) -> None:
         """Dismiss the other ranks at the end of the program; during a training they notice that this rank is gone."""
         if self.size > 1 and not self._leading:
             with suppress(PeerLostError), _notice_lost_peers():
                 if self.rank == 0:
-                    dist.broadcast_object_list([None], src=0, device=torch.device("cpu"))
+                    _broadcast()
                 dist.destroy_process_group()
 
     def may_report(self) -> bool:
@@ -149,12 +144,6 @@ class ProcessGroup:
         with suppress(RuntimeError):  # the store is gone with torchrun
             return bool(self._store.compare_set("teller", "", str(self.rank)) == str(self.rank).encode())
         return self.rank == 0
-
-    def _send(self, order: Any) -> None:
-        content = io.BytesIO()
-        torch.save(order, content)
-        with _notice_lost_peers():
-            dist.broadcast_object_list([content.getvalue()], src=0, device=torch.device("cpu"))
 
 
 @cache
@@ -181,15 +170,21 @@ def _notice_lost_peers() -> Iterator[None]:
         raise
 
 
+def _broadcast(content: bytes | None = None) -> bytes | None:
+    """Rank 0's ``content``, on every rank."""
+    message = [content]
+    with _notice_lost_peers():
+        dist.broadcast_object_list(message, src=0, device=torch.device("cpu"))
+    return message[0]
+
+
 class GradientSync:
     """Sums over ranks at the end of an update of ``model``.
 
     BatchNorm: a ghost batch moves a running statistic r to (1 - m) r + m s. That is linear in r: rank 0 starts from r,
     the others from 0, each result is multiplied by 1 - m for every ghost batch after the rank's own, and the sum over
-    ranks is the result of all ghost batches in turn.
-
-    Raises:
-        ValueError: if several ranks share a BatchNorm layer without momentum, which has no such sum.
+    ranks is the result of all ghost batches in turn. A layer without momentum has no such sum: if several ranks share
+    one, ValueError is raised.
     """
 
     def __init__(self, ranks: ProcessGroup, model: nn.Module, estimator: GradientEstimator) -> None:
@@ -197,7 +192,7 @@ class GradientSync:
         if ranks.size > 1 and any(layer.momentum is None for layer in layers):
             raise ValueError("momentum: None in a BatchNorm layer is not possible with several processes; use a number")
         self._ranks, self._estimator = ranks, estimator
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._statistics = [
             (r, m.momentum or 0.0) for m in layers for r in (m.running_mean, m.running_var) if r is not None
         ]
@@ -207,11 +202,10 @@ class GradientSync:
     def begin(self, shard: slice, num_ghosts: int) -> Callable[[Tensor], None]:
         """Prepare an update of ``num_ghosts`` ghost batches, of which ``shard`` are this rank's.
 
-        Returns a function to call after the last backward pass, which sums gradients, running statistics and its
-        argument over ranks.
+        Returns a function to call after the last backward pass: it sums gradients, running statistics and its argument.
         """
         if self._ranks.size == 1:
-            return _nothing
+            return lambda sums: None
         seen = [number.clone() for number in self._seen]
         for statistic, _ in self._statistics if self._ranks.rank else []:
             statistic.zero_()
@@ -234,7 +228,3 @@ class GradientSync:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         self._ranks.all_reduce([*gradients, *(statistic for statistic, _ in self._statistics), sums])
-
-
-def _nothing(sums: Tensor) -> None:
-    """With one process there is nothing to sum."""
