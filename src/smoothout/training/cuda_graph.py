@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,11 +70,6 @@ class Lane:
         return replay
 
 
-class _Recording(NamedTuple):
-    rows: Tensor  # from which the replay reads its row numbers
-    replay: Callable[[], None]
-
-
 class GraphedStep:
     """Runs updates by replaying CUDA graphs, one for every number of rows and variant of the update.
 
@@ -84,17 +79,14 @@ class GraphedStep:
     its result by more than the tolerance. What is not in ``state`` is neither restored nor compared. Only this first
     call waits for the device.
 
-    No reference to the arguments of a call is kept. Dropping the object frees the memory of its graphs.
-
-    Args:
-        device: a CUDA device.
-        generators: that the update draws from; each replay draws from their state at that time.
+    Each replay draws from the state that ``generators`` have at that time. No reference to the arguments of a call is
+    kept. Dropping the object frees the memory of its graphs.
     """
 
     def __init__(self, device: torch.device, generators: Sequence[torch.Generator]) -> None:
         self._device, self._generators = device, generators
         self._lane: Lane | None = None
-        self._recordings: dict[Hashable, _Recording] = {}
+        self._recordings: dict[Hashable, tuple[Tensor, Callable[[], None]]] = {}  # rows to write, replay
 
     def __call__(self, work: Step, rows: Tensor, state: Callable[[], State], variant: Hashable = None) -> None:
         """Run ``work(rows)``.
@@ -107,19 +99,19 @@ class GraphedStep:
             variant: tells apart kinds of work that need a graph of their own.
 
         Raises:
-            RecordingError: if the work cannot be captured, or its replay ends elsewhere.
-            torch.OutOfMemoryError: if memory does not suffice for a capture. After this and any other error, state and
-                generators are as before the call.
+            RecordingError: if the work cannot be captured, or its replay ends elsewhere. After this and any other error
+                (torch.OutOfMemoryError), state and generators are as before the call.
         """
         kind = len(rows), variant
-        if kind not in self._recordings:
-            self._recordings[kind] = self._capture(work, rows.clone(), state)
-            return
-        recording = self._recordings[kind]
-        recording.rows.copy_(rows)
-        recording.replay()
+        if kind in self._recordings:
+            recorded_rows, replay = self._recordings[kind]
+            recorded_rows.copy_(rows)
+            replay()
+        else:
+            recorded_rows = rows.clone()
+            self._recordings[kind] = recorded_rows, self._capture(work, recorded_rows, state)
 
-    def _capture(self, work: Step, rows: Tensor, state: Callable[[], State]) -> _Recording:
+    def _capture(self, work: Step, rows: Tensor, state: Callable[[], State]) -> Callable[[], None]:
         self._lane = lane = self._lane or Lane(self._device)
         before, random_states = _copied(state()), [generator.get_state() for generator in self._generators]
 
@@ -142,12 +134,11 @@ class GraphedStep:
             # The replay is the update that was asked for, if it ends where the eager one did.
             with _as_recording_errors():
                 replay()
-            _refuse_replaced(state(), addresses)
-            _compare(state(), eager, before)
+            _check_replay(state(), addresses, eager, before)
         except BaseException:
             restore()
             raise
-        return _Recording(rows, replay)
+        return replay
 
 
 @contextmanager
@@ -173,12 +164,6 @@ def _addresses(state: State) -> dict[str, list[int]]:
     return {role: [tensor.data_ptr() for tensor in tensors] for role, tensors in state.items()}
 
 
-def _refuse_replaced(state: State, addresses: dict[str, list[int]]) -> None:
-    """Raise RecordingError if tensors have moved: each replay would start from the old ones again."""
-    if _addresses(state) != addresses:
-        raise RecordingError("the update replaces tensors instead of writing into them")
-
-
 @torch.no_grad()
 def _restore(state: State, before: State) -> None:
     for role, tensors in state.items():
@@ -191,10 +176,12 @@ def _restore(state: State, before: State) -> None:
                 tensor.resize_(old.shape).copy_(old)
 
 
-def _compare(replayed: State, eager: State, before: State) -> None:
+def _check_replay(replayed: State, addresses: dict[str, list[int]], eager: State, before: State) -> None:
     """Raise RecordingError if a replay that started at ``before`` ended elsewhere than the eager update."""
-    apart = {role: difference(tensors, eager[role], before.get(role, ())) for role, tensors in replayed.items()}
-    for role, share in apart.items():
+    if _addresses(replayed) != addresses:  # each replay would start from the old tensors again
+        raise RecordingError("the update replaces tensors instead of writing into them")
+    for role, tensors in replayed.items():
+        share = difference(tensors, eager[role], before.get(role, ()))
         if share > STRICT.get(role, TOLERANCE):
             raise RecordingError(f"the first replay and the eager update differ: {role} by {share:.2g} of their change")
 

@@ -12,13 +12,7 @@ from smoothout.common.rng import derive_seed
 
 
 class DropoutRng:
-    """Seeds torch's global generator, from which dropout draws, and notices a model that draws in another way.
-
-    Args:
-        model: to be trained.
-        seed: of the training.
-        device: of the model.
-    """
+    """Seeds torch's global generator, from which dropout draws, and notices a model that draws in another way."""
 
     def __init__(self, model: nn.Module, seed: int, device: torch.device) -> None:
         self._seed, self._device, self._update, self._checked = seed, device, 0, False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -101,14 +101,8 @@ class Engine:
     def resolved(self, device: torch.device, precision: Precision, capturable: bool, one_pass: bool = False) -> Engine:
         """These settings with ``auto`` replaced.
 
-        Args:
-            device: of the training.
-            precision: of the training.
-            capturable: whether a CUDA graph can hold an update.
-            one_pass: whether one pass can hold the ghost batches of a batch.
-
-        Raises:
-            ValueError: if ``launch`` is graph and no graph is possible.
+        ``capturable`` is whether a CUDA graph can hold an update, ``one_pass`` whether one pass can hold the ghost
+        batches of a batch. Raises ValueError if ``launch`` is graph and no graph is possible.
         """
         cuda = device.type == "cuda"
         if self.launch is Launch.graph and not cuda:
@@ -118,16 +112,15 @@ class Engine:
                 "launch: graph is not possible with method.copies, image folders, several processes,"
                 " optimizer.epsilon=uncorrected, or dropout with several passes per update; use auto or eager"
             )
-        launch = self.launch
+        launch, ghosts = self.launch, self.ghosts
         if launch is Launch.auto:
             launch = Launch.graph if cuda and capturable else Launch.eager
-        return replace(
-            self,
-            launch=launch,
-            memory_format=self.resolve_memory_format(device, precision),
-            concurrent_trainings=self.max_concurrent(device),
-            ghosts=self.ghost_passes(device, one_pass),
-        )
+        if not one_pass or (ghosts is GhostPasses.auto and not cuda):
+            ghosts = GhostPasses.sequential
+        elif ghosts is GhostPasses.auto:
+            ghosts = GhostPasses.batched
+        memory_format = self.resolve_memory_format(device, precision)
+        return Engine(launch, self.compile, memory_format, self.max_concurrent(device), ghosts)
 
     def resolve_memory_format(self, device: torch.device, precision: Precision) -> MemoryFormat:
         """The memory format on ``device``."""
@@ -139,11 +132,3 @@ class Engine:
     def max_concurrent(self, device: torch.device) -> int:
         """How many trainings take turns on ``device``, at most."""
         return self.concurrent_trainings or (MAX_CONCURRENT if device.type == "cuda" else 1)
-
-    def ghost_passes(self, device: torch.device, one_pass: bool) -> GhostPasses:
-        """How ghost batches go through the network; ``one_pass`` is whether one pass can hold those of a batch."""
-        if not one_pass:
-            return GhostPasses.sequential
-        if self.ghosts is GhostPasses.auto:
-            return GhostPasses.batched if device.type == "cuda" else GhostPasses.sequential
-        return self.ghosts

@@ -18,21 +18,13 @@ Network = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class PassPlan:
-    """How the ghost batches of one update go through the network.
+    """How the ghost batches of one update go through the network."""
 
-    Args:
-        passes: row numbers of each pass of this process.
-        shard: which of the update's ghost batches are this process's.
-        num_ghosts: ghost batches of the update, over all processes.
-        network: keeps the ghost batches of a pass apart.
-        ghosts_per_pass: at most.
-    """
-
-    passes: tuple[Tensor, ...]
-    shard: slice
-    num_ghosts: int
-    network: Network
-    ghosts_per_pass: int
+    passes: tuple[Tensor, ...]  # row numbers of each pass of this process
+    shard: slice  # which of the update's ghost batches are this process's
+    num_ghosts: int  # of the update, over all processes
+    network: Network  # keeps the ghost batches of a pass apart
+    ghosts_per_pass: int  # at most
 
 
 def plan_passes(
@@ -49,7 +41,7 @@ def plan_passes(
     Args:
         rows: row numbers of the update's examples, over all processes, (n,).
         batch: how they are divided.
-        model: to be trained.
+        model: has the BatchNorm layers.
         network: ``model``, or what was compiled from it.
         one_pass: whether the ghost batches of a batch go in one pass; those of a process that has only a part of a
             batch go one after another all the same.
@@ -81,7 +73,7 @@ def fit_one_pass(model: nn.Module, example: Tensor) -> bool:
     if not supports_ghost_batchnorm(model):
         return False
     uses, inputs = Counter[nn.Module](), torch.cat([example] * 4)  # two ghost batches: BatchNorm wants two examples
-    layers = [module for module in model.modules() if isinstance(module, BATCHNORM)]
+    layers = (module for module in model.modules() if isinstance(module, BATCHNORM))
     hooks = [layer.register_forward_pre_hook(lambda layer, inputs: uses.update([layer])) for layer in layers]
     try:
         with preserve_state(model):

@@ -88,9 +88,7 @@ class Schedule:
 
     def lr_factor(self, epoch: float, batch: Batch) -> float:
         """The factor of the learning rate ``epoch`` epochs (a fraction counts) after the start."""
-        drop, scale = (
-            float(self.gamma ** sum(epoch >= milestone for milestone in self.milestones)),
-            self.lr_scale(batch),
-        )
+        drop = float(self.gamma ** sum(epoch >= milestone for milestone in self.milestones))
+        scale = self.lr_scale(batch)
         risen = min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
         return drop * (scale if risen == 1 else 1 + (scale - 1) * risen)

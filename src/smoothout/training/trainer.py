@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from textwrap import shorten
 from typing import Any
 
@@ -20,7 +21,7 @@ from smoothout.nn.evaluation import eval_batch_size, evaluate
 from smoothout.nn.options import Precision
 from smoothout.nn.precision import precision_context
 from smoothout.training.batch import Batch
-from smoothout.training.checkpoint import TrainingState
+from smoothout.training.checkpoint import CURVES, TrainingState
 from smoothout.training.cuda_graph import GraphedStep, RecordingError, State
 from smoothout.training.distributed import GradientSync, ProcessGroup
 from smoothout.training.dropout import DropoutRng
@@ -43,7 +44,8 @@ class Trainer:
     on a CPU with the same threads and versions, to the last bit. Dropout layers draw from torch's global generator,
     which is seeded again for every ghost batch.
 
-    A loss that is not finite at the end of an epoch ends the training: no epoch follows.
+    A loss that is not finite at the end of an epoch ends the training. An update that no CUDA graph can hold runs
+    eagerly from then on, with one warning; with ``launch=graph`` it raises.
 
     Args:
         model: fresh, on the splits' device; ``resume`` replaces its weights.
@@ -54,13 +56,9 @@ class Trainer:
         batch: how many examples per update, in which ghost batches.
         method: how the gradient is computed: with SmoothOut's noise, SAM, or plainly.
         seed: of everything but the initial weights, which are the model's own.
-        precision: of training and evaluation.
         augmentation: of the training images, of the kind that the split takes; None is none.
         engine: how updates run on the hardware; its ``auto`` choices are made here.
-        resume: the state to resume.
         ranks: the processes that share the training; each makes a `Trainer` with the same arguments.
-
-    An update that no CUDA graph can hold runs eagerly from then on, with one warning; with ``launch=graph`` it raises.
 
     Raises:
         ValueError: if ``engine`` or ``method`` asks for what the device or the model cannot do; in the first update, if
@@ -97,31 +95,20 @@ class Trainer:
         engine = engine or Engine()
         memory_format = engine.resolve_memory_format(self._device, self._precision)
         self._model = memory_format.applied_to(model)
-        plan = TrainingPlan(
-            seed,
-            schedule.epochs * self._updates,
-            self._updates,
-            batch.ghosts_per_update,
-            self._ranks.size,
-            self._device,
-        )
+        updates, ghosts = schedule.epochs * self._updates, batch.ghosts_per_update
+        plan = TrainingPlan(seed, updates, self._updates, ghosts, self._ranks.size, self._device)
         self._estimator = method.build(model, plan)
         self._dropout = DropoutRng(model, seed, self._device)
         self._sync = GradientSync(self._ranks, model, self._estimator)
 
         # How updates run follows from what method, optimizer, data and processes allow.
         resident, drops = train_split.resident, self._dropout.drops
-        seeded_once = (
-            batch.ghosts_per_update == self._estimator.passes == 1
-        )  # a graph cannot seed dropout within itself
-        capturable = method.capturable and optimizer.capturable and resident and self._ranks.size == 1
+        seedable = not drops or ghosts == self._estimator.passes == 1  # a graph cannot seed dropout within itself
+        capturable = method.capturable and optimizer.capturable and resident and self._ranks.size == 1 and seedable
         one_pass = self._estimator.shares_weights and resident and batch.ghosts_per_batch > 1 and not drops
-        self.engine = engine.resolved(
-            self._device, self._precision, capturable and (seeded_once or not drops), one_pass
-        )
-        train_split, self._test_split = (
-            split.to_memory_format(memory_format.memory_format) for split in (train_split, test_split)
-        )
+        self.engine = engine.resolved(self._device, self._precision, capturable, one_pass)
+        train_split = train_split.to_memory_format(memory_format.memory_format)
+        self._test_split = test_split.to_memory_format(memory_format.memory_format)
         if self.engine.ghosts is GhostPasses.batched:
             with precision_context(self._precision, self._device):
                 fits = fit_one_pass(model, train_split.gather(slice(1))[0])
@@ -195,25 +182,20 @@ class Trainer:
 
     def _work(self, rows: Tensor) -> None:
         """One update on the training examples ``rows``, replayed or eager."""
-        failure = self._replay(rows) if self._graphed else None
-        if failure is not None:
+        if self._graphed:
+            try:
+                self._graphed(self._compute, rows, self._state, self._estimator.variant)
+            except (RecordingError, torch.OutOfMemoryError) as error:  # everything is as it was
+                crowded = isinstance(error, torch.OutOfMemoryError) and self.engine.concurrent_trainings != 1
+                if self._graph_required or crowded:
+                    raise
+                failure = shorten(str(error), 160)  # torch's own text on memory fills a page
+            else:
+                return
+            # Outside the handler, because the error's frames hold the attempt's memory.
             warnings.warn(f"no CUDA graph of this update ({failure}); it runs eagerly", stacklevel=2)
             self._give_up_graphs()
-        if self._graphed is None:
-            self._compute(rows)
-
-    def _replay(self, rows: Tensor) -> str | None:
-        """Run the update as a CUDA graph; returns why that is impossible, with everything as it was."""
-        assert self._graphed is not None
-        try:
-            self._graphed(self._compute, rows, self._state, self._estimator.variant)
-        except (RecordingError, torch.OutOfMemoryError) as error:
-            crowded = isinstance(error, torch.OutOfMemoryError) and self.engine.concurrent_trainings != 1
-            if self._graph_required or crowded:
-                raise
-            # Only its text, because its frames hold the attempt's memory; torch's own text on memory fills a page.
-            return shorten(str(error), 160)
-        return None
+        self._compute(rows)
 
     def _compute(self, rows: Tensor) -> None:
         """One update on the training examples ``rows``: work of the device alone, which waits for nothing."""
@@ -241,7 +223,11 @@ class Trainer:
         """Prepare the epoch; returns the order of its examples."""
         now = self._now
         if self._config.reset_every_epoch and now.step == 0:
-            self._reset_optimizer()
+            if self._graphed:  # a graph keeps using the tensors that it has seen
+                for tensor in chain.from_iterable(self._optimizer_state().values()):
+                    tensor.zero_()
+            else:
+                self._optimizer, self._lr = self._config.build(list(self._model.parameters())), math.nan
         self._model.train()
         self._examples.set_epoch(now.epoch)
         order = torch.randperm(len(self._examples), generator=make_generator(self._seed, "order", now.epoch))
@@ -250,14 +236,6 @@ class Trainer:
         updates = [self._shard(rows) for rows in torch.split(order, self._batch.examples_per_update)]
         prefetched = self._examples.prefetch(torch.cat(updates), sum(map(len, updates[: now.step])))
         return order.to(prefetched.device)
-
-    def _reset_optimizer(self) -> None:
-        if self._graphed:  # a graph keeps using the tensors that it has seen
-            for tensors in self._optimizer_state().values():
-                for tensor in tensors:
-                    tensor.zero_()
-        else:
-            self._optimizer, self._lr = self._config.build(list(self._model.parameters())), math.nan
 
     def _shard(self, rows: Tensor) -> Tensor:
         """Those of an update's ``rows`` that this process sees."""
@@ -285,11 +263,8 @@ class Trainer:
                 batches = self._test_split.batches(eval_batch_size(self._device))
                 batches = replace(batches, which=self._ranks.shard(len(batches)))
                 test = evaluate(self._model, batches, lambda sums: self._ranks.all_reduce([sums]))
-            loss, accuracy = (now.sums / len(self._examples)).tolist()
-            numbers = (loss, accuracy, test.loss, test.accuracy)
-            for name, value in zip(
-                ("train_loss", "train_accuracy", "test_loss", "test_accuracy"), numbers, strict=True
-            ):
+            numbers = [*(now.sums / len(self._examples)).tolist(), test.loss, test.accuracy]
+            for name, value in zip(CURVES, numbers, strict=False):  # the last curve, seconds, follows below
                 now.curves[name].append(value)
             if now.best_epoch == now.epoch:
                 now.best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}

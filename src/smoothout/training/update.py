@@ -14,20 +14,13 @@ from smoothout.nn.ghost_batchnorm import split_remainder
 
 @dataclass
 class GhostBatch:
-    """Examples on their way through the network: one ghost batch, or several that the network keeps apart.
-
-    Attributes:
-        inputs: (n, ...).
-        labels: (n,).
-        index: of the first ghost batch, within the update.
-        of: ghost batches of the update.
-    """
+    """Examples on their way through the network: one ghost batch, or several that the network keeps apart."""
 
     network: Callable[[Tensor], Tensor]
-    inputs: Tensor
-    labels: Tensor
-    index: int
-    of: int
+    inputs: Tensor  # (n, ...)
+    labels: Tensor  # (n,)
+    index: int  # of the first ghost batch, within the update
+    of: int  # ghost batches of the update
     ghosts_per_pass: int = 1
     seed_dropout: Callable[[int], None] = lambda ghost: None
     losses: list[Tensor] = field(default_factory=list)
@@ -61,8 +54,12 @@ class GhostBatch:
         return -(-len(self.labels) // self.ghosts_per_pass)
 
     def _forward(self) -> tuple[Tensor, list[Tensor]]:
-        logits = self.network(self.inputs)
-        return logits, mean_losses(logits, self.labels, self._size)
+        """Logits, and the mean cross entropy of each whole ghost batch, (ghosts,), then of a smaller rest, (1,)."""
+        logits, size = self.network(self.inputs), self._size
+        if len(self.labels) == size:
+            return logits, [F.cross_entropy(logits, self.labels).view(1)]
+        losses = F.cross_entropy(logits, self.labels, reduction="none")
+        return logits, [part.view(-1, min(size, len(part))).mean(1) for part in split_remainder(losses, size)]
 
 
 def update(
@@ -86,7 +83,7 @@ def update(
 
     Args:
         network: keeps the ghost batches of a pass apart if there are several.
-        optimizer: of all parameters that are to be trained.
+        optimizer: of all trainable parameters.
         batches: (inputs, labels) of each pass, taken one at a time. With several processes, those of this process.
         num_ghosts: ghost batches of the update, over all processes.
         backward: the method's part: adds the gradient of a pass to ``grad``.
@@ -106,11 +103,9 @@ def update(
     for inputs, labels in batches:
         if index:
             seed_dropout(index)
-        ghost_batch = GhostBatch(
-            network, inputs, labels, index, num_ghosts, ghosts_per_pass, seed_dropout, losses, correct
-        )
-        backward(ghost_batch)
-        index += ghost_batch.num_ghosts
+        ghosts = GhostBatch(network, inputs, labels, index, num_ghosts, ghosts_per_pass, seed_dropout, losses, correct)
+        backward(ghosts)
+        index += ghosts.num_ghosts
     zero = parameters[0].new_zeros((), dtype=torch.float64)  # a process may have no ghost batch
     sums = torch.stack([torch.cat(losses).sum() if losses else zero, torch.stack(correct).sum() if correct else zero])
     all_reduce(sums)
@@ -119,11 +114,3 @@ def update(
         nn.utils.clip_grad_norm_(parameters, clip_norm)
     optimizer.step()
     return sums
-
-
-def mean_losses(logits: Tensor, labels: Tensor, size: int) -> list[Tensor]:
-    """The mean cross entropy of each ghost batch of ``size`` examples, (ghosts,), then of a smaller rest, (1,)."""
-    if len(labels) == size:
-        return [F.cross_entropy(logits, labels).view(1)]
-    losses = F.cross_entropy(logits, labels, reduction="none")
-    return [part.view(-1, min(size, len(part))).mean(1) for part in split_remainder(losses, size)]
