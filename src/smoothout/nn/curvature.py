@@ -51,7 +51,9 @@ class TraceResult:
 def stein_trace(thetas: Sequence[Tensor], gradients: Sequence[Tensor], variances: Sequence[Variance]) -> Tensor:
     """[Stein 1981] theta . grad C(w + theta) / variance, tensor by tensor: estimates the Hessian's trace from one draw.
 
-    The module's docstring says what it is unbiased for. Nothing waits for the device.
+    Returns each tensor's part of the trace, (k,), float64 on the device; their sum estimates the trace. The module's
+    docstring says what it is unbiased for. Nothing waits for the device. Raises ValueError if the lists do not match,
+    or a variance that is a float is not above 0.
 
     Args:
         thetas: the noise, one tensor per perturbed parameter.
@@ -59,12 +61,6 @@ def stein_trace(thetas: Sequence[Tensor], gradients: Sequence[Tensor], variances
             mean over several ghost batches with the same noise, but not over several draws.
         variances: of each number of the noise, for each tensor: a float, or a tensor that broadcasts to its shape; see
             `noise_variances`. Entries without noise (a tensor's zeros) add 0.
-
-    Returns:
-        Each tensor's part of the trace, (k,), float64 on the device; their sum estimates the trace.
-
-    Raises:
-        ValueError: if the lists do not match, or a variance that is a float is not above 0.
     """
     if not len(thetas) == len(gradients) == len(variances):
         raise ValueError(f"{len(thetas)} thetas, {len(gradients)} gradients, {len(variances)} variances: must match")
@@ -95,9 +91,7 @@ def noise_variances(
     none: a^2 / 3 (uniform) or a^2 (Gaussian). weight: the same times w^2. filter: (a ||w_f||)^2 / d for a filter of d
     numbers under both distributions, because its length is fixed (to the 1e-6 of Eq. 12). Scaled noise measures
     nothing where weights are 0, and little where they are small: the variance grows as the slope over the weight.
-
-    Raises:
-        ValueError: for an unknown distribution or scaling.
+    Raises ValueError for an unknown distribution or scaling.
     """
     distribution = parse_enum(NoiseDistribution, "distribution", distribution)
     scaling = parse_enum(NoiseScaling, "scaling", scaling)
@@ -113,12 +107,8 @@ class FlatSteinTrace:
 
     A measurement takes the same few operations for any network; none waits for the device, so a CUDA graph can hold
     them. Vectors hold the parameters' entries filter by filter, in any order within a filter that is the same for all
-    vectors. Products are summed in float64, always in the same order.
-
-    Args:
-        weights: the perturbed parameters, on one device; only their shapes matter.
-        distribution: of the noise.
-        scaling: of the noise.
+    vectors. Products are summed in float64, always in the same order. Of ``weights``, the perturbed parameters on one
+    device, only the shapes matter.
     """
 
     def __init__(
@@ -139,12 +129,8 @@ class FlatSteinTrace:
     def __call__(self, theta: Tensor, gradient: Tensor, weight: Tensor, a: float | Tensor, ghosts: int = 1) -> Tensor:
         """One draw's estimates of each tensor's part of the trace, (k,), float64 on the device.
 
-        Args:
-            theta: the noise, (n,).
-            gradient: of the loss under that noise, divided by ``ghosts``, (n,).
-            weight: the clean weights, (n,).
-            a: the noise's strength.
-            ghosts: number of ghost batches in the update.
+        ``theta``, ``gradient`` and the clean ``weight`` are (n,). ``gradient`` is of the loss under that noise, divided
+        by ``ghosts``.
         """
         products = (theta * gradient).double()
         unit = a * (a * ((1.0 if self._scaling is NoiseScaling.filter else self._distribution.variance) / ghosts))
@@ -167,11 +153,8 @@ class RunningTrace:
     """Mean and standard error of `stein_trace` over many steps, in total and by layer (Welford's recurrence).
 
     Sums are float64 tensors on the device, changed in place: adding never waits for the device, and a CUDA graph can
-    hold it. The standard error assumes independent draws; as the weights move, so does what is averaged.
-
-    Args:
-        names: of the perturbed parameters, in the order of the draws; a layer is a name up to its last dot.
-        device: of the estimates.
+    hold it. The standard error assumes independent draws; as the weights move, so does what is averaged. ``names`` are
+    those of the perturbed parameters, in the order of the draws; a layer is a name up to its last dot.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device | str = "cpu") -> None:
@@ -211,11 +194,8 @@ class RunningTrace:
         mean = torch.where(self._count > 0, self._mean, math.nan)
         numbers = torch.stack([mean, self._errors()], 1).tolist()
         total, *layers = ([float(f"{number:.6g}") for number in row] for row in numbers)
-        epoch = {
-            "draws": int(self._count.item()),
-            "whole": total,
-            "layers": dict(zip(self.layers, layers, strict=True)),
-        }
+        by_layer = dict(zip(self.layers, layers, strict=True))
+        epoch = {"draws": int(self._count.item()), "whole": total, "layers": by_layer}
         for tensor in self.sums:
             tensor.zero_()
         return epoch
@@ -232,8 +212,8 @@ class RunningTrace:
         """Resume from a ``state_dict``, on this object's device. Raises ValueError for other layers."""
         if state["layers"] != self.layers:
             raise ValueError(f"layers {state['layers']} are not this trace's {self.layers}")
-        for tensor, value in ((self._count, "count"), (self._mean, "mean"), (self._squares, "squares")):
-            tensor.copy_(torch.tensor(state[value], dtype=torch.float64))
+        for tensor, name in zip(self.sums, ("count", "mean", "squares"), strict=True):
+            tensor.copy_(torch.tensor(state[name], dtype=torch.float64))
 
 
 def thin_epochs(epochs: Sequence[dict[str, Any]], kept: int = 11) -> list[dict[str, Any]]:
@@ -244,6 +224,6 @@ def thin_epochs(epochs: Sequence[dict[str, Any]], kept: int = 11) -> list[dict[s
     last = len(epochs) - 1
     with_layers = {round(index * last / (kept - 1)) for index in range(kept)}
     return [
-        dict(epoch) if index in with_layers else {name: value for name, value in epoch.items() if name != "layers"}
+        {name: value for name, value in epoch.items() if name != "layers" or index in with_layers}
         for index, epoch in enumerate(epochs)
     ]

@@ -51,10 +51,9 @@ class ClassificationMetrics:
         """Count a batch: ``logits`` (examples, classes) and ``labels`` (examples,); other shapes raise ValueError."""
         tensors = isinstance(logits, Tensor) and isinstance(labels, Tensor)
         if not tensors or logits.dim() != 2 or labels.shape != logits.shape[:1]:
-            forms = f"{_form(logits)} and {_form(labels)}"
             raise ValueError(
-                f"model, batches: must give logits (examples, classes) and labels (examples,), not {forms};"
-                " for a model that is not a classifier, pass loss=..."
+                "model, batches: must give logits (examples, classes) and labels (examples,),"
+                f" not {_form(logits)} and {_form(labels)}; for a model that is not a classifier, pass loss=..."
             )
         if labels.is_floating_point():
             raise ValueError(
@@ -95,14 +94,8 @@ def evaluate(
 ) -> EvalResult:
     """Measure ``model`` in evaluation mode over ``batches`` of (inputs, labels); its mode is restored.
 
-    Args:
-        model: a classifier, unless ``metrics_class`` accepts others.
-        batches: those of this process.
-        all_reduce: replaces a tensor by its sum over processes, in place.
-        metrics_class: makes the accumulator.
-
-    Raises:
-        ValueError: if there is no example, or the model is not a classifier of single labels.
+    ``batches`` are those of this process; ``all_reduce`` replaces a tensor by its sum over processes, in place. Raises
+    ValueError if there is no example, or, unless ``metrics_class`` takes others, no classifier of single labels.
     """
 
     def measured() -> Tensor:

@@ -19,9 +19,7 @@ from smoothout.nn.parameters import group_by_dtype_and_device
 class FlatBuffers:
     """Memory for a copy of ``tensors``: one flat tensor per dtype and device, in which they lie end to end.
 
-    Attributes:
-        groups: one per dtype and device, in the order of their first tensors.
-        views: the memory in the tensors' shapes, tensor by tensor.
+    ``groups`` are in the order of their first tensors; ``views`` are the memory in the tensors' shapes.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -45,11 +43,8 @@ class FlatBuffers:
 class FlatGroup:
     """The memory for those of ``tensors`` with the indices ``members``, which share dtype and device.
 
-    Attributes:
-        members: their indices.
-        flat: (n,), uninitialized. It holds the entries in logical order, whatever the tensors' strides, so that a draw
-            into it does not depend on the memory format.
-        views: ``flat`` in the members' shapes.
+    ``flat``, (n,), holds the entries in logical order, whatever the tensors' strides, so that a draw into it does not
+    depend on the memory format; ``views`` are ``flat`` in the members' shapes.
     """
 
     def __init__(self, tensors: Sequence[Tensor], members: Sequence[int]) -> None:

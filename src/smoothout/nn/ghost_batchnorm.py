@@ -10,7 +10,7 @@ one, to rounding, if the model uses each BatchNorm layer once and treats example
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -40,7 +40,7 @@ class _Ghost(_BatchNorm):
         if _tracks_stats(self):
             joined = _joined([part for part in statistics if part is not None], 1)
             if self.shared is None:
-                update_running_stats([self], [joined])
+                update_running_stats({self: joined})
             else:
                 self.shared.statistics[self] = joined
         return _joined(list(outputs), 0)
@@ -177,8 +177,7 @@ def forward_ghosts(
         finally:
             for layer in layers:
                 layer.__dict__.pop("shared", None)
-    if shared.statistics:
-        update_running_stats(list(shared.statistics), list(shared.statistics.values()))
+    update_running_stats(shared.statistics)
     return _transposed(outputs, size, back=True) if interleaved else outputs
 
 
@@ -190,20 +189,19 @@ def _transposed(x: Tensor, size: int, *, back: bool = False) -> Tensor:
 
 
 @torch.no_grad()
-def update_running_stats(layers: Sequence[_BatchNorm], statistics: Sequence[Tensor]) -> None:
+def update_running_stats(statistics: Mapping[_BatchNorm, Tensor]) -> None:
     """Update the running statistics of each layer by those of its ghost batches, one after another.
 
     ``statistics`` are each layer's means and variances, (2, ghosts, C). After g ghost batches, r becomes
     (1 - m)^g r + m sum_i (1 - m)^(g - i) s_i, i from 1; without a momentum m it is the mean over all so far.
     """
-    of_layer = dict(zip(layers, statistics, strict=True))
 
     def kind(layer: _BatchNorm) -> Hashable:
-        tensor, momentum = of_layer[layer], layer.momentum
+        tensor, momentum = statistics[layer], layer.momentum
         return id(layer) if momentum is None else momentum, tensor.shape, tensor.dtype, tensor.device
 
-    for group in group_by(layers, kind):
-        stacked = torch.cat([of_layer[layer] for layer in group])
+    for group in group_by(statistics, kind):
+        stacked = torch.cat([statistics[layer] for layer in group])
         kept, share = _shares(group[0], stacked)
         averages = [a for layer in group for a in (layer.running_mean, layer.running_var) if a is not None]
         torch._foreach_mul_(averages, kept)

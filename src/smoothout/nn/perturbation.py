@@ -23,7 +23,7 @@ from torch.utils.hooks import RemovableHandle
 from smoothout.common.deprecation import renamed_arguments, renamed_attribute
 from smoothout.common.enums import parse_enum
 from smoothout.common.rng import uniform_
-from smoothout.nn.flat import FlatBuffers
+from smoothout.nn.flat import FlatBuffers, FlatGroup
 from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
 from smoothout.nn.parameters import bind, clear_weight_caches, filter_norms, trainable_parameters
 
@@ -165,30 +165,29 @@ class SmoothOut:
         present = trainable_parameters(self._model, self._batchnorm)
         if _dtypes_and_devices(present) != self._kinds:
             self._allocate(present)
-        scaled = self.scaling is not NoiseScaling.none
-        for flat in (group.flat for group in self._buffers.groups):
+        strength = self.a if self.scaling is NoiseScaling.none else 1.0
+        for group in self._buffers.groups:
             if self.distribution is NoiseDistribution.uniform:
-                uniform_(flat, self.generator, 1.0 if scaled else self.a)
+                uniform_(group.flat, self.generator, strength)
             elif self.distribution is NoiseDistribution.gaussian:
-                flat.normal_(generator=self.generator).mul_(1.0 if scaled else self.a)
+                group.flat.normal_(generator=self.generator).mul_(strength)
             else:
                 assert_never(self.distribution)
-        if scaled:
-            self._scale()
+            if self.scaling is not NoiseScaling.none:
+                self._scale(group)
         return self._buffers.views
 
-    def _scale(self) -> None:
+    def _scale(self, group: FlatGroup) -> None:
         """Multiply the draw by the strength and by what it is relative to."""
-        for group in self._buffers.groups:
-            weights = [self.parameters[index].detach() for index in group.members]
-            if self.scaling is NoiseScaling.weight:
-                torch._foreach_mul_(group.views, list(torch._foreach_abs(weights)))
-                group.flat.mul_(self.a)
-            elif _draws_at_once(group.flat.device):
-                group.filters.scale(group.flat, weights, self.a)
-            else:
-                for noise, weight in zip(group.views, weights, strict=True):
-                    filter_normalize_(noise, weight, self.a)
+        weights = [self.parameters[index].detach() for index in group.members]
+        if self.scaling is NoiseScaling.weight:
+            torch._foreach_mul_(group.views, list(torch._foreach_abs(weights)))
+            group.flat.mul_(self.a)
+        elif _draws_at_once(group.flat.device):
+            group.filters.scale(group.flat, weights, self.a)
+        else:
+            for noise, weight in zip(group.views, weights, strict=True):
+                filter_normalize_(noise, weight, self.a)
 
 
 def _draws_at_once(device: torch.device) -> bool:

@@ -22,37 +22,21 @@ StateDict = dict[str, Tensor]
 
 @dataclass
 class TrainingState:
-    """A training between two updates.
+    """A training between two updates."""
 
-    Attributes:
-        model: state dict, with BatchNorm's running statistics.
-        best: state dict at the end of the epoch with the best test accuracy so far (empty before the first).
-        optimizer: state dict of the optimizer (empty once the training is done).
-        sums: loss and right answers over the present epoch's examples so far, (2,), float64.
-        epoch: epochs done.
-        step: updates done in the present epoch.
-        elapsed: seconds spent on the present epoch.
-        curves: for each name in CURVES, one number per epoch.
-        curvature: for every epoch of a noisy training, the Hessian's trace as `RunningTrace` estimates it.
-        trace: that estimate's sums over the present epoch so far.
-        machines: every environment in which the run was trained, in order.
-        data_sha256: fingerprint of the data set, None in checkpoints of earlier versions.
-        method: further tensors of the method's, by name; absent from a checkpoint if there are none.
-    """
-
-    model: StateDict
-    optimizer: dict[str, Any]
-    best: StateDict
-    sums: Tensor
-    epoch: int = 0
-    step: int = 0
-    elapsed: float = 0.0
-    curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})
-    curvature: list[dict[str, Any]] = field(default_factory=list)
-    trace: dict[str, Any] = field(default_factory=dict)
-    machines: list[dict[str, Any]] = field(default_factory=list)
-    data_sha256: str | None = None
-    method: StateDict = field(default_factory=dict)
+    model: StateDict  # with BatchNorm's running statistics
+    optimizer: dict[str, Any]  # its state dict; empty once the training is done
+    best: StateDict  # at the end of the epoch with the best test accuracy so far; empty before the first
+    sums: Tensor  # loss and right answers over the present epoch's examples so far, (2,), float64
+    epoch: int = 0  # epochs done
+    step: int = 0  # updates done in the present epoch
+    elapsed: float = 0.0  # seconds spent on the present epoch
+    curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})  # a number per epoch
+    curvature: list[dict[str, Any]] = field(default_factory=list)  # of each epoch with noise, by `RunningTrace`
+    trace: dict[str, Any] = field(default_factory=dict)  # that estimate's sums over the present epoch so far
+    machines: list[dict[str, Any]] = field(default_factory=list)  # every environment of the training, in order
+    data_sha256: str | None = None  # fingerprint of the data set; None in checkpoints of earlier versions
+    method: StateDict = field(default_factory=dict)  # the method's tensors; absent from a checkpoint if there are none
 
     @property
     def best_epoch(self) -> int:
@@ -67,13 +51,13 @@ class TrainingState:
 
 
 _TENSORS = ("model", "optimizer", "best", "sums", "method")
-_NUMBERS = ("epoch", "step", "elapsed", "curves", "curvature", "trace", "machines", "data_sha256")
 
 
 def save(path: Path, state: TrainingState, digest: str) -> None:
     """Write the ``state`` of the run ``digest`` to ``path``, atomically."""
-    numbers = {"digest": digest, **{name: getattr(state, name) for name in _NUMBERS}}
-    tensors = {name: getattr(state, name) for name in _TENSORS if name != "method" or state.method}
+    parts = vars(state)
+    numbers = {"digest": digest, **{name: value for name, value in parts.items() if name not in _TENSORS}}
+    tensors = {name: parts[name] for name in _TENSORS if name != "method" or state.method}
     content = {**tensors, "json": json.dumps(numbers)}
     with atomic_write(path) as part, part.open("wb") as file:  # given a path, torch hides why writing failed
         try:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_MALLOC_OPTIONS = ((-4, 0), (-1, 2**31 - 1), (-2, 2**28))  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: no mmap, no trim
 MAX_CONCURRENT = 8  # trainings that take turns on one CUDA device
 
 
@@ -26,7 +25,8 @@ def tune_malloc() -> None:
     """Let glibc keep the memory of large tensors, instead of returning it and faulting it in again at each update."""
     with suppress(OSError, AttributeError, TypeError):  # another C library, or Windows
         mallopt = ctypes.CDLL(None).mallopt
-        for option, value in _MALLOC_OPTIONS:
+        # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: no mmap, no trim
+        for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**28)):
             mallopt(option, value)
 
 

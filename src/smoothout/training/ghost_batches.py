@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +29,7 @@ class PassPlan:
 
 
 def plan_passes(
-    rows: Tensor,
-    batch: Batch,
-    model: nn.Module,
-    network: Network,
-    *,
-    one_pass: bool,
-    shard: Callable[[int], slice] = lambda count: slice(0, count),
+    rows: Tensor, batch: Batch, model: nn.Module, network: Network, *, one_pass: bool, shard: Callable[[int], slice]
 ) -> PassPlan:
     """The passes of an update on ``rows``.
 
@@ -56,10 +51,7 @@ def plan_passes(
     if not (one_pass and whole):
         return PassPlan(tuple(ghosts[own]), own, len(ghosts), network, 1)
     per_pass = batch.ghosts_per_batch
-
-    def forward(inputs: Tensor) -> Tensor:
-        return forward_ghosts(network, model, inputs, per_pass)
-
+    forward = partial(forward_ghosts, network, model, ghosts=per_pass)
     return PassPlan(torch.split(rows[start:stop], batch.size), own, len(ghosts), forward, per_pass)
 
 

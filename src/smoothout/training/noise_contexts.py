@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -24,13 +24,7 @@ CURVATURE_DRAWS = 8  # updates per epoch that measure; their cost is half a perc
 class NoiseContexts(GradientEstimator):
     """SmoothOut's gradients in one training: the perturbed models of each ghost batch, and what their noise measures.
 
-    Args:
-        model: to be perturbed, in its final memory format.
-        noise: settings.
-        plan: of the training; its length sets the strength's schedule.
-
-    Attributes:
-        trace: estimates the Hessian's trace over the epoch, or None if the noise measures nothing.
+    ``model`` has its final memory format.
     """
 
     def __init__(self, model: nn.Module, noise: NoiseConfig, plan: TrainingPlan) -> None:
@@ -69,19 +63,13 @@ class NoiseContexts(GradientEstimator):
         for context in contexts:
             with context:
                 ghost_batch.backward(len(contexts))
-                if self.measuring and ghost_batch.index == 0:
-                    assert self._context is not None
+                if self._context is not None and self.variant and ghost_batch.index == 0:
                     self._measure(self._context, ghost_batch.of)
 
     @property
-    def measuring(self) -> bool:
-        """Whether the present update adds to ``trace``."""
+    def variant(self) -> bool:
+        """Whether the present update measures, which takes more operations."""
         return self.trace is not None and self._update % self._interval == 0
-
-    @property
-    def variant(self) -> Hashable:
-        """Updates that measure run more operations."""
-        return self.measuring
 
     def skip(self, ghosts: Iterable[int]) -> None:
         """Add the noise of other processes' ghost batches here too if it stays in the weights."""

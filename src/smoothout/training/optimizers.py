@@ -41,19 +41,12 @@ class OptimizerConfig(Protocol):
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Settings that every optimizer has.
+    """Settings that every optimizer has."""
 
-    Args:
-        lr: learning rate at the start.
-        weight_decay: L2 term added to the gradient of every parameter, taken at the clean weights.
-        clip_norm: largest L2 norm of an update's gradient over all parameters; None does not clip.
-        reset_every_epoch: start every epoch with a new optimizer, as the released program does.
-    """
-
-    lr: float
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
-    reset_every_epoch: bool = False
+    lr: float  # at the start
+    weight_decay: float = 0.0  # L2 term added to the gradient of every parameter, taken at the clean weights
+    clip_norm: float | None = None  # largest L2 norm of an update's gradient over all parameters; None does not clip
+    reset_every_epoch: bool = False  # start every epoch with a new optimizer, as the released program does
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.lr) and self.lr > 0):
@@ -73,10 +66,9 @@ class Optimizer:
 class Adam(Optimizer):
     """Adam with torch's defaults for everything but the learning rate, the L2 term and epsilon's place.
 
-    Args:
-        epsilon: corrected is Algorithm 1 of Kingma and Ba, and torch today. uncorrected is torch up to 1.2 (changed by
-            pytorch/pytorch#22628), which the released program used: update t has epsilon / sqrt(1 - beta2^t) instead
-            of epsilon, 3.2e-7 instead of 1e-8 in the first update.
+    ``epsilon=corrected`` is Algorithm 1 of Kingma and Ba, and torch today. ``uncorrected`` is torch up to 1.2 (changed
+    by pytorch/pytorch#22628), which the released program used: update t has epsilon / sqrt(1 - beta2^t) instead of
+    epsilon, 3.2e-7 instead of 1e-8 in the first update.
     """
 
     epsilon: Epsilon = Epsilon.corrected

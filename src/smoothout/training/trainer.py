@@ -289,12 +289,11 @@ class Trainer:
 
     def _state(self) -> State:
         """Every tensor that an update changes, by role."""
-        live, names = self._now.model, {name for name, _ in self._model.named_parameters(remove_duplicate=False)}
         buffers = dict(self._model.named_buffers())
         # One role per name: Adam's count of updates would hide how far its moments are apart.
         optimizer = {f"the optimizer's {name}": tensors for name, tensors in self._optimizer_state().items()}
         return {
-            "weights": [tensor for name, tensor in live.items() if name in names],
+            "weights": [parameter.detach() for parameter in self._model.parameters()],
             "buffers": [buffers[name] for name in self._buffers],
             "loss and accuracy": [self._now.sums],
             "curvature": self._estimator.trace.sums if self._estimator.trace else [],

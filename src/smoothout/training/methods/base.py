@@ -20,8 +20,7 @@ What the contract covers, without a change to the trainer:
   ``evaluated()``.
 
 Left to the trainer: the order of examples, learning rate, weight decay, clipping, dropout's masks, BatchNorm's running
-statistics, and sums over processes. A method draws random numbers from generators that it seeds in `begin_update` by
-(seed, purpose, update, ghost batch); then a resumed training and one on several processes repeat the same updates.
+statistics, and sums over processes. README.md says what a method must decide about random numbers and processes.
 
 This module imports no torch, so that settings can be read without it.
 """
@@ -44,41 +43,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a method knows about a training before its first update.
-
-    Args:
-        seed: of the training.
-        updates: of the whole training.
-        updates_per_epoch: the last, smaller update counts.
-        ghosts_per_update: at most.
-        processes: how many share the ghost batches of an update.
-        device: of the model.
-    """
+    """What a method knows about a training before its first update."""
 
     seed: int
-    updates: int
-    updates_per_epoch: int
-    ghosts_per_update: int
-    processes: int
+    updates: int  # of the whole training
+    updates_per_epoch: int  # the last, smaller update counts
+    ghosts_per_update: int  # at most
+    processes: int  # that share the ghost batches of an update
     device: torch.device
 
 
 class GradientEstimator:
-    """How a method computes the gradient of each update of one training. The defaults are plain training.
+    """How a method computes the gradient of each update of one training. The defaults are plain training."""
 
-    Attributes:
-        passes: forward passes per ghost batch.
-        statistics_passes: how many of them move BatchNorm's running statistics.
-        shares_weights: whether the ghost batches of a batch see the same weights, so that one pass can hold them.
-        generators: what an update draws from; a CUDA graph advances them.
-        trace: estimates of the Hessian's trace, which the trainer saves, and records after each epoch; None if none.
-    """
-
-    passes: int = 1
-    statistics_passes: int = 1
-    shares_weights: bool = True
-    generators: Sequence[torch.Generator] = ()
-    trace: RunningTrace | None = None
+    passes: int = 1  # forward passes per ghost batch
+    statistics_passes: int = 1  # how many of them move BatchNorm's running statistics
+    shares_weights: bool = (
+        True  # whether the ghost batches of a batch see the same ones, so that one pass can hold them
+    )
+    generators: Sequence[torch.Generator] = ()  # what an update draws from; a CUDA graph advances them
+    trace: RunningTrace | None = None  # of the Hessian; the trainer saves it, and records it after each epoch
 
     def begin_update(self, update: int) -> None:
         """Prepare ``update``, counted from the start of the training. Runs outside a CUDA graph."""

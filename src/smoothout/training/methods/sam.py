@@ -16,13 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SAM(Method):
-    """Settings of SAM.
+    """Settings of SAM."""
 
-    Args:
-        rho: radius of the ball around the weights, in the Euclidean norm over all trainable parameters.
-    """
-
-    rho: float = 0.05
+    rho: float = 0.05  # radius of the ball around the weights, in the Euclidean norm over all trainable parameters
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rho) and self.rho > 0):

@@ -82,13 +82,9 @@ class NoiseConfig(Method):
         """A short name for file names and tables."""
         if not self.a:
             return "baseline"
-        method = {
-            NoiseScaling.none: "smoothout",
-            NoiseScaling.filter: "adasmoothout",
-            NoiseScaling.weight: "weightsmoothout",
-        }
+        prefix = {NoiseScaling.none: "", NoiseScaling.filter: "ada", NoiseScaling.weight: "weight"}[self.scaling]
         distribution = "" if self.distribution is NoiseDistribution.uniform else f"-{self.distribution}"
-        return f"{method[self.scaling]}{self.a:g}{distribution}{'' if self.denoise else '-noisy'}"
+        return f"{prefix}smoothout{self.a:g}{distribution}{'' if self.denoise else '-noisy'}"
 
     def strength_at(self, step: int, total: int) -> float:
         """The strength at update ``step`` of ``total``."""
