@@ -25,13 +25,9 @@ class Augment(StrEnum):
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Pad by 4 pixels, crop to the original size at random, mirror with probability 1/2 (Hoffer et al. on CIFAR).
+    """Pad by 4 pixels, crop to the original size at random, mirror with probability 1/2 (Hoffer et al. on CIFAR)."""
 
-    Args:
-        border: color of the padding, one number from 0 to 255 per channel.
-    """
-
-    border: tuple[int, ...]
+    border: tuple[int, ...]  # color of the padding, one number from 0 to 255 per channel
 
     def draws(self, examples: int, generator: torch.Generator) -> Tensor:
         """Independent, uniform draws for ``examples`` images, int64 (3, examples).

@@ -21,8 +21,6 @@ from smoothout.common.errors import DataError
 from smoothout.common.files import atomic_write
 from smoothout.common.machine_errors import machine_error_hint
 
-KEYS = ("x_train", "y_train", "x_test", "y_test")
-
 
 class DatasetName(StrEnum):
     """Data sets that are loaded as arrays."""
@@ -49,23 +47,18 @@ class Arrays(NamedTuple):
         return digest.hexdigest()
 
 
+KEYS = Arrays._fields
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What a data set must look like, and how to get it if the data folder lacks it.
+    """What a data set must look like, and how to get it if the data folder lacks it."""
 
-    Args:
-        shape: of an image: height, width, and 3 for colors.
-        classes: labels lie in 0 to ``classes`` - 1.
-        examples: training and test images of the whole set, for estimates of time.
-        fetch: gets the arrays with the help of a temporary folder; None means that the user must provide the file.
-        embedded: ``fetch`` needs no network, and its arrays are not saved.
-    """
-
-    shape: tuple[int, ...]
-    classes: int
-    examples: tuple[int, int]
-    fetch: Callable[[Path], Arrays] | None = None
-    embedded: bool = False
+    shape: tuple[int, ...]  # of an image: height, width, and 3 for colors
+    classes: int  # labels lie in 0 to ``classes`` - 1
+    examples: tuple[int, int]  # training and test images of the whole set, for estimates of time
+    fetch: Callable[[Path], Arrays] | None = None  # has a temporary folder; None: the user must provide the file
+    embedded: bool = False  # ``fetch`` needs no network, and its arrays are not saved
 
 
 def load(name: DatasetName, folder: Path, download: bool = True) -> Arrays:
@@ -122,18 +115,15 @@ def validated(arrays: Arrays, spec: DatasetSpec, origin: str) -> Arrays:
     shape = " x ".join(map(str, ("N", *spec.shape)))
     for split in ("train", "test"):
         images, labels = getattr(arrays, f"x_{split}"), getattr(arrays, f"y_{split}")
+        problem = ""
         if images.dtype != np.uint8 or images.shape[1:] != spec.shape or len(images) == 0:
-            raise DataError(
-                f"data: {origin}: x_{split} must be uint8, {shape}, N > 0, not {images.dtype} {images.shape}"
-            )
-        if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
-            raise DataError(
-                f"data: {origin}: y_{split} must be {len(images)} integers, not {labels.dtype} {labels.shape}"
-            )
-        if labels.min() < 0 or labels.max() >= spec.classes:
-            raise DataError(
-                f"data: {origin}: y_{split} must lie in 0..{spec.classes - 1}, not {labels.min()}..{labels.max()}"
-            )
+            problem = f"x_{split} must be uint8, {shape}, N > 0, not {images.dtype} {images.shape}"
+        elif labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+            problem = f"y_{split} must be {len(images)} integers, not {labels.dtype} {labels.shape}"
+        elif labels.min() < 0 or labels.max() >= spec.classes:
+            problem = f"y_{split} must lie in 0..{spec.classes - 1}, not {labels.min()}..{labels.max()}"
+        if problem:
+            raise DataError(f"data: {origin}: {problem}")
         checked += [images, labels.astype(np.int64)]
     return Arrays(*checked)
 
@@ -186,3 +176,5 @@ COLLECTIONS = {
     Collection.imagenette: CollectionSpec(10, (9469, 3925)),
     Collection.imagenet: CollectionSpec(1000, (1_281_167, 50_000)),
 }
+
+SPECS = DATASETS | COLLECTIONS

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.errors import DataError
 from smoothout.data.augment import Augment, CropFlip
-from smoothout.data.datasets import DATASETS, Arrays, DatasetName, load
+from smoothout.data.datasets import DATASETS, SPECS, Arrays, Collection, DatasetName, load
 
 if TYPE_CHECKING:
     import torch
@@ -27,37 +28,72 @@ ImagesAndLabels = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
-class ImageArrays:
-    """Which images, how many of them, how they are normalized and augmented, and what a training is tested on.
+class ImageSettings(ABC):
+    """Which images, how many of them, how they are normalized, and what a training is tested on.
 
-    Args:
-        name: digits, mnist, cifar10 or cifar100.
-        mean: subtracted from pixels in [0, 1], one number per channel.
-        std: divisor after that, one number per channel.
-        train_examples: how many training images to use, the first ones; None is all.
-        test_examples: how many test images to use; None is all.
-        augment: training-time augmentation, none or crop_flip; evaluation is never augmented.
-        pad_color: color of the padding of crop_flip, red, green and blue; gray images use the first number.
-        validation_size: how many training images are held out and replace the test split, which stays unseen: for
-            choosing settings. They are the first of one random order that is the same for every seed, so that larger
-            validation splits contain smaller ones. (The last rows of a file may not be a fair sample: the digits are
-            sorted by writer.) Limits apply to the remaining training images and to the validation images.
+    Held-out images replace the test split, which stays unseen: for choosing settings. They are the first of one random
+    order that is the same for every seed, so that larger validation splits contain smaller ones. Limits apply to the
+    remaining training images and to the validation images.
     """
+
+    name: DatasetName | Collection
+    mean: tuple[float, ...]  # subtracted from pixels in [0, 1], one number per channel
+    std: tuple[float, ...]  # divisor after that, one number per channel
+    train_examples: int | None = None  # how many training images to use, the first ones; None is all
+    test_examples: int | None = None
+    validation_size: int | None = field(default=None, metadata={"recorded_as": "held_out"})  # how many are held out
+
+    def __post_init__(self) -> None:
+        coerce_enum_fields(self)
+        if not len(self.mean) == len(self.std) == self.shape[0]:
+            raise ValueError(f"mean, std: must have one number per channel, {self.shape[0]} for {self.name}")
+        if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):
+            raise ValueError(f"mean, std: must be finite, std above 0, not {self.mean}, {self.std}")
+        for name, meaning in (("train_examples", "all"), ("test_examples", "all"), ("validation_size", "none")):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: must be null ({meaning}) or at least 1, not {value}")
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what a network sees."""
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return SPECS[self.name].classes
+
+    @property
+    def expected_sizes(self) -> tuple[int, int]:
+        """How many training and test images to expect, limits applied."""
+        train, test = SPECS[self.name].examples
+        if self.validation_size is not None:
+            train, test = max(train - self.validation_size, 0), self.validation_size
+        return min(train, self.train_examples or train), min(test, self.test_examples or test)
+
+    def check_validation_size(self, images: int) -> None:
+        """Raise DataError if the validation split leaves none of the training ``images``."""
+        if self.validation_size is not None and self.validation_size >= images:
+            raise DataError(
+                f"data.validation_size: {self.validation_size} of {images} training images leaves none to train on;"
+                f" use less than {images}"
+            )
+
+
+@dataclass(frozen=True)
+class ImageArrays(ImageSettings):
+    """Images that lie on the device; evaluation is never augmented."""
 
     recorded_as: ClassVar[str] = "Images"
 
     name: DatasetName
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    train_examples: int | None = None
-    test_examples: int | None = None
     augment: Augment = Augment.none
+    # Of the padding of crop_flip: red, green and blue. Gray images use the first number.
     pad_color: tuple[int, ...] = field(default=(127, 127, 127), metadata={"recorded_as": "border"})
-    validation_size: int | None = field(default=None, metadata={"recorded_as": "held_out"})
 
     def __post_init__(self) -> None:
-        coerce_enum_fields(self)
-        check_numbers(self)
+        super().__post_init__()
         if len(self.pad_color) != 3 or not all(0 <= value <= 255 for value in self.pad_color):
             raise ValueError(f"pad_color: must be red, green and blue, each from 0 to 255, not {list(self.pad_color)}")
 
@@ -84,16 +120,6 @@ class ImageArrays:
         height, width, *channels = DATASETS[self.name].shape
         return (channels[0] if channels else 1, height, width)
 
-    @property
-    def classes(self) -> int:
-        """The number of classes."""
-        return DATASETS[self.name].classes
-
-    @property
-    def expected_sizes(self) -> tuple[int, int]:
-        """How many training and test images to expect, limits applied."""
-        return expected_sizes(self, DATASETS[self.name].examples)
-
     def load(self, folder: Path, device: torch.device, download: bool = True) -> tuple[Split, Split, str]:
         """Load the training split, the test split and the fingerprint of the whole data set. Raises DataError."""
         arrays = load(self.name, folder, download)
@@ -115,40 +141,12 @@ class ImageArrays:
         images, labels = arrays.x_train, arrays.y_train
         if self.validation_size is None:
             return (images, labels), (arrays.x_test, arrays.y_test)
-        check_validation_size(self.validation_size, len(labels))
+        self.check_validation_size(len(labels))
         import torch  # noqa: PLC0415
 
         from smoothout.common.rng import make_generator  # noqa: PLC0415
 
+        # The last rows of a file may not be a fair sample: the digits are sorted by writer.
         order = torch.randperm(len(labels), generator=make_generator(0, "held_out")).numpy()
         validation, training = order[: self.validation_size], np.sort(order[self.validation_size :])
         return (images[training], labels[training]), (images[validation], labels[validation])
-
-
-def check_numbers(data: Any) -> None:
-    """Raise ValueError unless mean and std fit the channels of ``data``, and its limits are whole numbers > 0."""
-    if not len(data.mean) == len(data.std) == data.shape[0]:
-        raise ValueError(f"mean, std: must have one number per channel, {data.shape[0]} for {data.name}")
-    if not all(math.isfinite(m) for m in data.mean) or not all(math.isfinite(s) and s > 0 for s in data.std):
-        raise ValueError(f"mean, std: must be finite, std above 0, not {data.mean}, {data.std}")
-    for name, meaning in (("train_examples", "all"), ("test_examples", "all"), ("validation_size", "none")):
-        value = getattr(data, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: must be null ({meaning}) or at least 1, not {value}")
-
-
-def expected_sizes(data: Any, available: tuple[int, int]) -> tuple[int, int]:
-    """How many of the ``available`` training and test images ``data`` uses."""
-    train, test = available
-    if data.validation_size is not None:
-        train, test = max(train - data.validation_size, 0), data.validation_size
-    return min(train, data.train_examples or train), min(test, data.test_examples or test)
-
-
-def check_validation_size(validation_size: int, images: int) -> None:
-    """Raise DataError if ``validation_size`` leaves none of the training ``images``."""
-    if validation_size >= images:
-        raise DataError(
-            f"data.validation_size: {validation_size} of {images} training images leaves none to train on;"
-            f" use less than {images}"
-        )

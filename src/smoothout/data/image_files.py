@@ -35,8 +35,7 @@ class ImageFiles(NamedTuple):
 def find_images(name: str, folder: Path, classes: int) -> ImageFiles:
     """List ``folder`` with torchvision's ImageFolder, shuffled in an order that depends on the number of files alone.
 
-    Raises:
-        DataError: when the folder is missing, or does not hold one folder for each of ``classes`` classes.
+    Raises DataError if the folder is missing, or does not hold one folder for each of ``classes`` classes.
     """
     hint = f"it must contain {classes} folders of images, one per class"
     try:
@@ -67,8 +66,7 @@ def drop_corrupt(files: ImageFiles, workers: int) -> ImageFiles:
     """Read every file once, with ``workers`` threads; drop those that cannot be decoded and warn with their names."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
         errors = list(pool.map(check, files.paths))
-    corrupt = sorted(str(path) for path, error in zip(files.paths, errors, strict=True) if error)
-    if corrupt:
+    if corrupt := sorted(str(path) for path, error in zip(files.paths, errors, strict=True) if error):
         warnings.warn(f"data: {len(corrupt)} corrupt image(s) left out: {', '.join(corrupt)}", stacklevel=2)
     kept = [row for row, error in enumerate(errors) if error is None]
     return files._replace(paths=[files.paths[row] for row in kept], labels=files.labels[kept])

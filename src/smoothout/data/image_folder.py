@@ -10,11 +10,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.errors import DataError
 from smoothout.data.crops import Crop
-from smoothout.data.datasets import COLLECTIONS, Collection
-from smoothout.data.image_arrays import check_numbers, check_validation_size, expected_sizes
+from smoothout.data.datasets import Collection
+from smoothout.data.image_arrays import ImageSettings
 
 if TYPE_CHECKING:
     import torch
@@ -30,47 +29,29 @@ class OnCorrupt(StrEnum):
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(ImageSettings):
     """Images in <data folder>/<name>/{train,val}/<class>/, the layout of torchvision's ImageFolder and ImageNet.
 
-    The rows of a split are its files in one fixed random order, because folders are sorted by class. Limits take the
-    first rows.
-
-    Args:
-        name: imagenette or imagenet.
-        mean: subtracted from pixels in [0, 1], one number per channel.
-        std: divisor after that, one number per channel.
-        train_examples: how many training images to use; None is all.
-        test_examples: how many test images to use; None is all.
-        augment: training-time augmentation; evaluation uses the center crop of the resized image.
-        crop_size: side in pixels of the square that a network sees.
-        resize_size: shorter side of the resized image in pixels.
-        draft: decode large JPEGs at 1/2, 1/4 or 1/8 of their resolution if that leaves twice the resolution of the
-            crop. Faster for images of more than four times ``resize_size``; the pixels differ slightly.
-        validation_size: how many training images, the first rows, are held out and replace the test split.
-        on_corrupt: stop at the first image that cannot be decoded; or read all files once at the start, and leave out
-            those that cannot be decoded with a warning that names them.
-        workers: processes that decode ahead of use; None is one per core, 0 decodes on demand. Affects speed only.
+    The rows of a split are its files in one fixed random order, because folders are sorted by class. Limits and the
+    validation split take the first rows. Evaluation uses the center crop of the resized image. ``draft`` decodes large
+    JPEGs at 1/2, 1/4 or 1/8 of their resolution if that leaves twice the resolution of the crop: faster for images of
+    more than four times ``resize_size``, with slightly different pixels. ``on_corrupt`` stops at the first image that
+    cannot be decoded, or reads all files once at the start, and leaves such images out with a warning that names them.
     """
 
     recorded_as: ClassVar[str] = "Photos"
 
     name: Collection
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    train_examples: int | None = None
-    test_examples: int | None = None
     augment: Crop = Crop.none
-    crop_size: int = field(default=224, metadata={"recorded_as": "side"})
-    resize_size: int = field(default=256, metadata={"recorded_as": "short"})
+    crop_size: int = field(default=224, metadata={"recorded_as": "side"})  # of the square that a network sees
+    resize_size: int = field(default=256, metadata={"recorded_as": "short"})  # shorter side of the resized image
     draft: bool = False
-    validation_size: int | None = field(default=None, metadata={"recorded_as": "held_out"})
     on_corrupt: OnCorrupt = field(default=OnCorrupt.stop, metadata={"recorded_as": "damaged", "identity": False})
+    # Processes that decode ahead of use; None is one per core, 0 decodes on demand. Affects speed only.
     workers: int | None = field(default=None, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        coerce_enum_fields(self)
-        check_numbers(self)
+        super().__post_init__()
         if not 1 <= self.crop_size <= self.resize_size:
             raise ValueError(
                 f"crop_size, resize_size: need 1 <= crop_size <= resize_size, not {self.crop_size}, {self.resize_size}"
@@ -95,16 +76,6 @@ class ImageFolder:
         """Channels, height and width of what a network sees."""
         return 3, self.crop_size, self.crop_size
 
-    @property
-    def classes(self) -> int:
-        """The number of classes."""
-        return COLLECTIONS[self.name].classes
-
-    @property
-    def expected_sizes(self) -> tuple[int, int]:
-        """How many training and test images to expect, limits applied."""
-        return expected_sizes(self, COLLECTIONS[self.name].examples)
-
     def load(
         self, folder: Path, device: torch.device, download: bool = True
     ) -> tuple[ImageFolderSplit, ImageFolderSplit, str]:
@@ -125,7 +96,7 @@ class ImageFolder:
         if self.on_corrupt is OnCorrupt.skip:
             train, test = (drop_corrupt(files, workers) for files in (train, test))
         if self.validation_size is not None:
-            check_validation_size(self.validation_size, len(train.paths))
+            self.check_validation_size(len(train.paths))
             train, test = train.subset(slice(self.validation_size, None)), train.subset(slice(self.validation_size))
         limited = train.subset(slice(self.train_examples)), test.subset(slice(self.test_examples))
         train_split, test_split = (ImageFolderSplit(files, self, workers, device) for files in limited)

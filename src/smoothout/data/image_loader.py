@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -75,12 +74,9 @@ class KeySampler:
 
 
 class ImageLoader:
-    """Crops on a device, decoded ahead in the order that `schedule` announces.
+    """Crops on a device, decoded ahead by ``workers`` processes (0: by this one) in the order of `schedule`.
 
-    Args:
-        transform: makes the crops.
-        workers: processes that decode; 0 decodes in this process, on demand.
-        device: where the crops are needed. To a GPU they go from pinned memory, without waiting.
+    To a GPU they go from pinned memory, without waiting.
     """
 
     def __init__(self, transform: CropTransform, workers: int, device: torch.device) -> None:
@@ -106,8 +102,13 @@ class ImageLoader:
         reference cycle would leave that to the garbage collector.
         """
         self._sampler.keys = map(key, rows.tolist())
-        with blocked_signals():  # workers, if they start now, inherit it in every thread
+        # Workers, if they start now, inherit the mask in every thread: signals that end a process wait.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if LINUX else set()
+        try:
             self._chunks = iter(self._loader)
+        finally:
+            if LINUX:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._rest, self._upcoming = self._empty, rows
 
     def is_next(self, rows: Tensor) -> bool:
@@ -127,17 +128,6 @@ class ImageLoader:
             missing -= len(part)
         self._upcoming = upcoming
         return torch.cat(parts).permute(0, 3, 1, 2)
-
-
-@contextmanager
-def blocked_signals() -> Iterator[None]:
-    """Let the signals that end a process wait, on Linux."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if LINUX else set()
-    try:
-        yield
-    finally:
-        if LINUX:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def init_worker(_: int) -> None:

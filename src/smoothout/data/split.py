@@ -15,13 +15,9 @@ from smoothout.data.augment import CropFlip
 
 
 class Split:
-    """Images of one split on a device.
+    """Images of one split on a device: uint8 ``images``, (N, H, W, C), and int64 ``labels``, (N,).
 
-    Args:
-        images: uint8, (N, H, W, C). Batches are normalized float32, (N, C, H, W).
-        labels: int64, (N,).
-        mean: subtracted from pixels in [0, 1], one number per channel.
-        std: divisor after that, one number per channel.
+    Batches are normalized float32, (N, C, H, W): less ``mean`` and divided by ``std``, for pixels in [0, 1].
     """
 
     resident: ClassVar[bool] = True  # all images lie on the device, where a captured CUDA graph can read them

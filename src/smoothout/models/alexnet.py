@@ -17,14 +17,11 @@ class AlexNet:
     layer and after it in the others; MaxPool 3/2 follows the first, second and fifth convolution. Then two fully
     connected layers of 4096 with BatchNorm, ReLU and dropout, without bias, and an output layer with bias.
     For 1000 classes it has 61,110,184 parameters.
-
-    Args:
-        dropout: probability of dropping an activation; 0 in the published runs with AdaSmoothOut.
     """
 
     initializes_batchnorm: ClassVar[bool] = False
 
-    dropout: float = 0.5
+    dropout: float = 0.5  # 0 in the published runs with AdaSmoothOut
     name: str = field(default="alexnet", metadata={"identity": False})
 
     def __post_init__(self) -> None:

@@ -19,9 +19,6 @@ class ResNet:
     Three stages of n basic blocks with 16, 32 and 64 channels. If the shape changes, the shortcut is a 1x1 convolution
     with BatchNorm (He et al. use a shortcut without parameters). Convolutions start from N(0, 2 / (k k out)),
     BatchNorm from weight 1. Parameters of ResNet44: 661,338 for 10 classes, 667,188 for 100.
-
-    Args:
-        depth: 6n + 2: 20, 32, 44, 56, 110, ...
     """
 
     initializes_batchnorm: ClassVar[bool] = True
