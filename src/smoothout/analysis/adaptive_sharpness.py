@@ -78,15 +78,11 @@ def adaptive_sharpness(
     Andriushchenko et al. take the maximum for each batch of 128 and average; for that, pass one batch at a time.
 
     Args:
-        model: Left unchanged to the last bit (weights, buffers, modes, ``.grad``), also after an exception.
-        batches, loss, weight: As in `sharpness`.
+        model, batches, loss, weight, tick: As in `sharpness`.
         rho: Relative size of the region. A ball of n weights is about as large as a box at sqrt(n) times its rho.
-        norm: A `Norm` or its name.
         normalise_logits: Whether to apply `normalize_logits` to the outputs before ``loss``.
         iterations: Maximum number of steps of each ascent.
         random_starts: Number of ascents in addition to the one from w.
-        seed: Of the random points.
-        tick: Called after each evaluation of f and its gradient.
 
     Raises:
         ValueError: For an impossible argument, or a ``rho`` below the rounding of the model's dtype, before the model

@@ -137,14 +137,9 @@ class LBFGSB:
     ) -> SearchResult:
         """Minimize -``factor`` f over ``unit`` z, from ``start`` to the last iterate.
 
-        scipy works on the CPU: each evaluation copies z to the device of ``unit``, and the gradient back.
-
-        Args:
-            objective: f over the box.
-            start: an evaluated point; it is not evaluated again. The search does not leave a start with loss -inf.
-            unit: the length of each coordinate of z in scipy's variables, (k,).
-            factor: scales f.
-            gradient_sign: -1 gives scipy the gradient of +f.
+        ``start`` is not evaluated again, and a start with loss -inf is not left. ``unit`` is the length of each
+        coordinate of z in scipy's variables, (k,). A ``gradient_sign`` of -1 gives scipy the gradient of +f. scipy
+        works on the CPU: each evaluation copies z to the device of ``unit``, and the gradient back.
         """
         if start.loss == -math.inf:
             return SearchResult(start, "not started: the loss at the random start is not finite", 0)

@@ -13,9 +13,9 @@ from smoothout.analysis.arguments import check_positive
 from smoothout.common.pass_cache import cached_pass
 from smoothout.nn.parameters import clear_weight_caches, concatenate, float64_device
 
-Batches = Iterable[tuple[Any, Any]]
-Loss = Callable[[Any, Any], Tensor]
-Weight = Callable[[Any, Any], float]  # of (inputs, targets): how much a batch counts
+Batches = Iterable[tuple[Any, Any]]  # pairs (inputs, targets), the same examples at every pass
+Loss = Callable[[Any, Any], Tensor]  # of (outputs, targets): the mean over the examples of a batch
+Weight = Callable[[Any, Any], float]  # of (inputs, targets): how many examples a batch counts as; 0 skips it
 Tick = Callable[[], object]  # called after each unit of work, for a progress bar
 
 
@@ -30,12 +30,7 @@ class EmpiricalRisk:
     """The mean of ``loss`` over all examples of ``batches``, as a function of some ``parameters`` of ``model``.
 
     A float32 model computes each batch in float32; sums over batches are float64, on the `float64_device` of the
-    parameters.
-
-    Args:
-        weight: how many examples a batch counts as, a number >= 0; None uses ``len(targets)``. A batch of weight 0 is
-            skipped.
-        device: where results are returned; None uses the device of the sums.
+    parameters. Results are returned on ``device``; None uses the device of the sums.
     """
 
     def __init__(
@@ -56,9 +51,8 @@ class EmpiricalRisk:
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """The mean over all examples of the tensors that ``of_batch`` computes from a batch's loss, one float64 vector.
 
-        It does not synchronize with the device.
-
-        Raises ValueError if there are no examples, or not as many as in the pass before.
+        It does not synchronize with the device. Raises ValueError if there are no examples, or not as many as in the
+        pass before.
         """
         return cached_pass(lambda: self._mean(of_batch)).to(self.device)
 
@@ -108,7 +102,7 @@ class EmpiricalRisk:
                     f"model, batches: two passes differ in the {what}; turn off augmentation and other randomness"
                 )
 
-    def _gradient(self, loss: Tensor) -> Sequence[Tensor]:
+    def _gradient(self, loss: Tensor) -> list[Tensor]:
         return to_dense(torch.autograd.grad(loss, self.parameters, materialize_grads=True))
 
 

@@ -76,10 +76,7 @@ class Spectrum:
     products: int  # number of products H v
 
     def density(self, grid: ArrayLike, width: float) -> Array:
-        """The density at each point of ``grid``, convolved with N(0, width^2), averaged over the probes.
-
-        Raises ValueError for a width that is not above 0.
-        """
+        """The density at each point of ``grid``, convolved with N(0, width^2), averaged over the probes."""
         check_positive(width=width)
         points = np.asarray(grid, dtype=np.float64)
         total = np.zeros_like(points)
@@ -92,16 +89,8 @@ class Spectrum:
 class HessianVectorProduct(EmpiricalRisk):
     """[Pearlmutter 1994] v -> H v, exact up to rounding: the gradient of (gradient . v). It costs about two gradients.
 
-    A float32 model computes each batch's product in float32; sums over batches are float64. Each call leaves the model
-    and its modes unchanged to the last bit.
-
-    Args:
-        model: twice differentiable by autograd; every call uses its present weights.
-        batches: pairs (inputs, targets), the same at every pass.
-        loss: ``loss(outputs, targets)``, the mean over the examples of a batch.
-        block: None for all trainable parameters; otherwise those named ``block`` or ``block.*``, as a layer's name.
-        weight: as in `sharpness`: how many examples a batch counts as; None uses ``len(targets)``.
-        tick: called after each product.
+    Every call uses the model's present weights, and leaves it and its modes unchanged to the last bit. H is that of all
+    trainable parameters, or of those named ``block`` or ``block.*``. ``tick`` is called after each product.
 
     Raises:
         ValueError: for an unknown block, no examples, a loss, gradient or product that is not finite, and if two passes
@@ -192,17 +181,16 @@ def top_eigenvalues(
 ) -> TopEigenvalues:
     """[Jastrzebski Fig. 1a] The ``k`` outermost eigenvalues of H, by default the largest, by ARPACK's Lanczos method.
 
+    Other arguments are as in `HessianVectorProduct`.
+
     Args:
-        model, batches, loss, block, weight, tick: as in `HessianVectorProduct`.
-        k: how many, from 1 to n.
         which: LA: the most positive; SA: the most negative; LM: the largest in absolute value.
         vectors: whether to return eigenvectors too: flattened parameters, those of the block in the model's order.
         tolerance: of a residual, relative to its eigenvalue. The error of an eigenvalue is of the order of its square.
         restarts: maximum number of Lanczos restarts; the status reports an answer short of the tolerance.
-        seed: of the start vector.
 
     Raises:
-        ValueError: for an impossible argument, and as `HessianVectorProduct`.
+        ValueError: for an impossible argument, such as k above n, and as `HessianVectorProduct`.
 
     Example:
         The mean of (w_1)^2 and (2 w_2)^2 has the Hessian diag(1, 4):
@@ -278,13 +266,8 @@ def trace_and_norm(
     v holds independent random signs (Hutchinson 1990): the trace is exact if H is diagonal, and its variance is twice
     the sum of the squared off-diagonal entries. The means are unbiased; the square root of the second is not.
 
-    Args:
-        model, batches, loss, block, weight, tick: as in `HessianVectorProduct`.
-        probes: number of v, one product each; standard errors need two.
-        seed: of the probes.
-
-    Raises:
-        ValueError: for fewer than one probe, and as `HessianVectorProduct`.
+    Each of ``probes`` v takes one product; standard errors need two. Raises ValueError for fewer than one probe, and as
+    `HessianVectorProduct`, whose arguments the others are.
     """
     check_counts(probes=probes)
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)
@@ -313,16 +296,9 @@ def hessian_spectrum(
     """[Ubaru 2017] The density of H's eigenvalues by stochastic Lanczos quadrature, one Lanczos run per probe.
 
     The outermost Ritz values converge to eigenvalues; each inner one stands for many, by its weight. A run keeps
-    ``steps`` float64 vectors (8 n steps bytes) and orthogonalizes each new one against all.
+    ``steps`` float64 vectors (8 n steps bytes; at most n) and orthogonalizes each new one against all.
 
-    Args:
-        model, batches, loss, block, weight, tick: as in `HessianVectorProduct`.
-        probes: number of start vectors.
-        steps: products per probe, at most n.
-        seed: of the probes.
-
-    Raises:
-        ValueError: for fewer than one probe or step, and as `HessianVectorProduct`.
+    Raises ValueError for fewer than one probe or step, and as `HessianVectorProduct`, whose arguments the others are.
     """
     check_counts(probes=probes, steps=steps)
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)

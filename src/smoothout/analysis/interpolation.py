@@ -95,7 +95,6 @@ def interpolate(
 
     Args:
         first, second, alphas, path, running_stats, running_stats_from: as in `iterate_path`.
-        batches: pairs (inputs, targets).
         loss: for networks that are not classifiers of single labels, ``loss(outputs, targets)``, whose mean is
             measured; accuracies are then nan.
         weight: how many examples a batch counts as, as in `sharpness`.
@@ -133,22 +132,20 @@ def iterate_path(
 ) -> Iterator[PathPoint]:
     """The network at each alpha: the whole state dict mixed as ``path`` says, except counters and constants.
 
-    A constant is a buffer that is equal in both networks, such as a mask or the inputs' normalization.
-
-    alpha = 0 gives the first network exactly, and alpha = 1 the second unless running statistics are kept. Recomputed
-    statistics apply to the two ends too: they differ from those of training, which were estimated while the weights
-    moved (and under noise). Both networks are left unchanged.
+    A constant is a buffer that is equal in both networks, such as a mask or the inputs' normalization. alpha = 0 gives
+    the first network exactly, and alpha = 1 the second unless running statistics are kept. Recomputed statistics apply
+    to the two ends too: they differ from those of training, which were estimated while the weights moved (and under
+    noise). Both networks are left unchanged.
 
     The singular vectors of spectral normalization are recomputed at every point between the networks, because mixed
     ones belong to no weights.
 
     Args:
         first, second: networks of the same architecture, with the same ties and non-persistent buffers.
-        alphas: positions on the path; 0 is ``first`` and 1 is ``second``.
-        path: an `InterpolationPath` or its name; see `linear` and `curvilinear`.
-        running_stats: BatchNorm's running statistics, a `RunningStats` or its name: ``interpolated``, ``kept`` from
-            ``first``, or ``recomputed`` at each point. Outside [0, 1] an interpolated running variance can be negative:
-            such a point has no value, and reports the number of channels.
+        path: see `linear` and `curvilinear`.
+        running_stats: BatchNorm's running statistics: ``interpolated``, ``kept`` from ``first``, or ``recomputed`` at
+            each point. Outside [0, 1] an interpolated running variance can be negative: such a point has no value, and
+            reports the number of channels.
         running_stats_from: training batches to recompute the statistics from, see `recalibrate_batchnorm`.
 
     Raises:

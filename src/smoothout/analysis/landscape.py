@@ -51,8 +51,7 @@ def filter_direction(
     It has a tensor per trainable parameter, in its shape, dtype and device and in the model's order. The draw depends
     only on ``seed`` and ``index``: it is made on the CPU in float32. SmoothOut's authors draw from U(-1, 1) instead.
 
-    Raises:
-        ValueError: for an unknown choice for one-dimensional tensors, or a model without trainable parameters.
+    Raises ValueError for an unknown choice for one-dimensional tensors, or a model without trainable parameters.
     """
     one_dimensional = parse_enum(BiasDirection, "one_dimensional", one_dimensional)
     generator, weights = make_generator(seed, "direction", index), trainable_parameters(model)
@@ -79,16 +78,11 @@ def landscape_line(
     """[SmoothOut Fig. 6] Evaluate w + alpha d along each of ``directions`` filter-normalized directions d.
 
     Evaluation is in evaluation mode; BatchNorm's running statistics are kept. alpha = 0 gives the model's own numbers
-    exactly. The model is restored to the last bit, also after an exception.
+    exactly. Parameters that require no gradient stay fixed.
 
     Args:
-        model: the trained network; parameters that require no gradient stay fixed.
-        batches: pairs (inputs, targets).
-        alphas: positions on each line.
         directions: how many random directions (index 0, 1, ... of ``seed``; the band over them shows how much a single
             one tells), or directions of your own, each a list of a tensor per trainable parameter, in its shape.
-        seed: of the random directions.
-        one_dimensional: a `BiasDirection` or its name.
         loss, weight: for networks that are not classifiers of single labels, as in `interpolate`.
         tick: called after each evaluation.
 
@@ -125,8 +119,7 @@ def landscape_plane(
     The two directions are not orthogonalized: in high dimension they nearly are orthogonal. ``directions`` are two of
     your own instead. All else is as in `landscape_line`, whose first direction is this plane's line beta = 0.
 
-    Raises:
-        ValueError: for other than two directions, and as `landscape_line`.
+    Raises ValueError for other than two directions, and as `landscape_line`.
     """
     if directions is not None and len(directions) != 2:
         raise ValueError(f"directions: a plane needs two, not {len(directions)}")

@@ -55,16 +55,13 @@ def noise_curve(
     It perturbs all parameters that require a gradient, including BatchNorm's; running statistics are kept, and the
     model is in evaluation mode. The papers use batches of 100 and one draw. Noise is proportional to its strength, so
     one draw per batch serves all strengths: the curve is as smooth as its mean, and costs little more than its forward
-    passes. The model is restored to the last bit.
+    passes.
 
     Args:
-        model: the trained network.
-        batches: pairs (inputs, targets); one pass per draw.
         strengths: the values of a.
         distribution: "uniform" (U(-a, a)) or "gaussian" (N(0, a^2)).
         scaling: "none", "weight" or "filter" (a is relative to each weight, or to each filter's norm).
         draws: how many times each batch is measured; the standard errors are over these.
-        seed: of the noise.
         loss, weight: for networks that are not classifiers of single labels, as in `interpolate`.
         tick: called after each batch of each draw, at all strengths.
 
@@ -135,8 +132,7 @@ def _point(a: float, results: Sequence[EvalResult]) -> NoisePoint:
 def noise_slopes(points: Sequence[NoisePoint]) -> list[float]:
     """[SmoothOut Eq. 9] s: the change of C(w; a) divided by the change of a, from each strength to the next.
 
-    Raises:
-        ValueError: for two equal strengths in a row.
+    Raises ValueError for two equal strengths in a row.
     """
     if any(left.a == right.a for left, right in pairwise(points)):
         raise ValueError(f"points: consecutive strengths must differ, not {[point.a for point in points]}")

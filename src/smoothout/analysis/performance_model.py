@@ -15,21 +15,13 @@ MESSAGES = 3  # per update: gradients with running statistics, sums, and whether
 
 @dataclass(frozen=True)
 class Worker:
-    """Measurements of a worker and of its connection to the next.
+    """Measurements of a worker and of its connection to the next."""
 
-    Attributes:
-        ghost_seconds: noise, forward and backward pass of a ghost batch.
-        update_seconds: the rest of an update: clipping, optimizer, bookkeeping.
-        gradient_bytes: bytes that are summed over workers once per update.
-        bandwidth: of the connection, in bytes per second.
-        latency: of a message, in seconds.
-    """
-
-    ghost_seconds: float
-    update_seconds: float
-    gradient_bytes: float
-    bandwidth: float
-    latency: float
+    ghost_seconds: float  # noise, forward and backward pass of a ghost batch
+    update_seconds: float  # the rest of an update: clipping, optimizer, bookkeeping
+    gradient_bytes: float  # summed over workers once per update
+    bandwidth: float  # of the connection, in bytes per second
+    latency: float  # of a message, in seconds
 
     def update(self, ghosts: int, workers: int) -> float:
         """Seconds per update of ``ghosts`` ghost batches; the worker with the most of them decides."""

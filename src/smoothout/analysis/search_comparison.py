@@ -84,20 +84,11 @@ def compare_searches(
     """Every convention of `sharpness` and every `SearchMethod`, in the full space and in a subspace.
 
     ``released`` uses ``test``, all others ``train``. The conventions end when they end, with the answers of
-    `sharpness`. The methods have ``budget`` evaluations each, so that at any number of evaluations they cost the same.
+    `sharpness`. The methods have ``budget`` evaluations each, including f(x), so that at any number of evaluations they
+    cost the same.
 
-    Args:
-        model: Left unchanged to the last bit, also after an exception.
-        train, test: Pairs (inputs, targets), the same examples at every pass.
-        loss: ``loss(outputs, targets)``, the mean over the examples of a batch.
-        eps, maxcor, seed: As in `sharpness`.
-        iterations: As in `sharpness`, and of each ascent.
-        subspace: Columns of the subspace; None skips the subspace.
-        budget: Evaluations of f and its gradient for each method, including f(x).
-        tick: Called after each evaluation.
-
-    Raises:
-        ValueError: As `sharpness`; for a budget below 1.
+    Each ascent has ``iterations`` steps. ``subspace`` None skips the subspace. Other arguments, and the ValueErrors,
+    are as in `sharpness`.
     """
     check_search(model, eps, subspace, iterations=iterations, maxcor=maxcor, budget=budget)
     for name, batches in (("train", train), ("test", test)):

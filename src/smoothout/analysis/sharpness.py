@@ -111,13 +111,10 @@ def sharpness(
         model: Left unchanged to the last bit (weights, buffers, modes, ``.grad``), also after an exception.
         batches: Pairs (inputs, targets), the same examples at every pass.
         loss: ``loss(outputs, targets)``, the mean over the examples of a batch.
-        eps: Relative size of the box.
         iterations: Of each search. scipy's setup of L-BFGS-B takes another 5 microseconds per weight.
         subspace: None for A = I; p for the span of p random columns (Keskar: 100), see `box_around`.
-        convention: A `Convention` or its name.
         repeats: Number of searches: the first from x, the others from uniform random points of the box.
         maxcor: Corrections that L-BFGS-B keeps, 16 bytes per weight each.
-        seed: Of the random points and the subspace.
         weight: How many examples a batch counts as, from (inputs, targets); None uses ``len(targets)``. For a language
             model, for example, its tokens: ``lambda inputs, targets: (targets != -100).sum()``.
         tick: Called after each evaluation of f and its gradient.

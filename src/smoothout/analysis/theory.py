@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 from smoothout.common.rng import derive_seed
 
 Array = NDArray[np.float64]
-Function = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
@@ -106,16 +105,13 @@ def figure_one(
     return FigureOne(w, loss(w), shifted, shifted.mean(axis=0), loss.smoothed(w, a))
 
 
-def flat_offset(smoothed: Function, center: float, tau: float, points: int = 20001) -> float:
+def flat_offset(smoothed: Callable[[Array], Array], center: float, tau: float, points: int = 20001) -> float:
     """[SmoothOut Theorem 1] phi of the Flat Constraint (Eq. 2): |argmin of C_bar - w_f| within ``tau`` of w_f.
 
     Searches a grid of ``points``, an odd number, so that w_f is on it; of several minima the nearest counts. Theorem 1
     claims 0 if C is symmetric around w_f, but its proof only shows a slope of 0 there. The argmin is w_f if C also
     rises with the distance from w_f up to tau + a. A symmetric C whose w_f is a narrow dip on a hill is smoothed to a
-    maximum.
-
-    Raises:
-        ValueError: for an even number of points.
+    maximum. Raises ValueError for an even number of points.
     """
     if points % 2 == 0:
         raise ValueError(f"points: must be odd, not {points}")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smoothout.analysis.jobs.base import SplitJob, count, positive
+from smoothout.analysis.jobs.base import Models, SplitJob, Tick, count, positive
 from smoothout.analysis.options import Norm
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from smoothout.data.split import Split
 
 
@@ -20,7 +17,6 @@ class AdaptiveSharpnessJob(SplitJob):
     """Adaptive sharpness of one run; the fields are the arguments of `analysis.adaptive_sharpness`."""
 
     recorded_as: ClassVar[str] = "Adaptive"
-
     kind: ClassVar[str] = "adaptive"
     in_name: ClassVar[tuple[str, ...]] = ("norm", "split")
 
@@ -35,7 +31,7 @@ class AdaptiveSharpnessJob(SplitJob):
         """Of the loss and its gradient, at most."""
         return 1 + self.iterations + self.random_starts * (1 + self.iterations)
 
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
+    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The `AdaptiveSharpness` of the model."""
         from torch.nn.functional import cross_entropy  # noqa: PLC0415
 

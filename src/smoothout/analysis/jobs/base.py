@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from smoothout.data.split import Split, SplitBatches
 
+Models = Sequence["nn.Module"]
+Tick = Callable[[], None]
+
 STATISTICS_BATCH = 1000  # examples per batch when BatchNorm's statistics are recomputed; the size matters slightly
 LARGE_GPU = 40 * 2**30  # bytes; products with the Hessian of ResNet44 for 5000 images need as much
 
@@ -41,10 +44,6 @@ class AnalysisJob(ABC):
 
     A subclass has a field for each argument of the function that it calls, under the same name; the function's
     docstring explains them.
-
-    Args:
-        checkpoint: the weights of each run: best or last.
-        examples: use only the first N examples of each split; None uses all.
     """
 
     kind: ClassVar[str]  # the folder of the records
@@ -54,7 +53,7 @@ class AnalysisJob(ABC):
     in_name_if_changed: ClassVar[tuple[str, ...]] = ()  # fields that it shows unless they have their default
 
     checkpoint: WhichWeights = field(default=WhichWeights.best, metadata={"recorded_as": "weights"})
-    examples: int | None = None
+    examples: int | None = None  # use only the first N examples of each split; None uses all
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
@@ -68,7 +67,7 @@ class AnalysisJob(ABC):
             raise ValueError(f"examples: must be null (all) or at least 1, not {self.examples}")
 
     @abstractmethod
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
+    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """Analyze ``models``, calling ``tick`` after each step."""
 
     @abstractmethod
@@ -105,11 +104,7 @@ class AnalysisJob(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitJob(AnalysisJob):
-    """An analysis of one split.
-
-    Args:
-        split: train or test.
-    """
+    """An analysis of one split, train or test."""
 
     split: SplitName = field(default=SplitName.train, metadata={"recorded_as": "part"})
 
@@ -129,14 +124,10 @@ class SplitJob(AnalysisJob):
 
 @dataclass(frozen=True, kw_only=True)
 class AlphasJob(AnalysisJob):
-    """An analysis at equally spaced positions alpha.
-
-    Args:
-        start: first alpha; ``stop`` is the last, ``points`` the number of alphas.
-    """
+    """An analysis at equally spaced positions alpha."""
 
     start: float = -1.0
-    stop: float = 1.0
+    stop: float = 1.0  # included
     points: int = 21
 
     def __post_init__(self) -> None:

@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smoothout.analysis.jobs.base import SplitJob, count
+from smoothout.analysis.jobs.base import Models, SplitJob, Tick, count
 from smoothout.common.estimates import Estimate
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from smoothout.data.split import Split
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hessian(SplitJob):
-    """Curvature of one run: largest eigenvalues, trace and norm, and optionally the spectrum; see `analysis.hessian`.
-
-    Args:
-        eigenvalues: how many of the largest.
-        tolerance: of `top_eigenvalues`.
-        probes: of `trace_and_norm`, at least 2: one has no standard error.
-        spectrum_probes: ``probes`` of `hessian_spectrum`; 0 leaves the spectrum out.
-        spectrum_steps: ``steps`` of `hessian_spectrum`.
-        seed: of start vectors and probes.
-    """
+    """Curvature of one run: largest eigenvalues, trace, norm and optionally the spectrum; see `analysis.hessian`."""
 
     kind: ClassVar[str] = "hessian"
     in_name: ClassVar[tuple[str, ...]] = ("split",)
 
-    eigenvalues: int = count(3)
-    tolerance: float = 1e-3
-    probes: int = count(10, least=2)
-    spectrum_probes: int = count(0, least=0)
+    eigenvalues: int = count(3)  # how many of the largest
+    tolerance: float = 1e-3  # of `top_eigenvalues`
+    probes: int = count(10, least=2)  # of `trace_and_norm`; one has no standard error
+    spectrum_probes: int = count(0, least=0)  # of `hessian_spectrum`; 0 leaves the spectrum out
     spectrum_steps: int = count(60)
-    seed: int = 0
+    seed: int = 0  # of start vectors and probes
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +41,7 @@ class Hessian(SplitJob):
         """About two per product, and two per function that check that the loss is deterministic."""
         return 2 * self.ticks(train, test) + 2 * (3 if self.spectrum_probes else 2)
 
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
+    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """All estimates with their standard errors, and the number of products."""
         from torch.nn.functional import cross_entropy  # noqa: PLC0415
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smoothout.analysis.jobs.base import STATISTICS_BATCH, AlphasJob
+from smoothout.analysis.jobs.base import STATISTICS_BATCH, AlphasJob, Models, Tick
 from smoothout.analysis.options import InterpolationPath, RunningStats
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from smoothout.data.split import Split
 
 
@@ -19,9 +16,7 @@ if TYPE_CHECKING:
 class Interpolation(AlphasJob):
     """Loss and accuracy on the path through two runs, see `analysis.interpolation.iterate_path`.
 
-    Args:
-        path: linear or curvilinear.
-        running_stats: interpolated, kept, or recomputed from the training examples that are used.
+    Running statistics are recomputed from the training examples that are used.
     """
 
     kind: ClassVar[str] = "interpolation"
@@ -41,19 +36,15 @@ class Interpolation(AlphasJob):
         """One per point and split."""
         return 2 * self.points
 
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
+    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """A `LinePoint` per alpha, on both splits."""
         from smoothout.analysis.interpolation import iterate_path  # noqa: PLC0415
 
         splits = {"train": self.batches(train), "test": self.batches(test)}
         outcome: dict[str, Any] = {name: [] for name in splits}
-        for point in iterate_path(
-            models[0],
-            models[1],
-            self.alphas(),
-            running_stats_from=self.batches(train, STATISTICS_BATCH),
-            **self.arguments(),
-        ):
+        first, second = models
+        training = self.batches(train, STATISTICS_BATCH)
+        for point in iterate_path(first, second, self.alphas(), running_stats_from=training, **self.arguments()):
             for name, batches in splits.items():
                 outcome[name].append(point.measured(batches)._asdict())
                 tick()

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smoothout.analysis.jobs.base import AlphasJob, SplitJob, count
+from smoothout.analysis.jobs.base import AlphasJob, Models, SplitJob, Tick, count
 from smoothout.analysis.options import BiasDirection
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from smoothout.data.split import Split
 
 
@@ -33,7 +30,7 @@ class Landscape(AlphasJob):
         """Passes over a split."""
         return 2 * self.points * self.directions
 
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
+    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """A `LandscapePoint` per alpha, on both splits along the same directions."""
         from smoothout.analysis.landscape import landscape_line  # noqa: PLC0415
 
@@ -62,7 +59,7 @@ class Plane(AlphasJob, SplitJob):
         """Passes over the split."""
         return self.points**2
 
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
+    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The `LandscapePlane`."""
         from smoothout.analysis.landscape import landscape_plane  # noqa: PLC0415
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smoothout.analysis.jobs.base import AnalysisJob, count
+from smoothout.analysis.jobs.base import AnalysisJob, Models, Tick, count
 from smoothout.nn.options import NoiseDistribution, NoiseScaling
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from smoothout.data.split import Split
 
 
@@ -20,9 +17,7 @@ if TYPE_CHECKING:
 class NoiseCurve(AnalysisJob):
     """Loss and accuracy of one run under noise, see `analysis.noise_sensitivity.noise_curve`.
 
-    Args:
-        batch: examples that share a draw of noise; the papers use 100.
-        strengths, distribution, scaling, draws, seed: as in `noise_curve`; the papers' strengths are not published.
+    The papers' strengths are not published.
     """
 
     kind: ClassVar[str] = "noise_curve"
@@ -34,7 +29,7 @@ class NoiseCurve(AnalysisJob):
     distribution: NoiseDistribution = field(default=NoiseDistribution.uniform, metadata={"recorded_as": "law"})
     scaling: NoiseScaling = NoiseScaling.none
     draws: int = count(1)
-    batch: int = count(100)
+    batch: int = count(100)  # examples that share a draw of noise; the papers use 100
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -50,7 +45,7 @@ class NoiseCurve(AnalysisJob):
         """One per batch and draw, at all strengths."""
         return self.draws * sum(math.ceil(self.examples_used(size) / self.batch) for size in (train, test))
 
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
+    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The curves of both splits, and the metric s between neighboring strengths."""
         from smoothout.analysis.noise_sensitivity import noise_curve, noise_slopes  # noqa: PLC0415
 

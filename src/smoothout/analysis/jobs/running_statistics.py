@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smoothout.analysis.jobs.base import STATISTICS_BATCH, AnalysisJob
+from smoothout.analysis.jobs.base import STATISTICS_BATCH, AnalysisJob, Models, Tick
 from smoothout.analysis.options import RunningStats
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from smoothout.data.split import Split
 
 
@@ -24,7 +21,6 @@ class RunningStatistics(AnalysisJob):
     """
 
     recorded_as: ClassVar[str] = "RunningAverages"
-
     kind: ClassVar[str] = "averages"
 
     def evaluations(self, train: int, test: int) -> int:
@@ -35,7 +31,7 @@ class RunningStatistics(AnalysisJob):
         """One per evaluation: two splits, before and after."""
         return 4
 
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
+    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The `EvalResult` of both splits, with kept and with recomputed statistics."""
         from smoothout.nn.batchnorm import recalibrate_batchnorm  # noqa: PLC0415
         from smoothout.nn.evaluation import evaluate  # noqa: PLC0415

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smoothout.analysis.jobs.base import AnalysisJob, count, positive
+from smoothout.analysis.jobs.base import AnalysisJob, Models, Tick, count, positive
 from smoothout.analysis.options import EVALUATIONS, SearchMethod
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from smoothout.data.split import Split
 
 
@@ -23,7 +20,6 @@ class SearchComparison(AnalysisJob):
     """
 
     recorded_as: ClassVar[str] = "Atlas"
-
     kind: ClassVar[str] = "atlas"
 
     eps: float = positive(5e-4)
@@ -42,7 +38,7 @@ class SearchComparison(AnalysisJob):
         """How many examples most evaluations use."""
         return self.examples_used(train)
 
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
+    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The `SearchTrace` of every search."""
         from torch.nn.functional import cross_entropy  # noqa: PLC0415
 

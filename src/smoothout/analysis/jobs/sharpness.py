@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from smoothout.analysis.jobs.base import STATISTICS_BATCH, AnalysisJob, count, positive
+from smoothout.analysis.jobs.base import STATISTICS_BATCH, AnalysisJob, Models, Tick, count, positive
 from smoothout.analysis.options import EVALUATIONS, Convention, RunningStats, SplitName
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from smoothout.data.split import Split
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sharpness(AnalysisJob):
-    """(C_eps, A)-sharpness of one run; the other fields are the arguments of `analysis.sharpness.sharpness`.
-
-    Args:
-        split: train, test, or by_convention: test for released, train for the others.
-        running_stats: kept as training left them, or recomputed from the training examples that are used.
-    """
+    """(C_eps, A)-sharpness of one run; most fields are the arguments of `analysis.sharpness.sharpness`."""
 
     kind: ClassVar[str] = "sharpness"
     in_name: ClassVar[tuple[str, ...]] = ("convention", "split")
@@ -60,7 +52,7 @@ class Sharpness(AnalysisJob):
         """How many examples one evaluation uses."""
         return self.examples_used(test if self.canonicalized().split is SplitName.test else train)
 
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
+    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
         """The `SharpnessResult` of the model."""
         from torch.nn.functional import cross_entropy  # noqa: PLC0415
 
