@@ -16,8 +16,6 @@ from pathlib import Path
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")  # Linux alone
 AMD_DRIVER = Path("/dev/kfd")
-_QUERY = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-_VERSION = re.compile(r"(?<!\S)\d+(?:\.\d+)+(?!\S)")
 
 
 def built_for_gpus() -> bool:
@@ -96,8 +94,9 @@ def driver_version() -> str | None:
         if DRIVER_FILE.exists():
             text = DRIVER_FILE.read_text(encoding="utf-8").partition("\n")[0]
         else:
-            text = subprocess.run(_QUERY, capture_output=True, text=True, check=True, timeout=10).stdout
+            query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+            text = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    match = _VERSION.search(text)
+    match = re.search(r"(?<!\S)\d+(?:\.\d+)+(?!\S)", text)
     return match[0] if match else None

@@ -28,8 +28,8 @@ def coerce_enum_fields(settings: Any) -> None:
 @cache
 def _kinds(settings: type[Any]) -> dict[str, type[StrEnum]]:
     hints = get_type_hints(settings)
-    fields = [field.name for field in dataclasses.fields(settings)]
-    return {name: hints[name] for name in fields if isinstance(hints[name], type) and issubclass(hints[name], StrEnum)}
+    kinds = {field.name: hints[field.name] for field in dataclasses.fields(settings)}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, StrEnum)}
 
 
 def check_seeds(seeds: Sequence[int]) -> None:

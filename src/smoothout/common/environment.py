@@ -11,7 +11,7 @@ import re
 import subprocess
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from smoothout.common.devices import driver_version
 if TYPE_CHECKING:
     import torch
 
-PACKAGES = ("numpy", "scipy")
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -39,7 +38,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {"torch": str(torch.__version__), **{name: _version(name) for name in PACKAGES}},
+        "versions": {"torch": str(torch.__version__), **{name: version(name) for name in ("numpy", "scipy")}},
         "commit": _commit(),
         **({"gpu": _gpu(device)} if device.type == "cuda" else {}),
     }
@@ -93,10 +92,9 @@ def _instructions() -> dict[str, Any]:
     flags = (_cpuinfo("flags") or "").split()
     return {
         "capability": torch.backends.cpu.get_cpu_capability(),
-        **{
-            name: _cpuinfo(key)
-            for name, key in (("family", "cpu family"), ("model", "model"), ("stepping", "stepping"))
-        },
+        "family": _cpuinfo("cpu family"),
+        "model": _cpuinfo("model"),
+        "stepping": _cpuinfo("stepping"),
         **{name: name in flags for name in ("avx512f", "avx512_bf16", "amx_bf16")},
     }
 
@@ -108,25 +106,16 @@ def _cpuinfo(key: str) -> str | None:
     return match[1].strip() if match else None
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
-
-
 @cache  # the running program is the one that was there at its start
 def _commit() -> str:
     """The git commit of the source tree, with "+" where it has uncommitted changes; "unknown" outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        git = ["git", "-C", str(Path(__file__).parent)]
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "--", "."],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

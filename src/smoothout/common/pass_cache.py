@@ -72,10 +72,7 @@ class _PassCache:
         result[:1].cpu()  # waits for the device, whose time counts
         if time.monotonic() - since >= SLOW_SECONDS and self._bytes + result.nbytes <= MOST_BYTES:
             with suppress(OSError, RuntimeError):  # full disk (a RuntimeError of torch): the pass can be repeated
-                self._keep(path, result)
+                with atomic_write(path) as part:
+                    torch.save(result.cpu(), part)
+                self._bytes += result.nbytes
         return result
-
-    def _keep(self, path: Path, result: Tensor) -> None:
-        with atomic_write(path) as part:
-            torch.save(result.cpu(), part)
-        self._bytes += result.nbytes
