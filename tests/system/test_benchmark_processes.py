@@ -13,12 +13,12 @@ from smoothout.benchmark import scaling
 from smoothout.benchmark.baselines import epoch_by_loader
 from smoothout.benchmark.gpu_check import trainings
 from smoothout.benchmark.scaling import Scaling
-from smoothout.benchmark.timing import SubprocessWork
+from smoothout.benchmark.timing import subprocess_work
 from smoothout.models.mlp import MLP
 
 
 def test_work_elsewhere_is_done_in_a_process_of_its_own(tmp_path):
-    with SubprocessWork(_process_number, [str(tmp_path / "number")], threads=1) as work:
+    with subprocess_work(_process_number, [str(tmp_path / "number")], threads=1) as work:
         work()
         first = (tmp_path / "number").read_text()
         work()
@@ -31,7 +31,7 @@ def test_work_elsewhere_is_done_in_a_process_of_its_own(tmp_path):
 def test_the_ordinary_loop_runs_in_a_process_of_its_own():
     images = torch.zeros(32, 28, 28, dtype=torch.uint8).numpy()
     model = MLP(width=8, depth=1).build((1, 28, 28), 2)
-    with SubprocessWork(
+    with subprocess_work(
         epoch_by_loader, [model, images, torch.zeros(32, dtype=torch.int64).numpy(), 16, "cpu"], 1
     ) as epoch:
         epoch()
@@ -65,5 +65,5 @@ def _dying():
 
 @pytest.mark.parametrize(("make", "error"), [(_failing, ZeroDivisionError), (_dying, BrokenProcessPool)])
 def test_work_elsewhere_that_fails_or_dies_is_an_error_here(make, error):
-    with SubprocessWork(make, [], threads=1) as work, pytest.raises(error):
+    with subprocess_work(make, [], threads=1) as work, pytest.raises(error):
         work()

@@ -21,7 +21,7 @@ from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.noise_sensitivity import noise_curve
 from smoothout.benchmark.baselines import bare_updates, eager_steps, epoch_by_loader
 from smoothout.benchmark.rows import Row, speed_ratio, time_ratio
-from smoothout.benchmark.timing import SubprocessWork, Work, seconds
+from smoothout.benchmark.timing import Work, seconds, subprocess_work
 from smoothout.benchmark.workloads import (
     ADASMOOTHOUT,
     C1,
@@ -39,8 +39,6 @@ from smoothout.nn.parameters import parameters_to_vector, preserve_state, traina
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.engine import Engine, MemoryFormat
 from smoothout.training.methods.smoothout import NoiseConfig
-
-STRENGTHS = [0.01 * i for i in range(11)]
 
 # Updates
 
@@ -90,7 +88,7 @@ def throughput(device: torch.device) -> Row:
     steps, tried = _fastest(F1, device, [MemoryFormat.channels_first], examples=examples)
     arguments = F1.network(), split.images[:, 0].numpy(), split.labels.numpy(), batch, str(device)
     what = "F1 images/s, fastest setting / the ordinary loop's, batch 256"
-    with SubprocessWork(epoch_by_loader, arguments, torch.get_num_threads()) as ordinary:
+    with subprocess_work(epoch_by_loader, arguments) as ordinary:
         epoch = partial(advance, steps, -(-examples // batch))
         row = speed_ratio(what, 8, epoch, ordinary, device, turns=3, warm_up=1)
     ordinarily = "torchvision transforms, DataLoader with 2 workers, eager, default allocator; 30,000 images"
@@ -103,7 +101,7 @@ def fastest_convolutions(device: torch.device) -> Row:
     images, labels = torch.randn(256, *C1.shape), torch.randint(0, C1.classes, (256,))
     what = "C1 update, fastest setting / eager float32 channels-first, batch 256"
     arguments = C1.network(), images, labels, 4, str(device)
-    with SubprocessWork(eager_steps, arguments, torch.get_num_threads()) as ordinary:
+    with subprocess_work(eager_steps, arguments) as ordinary:
         row = time_ratio(what, 0.5, partial(advance, steps, 4), ordinary, device, turns=8, warm_up=1)
     return replace(row, note=f"{tried}; reference with the default allocator")
 
@@ -117,10 +115,8 @@ def _fastest(
     precisions = [Precision.float32, *([Precision.bfloat16] if has_bfloat16 else [])]
     candidates, taken = {}, {}
     for precision, memory_format in product(precisions, formats):
-        engine = Engine(memory_format=memory_format)
-        steps = updates(workload, device, examples=examples, precision=precision, engine=engine)
-        name = f"{precision}, {memory_format}"
-        candidates[name] = steps
+        engine, name = Engine(memory_format=memory_format), f"{precision}, {memory_format}"
+        steps = candidates[name] = updates(workload, device, examples=examples, precision=precision, engine=engine)
         taken[name] = min(seconds(partial(advance, steps, 1), device) for _ in range(10))
     best = min(taken, key=taken.__getitem__)
     tried = "; ".join(f"{name} {1000 * s:.3g} ms" for name, s in taken.items())
@@ -134,11 +130,10 @@ def _batches(examples: int, size: int, device: torch.device) -> list[tuple[Tenso
     return list(random_split(F1.shape, F1.classes, examples, device).batches(size))
 
 
+@torch.no_grad()
 def _forward(model: nn.Module, batches: list[tuple[Tensor, Tensor]], times: int) -> None:
-    with torch.no_grad():
-        for _ in range(times):
-            for inputs, _ in batches:
-                model(inputs)
+    for inputs, _ in times * batches:
+        model(inputs)
 
 
 def sharpness_evaluation(device: torch.device) -> Row:
@@ -170,9 +165,10 @@ def interpolation_point(device: torch.device) -> Row:
 def noise_point(device: torch.device, size: int) -> Row:
     """A noise curve of eleven strengths against eleven forward passes."""
     model, batches = F1.network().to(device).eval(), _batches(4000, size, device)
+    strengths = [0.01 * i for i in range(11)]
     what = f"noise-curve point / forward passes, F1, batches of {size}"
-    ours: Work = lambda: noise_curve(model, batches, STRENGTHS)  # noqa: E731
-    row = time_ratio(what, 1.05, ours, partial(_forward, model, batches, len(STRENGTHS)), device, turns=6, warm_up=1)
+    ours: Work = lambda: noise_curve(model, batches, strengths)  # noqa: E731
+    row = time_ratio(what, 1.05, ours, partial(_forward, model, batches, len(strengths)), device, turns=6, warm_up=1)
     moved, read = (f"{factor * F1.parameters() / 1e6:.0f} MB" for factor in (12, 4))
     return replace(row, note=f"eleven strengths per draw; w + a theta moves {moved}, the pass itself reads {read}")
 
@@ -242,14 +238,14 @@ ON_ANY_DEVICE: dict[str, Comparison] = {
 }
 
 
-def _noisy_steps(name: str, workload: Workload, smoothout: float, adasmoothout: float) -> dict[str, Comparison]:
+def _noisy_steps(network: str, workload: Workload, smoothout: float, adasmoothout: float) -> dict[str, Comparison]:
     """SmoothOut's and AdaSmoothOut's updates of a network, with their targets."""
-    step = partial(noisy_step, workload=workload)
+    methods = (("SmoothOut", SMOOTHOUT, smoothout), ("AdaSmoothOut", ADASMOOTHOUT, adasmoothout))
     return {
-        f"smoothout-{name}": partial(step, noise=SMOOTHOUT, target=smoothout, what=f"{name.upper()}, SmoothOut"),
-        f"adasmoothout-{name}": partial(
-            step, noise=ADASMOOTHOUT, target=adasmoothout, what=f"{name.upper()}, AdaSmoothOut"
-        ),
+        f"{method}-{network}".lower(): partial(
+            noisy_step, workload=workload, noise=noise, target=target, what=f"{network}, {method}"
+        )
+        for method, noise, target in methods
     }
 
 
@@ -262,14 +258,14 @@ def _trainer_updates(plain: float, smoothout: float) -> dict[str, Comparison]:
 
 COMPARISONS: dict[str, dict[str, Comparison]] = {
     "cpu": {
-        **_noisy_steps("f1", F1, 1.11, 1.18),
+        **_noisy_steps("F1", F1, 1.11, 1.18),
         **_trainer_updates(1.05, 1.16),
         "c1": fastest_convolutions,
         **ON_ANY_DEVICE,
     },
     "cuda": {
-        **_noisy_steps("f1", F1, 1.03, 1.05),
-        **_noisy_steps("c1", C1, 1.03, 1.05),
+        **_noisy_steps("F1", F1, 1.03, 1.05),
+        **_noisy_steps("C1", C1, 1.03, 1.05),
         **_trainer_updates(1.0, 1.0),
         "in-turn": concurrent_trainings,
         "table2": table2,

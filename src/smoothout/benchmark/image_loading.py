@@ -15,7 +15,7 @@ import torch
 
 from smoothout.benchmark.baselines import images_by_loader
 from smoothout.benchmark.rows import Row, speed_ratio
-from smoothout.benchmark.timing import SubprocessWork
+from smoothout.benchmark.timing import subprocess_work
 from smoothout.common.errors import DataError
 from smoothout.data.crops import Crop
 from smoothout.data.datasets import Collection
@@ -49,7 +49,7 @@ def images_per_second(device: torch.device, data: Path, crop: Crop, name: str) -
     except DataError as error:
         return Row(what, note=str(error))
     arguments = data / settings.name / "train", settings, BATCH, str(device)
-    with SubprocessWork(images_by_loader, arguments, torch.get_num_threads()) as plain:
+    with subprocess_work(images_by_loader, arguments) as plain:
         row = speed_ratio(what, 1, ours, plain, device, turns=5, warm_up=1)
     fastest, torchvisions = (f"{EXAMPLES / min(row.times[side]):.0f}" for side in ("ours", "reference"))
     note = f"imagenette, {workers} workers each; best turn {fastest} images/s, torchvision {torchvisions}"

@@ -38,16 +38,6 @@ def comparisons(device: torch.device, data: Path, only: Sequence[str] | None = N
     return [comparison for name, comparison in known.items() if only is None or name in only]
 
 
-def not_measured(device: torch.device) -> list[str]:
-    """The names of the comparisons that other devices have."""
-    return [
-        f"{kind}: {name}"
-        for kind, names in COMPARISONS.items()
-        for name in names
-        if name not in COMPARISONS[device.type]
-    ]
-
-
 def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, Any]) -> str:
     """The report for people."""
     frame = pd.DataFrame(
@@ -76,7 +66,9 @@ def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, An
     if missed:
         lines += ["", "## Where the time goes in what misses its target", ""]
         lines += [f"- {row.what}: {', '.join(f'{op} {share:.0%}' for op, share in row.hot_spots)}." for row in missed]
-    lines += ["", f"Not measured on this device: {', '.join(not_measured(device))}."]
+    here = COMPARISONS[device.type]
+    elsewhere = [f"{kind}: {name}" for kind, names in COMPARISONS.items() for name in names if name not in here]
+    lines += ["", f"Not measured on this device: {', '.join(elsewhere)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -93,7 +85,7 @@ def save(rows: list[Row], device: torch.device, environment: Mapping[str, Any], 
     machine = f"{device.type} {device_of(environment)} {environment['threads']} threads"
     slug = re.sub(r"[^a-z0-9]+", "-", machine.lower()).strip("-")
     content = {"environment": dict(environment), "rows": [{**asdict(row), "met": row.target_met} for row in rows]}
-    paths = [folder / f"{slug}.md", folder / f"{slug}.json"]
-    for path, text in zip(paths, (markdown(rows, device, environment), json.dumps(content, indent=1)), strict=True):
-        atomic_write_text(path, text)
-    return paths
+    texts = {"md": markdown(rows, device, environment), "json": json.dumps(content, indent=1)}
+    for suffix, text in texts.items():
+        atomic_write_text(folder / f"{slug}.{suffix}", text)
+    return [folder / f"{slug}.{suffix}" for suffix in texts]

@@ -37,12 +37,6 @@ class Scaling:
     update that they share, and add up what they add up in it. The least time of all turns counts, because whatever else
     a machine does only adds to it. With no core to spare even that is too long: so on CPUs an update's time is the
     first process's CPU time, which load hardly changes, and that of messages is wall time.
-
-    Args:
-        network: f1, c1 or resnet18.
-        ghost: examples per ghost batch.
-        ghosts: ghost batches per update, an even number.
-        turns: how often each is timed.
     """
 
     kind: ClassVar[str] = "scaling"
@@ -50,9 +44,9 @@ class Scaling:
     runs: ClassVar[int] = 0
 
     network: Network = Network.f1
-    ghost: int = 128
-    ghosts: int = 8
-    turns: int = 10
+    ghost: int = 128  # examples per ghost batch
+    ghosts: int = 8  # per update, an even number
+    turns: int = 10  # how often each is timed
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
@@ -80,7 +74,9 @@ class Scaling:
         Raises:
             ValueError: if the machine has one GPU, or for times that no model fits.
         """
-        if device.type == "cuda" and not _has_two_gpus():
+        import torch  # noqa: PLC0415
+
+        if device.type == "cuda" and torch.cuda.device_count() < 2:
             raise ValueError("device: two processes need a GPU each, and this machine has one; use device=cpu")
         load = os.getloadavg()[0]
         times, cpu_times, size = self._times(device.type)
@@ -101,9 +97,3 @@ class Scaling:
         from smoothout.benchmark.process_pair import time_updates  # noqa: PLC0415
 
         return time_updates(self, device)
-
-
-def _has_two_gpus() -> bool:
-    import torch  # noqa: PLC0415
-
-    return torch.cuda.device_count() > 1

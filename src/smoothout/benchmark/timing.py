@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -16,25 +14,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 Work = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """One comparison: seconds of both sides, turn by turn."""
-
-    ours: tuple[float, ...]
-    reference: tuple[float, ...]
-
-    @property
-    def value(self) -> float:
-        """Ours over the reference, by their medians."""
-        return statistics.median(self.ours) / statistics.median(self.reference)
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """The first and third quartile of the ratio over the turns."""
-        low, _, high = statistics.quantiles((o / r for o, r in zip(self.ours, self.reference, strict=True)), n=4)
-        return low, high
 
 
 def seconds(work: Work, device: torch.device) -> float:
@@ -52,17 +31,18 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def compare(ours: Work, reference: Work, device: torch.device, turns: int, warm_up: int = 2) -> Ratio:
-    """Time both in turn, ``turns`` times (at least 2), each after ``warm_up`` calls that do not count."""
+def time_in_turn(works: dict[str, Work], device: torch.device, turns: int, warm_up: int) -> dict[str, list[float]]:
+    """Seconds of each work in every turn, after ``warm_up`` calls that do not count."""
     for _ in range(warm_up):
-        ours()
-        reference()
-    times = []
-    for turn in range(turns):  # who goes first alternates: the caches are warm from the one before
-        pair = (ours, reference) if turn % 2 else (reference, ours)
-        measured = {work: seconds(work, device) for work in pair}
-        times.append((measured[ours], measured[reference]))
-    return Ratio(*(tuple(side) for side in zip(*times, strict=True)))
+        for work in works.values():
+            work()
+    times: dict[str, list[float]] = {name: [] for name in works}
+    names = list(works)
+    for _ in range(turns):
+        names.reverse()  # who goes first alternates: the caches are warm from the one before
+        for name in names:
+            times[name].append(seconds(works[name], device))
+    return times
 
 
 def profile_top_ops(work: Work, device: torch.device, count: int = 4) -> list[tuple[str, float]]:
@@ -91,26 +71,17 @@ def warm_profiler(device_type: str) -> None:
             pass
 
 
-class SubprocessWork(AbstractContextManager["SubprocessWork"]):
-    """Work in a fresh process, with Python's default memory allocation; calling it does the work once.
+@contextmanager
+def subprocess_work(make: Callable[..., Work], arguments: Sequence[Any], threads: int | None = None) -> Iterator[Work]:
+    """The work that ``make(*arguments)`` returns in a fresh process, with Python's default memory allocation.
 
-    Args:
-        make: a function at the top level of a module that returns the work.
-        arguments: of ``make``.
-        threads: torch's in that process.
+    ``make`` is at the top level of a module; ``threads`` are torch's in that process, as many as here by default.
+    Calling the work raises what it raises there, and BrokenProcessPool if its process has died.
     """
-
-    def __init__(self, make: Callable[..., Work], arguments: Sequence[Any], threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, torch.set_num_threads, (threads,))
-        self._pool.submit(_make_work, make, *arguments).result()
-
-    def __call__(self) -> None:
-        """Do the work once. Raises what it raises, and BrokenProcessPool if its process has died."""
-        self._pool.submit(_do_work).result()
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, torch.set_num_threads, (threads or torch.get_num_threads(),)) as pool:
+        pool.submit(_make_work, make, *arguments).result()
+        yield lambda: pool.submit(_do_work).result()
 
 
 _works: list[Work] = []  # of this process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -87,6 +88,4 @@ def updates(
 
 def advance(steps: Iterator[T], count: int) -> T:
     """The last of the next ``count`` (at least 1) steps."""
-    for _ in range(count - 1):
-        next(steps)
-    return next(steps)
+    return next(islice(steps, count - 1, None))

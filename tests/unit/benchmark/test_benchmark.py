@@ -12,8 +12,8 @@ from helpers.image_tree import tree
 
 from smoothout.benchmark import comparisons, image_loading, report
 from smoothout.benchmark.baselines import GreyImages, bare_updates, eager_steps, epoch_by_loader
-from smoothout.benchmark.rows import Row
-from smoothout.benchmark.timing import Ratio, compare
+from smoothout.benchmark.rows import Row, ratio_of
+from smoothout.benchmark.timing import time_in_turn
 from smoothout.benchmark.workloads import Workload
 from smoothout.data.split import Split
 from smoothout.models.mlp import MLP
@@ -31,16 +31,15 @@ ENVIRONMENT = {
 
 
 def test_a_ratio_is_that_of_the_medians_and_its_spread_the_quartiles_turn_by_turn():
-    ratio = Ratio(ours=(1.0, 2.0, 9.0, 2.0), reference=(1.0, 1.0, 1.0, 1.0))
-    assert ratio.value == 2.0
-    assert ratio.spread == (1.25, 7.25)
+    assert ratio_of(ours=[1.0, 2.0, 9.0, 2.0], reference=[1.0] * 4) == (2.0, (1.25, 7.25))
 
 
 def test_both_sides_are_timed_in_turn_each_going_first_every_other_time():
     order: list[str] = []
-    ratio = compare(partial(order.append, "ours"), partial(order.append, "reference"), CPU, turns=4, warm_up=1)
+    works = {name: partial(order.append, name) for name in ("ours", "reference")}
+    times = time_in_turn(works, CPU, turns=4, warm_up=1)
     assert order == ["ours", "reference"] + ["reference", "ours", "ours", "reference"] * 2
-    assert len(ratio.ours) == len(ratio.reference) == 4
+    assert len(times["ours"]) == len(times["reference"]) == 4
 
 
 @pytest.mark.parametrize("make", [epoch_by_loader, eager_steps])
@@ -119,7 +118,7 @@ def test_without_image_files_the_row_says_what_is_missing(tmp_path):
 
 def test_the_report_says_what_was_reached_what_was_missed_and_what_was_not_measured(tmp_path):
     rows = [
-        Row("one", 1.1, measured=1.05, spread=(1.0, 1.2), times={"ours": (1.0,), "reference": (1.0,)}),
+        Row("one", 1.1, measured=1.05, spread=(1.0, 1.2), times={"ours": [1.0], "reference": [1.0]}),
         Row("two", 8, True, 3.0, (2.0, 4.0), "times as fast", "a note", [("aten::mm", 0.75)]),
         Row("three", measured=2.5, unit="s"),
     ]

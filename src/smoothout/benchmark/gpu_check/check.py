@@ -29,12 +29,9 @@ def not_checked(reason: str) -> Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report.
+    """One line of the report: it begins with ``name``; ``work`` makes the check on a device, with ``arguments``.
 
-    Args:
-        name: the line's beginning.
-        work: makes the check on a device. The second paragraph of its docstring says what a failure means.
-        arguments: what else ``work`` is called with.
+    The second paragraph of the docstring of ``work`` says what a failure means.
     """
 
     name: str

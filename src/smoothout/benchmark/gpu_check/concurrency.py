@@ -25,19 +25,12 @@ from smoothout.training.schedule import Schedule
 
 @dataclass(frozen=True)
 class ConcurrentTrainings:
-    """Trainings that take turns on a device, each on a stream of its own.
-
-    Args:
-        workload: their network and the shape of their images.
-        batch: examples per update.
-        count: how many trainings, with seeds from 0 on.
-        updates: how many each of them makes.
-    """
+    """Trainings that take turns on a device, each on a stream of its own, with seeds from 0 on."""
 
     workload: Workload
     batch: int
     count: int = 8
-    updates: int = 20
+    updates: int = 20  # that each of them makes
 
     def data(self, device: torch.device) -> Split:
         """The images of all of them: four batches and a half."""
@@ -45,9 +38,8 @@ class ConcurrentTrainings:
 
     def start(self, seed: int, data: Split, device: torch.device) -> Iterator[TrainingState]:
         """The training of that seed; each step of the iterator is an update."""
-        optimizer = Adam(LR, clip_norm=1.0)
-        noise = NoiseConfig(0.0375)
-        return updates(self.workload, device, batch=self.batch, data=data, optimizer=optimizer, method=noise, seed=seed)
+        settings: dict[str, Any] = {"optimizer": Adam(LR, clip_norm=1.0), "method": NoiseConfig(0.0375), "seed": seed}
+        return updates(self.workload, device, batch=self.batch, data=data, **settings)
 
     def alone(self, seed: int, data: Split, device: torch.device) -> StateDict:
         """The weights in which the training of that seed ends when no other runs."""
@@ -57,17 +49,16 @@ class ConcurrentTrainings:
         """The weights in which all trainings end when they take turns."""
         streams = [_new_stream(device) for _ in range(self.count)]
         synchronize(device)  # the data are there
-        trainings, ends = [], list[TrainingState]()
+        trainings, ends = [], dict[int, TrainingState]()
         for seed, on_stream in enumerate(streams):
             with on_stream():
                 trainings.append(self.start(seed, data, device))
         for _ in range(self.updates):
-            ends.clear()
-            for steps, on_stream in zip(trainings, streams, strict=True):
+            for seed, on_stream in enumerate(streams):
                 with on_stream():
-                    ends.append(next(steps))
+                    ends[seed] = next(trainings[seed])
         synchronize(device)
-        return [_copy(end) for end in ends]
+        return [_copy(end) for end in ends.values()]
 
 
 def concurrent_equal_alone(device: torch.device, trainings: ConcurrentTrainings) -> Finding:
@@ -84,9 +75,8 @@ def concurrent_equal_alone(device: torch.device, trainings: ConcurrentTrainings)
         ends = trainings.in_turn(data, device)
     wrong = [str(seed) for seed in seeds if not _same_bits(alone[seed], ends[seed])]
     text = f"{trainings.count} trainings of {trainings.updates} updates of {trainings.batch}"
-    return Finding(
-        not wrong, f"{text}: " + (f"number {', '.join(wrong)} ended elsewhere" if wrong else "the same bits")
-    )
+    ended = f"number {', '.join(wrong)} ended elsewhere" if wrong else "the same bits"
+    return Finding(not wrong, f"{text}: {ended}")
 
 
 def memory_is_freed(device: torch.device, batch: int = 512) -> Finding:
@@ -98,8 +88,7 @@ def memory_is_freed(device: torch.device, batch: int = 512) -> Finding:
     settings: dict[str, Any] = {"optimizer": SGD(LR), "schedule": Schedule(1), "method": SMOOTHOUT}
 
     def train() -> None:
-        sizes: dict[str, Any] = {"examples": 2 * batch, "shape": (3, 32, 32), "batch": Batch(batch)}
-        training(device, model=resnet8, **sizes, **settings).run()
+        training(device, model=resnet8, examples=2 * batch, shape=(3, 32, 32), batch=Batch(batch), **settings).run()
 
     train()  # libraries set themselves up
     torch.cuda.empty_cache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -23,11 +24,7 @@ MAX_BLOCKS, MAX_SECONDS = 4, 1.0  # of one timing
 
 
 def time_methods(
-    device: torch.device,
-    workload: Workload,
-    batch: int,
-    precision: Precision,
-    methods: tuple[str, ...] = tuple(METHODS),
+    device: torch.device, workload: Workload, batch: int, precision: Precision, methods: Iterable[str] = METHODS
 ) -> Finding:
     """Seconds of an update without noise, and how many times as long one of each method takes."""
     if precision is Precision.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.multiprocessing.spawn import ProcessException, spawn
 
 from smoothout.benchmark.gpu_check.check import Finding, not_checked
@@ -21,6 +20,7 @@ from smoothout.benchmark.gpu_check.networks import (
     in_words,
     mlp,
     resnet8,
+    small_mlp,
     smooth,
     training,
     with_dropout,
@@ -38,7 +38,6 @@ from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
 from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
-from smoothout.training.trainer import Trainer
 
 SMOOTHOUT, ONE_NOISE = NoiseConfig(0.05), NoiseConfig(0.05, noise_per=NoisePer.batch)
 ROUNDING = {  # distances allowed: trainings with other draws end 0.15 apart at least, with a flipped ReLU 0.01
@@ -46,8 +45,6 @@ ROUNDING = {  # distances allowed: trainings with other draws end 0.15 apart at 
     Precision.tf32: 0.05,
     Precision.bfloat16: 0.1,
 }
-TIMEOUT = timedelta(seconds=60)  # of a process that does not answer
-_DIGEST = "0" * 64
 
 
 def _ghosts(noise: NoiseConfig, passes: GhostPasses) -> dict[str, Any]:
@@ -122,11 +119,11 @@ def batched_equals_sequential(device: torch.device, noise: NoiseConfig, examples
     """
     settings: dict[str, Any] = {"model": smooth, "optimizer": SGD(LR), "schedule": Schedule(1), "examples": examples}
     with deterministic():
-        ends = [
-            training(device, Launch.eager, **settings, **_ghosts(noise, passes)).run()
+        sequential, batched = (
+            training(device, Launch.eager, **settings, **_ghosts(noise, passes)).run().model
             for passes in (GhostPasses.sequential, GhostPasses.batched)
-        ]
-    share = distance(ends[0].model, ends[1].model, smooth())
+        )
+    share = distance(sequential, batched, smooth())
     return Finding(share <= 1e-3, in_words(share))
 
 
@@ -140,10 +137,10 @@ def resumed_equals_uninterrupted(device: torch.device, examples: int = 1000) -> 
     with deterministic(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.pt")
         uninterrupted = training(device, **settings).run()
-        first = training(device, **settings)
+        first, digest = training(device, **settings), "0" * 64
         advance(iter(first), 3)
-        checkpoint.save(path, first.state(), _DIGEST)
-        resumed = training(device, resume=checkpoint.load(path, _DIGEST, device), **settings).run()
+        checkpoint.save(path, first.state(), digest)
+        resumed = training(device, resume=checkpoint.load(path, digest, device), **settings).run()
     share = distance(uninterrupted.model, resumed.model, with_dropout())
     return Finding(share == 0, in_words(share))
 
@@ -173,22 +170,16 @@ def two_processes_equal_one(device: torch.device, examples: int = 1000) -> Findi
     return Finding(share <= 1e-3, in_words(share))
 
 
-def small_mlp() -> nn.Module:
-    """So small that a draw of its noise is the same on GPUs of two models."""
-    return mlp(width=64)
-
-
 def train_share(device: torch.device, examples: int, ranks: ProcessGroup) -> StateDict:
     """The weights in which a training by ``ranks`` ends."""
     settings: dict[str, Any] = {"optimizer": SGD(LR), "method": SMOOTHOUT, "batch": Batch(64, 16)}
-    trainer: Trainer = training(device, Launch.eager, examples=examples, model=small_mlp, ranks=ranks, **settings)
     with deterministic():
-        return trainer.run().model
+        return training(device, Launch.eager, examples=examples, model=small_mlp, ranks=ranks, **settings).run().model
 
 
 def _share_training(rank: int, kind: str, examples: int, rendezvous: str, answer: Path) -> None:
     """Train as one of two processes; rank 0 writes the weights to ``answer``."""
-    device = join_pair(rank, kind, rendezvous, timeout=TIMEOUT)
+    device = join_pair(rank, kind, rendezvous, timeout=timedelta(seconds=60))  # of a process that does not answer
     end = train_share(device, examples, ProcessGroup(rank, 2))
     if rank == 0:
         torch.save({name: tensor.cpu() for name, tensor in end.items()}, answer)
