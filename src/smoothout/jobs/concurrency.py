@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,28 +46,21 @@ class JobQueue:
 
 @dataclass
 class Slot:
-    """A running job's share of the device.
+    """A running job's share of the device."""
 
-    Args:
-        runtime: where the job runs; its engine knows how many trainings run at the same time.
-        stream: the CUDA stream of its work, None on a CPU.
-        updates_per_epoch: of its training. The last, smaller batch and the evaluation come at an epoch's end: after
-            the first epoch a training has used all the memory that it will ever use.
-        reserved_before: bytes that the process had reserved on the device when the job started.
-        updates: how many it has made.
-        is_waiting: whether another process or job holds a lock that it needs.
-    """
-
-    runtime: Runtime
-    stream: Any
+    runtime: Runtime  # its engine knows how many trainings run at the same time
+    stream: Any  # the CUDA stream of its work, None on a CPU
     updates_per_epoch: int
-    reserved_before: int
-    updates: int = 0
-    is_waiting: bool = False
+    reserved_before: int  # bytes that the process had reserved on the device when the job started
+    updates: int = 0  # made so far
+    is_waiting: bool = False  # for a lock that another process or job holds
 
     @property
     def memory_is_known(self) -> bool:
-        """Whether the job needs no more memory than it has already, as far as one can tell."""
+        """Whether the job needs no more memory than it has already, as far as one can tell.
+
+        The last, smaller batch and the evaluation come at an epoch's end: a training needs most in its first epoch.
+        """
         return self.is_waiting or self.updates > self.updates_per_epoch
 
     def on_stream(self) -> AbstractContextManager[Any]:
@@ -120,9 +113,8 @@ class ConcurrencyLimit:
             self._free_memory()
             reserved = torch.cuda.memory_reserved(self._cuda)
             torch.cuda.reset_peak_memory_stats(self._cuda)
-        runtime = self.runtime
-        if self.limit != runtime.concurrent_trainings:
-            runtime = replace(runtime, engine=replace(runtime.engine, concurrent_trainings=self.limit))
+        lowered = self.limit != self.runtime.concurrent_trainings
+        runtime = self.runtime.limited_to(self.limit) if lowered else self.runtime
         self._slots[job] = slot = Slot(runtime, stream, _updates_per_epoch(job), reserved)
         return slot
 
@@ -155,15 +147,11 @@ class ConcurrencyLimit:
 
 def clear_frames(error: Exception) -> Exception:
     """``error`` without the local variables of its tracebacks, which keep models and their memory alive."""
-    for cause in _causes(error):
+    cause: BaseException | None = error
+    while cause is not None:
         traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
     return error
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _streams_images(job: Job) -> bool:

@@ -17,8 +17,6 @@ from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
 
-SECONDS_PER_HOUR = 3600
-
 
 class RuntimeEstimator:
     """Estimates how long jobs take on this device, see the module's docstring; reads all training records once."""
@@ -45,7 +43,7 @@ class RuntimeEstimator:
             examples = experiment.schedule.epochs * train
         else:
             examples = job.settings.evaluations(train, test) * job.settings.examples_seen(train, test)
-        return float(examples * example_seconds / SECONDS_PER_HOUR)
+        return float(examples * example_seconds / 3600)
 
     def _seconds_per_example(self, experiment: Experiment, epoch_seconds: float | None) -> float | None:
         recorded = self._example_seconds.get(_key(experiment.labels))

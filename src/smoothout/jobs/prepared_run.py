@@ -31,15 +31,7 @@ FileVersion = tuple[int, int, int]  # inode, time of the last change, size
 class PreparedRun:
     """A training that was checked and can run: made once by `prepare_run`, and handed on.
 
-    Args:
-        job: the training; ``experiment`` are its settings.
-        runtime: where it runs.
-        train_split: on the device, in the memory format of the weights; ``test_split`` likewise.
-        data_sha256: fingerprint of the data set.
-        outline: the network on the meta device: shapes without memory.
-        checkpoint_path: of its checkpoint, whether the file exists or not.
-        state: the checkpoint's content, None without a checkpoint. A training that resumes from it changes it.
-        version: of the checkpoint file that ``state`` was read from.
+    The splits are on the device, in the memory format of the weights.
     """
 
     job: Job
@@ -47,10 +39,10 @@ class PreparedRun:
     train_split: Split
     test_split: Split
     data_sha256: str
-    outline: nn.Module
-    checkpoint_path: Path
-    state: TrainingState | None
-    version: FileVersion | None
+    outline: nn.Module  # the network on the meta device: shapes without memory
+    checkpoint_path: Path  # whether the file exists or not
+    state: TrainingState | None  # the checkpoint's content; a training that resumes from it changes it
+    version: FileVersion | None  # of the file that the state was read from
 
     @property
     def experiment(self) -> Experiment:
@@ -178,7 +170,7 @@ def checkpoint_path(job: Job, runtime: Runtime) -> Path:
     Only the digest counts: the readable part of the name may have changed since the file was written.
     """
     folder = Path(runtime.folders.checkpoints)
-    return next(iter(sorted(folder.glob(f"*-{job.digest[:8]}.pt"))), folder / f"{job.name}.pt")
+    return min(folder.glob(f"*-{job.digest[:8]}.pt"), default=folder / f"{job.name}.pt")
 
 
 def load_state(

@@ -27,14 +27,14 @@ from smoothout.jobs.prepared_run import (
 )
 from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import WAIT_SECONDS, Step, Steps, run_to_end
-from smoothout.jobs.training_job import train_locked, training_outcome
+from smoothout.jobs.training_job import summarize, train_locked
 from smoothout.results.digest import canonical_settings
 from smoothout.results.records import Record
 
 
 def get_or_run(job: Job, runtime: Runtime) -> Record:
     """The job's record; if it is missing, run the job, its dependencies first. No record is made twice."""
-    [(_, outcome)] = run_jobs([job], runtime.alone())
+    [(_, outcome)] = run_jobs([job], runtime.limited_to(1))
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
@@ -148,7 +148,8 @@ def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = Non
 
     # 1. Prepare: everything that can be wrong is found before anything is written.
     runs = [prepared] if prepared else []
-    if not runs and _is_of_networks(job):
+    is_of_networks = not (hasattr(job.settings, "from_records") or hasattr(job.settings, "measure"))
+    if is_of_networks and not runs:
         runs = validate_job(job, runtime)
 
     # 2. The records of the runs that the job looks at.
@@ -179,11 +180,6 @@ def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = Non
         return written
 
 
-def _is_of_networks(job: Job) -> bool:
-    """Whether the job is a training or an analysis of trained networks."""
-    return not (hasattr(job.settings, "from_records") or hasattr(job.settings, "measure"))
-
-
 def _outcome(job: Job, inputs: list[Record], runs: list[PreparedRun], runtime: Runtime) -> Steps[dict[str, Any]]:
     """Run the job, of one of four kinds."""
     if hasattr(job.settings, "from_records"):  # a summary of its input records
@@ -193,7 +189,8 @@ def _outcome(job: Job, inputs: list[Record], runs: list[PreparedRun], runtime: R
         return measurement_outcome(job, runtime)
     if inputs:
         return (yield from analysis_outcome(job, inputs, runs))
-    return (yield from training_outcome(runs.pop()))
+    run = runs.pop()
+    return summarize(run, (yield from train_locked(run)))
 
 
 def _shared_labels(labels: list[dict[str, Any]]) -> dict[str, Any]:

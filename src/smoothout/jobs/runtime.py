@@ -81,15 +81,9 @@ def build_runtime(settings: dict[str, Any]) -> Runtime:
     Raises ConfigError; whether the machine has the device is found out when `Runtime.device` is first read.
     """
     chosen = validate(_RuntimeSettings, {name: settings[name] for name in RUNTIME_KEYS if name in settings}, "")
-    return Runtime(
-        folders=chosen.folders,
-        device=partial(_prepare_device, chosen.device, chosen.threads),
-        engine=chosen.engine,
-        download=chosen.download,
-        tensorboard=chosen.tensorboard,
-        checkpoint_seconds=chosen.checkpoint_seconds,
-        ranks=partial(_current_ranks),
-    )
+    fields = dict(vars(chosen))
+    device = partial(_prepare_device, fields.pop("device"), fields.pop("threads"))
+    return Runtime(**fields, device=device, ranks=partial(_current_ranks))
 
 
 def _prepare_device(name: str, threads: int | None) -> torch.device:
@@ -161,11 +155,10 @@ class LazyField(Generic[T]):
             if self._default is None:
                 raise AttributeError(self._name)
             return partial(self._default)  # type: ignore[return-value]
-        values = vars(instance)
-        if isinstance(values[self._name], partial):
-            values[self._name] = values[self._name]()
-        value: T = values[self._name]
-        return value
+        value = vars(instance)[self._name]
+        if isinstance(value, partial):
+            value = vars(instance)[self._name] = value()
+        return value  # type: ignore[no-any-return]
 
     def __set__(self, instance: object, value: T | partial[T]) -> None:
         vars(instance)[self._name] = value
@@ -173,16 +166,9 @@ class LazyField(Generic[T]):
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how jobs run. Nothing here changes what a job is.
+    """Where and how jobs run, see configs/_place.yaml; ``ranks`` are the processes that share trainings.
 
-    Args:
-        folders: of data sets, records, checkpoints and logs.
-        device: of models and data.
-        engine: how trainings use the device.
-        download: whether missing data may be downloaded.
-        tensorboard: whether curves are written to the logs folder for TensorBoard.
-        checkpoint_seconds: time between two checkpoints.
-        ranks: the processes that share trainings.
+    Nothing here changes what a job is.
     """
 
     folders: Folders
@@ -217,9 +203,9 @@ class Runtime:
             values["gpu"]["cudnn_benchmark"] = engine.launch is Launch.graph
         return values
 
-    def alone(self) -> Runtime:
-        """The same runtime for a single job: no other training takes turns with it."""
-        return replace(self, engine=replace(self.engine, concurrent_trainings=1))
+    def limited_to(self, count: int) -> Runtime:
+        """The same runtime, on which ``count`` trainings take turns."""
+        return replace(self, engine=replace(self.engine, concurrent_trainings=count))
 
     @property
     def concurrent_trainings(self) -> int:

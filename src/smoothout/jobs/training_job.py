@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -19,13 +19,14 @@ from smoothout.common.files import ensure_writable
 from smoothout.config.experiment import Experiment
 from smoothout.data.split import Split
 from smoothout.jobs.job import Job
-from smoothout.jobs.locks import acquire, weights_lock
+from smoothout.jobs.locks import acquire
 from smoothout.jobs.prepared_run import PreparedRun, init_model, load_splits, weights_digest
 from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Step, Steps
 from smoothout.nn.curvature import thin_epochs
 from smoothout.nn.evaluation import eval_batch_size, evaluate
 from smoothout.nn.precision import precision_context
+from smoothout.results.records import lock
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.cuda_graph import RecordingError
@@ -33,19 +34,14 @@ from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import Engine, tune_malloc
 from smoothout.training.trainer import Trainer
 
-
-def training_outcome(run: PreparedRun) -> Steps[dict[str, Any]]:
-    """Train the prepared ``run``, and return what its record says."""
-    state = yield from train_locked(run)
-    return summarize(run, state)
-
-
 # Train
 
 
 def train_locked(run: PreparedRun) -> Steps[TrainingState]:
     """Train ``run`` to its end while holding the lock on its weights; returns the last state."""
-    with (yield from acquire(weights_lock(run.job, run.runtime))):
+    # The lock lies next to the checkpoints, because several results folders may share them.
+    weights_lock = lock(Path(run.runtime.folders.checkpoints), "checkpoints", f"weights-{run.job.digest[:8]}")
+    with (yield from acquire(weights_lock)):
         # Whoever held the lock before may have trained it: only now is the checkpoint final.
         return (yield from train(run.refreshed()))
 
@@ -75,8 +71,13 @@ def train(run: PreparedRun) -> Steps[TrainingState]:
         now.data_sha256 = run.data_sha256
         checkpoint.save(path, now, run.job.digest)
 
+    def assignment() -> tuple[Experiment, Runtime, int, TrainingState]:
+        # Without what belongs to this process: its group, and the number of its GPU.
+        sendable = replace(runtime, ranks=ProcessGroup(), device=torch.device(runtime.device.type))
+        return run.experiment, sendable, torch.get_num_threads(), trainer.state()
+
     # The other ranks, if any, make the same trainer and take their share of every update within `sharing`.
-    sharing = runtime.ranks.broadcast_work(lambda: _assignment(run.experiment, runtime, trainer.state()))
+    sharing = runtime.ranks.broadcast_work(assignment)
     bar = progress.Bar(run.job.name, run.experiment.schedule.epochs * updates, updates_done)
     saved_at = time.monotonic()
     with sharing, bar, _tensorboard(run.job, runtime, epochs_done) as log:
@@ -144,12 +145,8 @@ def _tensorboard(job: Job, runtime: Runtime, epochs_done: int) -> Iterator[Calla
     if not runtime.tensorboard:
         yield lambda now: None
         return
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import)
-    except ImportError:
-        progress.console.print("tensorboard is not installed: curves are written to the record only")
-        yield lambda now: None
-        return
+    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import)
+
     written = epochs_done
 
     def log(now: TrainingState) -> None:
@@ -175,15 +172,14 @@ def summarize(run: PreparedRun, state: TrainingState) -> dict[str, Any]:
     updates = experiment.batch.updates_per_epoch(len(run.train_split))
     total = updates * experiment.schedule.epochs
     strength_at_start = experiment.method.relative_strength(model, 0, total)
-    measured = {}
+    measured: dict[str, dict[str, Any]] = {}
     for which, weights, epoch in (("best", state.best, state.best_epoch), ("last", state.model, state.epoch - 1)):
         model.load_state_dict(weights)
-        numbers: dict[str, Any] = {"epoch": epoch}
+        measured[which] = {"epoch": epoch}
         with precision_context(experiment.precision, device):
             for name, split in (("train", run.train_split), ("test", run.test_split)):
                 result = evaluate(model, split.batches(eval_batch_size(device)))
-                numbers |= {f"{name}_loss": result.loss, f"{name}_accuracy": result.accuracy}
-        measured[which] = numbers
+                measured[which] |= {f"{name}_loss": result.loss, f"{name}_accuracy": result.accuracy}
     strength_at_end = experiment.method.relative_strength(model, state.epoch * updates - 1, total)
     strength = {} if strength_at_start is None else {"start": strength_at_start, "end": strength_at_end}
     alone = runtime.concurrent_trainings == 1  # else the peak is that of several trainings
@@ -204,21 +200,6 @@ def summarize(run: PreparedRun, state: TrainingState) -> dict[str, Any]:
 
 
 # Other ranks
-
-
-class TrainingAssignment(NamedTuple):
-    """What the other ranks need for their share of a training; ``threads`` are torch's, of each process."""
-
-    experiment: Experiment
-    runtime: Runtime
-    threads: int
-    state: TrainingState
-
-
-def _assignment(experiment: Experiment, runtime: Runtime, state: TrainingState) -> TrainingAssignment:
-    # Without what belongs to rank 0's process: its group, and the number of its GPU.
-    sendable = replace(runtime, ranks=ProcessGroup(), device=torch.device(runtime.device.type))
-    return TrainingAssignment(experiment, sendable, torch.get_num_threads(), state)
 
 
 def run_worker_rank(ranks: ProcessGroup) -> None:
