@@ -243,9 +243,9 @@ def print_table(table: Table, only: Sequence[str] | None = None) -> None:
     """Print the table, or its rows whose name contains one of the texts ``only``."""
     _out.print(f"\n{table.title}\n{table.caption()}", markup=False)
     for block in table.blocks:
-        frame = table.wide(block)
-        grid = Grid(*frame.columns, title=block.heading, title_justify="left", box=box.SIMPLE)
-        for row in frame.itertuples(index=False):
+        columns = table.texts(block)
+        grid = Grid(*columns, title=block.heading, title_justify="left", box=box.SIMPLE)
+        for row in zip(*columns.values(), strict=True):
             if only is None or any(text in row[0] for text in only):
                 grid.add_row(*map(escape, row))
         _out.print(grid)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from functools import lru_cache
 from pathlib import Path
-
-import pandas as pd
 
 from smoothout.common.errors import ConfigError
 from smoothout.reproduction.metrics import METRICS
@@ -24,7 +23,7 @@ class PublishedNumbers:
         if source is None:
             return self.of_quantity(row, method, METRICS[metric].published)
         file, line, column = source
-        first = _read(self._folder / file).columns[0]
+        first = next(iter(_read(self._folder / file)[0]))
         return self._number(file, {first: line}, column, f"{row.name}: published_elsewhere.{method} {metric}")
 
     def of_quantity(self, row: RowConfig, method: str, quantity: str | None) -> float | None:
@@ -39,16 +38,23 @@ class PublishedNumbers:
     def _number(self, file: str, match: dict[str, object], column: str, cell: str) -> float | None:
         lines = _read(self._folder / file)
         for name in (*match, column):
-            if name not in lines:
+            if name not in lines[0]:
                 raise ConfigError(f"table: {cell}: {file} has no column {name!r}")
-        for name, value in match.items():
-            lines = lines[lines[name] == value]
+        lines = [line for line in lines if all(line[name] == value for name, value in match.items())]
         if len(lines) != 1:
             raise ConfigError(f"table: {cell}: {len(lines)} lines of {file} have {match}, not 1")
-        number = lines[column].iloc[0]
-        return None if pd.isna(number) else float(number)
+        number = lines[0][column]
+        return None if number == "" else float(number)
 
 
 @lru_cache
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path)
+def _read(path: Path) -> list[dict[str, str | float]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: _number_or_text(text) for name, text in line.items()} for line in csv.DictReader(file)]
+
+
+def _number_or_text(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,6 +1,6 @@
 """Tests over a few seeds: estimates with intervals, p-values in both directions, and how many seeds would decide.
 
-SciPy is imported where it is used: it takes a second, and only pages of claims need it.
+SciPy and pandas are imported where they are used: they take a second, and only pages of claims need them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from functools import reduce
 from itertools import permutations
 
 import numpy as np
-import pandas as pd
 
 LEVEL = 0.05  # of both directions together, over all tests of a page
 POWER = 0.8  # with which the required number of seeds decides
@@ -138,6 +137,8 @@ def stratified_rank_correlation(
     settings or without variation are left out; below `LEAST_SETTINGS` settings there is no result. There is no
     interval. (scipy.stats.permutation_test needs strata of equal size.)
     """
+    import pandas as pd  # noqa: PLC0415
+
     columns = {"x": x, "y": y} | ({} if given is None else {"given": given})
     runs = pd.DataFrame({"stratum": [*strata], "setting": [*settings], **columns})
     means = runs.groupby(["stratum", "setting"], sort=False)[[*columns]].mean()

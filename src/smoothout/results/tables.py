@@ -6,11 +6,13 @@ import math
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from smoothout.common.files import atomic_write_text
 from smoothout.common.formatting import format_decimal, format_duration, format_significant
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOT_RUN = "not run"
 
@@ -108,6 +110,8 @@ class Table:
 
     def long(self) -> pd.DataFrame:
         """One line per cell."""
+        import pandas as pd  # noqa: PLC0415 -- slow to import, and not needed to print a table
+
         return pd.DataFrame(
             {
                 "row": cell.row,
@@ -135,12 +139,16 @@ class Table:
 
     def wide(self, block: Block) -> pd.DataFrame:
         """The cells of a block as text, one line per row."""
+        import pandas as pd  # noqa: PLC0415
+
+        return pd.DataFrame(self.texts(block))
+
+    def texts(self, block: Block) -> dict[str, list[str]]:
+        """The cells of a block as text, by column; the first column has the names of the rows."""
         texts = {(cell.row, cell.column): cell.text(len(self.seeds), block.by_ratio) for cell in self.cells}
         rows = list(dict.fromkeys(cell.row for cell in self.cells))
-        frame = {"": rows} | {
-            title: [texts.get((row, name), "") for row in rows] for title, name in block.columns.items()
-        }
-        return pd.DataFrame(frame)
+        columns = {title: [texts.get((row, name), "") for row in rows] for title, name in block.columns.items()}
+        return {"": rows} | columns
 
     def caption(self) -> str:
         """What the numbers are of, and where they were made."""

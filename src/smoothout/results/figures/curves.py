@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-import pandas as pd
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 
@@ -154,7 +154,8 @@ def _running_median(values: Sequence[float]) -> list[float]:
     """The median of WINDOW values around each, or of fewer at both ends. A short list is returned as it is."""
     if len(values) < 3 * WINDOW:
         return list(values)
-    return pd.Series(values).rolling(WINDOW, center=True, min_periods=1).median().tolist()
+    half = WINDOW // 2
+    return [statistics.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
 
 
 def _error(accuracy: float) -> float:
