@@ -8,11 +8,11 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from smoothout.analysis.jobs.base import AnalysisJob
 from smoothout.cli import app, plan
 from smoothout.common.progress import print_line
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import TrainingConfig, training_config
-from smoothout.config.protocols import Analysis
 from smoothout.jobs.job import Job
 from smoothout.results import summary
 
@@ -23,7 +23,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 class AnalyzeSettings(TrainingConfig):
     """The settings of configs/analyze.yaml: a training, the analysis, and overrides for a second run."""
 
-    analysis: Analysis
+    analysis: AnalysisJob
     second_run: tuple[str, ...]
 
 

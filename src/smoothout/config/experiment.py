@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from smoothout.common.enums import coerce_enum_fields
-from smoothout.config.build import build, construct, validate
+from smoothout.config.build import construct, validate
 from smoothout.config.protocols import Data, Model
 from smoothout.nn.options import BatchNormInit, Precision
 from smoothout.training.batch import Batch
@@ -146,8 +146,8 @@ class TrainingConfig:
         """The training, its profile applied. Raises ConfigError."""
         data: Any = self.data  # a dataclass
         limits = {
-            "train_examples": _smaller(data.train_examples, self.profile.train_examples_for(self.batch)),
-            "test_examples": _smaller(data.test_examples, self.profile.test_examples),
+            "train_examples": smallest_limit(data.train_examples, self.profile.train_examples_for(self.batch)),
+            "test_examples": smallest_limit(data.test_examples, self.profile.test_examples),
         }
         settings = {
             "model": self.model,
@@ -182,10 +182,6 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
     return training_config(config).experiment()
 
 
-def build_data(node: Any) -> Any:
-    """The data set at the config node ``data``: images as arrays, or an image folder."""
-    return build(node, "data", role=Data)
-
-
-def _smaller(*limits: int | None) -> int | None:
+def smallest_limit(*limits: int | None) -> int | None:
+    """The smallest of ``limits``, of which None is no limit."""
     return min((limit for limit in limits if limit is not None), default=None)

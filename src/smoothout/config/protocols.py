@@ -1,17 +1,14 @@
-"""What a model, a data set and an analysis in a config must offer: the members that the programs use.
+"""What a model and a data set in a config must offer: the members that the programs use.
 
 Each is a frozen dataclass of settings, which a config names as its ``_target_``; no base class is needed. The protocol
-of optimizers is `training.optimizers.OptimizerConfig`.
+of optimizers is `training.optimizers.OptimizerConfig`, the base class of analyses `analysis.jobs.base.AnalysisJob`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
-
-from smoothout.analysis.options import WhichWeights
 
 if TYPE_CHECKING:
     import torch
@@ -82,45 +79,8 @@ class Data(Protocol):
         """Load the training split, the test split and the fingerprint of the whole data set. Raises DataError."""
 
 
-class Analysis(Protocol):
-    """A measurement on trained networks.
-
-    ``kind`` names the folder of its records, ``numerics`` is raised when a fix changes outcomes, and ``runs`` is the
-    number of networks that it needs.
-    """
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-    kind: ClassVar[str]
-    numerics: ClassVar[int]
-    runs: ClassVar[int]
-
-    @property
-    def checkpoint(self) -> WhichWeights:
-        """Which weights of the networks it uses."""
-
-    @property
-    def examples(self) -> int | None:
-        """How many of a split's first examples it uses; None is all."""
-
-    @property
-    def slug(self) -> Callable[..., str]:
-        """A method that makes the readable part of the record's name from those of its runs, one argument each."""
-
-    def evaluations(self, train: int, test: int) -> int:
-        """The approximate number of forward and backward passes, to estimate its cost."""
-
-    def examples_seen(self, train: int, test: int) -> int:
-        """The number of examples in one of these passes."""
-
-    def ticks(self, train: int, test: int) -> int:
-        """The number of times that ``run`` calls ``tick``."""
-
-    def run(self, models: Sequence[nn.Module], train: Split, test: Split, tick: Callable[[], None]) -> dict[str, Any]:
-        """Measure; the result goes into the record as JSON."""
-
-
 def missing_members(cls: type[Any], role: type[Any]) -> list[str]:
-    """The members of the protocol ``role`` that the dataclass ``cls`` lacks, as fields or otherwise."""
-    members = [name for name in (*role.__annotations__, *vars(role)) if not name.startswith("_")]
+    """The members of ``role`` (a protocol or base class) that the dataclass ``cls`` lacks, as fields or otherwise."""
+    members = [name for name in {**role.__annotations__, **vars(role)} if not name.startswith("_")]
     fields = {field.name for field in dataclasses.fields(cls)}
     return [name for name in members if name not in fields and not hasattr(cls, name)]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
-from smoothout.common.errors import ConfigError
-from smoothout.config.experiment import Experiment
+from smoothout.config.experiment import TrainingConfig, smallest_limit
 from smoothout.jobs.job import Job
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
@@ -62,40 +60,24 @@ class MethodRuns:
 
     row: str  # of a table
     method: str
-    experiment: Experiment  # the training, whatever its seed
+    settings: TrainingConfig  # of the trainings; their seed is not used
     seeds: tuple[int, ...]
-    overrides: tuple[str, ...]  # of configs/train.yaml, that make it
-    epoch_seconds: float | None  # the config's estimate of an epoch's cost, or None
-    examples: int | None  # how many examples of a split the profile lets an analysis use; None for all
+    overrides: tuple[str, ...]  # of configs/train.yaml, that make the settings
 
     @cached_property
     def jobs(self) -> dict[int, Job]:
         """The trainings by seed."""
-        return {seed: Job(replace(self.experiment, seed=seed)) for seed in self.seeds}
+        experiment = self.settings.experiment()
+        return {seed: Job(replace(experiment, seed=seed)) for seed in self.seeds}
 
     def cell(self, metric: str, published: float | None) -> CellSpec:
         """The number ``metric`` of these runs."""
         jobs, script, analysis = self.jobs, "python scripts/train.py", METRICS[metric].analysis
         if analysis is not None:
-            limits = [limit for limit in (analysis.examples, self.examples) if limit is not None]
-            analysis = replace(analysis, examples=min(limits, default=None))
+            examples = smallest_limit(analysis.examples, self.settings.profile.analysis_examples)
+            analysis = replace(analysis, examples=examples)
             jobs = {seed: Job(analysis, (run,)) for seed, run in self.jobs.items()}
             script = f"python scripts/analyze.py {METRICS[metric].overrides}"
         seeds = f"seed={self.seeds[0]}" if len(self.seeds) == 1 else f"-m seed={','.join(map(str, self.seeds))}"
         command = " ".join([script, *self.overrides, seeds])
-        return CellSpec(self.row, self.method, metric, jobs, published, command, self.epoch_seconds)
-
-
-def epoch_seconds(config: dict[str, Any]) -> float | None:
-    """The rough cost of an epoch that a composed config states for its batch, or None.
-
-    Raises ConfigError if the config lacks settings that a training's config has.
-    """
-    for key in ("batch_sizes", "epoch_seconds", "batch"):
-        if not isinstance(config.get(key), dict):
-            raise ConfigError(f"{key}: must be a group of settings, as in configs/train.yaml")
-    costs, sizes, batch = config["epoch_seconds"], config["batch_sizes"], config["batch"]
-    if batch.get("ghost") and costs.get("ghost") is not None:
-        return float(costs["ghost"])
-    by_size: dict[Any, float | None] = {sizes.get(name): costs.get(name) for name in ("small", "large")}
-    return by_size.get(batch.get("size"))
+        return CellSpec(self.row, self.method, metric, jobs, published, command, self.settings.seconds_per_epoch())

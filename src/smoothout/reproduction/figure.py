@@ -26,11 +26,10 @@ from smoothout.common.environment import device_of
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import validate
 from smoothout.config.compose import compose_config
-from smoothout.config.experiment import build_experiment
+from smoothout.config.experiment import TrainingConfig, training_config
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.lookup import find_record, runs_with_other_weights
 from smoothout.jobs.runtime import Runtime
-from smoothout.reproduction.cells import epoch_seconds
 from smoothout.reproduction.schema import FigureConfig, PanelConfig
 from smoothout.reproduction.table import RunSelection, recorded_seeds
 from smoothout.results.figures import curves, panels, scaling, sharpness, spectra, surfaces
@@ -193,8 +192,8 @@ class FigurePlan:
     def __init__(self, figure: FigureConfig | dict[str, Any], selection: RunSelection, configs: Path) -> None:
         self.config = figure if isinstance(figure, FigureConfig) else validate(FigureConfig, figure, "figure.")
         self.scope, self._configs = selection, configs
-        self._composed = dict[tuple[str, ...], dict[str, Any]]()  # configs of trainings, by their overrides
-        self._configs_of = dict[str, dict[str, Any]]()  # the same by the training's digest
+        self._composed = dict[tuple[str, ...], TrainingConfig]()  # by the overrides
+        self._settings_of = dict[str, TrainingConfig]()  # the same by the training's digest
         self.panels = [self._panel(panel) for panel in self.config.panels]
         names = dict.fromkeys(name for panel in self.config.panels for name in panel.runs)
         self.places = {name: place for place, name in enumerate(names)}
@@ -222,9 +221,8 @@ class FigurePlan:
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
         """The figure's jobs, with the configs' estimates of the seconds per epoch."""
-        configs = {job: self._configs_of.get(job.training_job.digest) for job in self.jobs()}
-        jobs = {job: epoch_seconds(config) if config else None for job, config in configs.items()}
-        return {f"figure {self.config.name}": jobs}
+        seconds = {digest: settings.seconds_per_epoch() for digest, settings in self._settings_of.items()}
+        return {f"figure {self.name}": {job: seconds.get(job.training_job.digest) for job in self.jobs()}}
 
     def missing(self, runtime: Runtime) -> list[str]:
         """The names of the records that the figure lacks."""
@@ -291,16 +289,16 @@ class FigurePlan:
     def _run(self, overrides: tuple[str, ...], seed: int) -> Job:
         """The training with these ``overrides`` of configs/train.yaml."""
         if overrides not in self._composed:
-            self._composed[overrides] = compose_config(self._configs, "train", overrides)
-        config = self._composed[overrides]
-        job = Job(build_experiment(config | {"seed": seed}))
-        self._configs_of[job.digest] = config
+            self._composed[overrides] = training_config(compose_config(self._configs, "train", overrides))
+        settings = self._composed[overrides]
+        job = Job(replace(settings, seed=seed).experiment())
+        self._settings_of[job.digest] = settings
         return job
 
     def _analysis(self, kind: PanelKind, panel: PanelConfig, run: Job, key: str) -> Any:
         """The settings of the panel's analysis; the profile says how many examples it uses unless the panel does."""
         assert kind.settings is not None
-        examples = self._configs_of[run.digest]["profile"]["analysis_examples"]
+        examples = self._settings_of[run.digest].profile.analysis_examples
         settings = validate(kind.settings, {"examples": examples, **panel.analysis}, f"{key}analysis.")
         for name in kind.needs:
             if not getattr(settings, name):

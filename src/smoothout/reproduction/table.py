@@ -13,13 +13,13 @@ from smoothout.common.enums import check_seeds, coerce_enum_fields
 from smoothout.common.environment import device_of
 from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
-from smoothout.config.experiment import Experiment, build_experiment
+from smoothout.config.experiment import Experiment, training_config
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.lookup import runs_with_other_weights
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.options import Precision
-from smoothout.reproduction.cells import CellSpec, MethodRuns, epoch_seconds
+from smoothout.reproduction.cells import CellSpec, MethodRuns
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.published import PublishedNumbers
 from smoothout.reproduction.schema import RowConfig, read_table
@@ -129,10 +129,8 @@ class TablePlan:
     def _runs(self, row: RowConfig, method: str, added: Sequence[str]) -> MethodRuns:
         given = [*row.overrides, *self.config.methods[method].overrides, *added, *self.scope.overrides()]
         overrides = list({override.partition("=")[0]: override for override in given}.values())  # the last one counts
-        config = compose_config(self._configs, "train", overrides)
-        examples = config["profile"]["analysis_examples"]
-        experiment, seconds = build_experiment(config), epoch_seconds(config)
-        return MethodRuns(row.name, method, experiment, self.scope.seeds, tuple(overrides), seconds, examples)
+        settings = training_config(compose_config(self._configs, "train", overrides))
+        return MethodRuns(row.name, method, settings, self.scope.seeds, tuple(overrides))
 
     def with_recorded_seeds(self, runtime: Runtime) -> TablePlan:
         """The same table for all seeds with a record for its rows; unchanged if there are none."""

@@ -102,6 +102,11 @@ def test_a_training_of_the_choice_is_the_one_that_a_sweep_would_make(method: str
         assert same.digest == type(same)(other).digest
 
 
+def test_a_method_without_noise_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^method: must be a method with noise .*, not sam"):
+        StrengthSearch(*composed("experiment=f1_mnist", "method=sam"))
+
+
 # The program
 
 

@@ -14,11 +14,10 @@ from helpers.paths import CONFIGS, PUBLISHED, ROOT
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import build
 from smoothout.config.compose import compose_config
-from smoothout.config.experiment import Experiment, build_experiment
+from smoothout.config.experiment import Experiment, build_experiment, training_config
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Folders, Runtime
-from smoothout.reproduction.cells import epoch_seconds
 from smoothout.reproduction.metrics import METRICS, Metric, late_median_accuracy
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results import records
@@ -185,7 +184,7 @@ def test_estimates_come_from_records_of_the_same_network_and_batch_else_from_the
     ],
 )
 def test_an_epochs_rough_cost_is_that_of_its_batch(overrides, seconds):
-    assert epoch_seconds(compose_config(CONFIGS, "train", overrides)) == seconds
+    assert training_config(compose_config(CONFIGS, "train", overrides)).seconds_per_epoch() == seconds
 
 
 def test_what_costs_nobody_knows_what_is_still_not_run(table, runtime):

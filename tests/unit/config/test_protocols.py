@@ -12,13 +12,14 @@ from helpers.common import a_record
 from helpers.paths import CONFIGS
 
 from smoothout import models
+from smoothout.analysis.jobs.base import AnalysisJob
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import build
-from smoothout.config.protocols import Analysis, Data, Model, missing_members
+from smoothout.config.protocols import Data, Model, missing_members
 from smoothout.results import summary
 from smoothout.training.optimizers import OptimizerConfig
 
-ROLES = {"model": Model, "data": Data, "optimizer": OptimizerConfig, "analysis": Analysis}
+ROLES = {"model": Model, "data": Data, "optimizer": OptimizerConfig, "analysis": AnalysisJob}
 
 
 def nodes(group: str) -> list[dict[str, Any]]:
@@ -50,7 +51,7 @@ def test_members_may_be_fields_methods_or_constants() -> None:
         def build(self) -> None: ...
 
     assert missing_members(Half, Model) == ["initializes_batchnorm"]
-    assert "examples_seen" in missing_members(Half, Analysis)
+    assert "examples_seen" in missing_members(Half, AnalysisJob)
 
 
 def test_all_members_that_are_missing_are_named_at_once() -> None:
