@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from smoothout.config.build import validate
 from smoothout.config.compose import compose_config, to_plain_dict
-from smoothout.config.moved import RENAMED, current_key, current_overrides
+from smoothout.config.moved import RENAMED, RENAMED_VALUES, current_key, current_overrides
 from smoothout.training.schedule import Schedule
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
@@ -54,6 +54,13 @@ def test_current_overrides_stay_as_they_are() -> None:
 @pytest.mark.parametrize("new", RENAMED.values())
 def test_a_current_name_is_not_renamed_again(new: str) -> None:
     assert current_key(new) == new
+
+
+def test_the_readme_of_the_configs_lists_every_renamed_key_and_value() -> None:
+    readme = (CONFIGS / "README.md").read_text(encoding="utf-8")
+    keys = [(old.rpartition(".")[2], new.rpartition(".")[2]) for old, new in RENAMED.items()]
+    values = [pair for names in RENAMED_VALUES.values() for pair in names.items()]
+    assert [(old, new) for old, new in [*keys, *values] if f"`{old}` -> `{new}`" not in readme] == []
 
 
 def test_old_overrides_compose_to_the_current_config() -> None:
