@@ -115,7 +115,7 @@ data: $(VENV)/.ready ## download and check MNIST, CIFAR-10 and CIFAR-100
 	@$(BIN)/python scripts/prepare_data.py -m data=mnist,cifar10,cifar100
 
 .PHONY: bench
-bench: $(VENV)/.ready ## measure speed on this device as ratios, into results/benchmarks/ (use an otherwise idle machine)
+bench: $(VENV)/.ready ## measure speed on this device as ratios, into results/benchmarks/ (on an otherwise idle machine)
 	@$(BIN)/python scripts/benchmark.py $(ARGS)
 
 .PHONY: check-gpu
