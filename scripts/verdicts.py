@@ -1,6 +1,6 @@
 """Test claims on the records; the pages are <results>/claims.md and <results>/causes.md.
 
-Other profiles and precisions than the papers' have pages of their own, for example claims-short-bfloat16.md.
+Other profiles and precisions than the papers' have their own pages, for example claims-short-bfloat16.md.
 """
 
 import shlex

@@ -38,13 +38,13 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def seeded(request: pytest.FixtureRequest) -> None:
-    """Every test starts from a seed of its own, whichever ran before."""
+    """Every test starts from its own seed, whichever ran before."""
     start_from(seed_of(request.node.nodeid), request.function)
 
 
 @pytest.fixture
 def tiny_split() -> Callable[..., Split]:
-    """Makes a split of so many images of 4 x 4 grey pixels, three classes that differ in brightness."""
+    """Makes a split of this many images of 4 x 4 gray pixels, in three classes that differ in brightness."""
 
     def make(examples: int, seed: int = 0) -> Split:
         generator = torch.Generator().manual_seed(seed)
@@ -70,7 +70,7 @@ def data_folder() -> Callable[[str], Path]:
 
 @pytest.fixture
 def runtime(tmp_path: Path) -> Runtime:
-    """Folders of its own for what a test makes; nothing is downloaded."""
+    """Separate folders for what a test makes; nothing is downloaded."""
     return workplace(tmp_path)
 
 
@@ -90,7 +90,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[TrainingState | None]:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of its own for everything that the program writes, and an empty one to start it from."""
+    """A separate folder for everything that the program writes, and an empty one to start it from."""
     for name in PLACES:
         monkeypatch.setenv(f"SMOOTHOUT_{name.upper()}", str(tmp_path / name))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # set by the program; put back after the test

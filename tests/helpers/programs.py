@@ -1,4 +1,4 @@
-"""A script in a process of its own, and the records that it leaves."""
+"""A script in a separate process, and the records that it leaves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Program = Callable[..., Ended]
 
 
 def start(*arguments: str, script: str = "train", stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
-    """Start the script of that name in a process of its own."""
+    """Start the script of that name in a separate process."""
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, str(SCRIPT.with_stem(script)), *arguments],

@@ -1,7 +1,7 @@
 """Broken and hostile input: one line, exit code 2, the disk unchanged, nothing executed.
 
 Calls go through a whole program in this process; broken files go to the function that reads them. `make soak` gives
-every case a process of its own, `tests/system/test_soak.py` a few of them.
+every case a separate process, `tests/system/test_soak.py` a few of them.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ def judge(case: Case, code: int | None, lines: list[str], unchanged: bool) -> No
 
 
 def try_all(cases: Iterable[Case], scripts: Path, folder: Path) -> int:
-    """Try every case in a process of its own; returns how many there were. Raises Broken."""
+    """Try every case in a separate process; returns how many there were. Raises Broken."""
     trained, left, count = template(scripts, folder / "trained"), iter(cases), 0
     while chunk := list(islice(left, _AT_ONCE)):
         begun = []

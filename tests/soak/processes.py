@@ -1,4 +1,4 @@
-"""The programs in processes of their own, which are killed, or kill themselves in the middle of writing a file.
+"""The programs in separate processes, which are killed, or kill themselves in the middle of writing a file.
 
 Processes are forked from a server that has imported everything, what the digits and a first optimizer import too: a
 start takes a tenth of a second.

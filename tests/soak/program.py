@@ -76,7 +76,7 @@ class Survived:
 
 
 def run(soak: Soak, scripts: Path, tick: Callable[[str], None]) -> Survived:
-    """Try it all in a folder of its own. Raises Broken where a promise does not hold."""
+    """Try it all in its own folder. Raises Broken where a promise does not hold."""
     began, strikes = time.monotonic(), list[Strike]()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -1,4 +1,4 @@
-"""Benchmarks in processes of their own."""
+"""Benchmarks in separate processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine where it needs a compiler, or a process of its own."""
+"""The engine where it needs a compiler, or a separate process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_compiled_training_ends_where_an_eager_one_ends(
 def test_kept_memory_is_not_faulted_in_again() -> None:
     """A tensor of 64 MiB is 16384 pages; given back, all of them are faulted in again at each of eight rounds.
 
-    In a process of its own: one that was ever refused memory has another heap.
+    In a separate process: one that was ever refused memory has another heap.
     """
     program = """
 import resource, torch

@@ -1,4 +1,4 @@
-"""The peak memory of a large batch, in processes of their own."""
+"""The peak memory of a large batch, in separate processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs in processes of their own: killed, terminated, pooled, piped."""
+"""The programs in separate processes: killed, terminated, pooled, piped."""
 
 from __future__ import annotations
 

@@ -20,14 +20,14 @@ ENVIRONMENT = {"device": "cpu", "processor": "a processor", "cores": 2, "version
 
 
 @pytest.mark.parametrize("work", kills.WORK)
-def test_programs_that_are_killed_go_on_to_the_same_bits(
+def test_programs_that_are_killed_resume_to_the_same_bits(
     work: str, unbroken: Callable[[str], Unbroken], tmp_path: Path
 ) -> None:
     assert len(list(kills.survive(unbroken(work), 3, 1, tmp_path))) == 3
 
 
 @pytest.mark.parametrize("moment", Moment)
-def test_a_process_dies_where_it_is_told_to_and_the_next_one_goes_on(
+def test_a_process_dies_where_it_is_told_to_and_the_next_one_resumes(
     moment: Moment, unbroken: Callable[[str], Unbroken], scripts: Path, tmp_path: Path
 ) -> None:
     whole = unbroken("training")
@@ -44,7 +44,7 @@ def test_a_process_dies_where_it_is_told_to_and_the_next_one_goes_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_sweep_that_is_stopped_by_a_signal_goes_on(
+def test_a_sweep_that_is_stopped_by_a_signal_resumes(
     number: signal.Signals, unbroken: Callable[[str], Unbroken], tmp_path: Path
 ) -> None:
     assert kills.stop(unbroken("sweep"), number, 0, tmp_path / "stopped").where.endswith(f"exit code {128 + number}")
@@ -54,7 +54,7 @@ def test_many_writers_make_every_run_once(scripts: Path, tmp_path: Path) -> None
     assert concurrency.write_at_once(8, scripts, tmp_path) == 7
 
 
-def test_a_sweep_that_is_killed_goes_on_lists_what_failed_and_makes_nothing_twice(
+def test_a_sweep_that_is_killed_resumes_lists_what_failed_and_makes_nothing_twice(
     scripts: Path, tmp_path: Path
 ) -> None:
     assert concurrency.sweep(2, scripts, tmp_path) == (6, 2)

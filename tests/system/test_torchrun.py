@@ -155,7 +155,7 @@ def test_an_error_in_one_process_ends_all_with_one_line(root: Path) -> None:
     assert records(root) == {}
 
 
-def test_a_killed_process_is_started_anew_and_all_go_on_from_the_last_checkpoint(root: Path) -> None:
+def test_a_killed_process_is_restarted_and_all_resume_from_the_last_checkpoint(root: Path) -> None:
     process = start(*LONG, restarts=2)
     wait_for_checkpoint(root, process)
     for rank in (0, 1):

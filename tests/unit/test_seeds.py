@@ -1,4 +1,4 @@
-"""Every test starts from a seed of its own."""
+"""Every test starts from its own seed."""
 
 from __future__ import annotations
 

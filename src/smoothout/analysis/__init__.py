@@ -1,1 +1,1 @@
-"""Post-hoc analyses of a trained model, one question a file."""
+"""Post-hoc analyses of a trained model, one question per file."""

@@ -32,7 +32,7 @@ PUBLISHED_ALPHAS = tuple(linspace(-1.0, 2.0, 31))
 
 
 class LinePoint(NamedTuple):
-    """The network at ``alpha``; with ``negative_variances`` (a number of channels) loss and accuracy are nan."""
+    """Mean loss and accuracy (a fraction) at ``alpha``; nan if ``negative_variances`` (a number of channels) > 0."""
 
     alpha: float
     loss: float
@@ -94,7 +94,10 @@ def interpolate(
     """[SmoothOut Fig. 3a] Evaluate the networks on the path from ``first`` to ``second`` on ``batches``.
 
     Args:
-        first, second, alphas, path, running_stats, running_stats_from: as in `iterate_path`.
+        first, second: networks of the same architecture; both stay unchanged.
+        batches: pairs (inputs, targets); one pass per point.
+        alphas: positions on the path; 0 is ``first`` and 1 is ``second``.
+        path, running_stats, running_stats_from: as in `iterate_path`.
         loss: for networks that are not classifiers of single labels, ``loss(outputs, targets)``, whose mean is
             measured; accuracies are then nan.
         weight: how many examples a batch counts as, as in `sharpness`.

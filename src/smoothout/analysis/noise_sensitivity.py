@@ -27,7 +27,7 @@ from smoothout.nn.perturbation import SmoothOut
 
 
 class NoisePoint(NamedTuple):
-    """Mean loss and accuracy at strength ``a``, and their standard errors over the draws (None for a single draw)."""
+    """Mean loss and accuracy (a fraction) at strength ``a``; standard errors over the draws, None for a single draw."""
 
     a: float
     loss: float

@@ -34,7 +34,7 @@ class RunningStats(StrEnum):
 class BiasDirection(StrEnum):
     """The direction's entries in one-dimensional tensors: biases, BatchNorm's weight and bias."""
 
-    scaled = "scaled"  # each number is a filter of its own: +-|w_i|, as in the SmoothOut authors' program
+    scaled = "scaled"  # each number is its own filter: +-|w_i|, as in the SmoothOut authors' program
     zero = "zero"  # these parameters stay unchanged, as in Li et al.
 
 

@@ -99,7 +99,7 @@ def compare_searches(
         x = search_center(model, subspace or 0)
         for space, columns in [("full", None), *([] if subspace is None else [("subspace", subspace)])]:
             box = box_around(x, eps, columns, seed)
-            # Each search has an objective of its own, which counts its evaluations and starts from x again.
+            # Each search has its own objective, which counts its evaluations and starts from x again.
             for convention in Convention:
                 split = test if convention is Convention.released else train
                 objective = TracedObjective(model, split, loss, box, tick)

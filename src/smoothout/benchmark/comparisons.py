@@ -195,7 +195,7 @@ def solver_cost(device: torch.device, maxcor: int) -> Row:
 
 
 def concurrent_trainings(device: torch.device, runs: int = 20) -> Row:
-    """Trainings of F1 with ``runs`` seeds that take turns on streams of their own, against one after another."""
+    """Trainings of F1 with ``runs`` seeds that take turns on their own streams, against one after another."""
     trainings = [updates(F1, device, method=SMOOTHOUT, seed=seed) for seed in range(runs)]
     streams = [torch.cuda.Stream(device) for _ in range(runs)]  # type: ignore[no-untyped-call]
 

@@ -1,1 +1,1 @@
-"""What every room uses: files, enums, errors, random generators, progress. Imports nothing of the project."""
+"""What every subpackage uses: files, enums, errors, random generators, progress. Imports nothing of the project."""

@@ -161,7 +161,7 @@ class ImageFolderSplit(Split):
         self._loader = self.make_loader(Crop.none)
 
     def make_loader(self, crop: Crop) -> ImageLoader:
-        """A loader with workers of its own; they start when it is used."""
+        """A loader with its own workers; they start when it is used."""
         data = self._data
         transform = CropTransform(crop, data.crop_size, data.resize_size, data.draft)
         return ImageLoader(transform, self._workers, self._device)
@@ -173,7 +173,7 @@ class ImageFolderSplit(Split):
 
     def gather(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The normalized center crops and the labels of ``rows``."""
-        if isinstance(rows, slice):  # of an evaluation, which goes on with the rows that follow
+        if isinstance(rows, slice):  # of an evaluation, which continues with the rows that follow
             following = torch.arange(len(self))[rows.start :]
             rows = torch.arange(len(self))[rows]
         else:

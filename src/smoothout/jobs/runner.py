@@ -56,7 +56,7 @@ def run_jobs(jobs: Iterable[Job], runtime: Runtime) -> Iterator[tuple[Job, Recor
     """The records of ``jobs`` as they come, each made as `get_or_run` makes it; or why a job failed.
 
     Small networks leave most of a GPU idle. So as many trainings as the runtime's engine allows, and as memory holds,
-    take turns, update by update, each on a CUDA stream of its own. One that runs out of memory next to others is put
+    take turns, update by update, each on its own CUDA stream. One that runs out of memory next to others is put
     back, and fewer run at the same time from then on. Asked to stop, every one of them saves a checkpoint.
     """
     return _Scheduler(jobs, runtime).outcomes()

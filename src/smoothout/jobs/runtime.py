@@ -124,7 +124,7 @@ def _check_gpu(device: torch.device) -> None:
 
 
 def launched_ranks() -> ProcessGroup | None:
-    """The processes that torchrun started with this one; None, without importing torch, for a process of its own."""
+    """The processes that torchrun started with this one; None, without importing torch, if it was started alone."""
     launched = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1"
     return _current_ranks() if launched or "smoothout.training.distributed" in sys.modules else None
 

@@ -23,8 +23,16 @@ class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
             optimizer.step(); optimizer.zero_grad()
 
     Each theta is drawn again from its own seed at every entry instead of being kept: memory does not grow with N, but
-    the time of an update does. A copy must be left before the next one is entered. Raises TypeError if ``context`` is
-    not a SmoothOut, ValueError if it has ``denoise=False``, under which w would drift, or for fewer than one copy.
+    the time of an update does. A copy must be left before the next one is entered.
+
+    Args:
+        context: the model and its noise; with ``denoise=True``.
+        copies: N.
+        seed: of the N thetas.
+
+    Raises:
+        TypeError: if ``context`` is not a SmoothOut.
+        ValueError: for a ``context`` with ``denoise=False``, under which w would drift, or fewer than one copy.
     """
 
     def __init__(self, context: SmoothOut, copies: int, seed: int = 0) -> None:

@@ -139,10 +139,18 @@ def revert_ghost_batchnorm(model: nn.Module) -> None:
 
 @contextmanager
 def ghosted(model: nn.Module, ghosts: int) -> Iterator[None]:
-    """Inside, ``model`` is as after `convert_ghost_batchnorm`; outside, as before, also after an exception.
+    """Inside, BatchNorm takes its statistics over parts of a batch; outside, as before, also after an exception.
 
-    The backward pass belongs inside the block: activation checkpointing recomputes outputs in it, outside with plain
-    BatchNorm. With ``use_reentrant=True`` that would silently give wrong gradients.
+    The parts are consecutive examples, and running statistics end as if the parts had been forwarded one by one.
+    Layers stay the same objects. The backward pass belongs inside the block: activation checkpointing recomputes
+    outputs in it, outside with plain BatchNorm. With ``use_reentrant=True`` that would silently give wrong gradients.
+
+    Args:
+        model: any module; only its BatchNorm layers change.
+        ghosts: number of parts, at least 1.
+
+    Raises:
+        ValueError: for fewer than 1 part, or SyncBatchNorm and other kinds of BatchNorm without a form with parts.
     """
     before = [(layer, layer.ghosts if isinstance(layer, _Ghost) else None) for layer in _layers(model)]
     convert_ghost_batchnorm(model, ghosts)

@@ -1,4 +1,4 @@
-"""Choices of the modules of this room, importable without torch."""
+"""Choices of the modules of this subpackage, importable without torch."""
 
 from __future__ import annotations
 

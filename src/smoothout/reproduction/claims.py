@@ -61,12 +61,12 @@ class Claim:
     """A sentence of the papers, and the cells that it is about.
 
     Args:
-        rows: the cells by the name of the comparison; each row is a test of its own.
+        rows: the cells by the name of the comparison; each row is its own test.
     """
 
     statement: str  # the claim
     source: str  # where it stands
-    metrics: tuple[str, ...] = ("best",)  # names of `METRICS`; each one is a test of its own
+    metrics: tuple[str, ...] = ("best",)  # names of `METRICS`; each one is its own test
     kind: ClaimKind = ClaimKind.difference  # see `ClaimKind`
     margin: float = 0.0  # points by which a difference may fall short
     max_ratio: float = 1.0  # see `ClaimKind`

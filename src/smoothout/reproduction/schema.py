@@ -46,7 +46,7 @@ class RowConfig:
     """A setting that a table's methods are compared in.
 
     Args:
-        methods: those of this row, each with overrides of its own; None for all that need not be named.
+        methods: those of this row, each with its own overrides; None for all that need not be named.
         published_elsewhere: numbers of other papers, as {METHOD METRIC: [FILE, LINE, COLUMN]}; LINE is the first
             entry of a line of results/published/FILE.
     """
@@ -102,7 +102,7 @@ class PanelConfig:
     """A panel of a figure.
 
     Args:
-        runs: the trainings by their names in the legend, each with overrides of its own.
+        runs: the trainings by their names in the legend, each with its own overrides.
         sweep: settings of which every value is a training, as {key: values}.
         options: what the kind lets a panel choose.
     """

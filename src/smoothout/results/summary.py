@@ -26,7 +26,7 @@ def analysis_summary(record: Record) -> str:
 
 
 def _numbers(out: dict[str, Any]) -> list[str]:
-    """The scalar results of an analysis without a summary of its own."""
+    """The scalar results of an analysis without its own summary."""
     names = (name for name, value in out.items() if isinstance(value, int | float) and name != "wall_seconds")
     return ["; ".join(f"{name} {out[name]:g}" for name in names) or "recorded"]
 

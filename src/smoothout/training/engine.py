@@ -81,7 +81,7 @@ class Engine:
             devices, where it takes fewer and larger launches, and sequential on CPUs: with ghost batches of 128,
             batched took 1.1 times as long for a ResNet and 0.9 times for F1 (half as long with ghost batches of 16).
             Ghost batches always run one after another where one pass cannot hold them: image folders, ghost batches at
-            different weights (noise of their own, copies), dropout, noise that stays in, and networks that use a
+            different weights (their own noise, copies), dropout, noise that stays in, and networks that use a
             BatchNorm layer more than once.
     """
 

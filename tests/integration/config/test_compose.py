@@ -40,7 +40,7 @@ def forget() -> None:
     compose_module._read_files.cache_clear()
 
 
-def test_what_was_composed_is_known_and_cannot_be_spoilt(configs: Path, asked: list[str]) -> None:
+def test_what_was_composed_is_known_and_cannot_be_corrupted(configs: Path, asked: list[str]) -> None:
     first = compose_config(configs, "made", ["a=2"])
     first["list"].append(3)
     assert compose_config(configs, "made", ["a=2"]) == {"a": 2, "list": [1, 2], "place": "data"}

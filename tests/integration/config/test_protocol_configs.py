@@ -38,7 +38,7 @@ ACCOUNTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ["f1_mnist", "c1_cifar10", "c3_cifar100"])
 @pytest.mark.parametrize("protocol", ACCOUNTS)
-def test_a_regime_sets_what_its_account_says_and_nothing_else(protocol: str, name: str) -> None:
+def test_a_protocol_sets_what_its_account_says_and_nothing_else(protocol: str, name: str) -> None:
     overrides = [f"experiment={name}", "method=smoothout"]
     without = build_experiment(composed(*overrides, "~protocol"))
     account = ACCOUNTS[protocol]
@@ -52,7 +52,7 @@ def test_a_regime_sets_what_its_account_says_and_nothing_else(protocol: str, nam
     assert build_experiment(composed(*overrides, f"protocol={protocol}")) == expected
 
 
-def test_every_regime_is_an_account() -> None:
+def test_every_protocol_is_an_account() -> None:
     assert choices("protocol") == sorted(ACCOUNTS)
 
 
@@ -61,7 +61,7 @@ def test_the_released_account_is_what_one_gets_without_asking() -> None:
     assert composed(*overrides) == composed(*overrides, "protocol=authors_code")
 
 
-def test_what_is_given_by_hand_goes_before_the_regime() -> None:
+def test_what_is_given_by_hand_overrides_the_protocol() -> None:
     overrides = [
         "method=smoothout",
         "protocol=authors_code_v1",

@@ -185,7 +185,7 @@ def fails_beside(others: int, failed: list[Job], kept: list[Any], monkeypatch: p
     monkeypatch.setattr(training_job, "train", training)
 
 
-def test_a_training_that_runs_out_of_memory_beside_others_is_made_with_fewer(
+def test_a_training_that_runs_out_of_memory_next_to_others_is_made_with_fewer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = get_or_run(CROWD[0], workplace(tmp_path / "alone")).outcome["weights"]

@@ -135,7 +135,7 @@ def test_an_error_in_one_training_sinks_no_other(
     )
 
 
-def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_they_go_on_to_the_same_bits(
+def test_a_request_to_stop_leaves_a_checkpoint_of_every_training_under_way_and_they_resume_to_the_same_bits(
     tmp_path: Path, alone: dict[Job, Record], monkeypatch: pytest.MonkeyPatch, trainings: list[TrainingState | None]
 ) -> None:
     runtime, pending, asked = workplace(tmp_path, engine=Engine(concurrent_trainings=3)), list[int](), list[Job]()

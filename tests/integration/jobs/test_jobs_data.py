@@ -51,7 +51,7 @@ def test_an_analysis_on_other_data_than_the_trainings_is_refused(
     assert tree(Path(runtime.folders.results).parent) == before
 
 
-def test_a_training_does_not_go_on_with_other_data(runtime: Runtime, shuffle_labels: Callable[[], None]) -> None:
+def test_a_training_does_not_resume_with_other_data(runtime: Runtime, shuffle_labels: Callable[[], None]) -> None:
     job, runtime = tiny(), replace(runtime, checkpoint_seconds=0.0)
     steps = training_job.train(prepare_run(job, runtime))
     for _ in range(UPDATES + 3):

@@ -137,7 +137,7 @@ def test_a_run_that_is_stopped_after_any_update_ends_with_the_same_bits(
     assert record.outcome["last"] == expected.outcome["last"]
 
 
-def test_a_run_that_goes_on_elsewhere_says_so(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_continues_elsewhere_says_so(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     job = tiny()
     with monkeypatch.context() as patch:
         _stopping_after(3, patch)

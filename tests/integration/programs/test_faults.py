@@ -41,7 +41,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_is_one_line_and_with_room_the_same_command_goes_on(
+def test_a_full_disk_is_one_line_and_with_room_the_same_command_resumes(
     root: Path, script: Program, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SMOOTHOUT_CHECKPOINTS", str(small_disk))

@@ -149,7 +149,7 @@ def test_the_program_trains_compares_and_repeats_nothing_and_never_sees_the_test
     assert tree(folder / "results" / "train") | tree(folder / "results" / "strength") == before
 
 
-def test_a_sweep_goes_on_where_trainings_of_one_choice_fail_and_names_all_that_failed(
+def test_a_sweep_continues_where_trainings_of_one_choice_fail_and_names_all_that_failed(
     root: Path, script: Program
 ) -> None:
     first = StrengthSearch(*composed(*TINY)).jobs()[0]  # without noise: of both choices

@@ -33,7 +33,7 @@ def trainings(jobs: list[Job]) -> set[tuple[str, str, int, float, int]]:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_every_figure_composes_in_full_and_as_a_breath_each_job_once_and_trainings_first(name: str) -> None:
+def test_every_figure_composes_in_full_and_as_a_smoke_test_each_job_once_and_trainings_first(name: str) -> None:
     for scope in ({}, {"profile": "smoke"}):
         jobs = picture(name, **scope).jobs()
         assert len({job.digest for job in jobs}) == len(jobs)

@@ -110,7 +110,7 @@ def test_cells_are_read_from_the_records_of_all_seeds_that_are_there(table, runt
     assert made["baseline sharpness_keskar"].published is None
 
 
-def test_accuracies_with_averages_recomputed_stand_in_cells_of_their_own_with_their_differences(table, runtime):
+def test_accuracies_with_statistics_recomputed_stand_in_their_own_cells_with_their_differences(table, runtime):
     reproduction = f1_rows(table, (0,))
     cells = {cell.column: cell for cell in reproduction.cells}
     accuracies = {"baseline best": 0.983, "baseline last": 0.981, "smoothout best": 0.985, "smoothout last": 0.984}

@@ -71,7 +71,7 @@ def test_the_number_of_examples_can_be_limited(splits):
     assert outcome["loss"] == approx_loss(evaluate(network(0), train.first(10).batches(10)).loss)
 
 
-def test_a_recorded_sharpness_is_measured_with_recomputed_averages_where_it_is_asked_for(splits):
+def test_a_recorded_sharpness_is_measured_with_recomputed_statistics_where_it_is_asked_for(splits):
     train, test = splits
     model = with_batchnorm()
     before = copy.deepcopy(model.state_dict())
@@ -121,7 +121,7 @@ def normalised(seed: int) -> nn.Sequential:
     return made.eval()
 
 
-def test_a_recorded_interpolation_follows_its_path_and_recomputes_averages_from_the_training_split(splits):
+def test_a_recorded_interpolation_follows_its_path_and_recomputes_statistics_from_the_training_split(splits):
     train, test = splits
     first, second, ticks = normalised(0), normalised(1), []
     settings = Interpolation(
@@ -212,7 +212,7 @@ def test_a_name_shows_the_fields_that_it_should():
     ]
 
 
-def test_recorded_running_averages_are_measured_as_training_left_them_and_recomputed(splits):
+def test_recorded_running_statistics_are_measured_as_training_left_them_and_recomputed(splits):
     model = with_batchnorm()
     before = copy.deepcopy(model.state_dict())
     ticks: list[int] = []

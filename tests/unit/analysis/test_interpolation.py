@@ -113,7 +113,7 @@ def averages(model: nn.Module) -> list[torch.Tensor]:
     return [model[1].running_mean.clone(), model[1].running_var.clone()]
 
 
-def test_kept_averages_are_the_first_networks_all_the_way(batches):
+def test_kept_statistics_are_the_first_networks_all_the_way(batches):
     first, second = network(0), network(1)
     for stop in iterate_path(first, second, [-1.0, 0.5, 2.0], running_stats="kept"):
         assert all(torch.equal(a, b) for a, b in zip(averages(stop.network), averages(first), strict=True))
@@ -125,7 +125,7 @@ def test_kept_averages_are_the_first_networks_all_the_way(batches):
     assert (point.loss, point.accuracy) == evaluate(first, batches)
 
 
-def test_recomputed_averages_are_those_of_a_pass_by_hand_at_each_point(batches):
+def test_recomputed_statistics_are_those_of_a_pass_by_hand_at_each_point(batches):
     first, second = network(0), network(1)
     for path, (a, b) in (("linear", (-0.5, 1.5)), ("curvilinear", curvilinear(1.5))):
         by_hand = network(2)
@@ -136,13 +136,13 @@ def test_recomputed_averages_are_those_of_a_pass_by_hand_at_each_point(batches):
             by_hand[1].running_mean.copy_(torch.stack([h.mean(0) for h in hidden]).mean(0))
             by_hand[1].running_var.copy_(torch.stack([h.var(0) for h in hidden]).mean(0))
         expected = evaluate(by_hand, batches)
-        choices = {"path": path, "averages": "recomputed", "running_stats_from": batches}
+        choices = {"path": path, "running_stats": "recomputed", "running_stats_from": batches}
         point = interpolate(first, second, batches, [1.5], **choices)[0]
         assert point.loss == approx_loss(expected.loss)
         assert (point.accuracy, point.negative_variances) == (expected.accuracy, 0)
 
 
-def test_averages_of_other_layers_are_mixed_where_batchnorms_are_recomputed(batches):
+def test_statistics_of_other_layers_are_mixed_where_batchnorms_are_recomputed(batches):
     def model(seed: int) -> nn.Sequential:
         torch.manual_seed(seed)
         layers = [nn.Unflatten(1, (2, 2)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten()]
@@ -169,7 +169,7 @@ def test_complex_weights_are_mixed_too():
     torch.testing.assert_close(stop.network.weight, 0.75 * first.weight + 0.25 * second.weight)
 
 
-def test_with_recomputed_averages_the_ends_are_the_networks_with_averages_recomputed(batches):
+def test_with_recomputed_statistics_the_ends_are_the_networks_with_statistics_recomputed(batches):
     first, second = network(0), network(1)
     points = interpolate(first, second, batches, [0.0, 1.0], running_stats="recomputed", running_stats_from=batches)
     for point, end in zip(points, (first, second), strict=True):
@@ -180,7 +180,7 @@ def test_with_recomputed_averages_the_ends_are_the_networks_with_averages_recomp
 
 
 @pytest.mark.parametrize("spent", [None, [], iter([])])
-def test_averages_need_batches_that_repeat_themselves(batches, spent):
+def test_statistics_need_batches_that_repeat_themselves(batches, spent):
     first, second = network(0), network(1)
     with pytest.raises(ValueError, match=r"^running_stats_from: .*(batches|more than one pass)"):
         interpolate(first, second, batches, running_stats="recomputed", running_stats_from=spent)

@@ -107,7 +107,7 @@ def test_the_loss_of_a_linear_model_along_a_line_is_known_in_closed_form():
     assert point.losses[0] == approx_loss(expected)
 
 
-def test_running_averages_are_kept_and_every_evaluation_ticks(model, batches):
+def test_running_statistics_are_kept_and_every_evaluation_ticks(model, batches):
     seen, ticks = [], []
     model[1].register_forward_hook(lambda module, *_: seen.append(module.running_var.clone()))
     landscape_line(model, batches, ALPHAS, directions=2, tick=lambda: ticks.append(1))

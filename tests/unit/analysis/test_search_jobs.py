@@ -39,7 +39,7 @@ def test_a_recorded_adaptive_sharpness_is_the_functions(model, splits, norm, par
     assert outcome["evaluations"] == len(ticks) <= settings.ticks(40, 30)
 
 
-def test_a_recorded_atlas_is_the_functions_on_both_splits(model, splits):
+def test_a_recorded_search_comparison_is_the_functions_on_both_splits(model, splits):
     ticks: list[int] = []
     settings = SearchComparison(eps=0.01, iterations=3, subspace=2, budget=8, seed=1, examples=20)
     outcome = settings.run([model], *splits, lambda: ticks.append(1))

@@ -20,7 +20,7 @@ def test_a_file_appears_whole_when_the_block_ends_and_not_before(tmp_path: Path)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_an_exception_leaves_the_old_content_and_nothing_beside_it(tmp_path: Path, error: type[BaseException]) -> None:
+def test_an_exception_leaves_the_old_content_and_nothing_next_to_it(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file.txt"
     path.write_text("old")
 

@@ -49,7 +49,7 @@ def test_passes_that_were_made_are_read_and_the_others_made(tmp_path: Path) -> N
     assert gone_through(tmp_path / "b", 5)[0] == again
 
 
-def test_other_circumstances_begin_anew(tmp_path: Path) -> None:
+def test_other_circumstances_start_again(tmp_path: Path) -> None:
     gone_through(tmp_path / "a", 3)
     assert gone_through(tmp_path / "a", 2, "elsewhere")[1] == [0, 1]
     assert len(tree(tmp_path / "a")) == 2, "those of before are gone"

@@ -62,7 +62,7 @@ def test_all_members_that_are_missing_are_named_at_once() -> None:
     assert str(error.value) == f"model._target_: {told}"
 
 
-def test_an_analysis_without_words_of_its_own_is_told_by_its_numbers() -> None:
+def test_an_analysis_without_its_own_summary_is_told_by_its_numbers() -> None:
     outcome = {"wall_seconds": 3.0, "flatness": 0.125, "points": 7, "weights": ["00"]}
     assert summary.analysis_summary(a_record("flatness", outcome)) == "name: flatness 0.125; points 7"
 

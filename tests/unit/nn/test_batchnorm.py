@@ -64,7 +64,7 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return [(torch.randn(n, 4, dtype=torch.float64), torch.zeros(n)) for n in (9, 5, 2)]
 
 
-def test_recomputed_averages_are_the_mean_of_the_batches_own_statistics(deep, batches) -> None:
+def test_recomputed_statistics_are_the_mean_of_the_batches_own_statistics(deep, batches) -> None:
     first, second = [], []
     for x, _ in batches:
         h = deep[0](x)

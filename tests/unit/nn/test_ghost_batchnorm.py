@@ -79,7 +79,7 @@ def test_a_layer_gives_what_its_ghost_batches_give_in_turn(
         assert at_once.num_batches_tracked == 2 + len(pieces)
 
 
-def test_the_running_averages_are_those_of_the_recurrence_by_hand() -> None:
+def test_the_running_statistics_are_those_of_the_recurrence_by_hand() -> None:
     """Ghost batches of 4, 4 and 2; the variance is the unbiased one."""
     torch.manual_seed(0)
     made = nn.BatchNorm1d(CHANNELS, momentum=0.25).double()

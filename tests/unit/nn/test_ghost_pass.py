@@ -50,7 +50,7 @@ def test_layers_with_momenta_and_widths_of_their_own_are_fed_each_by_itself() ->
         torch.testing.assert_close(one, other)
 
 
-def test_a_pass_that_fails_leaves_the_model_with_its_plain_layers_and_averages() -> None:
+def test_a_pass_that_fails_leaves_the_model_with_its_plain_layers_and_statistics() -> None:
     made, (inputs, _) = network(convolutions=True), batch(20)
     before = [buffer.clone() for buffer in made.buffers()]
     made.append(nn.Linear(99, 1).double())

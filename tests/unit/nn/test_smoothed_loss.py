@@ -194,7 +194,7 @@ def test_the_gradient_over_copies_is_the_mean_of_the_gradients_by_hand() -> None
     assert not torch.allclose(model.gradient(), model.gradient_at(w), rtol=1e-2)
 
 
-def test_copies_leave_the_context_its_own_chance() -> None:
+def test_copies_leave_the_context_its_own_randomness() -> None:
     model = Quadratic()
     context = SmoothOut(model, 0.1, generator=torch.Generator().manual_seed(1))
     own, copies, seen = context.generator, SmoothOutCopies(context, 2), []

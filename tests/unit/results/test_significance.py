@@ -186,7 +186,7 @@ def test_holm_rejects_what_stepping_down_rejects(ps: list[float]) -> None:
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.75])
-def test_so_many_seeds_decide_with_that_chance(margin: float) -> None:
+def test_that_many_seeds_decide_with_that_probability(margin: float) -> None:
     """A difference and its margin together as large as the scatter."""
     numbers = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) / math.sqrt(2.5) + 1 - margin
     needed = required_seeds(paired_t_test(list(numbers), margin), tests=10)

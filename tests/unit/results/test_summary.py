@@ -54,7 +54,7 @@ def test_every_analysis_is_described_in_a_few_lines_that_begin_with_its_name(set
     assert all(line.strip() for line in lines)
 
 
-def test_an_atlas_has_a_line_a_search_and_a_failed_one_says_so():
+def test_a_search_comparison_has_a_line_per_search_and_a_failed_one_says_so():
     course = {
         "space": "full",
         "search": "keskar",

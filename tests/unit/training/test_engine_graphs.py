@@ -87,7 +87,7 @@ class Sum:
         return {"total": [self.total], "late": self.late}
 
 
-def test_every_call_does_the_work_once_on_its_own_rows_with_the_chance_of_that_time(graphs: list[int]) -> None:
+def test_every_call_does_the_work_once_on_its_own_rows_with_the_random_numbers_of_that_time(graphs: list[int]) -> None:
     plain, work = Sum(), Sum()
     graphed = GraphedStep(torch.device("cpu"), [work.generator])
     calls = [torch.arange(3), torch.arange(3) + 10, torch.arange(5), torch.arange(3) + 20, torch.arange(5) + 1]
@@ -216,7 +216,7 @@ STOPPED = {
 @pytest.mark.parametrize("stop", [1, 4, 6])
 @pytest.mark.parametrize("modes", [("graph", "eager"), ("eager", "graph"), ("graph", "graph")], ids="-".join)
 @pytest.mark.parametrize("method", STOPPED)
-def test_a_training_that_was_stopped_goes_on_to_the_same_bits_in_either_mode(
+def test_a_training_that_was_stopped_resumes_to_the_same_bits_in_either_mode(
     method: str, modes: tuple[str, str], stop: int, tiny_split: Splits, tmp_path: Path
 ) -> None:
     settings = {"model": network, **STOPPED[method]}

@@ -90,7 +90,7 @@ def test_trainings_end_together_in_both_layouts_whatever_the_models_own(
 
 
 @pytest.mark.parametrize("layouts", OTHER.items(), ids="-".join)
-def test_a_training_goes_on_in_another_layout(layouts: tuple[MemoryFormat, MemoryFormat], tmp_path: Path) -> None:
+def test_a_training_resumes_in_another_layout(layouts: tuple[MemoryFormat, MemoryFormat], tmp_path: Path) -> None:
     wanted = laid_out(layouts[0], shallow(layouts[0])).run()
     first = laid_out(layouts[0], shallow(layouts[0]))
     next(iter(first))

@@ -185,7 +185,7 @@ def test_what_cannot_go_in_one_pass_goes_in_turn_to_the_last_bit(
     assert same_bits(wanted.model, found.model)
 
 
-def test_a_training_in_one_pass_goes_on_to_the_same_bits(tiny_split: Splits, tmp_path: Path) -> None:
+def test_a_training_in_one_pass_resumes_to_the_same_bits(tiny_split: Splits, tmp_path: Path) -> None:
     noise = NOISES["one"]
     wanted = training(tiny_split, convolutions(), GhostPasses.batched, method=noise).run()
     first = training(tiny_split, convolutions(), GhostPasses.batched, method=noise)

@@ -48,7 +48,7 @@ class FakeGenerator:
         return self.offset
 
 
-def test_chance_that_nobody_seeds_is_noticed_on_a_cuda_device_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_randomness_that_nobody_seeds_is_noticed_on_a_cuda_device_too(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = FakeGenerator(8)
     monkeypatch.setattr(torch.cuda, "default_generators", (generator,))
     for drawn in (0, 4):

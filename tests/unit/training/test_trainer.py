@@ -63,7 +63,7 @@ def test_every_method_sees_the_same_examples_in_the_same_order_for_the_same_seed
 
 
 @pytest.mark.parametrize("kind", [nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Dropout1d])
-def test_dropout_of_every_kind_has_the_chance_of_the_trainings_seed(kind: type[nn.Module], tiny_split: Splits) -> None:
+def test_dropout_of_every_kind_draws_from_the_trainings_seed(kind: type[nn.Module], tiny_split: Splits) -> None:
     ends = []
     for before in (1, 2):
         model = network()
@@ -73,7 +73,7 @@ def test_dropout_of_every_kind_has_the_chance_of_the_trainings_seed(kind: type[n
     assert same_bits(*ends)
 
 
-def test_chance_that_no_seed_reaches_is_refused(tiny_split: Splits) -> None:
+def test_randomness_that_no_seed_reaches_is_refused(tiny_split: Splits) -> None:
     model = network()
     model[4] = type("Functional", (nn.Module,), {"forward": lambda self, x: F.dropout(x, 0.5)})()
     with pytest.raises(ValueError, match=r"^model: draws from torch's global generator outside torch\.nn\.Dropout"):

@@ -33,7 +33,7 @@ STOPS = (1, 4, 6, 11)  # in an epoch's midst and at its end
     ("method", "stop"),
     [*((name, STOPS[i % 4]) for i, name in enumerate(METHODS)), *(("smoothout", stop) for stop in STOPS)],
 )
-def test_a_training_that_was_stopped_goes_on_to_the_same_last_bit(
+def test_a_training_that_was_stopped_resumes_to_the_same_last_bit(
     method: str, stop: int, tiny_split: Splits, tmp_path: Path
 ) -> None:
     settings = dict(METHODS[method])
@@ -83,7 +83,7 @@ def test_a_finished_training_is_not_trained_further(tiny_split: Splits) -> None:
     assert len(again.curves["train_loss"]) == 3
 
 
-def test_a_training_goes_on_from_the_end_of_an_epoch_with_more_epochs(tiny_split: Splits) -> None:
+def test_a_training_resumes_from_the_end_of_an_epoch_with_more_epochs(tiny_split: Splits) -> None:
     """With a constant strength and learning rate, five epochs are three and two more."""
     settings: dict[str, Any] = {"optimizer": Adam(0.01, reset_every_epoch=True), "method": NoiseConfig(0.1)}
     whole = run(network(), tiny_split, **settings, schedule=Schedule(5))

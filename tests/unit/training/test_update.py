@@ -114,7 +114,7 @@ def test_ghost_batches_take_the_mean_of_their_own_mean_gradients(sizes: tuple[in
         torch.testing.assert_close(parameter.detach(), before[name] - 0.5 * slopes[name])
 
 
-def test_batchnorms_running_averages_take_each_ghost_batch_in_turn() -> None:
+def test_batchnorms_running_statistics_take_each_ghost_batch_in_turn() -> None:
     model, batch = network(), pieces(5, 7, 4)
     average, variance = torch.zeros(6, dtype=torch.float64), torch.ones(6, dtype=torch.float64)
     for inputs, _ in batch:

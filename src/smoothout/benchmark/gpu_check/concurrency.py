@@ -62,7 +62,7 @@ class ConcurrentTrainings:
 
 
 def concurrent_equal_alone(device: torch.device, trainings: ConcurrentTrainings) -> Finding:
-    """Trainings that take turns on streams of their own end with the bits that each ends with alone.
+    """Trainings that take turns on their own streams end with the bits that each ends with alone.
 
     If this fails, they write into each other's memory (a workspace of cuBLAS, dropout's seed): run tables with
     engine.concurrent_trainings=1, and report it with the lines above.

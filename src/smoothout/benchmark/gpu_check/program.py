@@ -86,7 +86,7 @@ def show_machine(device: torch.device) -> Finding:
 
 
 def main(name: str, quick: bool) -> int:
-    """Check the GPU of that ``name``; returns the exit code: 0 all checks pass, 1 one fails, 2 there is no such GPU."""
+    """Check the GPU of that ``name``; returns the exit code: 0 all checks pass, 1 one fails, 2 it does not exist."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the first product: makes them reproducible
     device, reason = _find_gpu(name)
     if device is None:

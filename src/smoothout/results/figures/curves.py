@@ -132,7 +132,7 @@ def training_curve(axes: Any, records: NamedRecords) -> None:
 def _mark_recalibrated(
     axes: Any, run: RunLabel, measured: Sequence[Record], trained: dict[str, Any], look: dict[str, Any]
 ) -> None:
-    """Mark the test error with BatchNorm recalibrated, each run in a column of its own next to the epoch."""
+    """Mark the test error with BatchNorm recalibrated, each run in its own column next to the epoch."""
     known = [record for record in measured if record.inputs[0] in trained]
     if known:
         weights = known[0].settings["weights"]

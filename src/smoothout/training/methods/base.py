@@ -79,7 +79,7 @@ class GradientEstimator:
 
     @property
     def variant(self) -> Hashable:
-        """Tells apart updates that run different operations; each variant needs a CUDA graph of its own."""
+        """Tells apart updates that run different operations; each variant needs its own CUDA graph."""
         return None
 
     def keep_numbers_on_device(self) -> None:

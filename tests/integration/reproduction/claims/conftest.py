@@ -1,4 +1,4 @@
-"""A place of its own for every test of claims, and tables that are composed once."""
+"""A separate results folder for every test of claims, and tables that are composed once."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def report(*works: Check) -> tuple[bool, list[str]]:
     return held, [line.rpartition(" (")[0] or line for line in lines]
 
 
-def test_every_check_is_a_line_a_failure_says_what_it_means_and_a_crash_lets_the_others_go_on() -> None:
+def test_every_check_is_a_line_a_failure_says_what_it_means_and_a_crash_lets_the_others_run() -> None:
     checks = [
         Check("a", failing),
         Check("b", crashing),

@@ -110,7 +110,7 @@ def recomputed(accuracy: float, weights: str, of: str = "run") -> Record:
 
 
 @pytest.mark.parametrize(("weights", "epoch"), [("best", 2), ("last", 3)])
-def test_a_course_has_the_best_epoch_hollow_and_a_full_mark_where_averages_were_recomputed(axes, weights, epoch):
+def test_a_course_has_the_best_epoch_hollow_and_a_full_mark_where_statistics_were_recomputed(axes, weights, epoch):
     curves.training_curve(axes, [(SB, training([0.5, 0.9, 0.8], best=1)), (SB, recomputed(0.95, weights))])
     drawn = lines(axes)
     hollow, full = drawn["SB, best epoch"], drawn[f"SB, {weights} epoch recalibrated"]

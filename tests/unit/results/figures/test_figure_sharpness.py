@@ -54,7 +54,7 @@ def labelled(axes: Any) -> dict[str, Any]:
     return {d.get_label().partition(":")[0]: d for d in every if not d.get_label().startswith("_")}
 
 
-def test_the_atlas_draws_the_best_value_after_each_evaluation_of_one_space(axes):
+def test_the_comparison_draws_the_best_value_after_each_evaluation_of_one_space(axes):
     searches.search_comparison(axes, [(SB, ATLAS)], space="full")
     drawn = labelled(axes)
     assert set(drawn) == {"keskar", "released (test split)", "L-BFGS-B scaled to the box"}
@@ -64,20 +64,20 @@ def test_the_atlas_draws_the_best_value_after_each_evaluation_of_one_space(axes)
     assert list(keskar.get_ydata()[1:]) == [2.0, 5.0]
 
 
-def test_the_atlas_says_what_was_found_for_how_much_and_why_the_search_ended(axes):
+def test_the_comparison_says_what_was_found_for_how_much_and_why_the_search_ended(axes):
     searches.search_comparison(axes, [(SB, ATLAS)])
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
     assert "keskar: 4% after 3; why" in texts
     assert "released (test split): failed after 2; why" in texts
 
 
-def test_the_atlas_marks_a_conventions_answer_but_none_for_a_failed_search_or_a_method(axes):
+def test_the_comparison_marks_a_conventions_answer_but_none_for_a_failed_search_or_a_method(axes):
     searches.search_comparison(axes, [(SB, ATLAS)])
     marks = [drawn for drawn in axes.get_lines() if drawn.get_marker() not in {"None", None, ""}]
     assert [(list(mark.get_xdata()), list(mark.get_ydata())) for mark in marks] == [([3], [4.0])]
 
 
-def test_sharpness_over_the_loss_goes_by_epochs_which_stand_beside_the_points(axes):
+def test_sharpness_over_the_loss_goes_by_epochs_which_stand_next_to_the_points(axes):
     records = [(SB, sharpness(5.0, 0.01, epochs=10)), (SB, sharpness(2.0, 0.5, epochs=1))]
     searches.over_loss(axes, [*records, (LB, sharpness(9.0, 0.3, epochs=1))])
     drawn = labelled(axes)
@@ -130,7 +130,7 @@ def rise(value: float, failed: bool = False, **settings: Any) -> Record:
     return a_record("adaptive", {"value": value, "failed": failed, "loss": 0.1}, settings=chosen)
 
 
-def test_adaptive_sharpness_stands_run_beside_run_a_point_a_seed_and_a_dash_at_their_mean(axes):
+def test_adaptive_sharpness_stands_run_next_to_run_a_point_per_seed_and_a_dash_at_their_mean(axes):
     searches.adaptive(axes, [(SB, rise(0.1)), (SB, rise(0.3)), (LB, rise(5.0))])
     places = [(list(drawn.get_xdata()), list(drawn.get_ydata()), drawn.get_marker()) for drawn in axes.get_lines()]
     (at, values, _), (_, mean, dash) = places[:2]

@@ -64,7 +64,7 @@ def test_panels_that_share_an_axis_have_the_widest_limits_and_others_their_own(t
     assert [getattr(axes, f"get_{axis}lim")() for axes in seen] == [(-1, 2), (-1, 2), (0, 9)]
 
 
-def test_panels_stand_in_rows_of_so_many_columns(tmp_path: Path):
+def test_panels_stand_in_rows_of_that_many_columns(tmp_path: Path):
     def text(columns: int | None) -> str:
         return save("t", [Panel("p", drawn)] * 3, "", tmp_path / "x", columns)[0].read_text()
 
