@@ -76,7 +76,7 @@ def runtime(tmp_path: Path) -> Runtime:
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[TrainingState | None]:
-    """Fills with what each call of the training loop went on from."""
+    """Fills with what each call of the training loop resumed from."""
     calls: list[TrainingState | None] = []
 
     class Spied(Trainer):

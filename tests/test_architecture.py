@@ -1,4 +1,4 @@
-"""The house: its public names, where each equation lives, and how long a file is."""
+"""The package: its public names, where each equation lives, and how long a file is."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tags() -> list[str]:
 def test_each_equation_stands_in_one_place_and_in_the_readmes_table():
     found = tags()
     listed = re.findall(r"^\| \[([^\]]+)\] .*\| `([\w.]+)` \|$", EQUATIONS.read_text(encoding="utf-8"), re.M)
-    assert len({tag for tag, _ in found}) == len(found), "an equation stands in two places"
+    assert len({tag for tag, _ in found}) == len(found), "an equation is in two places"
     assert dict(listed) == dict(found)
 
 

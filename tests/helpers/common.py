@@ -1,4 +1,4 @@
-"""What several test files use beside fixtures."""
+"""What several test files use besides fixtures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from smoothout.data.datasets import DatasetName, load
 from smoothout.results.records import Record
 
-# Tests of chance: a right program fails one of them under about one base seed in a million.
+# Tests of randomness: a correct program fails one of them under about one base seed in a million.
 SIGMAS = 5.0  # how far from its mean, in standard deviations, a normally distributed number may lie
 FALSE_ALARM = 1e-6  # the p that a test statistic may fall below
 

@@ -1,4 +1,4 @@
-"""Trainings that processes share."""
+"""Trainings on several processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 LAST_IS_ONE = "an epoch's last update is one ghost batch"
 CASES: dict[str, dict[str, Any]] = {
     "baseline": {},
-    "adam, made anew": {"optimizer": Adam(0.01, reset_every_epoch=True)},
+    "adam, new in every epoch": {"optimizer": Adam(0.01, reset_every_epoch=True)},
     "noise of their own": {"method": NoiseConfig(0.1)},
     "one noise": {"method": NoiseConfig(0.1, noise_per=NoisePer.batch)},
     "gaussian, falling": {

@@ -1,4 +1,4 @@
-"""The pictures of configs/figure/, for tests."""
+"""The figures of configs/figure/, for tests."""
 
 from __future__ import annotations
 

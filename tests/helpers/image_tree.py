@@ -15,7 +15,7 @@ def pixels(seed: int, width: int, height: int) -> np.ndarray:
 
 
 def tree(folder: Path, per_class: dict[str, int], classes: int = 10, size: tuple[int, int] = (40, 32)) -> Path:
-    """<folder>/{train,val}/n<class>/*.JPEG, that many per class; every third in portrait format. Returns ``folder``."""
+    """<folder>/{train,val}/n<class>/*.JPEG, this many per class; every third in portrait format. Returns ``folder``."""
     seed = 0
     for split, count in per_class.items():
         for label in range(classes):

@@ -38,7 +38,7 @@ def records(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def without_times(outcome: dict[str, Any]) -> dict[str, Any]:
-    """What came out of a training, but for how long it took and what it ran on."""
+    """The outcome of a training without its times and machines."""
     measured = ("wall_seconds", "train_seconds", "peak_memory", "machines")
     kept = {name: value for name, value in outcome.items() if name not in measured}
     kept["curves"] = {name: curve for name, curve in outcome["curves"].items() if name != "seconds"}

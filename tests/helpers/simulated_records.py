@@ -1,4 +1,4 @@
-"""Records of known truth, and what is judged by them."""
+"""Records with known true effects, and claims that are tested on them."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Tape(TorchDispatchMode):
         assert operation is not torch.ops.aten._local_scalar_dense.default, "a recording cannot wait for a number"
         given = tree_map_only(Tensor, Tensor.detach, (arguments, settings or {}))  # parameters are pointed elsewhere
         chance = given[1].get("generator")
-        assert chance is None or chance.initial_seed() in self._seeds, "this source of chance was not named"
+        assert chance is None or chance.initial_seed() in self._seeds, "this generator was not named"
         inputs = {memory.data_ptr(): memory for memory in _memory(given)}
         for at, memory in inputs.items():
             if at not in self._before:
@@ -82,7 +82,7 @@ def record(work: Callable[[], None], generators: Sequence[torch.Generator]) -> C
         work()
     tape.undo()
     silent = torch.equal(torch.default_generator.get_state(), before[-1])
-    assert silent or torch.default_generator in generators, "torch's own source of chance was not named"
+    assert silent or torch.default_generator in generators, "torch's own generator was not named"
     for generator, state in zip(everything, before, strict=True):
         generator.set_state(state)
     return tape.replay

@@ -1,4 +1,4 @@
-"""Trainings of less than a tenth of a second, and where their files lie."""
+"""Trainings of less than a tenth of a second, and where their files are."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Broken and hostile input: one line, exit code 2, the disk unchanged, nothing executed.
 
 Calls go through a whole program in this process; broken files go to the function that reads them. `make soak` gives
-every case a separate process, `tests/system/test_soak.py` a few of them.
+every case in a separate process, `tests/system/test_soak.py` a few of them.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def test_broken_input_is_refused_in_one_line_and_leaves_no_trace(
 def test_a_broken_file_is_refused_by_what_reads_it(
     spoil: Any, trained_job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, kind = tmp_path / "spoilt", spoil.__name__.partition(":")[0]
+    folder, kind = tmp_path / "corrupt", spoil.__name__.partition(":")[0]
     shutil.copytree(trained_job, folder)
     shutil.rmtree(folder / "data", ignore_errors=True)
     READERS[kind](trained_job)  # which is sound

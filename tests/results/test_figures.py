@@ -1,4 +1,4 @@
-"""Pictures drawn from the records that are there: of which seeds, in which colours, and what is said to be missing."""
+"""Figures from the existing records: which seeds, which colors, and what is named as missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ImageNet's rows: their settings are the published ones, they are shown as not run with their cost, and they train."""
+"""ImageNet's rows: their settings are the published ones, shown as not run with their cost, and able to train."""
 
 from __future__ import annotations
 

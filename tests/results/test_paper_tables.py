@@ -51,7 +51,7 @@ def made(name: str, protocol: str = "authors_code", shrink: bool = False) -> Tab
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Runtime:
-    """A place whose data sets are a few images of noise; what tables share is trained once."""
+    """A runtime whose data sets are a few images of noise; what tables share is trained once."""
     tmp_path = tmp_path_factory.mktemp("place")
     generator = np.random.default_rng(0)
     for name, shape, classes in (("mnist", (28, 28), 10), ("cifar10", (32, 32, 3), 10), ("cifar100", (32, 32, 3), 100)):

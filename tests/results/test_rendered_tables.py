@@ -1,4 +1,4 @@
-"""The tables in results/ are those that their records make; `make tables` and `make pages` render all there is."""
+"""The tables in results/ are what their records give; `make tables` and `make pages` render all there is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many at once: processes that record into one folder, and a sweep that is cut off, goes on, and is never repeated."""
+"""Many at once: processes that record into one folder, and a sweep that is killed, resumes, and repeats nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TINY = (*QUIET, "batch=large", "checkpoint_seconds=0")
 
 
 def write_at_once(writers: int, scripts: Path, folder: Path) -> int:
-    """Let so many processes train at once, the last two the same run; returns how many runs were made.
+    """Let this many processes train at once, the last two the same run; returns how many runs were made.
 
     Raises Broken where one fails, a run is trained or recorded by two processes, or differs from what it is alone.
     """
@@ -47,7 +47,7 @@ def write_at_once(writers: int, scripts: Path, folder: Path) -> int:
 def sweep(seeds: int, scripts: Path, folder: Path, processes: int = 2) -> tuple[int, int]:
     """Sweep over ``seeds`` x 4 settings with the local launcher, a quarter of them impossible; how many of each.
 
-    The sweep is killed half-way, goes on, and is called a third time. Raises Broken where its exit code is not 2, a run
+    The sweep is killed half-way, resumes, and is called a third time. Raises Broken where its exit code is not 2, a run
     that failed is not listed at the end, one is missing or says nothing, or the third call makes anything.
     """
     grid = (f"seed=range({seeds})", "method.a=0,0.02,0.05,-1")

@@ -1,4 +1,4 @@
-"""Files that are broken or hostile: data, checkpoints, records and configs, each by a function that spoils a folder."""
+"""Broken and hostile files (data, checkpoints, records, configs), each made by a function that corrupts a folder."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def _objects() -> Any:
     return hostile
 
 
-DATA = {  # how the folder is spoilt, and words of the line
+DATA = {  # how the folder is corrupted, and words of the error line
     _data("labels above the classes", arrays(y_train=np.full(1438, 10))): "y_train 0..9 10",
     _data("labels below 0", arrays(y_test=np.full(359, -1))): "y_test 0..9 -1",
-    _data("labels that are no integers", arrays(y_train=np.zeros(1438))): "y_train 1438",
+    _data("labels that are not integers", arrays(y_train=np.zeros(1438))): "y_train 1438",
     _data("fewer labels than images", arrays(y_train=np.zeros(3, int))): "y_train 1438 (3,)",
     _data("pixels that are nan", arrays(x_train=np.full((1438, 8, 8), np.nan))): "x_train uint8",
     _data("pixels that are infinite", arrays(x_test=np.full((359, 8, 8), np.inf, np.float32))): "x_test uint8",
@@ -139,7 +139,7 @@ CHECKPOINTS = {
     _checkpoint("weights that are none", _parts(model={"0.weight": 3})): "checkpoint",
     _checkpoint("of another network", _smaller): "checkpoint weights delete",
     _checkpoint("sums of another shape", _parts(sums=torch.zeros(3))): "checkpoint",
-    _checkpoint("numbers that are no JSON", _parts(json="{")): "checkpoint",
+    _checkpoint("numbers that are not JSON", _parts(json="{")): "checkpoint",
     _checkpoint("of another run", _numbers(digest="0" * 64)): "checkpoint 00000000",
     _checkpoint("an epoch below 0", _numbers(epoch=-1)): "checkpoint",
     _checkpoint("of a later version", _numbers(teacher="ema")): "checkpoint",
@@ -179,7 +179,7 @@ RECORDS = {
     _record("empty", lambda text: ""): "record",
     _record("a list", lambda text: "[]"): "record",
     _record("nan", lambda text: text.replace('"format": 1', '"format": NaN')): "NaN JSON",
-    _record("bytes that are no text", lambda text: b"\xff\xfe\x00"): "record",
+    _record("bytes that are not text", lambda text: b"\xff\xfe\x00"): "record",
     _record("two records after one another", lambda text: text + text): "record",
 }
 
@@ -205,7 +205,7 @@ CONFIGS = {
     _config("two colons", "width: 3: 4\n"): "mine.yaml",
     _config("a key twice", _MLP + "depth: 2\ndepth: 3\n"): "mine.yaml",
     _config("a payload", f'{_MLP}depth: !!python/object/apply:os.mkdir ["mark"]\n'): "mine.yaml",
-    _config("bytes that are no text", b"width: \xff\xfe\n"): "utf-8",
+    _config("bytes that are not text", b"width: \xff\xfe\n"): "utf-8",
     _config("a list", "- 1\n- 2\n"): "model: _target_ [1, 2]",
     _config("a text", "three\n"): "model: _target_",
     _config("empty", ""): "model: _target_",

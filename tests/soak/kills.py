@@ -1,4 +1,4 @@
-"""Programs killed again and again: each next call goes on, no record is lost or torn, and the end has the same bits."""
+"""Programs killed again and again: each next call resumes, no record is lost or torn, and the end has the same bits."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def survive(whole: Unbroken, kills: int, seed: int, folder: Path) -> Iterator[St
 
 
 def stop(whole: Unbroken, number: signal.Signals, seed: int, folder: Path) -> Strike:
-    """Send ``number`` to a command at a random moment after its first checkpoint: one line, and it can go on."""
+    """Send ``number`` to a command at a random moment after its first checkpoint: one line, and it can resume."""
     chance = random.Random(f"{seed} {whole.work} {number}")
     for attempt in count(1):
         here = folder / f"attempt{attempt}"

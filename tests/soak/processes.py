@@ -63,7 +63,7 @@ class Command:
     arguments: tuple[str, ...]
 
     def started(self, scripts: Path, folder: Path, aim: Aim | None = None) -> BaseProcess:
-        """Start it in ``folder``; what it says and writes stands beside that, see ``said`` and ``written``."""
+        """Start it in ``folder``; what it prints and writes is kept next to it, see ``said`` and ``written``."""
         folder.mkdir(parents=True, exist_ok=True)
         script = str(scripts / f"{self.program}.py")
         process = SERVER.Process(target=_run, args=(script, list(self.arguments), str(folder), aim))
@@ -71,7 +71,7 @@ class Command:
         return process
 
     def as_a_user(self, scripts: Path, folder: Path) -> subprocess.Popen[str]:
-        """Start it from nothing, as a shell does: a program that has processes of its own needs that."""
+        """Start it from nothing, as a shell does: a program that starts processes needs that."""
         folder.mkdir(parents=True, exist_ok=True)
         script = str((scripts / f"{self.program}.py").resolve())
         path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
@@ -108,7 +108,7 @@ def kind(name: str) -> str:
 
 
 def kill(process: BaseProcess, seconds: float) -> None:
-    """Kill -9 the process after so many seconds, if it is not done before."""
+    """Kill -9 the process after this many seconds, unless it ends before."""
     process.join(seconds)
     process.kill()
     process.join()

@@ -1,4 +1,4 @@
-"""The soak: every attempt to break the programs, one after another, and a report of what was survived."""
+"""The soak test: every attempt to break the programs, one after another, and a report of what was survived."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Soak:
         kills: how often a program is killed in all.
         writers: processes that record into one folder at once.
         sweep: seeds of a sweep over four times as many settings.
-        inputs: try only the first so many broken inputs; None is all.
+        inputs: try only this many broken inputs; None is all.
         seed: of the moments.
     """
 
@@ -114,11 +114,11 @@ def markdown(soak: Soak, survived: Survived, machine: dict[str, Any]) -> str:
         f"Written by `make soak`: seed {soak.seed}, {survived.seconds / 60:.0f} minutes on {on},"
         f" commit {machine['commit']}. Nothing was broken, or this file would not have been written.",
         f"## {len(killed)} kills survived, {within} of them within a write",
-        "Each time no record was lost, changed or torn, every checkpoint could be read, the next call went on, and at"
+        "Each time no record was lost, changed or torn, every checkpoint could be read, the next call resumed, and at"
         " the end weights, curves, records and tables had the bits of an unbroken run.",
         _table(killed, "where the process died"),
         f"## {len(stopped)} stops by a signal",
-        "One line, a checkpoint, the signal's exit code; the next call went on to the same bits.",
+        "One line, a checkpoint, the signal's exit code; the next call resumed to the same bits.",
         _table(stopped, "how it ended"),
         "## Many at once",
         f"- {soak.writers} processes recorded into one folder, two of them the same run: {survived.runs} runs were"

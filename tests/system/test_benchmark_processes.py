@@ -48,7 +48,7 @@ def test_two_processes_are_timed() -> None:
     assert {name: len(turns) for name, turns in computing.items()} == dict.fromkeys(times, 2)
     assert set(times) == {scaling.WHOLE, scaling.HALF, scaling.SHARED, scaling.MESSAGE, scaling.EMPTY}
     assert all(len(turns) == 2 and min(turns) > 0 for turns in times.values())
-    assert size > 4 * 1_462_794  # F1's parameters and running averages
+    assert size > 4 * 1_462_794  # F1's parameters and running statistics
 
 
 def _process_number(path: str):

@@ -1,4 +1,4 @@
-"""What is imported where little is needed."""
+"""Modules that read and render records import neither torch nor SciPy."""
 
 from __future__ import annotations
 

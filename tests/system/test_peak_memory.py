@@ -30,7 +30,7 @@ def _update(pipe: Connection, batch: Batch) -> None:
 
 
 def peak(*batch: int | None) -> int:
-    """Bytes that an update of so large a batch (size, ghost, multiplier) adds to a fresh process, at most."""
+    """Bytes that an update of a batch of this size (size, ghost, multiplier) adds to a fresh process, at most."""
     here, there = SERVER.Pipe()
     SERVER.Process(target=_update, args=(there, Batch(*batch)), daemon=True).start()
     there.close()  # so that a process which fails ends the wait

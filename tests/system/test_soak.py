@@ -1,4 +1,4 @@
-"""The soak in short: a few kills of each program, signals, writers, a sweep; and what the report says."""
+"""The soak test, shortened: a few kills of each program, signals, writers, a sweep; and what the report says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/train.py under torchrun: one record, one line, whatever a process meets; killed ones are started anew."""
+"""scripts/train.py under torchrun: one record, one line, whatever a process meets; killed ones are restarted."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_killed_process_is_restarted_and_all_resume_from_the_last_checkpoint(r
         before = epochs_done(root / "checkpoints")
         wait_for_checkpoint(root, process, newer_than=killed + 1.0)
         after = epochs_done(root / "checkpoints")
-        assert 0 < before <= after < before + 100, "it began anew"
+        assert 0 < before <= after < before + 100, "it started again"
     process.send_signal(signal.SIGTERM)
     _, out, err = ended(process)
     assert out == []

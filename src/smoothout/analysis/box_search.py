@@ -67,7 +67,7 @@ class BoxObjective(EmpiricalRisk):
         measured = self._measure()
         loss, finite = _loss_and_finite(measured)
         if not (loss > least and finite):
-            raise ValueError(f"the model's own loss is {loss}: must be finite, as its gradient, and above {least:g}")
+            raise ValueError(f"the model's own loss is {loss}: must be finite, like its gradient, and above {least:g}")
         self.check_deterministic(measured)
         self.x = self.highest = Point(torch.zeros_like(self.box.half), loss, self.box.gradient(measured[1:]))
         return self.x

@@ -115,7 +115,7 @@ class HessianVectorProduct(EmpiricalRisk):
         self.products = 0
         first = self.with_gradient()
         if not first.isfinite().all():
-            raise ValueError(f"the model's own loss is {first[0].item()}: must be finite, as its gradient")
+            raise ValueError(f"the model's own loss is {first[0].item()}: must be finite, like its gradient")
         self.check_deterministic(first)
 
     def __call__(self, vector: Tensor) -> Tensor:

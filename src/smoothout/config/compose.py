@@ -42,7 +42,7 @@ def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[st
     """
     files = {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*.yaml"))}
     if not files:
-        raise ConfigError(f"configs: {folder} must be the folder of this repository's configs, and has none")
+        raise ConfigError(f"configs: {folder} has no configs; must be the folder configs/ of this repository")
     variables = frozenset((key, value) for key, value in os.environ.items() if key.startswith("SMOOTHOUT_"))
     stamps = frozenset(files.items())
     return copy.deepcopy(_composed(folder.resolve(), name, tuple(current_overrides(overrides)), stamps, variables))

@@ -62,7 +62,7 @@ class _RuntimeSettings:
         if self.device.startswith("mps"):
             raise ValueError(
                 "device: mps has no float64, which trainings need to add up losses; use cpu"
-                " (SmoothOut and AdaSmoothOut work there in a loop of your own)"
+                " (SmoothOut and AdaSmoothOut work there in your own training loop)"
             )
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device: {self.device!r} is not one of auto, cpu, cuda, cuda:N")

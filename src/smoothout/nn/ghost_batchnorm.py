@@ -126,7 +126,7 @@ def convert_ghost_batchnorm(model: nn.Module, ghosts: int) -> None:
         raise ValueError(f"ghosts: must be a whole number >= 1, not {ghosts}")
     unsupported = _unsupported(model)
     if unsupported is not None:
-        raise ValueError(f"{unsupported}: only BatchNorm1d, BatchNorm2d and BatchNorm3d have a form with ghost batches")
+        raise ValueError(f"{unsupported}: only BatchNorm1d, BatchNorm2d and BatchNorm3d support ghost batches")
     for layer in _layers(model):
         _divide(layer, ghosts)
 
@@ -150,7 +150,7 @@ def ghosted(model: nn.Module, ghosts: int) -> Iterator[None]:
         ghosts: number of parts, at least 1.
 
     Raises:
-        ValueError: for fewer than 1 part, or SyncBatchNorm and other kinds of BatchNorm without a form with parts.
+        ValueError: for fewer than 1 part, or another kind of BatchNorm than 1d, 2d and 3d, such as SyncBatchNorm.
     """
     before = [(layer, layer.ghosts if isinstance(layer, _Ghost) else None) for layer in _layers(model)]
     convert_ghost_batchnorm(model, ghosts)

@@ -84,7 +84,7 @@ class Claim:
             raise ValueError(f"margin: is in points, but {ratios[0]} is compared by ratio")
         for row, sides in self.rows.items():
             if self.kind is ClaimKind.spread and not sides.minus:
-                raise ValueError(f"rows.{row}.minus: must have the cell whose standard deviation is compared with")
+                raise ValueError(f"rows.{row}.minus: must name the cell whose standard deviation is compared")
 
 
 @dataclass(frozen=True)

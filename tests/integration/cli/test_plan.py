@@ -1,4 +1,4 @@
-"""The plan of several jobs: what is there, what is to run, whoever wants it."""
+"""The plan of several jobs: which have a record, which are to run, each once."""
 
 from __future__ import annotations
 

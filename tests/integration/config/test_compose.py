@@ -1,4 +1,4 @@
-"""Configs are composed once, and anew where anything changed that they hang on."""
+"""Configs are composed once, and again only if something that they depend on has changed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_what_was_composed_is_known_and_cannot_be_corrupted(configs: Path, asked
 
 
 def test_a_folder_without_configs_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^configs: .*/none must be the folder of this repository's configs"):
+    with pytest.raises(ConfigError, match=r"^configs: .*/none has no configs; must be the folder configs/"):
         compose_config(tmp_path / "none", "train", [])
 
 
@@ -79,7 +79,7 @@ def test_another_process_reads_what_was_composed(
     assert asked == ["made"] * 3
     (configs / "other.yaml").write_text("b: 1\n")
     assert compose_config(configs, "made", ["a=2"])["a"] == 2
-    assert not kept.exists()  # of files that are no more
+    assert not kept.exists()  # of files that no longer exist
     assert asked == ["made"] * 4
 
 

@@ -1,4 +1,4 @@
-"""Settings: the protocols and experiments say what their accounts say, and every choice composes."""
+"""Settings: protocols and experiments have the settings of their sources, and every choice composes."""
 
 from __future__ import annotations
 

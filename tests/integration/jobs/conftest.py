@@ -1,4 +1,4 @@
-"""A runtime of its own for every test of jobs."""
+"""A separate runtime for every test of jobs."""
 
 from __future__ import annotations
 

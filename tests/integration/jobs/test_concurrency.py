@@ -30,7 +30,7 @@ CROWD = [tiny(seed=seed) for seed in range(4)]
 
 
 class FakeGPU:
-    """A CUDA device of so many bytes, whose jobs need what a test says."""
+    """A CUDA device with this many bytes, whose jobs need what a test says."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
         self.room, self.reserved, self.peak, self.made = room, 0, 0, list[object]()

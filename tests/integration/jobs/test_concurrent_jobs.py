@@ -54,7 +54,7 @@ CROWD = [
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[Job, Record]:
-    """What each of the crowd's trainings comes to when nothing else is trained beside it."""
+    """The outcome of each training when nothing else is trained at the same time."""
     return {job: get_or_run(job, workplace(tmp_path_factory.mktemp("alone"))) for job in CROWD}
 
 

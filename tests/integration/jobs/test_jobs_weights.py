@@ -86,7 +86,7 @@ def test_finished_weights_are_read_and_not_trained_again(
 
 
 def _stopping_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ask for an end of the work after so many updates."""
+    """Ask the work to stop after this many updates."""
     made = itertools.count(1)
     monkeypatch.setattr(interrupts, "pending_signal", lambda: 15 * (next(made) >= updates))
 
@@ -98,7 +98,7 @@ def _stopping_after(updates: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 RUNS = {
     "adam": {"method": NoiseConfig(a=0.05)},
-    "adam made anew every epoch": {
+    "a new adam every epoch": {
         "optimizer": Adam(lr=0.01, clip_norm=0.5, weight_decay=1e-3, reset_every_epoch=True),
         "method": NoiseConfig(a=0.1, scaling=NoiseScaling.filter, strength_schedule=StrengthSchedule.tanh_falling),
         "batch": Batch(128, ghost=32),

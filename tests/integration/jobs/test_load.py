@@ -1,4 +1,4 @@
-"""A run's network for whoever writes Python: the weights that its record speaks of, trained when they are not there."""
+"""The network of a recorded run: the weights that its record is about, trained if they are missing."""
 
 from __future__ import annotations
 

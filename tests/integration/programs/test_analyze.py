@@ -1,4 +1,4 @@
-"""scripts/analyze.py as a user meets it: what it trains for an analysis, and what it says of that."""
+"""scripts/analyze.py as a user meets it: what it trains for an analysis, and what it prints about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not the program's fault: full disks, folders that cannot be written, nan, memory, clocks, locks."""
+"""Faults of the machine: full disks, folders that cannot be written, nan, memory, clocks, locks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/train.py as a user meets it: swept, asked for help."""
+"""scripts/train.py as a user meets it: sweeps and --help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scripts/train.py as a user meets it: started, killed, stopped, misspelt."""
+"""scripts/train.py as a user meets it: started, killed, stopped, misspelled."""
 
 from __future__ import annotations
 

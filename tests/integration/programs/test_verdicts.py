@@ -1,4 +1,4 @@
-"""scripts/verdicts.py as a user meets it who has claims of their own."""
+"""scripts/verdicts.py as used with your own claims."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strength chosen on held-out images: the rule, its record, and the program from nothing to a table."""
+"""The strength chosen on held-out images: the rule, its record, and the whole program."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from helpers.common import a_record, tree
 from helpers.paths import ROOT
 from helpers.programs import PLACES, QUIET, Program
 
+from smoothout.common.errors import ConfigError
 from smoothout.config.build import build
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment, build_experiment

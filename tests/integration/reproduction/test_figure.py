@@ -1,4 +1,4 @@
-"""Pictures as jobs: every config composes to what its figure needs, and what cannot be is refused."""
+"""Figures as jobs: every config composes to what its figure needs, and impossible ones are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes make the updates that one makes: weights, averages, curves, chance."""
+"""Several processes make the updates that one makes: weights, running statistics, curves, random numbers."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_three_processes_end_where_one_ends(three: Crew, name: str, monkeypatch:
 
 
 def assert_same_end(crew: Crew, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Running averages and the curvature of the noise included; every rank has the same bits."""
+    """Running statistics and the curvature of the noise included; every rank has the same bits."""
     monkeypatch.setattr(noise_contexts, "CURVATURE_DRAWS", 1)
     monkeypatch.setattr(trainer, "eval_batch_size", lambda device: 3)
     wanted = end(ProcessGroup(), name)
@@ -116,9 +116,9 @@ def test_shares_are_even_adjoining_and_the_whole(count: int, size: int) -> None:
     assert sizes[0] - sizes[-1] <= 1
 
 
-def test_gradients_are_added_up_once_an_update(two: Crew) -> None:
+def test_gradients_are_added_up_once_per_update(two: Crew) -> None:
     messages = two(messages_of_an_update)[0]
-    assert messages == [("torch.float64", messages[0][1])], "gradients, averages and sums are one message in one dtype"
+    assert messages == [("torch.float64", messages[0][1])], "gradients, statistics and sums are one message, one dtype"
     parameters = sum(p.numel() for p in Exact().parameters())
     assert messages[0][1] == parameters + 2 * 12 + 2
 
@@ -139,7 +139,7 @@ def messages_of_an_update(ranks: ProcessGroup) -> list[tuple[str, int]]:
     return found
 
 
-# Photographs
+# Image folders
 
 
 def test_each_rank_reads_its_own_images_and_all_end_where_one_ends(two: Crew, tmp_path: Path) -> None:

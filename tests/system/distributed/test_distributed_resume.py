@@ -23,7 +23,7 @@ DIGEST = "c3" * 32
 
 
 def part_of_a_run(ranks: ProcessGroup, path: Path, updates: int) -> None:
-    """Go on from the checkpoint at ``path``, if it is there, and leave one after so many updates or at the end."""
+    """Resume from the checkpoint at ``path``, if it exists, and leave one after this many updates or at the end."""
     resume = checkpoint.load(path, DIGEST) if path.exists() else None
     run = training(ranks, **CASES["noise of their own"], resume=resume)
     for _ in islice(run, updates):

@@ -1,4 +1,4 @@
-"""Adaptive sharpness: closed forms, brute force, the rescaling that it does not see, and a model left alone."""
+"""Adaptive sharpness: closed forms, brute force, invariance to rescaling, and an unchanged model."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_normalised_logits_have_mean_zero_and_length_one_and_equal_ones_stay_fin
     torch.testing.assert_close(logits.norm(dim=1), torch.tensor([1.0, 0.0]))
 
 
-# The model, chance, refusals
+# The model, randomness, refusals
 
 
 @pytest.mark.parametrize("norm", NORMS)

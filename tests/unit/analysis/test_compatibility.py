@@ -1,4 +1,4 @@
-"""Ways between networks that are wrapped, keep activations, or are normalised by their spectrum."""
+"""Ways between networks that are wrapped, keep activations, or are spectrally normalized."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_tied_weights_and_others_cannot_be_mixed(tied: bool, batches: list[tuple
 
 
 class Told(nn.Linear):
-    """A layer with a buffer outside its state dict, and a state that is no tensor."""
+    """A layer with a buffer outside its state dict, and a state that is not a tensor."""
 
     def __init__(self, scale: float) -> None:
         super().__init__(4, 3)

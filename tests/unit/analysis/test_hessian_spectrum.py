@@ -69,7 +69,7 @@ def test_reorthogonalised_lanczos_finds_no_eigenvalue_twice():
     assert sum(abs(value - 100.0) < 1e-6 for value in ritz) == 1
 
 
-# Chance, the model, refusals
+# Randomness, the model, refusals
 
 
 def test_a_model_that_is_random_in_evaluation_mode_too_is_refused(batches):

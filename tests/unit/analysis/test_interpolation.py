@@ -187,7 +187,7 @@ def test_statistics_need_batches_that_repeat_themselves(batches, spent):
 
 
 class Masked(nn.Module):
-    """Inputs are centred by a constant, answers masked by another, as buffers."""
+    """Inputs are centered by a constant, answers masked by another, as buffers."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Filter-normalised landscapes: directions as long as the filters, the model's own numbers at 0, a model left alone."""
+"""Filter-normalized landscapes: directions as long as the filters, the model's own numbers at 0, a model left alone."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def test_a_recorded_hessian_has_the_functions_eigenvalues_trace_norm_and_spectru
     assert outcome["eigenvalues"]["values"] == list(top.values)
     assert outcome["eigenvalues"]["converged"] is True
     parts = ["values", "residuals", "converged", "status", "dimension", "products"]
-    assert list(outcome["eigenvalues"]) == parts  # eigenvectors are no part of a record
+    assert list(outcome["eigenvalues"]) == parts  # eigenvectors are not part of a record
     assert (outcome["trace"]["mean"], outcome["trace"]["standard_error"]) == tuple(sums.trace)
     assert (outcome["squared_norm"]["mean"], outcome["squared_norm"]["standard_error"]) == tuple(sums.squared_norm)
     assert outcome["spectrum"]["ritz"] == [list(values) for values in spectrum.ritz]

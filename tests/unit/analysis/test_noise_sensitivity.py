@@ -67,7 +67,7 @@ def test_every_batch_has_a_draw_of_its_own_and_batchnorm_is_perturbed_too(model,
 @pytest.mark.parametrize("law", ["uniform", "gaussian"])
 @pytest.mark.parametrize("scaling", ["none", "weight", "filter"])
 def test_every_strength_sees_the_batchs_draw_at_its_own_size(model, batches, law, scaling):
-    """The curve by the context that training uses, entered anew at every strength."""
+    """The curve by the context that training uses, entered again at every strength."""
     strengths = [0.05, 0.2]
     curve = noise_curve(model, batches, strengths, distribution=law, scaling=scaling, seed=5)
     for a, point in zip(strengths, curve, strict=True):

@@ -38,7 +38,7 @@ Analysis = Callable[[nn.Module, nn.Module, Data], Any]
 def network(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3))
-    model(torch.randn(30, 5))  # running averages of its own
+    model(torch.randn(30, 5))  # running statistics that are not the defaults
     return model.eval()
 
 
@@ -81,10 +81,10 @@ ANALYSES: dict[str, Analysis] = {
     "trace and norm": lambda model, _, data: trace_and_norm(model, data, F.cross_entropy, probes=3),
     "spectrum": lambda model, _, data: hessian_spectrum(model, data, F.cross_entropy, probes=2, steps=6),
     **{
-        f"interpolation, averages {averages}": lambda model, other, data, averages=averages: interpolate(
-            model, other, data, [-1.0, 0.3, 1.0], running_stats=averages, running_stats_from=data
+        f"interpolation, {stats} statistics": lambda model, other, data, stats=stats: interpolate(
+            model, other, data, [-1.0, 0.3, 1.0], running_stats=stats, running_stats_from=data
         )
-        for averages in RunningStats
+        for stats in RunningStats
     },
     "interpolation of a loss": lambda model, other, data: repr(
         interpolate(model, other, data, [0.3], loss=F.cross_entropy)

@@ -1,4 +1,4 @@
-"""Curves of networks that are no classifiers: truth for a regression, whose loss is a quadratic in its weights."""
+"""Curves of networks that are not classifiers: truth for a regression, whose loss is a quadratic in its weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The performance model: rings walked message by message, limits in closed form, times told back, Keskar's example."""
+"""The performance model: rings walked message by message, closed limits, inverse of its times, Keskar's example."""
 
 from __future__ import annotations
 

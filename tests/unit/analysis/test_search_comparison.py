@@ -1,4 +1,4 @@
-"""The atlas: its conventions are those of `sharpness`, its methods cost the same, and the model is left alone."""
+"""Searches compared: conventions are those of `sharpness`, methods cost the same, and the model is left alone."""
 
 from __future__ import annotations
 

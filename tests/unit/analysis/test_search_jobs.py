@@ -1,4 +1,4 @@
-"""Adaptive sharpness and the atlas as jobs: they record what the functions give, and refuse what cannot be."""
+"""Adaptive sharpness and the comparison of searches as jobs: what they record, and what they refuse."""
 
 from __future__ import annotations
 

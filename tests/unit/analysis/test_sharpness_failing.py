@@ -98,7 +98,7 @@ def test_points_where_the_loss_is_not_finite_do_not_count_and_do_not_end_the_sea
 
 
 class Nudge(nn.Module):
-    """The loss 1 + w x / 4000, whatever the target: within a box of 5e-4 one float32 number beside 1."""
+    """The loss 1 + w x / 4000, whatever the target: within a box of 5e-4 one float32 number next to 1."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()

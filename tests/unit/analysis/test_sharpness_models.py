@@ -16,7 +16,7 @@ from smoothout.analysis.options import Convention
 from smoothout.analysis.sharpness import SharpnessResult, sharpness
 from smoothout.nn.parameters import parameters_to_vector, trainable_parameters
 
-# The mean, the model, chance
+# The mean, the model, randomness
 
 
 def test_the_mean_does_not_depend_on_how_batches_are_cut() -> None:

@@ -82,7 +82,7 @@ def _accuracy(model: torch.nn.Module, inputs: torch.Tensor, labels: torch.Tensor
 
 
 def test_the_ordinary_loops_learn():
-    """They are no straw men: they tell dark images from bright ones."""
+    """They are not straw men: they tell dark images from bright ones."""
     labels = torch.arange(64) % 2
     images = (labels.view(-1, 1, 1) * 200).expand(-1, 28, 28).to(torch.uint8)
     inputs = images.unsqueeze(1) / 127.5 - 1

@@ -1,4 +1,4 @@
-"""Public names of earlier versions still work, each with a warning that says the new one."""
+"""Public names of earlier versions still work, each with a warning that names the new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why there is no GPU, in one clause for each cause; and the driver's version, wherever it is to be had."""
+"""Why there is no GPU, in one clause for each cause; and the driver's version, wherever it can be read."""
 
 from __future__ import annotations
 

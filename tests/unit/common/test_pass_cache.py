@@ -1,4 +1,4 @@
-"""The journal of passes: what it keeps, for whom, and that it never changes what is found."""
+"""The cache of passes: what it keeps, for whom, and that it never changes what is found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is seen of work that goes on: one display for all bars in a terminal, a line now and then elsewhere."""
+"""Progress: one display for all bars in a terminal, elsewhere a line from time to time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Display(Progress):
 
 @pytest.fixture
 def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Lets so many seconds pass, in no time."""
+    """Lets this many seconds pass, in no time."""
     clock = [1000.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
@@ -61,7 +61,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
 
 @pytest.fixture
 def log(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """What is written where there is no terminal."""
+    """What is written without a terminal."""
     file = io.StringIO()
     monkeypatch.setattr(progress, "console", Console(file=file, force_terminal=False, soft_wrap=True))
     return file

@@ -1,4 +1,4 @@
-"""Chance by address, and uniform numbers: their law, their independence, and where they come from."""
+"""Random numbers by address, and uniform numbers: distribution, independence, and source."""
 
 from __future__ import annotations
 

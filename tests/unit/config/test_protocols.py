@@ -1,4 +1,4 @@
-"""Every component that a config names has the members of its role, and one that lacks some is told all of them."""
+"""Every component that a config names has the members of its role, and an error names all that are missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources of images: fetched whole or not at all, and checked before use."""
+"""Data sets: fetched completely or not at all, and checked before use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images: normalised as promised, cut into batches, held out, described by settings that are checked."""
+"""Images: normalized as promised, cut into batches, held out, described by settings that are checked."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_batches_of_another_layout_hold_the_same_numbers_to_the_last_bit(rows: s
     assert (planes.is_contiguous(), planes.is_contiguous(memory_format=torch.channels_last)) == (True, False)
     assert (pixels.is_contiguous(), pixels.is_contiguous(memory_format=torch.channels_last)) == (False, True)
     for inputs, _ in turned.batches(3):
-        assert inputs.stride()[1] == 1, "the channels of a pixel are neighbours"
+        assert inputs.stride()[1] == 1, "the channels of a pixel are neighbors"
 
 
 # Settings

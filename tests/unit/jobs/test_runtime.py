@@ -1,4 +1,4 @@
-"""The device that a place's settings name: found, or refused in one line that says why and what is allowed."""
+"""The device that settings name: found, or refused in one line that says why and what is allowed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smoothout.jobs import runtime
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Fills with the lines that are said."""
+    """Fills with the lines that are printed."""
     lines: list[str] = []
     monkeypatch.setattr(runtime, "print_line", lines.append)
     runtime._automatic.cache_clear()
@@ -21,7 +21,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def gpus(monkeypatch: pytest.MonkeyPatch, count: int, reason: str | None = None, built: bool = True) -> list[str]:
-    """Let torch have so many GPUs, or none for a ``reason``; returns what becomes the present one."""
+    """Let torch have this many GPUs, or none for a ``reason``; returns what becomes the present one."""
     present: list[str] = []
     monkeypatch.setattr(runtime, "why_no_gpu", lambda: reason)
     monkeypatch.setattr(runtime, "built_for_gpus", lambda: built)

@@ -1,4 +1,4 @@
-"""The networks: parameter counts of the papers' table, order of layers, initialisation, images that are too small."""
+"""The networks: parameter counts of the papers' table, order of layers, initialization, images that are too small."""
 
 from __future__ import annotations
 

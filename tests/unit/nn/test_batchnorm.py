@@ -1,4 +1,4 @@
-"""How BatchNorm layers start, and running averages made anew."""
+"""How BatchNorm layers start, and recomputed running statistics."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_uniform_start_comes_from_its_generator_alone() -> None:
 
 @pytest.fixture
 def deep() -> nn.Sequential:
-    """Two BatchNorm layers with averages from elsewhere, one without any, and dropout."""
+    """Two BatchNorm layers with running statistics from elsewhere, one without any, and dropout."""
     made = nn.Sequential(
         nn.Linear(4, 6),
         nn.BatchNorm1d(6),

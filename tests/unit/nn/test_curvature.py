@@ -1,4 +1,4 @@
-"""The trace seen by noise: known Hessians, known averages around the weights, and a running mean that loses nothing."""
+"""The trace seen by noise: known Hessians, known means around the weights, and a running mean without loss."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def network() -> nn.Sequential:
     """BatchNorm and dropout are there to tell evaluation mode from training mode."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
-    model(torch.randn(50, 5))  # running averages of their own
+    model(torch.randn(50, 5))  # running statistics that are not the defaults
     return model
 
 

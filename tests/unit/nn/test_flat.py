@@ -208,7 +208,7 @@ VIEWS = {"detach", "alias", "view", "as_strided", "split", "split_with_sizes", "
 
 
 class Counted(TorchDispatchMode):
-    """Counts the operations that are no mere views; fails where the host would wait or would send an index."""
+    """Counts the operations that are not mere views; fails where the host would wait or would send an index."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -195,7 +195,7 @@ def test_another_kind_of_batchnorm_is_refused_and_the_model_left_alone(
     kind: type[nn.Module], turn: Callable[[nn.Module, int], None]
 ) -> None:
     made = nn.Sequential(nn.BatchNorm2d(3), kind(3))
-    line = f"^{kind.__name__}: only BatchNorm1d, BatchNorm2d and BatchNorm3d have a form with ghost batches$"
+    line = f"^{kind.__name__}: only BatchNorm1d, BatchNorm2d and BatchNorm3d support ghost batches$"
     with pytest.raises(ValueError, match=line):
         turn(made, 2)
     assert [type(one) for one in made] == [nn.BatchNorm2d, kind]

@@ -22,7 +22,7 @@ from smoothout.nn.ghost_batchnorm import forward_ghosts
 def test_a_pass_that_shares_work_between_layers_is_the_ghost_batches_one_after_another(
     examples: int, interleaved: bool, memory: torch.memory_format, settings: dict[str, object]
 ) -> None:
-    """Outputs in the order of the inputs, gradients, averages; 18 examples are 5, 5, 5 and 3, and 6 are 2, 2 and 2."""
+    """Outputs in the order of the inputs, gradients, running statistics; 18 examples are 5, 5, 5, 3; 6 are 2, 2, 2."""
     inputs, slopes = batch(20)[0][:examples], torch.randn(examples, 3, dtype=torch.float64)
     wanted, found = (network(convolutions=True, **settings).to(memory_format=memory) for _ in range(2))
     outputs = [wanted(piece) for piece in inputs.chunk(4)]
@@ -73,7 +73,7 @@ class Counting(TorchDispatchMode):
 
 
 def operations(depth: int, ghosts: int) -> int:
-    """Of a pass there and back through so many layers of BatchNorm."""
+    """Of a forward and backward pass through this many layers of BatchNorm."""
     model = MLP(width=7, depth=depth).build((1, 4, 4), 3)
     inputs = torch.randn(20, 1, 4, 4)
     with Counting() as counting:

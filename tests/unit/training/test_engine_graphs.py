@@ -71,7 +71,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class Sum:
-    """Work whose outcome tells how often it was done, on what, and with which chance; half its state is made late."""
+    """Work whose outcome tells how often it ran, on what, and with which random numbers; half its state comes late."""
 
     def __init__(self) -> None:
         self.total, self.late = torch.zeros((), dtype=torch.float64), list[Tensor]()
@@ -195,7 +195,7 @@ def test_a_learning_rate_that_float32_rounds_moves_the_end_by_no_more_than_round
     assert graphs
 
 
-# Recorded trainings that stop and go on
+# Captured trainings that stop and resume
 
 STOPPED = {
     "adam": {

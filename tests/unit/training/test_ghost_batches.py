@@ -88,7 +88,7 @@ NOISES = {
 BATCHES = {
     "equal; the last of 8 in pieces of 3, 3 and 2": Batch(12, 4),
     "unequal, 6 and 5": Batch(11, 5),
-    "two batches an update; the last 8 and 4": Batch(8, 4, 2),
+    "two batches per update; the last 8 and 4": Batch(8, 4, 2),
     "none": Batch(22),
 }
 PAIRS = [  # every noise meets every batch; networks alternate
@@ -150,7 +150,7 @@ class OwnBatchNorm(nn.BatchNorm1d):
 
 
 def twice() -> nn.Module:
-    """A network that uses its BatchNorm layer twice, so that its averages have seen each ghost batch twice."""
+    """A network that uses its BatchNorm layer twice, so its running statistics have seen each ghost batch twice."""
     norm = nn.BatchNorm1d(12)
     torch.manual_seed(0)
     first = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), norm, nn.Tanh())

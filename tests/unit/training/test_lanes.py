@@ -37,7 +37,7 @@ def test_recordings_are_gone_as_soon_as_a_training_is_done_or_dropped(tiny_split
         gc.enable()
 
 
-# Chance
+# Randomness
 
 
 class FakeGenerator:

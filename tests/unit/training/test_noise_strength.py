@@ -1,4 +1,4 @@
-"""The noise beside the weights: closed forms, draws, and the ends of a course."""
+"""The noise relative to the weights: closed forms, draws, and the ends of a schedule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop: trainings that are stopped and go on end with the same bits."""
+"""The loop: trainings that are stopped and resumed end with the same bits."""
 
 from __future__ import annotations
 

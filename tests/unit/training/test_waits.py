@@ -26,7 +26,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "copies": {"method": NoiseConfig(0.1, copies=2)},
     "sam under dropout": {"model": lambda: network(0.5), "method": SAM(0.5)},
     "dropout over ghost batches": {"model": lambda: network(0.5), "method": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
-    "several batches an update": {"method": NoiseConfig(0.1), "batch": Batch(3, None, 2)},
+    "several batches per update": {"method": NoiseConfig(0.1), "batch": Batch(3, None, 2)},
     "ghost batches in one pass": {
         "model": convolutions,
         "method": NoiseConfig(0.1, noise_per=NoisePer.batch),
@@ -58,7 +58,7 @@ def test_no_eager_update_waits_for_its_device(kind: str, tiny_split: Splits, mon
     monkeypatch.setattr(perturbation, "uniform_", drawn_on_the_device)
     settings = {"model": network, **{**METHODS, **OTHERS}[kind]}
     steps = iter(training(tiny_split, settings.pop("model")(), **settings))
-    next(steps)  # which alone looks for chance that nobody seeds
+    next(steps)  # only this one looks for randomness that nobody seeds
     monkeypatch.setattr(DropoutRng, "checked", lambda self: nullcontext())
     with Waits() as waits:
         next(steps)

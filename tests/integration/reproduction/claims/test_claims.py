@@ -92,7 +92,7 @@ def test_what_only_the_training_loss_explains_is_no_correlation_at_equal_loss(
 ) -> None:
     """Sharpness as the training loss is, accuracy falling with the loss or with the sharpness beyond it.
 
-    The split that was searched may be the test split: the loss on it is no matter.
+    The split that was searched may be the test split: the loss on it does not matter.
     """
     generator = np.random.default_rng(0)
     for row, method in f1._plan("table2").runs:

@@ -1,4 +1,4 @@
-"""The page that claims come to."""
+"""The page of verdicts."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_noise_scales_to_filters_and_others_fail(monkeypatch: pytest.MonkeyPatch
 
 
 class LeavesABit(SmoothOut):
-    """Gives the weights back by subtraction, as it were."""
+    """Restores the weights as if by subtraction."""
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)

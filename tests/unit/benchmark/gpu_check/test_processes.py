@@ -17,7 +17,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def shared_by(monkeypatch: pytest.MonkeyPatch, examples: int) -> None:
-    """Let two processes that train on so many examples be one, here."""
+    """Let one process stand in for two that train on this many examples."""
 
     def spawned(work: Any, arguments: tuple[Any, ...], nprocs: int) -> None:
         *_, answer = arguments

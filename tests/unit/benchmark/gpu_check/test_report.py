@@ -1,4 +1,4 @@
-"""The report of a GPU's checks: its lines, its exit code, and what it says where there is no GPU."""
+"""The report of a GPU's checks: its lines, its exit code, and what it says without a GPU."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ BIASED = "1.weight"
 
 
 class Disturbed(Trainer):
-    """A training some of whose kind ends a little elsewhere."""
+    """A training that sometimes ends with slightly different weights."""
 
     concerned: Callable[[Engine], bool]
 

@@ -1,4 +1,4 @@
-"""The look of all pictures: numbers on logarithmic axes."""
+"""The look of all figures: numbers on logarithmic axes."""
 
 from __future__ import annotations
 
