@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 import traceback
@@ -24,6 +25,9 @@ _INSTEAD = {
     "reproduce": {"protocol": "scope.protocol", "profile": "scope.profile"},
     "verdicts": {"protocol": "claim_scope.protocols", "profile": "claim_scope.profile"},
 }
+_NO_OPTION = re.compile(
+    r"In '[^']*': Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\s+(.*?)\n(?=\S|$)", re.S
+)
 _NO_CHOICE = re.compile(r"Could not override '([^']+)'\. No match in the defaults list\.")
 
 
@@ -38,7 +42,7 @@ class JobsFailedError(Exception):
 def format_error(error: BaseException) -> str:
     """The message of an error as one line that names the setting, without the trailers of Hydra and OmegaConf."""
     text = _misspelled(error) or str(error) or type(error).__name__
-    text = _NO_CHOICE.sub(_no_choice, text)
+    text = _NO_OPTION.sub(_no_option, _NO_CHOICE.sub(_no_choice, text))
     kept = []
     for line in text.splitlines():
         if line.strip().startswith(_TRAILERS):
@@ -62,6 +66,13 @@ def _no_choice(match: re.Match[str]) -> str:
     return f"{group}: is not a choice of this program{hint}; --help has examples of its settings"
 
 
+def _no_option(match: re.Match[str]) -> str:
+    """The line about a choice that a group does not have."""
+    group, name, options = match[1], match[2], match[3].split()
+    near = difflib.get_close_matches(name, options, 1)
+    return f"{group}: {name!r} is not one of {', '.join(options)}{f' (did you mean {near[0]}?)' if near else ''}\n"
+
+
 def _misspelled(error: BaseException) -> str | None:
     """The line about a key that the config lacks; Hydra would advise to add it with a +."""
     cause = error.__cause__
@@ -77,8 +88,9 @@ def _misspelled(error: BaseException) -> str | None:
         return f"{cause.full_key}: is a group of settings; set one of these: {', '.join(map(str, node))}"
     known = [str(name) for name in node if name not in ("_target_", "hydra")]
     within = [f"{name}.{key}" for name in known if isinstance(node[name], dict) for key in node[name]]
-    at_top = "." not in str(cause.full_key)
-    return unknown_key(str(cause.full_key), known, [*within, *(_WITHOUT_KEYS if "model" in known and at_top else ())])
+    if "model" in known and "." not in str(cause.full_key):
+        known = [*_WITHOUT_KEYS, *known]
+    return unknown_key(str(cause.full_key), known, within)
 
 
 def already_reported(error: BaseException) -> bool:

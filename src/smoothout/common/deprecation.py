@@ -23,8 +23,9 @@ def renamed_arguments(**new_names: str) -> Callable[[Callable[P, R]], Callable[P
             for old, new in new_names.items():
                 if old in kwargs:
                     if new in kwargs:
-                        raise TypeError(f"{old}: was renamed {new}; give one of them")
-                    warnings.warn(f"the argument {old} was renamed {new}", DeprecationWarning, stacklevel=2)
+                        raise TypeError(f"{old}: is now {new}; give one of them")
+                    name = function.__qualname__.removesuffix(".__init__")
+                    warnings.warn(f"{name}: the argument {old} is now {new}", DeprecationWarning, stacklevel=2)
                     kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
@@ -37,7 +38,7 @@ def renamed_attribute(old: str, new: str) -> property:
     """Make a property ``old = renamed_attribute("old", "new")`` that reads ``new``, with a DeprecationWarning."""
 
     def read(self: object) -> object:
-        warnings.warn(f"{old} was renamed {new}", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=2)
         return getattr(self, new)
 
     return property(read)

@@ -31,7 +31,7 @@ def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | No
     Args:
         node: the group of settings, with its ``_target_``.
         key: its place in the config, for error lines.
-        kind: the class that it must be.
+        kind: the class that it must be, or derive from.
         role: a protocol whose members it must have.
 
     Raises:
@@ -41,7 +41,7 @@ def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | No
         raise ConfigError(f"{key}: must be a group of settings with a _target_, not {node!r}")
     values = dict(node)
     cls = _component(current_name(str(values.pop("_target_")), key), key)
-    if kind is not None and cls is not kind:
+    if kind is not None and not issubclass(cls, kind):
         raise ConfigError(f"{key}._target_: must be {kind.__module__}.{kind.__qualname__}, not {node['_target_']}")
     if role is not None and (members := missing_members(cls, role)):
         raise ConfigError(f"{key}._target_: {node['_target_']} cannot be the {key}: it lacks {', '.join(members)}")

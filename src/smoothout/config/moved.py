@@ -88,7 +88,7 @@ def current_name(target: str, key: str) -> str:
 
 def warn_renamed(old: str, new: str) -> None:
     """Warn, in one line, that the setting ``old`` is now ``new``."""
-    warnings.warn(f"{old}: was renamed {new}", FutureWarning, stacklevel=3)
+    warnings.warn(f"{old}: is now {new}", FutureWarning, stacklevel=3)
 
 
 def current_key(key: str) -> str:

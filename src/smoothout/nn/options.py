@@ -47,6 +47,6 @@ class Precision(StrEnum):
 
 def check_strength(a: float) -> float:
     """``a`` as a float. Raises ValueError unless it is finite and at least 0."""
-    if not (math.isfinite(a) and a >= 0):
-        raise ValueError(f"a: the noise's strength must be a finite number >= 0, not {a}")
+    if not (isinstance(a, int | float) and math.isfinite(a) and a >= 0):
+        raise ValueError(f"a: the noise's strength must be a finite number >= 0, not {a!r}")
     return float(a)

@@ -69,6 +69,10 @@ class SmoothOut:
         denoise: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: must be a torch.nn.Module, not {type(model).__name__}")
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator: must be a torch.Generator or None, not {generator!r}")
         self.a = a
         self.distribution = parse_enum(NoiseDistribution, "distribution", distribution)
         self.scaling = parse_enum(NoiseScaling, "scaling", scaling)

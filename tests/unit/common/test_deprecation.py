@@ -51,17 +51,17 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, Any], Callable[..., object]]] =
 @pytest.mark.parametrize("name", CALLS)
 def test_a_renamed_argument_works_under_its_old_name_with_a_warning(name: str) -> None:
     old, new, call = CALLS[name]
-    with pytest.warns(DeprecationWarning, match="was renamed") as warned:
+    with pytest.warns(DeprecationWarning, match="is now") as warned:
         assert call(**old) == call(**new)
     assert [str(each.message) for each in warned] == [
-        f"the argument {before} was renamed {after}" for before, after in zip(old, new, strict=True)
+        f"{name}: the argument {before} is now {after}" for before, after in zip(old, new, strict=True)
     ]
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_both_names_at_once_are_refused(name: str) -> None:
     old, new, call = CALLS[name]
-    with pytest.raises(TypeError, match=re.escape(f"{next(iter(old))}: was renamed {next(iter(new))}")):
+    with pytest.raises(TypeError, match=re.escape(f"{next(iter(old))}: is now {next(iter(new))}")):
         call(**old, **new)
 
 
@@ -70,7 +70,7 @@ def test_both_names_at_once_are_refused(name: str) -> None:
 )
 def test_a_renamed_attribute_of_a_context_can_be_read(old: str, new: str) -> None:
     with SmoothOut(linear(), 0.1, generator=torch.Generator().manual_seed(0)) as context:
-        with pytest.warns(DeprecationWarning, match=f"^{old} was renamed {new}$"):
+        with pytest.warns(DeprecationWarning, match=f"^{old} is now {new}$"):
             before = getattr(context, old)
         after = getattr(context, new)
         if callable(after):

@@ -113,5 +113,5 @@ def test_overrides_in_a_table_and_a_figure_are_renamed_and_its_texts_are_not() -
 
 
 def test_a_field_takes_the_name_that_it_has_in_records() -> None:
-    with pytest.warns(FutureWarning, match=r"schedule\.drops: was renamed schedule\.milestones"):
+    with pytest.warns(FutureWarning, match=r"schedule\.drops: is now schedule\.milestones"):
         assert validate(Schedule, {"epochs": 3, "drops": [2]}, "schedule.") == Schedule(3, (2,))
