@@ -111,11 +111,6 @@ _PLAIN: dict[type[_BatchNorm], type[_BatchNorm]] = {
 _GHOST = {plain: ghost for ghost, plain in _PLAIN.items()}
 
 
-def supports_ghost_batchnorm(model: nn.Module) -> bool:
-    """Whether every BatchNorm layer of ``model`` is of a kind that `convert_ghost_batchnorm` takes."""
-    return _unsupported(model) is None
-
-
 def convert_ghost_batchnorm(model: nn.Module, ghosts: int) -> None:
     """Let every BatchNorm layer take its statistics over ``ghosts`` parts of a batch, until `revert_ghost_batchnorm`.
 
@@ -124,10 +119,11 @@ def convert_ghost_batchnorm(model: nn.Module, ghosts: int) -> None:
     """
     if ghosts < 1:
         raise ValueError(f"ghosts: must be a whole number >= 1, not {ghosts}")
-    unsupported = _unsupported(model)
-    if unsupported is not None:
-        raise ValueError(f"{unsupported}: only BatchNorm1d, BatchNorm2d and BatchNorm3d support ghost batches")
-    for layer in _layers(model):
+    layers = _layers(model)
+    for kind in map(type, layers):
+        if kind not in _GHOST and kind not in _PLAIN:
+            raise ValueError(f"{kind.__name__}: only BatchNorm1d, BatchNorm2d and BatchNorm3d support ghost batches")
+    for layer in layers:
         _divide(layer, ghosts)
 
 
@@ -248,11 +244,6 @@ def _joined(tensors: list[Tensor], dim: int) -> Tensor:
 
 def _layers(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
-def _unsupported(model: nn.Module) -> str | None:
-    kinds = (type(layer) for layer in _layers(model))
-    return next((kind.__name__ for kind in kinds if kind not in _GHOST and kind not in _PLAIN), None)
 
 
 def _divide(layer: _BatchNorm, ghosts: int | None) -> None:

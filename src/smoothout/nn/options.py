@@ -15,11 +15,7 @@ class NoiseDistribution(StrEnum):
     @property
     def variance(self) -> float:
         """Of each number at a = 1."""
-        match self:
-            case NoiseDistribution.uniform:
-                return 1 / 3
-            case NoiseDistribution.gaussian:
-                return 1.0
+        return {NoiseDistribution.uniform: 1 / 3, NoiseDistribution.gaussian: 1.0}[self]
 
 
 class NoiseScaling(StrEnum):

@@ -2,9 +2,7 @@
 
 Each rank takes its share of an update's ghost batches. Once per update, after its last backward pass, gradients,
 BatchNorm's running statistics and the sums of loss and right answers are summed over ranks; then every rank makes the
-update that one process would make. A ghost batch's noise and dropout have the seed that they have in one process, so
-ranks have their own noise (``noise_per=ghost``) or share one (``noise_per=batch``), and a run on p ranks is the run
-on one, to the rounding of sums.
+update that one process would make, to the rounding of sums.
 
 Gradients are sent as one flat message, not through DistributedDataParallel. DDP hooks into the passes of a module: it
 would need to know which ghost batch is the last (no_sync), expects as many passes on every rank, and broadcasts one

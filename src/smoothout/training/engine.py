@@ -71,18 +71,16 @@ class Engine:
 
     Args:
         launch: auto is graph on CUDA devices if a CUDA graph can hold an update, else eager. With auto, an update that
-            cannot be captured after all, or whose first replay ends elsewhere than an eager update, runs eagerly, with
-            one warning; with graph that is an error.
+            cannot be captured after all runs eagerly, with one warning; with graph that is an error.
         compile: run the network through torch.compile (on CPUs this needs a C++ compiler).
         memory_format: auto is channels_last on CPUs, and on CUDA devices below float32.
-        concurrent_trainings: how many missing trainings take turns on the device, at most. The next one begins when the
-            device has the memory for it; trainings on image folders run alone. None is 8 on CUDA, 1 elsewhere.
+        concurrent_trainings: how many missing trainings take turns on the device, as its memory allows; trainings on
+            image folders run alone. None is 8 on CUDA, 1 elsewhere.
         ghosts: sequential needs the memory of one ghost batch, batched that of a batch. auto is batched on CUDA
             devices, where it takes fewer and larger launches, and sequential on CPUs: with ghost batches of 128,
             batched took 1.1 times as long for a ResNet and 0.9 times for F1 (half as long with ghost batches of 16).
-            Ghost batches always run one after another where one pass cannot hold them: image folders, ghost batches at
-            different weights (their own noise, copies), dropout, noise that stays in, and networks that use a
-            BatchNorm layer more than once.
+            Where one pass cannot hold them, it is sequential: image folders, ghost batches at different weights (noise
+            of their own, copies), dropout, noise that stays in, and networks that use a BatchNorm layer repeatedly.
     """
 
     launch: Launch = Launch.auto

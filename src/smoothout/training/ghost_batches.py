@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from smoothout.nn.ghost_batchnorm import forward_ghosts, supports_ghost_batchnorm
+from smoothout.nn.ghost_batchnorm import forward_ghosts
 from smoothout.nn.parameters import BATCHNORM, preserve_state
 from smoothout.training.batch import Batch
 
@@ -31,12 +31,9 @@ class PassPlan:
 def plan_passes(
     rows: Tensor, batch: Batch, model: nn.Module, network: Network, *, one_pass: bool, shard: Callable[[int], slice]
 ) -> PassPlan:
-    """The passes of an update on ``rows``.
+    """The passes of an update on ``rows``, the row numbers of its examples over all processes, (n,).
 
     Args:
-        rows: row numbers of the update's examples, over all processes, (n,).
-        batch: how they are divided.
-        model: has the BatchNorm layers.
         network: ``model``, or what was compiled from it.
         one_pass: whether the ghost batches of a batch go in one pass; those of a process that has only a part of a
             batch go one after another all the same.
@@ -59,11 +56,9 @@ def plan_passes(
 def fit_one_pass(model: nn.Module, example: Tensor) -> bool:
     """Try with ``example``, (1, ...), whether several ghost batches of ``model`` can go in one pass.
 
-    They cannot if a BatchNorm layer is used more than once: its running statistics would see the last use only. The
-    model stays as it is.
+    They cannot if a BatchNorm layer has no form with ghost batches, or is used more than once: its running statistics
+    would see the last use only. The model stays as it is.
     """
-    if not supports_ghost_batchnorm(model):
-        return False
     uses, inputs = Counter[nn.Module](), torch.cat([example] * 4)  # two ghost batches: BatchNorm wants two examples
     layers = (module for module in model.modules() if isinstance(module, BATCHNORM))
     hooks = [layer.register_forward_pre_hook(lambda layer, inputs: uses.update([layer])) for layer in layers]

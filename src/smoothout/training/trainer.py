@@ -51,9 +51,6 @@ class Trainer:
         model: fresh, on the splits' device; ``resume`` replaces its weights.
         train_split: shuffled in every epoch; the last, smaller batch counts.
         test_split: evaluated after every epoch in evaluation mode with clean weights.
-        optimizer: settings; ``schedule`` moves its learning rate.
-        schedule: how many epochs, and when the learning rate drops.
-        batch: how many examples per update, in which ghost batches.
         method: how the gradient is computed: with SmoothOut's noise, SAM, or plainly.
         seed: of everything but the initial weights, which are the model's own.
         augmentation: of the training images, of the kind that the split takes; None is none.
