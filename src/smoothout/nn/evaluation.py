@@ -37,8 +37,8 @@ class MetricAccumulator(Protocol):
 class ClassificationMetrics:
     """Loss and accuracy, accumulated on the device batch by batch; every example has the same weight.
 
-    Losses are summed in float64, on the CPU if the device has none. Invalid labels are counted on the device and
-    reported by `compute`, so that only `compute` waits for it.
+    Losses are summed in float64, on the CPU if the device has none. Only `compute`, which reports invalid labels, waits
+    for the device.
     """
 
     def __init__(self) -> None:

@@ -44,8 +44,8 @@ class Trainer:
     on a CPU with the same threads and versions, to the last bit. Dropout layers draw from torch's global generator,
     which is seeded again for every ghost batch.
 
-    A loss that is not finite at the end of an epoch ends the training. An update that no CUDA graph can hold runs
-    eagerly from then on, with one warning; with ``launch=graph`` it raises.
+    A loss that is not finite at the end of an epoch ends the training. If no CUDA graph can hold an update, updates run
+    eagerly from then on, with one warning.
 
     Args:
         model: fresh, on the splits' device; ``resume`` replaces its weights.

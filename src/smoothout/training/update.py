@@ -83,12 +83,10 @@ def update(
 
     Args:
         network: keeps the ghost batches of a pass apart if there are several.
-        optimizer: of all trainable parameters.
         batches: (inputs, labels) of each pass, taken one at a time. With several processes, those of this process.
         num_ghosts: ghost batches of the update, over all processes.
         backward: the method's part: adds the gradient of a pass to ``grad``.
         first: index of the first ghost batch in ``batches`` within the update.
-        ghosts_per_pass: at most.
         clip_norm: largest norm of the gradient; None does not clip.
         seed_dropout: seeds the dropout masks of a ghost batch, given its index; those of the first are seeded already.
         all_reduce: sums gradients, and the sums that it receives, over processes.
