@@ -1,8 +1,4 @@
-"""Adaptive sharpness: how far the loss can rise when each weight may change in proportion to its own size.
-
-Unlike a box of fixed width, its region scales with the weights. Scaling one layer up and the next down, which does not
-change the function of a ReLU network, does not change this sharpness either.
-"""
+"""Adaptive sharpness: how far the loss can rise when each weight may change in proportion to its own size."""
 
 from __future__ import annotations
 
@@ -139,11 +135,9 @@ def adaptive_sharpness(
 def gradient_step(point: Point, step: float) -> Tensor:
     """A projected step along the gradient in the unit ball: P(z + step g / ||g||); z itself if the gradient is 0."""
     slope = torch.linalg.vector_norm(point.gradient)
-    return project_to_ball(point.z + step * point.gradient / slope) if slope > 0 else point.z
-
-
-def project_to_ball(z: Tensor) -> Tensor:
-    """The point of the unit ball that is closest to ``z``."""
+    if slope == 0:
+        return point.z
+    z: Tensor = point.z + step * point.gradient / slope
     length: Tensor = torch.linalg.vector_norm(z)
     return z / length.clamp(min=1.0)
 

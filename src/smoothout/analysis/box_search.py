@@ -64,8 +64,7 @@ class BoxObjective(EmpiricalRisk):
 
         Raises ValueError unless its loss is finite, above ``least`` and deterministic.
         """
-        measured = self._measure()
-        loss, finite = _loss_and_finite(measured)
+        measured, loss, finite = self._measure()
         if not (loss > least and finite):
             raise ValueError(f"the model's own loss is {loss}: must be finite, like its gradient, and above {least:g}")
         self.check_deterministic(measured)
@@ -80,26 +79,20 @@ class BoxObjective(EmpiricalRisk):
         """Evaluate at ``z`` of shape (k,); the weights are rounded to the model's own dtype."""
         z = z.to(self.device)
         vector_to_parameters(self.parameters, self.box.weights(z))
-        measured = self._measure()
-        loss, finite = _loss_and_finite(measured)
+        measured, loss, finite = self._measure()
         if not finite:
             return Point(z, -math.inf, torch.zeros_like(z))
         point = Point(z, loss, self.box.gradient(measured[1:]))
         self.highest = max(self.highest, point, key=lambda point: point.loss)
         return point
 
-    def _measure(self) -> Tensor:
-        """The mean loss at the present weights and its gradient, float64 of shape (1 + n,)."""
+    def _measure(self) -> tuple[Tensor, float, bool]:
+        """`with_gradient`, the loss in it, and whether all entries are finite, with one copy from the device."""
         self.evaluations += 1
         measured = self.with_gradient()
         self.tick()
-        return measured
-
-
-def _loss_and_finite(measured: Tensor) -> tuple[float, bool]:
-    """The first entry of ``measured``, and whether all entries are finite, with one copy from the device."""
-    loss, finite = torch.stack([measured[0], measured.isfinite().all().double()]).tolist()
-    return loss, bool(finite)
+        loss, finite = torch.stack([measured[0], measured.isfinite().all().double()]).tolist()
+        return measured, loss, bool(finite)
 
 
 def sign_step(point: Point, step: float) -> Tensor:

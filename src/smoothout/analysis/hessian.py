@@ -76,7 +76,10 @@ class Spectrum:
     products: int  # number of products H v
 
     def density(self, grid: ArrayLike, width: float) -> Array:
-        """The density at each point of ``grid``, convolved with N(0, width^2), averaged over the probes."""
+        """The density at each point of ``grid``, convolved with N(0, width^2), averaged over the probes.
+
+        Raises ValueError for a width that is not above 0.
+        """
         check_positive(width=width)
         points = np.asarray(grid, dtype=np.float64)
         total = np.zeros_like(points)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -50,10 +50,9 @@ class PathPoint:
 
     def measured(self, batches: Batches, tally: Callable[[], MetricAccumulator] = ClassificationMetrics) -> LinePoint:
         """Loss and accuracy on ``batches`` in evaluation mode, or what the accumulators of ``tally`` measure."""
-        result = (
-            (math.nan, math.nan) if self.negative_variances else evaluate(self.network, batches, metrics_class=tally)
-        )
-        return LinePoint(self.alpha, *result, self.negative_variances)
+        if self.negative_variances:
+            return LinePoint(self.alpha, math.nan, math.nan, self.negative_variances)
+        return LinePoint(self.alpha, *evaluate(self.network, batches, metrics_class=tally), 0)
 
 
 def linear(alpha: float) -> tuple[float, float]:
@@ -185,14 +184,8 @@ def iterate_path(
             refresh_spectral_norms(network)
         if running_stats is RunningStats.recomputed and running_stats_from is not None:
             recalibrate_batchnorm(network, running_stats_from)
-        variances = [entry for name, entry in weights.items() if name.endswith("running_var")]
-        yield PathPoint(float(alpha), network, _count_negative(variances))
-
-
-def _count_negative(variances: Sequence[Tensor]) -> int:
-    """How many entries of ``variances`` are below 0, with one copy from the device."""
-    counts = [(variance < 0).sum() for variance in variances]
-    return int(concatenate(counts).sum()) if counts else 0
+        negative = [(entry < 0).sum() for name, entry in weights.items() if name.endswith("running_var")]
+        yield PathPoint(float(alpha), network, int(concatenate(negative).sum()) if negative else 0)
 
 
 def _mix(start: Any, end: Any, coefficients: tuple[float, float]) -> Any:

@@ -94,10 +94,9 @@ def landscape_line(
     with _evaluator(model, batches, loss, weight, tick) as evaluate_at:
         lines = _directions(model, directions, seed, one_dimensional)
         columns = [[evaluate_at((alpha, direction)) for alpha in alphas] for direction in lines]
-    rows = zip(*columns, strict=True)
     return [
         LandscapePoint(alpha, tuple(m.loss for m in row), tuple(m.accuracy for m in row))
-        for alpha, row in zip(alphas, rows, strict=True)
+        for alpha, *row in zip(alphas, *columns, strict=True)
     ]
 
 

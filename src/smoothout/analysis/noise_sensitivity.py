@@ -20,7 +20,6 @@ from smoothout.common.enums import parse_enum
 from smoothout.common.estimates import standard_error
 from smoothout.common.pass_cache import cached_pass
 from smoothout.common.rng import make_generator
-from smoothout.nn.evaluation import EvalResult
 from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
 from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters
 from smoothout.nn.perturbation import SmoothOut
@@ -87,7 +86,6 @@ def noise_curve(
     new_accumulator = accumulator_for(loss, weight)
     if draws > 1:
         check_batches("batches", batches)
-    curves = []
     with preserve_state(model), torch.no_grad():
         model.eval()
         context = SmoothOut(model, 1.0, distribution, scaling=scaling, batchnorm=True)
@@ -106,9 +104,7 @@ def noise_curve(
                 tick()
             return torch.tensor([accumulator.compute() for accumulator in accumulators], dtype=torch.float64)
 
-        for draw in range(draws):
-            rows = cached_pass(partial(measure, draw)).tolist()
-            curves.append([EvalResult(*row) for row in rows])
+        curves = [cached_pass(partial(measure, draw)).tolist() for draw in range(draws)]
     return [_point(a, results) for a, results in zip(strengths, zip(*curves, strict=True), strict=True)]
 
 
@@ -123,10 +119,10 @@ def check_strengths(parameters: Sequence[Tensor], strengths: Sequence[float], sc
         check_width(parameters, **{"strengths / size of the weights": a / max(a, size)})
 
 
-def _point(a: float, results: Sequence[EvalResult]) -> NoisePoint:
+def _point(a: float, results: Sequence[Sequence[float]]) -> NoisePoint:
     losses, accuracies = zip(*results, strict=True)
     errors = (standard_error(values) if len(values) > 1 else None for values in (losses, accuracies))
-    return NoisePoint(float(a), statistics.fmean(losses), statistics.fmean(accuracies), *errors)
+    return NoisePoint(a, statistics.fmean(losses), statistics.fmean(accuracies), *errors)
 
 
 def noise_slopes(points: Sequence[NoisePoint]) -> list[float]:

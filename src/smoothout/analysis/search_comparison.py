@@ -8,7 +8,7 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.box import Box, box_around, random_point
+from smoothout.analysis.box import box_around, random_point
 from smoothout.analysis.box_search import LBFGSB, BoxObjective, Point, projected_ascent
 from smoothout.analysis.device_memory import search_center
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, check_batches
@@ -39,17 +39,13 @@ class BudgetExhausted(Exception):  # noqa: N818  (not an error: it ends a search
 class TracedObjective(BoxObjective):
     """An objective that records the highest loss after each evaluation, and ends a search that has spent ``budget``."""
 
-    def __init__(
-        self, model: nn.Module, batches: Batches, loss: Loss, box: Box, tick: Tick, *, budget: int | None = None
-    ) -> None:
-        super().__init__(model, batches, loss, box, tick)
-        self.budget, self.best = budget, list[float]()
+    budget: int | None = None  # evaluations; None is no limit
 
     def evaluate_center(self, least: float = -1.0) -> Point:
         """Evaluate the model at the center of the box."""
         vector_to_parameters(self.parameters, self.box.center)
         x = super().evaluate_center(least)
-        self.best.append(x.loss)
+        self.best = [x.loss]
         return x
 
     def __call__(self, z: Tensor) -> Point:
@@ -87,8 +83,8 @@ def compare_searches(
     `sharpness`. The methods have ``budget`` evaluations each, including f(x), so that at any number of evaluations they
     cost the same.
 
-    Each ascent has ``iterations`` steps. ``subspace`` None skips the subspace. Other arguments, and the ValueErrors,
-    are as in `sharpness`.
+    Each ascent has ``iterations`` steps. ``subspace`` None skips the subspace. Other arguments are as in `sharpness`.
+    Raises ValueError as `sharpness`, and for a budget below 1.
     """
     check_search(model, eps, subspace, iterations=iterations, maxcor=maxcor, budget=budget)
     for name, batches in (("train", train), ("test", test)):
@@ -107,7 +103,8 @@ def compare_searches(
                 result = search(objective, convention, LBFGSB(iterations, maxcor), seed, 0)
                 traces.append(objective.trace(convention.value, space, result.end, result.status))
             for method in SearchMethod:
-                objective = TracedObjective(model, train, loss, box, tick, budget=budget)
+                objective = TracedObjective(model, train, loss, box, tick)
+                objective.budget = budget
                 status = run_until_budget(objective, method, LBFGSB(budget, maxcor), iterations, seed)
                 end = objective.if_improved(objective.highest, objective.x)
                 traces.append(objective.trace(method.value, space, end, status))

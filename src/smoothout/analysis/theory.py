@@ -69,11 +69,6 @@ class ToyLoss:
         integrals = (well.integral(w + a) - well.integral(w - a) for well in self.wells)
         return self.level + sum(integrals, np.zeros_like(w)) / (2 * a)
 
-    def shifted(self, w: ArrayLike, shifts: ArrayLike) -> Array:
-        """C(w + theta_i) for each of the ``shifts``, shape (N, *shape of w)."""
-        w, thetas = np.asarray(w, dtype=np.float64), np.asarray(shifts, dtype=np.float64)
-        return self(w + thetas.reshape(-1, *[1] * w.ndim))
-
 
 class FigureOne(NamedTuple):
     """Curves over ``w``: the loss, all copies (N, points), their mean, and its limit, the expectation."""
@@ -83,11 +78,6 @@ class FigureOne(NamedTuple):
     copies: Array
     mean: Array
     expectation: Array
-
-
-def shifts(a: float, copies: int, seed: int = 0) -> Array:
-    """``copies`` draws of U(-a, a)."""
-    return np.random.default_rng(derive_seed(seed, "shifts")).uniform(-a, a, copies)
 
 
 def figure_one(
@@ -101,7 +91,8 @@ def figure_one(
     lowest = min(well.center - well.half_width for well in loss.wells) - a
     highest = max(well.center + well.half_width for well in loss.wells) + a
     w = np.linspace(lowest, highest, points)
-    shifted = loss.shifted(w, shifts(a, copies, seed))
+    thetas = np.random.default_rng(derive_seed(seed, "shifts")).uniform(-a, a, copies)
+    shifted = loss(w + thetas[:, None])
     return FigureOne(w, loss(w), shifted, shifted.mean(axis=0), loss.smoothed(w, a))
 
 
@@ -144,9 +135,8 @@ def sharp_constraint(
     smoothed_sharp = float(loss.smoothed(sharp + eps * grid, a).min())
     highest_sharp = float(loss(sharp + eps * grid).max())
     smoothed_flat = float(loss.smoothed(flat + tau * grid, a).min())
-    return SharpConstraint(
-        smoothed_sharp, highest_sharp, smoothed_flat, smoothed_sharp >= highest_sharp > smoothed_flat
-    )
+    holds = smoothed_sharp >= highest_sharp > smoothed_flat
+    return SharpConstraint(smoothed_sharp, highest_sharp, smoothed_flat, holds)
 
 
 def sharp_bound(inner: float, a: float, dimension: int, highest: float, lowest: float) -> float:

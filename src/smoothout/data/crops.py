@@ -1,8 +1,7 @@
 """Crops of images: which box of an image a network sees, and the resized pixels of that box.
 
-A box is drawn as torchvision draws it, from its own seed for every image. Crop and resize are one call of Pillow,
-which resamples the box alone: within rounding the same pixels as torchvision's two steps, in less time. Imports torch
-and torchvision when the first box is drawn, so that the settings can be read without them.
+A box is drawn as torchvision draws it, from its own seed for every image. Torch and torchvision are imported when the
+first box is drawn, so that the settings can be read without them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""The data sets, and how they are found, checked and downloaded.
-
-A data set of arrays comes from NAME.npz in the data folder, a download by torchvision, or scikit-learn's digits. It is
-checked before use; a download is saved as NAME.npz, completely or not at all. Image folders are listed at the end.
-"""
+"""The data sets: how arrays are found, checked and downloaded, and at the end what image folders must contain."""
 
 from __future__ import annotations
 
@@ -99,8 +95,7 @@ def read_npz(path: Path) -> Arrays:
         if machine_error_hint(error):
             raise
         raise DataError(f"data: {path} is corrupt or not an npz file ({_one_line(error)})") from error
-    missing = [key for key in KEYS if key not in arrays]
-    if missing:
+    if missing := [key for key in KEYS if key not in arrays]:
         raise DataError(f"data: {path} lacks {', '.join(missing)}; it must contain {', '.join(KEYS)}")
     return Arrays(**arrays)
 

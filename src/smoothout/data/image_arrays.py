@@ -86,6 +86,7 @@ class ImageArrays(ImageSettings):
     """Images that lie on the device; evaluation is never augmented."""
 
     recorded_as: ClassVar[str] = "Images"
+    resident: ClassVar[bool] = True  # all images lie on the device
 
     name: DatasetName
     augment: Augment = Augment.none
@@ -106,13 +107,6 @@ class ImageArrays(ImageSettings):
     def augmentation(self) -> CropFlip | None:
         """Training-time augmentation; None is none."""
         return CropFlip(self.pad_color[: self.shape[0]]) if self.augment is Augment.crop_flip else None
-
-    @property
-    def resident(self) -> bool:
-        """Whether all images lie on the device."""
-        from smoothout.data.split import Split  # noqa: PLC0415
-
-        return Split.resident
 
     @property
     def shape(self) -> tuple[int, int, int]:

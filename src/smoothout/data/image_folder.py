@@ -18,7 +18,7 @@ from smoothout.data.image_arrays import ImageSettings
 if TYPE_CHECKING:
     import torch
 
-    from smoothout.data.image_loader import ImageFolderSplit
+    from smoothout.data.split import Split
 
 
 class OnCorrupt(StrEnum):
@@ -40,6 +40,7 @@ class ImageFolder(ImageSettings):
     """
 
     recorded_as: ClassVar[str] = "Photos"
+    resident: ClassVar[bool] = False  # batches are read from disk
 
     name: Collection
     augment: Crop = Crop.none
@@ -65,20 +66,11 @@ class ImageFolder(ImageSettings):
         return None if self.augment is Crop.none else self.augment
 
     @property
-    def resident(self) -> bool:
-        """Whether all images lie on the device."""
-        from smoothout.data.image_loader import ImageFolderSplit  # noqa: PLC0415
-
-        return ImageFolderSplit.resident
-
-    @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of what a network sees."""
         return 3, self.crop_size, self.crop_size
 
-    def load(
-        self, folder: Path, device: torch.device, download: bool = True
-    ) -> tuple[ImageFolderSplit, ImageFolderSplit, str]:
+    def load(self, folder: Path, device: torch.device, download: bool = True) -> tuple[Split, Split, str]:
         """Find the images in the data folder; returns the training split, the test split and their fingerprint.
 
         ``download`` has no effect: ImageNet requires an account. Raises DataError.

@@ -1,8 +1,4 @@
-"""Splits of an image folder, decoded by the worker processes of a torch DataLoader ahead of use.
-
-A crop is drawn from a seed made of (seed, epoch, row). So neither the order of the rows, nor the number of workers or
-training processes, nor a resumed run changes what a network sees.
-"""
+"""Splits of an image folder, decoded by the worker processes of a torch DataLoader ahead of use."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ from smoothout.common.errors import DataError
 from smoothout.common.rng import derive_seed
 from smoothout.data.crops import Crop, CropTransform
 from smoothout.data.image_files import ImageFiles, corrupt_file
-from smoothout.data.split import Split, SplitBatches
+from smoothout.data.split import AugmentedExamples, Split, SplitBatches
 
 if TYPE_CHECKING:
     from smoothout.data.image_folder import ImageFolder
@@ -205,14 +201,14 @@ class ImageFolderSplit(Split):
         return ImageFolderExamples(self, augmentation or Crop.none, seed)
 
 
-class ImageFolderExamples:
+class ImageFolderExamples(AugmentedExamples):
     """The images of ``split`` as a training sees them: every epoch shows other crops."""
 
-    def __init__(self, split: ImageFolderSplit, crop: Crop, seed: int) -> None:
-        self._split, self._loader, self._seed, self._epoch = split, split.make_loader(crop), seed, 0
+    _split: ImageFolderSplit
 
-    def __len__(self) -> int:
-        return len(self._split)
+    def __init__(self, split: ImageFolderSplit, crop: Crop, seed: int) -> None:
+        super().__init__(split, None, seed)
+        self._loader, self._epoch = split.make_loader(crop), 0
 
     def set_epoch(self, epoch: int) -> None:
         """Show the crops of ``epoch``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ class Split:
         split._memory_format = memory_format
         return split
 
-    def training_view(self, augmentation: Any, seed: int) -> TrainingView:
+    def training_view(self, augmentation: Any, seed: int) -> AugmentedExamples:
         """The examples as the training with ``seed`` sees them; ``augmentation`` is of the kind that fits them."""
         return AugmentedExamples(self, augmentation, seed)
 
@@ -71,26 +71,9 @@ def _rows(images: Tensor, rows: Tensor | slice) -> Tensor:
     return images.index_select(0, rows) if isinstance(rows, Tensor) else images[rows]
 
 
-class TrainingView(Protocol):
-    """The examples of a training: what `Trainer` needs of them."""
-
-    def __len__(self) -> int: ...
-    def set_epoch(self, epoch: int) -> None:
-        """Augment the images for ``epoch``."""
-
-    def prefetch(self, order: Tensor, start: int) -> Tensor:
-        """Prepare to gather rows in this ``order``, from position ``start``; returns it on the device for `gather`."""
-
-    def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The normalized images of this epoch and the labels of ``rows``."""
-
-
 @dataclass(frozen=True)
 class SplitBatches:
-    """A split in batches of ``size`` (the last may be smaller), or those batches that ``which`` selects.
-
-    It can be iterated over repeatedly.
-    """
+    """A split in batches of ``size`` (the last may be smaller), or those batches that ``which`` selects."""
 
     split: Split
     size: int
@@ -128,7 +111,7 @@ class AugmentedExamples:
             self._draws.copy_(self._augmentation.draws(len(self._split), make_generator(self._seed, "augment", epoch)))
 
     def prefetch(self, order: Tensor, start: int) -> Tensor:
-        """``order`` on the device; nothing has to be prepared."""
+        """Prepare to gather rows in this ``order``, from position ``start``; returns it on the device for `gather`."""
         return order.to(self._split.labels.device)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:

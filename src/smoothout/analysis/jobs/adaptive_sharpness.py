@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import Models, SplitJob, Tick, count, positive
+from smoothout.analysis.jobs.base import DataSplit, Models, SplitJob, Tick, count, positive
 from smoothout.analysis.options import Norm
-
-if TYPE_CHECKING:
-    from smoothout.data.split import Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +28,7 @@ class AdaptiveSharpnessJob(SplitJob):
         """Of the loss and its gradient, at most."""
         return 1 + self.iterations + self.random_starts * (1 + self.iterations)
 
-    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+    def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:
         """The `AdaptiveSharpness` of the model."""
         from torch.nn.functional import cross_entropy  # noqa: PLC0415
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from smoothout.analysis.arguments import check_counts, check_positive, linspace
 from smoothout.analysis.options import SplitName, WhichWeights
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from smoothout.data.split import Split, SplitBatches
 
+# Types of what ``run`` takes, importable without torch
 Models = Sequence["nn.Module"]
+DataSplit: TypeAlias = "Split"
 Tick = Callable[[], None]
 
 STATISTICS_BATCH = 1000  # examples per batch when BatchNorm's statistics are recomputed; the size matters slightly
@@ -67,7 +69,7 @@ class AnalysisJob(ABC):
             raise ValueError(f"examples: must be null (all) or at least 1, not {self.examples}")
 
     @abstractmethod
-    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+    def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:
         """Analyze ``models``, calling ``tick`` after each step."""
 
     @abstractmethod

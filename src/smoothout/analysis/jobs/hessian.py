@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import Models, SplitJob, Tick, count
+from smoothout.analysis.jobs.base import DataSplit, Models, SplitJob, Tick, count
 from smoothout.common.estimates import Estimate
-
-if TYPE_CHECKING:
-    from smoothout.data.split import Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +38,7 @@ class Hessian(SplitJob):
         """About two per product, and two per function that check that the loss is deterministic."""
         return 2 * self.ticks(train, test) + 2 * (3 if self.spectrum_probes else 2)
 
-    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+    def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:
         """All estimates with their standard errors, and the number of products."""
         from torch.nn.functional import cross_entropy  # noqa: PLC0415
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import STATISTICS_BATCH, AlphasJob, Models, Tick
+from smoothout.analysis.jobs.base import STATISTICS_BATCH, AlphasJob, DataSplit, Models, Tick
 from smoothout.analysis.options import InterpolationPath, RunningStats
-
-if TYPE_CHECKING:
-    from smoothout.data.split import Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +33,7 @@ class Interpolation(AlphasJob):
         """One per point and split."""
         return 2 * self.points
 
-    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+    def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:
         """A `LinePoint` per alpha, on both splits."""
         from smoothout.analysis.interpolation import iterate_path  # noqa: PLC0415
 

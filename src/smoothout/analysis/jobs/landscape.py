@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import AlphasJob, Models, SplitJob, Tick, count
+from smoothout.analysis.jobs.base import AlphasJob, DataSplit, Models, SplitJob, Tick, count
 from smoothout.analysis.options import BiasDirection
-
-if TYPE_CHECKING:
-    from smoothout.data.split import Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +27,7 @@ class Landscape(AlphasJob):
         """Passes over a split."""
         return 2 * self.points * self.directions
 
-    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+    def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:
         """A `LandscapePoint` per alpha, on both splits along the same directions."""
         from smoothout.analysis.landscape import landscape_line  # noqa: PLC0415
 
@@ -59,7 +56,7 @@ class Plane(AlphasJob, SplitJob):
         """Passes over the split."""
         return self.points**2
 
-    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+    def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:
         """The `LandscapePlane`."""
         from smoothout.analysis.landscape import landscape_plane  # noqa: PLC0415
 

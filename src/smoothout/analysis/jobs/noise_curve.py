@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import AnalysisJob, Models, Tick, count
+from smoothout.analysis.jobs.base import AnalysisJob, DataSplit, Models, Tick, count
 from smoothout.nn.options import NoiseDistribution, NoiseScaling
-
-if TYPE_CHECKING:
-    from smoothout.data.split import Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +42,7 @@ class NoiseCurve(AnalysisJob):
         """One per batch and draw, at all strengths."""
         return self.draws * sum(math.ceil(self.examples_used(size) / self.batch) for size in (train, test))
 
-    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+    def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:
         """The curves of both splits, and the metric s between neighboring strengths."""
         from smoothout.analysis.noise_sensitivity import noise_curve, noise_slopes  # noqa: PLC0415
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import STATISTICS_BATCH, AnalysisJob, Models, Tick
+from smoothout.analysis.jobs.base import STATISTICS_BATCH, AnalysisJob, DataSplit, Models, Tick
 from smoothout.analysis.options import RunningStats
-
-if TYPE_CHECKING:
-    from smoothout.data.split import Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +28,7 @@ class RunningStatistics(AnalysisJob):
         """One per evaluation: two splits, before and after."""
         return 4
 
-    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+    def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:
         """The `EvalResult` of both splits, with kept and with recomputed statistics."""
         from smoothout.nn.batchnorm import recalibrate_batchnorm  # noqa: PLC0415
         from smoothout.nn.evaluation import evaluate  # noqa: PLC0415

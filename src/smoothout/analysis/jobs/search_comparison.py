@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import AnalysisJob, Models, Tick, count, positive
+from smoothout.analysis.jobs.base import AnalysisJob, DataSplit, Models, Tick, count, positive
 from smoothout.analysis.options import EVALUATIONS, SearchMethod
-
-if TYPE_CHECKING:
-    from smoothout.data.split import Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +35,7 @@ class SearchComparison(AnalysisJob):
         """How many examples most evaluations use."""
         return self.examples_used(train)
 
-    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+    def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:
         """The `SearchTrace` of every search."""
         from torch.nn.functional import cross_entropy  # noqa: PLC0415
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import STATISTICS_BATCH, AnalysisJob, Models, Tick, count, positive
+from smoothout.analysis.jobs.base import STATISTICS_BATCH, AnalysisJob, DataSplit, Models, Tick, count, positive
 from smoothout.analysis.options import EVALUATIONS, Convention, RunningStats, SplitName
-
-if TYPE_CHECKING:
-    from smoothout.data.split import Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +49,7 @@ class Sharpness(AnalysisJob):
         """How many examples one evaluation uses."""
         return self.examples_used(test if self.canonicalized().split is SplitName.test else train)
 
-    def run(self, models: Models, train: Split, test: Split, tick: Tick) -> dict[str, Any]:
+    def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:
         """The `SharpnessResult` of the model."""
         from torch.nn.functional import cross_entropy  # noqa: PLC0415
 
