@@ -15,7 +15,6 @@ from functools import cache
 from pathlib import Path
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")  # Linux alone
-AMD_DRIVER = Path("/dev/kfd")
 
 
 def built_for_gpus() -> bool:
@@ -27,7 +26,7 @@ def built_for_gpus() -> bool:
 
 def gpu_driver_present() -> bool:
     """Whether this machine has a driver for CUDA or ROCm devices; without one torch cannot use a GPU either."""
-    return driver_cuda() is not None or AMD_DRIVER.exists()
+    return driver_cuda() is not None or Path("/dev/kfd").exists()  # the second is AMD's
 
 
 def why_no_gpu() -> str | None:
@@ -40,13 +39,23 @@ def why_no_gpu() -> str | None:
             return None
     if not built_for_gpus():
         return f"torch {torch.__version__} is a CPU build; pytorch.org/get-started has those for GPUs"
-    return (_driver_at_fault() if torch.version.cuda else None) or _hidden() or _in_torchs_words()
+    if torch.version.cuda and (fault := _driver_fault(torch.version.cuda)):
+        return fault
+    for name in ("CUDA_VISIBLE_DEVICES",) if torch.version.cuda else ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
+        if name in os.environ:
+            return f"{name}={os.environ[name]!r} hides every GPU, or names one that does not exist"
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    return "torch.cuda.is_available() is False, and torch does not report why"
 
 
-def _driver_at_fault() -> str | None:
+def _driver_fault(needed: str) -> str | None:
+    """What is wrong with the NVIDIA driver for a torch built for CUDA ``needed``."""
     import torch  # noqa: PLC0415
 
-    needed, newest = str(torch.version.cuda), driver_cuda()
+    newest = driver_cuda()
     if newest is None:
         return "no NVIDIA driver was found"
     if newest[0] >= int(needed.partition(".")[0]):  # any driver of the same major version works
@@ -56,24 +65,6 @@ def _driver_at_fault() -> str | None:
         f"the NVIDIA driver{version} is too old: it supports CUDA {newest[0]}.{newest[1]}, and torch"
         f" {torch.__version__} needs CUDA {needed}; update the driver, or install a torch built for CUDA {newest[0]}"
     )
-
-
-def _hidden() -> str | None:
-    import torch  # noqa: PLC0415
-
-    names = ("CUDA_VISIBLE_DEVICES",) if torch.version.cuda else ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
-    name = next((name for name in names if name in os.environ), None)
-    return f"{name}={os.environ[name]!r} hides every GPU, or names one that does not exist" if name else None
-
-
-def _in_torchs_words() -> str:
-    import torch  # noqa: PLC0415
-
-    try:
-        torch.cuda.init()  # type: ignore[no-untyped-call]
-    except (RuntimeError, AssertionError) as error:
-        return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-    return "torch.cuda.is_available() is False, and torch does not report why"
 
 
 def driver_cuda() -> tuple[int, int] | None:

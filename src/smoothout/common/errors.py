@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """Input that cannot be used; the message is one line with the setting or file and what is allowed."""
@@ -9,6 +12,15 @@ class UserError(Exception):
 
 class ConfigError(UserError):
     """Settings that cannot be used; the message names the key and what is allowed."""
+
+
+@contextmanager
+def config_errors(prefix: str = "") -> Iterator[None]:
+    """Within the block a ValueError becomes a ConfigError, its message after ``prefix``."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{prefix}{error}") from error
 
 
 class DataError(UserError):

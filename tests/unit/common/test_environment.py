@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,3 +80,20 @@ def test_a_gpus_build_libraries_driver_and_chip_are_told(monkeypatch: pytest.Mon
         "multiprocessors": 132,
     }
     assert json.loads(json.dumps(made)) == made
+
+
+def test_a_change_anywhere_in_the_package_marks_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> None:
+        author = ("-c", "user.name=A", "-c", "user.email=a@example.org")
+        subprocess.run(["git", "-C", str(tmp_path), *author, *arguments], check=True, capture_output=True)
+
+    changed = tmp_path / "package" / "room" / "module.py"
+    changed.parent.mkdir(parents=True)
+    changed.write_text("one")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "package" / "common" / "environment.py"))
+    assert re.fullmatch("[0-9a-f]{12}", module._commit.__wrapped__())
+    changed.write_text("two")
+    assert module._commit.__wrapped__().endswith("+")
