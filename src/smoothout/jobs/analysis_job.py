@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from smoothout.common import pass_cache, progress
-from smoothout.common.errors import CheckpointError, ConfigError, DataError
+from smoothout.common.errors import CheckpointError, DataError
 from smoothout.jobs.job import Job
 from smoothout.jobs.prepared_run import PreparedRun, network_of, weights_digest
 from smoothout.jobs.runtime import Runtime
@@ -26,11 +26,17 @@ SAME_ACCURACY = 0.02  # a share: with other rounding, the same weights may do a 
 def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -> Steps[dict[str, Any]]:
     """Analyze the trained ``runs``, whose ``records`` exist, and return what the record of the analysis says.
 
-    Empties ``runs``: the checkpoints that they hold take as much memory as the networks.
+    Empties ``runs``: the checkpoints that they hold take as much memory as the networks. Raises DataError if a run was
+    trained on other data than those that are here.
     """
     runtime, train_split, test_split = runs[0].runtime, runs[0].train_split, runs[0].test_split
     data_sha256 = runs[0].data_sha256
-    _check_data(records, data_sha256, runtime)
+    for record in records:
+        if record.outcome["data_sha256"] != data_sha256:
+            raise DataError(
+                f"data: {record.labels['data']} in {runtime.folders.data} is not what {record.name} was trained on;"
+                " restore that data, or use other folders.results and folders.checkpoints to train again"
+            )
     models = []
     while runs:
         models.append((yield from _load_network(runs.pop(0), job.settings.checkpoint)))
@@ -46,16 +52,6 @@ def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -
         if wrong := find_non_json_type(value):
             raise TypeError(f"{job.kind}: run() returned a {wrong} under {key!r}; a record holds numbers and lists")
     return {**outcome, "weights": digests}
-
-
-def _check_data(records: list[Record], data_sha256: str, runtime: Runtime) -> None:
-    """Raise DataError if a run was trained on other data than those that are here."""
-    for record in records:
-        if record.outcome["data_sha256"] != data_sha256:
-            raise DataError(
-                f"data: {record.labels['data']} in {runtime.folders.data} is not what {record.name} was trained on;"
-                " restore that data, or use other folders.results and folders.checkpoints to train again"
-            )
 
 
 def _load_network(run: PreparedRun, which: str) -> Steps[nn.Module]:
@@ -80,12 +76,3 @@ def _load_network(run: PreparedRun, which: str) -> Steps[nn.Module]:
 def pass_cache_path(job: Job, runtime: Runtime) -> Path:
     """The folder in which an interrupted analysis keeps the passes that it has made."""
     return Path(runtime.folders.checkpoints) / f"{job.name}.passes"
-
-
-def measurement_outcome(job: Job, runtime: Runtime) -> dict[str, Any]:
-    """Measure the machine, as a job without runs does. Raises ConfigError if that is impossible."""
-    try:
-        outcome: dict[str, Any] = job.settings.measure(runtime.device)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    return outcome

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,10 +61,6 @@ class Slot:
         The last, smaller batch and the evaluation come at an epoch's end: a training needs most in its first epoch.
         """
         return self.is_waiting or self.updates > self.updates_per_epoch
-
-    def on_stream(self) -> AbstractContextManager[Any]:
-        """A block whose work runs on the slot's stream."""
-        return torch.cuda.stream(self.stream) if self.stream is not None else nullcontext()
 
 
 @dataclass

@@ -10,25 +10,29 @@ and backward, as in a training. Jobs that are neither (measurements of the machi
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
 
+_key = itemgetter("model", "data", "batch")  # of labels: what trainings share that take the same time per example
+
 
 class RuntimeEstimator:
     """Estimates how long jobs take on this device, see the module's docstring; reads all training records once."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._example_seconds: dict[tuple[str, str, int], list[float]] = {}
+        self._example_seconds = defaultdict[Any, list[float]](list)
         for record in runtime.records.iter_readable(Experiment.kind):
             on_cpu = record.environment["device"] == "cpu"
             epochs = record.outcome["curves"]["seconds"]
             if on_cpu == runtime.on_cpu and epochs:
                 seconds = statistics.median(epochs) / record.outcome["examples"]["train"]
-                self._example_seconds.setdefault(_key(record.labels), []).append(seconds)
+                self._example_seconds[_key(record.labels)].append(seconds)
 
     def hours(self, job: Job, epoch_seconds: float | None) -> float | None:
         """Hours that ``job`` would take, None if unknown; ``epoch_seconds`` is the config's estimate of an epoch."""
@@ -52,8 +56,3 @@ class RuntimeEstimator:
         if epoch_seconds is None:
             return None
         return epoch_seconds / replace(experiment.data, train_examples=None).expected_sizes[0]
-
-
-def _key(labels: dict[str, Any]) -> tuple[str, str, int]:
-    """What trainings must share to take the same time per example."""
-    return labels["model"], labels["data"], labels["batch"]

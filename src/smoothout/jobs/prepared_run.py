@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from smoothout.common.errors import CheckpointError, ConfigError
+from smoothout.common.errors import CheckpointError, ConfigError, config_errors
 from smoothout.common.rng import derive_seed, make_generator
 from smoothout.config.experiment import Experiment
 from smoothout.data.split import Split
@@ -29,14 +29,11 @@ FileVersion = tuple[int, int, int]  # inode, time of the last change, size
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A training that was checked and can run: made once by `prepare_run`, and handed on.
-
-    The splits are on the device, in the memory format of the weights.
-    """
+    """A training that was checked and can run: made once by `prepare_run`, and handed on."""
 
     job: Job
     runtime: Runtime
-    train_split: Split
+    train_split: Split  # on the device, in the memory format of the weights
     test_split: Split
     data_sha256: str
     outline: nn.Module  # the network on the meta device: shapes without memory
@@ -72,7 +69,9 @@ def prepare_run(job: Job, runtime: Runtime, outline: nn.Module | None = None) ->
     outline = outline or model_outline(experiment)
     train_split, test_split, data_sha256 = load_splits(experiment, runtime)
     _check_batch(experiment, len(train_split), outline)
-    _check_engine(experiment, runtime)
+    with config_errors("engine."):
+        capturable = capturable_by_settings(experiment, runtime)
+        runtime.engine.resolved(runtime.device, experiment.precision, capturable=capturable)
     path = checkpoint_path(job, runtime)
     state, version = load_state(job, path, outline, runtime)
     run = PreparedRun(job, runtime, train_split, test_split, data_sha256, outline, path, state, version)
@@ -87,22 +86,11 @@ def prepare_run(job: Job, runtime: Runtime, outline: nn.Module | None = None) ->
 
 def _check_batch(experiment: Experiment, examples: int, outline: nn.Module) -> None:
     """Raise ConfigError unless the data fill a batch, and every ghost batch is large enough for BatchNorm."""
-    try:
+    with config_errors("batch."):
         experiment.batch.check_fits(examples)
-    except ValueError as error:
-        raise ConfigError(f"batch.{error}") from error
     has_batchnorm = any(isinstance(module, BATCHNORM) for module in outline.modules())
     if has_batchnorm and experiment.batch.smallest_ghost(examples) == 1:
         raise ConfigError("batch.size: the last (ghost) batch has 1 example, and BatchNorm needs 2; take another size")
-
-
-def _check_engine(experiment: Experiment, runtime: Runtime) -> None:
-    """Raise ConfigError if the engine's settings are impossible on the device."""
-    capturable = capturable_by_settings(experiment, runtime)
-    try:
-        runtime.engine.resolved(runtime.device, experiment.precision, capturable=capturable)
-    except ValueError as error:
-        raise ConfigError(f"engine.{error}") from error
 
 
 def capturable_by_settings(experiment: Experiment, runtime: Runtime) -> bool:
@@ -131,11 +119,8 @@ def check_analysis(job: Job, outlines: Sequence[nn.Module]) -> None:
 
 def model_outline(experiment: Experiment) -> nn.Module:
     """The network on the meta device, which takes no memory. Raises ConfigError."""
-    try:
-        with torch.device("meta"):
-            model: nn.Module = experiment.model.build(experiment.data.shape, experiment.data.classes)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    with config_errors(), torch.device("meta"):
+        model: nn.Module = experiment.model.build(experiment.data.shape, experiment.data.classes)
     return model
 
 

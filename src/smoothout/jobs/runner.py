@@ -6,11 +6,13 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 from smoothout.common import interrupts, pass_cache, progress
+from smoothout.common.errors import config_errors
 from smoothout.common.machine_errors import is_out_of_memory
-from smoothout.jobs.analysis_job import analysis_outcome, measurement_outcome, pass_cache_path
+from smoothout.jobs.analysis_job import analysis_outcome, pass_cache_path
 from smoothout.jobs.concurrency import ConcurrencyLimit, JobQueue, Slot, clear_frames
 from smoothout.jobs.job import Job
 from smoothout.jobs.locks import acquire
@@ -101,7 +103,7 @@ class _Scheduler:
         steps, slot = self._running[job]
         outcome: Record | Exception | None = None
         try:
-            with slot.on_stream():
+            with torch.cuda.stream(slot.stream):  # does nothing for None
                 step = next(steps)
         except StopIteration as done:
             outcome = done.value
@@ -138,10 +140,7 @@ def validate_job(job: Job, runtime: Runtime) -> list[PreparedRun]:
 
 
 def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = None) -> Steps[Record]:
-    """The job's record: find it, or make the records that it depends on, take the lock, run the job and write it.
-
-    ``prepared`` is the training, where an analysis of it has prepared it already.
-    """
+    """The job's record, found or made; ``prepared`` is the training if an analysis of it has prepared it already."""
     record = find_record(job, runtime)
     if record is not None:
         return record
@@ -183,14 +182,16 @@ def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = Non
 def _outcome(job: Job, inputs: list[Record], runs: list[PreparedRun], runtime: Runtime) -> Steps[dict[str, Any]]:
     """Run the job, of one of four kinds."""
     if hasattr(job.settings, "from_records"):  # a summary of its input records
-        summary: dict[str, Any] = job.settings.from_records(inputs)
-        return summary
-    if hasattr(job.settings, "measure"):  # of the machine
-        return measurement_outcome(job, runtime)
-    if inputs:
-        return (yield from analysis_outcome(job, inputs, runs))
-    run = runs.pop()
-    return summarize(run, (yield from train_locked(run)))
+        outcome: dict[str, Any] = job.settings.from_records(inputs)
+    elif hasattr(job.settings, "measure"):  # of the machine
+        with config_errors():
+            outcome = job.settings.measure(runtime.device)
+    elif inputs:
+        outcome = yield from analysis_outcome(job, inputs, runs)
+    else:
+        run = runs.pop()
+        outcome = summarize(run, (yield from train_locked(run)))
+    return outcome
 
 
 def _shared_labels(labels: list[dict[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from smoothout.common.devices import built_for_gpus, gpu_driver_present, why_no_gpu
 from smoothout.common.environment import environment
-from smoothout.common.errors import ConfigError
+from smoothout.common.errors import ConfigError, config_errors
 from smoothout.common.progress import print_line
 from smoothout.config.build import validate
 from smoothout.results.digest import canonical_settings
@@ -43,9 +43,9 @@ class Folders:
     logs: str
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not getattr(self, field.name):
-                raise ValueError(f"{field.name}: must be the path of a folder, not ''")
+        for name, path in vars(self).items():
+            if not path:
+                raise ValueError(f"{name}: must be the path of a folder, not ''")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def build_runtime(settings: dict[str, Any]) -> Runtime:
     chosen = validate(_RuntimeSettings, {name: settings[name] for name in RUNTIME_KEYS if name in settings}, "")
     fields = dict(vars(chosen))
     device = partial(_prepare_device, fields.pop("device"), fields.pop("threads"))
-    return Runtime(**fields, device=device, ranks=partial(_current_ranks))
+    return Runtime(**fields, device=device)
 
 
 def _prepare_device(name: str, threads: int | None) -> torch.device:
@@ -98,10 +98,8 @@ def _prepare_device(name: str, threads: int | None) -> torch.device:
         _check_gpu(device)
         if device.index is not None:
             torch.cuda.set_device(device)  # libraries allocate for themselves on the current one
-    try:
+    with config_errors():
         return _current_ranks().device(device)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
 
 
 @cache  # a sweep's jobs share a process, and one line is enough
@@ -135,12 +133,6 @@ def _current_ranks() -> ProcessGroup:
     return current_ranks()
 
 
-def _one_process() -> ProcessGroup:
-    from smoothout.training.distributed import ProcessGroup  # noqa: PLC0415
-
-    return ProcessGroup()
-
-
 class LazyField(Generic[T]):
     """A dataclass field that may be given as a `partial`, which is called when the field is first read."""
 
@@ -166,10 +158,7 @@ class LazyField(Generic[T]):
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how jobs run, see configs/_place.yaml; ``ranks`` are the processes that share trainings.
-
-    Nothing here changes what a job is.
-    """
+    """Where and how jobs run, see configs/_place.yaml. Nothing here changes what a job is."""
 
     folders: Folders
     device: LazyField[torch.device] = LazyField()
@@ -177,7 +166,7 @@ class Runtime:
     download: bool = True
     tensorboard: bool = False
     checkpoint_seconds: float = 60.0
-    ranks: LazyField[ProcessGroup] = LazyField(_one_process)
+    ranks: LazyField[ProcessGroup] = LazyField(_current_ranks)  # the processes that share trainings
 
     @property
     def records(self) -> RecordStore:
