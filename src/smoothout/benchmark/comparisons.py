@@ -158,7 +158,7 @@ def interpolation_point(device: torch.device) -> Row:
     first, second = (F1.network(seed).to(device).eval() for seed in (0, 1))
     batches = _batches(10_000, 1000, device)
     what = "interpolation point / forward passes, F1, batches of 1000"
-    ours: Work = lambda: interpolate(first, second, batches, [0.3, 0.6])  # noqa: E731
+    ours = partial(interpolate, first, second, batches, [0.3, 0.6])
     return time_ratio(what, 1.05, ours, partial(_forward, first, batches, 2), device, turns=8)
 
 
@@ -167,7 +167,7 @@ def noise_point(device: torch.device, size: int) -> Row:
     model, batches = F1.network().to(device).eval(), _batches(4000, size, device)
     strengths = [0.01 * i for i in range(11)]
     what = f"noise-curve point / forward passes, F1, batches of {size}"
-    ours: Work = lambda: noise_curve(model, batches, strengths)  # noqa: E731
+    ours = partial(noise_curve, model, batches, strengths)
     row = time_ratio(what, 1.05, ours, partial(_forward, model, batches, len(strengths)), device, turns=6, warm_up=1)
     moved, read = (f"{factor * F1.parameters() / 1e6:.0f} MB" for factor in (12, 4))
     return replace(row, note=f"eleven strengths per draw; w + a theta moves {moved}, the pass itself reads {read}")

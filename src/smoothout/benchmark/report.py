@@ -20,8 +20,6 @@ from smoothout.common.environment import device_of
 from smoothout.common.errors import ConfigError
 from smoothout.common.files import atomic_write_text
 
-_VERDICT = {True: "met", False: "missed", None: ""}
-
 
 def comparisons(device: torch.device, data: Path, only: Sequence[str] | None = None) -> list[Callable[[], Row]]:
     """The functions that measure each row of ``device``; image files come from the folder ``data``.
@@ -46,7 +44,7 @@ def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, An
             "target": _target(row),
             "measured": _figure(row),
             "quartiles": "" if row.spread is None else f"{row.spread[0]:.3g} to {row.spread[1]:.3g}",
-            "": _VERDICT[row.target_met],
+            "": {True: "met", False: "missed", None: ""}[row.target_met],
         }
         for row in rows
     )

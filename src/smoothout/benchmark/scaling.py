@@ -70,9 +70,7 @@ class Scaling:
         """Times in seconds, what the model makes of them, and updates on one process and two.
 
         These are predicted, measured (wall time), and as free cores would take them. ``load`` is the machine's before.
-
-        Raises:
-            ValueError: if the machine has one GPU, or for times that no model fits.
+        Raises ValueError if the machine has one GPU, or for times that no model fits.
         """
         import torch  # noqa: PLC0415
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 
 from smoothout.benchmark.gpu_check.check import Finding, not_checked
 from smoothout.benchmark.gpu_check.networks import LR, deterministic, resnet8, training
-from smoothout.benchmark.gpu_check.trainings import SMOOTHOUT
 from smoothout.benchmark.timing import synchronize
 from smoothout.benchmark.workloads import Workload, advance, random_split, updates
 from smoothout.data.split import Split
@@ -32,10 +29,6 @@ class ConcurrentTrainings:
     count: int = 8
     updates: int = 20  # that each of them makes
 
-    def data(self, device: torch.device) -> Split:
-        """The images of all of them: four batches and a half."""
-        return random_split(self.workload.shape, self.workload.classes, self.batch * 9 // 2, device)
-
     def start(self, seed: int, data: Split, device: torch.device) -> Iterator[TrainingState]:
         """The training of that seed; each step of the iterator is an update."""
         settings: dict[str, Any] = {"optimizer": Adam(LR, clip_norm=1.0), "method": NoiseConfig(0.0375), "seed": seed}
@@ -47,15 +40,16 @@ class ConcurrentTrainings:
 
     def in_turn(self, data: Split, device: torch.device) -> list[StateDict]:
         """The weights in which all trainings end when they take turns."""
-        streams = [_new_stream(device) for _ in range(self.count)]
+        on_gpu = device.type == "cuda"
+        streams = [torch.cuda.Stream(device) if on_gpu else None for _ in range(self.count)]  # type: ignore[no-untyped-call]
         synchronize(device)  # the data are there
         trainings, ends = [], dict[int, TrainingState]()
-        for seed, on_stream in enumerate(streams):
-            with on_stream():
+        for seed, stream in enumerate(streams):
+            with torch.cuda.stream(stream):
                 trainings.append(self.start(seed, data, device))
         for _ in range(self.updates):
-            for seed, on_stream in enumerate(streams):
-                with on_stream():
+            for seed, stream in enumerate(streams):
+                with torch.cuda.stream(stream):
                     ends[seed] = next(trainings[seed])
         synchronize(device)
         return [_copy(end) for end in ends.values()]
@@ -67,7 +61,8 @@ def concurrent_equal_alone(device: torch.device, trainings: ConcurrentTrainings)
     If this fails, they write into each other's memory (a workspace of cuBLAS, dropout's seed): run tables with
     engine.concurrent_trainings=1, and report it with the lines above.
     """
-    seeds, data = range(trainings.count), trainings.data(device)
+    seeds, workload = range(trainings.count), trainings.workload
+    data = random_split(workload.shape, workload.classes, trainings.batch * 9 // 2, device)  # four batches and a half
     with deterministic():
         again, *alone = [trainings.alone(seed, data, device) for seed in (0, *seeds)]
         if not _same_bits(again, alone[0]):
@@ -85,10 +80,10 @@ def memory_is_freed(device: torch.device, batch: int = 512) -> Finding:
     If this fails, a table's trainings fill the GPU one after another until one fails for lack of memory: run fewer at a
     time, and report it with the lines above.
     """
-    settings: dict[str, Any] = {"optimizer": SGD(LR), "schedule": Schedule(1), "method": SMOOTHOUT}
+    settings: dict[str, Any] = {"optimizer": SGD(LR), "schedule": Schedule(1), "batch": Batch(batch)}
 
     def train() -> None:
-        training(device, model=resnet8, examples=2 * batch, shape=(3, 32, 32), batch=Batch(batch), **settings).run()
+        training(device, model=resnet8, examples=2 * batch, shape=(3, 32, 32), **settings).run()
 
     train()  # libraries set themselves up
     torch.cuda.empty_cache()
@@ -110,10 +105,3 @@ def _copy(state: TrainingState) -> StateDict:
 
 def _same_bits(one: StateDict, other: StateDict) -> bool:
     return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-
-
-def _new_stream(device: torch.device) -> Callable[[], AbstractContextManager[object]]:
-    """Makes a new stream of a CUDA ``device`` the current one for a block."""
-    if device.type != "cuda":
-        return nullcontext
-    return partial(torch.cuda.stream, torch.cuda.Stream(device))  # type: ignore[no-untyped-call]

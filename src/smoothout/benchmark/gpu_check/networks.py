@@ -15,11 +15,13 @@ from smoothout.benchmark.workloads import C1, RESNET44, random_split
 from smoothout.models.resnet import ResNet
 from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, GhostPasses, Launch
+from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Trainer
 
 LR = 2.0**-7  # the same number in float32, in which a graph keeps it, and in float64
+SMOOTHOUT = NoiseConfig(0.05)
 SHAPE, CLASSES = (3, 16, 16), 10
 PIXELS = 3 * 16 * 16
 
@@ -56,8 +58,12 @@ def training(
     ghosts: GhostPasses = GhostPasses.auto,
     **changes: Any,
 ) -> Trainer:
-    """A short training: 16 updates per epoch, of which every other one measures curvature if there is noise."""
-    settings = {"optimizer": Adam(LR), "schedule": Schedule(2), "batch": Batch(64), "seed": 0, **changes}
+    """A short training: 16 updates per epoch, of which every other one measures curvature if there is noise.
+
+    ``changes`` are the trainer's settings: without them Adam and SmoothOut.
+    """
+    settings: dict[str, Any] = {"optimizer": Adam(LR), "method": SMOOTHOUT, "schedule": Schedule(2), "batch": Batch(64)}
+    settings |= {"seed": 0, **changes}
     splits = (random_split(shape, CLASSES, size, device, seed) for seed, size in enumerate((examples, 100)))
     return Trainer(model().to(device), *splits, engine=Engine(launch, ghosts=ghosts), **settings)
 
@@ -92,11 +98,13 @@ def in_words(share: float) -> str:
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Within the block torch uses kernels that give the same bits each time, without warnings if there is none."""
-    before = torch.are_deterministic_algorithms_enabled()
+    before = torch.backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+    torch.backends.cudnn.deterministic = True
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.deterministic = before[0]
+        torch.use_deterministic_algorithms(before[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import replace
 
@@ -37,7 +38,6 @@ def checks(quick: bool) -> list[Check]:
     """All checks, in the order of the report; ``quick`` shortens those that take long."""
     short = (SHORT,) if quick else ()
     timed = list(TIMED.items())[: 1 if quick else None]
-    noises = {"no noise": PLAIN, "one noise": trainings.ONE_NOISE}
     groups = {
         name: replace(group, batch=group.batch // 4, count=2, updates=3) if quick else group
         for name, group in CONCURRENT.items()
@@ -51,7 +51,7 @@ def checks(quick: bool) -> list[Check]:
         *(Check(f"graph and eager, {kind}", trainings.graph_equals_eager, (kind, *short)) for kind in trainings.KINDS),
         *(
             Check(f"ghost batches batched and sequential, {name}", trainings.batched_equals_sequential, (noise,))
-            for name, noise in noises.items()
+            for name, noise in (("no noise", PLAIN), ("one noise", trainings.ONE_NOISE))
         ),
         Check("GPU and CPU, a training", numerics.training_equals_cpu),
         Check("GPU and CPU, analyses", numerics.analyses_equal_cpu),
@@ -98,16 +98,13 @@ def main(name: str, quick: bool) -> int:
 
 def _find_gpu(name: str) -> tuple[torch.device | None, str]:
     """The GPU of that name with its number, or why it cannot be checked."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type != "cuda":
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
         return None, f"device: {name!r} is not one of cuda, cuda:N; this program checks a GPU"
     reason = why_no_gpu()
     if reason:
         return None, f"no GPU to check: {reason}"
-    index, count = device.index or 0, torch.cuda.device_count()
+    index, count = int(match[1] or 0), torch.cuda.device_count()
     if index >= count:
         return None, f"device: {name!r} does not exist; this machine has {count} GPU(s), numbered from cuda:0"
     return torch.device("cuda", index), ""

@@ -50,10 +50,7 @@ def _seconds(device: torch.device, workload: Workload, batch: int, precision: Pr
     engine = Engine(launch)
     steps = updates(workload, device, batch=batch, examples=examples, method=noise, precision=precision, engine=engine)
     advance(steps, 3)  # captures the updates that measure curvature, and the others
-    fastest, spent = float("inf"), 0.0
-    for _ in range(MAX_BLOCKS):
-        took = seconds(partial(advance, steps, BLOCK), device)
-        fastest, spent = min(fastest, took), spent + took
-        if spent > MAX_SECONDS:
-            break
-    return fastest / BLOCK
+    blocks: list[float] = []
+    while len(blocks) < MAX_BLOCKS and sum(blocks) <= MAX_SECONDS:
+        blocks.append(seconds(partial(advance, steps, BLOCK), device))
+    return min(blocks) / BLOCK

@@ -14,6 +14,7 @@ from torch.multiprocessing.spawn import ProcessException, spawn
 from smoothout.benchmark.gpu_check.check import Finding, not_checked
 from smoothout.benchmark.gpu_check.networks import (
     LR,
+    SMOOTHOUT,
     c1,
     deterministic,
     distance,
@@ -39,7 +40,7 @@ from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, Strength
 from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
 
-SMOOTHOUT, ONE_NOISE = NoiseConfig(0.05), NoiseConfig(0.05, noise_per=NoisePer.batch)
+ONE_NOISE = NoiseConfig(0.05, noise_per=NoisePer.batch)
 ROUNDING = {  # distances allowed: trainings with other draws end 0.15 apart at least, with a flipped ReLU 0.01
     Precision.float32: 0.02,
     Precision.tf32: 0.05,
@@ -53,20 +54,13 @@ def _ghosts(noise: NoiseConfig, passes: GhostPasses) -> dict[str, Any]:
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"method": PLAIN},
-    "Adam reset, decayed, clipped": {
-        "optimizer": Adam(LR, 1e-3, clip_norm=0.5, reset_every_epoch=True),
-        "method": SMOOTHOUT,
-    },
-    "momentum, learning rate drops": {
-        "optimizer": SGD(LR, 1e-3),
-        "schedule": Schedule(2, (1,), 0.5),
-        "method": SMOOTHOUT,
-    },
+    "Adam reset, decayed, clipped": {"optimizer": Adam(LR, 1e-3, clip_norm=0.5, reset_every_epoch=True)},
+    "momentum, learning rate drops": {"optimizer": SGD(LR, 1e-3), "schedule": Schedule(2, (1,), 0.5)},
     "strength changes": {"method": NoiseConfig(0.05, strength_schedule=StrengthSchedule.tanh_rising)},
     "Gaussian noise that stays in": {"method": NoiseConfig(0.01, NoiseDistribution.gaussian, denoise=False)},
     "AdaSmoothOut": {"method": ADASMOOTHOUT},
     "SAM": {"method": SAM(), "batch": Batch(64, 16)},
-    "dropout": {"model": with_dropout, "method": SMOOTHOUT},
+    "dropout": {"model": with_dropout},
     "ghost batches one after another": _ghosts(SMOOTHOUT, GhostPasses.sequential),
     "ghost batches in one pass, one noise": _ghosts(ONE_NOISE, GhostPasses.batched),
     "ResNet8, augmented, AdaSmoothOut": {
@@ -75,10 +69,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "method": ADASMOOTHOUT,
         "augmentation": CropFlip((127,) * 3),
     },
-    **{
-        f"C1, {precision}": {"model": c1, "optimizer": SGD(LR), "method": SMOOTHOUT, "precision": precision}
-        for precision in Precision
-    },
+    **{f"C1, {precision}": {"model": c1, "optimizer": SGD(LR), "precision": precision} for precision in Precision},
 }
 
 
@@ -133,7 +124,7 @@ def resumed_equals_uninterrupted(device: torch.device, examples: int = 1000) -> 
     If this fails, runs on this GPU that were interrupted (as on a cluster) are not those of their record. Report it
     with the lines above.
     """
-    settings: dict[str, Any] = {"model": with_dropout, "method": SMOOTHOUT, "examples": examples}
+    settings: dict[str, Any] = {"model": with_dropout, "examples": examples}
     with deterministic(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "run.pt")
         uninterrupted = training(device, **settings).run()
@@ -172,7 +163,7 @@ def two_processes_equal_one(device: torch.device, examples: int = 1000) -> Findi
 
 def train_share(device: torch.device, examples: int, ranks: ProcessGroup) -> StateDict:
     """The weights in which a training by ``ranks`` ends."""
-    settings: dict[str, Any] = {"optimizer": SGD(LR), "method": SMOOTHOUT, "batch": Batch(64, 16)}
+    settings: dict[str, Any] = {"optimizer": SGD(LR), "batch": Batch(64, 16)}
     with deterministic():
         return training(device, Launch.eager, examples=examples, model=small_mlp, ranks=ranks, **settings).run().model
 
