@@ -13,7 +13,7 @@ from soak.processes import QUIET
 # What is given, and the words that the one line must hold: the culprit, its value, what is allowed.
 _TRAIN = {
     "seed=1=[": "seed=1=[",
-    "model=vit": "'model/vit'",
+    "model=vit": "model: 'vit' f1, resnet18",
     "sede=1": "sede: unknown seed",
     "epochs=3": "epochs: unknown schedule.epochs",
     "+method.strength=1": "method.strength: unknown a, distribution, scaling",
@@ -42,10 +42,10 @@ _TRAIN = {
     "-m seed=0,": "seed=0,",  # the whole sweep is refused
 }
 _ANALYZE = {
-    "analysis=flatness": "'analysis/flatness'",
+    "analysis=flatness": "analysis: 'flatness' sharpness",
     "analysis.subspace=999999999": "analysis.subspace: 999999999 43402",
     "analysis.convention=ours": "analysis.convention: 'ours' converged, keskar, released",
-    "analysis._target_=smoothout.models.mlp.MLP": "analysis._target_: smoothout.models.mlp.MLP run",
+    "analysis._target_=smoothout.models.mlp.MLP": "analysis._target_: smoothout.models.mlp.MLP AnalysisJob",
     "analysis=interpolation second_run=['sede=1']": "sede: unknown seed",
     "analysis=interpolation second_run=[]": "second_run",
     "analysis=interpolation second_run=['model=f1','batch=large']": "network",

@@ -25,7 +25,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from smoothout.cli.error_messages import JobsFailedError, already_reported, format_error, is_user_error
+from smoothout.cli.error_messages import JobsFailedError, format_error, is_user_error
 from smoothout.common.errors import ConfigError, DistributedAbort, PeerLostError
 from smoothout.common.files import atomic_write_text
 from smoothout.common.interrupts import Interrupted, defer_signals, exit_with_parent, raise_on_signals
@@ -109,7 +109,7 @@ def report_error(error: BaseException, log: Path | None = None) -> int:
             console.print(f"stopped: {str(error) or 'run the same command to resume'}", markup=False)
         return 128 + (error.number if isinstance(error, Interrupted) else 2)
     code = _exit_code(error)
-    if not may_report or already_reported(error):
+    if not may_report or isinstance(error, JobsFailedError):
         return code
     rank = f"rank {ranks.rank}: " if ranks and ranks.rank else ""
     console.print(f"error: {rank}{format_error(error)}", markup=False)
@@ -129,7 +129,6 @@ def program_session(
     """The program's settings, checked, and the runtime; errors end the program, in a sweep they are left to Hydra.
 
     Args:
-        config: as Hydra composed it.
         kind: the dataclass of the program's settings, without those of the runtime.
         launches_jobs: whether the program hands single jobs to a cluster; others accept launchers in sweeps only.
         ineffective: settings without effect in this program, each with the setting to use instead; they are refused.
@@ -206,7 +205,6 @@ def _refuse_ineffective(overrides: Sequence[str], ineffective: Mapping[str, str]
 
 
 def _refuse_launcher(target: str) -> None:
-    """Refuse a launcher that this program would not use."""
     if not target.endswith(".BasicLauncher"):
         raise ConfigError("hydra/launcher: launchers apply to sweeps only; add -m, or drop hydra/launcher=...")
 
@@ -239,7 +237,8 @@ class SweepSummary(Callback):
         line = json.dumps({"overrides": list(job_return.overrides or []), "error": format_error(error)})
         with Path(os.environ[_SWEEP]).open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-        if not is_user_error(error) and not already_reported(error) and machine_error_hint(error) is None:
+        reported = isinstance(error, JobsFailedError)
+        if not reported and not is_user_error(error) and machine_error_hint(error) is None:
             number = HydraConfig.get().job.num
             atomic_write_text(
                 Path(config.folders.logs) / f"failure-{number}.txt", "".join(traceback.format_exception(error))

@@ -50,7 +50,8 @@ def format_error(error: BaseException) -> str:
         kept.append(line.strip())
     joined = " ".join(line for line in kept if line)
     if not is_user_error(error):
-        return machine_error_hint(error) or (joined if already_reported(error) else f"{type(error).__name__}: {joined}")
+        prefix = "" if isinstance(error, JobsFailedError) else f"{type(error).__name__}: "
+        return machine_error_hint(error) or prefix + joined
     culprit = getattr(error, "override", None) or getattr(error, "full_key", None)  # Hydra's, or OmegaConf's
     if culprit:
         return joined if str(culprit) in joined else f"{culprit}: {joined}"
@@ -91,11 +92,6 @@ def _misspelled(error: BaseException) -> str | None:
     if "model" in known and "." not in str(cause.full_key):
         known = [*_WITHOUT_KEYS, *known]
     return unknown_key(str(cause.full_key), known, within)
-
-
-def already_reported(error: BaseException) -> bool:
-    """Whether the user has seen the reason already."""
-    return isinstance(error, JobsFailedError)
 
 
 def is_user_error(error: BaseException) -> bool:

@@ -59,15 +59,8 @@ def plan_and_run(
     """Print the plan and run what is missing, trainings before analyses.
 
     A failed job is named at the end; only analyses of its weights are skipped. Missing data sets are reported before
-    the plan, and only their jobs are skipped.
-
-    Args:
-        targets: what is to be made.
-        runtime: where.
-        runner: runs the missing jobs; None runs them in this process.
-
-    Returns:
-        The error to raise at the end if jobs were lost, so that what was made can be shown before.
+    the plan, and only their jobs are skipped. Without a ``runner``, jobs run in this process. Returns the error to
+    raise at the end if jobs were lost, so that what was made can be shown before.
 
     Raises:
         DataError: if no missing job has its data.

@@ -28,14 +28,8 @@ T = TypeVar("T")
 def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | None = None) -> T:
     """Build the settings that the config node at ``key`` describes.
 
-    Args:
-        node: the group of settings, with its ``_target_``.
-        key: its place in the config, for error lines.
-        kind: the class that it must be, or derive from.
-        role: a protocol whose members it must have.
-
-    Raises:
-        ConfigError: for an unknown ``_target_`` or key, a missing or wrong value.
+    It must be of the class ``kind``, or derive from it, if that is given, and have the members of ``role``, a protocol
+    or base class. Raises ConfigError for an unknown ``_target_`` or key, a missing or wrong value.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{key}: must be a group of settings with a _target_, not {node!r}")
@@ -56,18 +50,13 @@ def _component(target: str, key: str) -> type[Any]:
         try:
             component = getattr(importlib.import_module(module), name, None)
         except ImportError as error:
-            if error.name not in _parents(module):  # the module exists, and something that it imports does not
+            # If it is not the module or its package that is missing, then it is something that the module imports.
+            if not f"{module}.".startswith(f"{error.name}."):
                 raise ConfigError(f"{key}._target_: {module} cannot be imported: {error}") from error
     is_ours = dataclasses.is_dataclass(component) and component.__module__ == module
     if not is_ours or not isinstance(component, type):
         raise ConfigError(f"{key}._target_: {target!r} is not a class of settings in the package {PACKAGE}")
     return component
-
-
-def _parents(module: str) -> list[str]:
-    """A module's name, and the names of its parent packages."""
-    parts = module.split(".")
-    return [".".join(parts[:length]) for length in range(1, 1 + len(parts))]
 
 
 def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: Iterable[str] = ()) -> T:
@@ -76,16 +65,11 @@ def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: 
     A field is a number, a truth value, text, an enum, None, a tuple, a list or a dict of these, another dataclass of
     settings, or a role: a protocol of `config.protocols`, or an abstract class. The metadata of a field may have a
     ``hint`` for a missing value, and ``recorded_as``, the name that it has in records, which works as its key too,
-    with a warning.
+    with a warning. Raises ConfigError for an unknown key, a missing value, or one of another type.
 
     Args:
-        cls: the dataclass.
-        values: by key.
         prefix: the node's place in the config, for error lines.
         other_names: keys that the same node may have, but not among ``values``; for the hint at a misspelled key.
-
-    Raises:
-        ConfigError: for an unknown key, a missing value, or one of another type.
     """
     fields, hints = _fields(cls)  # type: ignore[arg-type]
     renamed = {field.metadata.get("recorded_as"): name for name, field in fields.items()}
@@ -97,11 +81,11 @@ def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: 
             warn_renamed(f"{prefix}{key}", f"{prefix}{name}")
         if name not in fields:
             raise ConfigError(unknown_key(f"{prefix}{key}", [*fields, *other_names]))
-        if not _is_missing(value):
+        if value != MISSING:
             converted[name] = _convert(value, hints[name], f"{prefix}{name}")
     for name, field in fields.items():
         required = field.default is field.default_factory is dataclasses.MISSING
-        if name not in converted and (required or _is_missing(values.get(name))):
+        if name not in converted and (required or values.get(name) == MISSING):
             hint = f"; {field.metadata['hint']}" if "hint" in field.metadata else ""
             raise ConfigError(f"{prefix}{name}: must be given: {_allowed(hints[name])}{hint}")
     return construct(cls, converted, prefix)
@@ -110,10 +94,6 @@ def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: 
 @cache
 def _fields(cls: type[Any]) -> tuple[dict[str, dataclasses.Field[Any]], dict[str, Any]]:
     return {field.name: field for field in dataclasses.fields(cls) if field.init}, get_type_hints(cls)
-
-
-def _is_missing(value: Any) -> bool:
-    return isinstance(value, str) and value == MISSING
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:
@@ -136,7 +116,7 @@ def _fit(value: Any, hint: Any, key: str) -> Any:
     if origin in (Union, types.UnionType):
         return _fit_one_of(value, arguments, key)
     if origin in (tuple, list):
-        if not isinstance(value, list | tuple) or any(_is_missing(item) for item in value):
+        if not isinstance(value, list | tuple) or MISSING in value:
             raise TypeError
         return origin(_fit(item, arguments[0], f"{key}.{index}") for index, item in enumerate(value))
     if origin is dict:

@@ -35,11 +35,7 @@ _PURE = {"oc.env", "oc.select", "oc.create", "oc.decode", "choices"}  # depend o
 
 
 def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Compose the config ``name`` in ``folder`` with ``overrides``, resolved to plain values.
-
-    Raises:
-        ConfigError: for a folder without configs.
-    """
+    """Compose ``name`` in ``folder`` with ``overrides`` to plain values. Raises ConfigError if it has no configs."""
     files = {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*.yaml"))}
     if not files:
         raise ConfigError(f"configs: {folder} has no configs; must be the folder configs/ of this repository")

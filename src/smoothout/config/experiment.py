@@ -79,19 +79,12 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Profile:
-    """How much of the published experiment is run: a share of its epochs, and the first examples of each split.
+    """How much of the published experiment is run: a share of its epochs, and the first examples of each split."""
 
-    Args:
-        epochs: share of the published epochs, above 0; milestones are scaled with it.
-        train_examples: number of training images, at least those of one update; None for all.
-        test_examples: number of test images, None for all.
-        analysis_examples: number of images that post-hoc analyses use, None for all of a split.
-    """
-
-    epochs: float = 1.0
-    train_examples: int | None = None
-    test_examples: int | None = None
-    analysis_examples: int | None = None
+    epochs: float = 1.0  # share of the published epochs, above 0; milestones are scaled with it
+    train_examples: int | None = None  # at least those of one update; None for all
+    test_examples: int | None = None  # None for all
+    analysis_examples: int | None = None  # of a split, for post-hoc analyses; None for all
 
     def __post_init__(self) -> None:
         if not 0 < self.epochs <= 1000:

@@ -6,6 +6,7 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, ClassVar
 
 from smoothout.analysis.options import WhichWeights
@@ -23,12 +24,10 @@ RULE = "the best mean; of equal ones the smaller strength"
 class StrengthChoice:
     """The choice among trainings with held-out images that differ in strength and seed only.
 
-    Args:
-        checkpoint: compare accuracies of the last epoch, or of each training's best epoch.
+    ``checkpoint``: compare accuracies of the last epoch, or of each training's best epoch.
     """
 
     recorded_as: ClassVar[str] = "Strength"
-
     kind: ClassVar[str] = "strength"
     numerics: ClassVar[int] = 1
 
@@ -62,17 +61,11 @@ class StrengthChoice:
 
 @dataclass(frozen=True)
 class Grid:
-    """The trainings: every strength with every seed.
+    """The trainings: every strength with every seed."""
 
-    Args:
-        strengths: values of a, at least two; 0 is no noise.
-        seeds: of the trainings.
-        checkpoint: see `StrengthChoice`.
-    """
-
-    strengths: tuple[float, ...]
+    strengths: tuple[float, ...]  # values of a, at least two; 0 is no noise
     seeds: tuple[int, ...] = (0, 1, 2)
-    checkpoint: WhichWeights = WhichWeights.last
+    checkpoint: WhichWeights = WhichWeights.last  # see `StrengthChoice`
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
@@ -84,30 +77,22 @@ class Grid:
 class StrengthSearch:
     """The jobs of a choice. A tenth of the training images is held out unless ``base`` says how many.
 
-    Args:
-        base: the training, with noise; its strength and seed are not used.
-        grid: the strengths and seeds.
-        epoch_seconds: rough cost of an epoch, for estimates without records.
-
-    Raises:
-        ConfigError: for a training without noise.
+    The strength and seed of ``base`` are not used. Raises ConfigError if it is a training without noise.
+    ``epoch_seconds`` is the rough cost of an epoch, for estimates without records.
     """
 
     def __init__(self, base: Experiment, grid: Grid, epoch_seconds: float | None = None) -> None:
         method: Any = base.method
         if not getattr(method, "a", 0):
             raise ConfigError(f"method: must be a method with noise (smoothout, adasmoothout), not {method.slug}")
-        data = replace(
-            base.data, validation_size=base.data.validation_size or max(1, base.data.expected_sizes[0] // 10)
-        )
+        held_out = base.data.validation_size or max(1, base.data.expected_sizes[0] // 10)
+        data = replace(base.data, validation_size=held_out)
         self._epoch_seconds = epoch_seconds
         self._trainings = {
             a: [Job(replace(base, data=data, method=replace(method, a=a), seed=seed)) for seed in grid.seeds]
             for a in sorted(grid.strengths)
         }
-        self.choice = Job(
-            StrengthChoice(grid.checkpoint), tuple(job for jobs in self._trainings.values() for job in jobs)
-        )
+        self.choice = Job(StrengthChoice(grid.checkpoint), tuple(chain(*self._trainings.values())))
 
     def jobs(self) -> list[Job]:
         """The trainings and the choice among them."""

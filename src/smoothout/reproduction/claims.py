@@ -58,11 +58,7 @@ class Sides:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the papers, and the cells that it is about.
-
-    Args:
-        rows: the cells by the name of the comparison; each row is its own test.
-    """
+    """A sentence of the papers, and the cells that it is about."""
 
     statement: str  # the claim
     source: str  # where it stands
@@ -71,7 +67,7 @@ class Claim:
     margin: float = 0.0  # points by which a difference may fall short
     max_ratio: float = 1.0  # see `ClaimKind`
     tables: tuple[str, ...] = ()  # see `ClaimKind`
-    rows: dict[str, Sides] = field(default_factory=dict)
+    rows: dict[str, Sides] = field(default_factory=dict)  # cells by the name of the comparison, each a test of its own
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
@@ -116,11 +112,7 @@ class ClaimScope:
 
 @dataclass(frozen=True)
 class ClaimTest:
-    """The test of a claim in one row, by one metric, under one protocol.
-
-    Args:
-        error: standard error of an accuracy, in points, from the size of the test split; None for other metrics.
-    """
+    """The test of a claim in one row, by one metric, under one protocol."""
 
     claim: Claim
     row: str
@@ -130,7 +122,7 @@ class ClaimTest:
     published: float | None = None  # the papers' number in the same unit, or None
     failed: int = 0  # seeds that are missing because a search failed
     diverged: int = 0  # runs that are missing because they diverged (all runs of a correlation, else one per seed)
-    error: float | None = None
+    error: float | None = None  # standard error of an accuracy, in points, by the size of its split; None for others
     runs: int = 0  # the number of runs behind the settings of a correlation; 0 for other kinds
 
     def verdict(self, adjusted: float) -> Verdict:

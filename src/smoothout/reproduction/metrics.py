@@ -48,16 +48,6 @@ class Metric:
     published: str | None = None
 
 
-def best_accuracy(record: Record) -> float:
-    """Test accuracy in % at the best test epoch of a training's record."""
-    return 100 * float(record.outcome["best"]["test_accuracy"])
-
-
-def last_accuracy(record: Record) -> float:
-    """Test accuracy in % at the last epoch of a training's record."""
-    return 100 * float(record.outcome["last"]["test_accuracy"])
-
-
 def late_median_accuracy(record: Record) -> float:
     """Median test accuracy in % over the last quarter of the epochs of a training's record.
 
@@ -66,11 +56,6 @@ def late_median_accuracy(record: Record) -> float:
     """
     accuracies = record.outcome["curves"]["test_accuracy"]
     return 100 * float(statistics.median(accuracies[-math.ceil(len(accuracies) / 4) :]))
-
-
-def recalibrated_accuracy(record: Record) -> float:
-    """Test accuracy in % with recomputed running statistics, from a record of `RunningStatistics`."""
-    return 100 * float(record.outcome["recomputed"]["test"]["accuracy"])
 
 
 def sharpness_value(record: Record) -> float | None:
@@ -89,7 +74,7 @@ def _recalibrated(weights: WhichWeights) -> Metric:
     return Metric(
         f"test accuracy, {weights} epoch, BatchNorm recalibrated, points",
         f"Test accuracy in %, {weights} epoch, BatchNorm recalibrated",
-        recalibrated_accuracy,
+        lambda record: 100 * float(record.outcome["recomputed"]["test"]["accuracy"]),
         RunningStatistics(checkpoint=weights),
         f"analysis=running_statistics analysis.checkpoint={weights}",
         differences=True,
@@ -112,7 +97,7 @@ METRICS = {
     "best": Metric(
         "test accuracy, best epoch, points",
         "Test accuracy in %, best epoch",
-        best_accuracy,
+        lambda record: 100 * float(record.outcome["best"]["test_accuracy"]),
         differences=True,
         published="accuracy",
     ),
@@ -122,7 +107,11 @@ METRICS = {
         late_median_accuracy,
         differences=True,
     ),
-    "last": Metric("test accuracy, last epoch, points", "Test accuracy in %, last epoch", last_accuracy),
+    "last": Metric(
+        "test accuracy, last epoch, points",
+        "Test accuracy in %, last epoch",
+        lambda record: 100 * float(record.outcome["last"]["test_accuracy"]),
+    ),
     **{f"{weights}_recalibrated": _recalibrated(weights) for weights in WhichWeights},
     "noise_rise": Metric(
         f"rise of the training loss under noise, a = {NOISE}",

@@ -29,7 +29,7 @@ class PublishedNumbers:
     def of_quantity(self, row: RowConfig, method: str, quantity: str | None) -> float | None:
         """The number of a row and method: of accuracy, improvement, gap or sharpness. Raises ConfigError."""
         settings = self._table.methods[method]
-        column = settings.published_column(quantity)
+        column = getattr(settings, quantity) if quantity else None
         if self._table.published is None or column is None:
             return None
         match = (row.match or {}) | settings.match

@@ -19,42 +19,31 @@ DEFAULT_METRICS = ("best", "late", "last")
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """A way to train that a table compares: one column of each block.
-
-    Args:
-        match: what its lines in the published CSV file have in addition to the row's ``match``.
-        only_if_named: shown only in rows whose ``methods`` name it.
-    """
+    """A way to train that a table compares: one column of each block."""
 
     title: str  # heading of the column
     overrides: tuple[str, ...]  # of configs/train.yaml
-    match: dict[str, Any] = field(default_factory=dict)
+    match: dict[str, Any] = field(default_factory=dict)  # of its lines in that file, added to the row's ``match``
     accuracy: str | None = None  # columns of the published CSV file with the method's numbers
     improvement: str | None = None
     gap: str | None = None
     sharpness: str | None = None
+    # Whether it is shown only in rows whose ``methods`` name it.
     only_if_named: bool = field(default=False, metadata={"recorded_as": "by_name"})
-
-    def published_column(self, quantity: str | None) -> str | None:
-        """The column of the published CSV file with ``quantity``: accuracy, improvement, gap or sharpness."""
-        columns = {name: getattr(self, name) for name in ("accuracy", "improvement", "gap", "sharpness")}
-        return None if quantity is None else columns[quantity]
 
 
 @dataclass(frozen=True)
 class RowConfig:
     """A setting that a table's methods are compared in.
 
-    Args:
-        methods: those of this row, each with its own overrides; None for all that need not be named.
-        published_elsewhere: numbers of other papers, as {METHOD METRIC: [FILE, LINE, COLUMN]}; LINE is the first
-            entry of a line of results/published/FILE.
+    ``published_elsewhere`` has numbers of other papers, as {METHOD METRIC: [FILE, LINE, COLUMN]}; LINE is the first
+    entry of a line of results/published/FILE.
     """
 
     name: str  # heading of the row
     overrides: tuple[str, ...]  # of configs/train.yaml; those of the method come after them
     match: dict[str, Any] | None = None  # the line of the published CSV file, as {column: value}
-    methods: dict[str, tuple[str, ...]] | None = None
+    methods: dict[str, tuple[str, ...]] | None = None  # each with its own overrides; None: all but ``only_if_named``
     published_elsewhere: dict[str, tuple[str, ...]] = field(default_factory=dict, metadata={"recorded_as": "also"})
 
 
@@ -62,9 +51,8 @@ class RowConfig:
 class TableConfig:
     """A table: what is compared, in which settings, by which numbers.
 
-    Args:
-        methods: its columns; the first one that is not the small batch is the baseline of every improvement.
-        small_batch_method: the method that every gap is measured against, or None for a table without gaps.
+    The first method that is not ``small_batch_method`` is the baseline of every improvement; every gap is measured
+    against ``small_batch_method``, and a table without it has none.
     """
 
     name: str  # of its files
@@ -99,21 +87,15 @@ class TableConfig:
 
 @dataclass(frozen=True)
 class PanelConfig:
-    """A panel of a figure.
-
-    Args:
-        runs: the trainings by their names in the legend, each with its own overrides.
-        sweep: settings of which every value is a training, as {key: values}.
-        options: what the kind lets a panel choose.
-    """
+    """A panel of a figure; every value of the settings ``sweep`` is a training of each run."""
 
     kind: str  # a name in `PANEL_KINDS`
     title: str  # above it
     overrides: tuple[str, ...] = ()  # of configs/train.yaml, after those of the figure
-    runs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    runs: dict[str, tuple[str, ...]] = field(default_factory=dict)  # overrides by name in the legend
     sweep: dict[str, tuple[Any, ...]] = field(default_factory=dict, metadata={"recorded_as": "over"})
     analysis: dict[str, Any] = field(default_factory=dict)  # settings of the kind's analysis
-    options: dict[str, Any] = field(default_factory=dict, metadata={"recorded_as": "draw"})
+    options: dict[str, Any] = field(default_factory=dict, metadata={"recorded_as": "draw"})  # see `PANEL_KINDS`
 
     def __post_init__(self) -> None:
         for key, values in self.sweep.items():

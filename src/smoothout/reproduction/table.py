@@ -65,17 +65,13 @@ def recorded_seeds(jobs: Callable[[set[int]], Iterable[Job]], runtime: Runtime) 
 
 
 class TablePlan:
-    """A table of configs/table/: the jobs behind its cells.
+    """A table of configs/table/: the jobs behind its cells. Raises ConfigError if it is invalid or no row is left.
 
     Args:
         table: its config, composed.
         selection: the runs that it is made of.
-        configs: the folder of configs.
-        published: the folder with the papers' numbers.
+        configs: the folder of configs; ``published`` is that of the papers' numbers.
         only: keep only rows whose name contains one of these texts.
-
-    Raises:
-        ConfigError: if the config is invalid, or no row is left.
     """
 
     def __init__(
@@ -151,7 +147,7 @@ class TablePlan:
         cells = {(cell.row, cell.column): _rendered(cell, runtime, costs) for cell in self.cells}
         for row, (quantity, method, better, worse) in product(self.rows, self._differences()):
             if {better, worse} <= set(self._methods(row)):
-                for metric in self._compared():
+                for metric in (name for name in self.config.metrics if METRICS[name].differences):
                     column = _difference_column(method, quantity, metric)
                     published = self._published.of_quantity(row, method, quantity) if metric == "best" else None
                     one, other = (cells[row.name, f"{name} {metric}"] for name in (better, worse))
@@ -184,10 +180,6 @@ class TablePlan:
             " recalibrated accuracy were measured; these numbers are of the new weights, all others of the first ones: "
             f"{', '.join(names)}."
         ]
-
-    def _compared(self) -> list[str]:
-        """The metrics of which differences between methods are shown."""
-        return [metric for metric in self.config.metrics if METRICS[metric].differences]
 
     def _differences(self) -> list[tuple[str, str, str, str]]:
         """(quantity, method, better, worse): improvements over the baseline, and gaps to the small batch."""

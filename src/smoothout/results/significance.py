@@ -34,11 +34,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class TestResult:
-    """The estimate of a quantity that is positive if a claim holds.
-
-    Args:
-        tested_effect: what the t test compares with 0, the value plus the claim's margin; nan for other tests.
-    """
+    """The estimate of a quantity that is positive if a claim holds."""
 
     n: int = 0  # sample size (seeds, or settings of a correlation); 0 if nothing was run
     value: float = math.nan  # the estimate; ``ci_low`` and ``ci_high`` are the ends of its 95% confidence interval
@@ -47,7 +43,7 @@ class TestResult:
     p_greater: float = 1.0  # one-sided p-value of H0: the claim does not hold. Small values support the claim
     p_less: float = 1.0  # one-sided p-value of H0: the claim holds. Small values contradict the claim
     std: float = math.nan  # sample standard deviation, nan if it has no meaning
-    tested_effect: float = math.nan
+    tested_effect: float = math.nan  # what a t test compares with 0: the value plus the claim's margin
 
     @property
     def is_testable(self) -> bool:

@@ -19,11 +19,7 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Cell:
-    """A number of a table, over seeds.
-
-    Args:
-        records: names of the records with the values; ``devices`` are those that made them.
-    """
+    """A number of a table, over seeds."""
 
     row: str  # its place, the row's name and "METHOD METRIC"
     column: str
@@ -31,8 +27,8 @@ class Cell:
     failed: frozenset[int] = frozenset()  # seeds whose search failed
     diverged: frozenset[int] = frozenset()  # seeds whose training diverged
     published: float | None = None  # the papers' number, or None
-    records: list[str] = field(default_factory=list)
-    devices: list[str] = field(default_factory=list)
+    records: list[str] = field(default_factory=list)  # names of those with the values
+    devices: list[str] = field(default_factory=list)  # those that made them
     command: str = ""  # the command that makes them
     hours: float | None = None  # estimated cost of the records that are missing, None if unknown
 

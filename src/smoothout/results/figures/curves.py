@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
@@ -13,6 +13,8 @@ from matplotlib.transforms import offset_copy
 from smoothout.results.figures.style import LINES, color, legend_below, marker, mean_and_band, plain_log
 from smoothout.results.records import Record
 
+K = TypeVar("K")
+V = TypeVar("V")
 WINDOW = 11  # epochs of the running median: single epochs differ more than runs do
 
 
@@ -29,12 +31,12 @@ class RunLabel(NamedTuple):
 NamedRecords = Sequence[tuple[RunLabel, Record]]  # a run and one of its records; there is one per seed
 
 
-def by_run(records: NamedRecords) -> dict[RunLabel, list[Record]]:
-    """The records of each run."""
-    runs: dict[RunLabel, list[Record]] = {}
-    for run, record in records:
-        runs.setdefault(run, []).append(record)
-    return runs
+def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """The values of each key, as of `NamedRecords` the records of each run."""
+    groups: dict[K, list[V]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 class Curve(NamedTuple):
@@ -104,7 +106,7 @@ def training_curve(axes: Any, records: NamedRecords) -> None:
 
     A hollow mark is a seed's best epoch; a full mark, next to its epoch, is the error with BatchNorm recalibrated.
     """
-    for run, run_records in by_run(records).items():
+    for run, run_records in grouped(records).items():
         trained = {record.name: record.outcome for record in run_records if record.kind == "train"}
         errors = [[_error(x) for x in outcome["curves"]["test_accuracy"]] for outcome in trained.values()]
         smooth = list(zip_longest(*map(_running_median, errors)))  # None after the end of shorter trainings
@@ -165,7 +167,7 @@ def _error(accuracy: float) -> float:
 def _curves(records: NamedRecords, x: str, split: str | None) -> list[Curve]:
     """The curves of each run over ``x``, on one split or on both."""
     curves = []
-    for run, run_records in by_run(records).items():
+    for run, run_records in grouped(records).items():
         for name in [split] if split else ["train", "test"]:
             points = list(
                 zip(*(_points(record.outcome[name]) for record in run_records), strict=True)

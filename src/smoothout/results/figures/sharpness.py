@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from smoothout.results.figures.curves import NamedRecords, by_run, seeds
+from smoothout.results.figures.curves import NamedRecords, grouped, seeds
 from smoothout.results.figures.style import COLORS, color, legend_below, marker, mean_and_band, plain_log
 from smoothout.results.records import Record
 
@@ -68,10 +68,10 @@ def _course(axes: Any, course: dict[str, Any], labelled: bool) -> None:
 
 def over_loss(axes: Any, records: NamedRecords) -> None:
     """[Keskar Fig. 6] Draw sharpness against the loss at several epochs of a training; the points show the epoch."""
-    for run, run_records in by_run(records).items():
+    for run, run_records in grouped(records).items():
         look = {"color": color(run.place), "marker": marker(run.place), "markersize": 4}
-        seeds = _by_seed(run_records)
-        for first, measured in enumerate(seeds):
+        by_epoch = sorted(run_records, key=lambda r: int(r.labels["epochs"]))
+        for first, measured in enumerate(grouped((r.labels["seed"], r) for r in by_epoch).values()):
             points = [(r.outcome["loss"], r.outcome["value"], r.labels["epochs"]) for r in _successful(measured)]
             losses, values, epochs = zip(*points, strict=True) if points else ((), (), ())
             axes.plot(losses, values, **look, linewidth=1.0, label=None if first else run.name)
@@ -93,7 +93,7 @@ def over_batch(axes: Any, records: NamedRecords) -> None:
     """
     sharpness = axes.twinx()
     sharpness.grid(visible=False)
-    for run, run_records in by_run(records).items():
+    for run, run_records in grouped(records).items():
         trained, measured = ([r for r in run_records if (r.kind == "train") is training] for training in (True, False))
         look = {"color": color(run.place), "marker": marker(run.place), "markersize": 4}
         accuracies = _by_batch(trained, lambda r: 100 * r.outcome["last"]["test_accuracy"])
@@ -111,7 +111,7 @@ def over_batch(axes: Any, records: NamedRecords) -> None:
 
 def adaptive(axes: Any, records: NamedRecords) -> None:
     """Draw adaptive sharpness (the highest rise of the loss) by run; points are seeds, a dash is their mean."""
-    runs = by_run(records)
+    runs = grouped(records)
     for place, (run, run_records) in enumerate(runs.items()):
         values = [record.outcome["value"] for record in _successful(run_records)]
         look = {"color": color(run.place), "marker": marker(run.place), "markersize": 5}
@@ -139,19 +139,10 @@ def adaptive(axes: Any, records: NamedRecords) -> None:
     legend_below(axes)
 
 
-def _by_seed(records: Iterable[Record]) -> list[list[Record]]:
-    """The records of each seed, ordered by epoch."""
-    groups: dict[int, list[Record]] = {}
-    for record in sorted(records, key=lambda r: int(r.labels["epochs"])):
-        groups.setdefault(record.labels["seed"], []).append(record)
-    return list(groups.values())
-
-
 def _by_batch(records: Iterable[Record], read: Callable[[Record], T]) -> tuple[list[int], list[list[T]]]:
     """The batch sizes in ascending order, and what is read from the records of each."""
-    groups: dict[int, list[T]] = {}
-    for record in sorted(records, key=lambda r: int(r.labels["batch"])):
-        groups.setdefault(record.labels["batch"], []).append(read(record))
+    by_batch = sorted(records, key=lambda r: int(r.labels["batch"]))
+    groups = grouped((r.labels["batch"], read(r)) for r in by_batch)
     return list(groups), list(groups.values())
 
 
