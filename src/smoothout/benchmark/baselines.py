@@ -23,7 +23,7 @@ from smoothout.nn.precision import precision_context
 
 
 class GreyImages(Dataset[tuple[Tensor, int]]):
-    """Grey images as torchvision's MNIST gives them: one by one, through PIL and torchvision's transforms."""
+    """Gray images as torchvision's MNIST gives them: one by one, through PIL and torchvision's transforms."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         import_torchvision()

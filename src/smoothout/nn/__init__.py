@@ -1,1 +1,1 @@
-"""What is done to any torch model: noise on its weights, ghost batch normalization, running statistics, evaluation."""
+"""Tools for any torch model: noise on its weights, ghost batch normalization, running statistics, evaluation."""

@@ -53,8 +53,8 @@ class SmoothOut:
     Raises:
         ValueError: for a strength that is negative or not finite, an unknown distribution or scaling, nothing to
             perturb, parameters that are not initialized yet, or sharded ones (FSDP).
-        RuntimeError: if entered, or told to draw, before it was left; by ``optimizer.step()`` inside, whose update
-            would be lost with the noise (with ``denoise=False`` it is allowed).
+        RuntimeError: if it is entered, or asked to draw, before it was left; by ``optimizer.step()`` inside, whose
+            update would be lost with the noise (with ``denoise=False`` it is allowed).
     """
 
     @renamed_arguments(law="distribution")

@@ -30,7 +30,7 @@ _LIST = re.compile(r"\[[^][{}\"]*\]")  # a list of numbers, which is written on 
 class Record:
     """A job and its outcome."""
 
-    kind: str  # "train", "sharpness",
+    kind: str  # "train", "sharpness", ...: the folder
     name: str  # the file's name without its ending: a readable slug and eight digits of the digest
     digest: str  # SHA-256 of ``identity``
     identity: dict[str, Any]  # kind, numerics, digests of the inputs, and the settings that differ from their defaults
