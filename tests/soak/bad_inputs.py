@@ -45,7 +45,7 @@ _ANALYZE = {
     "analysis=flatness": "analysis: 'flatness' sharpness",
     "analysis.subspace=999999999": "analysis.subspace: 999999999 43402",
     "analysis.convention=ours": "analysis.convention: 'ours' converged, keskar, released",
-    "analysis._target_=smoothout.models.mlp.MLP": "analysis._target_: smoothout.models.mlp.MLP AnalysisJob",
+    "analysis._target_=smoothout.models.mlp.MLP": "analysis._target_: smoothout.models.mlp.MLP run",
     "analysis=interpolation second_run=['sede=1']": "sede: unknown seed",
     "analysis=interpolation second_run=[]": "second_run",
     "analysis=interpolation second_run=['model=f1','batch=large']": "network",

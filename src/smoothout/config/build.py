@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import math
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,14 +29,14 @@ T = TypeVar("T")
 def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | None = None) -> T:
     """Build the settings that the config node at ``key`` describes.
 
-    It must be of the class ``kind``, or derive from it, if that is given, and have the members of ``role``, a protocol
-    or base class. Raises ConfigError for an unknown ``_target_`` or key, a missing or wrong value.
+    It must be of the class ``kind`` if that is given, and have the members of ``role``, a protocol or base class.
+    Raises ConfigError for an unknown ``_target_`` or key, a missing or wrong value.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{key}: must be a group of settings with a _target_, not {node!r}")
     values = dict(node)
     cls = _component(current_name(str(values.pop("_target_")), key), key)
-    if kind is not None and not issubclass(cls, kind):
+    if kind is not None and cls is not kind:
         raise ConfigError(f"{key}._target_: must be {kind.__module__}.{kind.__qualname__}, not {node['_target_']}")
     if role is not None and (members := missing_members(cls, role)):
         raise ConfigError(f"{key}._target_: {node['_target_']} cannot be the {key}: it lacks {', '.join(members)}")
@@ -146,7 +147,7 @@ def _is_group(hint: Any) -> bool:
 
 
 def _fit_group(value: Any, hint: Any, key: str) -> Any:
-    if not dataclasses.is_dataclass(hint):
+    if not dataclasses.is_dataclass(hint) or inspect.isabstract(hint):
         return build(value, key, role=hint)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{key}: must be a group of settings, not {value!r}")
