@@ -9,7 +9,6 @@ from smoothout.cli import app
 from smoothout.common.progress import print_line
 from smoothout.config.experiment import TrainingConfig
 from smoothout.jobs.job import Job
-from smoothout.jobs.lookup import find_record
 from smoothout.results import summary
 
 
@@ -24,10 +23,8 @@ def train(config: DictConfig) -> None:
     from smoothout.jobs.runner import get_or_run  # noqa: PLC0415 -- imports torch, which --help need not wait for
 
     with app.program_session(config, TrainingConfig) as (settings, runtime):
-        job = Job(settings.experiment())
-        origin = " (recorded before)" if find_record(job, runtime) else ""
-        record = get_or_run(job, runtime)
-        print_line(summary.training_summary(record) + origin + app.sweep_suffix())
+        record = get_or_run(Job(settings.experiment()), runtime)
+        print_line(summary.training_summary(record) + app.sweep_suffix())
 
 
 if __name__ == "__main__":

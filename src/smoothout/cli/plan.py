@@ -180,8 +180,8 @@ def print_commands(table: Table) -> None:
             _out.print(f"  {command}  # {_hours([hours])}", markup=False, soft_wrap=True)
     everything = {command: hours for commands in rows.values() for command, hours in commands.items()}
     seeds = ", ".join(map(str, table.seeds))
-    total = f"{len(everything)} commands for seeds {seeds}: {_hours(everything.values())} on this device"
-    total = total if rows else f"nothing is missing for seeds {seeds}"
+    total = f"{len(everything)} commands for seed(s) {seeds}: {_hours(everything.values())} on this device"
+    total = total if rows else f"nothing is missing for seed(s) {seeds}"
     _out.print(f"\n{table.title}: {total}; nothing was run", markup=False, soft_wrap=True)
 
 

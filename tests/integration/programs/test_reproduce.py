@@ -47,7 +47,7 @@ def test_the_plan_of_a_table_is_the_commands_behind_its_missing_cells_and_runs_n
     assert any(line.startswith(f"python scripts/train.py {overrides}  # about ") for line in commands)
     assert sum("analysis=running_statistics" in line for line in commands) == 4
     assert "batch=small" not in out
-    assert f"{len(commands)} commands: about " in out
+    assert f"{len(commands)} commands for seed(s) 0: about " in out
     assert tree(root) == {"here": "folder"}
 
 
