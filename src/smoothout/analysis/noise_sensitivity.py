@@ -104,6 +104,7 @@ def noise_curve(
                 tick()
             return torch.tensor([accumulator.compute() for accumulator in accumulators], dtype=torch.float64)
 
+        # A pass per draw, not per strength: each is cached whole, and an interrupted analysis resumes after it.
         curves = [cached_pass(partial(measure, draw)).tolist() for draw in range(draws)]
     return [_point(a, results) for a, results in zip(strengths, zip(*curves, strict=True), strict=True)]
 

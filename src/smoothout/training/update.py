@@ -104,6 +104,7 @@ def update(
         ghosts = GhostBatch(network, inputs, labels, index, num_ghosts, ghosts_per_pass, seed_dropout, losses, correct)
         backward(ghosts)
         index += ghosts.num_ghosts
+    # Sums stay on the device: reading them here would wait for the update.
     zero = parameters[0].new_zeros((), dtype=torch.float64)  # a process may have no ghost batch
     sums = torch.stack([torch.cat(losses).sum() if losses else zero, torch.stack(correct).sum() if correct else zero])
     all_reduce(sums)
