@@ -23,6 +23,11 @@ def config_errors(prefix: str = "") -> Iterator[None]:
         raise ConfigError(f"{prefix}{error}") from error
 
 
+def one_line(error: BaseException, limit: int) -> str:
+    """The message of ``error`` as one line of at most ``limit`` characters, to be quoted in another."""
+    return " ".join(str(error).split())[:limit]
+
+
 class DataError(UserError):
     """Data that is missing or damaged."""
 

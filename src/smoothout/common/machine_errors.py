@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import re
 
+from smoothout.common.errors import one_line
+
 _NO_ROOM_NAMES = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOTDIR EEXIST ENAMETOOLONG"
 _NO_ROOM = {getattr(errno, name) for name in _NO_ROOM_NAMES.split()}
 _NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory|STATUS_ALLOC_FAILED")
@@ -16,7 +18,7 @@ def machine_error_hint(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is not None:
         return f"{error.filename}: {error.strerror}; fix this and rerun the same command to resume"
     if is_out_of_memory(error):
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         ways = ["batch.ghost", "a smaller batch.size with batch.multiplier"]
         ways += ["engine.concurrent_trainings=1", "engine.launch=eager"] if _OF_A_GPU.search(str(error)) else []
         return f"out of memory: use {', '.join(ways[:-1])} or {ways[-1]} ({reason})"

@@ -17,7 +17,7 @@ from enum import Enum
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from smoothout.common.errors import ConfigError
+from smoothout.common.errors import ConfigError, config_errors
 from smoothout.config.moved import current_name, warn_renamed
 from smoothout.config.protocols import missing_members
 
@@ -179,10 +179,8 @@ def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str
 
 def construct(cls: Callable[..., T], values: dict[str, Any], prefix: str) -> T:
     """Call ``cls`` with ``values``; a ValueError becomes a ConfigError whose key starts with ``prefix``."""
-    try:
+    with config_errors(prefix):
         return cls(**values)
-    except ValueError as error:
-        raise ConfigError(f"{prefix}{error}") from error
 
 
 _WORDS = {

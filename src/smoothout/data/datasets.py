@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from smoothout.common.errors import DataError
+from smoothout.common.errors import DataError, one_line
 from smoothout.common.files import atomic_write
 from smoothout.common.machine_errors import machine_error_hint
 
@@ -79,7 +79,7 @@ def load(name: DatasetName, folder: Path, download: bool = True) -> Arrays:
         if isinstance(error, DataError) or machine_error_hint(error):
             raise
         raise DataError(
-            f"data: {name} was not found: looked for {path}, and the download failed ({_one_line(error)}); {hint}"
+            f"data: {name} was not found: looked for {path}, and the download failed ({one_line(error, 200)}); {hint}"
         ) from error
     with atomic_write(path) as part, part.open("wb") as file:
         np.savez(file, **arrays._asdict())
@@ -94,14 +94,10 @@ def read_npz(path: Path) -> Arrays:
     except Exception as error:  # numpy, zipfile and zlib raise almost any exception on a corrupt file
         if machine_error_hint(error):
             raise
-        raise DataError(f"data: {path} is corrupt or not an npz file ({_one_line(error)})") from error
+        raise DataError(f"data: {path} is corrupt or not an npz file ({one_line(error, 200)})") from error
     if missing := [key for key in KEYS if key not in arrays]:
         raise DataError(f"data: {path} lacks {', '.join(missing)}; it must contain {', '.join(KEYS)}")
     return Arrays(**arrays)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def validated(arrays: Arrays, spec: DatasetSpec, origin: str) -> Arrays:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from smoothout.common.errors import DataError
+from smoothout.common.errors import DataError, one_line
 from smoothout.common.machine_errors import machine_error_hint
 from smoothout.common.rng import make_generator
 from smoothout.common.torchvision_compat import import_torchvision
@@ -87,7 +87,7 @@ def corrupt_file(path: Path | str, error: Exception) -> DataError:
     """The DataError for a file that Pillow cannot decode. Raises ``error`` itself if the machine is its cause."""
     if machine_error_hint(error):
         raise error
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error, 200)
     return DataError(f"data: {path} is corrupt ({reason}); use data.on_corrupt=skip to leave out such images")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from smoothout.common.errors import RecordError
+from smoothout.common.errors import RecordError, one_line
 from smoothout.common.files import atomic_write_text, ensure_writable
 from smoothout.results.digest import canonical_settings
 from smoothout.results.digest import digest as digest_of
@@ -158,7 +158,7 @@ def _read(path: Path, *_version: int) -> Record:
             raise RecordError(f"record: {path} has format {content['format']}; this version reads format {FORMAT}")
         record = Record(**content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:120]
+        reason = one_line(error, 120)
         raise RecordError(
             f"record: {path} is damaged or not a record ({reason}); delete it to make it again"
         ) from error
