@@ -28,7 +28,13 @@ from omegaconf import DictConfig, OmegaConf
 from smoothout.cli.error_messages import JobsFailedError, format_error, is_user_error
 from smoothout.common.errors import ConfigError, DistributedAbort, PeerLostError
 from smoothout.common.files import atomic_write_text
-from smoothout.common.interrupts import Interrupted, defer_signals, exit_with_parent, raise_on_signals
+from smoothout.common.interrupts import (
+    Interrupted,
+    defer_signals,
+    exit_with_parent,
+    interrupt_behind,
+    raise_on_signals,
+)
 from smoothout.common.machine_errors import machine_error_hint
 from smoothout.common.progress import console
 from smoothout.config.build import validate
@@ -144,10 +150,13 @@ def program_session(
         with defer_signals():
             yield settings, build_runtime(runtime)
     except (Exception, KeyboardInterrupt) as error:
+        interrupt = interrupt_behind(error)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
+            if interrupt is not None:
+                raise interrupt from error
             raise
         logs = OmegaConf.select(config, "folders.logs")
-        sys.exit(report_error(error, Path(logs if isinstance(logs, str) else "logs") / "failure.txt"))
+        sys.exit(report_error(interrupt or error, Path(logs if isinstance(logs, str) else "logs") / "failure.txt"))
 
 
 def run_on_rank_zero(program: Callable[[], T]) -> T | None:

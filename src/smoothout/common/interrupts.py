@@ -29,7 +29,10 @@ _pending: list[int] = []
 
 @contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM raise Interrupted, except in `defer_signals` blocks."""
+    """Within the block SIGINT and SIGTERM raise Interrupted, except in `defer_signals` blocks.
+
+    An error that the interrupt caused on its way out leaves the block as Interrupted, see `interrupt_behind`.
+    """
 
     def stop(number: int, _: FrameType | None) -> None:
         raise Interrupted(number)
@@ -37,9 +40,30 @@ def raise_on_signals() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except Exception as error:
+        if interrupt := interrupt_behind(error):
+            raise interrupt from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def interrupt_behind(error: BaseException) -> Interrupted | None:
+    """The interrupt during whose handling ``error`` arose, if any.
+
+    An interrupt between two statements of a library can leave its objects half set, and the library's own clean-up then
+    fails with another error: OmegaConf does so while it builds a list.
+    """
+    seen, current = set[int](), list[BaseException | None]([error])
+    while current:
+        one = current.pop()
+        if isinstance(one, Interrupted):
+            return one
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            current += [one.__cause__, one.__context__]
+    return None
 
 
 @contextmanager
