@@ -17,6 +17,9 @@ from helpers.common import digits, tree
 from helpers.paths import ROOT
 from soak.processes import Command, said
 
+from smoothout.results.per_image import read_right
+from smoothout.results.records import read_record
+
 TRAIN = ROOT / "scripts" / "train.py"
 RUN = (
     *("experiment=digits", "batch=large", "batch.ghost=90", "method=smoothout", "optimizer=momentum"),
@@ -109,6 +112,10 @@ def test_two_processes_make_the_record_that_one_makes(root: Path) -> None:
     assert out[0].startswith(f"{name}: test accuracy ")
     [machine] = two["outcome"]["machines"]
     assert machine["processes"] == two["environment"]["processes"] == 2
+    record = read_record(root / "results" / "train" / f"{name}.json")
+    for which, epoch in (("best", two["outcome"]["best"]["epoch"]), ("last", -1)):
+        shared = two["outcome"]["curves"]["test_accuracy"][epoch]  # measured by both processes
+        assert read_right([record], which).mean() == two["outcome"][which]["test_accuracy"] == shared
     assert list((root / "here").iterdir()) == []
     before = tree(root)
     assert alone(root, *RUN) == out, "what is there is not made twice"

@@ -26,6 +26,7 @@ from smoothout.jobs.job import Job
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.results.records import Record
+from smoothout.results.tables import IMAGE_BY_IMAGE, IMAGES_NOTE
 
 if TYPE_CHECKING:
     from smoothout.jobs.slurm import JobRunner
@@ -242,6 +243,12 @@ def print_table(table: Table, only: Sequence[str] | None = None) -> None:
             if only is None or any(text in row[0] for text in only):
                 grid.add_row(*map(escape, row))
         _out.print(grid)
+    if lines := [line for line in table.image_by_image if only is None or any(text in line["row"] for text in only)]:
+        grid = Grid(*lines[0], title=IMAGE_BY_IMAGE, title_justify="left", box=box.SIMPLE)
+        for line in lines:
+            grid.add_row(*map(escape, line.values()))
+        _out.print(grid)
+        _out.print(IMAGES_NOTE)
     for note in table.notes:
         _out.print(note, markup=False)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from smoothout.common import interrupts, progress
 from smoothout.common.environment import peak_memory
@@ -24,8 +25,9 @@ from smoothout.jobs.prepared_run import PreparedRun, init_model, load_splits, we
 from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Step, Steps
 from smoothout.nn.curvature import thin_epochs
-from smoothout.nn.evaluation import eval_batch_size, evaluate
+from smoothout.nn.evaluation import ClassificationMetrics, EvalResult, eval_batch_size, evaluate
 from smoothout.nn.precision import precision_context
+from smoothout.results import per_image
 from smoothout.results.records import lock
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
@@ -178,8 +180,9 @@ def summarize(run: PreparedRun, state: TrainingState) -> dict[str, Any]:
         measured[which] = {"epoch": epoch}
         with precision_context(experiment.precision, device):
             for name, split in (("train", run.train_split), ("test", run.test_split)):
-                result = evaluate(model, split.batches(eval_batch_size(device)))
+                result, right = _evaluate(model, split)
                 measured[which] |= {f"{name}_loss": result.loss, f"{name}_accuracy": result.accuracy}
+        measured[which][per_image.KEY] = per_image.pack_right(right.cpu().numpy())  # of the test split
     strength_at_end = experiment.method.relative_strength(model, state.epoch * updates - 1, total)
     strength = {} if strength_at_start is None else {"start": strength_at_start, "end": strength_at_end}
     alone = runtime.concurrent_trainings == 1  # else the peak is that of several trainings
@@ -197,6 +200,13 @@ def summarize(run: PreparedRun, state: TrainingState) -> dict[str, Any]:
         "curvature": thin_epochs(state.curvature),
         **({"relative_strength": strength} if strength else {}),
     }
+
+
+def _evaluate(model: nn.Module, split: Split) -> tuple[EvalResult, Tensor]:
+    """Loss and accuracy on ``split``, and which of its examples are right: bool, (examples,)."""
+    metrics = ClassificationMetrics()
+    batches = split.batches(eval_batch_size(split.labels.device))
+    return evaluate(model, batches, metrics_class=lambda: metrics), metrics.right
 
 
 # Other ranks

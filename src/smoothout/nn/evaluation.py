@@ -37,13 +37,13 @@ class MetricAccumulator(Protocol):
 class ClassificationMetrics:
     """Loss and accuracy, accumulated on the device batch by batch; every example has the same weight.
 
-    Losses are summed in float64, on the CPU if the device has none. Only `compute`, which reports invalid labels, waits
-    for the device.
+    Losses are summed in float64, on the CPU if the device has none. Only `compute`, which reports invalid labels, and
+    `right` wait for the device.
     """
 
     def __init__(self) -> None:
         self._loss: Tensor | float = 0.0
-        self._correct: Tensor | int = 0
+        self._right: list[Tensor] = []  # of each batch
         self._classes: Tensor | int = 0  # number of valid labels
         self._examples = 0
 
@@ -60,7 +60,7 @@ class ClassificationMetrics:
                 f"batches: labels must be whole numbers, not {labels.dtype}; for other targets, pass loss=..."
             )
         self._loss = self._loss + in_float64(F.cross_entropy(logits.float(), labels, reduction="sum"))
-        self._correct = self._correct + (logits.argmax(1) == labels).sum()
+        self._right.append(logits.argmax(1) == labels)
         self._classes = self._classes + ((labels >= 0) & (labels < logits.shape[1])).sum()
         self._examples += len(labels)
 
@@ -70,7 +70,7 @@ class ClassificationMetrics:
         Raises ValueError if nothing was counted, and for labels outside the classes, such as the -100 that torch
         ignores.
         """
-        counts = parameters_to_vector([torch.as_tensor(count) for count in (self._loss, self._correct, self._classes)])
+        counts = parameters_to_vector([torch.as_tensor(n) for n in (self._loss, self.right.sum(), self._classes)])
         sums = torch.tensor([*counts.tolist(), self._examples], dtype=torch.float64)
         all_reduce(sums)
         loss, correct, classes, examples = sums.tolist()
@@ -79,6 +79,11 @@ class ClassificationMetrics:
         if classes < examples:
             raise ValueError(f"batches: {examples - classes:.0f} labels are not classes of the logits; leave them out")
         return EvalResult(loss / examples, correct / examples)
+
+    @property
+    def right(self) -> Tensor:
+        """Which examples of this process's batches are classified correctly, in their order: bool, (examples,)."""
+        return torch.cat(self._right) if self._right else torch.zeros(0, dtype=torch.bool)
 
 
 def _form(value: object) -> str:

@@ -23,6 +23,7 @@ from smoothout.reproduction.cells import CellSpec, MethodRuns
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.published import PublishedNumbers
 from smoothout.reproduction.schema import RowConfig, read_table
+from smoothout.results.per_image import compare_right, has_right
 from smoothout.results.records import Record
 from smoothout.results.tables import Block, Cell, Table, difference
 
@@ -168,7 +169,27 @@ class TablePlan:
                 *([RECALIBRATED] if recalibrated else []),
                 *self._other_weights(runtime),
             ],
+            image_by_image=list(self._image_by_image(runtime)),
         )
+
+    def _image_by_image(self, runtime: Runtime) -> Iterator[dict[str, str]]:
+        """A line for each difference of the table whose trainings' records say which images are right."""
+        for row, (_, _, better, worse) in product(self.rows, self._differences()):
+            if {better, worse} <= set(self._methods(row)):
+                one, other = (self._runs_with_images(row.name, method, runtime) for method in (better, worse))
+                if seeds := sorted(one.keys() & other.keys()):
+                    titles = [self.config.methods[method].title for method in (better, worse)]
+                    line = compare_right(*([side[seed] for seed in seeds] for side in (one, other)))
+                    yield {"row": row.name, "first - second": " - ".join(titles), **line}
+
+    def _runs_with_images(self, row: str, method: str, runtime: Runtime) -> dict[int, Record]:
+        """The records of a row's trainings by seed, of those that did not diverge and say which images are right."""
+        records = self.cell(row, method, "best").values(runtime)
+        return {
+            seed: record
+            for seed, record in records.records.items()
+            if seed not in records.diverged and has_right(record)
+        }
 
     def _other_weights(self, runtime: Runtime) -> list[str]:
         """A note, if analyses saw other weights than those that the training's record describes."""

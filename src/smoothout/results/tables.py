@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NOT_RUN = "not run"
+IMAGE_BY_IMAGE = "Image by image, best epochs"
+IMAGES_NOTE = (
+    "Numbers of test images that both trainings of a seed get right, only one of them or none: means over seeds."
+    " McNemar's exact test compares the two trainings of a seed on these images. Difference and p are over seeds and"
+    " images together, both taken as random samples: they ask whether other seeds would differ on other images. No p is"
+    " corrected for their number."
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class Table:
     cells: list[Cell]
     blocks: list[Block]
     notes: list[str]
+    image_by_image: list[dict[str, str]] = field(default_factory=list)  # a line for each comparison, see `per_image`
 
     @property
     def stem(self) -> str:
@@ -160,9 +168,14 @@ class Table:
 
     def markdown(self) -> str:
         """The whole table as Markdown."""
+        import pandas as pd  # noqa: PLC0415
+
         parts = [f"# {self.title}", self.caption()]
         for block in self.blocks:
             parts += [f"## {block.heading}", self.wide(block).to_markdown(index=False, disable_numparse=True)]
+        if self.image_by_image:
+            lines = pd.DataFrame(self.image_by_image).to_markdown(index=False, disable_numparse=True)
+            parts += [f"## {IMAGE_BY_IMAGE}", lines, IMAGES_NOTE]
         parts += [*self.notes, *self._missing()]
         return "\n\n".join(parts) + "\n"
 

@@ -28,6 +28,7 @@ from smoothout.models.mlp import MLP
 from smoothout.nn.evaluation import evaluate
 from smoothout.nn.options import BatchNormInit
 from smoothout.results import records
+from smoothout.results.per_image import read_right
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.distributed import ProcessGroup
@@ -110,6 +111,10 @@ def test_evaluating_the_checkpoint_again_gives_the_recorded_numbers_exactly(runt
             measured = evaluate(model, split.batches(1000))
             assert measured.loss == out[which][f"{name}_loss"]
             assert measured.accuracy == out[which][f"{name}_accuracy"]
+        images, labels = test_split.gather(slice(None))
+        [right] = read_right([get_or_run(job, runtime)], which)
+        assert right.tolist() == (model.eval()(images).argmax(1) == labels).tolist()
+        assert right.mean() == out[which]["test_accuracy"]
 
 
 def test_a_run_that_diverges_is_recorded_as_such(runtime: Runtime) -> None:

@@ -79,6 +79,26 @@ def test_rows_choose_what_is_run_and_the_table_keeps_all_rows(root, reproduce):
     assert dict(frame.groupby("row")["n"].max()) == {"digits, 32": 0, "digits, 720": 1}
 
 
+def test_methods_are_compared_image_by_image_where_their_records_say_which_images_are_right(root, reproduce):
+    few = ("table=quickstart", "scope.profile=smoke", "table.metrics=[best]", "rows=['720']")
+    code, out, err = reproduce(*few, "scope.seeds=[0,1]")
+    assert code == 0, err
+    assert re.search(r"Image by image(.|\n)+  digits, 720 +AdaSmoothOut - Baseline +2 ", out)
+    page = (root / "results" / "tables" / "quickstart-authors_code-smoke.md").read_text()
+    lines = [line for line in page.partition("## Image by image")[2].splitlines() if line.startswith("| digits")]
+    assert [line.split("|")[2].strip() for line in lines] == ["SmoothOut - Baseline", "AdaSmoothOut - Baseline"]
+
+    # The counts of a line are those of all test images, and the difference is the table's own.
+    _, _, _, seeds, *numbers, _, difference, _, _ = (cell.strip() for cell in lines[0].split("|"))
+    assert seeds == "2"
+    assert sum(map(float, numbers)) == pytest.approx(359, abs=0.2)
+    frame = pd.read_csv(root / "results" / "tables" / "quickstart-authors_code-smoke.csv").set_index(["row", "column"])
+    assert float(difference.split()[0]) == pytest.approx(
+        frame["mean"]["digits, 720", "smoothout improvement"], abs=0.006
+    )
+    assert reproduce(*few, "run=false", "rows=['32']")[1].count("Image by image") == 0
+
+
 def test_a_table_can_be_printed_row_by_row_without_a_file(root, reproduce):
     code, out, err = reproduce("table=table2", "figure=figure1", "rows=[F1]", "run=false", "save=false")
     assert code == 0, err
