@@ -90,7 +90,7 @@ def interpolate(
     weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> list[LinePoint]:
-    """[SmoothOut Fig. 3a] Evaluate the networks on the path from ``first`` to ``second`` on ``batches``.
+    """[SmoothOut v1 Fig. 3a, later 2a] Evaluate the networks on the path from ``first`` to ``second`` on ``batches``.
 
     Args:
         first, second: networks of the same architecture; both stay unchanged.

@@ -75,7 +75,7 @@ def landscape_line(
     weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> list[LandscapePoint]:
-    """[SmoothOut Fig. 6] Evaluate w + alpha d along each of ``directions`` filter-normalized directions d.
+    """[SmoothOut v1 Fig. 6, later 5] Evaluate w + alpha d along each of ``directions`` filter-normalized directions d.
 
     Evaluation is in evaluation mode; BatchNorm's running statistics are kept. alpha = 0 gives the model's own numbers
     exactly. Parameters that require no gradient stay fixed.

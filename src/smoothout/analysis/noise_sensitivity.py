@@ -49,7 +49,7 @@ def noise_curve(
     weight: Weight | None = None,
     tick: Tick = lambda: None,
 ) -> list[NoisePoint]:
-    """[SmoothOut Fig. 3b] C(w; a) = E C(w + theta) at every strength, with a new theta for each batch.
+    """[SmoothOut v1 Fig. 3b, later 2b] C(w; a) = E C(w + theta) at every strength, with a new theta for each batch.
 
     It perturbs all parameters that require a gradient, including BatchNorm's; running statistics are kept, and the
     model is in evaluation mode. The papers use batches of 100 and one draw. Noise is proportional to its strength, so

@@ -1,4 +1,4 @@
-"""SmoothOut's theory in numbers: the example of Figure 1, and Theorems 1 and 2 with their limits.
+"""SmoothOut's theory in numbers: the example of Figure 1, and where Theorems 1 and 2 fail.
 
 Everything is in closed form or on a grid over one dimension, with numpy arrays. The noise is U(-a, a) in each entry of
 w, so C_bar(w) = E C(w + theta) is the average of C over a box of half-width a.
@@ -83,7 +83,7 @@ class FigureOne(NamedTuple):
 def figure_one(
     a: float = 0.3, *, loss: ToyLoss | None = None, copies: int = 1024, points: int = 801, seed: int = 0
 ) -> FigureOne:
-    """[SmoothOut Fig. 1] A loss with a flat and a sharp minimum, shifted copies of it, and their mean.
+    """[SmoothOut v1 Fig. 1, later 1ab] A loss with a flat and a sharp minimum, shifted copies of it, and their mean.
 
     By default the sharp minimum is the lowest point of the loss, and the flat one the lowest of the mean.
     """
@@ -100,9 +100,9 @@ def flat_offset(smoothed: Callable[[Array], Array], center: float, tau: float, p
     """[SmoothOut Theorem 1] phi of the Flat Constraint (Eq. 2): |argmin of C_bar - w_f| within ``tau`` of w_f.
 
     Searches a grid of ``points``, an odd number, so that w_f is on it; of several minima the nearest counts. Theorem 1
-    claims 0 if C is symmetric around w_f, but its proof only shows a slope of 0 there. The argmin is w_f if C also
-    rises with the distance from w_f up to tau + a. A symmetric C whose w_f is a narrow dip on a hill is smoothed to a
-    maximum. Raises ValueError for an even number of points.
+    claims 0 if C is symmetric around w_f. It is false: the proof only shows a slope of 0, and a narrow dip on a broad
+    hill is smoothed to a maximum. The argmin is w_f if C also rises with the distance from w_f up to tau + a, because
+    2 a dC_bar/dw is C(w + a) - C(w - a). Raises ValueError for an even number of points.
     """
     if points % 2 == 0:
         raise ValueError(f"points: must be odd, not {points}")
@@ -127,9 +127,10 @@ def sharp_constraint(
 ) -> SharpConstraint:
     """[SmoothOut Theorem 2] min C_bar near the sharp minimum >= max C there > min C_bar near the flat one (Eq. 3).
 
-    Near means within ``eps`` of ``sharp`` and ``tau`` of ``flat``, on grids. The constraint compares heights under
-    noise. It does not say that the sharp minimum is gone: by Theorem 1 it stays one while the noise is narrower than
-    the well.
+    Near means within ``eps`` of ``sharp`` and ``tau`` of ``flat``, on grids. Theorem 2 claims it for eps up to a, as
+    the dimension grows. It is false: a quadratic satisfies it up to eps = a / sqrt(3) at most, in every dimension. Nor
+    does the constraint, which compares heights under noise, say that the sharp minimum is gone: it stays a minimum
+    while the noise is narrower than its well.
     """
     grid = np.linspace(-1.0, 1.0, points)
     smoothed_sharp = float(loss.smoothed(sharp + eps * grid, a).min())
@@ -140,13 +141,13 @@ def sharp_constraint(
 
 
 def sharp_bound(inner: float, a: float, dimension: int, highest: float, lowest: float) -> float:
-    """[SmoothOut Eq. 20] The lower bound of C_bar(w_s): (1 - (eps' / a)^m) ``highest`` + (eps' / a)^m ``lowest``.
+    """[SmoothOut v1 Eq. 19, later 20] The bound C_bar(w_s) >= (1 - (eps' / a)^m) ``highest`` + (eps' / a)^m ``lowest``.
 
-    Eq. 19 in the first version. ``inner`` is eps', ``highest`` the maximum of C within eps' of w_s, ``lowest`` C(w_s).
-    The bound assumes (Eq. 19, first version 18) that C exceeds ``highest`` everywhere between the boxes of eps' and a.
-    In more than one dimension only cubic level sets satisfy this: for a sum of squares the center of a face of the box
-    is m times lower than a corner. The proof also takes C_bar(w_s) for the minimum within eps of w_s, which needs C to
-    be monotonic up to a + eps from w_s, not only b > a.
+    ``inner`` is eps', ``highest`` the maximum of C within eps' of w_s, ``lowest`` C(w_s). The bound assumes (v1 Eq. 18,
+    later 19) that C exceeds ``highest`` everywhere between the boxes of eps' and a. In more than one dimension only
+    cubic level sets satisfy this: for a sum of squares the center of a face of the box is m times lower than a corner.
+    The proof also takes C_bar(w_s) for the minimum within eps of w_s, which needs C to be monotonic up to a + eps from
+    w_s, not only b > a.
     """
     share = (inner / a) ** dimension
     return (1 - share) * highest + share * lowest

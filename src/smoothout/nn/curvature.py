@@ -89,7 +89,7 @@ def noise_variances(
     """The variance of each number of SmoothOut's noise of strength ``a``, for each of the clean ``weights``.
 
     none: a^2 / 3 (uniform) or a^2 (Gaussian). weight: the same times w^2. filter: (a ||w_f||)^2 / d for a filter of d
-    numbers under both distributions, because its length is fixed (to the 1e-6 of Eq. 12). Scaled noise measures
+    numbers under both distributions, because its length is fixed (to `filter_normalize_`'s 1e-6). Scaled noise measures
     nothing where weights are 0, and little where they are small: the variance grows as the slope over the weight.
     Raises ValueError for an unknown distribution or scaling.
     """

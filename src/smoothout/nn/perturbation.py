@@ -230,7 +230,7 @@ class AdaSmoothOut(SmoothOut):
 
 
 def filter_normalize_(direction: Tensor, weight: Tensor, a: float | Tensor = 1.0) -> Tensor:
-    """[SmoothOut Eq. 12] Scale each filter of ``direction`` in place to the length a ||w_filter||, and return it.
+    """[SmoothOut later Eq. 12] Scale each filter of ``direction`` in place to the length a ||w_filter||, and return it.
 
     a ||w_i|| theta_i / (||theta_i|| + 1e-6); both tensors have the same shape. In a one-dimensional tensor each number
     is a filter, so its noise is +-a |w_i|.

@@ -52,21 +52,27 @@ def test_the_lowest_point_moves_from_the_sharp_minimum_to_the_flat_one():
 
 @pytest.mark.parametrize("a", [0.05, 0.2, 0.45])
 def test_around_a_symmetric_rising_minimum_the_argmin_stays_exactly(a):
-    """tau + a is within the flat well, where C is symmetric and rises."""
+    """tau + a is within the flat well, where C is symmetric and rises: this remains true of Theorem 1."""
     assert flat_offset(lambda w: LOSS.smoothed(w, a), FLAT.center, tau=0.5) == 0.0
 
 
-def test_a_symmetric_dip_on_a_hill_is_not_kept_though_the_theorem_says_so():
-    """Symmetric around 0 within tau > a, and a minimum there; the average has a maximum, with slope 0."""
+def test_a_symmetric_dip_on_a_hill_becomes_a_maximum_though_theorem_1_keeps_it():
+    """The lowest point of C, and C is symmetric around it everywhere. These are the numbers of results/findings.md."""
     loss = ToyLoss((Well(0.0, 0.02), Well(-0.5, 0.4, 0.5), Well(0.5, 0.4, 0.5)))
     a, tau = 0.3, 0.6
 
     def smoothed(w):
         return loss.smoothed(w, a)
 
-    assert flat_offset(loss, 0.0, 0.1) == 0.0
+    assert flat_offset(loss, 0.0, tau) == 0.0
     assert smoothed(np.array([1e-4])) == pytest.approx(smoothed(np.array([-1e-4])), rel=1e-12)
-    assert flat_offset(smoothed, 0.0, tau) > 0.2
+    assert flat_offset(smoothed, 0.0, tau) == pytest.approx(0.5, abs=1e-4)
+    assert (float(loss(0.0)), float(loss(0.5))) == (0.0, 0.5)
+    assert [float(smoothed(w)) for w in (0.0, 0.5)] == pytest.approx([0.891, 0.656], abs=5e-4)
+    # C_bar''(0) = (C'(a) - C'(-a)) / 2a = C'(a) / a, and C falls at a.
+    curvature = (float(smoothed(1e-4)) - 2 * float(smoothed(0.0)) + float(smoothed(-1e-4))) / 1e-8
+    assert curvature == pytest.approx((float(loss(a + 1e-6)) - float(loss(a - 1e-6))) / 2e-6 / a, rel=1e-3)
+    assert curvature < 0
 
 
 def test_a_well_that_is_not_symmetric_moves():
@@ -106,6 +112,45 @@ def test_where_the_sharp_constraint_holds_the_sharp_minimum_can_still_be_one(a, 
     assert flat_offset(lambda w: LOSS.smoothed(w, a), SHARP.center, tau=0.15) == 0.0
 
 
+@pytest.mark.parametrize("dimension", [1, 10, 10**6])
+def test_a_quadratic_satisfies_the_sharp_constraint_up_to_a_over_root_3_in_every_dimension(dimension):
+    """Sum of squares: C_bar(w_s) = m a^2 / 3, and the maximum within eps is m eps^2. Theorem 2 says eps -> a."""
+    a = 0.3
+    raised = basin_average(SEPARABLE, 2.0, a, dimension)
+    assert math.sqrt(raised / dimension) == pytest.approx(a / math.sqrt(3))
+    # A basin of cubic level sets, max |w_i|^2, does as the theorem says.
+    assert math.sqrt(basin_average(CUBIC, 2.0, a, dimension)) == pytest.approx(
+        a * math.sqrt(dimension / (dimension + 2))
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_quadratic_does_better(seed):
+    """C = w^T H w / 2: C_bar is C + a^2 tr H / 6 everywhere, and some corner of the box of eps is at eps^2 tr H / 2."""
+    generator = np.random.default_rng(seed)
+    factor = generator.normal(size=(6, 6))
+    hessian, a = factor @ factor.T, 0.4
+    corners = np.array(np.meshgrid(*6 * [[-1.0, 1.0]])).reshape(6, -1)
+    highest = (corners * (hessian @ corners)).sum(0).max() / 2  # of eps = 1
+    w, noise = generator.normal(size=6), generator.uniform(-a, a, size=(200_000, 6))
+    sampled = ((w + noise) @ hessian * (w + noise)).sum(1) / 2
+    raised = a**2 * np.trace(hessian) / 6
+    assert sampled.mean() - w @ hessian @ w / 2 == pytest.approx(raised, abs=4 * sampled.std() / math.sqrt(200_000))
+    assert math.sqrt(raised / highest) <= a / math.sqrt(3)
+
+
+def test_the_sharp_constraint_of_a_well_that_is_wider_than_the_noise_ends_near_a_over_root_3():
+    """Where it is nearly quadratic: 2 u^2 - u^4 with u = eps / half-width, against its mean over the noise."""
+    loss, a = ToyLoss((Well(-1.0, 1.0), SHARP)), 0.02
+    u = a / SHARP.half_width
+    limit = SHARP.half_width * math.sqrt(1 - math.sqrt(1 - (2 * u**2 / 3 - u**4 / 5)))
+    assert limit == pytest.approx(a / math.sqrt(3), rel=0.005)
+    held = [
+        sharp_constraint(loss, a, sharp=SHARP.center, flat=-1.0, eps=f * limit, tau=0.4).holds for f in (0.999, 1.001)
+    ]
+    assert held == [True, False]
+
+
 @pytest.mark.parametrize("dimension", [1, 4, 50, 10**5])
 def test_the_bound_is_below_the_average_of_a_cubic_basin(dimension):
     a, power = 0.4, 2.0
@@ -121,7 +166,7 @@ def test_the_bound_goes_to_the_highest_value_as_the_dimension_grows():
 
 
 def test_the_bound_fails_for_a_sum_of_squares_because_faces_are_lower_than_corners():
-    """Eq. 19 (18 in the first version) asks that nothing outside the inner box is below its corners."""
+    """v1 Eq. 18 (later 19) asks that nothing outside the inner box is below its corners."""
     m, a, inner = 20, 1.0, 0.9
     highest = m * inner**2
     assert (inner * 1.001) ** 2 < highest

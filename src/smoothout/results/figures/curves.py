@@ -50,7 +50,7 @@ class Curve(NamedTuple):
 
 
 def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
-    """[SmoothOut Fig. 3] Draw the loss (left, logarithmic) and the accuracy (right); training solid, test dashed.
+    """[SmoothOut v1 Fig. 3, later 2] Draw loss (left, logarithmic) and accuracy (right); training solid, test dashed.
 
     A color is a run; accuracy is paler, with markers. A line is the mean over seeds, and the band around the loss
     reaches from the lowest to the highest. There is a gap at points without a value.
