@@ -17,9 +17,11 @@ import statistics
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
+from smoothout.analysis.jobs.landscape import Landscape
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.sharpness import Sharpness
@@ -27,6 +29,7 @@ from smoothout.analysis.options import Convention, RunningStats, WhichWeights
 from smoothout.results.records import Record
 
 NOISE = 0.04  # the strength of the noise under which the loss is read: the point of our grid nearest to SmoothOut's own
+LINE = 0.3  # how far along filter-normalized directions: the end of the authors' plots
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,31 @@ def sharpness_value(record: Record) -> float | None:
     return None if record.outcome["failed"] else float(record.outcome["value"])
 
 
-def loss_rise(record: Record) -> float | None:
-    """Rise of the training loss under noise of strength `NOISE`; None if one of the two losses is not finite."""
-    losses = {point["a"]: point["loss"] for point in record.outcome["train"]["points"]}
+def loss_rise(record: Record, split: str = "train") -> float | None:
+    """Rise of the mean loss under noise of strength `NOISE`; None if one of the two losses is not finite."""
+    losses = {point["a"]: point["loss"] for point in record.outcome[split]["points"]}
     clean, noisy = losses[0.0], losses[NOISE]
     return None if clean is None or noisy is None else float(noisy - clean)
+
+
+def accuracy_fall(record: Record, split: str = "train") -> float:
+    """Points of accuracy that noise of strength `NOISE` costs."""
+    accuracies = {point["a"]: point["accuracy"] for point in record.outcome[split]["points"]}
+    return 100 * float(accuracies[0.0] - accuracies[NOISE])
+
+
+def noise_slope(record: Record) -> float | None:
+    """The metric s (Eq. 9) of the training loss, from the strength below `NOISE` to it; None if it is not finite."""
+    points, slopes = (record.outcome["train"][key] for key in ("points", "slopes"))
+    slope = next(slope for slope, right in zip(slopes, points[1:], strict=True) if right["a"] == NOISE)
+    return None if slope is None else float(slope)
+
+
+def line_rise(record: Record, split: str = "train") -> float | None:
+    """Rise of the mean loss `LINE` along filter-normalized directions, over both ways and all directions."""
+    losses = {round(point["alpha"], 9): point["losses"] for point in record.outcome[split]}
+    ends = [*losses[-LINE], *losses[LINE]]
+    return None if None in (*ends, *losses[0.0]) else statistics.fmean(ends) - statistics.fmean(losses[0.0])
 
 
 def _recalibrated(weights: WhichWeights) -> Metric:
@@ -93,6 +116,16 @@ def _sharpness(convention: Convention) -> Metric:
     )
 
 
+def _noise(title: str, read: Callable[[Record], float | None], *, ratio_scale: bool = True) -> Metric:
+    heading = title[0].upper() + title[1:]
+    return Metric(title, heading, read, NoiseCurve(), "analysis=noise_curve", ratio_scale=ratio_scale)
+
+
+def _line(split: str, read: Callable[[Record], float | None]) -> Metric:
+    rise = f"ise of the {split} loss along filter-normalized lines, alpha = {LINE}"
+    return Metric(f"r{rise}", f"R{rise}", read, Landscape(), "analysis=landscape", ratio_scale=True)
+
+
 METRICS = {
     "best": Metric(
         "test accuracy, best epoch, points",
@@ -113,14 +146,7 @@ METRICS = {
         lambda record: 100 * float(record.outcome["last"]["test_accuracy"]),
     ),
     **{f"{weights}_recalibrated": _recalibrated(weights) for weights in WhichWeights},
-    "noise_rise": Metric(
-        f"rise of the training loss under noise, a = {NOISE}",
-        f"Rise of the training loss under noise, a = {NOISE}",
-        loss_rise,
-        NoiseCurve(),
-        "analysis=noise_curve",
-        ratio_scale=True,
-    ),
+    "noise_rise": _noise(f"rise of the training loss under noise, a = {NOISE}", loss_rise),
     **{f"sharpness_{convention}": _sharpness(convention) for convention in Convention},
     "sharpness_converged_recalibrated": Metric(
         "sharpness `converged`, BatchNorm recalibrated",
@@ -138,6 +164,18 @@ METRICS = {
         "analysis=adaptive_sharpness analysis.normalise_logits=true analysis.examples=10000",
         ratio_scale=True,
     ),
+    "noise_rise_test": _noise(f"rise of the test loss under noise, a = {NOISE}", partial(loss_rise, split="test")),
+    "noise_fall": _noise(
+        f"fall of the training accuracy under noise, a = {NOISE}, points", accuracy_fall, ratio_scale=False
+    ),
+    "noise_fall_test": _noise(
+        f"fall of the test accuracy under noise, a = {NOISE}, points",
+        partial(accuracy_fall, split="test"),
+        ratio_scale=False,
+    ),
+    "noise_slope": _noise(f"s = dC/da of the training loss at a = {NOISE}", noise_slope),
+    "line_rise": _line("training", line_rise),
+    "line_rise_test": _line("test", partial(line_rise, split="test")),
 }
 OLD_NAMES = {
     "recomputed": "best_recalibrated",
