@@ -24,6 +24,7 @@ from smoothout.common.deprecation import renamed_arguments, renamed_attribute
 from smoothout.common.enums import parse_enum
 from smoothout.common.rng import uniform_
 from smoothout.nn.flat import FlatBuffers, FlatGroup
+from smoothout.nn.late_backward import FRAMEWORKS, LateBackward
 from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
 from smoothout.nn.parameters import bind, clear_weight_caches, filter_norms, trainable_parameters
 
@@ -38,8 +39,9 @@ class SmoothOut:
     this context: a tensor that shared memory with a parameter stays clean, a state_dict taken inside must be cloned
     to outlive the block, and what is written to a parameter inside is lost.
 
-    The backward pass belongs inside the block. Autograd refuses one after it, except under activation checkpointing,
-    which would silently recompute with clean weights. DistributedDataParallel works as before.
+    The backward pass belongs inside the block. A later one raises if it comes through an output of ``model``; if only
+    parts of the model were called, autograd refuses it unless autocast or activation checkpointing hides the weights.
+    DistributedDataParallel works as before.
 
     Args:
         model: any module; its parameters are perturbed.
@@ -54,7 +56,8 @@ class SmoothOut:
         ValueError: for a strength that is negative or not finite, an unknown distribution or scaling, nothing to
             perturb, parameters that are not initialized yet, or sharded ones (FSDP).
         RuntimeError: if it is entered, or asked to draw, before it was left; by ``optimizer.step()`` inside, whose
-            update would be lost with the noise (with ``denoise=False`` it is allowed).
+            update would be lost with the noise (with ``denoise=False`` it is allowed); by a backward pass after the
+            block.
     """
 
     @renamed_arguments(law="distribution")
@@ -80,7 +83,7 @@ class SmoothOut:
         self.generator = generator
         self._model, self._batchnorm = model, batchnorm
         self._clean: list[Tensor] | None = None
-        self._guard: RemovableHandle | None = None
+        self._guards: list[RemovableHandle] = []
         names = {type(thing).__name__ for thing in (*model.modules(), *(p.data for p in model.parameters()))}
         if names & {"FullyShardedDataParallel", "DTensor"}:
             raise ValueError("model: its weights are sharded over processes; only whole weights can be perturbed")
@@ -105,7 +108,8 @@ class SmoothOut:
         clean = self._clean = [parameter.data for parameter in self.parameters]
         try:
             if self.denoise:
-                self._guard = register_optimizer_step_pre_hook(self._refuse_step)
+                self._guards.append(register_optimizer_step_pre_hook(self._refuse_step))
+                self._guards.append(self._model.register_forward_hook(LateBackward(self)))
                 perturbed = self._buffers.with_strides()  # an optimizer may count on the weights' strides
                 torch._foreach_add_(perturbed, clean)  # theta + w has the bits of w + theta
                 bind(self.parameters, perturbed)
@@ -126,8 +130,9 @@ class SmoothOut:
 
     def _leave(self) -> None:
         """Restore the clean weights; can be repeated after an interruption anywhere."""
-        if self._guard is not None:
-            self._guard.remove()
+        for guard in self._guards:
+            guard.remove()
+        self._guards.clear()
         if self.denoise and self._clean is not None:
             bind(self.parameters, self._clean)
         self._clean = None
@@ -136,7 +141,14 @@ class SmoothOut:
     def _refuse_step(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
         ours = {id(parameter) for parameter in self.parameters}
         if self._clean is not None and any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
-            raise RuntimeError("optimizer.step() belongs after the block, which restores the clean weights at its end")
+            raise RuntimeError(
+                f"optimizer.step() belongs after the block, which restores the clean weights at its end; {FRAMEWORKS}"
+            )
+
+    @property
+    def block(self) -> object:
+        """Identifies the present block; None outside."""
+        return self._clean
 
     @property
     def clean_weights(self) -> list[Tensor]:
