@@ -16,6 +16,7 @@ from smoothout.analysis.device_memory import search_center
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_width
 from smoothout.analysis.options import Norm
 from smoothout.common.enums import parse_enum
+from smoothout.common.integers import whole_number
 from smoothout.common.rng import make_generator
 from smoothout.nn.parameters import preserve_state, trainable_parameters
 
@@ -99,8 +100,8 @@ def adaptive_sharpness(
     if norm is Norm.l2:  # about the distance that each weight moves
         n = sum(p.numel() for p in parameters)
         check_width(parameters, **{"rho / sqrt(n)": rho / math.sqrt(n)})
-    check_counts(iterations=iterations)
-    check_counts(random_starts=random_starts, least=0)
+    [iterations], [random_starts] = check_counts(iterations=iterations), check_counts(0, random_starts=random_starts)
+    seed = whole_number("seed", seed)  # drawn from only after the first ascent
     check_batches("batches", batches)
 
     objective_loss = (lambda outputs, targets: loss(normalize_logits(outputs), targets)) if normalise_logits else loss

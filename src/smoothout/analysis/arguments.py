@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import SupportsIndex
+
+from smoothout.common.integers import whole_number
 
 
 def check_positive(**numbers: float) -> None:
@@ -12,11 +15,9 @@ def check_positive(**numbers: float) -> None:
             raise ValueError(f"{name}: must be a finite number above 0, not {number!r}")
 
 
-def check_counts(*, least: int = 1, **counts: int) -> None:
-    """Raise ValueError unless each is a whole number of at least ``least``."""
-    for name, count in counts.items():
-        if not (isinstance(count, int) and not isinstance(count, bool) and count >= least):
-            raise ValueError(f"{name}: must be a whole number of at least {least}, not {count!r}")
+def check_counts(least: int = 1, /, **counts: SupportsIndex) -> list[int]:
+    """The ``counts`` as ints. Raises ValueError unless each is a whole number of at least ``least``."""
+    return [whole_number(name, count, least) for name, count in counts.items()]
 
 
 def linspace(start: float, stop: float, points: int) -> list[float]:

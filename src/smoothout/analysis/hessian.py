@@ -203,7 +203,7 @@ def top_eigenvalues(
         >>> top_eigenvalues(model, batches, torch.nn.functional.mse_loss, k=2).values
         (4.0, 1.0)
     """
-    check_counts(k=k, restarts=restarts)
+    k, restarts = check_counts(k=k, restarts=restarts)
     check_positive(tolerance=tolerance)
     if which not in SORT_KEYS:
         raise ValueError(f"which: must be one of {', '.join(SORT_KEYS)}, not {which!r}")
@@ -272,7 +272,7 @@ def trace_and_norm(
     Each of ``probes`` v takes one product; standard errors need two. Raises ValueError for fewer than one probe, and as
     `HessianVectorProduct`, whose arguments the others are.
     """
-    check_counts(probes=probes)
+    [probes] = check_counts(probes=probes)
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)
     device = vectors_device(product.parameters, VECTORS)
     draws = []
@@ -303,7 +303,7 @@ def hessian_spectrum(
 
     Raises ValueError for fewer than one probe or step, and as `HessianVectorProduct`, whose arguments the others are.
     """
-    check_counts(probes=probes, steps=steps)
+    probes, steps = check_counts(probes=probes, steps=steps)
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, tick=tick)
     n = product.dimension
     steps = min(steps, n)

@@ -138,9 +138,9 @@ def _directions(
     model: nn.Module, directions: int | Directions, seed: int, one_dimensional: BiasDirection | str
 ) -> Iterator[Sequence[Tensor]]:
     """The first N of ``seed``, each drawn when asked for, scaled to the model's weights then; or the given ones."""
-    if isinstance(directions, int):
-        check_counts(directions=directions)
-        yield from (filter_direction(model, seed, i, one_dimensional=one_dimensional) for i in range(directions))
+    if not isinstance(directions, Sequence):
+        [count] = check_counts(directions=directions)
+        yield from (filter_direction(model, seed, i, one_dimensional=one_dimensional) for i in range(count))
         return
     weights = trainable_parameters(model)
     shapes = [tuple(weight.shape) for weight in weights]

@@ -82,7 +82,7 @@ def noise_curve(
     strengths, scaling = [float(a) for a in strengths], parse_enum(NoiseScaling, "scaling", scaling)
     parameters = trainable_parameters(model)
     check_strengths(parameters, strengths, scaling)
-    check_counts(draws=draws)
+    [draws] = check_counts(draws=draws)
     new_accumulator = accumulator_for(loss, weight)
     if draws > 1:
         check_batches("batches", batches)

@@ -86,7 +86,8 @@ def compare_searches(
     Each ascent has ``iterations`` steps. ``subspace`` None skips the subspace. Other arguments are as in `sharpness`.
     Raises ValueError as `sharpness`, and for a budget below 1.
     """
-    check_search(model, eps, subspace, iterations=iterations, maxcor=maxcor, budget=budget)
+    counts = {"iterations": iterations, "maxcor": maxcor, "budget": budget}
+    seed, subspace, (iterations, maxcor, budget) = check_search(model, eps, seed, subspace, **counts)
     for name, batches in (("train", train), ("test", test)):
         check_batches(name, batches)
     traces = []

@@ -17,6 +17,7 @@ from smoothout.analysis.device_memory import search_center
 from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_width
 from smoothout.analysis.options import Convention
 from smoothout.common.enums import parse_enum
+from smoothout.common.integers import whole_number
 from smoothout.common.rng import make_generator
 from smoothout.nn.parameters import preserve_state, trainable_parameters
 
@@ -133,7 +134,8 @@ def sharpness(
         10.5%
     """
     convention = parse_enum(Convention, "convention", convention)
-    check_search(model, eps, subspace, iterations=iterations, repeats=repeats, maxcor=maxcor)
+    counts = {"iterations": iterations, "repeats": repeats, "maxcor": maxcor}
+    seed, subspace, (iterations, repeats, maxcor) = check_search(model, eps, seed, subspace, **counts)
     check_batches("batches", batches)
     with preserve_state(model), torch.enable_grad():
         model.eval()
@@ -160,11 +162,17 @@ def sharpness(
     )
 
 
-def check_search(model: nn.Module, eps: float, subspace: int | None, **counts: int) -> None:
-    """Raise ValueError unless a search over a box around ``model`` is possible; ``counts`` must be at least 1."""
+def check_search(
+    model: nn.Module, eps: float, seed: int, subspace: int | None, **counts: int
+) -> tuple[int, int | None, list[int]]:
+    """``seed``, ``subspace`` and ``counts`` as ints.
+
+    Raises ValueError unless a search over a box around ``model`` is possible; ``counts`` must be at least 1.
+    """
     parameters = trainable_parameters(model)
     n = sum(p.numel() for p in parameters)
     check_width(parameters, eps=eps)
-    check_counts(**counts)
-    if not (subspace is None or (isinstance(subspace, int) and 1 <= subspace <= n)):
+    checked = check_counts(**counts)
+    if subspace is not None and not 1 <= (subspace := whole_number("subspace", subspace)) <= n:
         raise ValueError(f"subspace: must be None or a whole number from 1 to n = {n}, not {subspace!r}")
+    return whole_number("seed", seed), subspace, checked

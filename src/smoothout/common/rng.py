@@ -14,12 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smoothout.common.integers import whole_number
+
 _SEEDS = 2**63
 
 
 def derive_seed(seed: int, purpose: str, *position: int) -> int:
-    """A seed in [0, 2^63) for the draw named by ``purpose`` ("order", ...) at ``position`` (step, ...)."""
-    text = "/".join([str(seed), purpose, *map(str, position)])
+    """A seed in [0, 2^63) for the draw named by ``purpose`` ("order", ...) at ``position`` (step, ...).
+
+    Equal numbers are equal seeds, whatever their type. Raises ValueError for a ``seed`` that is not a whole number.
+    """
+    text = "/".join([str(whole_number("seed", seed)), purpose, *map(str, position)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % _SEEDS
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from smoothout.common.integers import whole_number
 from smoothout.common.rng import make_generator
 from smoothout.nn.perturbation import SmoothOut
 
@@ -40,9 +41,8 @@ class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
             raise TypeError(f"context: must be a SmoothOut(model, a), not a {type(context).__name__}")
         if not context.denoise:
             raise ValueError("context: copies share one w, so their noise must be removed; use denoise=True")
-        if copies < 1:
-            raise ValueError(f"copies: must be at least 1, not {copies}")
-        self._context, self._copies, self._seed = context, copies, seed
+        self._context = context
+        self._copies, self._seed = whole_number("copies", copies, 1), whole_number("seed", seed)
 
     def __len__(self) -> int:
         return self._copies

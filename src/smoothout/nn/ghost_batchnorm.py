@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from smoothout.common.integers import whole_number
 from smoothout.nn.parameters import group_by
 
 
@@ -117,8 +118,7 @@ def convert_ghost_batchnorm(model: nn.Module, ghosts: int) -> None:
     Layers stay the same objects with the same parameters, buffers and names. If repeated, the last number counts.
     Raises ValueError, with the model unchanged, for fewer than 1 part or another kind of BatchNorm (SyncBatchNorm).
     """
-    if ghosts < 1:
-        raise ValueError(f"ghosts: must be a whole number >= 1, not {ghosts}")
+    ghosts = whole_number("ghosts", ghosts, 1)
     layers = _layers(model)
     for kind in map(type, layers):
         if kind not in _GHOST and kind not in _PLAIN:

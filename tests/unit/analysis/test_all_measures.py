@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -114,6 +115,34 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(name, mode
     first, again, other = (repr(SEEDED[name](model, batches, F.cross_entropy, seed=seed)) for seed in (1, 1, 2))
     assert first == again
     assert first != other or name in ("converged", "released", "box", "ball")  # another start may find the same
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_seeds_are_numbers_whatever_their_type_and_no_fractions(name, model, batches):
+    plain, *others = (
+        repr(SEEDED[name](model, batches, F.cross_entropy, seed=seed)) for seed in (3, np.int64(3), torch.tensor(3))
+    )
+    assert others == [plain, plain]
+    with pytest.raises(ValueError, match=r"^seed: .* whole number, not 3\.0"):
+        SEEDED[name](model, batches, F.cross_entropy, seed=3.0)
+
+
+def test_counts_are_numbers_whatever_their_type(model, batches):
+    given = (model, batches, F.cross_entropy)
+
+    def measured(two: Any) -> list[object]:
+        return [
+            sharpness(*given, eps=0.1, subspace=two, iterations=two, repeats=two, maxcor=two),
+            adaptive_sharpness(*given, 0.1, iterations=two, random_starts=two),
+            compare_searches(model, batches, batches, F.cross_entropy, iterations=two, subspace=two, budget=two),
+            top_eigenvalues(*given, two, restarts=two),
+            trace_and_norm(*given, probes=two),
+            hessian_spectrum(*given, probes=two, steps=two),
+            noise_curve(*given[:2], [0.1], draws=two),
+            landscape_line(*given[:2], [0.1], directions=two),
+        ]
+
+    assert repr(measured(np.int32(2))) == repr(measured(torch.tensor(2))) == repr(measured(2))
 
 
 @EACH

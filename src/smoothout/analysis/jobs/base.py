@@ -62,7 +62,7 @@ class AnalysisJob(ABC):
         for setting in fields(self):
             value = getattr(self, setting.name)
             if "least" in setting.metadata and value is not None:
-                check_counts(least=setting.metadata["least"], **{setting.name: value})
+                check_counts(setting.metadata["least"], **{setting.name: value})
             if "positive" in setting.metadata:
                 check_positive(**{setting.name: value})
         if self.examples is not None and self.examples < 1:

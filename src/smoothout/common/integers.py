@@ -1,0 +1,18 @@
+"""Whole numbers as arguments: any integer, of Python, numpy, pandas or torch; no bool, and no float such as 3.0."""
+
+from __future__ import annotations
+
+import operator
+from typing import SupportsIndex
+
+
+def whole_number(name: str, value: SupportsIndex, least: int | None = None) -> int:
+    """``value`` as an int. Raises ValueError, with ``name``, unless it is an integer of at least ``least``."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or (least is not None and number < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise ValueError(f"{name}: must be a whole number{bound}, not {value!r}")
+    return number
