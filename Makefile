@@ -101,8 +101,8 @@ verdicts: $(VENV)/.ready ## test the papers' claims on the records, into results
 	@$(VERDICTS)
 
 .PHONY: pages
-pages: $(VENV)/.ready ## write every page of claims and causes in results/, for every profile; runs nothing
-	@for choices in "" claims=causes claim_scope.profile=short "claim_scope.profile=short claim_scope.precision=bfloat16" \
+pages: $(VENV)/.ready ## write every page of claims in results/, for every profile; runs nothing
+	@for choices in "" claims=causes claims=confirmation claim_scope.profile=short "claim_scope.profile=short claim_scope.precision=bfloat16" \
 	  "claims=causes claim_scope.profile=short"; do $(BIN)/python scripts/verdicts.py $$choices || exit; done
 
 .PHONY: causes

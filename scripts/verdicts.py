@@ -15,18 +15,11 @@ from omegaconf import DictConfig
 from smoothout.cli import app, plan
 from smoothout.common.files import atomic_write_text
 from smoothout.common.progress import Bar, print_line
-from smoothout.reproduction.claims import Claims, ClaimScope
-from smoothout.reproduction.verdict_page import VerdictPage
+from smoothout.reproduction.claim_tests import Claims
+from smoothout.reproduction.claims import ClaimScope
+from smoothout.reproduction.verdict_page import Prose, VerdictPage
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Prose:
-    """The text of a page around its verdicts."""
-
-    title: str
-    introduction: str
 
 
 @dataclass(frozen=True)
@@ -38,6 +31,7 @@ class ClaimsSettings:
     claims: list[Any]
     claim_scope: ClaimScope
     run: bool
+    plan: bool
     assumptions: tuple[str, ...]
 
 
@@ -45,12 +39,14 @@ class ClaimsSettings:
 def main(config: DictConfig) -> None:
     """Test every claim and write the page."""
     with app.program_session(config, ClaimsSettings, launches_jobs=True) as (settings, runtime):
-        configs, published = ROOT / "configs", ROOT / "results" / "published"
         scope = settings.claim_scope
-        tested = [Claims(settings.claims, selection, configs, published) for selection in scope.selections()]
-        failure = plan.plan_and_run(tested, runtime, app.job_runner(config)) if settings.run else None
-        with Bar("claims", sum(len(claims.claims) for claims in tested)) as bar:
-            tests = [test for claims in tested for test in claims.tests(runtime, bar.tick)]
+        claims = Claims(settings.claims, scope, ROOT / "configs", ROOT / "results" / "published")
+        if settings.plan:
+            plan.print_plan([claims], runtime)
+            return
+        failure = plan.plan_and_run([claims], runtime, app.job_runner(config)) if settings.run else None
+        with Bar("claims", len(claims.claims)) as bar:
+            tests = claims.tests(runtime, bar.tick)
         folder = Path(runtime.folders.results)
         path, linked = folder / scope.file(settings.page), (folder / settings.page).exists()
         page = VerdictPage(tests, settings.prose, settings.assumptions, scope, command(), settings.page, linked=linked)

@@ -19,7 +19,8 @@ from smoothout import AdaSmoothOut, SmoothOut
 from smoothout.config.build import build
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import build_experiment
-from smoothout.reproduction.claims import Claims
+from smoothout.reproduction.claim_tests import Claims
+from smoothout.reproduction.claims import ClaimScope
 from smoothout.reproduction.figure import FigurePlan
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.table import RunSelection, TablePlan
@@ -276,4 +277,4 @@ def test_the_examples_of_a_table_a_figure_and_a_claim_work(configs):
     assert len(table.jobs()) == 4
     assert len(figure.jobs()) == 4
     claims = compose_config(configs, "verdicts", ["claims=mine"])["claims"]
-    assert len(Claims(claims, RunSelection(), configs, published).jobs()) == 2
+    assert len(Claims(claims, ClaimScope(("authors_code",)), configs, published).jobs()) == 2

@@ -7,7 +7,6 @@ import shlex
 import subprocess
 from fnmatch import fnmatch
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -18,9 +17,10 @@ from smoothout.config.build import build
 from smoothout.config.compose import compose_config
 from smoothout.jobs.runtime import Folders, Runtime
 from smoothout.nn.options import Precision
-from smoothout.reproduction.claims import Claims, ClaimScope
+from smoothout.reproduction.claim_tests import Claims
+from smoothout.reproduction.claims import ClaimScope
 from smoothout.reproduction.table import RunSelection, TablePlan
-from smoothout.reproduction.verdict_page import VerdictPage
+from smoothout.reproduction.verdict_page import Prose, VerdictPage
 from smoothout.results.tables import stem
 
 COMMITTED = sorted(path.stem for path in TABLES.glob("*.md"))
@@ -62,7 +62,9 @@ def test_make_tables_renders_every_table_that_is_there_and_every_one_of_the_pape
 def test_make_pages_writes_every_page_of_verdicts_that_is_there_by_the_command_that_it_names() -> None:
     done = subprocess.run(["make", "-n", "pages"], cwd=ROOT, text=True, capture_output=True, check=True)
     listed = done.stdout.partition("for choices in ")[2].partition(";")[0]
-    paths = {path for name in ("claims*.md", "causes*.md") for path in (ROOT / "results").glob(name)}
+    paths = {
+        path for name in ("claims*.md", "causes*.md", "confirmation*.md") for path in (ROOT / "results").glob(name)
+    }
     found = [re.findall(r"`python scripts/verdicts.py ?([^`]*)` writes this page", p.read_text()) for p in paths]
     assert sorted(given for [given] in found) == sorted(shlex.split(listed.replace("\\\n", "")))
 
@@ -94,13 +96,16 @@ def test_the_table_is_the_one_that_its_records_make(name: str, tmp_path: Path) -
     pd.testing.assert_frame_equal(new, old)
 
 
-@pytest.mark.parametrize("given", [[], ["claims=causes", "claim_scope.profile=short"]], ids=["claims", "causes"])
+@pytest.mark.parametrize(
+    "given",
+    [[], ["claims=causes", "claim_scope.profile=short"], ["claims=confirmation"]],
+    ids=["claims", "causes", "confirmation"],
+)
 def test_the_page_of_verdicts_is_the_one_that_its_records_make(given: list[str], tmp_path: Path) -> None:
     settings = compose_config(CONFIGS, "verdicts", given)
     claim_scope = build(settings["claim_scope"], "claim_scope", ClaimScope)
     runtime = Runtime(Folders(str(tmp_path), str(ROOT / "results"), str(tmp_path), str(tmp_path)), torch.device("cpu"))
-    judged = [Claims(settings["claims"], scope, CONFIGS, PUBLISHED) for scope in claim_scope.selections()]
-    prose, command = SimpleNamespace(**settings["prose"]), shlex.join(["python", "scripts/verdicts.py", *given])
-    tests = [test for claims in judged for test in claims.tests(runtime)]
+    prose, command = Prose(**settings["prose"]), shlex.join(["python", "scripts/verdicts.py", *given])
+    tests = Claims(settings["claims"], claim_scope, CONFIGS, PUBLISHED).tests(runtime)
     page = VerdictPage(tests, prose, settings["assumptions"], claim_scope, command, settings["page"])
     assert page.markdown() == (ROOT / "results" / claim_scope.file(settings["page"])).read_text(encoding="utf-8")

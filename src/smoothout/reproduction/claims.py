@@ -1,38 +1,16 @@
-"""The papers' claims as statistical tests over seeds, by the records that exist."""
+"""The claims of configs/claims/: what each says about which numbers, and on which records it is tested."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import chain, product
-from pathlib import Path, PurePath
-from typing import Any
+from itertools import chain
+from pathlib import PurePath
 
-from smoothout.common.enums import coerce_enum_fields
-from smoothout.common.errors import ConfigError
-from smoothout.config.build import validate
-from smoothout.config.compose import compose_config
-from smoothout.jobs.job import Job, with_dependencies
-from smoothout.jobs.runtime import Runtime
+from smoothout.common.enums import check_seeds, coerce_enum_fields
 from smoothout.nn.options import Precision
-from smoothout.reproduction.cells import CellSpec
-from smoothout.reproduction.metrics import METRICS, Metric, current_metrics
-from smoothout.reproduction.table import RunSelection, TablePlan
-from smoothout.results.records import Record
-from smoothout.results.significance import (
-    TestResult,
-    Verdict,
-    binomial_standard_error,
-    paired_t_test,
-    pitman_morgan_test,
-    stratified_rank_correlation,
-)
-
-DECIMALS = 9  # of a sum of points or of log2; anything below is rounding
-ZERO = 5e-5  # percent; a sharpness below it is printed as 0.0000
-_LEAST_LOSS = 2.0**-126  # stands for losses that float32 rounds to 0
+from smoothout.reproduction.metrics import METRICS, current_metrics
+from smoothout.reproduction.table import RunSelection
 
 
 class ClaimKind(StrEnum):
@@ -45,8 +23,30 @@ class ClaimKind(StrEnum):
 
 
 @dataclass(frozen=True)
+class CellName:
+    """A cell as a claim names it: "table | row | method", then metric and protocol if they are not the test's own."""
+
+    table: str
+    row: str
+    method: str
+    metric: str = ""
+    protocol: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> CellName:
+        """The cell that ``text`` names. Raises ValueError if it has too few parts or too many."""
+        parts = [part.strip() for part in text.split("|")]
+        if not 3 <= len(parts) <= 5:
+            raise ValueError(f"{text!r} is not a cell; write table | row | method (| metric (| protocol))")
+        return cls(*parts)
+
+    def __str__(self) -> str:
+        return " | ".join([self.table, self.row, self.method, self.metric, self.protocol]).rstrip(" |")
+
+
+@dataclass(frozen=True)
 class Sides:
-    """The cells that a claim compares in one row, each "table | row | method" or "table | row | method | metric"."""
+    """The cells that a claim compares in one row, each as `CellName` reads it."""
 
     plus: tuple[str, ...]
     minus: tuple[str, ...] = ()
@@ -54,6 +54,28 @@ class Sides:
     def __post_init__(self) -> None:
         if not self.plus:
             raise ValueError("plus: must have at least one cell")
+        if len({bool(name.protocol) for name in self.cells()}) > 1:
+            raise ValueError("plus, minus: either every cell names its protocol or none does")
+
+    def cells(self) -> list[CellName]:
+        """All cells. Raises ValueError."""
+        return [CellName.parse(text) for text in chain(self.plus, self.minus)]
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """The protocols that the cells name; none if the claim is tested under each protocol by itself."""
+        return tuple(dict.fromkeys(name.protocol for name in self.cells() if name.protocol))
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """When a claim's quantity and seeds were fixed: before any run of these seeds was made."""
+
+    when: str  # the date
+    seeds: tuple[int, ...]  # which the claim is judged on, once, as soon as all of them are recorded
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
 
 
 @dataclass(frozen=True)
@@ -68,6 +90,8 @@ class Claim:
     max_ratio: float = 1.0  # see `ClaimKind`
     tables: tuple[str, ...] = ()  # see `ClaimKind`
     rows: dict[str, Sides] = field(default_factory=dict)  # cells by the name of the comparison, each a test of its own
+    declared: Declaration | None = None  # None: exploratory, the records were known when the claim was written
+    family: str = ""  # p-values are corrected within the claims of a page that have the same one
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
@@ -96,11 +120,11 @@ class ClaimScope:
         coerce_enum_fields(self)
         self.selections()
 
-    def selections(self) -> list[RunSelection]:
+    def selections(self) -> dict[str, RunSelection]:
         """The runs of each protocol. Raises ValueError."""
         if not self.protocols:
             raise ValueError("protocols: must be at least one")
-        return [RunSelection(protocol, self.profile, self.precision, self.seeds) for protocol in self.protocols]
+        return {name: RunSelection(name, self.profile, self.precision, self.seeds) for name in self.protocols}
 
     def file(self, page: str) -> str:
         """The name of the page's file: ``page``, with the profile and precision if they are not the papers'."""
@@ -108,201 +132,3 @@ class ClaimScope:
         others = [self.profile] if self.profile != papers.profile else []
         others += [self.precision] if self.precision != papers.precision else []
         return "-".join([path.stem, *others]) + path.suffix
-
-
-@dataclass(frozen=True)
-class ClaimTest:
-    """The test of a claim in one row, by one metric, under one protocol."""
-
-    claim: Claim
-    row: str
-    protocol: str
-    metric: Metric
-    evidence: TestResult  # for what the claim says is positive: a difference, or the log2 of a ratio
-    published: float | None = None  # the papers' number in the same unit, or None
-    failed: int = 0  # seeds that are missing because a search failed
-    diverged: int = 0  # runs that are missing because they diverged (all runs of a correlation, else one per seed)
-    error: float | None = None  # standard error of an accuracy, in points, by the size of its split; None for others
-    runs: int = 0  # the number of runs behind the settings of a correlation; 0 for other kinds
-
-    def verdict(self, adjusted: float) -> Verdict:
-        """The verdict, given the p-value ``adjusted`` for multiple tests.
-
-        It is undecided if runs diverged or searches failed, because the seeds that are left are not a random sample.
-        """
-        verdict, lost = self.evidence.verdict(adjusted), self.diverged or self.failed
-        return Verdict.undecided if lost and verdict is not Verdict.untested else verdict
-
-
-@dataclass(frozen=True)
-class MetricValues:
-    """The values of a cell on the scale of a test: points, or log2 for what is compared by ratio.
-
-    ``images`` is the size of the test split that an accuracy is a share of; 0 for other metrics.
-    """
-
-    by_seed: dict[int, float]
-    failed: frozenset[int]
-    diverged: frozenset[int]
-    published: float | None
-    records: dict[int, Record]
-    images: int
-
-    @classmethod
-    def read(cls, cell: CellSpec, runtime: Runtime) -> MetricValues:
-        """Read the records of ``cell``."""
-        read = cell.values(runtime)
-        if not METRICS[cell.metric].ratio_scale:
-            images = next(iter(cell.jobs.values())).training_job.settings.data.expected_sizes[1]
-            return cls(read.values, read.failed, read.diverged, cell.published, read.records, images)
-        logs = {seed: math.log2(value) for seed, value in read.values.items() if value > 0}
-        published = math.log2(cell.published) if cell.published else None
-        return cls(logs, read.failed | (read.values.keys() - logs.keys()), read.diverged, published, read.records, 0)
-
-
-class Claims:
-    """The claims of a file of configs/claims/, tested on the runs of ``selection``.
-
-    Raises ConfigError if a claim names a cell that does not exist.
-    """
-
-    def __init__(self, claims: Any, selection: RunSelection, configs: Path, published: Path) -> None:
-        self.selection, self._configs, self._published = selection, configs, published
-        self._plans = dict[str, TablePlan]()
-        if not isinstance(claims, list) or not all(isinstance(claim, dict) for claim in claims):
-            raise ConfigError("claims: must be a list of claims, as in configs/claims/papers.yaml")
-        self.claims = [validate(Claim, claim, f"claim {claim.get('statement', '?')!r}: ") for claim in claims]
-        self._cells = [(table, cell) for claim in self.claims for table, cell in self._cells_of(claim)]
-
-    def jobs(self) -> list[Job]:
-        """Every job that a test needs, once, trainings first."""
-        return with_dependencies(job for _, cell in self._cells for job in cell.jobs.values())
-
-    def plan(self) -> dict[str, dict[Job, float | None]]:
-        """By table and row: its jobs, with the config's estimate of the seconds per epoch."""
-        rows: dict[str, dict[Job, float | None]] = {}
-        for table, cell in self._cells:
-            planned = rows.setdefault(f"{table}: {cell.row}", {})
-            for job in cell.jobs.values():
-                planned |= dict.fromkeys((*job.dependencies, job), cell.epoch_seconds)
-        return rows
-
-    def tests(self, runtime: Runtime, tick: Callable[[], None] = lambda: None) -> Iterator[ClaimTest]:
-        """Test every claim, row and metric by the records that exist; ``tick`` is called once per claim."""
-        for claim in self.claims:
-            tick()
-            for metric in claim.metrics:
-                if claim.kind is ClaimKind.correlation:
-                    yield from self._correlations(claim, metric, runtime)
-                for row in claim.rows:
-                    yield self._test(claim, row, metric, runtime)
-
-    def _cells_of(self, claim: Claim) -> Iterator[tuple[str, CellSpec]]:
-        names = [cell for sides in claim.rows.values() for cell in (*sides.plus, *sides.minus)]
-        names += [f"{table} | {row} | {method}" for table in claim.tables for row, method in self._plan(table).runs]
-        for name, metric in product(names, claim.metrics):
-            yield name.partition("|")[0].strip(), self._cell(name, metric)
-
-    def _cell(self, name: str, metric: str) -> CellSpec:
-        """The cell "table | row | method (| metric)"; ``metric`` is used if the name has none."""
-        table, row, method, own_metric = (part.strip() for part in f"{name} | | | ".split("|")[:4])
-        plan = self._plan(table)
-        try:
-            return plan.cell(row, method, *current_metrics([own_metric or metric]))
-        except (KeyError, ValueError) as error:
-            raise ConfigError(
-                f"claims: {name!r} is not a cell; write table | row | method (| metric) with names of"
-                f" configs/table/{table}.yaml and of {', '.join(METRICS)}"
-            ) from error
-
-    def _plan(self, table: str) -> TablePlan:
-        if table not in self._plans:
-            config = compose_config(self._configs, "reproduce", [f"table={table}"])["table"]
-            self._plans[table] = TablePlan(config, self.selection, self._configs, self._published)
-        return self._plans[table]
-
-    def _test(self, claim: Claim, row: str, metric: str, runtime: Runtime) -> ClaimTest:
-        sides = claim.rows[row]
-        cells = [[self._cell(cell, metric) for cell in side] for side in (sides.plus, sides.minus)]
-        plus, minus = ([MetricValues.read(cell, runtime) for cell in side] for side in cells)
-        # Methods are compared seed by seed, so only seeds that every cell has can be used.
-        values = [*plus, *minus]
-        seeds = sorted(set.intersection(*(set(side.by_seed) for side in values)))
-        step = 100 / plus[0].images if plus[0].images else 0.0
-        published = _difference([side.published for side in plus], [side.published for side in minus])
-        if claim.kind is ClaimKind.spread:
-            one, other = ([side.by_seed[seed] for seed in seeds] for side in (plus[0], minus[0]))
-            evidence, published = pitman_morgan_test(one, other, claim.max_ratio, step), None
-        elif claim.kind is ClaimKind.zero:
-            evidence = _above_zero([2**value for value in plus[0].by_seed.values()])
-        else:
-            differences = [
-                _difference([side.by_seed[seed] for side in plus], [side.by_seed[seed] for side in minus])
-                for seed in seeds
-            ]
-            evidence = paired_t_test([value for value in differences if value is not None], claim.margin, step)
-        titles = dict.fromkeys(METRICS[cell.metric].title for cell in chain(*cells))
-        return ClaimTest(
-            claim,
-            row,
-            self.selection.protocol,
-            replace(METRICS[metric], title=" against ".join(titles)),
-            evidence,
-            published,
-            failed=len(frozenset[int]().union(*(side.failed for side in values))),
-            diverged=len(frozenset[int]().union(*(side.diverged for side in values))),
-            error=_accuracy_error(plus),
-        )
-
-    def _correlations(self, claim: Claim, metric: str, runtime: Runtime) -> Iterator[ClaimTest]:
-        """Accuracy against flatness over the settings of the claim's tables, as it is and at equal training loss."""
-        runs, diverged = dict[str, tuple[float, float, float, str, str]](), set[str]()  # by digest: tables share runs
-        # A point is a run with its flatness, accuracy, training loss, network and setting.
-        for plan in map(self._plan, claim.tables):
-            for row, method in plan.runs:
-                sharpness, accuracy = (
-                    MetricValues.read(plan.cell(row, method, name), runtime) for name in (metric, "best")
-                )
-                setting = next(iter(plan.runs[row, method].jobs.values())).digest
-                diverged |= {accuracy.records[seed].digest for seed in accuracy.diverged}
-                for seed in sharpness.by_seed.keys() & accuracy.by_seed.keys():
-                    record = accuracy.records[seed]
-                    network = f"{record.labels['model']}, {record.labels['data']}"
-                    loss = math.log2(max(record.outcome["best"]["train_loss"], _LEAST_LOSS))
-                    flatness = -sharpness.by_seed[seed]
-                    runs[record.digest] = flatness, accuracy.by_seed[seed], loss, network, setting
-        flatnesses, accuracies, losses, networks, settings = zip(*runs.values(), strict=True) if runs else ((),) * 5
-        for row, given in (("all settings, network by network", None), ("the same at equal training loss", losses)):
-            yield ClaimTest(
-                claim,
-                row,
-                self.selection.protocol,
-                METRICS[metric],
-                stratified_rank_correlation(flatnesses, accuracies, networks, settings, given),
-                diverged=len(diverged),
-                runs=len(runs),
-            )
-
-
-def _difference(plus: Sequence[float | None], minus: Sequence[float | None]) -> float | None:
-    """The sum of ``plus`` minus that of ``minus``, without float64's rounding; None if a number is unknown."""
-    signed = [(1, value) for value in plus] + [(-1, value) for value in minus]
-    if any(value is None for _, value in signed):
-        return None
-    return round(sum(sign * value for sign, value in signed if value), DECIMALS) + 0.0  # -0.0 becomes 0.0
-
-
-def _above_zero(values: Sequence[float]) -> TestResult:
-    """Whether the sharpness (percent) is above 0.0000: any point of the box with a higher loss is a proof of it."""
-    if not values:
-        return TestResult()
-    least = min(values)
-    return TestResult(len(values), least, least, math.inf, 1.0, 0.0 if least >= ZERO else 1.0)
-
-
-def _accuracy_error(sides: Sequence[MetricValues]) -> float | None:
-    """The binomial standard error of the first accuracy, in points; None if there is none."""
-    for side in sides:
-        if side.by_seed and side.images:
-            return 100 * binomial_standard_error(next(iter(side.by_seed.values())) / 100, side.images)
-    return None

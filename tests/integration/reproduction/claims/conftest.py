@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import pytest
-from helpers.simulated_records import CONFIGS, PUBLISHED, SEEDS
+from helpers.simulated_records import CONFIGS, PUBLISHED, SCOPE
 
-from smoothout.reproduction.claims import Claims
-from smoothout.reproduction.table import RunSelection
+from smoothout.reproduction.claim_tests import Claims
+from smoothout.reproduction.claims import ClaimScope
+from smoothout.reproduction.table import TablePlan
 
 
 @pytest.fixture(scope="session")
 def f1() -> Claims:
     """No claims, but the cells of Table 2."""
-    return Claims([], RunSelection("authors_code", seeds=SEEDS), CONFIGS, PUBLISHED)
+    return Claims([], ClaimScope(("authors_code", "paper_text"), seeds=SCOPE.seeds), CONFIGS, PUBLISHED)
 
 
 @pytest.fixture(autouse=True)
 def composed_once(f1: Claims, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables take seconds to compose: every test shares those of `f1`."""
     plan = f1._plan
-    monkeypatch.setattr(Claims, "_plan", lambda self, table: plan(table))
+
+    def with_seeds(claims: Claims, table: str, protocol: str) -> TablePlan:
+        return plan(table, protocol)._with_seeds(set(claims.scope.seeds))
+
+    monkeypatch.setattr(Claims, "_plan", with_seeds)

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.simulated_records import CONFIGS, F1, PUBLISHED, SEEDS, judged, page, simulate, write
+from helpers.simulated_records import CONFIGS, F1, PUBLISHED, SCOPE, cell, judged, page, simulate, verdicts, write
 
 from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
 from smoothout.jobs.runtime import Runtime
-from smoothout.reproduction.claims import Claim, ClaimKind, Claims, ClaimTest
+from smoothout.reproduction.claim_tests import Claims, ClaimTest
+from smoothout.reproduction.claims import Claim, ClaimKind, ClaimScope
 from smoothout.reproduction.metrics import METRICS
-from smoothout.reproduction.table import RunSelection
 from smoothout.reproduction.verdict_page import format_estimate
 from smoothout.results.digest import canonical_settings
 from smoothout.results.significance import Verdict, paired_t_test
@@ -31,9 +31,9 @@ def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: 
     assert test.evidence.p == pytest.approx(truth.p)
     assert test.published == pytest.approx(98.42 - 98.01)
     assert test.error == pytest.approx(100 * (0.983 * 0.017 / 10_000) ** 0.5)
-    assert page([test]).verdicts == [Verdict.holds]
+    assert verdicts([test]) == [Verdict.holds]
     turned = {"F1": {"plus": rows["F1"]["minus"], "minus": rows["F1"]["plus"]}}
-    assert page(judged({"rows": turned}, runtime)).verdicts == [Verdict.contradicted]
+    assert verdicts(judged({"rows": turned}, runtime)) == [Verdict.contradicted]
 
 
 @pytest.mark.parametrize("quantity", ["best", "sharpness_converged"])
@@ -47,8 +47,8 @@ def test_no_verdict_rests_on_the_seeds_that_did_not_diverge(quantity: str, f1: C
     [test] = judged(given, runtime)
     assert (test.evidence.n, test.failed, test.diverged) == (3, 0, 2)
     assert test.evidence.p < 0.001
-    assert page([test]).verdicts == [Verdict.undecided]
-    assert page([replace(test, diverged=0)]).verdicts == [Verdict.holds]
+    assert verdicts([test]) == [Verdict.undecided]
+    assert verdicts([replace(test, diverged=0)]) == [Verdict.holds]
     assert "| 3 (2 diverged) |" in page([test]).markdown()
 
 
@@ -56,8 +56,8 @@ def test_a_margin_forgives_what_it_says(f1: Claims, runtime: Runtime) -> None:
     simulate(f1, runtime, F1["small"] + "baseline", [98.50, 98.60, 98.40, 98.55, 98.45], [])
     simulate(f1, runtime, F1["large"] + "smoothout", [98.45, 98.56, 98.35, 98.50, 98.41], [])
     rows = {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["small"] + "baseline"]}}
-    assert page(judged({"rows": rows}, runtime)).verdicts == [Verdict.contradicted]
-    assert page(judged({"rows": rows, "margin": 0.1}, runtime)).verdicts == [Verdict.holds]
+    assert verdicts(judged({"rows": rows}, runtime)) == [Verdict.contradicted]
+    assert verdicts(judged({"rows": rows, "margin": 0.1}, runtime)) == [Verdict.holds]
 
 
 def test_sharpness_is_compared_by_ratio_and_a_failed_search_counts_as_missing(f1: Claims, runtime: Runtime) -> None:
@@ -81,9 +81,9 @@ def test_a_noise_curve_with_an_infinite_loss_has_no_rise() -> None:
 def test_one_point_of_the_box_refutes_a_sharpness_of_zero(f1: Claims, runtime: Runtime) -> None:
     rows = {"F1": {"plus": [F1["small"] + "baseline"]}}
     given = {"rows": rows, "metrics": ["sharpness_converged"], "kind": "zero"}
-    assert page(judged(given, runtime)).verdicts == [Verdict.untested]
+    assert verdicts(judged(given, runtime)) == [Verdict.untested]
     simulate(f1, runtime, F1["small"] + "baseline", [98.0], [0.8])
-    assert page(judged(given, runtime)).verdicts == [Verdict.contradicted]
+    assert verdicts(judged(given, runtime)) == [Verdict.contradicted]
 
 
 @pytest.mark.parametrize("by_loss", [False, True])
@@ -95,7 +95,7 @@ def test_what_only_the_training_loss_explains_is_no_correlation_at_equal_loss(
     The split that was searched may be the test split: the loss on it does not matter.
     """
     generator = np.random.default_rng(0)
-    for row, method in f1._plan("table2").runs:
+    for row, method in f1._plan("table2", "authors_code").runs:
         losses = generator.lognormal(-7, 1) * generator.lognormal(0, 0.1, 5)
         sharp = losses * 1000 * generator.lognormal(0, 1) * generator.lognormal(0, 0.1, 5)
         explained = np.log(losses) + generator.normal(0, 0.05, 5) if by_loss else np.log(sharp)
@@ -103,7 +103,7 @@ def test_what_only_the_training_loss_explains_is_no_correlation_at_equal_loss(
     plain, equal = judged({"kind": "correlation", "metrics": ["sharpness_converged"], "tables": ["table2"]}, runtime)
     assert (plain.evidence.n, plain.runs) == (equal.evidence.n, equal.runs) == (12, 60)
     assert "| 12 settings, 60 runs |" in page([plain]).markdown()
-    assert (page([plain, equal]).verdicts[1] is Verdict.holds) is not by_loss
+    assert (verdicts([plain, equal])[1] is Verdict.holds) is not by_loss
     if not by_loss:
         assert plain.evidence.value == pytest.approx(1, abs=1e-6)
 
@@ -117,13 +117,13 @@ def test_wrong_verdicts_stay_below_the_nominal_rate(effect: float) -> None:
     for _ in range(pages):
         tests = [
             ClaimTest(
-                claim, str(i), "authors_code", METRICS["best"], paired_t_test(list(generator.normal(effect, 0.2, 5)))
+                claim, str(i), ("authors_code",), METRICS["best"], paired_t_test(list(generator.normal(effect, 0.2, 5)))
             )
             for i in range(size)
         ]
-        verdicts = page(tests).verdicts
-        wrong += any(v is Verdict.contradicted or (v is Verdict.holds and effect == 0) for v in verdicts)
-        right += sum(v is Verdict.holds for v in verdicts)
+        found = verdicts(tests)
+        wrong += any(v is Verdict.contradicted or (v is Verdict.holds and effect == 0) for v in found)
+        right += sum(v is Verdict.holds for v in found)
     assert wrong / pages < 0.05 + 3 * (0.05 * 0.95 / pages) ** 0.5
     if effect:
         assert wrong == 0
@@ -132,7 +132,7 @@ def test_wrong_verdicts_stay_below_the_nominal_rate(effect: float) -> None:
 
 def test_every_claim_of_the_papers_names_cells_that_are_there(runtime: Runtime) -> None:
     claims: list[dict[str, Any]] = compose_config(CONFIGS, "verdicts", [])["claims"]
-    made = Claims(claims, RunSelection("authors_code"), CONFIGS, PUBLISHED)
+    made = Claims(claims, ClaimScope(("authors_code",)), CONFIGS, PUBLISHED)
     tests = list(made.tests(runtime))
     assert len(made.claims) == len(claims) > 20
     assert {test.evidence.verdict(1.0) for test in tests} == {Verdict.untested}
@@ -147,7 +147,7 @@ def test_a_cell_may_name_a_quantity_of_its_own(f1: Claims, runtime: Runtime) -> 
     for seed, (best, last) in enumerate([(98.5, 98.0), (98.6, 98.3)]):
         outcome = {"best": {"test_accuracy": best / 100}, "last": {"test_accuracy": last / 100}, "diverged": False}
         outcome["examples"] = {"train": 60_000, "test": 10_000}
-        write(runtime, f1._cell(F1["small"] + "baseline", "best").jobs[seed], outcome)
+        write(runtime, cell(f1, F1["small"] + "baseline").jobs[seed], outcome)
     [test] = judged(
         {"rows": {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["small"] + "baseline | last"]}}}, runtime
     )
@@ -158,7 +158,7 @@ def test_a_cell_may_name_a_quantity_of_its_own(f1: Claims, runtime: Runtime) -> 
 def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims) -> None:
     rows = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["small"] + "smoothout"]}}
     given = {"statement": "It is so.", "source": "p. 1", "rows": rows, "metrics": ["noise_rise"]}
-    claims = Claims([given], RunSelection("authors_code", seeds=SEEDS), CONFIGS, PUBLISHED)
+    claims = Claims([given], SCOPE, CONFIGS, PUBLISHED)
     assert [job.kind for job in claims.jobs()] == ["train"] * 10 + ["noise_curve"] * 10
     [(title, jobs)] = claims.plan().items()
     assert title == "table2: F1, MNIST, 256"
@@ -203,8 +203,8 @@ def flat(settings: dict[str, Any]) -> dict[tuple[str, str], Any]:
 
 def test_every_suspected_cause_changes_one_setting(f1: Claims) -> None:
     claims = compose_config(CONFIGS, "verdicts", ["claims=causes"])["claims"]
-    Claims(claims, RunSelection("authors_code"), CONFIGS, PUBLISHED)
-    runs = f1._plan("causes").runs
+    Claims(claims, ClaimScope(("authors_code",)), CONFIGS, PUBLISHED)
+    runs = f1._plan("causes", "authors_code").runs
     for (row, method), changed_runs in runs.items():
         old, new = (
             flat(canonical_settings(one.jobs[0].settings)) for one in (runs["nothing changed", method], changed_runs)

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 from helpers.figure_plans import picture
-from helpers.simulated_records import CONFIGS, F1, PUBLISHED, judged, page, simulate
+from helpers.simulated_records import CONFIGS, F1, PUBLISHED, cell, judged, page, simulate
 
 from smoothout.jobs.runtime import Runtime
-from smoothout.reproduction.claims import Claims, ClaimScope
-from smoothout.reproduction.table import RunSelection
+from smoothout.reproduction.claim_tests import Claims
+from smoothout.reproduction.claims import ClaimScope
 from smoothout.results.significance import TestResult
 
 
@@ -24,7 +24,7 @@ def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, run
     }
     tests = judged({"rows": rows, "metrics": ["best", "noise_rise"]}, runtime)
     text = page(
-        [*tests, *(replace(test, protocol="authors_code_v1", evidence=TestResult()) for test in tests)]
+        [*tests, *(replace(test, protocols=("authors_code_v1",), evidence=TestResult()) for test in tests)]
     ).markdown()
     assert "`python judge.py` writes this page." in text
     assert "1 undecided, 3 not tested" in text
@@ -44,8 +44,9 @@ def test_tests_of_one_seed_cost_the_others_nothing(f1: Claims, runtime: Runtime)
         {"rows": {"F1": {"plus": [F1["small"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}}, runtime
     )
     alone, among = page([five]), page([five, *[one] * 100])
-    assert among.adjusted == [alone.adjusted[0], *[1.0] * 100]
-    assert "101 of 101 tests have numbers, 1 of them from two seeds or more" in among.markdown()
+    assert [judged.p for judged in among.judged] == [alone.judged[0].p, *[1.0] * 100]
+    assert "101 of 101 tests have numbers" in among.markdown()
+    assert "corrected for 1 of them" in among.markdown()
 
 
 def test_what_is_decided_stands_first_and_then_how_many_tests_came_out_how(f1: Claims, runtime: Runtime) -> None:
@@ -82,19 +83,19 @@ def test_a_page_of_other_runs_than_the_papers_says_so_first(f1: Claims, runtime:
 def test_page_and_table_look_at_the_same_measurements_under_every_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Profile smoke has analyses look at 500 examples."""
     monkeypatch.undo()
-    claims = Claims([], RunSelection("authors_code", "smoke"), CONFIGS, PUBLISHED)
-    cells = {(cell.row, cell.column): cell for cell in claims._plan("table2").cells}
+    claims = Claims([], ClaimScope(("authors_code",), "smoke"), CONFIGS, PUBLISHED)
+    cells = {(one.row, one.column): one for one in claims._plan("table2", "authors_code").cells}
     for metric in ("best_recalibrated", "last_recalibrated"):
-        [job] = claims._cell(F1["large"] + "baseline", metric).jobs.values()
+        [job] = cell(claims, F1["large"] + "baseline", metric).jobs.values()
         [shown] = cells["F1, MNIST, 6000", f"baseline {metric}"].jobs.values()
         assert job.settings.examples == 500
         assert job.digest == shown.digest
     for metric in ("noise_rise", "adaptive_sharpness"):
-        [job] = claims._cell(F1["large"] + "baseline", metric).jobs.values()
+        [job] = cell(claims, F1["large"] + "baseline", metric).jobs.values()
         assert job.settings.examples == 500
 
 
 def test_page_and_picture_look_at_the_same_adaptive_sharpness(f1: Claims) -> None:
     """On 10,000 examples of all."""
-    job = f1._cell(F1["large"] + "baseline", "adaptive_sharpness").jobs[0]
+    job = cell(f1, F1["large"] + "baseline", "adaptive_sharpness").jobs[0]
     assert job.digest in {shown.digest for shown in picture("adaptive-f1").shown()}

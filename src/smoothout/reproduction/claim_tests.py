@@ -1,0 +1,274 @@
+"""Claims as statistical tests over seeds, by the records that exist."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, product
+from pathlib import Path
+from typing import Any
+
+from smoothout.common.errors import ConfigError
+from smoothout.config.build import validate
+from smoothout.config.compose import compose_config
+from smoothout.jobs.job import Job, with_dependencies
+from smoothout.jobs.runtime import Runtime
+from smoothout.reproduction.cells import CellSpec
+from smoothout.reproduction.claims import CellName, Claim, ClaimKind, ClaimScope, Sides
+from smoothout.reproduction.metrics import METRICS, Metric, current_metrics
+from smoothout.reproduction.table import TablePlan
+from smoothout.results.records import Record
+from smoothout.results.significance import (
+    TestResult,
+    Verdict,
+    binomial_standard_error,
+    paired_t_test,
+    pitman_morgan_test,
+    stratified_rank_correlation,
+)
+
+DECIMALS = 9  # of a sum of points or of log2; anything below is rounding
+ZERO = 5e-5  # percent; a sharpness below it is printed as 0.0000
+_LEAST_LOSS = 2.0**-126  # stands for losses that float32 rounds to 0
+
+
+@dataclass(frozen=True)
+class ClaimTest:
+    """The test of a claim in one row, by one metric."""
+
+    claim: Claim
+    row: str
+    protocols: tuple[str, ...]  # the one under which it is tested, or those that the claim compares
+    metric: Metric
+    evidence: TestResult  # for what the claim says is positive: a difference, or the log2 of a ratio
+    published: float | None = None  # the papers' number in the same unit, or None
+    failed: int = 0  # seeds that are missing because a search failed
+    diverged: int = 0  # runs that are missing because they diverged (all runs of a correlation, else one per seed)
+    error: float | None = None  # standard error of an accuracy, in points, by the size of its split; None for others
+    runs: int = 0  # the number of runs behind the settings of a correlation; 0 for other kinds
+    recorded: int = 0  # seeds that are recorded in every cell, whatever their runs gave
+    withheld: bool = False  # declared seeds are missing somewhere in the claim's family, so nobody may look yet
+
+    def verdict(self, adjusted: float) -> Verdict:
+        """The verdict, given the p-value ``adjusted`` for multiple tests.
+
+        It is undecided if runs diverged or searches failed, because the seeds that are left are not a random sample.
+        """
+        verdict, lost = self.evidence.verdict(adjusted), self.diverged or self.failed
+        return Verdict.undecided if lost and verdict is not Verdict.untested else verdict
+
+
+@dataclass(frozen=True)
+class MetricValues:
+    """The values of a cell on the scale of a test: points, or log2 for what is compared by ratio.
+
+    ``images`` is the size of the test split that an accuracy is a share of; 0 for other metrics.
+    """
+
+    by_seed: dict[int, float]
+    failed: frozenset[int]
+    diverged: frozenset[int]
+    published: float | None
+    records: dict[int, Record]
+    images: int
+
+    @classmethod
+    def read(cls, cell: CellSpec, runtime: Runtime) -> MetricValues:
+        """Read the records of ``cell``."""
+        read = cell.values(runtime)
+        if not METRICS[cell.metric].ratio_scale:
+            images = next(iter(cell.jobs.values())).training_job.settings.data.expected_sizes[1]
+            return cls(read.values, read.failed, read.diverged, cell.published, read.records, images)
+        logs = {seed: math.log2(value) for seed, value in read.values.items() if value > 0}
+        published = math.log2(cell.published) if cell.published else None
+        return cls(logs, read.failed | (read.values.keys() - logs.keys()), read.diverged, published, read.records, 0)
+
+
+class Claims:
+    """The claims of a file of configs/claims/, tested on the runs of ``scope``.
+
+    Raises ConfigError if a claim names a cell that does not exist, or ``scope`` has seeds that a claim did not declare.
+    """
+
+    def __init__(self, claims: Any, scope: ClaimScope, configs: Path, published: Path) -> None:
+        self.scope, self._configs, self._published = scope, configs, published
+        self._plans = dict[tuple[str, str], TablePlan]()
+        if not isinstance(claims, list) or not all(isinstance(claim, dict) for claim in claims):
+            raise ConfigError("claims: must be a list of claims, as in configs/claims/papers.yaml")
+        self.claims = [validate(Claim, claim, f"claim {claim.get('statement', '?')!r}: ") for claim in claims]
+        for claim in self.claims:
+            if claim.declared and (others := set(scope.seeds) - set(claim.declared.seeds)):
+                raise ConfigError(
+                    f"claim_scope.seeds: {min(others)} was not declared for the claim {claim.statement!r}, which is"
+                    f" judged on {', '.join(map(str, claim.declared.seeds))}"
+                )
+        self._cells = [cell for claim in self.claims for cell in self._cells_of(claim)]
+
+    def jobs(self) -> list[Job]:
+        """Every job that a test needs, once, trainings first."""
+        return with_dependencies(job for _, cell in self._cells for job in cell.jobs.values())
+
+    def plan(self) -> dict[str, dict[Job, float | None]]:
+        """By table and row: its jobs, with the config's estimate of the seconds per epoch."""
+        rows: dict[str, dict[Job, float | None]] = {}
+        for table, cell in self._cells:
+            planned = rows.setdefault(f"{table}: {cell.row}", {})
+            for job in cell.jobs.values():
+                planned |= dict.fromkeys((*job.dependencies, job), cell.epoch_seconds)
+        return rows
+
+    def tests(self, runtime: Runtime, tick: Callable[[], None] = lambda: None) -> list[ClaimTest]:
+        """Test every claim, row and metric by the records that exist; ``tick`` is called once per claim.
+
+        Nothing is said about a declared family of claims before all of its seeds are recorded.
+        """
+        tests = list[ClaimTest]()
+        for claim in self.claims:
+            tick()
+            tests += self._tests_of(claim, runtime)
+        complete = len(self.scope.seeds)
+        waiting = {test.claim.family for test in tests if test.claim.declared and test.recorded < complete}
+        return [_withhold(test) if test.claim.declared and test.claim.family in waiting else test for test in tests]
+
+    def _tests_of(self, claim: Claim, runtime: Runtime) -> Iterator[ClaimTest]:
+        if claim.kind is ClaimKind.correlation:
+            for protocol, metric in product(self.scope.protocols, claim.metrics):
+                yield from self._correlations(claim, metric, protocol, runtime)
+        for protocol, metric in product((*self.scope.protocols, ""), claim.metrics):
+            for row, sides in claim.rows.items():
+                if protocol in self._protocols(sides):
+                    yield self._test(claim, row, metric, protocol, runtime)
+
+    def _cells_of(self, claim: Claim) -> Iterator[tuple[str, CellSpec]]:
+        """Every cell that ``claim`` is tested on, with its table."""
+        for metric, sides in product(claim.metrics, claim.rows.values()):
+            for protocol, name in product(self._protocols(sides), sides.cells()):
+                yield name.table, self._cell(name, metric, protocol)
+        for metric, table, protocol in product(claim.metrics, claim.tables, self.scope.protocols):
+            for row, method in self._plan(table, protocol).runs:
+                yield table, self._cell(CellName(table, row, method), metric, protocol)
+
+    def _protocols(self, sides: Sides) -> tuple[str, ...]:
+        """The protocols that ``sides`` are tested under: each of the scope by itself, or once ("") if they name theirs.
+
+        Raises ConfigError for a protocol that does not exist. There is no test if one of them is not in the scope.
+        """
+        if not sides.protocols:
+            return self.scope.protocols
+        known = sorted(path.stem for path in (self._configs / "protocol").glob("*.yaml"))
+        if unknown := set(sides.protocols) - set(known):
+            raise ConfigError(f"claims: {min(unknown)!r} is not a protocol of a cell; allowed: {', '.join(known)}")
+        return ("",) if set(sides.protocols) <= set(self.scope.protocols) else ()
+
+    def _cell(self, name: CellName, metric: str, protocol: str) -> CellSpec:
+        """The cell ``name``, of ``metric`` and ``protocol`` unless it names its own."""
+        try:
+            plan = self._plan(name.table, name.protocol or protocol)
+            return plan.cell(name.row, name.method, *current_metrics([name.metric or metric]))
+        except (KeyError, ValueError) as error:
+            raise ConfigError(
+                f"claims: '{name}' is not a cell; write table | row | method (| metric (| protocol)) with names of"
+                f" configs/table/{name.table}.yaml, of {', '.join(METRICS)}, and of configs/protocol/"
+            ) from error
+
+    def _plan(self, table: str, protocol: str) -> TablePlan:
+        if (table, protocol) not in self._plans:
+            config = compose_config(self._configs, "reproduce", [f"table={table}"])["table"]
+            selection = self.scope.selections()[protocol]
+            self._plans[table, protocol] = TablePlan(config, selection, self._configs, self._published)
+        return self._plans[table, protocol]
+
+    def _test(self, claim: Claim, row: str, metric: str, protocol: str, runtime: Runtime) -> ClaimTest:
+        sides = claim.rows[row]
+        cells = [
+            [self._cell(CellName.parse(name), metric, protocol) for name in side] for side in (sides.plus, sides.minus)
+        ]
+        plus, minus = ([MetricValues.read(cell, runtime) for cell in side] for side in cells)
+        # Methods are compared seed by seed, so only seeds that every cell has can be used.
+        values = [*plus, *minus]
+        seeds = sorted(set.intersection(*(set(side.by_seed) for side in values)))
+        step = 100 / plus[0].images if plus[0].images else 0.0
+        published = _difference([side.published for side in plus], [side.published for side in minus])
+        if claim.kind is ClaimKind.spread:
+            one, other = ([side.by_seed[seed] for seed in seeds] for side in (plus[0], minus[0]))
+            evidence, published = pitman_morgan_test(one, other, claim.max_ratio, step), None
+        elif claim.kind is ClaimKind.zero:
+            evidence = _above_zero([2**value for value in plus[0].by_seed.values()])
+        else:
+            differences = [
+                _difference([side.by_seed[seed] for side in plus], [side.by_seed[seed] for side in minus])
+                for seed in seeds
+            ]
+            evidence = paired_t_test([value for value in differences if value is not None], claim.margin, step)
+        titles = dict.fromkeys(METRICS[cell.metric].title for cell in chain(*cells))
+        return ClaimTest(
+            claim,
+            row,
+            sides.protocols or (protocol,),
+            replace(METRICS[metric], title=" against ".join(titles)),
+            evidence,
+            published,
+            failed=len(frozenset[int]().union(*(side.failed for side in values))),
+            diverged=len(frozenset[int]().union(*(side.diverged for side in values))),
+            error=_accuracy_error(plus),
+            recorded=len(set.intersection(*({*side.records} | side.diverged for side in values))),
+        )
+
+    def _correlations(self, claim: Claim, metric: str, protocol: str, runtime: Runtime) -> Iterator[ClaimTest]:
+        """Accuracy against flatness over the settings of the claim's tables, as it is and at equal training loss."""
+        runs, diverged = dict[str, tuple[float, float, float, str, str]](), set[str]()  # by digest: tables share runs
+        # A point is a run with its flatness, accuracy, training loss, network and setting.
+        for plan in (self._plan(table, protocol) for table in claim.tables):
+            for row, method in plan.runs:
+                sharpness, accuracy = (
+                    MetricValues.read(plan.cell(row, method, name), runtime) for name in (metric, "best")
+                )
+                setting = next(iter(plan.runs[row, method].jobs.values())).digest
+                diverged |= {accuracy.records[seed].digest for seed in accuracy.diverged}
+                for seed in sharpness.by_seed.keys() & accuracy.by_seed.keys():
+                    record = accuracy.records[seed]
+                    network = f"{record.labels['model']}, {record.labels['data']}"
+                    loss = math.log2(max(record.outcome["best"]["train_loss"], _LEAST_LOSS))
+                    flatness = -sharpness.by_seed[seed]
+                    runs[record.digest] = flatness, accuracy.by_seed[seed], loss, network, setting
+        flatnesses, accuracies, losses, networks, settings = zip(*runs.values(), strict=True) if runs else ((),) * 5
+        for row, given in (("all settings, network by network", None), ("the same at equal training loss", losses)):
+            yield ClaimTest(
+                claim,
+                row,
+                (protocol,),
+                METRICS[metric],
+                stratified_rank_correlation(flatnesses, accuracies, networks, settings, given),
+                diverged=len(diverged),
+                runs=len(runs),
+            )
+
+
+def _withhold(test: ClaimTest) -> ClaimTest:
+    """``test`` without anything that its records say, not even how many searches failed."""
+    return replace(test, evidence=TestResult(), published=None, failed=0, diverged=0, error=None, withheld=True)
+
+
+def _difference(plus: Sequence[float | None], minus: Sequence[float | None]) -> float | None:
+    """The sum of ``plus`` minus that of ``minus``, without float64's rounding; None if a number is unknown."""
+    signed = [(1, value) for value in plus] + [(-1, value) for value in minus]
+    if any(value is None for _, value in signed):
+        return None
+    return round(sum(sign * value for sign, value in signed if value), DECIMALS) + 0.0  # -0.0 becomes 0.0
+
+
+def _above_zero(values: Sequence[float]) -> TestResult:
+    """Whether the sharpness (percent) is above 0.0000: any point of the box with a higher loss is a proof of it."""
+    if not values:
+        return TestResult()
+    least = min(values)
+    return TestResult(len(values), least, least, math.inf, 1.0, 0.0 if least >= ZERO else 1.0)
+
+
+def _accuracy_error(sides: Sequence[MetricValues]) -> float | None:
+    """The binomial standard error of the first accuracy, in points; None if there is none."""
+    for side in sides:
+        if side.by_seed and side.images:
+            return 100 * binomial_standard_error(next(iter(side.by_seed.values())) / 100, side.images)
+    return None
