@@ -1,5 +1,6 @@
 """Analyze one recorded training (two for an interpolation); each analysis gets a record under results/."""
 
+from smoothout.cli import app, plan  # isort: skip # first, see smoothout.cli
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout.analysis.jobs.base import AnalysisJob
-from smoothout.cli import app, plan
 from smoothout.common.progress import print_line
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import TrainingConfig, training_config

@@ -1,5 +1,6 @@
 """Measure the speed of the trainer and the analyses as ratios, and save the report under results/benchmarks/."""
 
+from smoothout.cli import app  # isort: skip # first, see smoothout.cli
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,6 @@ import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
-from smoothout.cli import app
 from smoothout.common.progress import Bar, print_line
 
 

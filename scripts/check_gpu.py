@@ -6,6 +6,8 @@ Prints a line per check. Exit codes: 0 all checks pass, 1 one fails, 2 there is 
 import argparse
 import sys
 
+import smoothout.cli  # noqa: F401 -- Ctrl-C ends it in one line
+
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""

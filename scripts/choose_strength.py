@@ -1,11 +1,11 @@
 """Choose the strength of the noise on held-out training images; the choice gets a record under results/strength/."""
 
+from smoothout.cli import app, plan  # isort: skip # first, see smoothout.cli
 from dataclasses import dataclass
 
 import hydra
 from omegaconf import DictConfig
 
-from smoothout.cli import app, plan
 from smoothout.config.experiment import TrainingConfig
 from smoothout.jobs.lookup import find_record
 from smoothout.reproduction.choose_strength import Grid, StrengthSearch

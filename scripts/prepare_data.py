@@ -1,12 +1,12 @@
 """Download a data set into the data folder, or check the one that is there."""
 
+from smoothout.cli import app  # isort: skip # first, see smoothout.cli
 from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from smoothout.cli import app
 from smoothout.common.progress import print_line
 from smoothout.config.protocols import Data
 

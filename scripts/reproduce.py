@@ -1,5 +1,6 @@
 """Reproduce a table or a figure of the papers: show the plan, run what is missing, render from records."""
 
+from smoothout.cli import app, plan  # isort: skip # first, see smoothout.cli
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from smoothout.cli import app, plan
 from smoothout.common.errors import ConfigError
 from smoothout.common.progress import print_line
 from smoothout.config.build import build

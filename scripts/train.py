@@ -1,11 +1,11 @@
 """Train one network, or with -m a sweep; each run gets a record under results/train/."""
 
+from smoothout.cli import app  # isort: skip # first, see smoothout.cli
 from functools import partial
 
 import hydra
 from omegaconf import DictConfig
 
-from smoothout.cli import app
 from smoothout.common.progress import print_line
 from smoothout.config.experiment import TrainingConfig
 from smoothout.jobs.job import Job

@@ -3,6 +3,7 @@
 Other profiles and precisions than the papers' have their own pages, for example claims-short-bfloat16.md.
 """
 
+from smoothout.cli import app, plan  # isort: skip # first, see smoothout.cli
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from smoothout.cli import app, plan
 from smoothout.common.files import atomic_write_text
 from smoothout.common.progress import Bar, print_line
 from smoothout.reproduction.claim_tests import Claims

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -16,13 +16,13 @@ import torch
 from helpers.common import seed_of, start_from
 from helpers.paths import ROOT
 from helpers.programs import PLACES, SCRIPT, Ended, Program
-from helpers.tiny_jobs import workplace
 
+import smoothout.cli  # noqa: F401 -- here, where no script is the main program: Ctrl-C stays with pytest
 from smoothout.data.split import Split
-from smoothout.jobs import training_job
-from smoothout.jobs.runtime import Runtime
-from smoothout.training.checkpoint import TrainingState
-from smoothout.training.trainer import Trainer
+
+if TYPE_CHECKING:  # the library's tests run without the extra [experiments]
+    from smoothout.jobs.runtime import Runtime
+    from smoothout.training.checkpoint import TrainingState
 
 hypothesis.settings.register_profile("tests", deadline=None, max_examples=30, derandomize=True)
 hypothesis.settings.load_profile("tests")
@@ -71,12 +71,17 @@ def data_folder() -> Callable[[str], Path]:
 @pytest.fixture
 def runtime(tmp_path: Path) -> Runtime:
     """Separate folders for what a test makes; nothing is downloaded."""
+    from helpers.tiny_jobs import workplace
+
     return workplace(tmp_path)
 
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> list[TrainingState | None]:
     """Fills with what each call of the training loop resumed from."""
+    from smoothout.jobs import training_job
+    from smoothout.training.trainer import Trainer
+
     calls: list[TrainingState | None] = []
 
     class Spied(Trainer):

@@ -14,10 +14,10 @@ Each is loaded when it is first used, so that reading records needs no torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as type checkers know it; `typing` would take longer to import than all of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from smoothout.analysis.interpolation import interpolate
     from smoothout.analysis.noise_sensitivity import noise_curve
     from smoothout.analysis.sharpness import SharpnessResult, sharpness
@@ -61,4 +61,6 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of these
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module 'smoothout' has no attribute {name!r}")
+        import importlib  # noqa: PLC0415
+
         return getattr(importlib.import_module(f"smoothout.{_HOMES[name]}"), name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from helpers.paths import ROOT
+from helpers.paths import ROOT, SCRIPTS
 
 import smoothout
 
@@ -45,3 +46,31 @@ def test_help_needs_no_torch() -> None:
     shown = subprocess.run([sys.executable, "-c", command], check=True, cwd=ROOT, text=True, capture_output=True)
     assert "--device" in shown.stdout
     assert "--quick" in shown.stdout
+
+
+@pytest.mark.parametrize("script", ["train", "reproduce", "check_gpu"])
+@pytest.mark.parametrize(
+    ("event", "code", "line"),
+    [
+        ("signal.raise_signal(signal.SIGINT)", 130, "stopped: by SIGINT; run the same command to resume\n"),
+        ("raise ModuleNotFoundError(name='rich')", 1, "error: rich is not installed; it belongs to smoothout's extra"),
+    ],
+)
+def test_what_ends_a_program_during_its_imports_is_one_line(
+    script: str, event: str, code: int, line: str, tmp_path: Path
+) -> None:
+    """The event strikes when the first of these is looked for, deep in the imports."""
+    (tmp_path / "sitecustomize.py").write_text(f"""
+import signal, sys
+class Event:
+    def find_spec(name, *_):
+        if name in ("torch", "rich.progress"):
+            {event}
+sys.meta_path.insert(0, Event)
+""")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "src")])}
+    command = [sys.executable, str(SCRIPTS / f"{script}.py"), "--device=cpu" if script == "check_gpu" else "seed=0"]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert ended.stderr.startswith(line)
+    assert ended.stderr.count("\n") == 1

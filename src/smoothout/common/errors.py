@@ -23,6 +23,20 @@ def config_errors(prefix: str = "") -> Iterator[None]:
         raise ConfigError(f"{prefix}{error}") from error
 
 
+@contextmanager
+def needs_experiments() -> Iterator[None]:
+    """Within the block, a package that is not installed is one that the extra [experiments] would bring."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(missing_package(error), name=error.name) from error
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """The line about a package that neither torch nor SciPy brings."""
+    return f"{error.name} is not installed; it belongs to smoothout's extra [experiments]: pip install '.[experiments]'"
+
+
 def one_line(error: BaseException, limit: int) -> str:
     """The message of ``error`` as one line of at most ``limit`` characters, to be quoted in another."""
     return " ".join(str(error).split())[:limit]

@@ -1,11 +1,11 @@
-"""Errors of the machine: a full disk, no permission for a file, no memory."""
+"""Errors of the machine: a full disk, no permission for a file, no memory, a package that is not installed."""
 
 from __future__ import annotations
 
 import errno
 import re
 
-from smoothout.common.errors import one_line
+from smoothout.common.errors import missing_package, one_line
 
 _NO_ROOM_NAMES = "ENOSPC EDQUOT EFBIG EACCES EPERM EROFS ENOTDIR EEXIST ENAMETOOLONG"
 _NO_ROOM = {getattr(errno, name) for name in _NO_ROOM_NAMES.split()}
@@ -14,7 +14,9 @@ _OF_A_GPU = re.compile("CUDA|CUBLAS|CUDNN|HIP")
 
 
 def machine_error_hint(error: BaseException) -> str | None:
-    """A hint for disk-full, permission and out-of-memory errors; None for any other error."""
+    """A hint for disk-full, permission, out-of-memory and import errors; None for any other error."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("smoothout"):
+        return missing_package(error)
     if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is not None:
         return f"{error.filename}: {error.strerror}; fix this and rerun the same command to resume"
     if is_out_of_memory(error):

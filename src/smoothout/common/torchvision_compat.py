@@ -7,9 +7,12 @@ from types import ModuleType
 
 import torch
 
+from smoothout.common.errors import needs_experiments
+
 _SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
+@needs_experiments()
 def import_torchvision() -> ModuleType:
     """Import the module torchvision.
 

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smoothout.common.errors import ConfigError
+from smoothout.common.errors import ConfigError, needs_experiments
 from smoothout.common.files import atomic_write_text
 from smoothout.config.moved import current_overrides, rename_keys, rename_nested_overrides
 
@@ -41,7 +41,8 @@ def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[st
         raise ConfigError(f"configs: {folder} has no configs; must be the folder configs/ of this repository")
     variables = frozenset((key, value) for key, value in os.environ.items() if key.startswith("SMOOTHOUT_"))
     stamps = frozenset(files.items())
-    return copy.deepcopy(_composed(folder.resolve(), name, tuple(current_overrides(overrides)), stamps, variables))
+    with needs_experiments():
+        return copy.deepcopy(_composed(folder.resolve(), name, tuple(current_overrides(overrides)), stamps, variables))
 
 
 @lru_cache(maxsize=4096)
@@ -69,14 +70,21 @@ def _composed(
 def _ask_hydra(folder: Path, name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir  # noqa: PLC0415 -- not needed if all configs are cached
     from hydra.core.global_hydra import GlobalHydra  # noqa: PLC0415
+    from hydra.version import VersionBase  # noqa: PLC0415
 
-    GlobalHydra.instance().clear()  # a program of Hydra's own may be running
+    # A program of the caller's own may use Hydra. It is left as it was, with the version that it asked for.
+    running, base, collecting = GlobalHydra.instance(), VersionBase.instance(), gc.isenabled()
+    their_hydra, their_base = running.hydra, base.getbase()
+    running.clear()
     gc.disable()  # a fifth of the time would go into a search for garbage that Hydra does not make
     try:
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
             return to_plain_dict(compose(config_name=name, overrides=list(overrides)))
     finally:
-        gc.enable()
+        if collecting:
+            gc.enable()
+        GlobalHydra.set_instance(running)
+        running.hydra, base.version_base = their_hydra, their_base
 
 
 def to_plain_dict(config: DictConfig) -> dict[str, Any]:

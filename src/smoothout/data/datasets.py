@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from smoothout.common.errors import DataError, one_line
+from smoothout.common.errors import DataError, needs_experiments, one_line
 from smoothout.common.files import atomic_write
 from smoothout.common.machine_errors import machine_error_hint
 
@@ -119,6 +119,7 @@ def validated(arrays: Arrays, spec: DatasetSpec, origin: str) -> Arrays:
     return Arrays(*checked)
 
 
+@needs_experiments()
 def _digits(_: Path) -> Arrays:
     """scikit-learn's 1,797 handwritten digits, 8 x 8; every fifth one is a test image."""
     from sklearn.datasets import load_digits  # noqa: PLC0415  (slow to import, and only this set needs it)

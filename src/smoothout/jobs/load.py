@@ -9,11 +9,7 @@ from torch import nn
 
 from smoothout.analysis.options import WhichWeights
 from smoothout.common.enums import parse_enum
-from smoothout.config.compose import compose_config
-from smoothout.config.experiment import build_experiment
-from smoothout.jobs.job import Job
-from smoothout.jobs.runner import load_network
-from smoothout.jobs.runtime import build_runtime
+from smoothout.common.errors import needs_experiments
 
 
 def trained(
@@ -32,7 +28,14 @@ def trained(
     Raises:
         UserError: with a message of one line, for overrides that cannot be used and for missing data.
         ValueError: for other ``weights``.
+        ModuleNotFoundError: without the extra [experiments].
     """
     which = parse_enum(WhichWeights, "weights", weights)
+    with needs_experiments():
+        from smoothout.config.compose import compose_config  # noqa: PLC0415
+        from smoothout.config.experiment import build_experiment  # noqa: PLC0415
+        from smoothout.jobs.job import Job  # noqa: PLC0415
+        from smoothout.jobs.runner import load_network  # noqa: PLC0415
+        from smoothout.jobs.runtime import build_runtime  # noqa: PLC0415
     config = compose_config(Path(configs), "train", overrides)
     return load_network(Job(build_experiment(config)), which, build_runtime(config))

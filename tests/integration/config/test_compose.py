@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.version import VersionBase
 
 from smoothout.common.errors import ConfigError
 from smoothout.config import compose as compose_module
@@ -93,3 +98,28 @@ def test_a_config_that_hangs_on_more_than_files_and_variables_is_not_kept(config
 def test_a_folder_that_cannot_be_written_does_not_matter(configs: Path) -> None:
     (configs.parent / ".cache").write_text("not a folder")
     assert compose_config(configs, "made", [])["a"] == 1
+
+
+@pytest.mark.parametrize("overrides", [[], ["unknown=1"]])
+def test_the_callers_own_hydra_is_left_as_it_was(configs: Path, tmp_path: Path, overrides: list[str]) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.yaml").write_text("x: 1\n")
+    with initialize_config_dir(config_dir=str(tmp_path / "mine"), version_base="1.2"):
+        instance, hydra, base = GlobalHydra.instance(), GlobalHydra.instance().hydra, VersionBase.instance().getbase()
+        gc.disable()
+        try:
+            compose_config(configs, "made", overrides)
+        except HydraException:
+            assert overrides
+        assert not gc.isenabled()
+        gc.enable()
+        assert GlobalHydra.instance() is instance
+        assert instance.hydra is hydra
+        assert VersionBase.instance().getbase() == base
+        assert compose("mine") == {"x": 1}
+
+
+def test_without_hydra_of_the_caller_none_is_left(configs: Path) -> None:
+    GlobalHydra.instance().clear()
+    compose_config(configs, "made", [])
+    assert not GlobalHydra.instance().is_initialized()

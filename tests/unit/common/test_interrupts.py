@@ -10,13 +10,8 @@ from itertools import count
 from types import FrameType
 
 import pytest
-from omegaconf import OmegaConf
 
 from smoothout.common.interrupts import Interrupted, interrupt_behind, raise_on_signals
-
-
-def _build_list() -> None:
-    OmegaConf.create({"a": [1, [2, {"b": 3}]]})
 
 
 def _signal_after(lines: int, work: Callable[[], object]) -> bool:
@@ -40,10 +35,15 @@ def _signal_after(lines: int, work: Callable[[], object]) -> bool:
 
 
 def test_an_interrupt_within_omegaconf_stays_an_interrupt() -> None:
+    config = pytest.importorskip("omegaconf", reason="comes with the extra [experiments]").OmegaConf
+
+    def build_list() -> None:
+        config.create({"a": [1, [2, {"b": 3}]]})
+
     for lines in count(1):
         try:
             with raise_on_signals():
-                reached = _signal_after(lines, _build_list)
+                reached = _signal_after(lines, build_list)
         except Interrupted:  # some of them replace an AttributeError of OmegaConf's clean-up
             continue
         if not reached:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
+
+pytest.importorskip("rich", reason="progress is shown with the extra [experiments]")
 from rich.console import Console
 from rich.progress import Progress
 
