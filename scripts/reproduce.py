@@ -9,7 +9,6 @@ import hydra
 from omegaconf import DictConfig
 
 from smoothout.common.errors import ConfigError
-from smoothout.common.progress import print_line
 from smoothout.config.build import build
 from smoothout.reproduction.table import RunSelection, TablePlan
 
@@ -36,9 +35,12 @@ def main(config: DictConfig) -> None:
     with app.program_session(config, ReproduceSettings, launches_jobs=True) as (settings, runtime):
         all_seeds = settings.scope.get("seeds", ()) is None  # then seed 0 is run, and all recorded ones are shown
         scope = build(settings.scope | ({"seeds": [0]} if all_seeds else {}), "scope", RunSelection)
-        asked = shown = TablePlan(settings.table, scope, CONFIGS, PUBLISHED) if settings.table else None
-        if settings.table and settings.rows:
-            asked = TablePlan(settings.table, scope, CONFIGS, PUBLISHED, settings.rows)
+        shown = TablePlan(settings.table, scope, CONFIGS, PUBLISHED) if settings.table else None
+        asked = shown.of_rows(settings.rows) if shown and settings.rows else shown
+        choices, failure = [asked.search] if asked and asked.search else [], None
+        if choices and settings.run and not settings.plan:  # the table's own trainings take what is chosen
+            failure = plan.plan_and_run(choices, runtime, app.job_runner(config))
+        asked, shown = (table and table.with_choice(runtime) for table in (asked, shown))
         figure = None
         if settings.figure:
             from smoothout.reproduction.figure import FigurePlan  # noqa: PLC0415 -- matplotlib, which no table needs
@@ -48,9 +50,9 @@ def main(config: DictConfig) -> None:
         if not targets:
             raise ConfigError("table, figure: one of them must be named; both are none")
         if settings.plan:
-            plan.print_commands(asked.render(runtime)) if asked else plan.print_plan(targets, runtime)
+            plan.print_commands(asked.render(runtime), choices, runtime) if asked else plan.print_plan(targets, runtime)
             return
-        failure = plan.plan_and_run(targets, runtime, app.job_runner(config)) if settings.run else None
+        failure = (plan.plan_and_run(targets, runtime, app.job_runner(config)) if settings.run else None) or failure
         written = []
         if shown:
             table = (shown.with_recorded_seeds(runtime) if all_seeds else shown).render(runtime)
@@ -58,8 +60,7 @@ def main(config: DictConfig) -> None:
             plan.print_table(table, settings.rows)
         if figure and settings.save:
             written += plan.save_figure(figure.with_recorded_seeds(runtime) if all_seeds else figure, runtime)
-        for path in written:
-            print_line(f"written: {path}")
+        plan.print_written(written)
         if failure:
             raise failure
 

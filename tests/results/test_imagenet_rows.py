@@ -32,7 +32,7 @@ def made(name: str, only: str, *overrides: str) -> TablePlan:
     table: dict[str, Any] = compose_config(CONFIGS, "reproduce", [f"table={name}"])["table"]
     for row in table["rows"]:
         row["overrides"] += overrides
-    return TablePlan(table, RunSelection(), CONFIGS, PUBLISHED, [only])
+    return TablePlan(table, RunSelection(), CONFIGS, PUBLISHED).of_rows([only])
 
 
 def trainings(table: TablePlan) -> Iterator[tuple[str, str, Experiment]]:

@@ -169,8 +169,14 @@ def _without_weights(analyses: dict[Job, float | None], runtime: Runtime) -> dic
     }
 
 
-def print_commands(table: Table) -> None:
-    """Print, by row, the commands behind the cells without all their records, each with estimated hours."""
+def print_commands(table: Table, choices: Sequence[Target], runtime: Runtime) -> None:
+    """Print, by row, the commands behind the cells without all their records, each with estimated hours.
+
+    The plan of ``choices`` comes first: methods that take a strength that is not chosen yet have no commands.
+    """
+    if any(find_record(job, runtime) is None for choice in choices for job in choice.jobs()):
+        print_plan(choices, runtime)
+        _out.print("Methods that take the strength that these choose are planned once it is chosen.")
     rows = dict[str, dict[str, float | None]]()
     for cell in table.cells:
         if cell.command and len(cell.records) < len(table.seeds):
@@ -231,6 +237,12 @@ def save_figure(figure: Figure, runtime: Runtime) -> list[Path]:
     if not written:
         print_line(f"figure {figure.name} lacks records of its runs: not drawn")
     return written
+
+
+def print_written(paths: Iterable[Path]) -> None:
+    """Name the files that were written."""
+    for path in paths:
+        print_line(f"written: {path}")
 
 
 def print_table(table: Table, only: Sequence[str] | None = None) -> None:

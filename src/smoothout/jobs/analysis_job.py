@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 from smoothout.common import pass_cache, progress
 from smoothout.common.errors import CheckpointError, DataError
 from smoothout.jobs.job import Job
-from smoothout.jobs.prepared_run import PreparedRun, network_of, weights_digest
+from smoothout.jobs.prepared_run import PreparedRun, load_splits, network_of, weights_digest
 from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Steps
 from smoothout.jobs.training_job import train_locked
@@ -37,6 +38,10 @@ def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -
                 f"data: {record.labels['data']} in {runtime.folders.data} is not what {record.name} was trained on;"
                 " restore that data, or use other folders.results and folders.checkpoints to train again"
             )
+    if getattr(job.settings, "takes_unseen_test", False):
+        experiment = runs[0].experiment
+        data: Any = experiment.data  # a dataclass
+        _, test_split, _ = load_splits(replace(experiment, data=replace(data, validation_size=None)), runtime)
     models = []
     while runs:
         models.append((yield from _load_network(runs.pop(0), job.settings.checkpoint)))

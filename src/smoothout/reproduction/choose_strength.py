@@ -59,6 +59,17 @@ class StrengthChoice:
         }
 
 
+def explain_choice(record: Record) -> str:
+    """A choice's record in a sentence, for people."""
+    out = record.outcome
+    means = ", ".join(f"{100 * row['mean']:.2f} at {row['a']:g}" for row in out["strengths"])
+    seeds = len(out["strengths"][0]["accuracies"])
+    return (
+        f"a = {out['chosen']:g} has the best mean accuracy on {out['examples']['held_out']} held-out training images"
+        f" over {seeds} seeds at batch {record.labels['batch']}: {means} (record {record.name})"
+    )
+
+
 @dataclass(frozen=True)
 class Grid:
     """The trainings: every strength with every seed."""

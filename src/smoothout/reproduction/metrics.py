@@ -25,6 +25,7 @@ from smoothout.analysis.jobs.landscape import Landscape
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.sharpness import Sharpness
+from smoothout.analysis.jobs.unseen_test import UnseenTest
 from smoothout.analysis.options import Convention, RunningStats, WhichWeights
 from smoothout.results.records import Record
 
@@ -144,6 +145,14 @@ METRICS = {
         "test accuracy, last epoch, points",
         "Test accuracy in %, last epoch",
         lambda record: 100 * float(record.outcome["last"]["test_accuracy"]),
+    ),
+    "unseen_test": Metric(
+        "accuracy on the test split, unseen before, of the best held-out epoch, points",
+        "Accuracy in % on the test split, unseen before, best held-out epoch",
+        lambda record: 100 * float(record.outcome["accuracy"]),
+        UnseenTest(),
+        "analysis=unseen_test",
+        differences=True,
     ),
     **{f"{weights}_recalibrated": _recalibrated(weights) for weights in WhichWeights},
     "noise_rise": _noise(f"rise of the training loss under noise, a = {NOISE}", loss_rise),

@@ -6,12 +6,13 @@ A key that had another name in earlier versions has that as ``recorded_as``, and
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import validate
+from smoothout.reproduction.choose_strength import Grid
 from smoothout.reproduction.metrics import METRICS, current_metrics
 
 DEFAULT_METRICS = ("best", "late", "last")
@@ -30,6 +31,11 @@ class MethodConfig:
     sharpness: str | None = None
     # Whether it is shown only in rows whose ``methods`` name it.
     only_if_named: bool = field(default=False, metadata={"recorded_as": "by_name"})
+    chosen_strength: bool = False  # whether its strength is what the table's ``strength_choice`` chooses
+
+    def with_strength(self, a: float) -> MethodConfig:
+        """The method with noise of strength ``a``."""
+        return replace(self, title=f"{self.title}, a = {a:g}", overrides=(*self.overrides, f"method.a={a}"))
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,14 @@ class RowConfig:
 
 
 @dataclass(frozen=True)
+class StrengthChoiceConfig:
+    """The trainings with held-out images among which the strength of a table's methods is chosen."""
+
+    overrides: tuple[str, ...]  # of configs/train.yaml
+    grid: Grid
+
+
+@dataclass(frozen=True)
 class TableConfig:
     """A table: what is compared, in which settings, by which numbers.
 
@@ -62,6 +76,7 @@ class TableConfig:
     published: str | None = None  # the CSV file in results/published/ with the paper's numbers, or None
     metrics: tuple[str, ...] = DEFAULT_METRICS  # names of `METRICS`, in the order of the table's blocks
     small_batch_method: str | None = field(default=None, metadata={"recorded_as": "small"})
+    strength_choice: StrengthChoiceConfig | None = None  # for methods with ``chosen_strength``
     network: str | None = None  # free for interpolation in ``rows``
     notes: tuple[str, ...] = ()  # paragraphs below the table
 
@@ -71,6 +86,11 @@ class TableConfig:
         object.__setattr__(self, "metrics", current_metrics(self.metrics))
         if "best" not in self.metrics:
             raise ValueError("metrics: must have best, the accuracy that improvements and gaps are of")
+        chosen = [name for name, method in self.methods.items() if method.chosen_strength]
+        if chosen and self.strength_choice is None:
+            raise ValueError(f"strength_choice: must be given, because {chosen[0]} has chosen_strength")
+        if chosen and next((name for name in self.methods if name != self.small_batch_method), None) in chosen:
+            raise ValueError(f"methods.{chosen[0]}.chosen_strength: must be false for the baseline, the first method")
         if self.small_batch_method not in (None, *self.methods):
             raise ValueError(f"small_batch_method: {self.small_batch_method!r} is not one of {', '.join(self.methods)}")
         elsewhere = [

@@ -16,10 +16,11 @@ from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment, training_config
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job, with_dependencies
-from smoothout.jobs.lookup import runs_with_other_weights
+from smoothout.jobs.lookup import find_record, runs_with_other_weights
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.options import Precision
 from smoothout.reproduction.cells import CellSpec, MethodRuns
+from smoothout.reproduction.choose_strength import StrengthSearch, explain_choice
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.published import PublishedNumbers
 from smoothout.reproduction.schema import RowConfig, read_table
@@ -30,6 +31,15 @@ from smoothout.results.tables import Block, Cell, Table, difference
 EPOCHS = (
     "The best epoch is selected on the test split itself, as in the papers, so its accuracy is biased upwards. The"
     " median over the last quarter of the epochs selects none."
+)
+HELD_OUT = (
+    "Each training holds out training images, which replace the test split. The best epoch is selected on them, so"
+    " held-out accuracy is biased upwards. Accuracy on the test split is of that epoch's weights; the test split has"
+    " selected nothing."
+)
+NOT_CHOSEN = (
+    "The strength of the noise is not chosen yet: the table's first trainings do that. Methods that take it are planned"
+    " and shown from then on."
 )
 RECALIBRATED = (
     "BatchNorm recalibrated: the same weights, with BatchNorm's running statistics computed again over the training"
@@ -66,36 +76,65 @@ def recorded_seeds(jobs: Callable[[set[int]], Iterable[Job]], runtime: Runtime) 
 
 
 class TablePlan:
-    """A table of configs/table/: the jobs behind its cells. Raises ConfigError if it is invalid or no row is left.
+    """A table of configs/table/: the jobs behind its cells. Raises ConfigError if it is invalid.
 
     Args:
         table: its config, composed.
         selection: the runs that it is made of.
         configs: the folder of configs; ``published`` is that of the papers' numbers.
-        only: keep only rows whose name contains one of these texts.
     """
 
-    def __init__(
-        self,
-        table: dict[str, Any],
-        selection: RunSelection,
-        configs: Path,
-        published: Path,
-        only: Sequence[str] | None = None,
-    ) -> None:
+    def __init__(self, table: dict[str, Any], selection: RunSelection, configs: Path, published: Path) -> None:
         self.config = read_table(table, published)
         self.scope, self._configs = selection, configs
         self._published = PublishedNumbers(self.config, published)
-        self.rows = [row for row in self.config.rows if only is None or any(part in row.name for part in only)]
-        if not self.rows:
-            names = "; ".join(row.name for row in self.config.rows)
-            raise ConfigError(f"rows: {list(only or [])} is in none of: {names}")
+        self.search = self._strength_search()
+        self._choice: Record | None = None  # what the search chose, see `with_choice`
+        self.rows = self.config.rows
+        self._plan_runs()
+
+    def of_rows(self, parts: Sequence[str]) -> TablePlan:
+        """The same table with the rows whose name contains one of the texts ``parts``. Raises ConfigError for none."""
+        plan = copy(self)  # nothing is composed again
+        plan.rows = tuple(row for row in self.rows if any(part in row.name for part in parts))
+        if not plan.rows:
+            raise ConfigError(f"rows: {list(parts)} is in none of: {'; '.join(row.name for row in self.rows)}")
+        names = {row.name for row in plan.rows}
+        plan.runs = {(row, method): runs for (row, method), runs in self.runs.items() if row in names}
+        plan.cells = plan._cells()
+        return plan
+
+    def _plan_runs(self) -> None:
+        """Compose the trainings. Methods whose strength is not chosen yet have none."""
+        self.methods = {name: method for name, method in self.config.methods.items() if not method.chosen_strength}
+        if self._choice:
+            a = float(self._choice.outcome["chosen"])
+            configs = self.config.methods.items()
+            self.methods = {name: m.with_strength(a) if m.chosen_strength else m for name, m in configs}
         self.runs = {
             (row.name, method): self._runs(row, method, overrides)
             for row in self.rows
             for method, overrides in self._methods(row).items()
         }
         self.cells = self._cells()
+
+    def _strength_search(self) -> StrengthSearch | None:
+        """The choice of the strength that methods of the table take, or None."""
+        choice = self.config.strength_choice
+        if choice is None:
+            return None
+        settings = training_config(compose_config(self._configs, "train", [*choice.overrides, *self.scope.overrides()]))
+        return StrengthSearch(settings.experiment(), choice.grid, settings.seconds_per_epoch())
+
+    def with_choice(self, runtime: Runtime) -> TablePlan:
+        """The same table with the chosen strength; unchanged if there is no choice, or none is recorded."""
+        record = find_record(self.search.choice, runtime) if self.search else None
+        if record is None:
+            return self
+        plan = copy(self)
+        plan._choice = record
+        plan._plan_runs()
+        return plan
 
     def _cells(self) -> list[CellSpec]:
         return [self.cell(row, method, metric) for (row, method), metric in product(self.runs, self.config.metrics)]
@@ -120,11 +159,11 @@ class TablePlan:
     def _methods(self, row: RowConfig) -> dict[str, tuple[str, ...]]:
         """The row's methods, each with the overrides that the row adds."""
         if row.methods is not None:
-            return row.methods
-        return {name: () for name, method in self.config.methods.items() if not method.only_if_named}
+            return {name: overrides for name, overrides in row.methods.items() if name in self.methods}
+        return {name: () for name, method in self.methods.items() if not method.only_if_named}
 
     def _runs(self, row: RowConfig, method: str, added: Sequence[str]) -> MethodRuns:
-        given = [*row.overrides, *self.config.methods[method].overrides, *added, *self.scope.overrides()]
+        given = [*row.overrides, *self.methods[method].overrides, *added, *self.scope.overrides()]
         overrides = list({override.partition("=")[0]: override for override in given}.values())  # the last one counts
         settings = training_config(compose_config(self._configs, "train", overrides))
         return MethodRuns(row.name, method, settings, self.scope.seeds, tuple(overrides))
@@ -165,20 +204,35 @@ class TablePlan:
             blocks=list(self._blocks()),
             notes=[
                 *self.config.notes,
-                EPOCHS,
+                *self.choice_notes,
+                HELD_OUT if self._holds_out else EPOCHS,
                 *([RECALIBRATED] if recalibrated else []),
                 *self._other_weights(runtime),
             ],
             image_by_image=list(self._image_by_image(runtime)),
         )
 
+    @property
+    def _holds_out(self) -> bool:
+        """Whether trainings are tested on held-out training images."""
+        return any(runs.settings.data.validation_size for runs in self.runs.values())
+
+    @property
+    def choice_notes(self) -> list[str]:
+        """What the search for the strength chose, or that it has no record yet; empty without a search."""
+        if self._choice:
+            return [f"Strength of the noise: {explain_choice(self._choice)}."]
+        if self.search:
+            return [NOT_CHOSEN]
+        return []
+
     def _image_by_image(self, runtime: Runtime) -> Iterator[dict[str, str]]:
         """A line for each difference of the table whose trainings' records say which images are right."""
         for row, (_, _, better, worse) in product(self.rows, self._differences()):
-            if {better, worse} <= set(self._methods(row)):
+            if {better, worse} <= set(self._methods(row)) and not self._holds_out:
                 one, other = (self._runs_with_images(row.name, method, runtime) for method in (better, worse))
                 if seeds := sorted(one.keys() & other.keys()):
-                    titles = [self.config.methods[method].title for method in (better, worse)]
+                    titles = [self.methods[method].title for method in (better, worse)]
                     line = compare_right(*([side[seed] for seed in seeds] for side in (one, other)))
                     yield {"row": row.name, "first - second": " - ".join(titles), **line}
 
@@ -204,7 +258,7 @@ class TablePlan:
 
     def _differences(self) -> list[tuple[str, str, str, str]]:
         """(quantity, method, better, worse): improvements over the baseline, and gaps to the small batch."""
-        methods, small = self.config.methods, self.config.small_batch_method
+        methods, small = self.methods, self.config.small_batch_method
         baseline = next(method for method in methods if method != small)
         improvements = [("improvement", name, name, baseline) for name in methods if name not in (baseline, small)]
         gaps = [("gap", name, small, name) for name in methods if small and name != small]
@@ -212,7 +266,7 @@ class TablePlan:
 
     def _blocks(self) -> Iterator[Block]:
         """A block for each metric; the gaps stand between accuracies and what is compared by ratio."""
-        titles = {name: method.title for name, method in self.config.methods.items()}
+        titles = {name: method.title for name, method in self.methods.items()}
         headings: dict[str, list[tuple[str, str]]] = {"improvement": [], "gap": []}
         for quantity, method, better, worse in self._differences():
             headings[quantity].append((f"{titles[better]} - {titles[worse]}", method))
@@ -228,7 +282,10 @@ class TablePlan:
                     title: _difference_column(method, "improvement", metric)
                     for title, method in headings["improvement"]
                 }
-            yield Block(settings.heading, columns, settings.ratio_scale)
+            heading = settings.heading
+            if self._holds_out:
+                heading = heading.replace("Test accuracy", "Held-out accuracy")
+            yield Block(heading, columns, settings.ratio_scale)
         if gaps:
             yield Block("Generalization gap to the small batch, best epochs", gaps)
 

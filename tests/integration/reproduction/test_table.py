@@ -58,7 +58,7 @@ def training(job: Job, best: float, last: float, seconds: float = 2.0, diverged:
 
 
 def f1_rows(table: dict, seeds: tuple[int, ...] = (0, 1)) -> TablePlan:
-    return TablePlan(table, RunSelection(seeds=seeds), CONFIGS, PUBLISHED, ["F1, MNIST, 6000"])
+    return TablePlan(table, RunSelection(seeds=seeds), CONFIGS, PUBLISHED).of_rows(["F1, MNIST, 6000"])
 
 
 def test_table_2_needs_its_twelve_trainings_and_five_measurements_on_each(table):
@@ -77,7 +77,8 @@ def test_what_is_only_rendered_is_of_every_seed_that_has_a_record_of_its_rows(ta
     reproduction = f1_rows(table, (0,))
     assert reproduction.with_recorded_seeds(runtime) is reproduction
     cells = {cell.column: cell for cell in f1_rows(table, (1, 2, 3)).cells}
-    other = TablePlan(table, RunSelection(seeds=(4,)), CONFIGS, PUBLISHED, ["C1, CIFAR-10, 256"]).cells[0]
+    seeds = RunSelection(seeds=(4,))
+    other = TablePlan(table, seeds, CONFIGS, PUBLISHED).of_rows(["C1, CIFAR-10, 256"]).cells[0]
     for run in (cells["baseline best"].jobs[3], cells["smoothout last"].jobs[1], other.jobs[4]):
         runtime.records.write(training(run, 0.98, 0.97))
     made = reproduction.with_recorded_seeds(runtime)
@@ -202,6 +203,9 @@ def test_what_costs_nobody_knows_what_is_still_not_run(table, runtime):
 NUMBER = ["keskar-table2.csv", "F1", "test_SB"]
 
 
+CHOICE = {"overrides": ["method=smoothout"], "grid": {"strengths": [0, 0.1]}}
+
+
 def row_with(**changes) -> Callable[[dict], dict]:
     return lambda table: table | {"rows": [table["rows"][0] | changes]}
 
@@ -233,6 +237,12 @@ def methods_with(**changes) -> Callable[[dict], dict]:
         (lambda table: table | {"metrics": ["late"]}, ["table.metrics", "best"]),
         (lambda table: table | {"metrcs": ["best"]}, ["table.metrcs", "did you mean metrics"]),
         (lambda table: table | {"published": "x.csv"}, ["table.published", "'x.csv'", "smoothout-v1-table2.csv"]),
+        (methods_with(chosen_strength=True), ["table.strength_choice", "baseline has chosen_strength"]),
+        (
+            lambda table: methods_with(chosen_strength=True)(table | {"strength_choice": CHOICE}),
+            ["methods.baseline.chosen_strength", "false"],
+        ),
+        (lambda table: table | {"strength_choice": CHOICE | {"grid": {"strengths": [1]}}}, ["strengths", "two", "[1"]),
         (lambda table: table | {"small_batch_method": "x"}, ["table.small_batch_method", "'x'", "baseline, smoothout"]),
     ],
 )
