@@ -48,7 +48,7 @@ environment: $(VENV)/.ready ## create the environment and install
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,integrations]'
 	@touch $@
 
 .PHONY: reproduce-%

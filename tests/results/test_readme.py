@@ -31,7 +31,9 @@ PAGES = [*READMES, *sorted(path for path in (ROOT / "results").glob("*.md") if p
 FINDINGS = ROOT / "results" / "findings.md"
 TEXTS = {path: path.read_text(encoding="utf-8") for path in (*PAGES, *(ROOT / "configs").glob("*.yaml"))}
 README = TEXTS[ROOT / "README.md"]
-CODE = [page for page in READMES if "```python" in TEXTS[page]]
+CODE = [
+    page for page in READMES if "```python" in TEXTS[page] and page.parent.name != "integrations"
+]  # has a test of its own
 
 
 def name_of(page: Path) -> str:

@@ -60,7 +60,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("make, forward", CASES.values(), ids=CASES)
+@pytest.mark.parametrize(("make", "forward"), CASES.values(), ids=CASES)
 def test_a_late_backward_pass_names_the_callbacks_and_the_recipes(
     make: Callable[[], nn.Module], forward: Callable[[nn.Module], Tensor]
 ) -> None:

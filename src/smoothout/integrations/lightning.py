@@ -1,0 +1,75 @@
+"""SmoothOut in Lightning, imported as ``lightning`` or ``pytorch_lightning``.
+
+trainer = lightning.Trainer(callbacks=[SmoothOutCallback(a=0.0375)])
+trainer.fit(module, loader)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from smoothout.integrations.noise import CallbackNoise
+
+if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
+    from pytorch_lightning import Callback
+else:
+    from lightning.pytorch import Callback
+
+
+class SmoothOutCallback(CallbackNoise, Callback):  # type: ignore[misc]
+    """Trains a LightningModule under SmoothOut or AdaSmoothOut, with new noise for every batch.
+
+    The module's trainable parameters are perturbed during `training_step` and, with the same noise, during the backward
+    pass. At any other time they are clean: in all hooks of the module and of other callbacks (those between the two
+    passes too), in validation, in checkpoints and in weight averages. With ``accumulate_grad_batches`` each batch has
+    noise of its own. The forward passes by which StochasticWeightAveraging measures running statistics get none.
+
+    Manual optimization, and with it several optimizers, is refused: there the module runs its backward passes, so the
+    block of `SmoothOut` belongs in its `training_step`, around each forward pass and its `manual_backward`.
+
+    A seed (see `CallbackNoise`) addresses noise by ``trainer.global_step``, so checkpoints need no state of this
+    callback.
+    """
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse manual optimization before anything is done."""
+        if stage == "fit" and not pl_module.automatic_optimization:
+            raise ValueError(
+                f"SmoothOutCallback: {type(pl_module).__name__} has automatic_optimization=False and so runs its own "
+                "backward passes; put `with SmoothOut(model, a):` around each forward pass and its manual_backward in "
+                "training_step instead (smoothout/integrations/README.md)"
+            )
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Put the two passes into blocks."""
+        self._start(pl_module)
+
+        def forward(step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+            if getattr(trainer.fit_loop, "_skip_backward", False):  # StochasticWeightAveraging measures statistics
+                return step(*arguments, **keywords)
+            with self._forward_half(trainer.global_step):
+                output = step(*arguments, **keywords)
+            if output is None:  # no backward pass will follow
+                self._leave()
+            return output
+
+        def backward(run: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+            with self._backward_half():
+                return run(*arguments, **keywords)
+
+        self._wrap(trainer.strategy, "training_step", forward)
+        self._wrap(trainer.strategy.precision_plugin, "backward", backward)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Give the two passes back."""
+        self._stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Do as at the end."""
+        self._stop()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Do as at the end, which a tuner skips."""
+        self._stop()

@@ -1,0 +1,143 @@
+"""What the callbacks share: the settings of their noise, and blocks whose passes a framework runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.common.enums import parse_enum
+from smoothout.common.rng import derive_seed
+from smoothout.nn.options import NoiseDistribution, check_strength
+from smoothout.nn.parameters import clear_weight_caches
+from smoothout.nn.perturbation import AdaSmoothOut, SmoothOut
+
+
+class CallbackNoise:
+    """The noise of one training at a time; base of the callbacks, whose arguments these are.
+
+    Args:
+        a: strength, as in `SmoothOut`; the attribute ``a`` may be set during the training.
+        adaptive: AdaSmoothOut instead of SmoothOut.
+        distribution: "uniform" or "gaussian".
+        batchnorm: perturb weight and bias of BatchNorm layers too.
+        seed: of the noise. That of micro-batch i (0 without accumulation) of optimizer step s is then drawn by a
+            generator with the seed ``smoothout.common.rng.derive_seed(seed, "noise", s, i)``: the same in every
+            process, after a resumption too. None draws from torch's global generator.
+
+    Raises:
+        ValueError: for a strength that is negative or not finite, or an unknown distribution.
+    """
+
+    def __init__(
+        self,
+        a: float,
+        *,
+        adaptive: bool = False,
+        distribution: str = "uniform",
+        batchnorm: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        self.a = check_strength(a)
+        self.adaptive, self.batchnorm, self.seed = adaptive, batchnorm, seed
+        self.distribution = parse_enum(NoiseDistribution, "distribution", distribution)
+        self._noise: SmoothOut | None = None
+        self._noisy: list[Tensor] = []  # the perturbed weights, while the clean ones are in their place
+        self._position = (-1, 0)
+        self._wrapped: list[tuple[Any, str]] = []
+
+    def _start(self, model: nn.Module) -> None:
+        """Make the noise of a training of ``model``."""
+        self._stop()
+        kind = AdaSmoothOut if self.adaptive else SmoothOut
+        self._noise = kind(model, self.a, self.distribution, batchnorm=self.batchnorm)
+        if self.seed is not None:
+            self._noise.generator = torch.Generator(self._noise.device)
+        self._position = (-1, 0)
+
+    def _stop(self) -> None:
+        """Leave the block, if in one, and forget the model; can be repeated."""
+        self._leave()
+        self._noise = None
+        while self._wrapped:
+            owner, name = self._wrapped.pop()
+            vars(owner).pop(name, None)
+
+    def _wrap(self, owner: Any, name: str, within: Callable[..., Any]) -> None:
+        """Until `_stop`, call ``within(method, ...)`` in place of the method ``name`` of ``owner``."""
+        method = getattr(owner, name)
+        setattr(owner, name, wraps(method)(lambda *arguments, **keywords: within(method, *arguments, **keywords)))
+        self._wrapped.append((owner, name))
+
+    @contextmanager
+    def _block(self, step: int) -> Iterator[None]:
+        """The block of a micro-batch of optimizer step ``step``, around its forward and backward pass."""
+        self._enter(step)
+        with self._left_by_errors():
+            yield
+        self._leave()
+
+    @contextmanager
+    def _forward_half(self, step: int) -> Iterator[None]:
+        """The first half of a block, around the forward pass; after it the weights are clean until the second."""
+        self._enter(step)
+        with self._left_by_errors():
+            yield
+        self._pause()
+
+    @contextmanager
+    def _backward_half(self) -> Iterator[None]:
+        """The second half, around the backward pass."""
+        self._resume()
+        with self._left_by_errors():
+            yield
+        self._leave()
+
+    @contextmanager
+    def _left_by_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._leave(type(error), error, error.__traceback__)
+            raise
+
+    def _enter(self, step: int) -> None:
+        self._leave()  # a forward pass without a backward pass
+        assert self._noise is not None
+        before, micro_batch = self._position
+        self._position = (step, micro_batch + 1 if step == before else 0)
+        if self.seed is not None and self._noise.generator is not None:
+            self._noise.generator.manual_seed(derive_seed(self.seed, "noise", *self._position))
+        self._noise.a = self.a
+        self._noise.__enter__()
+
+    def _leave(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._resume()
+        if self._noise is not None and self._noise.block is not None:
+            self._noise.__exit__(*error)
+
+    def _pause(self) -> None:
+        """Put the clean weights in place of the perturbed ones, so that hooks of others see these.
+
+        Autograd saves leaves by reference and compares version numbers. They stay as they are, so a backward pass after
+        `_resume` is as if nothing had happened, and one before it would be wrong.
+        """
+        assert self._noise is not None
+        self._noisy = [parameter.data for parameter in self._noise.parameters]
+        self._put(self._noise.clean_weights)
+
+    def _resume(self) -> None:
+        if self._noisy:
+            self._put(self._noisy)
+            self._noisy = []
+
+    def _put(self, weights: list[Tensor]) -> None:
+        assert self._noise is not None
+        for parameter, weight in zip(self._noise.parameters, weights, strict=True):
+            parameter.data = weight
+        clear_weight_caches()
