@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.analysis.arguments import check_counts
+from smoothout.analysis.batches import Batches, Loss, Weight, check_batches, logits_in
 from smoothout.analysis.box import Box, random_point
 from smoothout.analysis.box_search import PINNED, BoxObjective, Point, projected_ascent, sign_step
 from smoothout.analysis.device_memory import search_center
-from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_width
+from smoothout.analysis.empirical_risk import Tick, check_width
 from smoothout.analysis.options import Norm
 from smoothout.common.enums import parse_enum
 from smoothout.common.integers import whole_number
@@ -53,7 +54,7 @@ def normalize_logits(logits: Tensor) -> Tensor:
 def adaptive_sharpness(
     model: nn.Module,
     batches: Batches,
-    loss: Loss,
+    loss: Loss | None,
     rho: float,
     *,
     norm: Norm | str = Norm.linf,
@@ -104,7 +105,11 @@ def adaptive_sharpness(
     seed = whole_number("seed", seed)  # drawn from only after the first ascent
     check_batches("batches", batches)
 
-    objective_loss = (lambda outputs, targets: loss(normalize_logits(outputs), targets)) if normalise_logits else loss
+    objective_loss = loss
+    if normalise_logits:
+        if loss is None:
+            raise ValueError("normalise_logits: needs a loss of logits and targets, such as torch's cross_entropy")
+        objective_loss = lambda outputs, targets: loss(normalize_logits(logits_in(outputs)), targets)  # noqa: E731
     move = sign_step if norm is Norm.linf else gradient_step
     with preserve_state(model), torch.enable_grad():
         model.eval()

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, minimize
 from torch import Tensor, nn
 
+from smoothout.analysis.batches import Batches, Loss, Weight
 from smoothout.analysis.box import Box
-from smoothout.analysis.empirical_risk import Batches, EmpiricalRisk, Loss, Tick, Weight, machine_epsilon
+from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon
 from smoothout.nn.parameters import trainable_parameters, vector_to_parameters
 
 PINNED = 1e-9  # a coordinate this close to a bound, in half-widths, is on it
@@ -53,7 +54,14 @@ class BoxObjective(EmpiricalRisk):
     """
 
     def __init__(
-        self, model: nn.Module, batches: Batches, loss: Loss, box: Box, tick: Tick, *, weight: Weight | None = None
+        self,
+        model: nn.Module,
+        batches: Batches,
+        loss: Loss | None,
+        box: Box,
+        tick: Tick,
+        *,
+        weight: Weight | None = None,
     ) -> None:
         super().__init__(model, batches, loss, trainable_parameters(model), weight=weight, device=box.center.device)
         self.box, self.tick = box, tick

@@ -12,9 +12,9 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._pytree import tree_leaves
 
+from smoothout.analysis.batches import WRAPPERS
 from smoothout.nn.parameters import concatenate
 
-WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel and AveragedModel; torch.compile
 POWER_ITERATIONS = 100
 
 

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.arguments import check_positive
+from smoothout.analysis.batches import Batches, Examples, Loss, Weight, batch_loss, batch_size, check_weight
 from smoothout.common.pass_cache import cached_pass
+from smoothout.common.rng import make_generator
+from smoothout.nn.forward import forward
 from smoothout.nn.parameters import clear_weight_caches, concatenate, float64_device
 
-Batches = Iterable[tuple[Any, Any]]  # pairs (inputs, targets), the same examples at every pass
-Loss = Callable[[Any, Any], Tensor]  # of (outputs, targets): the mean over the examples of a batch
-Weight = Callable[[Any, Any], float]  # of (inputs, targets): how many examples a batch counts as; 0 skips it
 Tick = Callable[[], object]  # called after each unit of work, for a progress bar
-
-
-def batch_size(inputs: Any, targets: Any) -> float:
-    """The number of examples in a batch. Raises ValueError if ``targets`` is not a tensor of shape (N, ...)."""
-    if not (isinstance(targets, Tensor) and targets.dim()):
-        raise ValueError("batches: targets are not a tensor (examples, ...); give a weight, how much a batch counts")
-    return len(targets)
 
 
 class EmpiricalRisk:
@@ -37,16 +30,18 @@ class EmpiricalRisk:
         self,
         model: nn.Module,
         batches: Batches,
-        loss: Loss,
+        loss: Loss | None,
         parameters: Sequence[nn.Parameter],
         *,
         weight: Weight | None = None,
         device: torch.device | None = None,
     ) -> None:
-        self.model, self.batches, self.loss, self.parameters = model, batches, loss, parameters
+        self.model, self.loss, self.parameters = model, loss, parameters
+        self.batches = Examples("batches", batches, model, loss)
         self.weight = weight or batch_size
         self.device = device or float64_device(parameters)
         self.examples = 0.0
+        self._reached: set[int] = set()  # the parameters that any batch has given a gradient
 
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """The mean over all examples of the tensors that ``of_batch`` computes from a batch's loss, one float64 vector.
@@ -65,7 +60,8 @@ class EmpiricalRisk:
                 continue
             # Caches may hold weights from another point, or a graph that a backward pass has freed.
             clear_weight_caches()
-            values = concatenate(of_batch(check_loss(self.loss(self.model(inputs), targets))))
+            loss = batch_loss(self.loss, forward(self.model, inputs), targets, inputs)
+            values = concatenate(of_batch(loss))
             sums = torch.zeros_like(values, dtype=torch.float64) if sums is None else sums
             sums.add_(values, alpha=weight)
             examples += weight
@@ -94,16 +90,69 @@ class EmpiricalRisk:
             return [loss, *gradient, loss.abs(), torch.stack([part.norm() for part in gradient]).norm()]
 
         *second, loss_size, gradient_size = torch.split(self.mean(with_sizes), [1, len(first) - 1, 1, 1])
-        eps = machine_epsilon(self.parameters)
-        tolerances = {"loss": min(100 * eps, math.sqrt(eps)) * loss_size, "gradient": math.sqrt(eps) * gradient_size}
+        gradient_tolerance = math.sqrt(machine_epsilon(self.parameters))
+        tolerances = {
+            "loss": loss_tolerance(self.parameters) * loss_size,
+            "gradient": gradient_tolerance * gradient_size,
+        }
         for before, after, (what, tolerance) in zip((first[:1], first[1:]), second, tolerances.items(), strict=True):
             if (before - after).norm() > tolerance:
-                raise ValueError(
-                    f"model, batches: two passes differ in the {what}; turn off augmentation and other randomness"
-                )
+                refuse_randomness(what)
+        self._check_reached(first[:1], tolerances["loss"])
+
+    def _check_reached(self, loss: Tensor, tolerance: Tensor) -> None:
+        """Raise ValueError if no gradient reaches a parameter that changes the loss; an unused one has gradient 0."""
+
+        def changes_loss(*members: int) -> bool:
+            chosen: list[Tensor] = [self.parameters[index] for index in members]
+            before = [parameter.detach().clone() for parameter in chosen]
+            with torch.no_grad():
+                for parameter in chosen:  # in random directions: a loss may ignore a shift of all entries
+                    noise = torch.randn(parameter.shape, generator=make_generator(0, "unreached"))
+                    parameter.add_(noise.to(parameter) * (1.0 + parameter.abs()))
+            try:
+                return not (self.mean(lambda loss: [loss]) - loss).abs() <= tolerance
+            finally:
+                with torch.no_grad():
+                    torch._foreach_copy_(chosen, before)
+
+        unreached = [index for index in range(len(self.parameters)) if index not in self._reached]
+        if unreached and changes_loss(*unreached):
+            index = next((index for index in unreached if changes_loss(index)), unreached[0])
+            name = next(name for name, p in self.model.named_parameters() if p is self.parameters[index])
+            raise ValueError(
+                f"model: no gradient reaches {name}, which changes the loss (reentrant checkpointing, detach, no_grad);"
+                " let it pass (use_reentrant=False), or set requires_grad_(False) on what is to stay fixed"
+            )
 
     def _gradient(self, loss: Tensor) -> list[Tensor]:
-        return to_dense(torch.autograd.grad(loss, self.parameters, materialize_grads=True))
+        gradients = gradient_or_none(loss, self.parameters)
+        self._reached.update(index for index, gradient in enumerate(gradients) if gradient is not None)
+        pairs = zip(gradients, self.parameters, strict=True)
+        return to_dense([torch.zeros_like(p) if gradient is None else gradient for gradient, p in pairs])
+
+
+def gradient_or_none(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Sequence[Tensor | None]:
+    """The gradient with respect to each parameter; None where autograd knows of no dependence.
+
+    Raises ValueError for reentrant activation checkpointing.
+    """
+    if not loss.requires_grad:
+        return [None] * len(parameters)
+    try:
+        return torch.autograd.grad(loss, parameters, allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant" in str(error):
+            raise ValueError("model: uses reentrant activation checkpointing; set use_reentrant=False") from error
+        raise
+
+
+def refuse_randomness(what: str) -> NoReturn:
+    """Raise ValueError because ``what`` differs between two passes."""
+    raise ValueError(
+        f"model, batches: two passes differ in the {what}; turn off augmentation, drop_last of a shuffled loader, and"
+        " other randomness"
+    )
 
 
 def to_dense(gradients: Sequence[Tensor]) -> list[Tensor]:
@@ -111,42 +160,15 @@ def to_dense(gradients: Sequence[Tensor]) -> list[Tensor]:
     return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
 
 
-def check_weight(weight: float) -> float:
-    """``weight``, how much a batch counts. Raises ValueError unless it is a finite number >= 0."""
-    if not 0 <= weight < math.inf:
-        raise ValueError(f"weight: must return a finite number >= 0 for each batch, not {weight}")
-    return float(weight)
-
-
-def check_loss(value: Any) -> Tensor:
-    """``value``, the loss of a batch. Raises ValueError unless it is a tensor with one element."""
-    if not (isinstance(value, Tensor) and value.numel() == 1):
-        form = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f'loss: must return one number, a tensor with a batch\'s mean (reduction="mean"), not {form}')
-    return value
-
-
 def machine_epsilon(parameters: Iterable[Tensor]) -> float:
-    """The machine epsilon of the coarsest dtype among ``parameters``."""
-    return max(torch.finfo(p.dtype).eps for p in parameters)
+    """The machine epsilon of the coarsest dtype among ``parameters``, whole-numbered ones left out."""
+    return max(torch.finfo(p.dtype).eps for p in parameters if p.is_floating_point() or p.is_complex())
 
 
-def iter_pairs(name: str, batches: Batches) -> Iterator[tuple[Any, Any]]:
-    """Each batch. Raises ValueError at one that is not a pair."""
-    batch: Any
-    for batch in batches:
-        if not (isinstance(batch, tuple | list) and len(batch) == 2):
-            form = f"{len(batch)} elements" if isinstance(batch, tuple | list) else type(batch).__name__
-            example = '[(batch["inputs"], batch["targets"]) for batch in loader]'
-            raise ValueError(f"{name}: each must be a pair (inputs, targets), not {form}; use for example {example}")
-        inputs, targets = batch
-        yield inputs, targets
-
-
-def check_batches(name: str, batches: Batches) -> None:
-    """Raise ValueError for batches that are empty, allow only one pass, or do not start with a pair."""
-    if isinstance(batches, Iterator) or next(iter_pairs(name, batches), None) is None:
-        raise ValueError(f"{name}: must hold (inputs, targets) and allow more than one pass, not {batches!r}")
+def loss_tolerance(parameters: Iterable[Tensor]) -> float:
+    """How much a mean loss may differ, relative to itself, when the same examples come in another order."""
+    eps = machine_epsilon(parameters)
+    return min(100 * eps, math.sqrt(eps))
 
 
 def check_width(parameters: Iterable[Tensor], **widths: float) -> None:

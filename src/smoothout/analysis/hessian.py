@@ -20,17 +20,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from smoothout.analysis.arguments import check_counts, check_positive
+from smoothout.analysis.batches import Batches, Loss, Weight, check_batches
 from smoothout.analysis.device_memory import vectors_device
-from smoothout.analysis.empirical_risk import (
-    Batches,
-    EmpiricalRisk,
-    Loss,
-    Tick,
-    Weight,
-    check_batches,
-    machine_epsilon,
-    to_dense,
-)
+from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon, to_dense
 from smoothout.analysis.lanczos import lanczos
 from smoothout.common.estimates import Estimate, standard_error
 from smoothout.common.rng import make_generator
@@ -104,7 +96,7 @@ class HessianVectorProduct(EmpiricalRisk):
         self,
         model: nn.Module,
         batches: Batches,
-        loss: Loss,
+        loss: Loss | None = None,
         *,
         block: str | None = None,
         weight: Weight | None = None,
@@ -170,7 +162,7 @@ def block_parameters(model: nn.Module, block: str | None) -> list[nn.Parameter]:
 def top_eigenvalues(
     model: nn.Module,
     batches: Batches,
-    loss: Loss,
+    loss: Loss | None = None,
     k: int = 1,
     *,
     which: Literal["LA", "LM", "SA"] = "LA",
@@ -256,7 +248,7 @@ def estimate(draws: Sequence[float]) -> Estimate:
 def trace_and_norm(
     model: nn.Module,
     batches: Batches,
-    loss: Loss,
+    loss: Loss | None = None,
     *,
     probes: int = 30,
     block: str | None = None,
@@ -287,7 +279,7 @@ def trace_and_norm(
 def hessian_spectrum(
     model: nn.Module,
     batches: Batches,
-    loss: Loss,
+    loss: Loss | None = None,
     *,
     probes: int = 4,
     steps: int = 60,

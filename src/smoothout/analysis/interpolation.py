@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.arguments import linspace
+from smoothout.analysis.batches import Batches, Examples, Loss, Weight, check_batches
 from smoothout.analysis.compatibility import (
     check_same_architecture,
     check_same_ties_and_buffers,
@@ -19,13 +20,12 @@ from smoothout.analysis.compatibility import (
     refresh_spectral_norms,
     reject_hook_spectral_norm,
 )
-from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches
-from smoothout.analysis.mean_loss import accumulator_for
+from smoothout.analysis.empirical_risk import Tick, loss_tolerance
+from smoothout.analysis.mean_loss import Measurement
 from smoothout.analysis.options import InterpolationPath, RunningStats
 from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
 from smoothout.nn.batchnorm import recalibrate_batchnorm
-from smoothout.nn.evaluation import ClassificationMetrics, MetricAccumulator, evaluate
 from smoothout.nn.parameters import BATCHNORM, clear_weight_caches, concatenate
 
 PUBLISHED_ALPHAS = tuple(linspace(-1.0, 2.0, 31))
@@ -48,11 +48,11 @@ class PathPoint:
     network: nn.Module
     negative_variances: int
 
-    def measured(self, batches: Batches, tally: Callable[[], MetricAccumulator] = ClassificationMetrics) -> LinePoint:
-        """Loss and accuracy on ``batches`` in evaluation mode, or what the accumulators of ``tally`` measure."""
+    def measured(self, measurement: Measurement) -> LinePoint:
+        """Loss and accuracy by ``measurement``."""
         if self.negative_variances:
             return LinePoint(self.alpha, math.nan, math.nan, self.negative_variances)
-        return LinePoint(self.alpha, *evaluate(self.network, batches, metrics_class=tally), 0)
+        return LinePoint(self.alpha, *measurement(self.network), 0)
 
 
 def linear(alpha: float) -> tuple[float, float]:
@@ -103,7 +103,8 @@ def interpolate(
         tick: called after each point.
 
     Raises:
-        ValueError: as `iterate_path`; if ``batches`` are empty or allow only one pass; for a weight without a loss.
+        ValueError: as `iterate_path`; if ``batches`` are empty, allow only one pass or change from pass to pass; for a
+            weight without a loss.
 
     Example:
         >>> first, second = (torch.nn.Linear(1, 1, bias=False) for _ in range(2))
@@ -112,13 +113,12 @@ def interpolate(
         >>> [p.loss for p in interpolate(first, second, batches, [0, 0.5, 1], loss=torch.nn.functional.mse_loss)]
         [1.0, 0.25, 0.0]
     """
-    check_batches("batches", batches)
-    tally = accumulator_for(loss, weight)
+    measurement = Measurement(first, batches, loss, weight)
     points = []
     for point in iterate_path(
         first, second, alphas, path=path, running_stats=running_stats, running_stats_from=running_stats_from
     ):
-        points.append(point.measured(batches, tally))
+        points.append(point.measured(measurement))
         tick()
     return points
 
@@ -152,7 +152,8 @@ def iterate_path(
 
     Raises:
         ValueError: if the networks do not match; for spectral normalization by a hook; for an unknown path or choice
-            of running statistics; if they are to be recomputed without batches, or from batches for only one pass.
+            of running statistics; if they are to be recomputed without batches, or from batches that allow only
+            one pass or change from pass to pass.
     """
     coefficients = _COEFFICIENTS[parse_enum(InterpolationPath, "path", path)]
     running_stats = parse_enum(RunningStats, "running_stats", running_stats)
@@ -161,6 +162,7 @@ def iterate_path(
         if running_stats_from is None:
             raise ValueError("running_stats_from: running_stats=recomputed needs training batches")
         check_batches("running_stats_from", running_stats_from)
+        training = Examples("running_stats_from", running_stats_from, first, None)
     start, end = first.state_dict(), second.state_dict()
     check_same_architecture(start, end)
     check_same_ties_and_buffers(first, second)
@@ -175,17 +177,33 @@ def iterate_path(
     unmixed += equal_entries(start, end, buffers)
 
     network = deepcopy_model(first)
-    for alpha in alphas:
+    for index, alpha in enumerate(alphas):
         weights = {name: _mix(entry, end[name], coefficients(alpha)) for name, entry in start.items()}
         weights |= {name: start[name] for name in unmixed}
         network.load_state_dict(weights)
         clear_weight_caches()
         if all(coefficients(alpha)):
             refresh_spectral_norms(network)
-        if running_stats is RunningStats.recomputed and running_stats_from is not None:
-            recalibrate_batchnorm(network, running_stats_from)
+        if running_stats is RunningStats.recomputed:
+            recalibrate_batchnorm(network, training)
+            if index == 0:
+                check_statistics(network, training)
         negative = [(entry < 0).sum() for name, entry in weights.items() if name.endswith("running_var")]
         yield PathPoint(float(alpha), network, int(concatenate(negative).sum()) if negative else 0)
+
+
+def check_statistics(network: nn.Module, training: Examples) -> None:
+    """Raise ValueError if another pass over ``training`` gives other running statistics than those of ``network``."""
+    layers = [module for module in network.modules() if isinstance(module, BATCHNORM)]
+    buffers = [t for layer in layers for t in (layer.running_mean, layer.running_var) if t is not None]
+    before = [buffer.clone() for buffer in buffers]
+    recalibrate_batchnorm(network, training)
+    for first, again in zip(before, buffers, strict=True):
+        if (again - first).norm() > loss_tolerance([first]) * first.norm():
+            raise ValueError(
+                "running_stats_from: two passes give other running statistics; must be the same examples in the same"
+                " order, so turn off shuffling and augmentation"
+            )
 
 
 def _mix(start: Any, end: Any, coefficients: tuple[float, float]) -> Any:

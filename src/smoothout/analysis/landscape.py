@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.arguments import check_counts, linspace
-from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches
-from smoothout.analysis.mean_loss import accumulator_for
+from smoothout.analysis.batches import Batches, Loss, Weight
+from smoothout.analysis.empirical_risk import Tick
+from smoothout.analysis.mean_loss import Measurement
 from smoothout.analysis.options import BiasDirection
 from smoothout.common.enums import parse_enum
 from smoothout.common.rng import make_generator
-from smoothout.nn.evaluation import EvalResult, evaluate
+from smoothout.nn.evaluation import EvalResult
 from smoothout.nn.parameters import clear_weight_caches, concatenate, preserve_state, trainable_parameters, unflatten
 from smoothout.nn.perturbation import filter_normalize_
 
@@ -87,8 +88,8 @@ def landscape_line(
         tick: called after each evaluation.
 
     Raises:
-        ValueError: for no direction, or one of other shapes; for batches that are empty or allow only one pass; for a
-            weight without a loss; and as `filter_direction`.
+        ValueError: for no direction, or one of other shapes; for batches that are empty, allow only one pass or change
+            from pass to pass; for a weight without a loss; and as `filter_direction`.
     """
     alphas = list(map(float, alphas))
     with _evaluator(model, batches, loss, weight, tick) as evaluate_at:
@@ -154,14 +155,13 @@ def _evaluator(
     model: nn.Module, batches: Batches, loss: Loss | None, weight: Weight | None, tick: Tick
 ) -> Iterator[Callable[..., EvalResult]]:
     """Within the block, a function that evaluates the model at its weights plus steps (length, direction)."""
-    check_batches("batches", batches)
-    tally = accumulator_for(loss, weight)
+    measurement = Measurement(model, batches, loss, weight)
     parameters = trainable_parameters(model)
     center = [parameter.detach().clone() for parameter in parameters]
 
     def evaluate_at(*steps: tuple[float, Sequence[Tensor]]) -> EvalResult:
         set_parameters(parameters, center, *steps)
-        result = evaluate(model, batches, metrics_class=tally)
+        result = measurement(model)
         set_parameters(parameters, center)  # a direction is scaled to the filters that it finds
         tick()
         return result

@@ -8,17 +8,41 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from smoothout.analysis.empirical_risk import Loss, Weight, batch_size, check_loss, check_weight
-from smoothout.nn.evaluation import AllReduce, ClassificationMetrics, EvalResult, MetricAccumulator
+from smoothout.analysis.batches import (
+    Batches,
+    Examples,
+    Loss,
+    Weight,
+    batch_loss,
+    batch_size,
+    carried,
+    check_batches,
+    check_weight,
+    logits_in,
+)
+from smoothout.analysis.empirical_risk import loss_tolerance, refuse_randomness
+from smoothout.nn.evaluation import (
+    AllReduce,
+    ClassificationMetrics,
+    EvalResult,
+    MetricAccumulator,
+    evaluate,
+    evaluate_anew,
+)
 from smoothout.nn.parameters import in_float64
+
+SUMS = torch.empty(0, dtype=torch.float32)  # a batch's cross entropy is summed in float32, whatever the model's dtype
 
 
 class MeanLoss:
-    """The mean of ``loss`` over batches, each with its ``weight``; the accuracy is nan."""
+    """The mean of ``loss`` over batches (None: of the loss that outputs carry), each with its ``weight``.
 
-    def __init__(self, loss: Loss, weight: Weight) -> None:
+    The accuracy is nan.
+    """
+
+    def __init__(self, loss: Loss | None, weight: Weight) -> None:
         self._loss, self._weight = loss, weight
         self._sum: Tensor | float = 0.0
         self._total = 0.0
@@ -26,7 +50,7 @@ class MeanLoss:
     def update(self, outputs: Any, targets: Any, inputs: Any) -> None:
         """Count a batch. Raises ValueError for a loss that is not one number, or an impossible weight."""
         if weight := check_weight(self._weight(inputs, targets)):
-            self._sum = self._sum + weight * in_float64(check_loss(self._loss(outputs, targets)))
+            self._sum = self._sum + weight * in_float64(batch_loss(self._loss, outputs, targets, inputs))
             self._total += weight
 
     def compute(self, all_reduce: AllReduce = lambda sums: None) -> EvalResult:
@@ -35,17 +59,72 @@ class MeanLoss:
         all_reduce(sums)
         loss, total = sums.tolist()
         if not total:
-            raise ValueError("batches: nothing to measure, all of them have weight 0")
+            raise ValueError("batches: nothing to measure in a pass: there were none, or all have weight 0")
         return EvalResult(loss / total, math.nan)
 
 
-def accumulator_for(loss: Loss | None, weight: Weight | None) -> Callable[[], MetricAccumulator]:
-    """A factory of accumulators of ``loss``, or of a classifier's cross entropy and accuracy if that is None.
+class OwnMetrics:
+    """What a model measures itself by: the loss that its outputs carry, otherwise a classifier's cross entropy.
 
-    Raises ValueError for a weight without a loss.
+    The accuracy is nan unless outputs are, or carry, logits (examples, classes) of single labels.
     """
-    if loss is not None:
-        return partial(MeanLoss, loss, weight or batch_size)
-    if weight is not None:
-        raise ValueError("weight: needs a loss; without one, every example of a classifier counts the same")
-    return ClassificationMetrics
+
+    def __init__(self, weight: Weight | None) -> None:
+        self._weight = weight
+        self._loss: MeanLoss | None = None
+        self._classes: ClassificationMetrics | None = None
+
+    def update(self, outputs: Any, targets: Any, inputs: Any) -> None:
+        """Count a batch. Raises ValueError for a weight without a loss, and as `ClassificationMetrics`."""
+        logits = logits_in(outputs)
+        if carried(outputs, "loss") is not None:
+            self._loss = self._loss or MeanLoss(None, self._weight or batch_size)
+            self._loss.update(outputs, targets, inputs)
+        elif self._weight is not None:
+            raise ValueError("weight: needs a loss; without one, every example of a classifier counts the same")
+        if self._loss is None or single_labels(logits, targets):
+            self._classes = self._classes or ClassificationMetrics()
+            self._classes.update(logits, targets)
+
+    def compute(self, all_reduce: AllReduce = lambda sums: None) -> EvalResult:
+        """The means so far. Raises ValueError as the metrics that it uses."""
+        classes = self._classes or (None if self._loss else ClassificationMetrics())
+        measured = EvalResult(math.nan, math.nan) if classes is None else classes.compute(all_reduce)
+        return measured if self._loss is None else measured._replace(loss=self._loss.compute(all_reduce).loss)
+
+
+def single_labels(logits: Any, targets: Any) -> bool:
+    """Whether these are logits (examples, classes) and one whole-numbered label per example."""
+    if not (isinstance(logits, Tensor) and isinstance(targets, Tensor)):
+        return False
+    return logits.dim() == 2 and targets.shape == logits.shape[:1] and not targets.is_floating_point()
+
+
+class Measurement:
+    """Loss and accuracy on ``batches``, of ``loss`` and ``weight`` or as `OwnMetrics`, of a network like ``model``.
+
+    The first finite loss is measured twice. Raises ValueError if the two differ, because batches that change from pass
+    to pass, or a random network, would be mistaken for the shape of the loss.
+    """
+
+    def __init__(self, model: nn.Module, batches: Batches, loss: Loss | None, weight: Weight | None) -> None:
+        check_batches("batches", batches)
+        self.examples = Examples("batches", batches, model, loss)
+        self.metrics: Callable[[], MetricAccumulator]
+        self.metrics = partial(OwnMetrics, weight) if loss is None else partial(MeanLoss, loss, weight or batch_size)
+        self._checked = False
+
+    def __call__(self, network: nn.Module) -> EvalResult:
+        """The metrics of ``network`` in evaluation mode."""
+        result = evaluate(network, self.examples, metrics_class=self.metrics)
+        if not self._checked and math.isfinite(result.loss):
+            self.check(network, result)
+        return result
+
+    def check(self, network: nn.Module, first: EvalResult | None = None) -> None:
+        """Raise ValueError if ``network`` measures otherwise than at ``first``, None: in another pass."""
+        first = first or evaluate_anew(network, self.examples, metrics_class=self.metrics)
+        again = evaluate_anew(network, self.examples, metrics_class=self.metrics)
+        if abs(again.loss - first.loss) > loss_tolerance([SUMS, *network.parameters()]) * abs(first.loss):
+            refuse_randomness("loss")
+        self._checked = True

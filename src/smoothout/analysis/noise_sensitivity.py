@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.arguments import check_counts
-from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_width, iter_pairs
+from smoothout.analysis.batches import Batches, Loss, Weight
+from smoothout.analysis.empirical_risk import Tick, check_width
 from smoothout.analysis.landscape import set_parameters
-from smoothout.analysis.mean_loss import accumulator_for
+from smoothout.analysis.mean_loss import Measurement
 from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
 from smoothout.common.estimates import standard_error
 from smoothout.common.pass_cache import cached_pass
 from smoothout.common.rng import make_generator
+from smoothout.nn.forward import forward
 from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
 from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters
 from smoothout.nn.perturbation import SmoothOut
@@ -66,8 +68,8 @@ def noise_curve(
 
     Raises:
         ValueError: for a strength that is negative, not finite or below the rounding of the weights; an unknown
-            distribution or scaling; no draws; no batches, one that is not a pair, or batches that allow only one pass
-            with several draws; a weight without a loss.
+            distribution or scaling; no draws; batches that `check_batches` refuses, or that change from pass to pass;
+            a weight without a loss.
 
     Example:
         The loss is w^2 at w = 1, and its mean under U(-a, a) is 1 + a^2 / 3:
@@ -83,24 +85,23 @@ def noise_curve(
     parameters = trainable_parameters(model)
     check_strengths(parameters, strengths, scaling)
     [draws] = check_counts(draws=draws)
-    new_accumulator = accumulator_for(loss, weight)
-    if draws > 1:
-        check_batches("batches", batches)
+    measurement = Measurement(model, batches, loss, weight)
     with preserve_state(model), torch.no_grad():
         model.eval()
+        measurement.check(model)
         context = SmoothOut(model, 1.0, distribution, scaling=scaling, batchnorm=True)
         clean = [parameter.clone() for parameter in parameters]
 
         def measure(draw: int) -> Tensor:
             """A row (loss, accuracy) for each strength."""
-            accumulators = [new_accumulator() for _ in strengths]
-            for index, (inputs, targets) in enumerate(iter_pairs("batches", batches)):
+            accumulators = [measurement.metrics() for _ in strengths]
+            for index, (inputs, targets) in enumerate(measurement.examples):
                 set_parameters(parameters, clean)  # relative noise is scaled to the weights that are set
                 context.generator = make_generator(seed, "sensitivity", index, draw, device=context.device)
                 directions = context.draw()  # at strength 1: one draw serves all strengths
                 for a, accumulator in zip(strengths, accumulators, strict=True):
                     set_parameters(parameters, clean, (a, directions))
-                    accumulator.update(model(inputs), targets, inputs)
+                    accumulator.update(forward(model, inputs), targets, inputs)
                 tick()
             return torch.tensor([accumulator.compute() for accumulator in accumulators], dtype=torch.float64)
 

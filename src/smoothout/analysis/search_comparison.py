@@ -8,10 +8,11 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
+from smoothout.analysis.batches import Batches, Loss, check_batches
 from smoothout.analysis.box import box_around, random_point
 from smoothout.analysis.box_search import LBFGSB, BoxObjective, Point, projected_ascent
 from smoothout.analysis.device_memory import search_center
-from smoothout.analysis.empirical_risk import Batches, Loss, Tick, check_batches
+from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.options import Convention, SearchMethod
 from smoothout.analysis.sharpness import check_search, percent, search
 from smoothout.common.rng import make_generator
@@ -67,7 +68,7 @@ def compare_searches(
     model: nn.Module,
     train: Batches,
     test: Batches,
-    loss: Loss,
+    loss: Loss | None,
     *,
     eps: float = 5e-4,
     iterations: int = 10,

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.arguments import check_counts
+from smoothout.analysis.batches import Batches, Loss, Weight, check_batches
 from smoothout.analysis.box import box_around, random_point
 from smoothout.analysis.box_search import LBFGSB, BoxObjective, Point, SearchResult, projected_ascent
 from smoothout.analysis.device_memory import search_center
-from smoothout.analysis.empirical_risk import Batches, Loss, Tick, Weight, check_batches, check_width
+from smoothout.analysis.empirical_risk import Tick, check_width
 from smoothout.analysis.options import Convention
 from smoothout.common.enums import parse_enum
 from smoothout.common.integers import whole_number
@@ -82,7 +83,7 @@ def search(objective: BoxObjective, convention: Convention, solver: LBFGSB, seed
 def sharpness(
     model: nn.Module,
     batches: Batches,
-    loss: Loss,
+    loss: Loss | None = None,
     *,
     eps: float = 5e-4,
     iterations: int = 10,
@@ -110,8 +111,9 @@ def sharpness(
 
     Args:
         model: Left unchanged to the last bit (weights, buffers, modes, ``.grad``), also after an exception.
-        batches: Pairs (inputs, targets), the same examples at every pass.
-        loss: ``loss(outputs, targets)``, the mean over the examples of a batch.
+        batches: Pairs (inputs, targets), or mappings of keyword arguments (README of this folder); the same examples at
+            every pass.
+        loss: ``loss(outputs, targets)``, the mean over the examples of a batch. None takes the loss in the outputs.
         iterations: Of each search. scipy's setup of L-BFGS-B takes another 5 microseconds per weight.
         subspace: None for A = I; p for the span of p random columns (Keskar: 100), see `box_around`.
         repeats: Number of searches: the first from x, the others from uniform random points of the box.

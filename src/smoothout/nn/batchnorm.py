@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from smoothout.nn.forward import forward
 from smoothout.nn.parameters import BATCHNORM, preserve_training_mode
 
 
@@ -40,7 +41,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tens
             for index, (inputs, _) in enumerate(batches):
                 if index == 0:
                     hooks = [_use_cumulative_average(layer.train()) for layer in layers]
-                model(inputs)
+                forward(model, inputs)
         if index < 0:
             raise ValueError("batches: there must be at least one")
     finally:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.common.pass_cache import cached_pass
+from smoothout.nn.forward import forward
 from smoothout.nn.parameters import in_float64, parameters_to_vector, preserve_training_mode
 
 AllReduce = Callable[[Tensor], None]
@@ -104,11 +105,22 @@ def evaluate(
     """
 
     def measured() -> Tensor:
-        metrics = metrics_class()
-        with preserve_training_mode(model):
-            model.eval()
-            for inputs, labels in batches:
-                metrics.update(model(inputs), labels, inputs)
-        return torch.tensor(metrics.compute(all_reduce), dtype=torch.float64)
+        return torch.tensor(evaluate_anew(model, batches, all_reduce, metrics_class), dtype=torch.float64)
 
     return EvalResult(*cached_pass(measured).tolist())
+
+
+@torch.no_grad()
+def evaluate_anew(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
+    all_reduce: AllReduce = lambda sums: None,
+    metrics_class: Callable[[], MetricAccumulator] = ClassificationMetrics,
+) -> EvalResult:
+    """As `evaluate`, always in a pass of its own."""
+    metrics = metrics_class()
+    with preserve_training_mode(model):
+        model.eval()
+        for inputs, labels in batches:
+            metrics.update(forward(model, inputs), labels, inputs)
+    return metrics.compute(all_reduce)

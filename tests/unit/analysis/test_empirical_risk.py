@@ -112,7 +112,6 @@ def test_sparse_gradients_count_as_those_written_out() -> None:
 @pytest.mark.parametrize(
     ("batch", "found"),
     [
-        ({"inputs": torch.ones(2, 3), "targets": torch.zeros(2)}, "dict"),
         (torch.ones(2, 3), "Tensor"),
         ((torch.ones(2, 3), torch.zeros(2), torch.zeros(2)), "3 elements"),
     ],
@@ -123,10 +122,9 @@ def test_batches_that_are_no_pairs_are_refused_in_one_line_that_says_how_to_make
         *(lambda measure=measure: measure(model, [batch], F.cross_entropy) for measure in MEASURES),
         lambda: interpolate(model, model, [batch]),
         lambda: noise_curve(model, [batch], [0.1]),
-        lambda: noise_curve(model, iter([batch]), [0.1]),
         lambda: noise_curve(model, [batch], [0.1], draws=2),
     ]
     for use in uses:
-        with pytest.raises(ValueError, match=rf"^batches: .* pair \(inputs, targets\), not {found}; .*\[\(") as raised:
+        with pytest.raises(ValueError, match=rf"^batches: .* pair \(inputs, targets\) .* {found}; .*\[\(") as raised:
             use()
         assert "\n" not in str(raised.value)

@@ -36,13 +36,15 @@ class Interpolation(AlphasJob):
     def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:
         """A `LinePoint` per alpha, on both splits."""
         from smoothout.analysis.interpolation import iterate_path  # noqa: PLC0415
+        from smoothout.analysis.mean_loss import Measurement  # noqa: PLC0415
 
-        splits = {"train": self.batches(train), "test": self.batches(test)}
-        outcome: dict[str, Any] = {name: [] for name in splits}
         first, second = models
+        splits = {"train": self.batches(train), "test": self.batches(test)}
+        measurements = {name: Measurement(first, batches, None, None) for name, batches in splits.items()}
+        outcome: dict[str, Any] = {name: [] for name in splits}
         training = self.batches(train, STATISTICS_BATCH)
         for point in iterate_path(first, second, self.alphas(), running_stats_from=training, **self.arguments()):
-            for name, batches in splits.items():
-                outcome[name].append(point.measured(batches)._asdict())
+            for name, measurement in measurements.items():
+                outcome[name].append(point.measured(measurement)._asdict())
                 tick()
         return outcome
