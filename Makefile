@@ -102,8 +102,7 @@ verdicts: $(VENV)/.ready ## test the papers' claims on the records, into results
 
 .PHONY: pages
 pages: $(VENV)/.ready ## write every page of claims in results/, for every profile; runs nothing
-	@for choices in "" claims=causes claims=confirmation claim_scope.profile=short "claim_scope.profile=short claim_scope.precision=bfloat16" \
-	  "claims=causes claim_scope.profile=short"; do $(BIN)/python scripts/verdicts.py $$choices || exit; done
+	@$(BIN)/python scripts/verdicts.py all_pages=true
 
 .PHONY: causes
 causes: $(VENV)/.ready ## test what explains the large-batch gap and SmoothOut's gain (F1): run what is missing, into results/causes.md

@@ -76,7 +76,7 @@ def judged(given: dict[str, Any], runtime: Runtime, scope: ClaimScope = SCOPE) -
 
 
 def page(tests: list[ClaimTest]) -> VerdictPage:
-    return VerdictPage(tests, PROSE, ["More words."], SCOPE, "python judge.py")
+    return VerdictPage(tests, PROSE, ["On verdicts."], ["More words."], SCOPE, "python judge.py")
 
 
 def verdicts(tests: list[ClaimTest]) -> list[Verdict]:

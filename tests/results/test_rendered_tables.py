@@ -13,16 +13,15 @@ import pytest
 import torch
 from helpers.paths import CONFIGS, PUBLISHED, ROOT, TABLES
 
-from smoothout.config.build import build
 from smoothout.config.compose import compose_config
 from smoothout.jobs.runtime import Folders, Runtime
 from smoothout.nn.options import Precision
-from smoothout.reproduction.claim_tests import Claims
-from smoothout.reproduction.claims import ClaimScope
+from smoothout.reproduction.pages import find_pages, listed_page
 from smoothout.reproduction.table import RunSelection, TablePlan
-from smoothout.reproduction.verdict_page import Prose, VerdictPage
 from smoothout.results.tables import stem
 
+RESULTS = ROOT / "results"
+LISTED: list[list[str]] = compose_config(CONFIGS, "verdicts", [])["pages"]
 COMMITTED = sorted(path.stem for path in TABLES.glob("*.md"))
 CAPTION = re.compile(r"^Protocol `(\w+)`, profile `(\w+)`, (\w+), seeds ([\d, ]+);", re.M)
 
@@ -59,14 +58,12 @@ def test_make_tables_renders_every_table_that_is_there_and_every_one_of_the_pape
     assert rendered_by_make() >= {*COMMITTED, *papers, "controls-authors_code-paper"}
 
 
-def test_make_pages_writes_every_page_of_verdicts_that_is_there_by_the_command_that_it_names() -> None:
+def test_every_page_of_verdicts_that_is_there_is_listed() -> None:
+    names = ("claims*.md", "causes*.md", "confirmation*.md")
+    paths = {path.name for name in names for path in RESULTS.glob(name)}
+    assert {listed_page(CONFIGS, given).file for given in LISTED} == paths
     done = subprocess.run(["make", "-n", "pages"], cwd=ROOT, text=True, capture_output=True, check=True)
-    listed = done.stdout.partition("for choices in ")[2].partition(";")[0]
-    paths = {
-        path for name in ("claims*.md", "causes*.md", "confirmation*.md") for path in (ROOT / "results").glob(name)
-    }
-    found = [re.findall(r"`python scripts/verdicts.py ?([^`]*)` writes this page", p.read_text()) for p in paths]
-    assert sorted(given for [given] in found) == sorted(shlex.split(listed.replace("\\\n", "")))
+    assert "scripts/verdicts.py all_pages=true" in done.stdout
 
 
 def told(folder: Path, name: str) -> tuple[str, str, pd.DataFrame]:
@@ -95,16 +92,17 @@ def test_the_table_is_the_one_that_its_records_make(name: str, tmp_path: Path) -
     pd.testing.assert_frame_equal(new, old)
 
 
-@pytest.mark.parametrize(
-    "given",
-    [[], ["claims=causes", "claim_scope.profile=short"], ["claims=confirmation"]],
-    ids=["claims", "causes", "confirmation"],
-)
-def test_the_page_of_verdicts_is_the_one_that_its_records_make(given: list[str], tmp_path: Path) -> None:
-    settings = compose_config(CONFIGS, "verdicts", given)
-    claim_scope = build(settings["claim_scope"], "claim_scope", ClaimScope)
-    runtime = Runtime(Folders(str(tmp_path), str(ROOT / "results"), str(tmp_path), str(tmp_path)), torch.device("cpu"))
-    prose, command = Prose(**settings["prose"]), shlex.join(["python", "scripts/verdicts.py", *given])
-    tests = Claims(settings["claims"], claim_scope, CONFIGS, PUBLISHED).tests(runtime)
-    page = VerdictPage(tests, prose, settings["assumptions"], claim_scope, command, settings["page"])
-    assert page.markdown() == (ROOT / "results" / claim_scope.file(settings["page"])).read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The text of every listed page by its file, as the records make it."""
+    folder = str(tmp_path_factory.mktemp("place"))
+    runtime = Runtime(Folders(folder, str(RESULTS), folder, folder), torch.device("cpu"))
+    _, found = find_pages(listed_page(CONFIGS, []), [], LISTED, CONFIGS, PUBLISHED)
+    tests = {page.config.file: page.claims.tests(runtime) for page in found}
+    return {page.config.file: page.markdown(tests, RESULTS) for page in found}
+
+
+@pytest.mark.parametrize("given", LISTED, ids=" ".join)
+def test_the_page_of_verdicts_is_the_one_that_its_records_make(given: list[str], pages: dict[str, str]) -> None:
+    file = listed_page(CONFIGS, given).file
+    assert pages[file] == (RESULTS / file).read_text(encoding="utf-8")

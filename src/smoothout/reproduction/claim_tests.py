@@ -50,12 +50,12 @@ class ClaimTest:
     recorded: int = 0  # seeds that are recorded in every cell, whatever their runs gave
     withheld: bool = False  # declared seeds are missing somewhere in the claim's family, so nobody may look yet
 
-    def verdict(self, adjusted: float) -> Verdict:
-        """The verdict, given the p-value ``adjusted`` for multiple tests.
+    def verdict(self, adjusted: float, adjusted_exact: float | None) -> Verdict:
+        """The verdict, given the p-values as adjusted for multiple tests (see `TestResult.verdict`).
 
         It is undecided if runs diverged or searches failed, because the seeds that are left are not a random sample.
         """
-        verdict, lost = self.evidence.verdict(adjusted), self.diverged or self.failed
+        verdict, lost = self.evidence.verdict(adjusted, adjusted_exact), self.diverged or self.failed
         return Verdict.undecided if lost and verdict is not Verdict.untested else verdict
 
 
@@ -96,7 +96,12 @@ class Claims:
         self._plans = dict[tuple[str, str], TablePlan]()
         if not isinstance(claims, list) or not all(isinstance(claim, dict) for claim in claims):
             raise ConfigError("claims: must be a list of claims, as in configs/claims/papers.yaml")
-        self.claims = [validate(Claim, claim, f"claim {claim.get('statement', '?')!r}: ") for claim in claims]
+        given = [validate(Claim, claim, f"claim {claim.get('statement', '?')!r}: ") for claim in claims]
+        self.claims = [
+            self._with_published_rows(claim)
+            for claim in given
+            if claim.kind is not ClaimKind.published or scope.profile == "paper"  # no other runs are as long
+        ]
         for claim in self.claims:
             if claim.declared and (others := set(scope.seeds) - set(claim.declared.seeds)):
                 raise ConfigError(
@@ -130,6 +135,22 @@ class Claims:
         complete = len(self.scope.seeds)
         waiting = {test.claim.family for test in tests if test.claim.declared and test.recorded < complete}
         return [_withhold(test) if test.claim.declared and test.claim.family in waiting else test for test in tests]
+
+    def _with_published_rows(self, claim: Claim) -> Claim:
+        """``claim`` with a row for each cell of its tables that the papers publish; two tables may publish the same."""
+        if claim.kind is not ClaimKind.published:
+            return claim
+        rows, known = dict(claim.rows), set[tuple[str, float | None]]()
+        for table, metric in product(claim.tables, claim.metrics):
+            plan = self._plan(table, self.scope.protocols[0])
+            for row, method in plan.runs:
+                cell = plan.cell(row, method, metric)
+                key = next(iter(cell.jobs.values())).digest, cell.published
+                if cell.published is not None and key not in known:
+                    title = f"{table}: {row}, {plan.config.methods[method].title}"
+                    rows[title] = Sides((f"{table} | {row} | {method}",))
+                    known.add(key)
+        return replace(claim, rows=rows, tables=())
 
     def _tests_of(self, claim: Claim, runtime: Runtime) -> Iterator[ClaimTest]:
         if claim.kind is ClaimKind.correlation:
@@ -195,6 +216,8 @@ class Claims:
             evidence, published = pitman_morgan_test(one, other, claim.max_ratio, step), None
         elif claim.kind is ClaimKind.zero:
             evidence = _above_zero([2**value for value in plus[0].by_seed.values()])
+        elif claim.kind is ClaimKind.published:
+            evidence = _against_published(plus[0], claim.margin, step)
         else:
             differences = [
                 _difference([side.by_seed[seed] for side in plus], [side.by_seed[seed] for side in minus])
@@ -256,6 +279,12 @@ def _difference(plus: Sequence[float | None], minus: Sequence[float | None]) -> 
     if any(value is None for _, value in signed):
         return None
     return round(sum(sign * value for sign, value in signed if value), DECIMALS) + 0.0  # -0.0 becomes 0.0
+
+
+def _against_published(values: MetricValues, margin: float, step: float) -> TestResult:
+    """How much ``values`` exceed the published number, which is taken as it is; no test without one."""
+    differences = [_difference([value], [values.published]) for value in values.by_seed.values()]
+    return paired_t_test([value for value in differences if value is not None], margin, step)
 
 
 def _above_zero(values: Sequence[float]) -> TestResult:

@@ -20,6 +20,7 @@ class ClaimKind(StrEnum):
     spread = "spread"  # over seeds, `plus` has at most `max_ratio` times the standard deviation of `minus`
     correlation = "correlation"  # over all settings of `tables`, accuracy falls as the metric rises
     zero = "zero"  # the sharpness of `plus` is 0.0000
+    published = "published"  # `plus`, or each cell of `tables` that the papers publish, reaches the published number
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ class Claim:
         object.__setattr__(self, "metrics", current_metrics(self.metrics))
         if self.kind is ClaimKind.correlation and not self.tables:
             raise ValueError("tables: a correlation needs the names of the tables whose runs are correlated")
+        if self.tables and self.kind not in (ClaimKind.correlation, ClaimKind.published):
+            raise ValueError(f"tables: must be empty for a claim of kind {self.kind}; name cells in rows")
         if self.margin < 0 or self.max_ratio < 1:
             raise ValueError(f"margin, max_ratio: must be at least 0 and 1, not {self.margin} and {self.max_ratio}")
         if self.margin and (ratios := [name for name in self.metrics if METRICS[name].ratio_scale]):
@@ -105,6 +108,8 @@ class Claim:
         for row, sides in self.rows.items():
             if self.kind is ClaimKind.spread and not sides.minus:
                 raise ValueError(f"rows.{row}.minus: must name the cell whose standard deviation is compared")
+            if self.kind is ClaimKind.published and (sides.minus or len(sides.plus) > 1):
+                raise ValueError(f"rows.{row}: must be one cell, whose published number it is compared with")
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,23 @@ from itertools import permutations
 
 import numpy as np
 
-LEVEL = 0.05  # of both directions together, over all tests of a page
+LEVEL = 0.05  # of both directions together, over all tests of a family
 POWER = 0.8  # with which the required number of seeds decides
 MOST_SEEDS = 1000  # a difference that needs more is negligible
 LEAST_SEEDS = 3  # fewer do not estimate the scatter well enough to say how many are required
 LEAST_SETTINGS = 8  # of a rank correlation; fewer have too few permutations to decide
 ORDERS = 50_000  # up to this many permutations all are used; if there are more, this many are drawn
-ROUNDING = 1e-9  # of correlations
+FLIPS = 2**15  # of the signs of differences: of up to 16 differences all are used, of more this many random ones
+ROUNDING = 1e-9  # of correlations, and of sums of differences relative to their size
 
 
 class Verdict(StrEnum):
     """What the records say about a claim."""
 
     holds = "holds"
+    holds_if_normal = "holds if differences are normal"
     contradicted = "does not hold"
+    contradicted_if_normal = "does not hold if differences are normal"
     undecided = "undecided"
     untested = "not tested"
 
@@ -44,6 +47,8 @@ class TestResult:
     p_less: float = 1.0  # one-sided p-value of H0: the claim holds. Small values contradict the claim
     std: float = math.nan  # sample standard deviation, nan if it has no meaning
     tested_effect: float = math.nan  # what a t test compares with 0: the value plus the claim's margin
+    assumes_normality: bool = False  # whether ``p_greater`` and ``p_less`` need normal differences
+    p_sign_flips: float | None = None  # beside a t test: the two-sided p-value of `sign_flip_test`
 
     @property
     def is_testable(self) -> bool:
@@ -55,13 +60,21 @@ class TestResult:
         """The two-sided p-value."""
         return min(1.0, 2.0 * min(self.p_greater, self.p_less))
 
-    def verdict(self, adjusted: float) -> Verdict:
-        """The verdict on the claim, given the p-value ``adjusted`` for multiple tests."""
+    @property
+    def p_exact(self) -> float | None:
+        """The two-sided p-value that needs no normal differences; None if there is no such test."""
+        return self.p_sign_flips if self.assumes_normality else self.p
+
+    def verdict(self, adjusted: float, adjusted_exact: float | None) -> Verdict:
+        """The verdict on the claim, given `p` and `p_exact` as ``adjusted`` for multiple tests."""
         if self.n == 0:
             return Verdict.untested
         if adjusted >= LEVEL:
             return Verdict.undecided
-        return Verdict.holds if self.p_greater < self.p_less else Verdict.contradicted
+        normal = adjusted_exact is None or adjusted_exact >= LEVEL
+        if self.p_greater < self.p_less:
+            return Verdict.holds_if_normal if normal else Verdict.holds
+        return Verdict.contradicted_if_normal if normal else Verdict.contradicted
 
 
 def floored_std(values: Sequence[float], step: float = 0.0) -> float:
@@ -74,7 +87,7 @@ def floored_std(values: Sequence[float], step: float = 0.0) -> float:
 
 
 def paired_t_test(differences: Sequence[float], margin: float = 0.0, step: float = 0.0) -> TestResult:
-    """Test whether the mean of paired ``differences`` exceeds -``margin`` (Student's t).
+    """Test whether the mean of paired ``differences`` exceeds -``margin`` (Student's t, and `sign_flip_test`).
 
     A single difference has no interval and decides nothing. ``step``: see `floored_std`.
     """
@@ -91,7 +104,31 @@ def paired_t_test(differences: Sequence[float], margin: float = 0.0, step: float
     reach = float(stdtrit(n - 1, 0.975)) * error
     score = effect / error if error else math.copysign(math.inf, effect) if effect else 0.0
     p_greater, p_less = float(stdtr(n - 1, -score)), float(stdtr(n - 1, score))
-    return TestResult(n, mean, mean - reach, mean + reach, p_greater, p_less, std, effect)
+    flips = sign_flip_test(np.add(differences, margin))
+    interval = mean - reach, mean + reach
+    return TestResult(n, mean, *interval, p_greater, p_less, std, effect, assumes_normality=True, p_sign_flips=flips)
+
+
+def sign_flip_test(differences: Sequence[float] | np.ndarray) -> float:
+    """The two-sided p-value of independent ``differences`` that are symmetric about 0 (Fisher 1935).
+
+    It is the share of all assignments of signs to the differences whose sum is at least as far from 0, ties counted; of
+    more than 16 differences, the share among `FLIPS` random ones (the observed one is one of them). No distribution is
+    assumed, but n differences cannot give less than `sign_flip_floor`.
+    """
+    n, sizes = len(differences), np.abs(differences)
+    if 2 ** (n - 1) <= FLIPS:  # turning all signs turns the sum alone, so the last one stays
+        turned = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
+    else:
+        turned = np.random.default_rng(0).integers(0, 2, (FLIPS, n))
+        turned[0] = 0
+    sums = np.abs((1 - 2 * turned) @ np.asarray(differences))
+    return float(np.mean(sums >= sums[0] - ROUNDING * sizes.sum()))
+
+
+def sign_flip_floor(n: int) -> float:
+    """The least p-value that `sign_flip_test` can give with ``n`` differences."""
+    return max(2.0 ** (1 - n), 1 / FLIPS)
 
 
 def pitman_morgan_test(one: Sequence[float], other: Sequence[float], max_ratio: float, step: float = 0.0) -> TestResult:
@@ -114,7 +151,8 @@ def pitman_morgan_test(one: Sequence[float], other: Sequence[float], max_ratio: 
     score = (ratio - 1 / ratio) * math.sqrt(free / unshared) / 2
     wide = 1 + 2 * unshared * float(stdtrit(free, 0.975)) ** 2 / free
     value, reach = math.log2(ratio), math.log2(wide + math.sqrt(wide**2 - 1)) / 2
-    return TestResult(n, value, value - reach, value + reach, float(stdtr(free, -score)), float(stdtr(free, score)))
+    p_greater, p_less = float(stdtr(free, -score)), float(stdtr(free, score))
+    return TestResult(n, value, value - reach, value + reach, p_greater, p_less, assumes_normality=True)
 
 
 def stratified_rank_correlation(
@@ -181,8 +219,9 @@ def holm_adjust(ps: Sequence[float]) -> list[float]:
 def required_seeds(result: TestResult, tests: int) -> float | None:
     """The number of seeds with which a paired t test decides with power `POWER`, as one of ``tests`` (Bonferroni).
 
-    The effect and its standard deviation are taken to be those of ``result``. None if ``result`` has fewer than
-    `LEAST_SEEDS` seeds or is of another test; inf for more than `MOST_SEEDS`.
+    The effect and its standard deviation are taken to be those of ``result``. There are enough for `sign_flip_test` to
+    decide, too. None if ``result`` has fewer than `LEAST_SEEDS` seeds or is of another test; inf for more than
+    `MOST_SEEDS`.
     """
     from scipy.special import stdtrit  # noqa: PLC0415
     from scipy.stats import nct  # noqa: PLC0415
@@ -190,7 +229,8 @@ def required_seeds(result: TestResult, tests: int) -> float | None:
     if result.n < LEAST_SEEDS or not result.std > 0:
         return None
     effect = abs(result.tested_effect) / result.std
-    for n in range(2, MOST_SEEDS + 1):
+    least = next(n for n in range(2, MOST_SEEDS) if 2.0 ** (1 - n) * tests < LEVEL)
+    for n in range(least, MOST_SEEDS + 1):
         critical = float(stdtrit(n - 1, 1 - LEVEL / tests / 2))
         if float(nct.sf(critical, n - 1, effect * math.sqrt(n))) >= POWER:
             return n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -12,17 +13,26 @@ from scipy import stats
 
 from smoothout.common.estimates import standard_error
 from smoothout.results.significance import (
+    FLIPS,
     LEVEL,
+    TestResult,
     Verdict,
     binomial_standard_error,
     holm_adjust,
     paired_t_test,
     pitman_morgan_test,
     required_seeds,
+    sign_flip_floor,
+    sign_flip_test,
     stratified_rank_correlation,
 )
 
 NUMBERS = st.lists(st.floats(-100, 100), min_size=3, max_size=9).filter(lambda v: np.std(v) > 1e-3)
+
+
+def alone(result: TestResult) -> Verdict:
+    """The verdict of a test without others."""
+    return result.verdict(result.p, result.p_exact)
 
 
 @given(NUMBERS, st.floats(-1, 1))
@@ -39,8 +49,9 @@ def test_a_mean_is_students_t(values: list[float], margin: float) -> None:
 
 
 def test_equal_differences_are_certain_and_none_at_all_is_not() -> None:
-    assert paired_t_test([0.5, 0.5, 0.5]).verdict(paired_t_test([0.5, 0.5, 0.5]).p) is Verdict.holds
-    assert paired_t_test([0.0, 0.0]).verdict(paired_t_test([0.0, 0.0]).p) is Verdict.undecided
+    assert alone(paired_t_test([0.5, 0.5, 0.5])) is Verdict.holds_if_normal
+    assert alone(paired_t_test([-0.5, -0.5, -0.5])) is Verdict.contradicted_if_normal
+    assert alone(paired_t_test([0.0, 0.0])) is Verdict.undecided
 
 
 def test_differences_that_agree_within_their_step_are_not_certain() -> None:
@@ -74,11 +85,67 @@ def test_the_standard_error_is_scipys(values: list[float]) -> None:
 
 
 def test_one_seed_decides_nothing_and_none_tests_nothing() -> None:
-    assert paired_t_test([7.0]).verdict(paired_t_test([7.0]).p) is Verdict.undecided
-    assert paired_t_test([]).verdict(paired_t_test([]).p) is Verdict.untested
-    assert pitman_morgan_test([1.0], [2.0], 2).verdict(1.0) is Verdict.undecided
+    assert alone(paired_t_test([7.0])) is Verdict.undecided
+    assert alone(paired_t_test([])) is Verdict.untested
+    assert alone(pitman_morgan_test([1.0], [2.0], 2)) is Verdict.undecided
     assert [paired_t_test(values).is_testable for values in ([], [7.0], [7.0, 8.0])] == [False, False, True]
     assert not pitman_morgan_test([1.0, 2.0], [2.0, 1.0], 2).is_testable  # two pairs are always correlated
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=8), st.integers(0, 2))
+def test_signs_are_turned_in_every_way_and_ties_counted(differences: list[int], margin: int) -> None:
+    """Tenths, as accuracies are: their sums tie, and float64 does not represent them."""
+    shifted = [difference + margin for difference in differences]
+    sums = [
+        abs(sum(s * d for s, d in zip(signs, shifted, strict=True))) for signs in product((1, -1), repeat=len(shifted))
+    ]
+    truth = np.mean([one >= abs(sum(shifted)) for one in sums])
+    assert sign_flip_test([d / 10 + margin / 10 for d in differences]) == pytest.approx(truth)
+    if len(differences) > 1:
+        assert paired_t_test([d / 10 for d in differences], margin / 10).p_sign_flips == pytest.approx(truth)
+
+
+def test_signs_of_ranks_are_wilcoxons() -> None:
+    ranks = [1, -2, 3, 4, 5, -6, 7, 8, 9]
+    assert sign_flip_test(ranks) == pytest.approx(stats.wilcoxon(ranks, method="exact").pvalue)
+
+
+@pytest.mark.parametrize("n", [2, 5, 10, 16])
+def test_differences_of_one_sign_have_the_least_p(n: int) -> None:
+    assert sign_flip_test(np.arange(1, n + 1)) == sign_flip_floor(n) == 2.0 ** (1 - n)
+    assert sign_flip_floor(5) == 0.0625
+
+
+def test_random_signs_of_many_differences_estimate_the_exact_p() -> None:
+    """Of 24 equal differences, k turned: the binomial distribution."""
+    differences = [1.0] * 17 + [-1.0] * 7
+    truth = stats.binomtest(7, 24).pvalue
+    assert sign_flip_test(differences) == pytest.approx(truth, abs=5 * (truth / FLIPS) ** 0.5)
+    assert sign_flip_test([1.0] * 100) == sign_flip_floor(100) == 1 / FLIPS
+
+
+@pytest.mark.parametrize("level", [LEVEL, 2 / 1024])
+def test_signs_err_at_their_level_whatever_the_tails(level: float) -> None:
+    """Ten differences of Student's t with two degrees of freedom, whose variance is infinite."""
+    generator, runs = np.random.default_rng(6), 4000
+    rate = np.mean([sign_flip_test(draw) <= level for draw in generator.standard_t(2, (runs, 10))])
+    attained = level * 1024 // 2 * 2 / 1024
+    assert abs(rate - attained) < 5 * (attained / runs) ** 0.5
+
+
+def test_signs_decide_with_ten_seeds_what_they_cannot_with_five() -> None:
+    """A family of 16 tests: 16 * 2 / 1024 is below the level."""
+    for seeds, verdict in ((10, Verdict.holds), (5, Verdict.holds_if_normal)):
+        found = paired_t_test(list(1 + 0.001 * np.arange(seeds)))
+        assert found.verdict(16 * found.p, 16 * (found.p_exact or 0)) is verdict
+
+
+def test_which_tests_need_normal_differences() -> None:
+    assert pitman_morgan_test([1.0, 2.0, 4.0], [2.0, 1.0, 5.0], 2).p_exact is None
+    ranks = list(range(8))
+    correlation = stratified_rank_correlation(ranks, ranks, ["a"] * 8, ranks)
+    assert correlation.p_exact == correlation.p
+    assert alone(correlation) is Verdict.holds
 
 
 def pairs(generator: np.random.Generator, ratio: float, shared: float, n: int) -> tuple[list[float], list[float]]:
@@ -194,7 +261,7 @@ def test_that_many_seeds_decide_with_that_probability(margin: float) -> None:
     generator = np.random.default_rng(5)
     for seeds, enough in ((int(needed), True), (int(needed) - 3, False)):
         draws = generator.normal(1 - margin, 1, (1000, seeds))
-        assert bool(np.mean([paired_t_test(list(draw), margin).p < LEVEL / 10 for draw in draws]) > 0.77) is enough
+        assert bool(np.mean(stats.ttest_1samp(draws, -margin, axis=1).pvalue < LEVEL / 10) > 0.77) is enough
 
 
 def test_a_difference_too_small_for_its_scatter_is_never_decided() -> None:

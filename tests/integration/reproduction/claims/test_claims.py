@@ -12,6 +12,8 @@ from helpers.simulated_records import CONFIGS, F1, PUBLISHED, SCOPE, cell, judge
 
 from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
+from smoothout.config.experiment import training_config
+from smoothout.jobs.prepared_run import init_model
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.claim_tests import Claims, ClaimTest
 from smoothout.reproduction.claims import Claim, ClaimKind, ClaimScope
@@ -31,9 +33,9 @@ def test_accuracies_are_compared_seed_by_seed_with_the_published_difference(f1: 
     assert test.evidence.p == pytest.approx(truth.p)
     assert test.published == pytest.approx(98.42 - 98.01)
     assert test.error == pytest.approx(100 * (0.983 * 0.017 / 10_000) ** 0.5)
-    assert verdicts([test]) == [Verdict.holds]
+    assert verdicts([test]) == [Verdict.holds_if_normal]
     turned = {"F1": {"plus": rows["F1"]["minus"], "minus": rows["F1"]["plus"]}}
-    assert verdicts(judged({"rows": turned}, runtime)) == [Verdict.contradicted]
+    assert verdicts(judged({"rows": turned}, runtime)) == [Verdict.contradicted_if_normal]
 
 
 @pytest.mark.parametrize("quantity", ["best", "sharpness_converged"])
@@ -48,7 +50,7 @@ def test_no_verdict_rests_on_the_seeds_that_did_not_diverge(quantity: str, f1: C
     assert (test.evidence.n, test.failed, test.diverged) == (3, 0, 2)
     assert test.evidence.p < 0.001
     assert verdicts([test]) == [Verdict.undecided]
-    assert verdicts([replace(test, diverged=0)]) == [Verdict.holds]
+    assert verdicts([replace(test, diverged=0)]) == [Verdict.holds_if_normal]
     assert "| 3 (2 diverged) |" in page([test]).markdown()
 
 
@@ -56,8 +58,8 @@ def test_a_margin_forgives_what_it_says(f1: Claims, runtime: Runtime) -> None:
     simulate(f1, runtime, F1["small"] + "baseline", [98.50, 98.60, 98.40, 98.55, 98.45], [])
     simulate(f1, runtime, F1["large"] + "smoothout", [98.45, 98.56, 98.35, 98.50, 98.41], [])
     rows = {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["small"] + "baseline"]}}
-    assert verdicts(judged({"rows": rows}, runtime)) == [Verdict.contradicted]
-    assert verdicts(judged({"rows": rows, "margin": 0.1}, runtime)) == [Verdict.holds]
+    assert verdicts(judged({"rows": rows}, runtime)) == [Verdict.contradicted_if_normal]
+    assert verdicts(judged({"rows": rows, "margin": 0.1}, runtime)) == [Verdict.holds_if_normal]
 
 
 def test_sharpness_is_compared_by_ratio_and_a_failed_search_counts_as_missing(f1: Claims, runtime: Runtime) -> None:
@@ -122,8 +124,10 @@ def test_wrong_verdicts_stay_below_the_nominal_rate(effect: float) -> None:
             for i in range(size)
         ]
         found = verdicts(tests)
-        wrong += any(v is Verdict.contradicted or (v is Verdict.holds and effect == 0) for v in found)
-        right += sum(v is Verdict.holds for v in found)
+        held = [v in (Verdict.holds, Verdict.holds_if_normal) for v in found]
+        fell = [v in (Verdict.contradicted, Verdict.contradicted_if_normal) for v in found]
+        wrong += any(fell) or (any(held) and effect == 0)
+        right += sum(held)
     assert wrong / pages < 0.05 + 3 * (0.05 * 0.95 / pages) ** 0.5
     if effect:
         assert wrong == 0
@@ -132,14 +136,63 @@ def test_wrong_verdicts_stay_below_the_nominal_rate(effect: float) -> None:
 
 def test_every_claim_of_the_papers_names_cells_that_are_there(runtime: Runtime) -> None:
     claims: list[dict[str, Any]] = compose_config(CONFIGS, "verdicts", [])["claims"]
-    made = Claims(claims, ClaimScope(("authors_code",)), CONFIGS, PUBLISHED)
-    tests = list(made.tests(runtime))
+    made = Claims(claims, ClaimScope(("authors_code", "paper_text")), CONFIGS, PUBLISHED)
+    tests = made.tests(runtime)
     assert len(made.claims) == len(claims) > 20
-    assert {test.evidence.verdict(1.0) for test in tests} == {Verdict.untested}
+    assert {test.evidence.n for test in tests} == {0}
     compared = [t for t in tests if t.claim.kind is ClaimKind.difference and t.metric == METRICS["best"]]
-    lacking = {t.row for t in compared if t.published is None}
+    lacking = {t.row for t in compared if t.published is None and len(t.protocols) == 1}
     extra = {"SmoothOut, at the same variance", "AlexNet, 60 epochs, against no noise without weight decay and dropout"}
     assert lacking == extra  # every other compared accuracy was published
+    published = [t for t in tests if t.claim.kind is ClaimKind.published and t.protocols == ("authors_code",)]
+    assert {t.published is None for t in published} == {False}
+    assert len(published) > 40
+    contrasts = [t.claim.statement for t in tests if len(t.protocols) == 2]
+    assert len(contrasts) == 6, "gap and gain by two accuracies, two ratios of sharpness: once, not per protocol"
+
+
+def test_an_accuracy_is_compared_with_the_published_one_in_points_and_in_standard_deviations(
+    f1: Claims, runtime: Runtime
+) -> None:
+    simulate(f1, runtime, F1["large"] + "baseline", [98.20, 98.25, 98.15, 98.20, 98.25], [])
+    given = {"kind": "published", "tables": ["table2"]}
+    tests = judged(given, runtime)
+    assert [test.evidence.n for test in tests if test.row.startswith("table2: F1")] == [0, 0, 5, 0]
+    [test] = [test for test in tests if test.evidence.n]
+    assert test.row == "table2: F1, MNIST, 6000, Baseline"
+    assert (test.published, test.evidence.value) == (98.01, pytest.approx(0.20))
+    text = page([test]).markdown()
+    assert "| +0.20 [+0.15, +0.25] " in text
+    assert "| 98.01 " in text
+    assert "| +4.8 " in text
+    assert verdicts([test]) == [Verdict.holds_if_normal]
+    assert judged(given, runtime, replace(SCOPE, profile="short")) == [], "shorter runs are not what was published"
+
+
+def test_protocols_are_compared_seed_by_seed_and_once(f1: Claims, runtime: Runtime) -> None:
+    cells = [F1["large"] + f"baseline | | {protocol}" for protocol in ("authors_code", "paper_text")]
+    simulate(f1, runtime, F1["large"] + "baseline", [98.2, 98.1, 98.3], [])
+    simulate(f1, runtime, F1["large"] + "baseline", [98.4, 98.2, 98.4], [], protocol="paper_text")
+    both = ClaimScope(("authors_code", "paper_text"), seeds=SCOPE.seeds)
+    given = {"rows": {"F1": {"plus": cells[:1], "minus": cells[1:]}}}
+    [test] = judged(given, runtime, both)
+    assert test.evidence.value == pytest.approx(-0.4 / 3)
+    assert "| `authors_code` against `paper_text` |" in page([test]).markdown()
+    assert judged(given, runtime) == [], "one of the protocols is not judged here"
+    [ratio] = judged({"metrics": ["sharpness_converged"], **given}, runtime, both)
+    assert ratio.protocols == ("authors_code", "paper_text")
+
+
+def test_protocols_share_the_initial_weights_of_a_seed_but_batchnorms(runtime: Runtime) -> None:
+    """The order of examples hangs on seed and epoch alone (`common.rng`)."""
+    starts = []
+    for protocol in ("authors_code_v1", "authors_code", "paper_text"):
+        config = compose_config(CONFIGS, "train", ["experiment=f1_mnist", f"protocol={protocol}"])
+        starts.append(init_model(training_config(config).experiment(), runtime).state_dict())
+    same = {name for name, value in starts[0].items() if all(value.equal(start[name]) for start in starts[1:])}
+    assert {name for name in starts[0] if name not in same} == {
+        name for name in starts[0] if name.endswith("weight") and starts[0][name].ndim == 1
+    }
 
 
 def test_a_cell_may_name_a_quantity_of_its_own(f1: Claims, runtime: Runtime) -> None:
@@ -181,6 +234,13 @@ def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims
         ({"rows": {"a": {"plus": [F1["small"] + "baseline"]}}, "kind": "spread"}, ["rows.a.minus"]),
         ({"max_ratio": 0.5, "kind": "spread"}, ["max_ratio", "0.5", "at least 0 and 1"]),
         ({"margin": 0.1, "metrics": ["sharpness_keskar"]}, ["margin", "sharpness_keskar", "ratio"]),
+        ({"tables": ["table2"]}, ["tables", "difference", "rows"]),
+        ({"kind": "published", "rows": {"a": {"plus": [F1["small"] + "baseline"] * 2}}}, ["rows.a", "one cell"]),
+        ({"rows": {"a": {"plus": [F1["small"] + "baseline | | paper"]}}}, ["'paper'", "protocol", "authors_code_v1"]),
+        (
+            {"rows": {"a": {"plus": [F1["small"] + "baseline | | paper_text", F1["small"] + "baseline"]}}},
+            ["rows.a.plus", "protocol", "every cell"],
+        ),
     ],
 )
 def test_a_claim_that_cannot_be_tested_is_refused_by_name(

@@ -31,7 +31,7 @@ def declared(seeds: tuple[int, ...] = TEN) -> Claims:
 
 
 def page(claims: Claims, tests: list[ClaimTest]) -> str:
-    return VerdictPage(tests, PROSE, [], claims.scope, "python judge.py").markdown()
+    return VerdictPage(tests, PROSE, [], [], claims.scope, "python judge.py").markdown()
 
 
 def test_a_family_says_nothing_before_all_of_its_seeds_are_recorded(runtime: Runtime) -> None:
@@ -53,7 +53,7 @@ def test_each_family_is_judged_when_it_is_complete_and_corrected_by_itself(runti
     simulate(claims, runtime, CELLS[2], list(98.0 + 0.05 * generator.normal(size=10)), [1.0] * 9)
     tests = claims.tests(runtime)
     assert [test.withheld for test in tests] == [False, True, True]
-    [first, *_] = VerdictPage(tests, PROSE, [], claims.scope, "").judged
+    [first, *_] = VerdictPage(tests, PROSE, [], [], claims.scope, "").judged
     assert first.family_size == 1
     assert first.p == first.test.evidence.p
     assert "Declared 2026-11-29, seeds 5, 6, 7, 8, 9, 10, 11, 12, 13, 14." in page(claims, tests)

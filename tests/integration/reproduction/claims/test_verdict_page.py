@@ -11,8 +11,8 @@ from helpers.simulated_records import CONFIGS, F1, PUBLISHED, cell, judged, page
 
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.claim_tests import Claims
-from smoothout.reproduction.claims import ClaimScope
-from smoothout.results.significance import TestResult
+from smoothout.reproduction.claims import ClaimScope, Declaration
+from smoothout.results.significance import TestResult, Verdict
 
 
 def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, runtime: Runtime) -> None:
@@ -64,11 +64,31 @@ def test_what_is_decided_stands_first_and_then_how_many_tests_came_out_how(f1: C
     text = page([*gap, *zero, *none]).markdown()
     short = text[text.index("## In short") : text.index("## There is a gap.")]
     assert re.search(
-        r"\| \*\*holds\*\* +\| There is a gap\. +\| F1, `authors_code` +\| .*\+0\.50 \[.*\| [\d.e-]+ +\|", short
+        r"\| \*\*holds if differences are normal\*\* +\| There is a gap\. +\| F1, `authors_code` +\|"
+        r" .*\+0\.50 \[.*\| [\d.e-]+ +\|",
+        short,
     )
     assert re.search(r"\| \*\*does not hold\*\* +\| It is 0\. +\|.*at least 0\.9000% +\| proof +\|", short)
     assert "Nobody looked." not in short
     assert "No test is decided so far." in page(none).markdown()
+
+
+def test_p_is_corrected_within_the_page_and_over_the_exploratory_tests_of_all_pages(
+    f1: Claims, runtime: Runtime
+) -> None:
+    """The verdict goes by the page; declared tests elsewhere do not count."""
+    simulate(f1, runtime, F1["small"] + "baseline", [98.5, 98.6, 98.4, 98.5], [])
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0, 98.11, 97.9, 98.0], [])
+    rows = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]}}
+    [test] = judged({"rows": rows}, runtime)
+    declared = replace(test, claim=replace(test.claim, declared=Declaration("today", (0, 1, 2, 3))))
+    here = replace(page([test]), elsewhere=[test] * 99 + [declared] * 100)
+    [one] = here.judged
+    assert (one.p, one.p_everywhere) == (test.evidence.p, pytest.approx(100 * test.evidence.p))
+    assert one.verdict is Verdict.holds_if_normal
+    assert '"all pages" for the 100 exploratory tests' in here.markdown()
+    assert "p, all pages" not in page([test]).markdown()
+    assert "Exploratory." in here.markdown()
 
 
 def test_a_page_of_other_runs_than_the_papers_says_so_first(f1: Claims, runtime: Runtime) -> None:

@@ -1,0 +1,80 @@
+"""The pages of verdicts that configs/verdicts.yaml lists, tested together."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from smoothout.config.build import validate
+from smoothout.config.compose import compose_config
+from smoothout.reproduction.claim_tests import Claims, ClaimTest
+from smoothout.reproduction.claims import ClaimScope
+from smoothout.reproduction.verdict_page import Prose, VerdictPage
+
+
+@dataclass(frozen=True)
+class PageConfig:
+    """A page of verdicts: its claims, the runs that they are tested on, and its words."""
+
+    page: str = field(metadata={"hint": "a file of configs/claims/ begins with '# @package _global_', as papers.yaml"})
+    prose: Prose
+    claims: list[Any]
+    claim_scope: ClaimScope
+    reading: tuple[str, ...]
+    assumptions: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return self.claim_scope.file(self.page)
+
+
+def listed_page(configs: Path, overrides: Sequence[str]) -> PageConfig:
+    """The page that ``overrides`` of configs/verdicts.yaml make. Raises ConfigError."""
+    config = compose_config(configs, "verdicts", list(overrides))
+    return validate(PageConfig, {key.name: config[key.name] for key in fields(PageConfig)}, "")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page with its claims, and the overrides of configs/verdicts.yaml that make it."""
+
+    config: PageConfig
+    overrides: tuple[str, ...]
+    claims: Claims
+
+    def markdown(self, tests: Mapping[str, Sequence[ClaimTest]], folder: Path) -> str:
+        """Its text by the ``tests`` of every page, by file; ``folder`` is where the pages are."""
+        config = self.config
+        others = [test for file, found in tests.items() if file != config.file for test in found]
+        return VerdictPage(
+            tests[config.file],
+            config.prose,
+            config.reading,
+            config.assumptions,
+            config.claim_scope,
+            shlex.join(["python", "scripts/verdicts.py", *self.overrides]),
+            config.page,
+            linked=(folder / config.page).exists(),
+            elsewhere=others if len(tests) > 1 else None,
+        ).markdown()
+
+
+def find_pages(
+    asked: PageConfig, overrides: Sequence[str], listed: Sequence[Sequence[str]], configs: Path, published: Path
+) -> tuple[Page, list[Page]]:
+    """The page that was ``asked`` for, and all pages over whose exploratory tests its p-values are corrected.
+
+    These are the ``listed`` ones (overrides that make each) if it is one of them, else it is alone. Raises ConfigError.
+    """
+    known = [(listed_page(configs, given), given) for given in listed]
+    if asked not in [config for config, _ in known]:
+        known = [(asked, overrides)]
+    pages = [
+        Page(config, tuple(given), Claims(config.claims, config.claim_scope, configs, published))
+        for config, given in known
+    ]
+    return next(page for page in pages if page.config == asked), pages

@@ -1,0 +1,127 @@
+"""What a page of verdicts says about a single test, as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from smoothout.common.formatting import format_decimal, format_significant
+from smoothout.reproduction.claim_tests import ClaimTest
+from smoothout.reproduction.claims import Claim, ClaimKind
+from smoothout.reproduction.judgement import JudgedTest
+from smoothout.results.significance import MOST_SEEDS, Verdict, required_seeds, sign_flip_floor
+
+ABBREVIATED = {
+    Verdict.holds: "holds",
+    Verdict.holds_if_normal: "holds if normal",
+    Verdict.contradicted: "does not",
+    Verdict.contradicted_if_normal: "does not if normal",
+    Verdict.undecided: "undecided",
+    Verdict.untested: "not tested",
+}
+
+
+def format_claim(claim: Claim) -> str:
+    """What the page calls the claim."""
+    return f"{claim.family}: {claim.statement}" if claim.family else claim.statement
+
+
+def format_source(claim: Claim) -> str:
+    """Where the claim stands, and whether its seeds were known when it was written."""
+    if claim.declared is None:
+        return f"Source: {claim.source}. Exploratory."
+    seeds = ", ".join(map(str, claim.declared.seeds))
+    return f"Source: {claim.source}. Declared {claim.declared.when}, seeds {seeds}."
+
+
+def format_protocols(test: ClaimTest) -> str:
+    """The protocol of the test, or those that it compares."""
+    return " against ".join(f"`{name}`" for name in test.protocols)
+
+
+def test_line(judged: JudgedTest) -> dict[str, str]:
+    """The line of a test in the table of its claim, by column."""
+    test, evidence = judged.test, judged.test.evidence
+    absolute = test.claim.kind is ClaimKind.published
+    deviations = evidence.value / evidence.std if absolute and evidence.std > 0 else None
+    flips = evidence.p_sign_flips
+    return {
+        "row": test.row,
+        "protocol": format_protocols(test),
+        "metric": test.metric.title,
+        "seeds": format_seeds(test),
+        "ours - published [95%]" if absolute else "ours [95%]": format_estimate(test),
+        "published": "" if test.published is None else format_value(test, test.published, signed=not absolute),
+        **({"in standard deviations": "" if deviations is None else f"{deviations:+.1f}"} if absolute else {}),
+        "error of the split": "" if test.error is None else format_decimal(test.error, 2),
+        "p": format_p(judged),
+        "p, all pages": "" if judged.p_everywhere is None or evidence.p == 1 else f"{judged.p_everywhere:.2g}",
+        "p by signs [least]": "" if flips is None else f"{flips:.3g} [{sign_flip_floor(evidence.n):.3g}]",
+        "the same, corrected": "" if flips is None or judged.p_exact is None else f"{judged.p_exact:.2g}",
+        "verdict": judged.verdict.value,
+        "seeds to decide": _seeds_to_decide(judged),
+    }
+
+
+def format_estimate(test: ClaimTest) -> str:
+    """The estimate with its interval."""
+    evidence = test.evidence
+    if test.claim.kind is ClaimKind.zero:
+        return f"at least {format_decimal(evidence.value, 4)}%"
+    if math.isnan(evidence.value):
+        return "no estimate"
+    value = format_value(test, evidence.value)
+    if not (math.isfinite(evidence.ci_low) and math.isfinite(evidence.ci_high)):
+        return value
+    low, high = (format_value(test, end) for end in (evidence.ci_low, evidence.ci_high))
+    if test.claim.kind is ClaimKind.spread:  # its ratio falls as the estimate rises
+        low, high = high, low
+    return f"{value} [{low}, {high}]"
+
+
+def format_value(test: ClaimTest, value: float, *, signed: bool = True) -> str:
+    """A value of the test: points, a ratio, or a correlation."""
+    if test.claim.kind is ClaimKind.spread:
+        return f"{format_significant(test.claim.max_ratio / 2**value)}x"
+    if test.claim.kind is ClaimKind.correlation or not test.metric.ratio_scale:
+        return f"{value:+.2f}" if signed else f"{value:.2f}"
+    return f"{format_significant(2**value)}x"
+
+
+def format_p(judged: JudgedTest) -> str:
+    """The p-value, corrected within its family. A point of the box with a higher loss refutes "0.0000" without one."""
+    if judged.test.claim.kind is ClaimKind.zero:
+        return "proof"
+    return f"{judged.p:.2g}" if judged.test.evidence.p < 1 else ""
+
+
+def format_seeds(test: ClaimTest) -> str:
+    """The number of seeds, or of a correlation's settings and runs, and how many were lost."""
+    counted = f"{test.evidence.n} settings, {test.runs} runs" if test.runs else f"{test.evidence.n}"
+    return counted + (f" ({lost})" if (lost := format_lost(test)) else "")
+
+
+def format_lost(test: ClaimTest) -> str:
+    """How many seeds are missing, and why."""
+    return ", ".join(f"{n} {word}" for n, word in ((test.failed, "failed"), (test.diverged, "diverged")) if n)
+
+
+def format_untested(tests: Sequence[ClaimTest]) -> str:
+    """The rows without numbers; if a row lacks only some metrics, or lost seeds, those metrics."""
+    names = []
+    for row in dict.fromkeys(test.row for test in tests):
+        of_row = [test for test in tests if test.row == row]
+        missing = [test for test in of_row if not test.evidence.n]
+        metrics = [", ".join(filter(None, [test.metric.title, format_lost(test)])) for test in missing]
+        in_part = len(missing) < len(of_row) or any(map(format_lost, missing))
+        names += [f"{row} ({' and '.join(metrics)})" if in_part else row] if missing else []
+    return "; ".join(names)
+
+
+def _seeds_to_decide(judged: JudgedTest) -> str:
+    """How many seeds would decide what is undecided, or rests on normality."""
+    test = judged.test
+    if judged.verdict in (Verdict.holds, Verdict.contradicted):
+        return ""
+    needed = None if test.diverged or test.failed else required_seeds(test.evidence, judged.family_size)
+    return f"more than {MOST_SEEDS}" if needed == math.inf else str(needed or "?")
