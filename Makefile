@@ -67,6 +67,7 @@ plan-%: $(VENV)/.ready ## print the command behind every missing cell of a table
 tables: $(VENV)/.ready ## render every table in results/tables/ from the records; runs nothing
 	@$(RENDER) 'table=glob(*,exclude=[none,quickstart,imagenette,controls-resnet8,copies,strengths,dropout])'
 	@$(RENDER) table=table2,chosen scope.protocol=paper_text
+	@$(RENDER) table=table2 scope.protocol=authors_code_v1
 	@$(RENDER) table=table2,causes scope.profile=short
 	@$(RENDER) table=table2,table3,imagenette,controls-resnet8 scope.profile=short scope.precision=bfloat16
 
