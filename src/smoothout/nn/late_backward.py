@@ -7,11 +7,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 FRAMEWORKS = (
     "if a framework runs it, use SmoothOutCallback of smoothout.integrations.lightning or .transformers, or a recipe "
     "of smoothout/integrations/README.md (accelerate, timm, ignite, skorch)"
 )
+WITHOUT_FORWARD = ("_forward_unimplemented", "LightningModule.forward")
 
 
 class Block(Protocol):
@@ -30,6 +32,13 @@ class LateBackward:
     activation checkpointing, which computes outputs again.
     """
 
+    @staticmethod
+    def register(model: nn.Module, context: Block) -> list[RemovableHandle]:
+        """Watch the outputs of ``model``, or of the modules in it if it has no forward pass of its own."""
+        if type(model).forward.__qualname__ in WITHOUT_FORWARD:
+            return [handle for child in model.children() for handle in LateBackward.register(child, context)]
+        return [model.register_forward_hook(LateBackward(context))]
+
     def __init__(self, context: Block | None) -> None:
         self._context = context
 
@@ -38,10 +47,9 @@ class LateBackward:
 
     def __call__(self, module: nn.Module, arguments: object, output: object) -> None:
         """Watch the nodes that made ``output``."""
-        context = self._context
-        if context is None or torch.compiler.is_compiling():
+        context, block = self._context, self._context and self._context.block
+        if context is None or block is None or torch.compiler.is_compiling():
             return
-        block = context.block
 
         def refuse(*gradients: object) -> None:
             if context.block is not block:

@@ -109,7 +109,7 @@ class SmoothOut:
         try:
             if self.denoise:
                 self._guards.append(register_optimizer_step_pre_hook(self._refuse_step))
-                self._guards.append(self._model.register_forward_hook(LateBackward(self)))
+                self._guards.extend(LateBackward.register(self._model, self))
                 perturbed = self._buffers.with_strides()  # an optimizer may count on the weights' strides
                 torch._foreach_add_(perturbed, clean)  # theta + w has the bits of w + theta
                 bind(self.parameters, perturbed)
@@ -177,7 +177,9 @@ class SmoothOut:
     def draw(self) -> Sequence[Tensor]:
         """Draw theta at the present weights; returns it parameter by parameter (valid until the next entry or draw)."""
         if self._clean is not None:
-            raise RuntimeError("this SmoothOut context is already entered; use a second one to perturb twice")
+            raise RuntimeError(
+                f"this SmoothOut context is already entered: leave it first (to perturb twice, use two); {FRAMEWORKS}"
+            )
         present = trainable_parameters(self._model, self._batchnorm)
         if _dtypes_and_devices(present) != self._kinds:
             self._allocate(present)

@@ -292,6 +292,18 @@ def test_manual_optimization_is_refused_in_one_line_before_anything_is_done(load
         trainer(SmoothOutCallback(0.05)).fit(module, loader)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("part", [lambda module: module, lambda module: module.net], ids=["module", "network"])
+def test_a_block_in_training_step_alone_names_the_callback(part: Any, precision: Any, loader: Any) -> None:
+    class Naive(Module):
+        def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+            with SmoothOut(part(self), 0.05):
+                return super().training_step(batch, index)
+
+    with pytest.raises(RuntimeError, match=r"^the backward pass belongs inside the block.*integrations.lightning"):
+        trainer(precision=precision).fit(Naive(), loader)
+
+
 REFUSED = [
     ({"a": -1.0}, r"^a: .*>= 0, not -1.0"),
     ({"a": 0.1, "distribution": "cauchy"}, r"^distribution: 'cauchy' is not one of uniform, gaussian"),

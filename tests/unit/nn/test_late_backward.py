@@ -51,11 +51,16 @@ def autocast(model: nn.Module) -> Tensor:
         return plain(model)
 
 
+def in_a_dict() -> nn.Module:
+    return nn.ModuleDict({"inner": network()})
+
+
 CASES = {
     "plain": (network, plain),
     "autocast": (network, autocast),
     "checkpointing": (Checkpointed, plain),
     "a loss by name": (Named, lambda model: model(torch.randn(4, 5))["loss"]),
+    "a container": (in_a_dict, lambda model: autocast(model["inner"])),
     "a list by name": (Named, lambda model: model(torch.randn(4, 5))["states"][0].sum()),
 }
 
