@@ -15,6 +15,7 @@ from smoothout.analysis.box import Box, random_point
 from smoothout.analysis.box_search import PINNED, BoxObjective, Point, projected_ascent, sign_step
 from smoothout.analysis.device_memory import search_center
 from smoothout.analysis.empirical_risk import Tick, check_width
+from smoothout.analysis.models import check_model
 from smoothout.analysis.options import Norm
 from smoothout.common.enums import parse_enum
 from smoothout.common.integers import whole_number
@@ -51,6 +52,7 @@ def normalize_logits(logits: Tensor) -> Tensor:
     return F.normalize(logits - logits.mean(dim=1, keepdim=True), dim=1, eps=1e-10)
 
 
+@torch.inference_mode(mode=False)
 def adaptive_sharpness(
     model: nn.Module,
     batches: Batches,
@@ -96,6 +98,7 @@ def adaptive_sharpness(
         0.21
     """
     norm = parse_enum(Norm, "norm", norm)
+    check_model(model)
     parameters = trainable_parameters(model)
     check_width(parameters, rho=rho)
     if norm is Norm.l2:  # about the distance that each weight moves

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from smoothout.analysis.arguments import check_positive
 from smoothout.analysis.batches import Batches, Examples, Loss, Weight, batch_loss, batch_size, check_weight
+from smoothout.analysis.models import differentiable
 from smoothout.common.pass_cache import cached_pass
 from smoothout.common.rng import make_generator
 from smoothout.nn.forward import forward
@@ -49,7 +50,8 @@ class EmpiricalRisk:
         It does not synchronize with the device. Raises ValueError if there are no examples, or not as many as in the
         pass before.
         """
-        return cached_pass(lambda: self._mean(of_batch)).to(self.device)
+        with differentiable(self.model):
+            return cached_pass(lambda: self._mean(of_batch)).to(self.device)
 
     def _mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         sums: Tensor | None = None

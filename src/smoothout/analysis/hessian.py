@@ -24,6 +24,7 @@ from smoothout.analysis.batches import Batches, Loss, Weight, check_batches
 from smoothout.analysis.device_memory import vectors_device
 from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon, to_dense
 from smoothout.analysis.lanczos import lanczos
+from smoothout.analysis.models import check_model, differentiable
 from smoothout.common.estimates import Estimate, standard_error
 from smoothout.common.rng import make_generator
 from smoothout.nn.parameters import preserve_state, trainable_parameters, unflatten
@@ -102,6 +103,7 @@ class HessianVectorProduct(EmpiricalRisk):
         weight: Weight | None = None,
         tick: Tick = lambda: None,
     ) -> None:
+        check_model(model)
         check_batches("batches", batches)
         super().__init__(model, batches, loss, block_parameters(model, block), weight=weight)
         self.tick = tick
@@ -141,7 +143,7 @@ class HessianVectorProduct(EmpiricalRisk):
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """As in `EmpiricalRisk`, in evaluation mode; the model is restored."""
         attention = sdpa_kernel(SDPBackend.MATH)  # the faster kernels have no second derivative
-        with preserve_state(self.model), torch.enable_grad(), attention:
+        with preserve_state(self.model), torch.enable_grad(), attention, differentiable(self.model, twice=True):
             self.model.eval()
             return super().mean(of_batch)
 
@@ -159,6 +161,7 @@ def block_parameters(model: nn.Module, block: str | None) -> list[nn.Parameter]:
     return parameters
 
 
+@torch.inference_mode(mode=False)
 def top_eigenvalues(
     model: nn.Module,
     batches: Batches,
@@ -245,6 +248,7 @@ def estimate(draws: Sequence[float]) -> Estimate:
     return Estimate(math.fsum(draws) / len(draws), standard_error(draws))
 
 
+@torch.inference_mode(mode=False)
 def trace_and_norm(
     model: nn.Module,
     batches: Batches,
@@ -276,6 +280,7 @@ def trace_and_norm(
     return TraceAndNorm(estimate(traces), estimate(squares), product.dimension, product.products)
 
 
+@torch.inference_mode(mode=False)
 def hessian_spectrum(
     model: nn.Module,
     batches: Batches,

@@ -22,6 +22,7 @@ from smoothout.analysis.compatibility import (
 )
 from smoothout.analysis.empirical_risk import Tick, loss_tolerance
 from smoothout.analysis.mean_loss import Measurement
+from smoothout.analysis.models import check_module
 from smoothout.analysis.options import InterpolationPath, RunningStats
 from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
@@ -77,6 +78,7 @@ _COEFFICIENTS = {InterpolationPath.linear: linear, InterpolationPath.curvilinear
 
 
 @renamed_arguments(averages="running_stats", averages_from="running_stats_from")
+@torch.inference_mode(mode=False)
 def interpolate(
     first: nn.Module,
     second: nn.Module,
@@ -113,6 +115,8 @@ def interpolate(
         >>> [p.loss for p in interpolate(first, second, batches, [0, 0.5, 1], loss=torch.nn.functional.mse_loss)]
         [1.0, 0.25, 0.0]
     """
+    check_module("first", first)
+    check_module("second", second)
     measurement = Measurement(first, batches, loss, weight)
     points = []
     for point in iterate_path(

@@ -64,6 +64,7 @@ class TracedObjective(BoxObjective):
         return SearchTrace(name, space, values, percent(end.loss, f), end is self.x, status, f, len(self.x.z))
 
 
+@torch.inference_mode(mode=False)
 def compare_searches(
     model: nn.Module,
     train: Batches,

@@ -16,6 +16,7 @@ from smoothout.analysis.box import box_around, random_point
 from smoothout.analysis.box_search import LBFGSB, BoxObjective, Point, SearchResult, projected_ascent
 from smoothout.analysis.device_memory import search_center
 from smoothout.analysis.empirical_risk import Tick, check_width
+from smoothout.analysis.models import check_model
 from smoothout.analysis.options import Convention
 from smoothout.common.enums import parse_enum
 from smoothout.common.integers import whole_number
@@ -80,6 +81,7 @@ def search(objective: BoxObjective, convention: Convention, solver: LBFGSB, seed
     return replace(result, end=objective.if_improved(result.end, higher))
 
 
+@torch.inference_mode(mode=False)
 def sharpness(
     model: nn.Module,
     batches: Batches,
@@ -171,6 +173,7 @@ def check_search(
 
     Raises ValueError unless a search over a box around ``model`` is possible; ``counts`` must be at least 1.
     """
+    check_model(model)
     parameters = trainable_parameters(model)
     n = sum(p.numel() for p in parameters)
     check_width(parameters, eps=eps)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict, UserDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from helpers.analyses import ANALYSES, CURVES, WITH_LOSS, Call
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_sequence
@@ -18,28 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from smoothout import interpolate, noise_curve, sharpness
 from smoothout.analysis.adaptive_sharpness import adaptive_sharpness
 from smoothout.analysis.batches import to_device
-from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm
-from smoothout.analysis.landscape import landscape_line, landscape_plane
-from smoothout.analysis.search_comparison import compare_searches
 
-Call = Callable[..., Any]
-WITH_LOSS: dict[str, Call] = {
-    "sharpness": lambda model, batches, loss, **more: sharpness(model, batches, loss, eps=0.1, **more),
-    "adaptive": lambda model, batches, loss, **more: adaptive_sharpness(model, batches, loss, 0.1, **more),
-    "searches": lambda model, batches, loss: compare_searches(
-        model, batches, batches, loss, iterations=1, budget=3, subspace=None
-    ),
-    "eigenvalues": top_eigenvalues,
-    "trace": lambda model, batches, loss, **more: trace_and_norm(model, batches, loss, probes=2, **more),
-    "spectrum": lambda model, batches, loss, **more: hessian_spectrum(model, batches, loss, probes=1, steps=2, **more),
-}
-CURVES: dict[str, Call] = {
-    "path": lambda model, batches, loss, **more: interpolate(model, model, batches, [0.0, 0.5], loss=loss, **more),
-    "noise": lambda model, batches, loss, **more: noise_curve(model, batches, [0.0, 0.1], loss=loss, **more),
-    "line": lambda model, batches, loss, **more: landscape_line(model, batches, [0.0, 0.5], loss=loss, **more),
-    "plane": lambda model, batches, loss, **more: landscape_plane(model, batches, [0.5], [0.0], loss=loss, **more),
-}
-ANALYSES = WITH_LOSS | CURVES
 EACH = pytest.mark.parametrize("analysis", ANALYSES.values(), ids=ANALYSES)
 
 
