@@ -64,6 +64,13 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield mode
 
 
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherDevice]:
+    monkeypatch.setattr(device_memory, "free_memory", lambda device: math.inf)
+    with OtherDevice() as mode:
+        yield mode
+
+
 ANALYSES: dict[str, Analysis] = {
     **{
         f"sharpness {convention}": lambda model, _, data, convention=convention: sharpness(
@@ -108,6 +115,14 @@ def test_an_analysis_gives_the_cpus_numbers_on_any_device(name: str, device: Oth
     assert [bytes(p.inner.numpy()) for p in away[0].state_dict().values()] == before
 
 
+@pytest.mark.parametrize(
+    "name", ["sharpness keskar", "trace and norm", "interpolation, recomputed statistics", "plane"]
+)
+def test_batches_are_moved_to_the_model(name: str, remote: OtherDevice) -> None:
+    expected = ANALYSES[name](network(1), network(2), examples())
+    assert ANALYSES[name](remote.moved(network(1)), remote.moved(network(2)), examples()) == expected
+
+
 def test_a_noise_curve_needs_no_float64_of_a_device(device: OtherDevice) -> None:
     points = noise_curve(device.moved(network(1)), moved_batches(examples()), [0.0, 0.1], draws=2)
     assert points[0][1:3] == pytest.approx(evaluate(network(1), examples()))
@@ -115,13 +130,6 @@ def test_a_noise_curve_needs_no_float64_of_a_device(device: OtherDevice) -> None
 
 
 # copies and waits an evaluation
-
-
-@pytest.fixture
-def remote(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtherDevice]:
-    monkeypatch.setattr(device_memory, "free_memory", lambda device: math.inf)
-    with OtherDevice() as mode:
-        yield mode
 
 
 def used(device: OtherDevice, work: Callable[[], Any]) -> tuple[int, int, int]:
