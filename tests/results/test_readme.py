@@ -28,7 +28,7 @@ from smoothout.reproduction.table import RunSelection, TablePlan
 FOLDERS = ("configs", "notebooks", "results", "src", "tests")
 READMES = [ROOT / "README.md", *sorted(path for name in FOLDERS for path in (ROOT / name).rglob("README.md"))]
 PAGES = [*READMES, *sorted(path for path in (ROOT / "results").glob("*.md") if path not in READMES)]
-FINDINGS = ROOT / "results" / "findings.md"
+FINDINGS, CLAIMS = ROOT / "results" / "findings.md", ROOT / "results" / "claims.md"
 TEXTS = {path: path.read_text(encoding="utf-8") for path in (*PAGES, *(ROOT / "configs").glob("*.yaml"))}
 README = TEXTS[ROOT / "README.md"]
 CODE = [
@@ -173,11 +173,54 @@ def test_the_readme_and_the_findings_show_numbers():
     assert all(one != other for i, one in enumerate(headers) for other in headers[:i])
 
 
-GAP, GAIN = (
+GAP, GAIN, FLATTER, REACHES = (
     "Large-batch training generalizes worse than small-batch training.",
     "SmoothOut raises accuracy at large batch.",
+    "SmoothOut lowers the sharpness at large batch.",
+    "With SmoothOut, large-batch training reaches small-batch training without it, or misses it by at most 0.1 points.",
 )
-BEST, LATE = "test accuracy, best epoch, points", "test accuracy, median of the last quarter of the epochs, points"
+BEST, LATE, RECALIBRATED, CONVERGED = (
+    "test accuracy, best epoch, points",
+    "test accuracy, median of the last quarter of the epochs, points",
+    "test accuracy, last epoch, BatchNorm recalibrated, points",
+    "sharpness `converged`",
+)
+
+
+def judged(claim: str, row: str, protocol: str, metric: str) -> dict[str, str]:
+    """A test on the page of claims: its cells by the heading of their columns."""
+    [text] = re.findall(rf"^## {re.escape(claim)}\n(.*?)(?=^## |\Z)", CLAIMS.read_text(encoding="utf-8"), re.M | re.S)
+    head, *lines = [cells(line) for line in text.splitlines() if line.startswith("|")]
+    [found] = [line for line in lines if line[:3] == [row, f"`{protocol}`", metric]]
+    return dict(zip(head, found, strict=True))
+
+
+IN_SHORT = {  # of results/claims.md, by the words of the findings' summary: claim, row, metric
+    "gap between 256 and 6000, best epoch": (GAP, "F1, MNIST", BEST),
+    "gap, typical late epoch": (GAP, "F1, MNIST", LATE),
+    "SmoothOut's gain at 256, best epoch": ("SmoothOut raises accuracy at small batch.", "F1, MNIST, 256", BEST),
+    "SmoothOut's gain at 6000, best epoch": (GAIN, "F1, MNIST, 6000", BEST),
+    "gain at 6000, typical late epoch": (GAIN, "F1, MNIST, 6000", LATE),
+    "gain at 6000, last epoch, running statistics recomputed": (GAIN, "F1, MNIST, 6000", RECALIBRATED),
+    "SmoothOut at 6000 reaches the baseline at 256, to 0.1 points": (REACHES, "F1, MNIST", BEST),
+    "sharpness at 6000 over that at 256": ("Large-batch training ends in sharper minima.", "F1, MNIST", CONVERGED),
+    "sharpness at 6000 over that with SmoothOut": (FLATTER, "F1, MNIST, 6000", CONVERGED),
+}
+VERDICTS = {"holds": "shown", "does not hold": "refuted", "undecided": "undecided"}
+
+
+def test_the_findings_begin_with_the_estimates_and_verdicts_of_the_page_of_claims():
+    block = re.search(r"<!-- claims -->\n(.*?)<!-- end -->", TEXTS[FINDINGS], re.S)[1]
+    (_, _, *protocols), *lines = [cells(line) for line in block.splitlines() if not line.startswith("|:")]
+    assert [line[0] for line in lines] == [*IN_SHORT]
+    for name, published, *told in lines:
+        claim, row, metric = IN_SHORT[name]
+        for protocol, text in zip(protocols, told, strict=True):
+            test = judged(claim, row, protocol.strip("`"), metric)
+            verdict = VERDICTS[test["verdict"].partition(" if ")[0]]
+            assert (text, published or test["published"]) == (f"{test['ours [95%]']}, {verdict}", test["published"])
+
+
 TOLD = {  # of results/claims.md, by the words of the README: claim, row, protocol, metric
     "**The large-batch gap is there**: # points by `paper_text`": (GAP, "F1, MNIST", "paper_text", BEST),
     "by `paper_text`, # by `authors_code`;": (GAP, "F1, MNIST", "authors_code", BEST),
@@ -185,20 +228,13 @@ TOLD = {  # of results/claims.md, by the words of the README: claim, row, protoc
     "and # at a typical late epoch": (GAIN, "F1, MNIST, 6000", "paper_text", LATE),
     "less is certain**: # at the best epoch": (GAIN, "F1, MNIST, 6000", "authors_code", BEST),
     "is undecided, # at a typical late epoch": (GAIN, "F1, MNIST, 6000", "authors_code", LATE),
-    "SmoothOut ends # times flatter": (
-        "SmoothOut lowers the sharpness at large batch.",
-        "F1, MNIST, 6000",
-        "paper_text",
-        "sharpness `converged`",
-    ),
+    "SmoothOut ends # times flatter": (FLATTER, "F1, MNIST, 6000", "paper_text", CONVERGED),
 }
 
 
 @pytest.mark.parametrize("words", TOLD)
 def test_the_readme_tells_the_numbers_of_the_page_of_claims(words):
-    claim, row, protocol, metric = TOLD[words]
-    section = (ROOT / "results" / "claims.md").read_text(encoding="utf-8").split(f"## {claim}\n")[1].split("\n## ")[0]
-    [ours] = [cells(line)[4] for line in section.splitlines() if cells(line)[:3] == [row, f"`{protocol}`", metric]]
+    ours = judged(*TOLD[words])["ours [95%]"]
     told = re.search(re.escape(words).replace(r"\#", r"([\d.]+)"), README)[1]
     decimals = len(told.partition(".")[2])
     assert round(float(re.match(r"\+?([\d.]+)", ours)[1]), decimals) == float(told)
