@@ -68,7 +68,7 @@ tables: $(VENV)/.ready ## render every table in results/tables/ from the records
 	@$(RENDER) 'table=glob(*,exclude=[none,quickstart,imagenette,controls-resnet8,copies,strengths,dropout])'
 	@$(RENDER) table=table2,chosen scope.protocol=paper_text
 	@$(RENDER) table=table2 scope.protocol=authors_code_v1
-	@$(RENDER) table=table2,causes scope.profile=short
+	@$(RENDER) table=table2,causes,copies scope.profile=short
 	@$(RENDER) table=table2,table3,imagenette,controls-resnet8 scope.profile=short scope.precision=bfloat16
 
 .PHONY: reproduce-figure%
