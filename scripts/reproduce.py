@@ -50,7 +50,7 @@ def main(config: DictConfig) -> None:
         if not targets:
             raise ConfigError("table, figure: one of them must be named; both are none")
         if settings.plan:
-            plan.print_commands(asked.render(runtime), choices, runtime) if asked else plan.print_plan(targets, runtime)
+            plan.print_commands(asked, runtime) if asked else plan.print_plan(targets, runtime)
             return
         failure = (plan.plan_and_run(targets, runtime, app.job_runner(config)) if settings.run else None) or failure
         written = []

@@ -45,6 +45,14 @@ class Target(Protocol):
     def plan(self) -> dict[str, dict[Job, float | None]]: ...  # noqa: D102
 
 
+class TableTarget(Target, Protocol):
+    """A table that can be rendered, and the choice of the strength that it depends on, if any."""
+
+    @property
+    def search(self) -> Target | None: ...  # noqa: D102
+    def render(self, runtime: Runtime) -> Table: ...  # noqa: D102
+
+
 class Figure(Protocol):
     """A figure that can be drawn."""
 
@@ -169,15 +177,16 @@ def _without_weights(analyses: dict[Job, float | None], runtime: Runtime) -> dic
     }
 
 
-def print_commands(table: Table, choices: Sequence[Target], runtime: Runtime) -> None:
+def print_commands(plan: TableTarget, runtime: Runtime) -> None:
     """Print, by row, the commands behind the cells without all their records, each with estimated hours.
 
-    The plan of ``choices`` comes first: methods that take a strength that is not chosen yet have no commands.
+    A choice that a method's strength is waiting for is planned first. Recorded trainings whose weights are not here but
+    are needed count too: the first analysis of each trains it again.
     """
-    if any(find_record(job, runtime) is None for choice in choices for job in choice.jobs()):
-        print_plan(choices, runtime)
+    if plan.search and any(find_record(job, runtime) is None for job in plan.search.jobs()):
+        print_plan([plan.search], runtime)
         _out.print("Methods that take the strength that these choose are planned once it is chosen.")
-    rows = dict[str, dict[str, float | None]]()
+    table, rows = plan.render(runtime), dict[str, dict[str, float | None]]()
     for cell in table.cells:
         if cell.command and len(cell.records) < len(table.seeds):
             rows.setdefault(cell.row, {})[cell.command] = cell.hours
@@ -185,10 +194,17 @@ def print_commands(table: Table, choices: Sequence[Target], runtime: Runtime) ->
         _out.print(f"\n{row}", markup=False)
         for command, hours in commands.items():
             _out.print(f"  {command}  # {_hours([hours])}", markup=False, soft_wrap=True)
+
+    jobs = {job: seconds for of_row in plan.plan().values() for job, seconds in of_row.items()}
+    missing = {job: seconds for job, seconds in jobs.items() if find_record(job, runtime) is None}
+    costs = RuntimeEstimator(runtime)
+    again = [costs.hours(run, seconds) for run, seconds in _without_weights(missing, runtime).items()]
     everything = {command: hours for commands in rows.values() for command, hours in commands.items()}
-    seeds = ", ".join(map(str, table.seeds))
-    total = f"{len(everything)} commands for seed(s) {seeds}: {_hours(everything.values())} on this device"
-    total = total if rows else f"nothing is missing for seed(s) {seeds}"
+    total = f"{len(everything)} commands for seed(s) {', '.join(map(str, table.seeds))}"
+    if again:
+        total += f", which first train {len(again)} recorded run(s) again, whose weights are not here ({_hours(again)})"
+    total += f": {_hours([*everything.values(), *again])} on this device"
+    total = total if rows else f"nothing is missing for seed(s) {', '.join(map(str, table.seeds))}"
     _out.print(f"\n{table.title}: {total}; nothing was run", markup=False, soft_wrap=True)
 
 

@@ -15,7 +15,7 @@ from smoothout.jobs.prepared_run import PreparedRun, load_splits, network_of, we
 from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Steps
 from smoothout.jobs.training_job import train_locked
-from smoothout.nn.evaluation import eval_batch_size, evaluate
+from smoothout.nn.evaluation import EvalResult, eval_batch_size, evaluate
 from smoothout.nn.options import Precision
 from smoothout.nn.precision import precision_context
 from smoothout.results.digest import canonical_json
@@ -42,10 +42,16 @@ def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -
         experiment = runs[0].experiment
         data: Any = experiment.data  # a dataclass
         _, test_split, _ = load_splits(replace(experiment, data=replace(data, validation_size=None)), runtime)
-    models = []
+    models, on_test = [], []
     while runs:
-        models.append((yield from _load_network(runs.pop(0), job.settings.checkpoint)))
+        model, measured = yield from _load_network(runs.pop(0), job.settings.checkpoint)
+        models.append(model)
+        on_test.append({"test_loss": measured.loss, "test_accuracy": measured.accuracy})
     digests = [weights_digest(model.state_dict()) for model in models]
+
+    # Weights that were trained again are compared with the record by these numbers, see `results.retrained`.
+    recorded = [record.outcome["weights"][str(job.settings.checkpoint)] for record in records]
+    again = [numbers if digests[i] != recorded[i] else None for i, numbers in enumerate(on_test)]
 
     # An interrupted analysis resumes from its cached passes, but only with the same weights, data and machine.
     circumstances = canonical_json([digests, data_sha256, runtime.environment()])
@@ -56,26 +62,27 @@ def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -
     for key, value in outcome.items():
         if wrong := find_non_json_type(value):
             raise TypeError(f"{job.kind}: run() returned a {wrong} under {key!r}; a record holds numbers and lists")
-    return {**outcome, "weights": digests}
+    return {**outcome, "weights": digests, **({"retrained": again} if any(again) else {})}
 
 
-def _load_network(run: PreparedRun, which: str) -> Steps[nn.Module]:
-    """The run's network with its ``best`` or ``last`` weights; without a checkpoint it is trained first.
+def _load_network(run: PreparedRun, which: str) -> Steps[tuple[nn.Module, EvalResult]]:
+    """The run's network with its ``best`` or ``last`` weights, and how it does on the run's test split.
 
-    Raises CheckpointError if the network's code has changed, so that the same weights make another function now.
+    Without a checkpoint it is trained first. Raises CheckpointError if the network's code has changed, so that the same
+    weights make another function now.
     """
     state = yield from train_locked(run)
     model = network_of(run.experiment, run.runtime, state, which)
     accuracy = state.curves["test_accuracy"][-1 if which == "last" else state.best_epoch]
     with precision_context(run.experiment.precision, run.runtime.device):
-        now = evaluate(model, run.test_split.batches(eval_batch_size(run.runtime.device))).accuracy
-    if abs(now - accuracy) > SAME_ACCURACY:
+        now = evaluate(model, run.test_split.batches(eval_batch_size(run.runtime.device)))
+    if abs(now.accuracy - accuracy) > SAME_ACCURACY:
         raise CheckpointError(
             f"model: {run.experiment.slug()}: the same weights had a test accuracy of {accuracy:.2%} and now have"
-            f" {now:.2%}: has the code changed? Give the new model another name or setting, or delete the old record"
-            " and checkpoint"
+            f" {now.accuracy:.2%}: has the code changed? Give the new model another name or setting, or delete the old"
+            " record and checkpoint"
         )
-    return model
+    return model, now
 
 
 def pass_cache_path(job: Job, runtime: Runtime) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
 from smoothout.results.records import Record
+from smoothout.results.retrained import WeightsSeen, weights_seen
 
 
 def find_record(job: Job, runtime: Runtime) -> Record | None:
@@ -14,17 +15,21 @@ def find_record(job: Job, runtime: Runtime) -> Record | None:
     return runtime.records.find(job.kind, job.digest, job.settings)
 
 
-def runs_with_other_weights(jobs: Iterable[Job], runtime: Runtime) -> list[str]:
-    """Names of the trainings whose weights an analysis among ``jobs`` saw after a retraining.
+def retrained_inputs(job: Job, runtime: Runtime) -> dict[str, WeightsSeen]:
+    """The trainings whose weights the analysis ``job`` saw after they were trained again, by name.
 
-    This happens if a checkpoint was lost and the training was repeated on a machine that rounds differently.
+    Empty for a training, and for an analysis without a record.
     """
-    names = set()
-    for job in jobs:
-        record = find_record(job, runtime) if job.dependencies else None
-        seen = record.outcome.get("weights", ()) if record else ()
-        for training, digest in zip(job.dependencies, seen, strict=False):
-            run = find_record(training, runtime)
-            if run is not None and run.outcome["weights"][str(job.settings.checkpoint)] != digest:
-                names.add(run.name)
-    return sorted(names)
+    record = find_record(job, runtime) if job.dependencies else None
+    runs = [find_record(run, runtime) for run in job.dependencies] if record else []
+    seen = {run.name: weights_seen(record, number, run) for number, run in enumerate(runs) if record and run}
+    return {name: weights for name, weights in seen.items() if weights is not WeightsSeen.recorded}
+
+
+def describe_retrained(jobs: Iterable[Job], runtime: Runtime) -> list[str]:
+    """A sentence for each way in which analyses among ``jobs`` saw weights that were trained again, naming the runs."""
+    worst = dict[str, WeightsSeen]()
+    for name, weights in (item for job in jobs for item in retrained_inputs(job, runtime).items()):
+        worst[name] = max(weights, worst.get(name, weights))
+    found = sorted(set(worst.values()), reverse=True)
+    return [f"{which.words}: {', '.join(sorted(n for n in worst if worst[n] is which))}" for which in found]

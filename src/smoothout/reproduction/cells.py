@@ -7,10 +7,13 @@ from functools import cached_property
 
 from smoothout.config.experiment import TrainingConfig, smallest_limit
 from smoothout.jobs.job import Job
-from smoothout.jobs.lookup import find_record
+from smoothout.jobs.lookup import find_record, retrained_inputs
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.metrics import METRICS
 from smoothout.results.records import Record
+from smoothout.results.retrained import WeightsSeen
+
+SAME = WeightsSeen.agreeing  # weights that were trained again and agree with the record are as good as the first ones
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class CellValues:
     values: dict[int, float]  # the number of each seed that has one
     failed: frozenset[int]  # seeds whose search for the sharpness failed
     diverged: frozenset[int]  # seeds whose training diverged; no measurement on such a run counts
+    retrained: frozenset[int]  # seeds measured on weights that were trained again and are not known to be the record's
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,10 @@ class CellSpec:
         diverged = frozenset(seed for seed, job in self.jobs.items() if _diverged(job.training_job, runtime))
         numbers = {seed: METRICS[self.metric].read(record) for seed, record in records.items() if seed not in diverged}
         values = {seed: number for seed, number in numbers.items() if number is not None}
-        return CellValues(records, values, frozenset(numbers.keys() - values.keys()), diverged)
+        retrained = frozenset(
+            seed for seed in numbers if max(retrained_inputs(self.jobs[seed], runtime).values(), default=SAME) > SAME
+        )
+        return CellValues(records, values, frozenset(numbers.keys() - values.keys()), diverged, retrained)
 
 
 def _diverged(run: Job, runtime: Runtime) -> bool:

@@ -47,6 +47,7 @@ class ClaimTest:
     diverged: int = 0  # runs that are missing because they diverged (all runs of a correlation, else one per seed)
     error: float | None = None  # standard error of an accuracy, in points, by the size of its split; None for others
     runs: int = 0  # the number of runs behind the settings of a correlation; 0 for other kinds
+    retrained: int = 0  # seeds measured on weights that were trained again and are not known to be the record's
     recorded: int = 0  # seeds that are recorded in every cell, whatever their runs gave
     withheld: bool = False  # declared seeds are missing somewhere in the claim's family, so nobody may look yet
 
@@ -72,6 +73,7 @@ class MetricValues:
     published: float | None
     records: dict[int, Record]
     images: int
+    retrained: frozenset[int]
 
     @classmethod
     def read(cls, cell: CellSpec, runtime: Runtime) -> MetricValues:
@@ -79,10 +81,11 @@ class MetricValues:
         read = cell.values(runtime)
         if not METRICS[cell.metric].ratio_scale:
             images = next(iter(cell.jobs.values())).training_job.settings.data.expected_sizes[1]
-            return cls(read.values, read.failed, read.diverged, cell.published, read.records, images)
+            return cls(read.values, read.failed, read.diverged, cell.published, read.records, images, read.retrained)
         logs = {seed: math.log2(value) for seed, value in read.values.items() if value > 0}
         published = math.log2(cell.published) if cell.published else None
-        return cls(logs, read.failed | (read.values.keys() - logs.keys()), read.diverged, published, read.records, 0)
+        failed = read.failed | (read.values.keys() - logs.keys())
+        return cls(logs, failed, read.diverged, published, read.records, 0, read.retrained)
 
 
 class Claims:
@@ -235,12 +238,14 @@ class Claims:
             failed=len(frozenset[int]().union(*(side.failed for side in values))),
             diverged=len(frozenset[int]().union(*(side.diverged for side in values))),
             error=_accuracy_error(plus),
+            retrained=len(frozenset(seeds).intersection(chain(*(side.retrained for side in values)))),
             recorded=len(set.intersection(*({*side.records} | side.diverged for side in values))),
         )
 
     def _correlations(self, claim: Claim, metric: str, protocol: str, runtime: Runtime) -> Iterator[ClaimTest]:
         """Accuracy against flatness over the settings of the claim's tables, as it is and at equal training loss."""
-        runs, diverged = dict[str, tuple[float, float, float, str, str]](), set[str]()  # by digest: tables share runs
+        runs = dict[str, tuple[float, float, float, str, str]]()  # by digest, because tables share runs
+        diverged, retrained = set[str](), set[str]()
         # A point is a run with its flatness, accuracy, training loss, network and setting.
         for plan in (self._plan(table, protocol) for table in claim.tables):
             for row, method in plan.runs:
@@ -254,6 +259,7 @@ class Claims:
                     network = f"{record.labels['model']}, {record.labels['data']}"
                     loss = math.log2(max(record.outcome["best"]["train_loss"], _LEAST_LOSS))
                     flatness = -sharpness.by_seed[seed]
+                    retrained |= {record.digest} if seed in sharpness.retrained else set()
                     runs[record.digest] = flatness, accuracy.by_seed[seed], loss, network, setting
         flatnesses, accuracies, losses, networks, settings = zip(*runs.values(), strict=True) if runs else ((),) * 5
         for row, given in (("all settings, network by network", None), ("the same at equal training loss", losses)):
@@ -264,6 +270,7 @@ class Claims:
                 METRICS[metric],
                 stratified_rank_correlation(flatnesses, accuracies, networks, settings, given),
                 diverged=len(diverged),
+                retrained=len(retrained),
                 runs=len(runs),
             )
 

@@ -28,7 +28,7 @@ from smoothout.config.build import validate
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import TrainingConfig, training_config
 from smoothout.jobs.job import Job, with_dependencies
-from smoothout.jobs.lookup import find_record, runs_with_other_weights
+from smoothout.jobs.lookup import describe_retrained, find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.schema import FigureConfig, PanelConfig
 from smoothout.reproduction.table import RunSelection, recorded_seeds
@@ -247,9 +247,7 @@ class FigurePlan:
             return f"measured on {'; '.join(sorted(machines))}; no network is trained"
         seeds = f"seed{'s' if len(scope.seeds) > 1 else ''} {', '.join(map(str, scope.seeds))}"
         note = f"protocol {scope.protocol}, profile {scope.profile}, {scope.precision}, {seeds}"
-        if retrained := runs_with_other_weights(jobs, runtime):
-            note += f"; trained again on another machine, whose rounding differs: {', '.join(retrained)}"
-        return note
+        return "; ".join([note, *describe_retrained(jobs, runtime)])
 
     def _panel(self, panel: PanelConfig) -> PanelPlan:
         key = f"figure {self.config.name}: "

@@ -16,7 +16,7 @@ from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment, training_config
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job, with_dependencies
-from smoothout.jobs.lookup import find_record, runs_with_other_weights
+from smoothout.jobs.lookup import describe_retrained, find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.options import Precision
 from smoothout.reproduction.cells import CellSpec, MethodRuns
@@ -37,9 +37,11 @@ HELD_OUT = (
     " held-out accuracy is biased upwards. Accuracy on the test split is of that epoch's weights; the test split has"
     " selected nothing."
 )
-NOT_CHOSEN = (
-    "The strength of the noise is not chosen yet: the table's first trainings do that. Methods that take it are planned"
-    " and shown from then on."
+RETRAINED = (
+    "Weights are not kept with the records. Some trainings were repeated before their weights were analyzed, on another"
+    " processor, which rounds differently. What is measured on weights (sharpness, recalibrated accuracy) is of the new"
+    " ones, all other numbers are of the first ones. A cell counts those of its seeds that are not known to agree with"
+    " the training's record (loss to 0.01%, accuracy to one image). Runs:"
 )
 RECALIBRATED = (
     "BatchNorm recalibrated: the same weights, with BatchNorm's running statistics computed again over the training"
@@ -207,7 +209,7 @@ class TablePlan:
                 *self.choice_notes,
                 HELD_OUT if self._holds_out else EPOCHS,
                 *([RECALIBRATED] if recalibrated else []),
-                *self._other_weights(runtime),
+                *self._retrained(runtime),
             ],
             image_by_image=list(self._image_by_image(runtime)),
         )
@@ -223,7 +225,11 @@ class TablePlan:
         if self._choice:
             return [f"Strength of the noise: {explain_choice(self._choice)}."]
         if self.search:
-            return [NOT_CHOSEN]
+            trainings = len(self.search.choice.dependencies)
+            return [
+                f"The strength of the noise is not chosen yet: the table's first {trainings} trainings do that. Methods"
+                " that take it are planned and shown from then on."
+            ]
         return []
 
     def _image_by_image(self, runtime: Runtime) -> Iterator[dict[str, str]]:
@@ -245,16 +251,10 @@ class TablePlan:
             if seed not in records.diverged and has_right(record)
         }
 
-    def _other_weights(self, runtime: Runtime) -> list[str]:
-        """A note, if analyses saw other weights than those that the training's record describes."""
-        names = runs_with_other_weights(self.jobs(), runtime)
-        if not names:
-            return []
-        return [
-            "The following runs were trained again on another machine, whose rounding differs, before sharpness and"
-            " recalibrated accuracy were measured; these numbers are of the new weights, all others of the first ones: "
-            f"{', '.join(names)}."
-        ]
+    def _retrained(self, runtime: Runtime) -> list[str]:
+        """A note, if analyses saw weights that were trained again."""
+        found = describe_retrained(self.jobs(), runtime)
+        return [f"{RETRAINED} {'; '.join(found)}."] if found else []
 
     def _differences(self) -> list[tuple[str, str, str, str]]:
         """(quantity, method, better, worse): improvements over the baseline, and gaps to the small batch."""
@@ -305,6 +305,7 @@ def _rendered(cell: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell
         values=read.values,
         failed=read.failed,
         diverged=read.diverged,
+        retrained=read.retrained,
         published=cell.published,
         records=[record.name for record in read.records.values()],
         devices=sorted({device_name(record) for record in read.records.values()}),

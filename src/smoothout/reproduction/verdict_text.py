@@ -98,7 +98,9 @@ def format_p(judged: JudgedTest) -> str:
 def format_seeds(test: ClaimTest) -> str:
     """The number of seeds, or of a correlation's settings and runs, and how many were lost."""
     counted = f"{test.evidence.n} settings, {test.runs} runs" if test.runs else f"{test.evidence.n}"
-    return counted + (f" ({lost})" if (lost := format_lost(test)) else "")
+    again = f"{test.retrained} trained again" if test.retrained else ""
+    notes = ", ".join(filter(None, [format_lost(test), again]))
+    return f"{counted} ({notes})" if notes else counted
 
 
 def format_lost(test: ClaimTest) -> str:

@@ -33,6 +33,7 @@ class Cell:
     values: dict[int, float] = field(default_factory=dict)  # the number of each seed that has one
     failed: frozenset[int] = frozenset()  # seeds whose search failed
     diverged: frozenset[int] = frozenset()  # seeds whose training diverged
+    retrained: frozenset[int] = frozenset()  # seeds measured on other weights than the training's record describes
     published: float | None = None  # the papers' number, or None
     records: list[str] = field(default_factory=list)  # names of those with the values
     devices: list[str] = field(default_factory=list)  # those that made them
@@ -67,6 +68,7 @@ class Cell:
             text, hints = self._by_ratio() if by_ratio else (self._by_difference(), [])
             hints += [", ".join(f"{n} {word}" for word, n in wrong.items()) + f" of {count}"] if wrong else []
         hints += [f"{count} of {seeds} seeds"] if 0 < count < seeds else []
+        hints += [f"{len(self.retrained)} trained again"] if self.retrained else []
         text += f" ({'; '.join(hints)})" if hints else ""
         return text if self.published is None else f"{text} [{format_decimal(self.published, 4 if by_ratio else 2)}]"
 

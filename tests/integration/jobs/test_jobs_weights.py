@@ -44,20 +44,29 @@ def test_weights_that_are_missing_are_made_again_the_same(
     assert checkpoint_of(job, runtime).exists()
 
 
-def test_an_analysis_of_weights_that_another_machine_rounded_otherwise_is_known(runtime: Runtime) -> None:
+@pytest.mark.parametrize(("change", "words"), [(1e-9, "agrees with the record"), (0.05, "other weights")])
+def test_an_analysis_of_weights_that_were_trained_again_says_whether_they_agree_with_the_record(
+    runtime: Runtime, change: float, words: str
+) -> None:
     run = tiny()
     job = Job(NoiseCurve(strengths=(0.0, 0.1), draws=1, examples=50), (run,))
     curve = get_or_run(job, runtime)
     assert curve.outcome["weights"] == [get_or_run(run, runtime).outcome["weights"]["best"]]
-    assert lookup.runs_with_other_weights([run, job], runtime) == []
+    assert "retrained" not in curve.outcome
+    assert lookup.describe_retrained([run, job], runtime) == []
+
+    # Weights of the same training that were rounded otherwise, or that another rounding led elsewhere.
     path = checkpoint_of(run, runtime)
     snapshot = checkpoint.load(path, run.digest)
-    next(iter(snapshot.best.values())).mul_(1 + 1e-6)
+    first = next(iter(snapshot.best.values()))
+    first.view(-1)[0].add_(1e-6) if change < 1e-6 else first.mul_(1 + change)
     checkpoint.save(path, snapshot, run.digest)
-    assert lookup.runs_with_other_weights([run, job], runtime) == []
+    assert lookup.describe_retrained([run, job], runtime) == []
     (Path(runtime.folders.results) / job.kind / f"{job.name}.json").unlink()
-    get_or_run(job, runtime)
-    assert lookup.runs_with_other_weights([run, job], runtime) == [run.name]
+    [numbers] = get_or_run(job, runtime).outcome["retrained"]
+    recorded = get_or_run(run, runtime).outcome["best"]
+    assert (abs(numbers["test_loss"] / recorded["test_loss"] - 1) < 1e-4) is (words == "agrees with the record")
+    assert lookup.describe_retrained([run, job], runtime) == [f"trained again, {words}: {run.name}"]
 
 
 def test_an_analysis_of_a_network_whose_code_was_changed_is_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pandas as pd
 import pytest
@@ -97,6 +98,12 @@ def test_methods_are_compared_image_by_image_where_their_records_say_which_image
         frame["mean"]["digits, 720", "smoothout improvement"], abs=0.006
     )
     assert reproduce(*few, "run=false", "rows=['32']")[1].count("Image by image") == 0
+
+    # A further column needs weights: where they are not here, the plan counts the trainings that make them again.
+    more = (*few, "scope.seeds=[0,1]", "table.metrics=[best,sharpness_keskar]", "plan=true")
+    assert "recorded run(s) again" not in reproduce(*more)[1]
+    shutil.rmtree(root / "checkpoints")
+    assert "3 commands for seed(s) 0, 1, which first train 6 recorded run(s) again" in reproduce(*more)[1]
 
 
 def test_a_table_can_be_printed_row_by_row_without_a_file(root, reproduce):

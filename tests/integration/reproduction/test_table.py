@@ -21,6 +21,7 @@ from smoothout.jobs.runtime import Folders, Runtime
 from smoothout.reproduction.metrics import METRICS, Metric, late_median_accuracy
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results import records
+from smoothout.results.digest import canonical_settings
 from smoothout.results.records import Record
 
 HERE = {"device": "cpu", "processor": "a processor", "threads": 1}
@@ -131,16 +132,28 @@ def test_accuracies_with_statistics_recomputed_stand_in_their_own_cells_with_the
     assert text.count("BatchNorm recalibrated: the same weights") == 1
 
 
-@pytest.mark.parametrize(("seen", "said"), [("1b", False), ("1c", True)])
-def test_a_table_says_whose_sharpness_is_that_of_other_weights(table, runtime, seen, said):
+@pytest.mark.parametrize(
+    ("seen", "loss", "said"),
+    [("1b", 0.3, None), ("1c", 0.3, "other weights"), ("1c", 0.1 + 1e-8, "agrees with the record")],
+)
+def test_a_table_says_whose_sharpness_is_that_of_weights_that_were_trained_again(table, runtime, seen, loss, said):
     reproduction = f1_rows(table)
     cells = {cell.column: cell for cell in reproduction.cells}
     run, measured = (cells[f"baseline {column}"].jobs[0] for column in ("best", "sharpness_keskar"))
     trained = training(run, 0.98, 0.97)
-    runtime.records.write(replace(trained, outcome=trained.outcome | {"weights": {"best": "1b", "last": "2b"}}))
-    runtime.records.write(record(measured, failed=False, value=57.0, weights=[seen]))
-    text = reproduction.render(runtime).markdown()
-    assert ("trained again on another machine" in text and run.name in text) is said
+    best = {"test_accuracy": 0.98, "train_loss": 0.1}
+    digests = {"weights": {"best": "1b", "last": "2b"}, "best": best, "examples": {"train": 60_000, "test": 10_000}}
+    runtime.records.write(replace(trained, outcome=trained.outcome | digests))
+    measurement = replace(
+        record(measured, failed=False, value=57.0, weights=[seen], loss=loss),
+        settings=canonical_settings(measured.settings),
+    )
+    runtime.records.write(measurement)
+    made = reproduction.render(runtime)
+    assert (f"trained again, {said}: {run.name}" in made.markdown()) is (said is not None)
+    [cell] = [cell for cell in made.cells if cell.column == "baseline sharpness_keskar"]
+    assert cell.retrained == ({0} if said == "other weights" else set())
+    assert ("1 trained again" in cell.text(2, by_ratio=True)) is (said == "other weights")
 
 
 def test_what_was_measured_on_a_diverged_training_is_no_number_either(table, runtime):
