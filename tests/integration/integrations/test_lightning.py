@@ -66,7 +66,7 @@ class Module(lightning.LightningModule):
 
 @pytest.fixture
 def loader() -> DataLoader[Any]:
-    return DataLoader(TensorDataset(torch.randn(40, 5), torch.randint(0, 3, (40,))), 8)
+    return DataLoader(TensorDataset(torch.randn(32, 5), torch.randint(0, 3, (32,))), 8)
 
 
 def trainer(*given: Any, **settings: Any) -> Any:

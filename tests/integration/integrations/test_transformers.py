@@ -35,10 +35,10 @@ def bert() -> Any:
 
 
 class Texts(Dataset[dict[str, Tensor]]):
-    """40 random sentences of eight words; the first one tells the class."""
+    """24 random sentences of eight words; the first one tells the class."""
 
     def __init__(self) -> None:
-        self.words = torch.randint(5, 50, (40, 8))
+        self.words = torch.randint(5, 50, (24, 8))
 
     def __len__(self) -> int:
         return len(self.words)
