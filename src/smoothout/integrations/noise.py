@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.common.enums import parse_enum
+from smoothout.common.integers import whole_number
 from smoothout.common.rng import derive_seed
 from smoothout.nn.options import NoiseDistribution, check_strength
 from smoothout.nn.parameters import clear_weight_caches
@@ -31,7 +32,7 @@ class CallbackNoise:
             process, after a resumption too. None draws from torch's global generator.
 
     Raises:
-        ValueError: for a strength that is negative or not finite, or an unknown distribution.
+        ValueError: for a strength that is negative or not finite, an unknown distribution, or a seed that is no integer.
     """
 
     def __init__(
@@ -44,7 +45,8 @@ class CallbackNoise:
         seed: int | None = None,
     ) -> None:
         self.a = check_strength(a)
-        self.adaptive, self.batchnorm, self.seed = adaptive, batchnorm, seed
+        self.adaptive, self.batchnorm = adaptive, batchnorm
+        self.seed = None if seed is None else whole_number("seed", seed)
         self.distribution = parse_enum(NoiseDistribution, "distribution", distribution)
         self._noise: SmoothOut | None = None
         self._noisy: list[Tensor] = []  # the perturbed weights, while the clean ones are in their place

@@ -306,6 +306,7 @@ def test_a_block_in_training_step_alone_names_the_callback(part: Any, precision:
 
 REFUSED = [
     ({"a": -1.0}, r"^a: .*>= 0, not -1.0"),
+    ({"a": 0.1, "seed": 0.5}, r"^seed: must be a whole number, not 0.5"),
     ({"a": 0.1, "distribution": "cauchy"}, r"^distribution: 'cauchy' is not one of uniform, gaussian"),
 ]
 
