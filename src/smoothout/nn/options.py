@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from numbers import Real
+from typing import Any
 
 
 class NoiseDistribution(StrEnum):
@@ -41,8 +43,8 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
-def check_strength(a: float) -> float:
+def check_strength(a: Any) -> float:
     """``a`` as a float. Raises ValueError unless it is finite and at least 0."""
-    if not (isinstance(a, int | float) and math.isfinite(a) and a >= 0):
+    if not (isinstance(a, Real) and 0 <= float(a) < math.inf):
         raise ValueError(f"a: the noise's strength must be a finite number >= 0, not {a!r}")
     return float(a)
