@@ -234,7 +234,7 @@ class Claims:
             sides.protocols or (protocol,),
             replace(METRICS[metric], title=" against ".join(titles)),
             evidence,
-            published,
+            None if sides.protocols else published,  # nobody published one number under two protocols
             failed=len(frozenset[int]().union(*(side.failed for side in values))),
             diverged=len(frozenset[int]().union(*(side.diverged for side in values))),
             error=_accuracy_error(plus),

@@ -18,6 +18,7 @@ from smoothout.reproduction.verdict_text import (
     format_estimate,
     format_lost,
     format_p,
+    format_p_everywhere,
     format_protocols,
     format_source,
     format_untested,
@@ -139,6 +140,7 @@ class VerdictPage:
                 "metric": one.test.metric.title,
                 "ours [95%]": format_estimate(one.test),
                 "p": format_p(one),
+                "p, all pages": format_p_everywhere(one),
             }
             for one in self.judged
             if one.verdict not in (Verdict.undecided, Verdict.untested)
@@ -160,12 +162,8 @@ class VerdictPage:
 def _claim(tests: Sequence[JudgedTest]) -> list[str]:
     """The claim's source, its tests, and the rows without records."""
     lines = [test_line(one) for one in tests if one.test.evidence.n]
-    untested: dict[str, list[str]] = {}  # protocols by what is not tested under them
-    for protocols in dict.fromkeys(format_protocols(one.test) for one in tests):
-        if rows := format_untested([one.test for one in tests if format_protocols(one.test) == protocols]):
-            untested.setdefault(rows, []).append(protocols)
-    parts = [format_source(tests[0].test.claim), *([_table(lines)] if lines else [])]
-    return parts + [f"Not tested under {' and '.join(names)}: {rows}." for rows, names in untested.items()]
+    tables = [_table(lines)] if lines else []
+    return [format_source(tests[0].test.claim), *tables, *format_untested([one.test for one in tests])]
 
 
 def _waiting(tests: Sequence[JudgedTest]) -> dict[str, str]:

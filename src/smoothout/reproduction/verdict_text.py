@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 
 from smoothout.common.formatting import format_decimal, format_significant
 from smoothout.reproduction.claim_tests import ClaimTest
@@ -55,8 +56,8 @@ def test_line(judged: JudgedTest) -> dict[str, str]:
         **({"in standard deviations": "" if deviations is None else f"{deviations:+.1f}"} if absolute else {}),
         "error of the split": "" if test.error is None else format_decimal(test.error, 2),
         "p": format_p(judged),
-        "p, all pages": "" if judged.p_everywhere is None or evidence.p == 1 else f"{judged.p_everywhere:.2g}",
-        "p by signs [least]": "" if flips is None else f"{flips:.3g} [{sign_flip_floor(evidence.n):.3g}]",
+        "p, all pages": format_p_everywhere(judged),
+        "p by sign flips [least]": "" if flips is None else f"{flips:.3g} [{sign_flip_floor(evidence.n):.3g}]",
         "the same, corrected": "" if flips is None or judged.p_exact is None else f"{judged.p_exact:.2g}",
         "verdict": judged.verdict.value,
         "seeds to decide": _seeds_to_decide(judged),
@@ -95,6 +96,12 @@ def format_p(judged: JudgedTest) -> str:
     return f"{judged.p:.2g}" if judged.test.evidence.p < 1 else ""
 
 
+def format_p_everywhere(judged: JudgedTest) -> str:
+    """The p-value, corrected over all exploratory tests; empty if that was not asked, or the page gives none."""
+    given = judged.p_everywhere is not None and format_p(judged) not in ("", "proof")
+    return f"{judged.p_everywhere:.2g}" if given else ""
+
+
 def format_seeds(test: ClaimTest) -> str:
     """The number of seeds, or of a correlation's settings and runs, and how many were lost."""
     counted = f"{test.evidence.n} settings, {test.runs} runs" if test.runs else f"{test.evidence.n}"
@@ -108,16 +115,28 @@ def format_lost(test: ClaimTest) -> str:
     return ", ".join(f"{n} {word}" for n, word in ((test.failed, "failed"), (test.diverged, "diverged")) if n)
 
 
-def format_untested(tests: Sequence[ClaimTest]) -> str:
-    """The rows without numbers; if a row lacks only some metrics, or lost seeds, those metrics."""
-    names = []
-    for row in dict.fromkeys(test.row for test in tests):
-        of_row = [test for test in tests if test.row == row]
-        missing = [test for test in of_row if not test.evidence.n]
-        metrics = [", ".join(filter(None, [test.metric.title, format_lost(test)])) for test in missing]
-        in_part = len(missing) < len(of_row) or any(map(format_lost, missing))
-        names += [f"{row} ({' and '.join(metrics)})" if in_part else row] if missing else []
-    return "; ".join(names)
+def format_untested(tests: Sequence[ClaimTest]) -> list[str]:
+    """Sentences on the rows of a claim without numbers, by the protocols under which they have none."""
+    protocols = dict.fromkeys(map(format_protocols, tests))
+    lacking: dict[str, list[str]] = {}  # protocols by row
+    for row, name in product(dict.fromkeys(test.row for test in tests), protocols):
+        if text := _untested_row([test for test in tests if (test.row, format_protocols(test)) == (row, name)]):
+            lacking.setdefault(text, []).append(name)
+    rows: dict[str, list[str]] = {}
+    for text, names in lacking.items():
+        under = "any protocol" if len(names) == len(protocols) > 1 else " and ".join(names)
+        rows.setdefault(under, []).append(text)
+    return [f"Not tested under {under}: {'; '.join(texts)}." for under, texts in rows.items()]
+
+
+def _untested_row(tests: Sequence[ClaimTest]) -> str:
+    """The row of ``tests`` if it has no numbers; if it lacks only some metrics, or lost seeds, those metrics too."""
+    missing = [test for test in tests if not test.evidence.n]
+    if not missing:
+        return ""
+    metrics = [", ".join(filter(None, [test.metric.title, format_lost(test)])) for test in missing]
+    in_part = len(missing) < len(tests) or any(map(format_lost, missing))
+    return f"{tests[0].row} ({' and '.join(metrics)})" if in_part else tests[0].row
 
 
 def _seeds_to_decide(judged: JudgedTest) -> str:

@@ -29,8 +29,9 @@ def test_the_page_names_what_was_not_run_and_counts_the_verdicts(f1: Claims, run
     assert "`python judge.py` writes this page." in text
     assert "1 undecided, 3 not tested" in text
     assert "+0.50" in text
-    assert "Not tested under `authors_code`: F1, MNIST (rise of the training loss under noise, a = 0.04); none." in text
-    assert "Not tested under `authors_code_v1`: F1, MNIST; none." in text
+    assert "Not tested under `authors_code`: F1, MNIST (rise of the training loss under noise, a = 0.04)." in text
+    assert "Not tested under `authors_code_v1`: F1, MNIST." in text
+    assert "Not tested under any protocol: none." in text
 
 
 def test_tests_of_one_seed_cost_the_others_nothing(f1: Claims, runtime: Runtime) -> None:
