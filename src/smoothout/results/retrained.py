@@ -24,8 +24,8 @@ class WeightsSeen(IntEnum):
 
     recorded = 0  # those of the training's record
     agreeing = 1  # trained again; loss and accuracy agree with the record
-    unchecked = 2  # trained again; the analysis has no number that the record has, too
-    other = 3  # trained again; loss or accuracy do not agree
+    unchecked = 2  # trained again; an early analysis without a digest and without a number that the record has, too
+    other = 3  # trained again; loss or accuracy do not agree, or nothing says that they do
 
     @property
     def words(self) -> str:
@@ -62,8 +62,8 @@ def weights_seen(analysis: Record, number: int, run: Record) -> WeightsSeen:
     if digests is not None and digests[number] == run.outcome["weights"][which]:
         return WeightsSeen.recorded
     compared = [agrees(run, which, *measured) for measured in _at_the_weights(analysis, number)]
-    if not compared:
-        return WeightsSeen.unchecked
+    if not compared:  # another digest alone: only early records leave open how far the weights are apart
+        return WeightsSeen.unchecked if digests is None else WeightsSeen.other
     return WeightsSeen.agreeing if all(compared) else WeightsSeen.other
 
 
