@@ -1,7 +1,9 @@
 """SmoothOut in Lightning, imported as ``lightning`` or ``pytorch_lightning``.
 
-trainer = lightning.Trainer(callbacks=[SmoothOutCallback(a=0.0375)])
-trainer.fit(module, loader)
+    trainer = lightning.Trainer(callbacks=[SmoothOutCallback(a=0.0375)])
+    trainer.fit(module, loader)
+
+README.md has whole programs.
 """
 
 from __future__ import annotations

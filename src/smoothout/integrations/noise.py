@@ -32,7 +32,7 @@ class CallbackNoise:
             process, after a resumption too. None draws from torch's global generator.
 
     Raises:
-        ValueError: for a strength that is negative or not finite, an unknown distribution, or a seed that is no integer.
+        ValueError: for a strength that is negative or not finite, an unknown distribution, a seed that is no integer.
     """
 
     def __init__(
@@ -79,26 +79,26 @@ class CallbackNoise:
     @contextmanager
     def _block(self, step: int) -> Iterator[None]:
         """The block of a micro-batch of optimizer step ``step``, around its forward and backward pass."""
-        self._enter(step)
         with self._left_by_errors():
+            self._enter(step)
             yield
-        self._leave()
+            self._leave()
 
     @contextmanager
     def _forward_half(self, step: int) -> Iterator[None]:
         """The first half of a block, around the forward pass; after it the weights are clean until the second."""
-        self._enter(step)
         with self._left_by_errors():
+            self._enter(step)
             yield
-        self._pause()
+            self._pause()
 
     @contextmanager
     def _backward_half(self) -> Iterator[None]:
         """The second half, around the backward pass."""
-        self._resume()
         with self._left_by_errors():
+            self._resume()
             yield
-        self._leave()
+            self._leave()
 
     @contextmanager
     def _left_by_errors(self) -> Iterator[None]:

@@ -1,7 +1,9 @@
 """SmoothOut in the Trainer of Hugging Face.
 
-trainer = Trainer(model, arguments, train_dataset=data, callbacks=[SmoothOutCallback(a=0.01)])
-trainer.train()
+    trainer = Trainer(model, arguments, train_dataset=data, callbacks=[SmoothOutCallback(a=0.01)])
+    trainer.train()
+
+README.md has a whole program.
 """
 
 from __future__ import annotations
