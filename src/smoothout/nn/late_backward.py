@@ -35,9 +35,7 @@ class LateBackward:
     @staticmethod
     def register(model: nn.Module, context: Block) -> list[RemovableHandle]:
         """Watch the outputs of ``model``, or of the modules in it if it has no forward pass of its own."""
-        if (
-            getattr(getattr(type(model), "forward", None), "__qualname__", "") in WITHOUT_FORWARD
-        ):  # TorchScript has none
+        if getattr(type(model).forward, "__qualname__", "") in WITHOUT_FORWARD:
             return [handle for child in model.children() for handle in LateBackward.register(child, context)]
         return [model.register_forward_hook(LateBackward(context))]
 
