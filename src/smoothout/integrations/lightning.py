@@ -26,7 +26,8 @@ class SmoothOutCallback(CallbackNoise, Callback):  # type: ignore[misc]
     The module's trainable parameters are perturbed during `training_step` and, with the same noise, during the backward
     pass. At any other time they are clean: in all hooks of the module and of other callbacks (those between the two
     passes too), in validation, in checkpoints and in weight averages. With ``accumulate_grad_batches`` each batch has
-    noise of its own. The forward passes by which StochasticWeightAveraging measures running statistics get none.
+    noise of its own. The forward passes by which StochasticWeightAveraging measures running statistics get none, nor do
+    the trials of LearningRateFinder and BatchSizeFinder, which set other callbacks aside.
 
     Manual optimization, and with it several optimizers, is refused: there the module runs its backward passes, so the
     block of `SmoothOut` belongs in its `training_step`, around each forward pass and its `manual_backward`.
