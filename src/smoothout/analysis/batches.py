@@ -26,18 +26,18 @@ WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel and AveragedModel;
 class Examples:
     """``batches`` as pairs (inputs, targets) on the device of ``model``; every iteration is a pass.
 
-    Of a mapping, the inputs are `Keywords` and the targets its "labels", if it has any. The labels stay among the
-    inputs only for a model that computes the loss itself (``loss`` None).
+    Of a mapping, the inputs are `Keywords` and the targets its "labels", if it has any. These stay among the inputs if
+    the model takes them, as some need them for more than their loss.
     """
 
-    def __init__(self, name: str, batches: Batches, model: nn.Module, loss: Loss | None) -> None:
-        self._name, self._batches, self._model, self._loss = name, batches, model, loss
+    def __init__(self, name: str, batches: Batches, model: nn.Module) -> None:
+        self._name, self._batches, self._model = name, batches, model
         self._device = only_device(model)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for batch in self._batches:
             inputs, targets = to_device(as_pair(self._name, batch), self._device)
-            if isinstance(inputs, Keywords) and (self._loss or not takes(self._model, LABELS)):
+            if isinstance(inputs, Keywords) and not takes(self._model, LABELS):
                 inputs.pop(LABELS, None)
             yield inputs, targets
 

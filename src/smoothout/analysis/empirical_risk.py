@@ -38,7 +38,7 @@ class EmpiricalRisk:
         device: torch.device | None = None,
     ) -> None:
         self.model, self.loss, self.parameters = model, loss, parameters
-        self.batches = Examples("batches", batches, model, loss)
+        self.batches = Examples("batches", batches, model)
         self.weight = weight or batch_size
         self.device = device or float64_device(parameters)
         self.examples = 0.0

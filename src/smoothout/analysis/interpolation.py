@@ -166,7 +166,7 @@ def iterate_path(
         if running_stats_from is None:
             raise ValueError("running_stats_from: running_stats=recomputed needs training batches")
         check_batches("running_stats_from", running_stats_from)
-        training = Examples("running_stats_from", running_stats_from, first, None)
+        training = Examples("running_stats_from", running_stats_from, first)
     start, end = first.state_dict(), second.state_dict()
     check_same_architecture(start, end)
     check_same_ties_and_buffers(first, second)

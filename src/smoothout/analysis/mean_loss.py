@@ -109,7 +109,7 @@ class Measurement:
 
     def __init__(self, model: nn.Module, batches: Batches, loss: Loss | None, weight: Weight | None) -> None:
         check_batches("batches", batches)
-        self.examples = Examples("batches", batches, model, loss)
+        self.examples = Examples("batches", batches, model)
         self.metrics: Callable[[], MetricAccumulator]
         self.metrics = partial(OwnMetrics, weight) if loss is None else partial(MeanLoss, loss, weight or batch_size)
         self._checked = False

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 
 class Keywords(dict[str, Any]):
@@ -25,6 +25,8 @@ def forward(model: nn.Module, inputs: Any) -> Any:
 
 def _hint(inputs: Any) -> str:
     if isinstance(inputs, Keywords):
+        if not any(isinstance(entry, Tensor) for entry in inputs.values()):
+            return "a mapping must hold tensors; use a DataLoader, which stacks examples"
         return f"the model must take the keys of a mapping as keyword arguments: {', '.join(inputs)}; leave out others"
     if isinstance(inputs, Mapping):
         return "the mapping of a pair is one argument; for keyword arguments, put the targets into it as labels"

@@ -127,6 +127,19 @@ def test_mappings_are_weighed_by_their_labels_their_first_tensor_or_the_callers_
     assert noise_curve(Outputs(), mappings(dict, batches), [0.0], weight=lambda *_: 1)[0].loss == even.loss
 
 
+def test_a_model_that_needs_the_labels_for_more_than_its_loss_gets_them(batches: Any) -> None:
+    class Decoder(Outputs):
+        def forward(self, x: Tensor, labels: Tensor) -> Any:  # type: ignore[override]
+            return Output(Bare.forward(self, x) * labels[:, None])
+
+    given = mappings(dict, batches)
+    found = sharpness(Decoder(), given, lambda logits, labels: logits.square().mean())
+    pairs = [((batch["x"], batch["labels"]), batch["labels"]) for batch in given]
+    model = Decoder()
+    model.forward = lambda both: Decoder.forward(model, *both)  # type: ignore[method-assign]
+    assert found == sharpness(model, pairs, lambda outputs, labels: outputs.logits.square().mean())
+
+
 def test_running_statistics_are_recomputed_from_mappings(batches: Any) -> None:
     class Normalized(Bare):
         def __init__(self) -> None:
@@ -215,6 +228,12 @@ def test_what_is_no_batches_is_refused_in_one_line_that_says_what_to_do(analysis
 
 LATER: dict[str, tuple[Call, Any, Any, str]] = {
     "numpy": (Bare, [(X.numpy(), Y)], F.cross_entropy, r"^batches: inputs are a numpy array; use torch\.as_tensor"),
+    "lists": (
+        Bare,
+        [{"x": [1.0, 2.0], "labels": Y}] * 2,
+        F.cross_entropy,
+        r"^batches: .* must hold tensors; use",
+    ),
     "numpy targets": (Bare, [(X, Y.numpy())], F.cross_entropy, r"^batches: targets .* but ndarray"),
     "stream": (Bare, Stream(), F.cross_entropy, r"^batches: targets .* but int; use a DataLoader"),
     "single examples": (Bare, [(X[0], Y[0])], F.cross_entropy, r"^batches: targets .* shape \(\); use a DataLoader"),
