@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +52,11 @@ def normalize_logits(logits: Tensor) -> Tensor:
     if logits.dim() != 2:
         raise ValueError(f"normalise_logits: needs logits (examples, classes), not {tuple(logits.shape)}")
     return F.normalize(logits - logits.mean(dim=1, keepdim=True), dim=1, eps=1e-10)
+
+
+def loss_of_normalized(loss: Loss, outputs: Any, targets: Any) -> Tensor:
+    """The loss of the normalized logits that are, or are in, ``outputs``."""
+    return loss(normalize_logits(logits_in(outputs)), targets)
 
 
 @torch.inference_mode(mode=False)
@@ -108,11 +115,9 @@ def adaptive_sharpness(
     seed = whole_number("seed", seed)  # drawn from only after the first ascent
     check_batches("batches", batches)
 
-    objective_loss = loss
-    if normalise_logits:
-        if loss is None:
-            raise ValueError("normalise_logits: needs a loss of logits and targets, such as torch's cross_entropy")
-        objective_loss = lambda outputs, targets: loss(normalize_logits(logits_in(outputs)), targets)  # noqa: E731
+    if normalise_logits and loss is None:
+        raise ValueError("normalise_logits: needs a loss of logits and targets, such as torch's cross_entropy")
+    objective_loss = partial(loss_of_normalized, loss) if normalise_logits and loss else loss
     move = sign_step if norm is Norm.linf else gradient_step
     with preserve_state(model), torch.enable_grad():
         model.eval()

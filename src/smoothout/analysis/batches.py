@@ -101,17 +101,22 @@ def to_device(value: Any, device: torch.device | None) -> Any:
         return (value.clone() if value.is_inference() else value).to(device or value.device)
     if isinstance(value, Mapping):
         moved = {key: to_device(entry, device) for key, entry in value.items()}
-        copied: Any = copy.copy(value) if isinstance(value, MutableMapping) else {}
-        copied.update(moved)
-        return value if all(moved[key] is entry for key, entry in value.items()) else copied
+        return value if all(moved[key] is entry for key, entry in value.items()) else _updated(value, moved)
     move = getattr(value, "to", None)
     if callable(move):  # such as a PackedSequence, or a batch of graphs
         return move(device) if device and device.type != "cpu" else value
     if isinstance(value, tuple | list):
         entries = [to_device(entry, device) for entry in value]
-        rebuilt = type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
-        return value if all(entry is before for entry, before in zip(entries, value, strict=True)) else rebuilt
+        if any(entry is not before for entry, before in zip(entries, value, strict=True)):
+            return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
     return value
+
+
+def _updated(mapping: Mapping[Any, Any], entries: Mapping[Any, Any]) -> Any:
+    """A copy of ``mapping``, of its kind if it has other methods, with these ``entries``."""
+    copied: Any = copy.copy(mapping) if isinstance(mapping, MutableMapping) else {}
+    copied.update(entries)
+    return copied
 
 
 def carried(outputs: Any, name: str) -> Any:
