@@ -53,12 +53,12 @@ def main(config: DictConfig) -> None:
             plan.print_commands(asked, runtime) if asked else plan.print_plan(targets, runtime)
             return
         failure = (plan.plan_and_run(targets, runtime, app.job_runner(config)) if settings.run else None) or failure
-        written = []
+        written, save = [], settings.save and plan.can_save(runtime)
         if shown:
             table = (shown.with_recorded_seeds(runtime) if all_seeds else shown).render(runtime)
-            written += table.save(Path(runtime.folders.results) / "tables") if settings.save else []
             plan.print_table(table, settings.rows)
-        if figure and settings.save:
+            written += table.save(Path(runtime.folders.results) / "tables") if save else []
+        if figure and save:
             written += plan.save_figure(figure.with_recorded_seeds(runtime) if all_seeds else figure, runtime)
         plan.print_written(written)
         if failure:

@@ -13,18 +13,19 @@ from smoothout.results import summary
 
 
 @hydra.main(config_path="../configs", config_name="train", version_base="1.3")
-def main(config: DictConfig) -> None:
+def main(config: DictConfig) -> float | None:
     """Find or make the record of the training that ``config`` describes; under SLURM, in several processes."""
-    app.run_on_rank_zero(partial(train, config))
+    return app.run_on_rank_zero(partial(train, config))
 
 
-def train(config: DictConfig) -> None:
-    """Rank 0's part: run the job and print its summary."""
+def train(config: DictConfig) -> float:
+    """Rank 0's part: run the job and print its summary; returns what a sweeper that searches sees."""
     from smoothout.jobs.runner import get_or_run  # noqa: PLC0415 -- imports torch, which --help need not wait for
 
     with app.program_session(config, TrainingConfig) as (settings, runtime):
         record = get_or_run(Job(settings.experiment()), runtime)
         print_line(summary.training_summary(record) + app.sweep_suffix())
+    return float(record.outcome["last"]["test_accuracy"])  # of the test split, or of held-out images
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Every error as one line for the user, and whether the user's input caused it."""
+"""Every error as one line for the user, and the exit code that tells whose fault it is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import re
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -13,12 +14,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
-from smoothout.common.errors import UserError
+from smoothout.common.errors import DistributedAbort, PeerLostError, UserError
+from smoothout.common.files import atomic_write_text
+from smoothout.common.interrupts import Interrupted
 from smoothout.common.machine_errors import machine_error_hint
+from smoothout.common.progress import console
 from smoothout.config.build import unknown_key
 from smoothout.config.moved import RENAMED
+from smoothout.jobs.runtime import launched_ranks
 
 WRONG_INPUT = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
+_HYDRA = ("hydra", "hydra_plugins", "omegaconf")
 _TRAILERS = ("Config search path", "full_key:", "object_type=", "Set the environment variable", "To append to your")
 _WITHOUT_KEYS = ("experiment", "protocol")  # groups that set the keys of others
 _INSTEAD = {
@@ -39,6 +45,52 @@ class JobsFailedError(Exception):
         self.code = code
 
 
+def report_error(error: BaseException, log: Path | None = None) -> int:
+    """Print one line about ``error`` on stderr; returns the exit code. A bug's traceback goes to ``log``.
+
+    Of several processes, the first that fails reports it; those that end because of it are silent.
+    """
+    if isinstance(error, DistributedAbort) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, PeerLostError):
+        return 1
+    ranks = launched_ranks()
+    may_report = ranks is None or ranks.may_report()
+    if isinstance(error, KeyboardInterrupt):
+        if may_report:
+            console.print(f"stopped: {str(error) or 'run the same command to resume'}", markup=False)
+        return 128 + (error.number if isinstance(error, Interrupted) else 2)
+    code = exit_code(error)
+    if not may_report or isinstance(error, JobsFailedError):
+        return code
+    rank = f"rank {ranks.rank}: " if ranks and ranks.rank else ""
+    console.print(f"error: {rank}{format_error(error)}", markup=False)
+    if is_bug(error):
+        if log is not None and keep_traceback(error, log):
+            console.print(f"the traceback is in {log}", markup=False)
+        else:
+            traceback.print_exception(error)
+    return code
+
+
+def exit_code(error: BaseException) -> int:
+    """2 for wrong input, 1 for a fault of the program or the machine."""
+    return error.code if isinstance(error, JobsFailedError) else 2 if is_user_error(error) else 1
+
+
+def is_bug(error: BaseException) -> bool:
+    """Whether neither the user's input nor the machine is at fault, nor a job that was reported."""
+    return not isinstance(error, JobsFailedError) and not is_user_error(error) and machine_error_hint(error) is None
+
+
+def keep_traceback(error: BaseException, log: Path) -> bool:
+    """Write the traceback to ``log``; returns whether that was possible."""
+    with suppress(OSError):
+        atomic_write_text(log, "".join(traceback.format_exception(error)))
+        return True
+    return False
+
+
 def format_error(error: BaseException) -> str:
     """The message of an error as one line that names the setting, without the trailers of Hydra and OmegaConf."""
     text = _misspelled(error) or str(error) or type(error).__name__
@@ -55,7 +107,7 @@ def format_error(error: BaseException) -> str:
     culprit = getattr(error, "override", None) or getattr(error, "full_key", None)  # Hydra's, or OmegaConf's
     if culprit:
         return joined if str(culprit) in joined else f"{culprit}: {joined}"
-    nameless = isinstance(error, ValueError | OmegaConfBaseException)
+    nameless = not isinstance(error, UserError | HydraException | yaml.YAMLError)
     return f"{joined}; among: {' '.join(sys.argv[1:])}" if nameless else joined
 
 
@@ -85,6 +137,8 @@ def _misspelled(error: BaseException) -> str | None:
         return None
     node = OmegaConf.to_container(cause.parent_node)
     assert isinstance(node, dict)
+    if isinstance(cause, ConfigTypeError) and "pop" in str(cause):
+        return f"{cause.full_key}: cannot be deleted; set it to another value"
     if isinstance(cause, ConfigTypeError):
         return f"{cause.full_key}: is a group of settings; set one of these: {', '.join(map(str, node))}"
     known = [str(name) for name in node if name not in ("_target_", "hydra")]
@@ -95,8 +149,8 @@ def _misspelled(error: BaseException) -> str | None:
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether the user's input is at fault; Hydra raises plain ValueErrors for it, too."""
+    """Whether the user's input is at fault; Hydra and its plugins raise plain errors for it, too."""
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     last = frames[-3:] if isinstance(error, UnicodeDecodeError) else frames[-1:]  # of a config file that is not text
-    by_hydra = isinstance(error, ValueError) and any(f.partition(".")[0] in ("hydra", "omegaconf") for f in last)
+    by_hydra = not isinstance(error, OSError | MemoryError) and any(f.partition(".")[0] in _HYDRA for f in last)
     return isinstance(error, WRONG_INPUT) or by_hydra

@@ -5,6 +5,7 @@ Modules that need torch are imported by the functions that use them: a table is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterable, Sequence
 from itertools import chain
 from pathlib import Path
@@ -15,8 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from smoothout.cli import app
-from smoothout.cli.error_messages import JobsFailedError, format_error
+from smoothout.cli.error_messages import JobsFailedError, format_error, report_error
 from smoothout.common.errors import DataError
 from smoothout.common.formatting import format_duration
 from smoothout.common.progress import console, print_line
@@ -85,7 +85,7 @@ def plan_and_run(
         runtime.device.type  # noqa: B018 -- refuses a device that is absent before the plan is printed
     no_data = _without_data(missing, runtime) if local else {}
     for error in no_data.values():
-        app.report_error(error)
+        report_error(error)
     jobs = [job for job in unique if _data(job) not in no_data]
     print_plan(targets, runtime, no_data)
 
@@ -96,7 +96,7 @@ def plan_and_run(
     for job, outcome in chain(runner(trainings, runtime), runner(possible, runtime)):
         if isinstance(outcome, Exception):  # whatever it is, the other jobs are run
             failed[job.digest] = f"{job.name}: {format_error(outcome)}"
-            code = max(code, app.report_error(outcome, Path(runtime.folders.logs) / f"{job.name}.txt"))
+            code = max(code, report_error(outcome, Path(runtime.folders.logs) / f"{job.name}.txt"))
     for line in failed.values():
         console.print(f"failed: {line}", markup=False)
     lost = len(failed) + len(unique) - len(jobs)
@@ -243,6 +243,15 @@ def _hours(hours: Iterable[float | None]) -> str:
     if not known:
         return "unknown time"
     return f"about {format_duration(sum(known))}" + (" and more" if len(known) < len(hours) else "")
+
+
+def can_save(runtime: Runtime) -> bool:
+    """Whether tables and figures can be written; if not, they are shown all the same, and a line says so."""
+    folder = Path(runtime.folders.results)
+    if folder.exists() and not os.access(folder, os.W_OK):
+        console.print(f"warning: folders.results: {folder} cannot be written, so nothing is saved", markup=False)
+        return False
+    return True
 
 
 def save_figure(figure: Figure, runtime: Runtime) -> list[Path]:

@@ -17,8 +17,9 @@ def machine_error_hint(error: BaseException) -> str | None:
     """A hint for disk-full, permission, out-of-memory and import errors; None for any other error."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("smoothout"):
         return missing_package(error)
-    if isinstance(error, OSError) and error.errno in _NO_ROOM and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; fix this and rerun the same command to resume"
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        place = error.filename or "a file, or stdout"
+        return f"{place}: {error.strerror}; fix this and rerun the same command to resume"
     if is_out_of_memory(error):
         reason = one_line(error, 120)
         ways = ["batch.ghost", "a smaller batch.size with batch.multiplier"]

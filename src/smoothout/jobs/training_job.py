@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +81,8 @@ def train(run: PreparedRun) -> Steps[TrainingState]:
     sharing = runtime.ranks.broadcast_work(assignment)
     bar = progress.Bar(run.job.name, run.experiment.schedule.epochs * updates, updates_done)
     saved_at = time.monotonic()
-    with sharing, bar, _tensorboard(run.job, runtime, epochs_done) as log:
+    log = _curve_writer(run.job, runtime, epochs_done)
+    with sharing, bar:
         for now in _updates(trainer):
             log(now)
             bar.step(_progress_note(now))
@@ -141,27 +141,13 @@ def _progress_note(now: TrainingState) -> str:
     return f"epoch {now.epoch}: test {100 * now.curves['test_accuracy'][-1]:.2f}%, {now.curves['seconds'][-1]:.1f} s"
 
 
-@contextmanager
-def _tensorboard(job: Job, runtime: Runtime, epochs_done: int) -> Iterator[Callable[[TrainingState], None]]:
+def _curve_writer(job: Job, runtime: Runtime, epochs_done: int) -> Callable[[TrainingState], None]:
     """A function that writes a state's new epochs for TensorBoard; ``epochs_done`` were written before."""
     if not runtime.tensorboard:
-        yield lambda now: None
-        return
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (slow to import)
+        return lambda now: None
+    from smoothout.jobs.curves import CurveLog  # noqa: PLC0415  (TensorBoard is slow to import)
 
-    written = epochs_done
-
-    def log(now: TrainingState) -> None:
-        nonlocal written
-        while written < now.epoch:
-            for name, values in now.curves.items():
-                writer.add_scalar(name, values[written], written)
-            written += 1
-            writer.flush()
-
-    folder = Path(runtime.folders.logs) / "tensorboard" / job.name
-    with SummaryWriter(str(folder), purge_step=epochs_done) as writer:
-        yield log
+    return CurveLog(Path(runtime.folders.logs) / "tensorboard" / job.name, epochs_done).write
 
 
 # Summarize

@@ -201,6 +201,14 @@ def test_tensorboard_has_every_epoch_of_an_interrupted_run_once(tmp_path: Path) 
         assert [event.value for event in scalars] == pytest.approx(curves[name], rel=1e-6)
 
 
+def test_curves_that_cannot_be_written_cost_one_line_and_no_record(tmp_path: Path) -> None:
+    (tmp_path / "logs").write_text("not a folder")
+    with pytest.warns(UserWarning, match=r"^folders.logs: .*; the training goes on without curves") as warned:
+        record = get_or_run(tiny(), workplace(tmp_path, tensorboard=True))
+    assert len(warned) == 1
+    assert len(record.outcome["curves"]["test_loss"]) == 2
+
+
 def test_a_fault_in_the_training_leaves_no_record(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("out of memory")

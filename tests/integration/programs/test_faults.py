@@ -70,6 +70,29 @@ def test_a_file_that_may_not_grow_leaves_what_was_there(root: Path, script: Prog
     assert script("train", *RUN)[0] == 0
 
 
+@pytest.mark.parametrize(
+    "what", [("table=quickstart",), ("table=none", "figure=quickstart"), ("-m", "table=quickstart")]
+)
+def test_a_read_only_folder_is_shown_and_not_written(root: Path, script: Program, what: tuple[str, ...]) -> None:
+    (root / "results").mkdir()
+    (root / "logs").mkdir()
+    mounted = [root / name for name in ("results", "logs")]
+    try:
+        for folder in mounted:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], check=True, capture_output=True)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"cannot mount a read-only file system: {error.stderr.decode().strip()}")
+    try:
+        code, out, err = script("reproduce", *QUIET, *what, "run=false")
+    finally:
+        for folder in mounted:
+            subprocess.run(["umount", folder], check=True)
+    assert code == 0
+    assert any("digits, 32" in line for line in out) is ("table=quickstart" in what)
+    assert f"warning: folders.results: {root / 'results'} cannot be written, so nothing is saved" in err
+    assert len(err) == (2 if "-m" in what else 1)
+
+
 def test_a_results_folder_that_is_a_file_is_refused(root: Path, script: Program) -> None:
     (root / "results").write_text("not a folder")
     before = tree(root)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.common import tree
 from helpers.programs import ROOT, SHORT, Program, records
+from omegaconf import OmegaConf
 
+from smoothout.cli.sweep import SweepSummary
 from smoothout.jobs import training_job
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.trainer import Trainer
@@ -57,6 +60,54 @@ def test_ctrl_c_ends_the_whole_sweep(
     assert "stopped: by SIGINT; run the same command to resume" in err
     assert len(trainings) == 1
     assert records(root) == {}
+
+
+def test_a_sweep_whose_folder_cannot_be_written_runs_and_leaves_nothing_behind(
+    root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(root / "scratch"))
+    (root / "logs").write_text("not a folder")
+    code, out, [line] = program("-m", *SHORT, "seed=0,1")
+    assert (code, len(out)) == (0, 2)
+    assert line.startswith(f"warning: folders.logs: {root / 'logs' / 'sweeps'}: ")
+    assert len(records(root)) == 2
+    assert [*(root / "scratch").glob("smoothout*"), *(root / "here").iterdir()] == []
+
+
+@pytest.mark.parametrize("sweep", [(), ("-m",), ("-m", "hydra.sweep.subdir=${hydra.job.num}")])
+def test_hydras_own_folder_moves_no_other(
+    root: Path, program: Program, monkeypatch: pytest.MonkeyPatch, sweep: tuple[str, ...]
+) -> None:
+    for name in ("results", "checkpoints"):
+        monkeypatch.setenv(f"SMOOTHOUT_{name.upper()}", name)
+    assert program(*sweep, *SHORT, "hydra.job.chdir=true", f"hydra.run.dir={root / 'elsewhere'}")[0] == 0
+    assert sorted(path.name for path in (root / "here").iterdir()) == ["checkpoints", "results"]
+    assert not list((root / "logs").rglob("*.json"))
+
+
+@pytest.mark.parametrize("split", ["test", "held-out"])
+def test_a_sweeper_that_searches_sees_the_accuracy_of_the_last_epoch(
+    root: Path, program: Program, split: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[float]()
+    monkeypatch.setattr(SweepSummary, "on_job_end", lambda _, job_return, **__: seen.append(job_return.return_value))
+    held_out = ["data.validation_size=100"] if split == "held-out" else []
+    code, out, _ = program("-m", *SHORT, "seed=0,1", *held_out)
+    assert code == 0
+    assert all(f"{split} accuracy" in line for line in out)
+    accuracies = [record["outcome"]["last"]["test_accuracy"] for record in records(root).values()]
+    assert sorted(seen) == sorted(accuracies)
+
+
+def test_optuna_searches_for_the_best_accuracy(root: Path, program: Program) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
+    search = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.direction=maximize")
+    code, _, told = program("-m", *SHORT, *search, "seed=0,1")
+    assert code == 0
+    assert all(word in "".join(told) for word in ("last epoch", "held-out", "test", "hydra.sweeper.direction=maximize"))
+    found = OmegaConf.load(root / "logs" / "sweeps" / "optimization_results.yaml")["best_value"]
+    assert found in [record["outcome"]["last"]["test_accuracy"] for record in records(root).values()]
 
 
 # Help

@@ -18,9 +18,7 @@ from smoothout.analysis.sharpness import sharpness
 @pytest.fixture(scope="module")
 def digits_minimum() -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     """An MLP trained on 200 real digits until its loss is below 5e-6."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
+    data = pytest.importorskip("sklearn.datasets", reason="scikit-learn has the digits").load_digits()
     inputs = torch.tensor(data.data[:200] / 16.0, dtype=torch.float32)
     targets = torch.tensor(data.target[:200])
     torch.manual_seed(0)
