@@ -110,6 +110,10 @@ causes: $(VENV)/.ready ## test what explains the large-batch gap and SmoothOut's
 	@$(VERDICTS) claims=causes run=true
 	@$(BIN)/python scripts/reproduce.py table=causes run=false scope.profile=$(PROFILE)
 
+.PHONY: confirmation
+confirmation: $(VENV)/.ready ## run what the declared claims lack (F1, seeds 5 to 14: days on one core), into results/confirmation.md
+	@$(VERDICTS) claims=confirmation run=true
+
 .PHONY: data
 data: $(VENV)/.ready ## download and check MNIST, CIFAR-10 and CIFAR-100
 	@$(BIN)/python scripts/prepare_data.py -m data=mnist,cifar10,cifar100

@@ -277,7 +277,8 @@ class Claims:
 
 def _withhold(test: ClaimTest) -> ClaimTest:
     """``test`` without anything that its records say, not even how many searches failed."""
-    return replace(test, evidence=TestResult(), published=None, failed=0, diverged=0, error=None, withheld=True)
+    nothing = ClaimTest(test.claim, test.row, test.protocols, test.metric, TestResult())
+    return replace(nothing, recorded=test.recorded, withheld=True)
 
 
 def _difference(plus: Sequence[float | None], minus: Sequence[float | None]) -> float | None:

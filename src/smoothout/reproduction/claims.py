@@ -99,6 +99,8 @@ class Claim:
         object.__setattr__(self, "metrics", current_metrics(self.metrics))
         if self.kind is ClaimKind.correlation and not self.tables:
             raise ValueError("tables: a correlation needs the names of the tables whose runs are correlated")
+        if self.kind is ClaimKind.correlation and self.declared:
+            raise ValueError("declared: must be null for a correlation, whose settings are not seeds")
         if self.tables and self.kind not in (ClaimKind.correlation, ClaimKind.published):
             raise ValueError(f"tables: must be empty for a claim of kind {self.kind}; name cells in rows")
         if self.margin < 0 or self.max_ratio < 1:

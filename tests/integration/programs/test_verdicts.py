@@ -36,6 +36,13 @@ def test_claims_of_ones_own_have_a_page_that_says_what_writes_it(root: Path, scr
     assert "## Not tested so far" in page
 
 
+def test_what_claims_lack_is_planned_and_nothing_is_run_or_written(root: Path, script: Program) -> None:
+    code, out, err = script("verdicts", *own(root, HEAD + CLAIM), "plan=true")
+    assert code == 0, err
+    assert any("quickstart: digits, 720" in line for line in out)
+    assert not (root / "results").exists()
+
+
 def test_a_page_at_another_profile_names_the_full_one_only_where_it_is(root: Path, script: Program) -> None:
     given, path = own(root, HEAD + CLAIM), root / "results" / "mine-short.md"
     assert script("verdicts", *given, "claim_scope.profile=short")[0] == 0

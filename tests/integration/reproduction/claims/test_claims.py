@@ -235,6 +235,10 @@ def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims
         ({"max_ratio": 0.5, "kind": "spread"}, ["max_ratio", "0.5", "at least 0 and 1"]),
         ({"margin": 0.1, "metrics": ["sharpness_keskar"]}, ["margin", "sharpness_keskar", "ratio"]),
         ({"tables": ["table2"]}, ["tables", "difference", "rows"]),
+        (
+            {"kind": "correlation", "tables": ["table2"], "declared": {"when": "now", "seeds": [0]}},
+            ["declared", "null", "correlation"],
+        ),
         ({"kind": "published", "rows": {"a": {"plus": [F1["small"] + "baseline"] * 2}}}, ["rows.a", "one cell"]),
         ({"rows": {"a": {"plus": [F1["small"] + "baseline | | paper"]}}}, ["'paper'", "protocol", "authors_code_v1"]),
         (
