@@ -80,7 +80,8 @@ class MetricValues:
         """Read the records of ``cell``."""
         read = cell.values(runtime)
         if not METRICS[cell.metric].ratio_scale:
-            images = next(iter(cell.jobs.values())).training_job.settings.data.expected_sizes[1]
+            data = next(iter(cell.jobs.values())).training_job.settings.data
+            images = data.expected_sizes[1] if METRICS[cell.metric].is_share else 0
             return cls(read.values, read.failed, read.diverged, cell.published, read.records, images, read.retrained)
         logs = {seed: math.log2(value) for seed, value in read.values.items() if value > 0}
         published = math.log2(cell.published) if cell.published else None

@@ -48,6 +48,7 @@ class Metric:
     analysis: Any = None  # what is measured on the trained weights; None if the training's own record has the number
     overrides: str = ""  # of scripts/analyze.py, for that analysis
     ratio_scale: bool = False  # values are compared by ratio (sharpness), not by difference (accuracy)
+    is_share: bool = True  # of the test images, if it is not on a ratio scale: it has steps and a binomial error
     differences: bool = False  # tables show how much each method gains over the baseline, too
     published: str | None = None
 
@@ -119,7 +120,8 @@ def _sharpness(convention: Convention) -> Metric:
 
 def _noise(title: str, read: Callable[[Record], float | None], *, ratio_scale: bool = True) -> Metric:
     heading = title[0].upper() + title[1:]
-    return Metric(title, heading, read, NoiseCurve(), "analysis=noise_curve", ratio_scale=ratio_scale)
+    analysis = NoiseCurve(), "analysis=noise_curve"
+    return Metric(title, heading, read, *analysis, ratio_scale=ratio_scale, is_share=False)
 
 
 def _line(split: str, read: Callable[[Record], float | None]) -> Metric:
