@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from smoothout.analysis.arguments import check_positive
 from smoothout.analysis.batches import Batches, Examples, Loss, Weight, batch_loss, batch_size, check_weight
 from smoothout.analysis.models import differentiable
-from smoothout.common.pass_cache import cached_pass
+from smoothout.common.pass_cache import cached_pass, without_pass_cache
 from smoothout.common.rng import make_generator
 from smoothout.nn.forward import forward
 from smoothout.nn.parameters import clear_weight_caches, concatenate, float64_device
@@ -42,7 +42,6 @@ class EmpiricalRisk:
         self.weight = weight or batch_size
         self.device = device or float64_device(parameters)
         self.examples = 0.0
-        self._reached: set[int] = set()  # the parameters that any batch has given a gradient
 
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """The mean over all examples of the tensors that ``of_batch`` computes from a batch's loss, one float64 vector.
@@ -100,37 +99,48 @@ class EmpiricalRisk:
         for before, after, (what, tolerance) in zip((first[:1], first[1:]), second, tolerances.items(), strict=True):
             if (before - after).norm() > tolerance:
                 refuse_randomness(what)
-        self._check_reached(first[:1], tolerances["loss"])
+        self._check_reached(first[1:], tolerances["loss"])
 
-    def _check_reached(self, loss: Tensor, tolerance: Tensor) -> None:
-        """Raise ValueError if no gradient reaches a parameter that changes the loss; an unused one has gradient 0."""
+    def _check_reached(self, gradient: Tensor, tolerance: Tensor) -> None:
+        """Raise ValueError for a parameter with ``gradient`` 0 because none reaches it, though it changes the loss."""
+        parts = torch.split(gradient, [p.numel() for p in self.parameters])
+        moving = torch.stack([part.any() for part in parts]).tolist()
+        unreached = [p for p, moves in zip(self.parameters, moving, strict=True) if not moves]
+        if not unreached:
+            return
 
-        def changes_loss(*members: int) -> bool:
-            chosen: list[Tensor] = [self.parameters[index] for index in members]
+        def note_reached(loss: Tensor) -> list[Tensor]:
+            gradients = zip(list(unreached), gradient_or_none(loss, list(unreached)), strict=True)
+            reached.update(id(parameter) for parameter, gradient in gradients if gradient is not None)
+            return [loss]
+
+        def changes_loss(*chosen: Tensor) -> bool:
             before = [parameter.detach().clone() for parameter in chosen]
             with torch.no_grad():
                 for parameter in chosen:  # in random directions: a loss may ignore a shift of all entries
                     noise = torch.randn(parameter.shape, generator=make_generator(0, "unreached"))
                     parameter.add_(noise.to(parameter) * (1.0 + parameter.abs()))
             try:
-                return not (self.mean(lambda loss: [loss]) - loss).abs() <= tolerance
+                return not (self.mean(lambda loss: [loss]) - center).abs() <= tolerance
             finally:
                 with torch.no_grad():
                     torch._foreach_copy_(chosen, before)
 
-        unreached = [index for index in range(len(self.parameters)) if index not in self._reached]
-        if unreached and changes_loss(*unreached):
-            index = next((index for index in unreached if changes_loss(index)), unreached[0])
-            name = next(name for name, p in self.model.named_parameters() if p is self.parameters[index])
-            raise ValueError(
-                f"model: no gradient reaches {name}, which changes the loss (reentrant checkpointing, detach, no_grad);"
-                " let it pass (use_reentrant=False), or set requires_grad_(False) on what is to stay fixed"
-            )
+        reached = set[int]()
+        with without_pass_cache():  # a pass that is read tells nothing about autograd
+            center = self.mean(note_reached)
+            unreached = [parameter for parameter in unreached if id(parameter) not in reached]
+            if not unreached or not changes_loss(*unreached):
+                return
+            lost = next((parameter for parameter in unreached if changes_loss(parameter)), unreached[0])
+        name = next(name for name, parameter in self.model.named_parameters() if parameter is lost)
+        raise ValueError(
+            f"model: no gradient reaches {name}, which changes the loss (reentrant checkpointing, detach, no_grad);"
+            " let it pass (use_reentrant=False), or set requires_grad_(False) on what is to stay fixed"
+        )
 
     def _gradient(self, loss: Tensor) -> list[Tensor]:
-        gradients = gradient_or_none(loss, self.parameters)
-        self._reached.update(index for index, gradient in enumerate(gradients) if gradient is not None)
-        pairs = zip(gradients, self.parameters, strict=True)
+        pairs = zip(gradient_or_none(loss, self.parameters), self.parameters, strict=True)
         return to_dense([torch.zeros_like(p) if gradient is None else gradient for gradient, p in pairs])
 
 

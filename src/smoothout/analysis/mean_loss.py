@@ -23,13 +23,13 @@ from smoothout.analysis.batches import (
     logits_in,
 )
 from smoothout.analysis.empirical_risk import loss_tolerance, refuse_randomness
+from smoothout.common.pass_cache import without_pass_cache
 from smoothout.nn.evaluation import (
     AllReduce,
     ClassificationMetrics,
     EvalResult,
     MetricAccumulator,
     evaluate,
-    evaluate_anew,
 )
 from smoothout.nn.parameters import in_float64
 
@@ -123,8 +123,9 @@ class Measurement:
 
     def check(self, network: nn.Module, first: EvalResult | None = None) -> None:
         """Raise ValueError if ``network`` measures otherwise than at ``first``, None: in another pass."""
-        first = first or evaluate_anew(network, self.examples, metrics_class=self.metrics)
-        again = evaluate_anew(network, self.examples, metrics_class=self.metrics)
+        with without_pass_cache():
+            first = first or evaluate(network, self.examples, metrics_class=self.metrics)
+            again = evaluate(network, self.examples, metrics_class=self.metrics)
         if abs(again.loss - first.loss) > loss_tolerance([SUMS, *network.parameters()]) * abs(first.loss):
             refuse_randomness("loss")
         self._checked = True

@@ -20,7 +20,7 @@ from smoothout.common.files import atomic_write
 
 SLOW_SECONDS = 1.0  # faster passes are repeated
 MOST_BYTES = 4 * 2**30  # of one cache; later passes are repeated
-_open: list[_PassCache] = []
+_open: list[_PassCache | None] = []
 
 
 @contextmanager
@@ -37,6 +37,16 @@ def open_pass_cache(folder: Path, circumstances: str) -> Iterator[None]:
         _open.pop()
 
 
+@contextmanager
+def without_pass_cache() -> Iterator[None]:
+    """Within the block every pass is made, and none is kept."""
+    _open.append(None)
+    try:
+        yield
+    finally:
+        _open.pop()
+
+
 def clear_pass_cache(folder: Path) -> None:
     """Remove the cache in ``folder``, if there is one."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -47,7 +57,8 @@ def cached_pass(measure: Callable[[], Tensor]) -> Tensor:
 
     Outside of `open_pass_cache`, ``measure`` is simply called. Cached tensors are on the CPU.
     """
-    return _open[-1].get(measure) if _open else measure()
+    cache = _open[-1] if _open else None
+    return measure() if cache is None else cache.get(measure)
 
 
 class _PassCache:

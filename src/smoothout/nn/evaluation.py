@@ -105,22 +105,11 @@ def evaluate(
     """
 
     def measured() -> Tensor:
-        return torch.tensor(evaluate_anew(model, batches, all_reduce, metrics_class), dtype=torch.float64)
+        metrics = metrics_class()
+        with preserve_training_mode(model):
+            model.eval()
+            for inputs, labels in batches:
+                metrics.update(forward(model, inputs), labels, inputs)
+        return torch.tensor(metrics.compute(all_reduce), dtype=torch.float64)
 
     return EvalResult(*cached_pass(measured).tolist())
-
-
-@torch.no_grad()
-def evaluate_anew(
-    model: nn.Module,
-    batches: Iterable[tuple[Any, Any]],
-    all_reduce: AllReduce = lambda sums: None,
-    metrics_class: Callable[[], MetricAccumulator] = ClassificationMetrics,
-) -> EvalResult:
-    """As `evaluate`, always in a pass of its own."""
-    metrics = metrics_class()
-    with preserve_training_mode(model):
-        model.eval()
-        for inputs, labels in batches:
-            metrics.update(forward(model, inputs), labels, inputs)
-    return metrics.compute(all_reduce)
