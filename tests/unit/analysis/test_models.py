@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from smoothout import interpolate, sharpness
 from smoothout.analysis.hessian import HessianVectorProduct, top_eigenvalues
+from smoothout.common import pass_cache
 
 Pairs = list[tuple[Tensor, Tensor]]
 EACH = pytest.mark.parametrize("analysis", ANALYSES.values(), ids=ANALYSES)
@@ -179,6 +181,22 @@ def test_a_gradient_that_does_not_arrive_is_not_taken_for_0(analysis: Call, how:
     assert all(map(torch.equal, before.values(), model.state_dict().values()))
     model.first.requires_grad_(False)  # as the line says
     assert analysis(model, batches, F.cross_entropy)
+
+
+def test_passes_that_are_read_from_a_cache_hide_nothing(
+    batches: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pass_cache, "SLOW_SECONDS", 0.0)
+    for model in (Net(call=LOST["detached"]), Net()):
+        model.head, found = nn.Linear(4, 2), []
+        for _ in range(2):
+            with pass_cache.open_pass_cache(tmp_path, type(model.call).__name__):
+                try:
+                    found.append(repr(sharpness(model, batches, F.cross_entropy)))
+                except ValueError as error:
+                    found.append(str(error))
+        assert found[0] == found[1]
+        assert ("first.weight" in found[0]) == ("call" in vars(model))
 
 
 @BY_GRADIENT
