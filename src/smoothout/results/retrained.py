@@ -70,7 +70,8 @@ def weights_seen(analysis: Record, number: int, run: Record) -> WeightsSeen:
 def _at_the_weights(analysis: Record, number: int) -> Iterator[tuple[str, float | None, float | None]]:
     """What an analysis measured at the weights themselves, on whole splits: split, loss, and accuracy if it has one."""
     out, settings = analysis.outcome, analysis.settings
-    if again := out.get("retrained"):
+    again = out.get("retrained")
+    if again and again[number]:
         yield "test", again[number]["test_loss"], again[number]["test_accuracy"]
         return
     if settings.get("examples") is not None or settings.get("averages") == "recomputed":
