@@ -17,7 +17,6 @@ from smoothout.analysis.box import Box, random_point
 from smoothout.analysis.box_search import PINNED, BoxObjective, Point, projected_ascent, sign_step
 from smoothout.analysis.device_memory import search_center
 from smoothout.analysis.empirical_risk import Tick, check_width
-from smoothout.analysis.models import check_model
 from smoothout.analysis.options import Norm
 from smoothout.common.enums import parse_enum
 from smoothout.common.integers import whole_number
@@ -105,7 +104,6 @@ def adaptive_sharpness(
         0.21
     """
     norm = parse_enum(Norm, "norm", norm)
-    check_model(model)
     parameters = trainable_parameters(model)
     check_width(parameters, rho=rho)
     if norm is Norm.l2:  # about the distance that each weight moves

@@ -24,7 +24,7 @@ from smoothout.analysis.batches import Batches, Loss, Weight, check_batches
 from smoothout.analysis.device_memory import vectors_device
 from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon, to_dense
 from smoothout.analysis.lanczos import lanczos
-from smoothout.analysis.models import check_model, differentiable
+from smoothout.analysis.models import differentiable
 from smoothout.common.estimates import Estimate, standard_error
 from smoothout.common.rng import make_generator
 from smoothout.nn.parameters import preserve_state, trainable_parameters, unflatten
@@ -103,7 +103,6 @@ class HessianVectorProduct(EmpiricalRisk):
         weight: Weight | None = None,
         tick: Tick = lambda: None,
     ) -> None:
-        check_model(model)
         check_batches("batches", batches)
         super().__init__(model, batches, loss, block_parameters(model, block), weight=weight)
         self.tick = tick

@@ -22,11 +22,11 @@ from smoothout.analysis.compatibility import (
 )
 from smoothout.analysis.empirical_risk import Tick, loss_tolerance
 from smoothout.analysis.mean_loss import Measurement
-from smoothout.analysis.models import check_module
 from smoothout.analysis.options import InterpolationPath, RunningStats
 from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
 from smoothout.nn.batchnorm import recalibrate_batchnorm
+from smoothout.nn.guards import check_all
 from smoothout.nn.parameters import BATCHNORM, clear_weight_caches, concatenate
 
 PUBLISHED_ALPHAS = tuple(linspace(-1.0, 2.0, 31))
@@ -115,8 +115,7 @@ def interpolate(
         >>> [p.loss for p in interpolate(first, second, batches, [0, 0.5, 1], loss=torch.nn.functional.mse_loss)]
         [1.0, 0.25, 0.0]
     """
-    check_module("first", first)
-    check_module("second", second)
+    check_all(first=first, second=second)
     measurement = Measurement(first, batches, loss, weight)
     points = []
     for point in iterate_path(
@@ -155,12 +154,13 @@ def iterate_path(
         running_stats_from: training batches to recompute the statistics from, see `recalibrate_batchnorm`.
 
     Raises:
-        ValueError: if the networks do not match; for spectral normalization by a hook; for an unknown path or choice
-            of running statistics; if they are to be recomputed without batches, or from batches that allow only
-            one pass or change from pass to pass.
+        ValueError: if the networks do not match, or are of a kind that cannot be mixed (`check_all`); for spectral
+            normalization by a hook; for an unknown path or choice of running statistics; if they are to be recomputed
+            without batches, or from batches that allow only one pass or change from pass to pass.
     """
     coefficients = _COEFFICIENTS[parse_enum(InterpolationPath, "path", path)]
     running_stats = parse_enum(RunningStats, "running_stats", running_stats)
+    check_all(first=first, second=second)
     reject_hook_spectral_norm(first)
     if running_stats is RunningStats.recomputed:
         if running_stats_from is None:

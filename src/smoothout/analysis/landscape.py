@@ -14,7 +14,6 @@ from smoothout.analysis.arguments import check_counts, linspace
 from smoothout.analysis.batches import Batches, Loss, Weight
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.mean_loss import Measurement
-from smoothout.analysis.models import check_model
 from smoothout.analysis.options import BiasDirection
 from smoothout.common.enums import parse_enum
 from smoothout.common.rng import make_generator
@@ -158,9 +157,8 @@ def _evaluator(
     model: nn.Module, batches: Batches, loss: Loss | None, weight: Weight | None, tick: Tick
 ) -> Iterator[Callable[..., EvalResult]]:
     """Within the block, a function that evaluates the model at its weights plus steps (length, direction)."""
-    check_model(model)
-    measurement = Measurement(model, batches, loss, weight)
     parameters = trainable_parameters(model)
+    measurement = Measurement(model, batches, loss, weight)
     center = [parameter.detach().clone() for parameter in parameters]
 
     def evaluate_at(*steps: tuple[float, Sequence[Tensor]]) -> EvalResult:

@@ -16,7 +16,6 @@ from smoothout.analysis.batches import Batches, Loss, Weight
 from smoothout.analysis.empirical_risk import Tick, check_width
 from smoothout.analysis.landscape import set_parameters
 from smoothout.analysis.mean_loss import Measurement
-from smoothout.analysis.models import check_model
 from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
 from smoothout.common.estimates import standard_error
@@ -84,7 +83,6 @@ def noise_curve(
         [1.0, 1.1]
     """
     strengths, scaling = [float(a) for a in strengths], parse_enum(NoiseScaling, "scaling", scaling)
-    check_model(model)
     parameters = trainable_parameters(model)
     check_strengths(parameters, strengths, scaling)
     [draws] = check_counts(draws=draws)

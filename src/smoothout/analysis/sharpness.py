@@ -16,7 +16,6 @@ from smoothout.analysis.box import box_around, random_point
 from smoothout.analysis.box_search import LBFGSB, BoxObjective, Point, SearchResult, projected_ascent
 from smoothout.analysis.device_memory import search_center
 from smoothout.analysis.empirical_risk import Tick, check_width
-from smoothout.analysis.models import check_model
 from smoothout.analysis.options import Convention
 from smoothout.common.enums import parse_enum
 from smoothout.common.integers import whole_number
@@ -173,7 +172,6 @@ def check_search(
 
     Raises ValueError unless a search over a box around ``model`` is possible; ``counts`` must be at least 1.
     """
-    check_model(model)
     parameters = trainable_parameters(model)
     n = sum(p.numel() for p in parameters)
     check_width(parameters, eps=eps)

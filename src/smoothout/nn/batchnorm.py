@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from smoothout.nn.forward import forward
+from smoothout.nn.guards import check_layers
 from smoothout.nn.parameters import BATCHNORM, preserve_training_mode
 
 
 @torch.no_grad()
 def init_uniform_(model: nn.Module, generator: torch.Generator) -> None:
     """Draw the weight of every BatchNorm layer of ``model`` from U(0, 1), in place."""
-    for module in model.modules():
+    for module in check_layers(model):
         if isinstance(module, BATCHNORM) and module.affine:
             module.weight.uniform_(0.0, 1.0, generator=generator)
 
@@ -32,7 +33,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tens
     Parameters, momenta and modes stay. Raises ValueError, with the statistics unchanged, if there is no batch; an
     error during the pass leaves statistics of the batches before.
     """
-    layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.track_running_stats]
+    layers = [m for m in check_layers(model) if isinstance(m, BATCHNORM) and m.track_running_stats]
     momenta, hooks = [layer.momentum for layer in layers], []
     index = -1
     try:
@@ -54,7 +55,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tens
 @contextmanager
 def freeze_running_stats(model: nn.Module) -> Iterator[None]:
     """Inside, a pass in training mode normalizes by the batch, as ever, and leaves running statistics alone."""
-    layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.track_running_stats]
+    layers = [m for m in check_layers(model) if isinstance(m, BATCHNORM) and m.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
     try:

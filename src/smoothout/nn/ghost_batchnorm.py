@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from smoothout.common.integers import whole_number
+from smoothout.nn.guards import check_layers
 from smoothout.nn.parameters import group_by
 
 
@@ -243,7 +244,7 @@ def _joined(tensors: list[Tensor], dim: int) -> Tensor:
 
 
 def _layers(model: nn.Module) -> list[_BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    return [module for module in check_layers(model) if isinstance(module, _BatchNorm)]
 
 
 def _divide(layer: _BatchNorm, ghosts: int | None) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
+
+from smoothout.nn.guards import check_layers, check_modules, check_weights
+from smoothout.nn.watch import unwatched
 
 T = TypeVar("T")
 BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -18,19 +20,24 @@ BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 def trainable_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
     """The parameters that require a gradient, each once (tied ones too), in the order of the model.
 
-    ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError if none is left, or if one
-    is not initialized yet (a lazy module's).
+    ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError if none is left, and, like
+    TypeError, for a model whose weights cannot be moved (see `guards`).
     """
-    modules = list(model.modules())  # one walk, because a context walks at every entry
+    modules = check_layers(model)
+    check_modules(model, modules)
+    trainable = select_trainable(modules, batchnorm)
+    check_weights(model, trainable)
+    return trainable
+
+
+def select_trainable(modules: Sequence[nn.Module], batchnorm: bool = True) -> list[nn.Parameter]:
+    """`trainable_parameters` of ``modules``, without a look at their kinds."""
     left_out = set() if batchnorm else {id(p) for m in modules if isinstance(m, BATCHNORM) for p in m.parameters()}
-    parameters = (p for module in modules for p in module._parameters.values() if p is not None)
+    parameters = [p for module in modules for p in module._parameters.values() if p is not None]
     trainable = list({id(p): p for p in parameters if p.requires_grad and id(p) not in left_out}.values())
-    if any(is_lazy(p) for p in trainable):
-        raise ValueError("the model has lazy parameters: pass a batch through it first")
     if not trainable:
         where = "" if batchnorm else " outside BatchNorm"
-        required = [p.requires_grad for p in model.parameters()]
-        why = " (all have requires_grad=False)" if required and not any(required) else ""
+        why = " (all have requires_grad=False)" if parameters and not any(p.requires_grad for p in parameters) else ""
         raise ValueError(f"the model has no trainable parameters{where}{why}")
     return trainable
 
@@ -128,44 +135,43 @@ def preserve_training_mode(model: nn.Module) -> Iterator[None]:
 def preserve_state(model: nn.Module) -> Iterator[None]:
     """Restore parameters, buffers and the mode of each module to the last bit, also after an exception.
 
-    Buffers are restored as objects too, if a forward pass has put another tensor in their place.
+    Parameters, buffers and other tensors that modules hold are restored as objects too, if a pass has put others in
+    their place. Raises RuntimeError, with the names, for what cannot be restored; all else is.
     """
-    tensors = [t for t in (*model.parameters(), *model.buffers()) if not _expanded(t)]
-    saved = [t.detach().clone() for t in tensors]
-    buffers = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-    try:
-        with preserve_training_mode(model):
-            yield
-    finally:
-        for present, before in buffers:
-            present.clear()
-            present.update(before)
-        with torch.no_grad():
-            for tensor, old in zip(tensors, saved, strict=True):
-                tensor.copy_(old)
+    named = (*model.named_parameters(), *model.named_buffers())
+    saved = [(name, t, t.detach().clone()) for name, t in named if not _expanded(t)]
+    tables: list[dict[str, Any]] = [t for m in model.modules() for t in (m._parameters, m._buffers)]
+    held = [(table, dict(table)) for table in tables]
+    made = [(vars(m), {k: v for k, v in vars(m).items() if isinstance(v, Tensor)}) for m in model.modules()]
+
+    def restore() -> None:
+        for table, before in held:
+            table.clear()
+            table.update(before)
+        for attributes, tensors in made:  # weights that a hook makes, such as those of the old weight_norm
+            attributes.update(tensors)
+        failed = {}
+        for name, tensor, old in saved:
+            try:
+                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                    tensor.copy_(old)
+            except Exception as error:  # whatever it is, the others come back
+                failed[name] = error
         clear_weight_caches()
+        if failed:
+            reason = next(iter(failed.values()))
+            raise RuntimeError(f"{', '.join(failed)}: could not be given back: {reason}") from reason
 
-
-@contextmanager
-def weights_at(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, ``parameters`` hold ``tensors``; outside, what they held before, to the last bit.
-
-    The backward pass belongs inside: autograd refuses one over weights that have changed since the forward pass.
-    """
-    before = [parameter.data for parameter in parameters]
-    try:
-        bind(parameters, tensors)
-        yield
-    finally:
-        bind(parameters, before)
-
-
-def bind(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> None:
-    """Let ``parameters`` hold ``tensors``, and tell autograd and weight caches that they have changed."""
-    for parameter, tensor in zip(parameters, tensors, strict=True):
-        parameter.data = tensor
-    torch.autograd.graph.increment_version(list(parameters))
-    clear_weight_caches()
+    with unwatched():
+        try:
+            with preserve_training_mode(model):
+                yield
+        finally:
+            try:
+                restore()
+            except BaseException:  # an interrupt half-way
+                restore()
+                raise
 
 
 def _expanded(tensor: Tensor) -> bool:

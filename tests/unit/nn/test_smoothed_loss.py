@@ -128,9 +128,9 @@ def test_the_gradient_under_noise_agrees_with_differences_of_the_loss() -> None:
             for place in range(4):
                 heights = []
                 for sign in (1, -1):
-                    model.first.view(-1)[place] += sign * 1e-4
+                    model.first.data.view(-1)[place] += sign * 1e-4
                     heights.append(float(model()))
-                    model.first.view(-1)[place] -= sign * 1e-4
+                    model.first.data.view(-1)[place] -= sign * 1e-4
                 slopes.append((heights[0] - heights[1]) / 2e-4)
     torch.testing.assert_close(model.gradient()[:4], torch.tensor(slopes, dtype=torch.float64), rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(model.gradient(), model.gradient_at(model.flat().detach() + drawn))

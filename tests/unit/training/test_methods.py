@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from smoothout.data.split import Split
 from smoothout.nn.evaluation import evaluate
-from smoothout.nn.parameters import weights_at
+from smoothout.nn.swapped import SwappedWeights
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
@@ -38,7 +38,7 @@ class Averaging(GradientEstimator):
             self.average[name].lerp_(parameter.detach(), 0.25 if update else 0.0)
 
     def evaluated(self) -> AbstractContextManager[object]:
-        return weights_at(list(self._model.parameters()), list(self.average.values()))
+        return SwappedWeights(self._model, list(self._model.parameters()), list(self.average.values()))
 
     def tensors(self) -> dict[str, Tensor]:
         return self.average

@@ -55,12 +55,13 @@ class SharpnessAwareGradient(GradientEstimator):
         import torch  # noqa: PLC0415 (settings are read without torch)
 
         from smoothout.nn.batchnorm import freeze_running_stats  # noqa: PLC0415
-        from smoothout.nn.parameters import trainable_parameters, weights_at  # noqa: PLC0415
+        from smoothout.nn.parameters import trainable_parameters  # noqa: PLC0415
+        from smoothout.nn.swapped import SwappedWeights  # noqa: PLC0415
 
         parameters = trainable_parameters(self._model)
         gradient = ghost_batch.gradient(parameters)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
         nearby = [parameter.detach().clone() for parameter in parameters]  # the optimizer counts on their strides
         torch._foreach_add_(nearby, torch._foreach_mul(gradient, self._rho / (norm + 1e-12)))
-        with weights_at(parameters, nearby), freeze_running_stats(self._model):
+        with SwappedWeights(self._model, parameters, nearby), freeze_running_stats(self._model):
             ghost_batch.backward()

@@ -1,0 +1,160 @@
+"""Which models the package works on; what it cannot perturb or give back is refused before anything is touched.
+
+README.md of this folder has the table of kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+SHARDED = "its weights are sharded over processes, and only whole ones can be moved; use the model before sharding"
+GRAPH = "is TorchScript or an exported program, which hides its layers; use the module that it was made from"
+LAZY = "is not initialized yet (lazy); pass a batch through the model first"
+RENORMALIZED = "rewrites its weight at every pass (max_norm); use max_norm=None, and renormalize it after each update"
+INFERENCE = "was made in torch.inference_mode(), and cannot change outside; use copy.deepcopy(model), outside of it"
+QUANTIZED = "is quantized: weights must be floating-point; use the model before it is quantized"
+
+# Names, because importing these classes takes longer than the rest of the package.
+_GRAPHS = {"ScriptModule", "InterpreterModule", "UnflattenedModule"}
+_SHARDED = {"FSDPModule", "FullyShardedDataParallel", "DTensor", "ShardedTensor"}
+_ASKED = {"GraphModule", "LazyModuleMixin", "UninitializedTensorMixin", "Embedding", "EmbeddingBag"}
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+
+
+def check_layers(model: object, name: str = "model") -> list[nn.Module]:
+    """The modules of ``model``, itself first; error lines call it ``name``.
+
+    Raises TypeError for another object, and ValueError for TorchScript and exported programs, which hide their layers.
+    """
+    if not isinstance(model, nn.Module):
+        hint = "; pass the model itself" if isinstance(model, Iterable) else ""
+        raise TypeError(f"{name}: must be a torch.nn.Module, not {type(model).__name__}{hint}")
+    modules = list(model.modules())
+    for module in modules:
+        kinds = _kinds(module)
+        # An exported program is a GraphModule whose own attributes forbid to change its mode.
+        if kinds and (kinds & _GRAPHS or ("GraphModule" in kinds and "train" in vars(module))):
+            raise ValueError(f"{name}: {_described(model, module)} {GRAPH}")
+    return modules
+
+
+def check_modules(model: nn.Module, modules: Iterable[nn.Module], name: str = "model") -> None:
+    """Raise ValueError for ``modules`` of ``model`` whose weights are sharded, not there yet, or changed by a pass."""
+    for module in modules:
+        kinds = _kinds(module)
+        if not kinds:
+            continue
+        if kinds & _SHARDED:  # also where a forward pass has left whole weights, whose memory is freed later
+            raise ValueError(f"{name}: {SHARDED}")
+        if "LazyModuleMixin" in kinds and module.has_uninitialized_params():  # type: ignore[operator]
+            raise ValueError(f"{name}: {_described(model, module)} {LAZY}")
+        if "quantized" in kinds:
+            raise ValueError(f"{name}: {_described(model, module)} {QUANTIZED}")
+        if getattr(module, "max_norm", None) is not None and any(p.requires_grad for p in module.parameters()):
+            raise ValueError(f"{name}: {_described(model, module)} {RENORMALIZED}")
+
+
+def check_all(**models: nn.Module) -> None:
+    """Raise TypeError or ValueError for a model of which some weights, also frozen ones, cannot be mixed."""
+    for name, model in models.items():
+        check_modules(model, check_layers(model, name), name)
+        check_weights(model, [weight for weight in model.parameters() if not weight.is_complex()], name)
+
+
+def check_weights(model: nn.Module, weights: Sequence[nn.Parameter], name: str = "model") -> None:
+    """Raise ValueError unless ``weights`` of ``model`` can be perturbed and given back, and its other tensors used."""
+    for key, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_inference():
+            raise ValueError(f"{name}: {key} {INFERENCE}")
+    for weight in weights:
+        if _kinds(weight) & _SHARDED or "ds_id" in vars(weight):  # of DeepSpeed's third stage
+            raise ValueError(f"{name}: {SHARDED}")
+        if refusal := _refusal(weight):
+            raise ValueError(f"{name}: {names_of(model, [weight])} {refusal}")
+    _check_memory(model, weights, name)
+
+
+def names_of(model: nn.Module, weights: Iterable[Tensor]) -> str:
+    """The names of ``weights`` in ``model``, of which three at most are spelled out."""
+    wanted = {id(weight) for weight in weights}
+    names = [name for name, weight in model.named_parameters() if id(weight) in wanted][:3]
+    more = [f"{len(wanted) - len(names)} more weights"] if len(wanted) > len(names) else []
+    return ", ".join(names + more)
+
+
+def _described(model: nn.Module, module: nn.Module) -> str:
+    name = next(name for name, one in model.named_modules() if one is module)
+    return f"{name} ({type(module).__name__})" if name else f"this {type(module).__name__}"
+
+
+def _refusal(weight: Tensor) -> str:
+    """Why ``weight`` cannot be perturbed, or nothing."""
+    if "UninitializedTensorMixin" in _kinds(weight):
+        return LAZY
+    if weight.dtype not in _DTYPES:
+        return f"is {weight.dtype}: perturbed weights must be float16, bfloat16, float32 or float64"
+    for refused, why in (
+        (weight.layout is not torch.strided, "is sparse: must be dense; use weight.to_dense()"),
+        (weight.is_meta and type(weight) is nn.Parameter, "has no numbers (meta device); use to_empty, and load them"),
+        (_overlaps_itself(weight), "has entries that share memory (expand); use weight.clone()"),
+    ):
+        if refused:
+            return why
+    return ""
+
+
+def _overlaps_itself(weight: Tensor) -> bool:
+    if weight.layout is not torch.strided or weight.is_contiguous():
+        return False
+    reach = 0  # offset of the last entry along the dimensions before
+    for stride, size in sorted(zip(weight.stride(), weight.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return True
+        reach += stride * (size - 1)
+    return False
+
+
+def _check_memory(model: nn.Module, weights: Sequence[Tensor], name: str) -> None:
+    """Raise ValueError if two of ``weights`` share entries: these would get two noises.
+
+    Parts of one flat tensor side by side, or its columns, share none.
+    """
+    spans = sorted((weight.data_ptr(), index) for index, weight in enumerate(weights))
+    for (start, one), (following, other) in pairwise(spans):
+        if start and following < start + _reach(weights[one]) and _share_entries(weights[one], weights[other]):
+            names = names_of(model, [weights[one], weights[other]])
+            raise ValueError(f"{name}: {names} share memory; make them one parameter (tied), or clone one of them")
+
+
+def _reach(weight: Tensor) -> int:
+    """Bytes from the first to behind the last entry."""
+    steps = sum(stride * (size - 1) for stride, size in zip(weight.stride(), weight.shape, strict=True))
+    return (steps + 1) * weight.element_size() if weight.numel() else 0
+
+
+def _share_entries(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors whose memory overlaps have entries in common; ``one`` begins first."""
+    if one.dtype != other.dtype or one.device != other.device:
+        return one.device == other.device
+    size = one.element_size()
+    between = (other.data_ptr() - one.data_ptr()) // size
+    users = torch.zeros(max(_reach(one), _reach(other) + between * size) // size, dtype=torch.int8, device="cpu")
+    for tensor, offset in ((one, 0), (other, between)):
+        users.as_strided(tensor.shape, tensor.stride(), offset).add_(1)
+    return bool((users > 1).any())
+
+
+def _kinds(thing: object) -> frozenset[str]:
+    """Which classes of a module or tensor need a second look, by name."""
+    return _kinds_of(type(thing))  # type: ignore[arg-type]  # to mypy, a class with an __eq__ has no hash
+
+
+@lru_cache(maxsize=1024)
+def _kinds_of(cls: type) -> frozenset[str]:
+    names = {base.__name__ for base in cls.__mro__} & (_GRAPHS | _SHARDED | _ASKED)
+    return frozenset(names | ({"quantized"} if ".ao.nn.quantized" in cls.__module__ else set()))

@@ -1,0 +1,98 @@
+"""Weights that are swapped for others within a block, and given back at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.nn.guards import names_of
+from smoothout.nn.parameters import clear_weight_caches
+from smoothout.nn.watch import Watch, pause_all
+
+
+class SwappedWeights:
+    """Inside, ``parameters`` of ``model`` hold ``tensors``; outside, what they held before, to the last bit.
+
+    The backward pass belongs inside: autograd refuses one over weights that have changed since the forward pass. What
+    is written to the parameters inside is lost; `Watch` says what of it is noticed.
+
+    Raises:
+        RuntimeError: at the end, with the weights given back: if a parameter was written to or replaced inside (unless
+            the block ends by an exception); if blocks around the same weights are not left in reverse order; if a
+            weight cannot be given back (all others are).
+    """
+
+    def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> None:
+        self._model, self._parameters, self._tensors = model, parameters, tensors
+        self.clean = [parameter.data for parameter in parameters]
+        own = {id(parameter): parameter for parameter in parameters}
+        tables = [module._parameters for module in model.modules()]
+        self._slots = [(table, name, own[id(p)]) for table in tables for name, p in table.items() if id(p) in own]
+        self._watch = Watch(parameters, tensors, self.clean, self._give_back)
+        self._around: list[Watch] = []
+        self._given_back = False
+
+    def __enter__(self) -> SwappedWeights:
+        try:
+            self._around = pause_all()
+            bind(self._parameters, self._tensors)
+            self._watch.begin()
+        except BaseException:  # an interrupt: the block is never entered, so nothing else would restore the weights
+            self.__exit__(BaseException)
+            raise
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._given_back:
+            return
+        try:
+            self._give_back()
+        except BaseException:  # an interrupt half-way
+            self._give_back()
+            raise
+        if self._watch.written and not any(error):
+            raise RuntimeError(
+                f"{names_of(self._model, self._watch.written)}: written or replaced within the block, which is lost at"
+                " its end, because the weights from before come back; load, initialize and average weights outside it"
+            )
+
+    def _give_back(self) -> None:
+        """Restore the weights; can be repeated after an interruption anywhere."""
+        if self._given_back:
+            return
+        inside = self._watch.inside()
+        for watch in inside:
+            watch.give_back()
+        self._watch.end()
+        for table, name, parameter in self._slots:
+            if table.get(name) is not parameter:
+                self._watch.written.append(parameter)
+                if name in table:
+                    table[name] = parameter
+        failed: dict[Tensor, Exception] = {}
+        for parameter, tensor in zip(self._parameters, self.clean, strict=True):
+            try:
+                parameter.data = tensor
+            except Exception as error:  # whatever it is, the others come back
+                failed[parameter] = error
+        torch.autograd.graph.increment_version(list(self._parameters))
+        clear_weight_caches()
+        for watch in self._around:
+            watch.renew()
+        self._given_back = True
+        if failed:
+            reason = next(iter(failed.values()))
+            raise RuntimeError(f"{names_of(self._model, failed)}: could not be given back: {reason}") from reason
+        if inside:
+            raise RuntimeError("blocks around the same weights must be left in reverse order; all are given back now")
+
+
+def bind(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> None:
+    """Let ``parameters`` hold ``tensors``, and tell autograd and weight caches that they have changed."""
+    for parameter, tensor in zip(parameters, tensors, strict=True):
+        parameter.data = tensor
+    torch.autograd.graph.increment_version(list(parameters))
+    clear_weight_caches()
