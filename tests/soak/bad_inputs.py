@@ -43,7 +43,6 @@ _TRAIN = {
     "-m seed=range(3,1)": "seed=range(3,1): no value",
     "-m seed=0,1 method=glob(smooth_*)": "method=glob(smooth_*): no value adasmoothout, gaussian, smoothout",
     "-m hydra.sweeper.params.seed=0": "hydra.sweeper.params.seed=0",
-    "-m hydra.sweeper._target_=mine.Sweeper": "'mine.Sweeper'",
     "-m ~hydra/launcher": "hydra.launcher",
     "~hydra.run.dir": "hydra.run.dir: deleted",
     "~model._target_": "model: _target_",

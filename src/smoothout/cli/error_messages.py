@@ -149,8 +149,13 @@ def _misspelled(error: BaseException) -> str | None:
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether the user's input is at fault; Hydra and its plugins raise plain errors for it, too."""
+    """Whether the user's input is at fault; Hydra and its plugins raise plain errors for it, too.
+
+    hydra.core.utils raises what another process met, without its frames.
+    """
     frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     last = frames[-3:] if isinstance(error, UnicodeDecodeError) else frames[-1:]  # of a config file that is not text
-    by_hydra = not isinstance(error, OSError | MemoryError) and any(f.partition(".")[0] in _HYDRA for f in last)
+    by_hydra = not isinstance(error, OSError | MemoryError) and any(
+        name.partition(".")[0] in _HYDRA and name != "hydra.core.utils" for name in last
+    )
     return isinstance(error, WRONG_INPUT) or by_hydra

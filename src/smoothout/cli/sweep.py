@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from smoothout.cli.error_messages import format_error, is_bug, keep_traceback, report_error
 from smoothout.common.errors import ConfigError
-from smoothout.common.interrupts import exit_with_parent
+from smoothout.common.interrupts import exit_with_parent, interrupt_behind
 from smoothout.common.progress import console
 
 _SCRATCH = "SMOOTHOUT_SWEEP"  # the folder in which the jobs of a sweep report failures
@@ -43,7 +43,7 @@ class SweepSummary(Callback):
             _check_sweep_folder(config, scratch)
             _tell_objective(config)
         except Exception as error:
-            sys.exit(report_error(error))  # Hydra would turn it into a warning
+            sys.exit(report_error(interrupt_behind(error) or error))  # Hydra would turn it into a warning
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Let a process of a local pool end with its sweep, however that ends."""
@@ -71,7 +71,7 @@ def pop_failures() -> list[dict[str, Any]]:
     path = Path(scratch) / "failures.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     shutil.rmtree(scratch, ignore_errors=True)
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for line in lines if line.endswith("}")]  # a full disk may have torn the last one
 
 
 def _refuse_empty(config: DictConfig) -> None:

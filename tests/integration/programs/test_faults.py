@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from helpers.common import tree
 from helpers.programs import Program
+from hydra.core.utils import JobReturn, JobStatus
 from soak.bad_input_runner import RUN
 from soak.kills import left
 from soak.processes import QUIET
 
-from smoothout.cli.error_messages import format_error
+from smoothout.cli.error_messages import exit_code, format_error
 from smoothout.common import interrupts
 from smoothout.common.errors import DataError
 from smoothout.common.torchvision_compat import import_torchvision
@@ -156,6 +157,14 @@ def test_loss_that_turns_nan_stops_the_run_and_the_table_says_so(root: Path, scr
 def test_out_of_memory_is_one_line_that_says_what_takes_less(error: Exception, ways: str) -> None:
     assert format_error(error).startswith(f"out of memory: use {ways} (")
     assert "\n" not in format_error(error)
+
+
+def test_what_a_process_of_a_pool_met_is_not_blamed_on_the_user() -> None:
+    """Hydra raises it again, without the frames of that process."""
+    job = JobReturn(_return_value=RuntimeError("a bug"), status=JobStatus.FAILED)
+    with pytest.raises(RuntimeError) as raised:
+        _ = job.return_value
+    assert (format_error(raised.value), exit_code(raised.value)) == ("RuntimeError: a bug", 1)
 
 
 def test_a_download_that_is_not_the_known_archive_is_refused_and_never_unpacked(
