@@ -137,7 +137,7 @@ def _misspelled(error: BaseException) -> str | None:
         return None
     node = OmegaConf.to_container(cause.parent_node)
     assert isinstance(node, dict)
-    if isinstance(cause, ConfigTypeError) and "pop" in str(cause):
+    if isinstance(cause, ConfigTypeError) and str(cause).splitlines()[0].endswith(("pop", "deletion")):
         return f"{cause.full_key}: cannot be deleted; set it to another value"
     if isinstance(cause, ConfigTypeError):
         return f"{cause.full_key}: is a group of settings; set one of these: {', '.join(map(str, node))}"
