@@ -30,6 +30,11 @@ def vectors_device(parameters: Sequence[Tensor], vectors: int) -> torch.device:
     return device if 2 * needed < free_memory(device) else torch.device("cpu")
 
 
+def graph_bytes(device: torch.device) -> float:
+    """Bytes that graphs kept on ``device`` may take: 2 GiB on a CPU, on a GPU half of what is free besides them."""
+    return 2 * 2**30 if device.type == "cpu" else free_memory(device) / 2
+
+
 def free_memory(device: torch.device) -> float:
     """Bytes available for new tensors: inf on a CPU, 0 on a device other than CUDA, whose memory is unknown."""
     if device.type != "cuda":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from smoothout.common.rng import make_generator
 from smoothout.nn.forward import forward
 from smoothout.nn.parameters import clear_weight_caches, concatenate, float64_device
 
+T = TypeVar("T")
 Tick = Callable[[], object]  # called after each unit of work, for a progress bar
 
 
@@ -53,16 +54,24 @@ class EmpiricalRisk:
             return cached_pass(lambda: self._mean(of_batch)).to(self.device)
 
     def _mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
-        sums: Tensor | None = None
-        examples = 0.0
+        return self.weighted_mean(self.each_batch(of_batch))
+
+    def each_batch(self, of_batch: Callable[[Tensor], T]) -> Iterator[tuple[float, T]]:
+        """How much each batch counts, and what ``of_batch`` computes from its loss."""
         for inputs, targets in self.batches:
             weight = check_weight(self.weight(inputs, targets))
             if not weight:
                 continue
             # Caches may hold weights from another point, or a graph that a backward pass has freed.
             clear_weight_caches()
-            loss = batch_loss(self.loss, forward(self.model, inputs), targets, inputs)
-            values = concatenate(of_batch(loss))
+            yield weight, of_batch(batch_loss(self.loss, forward(self.model, inputs), targets, inputs))
+
+    def weighted_mean(self, parts: Iterable[tuple[float, Sequence[Tensor]]]) -> Tensor:
+        """The mean over all examples of tensors with the weight of their batch. Raises ValueError as `mean`."""
+        sums: Tensor | None = None
+        examples = 0.0
+        for weight, tensors in parts:
+            values = concatenate(tensors)
             sums = torch.zeros_like(values, dtype=torch.float64) if sums is None else sums
             sums.add_(values, alpha=weight)
             examples += weight

@@ -43,6 +43,12 @@ class Job:
         return digest(self.identity)
 
     @property
+    def valid_digests(self) -> list[str]:
+        """The digest, and those of records of earlier versions of the program that still count."""
+        earlier = getattr(self.settings, "valid_numerics", ())
+        return [self.digest, *(digest({**self.identity, "numerics": numerics}) for numerics in earlier)]
+
+    @property
     def name(self) -> str:
         """The record's name: a slug for people and eight digits of the digest."""
         return f"{self.settings.slug(*(job.settings.slug() for job in self.dependencies))}-{self.digest[:8]}"

@@ -11,8 +11,9 @@ from smoothout.results.retrained import WeightsSeen, weights_seen
 
 
 def find_record(job: Job, runtime: Runtime) -> Record | None:
-    """The job's record, or None. Raises RecordError, see `RecordStore.find`."""
-    return runtime.records.find(job.kind, job.digest, job.settings)
+    """The job's record, the newest if there are several, or None. Raises RecordError, see `RecordStore.find`."""
+    found = (runtime.records.find(job.kind, digest, job.settings) for digest in job.valid_digests)
+    return next(filter(None, found), None)
 
 
 def retrained_inputs(job: Job, runtime: Runtime) -> dict[str, WeightsSeen]:

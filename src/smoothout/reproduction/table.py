@@ -74,7 +74,11 @@ def recorded_seeds(jobs: Callable[[set[int]], Iterable[Job]], runtime: Runtime) 
     """The seeds for which one of their ``jobs`` has a record, among those of all recorded trainings."""
     trained = {int(record.labels["seed"]) for record in runtime.records.records(Experiment.kind)}
     known = [job for job in jobs(trained) if isinstance(job.training_job.settings, Experiment)] if trained else []
-    return {job.training_job.settings.seed for job in known if runtime.records.get(job.kind, job.digest)}
+    return {
+        job.training_job.settings.seed
+        for job in known
+        if any(runtime.records.get(job.kind, digest) for digest in job.valid_digests)
+    }
 
 
 class TablePlan:

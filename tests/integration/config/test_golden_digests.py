@@ -166,7 +166,7 @@ ANALYSES = {  # of F1 at 256; an interpolation goes from there to F1 at 6000
     "to-f1-mnist-b6000-baseline-e200-s0-curvilinear-6ff629e9": Interpolation(path=InterpolationPath.curvilinear),
     "5-directions-d6b1f6ce": Landscape(),
     "train-3812dc73": Plane(),
-    "train-aec20659": Hessian(),
+    "train-3a7bde4b": Hessian(),
     "linf-train-1639221d": AdaptiveSharpnessJob(),
     "094eead7": SearchComparison(),
 }
@@ -177,3 +177,8 @@ def test_the_name_of_an_analysis_record_is_the_pinned_one(name: str) -> None:
     runs = [job(f"experiment=f1_mnist batch={batch}") for batch in ("small", "large")]
     analysis = ANALYSES[name]
     assert Job(analysis, tuple(runs[: analysis.runs])).name == f"f1-mnist-b256-baseline-e200-s0-{name}"
+
+
+def test_records_of_earlier_numerics_that_still_count_keep_their_names() -> None:
+    earlier = Job(Hessian(), (job("experiment=f1_mnist batch=small"),)).valid_digests[1]
+    assert earlier.startswith("aec20659")

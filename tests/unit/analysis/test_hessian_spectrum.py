@@ -36,7 +36,7 @@ def test_the_quadratures_moments_are_those_of_the_probe(batches):
             moment = np.dot(found.weights[index], np.array(found.ritz[index]) ** power)
             exact = probe @ torch.linalg.matrix_power(truth, power) @ probe / 48
             assert moment == pytest.approx(exact.item(), rel=1e-8)
-    trace = trace_and_norm(model, batches, F.cross_entropy, probes=3).trace.mean
+    trace = trace_and_norm(model, batches, F.cross_entropy, probes=3, method="hutchinson").trace.mean
     first = np.mean([np.dot(w, r) for w, r in zip(found.weights, found.ritz, strict=True)])
     assert first == pytest.approx(trace / 48, rel=1e-10)
 
@@ -105,11 +105,11 @@ def test_a_loss_that_is_not_finite_is_refused():
         trace_and_norm(quadratic([math.nan, 1.0]), ONE, height)
 
 
-def test_where_the_hessian_is_0_to_the_last_bit_there_is_no_eigenvalue_and_arpack_says_why():
+def test_a_hessian_that_is_0_to_the_last_bit_has_eigenvalues_0():
     model, batches = nn.Linear(10, 5), [(torch.randn(8, 10), torch.zeros(8))]
     found = top_eigenvalues(model, batches, height, 3)
-    assert (found.values, found.residuals, found.converged) == ((), (), False)
-    assert "ARPACK error" in found.status
+    assert (found.values, found.residuals, found.converged) == ((0.0,) * 3, (0.0,) * 3, True)
+    assert trace_and_norm(model, batches, height).trace == (0.0, 0.0)
     assert hessian_spectrum(model, batches, height, probes=1).ritz == ((0.0,),)
 
 

@@ -50,6 +50,7 @@ class AnalysisJob(ABC):
 
     kind: ClassVar[str]  # the folder of the records
     numerics: ClassVar[int] = 1  # raised when a change of the program changes outcomes
+    valid_numerics: ClassVar[tuple[int, ...]] = ()  # earlier ones whose records still answer the same question
     runs: ClassVar[int] = 1  # how many trained runs it takes
     in_name: ClassVar[tuple[str, ...]] = ()  # fields that the record's name shows
     in_name_if_changed: ClassVar[tuple[str, ...]] = ()  # fields that it shows unless they have their default

@@ -15,11 +15,13 @@ class Hessian(SplitJob):
     """Curvature of one run: largest eigenvalues, trace, norm and optionally the spectrum; see `analysis.hessian`."""
 
     kind: ClassVar[str] = "hessian"
+    numerics: ClassVar[int] = 2  # 2: Hutch++ instead of Hutchinson's estimator; Lanczos stops once it is accurate
+    valid_numerics: ClassVar[tuple[int, ...]] = (1,)  # less precise, within the errors that they give
     in_name: ClassVar[tuple[str, ...]] = ("split",)
 
     eigenvalues: int = count(3)  # how many of the largest
     tolerance: float = 1e-3  # of `top_eigenvalues`
-    probes: int = count(10, least=2)  # of `trace_and_norm`; one has no standard error
+    probes: int = count(10, least=2)  # products of `trace_and_norm`; one has no standard error
     spectrum_probes: int = count(0, least=0)  # of `hessian_spectrum`; 0 leaves the spectrum out
     spectrum_steps: int = count(60)
     seed: int = 0  # of start vectors and probes
@@ -30,9 +32,8 @@ class Hessian(SplitJob):
             raise ValueError(f"tolerance: must be above 0 and below 1, not {self.tolerance}")
 
     def ticks(self, train: int, test: int) -> int:
-        """About how many products with the Hessian it takes: Lanczos restarts until the eigenvalues converge."""
-        lanczos = 2 * max(20, 2 * self.eigenvalues + 1) + self.eigenvalues
-        return lanczos + self.probes + self.spectrum_probes * self.spectrum_steps
+        """About how many products with the Hessian it takes: Lanczos steps until the eigenvalues converge."""
+        return 15 + 4 * self.eigenvalues + self.probes + self.spectrum_probes * self.spectrum_steps
 
     def evaluations(self, train: int, test: int) -> int:
         """About two per product, and two per function that check that the loss is deterministic."""

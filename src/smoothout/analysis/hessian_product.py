@@ -1,0 +1,150 @@
+"""Products of a vector with the Hessian of the mean loss over all examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from smoothout.analysis.batches import Batches, Loss, Weight, check_batches
+from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon, to_dense
+from smoothout.analysis.kept_graphs import KeptGraphs
+from smoothout.analysis.models import differentiable
+from smoothout.common.pass_cache import cached_pass
+from smoothout.common.rng import make_generator
+from smoothout.nn.parameters import preserve_state, preserve_training_mode, trainable_parameters, unflatten
+
+VECTORS = 8  # float64 vectors that a product with H and its uses need at most
+
+
+class HessianVectorProduct(EmpiricalRisk):
+    """[Pearlmutter 1994] v -> H v, exact up to rounding: the gradient of (gradient . v).
+
+    Every call uses the model's present weights, and leaves it and its modes unchanged to the last bit. H is that of all
+    trainable parameters, or of those named ``block`` or ``block.*``. ``tick`` is called after each product.
+
+    A product costs about three gradients, or two if the graph of the gradient is kept from one product to the next
+    (on a CPU with the same bits). ``keep_graph=None`` keeps it if the tensors that it saves for all batches need at
+    most 2 GiB, on a GPU at most half of the free memory. True and False decide it. A changed weight or buffer
+    discards the graph.
+
+    Raises:
+        ValueError: for an unknown block, no examples, a loss, gradient or product that is not finite, and if two passes
+            differ: randomness (augmentation, dropout) would be mistaken for curvature.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        loss: Loss | None = None,
+        *,
+        block: str | None = None,
+        weight: Weight | None = None,
+        keep_graph: bool | None = None,
+        tick: Tick = lambda: None,
+    ) -> None:
+        check_batches("batches", batches)
+        super().__init__(model, batches, loss, block_parameters(model, block), weight=weight)
+        self.tick = tick
+        self.dimension = sum(p.numel() for p in self.parameters)
+        self.rounding = machine_epsilon(self.parameters)
+        self.products = 0
+        first = self.with_gradient()
+        if not first.isfinite().all():
+            raise ValueError(f"the model's own loss is {first[0].item()}: must be finite, like its gradient")
+        self.check_deterministic(first)
+        self.graphs = KeptGraphs(model, self.device, keep_graph)
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """H ``vector``; both are float64, shape (n,), on the device of ``vector``."""
+        directions = unflatten(vector, self.parameters)
+        result = cached_pass(lambda: self.product(directions)).to(vector.device)
+        if not result.isfinite().all():
+            raise ValueError("a product H v is not finite: the loss has no second derivative at these weights")
+        self.products += 1
+        self.tick()
+        return result
+
+    def matrix(self) -> NDArray[np.float64]:
+        """H itself, symmetrized, shape (n, n), from n products."""
+        rows = torch.stack([self(unit) for unit in torch.eye(self.dimension, dtype=torch.float64)])
+        symmetric: NDArray[np.float64] = (0.5 * (rows + rows.T)).numpy()
+        return symmetric
+
+    def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
+        """As in `EmpiricalRisk`, in evaluation mode; the model is restored."""
+        with preserve_state(self.model), self.evaluated():
+            return super().mean(of_batch)
+
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Inside, the model is in evaluation mode and has a second derivative."""
+        attention = sdpa_kernel(SDPBackend.MATH)  # the faster kernels have no second derivative
+        twice = differentiable(self.model, twice=True)
+        with preserve_training_mode(self.model), torch.enable_grad(), attention, twice:
+            self.model.eval()
+            yield
+
+    def product(self, directions: Sequence[Tensor]) -> Tensor:
+        """H times the vector of ``directions``: from kept graphs, or in a pass over all batches."""
+        if self.graphs.usable():
+            batches = ((weight, self.curved(slopes, directions, keep=True)) for weight, slopes in self.graphs.batches)
+            with self.evaluated():  # activation checkpointing runs the model again
+                return self.weighted_mean(batches)
+        try:
+            return self.product_in_a_pass(directions)
+        except RuntimeError as error:
+            # A graph that torch.func has a part in, because the model calls it, takes no hooks and cannot be kept.
+            if self.graphs.keep is False or "saved tensor hooks" not in str(error):
+                raise
+            self.graphs.keep = False
+            return self.product_in_a_pass(directions)
+
+    def product_in_a_pass(self, directions: Sequence[Tensor]) -> Tensor:
+        """The same from new graphs, which are kept where they may be."""
+
+        def batches() -> Iterator[tuple[float, Sequence[Tensor]]]:
+            for weight, slopes in self.each_batch(self.slopes):
+                keep = self.graphs.add(weight, slopes)
+                yield weight, self.curved(slopes, directions, keep=keep)
+                del slopes  # frees the graph before the next one is made, unless it is kept
+
+        with preserve_state(self.model), self.evaluated(), self.graphs.filling():
+            return self.weighted_mean(batches())
+
+    def slopes(self, loss: Tensor) -> list[Tensor]:
+        """The gradient, which can be differentiated again."""
+        return to_dense(torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True))
+
+    def curved(self, slopes: Sequence[Tensor], directions: Sequence[Tensor], *, keep: bool) -> Sequence[Tensor]:
+        """The gradient of slopes . directions; ``keep`` keeps the graph of the slopes."""
+        curved = [(slope, part) for slope, part in zip(slopes, directions, strict=True) if slope.requires_grad]
+        if not curved:  # the loss is linear in the block
+            return [torch.zeros_like(p) for p in self.parameters]
+        outputs, along = zip(*curved, strict=True)
+        return to_dense(torch.autograd.grad(outputs, self.parameters, along, retain_graph=keep, materialize_grads=True))
+
+
+def block_parameters(model: nn.Module, block: str | None) -> list[nn.Parameter]:
+    """The trainable parameters named ``block`` or ``block.*``; all for None. Raises ValueError for an unknown name."""
+    trainable = trainable_parameters(model)  # also checks that there are some, and that none is lazy
+    if block is None:
+        return trainable
+    named = [(name, p) for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad]
+    parameters = list({id(p): p for name, p in named if name == block or name.startswith(f"{block}.")}.values())
+    if not parameters:
+        known = dict.fromkeys(name.partition(".")[0] for name, _ in named)
+        raise ValueError(f"block: {block!r} has no trainable parameters; known are {', '.join(known)}")
+    return parameters
+
+
+def rademacher(n: int, seed: int, index: int) -> Tensor:
+    """The probe number ``index``: n independent random signs, float64."""
+    signs = torch.randint(0, 2, (n,), generator=make_generator(seed, "probe", index), dtype=torch.int8)
+    return signs.double().mul_(2.0).sub_(1.0)

@@ -1,0 +1,73 @@
+"""The graphs of the gradients of all batches, kept from one product with the Hessian to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from smoothout.analysis.device_memory import graph_bytes
+from smoothout.nn.parameters import concatenate
+
+
+class KeptGraphs:
+    """Gradients that can be differentiated again, one list of ``slopes`` per batch, and the batch's weight.
+
+    ``keep`` is whether they are kept; None measures what they save, and keeps them if that is at most `graph_bytes`.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, keep: bool | None) -> None:
+        self.model, self.device, self.keep = model, device, keep
+        self.batches: list[tuple[float, list[Tensor]]] = []
+        self._state: list[Tensor] = []  # the weights and buffers that the graphs belong to
+        self._saved: dict[int, int] = {}  # the bytes of each storage in the graphs
+
+    def usable(self) -> bool:
+        """Whether there are graphs, of the model's present weights and buffers."""
+        if not self.batches:
+            return False
+        present = self._present_state()
+        if [t.shape for t in present] != [t.shape for t in self._state]:
+            return False
+        # Version counters would not show what was written through ``.data``; one copy from the device.
+        return all(concatenate([(a == b).all() for a, b in zip(present, self._state, strict=True)]).tolist())
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """A pass over all batches, which makes their graphs anew and hands each to `add`."""
+        self._discard()
+        hooks: AbstractContextManager[None] = nullcontext()
+        if self.keep is not False:
+            self._state = [tensor.detach().clone() for tensor in self._present_state()]
+            # A hook also lets a graph outlive a write of equal weights, as when a model is restored; see `usable`.
+            hooks = saved_tensors_hooks(self._measure, lambda tensor: tensor)
+        try:
+            with hooks:
+                yield
+        except BaseException:
+            self._discard()
+            raise
+
+    def add(self, weight: float, slopes: list[Tensor]) -> bool:
+        """Keep the graph of a batch if there is room. Returns whether it is kept; if not, none will be."""
+        if self.keep is None and sum(self._saved.values()) > graph_bytes(self.device):
+            self.keep = False
+            self._discard()
+        if self.keep is not False:
+            self.batches.append((weight, slopes))
+        return self.keep is not False
+
+    def _measure(self, tensor: Tensor) -> Tensor:
+        if tensor.layout == torch.strided:
+            storage = tensor.untyped_storage()
+            self._saved[storage._cdata] = storage.nbytes()
+        return tensor
+
+    def _present_state(self) -> list[Tensor]:
+        return [t for t in (*self.model.parameters(), *self.model.buffers()) if t.layout == torch.strided]
+
+    def _discard(self) -> None:
+        self.batches, self._state, self._saved = [], [], {}
