@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from smoothout.analysis.box import box_around
 from smoothout.analysis.box_search import BoxObjective
+from smoothout.analysis.hessian_product import HessianVectorProduct
 from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.noise_sensitivity import noise_curve
 from smoothout.benchmark.baselines import bare_updates, eager_steps, epoch_by_loader
@@ -153,6 +154,21 @@ def sharpness_evaluation(device: torch.device) -> Row:
         return time_ratio(what, 1.05, lambda: objective(z), bare, device, turns=6, warm_up=1)
 
 
+def hessian_product(device: torch.device) -> Row:
+    """A product with the Hessian, after the first, against a gradient."""
+    model, batches = F1.network().to(device).eval(), _batches(5000, 5000, device)
+    parameters = trainable_parameters(model)
+    [(inputs, labels)] = batches
+
+    def gradient() -> None:
+        torch.autograd.grad(F.cross_entropy(model(inputs), labels), parameters)
+
+    product = HessianVectorProduct(model, batches, F.cross_entropy)
+    vector = torch.linspace(-1, 1, product.dimension, dtype=torch.float64, device=product.device)
+    what = "product with the Hessian / gradient, F1, one batch of 5000"
+    return time_ratio(what, 2.4, lambda: product(vector), gradient, device, turns=6, warm_up=2)
+
+
 def interpolation_point(device: torch.device) -> Row:
     """Two points of an interpolation against two forward passes."""
     first, second = (F1.network(seed).to(device).eval() for seed in (0, 1))
@@ -230,6 +246,7 @@ Comparison = Callable[[torch.device], Row]
 ON_ANY_DEVICE: dict[str, Comparison] = {
     "throughput": throughput,
     "sharpness": sharpness_evaluation,
+    "hessian": hessian_product,
     "interpolation": interpolation_point,
     "noise-curve": partial(noise_point, size=100),
     "noise-curve-1000": partial(noise_point, size=1000),

@@ -6,6 +6,10 @@ raised for it.
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from helpers.paths import CONFIGS
 
@@ -20,6 +24,9 @@ from smoothout.analysis.options import Convention, InterpolationPath, RunningSta
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import build_experiment
 from smoothout.jobs.job import Job
+from smoothout.jobs.lookup import find_record
+from smoothout.results.digest import canonical_settings
+from smoothout.results.records import Record, RecordStore
 
 GOLDEN = {
     "experiment=f1_mnist batch=small": "9dcdd3f6b82baeaab5fb437d5224f0aa10371e1252fde2033a188148209a1cc3",
@@ -179,6 +186,16 @@ def test_the_name_of_an_analysis_record_is_the_pinned_one(name: str) -> None:
     assert Job(analysis, tuple(runs[: analysis.runs])).name == f"f1-mnist-b256-baseline-e200-s0-{name}"
 
 
-def test_records_of_earlier_numerics_that_still_count_keep_their_names() -> None:
-    earlier = Job(Hessian(), (job("experiment=f1_mnist batch=small"),)).valid_digests[1]
-    assert earlier.startswith("aec20659")
+def test_a_record_of_earlier_numerics_that_still_counts_is_found_until_there_is_a_newer_one(tmp_path: Path) -> None:
+    runtime: Any = SimpleNamespace(records=RecordStore(tmp_path))
+    analysis = Job(Hessian(), (job("experiment=f1_mnist batch=small"),))
+    assert find_record(analysis, runtime) is None
+    newest, earlier = analysis.valid_digests
+    assert (newest, earlier[:8]) == (analysis.digest, "aec20659")
+    settings = canonical_settings(analysis.settings)
+    for numerics, digest in ((1, earlier), (2, newest)):
+        identity = analysis.identity | {"numerics": numerics}
+        runtime.records.write(Record("hessian", f"x-{digest[:8]}", digest, identity, settings, {}, [], {}, {}))
+        found = find_record(analysis, runtime)
+        assert found is not None
+        assert found.digest == digest
