@@ -51,11 +51,13 @@ def simulate(
     *,
     losses: list[float] | None = None,
     diverged: tuple[int, ...] = (),
+    retrained: tuple[int, ...] = (),
     protocol: str = "authors_code",
 ) -> None:
     """Records of trainings with these accuracies (percent), and of what searches found (percent; None: nothing).
 
-    ``losses`` are those of the trained weights on the training split; ``diverged`` are the seeds whose training did.
+    ``losses`` are those of the trained weights on the training split; ``diverged`` are the seeds whose training did,
+    ``retrained`` those whose search saw weights that were trained again.
     """
     trainings, searches = (
         list(cell(claims, name, metric, protocol).jobs.values()) for metric in ("best", "sharpness_converged")
@@ -64,9 +66,10 @@ def simulate(
         best = {"test_accuracy": accuracy / 100, "train_loss": losses[seed] if losses else 0.001}
         outcome = {"best": best, "last": best, "examples": {"train": 60_000, "test": 10_000}}
         outcome |= {"diverged": seed in diverged, "curves": {"test_accuracy": [0.1, 0.1, 0.1, accuracy / 100]}}
-        write(runtime, trainings[seed], outcome)
+        write(runtime, trainings[seed], outcome | {"weights": {"best": "first", "last": "first"}})
     for seed, value in enumerate(sharpness):
         outcome = {"failed": value is None, "value": value or 0.0, "loss": 0.1}
+        outcome |= {"weights": ["second" if seed in retrained else "first"]}
         write(runtime, searches[seed], outcome)
 
 

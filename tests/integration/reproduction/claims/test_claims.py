@@ -19,6 +19,7 @@ from smoothout.reproduction.claim_tests import Claims, ClaimTest
 from smoothout.reproduction.claims import Claim, ClaimKind, ClaimScope
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.verdict_page import format_estimate
+from smoothout.reproduction.verdict_text import format_seeds
 from smoothout.results.digest import canonical_settings
 from smoothout.results.significance import Verdict, paired_t_test
 
@@ -70,6 +71,15 @@ def test_sharpness_is_compared_by_ratio_and_a_failed_search_counts_as_missing(f1
     assert (test.evidence.n, test.failed) == (3, 1)
     assert 2**test.evidence.value == pytest.approx((8 * 8 * 10) ** (1 / 3))
     assert format_estimate(test).startswith("8.62x [")
+
+
+def test_a_test_counts_the_seeds_of_weights_that_were_trained_again(f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0] * 4, [80.0, 40.0, 20.0, 30.0], retrained=(1, 2))
+    simulate(f1, runtime, F1["large"] + "smoothout", [98.0] * 3, [10.0, 5.0, 2.0], retrained=(2,))
+    rows = {"F1": {"plus": [F1["large"] + "baseline"], "minus": [F1["large"] + "smoothout"]}}
+    sharpness, accuracy = judged({"rows": rows, "metrics": ["sharpness_converged", "best"]}, runtime)
+    assert (sharpness.retrained, format_seeds(sharpness)) == (2, "3 (2 trained again)")
+    assert (accuracy.retrained, format_seeds(accuracy)) == (0, "3")
 
 
 def test_a_noise_curve_with_an_infinite_loss_has_no_rise() -> None:
