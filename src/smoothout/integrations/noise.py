@@ -17,6 +17,7 @@ from smoothout.common.rng import derive_seed
 from smoothout.nn.options import NoiseDistribution, check_strength
 from smoothout.nn.parameters import clear_weight_caches
 from smoothout.nn.perturbation import AdaSmoothOut, SmoothOut
+from smoothout.nn.watch import Watch, pause_all
 
 
 class CallbackNoise:
@@ -50,6 +51,7 @@ class CallbackNoise:
         self.distribution = parse_enum(NoiseDistribution, "distribution", distribution)
         self._noise: SmoothOut | None = None
         self._noisy: list[Tensor] = []  # the perturbed weights, while the clean ones are in their place
+        self._paused: list[Watch] = []
         self._position = (-1, 0)
         self._wrapped: list[tuple[Any, str]] = []
 
@@ -130,6 +132,7 @@ class CallbackNoise:
         `_resume` is as if nothing had happened, and one before it would be wrong.
         """
         assert self._noise is not None
+        self._paused = pause_all()  # what is written to the clean weights is not lost
         self._noisy = [parameter.data for parameter in self._noise.parameters]
         self._put(self._noise.clean_weights)
 
@@ -137,6 +140,8 @@ class CallbackNoise:
         if self._noisy:
             self._put(self._noisy)
             self._noisy = []
+            for watch in self._paused:
+                watch.renew()
 
     def _put(self, weights: list[Tensor]) -> None:
         assert self._noise is not None

@@ -268,6 +268,19 @@ def test_running_statistics_of_averaged_weights_are_measured_without_noise(loade
     assert noisy == {0: {True}, 1: {True}, 2: {False}}  # the epoch of the statistics is added at the end
 
 
+def test_what_a_hook_writes_to_the_weights_between_the_passes_is_kept(loader: Any) -> None:
+    class Clipping(callbacks.Callback):
+        def on_before_zero_grad(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            with torch.no_grad():
+                module.net[3].bias.clamp_(-0.01, 0.01)
+
+    module = Module()
+    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), 0.0)
+    before = module.net[3].bias.detach().clone()
+    trainer(Clipping(), SmoothOutCallback(0.05)).fit(module, loader)
+    assert torch.equal(module.net[3].bias, before.clamp(-0.01, 0.01))
+
+
 class Skipping(Module):
     def training_step(self, batch: list[Tensor], index: int) -> Any:
         return None if index == 1 else super().training_step(batch, index)
