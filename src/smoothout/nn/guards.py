@@ -72,19 +72,24 @@ def check_weights(model: nn.Module, weights: Sequence[nn.Parameter], name: str =
         if tensor.is_inference():
             raise ValueError(f"{name}: {key} {INFERENCE}")
     for weight in weights:
-        if _kinds(weight) & _SHARDED or "ds_id" in vars(weight):  # of DeepSpeed's third stage
+        if is_sharded(weight):
             raise ValueError(f"{name}: {SHARDED}")
         if refusal := _refusal(weight):
             raise ValueError(f"{name}: {names_of(model, [weight])} {refusal}")
     _check_memory(model, weights, name)
 
 
+def is_sharded(weight: object) -> bool:
+    """Whether a parameter holds this process's part of a weight only."""
+    return bool(_kinds(weight) & _SHARDED) or "ds_id" in vars(weight)  # of DeepSpeed's third stage
+
+
 def names_of(model: nn.Module, weights: Iterable[Tensor]) -> str:
     """The names of ``weights`` in ``model``, of which three at most are spelled out."""
     wanted = {id(weight) for weight in weights}
     names = [name for name, weight in model.named_parameters() if id(weight) in wanted][:3]
-    more = [f"{len(wanted) - len(names)} more weights"] if len(wanted) > len(names) else []
-    return ", ".join(names + more)
+    more = len(wanted) - len(names)
+    return ", ".join(names + ([f"{more} {'more' if names else 'former'} weights"] if more else []))
 
 
 def _described(model: nn.Module, module: nn.Module) -> str:

@@ -8,7 +8,7 @@ from types import TracebackType
 import torch
 from torch import Tensor, nn
 
-from smoothout.nn.guards import names_of
+from smoothout.nn.guards import is_sharded, names_of
 from smoothout.nn.parameters import clear_weight_caches
 from smoothout.nn.watch import Watch, pause_all
 
@@ -70,7 +70,7 @@ class SwappedWeights:
         for table, name, parameter in self._slots:
             if table.get(name) is not parameter:
                 self._watch.written.append(parameter)
-                if name in table:
+                if table.get(name) is not None and not is_sharded(table[name]):  # FSDP has freed the old one's memory
                     table[name] = parameter
         failed: dict[Tensor, Exception] = {}
         for parameter, tensor in zip(self._parameters, self.clean, strict=True):

@@ -185,6 +185,18 @@ def test_a_model_that_is_sharded_after_the_context_was_made_is_refused_at_entry(
         context.__enter__()
 
 
+def test_a_part_of_a_sharded_model_that_a_pass_takes_away_is_not_put_back() -> None:
+    model = network()
+    fully_shard(model)
+    with torch.no_grad():
+        model(INPUTS)  # which leaves whole weights, in memory that the next backward pass frees
+    with pytest.raises(RuntimeError, match=r"^2 former weights: written or replaced"), SmoothOut(model[3], 0.1):
+        F.cross_entropy(model(INPUTS), LABELS).backward()
+    with pytest.raises(ValueError, match="sharded"):
+        SmoothOut(model[3], 0.1)
+    F.cross_entropy(model(INPUTS), LABELS).backward()
+
+
 def test_the_frozen_weights_of_interpolated_networks_must_be_numbers_too() -> None:
     model = Affine(torch.randn(5, 3), codes=torch.ones(3, dtype=torch.int8))
     with pytest.raises(ValueError, match=r"codes is torch\.int8"):
