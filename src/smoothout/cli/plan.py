@@ -23,7 +23,7 @@ from smoothout.common.progress import console, print_line
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
-from smoothout.jobs.lookup import find_record
+from smoothout.jobs.lookup import checkpoint_path, find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.results.records import Record
 from smoothout.results.tables import IMAGE_BY_IMAGE, IMAGES_NOTE
@@ -168,8 +168,6 @@ def _without_weights(analyses: dict[Job, float | None], runtime: Runtime) -> dic
     runs = {run: seconds for job, seconds in analyses.items() for run in job.dependencies}
     if not runs:
         return {}
-    from smoothout.jobs.prepared_run import checkpoint_path  # noqa: PLC0415
-
     return {
         run: seconds
         for run, seconds in runs.items()
@@ -213,7 +211,6 @@ def announce_retraining(analysis: Job, epoch_seconds: Sequence[float | None], ru
 
     ``epoch_seconds`` are the configs' estimates, one per run. Raises what `validate_job` raises.
     """
-    from smoothout.jobs.prepared_run import checkpoint_path  # noqa: PLC0415
     from smoothout.jobs.runner import validate_job  # noqa: PLC0415
 
     if find_record(analysis, runtime) is not None:

@@ -1,8 +1,9 @@
-"""Find the record of a job."""
+"""Find the record of a job, and the checkpoint of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
@@ -34,3 +35,12 @@ def describe_retrained(jobs: Iterable[Job], runtime: Runtime) -> list[str]:
         worst[name] = max(weights, worst.get(name, weights))
     found = sorted(set(worst.values()), reverse=True)
     return [f"{which.words}: {', '.join(sorted(n for n in worst if worst[n] is which))}" for which in found]
+
+
+def checkpoint_path(job: Job, runtime: Runtime) -> Path:
+    """The path of the training's checkpoint, whether it exists or not.
+
+    Only the digest counts: the readable part of the name may have changed since the file was written.
+    """
+    folder = Path(runtime.folders.checkpoints)
+    return min(folder.glob(f"*-{job.digest[:8]}.pt"), default=folder / f"{job.name}.pt")

@@ -17,6 +17,7 @@ from smoothout.common.rng import derive_seed, make_generator
 from smoothout.config.experiment import Experiment
 from smoothout.data.split import Split
 from smoothout.jobs.job import Job
+from smoothout.jobs.lookup import checkpoint_path
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.batchnorm import init_uniform_
 from smoothout.nn.options import BatchNormInit
@@ -147,15 +148,6 @@ def _shapes(weights: StateDict) -> dict[str, torch.Size]:
 
 
 # Checkpoints
-
-
-def checkpoint_path(job: Job, runtime: Runtime) -> Path:
-    """The path of the training's checkpoint, whether it exists or not.
-
-    Only the digest counts: the readable part of the name may have changed since the file was written.
-    """
-    folder = Path(runtime.folders.checkpoints)
-    return min(folder.glob(f"*-{job.digest[:8]}.pt"), default=folder / f"{job.name}.pt")
 
 
 def load_state(

@@ -16,11 +16,10 @@ from smoothout.jobs.analysis_job import analysis_outcome, pass_cache_path
 from smoothout.jobs.concurrency import ConcurrencyLimit, JobQueue, Slot, clear_frames
 from smoothout.jobs.job import Job
 from smoothout.jobs.locks import acquire
-from smoothout.jobs.lookup import find_record
+from smoothout.jobs.lookup import checkpoint_path, find_record
 from smoothout.jobs.prepared_run import (
     PreparedRun,
     check_analysis,
-    checkpoint_path,
     is_done,
     load_state,
     model_outline,
