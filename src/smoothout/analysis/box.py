@@ -23,7 +23,7 @@ class Box:
     def weights(self, z: Tensor) -> Tensor:
         """The weights at ``z``, shape (n,)."""
         offset = self.half * z
-        return self.center + (offset if self.columns is None else self.columns @ offset.float())
+        return offset.add_(self.center) if self.columns is None else self.center + self.columns @ offset.float()
 
     def gradient(self, by_weights: Tensor) -> Tensor:
         """The gradient with respect to z, shape (k,), from the one with respect to the weights, shape (n,)."""

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, minimize
+from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor, nn
 
 from smoothout.analysis.batches import Batches, Loss, Weight
@@ -76,7 +75,8 @@ class BoxObjective(EmpiricalRisk):
         if not (loss > least and finite):
             raise ValueError(f"the model's own loss is {loss}: must be finite, like its gradient, and above {least:g}")
         self.check_deterministic(measured)
-        self.x = self.highest = Point(torch.zeros_like(self.box.half), loss, self.box.gradient(measured[1:]))
+        zero = self.box.half.new_zeros(()).expand_as(self.box.half)  # no memory of a vector's size
+        self.x = self.highest = Point(zero, loss, self.box.gradient(measured[1:]))
         return self.x
 
     def if_improved(self, end: Point, above: Point) -> Point:
@@ -99,8 +99,9 @@ class BoxObjective(EmpiricalRisk):
         self.evaluations += 1
         measured = self.with_gradient()
         self.tick()
-        loss, finite = torch.stack([measured[0], measured.isfinite().all().double()]).tolist()
-        return measured, loss, bool(finite)
+        largest = torch.linalg.vector_norm(measured, math.inf)  # nan if an entry is
+        loss, size = torch.stack([measured[0], largest]).tolist()
+        return measured, loss, math.isfinite(size)
 
 
 def sign_step(point: Point, step: float) -> Tensor:
@@ -139,12 +140,14 @@ class LBFGSB:
         """Minimize -``factor`` f over ``unit`` z, from ``start`` to the last iterate.
 
         ``start`` is not evaluated again, and a start with loss -inf is not left. ``unit`` is the length of each
-        coordinate of z in scipy's variables, (k,). A ``gradient_sign`` of -1 gives scipy the gradient of +f. scipy
-        works on the CPU: each evaluation copies z to the device of ``unit``, and the gradient back.
+        coordinate of z in scipy's variables, (k,) or (1,). A ``gradient_sign`` of -1 gives scipy the gradient of +f.
+        scipy works on the CPU: each evaluation copies z to the device of ``unit``, and the gradient back.
         """
         if start.loss == -math.inf:
             return SearchResult(start, "not started: the loss at the random start is not finite", 0)
-        first, half = (unit * start.z).cpu().numpy(), unit.cpu().numpy()
+        first = (unit * start.z).cpu().numpy()
+        # `minimize` would take arrays, and build a tuple for every coordinate; equal widths share one.
+        bounds = [(-half, half) for half in unit.tolist()] * (len(first) // len(unit))
         # A trial that is not finite counts as far below the start, with gradient 0: the line search turns back.
         floor = start.loss - abs(start.loss) - 1.0
         trial = end = start
@@ -154,15 +157,24 @@ class LBFGSB:
             known = np.array_equal(variables, first)
             trial = start if known else objective(torch.from_numpy(variables).to(unit.device) / unit)
             loss = floor if trial.loss == -math.inf else trial.loss
-            return -factor * loss, (-factor * gradient_sign * trial.gradient / unit).cpu().numpy()
+            slope = -factor * gradient_sign * trial.gradient
+            return -factor * loss, slope.div_(unit).cpu().numpy()
 
         def accept(xk: NDArray[np.float64]) -> None:  # scipy calls it after each iteration
             nonlocal end
             end = trial
 
-        box, options = Bounds(-half, half), cast(Any, asdict(self))
-        result = minimize(negated, first, (), "L-BFGS-B", True, bounds=box, callback=accept, options=options)
-        return SearchResult(end, result.message.rstrip(": "), result.nit)
+        *_, info = fmin_l_bfgs_b(
+            negated,
+            first,
+            bounds=bounds,
+            m=self.maxcor,
+            factr=self.ftol / np.finfo(np.float64).eps,
+            pgtol=self.gtol,
+            maxiter=self.maxiter,
+            callback=accept,
+        )
+        return SearchResult(end, info["task"].rstrip(": "), info["nit"])
 
     def maximize_scaled(self, objective: BoxObjective, start: Point) -> SearchResult:
         """Search in box coordinates, with a first trial step of one half-width (root mean square).
@@ -173,4 +185,6 @@ class LBFGSB:
         gradient = start.projected_gradient()
         active = gradient[gradient != 0.0]
         size = active.square().mean().sqrt().item() if len(active) else 0.0
-        return self.maximize(objective, start, torch.ones_like(gradient), factor=1.0 / size if size else 1.0)
+        unit = gradient.new_ones(1)
+        del gradient, active  # the search takes all the memory that it can get
+        return self.maximize(objective, start, unit, factor=1.0 / size if size else 1.0)

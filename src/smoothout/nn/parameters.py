@@ -94,15 +94,16 @@ def unflatten(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
     One copy per device and dtype, not per tensor. Raises RuntimeError for a vector of another length.
     """
-    parts = list(torch.split(vector, [tensor.numel() for tensor in tensors]))
-    groups = group_by_dtype_and_device(tensors)
-    for members in groups:
-        first = tensors[members[0]]
-        part = vector if len(groups) == 1 else torch.cat([parts[i] for i in members])
-        part = part.to(first.dtype).to(first.device)  # rounded first: fewer bytes to copy, and MPS takes no float64
-        for i, entries in zip(members, torch.split(part, [tensors[i].numel() for i in members]), strict=True):
-            parts[i] = entries.view(tensors[i].shape)
-    return parts
+    sizes = [tensor.numel() for tensor in tensors]
+    if len({(tensor.dtype, tensor.device) for tensor in tensors}) > 1:
+        parts = list(vector.split_with_sizes(sizes))
+        for members in group_by_dtype_and_device(tensors):
+            alike = [tensors[i] for i in members]
+            for i, part in zip(members, unflatten(torch.cat([parts[i] for i in members]), alike), strict=True):
+                parts[i] = part
+        return parts
+    rounded = vector.to(tensors[0].dtype).to(tensors[0].device)  # in this order: MPS takes no float64
+    return [part.view_as(tensor) for part, tensor in zip(rounded.split_with_sizes(sizes), tensors, strict=True)]
 
 
 def clear_weight_caches() -> None:

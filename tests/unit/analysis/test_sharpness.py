@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from smoothout.analysis.box import box_around, least_squares
-from smoothout.analysis.box_search import BoxObjective, projected_ascent
+from smoothout.analysis.box_search import LBFGSB, BoxObjective, projected_ascent
 from smoothout.analysis.options import Convention
 from smoothout.analysis.sharpness import sharpness
 from smoothout.common.rng import make_generator
@@ -128,6 +128,28 @@ def test_sign_ascent_halves_its_step_where_the_loss_does_not_rise() -> None:
     projected_ascent(objective, objective.evaluate_center(), steps=6)
     assert seen == [0.0, 0.0, 1.0, 0.5, 0.0, 0.25, 0.5, 0.375]  # the first point is looked at twice
     assert objective.highest.z.item() == 0.25
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_l_bfgs_b_walks_as_scipys_minimize_does_in_the_same_box(scaled: bool) -> None:
+    """To the last bit; `minimize` takes the box as arrays, which costs more memory."""
+    model = Landscape([0.3, -0.8, 0.5], lambda w: torch.sin(3.0 * w).sum() + w.prod())
+    objective = objective_of(model, eps=0.5)
+    x, solver, seen = objective.evaluate_center(), LBFGSB(maxiter=6, maxcor=3), []
+    unit = torch.ones(3, dtype=torch.float64) if scaled else objective.box.half
+
+    def negated(variables: np.ndarray) -> tuple[float, np.ndarray]:
+        point = objective(torch.from_numpy(variables) / unit)
+        return -point.loss, (-point.gradient / unit).numpy()
+
+    model.register_forward_hook(lambda module, *_: seen.append(module.weights.tolist()))
+    found = solver.maximize(objective, x, unit[:1] if scaled else unit)
+    ours = seen[:]
+    seen.clear()
+    bounds, options = scipy.optimize.Bounds(-unit.numpy(), unit.numpy()), {"maxiter": 6, "maxcor": 3}
+    theirs = scipy.optimize.minimize(negated, np.zeros(3), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    assert ours == seen[1:]  # ours knows the loss at the start
+    assert (found.end.loss, found.iterations, found.status) == (-theirs.fun, theirs.nit, theirs.message.rstrip(": "))
 
 
 # Brute force
