@@ -16,6 +16,9 @@ class Index:
     def __index__(self) -> int:
         return 3
 
+    def __repr__(self) -> str:
+        return "Index()"
+
 
 THREES = [3, np.int64(3), np.uint8(3), np.array(3), torch.tensor(3), torch.tensor(3, dtype=torch.uint8), Index()]
 
