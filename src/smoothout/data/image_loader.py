@@ -153,7 +153,7 @@ class ImageFolderSplit(Split):
     def __init__(self, files: ImageFiles, data: ImageFolder, workers: int, device: torch.device) -> None:
         self.labels = files.labels.to(device)
         self._files, self._data, self._workers, self._device = files, data, workers, device
-        self._normalize_by(data.mean, data.std)
+        self._normalize_by(data.mean, data.std, data.shape)
         self._loader = self.make_loader(Crop.none)
 
     def make_loader(self, crop: Crop) -> ImageLoader:

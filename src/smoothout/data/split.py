@@ -24,14 +24,17 @@ class Split:
 
     def __init__(self, images: Tensor, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.images, self.labels = images.permute(0, 3, 1, 2).contiguous(), labels
-        self._normalize_by(mean, std)
+        self._normalize_by(mean, std, self.images.shape[1:])
 
-    def _normalize_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        # x * factor - offset = (x / 255 - mean) / std
+    def _normalize_by(self, mean: tuple[float, ...], std: tuple[float, ...], shape: tuple[int, ...]) -> None:
+        # x * factor - offset = (x / 255 - mean) / std. Both have the shape of an image, because torch multiplies by a
+        # number per channel slowly where channels are last in memory: three numbers at a time.
         scale = 255 * torch.tensor(std, dtype=torch.float64)
         offset = torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
-        self._factor = (1 / scale).float().view(-1, 1, 1).to(self.labels.device)
-        self._offset = offset.float().view(-1, 1, 1).to(self.labels.device)
+        self._factor, self._offset = (
+            number.float().view(1, -1, 1, 1).expand(1, *shape).contiguous().to(self.labels.device)
+            for number in (1 / scale, offset)
+        )
         self._memory_format = torch.contiguous_format
 
     def __len__(self) -> int:
@@ -56,9 +59,14 @@ class Split:
         return split
 
     def to_memory_format(self, memory_format: torch.memory_format) -> Split:
-        """The same split with batches in ``memory_format``; the images are shared."""
+        """The same split with images and batches in ``memory_format``; images that are in it already are shared."""
         split = copy.copy(self)
         split._memory_format = memory_format
+        if self.resident:  # transposed once, not batch by batch
+            split.images = self.images.contiguous(memory_format=memory_format)
+        split._factor, split._offset = (
+            number.contiguous(memory_format=memory_format) for number in (self._factor, self._offset)
+        )
         return split
 
     def training_view(self, augmentation: Any, seed: int) -> AugmentedExamples:
@@ -68,7 +76,11 @@ class Split:
 
 def _rows(images: Tensor, rows: Tensor | slice) -> Tensor:
     """``images[rows]``; on a CPU, ``index_select`` is faster: it copies image by image, indexing byte by byte."""
-    return images.index_select(0, rows) if isinstance(rows, Tensor) else images[rows]
+    if not isinstance(rows, Tensor):
+        return images[rows]
+    if images.is_contiguous():
+        return images.index_select(0, rows)
+    return images.movedim(1, 3).index_select(0, rows).movedim(3, 1)  # its result is contiguous: channels stay last
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,26 @@ def test_batches_of_another_layout_hold_the_same_numbers_to_the_last_bit(rows: s
         assert inputs.stride()[1] == 1, "the channels of a pixel are neighbors"
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("rows", [slice(2, 6), torch.tensor([5, 0, 5, 3])], ids=["some", "picked"])
+def test_a_pixel_has_the_bits_of_one_multiplication_and_one_subtraction(
+    rows: slice | torch.Tensor, memory_format: torch.memory_format
+) -> None:
+    """All recorded trainings saw these numbers."""
+    images, split = colours()
+    mean, std = (torch.tensor(numbers, dtype=torch.float64) for numbers in (MEAN, STD))
+    wanted = images[rows].float() * (1 / (255 * std)).float() - (mean / std).float()
+    inputs, _ = split.to_memory_format(memory_format).gather(rows)
+    assert torch.equal(inputs, wanted.permute(0, 3, 1, 2))
+
+
+def test_a_split_in_a_layout_shares_its_images_with_the_same_split_in_that_layout() -> None:
+    turned = colours()[1].to_memory_format(torch.channels_last)
+    for other in (turned.to_memory_format(torch.channels_last), turned.first(3)):
+        assert other.images.data_ptr() == turned.images.data_ptr()
+        assert other.images.stride()[1] == 1
+
+
 # Settings
 
 
