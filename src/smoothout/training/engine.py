@@ -77,8 +77,9 @@ class Engine:
         concurrent_trainings: how many missing trainings take turns on the device, as its memory allows; trainings on
             image folders run alone. None is 8 on CUDA, 1 elsewhere.
         ghosts: sequential needs the memory of one ghost batch, batched that of a batch. auto is batched on CUDA
-            devices, where it takes fewer and larger launches, and sequential on CPUs: with ghost batches of 128,
-            batched took 1.1 times as long for a ResNet and 0.9 times for F1 (half as long with ghost batches of 16).
+            devices, where it takes fewer and larger launches, and sequential on CPUs, so that a training made again
+            has the bits of its record. There, with ghost batches of 128, batched took 1.1 times as long for a ResNet
+            and 0.9 times for F1 (half as long with ghost batches of 16).
             Where one pass cannot hold them, it is sequential: image folders, ghost batches at different weights (noise
             of their own, copies), dropout, noise that stays in, and networks that use a BatchNorm layer repeatedly.
     """

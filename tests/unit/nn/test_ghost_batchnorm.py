@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -124,6 +125,27 @@ def test_a_networks_gradient_in_one_pass_is_the_sum_of_those_of_its_ghost_batche
         torch.testing.assert_close(one.grad, other.grad)
     for one, other in zip(found.buffers(), wanted.buffers(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("examples", [20, 18])
+def test_large_ghost_batches_on_a_cpu_have_the_bits_of_one_call_each(
+    kind: str, settings: dict[str, object], examples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs and gradients of inputs; other sums have another order. 18 examples are 5, 5, 5, 3."""
+    monkeypatch.setattr(smoothout.nn.ghost_batchnorm, "LARGE_GHOST", 5 * CHANNELS * math.prod(SHAPES[kind]))
+    in_turn = layer(kind, **settings)
+    at_once = copy.deepcopy(in_turn)
+    for ghost in (GhostBatchNorm1d, GhostBatchNorm2d, GhostBatchNorm3d):
+        monkeypatch.setattr(ghost, "_side_by_side", None)  # not used
+    inputs, slopes = (torch.randn(examples, CHANNELS, *SHAPES[kind], dtype=torch.float64) for _ in range(2))
+    wanted = backward(in_turn, inputs.chunk(4), slopes.chunk(4))
+    with ghosted(at_once, 4):
+        found = backward(at_once, [inputs], [slopes])
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+    torch.testing.assert_close(found, wanted)
 
 
 class Checkpointed(nn.Sequential):
