@@ -41,7 +41,7 @@ class _Ghost(_BatchNorm):
             return super().forward(x)
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         size = -(-len(x) // self.ghosts)
-        # Trainings, whose layers share, keep the bits that they had before there was another way.
+        # Trainings, whose layers share, keep the bits that they had without calls; a compiler would unroll those.
         copies = self.shared is not None or x.device.type != "cpu" or torch.compiler.is_compiling()
         if copies or x[:size].numel() < LARGE_GHOST:
             normalized = [self._side_by_side(part, size) for part in split_remainder(x, size)]
