@@ -77,9 +77,9 @@ def adaptive_sharpness(
 
     f is the mean of ``loss`` over all examples in evaluation mode, w the trainable parameters; a weight of 0 does not
     change. The search runs in z = delta / (rho |w|), so it is invariant to rescaling too. It consists of projected
-    ascents along the gradient's sign (linf) or direction (l2), from w and from random points. The first step is as long
-    as the region, and a step is halved when f does not rise. The highest f found counts; points where f is not finite
-    do not, nor does a rise within the rounding of f(w).
+    ascents along the gradient's sign (linf) or direction (l2), from w and from random points. The first step crosses
+    the box (linf) or is as long as the ball's radius (l2), and a step is halved when f does not rise. The highest f
+    found counts; points where f is not finite do not, nor does a rise within the rounding of f(w).
 
     Andriushchenko et al. take the maximum for each batch of 128 and average; for that, pass one batch at a time.
 

@@ -105,15 +105,21 @@ class BoxObjective(EmpiricalRisk):
 
 
 def sign_step(point: Point, step: float) -> Tensor:
-    """A projected step along the gradient's sign: clip(z + step sign(g), -1, 1)."""
-    return (point.z + step * point.gradient.sign()).clamp(-1.0, 1.0)
+    """A projected step along the gradient's sign: clip(z + 2 step sign(g), -1, 1); a step of 1 crosses the box."""
+    return (point.z + 2.0 * step * point.gradient.sign()).clamp(-1.0, 1.0)
 
 
 def projected_ascent(
-    objective: BoxObjective, start: Point, steps: int, move: Callable[[Point, float], Tensor] = sign_step
-) -> None:
-    """Projected ascent: z <- ``move(z, step)``, with step 1 at first, halved whenever f does not rise."""
-    point, step = start, 1.0
+    objective: BoxObjective,
+    point: Point,
+    steps: int,
+    move: Callable[[Point, float], Tensor] = sign_step,
+    step: float = 1.0,
+) -> tuple[Point, float]:
+    """Projected ascent: z <- ``move(z, step)``, where ``step`` is halved whenever f does not rise.
+
+    Returns the point and the step from which it can go on. It ends before ``steps`` where z no longer moves.
+    """
     for _ in range(steps):
         z = move(point, step)
         if torch.equal(z, point.z):
@@ -123,6 +129,7 @@ def projected_ascent(
             point = trial
         else:
             step /= 2
+    return point, step
 
 
 @dataclass(frozen=True)

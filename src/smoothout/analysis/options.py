@@ -13,7 +13,7 @@ class Convention(StrEnum):
     released = "released"
 
 
-EVALUATIONS = {Convention.converged: 5, Convention.keskar: 1, Convention.released: 5}  # per iteration, measured on F1
+EVALUATIONS = {Convention.converged: 5, Convention.keskar: 1, Convention.released: 5}  # per iteration, about
 
 
 class InterpolationPath(StrEnum):

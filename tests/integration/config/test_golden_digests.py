@@ -164,9 +164,9 @@ def test_a_setting_that_changes_the_outcome_changes_the_digest(override: str) ->
 
 
 ANALYSES = {  # of F1 at 256; an interpolation goes from there to F1 at 6000
-    "converged-train-76325a1d": Sharpness(),
-    "keskar-train-7b791101": Sharpness(convention=Convention.keskar),
-    "released-test-ad938824": Sharpness(convention=Convention.released),
+    "converged-train-7f33e77f": Sharpness(),
+    "keskar-train-2d5bd110": Sharpness(convention=Convention.keskar),
+    "released-test-32f5907b": Sharpness(convention=Convention.released),
     "uniform-9b9eabe6": NoiseCurve(),
     "to-f1-mnist-b6000-baseline-e200-s0-e14eaac0": Interpolation(),
     "to-f1-mnist-b6000-baseline-e200-s0-recomputed-e84bb564": Interpolation(running_stats=RunningStats.recomputed),
@@ -174,8 +174,8 @@ ANALYSES = {  # of F1 at 256; an interpolation goes from there to F1 at 6000
     "5-directions-d6b1f6ce": Landscape(),
     "train-3812dc73": Plane(),
     "train-3a7bde4b": Hessian(),
-    "linf-train-1639221d": AdaptiveSharpnessJob(),
-    "094eead7": SearchComparison(),
+    "linf-train-a6d61bd9": AdaptiveSharpnessJob(),
+    "c412cc98": SearchComparison(),
 }
 
 
@@ -184,6 +184,21 @@ def test_the_name_of_an_analysis_record_is_the_pinned_one(name: str) -> None:
     runs = [job(f"experiment=f1_mnist batch={batch}") for batch in ("small", "large")]
     analysis = ANALYSES[name]
     assert Job(analysis, tuple(runs[: analysis.runs])).name == f"f1-mnist-b256-baseline-e200-s0-{name}"
+
+
+@pytest.mark.parametrize(
+    ("analysis", "name"),
+    [
+        (Sharpness(), "76325a1d"),
+        (Sharpness(convention=Convention.keskar), "7b791101"),
+        (Sharpness(convention=Convention.released), "ad938824"),
+        (AdaptiveSharpnessJob(), "1639221d"),
+        (SearchComparison(), "094eead7"),
+    ],
+)
+def test_the_names_of_earlier_records_that_still_count_are_the_pinned_ones(analysis: Any, name: str) -> None:
+    _newest, earlier = Job(analysis, (job("experiment=f1_mnist batch=small"),)).valid_digests
+    assert earlier.startswith(name)
 
 
 def test_a_record_of_earlier_numerics_that_still_counts_is_found_until_there_is_a_newer_one(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_sign_ascent_halves_its_step_where_the_loss_does_not_rise() -> None:
     model.register_forward_hook(lambda module, *_: seen.append(module.weights.item()))
     objective = objective_of(model, eps=1.0)
     projected_ascent(objective, objective.evaluate_center(), steps=6)
-    assert seen == [0.0, 0.0, 1.0, 0.5, 0.0, 0.25, 0.5, 0.375]  # the first point is looked at twice
+    assert seen == [0.0, 0.0, 1.0, 1.0, 0.5, 0.0, 0.25, 0.5]  # the first point is looked at twice
     assert objective.highest.z.item() == 0.25
 
 
@@ -152,7 +152,25 @@ def test_l_bfgs_b_walks_as_scipys_minimize_does_in_the_same_box(scaled: bool) ->
     assert (found.end.loss, found.iterations, found.status) == (-theirs.fun, theirs.nit, theirs.message.rstrip(": "))
 
 
+@pytest.mark.parametrize("iterations", [1, 3, 10])
+def test_a_converged_search_spends_all_its_evaluations_where_every_ascent_ends_at_once(iterations: int) -> None:
+    model = quadratic([0.3, -2.0, 5.0], [1.0, -0.2, -0.5], [0.0] * 3)
+    left = 5 * iterations + 3 - sharpness(model, ONE_EXAMPLE, height, iterations=iterations).evaluations
+    assert 0 <= left <= 1  # an ascent from another start takes two
+
+
 # Brute force
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_convex_loss_with_many_local_maxima_has_its_highest_corner(seed: int) -> None:
+    """The ascent from x ends at a lower corner for three of these."""
+    root = torch.randn(3, 8, dtype=torch.float64, generator=make_generator(seed, "test"))
+    slope = 0.1 * torch.randn(8, dtype=torch.float64, generator=make_generator(seed, "slope"))
+    model = Landscape([0.0] * 8, lambda w: (root @ w).square().sum() + slope @ w)
+    corners = torch.tensor(list(itertools.product([-0.5, 0.5], repeat=8)), dtype=torch.float64)
+    highest = ((corners @ root.T).square().sum(1) + corners @ slope).max().item()
+    assert sharpness(model, ONE_EXAMPLE, height, eps=0.5).max_loss == pytest.approx(highest, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))

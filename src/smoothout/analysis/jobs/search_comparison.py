@@ -18,6 +18,8 @@ class SearchComparison(AnalysisJob):
 
     recorded_as: ClassVar[str] = "Atlas"
     kind: ClassVar[str] = "atlas"
+    numerics: ClassVar[int] = 2  # 2: `converged` and ascents as in version 2 of sharpness
+    valid_numerics: ClassVar[tuple[int, ...]] = (1,)  # of the searches of that time
 
     eps: float = positive(5e-4)
     iterations: int = count(10)
