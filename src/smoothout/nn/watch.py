@@ -40,6 +40,7 @@ class Watch:
         if self in _watches:
             self.pause()
             _watches.remove(self)
+        self.give_back = _nothing  # a reference cycle would keep the model until Python's collector comes by
 
     def renew(self) -> None:
         """Take what the parameters hold now as unchanged, and go on from here."""
@@ -70,6 +71,9 @@ class Watch:
         own = {id(p) for p in self._parameters}
         later = _watches[_watches.index(self) + 1 :] if self in _watches else []
         return [watch for watch in reversed(later) if not own.isdisjoint(map(id, watch._parameters))]
+
+
+def _nothing() -> None: ...
 
 
 def pause_all() -> list[Watch]:
