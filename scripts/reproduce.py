@@ -56,8 +56,10 @@ def main(config: DictConfig) -> None:
         written, save = [], settings.save and plan.can_save(runtime)
         if shown:
             table = (shown.with_recorded_seeds(runtime) if all_seeds else shown).render(runtime)
-            plan.print_table(table, settings.rows)
-            written += table.save(Path(runtime.folders.results) / "tables") if save else []
+            try:
+                written += table.save(Path(runtime.folders.results) / "tables") if save else []
+            finally:  # a full disk does not hide it
+                plan.print_table(table, settings.rows)
         if figure and save:
             written += plan.save_figure(figure.with_recorded_seeds(runtime) if all_seeds else figure, runtime)
         plan.print_written(written)

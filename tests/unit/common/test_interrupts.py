@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -26,11 +27,13 @@ def _signal_after(lines: int, work: Callable[[], object]) -> bool:
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # what a callback of the collector raises is ignored
     sys.settrace(trace)  # type: ignore[arg-type]
     try:
         work()
     finally:
         sys.settrace(before)
+        gc.enable()
     return left <= 0
 
 
