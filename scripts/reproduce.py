@@ -12,8 +12,7 @@ from smoothout.common.errors import ConfigError
 from smoothout.config.build import build
 from smoothout.reproduction.table import RunSelection, TablePlan
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIGS, PUBLISHED = ROOT / "configs", ROOT / "results" / "published"
+CONFIGS, PUBLISHED = (Path(__file__).resolve().parent.parent / name for name in ("configs", "results/published"))
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,7 @@ def main(config: DictConfig) -> None:
             from smoothout.reproduction.figure import FigurePlan  # noqa: PLC0415 -- matplotlib, which no table needs
 
             figure = FigurePlan(settings.figure, scope, CONFIGS)
-        targets = [target for target in (asked, figure) if target]
-        if not targets:
+        if not (targets := [target for target in (asked, figure) if target]):
             raise ConfigError("table, figure: one of them must be named; both are none")
         if settings.plan:
             plan.print_commands(asked, runtime) if asked else plan.print_plan(targets, runtime)
