@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -144,12 +145,13 @@ class GraphedStep:
 @contextmanager
 def _as_recording_errors() -> Iterator[None]:
     """Turn the failure of a capture or replay into a RecordingError with torch's first error."""
+    handled = sys.exc_info()[1]  # by a caller: it ends every chain that begins here, and says nothing of the capture
     try:
         yield
     except Exception as error:
         # The last error only says that a capture was interrupted; the first in the chain says why.
         first: BaseException = error
-        while first.__context__ is not None:
+        while first.__context__ is not None and first.__context__ is not handled:
             first = first.__context__
         if isinstance(first, torch.OutOfMemoryError):
             raise first from None

@@ -76,6 +76,19 @@ def test_a_recording_that_fails_leaves_the_training_as_if_it_had_not_been_tried(
         assert one == other
 
 
+@pytest.mark.usefixtures("auto_records")
+def test_the_reason_is_not_an_error_that_the_caller_was_handling(
+    tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TapeLane, "capture", failing(RuntimeError("not permitted")))
+    found = noisy(tiny_split, Launch.auto)
+    try:
+        {}["something else"]
+    except KeyError:
+        with pytest.warns(UserWarning, match=r"^no CUDA graph of this update \(not permitted\); it runs eagerly$"):
+            found.run()
+
+
 @pytest.mark.usefixtures("graphs")
 def test_with_launch_graph_a_recording_that_fails_is_an_error(
     tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
