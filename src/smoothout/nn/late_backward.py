@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -13,6 +14,7 @@ FRAMEWORKS = (
     "if a framework runs it, use SmoothOutCallback of smoothout.integrations.lightning or .transformers, or a recipe "
     "of smoothout/integrations/README.md (accelerate, timm, ignite, skorch)"
 )
+DEPTH = 3  # of objects within objects that are searched for tensors: an output may refer to whatever its program holds
 WITHOUT_FORWARD = ("_forward_unimplemented", "LightningModule.forward")
 
 
@@ -55,6 +57,27 @@ class LateBackward:
             if context.block is not block:
                 raise RuntimeError(f"the backward pass belongs inside the block, after its forward pass; {FRAMEWORKS}")
 
-        for tensor in [output] if isinstance(output, Tensor) else tree_leaves(output):
-            if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+        for tensor in [output] if isinstance(output, Tensor) else _tensors_in(output):
+            if tensor.grad_fn is not None:
                 tensor.grad_fn.register_prehook(refuse)
+
+
+def _tensors_in(output: object, depth: int = DEPTH) -> Iterator[Tensor]:
+    """The tensors in nested containers, mappings and attributes of objects, such as a dataclass of outputs."""
+    for leaf in tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif depth and not isinstance(leaf, nn.Module | type):
+            yield from _tensors_in(_entries(leaf), depth - 1)
+
+
+def _entries(leaf: object) -> list[object]:
+    """The values of a mapping that torch does not know, or of an object's attributes."""
+    if isinstance(leaf, Mapping):
+        return list(leaf.values())
+    slots = (name for base in type(leaf).__mro__ for name in _names(vars(base).get("__slots__", ())))
+    return [*getattr(leaf, "__dict__", {}).values(), *(getattr(leaf, name, None) for name in slots)]
+
+
+def _names(slots: str | Iterable[str]) -> Iterable[str]:
+    return [slots] if isinstance(slots, str) else slots

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections import UserDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,6 +45,44 @@ class Named(nn.Module):
         return {"loss": logits.square().mean(), "states": [logits]}
 
 
+@dataclass
+class Outputs:
+    logits: Tensor
+    states: Any = None
+
+
+class Slots:
+    __slots__ = ("logits",)
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+class Giving(nn.Module):
+    """Gives its outputs as ``make`` packs them."""
+
+    def __init__(self, make: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.inner, self.make = network(), make
+
+    def forward(self, x: Tensor) -> Any:
+        return self.make(self.inner(x))
+
+
+def first(outputs: Any) -> Tensor:
+    """The tensor in outputs of a `Giving`."""
+    if isinstance(outputs, Tensor):
+        return outputs
+    if isinstance(outputs, tuple | list):
+        return first(outputs[-1])
+    return first(outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits)
+
+
+def loss_of_packed(model: nn.Module) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return first(model(torch.randn(4, 5))).square().mean()
+
+
 def plain(model: nn.Module) -> Tensor:
     return model(torch.randn(4, 5)).square().mean()
 
@@ -61,6 +102,10 @@ CASES = {
     "checkpointing": (Checkpointed, plain),
     "a loss by name": (Named, lambda model: model(torch.randn(4, 5))["loss"]),
     "a container": (in_a_dict, lambda model: autocast(model["inner"])),
+    "a dataclass": (lambda: Giving(Outputs), loss_of_packed),
+    "an object in a tuple": (lambda: Giving(lambda logits: (None, SimpleNamespace(logits=logits))), loss_of_packed),
+    "slots": (lambda: Giving(Slots), loss_of_packed),
+    "a mapping": (lambda: Giving(lambda logits: UserDict(logits=Outputs(logits))), loss_of_packed),
     "a list by name": (Named, lambda model: model(torch.randn(4, 5))["states"][0].sum()),
 }
 
