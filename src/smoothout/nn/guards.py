@@ -5,12 +5,14 @@ README.md of this folder has the table of kinds.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 SHARDED = "its weights are sharded over processes, and only whole ones can be moved; use the model before sharding"
 GRAPH = "is TorchScript or an exported program, which hides its layers; use the module that it was made from"
@@ -18,11 +20,13 @@ LAZY = "is not initialized yet (lazy); pass a batch through the model first"
 RENORMALIZED = "rewrites its weight at every pass (max_norm); use max_norm=None, and renormalize it after each update"
 INFERENCE = "was made in torch.inference_mode(), and cannot change outside; use copy.deepcopy(model), outside of it"
 QUANTIZED = "is quantized: weights must be floating-point; use the model before it is quantized"
+FROZEN = "is compiled with its weights built into the code; compile it without torch._inductor.config.freezing"
+WRAPPER = "only wraps the tensors that hold its numbers; must be a plain tensor"
 
 # Names, because importing these classes takes longer than the rest of the package.
 _GRAPHS = {"ScriptModule", "InterpreterModule", "UnflattenedModule"}
 _SHARDED = {"FSDPModule", "FullyShardedDataParallel", "DTensor", "ShardedTensor"}
-_ASKED = {"GraphModule", "LazyModuleMixin", "UninitializedTensorMixin", "Embedding", "EmbeddingBag"}
+_ASKED = {"GraphModule", "LazyModuleMixin", "UninitializedTensorMixin", "Embedding", "EmbeddingBag", "OptimizedModule"}
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -47,6 +51,8 @@ def check_modules(model: nn.Module, modules: Iterable[nn.Module], name: str = "m
     """Raise ValueError for ``modules`` of ``model`` whose weights are sharded, not there yet, or changed by a pass."""
     for module in modules:
         kinds = _kinds(module)
+        if ("OptimizedModule" in kinds or module._compiled_call_impl is not None) and _has_frozen_code(module):
+            raise ValueError(f"{name}: {_described(model, module)} {FROZEN}")
         if not kinds:
             continue
         if kinds & _SHARDED:  # also where a forward pass has left whole weights, whose memory is freed later
@@ -79,6 +85,17 @@ def check_weights(model: nn.Module, weights: Sequence[nn.Parameter], name: str =
     _check_memory(model, weights, name)
 
 
+def _has_frozen_code(module: nn.Module) -> bool:
+    """Whether code that was compiled for ``module`` may hold its weights as constants, which changed ones do not reach.
+
+    The compiler's configuration is asked as it was when the module was compiled, and as it is now.
+    """
+    config_of = getattr(module._compiled_call_impl or module, "get_compiler_config", None)
+    options = (config_of() if config_of else None) or {}
+    present = getattr(sys.modules.get("torch._inductor.config"), "freezing", False)
+    return bool(options.get("freezing") or present)
+
+
 def is_sharded(weight: object) -> bool:
     """Whether a parameter holds this process's part of a weight only."""
     return bool(_kinds(weight) & _SHARDED) or "ds_id" in vars(weight)  # of DeepSpeed's third stage
@@ -106,6 +123,7 @@ def _refusal(weight: Tensor) -> str:
     for refused, why in (
         (weight.layout is not torch.strided, "is sparse: must be dense; use weight.to_dense()"),
         (weight.is_meta and type(weight) is nn.Parameter, "has no numbers (meta device); use to_empty, and load them"),
+        (is_traceable_wrapper_subclass(weight), WRAPPER),
         (_overlaps_itself(weight), "has entries that share memory (expand); use weight.clone()"),
     ):
         if refused:

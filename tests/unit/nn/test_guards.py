@@ -16,6 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_module, init_device_mesh
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
+from torch.testing._internal.two_tensor import TwoTensor
 
 from smoothout import SmoothOut, interpolate
 from smoothout.nn.batchnorm import freeze_running_stats
@@ -102,6 +103,12 @@ def hooked(change: Callable[[nn.Module], object]) -> nn.Module:
     return model
 
 
+def compiled_with_freezing() -> nn.Module:
+    model = network()
+    model.compile(options={"freezing": True})
+    return nn.Sequential(model, nn.Linear(3, 3))
+
+
 def columns(shift: int) -> nn.Module:
     whole = torch.randn(5, 7)
     return Affine(whole[:, :3], whole[0, 3 - shift : 6 - shift])
@@ -119,6 +126,12 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "lazy weights": (lambda: nn.Sequential(nn.Linear(5, 3), nn.LazyConv1d(3, 1)), r"1 \(LazyConv1d\) .*pass a batch"),
     "lazy statistics": (lambda: nn.Sequential(nn.Linear(5, 3), nn.LazyBatchNorm1d(affine=False)), r"1 .*pass a batch"),
     "quantized": (lambda: torch.ao.quantization.quantize_dynamic(network(), {nn.Linear}), r"0 .* quantized"),
+    "compiled with freezing, whole": (
+        lambda: torch.compile(network(), options={"freezing": True}),
+        r"this OptimizedModule is compiled .*without torch\._inductor\.config\.freezing",
+    ),
+    "compiled with freezing, inside": (compiled_with_freezing, r"0 \(Sequential\) is compiled .*freezing"),
+    "a tensor around others": (lambda: Affine(TwoTensor(torch.randn(5, 3), torch.randn(5, 3))), "w only wraps"),
     "complex": (lambda: Affine(torch.randn(5, 3, dtype=torch.complex64)), r"w is torch\.complex64: .*float32"),
     "float8": (lambda: Affine(torch.randn(5, 3).to(torch.float8_e5m2)), r"w is torch\.float8_e5m2: .*float32"),
     "sparse": (lambda: Affine(torch.eye(5)[:, :3].to_sparse_csr()), "w is sparse"),
@@ -183,6 +196,13 @@ def test_a_model_that_is_sharded_after_the_context_was_made_is_refused_at_entry(
         model(INPUTS)
     with pytest.raises(ValueError, match="sharded"):
         context.__enter__()
+
+
+def test_where_the_compiler_is_to_freeze_weights_compiled_models_are_refused() -> None:
+    model = torch.compile(network())
+    with torch._inductor.config.patch(freezing=True), pytest.raises(ValueError, match="freezing"):
+        SmoothOut(model, 0.1)
+    SmoothOut(model, 0.1)
 
 
 def test_a_part_of_a_sharded_model_that_a_pass_takes_away_is_not_put_back() -> None:
