@@ -21,7 +21,7 @@ from smoothout.analysis.options import Norm
 from smoothout.common.enums import parse_enum
 from smoothout.common.integers import whole_number
 from smoothout.common.rng import make_generator
-from smoothout.nn.parameters import preserve_state, trainable_parameters
+from smoothout.nn.parameters import preserve_state, set_evaluation_mode, trainable_parameters
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def adaptive_sharpness(
     objective_loss = partial(loss_of_normalized, loss) if normalise_logits and loss else loss
     move = sign_step if norm is Norm.linf else gradient_step
     with preserve_state(model), torch.enable_grad():
-        model.eval()
+        set_evaluation_mode(model)
         w = search_center(model)
         objective = BoxObjective(model, batches, objective_loss, Box(w, rho * w.abs()), tick, weight=weight)
         center = objective.evaluate_center(least=-math.inf)

@@ -17,7 +17,13 @@ from smoothout.analysis.kept_graphs import KeptGraphs
 from smoothout.analysis.models import differentiable
 from smoothout.common.pass_cache import cached_pass
 from smoothout.common.rng import make_generator
-from smoothout.nn.parameters import preserve_state, preserve_training_mode, trainable_parameters, unflatten
+from smoothout.nn.parameters import (
+    preserve_state,
+    preserve_training_mode,
+    set_evaluation_mode,
+    trainable_parameters,
+    unflatten,
+)
 
 VECTORS = 8  # float64 vectors that a product with H and its uses need at most
 
@@ -88,7 +94,7 @@ class HessianVectorProduct(EmpiricalRisk):
         attention = sdpa_kernel(SDPBackend.MATH)  # the faster kernels have no second derivative
         twice = differentiable(self.model, twice=True)
         with preserve_training_mode(self.model), torch.enable_grad(), attention, twice:
-            self.model.eval()
+            set_evaluation_mode(self.model)
             yield
 
     def product(self, directions: Sequence[Tensor]) -> Tensor:

@@ -23,7 +23,7 @@ from smoothout.common.pass_cache import cached_pass
 from smoothout.common.rng import make_generator
 from smoothout.nn.forward import forward
 from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
-from smoothout.nn.parameters import parameters_to_vector, preserve_state, trainable_parameters
+from smoothout.nn.parameters import parameters_to_vector, preserve_state, set_evaluation_mode, trainable_parameters
 from smoothout.nn.perturbation import SmoothOut
 
 
@@ -88,7 +88,7 @@ def noise_curve(
     [draws] = check_counts(draws=draws)
     measurement = Measurement(model, batches, loss, weight)
     with preserve_state(model), torch.no_grad():
-        model.eval()
+        set_evaluation_mode(model)
         measurement.check(model)
         context = SmoothOut(model, 1.0, distribution, scaling=scaling, batchnorm=True)
         clean = [parameter.clone() for parameter in parameters]

@@ -16,7 +16,7 @@ from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.options import Convention, SearchMethod
 from smoothout.analysis.sharpness import check_search, percent, search
 from smoothout.common.rng import make_generator
-from smoothout.nn.parameters import preserve_state, vector_to_parameters
+from smoothout.nn.parameters import preserve_state, set_evaluation_mode, vector_to_parameters
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def compare_searches(
         check_batches(name, batches)
     traces = []
     with preserve_state(model), torch.enable_grad():
-        model.eval()
+        set_evaluation_mode(model)
         x = search_center(model, subspace or 0)
         for space, columns in [("full", None), *([] if subspace is None else [("subspace", subspace)])]:
             box = box_around(x, eps, columns, seed)

@@ -20,7 +20,7 @@ from smoothout.analysis.options import EVALUATIONS, Convention
 from smoothout.common.enums import parse_enum
 from smoothout.common.integers import whole_number
 from smoothout.common.rng import make_generator
-from smoothout.nn.parameters import preserve_state, trainable_parameters
+from smoothout.nn.parameters import preserve_state, set_evaluation_mode, trainable_parameters
 
 RANDOM_STARTS = 2  # of a `converged` search with enough evaluations, besides its first start
 FIRST_STEPS = 12  # of its first ascent, at least: to spread few evaluations over several ascents finds less
@@ -162,7 +162,7 @@ def sharpness(
     seed, subspace, (iterations, repeats, maxcor) = check_search(model, eps, seed, subspace, **counts)
     check_batches("batches", batches)
     with preserve_state(model), torch.enable_grad():
-        model.eval()
+        set_evaluation_mode(model)
         box = box_around(search_center(model, subspace or 0), eps, subspace, seed)
         objective = BoxObjective(model, batches, loss, box, tick, weight=weight)
         x, solver = objective.evaluate_center(), LBFGSB(iterations, maxcor)

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from smoothout.nn.forward import forward
 from smoothout.nn.guards import check_layers
-from smoothout.nn.parameters import BATCHNORM, preserve_training_mode
+from smoothout.nn.parameters import BATCHNORM, preserve_training_mode, set_evaluation_mode
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tens
     index = -1
     try:
         with preserve_training_mode(model):
-            model.eval()
+            set_evaluation_mode(model)
             for index, (inputs, _) in enumerate(batches):
                 if index == 0:
                     hooks = [_use_cumulative_average(layer.train()) for layer in layers]

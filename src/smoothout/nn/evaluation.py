@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from smoothout.common.pass_cache import cached_pass
 from smoothout.nn.forward import forward
-from smoothout.nn.parameters import in_float64, parameters_to_vector, preserve_training_mode
+from smoothout.nn.parameters import in_float64, parameters_to_vector, preserve_training_mode, set_evaluation_mode
 
 AllReduce = Callable[[Tensor], None]
 
@@ -107,7 +107,7 @@ def evaluate(
     def measured() -> Tensor:
         metrics = metrics_class()
         with preserve_training_mode(model):
-            model.eval()
+            set_evaluation_mode(model)
             for inputs, labels in batches:
                 metrics.update(forward(model, inputs), labels, inputs)
         return torch.tensor(metrics.compute(all_reduce), dtype=torch.float64)

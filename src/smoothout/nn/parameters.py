@@ -121,6 +121,16 @@ def vector_to_parameters(tensors: Sequence[Tensor], vector: Tensor) -> None:
     torch._foreach_copy_(list(tensors), unflatten(vector, tensors))
 
 
+def set_evaluation_mode(model: nn.Module) -> None:
+    """Put every module into evaluation mode by its flag alone.
+
+    A module's own `train` may do more, such as merging LoRA weights into a layer, which `preserve_training_mode` would
+    not undo.
+    """
+    for module in model.modules():
+        module.training = False
+
+
 @contextmanager
 def preserve_training_mode(model: nn.Module) -> Iterator[None]:
     """Give each module its mode back, training or evaluation, also after an exception."""

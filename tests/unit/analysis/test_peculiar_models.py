@@ -1,0 +1,61 @@
+"""Models that do more than compute: they change with their mode, rewrite weights, or have a backward of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from helpers.analyses import ANALYSES, Call
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Pairs = list[tuple[Tensor, Tensor]]
+EACH = pytest.mark.parametrize("analysis", ANALYSES.values(), ids=ANALYSES)
+
+
+class Net(nn.Module):
+    """Two layers, the first of which ``make`` makes."""
+
+    def __init__(self, make: Callable[[int, int], nn.Module] = nn.Linear) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = make(3, 4).double(), nn.Linear(4, 3).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(torch.tanh(self.first(x)))
+        return logits
+
+
+class MergedInEvaluation(nn.Module):
+    """A linear layer with a trainable part of low rank, which its own `eval` adds to the frozen weight."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs), requires_grad=False)
+        self.down, self.up = nn.Parameter(torch.randn(2, inputs)), nn.Parameter(torch.randn(outputs, 2))
+        self.merged = False
+
+    def train(self, mode: bool = True) -> MergedInEvaluation:
+        if self.merged is mode:
+            self.weight.data += (-1 if mode else 1) * self.up.data @ self.down.data
+            self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fixed = F.linear(x, self.weight)
+        return fixed if self.merged else fixed + x @ self.down.T @ self.up.T
+
+
+@EACH
+def test_a_layer_whose_own_eval_merges_weights_is_measured_and_left_as_it_was(analysis: Call, batches: Pairs) -> None:
+    class Apart(MergedInEvaluation):
+        train = nn.Module.train  # type: ignore[assignment]
+
+    model, before = Net(MergedInEvaluation), Net(MergedInEvaluation).state_dict()
+    assert repr(analysis(model, batches, F.cross_entropy)) == repr(analysis(Net(Apart), batches, F.cross_entropy))
+    first: Any = model.first
+    assert not first.merged
+    assert all(module.training for module in model.modules())
+    assert all(map(torch.equal, before.values(), model.state_dict().values()))
