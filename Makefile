@@ -26,7 +26,7 @@ QUICKSTART = folders.results=results/quickstart device=cpu
 help: ## list the targets
 	@grep -hE '^[a-z][a-zA-Z0-9%-]*:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
 	@echo
-	@echo '  Options: PROFILE=paper|short|smoke  PROTOCOL=authors_code|paper_text|authors_code_v1  DATA_DIR=data'
+	@echo '  Options: PROFILE=paper|short|smoke  PROTOCOL=authors_code|paper_text|authors_code_v1|keskar  DATA_DIR=data'
 	@echo '           SEEDS=0,1,2 (without it, seed 0 is run and all recorded seeds are shown)'
 	@echo "           ARGS='rows=[F1] device=cpu ...' (any setting of configs/reproduce.yaml)"
 	@echo '           LAUNCHER=slurm (each missing job becomes a SLURM job: configs/hydra/launcher/README.md)'

@@ -48,6 +48,12 @@ def shallow_convolution(channels: int) -> list[nn.Module]:
     return [convolution, nn.MaxPool2d(kernel_size=3, stride=2), nn.BatchNorm2d(64), nn.ReLU()]
 
 
+def convolution(channels: int, width: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    """Padded convolution without bias, BatchNorm, ReLU; maps (H, W) to (H / stride, W / stride), rounded up."""
+    layer = nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=False)
+    return [layer, nn.BatchNorm2d(width), nn.ReLU()]
+
+
 def dense(features: int, width: int, dropout: float) -> list[nn.Module]:
     """Linear without bias, BatchNorm, ReLU, dropout."""
     return [nn.Linear(features, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout)]

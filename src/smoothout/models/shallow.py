@@ -1,4 +1,4 @@
-"""The shallow convolutional networks C1 and C3 of Keskar et al."""
+"""C1 and C3 in SmoothOut's program; those of Keskar et al. are in `models.keskar`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shallow:
-    """[Keskar App. B.3] C1 (CIFAR-10) and C3 (CIFAR-100), as SmoothOut's released program builds them.
+    """[SmoothOut v1 Table 1, C1] C1 (CIFAR-10) and C3 (CIFAR-100), as SmoothOut's released program builds them.
 
     Two 5x5 convolutions with 64 filters and stride 1, each followed by pooling, BatchNorm and ReLU in this order, then
     fully connected layers of 384 and 192 with BatchNorm, ReLU and dropout. Keskar et al. state stride 2; the program

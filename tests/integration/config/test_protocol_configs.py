@@ -34,6 +34,9 @@ ACCOUNTS: dict[str, dict[str, Any]] = {
         "data": {"pad_color": (127, 0, 0)},
     },
 }
+ACCOUNTS["keskar"] = ACCOUNTS[
+    "paper_text"
+]  # plain Adam too; what differs is in the experiments and in what is measured
 
 
 @pytest.mark.parametrize("name", ["f1_mnist", "c1_cifar10", "c3_cifar100"])
@@ -81,6 +84,14 @@ FACTS = {  # model, data, batch small and large, epochs
 }
 
 
+KESKAR = {  # the same in Keskar et al.: 10% of the data, 100 epochs
+    "keskar_f1_mnist": ("f1", "mnist", 256, 6000, 100),
+    "keskar_c1_cifar10": ("keskar_c1", "cifar10", 256, 5000, 100),
+    "keskar_c3_cifar100": ("keskar_c3", "cifar100", 256, 5000, 100),
+}
+FACTS |= KESKAR
+
+
 @pytest.mark.parametrize("name", FACTS)
 def test_a_published_experiment_has_the_papers_model_data_batches_and_epochs(name: str) -> None:
     model, data, small, large, epochs = FACTS[name]
@@ -88,6 +99,13 @@ def test_a_published_experiment_has_the_papers_model_data_batches_and_epochs(nam
         made = build_experiment(composed(f"experiment={name}", f"batch={batch}"))
         assert (made.model.name, made.data.name, made.batch.size, made.schedule.epochs) == (model, data, size, epochs)
         assert (made.optimizer.lr, type(made.optimizer).__name__) == (1e-3, "Adam")
+
+
+@pytest.mark.parametrize("name", KESKAR)
+def test_the_networks_of_keskar_et_al_see_pixels_from_0_to_1(name: str) -> None:
+    data = build_experiment(composed(f"experiment={name}", "protocol=keskar")).data
+    channels = data.shape[0]
+    assert (data.mean, data.std, data.augmentation) == ((0.0,) * channels, (1.0,) * channels, None)
 
 
 def test_every_choice_composes_and_builds_with_each_protocol_and_profile() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from scipy import stats
 from torch import nn
 
 from smoothout.models.blocks import BasicBlock
+from smoothout.models.keskar import KeskarShallow
 from smoothout.models.mlp import MLP
 from smoothout.models.resnet import ResNet
 from smoothout.models.shallow import Shallow
@@ -30,12 +32,17 @@ def kinds(model: nn.Sequential) -> list[str]:
         (MLP(), MNIST, 10, 1_462_794),
         (Shallow(), CIFAR, 10, 1_388_490),
         (Shallow(), CIFAR, 100, 1_405_860),
+        # By hand: convolutions 3 x 64 x 25 + 64 x 64 x 25, BatchNorm 2 (64 + 64 + 384 + 192), 64 maps of 2 x 2 or 8 x 8
+        # to 384, 384 x 192, 193 per class.
+        (KeskarShallow(), CIFAR, 10, 107_200 + 1_408 + 256 * 384 + 73_728 + 1_930),
+        (KeskarShallow(), CIFAR, 100, 107_200 + 1_408 + 256 * 384 + 73_728 + 19_300),
+        (KeskarShallow(stride=1), CIFAR, 10, 107_200 + 1_408 + 4_096 * 384 + 73_728 + 1_930),
         (ResNet(), CIFAR, 10, 661_338),
         (ResNet(), CIFAR, 100, 667_188),
     ],
 )
 def test_the_published_networks_have_their_number_of_parameters(
-    settings: MLP | Shallow | ResNet, shape: tuple[int, int, int], classes: int, count: int
+    settings: MLP | Shallow | KeskarShallow | ResNet, shape: tuple[int, int, int], classes: int, count: int
 ) -> None:
     with torch.device("meta"):
         model = settings.build(shape, classes)
@@ -69,9 +76,30 @@ def test_c1_is_convolution_pool_batchnorm_relu_twice_and_dense_layers_with_dropo
     assert [layer.bias is not None for layer in weighted] == [False, False, False, False, True]
 
 
-@pytest.mark.parametrize("settings", [MLP(), Shallow()])
+def test_keskars_c1_has_stride_2_and_pools_after_batchnorm_and_relu() -> None:
+    model = KeskarShallow().build(CIFAR, 10)
+    dense = ["Linear", "BatchNorm1d", "ReLU", "Dropout"]
+    assert kinds(model) == [*["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"] * 2, "Flatten", *dense * 2, "Linear"]
+    for layer in model:
+        if isinstance(layer, nn.Conv2d):
+            assert (layer.out_channels, layer.kernel_size, layer.stride) == (64, (5, 5), (2, 2))
+        if isinstance(layer, nn.MaxPool2d):
+            assert (layer.kernel_size, layer.stride) == (3, 2)
+        if isinstance(layer, nn.Dropout):
+            assert layer.p == 0.5
+    layers = [layer for layer in model if isinstance(layer, nn.Linear)]
+    assert [layer.in_features for layer in layers] == [64 * 2 * 2, 384, 192]
+
+
+@pytest.mark.parametrize(("wrong", "named"), [({"stride": 3}, "stride"), ({"dropout": 1.0}, "dropout")])
+def test_keskars_networks_refuse_what_no_account_has(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=f"^{named}: must .*, not {wrong[named]}"):
+        KeskarShallow(**wrong)
+
+
+@pytest.mark.parametrize("settings", [MLP(), Shallow(), KeskarShallow()])
 def test_linear_and_convolution_layers_start_uniform_within_one_over_the_root_of_their_inputs(
-    settings: MLP | Shallow,
+    settings: MLP | Shallow | KeskarShallow,
 ) -> None:
     """PyTorch's default then and now; BatchNorm starts at weight 1 and bias 0, today's default."""
     model = settings.build(CIFAR, 10)
@@ -97,6 +125,13 @@ def test_shallow_fits_any_image_that_it_does_not_refuse(channels: int, height: i
         else:
             model = Shallow().build((channels, height, width), classes)
             assert model(torch.empty(3, channels, height, width)).shape == (3, classes)
+
+
+@given(st.integers(1, 4), st.integers(1, 30), st.integers(1, 30), st.integers(1, 2))
+def test_keskars_c1_fits_any_image(channels: int, height: int, width: int, stride: int) -> None:
+    with torch.device("meta"):
+        model = KeskarShallow(stride=stride).build((channels, height, width), 10)
+        assert model(torch.empty(3, channels, height, width)).shape == (3, 10)
 
 
 @given(st.integers(1, 3), st.integers(1, 6), st.integers(1, 6), st.integers(1, 5), st.integers(1, 3))
