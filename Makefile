@@ -115,8 +115,8 @@ confirmation: $(VENV)/.ready ## run what the declared claims lack (F1, seeds 5 t
 	@$(VERDICTS) claims=confirmation run=true
 
 .PHONY: data
-data: $(VENV)/.ready ## download and check MNIST, CIFAR-10 and CIFAR-100
-	@$(BIN)/python scripts/prepare_data.py -m data=mnist,cifar10,cifar100
+data: $(VENV)/.ready ## download and check MNIST, CIFAR-10, CIFAR-100 and Fashion-MNIST
+	@$(BIN)/python scripts/prepare_data.py -m data=mnist,cifar10,cifar100,fashion_mnist
 
 .PHONY: bench
 bench: $(VENV)/.ready ## measure speed on this device as ratios, into results/benchmarks/ (on an otherwise idle machine)

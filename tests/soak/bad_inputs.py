@@ -72,7 +72,7 @@ _CHOOSE = {
     "method=none": "method smoothout, adasmoothout",
 }
 _OTHERS = {
-    ("prepare_data", "data.name=svhn"): "data.name: 'svhn' digits, mnist, cifar10, cifar100",
+    ("prepare_data", "data.name=svhn"): "data.name: 'svhn' digits, mnist, cifar10, cifar100, fashion_mnist",
     ("verdicts", "~claim_scope"): "claim_scope: given group",
     ("benchmark", "only=[nothing]"): "only: 'nothing' smoothout-f1",
 }

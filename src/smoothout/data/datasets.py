@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from smoothout.common.errors import DataError, needs_experiments, one_line
 from smoothout.common.files import atomic_write
 from smoothout.common.machine_errors import machine_error_hint
+from smoothout.data.idx_files import read_idx_folder
 
 
 class DatasetName(StrEnum):
@@ -25,6 +26,7 @@ class DatasetName(StrEnum):
     mnist = "mnist"
     cifar10 = "cifar10"
     cifar100 = "cifar100"
+    fashion_mnist = "fashion_mnist"
 
 
 class Arrays(NamedTuple):
@@ -55,16 +57,24 @@ class DatasetSpec:
     examples: tuple[int, int]  # training and test images of the whole set, for estimates of time
     fetch: Callable[[Path], Arrays] | None = None  # has a temporary folder; None: the user must provide the file
     embedded: bool = False  # ``fetch`` needs no network, and its arrays are not saved
+    installed: Path | None = None  # where a Debian package puts its gzipped IDX files, relative to /
+    sha256: str | None = None  # the `Arrays.fingerprint` that fetched or installed arrays must have; None: any
 
 
 def load(name: DatasetName, folder: Path, download: bool = True) -> Arrays:
-    """The arrays of ``name``, from ``folder`` or else from the network (if ``download``).
+    """The arrays of ``name``, from ``folder``, from an installed package, or else from the network (if ``download``).
 
-    Raises DataError, one line, if they are missing or corrupt; the disk is left unchanged then.
+    A package may also be unpacked into ``folder``, which needs no root: there its files have the same path as below /.
+    Arrays that were found outside of ``NAME.npz`` are saved there. Raises DataError, one line, if they are missing or
+    corrupt; the disk is left unchanged then.
     """
     spec, path = DATASETS[name], folder / f"{name}.npz"
     if path.exists():
         return validated(read_npz(path), spec, str(path))
+    for root in (folder, Path("/")):
+        if spec.installed and (root / spec.installed).is_dir():
+            arrays = Arrays(*read_idx_folder(root / spec.installed))
+            return _saved(_verified(arrays, spec, str(root / spec.installed)), path)
     if spec.fetch is None:
         raise DataError(f"data: {name} was not found: save it as {path}, with the arrays {', '.join(KEYS)}")
     if spec.embedded:
@@ -74,15 +84,27 @@ def load(name: DatasetName, folder: Path, download: bool = True) -> Arrays:
         raise DataError(f"data: {name} was not found: looked for {path}; {hint}")
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            arrays = validated(spec.fetch(Path(scratch)), spec, name)
+            arrays = _verified(spec.fetch(Path(scratch)), spec, f"{name} as downloaded")
     except Exception as error:
         if isinstance(error, DataError) or machine_error_hint(error):
             raise
         raise DataError(
             f"data: {name} was not found: looked for {path}, and the download failed ({one_line(error, 200)}); {hint}"
         ) from error
+    return _saved(arrays, path)
+
+
+def _saved(arrays: Arrays, path: Path) -> Arrays:
     with atomic_write(path) as part, part.open("wb") as file:
         np.savez(file, **arrays._asdict())
+    return arrays
+
+
+def _verified(arrays: Arrays, spec: DatasetSpec, origin: str) -> Arrays:
+    """`validated` arrays with the digest that they must have. Raises DataError."""
+    arrays = validated(arrays, spec, origin)
+    if spec.sha256 not in (None, found := arrays.fingerprint()):
+        raise DataError(f"data: {origin}: the SHA-256 of its arrays must be {spec.sha256}, not {found}")
     return arrays
 
 
@@ -147,6 +169,14 @@ DATASETS = {
     DatasetName.mnist: DatasetSpec((28, 28), 10, (60_000, 10_000), _torchvision("MNIST")),
     DatasetName.cifar10: DatasetSpec((32, 32, 3), 10, (50_000, 10_000), _torchvision("CIFAR10")),
     DatasetName.cifar100: DatasetSpec((32, 32, 3), 100, (50_000, 10_000), _torchvision("CIFAR100")),
+    DatasetName.fashion_mnist: DatasetSpec(
+        (28, 28),
+        10,
+        (60_000, 10_000),
+        _torchvision("FashionMNIST"),
+        installed=Path("usr/share/datasets/fashion-mnist"),
+        sha256="ece172613115fb18b120bec8f6c02271af90b8b8f0a5af5c51cbd5ceed68e619",
+    ),
 }
 
 

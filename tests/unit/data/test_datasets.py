@@ -83,10 +83,12 @@ def test_labels_of_any_whole_number_type_become_int64(dtype: type) -> None:
 # Missing data
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100"])
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "cifar100", "fashion_mnist"])
 def test_missing_data_is_one_line_that_names_the_path_and_the_command_and_leaves_no_file(
-    tmp_path: Path, name: str
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    spec = dataclasses.replace(DATASETS[DatasetName(name)], installed=None)  # this machine may have the package
+    monkeypatch.setitem(datasets.DATASETS, DatasetName(name), spec)
     folder = tmp_path / "data"
     with pytest.raises(DataError, match="was not found") as error:
         load(DatasetName(name), folder, download=False)
@@ -151,6 +153,7 @@ class Known(NamedTuple):
     [
         ("mnist", Known((60000, 10000), (28, 28), 10, (0.1307,), (0.3081,))),
         ("cifar10", Known((50000, 10000), (32, 32, 3), 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))),
+        ("fashion_mnist", Known((60000, 10000), (28, 28), 10, (0.2860,), (0.3530,))),
         ("cifar100", Known((50000, 10000), (32, 32, 3), 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))),
     ],
 )
