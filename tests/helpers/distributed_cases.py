@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smoothout.data.augment import CropFlip
+from smoothout.data.augment import AffineFlip, CropFlip
 from smoothout.data.split import Split
 from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.training.batch import Batch
@@ -44,6 +44,7 @@ CASES: dict[str, dict[str, Any]] = {
     "dropout": {"method": NoiseConfig(0.1), "dropout": 0.5},
     "sam": {"method": SAM(0.5), "dropout": 0.5},
     "augmented": {"augmentation": CropFlip((127,))},
+    "rotated": {"augmentation": AffineFlip((127,))},
     "batches added up": {"method": NoiseConfig(0.1), "batch": Batch(5, None, 4)},
     LAST_IS_ONE: {"batch": Batch(4, None, 9), "examples": 39},
     "one pass": {"batch": Batch(6, 2, 4), "examples": 46, "engine": Engine(ghosts=GhostPasses.batched)},

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from smoothout.data.augment import CropFlip
+from smoothout.data.augment import AffineFlip, CropFlip
 from smoothout.data.split import Split
 from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.training.batch import Batch
@@ -101,4 +101,5 @@ METHODS: dict[str, dict[str, Any]] = {
     "dropout": {"dropout": 0.5, "method": NoiseConfig(0.1)},
     "dropout, copies, ghosts": {"dropout": 0.5, "method": NoiseConfig(0.1, copies=2), "batch": Batch(SIZE, 3)},
     "augmented": {"augmentation": CropFlip((127,)), "method": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
+    "rotated": {"augmentation": AffineFlip((127,)), "batch": Batch(SIZE, 2)},
 }

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.errors import DataError
-from smoothout.data.augment import Augment, CropFlip
+from smoothout.data.augment import AffineFlip, Augment, Augmentation, CropFlip
 from smoothout.data.datasets import DATASETS, SPECS, Arrays, Collection, DatasetName, load
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class ImageArrays(ImageSettings):
 
     name: DatasetName
     augment: Augment = Augment.none
-    # Of the padding of crop_flip: red, green and blue. Gray images use the first number.
+    # Of what an augmentation shows outside an image: red, green and blue. Gray images use the first number.
     pad_color: tuple[int, ...] = field(default=(127, 127, 127), metadata={"recorded_as": "border"})
 
     def __post_init__(self) -> None:
@@ -99,14 +99,18 @@ class ImageArrays(ImageSettings):
             raise ValueError(f"pad_color: must be red, green and blue, each from 0 to 255, not {list(self.pad_color)}")
 
     def canonicalized(self) -> ImageArrays:
-        """The simplest settings with the same outcome: only channels that crop_flip pads keep their color."""
+        """The simplest settings with the same outcome: only channels that an augmentation pads keep their color."""
         border = self.augmentation.border if self.augmentation else ImageArrays.pad_color
         return replace(self, pad_color=border if len(border) == 3 else border * 3)
 
     @property
-    def augmentation(self) -> CropFlip | None:
+    def augmentation(self) -> Augmentation | None:
         """Training-time augmentation; None is none."""
-        return CropFlip(self.pad_color[: self.shape[0]]) if self.augment is Augment.crop_flip else None
+        kinds: dict[Augment, type[CropFlip | AffineFlip]] = {
+            Augment.crop_flip: CropFlip,
+            Augment.affine_flip: AffineFlip,
+        }
+        return kinds[self.augment](self.pad_color[: self.shape[0]]) if self.augment in kinds else None
 
     @property
     def shape(self) -> tuple[int, int, int]:

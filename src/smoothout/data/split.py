@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from smoothout.common.rng import make_generator
-from smoothout.data.augment import CropFlip
+from smoothout.data.augment import Augmentation
 
 
 class Split:
@@ -110,9 +110,9 @@ class AugmentedExamples:
     batches. The draws keep their address in device memory, because a captured CUDA graph reads them there.
     """
 
-    def __init__(self, split: Split, augmentation: CropFlip | None, seed: int) -> None:
+    def __init__(self, split: Split, augmentation: Augmentation | None, seed: int) -> None:
         self._split, self._augmentation, self._seed = split, augmentation, seed
-        self._draws = torch.zeros(3, len(split) if augmentation else 0, dtype=torch.int64, device=split.labels.device)
+        self._draws: Tensor | None = None  # (numbers per image, N), made in the first epoch
 
     def __len__(self) -> int:
         return len(self._split)
@@ -120,7 +120,12 @@ class AugmentedExamples:
     def set_epoch(self, epoch: int) -> None:
         """Draw the augmentation of each image for ``epoch``."""
         if self._augmentation:
-            self._draws.copy_(self._augmentation.draws(len(self._split), make_generator(self._seed, "augment", epoch)))
+            generator = make_generator(self._seed, "augment", epoch)
+            draws = self._augmentation.draws(self._split.images.shape, generator)
+            if self._draws is None:
+                self._draws = draws.to(self._split.labels.device)
+            else:
+                self._draws.copy_(draws)
 
     def prefetch(self, order: Tensor, start: int) -> Tensor:
         """Prepare to gather rows in this ``order``, from position ``start``; returns it on the device for `gather`."""
@@ -128,7 +133,7 @@ class AugmentedExamples:
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The normalized images of this epoch and the labels of ``rows``."""
-        if not self._augmentation:
+        if self._augmentation is None or self._draws is None:
             return self._split.gather(rows)
         images = self._augmentation.apply(_rows(self._split.images, rows), self._draws[:, rows])
         return self._split.normalize(images), self._split.labels[rows]

@@ -1,7 +1,8 @@
-"""Crops and flips: each as written out by hand, uniform and independent, and known by seed, epoch and row alone."""
+"""Augmentation: each image as written out by hand, uniform and independent, known by seed, epoch and row alone."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from smoothout.common.rng import make_generator
 from smoothout.common.torchvision_compat import import_torchvision
-from smoothout.data.augment import PAD, CropFlip
+from smoothout.data.augment import PAD, AffineFlip, Augmentation, CropFlip
 from smoothout.data.split import AugmentedExamples, Split
 
 RED = (127, 0, 0)
+KINDS = [CropFlip(RED), AffineFlip(RED)]
 
 
 def pictures(count: int, channels: int = 3, height: int = 6, width: int = 5) -> Tensor:
@@ -50,7 +52,7 @@ def test_every_image_is_cropped_and_mirrored_as_by_hand(data: Any, channels: int
 def test_it_is_what_torchvision_does_with_the_same_draws() -> None:
     functional = pytest.importorskip("PIL") and import_torchvision().transforms.functional
     images = pictures(40, height=32, width=32)
-    draws = CropFlip(RED).draws(40, torch.Generator().manual_seed(1))
+    draws = CropFlip(RED).draws(images.shape, torch.Generator().manual_seed(1))
     found = CropFlip(RED).apply(images, draws)
     for number, (image, (top, left, mirrored)) in enumerate(zip(images, draws.T.tolist(), strict=True)):
         padded = functional.pad(functional.to_pil_image(image), [PAD] * 4, fill=RED)
@@ -60,13 +62,46 @@ def test_it_is_what_torchvision_does_with_the_same_draws() -> None:
 
 
 def test_corners_and_flips_are_uniform_and_independent() -> None:
-    draws = CropFlip(RED).draws(81_000 * 2, torch.Generator().manual_seed(0))
+    draws = CropFlip(RED).draws((162_000, 3, 32, 32), torch.Generator().manual_seed(0))
     assert draws.shape == (3, 162_000)
     top, left, mirrored = draws
     cells = torch.bincount((top * 9 + left) * 2 + mirrored, minlength=162)
     assert len(cells) == 162, "81 places, mirrored or not"
     chi_square = float(((cells - 1000.0) ** 2 / 1000).sum())
     assert abs(chi_square - 161) < 5 * (2 * 161) ** 0.5
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(3, 32, 32), (1, 28, 28), (3, 9, 14)])
+def test_rotation_and_translation_are_torchvisions_with_the_same_draws(channels: int, height: int, width: int) -> None:
+    import_torchvision()
+    functional = importlib.import_module("torchvision.transforms.v2.functional")
+    images, flip = pictures(60, channels, height, width), AffineFlip(RED[:channels])
+    draws = flip.draws(images.shape, torch.Generator().manual_seed(1))
+    found, before = flip.apply(images, draws), images.clone()
+    for number, (image, (angle, right, down, mirrored)) in enumerate(zip(images, draws.T.tolist(), strict=True)):
+        # In float64, because with float32 torchvision rounds a few positions the other way.
+        moved = functional.affine(image.double(), angle, [right, down], 1.0, [0.0, 0.0], fill=list(flip.border))
+        wanted = functional.horizontal_flip(moved) if mirrored else moved
+        assert torch.equal(found[number].double(), wanted)
+    assert found.dtype is torch.uint8
+    assert torch.equal(images, before)
+
+
+def test_rotations_translations_and_flips_are_uniform_and_independent() -> None:
+    draws = AffineFlip(RED).draws((40_000, 3, 20, 30), torch.Generator().manual_seed(0))
+    assert draws.shape == (4, 40_000)
+    angle, right, down, mirrored = draws
+    for drawn, limit in ((angle, 10.0), (right, 6.0), (down, 4.0)):
+        assert drawn.abs().max() <= limit
+        assert drawn.mean().abs() < 5 * drawn.std() / 200
+    assert angle.std().item() == pytest.approx(10 / 3**0.5, rel=0.02)
+    assert set(right.tolist()) == set(range(-6, 7))
+    counts = torch.bincount((down + 4).long()) / 40_000
+    wanted = torch.tensor([0.5, *[1.0] * 7, 0.5]) / 8  # rounded: half a pixel is left of the outermost
+    assert (counts - wanted).abs().max() < 5 * (0.125 * 0.875 / 40_000) ** 0.5
+    assert set(mirrored.tolist()) == {0.0, 1.0}
+    correlations = torch.corrcoef(draws) - torch.eye(4)
+    assert correlations.abs().max() < 5 / 200
 
 
 # A split as a training sees it
@@ -90,26 +125,29 @@ def test_the_images_of_an_epoch_are_those_of_its_address_normalised_as_the_split
     seen = AugmentedExamples(whole, CropFlip(RED), seed=7)
     seen.set_epoch(3)
     inputs, labels = seen.gather(rows)
-    draws = CropFlip(RED).draws(12, make_generator(7, "augment", 3)).T.tolist()
+    draws = CropFlip(RED).draws(whole.images.shape, make_generator(7, "augment", 3)).T.tolist()
     wanted = torch.stack([by_hand(whole.images[row], *draws[row], RED) for row in rows.tolist()])
     assert torch.equal(inputs, whole.normalize(wanted))
     assert labels.tolist() == rows.tolist()
     assert inputs.is_contiguous(memory_format=layout)
 
 
-@given(st.permutations(range(12)), st.integers(1, 12))
-def test_what_happens_to_an_image_depends_on_no_order_and_no_piece(order: list[int], size: int) -> None:
-    seen = AugmentedExamples(split(), CropFlip(RED), seed=0)
+@given(st.permutations(range(12)), st.integers(1, 12), st.sampled_from(KINDS))
+def test_what_happens_to_an_image_depends_on_no_order_and_no_piece(
+    order: list[int], size: int, kind: Augmentation
+) -> None:
+    seen = AugmentedExamples(split(), kind, seed=0)
     seen.set_epoch(1)
     together, _ = seen.gather(torch.arange(12))
     for rows in torch.tensor(order).split(size):
         assert torch.equal(seen.gather(rows)[0], together[rows])
 
 
-def test_seed_and_epoch_change_it_and_an_epoch_can_be_gone_back_to() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_seed_and_epoch_change_it_and_an_epoch_can_be_gone_back_to(kind: Augmentation) -> None:
     rows, kept = torch.arange(12), {}
     for seed in (0, 1):
-        seen = AugmentedExamples(split(), CropFlip(RED), seed)
+        seen = AugmentedExamples(split(), kind, seed)
         for epoch in (0, 1):
             seen.set_epoch(epoch)
             kept[seed, epoch] = seen.gather(rows)[0]

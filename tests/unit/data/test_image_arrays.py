@@ -11,7 +11,7 @@ from helpers.small_arrays import CPU, images, small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smoothout.data.augment import Augment, CropFlip
+from smoothout.data.augment import AffineFlip, Augment, CropFlip
 from smoothout.data.split import Split
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -141,6 +141,7 @@ def test_a_border_has_the_channels_of_the_images() -> None:
     assert images("cifar10", **cropped).augmentation == CropFlip(RED)
     assert images("cifar10", **cropped).canonicalized() == images("cifar10", **cropped)
     assert images("mnist", **cropped).augmentation == CropFlip((127,))
+    assert images("cifar10", **cropped | {"augment": Augment.affine_flip}).augmentation == AffineFlip(RED)
     assert images("mnist", **cropped).canonicalized() == images("mnist", augment=Augment.crop_flip)
 
 

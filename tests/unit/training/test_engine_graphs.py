@@ -13,7 +13,7 @@ from helpers.engine_trainings import DIGEST, LR, SIZE, UPDATES, Splits, network,
 from helpers.tape import TapeLane
 from torch import Tensor, nn
 
-from smoothout.data.augment import CropFlip
+from smoothout.data.augment import AffineFlip, CropFlip
 from smoothout.nn import perturbation
 from smoothout.nn.options import NoiseDistribution, NoiseScaling, Precision
 from smoothout.training import checkpoint, cuda_graph, noise_contexts, trainer
@@ -135,6 +135,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "convolutions, adasmoothout": {"model": convolutions, "method": NoiseConfig(0.15, scaling=NoiseScaling.filter)},
     "bfloat16": {"method": NoiseConfig(0.1), "precision": Precision.bfloat16},
     "augmented": {"augmentation": CropFlip((127,)), "method": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
+    "rotated": {"augmentation": AffineFlip((127,)), "batch": Batch(SIZE, 2)},
 }
 
 
