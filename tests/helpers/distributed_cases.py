@@ -13,8 +13,11 @@ from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.training.batch import Batch
 from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import Engine, GhostPasses
+from smoothout.training.methods.adversarial import Adversarial
+from smoothout.training.methods.conservative import Conservative
 from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
+from smoothout.training.methods.stability import Stability
 from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Trainer
@@ -43,6 +46,10 @@ CASES: dict[str, dict[str, Any]] = {
     "copies": {"method": NoiseConfig(0.1, copies=2)},
     "dropout": {"method": NoiseConfig(0.1), "dropout": 0.5},
     "sam": {"method": SAM(0.5), "dropout": 0.5},
+    "conservative": {"method": Conservative(0.1), "dropout": 0.5},
+    "conservative, adam": {"method": Conservative(0.1), "optimizer": Adam(0.01), "batch": Batch(6, 3, 2)},
+    "adversarial": {"method": Adversarial(0.3), "dropout": 0.5},
+    "stability": {"method": Stability(0.5), "dropout": 0.5},
     "augmented": {"augmentation": CropFlip((127,))},
     "rotated": {"augmentation": AffineFlip((127,))},
     "batches added up": {"method": NoiseConfig(0.1), "batch": Batch(5, None, 4)},

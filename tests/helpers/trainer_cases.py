@@ -14,8 +14,11 @@ from smoothout.data.split import Split
 from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
+from smoothout.training.methods.adversarial import Adversarial
+from smoothout.training.methods.conservative import Conservative
 from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
+from smoothout.training.methods.stability import Stability
 from smoothout.training.optimizers import SGD, Adam, Epsilon, Optimizer
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Trainer
@@ -98,6 +101,17 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "sam": {"method": SAM(0.5)},
     "sam, dropout, ghosts": {"dropout": 0.5, "method": SAM(0.5), "batch": Batch(SIZE, 3)},
+    "conservative": {"method": Conservative(0.1)},
+    "conservative, dropout, ghosts, reset": {
+        "dropout": 0.5,
+        "method": Conservative(0.1, iterations=2),
+        "batch": Batch(SIZE, 3),
+        "optimizer": Adam(0.01, reset_every_epoch=True, clip_norm=5.0),
+    },
+    "adversarial, dropout, ghosts": {"dropout": 0.5, "method": Adversarial(0.3), "batch": Batch(SIZE, 3)},
+    "adversarial": {"method": Adversarial(0.3)},
+    "stability, dropout, ghosts": {"dropout": 0.5, "method": Stability(0.5), "batch": Batch(SIZE, 3)},
+    "stability": {"method": Stability(0.5)},
     "dropout": {"dropout": 0.5, "method": NoiseConfig(0.1)},
     "dropout, copies, ghosts": {"dropout": 0.5, "method": NoiseConfig(0.1, copies=2), "batch": Batch(SIZE, 3)},
     "augmented": {"augmentation": CropFlip((127,)), "method": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},

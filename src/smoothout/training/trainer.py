@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from textwrap import shorten
@@ -26,7 +26,7 @@ from smoothout.training.cuda_graph import GraphedStep, RecordingError, State
 from smoothout.training.distributed import GradientSync, ProcessGroup
 from smoothout.training.dropout import DropoutRng
 from smoothout.training.engine import Engine, GhostPasses, Launch
-from smoothout.training.ghost_batches import fit_one_pass, plan_passes
+from smoothout.training.ghost_batches import PassPlan, fit_one_pass, plan_passes
 from smoothout.training.methods.base import Method, TrainingPlan
 from smoothout.training.optimizers import OptimizerConfig
 from smoothout.training.schedule import Schedule
@@ -100,7 +100,8 @@ class Trainer:
 
         # How updates run follows from what method, optimizer, data and processes allow.
         resident, drops = train_split.resident, self._dropout.drops
-        seedable = not drops or ghosts == self._estimator.passes == 1  # a graph cannot seed dropout within itself
+        # A graph cannot seed dropout within itself.
+        seedable = not drops or ghosts == self._estimator.passes == self._estimator.steps_per_batch == 1
         capturable = method.capturable and optimizer.capturable and resident and self._ranks.size == 1 and seedable
         one_pass = self._estimator.shares_weights and resident and batch.ghosts_per_batch > 1 and not drops
         self.engine = engine.resolved(self._device, self._precision, capturable, one_pass)
@@ -198,21 +199,32 @@ class Trainer:
         """One update on the training examples ``rows``: work of the device alone, which waits for nothing."""
         one_pass = self.engine.ghosts is GhostPasses.batched
         plan = plan_passes(rows, self._batch, self._model, self._network, one_pass=one_pass, shard=self._ranks.shard)
-        all_reduce = self._sync.begin(plan.shard, plan.num_ghosts)
+        batches: Iterable[tuple[Tensor, Tensor]] = (self._examples.gather(part) for part in plan.passes)
+        if self._estimator.steps_per_batch > 1:
+            batches = list(batches)  # read once: image folders read ahead
         with precision_context(self._precision, self._device):
-            self._now.sums += update(
-                plan.network,
-                self._optimizer,
-                (self._examples.gather(rows) for rows in plan.passes),
-                plan.num_ghosts,
-                self._estimator.backward,
-                first=plan.shard.start,
-                ghosts_per_pass=plan.ghosts_per_pass,
-                clip_norm=self._config.clip_norm,
-                seed_dropout=self._dropout.seed_ghost,
-                all_reduce=all_reduce,
-                end_update=self._estimator.end_update,
-            )
+            for step in range(self._estimator.steps_per_batch):
+                if step:
+                    self._dropout.seed_ghost(0)
+                sums = self._step(plan, batches)
+                if step == 0:  # what is recorded is how the weights do that the batch has met
+                    self._now.sums += sums
+
+    def _step(self, plan: PassPlan, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+        """One step of the optimizer; returns what `update` does."""
+        return update(
+            plan.network,
+            self._optimizer,
+            batches,
+            plan.num_ghosts,
+            self._estimator.backward,
+            first=plan.shard.start,
+            ghosts_per_pass=plan.ghosts_per_pass,
+            clip_norm=self._config.clip_norm,
+            seed_dropout=self._dropout.seed_ghost,
+            all_reduce=self._sync.begin(plan.shard, plan.num_ghosts),
+            end_update=self._estimator.end_update,
+        )
 
     # Epochs
 

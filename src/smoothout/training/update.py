@@ -26,10 +26,16 @@ class GhostBatch:
     losses: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
 
-    def backward(self, passes: int = 1) -> None:
-        """Add the gradient at the present weights to ``grad``, as one of ``passes`` with equal shares, and count it."""
+    def backward(self, passes: int = 1, regularizer: Callable[[Tensor], Tensor] | None = None) -> None:
+        """Add the gradient at the present weights to ``grad``, as one of ``passes`` with equal shares, and count it.
+
+        ``regularizer`` is a loss of the ghost batch's logits, (n, classes), that is added and not counted.
+        """
         logits, means = self._forward()
-        (torch.cat(means).sum() / (self.of * passes)).backward()  # type: ignore[no-untyped-call]
+        loss = torch.cat(means).sum()
+        if regularizer:
+            loss = loss + regularizer(logits)
+        (loss / (self.of * passes)).backward()  # type: ignore[no-untyped-call]
         sizes = (len(part) for part in split_remainder(self.labels, self._size))
         self.losses += [m.detach().double() * (n / len(m) / passes) for m, n in zip(means, sizes, strict=True)]
         self.correct.append((logits.detach().argmax(1) == self.labels).sum().double() / passes)

@@ -21,8 +21,11 @@ from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.cuda_graph import WARM_UP, GraphedStep
 from smoothout.training.engine import Engine, GhostPasses, Launch
+from smoothout.training.methods.adversarial import Adversarial
+from smoothout.training.methods.conservative import Conservative
 from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
+from smoothout.training.methods.stability import Stability
 from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
 from smoothout.training.trainer import Trainer
@@ -129,6 +132,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "a draw for each batch": {"method": NoiseConfig(0.1, noise_per=NoisePer.batch), "batch": Batch(SIZE, 2)},
     "sam": {"method": SAM(0.5), "optimizer": SGD(8 * LR)},
     "sam, a step for each ghost batch": {"model": convolutions, "method": SAM(0.5), "batch": Batch(SIZE, 2)},
+    "conservative": {"method": Conservative(0.1), "batch": Batch(SIZE, 2)},
+    "conservative, momentum, clipped": {"method": Conservative(0.1, 2), "optimizer": SGD(8 * LR, clip_norm=0.5)},
+    "adversarial": {"model": convolutions, "method": Adversarial(0.3), "batch": Batch(SIZE, 2)},
+    "stability": {"model": convolutions, "method": Stability(0.5), "batch": Batch(SIZE, 2)},
     "dropout": {"model": lambda: network(0.5)},
     "dropout under noise": {"model": lambda: network(0.5), "method": NoiseConfig(0.1)},
     "convolutions": {"model": convolutions, "method": NoiseConfig(0.1)},
@@ -156,7 +163,8 @@ def test_a_recorded_training_ends_with_the_same_bits(
     assert_same_end(found, wanted)
     recordings = graphs.count(1)
     assert 2 <= recordings <= 4, "one for every kind of update; the last batch of an epoch is smaller"
-    assert len(updates) == recordings * (WARM_UP + 1), "all others were replayed"
+    steps = getattr(METHODS[method].get("method"), "iterations", 1)
+    assert len(updates) == recordings * (WARM_UP + 1) * steps, "all others were replayed"
     assert graphs.count(0) == 3 * UPDATES
 
 

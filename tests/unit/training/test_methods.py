@@ -118,8 +118,10 @@ def test_a_method_may_write_the_gradient_itself(tiny_split: Splits) -> None:
 
 
 def test_settings_of_trainings_are_read_without_torch() -> None:
-    names = ["batch", "schedule", "optimizers", "engine", "methods.base", "methods.smoothout", "methods.sam"]
-    modules = [f"smoothout.training.{name}" for name in names] + ["smoothout.nn.options"]
+    names = ["batch", "schedule", "optimizers", "engine"]
+    methods = ["base", "smoothout", "sam", "conservative", "adversarial", "stability"]
+    modules = [f"smoothout.training.{name}" for name in names] + [f"smoothout.training.methods.{m}" for m in methods]
+    modules += ["smoothout.nn.options"]
     code = f"import sys; sys.modules.update(dict.fromkeys(['torch', 'numpy']))\nimport {', '.join(modules)}"
     assert (
         run_process([sys.executable, "-c", code], check=False, env={"PYTHONPATH": ":".join(sys.path)}).returncode == 0

@@ -8,14 +8,17 @@ gradient of an update. The trainer calls it in this order:
         backward(ghost_batch)   # once per pass: one ghost batch, or several that see the same weights
         skip(ghosts)            # the ghost batches that belong to other processes
     end_update()                # the gradient is complete; clipping and optimizer.step() follow
+    ...                         # from backward() again on the same batch, for each of ``steps_per_batch``
     evaluated()             # after the last update of an epoch
 
 What the contract covers, without a change to the trainer:
 
 - noise or a step away from w, and the gradient there (SmoothOut, LPF-SGD, SAM, ASAM): change the weights around
   ``ghost_batch.backward()``, once or several times;
-- inner problems (Entropy-SGD, proximal methods): ``ghost_batch.gradient()`` as often as needed, then write ``grad``;
+- inner problems: several steps of the optimizer on each batch (``steps_per_batch``, as conservative training), or
+  ``ghost_batch.gradient()`` as often as needed and a ``grad`` of the method's own (Entropy-SGD);
 - adversarial inputs: replace ``ghost_batch.inputs`` before the backward pass;
+- further losses of the answers: the ``regularizer`` of ``ghost_batch.backward()`` (stability training);
 - averages of weights (EMA, SWA): keep them in ``tensors()``, which checkpoints hold, and evaluate them in
   ``evaluated()``.
 
@@ -56,7 +59,8 @@ class TrainingPlan:
 class GradientEstimator:
     """How a method computes the gradient of each update of one training. The defaults are plain training."""
 
-    passes: int = 1  # forward passes per ghost batch
+    passes: int = 1  # forward passes per ghost batch and step
+    steps_per_batch: int = 1  # steps of the optimizer, each with a gradient on the same examples and dropout masks
     statistics_passes: int = 1  # how many of them move BatchNorm's running statistics
     shares_weights: bool = (
         True  # whether the ghost batches of a batch see the same ones, so that one pass can hold them
@@ -65,7 +69,7 @@ class GradientEstimator:
     trace: RunningTrace | None = None  # of the Hessian; the trainer saves it, and records it after each epoch
 
     def begin_update(self, update: int) -> None:
-        """Prepare ``update``, counted from the start of the training. Runs outside a CUDA graph."""
+        """Prepare ``update``, counted in batches from the start of the training. Runs outside a CUDA graph."""
 
     def backward(self, ghost_batch: GhostBatch) -> None:
         """Add this ghost batch's part of the gradient to ``grad``, and leave the weights as they were."""
@@ -75,7 +79,7 @@ class GradientEstimator:
         """Leave the ghost batches of these indices to other processes."""
 
     def end_update(self) -> None:
-        """See the gradient of the update, summed over ghost batches and processes, or replace it."""
+        """See the gradient of a step, summed over ghost batches and processes, or replace it."""
 
     @property
     def variant(self) -> Hashable:

@@ -1,0 +1,63 @@
+"""Adversarial training: half of the loss is that of images moved to raise it, by the fast gradient sign method."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from smoothout.training.update import GhostBatch
+
+
+@dataclass(frozen=True)
+class Adversarial(Method):
+    """Settings of adversarial training."""
+
+    epsilon: float = 0.25  # how far each number of an image is moved, after normalization by the data's mean and std
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.epsilon) and self.epsilon > 0):
+            raise ValueError(
+                f"epsilon: must be a finite number above 0, not {self.epsilon}; use method=none for plain training"
+            )
+
+    @property
+    def slug(self) -> str:
+        """Name and distance."""
+        return f"adversarial{self.epsilon:g}"
+
+    def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
+        """Adversarial training of ``model``."""
+        return AdversarialGradient(model, self.epsilon)
+
+
+class AdversarialGradient(GradientEstimator):
+    """[Goodfellow 2015, Sec. 6] The gradient of J(x) / 2 + J(x + epsilon sign(dJ/dx)) / 2.
+
+    One backward pass gives the first half's gradient and the direction in which the images are moved, which is taken
+    as constant. Nothing keeps their values in the range of pixels. The recorded loss and accuracy are means over both
+    halves, the dropout masks the same in both; each half is normalized by its own statistics, and BatchNorm's running
+    ones are those of the images as they are, on which the network is tested.
+    """
+
+    passes = 2
+
+    def __init__(self, model: nn.Module, epsilon: float) -> None:
+        self._model, self._epsilon = model, epsilon
+
+    def backward(self, ghost_batch: GhostBatch) -> None:
+        """Backpropagate from the images, move them, and backpropagate again."""
+        from smoothout.nn.batchnorm import freeze_running_stats  # noqa: PLC0415 (settings are read without torch)
+
+        images = ghost_batch.inputs.requires_grad_()
+        ghost_batch.backward(passes=2)
+        assert images.grad is not None
+        ghost_batch.inputs = images.detach() + self._epsilon * images.grad.sign()
+        ghost_batch.seed_dropout(ghost_batch.index)
+        with freeze_running_stats(self._model):
+            ghost_batch.backward(passes=2)
