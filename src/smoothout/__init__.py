@@ -2,6 +2,8 @@
 
     SmoothOut        a context in which a model is at w + theta, the noise theta drawn at every entry
     AdaSmoothOut     the same with noise as long as a share of each filter
+    LPFSGD           a context of Gaussian noise relative to the norm of each filter (also known as RWP)
+    ARWP             the same, smaller where squared gradients have added up
     SmoothOutCopies  deterministic SmoothOut: N perturbations of one model, drawn once
     ghosted          a context in which BatchNorm takes its statistics over parts of a batch
     sharpness        how far the loss rises in a small box around the weights: a SharpnessResult
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
     from smoothout.analysis.sharpness import SharpnessResult, sharpness
     from smoothout.jobs.load import trained
     from smoothout.nn.copies import SmoothOutCopies
+    from smoothout.nn.filter_noise import ARWP, LPFSGD
     from smoothout.nn.ghost_batchnorm import ghosted
     from smoothout.nn.perturbation import AdaSmoothOut, SmoothOut
 
 __version__ = "0.1.0"
 __all__ = [
+    "ARWP",
+    "LPFSGD",
     "AdaSmoothOut",
     "SharpnessResult",
     "SmoothOut",
@@ -40,6 +45,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ARWP": "nn.filter_noise",
+    "LPFSGD": "nn.filter_noise",
     "AdaSmoothOut": "nn.perturbation",
     "SmoothOut": "nn.perturbation",
     "SmoothOutCopies": "nn.copies",

@@ -9,6 +9,7 @@ order of examples, whatever their method: paired comparisons over seeds are vali
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import torch
@@ -49,9 +50,31 @@ def uniform_(tensor: Tensor, generator: torch.Generator | None = None, a: float 
         return tensor.copy_(uniform_(single, generator, a))
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
         return tensor.uniform_(-1.0, 1.0, generator=generator).mul_(a)
-    seed = int(torch.randint(_SEEDS - 1, (), generator=generator, device="cpu"))
-    words = np.random.SFC64(seed).random_raw(1 + (tensor.numel() + 3) // 4)
-    integers = torch.from_numpy(words[1:].view(np.int16))[: tensor.numel()]
+    integers, shared = _random_integers(tensor.numel(), generator)
     step = float(a) * 2.0**-15
-    common = torch.as_tensor(step * (float(words[0]) * 2.0**-64), dtype=torch.float32, device="cpu")
+    common = torch.as_tensor(step * shared, dtype=torch.float32, device="cpu")
     return torch.add(common, tensor.copy_(integers.view(tensor.shape)), alpha=step, out=tensor)
+
+
+def normal_(tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Fill ``tensor`` in place with draws of N(0, 1); ``generator`` None is torch's global one.
+
+    On a CPU, a float32 number is the quantile of `uniform_`'s (n + t) / 2^15, of which a call has 2^16 different ones:
+    looked up in a table, that is several times as fast as torch's draw. What `uniform_` says of its numbers is true of
+    these.
+    """
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
+        return tensor.normal_(generator=generator)
+    integers, shared = _random_integers(tensor.numel(), generator)
+    probabilities = torch.arange(-(2**15), 2**15, dtype=torch.float64, device="cpu").add_(shared).mul_(2.0**-15)
+    quantiles = torch.erfinv(probabilities).mul_(math.sqrt(2)).clamp_(-9, 9).float()  # erfinv(-1) is infinite
+    places = integers.to(torch.int32).add_(2**15)
+    torch.index_select(quantiles, 0, places, out=tensor.view(-1))
+    return tensor
+
+
+def _random_integers(count: int, generator: torch.Generator | None) -> tuple[Tensor, float]:
+    """16-bit integers of numpy's SFC64, (count,), and a number of U(0, 1); one draw of ``generator`` seeds both."""
+    seed = int(torch.randint(_SEEDS - 1, (), generator=generator, device="cpu"))
+    words = np.random.SFC64(seed).random_raw(1 + (count + 3) // 4)
+    return torch.from_numpy(words[1:].view(np.int16))[:count], float(words[0]) * 2.0**-64

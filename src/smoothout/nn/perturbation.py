@@ -11,35 +11,23 @@ then subtracting the noise would change about a quarter of all float32 weights b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from types import TracebackType
-from typing import assert_never
+from collections.abc import Sequence
+from typing import Self, assert_never
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.hooks import RemovableHandle
 
 from smoothout.common.deprecation import renamed_arguments, renamed_attribute
 from smoothout.common.enums import parse_enum
 from smoothout.common.rng import uniform_
 from smoothout.nn.flat import FlatBuffers, FlatGroup
-from smoothout.nn.guards import check_layers, check_modules, check_weights
-from smoothout.nn.late_backward import FRAMEWORKS, LateBackward
+from smoothout.nn.guards import check_weights
 from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
-from smoothout.nn.parameters import clear_weight_caches, filter_norms, select_trainable
-from smoothout.nn.swapped import SwappedWeights
+from smoothout.nn.parameters import clear_weight_caches, filter_norms
+from smoothout.nn.weight_context import WeightContext, find_parameters, untracked
 
 
-@contextmanager
-def untracked() -> Iterator[None]:
-    """Inside, autograd records nothing, and tensors are usual ones also within `torch.inference_mode`."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield
-
-
-class SmoothOut:
+class SmoothOut(WeightContext):
     """[SmoothOut Eq. 5] Stochastic SmoothOut: a context where ``model`` is at w + theta, theta drawn at every entry.
 
     One context can be entered at every step, also in `torch.inference_mode`; ``a`` and ``generator`` can be set between
@@ -89,7 +77,8 @@ class SmoothOut:
         denoise: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        present = _perturbed(model, batchnorm)
+        super().__init__(model)
+        present = find_parameters(model, batchnorm)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator: must be a torch.Generator or None, not {generator!r}")
         self.a = a
@@ -97,10 +86,7 @@ class SmoothOut:
         self.scaling = parse_enum(NoiseScaling, "scaling", scaling)
         self.denoise = denoise
         self.generator = generator
-        self._model, self._batchnorm = model, batchnorm
-        self._entered = False
-        self._swapped: SwappedWeights | None = None
-        self._guards: list[RemovableHandle] = []
+        self._batchnorm = batchnorm
         self._allocate(present)
 
     law = renamed_attribute("law", "distribution")
@@ -117,63 +103,20 @@ class SmoothOut:
         self._a = value if isinstance(value, Tensor) else check_strength(value)
 
     @untracked()
-    def __enter__(self) -> SmoothOut:
+    def __enter__(self) -> Self:
+        if self.denoise:
+            return super().__enter__()
         self.draw()
-        noise = self._buffers.with_strides()  # an optimizer may count on the weights' strides
-        try:
-            self._entered = True
-            if self.denoise:
-                self._guards.append(register_optimizer_step_pre_hook(self._refuse_step))
-                self._guards.extend(LateBackward.register(self._model, self))
-                self._swapped = SwappedWeights(self._model, self.parameters, noise)
-                torch._foreach_add_(noise, self._swapped.clean)  # theta + w has the bits of w + theta
-                self._swapped.__enter__()
-            else:
-                torch._foreach_add_([p.detach() for p in self.parameters], noise)
-                clear_weight_caches()
-        except BaseException:  # an interrupt: the block is never entered, so nothing else would restore the weights
-            self.__exit__(BaseException)
-            raise
+        torch._foreach_add_([p.detach() for p in self.parameters], self._buffers.with_strides())
+        clear_weight_caches()
+        self._entered = True
         return self
 
-    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
-        try:
-            self._leave(*error)
-        except BaseException:  # an interrupt half-way
-            self._leave(*error)
-            raise
-
-    def _leave(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
-        """Restore the clean weights; can be repeated after an interruption anywhere."""
-        for guard in self._guards:
-            guard.remove()
-        self._guards.clear()
-        if self._swapped is not None:
-            self._swapped.__exit__(*error)
-        self._swapped, self._entered = None, False
-
-    def _refuse_step(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
-        ours = {id(parameter) for parameter in self.parameters}
-        if self._entered and any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
-            raise RuntimeError(
-                f"optimizer.step() belongs after the block, which restores the clean weights at its end; {FRAMEWORKS}"
-            )
-
-    @property
-    def block(self) -> object:
-        """Identifies the present block; None outside."""
-        return self._swapped
-
-    @property
-    def clean_weights(self) -> list[Tensor]:
-        """Inside the context: w, parameter by parameter. Needs ``denoise``."""
-        if self._swapped is None:
-            raise RuntimeError("clean weights exist only inside a context with denoise=True")
-        return self._swapped.clean
-
-    def current_noise(self) -> list[Tensor]:
-        """Inside the context: theta, parameter by parameter (to the rounding of w + theta). Needs ``denoise``."""
-        return list(torch._foreach_sub([p.detach() for p in self.parameters], self.clean_weights))
+    def _moved(self) -> Sequence[Tensor]:
+        self.draw()
+        noise = self._buffers.with_strides()
+        torch._foreach_add_(noise, [p.detach() for p in self.parameters])  # theta + w has the bits of w + theta
+        return noise
 
     def set_strength(self, a: float) -> None:
         """Use ``a`` from the next draw on; a strength that is a tensor is changed in place."""
@@ -192,24 +135,25 @@ class SmoothOut:
     @untracked()
     def draw(self) -> Sequence[Tensor]:
         """Draw theta at the present weights; returns it parameter by parameter (valid until the next entry or draw)."""
-        if self._entered:
-            raise RuntimeError(
-                f"this SmoothOut context is already entered: leave it first (to perturb twice, use two); {FRAMEWORKS}"
-            )
-        present = _perturbed(self._model, self._batchnorm)
+        self._check_left()
+        present = find_parameters(self._model, self._batchnorm)
         if _dtypes_and_devices(present) != self._kinds:
             self._allocate(present)
-        strength = self.a if self.scaling is NoiseScaling.none else 1.0
         for group in self._buffers.groups:
-            if self.distribution is NoiseDistribution.uniform:
-                uniform_(group.flat, self.generator, strength)
-            elif self.distribution is NoiseDistribution.gaussian:
-                group.flat.normal_(generator=self.generator).mul_(strength)
-            else:
-                assert_never(self.distribution)
-            if self.scaling is not NoiseScaling.none:
-                self._scale(group)
+            self._fill(group)
         return self._buffers.views
+
+    def _fill(self, group: FlatGroup) -> None:
+        """Draw the noise of ``group``'s parameters."""
+        strength = self.a if self.scaling is NoiseScaling.none else 1.0
+        if self.distribution is NoiseDistribution.uniform:
+            uniform_(group.flat, self.generator, strength)
+        elif self.distribution is NoiseDistribution.gaussian:
+            group.flat.normal_(generator=self.generator).mul_(strength)
+        else:
+            assert_never(self.distribution)
+        if self.scaling is not NoiseScaling.none:
+            self._scale(group)
 
     def _scale(self, group: FlatGroup) -> None:
         """Multiply the draw by the strength and by what it is relative to."""
@@ -222,13 +166,6 @@ class SmoothOut:
         else:
             for noise, weight in zip(group.views, weights, strict=True):
                 filter_normalize_(noise, weight, self.a)
-
-
-def _perturbed(model: nn.Module, batchnorm: bool) -> list[nn.Parameter]:
-    """`trainable_parameters` without a look at each, which an entry needs for new ones only."""
-    modules = check_layers(model)
-    check_modules(model, modules)
-    return select_trainable(modules, batchnorm)
 
 
 def _draws_at_once(device: torch.device) -> bool:

@@ -1,8 +1,9 @@
-"""Random numbers by address, and uniform numbers: distribution, independence, and source."""
+"""Random numbers by address, uniform and normal numbers: distribution, independence, and source."""
 
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from smoothout.common.rng import derive_seed, make_generator, uniform_
+from smoothout.common.rng import derive_seed, make_generator, normal_, uniform_
 
 COUNT = 100_001  # odd: half a word of the last pair is left over
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -99,6 +100,42 @@ def test_numbers_of_a_call_share_their_place_between_two_steps_of_a_grid_and_no_
         assert place.max() - place.min() < 2**-7 or place.max() > 1 - 2**-7  # float32's rounding
         places.append(float(place.median()))
     assert stats.kstest(places, stats.uniform().cdf).pvalue > 1e-3
+
+
+# The normal law
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normal_numbers_have_the_normal_law(dtype: torch.dtype) -> None:
+    x = normal_(torch.empty(COUNT, dtype=dtype), torch.Generator().manual_seed(2)).double()
+    for power, mean, variance in [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]:
+        assert abs(float((x**power).mean()) - mean) < 4 * math.sqrt(variance / COUNT)
+    assert stats.kstest(x.numpy(), stats.norm.cdf).pvalue > 1e-3
+
+
+def test_a_normal_number_is_the_quantile_of_the_uniform_one() -> None:
+    u = uniform_(torch.empty(COUNT), torch.Generator().manual_seed(3)).double().numpy()
+    x = normal_(torch.empty(COUNT), torch.Generator().manual_seed(3)).double().numpy()
+    # Near the bounds, the uniform number's rounding to float32 moves its quantile most.
+    np.testing.assert_allclose(stats.norm.cdf(x), (1 + u) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize("word", [0, 2**64 - 1])
+def test_normal_numbers_are_finite_at_the_bounds(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = np.array([word, 0x7FFF8000_7FFF8000], np.uint64)  # -2^15 and 2^15 - 1
+    monkeypatch.setattr(np.random, "SFC64", lambda seed: SimpleNamespace(random_raw=lambda count: words))
+    x = normal_(torch.empty(4))
+    assert x.isfinite().all()
+    assert x.abs().min() > 3.9
+
+
+def test_normal_numbers_fill_any_tensor() -> None:
+    whole = torch.full((50, 60), 50.0)
+    normal_(whole[:, ::2], torch.Generator().manual_seed(0))
+    assert (whole[:, 1::2] == 50).all()
+    assert (whole[:, ::2].abs() < 9).all()
+    assert normal_(torch.empty(0)).numel() == 0
+    assert normal_(torch.empty(3, 5, 7)).shape == (3, 5, 7)
 
 
 # Independence: a correlation of n independent pairs has the standard deviation 1 / sqrt(n)

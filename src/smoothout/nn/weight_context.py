@@ -1,0 +1,113 @@
+"""The shell of every context inside which a model is at other weights: entered, guarded, left, and entered again."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from smoothout.nn.guards import check_layers, check_modules
+from smoothout.nn.late_backward import FRAMEWORKS, LateBackward
+from smoothout.nn.parameters import select_trainable
+from smoothout.nn.swapped import SwappedWeights
+
+
+@contextmanager
+def untracked() -> Iterator[None]:
+    """Inside, autograd records nothing, and tensors are usual ones also within `torch.inference_mode`."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+class WeightContext(ABC):
+    """A context where the trainable ``parameters`` of ``model`` hold other weights, computed at every entry.
+
+    Outside, they hold the clean weights, to the last bit. `SmoothOut` says what else is promised and refused.
+    """
+
+    parameters: list[nn.Parameter]
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._entered = False
+        self._swapped: SwappedWeights | None = None
+        self._guards: list[RemovableHandle] = []
+
+    @abstractmethod
+    def _moved(self) -> Sequence[Tensor]:
+        """The weights inside, parameter by parameter, with the parameters' strides, in memory of this context."""
+
+    @untracked()
+    def __enter__(self) -> Self:
+        self._check_left()
+        weights = self._moved()  # an optimizer may count on their strides
+        try:
+            self._entered = True
+            self._guards.append(register_optimizer_step_pre_hook(self._refuse_step))
+            self._guards.extend(LateBackward.register(self._model, self))
+            self._swapped = SwappedWeights(self._model, self.parameters, weights)
+            self._swapped.__enter__()
+        except BaseException:  # an interrupt: the block is never entered, so nothing else would restore the weights
+            self.__exit__(BaseException)
+            raise
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        try:
+            self._leave(*error)
+        except BaseException:  # an interrupt half-way
+            self._leave(*error)
+            raise
+
+    def _leave(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        """Restore the clean weights; can be repeated after an interruption anywhere."""
+        for guard in self._guards:
+            guard.remove()
+        self._guards.clear()
+        if self._swapped is not None:
+            self._swapped.__exit__(*error)
+        self._swapped, self._entered = None, False
+
+    def _check_left(self) -> None:
+        if self._entered:
+            raise RuntimeError(
+                f"this {type(self).__name__} context is already entered: leave it first (to perturb twice, use two);"
+                f" {FRAMEWORKS}"
+            )
+
+    def _refuse_step(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
+        ours = {id(parameter) for parameter in self.parameters}
+        if self._entered and any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
+            raise RuntimeError(
+                f"optimizer.step() belongs after the block, which restores the clean weights at its end; {FRAMEWORKS}"
+            )
+
+    @property
+    def block(self) -> object:
+        """Identifies the present block; None outside."""
+        return self._swapped
+
+    @property
+    def clean_weights(self) -> list[Tensor]:
+        """Inside the context: w, parameter by parameter."""
+        if self._swapped is None:
+            raise RuntimeError("clean weights exist only inside a context with denoise=True")
+        return self._swapped.clean
+
+    def current_noise(self) -> list[Tensor]:
+        """Inside the context: theta, parameter by parameter (to the rounding of w + theta)."""
+        return list(torch._foreach_sub([p.detach() for p in self.parameters], self.clean_weights))
+
+
+def find_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
+    """`trainable_parameters` without a look at each, which an entry needs for new ones only."""
+    modules = check_layers(model)
+    check_modules(model, modules)
+    return select_trainable(modules, batchnorm)
