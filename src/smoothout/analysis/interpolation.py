@@ -116,8 +116,10 @@ def interpolate(
         [1.0, 0.25, 0.0]
     """
     check_all(first=first, second=second)
+    # One for all points: it checks the batches now, and at the first finite loss that two passes agree.
     measurement = Measurement(first, batches, loss, weight)
     points = []
+    # Measured one by one, because all points are the same network, with other weights.
     for point in iterate_path(
         first, second, alphas, path=path, running_stats=running_stats, running_stats_from=running_stats_from
     ):
@@ -182,16 +184,18 @@ def iterate_path(
 
     network = deepcopy_model(first)
     for index, alpha in enumerate(alphas):
+        # From the networks' own tensors at each point, so that no rounding adds up along the path.
         weights = {name: _mix(entry, end[name], coefficients(alpha)) for name, entry in start.items()}
         weights |= {name: start[name] for name in unmixed}
         network.load_state_dict(weights)
         clear_weight_caches()
-        if all(coefficients(alpha)):
+        if all(coefficients(alpha)):  # at an end the vectors are those of its network
             refresh_spectral_norms(network)
         if running_stats is RunningStats.recomputed:
             recalibrate_batchnorm(network, training)
             if index == 0:
                 check_statistics(network, training)
+        # Those of the mixed statistics; recomputed ones are never negative.
         negative = [(entry < 0).sum() for name, entry in weights.items() if name.endswith("running_var")]
         yield PathPoint(float(alpha), network, int(concatenate(negative).sum()) if negative else 0)
 
