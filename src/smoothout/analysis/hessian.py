@@ -21,7 +21,7 @@ from smoothout.analysis.arguments import check_counts, check_positive
 from smoothout.analysis.batches import Batches, Loss, Weight
 from smoothout.analysis.device_memory import vectors_device
 from smoothout.analysis.empirical_risk import Tick
-from smoothout.analysis.hessian_product import VECTORS, HessianVectorProduct, rademacher
+from smoothout.analysis.hessian_product import VECTORS, HessianVectorProduct, rademacher, symmetric
 from smoothout.analysis.hessian_trace import TraceAndNorm, trace_and_norm
 from smoothout.analysis.lanczos import lanczos, outermost_eigenpairs
 from smoothout.common.rng import make_generator
@@ -128,15 +128,18 @@ def top_eigenvalues(
     check_positive(tolerance=tolerance)
     if which not in SORT_KEYS:
         raise ValueError(f"which: must be one of {', '.join(SORT_KEYS)}, not {which!r}")
+    # Two passes over the batches: are loss and gradient finite, and the same twice?
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, keep_graph=keep_graph, tick=tick)
     n = product.dimension
     if k > n:
         raise ValueError(f"k: must be from 1 to n = {n}, not {k}")
-    most = min(n, most)
+    most = min(n, most)  # vectors of length n, whatever was asked for
+    # The basis may be many times as large as the model: where it does not fit next to it, it lies in the CPU's memory.
     device = vectors_device(product.parameters, VECTORS + most)
     generator = make_generator(seed, "eigenvector")
     found = outermost_eigenpairs(
-        product,
+        symmetric(product),
+        # The first start, and others where a start spans an invariant space; drawn on the CPU, alike for every device.
         lambda: torch.randn(n, generator=generator, dtype=torch.float64).to(device),
         k,
         SORT_KEYS[which],
@@ -145,7 +148,7 @@ def top_eigenvalues(
         most=most,
         restarts=restarts,
     )
-    converged = len(found.values) == k
+    converged = len(found.values) == k  # pairs that are not accurate are left out
     return TopEigenvalues(
         values=tuple(found.values.tolist()),
         residuals=tuple(found.residuals.tolist()),
@@ -183,5 +186,6 @@ def hessian_spectrum(
     n = product.dimension
     steps = min(steps, n)
     device = vectors_device(product.parameters, VECTORS + steps)
-    runs = [lanczos(product, rademacher(n, seed, i).to(device), steps, product.rounding) for i in range(probes)]
+    times = symmetric(product)
+    runs = [lanczos(times, rademacher(n, seed, i).to(device), steps, product.rounding) for i in range(probes)]
     return Spectrum(tuple(ritz for ritz, _ in runs), tuple(weights for _, weights in runs), n, product.products)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -25,7 +26,8 @@ from smoothout.nn.parameters import (
     unflatten,
 )
 
-VECTORS = 8  # float64 vectors that a product with H and its uses need at most
+VECTORS = 10  # float64 vectors that a product with H and its uses need at most
+ASYMMETRY = 0.05  # relative; rounding gives up to 0.003 in float32 where gradients vanish, and 0.008 in bfloat16
 
 
 class HessianVectorProduct(EmpiricalRisk):
@@ -38,6 +40,12 @@ class HessianVectorProduct(EmpiricalRisk):
     (on a CPU with the same bits). ``keep_graph=None`` keeps it if the tensors that it saves for all batches need at
     most 2 GiB, on a GPU at most half of the free memory. True and False decide it. A changed weight or buffer
     discards the graph.
+
+    A backward pass that is not differentiable (an `autograd.Function` that detaches, or works under `no_grad`) cuts off
+    second derivatives without a word. `matrix`, `top_eigenvalues`, `trace_and_norm` and `hessian_spectrum` refuse
+    products that are not symmetric, which most such cuts cause. One that leaves H symmetric cannot be told from a loss
+    without those derivatives: H lacks them where the function cut is the loss itself, or an activation whose backward
+    pass detaches only what it saved.
 
     Raises:
         ValueError: for an unknown block, no examples, a loss, gradient or product that is not finite, and if two passes
@@ -80,6 +88,7 @@ class HessianVectorProduct(EmpiricalRisk):
     def matrix(self) -> NDArray[np.float64]:
         """H itself, symmetrized, shape (n, n), from n products."""
         rows = torch.stack([self(unit) for unit in torch.eye(self.dimension, dtype=torch.float64)])
+        check_symmetry((rows - rows.T).norm().item(), rows.norm().item())
         symmetric: NDArray[np.float64] = (0.5 * (rows + rows.T)).numpy()
         return symmetric
 
@@ -135,6 +144,44 @@ class HessianVectorProduct(EmpiricalRisk):
             return [torch.zeros_like(p) for p in self.parameters]
         outputs, along = zip(*curved, strict=True)
         return to_dense(torch.autograd.grad(outputs, self.parameters, along, retain_graph=keep, materialize_grads=True))
+
+
+def symmetric(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """``product``, at weights that stay the same; its first two results are checked to be those of a symmetric matrix.
+
+    u . H v is compared with v . H u, which needs no product of its own. It tells most where v is about H u, as in a
+    Lanczos run. Raises ValueError as `check_symmetry`.
+    """
+    first: tuple[Tensor, Tensor] | None = None
+    checked = False
+
+    def product_checked(v: Tensor) -> Tensor:
+        nonlocal first, checked
+        image = product(v)
+        if checked:
+            return image
+        if first is None:
+            first = v, image
+            return image
+        u, image_of_u = first
+        first, checked = None, True  # vectors as long as the weights
+        forms = torch.stack([u @ image, v @ image_of_u]).tolist()
+        # Both forms may vanish, up to rounding. Their measure is then what they are for random vectors.
+        usual = (u.norm() * image.norm() + v.norm() * image_of_u.norm()).item() / math.sqrt(len(v))
+        check_symmetry(forms[0] - forms[1], max(usual, *map(abs, forms)))
+        return image
+
+    return product_checked
+
+
+def check_symmetry(difference: float, size: float) -> None:
+    """Raise ValueError for a ``difference`` from a symmetric matrix of this ``size`` that rounding does not explain."""
+    if abs(difference) > ASYMMETRY * size:
+        raise ValueError(
+            f"model, loss: products H v are not symmetric (by {abs(difference) / size:.0%}): a backward pass that"
+            " cannot be differentiated (an autograd.Function with detach or no_grad) cuts off second derivatives; let"
+            " it use torch's operations on the tensors that it gets"
+        )
 
 
 def block_parameters(model: nn.Module, block: str | None) -> list[nn.Parameter]:

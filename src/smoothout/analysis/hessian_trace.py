@@ -15,7 +15,7 @@ from smoothout.analysis.arguments import check_counts
 from smoothout.analysis.batches import Batches, Loss, Weight
 from smoothout.analysis.device_memory import vectors_device
 from smoothout.analysis.empirical_risk import Tick
-from smoothout.analysis.hessian_product import VECTORS, HessianVectorProduct, rademacher
+from smoothout.analysis.hessian_product import VECTORS, HessianVectorProduct, rademacher, symmetric
 from smoothout.analysis.lanczos import KrylovBasis, orthogonalize
 from smoothout.common.estimates import Estimate, standard_error
 from smoothout.common.rng import make_generator
@@ -88,10 +88,10 @@ def _exact(product: HessianVectorProduct) -> Draws:
 
 def _hutchinson(product: HessianVectorProduct, probes: int, seed: int) -> Draws:
     device = vectors_device(product.parameters, VECTORS)
-    draws = []
+    times, draws = symmetric(product), []
     for index in range(probes):
         probe = rademacher(product.dimension, seed, index).to(device)
-        image = product(probe)
+        image = times(probe)
         draws.append(torch.stack([probe @ image, image @ image]).tolist())
     traces, squares = zip(*draws, strict=True)
     return traces, squares
@@ -99,7 +99,7 @@ def _hutchinson(product: HessianVectorProduct, probes: int, seed: int) -> Draws:
 
 def _hutch_plus_plus(product: HessianVectorProduct, probes: int, seed: int) -> Draws:
     """Estimates from the products that are left after a Lanczos run has taken just under half of them."""
-    n, steps = product.dimension, (probes - 1) // 2
+    n, steps, times = product.dimension, (probes - 1) // 2, symmetric(product)
     device = vectors_device(product.parameters, VECTORS + steps)
 
     def draw(*address: int) -> Tensor:
@@ -109,7 +109,7 @@ def _hutch_plus_plus(product: HessianVectorProduct, probes: int, seed: int) -> D
     # 1. H V = V T + r e', where V is the basis, e the last unit vector and r the following vector, as long as ``rest``.
     basis, rest = KrylovBasis(steps, draw), 0.0
     while not basis.full:
-        rest = basis.extend(product)
+        rest = basis.extend(times)
         if rest <= basis.noise(product.rounding):
             break  # the space is invariant
     rows, projected = basis.rows[: basis.size], basis.projected
@@ -119,7 +119,7 @@ def _hutch_plus_plus(product: HessianVectorProduct, probes: int, seed: int) -> D
     draws = []
     for index in range(probes - basis.size):
         probe, _ = orthogonalize(draw(index), rows)
-        image, _ = orthogonalize(product(probe), rows)
+        image, _ = orthogonalize(times(probe), rows)
         form, square, length = torch.stack([probe @ image, image @ image, probe @ probe]).tolist()
         scale = (n - basis.size) / length
         draws.append((np.trace(projected) + scale * form, np.sum(projected**2) + 2 * rest**2 + scale * square))
