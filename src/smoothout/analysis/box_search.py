@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from smoothout.analysis.batches import Batches, Loss, Weight
 from smoothout.analysis.box import Box
 from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon
+from smoothout.analysis.models import keeping_weights
 from smoothout.nn.parameters import trainable_parameters, vector_to_parameters
 
 PINNED = 1e-9  # a coordinate this close to a bound, in half-widths, is on it
@@ -97,7 +98,8 @@ class BoxObjective(EmpiricalRisk):
     def _measure(self) -> tuple[Tensor, float, bool]:
         """`with_gradient`, the loss in it, and whether all entries are finite, with one copy from the device."""
         self.evaluations += 1
-        measured = self.with_gradient()
+        with keeping_weights(self.model):
+            measured = self.with_gradient()
         self.tick()
         largest = torch.linalg.vector_norm(measured, math.inf)  # nan if an entry is
         loss, size = torch.stack([measured[0], largest]).tolist()

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from smoothout.analysis.batches import Batches, Loss, Weight, check_batches
 from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon, to_dense
 from smoothout.analysis.kept_graphs import KeptGraphs
-from smoothout.analysis.models import differentiable
+from smoothout.analysis.models import differentiable, keeping_weights
 from smoothout.common.pass_cache import cached_pass
 from smoothout.common.rng import make_generator
 from smoothout.nn.parameters import (
@@ -94,7 +94,7 @@ class HessianVectorProduct(EmpiricalRisk):
 
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """As in `EmpiricalRisk`, in evaluation mode; the model is restored."""
-        with preserve_state(self.model), self.evaluated():
+        with preserve_state(self.model), self.evaluated(), keeping_weights(self.model):
             return super().mean(of_batch)
 
     @contextmanager

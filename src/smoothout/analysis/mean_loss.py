@@ -23,6 +23,7 @@ from smoothout.analysis.batches import (
     logits_in,
 )
 from smoothout.analysis.empirical_risk import loss_tolerance, refuse_randomness
+from smoothout.analysis.models import keeping_weights
 from smoothout.common.pass_cache import without_pass_cache
 from smoothout.nn.evaluation import (
     AllReduce,
@@ -104,7 +105,8 @@ class Measurement:
     """Loss and accuracy on ``batches``, of ``loss`` and ``weight`` or as `OwnMetrics`, of a network like ``model``.
 
     The first finite loss is measured twice. Raises ValueError if the two differ, because batches that change from pass
-    to pass, or a random network, would be mistaken for the shape of the loss.
+    to pass, or a random network, would be mistaken for the shape of the loss; and for a network that rewrites its
+    weights.
     """
 
     def __init__(self, model: nn.Module, batches: Batches, loss: Loss | None, weight: Weight | None) -> None:
@@ -116,7 +118,7 @@ class Measurement:
 
     def __call__(self, network: nn.Module) -> EvalResult:
         """The metrics of ``network`` in evaluation mode."""
-        result = evaluate(network, self.examples, metrics_class=self.metrics)
+        result = self._evaluate(network)
         if not self._checked and math.isfinite(result.loss):
             self.check(network, result)
         return result
@@ -124,8 +126,12 @@ class Measurement:
     def check(self, network: nn.Module, first: EvalResult | None = None) -> None:
         """Raise ValueError if ``network`` measures otherwise than at ``first``, None: in another pass."""
         with without_pass_cache():
-            first = first or evaluate(network, self.examples, metrics_class=self.metrics)
-            again = evaluate(network, self.examples, metrics_class=self.metrics)
+            first = first or self._evaluate(network)
+            again = self._evaluate(network)
         if abs(again.loss - first.loss) > loss_tolerance([SUMS, *network.parameters()]) * abs(first.loss):
             refuse_randomness("loss")
         self._checked = True
+
+    def _evaluate(self, network: nn.Module) -> EvalResult:
+        with keeping_weights(network):
+            return evaluate(network, self.examples, metrics_class=self.metrics)

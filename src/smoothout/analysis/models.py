@@ -1,4 +1,4 @@
-"""The circumstances under which a model has derivatives."""
+"""What a model must allow to be measured at other weights than its own: derivatives, and weights that a pass keeps."""
 
 from __future__ import annotations
 
@@ -24,3 +24,22 @@ def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
         if twice and "torch._dynamo" in sys.modules:  # it takes seconds to import, and nothing is compiled without it
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+@contextmanager
+def keeping_weights(model: nn.Module) -> Iterator[None]:
+    """Raise ValueError at the end if passes inside have rewritten trainable weights of ``model``.
+
+    They would not measure the weights that are set. The model's own do not show it if a pass has clipped or binarized
+    them before; others do.
+    """
+    weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    before = [weight.detach().clone() for weight in weights.values()]
+    yield
+    kept = [((a == b) | b.isnan()).all() for a, b in zip(weights.values(), before, strict=True)]
+    rewritten = [name for name, same in zip(weights, kept, strict=True) if not same]
+    if rewritten:
+        raise ValueError(
+            f"model: a forward pass rewrites {rewritten[0]}, so it cannot be measured at other weights; let it compute"
+            " with a changed copy instead (torch.nn.utils.parametrize)"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from smoothout.analysis.batches import Batches, Loss, Weight
 from smoothout.analysis.empirical_risk import Tick, check_width
 from smoothout.analysis.landscape import set_parameters
 from smoothout.analysis.mean_loss import Measurement
+from smoothout.analysis.models import keeping_weights
 from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
 from smoothout.common.estimates import standard_error
@@ -102,7 +104,9 @@ def noise_curve(
                 directions = context.draw()  # at strength 1: one draw serves all strengths
                 for a, accumulator in zip(strengths, accumulators, strict=True):
                     set_parameters(parameters, clean, (a, directions))
-                    accumulator.update(forward(model, inputs), targets, inputs)
+                    with nullcontext() if index else keeping_weights(model):
+                        outputs = forward(model, inputs)
+                    accumulator.update(outputs, targets, inputs)
                 tick()
             return torch.tensor([accumulator.compute() for accumulator in accumulators], dtype=torch.float64)
 

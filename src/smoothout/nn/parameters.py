@@ -150,7 +150,7 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
     their place. Raises RuntimeError, with the names, for what cannot be restored; all else is.
     """
     named = (*model.named_parameters(), *model.named_buffers())
-    saved = [(name, t, t.detach().clone()) for name, t in named if not _expanded(t)]
+    saved = [(name, t, t.data, t.detach().clone()) for name, t in named if not _expanded(t)]
     tables: list[dict[str, Any]] = [t for m in model.modules() for t in (m._parameters, m._buffers)]
     held = [(table, dict(table)) for table in tables]
     made = [(vars(m), {k: v for k, v in vars(m).items() if isinstance(v, Tensor)}) for m in model.modules()]
@@ -162,9 +162,11 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
         for attributes, tensors in made:  # weights that a hook makes, such as those of the old weight_norm
             attributes.update(tensors)
         failed = {}
-        for name, tensor, old in saved:
+        for name, tensor, data, old in saved:
             try:
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                    if _moved(tensor, data):
+                        tensor.data = data
                     tensor.copy_(old)
             except Exception as error:  # whatever it is, the others come back
                 failed[name] = error
@@ -183,6 +185,11 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
             except BaseException:  # an interrupt half-way
                 restore()
                 raise
+
+
+def _moved(tensor: Tensor, data: Tensor) -> bool:
+    """Whether ``tensor`` no longer holds ``data``."""
+    return tensor.layout == torch.strided and (tensor.data_ptr(), tensor.dtype) != (data.data_ptr(), data.dtype)
 
 
 def _expanded(tensor: Tensor) -> bool:

@@ -59,3 +59,50 @@ def test_a_layer_whose_own_eval_merges_weights_is_measured_and_left_as_it_was(an
     assert not first.merged
     assert all(module.training for module in model.modules())
     assert all(map(torch.equal, before.values(), model.state_dict().values()))
+
+
+class Clipped(nn.Linear):
+    """As a Wasserstein critic's, within its pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data.clamp_(-0.2, 0.2)
+        return super().forward(x)
+
+
+class Binarized(nn.Linear):
+    """As BinaryNet's: the weight is replaced by the signs of one that lies apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.apart = getattr(self, "apart", self.weight.data)
+        self.weight.data = self.apart.sign()
+        return super().forward(x)
+
+
+class Normalized(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.weight.div_(self.weight.norm(dim=1, keepdim=True))
+        return super().forward(x)
+
+
+AT_THE_MODEL = (ANALYSES["eigenvalues"], ANALYSES["trace"], ANALYSES["spectrum"], ANALYSES["path"])
+
+
+@EACH
+@pytest.mark.parametrize("make", [Clipped, Binarized, Normalized])
+@pytest.mark.parametrize("passed_before", [False, True])
+def test_a_pass_that_rewrites_weights_is_refused_and_they_are_left_as_they_were(
+    analysis: Call, make: Callable[[int, int], nn.Module], passed_before: bool, batches: Pairs
+) -> None:
+    model = Net(make)
+    if passed_before:  # then a pass changes other weights than the model's own alone
+        model(batches[0][0])
+        if analysis in AT_THE_MODEL:
+            return
+    before = [(p.data_ptr(), p.detach().clone()) for p in model.parameters()]
+    with pytest.raises(ValueError, match=r"^model: a forward pass rewrites first\.weight, .*parametrize") as refused:
+        analysis(model, batches, F.cross_entropy)
+    assert "\n" not in str(refused.value)
+    for parameter, (place, old) in zip(model.parameters(), before, strict=True):
+        assert parameter.data_ptr() == place
+        assert torch.equal(parameter, old)
