@@ -16,6 +16,7 @@ from smoothout.analysis.batches import Batches, Loss, Weight, check_batches
 from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon, to_dense
 from smoothout.analysis.kept_graphs import KeptGraphs
 from smoothout.analysis.models import differentiable, keeping_weights
+from smoothout.common.errors import one_line
 from smoothout.common.pass_cache import cached_pass
 from smoothout.common.rng import make_generator
 from smoothout.nn.parameters import (
@@ -28,6 +29,7 @@ from smoothout.nn.parameters import (
 
 VECTORS = 10  # float64 vectors that a product with H and its uses need at most
 ASYMMETRY = 0.05  # relative; rounding gives up to 0.003 in float32 where gradients vanish, and 0.008 in bfloat16
+NOT_TWICE = "has no second derivative, which products with the Hessian need"
 
 
 class HessianVectorProduct(EmpiricalRisk):
@@ -48,8 +50,9 @@ class HessianVectorProduct(EmpiricalRisk):
     pass detaches only what it saved.
 
     Raises:
-        ValueError: for an unknown block, no examples, a loss, gradient or product that is not finite, and if two passes
-            differ: randomness (augmentation, dropout) would be mistaken for curvature.
+        ValueError: for an unknown block, no examples, a loss, gradient or product that is not finite, a model without
+            second derivative, and if two passes differ: randomness (augmentation, dropout) would be mistaken for
+            curvature.
     """
 
     def __init__(
@@ -135,7 +138,10 @@ class HessianVectorProduct(EmpiricalRisk):
 
     def slopes(self, loss: Tensor) -> list[Tensor]:
         """The gradient, which can be differentiated again."""
-        return to_dense(torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True))
+        slopes = to_dense(torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True))
+        if not self.products:
+            check_differentiable_twice(slopes)
+        return slopes
 
     def curved(self, slopes: Sequence[Tensor], directions: Sequence[Tensor], *, keep: bool) -> Sequence[Tensor]:
         """The gradient of slopes . directions; ``keep`` keeps the graph of the slopes."""
@@ -143,7 +149,28 @@ class HessianVectorProduct(EmpiricalRisk):
         if not curved:  # the loss is linear in the block
             return [torch.zeros_like(p) for p in self.parameters]
         outputs, along = zip(*curved, strict=True)
-        return to_dense(torch.autograd.grad(outputs, self.parameters, along, retain_graph=keep, materialize_grads=True))
+        try:
+            curvature = torch.autograd.grad(outputs, self.parameters, along, retain_graph=keep, materialize_grads=True)
+        except NotImplementedError as error:  # such as EmbeddingBag
+            raise ValueError(f"model: {NOT_TWICE} ({one_line(error, 120)})") from error
+        return to_dense(curvature)
+
+
+def check_differentiable_twice(slopes: Sequence[Tensor]) -> None:
+    """Raise ValueError for a backward pass that was declared to have no derivative (`once_differentiable`).
+
+    Autograd would leave out the curvature that comes through it, because the error that stands for it leads to no
+    parameter.
+    """
+    waiting = [slope.grad_fn for slope in slopes if slope.grad_fn is not None]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if node.name() == "torch::autograd::Error":
+            raise ValueError(f"model: {NOT_TWICE} (a custom autograd function is marked once_differentiable)")
+        following = {earlier for earlier, _ in node.next_functions if earlier is not None} - seen
+        seen |= following
+        waiting += following
 
 
 def symmetric(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

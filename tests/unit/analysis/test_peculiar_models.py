@@ -11,6 +11,8 @@ from helpers.analyses import ANALYSES, Call
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smoothout import sharpness
+
 Pairs = list[tuple[Tensor, Tensor]]
 EACH = pytest.mark.parametrize("analysis", ANALYSES.values(), ids=ANALYSES)
 
@@ -106,3 +108,48 @@ def test_a_pass_that_rewrites_weights_is_refused_and_they_are_left_as_they_were(
     for parameter, (place, old) in zip(model.parameters(), before, strict=True):
         assert parameter.data_ptr() == place
         assert torch.equal(parameter, old)
+
+
+# A backward pass that has no derivative
+
+
+class Tanh(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        y = x.tanh()
+        context.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, slope: Tensor) -> Tensor:
+        (y,) = context.saved_tensors
+        return slope * (1 - y * y)
+
+
+class TanhLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = Tanh.apply(super().forward(x))
+        return y
+
+
+class Bag(nn.EmbeddingBag):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(5, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        found: Tensor = super().forward(x.abs().long().clamp(0, 4))
+        return found
+
+
+@pytest.mark.parametrize("analysis", [ANALYSES[name] for name in ("eigenvalues", "trace", "spectrum")])
+@pytest.mark.parametrize(("make", "reason"), [(TanhLinear, "once_differentiable"), (Bag, "_embedding_bag_backward")])
+def test_curvature_that_autograd_would_leave_out_is_refused(
+    analysis: Call, make: Callable[[int, int], nn.Module], reason: str, batches: Pairs
+) -> None:
+    model, before = Net(make), Net(make).state_dict()
+    with pytest.raises(ValueError, match=rf"^model: has no second derivative, .*\(.*{reason}") as refused:
+        analysis(model, batches, F.cross_entropy)
+    assert "\n" not in str(refused.value)
+    assert all(map(torch.equal, before.values(), model.state_dict().values()))
+    assert not sharpness(model, batches, F.cross_entropy, eps=0.1).failed  # which needs one derivative only
