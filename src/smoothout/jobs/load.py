@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from smoothout.analysis.options import WhichWeights
@@ -38,4 +40,18 @@ def trained(
         from smoothout.jobs.runner import load_network  # noqa: PLC0415
         from smoothout.jobs.runtime import build_runtime  # noqa: PLC0415
     config = compose_config(Path(configs), "train", overrides)
-    return load_network(Job(build_experiment(config)), which, build_runtime(config))
+    with _torch_as_in_programs():
+        return load_network(Job(build_experiment(config)), which, build_runtime(config))
+
+
+@contextmanager
+def _torch_as_in_programs() -> Iterator[None]:
+    """Inside, torch's modes and defaults are those of a new process, because a record does not tell of others."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.float32)
+        if torch.get_default_device().type != "cpu":  # else a mode that slows down each call of torch
+            stack.enter_context(torch.device("cpu"))
+        yield

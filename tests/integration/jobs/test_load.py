@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,40 @@ def test_a_recorded_network_is_loaded_without_data(monkeypatch: pytest.MonkeyPat
     smoothout.trained(RUN, configs=CONFIGS)
     monkeypatch.setattr(prepared_run, "load_splits", None)
     smoothout.trained(RUN, configs=CONFIGS)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    assert torch.get_default_dtype() is dtype
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize(
+    "modes",
+    [
+        [torch.inference_mode(), default_dtype(torch.float64)],
+        [torch.no_grad(), torch.device("meta"), torch.autocast("cpu", torch.bfloat16)],
+    ],
+    ids=["inference", "no_grad"],
+)
+def test_what_the_caller_has_set_in_torch_changes_neither_the_run_nor_the_network(
+    tmp_path: Path, modes: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks = []
+    for place in ("usual", "set"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        with ExitStack() as stack:
+            for mode in modes if place == "set" else []:
+                stack.enter_context(mode)
+            networks += [smoothout.trained(RUN, configs=CONFIGS) for _ in range(2)]  # trained, then found
+    for network in networks:
+        assert all(map(torch.equal, network.parameters(), networks[0].parameters()))
+        assert not any(parameter.is_inference() for parameter in network.parameters())
+        assert all(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_a_run_whose_checkpoint_was_lost_is_trained_again_and_its_record_stays(tmp_path: Path) -> None:
