@@ -36,7 +36,7 @@ def test_a_notebook_gives_its_committed_numbers_again(path, monkeypatch):
     Cells with the tag "varies" hold times: they run, and are not compared.
     """
     if missing := missing_packages(path):
-        pytest.skip(f"not installed: {', '.join(missing)}; pip install 'smoothout[peers]'")
+        pytest.skip(f"not installed: {', '.join(missing)}; pip install '.[peers]'")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]))
     committed = nbformat.read(path, as_version=4)
     for old, new in zip(code(committed), code(execute(path)), strict=True):

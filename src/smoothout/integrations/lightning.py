@@ -25,19 +25,19 @@ class SmoothOutCallback(CallbackNoise, Callback):  # type: ignore[misc]
 
     The module's trainable parameters are perturbed during `training_step` and, with the same noise, during the backward
     pass. At any other time they are clean: in all hooks of the module and of other callbacks (those between the two
-    passes too), in validation, in checkpoints and in weight averages. With ``accumulate_grad_batches`` each batch has
-    noise of its own. The forward passes by which StochasticWeightAveraging measures running statistics get none, nor do
-    the trials of LearningRateFinder and BatchSizeFinder, which set other callbacks aside.
+    passes too), in validation, in checkpoints and in weight averages. With ``accumulate_grad_batches`` each batch gets
+    its own noise. The forward passes in which StochasticWeightAveraging updates BatchNorm's running statistics get
+    none; neither do the trial runs of LearningRateFinder and BatchSizeFinder, which disable other callbacks.
 
-    Manual optimization, and with it several optimizers, is refused: there the module runs its backward passes, so the
-    block of `SmoothOut` belongs in its `training_step`, around each forward pass and its `manual_backward`.
+    Manual optimization, and therefore several optimizers, is refused: the module then runs its own backward passes, so
+    the `SmoothOut` block belongs in its `training_step`, around each forward pass and its `manual_backward`.
 
-    A seed (see `CallbackNoise`) addresses noise by ``trainer.global_step``, so checkpoints need no state of this
-    callback.
+    With a seed (see `CallbackNoise`), the noise depends only on the seed, ``trainer.global_step`` and the number of the
+    micro-batch, so this callback stores nothing in checkpoints.
     """
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse manual optimization before anything is done."""
+        """Refuse manual optimization before training starts."""
         if stage == "fit" and not pl_module.automatic_optimization:
             raise ValueError(
                 f"SmoothOutCallback: {type(pl_module).__name__} has automatic_optimization=False and so runs its own "
@@ -46,7 +46,7 @@ class SmoothOutCallback(CallbackNoise, Callback):  # type: ignore[misc]
             )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Put the two passes into blocks."""
+        """Run the forward and the backward pass of each batch inside a block."""
         self._start(pl_module)
 
         def forward(step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
@@ -66,13 +66,13 @@ class SmoothOutCallback(CallbackNoise, Callback):  # type: ignore[misc]
         self._wrap(trainer.strategy.precision_plugin, "backward", backward)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Give the two passes back."""
+        """Restore the methods that run the two passes."""
         self._stop()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Do as at the end."""
+        """Restore them after an exception, with clean weights."""
         self._stop()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Do as at the end, which a tuner skips."""
+        """Restore them where a tuner skips `on_train_end`."""
         self._stop()

@@ -1,4 +1,4 @@
-"""What the callbacks share: the settings of their noise, and blocks whose passes a framework runs."""
+"""Base of the callbacks: their settings, and SmoothOut blocks around passes that a framework runs."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ from smoothout.nn.watch import Watch, pause_all
 
 
 class CallbackNoise:
-    """The noise of one training at a time; base of the callbacks, whose arguments these are.
+    """Base class of the callbacks, with their arguments; one callback serves one training run at a time.
 
     Args:
-        a: strength, as in `SmoothOut`; the attribute ``a`` may be set during the training.
+        a: strength, as in `SmoothOut`; the attribute ``a`` may be changed during training.
         adaptive: AdaSmoothOut instead of SmoothOut.
         distribution: "uniform" or "gaussian".
         batchnorm: perturb weight and bias of BatchNorm layers too.
-        seed: of the noise. That of micro-batch i (0 without accumulation) of optimizer step s is then drawn by a
-            generator with the seed ``smoothout.common.rng.derive_seed(seed, "noise", s, i)``: the same in every
-            process, after a resumption too. None draws from torch's global generator.
+        seed: seed of the noise. The noise of micro-batch i (0 without accumulation) of optimizer step s comes from a
+            generator seeded with ``smoothout.common.rng.derive_seed(seed, "noise", s, i)``, so it is the same in every
+            process and after resuming. None draws from torch's global generator.
 
     Raises:
-        ValueError: for a strength that is negative or not finite, an unknown distribution, a seed that is no integer.
+        ValueError: for a strength that is negative or not finite, an unknown distribution, or a seed that is not an
+            integer.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class CallbackNoise:
         self._wrapped: list[tuple[Any, str]] = []
 
     def _start(self, model: nn.Module) -> None:
-        """Make the noise of a training of ``model``."""
+        """Set up the noise for a training run of ``model``."""
         self._stop()
         kind = AdaSmoothOut if self.adaptive else SmoothOut
         self._noise = kind(model, self.a, self.distribution, batchnorm=self.batchnorm)
@@ -65,7 +66,7 @@ class CallbackNoise:
         self._position = (-1, 0)
 
     def _stop(self) -> None:
-        """Leave the block, if in one, and forget the model; can be repeated."""
+        """Leave any open block, restore wrapped methods and release the model; safe to call twice."""
         self._leave()
         self._noise = None
         while self._wrapped:
@@ -73,14 +74,14 @@ class CallbackNoise:
             vars(owner).pop(name, None)
 
     def _wrap(self, owner: Any, name: str, within: Callable[..., Any]) -> None:
-        """Until `_stop`, call ``within(method, ...)`` in place of the method ``name`` of ``owner``."""
+        """Until `_stop`, replace the method ``name`` of ``owner`` by ``within(method, ...)``."""
         method = getattr(owner, name)
         setattr(owner, name, wraps(method)(lambda *arguments, **keywords: within(method, *arguments, **keywords)))
         self._wrapped.append((owner, name))
 
     @contextmanager
     def _block(self, step: int) -> Iterator[None]:
-        """The block of a micro-batch of optimizer step ``step``, around its forward and backward pass."""
+        """One block around both passes of a micro-batch of optimizer step ``step``."""
         with self._left_by_errors():
             self._enter(step)
             yield
@@ -88,7 +89,7 @@ class CallbackNoise:
 
     @contextmanager
     def _forward_half(self, step: int) -> Iterator[None]:
-        """The first half of a block, around the forward pass; after it the weights are clean until the second."""
+        """The first half of a block, around the forward pass; the weights are clean from its end to the second half."""
         with self._left_by_errors():
             self._enter(step)
             yield
@@ -126,13 +127,13 @@ class CallbackNoise:
             self._noise.__exit__(*error)
 
     def _pause(self) -> None:
-        """Put the clean weights in place of the perturbed ones, so that hooks of others see these.
+        """Swap the clean weights in between the two passes, so that other hooks see them.
 
-        Autograd saves leaves by reference and compares version numbers. They stay as they are, so a backward pass after
-        `_resume` is as if nothing had happened, and one before it would be wrong.
+        Autograd saves leaf tensors by reference and compares version numbers, which swapping ``data`` does not change.
+        So a backward pass after `_resume` is exact; one before it would silently use the clean weights.
         """
         assert self._noise is not None
-        self._paused = pause_all()  # what is written to the clean weights is not lost
+        self._paused = pause_all()  # so that writes to the clean weights in between are kept
         self._noisy = [parameter.data for parameter in self._noise.parameters]
         self._put(self._noise.clean_weights)
 

@@ -17,7 +17,7 @@ from smoothout.analysis.hessian import top_eigenvalues
 from smoothout.analysis.landscape import landscape_line
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-REASON = "transformers is not installed: pip install 'smoothout[integrations]'"
+REASON = "transformers is not installed: pip install '.[integrations]'"
 transformers = pytest.importorskip("transformers", reason=REASON)
 transformers.logging.set_verbosity_error()
 

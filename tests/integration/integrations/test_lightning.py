@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from smoothout import AdaSmoothOut, SmoothOut
 from smoothout.common.rng import derive_seed
 
-lightning = pytest.importorskip("lightning", reason="lightning is not installed: pip install 'smoothout[integrations]'")
+lightning = pytest.importorskip("lightning", reason="lightning is not installed: pip install '.[integrations]'")
 from lightning.pytorch import callbacks  # noqa: E402
 from lightning.pytorch.plugins import MixedPrecision  # noqa: E402
 

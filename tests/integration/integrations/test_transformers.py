@@ -16,7 +16,7 @@ from smoothout import AdaSmoothOut, SmoothOut
 from smoothout.common.rng import derive_seed
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-REASON = "{} is not installed: pip install 'smoothout[integrations]'"
+REASON = "{} is not installed: pip install '.[integrations]'"
 pytest.importorskip("accelerate", reason=REASON.format("accelerate"))
 transformers = pytest.importorskip("transformers", reason=REASON.format("transformers"))
 
