@@ -32,7 +32,8 @@ for use in lambda: trained([]), lambda: compose_config(Path(sys.argv[1]), "train
         use()
     except ModuleNotFoundError as error:
         print(error)
-print(Path(smoothout.__file__).parent, (Path(smoothout.__file__).parent / "py.typed").exists())
+files = [(Path(smoothout.__file__).parent / name).exists() for name in ("py.typed", "integrations/README.md")]
+print(Path(smoothout.__file__).parent, all(files))
 """
 
 
