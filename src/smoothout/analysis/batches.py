@@ -133,8 +133,8 @@ def logits_in(outputs: Any) -> Any:
 def batch_loss(loss: Loss | None, outputs: Any, targets: Any, inputs: Any) -> Tensor:
     """The loss of a batch, of shape () or one element: ``loss`` (outputs, targets), or for None what outputs carry.
 
-    Of a mapping, ``loss`` gets the logits in the outputs. Raises ValueError if outputs carry no loss, or a mapping has
-    no labels, or the loss is not one number.
+    Of a mapping, ``loss`` gets the logits in the outputs. Raises TypeError if ``loss`` is not a function, and
+    ValueError if outputs carry no loss, a mapping has no labels, or the loss is not one number.
     """
     if loss is None:
         value = carried(outputs, "loss")
@@ -144,6 +144,8 @@ def batch_loss(loss: Loss | None, outputs: Any, targets: Any, inputs: Any) -> Te
                 f"loss: is needed, because the model's outputs ({form}) carry none; pass loss(outputs, targets)"
             )
         return check_loss(value)
+    if isinstance(loss, type) or not callable(loss):
+        raise TypeError(f"loss: must be a function such as F.cross_entropy or nn.CrossEntropyLoss(), not {loss!r}")
     if isinstance(inputs, Keywords):
         if targets is None:
             raise ValueError(

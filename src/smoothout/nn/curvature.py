@@ -169,7 +169,12 @@ class RunningTrace:
 
     @torch.no_grad()
     def add(self, parts: Tensor) -> None:
-        """Count one more draw, given each tensor's part of its estimate, (k,)."""
+        """Count one more draw, given each tensor's part of its estimate, (k,). Raises ValueError for another k."""
+        if parts.shape != self._members.shape[1:]:
+            raise ValueError(
+                f"parts: must have a number for each of the {self._members.shape[1]} names, not shape"
+                f" {tuple(parts.shape)}; name the perturbed parameters (those of BatchNorm only with batchnorm=True)"
+            )
         values = torch.where(self._members, parts, self._none).sum(1)
         self._count += 1
         difference = values - self._mean

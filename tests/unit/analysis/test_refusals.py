@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -110,6 +112,13 @@ def test_a_loss_that_sharpness_cannot_divide_by_is_refused(value: float) -> None
 def test_a_loss_that_is_no_single_number_is_refused(call: Call) -> None:
     with pytest.raises(ValueError, match=r"^loss: .*shape \(4,\)"):
         call(nn.Linear(2, 2), BATCHES, lambda *pair: F.cross_entropy(*pair, reduction="none"))
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss, "cross_entropy"])
+@pytest.mark.parametrize("call", [sharpness, HessianVectorProduct, partial(noise_curve, strengths=[0.1])])
+def test_a_loss_that_is_no_function_is_refused(call: Call, loss: Any) -> None:
+    with pytest.raises(TypeError, match=rf"^loss: must be a function .*{re.escape(repr(loss))}$"):
+        call(nn.Linear(2, 2), BATCHES, loss=loss)
 
 
 @pytest.mark.parametrize(("dtype", "least"), [(torch.bfloat16, "0.0078"), (torch.float16, "0.00098")])

@@ -166,6 +166,12 @@ def random_draws(count: int) -> list[Tensor]:
 NAMES = ["body.0.weight", "body.0.bias", "head.weight", "scale"]
 
 
+@pytest.mark.parametrize("names", [["a.weight"], ["a.weight", "a.bias", "b.weight"]])
+def test_parts_of_other_parameters_than_those_named_are_refused(names: list[str]) -> None:
+    with pytest.raises(ValueError, match=rf"^parts: .* {len(names)} names, not shape \(2,\)"):
+        RunningTrace(names).add(torch.ones(2))
+
+
 def fed(some: list[Tensor]) -> RunningTrace:
     running = RunningTrace(NAMES)
     for draw in some:
