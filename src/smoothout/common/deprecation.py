@@ -41,4 +41,4 @@ def renamed_attribute(old: str, new: str) -> property:
         warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=2)
         return getattr(self, new)
 
-    return property(read)
+    return property(read, doc=f"Old name of `{new}`.")

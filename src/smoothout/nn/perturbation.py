@@ -30,6 +30,13 @@ from smoothout.nn.weight_context import WeightContext, find_parameters, untracke
 class SmoothOut(WeightContext):
     """[SmoothOut Eq. 5] Stochastic SmoothOut: a context where ``model`` is at w + theta, theta drawn at every entry.
 
+        noise = SmoothOut(model, a=0.0375)
+        for x, y in loader:
+            optimizer.zero_grad()
+            with noise:
+                F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+
     One context can be entered at every step, also in `torch.inference_mode`; ``a`` and ``generator`` can be set between
     entries, and layers can be frozen, replaced or cast. Parameters that require no gradient are left alone, tied ones
     are perturbed once, an embedding's padding row like the others. Of a weight that is made from parameters
@@ -57,7 +64,7 @@ class SmoothOut(WeightContext):
         generator: on the model's device; None is torch's global one.
 
     Raises:
-        TypeError: for a model or a generator that is none.
+        TypeError: for a model that is not a torch.nn.Module, or a generator that is not a torch.Generator.
         ValueError: for a strength that is negative or not finite, an unknown distribution or scaling, nothing to
             perturb, or a kind of model that cannot be perturbed (`guards`); before anything is touched.
         RuntimeError: if it is entered, or asked to draw, before it was left; by ``optimizer.step()`` inside, whose
@@ -88,6 +95,14 @@ class SmoothOut(WeightContext):
         self.generator = generator
         self._batchnorm = batchnorm
         self._allocate(present)
+
+    def __repr__(self) -> str:
+        scaling = "" if self.scaling is NoiseScaling.none else f", scaling={self.scaling.value!r}"
+        weights = sum(parameter.numel() for parameter in self.parameters)
+        return (
+            f"<{type(self).__name__}(a={self.a}, distribution={self.distribution.value!r}{scaling}) of"
+            f" {weights:,} weights in {type(self._model).__name__}{', entered' if self._entered else ''}>"
+        )
 
     law = renamed_attribute("law", "distribution")
     clean = renamed_attribute("clean", "clean_weights")

@@ -10,7 +10,7 @@ from helpers.noise_cases import LAWS, SCALINGS, examples, network, seeded, theta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout import SmoothOut
+from smoothout import AdaSmoothOut, SmoothOut
 from smoothout.nn.options import NoiseScaling
 
 BUFFERS = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
@@ -169,6 +169,18 @@ def test_an_entry_that_is_interrupted_leaves_the_weights_clean_and_the_context_u
     with context:
         assert bits(model) != before
     assert bits(model) == before
+
+
+def test_a_context_shows_its_settings() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    context = SmoothOut(model, 0.1)
+    shown = "<SmoothOut(a=0.1, distribution='uniform') of 16 weights in Sequential>"
+    assert repr(context) == shown
+    with context:
+        assert repr(context) == shown.replace(">", ", entered>")
+    assert "AdaSmoothOut(a=0.2, distribution='gaussian', scaling='filter') of 24" in repr(
+        AdaSmoothOut(model, 0.2, "gaussian", batchnorm=True)
+    )
 
 
 def test_two_contexts_on_one_model_add_their_noise_and_undo_it_in_turn() -> None:
