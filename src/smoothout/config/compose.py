@@ -35,10 +35,12 @@ _PURE = {"oc.env", "oc.select", "oc.create", "oc.decode", "choices"}  # depend o
 
 
 def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Compose ``name`` in ``folder`` with ``overrides`` to plain values. Raises ConfigError if it has no configs."""
+    """Compose ``name`` in ``folder`` with ``overrides`` to plain values. Raises ConfigError if it has no such file."""
     files = {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*.yaml"))}
-    if not files:
-        raise ConfigError(f"configs: {folder} has no configs; must be the folder configs/ of this repository")
+    if not (folder / f"{name}.yaml").is_file():
+        raise ConfigError(
+            f"configs: {folder.absolute()} has no {name}.yaml; must be the folder configs/ of this repository"
+        )
     variables = frozenset((key, value) for key, value in os.environ.items() if key.startswith("SMOOTHOUT_"))
     stamps = frozenset(files.items())
     with needs_experiments():

@@ -25,7 +25,7 @@ def trained(
     Args:
         overrides: of configs/train.yaml, for example ["experiment=f1_mnist", "batch=large", "seed=1"].
         weights: ``best`` (of the epoch with the best test accuracy) or ``last``.
-        configs: the folder configs/ of this repository.
+        configs: the folder configs/ of a clone of this repository; an installed package does not contain it.
 
     Raises:
         UserError: with a message of one line, for overrides that cannot be used and for missing data.

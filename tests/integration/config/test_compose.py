@@ -55,7 +55,7 @@ def test_what_was_composed_is_known_and_cannot_be_corrupted(configs: Path, asked
 
 
 def test_a_folder_without_configs_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^configs: .*/none has no configs; must be the folder configs/"):
+    with pytest.raises(ConfigError, match=r"^configs: .*/none has no train.yaml; must be the folder configs/"):
         compose_config(tmp_path / "none", "train", [])
 
 
