@@ -55,8 +55,10 @@ class ClaimTest:
         """The verdict, given the p-values as adjusted for multiple tests (see `TestResult.verdict`).
 
         It is undecided if runs diverged or searches failed, because the seeds that are left are not a random sample.
+        So is a declared claim if trainings were repeated to other weights: nobody may draw twice.
         """
-        verdict, lost = self.evidence.verdict(adjusted, adjusted_exact), self.diverged or self.failed
+        verdict = self.evidence.verdict(adjusted, adjusted_exact)
+        lost = self.diverged or self.failed or (self.retrained if self.claim.declared else 0)
         return Verdict.undecided if lost and verdict is not Verdict.untested else verdict
 
 
@@ -107,10 +109,11 @@ class Claims:
             if claim.kind is not ClaimKind.published or scope.profile == "paper"  # no other runs are as long
         ]
         for claim in self.claims:
-            if claim.declared and (others := set(scope.seeds) - set(claim.declared.seeds)):
+            if claim.declared and set(scope.seeds) not in map(set, choices := claim.declared.choices):
+                allowed = ", or on ".join(", ".join(map(str, seeds)) for seeds in choices)
                 raise ConfigError(
-                    f"claim_scope.seeds: {min(others)} was not declared for the claim {claim.statement!r}, which is"
-                    f" judged on {', '.join(map(str, claim.declared.seeds))}"
+                    f"claim_scope.seeds: {', '.join(map(str, scope.seeds))} are not those declared for the"
+                    f" claim {claim.statement!r}, which is judged on {allowed}"
                 )
         self._cells = [cell for claim in self.claims for cell in self._cells_of(claim)]
 

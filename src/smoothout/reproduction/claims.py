@@ -74,9 +74,17 @@ class Declaration:
 
     when: str  # the date
     seeds: tuple[int, ...]  # which the claim is judged on, once, as soon as all of them are recorded
+    fewer: tuple[int, ...] = ()  # the only others that it may be judged on, if not all can be afforded; () if none
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
+        if not set(self.fewer) < set(self.seeds):
+            raise ValueError("fewer: must be some of the seeds, not all and no others")
+
+    @property
+    def choices(self) -> list[tuple[int, ...]]:
+        """What the claim may be judged on: no other seeds, so that none can be left out for what they say."""
+        return [self.seeds, self.fewer] if self.fewer else [self.seeds]
 
 
 @dataclass(frozen=True)

@@ -100,10 +100,11 @@ class VerdictPage:
         sizes = [f"{size} of the family {name}" if name else f"{size} of them" for name, size in families.items()]
         together = sum(test.claim.declared is None and test.evidence.is_testable for test in self._everywhere)
         everywhere = f', and under "all pages" for the {together} exploratory tests of all pages' if together else ""
+        level = f"level {LEVEL:g} {'in each family' if len(families) > 1 else 'over all of these'}"
         return (
             f"Profile `{scope.profile}`, {scope.precision}, seeds {seeds} as far as they are recorded. {numbers} of"
             f" {len(self.tests)} tests have numbers. The p-values are corrected for {' and for '.join(sizes)} (Holm"
-            f" 1979, level {LEVEL:g} over all of these){everywhere}. `{self.command}` writes this page."
+            f" 1979, {level}){everywhere}. `{self.command}` writes this page."
         )
 
     @property

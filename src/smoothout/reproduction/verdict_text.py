@@ -93,7 +93,7 @@ def format_p(judged: JudgedTest) -> str:
     """The p-value, corrected within its family. A point of the box with a higher loss refutes "0.0000" without one."""
     if judged.test.claim.kind is ClaimKind.zero:
         return "proof"
-    return f"{judged.p:.2g}" if judged.test.evidence.p < 1 else ""
+    return f"{judged.p:.2g}" if judged.test.evidence.is_testable else ""
 
 
 def format_p_everywhere(judged: JudgedTest) -> str:

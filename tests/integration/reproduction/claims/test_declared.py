@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.claim_tests import Claims, ClaimTest
 from smoothout.reproduction.claims import ClaimScope
 from smoothout.reproduction.verdict_page import VerdictPage
+from smoothout.results.significance import Verdict
 
 TEN = tuple(range(5, 15))
 CELLS = [F1[batch] + method for batch in ("small", "large") for method in ("baseline", "smoothout")]
@@ -22,7 +24,8 @@ CELLS = [F1[batch] + method for batch in ("small", "large") for method in ("base
 
 def declared(seeds: tuple[int, ...] = TEN) -> Claims:
     """One claim in each of two families: the gap by accuracy, flatter by sharpness."""
-    common = {"statement": "It is so.", "source": "p. 1", "declared": {"when": "2026-11-29", "seeds": [*TEN]}}
+    when = {"when": "2026-11-29", "seeds": [*TEN], "fewer": [*TEN[:5]]}
+    common = {"statement": "It is so.", "source": "p. 1", "declared": when}
     given: list[dict[str, Any]] = [
         {"family": "one", "rows": {"F1": {"plus": [CELLS[0]], "minus": [CELLS[2]]}}},
         {"family": "two", "metrics": ["best", "sharpness_converged"], "rows": {"F1": {"plus": [CELLS[2]]}}},
@@ -68,9 +71,21 @@ def test_fewer_seeds_are_judged_if_they_are_named_and_the_heading_says_so(runtim
     assert "+0.44" in text
 
 
-def test_seeds_that_were_not_declared_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"claim_scope.seeds: 4 .* 5, 6, 7, 8, 9, 10"):
-        declared((4, *TEN))
+@pytest.mark.parametrize("seeds", [(4, *TEN), TEN[:9], TEN[1:6]])
+def test_other_seeds_than_the_declared_ones_are_refused(seeds: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"claim_scope.seeds: .* 5, 6, 7, .*14, or on 5, 6, 7, 8, 9$"):
+        declared(seeds)
+
+
+def test_a_declared_claim_is_undecided_if_weights_were_drawn_twice(runtime: Runtime) -> None:
+    claims = declared()
+    simulate(claims, runtime, CELLS[0], list(np.linspace(98.4, 98.5, 10)), [])
+    simulate(claims, runtime, CELLS[2], list(np.linspace(98.0, 98.2, 10)), [])
+    first = claims.tests(runtime)[0]
+    exploratory = replace(first.claim, declared=None)
+    assert first.verdict(0.01, 0.01) is Verdict.holds
+    assert replace(first, retrained=1).verdict(0.01, 0.01) is Verdict.undecided
+    assert replace(first, retrained=1, claim=exploratory).verdict(0.01, 0.01) is Verdict.holds
 
 
 def test_the_confirmation_has_the_families_that_were_declared() -> None:
@@ -80,6 +95,7 @@ def test_the_confirmation_has_the_families_that_were_declared() -> None:
     claims = Claims(settings["claims"], scope, CONFIGS, PUBLISHED)
     assert scope.seeds == TEN
     assert {claim.declared.seeds for claim in claims.claims if claim.declared} == {TEN}
+    assert {claim.declared.fewer for claim in claims.claims if claim.declared} == {TEN[:5]}
     sizes = dict.fromkeys(("primary", "secondary"), 0)
     for claim in claims.claims:
         sizes[claim.family] += len(claim.metrics) * len(claim.rows) * len(scope.protocols)
