@@ -38,6 +38,11 @@ class Experiment:
         coerce_enum_fields(self)
         if self.seed < 0:
             raise ValueError(f"seed: must be a whole number >= 0, not {self.seed}")
+        if self.schedule.keep_epochs and self.method.depends_on_length:
+            raise ValueError(
+                "schedule.keep_epochs: must be empty, because the strength of the noise depends on the training's"
+                " length: a shorter training is not its beginning"
+            )
         limit = self.data.train_examples
         if limit is not None:
             construct(self.batch.check_fits, {"examples": limit}, "batch.")

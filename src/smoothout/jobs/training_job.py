@@ -20,6 +20,7 @@ from smoothout.config.experiment import Experiment
 from smoothout.data.split import Split
 from smoothout.jobs.job import Job
 from smoothout.jobs.locks import acquire
+from smoothout.jobs.lookup import checkpoint_path
 from smoothout.jobs.prepared_run import PreparedRun, init_model, load_splits, weights_digest
 from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Step, Steps
@@ -60,17 +61,26 @@ def train(run: PreparedRun) -> Steps[TrainingState]:
         )
     if state is not None and run.is_done:
         return state
-    trainer = _make_trainer(run.experiment, runtime, (run.train_split, run.test_split), state)
+    beginnings = {beginning.settings.schedule.epochs: beginning for beginning in _beginnings(run.job)}
+
+    def keep(now: TrainingState) -> None:
+        beginning = beginnings.get(now.epoch)
+        if beginning and not checkpoint_path(beginning, runtime).exists():
+            save(trainer.state(), beginning, done=True)
+
+    trainer = _make_trainer(run.experiment, runtime, (run.train_split, run.test_split), state, keep)
     machines = state.machines if state else []
     updates = run.experiment.batch.updates_per_epoch(len(run.train_split))
     epochs_done, updates_done = (state.epoch, state.epoch * updates + state.step) if state else (0, 0)
     ensure_writable(path)
 
-    def save(now: TrainingState) -> None:
+    def save(now: TrainingState, job: Job, *, done: bool = False) -> None:
         machine = runtime.environment(trainer.engine)  # a training may have left CUDA graphs for eager updates
         now.machines = machines + ([] if machine in machines else [machine])
         now.data_sha256 = run.data_sha256
-        checkpoint.save(path, now, run.job.digest)
+        if done:
+            now.optimizer = {}  # nothing resumes from here
+        checkpoint.save(checkpoint_path(job, runtime), now, job.digest)
 
     def assignment() -> tuple[Experiment, Runtime, int, TrainingState]:
         # Without what belongs to this process: its group, and the number of its GPU.
@@ -89,16 +99,21 @@ def train(run: PreparedRun) -> Steps[TrainingState]:
             # All ranks stop after the same update; one that has no signal yet learns of it here.
             stopping = runtime.ranks.agree_to_stop()
             if stopping or time.monotonic() - saved_at > runtime.checkpoint_seconds:
-                save(trainer.state())
+                save(trainer.state(), run.job)
                 saved_at = time.monotonic()
             if stopping:
                 interrupts.raise_if_interrupted()
             yield Step.updated
         end = trainer.state()
         log(end)
-    end.optimizer = {}  # nothing resumes from here
-    save(end)
+    save(end, run.job, done=True)
     return end
+
+
+def _beginnings(job: Job) -> list[Job]:
+    """The shorter trainings that are beginnings of ``job``, and whose checkpoints it keeps."""
+    schedules = job.settings.schedule.beginnings()
+    return [Job(replace(job.settings, schedule=schedule)) for schedule in schedules]
 
 
 def _updates(trainer: Trainer) -> Iterator[TrainingState]:
@@ -112,7 +127,11 @@ def _updates(trainer: Trainer) -> Iterator[TrainingState]:
 
 
 def _make_trainer(
-    experiment: Experiment, runtime: Runtime, splits: tuple[Split, Split], state: TrainingState | None
+    experiment: Experiment,
+    runtime: Runtime,
+    splits: tuple[Split, Split],
+    state: TrainingState | None,
+    after_epoch: Callable[[TrainingState], None] = lambda now: None,
 ) -> Trainer:
     """The trainer, ready to be iterated over. Raises ConfigError for settings that its model or device rules out."""
     try:
@@ -129,6 +148,7 @@ def _make_trainer(
             engine=runtime.engine,
             resume=state,
             ranks=runtime.ranks,
+            after_epoch=after_epoch,
         )
     except ValueError as error:
         names_engine_field = str(error).partition(":")[0] in {field.name for field in fields(Engine)}

@@ -35,6 +35,8 @@ class Schedule:
             program, or ``batch.size`` without ghost batches, so that only the multiplier scales.
         warmup_epochs: epochs in which the learning rate rises linearly, update by update, from the unscaled to the
             scaled one (Goyal et al. 2017, Sec. 2.2); no published row does so.
+        keep_epochs: lengths of shorter trainings whose checkpoints are kept on the way, because they are the beginnings
+            of this one; no part of a record's identity.
     """
 
     epochs: int
@@ -43,6 +45,7 @@ class Schedule:
     lr_scaling: LrScaling = LrScaling.none
     base_batch_size: int | None = field(default=None, metadata={"recorded_as": "lr_reference"})
     warmup_epochs: int = field(default=0, metadata={"recorded_as": "warm_up"})
+    keep_epochs: tuple[int, ...] = field(default=(), metadata={"identity": False})
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
@@ -58,6 +61,8 @@ class Schedule:
             )
         if self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs: must be a number of epochs >= 0, not {self.warmup_epochs}")
+        if any(not 1 <= epoch <= self.epochs for epoch in self.keep_epochs):
+            raise ValueError(f"keep_epochs: must be epochs from 1 to {self.epochs}, not {list(self.keep_epochs)}")
         if self.warmup_epochs and self.lr_scaling is LrScaling.none:
             raise ValueError(
                 "warmup_epochs: rises to a scaled learning rate; set lr_scaling=sqrt or linear, or warmup_epochs=0"
@@ -74,10 +79,22 @@ class Schedule:
         return replace(self, lr_scaling=LrScaling.none, base_batch_size=None, warmup_epochs=0)
 
     def scaled(self, share: float) -> Schedule:
-        """The same shape, with epochs, milestones and warm-up multiplied by ``share`` (each at least one epoch)."""
-        epochs, *milestones = (max(1, round(share * epoch)) for epoch in (self.epochs, *self.milestones))
-        warmup_epochs = max(1, round(share * self.warmup_epochs)) if self.warmup_epochs else 0
-        return replace(self, epochs=epochs, milestones=tuple(milestones), warmup_epochs=warmup_epochs)
+        """The same shape, with all numbers of epochs multiplied by ``share`` (each at least one epoch)."""
+
+        def scale(epochs: int) -> int:
+            return max(1, round(share * epochs))
+
+        return replace(
+            self,
+            epochs=scale(self.epochs),
+            milestones=tuple(map(scale, self.milestones)),
+            warmup_epochs=scale(self.warmup_epochs) if self.warmup_epochs else 0,
+            keep_epochs=tuple(dict.fromkeys(map(scale, self.keep_epochs))),
+        )
+
+    def beginnings(self) -> list[Schedule]:
+        """The schedules of the shorter trainings that ``keep_epochs`` names."""
+        return [replace(self, epochs=epochs, keep_epochs=()) for epochs in self.keep_epochs if epochs < self.epochs]
 
     def lr_scale(self, batch: Batch) -> float:
         """The factor of the learning rate for ``batch``."""

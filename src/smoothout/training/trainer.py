@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from textwrap import shorten
@@ -56,6 +56,7 @@ class Trainer:
         augmentation: of the training images, of the kind that the split takes; None is none.
         engine: how updates run on the hardware; its ``auto`` choices are made here.
         ranks: the processes that share the training; each makes a `Trainer` with the same arguments.
+        after_epoch: called at the end of every epoch.
 
     Raises:
         ValueError: if ``engine`` or ``method`` asks for what the device or the model cannot do; in the first update, if
@@ -82,10 +83,11 @@ class Trainer:
         engine: Engine | None = None,
         resume: TrainingState | None = None,
         ranks: ProcessGroup | None = None,
+        after_epoch: Callable[[TrainingState], None] = lambda now: None,
     ) -> None:
         self._device, self._precision = train_split.labels.device, parse_enum(Precision, "precision", precision)
         self._config, self._schedule, self._batch, self._seed = optimizer, schedule, batch, seed
-        self._ranks = ranks or ProcessGroup()
+        self._ranks, self._after_epoch = ranks or ProcessGroup(), after_epoch
         self._updates = batch.updates_per_epoch(len(train_split))
 
         # The memory format comes before the method, whose buffers have the weights' strides.
@@ -285,6 +287,7 @@ class Trainer:
         now.sums.zero_()
         now.curves["seconds"].append(time.perf_counter() - self._since)
         self._since, now.elapsed = time.perf_counter(), 0.0
+        self._after_epoch(now)
 
     # CUDA graphs
 

@@ -123,6 +123,10 @@ def test_the_names_of_model_and_profile_do_not_matter() -> None:
     assert job(f"{F1} profile=short profile.epochs=1.0").digest == GOLDEN[F1]
 
 
+def test_the_weights_that_are_kept_on_the_way_do_not_matter() -> None:
+    assert job(f"{F1} schedule.keep_epochs=[1,20,100]").digest == GOLDEN[F1]
+
+
 def test_a_ghost_batch_of_the_whole_batch_and_drops_after_the_end_do_not_matter() -> None:
     assert job(f"{F1} batch.ghost=6000 schedule.milestones=[200] schedule.gamma=0.5").digest == GOLDEN[F1]
 

@@ -49,6 +49,21 @@ def test_a_share_of_a_schedule_keeps_its_shape_to_half_an_epoch(
         assert scaled >= 1
 
 
+def test_the_epochs_that_are_kept_are_those_of_shorter_trainings_at_any_share() -> None:
+    whole = Schedule(100, (50, 80), 0.5, keep_epochs=(1, 20, 60, 100))
+    assert whole.beginnings() == [Schedule(epochs, (50, 80), 0.5) for epochs in (1, 20, 60)]
+    for share in (0.1, 0.01, 2.0):
+        shorter = [Schedule(epochs, (50, 80), 0.5).scaled(share) for epochs in (1, 20, 60)]
+        end = whole.scaled(share).epochs
+        assert whole.scaled(share).beginnings() == [s for s in dict.fromkeys(shorter) if s.epochs < end]
+
+
+@pytest.mark.parametrize("epoch", [0, 101])
+def test_an_epoch_that_the_training_does_not_reach_is_refused(epoch: int) -> None:
+    with pytest.raises(ValueError, match=rf"^keep_epochs: must be epochs from 1 to 100, not \[5, {epoch}\]"):
+        Schedule(100, keep_epochs=(5, epoch))
+
+
 @given(st.integers(1, 300), drops, st.floats(0.01, 2))
 def test_a_simplified_schedule_has_the_same_learning_rates(epochs: int, drops: tuple[int, ...], factor: float) -> None:
     whole = Schedule(epochs, drops, factor)

@@ -123,6 +123,11 @@ class Method(Protocol):
         """Whether a CUDA graph can hold an update: no decision and no number on the host, no memory address changes."""
         return True
 
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether an update depends on the number of updates of the whole training."""
+        return False
+
     def canonicalized(self) -> Method:
         """The simplest settings with the same outcome: they name the record."""
         return self

@@ -100,6 +100,11 @@ class NoiseConfig(Method):
         """Copies draw from generators that are made at every pass."""
         return not (self.a and self.copies)
 
+    @property
+    def depends_on_length(self) -> bool:
+        """The tanh schedules of the strength have their middle in that of the training; annealing looks at none."""
+        return bool(self.a) and self.strength_schedule not in (StrengthSchedule.constant, StrengthSchedule.anneal)
+
     def build(self, model: nn.Module, plan: TrainingPlan) -> NoiseContexts:
         """SmoothOut at work on ``model``."""
         from smoothout.training.noise_contexts import NoiseContexts  # noqa: PLC0415 (settings are read without torch)
