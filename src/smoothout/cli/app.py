@@ -26,7 +26,7 @@ from smoothout.common.errors import ConfigError
 from smoothout.common.interrupts import defer_signals, interrupt_behind, raise_on_signals
 from smoothout.common.progress import console
 from smoothout.config.build import validate
-from smoothout.config.compose import to_plain_dict
+from smoothout.config.compose import to_plain_dict, with_source
 from smoothout.config.moved import current_overrides
 from smoothout.jobs.runtime import RUNTIME_KEYS, Runtime, build_runtime, launched_ranks
 
@@ -103,7 +103,9 @@ def program_session(
         _refuse_ineffective(hydra.overrides.task, ineffective or {})
         if not launches_jobs and hydra.mode is not RunMode.MULTIRUN:
             _refuse_launcher(hydra.launcher._target_)
-        values = _without_helpers(to_plain_dict(config), config, kind)
+        configs = next(Path(s.path) for s in hydra.runtime.config_sources if s.provider == "main")
+        values = with_source(to_plain_dict(config), configs, hydra.overrides.task)
+        values = _without_helpers(values, config, kind)
         runtime = {name: values.pop(name) for name in RUNTIME_KEYS if name in values}
         settings = validate(kind, values, "", other_names=RUNTIME_KEYS)
         with defer_signals():

@@ -151,7 +151,7 @@ def print_plan(targets: Sequence[Target], runtime: Runtime, no_data: Container[s
         cost = "no data" if all_without_data else _estimate(possible[title], costs)
         grid.add_row(title, str(recorded), str(len(possible[title])), cost)
 
-    # Analyses need weights: a recorded training without a checkpoint is trained again.
+    # Analyses, and trainings that begin from others, need weights: a recorded run without them is trained again.
     to_run = {job: seconds for jobs in possible.values() for job, seconds in jobs.items()}
     again = _without_weights(to_run, runtime)
     if again:
@@ -163,9 +163,9 @@ def print_plan(targets: Sequence[Target], runtime: Runtime, no_data: Container[s
         _out.print(f"{len(to_run)} jobs to run: {total} on this device; if interrupted, rerun the command to resume\n")
 
 
-def _without_weights(analyses: dict[Job, float | None], runtime: Runtime) -> dict[Job, float | None]:
-    """The recorded runs of ``analyses`` whose checkpoint is not here, with the config's seconds per epoch."""
-    runs = {run: seconds for job, seconds in analyses.items() for run in job.dependencies}
+def _without_weights(jobs: dict[Job, float | None], runtime: Runtime) -> dict[Job, float | None]:
+    """The recorded runs that ``jobs`` need and whose checkpoint is not here, with the config's seconds per epoch."""
+    runs = {run: seconds for job, seconds in jobs.items() for run in job.inputs}
     if not runs:
         return {}
     return {

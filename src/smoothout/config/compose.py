@@ -31,11 +31,15 @@ if TYPE_CHECKING:
 _FORMAT = 1  # of the files in the cache
 _RESOLVER = re.compile(r"\$\{([\w.]+):")
 _VARIABLE = re.compile(r"\$\{oc\.env:(\w+)[,}]")
+_NOT_SHARED = ("init_from", "analysis", "second_run", "hydra")  # keys of overrides
 _PURE = {"oc.env", "oc.select", "oc.create", "oc.decode", "choices"}  # depend on files and variables alone
 
 
 def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Compose ``name`` in ``folder`` with ``overrides`` to plain values. Raises ConfigError if it has no such file."""
+    """Compose ``name`` in ``folder`` with ``overrides`` to plain values, as `with_source` completes them.
+
+    Raises ConfigError if it has no such file.
+    """
     files = {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*.yaml"))}
     if not (folder / f"{name}.yaml").is_file():
         raise ConfigError(
@@ -44,7 +48,27 @@ def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[st
     variables = frozenset((key, value) for key, value in os.environ.items() if key.startswith("SMOOTHOUT_"))
     stamps = frozenset(files.items())
     with needs_experiments():
-        return copy.deepcopy(_composed(folder.resolve(), name, tuple(current_overrides(overrides)), stamps, variables))
+        values = _composed(folder.resolve(), name, tuple(current_overrides(overrides)), stamps, variables)
+    return with_source(copy.deepcopy(values), folder, overrides)
+
+
+def with_source(values: dict[str, Any], folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """``values`` with the composed config of the run that ``init_from.run``, a list of overrides, describes.
+
+    It has the ``overrides`` that made ``values``, but for those of ``init_from`` and of an analysis, and then its own.
+    Raises ConfigError if ``init_from.run`` is no list of overrides.
+    """
+    start = values.get("init_from")
+    if not isinstance(start, dict) or start.get("run") is None:
+        return values
+    if not isinstance(start["run"], list) or not all(isinstance(override, str) for override in start["run"]):
+        raise ConfigError(
+            "init_from.run: must be null (random weights) or a list of overrides, such as ['batch=small'], not"
+            f" {start['run']!r}"
+        )
+    shared = [override for override in overrides if not override.lstrip("+~").startswith(_NOT_SHARED)]
+    values["init_from"] = start | {"run": compose_config(folder, "train", [*shared, *start["run"]])}
+    return values
 
 
 @lru_cache(maxsize=4096)

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+from smoothout.analysis.options import WhichWeights
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.config.build import construct, validate
 from smoothout.config.protocols import Data, Model
@@ -16,6 +17,20 @@ from smoothout.training.methods.base import Method
 from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import OptimizerConfig
 from smoothout.training.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class InitFrom:
+    """The trained weights that a training begins with: those of ``run``, with BatchNorm's running statistics.
+
+    The run is an input of the training's job, as the runs of an analysis are; its digest is part of the identity.
+    """
+
+    run: Experiment = field(metadata={"identity": False})
+    checkpoint: WhichWeights = WhichWeights.last
+
+    def __post_init__(self) -> None:
+        coerce_enum_fields(self)
 
 
 @dataclass(frozen=True)
@@ -33,6 +48,7 @@ class Experiment:
     batchnorm_init: BatchNormInit = field(default=BatchNormInit.one, metadata={"recorded_as": "batchnorm_start"})
     precision: Precision = Precision.float32
     seed: int = 0
+    init_from: InitFrom | None = None  # None: random weights
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
@@ -48,11 +64,12 @@ class Experiment:
             construct(self.batch.check_fits, {"examples": limit}, "batch.")
 
     def canonicalized(self) -> Experiment:
-        """Without ``batchnorm_init`` if the model sets it, and without learning-rate scaling by 1.
+        """Without ``batchnorm_init`` if it has no effect, and without learning-rate scaling by 1.
 
         A batch of one ghost batch loses its ghost size; learning-rate scaling relative to that size keeps it.
         """
-        start = BatchNormInit.one if self.model.initializes_batchnorm else self.batchnorm_init
+        no_effect = self.model.initializes_batchnorm or self.init_from
+        start = BatchNormInit.one if no_effect else self.batchnorm_init
         schedule = self.schedule
         if schedule.lr_scale(self.batch) == 1:
             schedule = schedule.unscaled()
@@ -66,8 +83,21 @@ class Experiment:
         return self.method.numerics
 
     @property
+    def source(self) -> Experiment | None:
+        """The training with whose weights this one begins."""
+        return self.init_from.run if self.init_from else None
+
+    def with_seed(self, seed: int) -> Experiment:
+        """The same with another seed, which the training that it begins from shares if it shared this one's."""
+        start = self.init_from
+        if start and start.run.seed == self.seed:
+            start = replace(start, run=start.run.with_seed(seed))
+        return replace(self, seed=seed, init_from=start)
+
+    @property
     def labels(self) -> dict[str, Any]:
         """Names for people: columns of a data frame of records."""
+        start = {"init_from": self.source.slug(), "init_epochs": self.source.schedule.epochs} if self.source else {}
         return {
             "model": self.model.name,
             "data": str(self.data.name),
@@ -75,11 +105,13 @@ class Experiment:
             "batch": self.batch.examples_per_update,
             "epochs": self.schedule.epochs,
             "seed": self.seed,
+            **start,
         }
 
     def slug(self) -> str:
         """The readable part of a record's name."""
-        return "{model}-{data}-b{batch}-{method}-e{epochs}-s{seed}".format(**self.labels)
+        start = "-from-b{batch}-{method}-e{epochs}".format(**self.source.labels) if self.source else ""
+        return "{model}-{data}-b{batch}-{method}-e{epochs}-s{seed}".format(**self.labels) + start
 
 
 @dataclass(frozen=True)
@@ -104,6 +136,23 @@ class Profile:
         return None if self.train_examples is None else max(self.train_examples, batch.examples_per_update)
 
 
+@dataclass(frozen=True)
+class InitFromConfig:
+    """The settings ``init_from`` of configs/train.yaml."""
+
+    run: dict[str, Any] | None = None  # the composed config of the run; None: random weights
+    checkpoint: WhichWeights = WhichWeights.last
+
+    def __post_init__(self) -> None:
+        coerce_enum_fields(self)
+
+    def build(self) -> InitFrom | None:
+        """Which weights a training begins with, or None for random ones. Raises ConfigError."""
+        if self.run is None:
+            return None
+        return InitFrom(training_config(self.run, "init_from.run: ").experiment(), self.checkpoint)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """The settings of configs/train.yaml: an experiment before its profile is applied.
@@ -114,6 +163,7 @@ class TrainingConfig:
         epoch_seconds: rough cost of an epoch by batch, for estimates without records.
         pad_color: color that crops are padded with; read by configs/data/.
         noise: what a protocol says about noise; read by configs/method/.
+        init_from: the run with whose weights the training begins.
     """
 
     model: Model
@@ -131,6 +181,7 @@ class TrainingConfig:
     epoch_seconds: dict[str, float | None]
     pad_color: Any = None
     noise: dict[str, Any] = dataclasses.field(default_factory=dict)
+    init_from: InitFromConfig = dataclasses.field(default_factory=InitFromConfig)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"\w[\w.+-]*", self.model.name):
@@ -157,6 +208,7 @@ class TrainingConfig:
             "batchnorm_init": self.batchnorm_init,
             "precision": self.precision,
             "seed": self.seed,
+            "init_from": self.init_from.build(),
         }
         return construct(Experiment, settings, "")
 
@@ -169,10 +221,10 @@ class TrainingConfig:
         return known.get(self.batch.size)
 
 
-def training_config(config: dict[str, Any]) -> TrainingConfig:
-    """The training settings among those of a composed ``config``. Raises ConfigError."""
+def training_config(config: dict[str, Any], prefix: str = "") -> TrainingConfig:
+    """The training settings among those of a composed ``config``; ``prefix`` is its place. Raises ConfigError."""
     names = [field.name for field in dataclasses.fields(TrainingConfig)]
-    return validate(TrainingConfig, {name: config[name] for name in names if name in config}, "")
+    return validate(TrainingConfig, {name: config[name] for name in names if name in config}, prefix)
 
 
 def build_experiment(config: dict[str, Any]) -> Experiment:

@@ -17,6 +17,12 @@ class Job:
     settings: Any
     dependencies: tuple[Job, ...] = ()
 
+    @cached_property
+    def inputs(self) -> tuple[Job, ...]:
+        """The trainings whose weights it needs: those that are analyzed, or the one with whose weights it begins."""
+        source = getattr(self.settings, "source", None)
+        return (Job(source),) if source else self.dependencies
+
     @property
     def kind(self) -> str:
         """The kind of job, and the folder of its records."""
@@ -34,7 +40,7 @@ class Job:
             "kind": self.kind,
             "numerics": self.settings.numerics,
             "settings": canonical_settings(self.settings, defaults=False),
-            "inputs": [job.digest for job in self.dependencies],
+            "inputs": [job.digest for job in self.inputs],
         }
 
     @cached_property
@@ -55,6 +61,14 @@ class Job:
 
 
 def with_dependencies(jobs: Iterable[Job]) -> list[Job]:
-    """The ``jobs`` and the trainings that they depend on, each once, trainings first."""
-    unique = {needed.digest: needed for job in jobs for needed in (*job.dependencies, job)}
+    """The ``jobs`` and the trainings that they depend on, each once, before what depends on it; trainings first."""
+    unique = dict[str, Job]()
+
+    def add(job: Job) -> None:
+        for needed in job.inputs:
+            add(needed)
+        unique[job.digest] = job
+
+    for job in jobs:
+        add(job)
     return sorted(unique.values(), key=lambda job: bool(job.dependencies))

@@ -41,6 +41,7 @@ class PreparedRun:
     checkpoint_path: Path  # whether the file exists or not
     state: TrainingState | None  # the checkpoint's content; a training that resumes from it changes it
     version: FileVersion | None  # of the file that the state was read from
+    source: PreparedRun | None  # the training with whose weights this one begins
 
     @property
     def experiment(self) -> Experiment:
@@ -73,9 +74,12 @@ def prepare_run(job: Job, runtime: Runtime, outline: nn.Module | None = None) ->
     with config_errors("engine."):
         capturable = capturable_by_settings(experiment, runtime)
         runtime.engine.resolved(runtime.device, experiment.precision, capturable=capturable)
+    source = prepare_run(Job(experiment.source), runtime) if experiment.source else None
+    if source and _shapes(source.outline.state_dict()) != _shapes(outline.state_dict()):
+        raise ConfigError("init_from.run: the run's network must have the architecture of the one that begins from it")
     path = checkpoint_path(job, runtime)
     state, version = load_state(job, path, outline, runtime)
-    run = PreparedRun(job, runtime, train_split, test_split, data_sha256, outline, path, state, version)
+    run = PreparedRun(job, runtime, train_split, test_split, data_sha256, outline, path, state, version, source)
     ghosts, processes = experiment.batch.ghosts_per_update, runtime.ranks.size
     if ghosts < processes and not run.is_done:
         raise ConfigError(
@@ -126,7 +130,7 @@ def model_outline(experiment: Experiment) -> nn.Module:
 
 
 def init_model(experiment: Experiment, runtime: Runtime) -> nn.Module:
-    """The network at its start, on the device: the same for the same seed, whatever the method."""
+    """The network with random weights, on the device: the same for the same seed, whatever the method."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(experiment.seed, "start"))
         model: nn.Module = experiment.model.build(experiment.data.shape, experiment.data.classes)

@@ -150,10 +150,11 @@ def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = Non
     if is_of_networks and not runs:
         runs = validate_job(job, runtime)
 
-    # 2. The records of the runs that the job looks at.
+    # 2. The records of the runs that the job looks at, or begins from.
+    of_inputs = runs if job.dependencies else [run.source for run in runs]
     inputs = []
-    for number, run in enumerate(job.dependencies):
-        inputs.append((yield from _find_or_make(run, runtime, runs[number] if runs else None)))
+    for number, run in enumerate(job.inputs):
+        inputs.append((yield from _find_or_make(run, runtime, of_inputs[number] if of_inputs else None)))
 
     # 3. One process makes the record; whoever waited for it finds it.
     with (yield from acquire(runtime.records.lock(job.kind, job.digest))):
@@ -168,7 +169,7 @@ def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = Non
             digest=job.digest,
             identity=job.identity,
             settings=canonical_settings(job.settings),
-            labels=_shared_labels([record.labels for record in inputs] or [job.settings.labels]),
+            labels=_shared_labels([record.labels for record in inputs]) if job.dependencies else job.settings.labels,
             inputs=[record.name for record in inputs],
             outcome={"wall_seconds": time.perf_counter() - started, **outcome},
             environment=runtime.environment(),
@@ -185,11 +186,11 @@ def _outcome(job: Job, inputs: list[Record], runs: list[PreparedRun], runtime: R
     elif hasattr(job.settings, "measure"):  # of the machine
         with config_errors():
             outcome = job.settings.measure(runtime.device)
-    elif inputs:
+    elif job.dependencies:
         outcome = yield from analysis_outcome(job, inputs, runs)
     else:
         run = runs.pop()
-        outcome = summarize(run, (yield from train_locked(run)))
+        outcome = yield from summarize(run, (yield from train_locked(run)))
     return outcome
 
 

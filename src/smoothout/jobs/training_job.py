@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smoothout.analysis.options import WhichWeights
 from smoothout.common import interrupts, progress
 from smoothout.common.environment import peak_memory
 from smoothout.common.errors import CheckpointError, ConfigError
@@ -68,7 +70,9 @@ def train(run: PreparedRun) -> Steps[TrainingState]:
         if beginning and not checkpoint_path(beginning, runtime).exists():
             save(trainer.state(), beginning, done=True)
 
-    trainer = _make_trainer(run.experiment, runtime, (run.train_split, run.test_split), state, keep)
+    model = init_model(run.experiment, runtime) if state else (yield from _start(run))
+    splits = run.train_split, run.test_split
+    trainer = _make_trainer(run.experiment, runtime, model, splits, state=state, after_epoch=keep)
     machines = state.machines if state else []
     updates = run.experiment.batch.updates_per_epoch(len(run.train_split))
     epochs_done, updates_done = (state.epoch, state.epoch * updates + state.step) if state else (0, 0)
@@ -110,6 +114,15 @@ def train(run: PreparedRun) -> Steps[TrainingState]:
     return end
 
 
+def _start(run: PreparedRun) -> Steps[nn.Module]:
+    """The network with which the training begins; the run that it has its weights from is trained if necessary."""
+    model, start = init_model(run.experiment, run.runtime), run.experiment.init_from
+    if run.source and start:
+        state = yield from train_locked(run.source)
+        model.load_state_dict(state.best if start.checkpoint is WhichWeights.best else state.model)
+    return model
+
+
 def _beginnings(job: Job) -> list[Job]:
     """The shorter trainings that are beginnings of ``job``, and whose checkpoints it keeps."""
     schedules = job.settings.schedule.beginnings()
@@ -129,14 +142,16 @@ def _updates(trainer: Trainer) -> Iterator[TrainingState]:
 def _make_trainer(
     experiment: Experiment,
     runtime: Runtime,
+    model: nn.Module,
     splits: tuple[Split, Split],
+    *,
     state: TrainingState | None,
     after_epoch: Callable[[TrainingState], None] = lambda now: None,
 ) -> Trainer:
     """The trainer, ready to be iterated over. Raises ConfigError for settings that its model or device rules out."""
     try:
         return Trainer(
-            init_model(experiment, runtime),
+            model,
             *splits,
             optimizer=experiment.optimizer,
             schedule=experiment.schedule,
@@ -173,17 +188,18 @@ def _curve_writer(job: Job, runtime: Runtime, epochs_done: int) -> Callable[[Tra
 # Summarize
 
 
-def summarize(run: PreparedRun, state: TrainingState) -> dict[str, Any]:
+def summarize(run: PreparedRun, state: TrainingState) -> Steps[dict[str, Any]]:
     """The outcome of a training that ended in ``state``: its best and last weights measured on both splits."""
     experiment, runtime, device = run.experiment, run.runtime, run.runtime.device
-    model = init_model(experiment, runtime)
+    model = yield from _start(run)
+    start = [parameter.detach().double() for parameter in model.parameters()]
     updates = experiment.batch.updates_per_epoch(len(run.train_split))
     total = updates * experiment.schedule.epochs
     strength_at_start = experiment.method.relative_strength(model, 0, total)
     measured: dict[str, dict[str, Any]] = {}
     for which, weights, epoch in (("best", state.best, state.best_epoch), ("last", state.model, state.epoch - 1)):
         model.load_state_dict(weights)
-        measured[which] = {"epoch": epoch}
+        measured[which] = {"epoch": epoch, "distance": _distance(model, start)}
         with precision_context(experiment.precision, device):
             for name, split in (("train", run.train_split), ("test", run.test_split)):
                 result, right = _evaluate(model, split)
@@ -208,6 +224,13 @@ def summarize(run: PreparedRun, state: TrainingState) -> dict[str, Any]:
     }
 
 
+def _distance(model: nn.Module, start: Sequence[Tensor]) -> float | None:
+    """The Euclidean distance of the parameters from ``start``; None if they are not finite."""
+    moves = [parameter.detach() - old for parameter, old in zip(model.parameters(), start, strict=True)]
+    distance = float(torch.stack([move.norm() for move in moves]).norm())
+    return distance if math.isfinite(distance) else None
+
+
 def _evaluate(model: nn.Module, split: Split) -> tuple[EvalResult, Tensor]:
     """Loss and accuracy on ``split``, and which of its examples are right: bool, (examples,)."""
     metrics = ClassificationMetrics()
@@ -228,6 +251,7 @@ def run_worker_rank(ranks: ProcessGroup) -> None:
             local = replace(runtime, ranks=ranks, device=ranks.device(runtime.device))
             state.sums = state.sums.to(local.device)
             train_split, test_split, _ = load_splits(experiment, local)
-            for _ in _make_trainer(experiment, local, (train_split, test_split), state):
+            model = init_model(experiment, local)  # the state has its weights
+            for _ in _make_trainer(experiment, local, model, (train_split, test_split), state=state):
                 if ranks.agree_to_stop():
                     break

@@ -75,7 +75,7 @@ class MethodRuns:
     def jobs(self) -> dict[int, Job]:
         """The trainings by seed."""
         experiment = self.settings.experiment()
-        return {seed: Job(replace(experiment, seed=seed)) for seed in self.seeds}
+        return {seed: Job(experiment.with_seed(seed)) for seed in self.seeds}
 
     def cell(self, metric: str, published: float | None) -> CellSpec:
         """The number ``metric`` of these runs."""

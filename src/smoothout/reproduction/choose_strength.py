@@ -100,7 +100,7 @@ class StrengthSearch:
         data = replace(base.data, validation_size=held_out)
         self._epoch_seconds = epoch_seconds
         self._trainings = {
-            a: [Job(replace(base, data=data, method=replace(method, a=a), seed=seed)) for seed in grid.seeds]
+            a: [Job(replace(base.with_seed(seed), data=data, method=replace(method, a=a))) for seed in grid.seeds]
             for a in sorted(grid.strengths)
         }
         self.choice = Job(StrengthChoice(grid.checkpoint), tuple(chain(*self._trainings.values())))

@@ -289,7 +289,7 @@ class FigurePlan:
         if overrides not in self._composed:
             self._composed[overrides] = training_config(compose_config(self._configs, "train", overrides))
         settings = self._composed[overrides]
-        job = Job(replace(settings, seed=seed).experiment())
+        job = Job(settings.experiment().with_seed(seed))
         self._settings_of[job.digest] = settings
         return job
 

@@ -156,6 +156,12 @@ METRICS = {
         "analysis=unseen_test",
         differences=True,
     ),
+    "distance": Metric(
+        "distance of the last weights from the start",
+        "Distance of the last weights from the start",
+        lambda record: record.outcome["last"].get("distance"),  # earlier records have none
+        ratio_scale=True,
+    ),
     **{f"{weights}_recalibrated": _recalibrated(weights) for weights in WhichWeights},
     "noise_rise": _noise(f"rise of the training loss under noise, a = {NOISE}", loss_rise),
     **{f"sharpness_{convention}": _sharpness(convention) for convention in Convention},

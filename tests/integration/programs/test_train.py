@@ -43,6 +43,15 @@ def test_a_training_that_has_a_record_says_the_same_and_is_not_repeated(
     assert tree(root) == before
 
 
+def test_a_training_that_begins_with_the_weights_of_another_trains_that_first(root: Path, program: Program) -> None:
+    code, out, err = program(*SHORT, "init_from.run=['schedule.epochs=1']")
+    assert (code, err) == (0, [])
+    first, second = sorted(records(root).values(), key=lambda record: len(record["inputs"]))
+    assert (first["labels"]["epochs"], second["labels"]["epochs"]) == (1, 2)
+    assert second["inputs"] == [first["name"]]
+    assert [line.partition(":")[0] for line in out] == [second["name"]]
+
+
 def test_ctrl_c_leaves_a_checkpoint_one_line_and_code_130(
     root: Path, program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:

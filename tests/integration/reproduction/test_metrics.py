@@ -38,3 +38,8 @@ def test_a_filter_normalized_line_gives_the_mean_rise_at_its_two_ends_over_all_d
     line = [{"alpha": alpha, "losses": losses} for alpha, losses in at.items()]
     assert read("line_rise", line) == pytest.approx(2.0)
     assert read("line_rise_test", line, [*line[1:], {"alpha": -0.3, "losses": [None, 1.0]}]) is None
+
+
+def test_the_distance_from_the_start_is_missing_in_records_that_were_made_before_it_was_measured():
+    assert METRICS["distance"].read(SimpleNamespace(outcome={"last": {"distance": 3.5}})) == 3.5
+    assert METRICS["distance"].read(SimpleNamespace(outcome={"last": {}})) is None
