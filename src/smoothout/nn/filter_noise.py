@@ -55,7 +55,7 @@ class LPFSGD(SmoothOut):
 
 
 class ARWP(LPFSGD):
-    """[Li 2024, Alg. 1] ARWP: LPF-SGD's noise divided by sqrt(1 + eta F), F a running sum of squared gradients.
+    """[Li 2024, ARWP] ARWP: LPF-SGD's noise divided by sqrt(1 + eta F), F a running sum of squared gradients.
 
         arwp = ARWP(model, sigma=0.01)
         for x, y in loader:

@@ -28,6 +28,14 @@ class NoiseScaling(StrEnum):
     filter = "filter"
 
 
+class StatisticsFrom(StrEnum):
+    """Which passes BatchNorm's running statistics see: those at the clean weights, at the perturbed ones, or both."""
+
+    clean = "clean"
+    perturbed = "perturbed"
+    both = "both"
+
+
 class BatchNormInit(StrEnum):
     """The initial weight of BatchNorm: 1, today's default, or U(0, 1), PyTorch's default in early 2018."""
 
@@ -48,3 +56,10 @@ def check_strength(a: Any) -> float:
     if not (isinstance(a, Real) and 0 <= float(a) < math.inf):
         raise ValueError(f"a: the noise's strength must be a finite number >= 0, not {a!r}")
     return float(a)
+
+
+def check_positive(name: str, value: Any) -> float:
+    """``value`` as a float. Raises ValueError, which calls it ``name``, unless it is finite and above 0."""
+    if not (isinstance(value, Real) and 0 < float(value) < math.inf):
+        raise ValueError(f"{name}: must be a finite number above 0, not {value!r}")
+    return float(value)

@@ -1,0 +1,49 @@
+"""Averages of weights, put into the model for as long as they are evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from smoothout.nn.guards import check_all
+from smoothout.nn.parameters import clear_weight_caches, preserve_state
+
+
+@contextmanager
+def averaged(model: nn.Module, weights: Iterable[Tensor], batches: Iterable[Any]) -> Iterator[None]:
+    """Inside, ``model`` has the averaged ``weights``, and running statistics that fit them; outside, its own again.
+
+        average = torch.optim.swa_utils.AveragedModel(model)
+        ...  # train, with average.update_parameters(model) at the end of each epoch
+        with averaged(model, average.module.parameters(), loader):
+            evaluate(model)
+
+    Args:
+        model: a module of any kind that `SmoothOut` takes.
+        weights: one for each of the model's parameters, in their order.
+        batches: of training inputs, or pairs of inputs and targets, from which torch's `update_bn` computes the running
+            statistics of BatchNorm layers; they are not read if there are none.
+
+    Raises:
+        ValueError: if there are more or fewer ``weights`` than parameters, or another model than `SmoothOut` takes.
+    """
+    check_all(model=model)
+    with preserve_state(model):
+        put_average(model, list(weights), batches)
+        yield
+
+
+def put_average(model: nn.Module, weights: list[Tensor], batches: Iterable[Any]) -> None:
+    """Write the averaged ``weights`` into ``model``, and its running statistics, for good."""
+    parameters: list[Tensor] = list(model.parameters())
+    if [p.shape for p in parameters] != [w.shape for w in weights]:
+        raise ValueError("weights: must have the shapes of the model's parameters, in their order")
+    with torch.no_grad():
+        torch._foreach_copy_(parameters, weights)
+    clear_weight_caches()
+    update_bn(batches, model)

@@ -1,0 +1,60 @@
+"""MSAM in one's own loop: the gradient against the momentum, in a single pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.nn.options import check_positive
+from smoothout.nn.parameters import trainable_parameters
+from smoothout.nn.sharpness_aware import add_weights
+from smoothout.nn.weight_context import WeightContext
+
+
+class MSAM(WeightContext):
+    """[Becker 2024, Alg. 1] MSAM: a context where ``model`` is at w - rho v / ||v||, v the momentum of ``optimizer``.
+
+        with MSAM(model, optimizer, rho=0.3):
+            F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    The momentum points along past gradients, which the update goes down; so the step against it leads to where the
+    update would come from, uphill, and no second pass is needed. v is SGD's ``momentum_buffer`` or the ``exp_avg`` of
+    Adam and its kin, weight decay included where the optimizer does so. Before the first update it is 0.
+
+    Args:
+        model: a module of any kind that `SmoothOut` takes.
+        optimizer: of the model's parameters; the attribute may be set anew.
+        rho: the length of the step over all trainable parameters, 0.3 for SGD in the authors' program, 1 for AdamW.
+
+    Raises:
+        TypeError: for a model that `SmoothOut` refuses.
+        ValueError: so too, for a wrong ``rho``, and an optimizer without momentum.
+        RuntimeError: as `SmoothOut`.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, rho: float = 0.3) -> None:
+        super().__init__(model)
+        self.rho, self.optimizer = check_positive("rho", rho), optimizer
+        self.parameters = trainable_parameters(model)
+        momentum_name(optimizer)
+
+    def _moved(self) -> list[Tensor]:
+        self.parameters = trainable_parameters(self._model)
+        name, state = momentum_name(self.optimizer), self.optimizer.state
+        momenta = [state[p].get(name) if p in state else None for p in self.parameters]
+        direction = [torch.zeros_like(p) if m is None else m for p, m in zip(self.parameters, momenta, strict=True)]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(direction)))
+        return add_weights(self.parameters, list(torch._foreach_mul(direction, -self.rho / (norm + 1e-12))))
+
+
+def momentum_name(optimizer: torch.optim.Optimizer) -> str:
+    """The momentum's name in the state of ``optimizer``. Raises ValueError if it has none."""
+    if all("betas" in group for group in optimizer.param_groups):
+        return "exp_avg"
+    if all(group.get("momentum", 0) for group in optimizer.param_groups):
+        return "momentum_buffer"
+    raise ValueError(
+        f"optimizer: MSAM steps along the momentum, and {type(optimizer).__name__} has none with these settings; use"
+        " SGD with momentum above 0, or Adam"
+    )

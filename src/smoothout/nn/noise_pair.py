@@ -1,0 +1,128 @@
+"""Noise and its opposite, or noise and none: NSO and m-RWP in one's own loop, two passes per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.common.rng import normal_
+from smoothout.nn.filter_noise import LPFSGD
+from smoothout.nn.flat import FlatGroup
+from smoothout.nn.options import StatisticsFrom
+from smoothout.nn.passes import Pass, Passes, feeding_passes
+from smoothout.nn.perturbation import SmoothOut
+from smoothout.nn.weight_context import WeightContext
+
+
+class NSO(Passes):
+    """[Zhang 2024, Alg. 1] NSO: the mean of the gradients at w + u and w - u, each number of u from N(0, sigma^2).
+
+        nso = NSO(model, sigma=0.01)
+        for x, y in loader:
+            for block in nso:
+                with block:
+                    F.cross_entropy(model(x), y).backward()
+            optimizer.step(); optimizer.zero_grad()
+
+    What is linear in u cancels, so the gradient has less variance than that of two draws.
+
+    Args:
+        model: a module of any kind that `SmoothOut` takes.
+        sigma: standard deviation of the noise; the attribute may be set between batches.
+        batchnorm: perturb weight and bias of BatchNorm layers too, as the authors' program.
+        generator: on the model's device; None is torch's global one.
+
+    Raises:
+        TypeError, ValueError: as `SmoothOut`.
+        RuntimeError: within the blocks, as `SmoothOut`; if the second block is entered without the first.
+    """
+
+    def __init__(
+        self, model: nn.Module, sigma: float, *, batchnorm: bool = True, generator: torch.Generator | None = None
+    ) -> None:
+        self.noise = GaussianPair(model, sigma, batchnorm=batchnorm, generator=generator)
+        super().__init__(Pass(model, 0.5, at=self.noise), Pass(model, 0.5, at=self.noise.opposite))
+
+
+class GaussianPair(SmoothOut):
+    """A context where ``model`` is at w + u, with new Gaussian noise u at every entry; at w - u in its ``opposite``."""
+
+    def __init__(
+        self, model: nn.Module, sigma: float, *, batchnorm: bool = True, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__(model, sigma, "gaussian", batchnorm=batchnorm, generator=generator)
+        self.opposite = _Opposite(model, self)
+        self.mirrored: list[Tensor] | None = None
+
+    def _fill(self, group: FlatGroup) -> None:
+        normal_(group.flat, self.generator).mul_(self.a)
+
+    def _moved(self) -> Sequence[Tensor]:
+        self.draw()
+        noise, weights = self._buffers.with_strides(), [parameter.detach() for parameter in self.parameters]
+        self.mirrored = list(torch._foreach_sub(weights, noise))
+        torch._foreach_add_(noise, weights)
+        return noise
+
+
+class _Opposite(WeightContext):
+    """The model at w - u of the pair's last entry."""
+
+    def __init__(self, model: nn.Module, pair: GaussianPair) -> None:
+        super().__init__(model)
+        self._pair = pair
+
+    def _moved(self) -> Sequence[Tensor]:
+        weights, self._pair.mirrored = self._pair.mirrored, None
+        if weights is None:
+            raise RuntimeError("the second pass needs the noise of the first: enter both blocks for every batch")
+        self.parameters = self._pair.parameters
+        return weights
+
+
+class MixedRWP(Passes):
+    """[Li 2024, m-RWP] m-RWP: lambda g(w + noise) + (1 - lambda) g(w), the two g on different batches.
+
+        mixed = MixedRWP(model, gamma=0.01)
+        for batches in zip(loader, other_loader):
+            for block, (x, y) in zip(mixed, batches):
+                with block:
+                    F.cross_entropy(model(x), y).backward()
+            optimizer.step(); optimizer.zero_grad()
+
+    The first block is at w, the second under the noise of `LPFSGD`.
+
+    Args:
+        model: a module of any kind that `SmoothOut` takes.
+        gamma: strength of the noise.
+        weight: lambda, in (0, 1).
+        batchnorm: perturb weight and bias of BatchNorm layers too, as the authors' program.
+        statistics_from: which passes feed BatchNorm's running statistics, "clean" (as in the authors' program),
+            "perturbed" or "both".
+        generator: on the model's device; None is torch's global one.
+
+    Raises:
+        TypeError, ValueError: as `LPFSGD`, for a wrong ``weight`` or ``statistics_from`` too.
+        RuntimeError: within the blocks, as `SmoothOut`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        gamma: float,
+        *,
+        weight: float = 0.5,
+        batchnorm: bool = True,
+        statistics_from: str = StatisticsFrom.clean,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        if not 0 < weight < 1:
+            raise ValueError(f"weight: must lie between 0 and 1, not {weight}")
+        clean, perturbed = feeding_passes(statistics_from)
+        self.noise = LPFSGD(model, gamma, batchnorm=batchnorm, generator=generator)
+        super().__init__(
+            Pass(model, 1 - weight, feeds_statistics=clean),
+            Pass(model, weight, at=self.noise, feeds_statistics=perturbed),
+        )

@@ -1,0 +1,104 @@
+"""Methods that take several passes per batch: one context for each, around its forward and its backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor, nn
+
+from smoothout.common.enums import parse_enum
+from smoothout.nn.batchnorm import freeze_running_stats
+from smoothout.nn.options import StatisticsFrom
+from smoothout.nn.weight_context import WeightContext, find_parameters, untracked
+
+Gradient = list[Tensor | None]
+
+
+class Pass:
+    """A block around one of the passes of a batch, whose gradient is added to ``grad`` times ``share``.
+
+    Args:
+        model: the model.
+        share: of the pass's gradient; with 0 it does not reach ``grad``, and ``receive`` gets it.
+        at: the weights of the pass; None are the clean ones.
+        feeds_statistics: whether BatchNorm's running statistics see the pass.
+        receive: called at the end with the pass's own gradient, None for a parameter that has none.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        share: float,
+        *,
+        at: WeightContext | None = None,
+        feeds_statistics: bool = True,
+        receive: Callable[[Gradient], None] | None = None,
+    ) -> None:
+        self._model, self._share, self._at, self._feeds, self._receive = model, share, at, feeds_statistics, receive
+        self._inside: ExitStack | None = None
+
+    def __enter__(self) -> Pass:
+        self._parameters = find_parameters(self._model)
+        with ExitStack() as stack:
+            if not self._feeds:
+                stack.enter_context(freeze_running_stats(self._model))
+            if self._at is not None:
+                stack.enter_context(self._at)
+            if self._share != 1:
+                self._before = [parameter.grad for parameter in self._parameters]
+                stack.callback(self._set, self._before)  # whatever happens inside, nothing of before is lost
+                self._set([None] * len(self._parameters))
+            self._inside = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        gradient = [parameter.grad for parameter in self._parameters]
+        stack, self._inside = self._inside, None
+        if stack is not None:
+            stack.__exit__(*error)
+        if self._share != 1 and not any(error):
+            if self._share:
+                self._add(gradient)
+            if self._receive is not None:
+                self._receive(gradient)
+
+    def _set(self, gradients: Gradient) -> None:
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
+
+    @untracked()
+    def _add(self, gradient: Gradient) -> None:
+        """Add the share of ``gradient`` to what was there before."""
+        for parameter, before, own in zip(self._parameters, self._before, gradient, strict=True):
+            if own is not None:
+                part = own.mul_(self._share)
+                parameter.grad = part if before is None else before.add_(part)
+
+
+class Passes(Sequence[Pass]):
+    """The blocks of a batch's passes, one after another.
+
+        for block in SAM(model, rho=0.05):
+            with block:
+                F.cross_entropy(model(x), y).backward()
+        optimizer.step(); optimizer.zero_grad()
+
+    Gradients are added to ``grad``, so batches accumulate as ever, and a gradient scaler's factor stays in all of them.
+    """
+
+    def __init__(self, *passes: Pass) -> None:
+        self._passes = passes
+
+    def __len__(self) -> int:
+        return len(self._passes)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._passes[index]
+
+
+def feeding_passes(statistics_from: StatisticsFrom | str) -> tuple[bool, bool]:
+    """Whether a pass at the clean weights, and one at perturbed weights, feeds running statistics."""
+    choice = parse_enum(StatisticsFrom, "statistics_from", statistics_from)
+    return choice is not StatisticsFrom.perturbed, choice is not StatisticsFrom.clean

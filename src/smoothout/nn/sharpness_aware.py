@@ -1,0 +1,130 @@
+"""SAM and ASAM in one's own loop: the gradient where the loss nearby is highest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.nn.options import StatisticsFrom, check_positive
+from smoothout.nn.parameters import trainable_parameters
+from smoothout.nn.passes import Gradient, Pass, Passes, feeding_passes
+from smoothout.nn.weight_context import WeightContext
+
+
+class SAM(Passes):
+    """[Foret 2021, Eq. 2] SAM: a pass at w for g, then one at w + rho g / ||g||, whose gradient counts.
+
+        sam = SAM(model, rho=0.05)
+        for x, y in loader:
+            for block in sam:
+                with block:
+                    F.cross_entropy(model(x), y).backward()
+            optimizer.step(); optimizer.zero_grad()
+
+    The first pass leaves ``grad`` alone. With gradient accumulation each micro-batch takes its own step (m-SAM).
+
+    Args:
+        model: a module of any kind that `SmoothOut` takes.
+        rho: radius, in the Euclidean norm over all trainable parameters.
+        statistics_from: which passes feed BatchNorm's running statistics, "clean" (as in a program of the paper),
+            "perturbed" or "both".
+
+    Raises:
+        TypeError, ValueError: for a model that `SmoothOut` refuses, a wrong ``rho`` or ``statistics_from``.
+        RuntimeError: within the blocks, as `SmoothOut`; if the second block is entered without the first.
+    """
+
+    def __init__(self, model: nn.Module, rho: float = 0.05, *, statistics_from: str = StatisticsFrom.clean) -> None:
+        self._model, self.rho = model, check_positive("rho", rho)
+        trainable_parameters(model)
+        clean, perturbed = feeding_passes(statistics_from)
+        nearby = _Nearby(model, self)
+        super().__init__(
+            Pass(model, 0, feeds_statistics=clean, receive=nearby.receive),
+            Pass(model, 1, feeds_statistics=perturbed, at=nearby),
+        )
+
+    def _highest(self, parameters: Sequence[Tensor], gradient: list[Tensor]) -> list[Tensor]:
+        """The weights of the second pass."""
+        return ascend(parameters, gradient, self.rho)
+
+
+class ASAM(SAM):
+    """[Kwon 2021, Alg. 1] ASAM: SAM with the step rho T^2 g / ||T g||, which follows the scale of the weights.
+
+    T is |w| + eta for each number of a parameter with "weight" in its name, and 1 for others, as in the authors'
+    program, where both passes feed the running statistics. Other arguments and errors are those of `SAM`.
+    """
+
+    def __init__(
+        self, model: nn.Module, rho: float = 0.5, *, eta: float = 0.01, statistics_from: str = StatisticsFrom.both
+    ) -> None:
+        self.eta = check_positive("eta", eta)
+        super().__init__(model, rho, statistics_from=statistics_from)
+
+    def _highest(self, parameters: Sequence[Tensor], gradient: list[Tensor]) -> list[Tensor]:
+        return ascend_adaptively(parameters, gradient, self.rho, self.eta, named_weight(self._model, parameters))
+
+
+class _Nearby(WeightContext):
+    """The model where the loss nearby is highest, by the gradient that it has received last."""
+
+    def __init__(self, model: nn.Module, sam: SAM) -> None:
+        super().__init__(model)
+        self._sam = sam
+        self._gradient: Gradient | None = None
+
+    def receive(self, gradient: Gradient) -> None:
+        """Keep the gradient of the first pass."""
+        self._gradient = gradient
+
+    def _moved(self) -> list[Tensor]:
+        self.parameters = trainable_parameters(self._model)
+        gradient, self._gradient = self._gradient, None
+        if gradient is None or len(gradient) != len(self.parameters):
+            raise RuntimeError("the second pass needs the gradient of the first: enter both blocks for every batch")
+        dense = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, gradient, strict=True)]
+        return self._sam._highest(self.parameters, dense)
+
+
+@torch.no_grad()
+def ascend(parameters: Sequence[Tensor], gradient: list[Tensor], rho: float) -> list[Tensor]:
+    """w + rho g / ||g||, in new tensors with the parameters' strides; ``gradient`` is used up."""
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
+    torch._foreach_mul_(gradient, rho / (norm + 1e-12))
+    return add_weights(parameters, gradient)
+
+
+@torch.no_grad()
+def ascend_adaptively(
+    parameters: Sequence[Tensor], gradient: list[Tensor], rho: float, eta: float, scaled: Sequence[bool]
+) -> list[Tensor]:
+    """w + rho T^2 g / ||T g||, T = |w| + eta where ``scaled``, and 1 elsewhere; ``gradient`` is used up."""
+    factors = [p.detach().abs().add_(eta) for p, is_scaled in zip(parameters, scaled, strict=True) if is_scaled]
+    own = [g for g, is_scaled in zip(gradient, scaled, strict=True) if is_scaled]
+    torch._foreach_mul_(own, factors)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
+    torch._foreach_mul_(own, factors)
+    torch._foreach_mul_(gradient, rho / (norm + 1e-16))
+    return add_weights(parameters, gradient)
+
+
+@torch.no_grad()
+def add_weights(parameters: Sequence[Tensor], steps: list[Tensor]) -> list[Tensor]:
+    """w + step, with the parameters' strides: an optimizer counts on them.
+
+    The sum is written over ``steps`` where these lie as the parameters do, which saves passes over memory.
+    """
+    for index, (parameter, step) in enumerate(zip(parameters, steps, strict=True)):
+        if step.stride() != parameter.stride() or step.dtype != parameter.dtype:
+            steps[index] = torch.empty_like(parameter).copy_(step)
+    torch._foreach_add_(steps, [parameter.detach() for parameter in parameters])
+    return steps
+
+
+def named_weight(model: nn.Module, parameters: Sequence[Tensor]) -> list[bool]:
+    """Of each parameter, whether its name in ``model`` has "weight" in it."""
+    weights = {id(parameter) for name, parameter in model.named_parameters() if "weight" in name}
+    return [id(parameter) in weights for parameter in parameters]
