@@ -4,14 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PROFILE ?= paper
-PROTOCOL ?= authors_code
+PROTOCOL ?=
 SEEDS ?=
 EXPERIMENT ?= digits
 METHODS ?= smoothout,adasmoothout
 LAUNCHER ?=
 WORKERS ?= 2
 export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
-REPRODUCE = $(BIN)/python scripts/reproduce.py scope.protocol=$(PROTOCOL) scope.profile=$(PROFILE) \
+REPRODUCE = $(BIN)/python scripts/reproduce.py $(if $(PROTOCOL),scope.protocol=$(PROTOCOL)) scope.profile=$(PROFILE) \
   $(if $(SEEDS),'scope.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 
 VERDICTS = $(BIN)/python scripts/verdicts.py claim_scope.profile=$(PROFILE) \
@@ -65,9 +65,10 @@ plan-%: $(VENV)/.ready ## print the command behind every missing cell of a table
 
 .PHONY: tables
 tables: $(VENV)/.ready ## render every table in results/tables/ from the records; runs nothing
-	@$(RENDER) 'table=glob(*,exclude=[none,quickstart,imagenette,controls-resnet8,copies,strengths,dropout])'
+	@$(RENDER) 'table=glob(*,exclude=[none,quickstart,imagenette,controls-resnet8,copies,strengths,dropout,keskar-*])'
 	@$(RENDER) table=table2,chosen scope.protocol=paper_text
 	@$(RENDER) table=table2 scope.protocol=authors_code_v1
+	@$(RENDER) table=keskar-table2,keskar-table3,keskar-table4 scope.protocol=keskar
 	@$(RENDER) table=table2,causes,copies scope.profile=short
 	@$(RENDER) table=table2,table3,imagenette,controls-resnet8 scope.profile=short scope.precision=bfloat16
 
@@ -86,7 +87,7 @@ figure-%: $(VENV)/.ready ## any figure of configs/figure/ (figure-f1, figure-atl
 .PHONY: choose-strength
 choose-strength: SEEDS = 0,1,2
 choose-strength: $(VENV)/.ready ## choose the strength of the noise on held-out training images (EXPERIMENT=f1_mnist)
-	@$(BIN)/python scripts/choose_strength.py -m experiment=$(EXPERIMENT) method=$(METHODS) protocol=$(PROTOCOL) \
+	@$(BIN)/python scripts/choose_strength.py -m experiment=$(EXPERIMENT) method=$(METHODS) $(if $(PROTOCOL),protocol=$(PROTOCOL)) \
 	  profile=$(PROFILE) 'grid.seeds=[$(SEEDS)]' $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 
 .PHONY: figures

@@ -27,14 +27,18 @@ class DatasetName(StrEnum):
     cifar10 = "cifar10"
     cifar100 = "cifar100"
     fashion_mnist = "fashion_mnist"
+    timit = "timit"
+
+
+Images = NDArray[np.uint8] | NDArray[np.float32]
 
 
 class Arrays(NamedTuple):
-    """uint8 images, N x H x W or N x H x W x 3, and int64 labels, of both splits."""
+    """uint8 images, N x H x W or N x H x W x 3, or float32 features, N x F; and int64 labels, of both splits."""
 
-    x_train: NDArray[np.uint8]
+    x_train: Images
     y_train: NDArray[np.int64]
-    x_test: NDArray[np.uint8]
+    x_test: Images
     y_test: NDArray[np.int64]
 
     def fingerprint(self) -> str:
@@ -52,13 +56,18 @@ KEYS = Arrays._fields
 class DatasetSpec:
     """What a data set must look like, and how to get it if the data folder lacks it."""
 
-    shape: tuple[int, ...]  # of an image: height, width, and 3 for colors
+    shape: tuple[int, ...]  # of an image: height, width, and 3 for colors; of features, their number
     classes: int  # labels lie in 0 to ``classes`` - 1
     examples: tuple[int, int]  # training and test images of the whole set, for estimates of time
     fetch: Callable[[Path], Arrays] | None = None  # has a temporary folder; None: the user must provide the file
     embedded: bool = False  # ``fetch`` needs no network, and its arrays are not saved
     installed: Path | None = None  # where a Debian package puts its gzipped IDX files, relative to /
     sha256: str | None = None  # the `Arrays.fingerprint` that fetched or installed arrays must have; None: any
+
+    @property
+    def has_images(self) -> bool:
+        """Whether an example is an image, of uint8 pixels, and not a vector of float32 features."""
+        return len(self.shape) > 1
 
 
 def load(name: DatasetName, folder: Path, download: bool = True) -> Arrays:
@@ -125,12 +134,14 @@ def read_npz(path: Path) -> Arrays:
 def validated(arrays: Arrays, spec: DatasetSpec, origin: str) -> Arrays:
     """``arrays`` with int64 labels. Raises DataError if they do not match ``spec``; ``origin`` names them."""
     checked = []
-    shape = " x ".join(map(str, ("N", *spec.shape)))
+    shape, dtype = " x ".join(map(str, ("N", *spec.shape))), np.dtype(np.uint8 if spec.has_images else np.float32)
     for split in ("train", "test"):
         images, labels = getattr(arrays, f"x_{split}"), getattr(arrays, f"y_{split}")
         problem = ""
-        if images.dtype != np.uint8 or images.shape[1:] != spec.shape or len(images) == 0:
-            problem = f"x_{split} must be uint8, {shape}, N > 0, not {images.dtype} {images.shape}"
+        if images.dtype != dtype or images.shape[1:] != spec.shape or len(images) == 0:
+            problem = f"x_{split} must be {dtype}, {shape}, N > 0, not {images.dtype} {images.shape}"
+        elif not np.isfinite(images).all():
+            problem = f"x_{split} must be finite, but {np.sum(~np.isfinite(images))} entries are not"
         elif labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
             problem = f"y_{split} must be {len(images)} integers, not {labels.dtype} {labels.shape}"
         elif labels.min() < 0 or labels.max() >= spec.classes:
@@ -177,6 +188,7 @@ DATASETS = {
         installed=Path("usr/share/datasets/fashion-mnist"),
         sha256="ece172613115fb18b120bec8f6c02271af90b8b8f0a5af5c51cbd5ceed68e619",
     ),
+    DatasetName.timit: DatasetSpec((360,), 1973, (721_329, 310_621)),  # Keskar et al., Table 5
 }
 
 

@@ -1,4 +1,4 @@
-"""Settings of a data set that is loaded as arrays: all images lie on the device, and are normalized batch by batch.
+"""Settings of a data set that is loaded as arrays: all examples lie on the device, and are normalized batch by batch.
 
 `load` imports torch itself: the settings can be read without it.
 """
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.errors import DataError
 from smoothout.data.augment import AffineFlip, Augment, Augmentation, CropFlip
-from smoothout.data.datasets import DATASETS, SPECS, Arrays, Collection, DatasetName, load
+from smoothout.data.datasets import DATASETS, SPECS, Arrays, Collection, DatasetName, Images, load
 
 if TYPE_CHECKING:
     import torch
 
     from smoothout.data.split import Split
 
-ImagesAndLabels = tuple[NDArray[np.uint8], NDArray[np.int64]]
+ImagesAndLabels = tuple[Images, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ImageSettings(ABC):
 
 @dataclass(frozen=True)
 class ImageArrays(ImageSettings):
-    """Images that lie on the device; evaluation is never augmented."""
+    """Images, or vectors of features, that lie on the device; evaluation is never augmented."""
 
     recorded_as: ClassVar[str] = "Images"
     resident: ClassVar[bool] = True  # all images lie on the device
@@ -97,6 +97,10 @@ class ImageArrays(ImageSettings):
         super().__post_init__()
         if len(self.pad_color) != 3 or not all(0 <= value <= 255 for value in self.pad_color):
             raise ValueError(f"pad_color: must be red, green and blue, each from 0 to 255, not {list(self.pad_color)}")
+        if self.augment is not Augment.none and not DATASETS[self.name].has_images:
+            raise ValueError(
+                f"augment: must be none for {self.name}, whose examples are not images, not {self.augment}"
+            )
 
     def canonicalized(self) -> ImageArrays:
         """The simplest settings with the same outcome: only channels that an augmentation pads keep their color."""
@@ -114,8 +118,9 @@ class ImageArrays(ImageSettings):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        height, width, *channels = DATASETS[self.name].shape
+        """Channels, height and width of an image; (1, 1, F) of F features."""
+        spec = DATASETS[self.name]
+        height, width, *channels = spec.shape if spec.has_images else (1, *spec.shape)
         return (channels[0] if channels else 1, height, width)
 
     def load(self, folder: Path, device: torch.device, download: bool = True) -> tuple[Split, Split, str]:
@@ -131,7 +136,8 @@ class ImageArrays(ImageSettings):
         from smoothout.data.split import Split  # noqa: PLC0415
 
         images, labels = (torch.from_numpy(array[:limit]) for array in examples)
-        images = images.reshape(*images.shape[:3], -1)  # gray images have no channel dimension
+        channels, height, width = self.shape
+        images = images.reshape(-1, height, width, channels)  # gray images have no channel dimension
         return Split(images.to(device), labels.to(device), self.mean, self.std)
 
     def _select(self, arrays: Arrays) -> tuple[ImagesAndLabels, ImagesAndLabels]:

@@ -17,19 +17,22 @@ from smoothout.data.augment import Augmentation
 class Split:
     """Images of one split on a device: uint8 ``images``, (N, H, W, C), and int64 ``labels``, (N,).
 
-    Batches are normalized float32, (N, C, H, W): less ``mean`` and divided by ``std``, for pixels in [0, 1].
+    Batches are normalized float32, (N, C, H, W): less ``mean`` and divided by ``std``, for pixels in [0, 1]. Images
+    that are float32 (features) are taken as they are in place of such pixels.
     """
 
     resident: ClassVar[bool] = True  # all images lie on the device, where a captured CUDA graph can read them
 
     def __init__(self, images: Tensor, labels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.images, self.labels = images.permute(0, 3, 1, 2).contiguous(), labels
-        self._normalize_by(mean, std, self.images.shape[1:])
+        self._normalize_by(mean, std, self.images.shape[1:], unit=1 if images.is_floating_point() else 255)
 
-    def _normalize_by(self, mean: tuple[float, ...], std: tuple[float, ...], shape: tuple[int, ...]) -> None:
-        # x * factor - offset = (x / 255 - mean) / std. Both have the shape of an image, because torch multiplies by a
+    def _normalize_by(
+        self, mean: tuple[float, ...], std: tuple[float, ...], shape: tuple[int, ...], unit: int = 255
+    ) -> None:
+        # x * factor - offset = (x / unit - mean) / std. Both have the shape of an image, because torch multiplies by a
         # number per channel slowly where channels are last in memory: three numbers at a time.
-        scale = 255 * torch.tensor(std, dtype=torch.float64)
+        scale = unit * torch.tensor(std, dtype=torch.float64)
         offset = torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
         self._factor, self._offset = (
             number.float().view(1, -1, 1, 1).expand(1, *shape).contiguous().to(self.labels.device)
@@ -45,8 +48,10 @@ class Split:
         return self.normalize(_rows(self.images, rows)), self.labels[rows]
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turn uint8 ``images``, (N, C, H, W), into normalized float32 in this split's memory format."""
-        return images.to(torch.float32, memory_format=self._memory_format).mul_(self._factor).sub_(self._offset)
+        """Turn ``images``, (N, C, H, W), into normalized float32 in this split's memory format."""
+        # A copy even of float32, which may be a view of all examples.
+        floats = images.to(torch.float32, memory_format=self._memory_format, copy=True)
+        return floats.mul_(self._factor).sub_(self._offset)
 
     def batches(self, size: int) -> SplitBatches:
         """All examples in their fixed order, in batches of ``size``."""

@@ -10,6 +10,7 @@ from smoothout.jobs.job import Job
 from smoothout.jobs.lookup import find_record, retrained_inputs
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.metrics import METRICS
+from smoothout.reproduction.published import PublishedNumber
 from smoothout.results.records import Record
 from smoothout.results.retrained import WeightsSeen
 
@@ -35,7 +36,7 @@ class CellSpec:
     method: str
     metric: str  # the number's name in `METRICS`
     jobs: dict[int, Job]  # whose records have it, by seed
-    published: float | None  # the papers' number, or None
+    published: PublishedNumber | None  # the papers' number, or None
     command: str  # what makes the records
     epoch_seconds: float | None  # the config's estimate of an epoch's cost, or None
 
@@ -77,7 +78,7 @@ class MethodRuns:
         experiment = self.settings.experiment()
         return {seed: Job(experiment.with_seed(seed)) for seed in self.seeds}
 
-    def cell(self, metric: str, published: float | None) -> CellSpec:
+    def cell(self, metric: str, published: PublishedNumber | None) -> CellSpec:
         """The number ``metric`` of these runs."""
         jobs, script, analysis = self.jobs, "python scripts/train.py", METRICS[metric].analysis
         if analysis is not None:

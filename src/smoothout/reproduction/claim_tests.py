@@ -9,6 +9,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+from smoothout.analysis.options import SplitName
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import validate
 from smoothout.config.compose import compose_config
@@ -66,7 +67,7 @@ class ClaimTest:
 class MetricValues:
     """The values of a cell on the scale of a test: points, or log2 for what is compared by ratio.
 
-    ``images`` is the size of the test split that an accuracy is a share of; 0 for other metrics.
+    ``images`` is the size of the split that an accuracy is a share of; 0 for other metrics.
     """
 
     by_seed: dict[int, float]
@@ -81,12 +82,14 @@ class MetricValues:
     def read(cls, cell: CellSpec, runtime: Runtime) -> MetricValues:
         """Read the records of ``cell``."""
         read = cell.values(runtime)
+        published = cell.published.value if cell.published else None
         if not METRICS[cell.metric].ratio_scale:
-            data = next(iter(cell.jobs.values())).training_job.settings.data
-            images = data.expected_sizes[1] if METRICS[cell.metric].is_share else 0
-            return cls(read.values, read.failed, read.diverged, cell.published, read.records, images, read.retrained)
+            train, test = next(iter(cell.jobs.values())).training_job.settings.data.expected_sizes
+            split = METRICS[cell.metric].share_of
+            images = 0 if split is None else train if split is SplitName.train else test
+            return cls(read.values, read.failed, read.diverged, published, read.records, images, read.retrained)
         logs = {seed: math.log2(value) for seed, value in read.values.items() if value > 0}
-        published = math.log2(cell.published) if cell.published else None
+        published = math.log2(published) if published else None
         failed = read.failed | (read.values.keys() - logs.keys())
         return cls(logs, failed, read.diverged, published, read.records, 0, read.retrained)
 
@@ -147,13 +150,15 @@ class Claims:
         """``claim`` with a row for each cell of its tables that the papers publish; two tables may publish the same."""
         if claim.kind is not ClaimKind.published:
             return claim
-        rows, known = dict(claim.rows), set[tuple[str, float | None]]()
+        rows, known = dict(claim.rows), set[tuple[str, float]]()
         for table, metric in product(claim.tables, claim.metrics):
             plan = self._plan(table, self.scope.protocols[0])
             for row, method in plan.runs:
                 cell = plan.cell(row, method, metric)
-                key = next(iter(cell.jobs.values())).digest, cell.published
-                if cell.published is not None and key not in known:
+                if cell.published is None:
+                    continue
+                key = next(iter(cell.jobs.values())).digest, cell.published.value
+                if key not in known:
                     title = f"{table}: {row}, {plan.config.methods[method].title}"
                     rows[title] = Sides((f"{table} | {row} | {method}",))
                     known.add(key)
@@ -230,7 +235,9 @@ class Claims:
                 _difference([side.by_seed[seed] for side in plus], [side.by_seed[seed] for side in minus])
                 for seed in seeds
             ]
-            evidence = paired_t_test([value for value in differences if value is not None], claim.margin, step)
+            # Ratios are differences of logarithms, whose margin is negative if the ratio must be large.
+            margin = claim.margin - math.log2(claim.min_ratio)
+            evidence = paired_t_test([value for value in differences if value is not None], margin, step)
         titles = dict.fromkeys(METRICS[cell.metric].title for cell in chain(*cells))
         return ClaimTest(
             claim,

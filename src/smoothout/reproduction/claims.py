@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain
@@ -16,7 +17,7 @@ from smoothout.reproduction.table import RunSelection
 class ClaimKind(StrEnum):
     """What a claim says about the numbers."""
 
-    difference = "difference"  # the sum over `plus` exceeds the sum over `minus`, up to a margin
+    difference = "difference"  # the sum over `plus` exceeds the sum over `minus`, up to a margin or a `min_ratio`
     spread = "spread"  # over seeds, `plus` has at most `max_ratio` times the standard deviation of `minus`
     correlation = "correlation"  # over all settings of `tables`, accuracy falls as the metric rises
     zero = "zero"  # the sharpness of `plus` is 0.0000
@@ -96,6 +97,7 @@ class Claim:
     metrics: tuple[str, ...] = ("best",)  # names of `METRICS`; each one is its own test
     kind: ClaimKind = ClaimKind.difference  # see `ClaimKind`
     margin: float = 0.0  # points by which a difference may fall short
+    min_ratio: float = 1.0  # of what is compared by ratio: `plus` is at least that many times `minus`
     max_ratio: float = 1.0  # see `ClaimKind`
     tables: tuple[str, ...] = ()  # see `ClaimKind`
     rows: dict[str, Sides] = field(default_factory=dict)  # cells by the name of the comparison, each a test of its own
@@ -115,6 +117,12 @@ class Claim:
             raise ValueError(f"margin, max_ratio: must be at least 0 and 1, not {self.margin} and {self.max_ratio}")
         if self.margin and (ratios := [name for name in self.metrics if METRICS[name].ratio_scale]):
             raise ValueError(f"margin: is in points, but {ratios[0]} is compared by ratio")
+        if not self.min_ratio > 0 or math.isinf(self.min_ratio):
+            raise ValueError(f"min_ratio: must be a finite number above 0, not {self.min_ratio}")
+        others = [name for name in self.metrics if not METRICS[name].ratio_scale]
+        if self.min_ratio != 1 and (others or self.kind is not ClaimKind.difference):
+            what = f"{others[0]} is not compared by ratio" if others else f"the claim is of kind {self.kind}"
+            raise ValueError(f"min_ratio: is for a difference of metrics that are compared by ratio, but {what}")
         for row, sides in self.rows.items():
             if self.kind is ClaimKind.spread and not sides.minus:
                 raise ValueError(f"rows.{row}.minus: must name the cell whose standard deviation is compared")

@@ -16,8 +16,9 @@ import math
 import statistics
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
@@ -26,10 +27,12 @@ from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.analysis.jobs.running_statistics import RunningStatistics
 from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.jobs.unseen_test import UnseenTest
-from smoothout.analysis.options import Convention, RunningStats, WhichWeights
+from smoothout.analysis.options import Convention, RunningStats, SplitName, WhichWeights
 from smoothout.results.records import Record
 
 NOISE = 0.04  # the strength of the noise under which the loss is read: the point of our grid nearest to SmoothOut's own
+WIDTHS = {"1e-3": 1e-3, "5e-4": 5e-4}  # eps of Keskar et al.
+SUBSPACE = 100  # random directions of Keskar et al.
 LINE = 0.3  # how far along filter-normalized directions: the end of the authors' plots
 
 
@@ -38,8 +41,10 @@ class Metric:
     """A number of a run.
 
     Args:
+        share_of: the split whose images it is a share of, so that it has steps and a binomial error; None for others.
         published: which of a method's keys in configs/table/ names the column of the published CSV file that has
-            it; a number without such a key may be ``published_elsewhere``.
+            it. A table may name the columns of any number by itself (``published`` of its methods), and a number
+            without such a key may be ``published_elsewhere``.
     """
 
     title: str  # what it is, with its unit, on pages of claims
@@ -48,7 +53,7 @@ class Metric:
     analysis: Any = None  # what is measured on the trained weights; None if the training's own record has the number
     overrides: str = ""  # of scripts/analyze.py, for that analysis
     ratio_scale: bool = False  # values are compared by ratio (sharpness), not by difference (accuracy)
-    is_share: bool = True  # of the test images, if it is not on a ratio scale: it has steps and a binomial error
+    share_of: SplitName | None = SplitName.test
     differences: bool = False  # tables show how much each method gains over the baseline, too
     published: str | None = None
 
@@ -66,6 +71,11 @@ def late_median_accuracy(record: Record) -> float:
 def sharpness_value(record: Record) -> float | None:
     """The value that a search for the sharpness found; None if it ended where it began."""
     return None if record.outcome["failed"] else float(record.outcome["value"])
+
+
+def recalibrated_training_loss(record: Record) -> float:
+    """The training loss with BatchNorm's running statistics recomputed."""
+    return float(record.outcome["recomputed"]["train"]["loss"])
 
 
 def loss_rise(record: Record, split: str = "train") -> float | None:
@@ -95,14 +105,35 @@ def line_rise(record: Record, split: str = "train") -> float | None:
     return None if None in (*ends, *losses[0.0]) else statistics.fmean(ends) - statistics.fmean(losses[0.0])
 
 
-def _recalibrated(weights: WhichWeights) -> Metric:
+def _recalibrated(weights: WhichWeights, split: SplitName = SplitName.test) -> Metric:
+    images = "test" if split is SplitName.test else "training"
     return Metric(
-        f"test accuracy, {weights} epoch, BatchNorm recalibrated, points",
-        f"Test accuracy in %, {weights} epoch, BatchNorm recalibrated",
-        lambda record: 100 * float(record.outcome["recomputed"]["test"]["accuracy"]),
+        f"{images} accuracy, {weights} epoch, BatchNorm recalibrated, points",
+        f"{images.capitalize()} accuracy in %, {weights} epoch, BatchNorm recalibrated",
+        lambda record: 100 * float(record.outcome["recomputed"][split]["accuracy"]),
         RunningStatistics(checkpoint=weights),
         f"analysis=running_statistics analysis.checkpoint={weights}",
-        differences=True,
+        share_of=split,
+        differences=split is SplitName.test,
+    )
+
+
+def _keskar_sharpness(convention: Convention, eps: str, subspace: int | None) -> Metric:
+    """As in Tables 3 and 4 of Keskar et al.: of the last iterate, and with batch statistics (configs/README.md)."""
+    settings = {"eps": WIDTHS[eps], "subspace": subspace} if subspace else {"eps": WIDTHS[eps]}
+    where = f"eps = {eps}, {subspace} random directions" if subspace else f"eps = {eps}"
+    plain, common = _sharpness(convention), "analysis.checkpoint=last analysis.running_stats=recomputed"
+    return replace(
+        plain,
+        title=f"{plain.title}, {where}, last epoch, BatchNorm recalibrated",
+        heading=f"{plain.heading}, {where}, last epoch, BatchNorm recalibrated",
+        analysis=replace(
+            plain.analysis, checkpoint=WhichWeights.last, running_stats=RunningStats.recomputed, **settings
+        ),
+        overrides=" ".join(
+            [plain.overrides, *(f"analysis.{name}={value}" for name, value in settings.items()), common]
+        ),
+        published=None,
     )
 
 
@@ -121,7 +152,7 @@ def _sharpness(convention: Convention) -> Metric:
 def _noise(title: str, read: Callable[[Record], float | None], *, ratio_scale: bool = True) -> Metric:
     heading = title[0].upper() + title[1:]
     analysis = NoiseCurve(), "analysis=noise_curve"
-    return Metric(title, heading, read, *analysis, ratio_scale=ratio_scale, is_share=False)
+    return Metric(title, heading, read, *analysis, ratio_scale=ratio_scale, share_of=None)
 
 
 def _line(split: str, read: Callable[[Record], float | None]) -> Metric:
@@ -163,6 +194,14 @@ METRICS = {
         ratio_scale=True,
     ),
     **{f"{weights}_recalibrated": _recalibrated(weights) for weights in WhichWeights},
+    "last_train_recalibrated": _recalibrated(WhichWeights.last, SplitName.train),
+    "last_train_loss_recalibrated": replace(
+        _recalibrated(WhichWeights.last, SplitName.train),
+        title="training loss, last epoch, BatchNorm recalibrated",
+        heading="Training loss, last epoch, BatchNorm recalibrated",
+        read=recalibrated_training_loss,
+        ratio_scale=True,
+    ),
     "noise_rise": _noise(f"rise of the training loss under noise, a = {NOISE}", loss_rise),
     **{f"sharpness_{convention}": _sharpness(convention) for convention in Convention},
     "sharpness_converged_recalibrated": Metric(
@@ -173,6 +212,12 @@ METRICS = {
         "analysis.running_stats=recomputed",
         ratio_scale=True,
     ),
+    **{
+        f"sharpness_{convention}_{space}{eps}_last_recalibrated": _keskar_sharpness(convention, eps, subspace)
+        for (space, subspace), convention, eps in product(
+            {"": None, "subspace_": SUBSPACE}.items(), (Convention.keskar, Convention.converged), WIDTHS
+        )
+    },
     "adaptive_sharpness": Metric(
         "adaptive sharpness, box of 0.1%, logits normalized",
         "Adaptive sharpness, box of 0.1%, logits normalized",

@@ -25,7 +25,8 @@ class MethodConfig:
     title: str  # heading of the column
     overrides: tuple[str, ...]  # of configs/train.yaml
     match: dict[str, Any] = field(default_factory=dict)  # of its lines in that file, added to the row's ``match``
-    accuracy: str | None = None  # columns of the published CSV file with the method's numbers
+    published: dict[str, str] = field(default_factory=dict)  # columns of the published CSV file, by metric
+    accuracy: str | None = None  # the same for metrics that have this key as their ``published``, and differences
     improvement: str | None = None
     gap: str | None = None
     sharpness: str | None = None
@@ -66,7 +67,8 @@ class TableConfig:
     """A table: what is compared, in which settings, by which numbers.
 
     The first method that is not ``small_batch_method`` is the baseline of every improvement; every gap is measured
-    against ``small_batch_method``, and a table without it has none.
+    against ``small_batch_method``, and a table without it has none. Published gaps and improvements are of
+    ``accuracy``.
     """
 
     name: str  # of its files
@@ -75,6 +77,9 @@ class TableConfig:
     rows: tuple[RowConfig, ...]  # its rows
     published: str | None = None  # the CSV file in results/published/ with the paper's numbers, or None
     metrics: tuple[str, ...] = DEFAULT_METRICS  # names of `METRICS`, in the order of the table's blocks
+    accuracy: str | None = "best"  # the one of them that published gaps are of; None if the table shows no differences
+    geometric: bool = True  # numbers compared by ratio have geometric mean and range, else mean and standard deviation
+    protocol: str | None = None  # what scope.protocol is by default; None is that of configs/reproduce.yaml
     small_batch_method: str | None = field(default=None, metadata={"recorded_as": "small"})
     strength_choice: StrengthChoiceConfig | None = None  # for methods with ``chosen_strength``
     network: str | None = None  # free for interpolation in ``rows``
@@ -84,8 +89,7 @@ class TableConfig:
         if not self.methods or not self.rows:
             raise ValueError("methods, rows: must have at least one each")
         object.__setattr__(self, "metrics", current_metrics(self.metrics))
-        if "best" not in self.metrics:
-            raise ValueError("metrics: must have best, the accuracy that improvements and gaps are of")
+        self._check_accuracy()
         chosen = [name for name, method in self.methods.items() if method.chosen_strength]
         if chosen and self.strength_choice is None:
             raise ValueError(f"strength_choice: must be given, because {chosen[0]} has chosen_strength")
@@ -93,6 +97,11 @@ class TableConfig:
             raise ValueError(f"methods.{chosen[0]}.chosen_strength: must be false for the baseline, the first method")
         if self.small_batch_method not in (None, *self.methods):
             raise ValueError(f"small_batch_method: {self.small_batch_method!r} is not one of {', '.join(self.methods)}")
+        for method, settings in self.methods.items():
+            if unknown := [name for name in settings.published if name not in self.metrics]:
+                raise ValueError(
+                    f"methods.{method}.published: {unknown[0]!r} is not one of metrics: {', '.join(self.metrics)}"
+                )
         elsewhere = [
             f"{method} {name}" for method in self.methods for name in self.metrics if METRICS[name].published is None
         ]
@@ -103,6 +112,20 @@ class TableConfig:
             ):
                 if unknown := [name for name in names if name not in known]:
                     raise ValueError(f"rows.{index}.{key}: {unknown[0]!r} is not one of {', '.join(known)}")
+
+    def _check_accuracy(self) -> None:
+        """Raise ValueError unless ``accuracy`` is a metric of the table with differences, or the table has none."""
+        compared = [name for name in self.metrics if METRICS[name].differences]
+        if self.accuracy is None and (compared or self.small_batch_method):
+            raise ValueError(
+                "accuracy: must name the metric that improvements and gaps are of, because the table has"
+                f" {compared[0] if compared else 'small_batch_method'}"
+            )
+        if self.accuracy is not None and self.accuracy not in compared:
+            raise ValueError(
+                f"metrics: must have {self.accuracy}, the accuracy that improvements and gaps are of"
+                f" (accuracy: one of {', '.join(compared) or 'none'})"
+            )
 
 
 @dataclass(frozen=True)

@@ -195,9 +195,10 @@ class TablePlan:
             if {better, worse} <= set(self._methods(row)):
                 for metric in (name for name in self.config.metrics if METRICS[name].differences):
                     column = _difference_column(method, quantity, metric)
-                    published = self._published.of_quantity(row, method, quantity) if metric == "best" else None
+                    of_paper = metric == self.config.accuracy
+                    published = self._published.of_quantity(row, method, quantity) if of_paper else None
                     one, other = (cells[row.name, f"{name} {metric}"] for name in (better, worse))
-                    cells[row.name, column] = difference(one, other, published, column)
+                    cells[row.name, column] = difference(one, other, published.value if published else None, column)
         recalibrated = any(metric.endswith("recalibrated") for metric in self.config.metrics)
         return Table(
             name=self.config.name,
@@ -211,7 +212,7 @@ class TablePlan:
             notes=[
                 *self.config.notes,
                 *self.choice_notes,
-                HELD_OUT if self._holds_out else EPOCHS,
+                *([HELD_OUT if self._holds_out else EPOCHS] if "best" in self.config.metrics else []),
                 *([RECALIBRATED] if recalibrated else []),
                 *self._retrained(runtime),
             ],
@@ -237,7 +238,9 @@ class TablePlan:
         return []
 
     def _image_by_image(self, runtime: Runtime) -> Iterator[dict[str, str]]:
-        """A line for each difference of the table whose trainings' records say which images are right."""
+        """A line for each difference of the best epochs whose trainings' records say which images are right."""
+        if self.config.accuracy != "best":
+            return
         for row, (_, _, better, worse) in product(self.rows, self._differences()):
             if {better, worse} <= set(self._methods(row)) and not self._holds_out:
                 one, other = (self._runs_with_images(row.name, method, runtime) for method in (better, worse))
@@ -274,12 +277,12 @@ class TablePlan:
         headings: dict[str, list[tuple[str, str]]] = {"improvement": [], "gap": []}
         for quantity, method, better, worse in self._differences():
             headings[quantity].append((f"{titles[better]} - {titles[worse]}", method))
-        gaps = {title: _difference_column(method, "gap", "best") for title, method in headings["gap"]}
+        gaps = self._gaps(headings["gap"])
         for metric in sorted(self.config.metrics, key=lambda name: METRICS[name].ratio_scale):  # a stable sort
             settings = METRICS[metric]
-            if settings.ratio_scale and gaps:
-                yield Block("Generalization gap to the small batch, best epochs", gaps)
-                gaps = {}
+            if settings.ratio_scale:
+                yield from gaps
+                gaps = []
             columns = {title: f"{method} {metric}" for method, title in titles.items()}
             if settings.differences:
                 columns |= {
@@ -289,9 +292,17 @@ class TablePlan:
             heading = settings.heading
             if self._holds_out:
                 heading = heading.replace("Test accuracy", "Held-out accuracy")
-            yield Block(heading, columns, settings.ratio_scale)
-        if gaps:
-            yield Block("Generalization gap to the small batch, best epochs", gaps)
+            yield Block(heading, columns, settings.ratio_scale and self.config.geometric)
+        yield from gaps
+
+    def _gaps(self, headings: Sequence[tuple[str, str]]) -> list[Block]:
+        """The block of the gaps with these (title, method), or none."""
+        accuracy = self.config.accuracy
+        if not headings or accuracy is None:
+            return []
+        of = "best epochs" if accuracy == "best" else METRICS[accuracy].title
+        columns = {title: _difference_column(method, "gap", accuracy) for title, method in headings}
+        return [Block(f"Generalization gap to the small batch, {of}", columns)]
 
 
 def _difference_column(method: str, quantity: str, metric: str) -> str:
@@ -310,7 +321,8 @@ def _rendered(cell: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell
         failed=read.failed,
         diverged=read.diverged,
         retrained=read.retrained,
-        published=cell.published,
+        published=cell.published.value if cell.published else None,
+        published_std=cell.published.std if cell.published else None,
         records=[record.name for record in read.records.values()],
         devices=sorted({device_name(record) for record in read.records.values()}),
         command=cell.command,

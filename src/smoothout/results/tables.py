@@ -35,6 +35,7 @@ class Cell:
     diverged: frozenset[int] = frozenset()  # seeds whose training diverged
     retrained: frozenset[int] = frozenset()  # seeds measured on other weights than the training's record describes
     published: float | None = None  # the papers' number, or None
+    published_std: float | None = None  # its standard deviation over runs, or None
     records: list[str] = field(default_factory=list)  # names of those with the values
     devices: list[str] = field(default_factory=list)  # those that made them
     command: str = ""  # the command that makes them
@@ -70,7 +71,9 @@ class Cell:
         hints += [f"{count} of {seeds} seeds"] if 0 < count < seeds else []
         hints += [f"{len(self.retrained)} trained again"] if self.retrained else []
         text += f" ({'; '.join(hints)})" if hints else ""
-        return text if self.published is None else f"{text} [{format_decimal(self.published, 4 if by_ratio else 2)}]"
+        numbers = [number for number in (self.published, self.published_std) if number is not None]
+        published = " ± ".join(format_decimal(number, 4 if by_ratio else 2) for number in numbers)
+        return f"{text} [{published}]" if published else text
 
     def _by_difference(self) -> str:
         return format_decimal(self.mean, 2) + (f" ± {format_decimal(self.std, 2)}" if len(self.values) > 1 else "")
@@ -118,6 +121,8 @@ class Table:
         """One line per cell."""
         import pandas as pd  # noqa: PLC0415 -- slow to import, and not needed to print a table
 
+        # Most papers publish no standard deviation; their tables have no such column.
+        spread = any(cell.published_std is not None for cell in self.cells)
         return pd.DataFrame(
             {
                 "row": cell.row,
@@ -134,6 +139,7 @@ class Table:
                 "failed": len(cell.failed),
                 "diverged": len(cell.diverged),
                 "published": cell.published,
+                **({"published_std": cell.published_std} if spread else {}),
                 "difference": cell.mean - cell.published if cell.published is not None else math.nan,
                 "device": "; ".join(cell.devices),
                 "records": " ".join(cell.records),

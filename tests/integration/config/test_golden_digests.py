@@ -66,6 +66,24 @@ GOLDEN = {
     "experiment=resnet44_cifar10 batch=ghost precision=bfloat16 profile=short": (
         "71142afd7fed981df810d6c90440d69c82c1d649ae2719723eb506386745ae45"
     ),
+    "experiment=keskar_f1_mnist batch=large protocol=keskar": (
+        "2fbfc50d63ab5259d59895fdf3924930e5f5fa3ba6660dab3ef34e8a386e583b"
+    ),
+    "experiment=keskar_c1_cifar10 batch=small protocol=keskar": (
+        "f4004599a2b899ffcae5fdfed6d0ad6cee268f4d8bf5a7598e2404e1e06ccc87"
+    ),
+    "experiment=keskar_c1_cifar10 batch=small protocol=keskar model.stride=1": (
+        "9a8826d065ec9f339e8e6d953b93c093d07b96be0a2a902af795b4236da98556"
+    ),
+    "experiment=keskar_c2_cifar10 batch=large protocol=keskar": (
+        "372e7578ff25168005dd8c866284f76cb38b29f5622ad1f82e6265d52acb7bd6"
+    ),
+    "experiment=keskar_c3_cifar100 batch=large protocol=keskar": (
+        "4cc808ac3df0df065a30052dad1db66f8dc4b10053603e761e66a2d0096f91d9"
+    ),
+    "experiment=keskar_f2_timit batch=large protocol=keskar": (
+        "ee54fd0eccb3d070940152487ffd9239234d03a8b82a1e44e2e85137faae292a"
+    ),
     "experiment=digits": "734516ff09d889796aba8ecea8f4a31a1cd22a050cb82dd14565bc81bb9ead04",
     "experiment=digits batch=large method=smoothout batch.ghost=32": (
         "5d072f8108f3311fe5a9056c1cbd856170b16fedbe6ec27be8b71d3a3deaf8a4"

@@ -87,7 +87,10 @@ FACTS = {  # model, data, batch small and large, epochs
 KESKAR = {  # the same in Keskar et al.: 10% of the data, 100 epochs
     "keskar_f1_mnist": ("f1", "mnist", 256, 6000, 100),
     "keskar_c1_cifar10": ("keskar_c1", "cifar10", 256, 5000, 100),
+    "keskar_c2_cifar10": ("keskar_c2", "cifar10", 256, 5000, 100),
     "keskar_c3_cifar100": ("keskar_c3", "cifar100", 256, 5000, 100),
+    "keskar_c4_cifar100": ("keskar_c4", "cifar100", 256, 5000, 100),
+    "keskar_f2_timit": ("f2", "timit", 256, 72_132, 100),
 }
 FACTS |= KESKAR
 
@@ -102,7 +105,7 @@ def test_a_published_experiment_has_the_papers_model_data_batches_and_epochs(nam
 
 
 @pytest.mark.parametrize("name", KESKAR)
-def test_the_networks_of_keskar_et_al_see_pixels_from_0_to_1(name: str) -> None:
+def test_the_networks_of_keskar_et_al_see_pixels_from_0_to_1_or_plain_features(name: str) -> None:
     data = build_experiment(composed(f"experiment={name}", "protocol=keskar")).data
     channels = data.shape[0]
     assert (data.mean, data.std, data.augmentation) == ((0.0,) * channels, (1.0,) * channels, None)

@@ -248,6 +248,13 @@ def methods_with(**changes) -> Callable[[dict], dict]:
         (lambda table: table | {"methods": {}}, ["methods", "at least one"]),
         (lambda table: table | {"metrics": ["best", "speed"]}, ["table.metrics", "'speed'", "best, late, last"]),
         (lambda table: table | {"metrics": ["late"]}, ["table.metrics", "best"]),
+        (lambda table: table | {"accuracy": "last"}, ["table.metrics", "must have last", "one of best, late"]),
+        (lambda table: table | {"accuracy": None}, ["table.accuracy", "because the table has best"]),
+        (
+            lambda table: table | {"accuracy": None, "metrics": ["last"], "small_batch_method": "baseline"},
+            ["table.accuracy", "because the table has small_batch_method"],
+        ),
+        (methods_with(published={"speed": "x"}), ["methods.baseline.published", "'speed'", "best, late"]),
         (lambda table: table | {"metrcs": ["best"]}, ["table.metrcs", "did you mean metrics"]),
         (lambda table: table | {"published": "x.csv"}, ["table.published", "'x.csv'", "smoothout-v1-table2.csv"]),
         (methods_with(chosen_strength=True), ["table.strength_choice", "baseline has chosen_strength"]),
@@ -273,7 +280,7 @@ def test_keys_of_earlier_versions_still_work(table):
         plan = TablePlan(old, RunSelection(), CONFIGS, PUBLISHED)
     assert plan.config.metrics == ("best", "late", "last", "last_recalibrated", "sharpness_released")
     assert plan.config.small_batch_method == "baseline"
-    assert plan.cell("F1, MNIST, 256", "baseline", "last_recalibrated").published == 98.03
+    assert plan.cell("F1, MNIST, 256", "baseline", "last_recalibrated").published == (98.03, 0.07)
 
 
 def test_a_number_is_a_column_by_its_entry_and_its_name(table, runtime, monkeypatch):

@@ -212,6 +212,24 @@ def test_a_plane_through_the_weights_has_the_maximum_of_a_fine_grid(convention: 
     assert grid.max().item() * (1.0 - 1e-6) <= found.max_loss <= grid.max().item() * (1.0 + 1e-4)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_convex_quadratic_in_a_subspace_has_its_highest_corner(seed: int) -> None:
+    """Eq. 3 and 4 written out: the box |y_i| <= eps (|(A^+ x)_i| + 1), and all of its corners x + A y."""
+    n, p, eps = 12, 6, 0.1
+    x, slope = (torch.randn(n, dtype=torch.float64, generator=make_generator(seed, name)) for name in ("x", "slope"))
+    root = torch.randn(3, n, dtype=torch.float64, generator=make_generator(seed, "root"))
+    model = Landscape(x, lambda w: 1.0 + (root @ (w - x)).square().sum() + slope @ (w - x))
+    columns = torch.randn(n, p, generator=make_generator(seed, "subspace")).double()
+    half = eps * ((torch.linalg.pinv(columns) @ x).abs() + 1.0)
+    signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=p)), dtype=torch.float64)
+    offsets = (half * signs) @ columns.T
+    rise = ((offsets @ root.T).square().sum(1) + offsets @ slope).max().item()
+    found = sharpness(model, ONE_EXAMPLE, height, eps=eps, subspace=p, seed=seed)
+    assert found.value == pytest.approx(100.0 * rise / (1.0 + 1.0), rel=1e-6)
+    by_keskar = sharpness(model, ONE_EXAMPLE, height, eps=eps, subspace=p, seed=seed, convention="keskar")
+    assert 0.0 < by_keskar.value <= found.value * (1.0 + 1e-6)
+
+
 @pytest.mark.parametrize(("n", "p"), [(7, 7), (8, 3), (200_000, 5)])
 def test_the_pseudo_inverse_is_that_of_the_whole_matrix(n: int, p: int) -> None:
     generator = make_generator(0, "test")

@@ -116,6 +116,7 @@ def test_a_split_in_a_layout_shares_its_images_with_the_same_split_in_that_layou
         ("mnist", (1, 28, 28), 10),
         ("cifar10", (3, 32, 32), 10),
         ("cifar100", (3, 32, 32), 100),
+        ("timit", (1, 1, 360), 1973),
     ],
 )
 def test_settings_know_the_shape_and_the_classes(name: str, shape: tuple[int, ...], classes: int) -> None:

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
+from smoothout.config.protocols import Model
 from smoothout.models.blocks import BasicBlock
-from smoothout.models.keskar import KeskarShallow
+from smoothout.models.keskar import KeskarDeep, KeskarShallow
 from smoothout.models.mlp import MLP
 from smoothout.models.resnet import ResNet
 from smoothout.models.shallow import Shallow
 
-MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+MNIST, CIFAR, TIMIT = (1, 28, 28), (3, 32, 32), (1, 1, 360)
 
 
 def kinds(model: nn.Sequential) -> list[str]:
@@ -37,12 +38,18 @@ def kinds(model: nn.Sequential) -> list[str]:
         (KeskarShallow(), CIFAR, 10, 107_200 + 1_408 + 256 * 384 + 73_728 + 1_930),
         (KeskarShallow(), CIFAR, 100, 107_200 + 1_408 + 256 * 384 + 73_728 + 19_300),
         (KeskarShallow(stride=1), CIFAR, 10, 107_200 + 1_408 + 4_096 * 384 + 73_728 + 1_930),
+        # Convolutions 9 (3 x 64 + 64 x 64 + ... + 512 x 512), BatchNorm 2 (2 x 64 + 2 x 128 + 3 x 256 + 6 x 512) and
+        # 2 x 512 of the dense layer, which has 512 x 512, and 513 per class.
+        (KeskarDeep(), CIFAR, 10, 14_710_464 + 8_448 + 1_024 + 262_144 + 5_130),
+        (KeskarDeep(), CIFAR, 100, 14_710_464 + 8_448 + 1_024 + 262_144 + 51_300),
+        # F2: 361 x 512, 6 x 513 x 512, BatchNorm 7 x 1,024, 513 per class.
+        (MLP(depth=7), TIMIT, 1_973, 184_832 + 1_575_936 + 7_168 + 1_012_149),
         (ResNet(), CIFAR, 10, 661_338),
         (ResNet(), CIFAR, 100, 667_188),
     ],
 )
 def test_the_published_networks_have_their_number_of_parameters(
-    settings: MLP | Shallow | KeskarShallow | ResNet, shape: tuple[int, int, int], classes: int, count: int
+    settings: Model, shape: tuple[int, int, int], classes: int, count: int
 ) -> None:
     with torch.device("meta"):
         model = settings.build(shape, classes)
@@ -89,6 +96,30 @@ def test_keskars_c1_has_stride_2_and_pools_after_batchnorm_and_relu() -> None:
             assert layer.p == 0.5
     layers = [layer for layer in model if isinstance(layer, nn.Linear)]
     assert [layer.in_features for layer in layers] == [64 * 2 * 2, 384, 192]
+
+
+def test_keskars_c2_has_five_stacks_that_pooling_halves_and_one_dense_layer() -> None:
+    with torch.device("meta"):
+        model, x = KeskarDeep().build(CIFAR, 10), torch.empty(2, *CIFAR)
+    stacks, filters = [], []
+    for layer in model:
+        x = layer(x)
+        if isinstance(layer, nn.Conv2d):
+            assert (layer.kernel_size, layer.stride, layer.bias) == ((3, 3), (1, 1), None)
+            filters.append(layer.out_channels)
+        if isinstance(layer, nn.MaxPool2d):
+            stacks.append((filters, tuple(x.shape[1:])))
+            filters = []
+    assert stacks == [
+        ([64] * 2, (64, 16, 16)),
+        ([128] * 2, (128, 8, 8)),
+        ([256] * 3, (256, 4, 4)),
+        ([512] * 3, (512, 2, 2)),
+        ([512] * 3, (512, 1, 1)),
+    ]
+    assert kinds(model)[-6:] == ["Flatten", "Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]
+    with pytest.raises(ValueError, match="at least 32x32 pixels, not 28x28"):
+        KeskarDeep().build(MNIST, 10)
 
 
 @pytest.mark.parametrize(("wrong", "named"), [({"stride": 3}, "stride"), ({"dropout": 1.0}, "dropout")])

@@ -55,6 +55,27 @@ def test_no_verdict_rests_on_the_seeds_that_did_not_diverge(quantity: str, f1: C
     assert "| 3 (2 diverged) |" in page([test]).markdown()
 
 
+@pytest.mark.parametrize(
+    ("min_ratio", "verdict"),
+    [
+        (1.0, Verdict.holds_if_normal),
+        (10.0, Verdict.holds_if_normal),
+        (20.0, Verdict.undecided),
+        (100.0, Verdict.contradicted_if_normal),
+    ],
+)
+def test_a_ratio_must_be_as_large_as_the_claim_says(
+    min_ratio: float, verdict: Verdict, f1: Claims, runtime: Runtime
+) -> None:
+    """The large batch is 18 to 22 times as sharp."""
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0] * 5, [18.0, 19.0, 20.0, 21.0, 22.0])
+    simulate(f1, runtime, F1["small"] + "baseline", [98.5] * 5, [1.0] * 5)
+    rows = {"F1": {"plus": [F1["large"] + "baseline"], "minus": [F1["small"] + "baseline"]}}
+    [test] = judged({"rows": rows, "metrics": ["sharpness_converged"], "min_ratio": min_ratio}, runtime)
+    assert 2**test.evidence.value == pytest.approx((18 * 19 * 20 * 21 * 22) ** 0.2)
+    assert verdicts([test]) == [verdict]
+
+
 def test_a_margin_forgives_what_it_says(f1: Claims, runtime: Runtime) -> None:
     simulate(f1, runtime, F1["small"] + "baseline", [98.50, 98.60, 98.40, 98.55, 98.45], [])
     simulate(f1, runtime, F1["large"] + "smoothout", [98.45, 98.56, 98.35, 98.50, 98.41], [])
@@ -245,6 +266,9 @@ def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims
         ({"rows": {"a": {"plus": [F1["small"] + "baseline"]}}, "kind": "spread"}, ["rows.a.minus"]),
         ({"max_ratio": 0.5, "kind": "spread"}, ["max_ratio", "0.5", "at least 0 and 1"]),
         ({"margin": 0.1, "metrics": ["sharpness_keskar"]}, ["margin", "sharpness_keskar", "ratio"]),
+        ({"min_ratio": 2.0}, ["min_ratio", "best is not compared by ratio"]),
+        ({"min_ratio": 0.0, "metrics": ["sharpness_keskar"]}, ["min_ratio", "above 0", "0.0"]),
+        ({"min_ratio": 2.0, "metrics": ["sharpness_keskar"], "kind": "zero"}, ["min_ratio", "kind zero"]),
         ({"tables": ["table2"]}, ["tables", "difference", "rows"]),
         (
             {"kind": "correlation", "tables": ["table2"], "declared": {"when": "now", "seeds": [0]}},
