@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.analysis.arguments import check_counts
-from smoothout.analysis.batches import Batches, Loss, Weight, check_batches, logits_in
+from smoothout.analysis.batch_loss import Loss, Weight
 from smoothout.analysis.box import Box, random_point
 from smoothout.analysis.box_search import PINNED, BoxObjective, Point, projected_ascent, sign_step
 from smoothout.analysis.device_memory import search_center
@@ -21,6 +21,7 @@ from smoothout.analysis.options import Norm
 from smoothout.common.enums import parse_enum
 from smoothout.common.integers import whole_number
 from smoothout.common.rng import make_generator
+from smoothout.nn.batches import Batches, check_batches, logits_in
 from smoothout.nn.parameters import preserve_state, set_evaluation_mode, trainable_parameters
 
 

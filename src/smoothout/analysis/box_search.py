@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from scipy.optimize import fmin_l_bfgs_b
 from torch import Tensor, nn
 
-from smoothout.analysis.batches import Batches, Loss, Weight
+from smoothout.analysis.batch_loss import Loss, Weight
 from smoothout.analysis.box import Box
 from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon
 from smoothout.analysis.models import keeping_weights
+from smoothout.nn.batches import Batches
 from smoothout.nn.parameters import trainable_parameters, vector_to_parameters
 
 PINNED = 1e-9  # a coordinate this close to a bound, in half-widths, is on it

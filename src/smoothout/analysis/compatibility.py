@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._pytree import tree_leaves
 
-from smoothout.analysis.batches import WRAPPERS
+from smoothout.nn.batches import WRAPPERS
 from smoothout.nn.parameters import concatenate
 
 POWER_ITERATIONS = 100

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.arguments import check_positive
-from smoothout.analysis.batches import Batches, Examples, Loss, Weight, batch_loss, batch_size, check_weight
+from smoothout.analysis.batch_loss import Loss, Weight, batch_loss, batch_size, check_weight
 from smoothout.analysis.models import differentiable
 from smoothout.common.pass_cache import cached_pass, without_pass_cache
 from smoothout.common.rng import make_generator
+from smoothout.nn.batches import Batches, Examples
 from smoothout.nn.forward import forward
 from smoothout.nn.parameters import clear_weight_caches, concatenate, float64_device
 

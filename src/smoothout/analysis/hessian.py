@@ -18,13 +18,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from smoothout.analysis.arguments import check_counts, check_positive
-from smoothout.analysis.batches import Batches, Loss, Weight
+from smoothout.analysis.batch_loss import Loss, Weight
 from smoothout.analysis.device_memory import vectors_device
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.hessian_product import VECTORS, HessianVectorProduct, rademacher, symmetric
 from smoothout.analysis.hessian_trace import TraceAndNorm, trace_and_norm
 from smoothout.analysis.lanczos import lanczos, outermost_eigenpairs
 from smoothout.common.rng import make_generator
+from smoothout.nn.batches import Batches
 
 __all__ = [
     "HessianVectorProduct",

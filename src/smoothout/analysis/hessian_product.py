@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from smoothout.analysis.batches import Batches, Loss, Weight, check_batches
+from smoothout.analysis.batch_loss import Loss, Weight
 from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon, to_dense
 from smoothout.analysis.kept_graphs import KeptGraphs
 from smoothout.analysis.models import differentiable, keeping_weights
 from smoothout.common.errors import one_line
 from smoothout.common.pass_cache import cached_pass
 from smoothout.common.rng import make_generator
+from smoothout.nn.batches import Batches, check_batches
 from smoothout.nn.parameters import (
     preserve_state,
     preserve_training_mode,

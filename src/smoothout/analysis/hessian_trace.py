@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.arguments import check_counts
-from smoothout.analysis.batches import Batches, Loss, Weight
+from smoothout.analysis.batch_loss import Loss, Weight
 from smoothout.analysis.device_memory import vectors_device
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.hessian_product import VECTORS, HessianVectorProduct, rademacher, symmetric
 from smoothout.analysis.lanczos import KrylovBasis, orthogonalize
 from smoothout.common.estimates import Estimate, standard_error
 from smoothout.common.rng import make_generator
+from smoothout.nn.batches import Batches
 
 Draws = tuple[Sequence[float], Sequence[float]]  # estimates of the trace, and of the squared norm
 METHODS = ("hutch++", "hutchinson")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.arguments import linspace
-from smoothout.analysis.batches import Batches, Examples, Loss, Weight, check_batches
+from smoothout.analysis.batch_loss import Loss, Weight
 from smoothout.analysis.compatibility import (
     check_same_architecture,
     check_same_ties_and_buffers,
@@ -25,6 +25,7 @@ from smoothout.analysis.mean_loss import Measurement
 from smoothout.analysis.options import InterpolationPath, RunningStats
 from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
+from smoothout.nn.batches import Batches, Examples, check_batches
 from smoothout.nn.batchnorm import recalibrate_batchnorm
 from smoothout.nn.guards import check_all
 from smoothout.nn.parameters import BATCHNORM, clear_weight_caches, concatenate

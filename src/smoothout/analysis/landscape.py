@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.arguments import check_counts, linspace
-from smoothout.analysis.batches import Batches, Loss, Weight
+from smoothout.analysis.batch_loss import Loss, Weight
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.mean_loss import Measurement
 from smoothout.analysis.options import BiasDirection
 from smoothout.common.enums import parse_enum
 from smoothout.common.rng import make_generator
+from smoothout.nn.batches import Batches
 from smoothout.nn.evaluation import EvalResult
 from smoothout.nn.parameters import clear_weight_caches, concatenate, preserve_state, trainable_parameters, unflatten
 from smoothout.nn.perturbation import filter_normalize_

@@ -10,21 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.batches import (
-    Batches,
-    Examples,
-    Loss,
-    Weight,
-    batch_loss,
-    batch_size,
-    carried,
-    check_batches,
-    check_weight,
-    logits_in,
-)
+from smoothout.analysis.batch_loss import Loss, Weight, batch_loss, batch_size, check_weight
 from smoothout.analysis.empirical_risk import loss_tolerance, refuse_randomness
 from smoothout.analysis.models import keeping_weights
 from smoothout.common.pass_cache import without_pass_cache
+from smoothout.nn.batches import Batches, Examples, carried, check_batches, logits_in
 from smoothout.nn.evaluation import (
     AllReduce,
     ClassificationMetrics,

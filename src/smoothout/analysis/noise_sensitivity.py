@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.arguments import check_counts
-from smoothout.analysis.batches import Batches, Loss, Weight
+from smoothout.analysis.batch_loss import Loss, Weight
 from smoothout.analysis.empirical_risk import Tick, check_width
 from smoothout.analysis.landscape import set_parameters
 from smoothout.analysis.mean_loss import Measurement
@@ -23,6 +23,7 @@ from smoothout.common.enums import parse_enum
 from smoothout.common.estimates import standard_error
 from smoothout.common.pass_cache import cached_pass
 from smoothout.common.rng import make_generator
+from smoothout.nn.batches import Batches
 from smoothout.nn.forward import forward
 from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
 from smoothout.nn.parameters import parameters_to_vector, preserve_state, set_evaluation_mode, trainable_parameters

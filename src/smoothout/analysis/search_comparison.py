@@ -8,7 +8,7 @@ from itertools import count
 import torch
 from torch import Tensor, nn
 
-from smoothout.analysis.batches import Batches, Loss, check_batches
+from smoothout.analysis.batch_loss import Loss
 from smoothout.analysis.box import box_around, random_point
 from smoothout.analysis.box_search import LBFGSB, BoxObjective, Point, projected_ascent
 from smoothout.analysis.device_memory import search_center
@@ -16,6 +16,7 @@ from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.options import Convention, SearchMethod
 from smoothout.analysis.sharpness import check_search, percent, search
 from smoothout.common.rng import make_generator
+from smoothout.nn.batches import Batches, check_batches
 from smoothout.nn.parameters import preserve_state, set_evaluation_mode, vector_to_parameters
 
 

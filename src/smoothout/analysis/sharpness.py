@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.arguments import check_counts
-from smoothout.analysis.batches import Batches, Loss, Weight, check_batches
+from smoothout.analysis.batch_loss import Loss, Weight
 from smoothout.analysis.box import box_around, random_point
 from smoothout.analysis.box_search import LBFGSB, BoxObjective, Point, SearchResult, projected_ascent
 from smoothout.analysis.device_memory import search_center
@@ -20,6 +20,7 @@ from smoothout.analysis.options import EVALUATIONS, Convention
 from smoothout.common.enums import parse_enum
 from smoothout.common.integers import whole_number
 from smoothout.common.rng import make_generator
+from smoothout.nn.batches import Batches, check_batches
 from smoothout.nn.parameters import preserve_state, set_evaluation_mode, trainable_parameters
 
 RANDOM_STARTS = 2  # of a `converged` search with enough evaluations, besides its first start

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from smoothout.nn.batches import Batches, Examples
 from smoothout.nn.forward import forward
 from smoothout.nn.guards import check_layers
 from smoothout.nn.parameters import BATCHNORM, preserve_training_mode, set_evaluation_mode
@@ -25,9 +26,10 @@ def init_uniform_(model: nn.Module, generator: torch.Generator) -> None:
 
 
 @torch.no_grad()
-def recalibrate_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+def recalibrate_batchnorm(model: nn.Module, batches: Batches) -> None:
     """Replace the running statistics of ``model`` by the mean over ``batches`` of each batch's own, in place.
 
+    ``batches`` are pairs (inputs, targets) or mappings, on any device, as analyses take them.
     In this pass only BatchNorm layers are in training mode: dropout, which widens what a layer sees, is off. Each batch
     counts the same, whatever its size; its variance is the unbiased one, so it needs two values per channel.
     Parameters, momenta and modes stay. Raises ValueError, with the statistics unchanged, if there is no batch; an
@@ -35,11 +37,12 @@ def recalibrate_batchnorm(model: nn.Module, batches: Iterable[tuple[Tensor, Tens
     """
     layers = [m for m in check_layers(model) if isinstance(m, BATCHNORM) and m.track_running_stats]
     momenta, hooks = [layer.momentum for layer in layers], []
+    examples = Examples("batches", batches, model)
     index = -1
     try:
         with preserve_training_mode(model):
             set_evaluation_mode(model)
-            for index, (inputs, _) in enumerate(batches):
+            for index, (inputs, _) in enumerate(examples):
                 if index == 0:
                     hooks = [_use_cumulative_average(layer.train()) for layer in layers]
                 forward(model, inputs)

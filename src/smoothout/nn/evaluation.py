@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout.common.pass_cache import cached_pass
+from smoothout.nn.batches import Batches, Examples, logits_in
 from smoothout.nn.forward import forward
 from smoothout.nn.parameters import in_float64, parameters_to_vector, preserve_training_mode, set_evaluation_mode
 
@@ -48,8 +49,12 @@ class ClassificationMetrics:
         self._classes: Tensor | int = 0  # number of valid labels
         self._examples = 0
 
-    def update(self, logits: Tensor, labels: Tensor, inputs: object = None) -> None:
-        """Count a batch: ``logits`` (examples, classes) and ``labels`` (examples,); other shapes raise ValueError."""
+    def update(self, outputs: Any, labels: Any, inputs: object = None) -> None:
+        """Count a batch: ``outputs`` that are or carry logits (examples, classes), and ``labels`` (examples,).
+
+        Raises ValueError for other shapes.
+        """
+        logits = logits_in(outputs)
         tensors = isinstance(logits, Tensor) and isinstance(labels, Tensor)
         if not tensors or logits.dim() != 2 or labels.shape != logits.shape[:1]:
             raise ValueError(
@@ -94,21 +99,23 @@ def _form(value: object) -> str:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    batches: Iterable[tuple[Any, Any]],
+    batches: Batches,
     all_reduce: AllReduce = lambda sums: None,
     metrics_class: Callable[[], MetricAccumulator] = ClassificationMetrics,
 ) -> EvalResult:
-    """Measure ``model`` in evaluation mode over ``batches`` of (inputs, labels); its mode is restored.
+    """Measure ``model`` in evaluation mode over ``batches``, in one pass; its mode is restored.
 
-    ``batches`` are those of this process; ``all_reduce`` replaces a tensor by its sum over processes, in place. Raises
-    ValueError if there is no example, or, unless ``metrics_class`` takes others, no classifier of single labels.
+    ``batches`` are those of this process: pairs (inputs, labels) or mappings, on any device, as analyses take them.
+    ``all_reduce`` replaces a tensor by its sum over processes, in place. Raises ValueError for what holds no batches,
+    if there is no example, or, unless ``metrics_class`` takes others, no classifier of single labels.
     """
+    examples = Examples("batches", batches, model)
 
     def measured() -> Tensor:
         metrics = metrics_class()
         with preserve_training_mode(model):
             set_evaluation_mode(model)
-            for inputs, labels in batches:
+            for inputs, labels in examples:
                 metrics.update(forward(model, inputs), labels, inputs)
         return torch.tensor(metrics.compute(all_reduce), dtype=torch.float64)
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from smoothout import interpolate, noise_curve, sharpness
 from smoothout.analysis.adaptive_sharpness import adaptive_sharpness
-from smoothout.analysis.batches import to_device
+from smoothout.nn.batches import to_device
 
 EACH = pytest.mark.parametrize("analysis", ANALYSES.values(), ids=ANALYSES)
 
