@@ -106,7 +106,7 @@ def adaptive_sharpness(
     """
     norm = parse_enum(Norm, "norm", norm)
     parameters = trainable_parameters(model)
-    check_width(parameters, rho=rho)
+    [rho] = check_width(parameters, rho=rho)
     if norm is Norm.l2:  # about the distance that each weight moves
         n = sum(p.numel() for p in parameters)
         check_width(parameters, **{"rho / sqrt(n)": rho / math.sqrt(n)})
@@ -160,7 +160,7 @@ def random_start(n: int, norm: Norm, seed: int, index: int) -> Tensor:
     generator = make_generator(seed, "adaptive", index)
     if norm is Norm.linf:
         return random_point(n, generator)
-    z = torch.empty(n, dtype=torch.float64).normal_(generator=generator)
+    z = torch.empty(n, dtype=torch.float64, device="cpu").normal_(generator=generator)
     return z.div_(z.norm())
 
 

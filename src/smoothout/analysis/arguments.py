@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import SupportsIndex
 
 from smoothout.common.integers import whole_number
+from smoothout.nn.options import check_positive as positive_number
 
 
-def check_positive(**numbers: float) -> None:
-    """Raise ValueError unless each is a finite number above 0."""
-    for name, number in numbers.items():
-        if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{name}: must be a finite number above 0, not {number!r}")
+def check_positive(**numbers: object) -> list[float]:
+    """The ``numbers`` as floats. Raises ValueError unless each is a finite number above 0."""
+    return [positive_number(name, number) for name, number in numbers.items()]
 
 
 def check_counts(least: int = 1, /, **counts: SupportsIndex) -> list[int]:

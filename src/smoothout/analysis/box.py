@@ -39,14 +39,14 @@ def box_around(x: Tensor, eps: float, subspace: int | None = None, seed: int = 0
     """
     if subspace is None:
         return Box(x, eps * (x.abs() + 1.0))
-    columns = torch.randn(x.numel(), subspace, generator=make_generator(seed, "subspace"))
+    columns = torch.randn(x.numel(), subspace, generator=make_generator(seed, "subspace"), device="cpu")
     half = eps * (least_squares(columns, x.cpu()).abs() + 1.0)
     return Box(x, half.to(x.device), columns.to(x.device))
 
 
 def random_point(k: int, generator: torch.Generator) -> Tensor:
     """A uniform random point of [-1, 1]^k, float64."""
-    return torch.empty(k, dtype=torch.float64).uniform_(-1.0, 1.0, generator=generator)
+    return torch.empty(k, dtype=torch.float64, device="cpu").uniform_(-1.0, 1.0, generator=generator)
 
 
 def least_squares(columns: Tensor, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from smoothout.analysis.batch_loss import Loss, Weight
 from smoothout.analysis.box import Box
 from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon
-from smoothout.analysis.models import keeping_weights
+from smoothout.analysis.models import FIRST_PASSES, keeping_weights
 from smoothout.nn.batches import Batches
 from smoothout.nn.parameters import trainable_parameters, vector_to_parameters
 
@@ -99,7 +100,7 @@ class BoxObjective(EmpiricalRisk):
     def _measure(self) -> tuple[Tensor, float, bool]:
         """`with_gradient`, the loss in it, and whether all entries are finite, with one copy from the device."""
         self.evaluations += 1
-        with keeping_weights(self.model):
+        with keeping_weights(self.model) if self.evaluations <= FIRST_PASSES else nullcontext():
             measured = self.with_gradient()
         self.tick()
         largest = torch.linalg.vector_norm(measured, math.inf)  # nan if an entry is

@@ -128,7 +128,7 @@ class EmpiricalRisk:
             before = [parameter.detach().clone() for parameter in chosen]
             with torch.no_grad():
                 for parameter in chosen:  # in random directions: a loss may ignore a shift of all entries
-                    noise = torch.randn(parameter.shape, generator=make_generator(0, "unreached"))
+                    noise = torch.randn(parameter.shape, generator=make_generator(0, "unreached"), device="cpu")
                     parameter.add_(noise.to(parameter) * (1.0 + parameter.abs()))
             try:
                 return not (self.mean(lambda loss: [loss]) - center).abs() <= tolerance
@@ -193,10 +193,11 @@ def loss_tolerance(parameters: Iterable[Tensor]) -> float:
     return min(100 * eps, math.sqrt(eps))
 
 
-def check_width(parameters: Iterable[Tensor], **widths: float) -> None:
-    """Raise ValueError for a relative width of a region that the dtype of ``parameters`` cannot resolve."""
-    check_positive(**widths)
+def check_width(parameters: Iterable[Tensor], **widths: object) -> list[float]:
+    """The relative ``widths`` of regions as floats. Raises ValueError for one that ``parameters`` cannot resolve."""
+    checked = check_positive(**widths)
     least = machine_epsilon(parameters)
-    for name, width in widths.items():
+    for name, width in zip(widths, checked, strict=True):
         if width < least:
             raise ValueError(f"{name}: must be at least {least:.2g}, the rounding of the weights, not {width!r}")
+    return checked

@@ -70,7 +70,7 @@ class Spectrum:
 
         Raises ValueError for a width that is not above 0.
         """
-        check_positive(width=width)
+        [width] = check_positive(width=width)
         points = np.asarray(grid, dtype=np.float64)
         total = np.zeros_like(points)
         for values, weights in zip(self.ritz, self.weights, strict=True):
@@ -126,7 +126,7 @@ def top_eigenvalues(
     """
     k, restarts = check_counts(k=k, restarts=restarts)
     [most] = check_counts(k + 2, basis=40 + 4 * k if basis is None else basis)
-    check_positive(tolerance=tolerance)
+    [tolerance] = check_positive(tolerance=tolerance)
     if which not in SORT_KEYS:
         raise ValueError(f"which: must be one of {', '.join(SORT_KEYS)}, not {which!r}")
     # Two passes over the batches: are loss and gradient finite, and the same twice?
@@ -141,7 +141,7 @@ def top_eigenvalues(
     found = outermost_eigenpairs(
         symmetric(product),
         # The first start, and others where a start spans an invariant space; drawn on the CPU, alike for every device.
-        lambda: torch.randn(n, generator=generator, dtype=torch.float64).to(device),
+        lambda: torch.randn(n, generator=generator, dtype=torch.float64, device="cpu").to(device),
         k,
         SORT_KEYS[which],
         tolerance=tolerance,

@@ -91,7 +91,7 @@ class HessianVectorProduct(EmpiricalRisk):
 
     def matrix(self) -> NDArray[np.float64]:
         """H itself, symmetrized, shape (n, n), from n products."""
-        rows = torch.stack([self(unit) for unit in torch.eye(self.dimension, dtype=torch.float64)])
+        rows = torch.stack([self(unit) for unit in torch.eye(self.dimension, dtype=torch.float64, device="cpu")])
         check_symmetry((rows - rows.T).norm().item(), rows.norm().item())
         symmetric: NDArray[np.float64] = (0.5 * (rows + rows.T)).numpy()
         return symmetric
@@ -227,5 +227,5 @@ def block_parameters(model: nn.Module, block: str | None) -> list[nn.Parameter]:
 
 def rademacher(n: int, seed: int, index: int) -> Tensor:
     """The probe number ``index``: n independent random signs, float64."""
-    signs = torch.randint(0, 2, (n,), generator=make_generator(seed, "probe", index), dtype=torch.int8)
+    signs = torch.randint(0, 2, (n,), generator=make_generator(seed, "probe", index), dtype=torch.int8, device="cpu")
     return signs.double().mul_(2.0).sub_(1.0)

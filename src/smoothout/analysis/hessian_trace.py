@@ -105,7 +105,7 @@ def _hutch_plus_plus(product: HessianVectorProduct, probes: int, seed: int) -> D
 
     def draw(*address: int) -> Tensor:
         generator = make_generator(seed, "trace", *address)
-        return torch.randn(n, generator=generator, dtype=torch.float64).to(device)
+        return torch.randn(n, generator=generator, dtype=torch.float64, device="cpu").to(device)
 
     # 1. H V = V T + r e', where V is the basis, e the last unit vector and r the following vector, as long as ``rest``.
     basis, rest = KrylovBasis(steps, draw), 0.0

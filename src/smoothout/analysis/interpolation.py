@@ -25,6 +25,7 @@ from smoothout.analysis.mean_loss import Measurement
 from smoothout.analysis.options import InterpolationPath, RunningStats
 from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
+from smoothout.common.reals import finite_numbers
 from smoothout.nn.batches import Batches, Examples, check_batches
 from smoothout.nn.batchnorm import recalibrate_batchnorm
 from smoothout.nn.guards import check_all
@@ -163,6 +164,7 @@ def iterate_path(
     """
     coefficients = _COEFFICIENTS[parse_enum(InterpolationPath, "path", path)]
     running_stats = parse_enum(RunningStats, "running_stats", running_stats)
+    alphas = finite_numbers("alphas", alphas)
     check_all(first=first, second=second)
     reject_hook_spectral_norm(first)
     if running_stats is RunningStats.recomputed:
@@ -198,7 +200,7 @@ def iterate_path(
                 check_statistics(network, training)
         # Those of the mixed statistics; recomputed ones are never negative.
         negative = [(entry < 0).sum() for name, entry in weights.items() if name.endswith("running_var")]
-        yield PathPoint(float(alpha), network, int(concatenate(negative).sum()) if negative else 0)
+        yield PathPoint(alpha, network, int(concatenate(negative).sum()) if negative else 0)
 
 
 def check_statistics(network: nn.Module, training: Examples) -> None:

@@ -16,6 +16,7 @@ from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.mean_loss import Measurement
 from smoothout.analysis.options import BiasDirection
 from smoothout.common.enums import parse_enum
+from smoothout.common.reals import finite_numbers
 from smoothout.common.rng import make_generator
 from smoothout.nn.batches import Batches
 from smoothout.nn.evaluation import EvalResult
@@ -57,7 +58,7 @@ def filter_direction(
     """
     one_dimensional = parse_enum(BiasDirection, "one_dimensional", one_dimensional)
     generator, weights = make_generator(seed, "direction", index), trainable_parameters(model)
-    draws = [torch.randn(weight.shape, generator=generator, dtype=torch.float32) for weight in weights]
+    draws = [torch.randn(weight.shape, generator=generator, dtype=torch.float32, device="cpu") for weight in weights]
     direction = []
     for weight, drawn in zip(weights, unflatten(concatenate(draws), weights), strict=True):
         fixed = weight.dim() < 2 and one_dimensional is BiasDirection.zero
@@ -93,7 +94,7 @@ def landscape_line(
         ValueError: for no direction, or one of other shapes; for batches that are empty, allow only one pass or change
             from pass to pass; for a weight without a loss; and as `filter_direction`.
     """
-    alphas = list(map(float, alphas))
+    alphas = finite_numbers("alphas", alphas)
     with _evaluator(model, batches, loss, weight, tick) as evaluate_at:
         lines = _directions(model, directions, seed, one_dimensional)
         columns = [[evaluate_at((alpha, direction)) for alpha in alphas] for direction in lines]
@@ -126,7 +127,7 @@ def landscape_plane(
     """
     if directions is not None and len(directions) != 2:
         raise ValueError(f"directions: a plane needs two, not {len(directions)}")
-    alphas, betas = list(map(float, alphas)), list(map(float, betas))
+    alphas, betas = finite_numbers("alphas", alphas), finite_numbers("betas", betas)
     with _evaluator(model, batches, loss, weight, tick) as evaluate_at:
         first, second = _directions(model, directions or 2, seed, one_dimensional)
         grid = [[evaluate_at((alpha, first), (beta, second)) for beta in betas] for alpha in alphas]

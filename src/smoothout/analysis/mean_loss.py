@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from smoothout.analysis.batch_loss import Loss, Weight, batch_loss, batch_size, check_weight
 from smoothout.analysis.empirical_risk import loss_tolerance, refuse_randomness
-from smoothout.analysis.models import keeping_weights
+from smoothout.analysis.models import FIRST_PASSES, keeping_weights
 from smoothout.common.pass_cache import without_pass_cache
 from smoothout.nn.batches import Batches, Examples, carried, check_batches, logits_in
 from smoothout.nn.evaluation import (
@@ -24,7 +25,9 @@ from smoothout.nn.evaluation import (
 )
 from smoothout.nn.parameters import in_float64
 
-SUMS = torch.empty(0, dtype=torch.float32)  # a batch's cross entropy is summed in float32, whatever the model's dtype
+SUMS = torch.empty(
+    0, dtype=torch.float32, device="cpu"
+)  # a batch's cross entropy is summed in float32, whatever the model's dtype
 
 
 class MeanLoss:
@@ -46,7 +49,7 @@ class MeanLoss:
 
     def compute(self, all_reduce: AllReduce = lambda sums: None) -> EvalResult:
         """The mean so far. Raises ValueError when nothing was counted."""
-        sums = torch.tensor([float(self._sum), self._total], dtype=torch.float64)
+        sums = torch.tensor([float(self._sum), self._total], dtype=torch.float64, device="cpu")
         all_reduce(sums)
         loss, total = sums.tolist()
         if not total:
@@ -104,7 +107,7 @@ class Measurement:
         self.examples = Examples("batches", batches, model)
         self.metrics: Callable[[], MetricAccumulator]
         self.metrics = partial(OwnMetrics, weight) if loss is None else partial(MeanLoss, loss, weight or batch_size)
-        self._checked = False
+        self._checked, self._passes = False, 0
 
     def __call__(self, network: nn.Module) -> EvalResult:
         """The metrics of ``network`` in evaluation mode."""
@@ -123,5 +126,6 @@ class Measurement:
         self._checked = True
 
     def _evaluate(self, network: nn.Module) -> EvalResult:
-        with keeping_weights(network):
+        self._passes += 1
+        with keeping_weights(network) if self._passes <= FIRST_PASSES else nullcontext():
             return evaluate(network, self.examples, metrics_class=self.metrics)

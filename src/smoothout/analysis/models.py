@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from smoothout.nn.parameters import concatenate
+
 
 @contextmanager
 def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
@@ -26,6 +28,9 @@ def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
         yield
 
 
+FIRST_PASSES = 3  # that are looked at: at most two of them are at the model's own weights
+
+
 @contextmanager
 def keeping_weights(model: nn.Module) -> Iterator[None]:
     """Raise ValueError at the end if passes inside have rewritten trainable weights of ``model``.
@@ -36,8 +41,9 @@ def keeping_weights(model: nn.Module) -> Iterator[None]:
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     before = [weight.detach().clone() for weight in weights.values()]
     yield
-    kept = [((a == b) | b.isnan()).all() for a, b in zip(weights.values(), before, strict=True)]
-    rewritten = [name for name, same in zip(weights, kept, strict=True) if not same]
+    same = [((a == b) | b.isnan()).all() for a, b in zip(weights.values(), before, strict=True)]
+    kept = concatenate(same).tolist() if same else []  # one copy from the device
+    rewritten = [name for name, unchanged in zip(weights, kept, strict=True) if not unchanged]
     if rewritten:
         raise ValueError(
             f"model: a forward pass rewrites {rewritten[0]}, so it cannot be measured at other weights; let it compute"

@@ -22,6 +22,7 @@ from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
 from smoothout.common.estimates import standard_error
 from smoothout.common.pass_cache import cached_pass
+from smoothout.common.reals import finite_numbers
 from smoothout.common.rng import make_generator
 from smoothout.nn.batches import Batches
 from smoothout.nn.forward import forward
@@ -85,7 +86,7 @@ def noise_curve(
         >>> [round(point.loss, 1) for point in points]
         [1.0, 1.1]
     """
-    strengths, scaling = [float(a) for a in strengths], parse_enum(NoiseScaling, "scaling", scaling)
+    strengths, scaling = finite_numbers("strengths", strengths), parse_enum(NoiseScaling, "scaling", scaling)
     parameters = trainable_parameters(model)
     check_strengths(parameters, strengths, scaling)
     [draws] = check_counts(draws=draws)
@@ -103,13 +104,16 @@ def noise_curve(
                 set_parameters(parameters, clean)  # relative noise is scaled to the weights that are set
                 context.generator = make_generator(seed, "sensitivity", index, draw, device=context.device)
                 directions = context.draw()  # at strength 1: one draw serves all strengths
-                for a, accumulator in zip(strengths, accumulators, strict=True):
+                for number, (a, accumulator) in enumerate(zip(strengths, accumulators, strict=True), 1):
                     set_parameters(parameters, clean, (a, directions))
-                    with nullcontext() if index else keeping_weights(model):
+                    looked_at = index == 0 and number == len(strengths)
+                    with keeping_weights(model) if looked_at else nullcontext():
                         outputs = forward(model, inputs)
                     accumulator.update(outputs, targets, inputs)
                 tick()
-            return torch.tensor([accumulator.compute() for accumulator in accumulators], dtype=torch.float64)
+            return torch.tensor(
+                [accumulator.compute() for accumulator in accumulators], dtype=torch.float64, device="cpu"
+            )
 
         # A pass per draw, not per strength: each is cached whole, and an interrupted analysis resumes after it.
         curves = [cached_pass(partial(measure, draw)).tolist() for draw in range(draws)]

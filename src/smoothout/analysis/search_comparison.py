@@ -90,7 +90,7 @@ def compare_searches(
     Raises ValueError as `sharpness`, and for a budget below 1.
     """
     counts = {"iterations": iterations, "maxcor": maxcor, "budget": budget}
-    seed, subspace, (iterations, maxcor, budget) = check_search(model, eps, seed, subspace, **counts)
+    eps, seed, subspace, (iterations, maxcor, budget) = check_search(model, eps, seed, subspace, **counts)
     for name, batches in (("train", train), ("test", test)):
         check_batches(name, batches)
     traces = []

@@ -160,7 +160,7 @@ def sharpness(
     """
     convention = parse_enum(Convention, "convention", convention)
     counts = {"iterations": iterations, "repeats": repeats, "maxcor": maxcor}
-    seed, subspace, (iterations, repeats, maxcor) = check_search(model, eps, seed, subspace, **counts)
+    eps, seed, subspace, (iterations, repeats, maxcor) = check_search(model, eps, seed, subspace, **counts)
     check_batches("batches", batches)
     with preserve_state(model), torch.enable_grad():
         set_evaluation_mode(model)
@@ -189,15 +189,15 @@ def sharpness(
 
 def check_search(
     model: nn.Module, eps: float, seed: int, subspace: int | None, **counts: int
-) -> tuple[int, int | None, list[int]]:
-    """``seed``, ``subspace`` and ``counts`` as ints.
+) -> tuple[float, int, int | None, list[int]]:
+    """``eps`` as a float, ``seed``, ``subspace`` and ``counts`` as ints.
 
     Raises ValueError unless a search over a box around ``model`` is possible; ``counts`` must be at least 1.
     """
     parameters = trainable_parameters(model)
     n = sum(p.numel() for p in parameters)
-    check_width(parameters, eps=eps)
+    [eps] = check_width(parameters, eps=eps)
     checked = check_counts(**counts)
     if subspace is not None and not 1 <= (subspace := whole_number("subspace", subspace)) <= n:
         raise ValueError(f"subspace: must be None or a whole number from 1 to n = {n}, not {subspace!r}")
-    return whole_number("seed", seed), subspace, checked
+    return eps, whole_number("seed", seed), subspace, checked

@@ -123,7 +123,9 @@ class FlatSteinTrace:
         sizes = torch.cat(lengths)
         self._sizes = sizes.to(device, torch.float64)  # entries per filter
         self._filters = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).to(device)  # where each filter's entries begin
-        self._tensors = torch.tensor([0, *map(len, lengths)]).cumsum(0).to(device)  # where each tensor's filters begin
+        self._tensors = (
+            torch.tensor([0, *map(len, lengths)], device="cpu").cumsum(0).to(device)
+        )  # where each tensor's filters begin
 
     @torch.no_grad()
     def __call__(self, theta: Tensor, gradient: Tensor, weight: Tensor, a: float | Tensor, ghosts: int = 1) -> Tensor:
@@ -218,7 +220,7 @@ class RunningTrace:
         if state["layers"] != self.layers:
             raise ValueError(f"layers {state['layers']} are not this trace's {self.layers}")
         for tensor, name in zip(self.sums, ("count", "mean", "squares"), strict=True):
-            tensor.copy_(torch.tensor(state[name], dtype=torch.float64))
+            tensor.copy_(torch.tensor(state[name], dtype=torch.float64, device="cpu"))
 
 
 def thin_epochs(epochs: Sequence[dict[str, Any]], kept: int = 11) -> list[dict[str, Any]]:

@@ -76,8 +76,8 @@ class ClassificationMetrics:
         Raises ValueError if nothing was counted, and for labels outside the classes, such as the -100 that torch
         ignores.
         """
-        counts = parameters_to_vector([torch.as_tensor(n) for n in (self._loss, self.right.sum(), self._classes)])
-        sums = torch.tensor([*counts.tolist(), self._examples], dtype=torch.float64)
+        counts = parameters_to_vector([_as_tensor(number) for number in (self._loss, self.right.sum(), self._classes)])
+        sums = torch.tensor([*counts.tolist(), self._examples], dtype=torch.float64, device="cpu")
         all_reduce(sums)
         loss, correct, classes, examples = sums.tolist()
         if not examples:
@@ -89,7 +89,11 @@ class ClassificationMetrics:
     @property
     def right(self) -> Tensor:
         """Which examples of this process's batches are classified correctly, in their order: bool, (examples,)."""
-        return torch.cat(self._right) if self._right else torch.zeros(0, dtype=torch.bool)
+        return torch.cat(self._right) if self._right else torch.zeros(0, dtype=torch.bool, device="cpu")
+
+
+def _as_tensor(number: Tensor | float) -> Tensor:
+    return number if isinstance(number, Tensor) else torch.tensor(number, device="cpu")
 
 
 def _form(value: object) -> str:
@@ -117,6 +121,6 @@ def evaluate(
             set_evaluation_mode(model)
             for inputs, labels in examples:
                 metrics.update(forward(model, inputs), labels, inputs)
-        return torch.tensor(metrics.compute(all_reduce), dtype=torch.float64)
+        return torch.tensor(metrics.compute(all_reduce), dtype=torch.float64, device="cpu")
 
     return EvalResult(*cached_pass(measured).tolist())

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
-from numbers import Real
 from typing import Any
+
+from smoothout.common.reals import finite_or_none
 
 
 class NoiseDistribution(StrEnum):
@@ -53,13 +53,15 @@ class Precision(StrEnum):
 
 def check_strength(a: Any) -> float:
     """``a`` as a float. Raises ValueError unless it is finite and at least 0."""
-    if not (isinstance(a, Real) and 0 <= float(a) < math.inf):
+    strength = finite_or_none(a)
+    if strength is None or strength < 0:
         raise ValueError(f"a: the noise's strength must be a finite number >= 0, not {a!r}")
-    return float(a)
+    return strength
 
 
 def check_positive(name: str, value: Any) -> float:
     """``value`` as a float. Raises ValueError, which calls it ``name``, unless it is finite and above 0."""
-    if not (isinstance(value, Real) and 0 < float(value) < math.inf):
+    number = finite_or_none(value)
+    if number is None or number <= 0:
         raise ValueError(f"{name}: must be a finite number above 0, not {value!r}")
-    return float(value)
+    return number

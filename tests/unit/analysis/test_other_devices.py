@@ -156,9 +156,9 @@ def test_a_point_of_a_box_takes_one_copy_each_way(remote: OtherDevice) -> None:
 
 @pytest.mark.parametrize("convention", ["keskar", "converged"])
 def test_a_search_waits_three_times_an_evaluation_at_most(convention: str, remote: OtherDevice) -> None:
-    """Beyond what it needs to begin and to end, which is as much for one iteration as for four."""
+    """Beyond what it needs to begin and to end, which is as much for three iterations as for seven."""
     model, data, found = remote.moved(network(1)), moved_batches(examples()), []
-    for iterations in (1, 4):
+    for iterations in (3, 7):
         remote.counts.clear()
         result = sharpness(model, data, F.cross_entropy, convention=convention, iterations=iterations, eps=0.01)
         found.append((result.evaluations, remote.counts["waits"], remote.counts["there"]))
@@ -206,7 +206,7 @@ def test_an_evaluation_waits_once_however_many_batches_there_are(remote: OtherDe
 )
 def test_a_point_of_a_curve_waits_for_its_numbers_alone(curve: Any, most: int, remote: OtherDevice) -> None:
     models, data, counts = [remote.moved(network(seed)) for seed in (1, 2)], moved_batches(examples()), []
-    for alphas in ([0.1], [0.1, 0.2, 0.3, 0.4]):
+    for alphas in ([0.1, 0.2, 0.3], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]):
         counts.append(used(remote, lambda alphas=alphas: curve(*models, data, alphas)))
     (there, _, waits), (there_of_more, _, waits_of_more) = counts
     assert there_of_more == there
@@ -231,3 +231,11 @@ def test_vectors_stay_where_they_take_less_than_half_of_the_free_memory(monkeypa
     monkeypatch.setattr(parameters, "has_float64", lambda device: False)
     monkeypatch.setattr(device_memory, "free_memory", lambda device: math.inf)
     assert device_memory.vectors_device(weights, 1) == CPU
+
+
+@pytest.mark.parametrize("analysis", ANALYSES.values(), ids=ANALYSES)
+def test_torchs_default_device_changes_no_bit(analysis: Analysis) -> None:
+    model, other, data = network(0), network(1), examples()
+    expected = repr(analysis(model, other, data))
+    with torch.device("meta"):  # where nothing can be computed
+        assert repr(analysis(model, other, data)) == expected

@@ -33,8 +33,8 @@ def measured(call: Call, model: nn.Module, **settings: Any) -> Any:
     halves = (batches, batches) if call is compare_searches else (batches,)
     needed: dict[Call, tuple[Any, ...]] = {
         noise_curve: (settings.pop("strengths", [0.1]),),
-        landscape_line: ([0.0, 1.0],),
-        landscape_plane: ([0.0, 1.0], [0.0, 1.0]),
+        landscape_line: (settings.pop("alphas", [0.0, 1.0]) if call is landscape_line else None,),
+        landscape_plane: ([0.0, 1.0], settings.pop("betas", [0.0, 1.0])),
         adaptive_sharpness: (settings.pop("rho", 0.1),),
     }
     return call(*first, *halves, *loss, *needed.get(call, ()), **settings)
@@ -42,6 +42,7 @@ def measured(call: Call, model: nn.Module, **settings: Any) -> Any:
 
 REFUSED: list[tuple[Call, str, Any, str]] = [
     *((sharpness, "eps", value, "above 0") for value in (0.0, -1.0, math.nan, math.inf)),
+    *((sharpness, "eps", value, "above 0") for value in ("0.1", None, True, torch.tensor(True))),
     (sharpness, "iterations", 2.5, "at least 1"),
     (sharpness, "repeats", 0, "at least 1"),
     (sharpness, "maxcor", -3, "at least 1"),
@@ -49,6 +50,7 @@ REFUSED: list[tuple[Call, str, Any, str]] = [
     (sharpness, "convention", "Keskar", "converged, keskar, released"),
     (sharpness, "batches", [], "more than one pass"),
     (adaptive_sharpness, "rho", 0.0, "above 0"),
+    (adaptive_sharpness, "rho", "0.1", "above 0"),
     (adaptive_sharpness, "norm", "l1", "linf, l2"),
     (adaptive_sharpness, "random_starts", -1, "at least 0"),
     (adaptive_sharpness, "batches", iter(BATCHES), "more than one pass"),
@@ -58,14 +60,20 @@ REFUSED: list[tuple[Call, str, Any, str]] = [
     (top_eigenvalues, "k", 99, "n = 6"),
     (top_eigenvalues, "which", "SM", "LA, LM, SA"),
     (top_eigenvalues, "tolerance", math.nan, "above 0"),
+    (top_eigenvalues, "tolerance", "small", "above 0"),
     (top_eigenvalues, "block", "7", "weight, bias"),
     (trace_and_norm, "probes", 0, "at least 1"),
     (trace_and_norm, "batches", [], "more than one pass"),
     (hessian_spectrum, "steps", 0, "at least 1"),
     (landscape_line, "directions", 0, "at least 1"),
+    (landscape_line, "alphas", [0.0, math.nan], "finite numbers"),
+    (landscape_line, "alphas", 0.5, "list of finite numbers"),
+    (landscape_plane, "betas", ["x"], "finite numbers"),
     (landscape_plane, "one_dimensional", "none", "scaled, zero"),
     (noise_curve, "strengths", [-0.1], ">= 0"),
+    (noise_curve, "strengths", [None], "finite numbers"),
     (noise_curve, "draws", 0, "at least 1"),
+    (interpolate, "alphas", [0.0, True], "finite numbers"),
     (interpolate, "path", "curved", "linear, curvilinear"),
     (interpolate, "running_stats", "forgotten", "interpolated, kept, recomputed"),
     (interpolate, "batches", iter([]), "more than one pass"),

@@ -30,7 +30,10 @@ def test_any_integer_is_that_int_and_that_seed(three: Any) -> None:
     assert derive_seed(three, "order") == derive_seed(3, "order")
 
 
-@pytest.mark.parametrize("value", [3.0, True, "3", None, np.float64(3), torch.tensor(3.0), np.array([3, 3]), [3]])
+@pytest.mark.parametrize(
+    "value",
+    [3.0, True, "3", None, np.float64(3), torch.tensor(3.0), np.array([3, 3]), [3], np.True_, torch.tensor(True)],
+)
 def test_what_is_no_integer_is_refused_by_name_and_value(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^seed: .* whole number, not ") as refused:
         derive_seed(value, "order")
