@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from smoothout.analysis.device_memory import graph_bytes
+from smoothout.nn.guards import is_wrapper
 from smoothout.nn.parameters import concatenate
 
 
@@ -67,7 +68,8 @@ class KeptGraphs:
         return tensor
 
     def _present_state(self) -> list[Tensor]:
-        return [t for t in (*self.model.parameters(), *self.model.buffers()) if t.layout == torch.strided]
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        return [t for t in tensors if t.layout == torch.strided and not is_wrapper(t)]
 
     def _discard(self) -> None:
         self.batches, self._state, self._saved = [], [], {}

@@ -101,6 +101,11 @@ def is_sharded(weight: object) -> bool:
     return bool(_kinds(weight) & _SHARDED) or "ds_id" in vars(weight)  # of DeepSpeed's third stage
 
 
+def is_wrapper(tensor: object) -> bool:
+    """Whether a tensor has no numbers itself, but wraps those that have, as quantized ones of torchao do."""
+    return is_traceable_wrapper_subclass(tensor)
+
+
 def names_of(model: nn.Module, weights: Iterable[Tensor]) -> str:
     """The names of ``weights`` in ``model``, of which three at most are spelled out."""
     wanted = {id(weight) for weight in weights}
@@ -123,7 +128,7 @@ def _refusal(weight: Tensor) -> str:
     for refused, why in (
         (weight.layout is not torch.strided, "is sparse: must be dense; use weight.to_dense()"),
         (weight.is_meta and type(weight) is nn.Parameter, "has no numbers (meta device); use to_empty, and load them"),
-        (is_traceable_wrapper_subclass(weight), WRAPPER),
+        (is_wrapper(weight), WRAPPER),
         (_overlaps_itself(weight), "has entries that share memory (expand); use weight.clone()"),
     ):
         if refused:
@@ -143,15 +148,21 @@ def _overlaps_itself(weight: Tensor) -> bool:
 
 
 def _check_memory(model: nn.Module, weights: Sequence[Tensor], name: str) -> None:
-    """Raise ValueError if two of ``weights`` share entries: these would get two noises.
+    """Raise ValueError if one of ``weights`` shares entries with another, a frozen parameter or a buffer.
 
-    Parts of one flat tensor side by side, or its columns, share none.
+    Two would get two noises, or one of them none. Parts of one flat tensor side by side, or its columns, share none.
     """
-    spans = sorted((weight.data_ptr(), index) for index, weight in enumerate(weights))
-    for (start, one), (following, other) in pairwise(spans):
-        if start and following < start + _reach(weights[one]) and _share_entries(weights[one], weights[other]):
-            names = names_of(model, [weights[one], weights[other]])
-            raise ValueError(f"{name}: {names} share memory; make them one parameter (tied), or clone one of them")
+    own = {id(weight) for weight in weights}
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    plain = ((key, t) for key, t in named.items() if t.layout is torch.strided and not is_wrapper(t))
+    spans = sorted((tensor.data_ptr(), key) for key, tensor in plain if not tensor.is_meta)
+    for (start, key), (following, other) in pairwise(spans):
+        one, two = named[key], named[other]
+        moved = id(one) in own or id(two) in own
+        if moved and start and following < start + _reach(one) and _share_entries(one, two):
+            raise ValueError(
+                f"{name}: {key}, {other} share memory; make them one parameter (tied), or clone one of them"
+            )
 
 
 def _reach(weight: Tensor) -> int:

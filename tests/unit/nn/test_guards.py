@@ -114,6 +114,14 @@ def columns(shift: int) -> nn.Module:
     return Affine(whole[:, :3], whole[0, 3 - shift : 6 - shift])
 
 
+def of_one_matrix(*, frozen: bool) -> nn.Module:
+    whole = torch.randn(5, 3)
+    model = Affine(whole, **({"codes": whole[0]} if frozen else {}))
+    if not frozen:
+        model.register_buffer("rows", whole[1:])
+    return model
+
+
 REFUSED: dict[str, tuple[Make, str]] = {
     "scripted, loaded, inside": (loaded, r"0 \(RecursiveScriptModule\) is TorchScript"),
     "traced": (lambda: torch.jit.trace(network(), INPUTS), "is TorchScript"),
@@ -144,6 +152,8 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "expanded": (lambda: Affine(torch.randn(3).expand(5, 3)), "w .* share memory"),
     "windows": (lambda: Affine(torch.randn(9).as_strided((5, 3), (1, 2))), "w .* share memory"),
     "a view of another": (lambda: columns(1), "w, b share memory"),
+    "a view of a frozen one": (lambda: of_one_matrix(frozen=True), "codes, w share memory"),
+    "a buffer's view": (lambda: of_one_matrix(frozen=False), "w, rows share memory"),
     "max_norm": (lambda: Looked(nn.Embedding, max_norm=1.0), r"table \(Embedding\) .*max_norm"),
     "bag with max_norm": (lambda: Looked(nn.EmbeddingBag, max_norm=1.0), "table .*max_norm"),
     "parameters": (lambda: network().parameters(), "torch.nn.Module, not generator"),
@@ -253,16 +263,21 @@ WORKING: dict[str, Make] = {
     "transposed": lambda: Affine(torch.randn(3, 5).T),
     "no entries": lambda: Affine(torch.randn(5, 3), empty=torch.empty(0, 4)).requires_grad_(),
     "frozen codes": lambda: Affine(torch.randn(5, 3), codes=torch.ones(3, dtype=torch.int8)),
+    "frozen, around others": lambda: Affine(torch.randn(5, 3), pair=TwoTensor(torch.ones(3), torch.ones(3))),
     "frozen and sparse": lambda: Affine(torch.randn(5, 3), rare=torch.eye(3).to_sparse()),
     "sparse gradients": lambda: Looked(nn.Embedding, sparse=True),
 }
+
+
+def numbers(tensor: Tensor) -> object:
+    return repr(tensor) if isinstance(tensor, TwoTensor) else tensor.detach().to_dense().tolist()
 
 
 def bits(model: nn.Module) -> list[object]:
     """Every bit of a model, and of the weights that hooks make."""
     made = [t for m in model.modules() for t in vars(m).values() if isinstance(t, Tensor)]
     tensors = [*model.parameters(), *model.buffers(), *made]
-    return [(id(t), None if t.is_sparse else t.data_ptr(), t.detach().to_dense().tolist()) for t in tensors]
+    return [(id(t), None if t.is_sparse else t.data_ptr(), numbers(t)) for t in tensors]
 
 
 @pytest.mark.parametrize("kind", WORKING)
