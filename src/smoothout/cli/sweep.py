@@ -75,7 +75,13 @@ def pop_failures() -> list[dict[str, Any]]:
 
 
 def _refuse_empty(config: DictConfig) -> None:
-    """Raise ConfigError for a choice among no values: Hydra would end without a job and without a word."""
+    """Raise ConfigError for a choice among no values: Hydra would end without a job and without a word.
+
+    Nor can a sweeper that searches find the best of no trials.
+    """
+    trials = config.hydra.sweeper.get("n_trials")
+    if trials is not None and trials < 1:
+        raise ConfigError(f"hydra.sweeper.n_trials: must be at least 1, not {trials}")
     loader = GlobalHydra.instance().config_loader()
     params = config.hydra.sweeper.get("params") or {}
     given = [

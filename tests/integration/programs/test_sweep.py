@@ -14,7 +14,9 @@ from helpers.common import tree
 from helpers.programs import ROOT, SHORT, Program, records
 from omegaconf import OmegaConf
 
+from smoothout.cli import sweep
 from smoothout.cli.sweep import SweepSummary
+from smoothout.common.errors import ConfigError
 from smoothout.jobs import training_job
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.trainer import Trainer
@@ -108,6 +110,13 @@ def test_optuna_searches_for_the_best_accuracy(root: Path, program: Program) -> 
     assert all(word in "".join(told) for word in ("last epoch", "held-out", "test", "hydra.sweeper.direction=maximize"))
     found = OmegaConf.load(root / "logs" / "sweeps" / "optimization_results.yaml")["best_value"]
     assert found in [record["outcome"]["last"]["test_accuracy"] for record in records(root).values()]
+
+
+@pytest.mark.parametrize("trials", [0, -3])
+def test_a_search_without_trials_is_refused(trials: int) -> None:
+    config = OmegaConf.create({"hydra": {"sweeper": {"n_trials": trials}}})
+    with pytest.raises(ConfigError, match=rf"^hydra\.sweeper\.n_trials: must be at least 1, not {trials}$"):
+        sweep._refuse_empty(config)
 
 
 # Help
