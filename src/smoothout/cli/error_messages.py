@@ -24,7 +24,7 @@ from smoothout.config.moved import RENAMED
 from smoothout.jobs.runtime import launched_ranks
 
 WRONG_INPUT = (UserError, HydraException, OmegaConfBaseException, yaml.YAMLError)
-_HYDRA = ("hydra", "hydra_plugins", "omegaconf")
+_HYDRA = {"hydra", "hydra_plugins", "omegaconf"}
 _TRAILERS = ("Config search path", "full_key:", "object_type=", "Set the environment variable", "To append to your")
 _WITHOUT_KEYS = ("experiment", "protocol")  # groups that set the keys of others
 _INSTEAD = {
@@ -151,11 +151,17 @@ def _misspelled(error: BaseException) -> str | None:
 def is_user_error(error: BaseException) -> bool:
     """Whether the user's input is at fault; Hydra and its plugins raise plain errors for it, too.
 
-    hydra.core.utils raises what another process met, without its frames.
+    So do the packages that a plugin calls, such as optuna. hydra.core.utils raises what another process met, without
+    its frames.
     """
-    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    last = frames[-3:] if isinstance(error, UnicodeDecodeError) else frames[-1:]  # of a config file that is not text
-    by_hydra = not isinstance(error, OSError | MemoryError) and any(
-        name.partition(".")[0] in _HYDRA and name != "hydra.core.utils" for name in last
-    )
-    return isinstance(error, WRONG_INPUT) or by_hydra
+    if isinstance(error, WRONG_INPUT):
+        return True
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, OSError | MemoryError) or "hydra.core.utils" in modules[-1:]:
+        return False
+    packages = [name.partition(".")[0] for name in modules]
+    own = max((index for index, name in enumerate(packages) if name in ("smoothout", "__main__")), default=-1)
+    last = (
+        packages[-3:] if isinstance(error, UnicodeDecodeError) else packages[-1:]
+    )  # of a config file that is not text
+    return not _HYDRA.isdisjoint(last) or "hydra_plugins" in packages[own + 1 :]

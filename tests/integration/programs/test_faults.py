@@ -167,6 +167,31 @@ def test_what_a_process_of_a_pool_met_is_not_blamed_on_the_user() -> None:
     assert (format_error(raised.value), exit_code(raised.value)) == ("RuntimeError: a bug", 1)
 
 
+def call(modules: list[str], error: Exception) -> None:
+    """Raise ``error`` in the last of ``modules``, each of which calls the next."""
+    namespace: dict[str, Any] = {"__name__": modules[0], "modules": modules[1:], "error": error, "call": call}
+    exec("if modules:\n    call(modules, error)\nraise error", namespace)
+
+
+@pytest.mark.parametrize(
+    ("modules", "code"),
+    [
+        (["hydra._internal.utils", "hydra_plugins.hydra_optuna_sweeper._impl", "optuna.storages"], 2),
+        (["hydra_plugins.hydra_optuna_sweeper._impl", "smoothout.training.trainer", "torch.nn"], 1),
+        (["hydra_plugins.hydra_joblib_launcher._core", "hydra.core.utils"], 1),
+        (["hydra._internal.utils", "torch.nn"], 1),
+    ],
+)
+def test_an_error_of_a_package_that_a_plugin_calls_is_wrong_input_and_one_of_a_job_is_not(
+    modules: list[str], code: int
+) -> None:
+    with pytest.raises(RuntimeError) as raised:
+        call(modules, RuntimeError("unable to open\ndatabase file"))
+    raised.value.__traceback__ = raised.value.__traceback__.tb_next  # this test's own frame
+    assert exit_code(raised.value) == code
+    assert "unable to open database file" in format_error(raised.value)
+
+
 def test_a_download_that_is_not_the_known_archive_is_refused_and_never_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
