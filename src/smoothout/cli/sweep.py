@@ -38,10 +38,10 @@ class SweepSummary(Callback):
         try:
             check_launcher(config.hydra.launcher._target_)
             _refuse_empty(config)
+            _tell_objective(config)
             scratch = tempfile.mkdtemp(prefix="smoothout-", dir=_shared_folder(config))
             os.environ.update({_SCRATCH: scratch, _LEADER: str(os.getpid())})
             _check_sweep_folder(config, scratch)
-            _tell_objective(config)
         except Exception as error:
             sys.exit(report_error(interrupt_behind(error) or error))  # Hydra would turn it into a warning
 
@@ -118,11 +118,17 @@ def _check_sweep_folder(config: DictConfig, scratch: str) -> None:
 
 
 def _tell_objective(config: DictConfig) -> None:
-    """Say what a sweeper that searches gets from a training, and which way it goes."""
-    sweeper = config.hydra.sweeper
-    if "direction" in sweeper and config.hydra.job.name == "train":
-        console.print(
-            "the sweeper sees each training's accuracy at the last epoch, held-out if data.validation_size is set, else"
-            f" on the test split; hydra.sweeper.direction={sweeper.direction}",
-            markup=False,
-        )
+    """Say what a sweeper that searches gets from a training, and which way it goes.
+
+    Raises ConfigError for another program, whose jobs give it nothing to compare.
+    """
+    sweeper, program = config.hydra.sweeper, config.hydra.job.name
+    if "direction" not in sweeper:
+        return
+    if program != "train":
+        raise ConfigError(f"hydra/sweeper: {program}.py gives a search nothing to compare; use hydra/sweeper=basic")
+    console.print(
+        "the sweeper sees each training's accuracy at the last epoch, held-out if data.validation_size is set, else"
+        f" on the test split; hydra.sweeper.direction={sweeper.direction}",
+        markup=False,
+    )

@@ -119,6 +119,12 @@ def test_a_search_without_trials_is_refused(trials: int) -> None:
         sweep._refuse_empty(config)
 
 
+def test_a_search_over_what_gives_no_number_is_refused_before_anything_is_run() -> None:
+    config = OmegaConf.create({"hydra": {"sweeper": {"direction": "minimize"}, "job": {"name": "analyze"}}})
+    with pytest.raises(ConfigError, match=r"^hydra/sweeper: analyze\.py gives .*hydra/sweeper=basic$"):
+        sweep._tell_objective(config)
+
+
 # Help
 
 
