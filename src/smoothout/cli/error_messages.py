@@ -157,11 +157,14 @@ def is_user_error(error: BaseException) -> bool:
     if isinstance(error, WRONG_INPUT):
         return True
     modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if isinstance(error, OSError | MemoryError) or "hydra.core.utils" in modules[-1:]:
+    of_machine = isinstance(error, OSError | MemoryError) and machine_error_hint(error)
+    if of_machine or "hydra.core.utils" in modules[-1:]:
         return False
     packages = [name.partition(".")[0] for name in modules]
     own = max((index for index, name in enumerate(packages) if name in ("smoothout", "__main__")), default=-1)
     last = (
         packages[-3:] if isinstance(error, UnicodeDecodeError) else packages[-1:]
     )  # of a config file that is not text
-    return not _HYDRA.isdisjoint(last) or "hydra_plugins" in packages[own + 1 :]
+    by_plugin = "hydra_plugins" in packages[own + 1 :]
+    no_folder = isinstance(error, OSError) and "hydra" in packages[own + 1 :]  # such as hydra.run.dir
+    return not _HYDRA.isdisjoint(last) or by_plugin or no_folder

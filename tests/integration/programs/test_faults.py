@@ -192,6 +192,16 @@ def test_an_error_of_a_package_that_a_plugin_calls_is_wrong_input_and_one_of_a_j
     assert "unable to open database file" in format_error(raised.value)
 
 
+@pytest.mark.parametrize("mode", [(), ("hydra.job.chdir=true",)])
+def test_a_folder_of_hydras_own_that_cannot_be_made_is_one_line(
+    root: Path, script: Program, mode: tuple[str, ...]
+) -> None:
+    code, _, [line] = script("train", *RUN, "hydra.run.dir=/proc/nowhere", *mode)
+    assert code == 2
+    assert line.startswith("error: [Errno 2] No such file or directory: '/proc/nowhere'")
+    assert not list((root / "results").rglob("*.json"))
+
+
 def test_a_download_that_is_not_the_known_archive_is_refused_and_never_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
