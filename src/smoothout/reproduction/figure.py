@@ -132,6 +132,7 @@ class PanelKind:
     options: type[Any] = NoOptions  # what a panel may choose of ``draw``, as a dataclass
     is_3d: bool = False  # whether the axes are three-dimensional
     draws_trainings: bool = False  # whether the records of the runs are drawn, too
+    draws_sources: bool = False  # whether those of the trainings that the runs begin from are drawn, too
     shared_axis: str | None = None  # the axis (y or z) whose limits all panels of the kind share
 
     @property
@@ -152,6 +153,7 @@ PANEL_KINDS = {
     "spectrum": PanelKind(spectrum, Hessian, needs=("spectrum_probes",)),
     "sharpness_over_loss": PanelKind(sharpness.over_loss, Sharpness),
     "sharpness_over_batch": PanelKind(sharpness.over_batch, Sharpness, draws_trainings=True),
+    "sharpness_over_start": PanelKind(sharpness.over_start, Sharpness, draws_trainings=True, draws_sources=True),
     "epoch_over_workers": PanelKind(epoch_seconds_over_workers, _scaling_settings, options=EpochOptions),
     "iterations_over_workers": PanelKind(iterations_over_workers, _scaling_settings, options=IterationOptions),
     "toy_loss": PanelKind(toy_loss),
@@ -278,6 +280,7 @@ class FigurePlan:
             # An analysis of one network has a job per run; one of two networks has a job that joins both.
             if kind.settings.runs == 1:
                 for name, run in runs:
+                    yield from [(f"start of {name}", source) for source in run.inputs] if kind.draws_sources else []
                     yield from [(name, run)] if kind.draws_trainings else []
                     yield name, Job(self._analysis(kind, panel, run, key), (run,))
             else:

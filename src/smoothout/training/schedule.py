@@ -36,7 +36,7 @@ class Schedule:
         warmup_epochs: epochs in which the learning rate rises linearly, update by update, from the unscaled to the
             scaled one (Goyal et al. 2017, Sec. 2.2); no published row does so.
         keep_epochs: lengths of shorter trainings whose checkpoints are kept on the way, because they are the beginnings
-            of this one; no part of a record's identity.
+            of this one; those that are not shorter have no effect. No part of a record's identity.
     """
 
     epochs: int
@@ -61,8 +61,8 @@ class Schedule:
             )
         if self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs: must be a number of epochs >= 0, not {self.warmup_epochs}")
-        if any(not 1 <= epoch <= self.epochs for epoch in self.keep_epochs):
-            raise ValueError(f"keep_epochs: must be epochs from 1 to {self.epochs}, not {list(self.keep_epochs)}")
+        if any(epoch < 1 for epoch in self.keep_epochs):
+            raise ValueError(f"keep_epochs: must be numbers of epochs from 1 on, not {list(self.keep_epochs)}")
         if self.warmup_epochs and self.lr_scaling is LrScaling.none:
             raise ValueError(
                 "warmup_epochs: rises to a scaled learning rate; set lr_scaling=sqrt or linear, or warmup_epochs=0"

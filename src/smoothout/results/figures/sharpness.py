@@ -91,19 +91,34 @@ def over_batch(axes: Any, records: NamedRecords) -> None:
 
     Lines are means over seeds, for sharpness the geometric mean; a failed search is a gap with a cross.
     """
+    _accuracy_and_sharpness(axes, records, lambda labels: int(labels["batch"]))
+    axes.set_xlabel("batch size")
+
+
+def over_start(axes: Any, records: NamedRecords) -> None:
+    """[Keskar Fig. 5] Draw what `over_batch` does against the epoch of the run with whose weights a training began.
+
+    A run that began with random weights stands at its own last epoch.
+    """
+    _accuracy_and_sharpness(axes, records, lambda labels: int(labels.get("init_epochs", labels["epochs"])))
+    axes.set_xlabel("epochs of the run that it begins from")
+
+
+def _accuracy_and_sharpness(axes: Any, records: NamedRecords, place: Callable[[dict[str, Any]], int]) -> None:
+    """Draw test accuracy and sharpness at the ``place`` that the labels of a record give."""
     sharpness = axes.twinx()
     sharpness.grid(visible=False)
     for run, run_records in grouped(records).items():
         trained, measured = ([r for r in run_records if (r.kind == "train") is training] for training in (True, False))
         look = {"color": color(run.place), "marker": marker(run.place), "markersize": 4}
-        accuracies = _by_batch(trained, lambda r: 100 * r.outcome["last"]["test_accuracy"])
+        accuracies = _by_place(trained, place, lambda r: 100 * r.outcome["last"]["test_accuracy"])
         mean_and_band(axes, *accuracies, {**look, "label": f"test accuracy, {run.name}"})
-        values = _by_batch(measured, lambda r: None if r.outcome["failed"] else r.outcome["value"])
-        dashed = {**look, "linestyle": "--", "label": f"sharpness, {run.name}"}
-        mean_and_band(sharpness, *values, dashed, mean=statistics.geometric_mean)
-        _mark_failed(sharpness, [r.labels["batch"] for r in measured if r.outcome["failed"]], look)
+        values = _by_place(measured, place, lambda r: None if r.outcome["failed"] else r.outcome["value"])
+        if measured:
+            dashed = {**look, "linestyle": "--", "label": f"sharpness, {run.name}"}
+            mean_and_band(sharpness, *values, dashed, mean=statistics.geometric_mean)
+        _mark_failed(sharpness, [place(r.labels) for r in measured if r.outcome["failed"]], look)
     sharpness.set_yscale("log")
-    axes.set_xlabel("batch size")
     axes.set_ylabel("test accuracy (%)")
     sharpness.set_ylabel("sharpness (%), dashed")
     legend_below(axes, sharpness)
@@ -139,10 +154,11 @@ def adaptive(axes: Any, records: NamedRecords) -> None:
     legend_below(axes)
 
 
-def _by_batch(records: Iterable[Record], read: Callable[[Record], T]) -> tuple[list[int], list[list[T]]]:
-    """The batch sizes in ascending order, and what is read from the records of each."""
-    by_batch = sorted(records, key=lambda r: int(r.labels["batch"]))
-    groups = grouped((r.labels["batch"], read(r)) for r in by_batch)
+def _by_place(
+    records: Iterable[Record], place: Callable[[dict[str, Any]], int], read: Callable[[Record], T]
+) -> tuple[list[int], list[list[T]]]:
+    """The places in ascending order, and what is read from the records of each."""
+    groups = grouped((place(r.labels), read(r)) for r in sorted(records, key=lambda r: place(r.labels)))
     return list(groups), list(groups.values())
 
 

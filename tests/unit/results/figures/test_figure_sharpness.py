@@ -117,6 +117,27 @@ def test_over_batch_sizes_accuracy_is_a_mean_and_sharpness_a_geometric_mean_over
     assert {accuracy.get_color(), values.get_color()} == {COLORS[0]}
 
 
+def test_over_the_epoch_of_a_warm_start_a_run_stands_where_it_began_and_its_source_where_it_ended(axes):
+    warm, start = RunLabel("LB", 0), RunLabel("start of LB")
+    records = [
+        made
+        for seed in (0, 1)
+        for epochs in (20, 5)
+        for made in (
+            (start, training(0.8 + epochs / 1000, epochs=epochs, seed=seed)),
+            (warm, training(0.9 + 0.02 * seed, epochs=100, init_epochs=epochs, seed=seed)),
+            (warm, sharpness(epochs + 2.0 * seed, 0.1, epochs=100, init_epochs=epochs, seed=seed)),
+        )
+    ]
+    searches.over_start(axes, records)
+    drawn = labelled(axes)
+    assert set(drawn) == {"test accuracy, start of LB", "test accuracy, LB", "sharpness, LB"}
+    assert all(list(line.get_xdata()) == [5, 20] for line in drawn.values())
+    assert list(drawn["test accuracy, start of LB"].get_ydata()) == pytest.approx([80.5, 82.0])
+    assert list(drawn["test accuracy, LB"].get_ydata()) == pytest.approx([91.0, 91.0])
+    assert list(drawn["sharpness, LB"].get_ydata()) == pytest.approx([(5 * 7) ** 0.5, (20 * 22) ** 0.5])
+
+
 def test_where_a_search_failed_there_is_a_cross_and_no_mean_of_the_others(axes):
     found = [sharpness(0.0, 0.1, failed=True, batch=32), *(sharpness(4.0, 0.1, batch=b, seed=1) for b in (32, 64))]
     searches.over_batch(axes, [(BASELINE, record) for record in (*found, training(0.9, batch=32))])
