@@ -68,7 +68,7 @@ tables: $(VENV)/.ready ## render every table in results/tables/ from the records
 	@$(RENDER) 'table=glob(*,exclude=[none,quickstart,imagenette,controls-resnet8,copies,strengths,dropout,keskar-*])'
 	@$(RENDER) table=table2,chosen scope.protocol=paper_text
 	@$(RENDER) table=table2 scope.protocol=authors_code_v1
-	@$(RENDER) table=keskar-table2,keskar-table3,keskar-table4 scope.protocol=keskar
+	@$(RENDER) table=keskar-table2,keskar-table3,keskar-table4,keskar-table6,keskar-table7,keskar-robust scope.protocol=keskar
 	@$(RENDER) table=table2,causes,copies scope.profile=short
 	@$(RENDER) table=table2,table3,imagenette,controls-resnet8 scope.profile=short scope.precision=bfloat16
 
