@@ -28,15 +28,18 @@ from smoothout.benchmark.gpu_check.networks import (
 )
 from smoothout.benchmark.process_pair import join_pair, leave_pair
 from smoothout.benchmark.workloads import ADASMOOTHOUT, PLAIN, advance
-from smoothout.data.augment import CropFlip
+from smoothout.data.augment import AffineFlip, CropFlip
 from smoothout.nn.options import NoiseDistribution, Precision
 from smoothout.training import checkpoint
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import StateDict
 from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import GhostPasses, Launch
+from smoothout.training.methods.adversarial import Adversarial
+from smoothout.training.methods.conservative import Conservative
 from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
+from smoothout.training.methods.stability import Stability
 from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
 
@@ -60,6 +63,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "Gaussian noise that stays in": {"method": NoiseConfig(0.01, NoiseDistribution.gaussian, denoise=False)},
     "AdaSmoothOut": {"method": ADASMOOTHOUT},
     "SAM": {"method": SAM(), "batch": Batch(64, 16)},
+    "conservative": {"method": Conservative()},
+    "adversarial": {"method": Adversarial(), "batch": Batch(64, 16)},
+    "stability": {"method": Stability(), "batch": Batch(64, 16)},
     "dropout": {"model": with_dropout},
     "ghost batches one after another": _ghosts(SMOOTHOUT, GhostPasses.sequential),
     "ghost batches in one pass, one noise": _ghosts(ONE_NOISE, GhostPasses.batched),
@@ -69,6 +75,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "method": ADASMOOTHOUT,
         "augmentation": CropFlip((127,) * 3),
     },
+    "ResNet8, rotated": {"model": resnet8, "optimizer": SGD(LR), "augmentation": AffineFlip((127,) * 3)},
     **{f"C1, {precision}": {"model": c1, "optimizer": SGD(LR), "precision": precision} for precision in Precision},
 }
 
