@@ -13,6 +13,7 @@ from helpers.paths import RESULTS
 from torch import nn
 from torch.nn import functional as F
 
+from smoothout.analysis.hessian import top_eigenvalues
 from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
 from smoothout.analysis.jobs.hessian import Hessian
@@ -87,6 +88,21 @@ def test_a_recorded_sharpness_is_measured_with_recomputed_statistics_where_it_is
         replace(settings, running_stats="kept").run([with_batchnorm()], train, test, lambda: None)["loss"]
         != expected.loss
     )
+
+
+def test_a_recorded_hessian_is_of_the_evaluation_mode_with_recomputed_statistics_where_it_is_asked_for(splits):
+    train, test = splits
+    model = with_batchnorm()
+    before = copy.deepcopy(model.state_dict())
+    settings = Hessian(eigenvalues=2, probes=4, running_stats="recomputed", examples=30)
+    outcome = settings.run([model], train, test, lambda: None)
+    assert same_bits(model.state_dict(), before)
+    kept = replace(settings, running_stats="kept").run([model], train, test, lambda: None)
+    recalibrate_batchnorm(model, train.first(30).batches(1000))
+    expected = top_eigenvalues(model, train.first(30).batches(1000), F.cross_entropy, 2, tolerance=1e-3)
+    assert outcome["eigenvalues"]["values"] == pytest.approx(expected.values, rel=1e-6)
+    assert kept["eigenvalues"]["values"] != pytest.approx(expected.values, rel=1e-2)
+    assert canonical_settings(Hessian(), defaults=False) == {"class": "Hessian"}  # records before this setting
 
 
 def test_naming_the_conventions_own_split_is_no_other_job():
@@ -173,6 +189,7 @@ IMPOSSIBLE = {
         "spectrum_steps": [0],
         "tolerance": [0.0, 2.0],
         "split": ["by_convention"],
+        "running_stats": ["interpolated"],
     },
     Interpolation: {"points": [1], "start": [3.0], "path": ["curved"]},
     Landscape: {"directions": [0], "points": [1], "one_dimensional": ["free"]},
@@ -204,6 +221,7 @@ def test_a_name_shows_the_fields_that_it_should():
     assert [Landscape(directions=n).slug("run") for n in (1, 5)] == ["run-1-direction", "run-5-directions"]
     assert NoiseCurve(scaling="filter").slug("run") == "run-uniform-filter"
     assert Sharpness(convention="released").slug("run") == "run-released-test"
+    assert Hessian(running_stats="recomputed").slug("run") == "run-train-recomputed"
     assert [kind().slug("run") for kind in (Hessian, Plane, RunningStatistics, SearchComparison)] == [
         "run-train",
         "run-train",

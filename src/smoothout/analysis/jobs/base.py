@@ -7,12 +7,13 @@ it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from smoothout.analysis.arguments import check_counts, check_positive, linspace
-from smoothout.analysis.options import SplitName, WhichWeights
+from smoothout.analysis.options import RunningStats, SplitName, WhichWeights
 from smoothout.common.enums import coerce_enum_fields
 
 if TYPE_CHECKING:
@@ -38,6 +39,12 @@ def count(default: int | None, least: int = 1) -> Any:
 def positive(default: float) -> Any:
     """A field that holds a finite number above 0."""
     return field(default=default, metadata={"positive": True})
+
+
+def check_running_stats(which: RunningStats) -> None:
+    """Raise ValueError for statistics that only points between two networks have."""
+    if which is RunningStats.interpolated:
+        raise ValueError("running_stats: 'interpolated' is not one of kept, recomputed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +106,17 @@ class AnalysisJob(ABC):
         """The fields that are arguments of the function, but for those in ``without``."""
         left_out = {"checkpoint", "split", "examples", "start", "stop", "points", *without}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+    @contextmanager
+    def with_running_stats(self, which: RunningStats, model: nn.Module, train: Split) -> Iterator[None]:
+        """``model`` with its BatchNorm's statistics kept, or recomputed from ``train``; afterwards it is as before."""
+        from smoothout.nn.batchnorm import recalibrate_batchnorm  # noqa: PLC0415
+        from smoothout.nn.parameters import preserve_state  # noqa: PLC0415
+
+        with preserve_state(model):
+            if which is RunningStats.recomputed:
+                recalibrate_batchnorm(model, self.batches(train, STATISTICS_BATCH))
+            yield
 
     def batches(self, split: Split, size: int | None = None) -> SplitBatches:
         """The examples of ``split`` that are used, in batches of ``size``, or of `analysis_batch`."""

@@ -6,7 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import DataSplit, Models, SplitJob, Tick, count
+from smoothout.analysis.jobs.base import DataSplit, Models, SplitJob, Tick, check_running_stats, count
+from smoothout.analysis.options import RunningStats
 from smoothout.common.estimates import Estimate
 
 
@@ -18,6 +19,7 @@ class Hessian(SplitJob):
     numerics: ClassVar[int] = 2  # 2: Hutch++ instead of Hutchinson's estimator; Lanczos stops once it is accurate
     valid_numerics: ClassVar[tuple[int, ...]] = (1,)  # less precise, within the errors that they give
     in_name: ClassVar[tuple[str, ...]] = ("split",)
+    in_name_if_changed: ClassVar[tuple[str, ...]] = ("running_stats",)
 
     eigenvalues: int = count(3)  # how many of the largest
     tolerance: float = 1e-3  # of `top_eigenvalues`
@@ -25,11 +27,13 @@ class Hessian(SplitJob):
     spectrum_probes: int = count(0, least=0)  # of `hessian_spectrum`; 0 leaves the spectrum out
     spectrum_steps: int = count(60)
     seed: int = 0  # of start vectors and probes
+    running_stats: RunningStats = RunningStats.kept  # BatchNorm's: kept, or recomputed from the training split
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.tolerance < 1:
             raise ValueError(f"tolerance: must be above 0 and below 1, not {self.tolerance}")
+        check_running_stats(self.running_stats)
 
     def ticks(self, train: int, test: int) -> int:
         """About how many products with the Hessian it takes: Lanczos steps until the eigenvalues converge."""
@@ -41,11 +45,15 @@ class Hessian(SplitJob):
 
     def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:
         """All estimates with their standard errors, and the number of products."""
+        with self.with_running_stats(self.running_stats, models[0], train):
+            return self._estimates(models, self.split_batches(train, test), tick)
+
+    def _estimates(self, models: Models, batches: Any, tick: Tick) -> dict[str, Any]:
         from torch.nn.functional import cross_entropy  # noqa: PLC0415
 
         from smoothout.analysis.hessian import hessian_spectrum, top_eigenvalues, trace_and_norm  # noqa: PLC0415
 
-        loss = models[0], self.split_batches(train, test), cross_entropy
+        loss = models[0], batches, cross_entropy
         n = sum(p.numel() for p in models[0].parameters() if p.requires_grad)
         top = top_eigenvalues(*loss, min(self.eigenvalues, n), tolerance=self.tolerance, seed=self.seed, tick=tick)
         sums = trace_and_norm(*loss, probes=self.probes, seed=self.seed, tick=tick)

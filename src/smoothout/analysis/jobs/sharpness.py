@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import STATISTICS_BATCH, AnalysisJob, DataSplit, Models, Tick, count, positive
+from smoothout.analysis.jobs.base import AnalysisJob, DataSplit, Models, Tick, check_running_stats, count, positive
 from smoothout.analysis.options import EVALUATIONS, Convention, RunningStats, SplitName
 
 
@@ -31,8 +31,7 @@ class Sharpness(AnalysisJob):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.running_stats is RunningStats.interpolated:
-            raise ValueError("running_stats: 'interpolated' is not one of kept, recomputed")
+        check_running_stats(self.running_stats)
 
     def canonicalized(self) -> Sharpness:
         """The same settings with the split that is meant."""
@@ -56,12 +55,8 @@ class Sharpness(AnalysisJob):
         from torch.nn.functional import cross_entropy  # noqa: PLC0415
 
         from smoothout.analysis.sharpness import sharpness  # noqa: PLC0415
-        from smoothout.nn.batchnorm import recalibrate_batchnorm  # noqa: PLC0415
-        from smoothout.nn.parameters import preserve_state  # noqa: PLC0415
 
         batches = self.batches(test if self.canonicalized().split is SplitName.test else train)
         arguments = self.arguments(without=("running_stats",))
-        with preserve_state(models[0]):
-            if self.running_stats is RunningStats.recomputed:
-                recalibrate_batchnorm(models[0], self.batches(train, STATISTICS_BATCH))
+        with self.with_running_stats(self.running_stats, models[0], train):
             return asdict(sharpness(models[0], batches, cross_entropy, tick=tick, **arguments))
