@@ -19,6 +19,7 @@ from smoothout.models.keskar import KeskarDeep, KeskarShallow
 from smoothout.models.mlp import MLP
 from smoothout.models.resnet import ResNet
 from smoothout.models.shallow import Shallow
+from smoothout.models.vgg import VGG11
 
 MNIST, CIFAR, TIMIT = (1, 28, 28), (3, 32, 32), (1, 1, 360)
 
@@ -46,6 +47,8 @@ def kinds(model: nn.Sequential) -> list[str]:
         (MLP(depth=7), TIMIT, 1_973, 184_832 + 1_575_936 + 7_168 + 1_012_149),
         (ResNet(), CIFAR, 10, 661_338),
         (ResNet(), CIFAR, 100, 667_188),
+        (ResNet(56), CIFAR, 10, 855_770),
+        (VGG11(), CIFAR, 10, 9_228_362),
     ],
 )
 def test_the_published_networks_have_their_number_of_parameters(
@@ -212,3 +215,16 @@ def test_residual_networks_start_as_he_et_al_start_them() -> None:
             assert (layer.weight == 1).all()
             assert (layer.bias == 0).all()
     assert model.head.weight.abs().max() <= 1 / 8
+
+
+def test_vgg11_is_eight_convolutions_with_batchnorm_in_five_pooled_stacks_and_one_linear_layer() -> None:
+    with torch.device("meta"):
+        model = VGG11().build(CIFAR, 100)
+    convolutions = [layer for layer in model if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [64, 128, 256, 256, 512, 512, 512, 512]
+    assert all(layer.kernel_size == (3, 3) and layer.padding == (1, 1) and layer.bias is None for layer in convolutions)
+    stacks = "".join({"Conv2d": "c", "MaxPool2d": "p"}.get(kind, "") for kind in kinds(model))
+    assert stacks == "cpcpccpccpccp"
+    assert kinds(model)[-2:] == ["Flatten", "Linear"]
+    with pytest.raises(ValueError, match="32x32 pixels, not 28x28"):
+        VGG11().build(MNIST, 10)
