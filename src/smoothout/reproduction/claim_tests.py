@@ -16,6 +16,7 @@ from smoothout.config.compose import compose_config
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.cells import CellSpec
+from smoothout.reproduction.claim_trends import CURVES_APART, curves_nearer, read_points
 from smoothout.reproduction.claims import CellName, Claim, ClaimKind, ClaimScope, Sides
 from smoothout.reproduction.metrics import METRICS, Metric, current_metrics
 from smoothout.reproduction.table import TablePlan
@@ -28,6 +29,7 @@ from smoothout.results.significance import (
     pitman_morgan_test,
     stratified_rank_correlation,
 )
+from smoothout.results.trend import WORDS, Axis, Within, trend
 
 DECIMALS = 9  # of a sum of points or of log2; anything below is rounding
 ZERO = 5e-5  # percent; a sharpness below it is printed as 0.0000
@@ -165,9 +167,10 @@ class Claims:
         return replace(claim, rows=rows, tables=())
 
     def _tests_of(self, claim: Claim, runtime: Runtime) -> Iterator[ClaimTest]:
-        if claim.kind is ClaimKind.correlation:
+        if claim.correlates:
+            correlations = self._trends if claim.kind is ClaimKind.trend else self._correlations
             for protocol, metric in product(self.scope.protocols, claim.metrics):
-                yield from self._correlations(claim, metric, protocol, runtime)
+                yield from correlations(claim, metric, protocol, runtime)
         for protocol, metric in product((*self.scope.protocols, ""), claim.metrics):
             for row, sides in claim.rows.items():
                 if protocol in self._protocols(sides):
@@ -228,6 +231,9 @@ class Claims:
             evidence, published = pitman_morgan_test(one, other, claim.max_ratio, step), None
         elif claim.kind is ClaimKind.zero:
             evidence = _above_zero([2**value for value in plus[0].by_seed.values()])
+        elif claim.kind is ClaimKind.curves:
+            pairs = [[side.records for side in sides] for sides in (plus, minus)]
+            evidence = paired_t_test(curves_nearer(pairs[0], pairs[1], seeds), claim.margin)
         elif claim.kind is ClaimKind.published:
             evidence = _against_published(plus[0], claim.margin, step)
         else:
@@ -236,9 +242,12 @@ class Claims:
                 for seed in seeds
             ]
             # Ratios are differences of logarithms, whose margin is negative if the ratio must be large.
-            margin = claim.margin - math.log2(claim.min_ratio)
+            ratio = METRICS[metric].ratio_scale
+            margin = math.log2(claim.max_ratio / claim.min_ratio) if ratio else claim.margin
             evidence = paired_t_test([value for value in differences if value is not None], margin, step)
         titles = dict.fromkeys(METRICS[cell.metric].title for cell in chain(*cells))
+        if claim.kind is ClaimKind.curves:
+            titles = dict.fromkeys([CURVES_APART])
         return ClaimTest(
             claim,
             row,
@@ -248,7 +257,7 @@ class Claims:
             None if sides.protocols else published,  # nobody published one number under two protocols
             failed=len(frozenset[int]().union(*(side.failed for side in values))),
             diverged=len(frozenset[int]().union(*(side.diverged for side in values))),
-            error=_accuracy_error(plus),
+            error=None if claim.kind is ClaimKind.curves else _accuracy_error(plus),
             retrained=len(frozenset(seeds).intersection(chain(*(side.retrained for side in values)))),
             recorded=len(set.intersection(*({*side.records} | side.diverged for side in values))),
         )
@@ -256,19 +265,20 @@ class Claims:
     def _correlations(self, claim: Claim, metric: str, protocol: str, runtime: Runtime) -> Iterator[ClaimTest]:
         """Accuracy against flatness over the settings of the claim's tables, as it is and at equal training loss."""
         runs = dict[str, tuple[float, float, float, str, str]]()  # by digest, because tables share runs
+        weights = METRICS[metric].analysis.checkpoint  # whose flatness it is
         diverged, retrained = set[str](), set[str]()
         # A point is a run with its flatness, accuracy, training loss, network and setting.
         for plan in (self._plan(table, protocol) for table in claim.tables):
             for row, method in plan.runs:
                 sharpness, accuracy = (
-                    MetricValues.read(plan.cell(row, method, name), runtime) for name in (metric, "best")
+                    MetricValues.read(plan.cell(row, method, name), runtime) for name in (metric, str(weights))
                 )
                 setting = next(iter(plan.runs[row, method].jobs.values())).digest
                 diverged |= {accuracy.records[seed].digest for seed in accuracy.diverged}
                 for seed in sharpness.by_seed.keys() & accuracy.by_seed.keys():
                     record = accuracy.records[seed]
                     network = f"{record.labels['model']}, {record.labels['data']}"
-                    loss = math.log2(max(record.outcome["best"]["train_loss"], _LEAST_LOSS))
+                    loss = math.log2(max(record.outcome[weights]["train_loss"], _LEAST_LOSS))
                     flatness = -sharpness.by_seed[seed]
                     retrained |= {record.digest} if seed in sharpness.retrained else set()
                     runs[record.digest] = flatness, accuracy.by_seed[seed], loss, network, setting
@@ -283,6 +293,22 @@ class Claims:
                 diverged=len(diverged),
                 retrained=len(retrained),
                 runs=len(runs),
+            )
+
+    def _trends(self, claim: Claim, metric: str, protocol: str, runtime: Runtime) -> Iterator[ClaimTest]:
+        """The metric over learning rate / batch size: over all settings, and over those that share one of the two."""
+        points, lost = read_points([self._plan(table, protocol) for table in claim.tables], metric, runtime)
+        for within in Within:
+            yield ClaimTest(
+                claim,
+                WORDS[within],
+                (protocol,),
+                METRICS[metric],
+                trend(points, Axis.lr_over_batch, within),
+                failed=lost["failed"],
+                diverged=lost["diverged"],
+                retrained=lost["retrained"],
+                runs=len(points),
             )
 
 

@@ -20,6 +20,8 @@ class ClaimKind(StrEnum):
     difference = "difference"  # the sum over `plus` exceeds the sum over `minus`, up to a margin or a `min_ratio`
     spread = "spread"  # over seeds, `plus` has at most `max_ratio` times the standard deviation of `minus`
     correlation = "correlation"  # over all settings of `tables`, accuracy falls as the metric rises
+    trend = "trend"  # over all settings of `tables`, accuracy rises, other metrics fall, with learning rate / batch
+    curves = "curves"  # the learning curves of the two cells of `plus` are closer to each other than those of `minus`
     zero = "zero"  # the sharpness of `plus` is 0.0000
     published = "published"  # `plus`, or each cell of `tables` that the papers publish, reaches the published number
 
@@ -98,7 +100,7 @@ class Claim:
     kind: ClaimKind = ClaimKind.difference  # see `ClaimKind`
     margin: float = 0.0  # points by which a difference may fall short
     min_ratio: float = 1.0  # of what is compared by ratio: `plus` is at least that many times `minus`
-    max_ratio: float = 1.0  # see `ClaimKind`
+    max_ratio: float = 1.0  # see `ClaimKind`; factor by which a difference of what is compared by ratio may fall short
     tables: tuple[str, ...] = ()  # see `ClaimKind`
     rows: dict[str, Sides] = field(default_factory=dict)  # cells by the name of the comparison, each a test of its own
     declared: Declaration | None = None  # None: exploratory, the records were known when the claim was written
@@ -107,11 +109,11 @@ class Claim:
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
         object.__setattr__(self, "metrics", current_metrics(self.metrics))
-        if self.kind is ClaimKind.correlation and not self.tables:
+        if self.correlates and not self.tables:
             raise ValueError("tables: a correlation needs the names of the tables whose runs are correlated")
-        if self.kind is ClaimKind.correlation and self.declared:
+        if self.correlates and self.declared:
             raise ValueError("declared: must be null for a correlation, whose settings are not seeds")
-        if self.tables and self.kind not in (ClaimKind.correlation, ClaimKind.published):
+        if self.tables and not (self.correlates or self.kind is ClaimKind.published):
             raise ValueError(f"tables: must be empty for a claim of kind {self.kind}; name cells in rows")
         if self.margin < 0 or self.max_ratio < 1:
             raise ValueError(f"margin, max_ratio: must be at least 0 and 1, not {self.margin} and {self.max_ratio}")
@@ -126,8 +128,15 @@ class Claim:
         for row, sides in self.rows.items():
             if self.kind is ClaimKind.spread and not sides.minus:
                 raise ValueError(f"rows.{row}.minus: must name the cell whose standard deviation is compared")
+            if self.kind is ClaimKind.curves and not len(sides.plus) == len(sides.minus) == 2:
+                raise ValueError(f"rows.{row}: must have two cells in plus and two in minus, whose curves are compared")
             if self.kind is ClaimKind.published and (sides.minus or len(sides.plus) > 1):
                 raise ValueError(f"rows.{row}: must be one cell, whose published number it is compared with")
+
+    @property
+    def correlates(self) -> bool:
+        """Whether its test is a rank correlation over settings."""
+        return self.kind in (ClaimKind.correlation, ClaimKind.trend)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
 from enum import StrEnum
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ from smoothout.jobs.lookup import describe_retrained, find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.schema import FigureConfig, PanelConfig
 from smoothout.reproduction.table import RunSelection, recorded_seeds
-from smoothout.results.figures import curves, panels, scaling, sharpness, spectra, surfaces
+from smoothout.results.figures import curves, panels, scaling, sharpness, spectra, surfaces, trends
 from smoothout.results.records import Record
 from smoothout.results.tables import stem
+from smoothout.results.trend import Axis, Quantity
 
 
 def toy_loss(axes: Any, records: curves.NamedRecords) -> None:
@@ -114,6 +116,7 @@ CurveOptions = make_dataclass(
 )
 SearchOptions = make_dataclass("SearchOptions", [("space", Space, Space.full)])
 EpochOptions = make_dataclass("EpochOptions", [("examples", int), ("batches", tuple[int, ...])])
+TrendOptions = make_dataclass("TrendOptions", [("quantity", Quantity), ("axis", Axis, Axis.lr_over_batch)])
 IterationOptions = make_dataclass("IterationOptions", [("small", int), ("large", int)])
 
 
@@ -140,6 +143,11 @@ class PanelKind:
         """The class of the analysis's settings."""
         return self.analysis if self.analysis is None or isinstance(self.analysis, type) else self.analysis()
 
+    @property
+    def runs(self) -> int:
+        """How many trained runs a job takes; 0 if the panel has no runs."""
+        return self.settings.runs if self.settings else int(self.draws_trainings)
+
 
 PANEL_KINDS = {
     "course": PanelKind(curves.training_curve, RunningStatistics, draws_trainings=True, shared_axis="y"),
@@ -154,6 +162,8 @@ PANEL_KINDS = {
     "sharpness_over_loss": PanelKind(sharpness.over_loss, Sharpness),
     "sharpness_over_batch": PanelKind(sharpness.over_batch, Sharpness, draws_trainings=True),
     "sharpness_over_start": PanelKind(sharpness.over_start, Sharpness, draws_trainings=True, draws_sources=True),
+    "trend": PanelKind(trends.scatter, Hessian, draws_trainings=True, options=TrendOptions),
+    "learning_curves": PanelKind(trends.learning_curves, draws_trainings=True),
     "epoch_over_workers": PanelKind(epoch_seconds_over_workers, _scaling_settings, options=EpochOptions),
     "iterations_over_workers": PanelKind(iterations_over_workers, _scaling_settings, options=IterationOptions),
     "toy_loss": PanelKind(toy_loss),
@@ -234,7 +244,7 @@ class FigurePlan:
         """Draw the records that exist and return the files; nothing is drawn if there are none."""
         shown = [panel.drawn(runtime, self.places) for panel in self.panels]
         scope, name = self.scope, self.config.name
-        if any(job.dependencies for job in self.jobs()):
+        if self._settings_of:
             name = stem(name, scope.protocol, scope.profile, scope.precision)
         return panels.save(self.config.title, shown, self._note(runtime), folder / name, self.config.columns)
 
@@ -243,7 +253,7 @@ class FigurePlan:
         jobs, scope = self.jobs(), self.scope
         if not jobs:
             return "in closed form; no network is trained"
-        if not any(job.dependencies for job in jobs):
+        if not self._settings_of:
             present = [record for job in jobs if (record := find_record(job, runtime))]
             machines = {f"{device_of(r.environment)}, torch {r.environment['versions']['torch']}" for r in present}
             return f"measured on {'; '.join(sorted(machines))}; no network is trained"
@@ -256,21 +266,23 @@ class FigurePlan:
         if panel.kind not in PANEL_KINDS:
             raise ConfigError(f"{key}kind: {panel.kind!r} is not one of {', '.join(PANEL_KINDS)}")
         kind, key = PANEL_KINDS[panel.kind], f"{key}{panel.kind}: "
-        needed = kind.settings.runs if kind.settings else 0
+        needed = kind.runs
         if len(panel.runs) < needed or (needed == 2 and len(panel.runs) > 2):
             raise ConfigError(f"{key}runs: must be {needed}, not {len(panel.runs)}")
         options = validate(kind.options, panel.options, f"{key}options.")
         return PanelPlan(panel.title, kind, tuple(dict.fromkeys(self._jobs(kind, panel, key))), options)
 
     def _jobs(self, kind: PanelKind, panel: PanelConfig, key: str) -> Iterator[tuple[str, Job]]:
-        """The panel's jobs with their names: per seed one over both runs, or one per run and value of ``sweep``."""
-        if kind.settings is None:
-            return
-        if not kind.settings.runs:  # a measurement of the machine
-            yield panel.title, Job(validate(kind.settings, panel.analysis, f"{key}analysis."))
+        """The panel's jobs with their names: per seed one over both runs, or one per run and point of ``sweep``."""
+        if not kind.runs:
+            if kind.settings is not None:  # a measurement of the machine
+                yield panel.title, Job(validate(kind.settings, panel.analysis, f"{key}analysis."))
             return
         base = [*self.config.overrides, *panel.overrides]
-        points = [[f"{name}={value}"] for name, values in panel.sweep.items() for value in values] or [[]]
+        points = [
+            [f"{name}={value}" for name, value in zip(panel.sweep, values, strict=True)]
+            for values in product(*panel.sweep.values())
+        ]
         for seed in self.scope.seeds:
             runs = [
                 (name, self._run((*base, *overrides, *point, *self.scope.overrides()), seed))
@@ -278,11 +290,11 @@ class FigurePlan:
                 for point in points
             ]
             # An analysis of one network has a job per run; one of two networks has a job that joins both.
-            if kind.settings.runs == 1:
+            if kind.runs == 1:
                 for name, run in runs:
                     yield from [(f"start of {name}", source) for source in run.inputs] if kind.draws_sources else []
                     yield from [(name, run)] if kind.draws_trainings else []
-                    yield name, Job(self._analysis(kind, panel, run, key), (run,))
+                    yield from [(name, Job(self._analysis(kind, panel, run, key), (run,)))] if kind.settings else []
             else:
                 ends = ", ".join(f"{alpha} is {name}" for alpha, (name, _) in enumerate(runs))
                 yield ends, Job(self._analysis(kind, panel, runs[0][1], key), tuple(run for _, run in runs))

@@ -22,6 +22,7 @@ from itertools import product
 from typing import Any
 
 from smoothout.analysis.jobs.adaptive_sharpness import AdaptiveSharpnessJob
+from smoothout.analysis.jobs.hessian import Hessian
 from smoothout.analysis.jobs.landscape import Landscape
 from smoothout.analysis.jobs.noise_curve import NoiseCurve
 from smoothout.analysis.jobs.running_statistics import RunningStatistics
@@ -29,6 +30,7 @@ from smoothout.analysis.jobs.sharpness import Sharpness
 from smoothout.analysis.jobs.unseen_test import UnseenTest
 from smoothout.analysis.options import Convention, RunningStats, SplitName, WhichWeights
 from smoothout.results.records import Record
+from smoothout.results.trend import Quantity
 
 NOISE = 0.04  # the strength of the noise under which the loss is read: the point of our grid nearest to SmoothOut's own
 WIDTHS = {"1e-3": 1e-3, "5e-4": 5e-4}  # eps of Keskar et al.
@@ -160,6 +162,19 @@ def _line(split: str, read: Callable[[Record], float | None]) -> Metric:
     return Metric(f"r{rise}", f"R{rise}", read, Landscape(), "analysis=landscape", ratio_scale=True)
 
 
+def _hessian(title: str, read: Callable[[Record], float | None]) -> Metric:
+    """As in Figure 1 of Jastrzebski et al.: of the last weights, in evaluation mode, BatchNorm recalibrated."""
+    words = f"{title} of the Hessian, last epoch, BatchNorm recalibrated"
+    return Metric(
+        words,
+        words[0].upper() + words[1:],
+        read,
+        Hessian(checkpoint=WhichWeights.last, running_stats=RunningStats.recomputed, eigenvalues=1),
+        "analysis=hessian analysis.checkpoint=last analysis.running_stats=recomputed analysis.eigenvalues=1",
+        ratio_scale=True,
+    )
+
+
 METRICS = {
     "best": Metric(
         "test accuracy, best epoch, points",
@@ -236,6 +251,8 @@ METRICS = {
         ratio_scale=False,
     ),
     "noise_slope": _noise(f"s = dC/da of the training loss at a = {NOISE}", noise_slope),
+    "hessian_eigenvalue": _hessian("largest eigenvalue", Quantity.eigenvalue.read),
+    "hessian_norm": _hessian("Frobenius norm", Quantity.norm.read),
     "line_rise": _line("training", line_rise),
     "line_rise_test": _line("test", partial(line_rise, split="test")),
 }

@@ -130,7 +130,7 @@ class TableConfig:
 
 @dataclass(frozen=True)
 class PanelConfig:
-    """A panel of a figure; every value of the settings ``sweep`` is a training of each run."""
+    """A panel of a figure; every combination of the values in ``sweep`` is a training of each run."""
 
     kind: str  # a name in `PANEL_KINDS`
     title: str  # above it
@@ -155,6 +155,7 @@ class FigureConfig:
     panels: tuple[PanelConfig, ...]  # its panels, row by row
     overrides: tuple[str, ...] = ()  # of configs/train.yaml, for all panels
     columns: int | None = None  # panels in a row; None for all in one row
+    protocol: str | None = None  # what scope.protocol is by default; None is that of configs/reproduce.yaml
 
     def __post_init__(self) -> None:
         if not self.panels:

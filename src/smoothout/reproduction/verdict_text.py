@@ -84,7 +84,7 @@ def format_value(test: ClaimTest, value: float, *, signed: bool = True) -> str:
     """A value of the test: points, a ratio, or a correlation."""
     if test.claim.kind is ClaimKind.spread:
         return f"{format_significant(test.claim.max_ratio / 2**value)}x"
-    if test.claim.kind is ClaimKind.correlation or not test.metric.ratio_scale:
+    if test.claim.correlates or not test.metric.ratio_scale:
         return f"{value:+.2f}" if signed else f"{value:.2f}"
     return f"{format_significant(2**value)}x"
 

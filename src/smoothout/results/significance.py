@@ -161,6 +161,8 @@ def stratified_rank_correlation(
     strata: Sequence[object],
     settings: Sequence[object],
     given: Sequence[float] | None = None,
+    *,
+    least: int = LEAST_SETTINGS,
 ) -> TestResult:
     """Spearman's correlation of ``x`` and ``y`` over settings within strata; partial, if ``given`` a third variable.
 
@@ -168,7 +170,7 @@ def stratified_rank_correlation(
     of the strata are averaged by their degrees of freedom. The p-value is the share of permutations of the settings
     within strata that correlate as much: of all, or of `ORDERS` random ones (the observed order is one of them). A
     third variable is regressed out of the ranks after permuting (Draper and Stoneman 1966). Strata with too few
-    settings or without variation are left out; below `LEAST_SETTINGS` settings there is no result. There is no
+    settings or without variation are left out; below ``least`` settings there is no result. There is no
     interval. (scipy.stats.permutation_test needs strata of equal size.)
     """
     import pandas as pd  # noqa: PLC0415
@@ -179,7 +181,7 @@ def stratified_rank_correlation(
     ranked = [stratum.rank().to_numpy().T for _, stratum in means.groupby("stratum", sort=False)]
     ranked = [ranks for ranks in ranked if ranks.shape[1] > len(columns) and np.ptp(ranks, axis=1).all()]
     sizes = [ranks.shape[1] for ranks in ranked]
-    if sum(sizes) < LEAST_SETTINGS:
+    if sum(sizes) < least:
         return TestResult()
     generator = np.random.default_rng(0) if math.prod(map(math.factorial, sizes)) > ORDERS else None
     free = [size + 1 - len(columns) for size in sizes]

@@ -46,6 +46,18 @@ GOLDEN = {
     "experiment=f1_mnist batch=large method=smoothout profile=short": (
         "44092008173d6a327dcac629639a3c16c5d05b43d80728814158e024a203384f"
     ),
+    "experiment=mlp4_fashion_mnist protocol=paper_text optimizer.lr=0.005": (
+        "59f761dc65bf52092d73dd361dbf53f2c6afa71b14b62a57253a06f58ae0ea45"
+    ),
+    "experiment=resnet56_cifar10 protocol=paper_text": (
+        "d45bd71c0bfed089792e436b2d4de824e155ac87956c5aa0ae539f318e65f67d"
+    ),
+    "experiment=vgg11_cifar10 protocol=paper_text": (
+        "5cd410d7ec3a402cf22d600c308b19b78471b57402187a277f18352f32b48bd1"
+    ),
+    "experiment=mlp4_fashion_mnist protocol=paper_text batch=large method=adasmoothout method.a=0.0375": (
+        "72c64e266a62190f8e9cd990e4aa29493b8e64a7b49b4967bca7ec49e7102c37"
+    ),
     "experiment=c1_cifar10 batch=small": "d36c38248114065c867ca83dd17234d41ec23ca9d935056f6cdc00cf98bfdd75",
     "experiment=c1_cifar10 batch=large method=smoothout": (
         "b95bac53ceaab85cf194b066b0c18db7d37a846f0c101b822f0994d113b72044"
@@ -196,6 +208,7 @@ ANALYSES = {  # of F1 at 256; an interpolation goes from there to F1 at 6000
     "5-directions-d6b1f6ce": Landscape(),
     "train-3812dc73": Plane(),
     "train-3a7bde4b": Hessian(),
+    "train-recomputed-6cb87c27": Hessian(checkpoint="last", running_stats="recomputed", eigenvalues=1),
     "linf-train-a6d61bd9": AdaptiveSharpnessJob(),
     "c412cc98": SearchComparison(),
 }

@@ -18,7 +18,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "smoothout",  # equal figures give equal files
     "svg.fonttype": "none",
 }
-COLORS = ("#0b4f8a", "#e08214", "#222222", "#b5179e", "#4daf4a")  # neighbors differ in gray, too
+COLORS = ("#0b4f8a", "#e08214", "#222222", "#b5179e", "#4daf4a", "#8c4a2f")  # neighbors differ in gray, too
 NEUTRAL = "#333333"  # for what does not belong to a single run
 MARKERS = ("o", "s", "^", "D", "v")
 LINESTYLES = ("-", "--", "-.", (0, (1, 1)))

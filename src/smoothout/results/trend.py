@@ -1,0 +1,142 @@
+"""Whether a number of trained networks rises or falls along an axis of their settings, as a rank correlation.
+
+The axis is the learning rate over the batch size (Jastrzebski et al. 2018), or the strength of the noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+
+from smoothout.results.records import Record
+from smoothout.results.significance import TestResult, stratified_rank_correlation
+
+LEAST = 5  # settings; fewer have fewer than 120 orders
+NEARLY_1 = 1 - 1e-9  # stands for a perfect correlation, whose Fisher z is infinite
+
+
+class Axis(StrEnum):
+    """Settings that trainings are ordered by."""
+
+    lr_over_batch = "lr_over_batch"
+    strength = "strength"
+
+
+class Within(StrEnum):
+    """What the settings share that are compared with each other."""
+
+    all = "all"
+    batch = "batch"
+    lr = "lr"
+
+
+class Quantity(StrEnum):
+    """A number of a network at the end of its training."""
+
+    eigenvalue = "eigenvalue"
+    norm = "norm"
+    train_accuracy = "train_accuracy"
+    validation_accuracy = "validation_accuracy"
+
+    @property
+    def of_hessian(self) -> bool:
+        """Whether it is the Hessian's, in the record of the analysis; the paper says that these fall."""
+        return self in (Quantity.eigenvalue, Quantity.norm)
+
+    def read(self, record: Record) -> float | None:
+        """Its value in a record; None if that is not a finite number."""
+        outcome = record.outcome
+        if self is Quantity.eigenvalue:
+            return next(iter(outcome["eigenvalues"]["values"]), None)
+        if self is Quantity.norm:
+            return float(outcome["norm"]["mean"])
+        split = "train" if self is Quantity.train_accuracy else "test"
+        return 100 * float(outcome["last"][f"{split}_accuracy"])
+
+
+WORDS = {
+    Within.all: "all settings",
+    Within.batch: "within one batch size",
+    Within.lr: "within one learning rate",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the axes and the strata read of a training's settings."""
+
+    lr: float
+    batch: int
+    strength: float
+    model: str
+
+    @classmethod
+    def of(cls, training: Record) -> Setting:
+        """That of a training's record."""
+        noise = training.settings.get("perturbation", {}).get("a", 0.0)
+        return cls(training.settings["optimizer"]["lr"], training.labels["batch"], noise, training.labels["model"])
+
+    def position(self, axis: Axis) -> float:
+        """The place on ``axis``. Equal ratios of other numbers are equal, whatever their last bits are."""
+        return self.strength if axis is Axis.strength else float(f"{self.lr / self.batch:.12g}")
+
+    def stratum(self, within: Within) -> float:
+        """What the settings have in common that are compared with this one."""
+        return {Within.all: 0.0, Within.batch: float(self.batch), Within.lr: self.lr}[within]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A number of a trained network."""
+
+    setting: Setting
+    seed: int
+    value: float
+
+
+def trend(points: Sequence[Point], axis: Axis, within: Within = Within.all) -> TestResult:
+    """[Jastrzebski Fig. 1] Spearman's correlation of the values with the place on ``axis``, over settings.
+
+    The estimate is the mean over the seeds that have all settings, and its interval is Student's over these seeds, both
+    on Fisher's scale, atanh r; with one seed there is no interval. The p-values permute the settings, each the mean of
+    its seeds (`stratified_rank_correlation`). There is no result for fewer than `LEAST` settings.
+    """
+    together = _correlation(points, axis, within)
+    if not together.n:
+        return together
+    settings = {point.setting for point in points}
+    by_seed = {seed: [p for p in points if p.seed == seed] for seed in sorted({point.seed for point in points})}
+    complete = [these for these in by_seed.values() if {p.setting for p in these} == settings]
+    if not complete:
+        return together
+    value, low, high = mean_correlation(_correlation(these, axis, within).value for these in complete)
+    return replace(together, value=value, ci_low=low, ci_high=high)
+
+
+def mean_correlation(correlations: Iterable[float]) -> tuple[float, float, float]:
+    """The mean of independent ``correlations`` and the ends of its 95% interval, by way of Fisher's z.
+
+    The interval of a single one is the whole line.
+    """
+    from scipy.special import stdtrit  # noqa: PLC0415
+
+    z = np.arctanh(np.clip([*correlations], -NEARLY_1, NEARLY_1))
+    mean, n = float(np.mean(z)), len(z)
+    if n == 1:
+        return math.tanh(mean), -math.inf, math.inf
+    reach = float(stdtrit(n - 1, 0.975) * np.std(z, ddof=1) / math.sqrt(n))
+    return math.tanh(mean), math.tanh(mean - reach), math.tanh(mean + reach)
+
+
+def _correlation(points: Sequence[Point], axis: Axis, within: Within) -> TestResult:
+    return stratified_rank_correlation(
+        [point.setting.position(axis) for point in points],
+        [point.value for point in points],
+        [point.setting.stratum(within) for point in points],
+        [point.setting for point in points],
+        least=LEAST,
+    )
