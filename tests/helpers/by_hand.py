@@ -95,13 +95,20 @@ def epoch(
 
 
 def assert_same_epoch(
-    method: Method, optimizer: Optimizer, batch: Batch, dropout: float, loss: Loss, **by_hand: Any
+    method: Method,
+    optimizer: Optimizer,
+    batch: Batch,
+    dropout: float,
+    loss: Loss,
+    *,
+    tolerance: float = 1e-12,
+    **by_hand: Any,
 ) -> None:
-    """A training of one epoch by ``method`` ends where `epoch` does, to 1e-12."""
+    """A training of one epoch by ``method`` ends where `epoch` does, to ``tolerance``."""
     wanted, found = Convolutional(dropout), Convolutional(dropout)
     recorded = epoch(wanted, optimizer, batch, loss, **by_hand)
     plan: dict[str, Any] = {"optimizer": optimizer, "schedule": Schedule(1), "batch": batch, "seed": 0}
     end = Trainer(found, split(), split(10, seed=1), method=method, **plan).run()
     for name, tensor in wanted.state_dict().items():
-        torch.testing.assert_close(end.model[name], tensor, rtol=1e-12, atol=1e-12)
-    assert abs(end.curves["train_loss"][0] - recorded) < 1e-12
+        torch.testing.assert_close(end.model[name], tensor, rtol=tolerance, atol=tolerance)
+    assert abs(end.curves["train_loss"][0] - recorded) < tolerance

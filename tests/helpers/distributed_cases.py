@@ -9,12 +9,19 @@ from torch import Tensor, nn
 
 from smoothout.data.augment import AffineFlip, CropFlip
 from smoothout.data.split import Split
-from smoothout.nn.options import NoiseDistribution, NoiseScaling
+from smoothout.nn.options import NoiseDistribution, NoiseScaling, StatisticsFrom
 from smoothout.training.batch import Batch
 from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import Engine, GhostPasses
 from smoothout.training.methods.adversarial import Adversarial
+from smoothout.training.methods.arwp import ARWP
+from smoothout.training.methods.asam import ASAM
+from smoothout.training.methods.averaging import Average, WeightAveraging
 from smoothout.training.methods.conservative import Conservative
+from smoothout.training.methods.lpf_sgd import LPFSGD, Rise
+from smoothout.training.methods.mixed_rwp import MixedRWP
+from smoothout.training.methods.msam import MSAM
+from smoothout.training.methods.nso import NSO
 from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
 from smoothout.training.methods.stability import Stability
@@ -46,6 +53,15 @@ CASES: dict[str, dict[str, Any]] = {
     "copies": {"method": NoiseConfig(0.1, copies=2)},
     "dropout": {"method": NoiseConfig(0.1), "dropout": 0.5},
     "sam": {"method": SAM(0.5), "dropout": 0.5},
+    "asam": {"method": ASAM(0.5)},
+    "lpf-sgd": {"method": LPFSGD(0.05, Rise.cosine, 4.0)},
+    "lpf-sgd, clean statistics": {"method": LPFSGD(0.05, statistics_from=StatisticsFrom.both)},
+    "arwp": {"method": ARWP(0.1, 2.0, 0.7)},
+    "nso": {"method": NSO(0.05), "dropout": 0.5},
+    "m-rwp": {"method": MixedRWP(0.05, 0.3)},
+    "msam": {"method": MSAM(0.4)},
+    "swa": {"method": WeightAveraging(start=0.0)},
+    "ema": {"method": WeightAveraging(Average.ema, 0.4, 0.8)},
     "conservative": {"method": Conservative(0.1), "dropout": 0.5},
     "conservative, adam": {"method": Conservative(0.1), "optimizer": Adam(0.01), "batch": Batch(6, 3, 2)},
     "adversarial": {"method": Adversarial(0.3), "dropout": 0.5},

@@ -15,7 +15,14 @@ from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.methods.adversarial import Adversarial
+from smoothout.training.methods.arwp import ARWP
+from smoothout.training.methods.asam import ASAM
+from smoothout.training.methods.averaging import Average, WeightAveraging
 from smoothout.training.methods.conservative import Conservative
+from smoothout.training.methods.lpf_sgd import LPFSGD, Rise
+from smoothout.training.methods.mixed_rwp import MixedRWP
+from smoothout.training.methods.msam import MSAM
+from smoothout.training.methods.nso import NSO
 from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
 from smoothout.training.methods.stability import Stability
@@ -100,6 +107,15 @@ METHODS: dict[str, dict[str, Any]] = {
         "schedule": Schedule(3, (2,)),
     },
     "sam": {"method": SAM(0.5)},
+    "asam, dropout": {"dropout": 0.5, "method": ASAM(0.5)},
+    "lpf-sgd, rising": {"method": LPFSGD(0.05, Rise.cosine, 4.0), "batch": Batch(SIZE, 2)},
+    "arwp": {"method": ARWP(0.1, 2.0, 0.7), "batch": Batch(SIZE, 2)},
+    "nso, dropout": {"dropout": 0.5, "method": NSO(0.05)},
+    "m-rwp, augmented": {"method": MixedRWP(0.05, 0.3), "batch": Batch(SIZE, 2), "augmentation": CropFlip((127,))},
+    "msam": {"method": MSAM(0.4)},
+    "msam, optimizer reset": {"method": MSAM(0.4), "optimizer": Adam(0.01, reset_every_epoch=True)},
+    "swa, dropout": {"dropout": 0.5, "method": WeightAveraging(start=0.4)},
+    "ema": {"method": WeightAveraging(Average.ema, 0.4, 0.8)},
     "sam, dropout, ghosts": {"dropout": 0.5, "method": SAM(0.5), "batch": Batch(SIZE, 3)},
     "conservative": {"method": Conservative(0.1)},
     "conservative, dropout, ghosts, reset": {

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from smoothout.training.checkpoint import TrainingState
 from smoothout.training.cuda_graph import RecordingError
 from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import Engine, tune_malloc
+from smoothout.training.noise_strength import batch_gradient
 from smoothout.training.trainer import Trainer
 
 # Train
@@ -195,7 +197,10 @@ def summarize(run: PreparedRun, state: TrainingState) -> Steps[dict[str, Any]]:
     start = [parameter.detach().double() for parameter in model.parameters()]
     updates = experiment.batch.updates_per_epoch(len(run.train_split))
     total = updates * experiment.schedule.epochs
-    strength_at_start = experiment.method.relative_strength(model, 0, total)
+    first = slice(experiment.batch.ghost or experiment.batch.size)
+    gradient = lambda: batch_gradient(model, *run.train_split.gather(first))  # noqa: E731
+    strength = partial(experiment.method.relative_strength, model, total=total, gradient=gradient)
+    strength_at_start = strength(0)
     measured: dict[str, dict[str, Any]] = {}
     for which, weights, epoch in (("best", state.best, state.best_epoch), ("last", state.model, state.epoch - 1)):
         model.load_state_dict(weights)
@@ -205,8 +210,8 @@ def summarize(run: PreparedRun, state: TrainingState) -> Steps[dict[str, Any]]:
                 result, right = _evaluate(model, split)
                 measured[which] |= {f"{name}_loss": result.loss, f"{name}_accuracy": result.accuracy}
         measured[which][per_image.KEY] = per_image.pack_right(right.cpu().numpy())  # of the test split
-    strength_at_end = experiment.method.relative_strength(model, state.epoch * updates - 1, total)
-    strength = {} if strength_at_start is None else {"start": strength_at_start, "end": strength_at_end}
+    strengths = {"start": strength_at_start, "end": strength(state.epoch * updates - 1)}
+    strengths = {when: value for when, value in strengths.items() if value is not None}
     alone = runtime.concurrent_trainings == 1  # else the peak is that of several trainings
     return {
         **measured,
@@ -220,7 +225,7 @@ def summarize(run: PreparedRun, state: TrainingState) -> Steps[dict[str, Any]]:
         "machines": state.machines,
         "curves": state.curves,
         "curvature": thin_epochs(state.curvature),
-        **({"relative_strength": strength} if strength else {}),
+        **({"relative_strength": strengths} if strengths else {}),
     }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from smoothout.data.split import Split, SplitBatches
 from smoothout.nn.ghost_batchnorm import forward_ghosts
 from smoothout.nn.parameters import BATCHNORM, preserve_state
 from smoothout.training.batch import Batch
@@ -72,3 +73,8 @@ def fit_one_pass(model: nn.Module, example: Tensor) -> bool:
         for hook in hooks:
             hook.remove()
     return max(uses.values(), default=0) <= 1
+
+def statistics_batches(split: Split, batch: Batch) -> SplitBatches:
+    """The training examples in batches as BatchNorm sees them, without a last one of a single example."""
+    batches = split.batches(batch.ghost or batch.size)
+    return replace(batches, which=slice(len(batches) - (len(split) % batches.size == 1) or None))

@@ -9,12 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from smoothout.common.rng import derive_seed
 from smoothout.nn.copies import SmoothOutCopies
 from smoothout.nn.curvature import FlatSteinTrace, RunningTrace
 from smoothout.nn.flat import group_by_filter
 from smoothout.nn.perturbation import SmoothOut
 from smoothout.training.methods.base import GradientEstimator, TrainingPlan
+from smoothout.training.methods.perturbed import seed_noise
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
 from smoothout.training.update import GhostBatch
 
@@ -51,9 +51,7 @@ class NoiseContexts(GradientEstimator):
     def begin_update(self, update: int) -> None:
         """Set the strength and seed the noise of each ghost batch."""
         self._update, self._finish_measuring = update, None
-        for ghost, generator in enumerate(self.generators):
-            draw = ghost if self._noise.noise_per is NoisePer.ghost else 0
-            generator.manual_seed(derive_seed(self._plan.seed, "noise", update, draw))
+        seed_noise(self.generators, self._plan.seed, update, self._noise.noise_per)
         if self._context is not None:
             self._context.set_strength(self._noise.strength_at(update, self._plan.updates))
 

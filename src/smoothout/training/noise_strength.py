@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from smoothout.nn.batchnorm import freeze_running_stats
 from smoothout.nn.curvature import noise_variances
-from smoothout.nn.parameters import filter_norms, float64_device, trainable_parameters
+from smoothout.nn.parameters import filter_norms, float64_device, preserve_training_mode, trainable_parameters
 from smoothout.training.methods.smoothout import NoiseConfig
 
 
@@ -23,17 +26,58 @@ def relative_noise_strength(model: nn.Module, noise: NoiseConfig, update: int, t
     zeros are left out. nan if a weight is nan, or nothing is left.
     """
     a = noise.strength_at(update, total)
-    weights = [w for w in trainable_parameters(model, noise.batchnorm) if w.dim() > 1]
+
+    def lengths(weight: Tensor, index: int) -> Tensor:
+        [variance] = noise_variances([weight], a, distribution=noise.distribution, scaling=noise.scaling)
+        variances = torch.as_tensor(variance, dtype=weight.dtype, device=weight.device).expand_as(weight)
+        return variances.flatten(1).sum(1).sqrt()
+
+    return median_relative_length(model, lengths)
+
+
+@torch.no_grad()
+def median_relative_length(model: nn.Module, lengths: Callable[[Tensor, int], Tensor]) -> float:
+    """The median of ||theta_f|| / ||w_f|| over ``model``'s filters, as in `relative_noise_strength`.
+
+    ``lengths(weight, index)`` are the ||theta_f||, (filters,), for the ``index``-th trainable parameter in float64.
+    """
+    weights = [(index, w) for index, w in enumerate(trainable_parameters(model)) if w.dim() > 1]
     if not weights:
         return math.nan
-    device = float64_device(weights)
-    ratios = torch.cat([_ratios(w.to(device).double(), a, noise) for w in weights])
+    device = float64_device([w for _, w in weights])
+    ratios = torch.cat([_ratios(w.to(device).double(), index, lengths) for index, w in weights])
     return float(ratios[ratios != math.inf].median())
 
 
-def _ratios(weight: Tensor, a: float, noise: NoiseConfig) -> Tensor:
+def _ratios(weight: Tensor, index: int, lengths: Callable[[Tensor, int], Tensor]) -> Tensor:
     """||theta_f|| / ||w_f|| for each filter of ``weight``; inf if w_f is 0."""
-    [variance] = noise_variances([weight], a, distribution=noise.distribution, scaling=noise.scaling)
-    variances = torch.as_tensor(variance, dtype=weight.dtype, device=weight.device).expand_as(weight)
     norms = filter_norms(weight).flatten()
-    return torch.where(norms != 0, variances.flatten(1).sum(1).sqrt() / norms, math.inf)
+    return torch.where(norms != 0, lengths(weight, index).to(norms.device) / norms, math.inf)
+
+
+def relative_noise(model: nn.Module, deviation: float, *, times_norm: bool) -> float:
+    """`median_relative_length` of Gaussian noise: sqrt(d) ``deviation`` for a filter of d numbers (times its norm)."""
+
+    def lengths(weight: Tensor, index: int) -> Tensor:
+        root = deviation * math.sqrt(weight[0].numel())
+        norms = filter_norms(weight).flatten()
+        return root * norms if times_norm else torch.full_like(norms, root)
+
+    return median_relative_length(model, lengths)
+
+
+def relative_step(model: nn.Module, steps: Sequence[Tensor]) -> float:
+    """`median_relative_length` of ``steps``, one for each trainable parameter."""
+    return median_relative_length(model, lambda weight, index: filter_norms(steps[index].double()).flatten())
+
+
+def batch_gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> list[Tensor]:
+    """The gradient of the mean cross entropy for each trainable parameter; ``model`` stays as it is.
+
+    BatchNorm normalizes by the batch, as in a training; dropout is off, so that nothing is random.
+    """
+    parameters = trainable_parameters(model)
+    with preserve_training_mode(model), freeze_running_stats(model):
+        model.eval()  # dropout is off; BatchNorm without running statistics takes the batch's
+        loss = F.cross_entropy(model(inputs), labels)
+        return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from textwrap import shorten
 from typing import Any
@@ -26,7 +27,7 @@ from smoothout.training.cuda_graph import GraphedStep, RecordingError, State
 from smoothout.training.distributed import GradientSync, ProcessGroup
 from smoothout.training.dropout import DropoutRng
 from smoothout.training.engine import Engine, GhostPasses, Launch
-from smoothout.training.ghost_batches import PassPlan, fit_one_pass, plan_passes
+from smoothout.training.ghost_batches import PassPlan, fit_one_pass, plan_passes, statistics_batches
 from smoothout.training.methods.base import Method, TrainingPlan
 from smoothout.training.optimizers import OptimizerConfig
 from smoothout.training.schedule import Schedule
@@ -95,13 +96,15 @@ class Trainer:
         memory_format = engine.resolve_memory_format(self._device, self._precision)
         self._model = memory_format.applied_to(model)
         updates, ghosts = schedule.epochs * self._updates, batch.ghosts_per_update
-        plan = TrainingPlan(seed, updates, self._updates, ghosts, self._ranks.size, self._device)
-        self._estimator = method.build(model, plan)
+        known = seed, updates, self._updates, ghosts, self._ranks.size, self._device
+        self._estimator = method.build(model, TrainingPlan(*known, partial(statistics_batches, train_split, batch)))
         self._dropout = DropoutRng(model, seed, self._device)
         self._sync = GradientSync(self._ranks, model, self._estimator)
 
         # How updates run follows from what method, optimizer, data and processes allow.
         resident, drops = train_split.resident, self._dropout.drops
+        if self._estimator.other_examples and not resident:
+            raise ValueError(f"method: {method.slug} needs images that are kept in memory, not an image folder")
         # A graph cannot seed dropout within itself.
         seedable = not drops or ghosts == self._estimator.passes == self._estimator.steps_per_batch == 1
         capturable = method.capturable and optimizer.capturable and resident and self._ranks.size == 1 and seedable
@@ -118,6 +121,7 @@ class Trainer:
         # The state that changes from update to update, fresh or resumed.
         self._now = resume or TrainingState({}, {}, {}, torch.zeros(2, dtype=torch.float64, device=self._device))
         self._optimizer, self._lr = optimizer.build(list(model.parameters())), math.nan
+        self._estimator.use_optimizer(self._optimizer)
         if resume:
             self._load(resume)
         self._buffers = [name for name, _ in model.named_buffers()]  # a forward pass may add others
@@ -156,9 +160,12 @@ class Trainer:
                 self._set_lr(now.epoch + now.step / self._updates)
                 with self._dropout.checked(), self._dropout.entered():
                     self._work(order[now.step * size : (now.step + 1) * size])
+                self._estimator.updated()
                 now.step += 1
                 yield now
             self._close_epoch()
+        with precision_context(self._precision, self._device):
+            self._estimator.finish()
         self._graphed = None  # graphs and gradients hold memory that nobody needs any longer
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -200,8 +207,12 @@ class Trainer:
     def _compute(self, rows: Tensor) -> None:
         """One update on the training examples ``rows``: work of the device alone, which waits for nothing."""
         one_pass = self.engine.ghosts is GhostPasses.batched
-        plan = plan_passes(rows, self._batch, self._model, self._network, one_pass=one_pass, shard=self._ranks.shard)
-        batches: Iterable[tuple[Tensor, Tensor]] = (self._examples.gather(part) for part in plan.passes)
+        plans = [
+            plan_passes(order, self._batch, self._model, self._network, one_pass=one_pass, shard=self._ranks.shard)
+            for order in rows.view(len(rows), -1).unbind(1)
+        ]
+        plan, passes = plans[0], zip(*(plan.passes for plan in plans), strict=True)
+        batches: Iterable[Sequence[Tensor]] = (list(chain(*map(self._examples.gather, parts))) for parts in passes)
         if self._estimator.steps_per_batch > 1:
             batches = list(batches)  # read once: image folders read ahead
         with precision_context(self._precision, self._device):
@@ -212,7 +223,7 @@ class Trainer:
                 if step == 0:  # what is recorded is how the weights do that the batch has met
                     self._now.sums += sums
 
-    def _step(self, plan: PassPlan, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    def _step(self, plan: PassPlan, batches: Iterable[Sequence[Tensor]]) -> Tensor:
         """One step of the optimizer; returns what `update` does."""
         return update(
             plan.network,
@@ -231,7 +242,7 @@ class Trainer:
     # Epochs
 
     def _open_epoch(self) -> Tensor:
-        """Prepare the epoch; returns the order of its examples."""
+        """Prepare the epoch; returns the order of its examples, (n,), or with that of the method's others, (n, 2)."""
         now = self._now
         if self._config.reset_every_epoch and now.step == 0:
             if self._graphed:  # a graph keeps using the tensors that it has seen
@@ -239,6 +250,7 @@ class Trainer:
                     tensor.zero_()
             else:
                 self._optimizer, self._lr = self._config.build(list(self._model.parameters())), math.nan
+                self._estimator.use_optimizer(self._optimizer)
         self._model.train()
         self._examples.set_epoch(now.epoch)
         order = torch.randperm(len(self._examples), generator=make_generator(self._seed, "order", now.epoch))
@@ -246,7 +258,11 @@ class Trainer:
         # Image folders read ahead what this process needs, from the next update on.
         updates = [self._shard(rows) for rows in torch.split(order, self._batch.examples_per_update)]
         prefetched = self._examples.prefetch(torch.cat(updates), sum(map(len, updates[: now.step])))
-        return order.to(prefetched.device)
+        order = order.to(prefetched.device)
+        if not self._estimator.other_examples:
+            return order
+        others = torch.randperm(len(order), generator=make_generator(self._seed, "other order", now.epoch))
+        return torch.stack([order, others.to(order.device)], dim=1)
 
     def _shard(self, rows: Tensor) -> Tensor:
         """Those of an update's ``rows`` that this process sees."""
@@ -269,11 +285,10 @@ class Trainer:
     def _close_epoch(self) -> None:
         """Evaluate the epoch that ended, keep its weights if they are the best, and move to the next one."""
         now = self._now
-        with self._estimator.evaluated():
-            with precision_context(self._precision, self._device):
-                batches = self._test_split.batches(eval_batch_size(self._device))
-                batches = replace(batches, which=self._ranks.shard(len(batches)))
-                test = evaluate(self._model, batches, lambda sums: self._ranks.all_reduce([sums]))
+        with precision_context(self._precision, self._device), self._estimator.evaluated():
+            batches = self._test_split.batches(eval_batch_size(self._device))
+            batches = replace(batches, which=self._ranks.shard(len(batches)))
+            test = evaluate(self._model, batches, lambda sums: self._ranks.all_reduce([sums]))
             numbers = [*(now.sums / len(self._examples)).tolist(), test.loss, test.accuracy]
             for name, value in zip(CURVES, numbers, strict=False):  # the last curve, seconds, follows below
                 now.curves[name].append(value)

@@ -25,11 +25,13 @@ class GhostBatch:
     seed_dropout: Callable[[int], None] = lambda ghost: None
     losses: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
+    others: Sequence[Tensor] = ()  # inputs and labels of as many other examples, if the method asks for them
 
-    def backward(self, passes: int = 1, regularizer: Callable[[Tensor], Tensor] | None = None) -> None:
+    def backward(self, passes: float = 1, regularizer: Callable[[Tensor], Tensor] | None = None) -> None:
         """Add the gradient at the present weights to ``grad``, as one of ``passes`` with equal shares, and count it.
 
-        ``regularizer`` is a loss of the ghost batch's logits, (n, classes), that is added and not counted.
+        A share s that is no whole part is 1 / s passes. ``regularizer`` is a loss of the ghost batch's logits,
+        (n, classes), that is added and not counted.
         """
         logits, means = self._forward()
         loss = torch.cat(means).sum()
@@ -49,6 +51,15 @@ class GhostBatch:
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         self.seed_dropout(self.index)
         return list(gradients)
+
+    def feed_statistics(self) -> None:
+        """Show the examples to BatchNorm's running statistics, at the present weights, and nothing else.
+
+        The next pass has the same dropout masks.
+        """
+        with torch.no_grad():
+            self.network(self.inputs)
+        self.seed_dropout(self.index)
 
     @property
     def num_ghosts(self) -> int:
@@ -71,7 +82,7 @@ class GhostBatch:
 def update(
     network: Callable[[Tensor], Tensor],
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Sequence[Tensor]],
     num_ghosts: int,
     backward: Callable[[GhostBatch], None] = GhostBatch.backward,
     *,
@@ -89,7 +100,8 @@ def update(
 
     Args:
         network: keeps the ghost batches of a pass apart if there are several.
-        batches: (inputs, labels) of each pass, taken one at a time. With several processes, those of this process.
+        batches: (inputs, labels) of each pass, taken one at a time; `GhostBatch.others` may follow. With several
+            processes, those of this process.
         num_ghosts: ghost batches of the update, over all processes.
         backward: the method's part: adds the gradient of a pass to ``grad``.
         first: index of the first ghost batch in ``batches`` within the update.
@@ -104,10 +116,12 @@ def update(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     losses, correct, index = list[Tensor](), list[Tensor](), first
     optimizer.zero_grad(set_to_none=True)
-    for inputs, labels in batches:
+    for inputs, labels, *others in batches:
         if index:
             seed_dropout(index)
-        ghosts = GhostBatch(network, inputs, labels, index, num_ghosts, ghosts_per_pass, seed_dropout, losses, correct)
+        ghosts = GhostBatch(
+            network, inputs, labels, index, num_ghosts, ghosts_per_pass, seed_dropout, losses, correct, others
+        )
         backward(ghosts)
         index += ghosts.num_ghosts
     # Sums stay on the device: reading them here would wait for the update.

@@ -14,7 +14,7 @@ from helpers.tape import TapeLane
 from torch import Tensor, nn
 
 from smoothout.data.augment import AffineFlip, CropFlip
-from smoothout.nn import perturbation
+from smoothout.nn import filter_noise, noise_pair, perturbation
 from smoothout.nn.options import NoiseDistribution, NoiseScaling, Precision
 from smoothout.training import checkpoint, cuda_graph, noise_contexts, trainer
 from smoothout.training.batch import Batch
@@ -22,7 +22,14 @@ from smoothout.training.checkpoint import TrainingState
 from smoothout.training.cuda_graph import WARM_UP, GraphedStep
 from smoothout.training.engine import Engine, GhostPasses, Launch
 from smoothout.training.methods.adversarial import Adversarial
+from smoothout.training.methods.arwp import ARWP
+from smoothout.training.methods.asam import ASAM
+from smoothout.training.methods.averaging import Average, WeightAveraging
 from smoothout.training.methods.conservative import Conservative
+from smoothout.training.methods.lpf_sgd import LPFSGD, Rise
+from smoothout.training.methods.mixed_rwp import MixedRWP
+from smoothout.training.methods.msam import MSAM
+from smoothout.training.methods.nso import NSO
 from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
 from smoothout.training.methods.stability import Stability
@@ -55,6 +62,11 @@ def drawn_on_the_device(tensor: Tensor, generator: torch.Generator | None, a: fl
     return tensor.uniform_(-1.0, 1.0, generator=generator).mul_(a)
 
 
+def normal_on_the_device(tensor: Tensor, generator: torch.Generator | None) -> Tensor:
+    """The same of `normal_`."""
+    return tensor.normal_(generator=generator)
+
+
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Lets updates be recorded on the CPU, with tapes; fills with 1 for every recording and 0 for every replay."""
@@ -69,6 +81,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(Engine, "resolved", also_here)
     monkeypatch.setattr(cuda_graph, "Lane", lambda device: TapeLane(events))
     monkeypatch.setattr(perturbation, "uniform_", drawn_on_the_device)
+    for module in (filter_noise, noise_pair):
+        monkeypatch.setattr(module, "normal_", normal_on_the_device)
     monkeypatch.setattr(perturbation, "_draws_at_once", lambda device: True)
     return events
 
@@ -131,6 +145,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "a draw for each ghost batch": {"method": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
     "a draw for each batch": {"method": NoiseConfig(0.1, noise_per=NoisePer.batch), "batch": Batch(SIZE, 2)},
     "sam": {"method": SAM(0.5), "optimizer": SGD(8 * LR)},
+    "asam": {"method": ASAM(0.5), "optimizer": SGD(8 * LR)},
+    "lpf-sgd, rising": {"method": LPFSGD(0.05, Rise.cosine, 4.0), "batch": Batch(SIZE, 2)},
+    "arwp": {"method": ARWP(0.1, 2.0, 0.7), "batch": Batch(SIZE, 2)},
+    "nso": {"model": convolutions, "method": NSO(0.05), "batch": Batch(SIZE, 2)},
+    "m-rwp": {"method": MixedRWP(0.05, 0.3), "batch": Batch(SIZE, 2)},
+    "msam": {"method": MSAM(0.4)},
+    "msam, momentum": {"method": MSAM(0.4), "optimizer": SGD(8 * LR, reset_every_epoch=True)},
+    "swa": {"method": WeightAveraging(start=0.4)},
+    "ema": {"method": WeightAveraging(Average.ema, 0.4, 0.8)},
     "sam, a step for each ghost batch": {"model": convolutions, "method": SAM(0.5), "batch": Batch(SIZE, 2)},
     "conservative": {"method": Conservative(0.1), "batch": Batch(SIZE, 2)},
     "conservative, momentum, clipped": {"method": Conservative(0.1, 2), "optimizer": SGD(8 * LR, clip_norm=0.5)},

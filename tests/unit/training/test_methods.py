@@ -120,6 +120,7 @@ def test_a_method_may_write_the_gradient_itself(tiny_split: Splits) -> None:
 def test_settings_of_trainings_are_read_without_torch() -> None:
     names = ["batch", "schedule", "optimizers", "engine"]
     methods = ["base", "smoothout", "sam", "conservative", "adversarial", "stability"]
+    methods += ["asam", "lpf_sgd", "arwp", "mixed_rwp", "nso", "msam", "averaging", "perturbed"]
     modules = [f"smoothout.training.{name}" for name in names] + [f"smoothout.training.methods.{m}" for m in methods]
     modules += ["smoothout.nn.options"]
     code = f"import sys; sys.modules.update(dict.fromkeys(['torch', 'numpy']))\nimport {', '.join(modules)}"

@@ -111,4 +111,4 @@ def test_a_radius_that_is_none_is_refused(rho: float) -> None:
 def test_sam_is_named_by_its_radius() -> None:
     assert SAM().slug == "sam0.05"
     assert SAM(0.1).canonicalized() == SAM(0.1) != SAM()
-    assert SAM().relative_strength(network(), 0, 1) is None
+    assert SAM().relative_strength(network(), 0, 1) is None, "without a gradient there is no step"

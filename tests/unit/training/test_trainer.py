@@ -25,6 +25,7 @@ from smoothout.nn.perturbation import SmoothOut
 from smoothout.training import trainer
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
+from smoothout.training.methods.mixed_rwp import MixedRWP
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer, StrengthSchedule
 from smoothout.training.optimizers import SGD, Adam
 from smoothout.training.schedule import Schedule
@@ -59,7 +60,8 @@ def test_every_method_sees_the_same_examples_in_the_same_order_for_the_same_seed
     wanted = order(tiny_split)
     for name, settings in METHODS.items():
         rows = order(tiny_split, **settings)
-        assert sum(rows, []) == sum(wanted, []), name  # noqa: RUF017
+        own = rows[::2] if isinstance(settings.get("method"), MixedRWP) else rows  # others follow each ghost batch
+        assert sum(own, []) == sum(wanted, []), name  # noqa: RUF017
 
 
 @pytest.mark.parametrize("kind", [nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Dropout1d])

@@ -9,12 +9,12 @@ import pytest
 import torch
 from helpers.engine_trainings import SIZE, Splits, network, training
 from helpers.other_device import WAITING
-from test_engine_graphs import METHODS, convolutions, drawn_on_the_device
+from test_engine_graphs import METHODS, convolutions, drawn_on_the_device, normal_on_the_device
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from smoothout.nn import perturbation
+from smoothout.nn import filter_noise, noise_pair, perturbation
 from smoothout.training.batch import Batch
 from smoothout.training.dropout import DropoutRng
 from smoothout.training.engine import Engine, GhostPasses
@@ -56,6 +56,8 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("kind", [*METHODS, *OTHERS])
 def test_no_eager_update_waits_for_its_device(kind: str, tiny_split: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perturbation, "uniform_", drawn_on_the_device)
+    for module in (filter_noise, noise_pair):
+        monkeypatch.setattr(module, "normal_", normal_on_the_device)
     settings = {"model": network, **{**METHODS, **OTHERS}[kind]}
     steps = iter(training(tiny_split, settings.pop("model")(), **settings))
     next(steps)  # only this one looks for randomness that nobody seeds

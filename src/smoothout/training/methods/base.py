@@ -9,7 +9,9 @@ gradient of an update. The trainer calls it in this order:
         skip(ghosts)            # the ghost batches that belong to other processes
     end_update()                # the gradient is complete; clipping and optimizer.step() follow
     ...                         # from backward() again on the same batch, for each of ``steps_per_batch``
+    updated()                   # the optimizer has moved the weights
     evaluated()             # after the last update of an epoch
+    finish()                # after the last epoch
 
 What the contract covers, without a change to the trainer:
 
@@ -19,8 +21,10 @@ What the contract covers, without a change to the trainer:
   ``ghost_batch.gradient()`` as often as needed and a ``grad`` of the method's own (Entropy-SGD);
 - adversarial inputs: replace ``ghost_batch.inputs`` before the backward pass;
 - further losses of the answers: the ``regularizer`` of ``ghost_batch.backward()`` (stability training);
-- averages of weights (EMA, SWA): keep them in ``tensors()``, which checkpoints hold, and evaluate them in
-  ``evaluated()``.
+- steps along the optimizer's momentum (MSAM): ``use_optimizer()`` hands it over;
+- further examples for every ghost batch (m-RWP): ``other_examples``;
+- averages of weights (EMA, SWA): move them in ``updated()``, keep them in ``tensors()``, which checkpoints hold,
+  evaluate them in ``evaluated()``, and leave them in the model in ``finish()``.
 
 Left to the trainer: the order of examples, learning rate, weight decay, clipping, dropout's masks, BatchNorm's running
 statistics, and sums over processes. README.md says what a method must decide about random numbers and processes.
@@ -31,7 +35,7 @@ This module imports no torch, so that settings can be read without it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -54,6 +58,7 @@ class TrainingPlan:
     ghosts_per_update: int  # at most
     processes: int  # that share the ghost batches of an update
     device: torch.device
+    training_batches: Callable[[], Iterable[tuple[Tensor, Tensor]]] = tuple  # all training examples, not augmented
 
 
 class GradientEstimator:
@@ -66,7 +71,11 @@ class GradientEstimator:
         True  # whether the ghost batches of a batch see the same ones, so that one pass can hold them
     )
     generators: Sequence[torch.Generator] = ()  # what an update draws from; a CUDA graph advances them
+    other_examples: bool = False  # whether each ghost batch brings as many `GhostBatch.others`, of another order
     trace: RunningTrace | None = None  # of the Hessian; the trainer saves it, and records it after each epoch
+
+    def use_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Learn of the optimizer of the updates that follow. Raises ValueError if the method cannot go with it."""
 
     def begin_update(self, update: int) -> None:
         """Prepare ``update``, counted in batches from the start of the training. Runs outside a CUDA graph."""
@@ -80,6 +89,9 @@ class GradientEstimator:
 
     def end_update(self) -> None:
         """See the gradient of a step, summed over ghost batches and processes, or replace it."""
+
+    def updated(self) -> None:
+        """See the weights after the optimizer's step. Runs outside a CUDA graph."""
 
     @property
     def variant(self) -> Hashable:
@@ -95,6 +107,9 @@ class GradientEstimator:
     def evaluated(self) -> AbstractContextManager[object]:
         """The context in which an epoch's weights are evaluated and, if they are the best, kept."""
         return nullcontext()
+
+    def finish(self) -> None:
+        """Leave the weights in the model that the training ends with. May be called again after a resumption."""
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Other state that updates change in place, by name: for checkpoints, and for the check of a CUDA graph."""
@@ -132,6 +147,16 @@ class Method(Protocol):
         """The simplest settings with the same outcome: they name the record."""
         return self
 
-    def relative_strength(self, model: nn.Module, update: int, total: int) -> float | None:
-        """The method's strength relative to ``model``'s weights at ``update`` of ``total``; None if it has none."""
+    @property
+    def passes(self) -> float:
+        """Passes forward and backward per training example and epoch, for estimates of time."""
+        return 1
+
+    def relative_strength(
+        self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None
+    ) -> float | None:
+        """The method's strength relative to ``model``'s weights at ``update`` of ``total``; None if it has none.
+
+        ``gradient`` returns that of a batch at these weights, for each trainable parameter.
+        """
         return None

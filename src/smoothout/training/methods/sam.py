@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from smoothout.common.enums import coerce_enum_fields
+from smoothout.nn.options import StatisticsFrom
 from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
+from smoothout.training.methods.perturbed import PerturbedGradient
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from smoothout.training.update import GhostBatch
 
 
 @dataclass(frozen=True)
 class SAM(Method):
-    """Settings of SAM."""
+    """Settings of SAM; ``statistics_from`` says which passes feed BatchNorm's running statistics."""
 
     rho: float = 0.05  # radius of the ball around the weights, in the Euclidean norm over all trainable parameters
+    statistics_from: StatisticsFrom = StatisticsFrom.clean
 
     def __post_init__(self) -> None:
+        coerce_enum_fields(self)
         if not (math.isfinite(self.rho) and self.rho > 0):
             raise ValueError(
                 f"rho: the radius must be a finite number above 0, not {self.rho}; use method=none for plain training"
@@ -31,12 +37,23 @@ class SAM(Method):
         """Name and radius."""
         return f"sam{self.rho:g}"
 
+    @property
+    def passes(self) -> float:
+        """Two."""
+        return 2
+
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         """SAM at work on ``model``."""
-        return SharpnessAwareGradient(model, self.rho)
+        return SharpnessAwareGradient(model, self.rho, self.statistics_from)
+
+    def relative_strength(
+        self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None
+    ) -> float | None:
+        """The step's length relative to each filter's, the median over ``model``."""
+        return None if gradient is None else relative_ascent(model, gradient(), self.rho)
 
 
-class SharpnessAwareGradient(GradientEstimator):
+class SharpnessAwareGradient(PerturbedGradient):
     """[Foret 2021, Alg. 1] The gradient at w + rho g / ||g||, where g is the ghost batch's own gradient at w.
 
     Each ghost batch takes its own step (m-SAM, the paper's form for several accelerators, Sec. 4.1), so processes
@@ -44,24 +61,36 @@ class SharpnessAwareGradient(GradientEstimator):
     the recorded loss is that of the second, and g is without weight decay. Dropout has the same masks in both.
     """
 
-    passes = 2
-    shares_weights = False
+    clean_passes = 1
 
-    def __init__(self, model: nn.Module, rho: float) -> None:
-        self._model, self._rho = model, rho
+    def __init__(self, model: nn.Module, rho: float, statistics_from: StatisticsFrom = StatisticsFrom.clean) -> None:
+        super().__init__(model, statistics_from)
+        self._rho = rho
 
-    def backward(self, ghost_batch: GhostBatch) -> None:
+    def highest(self, parameters: Sequence[nn.Parameter], gradient: list[Tensor]) -> list[Tensor]:
+        """The weights nearby where the loss is highest, to first order; ``gradient`` is used up."""
+        from smoothout.nn.sharpness_aware import ascend  # noqa: PLC0415 (settings are read without torch)
+
+        return ascend(parameters, gradient, self._rho)
+
+    def _backward(self, ghost_batch: GhostBatch) -> None:
         """Step to the highest loss nearby, backpropagate there, and return."""
-        import torch  # noqa: PLC0415 (settings are read without torch)
-
-        from smoothout.nn.batchnorm import freeze_running_stats  # noqa: PLC0415
         from smoothout.nn.parameters import trainable_parameters  # noqa: PLC0415
         from smoothout.nn.swapped import SwappedWeights  # noqa: PLC0415
 
         parameters = trainable_parameters(self._model)
-        gradient = ghost_batch.gradient(parameters)
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
-        nearby = [parameter.detach().clone() for parameter in parameters]  # the optimizer counts on their strides
-        torch._foreach_add_(nearby, torch._foreach_mul(gradient, self._rho / (norm + 1e-12)))
-        with SwappedWeights(self._model, parameters, nearby), freeze_running_stats(self._model):
+        with self._clean():
+            gradient = ghost_batch.gradient(parameters)
+        nearby = self.highest(parameters, gradient)
+        with SwappedWeights(self._model, parameters, nearby), self._perturbed():
             ghost_batch.backward()
+
+
+def relative_ascent(model: nn.Module, gradient: list[Tensor], rho: float) -> float:
+    """The length of SAM's step along ``gradient`` relative to each filter's, the median over ``model``."""
+    import torch  # noqa: PLC0415
+
+    from smoothout.training.noise_strength import relative_step  # noqa: PLC0415
+
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
+    return relative_step(model, list(torch._foreach_mul(gradient, rho / (norm + 1e-12))))

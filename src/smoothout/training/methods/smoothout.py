@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
@@ -12,7 +13,7 @@ from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
 from smoothout.training.methods.base import Method, TrainingPlan
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from smoothout.nn.perturbation import SmoothOut
     from smoothout.training.noise_contexts import NoiseContexts
@@ -111,7 +112,14 @@ class NoiseConfig(Method):
 
         return NoiseContexts(model, self, plan)
 
-    def relative_strength(self, model: nn.Module, update: int, total: int) -> float | None:
+    @property
+    def passes(self) -> float:
+        """One for each copy."""
+        return self.copies or 1
+
+    def relative_strength(
+        self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None
+    ) -> float | None:
         """The noise's length relative to each filter's, the median over ``model``."""
         from smoothout.training.noise_strength import relative_noise_strength  # noqa: PLC0415
 

@@ -1,0 +1,103 @@
+"""ARWP: LPF-SGD's noise, smaller for filters whose gradients have been large."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from smoothout.common.enums import coerce_enum_fields
+from smoothout.nn.options import StatisticsFrom, check_positive
+from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
+from smoothout.training.methods.perturbed import NoisyGradient
+from smoothout.training.methods.smoothout import NoisePer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from smoothout.nn import filter_noise
+
+
+@dataclass(frozen=True)
+class ARWP(Method):
+    """Settings of ARWP.
+
+    Args:
+        sigma: standard deviation of each number's noise relative to the norm of its filter, where F is 0.
+        eta: weight of F, the running sum of a filter's squared gradients.
+        beta: what each update leaves of F.
+        batchnorm: perturb weight and bias of BatchNorm layers too.
+        noise_per: draw noise for every ghost batch, or once per batch.
+        statistics_from: which passes feed BatchNorm's running statistics.
+    """
+
+    sigma: float = 0.01
+    eta: float = 0.1
+    beta: float = 0.99
+    batchnorm: bool = True
+    noise_per: NoisePer = NoisePer.ghost
+    statistics_from: StatisticsFrom = StatisticsFrom.perturbed
+
+    def __post_init__(self) -> None:
+        coerce_enum_fields(self)
+        check_positive("sigma", self.sigma)
+        check_positive("eta", self.eta)
+        if not 0 <= self.beta < 1:
+            raise ValueError(f"beta: must lie in [0, 1), not {self.beta}")
+
+    @property
+    def slug(self) -> str:
+        """Name and numbers."""
+        return f"arwp{self.sigma:g}-eta{self.eta:g}-beta{self.beta:g}"
+
+    def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
+        """ARWP at work on ``model``."""
+        from smoothout.nn import filter_noise  # noqa: PLC0415 (settings are read without torch)
+
+        noise = filter_noise.ARWP(model, self.sigma, eta=self.eta, beta=self.beta, batchnorm=self.batchnorm)
+        return AdaptiveNoise(model, noise, plan, self)
+
+    def relative_strength(
+        self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None
+    ) -> float:
+        """The noise's expected length relative to each filter's, the median over ``model``.
+
+        F is 0 at the first update; later it is taken for what it becomes if ``gradient`` stays, ||g_f||^2 / (1 - beta).
+        """
+        from smoothout.nn.parameters import filter_norms  # noqa: PLC0415
+        from smoothout.training.noise_strength import median_relative_length, relative_noise  # noqa: PLC0415
+
+        if update == 0 or gradient is None:
+            return relative_noise(model, self.sigma, times_norm=True)
+        gradients = gradient()
+
+        def lengths(weight: Tensor, index: int) -> Tensor:
+            fisher = filter_norms(gradients[index].double()).flatten().square() / (1 - self.beta)
+            root = self.sigma * math.sqrt(weight[0].numel())
+            return root * filter_norms(weight).flatten() / (1 + self.eta * fisher).sqrt()
+
+        return median_relative_length(model, lengths)
+
+
+class AdaptiveNoise(NoisyGradient):
+    """ARWP's gradients in one training. F takes the gradient of the whole update, before it is clipped."""
+
+    def __init__(self, model: nn.Module, noise: filter_noise.ARWP, plan: TrainingPlan, settings: ARWP) -> None:
+        super().__init__(
+            model,
+            noise,
+            plan,
+            noise_per=settings.noise_per,
+            statistics_from=settings.statistics_from,
+            strength_at=lambda update: settings.sigma,
+        )
+        self._adaptive = noise
+
+    def end_update(self) -> None:
+        """Take the gradient into F."""
+        self._adaptive.observe()
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """F of each parameter's filters."""
+        return {f"fisher {index}": fisher for index, fisher in enumerate(self._adaptive.fisher)}

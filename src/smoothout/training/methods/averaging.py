@@ -1,0 +1,133 @@
+"""SWA and EMA: plain training, of whose last weights an average is what counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from smoothout.common.enums import coerce_enum_fields
+from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Average(StrEnum):
+    """SWA: the mean of the weights at the end of each epoch; EMA: an exponential average over updates."""
+
+    swa = "swa"
+    ema = "ema"
+
+
+@dataclass(frozen=True)
+class WeightAveraging(Method):
+    """Settings of an average of weights.
+
+    Args:
+        average: swa or ema.
+        start: share of the epochs after which the average begins; until then the weights themselves are evaluated.
+        decay: of ema: what an update leaves of the average.
+    """
+
+    average: Average = Average.swa
+    start: float = 0.75
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        coerce_enum_fields(self)
+        if not 0 <= self.start < 1:
+            raise ValueError(f"start: must be a share of the epochs in [0, 1), not {self.start}")
+        if not 0 < self.decay < 1:
+            raise ValueError(f"decay: must lie between 0 and 1, not {self.decay}")
+
+    def canonicalized(self) -> WeightAveraging:
+        """SWA has no decay."""
+        swa = self.average is Average.swa
+        return WeightAveraging(self.average, self.start) if swa and self.decay != WeightAveraging.decay else self
+
+    @property
+    def slug(self) -> str:
+        """Name and numbers."""
+        start = f"-start{self.start:g}" if self.start != WeightAveraging.start else ""
+        return f"swa{start}" if self.average is Average.swa else f"ema{self.decay:g}{start}"
+
+    def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
+        """The average of ``model``'s weights."""
+        return AveragedWeights(model, self, plan)
+
+
+class AveragedWeights(GradientEstimator):
+    """[Izmailov 2018, Alg. 1] Plain gradients, and an average of the weights, which is evaluated and kept.
+
+    The averages are those of `torch.optim.swa_utils`, from the end of the first epoch (swa) or update (ema) of the last
+    1 - ``start`` of the training on. Running statistics are renewed by its `update_bn` whenever the average is
+    evaluated, from all training images, not augmented; dropout's masks have a seed then.
+    """
+
+    def __init__(self, model: nn.Module, settings: WeightAveraging, plan: TrainingPlan) -> None:
+        import torch  # noqa: PLC0415 (settings are read without torch)
+
+        self._model, self._settings, self._plan, self._update = model, settings, plan, 0
+        self._every = plan.updates_per_epoch if settings.average is Average.swa else 1
+        self._first = int(settings.start * (plan.updates // plan.updates_per_epoch)) * plan.updates_per_epoch
+        self._averages = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        self._taken = torch.zeros((), dtype=torch.float64, device=plan.device)  # how many weights are in the average
+
+    def begin_update(self, update: int) -> None:
+        """Count."""
+        self._update = update
+
+    def updated(self) -> None:
+        """Take the weights into the average."""
+        from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn  # noqa: PLC0415
+
+        taken, off = divmod(self._update + 1 - self._first, self._every)
+        if taken < 1 or off:
+            return
+        averages = list(self._averages.values())
+        weights = [parameter.detach() for parameter in self._model.parameters()]
+        if taken == 1:
+            for average, weight in zip(averages, weights, strict=True):
+                average.copy_(weight)
+        elif self._settings.average is Average.swa:
+            get_swa_multi_avg_fn()(averages, weights, taken - 1)  # type: ignore[no-untyped-call]
+        else:
+            get_ema_multi_avg_fn(self._settings.decay)(averages, weights, taken - 1)  # type: ignore[no-untyped-call]
+        self._taken.fill_(taken)
+
+    def evaluated(self) -> AbstractContextManager[object]:
+        """The average in the model's place, once there is one."""
+        from smoothout.nn.averaging import averaged  # noqa: PLC0415
+
+        if not self._taken:
+            return nullcontext()
+        inside = ExitStack()
+        inside.enter_context(self._seeded())
+        inside.enter_context(averaged(self._model, self._averages.values(), self._plan.training_batches()))
+        return inside
+
+    def finish(self) -> None:
+        """Leave the average in the model."""
+        from smoothout.nn.averaging import put_average  # noqa: PLC0415
+
+        if self._taken:
+            with self._seeded():
+                put_average(self._model, list(self._averages.values()), self._plan.training_batches())
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The average of each parameter, and how many weights are in it."""
+        return {**self._averages, "weights in the average": self._taken}
+
+    @contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """Inside, dropout's masks depend on nothing that came before."""
+        import torch  # noqa: PLC0415
+
+        from smoothout.common.rng import derive_seed  # noqa: PLC0415
+
+        with torch.random.fork_rng([self._plan.device] if self._plan.device.type == "cuda" else []):
+            torch.manual_seed(derive_seed(self._plan.seed, "statistics of averages"))
+            yield

@@ -1,0 +1,88 @@
+"""LPF-SGD, also known as RWP: Gaussian noise in proportion to the norm of each filter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from smoothout.common.enums import coerce_enum_fields
+from smoothout.nn.options import StatisticsFrom, check_positive
+from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
+from smoothout.training.methods.perturbed import NoisyGradient
+from smoothout.training.methods.smoothout import NoisePer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Rise(StrEnum):
+    """How the strength changes over a training: not, or along half a cosine, upwards."""
+
+    constant = "constant"
+    cosine = "cosine"
+
+
+@dataclass(frozen=True)
+class LPFSGD(Method):
+    """Settings of LPF-SGD.
+
+    Args:
+        gamma: standard deviation of each number's noise relative to the norm of its filter; at the start, if it rises.
+        schedule: constant, or cosine: gamma (1 + alpha (1 - cos(pi t / T)) / 2) at update t of T (Bisla 2022, Sec. 5).
+        alpha: how many times gamma a cosine adds by the end.
+        batchnorm: perturb weight and bias of BatchNorm layers too.
+        noise_per: draw noise for every ghost batch, or once per batch.
+        statistics_from: which passes feed BatchNorm's running statistics.
+    """
+
+    gamma: float = 0.001
+    schedule: Rise = Rise.constant
+    alpha: float = 15.0
+    batchnorm: bool = True
+    noise_per: NoisePer = NoisePer.ghost
+    statistics_from: StatisticsFrom = StatisticsFrom.perturbed
+
+    def __post_init__(self) -> None:
+        coerce_enum_fields(self)
+        check_positive("gamma", self.gamma)
+        check_positive("alpha", self.alpha)
+
+    def canonicalized(self) -> LPFSGD:
+        """Without ``alpha`` if nothing rises."""
+        if self.schedule is Rise.cosine or self.alpha == LPFSGD.alpha:
+            return self
+        return LPFSGD(self.gamma, self.schedule, LPFSGD.alpha, self.batchnorm, self.noise_per, self.statistics_from)
+
+    @property
+    def slug(self) -> str:
+        """Name, strength and rise."""
+        return f"lpfsgd{self.gamma:g}" + (f"-cosine{self.alpha:g}" if self.schedule is Rise.cosine else "")
+
+    def strength_at(self, update: int, total: int) -> float:
+        """gamma at ``update`` of ``total``."""
+        risen = (1 - math.cos(math.pi * update / total)) / 2 if self.schedule is Rise.cosine else 0.0
+        return self.gamma * (1 + self.alpha * risen)
+
+    def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
+        """LPF-SGD at work on ``model``."""
+        from smoothout.nn import filter_noise  # noqa: PLC0415 (settings are read without torch)
+
+        return NoisyGradient(
+            model,
+            filter_noise.LPFSGD(model, self.gamma, batchnorm=self.batchnorm),
+            plan,
+            noise_per=self.noise_per,
+            statistics_from=self.statistics_from,
+            strength_at=lambda update: self.strength_at(update, plan.updates),
+        )
+
+    def relative_strength(
+        self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None
+    ) -> float:
+        """The noise's expected length relative to each filter's, the median over ``model``."""
+        from smoothout.training.noise_strength import relative_noise  # noqa: PLC0415
+
+        return relative_noise(model, self.strength_at(update, total), times_norm=True)

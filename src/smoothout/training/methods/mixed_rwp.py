@@ -1,0 +1,90 @@
+"""m-RWP: the gradient under LPF-SGD's noise, mixed with that at the weights themselves on another batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from smoothout.common.enums import coerce_enum_fields
+from smoothout.nn.options import StatisticsFrom, check_positive
+from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
+from smoothout.training.methods.perturbed import NoisyGradient
+from smoothout.training.methods.smoothout import NoisePer
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from smoothout.training.update import GhostBatch
+
+
+@dataclass(frozen=True)
+class MixedRWP(Method):
+    """Settings of m-RWP. An epoch sees every example twice, once clean and once under noise.
+
+    Args:
+        gamma: standard deviation of each number's noise relative to the norm of its filter.
+        weight: lambda, the share of the gradient under noise.
+        batchnorm: perturb weight and bias of BatchNorm layers too.
+        noise_per: draw noise for every ghost batch, or once per batch.
+        statistics_from: which passes feed BatchNorm's running statistics.
+    """
+
+    gamma: float = 0.01
+    weight: float = 0.5
+    batchnorm: bool = True
+    noise_per: NoisePer = NoisePer.ghost
+    statistics_from: StatisticsFrom = StatisticsFrom.clean
+
+    def __post_init__(self) -> None:
+        coerce_enum_fields(self)
+        check_positive("gamma", self.gamma)
+        if not 0 < self.weight < 1:
+            raise ValueError(f"weight: must lie between 0 and 1, not {self.weight}")
+
+    @property
+    def slug(self) -> str:
+        """Name, strength and mixture."""
+        return f"mixedrwp{self.gamma:g}" + (f"-weight{self.weight:g}" if self.weight != MixedRWP.weight else "")
+
+    @property
+    def passes(self) -> float:
+        """Two."""
+        return 2
+
+    def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
+        """m-RWP at work on ``model``."""
+        from smoothout.nn.filter_noise import LPFSGD  # noqa: PLC0415 (settings are read without torch)
+
+        noise = LPFSGD(model, self.gamma, batchnorm=self.batchnorm)
+        settings = {"noise_per": self.noise_per, "statistics_from": self.statistics_from}
+        return MixedGradient(self.weight, model, noise, plan, strength_at=lambda update: self.gamma, **settings)
+
+    def relative_strength(
+        self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None
+    ) -> float:
+        """The noise's expected length relative to each filter's, the median over ``model``."""
+        from smoothout.training.noise_strength import relative_noise  # noqa: PLC0415
+
+        return relative_noise(model, self.gamma, times_norm=True)
+
+
+class MixedGradient(NoisyGradient):
+    """m-RWP's gradients in one training. The loss recorded is the same mixture as the gradient.
+
+    The pass at w takes the ghost batch's examples, the one under noise as many of another order of the same epoch.
+    """
+
+    clean_passes = 1
+    other_examples = True
+
+    def __init__(self, weight: float, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._weight = weight
+
+    def _backward(self, ghost_batch: GhostBatch) -> None:
+        with self._clean():
+            ghost_batch.backward(1 / (1 - self._weight))
+        inputs, labels = ghost_batch.others
+        with self._perturbed(), self.noise_of(ghost_batch.index):
+            replace(ghost_batch, inputs=inputs, labels=labels).backward(1 / self._weight)

@@ -1,0 +1,124 @@
+"""What methods share that take gradients at perturbed weights: noise by address, and who feeds running statistics.
+
+Importable without torch, as settings are: methods derive their gradients from these classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+from smoothout.nn.options import StatisticsFrom
+from smoothout.training.methods.base import GradientEstimator, TrainingPlan
+from smoothout.training.methods.smoothout import NoisePer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from smoothout.nn.perturbation import SmoothOut
+    from smoothout.training.update import GhostBatch
+
+
+class PerturbedGradient(GradientEstimator):
+    """A gradient that takes ``clean_passes`` at w, and ``perturbed_passes`` elsewhere, for each ghost batch.
+
+    ``statistics_from`` says which of them feed BatchNorm's running statistics. A method without a pass at w takes one
+    for that, forward only.
+    """
+
+    shares_weights = False
+    clean_passes = 0
+    perturbed_passes = 1
+
+    def __init__(self, model: nn.Module, statistics_from: StatisticsFrom) -> None:
+        self._model = model
+        self._clean_feeds = statistics_from is not StatisticsFrom.perturbed
+        self._perturbed_feeds = statistics_from is not StatisticsFrom.clean
+        self._extra_pass = self._clean_feeds and not self.clean_passes
+        self.passes = self.clean_passes + self.perturbed_passes + self._extra_pass
+        self.statistics_passes = (
+            self._clean_feeds * (self.clean_passes or 1) + self._perturbed_feeds * self.perturbed_passes
+        )
+
+    def backward(self, ghost_batch: GhostBatch) -> None:
+        """Feed the running statistics, if no other pass does, and backpropagate."""
+        if self._extra_pass:
+            ghost_batch.feed_statistics()
+        self._backward(ghost_batch)
+
+    def _backward(self, ghost_batch: GhostBatch) -> None:
+        """Backpropagate wherever the method does so."""
+        raise NotImplementedError
+
+    def _clean(self) -> AbstractContextManager[object]:
+        """The context of a pass at w."""
+        return self._feeding(self._clean_feeds)
+
+    def _perturbed(self) -> AbstractContextManager[object]:
+        """The context of a pass at perturbed weights."""
+        return self._feeding(self._perturbed_feeds)
+
+    def _feeding(self, feeds: bool) -> AbstractContextManager[object]:
+        from smoothout.nn.batchnorm import freeze_running_stats  # noqa: PLC0415 (settings are read without torch)
+
+        return nullcontext() if feeds else freeze_running_stats(self._model)
+
+
+class NoisyGradient(PerturbedGradient):
+    """A gradient under the noise of ``noise``, whose strength is ``strength_at(update)``.
+
+    Each ghost batch, or each batch, has its own draw, from a generator that is seeded by its address.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        noise: SmoothOut,
+        plan: TrainingPlan,
+        *,
+        noise_per: NoisePer,
+        statistics_from: StatisticsFrom,
+        strength_at: Callable[[int], float],
+    ) -> None:
+        import torch  # noqa: PLC0415
+
+        super().__init__(model, statistics_from)
+        self._noise, self._plan, self._noise_per, self._strength_at = noise, plan, noise_per, strength_at
+        self._update = 0
+        self.shares_weights = noise_per is NoisePer.batch and not self.clean_passes
+        self.generators = [torch.Generator(plan.device) for _ in range(plan.ghosts_per_update)]
+
+    def begin_update(self, update: int) -> None:
+        """Set the strength and seed the noise of each ghost batch."""
+        self._update = update
+        seed_noise(self.generators, self._plan.seed, update, self._noise_per)
+        self._noise.set_strength(self._strength_at(update))
+
+    def noise_of(self, ghost: int) -> SmoothOut:
+        """The context with the noise of the ``ghost``-th ghost batch."""
+        self._noise.generator = self.generators[ghost]
+        return self._noise
+
+    def _backward(self, ghost_batch: GhostBatch) -> None:
+        with self._perturbed(), self.noise_of(ghost_batch.index):
+            ghost_batch.backward()
+
+    def keep_numbers_on_device(self) -> None:
+        """Hold the strength in a tensor."""
+        import torch  # noqa: PLC0415
+
+        self._noise.a = torch.zeros((), dtype=torch.float64, device=self._plan.device)
+
+    def keep_numbers_on_host(self) -> None:
+        """Hold the strength in a float again."""
+        self._noise.a = self._strength_at(self._update)
+
+
+def seed_noise(generators: Sequence[torch.Generator], seed: int, update: int, noise_per: NoisePer) -> None:
+    """Seed the generator of each ghost batch of ``update``; with one noise per batch, all alike."""
+    from smoothout.common.rng import derive_seed  # noqa: PLC0415
+
+    for ghost, generator in enumerate(generators):
+        generator.manual_seed(derive_seed(seed, "noise", update, ghost if noise_per is NoisePer.ghost else 0))
