@@ -36,7 +36,7 @@ def main(config: DictConfig) -> None:
         scope = build(settings.scope | ({"seeds": [0]} if all_seeds else {}), "scope", RunSelection)
         shown = TablePlan(settings.table, scope, CONFIGS, PUBLISHED) if settings.table else None
         asked = shown.of_rows(settings.rows) if shown and settings.rows else shown
-        choices, failure = [asked.search] if asked and asked.search else [], None
+        choices, failure = asked.unique_searches if asked else [], None
         if choices and settings.run and not settings.plan:  # the table's own trainings take what is chosen
             failure = plan.plan_and_run(choices, runtime, app.job_runner(config))
         asked, shown = (table and table.with_choice(runtime) for table in (asked, shown))

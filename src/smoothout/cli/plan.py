@@ -49,7 +49,7 @@ class TableTarget(Target, Protocol):
     """A table that can be rendered, and the choice of the strength that it depends on, if any."""
 
     @property
-    def search(self) -> Target | None: ...  # noqa: D102
+    def unique_searches(self) -> Sequence[Target]: ...  # noqa: D102
     def render(self, runtime: Runtime) -> Table: ...  # noqa: D102
 
 
@@ -181,8 +181,10 @@ def print_commands(plan: TableTarget, runtime: Runtime) -> None:
     A choice that a method's strength is waiting for is planned first. Recorded trainings whose weights are not here but
     are needed count too: the first analysis of each trains it again.
     """
-    if plan.search and any(find_record(job, runtime) is None for job in plan.search.jobs()):
-        print_plan([plan.search], runtime)
+    searches = plan.unique_searches
+    searches = [search for search in searches if any(find_record(job, runtime) is None for job in search.jobs())]
+    if searches:
+        print_plan(searches, runtime)
         _out.print("Methods that take the strength that these choose are planned once it is chosen.")
     table, rows = plan.render(runtime), dict[str, dict[str, float | None]]()
     for cell in table.cells:
@@ -292,7 +294,8 @@ def print_choice(record: Record) -> None:
     out = record.outcome
     images, epoch = out["examples"]["held_out"], record.settings["weights"]
     _out.print(f"\n{record.name}: accuracy in % on {images} held-out images, {epoch} epoch", soft_wrap=True)
-    grid = Grid("a", "mean", "standard error", "", box=box.SIMPLE)
+    name = out.get("field", "a")
+    grid = Grid(name, "mean", "standard error", "", box=box.SIMPLE)
     for row in out["strengths"]:
         error = "" if row["standard_error"] is None else f"{100 * row['standard_error']:.2f}"
         notes = [f"{row['diverged']} diverged"] if row["diverged"] else []
@@ -300,4 +303,4 @@ def print_choice(record: Record) -> None:
         grid.add_row(f"{row['a']:g}", f"{100 * row['mean']:.2f}", error, ", ".join(notes))
     _out.print(grid)
     edge = "; it is the largest that was tried" if out["chosen"] == out["strengths"][-1]["a"] else ""
-    _out.print(f"method.a={out['chosen']:g}: {out['rule']}{edge}", soft_wrap=True)
+    _out.print(f"method.{name}={out['chosen']:g}: {out['rule']}{edge}", soft_wrap=True)

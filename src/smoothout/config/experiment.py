@@ -56,8 +56,8 @@ class Experiment:
             raise ValueError(f"seed: must be a whole number >= 0, not {self.seed}")
         if self.schedule.keep_epochs and self.method.depends_on_length:
             raise ValueError(
-                "schedule.keep_epochs: must be empty, because the strength of the noise depends on the training's"
-                " length: a shorter training is not its beginning"
+                "schedule.keep_epochs: must be empty, because the method depends on the training's length: a"
+                " shorter training is not its beginning"
             )
         limit = self.data.train_examples
         if limit is not None:

@@ -1,8 +1,9 @@
 """Where "about 3 h" in a plan comes from: estimates of what jobs without a record take.
 
-A training takes epochs x training examples x seconds per example. The seconds per example are the median epoch time of
-recorded trainings of the same model, data and batch on the same kind of device (CPU or GPU), per training example. If
-there are none, they come from ``epoch_seconds`` in configs/experiment/, the time for one epoch of the whole data set.
+A training takes epochs x training examples x the method's passes x seconds per example. These are the median epoch time
+of recorded trainings of the same model, data and batch on the same kind of device (CPU or GPU), per training example
+and pass. If there are none, they come from ``epoch_seconds`` in configs/experiment/, the time for one epoch of the
+whole data set.
 An analysis takes evaluations x examples per evaluation x the same seconds per example: an evaluation is a pass forward
 and backward, as in a training. Jobs that are neither (measurements of the machine, summaries) have no estimate.
 """
@@ -31,7 +32,8 @@ class RuntimeEstimator:
             on_cpu = record.environment["device"] == "cpu"
             epochs = record.outcome["curves"]["seconds"]
             if on_cpu == runtime.on_cpu and epochs:
-                seconds = statistics.median(epochs) / record.outcome["examples"]["train"]
+                passes = record.outcome.get("passes", 1)
+                seconds = statistics.median(epochs) / record.outcome["examples"]["train"] / passes
                 self._example_seconds[_key(record.labels)].append(seconds)
 
     def hours(self, job: Job, epoch_seconds: float | None) -> float | None:
@@ -44,7 +46,7 @@ class RuntimeEstimator:
             return None
         train, test = experiment.data.expected_sizes
         if job.kind == Experiment.kind:
-            examples = experiment.schedule.epochs * train
+            examples = experiment.schedule.epochs * train * experiment.method.passes
         else:
             examples = job.settings.evaluations(train, test) * job.settings.examples_seen(train, test)
         return float(examples * example_seconds / 3600)

@@ -225,6 +225,7 @@ def summarize(run: PreparedRun, state: TrainingState) -> Steps[dict[str, Any]]:
         "machines": state.machines,
         "curves": state.curves,
         "curvature": thin_epochs(state.curvature),
+        **({"passes": experiment.method.passes} if experiment.method.passes != 1 else {}),
         **({"relative_strength": strengths} if strengths else {}),
     }
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from smoothout.analysis.options import WhichWeights
 from smoothout.common.enums import check_seeds, coerce_enum_fields
-from smoothout.common.errors import ConfigError
+from smoothout.common.errors import ConfigError, config_errors
 from smoothout.common.estimates import standard_error
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
@@ -24,7 +24,8 @@ RULE = "the best mean; of equal ones the smaller strength"
 class StrengthChoice:
     """The choice among trainings with held-out images that differ in strength and seed only.
 
-    ``checkpoint``: compare accuracies of the last epoch, or of each training's best epoch.
+    ``checkpoint``: compare accuracies of the last epoch, or of each training's best epoch. ``field``: the
+    method's setting that is its strength.
     """
 
     recorded_as: ClassVar[str] = "Strength"
@@ -32,21 +33,24 @@ class StrengthChoice:
     numerics: ClassVar[int] = 1
 
     checkpoint: WhichWeights = field(default=WhichWeights.last, metadata={"recorded_as": "weights"})
+    field: str = "a"
 
     def slug(self, *runs: str) -> str:
         """The readable part of the record's name: that of the last run without its strength and seed."""
-        return re.sub(r"(smoothout).*(-e\d+)-s\d+$", r"\1\2", runs[-1])
+        method = "smoothout" if self.field == "a" else r"-b\d+-[a-z]+"
+        return re.sub(rf"({method}).*(-e\d+)-s\d+$", r"\1\2", runs[-1])
 
     def from_records(self, records: Sequence[Record]) -> dict[str, Any]:
         """The mean held-out accuracy of each strength with its standard error over seeds, and the chosen strength."""
         by_strength: dict[float, list[Record]] = {}
         for record in records:
-            by_strength.setdefault(float(record.settings["perturbation"]["a"]), []).append(record)
+            by_strength.setdefault(float(record.settings["perturbation"][self.field]), []).append(record)
         rows = [self._row(a, by_strength[a]) for a in sorted(by_strength)]
         best = max(rows, key=lambda row: round(float(row["mean"]), 12))  # the first of equal ones
         examples = records[0].outcome["examples"]
         counts = {"learnt": examples["train"], "held_out": examples["test"]}
-        return {"strengths": rows, "chosen": best["a"], "rule": RULE, "examples": counts}
+        field = {} if self.field == "a" else {"field": self.field}
+        return {"strengths": rows, "chosen": best["a"], "rule": RULE, "examples": counts, **field}
 
     def _row(self, a: float, records: Sequence[Record]) -> dict[str, Any]:
         accuracies = [float(record.outcome[str(self.checkpoint)]["test_accuracy"]) for record in records]
@@ -63,10 +67,10 @@ def explain_choice(record: Record) -> str:
     """A choice's record in a sentence, for people."""
     out = record.outcome
     means = ", ".join(f"{100 * row['mean']:.2f} at {row['a']:g}" for row in out["strengths"])
-    seeds = len(out["strengths"][0]["accuracies"])
+    seeds, field = len(out["strengths"][0]["accuracies"]), out.get("field", "a")
     return (
-        f"a = {out['chosen']:g} has the best mean accuracy on {out['examples']['held_out']} held-out training images"
-        f" over {seeds} seeds at batch {record.labels['batch']}: {means} (record {record.name})"
+        f"{field} = {out['chosen']:g} has the best mean accuracy on {out['examples']['held_out']} held-out training"
+        f" images over {seeds} seeds at batch {record.labels['batch']}: {means} (record {record.name})"
     )
 
 
@@ -74,7 +78,7 @@ def explain_choice(record: Record) -> str:
 class Grid:
     """The trainings: every strength with every seed."""
 
-    strengths: tuple[float, ...]  # values of a, at least two; 0 is no noise
+    strengths: tuple[float, ...]  # values of a (or another field), at least two; a = 0 is no noise
     seeds: tuple[int, ...] = (0, 1, 2)
     checkpoint: WhichWeights = WhichWeights.last  # see `StrengthChoice`
 
@@ -88,22 +92,27 @@ class Grid:
 class StrengthSearch:
     """The jobs of a choice. A tenth of the training images is held out unless ``base`` says how many.
 
-    The strength and seed of ``base`` are not used. Raises ConfigError if it is a training without noise.
-    ``epoch_seconds`` is the rough cost of an epoch, for estimates without records.
+    The strength and seed of ``base`` are not used. Raises ConfigError if it is a training without noise, or its method
+    has no ``field``. ``epoch_seconds`` is the rough cost of an epoch, for estimates without records; ``title`` is the
+    method's in plans.
     """
 
-    def __init__(self, base: Experiment, grid: Grid, epoch_seconds: float | None = None) -> None:
+    def __init__(
+        self, base: Experiment, grid: Grid, epoch_seconds: float | None = None, field: str = "a", title: str = ""
+    ) -> None:
         method: Any = base.method
-        if not getattr(method, "a", 0):
+        if field != "a" and not hasattr(method, field):
+            raise ConfigError(f"method.{field}: {method.slug} has no such setting, of which to choose one")
+        if field == "a" and not getattr(method, "a", 0):
             raise ConfigError(f"method: must be a method with noise (smoothout, adasmoothout), not {method.slug}")
         held_out = base.data.validation_size or max(1, base.data.expected_sizes[0] // 10)
         data = replace(base.data, validation_size=held_out)
-        self._epoch_seconds = epoch_seconds
+        self._epoch_seconds, self._name = epoch_seconds, f"{title} {field}".strip()
         self._trainings = {
-            a: [Job(replace(base.with_seed(seed), data=data, method=replace(method, a=a))) for seed in grid.seeds]
+            a: [Job(replace(base.with_seed(seed), data=data, method=_with(method, field, a))) for seed in grid.seeds]
             for a in sorted(grid.strengths)
         }
-        self.choice = Job(StrengthChoice(grid.checkpoint), tuple(chain(*self._trainings.values())))
+        self.choice = Job(StrengthChoice(grid.checkpoint, field), tuple(chain(*self._trainings.values())))
 
     def jobs(self) -> list[Job]:
         """The trainings and the choice among them."""
@@ -111,4 +120,12 @@ class StrengthSearch:
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
         """By strength: its trainings, with the estimate of the seconds per epoch."""
-        return {f"a = {a:g}": dict.fromkeys(jobs, self._epoch_seconds) for a, jobs in self._trainings.items()}
+        return {
+            f"{self._name} = {a:g}": dict.fromkeys(jobs, self._epoch_seconds) for a, jobs in self._trainings.items()
+        }
+
+
+def _with(method: Any, field: str, strength: float) -> Any:
+    """``method`` with another strength. Raises ConfigError for one that it does not take."""
+    with config_errors("method."):
+        return replace(method, **{field: strength})

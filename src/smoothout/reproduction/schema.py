@@ -33,10 +33,35 @@ class MethodConfig:
     # Whether it is shown only in rows whose ``methods`` name it.
     only_if_named: bool = field(default=False, metadata={"recorded_as": "by_name"})
     chosen_strength: bool = False  # whether its strength is what the table's ``strength_choice`` chooses
+    # The same among values of its own, as {method.KEY: [VALUE, ...]}, with the trainings of ``strength_choice``.
+    strengths: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
-    def with_strength(self, a: float) -> MethodConfig:
-        """The method with noise of strength ``a``."""
-        return replace(self, title=f"{self.title}, a = {a:g}", overrides=(*self.overrides, f"method.a={a}"))
+    def __post_init__(self) -> None:
+        if len(self.strengths) > 1 or not all(key.startswith("method.") for key in self.strengths):
+            raise ValueError(f"strengths: must name one setting, as method.KEY, not {', '.join(self.strengths)}")
+        if self.strengths and self.chosen_strength:
+            raise ValueError("strengths, chosen_strength: must not be given both")
+
+    @property
+    def strength_field(self) -> str:
+        """The method's setting that is chosen."""
+        return next(iter(self.strengths), "method.a").removeprefix("method.")
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether its strength is chosen on held-out images."""
+        return self.chosen_strength or bool(self.strengths)
+
+    def with_strength(self, strength: float) -> MethodConfig:
+        """The method at ``strength``."""
+        name = self.strength_field
+        return replace(
+            self,
+            title=f"{self.title}, {name} = {strength:g}",
+            overrides=(*self.overrides, f"method.{name}={strength}"),
+            strengths={},
+            chosen_strength=False,
+        )
 
 
 @dataclass(frozen=True)
@@ -52,6 +77,8 @@ class RowConfig:
     match: dict[str, Any] | None = None  # the line of the published CSV file, as {column: value}
     methods: dict[str, tuple[str, ...]] | None = None  # each with its own overrides; None: all but ``only_if_named``
     published_elsewhere: dict[str, tuple[str, ...]] = field(default_factory=dict, metadata={"recorded_as": "also"})
+    # With the baseline, only so many methods: those whose chosen strength did best on the held-out images.
+    best_methods: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,11 +117,13 @@ class TableConfig:
             raise ValueError("methods, rows: must have at least one each")
         object.__setattr__(self, "metrics", current_metrics(self.metrics))
         self._check_accuracy()
-        chosen = [name for name, method in self.methods.items() if method.chosen_strength]
+        chosen = [name for name, method in self.methods.items() if method.is_chosen]
         if chosen and self.strength_choice is None:
             raise ValueError(f"strength_choice: must be given, because {chosen[0]} has chosen_strength")
         if chosen and next((name for name in self.methods if name != self.small_batch_method), None) in chosen:
             raise ValueError(f"methods.{chosen[0]}.chosen_strength: must be false for the baseline, the first method")
+        if any(row.best_methods is not None for row in self.rows) and not chosen:
+            raise ValueError("rows: best_methods needs methods whose strength is chosen")
         if self.small_batch_method not in (None, *self.methods):
             raise ValueError(f"small_batch_method: {self.small_batch_method!r} is not one of {', '.join(self.methods)}")
         for method, settings in self.methods.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,18 @@ from smoothout.common.enums import check_seeds, coerce_enum_fields
 from smoothout.common.environment import device_of
 from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
-from smoothout.config.experiment import Experiment, training_config
+from smoothout.config.experiment import Experiment, TrainingConfig, training_config
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job, with_dependencies
-from smoothout.jobs.lookup import describe_retrained, find_record
+from smoothout.jobs.lookup import describe_retrained
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.options import Precision
 from smoothout.reproduction.cells import CellSpec, MethodRuns
-from smoothout.reproduction.choose_strength import StrengthSearch, explain_choice
+from smoothout.reproduction.choose_strength import StrengthSearch
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.published import PublishedNumbers
 from smoothout.reproduction.schema import RowConfig, read_table
+from smoothout.reproduction.searches import best_methods, find_choices, notes_of, searches_of
 from smoothout.results.per_image import compare_right, has_right
 from smoothout.results.records import Record
 from smoothout.results.tables import Block, Cell, Table, difference
@@ -94,8 +95,8 @@ class TablePlan:
         self.config = read_table(table, published)
         self.scope, self._configs = selection, configs
         self._published = PublishedNumbers(self.config, published)
-        self.search = self._strength_search()
-        self._choice: Record | None = None  # what the search chose, see `with_choice`
+        self.searches = searches_of(self.config, self._settings)  # by method whose strength is chosen
+        self._choices: dict[str, Record] = {}  # what they chose, see `with_choice`
         self.rows = self.config.rows
         self._plan_runs()
 
@@ -112,11 +113,12 @@ class TablePlan:
 
     def _plan_runs(self) -> None:
         """Compose the trainings. Methods whose strength is not chosen yet have none."""
-        self.methods = {name: method for name, method in self.config.methods.items() if not method.chosen_strength}
-        if self._choice:
-            a = float(self._choice.outcome["chosen"])
-            configs = self.config.methods.items()
-            self.methods = {name: m.with_strength(a) if m.chosen_strength else m for name, m in configs}
+        chosen = {name: float(record.outcome["chosen"]) for name, record in self._choices.items()}
+        self.methods = {
+            name: method.with_strength(chosen[name]) if method.is_chosen else method
+            for name, method in self.config.methods.items()
+            if name in chosen or not method.is_chosen
+        }
         self.runs = {
             (row.name, method): self._runs(row, method, overrides)
             for row in self.rows
@@ -124,21 +126,13 @@ class TablePlan:
         }
         self.cells = self._cells()
 
-    def _strength_search(self) -> StrengthSearch | None:
-        """The choice of the strength that methods of the table take, or None."""
-        choice = self.config.strength_choice
-        if choice is None:
-            return None
-        settings = training_config(compose_config(self._configs, "train", [*choice.overrides, *self.scope.overrides()]))
-        return StrengthSearch(settings.experiment(), choice.grid, settings.seconds_per_epoch())
-
     def with_choice(self, runtime: Runtime) -> TablePlan:
-        """The same table with the chosen strength; unchanged if there is no choice, or none is recorded."""
-        record = find_record(self.search.choice, runtime) if self.search else None
-        if record is None:
+        """The same table with the chosen strengths; unchanged if there is no choice, or none is recorded."""
+        choices = find_choices(self.searches, runtime)
+        if not choices:
             return self
         plan = copy(self)
-        plan._choice = record
+        plan._choices = choices
         plan._plan_runs()
         return plan
 
@@ -164,15 +158,25 @@ class TablePlan:
 
     def _methods(self, row: RowConfig) -> dict[str, tuple[str, ...]]:
         """The row's methods, each with the overrides that the row adds."""
+        if row.best_methods is not None:
+            best = best_methods(self.searches, self._choices, row.best_methods)
+            baseline = next(name for name in self.methods if name != self.config.small_batch_method)
+            return {name: () for name in self.methods if name == baseline or name in best}
         if row.methods is not None:
             return {name: overrides for name, overrides in row.methods.items() if name in self.methods}
         return {name: () for name, method in self.methods.items() if not method.only_if_named}
 
     def _runs(self, row: RowConfig, method: str, added: Sequence[str]) -> MethodRuns:
-        given = [*row.overrides, *self.methods[method].overrides, *added, *self.scope.overrides()]
-        overrides = list({override.partition("=")[0]: override for override in given}.values())  # the last one counts
-        settings = training_config(compose_config(self._configs, "train", overrides))
-        return MethodRuns(row.name, method, settings, self.scope.seeds, tuple(overrides))
+        given = _last(row.overrides, self.methods[method].overrides, added, self.scope.overrides())
+        return MethodRuns(row.name, method, self._settings(given), self.scope.seeds, tuple(given))
+
+    def _settings(self, overrides: Sequence[str]) -> TrainingConfig:
+        return training_config(compose_config(self._configs, "train", _last(overrides, self.scope.overrides())))
+
+    @property
+    def unique_searches(self) -> list[StrengthSearch]:
+        """The searches, each once."""
+        return list({id(search): search for search in self.searches.values()}.values())
 
     def with_recorded_seeds(self, runtime: Runtime) -> TablePlan:
         """The same table for all seeds with a record for its rows; unchanged if there are none."""
@@ -226,16 +230,8 @@ class TablePlan:
 
     @property
     def choice_notes(self) -> list[str]:
-        """What the search for the strength chose, or that it has no record yet; empty without a search."""
-        if self._choice:
-            return [f"Strength of the noise: {explain_choice(self._choice)}."]
-        if self.search:
-            trainings = len(self.search.choice.dependencies)
-            return [
-                f"The strength of the noise is not chosen yet: the table's first {trainings} trainings do that. Methods"
-                " that take it are planned and shown from then on."
-            ]
-        return []
+        """What the searches for strengths chose, or that they have no record yet; empty without a search."""
+        return notes_of(self.searches, self._choices, {name: m.title for name, m in self.config.methods.items()})
 
     def _image_by_image(self, runtime: Runtime) -> Iterator[dict[str, str]]:
         """A line for each difference of the best epochs whose trainings' records say which images are right."""
@@ -303,6 +299,11 @@ class TablePlan:
         of = "best epochs" if accuracy == "best" else METRICS[accuracy].title
         columns = {title: _difference_column(method, "gap", accuracy) for title, method in headings}
         return [Block(f"Generalization gap to the small batch, {of}", columns)]
+
+
+def _last(*overrides: Sequence[str]) -> list[str]:
+    """All ``overrides``; of several of the same setting, the last one counts."""
+    return list({override.partition("=")[0]: override for override in chain(*overrides)}.values())
 
 
 def _difference_column(method: str, quantity: str, metric: str) -> str:

@@ -74,6 +74,7 @@ def fit_one_pass(model: nn.Module, example: Tensor) -> bool:
             hook.remove()
     return max(uses.values(), default=0) <= 1
 
+
 def statistics_batches(split: Split, batch: Batch) -> SplitBatches:
     """The training examples in batches as BatchNorm sees them, without a last one of a single example."""
     batches = split.batches(batch.ghost or batch.size)

@@ -54,6 +54,11 @@ class WeightAveraging(Method):
         start = f"-start{self.start:g}" if self.start != WeightAveraging.start else ""
         return f"swa{start}" if self.average is Average.swa else f"ema{self.decay:g}{start}"
 
+    @property
+    def depends_on_length(self) -> bool:
+        """The average begins at a share of the epochs."""
+        return True
+
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         """The average of ``model``'s weights."""
         return AveragedWeights(model, self, plan)

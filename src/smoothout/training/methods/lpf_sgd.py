@@ -61,6 +61,11 @@ class LPFSGD(Method):
         """Name, strength and rise."""
         return f"lpfsgd{self.gamma:g}" + (f"-cosine{self.alpha:g}" if self.schedule is Rise.cosine else "")
 
+    @property
+    def depends_on_length(self) -> bool:
+        """A cosine ends with the training."""
+        return self.schedule is Rise.cosine
+
     def strength_at(self, update: int, total: int) -> float:
         """gamma at ``update`` of ``total``."""
         risen = (1 - math.cos(math.pi * update / total)) / 2 if self.schedule is Rise.cosine else 0.0
