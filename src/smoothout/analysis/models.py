@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from smoothout.nn.parameters import concatenate
+
+
+class _PlainWeightNorm(TorchFunctionMode):
+    """Computes weight normalization, g v / ||v||, by operations whose second derivatives are right."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Sequence[Any] = (), keywords: dict[str, Any] | None = None
+    ) -> Any:
+        if function is torch._weight_norm:
+            v, g, dim = arguments
+            return v * (g / torch.norm_except_dim(v, 2, dim))
+        return function(*arguments, **(keywords or {}))
 
 
 @contextmanager
 def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
     """Inside, a pass in evaluation mode has the derivatives that torch's fastest code for it lacks.
 
-    cuDNN has no derivative of a recurrent layer in evaluation mode, and compiled code has no second one.
+    cuDNN has no derivative of a recurrent layer in evaluation mode, compiled code has no second one, and that of
+    torch's weight normalization is wrong.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(mode=False))
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.callback(setattr, torch.backends.cudnn, "enabled", torch.backends.cudnn.enabled)
             torch.backends.cudnn.enabled = False
+        if twice:
+            stack.enter_context(_PlainWeightNorm())
         if twice and "torch._dynamo" in sys.modules:  # it takes seconds to import, and nothing is compiled without it
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothout import sharpness
+from smoothout.analysis.hessian import HessianVectorProduct
 
 Pairs = list[tuple[Tensor, Tensor]]
 EACH = pytest.mark.parametrize("analysis", ANALYSES.values(), ids=ANALYSES)
@@ -153,3 +154,27 @@ def test_curvature_that_autograd_would_leave_out_is_refused(
     assert "\n" not in str(refused.value)
     assert all(map(torch.equal, before.values(), model.state_dict().values()))
     assert not sharpness(model, batches, F.cross_entropy, eps=0.1).failed  # which needs one derivative only
+
+
+class PlainlyNormalized(nn.Module):
+    """A linear layer whose weight is g v / ||v||, without torch's own operation for it."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        plain = nn.Linear(inputs, outputs)
+        self.bias, self.g = plain.bias, nn.Parameter(plain.weight.detach().norm(dim=1, keepdim=True))
+        self.v = nn.Parameter(plain.weight.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.g * self.v / self.v.norm(dim=1, keepdim=True), self.bias)
+
+
+@pytest.mark.parametrize("normalize", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_the_hessian_of_weight_normalization_is_that_of_its_formula(
+    normalize: Callable[[nn.Module], nn.Module], batches: Pairs
+) -> None:
+    model = Net(lambda inputs, outputs: normalize(nn.Linear(inputs, outputs)))
+    found = HessianVectorProduct(model, batches, F.cross_entropy).matrix()
+    expected = HessianVectorProduct(Net(PlainlyNormalized), batches, F.cross_entropy).matrix()
+    assert found == pytest.approx(expected, abs=1e-12)
