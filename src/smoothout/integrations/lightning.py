@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from smoothout.integrations.noise import CallbackNoise
 
-if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules:
-    from pytorch_lightning import Callback
+if TYPE_CHECKING or "lightning" in sys.modules or "pytorch_lightning" not in sys.modules:
+    from lightning.pytorch import Callback  # the one that type checkers see
 else:
-    from lightning.pytorch import Callback
+    from pytorch_lightning import Callback
 
 
 class SmoothOutCallback(CallbackNoise, Callback):  # type: ignore[misc]
