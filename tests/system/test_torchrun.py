@@ -105,6 +105,20 @@ def wait_for_checkpoint(root: Path, process: subprocess.Popen[str], newer_than: 
     pytest.fail("the program wrote no checkpoint")
 
 
+def test_two_processes_begin_where_another_training_of_theirs_ended(root: Path) -> None:
+    source = "init_from.run=['schedule.epochs=3','schedule.keep_epochs=[2]']"
+    code, out, err = ended(start(*RUN, "method=none", source))
+    assert (code, len(out), err) == (0, 1, [])
+    first, second = sorted(records(root).values(), key=lambda record: len(record["inputs"]))
+    assert second["inputs"] == [first["name"]]
+    assert second["environment"]["processes"] == 2
+    before, after = (record["outcome"]["curves"]["train_loss"] for record in (first, second))
+    assert after[0] < before[-1] < before[0]
+    kept = {path.stem for path in (root / "checkpoints").glob("*.pt")} - {first["name"], second["name"]}
+    assert [name.rpartition("-")[0] for name in kept] == ["small_mlp-digits-b720-baseline-e2-s0"]
+    assert alone(root, *RUN, "method=none", "schedule.epochs=2")[0].startswith(kept.pop()), "it needs no training"
+
+
 def test_two_processes_make_the_record_that_one_makes(root: Path) -> None:
     code, out, err = ended(start(*RUN))
     assert (code, len(out), err) == (0, 1, [])

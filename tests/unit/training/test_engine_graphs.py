@@ -164,6 +164,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "convolutions": {"model": convolutions, "method": NoiseConfig(0.1)},
     "convolutions, adasmoothout": {"model": convolutions, "method": NoiseConfig(0.15, scaling=NoiseScaling.filter)},
     "bfloat16": {"method": NoiseConfig(0.1), "precision": Precision.bfloat16},
+    "conservative, bfloat16": {"method": Conservative(0.1), "precision": Precision.bfloat16},
+    "adversarial, bfloat16": {"method": Adversarial(0.3), "precision": Precision.bfloat16},
+    "stability, bfloat16": {"method": Stability(0.5), "precision": Precision.bfloat16},
     "augmented": {"augmentation": CropFlip((127,)), "method": NoiseConfig(0.1), "batch": Batch(SIZE, 2)},
     "rotated": {"augmentation": AffineFlip((127,)), "batch": Batch(SIZE, 2)},
 }
