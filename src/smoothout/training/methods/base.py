@@ -65,8 +65,8 @@ class GradientEstimator:
     """How a method computes the gradient of each update of one training. The defaults are plain training."""
 
     passes: int = 1  # forward passes per ghost batch and step
-    steps_per_batch: int = 1  # steps of the optimizer, each with a gradient on the same examples and dropout masks
     statistics_passes: int = 1  # how many of them move BatchNorm's running statistics
+    steps_per_batch: int = 1  # steps of the optimizer, each with a gradient on the same examples and dropout masks
     shares_weights: bool = (
         True  # whether the ghost batches of a batch see the same ones, so that one pass can hold them
     )
