@@ -113,20 +113,24 @@ def test_normal_numbers_have_the_normal_law(dtype: torch.dtype) -> None:
     assert stats.kstest(x.numpy(), stats.norm.cdf).pvalue > 1e-3
 
 
-def test_a_normal_number_is_the_quantile_of_the_uniform_one() -> None:
-    u = uniform_(torch.empty(COUNT), torch.Generator().manual_seed(3)).double().numpy()
-    x = normal_(torch.empty(COUNT), torch.Generator().manual_seed(3)).double().numpy()
-    # Near the bounds, the uniform number's rounding to float32 moves its quantile most.
-    np.testing.assert_allclose(stats.norm.cdf(x), (1 + u) / 2, atol=1e-7)
+def test_a_normal_number_is_the_quantile_of_a_uniform_one() -> None:
+    seed = int(torch.randint(2**63 - 1, (), generator=torch.Generator().manual_seed(3)))
+    first, *rest = np.random.SFC64(seed).random_raw(1 + -(-COUNT // 4))
+    words = np.array(rest, np.uint64).view(np.uint16)[:COUNT]
+    signs = np.where(words >> 15, -1.0, 1.0)
+    wanted = stats.norm.ppf(0.5 + signs * ((words & 0x7FFF) + float(first) * 2.0**-64) * 2.0**-16)
+    found = normal_(torch.empty(COUNT), torch.Generator().manual_seed(3)).double().numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("word", [0, 2**64 - 1])
 def test_normal_numbers_are_finite_at_the_bounds(word: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = np.array([word, 0x7FFF8000_7FFF8000], np.uint64)  # -2^15 and 2^15 - 1
+    words = np.array([word, 0xFFFF7FFF_FFFF7FFF], np.uint64)  # the largest n, with either sign
     monkeypatch.setattr(np.random, "SFC64", lambda seed: SimpleNamespace(random_raw=lambda count: words))
     x = normal_(torch.empty(4))
     assert x.isfinite().all()
     assert x.abs().min() > 3.9
+    assert x.sum() == 0
 
 
 def test_normal_numbers_fill_any_tensor() -> None:
