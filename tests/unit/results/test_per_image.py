@@ -140,7 +140,7 @@ def test_a_real_difference_is_found() -> None:
 def test_equal_classifiers_do_not_differ_and_one_seed_decides_nothing() -> None:
     assert crossed_test(np.zeros((3, 5))).p == 1.0
     single = crossed_test(np.ones((1, 5)))
-    assert single == TestResult(n=1, value=1.0)
+    assert repr(single) == repr(TestResult(n=1, value=1.0))  # from Python 3.13 on, nan makes them unequal
     assert not single.is_testable
 
 
