@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -52,6 +53,26 @@ def convolution(channels: int, width: int, kernel: int, stride: int = 1) -> list
     """Padded convolution without bias, BatchNorm, ReLU; maps (H, W) to (H / stride, W / stride), rounded up."""
     layer = nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=False)
     return [layer, nn.BatchNorm2d(width), nn.ReLU()]
+
+
+def pooled_stacks(shape: tuple[int, int, int], stacks: Sequence[tuple[int, int]]) -> tuple[list[nn.Module], int]:
+    """VGG's stacks of 3x3 `convolution`, each followed by MaxPool 2/2, then a flat output and its number of features.
+
+    ``stacks`` are the number of convolutions and their filters. Raises ValueError if an image of ``shape`` (channels,
+    height, width) is too small to be halved that often.
+    """
+    (channels, height, width), least = shape, 2 ** len(stacks)
+    if min(height, width) < least:
+        raise ValueError(
+            f"model: {len(stacks)} poolings need images of at least {least}x{least} pixels, not {height}x{width}"
+        )
+    layers: list[nn.Module] = []
+    for count, filters in stacks:
+        for _ in range(count):
+            layers += convolution(channels, filters, 3)
+            channels = filters
+        layers.append(nn.MaxPool2d(2))
+    return [*layers, nn.Flatten()], channels * (height // least) * (width // least)
 
 
 def dense(features: int, width: int, dropout: float) -> list[nn.Module]:

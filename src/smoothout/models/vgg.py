@@ -28,15 +28,7 @@ class VGG11:
         """Initialize a network for images of ``shape`` (channels, height, width), at least 32 x 32."""
         from torch import nn  # noqa: PLC0415
 
-        from smoothout.models.blocks import convolution  # noqa: PLC0415
+        from smoothout.models.blocks import pooled_stacks  # noqa: PLC0415
 
-        channels, height, width = shape
-        if min(height, width) < 32:
-            raise ValueError(f"model: five poolings need images of at least 32x32 pixels, not {height}x{width}")
-        layers: list[nn.Module] = []
-        for count, filters in STACKS:
-            for _ in range(count):
-                layers += convolution(channels, filters, 3)
-                channels = filters
-            layers.append(nn.MaxPool2d(2))
-        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (height // 32) * (width // 32), classes))
+        layers, features = pooled_stacks(shape, STACKS)
+        return nn.Sequential(*layers, nn.Linear(features, classes))
