@@ -21,6 +21,7 @@ from smoothout.analysis.hessian_product import HessianVectorProduct
 from smoothout.analysis.interpolation import interpolate
 from smoothout.analysis.noise_sensitivity import noise_curve
 from smoothout.benchmark.baselines import bare_updates, eager_steps, epoch_by_loader
+from smoothout.benchmark.family import FAMILY_COMPARISONS
 from smoothout.benchmark.rows import Row, speed_ratio, time_ratio
 from smoothout.benchmark.timing import Work, seconds, subprocess_work
 from smoothout.benchmark.workloads import (
@@ -278,6 +279,7 @@ COMPARISONS: dict[str, dict[str, Comparison]] = {
         **_noisy_steps("F1", F1, 1.11, 1.18),
         **_trainer_updates(1.05, 1.16),
         "c1": fastest_convolutions,
+        **FAMILY_COMPARISONS,
         **ON_ANY_DEVICE,
     },
     "cuda": {
@@ -286,6 +288,7 @@ COMPARISONS: dict[str, dict[str, Comparison]] = {
         **_trainer_updates(1.0, 1.0),
         "in-turn": concurrent_trainings,
         "table2": table2,
+        **FAMILY_COMPARISONS,
         **ON_ANY_DEVICE,
     },
 }

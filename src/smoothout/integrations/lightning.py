@@ -10,9 +10,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from smoothout.integrations.noise import CallbackNoise
+from torch import Tensor
+
+from smoothout.integrations.noise import CallbackBlocks, CallbackMethod, CallbackNoise
+from smoothout.nn.batchnorm import freeze_running_stats
+from smoothout.nn.passes import Passes
 
 if TYPE_CHECKING or "lightning" in sys.modules or "pytorch_lightning" not in sys.modules:
     from lightning.pytorch import Callback  # the one that type checkers see
@@ -20,34 +26,21 @@ else:
     from pytorch_lightning import Callback
 
 
-class SmoothOutCallback(CallbackNoise, Callback):  # type: ignore[misc]
-    """Trains a LightningModule under SmoothOut or AdaSmoothOut, with new noise for every batch.
-
-    The module's trainable parameters are perturbed during `training_step` and, with the same noise, during the backward
-    pass. At any other time they are clean: in all hooks of the module and of other callbacks (those between the two
-    passes too), in validation, in checkpoints and in weight averages. With ``accumulate_grad_batches`` each batch gets
-    its own noise. The forward passes in which StochasticWeightAveraging updates BatchNorm's running statistics get
-    none; neither do the trial runs of LearningRateFinder and BatchSizeFinder, which disable other callbacks.
-
-    Manual optimization, and therefore several optimizers, is refused: the module then runs its own backward passes, so
-    the `SmoothOut` block belongs in its `training_step`, around each forward pass and its `manual_backward`.
-
-    With a seed (see `CallbackNoise`), the noise depends only on the seed, ``trainer.global_step`` and the number of the
-    micro-batch, so this callback stores nothing in checkpoints.
-    """
+class _Hooks(CallbackBlocks, Callback):  # type: ignore[misc]
+    """What the trainer calls; the passes of a batch are the halves of one block."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse manual optimization before training starts."""
         if stage == "fit" and not pl_module.automatic_optimization:
             raise ValueError(
-                f"SmoothOutCallback: {type(pl_module).__name__} has automatic_optimization=False and so runs its own "
-                "backward passes; put `with SmoothOut(model, a):` around each forward pass and its manual_backward in "
-                "training_step instead (smoothout/integrations/README.md)"
+                f"{type(self).__name__}: {type(pl_module).__name__} has automatic_optimization=False and so runs its "
+                "own backward passes; put `with SmoothOut(model, a):` around each forward pass and its manual_backward"
+                " in training_step instead (smoothout/integrations/README.md)"
             )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Run the forward and the backward pass of each batch inside a block."""
-        self._start(pl_module)
+        self._start(pl_module, trainer.optimizers[0])
 
         def forward(step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
             if getattr(trainer.fit_loop, "_skip_backward", False):  # StochasticWeightAveraging measures statistics
@@ -65,6 +58,10 @@ class SmoothOutCallback(CallbackNoise, Callback):  # type: ignore[misc]
         self._wrap(trainer.strategy, "training_step", forward)
         self._wrap(trainer.strategy.precision_plugin, "backward", backward)
 
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Show the gradients to a method that looks at them."""
+        self._observe()
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Restore the methods that run the two passes."""
         self._stop()
@@ -76,3 +73,64 @@ class SmoothOutCallback(CallbackNoise, Callback):  # type: ignore[misc]
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Restore them where a tuner skips `on_train_end`."""
         self._stop()
+
+
+class SmoothOutCallback(CallbackNoise, _Hooks):
+    """Trains a LightningModule under SmoothOut or AdaSmoothOut, with new noise for every batch.
+
+    The module's trainable parameters are perturbed during `training_step` and, with the same noise, during the backward
+    pass. At any other time they are clean: in all hooks of the module and of other callbacks (those between the two
+    passes too), in validation, in checkpoints and in weight averages. With ``accumulate_grad_batches`` each batch gets
+    its own noise. The forward passes in which StochasticWeightAveraging updates BatchNorm's running statistics get
+    none; neither do the trial runs of LearningRateFinder and BatchSizeFinder, which disable other callbacks.
+
+    Manual optimization, and therefore several optimizers, is refused: the module then runs its own backward passes, so
+    the `SmoothOut` block belongs in its `training_step`, around each forward pass and its `manual_backward`.
+
+    With a seed (see `CallbackNoise`), the noise depends only on the seed, ``trainer.global_step`` and the number of the
+    micro-batch, so this callback stores nothing in checkpoints.
+    """
+
+
+class MethodCallback(CallbackMethod, _Hooks):
+    """Trains a LightningModule with any method of the library.
+
+        callbacks=[MethodCallback(lambda module, optimizer: SAM(module, rho=0.05))]
+
+    A method of two passes calls `training_step` once more for the second, after the backward pass of the first; NSO,
+    whose first pass is not at the module's weights, for both. Each call logs. Else as `SmoothOutCallback`.
+    """
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Run the passes of each batch inside blocks."""
+        super().on_train_start(trainer, pl_module)
+        if self._passes is not None:
+            self._wrap_passes(self._passes, trainer, pl_module)
+
+    def _wrap_passes(self, passes: Passes, trainer: Any, pl_module: Any) -> None:
+        """Take the framework's forward pass for the first one, if that is at the module's weights; add the others."""
+        self._unwrap()
+        calls: list[Callable[[], Any]] = []
+        plugin = trainer.strategy.precision_plugin
+        first_is_clean = passes[0].at_clean_weights
+
+        def forward(step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+            if getattr(trainer.fit_loop, "_skip_backward", False):
+                return step(*arguments, **keywords)
+            self._address_noise(trainer.global_step)
+            calls[:] = [partial(step, *arguments, **keywords)]
+            with nullcontext() if first_is_clean and passes[0].feeds_statistics else freeze_running_stats(pl_module):
+                return calls[0]()
+
+        def backward(run: Callable[..., Any], loss: Any, *arguments: Any, **keywords: Any) -> None:
+            for index, block in enumerate(passes):
+                with block:
+                    if index or not first_is_clean:
+                        output = calls[0]()
+                        loss = output if isinstance(output, Tensor) else output["loss"]
+                        loss = loss / trainer.accumulate_grad_batches
+                        loss = plugin.scaler.scale(loss) if getattr(plugin, "scaler", None) else loss
+                    run(loss, *arguments, **keywords)
+
+        self._wrap(trainer.strategy, "training_step", forward)
+        self._wrap(plugin, "backward", backward)

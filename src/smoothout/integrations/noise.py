@@ -14,61 +14,59 @@ from torch import Tensor, nn
 from smoothout.common.enums import parse_enum
 from smoothout.common.integers import whole_number
 from smoothout.common.rng import derive_seed
+from smoothout.nn.filter_noise import ARWP
+from smoothout.nn.noise_pair import MixedRWP
 from smoothout.nn.options import NoiseDistribution, check_strength
 from smoothout.nn.parameters import clear_weight_caches
+from smoothout.nn.passes import Passes
 from smoothout.nn.perturbation import AdaSmoothOut, SmoothOut
 from smoothout.nn.watch import Watch, pause_all
+from smoothout.nn.weight_context import WeightContext
 
 
-class CallbackNoise:
-    """Base class of the callbacks, with their arguments; one callback serves one training run at a time.
+class CallbackBlocks:
+    """Base class of the callbacks: the blocks of a context around passes that a framework runs, one training at a time.
 
     Args:
-        a: strength, as in `SmoothOut`; the attribute ``a`` may be changed during training.
-        adaptive: AdaSmoothOut instead of SmoothOut.
-        distribution: "uniform" or "gaussian".
-        batchnorm: perturb weight and bias of BatchNorm layers too.
         seed: seed of the noise. The noise of micro-batch i (0 without accumulation) of optimizer step s comes from a
             generator seeded with ``smoothout.common.rng.derive_seed(seed, "noise", s, i)``, so it is the same in every
             process and after resuming. None draws from torch's global generator.
 
     Raises:
-        ValueError: for a strength that is negative or not finite, an unknown distribution, or a seed that is not an
-            integer.
+        ValueError: for a seed that is not an integer.
     """
 
-    def __init__(
-        self,
-        a: float,
-        *,
-        adaptive: bool = False,
-        distribution: str = "uniform",
-        batchnorm: bool = False,
-        seed: int | None = None,
-    ) -> None:
-        self.a = check_strength(a)
-        self.adaptive, self.batchnorm = adaptive, batchnorm
+    def __init__(self, seed: int | None = None) -> None:
         self.seed = None if seed is None else whole_number("seed", seed)
-        self.distribution = parse_enum(NoiseDistribution, "distribution", distribution)
-        self._noise: SmoothOut | None = None
+        self._noise: WeightContext | None = None
         self._noisy: list[Tensor] = []  # the perturbed weights, while the clean ones are in their place
         self._paused: list[Watch] = []
         self._position = (-1, 0)
         self._wrapped: list[tuple[Any, str]] = []
 
-    def _start(self, model: nn.Module) -> None:
+    def _start(self, model: nn.Module, optimizer: Any = None) -> None:
         """Set up the noise for a training run of ``model``."""
         self._stop()
-        kind = AdaSmoothOut if self.adaptive else SmoothOut
-        self._noise = kind(model, self.a, self.distribution, batchnorm=self.batchnorm)
-        if self.seed is not None:
+        self._noise = self._make(model, optimizer)
+        if self.seed is not None and isinstance(self._noise, SmoothOut):
             self._noise.generator = torch.Generator(self._noise.device)
         self._position = (-1, 0)
+
+    def _make(self, model: nn.Module, optimizer: Any) -> WeightContext | None:
+        """The context of the blocks, or what draws their noise."""
+        raise NotImplementedError
+
+    def _observe(self) -> None:
+        """Look at the gradients before the optimizer's step."""
 
     def _stop(self) -> None:
         """Leave any open block, restore wrapped methods and release the model; safe to call twice."""
         self._leave()
         self._noise = None
+        self._unwrap()
+
+    def _unwrap(self) -> None:
+        """Restore wrapped methods."""
         while self._wrapped:
             owner, name = self._wrapped.pop()
             vars(owner).pop(name, None)
@@ -114,12 +112,15 @@ class CallbackNoise:
     def _enter(self, step: int) -> None:
         self._leave()  # a forward pass without a backward pass
         assert self._noise is not None
+        self._address_noise(step)
+        self._noise.__enter__()
+
+    def _address_noise(self, step: int) -> None:
+        """Count the micro-batch and seed its noise."""
         before, micro_batch = self._position
         self._position = (step, micro_batch + 1 if step == before else 0)
-        if self.seed is not None and self._noise.generator is not None:
+        if self.seed is not None and isinstance(self._noise, SmoothOut) and self._noise.generator is not None:
             self._noise.generator.manual_seed(derive_seed(self.seed, "noise", *self._position))
-        self._noise.a = self.a
-        self._noise.__enter__()
 
     def _leave(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._resume()
@@ -149,3 +150,76 @@ class CallbackNoise:
         for parameter, weight in zip(self._noise.parameters, weights, strict=True):
             parameter.data = weight
         clear_weight_caches()
+
+
+class CallbackNoise(CallbackBlocks):
+    """SmoothOut's and AdaSmoothOut's blocks, with the callbacks' arguments.
+
+    Args:
+        a: strength, as in `SmoothOut`; the attribute ``a`` may be changed during training.
+        adaptive: AdaSmoothOut instead of SmoothOut.
+        distribution: "uniform" or "gaussian".
+        batchnorm: perturb weight and bias of BatchNorm layers too.
+        seed: of the noise, see `CallbackBlocks`.
+
+    Raises:
+        ValueError: for a strength that is negative or not finite, an unknown distribution, or a seed that is not an
+            integer.
+    """
+
+    def __init__(
+        self,
+        a: float,
+        *,
+        adaptive: bool = False,
+        distribution: str = "uniform",
+        batchnorm: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(seed)
+        self.a = check_strength(a)
+        self.adaptive, self.batchnorm = adaptive, batchnorm
+        self.distribution = parse_enum(NoiseDistribution, "distribution", distribution)
+
+    def _make(self, model: nn.Module, optimizer: Any) -> SmoothOut:
+        kind = AdaSmoothOut if self.adaptive else SmoothOut
+        return kind(model, self.a, self.distribution, batchnorm=self.batchnorm)
+
+    def _address_noise(self, step: int) -> None:
+        super()._address_noise(step)
+        assert isinstance(self._noise, SmoothOut)
+        self._noise.a = self.a
+
+
+class CallbackMethod(CallbackBlocks):
+    """The blocks of any method of the library.
+
+    Args:
+        make: called with the model and its optimizer as a training begins; returns a context for one pass (`LPFSGD`,
+            `ARWP`, `MSAM`) or the blocks of two (`SAM`, `ASAM`, `NSO`).
+        seed: of the noise, see `CallbackBlocks`.
+
+    Raises:
+        TypeError: as a training begins, if ``make`` returns something else.
+        ValueError: for a seed that is not an integer; as a training begins, for `MixedRWP`, whose passes see different
+            batches.
+    """
+
+    def __init__(self, make: Callable[[nn.Module, Any], WeightContext | Passes], *, seed: int | None = None) -> None:
+        super().__init__(seed)
+        self.make = make
+        self._passes: Passes | None = None
+
+    def _make(self, model: nn.Module, optimizer: Any) -> WeightContext | None:
+        method = self.make(model, optimizer)
+        if isinstance(method, MixedRWP):
+            needs = "two batches per update, and a callback sees one; use ARWP or LPFSGD"
+            raise ValueError(f"make: MixedRWP needs {needs}")  # noqa: TRY004
+        if not isinstance(method, WeightContext | Passes):
+            raise TypeError(f"make: must return a context or blocks of the library, not {type(method).__name__}")
+        self._passes = method if isinstance(method, Passes) else None
+        return method if isinstance(method, WeightContext) else getattr(method, "noise", None)
+
+    def _observe(self) -> None:
+        if isinstance(self._noise, ARWP):
+            self._noise.observe()

@@ -15,7 +15,7 @@ from typing import Any
 
 import transformers
 
-from smoothout.integrations.noise import CallbackNoise
+from smoothout.integrations.noise import CallbackMethod, CallbackNoise
 
 
 class SmoothOutCallback(CallbackNoise, transformers.TrainerCallback):  # type: ignore[misc]
@@ -48,6 +48,46 @@ class SmoothOutCallback(CallbackNoise, transformers.TrainerCallback):  # type: i
 
     def on_train_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
         """Restore `training_step`."""
+        self._stop()
+
+
+class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ignore[misc]
+    """Trains a model with any method of the library, around every call of the trainer's `training_step`.
+
+        callbacks=[MethodCallback(lambda model, optimizer: SAM(model, rho=0.05))]
+
+    A method of two passes calls `training_step` twice on the same batch, and logs the last loss. Else as
+    `SmoothOutCallback`.
+    """
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **unused: Any
+    ) -> None:
+        """Put `training_step` into blocks."""
+        trainer = _calling_trainer()
+        self._start(model, optimizer)
+
+        def within(training_step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+            if self not in trainer.callback_handler.callbacks:
+                return training_step(*arguments, **keywords)
+            if self._passes is None:
+                with self._block(trainer.state.global_step):
+                    return training_step(*arguments, **keywords)
+            self._address_noise(trainer.state.global_step)
+            loss = None
+            for block in self._passes:
+                with block:
+                    loss = training_step(*arguments, **keywords)
+            return loss
+
+        self._wrap(trainer, "training_step", within)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        """Show the gradients to the method."""
+        self._observe()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        """Give `training_step` back."""
         self._stop()
 
 

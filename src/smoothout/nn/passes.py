@@ -39,6 +39,16 @@ class Pass:
         self._model, self._share, self._at, self._feeds, self._receive = model, share, at, feeds_statistics, receive
         self._inside: ExitStack | None = None
 
+    @property
+    def at_clean_weights(self) -> bool:
+        """Whether the pass is at the model's own weights."""
+        return self._at is None
+
+    @property
+    def feeds_statistics(self) -> bool:
+        """Whether BatchNorm's running statistics see the pass."""
+        return self._feeds
+
     def __enter__(self) -> Pass:
         self._parameters = find_parameters(self._model)
         with ExitStack() as stack:

@@ -1,0 +1,161 @@
+"""Any method of the library in Lightning and Hugging Face's Trainer makes the weights of a plain loop."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
+
+from smoothout import ARWP, ASAM, LPFSGD, MSAM, NSO, SAM, MixedRWP
+from smoothout.common.rng import derive_seed
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+REASON = "{} is not installed: pip install 'smoothout[integrations]'"
+lightning = pytest.importorskip("lightning", reason=REASON.format("lightning"))
+pytest.importorskip("accelerate", reason=REASON.format("accelerate"))
+transformers = pytest.importorskip("transformers", reason=REASON.format("transformers"))
+
+from smoothout.integrations.lightning import MethodCallback as InLightning  # noqa: E402
+from smoothout.integrations.transformers import MethodCallback as InTransformers  # noqa: E402
+
+transformers.logging.set_verbosity_error()
+SEED, BATCH, EPOCHS = 3, 8, 2
+METHODS: dict[str, Callable[[nn.Module, Any], Any]] = {
+    "sam": lambda model, optimizer: SAM(model, 0.1),
+    "asam": lambda model, optimizer: ASAM(model, 0.3),
+    "nso": lambda model, optimizer: NSO(model, 0.02),
+    "lpf-sgd": lambda model, optimizer: LPFSGD(model, 0.02),
+    "arwp": lambda model, optimizer: ARWP(model, 0.02, eta=5.0),
+    "msam": lambda model, optimizer: MSAM(model, optimizer, 0.1),
+}
+
+
+class Examples(Dataset[dict[str, Tensor]]):
+    def __init__(self) -> None:
+        self.x, self.y = torch.randn(24, 5), torch.randint(0, 3, (24,))
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"x": self.x[index], "labels": self.y[index]}
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(5, 8, bias=False), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.layers(x)
+        return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+
+class Module(lightning.LightningModule):  # type: ignore[misc]
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        return self.network(**batch)["loss"]  # type: ignore[no-any-return]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 0.01)
+
+
+class InOrder(transformers.Trainer):  # type: ignore[misc]
+    def _get_train_sampler(self, *unused: Any) -> Any:
+        return SequentialSampler(self.train_dataset)
+
+
+def plain_loop(network: nn.Module, examples: Examples, optimizer: Any, name: str, accumulate: int) -> None:
+    network.train()
+    method = METHODS[name](network, optimizer)
+    noise = method.noise if name == "nso" else method
+    if hasattr(noise, "generator"):
+        noise.generator = torch.Generator()
+    for step, first in enumerate(range(0, EPOCHS * 3, accumulate)):
+        batches = [*DataLoader(examples, BATCH)] * EPOCHS
+        for micro, batch in enumerate(batches[first : first + accumulate]):
+            if hasattr(noise, "generator"):
+                noise.generator.manual_seed(derive_seed(SEED, "noise", step, micro))
+            for block in method if name in ("sam", "asam", "nso") else [method]:
+                with block:
+                    (network(**batch)["loss"] / accumulate).backward()
+        if name == "arwp":
+            method.observe()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def assert_same(one: nn.Module, other: nn.Module) -> None:
+    for (name, tensor), wanted in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("name", METHODS)
+def test_lightning_trains_as_a_plain_loop(name: str, accumulate: int, tmp_path: Path) -> None:
+    examples, network = Examples(), Network()
+    other = copy.deepcopy(network)
+    plain_loop(other, examples, torch.optim.Adam(other.parameters(), 0.01), name, accumulate)
+    trainer = lightning.Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        callbacks=[InLightning(METHODS[name], seed=SEED)],
+        accumulate_grad_batches=accumulate,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(Module(network), DataLoader(examples, BATCH))
+    assert_same(network, other)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("name", METHODS)
+def test_transformers_train_as_a_plain_loop(name: str, accumulate: int, tmp_path: Path) -> None:
+    examples, network = Examples(), Network()
+    other = copy.deepcopy(network)
+    optimizer = torch.optim.AdamW(other.parameters(), 0.01, weight_decay=0.0)
+    plain_loop(other, examples, optimizer, name, accumulate)
+    arguments = transformers.TrainingArguments(
+        str(tmp_path),
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=EPOCHS,
+        gradient_accumulation_steps=accumulate,
+        lr_scheduler_type="constant",
+        learning_rate=0.01,
+        max_grad_norm=0.0,
+        optim="adamw_torch",
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        logging_strategy="no",
+        use_cpu=True,
+    )
+    callback = InTransformers(METHODS[name], seed=SEED)
+    InOrder(network, arguments, train_dataset=examples, callbacks=[callback]).train()
+    assert_same(network, other)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda model, optimizer: MixedRWP(model, 0.1), ValueError, "MixedRWP needs two batches per update"),
+        (lambda model, optimizer: None, TypeError, "must return a context or blocks of the library, not NoneType"),
+    ],
+)
+def test_what_a_callback_cannot_run_is_refused(make: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        InLightning(make)._start(Network())
