@@ -8,13 +8,14 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from smoothout.analysis.arguments import check_positive
 from smoothout.common.reals import finite_numbers, finite_or_none
 from smoothout.nn.options import check_strength
+
+pd = pytest.importorskip("pandas", reason="comes with the extra [experiments]")
 
 HALVES = [
     0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5, dtype=torch.bfloat16), pd.Series([0.5]).iloc[0],
