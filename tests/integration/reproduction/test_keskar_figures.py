@@ -35,7 +35,7 @@ def test_figure_5_begins_at_the_iterates_of_one_training_which_comes_first_and_k
     assert {job.dependencies[0].digest for job in analyses} == {job.digest for job in runs}
 
 
-@pytest.mark.parametrize("network", ["f1", "c1"])
+@pytest.mark.parametrize("network", ["f1", "keskar_c1"])
 @pytest.mark.parametrize("batch", [256, None])
 def test_figure_6_trains_the_longest_run_first_and_it_keeps_the_others(network: str, batch: int | None) -> None:
     jobs = [
