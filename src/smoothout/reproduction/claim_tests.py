@@ -242,8 +242,7 @@ class Claims:
                 for seed in seeds
             ]
             # Ratios are differences of logarithms, whose margin is negative if the ratio must be large.
-            ratio = METRICS[metric].ratio_scale
-            margin = math.log2(claim.max_ratio / claim.min_ratio) if ratio else claim.margin
+            margin = claim.margin - math.log2(claim.min_ratio)
             evidence = paired_t_test([value for value in differences if value is not None], margin, step)
         titles = dict.fromkeys(METRICS[cell.metric].title for cell in chain(*cells))
         if claim.kind is ClaimKind.curves:

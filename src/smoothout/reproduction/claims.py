@@ -100,7 +100,7 @@ class Claim:
     kind: ClaimKind = ClaimKind.difference  # see `ClaimKind`
     margin: float = 0.0  # points by which a difference may fall short
     min_ratio: float = 1.0  # of what is compared by ratio: `plus` is at least that many times `minus`
-    max_ratio: float = 1.0  # see `ClaimKind`; factor by which a difference of what is compared by ratio may fall short
+    max_ratio: float = 1.0  # see `ClaimKind`
     tables: tuple[str, ...] = ()  # see `ClaimKind`
     rows: dict[str, Sides] = field(default_factory=dict)  # cells by the name of the comparison, each a test of its own
     declared: Declaration | None = None  # None: exploratory, the records were known when the claim was written
