@@ -230,3 +230,34 @@ def test_averaged_weights_are_those_of_torch_with_its_statistics() -> None:
 def test_wrong_settings_are_refused(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(network())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_under_autocast_a_second_pass_sees_its_own_weights(name: str) -> None:
+    """Autocast caches low-precision copies of weights, which must not outlive a pass."""
+    found = []
+    for cached in (True, False):
+        model = network()
+        method = METHODS[name][0](model)
+        inputs, labels = examples(8)
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=cached):
+            for block in method:
+                with block:
+                    F.cross_entropy(model(inputs), labels).backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_gradient_scaler_skips_an_update_whose_gradient_overflows(name: str) -> None:
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    optimizer, scaler = torch.optim.SGD(model.parameters(), 0.1), torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    inputs, labels = examples(8)
+    for block in METHODS[name][0](model):
+        with block:
+            scaler.scale(1e6 * F.cross_entropy(model(inputs), labels)).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert all(torch.equal(p, before[key]) for key, p in model.named_parameters())
+    assert scaler.get_scale() < 2.0**127

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.by_hand import EXAMPLES, SETTINGS, SIZE, assert_same_epoch, mask, split
+from helpers.by_hand import EXAMPLES, SETTINGS, SIZE, Convolutional, assert_same_epoch, mask, split
 from helpers.common import same_bits
 from helpers.trainer_cases import network, run
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from smoothout.common.rng import make_generator, normal_
 from smoothout.data.split import Split
 from smoothout.nn.options import StatisticsFrom
 from smoothout.training.batch import Batch
+from smoothout.training.engine import Engine, GhostPasses
 from smoothout.training.methods.arwp import ARWP
 from smoothout.training.methods.asam import ASAM
 from smoothout.training.methods.base import Method
@@ -30,6 +31,8 @@ from smoothout.training.methods.nso import NSO
 from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoisePer
 from smoothout.training.optimizers import SGD, Adam, Optimizer
+from smoothout.training.schedule import Schedule
+from smoothout.training.trainer import Trainer
 
 Splits = Callable[..., Split]
 UPDATES = {6: 4, 12: 2}  # of an epoch, by examples per update
@@ -231,3 +234,39 @@ def test_relative_strengths_are_lengths_over_the_filters() -> None:
     late = float((0.02 * 20 / (1 + 0.1 * squares).sqrt()).median())
     assert ARWP(0.02).relative_strength(model, 5, 10, given) == pytest.approx(late)
     assert ARWP(0.02).relative_strength(model, 0, 10, given) == pytest.approx(0.02 * 20)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        LPFSGD(0.05, noise_per=NoisePer.batch),
+        ARWP(0.05, noise_per=NoisePer.batch),
+        NSO(0.05, noise_per=NoisePer.batch, statistics_from=StatisticsFrom.clean),
+        LPFSGD(0.05, noise_per=NoisePer.batch, statistics_from=StatisticsFrom.clean),
+        MSAM(0.4),
+    ],
+    ids=lambda method: method.slug,
+)
+def test_ghost_batches_that_see_the_same_weights_may_go_in_one_pass(method: Method) -> None:
+    ends = []
+    for ghosts in (GhostPasses.sequential, GhostPasses.batched):
+        settings: dict[str, Any] = {"optimizer": SGD(0.1), "schedule": Schedule(2), "batch": Batch(SIZE, 2), "seed": 0}
+        trainer = Trainer(
+            Convolutional(), split(), split(10, seed=1), method=method, engine=Engine(ghosts=ghosts), **settings
+        )
+        assert trainer.engine.ghosts is ghosts
+        ends.append(trainer.run().model)
+    for name, tensor in ends[0].items():
+        torch.testing.assert_close(ends[1][name], tensor, rtol=1e-10, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [LPFSGD(0.05), SAM(), MixedRWP(0.05), NSO(0.05, noise_per=NoisePer.batch), MSAM(0.4, StatisticsFrom.both)],
+    ids=lambda method: method.slug,
+)
+def test_ghost_batches_with_weights_of_their_own_or_several_statistics_go_one_after_another(method: Method) -> None:
+    settings: dict[str, Any] = {"optimizer": SGD(0.1), "schedule": Schedule(1), "batch": Batch(SIZE, 2), "seed": 0}
+    engine = Engine(ghosts=GhostPasses.batched)
+    trainer = Trainer(Convolutional(), split(), split(10, seed=1), method=method, engine=engine, **settings)
+    assert trainer.engine.ghosts is GhostPasses.sequential

@@ -62,11 +62,9 @@ class MomentumGradient(PerturbedGradient):
     The momentum is the optimizer's own; where that is new in every epoch, each epoch's first step is none.
     """
 
-    shares_weights = True
-
     def __init__(self, model: nn.Module, settings: MSAM) -> None:
         super().__init__(model, settings.statistics_from)
-        self._rho = settings.rho
+        self._rho, self.shares_weights = settings.rho, self.statistics_passes == 1
 
     def use_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the momentum of ``optimizer`` from now on."""

@@ -87,7 +87,8 @@ class NoisyGradient(PerturbedGradient):
         super().__init__(model, statistics_from)
         self._noise, self._plan, self._noise_per, self._strength_at = noise, plan, noise_per, strength_at
         self._update = 0
-        self.shares_weights = noise_per is NoisePer.batch and not self.clean_passes
+        # Of several passes, the running statistics of all ghost batches would come in another order.
+        self.shares_weights = noise_per is NoisePer.batch and not self.clean_passes and self.statistics_passes == 1
         self.generators = [torch.Generator(plan.device) for _ in range(plan.ghosts_per_update)]
 
     def begin_update(self, update: int) -> None:
