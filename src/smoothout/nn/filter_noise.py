@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
 
 import torch
 from torch import Tensor, nn
 
 from smoothout.common.rng import normal_
 from smoothout.nn.flat import FlatGroup
+from smoothout.nn.options import check_number
 from smoothout.nn.parameters import filter_norms
 from smoothout.nn.perturbation import SmoothOut
 from smoothout.nn.weight_context import untracked
@@ -124,8 +124,5 @@ def whole_norms(tensor: Tensor) -> Tensor:
 
 def check_fisher(eta: float, beta: float) -> tuple[float, float]:
     """ARWP's numbers. Raises ValueError for a wrong one."""
-    if not (isfinite(eta) and eta >= 0):
-        raise ValueError(f"eta: must be a finite number >= 0, not {eta}")
-    if not 0 <= beta < 1:
-        raise ValueError(f"beta: must lie in [0, 1), not {beta}")
-    return eta, beta
+    eta = check_number("eta", eta, lambda number: number >= 0, "be a finite number >= 0")
+    return eta, check_number("beta", beta, lambda number: 0 <= number < 1, "lie in [0, 1)")

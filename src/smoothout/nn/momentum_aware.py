@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -28,8 +30,8 @@ class MSAM(WeightContext):
         rho: the length of the step over all trainable parameters, 0.3 for SGD in the authors' program, 1 for AdamW.
 
     Raises:
-        TypeError: for a model that `SmoothOut` refuses.
-        ValueError: so too, for a wrong ``rho``, and an optimizer without momentum.
+        TypeError: for a model that `SmoothOut` refuses, and what is no optimizer.
+        ValueError: so too, for a wrong ``rho``, and an optimizer without momentum or of other parameters.
         RuntimeError: as `SmoothOut`.
     """
 
@@ -37,19 +39,27 @@ class MSAM(WeightContext):
         super().__init__(model)
         self.rho, self.optimizer = check_positive("rho", rho), optimizer
         self.parameters = trainable_parameters(model)
-        momentum_name(optimizer)
+        momentum_name(optimizer, self.parameters)
 
     def _moved(self) -> list[Tensor]:
         self.parameters = trainable_parameters(self._model)
-        name, state = momentum_name(self.optimizer), self.optimizer.state
+        name, state = momentum_name(self.optimizer, self.parameters), self.optimizer.state
         momenta = [state[p].get(name) if p in state else None for p in self.parameters]
         direction = [torch.zeros_like(p) if m is None else m for p, m in zip(self.parameters, momenta, strict=True)]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(direction)))
         return add_weights(self.parameters, list(torch._foreach_mul(direction, -self.rho / (norm + 1e-12))))
 
 
-def momentum_name(optimizer: torch.optim.Optimizer) -> str:
-    """The momentum's name in the state of ``optimizer``. Raises ValueError if it has none."""
+def momentum_name(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> str:
+    """The momentum's name in the state of ``optimizer``.
+
+    Raises TypeError if it is none, and ValueError if it has no momentum, or none of ``parameters``.
+    """
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(f"optimizer: must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if updated.isdisjoint(map(id, parameters)):
+        raise ValueError("optimizer: must be the model's, but it updates none of the model's trainable parameters")
     if all("betas" in group for group in optimizer.param_groups):
         return "exp_avg"
     if all(group.get("momentum", 0) for group in optimizer.param_groups):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from smoothout.common.rng import normal_
 from smoothout.nn.filter_noise import LPFSGD
 from smoothout.nn.flat import FlatGroup
-from smoothout.nn.options import StatisticsFrom
+from smoothout.nn.options import StatisticsFrom, check_number
 from smoothout.nn.passes import Pass, Passes, feeding_passes
 from smoothout.nn.perturbation import SmoothOut
 from smoothout.nn.weight_context import WeightContext
@@ -44,6 +44,15 @@ class NSO(Passes):
     ) -> None:
         self.noise = GaussianPair(model, sigma, batchnorm=batchnorm, generator=generator)
         super().__init__(Pass(model, 0.5, at=self.noise), Pass(model, 0.5, at=self.noise.opposite))
+
+    @property
+    def sigma(self) -> float | Tensor:
+        """The strength of the noise, as `SmoothOut.a`."""
+        return self.noise.a
+
+    @sigma.setter
+    def sigma(self, value: float | Tensor) -> None:
+        self.noise.a = value
 
 
 class GaussianPair(SmoothOut):
@@ -118,8 +127,7 @@ class MixedRWP(Passes):
         statistics_from: str = StatisticsFrom.clean,
         generator: torch.Generator | None = None,
     ) -> None:
-        if not 0 < weight < 1:
-            raise ValueError(f"weight: must lie between 0 and 1, not {weight}")
+        weight = check_number("weight", weight, lambda number: 0 < number < 1, "lie between 0 and 1")
         clean, perturbed = feeding_passes(statistics_from)
         self.noise = LPFSGD(model, gamma, batchnorm=batchnorm, generator=generator)
         super().__init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -61,7 +62,12 @@ def check_strength(a: Any) -> float:
 
 def check_positive(name: str, value: Any) -> float:
     """``value`` as a float. Raises ValueError, which calls it ``name``, unless it is finite and above 0."""
+    return check_number(name, value, lambda number: number > 0, "be a finite number above 0")
+
+
+def check_number(name: str, value: Any, is_allowed: Callable[[float], bool], must: str) -> float:
+    """``value`` as a float. Raises ValueError, with ``name`` and what it ``must``, unless it is allowed."""
     number = finite_or_none(value)
-    if number is None or number <= 0:
-        raise ValueError(f"{name}: must be a finite number above 0, not {value!r}")
+    if number is None or not is_allowed(number):
+        raise ValueError(f"{name}: must {must}, not {value!r}")
     return number

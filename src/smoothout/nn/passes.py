@@ -16,6 +16,14 @@ from smoothout.nn.weight_context import WeightContext, find_parameters, untracke
 Gradient = list[Tensor | None]
 
 
+class CleanWeights(WeightContext):
+    """A context where ``model`` is at w, in a copy of it: what other contexts refuse inside is refused here too."""
+
+    def _moved(self) -> list[Tensor]:
+        self.parameters = find_parameters(self._model)
+        return [parameter.detach().clone() for parameter in self.parameters]
+
+
 class Pass:
     """A block around one of the passes of a batch, whose gradient is added to ``grad`` times ``share``.
 
@@ -36,7 +44,8 @@ class Pass:
         feeds_statistics: bool = True,
         receive: Callable[[Gradient], None] | None = None,
     ) -> None:
-        self._model, self._share, self._at, self._feeds, self._receive = model, share, at, feeds_statistics, receive
+        self._model, self._share, self._feeds, self._receive = model, share, feeds_statistics, receive
+        self._at = CleanWeights(model) if at is None else at
         self._inside: ExitStack | None = None
 
     @property
@@ -54,8 +63,7 @@ class Pass:
         with ExitStack() as stack:
             if not self._feeds:
                 stack.enter_context(freeze_running_stats(self._model))
-            if self._at is not None:
-                stack.enter_context(self._at)
+            stack.enter_context(self._at)
             if self._share != 1:
                 self._before = [parameter.grad for parameter in self._parameters]
                 stack.callback(self._set, self._before)  # whatever happens inside, nothing of before is lost

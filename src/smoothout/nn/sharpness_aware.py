@@ -83,9 +83,15 @@ class _Nearby(WeightContext):
     def _moved(self) -> list[Tensor]:
         self.parameters = trainable_parameters(self._model)
         gradient, self._gradient = self._gradient, None
-        if gradient is None or len(gradient) != len(self.parameters):
-            raise RuntimeError("the second pass needs the gradient of the first: enter both blocks for every batch")
-        dense = [torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, gradient, strict=True)]
+        if gradient is None or len(gradient) != len(self.parameters) or all(g is None for g in gradient):
+            raise RuntimeError(
+                "the second pass needs the gradient of the first: enter both blocks for every batch, and backpropagate"
+                " in both"
+            )
+        own = zip(self.parameters, gradient, strict=True)
+        dense = [
+            torch.zeros_like(p) if g is None else g.to_dense() for p, g in own
+        ]  # that of an Embedding may be sparse
         return self._sam._highest(self.parameters, dense)
 
 

@@ -156,16 +156,69 @@ def test_after_an_error_weights_gradients_and_statistics_mode_are_as_before(name
     assert model[1].track_running_stats
 
 
-def test_an_update_within_a_perturbed_pass_is_refused() -> None:
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("which", [0, 1])
+def test_an_update_within_a_pass_is_refused(name: str, which: int) -> None:
     model = network().double()
     optimizer, [(inputs, labels)] = torch.optim.SGD(model.parameters(), 0.1), batches(1)
+    for index, block in enumerate(METHODS[name][0](model)):
+        with block:
+            F.cross_entropy(model(inputs), labels).backward()
+            if index == which:
+                with pytest.raises(RuntimeError, match=r"optimizer.step\(\) belongs after the block"):
+                    optimizer.step()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_backward_pass_after_the_first_block_is_refused(name: str) -> None:
+    model, [(inputs, labels)] = network().double(), batches(1)
+    with METHODS[name][0](model)[0]:
+        loss = F.cross_entropy(model(inputs), labels)
+    with pytest.raises(RuntimeError, match="the backward pass belongs inside the block"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_block_that_is_entered_already_is_refused_and_keeps_gradients(name: str) -> None:
+    model, [(inputs, labels)] = network().double(), batches(1)
+    F.cross_entropy(model(inputs), labels).backward()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    first = METHODS[name][0](model)[0]
+    with pytest.raises(RuntimeError, match="already entered"), first, first:
+        pass
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
+
+
+def test_sam_needs_a_backward_pass_in_its_first_block() -> None:
+    model, [(inputs, labels)] = network().double(), batches(1)
     first, second = SAM(model)
     with first:
+        model(inputs)
+    with pytest.raises(RuntimeError, match="backpropagate in both"), second:
         F.cross_entropy(model(inputs), labels).backward()
-    with second:
-        F.cross_entropy(model(inputs), labels).backward()
-        with pytest.raises(RuntimeError, match=r"optimizer.step\(\) belongs after the block"):
-            optimizer.step()
+
+
+def test_sam_takes_the_sparse_gradients_of_an_embedding() -> None:
+    found = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(10, 4, sparse=sparse), nn.Flatten(), nn.Linear(8, 3))
+        for block in SAM(model):
+            with block:
+                F.cross_entropy(model(torch.tensor([[1, 2], [2, 9]])), torch.tensor([0, 2])).backward()
+        found.append(model[0].weight.grad.to_dense())
+    torch.testing.assert_close(*found)
+
+
+def test_the_strength_of_nso_can_be_set_between_batches() -> None:
+    model = network()
+    nso = NSO(model, 0.1)
+    nso.sigma = 0.0
+    before = [p.detach().clone() for p in model.parameters()]
+    with nso[0]:
+        assert all(torch.equal(p, w) for p, w in zip(model.parameters(), before, strict=True))
+    with pytest.raises(ValueError, match="strength must be a finite number"):
+        nso.sigma = -1.0
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam])
@@ -197,6 +250,18 @@ def test_msam_refuses_an_optimizer_without_momentum() -> None:
         MSAM(model, torch.optim.SGD(model.parameters(), 0.1))
 
 
+def test_msam_refuses_an_optimizer_of_another_model() -> None:
+    model, others = network(), torch.optim.Adam(network().parameters())
+    with pytest.raises(ValueError, match=r"^optimizer: .* updates none of the model's trainable parameters"):
+        MSAM(model, others)
+    msam = MSAM(model, torch.optim.Adam(model.parameters()))
+    msam.optimizer = others
+    with pytest.raises(ValueError, match=r"^optimizer: "), msam:
+        pass
+    with pytest.raises(TypeError, match=r"^optimizer: must be a torch.optim.Optimizer, not NoneType"):
+        MSAM(model, None)  # type: ignore[arg-type]
+
+
 def test_averaged_weights_are_those_of_torch_with_its_statistics() -> None:
     model = network().double()
     average, wanted = AveragedModel(model), copy.deepcopy(model)
@@ -223,6 +288,7 @@ def test_averaged_weights_are_those_of_torch_with_its_statistics() -> None:
         (lambda m: SAM(m, statistics_from="x"), "statistics_from: 'x' is not one of clean, perturbed, both"),
         (lambda m: ASAM(m, eta=0.0), "eta: must be a finite number above 0, not 0.0"),
         (lambda m: MixedRWP(m, 0.1, weight=1.0), "weight: must lie between 0 and 1, not 1.0"),
+        (lambda m: MixedRWP(m, 0.1, weight="x"), "weight: must lie between 0 and 1, not 'x'"),
         (lambda m: NSO(m, -0.1), "a: the noise's strength"),
         (lambda m: averaged(m, [], []).__enter__(), "weights: must have the shapes"),
     ],
