@@ -56,6 +56,7 @@ def with_source(values: dict[str, Any], folder: Path, overrides: Sequence[str]) 
     """``values`` with the composed config of the run that ``init_from.run``, a list of overrides, describes.
 
     It has the ``overrides`` that made ``values``, but for those of ``init_from`` and of an analysis, and then its own.
+    It begins with random weights unless its own say otherwise, also if a file of configs/ sets ``init_from``.
     Raises ConfigError if ``init_from.run`` is no list of overrides.
     """
     start = values.get("init_from")
@@ -67,7 +68,8 @@ def with_source(values: dict[str, Any], folder: Path, overrides: Sequence[str]) 
             f" {start['run']!r}"
         )
     shared = [override for override in overrides if not override.lstrip("+~").startswith(_NOT_SHARED)]
-    values["init_from"] = start | {"run": compose_config(folder, "train", [*shared, *start["run"]])}
+    own = ["init_from.run=null", *start["run"]]
+    values["init_from"] = start | {"run": compose_config(folder, "train", [*shared, *own])}
     return values
 
 

@@ -59,6 +59,11 @@ class Experiment:
                 "schedule.keep_epochs: must be empty, because the method depends on the training's length: a"
                 " shorter training is not its beginning"
             )
+        if self.method.needs_momentum and not self.optimizer.has_momentum:
+            raise ValueError(
+                f"optimizer: must have momentum, along which {self.method.slug} steps; use optimizer=momentum with"
+                " optimizer.momentum above 0, or optimizer=adam"
+            )
         limit = self.data.train_examples
         if limit is not None:
             construct(self.batch.check_fits, {"examples": limit}, "batch.")

@@ -36,6 +36,8 @@ class OptimizerConfig(Protocol):
     def reset_every_epoch(self) -> bool: ...  # noqa: D102
     @property
     def capturable(self) -> bool: ...  # noqa: D102
+    @property
+    def has_momentum(self) -> bool: ...  # noqa: D102
     def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer: ...  # noqa: D102
 
 
@@ -61,6 +63,11 @@ class Optimizer:
         """Whether a CUDA graph can hold a step: all numbers that change are on the device, and begin as zeros."""
         return False
 
+    @property
+    def has_momentum(self) -> bool:
+        """Whether a step follows an average of past gradients, which MSAM needs."""
+        return False
+
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
@@ -81,6 +88,11 @@ class Adam(Optimizer):
     def capturable(self) -> bool:
         """An epsilon that changes from update to update is a number on the host: a graph would keep its first value."""
         return self.epsilon is Epsilon.corrected
+
+    @property
+    def has_momentum(self) -> bool:
+        """Always."""
+        return True
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """A new optimizer; the fused step computes the same formula several times faster."""
@@ -137,6 +149,11 @@ class SGD(Optimizer):
     def capturable(self) -> bool:
         """Always."""
         return True
+
+    @property
+    def has_momentum(self) -> bool:
+        """Unless it is 0."""
+        return self.momentum > 0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """A new optimizer."""

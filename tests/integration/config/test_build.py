@@ -17,6 +17,7 @@ from helpers.paths import CONFIGS
 
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import build
+from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment, Profile, build_experiment
 from smoothout.config.moved import MOVED, current_name
 from smoothout.data.image_arrays import ImageArrays
@@ -304,3 +305,10 @@ def test_a_target_of_an_earlier_version_is_made_with_a_warning_that_names_both(o
     module, _, name = new.rpartition(".")
     assert dataclasses.is_dataclass(getattr(importlib.import_module(module), name))
     assert current_name(new, "here") == new
+
+
+@pytest.mark.parametrize("optimizer", [["sgd"], ["momentum", "optimizer.momentum=0"]])
+def test_msam_with_an_optimizer_without_momentum_is_refused_before_anything_is_made(optimizer: list[str]) -> None:
+    choice, *rest = optimizer
+    with pytest.raises(ConfigError, match=r"^optimizer: must have momentum, along which msam0\.3 steps"):
+        build_experiment(compose_config(CONFIGS, "train", ["method=msam", f"optimizer={choice}", *rest]))

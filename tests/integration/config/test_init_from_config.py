@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from helpers.paths import CONFIGS
@@ -41,6 +43,17 @@ def test_a_run_may_begin_with_the_weights_of_another() -> None:
     assert warm.source == composed(*LARGE, "batch=small", INNER)
     assert warm.source is not None
     assert warm.source.source == composed(*LARGE, "batch=small", "schedule.epochs=5")
+
+
+def test_a_file_of_configs_may_set_it(tmp_path: Path) -> None:
+    """The run has the same file, but begins with random weights."""
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    digits = (CONFIGS / "experiment" / "digits.yaml").read_text()
+    warm_digits = tmp_path / "configs" / "experiment" / "warm_digits.yaml"
+    warm_digits.write_text(f"{digits}init_from: {{run: [batch=small, seed=4]}}\n")
+    overrides = ("experiment=warm_digits", *LARGE[1:])
+    warm = build_experiment(compose_config(tmp_path / "configs", "train", overrides))
+    assert warm.source == composed(*LARGE, "batch=small", "seed=4")
 
 
 def test_profiles_hold_for_both() -> None:

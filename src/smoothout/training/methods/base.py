@@ -143,6 +143,11 @@ class Method(Protocol):
         """Whether an update depends on the number of updates of the whole training."""
         return False
 
+    @property
+    def needs_momentum(self) -> bool:
+        """Whether an optimizer without momentum is refused."""
+        return False
+
     def canonicalized(self) -> Method:
         """The simplest settings with the same outcome: they name the record."""
         return self

@@ -40,6 +40,11 @@ class MSAM(Method):
         """Name and radius."""
         return f"msam{self.rho:g}"
 
+    @property
+    def needs_momentum(self) -> bool:
+        """Its step is along the momentum."""
+        return True
+
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         """MSAM at work on ``model``."""
         return MomentumGradient(model, self)
