@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from smoothout.nn.batches import only_device, to_device
 from smoothout.nn.guards import check_all
-from smoothout.nn.parameters import clear_weight_caches, preserve_state
+from smoothout.nn.parameters import BATCHNORM, clear_weight_caches, preserve_state
 
 
 @contextmanager
@@ -26,8 +27,8 @@ def averaged(model: nn.Module, weights: Iterable[Tensor], batches: Iterable[Any]
     Args:
         model: a module of any kind that `SmoothOut` takes.
         weights: one for each of the model's parameters, in their order.
-        batches: of training inputs, or pairs of inputs and targets, from which torch's `update_bn` computes the running
-            statistics of BatchNorm layers; they are not read if there are none.
+        batches: of training inputs, or pairs of inputs and targets, on any device, from which torch's `update_bn`
+            computes the running statistics of BatchNorm layers; they are not read if there are none.
 
     Raises:
         ValueError: if there are more or fewer ``weights`` than parameters, or another model than `SmoothOut` takes.
@@ -46,4 +47,10 @@ def put_average(model: nn.Module, weights: list[Tensor], batches: Iterable[Any])
     with torch.no_grad():
         torch._foreach_copy_(parameters, weights)
     clear_weight_caches()
-    update_bn(batches, model)
+    device = only_device(model)
+    momenta = {layer: layer.momentum for layer in model.modules() if isinstance(layer, BATCHNORM)}
+    try:
+        update_bn((to_device(batch, device) for batch in batches), model)
+    finally:  # an error within `update_bn` leaves them at None
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum

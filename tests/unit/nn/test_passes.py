@@ -281,6 +281,16 @@ def test_averaged_weights_are_those_of_torch_with_its_statistics() -> None:
     assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
 
 
+def test_a_batch_that_fails_leaves_a_model_for_averages_as_it_was() -> None:
+    model = network().double()
+    before, momenta = copy.deepcopy(model.state_dict()), [getattr(layer, "momentum", None) for layer in model.modules()]
+    wrong = [(inputs[:, :1], labels) for inputs, labels in batches()]
+    with pytest.raises(RuntimeError), averaged(model, [p + 1 for p in model.parameters()], wrong):
+        pass
+    assert [getattr(layer, "momentum", None) for layer in model.modules()] == momenta
+    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

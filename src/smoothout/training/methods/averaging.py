@@ -1,10 +1,10 @@
-"""SWA and EMA: plain training, of whose last weights an average is what counts."""
+"""SWA and EMA: plain training, and an average of its last weights, which is evaluated and kept."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -44,9 +44,8 @@ class WeightAveraging(Method):
             raise ValueError(f"decay: must lie between 0 and 1, not {self.decay}")
 
     def canonicalized(self) -> WeightAveraging:
-        """SWA has no decay."""
-        swa = self.average is Average.swa
-        return WeightAveraging(self.average, self.start) if swa and self.decay != WeightAveraging.decay else self
+        """Without ``decay`` if the average is SWA's, which has none."""
+        return replace(self, decay=WeightAveraging.decay) if self.average is Average.swa else self
 
     @property
     def slug(self) -> str:
@@ -75,18 +74,19 @@ class AveragedWeights(GradientEstimator):
     def __init__(self, model: nn.Module, settings: WeightAveraging, plan: TrainingPlan) -> None:
         import torch  # noqa: PLC0415 (settings are read without torch)
 
-        self._model, self._settings, self._plan, self._update = model, settings, plan, 0
+        self._model, self._settings, self._plan = model, settings, plan
+        self._update = 0
         self._every = plan.updates_per_epoch if settings.average is Average.swa else 1
         self._first = int(settings.start * (plan.updates // plan.updates_per_epoch)) * plan.updates_per_epoch
         self._averages = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         self._taken = torch.zeros((), dtype=torch.float64, device=plan.device)  # how many weights are in the average
 
     def begin_update(self, update: int) -> None:
-        """Count."""
+        """Remember the number of the update."""
         self._update = update
 
     def updated(self) -> None:
-        """Take the weights into the average."""
+        """Add the weights to the average, at the end of an epoch (swa) or of an update (ema)."""
         from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn  # noqa: PLC0415
 
         taken, off = divmod(self._update + 1 - self._first, self._every)
@@ -103,16 +103,16 @@ class AveragedWeights(GradientEstimator):
             get_ema_multi_avg_fn(self._settings.decay)(averages, weights, taken - 1)  # type: ignore[no-untyped-call]
         self._taken.fill_(taken)
 
-    def evaluated(self) -> AbstractContextManager[object]:
-        """The average in the model's place, once there is one."""
+    @contextmanager
+    def evaluated(self) -> Iterator[None]:
+        """Inside, the model has the averaged weights, once there are some."""
         from smoothout.nn.averaging import averaged  # noqa: PLC0415
 
         if not self._taken:
-            return nullcontext()
-        inside = ExitStack()
-        inside.enter_context(self._seeded())
-        inside.enter_context(averaged(self._model, self._averages.values(), self._plan.training_batches()))
-        return inside
+            yield
+            return
+        with self._seeded(), averaged(self._model, self._averages.values(), self._plan.training_batches()):
+            yield
 
     def finish(self) -> None:
         """Leave the average in the model."""
