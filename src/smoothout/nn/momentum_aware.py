@@ -1,4 +1,4 @@
-"""MSAM in one's own loop: the gradient against the momentum, in a single pass."""
+"""MSAM in one's own loop: the gradient a step against the momentum away, in a single pass."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ class MSAM(WeightContext):
             F.cross_entropy(model(x), y).backward()
         optimizer.step()
 
-    The momentum points along past gradients, which the update goes down; so the step against it leads to where the
-    update would come from, uphill, and no second pass is needed. v is SGD's ``momentum_buffer`` or the ``exp_avg`` of
-    Adam and its kin, weight decay included where the optimizer does so. Before the first update it is 0.
+    v accumulates gradients, so the step has the direction of SGD's own update, as in Nesterov's method, but its length
+    is rho whatever the learning rate. The direction is known before the pass, so no second one is needed. v is SGD's
+    ``momentum_buffer`` or the ``exp_avg`` of Adam and its variants, with weight decay if the optimizer adds it to the
+    gradient. Before the first update it is 0.
 
     Args:
         model: a module of any kind that `SmoothOut` takes.
-        optimizer: of the model's parameters; the attribute may be set anew.
+        optimizer: of the model's parameters; the attribute may be set between batches.
         rho: the length of the step over all trainable parameters, 0.3 for SGD in the authors' program, 1 for AdamW.
 
     Raises:

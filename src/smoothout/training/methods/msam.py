@@ -1,4 +1,4 @@
-"""MSAM: SAM's step along the momentum instead of the gradient, which saves the second pass."""
+"""MSAM: a step against the optimizer's momentum in place of SAM's along the gradient, which saves the second pass."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class MSAM(Method):
     def relative_strength(
         self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None
     ) -> float | None:
-        """The step's length relative to each filter's, the median over ``model``; the gradient stands in for momentum.
+        """The step's length relative to each filter's, the median over ``model``, with the gradient for the momentum.
 
         None at the first update, where the momentum is 0.
         """
@@ -64,12 +64,13 @@ class MSAM(Method):
 class MomentumGradient(PerturbedGradient):
     """MSAM's gradients in one training: all ghost batches of an update see the same weights.
 
-    The momentum is the optimizer's own; where that is new in every epoch, each epoch's first step is none.
+    The momentum is the optimizer's own; with `reset_every_epoch`, the first update of each epoch has no step.
     """
 
     def __init__(self, model: nn.Module, settings: MSAM) -> None:
         super().__init__(model, settings.statistics_from)
-        self._rho, self.shares_weights = settings.rho, self.statistics_passes == 1
+        self._rho = settings.rho
+        self.shares_weights = self.statistics_passes == 1
 
     def use_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the momentum of ``optimizer`` from now on."""
