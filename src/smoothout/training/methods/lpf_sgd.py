@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -52,9 +52,7 @@ class LPFSGD(Method):
 
     def canonicalized(self) -> LPFSGD:
         """Without ``alpha`` if nothing rises."""
-        if self.schedule is Rise.cosine or self.alpha == LPFSGD.alpha:
-            return self
-        return LPFSGD(self.gamma, self.schedule, LPFSGD.alpha, self.batchnorm, self.noise_per, self.statistics_from)
+        return self if self.schedule is Rise.cosine else replace(self, alpha=LPFSGD.alpha)
 
     @property
     def slug(self) -> str:
