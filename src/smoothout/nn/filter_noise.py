@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from smoothout.common.rng import normal_
 from smoothout.nn.flat import FlatGroup
-from smoothout.nn.options import check_number
+from smoothout.nn.options import check_number, check_strength
 from smoothout.nn.parameters import filter_norms
 from smoothout.nn.perturbation import SmoothOut
 from smoothout.nn.weight_context import untracked
@@ -41,7 +41,8 @@ class LPFSGD(SmoothOut):
     def __init__(
         self, model: nn.Module, gamma: float, *, batchnorm: bool = True, generator: torch.Generator | None = None
     ) -> None:
-        super().__init__(model, gamma, "gaussian", batchnorm=batchnorm, generator=generator)
+        strength = check_strength(gamma, "gamma")
+        super().__init__(model, strength, "gaussian", batchnorm=batchnorm, generator=generator)
 
     def _fill(self, group: FlatGroup) -> None:
         normal_(group.flat, self.generator)
@@ -66,7 +67,8 @@ class ARWP(LPFSGD):
             optimizer.zero_grad()
 
     F <- beta F + ||g_filter||^2 with the gradient g of an update, at the perturbed weights; it is 0 at first. (In the
-    authors' program, and so here, a tensor with one dimension has an F of its own for each number.)
+    authors' program, and so here, a tensor with one dimension has an F of its own for each number.) F is ``fisher``, a
+    tensor for each parameter, which your checkpoints must hold; it starts again at 0 if layers are frozen or replaced.
 
     Args:
         model: as `LPFSGD`'s.
@@ -92,7 +94,7 @@ class ARWP(LPFSGD):
         generator: torch.Generator | None = None,
     ) -> None:
         self.eta, self.beta = check_fisher(eta, beta)
-        super().__init__(model, sigma, batchnorm=batchnorm, generator=generator)
+        super().__init__(model, check_strength(sigma, "sigma"), batchnorm=batchnorm, generator=generator)
 
     @untracked()
     def _allocate(self, parameters: list[nn.Parameter]) -> None:

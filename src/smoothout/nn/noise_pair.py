@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from smoothout.common.rng import normal_
 from smoothout.nn.filter_noise import LPFSGD
 from smoothout.nn.flat import FlatGroup
-from smoothout.nn.options import StatisticsFrom, check_number
+from smoothout.nn.options import StatisticsFrom, check_number, check_strength
 from smoothout.nn.passes import Pass, Passes, feeding_passes
 from smoothout.nn.perturbation import SmoothOut
 from smoothout.nn.weight_context import WeightContext
@@ -30,7 +30,7 @@ class NSO(Passes):
 
     Args:
         model: a module of any kind that `SmoothOut` takes.
-        sigma: standard deviation of the noise; the attribute may be set between batches.
+        sigma: standard deviation of the noise; ``noise.a`` may be set between batches.
         batchnorm: perturb weight and bias of BatchNorm layers too, as the authors' program.
         generator: on the model's device; None is torch's global one.
 
@@ -61,7 +61,8 @@ class GaussianPair(SmoothOut):
     def __init__(
         self, model: nn.Module, sigma: float, *, batchnorm: bool = True, generator: torch.Generator | None = None
     ) -> None:
-        super().__init__(model, sigma, "gaussian", batchnorm=batchnorm, generator=generator)
+        strength = check_strength(sigma, "sigma")
+        super().__init__(model, strength, "gaussian", batchnorm=batchnorm, generator=generator)
         self.opposite = _Opposite(model, self)
         self.mirrored: list[Tensor] | None = None
 
@@ -105,7 +106,7 @@ class MixedRWP(Passes):
 
     Args:
         model: a module of any kind that `SmoothOut` takes.
-        gamma: strength of the noise.
+        gamma: strength of the noise, as of `LPFSGD`; ``noise.a`` may be set between batches.
         weight: lambda, in (0, 1).
         batchnorm: perturb weight and bias of BatchNorm layers too, as the authors' program.
         statistics_from: which passes feed BatchNorm's running statistics, "clean" (as in the authors' program),

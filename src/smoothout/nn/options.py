@@ -52,11 +52,11 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
-def check_strength(a: Any) -> float:
-    """``a`` as a float. Raises ValueError unless it is finite and at least 0."""
-    strength = finite_or_none(a)
+def check_strength(value: Any, name: str = "a") -> float:
+    """``value`` as a float. Raises ValueError, which calls it ``name``, unless it is finite and at least 0."""
+    strength = finite_or_none(value)
     if strength is None or strength < 0:
-        raise ValueError(f"a: the noise's strength must be a finite number >= 0, not {a!r}")
+        raise ValueError(f"{name}: the noise's strength must be a finite number >= 0, not {value!r}")
     return strength
 
 

@@ -299,7 +299,7 @@ def test_a_batch_that_fails_leaves_a_model_for_averages_as_it_was() -> None:
         (lambda m: ASAM(m, eta=0.0), "eta: must be a finite number above 0, not 0.0"),
         (lambda m: MixedRWP(m, 0.1, weight=1.0), "weight: must lie between 0 and 1, not 1.0"),
         (lambda m: MixedRWP(m, 0.1, weight="x"), "weight: must lie between 0 and 1, not 'x'"),
-        (lambda m: NSO(m, -0.1), "a: the noise's strength"),
+        (lambda m: NSO(m, -0.1), "sigma: the noise's strength must be a finite number >= 0, not -0.1"),
         (lambda m: averaged(m, [], []).__enter__(), "weights: must have the shapes"),
     ],
 )
