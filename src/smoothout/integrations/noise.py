@@ -53,7 +53,7 @@ class CallbackBlocks:
         self._position = (-1, 0)
 
     def _make(self, model: nn.Module, optimizer: Any) -> WeightContext | None:
-        """The context of the blocks, or what draws their noise."""
+        """The context of the blocks, or the one that draws their noise; None if there is no noise."""
         raise NotImplementedError
 
     def _observe(self) -> None:
@@ -219,6 +219,10 @@ class CallbackMethod(CallbackBlocks):
             raise TypeError(f"make: must return a context or blocks of the library, not {type(method).__name__}")
         self._passes = method if isinstance(method, Passes) else None
         return method if isinstance(method, WeightContext) else getattr(method, "noise", None)
+
+    def _stop(self) -> None:
+        super()._stop()
+        self._passes = None
 
     def _observe(self) -> None:
         if isinstance(self._noise, ARWP):

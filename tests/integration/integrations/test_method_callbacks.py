@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,3 +161,14 @@ def test_transformers_train_as_a_plain_loop(name: str, accumulate: int, tmp_path
 def test_what_a_callback_cannot_run_is_refused(make: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         InLightning(make)._start(Network())
+
+
+@pytest.mark.parametrize("kind", [InLightning, InTransformers])
+def test_a_callback_lets_go_of_the_model_when_training_ends(kind: Any) -> None:
+    callback, model = kind(METHODS["sam"]), Network()
+    released = weakref.ref(model)
+    callback._start(model)
+    callback._stop()
+    del model
+    gc.collect()
+    assert released() is None
