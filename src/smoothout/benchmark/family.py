@@ -1,4 +1,4 @@
-"""What the steps of SmoothOut's family take: beside a plain step, and beside the SAM that most people use."""
+"""Time per update of the methods of SmoothOut's family, against a plain update and against a widely used SAM."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TURNS = 30
 def least_ratio(
     what: str, target: float | None, ours: Work, reference: Work, device: torch.device, *, note: str = ""
 ) -> Row:
-    """Both sides in turn; the row compares the shortest time of each, which the rest of the machine disturbs least."""
+    """Time both in turn; the row compares the shortest time of each, which other processes disturb least."""
     works = {"ours": ours, "reference": reference}
     for work in works.values():
         for _ in range(5):

@@ -103,7 +103,7 @@ class Passes(Sequence[Pass]):
                 F.cross_entropy(model(x), y).backward()
         optimizer.step(); optimizer.zero_grad()
 
-    Gradients are added to ``grad``, so batches accumulate as ever, and a gradient scaler's factor stays in all of them.
+    Gradients are added to ``grad``, so they accumulate over batches as usual, and all have a gradient scaler's factor.
     """
 
     def __init__(self, *passes: Pass) -> None:

@@ -119,7 +119,7 @@ def ascend_adaptively(
 
 @torch.no_grad()
 def add_weights(parameters: Sequence[Tensor], steps: list[Tensor]) -> list[Tensor]:
-    """w + step, with the parameters' strides: an optimizer counts on them.
+    """w + step, with the parameters' strides, which an optimizer may rely on.
 
     The sum is written over ``steps`` where these lie as the parameters do, which saves passes over memory.
     """

@@ -102,7 +102,7 @@ class StrengthSearch:
     ) -> None:
         method: Any = base.method
         if field != "a" and not hasattr(method, field):
-            raise ConfigError(f"method.{field}: {method.slug} has no such setting, of which to choose one")
+            raise ConfigError(f"method.{field}: {method.slug} has no such setting")
         if field == "a" and not getattr(method, "a", 0):
             raise ConfigError(f"method: must be a method with noise (smoothout, adasmoothout), not {method.slug}")
         held_out = base.data.validation_size or max(1, base.data.expected_sizes[0] // 10)

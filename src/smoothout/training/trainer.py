@@ -96,8 +96,9 @@ class Trainer:
         memory_format = engine.resolve_memory_format(self._device, self._precision)
         self._model = memory_format.applied_to(model)
         updates, ghosts = schedule.epochs * self._updates, batch.ghosts_per_update
-        known = seed, updates, self._updates, ghosts, self._ranks.size, self._device
-        self._estimator = method.build(model, TrainingPlan(*known, partial(statistics_batches, train_split, batch)))
+        unaugmented = partial(statistics_batches, train_split, batch)
+        plan = TrainingPlan(seed, updates, self._updates, ghosts, self._ranks.size, self._device, unaugmented)
+        self._estimator = method.build(model, plan)
         self._dropout = DropoutRng(model, seed, self._device)
         self._sync = GradientSync(self._ranks, model, self._estimator)
 
@@ -220,7 +221,7 @@ class Trainer:
                 if step:
                     self._dropout.seed_ghost(0)
                 sums = self._step(plan, batches)
-                if step == 0:  # what is recorded is how the weights do that the batch has met
+                if step == 0:  # recorded are loss and accuracy at the weights before the batch
                     self._now.sums += sums
 
     def _step(self, plan: PassPlan, batches: Iterable[Sequence[Tensor]]) -> Tensor:

@@ -8,10 +8,10 @@ gradient of an update. The trainer calls it in this order:
         backward(ghost_batch)   # once per pass: one ghost batch, or several that see the same weights
         skip(ghosts)            # the ghost batches that belong to other processes
     end_update()                # the gradient is complete; clipping and optimizer.step() follow
-    ...                         # from backward() again on the same batch, for each of ``steps_per_batch``
-    updated()                   # the optimizer has moved the weights
-    evaluated()             # after the last update of an epoch
-    finish()                # after the last epoch
+    ...                         # with several ``steps_per_batch``: from backward() again, on the same batch
+    updated()                   # once per batch: the optimizer has moved the weights
+    evaluated()                 # after the last update of an epoch
+    finish()                    # after the last epoch
 
 What the contract covers, without a change to the trainer:
 
@@ -67,9 +67,7 @@ class GradientEstimator:
     passes: int = 1  # forward passes per ghost batch and step
     statistics_passes: int = 1  # how many of them move BatchNorm's running statistics
     steps_per_batch: int = 1  # steps of the optimizer, each with a gradient on the same examples and dropout masks
-    shares_weights: bool = (
-        True  # whether the ghost batches of a batch see the same ones, so that one pass can hold them
-    )
+    shares_weights: bool = True  # whether the ghost batches of a batch see the same ones: one pass can hold them then
     generators: Sequence[torch.Generator] = ()  # what an update draws from; a CUDA graph advances them
     other_examples: bool = False  # whether each ghost batch brings as many `GhostBatch.others`, of another order
     trace: RunningTrace | None = None  # of the Hessian; the trainer saves it, and records it after each epoch
@@ -91,7 +89,7 @@ class GradientEstimator:
         """See the gradient of a step, summed over ghost batches and processes, or replace it."""
 
     def updated(self) -> None:
-        """See the weights after the optimizer's step. Runs outside a CUDA graph."""
+        """See the weights after the last step on a batch. Runs outside a CUDA graph."""
 
     @property
     def variant(self) -> Hashable:

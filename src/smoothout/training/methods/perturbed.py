@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class PerturbedGradient(GradientEstimator):
     """A gradient that takes ``clean_passes`` at w, and ``perturbed_passes`` elsewhere, for each ghost batch.
 
-    ``statistics_from`` says which of them feed BatchNorm's running statistics. A method without a pass at w takes one
-    for that, forward only.
+    ``statistics_from`` says which of them feed BatchNorm's running statistics. If those at w should and the method has
+    none, it takes one for that, forward only.
     """
 
     shares_weights = False
@@ -49,7 +49,7 @@ class PerturbedGradient(GradientEstimator):
         self._backward(ghost_batch)
 
     def _backward(self, ghost_batch: GhostBatch) -> None:
-        """Backpropagate wherever the method does so."""
+        """Add the method's gradient on ``ghost_batch`` to ``grad``."""
         raise NotImplementedError
 
     def _clean(self) -> AbstractContextManager[object]:
@@ -87,7 +87,8 @@ class NoisyGradient(PerturbedGradient):
         super().__init__(model, statistics_from)
         self._noise, self._plan, self._noise_per, self._strength_at = noise, plan, noise_per, strength_at
         self._update = 0
-        # Of several passes, the running statistics of all ghost batches would come in another order.
+        # If several passes of each ghost batch feed running statistics, one pass for all ghost batches would change
+        # the order in which the statistics are updated.
         self.shares_weights = noise_per is NoisePer.batch and not self.clean_passes and self.statistics_passes == 1
         self.generators = [torch.Generator(plan.device) for _ in range(plan.ghosts_per_update)]
 
