@@ -117,6 +117,9 @@ CurveOptions = make_dataclass(
 SearchOptions = make_dataclass("SearchOptions", [("space", Space, Space.full)])
 EpochOptions = make_dataclass("EpochOptions", [("examples", int), ("batches", tuple[int, ...])])
 TrendOptions = make_dataclass("TrendOptions", [("quantity", Quantity), ("axis", Axis, Axis.lr_over_batch)])
+LearningCurveOptions = make_dataclass(
+    "LearningCurveOptions", [("distances", bool, True), ("held_out", str, "validation")]
+)
 IterationOptions = make_dataclass("IterationOptions", [("small", int), ("large", int)])
 
 
@@ -163,7 +166,7 @@ PANEL_KINDS = {
     "sharpness_over_batch": PanelKind(sharpness.over_batch, Sharpness, draws_trainings=True),
     "sharpness_over_start": PanelKind(sharpness.over_start, Sharpness, draws_trainings=True, draws_sources=True),
     "trend": PanelKind(trends.scatter, Hessian, draws_trainings=True, options=TrendOptions),
-    "learning_curves": PanelKind(trends.learning_curves, draws_trainings=True),
+    "learning_curves": PanelKind(trends.learning_curves, draws_trainings=True, options=LearningCurveOptions),
     "epoch_over_workers": PanelKind(epoch_seconds_over_workers, _scaling_settings, options=EpochOptions),
     "iterations_over_workers": PanelKind(iterations_over_workers, _scaling_settings, options=IterationOptions),
     "toy_loss": PanelKind(toy_loss),

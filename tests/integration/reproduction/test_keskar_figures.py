@@ -1,4 +1,4 @@
-"""Figures 5 and 6 of Keskar et al.: what they train, and in which order."""
+"""Figures 2, 5 and 6 of Keskar et al.: what they train, and in which order."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ from smoothout.reproduction.table import RunSelection
 from smoothout.training.checkpoint import TrainingState
 
 EPOCHS = (100, 80, 60, 50, 40, 30, 20, 15, 10, 5, 2, 1)
+
+
+def test_figure_2_draws_the_trainings_of_both_batch_sizes_without_distances() -> None:
+    made = picture("keskar2")
+    assert all(not job.dependencies and job.settings.schedule.epochs == 100 for job in made.jobs())
+    assert [[(n, j.settings.model.name, j.settings.batch.size) for n, j in panel.jobs] for panel in made.panels] == [
+        [("SB", "f1", 256), ("LB", "f1", 6000)],
+        [("SB", "keskar_c1", 256), ("LB", "keskar_c1", 5000)],
+    ]
+    assert [vars(panel.options) for panel in made.panels] == [{"distances": False, "held_out": "test"}] * 2
 
 
 def test_figure_5_begins_at_the_iterates_of_one_training_which_comes_first_and_keeps_them() -> None:

@@ -95,16 +95,19 @@ def format_trend(result: TestResult, *, falls: bool) -> str:
     return f"{result.value:+.2f}{interval}, {result.p:.2g}, {claimed.verdict(result.p, result.p_exact)}"
 
 
-def learning_curves(axes: Any, records: NamedRecords) -> None:
-    """[Jastrzebski Fig. 4, drawn] Training (solid) and validation (dashed) accuracy over the epochs.
+def learning_curves(axes: Any, records: NamedRecords, distances: bool = True, held_out: str = "validation") -> None:
+    """[Keskar Fig. 2] [Jastrzebski Fig. 4, drawn] Accuracy over the epochs: training solid, test split dashed.
 
-    The legend gives each run's `curve_distance` from the first run of the figure, the mean over their common seeds.
+    Args:
+        distances: whether the figure's first run is a reference: its curves are thick, and the legend gives each other
+            run's `curve_distance` from it, the mean over their common seeds.
+        held_out: what the test split is called.
     """
     runs = grouped(records)
-    distances = _distances_from_first(runs)
+    away = _distances_from_first(runs) if distances else {}
     for run, trainings in runs.items():
-        look = {"color": color(run.place), "linewidth": 1.0 if run.place else 2.2}
-        words = f"{run.name}: {distances[run]:.2f} points away" if run in distances else run.name
+        look = {"color": color(run.place), "linewidth": 2.2 if distances and not run.place else 1.0}
+        words = f"{run.name}: {away[run]:.2f} points away" if run in away else run.name
         for split, style in (("train", "-"), ("test", "--")):
             curves = [record.outcome["curves"][f"{split}_accuracy"] for record in trainings]
             epochs = range(1, min(map(len, curves)) + 1)
@@ -112,9 +115,9 @@ def learning_curves(axes: Any, records: NamedRecords) -> None:
             values = list(zip(*(curve[: len(epochs)] for curve in curves), strict=True))
             mean_and_band(axes, epochs, values, {**look, "linestyle": style, "label": label}, 100.0)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("accuracy (%), validation dashed")
-    if distances:
-        axes.set_title(f"nearest to the thick curves: {min(distances, key=distances.__getitem__).name}")
+    axes.set_ylabel(f"accuracy (%), {held_out} dashed")
+    if away:
+        axes.set_title(f"nearest to the thick curves: {min(away, key=away.__getitem__).name}")
     legend_below(axes)
 
 

@@ -130,6 +130,19 @@ def test_distances_are_between_equal_seeds_and_need_the_first_run(axes: Any) -> 
     assert alone.get_title() == ""
 
 
+def test_without_a_reference_no_run_is_thick_and_no_distance_is_given(axes: Any) -> None:
+    records = [training("SB", 0, 0.8), training("LB", 1, 0.7)]
+    trends.learning_curves(axes, records, distances=False, held_out="test")
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["SB", "LB"]
+    assert (axes.get_title(), axes.get_ylabel()) == ("", "accuracy (%), test dashed")
+    assert len({line.get_linewidth() for line in axes.get_lines()}) == 1
+    dashed = [line for line in axes.get_lines() if line.get_linestyle() == "--"]
+    assert [list(line.get_ydata()) for line in dashed] == [[50, pytest.approx(70)], [50, pytest.approx(60)]]
+    trends.learning_curves(reference := Figure().subplots(), records)
+    assert reference.get_ylabel() == "accuracy (%), validation dashed"
+    assert len({line.get_linewidth() for line in reference.get_lines()}) == 2
+
+
 def test_an_epoch_that_is_no_number_is_a_gap(axes: Any) -> None:
     run, record = training("1.2/500", 1, 0.8)
     record.outcome["curves"]["train_accuracy"] = [0.5, None]
