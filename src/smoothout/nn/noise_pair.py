@@ -30,7 +30,7 @@ class NSO(Passes):
 
     Args:
         model: a module of any kind that `SmoothOut` takes.
-        sigma: standard deviation of the noise; ``noise.a`` may be set between batches.
+        sigma: standard deviation of the noise; the attribute may be set between batches.
         batchnorm: perturb weight and bias of BatchNorm layers too, as the authors' program.
         generator: on the model's device; None is torch's global one.
 
