@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -156,13 +155,16 @@ def _check_memory(model: nn.Module, weights: Sequence[Tensor], name: str) -> Non
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     plain = ((key, t) for key, t in named.items() if t.layout is torch.strided and not is_wrapper(t))
     spans = sorted((tensor.data_ptr(), key) for key, tensor in plain if not tensor.is_meta)
-    for (start, key), (following, other) in pairwise(spans):
-        one, two = named[key], named[other]
-        moved = id(one) in own or id(two) in own
-        if moved and start and following < start + _reach(one) and _share_entries(one, two):
-            raise ValueError(
-                f"{name}: {key}, {other} share memory; make them one parameter (tied), or clone one of them"
-            )
+    reaching: list[str] = []  # those that began before, and may reach into the present one
+    for start, key in spans:
+        reaching = [other for other in reaching if start < named[other].data_ptr() + _reach(named[other])]
+        for other in reaching:
+            moved = id(named[other]) in own or id(named[key]) in own
+            if moved and start and _share_entries(named[other], named[key]):
+                raise ValueError(
+                    f"{name}: {other}, {key} share memory; make them one parameter (tied), or clone one of them"
+                )
+        reaching.append(key)
 
 
 def _reach(weight: Tensor) -> int:

@@ -122,6 +122,15 @@ def of_one_matrix(*, frozen: bool) -> nn.Module:
     return model
 
 
+def behind_another_view() -> nn.Module:
+    """A buffer, a second one with its first row, and a parameter with its last ones."""
+    whole = torch.randn(6, 3)
+    model = Affine(whole[1:])
+    model.register_buffer("everything", whole)
+    model.register_buffer("first", whole[0])
+    return model
+
+
 REFUSED: dict[str, tuple[Make, str]] = {
     "scripted, loaded, inside": (loaded, r"0 \(RecursiveScriptModule\) is TorchScript"),
     "traced": (lambda: torch.jit.trace(network(), INPUTS), "is TorchScript"),
@@ -153,6 +162,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "windows": (lambda: Affine(torch.randn(9).as_strided((5, 3), (1, 2))), "w .* share memory"),
     "a view of another": (lambda: columns(1), "w, b share memory"),
     "a view of a frozen one": (lambda: of_one_matrix(frozen=True), "codes, w share memory"),
+    "a buffer's, behind another view of it": (behind_another_view, "everything, w share memory"),
     "a buffer's view": (lambda: of_one_matrix(frozen=False), "w, rows share memory"),
     "max_norm": (lambda: Looked(nn.Embedding, max_norm=1.0), r"table \(Embedding\) .*max_norm"),
     "bag with max_norm": (lambda: Looked(nn.EmbeddingBag, max_norm=1.0), "table .*max_norm"),
