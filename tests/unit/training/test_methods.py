@@ -20,7 +20,19 @@ from smoothout.nn.evaluation import evaluate
 from smoothout.nn.swapped import SwappedWeights
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
+from smoothout.training.methods import adversarial
+from smoothout.training.methods.arwp import ARWP
+from smoothout.training.methods.asam import ASAM
+from smoothout.training.methods.averaging import WeightAveraging
 from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
+from smoothout.training.methods.conservative import Conservative
+from smoothout.training.methods.lpf_sgd import LPFSGD
+from smoothout.training.methods.mixed_rwp import MixedRWP
+from smoothout.training.methods.msam import MSAM
+from smoothout.training.methods.nso import NSO
+from smoothout.training.methods.sam import SAM
+from smoothout.training.methods.smoothout import NoiseConfig
+from smoothout.training.methods.stability import Stability
 from smoothout.training.update import GhostBatch
 
 Splits = Callable[..., Split]
@@ -115,6 +127,30 @@ def test_a_method_may_write_the_gradient_itself(tiny_split: Splits) -> None:
     before = [p.detach().clone() for p in model.parameters()]
     run(model, tiny_split, method=Custom(Written))
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "passes"),
+    [
+        (NoiseConfig(0.1), 1),
+        (NoiseConfig(0.1, copies=3), 3),
+        (LPFSGD(), 1),
+        (ARWP(), 1),
+        (MSAM(), 1),
+        (WeightAveraging(), 1),
+        (SAM(), 2),
+        (ASAM(), 2),
+        (NSO(), 2),
+        (MixedRWP(), 2),
+        (adversarial.Adversarial(), 2),
+        (Stability(), 2),
+        (Conservative(iterations=4), 4),
+    ],
+    ids=lambda value: getattr(value, "slug", ""),
+)
+def test_the_passes_of_a_method_are_known_without_a_model(method: Method, passes: int) -> None:
+    estimator = method.build(network(), TrainingPlan(0, 10, 5, 1, 1, torch.device("cpu")))
+    assert method.passes == passes == estimator.passes * estimator.steps_per_batch
 
 
 def test_settings_of_trainings_are_read_without_torch() -> None:

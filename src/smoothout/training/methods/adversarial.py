@@ -31,6 +31,11 @@ class Adversarial(Method):
         """Name and distance."""
         return f"adversarial{self.epsilon:g}"
 
+    @property
+    def passes(self) -> float:
+        """Two."""
+        return 2
+
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         """Adversarial training of ``model``."""
         return AdversarialGradient(model, self.epsilon)

@@ -33,6 +33,11 @@ class Conservative(Method):
         """Name, penalty and iterations."""
         return f"conservative{self.penalty:g}x{self.iterations}"
 
+    @property
+    def passes(self) -> float:
+        """One for each iteration."""
+        return self.iterations
+
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         """Conservative training at work on ``model``."""
         return ProximalGradient(model, self.penalty, self.iterations)

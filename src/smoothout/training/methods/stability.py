@@ -33,6 +33,11 @@ class Stability(Method):
         """Name, weight and noise."""
         return f"stability{self.weight:g}-sigma{self.sigma:g}"
 
+    @property
+    def passes(self) -> float:
+        """Two."""
+        return 2
+
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         """Stability training of ``model``."""
         return StabilityGradient(model, self, plan)
