@@ -136,10 +136,6 @@ def projected_ascent(
     return point, step
 
 
-class BudgetExhausted(Exception):  # noqa: N818  (not an error: it ends a search)
-    """A search has spent all its evaluations."""
-
-
 @dataclass(frozen=True)
 class LBFGSB:
     """L-BFGS-B with scipy's options under their own names; the tolerances are scipy's defaults."""
@@ -148,7 +144,6 @@ class LBFGSB:
     maxcor: int
     ftol: float = 2.220446049250313e-09
     gtol: float = 1e-5
-    budget: float = math.inf  # evaluations; scipy's own limit, maxfun, lets the last line search go on
 
     def maximize(
         self, objective: BoxObjective, start: Point, unit: Tensor, *, factor: float = 1.0, gradient_sign: int = 1
@@ -167,35 +162,29 @@ class LBFGSB:
         # A trial that is not finite counts as far below the start, with gradient 0: the line search turns back.
         floor = start.loss - abs(start.loss) - 1.0
         trial = end = start
-        iterations, last = 0, objective.evaluations + self.budget
 
         def negated(variables: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             nonlocal trial
             known = np.array_equal(variables, first)
-            if not known and objective.evaluations >= last:
-                raise BudgetExhausted
             trial = start if known else objective(torch.from_numpy(variables).to(unit.device) / unit)
             loss = floor if trial.loss == -math.inf else trial.loss
             slope = -factor * gradient_sign * trial.gradient
             return -factor * loss, slope.div_(unit).cpu().numpy()
 
         def accept(xk: NDArray[np.float64]) -> None:  # scipy calls it after each iteration
-            nonlocal end, iterations
-            end, iterations = trial, iterations + 1
+            nonlocal end
+            end = trial
 
-        try:
-            *_, info = fmin_l_bfgs_b(
-                negated,
-                first,
-                bounds=bounds,
-                m=self.maxcor,
-                factr=self.ftol / np.finfo(np.float64).eps,
-                pgtol=self.gtol,
-                maxiter=self.maxiter,
-                callback=accept,
-            )
-        except BudgetExhausted:
-            return SearchResult(end, "evaluations spent", iterations)
+        *_, info = fmin_l_bfgs_b(
+            negated,
+            first,
+            bounds=bounds,
+            m=self.maxcor,
+            factr=self.ftol / np.finfo(np.float64).eps,
+            pgtol=self.gtol,
+            maxiter=self.maxiter,
+            callback=accept,
+        )
         return SearchResult(end, info["task"].rstrip(": "), info["nit"])
 
     def maximize_scaled(self, objective: BoxObjective, start: Point) -> SearchResult:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smoothout.analysis.batch_loss import Loss
 from smoothout.analysis.box import box_around, random_point
-from smoothout.analysis.box_search import LBFGSB, BoxObjective, BudgetExhausted, Point, projected_ascent
+from smoothout.analysis.box_search import LBFGSB, BoxObjective, Point, projected_ascent
 from smoothout.analysis.device_memory import search_center
 from smoothout.analysis.empirical_risk import Tick
 from smoothout.analysis.options import Convention, SearchMethod
@@ -32,6 +32,10 @@ class SearchTrace:
     status: str  # why it ended
     loss: float  # f(x) on its split
     dimension: int  # n, or p in a subspace
+
+
+class BudgetExhausted(Exception):  # noqa: N818  (not an error: it ends a search)
+    """A search has spent all its evaluations."""
 
 
 class TracedObjective(BoxObjective):

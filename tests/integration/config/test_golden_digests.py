@@ -198,9 +198,9 @@ def test_a_setting_that_changes_the_outcome_changes_the_digest(override: str) ->
 
 
 ANALYSES = {  # of F1 at 256; an interpolation goes from there to F1 at 6000
-    "converged-train-c3eeb58a": Sharpness(),
-    "keskar-train-b8ac96cd": Sharpness(convention=Convention.keskar),
-    "released-test-42cec83f": Sharpness(convention=Convention.released),
+    "converged-train-7f33e77f": Sharpness(),
+    "keskar-train-2d5bd110": Sharpness(convention=Convention.keskar),
+    "released-test-32f5907b": Sharpness(convention=Convention.released),
     "uniform-9b9eabe6": NoiseCurve(),
     "to-f1-mnist-b6000-baseline-e200-s0-e14eaac0": Interpolation(),
     "to-f1-mnist-b6000-baseline-e200-s0-recomputed-e84bb564": Interpolation(running_stats=RunningStats.recomputed),
@@ -210,7 +210,7 @@ ANALYSES = {  # of F1 at 256; an interpolation goes from there to F1 at 6000
     "train-3a7bde4b": Hessian(),
     "train-recomputed-6cb87c27": Hessian(checkpoint="last", running_stats="recomputed", eigenvalues=1),
     "linf-train-a6d61bd9": AdaptiveSharpnessJob(),
-    "1c2ac566": SearchComparison(),
+    "c412cc98": SearchComparison(),
 }
 
 
@@ -222,18 +222,18 @@ def test_the_name_of_an_analysis_record_is_the_pinned_one(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("analysis", "names"),
+    ("analysis", "name"),
     [
-        (Sharpness(), ["7f33e77f", "76325a1d"]),
-        (Sharpness(convention=Convention.keskar), ["2d5bd110", "7b791101"]),
-        (Sharpness(convention=Convention.released), ["32f5907b", "ad938824"]),
-        (AdaptiveSharpnessJob(), ["1639221d"]),
-        (SearchComparison(), ["c412cc98", "094eead7"]),
+        (Sharpness(), "76325a1d"),
+        (Sharpness(convention=Convention.keskar), "7b791101"),
+        (Sharpness(convention=Convention.released), "ad938824"),
+        (AdaptiveSharpnessJob(), "1639221d"),
+        (SearchComparison(), "094eead7"),
     ],
 )
-def test_the_names_of_earlier_records_that_still_count_are_the_pinned_ones(analysis: Any, names: list[str]) -> None:
-    _newest, *earlier = Job(analysis, (job("experiment=f1_mnist batch=small"),)).valid_digests
-    assert [digest[:8] for digest in earlier] == names
+def test_the_names_of_earlier_records_that_still_count_are_the_pinned_ones(analysis: Any, name: str) -> None:
+    _newest, earlier = Job(analysis, (job("experiment=f1_mnist batch=small"),)).valid_digests
+    assert earlier.startswith(name)
 
 
 def test_a_record_of_earlier_numerics_that_still_counts_is_found_until_there_is_a_newer_one(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ class SearchComparison(AnalysisJob):
 
     recorded_as: ClassVar[str] = "Atlas"
     kind: ClassVar[str] = "atlas"
-    numerics: ClassVar[int] = 3  # 2 and 3: `converged` as in that version of sharpness; 2: ascents too
-    valid_numerics: ClassVar[tuple[int, ...]] = (2, 1)  # of the searches of that time
+    numerics: ClassVar[int] = 2  # 2: `converged` and ascents as in version 2 of sharpness
+    valid_numerics: ClassVar[tuple[int, ...]] = (1,)  # of the searches of that time
 
     eps: float = positive(5e-4)
     iterations: int = count(10)

@@ -14,9 +14,8 @@ class Sharpness(AnalysisJob):
     """(C_eps, A)-sharpness of one run; most fields are the arguments of `analysis.sharpness.sharpness`."""
 
     kind: ClassVar[str] = "sharpness"
-    # 2: `converged` spends all its evaluations, and most on its best ascent; 3: and no more; smaller steps
-    numerics: ClassVar[int] = 3
-    valid_numerics: ClassVar[tuple[int, ...]] = (2, 1)  # lower bounds too; the other conventions have not changed
+    numerics: ClassVar[int] = 2  # 2: `converged` spends all its evaluations, and most on its best ascent
+    valid_numerics: ClassVar[tuple[int, ...]] = (1,)  # lower bounds too; the other conventions have not changed
     in_name: ClassVar[tuple[str, ...]] = ("convention", "split")
     in_name_if_changed: ClassVar[tuple[str, ...]] = ("running_stats",)
 
