@@ -343,17 +343,3 @@ def test_one_context_serves_training_and_evaluation_in_inference_mode(made_insid
         optimizer.step()
         assert not torch.equal(model[0].weight, clean[0])
     assert not any(p.is_inference() for p in model.parameters())
-
-
-@pytest.mark.parametrize("use_reentrant", [False, True])
-def test_checkpointed_activations_are_recomputed_at_the_noise_of_the_forward_pass(use_reentrant: bool) -> None:
-    model, x = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)), INPUTS.clone().requires_grad_()
-    gradients = []
-    for again in (False, True):
-        model.zero_grad()
-        with SmoothOut(model, 0.1, generator=seeded(0)):
-            settings = {"use_reentrant": use_reentrant}
-            outputs = torch.utils.checkpoint.checkpoint(model, x, **settings) if again else model(x)
-            F.cross_entropy(outputs, LABELS).backward()
-        gradients.append([p.grad.clone() for p in model.parameters()])
-    assert all(map(torch.equal, *gradients))

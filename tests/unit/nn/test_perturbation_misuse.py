@@ -153,3 +153,17 @@ def test_a_clean_pass_before_in_the_same_autocast_block_does_not_hide_the_noise(
         after = model(x)
     assert not torch.equal(inside, before)
     assert torch.equal(after, before)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointed_activations_are_recomputed_at_the_noise_of_the_forward_pass(use_reentrant: bool) -> None:
+    model, x = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)), torch.randn(6, 5, requires_grad=True)
+    gradients = []
+    for again in (False, True):
+        model.zero_grad()
+        with SmoothOut(model, 0.1, generator=seeded(0)):
+            settings = {"use_reentrant": use_reentrant}
+            outputs = torch.utils.checkpoint.checkpoint(model, x, **settings) if again else model(x)
+            outputs.square().mean().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(map(torch.equal, *gradients))

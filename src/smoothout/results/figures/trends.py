@@ -96,7 +96,9 @@ def format_trend(result: TestResult, *, falls: bool) -> str:
 
 
 def learning_curves(axes: Any, records: NamedRecords, distances: bool = True, held_out: str = "validation") -> None:
-    """[Keskar Fig. 2] [Jastrzebski Fig. 4, drawn] Accuracy over the epochs: training solid, test split dashed.
+    """[Jastrzebski Fig. 4, drawn] Accuracy over the epochs: training solid, test split dashed.
+
+    Keskar et al. draw the same in their Figure 2, without distances.
 
     Args:
         distances: whether the figure's first run is a reference: its curves are thick, and the legend gives each other
