@@ -76,6 +76,19 @@ def test_a_ratio_must_be_as_large_as_the_claim_says(
     assert verdicts([test]) == [verdict]
 
 
+def test_distances_from_the_start_are_compared_by_ratio(f1: Claims, runtime: Runtime) -> None:
+    """The small batch ends 4 times as far away; the record of one seed is from before distances were measured."""
+    distances = {"small": [40.0, 42.0, 44.0, 41.0, None], "large": [10.0, 10.5, 11.0, 10.25, 10.0]}
+    for batch, values in distances.items():
+        for seed, distance in enumerate(values):
+            last = {} if distance is None else {"distance": distance}
+            write(runtime, cell(f1, F1[batch] + "baseline").jobs[seed], {"last": last, "diverged": False})
+    rows = {"F1": {"plus": [F1["small"] + "baseline"], "minus": [F1["large"] + "baseline"]}}
+    [test] = judged({"rows": rows, "metrics": ["distance"], "min_ratio": 3.0}, runtime)
+    assert (test.evidence.n, 2**test.evidence.value) == (4, pytest.approx(4.0))
+    assert format_estimate(test).startswith("4.00x [")
+
+
 def test_a_margin_forgives_what_it_says(f1: Claims, runtime: Runtime) -> None:
     simulate(f1, runtime, F1["small"] + "baseline", [98.50, 98.60, 98.40, 98.55, 98.45], [])
     simulate(f1, runtime, F1["large"] + "smoothout", [98.45, 98.56, 98.35, 98.50, 98.41], [])
