@@ -71,18 +71,26 @@ def test_figures_5_9_and_10_put_baseline_at_0_and_smoothout_at_1_for_each_batch(
     ] * 2
 
 
-@pytest.mark.parametrize(("name", "path"), [("keskar3", "linear"), ("keskar7", "curvilinear")])
-def test_keskars_parametric_plots_are_25_points_between_the_batches_of_three_networks(name, path) -> None:
+@pytest.mark.parametrize(
+    ("name", "path", "models", "checkpoint", "epochs"),
+    [
+        ("keskar3", "linear", ["f1", "keskar_c1", "keskar_c3"], "last", 100),
+        ("keskar7", "curvilinear", ["f1", "keskar_c1", "keskar_c3"], "last", 100),
+        ("keskar3-smoothout", "linear", ["f1", "c1", "c3"], "best", 200),
+        ("keskar7-smoothout", "curvilinear", ["f1", "c1", "c3"], "best", 200),
+    ],
+)
+def test_keskars_parametric_plots_are_25_points_between_the_batches_of_three_networks(
+    name: str, path: str, models: list[str], checkpoint: str, epochs: int
+) -> None:
     lines = [panel.jobs[0][1] for panel in picture(name).panels]
-    assert [line.dependencies[0].settings.model.name for line in lines] == ["f1", "c1", "c3"]
-    assert [[run.settings.batch.size for run in line.dependencies] for line in lines] == [
-        [256, 6000],
-        [256, 5000],
-        [256, 5000],
-    ]
-    assert {(line.settings.path, line.settings.points, line.settings.running_stats) for line in lines} == {
-        (path, 25, "recomputed")
-    }
+    ends = [[run.settings for run in line.dependencies] for line in lines]
+    assert [{run.model.name for run in runs} for runs in ends] == [{model} for model in models]
+    assert [[run.batch.size for run in runs] for runs in ends] == [[256, 6000], [256, 5000], [256, 5000]]
+    assert {run.schedule.epochs for runs in ends for run in runs} == {epochs}
+    settings = [line.settings for line in lines]
+    assert {(one.path, one.checkpoint, one.running_stats) for one in settings} == {(path, checkpoint, "recomputed")}
+    assert {(one.start, one.stop, one.points) for one in settings} == {(-1.0, 2.0, 25)}
 
 
 def test_keskars_figure_4_measures_the_last_weights_of_100_epochs_at_each_batch_size() -> None:
