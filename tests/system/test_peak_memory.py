@@ -39,7 +39,7 @@ def peak(*batch: int | None) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from Linux' /proc")
 def test_the_peak_memory_of_a_large_batch_is_that_of_one_ghost_batch() -> None:
-    """Eight times the examples, by ghost batches or by the multiplier, take no more; in one piece, more than twice as much.
+    """Eight times the examples by ghost batches or the multiplier take no more; in one piece, twice as much at least.
 
     An example's activations in C1 are 2 MB. Peaks vary by a tenth from run to run.
     """
