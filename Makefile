@@ -106,6 +106,10 @@ verdicts: $(VENV)/.ready ## test the papers' claims on the records, into results
 pages: $(VENV)/.ready ## write every page of claims in results/, for every profile; runs nothing
 	@$(BIN)/python scripts/verdicts.py all_pages=true
 
+.PHONY: report
+report: $(VENV)/.ready ## write results/report/index.html, one page with everything, and results/report/site/ to host; runs nothing
+	@$(BIN)/python scripts/report.py $(ARGS)
+
 .PHONY: causes
 causes: $(VENV)/.ready ## test what explains the large-batch gap and SmoothOut's gain (F1): run what is missing, into results/causes.md
 	@$(VERDICTS) claims=causes run=true

@@ -45,7 +45,7 @@ def main(config: DictConfig) -> None:
             tests = {one.config.file: one.claims.tests(runtime, bar.tick) for one in pages}
         folder = Path(runtime.folders.results)
         for one in chosen:
-            atomic_write_text(folder / one.config.file, one.markdown(tests, folder))
+            atomic_write_text(folder / one.config.file, one.verdicts(tests, folder).markdown())
             print_line(f"written: {folder / one.config.file}")
         if failure:
             raise failure

@@ -99,7 +99,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     runtime = Runtime(Folders(folder, str(RESULTS), folder, folder), torch.device("cpu"))
     _, found = find_pages(listed_page(CONFIGS, []), [], LISTED, CONFIGS, PUBLISHED)
     tests = {page.config.file: page.claims.tests(runtime) for page in found}
-    return {page.config.file: page.markdown(tests, RESULTS) for page in found}
+    return {page.config.file: page.verdicts(tests, RESULTS).markdown() for page in found}
 
 
 @pytest.mark.parametrize("given", LISTED, ids=" ".join)

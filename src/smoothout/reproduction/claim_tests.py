@@ -53,6 +53,7 @@ class ClaimTest:
     retrained: int = 0  # seeds measured on weights that were trained again and are not known to be the record's
     recorded: int = 0  # seeds that are recorded in every cell, whatever their runs gave
     withheld: bool = False  # declared seeds are missing somewhere in the claim's family, so nobody may look yet
+    sides: tuple[tuple[CellSpec, ...], ...] = ()  # the cells of ``plus`` and of ``minus``; none of a correlation
 
     def verdict(self, adjusted: float, adjusted_exact: float | None) -> Verdict:
         """The verdict, given the p-values as adjusted for multiple tests (see `TestResult.verdict`).
@@ -259,6 +260,7 @@ class Claims:
             error=None if claim.kind is ClaimKind.curves else _accuracy_error(plus),
             retrained=len(frozenset(seeds).intersection(chain(*(side.retrained for side in values)))),
             recorded=len(set.intersection(*({*side.records} | side.diverged for side in values))),
+            sides=tuple(map(tuple, cells)),
         )
 
     def _correlations(self, claim: Claim, metric: str, protocol: str, runtime: Runtime) -> Iterator[ClaimTest]:

@@ -246,10 +246,13 @@ class FigurePlan:
     def save(self, runtime: Runtime, folder: Path) -> list[Path]:
         """Draw the records that exist and return the files; nothing is drawn if there are none."""
         shown = [panel.drawn(runtime, self.places) for panel in self.panels]
+        return panels.save(self.config.title, shown, self._note(runtime), folder / self.stem, self.config.columns)
+
+    @property
+    def stem(self) -> str:
+        """The name of its files without their endings; it has no scope if no network is trained."""
         scope, name = self.scope, self.config.name
-        if self._settings_of:
-            name = stem(name, scope.protocol, scope.profile, scope.precision)
-        return panels.save(self.config.title, shown, self._note(runtime), folder / name, self.config.columns)
+        return stem(name, scope.protocol, scope.profile, scope.precision) if self._settings_of else name
 
     def _note(self, runtime: Runtime) -> str:
         """What the figure was made from."""

@@ -46,8 +46,8 @@ class Page:
     overrides: tuple[str, ...]
     claims: Claims
 
-    def markdown(self, tests: Mapping[str, Sequence[ClaimTest]], folder: Path) -> str:
-        """Its text by the ``tests`` of every page, by file; ``folder`` is where the pages are."""
+    def verdicts(self, tests: Mapping[str, Sequence[ClaimTest]], folder: Path) -> VerdictPage:
+        """Its verdicts by the ``tests`` of every page, by file; ``folder`` is where the pages are."""
         config = self.config
         others = [test for file, found in tests.items() if file != config.file for test in found]
         return VerdictPage(
@@ -60,7 +60,7 @@ class Page:
             config.page,
             linked=(folder / config.page).exists(),
             elsewhere=others if len(tests) > 1 else None,
-        ).markdown()
+        )
 
 
 def find_pages(

@@ -40,6 +40,7 @@ class Cell:
     devices: list[str] = field(default_factory=list)  # those that made them
     command: str = ""  # the command that makes them
     hours: float | None = None  # estimated cost of the records that are missing, None if unknown
+    compared: tuple[str, ...] = ()  # of a difference: the two columns of the row, the first minus the second
 
     @property
     def mean(self) -> float:
@@ -62,6 +63,11 @@ class Cell:
 
         It has the number of seeds if that is less than ``seeds``. ``by_ratio``: see `Block`.
         """
+        measured, published = self.measured_text(seeds, by_ratio), self.published_text(by_ratio)
+        return f"{measured} [{published}]" if published else measured
+
+    def measured_text(self, seeds: int = 1, by_ratio: bool = False) -> str:
+        """The same without the published number."""
         count = len({*self.values, *self.failed, *self.diverged})
         wrong = {word: len(lost) for word, lost in (("failed", self.failed), ("diverged", self.diverged)) if lost}
         text, hints = " and ".join(wrong) or NOT_RUN, list[str]()
@@ -70,10 +76,12 @@ class Cell:
             hints += [", ".join(f"{n} {word}" for word, n in wrong.items()) + f" of {count}"] if wrong else []
         hints += [f"{count} of {seeds} seeds"] if 0 < count < seeds else []
         hints += [f"{len(self.retrained)} trained again"] if self.retrained else []
-        text += f" ({'; '.join(hints)})" if hints else ""
+        return text + (f" ({'; '.join(hints)})" if hints else "")
+
+    def published_text(self, by_ratio: bool = False) -> str:
+        """The published number with its standard deviation, if it has one; empty without."""
         numbers = [number for number in (self.published, self.published_std) if number is not None]
-        published = " ± ".join(format_decimal(number, 4 if by_ratio else 2) for number in numbers)
-        return f"{text} [{published}]" if published else text
+        return " ± ".join(format_decimal(number, 4 if by_ratio else 2) for number in numbers)
 
     def _by_difference(self) -> str:
         return format_decimal(self.mean, 2) + (f" ± {format_decimal(self.std, 2)}" if len(self.values) > 1 else "")
@@ -231,7 +239,16 @@ def difference(one: Cell, other: Cell, published: float | None, column: str) -> 
     records = [*other.records, *one.records] if values else []
     devices = sorted({*one.devices, *other.devices}) if values else []
     diverged = one.diverged | other.diverged
-    return Cell(one.row, column, values, diverged=diverged, published=published, records=records, devices=devices)
+    return Cell(
+        one.row,
+        column,
+        values,
+        diverged=diverged,
+        published=published,
+        records=records,
+        devices=devices,
+        compared=(one.column, other.column),
+    )
 
 
 def stem(name: str, protocol: str, profile: str, precision: str) -> str:

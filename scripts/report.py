@@ -1,0 +1,30 @@
+"""Write the report: one page with every table, figure and claim, from records and rendered files; runs nothing."""
+
+from smoothout.cli import app, plan  # isort: skip # first, see smoothout.cli
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from smoothout.common.errors import needs_experiments
+from smoothout.common.progress import Bar
+from smoothout.reproduction.report.settings import ReportConfig
+
+CONFIGS, PUBLISHED = (Path(__file__).resolve().parent.parent / name for name in ("configs", "results/published"))
+
+
+@hydra.main(config_path="../configs", config_name="report", version_base="1.3")
+def main(config: DictConfig) -> None:
+    """Write <results>/report/index.html, and the same in <results>/report/site/."""
+    with app.program_session(config, ReportConfig) as (settings, runtime), needs_experiments():
+        from smoothout.reproduction.report import page  # noqa: PLC0415 -- its packages may be missing
+        from smoothout.reproduction.report.build import ReportBuilder  # noqa: PLC0415
+
+        builder = ReportBuilder(settings, runtime, CONFIGS, PUBLISHED)
+        with Bar("report", builder.steps) as bar:
+            report = builder.build(bar.tick)
+        plan.print_written(page.save(report, Path(runtime.folders.results) / "report"))
+
+
+if __name__ == "__main__":
+    app.run(main)

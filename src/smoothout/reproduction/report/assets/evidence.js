@@ -1,0 +1,70 @@
+// What stands behind a number: its seeds, records, machines and command.
+
+const evidenceDialog = document.getElementById("evidence");
+
+function commandLine(text) {
+  const copy = element("button", { type: "button", class: "copy" }, "Copy");
+  return element("p", { class: "command" }, element("code", {}, text), copy);
+}
+
+// A line for each seed; differences have no records of their own.
+function seedTable(number, data) {
+  const isRecorded = number.values.some((value) => value.record);
+  const heads = isRecorded ? ["seed", "value", "record", "made on", "versions", "run"] : ["seed", "value"];
+  const rows = number.values.map((value) => {
+    const cells = [value.seed, [value.value, value.note].filter(Boolean).join(", ")];
+    if (isRecorded) {
+      const { machine, versions } = data.records[value.record];
+      const run = value.run ? element("button", { type: "button", class: "run", "data-run": value.run }, "curves") : "";
+      cells.push(value.record, machine, versions, run);
+    }
+    return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
+  });
+  const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)));
+  return element("div", { class: "wide", tabindex: "0" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
+}
+
+function factList(facts) {
+  const rows = Object.entries(facts).map(([name, text]) =>
+    element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, text)),
+  );
+  return element("table", {}, element("tbody", {}, ...rows));
+}
+
+function numberView(number, data, level = "h3") {
+  const parts = [];
+  if (number.facts) parts.push(factList(number.facts));
+  const words = [number.scope, number.published && `published: ${number.published}`].filter(Boolean);
+  if (words.length) parts.push(element("p", {}, words.join("; ")));
+  if (number.values?.length) parts.push(seedTable(number, data));
+  const runs = [...new Set((number.values ?? []).map((value) => value.run).filter(Boolean))];
+  if (runs.length > 1) {
+    parts.push(element("p", {}, element("button", { type: "button", class: "run", "data-run": runs.join(" ") }, `Curves of all ${runs.length} runs`)));
+  }
+  if (number.missing?.length) {
+    parts.push(element("p", { class: "quiet" }, `Not run: seed ${number.missing.join(", ")}${number.cost ? `, ${number.cost}` : ""}`));
+  }
+  if (number.command) parts.push(commandLine(number.command));
+  for (const place of number.compared ?? []) {
+    const other = data.numbers[place];
+    parts.push(element("section", {}, element(level, {}, other.title), ...numberView(other, data, "h4")));
+  }
+  return parts;
+}
+
+async function openNumber(place) {
+  const data = await loadData();
+  const number = data.numbers[place];
+  const close = element("button", { class: "close", "aria-label": "Close" }, "×");
+  const head = element("form", { method: "dialog" }, element("h2", { id: "evidence-title" }, number.title), close);
+  evidenceDialog.replaceChildren(head, ...numberView(number, data));
+  if (!evidenceDialog.open) evidenceDialog.showModal();
+  evidenceDialog.scrollTop = 0;
+}
+
+async function copyText(button) {
+  const text = button.parentElement.querySelector("code").textContent;
+  await navigator.clipboard.writeText(text);
+  button.textContent = "Copied";
+  setTimeout(() => (button.textContent = "Copy"), 2000);
+}

@@ -1,0 +1,121 @@
+"""The claims about a paper as cards: what each says, and what its tests came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smoothout.reproduction.cells import CellSpec
+from smoothout.reproduction.claims import ClaimScope
+from smoothout.reproduction.judgement import JudgedTest
+from smoothout.reproduction.metrics import METRICS
+from smoothout.reproduction.report.evidence import Evidence
+from smoothout.reproduction.verdict_page import VerdictPage
+from smoothout.reproduction.verdict_text import (
+    format_claim,
+    format_estimate,
+    format_protocols,
+    format_seeds,
+    format_source,
+    format_untested,
+    format_value,
+    test_line,
+)
+from smoothout.results.significance import Verdict
+
+
+@dataclass(frozen=True)
+class TestView:
+    """A test with numbers."""
+
+    row: str
+    network: str  # empty for a correlation over networks
+    protocols: tuple[str, ...]
+    metric: str
+    estimate: str  # with its interval
+    published: str
+    seeds: str
+    verdict: Verdict
+    evidence: int  # its place in `Evidence.numbers`
+
+
+@dataclass(frozen=True)
+class ClaimView:
+    """A claim with its tests."""
+
+    statement: str
+    source: str  # with when it was declared, or that it is exploratory
+    tests: list[TestView]
+    lacking: list[str]  # sentences on the rows without numbers
+    waiting: str  # how many of the declared seeds are recorded, if nobody may look before all are
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """How many tests came to which verdict, in the order of `Verdict`."""
+        counts = Counter(test.verdict for test in self.tests)
+        return {verdict: counts[verdict] for verdict in Verdict if counts[verdict]}
+
+
+@dataclass(frozen=True)
+class PageView:
+    """The claims that are tested on the same runs, in one family of tests or more."""
+
+    title: str
+    introduction: str
+    scope: ClaimScope
+    claims: list[ClaimView]
+    assumptions: list[str]  # paragraphs in Markdown
+    command: str
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """How many tests of all claims came to which verdict."""
+        counts = Counter(test.verdict for claim in self.claims for test in claim.tests)
+        return {verdict: counts[verdict] for verdict in Verdict if counts[verdict]}
+
+
+def view_page(page: VerdictPage, evidence: Evidence) -> PageView:
+    """The page of verdicts as cards."""
+    claims = dict[str, list[JudgedTest]]()
+    for judged in page.judged:
+        claims.setdefault(format_claim(judged.test.claim), []).append(judged)
+    return PageView(
+        page.prose.title,
+        page.prose.introduction,
+        page.claim_scope,
+        [_claim(statement, tests, page.claim_scope, evidence) for statement, tests in claims.items()],
+        [*page.reading, *page.assumptions],
+        page.command,
+    )
+
+
+def _claim(statement: str, tests: Sequence[JudgedTest], scope: ClaimScope, evidence: Evidence) -> ClaimView:
+    shown = [judged for judged in tests if judged.test.evidence.n]
+    withheld = [judged.test for judged in tests if judged.test.withheld]
+    lacking = [] if withheld else format_untested([judged.test for judged in tests])
+    waiting = f"{min(test.recorded for test in withheld)} of {len(scope.seeds)}" if withheld else ""
+    views = [_test(statement, judged, evidence) for judged in shown]
+    return ClaimView(statement, format_source(tests[0].test.claim), views, lacking, waiting)
+
+
+def _test(statement: str, judged: JudgedTest, evidence: Evidence) -> TestView:
+    test = judged.test
+    cells = [cell for side in test.sides for cell in side]
+    places = [evidence.of_cell(cell, _title(cell)) for cell in cells]
+    title = f"{statement} {test.row}, {' against '.join(test.protocols)}"
+    return TestView(
+        test.row,
+        evidence.network(next(iter(cells[0].jobs.values()))) if cells else "",
+        test.protocols,
+        test.metric.title,
+        format_estimate(test),
+        "" if test.published is None else format_value(test, test.published),
+        format_seeds(test),
+        judged.verdict,
+        evidence.of_test(title, test_line(judged) | {"protocol": format_protocols(test).replace("`", "")}, places),
+    )
+
+
+def _title(cell: CellSpec) -> str:
+    return f"{cell.row}, {cell.method}. {METRICS[cell.metric].heading}"

@@ -1,0 +1,144 @@
+"""What stands behind the numbers of the report: values by seed, records, commands, and the courses of trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from smoothout.common.formatting import format_decimal, format_duration, format_significant
+from smoothout.config.experiment import Experiment
+from smoothout.jobs.cost_estimate import RuntimeEstimator
+from smoothout.jobs.job import Job
+from smoothout.jobs.lookup import find_record
+from smoothout.jobs.runtime import Runtime
+from smoothout.reproduction.cells import CellSpec, CellValues
+from smoothout.reproduction.metrics import METRICS
+from smoothout.reproduction.table import device_name
+from smoothout.results.records import Record
+
+DIGITS = 4  # significant ones of a curve's points
+CURVES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
+
+
+class Evidence:
+    """Every number that the report can open, each once; pages refer to them by their place in ``numbers``.
+
+    ``names`` are the papers' names of networks and data sets, by those in records.
+    """
+
+    def __init__(self, runtime: Runtime, names: Mapping[str, str]) -> None:
+        self._runtime, self._names = runtime, names
+        self._costs = RuntimeEstimator(runtime)
+        self._known = dict[tuple[str, ...], int]()
+        self.numbers = list[dict[str, Any]]()
+        self.records = dict[str, dict[str, str]]()  # by name: what made it
+        self.runs = dict[str, dict[str, Any]]()  # trainings by name: labels and curves
+
+    def network(self, job: Job) -> str:
+        """The network and data set of a training, or of the one that is analyzed."""
+        labels = job.training_job.settings.labels
+        return f"{self._name(labels['model'])} on {self._name(labels['data'])}"
+
+    def _name(self, recorded: str) -> str:
+        return self._names.get(recorded, recorded)
+
+    def of_cell(self, cell: CellSpec, title: str) -> int:
+        """The place of a table's number, which may stand in several tables and claims: the first title counts."""
+        key = (cell.metric, *(job.digest for job in cell.jobs.values()))
+        if key not in self._known:
+            self._known[key] = self._add(self._number(cell, title))
+        return self._known[key]
+
+    def of_difference(self, title: str, values: Mapping[int, float], compared: Sequence[int]) -> int:
+        """The place of a difference between the numbers at the places ``compared``, given by seed."""
+        rows = [{"seed": seed, "value": f"{value:+.2f}"} for seed, value in values.items()]
+        return self._add({"title": title, "values": rows, "compared": list(compared)})
+
+    def of_test(self, title: str, facts: Mapping[str, str], compared: Sequence[int]) -> int:
+        """The place of a claim's test: its line on the page of claims, and the cells that it compares."""
+        return self._add(
+            {"title": title, "facts": {name: text for name, text in facts.items() if text}}
+            | {"compared": list(compared)}
+        )
+
+    def _add(self, number: dict[str, Any]) -> int:
+        self.numbers.append(number)
+        return len(self.numbers) - 1
+
+    def _number(self, cell: CellSpec, title: str) -> dict[str, Any]:
+        read = cell.values(self._runtime)
+        hours = [
+            self._costs.hours(job, cell.epoch_seconds) for seed, job in cell.jobs.items() if seed not in read.records
+        ]
+        known = [cost for cost in hours if cost is not None]
+        missing = sorted(cell.jobs.keys() - read.records.keys())
+        return {
+            "title": title,
+            "scope": _scope(cell.command),
+            "command": cell.command,
+            "published": "" if cell.published is None else f"{cell.published.value:g}",
+            "missing": missing,
+            "cost": f"about {format_duration(sum(known))}" if known and len(known) == len(hours) else "",
+            "values": [self._value(cell, seed, record, read) for seed, record in sorted(read.records.items())],
+        }
+
+    def _value(self, cell: CellSpec, seed: int, record: Record, read: CellValues) -> dict[str, Any]:
+        number = read.values.get(seed)
+        note = "diverged" if seed in read.diverged else "search failed" if seed in read.failed else ""
+        note = note or ("on weights that were trained again" if seed in read.retrained else "")
+        self.records[record.name] = _made_by(record)
+        training = find_record(cell.jobs[seed].training_job, self._runtime)
+        if training is not None:
+            self._add_run(training, cell.jobs[seed].training_job, cell.command)
+        return {
+            "seed": seed,
+            "value": "" if number is None else _format(number, METRICS[cell.metric].ratio_scale),
+            "note": note,
+            "record": record.name,
+            "run": training.name if training else "",
+        }
+
+    def _add_run(self, record: Record, job: Job, command: str) -> None:
+        if record.name in self.runs or not isinstance(job.settings, Experiment):
+            return
+        self.records[record.name] = _made_by(record)
+        labels = record.labels
+        words = [f"{self.network(job)}, {labels['batch']}", labels["method"], f"{labels['epochs']} epochs"]
+        words.append(_override(command, "protocol"))
+        self.runs[record.name] = {
+            "name": ", ".join([*words, f"seed {labels['seed']}"]),
+            "curves": {name: points for name, points in _curves(record, job.settings).items() if points},
+        }
+
+
+def _made_by(record: Record) -> dict[str, str]:
+    """The machine and the versions that made a record."""
+    where = record.environment
+    versions = [f"Python {where['python']}", *(f"{name} {version}" for name, version in where["versions"].items())]
+    return {"kind": record.kind, "machine": device_name(record), "versions": ", ".join(versions)}
+
+
+def _curves(record: Record, settings: Experiment) -> dict[str, list[float | None]]:
+    """A training by epoch, with what its settings say of the learning rate and the strength of the noise."""
+    recorded, epochs = record.outcome["curves"], len(record.outcome["curves"]["train_loss"])
+    rates = [settings.optimizer.lr * settings.schedule.lr_factor(epoch, settings.batch) for epoch in range(epochs)]
+    strength_at = getattr(settings.method, "strength_at", None)  # methods without noise have none
+    strengths = [strength_at(epoch, epochs) for epoch in range(epochs)] if strength_at else []
+    curves: dict[str, list[float | None]] = {name: recorded[name] for name in CURVES if name in recorded}
+    curves |= {"lr": [*rates], "strength": [*strengths] if any(strengths) else []}
+    curves |= {"curvature": [epoch["whole"][0] for epoch in record.outcome.get("curvature", [])]}
+    return {name: [None if p is None else float(f"{p:.{DIGITS}g}") for p in points] for name, points in curves.items()}
+
+
+def _format(number: float, by_ratio: bool) -> str:
+    return format_significant(number) if by_ratio else format_decimal(number, 2)
+
+
+def _scope(command: str) -> str:
+    """The protocol, profile and precision of a command, as far as it names them."""
+    return ", ".join(filter(None, (_override(command, key) for key in ("protocol", "profile", "precision"))))
+
+
+def _override(command: str, key: str) -> str:
+    """The value of ``key`` on a command line, or nothing."""
+    return next((part.partition("=")[2] for part in command.split() if part.startswith(f"{key}=")), "")

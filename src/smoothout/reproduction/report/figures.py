@@ -1,0 +1,73 @@
+"""A figure of a paper as the report shows it: the rendered file, and what it lacks."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from smoothout.common.formatting import format_duration
+from smoothout.jobs.cost_estimate import RuntimeEstimator
+from smoothout.jobs.lookup import find_record
+from smoothout.jobs.runtime import Runtime
+from smoothout.reproduction.figure import FigurePlan
+from smoothout.reproduction.table import RunSelection
+
+WIDTH = 1600  # pixels of an embedded picture, at most
+QUALITY = 82
+
+
+@dataclass(frozen=True)
+class FigureView:
+    """A figure in one scope; ``file`` is None if it was not drawn."""
+
+    title: str
+    scope: RunSelection
+    file: Path | None
+    missing: int  # records that it lacks
+    jobs: int
+    command: str
+    cost: str  # of what is missing; empty if nothing is, or nobody knows
+    network: str
+
+
+def view_figure(plan: FigurePlan, runtime: Runtime, costs: RuntimeEstimator, network: str) -> FigureView:
+    """The figure of ``plan``, from the rendered files."""
+    file = Path(runtime.folders.results) / "figures" / f"{plan.stem}.png"
+    planned = next(iter(plan.plan().values()))
+    missing = [job for job in planned if find_record(job, runtime) is None]
+    hours = [costs.hours(job, planned[job]) for job in missing]
+    known = [cost for cost in hours if cost is not None]
+    scope, name = plan.scope, plan.config.name
+    words = ["make", f"figure-{name}", f"PROTOCOL={scope.protocol}", f"PROFILE={scope.profile}"]
+    return FigureView(
+        plan.config.title,
+        scope,
+        file if file.exists() else None,
+        len(missing),
+        len(planned),
+        " ".join(words if planned else words[:2]),
+        f"about {format_duration(sum(known))}" if known and len(known) == len(hours) else "",
+        network,
+    )
+
+
+def embedded(file: Path) -> str:
+    """The picture in ``file`` as the address of an image that holds all of it."""
+    from PIL import Image  # noqa: PLC0415 -- slow to import
+
+    with Image.open(file) as image:
+        picture = image.convert("RGB")
+    picture.thumbnail((WIDTH, WIDTH * 4))
+    content = io.BytesIO()
+    picture.save(content, "WEBP", quality=QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    """Width and height in pixels, so that a page does not move while it loads."""
+    from PIL import Image  # noqa: PLC0415
+
+    with Image.open(file) as image:
+        return image.size

@@ -1,0 +1,185 @@
+"""The report's pictures that answer to the pointer, as figures of Plotly: methods compared, causes, searches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from smoothout.analysis.jobs.search_comparison import SearchComparison
+from smoothout.jobs.runtime import Runtime
+from smoothout.reproduction.claims import ClaimKind
+from smoothout.reproduction.judgement import JudgedTest
+from smoothout.reproduction.report.evidence import Evidence
+from smoothout.reproduction.report.settings import Comparison
+from smoothout.reproduction.table import TablePlan
+from smoothout.reproduction.verdict_page import VerdictPage
+from smoothout.reproduction.verdict_text import format_estimate
+from smoothout.results.figures.sharpness import WORDS
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C4A2F", "#666666")  # Okabe and Ito
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+ESTIMATES = "Each interval is for its test alone; colors are verdicts, which are corrected for all tests of the page."
+VERDICT_COLORS = {"holds": "#1a7f37", "holds_if_normal": "#57a86b", "contradicted": "#b42318"}
+VERDICT_COLORS |= {"contradicted_if_normal": "#d9705f", "undecided": "#7a6a2a", "untested": "#888888"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its words."""
+
+    name: str  # part of addresses
+    title: str
+    caption: str
+    figure: go.Figure
+
+    def spec(self) -> dict[str, Any]:
+        """What Plotly draws, in plain values."""
+        spec: dict[str, Any] = self.figure.to_plotly_json()
+        return {"data": spec["data"], "layout": {k: v for k, v in spec["layout"].items() if k != "template"}}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setting with both numbers."""
+
+    network: str
+    row: str
+    method: str
+    protocol: str
+    accuracy: dict[int, float]
+    curvature: dict[int, float]
+
+
+def compare_methods(
+    plans: Iterable[TablePlan], comparison: Comparison, runtime: Runtime, evidence: Evidence
+) -> list[Picture]:
+    """Accuracy against curvature, one point for each setting, a picture for each network."""
+    networks = dict[str, dict[tuple[str, ...], Point]]()
+    for plan in plans:
+        for point in _points(plan, comparison, runtime, evidence):
+            networks.setdefault(point.network, {})[point.row, point.method, point.protocol] = point
+    return [_comparison(network, [*points.values()]) for network, points in networks.items()]
+
+
+def _points(plan: TablePlan, comparison: Comparison, runtime: Runtime, evidence: Evidence) -> Iterable[Point]:
+    for row, method in plan.runs:
+        cells = [
+            next((plan.cell(row, method, name) for name in names if name in plan.config.metrics), None)
+            for names in (comparison.accuracies, comparison.curvatures)
+        ]
+        if None not in cells:
+            accuracy, curvature = (cell.values(runtime).values for cell in cells if cell)
+            if accuracy and curvature:
+                network = evidence.network(next(iter(plan.runs[row, method].jobs.values())))
+                title = plan.methods[method].title
+                yield Point(network, row, title, plan.scope.protocol, accuracy, curvature)
+
+
+def _comparison(network: str, points: Sequence[Point]) -> Picture:
+    methods = list(dict.fromkeys(point.method for point in points))
+    places = list(dict.fromkeys((point.row, point.protocol) for point in points))
+    figure = go.Figure()
+    for point in points:
+        both = sorted(point.accuracy.keys() & point.curvature.keys())
+        x, y = [point.curvature[seed] for seed in both], [point.accuracy[seed] for seed in both]
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="markers",
+            name=escape(f"{point.method}; {point.row}, {point.protocol}"),
+            text=[f"{escape(point.method)}<br>{escape(point.row)}, {point.protocol}, seed {seed}" for seed in both],
+            hovertemplate="%{text}<br>curvature %{x:.4g}, accuracy %{y:.2f}%<extra></extra>",
+            marker={
+                "color": COLORS[methods.index(point.method) % len(COLORS)],
+                "symbol": SYMBOLS[places.index((point.row, point.protocol)) % len(SYMBOLS)],
+                "size": 10,
+                "opacity": 0.8,
+            },
+        )
+    figure.update_xaxes(title="sharpness, convention converged, in % (log scale)", type="log")
+    figure.update_yaxes(title="test accuracy in %")
+    caption = (
+        "A point is a run. Farther to the left is flatter, higher is better; colors are methods, shapes are settings."
+    )
+    return Picture(f"comparison-{network}", f"Accuracy against curvature: {network}", caption, figure)
+
+
+def draw_estimates(name: str, page: VerdictPage) -> list[Picture]:
+    """The estimates of all differences in points with their intervals, a picture for each claim that has several."""
+    claims = dict[str, list[JudgedTest]]()
+    for judged in page.judged:
+        test = judged.test
+        if test.evidence.n > 1 and test.claim.kind is ClaimKind.difference and not test.metric.ratio_scale:
+            claims.setdefault(test.claim.statement, []).append(judged)
+    profile = page.claim_scope.profile
+    length = "" if profile == "paper" else f" (profile {profile})"
+    several = [(statement, tests) for statement, tests in claims.items() if len(tests) > 1]
+    return [
+        Picture(f"{name}-{number}", f"{page.prose.title}{length}: {statement}", ESTIMATES, _estimates(tests))
+        for number, (statement, tests) in enumerate(several)
+    ]
+
+
+def _estimates(tests: Sequence[JudgedTest]) -> go.Figure:
+    results = [judged.test.evidence for judged in tests]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[result.value for result in results],
+        y=[escape(f"{judged.test.row} ({', '.join(judged.test.protocols)})") for judged in tests],
+        error_x={
+            "type": "data",
+            "array": [result.ci_high - result.value for result in results],
+            "arrayminus": [result.value - result.ci_low for result in results],
+            "color": COLORS[-1],
+        },
+        mode="markers",
+        text=[
+            f"{escape(judged.test.row)}<br>{format_estimate(judged.test)}, {judged.test.evidence.n} seeds"
+            f"<br>{judged.verdict}"
+            for judged in tests
+        ],
+        hovertemplate="%{text}<extra></extra>",
+        marker={"size": 11, "color": [VERDICT_COLORS[judged.verdict.name] for judged in tests]},
+    )
+    figure.add_vline(x=0, line_dash="dot", line_color=COLORS[-1])
+    figure.update_xaxes(title="effect in points, with its 95% interval")
+    figure.update_yaxes(automargin=True, autorange="reversed")
+    figure.update_layout(height=140 + 36 * len(tests), showlegend=False)
+    return figure
+
+
+def draw_searches(runtime: Runtime) -> Picture | None:
+    """The highest sharpness that each search has found by number of evaluations; None without records."""
+    records = list(runtime.records.iter_readable(SearchComparison.kind))
+    if not records:
+        return None
+    spaces = list(dict.fromkeys(course["space"] for record in records for course in record.outcome["courses"]))
+    words = {"full": "full space", "subspace": "a random subspace"}
+    titles = [f"batch {record.labels['batch']}, {words[space]}" for record in records for space in spaces]
+    figure = make_subplots(len(records), len(spaces), subplot_titles=titles)
+    searches = list(dict.fromkeys(c["search"] for record in records for c in record.outcome["courses"]))
+    for row, record in enumerate(records, 1):
+        for course in record.outcome["courses"]:
+            place, values = searches.index(course["search"]), course["values"]
+            figure.add_scatter(
+                x=list(range(1, len(values) + 1)),
+                y=[float(f"{value:.4g}") for value in values],
+                mode="lines",
+                name=WORDS[course["search"]],
+                legendgroup=course["search"],
+                showlegend=row == 1 and course["space"] == spaces[0],
+                line={"color": COLORS[place % len(COLORS)]},
+                hovertemplate=WORDS[course["search"]] + "<br>%{y:.4g}% after %{x} evaluations<extra></extra>",
+                row=row,
+                col=spaces.index(course["space"]) + 1,
+            )
+    figure.update_xaxes(title="evaluations")
+    figure.update_yaxes(title="sharpness in %")
+    figure.update_layout(height=360 * len(records))
+    caption = "Every value is a lower bound of the maximum in the same box: the higher, the better the search."
+    return Picture("searches", "Which searches for the sharpness can be trusted: F1 on MNIST", caption, figure)

@@ -1,0 +1,163 @@
+"""A table of a paper as the report shows it: measured and published side by side, every cell with its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smoothout.common.formatting import format_duration
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Runtime
+from smoothout.reproduction.cells import CellSpec
+from smoothout.reproduction.claims import ClaimKind
+from smoothout.reproduction.judgement import JudgedTest
+from smoothout.reproduction.metrics import METRICS
+from smoothout.reproduction.report.evidence import Evidence
+from smoothout.reproduction.table import RunSelection, TablePlan
+from smoothout.results.significance import Verdict
+from smoothout.results.tables import Block
+
+# What tells a number from all others: the cells added and subtracted, each by its metric and its training without seed.
+Compared = tuple[frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class CellView:
+    """A cell: the number measured, the published one, and what a claim about it came to."""
+
+    measured: str  # "98.62 ± 0.05", or "not run"
+    mean: float | None  # of the values, geometric where these are compared by ratio; None without values
+    published: str
+    verdict: Verdict | None  # on the first claim about it; None if there is no claim
+    evidence: int  # its place in `Evidence.numbers`
+    cost: str = ""  # what its records would cost, if all of them are missing
+
+
+@dataclass(frozen=True)
+class RowView:
+    """A row of a block; None where a method has no number."""
+
+    name: str
+    network: str
+    cells: list[CellView | None]
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """The rows by one metric."""
+
+    heading: str
+    columns: list[str]
+    rows: list[RowView]
+
+
+@dataclass(frozen=True)
+class TableView:
+    """A table in one scope."""
+
+    title: str
+    scope: RunSelection
+    caption: str
+    blocks: list[BlockView]
+    notes: list[str]
+    recorded: int  # how many of its numbers have records of a seed or more, without differences
+    numbers: int
+    command: str  # what makes what is missing
+    cost: str  # of what is missing; empty if nothing is, or nobody knows
+
+
+class Verdicts:
+    """The verdicts on single cells and differences, among all tests of all pages; of several the first decides."""
+
+    def __init__(self, tests: Sequence[JudgedTest]) -> None:
+        self._of = dict[Compared, JudgedTest]()
+        kinds = (ClaimKind.difference, ClaimKind.published, ClaimKind.zero)
+        for judged in tests:
+            sides = judged.test.sides
+            if judged.test.claim.kind in kinds and sides and not judged.test.withheld:
+                self._of.setdefault(_compared(*sides), judged)
+
+    def on(self, plus: Sequence[CellSpec], minus: Sequence[CellSpec] = ()) -> Verdict | None:
+        """The verdict on the sum of ``plus`` minus that of ``minus``, or None."""
+        judged = self._of.get(_compared(plus, minus))
+        return judged.verdict if judged else None
+
+
+def _compared(plus: Sequence[CellSpec], minus: Sequence[CellSpec]) -> Compared:
+    return frozenset(map(_identity, plus)), frozenset(map(_identity, minus))
+
+
+def _identity(cell: CellSpec) -> tuple[str, str]:
+    training = next(iter(cell.jobs.values())).training_job.settings
+    return cell.metric, Job(training.with_seed(0)).digest
+
+
+class TableBuilder:
+    """Turns a table's plan into its view."""
+
+    def __init__(self, plan: TablePlan, runtime: Runtime, evidence: Evidence, verdicts: Verdicts) -> None:
+        self._plan = plan.with_choice(runtime).with_recorded_seeds(runtime)
+        self._evidence, self._verdicts = evidence, verdicts
+        self._table = self._plan.render(runtime)
+        self._specs = {(spec.row, spec.column): spec for spec in self._plan.cells}
+        self._cells = {(cell.row, cell.column): cell for cell in self._table.cells}
+
+    def view(self) -> TableView:
+        """The whole table."""
+        table = self._table
+        own = [cell for cell in table.cells if not cell.compared]
+        missing = {cell.command: cell.hours for cell in own if cell.hours != 0.0}
+        known = [hours for hours in missing.values() if hours is not None]
+        return TableView(
+            table.title,
+            self._plan.scope,
+            table.caption(),
+            [self._block(block) for block in table.blocks],
+            table.notes,
+            sum(bool(cell.records) for cell in own),
+            len(own),
+            _make_command(self._plan),
+            f"about {format_duration(sum(known))}" if known and len(known) == len(missing) else "",
+        )
+
+    def _block(self, block: Block) -> BlockView:
+        rows = []
+        for name in dict.fromkeys(cell.row for cell in self._table.cells):
+            cells = [self._cell(name, column, title, block) for title, column in block.columns.items()]
+            network = self._evidence.network(next(iter(self._first(name).jobs.values())))
+            rows.append(RowView(name, network, cells))
+        return BlockView(block.heading, list(block.columns), [row for row in rows if any(row.cells)])
+
+    def _first(self, row: str) -> CellSpec:
+        return next(spec for (name, _), spec in self._specs.items() if name == row)
+
+    def _cell(self, row: str, column: str, title: str, block: Block) -> CellView | None:
+        cell = self._cells.get((row, column))
+        if cell is None:
+            return None
+        title = f"{row}, {title}. {block.heading}"
+        if cell.compared:
+            one, other = (self._specs[row, name] for name in cell.compared)
+            verdict = self._verdicts.on([one], [other])
+            places = [self._evidence.of_cell(spec, self._title(spec)) for spec in (one, other)]
+            evidence = self._evidence.of_difference(title, cell.values, places)
+        else:
+            verdict = self._verdicts.on([self._specs[row, column]])
+            evidence = self._evidence.of_cell(self._specs[row, column], self._title(self._specs[row, column]))
+        return CellView(
+            cell.measured_text(len(self._table.seeds), block.by_ratio),
+            (cell.geometric_mean if block.by_ratio else cell.mean) if cell.values else None,
+            cell.published_text(block.by_ratio),
+            verdict,
+            evidence,
+            f"about {format_duration(cell.hours)}" if cell.hours and not cell.records else "",
+        )
+
+    def _title(self, spec: CellSpec) -> str:
+        return f"{spec.row}, {self._plan.methods[spec.method].title}. {METRICS[spec.metric].heading}"
+
+
+def _make_command(plan: TablePlan) -> str:
+    scope = plan.scope
+    words = [f"make reproduce-{plan.config.name}", f"PROTOCOL={scope.protocol}", f"PROFILE={scope.profile}"]
+    return " ".join([*words, *([] if scope.precision == "float32" else [f"ARGS=scope.precision={scope.precision}"])])
