@@ -19,7 +19,6 @@ from smoothout.reproduction.verdict_text import (
     format_seeds,
     format_source,
     format_untested,
-    format_value,
     test_line,
 )
 from smoothout.results.significance import Verdict
@@ -104,16 +103,17 @@ def _test(statement: str, judged: JudgedTest, evidence: Evidence) -> TestView:
     cells = [cell for side in test.sides for cell in side]
     places = [evidence.of_cell(cell, _title(cell)) for cell in cells]
     title = f"{statement} {test.row}, {' against '.join(test.protocols)}"
+    facts = test_line(judged)
     return TestView(
         test.row,
         evidence.network(next(iter(cells[0].jobs.values()))) if cells else "",
         test.protocols,
         test.metric.title,
         format_estimate(test),
-        "" if test.published is None else format_value(test, test.published),
+        facts["published"],
         format_seeds(test),
         judged.verdict,
-        evidence.of_test(title, test_line(judged) | {"protocol": format_protocols(test).replace("`", "")}, places),
+        evidence.of_test(title, facts | {"protocol": format_protocols(test).replace("`", "")}, places),
     )
 
 
