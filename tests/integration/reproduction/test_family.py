@@ -13,7 +13,6 @@ from helpers.tiny_jobs import workplace
 from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
 from smoothout.jobs.runner import get_or_run
-from smoothout.models.mlp import MLP
 from smoothout.reproduction.table import RunSelection, TablePlan
 
 PUBLISHED = CONFIGS.parent / "results" / "published"
@@ -24,9 +23,12 @@ def plan(table: dict[str, Any], selection: RunSelection | None = None) -> TableP
     return TablePlan(table, selection or RunSelection(), CONFIGS, PUBLISHED)
 
 
-@pytest.fixture(scope="module")
-def family() -> dict[str, Any]:
-    return compose_config(CONFIGS, "reproduce", ["table=family"])["table"]  # type: ignore[no-any-return]
+@pytest.fixture(scope="module", params=["family", "family-c1"])
+def family(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return compose_config(CONFIGS, "reproduce", [f"table={request.param}"])["table"]  # type: ignore[no-any-return]
+
+
+FIFTH = {"family": 40, "family-c1": 20}  # of the epochs
 
 
 def with_strengths(table: dict[str, Any]) -> TablePlan:
@@ -49,32 +51,38 @@ def test_every_searched_method_has_a_grid_of_five_and_trainings_of_a_fifth_witho
     assert len(searches) == 12
     for search in searches:
         trainings = [job.settings for job in search.choice.dependencies]
-        assert len(trainings) == 15
+        assert len(trainings) == 5
         assert len({training.method for training in trainings}) == 5
-        assert {(t.schedule.epochs, t.data.validation_size, t.batch.size) for t in trainings} == {(40, 6000, 256)}
+        assert {(t.schedule.epochs, t.data.validation_size, t.batch.size) for t in trainings} == {
+            (FIFTH[family["name"]], 6000, 256)
+        }
 
 
 def test_rows_have_equal_epochs_or_equal_gradients(family: Any) -> None:
-    table = with_strengths(family)
-    for batch in ("256", "6000"):
+    table, fifth = with_strengths(family), FIFTH[family["name"]]
+    for batch in ("small", "large"):
         of_row = {
             what: {
                 method: runs.settings.experiment()
                 for (row, method), runs in table.runs.items()
-                if row == f"F1, MNIST, {batch}, {what}"
+                if row == f"{batch} batch, {what}"
             }
-            for what in ("40 epochs", "40 gradients per image", "40 epochs, equal noise")
+            for what in ("equal epochs", "equal gradients", "equal noise")
         }
-        epochs = {name: run.schedule.epochs for name, run in of_row["40 epochs"].items()}
-        assert epochs.pop("longer") == 80
-        assert set(epochs.values()) == {40}
-        assert len(epochs) == 13
-        gradients = {n: r.schedule.epochs * r.method.passes for n, r in of_row["40 gradients per image"].items()}
-        assert set(gradients.values()) == {40}
-        assert gradients.keys() == epochs.keys()
-        equal = of_row["40 epochs, equal noise"]
+        epochs = {name: run.schedule.epochs for name, run in of_row["equal epochs"].items()}
+        assert epochs.pop("longer") == 2 * fifth
+        assert set(epochs.values()) == {fifth}
+        assert ("augmentation" in epochs) == (family["name"] == "family-c1")
+        epochs.pop("augmentation", None)
+        assert len(epochs) == 16
+        gradients = {n: r.schedule.epochs * r.method.passes for n, r in of_row["equal gradients"].items()}
+        assert gradients.pop("conservative") == pytest.approx(fifth, abs=1.5), "three in an epoch"
+        assert set(gradients.values()) == {fifth}
+        assert {*gradients, "conservative"} == epochs.keys()
+        equal = of_row["equal noise"]
         torch.manual_seed(0)
-        model = MLP().build((1, 28, 28), 10)
+        settings = next(iter(equal.values()))
+        model = settings.model.build(settings.data.shape, settings.data.classes)
         strengths = {name: run.method.relative_strength(model, 0, 1) for name, run in equal.items()}
         assert strengths.pop("baseline") is None
         assert list(strengths.values()) == pytest.approx([0.15] * 3, rel=0.02)
