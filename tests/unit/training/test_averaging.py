@@ -109,3 +109,26 @@ def test_names_have_what_matters() -> None:
         "ema0.999-start0.5",
     ]
     assert WeightAveraging(decay=0.5).canonicalized() == WeightAveraging()
+
+
+@pytest.mark.parametrize(
+    ("start", "epochs", "averaged"),
+    [
+        (0.75, 10, [8, 9, 10]),  # 7.5 epochs come before
+        (0.75, 8, [7, 8]),
+        (0.75, 40, list(range(31, 41))),
+        (0.75, 1, [1]),
+        (0.0, 3, [1, 2, 3]),
+        (0.7, 10, [8, 9, 10]),
+        (0.29, 100, list(range(30, 101))),  # 0.29 * 100 is 28.999999999999996
+        (0.07, 100, list(range(8, 101))),  # 0.07 * 100 is 7.000000000000001
+        (0.999, 10, [10]),
+    ],
+)
+def test_an_epoch_is_averaged_if_it_ends_after_the_start(start: float, epochs: int, averaged: list[int]) -> None:
+    assert list(range(1, epochs + 1))[WeightAveraging(start=start).epochs_before(epochs) :] == averaged
+
+
+def test_the_average_of_the_last_quarter_of_ten_epochs_has_three_weights(tiny_split: Splits) -> None:
+    end = run(network(), tiny_split, method=WeightAveraging(), schedule=Schedule(10))
+    assert end.method["weights in the average"] == 3

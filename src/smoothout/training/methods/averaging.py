@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from smoothout.common.enums import coerce_enum_fields
@@ -28,7 +29,8 @@ class WeightAveraging(Method):
 
     Args:
         average: swa or ema.
-        start: share of the epochs after which the average begins; until then the weights themselves are evaluated.
+        start: share of the epochs after which the average begins; until then the weights themselves are evaluated. An
+            epoch counts if it ends later than that: 8, 9 and 10 of 10 epochs with 0.75, 7 and 8 of 8.
         decay: of ema: what an update leaves of the average.
     """
 
@@ -58,6 +60,13 @@ class WeightAveraging(Method):
         """The average begins at a share of the epochs."""
         return True
 
+    def epochs_before(self, epochs: int) -> int:
+        """How many of ``epochs`` come before the average: those that end at ``start`` or earlier.
+
+        The share is taken as it is written, because 0.29 * 100 is below 29 in binary.
+        """
+        return int(Fraction(str(self.start)) * epochs)
+
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         """The average of ``model``'s weights."""
         return AveragedWeights(model, self, plan)
@@ -66,8 +75,8 @@ class WeightAveraging(Method):
 class AveragedWeights(GradientEstimator):
     """[Izmailov 2018, Alg. 1] Plain gradients, and an average of the weights, which is evaluated and kept.
 
-    The averages are those of `torch.optim.swa_utils`, from the end of the first epoch (swa) or update (ema) of the last
-    1 - ``start`` of the training on. Running statistics are renewed by its `update_bn` whenever the average is
+    The averages are those of `torch.optim.swa_utils`, of the weights after each epoch (swa) or update (ema) that comes
+    after `WeightAveraging.epochs_before`. Running statistics are renewed by its `update_bn` whenever the average is
     evaluated, from all training images, not augmented; dropout's masks have a seed then.
     """
 
@@ -77,7 +86,7 @@ class AveragedWeights(GradientEstimator):
         self._model, self._settings, self._plan = model, settings, plan
         self._update = 0
         self._every = plan.updates_per_epoch if settings.average is Average.swa else 1
-        self._first = int(settings.start * (plan.updates // plan.updates_per_epoch)) * plan.updates_per_epoch
+        self._first = settings.epochs_before(plan.updates // plan.updates_per_epoch) * plan.updates_per_epoch
         self._averages = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         self._taken = torch.zeros((), dtype=torch.float64, device=plan.device)  # how many weights are in the average
 
