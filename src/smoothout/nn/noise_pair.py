@@ -36,7 +36,7 @@ class NSO(Passes):
 
     Raises:
         TypeError, ValueError: as `SmoothOut`.
-        RuntimeError: within the blocks, as `SmoothOut`; if the second block is entered without the first.
+        RuntimeError: within the blocks, as `SmoothOut`; if the second block is entered without the first, or inside it.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class MixedRWP(Passes):
 
     Raises:
         TypeError, ValueError: as `LPFSGD`, for a wrong ``weight`` or ``statistics_from`` too.
-        RuntimeError: within the blocks, as `SmoothOut`.
+        RuntimeError: within the blocks, as `SmoothOut`; if the second block is entered inside the first.
     """
 
     def __init__(

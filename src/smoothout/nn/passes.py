@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from smoothout.common.enums import parse_enum
 from smoothout.nn.batchnorm import freeze_running_stats
+from smoothout.nn.late_backward import FRAMEWORKS
 from smoothout.nn.options import StatisticsFrom
 from smoothout.nn.weight_context import WeightContext, find_parameters, untracked
 
@@ -47,6 +48,7 @@ class Pass:
         self._model, self._share, self._feeds, self._receive = model, share, feeds_statistics, receive
         self._at = CleanWeights(model) if at is None else at
         self._inside: ExitStack | None = None
+        self._of_batch: Sequence[Pass] = (self,)  # this pass and the others
 
     @property
     def at_clean_weights(self) -> bool:
@@ -59,6 +61,8 @@ class Pass:
         return self._feeds
 
     def __enter__(self) -> Pass:
+        if any(block._inside is not None for block in self._of_batch):
+            raise RuntimeError(f"a block of this batch is already entered: leave it before the next one; {FRAMEWORKS}")
         self._parameters = find_parameters(self._model)
         with ExitStack() as stack:
             if not self._feeds:
@@ -108,6 +112,8 @@ class Passes(Sequence[Pass]):
 
     def __init__(self, *passes: Pass) -> None:
         self._passes = passes
+        for block in passes:
+            block._of_batch = passes
 
     def __len__(self) -> int:
         return len(self._passes)

@@ -33,7 +33,7 @@ class SAM(Passes):
 
     Raises:
         TypeError, ValueError: for a model that `SmoothOut` refuses, a wrong ``rho`` or ``statistics_from``.
-        RuntimeError: within the blocks, as `SmoothOut`; if the second block is entered without the first.
+        RuntimeError: within the blocks, as `SmoothOut`; if the second block is entered without the first, or inside it.
     """
 
     def __init__(self, model: nn.Module, rho: float = 0.05, *, statistics_from: str = StatisticsFrom.clean) -> None:

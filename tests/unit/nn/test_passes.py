@@ -179,14 +179,20 @@ def test_a_backward_pass_after_the_first_block_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_block_that_is_entered_already_is_refused_and_keeps_gradients(name: str) -> None:
+@pytest.mark.parametrize("inner", [0, 1])
+def test_a_block_inside_a_block_of_the_batch_is_refused_and_changes_nothing(name: str, inner: int) -> None:
     model, [(inputs, labels)] = network().double(), batches(1)
     F.cross_entropy(model(inputs), labels).backward()
-    gradients = [p.grad.clone() for p in model.parameters()]
-    first = METHODS[name][0](model)[0]
-    with pytest.raises(RuntimeError, match="already entered"), first, first:
+    before, gradients = copy.deepcopy(model.state_dict()), [p.grad.clone() for p in model.parameters()]
+    blocks = METHODS[name][0](model)
+    message = "^a block of this batch is already entered: leave it before the next one"
+    with pytest.raises(RuntimeError, match=message), blocks[0], blocks[inner]:
         pass
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
+    for block in blocks:  # they can be entered in turn
+        with block:
+            F.cross_entropy(model(inputs), labels).backward()
 
 
 def test_sam_needs_a_backward_pass_in_its_first_block() -> None:
