@@ -112,7 +112,7 @@ class MethodCallback(CallbackMethod, _Hooks):
         self._unwrap()
         calls: list[Callable[[], Any]] = []
         plugin = trainer.strategy.precision_plugin
-        first_is_clean = passes[0].at_clean_weights
+        first_is_clean = passes[0].backward_only = passes[0].at_clean_weights
 
         def forward(step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
             if getattr(trainer.fit_loop, "_skip_backward", False):

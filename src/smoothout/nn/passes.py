@@ -34,7 +34,12 @@ class Pass:
         at: the weights of the pass; None are the clean ones.
         feeds_statistics: whether BatchNorm's running statistics see the pass.
         receive: called at the end with the pass's own gradient, None for a parameter that has none.
+
+    A pass at the clean weights is in a copy of them (`CleanWeights`) unless ``backward_only`` is set: then the block is
+    around the backward pass alone, of a forward pass that came before it.
     """
+
+    backward_only = False
 
     def __init__(
         self,
@@ -46,7 +51,7 @@ class Pass:
         receive: Callable[[Gradient], None] | None = None,
     ) -> None:
         self._model, self._share, self._feeds, self._receive = model, share, feeds_statistics, receive
-        self._at = CleanWeights(model) if at is None else at
+        self._at = at
         self._inside: ExitStack | None = None
         self._of_batch: Sequence[Pass] = (self,)  # this pass and the others
 
@@ -67,7 +72,8 @@ class Pass:
         with ExitStack() as stack:
             if not self._feeds:
                 stack.enter_context(freeze_running_stats(self._model))
-            stack.enter_context(self._at)
+            if self._at is not None or not self.backward_only:
+                stack.enter_context(CleanWeights(self._model) if self._at is None else self._at)
             if self._share != 1:
                 self._before = [parameter.grad for parameter in self._parameters]
                 stack.callback(self._set, self._before)  # whatever happens inside, nothing of before is lost

@@ -124,6 +124,32 @@ def test_lightning_trains_as_a_plain_loop(name: str, accumulate: int, tmp_path: 
     assert_same(network, other)
 
 
+@pytest.mark.parametrize(("name", "calls"), [("lpf-sgd", 1), ("sam", 2), ("asam", 2), ("nso", 3)])
+def test_lightning_calls_the_training_step_once_for_each_pass_that_it_does_not_run_itself(
+    name: str, calls: int, tmp_path: Path
+) -> None:
+    class Counted(Module):
+        calls = 0
+
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            self.calls += 1
+            return super().training_step(batch, index)
+
+    module = Counted(Network())
+    trainer = lightning.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        callbacks=[InLightning(METHODS[name], seed=SEED)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, DataLoader(Examples(), BATCH))
+    assert module.calls == calls
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("name", METHODS)
 def test_transformers_train_as_a_plain_loop(name: str, accumulate: int, tmp_path: Path) -> None:
