@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
-from smoothout.common.errors import DistributedAbort, PeerLostError, UserError
+from smoothout.common.errors import DistributedAbort, NestedConfigError, PeerLostError, UserError
 from smoothout.common.files import atomic_write_text
 from smoothout.common.interrupts import Interrupted
 from smoothout.common.machine_errors import machine_error_hint
@@ -93,6 +93,8 @@ def keep_traceback(error: BaseException, log: Path) -> bool:
 
 def format_error(error: BaseException) -> str:
     """The message of an error as one line that names the setting, without the trailers of Hydra and OmegaConf."""
+    if isinstance(error, NestedConfigError):
+        return f"{error.place}: {format_error(error.cause)}"
     text = _misspelled(error) or str(error) or type(error).__name__
     text = _NO_OPTION.sub(_no_option, _NO_CHOICE.sub(_no_choice, text))
     kept = []

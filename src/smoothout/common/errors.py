@@ -14,6 +14,17 @@ class ConfigError(UserError):
     """Settings that cannot be used; the message names the key and what is allowed."""
 
 
+class NestedConfigError(ConfigError):
+    """Settings within another setting that cannot be used; ``cause`` names the key within ``place``."""
+
+    def __init__(self, place: str, cause: Exception) -> None:
+        super().__init__(place, cause)
+        self.place, self.cause = place, cause
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.cause}"
+
+
 @contextmanager
 def config_errors(prefix: str = "") -> Iterator[None]:
     """Within the block a ValueError becomes a ConfigError, its message after ``prefix``."""
@@ -21,6 +32,18 @@ def config_errors(prefix: str = "") -> Iterator[None]:
         yield
     except ValueError as error:
         raise ConfigError(f"{prefix}{error}") from error
+
+
+@contextmanager
+def config_errors_within(place: str) -> Iterator[None]:
+    """Within the block a ConfigError, or an error of Hydra's, becomes a `NestedConfigError` of ``place``."""
+    try:
+        yield
+    except Exception as error:
+        package = type(error).__module__.partition(".")[0]  # not imported, because composed configs may be cached
+        if not isinstance(error, ConfigError) and package not in ("hydra", "omegaconf"):
+            raise
+        raise NestedConfigError(place, error) from error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smoothout.common.errors import ConfigError, needs_experiments
+from smoothout.common.errors import ConfigError, config_errors_within, needs_experiments
 from smoothout.common.files import atomic_write_text
 from smoothout.config.moved import current_overrides, rename_keys, rename_nested_overrides
 
@@ -57,7 +57,7 @@ def with_source(values: dict[str, Any], folder: Path, overrides: Sequence[str]) 
 
     It has the ``overrides`` that made ``values``, but for those of ``init_from`` and of an analysis, and then its own.
     It begins with random weights unless its own say otherwise, also if a file of configs/ sets ``init_from``.
-    Raises ConfigError if ``init_from.run`` is no list of overrides.
+    Raises ConfigError if ``init_from.run`` is no list of overrides, or one that cannot be composed.
     """
     start = values.get("init_from")
     if not isinstance(start, dict) or start.get("run") is None:
@@ -69,7 +69,8 @@ def with_source(values: dict[str, Any], folder: Path, overrides: Sequence[str]) 
         )
     shared = [override for override in overrides if not override.lstrip("+~").startswith(_NOT_SHARED)]
     own = ["init_from.run=null", *start["run"]]
-    values["init_from"] = start | {"run": compose_config(folder, "train", [*shared, *own])}
+    with config_errors_within("init_from.run"):
+        values["init_from"] = start | {"run": compose_config(folder, "train", [*shared, *own])}
     return values
 
 

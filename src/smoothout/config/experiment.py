@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from smoothout.analysis.options import WhichWeights
 from smoothout.common.enums import coerce_enum_fields
+from smoothout.common.errors import config_errors_within
 from smoothout.config.build import construct, validate
 from smoothout.config.protocols import Data, Model
 from smoothout.nn.options import BatchNormInit, Precision
@@ -155,7 +156,8 @@ class InitFromConfig:
         """Which weights a training begins with, or None for random ones. Raises ConfigError."""
         if self.run is None:
             return None
-        return InitFrom(training_config(self.run, "init_from.run: ").experiment(), self.checkpoint)
+        with config_errors_within("init_from.run"):
+            return InitFrom(training_config(self.run).experiment(), self.checkpoint)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,9 +215,9 @@ class TrainingConfig:
             "batchnorm_init": self.batchnorm_init,
             "precision": self.precision,
             "seed": self.seed,
-            "init_from": self.init_from.build(),
         }
-        return construct(Experiment, settings, "")
+        own = construct(Experiment, settings, "")  # first, because the source shares most of its settings
+        return replace(own, init_from=self.init_from.build())
 
     def seconds_per_epoch(self) -> float | None:
         """The config's estimate for its batch; None for batches that ``epoch_seconds`` has no estimate of."""
@@ -226,10 +228,10 @@ class TrainingConfig:
         return known.get(self.batch.size)
 
 
-def training_config(config: dict[str, Any], prefix: str = "") -> TrainingConfig:
-    """The training settings among those of a composed ``config``; ``prefix`` is its place. Raises ConfigError."""
+def training_config(config: dict[str, Any]) -> TrainingConfig:
+    """The training settings among those of a composed ``config``. Raises ConfigError."""
     names = [field.name for field in dataclasses.fields(TrainingConfig)]
-    return validate(TrainingConfig, {name: config[name] for name in names if name in config}, prefix)
+    return validate(TrainingConfig, {name: config[name] for name in names if name in config}, "")
 
 
 def build_experiment(config: dict[str, Any]) -> Experiment:
