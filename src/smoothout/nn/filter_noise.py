@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from smoothout.common.rng import normal_
 from smoothout.nn.flat import FlatGroup
-from smoothout.nn.options import check_number, check_strength
+from smoothout.nn.options import check_fisher, check_strength
 from smoothout.nn.parameters import filter_norms
 from smoothout.nn.perturbation import SmoothOut
 from smoothout.nn.weight_context import untracked
@@ -73,7 +73,7 @@ class ARWP(LPFSGD):
     Args:
         model: as `LPFSGD`'s.
         sigma: gamma of `LPFSGD`.
-        eta: weight of F; 0 is LPF-SGD.
+        eta: weight of F, above 0; `LPFSGD` is without F.
         beta: what each update leaves of F, in [0, 1).
         batchnorm: as `LPFSGD`'s.
         generator: as `LPFSGD`'s.
@@ -122,9 +122,3 @@ def whole_norms(tensor: Tensor) -> Tensor:
         return filter_norms(tensor)
     norm: Tensor = torch.linalg.vector_norm(tensor.detach())
     return norm.view([1] * tensor.dim())
-
-
-def check_fisher(eta: float, beta: float) -> tuple[float, float]:
-    """ARWP's numbers. Raises ValueError for a wrong one."""
-    eta = check_number("eta", eta, lambda number: number >= 0, "be a finite number >= 0")
-    return eta, check_number("beta", beta, lambda number: 0 <= number < 1, "lie in [0, 1)")

@@ -65,6 +65,11 @@ def check_positive(name: str, value: Any) -> float:
     return check_number(name, value, lambda number: number > 0, "be a finite number above 0")
 
 
+def check_fisher(eta: Any, beta: Any) -> tuple[float, float]:
+    """ARWP's eta and beta as floats. Raises ValueError unless eta is finite and above 0, and beta in [0, 1)."""
+    return check_positive("eta", eta), check_number("beta", beta, lambda number: 0 <= number < 1, "lie in [0, 1)")
+
+
 def check_number(name: str, value: Any, is_allowed: Callable[[float], bool], must: str) -> float:
     """``value`` as a float. Raises ValueError, with ``name`` and what it ``must``, unless it is allowed."""
     number = finite_or_none(value)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from smoothout.common.rng import make_generator, normal_
 from smoothout.data.split import Split
+from smoothout.nn import filter_noise
 from smoothout.nn.options import StatisticsFrom
 from smoothout.training.batch import Batch
 from smoothout.training.engine import Engine, GhostPasses
@@ -216,6 +217,23 @@ def test_a_strength_that_is_none_is_refused(name: str, strength: float) -> None:
     make, field = STRENGTHS[name]
     with pytest.raises(ValueError, match=rf"^{field}: .*above 0.*{strength}"):
         make(strength)
+
+
+@pytest.mark.parametrize(
+    ("eta", "beta", "message"),
+    [
+        (0.0, 0.9, "^eta: must be a finite number above 0, not 0.0"),
+        (-1.0, 0.9, "^eta: must be a finite number above 0, not -1.0"),
+        (True, 0.9, "^eta: must be a finite number above 0, not True"),
+        (0.1, "x", r"^beta: must lie in \[0, 1\), not 'x'"),
+        (0.1, 1.0, r"^beta: must lie in \[0, 1\), not 1.0"),
+        (0.1, -0.1, r"^beta: must lie in \[0, 1\), not -0.1"),
+    ],
+)
+def test_settings_and_context_of_arwp_refuse_the_same_numbers(eta: Any, beta: Any, message: str) -> None:
+    for make in (ARWP, partial(filter_noise.ARWP, network())):
+        with pytest.raises(ValueError, match=message):
+            make(0.1, eta=eta, beta=beta)
 
 
 def test_relative_strengths_are_lengths_over_the_filters() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smoothout.common.enums import coerce_enum_fields
-from smoothout.nn.options import StatisticsFrom, check_positive
+from smoothout.nn.options import StatisticsFrom, check_fisher, check_positive
 from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
 from smoothout.training.methods.perturbed import NoisyGradient
 from smoothout.training.methods.smoothout import NoisePer
@@ -42,9 +42,7 @@ class ARWP(Method):
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
         check_positive("sigma", self.sigma)
-        check_positive("eta", self.eta)
-        if not 0 <= self.beta < 1:
-            raise ValueError(f"beta: must lie in [0, 1), not {self.beta}")
+        check_fisher(self.eta, self.beta)
 
     @property
     def slug(self) -> str:
