@@ -49,6 +49,10 @@ class ARWP(Method):
         """Name and numbers."""
         return f"arwp{self.sigma:g}-eta{self.eta:g}-beta{self.beta:g}"
 
+    def strength_at(self, update: int, total: int) -> float:
+        """The same at every update."""
+        return self.sigma
+
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         """ARWP at work on ``model``."""
         from smoothout.nn import filter_noise  # noqa: PLC0415 (settings are read without torch)
@@ -82,14 +86,7 @@ class AdaptiveNoise(NoisyGradient):
     """ARWP's gradients in one training. F takes the gradient of the whole update, before it is clipped."""
 
     def __init__(self, model: nn.Module, noise: filter_noise.ARWP, plan: TrainingPlan, settings: ARWP) -> None:
-        super().__init__(
-            model,
-            noise,
-            plan,
-            noise_per=settings.noise_per,
-            statistics_from=settings.statistics_from,
-            strength_at=lambda update: settings.sigma,
-        )
+        super().__init__(model, noise, plan, settings)
         self._adaptive = noise
 
     def end_update(self) -> None:

@@ -73,14 +73,7 @@ class LPFSGD(Method):
         """LPF-SGD at work on ``model``."""
         from smoothout.nn import filter_noise  # noqa: PLC0415 (settings are read without torch)
 
-        return NoisyGradient(
-            model,
-            filter_noise.LPFSGD(model, self.gamma, batchnorm=self.batchnorm),
-            plan,
-            noise_per=self.noise_per,
-            statistics_from=self.statistics_from,
-            strength_at=lambda update: self.strength_at(update, plan.updates),
-        )
+        return NoisyGradient(model, filter_noise.LPFSGD(model, self.gamma, batchnorm=self.batchnorm), plan, self)
 
     def relative_strength(
         self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None

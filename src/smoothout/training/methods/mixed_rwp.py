@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.nn.options import StatisticsFrom, check_positive
@@ -15,6 +15,7 @@ from smoothout.training.methods.smoothout import NoisePer
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from smoothout.nn import filter_noise
     from smoothout.training.update import GhostBatch
 
 
@@ -52,13 +53,15 @@ class MixedRWP(Method):
         """Two."""
         return 2
 
+    def strength_at(self, update: int, total: int) -> float:
+        """The same at every update."""
+        return self.gamma
+
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         """m-RWP at work on ``model``."""
         from smoothout.nn.filter_noise import LPFSGD  # noqa: PLC0415 (settings are read without torch)
 
-        noise = LPFSGD(model, self.gamma, batchnorm=self.batchnorm)
-        settings = {"noise_per": self.noise_per, "statistics_from": self.statistics_from}
-        return MixedGradient(self.weight, model, noise, plan, strength_at=lambda update: self.gamma, **settings)
+        return MixedGradient(model, LPFSGD(model, self.gamma, batchnorm=self.batchnorm), plan, self)
 
     def relative_strength(
         self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None
@@ -78,9 +81,9 @@ class MixedGradient(NoisyGradient):
     clean_passes = 1
     other_examples = True
 
-    def __init__(self, weight: float, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self._weight = weight
+    def __init__(self, model: nn.Module, noise: filter_noise.LPFSGD, plan: TrainingPlan, settings: MixedRWP) -> None:
+        super().__init__(model, noise, plan, settings)
+        self._weight = settings.weight
 
     def _backward(self, ghost_batch: GhostBatch) -> None:
         with self._clean():

@@ -50,6 +50,10 @@ class NSO(Method):
         """Two."""
         return 2
 
+    def strength_at(self, update: int, total: int) -> float:
+        """The same at every update."""
+        return self.sigma
+
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         """NSO at work on ``model``."""
         from smoothout.nn.noise_pair import GaussianPair  # noqa: PLC0415 (settings are read without torch)
@@ -71,14 +75,7 @@ class NoisePairGradient(NoisyGradient):
     perturbed_passes = 2
 
     def __init__(self, model: nn.Module, noise: GaussianPair, plan: TrainingPlan, settings: NSO) -> None:
-        super().__init__(
-            model,
-            noise,
-            plan,
-            noise_per=settings.noise_per,
-            statistics_from=settings.statistics_from,
-            strength_at=lambda update: settings.sigma,
-        )
+        super().__init__(model, noise, plan, settings)
         self._opposite = noise.opposite
 
     def _backward(self, ghost_batch: GhostBatch) -> None:

@@ -5,9 +5,9 @@ Importable without torch, as settings are: methods derive their gradients from t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from smoothout.nn.options import StatisticsFrom
 from smoothout.training.methods.base import GradientEstimator, TrainingPlan
@@ -66,37 +66,43 @@ class PerturbedGradient(GradientEstimator):
         return nullcontext() if feeds else freeze_running_stats(self._model)
 
 
+class NoiseSettings(Protocol):
+    """What `NoisyGradient` reads of a method's settings."""
+
+    @property
+    def noise_per(self) -> NoisePer:
+        """Whether each ghost batch has its own draw, or each batch."""
+
+    @property
+    def statistics_from(self) -> StatisticsFrom:
+        """Which passes feed BatchNorm's running statistics."""
+
+    def strength_at(self, update: int, total: int) -> float:
+        """The strength of the noise at ``update`` of ``total``."""
+
+
 class NoisyGradient(PerturbedGradient):
-    """A gradient under the noise of ``noise``, whose strength is ``strength_at(update)``.
+    """A gradient under ``noise``, whose strength is that of ``settings``.
 
     Each ghost batch, or each batch, has its own draw, from a generator that is seeded by its address.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        noise: SmoothOut,
-        plan: TrainingPlan,
-        *,
-        noise_per: NoisePer,
-        statistics_from: StatisticsFrom,
-        strength_at: Callable[[int], float],
-    ) -> None:
+    def __init__(self, model: nn.Module, noise: SmoothOut, plan: TrainingPlan, settings: NoiseSettings) -> None:
         import torch  # noqa: PLC0415
 
-        super().__init__(model, statistics_from)
-        self._noise, self._plan, self._noise_per, self._strength_at = noise, plan, noise_per, strength_at
-        self._update = 0
+        super().__init__(model, settings.statistics_from)
+        self._noise, self._plan, self._settings, self._update = noise, plan, settings, 0
         # If several passes of each ghost batch feed running statistics, one pass for all ghost batches would change
         # the order in which the statistics are updated.
-        self.shares_weights = noise_per is NoisePer.batch and not self.clean_passes and self.statistics_passes == 1
+        one_noise = settings.noise_per is NoisePer.batch
+        self.shares_weights = one_noise and not self.clean_passes and self.statistics_passes == 1
         self.generators = [torch.Generator(plan.device) for _ in range(plan.ghosts_per_update)]
 
     def begin_update(self, update: int) -> None:
         """Set the strength and seed the noise of each ghost batch."""
         self._update = update
-        seed_noise(self.generators, self._plan.seed, update, self._noise_per)
-        self._noise.set_strength(self._strength_at(update))
+        seed_noise(self.generators, self._plan.seed, update, self._settings.noise_per)
+        self._noise.set_strength(self._settings.strength_at(update, self._plan.updates))
 
     def noise_of(self, ghost: int) -> SmoothOut:
         """The context with the noise of the ``ghost``-th ghost batch."""
@@ -115,7 +121,7 @@ class NoisyGradient(PerturbedGradient):
 
     def keep_numbers_on_host(self) -> None:
         """Hold the strength in a float again."""
-        self._noise.a = self._strength_at(self._update)
+        self._noise.a = self._settings.strength_at(self._update, self._plan.updates)
 
 
 def seed_noise(generators: Sequence[torch.Generator], seed: int, update: int, noise_per: NoisePer) -> None:
