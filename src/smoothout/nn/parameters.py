@@ -149,23 +149,26 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
     Parameters, buffers and other tensors that modules hold are restored as objects too, if a pass has put others in
     their place. Raises RuntimeError, with the names, for what cannot be restored; all else is.
     """
+    # The numbers: a tensor with several entries in one place cannot be written to, so no pass can have changed it.
     named = (*model.named_parameters(), *model.named_buffers())
     saved = [(name, t, t.data, t.detach().clone()) for name, t in named if not _expanded(t)]
+    # The objects: a pass may register others under the same names, or set attributes, as weight_norm's hook does.
     tables: list[dict[str, Any]] = [t for m in model.modules() for t in (m._parameters, m._buffers)]
     held = [(table, dict(table)) for table in tables]
     made = [(vars(m), {k: v for k, v in vars(m).items() if isinstance(v, Tensor)}) for m in model.modules()]
 
     def restore() -> None:
+        # The objects first, so that the numbers go into those that the model holds again.
         for table, before in held:
             table.clear()
             table.update(before)
-        for attributes, tensors in made:  # weights that a hook makes, such as those of the old weight_norm
+        for attributes, tensors in made:
             attributes.update(tensors)
         failed = {}
         for name, tensor, data, old in saved:
             try:
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                    if _moved(tensor, data):
+                    if _moved(tensor, data):  # to other memory, or another dtype or device
                         tensor.data = data
                     tensor.copy_(old)
             except Exception as error:  # whatever it is, the others come back
@@ -175,7 +178,7 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
             reason = next(iter(failed.values()))
             raise RuntimeError(f"{', '.join(failed)}: could not be given back: {reason}") from reason
 
-    with unwatched():
+    with unwatched():  # what is given back is no write for the blocks around
         try:
             with preserve_training_mode(model):
                 yield

@@ -208,11 +208,11 @@ class Trainer:
     def _compute(self, rows: Tensor) -> None:
         """One update on the training examples ``rows``: work of the device alone, which waits for nothing."""
         one_pass = self.engine.ghosts is GhostPasses.batched
-        plans = [
+        plan, *others = (
             plan_passes(order, self._batch, self._model, self._network, one_pass=one_pass, shard=self._ranks.shard)
             for order in rows.view(len(rows), -1).unbind(1)
-        ]
-        plan, passes = plans[0], zip(*(plan.passes for plan in plans), strict=True)
+        )
+        passes = zip(plan.passes, *(other.passes for other in others), strict=True)
         batches: Iterable[Sequence[Tensor]] = (list(chain(*map(self._examples.gather, parts))) for parts in passes)
         if self._estimator.steps_per_batch > 1:
             batches = list(batches)  # read once: image folders read ahead
