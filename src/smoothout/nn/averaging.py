@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -31,7 +32,8 @@ def averaged(model: nn.Module, weights: Iterable[Tensor], batches: Iterable[Any]
             computes the running statistics of BatchNorm layers; they are not read if there are none.
 
     Raises:
-        ValueError: if there are more or fewer ``weights`` than parameters, or another model than `SmoothOut` takes.
+        ValueError: if there are more or fewer ``weights`` than parameters, no batch for running statistics, or another
+            model than `SmoothOut` takes.
     """
     check_all(model=model)
     with preserve_state(model):
@@ -40,17 +42,30 @@ def averaged(model: nn.Module, weights: Iterable[Tensor], batches: Iterable[Any]
 
 
 def put_average(model: nn.Module, weights: list[Tensor], batches: Iterable[Any]) -> None:
-    """Write the averaged ``weights`` into ``model``, and its running statistics, for good."""
+    """Write the averaged ``weights`` into ``model``, and its running statistics, for good.
+
+    Raises ValueError as `averaged`, with nothing written.
+    """
     parameters: list[Tensor] = list(model.parameters())
     if [p.shape for p in parameters] != [w.shape for w in weights]:
         raise ValueError("weights: must have the shapes of the model's parameters, in their order")
+    momenta = {layer: layer.momentum for layer in model.modules() if isinstance(layer, BATCHNORM)}
+    if any(layer.track_running_stats for layer in momenta):
+        batches = _not_empty(batches)  # `update_bn` would leave statistics of no batch
     with torch.no_grad():
         torch._foreach_copy_(parameters, weights)
     clear_weight_caches()
     device = only_device(model)
-    momenta = {layer: layer.momentum for layer in model.modules() if isinstance(layer, BATCHNORM)}
     try:
         update_bn((to_device(batch, device) for batch in batches), model)
     finally:  # an error within `update_bn` leaves them at None
         for layer, momentum in momenta.items():
             layer.momentum = momentum
+
+
+def _not_empty(batches: Iterable[Any]) -> Iterator[Any]:
+    """The same ``batches``, of which one is taken already. Raises ValueError if there is none."""
+    iterator = iter(batches)
+    for first in iterator:
+        return chain([first], iterator)
+    raise ValueError("batches: there must be at least one")

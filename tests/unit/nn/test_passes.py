@@ -11,11 +11,9 @@ import torch
 from helpers.noise_cases import examples, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, update_bn
 
-from smoothout import ASAM, MSAM, NSO, SAM, MixedRWP, averaged
+from smoothout import ASAM, MSAM, NSO, SAM, MixedRWP
 from smoothout.common.rng import normal_
-from smoothout.nn.evaluation import evaluate
 from smoothout.nn.passes import Passes
 
 Batch = tuple[Tensor, Tensor]
@@ -268,35 +266,6 @@ def test_msam_refuses_an_optimizer_of_another_model() -> None:
         MSAM(model, None)  # type: ignore[arg-type]
 
 
-def test_averaged_weights_are_those_of_torch_with_its_statistics() -> None:
-    model = network().double()
-    average, wanted = AveragedModel(model), copy.deepcopy(model)
-    optimizer = torch.optim.SGD(model.parameters(), 0.5)
-    for inputs, labels in batches():
-        F.cross_entropy(model(inputs), labels).backward()
-        optimizer.step()
-        average.update_parameters(model)
-    before = copy.deepcopy(model.state_dict())
-    wanted.load_state_dict({**wanted.state_dict(), **dict(average.module.named_parameters())})
-    update_bn(batches(), wanted)
-    model.train()
-    with averaged(model, average.module.parameters(), batches()):
-        assert all(torch.equal(one, wanted.state_dict()[name]) for name, one in model.state_dict().items())
-        assert evaluate(model, batches()).loss == evaluate(wanted, batches()).loss
-    assert model.training
-    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
-
-
-def test_a_batch_that_fails_leaves_a_model_for_averages_as_it_was() -> None:
-    model = network().double()
-    before, momenta = copy.deepcopy(model.state_dict()), [getattr(layer, "momentum", None) for layer in model.modules()]
-    wrong = [(inputs[:, :1], labels) for inputs, labels in batches()]
-    with pytest.raises(RuntimeError), averaged(model, [p + 1 for p in model.parameters()], wrong):
-        pass
-    assert [getattr(layer, "momentum", None) for layer in model.modules()] == momenta
-    assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -306,7 +275,6 @@ def test_a_batch_that_fails_leaves_a_model_for_averages_as_it_was() -> None:
         (lambda m: MixedRWP(m, 0.1, weight=1.0), "weight: must lie between 0 and 1, not 1.0"),
         (lambda m: MixedRWP(m, 0.1, weight="x"), "weight: must lie between 0 and 1, not 'x'"),
         (lambda m: NSO(m, -0.1), "sigma: the noise's strength must be a finite number >= 0, not -0.1"),
-        (lambda m: averaged(m, [], []).__enter__(), "weights: must have the shapes"),
     ],
 )
 def test_wrong_settings_are_refused(call: Any, message: str) -> None:
