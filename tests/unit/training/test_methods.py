@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from smoothout.data.split import Split
 from smoothout.nn.evaluation import evaluate
+from smoothout.nn.options import StatisticsFrom
 from smoothout.nn.swapped import SwappedWeights
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
@@ -33,6 +34,7 @@ from smoothout.training.methods.nso import NSO
 from smoothout.training.methods.sam import SAM
 from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.methods.stability import Stability
+from smoothout.training.schedule import Schedule
 from smoothout.training.update import GhostBatch
 
 Splits = Callable[..., Split]
@@ -151,6 +153,32 @@ def test_a_method_may_write_the_gradient_itself(tiny_split: Splits) -> None:
 def test_the_passes_of_a_method_are_known_without_a_model(method: Method, passes: int) -> None:
     estimator = method.build(network(), TrainingPlan(0, 10, 5, 1, 1, torch.device("cpu")))
     assert method.passes == passes == estimator.passes * estimator.steps_per_batch
+
+
+@pytest.mark.parametrize(
+    ("method", "forward_only"),
+    [
+        (LPFSGD(), 0),
+        (LPFSGD(statistics_from=StatisticsFrom.clean), 1),
+        (ARWP(statistics_from=StatisticsFrom.both), 1),
+        (NSO(), 0),
+        (NSO(statistics_from=StatisticsFrom.clean), 1),
+        (MSAM(statistics_from=StatisticsFrom.clean), 1),
+        (SAM(), 0),
+        (SAM(statistics_from=StatisticsFrom.perturbed), 0),
+        (MixedRWP(statistics_from=StatisticsFrom.both), 0),
+    ],
+    ids=lambda value: getattr(value, "slug", ""),
+)
+def test_passes_are_those_with_a_gradient(method: Method, forward_only: int, tiny_split: Splits) -> None:
+    model, counts = network(), {True: 0, False: 0}
+
+    def count(module: nn.Module, *unused: object) -> None:
+        counts[torch.is_grad_enabled()] += module.training
+
+    model.register_forward_hook(count)
+    run(model, tiny_split, method=method, schedule=Schedule(1))
+    assert counts == {True: UPDATES * method.passes, False: UPDATES * forward_only}
 
 
 def test_settings_of_trainings_are_read_without_torch() -> None:

@@ -64,7 +64,7 @@ class TrainingPlan:
 class GradientEstimator:
     """How a method computes the gradient of each update of one training. The defaults are plain training."""
 
-    passes: int = 1  # forward passes per ghost batch and step
+    passes: int = 1  # forward passes per ghost batch and step, with a backward pass or without
     statistics_passes: int = 1  # how many of them move BatchNorm's running statistics
     steps_per_batch: int = 1  # steps of the optimizer, each with a gradient on the same examples and dropout masks
     shares_weights: bool = True  # whether the ghost batches of a batch see the same ones: one pass can hold them then
@@ -152,7 +152,12 @@ class Method(Protocol):
 
     @property
     def passes(self) -> float:
-        """Passes forward and backward per training example and epoch, for estimates of time."""
+        """Gradients per training example and epoch: passes forward and backward.
+
+        Records have it, estimates of time count it, and the family's table makes it equal. Passes forward alone are not
+        counted: the one for running statistics that `PerturbedGradient` may add to each ghost batch, and an average's
+        over the training images after each epoch. Their cost shows in a record's seconds.
+        """
         return 1
 
     def relative_strength(
