@@ -17,12 +17,13 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from smoothout.cli.error_messages import JobsFailedError, format_error, report_error
-from smoothout.common.errors import DataError
+from smoothout.common.errors import DataError, RecordError
 from smoothout.common.formatting import format_duration
 from smoothout.common.progress import console, print_line
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
+from smoothout.jobs.locks import check_folders
 from smoothout.jobs.lookup import checkpoint_path, find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.results.records import Record
@@ -68,8 +69,9 @@ def plan_and_run(
     """Print the plan and run what is missing, trainings before analyses.
 
     A failed job is named at the end; only analyses of its weights are skipped. Missing data sets are reported before
-    the plan, and only their jobs are skipped. Without a ``runner``, jobs run in this process. Returns the error to
-    raise at the end if jobs were lost, so that what was made can be shown before.
+    the plan, and only their jobs are skipped; a folder that cannot be written is reported once, and stops them all.
+    Without a ``runner``, jobs run in this process. Returns the error to raise at the end if jobs were lost, so that
+    what was made can be shown before.
 
     Raises:
         DataError: if no missing job has its data.
@@ -87,7 +89,12 @@ def plan_and_run(
     for error in no_data.values():
         report_error(error)
     jobs = [job for job in unique if _data(job) not in no_data]
-    print_plan(targets, runtime, no_data)
+    stopped = print_plan(targets, runtime, no_data) or len(missing)
+    try:
+        for job in {job.kind: job for job in missing if local}.values():
+            check_folders(job, runtime)
+    except RecordError as error:
+        return JobsFailedError(stopped, report_error(RecordError(f"{error}; this stopped {stopped} jobs")))
 
     # Trainings first; an analysis is skipped if one of its trainings failed.
     code, failed = 2 if no_data else 0, dict[str, str]()
@@ -128,8 +135,11 @@ def _without_data(missing: Iterable[Job], runtime: Runtime) -> dict[str, DataErr
     return errors
 
 
-def print_plan(targets: Sequence[Target], runtime: Runtime, no_data: Container[str] = ()) -> None:
-    """Print, by row, how many jobs have a record, how many are to run, and for how long."""
+def print_plan(targets: Sequence[Target], runtime: Runtime, no_data: Container[str] = ()) -> int:
+    """Print, by row, how many jobs have a record, how many are to run, and for how long; returns how many are to run.
+
+    A summary of other jobs' records, which takes no time, is not among them.
+    """
     rows = dict[str, dict[Job, float | None]]()
     for target in targets:
         for title, jobs in target.plan().items():
@@ -161,6 +171,7 @@ def print_plan(targets: Sequence[Target], runtime: Runtime, no_data: Container[s
     if to_run:
         total = _estimate(to_run, costs)
         _out.print(f"{len(to_run)} jobs to run: {total} on this device; if interrupted, rerun the command to resume\n")
+    return len(to_run)
 
 
 def _without_weights(jobs: dict[Job, float | None], runtime: Runtime) -> dict[Job, float | None]:

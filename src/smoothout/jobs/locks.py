@@ -1,14 +1,32 @@
-"""Wait for the lock on a record or on weights: one process or job at a time makes each of them."""
+"""The locks on a record and on weights: one process or job at a time makes each of them."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from smoothout.common import interrupts
+from smoothout.config.experiment import Experiment
+from smoothout.jobs.job import Job
+from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Step, Steps
+from smoothout.results.records import lock
+
+
+def weights_lock(training: Job, runtime: Runtime) -> FileLock:
+    """The lock on the weights of ``training``, not yet acquired. Raises RecordError if their folder cannot be used."""
+    # It lies next to the checkpoints, because several results folders may share them.
+    return lock(Path(runtime.folders.checkpoints), "checkpoints", f"weights-{training.digest[:8]}")
+
+
+def check_folders(job: Job, runtime: Runtime) -> None:
+    """Raise RecordError if a folder that ``job`` writes to cannot be written, or has no locks."""
+    runtime.records.lock(job.kind, job.digest)
+    if job.kind == Experiment.kind:
+        weights_lock(job, runtime)
 
 
 def acquire(file_lock: FileLock) -> Steps[AbstractContextManager[Any]]:

@@ -22,7 +22,7 @@ from smoothout.common.files import ensure_writable
 from smoothout.config.experiment import Experiment
 from smoothout.data.split import Split
 from smoothout.jobs.job import Job
-from smoothout.jobs.locks import acquire
+from smoothout.jobs.locks import acquire, weights_lock
 from smoothout.jobs.lookup import checkpoint_path
 from smoothout.jobs.prepared_run import PreparedRun, init_model, load_splits, weights_digest
 from smoothout.jobs.runtime import Runtime
@@ -31,7 +31,6 @@ from smoothout.nn.curvature import thin_epochs
 from smoothout.nn.evaluation import ClassificationMetrics, EvalResult, eval_batch_size, evaluate
 from smoothout.nn.precision import precision_context
 from smoothout.results import per_image
-from smoothout.results.records import lock
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.cuda_graph import RecordingError
@@ -45,9 +44,7 @@ from smoothout.training.trainer import Trainer
 
 def train_locked(run: PreparedRun) -> Steps[TrainingState]:
     """Train ``run`` to its end while holding the lock on its weights; returns the last state."""
-    # The lock lies next to the checkpoints, because several results folders may share them.
-    weights_lock = lock(Path(run.runtime.folders.checkpoints), "checkpoints", f"weights-{run.job.digest[:8]}")
-    with (yield from acquire(weights_lock)):
+    with (yield from acquire(weights_lock(run.job, run.runtime))):
         # Whoever held the lock before may have trained it: only now is the checkpoint final.
         return (yield from train(run.refreshed()))
 

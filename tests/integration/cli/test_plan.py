@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from helpers.tiny_jobs import tiny, workplace
 
 from smoothout.cli import plan as terminal
@@ -45,3 +46,14 @@ def test_what_was_lost_is_named_and_returned_and_the_rest_is_made(tmp_path, caps
     assert (lost.code, str(lost)) == (2, "1 of its jobs failed, as reported above")
     assert f"failed: {jobs[0].name}: checkpoint: " in capsys.readouterr().err
     assert [runtime.records.get("train", job.digest) is None for job in jobs] == [True, False]
+
+
+@pytest.mark.parametrize("setting", ["results", "checkpoints"])
+def test_a_folder_that_cannot_be_written_is_named_once_with_the_jobs_that_it_stops(setting, tmp_path, capsys):
+    (tmp_path / setting).write_text("a file")
+    lost = terminal.plan_and_run([Row(*(tiny(seed=seed) for seed in range(3)))], workplace(tmp_path))
+    assert isinstance(lost, JobsFailedError)
+    assert lost.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: folders.{setting}: {tmp_path / setting} cannot be used (Not a directory)")
+    assert line.endswith("; this stopped 3 jobs")
