@@ -53,6 +53,12 @@ def plan_passes(
     return PassPlan(torch.split(rows[start:stop], batch.size), own, len(ghosts), forward, per_pass)
 
 
+def own_rows(rows: Tensor, batch: Batch, shard: Callable[[int], slice]) -> Tensor:
+    """Those of an update's ``rows`` that are in this process's passes, see `plan_passes`."""
+    ghosts = batch.split(rows)
+    return torch.cat([rows[:0], *ghosts[shard(len(ghosts))]])
+
+
 @torch.no_grad()
 def fit_one_pass(model: nn.Module, example: Tensor) -> bool:
     """Try with ``example``, (1, ...), whether several ghost batches of ``model`` can go in one pass.

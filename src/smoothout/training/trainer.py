@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +26,8 @@ from smoothout.training.cuda_graph import GraphedStep, RecordingError, State
 from smoothout.training.distributed import GradientSync, ProcessGroup
 from smoothout.training.dropout import DropoutRng
 from smoothout.training.engine import Engine, GhostPasses, Launch
-from smoothout.training.ghost_batches import PassPlan, fit_one_pass, plan_passes, statistics_batches
+from smoothout.training.ghost_batches import PassPlan, fit_one_pass, own_rows, plan_passes, statistics_batches
+from smoothout.training.live_optimizer import LiveOptimizer
 from smoothout.training.methods.base import Method, TrainingPlan
 from smoothout.training.optimizers import OptimizerConfig
 from smoothout.training.schedule import Schedule
@@ -121,8 +121,8 @@ class Trainer:
 
         # The state that changes from update to update, fresh or resumed.
         self._now = resume or TrainingState({}, {}, {}, torch.zeros(2, dtype=torch.float64, device=self._device))
-        self._optimizer, self._lr = optimizer.build(list(model.parameters())), math.nan
-        self._estimator.use_optimizer(self._optimizer)
+        self._optimizer = LiveOptimizer(optimizer, model, self._device)
+        self._estimator.use_optimizer(self._optimizer.torch)
         if resume:
             self._load(resume)
         self._buffers = [name for name, _ in model.named_buffers()]  # a forward pass may add others
@@ -145,9 +145,6 @@ class Trainer:
             tensor.copy_(resume.method[name])
         if resume.optimizer:
             self._optimizer.load_state_dict(resume.optimizer)
-        for weight, state in self._optimizer.state.items():  # a fused update expects the weight's strides everywhere
-            like = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.dim() and v.shape == weight.shape}
-            state.update({name: torch.empty_like(weight).copy_(v) for name, v in like.items()})
 
     def __iter__(self) -> Iterator[TrainingState]:
         """Train to the end; yields the live state after every update. A new iterator continues where one was left."""
@@ -158,7 +155,7 @@ class Trainer:
                 number = now.epoch * self._updates + now.step
                 self._estimator.begin_update(number)
                 self._dropout.begin_update(number)
-                self._set_lr(now.epoch + now.step / self._updates)
+                self._optimizer.scale_lr(self._schedule.lr_factor(now.epoch + now.step / self._updates, self._batch))
                 with self._dropout.checked(), self._dropout.entered():
                     self._work(order[now.step * size : (now.step + 1) * size])
                 self._estimator.updated()
@@ -168,7 +165,7 @@ class Trainer:
         with precision_context(self._precision, self._device):
             self._estimator.finish()
         self._graphed = None  # graphs and gradients hold memory that nobody needs any longer
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.torch.zero_grad(set_to_none=True)
 
     def run(self) -> TrainingState:
         """Train to the end; returns the last state, whose ``best`` holds the weights of the best test epoch."""
@@ -182,8 +179,6 @@ class Trainer:
         now.model = self._model.state_dict()
         now.optimizer, now.elapsed = self._optimizer.state_dict(), time.perf_counter() - self._since
         now.trace, now.method = trace.state_dict() if trace else {}, dict(self._estimator.tensors())
-        for group in now.optimizer["param_groups"]:  # as it would be without a CUDA graph
-            group.update(lr=float(group["lr"]), **({"capturable": False} if "capturable" in group else {}))
         return now
 
     # One update
@@ -228,7 +223,7 @@ class Trainer:
         """One step of the optimizer; returns what `update` does."""
         return update(
             plan.network,
-            self._optimizer,
+            self._optimizer.torch,
             batches,
             plan.num_ghosts,
             self._estimator.backward,
@@ -246,42 +241,21 @@ class Trainer:
         """Prepare the epoch; returns the order of its examples, (n,), or with that of the method's others, (n, 2)."""
         now = self._now
         if self._config.reset_every_epoch and now.step == 0:
-            if self._graphed:  # a graph keeps using the tensors that it has seen
-                for tensor in chain.from_iterable(self._optimizer_state().values()):
-                    tensor.zero_()
-            else:
-                self._optimizer, self._lr = self._config.build(list(self._model.parameters())), math.nan
-                self._estimator.use_optimizer(self._optimizer)
+            self._optimizer.reset()
+            self._estimator.use_optimizer(self._optimizer.torch)
         self._model.train()
         self._examples.set_epoch(now.epoch)
         order = torch.randperm(len(self._examples), generator=make_generator(self._seed, "order", now.epoch))
 
         # Image folders read ahead what this process needs, from the next update on.
-        updates = [self._shard(rows) for rows in torch.split(order, self._batch.examples_per_update)]
+        all_rows = torch.split(order, self._batch.examples_per_update)
+        updates = [own_rows(rows, self._batch, self._ranks.shard) for rows in all_rows]
         prefetched = self._examples.prefetch(torch.cat(updates), sum(map(len, updates[: now.step])))
         order = order.to(prefetched.device)
         if not self._estimator.other_examples:
             return order
         others = torch.randperm(len(order), generator=make_generator(self._seed, "other order", now.epoch))
         return torch.stack([order, others.to(order.device)], dim=1)
-
-    def _shard(self, rows: Tensor) -> Tensor:
-        """Those of an update's ``rows`` that this process sees."""
-        if self._ranks.size == 1:
-            return rows
-        ghosts = self._batch.split(rows)
-        return torch.cat([rows[:0], *ghosts[self._ranks.shard(len(ghosts))]])
-
-    def _set_lr(self, epoch: float) -> None:
-        lr = self._config.lr * self._schedule.lr_factor(epoch, self._batch)
-        if lr == self._lr:
-            return
-        self._lr = lr
-        for group in self._optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
-            else:
-                group["lr"] = lr
 
     def _close_epoch(self) -> None:
         """Evaluate the epoch that ended, keep its weights if they are the best, and move to the next one."""
@@ -307,19 +281,11 @@ class Trainer:
 
     # CUDA graphs
 
-    def _optimizer_state(self) -> dict[str, list[Tensor]]:
-        """The tensors of the optimizer's state by their names in it."""
-        tensors = dict[str, list[Tensor]]()
-        for state in self._optimizer.state.values():
-            for name, tensor in state.items():
-                tensors.setdefault(name, []).append(tensor)
-        return tensors
-
     def _state(self) -> State:
         """Every tensor that an update changes, by role."""
         buffers = dict(self._model.named_buffers())
         # One role per name: Adam's count of updates would hide how far its moments are apart.
-        optimizer = {f"the optimizer's {name}": tensors for name, tensors in self._optimizer_state().items()}
+        optimizer = {f"the optimizer's {name}": tensors for name, tensors in self._optimizer.tensors().items()}
         return {
             "weights": [parameter.detach() for parameter in self._model.parameters()],
             "buffers": [buffers[name] for name in self._buffers],
@@ -331,17 +297,13 @@ class Trainer:
 
     def _prepare_graphs(self) -> None:
         """Keep on the device what changes between updates, where a graph reads it, and capture from now on."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=self._device)
-            if "capturable" in group:
-                group["capturable"] = self._device.type == "cuda"
+        self._optimizer.keep_numbers_on_device()
         self._estimator.keep_numbers_on_device()
         self._graphed = GraphedStep(self._device, [*self._estimator.generators, *self._dropout.generators])
 
     def _give_up_graphs(self) -> None:
         """Take back what `_prepare_graphs` did: from now on updates run eagerly."""
         self._graphed = None
-        for group in self._optimizer.param_groups:
-            group.update(lr=self._lr, **({"capturable": False} if "capturable" in group else {}))
+        self._optimizer.keep_numbers_on_host()
         self._estimator.keep_numbers_on_host()
         self.engine = replace(self.engine, launch=Launch.eager)

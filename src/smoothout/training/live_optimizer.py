@@ -1,0 +1,85 @@
+"""The optimizer of a running training: its learning rate and its state, eager or within a CUDA graph."""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from smoothout.training.optimizers import OptimizerConfig
+
+
+class LiveOptimizer:
+    """The optimizer that ``config`` builds for the parameters of ``model``; ``torch`` is torch's own."""
+
+    def __init__(self, config: OptimizerConfig, model: nn.Module, device: torch.device) -> None:
+        self._config, self._model, self._device = config, model, device
+        self._on_device = False  # whether a CUDA graph reads its numbers
+        self._build()
+
+    def _build(self) -> None:
+        self.torch, self._lr = self._config.build(list(self._model.parameters())), math.nan
+
+    def reset(self) -> None:
+        """Forget the past: a new optimizer, or, because a graph keeps using the tensors it has seen, zeros in these."""
+        if self._on_device:
+            for tensor in chain.from_iterable(self.tensors().values()):
+                tensor.zero_()
+        else:
+            self._build()
+
+    def scale_lr(self, factor: float) -> None:
+        """Use ``factor`` times the configured learning rate from now on."""
+        lr = self._config.lr * factor
+        if lr == self._lr:
+            return
+        self._lr = lr
+        for group in self.torch.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict`."""
+        self.torch.load_state_dict(state)
+        for weight, held in self.torch.state.items():  # a fused update expects the weight's strides everywhere
+            like = {k: v for k, v in held.items() if isinstance(v, Tensor) and v.dim() and v.shape == weight.shape}
+            held.update({name: torch.empty_like(weight).copy_(v) for name, v in like.items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state for a checkpoint, as it would be without a CUDA graph."""
+        state: dict[str, Any] = self.torch.state_dict()
+        for group in state["param_groups"]:
+            group.update(_eager_numbers(group, float(group["lr"])))
+        return state
+
+    def tensors(self) -> dict[str, list[Tensor]]:
+        """The tensors of the state by their names in it."""
+        tensors = dict[str, list[Tensor]]()
+        for held in self.torch.state.values():
+            for name, tensor in held.items():
+                tensors.setdefault(name, []).append(tensor)
+        return tensors
+
+    def keep_numbers_on_device(self) -> None:
+        """Hold the learning rate in a tensor, where a CUDA graph reads it at every replay."""
+        self._on_device = True
+        for group in self.torch.param_groups:
+            group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=self._device)
+            if "capturable" in group:
+                group["capturable"] = self._device.type == "cuda"
+
+    def keep_numbers_on_host(self) -> None:
+        """Take back `keep_numbers_on_device`."""
+        self._on_device = False
+        for group in self.torch.param_groups:
+            group.update(_eager_numbers(group, self._lr))
+
+
+def _eager_numbers(group: dict[str, Any], lr: float) -> dict[str, Any]:
+    """What a group of parameters has without a CUDA graph."""
+    return {"lr": lr, **({"capturable": False} if "capturable" in group else {})}
