@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from smoothout.common.environment import device_of
 from smoothout.config.experiment import TrainingConfig, smallest_limit
+from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
 from smoothout.jobs.lookup import find_record, retrained_inputs
 from smoothout.jobs.runtime import Runtime
@@ -13,6 +15,7 @@ from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.published import PublishedNumber
 from smoothout.results.records import Record
 from smoothout.results.retrained import WeightsSeen
+from smoothout.results.tables import Cell
 
 SAME = WeightsSeen.agreeing  # weights that were trained again and agree with the record are as good as the first ones
 
@@ -60,6 +63,35 @@ class CellSpec:
 def _diverged(run: Job, runtime: Runtime) -> bool:
     record = find_record(run, runtime)
     return record is not None and bool(record.outcome.get("diverged"))
+
+
+def rendered(cell: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell:
+    """The cell as its records have it, with the cost of those that are missing."""
+    read = cell.values(runtime)
+    hours = [costs.hours(job, cell.epoch_seconds) for seed, job in cell.jobs.items() if seed not in read.records]
+    known = [cost for cost in hours if cost is not None]
+    return Cell(
+        row=cell.row,
+        column=cell.column,
+        values=read.values,
+        failed=read.failed,
+        diverged=read.diverged,
+        retrained=read.retrained,
+        published=cell.published.value if cell.published else None,
+        published_std=cell.published.std if cell.published else None,
+        records=[record.name for record in read.records.values()],
+        devices=sorted({_device_name(record) for record in read.records.values()}),
+        command=cell.command,
+        hours=sum(known) if len(known) == len(hours) else None,
+    )
+
+
+def _device_name(record: Record) -> str:
+    """The device that a record was made on, and its threads if it is a CPU."""
+    where, device = record.environment, device_of(record.environment)
+    if where["device"] != "cpu":
+        return device
+    return f"{device}, {where['threads']} thread{'s' if where['threads'] > 1 else ''}"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from smoothout.common.enums import check_seeds, coerce_enum_fields
-from smoothout.common.environment import device_of
 from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment, TrainingConfig, training_config
@@ -19,7 +18,7 @@ from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.lookup import describe_retrained
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.options import Precision
-from smoothout.reproduction.cells import CellSpec, MethodRuns
+from smoothout.reproduction.cells import CellSpec, MethodRuns, rendered
 from smoothout.reproduction.choose_strength import StrengthSearch
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.published import PublishedNumbers
@@ -27,7 +26,7 @@ from smoothout.reproduction.schema import RowConfig, read_table
 from smoothout.reproduction.searches import best_methods, find_choices, notes_of, searches_of
 from smoothout.results.per_image import compare_right, has_right
 from smoothout.results.records import Record
-from smoothout.results.tables import Block, Cell, Table, difference
+from smoothout.results.tables import Block, Table, difference
 
 EPOCHS = (
     "The best epoch is selected on the test split itself, as in the papers, so its accuracy is biased upwards. The"
@@ -194,7 +193,7 @@ class TablePlan:
         """The table as its records have it."""
         # Differences are computed seed by seed from the cells, so these come first.
         costs = RuntimeEstimator(runtime)
-        cells = {(cell.row, cell.column): _rendered(cell, runtime, costs) for cell in self.cells}
+        cells = {(cell.row, cell.column): rendered(cell, runtime, costs) for cell in self.cells}
         for row, (quantity, method, better, worse) in product(self.rows, self._differences()):
             if {better, worse} <= set(self._methods(row)):
                 for metric in (name for name in self.config.metrics if METRICS[name].differences):
@@ -308,32 +307,3 @@ def _last(*overrides: Sequence[str]) -> list[str]:
 
 def _difference_column(method: str, quantity: str, metric: str) -> str:
     return f"{method} {quantity}" if metric == "best" else f"{method} {quantity} {metric}"
-
-
-def _rendered(cell: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell:
-    """The cell as its records have it, with the cost of those that are missing."""
-    read = cell.values(runtime)
-    hours = [costs.hours(job, cell.epoch_seconds) for seed, job in cell.jobs.items() if seed not in read.records]
-    known = [cost for cost in hours if cost is not None]
-    return Cell(
-        row=cell.row,
-        column=cell.column,
-        values=read.values,
-        failed=read.failed,
-        diverged=read.diverged,
-        retrained=read.retrained,
-        published=cell.published.value if cell.published else None,
-        published_std=cell.published.std if cell.published else None,
-        records=[record.name for record in read.records.values()],
-        devices=sorted({device_name(record) for record in read.records.values()}),
-        command=cell.command,
-        hours=sum(known) if len(known) == len(hours) else None,
-    )
-
-
-def device_name(record: Record) -> str:
-    """The device that a record was made on, and its threads if it is a CPU."""
-    where, device = record.environment, device_of(record.environment)
-    if where["device"] != "cpu":
-        return device
-    return f"{device}, {where['threads']} thread{'s' if where['threads'] > 1 else ''}"
