@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-from smoothout.analysis.options import SplitName
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import validate
 from smoothout.config.compose import compose_config
@@ -17,22 +16,25 @@ from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.cells import CellSpec
 from smoothout.reproduction.claim_trends import CURVES_APART, curves_nearer, read_points
+from smoothout.reproduction.claim_values import (
+    MetricValues,
+    above_zero,
+    accuracy_error,
+    against_published,
+    difference,
+)
 from smoothout.reproduction.claims import CellName, Claim, ClaimKind, ClaimScope, Sides
 from smoothout.reproduction.metrics import METRICS, Metric, current_metrics
 from smoothout.reproduction.table import TablePlan
-from smoothout.results.records import Record
 from smoothout.results.significance import (
     TestResult,
     Verdict,
-    binomial_standard_error,
     paired_t_test,
     pitman_morgan_test,
     stratified_rank_correlation,
 )
 from smoothout.results.trend import WORDS, Axis, Within, trend
 
-DECIMALS = 9  # of a sum of points or of log2; anything below is rounding
-ZERO = 5e-5  # percent; a sharpness below it is printed as 0.0000
 _LEAST_LOSS = 2.0**-126  # stands for losses that float32 rounds to 0
 
 
@@ -64,37 +66,6 @@ class ClaimTest:
         verdict = self.evidence.verdict(adjusted, adjusted_exact)
         lost = self.diverged or self.failed or (self.retrained if self.claim.declared else 0)
         return Verdict.undecided if lost and verdict is not Verdict.untested else verdict
-
-
-@dataclass(frozen=True)
-class MetricValues:
-    """The values of a cell on the scale of a test: points, or log2 for what is compared by ratio.
-
-    ``images`` is the size of the split that an accuracy is a share of; 0 for other metrics.
-    """
-
-    by_seed: dict[int, float]
-    failed: frozenset[int]
-    diverged: frozenset[int]
-    published: float | None
-    records: dict[int, Record]
-    images: int
-    retrained: frozenset[int]
-
-    @classmethod
-    def read(cls, cell: CellSpec, runtime: Runtime) -> MetricValues:
-        """Read the records of ``cell``."""
-        read = cell.values(runtime)
-        published = cell.published.value if cell.published else None
-        if not METRICS[cell.metric].ratio_scale:
-            train, test = next(iter(cell.jobs.values())).training_job.settings.data.expected_sizes
-            split = METRICS[cell.metric].share_of
-            images = 0 if split is None else train if split is SplitName.train else test
-            return cls(read.values, read.failed, read.diverged, published, read.records, images, read.retrained)
-        logs = {seed: math.log2(value) for seed, value in read.values.items() if value > 0}
-        published = math.log2(published) if published else None
-        failed = read.failed | (read.values.keys() - logs.keys())
-        return cls(logs, failed, read.diverged, published, read.records, 0, read.retrained)
 
 
 class Claims:
@@ -226,20 +197,20 @@ class Claims:
         values = [*plus, *minus]
         seeds = sorted(set.intersection(*(set(side.by_seed) for side in values)))
         step = 100 / plus[0].images if plus[0].images else 0.0
-        published = _difference([side.published for side in plus], [side.published for side in minus])
+        published = difference([side.published for side in plus], [side.published for side in minus])
         if claim.kind is ClaimKind.spread:
             one, other = ([side.by_seed[seed] for seed in seeds] for side in (plus[0], minus[0]))
             evidence, published = pitman_morgan_test(one, other, claim.max_ratio, step), None
         elif claim.kind is ClaimKind.zero:
-            evidence = _above_zero([2**value for value in plus[0].by_seed.values()])
+            evidence = above_zero([2**value for value in plus[0].by_seed.values()])
         elif claim.kind is ClaimKind.curves:
             pairs = [[side.records for side in sides] for sides in (plus, minus)]
             evidence = paired_t_test(curves_nearer(pairs[0], pairs[1], seeds), claim.margin)
         elif claim.kind is ClaimKind.published:
-            evidence = _against_published(plus[0], claim.margin, step)
+            evidence = against_published(plus[0], claim.margin, step)
         else:
             differences = [
-                _difference([side.by_seed[seed] for side in plus], [side.by_seed[seed] for side in minus])
+                difference([side.by_seed[seed] for side in plus], [side.by_seed[seed] for side in minus])
                 for seed in seeds
             ]
             # Ratios are differences of logarithms, whose margin is negative if the ratio must be large.
@@ -257,7 +228,7 @@ class Claims:
             None if sides.protocols else published,  # nobody published one number under two protocols
             failed=len(frozenset[int]().union(*(side.failed for side in values))),
             diverged=len(frozenset[int]().union(*(side.diverged for side in values))),
-            error=None if claim.kind is ClaimKind.curves else _accuracy_error(plus),
+            error=None if claim.kind is ClaimKind.curves else accuracy_error(plus),
             retrained=len(frozenset(seeds).intersection(chain(*(side.retrained for side in values)))),
             recorded=len(set.intersection(*({*side.records} | side.diverged for side in values))),
             sides=tuple(map(tuple, cells)),
@@ -317,33 +288,3 @@ def _withhold(test: ClaimTest) -> ClaimTest:
     """``test`` without anything that its records say, not even how many searches failed."""
     nothing = ClaimTest(test.claim, test.row, test.protocols, test.metric, TestResult())
     return replace(nothing, recorded=test.recorded, withheld=True)
-
-
-def _difference(plus: Sequence[float | None], minus: Sequence[float | None]) -> float | None:
-    """The sum of ``plus`` minus that of ``minus``, without float64's rounding; None if a number is unknown."""
-    signed = [(1, value) for value in plus] + [(-1, value) for value in minus]
-    if any(value is None for _, value in signed):
-        return None
-    return round(sum(sign * value for sign, value in signed if value), DECIMALS) + 0.0  # -0.0 becomes 0.0
-
-
-def _against_published(values: MetricValues, margin: float, step: float) -> TestResult:
-    """How much ``values`` exceed the published number, which is taken as it is; no test without one."""
-    differences = [_difference([value], [values.published]) for value in values.by_seed.values()]
-    return paired_t_test([value for value in differences if value is not None], margin, step)
-
-
-def _above_zero(values: Sequence[float]) -> TestResult:
-    """Whether the sharpness (percent) is above 0.0000: any point of the box with a higher loss is a proof of it."""
-    if not values:
-        return TestResult()
-    least = min(values)
-    return TestResult(len(values), least, least, math.inf, 1.0, 0.0 if least >= ZERO else 1.0)
-
-
-def _accuracy_error(sides: Sequence[MetricValues]) -> float | None:
-    """The binomial standard error of the first accuracy, in points; None if there is none."""
-    for side in sides:
-        if side.by_seed and side.images:
-            return 100 * binomial_standard_error(next(iter(side.by_seed.values())) / 100, side.images)
-    return None

@@ -14,7 +14,7 @@ from smoothout.analysis.options import Convention, RunningStats, WhichWeights
 from smoothout.config.compose import compose_config
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Folders, Runtime
-from smoothout.reproduction.claim_tests import MetricValues
+from smoothout.reproduction.claim_values import MetricValues
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.records import Record
 

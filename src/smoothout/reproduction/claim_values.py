@@ -1,0 +1,78 @@
+"""The values of the cells that a claim names, on the scale of its test, and what is tested of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smoothout.analysis.options import SplitName
+from smoothout.jobs.runtime import Runtime
+from smoothout.reproduction.cells import CellSpec
+from smoothout.reproduction.metrics import METRICS
+from smoothout.results.records import Record
+from smoothout.results.significance import TestResult, binomial_standard_error, paired_t_test
+
+DECIMALS = 9  # of a sum of points or of log2; anything below is rounding
+ZERO = 5e-5  # percent; a sharpness below it is printed as 0.0000
+
+
+@dataclass(frozen=True)
+class MetricValues:
+    """The values of a cell on the scale of a test: points, or log2 for what is compared by ratio.
+
+    ``images`` is the size of the split that an accuracy is a share of; 0 for other metrics.
+    """
+
+    by_seed: dict[int, float]
+    failed: frozenset[int]
+    diverged: frozenset[int]
+    published: float | None
+    records: dict[int, Record]
+    images: int
+    retrained: frozenset[int]
+
+    @classmethod
+    def read(cls, cell: CellSpec, runtime: Runtime) -> MetricValues:
+        """Read the records of ``cell``."""
+        read = cell.values(runtime)
+        published = cell.published.value if cell.published else None
+        if not METRICS[cell.metric].ratio_scale:
+            train, test = next(iter(cell.jobs.values())).training_job.settings.data.expected_sizes
+            split = METRICS[cell.metric].share_of
+            images = 0 if split is None else train if split is SplitName.train else test
+            return cls(read.values, read.failed, read.diverged, published, read.records, images, read.retrained)
+        logs = {seed: math.log2(value) for seed, value in read.values.items() if value > 0}
+        published = math.log2(published) if published else None
+        failed = read.failed | (read.values.keys() - logs.keys())
+        return cls(logs, failed, read.diverged, published, read.records, 0, read.retrained)
+
+
+def difference(plus: Sequence[float | None], minus: Sequence[float | None]) -> float | None:
+    """The sum of ``plus`` minus that of ``minus``, without float64's rounding; None if a number is unknown."""
+    signed = [(1, value) for value in plus] + [(-1, value) for value in minus]
+    if any(value is None for _, value in signed):
+        return None
+    return round(sum(sign * value for sign, value in signed if value), DECIMALS) + 0.0  # -0.0 becomes 0.0
+
+
+def against_published(values: MetricValues, margin: float, step: float) -> TestResult:
+    """How much ``values`` exceed the published number, which is taken as it is; no test without one."""
+    differences = [difference([value], [values.published]) for value in values.by_seed.values()]
+    return paired_t_test([value for value in differences if value is not None], margin, step)
+
+
+def above_zero(values: Sequence[float]) -> TestResult:
+    """Whether the sharpness (percent) is above 0.0000: any point of the box with a higher loss is a proof of it."""
+    if not values:
+        return TestResult()
+    least = min(values)
+    return TestResult(len(values), least, least, math.inf, 1.0, 0.0 if least >= ZERO else 1.0)
+
+
+def accuracy_error(sides: Sequence[MetricValues]) -> float | None:
+    """The binomial standard error of the first accuracy, in points; None if there is none."""
+    for side in sides:
+        if side.by_seed and side.images:
+            return 100 * binomial_standard_error(next(iter(side.by_seed.values())) / 100, side.images)
+    return None
