@@ -28,7 +28,8 @@ class MSAM(WeightContext):
     Args:
         model: a module of any kind that `SmoothOut` takes.
         optimizer: of the model's parameters; the attribute may be set between batches.
-        rho: the length of the step over all trainable parameters, 0.3 for SGD in the authors' program, 1 for AdamW.
+        rho: the length of the step over all trainable parameters. In the authors' program it is 0.3 for SGD and 1 for
+            AdamW unless given; the examples in its README give 3.
 
     Raises:
         TypeError: for a model that `SmoothOut` refuses, and what is no optimizer.

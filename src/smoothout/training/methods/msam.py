@@ -23,8 +23,7 @@ class MSAM(Method):
     """Settings of MSAM.
 
     Args:
-        rho: length of the step against the momentum, over all trainable parameters; the authors' programs have 0.3 for
-            SGD and 1 for AdamW.
+        rho: length of the step against the momentum, over all trainable parameters.
         statistics_from: which passes feed BatchNorm's running statistics.
     """
 

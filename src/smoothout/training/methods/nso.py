@@ -27,8 +27,8 @@ class NSO(Method):
         sigma: standard deviation of each number's noise.
         batchnorm: perturb weight and bias of BatchNorm layers too.
         noise_per: draw noise for every ghost batch, or once per batch.
-        statistics_from: which passes feed BatchNorm's running statistics; both perturbed ones by default, of which the
-            paper says nothing.
+        statistics_from: which passes feed BatchNorm's running statistics; both perturbed ones by default. In the
+            authors' program it is a further pass, at w, as with ``clean``.
     """
 
     sigma: float = 0.01
