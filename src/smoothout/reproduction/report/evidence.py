@@ -11,9 +11,8 @@ from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
-from smoothout.reproduction.cells import CellSpec, CellValues
+from smoothout.reproduction.cells import CellSpec, CellValues, device_name
 from smoothout.reproduction.metrics import METRICS
-from smoothout.reproduction.table import device_name
 from smoothout.results.records import Record
 
 DIGITS = 4  # significant ones of a curve's points
