@@ -80,13 +80,13 @@ def rendered(cell: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell:
         published=cell.published.value if cell.published else None,
         published_std=cell.published.std if cell.published else None,
         records=[record.name for record in read.records.values()],
-        devices=sorted({_device_name(record) for record in read.records.values()}),
+        devices=sorted({device_name(record) for record in read.records.values()}),
         command=cell.command,
         hours=sum(known) if len(known) == len(hours) else None,
     )
 
 
-def _device_name(record: Record) -> str:
+def device_name(record: Record) -> str:
     """The device that a record was made on, and its threads if it is a CPU."""
     where, device = record.environment, device_of(record.environment)
     if where["device"] != "cpu":
