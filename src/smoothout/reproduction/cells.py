@@ -38,7 +38,7 @@ class CellSpec:
     row: str  # of a table
     method: str
     metric: str  # the number's name in `METRICS`
-    jobs: dict[int, Job]  # whose records have it, by seed
+    jobs: dict[int, Job]  # whose records have it, by seed; none as long as the method's strength is not chosen
     published: PublishedNumber | None  # the papers' number, or None
     command: str  # what makes the records
     epoch_seconds: float | None  # the config's estimate of an epoch's cost, or None

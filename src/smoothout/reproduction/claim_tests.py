@@ -110,8 +110,10 @@ class Claims:
     def tests(self, runtime: Runtime, tick: Callable[[], None] = lambda: None) -> list[ClaimTest]:
         """Test every claim, row and metric by the records that exist; ``tick`` is called once per claim.
 
-        Nothing is said about a declared family of claims before all of its seeds are recorded.
+        Methods whose strength is chosen are tested as soon as it is. Nothing is said about a declared family of claims
+        before all of its seeds are recorded.
         """
+        self._plans = {key: plan.with_choice(runtime) for key, plan in self._plans.items()}
         tests = list[ClaimTest]()
         for claim in self.claims:
             tick()

@@ -37,6 +37,8 @@ class MetricValues:
         """Read the records of ``cell``."""
         read = cell.values(runtime)
         published = cell.published.value if cell.published else None
+        if not cell.jobs:
+            return cls({}, read.failed, read.diverged, None, {}, 0, read.retrained)
         if not METRICS[cell.metric].ratio_scale:
             train, test = next(iter(cell.jobs.values())).training_job.settings.data.expected_sizes
             split = METRICS[cell.metric].share_of

@@ -139,7 +139,12 @@ class TablePlan:
         return [self.cell(row, method, metric) for (row, method), metric in product(self.runs, self.config.metrics)]
 
     def cell(self, row: str, method: str, metric: str) -> CellSpec:
-        """The number ``metric`` of a row and method, whether the table shows it or not. Raises KeyError."""
+        """The number ``metric`` of a row and method, whether the table shows it or not; it may wait for a choice.
+
+        Raises KeyError for others.
+        """
+        if (row, method) not in self.runs and row in {one.name for one in self.rows} and method in self.searches:
+            return CellSpec(row, method, metric, {}, None, "", None)
         runs = self.runs[row, method]
         [settings] = [candidate for candidate in self.rows if candidate.name == row]
         return runs.cell(metric, self._published.of_metric(settings, method, metric))

@@ -74,7 +74,7 @@ class Verdicts:
         kinds = (ClaimKind.difference, ClaimKind.published, ClaimKind.zero)
         for judged in tests:
             sides = judged.test.sides
-            if judged.test.claim.kind in kinds and sides and not judged.test.withheld:
+            if judged.test.claim.kind in kinds and sides and judged.test.evidence.n:
                 self._of.setdefault(_compared(*sides), judged)
 
     def on(self, plus: Sequence[CellSpec], minus: Sequence[CellSpec] = ()) -> Verdict | None:
