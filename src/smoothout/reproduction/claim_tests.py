@@ -208,6 +208,8 @@ class Claims:
         elif claim.kind is ClaimKind.curves:
             pairs = [[side.records for side in sides] for sides in (plus, minus)]
             evidence = paired_t_test(curves_nearer(pairs[0], pairs[1], seeds), claim.margin)
+        elif claim.limit is not None:
+            evidence = paired_t_test([math.log2(claim.limit) - value for value in plus[0].by_seed.values()])
         elif claim.kind is ClaimKind.published:
             evidence = against_published(plus[0], claim.margin, step)
         else:

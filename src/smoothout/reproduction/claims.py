@@ -22,6 +22,7 @@ class ClaimKind(StrEnum):
     correlation = "correlation"  # over all settings of `tables`, accuracy falls as the metric rises
     trend = "trend"  # over all settings of `tables`, accuracy rises, other metrics fall, with learning rate / batch
     curves = "curves"  # the learning curves of the two cells of `plus` are closer to each other than those of `minus`
+    limit = "limit"  # `plus`, which is compared by ratio, is at most `limit`
     zero = "zero"  # the sharpness of `plus` is 0.0000
     published = "published"  # `plus`, or each cell of `tables` that the papers publish, reaches the published number
 
@@ -101,6 +102,7 @@ class Claim:
     margin: float = 0.0  # points by which a difference may fall short
     min_ratio: float = 1.0  # of what is compared by ratio: `plus` is at least that many times `minus`
     max_ratio: float = 1.0  # see `ClaimKind`
+    limit: float | None = None  # see `ClaimKind`; in the unit of the metric
     tables: tuple[str, ...] = ()  # see `ClaimKind`
     rows: dict[str, Sides] = field(default_factory=dict)  # cells by the name of the comparison, each a test of its own
     declared: Declaration | None = None  # None: exploratory, the records were known when the claim was written
@@ -125,13 +127,19 @@ class Claim:
         if self.min_ratio != 1 and (others or self.kind is not ClaimKind.difference):
             what = f"{others[0]} is not compared by ratio" if others else f"the claim is of kind {self.kind}"
             raise ValueError(f"min_ratio: is for a difference of metrics that are compared by ratio, but {what}")
+        limited = self.kind is ClaimKind.limit
+        if limited != (self.limit is not None) or (limited and (others or not 0 < (self.limit or 0) < math.inf)):
+            raise ValueError(
+                "limit: must be a number above 0 for a claim of kind limit, whose metrics are compared by ratio, and"
+                f" null for others, not {self.limit}"
+            )
         for row, sides in self.rows.items():
             if self.kind is ClaimKind.spread and not sides.minus:
                 raise ValueError(f"rows.{row}.minus: must name the cell whose standard deviation is compared")
             if self.kind is ClaimKind.curves and not len(sides.plus) == len(sides.minus) == 2:
                 raise ValueError(f"rows.{row}: must have two cells in plus and two in minus, whose curves are compared")
-            if self.kind is ClaimKind.published and (sides.minus or len(sides.plus) > 1):
-                raise ValueError(f"rows.{row}: must be one cell, whose published number it is compared with")
+            if self.kind in (ClaimKind.published, ClaimKind.limit) and (sides.minus or len(sides.plus) > 1):
+                raise ValueError(f"rows.{row}: must be one cell, which is compared with a number")
 
     @property
     def correlates(self) -> bool:

@@ -107,6 +107,12 @@ def line_rise(record: Record, split: str = "train") -> float | None:
     return None if None in (*ends, *losses[0.0]) else statistics.fmean(ends) - statistics.fmean(losses[0.0])
 
 
+def sharp_share(record: Record) -> float | None:
+    """How many directions, in % of all, would carry the curvature if it were equal in them: (tr H / |H|)^2 / n."""
+    trace, norm = record.outcome["trace"]["mean"], record.outcome["norm"]["mean"]
+    return 100 * float((trace / norm) ** 2) / int(record.outcome["dimension"]) if trace > 0 and norm else None
+
+
 def _recalibrated(weights: WhichWeights, split: SplitName = SplitName.test) -> Metric:
     images = "test" if split is SplitName.test else "training"
     return Metric(
@@ -252,6 +258,7 @@ METRICS = {
     ),
     "noise_slope": _noise(f"s = dC/da of the training loss at a = {NOISE}", noise_slope),
     "hessian_eigenvalue": _hessian("largest eigenvalue", Quantity.eigenvalue.read),
+    "sharp_share": _hessian("share of sharp directions, (trace / Frobenius norm)^2 / n in %,", sharp_share),
     "hessian_norm": _hessian("Frobenius norm", Quantity.norm.read),
     "line_rise": _line("training", line_rise),
     "line_rise_test": _line("test", partial(line_rise, split="test")),

@@ -75,15 +75,17 @@ def format_estimate(test: ClaimTest) -> str:
     if not (math.isfinite(evidence.ci_low) and math.isfinite(evidence.ci_high)):
         return value
     low, high = (format_value(test, end) for end in (evidence.ci_low, evidence.ci_high))
-    if test.claim.kind is ClaimKind.spread:  # its ratio falls as the estimate rises
+    if test.claim.kind in (ClaimKind.spread, ClaimKind.limit):  # what they show falls as the estimate rises
         low, high = high, low
     return f"{value} [{low}, {high}]"
 
 
 def format_value(test: ClaimTest, value: float, *, signed: bool = True) -> str:
-    """A value of the test: points, a ratio, or a correlation."""
+    """A value of the test: points, a ratio, a correlation, or what is compared with a limit."""
     if test.claim.kind is ClaimKind.spread:
         return f"{format_significant(test.claim.max_ratio / 2**value)}x"
+    if test.claim.limit is not None:
+        return format_significant(test.claim.limit / 2**value)
     if test.claim.correlates or not test.metric.ratio_scale:
         return f"{value:+.2f}" if signed else f"{value:.2f}"
     return f"{format_significant(2**value)}x"

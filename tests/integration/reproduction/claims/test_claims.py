@@ -21,6 +21,7 @@ from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.verdict_page import format_estimate
 from smoothout.reproduction.verdict_text import format_seeds
 from smoothout.results.digest import canonical_settings
+from smoothout.results.records import Record
 from smoothout.results.significance import Verdict, paired_t_test
 
 
@@ -87,6 +88,26 @@ def test_distances_from_the_start_are_compared_by_ratio(f1: Claims, runtime: Run
     [test] = judged({"rows": rows, "metrics": ["distance"], "min_ratio": 3.0}, runtime)
     assert (test.evidence.n, 2**test.evidence.value) == (4, pytest.approx(4.0))
     assert format_estimate(test).startswith("4.00x [")
+
+
+@pytest.mark.parametrize(
+    ("limit", "verdict"),
+    [(30.0, Verdict.holds_if_normal), (21.0, Verdict.undecided), (10.0, Verdict.contradicted_if_normal)],
+)
+def test_a_number_must_be_below_the_limit(limit: float, verdict: Verdict, f1: Claims, runtime: Runtime) -> None:
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0] * 5, [18.0, 19.0, 20.0, 21.0, 22.0])
+    rows = {"F1": {"plus": [F1["large"] + "baseline"]}}
+    [test] = judged({"rows": rows, "metrics": ["sharpness_converged"], "kind": "limit", "limit": limit}, runtime)
+    low, high = map(float, format_estimate(test).removeprefix("19.9 [").removesuffix("]").split(", "))
+    assert 17 < low < (18 * 19 * 20 * 21 * 22) ** 0.2 < high < 23
+    assert verdicts([test]) == [verdict]
+
+
+def test_the_share_of_sharp_directions_is_that_of_equal_eigenvalues() -> None:
+    """Three eigenvalues of 2, and 97 of 0."""
+    outcome = {"trace": {"mean": 6.0}, "norm": {"mean": 12**0.5}, "dimension": 100}
+    record = Record("hessian", "", "", {}, {}, {}, [], outcome, {})
+    assert METRICS["sharp_share"].read(record) == pytest.approx(3.0)
 
 
 def test_a_margin_forgives_what_it_says(f1: Claims, runtime: Runtime) -> None:
@@ -282,6 +303,8 @@ def test_what_claims_lack_is_planned_by_table_and_row_trainings_first(f1: Claims
         ({"min_ratio": 2.0}, ["min_ratio", "best is not compared by ratio"]),
         ({"min_ratio": 0.0, "metrics": ["sharpness_keskar"]}, ["min_ratio", "above 0", "0.0"]),
         ({"min_ratio": 2.0, "metrics": ["sharpness_keskar"], "kind": "zero"}, ["min_ratio", "kind zero"]),
+        ({"kind": "limit", "limit": 5.0}, ["limit", "compared by ratio"]),
+        ({"limit": 5.0, "metrics": ["sharpness_keskar"]}, ["limit", "kind limit", "5.0"]),
         ({"tables": ["table2"]}, ["tables", "difference", "rows"]),
         (
             {"kind": "correlation", "tables": ["table2"], "declared": {"when": "now", "seeds": [0]}},
