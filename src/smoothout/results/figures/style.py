@@ -56,12 +56,12 @@ def plain_log(axis: Any) -> None:
     axis.set_minor_formatter(label)
 
 
-def legend_below(axes: Any, *twins: Any, columns: int = 2, size: float | None = None) -> None:
-    """Draw the legend of ``axes`` and its ``twins`` below the label of the x axis."""
+def legend_below(axes: Any, *twins: Any, columns: int = 2, size: float | None = None, below: float = 0.18) -> None:
+    """Draw the legend of ``axes`` and its ``twins`` below the label of the x axis, at a share of the axes' height."""
     pairs = [pair for each in (axes, *twins) for pair in zip(*each.get_legend_handles_labels(), strict=True)]
     if pairs:
         handles, labels = zip(*pairs, strict=True)
-        anchor = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
+        anchor = {"loc": "upper center", "bbox_to_anchor": (0.5, -below)}
         axes.legend(handles, labels, ncols=columns, fontsize=size, **anchor)
 
 

@@ -44,7 +44,7 @@ def scatter(axes: Any, records: NamedRecords, quantity: Quantity, axis: Axis = A
     axes.set_xlabel(AXES[axis])
     axes.set_ylabel(LABELS[quantity])
     axes.set_title("\n".join(_correlations(points, quantity, axis)))
-    legend_below(axes, size=None if len(points) > 1 else 6.5)
+    legend_below(axes, size=None if len(points) > 1 else 6.5, below=0.27)  # long titles leave the axes low
 
 
 def points_of(records: NamedRecords, quantity: Quantity) -> dict[RunLabel, list[Point]]:
