@@ -36,19 +36,19 @@ SYMBOLS = {  # beside the color of a verdict, for those who do not see it
 def save(report: Report, folder: Path) -> list[Path]:
     """Write <folder>/index.html, which needs no other file, and <folder>/site/; returns the two pages."""
     site = folder / "site"
+    data = json.dumps(_data(report), separators=(",", ":"), allow_nan=False)
+    pages = {  # before anything is written: a picture may be broken
+        folder / "index.html": _render(report, embedded, {"data": _packed(data), "plotly": _packed(get_plotlyjs())}),
+        site / "index.html": _render(report, lambda file: f"figures/{file.name}", {}),
+    }
     figures = {figure.file for paper in report.papers for part in paper.parts for figure in part.figures if figure.file}
     for picture in figures | ({report.picture} if report.picture else set()):
         with atomic_write(site / "figures" / picture.name) as part:
             shutil.copyfile(picture, part)
-    data = json.dumps(_data(report), separators=(",", ":"), allow_nan=False)
     atomic_write_text(site / "report.css", _asset("report.css"))
     atomic_write_text(site / "report.js", _scripts())
     atomic_write_text(site / "plotly.min.js", get_plotlyjs())
     atomic_write_text(site / "report-data.js", f"window.REPORT_DATA = {data};\n")
-    pages = {
-        folder / "index.html": _render(report, embedded, {"data": _packed(data), "plotly": _packed(get_plotlyjs())}),
-        site / "index.html": _render(report, lambda file: f"figures/{file.name}", {}),
-    }
     for path, text in pages.items():
         atomic_write_text(path, text)
     _forget(site / "figures", {picture.name for picture in figures} | {report.picture.name if report.picture else ""})
