@@ -21,7 +21,7 @@ function seedTable(number, data) {
     return element("tr", {}, ...cells.map((cell) => element("td", {}, cell)));
   });
   const head = element("tr", {}, ...heads.map((text) => element("th", { scope: "col" }, text)));
-  return element("div", { class: "wide", tabindex: "0" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
+  return element("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "By seed" }, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows)));
 }
 
 function factList(facts) {
@@ -62,9 +62,26 @@ async function openNumber(place) {
   evidenceDialog.scrollTop = 0;
 }
 
+// Pages from the disk may lack the clipboard, or permission to use it: the browser's own copy of a selection needs neither.
+function copySelected(text, place) {
+  const field = element("textarea", { readonly: "", class: "unseen", "aria-hidden": "true" });
+  field.value = text;
+  place.append(field); // within the dialog, if one is open: the rest of the page takes no focus
+  field.select();
+  const copied = document.execCommand("copy");
+  field.remove();
+  return copied;
+}
+
 async function copyText(button) {
   const text = button.parentElement.querySelector("code").textContent;
-  await navigator.clipboard.writeText(text);
-  button.textContent = "Copied";
+  let copied = true;
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    copied = copySelected(text, button.parentElement);
+    button.focus();
+  }
+  button.textContent = copied ? "Copied" : "Not copied";
   setTimeout(() => (button.textContent = "Copy"), 2000);
 }

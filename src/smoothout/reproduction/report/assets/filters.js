@@ -3,7 +3,7 @@
 const form = document.getElementById("filters");
 
 function readAddress() {
-  const [anchor, query] = decodeURI(location.hash.slice(1)).split("?");
+  const [anchor, query] = location.hash.slice(1).split("?");
   return { anchor, query: new URLSearchParams(query) };
 }
 
@@ -32,12 +32,14 @@ function applyFilters() {
   document.getElementById("shown").textContent = wanted.length ? `${shown} of ${leaves.length} lines` : "";
 }
 
+// The browser itself finds no element whose name ends with "?paper=...".
 function restoreFilters() {
-  const { query } = readAddress();
+  const { anchor, query } = readAddress();
   for (const select of form.elements) {
     if (select.name) select.value = [...select.options].some((option) => option.value === query.get(select.name)) ? query.get(select.name) : "";
   }
   applyFilters();
+  if (query.toString()) document.getElementById(anchor)?.scrollIntoView();
 }
 
 form.addEventListener("change", () => {
@@ -66,4 +68,7 @@ document.addEventListener("click", (event) => {
   target?.querySelector("h2, h3")?.setAttribute("tabindex", "-1");
   target?.querySelector("h2, h3")?.focus({ preventScroll: true });
 });
-window.addEventListener("hashchange", restoreFilters);
+window.addEventListener("hashchange", () => {
+  restoreFilters();
+  restoreCurves();
+});
