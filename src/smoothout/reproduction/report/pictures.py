@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
+from textwrap import wrap
 from typing import Any
 
 import plotly.graph_objects as go
@@ -23,9 +24,15 @@ from smoothout.results.figures.sharpness import WORDS
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C4A2F", "#666666")  # Okabe and Ito
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star")
+LABEL_WIDTH = 44  # letters, for a phone
 ESTIMATES = "Each interval is for its test alone; colors are verdicts, which are corrected for all tests of the page."
 VERDICT_COLORS = {"holds": "#1a7f37", "holds_if_normal": "#57a86b", "contradicted": "#b42318"}
 VERDICT_COLORS |= {"contradicted_if_normal": "#d9705f", "undecided": "#7a6a2a", "untested": "#888888"}
+
+
+def escape(text: object) -> str:
+    """``text`` in a label of Plotly, which reads some tags, and no entities of quotes."""
+    return html.escape(str(text), quote=False)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,12 @@ class Picture:
     title: str
     caption: str
     figure: go.Figure
+    columns: int = 1  # of plots side by side
+
+    @property
+    def height(self) -> int:
+        """Its height in pixels, so that a page does not move while it is drawn."""
+        return int(self.figure.layout.height)
 
     def spec(self) -> dict[str, Any]:
         """What Plotly draws, in plain values."""
@@ -101,8 +114,9 @@ def _comparison(network: str, points: Sequence[Point]) -> Picture:
                 "opacity": 0.8,
             },
         )
-    figure.update_xaxes(title="sharpness, convention converged, in % (log scale)", type="log")
+    figure.update_xaxes(title="sharpness (converged) in %, log scale", type="log")
     figure.update_yaxes(title="test accuracy in %")
+    figure.update_layout(height=400 + 16 * len(points))
     caption = (
         "A point is a run. Farther to the left is flatter, higher is better; colors are methods, shapes are settings."
     )
@@ -130,7 +144,7 @@ def _estimates(tests: Sequence[JudgedTest]) -> go.Figure:
     figure = go.Figure()
     figure.add_scatter(
         x=[result.value for result in results],
-        y=[escape(f"{judged.test.row} ({', '.join(judged.test.protocols)})") for judged in tests],
+        y=list(range(len(tests))),
         error_x={
             "type": "data",
             "array": [result.ci_high - result.value for result in results],
@@ -148,8 +162,12 @@ def _estimates(tests: Sequence[JudgedTest]) -> go.Figure:
     )
     figure.add_vline(x=0, line_dash="dot", line_color=COLORS[-1])
     figure.update_xaxes(title="effect in points, with its 95% interval")
-    figure.update_yaxes(automargin=True, autorange="reversed")
-    figure.update_layout(height=140 + 36 * len(tests), showlegend=False)
+    figure.update_yaxes(range=[len(tests) - 0.5, -0.9], tickvals=list(range(len(tests))), showticklabels=False)
+    for place, judged in enumerate(tests):  # a name above its line leaves the width to the intervals, on a phone too
+        words = wrap(f"{judged.test.row} ({', '.join(judged.test.protocols)})", LABEL_WIDTH)
+        label = {"text": "<br>".join(map(escape, words)), "align": "left", "font_size": 12, "showarrow": False}
+        figure.add_annotation(label, x=0, xref="paper", xanchor="left", y=place, yanchor="bottom", yshift=6)
+    figure.update_layout(height=90 + 56 * len(tests), showlegend=False, margin={"l": 20, "r": 20, "t": 20, "b": 50})
     return figure
 
 
@@ -160,7 +178,7 @@ def draw_searches(runtime: Runtime) -> Picture | None:
         return None
     spaces = list(dict.fromkeys(course["space"] for record in records for course in record.outcome["courses"]))
     words = {"full": "full space", "subspace": "a random subspace"}
-    titles = [f"batch {record.labels['batch']}, {words[space]}" for record in records for space in spaces]
+    titles = [f"batch {escape(record.labels['batch'])}, {words[space]}" for record in records for space in spaces]
     figure = make_subplots(len(records), len(spaces), subplot_titles=titles)
     searches = list(dict.fromkeys(c["search"] for record in records for c in record.outcome["courses"]))
     for row, record in enumerate(records, 1):
@@ -182,4 +200,5 @@ def draw_searches(runtime: Runtime) -> Picture | None:
     figure.update_yaxes(title="sharpness in %")
     figure.update_layout(height=360 * len(records))
     caption = "Every value is a lower bound of the maximum in the same box: the higher, the better the search."
-    return Picture("searches", "Which searches for the sharpness can be trusted: F1 on MNIST", caption, figure)
+    title = "Which searches for the sharpness can be trusted: F1 on MNIST"
+    return Picture("searches", title, caption, figure, len(spaces))

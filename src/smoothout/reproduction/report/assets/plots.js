@@ -13,7 +13,9 @@ function themed(layout) {
   for (const axis of new Set([...axes, "xaxis", "yaxis"])) {
     themedLayout[axis] = { gridcolor: line, zerolinecolor: line, ...layout[axis] };
   }
-  return { margin: { l: 60, r: 20, t: 30, b: 50 }, legend: { orientation: "h", y: -0.25 }, modebar: { bgcolor: "transparent" }, hovermode: "closest", ...themedLayout };
+  const below = -90 / ((layout.height ?? 450) - 80); // pixels, below the axis and its title
+  const dragmode = matchMedia("(pointer: coarse)").matches ? false : "zoom"; // fingers scroll the page
+  return { dragmode, margin: { l: 60, r: 20, t: 30, b: 50 }, legend: { orientation: "h", y: below }, modebar: { bgcolor: "transparent" }, hovermode: "closest", ...themedLayout };
 }
 
 async function draw(container, data, layout) {
