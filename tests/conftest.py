@@ -68,6 +68,14 @@ def data_folder() -> Callable[[str], Path]:
     return find
 
 
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the report on the committed records; not to be changed."""
+    from helpers.report_pages import committed_report
+
+    return committed_report(tmp_path_factory)
+
+
 @pytest.fixture
 def runtime(tmp_path: Path) -> Runtime:
     """Separate folders for what a test makes; nothing is downloaded."""

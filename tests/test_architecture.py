@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
+from helpers.programs import without_torch
 
 import smoothout
 
@@ -60,26 +58,6 @@ def test_the_package_shows_no_more_rooms_than_its_readme_can_explain():
 def test_scripts_are_thin():
     paths = (ROOT / "scripts").glob("*.py")
     assert [p.name for p in paths if len(p.read_text(encoding="utf-8").splitlines()) > 70] == []
-
-
-# Runs a script that cannot import torch. (None in sys.modules would confuse SciPy.)
-WITHOUT_TORCH = """
-import runpy, sys
-class NoTorch:
-    def find_spec(name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "torchvision"):
-            raise ImportError(f"{name} is not to be imported")
-sys.meta_path.insert(0, NoTorch)
-runpy.run_path(sys.argv.pop(1), run_name="__main__")
-"""
-
-
-def without_torch(script: str, *arguments: str, **places: str) -> str:
-    """What the script prints; it must end well."""
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(ROOT / "scripts" / f"{script}.py"), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | places, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
 
 
 @pytest.mark.parametrize("script", sorted(path.stem for path in (ROOT / "scripts").glob("*.py")))

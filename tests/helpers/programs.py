@@ -20,6 +20,17 @@ SHORT = (*QUIET, "batch=large", "schedule.epochs=2")
 Ended = tuple[int, list[str], list[str]]
 Program = Callable[..., Ended]
 
+# Runs a script that cannot import torch. (None in sys.modules would confuse SciPy.)
+WITHOUT_TORCH = """
+import runpy, sys
+class NoTorch:
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision"):
+            raise ImportError(f"{name} is not to be imported")
+sys.meta_path.insert(0, NoTorch)
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
 
 def start(*arguments: str, script: str = "train", stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """Start the script of that name in a separate process."""
@@ -47,3 +58,11 @@ def without_times(outcome: dict[str, Any]) -> dict[str, Any]:
 
 def fails(*_: Any, **__: Any) -> None:
     raise RuntimeError("a bug")
+
+
+def without_torch(script: str, *arguments: str, **places: str) -> str:
+    """What the script prints; it must end well."""
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(SCRIPT.with_stem(script)), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | places, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout

@@ -145,7 +145,7 @@ class ReportBuilder:
             elif part.figure:
                 figures.append(self._figure(part.figure, scope, costs))
             tick()
-        return PartView(part.label, f"{key}-{part.table or part.figure}", tables, figures)
+        return PartView(part.label, f"{key}-{part.table or f'figure-{part.figure}'}", tables, figures)
 
     def _figure(self, name: str, scope: RunSelection, costs: RuntimeEstimator) -> FigureView:
         config = compose_config(self._configs, "reproduce", ["table=none", f"figure={name}"])["figure"]

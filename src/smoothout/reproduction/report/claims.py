@@ -99,11 +99,10 @@ def _claim(statement: str, tests: Sequence[JudgedTest], scope: ClaimScope, evide
 
 
 def _test(statement: str, judged: JudgedTest, evidence: Evidence) -> TestView:
-    test = judged.test
+    test, facts = judged.test, test_line(judged)
     cells = [cell for side in test.sides for cell in side]
     places = [evidence.of_cell(cell, _title(cell)) for cell in cells]
     title = f"{statement} {test.row}, {' against '.join(test.protocols)}"
-    facts = test_line(judged)
     return TestView(
         test.row,
         evidence.network(next(iter(cells[0].jobs.values()))) if cells else "",

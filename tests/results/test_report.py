@@ -1,0 +1,220 @@
+"""The report shows what the tables and pages of claims in results/ say, and needs nothing but itself."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean, geometric_mean
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import pytest
+import torch
+from helpers.composed import composed
+from helpers.paths import CONFIGS, PUBLISHED, RESULTS, TABLES
+from helpers.report_pages import read_data, read_page, report_settings, text_of, tree, with_class
+
+from smoothout.common.formatting import format_decimal, format_significant
+from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.reproduction.pages import listed_page
+from smoothout.reproduction.table import RunSelection, TablePlan
+from smoothout.results.tables import Table, stem
+
+pytestmark = pytest.mark.xdist_group("report")
+
+MOST_BYTES = 6_000_000
+Place = tuple[str, str, str]  # the block's heading, row, column
+
+
+@pytest.fixture(scope="module")
+def page(report: Path) -> Element:
+    return read_page(report)
+
+
+def tables(page: Element) -> Iterator[tuple[str, RunSelection, Element]]:
+    """Each table that the settings ask for, in each scope, and where the page shows it."""
+    for key, paper in report_settings().papers.items():
+        for part in paper.parts:
+            if part.table:
+                shown = page.findall(f".//section[@id='{key}-{part.table}']/details")
+                for scope, element in zip(part.scopes, shown, strict=True):
+                    assert (element.get("data-protocol"), element.get("data-profile")) == (
+                        scope.protocol,
+                        scope.profile,
+                    )
+                    yield part.table, scope, element
+
+
+def cells(shown: Element) -> dict[Place, Element]:
+    """The buttons of a table's cells."""
+    found = {}
+    for table in shown.iter("table"):
+        heading, columns = text_of(table.find("caption")), [text_of(head) for head in table.findall("thead/tr/th")][1:]
+        for row in table.findall("tbody/tr"):
+            for column, cell in zip(columns, row.findall("td"), strict=True):
+                button = cell.find("button")
+                if button is not None:
+                    place = (heading, text_of(row.find("th")), column)
+                    assert place not in found
+                    found[place] = button
+    return found
+
+
+def rendered(name: str, scope: RunSelection) -> Table:
+    """The table with its blocks, which say what a column of the CSV is called on a page."""
+    runtime = Runtime(Folders("none", str(RESULTS), "none", "none"), torch.device("cpu"))
+    plan = TablePlan(composed(f"table={name}", name="reproduce")["table"], scope, CONFIGS, PUBLISHED)
+    return plan.with_choice(runtime).with_recorded_seeds(runtime).render(runtime)
+
+
+def lines(text: str) -> dict[tuple[str, str], dict[str, str]]:
+    """The lines of a CSV that have numbers, by row and column."""
+    return {(line["row"], line["column"]): line for line in csv.DictReader(text.splitlines()) if int(line["n"])}
+
+
+def rendered_lines(name: str, scope: RunSelection) -> dict[tuple[str, str], dict[str, str]]:
+    """Those of a table's CSV; none if it is not among those in results/."""
+    path = TABLES / f"{stem(name, scope.protocol, scope.profile, scope.precision)}.csv"
+    return lines(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def test_every_cell_shows_the_number_of_its_csv_and_no_number_is_left_out(page: Element, report: Path) -> None:
+    opened, compared = read_data(report)["numbers"], 0
+    for name, scope, shown in tables(page):
+        numbers = {place: button for place, button in cells(shown).items() if button.find("data") is not None}
+        recorded = rendered_lines(name, scope)
+        if not numbers and not recorded:
+            continue
+        table, expected = rendered(name, scope), set[Place]()
+        recorded = recorded or lines(table.long().to_csv(index=False))  # of one that `make tables` does not render
+        for block in table.blocks:
+            for title, column in block.columns.items():
+                for row, line in ((row, line) for (row, its), line in recorded.items() if its == column):
+                    check_cell(numbers[block.heading, row, title], line, block.by_ratio, opened)
+                    expected.add((block.heading, row, title))
+        assert numbers.keys() == expected, (name, scope)
+        left_out = {column for _, column in recorded} - {
+            column for block in table.blocks for column in block.columns.values()
+        }
+        assert all(" gap " in column for column in left_out), "a page shows the gaps of one metric"
+        compared += len(expected)
+    assert compared > 100
+
+
+def check_cell(button: Element, line: dict[str, str], by_ratio: bool, opened: list[dict[str, Any]]) -> None:
+    """A cell's number and text, and what it opens: the same mean, of the same records."""
+    mean, [data] = float(line["geometric_mean" if by_ratio else "mean"]), button.iter("data")
+    assert float(data.get("value", "")) == mean
+    assert text_of(button).startswith(format_significant(mean) if by_ratio else format_decimal(mean, 2))
+    number = opened[int(button.get("data-number", ""))]
+    values = [float(value["value"]) for value in number["values"] if value["value"]]
+    assert len(values) == int(line["n"])
+    if by_ratio:  # of values with three digits
+        assert geometric_mean(values) == pytest.approx(mean, rel=0.01)
+    elif "compared" in number or min(map(abs, values)) > 1:  # of values with two decimals
+        assert fmean(values) == pytest.approx(mean, abs=0.0051)
+    if "compared" not in number:
+        assert {value["record"] for value in number["values"]} == set(line["records"].split())
+        assert number["command"].startswith("python scripts/")
+
+
+def test_what_has_no_record_is_shown_as_not_run(page: Element) -> None:
+    empty = [b for _, _, shown in tables(page) for b in cells(shown).values() if b.find("data") is None]
+    assert len(empty) > 1000
+    assert all(re.match("not run|failed|diverged", text_of(button)) for button in empty)
+
+
+def listed_tests(overrides: list[str]) -> Counter[tuple[str, ...]]:
+    """The tests with numbers on a page of claims in results/: claim, row, protocols, metric, and what came of it."""
+    found = Counter[tuple[str, ...]]()
+    text = (RESULTS / listed_page(CONFIGS, overrides).file).read_text(encoding="utf-8")
+    for section in text.split("\n## ")[1:]:
+        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in section.splitlines() if line.startswith("|")]
+        heads = [word.strip() for word in rows[0]] if rows else []
+        if "p by sign flips [least]" in heads or ("verdict" in heads and heads[0] == "row"):
+            for row in rows[2:]:
+                line = {head: word.strip().replace("`", "") for head, word in zip(heads, row, strict=True)}
+                estimate = line.get("ours [95%]") or line["ours - published [95%]"]
+                words = (line["row"], line["protocol"], line["metric"], estimate)
+                words += (line.get("published", ""), line["seeds"], line["verdict"])
+                found[section.splitlines()[0], *words] += 1
+    return found
+
+
+def shown_tests(section: Element) -> Counter[tuple[str, ...]]:
+    found = Counter[tuple[str, ...]]()
+    for claim in with_class(section, "claim"):
+        for row in claim.findall(".//tbody/tr"):
+            words = [text_of(cell) for cell in row]
+            words[1] = " against ".join(text_of(code) for code in row[1])
+            chip = with_class(row[-1], "chip")[0]
+            words[-1] = words[-1].partition(" ")[2]  # without its symbol
+            assert row.get("data-verdict") in chip.get("class", "").split()
+            found[text_of(claim.find(".//h4")), *words] += 1
+    return found
+
+
+def test_every_test_of_every_page_of_claims_is_shown_with_its_estimate_and_verdict(page: Element) -> None:
+    listed, total = [list(given) for given in composed(name="verdicts")["pages"]], 0
+    for key, paper in report_settings().papers.items():
+        for number, overrides in enumerate(paper.claims, 1):
+            section = page.find(f".//section[@id='{key}-claims-{number}']")
+            assert section is not None
+            expected = listed_tests(list(overrides))
+            assert shown_tests(section) == expected
+            listed.remove(list(overrides))
+            total += expected.total()
+    assert listed == [], "pages that the report leaves out"
+    assert total > 50
+
+
+def test_the_summary_has_the_numbers_of_its_tests(page: Element) -> None:
+    findings = [text_of(line) for line in with_class(page, "findings")[0]]
+    tests = [test for given in composed(name="verdicts")["pages"] for test in listed_tests(given)]
+    assert len(findings) == len(report_settings().findings) == 10
+    for finding, text in zip(report_settings().findings, findings, strict=True):
+        of_claim = [t for t in tests if t[0].startswith(finding.claim) and t[1:3] == (finding.row, finding.protocol)]
+        assert any(all(w in text for w in (*test[4].split(" ", 1), f"; {test[-1]}.")) for test in of_claim)
+    numbers = [text_of(number) for number in page.findall(".//ul[@class='numbers']/li/strong")]
+    assert len(numbers) == sum(bool(finding.number) for finding in report_settings().findings)
+
+
+def test_the_hosted_page_says_the_same_and_has_the_files_that_it_names(page: Element, report: Path) -> None:
+    site = tree((report / "site" / "index.html").read_text(encoding="utf-8"))
+    assert text_of(site.find("body/main")) == text_of(page.find("body/main"))
+    loaded = [*site.iterfind(".//link"), *site.iterfind(".//script"), *site.iterfind(".//img")]
+    names = {name for element in loaded if (name := element.get("src") or element.get("href", "data:,")) != "data:,"}
+    assert {"report.css", "report.js", "report-data.js"} < names
+    assert all((report / "site" / name).is_file() for name in names)
+
+
+def test_the_page_is_small_and_loads_nothing_else(page: Element, report: Path) -> None:
+    text = (report / "index.html").read_text(encoding="utf-8")
+    assert len(text.encode()) < MOST_BYTES
+    for element in page.iter():
+        if element.tag != "a":
+            assert element.get("src", "data:").startswith("data:"), element.attrib
+            assert element.get("href", "data:").startswith("data:"), element.attrib
+    [style] = page.iter("style")
+    assert not re.search(r"url\(|@import|https?:", style.text or "")
+    papers = {paper.source for paper in report_settings().papers.values() if paper.source}
+    assert {a.get("href") for a in page.iter("a") if not a.get("href", "").startswith("#")} == papers
+
+
+def test_links_within_the_page_and_numbers_of_cells_lead_somewhere(page: Element, report: Path) -> None:
+    names = [element.get("id") for element in page.iter() if element.get("id")]
+    assert len(names) == len(set(names))
+    data = read_data(report)
+    assert {a.get("href", "")[1:] for a in page.iter("a") if a.get("href", "").startswith("#")} <= set(names)
+    assert all(int(b.get("data-number", "0")) < len(data["numbers"]) for b in page.iter("button"))
+    assert {e.get("data-picture") for e in page.iter() if e.get("data-picture")} == data["pictures"].keys()
+    values = [value for number in data["numbers"] for value in number.get("values", []) if "record" in value]
+    assert {value["record"] for value in values} <= data["records"].keys()
+    assert {value["run"] for value in values} - {""} <= data["runs"].keys()
+    assert all(
+        math.isfinite(p) for run in data["runs"].values() for c in run["curves"].values() for p in c if p is not None
+    )
