@@ -87,10 +87,10 @@ class ReportBuilder:
         self._evidence = Evidence(runtime, {**config.networks, **config.data_sets})
         self._plans = dict[tuple[str, RunSelection], TablePlan]()
         listed = [tuple(page) for page in compose_config(configs, "verdicts", [])["pages"]]
-        _, self._pages = find_pages(listed_page(configs, listed[0]), listed[0], listed, configs, published)
         for overrides in self._named_pages():
             if overrides not in listed:
                 raise ConfigError(f"claims: {list(overrides)} is not one of the pages of configs/verdicts.yaml")
+        _, self._pages = find_pages(listed_page(configs, listed[0]), listed[0], listed, configs, published)
 
     def _named_pages(self) -> list[Overrides]:
         pages = [page for paper in self.config.papers.values() for page in paper.claims]

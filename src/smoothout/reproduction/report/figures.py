@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from smoothout.common.errors import DataError, one_line
 from smoothout.common.formatting import format_duration
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.figure import FigurePlan
 from smoothout.reproduction.table import RunSelection
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 WIDTH = 1600  # pixels of an embedded picture, at most
 QUALITY = 82
@@ -53,11 +60,23 @@ def view_figure(plan: FigurePlan, runtime: Runtime, costs: RuntimeEstimator, net
     )
 
 
-def embedded(file: Path) -> str:
-    """The picture in ``file`` as the address of an image that holds all of it."""
+@contextmanager
+def _opened(file: Path) -> Iterator[Image.Image]:
+    """The picture in ``file``. Raises DataError."""
     from PIL import Image  # noqa: PLC0415 -- slow to import
 
-    with Image.open(file) as image:
+    try:
+        with Image.open(file) as image:
+            yield image
+    except (OSError, SyntaxError) as error:  # a broken PNG is a SyntaxError
+        raise DataError(
+            f"figures: {file} is not a whole picture ({one_line(error, 60)}); draw it again, or delete it"
+        ) from error
+
+
+def embedded(file: Path) -> str:
+    """The picture in ``file`` as the address of an image that holds all of it."""
+    with _opened(file) as image:
         picture = image.convert("RGB")
     picture.thumbnail((WIDTH, WIDTH * 4))
     content = io.BytesIO()
@@ -67,7 +86,5 @@ def embedded(file: Path) -> str:
 
 def size_of(file: Path) -> tuple[int, int]:
     """Width and height in pixels, so that a page does not move while it loads."""
-    from PIL import Image  # noqa: PLC0415
-
-    with Image.open(file) as image:
+    with _opened(file) as image:
         return image.size

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import Formatter
 
+from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.table import RunSelection
+
+WORDS = ("estimate", "interval", "published", "seeds", "verdict")  # of a finding
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,22 @@ class Paper:
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the summary, with the numbers of a test.
+    """A line of the summary, with the numbers of a test."""
 
-    ``text`` may contain {estimate}, {interval}, {published}, {seeds} and {verdict}.
-    """
-
-    text: str
+    text: str  # may contain {estimate} and the other `WORDS`
     claim: str  # how the claim's statement begins
     row: str
     protocol: str
     metric: str  # a name of `METRICS`
     page: tuple[str, ...] = ()  # of configs/verdicts.yaml, as overrides
     number: str = ""  # what the estimate is, if it is one of the large numbers at the top
+
+    def __post_init__(self) -> None:
+        for _, word, *_ in Formatter().parse(self.text):
+            if word is not None and word not in WORDS:
+                raise ValueError(f"text: {{{word}}} must be one of {{{'}, {'.join(WORDS)}}}")
+        if self.metric not in METRICS:
+            raise ValueError(f"metric: must be one of {', '.join(METRICS)}, not {self.metric!r}")
 
 
 @dataclass(frozen=True)
