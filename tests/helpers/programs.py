@@ -60,9 +60,14 @@ def fails(*_: Any, **__: Any) -> None:
     raise RuntimeError("a bug")
 
 
+def end_without_torch(script: str, *arguments: str, **places: str) -> subprocess.CompletedProcess[str]:
+    """Run the script where it cannot import torch."""
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(SCRIPT.with_stem(script)), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | places, check=False)
+
+
 def without_torch(script: str, *arguments: str, **places: str) -> str:
     """What the script prints; it must end well."""
-    command = [sys.executable, "-c", WITHOUT_TORCH, str(SCRIPT.with_stem(script)), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | places, check=False)
+    ended = end_without_torch(script, *arguments, **places)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
