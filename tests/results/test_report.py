@@ -21,6 +21,7 @@ from helpers.report_pages import read_data, read_page, report_settings, text_of,
 from smoothout.common.formatting import format_decimal, format_significant
 from smoothout.jobs.runtime import Folders, Runtime
 from smoothout.reproduction.pages import listed_page
+from smoothout.reproduction.report.claims import CORRELATION
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.tables import Table, stem
 
@@ -94,8 +95,9 @@ def test_every_cell_shows_the_number_of_its_csv_and_no_number_is_left_out(page: 
         for block in table.blocks:
             for title, column in block.columns.items():
                 for row, line in ((row, line) for (row, its), line in recorded.items() if its == column):
-                    check_cell(numbers[block.heading, row, title], line, block.by_ratio, opened)
-                    expected.add((block.heading, row, title))
+                    place = (block.heading.replace("`", ""), row, title)
+                    check_cell(numbers[place], line, block.by_ratio, opened)
+                    expected.add(place)
         assert numbers.keys() == expected, (name, scope)
         left_out = {column for _, column in recorded} - {
             column for block in table.blocks for column in block.columns.values()
@@ -150,6 +152,7 @@ def shown_tests(section: Element) -> Counter[tuple[str, ...]]:
     for claim in with_class(section, "claim"):
         for row in claim.findall(".//tbody/tr"):
             words = [text_of(cell) for cell in row]
+            words[2] = words[2].removeprefix(f"{CORRELATION}, ")
             words[1] = " against ".join(text_of(code) for code in row[1])
             chip = with_class(row[-1], "chip")[0]
             words[-1] = words[-1].partition(" ")[2]  # without its symbol
@@ -179,7 +182,7 @@ def test_the_summary_has_the_numbers_of_its_tests(page: Element) -> None:
     for finding, text in zip(report_settings().findings, findings, strict=True):
         of_claim = [t for t in tests if t[0].startswith(finding.claim) and t[1:3] == (finding.row, finding.protocol)]
         assert any(all(w in text for w in (*test[4].split(" ", 1), f"; {test[-1]}.")) for test in of_claim)
-    numbers = [text_of(number) for number in page.findall(".//ul[@class='numbers']/li/strong")]
+    numbers = [text_of(number) for number in page.findall(".//ul[@class='numbers']/li/button/strong")]
     assert len(numbers) == sum(bool(finding.number) for finding in report_settings().findings)
 
 

@@ -72,13 +72,13 @@ def test_filters_show_what_they_name_and_the_address_restores_them(open_page: Op
         wanted[name] = value
         expected = sum(is_wanted(said, wanted) for said in lines)
         assert 0 < shown(page) == expected < len(lines)
-        assert page.locator("#shown").inner_text() == f"{expected} of {len(lines)} lines"
+        assert page.locator("#shown").inner_text() == f"{expected} of {len(lines)} rows and figures"
         assert query(page) == wanted
     assert page.locator(".paper:visible").count() == 1
     page.reload()
     assert {name: page.locator(f"#filters select[name={name}]").input_value() for name in FILTERS} == wanted
     assert shown(page) == expected
-    page.get_by_role("button", name="All", exact=True).click()
+    page.get_by_role("button", name="Clear filters", exact=True).click()
     page.wait_for_function("document.getElementById('shown').textContent === ''")
     assert (shown(page), query(page)) == (len(lines), {})
 

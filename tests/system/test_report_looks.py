@@ -75,7 +75,7 @@ def test_headings_are_in_order_and_every_control_has_a_name(open_page: Open, ind
     page.locator("#smoothout_v1-table2 button.cell:has(data)").nth(2).click()  # a difference, of two numbers
     page.wait_for_selector("#evidence[open]")
     levels = page.locator("#evidence :is(h1, h2, h3, h4, h5, h6)").evaluate_all(HEADINGS)
-    assert levels == [2, 3, 3]
+    assert levels == [2, 3, 3, 3], "the claim about it, and the two numbers"
     assert page.evaluate(NAMELESS) == []
 
 

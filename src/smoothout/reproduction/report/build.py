@@ -16,7 +16,7 @@ from smoothout.reproduction.figure import FigurePlan
 from smoothout.reproduction.judgement import JudgedTest
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.pages import find_pages, listed_page
-from smoothout.reproduction.report.claims import PageView, view_page
+from smoothout.reproduction.report.claims import PageView, place_of, view_page
 from smoothout.reproduction.report.evidence import Evidence
 from smoothout.reproduction.report.figures import FigureView, view_figure
 from smoothout.reproduction.report.pictures import Picture, compare_methods, draw_estimates, draw_searches
@@ -60,6 +60,7 @@ class FindingView:
     estimate: str
     label: str  # of the large number; empty if it is not one
     verdict: Verdict
+    evidence: int  # the place of its test in `Evidence.numbers`
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,12 @@ class Report:
     picture: Path | None  # that stands at the top
     evidence: Evidence
     trainings: int  # recorded ones
+
+    @property
+    def declared(self) -> tuple[int, int]:
+        """How many claims were declared before their seeds were run, and how many of them are judged."""
+        claims = [claim for paper in self.papers for page in paper.pages for claim in page.claims if claim.is_declared]
+        return len(claims), sum(bool(claim.tests) for claim in claims)
 
 
 class ReportBuilder:
@@ -120,7 +127,11 @@ class ReportBuilder:
         return Report(
             self.config,
             papers,
-            [view for finding in self.config.findings if (view := _finding(finding, verdicts[finding.page]))],
+            [
+                view
+                for finding in self.config.findings
+                if (view := _finding(finding, verdicts[finding.page], self._evidence))
+            ],
             self._pictures(verdicts),
             picture if picture.exists() else None,
             self._evidence,
@@ -176,7 +187,7 @@ class ReportBuilder:
         return [picture for picture in pictures if picture]
 
 
-def _finding(finding: Finding, page: VerdictPage) -> FindingView | None:
+def _finding(finding: Finding, page: VerdictPage, evidence: Evidence) -> FindingView | None:
     """The finding with the numbers of its test; None as long as that has none. Raises ConfigError without a test."""
     found = [judged for judged in page.judged if _is_about(judged, finding)]
     if not found:
@@ -195,7 +206,9 @@ def _finding(finding: Finding, page: VerdictPage) -> FindingView | None:
         "seeds": format_seeds(test),
         "verdict": found[0].verdict.value,
     }
-    return FindingView(finding.text.format(**numbers), estimate, finding.number, found[0].verdict)
+    return FindingView(
+        finding.text.format(**numbers), estimate, finding.number, found[0].verdict, place_of(found[0], evidence)
+    )
 
 
 def _is_about(judged: JudgedTest, finding: Finding) -> bool:

@@ -23,6 +23,15 @@ from smoothout.reproduction.verdict_text import (
 )
 from smoothout.results.significance import Verdict
 
+CORRELATION = "rank correlation (+1: as claimed)"
+WORDS = {  # of the columns on the pages of claims, where these are explained at the end
+    "p": "p, corrected for the page",
+    "p, all pages": "p, corrected for all pages",
+    "p by sign flips [least]": "p by sign flips, which need no normality [least possible]",
+    "the same, corrected": "the same, corrected for the page",
+    "error of the split": "standard error by the number of test images",
+}
+
 
 @dataclass(frozen=True)
 class TestView:
@@ -47,6 +56,7 @@ class ClaimView:
     source: str  # with when it was declared, or that it is exploratory
     tests: list[TestView]
     lacking: list[str]  # sentences on the rows without numbers
+    is_declared: bool  # whether it was before its seeds were run
     waiting: str  # how many of the declared seeds are recorded, if nobody may look before all are
 
     @property
@@ -94,26 +104,34 @@ def _claim(statement: str, tests: Sequence[JudgedTest], scope: ClaimScope, evide
     withheld = [judged.test for judged in tests if judged.test.withheld]
     lacking = [] if withheld else format_untested([judged.test for judged in tests])
     waiting = f"{min(test.recorded for test in withheld)} of {len(scope.seeds)}" if withheld else ""
-    views = [_test(statement, judged, evidence) for judged in shown]
-    return ClaimView(statement, format_source(tests[0].test.claim), views, lacking, waiting)
+    views = [_test(judged, evidence) for judged in shown]
+    claim = tests[0].test.claim
+    return ClaimView(statement, format_source(claim), views, lacking, claim.declared is not None, waiting)
 
 
-def _test(statement: str, judged: JudgedTest, evidence: Evidence) -> TestView:
-    test, facts = judged.test, test_line(judged)
+def _test(judged: JudgedTest, evidence: Evidence) -> TestView:
+    test = judged.test
     cells = [cell for side in test.sides for cell in side]
-    places = [evidence.of_cell(cell, _title(cell)) for cell in cells]
-    title = f"{statement} {test.row}, {' against '.join(test.protocols)}"
     return TestView(
         test.row,
         evidence.network(next(iter(cells[0].jobs.values()))) if cells else "",
         test.protocols,
-        test.metric.title,
+        f"{CORRELATION}, {test.metric.title}" if test.claim.correlates else test.metric.title,
         format_estimate(test),
-        facts["published"],
+        test_line(judged)["published"],
         format_seeds(test),
         judged.verdict,
-        evidence.of_test(title, facts | {"protocol": format_protocols(test).replace("`", "")}, places),
+        place_of(judged, evidence),
     )
+
+
+def place_of(judged: JudgedTest, evidence: Evidence) -> int:
+    """The place of a test with numbers in `Evidence.numbers`."""
+    test = judged.test
+    places = [evidence.of_cell(cell, _title(cell)) for side in test.sides for cell in side]
+    title = f"{format_claim(test.claim)} {test.row}, {' against '.join(test.protocols)}"
+    facts = test_line(judged) | {"protocol": format_protocols(test).replace("`", "")}
+    return evidence.of_test(test, title, {WORDS.get(name, name): text for name, text in facts.items()}, places)
 
 
 def _title(cell: CellSpec) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smoothout.common.formatting import format_decimal, format_duration, format_significant
+from smoothout.common.formatting import format_decimal, format_duration
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.cells import CellSpec, CellValues, device_name
+from smoothout.reproduction.claim_tests import ClaimTest
 from smoothout.reproduction.metrics import METRICS
 from smoothout.results.records import Record
 
@@ -28,7 +29,7 @@ class Evidence:
     def __init__(self, runtime: Runtime, names: Mapping[str, str]) -> None:
         self._runtime, self._names = runtime, names
         self._costs = RuntimeEstimator(runtime)
-        self._known = dict[tuple[str, ...], int]()
+        self._known = dict[tuple[Any, ...], int]()
         self.numbers = list[dict[str, Any]]()
         self.records = dict[str, dict[str, str]]()  # by name: what made it
         self.runs = dict[str, dict[str, Any]]()  # trainings by name: labels and curves
@@ -48,17 +49,24 @@ class Evidence:
             self._known[key] = self._add(self._number(cell, title))
         return self._known[key]
 
-    def of_difference(self, title: str, values: Mapping[int, float], compared: Sequence[int]) -> int:
-        """The place of a difference between the numbers at the places ``compared``, given by seed."""
-        rows = [{"seed": seed, "value": f"{value:+.2f}"} for seed, value in values.items()]
-        return self._add({"title": title, "values": rows, "compared": list(compared)})
+    def of_difference(
+        self, title: str, measured: str, values: Mapping[int, float], compared: Sequence[int], claim: int | None
+    ) -> int:
+        """The place of a difference between the numbers at the places ``compared``, given by seed.
 
-    def of_test(self, title: str, facts: Mapping[str, str], compared: Sequence[int]) -> int:
+        ``claim`` is the place of the test that its verdict is from.
+        """
+        rows = [{"seed": seed, "value": f"{value:+.2f}"} for seed, value in values.items()]
+        number = {"title": title, "measured": measured, "values": rows, "compared": list(compared)}
+        return self._add(number | ({} if claim is None else {"claim": claim}))
+
+    def of_test(self, test: ClaimTest, title: str, facts: Mapping[str, str], compared: Sequence[int]) -> int:
         """The place of a claim's test: its line on the page of claims, and the cells that it compares."""
-        return self._add(
-            {"title": title, "facts": {name: text for name, text in facts.items() if text}}
-            | {"compared": list(compared)}
-        )
+        key = ("test", id(test))
+        if key not in self._known:
+            shown = {name: text for name, text in facts.items() if text}
+            self._known[key] = self._add({"title": title, "facts": shown, "compared": list(compared)})
+        return self._known[key]
 
     def _add(self, number: dict[str, Any]) -> int:
         self.numbers.append(number)
@@ -130,7 +138,7 @@ def _curves(record: Record, settings: Experiment) -> dict[str, list[float | None
 
 
 def _format(number: float, by_ratio: bool) -> str:
-    return format_significant(number) if by_ratio else format_decimal(number, 2)
+    return f"{number:.6g}" if by_ratio else format_decimal(number, 2)
 
 
 def _scope(command: str) -> str:

@@ -23,6 +23,7 @@ from smoothout.reproduction.report.figures import embedded, size_of
 from smoothout.results.significance import Verdict
 
 SCRIPTS = ("data.js", "filters.js", "plots.js", "evidence.js", "curves.js", "main.js")
+PROFILES = {"paper": "full length", "short": "a tenth of the epochs"}
 SYMBOLS = {  # beside the color of a verdict, for those who do not see it
     Verdict.holds: "✓",
     Verdict.holds_if_normal: "(✓)",
@@ -75,6 +76,7 @@ def _render(report: Report, address: Callable[[Path], str], packed: dict[str, st
         report=report,
         verdicts=Verdict,
         symbols=SYMBOLS,
+        profiles=PROFILES,
         choices=_choices(report),
         address=cache(address),
         size=size_of,
@@ -97,7 +99,7 @@ def _choices(report: Report) -> dict[str, dict[str, str]]:
         "paper": {paper.key: paper.paper.short for paper in report.papers},
         "network": {name: name for name in sorted(set(networks))},
         "protocol": {name: name for name in dict.fromkeys(scope.protocol for scope in scopes)},
-        "profile": {name: name for name in dict.fromkeys(scope.profile for scope in scopes)},
+        "profile": {name: PROFILES.get(name, name) for name in dict.fromkeys(scope.profile for scope in scopes)},
         "verdict": {verdict.name: verdict.value for verdict in Verdict if verdict is not Verdict.untested},
     }
 

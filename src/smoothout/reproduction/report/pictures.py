@@ -72,14 +72,17 @@ def compare_methods(
     plans: Iterable[TablePlan], comparison: Comparison, runtime: Runtime, evidence: Evidence
 ) -> list[Picture]:
     """Accuracy against curvature, one point for each setting, a picture for each network."""
-    networks = dict[str, dict[tuple[str, ...], Point]]()
+    networks = dict[str, dict[str, Point]]()
     for plan in plans:
-        for point in _points(plan, comparison, runtime, evidence):
-            networks.setdefault(point.network, {})[point.row, point.method, point.protocol] = point
+        for training, point in _points(plan, comparison, runtime, evidence):
+            networks.setdefault(point.network, {}).setdefault(training, point)  # tables share trainings
     return [_comparison(network, [*points.values()]) for network, points in networks.items()]
 
 
-def _points(plan: TablePlan, comparison: Comparison, runtime: Runtime, evidence: Evidence) -> Iterable[Point]:
+def _points(
+    plan: TablePlan, comparison: Comparison, runtime: Runtime, evidence: Evidence
+) -> Iterable[tuple[str, Point]]:
+    """The settings of a table with both numbers, each by the digest of its first training."""
     for row, method in plan.runs:
         cells = [
             next((plan.cell(row, method, name) for name in names if name in plan.config.metrics), None)
@@ -88,9 +91,9 @@ def _points(plan: TablePlan, comparison: Comparison, runtime: Runtime, evidence:
         if None not in cells:
             accuracy, curvature = (cell.values(runtime).values for cell in cells if cell)
             if accuracy and curvature:
-                network = evidence.network(next(iter(plan.runs[row, method].jobs.values())))
-                title = plan.methods[method].title
-                yield Point(network, row, title, plan.scope.protocol, accuracy, curvature)
+                job = next(iter(plan.runs[row, method].jobs.values()))
+                network, title = evidence.network(job), plan.methods[method].title
+                yield job.digest, Point(network, row, title, plan.scope.protocol, accuracy, curvature)
 
 
 def _comparison(network: str, points: Sequence[Point]) -> Picture:

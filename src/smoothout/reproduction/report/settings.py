@@ -82,6 +82,7 @@ class ReportConfig:
     causes: tuple[tuple[str, ...], ...]  # pages of configs/verdicts.yaml that are drawn as estimates with intervals
     networks: dict[str, str]  # the papers' names of networks, by the name in records
     data_sets: dict[str, str]
+    glossary: dict[str, str]  # terms of the page
 
     def __post_init__(self) -> None:
         if not self.papers:

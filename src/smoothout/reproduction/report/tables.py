@@ -12,6 +12,7 @@ from smoothout.reproduction.cells import CellSpec
 from smoothout.reproduction.claims import ClaimKind
 from smoothout.reproduction.judgement import JudgedTest
 from smoothout.reproduction.metrics import METRICS
+from smoothout.reproduction.report.claims import place_of
 from smoothout.reproduction.report.evidence import Evidence
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.significance import Verdict
@@ -29,6 +30,7 @@ class CellView:
     mean: float | None  # of the values, geometric where these are compared by ratio; None without values
     published: str
     verdict: Verdict | None  # on the first claim about it; None if there is no claim
+    claim: str  # that claim's statement
     evidence: int  # its place in `Evidence.numbers`
     cost: str = ""  # what its records would cost, if all of them are missing
 
@@ -77,10 +79,9 @@ class Verdicts:
             if judged.test.claim.kind in kinds and sides and judged.test.evidence.n:
                 self._of.setdefault(_compared(*sides), judged)
 
-    def on(self, plus: Sequence[CellSpec], minus: Sequence[CellSpec] = ()) -> Verdict | None:
-        """The verdict on the sum of ``plus`` minus that of ``minus``, or None."""
-        judged = self._of.get(_compared(plus, minus))
-        return judged.verdict if judged else None
+    def on(self, plus: Sequence[CellSpec], minus: Sequence[CellSpec] = ()) -> JudgedTest | None:
+        """The test of the sum of ``plus`` minus that of ``minus``, or None."""
+        return self._of.get(_compared(plus, minus))
 
 
 def _compared(plus: Sequence[CellSpec], minus: Sequence[CellSpec]) -> Compared:
@@ -135,20 +136,21 @@ class TableBuilder:
         cell = self._cells.get((row, column))
         if cell is None:
             return None
-        title = f"{row}, {title}. {block.heading}"
+        measured = cell.measured_text(len(self._table.seeds), block.by_ratio)
+        specs = [self._specs[row, name] for name in cell.compared or (column,)]
+        judged = self._verdicts.on(specs[:1], specs[1:])
+        places = [self._evidence.of_cell(spec, self._title(spec)) for spec in specs]
+        evidence = places[0]
         if cell.compared:
-            one, other = (self._specs[row, name] for name in cell.compared)
-            verdict = self._verdicts.on([one], [other])
-            places = [self._evidence.of_cell(spec, self._title(spec)) for spec in (one, other)]
-            evidence = self._evidence.of_difference(title, cell.values, places)
-        else:
-            verdict = self._verdicts.on([self._specs[row, column]])
-            evidence = self._evidence.of_cell(self._specs[row, column], self._title(self._specs[row, column]))
+            claim = place_of(judged, self._evidence) if judged else None
+            title = f"{row}, {title}. {block.heading}"
+            evidence = self._evidence.of_difference(title, measured, cell.values, places, claim)
         return CellView(
-            cell.measured_text(len(self._table.seeds), block.by_ratio),
+            measured,
             (cell.geometric_mean if block.by_ratio else cell.mean) if cell.values else None,
             cell.published_text(block.by_ratio),
-            verdict,
+            judged.verdict if judged else None,
+            judged.test.claim.statement if judged else "",
             evidence,
             f"about {format_duration(cell.hours)}" if cell.hours and not cell.records else "",
         )

@@ -34,6 +34,14 @@ function traces(runs) {
   );
 }
 
+// The run of that name, or the first whose name has all of the words.
+function findRun(runs, text) {
+  const words = text.toLowerCase().split(/[\s,]+/).filter(Boolean);
+  const names = Object.keys(runs);
+  const has = (name) => words.every((word) => runs[name].name.toLowerCase().includes(word));
+  return names.find((name) => runs[name].name === text) ?? (words.length ? names.find(has) : undefined);
+}
+
 async function drawCurves() {
   const { runs } = await loadData();
   const { title } = QUANTITIES[quantity.value];
@@ -42,8 +50,8 @@ async function drawCurves() {
     height: 440,
     showlegend: false,
     xaxis: { title: { text: "epoch" }, type: logAxes.x.checked ? "log" : "linear" },
-    yaxis: { title: { text: title }, type: logAxes.y.checked ? "log" : "linear" },
-    annotations: drawn.length ? [] : [{ text: `No ${title} is recorded of these runs.`, showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }],
+    yaxis: { title: { text: title }, exponentformat: "power", type: logAxes.y.checked ? "log" : "linear" },
+    annotations: drawn.length ? [] : [{ text: chosenRuns.size ? `No ${title} is recorded of these runs.` : "No run is chosen yet.", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }],
   };
   const items = [...chosenRuns].map((name, place) => {
     const remove = element("button", { type: "button", class: "remove", "data-remove": name, "aria-label": `Remove ${runs[name].name}` }, "×");
@@ -85,7 +93,9 @@ curvesDialog.addEventListener("close", keepCurves);
 curvesDialog.addEventListener("change", async (event) => {
   if (event.target === addRun) {
     const { runs } = await loadData();
-    const found = Object.keys(runs).find((name) => runs[name].name === addRun.value);
+    const found = findRun(runs, addRun.value);
+    addRun.setCustomValidity(found ? "" : "No run's name has all of these words.");
+    addRun.reportValidity();
     if (!found) return;
     chosenRuns.add(found);
     addRun.value = "";

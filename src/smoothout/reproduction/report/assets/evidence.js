@@ -34,7 +34,7 @@ function factList(facts) {
 function numberView(number, data, level = "h3") {
   const parts = [];
   if (number.facts) parts.push(factList(number.facts));
-  const words = [number.scope, number.published && `published: ${number.published}`].filter(Boolean);
+  const words = [number.measured, number.scope, number.published && `published: ${number.published}`].filter(Boolean);
   if (words.length) parts.push(element("p", {}, words.join("; ")));
   if (number.values?.length) parts.push(seedTable(number, data));
   const runs = [...new Set((number.values ?? []).map((value) => value.run).filter(Boolean))];
@@ -45,6 +45,10 @@ function numberView(number, data, level = "h3") {
     parts.push(element("p", { class: "quiet" }, `Not run: seed ${number.missing.join(", ")}${number.cost ? `, ${number.cost}` : ""}`));
   }
   if (number.command) parts.push(commandLine(number.command));
+  if (number.claim !== undefined) {
+    const claim = data.numbers[number.claim];
+    parts.push(element("section", {}, element(level, {}, `Claim: ${claim.title}`), factList(claim.facts)));
+  }
   for (const place of number.compared ?? []) {
     const other = data.numbers[place];
     parts.push(element("section", {}, element(level, {}, other.title), ...numberView(other, data, "h4")));

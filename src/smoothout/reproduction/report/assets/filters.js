@@ -28,8 +28,21 @@ function applyFilters() {
   for (const group of document.querySelectorAll(".group")) {
     group.hidden = wanted.length > 0 && !group.querySelector(".leaf:not([hidden])");
   }
+  for (const counts of document.querySelectorAll(".counts")) recount(counts);
   const shown = leaves.filter((leaf) => !leaf.hidden).length;
-  document.getElementById("shown").textContent = wanted.length ? `${shown} of ${leaves.length} lines` : "";
+  document.getElementById("shown").textContent = wanted.length ? `${shown} of ${leaves.length} rows and figures` : "";
+  document.getElementById("pictures").hidden = wanted.length > 0;
+  document.getElementById("nothing").hidden = shown > 0;
+}
+
+// How many tests have which verdict, of those that are shown.
+function recount(counts) {
+  const shown = [...counts.closest(".group").querySelectorAll("tr.leaf:not([hidden])")];
+  for (const chip of counts.children) {
+    const number = shown.filter((row) => row.dataset.verdict === chip.dataset.counted).length;
+    chip.querySelector(".count").textContent = number;
+    chip.hidden = number === 0;
+  }
 }
 
 // The browser itself finds no element whose name ends with "?paper=...".
@@ -44,8 +57,6 @@ function restoreFilters() {
 
 form.addEventListener("change", () => {
   applyFilters();
-  const first = [...document.querySelectorAll(".paper")].find((paper) => !paper.hidden);
-  if ([...new FormData(form)].some(([, value]) => value)) first?.scrollIntoView();
   writeAddress(Object.fromEntries(new FormData(form)));
 });
 form.addEventListener("reset", () => {
@@ -64,6 +75,7 @@ document.addEventListener("click", (event) => {
   const anchor = link.getAttribute("href").slice(1);
   writeAddress({}, anchor);
   const target = document.getElementById(anchor);
+  if (target?.hidden) form.reset();
   target?.scrollIntoView();
   target?.querySelector("h2, h3")?.setAttribute("tabindex", "-1");
   target?.querySelector("h2, h3")?.focus({ preventScroll: true });

@@ -9,6 +9,7 @@ document.addEventListener("click", (event) => {
     chosenRuns.delete(button.dataset.remove);
     drawCurves().then(keepCurves);
   } else if (button.id === "open-curves") openCurves();
+  else if (button.id === "clear") form.reset();
   else if (button.matches(".copy")) copyText(button);
 });
 
