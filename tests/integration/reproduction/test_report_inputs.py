@@ -12,31 +12,17 @@ from helpers.common import tree
 from helpers.composed import composed
 from helpers.paths import CONFIGS, PUBLISHED, RESULTS
 from helpers.programs import end_without_torch
-from helpers.report_pages import link_results, report_settings, save_report, text_of, with_class
+from helpers.report_pages import report_settings, save_report, text_of, with_class
 from hydra.errors import HydraException
 
 from smoothout.cli.error_messages import exit_code, format_error
-from smoothout.common.errors import ConfigError, DataError
+from smoothout.common.errors import ConfigError, DataError, RecordError
 from smoothout.config.build import validate
 from smoothout.config.compose import compose_config
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.report import build, page
 from smoothout.reproduction.report.build import ReportBuilder
 from smoothout.reproduction.report.settings import Finding, Part, ReportConfig
-
-
-def test_without_records_every_cell_is_not_run_and_the_summary_says_so(runtime: Runtime) -> None:
-    Path(runtime.folders.results).mkdir()
-    root = save_report(report_settings(), runtime)
-    assert "there are no records" in text_of(with_class(root, "findings")[0])
-    assert "0 trainings are recorded" in text_of(root.find(".//section[@id='summary']"))
-    assert "there are no records" in text_of(root.find(".//section[@id='pictures']"))
-    cells = with_class(root, "cell")
-    assert len(cells) > 1000
-    assert all(text_of(cell).startswith("not run") for cell in cells)
-    assert list(root.iter("data")) == []
-    assert [meter.get("value") for meter in root.iter("meter")] == ["0"] * len(list(root.iter("meter")))
-    assert list(root.iter("img")) == []
 
 
 def small_settings(**changes: Any) -> ReportConfig:
@@ -58,6 +44,25 @@ def one_page(monkeypatch: pytest.MonkeyPatch) -> None:
         return values | {"pages": [[]]} if name == "verdicts" else values
 
     monkeypatch.setattr(build, "compose_config", compose)
+
+
+@pytest.mark.usefixtures("one_page")
+def test_without_records_every_cell_is_not_run_and_the_summary_says_so(runtime: Runtime) -> None:
+    Path(runtime.folders.results).mkdir()
+    settings = report_settings()
+    papers = {
+        key: replace(paper, claims=paper.claims[: key == "smoothout_v1"]) for key, paper in settings.papers.items()
+    }
+    root = save_report(replace(settings, papers=papers, causes=()), runtime)
+    assert "there are no records" in text_of(with_class(root, "findings")[0])
+    assert "0 trainings are recorded" in text_of(root.find(".//section[@id='summary']"))
+    assert "there are no records" in text_of(root.find(".//section[@id='pictures']"))
+    cells = with_class(root, "cell")
+    assert len(cells) > 1000
+    assert all(text_of(cell).startswith("not run") for cell in cells)
+    assert list(root.iter("data")) == []
+    assert [meter.get("value") for meter in root.iter("meter")] == ["0"] * len(list(root.iter("meter")))
+    assert list(root.iter("img")) == []
 
 
 def with_table(name: str) -> dict[str, Any]:
@@ -118,19 +123,25 @@ def test_a_broken_picture_is_named_and_the_old_report_stays_whole(runtime: Runti
     assert f"site/figures/{picture.name}" not in tree(results / "report"), "pictures of earlier reports are removed"
 
 
-def test_a_damaged_record_ends_the_program_with_its_name_and_the_old_report_stays_whole(tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    link_results(results)
-    (results / "train").unlink()
-    shutil.copytree(RESULTS / "train", results / "train")
-    (results / "report").mkdir()
-    (results / "report" / "index.html").write_text("old", encoding="utf-8")
-    damaged = min((results / "train").glob("f1-mnist-b256-baseline-e200-s0-*.json"))
+@pytest.mark.usefixtures("one_page")
+def test_a_damaged_record_is_named(runtime: Runtime) -> None:
+    records = Path(runtime.folders.results) / "train"
+    shutil.copytree(RESULTS / "train", records)
+    damaged = min(records.glob("f1-mnist-b256-baseline-e200-s0-*.json"))
     damaged.write_text(damaged.read_text(encoding="utf-8").replace('"seed": 0', '"seed": 1'), encoding="utf-8")
-    ended = end_without_torch("report", f"folders.results={results}")
-    assert ended.returncode == 2
-    assert ended.stdout == ""
-    [line] = ended.stderr.splitlines()
-    assert str(damaged) in line
-    assert (results / "report" / "index.html").read_text(encoding="utf-8") == "old"
-    assert [path.name for path in (results / "report").iterdir()] == ["index.html"]
+    with pytest.raises(RecordError) as error:
+        ReportBuilder(small_settings(), runtime, CONFIGS, PUBLISHED).build()
+    assert str(damaged) in format_error(error.value)
+    assert exit_code(error.value) == 2
+
+
+def test_the_program_ends_with_a_line_and_leaves_the_old_report_whole(tmp_path: Path) -> None:
+    old = tmp_path / "results" / "report" / "index.html"
+    old.parent.mkdir(parents=True)
+    old.write_text("old", encoding="utf-8")
+    ended = end_without_torch("report", f"folders.results={tmp_path / 'results'}", "causes=[[claims=nothing]]")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.splitlines()) == 1
+    assert "claims=nothing" in ended.stderr
+    assert [path.name for path in old.parent.iterdir()] == [old.name]
+    assert old.read_text(encoding="utf-8") == "old"
