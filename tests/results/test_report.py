@@ -20,6 +20,7 @@ from helpers.report_pages import read_data, read_page, report_settings, text_of,
 
 from smoothout.common.formatting import format_decimal, format_significant
 from smoothout.jobs.runtime import Folders, Runtime
+from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.pages import listed_page
 from smoothout.reproduction.report.claims import CORRELATION
 from smoothout.reproduction.table import RunSelection, TablePlan
@@ -28,6 +29,7 @@ from smoothout.results.tables import Table, stem
 pytestmark = pytest.mark.xdist_group("report")
 
 MOST_BYTES = 6_000_000
+RATIO_SCALE = {name for name, metric in METRICS.items() if metric.ratio_scale}
 Place = tuple[str, str, str]  # the block's heading, row, column
 
 
@@ -115,10 +117,9 @@ def check_cell(button: Element, line: dict[str, str], by_ratio: bool, opened: li
     number = opened[int(button.get("data-number", ""))]
     values = [float(value["value"]) for value in number["values"] if value["value"]]
     assert len(values) == int(line["n"])
-    if by_ratio:  # of values with three digits
-        assert geometric_mean(values) == pytest.approx(mean, rel=0.01)
-    elif "compared" in number or min(map(abs, values)) > 1:  # of values with two decimals
-        assert fmean(values) == pytest.approx(mean, abs=0.0051)
+    three_digits = line["column"].rpartition(" ")[2] in RATIO_SCALE  # others have two decimals
+    error = {"rel": 0.006} if three_digits else {"abs": 0.0051}
+    assert (geometric_mean if by_ratio else fmean)(values) == pytest.approx(mean, **error)
     if "compared" not in number:
         assert {value["record"] for value in number["values"]} == set(line["records"].split())
         assert number["command"].startswith("python scripts/")
