@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+OF_THE_REPORT = ("jinja2", "markdown_it", "markupsafe", "plotly")  # the extra [report]; all others are of [experiments]
+
 
 class UserError(Exception):
     """Input that cannot be used; the message is one line with the setting or file and what is allowed."""
@@ -57,7 +59,8 @@ def needs_experiments() -> Iterator[None]:
 
 def missing_package(error: ModuleNotFoundError) -> str:
     """The line about a package that neither torch nor SciPy brings."""
-    return f"{error.name} is not installed; it belongs to smoothout's extra [experiments]: pip install '.[experiments]'"
+    extra = "report" if (error.name or "").partition(".")[0] in OF_THE_REPORT else "experiments"
+    return f"{error.name} is not installed; it belongs to smoothout's extra [{extra}]: pip install '.[{extra}]'"
 
 
 def one_line(error: BaseException, limit: int) -> str:
