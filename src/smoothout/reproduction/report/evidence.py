@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from smoothout.common.formatting import format_decimal, format_duration
@@ -77,7 +77,6 @@ class Evidence:
         hours = [
             self._costs.hours(job, cell.epoch_seconds) for seed, job in cell.jobs.items() if seed not in read.records
         ]
-        known = [cost for cost in hours if cost is not None]
         missing = sorted(cell.jobs.keys() - read.records.keys())
         return {
             "title": title,
@@ -85,7 +84,7 @@ class Evidence:
             "command": cell.command,
             "published": "" if cell.published is None else f"{cell.published.value:g}",
             "missing": missing,
-            "cost": f"about {format_duration(sum(known))}" if known and len(known) == len(hours) else "",
+            "cost": cost_words(hours),
             "values": [self._value(cell, seed, record, read) for seed, record in sorted(read.records.items())],
         }
 
@@ -116,6 +115,13 @@ class Evidence:
             "name": ", ".join([*words, f"seed {labels['seed']}"]),
             "curves": {name: points for name, points in _curves(record, job.settings).items() if points},
         }
+
+
+def cost_words(hours: Iterable[float | None]) -> str:
+    """The total of ``hours`` in words; empty if nothing is missing, or one of them is not known."""
+    hours = list(hours)
+    known = [cost for cost in hours if cost is not None]
+    return f"about {format_duration(sum(known))}" if known and len(known) == len(hours) else ""
 
 
 def _made_by(record: Record) -> dict[str, str]:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smoothout.common.errors import DataError, one_line
-from smoothout.common.formatting import format_duration
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.figure import FigurePlan
+from smoothout.reproduction.report.evidence import cost_words
 from smoothout.reproduction.table import RunSelection
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ def view_figure(plan: FigurePlan, runtime: Runtime, costs: RuntimeEstimator, net
     file = Path(runtime.folders.results) / "figures" / f"{plan.stem}.png"
     planned = next(iter(plan.plan().values()))
     missing = [job for job in planned if find_record(job, runtime) is None]
-    hours = [costs.hours(job, planned[job]) for job in missing]
-    known = [cost for cost in hours if cost is not None]
     scope, name = plan.scope, plan.config.name
     words = ["make", f"figure-{name}", f"PROTOCOL={scope.protocol}", f"PROFILE={scope.profile}"]
     return FigureView(
@@ -55,7 +53,7 @@ def view_figure(plan: FigurePlan, runtime: Runtime, costs: RuntimeEstimator, net
         len(missing),
         len(planned),
         " ".join(words if planned else words[:2]),
-        f"about {format_duration(sum(known))}" if known and len(known) == len(hours) else "",
+        cost_words(costs.hours(job, planned[job]) for job in missing),
         network,
     )
 

@@ -13,7 +13,7 @@ from smoothout.reproduction.claims import ClaimKind
 from smoothout.reproduction.judgement import JudgedTest
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.report.claims import place_of
-from smoothout.reproduction.report.evidence import Evidence
+from smoothout.reproduction.report.evidence import Evidence, cost_words
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.significance import Verdict
 from smoothout.results.tables import Block
@@ -108,7 +108,6 @@ class TableBuilder:
         table = self._table
         own = [cell for cell in table.cells if not cell.compared]
         missing = {cell.command: cell.hours for cell in own if cell.hours != 0.0}
-        known = [hours for hours in missing.values() if hours is not None]
         return TableView(
             table.title,
             self._plan.scope,
@@ -118,7 +117,7 @@ class TableBuilder:
             sum(bool(cell.records) for cell in own),
             len(own),
             _make_command(self._plan),
-            f"about {format_duration(sum(known))}" if known and len(known) == len(missing) else "",
+            cost_words(missing.values()),
         )
 
     def _block(self, block: Block) -> BlockView:
