@@ -34,8 +34,9 @@ function traces(runs) {
   );
 }
 
-// The run of that name, or the first whose name has all of the words.
+// The run of that record or name, or the first whose name has all of the words.
 function findRun(runs, text) {
+  if (text in runs) return text;
   const words = text.toLowerCase().split(/[\s,]+/).filter(Boolean);
   const names = Object.keys(runs);
   const has = (name) => words.every((word) => runs[name].name.toLowerCase().includes(word));
