@@ -68,7 +68,7 @@ def _diverged(run: Job, runtime: Runtime) -> bool:
 def rendered(cell: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell:
     """The cell as its records have it, with the cost of those that are missing."""
     read = cell.values(runtime)
-    hours = [costs.hours(job, cell.epoch_seconds) for seed, job in cell.jobs.items() if seed not in read.records]
+    hours = missing_hours(cell, read, costs)
     known = [cost for cost in hours if cost is not None]
     return Cell(
         row=cell.row,
@@ -84,6 +84,11 @@ def rendered(cell: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell:
         command=cell.command,
         hours=sum(known) if len(known) == len(hours) else None,
     )
+
+
+def missing_hours(cell: CellSpec, read: CellValues, costs: RuntimeEstimator) -> list[float | None]:
+    """What each record costs that the cell lacks, by what was ``read`` of it; None where that is not known."""
+    return [costs.hours(job, cell.epoch_seconds) for seed, job in cell.jobs.items() if seed not in read.records]
 
 
 def device_name(record: Record) -> str:

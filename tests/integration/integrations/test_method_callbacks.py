@@ -103,24 +103,29 @@ def assert_same(one: nn.Module, other: nn.Module) -> None:
         torch.testing.assert_close(tensor, wanted, rtol=1e-5, atol=1e-6, msg=name)
 
 
+def quiet_trainer(name: str, folder: Path, **settings: Any) -> lightning.Trainer:
+    """A trainer on the CPU with the callback of the method ``name``; it writes and prints nothing."""
+    return lightning.Trainer(
+        accelerator="cpu",
+        callbacks=[InLightning(METHODS[name], seed=SEED)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        **settings,
+    )
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("name", METHODS)
 def test_lightning_trains_as_a_plain_loop(name: str, accumulate: int, tmp_path: Path) -> None:
     examples, network = Examples(), Network()
     other = copy.deepcopy(network)
     plain_loop(other, examples, torch.optim.Adam(other.parameters(), 0.01), name, accumulate)
-    trainer = lightning.Trainer(
-        max_epochs=EPOCHS,
-        accelerator="cpu",
-        callbacks=[InLightning(METHODS[name], seed=SEED)],
-        accumulate_grad_batches=accumulate,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
+    quiet_trainer(name, tmp_path, max_epochs=EPOCHS, accumulate_grad_batches=accumulate).fit(
+        Module(network), DataLoader(examples, BATCH)
     )
-    trainer.fit(Module(network), DataLoader(examples, BATCH))
     assert_same(network, other)
 
 
@@ -136,17 +141,7 @@ def test_lightning_calls_the_training_step_once_for_each_pass_that_it_does_not_r
             return super().training_step(batch, index)
 
     module = Counted(Network())
-    trainer = lightning.Trainer(
-        max_steps=1,
-        accelerator="cpu",
-        callbacks=[InLightning(METHODS[name], seed=SEED)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    )
-    trainer.fit(module, DataLoader(Examples(), BATCH))
+    quiet_trainer(name, tmp_path, max_steps=1).fit(module, DataLoader(Examples(), BATCH))
     assert module.calls == calls
 
 

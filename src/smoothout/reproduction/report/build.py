@@ -10,7 +10,6 @@ from typing import Any
 from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment
-from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.figure import FigurePlan
 from smoothout.reproduction.judgement import JudgedTest
@@ -148,37 +147,33 @@ class ReportBuilder:
 
     def _part(self, key: str, part: Part, verdicts: Verdicts, tick: Callable[[], None]) -> PartView:
         tables, figures = [], []
-        costs = RuntimeEstimator(self._runtime)
         for scope in part.scopes:
             if part.table:
                 plan = self._plan(part.table, scope)
                 tables.append(TableBuilder(plan, self._runtime, self._evidence, verdicts).view())
             elif part.figure:
-                figures.append(self._figure(part.figure, scope, costs))
+                figures.append(self._figure(part.figure, scope))
             tick()
         return PartView(part.label, f"{key}-{part.table or f'figure-{part.figure}'}", tables, figures)
 
-    def _figure(self, name: str, scope: RunSelection, costs: RuntimeEstimator) -> FigureView:
+    def _figure(self, name: str, scope: RunSelection) -> FigureView:
         config = compose_config(self._configs, "reproduce", ["table=none", f"figure={name}"])["figure"]
         plan = FigurePlan(config, scope, self._configs).with_recorded_seeds(self._runtime)
         jobs = [job for job in plan.jobs() if isinstance(job.training_job.settings, Experiment)]
         networks = dict.fromkeys(map(self._evidence.network, jobs))
-        return view_figure(plan, self._runtime, costs, next(iter(networks), ""))
+        return view_figure(plan, self._runtime, self._evidence.costs, next(iter(networks), ""))
 
     def _plan(self, table: str, scope: RunSelection) -> TablePlan:
+        """The table with its chosen strengths and all recorded seeds."""
         if (table, scope) not in self._plans:
             config = compose_config(self._configs, "reproduce", [f"table={table}"])["table"]
-            self._plans[table, scope] = TablePlan(config, scope, self._configs, self._published)
+            plan = TablePlan(config, scope, self._configs, self._published)
+            self._plans[table, scope] = plan.with_choice(self._runtime).with_recorded_seeds(self._runtime)
         return self._plans[table, scope]
 
     def _pictures(self, verdicts: dict[Overrides, VerdictPage]) -> list[Picture]:
         comparison = self.config.comparison
-        compared = [
-            self._plan(part.table, scope).with_choice(self._runtime).with_recorded_seeds(self._runtime)
-            for part in comparison.parts
-            if part.table
-            for scope in part.scopes
-        ]
+        compared = [self._plan(part.table, scope) for part in comparison.parts if part.table for scope in part.scopes]
         pictures: list[Picture | None] = [*compare_methods(compared, comparison, self._runtime, self._evidence)]
         for number, overrides in enumerate(self.config.causes):
             page = verdicts[overrides]

@@ -11,7 +11,7 @@ from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
-from smoothout.reproduction.cells import CellSpec, CellValues, device_name
+from smoothout.reproduction.cells import CellSpec, CellValues, device_name, missing_hours
 from smoothout.reproduction.claim_tests import ClaimTest
 from smoothout.reproduction.metrics import METRICS
 from smoothout.results.records import Record
@@ -28,7 +28,7 @@ class Evidence:
 
     def __init__(self, runtime: Runtime, names: Mapping[str, str]) -> None:
         self._runtime, self._names = runtime, names
-        self._costs = RuntimeEstimator(runtime)
+        self.costs = RuntimeEstimator(runtime)  # reads all trainings once
         self._known = dict[tuple[Any, ...], int]()
         self.numbers = list[dict[str, Any]]()
         self.records = dict[str, dict[str, str]]()  # by name: what made it
@@ -74,9 +74,6 @@ class Evidence:
 
     def _number(self, cell: CellSpec, title: str) -> dict[str, Any]:
         read = cell.values(self._runtime)
-        hours = [
-            self._costs.hours(job, cell.epoch_seconds) for seed, job in cell.jobs.items() if seed not in read.records
-        ]
         missing = sorted(cell.jobs.keys() - read.records.keys())
         return {
             "title": title,
@@ -84,7 +81,7 @@ class Evidence:
             "command": cell.command,
             "published": "" if cell.published is None else f"{cell.published.value:g}",
             "missing": missing,
-            "cost": cost_words(hours),
+            "cost": cost_words(missing_hours(cell, read, self.costs)),
             "values": [self._value(cell, seed, record, read) for seed, record in sorted(read.records.items())],
         }
 

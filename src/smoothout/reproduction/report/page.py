@@ -43,7 +43,8 @@ def save(report: Report, folder: Path) -> list[Path]:
         site / "index.html": _render(report, lambda file: f"figures/{file.name}", {}),
     }
     figures = {figure.file for paper in report.papers for part in paper.parts for figure in part.figures if figure.file}
-    for picture in figures | ({report.picture} if report.picture else set()):
+    figures |= {report.picture} if report.picture else set()
+    for picture in figures:
         with atomic_write(site / "figures" / picture.name) as part:
             shutil.copyfile(picture, part)
     atomic_write_text(site / "report.css", _asset("report.css"))
@@ -52,7 +53,7 @@ def save(report: Report, folder: Path) -> list[Path]:
     atomic_write_text(site / "report-data.js", f"window.REPORT_DATA = {data};\n")
     for path, text in pages.items():
         atomic_write_text(path, text)
-    _forget(site / "figures", {picture.name for picture in figures} | {report.picture.name if report.picture else ""})
+    _forget(site / "figures", {picture.name for picture in figures})
     return [*pages]
 
 

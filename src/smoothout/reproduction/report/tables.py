@@ -97,8 +97,7 @@ class TableBuilder:
     """Turns a table's plan into its view."""
 
     def __init__(self, plan: TablePlan, runtime: Runtime, evidence: Evidence, verdicts: Verdicts) -> None:
-        self._plan = plan.with_choice(runtime).with_recorded_seeds(runtime)
-        self._evidence, self._verdicts = evidence, verdicts
+        self._plan, self._evidence, self._verdicts = plan, evidence, verdicts
         self._table = self._plan.render(runtime)
         self._specs = {(spec.row, spec.column): spec for spec in self._plan.cells}
         self._cells = {(cell.row, cell.column): cell for cell in self._table.cells}
