@@ -25,7 +25,7 @@ def cell(claims: Claims, name: str, metric: str = "best", protocol: str = "autho
     return claims._cell(CellName.parse(name), metric, protocol)
 
 
-def write(runtime: Runtime, job: Job, outcome: dict[str, Any]) -> None:
+def write(runtime: Runtime, job: Job, outcome: dict[str, Any], environment: dict[str, Any] | None = None) -> None:
     run = job.dependencies[0] if job.dependencies else job
     runtime.records.write(
         Record(
@@ -37,7 +37,7 @@ def write(runtime: Runtime, job: Job, outcome: dict[str, Any]) -> None:
             run.settings.labels,
             [],
             outcome,
-            {},
+            environment or {},
         )
     )
 

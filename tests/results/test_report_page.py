@@ -176,6 +176,54 @@ def test_every_test_of_every_page_of_claims_is_shown_with_its_estimate_and_verdi
     assert total > 50
 
 
+def test_the_overview_of_claims_counts_their_tests_by_protocol(page: Element) -> None:
+    overviews = with_class(page, "glance")
+    for overview in overviews:
+        protocols = [
+            "  ".join(text_of(c) for c in head.iter("code")).split() for head in overview.findall("thead/tr/th")[1:]
+        ]
+        for row in overview.findall("tbody/tr"):
+            link = row.find("th/a")
+            assert link is not None
+            claim = page.find(f".//details[@id='{link.get('href', '')[1:]}']")
+            assert claim is not None
+            assert text_of(claim.find("summary/h4")) == text_of(link)
+            tests = claim.findall(".//tbody/tr")
+            for names, cell in zip(protocols, row.findall("td"), strict=True):
+                verdicts = Counter(t.get("data-verdict") for t in tests if t.get("data-protocol", "").split() == names)
+                shown = {
+                    chip.get("data-counted"): text_of(with_class(chip, "count")[0]) for chip in with_class(cell, "chip")
+                }
+                assert shown == {verdict: str(count) for verdict, count in verdicts.items()}
+    assert sum(len(overview.findall("tbody/tr")) for overview in overviews) > 20
+
+
+def test_what_is_missing_is_listed_by_network_with_commands_that_make_it(page: Element) -> None:
+    settings, commands = report_settings(), set[str]()
+    for line in with_class(page, "coverage")[0]:
+        meter, rows = line.find("meter"), line.findall(".//tbody/tr")
+        assert meter is not None
+        counts = [text_of(row[1]).split(" of ") for row in rows]
+        assert [str(sum(int(count[place]) for count in counts)) for place in (0, 1)] == [
+            meter.get("value"),
+            meter.get("max"),
+        ]
+        commands |= {text_of(code) for code in line.iter("code")}
+    tables = {part.table for paper in settings.papers.values() for part in paper.parts if part.table}
+    assert {command.split()[1].removeprefix("reproduce-") for command in commands} <= tables
+    assert all(re.search(r" PROTOCOL=\w+ PROFILE=paper( ARGS='rows=\[[\w-]+\]')?$", command) for command in commands)
+    assert len(commands) > 30
+
+
+def test_rows_that_were_not_run_are_folded_below_those_that_were(page: Element) -> None:
+    folded = [fold for fold in with_class(page, "unrun") if "more" in fold.get("class", "").split()]
+    for fold in folded:
+        names = [text_of(head) for head in fold.findall(".//tbody/tr/th")]
+        assert text_of(fold.find("summary")) == f"Not run: {'; '.join(names)}"
+        assert all(text_of(cell).startswith("not run") for cell in with_class(fold, "cell"))
+    assert len(folded) > 5
+
+
 def test_the_summary_has_the_numbers_of_its_tests(page: Element) -> None:
     findings = [text_of(line) for line in with_class(page, "findings")[0]]
     tests = [test for given in composed(name="verdicts")["pages"] for test in listed_tests(given)]

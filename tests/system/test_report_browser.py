@@ -169,6 +169,39 @@ def test_curves_of_runs_lie_over_each_other_and_the_address_keeps_them(
     page.wait_for_function("!location.hash.includes('runs')")
 
 
+def test_a_difference_opens_the_curves_of_what_it_compares_seed_by_seed(
+    open_page: Open, index: Path, data: dict[str, Any]
+) -> None:
+    page = open_page(index)
+    number = data["numbers"][int(open_cell(page, 2)["number"])]
+    assert "compared" in number
+    sides = [{v["seed"]: v["run"] for v in data["numbers"][place]["values"]} for place in number["compared"]]
+    buttons = page.locator("#evidence .pairs button")
+    assert buttons.all_inner_texts() == [f"seed {value['seed']}" for value in number["values"]]
+    buttons.nth(1).click()
+    pair = [side[number["values"][1]["seed"]] for side in sides]
+    assert plotted(page)["y"] == [
+        data["runs"][run]["curves"][f"{part}_loss"] for run in pair for part in ("train", "test")
+    ]
+
+
+def test_the_overview_of_claims_follows_the_filters_and_opens_a_claim(open_page: Open, index: Path) -> None:
+    page = open_page(index, "#?protocol=authors_code_v1")
+    overview = page.locator("#smoothout_v1-claims-1 .glance")
+    counted = overview.locator("tbody tr:visible [data-counted]:visible")
+    assert counted.count() > 0
+    around = "all => all.map((chip) => chip.closest('.counts').dataset.by)"
+    assert set(counted.evaluate_all(around)) == {"authors_code_v1"}
+    page.get_by_role("button", name="Clear filters").first.click()
+    page.wait_for_function("document.querySelectorAll('.leaf[hidden]').length === 0")
+    link = overview.locator("tbody a").last
+    link.click()
+    claim = page.locator(f"[id='{(link.get_attribute('href') or '')[1:]}']")
+    assert claim.get_attribute("open") is not None
+    assert claim.locator("h4").inner_text() == link.inner_text()
+    assert abs(claim.evaluate("element => element.getBoundingClientRect().top")) < 140
+
+
 def test_pictures_are_drawn_when_they_come_near_and_tell_what_the_pointer_is_on(
     open_page: Open, index: Path, data: dict[str, Any]
 ) -> None:

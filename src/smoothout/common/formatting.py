@@ -24,5 +24,7 @@ def format_significant(value: float, digits: int = 3) -> str:
 
 
 def format_duration(hours: float) -> str:
-    """A duration such as "2.5 h" or "3 min"."""
-    return f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(60 * hours))} min"
+    """A duration such as "1,200 h", "2.5 h" or "3 min"."""
+    if hours < 1:
+        return f"{max(1, round(60 * hours))} min"
+    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"

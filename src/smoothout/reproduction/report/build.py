@@ -16,6 +16,7 @@ from smoothout.reproduction.judgement import JudgedTest
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.pages import find_pages, listed_page
 from smoothout.reproduction.report.claims import PageView, place_of, view_page
+from smoothout.reproduction.report.coverage import Coverage, total
 from smoothout.reproduction.report.evidence import Evidence
 from smoothout.reproduction.report.figures import FigureView, view_figure
 from smoothout.reproduction.report.pictures import Picture, compare_methods, draw_estimates, draw_searches
@@ -47,8 +48,12 @@ class PaperView:
     paper: Paper
     parts: list[PartView]
     pages: list[PageView]
-    recorded: int  # numbers of its tables at full length that have records
-    numbers: int
+    networks: dict[str, Coverage]  # of its tables at full length
+
+    @property
+    def coverage(self) -> Coverage:
+        """Of all networks."""
+        return total(self.networks.values())
 
 
 @dataclass(frozen=True)
@@ -141,16 +146,18 @@ class ReportBuilder:
         self, key: str, paper: Paper, parts: list[PartView], verdicts: dict[Overrides, VerdictPage]
     ) -> PaperView:
         pages = [view_page(verdicts[overrides], self._evidence) for overrides in paper.claims]
-        full = [table for part in parts for table in part.tables if table.scope.profile == "paper"]
-        recorded, numbers = (sum(getattr(table, name) for table in full) for name in ("recorded", "numbers"))
-        return PaperView(key, paper, parts, pages, recorded, numbers)
+        networks = dict[str, Coverage]()
+        for table in (table for part in parts for table in part.tables if table.scope.profile == "paper"):
+            for network, coverage in table.networks.items():
+                networks.setdefault(network, Coverage()).add(coverage)
+        return PaperView(key, paper, parts, pages, networks)
 
     def _part(self, key: str, part: Part, verdicts: Verdicts, tick: Callable[[], None]) -> PartView:
         tables, figures = [], []
         for scope in part.scopes:
             if part.table:
                 plan = self._plan(part.table, scope)
-                tables.append(TableBuilder(plan, self._runtime, self._evidence, verdicts).view())
+                tables.append(TableBuilder(plan, self._runtime, self._evidence, verdicts).view(part.shown))
             elif part.figure:
                 figures.append(self._figure(part.figure, scope))
             tick()

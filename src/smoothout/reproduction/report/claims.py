@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from smoothout.reproduction.cells import CellSpec
@@ -62,8 +62,11 @@ class ClaimView:
     @property
     def counts(self) -> dict[Verdict, int]:
         """How many tests came to which verdict, in the order of `Verdict`."""
-        counts = Counter(test.verdict for test in self.tests)
-        return {verdict: counts[verdict] for verdict in Verdict if counts[verdict]}
+        return count_verdicts(self.tests)
+
+    def counts_by(self, protocols: tuple[str, ...]) -> dict[Verdict, int]:
+        """The same for the tests by these protocols."""
+        return count_verdicts(test for test in self.tests if test.protocols == protocols)
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,19 @@ class PageView:
     @property
     def counts(self) -> dict[Verdict, int]:
         """How many tests of all claims came to which verdict."""
-        counts = Counter(test.verdict for claim in self.claims for test in claim.tests)
-        return {verdict: counts[verdict] for verdict in Verdict if counts[verdict]}
+        return count_verdicts(test for claim in self.claims for test in claim.tests)
+
+    @property
+    def protocols(self) -> list[tuple[str, ...]]:
+        """Those of its tests, each by one or comparing two; in the order of the page's scope."""
+        found = dict.fromkeys(test.protocols for claim in self.claims for test in claim.tests)
+        return sorted(found, key=lambda names: (len(names), [self.scope.protocols.index(name) for name in names]))
+
+
+def count_verdicts(tests: Iterable[TestView]) -> dict[Verdict, int]:
+    """How many of the tests came to which verdict, in the order of `Verdict`."""
+    counts = Counter(test.verdict for test in tests)
+    return {verdict: counts[verdict] for verdict in Verdict if counts[verdict]}
 
 
 def view_page(page: VerdictPage, evidence: Evidence) -> PageView:

@@ -19,12 +19,15 @@ class Part:
     table: str | None = None  # a name in configs/table/
     figure: str | None = None  # a name in configs/figure/
     scopes: tuple[RunSelection, ...] = (RunSelection(),)
+    shown: int = 1  # measures of the table that are not folded
 
     def __post_init__(self) -> None:
         if bool(self.table) == bool(self.figure):
             raise ValueError(f"table, figure: {self.label!r} must name one of them")
         if not self.scopes:
             raise ValueError("scopes: must be at least one")
+        if self.shown < 1:
+            raise ValueError(f"shown: must be at least 1, not {self.shown}")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from smoothout.common.formatting import format_duration
 from smoothout.jobs.job import Job
@@ -13,7 +14,8 @@ from smoothout.reproduction.claims import ClaimKind
 from smoothout.reproduction.judgement import JudgedTest
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.report.claims import place_of
-from smoothout.reproduction.report.evidence import Evidence, cost_words
+from smoothout.reproduction.report.coverage import Coverage, coverage_of, make_command, total
+from smoothout.reproduction.report.evidence import Evidence
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.significance import Verdict
 from smoothout.results.tables import Block
@@ -32,6 +34,7 @@ class CellView:
     verdict: Verdict | None  # on the first claim about it; None if there is no claim
     claim: str  # that claim's statement
     evidence: int  # its place in `Evidence.numbers`
+    is_missing: bool  # whether no seed was run
     cost: str = ""  # what its records would cost, if all of them are missing
 
 
@@ -43,6 +46,11 @@ class RowView:
     network: str
     cells: list[CellView | None]
 
+    @property
+    def is_run(self) -> bool:
+        """Whether a seed of a cell was run."""
+        return any(cell and not cell.is_missing for cell in self.cells)
+
 
 @dataclass(frozen=True)
 class BlockView:
@@ -51,6 +59,10 @@ class BlockView:
     heading: str
     columns: list[str]
     rows: list[RowView]
+
+    def of_rows(self, *, run: bool) -> BlockView:
+        """The same block with the rows that have a number or a failure somewhere, or with all others."""
+        return replace(self, rows=[row for row in self.rows if row.is_run is run])
 
 
 @dataclass(frozen=True)
@@ -62,10 +74,14 @@ class TableView:
     caption: str
     blocks: list[BlockView]
     notes: list[str]
-    recorded: int  # how many of its numbers have records of a seed or more, without differences
-    numbers: int
+    networks: dict[str, Coverage]
     command: str  # what makes what is missing
-    cost: str  # of what is missing; empty if nothing is, or nobody knows
+    shown: int  # of its blocks, the rest is folded
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """Of all networks."""
+        return total(self.networks.values())
 
 
 class Verdicts:
@@ -97,26 +113,23 @@ class TableBuilder:
     """Turns a table's plan into its view."""
 
     def __init__(self, plan: TablePlan, runtime: Runtime, evidence: Evidence, verdicts: Verdicts) -> None:
-        self._plan, self._evidence, self._verdicts = plan, evidence, verdicts
+        self._plan, self._runtime, self._evidence, self._verdicts = plan, runtime, evidence, verdicts
         self._table = self._plan.render(runtime)
         self._specs = {(spec.row, spec.column): spec for spec in self._plan.cells}
         self._cells = {(cell.row, cell.column): cell for cell in self._table.cells}
 
-    def view(self) -> TableView:
-        """The whole table."""
+    def view(self, shown: int) -> TableView:
+        """The whole table, ``shown`` of its blocks not folded."""
         table = self._table
-        own = [cell for cell in table.cells if not cell.compared]
-        missing = {cell.command: cell.hours for cell in own if cell.hours != 0.0}
         return TableView(
             table.title,
             self._plan.scope,
             table.caption(),
             [self._block(block) for block in table.blocks],
             table.notes,
-            sum(bool(cell.records) for cell in own),
-            len(own),
-            _make_command(self._plan),
-            cost_words(missing.values()),
+            coverage_of(self._plan, table, self._runtime, self._evidence),
+            make_command(self._plan),
+            shown,
         )
 
     def _block(self, block: Block) -> BlockView:
@@ -150,14 +163,9 @@ class TableBuilder:
             judged.verdict if judged else None,
             judged.test.claim.statement if judged else "",
             evidence,
+            not (cell.values or cell.failed or cell.diverged),
             f"about {format_duration(cell.hours)}" if cell.hours and not cell.records else "",
         )
 
     def _title(self, spec: CellSpec) -> str:
         return f"{spec.row}, {self._plan.methods[spec.method].title}. {METRICS[spec.metric].heading}"
-
-
-def _make_command(plan: TablePlan) -> str:
-    scope = plan.scope
-    words = [f"make reproduce-{plan.config.name}", f"PROTOCOL={scope.protocol}", f"PROFILE={scope.profile}"]
-    return " ".join([*words, *([] if scope.precision == "float32" else [f"ARGS=scope.precision={scope.precision}"])])

@@ -31,6 +31,17 @@ function factList(facts) {
   return element("table", {}, element("tbody", {}, ...rows));
 }
 
+// Buttons for the curves of the trainings that are compared, by seed.
+function comparedRuns(places, data) {
+  const bySeed = new Map();
+  for (const { seed, run } of places.flatMap((place) => data.numbers[place].values)) {
+    if (run) bySeed.set(seed, new Set([...(bySeed.get(seed) ?? []), run]));
+  }
+  const several = [...bySeed].filter(([, runs]) => runs.size > 1);
+  const buttons = several.map(([seed, runs]) => element("button", { type: "button", class: "run", "data-run": [...runs].join(" ") }, `seed ${seed}`));
+  return buttons.length ? [element("p", { class: "pairs" }, "Curves of what is compared: ", ...buttons.flatMap((button) => [button, " "]))] : [];
+}
+
 function numberView(number, data, level = "h3") {
   const parts = [];
   if (number.facts) parts.push(factList(number.facts));
@@ -44,6 +55,7 @@ function numberView(number, data, level = "h3") {
   if (number.missing?.length) {
     parts.push(element("p", { class: "quiet" }, `Not run: seed ${number.missing.join(", ")}${number.cost ? `, ${number.cost}` : ""}`));
   }
+  parts.push(...comparedRuns(number.compared ?? [], data));
   if (number.command) parts.push(commandLine(number.command));
   if (number.claim !== undefined) {
     const claim = data.numbers[number.claim];

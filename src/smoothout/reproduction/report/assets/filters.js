@@ -28,16 +28,22 @@ function applyFilters() {
   for (const group of document.querySelectorAll(".group")) {
     group.hidden = wanted.length > 0 && !group.querySelector(".leaf:not([hidden])");
   }
+  if (wanted.some(([name]) => name !== "paper")) { // else the counts on folded claims say enough
+    for (const claim of document.querySelectorAll(".claim:not([hidden])")) claim.open = true;
+  }
   for (const counts of document.querySelectorAll(".counts")) recount(counts);
+  for (const row of document.querySelectorAll(".glance tbody tr")) row.hidden = !row.querySelector(".chip:not([hidden])");
   const shown = leaves.filter((leaf) => !leaf.hidden).length;
   document.getElementById("shown").textContent = wanted.length ? `${shown} of ${leaves.length} rows and figures` : "";
   document.getElementById("pictures").hidden = wanted.length > 0;
   document.getElementById("nothing").hidden = shown > 0;
 }
 
-// How many tests have which verdict, of those that are shown.
+// How many tests have which verdict, of those that are shown: around the counts, or of a claim by the protocols that they name.
 function recount(counts) {
-  const shown = [...counts.closest(".group").querySelectorAll("tr.leaf:not([hidden])")];
+  const { of: claim, by: protocols } = counts.dataset;
+  const group = claim ? document.getElementById(claim) : counts.closest(".group");
+  const shown = [...group.querySelectorAll("tr.leaf:not([hidden])")].filter((row) => !claim || row.dataset.protocol === protocols);
   for (const chip of counts.children) {
     const number = shown.filter((row) => row.dataset.verdict === chip.dataset.counted).length;
     chip.querySelector(".count").textContent = number;
@@ -76,6 +82,7 @@ document.addEventListener("click", (event) => {
   writeAddress({}, anchor);
   const target = document.getElementById(anchor);
   if (target?.hidden) form.reset();
+  if (target?.matches("details")) target.open = true;
   target?.scrollIntoView();
   target?.querySelector("h2, h3")?.setAttribute("tabindex", "-1");
   target?.querySelector("h2, h3")?.focus({ preventScroll: true });

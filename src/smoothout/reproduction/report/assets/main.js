@@ -1,4 +1,4 @@
-// One listener for all buttons; what the address asks for; everything open in print.
+// One listener for all buttons; what the address asks for; everything open in print but what was not run.
 
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
@@ -15,7 +15,7 @@ document.addEventListener("click", (event) => {
 
 let closedForPrint = [];
 window.addEventListener("beforeprint", () => {
-  closedForPrint = [...document.querySelectorAll("details:not([open])")];
+  closedForPrint = [...document.querySelectorAll("details:not([open], .unrun)")];
   closedForPrint.forEach((details) => (details.open = true));
   pictures.filter((picture) => !("drawn" in picture.dataset)).forEach(drawPicture);
 });

@@ -1,0 +1,92 @@
+"""How much of a table was run, network by network, what the rest costs, and the command that makes it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from smoothout.jobs.cost_estimate import RuntimeEstimator
+from smoothout.jobs.job import Job, with_dependencies
+from smoothout.jobs.lookup import find_record
+from smoothout.jobs.runtime import Runtime
+from smoothout.reproduction.report.evidence import Evidence, cost_words
+from smoothout.reproduction.table import TablePlan
+from smoothout.results.tables import Table
+
+
+@dataclass
+class Coverage:
+    """What is there and what is missing of the numbers of a network, in one table or several."""
+
+    recorded: int = 0  # numbers with records of a seed or more, without differences
+    numbers: int = 0
+    missing: dict[Job, float | None] = field(default_factory=dict)  # hours; trainings of missing analyses included
+    waits: bool = False  # whether some methods wait for their strength to be chosen, so that nobody knows their cost
+    commands: dict[str, None] = field(default_factory=dict)  # an ordered set
+
+    def add(self, other: Coverage) -> None:
+        """Count what ``other`` has, too; a job that both lack is missing once."""
+        self.recorded += other.recorded
+        self.numbers += other.numbers
+        self.missing |= other.missing
+        self.waits |= other.waits
+        self.commands |= other.commands
+
+    @property
+    def cost(self) -> str:
+        """What is missing, in words; empty if nothing is, or nobody knows."""
+        words = cost_words(self.missing.values())
+        return f"{words} and more" if words and self.waits else words
+
+
+def total(parts: Iterable[Coverage]) -> Coverage:
+    """All ``parts`` together."""
+    everything = Coverage()
+    for part in parts:
+        everything.add(part)
+    return everything
+
+
+def coverage_of(plan: TablePlan, table: Table, runtime: Runtime, evidence: Evidence) -> dict[str, Coverage]:
+    """The coverage of each network in a table, which is ``plan`` rendered."""
+    found = dict[str, Coverage]()
+    networks = {spec.row: evidence.network(job) for spec in plan.cells for job in spec.jobs.values()}
+    for cell in table.cells:
+        if not cell.compared:
+            part = found.setdefault(networks[cell.row], Coverage())
+            part.recorded += bool(cell.records)
+            part.numbers += 1
+    waiting = {network for search in plan.unique_searches for network in map(evidence.network, search.jobs())}
+    for network, part in found.items():
+        rows = [row for row, its in networks.items() if its == network]
+        part.waits = network in waiting and any(method not in plan.methods for method in plan.searches)
+        part.missing = _missing(plan, rows, runtime, evidence.costs)
+        if part.missing or part.waits:
+            part.commands = {make_command(plan, rows): None}
+    return found
+
+
+def _missing(
+    plan: TablePlan, rows: Iterable[str], runtime: Runtime, costs: RuntimeEstimator
+) -> dict[Job, float | None]:
+    """The jobs without a record in these rows, with hours.
+
+    Weights are not kept with records, so an analysis that is missing costs its training as well.
+    """
+    planned = plan.plan()
+    seconds = {job: its for row in rows for job, its in planned[row].items()}
+    lacking = with_dependencies(job for job in seconds if find_record(job, runtime) is None)
+    by_training = {job.training_job: its for job, its in seconds.items()}
+    return {job: costs.hours(job, seconds.get(job, by_training.get(job.training_job))) for job in lacking}
+
+
+def make_command(plan: TablePlan, rows: Sequence[str] = ()) -> str:
+    """What makes the table, or only ``rows`` of it if a part of their names tells them from others."""
+    scope = plan.scope
+    words = [f"make reproduce-{plan.config.name}", f"PROTOCOL={scope.protocol}", f"PROFILE={scope.profile}"]
+    changes = [] if scope.precision == "float32" else [f"scope.precision={scope.precision}"]
+    common, names = min(rows, key=len, default="").partition(",")[0], {row.name for row in plan.rows}
+    if {name for name in names if common in name} == set(rows) < names and re.fullmatch(r"[\w-]+", common):
+        changes.append(f"rows=[{common}]")
+    return " ".join([*words, *([f"ARGS='{' '.join(changes)}'"] if changes else [])])
