@@ -169,6 +169,35 @@ def test_curves_of_runs_lie_over_each_other_and_the_address_keeps_them(
     page.wait_for_function("!location.hash.includes('runs')")
 
 
+def test_words_find_runs_and_the_page_says_what_they_found(open_page: Open, index: Path, data: dict[str, Any]) -> None:
+    page = open_page(index)
+    page.get_by_role("button", name="Curves of runs").click()
+    field, said, chosen = page.locator("#add-run"), page.locator("#run-found"), page.locator("#chosen-runs li")
+
+    def look_for(words: str, answer: str) -> None:
+        field.fill(words)
+        page.keyboard.press("Enter")
+        page.wait_for_function("text => document.getElementById('run-found').textContent === text", arg=answer)
+
+    look_for("nothing is called so", "No run's name has all of these words.")
+    for seed in (1, 3):
+        look_for(f"F1 6000 smoothout paper_text 200 seed {seed}", "1 added.")
+        assert chosen.last.inner_text().endswith(f"200 epochs, paper_text, seed {seed}")
+        assert "6000, smoothout" in chosen.last.inner_text()
+    look_for("paper_text smoothout F1 6000 200 seed 3", "Already shown.")
+    assert chosen.count() == 2
+    matching = sum("F1 on MNIST" in run["name"] for run in data["runs"].values())
+    look_for("F1", f"{matching} runs match: add a word, for example a seed.")
+    assert chosen.count() == 2
+    assert said.get_attribute("aria-live") == "polite"
+    page.locator("#parts").select_option("test")
+    page.wait_for_function("document.getElementById('curves-plot').data?.length === 2")
+    assert query(page)["part"] == "test"
+    page.reload()
+    plotted(page)
+    assert page.locator("#curves-plot").evaluate("plot => plot.data.map((line) => line.line.dash)") == ["dot", "dot"]
+
+
 def test_a_difference_opens_the_curves_of_what_it_compares_seed_by_seed(
     open_page: Open, index: Path, data: dict[str, Any]
 ) -> None:

@@ -273,13 +273,17 @@ class Claims:
 
     def _trends(self, claim: Claim, metric: str, protocol: str, runtime: Runtime) -> Iterator[ClaimTest]:
         """The metric over learning rate / batch size: over all settings, and over those that share one of the two."""
-        points, lost = read_points([self._plan(table, protocol) for table in claim.tables], metric, runtime)
+        plans = [self._plan(table, protocol) for table in claim.tables]
+        points, lost = read_points(plans, metric, runtime)
+        title = METRICS[metric].title.removesuffix(", points")  # a correlation has no unit
+        if any(plan.holds_out for plan in plans):
+            title = title.replace("test accuracy", "held-out accuracy")
         for within in Within:
             yield ClaimTest(
                 claim,
                 WORDS[within],
                 (protocol,),
-                METRICS[metric],
+                replace(METRICS[metric], title=title),
                 trend(points, Axis.lr_over_batch, within),
                 failed=lost["failed"],
                 diverged=lost["diverged"],

@@ -220,7 +220,7 @@ class TablePlan:
             notes=[
                 *self.config.notes,
                 *self.choice_notes,
-                *([HELD_OUT if self._holds_out else EPOCHS] if "best" in self.config.metrics else []),
+                *([HELD_OUT if self.holds_out else EPOCHS] if "best" in self.config.metrics else []),
                 *([RECALIBRATED] if recalibrated else []),
                 *self._retrained(runtime),
             ],
@@ -228,7 +228,7 @@ class TablePlan:
         )
 
     @property
-    def _holds_out(self) -> bool:
+    def holds_out(self) -> bool:
         """Whether trainings are tested on held-out training images."""
         return any(runs.settings.data.validation_size for runs in self.runs.values())
 
@@ -242,7 +242,7 @@ class TablePlan:
         if self.config.accuracy != "best":
             return
         for row, (_, _, better, worse) in product(self.rows, self._differences()):
-            if {better, worse} <= set(self._methods(row)) and not self._holds_out:
+            if {better, worse} <= set(self._methods(row)) and not self.holds_out:
                 one, other = (self._runs_with_images(row.name, method, runtime) for method in (better, worse))
                 if seeds := sorted(one.keys() & other.keys()):
                     titles = [self.methods[method].title for method in (better, worse)]
@@ -290,7 +290,7 @@ class TablePlan:
                     for title, method in headings["improvement"]
                 }
             heading = settings.heading
-            if self._holds_out:
+            if self.holds_out:
                 heading = heading.replace("Test accuracy", "Held-out accuracy")
             yield Block(heading, columns, settings.ratio_scale and self.config.geometric)
         yield from gaps

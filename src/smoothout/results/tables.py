@@ -74,7 +74,8 @@ class Cell:
         if self.values:
             text, hints = self._by_ratio() if by_ratio else (self._by_difference(), [])
             hints += [", ".join(f"{n} {word}" for word, n in wrong.items()) + f" of {count}"] if wrong else []
-        hints += [f"{count} of {seeds} seeds"] if 0 < count < seeds else []
+        run = "" if self.values else " run"  # "failed (1 of 2 seeds)" would read as if the other one had not failed
+        hints += [f"{count} of {seeds} seeds{run}"] if 0 < count < seeds else []
         hints += [f"{len(self.retrained)} trained again"] if self.retrained else []
         return text + (f" ({'; '.join(hints)})" if hints else "")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 from helpers.composed import composed
 from helpers.paths import CONFIGS, PUBLISHED
@@ -9,7 +11,8 @@ from helpers.simulated_records import write
 
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.options import Precision
-from smoothout.reproduction.report.coverage import Coverage, coverage_of, make_command, total
+from smoothout.reproduction.figure import FigurePlan
+from smoothout.reproduction.report.coverage import Coverage, coverage_of, coverage_of_figure, make_command, total
 from smoothout.reproduction.report.evidence import Evidence
 from smoothout.reproduction.table import RunSelection, TablePlan
 
@@ -70,6 +73,7 @@ def test_tables_that_share_jobs_count_them_once(runtime: Runtime) -> None:
     [
         (("C1", "C1, stride 1"), " ARGS='rows=[C1]'"),
         (("C1",), ""),  # nothing in its name tells it from the other one
+        (("C1, stride 1",), """ ARGS="'rows=[\\"C1, stride 1\\"]'\""""),
         (("F1", "C1"), ""),
         ((), ""),
     ],
@@ -77,7 +81,32 @@ def test_tables_that_share_jobs_count_them_once(runtime: Runtime) -> None:
 def test_the_command_names_rows_that_a_part_of_their_names_selects(rows: tuple[str, ...], arguments: str) -> None:
     assert make_command(plan(), rows) == f"make reproduce-keskar-table3 PROTOCOL=keskar PROFILE=paper{arguments}"
     if arguments:
-        assert {row.name for row in plan().of_rows(["C1"]).rows} == set(rows)
+        [given] = [word for word in shlex.split(arguments.replace("ARGS=", "")) if word.strip()]
+        [override] = shlex.split(given)  # make passes it to a shell
+        parts = composed("table=keskar-table3", override, name="reproduce")["rows"]
+        assert {row.name for row in plan().of_rows(parts).rows} == set(rows)
+
+
+def test_a_figure_costs_what_it_lacks_beyond_the_tables(runtime: Runtime) -> None:
+    config = composed("table=none", "figure=keskar2", name="reproduce")["figure"]
+    figure = FigurePlan(config, RunSelection(protocol="keskar"), CONFIGS)
+    found = coverage_of_figure(figure, "make it", runtime, Evidence(runtime, NAMES))
+    for network, part in found.items():
+        assert part.missing
+        assert len({job.training_job.settings.model.name for job in part.missing}) == 1, network
+        assert (part.numbers, [*part.commands]) == (0, ["make it"])
+    assert sum(len(part.missing) for part in found.values()) == len(figure.jobs())
+    tables = coverage(plan(), runtime)[C1]
+    assert len(total([tables, found[C1]]).missing) < len(tables.missing) + len(found[C1].missing), (
+        "trainings are shared"
+    )
+
+
+def test_what_nobody_can_estimate_is_said_to_cost_more() -> None:
+    one, other = plan().jobs()[:2]
+    assert Coverage(missing={one: 1.0, other: None}).cost == "about 1.0 h and more"
+    assert Coverage(missing={one: 1.0}, waits=True).cost == "about 1.0 h and more"
+    assert Coverage(missing={one: None}).cost == Coverage().cost == ""
 
 
 def test_the_command_names_a_precision_that_is_not_the_reference() -> None:

@@ -40,7 +40,7 @@ def test_a_cell_says_where_it_has_fewer_seeds_than_the_table():
     assert Cell("F1", "x", {0: 98.0, 1: 99.0}, published=98.4).text(seeds=5) == "98.50 ± 0.71 (2 of 5 seeds) [98.40]"
     assert Cell("F1", "x", {0: 98.0, 1: 99.0}).text(seeds=2) == "98.50 ± 0.71"
     assert Cell("F1", "x", {0: 98.0}, failed=ONE).text(seeds=3) == "98.00 (1 failed of 2; 2 of 3 seeds)"
-    assert Cell("F1", "x", failed=ONE).text(seeds=2) == "failed (1 of 2 seeds)"
+    assert Cell("F1", "x", failed=ONE).text(seeds=2) == "failed (1 of 2 seeds run)"
     assert Cell("F1", "x").text(seeds=2) == "not run"
     assert "98.00 (1 of 2 seeds)" in table(Cell("F1", "baseline best", {0: 98.0})).markdown()
 

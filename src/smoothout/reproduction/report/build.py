@@ -48,7 +48,7 @@ class PaperView:
     paper: Paper
     parts: list[PartView]
     pages: list[PageView]
-    networks: dict[str, Coverage]  # of its tables at full length
+    networks: dict[str, Coverage]  # of its tables and figures at full length
 
     @property
     def coverage(self) -> Coverage:
@@ -147,8 +147,9 @@ class ReportBuilder:
     ) -> PaperView:
         pages = [view_page(verdicts[overrides], self._evidence) for overrides in paper.claims]
         networks = dict[str, Coverage]()
-        for table in (table for part in parts for table in part.tables if table.scope.profile == "paper"):
-            for network, coverage in table.networks.items():
+        tables, figures = ([view for part in parts for view in getattr(part, kind)] for kind in ("tables", "figures"))
+        for view in (view for view in (*tables, *figures) if view.scope.profile == "paper"):
+            for network, coverage in view.networks.items():
                 networks.setdefault(network, Coverage()).add(coverage)
         return PaperView(key, paper, parts, pages, networks)
 
@@ -166,9 +167,7 @@ class ReportBuilder:
     def _figure(self, name: str, scope: RunSelection) -> FigureView:
         config = compose_config(self._configs, "reproduce", ["table=none", f"figure={name}"])["figure"]
         plan = FigurePlan(config, scope, self._configs).with_recorded_seeds(self._runtime)
-        jobs = [job for job in plan.jobs() if isinstance(job.training_job.settings, Experiment)]
-        networks = dict.fromkeys(map(self._evidence.network, jobs))
-        return view_figure(plan, self._runtime, self._evidence.costs, next(iter(networks), ""))
+        return view_figure(plan, self._runtime, self._evidence)
 
     def _plan(self, table: str, scope: RunSelection) -> TablePlan:
         """The table with its chosen strengths and all recorded seeds."""

@@ -58,15 +58,17 @@ class ClaimView:
     lacking: list[str]  # sentences on the rows without numbers
     is_declared: bool  # whether it was before its seeds were run
     waiting: str  # how many of the declared seeds are recorded, if nobody may look before all are
+    withheld: list[str]  # then the tests that it waits for: row, measure and protocol
 
     @property
     def counts(self) -> dict[Verdict, int]:
         """How many tests came to which verdict, in the order of `Verdict`."""
         return count_verdicts(self.tests)
 
-    def counts_by(self, protocols: tuple[str, ...]) -> dict[Verdict, int]:
-        """The same for the tests by these protocols."""
-        return count_verdicts(test for test in self.tests if test.protocols == protocols)
+    def counts_by(self, protocols: tuple[str, ...], *, published: bool) -> dict[Verdict, int]:
+        """The same for the tests by these protocols that have a published number beside them, or have none."""
+        found = (test for test in self.tests if test.protocols == protocols)
+        return count_verdicts(test for test in found if bool(test.published) is published)
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,10 @@ def _claim(statement: str, tests: Sequence[JudgedTest], scope: ClaimScope, evide
     withheld = [judged.test for judged in tests if judged.test.withheld]
     lacking = [] if withheld else format_untested([judged.test for judged in tests])
     waiting = f"{min(test.recorded for test in withheld)} of {len(scope.seeds)}" if withheld else ""
+    tested = [f"{test.row}: {test.metric.title}; {format_protocols(test)}" for test in withheld]
     views = [_test(judged, evidence) for judged in shown]
     claim = tests[0].test.claim
-    return ClaimView(statement, format_source(claim), views, lacking, claim.declared is not None, waiting)
+    return ClaimView(statement, format_source(claim), views, lacking, claim.declared is not None, waiting, tested)
 
 
 def _test(judged: JudgedTest, evidence: Evidence) -> TestView:

@@ -1,15 +1,18 @@
-"""How much of a table was run, network by network, what the rest costs, and the command that makes it."""
+"""How much of a table or a figure was run, network by network, what the rest costs, and the command that makes it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import commonprefix
 
+from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
+from smoothout.reproduction.figure import FigurePlan
 from smoothout.reproduction.report.evidence import Evidence, cost_words
 from smoothout.reproduction.table import TablePlan
 from smoothout.results.tables import Table
@@ -35,9 +38,10 @@ class Coverage:
 
     @property
     def cost(self) -> str:
-        """What is missing, in words; empty if nothing is, or nobody knows."""
-        words = cost_words(self.missing.values())
-        return f"{words} and more" if words and self.waits else words
+        """What is missing, in words; empty if nothing is, or nothing of it is known."""
+        known = [hours for hours in self.missing.values() if hours is not None]
+        words = cost_words(known)
+        return f"{words} and more" if words and (self.waits or len(known) < len(self.missing)) else words
 
 
 def total(parts: Iterable[Coverage]) -> Coverage:
@@ -50,7 +54,7 @@ def total(parts: Iterable[Coverage]) -> Coverage:
 
 def coverage_of(plan: TablePlan, table: Table, runtime: Runtime, evidence: Evidence) -> dict[str, Coverage]:
     """The coverage of each network in a table, which is ``plan`` rendered."""
-    found = dict[str, Coverage]()
+    found, planned = dict[str, Coverage](), plan.plan()
     networks = {spec.row: evidence.network(job) for spec in plan.cells for job in spec.jobs.values()}
     for cell in table.cells:
         if not cell.compared:
@@ -61,21 +65,30 @@ def coverage_of(plan: TablePlan, table: Table, runtime: Runtime, evidence: Evide
     for network, part in found.items():
         rows = [row for row, its in networks.items() if its == network]
         part.waits = network in waiting and any(method not in plan.methods for method in plan.searches)
-        part.missing = _missing(plan, rows, runtime, evidence.costs)
+        part.missing = _missing({job: s for row in rows for job, s in planned[row].items()}, runtime, evidence.costs)
         if part.missing or part.waits:
             part.commands = {make_command(plan, rows): None}
     return found
 
 
-def _missing(
-    plan: TablePlan, rows: Iterable[str], runtime: Runtime, costs: RuntimeEstimator
-) -> dict[Job, float | None]:
-    """The jobs without a record in these rows, with hours.
+def coverage_of_figure(plan: FigurePlan, command: str, runtime: Runtime, evidence: Evidence) -> dict[str, Coverage]:
+    """What a figure lacks, by network; it has no numbers."""
+    [planned], found = plan.plan().values(), dict[str, Coverage]()
+    networks = dict[str, dict[Job, float | None]]()
+    for job, seconds in planned.items():
+        if isinstance(job.training_job.settings, Experiment):
+            networks.setdefault(evidence.network(job), {})[job] = seconds
+    for network, jobs in networks.items():
+        missing = _missing(jobs, runtime, evidence.costs)
+        found[network] = Coverage(missing=missing, commands={command: None} if missing else {})
+    return found
+
+
+def _missing(seconds: Mapping[Job, float | None], runtime: Runtime, costs: RuntimeEstimator) -> dict[Job, float | None]:
+    """The jobs without a record, with hours; ``seconds`` are the configs' estimates of an epoch.
 
     Weights are not kept with records, so an analysis that is missing costs its training as well.
     """
-    planned = plan.plan()
-    seconds = {job: its for row in rows for job, its in planned[row].items()}
     lacking = with_dependencies(job for job in seconds if find_record(job, runtime) is None)
     by_training = {job.training_job: its for job, its in seconds.items()}
     return {job: costs.hours(job, seconds.get(job, by_training.get(job.training_job))) for job in lacking}
@@ -86,7 +99,15 @@ def make_command(plan: TablePlan, rows: Sequence[str] = ()) -> str:
     scope = plan.scope
     words = [f"make reproduce-{plan.config.name}", f"PROTOCOL={scope.protocol}", f"PROFILE={scope.profile}"]
     changes = [] if scope.precision == "float32" else [f"scope.precision={scope.precision}"]
-    common, names = min(rows, key=len, default="").partition(",")[0], {row.name for row in plan.rows}
-    if {name for name in names if common in name} == set(rows) < names and re.fullmatch(r"[\w-]+", common):
-        changes.append(f"rows=[{common}]")
-    return " ".join([*words, *([f"ARGS='{' '.join(changes)}'"] if changes else [])])
+    names = {row.name for row in plan.rows}
+    shared = rows[0] if len(rows) == 1 else commonprefix(rows).rpartition(", ")[0] + ","  # noqa: RUF071 -- of letters
+    for part in (min(rows, key=len, default="").partition(",")[0], shared):
+        if rows and {name for name in names if part in name} == set(rows) < names:
+            changes.append(f"rows=[{part}]" if re.fullmatch(r"[\w-]+", part) else f"""'rows=["{part}"]'""")
+            break
+    return " ".join([*words, *([f"ARGS={quoted(' '.join(changes))}"] if changes else [])])
+
+
+def quoted(text: str) -> str:
+    """``text`` for a shell."""
+    return '"' + text.replace('"', '\\"') + '"' if "'" in text else f"'{text}'"

@@ -17,6 +17,7 @@ from smoothout.reproduction.metrics import METRICS
 from smoothout.results.records import Record
 
 DIGITS = 4  # significant ones of a curve's points
+SEARCH_FAILED = "the search ended where it began, so it has no value"
 CURVES = ("train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
 
@@ -74,12 +75,12 @@ class Evidence:
 
     def _number(self, cell: CellSpec, title: str) -> dict[str, Any]:
         read = cell.values(self._runtime)
-        missing = sorted(cell.jobs.keys() - read.records.keys())
+        missing, by_ratio = sorted(cell.jobs.keys() - read.records.keys()), METRICS[cell.metric].ratio_scale
         return {
             "title": title,
             "scope": _scope(cell.command),
             "command": cell.command,
-            "published": "" if cell.published is None else f"{cell.published.value:g}",
+            "published": "" if cell.published is None else format_decimal(cell.published.value, 4 if by_ratio else 2),
             "missing": missing,
             "cost": cost_words(missing_hours(cell, read, self.costs)),
             "values": [self._value(cell, seed, record, read) for seed, record in sorted(read.records.items())],
@@ -87,7 +88,7 @@ class Evidence:
 
     def _value(self, cell: CellSpec, seed: int, record: Record, read: CellValues) -> dict[str, Any]:
         number = read.values.get(seed)
-        note = "diverged" if seed in read.diverged else "search failed" if seed in read.failed else ""
+        note = "diverged" if seed in read.diverged else SEARCH_FAILED if seed in read.failed else ""
         note = note or ("on weights that were trained again" if seed in read.retrained else "")
         self.records[record.name] = _made_by(record)
         training = find_record(cell.jobs[seed].training_job, self._runtime)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smoothout.common.errors import DataError, one_line
-from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.figure import FigurePlan
-from smoothout.reproduction.report.evidence import cost_words
+from smoothout.reproduction.report.coverage import Coverage, coverage_of_figure, total
+from smoothout.reproduction.report.evidence import Evidence
 from smoothout.reproduction.table import RunSelection
 
 if TYPE_CHECKING:
@@ -35,26 +35,35 @@ class FigureView:
     missing: int  # records that it lacks
     jobs: int
     command: str
-    cost: str  # of what is missing; empty if nothing is, or nobody knows
-    network: str
+    networks: dict[str, Coverage]
+
+    @property
+    def cost(self) -> str:
+        """Of what is missing, in words; empty if nothing is, or nobody knows."""
+        return total(self.networks.values()).cost
+
+    @property
+    def network(self) -> str:
+        """The first one that it shows; empty if it shows none."""
+        return next(iter(self.networks), "")
 
 
-def view_figure(plan: FigurePlan, runtime: Runtime, costs: RuntimeEstimator, network: str) -> FigureView:
+def view_figure(plan: FigurePlan, runtime: Runtime, evidence: Evidence) -> FigureView:
     """The figure of ``plan``, from the rendered files."""
     file = Path(runtime.folders.results) / "figures" / f"{plan.stem}.png"
     planned = next(iter(plan.plan().values()))
     missing = [job for job in planned if find_record(job, runtime) is None]
     scope, name = plan.scope, plan.config.name
     words = ["make", f"figure-{name}", f"PROTOCOL={scope.protocol}", f"PROFILE={scope.profile}"]
+    command = " ".join(words if planned else words[:2])
     return FigureView(
         plan.config.title,
         scope,
         file if file.exists() else None,
         len(missing),
         len(planned),
-        " ".join(words if planned else words[:2]),
-        cost_words(costs.hours(job, planned[job]) for job in missing),
-        network,
+        command,
+        coverage_of_figure(plan, command, runtime, evidence),
     )
 
 

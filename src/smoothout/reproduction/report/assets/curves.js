@@ -3,7 +3,9 @@
 const curvesDialog = document.getElementById("curves");
 const quantity = document.getElementById("quantity");
 const logAxes = { x: document.getElementById("log-x"), y: document.getElementById("log-y") };
+const parts = document.getElementById("parts");
 const addRun = document.getElementById("add-run");
+const found = document.getElementById("run-found");
 const chosenRuns = new Set();
 
 const QUANTITIES = {
@@ -14,6 +16,7 @@ const QUANTITIES = {
   curvature: { curves: { curvature: "" }, title: "trace of the Hessian, estimated from the noise" },
 };
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C4A2F", "#888888"];
+const MOST_FOUND = COLORS.length; // runs that one search may add
 
 // Plotly reads some tags in its labels.
 function plain(text) {
@@ -24,7 +27,7 @@ function traces(runs) {
   const { curves } = QUANTITIES[quantity.value];
   return [...chosenRuns].flatMap((name, place) =>
     Object.entries(curves)
-      .filter(([curve]) => runs[name].curves[curve])
+      .filter(([curve, words]) => runs[name].curves[curve] && (!words || !parts.value || words === parts.value))
       .map(([curve, words]) => {
         const y = runs[name].curves[curve];
         const line = { color: COLORS[place % COLORS.length], dash: words === "test" ? "dot" : "solid" };
@@ -34,13 +37,31 @@ function traces(runs) {
   );
 }
 
-// The run of that record or name, or the first whose name has all of the words.
-function findRun(runs, text) {
-  if (text in runs) return text;
-  const words = text.toLowerCase().split(/[\s,]+/).filter(Boolean);
+// "seed 1" is one word, so that its number is not found in another one's place.
+function wordsOf(text) {
+  return text.toLowerCase().replace(/\bseed\s+(?=\d)/g, "seed-").split(/[\s,]+/).filter(Boolean);
+}
+
+// The run of that record or name, or all whose names have all of the words: numbers whole, others from their beginning.
+function findRuns(runs, text) {
   const names = Object.keys(runs);
-  const has = (name) => words.every((word) => runs[name].name.toLowerCase().includes(word));
-  return names.find((name) => runs[name].name === text) ?? (words.length ? names.find(has) : undefined);
+  const exact = names.filter((name) => name === text || runs[name].name === text);
+  const wanted = wordsOf(text);
+  if (exact.length || !wanted.length) return exact;
+  const has = (said, word) => (/^(seed-)?\d+$/.test(word) ? said.includes(word) : said.some((one) => one.startsWith(word)));
+  return names.filter((name) => wanted.every((word) => has(wordsOf(runs[name].name), word)));
+}
+
+// Adds the runs that the words find; says what came of it.
+function addRuns(runs) {
+  const names = findRuns(runs, addRun.value);
+  const added = names.filter((name) => !chosenRuns.has(name));
+  if (!names.length) return "No run's name has all of these words.";
+  if (!added.length) return "Already shown.";
+  if (added.length > MOST_FOUND) return `${names.length} runs match: add a word, for example a seed.`;
+  added.forEach((name) => chosenRuns.add(name));
+  addRun.value = "";
+  return `${added.length} added.`;
 }
 
 async function drawCurves() {
@@ -68,6 +89,7 @@ function keepCurves() {
   writeAddress({
     runs: open ? [...chosenRuns].join(" ") : "",
     show: open ? quantity.value : "",
+    part: open ? parts.value : "",
     log: open ? Object.keys(logAxes).filter((axis) => logAxes[axis].checked).join("") : "",
   });
 }
@@ -86,6 +108,7 @@ async function restoreCurves() {
   const { query } = readAddress();
   if (!query.get("runs")) return;
   if (query.get("show") in QUANTITIES) quantity.value = query.get("show");
+  if ([...parts.options].some((option) => option.value === query.get("part"))) parts.value = query.get("part");
   for (const axis of Object.keys(logAxes)) logAxes[axis].checked = (query.get("log") ?? "").includes(axis);
   await openCurves(query.get("runs").split(" "));
 }
@@ -94,12 +117,7 @@ curvesDialog.addEventListener("close", keepCurves);
 curvesDialog.addEventListener("change", async (event) => {
   if (event.target === addRun) {
     const { runs } = await loadData();
-    const found = findRun(runs, addRun.value);
-    addRun.setCustomValidity(found ? "" : "No run's name has all of these words.");
-    addRun.reportValidity();
-    if (!found) return;
-    chosenRuns.add(found);
-    addRun.value = "";
+    found.textContent = addRuns(runs);
   }
   await drawCurves();
   keepCurves();

@@ -41,9 +41,11 @@ function applyFilters() {
 
 // How many tests have which verdict, of those that are shown: around the counts, or of a claim by the protocols that they name.
 function recount(counts) {
-  const { of: claim, by: protocols } = counts.dataset;
+  const { of: claim, by: protocols, beside } = counts.dataset;
   const group = claim ? document.getElementById(claim) : counts.closest(".group");
-  const shown = [...group.querySelectorAll("tr.leaf:not([hidden])")].filter((row) => !claim || row.dataset.protocol === protocols);
+  const shown = [...group.querySelectorAll("tr.leaf:not([hidden])")].filter(
+    (row) => !claim || (row.dataset.protocol === protocols && row.dataset.beside === beside),
+  );
   for (const chip of counts.children) {
     const number = shown.filter((row) => row.dataset.verdict === chip.dataset.counted).length;
     chip.querySelector(".count").textContent = number;
