@@ -231,6 +231,19 @@ def test_the_overview_of_claims_follows_the_filters_and_opens_a_claim(open_page:
     assert abs(claim.evaluate("element => element.getBoundingClientRect().top")) < 140
 
 
+def test_the_way_back_leads_to_where_the_reader_was(open_page: Open, index: Path) -> None:
+    page = open_page(index, "#?protocol=paper_text")
+    page.get_by_role("link", name="Jastrzebski").first.click()
+    page.locator("a[href='#run-jastrzebski']:visible").first.click()
+    assert page.locator("#run-jastrzebski").get_attribute("open") is not None
+    page.locator("#filters select[name=profile]").select_option("paper")
+    for anchor in ("jastrzebski", ""):
+        page.go_back()
+        page.wait_for_function("anchor => location.hash.startsWith(`#${anchor}?`)", arg=anchor)
+        assert query(page) == {"protocol": "paper_text"}
+        page.wait_for_function("document.querySelector('#filters select[name=profile]').value === ''")
+
+
 def test_pictures_are_drawn_when_they_come_near_and_tell_what_the_pointer_is_on(
     open_page: Open, index: Path, data: dict[str, Any]
 ) -> None:

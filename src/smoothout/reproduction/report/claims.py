@@ -117,6 +117,7 @@ def view_page(page: VerdictPage, evidence: Evidence) -> PageView:
 
 def _claim(statement: str, tests: Sequence[JudgedTest], scope: ClaimScope, evidence: Evidence) -> ClaimView:
     shown = [judged for judged in tests if judged.test.evidence.n]
+    shown.sort(key=lambda judged: not test_line(judged)["published"])  # what the paper measured comes first
     withheld = [judged.test for judged in tests if judged.test.withheld]
     lacking = [] if withheld else format_untested([judged.test for judged in tests])
     waiting = f"{min(test.recorded for test in withheld)} of {len(scope.seeds)}" if withheld else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import compress
 
 from smoothout.common.formatting import format_duration
 from smoothout.jobs.job import Job
@@ -49,7 +50,12 @@ class RowView:
     @property
     def is_run(self) -> bool:
         """Whether a seed of a cell was run."""
-        return any(cell and not cell.is_missing for cell in self.cells)
+        return any(map(self.is_run_in, range(len(self.cells))))
+
+    def is_run_in(self, column: int) -> bool:
+        """Whether a seed was run in that column, counted from 0."""
+        cell = self.cells[column]
+        return cell is not None and not cell.is_missing
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,17 @@ class BlockView:
     columns: list[str]
     rows: list[RowView]
 
-    def of_rows(self, *, run: bool) -> BlockView:
-        """The same block with the rows that have a number or a failure somewhere, or with all others."""
-        return replace(self, rows=[row for row in self.rows if row.is_run is run])
+    def split(self) -> tuple[BlockView, list[BlockView]]:
+        """The rows and columns in which a seed was run, and the rest in blocks; all is rest where none was."""
+        run, others = ([row for row in self.rows if row.is_run is is_run] for is_run in (True, False))
+        filled = [any(row.is_run_in(place) for row in run) for place in range(len(self.columns))]
+        empty = [not is_filled for is_filled in filled]
+        rest = [self._of(run, empty), replace(self, rows=others)]
+        return self._of(run, filled), [block for block in rest if block.rows and block.columns]
+
+    def _of(self, rows: Sequence[RowView], columns: Sequence[bool]) -> BlockView:
+        titles = [*compress(self.columns, columns)]
+        return BlockView(self.heading, titles, [replace(row, cells=[*compress(row.cells, columns)]) for row in rows])
 
 
 @dataclass(frozen=True)

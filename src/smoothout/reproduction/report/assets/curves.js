@@ -73,7 +73,7 @@ async function drawCurves() {
     showlegend: false,
     xaxis: { title: { text: "epoch" }, type: logAxes.x.checked ? "log" : "linear" },
     yaxis: { title: { text: title }, exponentformat: "power", type: logAxes.y.checked ? "log" : "linear" },
-    annotations: drawn.length ? [] : [{ text: chosenRuns.size ? `No ${title} is recorded of these runs.` : "No run is chosen yet.", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }],
+    annotations: drawn.length ? [] : [{ text: chosenRuns.size ? `No ${title} is recorded of these runs.` : "No run is chosen yet: name some above, or select a difference in a table.", showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5 }],
   };
   const items = [...chosenRuns].map((name, place) => {
     const remove = element("button", { type: "button", class: "remove", "data-remove": name, "aria-label": `Remove ${runs[name].name}` }, "×");

@@ -7,11 +7,13 @@ function readAddress() {
   return { anchor, query: new URLSearchParams(query) };
 }
 
+// A place is worth a step back of the browser, a filter is not.
 function writeAddress(changes, anchor = readAddress().anchor) {
   const { query } = readAddress();
   for (const [name, value] of Object.entries(changes)) value ? query.set(name, value) : query.delete(name);
   const text = query.toString();
-  history.replaceState(null, "", `#${anchor}${text ? `?${text}` : ""}`);
+  const address = `#${anchor}${text ? `?${text}` : ""}`;
+  history[anchor === readAddress().anchor ? "replaceState" : "pushState"](null, "", address);
 }
 
 // What an element is about, as it or an element around it says; several words are alternatives.
