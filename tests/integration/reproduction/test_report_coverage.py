@@ -90,7 +90,8 @@ def test_the_command_names_rows_that_a_part_of_their_names_selects(rows: tuple[s
 def test_a_figure_costs_what_it_lacks_beyond_the_tables(runtime: Runtime) -> None:
     config = composed("table=none", "figure=keskar2", name="reproduce")["figure"]
     figure = FigurePlan(config, RunSelection(protocol="keskar"), CONFIGS)
-    found = coverage_of_figure(figure, "make it", runtime, Evidence(runtime, NAMES))
+    [planned] = figure.plan().values()
+    found = coverage_of_figure(planned, "make it", runtime, Evidence(runtime, NAMES))
     for network, part in found.items():
         assert part.missing
         assert len({job.training_job.settings.model.name for job in part.missing}) == 1, network

@@ -52,6 +52,7 @@ class TestView:
 class ClaimView:
     """A claim with its tests."""
 
+    number: int  # its place on the page, from 1
     statement: str
     source: str  # with when it was declared, or that it is exploratory
     tests: list[TestView]
@@ -59,6 +60,11 @@ class ClaimView:
     is_declared: bool  # whether it was before its seeds were run
     waiting: str  # how many of the declared seeds are recorded, if nobody may look before all are
     withheld: list[str]  # then the tests that it waits for: row, measure and protocol
+
+    @property
+    def is_untested(self) -> bool:
+        """Whether it has no test, and none that waits for declared seeds."""
+        return not (self.tests or self.waiting)
 
     @property
     def counts(self) -> dict[Verdict, int]:
@@ -109,13 +115,15 @@ def view_page(page: VerdictPage, evidence: Evidence) -> PageView:
         page.prose.title,
         page.prose.introduction,
         page.claim_scope,
-        [_claim(statement, tests, page.claim_scope, evidence) for statement, tests in claims.items()],
+        [_claim(number, *claim, page.claim_scope, evidence) for number, claim in enumerate(claims.items(), 1)],
         [*page.reading, *page.assumptions],
         page.command,
     )
 
 
-def _claim(statement: str, tests: Sequence[JudgedTest], scope: ClaimScope, evidence: Evidence) -> ClaimView:
+def _claim(
+    number: int, statement: str, tests: Sequence[JudgedTest], scope: ClaimScope, evidence: Evidence
+) -> ClaimView:
     shown = [judged for judged in tests if judged.test.evidence.n]
     shown.sort(key=lambda judged: not test_line(judged)["published"])  # what the paper measured comes first
     withheld = [judged.test for judged in tests if judged.test.withheld]
@@ -124,7 +132,9 @@ def _claim(statement: str, tests: Sequence[JudgedTest], scope: ClaimScope, evide
     tested = [f"{test.row}: {test.metric.title}; {format_protocols(test)}" for test in withheld]
     views = [_test(judged, evidence) for judged in shown]
     claim = tests[0].test.claim
-    return ClaimView(statement, format_source(claim), views, lacking, claim.declared is not None, waiting, tested)
+    return ClaimView(
+        number, statement, format_source(claim), views, lacking, claim.declared is not None, waiting, tested
+    )
 
 
 def _test(judged: JudgedTest, evidence: Evidence) -> TestView:

@@ -12,7 +12,6 @@ from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
-from smoothout.reproduction.figure import FigurePlan
 from smoothout.reproduction.report.evidence import Evidence, cost_words
 from smoothout.reproduction.table import TablePlan
 from smoothout.results.tables import Table
@@ -71,9 +70,11 @@ def coverage_of(plan: TablePlan, table: Table, runtime: Runtime, evidence: Evide
     return found
 
 
-def coverage_of_figure(plan: FigurePlan, command: str, runtime: Runtime, evidence: Evidence) -> dict[str, Coverage]:
-    """What a figure lacks, by network; it has no numbers."""
-    [planned], found = plan.plan().values(), dict[str, Coverage]()
+def coverage_of_figure(
+    planned: Mapping[Job, float | None], command: str, runtime: Runtime, evidence: Evidence
+) -> dict[str, Coverage]:
+    """What a figure lacks of its ``planned`` jobs, by network; it has no numbers."""
+    found = dict[str, Coverage]()
     networks = dict[str, dict[Job, float | None]]()
     for job, seconds in planned.items():
         if isinstance(job.training_job.settings, Experiment):

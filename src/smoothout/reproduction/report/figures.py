@@ -63,7 +63,7 @@ def view_figure(plan: FigurePlan, runtime: Runtime, evidence: Evidence) -> Figur
         len(missing),
         len(planned),
         command,
-        coverage_of_figure(plan, command, runtime, evidence),
+        coverage_of_figure(planned, command, runtime, evidence),
     )
 
 
