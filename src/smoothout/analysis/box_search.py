@@ -122,7 +122,7 @@ def projected_ascent(
 ) -> tuple[Point, float]:
     """Projected ascent: z <- ``move(z, step)``, where ``step`` is halved whenever f does not rise.
 
-    Returns the point and the step from which it can go on. It ends before ``steps`` where z no longer moves.
+    Returns the point and the step from which the search can continue. It ends before ``steps`` where z no longer moves.
     """
     for _ in range(steps):
         z = move(point, step)

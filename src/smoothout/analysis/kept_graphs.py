@@ -38,7 +38,7 @@ class KeptGraphs:
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """A pass over all batches, which makes their graphs anew and hands each to `add`."""
+        """A pass over all batches, which builds their graphs again and hands each to `add`."""
         self._discard()
         hooks: AbstractContextManager[None] = nullcontext()
         if self.keep is not False:

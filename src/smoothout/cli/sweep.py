@@ -111,7 +111,7 @@ def _check_sweep_folder(config: DictConfig, scratch: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(config, folder / "multirun.yaml")
     except OSError as error:
-        console.print(f"warning: folders.logs: {folder}: {error.strerror}; the sweep goes on without it", markup=False)
+        console.print(f"warning: folders.logs: {folder}: {error.strerror}; the sweep runs without it", markup=False)
         with read_write(config):
             config.hydra.sweep.dir = scratch
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={scratch}")  # for the jobs

@@ -42,6 +42,6 @@ class CurveLog:
                     RecordWriter(file).write(event.SerializeToString())
         except OSError as error:
             place = f"folders.logs: {self._path.parent}: {error.strerror}"
-            warnings.warn(f"{place}; the training goes on without curves for TensorBoard", stacklevel=2)
+            warnings.warn(f"{place}; training continues without curves for TensorBoard", stacklevel=2)
             self._path = None
         self._events, self._written = [], now.epoch

@@ -43,7 +43,7 @@ class Watch:
         self.give_back = _nothing  # a reference cycle would keep the model until Python's collector comes by
 
     def renew(self) -> None:
-        """Take what the parameters hold now as unchanged, and go on from here."""
+        """Take what the parameters hold now as unchanged, and continue from there."""
         self._marks = [(p._version, p.data_ptr()) for p in self._parameters]
         self._pausing = False
 

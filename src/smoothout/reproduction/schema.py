@@ -77,7 +77,7 @@ class RowConfig:
     match: dict[str, Any] | None = None  # the line of the published CSV file, as {column: value}
     methods: dict[str, tuple[str, ...]] | None = None  # each with its own overrides; None: all but ``only_if_named``
     published_elsewhere: dict[str, tuple[str, ...]] = field(default_factory=dict, metadata={"recorded_as": "also"})
-    # With the baseline, only so many methods: those whose chosen strength did best on the held-out images.
+    # Keep the baseline and only this many methods: those whose chosen strength did best on the held-out images.
     best_methods: int | None = None
 
 

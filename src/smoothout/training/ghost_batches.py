@@ -36,8 +36,8 @@ def plan_passes(
 
     Args:
         network: ``model``, or what was compiled from it.
-        one_pass: whether the ghost batches of a batch go in one pass; those of a process that has only a part of a
-            batch go one after another all the same.
+        one_pass: whether the ghost batches of a batch go in one pass; where a process has only a part of a batch, its
+            ghost batches go one after another in any case.
         shard: which of N ghost batches are this process's.
     """
     ghosts = batch.split(rows)

@@ -203,7 +203,7 @@ def test_tensorboard_has_every_epoch_of_an_interrupted_run_once(tmp_path: Path) 
 
 def test_curves_that_cannot_be_written_cost_one_line_and_no_record(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("not a folder")
-    with pytest.warns(UserWarning, match=r"^folders.logs: .*; the training goes on without curves") as warned:
+    with pytest.warns(UserWarning, match=r"^folders.logs: .*; training continues without curves") as warned:
         record = get_or_run(tiny(), workplace(tmp_path, tensorboard=True))
     assert len(warned) == 1
     assert len(record.outcome["curves"]["test_loss"]) == 2

@@ -54,7 +54,7 @@ class ARWP(Method):
         return self.sigma
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
-        """ARWP at work on ``model``."""
+        """The gradient estimator of ARWP for ``model``."""
         from smoothout.nn import filter_noise  # noqa: PLC0415 (settings are read without torch)
 
         noise = filter_noise.ARWP(model, self.sigma, eta=self.eta, beta=self.beta, batchnorm=self.batchnorm)

@@ -45,7 +45,7 @@ class ASAM(Method):
         return 2
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
-        """ASAM at work on ``model``."""
+        """The gradient estimator of ASAM for ``model``."""
         return AdaptiveAscent(model, self)
 
     def relative_strength(

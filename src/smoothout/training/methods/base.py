@@ -124,7 +124,7 @@ class Method(Protocol):
 
     @abstractmethod
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
-        """The method at work on ``model``. Raises ValueError if it cannot do what ``plan`` asks."""
+        """The gradient estimator for a training of ``model``. Raises ValueError if it cannot do what ``plan`` asks."""
 
     @property
     def numerics(self) -> int:

@@ -39,7 +39,7 @@ class Conservative(Method):
         return self.iterations
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
-        """Conservative training at work on ``model``."""
+        """The gradient estimator of conservative training for ``model``."""
         return ProximalGradient(model, self.penalty, self.iterations)
 
 

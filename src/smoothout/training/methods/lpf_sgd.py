@@ -70,7 +70,7 @@ class LPFSGD(Method):
         return self.gamma * (1 + self.alpha * risen)
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
-        """LPF-SGD at work on ``model``."""
+        """The gradient estimator of LPF-SGD for ``model``."""
         from smoothout.nn import filter_noise  # noqa: PLC0415 (settings are read without torch)
 
         return NoisyGradient(model, filter_noise.LPFSGD(model, self.gamma, batchnorm=self.batchnorm), plan, self)

@@ -58,7 +58,7 @@ class MixedRWP(Method):
         return self.gamma
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
-        """m-RWP at work on ``model``."""
+        """The gradient estimator of m-RWP for ``model``."""
         from smoothout.nn.filter_noise import LPFSGD  # noqa: PLC0415 (settings are read without torch)
 
         return MixedGradient(model, LPFSGD(model, self.gamma, batchnorm=self.batchnorm), plan, self)

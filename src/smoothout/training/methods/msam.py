@@ -45,7 +45,7 @@ class MSAM(Method):
         return True
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
-        """MSAM at work on ``model``."""
+        """The gradient estimator of MSAM for ``model``."""
         return MomentumGradient(model, self)
 
     def relative_strength(

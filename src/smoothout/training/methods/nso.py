@@ -55,7 +55,7 @@ class NSO(Method):
         return self.sigma
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
-        """NSO at work on ``model``."""
+        """The gradient estimator of NSO for ``model``."""
         from smoothout.nn.noise_pair import GaussianPair  # noqa: PLC0415 (settings are read without torch)
 
         return NoisePairGradient(model, GaussianPair(model, self.sigma, batchnorm=self.batchnorm), plan, self)

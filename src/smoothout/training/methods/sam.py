@@ -43,7 +43,7 @@ class SAM(Method):
         return 2
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
-        """SAM at work on ``model``."""
+        """The gradient estimator of SAM for ``model``."""
         return SharpnessAwareGradient(model, self.rho, self.statistics_from)
 
     def relative_strength(

@@ -107,7 +107,7 @@ class NoiseConfig(Method):
         return bool(self.a) and self.strength_schedule not in (StrengthSchedule.constant, StrengthSchedule.anneal)
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> NoiseContexts:
-        """SmoothOut at work on ``model``."""
+        """The gradient estimator of SmoothOut for ``model``."""
         from smoothout.training.noise_contexts import NoiseContexts  # noqa: PLC0415 (settings are read without torch)
 
         return NoiseContexts(model, self, plan)
