@@ -66,7 +66,7 @@ plan-%: $(VENV)/.ready ## print the command behind every missing cell of a table
 .PHONY: tables
 tables: $(VENV)/.ready ## render every table in results/tables/ from the records; runs nothing
 	@$(RENDER) 'table=glob(*,exclude=[none,quickstart,imagenette,controls-resnet8,copies,strengths,dropout,keskar-*,jastrzebski*,family*])'
-	@$(RENDER) table=table2,chosen,jastrzebski1,jastrzebski2,jastrzebski2-resnet8 scope.protocol=paper_text
+	@$(RENDER) table=table2,chosen,jastrzebski1,jastrzebski-smoothout,jastrzebski2,jastrzebski2-resnet8 scope.protocol=paper_text
 	@$(RENDER) table=table2 scope.protocol=authors_code_v1
 	@$(RENDER) table=keskar-table2,keskar-table3,keskar-table4,keskar-table6,keskar-table7,keskar-robust scope.protocol=keskar
 	@$(RENDER) table=table2,causes,copies scope.profile=short

@@ -12,14 +12,16 @@ import torch
 import yaml
 from helpers.composed import composed
 from helpers.figure_plans import CONFIGS, config, picture
+from helpers.paths import PUBLISHED
 
 from smoothout.config.build import build
+from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment, build_experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.figure import FigurePlan
-from smoothout.reproduction.table import RunSelection
+from smoothout.reproduction.table import RunSelection, TablePlan
 
 RATES, BATCHES = (0.005, 0.01, 0.02, 0.05, 0.1), (25, 50, 100, 250, 1000)
 
@@ -100,6 +102,19 @@ def test_strength_0_is_a_run_of_figure_1_whatever_the_kind_of_noise() -> None:
     ]
     assert len(clean) == 1
     assert clean[0].digest in {job.digest for job in figure("jastrzebski1").jobs()}
+
+
+def test_the_table_of_strengths_has_the_runs_of_the_figure() -> None:
+    table = compose_config(CONFIGS, "reproduce", ["table=jastrzebski-smoothout"])["table"]
+    of_table = TablePlan(table, RunSelection("paper_text"), CONFIGS, PUBLISHED).jobs()
+    of_figure = figure("jastrzebski-smoothout").jobs()
+    runs, hessians = (
+        [{job.digest for job in jobs if job.kind == kind} for jobs in (of_table, of_figure)]
+        for kind in ("train", "hessian")
+    )
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == 11
+    assert hessians[0] == hessians[1]
 
 
 def ends_of(plan: FigurePlan) -> list[list[tuple[float, int]]]:
