@@ -6,7 +6,8 @@ The axis is the learning rate over the batch size (Jastrzebski et al. 2018), or 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -16,7 +17,6 @@ from smoothout.results.records import Record
 from smoothout.results.significance import TestResult, stratified_rank_correlation
 
 LEAST = 5  # settings; fewer have fewer than 120 orders
-NEARLY_1 = 1 - 1e-9  # stands for a perfect correlation, whose Fisher z is infinite
 
 
 class Axis(StrEnum):
@@ -102,8 +102,9 @@ def trend(points: Sequence[Point], axis: Axis, within: Within = Within.all) -> T
     """[Jastrzebski Fig. 1] Spearman's correlation of the values with the place on ``axis``, over settings.
 
     The estimate is the mean over the seeds that have all settings, and its interval is Student's over these seeds, both
-    on Fisher's scale, atanh r; with one seed there is no interval. The p-values permute the settings, each the mean of
-    its seeds (`stratified_rank_correlation`). There is no result for fewer than `LEAST` settings.
+    on Fisher's scale, atanh r; with one seed there is no interval. A seed whose settings are in perfect order, with an
+    infinite atanh, counts as half an exchange of two neighbors away from it. The p-values permute the settings, each
+    the mean of its seeds (`stratified_rank_correlation`). There is no result for fewer than `LEAST` settings.
     """
     together = _correlation(points, axis, within)
     if not together.n:
@@ -113,22 +114,30 @@ def trend(points: Sequence[Point], axis: Axis, within: Within = Within.all) -> T
     complete = [these for these in by_seed.values() if {p.setting for p in these} == settings]
     if not complete:
         return together
-    value, low, high = mean_correlation(_correlation(these, axis, within).value for these in complete)
+    sizes = Counter(setting.stratum(within) for setting in settings).values()
+    exchange = 12 / (
+        max(sizes) * (max(sizes) + 1) * sum(size - 1 for size in sizes)
+    )  # of neighbors, what it takes off 1
+    correlations = [_correlation(these, axis, within).value for these in complete]
+    value, low, high = mean_correlation(correlations, limit=1 - exchange / 2)
     return replace(together, value=value, ci_low=low, ci_high=high)
 
 
-def mean_correlation(correlations: Iterable[float]) -> tuple[float, float, float]:
-    """The mean of independent ``correlations`` and the ends of its 95% interval, by way of Fisher's z.
+def mean_correlation(correlations: Sequence[float], limit: float) -> tuple[float, float, float]:
+    """The mean of independent ``correlations`` and the ends of its 95% interval, by way of Fisher's z = atanh r.
 
-    The interval of a single one is the whole line.
+    ``limit`` stands for a perfect correlation among others, whose z is infinite. The interval of a single one is the
+    whole line.
     """
     from scipy.special import stdtrit  # noqa: PLC0415
 
-    z = np.arctanh(np.clip([*correlations], -NEARLY_1, NEARLY_1))
-    mean, n = float(np.mean(z)), len(z)
+    first, n = correlations[0], len(correlations)
     if n == 1:
-        return math.tanh(mean), -math.inf, math.inf
-    reach = float(stdtrit(n - 1, 0.975) * np.std(z, ddof=1) / math.sqrt(n))
+        return first, -math.inf, math.inf
+    if np.allclose(correlations, first):
+        return first, first, first
+    z = np.arctanh(np.clip(correlations, -limit, limit))
+    mean, reach = float(np.mean(z)), float(stdtrit(n - 1, 0.975) * np.std(z, ddof=1) / math.sqrt(n))
     return math.tanh(mean), math.tanh(mean - reach), math.tanh(mean + reach)
 
 

@@ -77,12 +77,30 @@ def test_too_few_settings_say_nothing() -> None:
 
 
 def test_the_mean_of_correlations_by_way_of_fishers_z() -> None:
-    assert mean_correlation([0.5]) == (pytest.approx(0.5), -math.inf, math.inf)
-    value, low, high = mean_correlation([math.tanh(1.0), math.tanh(2.0)])
+    assert mean_correlation([0.5], 0.99) == (0.5, -math.inf, math.inf)
+    value, low, high = mean_correlation([math.tanh(1.0), math.tanh(2.0)], 0.99)
     assert math.atanh(value) == pytest.approx(1.5)
     reach = stats.t.ppf(0.975, 1) * 0.5  # the deviation is 1 / sqrt(2), its error half
     assert (math.atanh(low), math.atanh(high)) == pytest.approx((1.5 - reach, 1.5 + reach))
-    assert mean_correlation([1.0, -1.0])[0] == pytest.approx(0)
+    assert mean_correlation([1.0, -1.0], 0.99)[0] == pytest.approx(0)
+    assert mean_correlation([1.0, 1.0], 0.99) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(("settings", "within"), [(5, Within.all), (25, Within.batch), (25, Within.lr)])
+def test_a_seed_in_perfect_order_counts_as_half_an_exchange_of_neighbors_away_from_it(
+    settings: int, within: Within
+) -> None:
+    of_one_batch = sorted(GRID, key=lambda setting: (setting.batch, setting.lr))[:settings]
+    perfect = {setting: setting.position(Axis.lr_over_batch) for setting in of_one_batch}
+    pair = of_one_batch[0], next(s for s in of_one_batch[1:] if s.stratum(within) == of_one_batch[0].stratum(within))
+    exchanged = perfect | {pair[0]: perfect[pair[1]], pair[1]: perfect[pair[0]]}
+    points = [Point(setting, seed, (perfect, exchanged)[seed][setting]) for seed in (0, 1) for setting in perfect]
+    off = trend([p for p in points if p.seed], Axis.lr_over_batch, within).value
+    assert off < 1
+    z = math.atanh((1 + off) / 2), math.atanh(off)
+    result = trend(points, Axis.lr_over_batch, within)
+    assert result.value == pytest.approx(math.tanh(sum(z) / 2))
+    assert result.ci_low < off < result.value < result.ci_high < 1
 
 
 def test_a_setting_is_read_from_a_trainings_record() -> None:
