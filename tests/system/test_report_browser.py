@@ -234,7 +234,9 @@ def test_the_overview_of_claims_follows_the_filters_and_opens_a_claim(open_page:
 def test_the_way_back_leads_to_where_the_reader_was(open_page: Open, index: Path) -> None:
     page = open_page(index, "#?protocol=paper_text")
     page.get_by_role("link", name="Jastrzebski").first.click()
-    page.locator("a[href='#run-jastrzebski']:visible").first.click()
+    link = page.locator("a[href='#run-jastrzebski']").first
+    link.evaluate("link => { for (let e = link; e; e = e.parentElement.closest('details')) e.open = true; }")
+    link.click()
     assert page.locator("#run-jastrzebski").get_attribute("open") is not None
     page.locator("#filters select[name=profile]").select_option("paper")
     for anchor in ("jastrzebski", ""):
