@@ -115,9 +115,8 @@ def trend(points: Sequence[Point], axis: Axis, within: Within = Within.all) -> T
     if not complete:
         return together
     sizes = Counter(setting.stratum(within) for setting in settings).values()
-    exchange = 12 / (
-        max(sizes) * (max(sizes) + 1) * sum(size - 1 for size in sizes)
-    )  # of neighbors, what it takes off 1
+    # What an exchange of neighbors in the largest stratum takes off a correlation of 1.
+    exchange = 12 / (max(sizes) * (max(sizes) + 1) * sum(size - 1 for size in sizes))
     correlations = [_correlation(these, axis, within).value for these in complete]
     value, low, high = mean_correlation(correlations, limit=1 - exchange / 2)
     return replace(together, value=value, ci_low=low, ci_high=high)
