@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from smoothout.analysis.box import box_around
 from smoothout.analysis.box_search import BoxObjective
 from smoothout.analysis.hessian_product import HessianVectorProduct
-from smoothout.analysis.interpolation import interpolate
+from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, interpolate
 from smoothout.analysis.noise_sensitivity import noise_curve
 from smoothout.benchmark.baselines import bare_updates, eager_steps, epoch_by_loader
 from smoothout.benchmark.family import FAMILY_COMPARISONS
@@ -171,12 +171,14 @@ def hessian_product(device: torch.device) -> Row:
 
 
 def interpolation_point(device: torch.device) -> Row:
-    """Two points of an interpolation against two forward passes."""
+    """The published points of an interpolation against as many forward passes."""
     first, second = (F1.network(seed).to(device).eval() for seed in (0, 1))
-    batches = _batches(10_000, 1000, device)
+    batches = _batches(5000, 1000, device)
+    points = len(PUBLISHED_ALPHAS)
     what = "interpolation point / forward passes, F1, batches of 1000"
-    ours = partial(interpolate, first, second, batches, [0.3, 0.6])
-    return time_ratio(what, 1.05, ours, partial(_forward, first, batches, 2), device, turns=8)
+    ours, reference = partial(interpolate, first, second, batches), partial(_forward, first, batches, points)
+    row = time_ratio(what, 1.05, ours, reference, device, turns=6, warm_up=1)
+    return replace(row, note=f"{points} points; one more pass checks that two agree")
 
 
 def noise_point(device: torch.device, size: int) -> Row:
@@ -187,7 +189,8 @@ def noise_point(device: torch.device, size: int) -> Row:
     ours = partial(noise_curve, model, batches, strengths)
     row = time_ratio(what, 1.05, ours, partial(_forward, model, batches, len(strengths)), device, turns=6, warm_up=1)
     moved, read = (f"{factor * F1.parameters() / 1e6:.0f} MB" for factor in (12, 4))
-    return replace(row, note=f"eleven strengths per draw; w + a theta moves {moved}, the pass itself reads {read}")
+    traffic = f"w + a theta moves {moved}, the pass itself reads {read}"
+    return replace(row, note=f"eleven strengths, two more passes check that they agree; {traffic}")
 
 
 def solver_cost(device: torch.device, maxcor: int) -> Row:
