@@ -1,13 +1,14 @@
 """Several processes (torchrun's ranks) share one training.
 
 Each rank takes its share of an update's ghost batches. Once per update, after its last backward pass, gradients,
-BatchNorm's running statistics and the sums of loss and right answers are summed over ranks; then every rank makes the
-update that one process would make, to the rounding of sums.
+BatchNorm's running statistics, the loss and the number of correct predictions are summed over ranks; then every rank
+makes the update that one process would make, up to rounding of the sums.
 
 Gradients are sent as one flat message, not through DistributedDataParallel. DDP hooks into the passes of a module: it
-would need to know which ghost batch is the last (no_sync), expects as many passes on every rank, and broadcasts one
-rank's running statistics instead of summing all. After the last pass the weights are clean and gradients are plain
-tensors, whatever buffers the noise used; and of many backward passes DDP could overlap only the last with messages.
+would need to know which ghost batch is the last (no_sync), expects the same number of passes on every rank, and
+broadcasts one rank's running statistics instead of summing all. After the last pass the weights are clean and gradients
+are plain tensors, whatever buffers the noise used; and of many backward passes, DDP could overlap only the last with
+communication.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from smoothout.nn.parameters import BATCHNORM, group_by, vector_to_parameters
 from smoothout.training.methods.base import GradientEstimator
 
 TIMEOUT = timedelta(days=20)  # ranks wait while rank 0 measures; torchrun notices those that die
-ASK_SECONDS = 0.5  # between two rounds in which ranks ask each other for signals
+EXCHANGE_SECONDS = 0.5  # between two exchanges of signals
 
 
 class ProcessGroup:
@@ -45,11 +46,11 @@ class ProcessGroup:
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
         self.rank, self.size = rank, size
         self._store, self._leading = store, False
-        self._ask_at_once()
+        self._exchange_at_once()
 
-    def _ask_at_once(self) -> None:
-        """Ask at the next update, as at the start of every training: it may be slower than the last one."""
-        self._asked, self._asked_every, self._until_asked = time.monotonic(), 1, 1
+    def _exchange_at_once(self) -> None:
+        """Exchange signals at the next update, as at the start of every training, which may be slower than the last."""
+        self._exchanged, self._interval, self._updates_left = time.monotonic(), 1, 1
 
     def shard(self, count: int) -> slice:
         """Which of ``count`` items in a row are this rank's: equal shares, one more for the first ranks."""
@@ -89,17 +90,17 @@ class ProcessGroup:
         """
         if self.size == 1:
             return interrupts.pending_signal()
-        self._until_asked -= 1
-        if self._until_asked:
+        self._updates_left -= 1
+        if self._updates_left:
             return 0
         now = time.monotonic()
-        fitting = self._asked_every * ASK_SECONDS / max(now - self._asked, 1e-9)
-        every = max(1, min(2 * self._asked_every, int(fitting)))  # at most doubled, because updates may become slower
+        fitting = self._interval * EXCHANGE_SECONDS / max(now - self._exchanged, 1e-9)
+        every = max(1, min(2 * self._interval, int(fitting)))  # at most doubled, because updates may become slower
         answer = torch.tensor([interrupts.pending_signal(), -every])
         with _notice_lost_peers():
             dist.all_reduce(answer, op=dist.ReduceOp.MAX)
         number, every = int(answer[0]), -int(answer[1])
-        self._asked, self._asked_every, self._until_asked = now, every, every
+        self._exchanged, self._interval, self._updates_left = now, every, every
         if number:
             interrupts.set_pending_signal(number)
         return number
@@ -113,7 +114,7 @@ class ProcessGroup:
         content = io.BytesIO()
         torch.save(order(), content)
         _broadcast(content.getvalue())
-        self._ask_at_once()
+        self._exchange_at_once()
         self._leading = True
         try:
             yield
@@ -124,7 +125,7 @@ class ProcessGroup:
     def receive_work(self) -> Iterator[Any]:
         """The work that rank 0 broadcasts, tensors on the CPU, until it dismisses this rank. For the others."""
         while (content := _broadcast()) is not None:
-            self._ask_at_once()
+            self._exchange_at_once()
             yield torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
 
     def shutdown(self) -> None:
@@ -140,7 +141,7 @@ class ProcessGroup:
         if self._store is None:
             return True
         with suppress(RuntimeError):  # the store is gone with torchrun
-            return bool(self._store.compare_set("teller", "", str(self.rank)) == str(self.rank).encode())
+            return bool(self._store.compare_set("reporter", "", str(self.rank)) == str(self.rank).encode())
         return self.rank == 0
 
 

@@ -61,8 +61,7 @@ class Trainer:
 
     Raises:
         ValueError: if ``engine`` or ``method`` asks for what the device or the model cannot do; in the first update, if
-            the model draws random numbers by other means than torch.nn.Dropout and its kin (functional dropout, an
-            LSTM's own).
+            the model draws random numbers other than by torch.nn's dropout modules (functional dropout, an LSTM's own).
         RecordingError: in an update, if ``engine.launch`` is graph and the update cannot be captured.
         torch.OutOfMemoryError: in an update. If only a capture lacks memory and no other training takes turns on the
             device (``engine.concurrent_trainings`` is 1), ``launch=auto`` continues eagerly instead.
@@ -137,7 +136,7 @@ class Trainer:
         self._since = time.perf_counter() - self._now.elapsed
 
     def _load(self, resume: TrainingState) -> None:
-        """Take weights, optimizer state and the method's state from where the training is resumed."""
+        """Load the weights and the state of the optimizer and of the method."""
         self._model.load_state_dict(resume.model)
         if self._estimator.trace and resume.trace:
             self._estimator.trace.load_state_dict(resume.trace)
@@ -147,7 +146,7 @@ class Trainer:
             self._optimizer.load_state_dict(resume.optimizer)
 
     def __iter__(self) -> Iterator[TrainingState]:
-        """Train to the end; yields the live state after every update. A new iterator continues where one was left."""
+        """Train to the end; yields the live state after every update. A new iterator continues after the last one."""
         now, size = self._now, self._batch.examples_per_update
         while now.epoch < self._schedule.epochs and not now.diverged:
             order = self._open_epoch()
@@ -164,7 +163,7 @@ class Trainer:
             self._close_epoch()
         with precision_context(self._precision, self._device):
             self._estimator.finish()
-        self._graphed = None  # graphs and gradients hold memory that nobody needs any longer
+        self._graphed = None  # graphs and gradients hold memory that is no longer needed
         self._optimizer.torch.zero_grad(set_to_none=True)
 
     def run(self) -> TrainingState:
@@ -188,7 +187,7 @@ class Trainer:
         if self._graphed:
             try:
                 self._graphed(self._compute, rows, self._state, self._estimator.variant)
-            except (RecordingError, torch.OutOfMemoryError) as error:  # everything is as it was
+            except (RecordingError, torch.OutOfMemoryError) as error:  # nothing has changed
                 crowded = isinstance(error, torch.OutOfMemoryError) and self.engine.concurrent_trainings != 1
                 if self._graph_required or crowded:
                     raise
@@ -201,7 +200,7 @@ class Trainer:
         self._compute(rows)
 
     def _compute(self, rows: Tensor) -> None:
-        """One update on the training examples ``rows``: work of the device alone, which waits for nothing."""
+        """One update on the training examples ``rows``, without waiting for the device."""
         one_pass = self.engine.ghosts is GhostPasses.batched
         plan, *others = (
             plan_passes(order, self._batch, self._model, self._network, one_pass=one_pass, shard=self._ranks.shard)

@@ -17,7 +17,7 @@ from smoothout.common import interrupts
 from smoothout.common.errors import DistributedAbort
 from smoothout.common.interrupts import Interrupted
 from smoothout.training import checkpoint
-from smoothout.training.distributed import ASK_SECONDS, ProcessGroup
+from smoothout.training.distributed import EXCHANGE_SECONDS, ProcessGroup
 
 DIGEST = "c3" * 32
 
@@ -74,7 +74,7 @@ def stopped(ranks: ProcessGroup, sent: int) -> tuple[int, list[int], int]:
         return whole(*arguments, **named)
 
     torch.distributed.all_reduce, time.monotonic = noted, lambda: seconds[0]
-    ranks._ask_at_once()
+    ranks._exchange_at_once()
     try:
         with suppress(Interrupted), interrupts.defer_signals():
             for update in range(10 * sent):
@@ -85,7 +85,7 @@ def stopped(ranks: ProcessGroup, sent: int) -> tuple[int, list[int], int]:
                     break
     finally:
         torch.distributed.all_reduce, time.monotonic = whole, clock
-        ranks._ask_at_once()
+        ranks._exchange_at_once()
     return update, asked, interrupts.pending_signal()
 
 
@@ -97,7 +97,7 @@ def test_ranks_ask_one_another_every_half_second_by_the_slowest_clock_and_stop_a
     assert 400 <= update <= 400 + 32
     assert asked[:5] == [0, 2, 6, 14, 30]
     gaps = [later - earlier for earlier, later in pairwise(asked[5:])]
-    assert ASK_SECONDS * 2**6 == 32
+    assert EXCHANGE_SECONDS * 2**6 == 32
     assert set(gaps) == {32}
 
 

@@ -17,12 +17,12 @@ What the contract covers, without a change to the trainer:
 
 - noise or a step away from w, and the gradient there (SmoothOut, LPF-SGD, SAM, ASAM): change the weights around
   ``ghost_batch.backward()``, once or several times;
-- inner problems: several steps of the optimizer on each batch (``steps_per_batch``, as conservative training), or
+- inner problems: several optimizer steps on each batch (``steps_per_batch``, as conservative training), or
   ``ghost_batch.gradient()`` as often as needed and a ``grad`` of the method's own (Entropy-SGD);
 - adversarial inputs: replace ``ghost_batch.inputs`` before the backward pass;
-- further losses of the answers: the ``regularizer`` of ``ghost_batch.backward()`` (stability training);
-- steps along the optimizer's momentum (MSAM): ``use_optimizer()`` hands it over;
-- further examples for every ghost batch (m-RWP): ``other_examples``;
+- additional loss terms on the outputs: the ``regularizer`` of ``ghost_batch.backward()`` (stability training);
+- steps along the optimizer's momentum (MSAM): ``use_optimizer()`` receives the optimizer;
+- additional examples for every ghost batch (m-RWP): ``other_examples``;
 - averages of weights (EMA, SWA): move them in ``updated()``, keep them in ``tensors()``, which checkpoints hold,
   evaluate them in ``evaluated()``, and leave them in the model in ``finish()``.
 
@@ -66,14 +66,14 @@ class GradientEstimator:
 
     passes: int = 1  # forward passes per ghost batch and step, with a backward pass or without
     statistics_passes: int = 1  # how many of them move BatchNorm's running statistics
-    steps_per_batch: int = 1  # steps of the optimizer, each with a gradient on the same examples and dropout masks
+    steps_per_batch: int = 1  # optimizer steps, each with a gradient on the same examples and dropout masks
     shares_weights: bool = True  # whether the ghost batches of a batch see the same ones: one pass can hold them then
     generators: Sequence[torch.Generator] = ()  # what an update draws from; a CUDA graph advances them
     other_examples: bool = False  # whether each ghost batch brings as many `GhostBatch.others`, of another order
     trace: RunningTrace | None = None  # of the Hessian; the trainer saves it, and records it after each epoch
 
     def use_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Learn of the optimizer of the updates that follow. Raises ValueError if the method cannot go with it."""
+        """Receive the optimizer of the following updates. Raises ValueError if the method does not work with it."""
 
     def begin_update(self, update: int) -> None:
         """Prepare ``update``, counted in batches from the start of the training. Runs outside a CUDA graph."""
@@ -86,31 +86,31 @@ class GradientEstimator:
         """Leave the ghost batches of these indices to other processes."""
 
     def end_update(self) -> None:
-        """See the gradient of a step, summed over ghost batches and processes, or replace it."""
+        """Read or replace the gradient of a step, summed over ghost batches and processes."""
 
     def updated(self) -> None:
-        """See the weights after the last step on a batch. Runs outside a CUDA graph."""
+        """Read the weights after the last step on a batch. Runs outside a CUDA graph."""
 
     @property
     def variant(self) -> Hashable:
-        """Tells apart updates that run different operations; each variant needs its own CUDA graph."""
+        """A value that differs between updates that run different operations; each variant has its own CUDA graph."""
         return None
 
     def keep_numbers_on_device(self) -> None:
-        """Hold numbers that change between updates in tensors, where a CUDA graph reads them at every replay."""
+        """Keep numbers that change between updates in tensors, which a CUDA graph reads at every replay."""
 
     def keep_numbers_on_host(self) -> None:
-        """Take back `keep_numbers_on_device`."""
+        """Undo `keep_numbers_on_device`."""
 
     def evaluated(self) -> AbstractContextManager[object]:
         """The context in which an epoch's weights are evaluated and, if they are the best, kept."""
         return nullcontext()
 
     def finish(self) -> None:
-        """Leave the weights in the model that the training ends with. May be called again after a resumption."""
+        """Put the final weights into the model. A resumed training may call it again."""
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Other state that updates change in place, by name: for checkpoints, and for the check of a CUDA graph."""
+        """Other state that updates change in place, by name; checkpoints and the check of a CUDA graph use it."""
         return {}
 
 
