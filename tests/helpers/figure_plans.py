@@ -17,5 +17,5 @@ def config(name: str) -> dict[str, Any]:
 
 
 @cache  # composing takes a while
-def picture(name: str, **scope: Any) -> FigurePlan:
+def figure_plan(name: str, **scope: Any) -> FigurePlan:
     return FigurePlan(config(name), RunSelection(**scope), CONFIGS)

@@ -19,7 +19,7 @@ from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
-from smoothout.reproduction import figure as pictures
+from smoothout.reproduction import figure as figure_module
 from smoothout.reproduction.figure import FigurePlan
 from smoothout.reproduction.table import RunSelection
 from smoothout.results.figures import scaling as scale
@@ -106,7 +106,7 @@ def test_the_figure_draws_the_model_and_the_measured_points_on_it(timed: list[st
     record = replace(record, environment={"cores": 2})
     worker = Worker(**outcome["worker"])
     axes = Axes()
-    pictures.epoch_seconds_over_workers(axes, [("a", record)], examples=10_240, batches=[256])
+    figure_module.epoch_seconds_over_workers(axes, [("a", record)], examples=10_240, batches=[256])
     workers, times = axes.lines["batch 256"]
     assert workers == [2**power for power in range(11)]
     assert times == [40 * worker.update(2, p) for p in workers]
@@ -114,20 +114,20 @@ def test_the_figure_draws_the_model_and_the_measured_points_on_it(timed: list[st
     assert axes.lines["measured, batch 1,024"] == ([1, 2], [80.0, 90.0])
     assert axes.lines["on free cores, batch 1,024"] == ([1, 2], [40.0, 22.0])
     axes = Axes()
-    pictures.iterations_over_workers(axes, [("a", record)], small=256, large=1024)
+    figure_module.iterations_over_workers(axes, [("a", record)], small=256, large=1024)
     assert axes.lines["batch 1,024 against 256"][1][0] == 0.25
     assert axes.lines["batch 1,024 against 256"][1][-1] == 0.25 / worker.efficiency(2, 1024)
 
 
 def test_the_figures_config_asks_for_its_measurements_alone_and_is_drawn(runtime: Runtime, timed: list[str]) -> None:
     figure = compose_config(CONFIGS, "reproduce", ["table=none", "figure=scaling"])["figure"]
-    picture = FigurePlan(figure, RunSelection(), CONFIGS)
-    assert [job.kind for job in picture.jobs()] == ["scaling", "scaling"]
-    assert picture.save(runtime, Path(runtime.folders.results)) == []
-    assert len(picture.missing(runtime)) == 2
-    assert list(picture.plan()["figure scaling"].values()) == [None, None]
-    for job in picture.jobs():
+    plan = FigurePlan(figure, RunSelection(), CONFIGS)
+    assert [job.kind for job in plan.jobs()] == ["scaling", "scaling"]
+    assert plan.save(runtime, Path(runtime.folders.results)) == []
+    assert len(plan.missing(runtime)) == 2
+    assert list(plan.plan()["figure scaling"].values()) == [None, None]
+    for job in plan.jobs():
         get_or_run(job, runtime)
-    paths = picture.save(runtime, Path(runtime.folders.results))
+    paths = plan.save(runtime, Path(runtime.folders.results))
     assert [path.name for path in paths] == ["scaling.svg", "scaling.png"]
     assert scale.WORKERS[-1] == 1024

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from helpers.figure_plans import picture
+from helpers.figure_plans import figure_plan
 
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
@@ -38,7 +38,7 @@ LINE = [{"alpha": a, "loss": 0.1, "accuracy": 0.9, "negative_variances": 0} for 
 
 
 def test_what_is_there_is_drawn_and_what_is_missing_is_named(runtime: Runtime, tmp_path: Path) -> None:
-    made = picture("f1")
+    made = figure_plan("f1")
     [(_, line)] = made.panels[0].jobs
     write(line, runtime, {"train": LINE, "test": LINE})
     (_, small), (_, large) = made.panels[1].jobs
@@ -55,7 +55,7 @@ def test_what_is_there_is_drawn_and_what_is_missing_is_named(runtime: Runtime, t
 
 
 def test_a_picture_of_other_weights_than_recorded_says_so(runtime: Runtime, tmp_path: Path) -> None:
-    made = picture("f1")
+    made = figure_plan("f1")
     (_, small), (_, large) = made.panels[1].jobs
     points = {"points": [{"a": a, "loss": 0.1, "accuracy": 0.9} for a in (0.0, 0.1)], "slopes": [0.0]}
     numbers = {f"{split}_{name}": 0.2 for split in ("train", "test") for name in ("loss", "accuracy")}
@@ -68,7 +68,7 @@ def test_a_picture_of_other_weights_than_recorded_says_so(runtime: Runtime, tmp_
 
 
 def test_several_seeds_are_drawn_together_as_far_as_they_are_there(runtime: Runtime, tmp_path: Path) -> None:
-    made = picture("f1", seeds=(0, 1, 2))
+    made = figure_plan("f1", seeds=(0, 1, 2))
     for _, line in made.panels[0].jobs[:2]:
         write(line, runtime, {"train": LINE, "test": LINE})
     text = made.save(runtime, tmp_path)[0].read_text()
@@ -77,9 +77,9 @@ def test_several_seeds_are_drawn_together_as_far_as_they_are_there(runtime: Runt
 
 
 def test_what_is_only_drawn_is_of_every_seed_that_has_a_record_of_what_is_drawn(runtime: Runtime) -> None:
-    made = picture("f1")
+    made = figure_plan("f1")
     assert made.with_recorded_seeds(runtime) is made
-    lines = {job.training_job.settings.seed: job for _, job in picture("f1", seeds=(1, 2, 3, 4)).panels[0].jobs}
+    lines = {job.training_job.settings.seed: job for _, job in figure_plan("f1", seeds=(1, 2, 3, 4)).panels[0].jobs}
     for seed in (1, 2, 3):
         write(lines[seed].training_job, runtime, {})  # a training alone draws nothing here
     for seed in (1, 3, 4):  # no training of seed 4 is recorded, so nobody looks for it
@@ -91,7 +91,7 @@ def test_what_is_only_drawn_is_of_every_seed_that_has_a_record_of_what_is_drawn(
 
 def test_a_run_has_one_colour_in_all_panels_and_a_line_between_runs_has_none_of_theirs(runtime: Runtime) -> None:
     given: list[list[curves.RunLabel]] = []
-    made = picture("f1")
+    made = figure_plan("f1")
     half = {"points": [{"a": a, "loss": 0.1, "accuracy": 0.9} for a in (0.0, 0.1)], "slopes": [0.0]}
     for panel in made.panels:
         for _, job in panel.jobs:

@@ -284,7 +284,7 @@ def test_links_within_the_page_and_numbers_of_cells_lead_somewhere(page: Element
     data = read_data(report)
     assert {a.get("href", "")[1:] for a in page.iter("a") if a.get("href", "").startswith("#")} <= set(names)
     assert all(int(b.get("data-number", "0")) < len(data["numbers"]) for b in page.iter("button"))
-    assert {e.get("data-picture") for e in page.iter() if e.get("data-picture")} == data["pictures"].keys()
+    assert {e.get("data-chart") for e in page.iter() if e.get("data-chart")} == data["charts"].keys()
     values = [value for number in data["numbers"] for value in number.get("values", []) if "record" in value]
     assert {value["record"] for value in values} <= data["records"].keys()
     assert {value["run"] for value in values} - {""} <= data["runs"].keys()

@@ -246,20 +246,20 @@ def test_the_way_back_leads_to_where_the_reader_was(open_page: Open, index: Path
         page.wait_for_function("document.querySelector('#filters select[name=profile]').value === ''")
 
 
-def test_pictures_are_drawn_when_they_come_near_and_tell_what_the_pointer_is_on(
+def test_charts_are_drawn_when_they_come_near_and_tell_what_the_pointer_is_on(
     open_page: Open, index: Path, data: dict[str, Any]
 ) -> None:
     page = open_page(index, script=COUNT_UNPACKED)
     assert page.evaluate("window.unpacked") == 0
-    for name in data["pictures"]:
-        picture = page.locator(f"[data-picture='{name}']")
-        picture.scroll_into_view_if_needed()
-        picture.locator(".plotly .point, .plotly .js-line").first.wait_for(state="attached")
-        box = picture.bounding_box()
+    for name in data["charts"]:
+        chart = page.locator(f"[data-chart='{name}']")
+        chart.scroll_into_view_if_needed()
+        chart.locator(".plotly .point, .plotly .js-line").first.wait_for(state="attached")
+        box = chart.bounding_box()
         assert box is not None
-        assert box["height"] == pytest.approx(float(data["pictures"][name]["layout"]["height"]), abs=1)
+        assert box["height"] == pytest.approx(float(data["charts"][name]["layout"]["height"]), abs=1)
     assert page.evaluate("window.unpacked") == 2, "the data and Plotly, each once"
-    first = page.locator("[data-picture]").first
+    first = page.locator("[data-chart]").first
     first.scroll_into_view_if_needed()
     place = first.locator(".point").first.bounding_box()
     assert place is not None

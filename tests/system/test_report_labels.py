@@ -125,17 +125,17 @@ def test_they_are_text_in_dialogs_and_on_curves(open_page: Open, index: Path) ->
 
 def test_they_are_text_in_legends_and_on_points(open_page: Open, index: Path) -> None:
     page = open_page(index)
-    pictures = page.locator("[data-picture]")
-    assert pictures.count() >= 2
-    for picture in pictures.all():
-        picture.scroll_into_view_if_needed()
-        picture.locator(".plotly .point, .plotly .js-line").first.wait_for(state="attached")
-    compared = page.locator("[data-picture^=comparison]")
+    charts = page.locator("[data-chart]")
+    assert charts.count() >= 2
+    for chart in charts.all():
+        chart.scroll_into_view_if_needed()
+        chart.locator(".plotly .point, .plotly .js-line").first.wait_for(state="attached")
+    compared = page.locator("[data-chart^=comparison]")
     legend = compared.locator(".legendtext").all_text_contents()
     assert len(legend) > 2
     assert all(text.count(HOSTILE) == 2 for text in legend), "method and row"
     compared.evaluate("plot => Plotly.Fx.hover(plot, [{curveNumber: 0, pointNumber: 0}])")
     assert (compared.locator(".hovertext").text_content() or "").count(HOSTILE) == 2
-    titles = page.locator("[data-picture=searches] .annotation-text").all_text_contents()
+    titles = page.locator("[data-chart=searches] .annotation-text").all_text_contents()
     assert any(HOSTILE in title for title in titles)
     assert not page.evaluate(RAN)

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from helpers.figure_plans import CONFIGS, config, picture
+from helpers.figure_plans import CONFIGS, config, figure_plan
 
 from smoothout.common.errors import ConfigError
 from smoothout.jobs.job import Job
@@ -35,7 +35,7 @@ def trainings(jobs: list[Job]) -> set[tuple[str, str, int, float, int]]:
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_composes_in_full_and_as_a_smoke_test_each_job_once_and_trainings_first(name: str) -> None:
     for scope in ({}, {"profile": "smoke"}):
-        jobs = picture(name, **scope).jobs()
+        jobs = figure_plan(name, **scope).jobs()
         assert len({job.digest for job in jobs}) == len(jobs)
         assert [bool(job.dependencies) for job in jobs] == sorted(bool(job.dependencies) for job in jobs)
         assert {one.digest for job in jobs for one in job.dependencies} <= {
@@ -45,7 +45,7 @@ def test_every_figure_composes_in_full_and_as_a_smoke_test_each_job_once_and_tra
 
 @pytest.mark.parametrize(("name", "net", "data"), [("figure3", "c1", "cifar10"), ("figure7", "c3", "cifar100")])
 def test_figures_3_and_7_need_small_and_large_batch_on_one_line_and_under_noise(name, net, data) -> None:
-    jobs = picture(name).jobs()
+    jobs = figure_plan(name).jobs()
     assert trainings(jobs) == {(net, data, 256, 0.0, 200), (net, data, 5000, 0.0, 200)}
     assert kinds(jobs) == {"train": 2, "interpolation": 2, "noise_curve": 2}
     lines = [job for job in jobs if job.kind == "interpolation"]
@@ -59,7 +59,7 @@ def test_figures_3_and_7_need_small_and_large_batch_on_one_line_and_under_noise(
     [("figure5", "c3", "cifar100", 5000), ("figure9", "c1", "cifar10", 5000), ("figure10", "f1", "mnist", 6000)],
 )
 def test_figures_5_9_and_10_put_baseline_at_0_and_smoothout_at_1_for_each_batch(name, net, data, large) -> None:
-    made = picture(name)
+    made = figure_plan(name)
     assert trainings(made.jobs()) == {(net, data, b, a, 200) for b in (256, large) for a in (0.0, 0.0375)}
     for panel, batch in zip(made.panels, (256, large, 256, large), strict=True):
         [(ways, line)] = panel.jobs
@@ -83,7 +83,7 @@ def test_figures_5_9_and_10_put_baseline_at_0_and_smoothout_at_1_for_each_batch(
 def test_keskars_parametric_plots_are_25_points_between_the_batches_of_three_networks(
     name: str, path: str, models: list[str], checkpoint: str, epochs: int
 ) -> None:
-    lines = [panel.jobs[0][1] for panel in picture(name).panels]
+    lines = [panel.jobs[0][1] for panel in figure_plan(name).panels]
     ends = [[run.settings for run in line.dependencies] for line in lines]
     assert [{run.model.name for run in runs} for runs in ends] == [{model} for model in models]
     assert [[run.batch.size for run in runs] for runs in ends] == [[256, 6000], [256, 5000], [256, 5000]]
@@ -94,7 +94,7 @@ def test_keskars_parametric_plots_are_25_points_between_the_batches_of_three_net
 
 
 def test_keskars_figure_4_measures_the_last_weights_of_100_epochs_at_each_batch_size() -> None:
-    made = picture("keskar4")
+    made = figure_plan("keskar4")
     assert {epochs for *_, epochs in trainings(made.jobs())} == {100}
     for panel, eps in zip(made.panels, (1e-3, 5e-4, 1e-3, 5e-4), strict=True):
         measured = [job for _, job in panel.jobs if job.dependencies]
@@ -107,7 +107,7 @@ def test_keskars_figure_4_measures_the_last_weights_of_100_epochs_at_each_batch_
 
 
 def test_the_adaptive_sharpness_of_f1_is_of_four_runs_in_a_box_and_in_a_ball_that_reaches_as_far() -> None:
-    made = picture("adaptive-f1")
+    made = figure_plan("adaptive-f1")
     assert kinds(made.jobs()) == {"train": 4, "adaptive": 16}
     settings = [{job.settings for _, job in panel.jobs} for panel in made.panels]
     assert [[(s.norm, s.rho, s.normalise_logits) for s in one] for one in settings] == [
@@ -127,7 +127,7 @@ def test_the_later_versions_figures_are_those_of_the_first_under_other_numbers(l
 
 
 def test_the_profile_limits_the_examples_unless_the_figure_says_how_many() -> None:
-    assert {job.settings.examples for job in picture("f1", profile="smoke").jobs() if job.dependencies} == {500}
+    assert {job.settings.examples for job in figure_plan("f1", profile="smoke").jobs() if job.dependencies} == {500}
     figure = config("f1")
     figure["panels"][0]["analysis"] = {"examples": 40, "points": 5}
     line = FigurePlan(figure, RunSelection(profile="smoke"), CONFIGS).panels[0].jobs[0][1].settings
@@ -135,7 +135,7 @@ def test_the_profile_limits_the_examples_unless_the_figure_says_how_many() -> No
 
 
 def test_each_seed_has_its_own_jobs_and_a_line_joins_runs_of_one_seed() -> None:
-    made = picture("f1", seeds=(0, 3), protocol="paper_text")
+    made = figure_plan("f1", seeds=(0, 3), protocol="paper_text")
     line, noise, _ = made.panels
     assert [[run.settings.seed for run in job.dependencies] for _, job in line.jobs] == [[0, 0], [3, 3]]
     assert [(name, job.dependencies[0].settings.seed) for name, job in noise.jobs] == [
@@ -144,7 +144,7 @@ def test_each_seed_has_its_own_jobs_and_a_line_joins_runs_of_one_seed() -> None:
         ("SB", 3),
         ("LB", 3),
     ]
-    assert len(made.jobs()) == 2 * len(picture("f1").jobs())
+    assert len(made.jobs()) == 2 * len(figure_plan("f1").jobs())
     assert all(str(job.settings.batchnorm_init) == "one" for job in made.jobs() if not job.dependencies)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from helpers.composed import composed
-from helpers.figure_plans import CONFIGS, config, picture
+from helpers.figure_plans import CONFIGS, config, figure_plan
 from helpers.paths import PUBLISHED
 
 from smoothout.config.build import build
@@ -27,7 +27,7 @@ RATES, BATCHES = (0.005, 0.01, 0.02, 0.05, 0.1), (25, 50, 100, 250, 1000)
 
 
 def figure(name: str, **scope: Any) -> FigurePlan:
-    return picture(name, protocol="paper_text", **scope)
+    return figure_plan(name, protocol="paper_text", **scope)
 
 
 def trainings(plan: FigurePlan) -> list[Experiment]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.figure_plans import CONFIGS, picture
+from helpers.figure_plans import CONFIGS, figure_plan
 
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import get_or_run
@@ -19,7 +19,7 @@ EPOCHS = (100, 80, 60, 50, 40, 30, 20, 15, 10, 5, 2, 1)
 
 
 def test_figure_2_draws_the_trainings_of_both_batch_sizes_without_distances() -> None:
-    made = picture("keskar2")
+    made = figure_plan("keskar2")
     assert all(not job.dependencies and job.settings.schedule.epochs == 100 for job in made.jobs())
     assert [[(n, j.settings.model.name, j.settings.batch.size) for n, j in panel.jobs] for panel in made.panels] == [
         [("SB", "f1", 256), ("LB", "f1", 6000)],
@@ -29,7 +29,7 @@ def test_figure_2_draws_the_trainings_of_both_batch_sizes_without_distances() ->
 
 
 def test_figure_5_begins_at_the_iterates_of_one_training_which_comes_first_and_keeps_them() -> None:
-    panel = picture("keskar5", protocol="keskar").panels[2]
+    panel = figure_plan("keskar5", protocol="keskar").panels[2]
     runs = [job for name, job in panel.jobs if name == "LB" and not job.dependencies]
     sources = [job for name, job in panel.jobs if name == "start of LB"]
     assert [job.settings.source for job in runs] == [job.settings for job in sources]
@@ -39,7 +39,7 @@ def test_figure_5_begins_at_the_iterates_of_one_training_which_comes_first_and_k
     first, *shorter = sources
     kept = [Job(replace(first.settings, schedule=schedule)) for schedule in first.settings.schedule.beginnings()]
     assert {job.digest for job in kept} == {job.digest for job in shorter}
-    order = [job.digest for job in picture("keskar5", protocol="keskar").jobs()]
+    order = [job.digest for job in figure_plan("keskar5", protocol="keskar").jobs()]
     assert all(order.index(first.digest) < order.index(job.digest) for job in (*shorter, *runs))
     analyses = [job for _, job in panel.jobs if job.dependencies]
     assert {job.dependencies[0].digest for job in analyses} == {job.digest for job in runs}
@@ -50,7 +50,7 @@ def test_figure_5_begins_at_the_iterates_of_one_training_which_comes_first_and_k
 def test_figure_6_trains_the_longest_run_first_and_it_keeps_the_others(network: str, batch: int | None) -> None:
     jobs = [
         job
-        for job in picture("keskar6").jobs()
+        for job in figure_plan("keskar6").jobs()
         if job.settings.kind == "train"
         and job.settings.model.name == network
         and (job.settings.batch.size == 256) is (batch == 256)

@@ -56,7 +56,7 @@ def test_without_records_every_cell_is_not_run_and_the_summary_says_so(runtime: 
     root = save_report(replace(settings, papers=papers, causes=()), runtime)
     assert "there are no records" in text_of(with_class(root, "findings")[0])
     assert "0 trainings are recorded" in text_of(root.find(".//section[@id='summary']"))
-    assert "there are no records" in text_of(root.find(".//section[@id='pictures']"))
+    assert "there are no records" in text_of(root.find(".//section[@id='charts']"))
     cells = with_class(root, "cell")
     assert len(cells) > 1000
     assert all(text_of(cell).startswith("not run") for cell in cells)
@@ -105,22 +105,22 @@ def test_a_wrong_word_in_a_finding_is_refused_before_anything_is_read(key: str, 
 
 
 @pytest.mark.usefixtures("one_page")
-def test_a_broken_picture_is_named_and_the_old_report_stays_whole(runtime: Runtime) -> None:
+def test_a_broken_image_is_named_and_the_old_report_stays_whole(runtime: Runtime) -> None:
     results = Path(runtime.folders.results)
-    picture = results / "figures" / f"{report_settings().picture}.png"
-    picture.parent.mkdir(parents=True)
-    shutil.copy(RESULTS / "figures" / picture.name, picture)
+    image = results / "figures" / f"{report_settings().headline}.png"
+    image.parent.mkdir(parents=True)
+    shutil.copy(RESULTS / "figures" / image.name, image)
     report = ReportBuilder(small_settings(), runtime, CONFIGS, PUBLISHED).build()
     page.save(report, results / "report")
     old = tree(results / "report")
-    assert f"site/figures/{picture.name}" in old
-    picture.write_bytes(picture.read_bytes()[:5000])
-    with pytest.raises(DataError, match=r"figures: .*not a whole picture") as error:
+    assert f"site/figures/{image.name}" in old
+    image.write_bytes(image.read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"figures: .*not a whole image") as error:
         page.save(report, results / "report")
-    assert str(picture) in str(error.value)
+    assert str(image) in str(error.value)
     assert tree(results / "report") == old
-    page.save(replace(report, picture=None), results / "report")
-    assert f"site/figures/{picture.name}" not in tree(results / "report"), "pictures of earlier reports are removed"
+    page.save(replace(report, headline=None), results / "report")
+    assert f"site/figures/{image.name}" not in tree(results / "report"), "images of earlier reports are removed"
 
 
 @pytest.mark.usefixtures("one_page")

@@ -15,11 +15,11 @@ from smoothout.reproduction.figure import FigurePlan
 from smoothout.reproduction.judgement import JudgedTest
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.pages import find_pages, listed_page
+from smoothout.reproduction.report.charts import Chart, compare_methods, draw_estimates, draw_searches
 from smoothout.reproduction.report.claims import PageView, place_of, view_page
 from smoothout.reproduction.report.coverage import Coverage, total
 from smoothout.reproduction.report.evidence import Evidence
 from smoothout.reproduction.report.figures import FigureView, view_figure
-from smoothout.reproduction.report.pictures import Picture, compare_methods, draw_estimates, draw_searches
 from smoothout.reproduction.report.settings import Finding, Paper, Part, ReportConfig
 from smoothout.reproduction.report.tables import TableBuilder, TableView, Verdicts
 from smoothout.reproduction.table import RunSelection, TablePlan
@@ -74,8 +74,8 @@ class Report:
     config: ReportConfig
     papers: list[PaperView]
     findings: list[FindingView]
-    pictures: list[Picture]
-    picture: Path | None  # that stands at the top
+    charts: list[Chart]
+    headline: Path | None  # the figure at the top
     evidence: Evidence
     trainings: int  # recorded ones
 
@@ -127,7 +127,7 @@ class ReportBuilder:
             key: [self._part(key, p, judged, tick) for p in paper.parts] for key, paper in self.config.papers.items()
         }
         papers = [self._paper(key, paper, parts[key], verdicts) for key, paper in self.config.papers.items()]
-        picture = folder / "figures" / f"{self.config.picture}.png"
+        headline = folder / "figures" / f"{self.config.headline}.png"
         return Report(
             self.config,
             papers,
@@ -136,8 +136,8 @@ class ReportBuilder:
                 for finding in self.config.findings
                 if (view := _finding(finding, verdicts[finding.page], self._evidence))
             ],
-            self._pictures(verdicts),
-            picture if picture.exists() else None,
+            self._charts(verdicts),
+            headline if headline.exists() else None,
             self._evidence,
             len(self._runtime.records.records(Experiment.kind)),
         )
@@ -177,15 +177,15 @@ class ReportBuilder:
             self._plans[table, scope] = plan.with_choice(self._runtime).with_recorded_seeds(self._runtime)
         return self._plans[table, scope]
 
-    def _pictures(self, verdicts: dict[Overrides, VerdictPage]) -> list[Picture]:
+    def _charts(self, verdicts: dict[Overrides, VerdictPage]) -> list[Chart]:
         comparison = self.config.comparison
         compared = [self._plan(part.table, scope) for part in comparison.parts if part.table for scope in part.scopes]
-        pictures: list[Picture | None] = [*compare_methods(compared, comparison, self._runtime, self._evidence)]
+        charts: list[Chart | None] = [*compare_methods(compared, comparison, self._runtime, self._evidence)]
         for number, overrides in enumerate(self.config.causes):
             page = verdicts[overrides]
-            pictures += draw_estimates(f"causes-{number}", page)
-        pictures.append(draw_searches(self._runtime))
-        return [picture for picture in pictures if picture]
+            charts += draw_estimates(f"causes-{number}", page)
+        charts.append(draw_searches(self._runtime))
+        return [chart for chart in charts if chart]
 
 
 def _finding(finding: Finding, page: VerdictPage, evidence: Evidence) -> FindingView | None:

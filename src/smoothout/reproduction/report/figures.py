@@ -21,7 +21,7 @@ from smoothout.reproduction.table import RunSelection
 if TYPE_CHECKING:
     from PIL import Image
 
-WIDTH = 1600  # pixels of an embedded picture, at most
+WIDTH = 1600  # pixels of an embedded image, at most
 QUALITY = 82
 
 
@@ -69,7 +69,7 @@ def view_figure(plan: FigurePlan, runtime: Runtime, evidence: Evidence) -> Figur
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
-    """The picture in ``file``. Raises DataError."""
+    """The image in ``file``. Raises DataError."""
     from PIL import Image  # noqa: PLC0415 -- slow to import
 
     try:
@@ -77,17 +77,17 @@ def _opened(file: Path) -> Iterator[Image.Image]:
             yield image
     except (OSError, SyntaxError) as error:  # a broken PNG is a SyntaxError
         raise DataError(
-            f"figures: {file} is not a whole picture ({one_line(error, 60)}); draw it again, or delete it"
+            f"figures: {file} is not a whole image ({one_line(error, 60)}); draw it again, or delete it"
         ) from error
 
 
 def embedded(file: Path) -> str:
-    """The picture in ``file`` as the address of an image that holds all of it."""
+    """The image in ``file`` as a data URL."""
     with _opened(file) as image:
-        picture = image.convert("RGB")
-    picture.thumbnail((WIDTH, WIDTH * 4))
+        embedded = image.convert("RGB")
+    embedded.thumbnail((WIDTH, WIDTH * 4))
     content = io.BytesIO()
-    picture.save(content, "WEBP", quality=QUALITY, method=4)
+    embedded.save(content, "WEBP", quality=QUALITY, method=4)
     return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode()
 
 

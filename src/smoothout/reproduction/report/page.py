@@ -38,27 +38,27 @@ def save(report: Report, folder: Path) -> list[Path]:
     """Write <folder>/index.html, which needs no other file, and <folder>/site/; returns the two pages."""
     site = folder / "site"
     data = json.dumps(_data(report), separators=(",", ":"), allow_nan=False)
-    pages = {  # before anything is written: a picture may be broken
+    pages = {  # before anything is written: an image may be broken
         folder / "index.html": _render(report, embedded, {"data": _packed(data), "plotly": _packed(get_plotlyjs())}),
         site / "index.html": _render(report, lambda file: f"figures/{file.name}", {}),
     }
     figures = {figure.file for paper in report.papers for part in paper.parts for figure in part.figures if figure.file}
-    figures |= {report.picture} if report.picture else set()
-    for picture in figures:
-        with atomic_write(site / "figures" / picture.name) as part:
-            shutil.copyfile(picture, part)
+    figures |= {report.headline} if report.headline else set()
+    for image in figures:
+        with atomic_write(site / "figures" / image.name) as part:
+            shutil.copyfile(image, part)
     atomic_write_text(site / "report.css", _asset("report.css"))
     atomic_write_text(site / "report.js", _scripts())
     atomic_write_text(site / "plotly.min.js", get_plotlyjs())
     atomic_write_text(site / "report-data.js", f"window.REPORT_DATA = {data};\n")
     for path, text in pages.items():
         atomic_write_text(path, text)
-    _forget(site / "figures", {picture.name for picture in figures})
+    _forget(site / "figures", {image.name for image in figures})
     return [*pages]
 
 
 def _forget(folder: Path, kept: set[str]) -> None:
-    """Remove pictures of earlier reports."""
+    """Remove images of earlier reports."""
     for file in folder.glob("*.png"):
         if file.name not in kept:
             file.unlink()
@@ -111,7 +111,7 @@ def _data(report: Report) -> dict[str, Any]:
         "numbers": evidence.numbers,
         "records": evidence.records,
         "runs": evidence.runs,
-        "pictures": {picture.name: picture.spec() for picture in report.pictures},
+        "charts": {chart.name: chart.spec() for chart in report.charts},
     }
 
 

@@ -64,7 +64,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The picture that compares methods: what its axes are, and the tables whose rows have both numbers."""
+    """The chart that compares methods: what its axes are, and the tables whose rows have both numbers."""
 
     parts: tuple[Part, ...]
     accuracies: tuple[str, ...]  # names of `METRICS`: of several, the first that a table has
@@ -79,8 +79,8 @@ class ReportConfig:
     introduction: str
     papers: dict[str, Paper]
     findings: tuple[Finding, ...]
-    picture: str  # the name of a file in results/figures/ without its ending
-    picture_caption: str
+    headline: str  # the name of a file in results/figures/ without its ending
+    headline_caption: str
     comparison: Comparison
     causes: tuple[tuple[str, ...], ...]  # pages of configs/verdicts.yaml that are drawn as estimates with intervals
     networks: dict[str, str]  # the papers' names of networks, by the name in records

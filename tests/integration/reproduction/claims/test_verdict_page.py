@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from helpers.figure_plans import picture
+from helpers.figure_plans import figure_plan
 from helpers.simulated_records import CONFIGS, F1, PUBLISHED, cell, judged, page, simulate
 
 from smoothout.jobs.runtime import Runtime
@@ -119,4 +119,4 @@ def test_page_and_table_look_at_the_same_measurements_under_every_profile(monkey
 def test_page_and_picture_look_at_the_same_adaptive_sharpness(f1: Claims) -> None:
     """On 10,000 examples of all."""
     job = cell(f1, F1["large"] + "baseline", "adaptive_sharpness").jobs[0]
-    assert job.digest in {shown.digest for shown in picture("adaptive-f1").shown()}
+    assert job.digest in {shown.digest for shown in figure_plan("adaptive-f1").shown()}

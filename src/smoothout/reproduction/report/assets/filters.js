@@ -37,7 +37,7 @@ function applyFilters() {
   for (const row of document.querySelectorAll(".glance tbody tr")) row.hidden = !row.querySelector(".chip:not([hidden])");
   const shown = leaves.filter((leaf) => !leaf.hidden).length;
   document.getElementById("shown").textContent = wanted.length ? `${shown} of ${leaves.length} rows and figures` : "";
-  document.getElementById("pictures").hidden = wanted.length > 0;
+  document.getElementById("charts").hidden = wanted.length > 0;
   document.getElementById("nothing").hidden = shown > 0;
 }
 

@@ -17,7 +17,7 @@ let closedForPrint = [];
 window.addEventListener("beforeprint", () => {
   closedForPrint = [...document.querySelectorAll("details:not([open], .unrun)")];
   closedForPrint.forEach((details) => (details.open = true));
-  pictures.filter((picture) => !("drawn" in picture.dataset)).forEach(drawPicture);
+  charts.filter((chart) => !("drawn" in chart.dataset)).forEach(drawChart);
 });
 window.addEventListener("afterprint", () => closedForPrint.forEach((details) => (details.open = false)));
 

@@ -24,24 +24,24 @@ async function draw(container, data, layout) {
   container.dataset.drawn = "";
 }
 
-async function drawPicture(container) {
-  const { data, layout } = (await loadData()).pictures[container.dataset.picture];
+async function drawChart(container) {
+  const { data, layout } = (await loadData()).charts[container.dataset.chart];
   await draw(container, data, layout);
 }
 
-const pictures = [...document.querySelectorAll("[data-picture]")];
+const charts = [...document.querySelectorAll("[data-chart]")];
 const nearby = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) {
       if (entry.isIntersecting) {
         nearby.unobserve(entry.target);
-        drawPicture(entry.target);
+        drawChart(entry.target);
       }
     }
   },
   { rootMargin: "400px" },
 );
-pictures.forEach((picture) => nearby.observe(picture));
+charts.forEach((chart) => nearby.observe(chart));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-  pictures.filter((picture) => "drawn" in picture.dataset).forEach(drawPicture);
+  charts.filter((chart) => "drawn" in chart.dataset).forEach(drawChart);
 });

@@ -1,4 +1,4 @@
-"""The report's pictures that answer to the pointer, as figures of Plotly: methods compared, causes, searches."""
+"""The interactive charts of the report, as Plotly figures: methods compared, causes, searches."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def escape(text: object) -> str:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Chart:
     """A figure with its words."""
 
     name: str  # part of addresses
@@ -70,8 +70,8 @@ class Point:
 
 def compare_methods(
     plans: Iterable[TablePlan], comparison: Comparison, runtime: Runtime, evidence: Evidence
-) -> list[Picture]:
-    """Accuracy against curvature, one point for each setting, a picture for each network."""
+) -> list[Chart]:
+    """Accuracy against curvature, one point for each setting, a chart for each network."""
     networks = dict[str, dict[str, Point]]()
     for plan in plans:
         for training, point in _points(plan, comparison, runtime, evidence):
@@ -96,7 +96,7 @@ def _points(
                 yield job.digest, Point(network, row, title, plan.scope.protocol, accuracy, curvature)
 
 
-def _comparison(network: str, points: Sequence[Point]) -> Picture:
+def _comparison(network: str, points: Sequence[Point]) -> Chart:
     methods = list(dict.fromkeys(point.method for point in points))
     places = list(dict.fromkeys((point.row, point.protocol) for point in points))
     figure = go.Figure()
@@ -123,11 +123,11 @@ def _comparison(network: str, points: Sequence[Point]) -> Picture:
     caption = (
         "A point is a run. Farther to the left is flatter, higher is better; colors are methods, shapes are settings."
     )
-    return Picture(f"comparison-{network}", f"Accuracy against curvature: {network}", caption, figure)
+    return Chart(f"comparison-{network}", f"Accuracy against curvature: {network}", caption, figure)
 
 
-def draw_estimates(name: str, page: VerdictPage) -> list[Picture]:
-    """The estimates of all differences in points with their intervals, a picture for each claim that has several."""
+def draw_estimates(name: str, page: VerdictPage) -> list[Chart]:
+    """The estimates of all differences in points with their intervals, a chart for each claim that has several."""
     claims = dict[str, list[JudgedTest]]()
     for judged in page.judged:
         test = judged.test
@@ -137,7 +137,7 @@ def draw_estimates(name: str, page: VerdictPage) -> list[Picture]:
     length = "" if profile == "paper" else f" (profile {profile})"
     several = [(statement, tests) for statement, tests in claims.items() if len(tests) > 1]
     return [
-        Picture(f"{name}-{number}", f"{page.prose.title}{length}: {statement}", ESTIMATES, _estimates(tests))
+        Chart(f"{name}-{number}", f"{page.prose.title}{length}: {statement}", ESTIMATES, _estimates(tests))
         for number, (statement, tests) in enumerate(several)
     ]
 
@@ -174,7 +174,7 @@ def _estimates(tests: Sequence[JudgedTest]) -> go.Figure:
     return figure
 
 
-def draw_searches(runtime: Runtime) -> Picture | None:
+def draw_searches(runtime: Runtime) -> Chart | None:
     """The highest sharpness that each search has found by number of evaluations; None without records."""
     records = list(runtime.records.iter_readable(SearchComparison.kind))
     if not records:
@@ -204,4 +204,4 @@ def draw_searches(runtime: Runtime) -> Picture | None:
     figure.update_layout(height=360 * len(records))
     caption = "Every value is a lower bound of the maximum in the same box: the higher, the better the search."
     title = "Which searches for the sharpness can be trusted: F1 on MNIST"
-    return Picture("searches", title, caption, figure, len(spaces))
+    return Chart("searches", title, caption, figure, len(spaces))
