@@ -66,6 +66,8 @@ RENAMED = {
     "grid.weights": "grid.checkpoint",
     "scope.regime": "scope.protocol",
     "claim_scope.regimes": "claim_scope.protocols",
+    "picture": "headline",
+    "picture_caption": "headline_caption",
 }
 _PROTOCOLS = {"released": "authors_code", "described": "paper_text", "v1": "authors_code_v1"}
 RENAMED_VALUES = {
