@@ -20,6 +20,7 @@ from smoothout.reproduction.verdict_text import (
     format_p,
     format_p_everywhere,
     format_protocols,
+    format_rows,
     format_source,
     format_untested,
     test_line,
@@ -70,7 +71,7 @@ class VerdictPage:
             for claim, tests in self._by_claim.items()
             if any(one.test.evidence.n or format_lost(one.test) for one in tests)
         }
-        parts = [*self._heading(), *self.reading, self._caption()]
+        parts = [*self._heading(), *self._without_numbers(), *self.reading, self._caption()]
         parts += ["## In short", *self._decided(), *self._counts(tested), *self._withheld()]
         for claim, tests in tested.items():
             parts += [f"## {claim}", *_claim(tests)]
@@ -92,6 +93,12 @@ class VerdictPage:
         warning = f"**These runs are not the papers' ({scope}); the verdicts here are about these runs alone.**"
         link = f" [{self.file}]({self.file}) is the page of runs like the papers'." if self.linked else ""
         return [f"# {self.prose.title} ({scope})", warning + link, *in_part, self.prose.introduction]
+
+    def _without_numbers(self) -> list[str]:
+        """A sentence that says so if nothing is recorded, so that nobody looks for results."""
+        if any(test.evidence.n or test.withheld for test in self.tests):
+            return []
+        return ["**None of this has been run so far.** What follows is what will be tested."]
 
     def _caption(self) -> str:
         numbers = sum(test.evidence.n > 0 for test in self.tests)
@@ -170,7 +177,7 @@ def _claim(tests: Sequence[JudgedTest]) -> list[str]:
 def _waiting(tests: Sequence[JudgedTest]) -> dict[str, str]:
     """The line of a claim without any record."""
     claim, rows = tests[0].test.claim, dict.fromkeys(one.test.row for one in tests)
-    return {"claim": claim.statement, "rows": "; ".join(rows), "source": claim.source}
+    return {"claim": claim.statement, "rows": format_rows(rows), "source": claim.source}
 
 
 def _table(lines: Sequence[dict[str, str]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 
 from smoothout.common.formatting import format_decimal, format_significant
@@ -128,7 +128,24 @@ def format_untested(tests: Sequence[ClaimTest]) -> list[str]:
     for text, names in lacking.items():
         under = "any protocol" if len(names) == len(protocols) > 1 else " and ".join(names)
         rows.setdefault(under, []).append(text)
-    return [f"Not tested under {under}: {'; '.join(texts)}." for under, texts in rows.items()]
+    return [f"Not tested under {under}: {format_rows(texts)}." for under, texts in rows.items()]
+
+
+def format_rows(rows: Iterable[str]) -> str:
+    """Names of rows as a list, in which methods that have the same rows are named together, if that is shorter.
+
+    A name is that of the method, a comma, and the rest: "SAM, C1" and "EMA, C1" become "SAM, EMA (each: C1)".
+    """
+    rows = list(rows)
+    rests = dict[str, list[str]]()
+    for method, _, rest in (row.partition(", ") for row in rows):
+        rests.setdefault(method, []).append(rest)
+    methods = dict[tuple[str, ...], list[str]]()
+    for method, its in rests.items():
+        methods.setdefault(tuple(its), []).append(method)
+    plain = "; ".join(rows)
+    grouped = "; ".join(f"{', '.join(names)} (each: {'; '.join(its)})" for its, names in methods.items())
+    return grouped if len(grouped) < len(plain) and all(", " in row for row in rows) else plain
 
 
 def _untested_row(tests: Sequence[ClaimTest]) -> str:

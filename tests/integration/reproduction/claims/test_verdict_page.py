@@ -12,6 +12,7 @@ from helpers.simulated_records import CONFIGS, F1, PUBLISHED, cell, judged, page
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.claim_tests import Claims
 from smoothout.reproduction.claims import ClaimScope, Declaration
+from smoothout.reproduction.verdict_text import format_rows
 from smoothout.results.significance import TestResult, Verdict
 
 
@@ -120,3 +121,33 @@ def test_page_and_picture_look_at_the_same_adaptive_sharpness(f1: Claims) -> Non
     """On 10,000 examples of all."""
     job = cell(f1, F1["large"] + "baseline", "adaptive_sharpness").jobs[0]
     assert job.digest in {shown.digest for shown in figure_plan("adaptive-f1").shown()}
+
+
+def test_rows_of_several_methods_are_listed_once() -> None:
+    rows = [
+        f"{method}, {network}, {batch} batch"
+        for method in ("SAM", "NSO", "EMA")
+        for network in ("F1, MNIST", "C1")
+        for batch in ("small", "large")
+    ]
+    together = "F1, MNIST, small batch; F1, MNIST, large batch; C1, small batch; C1, large batch"
+    assert format_rows(rows) == f"SAM, NSO, EMA (each: {together})"
+    assert (
+        format_rows(rows[:-1])
+        == f"SAM, NSO (each: {together}); EMA (each: {together.removesuffix('; C1, large batch')})"
+    )
+    assert format_rows(["F1, MNIST", "C1, CIFAR-10"]) == "F1, MNIST; C1, CIFAR-10"
+    assert format_rows(["all of it", "a, b", "c, b"]) == "all of it; a, b; c, b"
+
+
+def test_a_page_without_records_says_so_first(f1: Claims, runtime: Runtime) -> None:
+    tests = judged(
+        {"rows": {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}}, runtime
+    )
+    assert "**None of this has been run so far.**" in page(tests).markdown()
+    simulate(f1, runtime, F1["large"] + "baseline", [98.0, 98.11], [])
+    simulate(f1, runtime, F1["large"] + "smoothout", [98.3, 98.4], [])
+    tests = judged(
+        {"rows": {"F1": {"plus": [F1["large"] + "smoothout"], "minus": [F1["large"] + "baseline"]}}}, runtime
+    )
+    assert "None of this has been run" not in page(tests).markdown()
