@@ -178,9 +178,9 @@ def _compare(folder: Path, whole: Unbroken, code: int | None) -> None:
 
 def _where(folder: Path, pid: int | None, steps: list[list[str]]) -> str:
     """Where a process was when it died, by what it left and what it had reported."""
-    rest = next(folder.glob(f"[rc]*/**/*.part{pid}"), None)
+    rest = next(folder.glob(f"[rc]*/**/*.part{pid}-*"), None)
     _, moment, name = steps[-1] if steps else ("", "", "")
-    if rest is not None and not (name and name.endswith(f".part{pid}")):
+    if rest is not None and f".part{pid}-" not in name:
         return f"{kind(rest.name)}: temporary file begun"
     if moment in (Moment.half, Moment.written, Moment.synced):
         return f"{kind(name)}: {moment}"

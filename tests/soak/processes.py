@@ -104,7 +104,7 @@ def written(folder: Path) -> list[list[str]]:
 
 def kind(name: str) -> str:
     """What a file of that name is."""
-    return _KINDS.get(Path(re.sub(r"\.part\d+$", "", name)).suffix, "figure")
+    return _KINDS.get(Path(re.sub(r"\.part\d+-\w+$", "", name)).suffix, "figure")
 
 
 def kill(process: BaseProcess, seconds: float) -> None:

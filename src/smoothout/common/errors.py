@@ -16,17 +16,6 @@ class ConfigError(UserError):
     """Settings that cannot be used; the message names the key and what is allowed."""
 
 
-class NestedConfigError(ConfigError):
-    """Settings within another setting that cannot be used; ``cause`` names the key within ``place``."""
-
-    def __init__(self, place: str, cause: Exception) -> None:
-        super().__init__(place, cause)
-        self.place, self.cause = place, cause
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.cause}"
-
-
 @contextmanager
 def config_errors(prefix: str = "") -> Iterator[None]:
     """Within the block a ValueError becomes a ConfigError, its message after ``prefix``."""
@@ -38,14 +27,11 @@ def config_errors(prefix: str = "") -> Iterator[None]:
 
 @contextmanager
 def config_errors_within(place: str) -> Iterator[None]:
-    """Within the block a ConfigError, or an error of Hydra's, becomes a `NestedConfigError` of ``place``."""
+    """Within the block the message of a ConfigError gets the ``place`` of the settings that it is about."""
     try:
         yield
-    except Exception as error:
-        package = type(error).__module__.partition(".")[0]  # not imported, because composed configs may be cached
-        if not isinstance(error, ConfigError) and package not in ("hydra", "omegaconf"):
-            raise
-        raise NestedConfigError(place, error) from error
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
 
 
 @contextmanager

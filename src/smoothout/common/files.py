@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,10 +15,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path next to ``path`` to write to; at the end of the block it is synced and renamed to ``path``.
 
     After an exception nothing is left, and an OSError names ``path``. A killed process leaves its ``.part`` file, never
-    a torn ``path``; the next writer with the same process number replaces it.
+    a torn ``path``. Several threads, processes and machines may write the same ``path``: the last one wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part{os.getpid()}")
+    # Process numbers are unique neither among the threads of a process nor among containers that share a folder.
+    part = path.with_name(f"{path.name}.part{os.getpid()}-{secrets.token_hex(4)}")
     try:
         yield part
         with part.open("rb+") as written:

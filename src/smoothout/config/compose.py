@@ -38,7 +38,7 @@ _PURE = {"oc.env", "oc.select", "oc.create", "oc.decode", "choices"}  # depend o
 def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
     """Compose ``name`` in ``folder`` with ``overrides`` to plain values, as `with_source` completes them.
 
-    Raises ConfigError if it has no such file.
+    Raises ConfigError if it has no such file, and for overrides or files that Hydra cannot use.
     """
     files = {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*.yaml"))}
     if not (folder / f"{name}.yaml").is_file():
@@ -101,6 +101,8 @@ def _ask_hydra(folder: Path, name: str, overrides: tuple[str, ...]) -> dict[str,
     from hydra.core.global_hydra import GlobalHydra  # noqa: PLC0415
     from hydra.version import VersionBase  # noqa: PLC0415
 
+    from smoothout.config.hydra_errors import HYDRA_ERRORS, format_hydra_error  # noqa: PLC0415
+
     # A program of the caller's own may use Hydra. It is left as it was, with the version that it asked for.
     running, base, collecting = GlobalHydra.instance(), VersionBase.instance(), gc.isenabled()
     their_hydra, their_base = running.hydra, base.getbase()
@@ -109,6 +111,8 @@ def _ask_hydra(folder: Path, name: str, overrides: tuple[str, ...]) -> dict[str,
     try:
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
             return to_plain_dict(compose(config_name=name, overrides=list(overrides)))
+    except HYDRA_ERRORS as error:
+        raise ConfigError(format_hydra_error(error, overrides)) from error
     finally:
         if collecting:
             gc.enable()

@@ -6,12 +6,14 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import Timeout
 from torch import Tensor, nn
 
 from smoothout.analysis.options import WhichWeights
@@ -65,9 +67,10 @@ def train(run: PreparedRun) -> Steps[TrainingState]:
     beginnings = {beginning.settings.schedule.epochs: beginning for beginning in _beginnings(run.job)}
 
     def keep(now: TrainingState) -> None:
-        beginning = beginnings.get(now.epoch)
-        if beginning and not checkpoint_path(beginning, runtime).exists():
-            save(trainer.state(), beginning, done=True)
+        if beginning := beginnings.get(now.epoch):
+            with suppress(Timeout), weights_lock(beginning, runtime).acquire(timeout=0):  # else it is being trained
+                if not checkpoint_path(beginning, runtime).exists():
+                    save(trainer.state(), beginning, done=True)
 
     model = init_model(run.experiment, runtime) if state else (yield from _start(run))
     splits = run.train_split, run.test_split

@@ -15,6 +15,7 @@ from smoothout.common import interrupts
 from smoothout.common.interrupts import Interrupted, defer_signals
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job
+from smoothout.jobs.locks import weights_lock
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.options import NoiseScaling
@@ -60,6 +61,13 @@ def test_a_shorter_training_is_recorded_without_an_update(runtime: Runtime, upda
     record = get_or_run(shorter(3), runtime)
     assert len(updates) == 4 * UPDATES
     assert (record.labels["epochs"], len(record.outcome["curves"]["test_loss"])) == (3, 3)
+
+
+def test_a_shorter_training_that_is_under_way_keeps_its_own_weights(runtime: Runtime) -> None:
+    with weights_lock(shorter(1), runtime):
+        trained(tiny(schedule=WHOLE), runtime)
+    assert not checkpoint_of(shorter(1), runtime).exists()
+    assert checkpoint_of(shorter(3), runtime).exists()
 
 
 def test_an_interrupted_training_keeps_the_rest_when_it_resumes_and_nothing_twice(

@@ -14,6 +14,7 @@ from helpers.common import tree
 from helpers.paths import CONFIGS
 
 import smoothout
+from smoothout.common.errors import ConfigError
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import build_experiment
 from smoothout.jobs import prepared_run
@@ -48,6 +49,24 @@ def test_a_recorded_network_is_loaded_without_data(monkeypatch: pytest.MonkeyPat
     smoothout.trained(RUN, configs=CONFIGS)
     monkeypatch.setattr(prepared_run, "load_splits", None)
     smoothout.trained(RUN, configs=CONFIGS)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("experiment=nope", ["experiment: 'nope' is not one of", "f1_mnist"]),
+        ("optimizer.lrr=1", ["optimizer.lrr: unknown key (did you mean lr?)"]),
+        ("batch", ["batch"]),
+        ("seed=${nothing}", ["seed: Interpolation key 'nothing' not found"]),
+        ("init_from.run=['sede=1']", ["init_from.run: sede: unknown key (did you mean seed?)"]),
+    ],
+)
+def test_overrides_that_cannot_be_used_are_one_line(tmp_path: Path, override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        smoothout.trained(["experiment=digits", override], configs=CONFIGS)
+    assert "\n" not in str(error.value)
+    assert [word for word in words if word not in str(error.value)] == [], str(error.value)
+    assert tree(tmp_path) == {}
 
 
 @contextmanager

@@ -90,6 +90,8 @@ def test_a_change_anywhere_in_the_package_marks_the_commit(tmp_path: Path, monke
     changed = tmp_path / "package" / "room" / "module.py"
     changed.parent.mkdir(parents=True)
     changed.write_text("one")
+    (tmp_path / "package" / "common").mkdir()
+    (tmp_path / "package" / "common" / "environment.py").touch()
     git("init")
     git("add", ".")
     git("commit", "-m", "first")
@@ -97,3 +99,7 @@ def test_a_change_anywhere_in_the_package_marks_the_commit(tmp_path: Path, monke
     assert re.fullmatch("[0-9a-f]{12}", module._commit.__wrapped__())
     changed.write_text("two")
     assert module._commit.__wrapped__().endswith("+")
+    installed = tmp_path / ".venv" / "package" / "common"
+    installed.mkdir(parents=True)
+    monkeypatch.setattr(module, "__file__", str(installed / "environment.py"))
+    assert module._commit.__wrapped__() == "unknown"  # and not the commit of whatever project it is installed in

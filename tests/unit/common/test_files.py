@@ -48,18 +48,20 @@ def test_a_failure_to_sync_leaves_the_old_content(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_killed_process_left_behind_is_replaced(tmp_path: Path) -> None:
-    with atomic_write(tmp_path / "file.txt") as left:
-        left.write_text("first")
-    left.write_text("of a process that was killed in between, with the same number, and longer")
-    atomic_write_text(tmp_path / "file.txt", "short")
-    assert (tmp_path / "file.txt").read_text() == "short"
-    assert not left.exists()
+def test_writers_of_one_file_do_not_disturb_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    with atomic_write(path) as slow:
+        slow.write_text("half of")
+        atomic_write_text(path, "whole")
+        assert path.read_text() == "whole"
+        slow.write_text("the last one")
+    assert path.read_text() == "the last one"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    for name in ("a.json", "a.json.part17", "a.json.part99999", "ab.json.part17"):
+    for name in ("a.json", "a.json.part17", "a.json.part99999-0a1b2c3d", "ab.json.part17"):
         (tmp_path / name).write_text("x")
     ensure_writable(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "ab.json.part17"]

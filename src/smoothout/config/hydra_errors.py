@@ -1,0 +1,82 @@
+"""Errors of Hydra, OmegaConf and YAML as one line that names the setting, without their trailers."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
+
+from smoothout.config.build import unknown_key
+from smoothout.config.moved import RENAMED
+
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+_TRAILERS = ("Config search path", "full_key:", "object_type=", "Set the environment variable", "To append to your")
+_WITHOUT_KEYS = ("experiment", "protocol")  # groups that set the keys of others
+_INSTEAD = {
+    "reproduce": {"protocol": "scope.protocol", "profile": "scope.profile"},
+    "verdicts": {"protocol": "claim_scope.protocols", "profile": "claim_scope.profile"},
+}
+_NO_OPTION = re.compile(
+    r"In '[^']*': Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\s+(.*?)\n(?=\S|$)", re.S
+)
+_NO_CHOICE = re.compile(r"Could not override '([^']+)'\. No match in the defaults list\.")
+
+
+def format_hydra_error(error: BaseException, overrides: Sequence[str]) -> str:
+    """The message of ``error`` as one line; if it does not name the setting, the ``overrides`` follow."""
+    text = _misspelled(error) or str(error) or type(error).__name__
+    text = _NO_OPTION.sub(_no_option, _NO_CHOICE.sub(_no_choice, text))
+    kept = []
+    for line in text.splitlines():
+        if line.strip().startswith(_TRAILERS):
+            break
+        kept.append(line.strip())
+    joined = " ".join(line for line in kept if line)
+    culprit = getattr(error, "override", None) or getattr(error, "full_key", None)  # Hydra's, or OmegaConf's
+    if culprit:
+        return joined if str(culprit) in joined else f"{culprit}: {joined}"
+    return joined if isinstance(error, HydraException | yaml.YAMLError) else f"{joined}; among: {' '.join(overrides)}"
+
+
+def _no_choice(match: re.Match[str]) -> str:
+    """The line about a group that this program does not have."""
+    group = match[1]
+    meant = _INSTEAD.get(Path(sys.argv[0]).stem, {}).get(group) or RENAMED.get(group)
+    hint = f" (did you mean {meant}?)" if meant else ""
+    return f"{group}: is not a choice of this program{hint}; --help has examples of its settings"
+
+
+def _no_option(match: re.Match[str]) -> str:
+    """The line about a choice that a group does not have."""
+    group, name, options = match[1], match[2], match[3].split()
+    near = difflib.get_close_matches(name, options, 1)
+    return f"{group}: {name!r} is not one of {', '.join(options)}{f' (did you mean {near[0]}?)' if near else ''}\n"
+
+
+def _misspelled(error: BaseException) -> str | None:
+    """The line about a key that the config lacks; Hydra would advise to add it with a +."""
+    cause = error.__cause__
+    if not isinstance(error, HydraException) or not isinstance(
+        cause, ConfigAttributeError | ConfigKeyError | ConfigTypeError
+    ):
+        return None
+    if not isinstance(cause.parent_node, DictConfig):
+        return None
+    node = OmegaConf.to_container(cause.parent_node)
+    assert isinstance(node, dict)
+    if isinstance(cause, ConfigTypeError) and str(cause).splitlines()[0].endswith(("pop", "deletion")):
+        return f"{cause.full_key}: cannot be deleted; set it to another value"
+    if isinstance(cause, ConfigTypeError):
+        return f"{cause.full_key}: is a group of settings; set one of these: {', '.join(map(str, node))}"
+    known = [str(name) for name in node if name not in ("_target_", "hydra")]
+    within = [f"{name}.{key}" for name in known if isinstance(node[name], dict) for key in node[name]]
+    if "model" in known and "." not in str(cause.full_key):
+        known = [*_WITHOUT_KEYS, *known]
+    return unknown_key(str(cause.full_key), known, within)
