@@ -64,56 +64,78 @@ def train(run: PreparedRun) -> Steps[TrainingState]:
         )
     if state is not None and run.is_done:
         return state
-    beginnings = {beginning.settings.schedule.epochs: beginning for beginning in _beginnings(run.job)}
-
-    def keep(now: TrainingState) -> None:
-        if beginning := beginnings.get(now.epoch):
-            with suppress(Timeout), weights_lock(beginning, runtime).acquire(timeout=0):  # else it is being trained
-                if not checkpoint_path(beginning, runtime).exists():
-                    save(trainer.state(), beginning, done=True)
-
     model = init_model(run.experiment, runtime) if state else (yield from _start(run))
-    splits = run.train_split, run.test_split
-    trainer = _make_trainer(run.experiment, runtime, model, splits, state=state, after_epoch=keep)
-    machines = state.machines if state else []
-    updates = run.experiment.batch.updates_per_epoch(len(run.train_split))
-    epochs_done, updates_done = (state.epoch, state.epoch * updates + state.step) if state else (0, 0)
+    training = _Training(run, model)
     ensure_writable(path)
-
-    def save(now: TrainingState, job: Job, *, done: bool = False) -> None:
-        machine = runtime.environment(trainer.engine)  # a training may have left CUDA graphs for eager updates
-        now.machines = machines + ([] if machine in machines else [machine])
-        now.data_sha256 = run.data_sha256
-        if done:
-            now.optimizer = {}  # nothing resumes from here
-        checkpoint.save(checkpoint_path(job, runtime), now, job.digest)
-
-    def assignment() -> tuple[Experiment, Runtime, int, TrainingState]:
-        # Without what belongs to this process: its group, and the number of its GPU.
-        sendable = replace(runtime, ranks=ProcessGroup(), device=torch.device(runtime.device.type))
-        return run.experiment, sendable, torch.get_num_threads(), trainer.state()
-
-    # The other ranks, if any, make the same trainer and take their share of every update within `sharing`.
-    sharing = runtime.ranks.broadcast_work(assignment)
-    bar = progress.Bar(run.job.name, run.experiment.schedule.epochs * updates, updates_done)
-    saved_at = time.monotonic()
-    log = _curve_writer(run.job, runtime, epochs_done)
-    with sharing, bar:
-        for now in _updates(trainer):
-            log(now)
-            bar.step(_progress_note(now))
-            # All ranks stop after the same update; one that has no signal yet learns of it here.
-            stopping = runtime.ranks.agree_to_stop()
-            if stopping or time.monotonic() - saved_at > runtime.checkpoint_seconds:
-                save(trainer.state(), run.job)
-                saved_at = time.monotonic()
-            if stopping:
-                interrupts.raise_if_interrupted()
-            yield Step.updated
-        end = trainer.state()
-        log(end)
-    save(end, run.job, done=True)
+    # The other ranks, if any, make the same trainer and take their share of every update within this block.
+    with runtime.ranks.broadcast_work(training.assignment):
+        end = yield from training.updates()
+    training.save(end, run.job, done=True)
     return end
+
+
+class _Training:
+    """A training under way: its trainer, and the checkpoints that it saves."""
+
+    def __init__(self, run: PreparedRun, model: nn.Module) -> None:
+        self._run, self._machines = run, run.state.machines if run.state else []
+        self._beginnings = {beginning.settings.schedule.epochs: beginning for beginning in _beginnings(run.job)}
+        self._trainer = _make_trainer(
+            run.experiment,
+            run.runtime,
+            model,
+            (run.train_split, run.test_split),
+            state=run.state,
+            after_epoch=self._keep_beginning,
+        )
+
+    def assignment(self) -> tuple[Experiment, Runtime, int, TrainingState]:
+        """What another rank needs to take part."""
+        # Without what belongs to this process: its group, and the number of its GPU.
+        runtime = self._run.runtime
+        sendable = replace(runtime, ranks=ProcessGroup(), device=torch.device(runtime.device.type))
+        return self._run.experiment, sendable, torch.get_num_threads(), self._trainer.state()
+
+    def updates(self) -> Steps[TrainingState]:
+        """Train to the end; pauses after every update, returns the last state."""
+        run, runtime, state = self._run, self._run.runtime, self._run.state
+        per_epoch = run.experiment.batch.updates_per_epoch(len(run.train_split))
+        epochs_done, updates_done = (state.epoch, state.epoch * per_epoch + state.step) if state else (0, 0)
+        log = _curve_writer(run.job, runtime, epochs_done)
+        saved_at = time.monotonic()
+        with progress.Bar(run.job.name, run.experiment.schedule.epochs * per_epoch, updates_done) as bar:
+            for now in _updates(self._trainer):
+                log(now)
+                bar.step(_progress_note(now))
+                # All ranks stop after the same update; one that has no signal yet learns of it here.
+                stopping = runtime.ranks.agree_to_stop()
+                if stopping or time.monotonic() - saved_at > runtime.checkpoint_seconds:
+                    self.save(self._trainer.state(), run.job)
+                    saved_at = time.monotonic()
+                if stopping:
+                    interrupts.raise_if_interrupted()
+                yield Step.updated
+            end = self._trainer.state()
+            log(end)
+        return end
+
+    def save(self, state: TrainingState, job: Job, *, done: bool = False) -> None:
+        """Save ``state`` as the checkpoint of ``job``; one that is done is not to be resumed."""
+        runtime = self._run.runtime
+        machine = runtime.environment(self._trainer.engine)  # a training may have left CUDA graphs for eager updates
+        state.machines = self._machines + ([] if machine in self._machines else [machine])
+        state.data_sha256 = self._run.data_sha256
+        if done:
+            state.optimizer = {}  # nothing resumes from here
+        checkpoint.save(checkpoint_path(job, runtime), state, job.digest)
+
+    def _keep_beginning(self, now: TrainingState) -> None:
+        """Save the weights of a shorter training that ends with this epoch, unless it has them or is under way."""
+        runtime = self._run.runtime
+        if beginning := self._beginnings.get(now.epoch):
+            with suppress(Timeout), weights_lock(beginning, runtime).acquire(timeout=0):
+                if not checkpoint_path(beginning, runtime).exists():
+                    self.save(self._trainer.state(), beginning, done=True)
 
 
 def _start(run: PreparedRun) -> Steps[nn.Module]:

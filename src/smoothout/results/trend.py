@@ -125,20 +125,17 @@ def trend(points: Sequence[Point], axis: Axis, within: Within = Within.all) -> T
 def mean_correlation(correlations: Sequence[float], limit: float) -> tuple[float, float, float]:
     """The mean of independent ``correlations`` and the ends of its 95% interval, by way of Fisher's z = atanh r.
 
-    ``limit`` stands for a perfect correlation, whose z is infinite. Correlations take few values, so seeds may agree by
-    chance: their standard deviation counts as at least 1 - ``limit``. The interval of a single one is the whole line.
+    ``limit`` stands for a perfect correlation among others, whose z is infinite. The interval is the whole line for a
+    single one, and for several that are equal: rank correlations take few values, so that says nothing of their spread.
     """
     from scipy.special import stdtrit  # noqa: PLC0415
 
     first, n = correlations[0], len(correlations)
-    if n == 1:
+    if n == 1 or np.allclose(correlations, first):
         return first, -math.inf, math.inf
     z = np.arctanh(np.clip(correlations, -limit, limit))
-    mean = float(np.mean(z))
-    value = first if np.allclose(correlations, first) else math.tanh(mean)
-    std = max(float(np.std(z, ddof=1)), (1 - limit) / (1 - math.tanh(mean) ** 2))  # dz = dr / (1 - r^2)
-    reach = float(stdtrit(n - 1, 0.975)) * std / math.sqrt(n)
-    return value, min(value, math.tanh(mean - reach)), max(value, math.tanh(mean + reach))
+    mean, reach = float(np.mean(z)), float(stdtrit(n - 1, 0.975) * np.std(z, ddof=1) / math.sqrt(n))
+    return math.tanh(mean), math.tanh(mean - reach), math.tanh(mean + reach)
 
 
 def _correlation(points: Sequence[Point], axis: Axis, within: Within) -> TestResult:

@@ -45,7 +45,7 @@ def test_the_interval_is_students_over_the_seeds_correlations_on_fishers_scale()
 
 def test_a_perfect_correlation_is_1_and_has_a_finite_p() -> None:
     result = trend(grid(lambda setting, _: float(setting.position(Axis.lr_over_batch))), Axis.lr_over_batch)
-    assert (result.value, result.ci_low, result.ci_high) == pytest.approx((1, 1, 1))
+    assert (result.value, result.ci_low, result.ci_high) == (pytest.approx(1), -math.inf, math.inf)
     assert result.p_greater == pytest.approx(1 / 50_000)
     assert result.p_less == 1
 
@@ -83,17 +83,7 @@ def test_the_mean_of_correlations_by_way_of_fishers_z() -> None:
     reach = stats.t.ppf(0.975, 1) * 0.5  # the deviation is 1 / sqrt(2), its error half
     assert (math.atanh(low), math.atanh(high)) == pytest.approx((1.5 - reach, 1.5 + reach))
     assert mean_correlation([1.0, -1.0], 0.99)[0] == pytest.approx(0)
-
-
-@pytest.mark.parametrize("r", [0.9, -0.5, 1.0])
-def test_seeds_that_agree_have_an_interval_of_an_exchange(r: float) -> None:
-    value, low, high = mean_correlation([r, r], 0.98)
-    assert value == r
-    z = math.atanh(min(r, 0.98))
-    reach = stats.t.ppf(0.975, 1) * 0.02 / (1 - math.tanh(z) ** 2) / math.sqrt(2)
-    assert low == pytest.approx(math.tanh(z - reach))
-    assert high == pytest.approx(max(r, math.tanh(z + reach)))
-    assert low < value <= high
+    assert mean_correlation([0.9, 0.9], 0.99) == (0.9, -math.inf, math.inf)  # few values: no measure of a spread
 
 
 @pytest.mark.parametrize(("settings", "within"), [(5, Within.all), (25, Within.batch), (25, Within.lr)])
