@@ -229,8 +229,8 @@ def test_the_findings_begin_with_the_estimates_and_verdicts_of_the_page_of_claim
 
 
 TOLD = {  # of results/claims.md, by the words of the README: claim, row, protocol, metric
-    "**The large-batch gap is there**: # points by `paper_text`": (GAP, "F1, MNIST", "paper_text", BEST),
-    "by `paper_text`, # by `authors_code`;": (GAP, "F1, MNIST", "authors_code", BEST),
+    "**The large-batch gap is there**: # points under `paper_text`": (GAP, "F1, MNIST", "paper_text", BEST),
+    "under `paper_text`, # under `authors_code`;": (GAP, "F1, MNIST", "authors_code", BEST),
     "SmoothOut gains # points at the large batch": (GAIN, "F1, MNIST, 6000", "paper_text", BEST),
     "and # at a typical late epoch": (GAIN, "F1, MNIST, 6000", "paper_text", LATE),
     "less is certain**: # at the best epoch": (GAIN, "F1, MNIST, 6000", "authors_code", BEST),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, product
 from pathlib import Path
@@ -200,26 +200,8 @@ class Claims:
         seeds = sorted(set.intersection(*(set(side.by_seed) for side in values)))
         step = 100 / plus[0].images if plus[0].images else 0.0
         published = difference([side.published for side in plus], [side.published for side in minus])
-        if claim.kind is ClaimKind.spread:
-            one, other = ([side.by_seed[seed] for seed in seeds] for side in (plus[0], minus[0]))
-            evidence, published = pitman_morgan_test(one, other, claim.max_ratio, step), None
-        elif claim.kind is ClaimKind.zero:
-            evidence = above_zero([2**value for value in plus[0].by_seed.values()])
-        elif claim.kind is ClaimKind.curves:
-            pairs = [[side.records for side in sides] for sides in (plus, minus)]
-            evidence = paired_t_test(curves_nearer(pairs[0], pairs[1], seeds), claim.margin)
-        elif claim.limit is not None:
-            evidence = paired_t_test([math.log2(claim.limit) - value for value in plus[0].by_seed.values()])
-        elif claim.kind is ClaimKind.published:
-            evidence = against_published(plus[0], claim.margin, step)
-        else:
-            differences = [
-                difference([side.by_seed[seed] for side in plus], [side.by_seed[seed] for side in minus])
-                for seed in seeds
-            ]
-            # Ratios are differences of logarithms, whose margin is negative if the ratio must be large.
-            margin = claim.margin - math.log2(claim.min_ratio)
-            evidence = paired_t_test([value for value in differences if value is not None], margin, step)
+        # Nobody published one number under two protocols, or the ratio of two spreads.
+        comparable = not sides.protocols and claim.kind is not ClaimKind.spread
         titles = dict.fromkeys(METRICS[cell.metric].title for cell in chain(*cells))
         if claim.kind is ClaimKind.curves:
             titles = dict.fromkeys([CURVES_APART])
@@ -228,8 +210,8 @@ class Claims:
             row,
             sides.protocols or (protocol,),
             replace(METRICS[metric], title=" against ".join(titles)),
-            evidence,
-            None if sides.protocols else published,  # nobody published one number under two protocols
+            _evidence(claim, plus, minus, seeds, step),
+            published if comparable else None,
             failed=len(frozenset[int]().union(*(side.failed for side in values))),
             diverged=len(frozenset[int]().union(*(side.diverged for side in values))),
             error=None if claim.kind is ClaimKind.curves else accuracy_error(plus),
@@ -296,3 +278,29 @@ def _withhold(test: ClaimTest) -> ClaimTest:
     """``test`` without anything that its records say, not even how many searches failed."""
     nothing = ClaimTest(test.claim, test.row, test.protocols, test.metric, TestResult())
     return replace(nothing, recorded=test.recorded, withheld=True)
+
+
+def _evidence(
+    claim: Claim, plus: Sequence[MetricValues], minus: Sequence[MetricValues], seeds: Sequence[int], step: float
+) -> TestResult:
+    """The test that belongs to the claim's kind; ``step`` is what one image adds to an accuracy, in points."""
+    match claim.kind:
+        case ClaimKind.spread:
+            one, other = ([side.by_seed[seed] for seed in seeds] for side in (plus[0], minus[0]))
+            return pitman_morgan_test(one, other, claim.max_ratio, step)
+        case ClaimKind.zero:
+            return above_zero([2**value for value in plus[0].by_seed.values()])
+        case ClaimKind.limit:
+            assert claim.limit is not None
+            return paired_t_test([math.log2(claim.limit) - value for value in plus[0].by_seed.values()])
+        case ClaimKind.published:
+            return against_published(plus[0], claim.margin, step)
+        case ClaimKind.curves:
+            near, far = ([side.records for side in sides] for sides in (plus, minus))
+            return paired_t_test(curves_nearer(near, far, seeds), claim.margin)
+    differences = [
+        difference([side.by_seed[seed] for side in plus], [side.by_seed[seed] for side in minus]) for seed in seeds
+    ]
+    # Ratios are differences of logarithms, whose margin is negative if the ratio must be large.
+    margin = claim.margin - math.log2(claim.min_ratio)
+    return paired_t_test([value for value in differences if value is not None], margin, step)

@@ -144,7 +144,12 @@ def format_rows(rows: Iterable[str]) -> str:
     for method, its in rests.items():
         methods.setdefault(tuple(its), []).append(method)
     plain = "; ".join(rows)
-    grouped = "; ".join(f"{', '.join(names)} (each: {'; '.join(its)})" for its, names in methods.items())
+    grouped = "; ".join(
+        f"{', '.join(names)} (each: {'; '.join(its)})"
+        if names[1:]
+        else "; ".join(f"{names[0]}, {rest}" for rest in its)
+        for its, names in methods.items()
+    )
     return grouped if len(grouped) < len(plain) and all(", " in row for row in rows) else plain
 
 

@@ -26,7 +26,7 @@ def test_a_trend_is_of_all_settings_and_within_those_that_share_one(
     for row, method in f1._plan("table2", "authors_code").runs:
         experiment = next(iter(cell(f1, f"table2 | {row} | {method}").jobs.values())).settings
         ratio = np.log(experiment.optimizer.lr / experiment.batch.size) * (-1 if falling else 1)
-        noise = generator.normal(0, 0.01, (2, 5))
+        noise = generator.normal(0, 0.2, (2, 5))  # the order of the settings depends on the seed
         sharp = np.exp(-ratio + noise[1])
         simulate(f1, runtime, f"table2 | {row} | {method}", list(95 + ratio + noise[0]), list(sharp))
     for metric in ("best", "sharpness_converged"):
