@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from smoothout.common.rng import normal_
 from smoothout.nn.flat import FlatGroup
+from smoothout.nn.norms import at_least_float32
 from smoothout.nn.options import check_fisher, check_strength
 from smoothout.nn.parameters import filter_norms
 from smoothout.nn.perturbation import SmoothOut
@@ -99,7 +100,7 @@ class ARWP(LPFSGD):
     @untracked()
     def _allocate(self, parameters: list[nn.Parameter]) -> None:
         super()._allocate(parameters)
-        self.fisher = [torch.zeros_like(filter_norms(parameter)) for parameter in parameters]
+        self.fisher = [torch.zeros_like(filter_norms(p)) for p in at_least_float32(parameters)]
 
     def _deviations(self, members: Sequence[int]) -> list[Tensor]:
         shrinkage = [self.fisher[index] * self.eta + 1 for index in members]
@@ -112,7 +113,8 @@ class ARWP(LPFSGD):
         for parameter, fisher in zip(self.parameters, self.fisher, strict=True):
             fisher.mul_(self.beta)
             if parameter.grad is not None:
-                squares = filter_norms(parameter.grad).square_()
+                [gradient] = at_least_float32([parameter.grad])
+                squares = filter_norms(gradient).square_()
                 fisher.add_(torch.where(squares.isfinite(), squares, 0))
 
 

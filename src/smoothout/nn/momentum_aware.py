@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from smoothout.nn.norms import at_least_float32, global_norm, scale_
 from smoothout.nn.options import check_positive
 from smoothout.nn.parameters import trainable_parameters
 from smoothout.nn.sharpness_aware import add_weights
@@ -47,9 +48,11 @@ class MSAM(WeightContext):
         self.parameters = trainable_parameters(self._model)
         name, state = momentum_name(self.optimizer, self.parameters), self.optimizer.state
         momenta = [state[p].get(name) if p in state else None for p in self.parameters]
-        direction = [torch.zeros_like(p) if m is None else m for p, m in zip(self.parameters, momenta, strict=True)]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(direction)))
-        return add_weights(self.parameters, list(torch._foreach_mul(direction, -self.rho / (norm + 1e-12))))
+        pairs = zip(self.parameters, momenta, strict=True)
+        momentum = at_least_float32(torch.zeros_like(p) if m is None else m for p, m in pairs)
+        direction = list(torch._foreach_neg(momentum))  # new tensors: the momentum is the optimizer's
+        scale_(direction, self.rho / (global_norm(momentum) + 1e-12))
+        return add_weights(self.parameters, direction)
 
 
 def momentum_name(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> str:
