@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from smoothout.nn.guards import check_layers, check_modules, check_weights
 from smoothout.nn.watch import unwatched
 
 T = TypeVar("T")
-BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BATCHNORM = _BatchNorm  # torch's layers and subclasses of one's own; InstanceNorm is none
 
 
 def trainable_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
