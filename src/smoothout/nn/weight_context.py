@@ -50,7 +50,7 @@ class WeightContext(ABC):
         weights = self._moved()  # an optimizer may count on their strides
         try:
             self._entered = True
-            self._guards.append(register_optimizer_step_pre_hook(self._refuse_step))
+            _present.append(self)
             self._guards.extend(LateBackward.register(self._model, self))
             self._swapped = SwappedWeights(self._model, self.parameters, weights)
             self._swapped.__enter__()
@@ -68,6 +68,8 @@ class WeightContext(ABC):
 
     def _leave(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
         """Restore the clean weights; can be repeated after an interruption anywhere."""
+        if self in _present:
+            _present.remove(self)
         for guard in self._guards:
             guard.remove()
         self._guards.clear()
@@ -80,13 +82,6 @@ class WeightContext(ABC):
             raise RuntimeError(
                 f"this {type(self).__name__} context is already entered: leave it first (to perturb twice, use two);"
                 f" {FRAMEWORKS}"
-            )
-
-    def _refuse_step(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
-        ours = {id(parameter) for parameter in self.parameters}
-        if self._entered and any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
-            raise RuntimeError(
-                f"optimizer.step() belongs after the block, which restores the clean weights at its end; {FRAMEWORKS}"
             )
 
     @property
@@ -104,6 +99,24 @@ class WeightContext(ABC):
     def current_noise(self) -> list[Tensor]:
         """Inside the context: theta, parameter by parameter (to the rounding of w + theta)."""
         return list(torch._foreach_sub([p.detach() for p in self.parameters], self.clean_weights))
+
+
+_present: list[WeightContext] = []  # those that are entered, in any thread
+
+
+def _refuse_step(optimizer: torch.optim.Optimizer, *arguments: object) -> None:
+    """Raise RuntimeError if a block is entered whose weights ``optimizer`` would update."""
+    for context in tuple(_present):  # other threads enter and leave blocks meanwhile
+        ours = {id(parameter) for parameter in context.parameters}
+        if any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
+            raise RuntimeError(
+                f"optimizer.step() belongs after the block, which restores the clean weights at its end; {FRAMEWORKS}"
+            )
+
+
+# Once and for good: the hooks are in one dict of torch, through which another thread's step may be going just now.
+# Not by thread, because a hook of a backward pass, which may call step(), is in a thread of autograd's on CUDA.
+register_optimizer_step_pre_hook(_refuse_step)
 
 
 def find_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
