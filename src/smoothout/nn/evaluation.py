@@ -48,7 +48,7 @@ class ClassificationMetrics:
         self._loss: Tensor | float = 0.0
         self._right: list[Tensor] = []  # of each batch
         self._valid: Tensor | int = 0  # number of labels that are classes
-        self._outside: list[Tensor] = []  # of each batch: its lowest and its highest label that is none, or 0
+        self._outside: list[Tensor] = []  # of each batch: its lowest and highest invalid label, 0 if it has none
         self._classes = 0
         self._examples = 0
 
@@ -70,7 +70,8 @@ class ClassificationMetrics:
             )
         labels, self._classes = labels.long(), logits.shape[1]
         valid = (labels >= 0) & (labels < self._classes)
-        # A label that is no class would be an error on a CPU, and on CUDA one that ends the process: `compute` raises.
+        # An invalid label would raise IndexError here, and on CUDA an assertion after which the device cannot be used;
+        # `compute` reports it.
         loss = F.cross_entropy(logits.float(), torch.where(valid, labels, IGNORED), reduction="sum")
         self._loss = self._loss + in_float64(loss)
         self._right.append(logits.argmax(1) == labels)
@@ -125,9 +126,19 @@ def evaluate(
 ) -> EvalResult:
     """Measure ``model`` in evaluation mode over ``batches``, in one pass; its mode is restored.
 
-    ``batches`` are those of this process: pairs (inputs, labels) or mappings, on any device, as analyses take them.
-    ``all_reduce`` replaces a tensor by its sum over processes, in place. Raises ValueError for what holds no batches,
-    if there is no example, or, unless ``metrics_class`` takes others, no classifier of single labels.
+    Args:
+        model: a module whose outputs are, or carry, logits (examples, classes).
+        batches: those of this process: pairs (inputs, labels) or mappings, on any device, as analyses take them; labels
+            are whole numbers, (examples,).
+        all_reduce: replaces a tensor by its sum over processes, in place; called once, at the end.
+        metrics_class: makes what accumulates the metrics; another one may take other outputs and targets.
+
+    Returns:
+        Mean cross entropy (nats) and accuracy (in [0, 1]) over the examples of all processes.
+
+    Raises:
+        ValueError: for what holds no batches; if there is no example; unless ``metrics_class`` takes others, for
+            outputs and labels of other shapes, and labels that are not classes.
     """
     examples = Examples("batches", batches, model)
 

@@ -30,15 +30,15 @@ LARGE_GHOST = 2**15
 class _Ghost(_BatchNorm):
     """BatchNorm with statistics over each of ``ghosts`` parts of a batch, as `torch.chunk` cuts them.
 
-    In evaluation mode it is plain BatchNorm. Its state dict is that of the plain layer, as which it is copied and
-    pickled: nobody would revert a copy.
+    In evaluation mode it is plain BatchNorm. Its state dict is that of the plain layer. Copies and pickles are plain
+    layers, because the end of `ghosted` would not reach them.
     """
 
     ghosts: int = 1
     shared: _Shared | None = None  # set during `forward_ghosts`
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
-        """What `copy` and `pickle` make a copy from."""
+        """Copy and pickle as the plain layer."""
         state = {name: value for name, value in vars(self).items() if name not in ("ghosts", "shared")}
         return object.__new__, (_PLAIN[type(self)],), state
 

@@ -1,4 +1,4 @@
-"""MSAM in one's own loop: the gradient a step against the momentum away, in a single pass."""
+"""MSAM for your own training loop: the gradient after a step against the momentum, in a single pass."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class MSAM(WeightContext):
             AdamW unless given; the examples in its README give 3.
 
     Raises:
-        TypeError: for a model that `SmoothOut` refuses, and what is no optimizer.
-        ValueError: so too, for a wrong ``rho``, and an optimizer without momentum or of other parameters.
+        TypeError: for a model that `SmoothOut` refuses, or an ``optimizer`` that is not a torch.optim.Optimizer.
+        ValueError: for a model that `SmoothOut` refuses, a ``rho`` that is not finite and above 0, or an optimizer that
+            has no momentum or updates none of the model's parameters.
         RuntimeError: as `SmoothOut`.
     """
 

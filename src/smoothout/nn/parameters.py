@@ -15,7 +15,7 @@ from smoothout.nn.guards import check_layers, check_modules, check_weights
 from smoothout.nn.watch import unwatched
 
 T = TypeVar("T")
-BATCHNORM = _BatchNorm  # torch's layers and subclasses of one's own; InstanceNorm is none
+BATCHNORM = _BatchNorm  # torch's own layers and user-defined ones, but not InstanceNorm
 
 
 def trainable_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
@@ -179,7 +179,7 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
             reason = next(iter(failed.values()))
             raise RuntimeError(f"{', '.join(failed)}: could not be given back: {reason}") from reason
 
-    with unwatched():  # what is given back is no write for the blocks around
+    with unwatched():  # contexts around this one must not report the restored weights as written to
         try:
             with preserve_training_mode(model):
                 yield

@@ -94,7 +94,7 @@ class Pass:
 
     @untracked()
     def _copy_gradients(self) -> Gradient:
-        # The present tensors will not do: they may be views of DDP's buckets, into which the next backward pass writes.
+        # With DDP's gradient_as_bucket_view they are views of memory into which the next backward pass writes.
         return [None if parameter.grad is None else parameter.grad.clone() for parameter in self._parameters]
 
     def _set(self, gradients: Gradient) -> None:

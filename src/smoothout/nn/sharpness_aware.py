@@ -1,4 +1,4 @@
-"""SAM and ASAM in one's own loop: the gradient where the loss nearby is highest."""
+"""SAM and ASAM for your own training loop: the gradient at nearby weights where the loss is highest."""
 
 from __future__ import annotations
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 
-class _Thread(threading.local):
-    """What belongs to a thread alone: its blocks do not count for those of others."""
+class _ThreadState(threading.local):
+    """The watches of the present thread: blocks in other threads are around other models."""
 
     def __init__(self) -> None:
         self.watches: list[Watch] = []  # of the blocks that are entered, the innermost last
 
 
-_thread = _Thread()
+_thread = _ThreadState()
 
 
 class Watch:
@@ -38,19 +38,19 @@ class Watch:
     ) -> None:
         self._parameters, self._tensors, self._clean, self.give_back = parameters, tensors, clean, give_back
         self.written: list[nn.Parameter] = []
-        self._together: list[Watch] = []  # the watches of the thread, while this is one of them
+        self._of_thread: list[Watch] = []  # those of the thread that began this one
 
     def begin(self) -> None:
         """Watch from here on."""
         self.renew()
-        self._together = _thread.watches
-        self._together.append(self)
+        self._of_thread = _thread.watches
+        self._of_thread.append(self)
 
     def end(self) -> None:
         """Look once more, and watch no longer; can be repeated."""
-        if self in self._together:
+        if self in self._of_thread:
             self.pause()
-            self._together.remove(self)
+            self._of_thread.remove(self)
         self.give_back = _nothing  # a reference cycle would keep the model until Python's collector comes by
 
     def renew(self) -> None:
@@ -80,7 +80,7 @@ class Watch:
     def inside(self) -> list[Watch]:
         """Those that began later and are not ended, on some of the same parameters, the innermost first."""
         own = {id(p) for p in self._parameters}
-        later = self._together[self._together.index(self) + 1 :] if self in self._together else []
+        later = self._of_thread[self._of_thread.index(self) + 1 :] if self in self._of_thread else []
         return [watch for watch in reversed(later) if not own.isdisjoint(map(id, watch._parameters))]
 
 
