@@ -87,9 +87,11 @@ def adaptive_sharpness(
     Args:
         model, batches, loss, weight, tick: As in `sharpness`.
         rho: Relative size of the region. A ball of n weights is about as large as a box at sqrt(n) times its rho.
+        norm: Shape of the region: "linf" or "l2", as above.
         normalise_logits: Whether to apply `normalize_logits` to the outputs before ``loss``.
         iterations: Maximum number of steps of each ascent.
         random_starts: Number of ascents in addition to the one from w.
+        seed: Of the random starts.
 
     Raises:
         ValueError: For an impossible argument, or a ``rho`` below the rounding of the model's dtype, before the model

@@ -104,6 +104,7 @@ def top_eigenvalues(
     Other arguments are as in `HessianVectorProduct`.
 
     Args:
+        k: how many eigenvalues, from 1 to n, the number of weights.
         which: LA: the most positive; SA: the most negative; LM: the largest in absolute value.
         vectors: whether to return eigenvectors too: flattened parameters, those of the block in the model's order.
         tolerance: of a residual, relative to its eigenvalue. The error of an eigenvalue is of the order of its square.

@@ -35,7 +35,10 @@ PUBLISHED_ALPHAS = tuple(linspace(-1.0, 2.0, 31))
 
 
 class LinePoint(NamedTuple):
-    """Mean loss and accuracy (a fraction) at ``alpha``; nan if ``negative_variances`` (a number of channels) > 0."""
+    """Mean loss and accuracy (a fraction) at ``alpha``; nan if ``negative_variances`` (a number of channels) > 0.
+
+    The loss is the cross entropy in nats, or in the unit of ``loss=`` or of the loss that the model's outputs carry.
+    """
 
     alpha: float
     loss: float

@@ -90,7 +90,7 @@ class KrylovBasis:
         """How long a vector outside of the rows rounding alone may leave, where products have this relative error."""
         return float(10 * rounding * np.abs(self.projected).max())
 
-    def start_anew(self) -> None:
+    def restart(self) -> None:
         """Let a random direction follow, because the rows span an invariant space."""
         outside, _ = orthogonalize(self.draw(), self.rows[: self.size])
         self.following = outside / outside.norm()
@@ -158,7 +158,7 @@ def outermost_eigenpairs(
                 kept = order[: (k + most) // 2]
                 basis.compress(values[kept], vectors[:, kept])
         if invariant:
-            basis.start_anew()
+            basis.restart()
 
 
 def _close(before: Array, after: Array, limits: Array) -> bool:

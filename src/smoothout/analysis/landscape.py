@@ -29,7 +29,7 @@ PUBLISHED_ALPHAS = tuple(linspace(-1.0, 1.0, 21))
 
 
 class LandscapePoint(NamedTuple):
-    """The network at ``alpha``: mean loss (nats) and accuracy (share) along each direction."""
+    """The network at ``alpha``: mean loss (nats, or ``loss=``'s unit) and accuracy (share) along each direction."""
 
     alpha: float
     losses: tuple[float, ...]
@@ -38,7 +38,7 @@ class LandscapePoint(NamedTuple):
 
 @dataclass(frozen=True)
 class LandscapePlane:
-    """``losses[i][j]`` (nats) and ``accuracies[i][j]`` (shares) at w + alphas[i] d_0 + betas[j] d_1."""
+    """``losses[i][j]`` and ``accuracies[i][j]``, as in `LandscapePoint`, at w + alphas[i] d_0 + betas[j] d_1."""
 
     alphas: tuple[float, ...]
     betas: tuple[float, ...]

@@ -32,7 +32,10 @@ from smoothout.nn.perturbation import SmoothOut
 
 
 class NoisePoint(NamedTuple):
-    """Mean loss and accuracy (a fraction) at strength ``a``; standard errors over the draws, None for a single draw."""
+    """Mean loss and accuracy (a fraction) at strength ``a``; standard errors over the draws, None for a single draw.
+
+    The loss is the cross entropy in nats, or in the unit of ``loss=`` or of the loss that the model's outputs carry.
+    """
 
     a: float
     loss: float
@@ -64,10 +67,13 @@ def noise_curve(
     passes.
 
     Args:
+        model: left unchanged to the last bit (weights, buffers, modes), also after an exception.
+        batches: pairs (inputs, targets), or mappings of keyword arguments; the same examples at every pass.
         strengths: the values of a.
         distribution: "uniform" (U(-a, a)) or "gaussian" (N(0, a^2)).
         scaling: "none", "weight" or "filter" (a is relative to each weight, or to each filter's norm).
         draws: how many times each batch is measured; the standard errors are over these.
+        seed: of the noise, which depends on it and on the numbers of the batch and of the draw alone.
         loss, weight: for networks that are not classifiers of single labels, as in `interpolate`.
         tick: called after each batch of each draw, at all strengths.
 

@@ -136,11 +136,14 @@ def sharpness(
         batches: Pairs (inputs, targets), or mappings of keyword arguments (README of this folder); the same examples at
             every pass.
         loss: ``loss(outputs, targets)``, the mean over the examples of a batch. None takes the loss in the outputs.
+        eps: Size of the box relative to |x_i| + 1: with A = I, the weight x_i moves by at most eps (|x_i| + 1).
         iterations: Of each search. Besides the evaluations, scipy's L-BFGS-B itself takes about 3 microseconds per
             weight and search, for F1 on 5000 images an eighth of a whole `converged` call.
         subspace: None for A = I; p for the span of p random columns (Keskar: 100), see `box_around`.
+        convention: "converged", "keskar" or "released", as above.
         repeats: Number of searches: the first from x, the others from uniform random points of the box.
         maxcor: Corrections that L-BFGS-B keeps, 16 bytes per weight each.
+        seed: Of A's columns and of the random points.
         weight: How many examples a batch counts as, from (inputs, targets); None uses ``len(targets)``. For a language
             model, for example, its tokens: ``lambda inputs, targets: (targets != -100).sum()``.
         tick: Called after each evaluation of f and its gradient.

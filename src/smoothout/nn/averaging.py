@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from smoothout.nn.batches import only_device, to_device
+from smoothout.nn.batches import only_device, to_device, without_unused_labels
+from smoothout.nn.forward import Keywords, forward
 from smoothout.nn.guards import check_all
 from smoothout.nn.parameters import BATCHNORM, clear_weight_caches, preserve_state
 
@@ -28,8 +29,8 @@ def averaged(model: nn.Module, weights: Iterable[Tensor], batches: Iterable[Any]
     Args:
         model: a module of any kind that `SmoothOut` takes.
         weights: one for each of the model's parameters, in their order.
-        batches: of training inputs, or pairs of inputs and targets, on any device, from which torch's `update_bn`
-            computes the running statistics of BatchNorm layers; they are not read if there are none.
+        batches: of training inputs, or pairs of inputs and targets, or mappings, on any device, from which torch's
+            `update_bn` computes the running statistics of BatchNorm layers; they are not read if there are none.
 
     Raises:
         ValueError: if there are more or fewer ``weights`` than parameters, no batch for running statistics, or another
@@ -57,10 +58,26 @@ def put_average(model: nn.Module, weights: list[Tensor], batches: Iterable[Any])
     clear_weight_caches()
     device = only_device(model)
     try:
-        update_bn((to_device(batch, device) for batch in batches), model)
+        update_bn((_inputs(batch, model, device) for batch in batches), _Called(model))
     finally:  # an error within `update_bn` leaves them at None
         for layer, momentum in momenta.items():
             layer.momentum = momentum
+
+
+class _Called(nn.Module):
+    """``model``, which takes `Keywords` as its one argument, as `update_bn` passes it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.training = model, model.training
+
+    def forward(self, inputs: Any) -> Any:
+        return forward(self.model, inputs)
+
+
+def _inputs(batch: Any, model: nn.Module, device: torch.device | None) -> Any:
+    moved = to_device(batch, device)
+    return without_unused_labels(Keywords(moved), model) if isinstance(moved, Mapping) else moved
 
 
 def _not_empty(batches: Iterable[Any]) -> Iterator[Any]:

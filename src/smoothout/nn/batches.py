@@ -36,9 +36,14 @@ class Examples:
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for batch in self._batches:
             inputs, targets = to_device(as_pair(self._name, batch), self._device)
-            if isinstance(inputs, Keywords) and not takes(self._model, LABELS):
-                inputs.pop(LABELS, None)
-            yield inputs, targets
+            yield without_unused_labels(inputs, self._model), targets
+
+
+def without_unused_labels(inputs: Any, model: nn.Module) -> Any:
+    """``inputs``; `Keywords` without their labels, unless ``model`` takes these."""
+    if isinstance(inputs, Keywords) and not takes(model, LABELS):
+        inputs.pop(LABELS, None)
+    return inputs
 
 
 def as_pair(name: str, batch: Any) -> tuple[Any, Any]:

@@ -29,11 +29,18 @@ def init_uniform_(model: nn.Module, generator: torch.Generator) -> None:
 def recalibrate_batchnorm(model: nn.Module, batches: Batches) -> None:
     """Replace the running statistics of ``model`` by the mean over ``batches`` of each batch's own, in place.
 
-    ``batches`` are pairs (inputs, targets) or mappings, on any device, as analyses take them.
-    In this pass only BatchNorm layers are in training mode: dropout, which widens what a layer sees, is off. Each batch
-    counts the same, whatever its size; its variance is the unbiased one, so it needs two values per channel.
-    Parameters, momenta and modes stay. Raises ValueError, with the statistics unchanged, if there is no batch; an
-    error during the pass leaves statistics of the batches before.
+    In this pass all BatchNorm layers with running statistics are in training mode, also those that ``eval()`` has
+    frozen, and nothing else is: dropout, which widens what a layer sees, is off. Each batch counts the same, whatever
+    its size; its variance is the unbiased one, so it needs two values per channel. A layer that no batch reaches keeps
+    its statistics. Parameters, momenta and modes stay.
+
+    Args:
+        model: a module of any kind.
+        batches: pairs (inputs, targets) or mappings, on any device, as analyses take them; read once.
+
+    Raises:
+        ValueError: with the statistics unchanged, for what holds no batches, or if there is none. An error during the
+            pass leaves statistics of the batches before.
     """
     layers = [m for m in check_layers(model) if isinstance(m, BATCHNORM) and m.track_running_stats]
     momenta, hooks = [layer.momentum for layer in layers], []
@@ -69,15 +76,17 @@ def freeze_running_stats(model: nn.Module) -> Iterator[None]:
 
 
 def _use_cumulative_average(layer: Any) -> RemovableHandle:
-    """Restart the running statistics of ``layer`` as plain means over its calls.
+    """Restart the running statistics of ``layer``, at its next call, as plain means over its calls.
 
     Torch has ``momentum=None`` for this, but then every call reads its number back from the device.
     """
-    layer.reset_running_stats()
     calls = count(1)
 
     def before(module: Any, inputs: object) -> None:
-        module.momentum = 1.0 / next(calls)
+        call = next(calls)
+        if call == 1:
+            module.reset_running_stats()
+        module.momentum = 1.0 / call
 
     handle: RemovableHandle = layer.register_forward_pre_hook(before)
     return handle

@@ -15,6 +15,7 @@ from smoothout.nn.forward import forward
 from smoothout.nn.parameters import in_float64, parameters_to_vector, preserve_training_mode, set_evaluation_mode
 
 AllReduce = Callable[[Tensor], None]
+IGNORED = -100  # torch's cross entropy leaves out examples with this label
 
 
 def eval_batch_size(device: torch.device) -> int:
@@ -46,7 +47,9 @@ class ClassificationMetrics:
     def __init__(self) -> None:
         self._loss: Tensor | float = 0.0
         self._right: list[Tensor] = []  # of each batch
-        self._classes: Tensor | int = 0  # number of valid labels
+        self._valid: Tensor | int = 0  # number of labels that are classes
+        self._outside: list[Tensor] = []  # of each batch: its lowest and highest invalid label, 0 if it has none
+        self._classes = 0
         self._examples = 0
 
     def update(self, outputs: Any, labels: Any, inputs: object = None) -> None:
@@ -65,9 +68,15 @@ class ClassificationMetrics:
             raise ValueError(
                 f"batches: labels must be whole numbers, not {labels.dtype}; for other targets, pass loss=..."
             )
-        self._loss = self._loss + in_float64(F.cross_entropy(logits.float(), labels, reduction="sum"))
+        labels, self._classes = labels.long(), logits.shape[1]
+        valid = (labels >= 0) & (labels < self._classes)
+        # An invalid label would raise IndexError here, and on CUDA an assertion after which the device cannot be used;
+        # `compute` reports it.
+        loss = F.cross_entropy(logits.float(), torch.where(valid, labels, IGNORED), reduction="sum")
+        self._loss = self._loss + in_float64(loss)
         self._right.append(logits.argmax(1) == labels)
-        self._classes = self._classes + ((labels >= 0) & (labels < logits.shape[1])).sum()
+        self._valid = self._valid + valid.sum()
+        self._outside.append(torch.stack(F.pad(torch.where(valid, 0, labels), (0, 1)).aminmax()))
         self._examples += len(labels)
 
     def compute(self, all_reduce: AllReduce = lambda sums: None) -> EvalResult:
@@ -76,15 +85,23 @@ class ClassificationMetrics:
         Raises ValueError if nothing was counted, and for labels outside the classes, such as the -100 that torch
         ignores.
         """
-        counts = parameters_to_vector([_as_tensor(number) for number in (self._loss, self.right.sum(), self._classes)])
+        counts = parameters_to_vector([_as_tensor(number) for number in (self._loss, self.right.sum(), self._valid)])
         sums = torch.tensor([*counts.tolist(), self._examples], dtype=torch.float64, device="cpu")
         all_reduce(sums)
-        loss, correct, classes, examples = sums.tolist()
+        loss, correct, valid, examples = sums.tolist()
         if not examples:
             raise ValueError("nothing to evaluate: the split is empty")
-        if classes < examples:
-            raise ValueError(f"batches: {examples - classes:.0f} labels are not classes of the logits; leave them out")
+        if valid < examples:
+            raise ValueError(f"batches: {self._describe_invalid(int(examples - valid))}")
         return EvalResult(loss / examples, correct / examples)
+
+    def _describe_invalid(self, count: int) -> str:
+        """What is wrong if ``count`` labels, over all processes, are not classes."""
+        outside = [label for pair in self._outside for label in pair.tolist() if label]
+        if not outside:
+            return f"labels must be classes of the logits; leave out others ({count}, in other processes)"
+        allowed = f"labels must be classes of the logits, 0 to {self._classes - 1}"
+        return f"{allowed}; leave out others, such as {outside[0]} ({count} in all)"
 
     @property
     def right(self) -> Tensor:
@@ -109,9 +126,19 @@ def evaluate(
 ) -> EvalResult:
     """Measure ``model`` in evaluation mode over ``batches``, in one pass; its mode is restored.
 
-    ``batches`` are those of this process: pairs (inputs, labels) or mappings, on any device, as analyses take them.
-    ``all_reduce`` replaces a tensor by its sum over processes, in place. Raises ValueError for what holds no batches,
-    if there is no example, or, unless ``metrics_class`` takes others, no classifier of single labels.
+    Args:
+        model: a module whose outputs are, or carry, logits (examples, classes).
+        batches: those of this process: pairs (inputs, labels) or mappings, on any device, as analyses take them; labels
+            are whole numbers, (examples,).
+        all_reduce: replaces a tensor by its sum over processes, in place; called once, at the end.
+        metrics_class: makes what accumulates the metrics; another one may take other outputs and targets.
+
+    Returns:
+        Mean cross entropy (nats) and accuracy (in [0, 1]) over the examples of all processes.
+
+    Raises:
+        ValueError: for what holds no batches; if there is no example; unless ``metrics_class`` takes others, for
+            outputs and labels of other shapes, and labels that are not classes.
     """
     examples = Examples("batches", batches, model)
 

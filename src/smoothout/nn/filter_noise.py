@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from smoothout.common.rng import normal_
 from smoothout.nn.flat import FlatGroup
+from smoothout.nn.norms import at_least_float32
 from smoothout.nn.options import check_fisher, check_strength
 from smoothout.nn.parameters import filter_norms
 from smoothout.nn.perturbation import SmoothOut
@@ -68,7 +69,8 @@ class ARWP(LPFSGD):
 
     F <- beta F + ||g_filter||^2 with the gradient g of an update, at the perturbed weights; it is 0 at first. (In the
     authors' program, and so here, a tensor with one dimension has an F of its own for each number.) F is ``fisher``, a
-    tensor for each parameter, which your checkpoints must hold; it starts again at 0 if layers are frozen or replaced.
+    tensor for each parameter, in float32 at least. Checkpoints must hold it: save ``arwp.state_dict()``. Copies, casts
+    and moves to another device keep it; for a parameter that is frozen, or changes its name or shape, it is lost.
 
     Args:
         model: as `LPFSGD`'s.
@@ -94,12 +96,18 @@ class ARWP(LPFSGD):
         generator: torch.Generator | None = None,
     ) -> None:
         self.eta, self.beta = check_fisher(eta, beta)
+        self.fisher: list[Tensor] = []
+        self._names_and_shapes: list[tuple[str, torch.Size]] = []  # of the parameters that `fisher` is of
         super().__init__(model, check_strength(sigma, "sigma"), batchnorm=batchnorm, generator=generator)
 
     @untracked()
     def _allocate(self, parameters: list[nn.Parameter]) -> None:
         super()._allocate(parameters)
-        self.fisher = [torch.zeros_like(filter_norms(parameter)) for parameter in parameters]
+        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        before = dict(zip(self._names_and_shapes, self.fisher, strict=True))
+        self._names_and_shapes = [(names[id(parameter)], parameter.shape) for parameter in parameters]
+        zeros = [torch.zeros_like(filter_norms(parameter)) for parameter in at_least_float32(parameters)]
+        self.fisher = [before.get(key, zero).to(zero) for key, zero in zip(self._names_and_shapes, zeros, strict=True)]
 
     def _deviations(self, members: Sequence[int]) -> list[Tensor]:
         shrinkage = [self.fisher[index] * self.eta + 1 for index in members]
@@ -112,8 +120,30 @@ class ARWP(LPFSGD):
         for parameter, fisher in zip(self.parameters, self.fisher, strict=True):
             fisher.mul_(self.beta)
             if parameter.grad is not None:
-                squares = filter_norms(parameter.grad).square_()
+                [gradient] = at_least_float32([parameter.grad])
+                squares = filter_norms(gradient).square_()
                 fisher.add_(torch.where(squares.isfinite(), squares, 0))
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """F by parameter name, under "fisher": the tensors themselves, as in torch's state dicts."""
+        return {"fisher": {name: f for (name, _), f in zip(self._names_and_shapes, self.fisher, strict=True)}}
+
+    @untracked()
+    def load_state_dict(self, state_dict: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Continue with the F of ``state_dict``, which is copied.
+
+        Raises ValueError, with nothing changed, if it is of parameters of other names or shapes; RuntimeError inside
+        the block.
+        """
+        self._check_left()
+        self._follow_model()
+        own, saved = self.state_dict()["fisher"], state_dict.get("fisher", {})
+        if {name: f.shape for name, f in own.items()} != {name: f.shape for name, f in saved.items()}:
+            raise ValueError(
+                "state_dict: its F is of parameters of other names or shapes than the model's trainable ones"
+            )
+        for name, fisher in own.items():
+            fisher.copy_(saved[name])
 
 
 def whole_norms(tensor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +30,17 @@ LARGE_GHOST = 2**15
 class _Ghost(_BatchNorm):
     """BatchNorm with statistics over each of ``ghosts`` parts of a batch, as `torch.chunk` cuts them.
 
-    In evaluation mode it is plain BatchNorm. State dicts, copies and pickles treat it like the plain layer.
+    In evaluation mode it is plain BatchNorm. Its state dict is that of the plain layer. Copies and pickles are plain
+    layers, because the end of `ghosted` would not reach them.
     """
 
     ghosts: int = 1
     shared: _Shared | None = None  # set during `forward_ghosts`
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        """Copy and pickle as the plain layer."""
+        state = {name: value for name, value in vars(self).items() if name not in ("ghosts", "shared")}
+        return object.__new__, (_PLAIN[type(self)],), state
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` (N, C, ...), normalized; in training mode each ghost batch by itself."""

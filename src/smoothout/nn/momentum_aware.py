@@ -1,4 +1,4 @@
-"""MSAM in one's own loop: the gradient a step against the momentum away, in a single pass."""
+"""MSAM for your own training loop: the gradient after a step against the momentum, in a single pass."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from smoothout.nn.norms import at_least_float32, global_norm, scale_
 from smoothout.nn.options import check_positive
 from smoothout.nn.parameters import trainable_parameters
 from smoothout.nn.sharpness_aware import add_weights
@@ -32,8 +33,9 @@ class MSAM(WeightContext):
             AdamW unless given; the examples in its README give 3.
 
     Raises:
-        TypeError: for a model that `SmoothOut` refuses, and what is no optimizer.
-        ValueError: so too, for a wrong ``rho``, and an optimizer without momentum or of other parameters.
+        TypeError: for a model that `SmoothOut` refuses, or an ``optimizer`` that is not a torch.optim.Optimizer.
+        ValueError: for a model that `SmoothOut` refuses, a ``rho`` that is not finite and above 0, or an optimizer that
+            has no momentum or updates none of the model's parameters.
         RuntimeError: as `SmoothOut`.
     """
 
@@ -47,9 +49,11 @@ class MSAM(WeightContext):
         self.parameters = trainable_parameters(self._model)
         name, state = momentum_name(self.optimizer, self.parameters), self.optimizer.state
         momenta = [state[p].get(name) if p in state else None for p in self.parameters]
-        direction = [torch.zeros_like(p) if m is None else m for p, m in zip(self.parameters, momenta, strict=True)]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(direction)))
-        return add_weights(self.parameters, list(torch._foreach_mul(direction, -self.rho / (norm + 1e-12))))
+        pairs = zip(self.parameters, momenta, strict=True)
+        momentum = at_least_float32(torch.zeros_like(p) if m is None else m for p, m in pairs)
+        direction = list(torch._foreach_neg(momentum))  # new tensors: the momentum is the optimizer's
+        scale_(direction, self.rho / (global_norm(momentum) + 1e-12))
+        return add_weights(self.parameters, direction)
 
 
 def momentum_name(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> str:

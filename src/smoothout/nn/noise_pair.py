@@ -1,4 +1,4 @@
-"""Noise and its opposite, or noise and none: NSO and m-RWP in one's own loop, two passes per batch."""
+"""NSO and m-RWP for your own training loop: two passes per batch, under noise and its opposite, or noise and none."""
 
 from __future__ import annotations
 

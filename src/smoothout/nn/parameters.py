@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from smoothout.nn.guards import check_layers, check_modules, check_weights
 from smoothout.nn.watch import unwatched
 
 T = TypeVar("T")
-BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+BATCHNORM = _BatchNorm  # torch's own layers and user-defined ones, but not InstanceNorm
 
 
 def trainable_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
@@ -178,7 +179,7 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
             reason = next(iter(failed.values()))
             raise RuntimeError(f"{', '.join(failed)}: could not be given back: {reason}") from reason
 
-    with unwatched():  # what is given back is no write for the blocks around
+    with unwatched():  # contexts around this one must not report the restored weights as written to
         try:
             with preserve_training_mode(model):
                 yield

@@ -75,7 +75,7 @@ class Pass:
             if self._at is not None or not self.backward_only:
                 stack.enter_context(CleanWeights(self._model) if self._at is None else self._at)
             if self._share != 1:
-                self._before = [parameter.grad for parameter in self._parameters]
+                self._before = self._copy_gradients()
                 stack.callback(self._set, self._before)  # whatever happens inside, nothing of before is lost
                 self._set([None] * len(self._parameters))
             self._inside = stack.pop_all()
@@ -91,6 +91,11 @@ class Pass:
                 self._add(gradient)
             if self._receive is not None:
                 self._receive(gradient)
+
+    @untracked()
+    def _copy_gradients(self) -> Gradient:
+        # With DDP's gradient_as_bucket_view they are views of memory into which the next backward pass writes.
+        return [None if parameter.grad is None else parameter.grad.clone() for parameter in self._parameters]
 
     def _set(self, gradients: Gradient) -> None:
         for parameter, gradient in zip(self._parameters, gradients, strict=True):

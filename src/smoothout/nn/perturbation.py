@@ -151,12 +151,16 @@ class SmoothOut(WeightContext):
     def draw(self) -> Sequence[Tensor]:
         """Draw theta at the present weights; returns it parameter by parameter (valid until the next entry or draw)."""
         self._check_left()
-        present = find_parameters(self._model, self._batchnorm)
-        if _dtypes_and_devices(present) != self._kinds:
-            self._allocate(present)
+        self._follow_model()
         for group in self._buffers.groups:
             self._fill(group)
         return self._buffers.views
+
+    def _follow_model(self) -> None:
+        """Allocate again if parameters were frozen, replaced, cast or moved since."""
+        present = find_parameters(self._model, self._batchnorm)
+        if _dtypes_and_devices(present) != self._kinds:
+            self._allocate(present)
 
     def _fill(self, group: FlatGroup) -> None:
         """Draw the noise of ``group``'s parameters."""

@@ -1,4 +1,4 @@
-"""SAM and ASAM in one's own loop: the gradient where the loss nearby is highest."""
+"""SAM and ASAM for your own training loop: the gradient at nearby weights where the loss is highest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from smoothout.nn.norms import at_least_float32, global_norm, scale_
 from smoothout.nn.options import StatisticsFrom, check_positive
 from smoothout.nn.parameters import trainable_parameters
 from smoothout.nn.passes import Gradient, Pass, Passes, feeding_passes
@@ -88,18 +89,15 @@ class _Nearby(WeightContext):
                 "the second pass needs the gradient of the first: enter both blocks for every batch, and backpropagate"
                 " in both"
             )
-        own = zip(self.parameters, gradient, strict=True)
-        dense = [
-            torch.zeros_like(p) if g is None else g.to_dense() for p, g in own
-        ]  # that of an Embedding may be sparse
-        return self._sam._highest(self.parameters, dense)
+        pairs = zip(self.parameters, gradient, strict=True)
+        return self._sam._highest(self.parameters, [torch.zeros_like(p) if g is None else g for p, g in pairs])
 
 
 @torch.no_grad()
 def ascend(parameters: Sequence[Tensor], gradient: list[Tensor], rho: float) -> list[Tensor]:
     """w + rho g / ||g||, in new tensors with the parameters' strides; ``gradient`` is used up."""
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
-    torch._foreach_mul_(gradient, rho / (norm + 1e-12))
+    gradient = at_least_float32(gradient)
+    scale_(gradient, rho / (global_norm(gradient) + 1e-12))
     return add_weights(parameters, gradient)
 
 
@@ -108,12 +106,14 @@ def ascend_adaptively(
     parameters: Sequence[Tensor], gradient: list[Tensor], rho: float, eta: float, scaled: Sequence[bool]
 ) -> list[Tensor]:
     """w + rho T^2 g / ||T g||, T = |w| + eta where ``scaled``, and 1 elsewhere; ``gradient`` is used up."""
-    factors = [p.detach().abs().add_(eta) for p, is_scaled in zip(parameters, scaled, strict=True) if is_scaled]
+    gradient = at_least_float32(gradient)
+    weights = [p.detach() for p, is_scaled in zip(parameters, scaled, strict=True) if is_scaled]
+    factors = [weight.abs().add_(eta) for weight in weights]
     own = [g for g, is_scaled in zip(gradient, scaled, strict=True) if is_scaled]
     torch._foreach_mul_(own, factors)
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
+    norm = global_norm(gradient)
     torch._foreach_mul_(own, factors)
-    torch._foreach_mul_(gradient, rho / (norm + 1e-16))
+    scale_(gradient, rho / (norm + 1e-16))
     return add_weights(parameters, gradient)
 
 

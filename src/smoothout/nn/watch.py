@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-_watches: list[Watch] = []  # of the blocks that are entered, the innermost last
+
+class _ThreadState(threading.local):
+    """The watches of the present thread: blocks in other threads are around other models."""
+
+    def __init__(self) -> None:
+        self.watches: list[Watch] = []  # of the blocks that are entered, the innermost last
+
+
+_thread = _ThreadState()
 
 
 class Watch:
@@ -29,17 +38,19 @@ class Watch:
     ) -> None:
         self._parameters, self._tensors, self._clean, self.give_back = parameters, tensors, clean, give_back
         self.written: list[nn.Parameter] = []
+        self._of_thread: list[Watch] = []  # those of the thread that began this one
 
     def begin(self) -> None:
         """Watch from here on."""
         self.renew()
-        _watches.append(self)
+        self._of_thread = _thread.watches
+        self._of_thread.append(self)
 
     def end(self) -> None:
         """Look once more, and watch no longer; can be repeated."""
-        if self in _watches:
+        if self in self._of_thread:
             self.pause()
-            _watches.remove(self)
+            self._of_thread.remove(self)
         self.give_back = _nothing  # a reference cycle would keep the model until Python's collector comes by
 
     def renew(self) -> None:
@@ -69,7 +80,7 @@ class Watch:
     def inside(self) -> list[Watch]:
         """Those that began later and are not ended, on some of the same parameters, the innermost first."""
         own = {id(p) for p in self._parameters}
-        later = _watches[_watches.index(self) + 1 :] if self in _watches else []
+        later = self._of_thread[self._of_thread.index(self) + 1 :] if self in self._of_thread else []
         return [watch for watch in reversed(later) if not own.isdisjoint(map(id, watch._parameters))]
 
 
@@ -77,8 +88,11 @@ def _nothing() -> None: ...
 
 
 def pause_all() -> list[Watch]:
-    """Pause all watches, because what follows writes to weights and gives them back; returns those to renew then."""
-    return [watch for watch in list(_watches) if not watch.pause()]
+    """Pause all watches of this thread, because what follows writes to weights and gives them back.
+
+    Returns those to renew then.
+    """
+    return [watch for watch in list(_thread.watches) if not watch.pause()]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The shell of every context inside which a model is at other weights: entered, guarded, left, and entered again."""
+"""Base class of the contexts inside which a model has other weights: SmoothOut, and the methods it is compared with."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class WeightContext(ABC):
         weights = self._moved()  # an optimizer may count on their strides
         try:
             self._entered = True
-            self._guards.append(register_optimizer_step_pre_hook(self._refuse_step))
+            _entered_contexts.append(self)
             self._guards.extend(LateBackward.register(self._model, self))
             self._swapped = SwappedWeights(self._model, self.parameters, weights)
             self._swapped.__enter__()
@@ -68,6 +68,8 @@ class WeightContext(ABC):
 
     def _leave(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
         """Restore the clean weights; can be repeated after an interruption anywhere."""
+        if self in _entered_contexts:
+            _entered_contexts.remove(self)
         for guard in self._guards:
             guard.remove()
         self._guards.clear()
@@ -82,13 +84,6 @@ class WeightContext(ABC):
                 f" {FRAMEWORKS}"
             )
 
-    def _refuse_step(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
-        ours = {id(parameter) for parameter in self.parameters}
-        if self._entered and any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
-            raise RuntimeError(
-                f"optimizer.step() belongs after the block, which restores the clean weights at its end; {FRAMEWORKS}"
-            )
-
     @property
     def block(self) -> object:
         """Identifies the present block; None outside."""
@@ -96,14 +91,39 @@ class WeightContext(ABC):
 
     @property
     def clean_weights(self) -> list[Tensor]:
-        """Inside the context: w, parameter by parameter."""
+        """Inside the context: w, a tensor for each of ``parameters``, in its shape.
+
+        Raises RuntimeError outside, and inside a context with ``denoise=False``, which does not keep w.
+        """
         if self._swapped is None:
             raise RuntimeError("clean weights exist only inside a context with denoise=True")
         return self._swapped.clean
 
     def current_noise(self) -> list[Tensor]:
-        """Inside the context: theta, parameter by parameter (to the rounding of w + theta)."""
+        """Inside the context: theta, to the rounding of w + theta; new tensors in the shapes of ``parameters``.
+
+        Raises RuntimeError as `clean_weights`.
+        """
         return list(torch._foreach_sub([p.detach() for p in self.parameters], self.clean_weights))
+
+
+_entered_contexts: list[WeightContext] = []  # of all threads
+
+
+def _refuse_step(optimizer: torch.optim.Optimizer, *arguments: object) -> None:
+    """Raise RuntimeError if a block is entered whose weights ``optimizer`` would update."""
+    for context in tuple(_entered_contexts):  # a copy: other threads may enter and leave contexts meanwhile
+        ours = {id(parameter) for parameter in context.parameters}
+        if any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
+            raise RuntimeError(
+                f"optimizer.step() belongs after the block, which restores the clean weights at its end; {FRAMEWORKS}"
+            )
+
+
+# Registered once, and not at every entry: torch has one dict of these hooks for all threads, and step() raises an error
+# if another thread changes it meanwhile. The contexts are not kept by thread either: a hook that calls step() in the
+# backward pass runs, on CUDA, in a thread of autograd.
+register_optimizer_step_pre_hook(_refuse_step)
 
 
 def find_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:

@@ -11,7 +11,13 @@ from torch.nn import functional as F
 
 from smoothout.nn.batchnorm import freeze_running_stats
 from smoothout.nn.curvature import noise_variances
-from smoothout.nn.parameters import filter_norms, float64_device, preserve_training_mode, trainable_parameters
+from smoothout.nn.parameters import (
+    BATCHNORM,
+    filter_norms,
+    float64_device,
+    preserve_training_mode,
+    trainable_parameters,
+)
 from smoothout.training.methods.smoothout import NoiseConfig
 
 
@@ -78,6 +84,9 @@ def batch_gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> list[Ten
     """
     parameters = trainable_parameters(model)
     with preserve_training_mode(model), freeze_running_stats(model):
-        model.eval()  # dropout is off; BatchNorm without running statistics takes the batch's
+        model.eval()
+        for layer in model.modules():
+            if isinstance(layer, BATCHNORM):  # in evaluation mode it would use the running statistics, frozen or not
+                layer.train()
         loss = F.cross_entropy(model(inputs), labels)
         return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))

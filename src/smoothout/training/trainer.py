@@ -52,10 +52,15 @@ class Trainer:
         model: fresh, on the splits' device; ``resume`` replaces its weights.
         train_split: shuffled in every epoch; the last, smaller batch counts.
         test_split: evaluated after every epoch in evaluation mode with clean weights.
+        optimizer: its settings, with the learning rate at the start.
+        schedule: number of epochs, and the learning rate in each relative to the optimizer's.
+        batch: how many examples an update sees, and in which ghost batches.
         method: how the gradient is computed: with SmoothOut's noise, SAM, or plainly.
         seed: of everything but the initial weights, which are the model's own.
+        precision: number format of passes: "float32", "tf32" or "bfloat16" (autocast; weights stay in float32).
         augmentation: of the training images, of the kind that the split takes; None is none.
         engine: how updates run on the hardware; its ``auto`` choices are made here.
+        resume: where an earlier training with the same arguments was, from `state`; None starts at the model's weights.
         ranks: the processes that share the training; each makes a `Trainer` with the same arguments.
         after_epoch: called at the end of every epoch.
 

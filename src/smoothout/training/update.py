@@ -28,10 +28,10 @@ class GhostBatch:
     others: Sequence[Tensor] = ()  # inputs and labels of as many other examples, if the method asks for them
 
     def backward(self, passes: float = 1, regularizer: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Add the gradient at the present weights to ``grad``, as one of ``passes`` with equal shares, and count it.
+        """Add the gradient at the present weights, divided by ``passes``, to ``grad``, and record losses and answers.
 
-        A share s that is no whole part is 1 / s passes. ``regularizer`` is a loss of the ghost batch's logits,
-        (n, classes), that is added and not counted.
+        These are divided by ``passes`` too, which need not be a whole number: for a pass that counts with weight s, it
+        is 1 / s. ``regularizer`` maps the logits, (n, classes), to a loss that is added but not recorded.
         """
         logits, means = self._forward()
         loss = torch.cat(means).sum()
@@ -100,11 +100,14 @@ def update(
 
     Args:
         network: keeps the ghost batches of a pass apart if there are several.
+        optimizer: of the parameters to update; their gradients are set to None first.
         batches: (inputs, labels) of each pass, taken one at a time; `GhostBatch.others` may follow. With several
             processes, those of this process.
         num_ghosts: ghost batches of the update, over all processes.
         backward: the method's part: adds the gradient of a pass to ``grad``.
         first: index of the first ghost batch in ``batches`` within the update.
+        ghosts_per_pass: how many ghost batches each of ``batches`` consists of, at most; all but the last have the same
+            size.
         clip_norm: largest norm of the gradient; None does not clip.
         seed_dropout: seeds the dropout masks of a ghost batch, given its index; those of the first are seeded already.
         all_reduce: sums gradients, and the sums that it receives, over processes.

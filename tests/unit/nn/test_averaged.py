@@ -45,6 +45,34 @@ def test_averaged_weights_are_those_of_torch_with_its_statistics() -> None:
     assert all(torch.equal(one, before[name]) for name, one in model.state_dict().items())
 
 
+class ByKeyword(nn.Module):
+    """A model that takes the entries of a mapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = self.layers(images)
+        return out
+
+
+def test_batches_may_be_mappings() -> None:
+    model, wanted = ByKeyword(), network()
+    mappings = [{"images": inputs, "labels": labels} for inputs, labels in batches()]
+    weights = [p.detach() + 1 for p in model.parameters()]
+    put_average(wanted, weights, batches())
+    model.train(mode=False)
+    with averaged(model, weights, mappings):
+        assert all(map(torch.equal, model.state_dict().values(), wanted.state_dict().values()))
+        assert not any(module.training for module in model.modules())
+    with (
+        pytest.raises(ValueError, match=r"^batches: the model must take the keys"),
+        averaged(model, weights, [{"x": weights[0]}]),
+    ):
+        pass
+
+
 def test_a_batch_that_fails_leaves_a_model_for_averages_as_it_was() -> None:
     model = network()
     before, momenta = copy.deepcopy(model.state_dict()), [getattr(layer, "momentum", None) for layer in model.modules()]

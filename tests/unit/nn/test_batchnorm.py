@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from helpers.common import same_bits
 from scipy import stats
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from smoothout import SAM, SmoothOut
 from smoothout.common.rng import make_generator
 from smoothout.nn.batchnorm import init_uniform_, recalibrate_batchnorm
 
@@ -93,6 +97,59 @@ def test_recomputing_leaves_parameters_momenta_and_modes_also_after_an_exception
     recalibrate_batchnorm(deep, batches)
     assert torch.equal(deep[1].running_var, again[0])
     assert torch.equal(deep[4].running_var, again[1])
+
+
+class PerFeature(_BatchNorm):
+    """A BatchNorm layer of one's own."""
+
+    def _check_input_dim(self, inputs: torch.Tensor) -> None:
+        assert inputs.dim() == 2
+
+
+def test_a_batchnorm_layer_of_ones_own_counts_as_one() -> None:
+    model, batch = nn.Sequential(nn.Linear(4, 6), PerFeature(6)), (torch.randn(8, 4), torch.zeros(8))
+    assert len(SmoothOut(model, 0.1).parameters) == 2
+    for block in SAM(model, statistics_from="clean"):
+        with block:
+            model(batch[0]).sum().backward()
+    assert model[1].num_batches_tracked == 1
+    recalibrate_batchnorm(model, [batch] * 3)
+    assert model[1].num_batches_tracked == 3
+    torch.testing.assert_close(model[1].running_mean, model[0](batch[0]).mean(0).detach())
+
+
+def test_instance_normalization_does_not_count_as_batchnorm() -> None:
+    model = nn.Sequential(nn.Conv1d(2, 2, 1), nn.InstanceNorm1d(2, affine=True, track_running_stats=True))
+    inputs = torch.randn(8, 2, 5)
+    assert len(SmoothOut(model, 0.1).parameters) == 4
+    means = [model[1].running_mean.clone()]
+    for block in SAM(model, statistics_from="clean"):
+        with block:
+            model(inputs).square().sum().backward()
+        means.append(model[1].running_mean.clone())
+    assert not torch.equal(means[0], means[1])
+    assert not torch.equal(means[1], means[2])
+    recalibrate_batchnorm(model, [(inputs, torch.zeros(8))])
+    assert torch.equal(model[1].running_mean, means[2])
+
+
+def test_a_layer_that_no_batch_reaches_keeps_its_statistics_and_a_frozen_one_does_not(deep, batches) -> None:
+    deep.unused = nn.Sequential(nn.BatchNorm1d(3))
+    deep.unused.forward = lambda inputs: inputs  # type: ignore[method-assign]
+    deep.unused[0].running_mean.fill_(3.0)
+    deep[1].eval()
+    unused, frozen = copy.deepcopy(deep.unused.state_dict()), deep[1].running_mean.clone()
+    recalibrate_batchnorm(deep, batches)
+    assert same_bits(deep.unused.state_dict(), unused)
+    assert not torch.equal(deep[1].running_mean, frozen)
+    assert not deep[1].training
+
+
+def test_an_error_in_the_first_batch_leaves_layers_that_it_did_not_reach(deep) -> None:
+    before = copy.deepcopy(deep[4].state_dict())
+    with pytest.raises(ValueError, match="more than 1 value"):
+        recalibrate_batchnorm(deep, [(torch.randn(1, 4, dtype=torch.float64), torch.zeros(1))])
+    assert same_bits(deep[4].state_dict(), before)
 
 
 def test_a_layer_that_is_used_twice_averages_over_its_calls_as_torch_does() -> None:

@@ -65,8 +65,33 @@ def test_what_is_no_classifier_of_single_labels_is_refused(outputs: tuple[int, .
 
 def test_labels_that_torch_ignores_are_refused_for_they_would_count_as_examples_without_a_loss() -> None:
     batches = [(torch.randn(4, 3), torch.tensor([0, -100, 2, -100])) for _ in range(2)]
-    with pytest.raises(ValueError, match=r"^batches: 4 labels are not classes of the logits; leave them out$"):
+    message = r"^batches: labels must be classes of the logits, 0 to 2; leave out others, such as -100 \(4 in all\)$"
+    with pytest.raises(ValueError, match=message):
         evaluate(nn.Identity(), batches)
+
+
+@pytest.mark.parametrize("wrong", [3, -1, 255])
+def test_labels_outside_the_classes_are_refused_with_one_of_them(wrong: int) -> None:
+    batches = [(torch.randn(2, 3), torch.tensor(labels)) for labels in ([0, 1], [2, wrong], [1, 1])]
+    message = (
+        rf"^batches: labels must be classes of the logits, 0 to 2; leave out others, such as {wrong} \(1 in all\)$"
+    )
+    with pytest.raises(ValueError, match=message):
+        evaluate(nn.Identity(), batches)
+
+
+def test_labels_of_another_process_outside_the_classes_are_refused_too() -> None:
+    def add_other_process(sums: Tensor) -> None:
+        sums += torch.tensor([3.5, 2.0, 3.0, 4.0], dtype=torch.float64)  # loss, right answers, valid labels, examples
+
+    with pytest.raises(ValueError, match=r"^batches: labels must be .*leave out others \(1, in other processes\)$"):
+        evaluate(network(), [examples(5)], add_other_process)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_may_be_whole_numbers_of_any_kind(dtype: torch.dtype) -> None:
+    model, (inputs, labels) = network(), examples(20)
+    assert evaluate(model, [(inputs, labels.to(dtype))]) == evaluate(model, [(inputs, labels)])
 
 
 @pytest.mark.parametrize("batches", [[], [(torch.empty(0, 5), torch.empty(0, dtype=torch.int64))]])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from typing import Any
 
 import pytest
@@ -99,6 +101,63 @@ def test_a_gradient_that_is_not_finite_leaves_fisher_finite() -> None:
     model.weight.grad = torch.full((2, 3), math.inf)
     arwp.observe()
     assert not any(fisher.any() for fisher in arwp.fisher)
+
+
+def observed(model: nn.Module) -> ARWP:
+    """An ARWP that has seen a gradient."""
+    arwp = ARWP(model, 0.1, generator=seeded(1))
+    with arwp:
+        model(examples(4)[0]).square().sum().backward()
+    arwp.observe()
+    assert all(fisher.any() for fisher in arwp.fisher)
+    return arwp
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda arwp: pickle.loads(pickle.dumps(arwp))], ids=["deepcopy", "pickle"]
+)
+def test_a_copy_keeps_fisher(copied: Any) -> None:
+    arwp = observed(nn.Linear(5, 3))
+    other = copied(arwp)
+    assert all(map(torch.equal, thetas(other), thetas(arwp)))
+    assert all(map(torch.equal, other.fisher, arwp.fisher))
+
+
+def test_fisher_stays_when_the_model_is_cast_and_for_each_parameter_that_stays_trainable() -> None:
+    model = network()
+    arwp = observed(model)
+    before = [fisher.clone() for fisher in arwp.fisher]
+    model.double()
+    model[0].requires_grad_(False)
+    model[3] = nn.Linear(8, 7).double()
+    with arwp:
+        pass
+    assert [fisher.dtype for fisher in arwp.fisher] == [torch.float64] * 4
+    assert all(torch.equal(fisher.float(), old) for fisher, old in zip(arwp.fisher[:2], before[2:4], strict=True))
+    assert not any(fisher.any() for fisher in arwp.fisher[2:]), "of the new layer"
+
+
+def test_fisher_is_saved_and_loaded() -> None:
+    model = network()
+    arwp = observed(model)
+    saved = copy.deepcopy(arwp.state_dict())
+    resumed = ARWP(model, 0.1, generator=seeded(1))
+    resumed.load_state_dict(saved)
+    assert all(map(torch.equal, resumed.fisher, arwp.fisher))
+    arwp.observe()
+    assert not torch.equal(resumed.fisher[0], arwp.fisher[0]), "a copy"
+    assert list(saved["fisher"]) == [name for name, _ in model.named_parameters()]
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"fisher": {"weight": torch.ones(3, 1)}}, ARWP(nn.Linear(5, 4), 0.1).state_dict()]
+)
+def test_fisher_of_another_model_is_refused_and_nothing_is_changed(state: Any) -> None:
+    arwp = observed(nn.Linear(5, 3))
+    before = [fisher.clone() for fisher in arwp.fisher]
+    with pytest.raises(ValueError, match=r"^state_dict: its F is of parameters of other names or shapes"):
+        arwp.load_state_dict(state)
+    assert all(map(torch.equal, arwp.fisher, before))
 
 
 @pytest.mark.parametrize("make", [lambda m: LPFSGD(m, 0.1), lambda m: ARWP(m, 0.1)])

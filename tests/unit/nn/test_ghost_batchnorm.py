@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
+import pickle
 import re
 import textwrap
 from collections.abc import Callable, Sequence
@@ -223,6 +225,31 @@ def test_another_kind_of_batchnorm_is_refused_and_the_model_left_alone(
     assert [type(one) for one in made] == [nn.BatchNorm2d, kind]
     assert not fit_one_pass(made, torch.ones(1, 3, 2, 2))
     assert fit_one_pass(made[:1], torch.ones(1, 3, 2, 2))
+
+
+def saved_and_loaded(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    loaded: nn.Module = torch.load(file, weights_only=False)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved_and_loaded],
+    ids=["deepcopy", "pickle", "save"],
+)
+def test_a_copy_has_plain_layers(copied: Callable[[nn.Module], nn.Module]) -> None:
+    made, (inputs, _) = network(convolutions=True), batch(18)
+    kinds = [type(module) for module in made]
+    with ghosted(made, 4):
+        other = copied(made)
+        assert [type(module) for module in made] != kinds
+    assert [type(module) for module in other] == kinds
+    assert not any("ghosts" in vars(module) for module in other)
+    torch.testing.assert_close(other(inputs), made(inputs), rtol=0, atol=0)
+    assert all(map(torch.equal, other.state_dict().values(), made.state_dict().values()))
 
 
 def test_a_compiled_network_takes_ghost_batches() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 from pathlib import Path
@@ -13,6 +14,7 @@ from helpers.tiny_jobs import workplace
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from smoothout.config.experiment import Experiment
 from smoothout.data.datasets import DatasetName
@@ -26,7 +28,7 @@ from smoothout.nn.parameters import filter_norms
 from smoothout.nn.perturbation import SmoothOut
 from smoothout.training.batch import Batch
 from smoothout.training.methods.smoothout import NoiseConfig, StrengthSchedule
-from smoothout.training.noise_strength import relative_noise_strength
+from smoothout.training.noise_strength import batch_gradient, relative_noise_strength
 from smoothout.training.optimizers import Adam
 from smoothout.training.schedule import Schedule
 
@@ -123,6 +125,24 @@ def test_it_is_nan_where_a_weight_is_and_where_no_filter_is_left() -> None:
             parameter.zero_()
     assert math.isnan(relative_noise_strength(model, NoiseConfig(0.1), 0, 1))
     assert math.isnan(relative_noise_strength(nn.BatchNorm1d(3), NoiseConfig(0.1, batchnorm=True), 0, 1))
+
+
+def test_the_gradient_of_a_batch_has_the_batchs_statistics_and_no_dropout() -> None:
+    torch.manual_seed(0)
+    norm, dropout = nn.BatchNorm1d(8), nn.Dropout(0.5)
+    model = nn.Sequential(nn.Linear(4, 8), norm, dropout, nn.Linear(8, 3)).double()
+    norm.running_mean.fill_(5.0)
+    norm.running_var.fill_(100.0)
+    before = copy.deepcopy(model.state_dict())
+    inputs, labels = torch.randn(32, 4, dtype=torch.float64), torch.randint(3, (32,))
+    found = batch_gradient(model, inputs, labels)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training
+    assert norm.training
+    assert norm.track_running_stats
+    dropout.eval()
+    wanted = torch.autograd.grad(F.cross_entropy(model(inputs), labels), list(model.parameters()))
+    torch.testing.assert_close(found, list(wanted), rtol=1e-12, atol=1e-12)
 
 
 # In a training's record

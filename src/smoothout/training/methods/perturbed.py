@@ -1,4 +1,4 @@
-"""What methods share that take gradients at perturbed weights: noise by address, and who feeds running statistics.
+"""Base classes of methods with gradients at perturbed weights: seeds of their noise, and BatchNorm's statistics.
 
 Importable without torch, as settings are: methods derive their gradients from these classes.
 """

@@ -87,10 +87,13 @@ class SharpnessAwareGradient(PerturbedGradient):
 
 
 def relative_ascent(model: nn.Module, gradient: list[Tensor], rho: float) -> float:
-    """The length of SAM's step along ``gradient`` relative to each filter's, the median over ``model``."""
-    import torch  # noqa: PLC0415
+    """The length of SAM's step along ``gradient`` relative to each filter's, the median over ``model``.
 
+    ``gradient`` is used up.
+    """
+    from smoothout.nn.norms import at_least_float32, global_norm, scale_  # noqa: PLC0415
     from smoothout.training.noise_strength import relative_step  # noqa: PLC0415
 
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient)))
-    return relative_step(model, list(torch._foreach_mul(gradient, rho / (norm + 1e-12))))
+    steps = at_least_float32(gradient)
+    scale_(steps, rho / (global_norm(steps) + 1e-12))
+    return relative_step(model, steps)

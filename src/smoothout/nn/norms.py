@@ -1,0 +1,31 @@
+"""The Euclidean norm of a gradient or of a momentum over all of its tensors, also in low precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from smoothout.nn.parameters import group_by
+
+
+def at_least_float32(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """``tensors``, those of float16 and bfloat16 converted to float32; sparse ones are made dense.
+
+    float16 ends at 65504, which squares exceed, and rounds anything below 3e-8 to 0.
+    """
+    return [tensor.to_dense().to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
+
+
+def global_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm over all entries of ``tensors``, in float32 at least: a scalar on the device of the first."""
+    norms = torch._foreach_norm(at_least_float32(tensors))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
+    return norm
+
+
+def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply ``tensors``, on any devices, by the scalar ``factor``, in place."""
+    for alike in group_by(tensors, lambda tensor: tensor.device):
+        torch._foreach_mul_(alike, factor.to(alike[0].device))

@@ -1,0 +1,60 @@
+"""Methods of two passes under DistributedDataParallel: two processes get the gradients that one gets of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers.noise_cases import examples, seeded
+from helpers.process_group import Crew
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from smoothout import ASAM, NSO, SAM, MixedRWP
+from smoothout.nn.passes import Passes
+from smoothout.training.distributed import ProcessGroup
+
+METHODS: dict[str, Callable[[nn.Module], Passes]] = {
+    "sam": lambda m: SAM(m, 0.3),
+    "asam": lambda m: ASAM(m, 0.3),
+    "nso": lambda m: NSO(m, 0.1, generator=seeded(2)),
+    "mixed rwp": lambda m: MixedRWP(m, 0.1, generator=seeded(2)),
+}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+def accumulated(method: Passes, model: nn.Module, rows: slice) -> list[Tensor]:
+    """The gradients after each of two batches and, after an update that sets them to None, of one more."""
+    inputs, labels = examples(24)
+    found = []
+    for index, (x, y) in enumerate(zip(inputs.double().split(8), labels.split(8), strict=True)):
+        for block in method:
+            with block:
+                F.cross_entropy(model(x[rows]), y[rows]).backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append(torch.cat([gradient.flatten().clone() for gradient in gradients]))
+        if index == 1:
+            with torch.no_grad():
+                torch._foreach_sub_(list(model.parameters()), gradients)
+            model.zero_grad(set_to_none=True)
+    return found
+
+
+def under_ddp(ranks: ProcessGroup, name: str, bucket_view: bool) -> list[Tensor]:
+    model = DistributedDataParallel(network(), gradient_as_bucket_view=bucket_view)
+    return accumulated(METHODS[name](model), model, slice(4 * ranks.rank, 4 * ranks.rank + 4))
+
+
+@pytest.mark.parametrize("bucket_view", [False, True])
+@pytest.mark.parametrize("name", METHODS)
+def test_two_processes_get_the_gradients_of_one(two: Crew, name: str, bucket_view: bool) -> None:
+    model = network()
+    wanted = accumulated(METHODS[name](model), model, slice(None))
+    for found in two(under_ddp, name, bucket_view):
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
