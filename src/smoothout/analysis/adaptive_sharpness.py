@@ -18,6 +18,7 @@ from smoothout.analysis.box_search import PINNED, BoxObjective, Point, projected
 from smoothout.analysis.device_memory import search_center
 from smoothout.analysis.empirical_risk import Tick, check_width
 from smoothout.analysis.options import Norm
+from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
 from smoothout.common.integers import whole_number
 from smoothout.common.rng import make_generator
@@ -30,7 +31,7 @@ class AdaptiveSharpness:
     """One measurement of adaptive sharpness, and how far to trust it."""
 
     value: float  # max_loss - loss, in the units of the loss; a lower bound of the maximum
-    loss: float  # f(w), of normalized logits with ``normalise_logits``
+    loss: float  # f(w), of normalized logits with ``normalize_logits``
     max_loss: float  # the highest f found; f(w) if failed
     status: str  # a description of the search
     failed: bool  # the search found no point clearly above f(w); the value 0.0 measures nothing
@@ -50,7 +51,7 @@ def normalize_logits(logits: Tensor) -> Tensor:
     logits. Raises ValueError for logits of another shape.
     """
     if logits.dim() != 2:
-        raise ValueError(f"normalise_logits: needs logits (examples, classes), not {tuple(logits.shape)}")
+        raise ValueError(f"normalize_logits: needs logits (examples, classes), not {tuple(logits.shape)}")
     return F.normalize(logits - logits.mean(dim=1, keepdim=True), dim=1, eps=1e-10)
 
 
@@ -59,6 +60,7 @@ def loss_of_normalized(loss: Loss, outputs: Any, targets: Any) -> Tensor:
     return loss(normalize_logits(logits_in(outputs)), targets)
 
 
+@renamed_arguments(normalise_logits="normalize_logits")
 @torch.inference_mode(mode=False)
 def adaptive_sharpness(
     model: nn.Module,
@@ -67,7 +69,7 @@ def adaptive_sharpness(
     rho: float,
     *,
     norm: Norm | str = Norm.linf,
-    normalise_logits: bool = False,
+    normalize_logits: bool = False,
     iterations: int = 20,
     random_starts: int = 2,
     seed: int = 0,
@@ -88,7 +90,7 @@ def adaptive_sharpness(
         model, batches, loss, weight, tick: As in `sharpness`.
         rho: Relative size of the region. A ball of n weights is about as large as a box at sqrt(n) times its rho.
         norm: Shape of the region: "linf" or "l2", as above.
-        normalise_logits: Whether to apply `normalize_logits` to the outputs before ``loss``.
+        normalize_logits: Whether to apply `normalize_logits` to the outputs before ``loss``.
         iterations: Maximum number of steps of each ascent.
         random_starts: Number of ascents in addition to the one from w.
         seed: Of the random starts.
@@ -116,9 +118,9 @@ def adaptive_sharpness(
     seed = whole_number("seed", seed)  # drawn from only after the first ascent
     check_batches("batches", batches)
 
-    if normalise_logits and loss is None:
-        raise ValueError("normalise_logits: needs a loss of logits and targets, such as torch's cross_entropy")
-    objective_loss = partial(loss_of_normalized, loss) if normalise_logits and loss else loss
+    if normalize_logits and loss is None:
+        raise ValueError("normalize_logits: needs a loss of logits and targets, such as torch's cross_entropy")
+    objective_loss = partial(loss_of_normalized, loss) if normalize_logits and loss else loss
     move = sign_step if norm is Norm.linf else gradient_step
     with preserve_state(model), torch.enable_grad():
         set_evaluation_mode(model)

@@ -61,6 +61,7 @@ RENAMED = {
     "analysis.weights": "analysis.checkpoint",
     "analysis.averages": "analysis.running_stats",
     "analysis.law": "analysis.distribution",
+    "analysis.normalise_logits": "analysis.normalize_logits",
     "engine.layout": "engine.memory_format",
     "engine.together": "engine.concurrent_trainings",
     "grid.weights": "grid.checkpoint",

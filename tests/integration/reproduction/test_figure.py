@@ -110,7 +110,7 @@ def test_the_adaptive_sharpness_of_f1_is_of_four_runs_in_a_box_and_in_a_ball_tha
     made = figure_plan("adaptive-f1")
     assert kinds(made.jobs()) == {"train": 4, "adaptive": 16}
     settings = [{job.settings for _, job in panel.jobs} for panel in made.panels]
-    assert [[(s.norm, s.rho, s.normalise_logits) for s in one] for one in settings] == [
+    assert [[(s.norm, s.rho, s.normalize_logits) for s in one] for one in settings] == [
         [("linf", 0.001, False)],
         [("l2", 1.2, False)],
         [("linf", 0.001, True)],

@@ -174,7 +174,7 @@ def test_with_normalised_logits_the_scale_of_the_last_layer_does_not_count():
             parameter.mul_(10.0)
     plain, loud = (adaptive_sharpness(m, batches, F.cross_entropy, 0.05) for m in (model, louder))
     assert loud.value > 2 * plain.value
-    same = [adaptive_sharpness(m, batches, F.cross_entropy, 0.05, normalise_logits=True) for m in (model, louder)]
+    same = [adaptive_sharpness(m, batches, F.cross_entropy, 0.05, normalize_logits=True) for m in (model, louder)]
     assert same[1].value == pytest.approx(same[0].value, rel=1e-9)
     logits, targets = (torch.cat([f(b) for b in batches]) for f in (lambda b: model(b[0]), lambda b: b[1]))
     assert same[0].loss == pytest.approx(F.cross_entropy(normalize_logits(logits), targets).item())

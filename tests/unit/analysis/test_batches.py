@@ -274,8 +274,8 @@ def test_batches_that_hide_that_they_allow_one_pass_only_are_refused() -> None:
 
 
 def test_normalized_logits_need_a_loss_and_are_found_in_outputs(batches: Any) -> None:
-    with pytest.raises(ValueError, match=r"^normalise_logits: needs a loss"):
-        adaptive_sharpness(Outputs(), mappings(dict, batches), None, 0.1, normalise_logits=True)
+    with pytest.raises(ValueError, match=r"^normalize_logits: needs a loss"):
+        adaptive_sharpness(Outputs(), mappings(dict, batches), None, 0.1, normalize_logits=True)
     given = (Outputs(), mappings(dict, batches)), (Outputs(), batches), (Bare(), batches)
-    found = [adaptive_sharpness(*pair, F.cross_entropy, 0.1, normalise_logits=True) for pair in given]
+    found = [adaptive_sharpness(*pair, F.cross_entropy, 0.1, normalize_logits=True) for pair in given]
     assert found[0] == found[1] == found[2]

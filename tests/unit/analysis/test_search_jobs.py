@@ -20,7 +20,7 @@ from smoothout.analysis.search_comparison import compare_searches
 def test_a_recorded_adaptive_sharpness_is_the_functions(model, splits, norm, part):
     ticks: list[int] = []
     settings = AdaptiveSharpnessJob(
-        norm=norm, rho=0.1, split=part, normalise_logits=True, iterations=4, random_starts=1, seed=3
+        norm=norm, rho=0.1, split=part, normalize_logits=True, iterations=4, random_starts=1, seed=3
     )
     outcome = settings.run([model], *splits, lambda: ticks.append(1))
     expected = adaptive_sharpness(
@@ -29,7 +29,7 @@ def test_a_recorded_adaptive_sharpness_is_the_functions(model, splits, norm, par
         F.cross_entropy,
         0.1,
         norm=norm,
-        normalise_logits=True,
+        normalize_logits=True,
         iterations=4,
         random_starts=1,
         seed=3,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from smoothout.analysis.jobs.base import DataSplit, Models, SplitJob, Tick, count, positive
@@ -21,7 +21,7 @@ class AdaptiveSharpnessJob(SplitJob):
 
     norm: Norm = Norm.linf
     rho: float = positive(1e-3)
-    normalise_logits: bool = False
+    normalize_logits: bool = field(default=False, metadata={"recorded_as": "normalise_logits"})
     iterations: int = count(20)
     random_starts: int = count(2, least=0)
     seed: int = 0
