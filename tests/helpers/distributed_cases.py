@@ -18,7 +18,7 @@ from smoothout.training.methods.arwp import ARWP
 from smoothout.training.methods.asam import ASAM
 from smoothout.training.methods.averaging import Average, WeightAveraging
 from smoothout.training.methods.conservative import Conservative
-from smoothout.training.methods.lpf_sgd import LPFSGD, Rise
+from smoothout.training.methods.lpf_sgd import LPFSGD, GammaSchedule
 from smoothout.training.methods.mixed_rwp import MixedRWP
 from smoothout.training.methods.msam import MSAM
 from smoothout.training.methods.nso import NSO
@@ -54,7 +54,7 @@ CASES: dict[str, dict[str, Any]] = {
     "dropout": {"method": NoiseConfig(0.1), "dropout": 0.5},
     "sam": {"method": SAM(0.5), "dropout": 0.5},
     "asam": {"method": ASAM(0.5)},
-    "lpf-sgd": {"method": LPFSGD(0.05, Rise.cosine, 4.0)},
+    "lpf-sgd": {"method": LPFSGD(0.05, GammaSchedule.cosine, 4.0)},
     "lpf-sgd, clean statistics": {"method": LPFSGD(0.05, statistics_from=StatisticsFrom.both)},
     "arwp": {"method": ARWP(0.1, 2.0, 0.7)},
     "nso": {"method": NSO(0.05), "dropout": 0.5},

@@ -58,8 +58,8 @@ def _at(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-class TapeLane:
-    """What `cuda_graph.Lane` does with CUDA graphs, with tapes; notes 1 for every recording, 0 for every replay."""
+class TapeStream:
+    """`cuda_graph.CaptureStream` with tapes for CUDA graphs; notes 1 for every recording, 0 for every replay."""
 
     def __init__(self, events: list[int]) -> None:
         self._events = events

@@ -19,7 +19,7 @@ from smoothout.training.methods.arwp import ARWP
 from smoothout.training.methods.asam import ASAM
 from smoothout.training.methods.averaging import Average, WeightAveraging
 from smoothout.training.methods.conservative import Conservative
-from smoothout.training.methods.lpf_sgd import LPFSGD, Rise
+from smoothout.training.methods.lpf_sgd import LPFSGD, GammaSchedule
 from smoothout.training.methods.mixed_rwp import MixedRWP
 from smoothout.training.methods.msam import MSAM
 from smoothout.training.methods.nso import NSO
@@ -108,7 +108,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "sam": {"method": SAM(0.5)},
     "asam, dropout": {"dropout": 0.5, "method": ASAM(0.5)},
-    "lpf-sgd, rising": {"method": LPFSGD(0.05, Rise.cosine, 4.0), "batch": Batch(SIZE, 2)},
+    "lpf-sgd, rising": {"method": LPFSGD(0.05, GammaSchedule.cosine, 4.0), "batch": Batch(SIZE, 2)},
     "arwp": {"method": ARWP(0.1, 2.0, 0.7), "batch": Batch(SIZE, 2)},
     "nso, dropout": {"dropout": 0.5, "method": NSO(0.05)},
     "m-rwp, augmented": {"method": MixedRWP(0.05, 0.3), "batch": Batch(SIZE, 2), "augmentation": CropFlip((127,))},

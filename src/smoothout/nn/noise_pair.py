@@ -43,7 +43,7 @@ class NSO(Passes):
         self, model: nn.Module, sigma: float, *, batchnorm: bool = True, generator: torch.Generator | None = None
     ) -> None:
         self.noise = GaussianPair(model, sigma, batchnorm=batchnorm, generator=generator)
-        super().__init__(Pass(model, 0.5, at=self.noise), Pass(model, 0.5, at=self.noise.opposite))
+        super().__init__(Pass(model, 0.5, context=self.noise), Pass(model, 0.5, context=self.noise.opposite))
 
     @property
     def sigma(self) -> float | Tensor:
@@ -133,5 +133,5 @@ class MixedRWP(Passes):
         self.noise = LPFSGD(model, gamma, batchnorm=batchnorm, generator=generator)
         super().__init__(
             Pass(model, 1 - weight, feeds_statistics=clean),
-            Pass(model, weight, at=self.noise, feeds_statistics=perturbed),
+            Pass(model, weight, context=self.noise, feeds_statistics=perturbed),
         )

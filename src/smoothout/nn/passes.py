@@ -26,14 +26,14 @@ class CleanWeights(WeightContext):
 
 
 class Pass:
-    """A block around one of the passes of a batch, whose gradient is added to ``grad`` times ``share``.
+    """A block around one of the passes of a batch, whose gradient is added to ``grad`` times ``scale``.
 
     Args:
         model: the model.
-        share: of the pass's gradient; with 0 it does not reach ``grad``, and ``receive`` gets it.
-        at: the weights of the pass; None are the clean ones.
+        scale: of the pass's gradient; with 0 it does not reach ``grad``, and ``on_gradient`` gets it.
+        context: puts the model at the weights of the pass; None are the clean ones.
         feeds_statistics: whether BatchNorm's running statistics see the pass.
-        receive: called at the end with the pass's own gradient, None for a parameter that has none.
+        on_gradient: called at the end with the pass's own gradient, None for a parameter that has none.
 
     A pass at the clean weights is in a copy of them (`CleanWeights`) unless ``backward_only`` is set: then the block is
     around the backward pass alone, of a forward pass that came before it.
@@ -44,21 +44,21 @@ class Pass:
     def __init__(
         self,
         model: nn.Module,
-        share: float,
+        scale: float,
         *,
-        at: WeightContext | None = None,
+        context: WeightContext | None = None,
         feeds_statistics: bool = True,
-        receive: Callable[[Gradient], None] | None = None,
+        on_gradient: Callable[[Gradient], None] | None = None,
     ) -> None:
-        self._model, self._share, self._feeds, self._receive = model, share, feeds_statistics, receive
-        self._at = at
+        self._model, self._scale, self._feeds, self._on_gradient = model, scale, feeds_statistics, on_gradient
+        self._context = context
         self._inside: ExitStack | None = None
         self._of_batch: Sequence[Pass] = (self,)  # this pass and the others
 
     @property
     def at_clean_weights(self) -> bool:
         """Whether the pass is at the model's own weights."""
-        return self._at is None
+        return self._context is None
 
     @property
     def feeds_statistics(self) -> bool:
@@ -72,9 +72,9 @@ class Pass:
         with ExitStack() as stack:
             if not self._feeds:
                 stack.enter_context(freeze_running_stats(self._model))
-            if self._at is not None or not self.backward_only:
-                stack.enter_context(CleanWeights(self._model) if self._at is None else self._at)
-            if self._share != 1:
+            if self._context is not None or not self.backward_only:
+                stack.enter_context(CleanWeights(self._model) if self._context is None else self._context)
+            if self._scale != 1:
                 self._before = self._copy_gradients()
                 stack.callback(self._set, self._before)  # whatever happens inside, nothing of before is lost
                 self._set([None] * len(self._parameters))
@@ -86,11 +86,11 @@ class Pass:
         stack, self._inside = self._inside, None
         if stack is not None:
             stack.__exit__(*error)
-        if self._share != 1 and not any(error):
-            if self._share:
+        if self._scale != 1 and not any(error):
+            if self._scale:
                 self._add(gradient)
-            if self._receive is not None:
-                self._receive(gradient)
+            if self._on_gradient is not None:
+                self._on_gradient(gradient)
 
     @untracked()
     def _copy_gradients(self) -> Gradient:
@@ -103,10 +103,10 @@ class Pass:
 
     @untracked()
     def _add(self, gradient: Gradient) -> None:
-        """Add the share of ``gradient`` to what was there before."""
+        """Add ``gradient``, scaled, to what was there before."""
         for parameter, before, own in zip(self._parameters, self._before, gradient, strict=True):
             if own is not None:
-                part = own.mul_(self._share)
+                part = own.mul_(self._scale)
                 parameter.grad = part if before is None else before.add_(part)
 
 

@@ -43,8 +43,8 @@ class SAM(Passes):
         clean, perturbed = feeding_passes(statistics_from)
         nearby = _Nearby(model, self)
         super().__init__(
-            Pass(model, 0, feeds_statistics=clean, receive=nearby.receive),
-            Pass(model, 1, feeds_statistics=perturbed, at=nearby),
+            Pass(model, 0, feeds_statistics=clean, on_gradient=nearby.keep_gradient),
+            Pass(model, 1, feeds_statistics=perturbed, context=nearby),
         )
 
     def _highest(self, parameters: Sequence[Tensor], gradient: list[Tensor]) -> list[Tensor]:
@@ -77,7 +77,7 @@ class _Nearby(WeightContext):
         self._sam = sam
         self._gradient: Gradient | None = None
 
-    def receive(self, gradient: Gradient) -> None:
+    def keep_gradient(self, gradient: Gradient) -> None:
         """Keep the gradient of the first pass."""
         self._gradient = gradient
 

@@ -25,7 +25,7 @@ class RecordingError(RuntimeError):
     """An update that could not be captured; everything that the attempt changed has been restored."""
 
 
-class Lane:
+class CaptureStream:
     """The stream and the memory pool in which one training captures its graphs.
 
     cuBLAS keeps one workspace per stream, and a graph keeps using the workspace of the stream that captured it, so
@@ -86,7 +86,7 @@ class GraphedStep:
 
     def __init__(self, device: torch.device, generators: Sequence[torch.Generator]) -> None:
         self._device, self._generators = device, generators
-        self._lane: Lane | None = None
+        self._stream: CaptureStream | None = None
         self._recordings: dict[Hashable, tuple[Tensor, Callable[[], None]]] = {}  # rows to write, replay
 
     def __call__(self, work: Step, rows: Tensor, state: Callable[[], State], variant: Hashable = None) -> None:
@@ -113,7 +113,7 @@ class GraphedStep:
             self._recordings[kind] = recorded_rows, self._capture(work, recorded_rows, state)
 
     def _capture(self, work: Step, rows: Tensor, state: Callable[[], State]) -> Callable[[], None]:
-        self._lane = lane = self._lane or Lane(self._device)
+        self._stream = stream = self._stream or CaptureStream(self._device)
         before, random_states = _copied(state()), [generator.get_state() for generator in self._generators]
 
         def restore() -> None:
@@ -123,7 +123,7 @@ class GraphedStep:
 
         try:
             # Warm up; the first run is what the replay is compared with.
-            with lane.entered():
+            with stream.entered():
                 work(rows)
                 eager = _copied(state())
                 for _ in range(WARM_UP - 1):
@@ -131,7 +131,7 @@ class GraphedStep:
                 restore()
                 addresses = _addresses(state())
                 with _as_recording_errors():
-                    replay = lane.capture(lambda: work(rows), self._generators)
+                    replay = stream.capture(lambda: work(rows), self._generators)
             # The replay is the update that was asked for, if it ends where the eager one did.
             with _as_recording_errors():
                 replay()

@@ -62,7 +62,7 @@ class NoiseContexts(GradientEstimator):
             with context:
                 ghost_batch.backward(len(contexts))
                 if self._context is not None and self.variant and ghost_batch.index == 0:
-                    self._measure(self._context, ghost_batch.of)
+                    self._measure(self._context, ghost_batch.num_ghosts)
 
     @property
     def variant(self) -> bool:

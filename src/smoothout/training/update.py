@@ -20,7 +20,7 @@ class GhostBatch:
     inputs: Tensor  # (n, ...)
     labels: Tensor  # (n,)
     index: int  # of the first ghost batch, within the update
-    of: int  # ghost batches of the update
+    num_ghosts: int  # ghost batches of the update, over all processes
     ghosts_per_pass: int = 1
     seed_dropout: Callable[[int], None] = lambda ghost: None
     losses: list[Tensor] = field(default_factory=list)
@@ -37,7 +37,7 @@ class GhostBatch:
         loss = torch.cat(means).sum()
         if regularizer:
             loss = loss + regularizer(logits)
-        (loss / (self.of * passes)).backward()  # type: ignore[no-untyped-call]
+        (loss / (self.num_ghosts * passes)).backward()  # type: ignore[no-untyped-call]
         sizes = (len(part) for part in split_remainder(self.labels, self._size))
         self.losses += [m.detach().double() * (n / len(m) / passes) for m, n in zip(means, sizes, strict=True)]
         self.correct.append((logits.detach().argmax(1) == self.labels).sum().double() / passes)
@@ -62,7 +62,7 @@ class GhostBatch:
         self.seed_dropout(self.index)
 
     @property
-    def num_ghosts(self) -> int:
+    def ghosts_in_pass(self) -> int:
         """How many ghost batches these are."""
         return -(-len(self.labels) // self._size)
 
@@ -126,7 +126,7 @@ def update(
             network, inputs, labels, index, num_ghosts, ghosts_per_pass, seed_dropout, losses, correct, others
         )
         backward(ghosts)
-        index += ghosts.num_ghosts
+        index += ghosts.ghosts_in_pass
     # Sums stay on the device: reading them here would wait for the update.
     zero = parameters[0].new_zeros((), dtype=torch.float64)  # a process may have no ghost batch
     sums = torch.stack([torch.cat(losses).sum() if losses else zero, torch.stack(correct).sum() if correct else zero])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.common import same_bits
 from helpers.engine_trainings import UPDATES, Splits, network, training
-from helpers.tape import TapeLane, record
+from helpers.tape import TapeStream, record
 from test_engine_graphs import assert_same_end, graphs  # noqa: F401  (a fixture)
 from torch import nn
 
@@ -26,7 +26,7 @@ LR = 2.0**-7
 def failing(error: Exception) -> Callable[..., Any]:
     """A capture that is broken off by ``error``, as torch reports it."""
 
-    def capture(self: TapeLane, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Any:
+    def capture(self: TapeStream, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Any:
         work()  # up to the operation that fails
         try:
             raise error
@@ -61,7 +61,7 @@ def test_a_recording_that_fails_leaves_the_training_as_if_it_had_not_been_tried(
 ) -> None:
     wanted = noisy(tiny_split, Launch.eager, optimizer=optimizer)
     wanted.run()
-    monkeypatch.setattr(TapeLane, "capture", failing(RuntimeError("operation not permitted when\ncapturing")))
+    monkeypatch.setattr(TapeStream, "capture", failing(RuntimeError("operation not permitted when\ncapturing")))
     found = noisy(tiny_split, Launch.auto, optimizer=optimizer)
     assert found.engine.launch is Launch.graph
     line = r"^no CUDA graph of this update \(operation not permitted when capturing\); it runs eagerly$"
@@ -80,7 +80,7 @@ def test_a_recording_that_fails_leaves_the_training_as_if_it_had_not_been_tried(
 def test_the_reason_is_not_an_error_that_the_caller_was_handling(
     tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(TapeLane, "capture", failing(RuntimeError("not permitted")))
+    monkeypatch.setattr(TapeStream, "capture", failing(RuntimeError("not permitted")))
     found = noisy(tiny_split, Launch.auto)
     try:
         {}["something else"]
@@ -95,13 +95,13 @@ def test_with_launch_graph_a_recording_that_fails_is_an_error(
 ) -> None:
     run = noisy(tiny_split, Launch.graph)
     before = {name: tensor.clone() for name, tensor in run.state().model.items()}
-    monkeypatch.setattr(TapeLane, "capture", failing(RuntimeError("operation not permitted when capturing")))
+    monkeypatch.setattr(TapeStream, "capture", failing(RuntimeError("operation not permitted when capturing")))
     with pytest.raises(RecordingError, match=r"^operation not permitted when capturing$"):
         run.run()
     assert same_bits(run.state().model, before)
 
 
-def other_rows(self: TapeLane, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+def other_rows(self: TapeStream, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
     replay = record(work, generators)
     return lambda: (replay(), replay())[1]  # as if the warm-up had not been undone
 
@@ -111,7 +111,7 @@ def test_a_replay_that_ends_elsewhere_than_the_eager_update_is_not_believed(
     tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = noisy(tiny_split, Launch.eager).run()
-    monkeypatch.setattr(TapeLane, "capture", other_rows)
+    monkeypatch.setattr(TapeStream, "capture", other_rows)
     found = noisy(tiny_split, Launch.auto)
     with pytest.warns(UserWarning, match="the first replay and the eager update differ"):
         found.run()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.common import same_bits
 from helpers.engine_trainings import DIGEST, LR, SIZE, UPDATES, Splits, network, training
-from helpers.tape import TapeLane
+from helpers.tape import TapeStream
 from torch import Tensor, nn
 
 from smoothout.data.augment import AffineFlip, CropFlip
@@ -26,7 +26,7 @@ from smoothout.training.methods.arwp import ARWP
 from smoothout.training.methods.asam import ASAM
 from smoothout.training.methods.averaging import Average, WeightAveraging
 from smoothout.training.methods.conservative import Conservative
-from smoothout.training.methods.lpf_sgd import LPFSGD, Rise
+from smoothout.training.methods.lpf_sgd import LPFSGD, GammaSchedule
 from smoothout.training.methods.mixed_rwp import MixedRWP
 from smoothout.training.methods.msam import MSAM
 from smoothout.training.methods.nso import NSO
@@ -79,7 +79,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return replace(here, launch=self.launch)
 
     monkeypatch.setattr(Engine, "resolved", also_here)
-    monkeypatch.setattr(cuda_graph, "Lane", lambda device: TapeLane(events))
+    monkeypatch.setattr(cuda_graph, "CaptureStream", lambda device: TapeStream(events))
     monkeypatch.setattr(perturbation, "uniform_", drawn_on_the_device)
     for module in (filter_noise, noise_pair):
         monkeypatch.setattr(module, "normal_", normal_on_the_device)
@@ -146,7 +146,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "a draw for each batch": {"method": NoiseConfig(0.1, noise_per=NoisePer.batch), "batch": Batch(SIZE, 2)},
     "sam": {"method": SAM(0.5), "optimizer": SGD(8 * LR)},
     "asam": {"method": ASAM(0.5), "optimizer": SGD(8 * LR)},
-    "lpf-sgd, rising": {"method": LPFSGD(0.05, Rise.cosine, 4.0), "batch": Batch(SIZE, 2)},
+    "lpf-sgd, rising": {"method": LPFSGD(0.05, GammaSchedule.cosine, 4.0), "batch": Batch(SIZE, 2)},
     "arwp": {"method": ARWP(0.1, 2.0, 0.7), "batch": Batch(SIZE, 2)},
     "nso": {"model": convolutions, "method": NSO(0.05), "batch": Batch(SIZE, 2)},
     "m-rwp": {"method": MixedRWP(0.05, 0.3), "batch": Batch(SIZE, 2)},

@@ -25,7 +25,7 @@ from smoothout.training.engine import Engine, GhostPasses
 from smoothout.training.methods.arwp import ARWP
 from smoothout.training.methods.asam import ASAM
 from smoothout.training.methods.base import Method
-from smoothout.training.methods.lpf_sgd import LPFSGD, Rise
+from smoothout.training.methods.lpf_sgd import LPFSGD, GammaSchedule
 from smoothout.training.methods.mixed_rwp import MixedRWP
 from smoothout.training.methods.msam import MSAM
 from smoothout.training.methods.nso import NSO
@@ -151,7 +151,7 @@ CASES: dict[str, tuple[Method, str, dict[str, Any]]] = {
     "sam, perturbed feeds": (SAM(0.3, StatisticsFrom.perturbed), "sam", {"rho": 0.3}),
     "asam": (ASAM(0.3, 0.02), "sam", {"rho": 0.3, "eta": 0.02}),
     "lpf-sgd": (LPFSGD(0.05), "lpf", {"gamma": 0.05}),
-    "lpf-sgd, rising": (LPFSGD(0.02, Rise.cosine, 4.0), "lpf", {"gamma": 0.02, "alpha": 4.0}),
+    "lpf-sgd, rising": (LPFSGD(0.02, GammaSchedule.cosine, 4.0), "lpf", {"gamma": 0.02, "alpha": 4.0}),
     "lpf-sgd, one noise": (LPFSGD(0.05, noise_per=NoisePer.batch), "lpf", {"gamma": 0.05, "noise_per": "batch"}),
     "lpf-sgd, clean feeds": (LPFSGD(0.05, statistics_from=StatisticsFrom.clean), "lpf", {"gamma": 0.05}),
     "nso": (NSO(0.05), "nso", {"sigma": 0.05}),
@@ -257,7 +257,7 @@ def test_relative_strengths_are_lengths_over_the_filters() -> None:
     step = 0.1 * t[0] ** 2 * gradient[0] / scaled
     found = ASAM(0.1).relative_strength(model, 0, 10, given)
     assert found == pytest.approx(float((step.norm(dim=1) / norms).median()))
-    assert LPFSGD(0.02, Rise.cosine, 4.0).relative_strength(model, 10, 10) == pytest.approx(0.02 * 5 * 20)
+    assert LPFSGD(0.02, GammaSchedule.cosine, 4.0).relative_strength(model, 10, 10) == pytest.approx(0.02 * 5 * 20)
     squares = gradient[0].norm(dim=1) ** 2 / (1 - 0.99)
     late = float((0.02 * 20 / (1 + 0.1 * squares).sqrt()).median())
     assert ARWP(0.02).relative_strength(model, 5, 10, given) == pytest.approx(late)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-class Rise(StrEnum):
+class GammaSchedule(StrEnum):
     """How the strength changes over a training: not, or along half a cosine, upwards."""
 
     constant = "constant"
@@ -39,7 +39,7 @@ class LPFSGD(Method):
     """
 
     gamma: float = 0.001
-    schedule: Rise = Rise.constant
+    schedule: GammaSchedule = GammaSchedule.constant
     alpha: float = 15.0
     batchnorm: bool = True
     noise_per: NoisePer = NoisePer.ghost
@@ -52,21 +52,21 @@ class LPFSGD(Method):
 
     def canonicalized(self) -> LPFSGD:
         """Without ``alpha`` if nothing rises."""
-        return self if self.schedule is Rise.cosine else replace(self, alpha=LPFSGD.alpha)
+        return self if self.schedule is GammaSchedule.cosine else replace(self, alpha=LPFSGD.alpha)
 
     @property
     def slug(self) -> str:
         """Name, strength and rise."""
-        return f"lpfsgd{self.gamma:g}" + (f"-cosine{self.alpha:g}" if self.schedule is Rise.cosine else "")
+        return f"lpfsgd{self.gamma:g}" + (f"-cosine{self.alpha:g}" if self.schedule is GammaSchedule.cosine else "")
 
     @property
     def depends_on_length(self) -> bool:
         """A cosine ends with the training."""
-        return self.schedule is Rise.cosine
+        return self.schedule is GammaSchedule.cosine
 
     def strength_at(self, update: int, total: int) -> float:
         """gamma at ``update`` of ``total``."""
-        risen = (1 - math.cos(math.pi * update / total)) / 2 if self.schedule is Rise.cosine else 0.0
+        risen = (1 - math.cos(math.pi * update / total)) / 2 if self.schedule is GammaSchedule.cosine else 0.0
         return self.gamma * (1 + self.alpha * risen)
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
