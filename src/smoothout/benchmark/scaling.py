@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from smoothout.analysis.performance_model import fit_worker
 from smoothout.common.enums import coerce_enum_fields
+from smoothout.common.job_settings import MeasurementSettings
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ class Network(StrEnum):
 
 
 @dataclass(frozen=True)
-class Scaling:
+class Scaling(MeasurementSettings):
     """SmoothOut's updates on random images, on one process and shared by two, each with one thread or a GPU.
 
     The two processes take turns: one of them makes an update, and one of half as many ghost batches; then both make an

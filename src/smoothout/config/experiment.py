@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from smoothout.analysis.options import WhichWeights
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.errors import config_errors_within
+from smoothout.common.job_settings import JobSettings
 from smoothout.config.build import construct, validate
 from smoothout.config.protocols import Data, Model
 from smoothout.nn.options import BatchNormInit, Precision
@@ -35,7 +36,7 @@ class InitFrom:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(JobSettings):
     """One training: everything that decides its outcome."""
 
     kind: ClassVar[str] = "train"

@@ -38,7 +38,7 @@ def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -
                 f"data: {record.labels['data']} in {runtime.folders.data} is not what {record.name} was trained on;"
                 " restore that data, or use other folders.results and folders.checkpoints to train again"
             )
-    if getattr(job.settings, "takes_unseen_test", False):
+    if job.settings.takes_unseen_test:
         experiment = runs[0].experiment
         data: Any = experiment.data  # a dataclass
         _, test_split, _ = load_splits(replace(experiment, data=replace(data, validation_size=None)), runtime)

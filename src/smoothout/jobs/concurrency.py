@@ -151,7 +151,8 @@ def clear_frames(error: Exception) -> Exception:
 
 def _streams_images(job: Job) -> bool:
     """Whether the job's training reads images while it runs."""
-    return not getattr(getattr(job.training_job.settings, "data", None), "resident", True)
+    settings = job.training_job.settings
+    return isinstance(settings, Experiment) and not settings.data.resident
 
 
 def _updates_per_epoch(job: Job) -> int:

@@ -14,14 +14,13 @@ from smoothout.results.digest import canonical_settings, digest
 class Job:
     """A training (``settings`` is an Experiment), or an analysis of the trainings ``dependencies``."""
 
-    settings: Any
+    settings: Any  # of a class derived from `JobSettings`
     dependencies: tuple[Job, ...] = ()
 
     @cached_property
     def inputs(self) -> tuple[Job, ...]:
         """The trainings whose weights it needs: those that are analyzed, or the one with whose weights it begins."""
-        source = getattr(self.settings, "source", None)
-        return (Job(source),) if source else self.dependencies
+        return (Job(self.settings.source),) if self.settings.source else self.dependencies
 
     @property
     def kind(self) -> str:
@@ -51,7 +50,7 @@ class Job:
     @property
     def valid_digests(self) -> list[str]:
         """The digest, and those of records of earlier versions of the program that still count."""
-        earlier = getattr(self.settings, "valid_numerics", ())
+        earlier = self.settings.valid_numerics
         return [self.digest, *(digest({**self.identity, "numerics": numerics}) for numerics in earlier)]
 
     @property

@@ -114,7 +114,7 @@ def check_analysis(job: Job, outlines: Sequence[nn.Module]) -> None:
     first, *others = (_shapes(outline.state_dict()) for outline in outlines)
     if any(other != first for other in others):
         raise ConfigError("second_run: the second run's network must have the architecture of the first's")
-    subspace = getattr(job.settings, "subspace", None)
+    subspace = job.settings.subspace
     for weights in (sum(parameter.numel() for parameter in outline.parameters()) for outline in outlines):
         if subspace is not None and subspace > weights:
             raise ConfigError(f"analysis.subspace: {subspace} is more than the {weights} weights of the network")

@@ -11,6 +11,7 @@ from torch import nn
 
 from smoothout.common import interrupts, pass_cache, progress
 from smoothout.common.errors import config_errors
+from smoothout.common.job_settings import MeasurementSettings, SummarySettings
 from smoothout.common.machine_errors import is_out_of_memory
 from smoothout.jobs.analysis_job import analysis_outcome, pass_cache_path
 from smoothout.jobs.concurrency import ConcurrencyLimit, JobQueue, Slot, clear_frames
@@ -146,8 +147,7 @@ def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = Non
 
     # 1. Prepare: everything that can be wrong is found before anything is written.
     runs = [prepared] if prepared else []
-    is_of_networks = not (hasattr(job.settings, "from_records") or hasattr(job.settings, "measure"))
-    if is_of_networks and not runs:
+    if not runs and not isinstance(job.settings, SummarySettings | MeasurementSettings):
         runs = validate_job(job, runtime)
 
     # 2. The records of the runs that the job looks at, or begins from.
@@ -181,9 +181,9 @@ def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = Non
 
 def _outcome(job: Job, inputs: list[Record], runs: list[PreparedRun], runtime: Runtime) -> Steps[dict[str, Any]]:
     """Run the job, of one of four kinds."""
-    if hasattr(job.settings, "from_records"):  # a summary of its input records
-        outcome: dict[str, Any] = job.settings.from_records(inputs)
-    elif hasattr(job.settings, "measure"):  # of the machine
+    if isinstance(job.settings, SummarySettings):
+        outcome = job.settings.from_records(inputs)
+    elif isinstance(job.settings, MeasurementSettings):
         with config_errors():
             outcome = job.settings.measure(runtime.device)
     elif job.dependencies:

@@ -13,6 +13,7 @@ from smoothout.analysis.options import WhichWeights
 from smoothout.common.enums import check_seeds, coerce_enum_fields
 from smoothout.common.errors import ConfigError, config_errors
 from smoothout.common.estimates import standard_error
+from smoothout.common.job_settings import SummarySettings
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
 from smoothout.results.records import Record
@@ -21,7 +22,7 @@ RULE = "the best mean; of equal ones the smaller strength"
 
 
 @dataclass(frozen=True)
-class StrengthChoice:
+class StrengthChoice(SummarySettings):
     """The choice among trainings with held-out images that differ in strength and seed only.
 
     ``checkpoint``: compare accuracies of the last epoch, or of each training's best epoch. ``field``: the

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from smoothout.analysis.arguments import check_counts, check_positive, linspace
 from smoothout.analysis.options import RunningStats, SplitName, WhichWeights
 from smoothout.common.enums import coerce_enum_fields
+from smoothout.common.job_settings import JobSettings
 
 if TYPE_CHECKING:
     import torch
@@ -48,16 +49,14 @@ def check_running_stats(which: RunningStats) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnalysisJob(ABC):
+class AnalysisJob(JobSettings, ABC):
     """The settings of an analysis. ``run`` computes its outcome, which the record holds as JSON.
 
     A subclass has a field for each argument of the function that it calls, under the same name; the function's
     docstring explains them.
     """
 
-    kind: ClassVar[str]  # the folder of the records
     numerics: ClassVar[int] = 1  # raised when a change of the program changes outcomes
-    valid_numerics: ClassVar[tuple[int, ...]] = ()  # earlier ones whose records still answer the same question
     runs: ClassVar[int] = 1  # how many trained runs it takes
     in_name: ClassVar[tuple[str, ...]] = ()  # fields that the record's name shows
     in_name_if_changed: ClassVar[tuple[str, ...]] = ()  # fields that it shows unless they have their default
