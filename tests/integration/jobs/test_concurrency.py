@@ -6,15 +6,17 @@ import gc
 import weakref
 from collections.abc import Generator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from helpers.paths import CONFIGS
 from helpers.tiny_jobs import record_of, tiny, workplace
 
+from smoothout.config.compose import compose_config
+from smoothout.config.experiment import build_experiment
 from smoothout.jobs import training_job
 from smoothout.jobs.concurrency import ConcurrencyLimit, JobQueue, Slot
 from smoothout.jobs.job import Job
@@ -96,22 +98,12 @@ def test_as_many_run_at_the_same_time_as_memory_holds(
     assert started == most
 
 
-@dataclass(frozen=True)
-class OfFolders:
-    """What a training on an image folder looks like to the scheduler."""
-
-    digest: str
-    resident: bool = False
-
-    @property
-    def training_job(self) -> Any:
-        return SimpleNamespace(settings=SimpleNamespace(data=self))
-
-
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_image_folders_are_trained_on_alone(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     FakeGPU(monkeypatch, 80 * GB)
-    folders: Any = OfFolders("photos")
+    config = compose_config(CONFIGS, "train", ["experiment=resnet18_imagenette"])
+    folders = Job(build_experiment(config))
+    assert not folders.settings.data.resident
     limit = limit_on(tmp_path, device, concurrent=4)
     assert limit.admits(folders)
     limit.start(CROWD[0])
