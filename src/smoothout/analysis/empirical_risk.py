@@ -183,13 +183,17 @@ def to_dense(gradients: Sequence[Tensor]) -> list[Tensor]:
 
 
 def machine_epsilon(parameters: Iterable[Tensor]) -> float:
-    """The machine epsilon of the coarsest dtype among ``parameters``, whole-numbered ones left out."""
-    return max(torch.finfo(p.dtype).eps for p in parameters if p.is_floating_point() or p.is_complex())
+    """The machine epsilon of the coarsest dtype among ``parameters``, whole-numbered ones left out; 0 without any."""
+    inexact = {p.dtype for p in parameters if p.is_floating_point() or p.is_complex()}
+    return max((torch.finfo(dtype).eps for dtype in inexact), default=0.0)
 
 
-def loss_tolerance(parameters: Iterable[Tensor]) -> float:
-    """How much a mean loss may differ, relative to itself, when the same examples come in another order."""
-    eps = machine_epsilon(parameters)
+def loss_tolerance(parameters: Iterable[Tensor], least_eps: float = 0.0) -> float:
+    """How much a mean loss may differ, relative to itself, when the same examples come in another order.
+
+    Its rounding is that of ``parameters``, or ``least_eps`` if that is coarser.
+    """
+    eps = max(machine_epsilon(parameters), least_eps)
     return min(100 * eps, math.sqrt(eps))
 
 
