@@ -1,4 +1,4 @@
-"""Averages of weights, put into the model for as long as they are evaluated."""
+"""Load averages of weights into a model, temporarily or for good."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from smoothout.nn.parameters import BATCHNORM, clear_weight_caches, preserve_sta
 
 @contextmanager
 def averaged(model: nn.Module, weights: Iterable[Tensor], batches: Iterable[Any]) -> Iterator[None]:
-    """Inside, ``model`` has the averaged ``weights``, and running statistics that fit them; outside, its own again.
+    """Load the averaged ``weights`` into ``model``, recompute its running statistics, and restore both at the end.
 
         average = torch.optim.swa_utils.AveragedModel(model)
         ...  # train, with average.update_parameters(model) at the end of each epoch
@@ -28,13 +28,13 @@ def averaged(model: nn.Module, weights: Iterable[Tensor], batches: Iterable[Any]
 
     Args:
         model: a module of any kind that `SmoothOut` takes.
-        weights: one for each of the model's parameters, in their order.
-        batches: of training inputs, or pairs of inputs and targets, or mappings, on any device, from which torch's
-            `update_bn` computes the running statistics of BatchNorm layers; they are not read if there are none.
+        weights: one tensor for each of the model's parameters, in their order.
+        batches: training batches (inputs, pairs of inputs and targets, or mappings) on any device, from which torch's
+            `update_bn` computes the running statistics; not read if the model has no BatchNorm layers.
 
     Raises:
-        ValueError: if there are more or fewer ``weights`` than parameters, no batch for running statistics, or another
-            model than `SmoothOut` takes.
+        ValueError: if ``weights`` do not have the shapes of the parameters, there is no batch to compute running
+            statistics from, or `SmoothOut` refuses the model.
     """
     check_all(model=model)
     with preserve_state(model):
@@ -43,29 +43,29 @@ def averaged(model: nn.Module, weights: Iterable[Tensor], batches: Iterable[Any]
 
 
 def put_average(model: nn.Module, weights: list[Tensor], batches: Iterable[Any]) -> None:
-    """Write the averaged ``weights`` into ``model``, and its running statistics, for good.
+    """Load the averaged ``weights`` into ``model`` for good, and recompute its running statistics.
 
-    Raises ValueError as `averaged`, with nothing written.
+    Raises ValueError for the same reasons as `averaged`; the model is unchanged then.
     """
     parameters: list[Tensor] = list(model.parameters())
     if [p.shape for p in parameters] != [w.shape for w in weights]:
         raise ValueError("weights: must have the shapes of the model's parameters, in their order")
     momenta = {layer: layer.momentum for layer in model.modules() if isinstance(layer, BATCHNORM)}
     if any(layer.track_running_stats for layer in momenta):
-        batches = _not_empty(batches)  # `update_bn` would leave statistics of no batch
+        batches = _not_empty(batches)  # without a batch, `update_bn` would only reset the statistics
     with torch.no_grad():
         torch._foreach_copy_(parameters, weights)
     clear_weight_caches()
     device = only_device(model)
     try:
         update_bn((_inputs(batch, model, device) for batch in batches), _Called(model))
-    finally:  # an error within `update_bn` leaves them at None
+    finally:  # an error within `update_bn` would leave them at None
         for layer, momentum in momenta.items():
             layer.momentum = momentum
 
 
 class _Called(nn.Module):
-    """``model``, which takes `Keywords` as its one argument, as `update_bn` passes it."""
+    """Wrap ``model`` for `update_bn`, which passes one argument: `Keywords` are unpacked."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def _inputs(batch: Any, model: nn.Module, device: torch.device | None) -> Any:
 
 
 def _not_empty(batches: Iterable[Any]) -> Iterator[Any]:
-    """The same ``batches``, of which one is taken already. Raises ValueError if there is none."""
+    """Iterate over ``batches``. The first is read at once; raises ValueError if there is none."""
     iterator = iter(batches)
     for first in iterator:
         return chain([first], iterator)

@@ -1,4 +1,4 @@
-"""What is taken as batches: pairs (inputs, targets), or mappings that a model takes as keyword arguments."""
+"""Batches: pairs (inputs, targets), or mappings whose entries are keyword arguments of the model."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel and AveragedModel;
 
 
 class Examples:
-    """``batches`` as pairs (inputs, targets) on the device of ``model``; every iteration is a pass.
+    """``batches`` as pairs (inputs, targets) on the device of ``model``; each iteration is one pass over them.
 
-    Of a mapping, the inputs are `Keywords` and the targets its "labels", if it has any. These stay among the inputs if
-    the model takes them, as some need them for more than their loss. Raises ValueError for what holds no batches.
+    The inputs of a mapping are `Keywords`, its targets are its "labels", if any. The labels stay among the inputs if
+    the model takes them, because some models use them for more than the loss. Raises ValueError if ``batches`` is
+    something else, such as a Dataset or an array.
     """
 
     def __init__(self, name: str, batches: Batches, model: nn.Module) -> None:
@@ -40,7 +41,7 @@ class Examples:
 
 
 def without_unused_labels(inputs: Any, model: nn.Module) -> Any:
-    """``inputs``; `Keywords` without their labels, unless ``model`` takes these."""
+    """Remove the labels from ``inputs`` that are `Keywords`, in place, unless ``model`` takes labels."""
     if isinstance(inputs, Keywords) and not takes(model, LABELS):
         inputs.pop(LABELS, None)
     return inputs
@@ -59,7 +60,7 @@ def as_pair(name: str, batch: Any) -> tuple[Any, Any]:
 
 
 def check_batches(name: str, batches: Any) -> None:
-    """Raise ValueError unless ``batches`` hold some, allow more than one pass, and start with a pair or a mapping."""
+    """Raise ValueError if ``batches`` are empty, allow only one pass, or do not start with a pair or a mapping."""
     hint = _mistaken_for_batches(batches)
     if hint is None and isinstance(batches, Iterator):
         hint = f"{batches!r}; use a DataLoader, or a list of the batches"
@@ -106,7 +107,7 @@ def only_device(model: nn.Module) -> torch.device | None:
 
 
 def to_device(value: Any, device: torch.device | None) -> Any:
-    """``value`` with its tensors on ``device`` (None: where they are), fit for derivatives; itself if they are so."""
+    """Move the tensors in ``value`` to ``device`` (None: leave them there); return ``value`` itself if none changes."""
     if isinstance(value, Tensor):
         # Autograd cannot save a tensor that was made within torch.inference_mode.
         return (value.clone() if value.is_inference() else value).to(device or value.device)
@@ -124,7 +125,7 @@ def to_device(value: Any, device: torch.device | None) -> Any:
 
 
 def _updated(mapping: Mapping[Any, Any], entries: Mapping[Any, Any]) -> Any:
-    """A copy of ``mapping``, of its kind if it has other methods, with these ``entries``."""
+    """A copy of ``mapping`` with these ``entries``: of the same type if it is mutable, otherwise a dict."""
     copied: Any = copy.copy(mapping) if isinstance(mapping, MutableMapping) else {}
     copied.update(entries)
     return copied

@@ -1,4 +1,4 @@
-"""BatchNorm layers: their initial weight, and their running statistics recomputed or frozen."""
+"""Initialize the weights of BatchNorm layers; recompute or freeze their running statistics."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def init_uniform_(model: nn.Module, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def recalibrate_batchnorm(model: nn.Module, batches: Batches) -> None:
-    """Replace the running statistics of ``model`` by the mean over ``batches`` of each batch's own, in place.
+    """Replace the running statistics of ``model``, in place, with the mean of the batch statistics over ``batches``.
 
-    In this pass all BatchNorm layers with running statistics are in training mode, also those that ``eval()`` has
-    frozen, and nothing else is: dropout, which widens what a layer sees, is off. Each batch counts the same, whatever
-    its size; its variance is the unbiased one, so it needs two values per channel. A layer that no batch reaches keeps
-    its statistics. Parameters, momenta and modes stay.
+    During this pass all BatchNorm layers with running statistics are in training mode, even those frozen by ``eval()``;
+    other layers are in evaluation mode, so that dropout does not increase the variances. Every batch has the same
+    weight, whatever its size. Variances are unbiased, so a batch needs at least two values per channel. A layer that no
+    batch reaches keeps its statistics. Parameters, momenta and modes are not changed.
 
     Args:
         model: a module of any kind.
         batches: pairs (inputs, targets) or mappings, on any device, as analyses take them; read once.
 
     Raises:
-        ValueError: with the statistics unchanged, for what holds no batches, or if there is none. An error during the
-            pass leaves statistics of the batches before.
+        ValueError: if ``batches`` does not hold batches, or is empty; the statistics are unchanged then. An error
+            during the pass leaves the statistics of the batches before it.
     """
     layers = [m for m in check_layers(model) if isinstance(m, BATCHNORM) and m.track_running_stats]
     momenta, hooks = [layer.momentum for layer in layers], []
@@ -64,7 +64,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Batches) -> None:
 
 @contextmanager
 def freeze_running_stats(model: nn.Module) -> Iterator[None]:
-    """Inside, a pass in training mode normalizes by the batch, as ever, and leaves running statistics alone."""
+    """Inside, passes in training mode normalize with batch statistics as usual, but do not update running ones."""
     layers = [m for m in check_layers(model) if isinstance(m, BATCHNORM) and m.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
@@ -76,9 +76,9 @@ def freeze_running_stats(model: nn.Module) -> Iterator[None]:
 
 
 def _use_cumulative_average(layer: Any) -> RemovableHandle:
-    """Restart the running statistics of ``layer``, at its next call, as plain means over its calls.
+    """Make the running statistics of ``layer`` plain means over its calls, starting with the next one.
 
-    Torch has ``momentum=None`` for this, but then every call reads its number back from the device.
+    Torch has ``momentum=None`` for this, but it copies ``num_batches_tracked`` from the device at every call.
     """
     calls = count(1)
 

@@ -1,4 +1,4 @@
-"""Deterministic SmoothOut: the loss averaged over N perturbed copies of a model, which share one w."""
+"""Deterministic SmoothOut: the loss averaged over N perturbed copies of a model, all of the same weights w."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
     the time of an update does. A copy must be left before the next one is entered.
 
     Args:
-        context: the model and its noise; with ``denoise=True``.
+        context: the model and its noise; must have ``denoise=True``.
         copies: N.
-        seed: of the N thetas.
+        seed: seed of the N thetas.
 
     Raises:
         TypeError: if ``context`` is not a SmoothOut.

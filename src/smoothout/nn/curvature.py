@@ -1,19 +1,19 @@
-"""Curvature from noisy steps: they have seen the Hessian's trace at the scale of the noise.
+"""Estimate the Hessian's trace, at the scale of the noise, from training steps under noise.
 
-A step of SmoothOut draws theta and computes g = grad C(w + theta). If the numbers of theta have mean 0 and are
+A step of SmoothOut draws theta and computes g = grad C(w + theta). If the entries of theta have mean 0 and are
 independent of each other and of the data, theta . g / var(theta) estimates the trace of the Hessian of C around w:
 
 - N(0, a^2), variance a^2: Stein's identity, E[theta_i g_i] = a^2 E[C_ii(w + theta)], an average under the noise.
 - U(-a, a), variance a^2 / 3: by parts, E[theta_i g_i] = (a^2 / 3) E[C_ii(w + theta')]. theta' is theta except for its
-  i-th number, which has the parabolic density 3 (a^2 - t^2) / (4 a^3): the middle of the box counts more.
-- AdaSmoothOut, filters of d numbers and length r = a ||w_f||: variance r^2 / d. For Gaussian noise it is the mean over
+  i-th entry, which has the parabolic density 3 (a^2 - t^2) / (4 a^3): the middle of the box counts more.
+- AdaSmoothOut, filters of d entries and length r = a ||w_f||: variance r^2 / d. For Gaussian noise it is the mean over
   the ball of radius r of the filter's part of the trace, by the divergence theorem. Uniform noise has no such closed
   form, because its directions favor a cube's corners. In a one-dimensional tensor d = 1: the mean over [-r, r].
 
-If C is quadratic, each is the Hessian's trace. Otherwise they differ from the Hessian at w in two ways: kinks (ReLU)
-count, as far as the noise crosses them; and C is what the step computes, with BatchNorm in training mode and dropout.
-One draw is noisy: the slope at w adds |grad C(w)|^2 / variance to the estimate's variance, so average over many steps.
-Ghost batches under one noise are one draw: their mean gradient goes with it.
+If C is quadratic, each is the Hessian's trace. Otherwise they differ from the trace at w in two ways: kinks (ReLU)
+contribute where the noise crosses them; and C is the loss of the training step, with dropout and BatchNorm in training
+mode. A single draw is noisy: the slope at w adds |grad C(w)|^2 / variance to the estimate's variance, so average over
+many steps. Ghost batches that share their noise are one draw, to be used with their mean gradient.
 
 The same product is the metric s of [SmoothOut Eq. 9]: dE[C(w + theta)] / da = E[theta . g] / a for all of these
 distributions, because theta is a times something that does not depend on a.
@@ -51,16 +51,16 @@ class TraceResult:
 def stein_trace(thetas: Sequence[Tensor], gradients: Sequence[Tensor], variances: Sequence[Variance]) -> Tensor:
     """[Stein 1981] theta . grad C(w + theta) / variance, tensor by tensor: estimates the Hessian's trace from one draw.
 
-    Returns each tensor's part of the trace, (k,), float64 on the device; their sum estimates the trace. The module's
-    docstring says what it is unbiased for. Nothing waits for the device. Raises ValueError if the lists do not match,
-    or a variance that is a float is not above 0.
+    Returns each tensor's part of the trace, (k,), float64 on the device; their sum estimates the trace, without bias as
+    described in the module's docstring. It does not synchronize with the device. Raises ValueError if the lists do not
+    match, or a variance that is a float is not above 0.
 
     Args:
         thetas: the noise, one tensor per perturbed parameter.
         gradients: of the loss under that noise, in the same shapes, before clipping and weight decay. It may be the
             mean over several ghost batches with the same noise, but not over several draws.
-        variances: of each number of the noise, for each tensor: a float, or a tensor that broadcasts to its shape; see
-            `noise_variances`. Entries without noise (a tensor's zeros) add 0.
+        variances: variance of the noise's entries, for each tensor: a float, or a tensor that broadcasts to its shape;
+            see `noise_variances`. Zeros in such a tensor mark entries without noise, which add 0.
     """
     if not len(thetas) == len(gradients) == len(variances):
         raise ValueError(f"{len(thetas)} thetas, {len(gradients)} gradients, {len(variances)} variances: must match")
@@ -86,12 +86,12 @@ def noise_variances(
     distribution: NoiseDistribution | str = NoiseDistribution.uniform,
     scaling: NoiseScaling | str = NoiseScaling.none,
 ) -> list[Variance]:
-    """The variance of each number of SmoothOut's noise of strength ``a``, for each of the clean ``weights``.
+    """The variance of each entry of SmoothOut's noise of strength ``a``, for each of the clean ``weights``.
 
     none: a^2 / 3 (uniform) or a^2 (Gaussian). weight: the same times w^2. filter: (a ||w_f||)^2 / d for a filter of d
-    numbers under both distributions, because its length is fixed (to `filter_normalize_`'s 1e-6). Scaled noise measures
-    nothing where weights are 0, and little where they are small: the variance grows as the slope over the weight.
-    Raises ValueError for an unknown distribution or scaling.
+    entries with both distributions, because its length is fixed (up to the 1e-6 in `filter_normalize_`). Scaled noise
+    measures nothing where weights are 0, and little where they are small: the estimate's standard deviation grows as
+    slope / weight. Raises ValueError for an unknown distribution or scaling.
     """
     distribution = parse_enum(NoiseDistribution, "distribution", distribution)
     scaling = parse_enum(NoiseScaling, "scaling", scaling)
@@ -105,10 +105,10 @@ def noise_variances(
 class FlatSteinTrace:
     """`stein_trace` with `noise_variances` for all parameters of a network at once.
 
-    A measurement takes the same few operations for any network; none waits for the device, so a CUDA graph can hold
-    them. Vectors hold the parameters' entries filter by filter, in any order within a filter that is the same for all
-    vectors. Products are summed in float64, always in the same order. Of ``weights``, the perturbed parameters on one
-    device, only the shapes matter.
+    A call takes the same few operations for any network and does not synchronize with the device, so a CUDA graph can
+    capture it. Vectors hold the parameters' entries filter by filter; the order within a filter must be the same for
+    all vectors, but is otherwise free. Products are summed in float64, always in the same order. ``weights`` are the
+    perturbed parameters, all on one device; only their shapes matter.
     """
 
     def __init__(
@@ -147,31 +147,32 @@ class FlatSteinTrace:
 
 
 def _above_0(variances: Tensor) -> Tensor:
-    """If a variance is 0, so is theta, and 0 is divided by another number. No square of a float32 vanishes."""
+    """Replace variances of 0, in place: theta is 0 there, so 0 / 0 becomes 0. (No float32's square is 0 in float64.)"""
     return variances.clamp_min_(torch.finfo(variances.dtype).tiny)
 
 
 class RunningTrace:
     """Mean and standard error of `stein_trace` over many steps, in total and by layer (Welford's recurrence).
 
-    Sums are float64 tensors on the device, changed in place: adding never waits for the device, and a CUDA graph can
-    hold it. The standard error assumes independent draws; as the weights move, so does what is averaged. ``names`` are
-    those of the perturbed parameters, in the order of the draws; a layer is a name up to its last dot.
+    Sums are float64 tensors on the device, changed in place: `add` does not synchronize with the device, and a CUDA
+    graph can capture it. The standard error assumes independent draws with a common mean, although the weights move
+    from step to step. ``names`` are those of the perturbed parameters, in the order of the draws; a layer is a name up
+    to its last dot.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device | str = "cpu") -> None:
         owners = [name.rpartition(".")[0] or name for name in names]
         self.layers = list(dict.fromkeys(owners))
         members = [[True] * len(owners), *([owner == layer for owner in owners] for layer in self.layers)]
-        self._members = torch.tensor(members, device=device)  # (1 + layers, k): of the model and of each layer
+        self._members = torch.tensor(members, device=device)  # (1 + layers, k): in the model and in each layer
         self._none = torch.zeros((), dtype=torch.float64, device=device)
         self._count = torch.zeros_like(self._none)
         self._mean = torch.zeros(1 + len(self.layers), dtype=torch.float64, device=device)
-        self._squares = torch.zeros_like(self._mean)  # of the distances from the mean, added up
+        self._squares = torch.zeros_like(self._mean)  # sum of squared distances from the mean
 
     @torch.no_grad()
     def add(self, parts: Tensor) -> None:
-        """Count one more draw, given each tensor's part of its estimate, (k,). Raises ValueError for another k."""
+        """Add a draw: each tensor's part of its estimate, (k,). Raises ValueError for another k."""
         if parts.shape != self._members.shape[1:]:
             raise ValueError(
                 f"parts: must have a number for each of the {self._members.shape[1]} names, not shape"
@@ -197,7 +198,7 @@ class RunningTrace:
         return [self._count, self._mean, self._squares]
 
     def pop_epoch(self) -> dict[str, Any]:
-        """The estimates so far as numbers of six digits, [mean, standard error], nan without a draw; then restart."""
+        """Return the estimates so far, [mean, standard error] to six digits (nan without a draw), and start again."""
         mean = torch.where(self._count > 0, self._mean, math.nan)
         numbers = torch.stack([mean, self._errors()], 1).tolist()
         total, *layers = ([float(f"{number:.6g}") for number in row] for row in numbers)
@@ -211,7 +212,7 @@ class RunningTrace:
         return (self._squares / (self._count - 1) / self._count).sqrt()  # nan for fewer than two draws
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums as JSON values, without loss; waits for the device."""
+        """The sums as JSON values, without rounding; waits for the device."""
         sums = {"mean": self._mean.tolist(), "squares": self._squares.tolist()}
         return {"layers": list(self.layers), "count": int(self._count.item()), **sums}
 

@@ -19,7 +19,7 @@ IGNORED = -100  # torch's cross entropy leaves out examples with this label
 
 
 def eval_batch_size(device: torch.device) -> int:
-    """Examples per batch in evaluation: what a CPU's caches hold; elsewhere large, for few launches."""
+    """Examples per batch in evaluation: few on a CPU, to fit its caches; more elsewhere, to launch fewer kernels."""
     return 1000 if device.type == "cpu" else 5000
 
 
@@ -40,20 +40,20 @@ class MetricAccumulator(Protocol):
 class ClassificationMetrics:
     """Loss and accuracy, accumulated on the device batch by batch; every example has the same weight.
 
-    Losses are summed in float64, on the CPU if the device has none. Only `compute`, which reports invalid labels, and
-    `right` wait for the device.
+    Losses are summed in float64, on the CPU if the device has no float64. Only `right` and `compute`, which reports
+    invalid labels, wait for the device.
     """
 
     def __init__(self) -> None:
         self._loss: Tensor | float = 0.0
-        self._right: list[Tensor] = []  # of each batch
+        self._right: list[Tensor] = []  # for each batch: which examples are correct
         self._valid: Tensor | int = 0  # number of labels that are classes
-        self._outside: list[Tensor] = []  # of each batch: its lowest and highest invalid label, 0 if it has none
+        self._outside: list[Tensor] = []  # for each batch: lowest and highest invalid label, 0 if none
         self._classes = 0
         self._examples = 0
 
     def update(self, outputs: Any, labels: Any, inputs: object = None) -> None:
-        """Count a batch: ``outputs`` that are or carry logits (examples, classes), and ``labels`` (examples,).
+        """Add a batch: ``outputs`` that are or carry logits (examples, classes), and ``labels`` (examples,).
 
         Raises ValueError for other shapes.
         """
@@ -96,7 +96,7 @@ class ClassificationMetrics:
         return EvalResult(loss / examples, correct / examples)
 
     def _describe_invalid(self, count: int) -> str:
-        """What is wrong if ``count`` labels, over all processes, are not classes."""
+        """The error message for ``count`` labels, over all processes, that are not classes."""
         outside = [label for pair in self._outside for label in pair.tolist() if label]
         if not outside:
             return f"labels must be classes of the logits; leave out others ({count}, in other processes)"
@@ -131,13 +131,13 @@ def evaluate(
         batches: those of this process: pairs (inputs, labels) or mappings, on any device, as analyses take them; labels
             are whole numbers, (examples,).
         all_reduce: replaces a tensor by its sum over processes, in place; called once, at the end.
-        metrics_class: makes what accumulates the metrics; another one may take other outputs and targets.
+        metrics_class: creates the accumulator of the metrics, which may accept other outputs and targets.
 
     Returns:
         Mean cross entropy (nats) and accuracy (in [0, 1]) over the examples of all processes.
 
     Raises:
-        ValueError: for what holds no batches; if there is no example; unless ``metrics_class`` takes others, for
+        ValueError: if ``batches`` does not hold batches, or no examples; with the default ``metrics_class``, for
             outputs and labels of other shapes, and labels that are not classes.
     """
     examples = Examples("batches", batches, model)

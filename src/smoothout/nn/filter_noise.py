@@ -17,26 +17,26 @@ from smoothout.nn.weight_context import untracked
 
 
 class LPFSGD(SmoothOut):
-    """[Bisla 2022, Alg. 1] LPF-SGD: a context where ``model`` is at w + N(0, (gamma ||w_filter||)^2) per number.
+    """[Bisla 2022, Alg. 1] LPF-SGD: a context where ``model`` is at w + N(0, (gamma ||w_filter||)^2) per entry.
 
         with LPFSGD(model, gamma=0.01):  # new noise at every entry
             F.cross_entropy(model(x), y).backward()
         optimizer.step()
 
     Li et al. (2022, 2024) call it random weight perturbation (RWP). A filter is a slice along dimension 0, as in
-    `filter_norms`; unlike there, a tensor with one dimension is one filter, as in both papers' programs. Noise is thus
-    longer than AdaSmoothOut's: gamma sqrt(d) times a filter of d numbers. What else holds for `SmoothOut` holds here;
-    the attribute ``a`` is gamma.
+    `filter_norms`, but a tensor with one dimension is a single filter, as in both papers' programs. The noise of a
+    filter of d entries is about gamma sqrt(d) times as long as the filter, so longer than AdaSmoothOut's. All else is
+    as in `SmoothOut`; the attribute ``a`` is gamma.
 
     Args:
         model: a module of any kind that `SmoothOut` takes.
-        gamma: standard deviation of each number, relative to its filter's norm.
+        gamma: standard deviation of each entry's noise, relative to its filter's norm.
         batchnorm: perturb weight and bias of BatchNorm layers too, as the papers do.
         generator: on the model's device; None is torch's global one.
 
     Raises:
         TypeError: as `SmoothOut`.
-        ValueError: as `SmoothOut`, for a ``gamma`` that is negative or not finite too.
+        ValueError: as `SmoothOut`; for a ``gamma`` that is negative or not finite.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LPFSGD(SmoothOut):
         torch._foreach_mul_(group.views, self._deviations(group.members))
 
     def _deviations(self, members: Sequence[int]) -> list[Tensor]:
-        """The standard deviation of the noise of each of these parameters, broadcasting to its shape."""
+        """The standard deviation of each parameter's noise, shaped to broadcast against the parameter."""
         norms = [whole_norms(self.parameters[index]) for index in members]
         torch._foreach_mul_(norms, self.a)
         return norms
@@ -67,22 +67,22 @@ class ARWP(LPFSGD):
             optimizer.step()
             optimizer.zero_grad()
 
-    F <- beta F + ||g_filter||^2 with the gradient g of an update, at the perturbed weights; it is 0 at first. (In the
-    authors' program, and so here, a tensor with one dimension has an F of its own for each number.) F is ``fisher``, a
-    tensor for each parameter, in float32 at least. Checkpoints must hold it: save ``arwp.state_dict()``. Copies, casts
-    and moves to another device keep it; for a parameter that is frozen, or changes its name or shape, it is lost.
+    F starts at 0, and each update sets F <- beta F + ||g_filter||^2, where g is the gradient at the perturbed weights.
+    (As in the authors' program, a tensor with one dimension has one F per entry.) The attribute ``fisher`` holds F, a
+    tensor for each parameter, in float32 at least. Save it in checkpoints by ``arwp.state_dict()``. Copying, casting
+    and moving the model keep F; it starts again for a parameter that was frozen, or whose name or shape has changed.
 
     Args:
-        model: as `LPFSGD`'s.
-        sigma: gamma of `LPFSGD`.
-        eta: weight of F, above 0; `LPFSGD` is without F.
-        beta: what each update leaves of F, in [0, 1).
-        batchnorm: as `LPFSGD`'s.
-        generator: as `LPFSGD`'s.
+        model: as in `LPFSGD`.
+        sigma: strength of the noise, the ``gamma`` of `LPFSGD`.
+        eta: weight of F, above 0; for 0, use `LPFSGD`.
+        beta: decay factor of F per update, in [0, 1).
+        batchnorm: as in `LPFSGD`.
+        generator: as in `LPFSGD`.
 
     Raises:
         TypeError: as `SmoothOut`.
-        ValueError: as `LPFSGD`, for ``eta`` and ``beta`` too.
+        ValueError: as `LPFSGD`; for an impossible ``eta`` or ``beta``.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ARWP(LPFSGD):
     ) -> None:
         self.eta, self.beta = check_fisher(eta, beta)
         self.fisher: list[Tensor] = []
-        self._names_and_shapes: list[tuple[str, torch.Size]] = []  # of the parameters that `fisher` is of
+        self._names_and_shapes: list[tuple[str, torch.Size]] = []  # of the parameters in `fisher`
         super().__init__(model, check_strength(sigma, "sigma"), batchnorm=batchnorm, generator=generator)
 
     @untracked()
@@ -116,7 +116,7 @@ class ARWP(LPFSGD):
 
     @untracked()
     def observe(self) -> None:
-        """Take the parameters' present ``grad`` into F; a gradient that is None or not finite adds nothing."""
+        """Update F with the parameters' current ``grad``; a gradient that is None or not finite adds nothing."""
         for parameter, fisher in zip(self.parameters, self.fisher, strict=True):
             fisher.mul_(self.beta)
             if parameter.grad is not None:
@@ -130,24 +130,24 @@ class ARWP(LPFSGD):
 
     @untracked()
     def load_state_dict(self, state_dict: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Continue with the F of ``state_dict``, which is copied.
+        """Copy F from ``state_dict``.
 
-        Raises ValueError, with nothing changed, if it is of parameters of other names or shapes; RuntimeError inside
-        the block.
+        Raises ValueError, with nothing changed, if its names or shapes are not those of the model's trainable
+        parameters; RuntimeError inside the block.
         """
         self._check_left()
         self._follow_model()
         own, saved = self.state_dict()["fisher"], state_dict.get("fisher", {})
         if {name: f.shape for name, f in own.items()} != {name: f.shape for name, f in saved.items()}:
             raise ValueError(
-                "state_dict: its F is of parameters of other names or shapes than the model's trainable ones"
+                "state_dict: the names or shapes of its F are not those of the model's trainable parameters"
             )
         for name, fisher in own.items():
             fisher.copy_(saved[name])
 
 
 def whole_norms(tensor: Tensor) -> Tensor:
-    """`filter_norms`, in which a tensor with one dimension or none is one filter: shape (1,) or ()."""
+    """As `filter_norms`, but a tensor with at most one dimension is a single filter: shape (1,) or ()."""
     if tensor.dim() > 1:
         return filter_norms(tensor)
     norm: Tensor = torch.linalg.vector_norm(tensor.detach())

@@ -1,8 +1,8 @@
 """Tensors end to end in one flat vector, so that work on all of a model's parameters takes few operations.
 
 On a GPU, an operation per tensor is a kernel launch per tensor. Here the number of launches does not depend on the
-number of tensors. Index tensors are built once, when the layout is known, so that nothing waits for the device later
-and a CUDA graph can hold all of it.
+number of tensors. Index tensors are built once, when the layout is known, so that later operations do not synchronize
+with the device and a CUDA graph can capture them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from smoothout.nn.parameters import group_by_dtype_and_device
 class FlatBuffers:
     """Memory for a copy of ``tensors``: one flat tensor per dtype and device, in which they lie end to end.
 
-    ``groups`` are in the order of their first tensors; ``views`` are the memory in the tensors' shapes.
+    ``groups`` are in the order of their first tensors; ``views`` are views of the memory in the tensors' shapes.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -90,7 +90,7 @@ class FlatGroup:
 class Filters:
     """The filters (see `filter_norms`) of ``tensors`` on one device, as segments of the vector of all entries.
 
-    Norms are roots of sums of squares in float32 at least; norms below 1e-19 are lost.
+    Norms are computed from squares in float32 or wider, so norms below 1e-19 become 0.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -133,7 +133,7 @@ def filter_lengths(tensor: Tensor) -> Tensor:
 
 
 def group_by_filter(tensor: Tensor) -> Tensor:
-    """The entries filter by filter, (n,), in any order within a filter; a view if they lie so in memory."""
+    """The entries filter by filter, (n,), in any order within a filter; a view if memory has such an order."""
     if tensor.is_contiguous():
         return tensor.view(-1)
     if torch.empty_like(tensor, device="meta").stride() != tensor.stride():

@@ -1,4 +1,4 @@
-"""How a model is called with the inputs of a batch."""
+"""Call a model with the inputs of a batch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class Keywords(dict[str, Any]):
-    """Inputs that a model takes as keyword arguments: a batch that was a mapping."""
+    """The inputs of a batch that was a mapping, to be passed to the model as keyword arguments."""
 
 
 def forward(model: nn.Module, inputs: Any) -> Any:
-    """The outputs of ``model``. Raises ValueError, which says how to wrap them, for inputs that it does not take."""
+    """Call ``model``. Raises ValueError, with a hint, for inputs of a form that it does not accept."""
     try:
         return model(**inputs) if isinstance(inputs, Keywords) else model(inputs)
     except (TypeError, AttributeError) as error:

@@ -4,8 +4,8 @@
         loss = F.cross_entropy(model(x), y)  # x: 2048 examples; each layer sees 16 batches of 128
         loss.backward()
 
-Outputs, gradients and running statistics are those of the parts (as `torch.chunk` cuts them) passing the model one by
-one, to rounding, if the model uses each BatchNorm layer once and treats examples independently everywhere else.
+Outputs, gradients and running statistics are, up to rounding, those of forwarding the parts (as `torch.chunk` cuts
+them) one by one, if the model uses each BatchNorm layer once and treats examples independently everywhere else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from smoothout.common.integers import whole_number
 from smoothout.nn.guards import check_layers
 from smoothout.nn.parameters import group_by
 
-# On a CPU, a call for each ghost batch costs less than copies from this number of activations in a ghost batch on.
+# On a CPU, with at least so many activations per ghost batch, a call for each ghost batch takes less time than copies.
 LARGE_GHOST = 2**15
 
 
@@ -31,7 +31,7 @@ class _Ghost(_BatchNorm):
     """BatchNorm with statistics over each of ``ghosts`` parts of a batch, as `torch.chunk` cuts them.
 
     In evaluation mode it is plain BatchNorm. Its state dict is that of the plain layer. Copies and pickles are plain
-    layers, because the end of `ghosted` would not reach them.
+    layers, because the end of `ghosted` could not revert them.
     """
 
     ghosts: int = 1
@@ -43,12 +43,12 @@ class _Ghost(_BatchNorm):
         return object.__new__, (_PLAIN[type(self)],), state
 
     def forward(self, x: Tensor) -> Tensor:
-        """``x`` (N, C, ...), normalized; in training mode each ghost batch by itself."""
+        """Normalize ``x`` (N, C, ...); in training mode, each ghost batch separately."""
         if not self.training:
             return super().forward(x)
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         size = -(-len(x) // self.ghosts)
-        # Trainings, whose layers share, keep the bits that they had without calls; a compiler would unroll those.
+        # `forward_ghosts` always copies, so that trainings reproduce earlier bits; a compiler would unroll the calls.
         copies = self.shared is not None or x.device.type != "cpu" or torch.compiler.is_compiling()
         if copies or x[:size].numel() < LARGE_GHOST:
             normalized = [self._side_by_side(part, size) for part in split_remainder(x, size)]
@@ -64,18 +64,19 @@ class _Ghost(_BatchNorm):
         return _joined(list(outputs), 0)
 
     def _side_by_side(self, x: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
-        """Normalize ghost batches of ``size`` examples each; returns means and unbiased variances (2, ghosts, C) too.
+        """Normalize ghost batches of ``size`` examples each; also return means and unbiased variances (2, ghosts, C).
 
-        Those are None without running statistics. Ghost batches become channels, side by side: ``x`` is normalized as
-        (size, ghosts C, ...). That copies (ghosts size, C, ...) both ways, but not a contiguous (size ghosts, C, ...).
+        These are None without running statistics. Ghost batches become channels: ``x`` is normalized as
+        (size, ghosts C, ...). This copies an ``x`` of (ghosts size, C, ...) there and back, but not a contiguous one of
+        (size ghosts, C, ...).
         """
         ghosts, channels = max(1, len(x) // size), x.shape[1]
         shared = self.shared
         axis, parts = (1, (-1, ghosts)) if shared and shared.interleaved else (0, (ghosts, -1))
-        at = x.dim() - 1 if x.stride(1) == 1 else 1  # channels stay last in memory where they are
+        at = x.dim() - 1 if x.stride(1) == 1 else 1  # keeps the channels_last memory format
         apart = torch.unflatten(x.movedim(1, at), 0, parts)
         side_by_side = apart.movedim(axis, at).flatten(at, at + 1).movedim(at, 1)
-        if shared is None or shared.ghosts != ghosts or len(x) < size:  # a smaller rest is normalized by itself
+        if shared is None or shared.ghosts != ghosts or len(x) < size:  # a smaller remainder is normalized separately
             shared = _Shared([self], ghosts)
         weight, bias = shared.repeated.get(self, (None, None))
         statistics = shared.buffers.get(self)  # with momentum 1 they are filled with the batch's own statistics
@@ -85,7 +86,7 @@ class _Ghost(_BatchNorm):
         return apart.flatten(0, 1).movedim(at, 1), statistics
 
     def _in_turn(self, x: Tensor, size: int) -> tuple[Tensor, Tensor | None]:
-        """What `_side_by_side` returns, but by one call for each ghost batch, a smaller rest too: one copy each way."""
+        """As `_side_by_side`, but with one call per ghost batch, also for a smaller remainder: one copy each way."""
         parts, statistics = torch.split(x, size), None
         means: Iterable[Tensor | None] = [None] * len(parts)
         variances = means
@@ -100,10 +101,10 @@ class _Ghost(_BatchNorm):
 
 
 class _Shared:
-    """What BatchNorm layers need for a pass, made at once: a few operations on the device instead of several per layer.
+    """What BatchNorm layers need for a pass, created together: few operations on the device instead of many per layer.
 
-    ``ghosts`` are the ghost batches of full size in the pass; interleaved, the i-th example belongs to ghost batch
-    i % ghosts.
+    ``ghosts`` is the number of ghost batches of full size in the pass. If ``interleaved``, example i belongs to ghost
+    batch i % ghosts.
     """
 
     def __init__(self, layers: Sequence[_BatchNorm], ghosts: int, interleaved: bool = False) -> None:
@@ -144,10 +145,11 @@ _GHOST = {plain: ghost for ghost, plain in _PLAIN.items()}
 
 
 def convert_ghost_batchnorm(model: nn.Module, ghosts: int) -> None:
-    """Let every BatchNorm layer take its statistics over ``ghosts`` parts of a batch, until `revert_ghost_batchnorm`.
+    """Make every BatchNorm layer normalize ``ghosts`` parts of a batch separately, until `revert_ghost_batchnorm`.
 
-    Layers stay the same objects with the same parameters, buffers and names. If repeated, the last number counts.
-    Raises ValueError, with the model unchanged, for fewer than 1 part or another kind of BatchNorm (SyncBatchNorm).
+    Layers stay the same objects with the same parameters, buffers and names. A second call replaces the number of
+    parts. Raises ValueError, with the model unchanged, for fewer than 1 part or another kind of BatchNorm, such as
+    SyncBatchNorm.
     """
     ghosts = whole_number("ghosts", ghosts, 1)
     layers = _layers(model)
@@ -166,18 +168,19 @@ def revert_ghost_batchnorm(model: nn.Module) -> None:
 
 @contextmanager
 def ghosted(model: nn.Module, ghosts: int) -> Iterator[None]:
-    """Inside, BatchNorm takes its statistics over parts of a batch; outside, as before, also after an exception.
+    """Inside, BatchNorm normalizes parts of a batch separately; outside, as before, also after an exception.
 
-    The parts are consecutive examples, and running statistics end as if the parts had been forwarded one by one.
-    Layers stay the same objects. The backward pass belongs inside the block: activation checkpointing recomputes
-    outputs in it, outside with plain BatchNorm. With ``use_reentrant=True`` that would silently give wrong gradients.
+    The parts are consecutive examples, and running statistics are updated as if the parts were forwarded one by one.
+    Layers stay the same objects. Run the backward pass inside the block too: activation checkpointing recomputes
+    outputs in it, and outside would use plain BatchNorm. With ``use_reentrant=True``, gradients would silently be
+    wrong.
 
     Args:
         model: any module; only its BatchNorm layers change.
         ghosts: number of parts, at least 1.
 
     Raises:
-        ValueError: for fewer than 1 part, or another kind of BatchNorm than 1d, 2d and 3d, such as SyncBatchNorm.
+        ValueError: for fewer than 1 part, or a BatchNorm other than 1d, 2d and 3d, such as SyncBatchNorm.
     """
     before = [(layer, layer.ghosts if isinstance(layer, _Ghost) else None) for layer in _layers(model)]
     convert_ghost_batchnorm(model, ghosts)
@@ -191,15 +194,16 @@ def ghosted(model: nn.Module, ghosts: int) -> Iterator[None]:
 def forward_ghosts(
     network: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tensor, ghosts: int, interleaved: bool | None = None
 ) -> Tensor:
-    """One forward pass in `ghosted`, with less work for the device: what BatchNorm layers share is done once.
+    """Run one forward pass in `ghosted`, with fewer operations: work that BatchNorm layers share is done once.
 
     Args:
-        network: ``model``, or what was compiled from it. The backward pass must not recompute activations.
-        model: uses each BatchNorm layer at most once.
-        inputs: (N, ...), ghost batch after ghost batch; the outputs have the same order.
-        ghosts: in how many parts `torch.chunk` cuts them.
-        interleaved: whether examples pass the network in another order, which saves copies of contiguous activations
-            in BatchNorm layers. None is False on a CPU, so that sums over examples keep their order.
+        network: ``model``, or its compiled version. The backward pass must not recompute activations.
+        model: must use each BatchNorm layer at most once.
+        inputs: (N, ...), one ghost batch after another; the outputs have the same order.
+        ghosts: number of parts, as `torch.chunk` cuts them.
+        interleaved: whether to interleave the examples of the ghost batches inside the network, which saves copies of
+            contiguous activations in BatchNorm layers. None is False on a CPU, so that sums over examples keep their
+            order, and True elsewhere.
     """
     layers, size = _layers(model), -(-len(inputs) // ghosts)
     interleaved = inputs.device.type != "cpu" if interleaved is None else interleaved
@@ -217,7 +221,7 @@ def forward_ghosts(
 
 
 def _transposed(x: Tensor, size: int, *, back: bool = False) -> Tensor:
-    """Put the i-th examples of all ghost batches of ``size`` side by side, a smaller rest last; or ``back`` again."""
+    """Interleave the examples of ghost batches of ``size``, a smaller remainder last; ``back`` undoes this."""
     whole, *rest = split_remainder(x, size)
     whole = torch.unflatten(whole, 0, (size, -1) if back else (-1, size)).transpose(0, 1).flatten(0, 1)
     return torch.cat([whole, *rest]) if rest else whole
@@ -225,10 +229,10 @@ def _transposed(x: Tensor, size: int, *, back: bool = False) -> Tensor:
 
 @torch.no_grad()
 def update_running_stats(statistics: Mapping[_BatchNorm, Tensor]) -> None:
-    """Update the running statistics of each layer by those of its ghost batches, one after another.
+    """Update the running statistics of each layer with those of its ghost batches, one after another.
 
     ``statistics`` are each layer's means and variances, (2, ghosts, C). After g ghost batches, r becomes
-    (1 - m)^g r + m sum_i (1 - m)^(g - i) s_i, i from 1; without a momentum m it is the mean over all so far.
+    (1 - m)^g r + m sum_i (1 - m)^(g - i) s_i, i from 1. If the momentum m is None, r is the mean over all batches.
     """
 
     def kind(layer: _BatchNorm) -> Hashable:
@@ -264,7 +268,7 @@ def _tracks_stats(layer: _BatchNorm) -> bool:
 
 
 def split_remainder(x: Tensor, size: int) -> tuple[Tensor, ...]:
-    """The examples in whole ghost batches of ``size``, then the rest if there is one."""
+    """Split ``x`` into the examples that fill ghost batches of ``size``, and the remainder if there is one."""
     whole = len(x) - len(x) % size
     return (x,) if whole == len(x) else (x[:whole], x[whole:])
 
@@ -278,7 +282,7 @@ def _layers(model: nn.Module) -> list[_BatchNorm]:
 
 
 def _divide(layer: _BatchNorm, ghosts: int | None) -> None:
-    """Give ``layer`` this number of ghost batches; None is the plain form."""
+    """Set the number of ghost batches of ``layer``; None makes it a plain layer again."""
     plain = _PLAIN.get(type(layer), type(layer))
     if ghosts is None:
         layer.__class__ = plain

@@ -1,6 +1,6 @@
-"""Which models the package works on; what it cannot perturb or give back is refused before anything is touched.
+"""Check that a model's weights can be perturbed and restored, before anything is changed.
 
-README.md of this folder has the table of kinds.
+The README.md of this folder has a table of the kinds of models that work or are refused.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
 def check_layers(model: object, name: str = "model") -> list[nn.Module]:
-    """The modules of ``model``, itself first; error lines call it ``name``.
+    """The modules of ``model``, itself first; error messages call it ``name``.
 
-    Raises TypeError for another object, and ValueError for TorchScript and exported programs, which hide their layers.
+    Raises TypeError if it is no module, and ValueError for TorchScript and exported programs, which hide their layers.
     """
     if not isinstance(model, nn.Module):
         hint = "; pass the model itself" if isinstance(model, Iterable) else ""
@@ -47,7 +47,7 @@ def check_layers(model: object, name: str = "model") -> list[nn.Module]:
 
 
 def check_modules(model: nn.Module, modules: Iterable[nn.Module], name: str = "model") -> None:
-    """Raise ValueError for ``modules`` of ``model`` whose weights are sharded, not there yet, or changed by a pass."""
+    """Raise ValueError for weights that are sharded, uninitialized, quantized, compiled in or rewritten by a pass."""
     for module in modules:
         kinds = _kinds(module)
         if ("OptimizedModule" in kinds or module._compiled_call_impl is not None) and _has_frozen_code(module):
@@ -65,14 +65,14 @@ def check_modules(model: nn.Module, modules: Iterable[nn.Module], name: str = "m
 
 
 def check_all(**models: nn.Module) -> None:
-    """Raise TypeError or ValueError for a model of which some weights, also frozen ones, cannot be mixed."""
+    """Raise TypeError or ValueError for a model with weights, frozen ones included, that cannot be changed."""
     for name, model in models.items():
         check_modules(model, check_layers(model, name), name)
         check_weights(model, [weight for weight in model.parameters() if not weight.is_complex()], name)
 
 
 def check_weights(model: nn.Module, weights: Sequence[nn.Parameter], name: str = "model") -> None:
-    """Raise ValueError unless ``weights`` of ``model`` can be perturbed and given back, and its other tensors used."""
+    """Raise ValueError unless ``weights`` of ``model`` can be perturbed and restored, and its other tensors used."""
     for key, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_inference():
             raise ValueError(f"{name}: {key} {INFERENCE}")
@@ -85,9 +85,9 @@ def check_weights(model: nn.Module, weights: Sequence[nn.Parameter], name: str =
 
 
 def _has_frozen_code(module: nn.Module) -> bool:
-    """Whether code that was compiled for ``module`` may hold its weights as constants, which changed ones do not reach.
+    """Whether compiled code of ``module`` may contain its weights as constants, so that changes have no effect.
 
-    The compiler's configuration is asked as it was when the module was compiled, and as it is now.
+    This reads the compiler's configuration of the time when the module was compiled, and the current one.
     """
     config_of = getattr(module._compiled_call_impl or module, "get_compiler_config", None)
     options = (config_of() if config_of else None) or {}
@@ -96,17 +96,17 @@ def _has_frozen_code(module: nn.Module) -> bool:
 
 
 def is_sharded(weight: object) -> bool:
-    """Whether a parameter holds this process's part of a weight only."""
+    """Whether a parameter holds only this process's part of a weight."""
     return bool(_kinds(weight) & _SHARDED) or "ds_id" in vars(weight)  # of DeepSpeed's third stage
 
 
 def is_wrapper(tensor: object) -> bool:
-    """Whether a tensor has no numbers itself, but wraps those that have, as quantized ones of torchao do."""
+    """Whether a tensor only wraps other tensors that hold its values, as quantized tensors of torchao do."""
     return is_traceable_wrapper_subclass(tensor)
 
 
 def names_of(model: nn.Module, weights: Iterable[Tensor]) -> str:
-    """The names of ``weights`` in ``model``, of which three at most are spelled out."""
+    """The names of at most three of ``weights`` in ``model``, and how many others there are."""
     wanted = {id(weight) for weight in weights}
     names = [name for name, weight in model.named_parameters() if id(weight) in wanted][:3]
     more = len(wanted) - len(names)
@@ -149,13 +149,14 @@ def _overlaps_itself(weight: Tensor) -> bool:
 def _check_memory(model: nn.Module, weights: Sequence[Tensor], name: str) -> None:
     """Raise ValueError if one of ``weights`` shares entries with another, a frozen parameter or a buffer.
 
-    Two would get two noises, or one of them none. Parts of one flat tensor side by side, or its columns, share none.
+    Such entries would get two different noises, or also change in a tensor that must stay fixed. Adjacent parts of one
+    flat tensor, or its columns, share no entries.
     """
     own = {id(weight) for weight in weights}
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     plain = ((key, t) for key, t in named.items() if t.layout is torch.strided and not is_wrapper(t))
     spans = sorted((tensor.data_ptr(), key) for key, tensor in plain if not tensor.is_meta)
-    reaching: list[str] = []  # those that began before, and may reach into the present one
+    reaching: list[str] = []  # tensors that begin earlier and may overlap the current one
     for start, key in spans:
         reaching = [other for other in reaching if start < named[other].data_ptr() + _reach(named[other])]
         for other in reaching:
@@ -168,7 +169,7 @@ def _check_memory(model: nn.Module, weights: Sequence[Tensor], name: str) -> Non
 
 
 def _reach(weight: Tensor) -> int:
-    """Bytes from the first to behind the last entry."""
+    """Bytes from the start of the first entry to the end of the last."""
     steps = sum(stride * (size - 1) for stride, size in zip(weight.stride(), weight.shape, strict=True))
     return (steps + 1) * weight.element_size() if weight.numel() else 0
 
@@ -186,7 +187,7 @@ def _share_entries(one: Tensor, other: Tensor) -> bool:
 
 
 def _kinds(thing: object) -> frozenset[str]:
-    """Which classes of a module or tensor need a second look, by name."""
+    """The names of those classes of a module or tensor that need further checks."""
     return _kinds_of(type(thing))  # type: ignore[arg-type]  # to mypy, a class with an __eq__ has no hash
 
 

@@ -1,4 +1,4 @@
-"""What notices a backward pass that comes after the block of its forward pass, when the perturbed weights are gone."""
+"""Detect a backward pass that runs after the block of its forward pass, when the perturbed weights are gone."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ FRAMEWORKS = (
     "if a framework runs it, use SmoothOutCallback of smoothout.integrations.lightning or .transformers, or a recipe "
     "of smoothout/integrations/README.md (accelerate, timm, ignite, skorch)"
 )
-DEPTH = 3  # of objects within objects that are searched for tensors: an output may refer to whatever its program holds
+DEPTH = 3  # levels of nested objects that are searched for tensors: an output may refer to any object of the program
 WITHOUT_FORWARD = ("_forward_unimplemented", "LightningModule.forward")
 
 
 class Block(Protocol):
-    """A context that can be entered again and again."""
+    """A context that can be entered repeatedly."""
 
     @property
     def block(self) -> object:
-        """Identifies the present block; None outside."""
+        """An object that identifies the current block; None outside."""
         ...
 
 
 class LateBackward:
-    """A forward hook by which a backward pass through the model's outputs raises RuntimeError after the present block.
+    """A forward hook that makes backward passes through the model's outputs raise RuntimeError after the current block.
 
-    Autograd notices changed weights only where it saved them: not where autocast saved a copy, and not under
-    activation checkpointing, which computes outputs again.
+    Autograd detects changed weights only if it saved them: not if autocast saved a copy, and not with activation
+    checkpointing, which recomputes outputs.
     """
 
     @staticmethod
     def register(model: nn.Module, context: Block) -> list[RemovableHandle]:
-        """Watch the outputs of ``model``, or of the modules in it if it has no forward pass of its own."""
+        """Watch the outputs of ``model``, or of its submodules if it has no forward method."""
         if getattr(type(model).forward, "__qualname__", "") in WITHOUT_FORWARD:
             return [handle for child in model.children() for handle in LateBackward.register(child, context)]
         return [model.register_forward_hook(LateBackward(context))]
@@ -48,7 +48,7 @@ class LateBackward:
         return LateBackward, (None,)  # a copy of the model, made inside the block, keeps its noise
 
     def __call__(self, module: nn.Module, arguments: object, output: object) -> None:
-        """Watch the nodes that made ``output``."""
+        """Watch the autograd nodes that produced ``output``."""
         context, block = self._context, self._context and self._context.block
         if context is None or block is None or torch.compiler.is_compiling():
             return

@@ -28,9 +28,9 @@ class MSAM(WeightContext):
 
     Args:
         model: a module of any kind that `SmoothOut` takes.
-        optimizer: of the model's parameters; the attribute may be set between batches.
-        rho: the length of the step over all trainable parameters. In the authors' program it is 0.3 for SGD and 1 for
-            AdamW unless given; the examples in its README give 3.
+        optimizer: the optimizer of the model's parameters; the attribute may be set between batches.
+        rho: the length of the step over all trainable parameters. The defaults of the authors' program are 0.3 for SGD
+            and 1 for AdamW; the examples in its README use 3.
 
     Raises:
         TypeError: for a model that `SmoothOut` refuses, or an ``optimizer`` that is not a torch.optim.Optimizer.
@@ -59,7 +59,7 @@ class MSAM(WeightContext):
 def momentum_name(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> str:
     """The momentum's name in the state of ``optimizer``.
 
-    Raises TypeError if it is none, and ValueError if it has no momentum, or none of ``parameters``.
+    Raises TypeError if it is not an optimizer, and ValueError if it has no momentum or updates none of ``parameters``.
     """
     if not hasattr(optimizer, "param_groups"):
         raise TypeError(f"optimizer: must be a torch.optim.Optimizer, not {type(optimizer).__name__}")

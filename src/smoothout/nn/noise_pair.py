@@ -1,4 +1,4 @@
-"""NSO and m-RWP for your own training loop: two passes per batch, under noise and its opposite, or noise and none."""
+"""NSO and m-RWP for your own training loop: two passes, with opposite noise (NSO) or with and without it (m-RWP)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smoothout.nn.weight_context import WeightContext
 
 
 class NSO(Passes):
-    """[Zhang 2024, Alg. 1] NSO: the mean of the gradients at w + u and w - u, each number of u from N(0, sigma^2).
+    """[Zhang 2024, Alg. 1] NSO: the mean of the gradients at w + u and w - u, each entry of u from N(0, sigma^2).
 
         nso = NSO(model, sigma=0.01)
         for x, y in loader:
@@ -26,12 +26,12 @@ class NSO(Passes):
                     F.cross_entropy(model(x), y).backward()
             optimizer.step(); optimizer.zero_grad()
 
-    What is linear in u cancels, so the gradient has less variance than that of two draws.
+    Terms linear in u cancel, so the gradient has less variance than with two independent draws.
 
     Args:
         model: a module of any kind that `SmoothOut` takes.
         sigma: standard deviation of the noise; the attribute may be set between batches.
-        batchnorm: perturb weight and bias of BatchNorm layers too, as the authors' program.
+        batchnorm: perturb weight and bias of BatchNorm layers too, as the authors' program does.
         generator: on the model's device; None is torch's global one.
 
     Raises:
@@ -56,7 +56,7 @@ class NSO(Passes):
 
 
 class GaussianPair(SmoothOut):
-    """A context where ``model`` is at w + u, with new Gaussian noise u at every entry; at w - u in its ``opposite``."""
+    """A context where ``model`` is at w + u, with new Gaussian noise u at every entry; in ``opposite``, at w - u."""
 
     def __init__(
         self, model: nn.Module, sigma: float, *, batchnorm: bool = True, generator: torch.Generator | None = None
@@ -78,7 +78,7 @@ class GaussianPair(SmoothOut):
 
 
 class _Opposite(WeightContext):
-    """The model at w - u of the pair's last entry."""
+    """A context where the model is at w - u, with the noise u of the pair's last entry."""
 
     def __init__(self, model: nn.Module, pair: GaussianPair) -> None:
         super().__init__(model)
@@ -93,7 +93,7 @@ class _Opposite(WeightContext):
 
 
 class MixedRWP(Passes):
-    """[Li 2024, m-RWP] m-RWP: lambda g(w + noise) + (1 - lambda) g(w), the two g on different batches.
+    """[Li 2024, m-RWP] m-RWP: lambda g(w + noise) + (1 - lambda) g(w), with the two gradients g on different batches.
 
         mixed = MixedRWP(model, gamma=0.01)
         for batches in zip(loader, other_loader):
@@ -102,19 +102,19 @@ class MixedRWP(Passes):
                     F.cross_entropy(model(x), y).backward()
             optimizer.step(); optimizer.zero_grad()
 
-    The first block is at w, the second under the noise of `LPFSGD`.
+    In the first block the model is at w, in the second it has the noise of `LPFSGD`.
 
     Args:
         model: a module of any kind that `SmoothOut` takes.
-        gamma: strength of the noise, as of `LPFSGD`; ``noise.a`` may be set between batches.
+        gamma: strength of the noise, as in `LPFSGD`; ``noise.a`` may be set between batches.
         weight: lambda, in (0, 1).
-        batchnorm: perturb weight and bias of BatchNorm layers too, as the authors' program.
+        batchnorm: perturb weight and bias of BatchNorm layers too, as the authors' program does.
         statistics_from: which passes feed BatchNorm's running statistics, "clean" (as in the authors' program),
             "perturbed" or "both".
         generator: on the model's device; None is torch's global one.
 
     Raises:
-        TypeError, ValueError: as `LPFSGD`, for a wrong ``weight`` or ``statistics_from`` too.
+        TypeError, ValueError: as `LPFSGD`; for a wrong ``weight`` or ``statistics_from``.
         RuntimeError: within the blocks, as `SmoothOut`; if the second block is entered inside the first.
     """
 

@@ -11,9 +11,9 @@ from smoothout.nn.parameters import group_by
 
 
 def at_least_float32(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """``tensors``, those of float16 and bfloat16 converted to float32; sparse ones are made dense.
+    """``tensors`` with float16 and bfloat16 converted to float32, and sparse tensors made dense.
 
-    float16 ends at 65504, which squares exceed, and rounds anything below 3e-8 to 0.
+    Squares may exceed 65504, the largest number in float16, which also rounds anything below 3e-8 to 0.
     """
     return [tensor.to_dense().to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
 

@@ -1,4 +1,4 @@
-"""Choices of the modules of this subpackage, importable without torch."""
+"""Enums and argument checks of this subpackage, importable without torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from smoothout.common.reals import finite_or_none
 
 
 class NoiseDistribution(StrEnum):
-    """The distribution of each number of the noise: U(-a, a), or N(0, a^2)."""
+    """The distribution of each entry of the noise: U(-a, a), or N(0, a^2)."""
 
     uniform = "uniform"
     gaussian = "gaussian"
 
     @property
     def variance(self) -> float:
-        """Of each number at a = 1."""
+        """The variance of each entry at a = 1."""
         return {NoiseDistribution.uniform: 1 / 3, NoiseDistribution.gaussian: 1.0}[self]
 
 
@@ -30,7 +30,7 @@ class NoiseScaling(StrEnum):
 
 
 class StatisticsFrom(StrEnum):
-    """Which passes BatchNorm's running statistics see: those at the clean weights, at the perturbed ones, or both."""
+    """Which passes update BatchNorm's running statistics: those at clean weights, at perturbed weights, or both."""
 
     clean = "clean"
     perturbed = "perturbed"
@@ -53,7 +53,7 @@ class Precision(StrEnum):
 
 
 def check_strength(value: Any, name: str = "a") -> float:
-    """``value`` as a float. Raises ValueError, which calls it ``name``, unless it is finite and at least 0."""
+    """``value`` as a float. Raises ValueError, in which it is called ``name``, unless it is finite and at least 0."""
     strength = finite_or_none(value)
     if strength is None or strength < 0:
         raise ValueError(f"{name}: the noise's strength must be a finite number >= 0, not {value!r}")
@@ -61,7 +61,7 @@ def check_strength(value: Any, name: str = "a") -> float:
 
 
 def check_positive(name: str, value: Any) -> float:
-    """``value`` as a float. Raises ValueError, which calls it ``name``, unless it is finite and above 0."""
+    """``value`` as a float. Raises ValueError, in which it is called ``name``, unless it is finite and above 0."""
     return check_number(name, value, lambda number: number > 0, "be a finite number above 0")
 
 
@@ -71,7 +71,7 @@ def check_fisher(eta: Any, beta: Any) -> tuple[float, float]:
 
 
 def check_number(name: str, value: Any, is_allowed: Callable[[float], bool], must: str) -> float:
-    """``value`` as a float. Raises ValueError, with ``name`` and what it ``must``, unless it is allowed."""
+    """``value`` as a float. Raises ValueError, "``name``: must ``must``, not ...", unless it is allowed."""
     number = finite_or_none(value)
     if number is None or not is_allowed(number):
         raise ValueError(f"{name}: must {must}, not {value!r}")

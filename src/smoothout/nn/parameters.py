@@ -1,4 +1,4 @@
-"""A model as one point of R^n: its trainable parameters flattened, written back, and measured filter by filter."""
+"""The trainable parameters of a model: select, flatten, write and restore them, and take norms filter by filter."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BATCHNORM = _BatchNorm  # torch's own layers and user-defined ones, but not Inst
 def trainable_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
     """The parameters that require a gradient, each once (tied ones too), in the order of the model.
 
-    ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError if none is left, and, like
-    TypeError, for a model whose weights cannot be moved (see `guards`).
+    ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError if none is left, and
+    ValueError or TypeError for a model whose weights cannot be changed (see `guards`).
     """
     modules = check_layers(model)
     check_modules(model, modules)
@@ -32,7 +32,7 @@ def trainable_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Pa
 
 
 def select_trainable(modules: Sequence[nn.Module], batchnorm: bool = True) -> list[nn.Parameter]:
-    """`trainable_parameters` of ``modules``, without a look at their kinds."""
+    """As `trainable_parameters`, from ``modules``, without the checks of `guards`."""
     left_out = set() if batchnorm else {id(p) for m in modules if isinstance(m, BATCHNORM) for p in m.parameters()}
     parameters = [p for module in modules for p in module._parameters.values() if p is not None]
     trainable = list({id(p): p for p in parameters if p.requires_grad and id(p) not in left_out}.values())
@@ -44,7 +44,7 @@ def select_trainable(modules: Sequence[nn.Module], batchnorm: bool = True) -> li
 
 
 def group_by(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """The ``items`` that share a key, in order."""
+    """Group the ``items`` that have the same key, in order."""
     groups: dict[Hashable, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -52,7 +52,7 @@ def group_by(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
 
 
 def group_by_dtype_and_device(tensors: Sequence[Tensor]) -> list[list[int]]:
-    """The indices of ``tensors`` that share a dtype and a device, in order."""
+    """Group the indices of ``tensors`` that have the same dtype and device, in order."""
     return group_by(range(len(tensors)), lambda index: (tensors[index].dtype, tensors[index].device))
 
 
@@ -103,14 +103,14 @@ def unflatten(vector: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
             for i, part in zip(members, unflatten(torch.cat([parts[i] for i in members]), alike), strict=True):
                 parts[i] = part
         return parts
-    rounded = vector.to(tensors[0].dtype).to(tensors[0].device)  # in this order: MPS takes no float64
+    rounded = vector.to(tensors[0].dtype).to(tensors[0].device)  # in this order: MPS has no float64
     return [part.view_as(tensor) for part, tensor in zip(rounded.split_with_sizes(sizes), tensors, strict=True)]
 
 
 def clear_weight_caches() -> None:
-    """Drop what torch caches of weights that have changed: autocast's copies, and parametrized weights.
+    """Clear torch's caches after weights have changed: autocast's copies, and parametrized weights.
 
-    Within `torch.autocast` and `torch.nn.utils.parametrize.cached` a network would keep using the old weights.
+    Otherwise a model would keep using the old weights within `torch.autocast` and `torch.nn.utils.parametrize.cached`.
     """
     torch.clear_autocast_cache()
     parametrize._cache.clear()
@@ -123,7 +123,7 @@ def vector_to_parameters(tensors: Sequence[Tensor], vector: Tensor) -> None:
 
 
 def set_evaluation_mode(model: nn.Module) -> None:
-    """Put every module into evaluation mode by its flag alone.
+    """Put every module into evaluation mode by setting its flag, without calling ``eval()``.
 
     A module's own `train` may do more, such as merging LoRA weights into a layer, which `preserve_training_mode` would
     not undo.
@@ -134,7 +134,7 @@ def set_evaluation_mode(model: nn.Module) -> None:
 
 @contextmanager
 def preserve_training_mode(model: nn.Module) -> Iterator[None]:
-    """Give each module its mode back, training or evaluation, also after an exception."""
+    """Restore the mode of each module, training or evaluation, at the end of the block, also after an exception."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -147,10 +147,10 @@ def preserve_training_mode(model: nn.Module) -> Iterator[None]:
 def preserve_state(model: nn.Module) -> Iterator[None]:
     """Restore parameters, buffers and the mode of each module to the last bit, also after an exception.
 
-    Parameters, buffers and other tensors that modules hold are restored as objects too, if a pass has put others in
-    their place. Raises RuntimeError, with the names, for what cannot be restored; all else is.
+    If a pass has replaced parameters, buffers or other tensors that modules hold, the original objects are put back.
+    Raises RuntimeError with the names of tensors that cannot be restored; all others are restored.
     """
-    # The numbers: a tensor with several entries in one place cannot be written to, so no pass can have changed it.
+    # The values: an expanded tensor cannot be written to, so no pass can have changed it.
     named = (*model.named_parameters(), *model.named_buffers())
     saved = [(name, t, t.data, t.detach().clone()) for name, t in named if not _expanded(t)]
     # The objects: a pass may register others under the same names, or set attributes, as weight_norm's hook does.
@@ -159,7 +159,7 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
     made = [(vars(m), {k: v for k, v in vars(m).items() if isinstance(v, Tensor)}) for m in model.modules()]
 
     def restore() -> None:
-        # The objects first, so that the numbers go into those that the model holds again.
+        # The objects first, so that the values are written into the original ones.
         for table, before in held:
             table.clear()
             table.update(before)
@@ -172,12 +172,12 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
                     if _moved(tensor, data):  # to other memory, or another dtype or device
                         tensor.data = data
                     tensor.copy_(old)
-            except Exception as error:  # whatever it is, the others come back
+            except Exception as error:  # whatever it is, restore the others
                 failed[name] = error
         clear_weight_caches()
         if failed:
             reason = next(iter(failed.values()))
-            raise RuntimeError(f"{', '.join(failed)}: could not be given back: {reason}") from reason
+            raise RuntimeError(f"{', '.join(failed)}: could not be restored: {reason}") from reason
 
     with unwatched():  # contexts around this one must not report the restored weights as written to
         try:

@@ -1,4 +1,4 @@
-"""Methods that take several passes per batch: one context for each, around its forward and its backward pass."""
+"""Methods that take several passes per batch: one context for each, around its forward and backward computation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Gradient = list[Tensor | None]
 
 
 class CleanWeights(WeightContext):
-    """A context where ``model`` is at w, in a copy of it: what other contexts refuse inside is refused here too."""
+    """A context where ``model`` holds a copy of w, so that it refuses inside what other contexts refuse."""
 
     def _moved(self) -> list[Tensor]:
         self.parameters = find_parameters(self._model)
@@ -26,17 +26,17 @@ class CleanWeights(WeightContext):
 
 
 class Pass:
-    """A block around one of the passes of a batch, whose gradient is added to ``grad`` times ``scale``.
+    """A block around one of the passes of a batch; it adds ``scale`` times the pass's gradient to ``grad``.
 
     Args:
         model: the model.
-        scale: of the pass's gradient; with 0 it does not reach ``grad``, and ``on_gradient`` gets it.
-        context: puts the model at the weights of the pass; None are the clean ones.
-        feeds_statistics: whether BatchNorm's running statistics see the pass.
+        scale: factor of the pass's gradient; with 0, only ``on_gradient`` gets the gradient.
+        context: sets the weights of the pass; None means the clean weights.
+        feeds_statistics: whether the pass updates BatchNorm's running statistics.
         on_gradient: called at the end with the pass's own gradient, None for a parameter that has none.
 
-    A pass at the clean weights is in a copy of them (`CleanWeights`) unless ``backward_only`` is set: then the block is
-    around the backward pass alone, of a forward pass that came before it.
+    A pass at the clean weights uses a copy of them (`CleanWeights`). If ``backward_only`` is set, it uses the weights
+    themselves, and the block is around the backward computation only, after the forward computation.
     """
 
     backward_only = False
@@ -62,7 +62,7 @@ class Pass:
 
     @property
     def feeds_statistics(self) -> bool:
-        """Whether BatchNorm's running statistics see the pass."""
+        """Whether the pass updates BatchNorm's running statistics."""
         return self._feeds
 
     def __enter__(self) -> Pass:
@@ -76,7 +76,7 @@ class Pass:
                 stack.enter_context(CleanWeights(self._model) if self._context is None else self._context)
             if self._scale != 1:
                 self._before = self._copy_gradients()
-                stack.callback(self._set, self._before)  # whatever happens inside, nothing of before is lost
+                stack.callback(self._set, self._before)  # restores earlier gradients whatever happens inside
                 self._set([None] * len(self._parameters))
             self._inside = stack.pop_all()
         return self
@@ -94,7 +94,7 @@ class Pass:
 
     @untracked()
     def _copy_gradients(self) -> Gradient:
-        # With DDP's gradient_as_bucket_view they are views of memory into which the next backward pass writes.
+        # With DDP's gradient_as_bucket_view, gradients are views of memory that the next backward pass overwrites.
         return [None if parameter.grad is None else parameter.grad.clone() for parameter in self._parameters]
 
     def _set(self, gradients: Gradient) -> None:
@@ -118,7 +118,7 @@ class Passes(Sequence[Pass]):
                 F.cross_entropy(model(x), y).backward()
         optimizer.step(); optimizer.zero_grad()
 
-    Gradients are added to ``grad``, so they accumulate over batches as usual, and all have a gradient scaler's factor.
+    Gradients are added to ``grad``: they accumulate over batches as usual, and a gradient scaler scales all of them.
     """
 
     def __init__(self, *passes: Pass) -> None:
@@ -134,6 +134,6 @@ class Passes(Sequence[Pass]):
 
 
 def feeding_passes(statistics_from: StatisticsFrom | str) -> tuple[bool, bool]:
-    """Whether a pass at the clean weights, and one at perturbed weights, feeds running statistics."""
+    """Whether the pass at the clean weights, and the one at perturbed weights, update running statistics."""
     choice = parse_enum(StatisticsFrom, "statistics_from", statistics_from)
     return choice is not StatisticsFrom.perturbed, choice is not StatisticsFrom.clean

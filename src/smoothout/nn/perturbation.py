@@ -37,22 +37,23 @@ class SmoothOut(WeightContext):
                 F.cross_entropy(model(x), y).backward()
             optimizer.step()
 
-    One context can be entered at every step, also in `torch.inference_mode`; ``a`` and ``generator`` can be set between
-    entries, and layers can be frozen, replaced or cast. Parameters that require no gradient are left alone, tied ones
-    are perturbed once, an embedding's padding row like the others. Of a weight that is made from parameters
-    (parametrizations, pruning, weight and spectral norm), these are perturbed. Noise below the rounding of the weights
-    is lost: for low precision keep the weights in float32 and use autocast. Parameter objects are never replaced.
-    Inside, their data are in a buffer of this context: a tensor that shared memory with a parameter stays clean, and a
-    state_dict taken inside must be cloned to outlive the block.
+    One context can be entered at every step, also in `torch.inference_mode`. Between entries, ``a`` and ``generator``
+    can be set, and layers can be frozen, replaced or cast. Parameters that require no gradient are not perturbed, tied
+    ones are perturbed once, and an embedding's padding row is perturbed like the others. If a weight is computed from
+    parameters (parametrizations, pruning, weight and spectral norm), these are perturbed. Noise below the rounding of
+    the weights is lost: for low precision keep the weights in float32 and use autocast. Parameter objects are never
+    replaced. Inside, their data are in a buffer of this context: a tensor that shared memory with a parameter stays
+    clean, and a state_dict taken inside must be cloned to outlive the block.
 
-    What is written to a perturbed parameter inside is lost at the end, where the clean weights come back to the last
-    bit. ``load_state_dict``, ``nn.init``, an in-place operation on a parameter or a view of it, other data or another
-    parameter in its place raise an error there, and ``optimizer.step()`` at once. Not noticed are writes to
-    ``parameter.data`` and to numpy arrays that share its memory, as some moving averages and weight clipping do.
+    At the end the clean weights are restored to the last bit, so writes to a perturbed parameter inside are lost.
+    ``optimizer.step()`` inside raises an error at once. ``load_state_dict``, ``nn.init``, in-place operations on a
+    parameter or a view of it, and replacing a parameter or its data raise an error at the end. Writes to
+    ``parameter.data``, or to numpy arrays that share its memory, are not detected; some moving averages and weight
+    clipping do this.
 
-    The backward pass belongs inside the block. A later one raises if it comes through an output of ``model``; if only
-    parts of the model were called, autograd refuses it unless autocast or activation checkpointing hides the weights.
-    DistributedDataParallel works as before.
+    Run the backward pass inside the block. A later one raises an error if it goes through an output of ``model``; if
+    only parts of the model were called, autograd refuses it unless autocast or activation checkpointing hides the
+    changed weights. DistributedDataParallel works as usual.
 
     Args:
         model: a module of any kind in the table of this folder's README; its parameters are perturbed.
@@ -67,9 +68,9 @@ class SmoothOut(WeightContext):
         TypeError: for a model that is not a torch.nn.Module, or a generator that is not a torch.Generator.
         ValueError: for a strength that is negative or not finite, an unknown distribution or scaling, nothing to
             perturb, or a kind of model that cannot be perturbed (`guards`); before anything is touched.
-        RuntimeError: if it is entered, or asked to draw, before it was left; by ``optimizer.step()`` inside, whose
-            update would be lost with the noise (with ``denoise=False`` it is allowed); by a backward pass after the
-            block; at its end, with the weights given back, as `SwappedWeights`.
+        RuntimeError: if the context is entered, or asked to draw, while it is still entered; from ``optimizer.step()``
+            inside, whose update would be lost (allowed with ``denoise=False``); from a backward pass after the block;
+            at the end of the block, with the weights restored, as `SwappedWeights`.
     """
 
     @renamed_arguments(law="distribution")
@@ -157,7 +158,7 @@ class SmoothOut(WeightContext):
         return self._buffers.views
 
     def _follow_model(self) -> None:
-        """Allocate again if parameters were frozen, replaced, cast or moved since."""
+        """Allocate new buffers if parameters have been frozen, replaced, cast or moved."""
         present = find_parameters(self._model, self._batchnorm)
         if _dtypes_and_devices(present) != self._kinds:
             self._allocate(present)
@@ -175,7 +176,7 @@ class SmoothOut(WeightContext):
             self._scale(group)
 
     def _scale(self, group: FlatGroup) -> None:
-        """Multiply the draw by the strength and by what it is relative to."""
+        """Scale the draw to the weights or the filters, times the strength."""
         weights = [self.parameters[index].detach() for index in group.members]
         if self.scaling is NoiseScaling.weight:
             torch._foreach_mul_(group.views, list(torch._foreach_abs(weights)))
@@ -190,18 +191,18 @@ class SmoothOut(WeightContext):
 def _draws_at_once(device: torch.device) -> bool:
     """Whether to scale the filters of all tensors at once: on CUDA, where each operation costs a launch.
 
-    It rounds sums of squares differently, saves a CPU nothing, and not every device has segmented sums.
+    This rounds sums of squares differently and saves no time on a CPU; not every device has segmented sums.
     """
     return device.type == "cuda"
 
 
 def _dtypes_and_devices(parameters: Sequence[Tensor]) -> list[tuple[object, ...]]:
-    """What the buffers depend on: which parameters, of which kind and layout."""
+    """What the buffers depend on: the identity, dtype, device, shape and strides of each parameter."""
     return [(id(p), p.dtype, p.device, p.shape, p.stride()) for p in parameters]
 
 
 class AdaSmoothOut(SmoothOut):
-    """AdaSmoothOut: SmoothOut whose noise has, in every filter, the length a ||w_filter||.
+    """AdaSmoothOut: SmoothOut with noise scaled to the length a ||w_filter|| in every filter.
 
     Takes the arguments of SmoothOut except ``scaling``; 0.15 is the published strength (ResNet44 on CIFAR-10).
     """
@@ -225,7 +226,7 @@ class AdaSmoothOut(SmoothOut):
 def filter_normalize_(direction: Tensor, weight: Tensor, a: float | Tensor = 1.0) -> Tensor:
     """[SmoothOut later Eq. 12] Scale each filter of ``direction`` in place to the length a ||w_filter||, and return it.
 
-    a ||w_i|| theta_i / (||theta_i|| + 1e-6); both tensors have the same shape. In a one-dimensional tensor each number
+    a ||w_i|| theta_i / (||theta_i|| + 1e-6); both tensors have the same shape. In a one-dimensional tensor each entry
     is a filter, so its noise is +-a |w_i|.
     """
     wide = torch.promote_types(direction.dtype, torch.float32)  # float16 ends at 65504

@@ -15,7 +15,7 @@ from smoothout.nn.weight_context import WeightContext
 
 
 class SAM(Passes):
-    """[Foret 2021, Eq. 2] SAM: a pass at w for g, then one at w + rho g / ||g||, whose gradient counts.
+    """[Foret 2021, Eq. 2] SAM: one pass at w computes g, a second one at w + rho g / ||g|| the gradient of the update.
 
         sam = SAM(model, rho=0.05)
         for x, y in loader:
@@ -70,7 +70,7 @@ class ASAM(SAM):
 
 
 class _Nearby(WeightContext):
-    """The model where the loss nearby is highest, by the gradient that it has received last."""
+    """A context at the nearby weights with the highest loss, to first order in the gradient of the first pass."""
 
     def __init__(self, model: nn.Module, sam: SAM) -> None:
         super().__init__(model)
@@ -95,7 +95,7 @@ class _Nearby(WeightContext):
 
 @torch.no_grad()
 def ascend(parameters: Sequence[Tensor], gradient: list[Tensor], rho: float) -> list[Tensor]:
-    """w + rho g / ||g||, in new tensors with the parameters' strides; ``gradient`` is used up."""
+    """w + rho g / ||g||, in new tensors with the parameters' strides; ``gradient`` may be overwritten."""
     gradient = at_least_float32(gradient)
     scale_(gradient, rho / (global_norm(gradient) + 1e-12))
     return add_weights(parameters, gradient)
@@ -105,7 +105,7 @@ def ascend(parameters: Sequence[Tensor], gradient: list[Tensor], rho: float) -> 
 def ascend_adaptively(
     parameters: Sequence[Tensor], gradient: list[Tensor], rho: float, eta: float, scaled: Sequence[bool]
 ) -> list[Tensor]:
-    """w + rho T^2 g / ||T g||, T = |w| + eta where ``scaled``, and 1 elsewhere; ``gradient`` is used up."""
+    """w + rho T^2 g / ||T g||, T = |w| + eta where ``scaled``, and 1 elsewhere; ``gradient`` may be overwritten."""
     gradient = at_least_float32(gradient)
     weights = [p.detach() for p, is_scaled in zip(parameters, scaled, strict=True) if is_scaled]
     factors = [weight.abs().add_(eta) for weight in weights]
@@ -121,7 +121,7 @@ def ascend_adaptively(
 def add_weights(parameters: Sequence[Tensor], steps: list[Tensor]) -> list[Tensor]:
     """w + step, with the parameters' strides, which an optimizer may rely on.
 
-    The sum is written over ``steps`` where these lie as the parameters do, which saves passes over memory.
+    ``steps`` with the parameters' strides and dtypes are overwritten with the sum, which saves passes over memory.
     """
     for index, (parameter, step) in enumerate(zip(parameters, steps, strict=True)):
         if step.stride() != parameter.stride() or step.dtype != parameter.dtype:
@@ -131,6 +131,6 @@ def add_weights(parameters: Sequence[Tensor], steps: list[Tensor]) -> list[Tenso
 
 
 def named_weight(model: nn.Module, parameters: Sequence[Tensor]) -> list[bool]:
-    """Of each parameter, whether its name in ``model`` has "weight" in it."""
+    """For each parameter, whether its name in ``model`` contains "weight"."""
     weights = {id(parameter) for name, parameter in model.named_parameters() if "weight" in name}
     return [id(parameter) in weights for parameter in parameters]

@@ -1,4 +1,4 @@
-"""Weights that are swapped for others within a block, and given back at its end."""
+"""Replace a model's weights within a block, and restore them at its end."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from smoothout.nn.watch import Watch, pause_all
 
 
 class SwappedWeights:
-    """Inside, ``parameters`` of ``model`` hold ``tensors``; outside, what they held before, to the last bit.
+    """Inside, ``parameters`` of ``model`` hold ``tensors``; at the end, their old data are restored to the last bit.
 
-    The backward pass belongs inside: autograd refuses one over weights that have changed since the forward pass. What
-    is written to the parameters inside is lost; `Watch` says what of it is noticed.
+    Run the backward pass inside: autograd refuses one over weights that have changed since the forward pass. Writes to
+    the parameters inside are lost; see `Watch` for those that are detected.
 
     Raises:
-        RuntimeError: at the end, with the weights given back: if a parameter was written to or replaced inside (unless
-            the block ends by an exception); if blocks around the same weights are not left in reverse order; if a
-            weight cannot be given back (all others are).
+        RuntimeError: at the end, with the weights restored: if a parameter was written to or replaced inside (unless
+            the block ends with an exception); if blocks around the same weights are not left in reverse order; if a
+            weight cannot be restored (all others are).
     """
 
     def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> None:
@@ -55,8 +55,8 @@ class SwappedWeights:
             raise
         if self._watch.written and not any(error):
             raise RuntimeError(
-                f"{names_of(self._model, self._watch.written)}: written or replaced within the block, which is lost at"
-                " its end, because the weights from before come back; load, initialize and average weights outside it"
+                f"{names_of(self._model, self._watch.written)}: written or replaced within the block; this is lost,"
+                " because its end restores the earlier weights; load, initialize and average weights outside it"
             )
 
     def _give_back(self) -> None:
@@ -76,7 +76,7 @@ class SwappedWeights:
         for parameter, tensor in zip(self._parameters, self.clean, strict=True):
             try:
                 parameter.data = tensor
-            except Exception as error:  # whatever it is, the others come back
+            except Exception as error:  # whatever it is, restore the others
                 failed[parameter] = error
         torch.autograd.graph.increment_version(list(self._parameters))
         clear_weight_caches()
@@ -85,13 +85,13 @@ class SwappedWeights:
         self._given_back = True
         if failed:
             reason = next(iter(failed.values()))
-            raise RuntimeError(f"{names_of(self._model, failed)}: could not be given back: {reason}") from reason
+            raise RuntimeError(f"{names_of(self._model, failed)}: could not be restored: {reason}") from reason
         if inside:
-            raise RuntimeError("blocks around the same weights must be left in reverse order; all are given back now")
+            raise RuntimeError("blocks around the same weights must be left in reverse order; all are restored now")
 
 
 def bind(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> None:
-    """Let ``parameters`` hold ``tensors``, and tell autograd and weight caches that they have changed."""
+    """Make ``parameters`` hold ``tensors``, mark them as changed for autograd, and clear weight caches."""
     for parameter, tensor in zip(parameters, tensors, strict=True):
         parameter.data = tensor
     torch.autograd.graph.increment_version(list(parameters))

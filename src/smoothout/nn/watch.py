@@ -1,4 +1,4 @@
-"""Notices that somebody else has written to weights that a block holds."""
+"""Detect writes by other code to weights that a block has replaced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class _ThreadState(threading.local):
-    """The watches of the present thread: blocks in other threads are around other models."""
+    """The watches of the current thread; blocks in other threads belong to other models."""
 
     def __init__(self) -> None:
         self.watches: list[Watch] = []  # of the blocks that are entered, the innermost last
@@ -23,10 +23,10 @@ _thread = _ThreadState()
 class Watch:
     """Watches ``parameters``, which hold ``tensors``, from `begin` to `end`.
 
-    It compares torch's version counters and places in memory, which costs no pass over the weights. So it notices what
-    is written to a parameter or a view of it, and other data in its place. It cannot notice what is written to
-    ``parameter.data``, or to a numpy array that shares its memory. The same numbers in another place are unchanged, and
-    so are the ``clean`` ones in theirs.
+    It compares torch's version counters and addresses in memory, which needs no pass over the weights. It detects
+    writes to a parameter or a view of it, and data that were replaced. It cannot detect writes to ``parameter.data``,
+    or to a numpy array that shares its memory. Equal values at another address count as unchanged, and so do the
+    ``clean`` weights.
     """
 
     def __init__(
@@ -38,35 +38,35 @@ class Watch:
     ) -> None:
         self._parameters, self._tensors, self._clean, self.give_back = parameters, tensors, clean, give_back
         self.written: list[nn.Parameter] = []
-        self._of_thread: list[Watch] = []  # those of the thread that began this one
+        self._of_thread: list[Watch] = []  # all watches of the thread that began this one
 
     def begin(self) -> None:
-        """Watch from here on."""
+        """Start to watch."""
         self.renew()
         self._of_thread = _thread.watches
         self._of_thread.append(self)
 
     def end(self) -> None:
-        """Look once more, and watch no longer; can be repeated."""
+        """Check once more and stop watching; can be called again."""
         if self in self._of_thread:
             self.pause()
             self._of_thread.remove(self)
-        self.give_back = _nothing  # a reference cycle would keep the model until Python's collector comes by
+        self.give_back = _nothing  # a reference cycle would keep the model until the garbage collector runs
 
     def renew(self) -> None:
-        """Take what the parameters hold now as unchanged, and continue from there."""
+        """Take the current state of the parameters as unchanged, and continue to watch."""
         self._marks = [(p._version, p.data_ptr()) for p in self._parameters]
         self._pausing = False
 
     def pause(self) -> bool:
-        """Look once more, then no longer until `renew`; returns whether it paused already."""
+        """Check once more, then pause until `renew`; return whether it was paused already."""
         before, self._pausing = self._pausing, True
         if not before:
             self._look()
         return before
 
     def _look(self) -> None:
-        """Add what has changed since to ``written``."""
+        """Add the parameters that have changed to ``written``."""
         marked = zip(self._parameters, self._tensors, self._clean, self._marks, strict=True)
         for parameter, tensor, clean, (version, before) in marked:
             place = parameter.data_ptr()
@@ -78,7 +78,7 @@ class Watch:
                 self.written.append(parameter)
 
     def inside(self) -> list[Watch]:
-        """Those that began later and are not ended, on some of the same parameters, the innermost first."""
+        """Watches of some of the same parameters that began later and have not ended, the innermost first."""
         own = {id(p) for p in self._parameters}
         later = self._of_thread[self._of_thread.index(self) + 1 :] if self in self._of_thread else []
         return [watch for watch in reversed(later) if not own.isdisjoint(map(id, watch._parameters))]
@@ -88,16 +88,16 @@ def _nothing() -> None: ...
 
 
 def pause_all() -> list[Watch]:
-    """Pause all watches of this thread, because what follows writes to weights and gives them back.
+    """Pause all watches of this thread before code that writes to weights and restores them.
 
-    Returns those to renew then.
+    Returns the watches to renew after it.
     """
     return [watch for watch in list(_thread.watches) if not watch.pause()]
 
 
 @contextmanager
 def unwatched() -> Iterator[None]:
-    """Inside, weights may be written to, if they are given back at the end: blocks around it do not count this."""
+    """Inside, weights may be written to if they are restored at the end: blocks around it do not report this."""
     around = pause_all()
     try:
         yield

@@ -21,7 +21,7 @@ from smoothout.nn.swapped import SwappedWeights
 
 @contextmanager
 def untracked() -> Iterator[None]:
-    """Inside, autograd records nothing, and tensors are usual ones also within `torch.inference_mode`."""
+    """Inside, autograd records nothing, and new tensors are normal ones even within `torch.inference_mode`."""
     with torch.inference_mode(False), torch.no_grad():
         yield
 
@@ -29,7 +29,7 @@ def untracked() -> Iterator[None]:
 class WeightContext(ABC):
     """A context where the trainable ``parameters`` of ``model`` hold other weights, computed at every entry.
 
-    Outside, they hold the clean weights, to the last bit. `SmoothOut` says what else is promised and refused.
+    Outside, they hold the clean weights, to the last bit. See `SmoothOut` for other guarantees and errors.
     """
 
     parameters: list[nn.Parameter]
@@ -86,7 +86,7 @@ class WeightContext(ABC):
 
     @property
     def block(self) -> object:
-        """Identifies the present block; None outside."""
+        """An object that identifies the current block; None outside."""
         return self._swapped
 
     @property
@@ -120,14 +120,14 @@ def _refuse_step(optimizer: torch.optim.Optimizer, *arguments: object) -> None:
             )
 
 
-# Registered once, and not at every entry: torch has one dict of these hooks for all threads, and step() raises an error
-# if another thread changes it meanwhile. The contexts are not kept by thread either: a hook that calls step() in the
-# backward pass runs, on CUDA, in a thread of autograd.
+# Registered once, not at every entry: torch has one dict of these hooks for all threads, and step() raises an error if
+# another thread changes it meanwhile. The list of contexts is not per thread either: on CUDA, a hook that calls step()
+# in the backward pass runs in a thread of autograd.
 register_optimizer_step_pre_hook(_refuse_step)
 
 
 def find_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
-    """`trainable_parameters` without a look at each, which an entry needs for new ones only."""
+    """As `trainable_parameters`, but without checking each weight, which is needed only for new ones."""
     modules = check_layers(model)
     check_modules(model, modules)
     return select_trainable(modules, batchnorm)

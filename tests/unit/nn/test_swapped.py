@@ -265,7 +265,7 @@ def with_a_stuck_weight() -> Any:
 def test_a_weight_that_cannot_be_given_back_is_named_and_all_others_are_back() -> None:
     model = with_a_stuck_weight()
     before, context = bits(model), SmoothOut(model, 0.1)
-    with pytest.raises(RuntimeError, match=r"^0\.bias: could not be given back: device lost$"), context:
+    with pytest.raises(RuntimeError, match=r"^0\.bias: could not be restored: device lost$"), context:
         model[0].bias.lost = True
     after = bits(model)
     assert [index for index in range(len(before)) if after[index] != before[index]] == [1]
@@ -287,7 +287,7 @@ def test_state_that_cannot_be_given_back_is_named_and_all_else_is_back(raises: b
         if raises:
             raise KeyboardInterrupt
 
-    with pytest.raises(RuntimeError, match=r"^0\.bias: could not be given back: device lost$"), preserve_state(model):
+    with pytest.raises(RuntimeError, match=r"^0\.bias: could not be restored: device lost$"), preserve_state(model):
         spoil()
     after = bits(model)
     assert [index for index in range(len(before)) if after[index] != before[index]] == [1]
