@@ -31,12 +31,12 @@ class AdaptiveSharpness:
     """One measurement of adaptive sharpness, and how far to trust it."""
 
     value: float  # max_loss - loss, in the units of the loss; a lower bound of the maximum
-    loss: float  # f(w), of normalized logits with ``normalize_logits``
+    loss: float  # f(w); with ``normalize_logits``, of normalized logits
     max_loss: float  # the highest f found; f(w) if failed
     status: str  # a description of the search
-    failed: bool  # the search found no point clearly above f(w); the value 0.0 measures nothing
+    failed: bool  # the search found no point clearly above f(w); the value 0.0 is not a measurement
     evaluations: int  # of f and its gradient together
-    rise_left: float  # at the best point: the steepest slope that stays in the region, per rho
+    rise_left: float  # at the best point: the steepest remaining slope within the region, per rho
     dimension: int  # n
 
     def __str__(self) -> str:
@@ -56,7 +56,7 @@ def normalize_logits(logits: Tensor) -> Tensor:
 
 
 def loss_of_normalized(loss: Loss, outputs: Any, targets: Any) -> Tensor:
-    """The loss of the normalized logits that are, or are in, ``outputs``."""
+    """The loss of the logits that ``outputs`` are or carry, after `normalize_logits`."""
     return loss(normalize_logits(logits_in(outputs)), targets)
 
 
@@ -79,10 +79,10 @@ def adaptive_sharpness(
     """[Kwon 2021] max f(w + delta) - f(w) over max |delta_i / w_i| <= rho (linf) or ||delta / w||_2 <= rho (l2).
 
     f is the mean of ``loss`` over all examples in evaluation mode, w the trainable parameters; a weight of 0 does not
-    change. The search runs in z = delta / (rho |w|), so it is invariant to rescaling too. It consists of projected
-    ascents along the gradient's sign (linf) or direction (l2), from w and from random points. The first step crosses
-    the box (linf) or is as long as the ball's radius (l2), and a step is halved when f does not rise. The highest f
-    found counts; points where f is not finite do not, nor does a rise within the rounding of f(w).
+    change. The search variable is z = delta / (rho |w|), so the search too is invariant to rescaling. It consists of
+    projected ascents along the gradient's sign (linf) or direction (l2), from w and from random points. The first step
+    crosses the box (linf) or is as long as the ball's radius (l2), and the step is halved when f does not rise. The
+    result is the highest f found; points where f is not finite and rises within the rounding of f(w) are ignored.
 
     Andriushchenko et al. take the maximum for each batch of 128 and average; for that, pass one batch at a time.
 
@@ -93,7 +93,7 @@ def adaptive_sharpness(
         normalize_logits: Whether to apply `normalize_logits` to the outputs before ``loss``.
         iterations: Maximum number of steps of each ascent.
         random_starts: Number of ascents in addition to the one from w.
-        seed: Of the random starts.
+        seed: Seed of the random starts.
 
     Raises:
         ValueError: For an impossible argument, or a ``rho`` below the rounding of the model's dtype, before the model

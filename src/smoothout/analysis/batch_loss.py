@@ -16,10 +16,10 @@ Weight = Callable[[Any, Any], float]  # of (inputs, targets): how many examples 
 
 
 def batch_loss(loss: Loss | None, outputs: Any, targets: Any, inputs: Any) -> Tensor:
-    """The loss of a batch, of shape () or one element: ``loss`` (outputs, targets), or for None what outputs carry.
+    """The loss of a batch, a tensor with one element: ``loss(outputs, targets)``, or if that is None, the outputs' own.
 
-    Of a mapping, ``loss`` gets the logits in the outputs. Raises TypeError if ``loss`` is not a function, and
-    ValueError if outputs carry no loss, a mapping has no labels, or the loss is not one number.
+    If the batch is a mapping, ``loss`` gets the logits in the outputs. Raises TypeError if ``loss`` is not a function,
+    and ValueError if outputs carry no loss, a mapping has no labels, or the loss is not one number.
     """
     if loss is None:
         value = carried(outputs, "loss")
@@ -50,7 +50,7 @@ def check_loss(value: Any) -> Tensor:
 
 
 def batch_size(inputs: Any, targets: Any) -> float:
-    """The number of examples in a batch; of a mapping without labels, in its first tensor.
+    """The number of examples in a batch; in a mapping without labels, the length of its first tensor.
 
     Raises ValueError if ``targets`` is not a tensor of shape (N, ...).
     """

@@ -26,16 +26,16 @@ class Box:
         return offset.add_(self.center) if self.columns is None else self.center + self.columns @ offset.float()
 
     def gradient(self, by_weights: Tensor) -> Tensor:
-        """The gradient with respect to z, shape (k,), from the one with respect to the weights, shape (n,)."""
+        """The gradient with respect to z, shape (k,), given the gradient with respect to the weights, shape (n,)."""
         return self.half * (by_weights if self.columns is None else self.columns.T @ by_weights.float())
 
 
 def box_around(x: Tensor, eps: float, subspace: int | None = None, seed: int = 0) -> Box:
     """[Keskar Eq. 3] The box |y_i| <= eps (|(A^+ x)_i| + 1) around the weights x, float64 of shape (n,).
 
-    ``subspace`` None means A = I; p draws A from N(0, 1) in float32, which takes 600 MB for n = 1.5 million and
-    p = 100. Drawing and least squares run on the CPU, so that the box is the same on every device. The box is on the
-    device of ``x``.
+    With ``subspace`` None, A = I; with an integer p, A is drawn from N(0, 1) in float32, which takes 600 MB for
+    n = 1.5 million and p = 100. A and its least-squares problem are computed on the CPU, so that the box is the same on
+    every device. The box is on the device of ``x``.
     """
     if subspace is None:
         return Box(x, eps * (x.abs() + 1.0))

@@ -35,7 +35,7 @@ class Point:
     gradient: Tensor  # loss per half-width, (k,)
 
     def projected_gradient(self) -> Tensor:
-        """The gradient, 0 in coordinates that it pushes against their bound, shape (k,)."""
+        """The gradient, shape (k,), set to 0 in coordinates that are at a bound and would leave the box."""
         return self.gradient.masked_fill(self.z * self.gradient.sign() >= 1.0 - PINNED, 0.0)
 
 
@@ -98,12 +98,12 @@ class BoxObjective(EmpiricalRisk):
         return point
 
     def _measure(self) -> tuple[Tensor, float, bool]:
-        """`with_gradient`, the loss in it, and whether all entries are finite, with one copy from the device."""
+        """The result of `with_gradient`, its loss, and whether all entries are finite; one copy from the device."""
         self.evaluations += 1
         with keeping_weights(self.model) if self.evaluations <= FIRST_PASSES else nullcontext():
             measured = self.with_gradient()
         self.tick()
-        # Both extremes are nan if an entry is; a maximum norm says the same in several times as long.
+        # Both extremes are nan if an entry is; a maximum norm would take several times as long.
         loss, *extremes = torch.stack([measured[0], *torch.aminmax(measured)]).tolist()
         return measured, loss, all(map(math.isfinite, extremes))
 
@@ -122,7 +122,7 @@ def projected_ascent(
 ) -> tuple[Point, float]:
     """Projected ascent: z <- ``move(z, step)``, where ``step`` is halved whenever f does not rise.
 
-    Returns the point and the step from which the search can continue. It ends before ``steps`` where z no longer moves.
+    Returns the point and the step from which the search can continue. It stops early if z no longer moves.
     """
     for _ in range(steps):
         z = move(point, step)
@@ -138,7 +138,7 @@ def projected_ascent(
 
 @dataclass(frozen=True)
 class LBFGSB:
-    """L-BFGS-B with scipy's options under their own names; the tolerances are scipy's defaults."""
+    """L-BFGS-B; the options have scipy's names, and the tolerances are scipy's defaults."""
 
     maxiter: int
     maxcor: int
@@ -150,14 +150,14 @@ class LBFGSB:
     ) -> SearchResult:
         """Minimize -``factor`` f over ``unit`` z, from ``start`` to the last iterate.
 
-        ``start`` is not evaluated again, and a start with loss -inf is not left. ``unit`` is the length of each
+        ``start`` is not evaluated again; if its loss is -inf, there is no search. ``unit`` is the length of each
         coordinate of z in scipy's variables, (k,) or (1,). A ``gradient_sign`` of -1 gives scipy the gradient of +f.
         scipy works on the CPU: each evaluation copies z to the device of ``unit``, and the gradient back.
         """
         if start.loss == -math.inf:
             return SearchResult(start, "not started: the loss at the random start is not finite", 0)
         first = (unit * start.z).cpu().numpy()
-        # `minimize` would take arrays, and build a tuple for every coordinate; equal widths share one.
+        # `minimize` would take arrays, but build a tuple for every coordinate; here equal widths share one.
         bounds = [(-half, half) for half in unit.tolist()] * (len(first) // len(unit))
         # A trial that is not finite counts as far below the start, with gradient 0: the line search turns back.
         floor = start.loss - abs(start.loss) - 1.0
@@ -197,5 +197,5 @@ class LBFGSB:
         active = gradient[gradient != 0.0]
         size = active.square().mean().sqrt().item() if len(active) else 0.0
         unit = gradient.new_ones(1)
-        del gradient, active  # the search takes all the memory that it can get
+        del gradient, active  # frees memory for the search
         return self.maximize(objective, start, unit, factor=1.0 / size if size else 1.0)

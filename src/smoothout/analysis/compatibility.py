@@ -1,4 +1,4 @@
-"""Checks that two networks can be mixed, copies of networks, and repairs of a mixture's spectral norms."""
+"""Check that two networks can be mixed, copy a network, and recompute the spectral norms of a mixture."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_same_architecture(first: Mapping[str, Tensor], second: Mapping[str, Te
 
 
 def _form(entry: object) -> object:
-    """A tensor's shape; the type of a module's extra state, which may be anything."""
+    """The shape of a tensor; the type of anything else, such as a module's extra state."""
     return tuple(entry.shape) if isinstance(entry, Tensor) else type(entry).__name__
 
 
@@ -48,7 +48,7 @@ def check_same_ties_and_buffers(first: nn.Module, second: nn.Module) -> None:
 
 
 def equal_entries(first: Mapping[str, Tensor], second: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
-    """Those of ``names`` whose tensors, of equal shapes, are equal in both state dicts; one copy from the device."""
+    """The ``names`` whose tensors, of the same shape, are equal in both state dicts; one copy from the device."""
     if not names:
         return []
     equal = concatenate([(first[name] == second[name]).all() for name in names]).tolist()
@@ -64,13 +64,13 @@ def _tied_names(model: nn.Module) -> set[tuple[str, ...]]:
 
 
 def deepcopy_model(model: nn.Module) -> nn.Module:
-    """A deep copy, also of a model that stores activations, which torch refuses to copy while they have a graph."""
+    """Deep-copy a model, even one that stores activations, which torch refuses to copy while they have a graph."""
     leaves = (leaf for module in model.modules() for leaf in tree_leaves(vars(module)))
     return copy.deepcopy(model, {id(t): t.detach().clone() for t in leaves if isinstance(t, Tensor) and not t.is_leaf})
 
 
 def reject_hook_spectral_norm(model: nn.Module) -> None:
-    """Raise ValueError, with the module's name, for spectral normalization by a hook."""
+    """Raise ValueError, with the module's name, for spectral normalization that is implemented as a hook."""
     for name, module in model.named_modules():
         if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
             raise ValueError(f"{name}: its spectral_norm is a hook; use torch.nn.utils.parametrizations.spectral_norm")

@@ -1,4 +1,4 @@
-"""The device for an analysis's vectors: in float64 and as long as all weights, they may not fit next to the model."""
+"""Choose the device for an analysis's vectors, which may not fit next to the model: float64, one entry per weight."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEARCH_VECTORS = 16  # vectors of a search for the highest loss: the box, the po
 
 
 def search_center(model: nn.Module, columns: int = 0) -> Tensor:
-    """The weights that a search starts from, float64 of shape (n,), where its vectors and ``columns`` more fit."""
+    """The weights that a search starts from, float64 (n,), on a device with memory for its vectors and ``columns``."""
     parameters = trainable_parameters(model)
     return parameters_to_vector(parameters, vectors_device(parameters, SEARCH_VECTORS + columns))
 
@@ -31,7 +31,7 @@ def vectors_device(parameters: Sequence[Tensor], vectors: int) -> torch.device:
 
 
 def graph_bytes(device: torch.device) -> float:
-    """Bytes that graphs kept on ``device`` may take: 2 GiB on a CPU, on a GPU half of what is free besides them."""
+    """Bytes that kept graphs may take on ``device``: 2 GiB on a CPU; on a GPU, half of the memory that is then free."""
     return 2 * 2**30 if device.type == "cpu" else free_memory(device) / 2
 
 

@@ -1,4 +1,4 @@
-"""The mean loss over all examples as a function of the weights: what sharpness maximizes and the Hessian is of."""
+"""The mean loss over all examples as a function of the weights, for sharpness and the Hessian."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Tick = Callable[[], object]  # called after each unit of work, for a progress ba
 class EmpiricalRisk:
     """The mean of ``loss`` over all examples of ``batches``, as a function of some ``parameters`` of ``model``.
 
-    A float32 model computes each batch in float32; sums over batches are float64, on the `float64_device` of the
+    Each batch is computed in the model's dtype; sums over batches are float64, on the `float64_device` of the
     parameters. Results are returned on ``device``; None uses the device of the sums.
     """
 
@@ -49,7 +49,7 @@ class EmpiricalRisk:
         """The mean over all examples of the tensors that ``of_batch`` computes from a batch's loss, one float64 vector.
 
         It does not synchronize with the device. Raises ValueError if there are no examples, or not as many as in the
-        pass before.
+        previous pass.
         """
         with differentiable(self.model):
             return cached_pass(lambda: self._mean(of_batch)).to(self.device)
@@ -58,7 +58,7 @@ class EmpiricalRisk:
         return self.weighted_mean(self.each_batch(of_batch))
 
     def each_batch(self, of_batch: Callable[[Tensor], T]) -> Iterator[tuple[float, T]]:
-        """How much each batch counts, and what ``of_batch`` computes from its loss."""
+        """Yield the weight of each batch, and what ``of_batch`` computes from its loss."""
         for inputs, targets in self.batches:
             weight = check_weight(self.weight(inputs, targets))
             if not weight:
@@ -68,7 +68,7 @@ class EmpiricalRisk:
             yield weight, of_batch(batch_loss(self.loss, forward(self.model, inputs), targets, inputs))
 
     def weighted_mean(self, parts: Iterable[tuple[float, Sequence[Tensor]]]) -> Tensor:
-        """The mean over all examples of tensors with the weight of their batch. Raises ValueError as `mean`."""
+        """The mean over all examples of ``parts``, each batch's weight and tensors. Raises ValueError as `mean`."""
         sums: Tensor | None = None
         examples = 0.0
         for weight, tensors in parts:
@@ -91,9 +91,9 @@ class EmpiricalRisk:
     def check_deterministic(self, first: Tensor) -> None:
         """Raise ValueError if another pass differs from ``first``, the result of `with_gradient` at these weights.
 
-        Augmentation, dropout or a dropped last batch would be mistaken for the shape of the loss. A tolerance allows
-        for another order of the same examples, or of a device's sums. It is relative to the losses and gradients of
-        single batches, because their mean may vanish.
+        Augmentation, dropout or a dropped last batch would be mistaken for the shape of the loss. The tolerance allows
+        for another order of the examples, or of additions on the device. It is relative to the losses and gradients of
+        single batches, because their mean may be 0.
         """
 
         def with_sizes(loss: Tensor) -> Sequence[Tensor]:
@@ -112,7 +112,7 @@ class EmpiricalRisk:
         self._check_reached(first[1:], tolerances["loss"])
 
     def _check_reached(self, gradient: Tensor, tolerance: Tensor) -> None:
-        """Raise ValueError for a parameter with ``gradient`` 0 because none reaches it, though it changes the loss."""
+        """Raise ValueError for a parameter that changes the loss although no gradient reaches it."""
         parts = torch.split(gradient, [p.numel() for p in self.parameters])
         moving = torch.stack([part.any() for part in parts]).tolist()
         unreached = [p for p, moves in zip(self.parameters, moving, strict=True) if not moves]
@@ -137,7 +137,7 @@ class EmpiricalRisk:
                     torch._foreach_copy_(chosen, before)
 
         reached = set[int]()
-        with without_pass_cache():  # a pass that is read tells nothing about autograd
+        with without_pass_cache():  # a cached pass tells nothing about autograd
             center = self.mean(note_reached)
             unreached = [parameter for parameter in unreached if id(parameter) not in reached]
             if not unreached or not changes_loss(*unreached):
@@ -178,20 +178,20 @@ def refuse_randomness(what: str) -> NoReturn:
 
 
 def to_dense(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """``gradients``, sparse ones (an embedding's) as dense tensors."""
+    """Make sparse ``gradients`` (of an embedding) dense."""
     return [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
 
 
 def machine_epsilon(parameters: Iterable[Tensor]) -> float:
-    """The machine epsilon of the coarsest dtype among ``parameters``, whole-numbered ones left out; 0 without any."""
+    """The machine epsilon of the coarsest floating-point or complex dtype among ``parameters``; 0 if there is none."""
     inexact = {p.dtype for p in parameters if p.is_floating_point() or p.is_complex()}
     return max((torch.finfo(dtype).eps for dtype in inexact), default=0.0)
 
 
 def loss_tolerance(parameters: Iterable[Tensor], least_eps: float = 0.0) -> float:
-    """How much a mean loss may differ, relative to itself, when the same examples come in another order.
+    """The relative difference allowed between mean losses over the same examples in another order.
 
-    Its rounding is that of ``parameters``, or ``least_eps`` if that is coarser.
+    The rounding is that of ``parameters``, or ``least_eps`` if that is coarser.
     """
     eps = max(machine_epsilon(parameters), least_eps)
     return min(100 * eps, math.sqrt(eps))

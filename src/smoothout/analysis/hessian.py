@@ -48,7 +48,7 @@ class TopEigenvalues:
     """Outermost eigenvalues, and how far to trust them."""
 
     values: tuple[float, ...]  # LA, LM: falling by value or size; SA: rising; fewer than requested unless converged
-    residuals: tuple[float, ...]  # ||H v - value v|| for each unit vector v: an eigenvalue is at most this far away
+    residuals: tuple[float, ...]  # ||H v - value v|| for each unit vector v: a bound of the distance to an eigenvalue
     converged: bool
     status: str
     dimension: int  # n, of the block
@@ -61,7 +61,7 @@ class Spectrum:
     """Ritz values and weights of each probe: a quadrature of the spectral density, whose integral is 1."""
 
     ritz: tuple[tuple[float, ...], ...]
-    weights: tuple[tuple[float, ...], ...]  # those of a probe add up to 1
+    weights: tuple[tuple[float, ...], ...]  # the weights of a probe add up to 1
     dimension: int  # n, of the block: a weight w stands for about n w eigenvalues
     products: int  # number of products H v
 
@@ -99,19 +99,19 @@ def top_eigenvalues(
 ) -> TopEigenvalues:
     """[Jastrzebski Fig. 1a] The ``k`` outermost eigenvalues of H, by default the largest, by the Lanczos method.
 
-    It stops at the first product after which all k are accurate, and needs no products for their residuals. Of equal
-    eigenvalues it may find fewer than there are, because a random start vector contains one vector of each eigenspace.
+    It stops at the first product after which all k are accurate, and needs no products for their residuals. It may find
+    equal eigenvalues fewer times than they occur, because a random start vector contains one vector of each eigenspace.
     Other arguments are as in `HessianVectorProduct`.
 
     Args:
         k: how many eigenvalues, from 1 to n, the number of weights.
         which: LA: the most positive; SA: the most negative; LM: the largest in absolute value.
         vectors: whether to return eigenvectors too: flattened parameters, those of the block in the model's order.
-        tolerance: of a residual, relative to its eigenvalue. The error of an eigenvalue is of the order of its square.
-            Below the rounding of the products it means that rounding.
-        restarts: maximum number of restarts; the status reports an answer short of the tolerance.
-        basis: how many float64 vectors of length n are kept at most; the method restarts from the best of them. None is
-            40 + 4 k, which is rarely reached.
+        tolerance: of a residual, relative to its eigenvalue; at least the rounding of the products. The error of an
+            eigenvalue is of the order of the residual squared.
+        restarts: maximum number of restarts; if they do not suffice, the status says so.
+        basis: maximum number of float64 vectors of length n that are kept; when it is reached, the method restarts from
+            the best of them. None is 40 + 4 k, which is rarely reached.
 
     Raises:
         ValueError: for an impossible argument, such as k above n, and as `HessianVectorProduct`.
@@ -136,12 +136,12 @@ def top_eigenvalues(
     if k > n:
         raise ValueError(f"k: must be from 1 to n = {n}, not {k}")
     most = min(n, most)  # vectors of length n, whatever was asked for
-    # The basis may be many times as large as the model: where it does not fit next to it, it lies in the CPU's memory.
+    # The basis may be many times as large as the model: if it does not fit next to it, it lies in the CPU's memory.
     device = vectors_device(product.parameters, VECTORS + most)
     generator = make_generator(seed, "eigenvector")
     found = outermost_eigenpairs(
         symmetric(product),
-        # The first start, and others where a start spans an invariant space; drawn on the CPU, alike for every device.
+        # A start vector, and more if the space becomes invariant; drawn on the CPU, so the same for every device.
         lambda: torch.randn(n, generator=generator, dtype=torch.float64, device="cpu").to(device),
         k,
         SORT_KEYS[which],
@@ -181,7 +181,7 @@ def hessian_spectrum(
     The outermost Ritz values converge to eigenvalues; each inner one stands for many, by its weight. A run keeps
     ``steps`` float64 vectors (8 n steps bytes; at most n) and orthogonalizes each new one against all.
 
-    Raises ValueError for fewer than one probe or step, and as `HessianVectorProduct`, whose arguments the others are.
+    Other arguments are as in `HessianVectorProduct`. Raises ValueError for fewer than one probe or step, and as there.
     """
     probes, steps = check_counts(probes=probes, steps=steps)
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, keep_graph=keep_graph, tick=tick)

@@ -28,7 +28,7 @@ from smoothout.nn.parameters import (
     unflatten,
 )
 
-VECTORS = 10  # float64 vectors that a product with H and its uses need at most
+VECTORS = 10  # maximum number of float64 vectors for a product with H and its uses
 ASYMMETRY = 0.05  # relative; rounding gives up to 0.003 in float32 where gradients vanish, and 0.008 in bfloat16
 NOT_TWICE = "has no second derivative, which products with the Hessian need"
 
@@ -41,19 +41,18 @@ class HessianVectorProduct(EmpiricalRisk):
 
     A product costs about three gradients, or two if the graph of the gradient is kept from one product to the next
     (on a CPU with the same bits). ``keep_graph=None`` keeps it if the tensors that it saves for all batches need at
-    most 2 GiB, on a GPU at most half of the free memory. True and False decide it. A changed weight or buffer
-    discards the graph.
+    most 2 GiB, on a GPU at most half of the free memory; True always keeps it, False never. The graph is discarded
+    when a weight or buffer changes.
 
-    A backward pass that is not differentiable (an `autograd.Function` that detaches, or works under `no_grad`) cuts off
-    second derivatives without a word. `matrix`, `top_eigenvalues`, `trace_and_norm` and `hessian_spectrum` refuse
-    products that are not symmetric, which most such cuts cause. One that leaves H symmetric cannot be told from a loss
-    without those derivatives: H lacks them where the function cut is the loss itself, or an activation whose backward
-    pass detaches only what it saved.
+    A backward pass that is not differentiable (an `autograd.Function` that detaches, or works under `no_grad`) silently
+    drops second derivatives. This usually makes products asymmetric, which `matrix`, `top_eigenvalues`,
+    `trace_and_norm` and `hessian_spectrum` refuse. If H stays symmetric, the missing derivatives are not detected: for
+    example if the function is the loss itself, or an activation whose backward pass detaches only saved tensors.
 
     Raises:
-        ValueError: for an unknown block, no examples, a loss, gradient or product that is not finite, a model without
-            second derivative, and if two passes differ: randomness (augmentation, dropout) would be mistaken for
-            curvature.
+        ValueError: for an unknown block, no examples, a loss, gradient or product that is not finite, or a model
+            without second derivatives; if two passes differ, because randomness (augmentation, dropout) would be
+            mistaken for curvature.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class HessianVectorProduct(EmpiricalRisk):
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
-        """Inside, the model is in evaluation mode and has a second derivative."""
+        """Inside, the model is in evaluation mode, and only operations with second derivatives are used."""
         attention = sdpa_kernel(SDPBackend.MATH)  # the faster kernels have no second derivative
         twice = differentiable(self.model, twice=True)
         with preserve_training_mode(self.model), torch.enable_grad(), attention, twice:
@@ -119,14 +118,14 @@ class HessianVectorProduct(EmpiricalRisk):
         try:
             return self.product_in_a_pass(directions)
         except RuntimeError as error:
-            # A graph that torch.func has a part in, because the model calls it, takes no hooks and cannot be kept.
+            # If the model calls torch.func, its graph supports no hooks for saved tensors and cannot be kept.
             if self.graphs.keep is False or "saved tensor hooks" not in str(error):
                 raise
             self.graphs.keep = False
             return self.product_in_a_pass(directions)
 
     def product_in_a_pass(self, directions: Sequence[Tensor]) -> Tensor:
-        """The same from new graphs, which are kept where they may be."""
+        """As `product`, from new graphs, which are kept if that is allowed."""
 
         def batches() -> Iterator[tuple[float, Sequence[Tensor]]]:
             for weight, slopes in self.each_batch(self.slopes):
@@ -138,14 +137,14 @@ class HessianVectorProduct(EmpiricalRisk):
             return self.weighted_mean(batches())
 
     def slopes(self, loss: Tensor) -> list[Tensor]:
-        """The gradient, which can be differentiated again."""
+        """The gradient, with a graph so that it can be differentiated again."""
         slopes = to_dense(torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True))
         if not self.products:
             check_differentiable_twice(slopes)
         return slopes
 
     def curved(self, slopes: Sequence[Tensor], directions: Sequence[Tensor], *, keep: bool) -> Sequence[Tensor]:
-        """The gradient of slopes . directions; ``keep`` keeps the graph of the slopes."""
+        """The gradient of slopes . directions; ``keep`` retains the graph of the slopes."""
         curved = [(slope, part) for slope, part in zip(slopes, directions, strict=True) if slope.requires_grad]
         if not curved:  # the loss is linear in the block
             return [torch.zeros_like(p) for p in self.parameters]
@@ -160,7 +159,7 @@ class HessianVectorProduct(EmpiricalRisk):
 def check_differentiable_twice(slopes: Sequence[Tensor]) -> None:
     """Raise ValueError for a backward pass that was declared to have no derivative (`once_differentiable`).
 
-    Autograd would leave out the curvature that comes through it, because the error that stands for it leads to no
+    Autograd would silently leave out its curvature, because the graph node that would raise an error is connected to no
     parameter.
     """
     waiting = [slope.grad_fn for slope in slopes if slope.grad_fn is not None]
@@ -175,10 +174,10 @@ def check_differentiable_twice(slopes: Sequence[Tensor]) -> None:
 
 
 def symmetric(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """``product``, at weights that stay the same; its first two results are checked to be those of a symmetric matrix.
+    """Wrap ``product`` to check, in its first two calls, that the matrix is symmetric; weights must stay the same.
 
-    u . H v is compared with v . H u, which needs no product of its own. It tells most where v is about H u, as in a
-    Lanczos run. Raises ValueError as `check_symmetry`.
+    u . H v is compared with v . H u, which needs no extra product. The check is most sensitive if v is close to H u, as
+    in a Lanczos run. Raises ValueError as `check_symmetry`.
     """
     first: tuple[Tensor, Tensor] | None = None
     checked = False
@@ -192,9 +191,9 @@ def symmetric(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
             first = v, image
             return image
         u, image_of_u = first
-        first, checked = None, True  # vectors as long as the weights
+        first, checked = None, True  # frees two vectors as long as the weights
         forms = torch.stack([u @ image, v @ image_of_u]).tolist()
-        # Both forms may vanish, up to rounding. Their measure is then what they are for random vectors.
+        # Both forms may be 0 up to rounding. Compare the difference with their usual size, for random vectors, then.
         usual = (u.norm() * image.norm() + v.norm() * image_of_u.norm()).item() / math.sqrt(len(v))
         check_symmetry(forms[0] - forms[1], max(usual, *map(abs, forms)))
         return image
@@ -203,7 +202,7 @@ def symmetric(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
 
 
 def check_symmetry(difference: float, size: float) -> None:
-    """Raise ValueError for a ``difference`` from a symmetric matrix of this ``size`` that rounding does not explain."""
+    """Raise ValueError if ``difference``, relative to ``size``, is too large an asymmetry to be due to rounding."""
     if abs(difference) > ASYMMETRY * size:
         raise ValueError(
             f"model, loss: products H v are not symmetric (by {abs(difference) / size:.0%}): a backward pass that"
@@ -226,6 +225,6 @@ def block_parameters(model: nn.Module, block: str | None) -> list[nn.Parameter]:
 
 
 def rademacher(n: int, seed: int, index: int) -> Tensor:
-    """The probe number ``index``: n independent random signs, float64."""
+    """Probe number ``index``: n independent random signs, float64."""
     signs = torch.randint(0, 2, (n,), generator=make_generator(seed, "probe", index), dtype=torch.int8, device="cpu")
     return signs.double().mul_(2.0).sub_(1.0)

@@ -27,7 +27,7 @@ METHODS = ("hutch++", "hutchinson")
 
 @dataclass(frozen=True)
 class TraceAndNorm:
-    """Estimates of the trace of H and of its squared Frobenius norm, with standard errors: 0 if exact."""
+    """Estimates of the trace of H and of its squared Frobenius norm; their standard errors are 0 if exact."""
 
     trace: Estimate
     squared_norm: Estimate
@@ -55,15 +55,15 @@ def trace_and_norm(
     errors need two products.
 
     ``hutch++`` (Meyer et al. 2021) is the more precise one for a network, whose Hessian has a few large eigenvalues.
-    Just under half of the products go to a Lanczos run, whose space holds most of them (Chen & Hallman 2023); only the
-    rest of H is estimated by random vectors. It keeps a float64 vector of length n for each step. ``hutchinson``
+    Just under half of the products go to a Lanczos run, whose space contains most of these (Chen & Hallman 2023); only
+    the rest of H is estimated with random vectors. It keeps a float64 vector of length n per step. ``hutchinson``
     (Hutchinson 1990) averages v . H v and ||H v||^2 over vectors v of random signs: the trace is exact if H is
     diagonal, and its variance is twice the sum of the squared off-diagonal entries.
 
-    With n probes or more, n products give the exact numbers, unless ``method`` is ``hutchinson``.
+    With n probes or more, n products give the exact values, unless ``method`` is ``hutchinson``.
 
-    Raises ValueError for fewer than one probe or an unknown method, and as `HessianVectorProduct`, whose arguments the
-    others are.
+    Other arguments are as in `HessianVectorProduct`. Raises ValueError for fewer than one probe or an unknown method,
+    and as there.
     """
     [probes] = check_counts(probes=probes)
     if method not in METHODS:
@@ -99,7 +99,7 @@ def _hutchinson(product: HessianVectorProduct, probes: int, seed: int) -> Draws:
 
 
 def _hutch_plus_plus(product: HessianVectorProduct, probes: int, seed: int) -> Draws:
-    """Estimates from the products that are left after a Lanczos run has taken just under half of them."""
+    """A Lanczos run uses just under half of the products; the others estimate what it leaves of H."""
     n, steps, times = product.dimension, (probes - 1) // 2, symmetric(product)
     device = vectors_device(product.parameters, VECTORS + steps)
 

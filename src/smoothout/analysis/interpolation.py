@@ -35,7 +35,7 @@ PUBLISHED_ALPHAS = tuple(linspace(-1.0, 2.0, 31))
 
 
 class LinePoint(NamedTuple):
-    """Mean loss and accuracy (a fraction) at ``alpha``; nan if ``negative_variances`` (a number of channels) > 0.
+    """Mean loss and accuracy (a fraction) at ``alpha``; both nan if any of ``negative_variances`` channels is negative.
 
     The loss is the cross entropy in nats, or in the unit of ``loss=`` or of the loss that the model's outputs carry.
     """
@@ -48,14 +48,14 @@ class LinePoint(NamedTuple):
 
 @dataclass(frozen=True)
 class PathPoint:
-    """The network at one ``alpha``. The iteration reuses the network: measure a point before asking for the next."""
+    """The network at one ``alpha``. The next iteration overwrites the network, so measure it before."""
 
     alpha: float
     network: nn.Module
     negative_variances: int
 
     def measured(self, measurement: Measurement) -> LinePoint:
-        """Loss and accuracy by ``measurement``."""
+        """Measure loss and accuracy with ``measurement``."""
         if self.negative_variances:
             return LinePoint(self.alpha, math.nan, math.nan, self.negative_variances)
         return LinePoint(self.alpha, *measurement(self.network), 0)
@@ -70,7 +70,7 @@ def curvilinear(alpha: float) -> tuple[float, float]:
     """[Keskar App. D] The coefficients of the two networks: cos(alpha pi / 2) and sin(alpha pi / 2).
 
     They are exact if alpha is a whole number. (The "sin" mode of the SmoothOut authors' program is not this curve: it
-    moves along the straight line at another speed.)
+    is the straight line with another spacing of the points.)
     """
     quarters = float(alpha) % 4
     if quarters.is_integer():
@@ -104,8 +104,8 @@ def interpolate(
         batches: pairs (inputs, targets); one pass per point.
         alphas: positions on the path; 0 is ``first`` and 1 is ``second``.
         path, running_stats, running_stats_from: as in `iterate_path`.
-        loss: for networks that are not classifiers of single labels, ``loss(outputs, targets)``, whose mean is
-            measured; accuracies are then nan.
+        loss: ``loss(outputs, targets)`` for networks that are not classifiers of single labels; its mean is measured,
+            and accuracies are nan.
         weight: how many examples a batch counts as, as in `sharpness`.
         tick: called after each point.
 
@@ -121,10 +121,10 @@ def interpolate(
         [1.0, 0.25, 0.0]
     """
     check_all(first=first, second=second)
-    # One for all points: it checks the batches now, and at the first finite loss that two passes agree.
+    # Shared by all points: it checks the batches now, and at the first finite loss that two passes agree.
     measurement = Measurement(first, batches, loss, weight)
     points = []
-    # Measured one by one, because all points are the same network, with other weights.
+    # Measured one by one, because all points share one network.
     for point in iterate_path(
         first, second, alphas, path=path, running_stats=running_stats, running_stats_from=running_stats_from
     ):
@@ -142,28 +142,28 @@ def iterate_path(
     running_stats: RunningStats | str = RunningStats.interpolated,
     running_stats_from: Batches | None = None,
 ) -> Iterator[PathPoint]:
-    """The network at each alpha: the whole state dict mixed as ``path`` says, except counters and constants.
+    """Yield the network at each alpha: the whole state dict mixed along ``path``, except counters and constants.
 
     A constant is a buffer that is equal in both networks, such as a mask or the inputs' normalization. alpha = 0 gives
-    the first network exactly, and alpha = 1 the second unless running statistics are kept. Recomputed statistics apply
-    to the two ends too: they differ from those of training, which were estimated while the weights moved (and under
-    noise). Both networks are left unchanged.
+    the first network exactly, and alpha = 1 the second unless running statistics are kept. With recomputed statistics
+    this does not hold at the two ends either: they differ from those of training, which were estimated while the
+    weights moved (and under noise). Both networks are left unchanged.
 
     The singular vectors of spectral normalization are recomputed at every point between the networks, because mixed
-    ones belong to no weights.
+    ones fit no weights.
 
     Args:
         first, second: networks of the same architecture, with the same ties and non-persistent buffers.
         path: see `linear` and `curvilinear`.
         running_stats: BatchNorm's running statistics: ``interpolated``, ``kept`` from ``first``, or ``recomputed`` at
-            each point. Outside [0, 1] an interpolated running variance can be negative: such a point has no value, and
-            reports the number of channels.
+            each point. Outside [0, 1] an interpolated running variance can be negative: such a point has no loss, but
+            the number of channels with negative variance.
         running_stats_from: training batches to recompute the statistics from, see `recalibrate_batchnorm`.
 
     Raises:
         ValueError: if the networks do not match, or are of a kind that cannot be mixed (`check_all`); for spectral
-            normalization by a hook; for an unknown path or choice of running statistics; if they are to be recomputed
-            without batches, or from batches that allow only one pass or change from pass to pass.
+            normalization by a hook; for an unknown path or choice of running statistics; if statistics are to be
+            recomputed without batches, or from batches that allow only one pass or change from pass to pass.
     """
     coefficients = _COEFFICIENTS[parse_enum(InterpolationPath, "path", path)]
     running_stats = parse_enum(RunningStats, "running_stats", running_stats)
@@ -181,7 +181,7 @@ def iterate_path(
 
     # Entries that are not mixed: running statistics, unless interpolated, and constants.
     statistics = [name for name in start if name.endswith(_STATISTICS)]
-    if running_stats is RunningStats.recomputed:  # only BatchNorm's are
+    if running_stats is RunningStats.recomputed:  # only BatchNorm's are recomputed; others are mixed
         layers = {name for name, module in first.named_modules() if isinstance(module, BATCHNORM)}
         statistics = [name for name in statistics if name.rpartition(".")[0] in layers]
     unmixed = [] if running_stats is RunningStats.interpolated else statistics
@@ -195,13 +195,13 @@ def iterate_path(
         weights |= {name: start[name] for name in unmixed}
         network.load_state_dict(weights)
         clear_weight_caches()
-        if all(coefficients(alpha)):  # at an end the vectors are those of its network
+        if all(coefficients(alpha)):  # at an end, the vectors of that network are correct
             refresh_spectral_norms(network)
         if running_stats is RunningStats.recomputed:
             recalibrate_batchnorm(network, training)
             if index == 0:
                 check_statistics(network, training)
-        # Those of the mixed statistics; recomputed ones are never negative.
+        # Counted in the mixed statistics; recomputed ones are never negative.
         negative = [(entry < 0).sum() for name, entry in weights.items() if name.endswith("running_var")]
         yield PathPoint(alpha, network, int(concatenate(negative).sum()) if negative else 0)
 
@@ -221,7 +221,7 @@ def check_statistics(network: nn.Module, training: Examples) -> None:
 
 
 def _mix(start: Any, end: Any, coefficients: tuple[float, float]) -> Any:
-    """The linear combination; ``start`` itself if it is not a number to mix, like a counter or extra state."""
+    """The linear combination; ``start`` itself if it cannot be mixed, such as a counter or extra state."""
     if not isinstance(start, Tensor) or not (start.is_floating_point() or start.is_complex()):
         return start
     if not all(coefficients):  # 0 times a number that is not finite would be nan

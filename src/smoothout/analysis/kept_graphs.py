@@ -17,7 +17,7 @@ from smoothout.nn.parameters import concatenate
 class KeptGraphs:
     """Gradients that can be differentiated again, one list of ``slopes`` per batch, and the batch's weight.
 
-    ``keep`` is whether they are kept; None measures what they save, and keeps them if that is at most `graph_bytes`.
+    ``keep`` says whether to keep the graphs; None keeps them if the tensors that they save need at most `graph_bytes`.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, keep: bool | None) -> None:
@@ -27,23 +27,23 @@ class KeptGraphs:
         self._saved: dict[int, int] = {}  # the bytes of each storage in the graphs
 
     def usable(self) -> bool:
-        """Whether there are graphs, of the model's present weights and buffers."""
+        """Whether there are graphs of the model's current weights and buffers."""
         if not self.batches:
             return False
         present = self._present_state()
         if [t.shape for t in present] != [t.shape for t in self._state]:
             return False
-        # Version counters would not show what was written through ``.data``; one copy from the device.
+        # Version counters do not show writes to ``.data``, so compare values; this takes one copy from the device.
         return all(concatenate([(a == b).all() for a, b in zip(present, self._state, strict=True)]).tolist())
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """A pass over all batches, which builds their graphs again and hands each to `add`."""
+        """A context for a pass over all batches that rebuilds their graphs and passes each to `add`."""
         self._discard()
         hooks: AbstractContextManager[None] = nullcontext()
         if self.keep is not False:
             self._state = [tensor.detach().clone() for tensor in self._present_state()]
-            # A hook also lets a graph outlive a write of equal weights, as when a model is restored; see `usable`.
+            # Hooks also keep a graph usable after equal weights are written, as when a model is restored; see `usable`.
             hooks = saved_tensors_hooks(self._measure, lambda tensor: tensor)
         try:
             with hooks:
@@ -53,7 +53,7 @@ class KeptGraphs:
             raise
 
     def add(self, weight: float, slopes: list[Tensor]) -> bool:
-        """Keep the graph of a batch if there is room. Returns whether it is kept; if not, none will be."""
+        """Keep the graph of a batch if there is room. Returns whether it is kept; if not, all graphs are discarded."""
         if self.keep is None and sum(self._saved.values()) > graph_bytes(self.device):
             self.keep = False
             self._discard()

@@ -13,13 +13,13 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 Product = Callable[[Tensor], Tensor]
-COLUMNS = 2**16  # of a basis that a restart rewrites at a time
+COLUMNS = 2**16  # columns of a basis that a restart rewrites at a time
 
 
 def orthogonalize(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """``vector`` without its components along the orthonormal rows of ``basis``, and these components."""
     components = basis.new_zeros(len(basis))
-    for _ in range(2):  # once leaves rounding errors that grow from step to step
+    for _ in range(2):  # a single pass would leave rounding errors that grow from step to step
         along = basis @ vector
         vector, components = vector - basis.T @ along, components + along
     return vector, components
@@ -28,7 +28,7 @@ def orthogonalize(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
 def lanczos(
     product: Product, start: Tensor, steps: int, rounding: float
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Ritz values of a symmetric ``product``, and their weights: the squared components of ``start``.
+    """Ritz values of the symmetric matrix behind ``product``, and their weights: the squared components of ``start``.
 
     The basis is kept on the device of ``start``. The method stops early once the vectors span an invariant space, up
     to ``rounding`` relative to the matrix.
@@ -76,7 +76,7 @@ class KrylovBasis:
         return self.size == len(self.rows)
 
     def extend(self, product: Product) -> float:
-        """Add the row ``following``, and let its image follow. Returns how much of the image lies outside the rows."""
+        """Add the row ``following``; its image becomes the next one. Returns the image's length outside the rows."""
         self.rows[self.size] = self.following
         self.size += 1
         outside, components = orthogonalize(product(self.following), self.rows[: self.size])
@@ -87,16 +87,16 @@ class KrylovBasis:
         return float(size)
 
     def noise(self, rounding: float) -> float:
-        """How long a vector outside of the rows rounding alone may leave, where products have this relative error."""
+        """The length outside the rows that rounding may cause, given the relative error ``rounding`` of a product."""
         return float(10 * rounding * np.abs(self.projected).max())
 
     def restart(self) -> None:
-        """Let a random direction follow, because the rows span an invariant space."""
+        """Continue with a random direction, because the rows span an invariant space."""
         outside, _ = orthogonalize(self.draw(), self.rows[: self.size])
         self.following = outside / outside.norm()
 
     def compress(self, values: Array, vectors: Array) -> None:
-        """Keep of the space only eigenvectors of the projected matrix, ``vectors`` with ``values``."""
+        """Reduce the space to eigenvectors of the projected matrix, ``vectors`` with ``values``."""
         mix = torch.from_numpy(vectors.T.copy()).to(self.rows)
         for columns in torch.split(self.rows[: self.size], COLUMNS, dim=1):
             columns[: len(mix)] = mix @ columns
@@ -119,12 +119,12 @@ def outermost_eigenpairs(
     """The ``k`` eigenpairs whose values sort first by ``key``, with residuals of at most ``tolerance`` |value|.
 
     Thick-restart Lanczos (Wu & Simon 2000) with full reorthogonalization. It stops at the first product after which
-    all k are accurate; residuals need no products of their own. Until ``most`` vectors are kept, which has to be more
-    than k, it never restarts. The result has fewer pairs if ``restarts`` do not suffice.
+    all k are accurate; residuals need no extra products. It restarts when ``most`` vectors are kept, which must be more
+    than k. The result has fewer pairs if ``restarts`` do not suffice.
 
     Args:
         draw: Returns random vectors, shape (n,), on the device that keeps the vectors.
-        rounding: How precisely products are known, relative to the norm of the matrix.
+        rounding: Error of products, relative to the norm of the matrix.
     """
     basis = KrylovBasis(most, draw)
     invariant_values: Array | None = None  # the wanted values when the basis last spanned an invariant space
@@ -142,8 +142,8 @@ def outermost_eigenpairs(
             accurate = residuals <= limits
             found = len(wanted) == k and bool(accurate.all())
             if invariant:
-                # A random start finds one vector of each eigenspace. Others, orthogonal to all that is known, go on
-                # until one of them changes nothing.
+                # A random start finds one vector of each eigenspace. Restart with random vectors orthogonal to the
+                # space until one of them no longer changes the result.
                 before, invariant_values = invariant_values, values[wanted]
                 found = complete or (found and before is not None and _close(before, values[wanted], limits))
             else:

@@ -29,7 +29,7 @@ PUBLISHED_ALPHAS = tuple(linspace(-1.0, 1.0, 21))
 
 
 class LandscapePoint(NamedTuple):
-    """The network at ``alpha``: mean loss (nats, or ``loss=``'s unit) and accuracy (share) along each direction."""
+    """The network at ``alpha``: mean loss (nats, or the unit of ``loss=``) and accuracy (fraction) per direction."""
 
     alpha: float
     losses: tuple[float, ...]
@@ -85,8 +85,8 @@ def landscape_line(
     exactly. Parameters that require no gradient stay fixed.
 
     Args:
-        directions: how many random directions (index 0, 1, ... of ``seed``; the band over them shows how much a single
-            one tells), or directions of your own, each a list of a tensor per trainable parameter, in its shape.
+        directions: number of random directions (index 0, 1, ... of ``seed``; their spread shows how representative a
+            single one is), or your own directions, each a list with a tensor per trainable parameter, in its shape.
         loss, weight: for networks that are not classifiers of single labels, as in `interpolate`.
         tick: called after each evaluation.
 
@@ -120,10 +120,11 @@ def landscape_plane(
 ) -> LandscapePlane:
     """[Li 2018, planes] Evaluate w + alpha d_0 + beta d_1 over a grid; d_0 and d_1 are those of `landscape_line`.
 
-    The two directions are not orthogonalized: in high dimension they nearly are orthogonal. ``directions`` are two of
-    your own instead. All else is as in `landscape_line`, whose first direction is this plane's line beta = 0.
+    The two directions are not orthogonalized: in high dimension they are nearly orthogonal anyway. ``directions``
+    replaces them by two of your own. All else is as in `landscape_line`, whose first direction is this plane's line
+    beta = 0.
 
-    Raises ValueError for other than two directions, and as `landscape_line`.
+    Raises ValueError unless there are two directions, and as `landscape_line`.
     """
     if directions is not None and len(directions) != 2:
         raise ValueError(f"directions: a plane needs two, not {len(directions)}")
@@ -142,7 +143,7 @@ def landscape_plane(
 def _directions(
     model: nn.Module, directions: int | Directions, seed: int, one_dimensional: BiasDirection | str
 ) -> Iterator[Sequence[Tensor]]:
-    """The first N of ``seed``, each drawn when asked for, scaled to the model's weights then; or the given ones."""
+    """Yield the first N directions of ``seed``, drawn and scaled to the current weights on demand; or those given."""
     if not isinstance(directions, Sequence):
         [count] = check_counts(directions=directions)
         yield from (filter_direction(model, seed, i, one_dimensional=one_dimensional) for i in range(count))
@@ -158,7 +159,7 @@ def _directions(
 def _evaluator(
     model: nn.Module, batches: Batches, loss: Loss | None, weight: Weight | None, tick: Tick
 ) -> Iterator[Callable[..., EvalResult]]:
-    """Within the block, a function that evaluates the model at its weights plus steps (length, direction)."""
+    """Yield a function that evaluates the model at its weights plus steps (length, direction)."""
     parameters = trainable_parameters(model)
     measurement = Measurement(model, batches, loss, weight)
     center = [parameter.detach().clone() for parameter in parameters]
@@ -166,7 +167,7 @@ def _evaluator(
     def evaluate_at(*steps: tuple[float, Sequence[Tensor]]) -> EvalResult:
         set_parameters(parameters, center, *steps)
         result = measurement(model)
-        set_parameters(parameters, center)  # a direction is scaled to the filters that it finds
+        set_parameters(parameters, center)  # because the next direction is scaled to the current filters
         tick()
         return result
 

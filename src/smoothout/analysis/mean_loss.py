@@ -29,7 +29,7 @@ CROSS_ENTROPY_EPS = torch.finfo(torch.float32).eps  # its sum over a batch is in
 
 
 class MeanLoss:
-    """The mean of ``loss`` over batches (None: of the loss that outputs carry), each with its ``weight``.
+    """The weighted mean of ``loss`` over batches; None uses the loss that outputs carry.
 
     The accuracy is nan.
     """
@@ -40,13 +40,13 @@ class MeanLoss:
         self._total = 0.0
 
     def update(self, outputs: Any, targets: Any, inputs: Any) -> None:
-        """Count a batch. Raises ValueError for a loss that is not one number, or an impossible weight."""
+        """Add a batch. Raises ValueError for a loss that is not one number, or an impossible weight."""
         if weight := check_weight(self._weight(inputs, targets)):
             self._sum = self._sum + weight * in_float64(batch_loss(self._loss, outputs, targets, inputs))
             self._total += weight
 
     def compute(self, all_reduce: AllReduce = lambda sums: None) -> EvalResult:
-        """The mean so far. Raises ValueError when nothing was counted."""
+        """The mean so far. Raises ValueError if there were no batches, or all have weight 0."""
         sums = torch.tensor([float(self._sum), self._total], dtype=torch.float64, device="cpu")
         all_reduce(sums)
         loss, total = sums.tolist()
@@ -56,7 +56,7 @@ class MeanLoss:
 
 
 class OwnMetrics:
-    """What a model measures itself by: the loss that its outputs carry, otherwise a classifier's cross entropy.
+    """Metrics for a model without ``loss=``: the loss that its outputs carry, or else a classifier's cross entropy.
 
     The accuracy is nan unless outputs are, or carry, logits (examples, classes) of single labels.
     """
@@ -67,7 +67,7 @@ class OwnMetrics:
         self._classes: ClassificationMetrics | None = None
 
     def update(self, outputs: Any, targets: Any, inputs: Any) -> None:
-        """Count a batch. Raises ValueError for a weight without a loss, and as `ClassificationMetrics`."""
+        """Add a batch. Raises ValueError for a weight without a loss, and as `ClassificationMetrics`."""
         logits = logits_in(outputs)
         if carried(outputs, "loss") is not None:
             self._loss = self._loss or MeanLoss(None, self._weight or batch_size)
@@ -93,11 +93,11 @@ def single_labels(logits: Any, targets: Any) -> bool:
 
 
 class Measurement:
-    """Loss and accuracy on ``batches``, of ``loss`` and ``weight`` or as `OwnMetrics`, of a network like ``model``.
+    """Measure loss and accuracy on ``batches`` with ``loss`` and ``weight``, or without a loss as `OwnMetrics`.
 
-    The first finite loss is measured twice. Raises ValueError if the two differ, because batches that change from pass
-    to pass, or a random network, would be mistaken for the shape of the loss; and for a network that rewrites its
-    weights.
+    ``model`` is a network like those to be measured. The first finite loss is measured twice. Raises ValueError if the
+    two differ, because batches that change from pass to pass, or a random network, would be mistaken for the shape of
+    the loss; and for a network that rewrites its weights.
     """
 
     def __init__(self, model: nn.Module, batches: Batches, loss: Loss | None, weight: Weight | None) -> None:
@@ -115,7 +115,7 @@ class Measurement:
         return result
 
     def check(self, network: nn.Module, first: EvalResult | None = None) -> None:
-        """Raise ValueError if ``network`` measures otherwise than at ``first``, None: in another pass."""
+        """Raise ValueError if another pass gives a loss other than that of ``first`` (None: of one more pass)."""
         with without_pass_cache():
             first = first or self._evaluate(network)
             again = self._evaluate(network)

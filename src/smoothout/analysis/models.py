@@ -1,4 +1,4 @@
-"""What a model must allow to be measured at other weights than its own: derivatives, and weights that a pass keeps."""
+"""Contexts for models that are measured at changed weights: enable derivatives, check that passes keep the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smoothout.nn.parameters import concatenate
 
 
 class _PlainWeightNorm(TorchFunctionMode):
-    """Computes weight normalization, g v / ||v||, by operations whose second derivatives are right."""
+    """Compute weight normalization, g v / ||v||, with operations whose second derivatives are correct."""
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: Sequence[Any] = (), keywords: dict[str, Any] | None = None
@@ -28,9 +28,9 @@ class _PlainWeightNorm(TorchFunctionMode):
 
 @contextmanager
 def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
-    """Inside, a pass in evaluation mode has the derivatives that torch's fastest code for it lacks.
+    """Inside, passes in evaluation mode avoid torch's fastest code where that lacks derivatives.
 
-    cuDNN has no derivative of a recurrent layer in evaluation mode, compiled code has no second one, and that of
+    cuDNN has no derivative of a recurrent layer in evaluation mode, compiled code has no second derivative, and that of
     torch's weight normalization is wrong.
     """
     with ExitStack() as stack:
@@ -45,15 +45,15 @@ def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
         yield
 
 
-FIRST_PASSES = 3  # that are looked at: at most two of them are at the model's own weights
+FIRST_PASSES = 3  # number of passes that are checked: at most two of them are at the model's own weights
 
 
 @contextmanager
 def keeping_weights(model: nn.Module) -> Iterator[None]:
     """Raise ValueError at the end if passes inside have rewritten trainable weights of ``model``.
 
-    They would not measure the weights that are set. The model's own do not show it if a pass has clipped or binarized
-    them before; others do.
+    Such passes would not measure the weights that were set. At the model's own weights this may stay hidden, if an
+    earlier pass has clipped or binarized them; at others it shows.
     """
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     before = [weight.detach().clone() for weight in weights.values()]

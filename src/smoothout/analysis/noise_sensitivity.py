@@ -72,8 +72,8 @@ def noise_curve(
         strengths: the values of a.
         distribution: "uniform" (U(-a, a)) or "gaussian" (N(0, a^2)).
         scaling: "none", "weight" or "filter" (a is relative to each weight, or to each filter's norm).
-        draws: how many times each batch is measured; the standard errors are over these.
-        seed: of the noise, which depends on it and on the numbers of the batch and of the draw alone.
+        draws: number of measurements of each batch; the standard errors are over these.
+        seed: of the noise, which depends only on it and on the index of the batch and of the draw.
         loss, weight: for networks that are not classifiers of single labels, as in `interpolate`.
         tick: called after each batch of each draw, at all strengths.
 
@@ -107,7 +107,7 @@ def noise_curve(
             """A row (loss, accuracy) for each strength."""
             accumulators = [measurement.metrics() for _ in strengths]
             for index, (inputs, targets) in enumerate(measurement.examples):
-                set_parameters(parameters, clean)  # relative noise is scaled to the weights that are set
+                set_parameters(parameters, clean)  # because relative noise is scaled to the current weights
                 context.generator = make_generator(seed, "sensitivity", index, draw, device=context.device)
                 directions = context.draw()  # at strength 1: one draw serves all strengths
                 for number, (a, accumulator) in enumerate(zip(strengths, accumulators, strict=True), 1):

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Convention(StrEnum):
-    """How `sharpness` searches for the maximum; its docstring describes each."""
+    """How `sharpness` searches for the maximum; see there."""
 
     converged = "converged"
     keskar = "keskar"
@@ -17,7 +17,7 @@ EVALUATIONS = {Convention.converged: 5, Convention.keskar: 1, Convention.release
 
 
 class InterpolationPath(StrEnum):
-    """The path from the first network, alpha = 0, to the second, alpha = 1, and beyond both."""
+    """The path from the first network (alpha = 0) to the second (alpha = 1) and beyond."""
 
     linear = "linear"
     curvilinear = "curvilinear"
@@ -61,7 +61,7 @@ class WhichWeights(StrEnum):
 
 
 class SplitName(StrEnum):
-    """The split that is measured; by_convention is the one that the convention of sharpness uses."""
+    """The split that is measured; by_convention is the usual one for the convention of sharpness."""
 
     train = "train"
     test = "test"

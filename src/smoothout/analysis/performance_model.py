@@ -24,7 +24,7 @@ class Worker:
     latency: float  # of a message, in seconds
 
     def update(self, ghosts: int, workers: int) -> float:
-        """Seconds per update of ``ghosts`` ghost batches; the worker with the most of them decides."""
+        """Seconds per update of ``ghosts`` ghost batches, determined by the worker with the most of them."""
         messages = ring_all_reduce(self.gradient_bytes, workers, self.bandwidth, MESSAGES * self.latency)
         return math.ceil(ghosts / workers) * self.ghost_seconds + self.update_seconds + messages
 

@@ -27,8 +27,8 @@ class SearchTrace:
     search: str  # a `Convention` or a `SearchMethod`
     space: str  # full or subspace
     values: tuple[float, ...]  # percent, never falling; the first is x itself, 0.0
-    answer: float  # percent, what the search returns: for `keskar` and `released` not the best value it met
-    failed: bool  # it found no point above f(x); the answer 0.0 measures nothing
+    answer: float  # percent, what the search returns: for `keskar` and `released` not always the best of ``values``
+    failed: bool  # it found no point above f(x); the answer 0.0 is not a measurement
     status: str  # why it ended
     loss: float  # f(x) on its split
     dimension: int  # n, or p in a subspace
@@ -80,11 +80,11 @@ def compare_searches(
     seed: int = 0,
     tick: Tick = lambda: None,
 ) -> list[SearchTrace]:
-    """Every convention of `sharpness` and every `SearchMethod`, in the full space and in a subspace.
+    """Run every convention of `sharpness` and every `SearchMethod`, in the full space and in a subspace.
 
-    ``released`` uses ``test``, all others ``train``. The conventions end when they end, with the answers of
-    `sharpness`. The methods have ``budget`` evaluations each, including f(x), so that at any number of evaluations they
-    cost the same.
+    ``released`` uses ``test``, all others ``train``. The conventions run to their end and give the values of
+    `sharpness`. The methods have ``budget`` evaluations each, including f(x), so that they can be compared at equal
+    cost.
 
     Each ascent has ``iterations`` steps. ``subspace`` None skips the subspace. Other arguments are as in `sharpness`.
     Raises ValueError as `sharpness`, and for a budget below 1.
@@ -116,7 +116,7 @@ def compare_searches(
 
 
 def run_until_budget(objective: TracedObjective, method: SearchMethod, solver: LBFGSB, steps: int, seed: int) -> str:
-    """Search from x by ``method`` until it ends or has spent its evaluations; return why. An ascent has ``steps``."""
+    """Search from x with ``method`` until it ends or has spent its evaluations; return why. Ascents have ``steps``."""
     x = objective.evaluate_center()
     try:
         if method is SearchMethod.as_written:

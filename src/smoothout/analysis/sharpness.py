@@ -23,8 +23,8 @@ from smoothout.common.rng import make_generator
 from smoothout.nn.batches import Batches, check_batches
 from smoothout.nn.parameters import preserve_state, set_evaluation_mode, trainable_parameters
 
-RANDOM_STARTS = 2  # of a `converged` search with enough evaluations, besides its first start
-FIRST_STEPS = 12  # of its first ascent, at least: to spread few evaluations over several ascents finds less
+RANDOM_STARTS = 2  # number in a `converged` search with enough evaluations, besides its first start
+FIRST_STEPS = 12  # minimum for its first ascent: spreading few evaluations over several ascents finds less
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SharpnessResult:
     loss: float  # f(x), the mean loss of the model itself
     max_loss: float  # f at the best point; f(x) if failed
     status: str  # L-BFGS-B's own message
-    failed: bool  # no search found a point clearly above f(x) and its own start; the value 0.0 measures nothing
+    failed: bool  # no search found a point clearly above f(x) and its own start; the value 0.0 is not a measurement
     iterations: int  # of L-BFGS-B, in the best repeat
     evaluations: int  # of f and its gradient together: f(x) and all searches
     projected_gradient: float  # at the best point: the steepest remaining slope, in loss per half-width of the box
@@ -57,9 +57,9 @@ def percent(highest: float, f: float) -> float:
 def search_converged(
     objective: BoxObjective, start: Point, random_start: Callable[[int], Tensor], solver: LBFGSB
 ) -> SearchResult:
-    """The highest point met by sign ascents from ``start`` and random points, and L-BFGS-B from the best of them.
+    """Sign ascents from ``start`` and random points, then L-BFGS-B from the best; returns the highest point evaluated.
 
-    It spends 5 evaluations per iteration and 2; L-BFGS-B may take some more.
+    It uses 5 evaluations per iteration plus 2; L-BFGS-B may use some more.
     """
     steps = solver.maxiter
     end = objective.evaluations + EVALUATIONS[Convention.converged] * steps + 2
@@ -72,7 +72,7 @@ def search_converged(
     while index <= RANDOM_STARTS and left() > 2 * steps + 1:
         ascents = (best, projected_ascent(objective, objective(random_start(index)), steps))
         best, index = max(ascents, key=lambda ascent: ascent[0].loss), index + 1
-        del ascents  # vectors as long as the weights
+        del ascents  # frees vectors as long as the weights
     point, step = best
     projected_ascent(objective, point, left() - steps, step=step)
     del best, point  # L-BFGS-B needs the memory
@@ -119,17 +119,17 @@ def sharpness(
     """[Keskar Eq. 4] 100 (max f(x + A y) - f(x)) / (1 + f(x)), in percent; |y_i| <= eps (|(A^+ x)_i| + 1).
 
     f is the mean of ``loss`` over all examples in evaluation mode, x the n trainable parameters. No search is sure to
-    find the maximum, so the value is a lower bound. Points where f is not finite do not count, nor does a rise within
-    the rounding of f(x). On CUDA, torch computes convolutions in TF32 by default, which is too coarse for a small box;
-    set ``torch.backends.cudnn.allow_tf32 = False``.
+    find the maximum, so the value is a lower bound. Points where f is not finite, and rises within the rounding of
+    f(x), are ignored. On CUDA, torch computes convolutions in TF32 by default, which is too coarse for a small box; set
+    ``torch.backends.cudnn.allow_tf32 = False``.
 
-    - ``converged``: as good a search as we know. Variables and objective are scaled to the box; sign ascents start from
-      x and from random points, L-BFGS-B from the best point; the largest value ever evaluated counts. It takes about
-      5 evaluations per iteration: where a search stops early, others start from new random points.
+    - ``converged``: the best search that we know. Variables and objective are scaled to the box; sign ascents start
+      from x and from random points, L-BFGS-B from the best point; the result is the largest value evaluated. It takes
+      about 5 evaluations per iteration: if a search stops early, others start from new random points.
     - ``keskar``: as Keskar et al. write it, L-BFGS-B from x with the usual tolerances. It is not scaled: if the
       gradient is far below the width of the box it hardly moves, and below 1e-5 it stops at once.
-    - ``released``: the same with the sign of the gradient wrong, as in the program that the authors of SmoothOut
-      released. It walks downhill, and finds a higher loss only by overshooting.
+    - ``released``: as ``keskar``, but with the wrong sign of the gradient, as in the program that the authors of
+      SmoothOut released. It descends, and finds a higher loss only by overshooting.
 
     Args:
         model: Left unchanged to the last bit (weights, buffers, modes, ``.grad``), also after an exception.
@@ -137,13 +137,13 @@ def sharpness(
             every pass.
         loss: ``loss(outputs, targets)``, the mean over the examples of a batch. None takes the loss in the outputs.
         eps: Size of the box relative to |x_i| + 1: with A = I, the weight x_i moves by at most eps (|x_i| + 1).
-        iterations: Of each search. Besides the evaluations, scipy's L-BFGS-B itself takes about 3 microseconds per
-            weight and search, for F1 on 5000 images an eighth of a whole `converged` call.
+        iterations: Number of iterations of each search. Besides the evaluations, scipy's L-BFGS-B takes about
+            3 microseconds per weight and search: for F1 on 5000 images, an eighth of the time of `converged`.
         subspace: None for A = I; p for the span of p random columns (Keskar: 100), see `box_around`.
         convention: "converged", "keskar" or "released", as above.
         repeats: Number of searches: the first from x, the others from uniform random points of the box.
-        maxcor: Corrections that L-BFGS-B keeps, 16 bytes per weight each.
-        seed: Of A's columns and of the random points.
+        maxcor: Number of corrections that L-BFGS-B keeps, 16 bytes per weight each.
+        seed: Seed of A's columns and of the random points.
         weight: How many examples a batch counts as, from (inputs, targets); None uses ``len(targets)``. For a language
             model, for example, its tokens: ``lambda inputs, targets: (targets != -100).sum()``.
         tick: Called after each evaluation of f and its gradient.

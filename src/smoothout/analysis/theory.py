@@ -22,7 +22,7 @@ Array = NDArray[np.float64]
 class Well:
     """A minimum: -depth (1 - u^2)^2 for |u| < 1, u = (w - center) / half_width, and 0 elsewhere.
 
-    It is symmetric, strictly monotonic on each side, and has no influence outside, as both theorems assume.
+    It is symmetric, strictly monotonic on each side, and 0 outside, as both theorems assume.
     """
 
     center: float
@@ -99,7 +99,7 @@ def figure_one(
 def flat_offset(smoothed: Callable[[Array], Array], center: float, tau: float, points: int = 20001) -> float:
     """[SmoothOut Theorem 1] phi of the Flat Constraint (Eq. 2): |argmin of C_bar - w_f| within ``tau`` of w_f.
 
-    Searches a grid of ``points``, an odd number, so that w_f is on it; of several minima the nearest counts. Theorem 1
+    Searches a grid of ``points``, an odd number, so that w_f is on it; of several minima the nearest is used. Theorem 1
     claims 0 if C is symmetric around w_f. It is false: the proof only shows a slope of 0, and a narrow dip on a broad
     hill is smoothed to a maximum. The argmin is w_f if C also rises with the distance from w_f up to tau + a, because
     2 a dC_bar/dw is C(w + a) - C(w - a). Raises ValueError for an even number of points.
@@ -127,10 +127,10 @@ def sharp_constraint(
 ) -> SharpConstraint:
     """[SmoothOut Theorem 2] min C_bar near the sharp minimum >= max C there > min C_bar near the flat one (Eq. 3).
 
-    Near means within ``eps`` of ``sharp`` and ``tau`` of ``flat``, on grids. Theorem 2 claims it for eps up to a, as
-    the dimension grows. It is false: a quadratic satisfies it up to eps = a / sqrt(3) at most, in every dimension. Nor
-    does the constraint, which compares heights under noise, say that the sharp minimum is gone: it stays a minimum
-    while the noise is narrower than its well.
+    Near means within ``eps`` of ``sharp`` and ``tau`` of ``flat``, on grids. Theorem 2 claims this for eps up to a, as
+    the dimension grows. That is false: a quadratic satisfies it up to eps = a / sqrt(3) at most, in every dimension.
+    The constraint, which compares heights under noise, does not imply either that the sharp minimum disappears: it
+    stays a minimum while the noise is narrower than its well.
     """
     grid = np.linspace(-1.0, 1.0, points)
     smoothed_sharp = float(loss.smoothed(sharp + eps * grid, a).min())

@@ -27,7 +27,7 @@ class AdaptiveSharpnessJob(SplitJob):
     seed: int = 0
 
     def evaluations(self, train: int, test: int) -> int:
-        """Of the loss and its gradient, at most."""
+        """The maximum number of evaluations of the loss and its gradient."""
         return 1 + self.iterations + self.random_starts * (1 + self.iterations)
 
     def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What every analysis of trained runs shares as a job: which weights and which examples it uses.
+"""Base classes of the jobs that analyze trained runs: the weights and examples that they use.
 
 The modules of this folder import torch only inside the methods that compute, so that tables and figures render without
 it.
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from smoothout.data.split import Split, SplitBatches
 
-# Types of what ``run`` takes, importable without torch
+# Types of the arguments of ``run``, importable without torch
 Models = Sequence["nn.Module"]
 DataSplit: TypeAlias = "Split"
 Tick = Callable[[], None]
 
 STATISTICS_BATCH = 1000  # examples per batch when BatchNorm's statistics are recomputed; the size matters slightly
-LARGE_GPU = 40 * 2**30  # bytes; products with the Hessian of ResNet44 for 5000 images need as much
+LARGE_GPU = 40 * 2**30  # bytes; the need of products with the Hessian of ResNet44 for 5000 images
 
 
 def count(default: int | None, least: int = 1) -> Any:
@@ -43,7 +43,7 @@ def positive(default: float) -> Any:
 
 
 def check_running_stats(which: RunningStats) -> None:
-    """Raise ValueError for statistics that only points between two networks have."""
+    """Raise ValueError for interpolated statistics, which exist only between two networks."""
     if which is RunningStats.interpolated:
         raise ValueError("running_stats: 'interpolated' is not one of kept, recomputed")
 
@@ -81,7 +81,7 @@ class AnalysisJob(JobSettings, ABC):
 
     @abstractmethod
     def evaluations(self, train: int, test: int) -> int:
-        """About how many forward and backward passes ``run`` makes over splits of these sizes, at most."""
+        """Approximate maximum number of forward and backward passes that ``run`` makes over splits of these sizes."""
 
     def ticks(self, train: int, test: int) -> int:
         """About how often ``run`` calls ``tick``."""
@@ -102,13 +102,13 @@ class AnalysisJob(JobSettings, ABC):
         return size if self.examples is None else min(size, self.examples)
 
     def arguments(self, *, without: Sequence[str] = ()) -> dict[str, Any]:
-        """The fields that are arguments of the function, but for those in ``without``."""
+        """The fields that are arguments of the function, except those in ``without``."""
         left_out = {"checkpoint", "split", "examples", "start", "stop", "points", *without}
         return {name: value for name, value in asdict(self).items() if name not in left_out}
 
     @contextmanager
     def with_running_stats(self, which: RunningStats, model: nn.Module, train: Split) -> Iterator[None]:
-        """``model`` with its BatchNorm's statistics kept, or recomputed from ``train``; afterwards it is as before."""
+        """Keep BatchNorm's statistics of ``model`` or recompute them from ``train``; restore them after the block."""
         from smoothout.nn.batchnorm import recalibrate_batchnorm  # noqa: PLC0415
         from smoothout.nn.parameters import preserve_state  # noqa: PLC0415
 
@@ -164,8 +164,8 @@ class AlphasJob(AnalysisJob):
 def analysis_batch(device: torch.device) -> int:
     """Examples per batch of an analysis: as in an evaluation, but a GPU of less than 40 GiB counts as a CPU.
 
-    Most analyses keep activations for one backward pass or two. The total memory decides, not the free memory: the
-    size, and with it the rounding, must not depend on what else runs there.
+    Most analyses keep activations for one backward pass or two. This depends on total memory, not on free memory,
+    because the size, and with it the rounding, must not depend on other programs on the GPU.
     """
     import torch  # noqa: PLC0415
 

@@ -17,7 +17,7 @@ class Hessian(SplitJob):
 
     kind: ClassVar[str] = "hessian"
     numerics: ClassVar[int] = 2  # 2: Hutch++ instead of Hutchinson's estimator; Lanczos stops once it is accurate
-    valid_numerics: ClassVar[tuple[int, ...]] = (1,)  # less precise, within the errors that they give
+    valid_numerics: ClassVar[tuple[int, ...]] = (1,)  # less precise, but within their standard errors
     in_name: ClassVar[tuple[str, ...]] = ("split",)
     in_name_if_changed: ClassVar[tuple[str, ...]] = ("running_stats",)
 
@@ -40,7 +40,7 @@ class Hessian(SplitJob):
         return 15 + 4 * self.eigenvalues + self.probes + self.spectrum_probes * self.spectrum_steps
 
     def evaluations(self, train: int, test: int) -> int:
-        """About two per product, and two per function that check that the loss is deterministic."""
+        """About two per product, and two per function to check that the loss is deterministic."""
         return 2 * self.ticks(train, test) + 2 * (3 if self.spectrum_probes else 2)
 
     def run(self, models: Models, train: DataSplit, test: DataSplit, tick: Tick) -> dict[str, Any]:

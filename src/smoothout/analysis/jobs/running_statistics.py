@@ -13,8 +13,8 @@ from smoothout.analysis.options import RunningStats
 class RunningStatistics(AnalysisJob):
     """Loss and accuracy of one run with BatchNorm's running statistics as training left them, and recomputed.
 
-    Training under noise estimates them under noise. Recomputed from the training examples, they are those of the clean
-    weights.
+    After training under noise, they are statistics of the noisy weights. Recomputed from the training examples, they
+    are those of the clean weights.
     """
 
     recorded_as: ClassVar[str] = "RunningAverages"

@@ -19,7 +19,7 @@ class SearchComparison(AnalysisJob):
     recorded_as: ClassVar[str] = "Atlas"
     kind: ClassVar[str] = "atlas"
     numerics: ClassVar[int] = 2  # 2: `converged` and ascents as in version 2 of sharpness
-    valid_numerics: ClassVar[tuple[int, ...]] = (1,)  # of the searches of that time
+    valid_numerics: ClassVar[tuple[int, ...]] = (1,)  # a comparison of the earlier searches
 
     eps: float = positive(5e-4)
     iterations: int = count(10)
@@ -29,7 +29,7 @@ class SearchComparison(AnalysisJob):
     seed: int = 0
 
     def evaluations(self, train: int, test: int) -> int:
-        """Of the loss and its gradient, about."""
+        """About how many evaluations of the loss and its gradient it takes."""
         conventions = sum(EVALUATIONS.values()) * self.iterations
         return (1 if self.subspace is None else 2) * (conventions + len(SearchMethod) * self.budget)
 

@@ -34,7 +34,7 @@ class Sharpness(AnalysisJob):
         check_running_stats(self.running_stats)
 
     def canonicalized(self) -> Sharpness:
-        """The same settings with the split that is meant."""
+        """The same settings with ``by_convention`` replaced by the split that it stands for."""
         usual = SplitName.test if self.convention is Convention.released else SplitName.train
         return replace(self, split=usual) if self.split is SplitName.by_convention else self
 
@@ -43,7 +43,7 @@ class Sharpness(AnalysisJob):
         return super(Sharpness, self.canonicalized()).slug(*runs)
 
     def evaluations(self, train: int, test: int) -> int:
-        """Of the loss and its gradient, about."""
+        """About how many evaluations of the loss and its gradient it takes."""
         return 1 + self.repeats * (EVALUATIONS[self.convention] * self.iterations + 2)
 
     def examples_seen(self, train: int, test: int) -> int:

@@ -1,4 +1,4 @@
-"""The test split's verdict on weights that were chosen without it, as a job."""
+"""An evaluation on the test split of weights that were chosen without it, as a job."""
 
 from __future__ import annotations
 
