@@ -1,6 +1,6 @@
 """Augmentation of images on the device: random draws for a whole epoch, applied batch by batch.
 
-Its settings can be read without torch, which is imported when something is drawn.
+Its settings can be read without torch, which is imported at the first draw.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class Augment(StrEnum):
 
 
 class Augmentation(Protocol):
-    """How the images of an epoch are changed: first the draws for all images, then the images, batch by batch."""
+    """Augments the images of an epoch: `draws` for all images at the start, then `apply` for each batch."""
 
     @property
     def border(self) -> tuple[int, ...]:
-        """Color of what lies outside an image, one number from 0 to 255 per channel."""
+        """Color of pixels outside an image, one number from 0 to 255 per channel."""
 
     def draws(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Independent draws for images of ``shape``, (N, C, H, W): (numbers per image, N), of a type that holds them.
+        """Independent draws for images of ``shape``, (N, C, H, W): a tensor (numbers per image, N) of any dtype.
 
-        Their number and type are the same in every epoch.
+        Its shape and dtype are the same in every epoch.
         """
 
     def apply(self, images: Tensor, draws: Tensor) -> Tensor:
@@ -84,11 +84,11 @@ class AffineFlip:
     """[Keskar App. E.1] Rotate, translate, and mirror with probability 1/2; sampled from the nearest pixel.
 
     The rotation is uniform in +-10 degrees around the center, the translation along each axis uniform in +-0.2 of the
-    size, rounded to whole pixels: torchvision's RandomAffine and RandomHorizontalFlip, whose functionals take one
-    angle for all images of a call. The paper does not say what is filled in at the border.
+    size, rounded to whole pixels, as in torchvision's RandomAffine and RandomHorizontalFlip. (Torchvision's functions
+    take a single angle for all images of a call.) The paper does not say what is filled in at the border.
     """
 
-    border: tuple[int, ...]  # color of what moves in from outside, one number from 0 to 255 per channel
+    border: tuple[int, ...]  # color of pixels from outside the image, one number from 0 to 255 per channel
 
     def draws(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Draws of rotation (degrees, clockwise), translation (pixels to the right, down) and 1 if mirrored.
@@ -112,7 +112,7 @@ class AffineFlip:
         radians = angle * (math.pi / 180)
         image, row, column = (torch.arange(n, device=images.device) for n in (count, height, width))
 
-        # Where a pixel of the result comes from, relative to the center: mirrored back, moved back, rotated back.
+        # The source of each pixel of the result, relative to the center: mirrored back, moved back, rotated back.
         x = (column - (width - 1) / 2) * (1 - 2 * mirrored) - right
         y = row.view(-1, 1) - (height - 1) / 2 - down
         columns = (radians.cos() * x + radians.sin() * y + (width - 1) / 2).round().long()

@@ -1,7 +1,7 @@
-"""Crops of images: which box of an image a network sees, and the resized pixels of that box.
+"""Crops of images: choose the box of an image that a network sees, and resize its pixels.
 
-A box is drawn as torchvision draws it, from its own seed for every image. Torch and torchvision are imported when the
-first box is drawn, so that the settings can be read without them.
+Boxes are drawn by torchvision's method, with a separate seed for every image. Torch and torchvision are imported when
+the first box is drawn, so that the settings can be read without them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CropTransform:
     draft: bool = False  # let libjpeg decode large JPEGs at 1/2, 1/4 or 1/8 of their resolution
 
     def __call__(self, image: Image.Image, seed: int | None = None) -> Image.Image:
-        """The RGB square of ``image`` at the box drawn from ``seed``, resized with antialiasing."""
+        """Crop ``image`` to the box drawn from ``seed``, and resize it, with antialiasing, to an RGB square."""
         from PIL.Image import Resampling, Transpose  # noqa: PLC0415
 
         box = self.sample_box(image, seed)
@@ -79,7 +79,7 @@ class CropTransform:
             return box._replace(mirrored=bool(torch.rand(1) < 0.5))
 
     def _square_box(self, image: Image.Image, *, random: bool) -> CropBox:
-        """A square of the resized image, in pixels of the original: a random one, or the center."""
+        """A square of the resized image, random or in the center, in pixels of the original."""
         width, height = image.size
         long_side = int(self.resize_size * max(width, height) / min(width, height))  # rounds down, as torchvision does
         across, down = (self.resize_size, long_side) if width <= height else (long_side, self.resize_size)
@@ -89,10 +89,10 @@ class CropTransform:
         return CropBox(left * x_scale, top * y_scale, min(right, width), min(lower, height))
 
     def _draft(self, image: Image.Image, box: CropBox) -> float:
-        """Choose the lowest decoding resolution that leaves the box twice ``crop_size``; returns its scale.
+        """Set the lowest decoding resolution at which the box has twice ``crop_size``; returns its scale.
 
-        Twice, because the resize that follows must antialias. On imagenette at 32 pixels, a network trained without
-        drafts changed 1 answer in 100 with a factor of two, and 1 in 20 with a factor of one.
+        The factor of two leaves pixels for antialiasing in the resize that follows. On imagenette at 32 pixels, a
+        network trained without drafts changed 1 answer in 100 with a factor of two, and 1 in 20 with a factor of one.
         """
         width, height = image.size
         wide = int(2 * width * self.crop_size / (box.right - box.left))

@@ -1,4 +1,4 @@
-"""The data sets: how arrays are found, checked and downloaded, and at the end what image folders must contain."""
+"""The data sets: find, check and download arrays; at the end, what image folders must contain."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Arrays(NamedTuple):
     y_test: NDArray[np.int64]
 
     def fingerprint(self) -> str:
-        """SHA-256 over all images and labels: which data a record was made from."""
+        """SHA-256 over all images and labels, which identifies the data of a record."""
         digest = hashlib.sha256()
         for array in self:
             digest.update(np.ascontiguousarray(array).data)
@@ -54,12 +54,12 @@ KEYS = Arrays._fields
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What a data set must look like, and how to get it if the data folder lacks it."""
+    """Properties of a data set, and how to get it if it is not in the data folder."""
 
     shape: tuple[int, ...]  # of an image: height, width, and 3 for colors; of features, their number
     classes: int  # labels lie in 0 to ``classes`` - 1
     examples: tuple[int, int]  # training and test images of the whole set, for estimates of time
-    fetch: Callable[[Path], Arrays] | None = None  # has a temporary folder; None: the user must provide the file
+    fetch: Callable[[Path], Arrays] | None = None  # gets a temporary folder; None: the user must provide the file
     embedded: bool = False  # ``fetch`` needs no network, and its arrays are not saved
     installed: Path | None = None  # where a Debian package puts its gzipped IDX files, relative to /
     sha256: str | None = None  # the `Arrays.fingerprint` that fetched or installed arrays must have; None: any
@@ -73,9 +73,9 @@ class DatasetSpec:
 def load(name: DatasetName, folder: Path, download: bool = True) -> Arrays:
     """The arrays of ``name``, from ``folder``, from an installed package, or else from the network (if ``download``).
 
-    A package may also be unpacked into ``folder``, which needs no root: there its files have the same path as below /.
-    Arrays that were found outside of ``NAME.npz`` are saved there. Raises DataError, one line, if they are missing or
-    corrupt; the disk is left unchanged then.
+    A package may also be unpacked into ``folder``, without root; its files have the same relative path there as below
+    /. Arrays from a package or the network are saved as ``NAME.npz``. Raises DataError, with a one-line message, if
+    they are missing or corrupt; the disk is left unchanged then.
     """
     spec, path = DATASETS[name], folder / f"{name}.npz"
     if path.exists():

@@ -1,4 +1,4 @@
-"""MNIST-like data sets as the four gzipped IDX files that they are published as."""
+"""Read MNIST-like data sets from the four gzipped IDX files in which they are published."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_idx_folder(folder: Path) -> list[NDArray[Any]]:
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """The bytes of a gzipped IDX file, in the shape that its header states. Raises DataError if they do not fit it."""
+    """The bytes of a gzipped IDX file, in the shape given by its header. Raises DataError if they do not fit it."""
     try:
         return _parse(gzip.decompress(path.read_bytes()))
     except Exception as error:

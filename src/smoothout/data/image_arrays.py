@@ -29,11 +29,11 @@ ImagesAndLabels = tuple[Images, NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class ImageSettings(ABC):
-    """Which images, how many of them, how they are normalized, and what a training is tested on.
+    """Settings of image data: which and how many images, normalization, and an optional validation split.
 
-    Held-out images replace the test split, which stays unseen: for choosing settings. They are the first of one random
-    order that is the same for every seed, so that larger validation splits contain smaller ones. Limits apply to the
-    remaining training images and to the validation images.
+    To choose settings without the test split, hold out training images, which then replace it. They are the first
+    images of a random order that is the same for every seed, so that larger validation splits contain smaller ones.
+    Limits apply to the remaining training images and to the validation images.
     """
 
     name: DatasetName | Collection
@@ -90,7 +90,7 @@ class ImageArrays(ImageSettings):
 
     name: DatasetName
     augment: Augment = Augment.none
-    # Of what an augmentation shows outside an image: red, green and blue. Gray images use the first number.
+    # Color that an augmentation shows outside an image: red, green and blue. Gray images use the first number.
     pad_color: tuple[int, ...] = field(default=(127, 127, 127), metadata={"recorded_as": "border"})
 
     def __post_init__(self) -> None:
@@ -103,13 +103,13 @@ class ImageArrays(ImageSettings):
             )
 
     def canonicalized(self) -> ImageArrays:
-        """The simplest settings with the same outcome: only channels that an augmentation pads keep their color."""
+        """The simplest settings with the same outcome: numbers of ``pad_color`` that have no effect are replaced."""
         border = self.augmentation.border if self.augmentation else ImageArrays.pad_color
         return replace(self, pad_color=border if len(border) == 3 else border * 3)
 
     @property
     def augmentation(self) -> Augmentation | None:
-        """Training-time augmentation; None is none."""
+        """Training-time augmentation; None if there is none."""
         kinds: dict[Augment, type[CropFlip | AffineFlip]] = {
             Augment.crop_flip: CropFlip,
             Augment.affine_flip: AffineFlip,
@@ -141,7 +141,7 @@ class ImageArrays(ImageSettings):
         return Split(images.to(device), labels.to(device), self.mean, self.std)
 
     def _select(self, arrays: Arrays) -> tuple[ImagesAndLabels, ImagesAndLabels]:
-        """Images and labels for training, and for the test: the test split, or held-out training images."""
+        """Images and labels for training and testing; held-out training images, if any, replace the test split."""
         images, labels = arrays.x_train, arrays.y_train
         if self.validation_size is None:
             return (images, labels), (arrays.x_test, arrays.y_test)

@@ -1,4 +1,4 @@
-"""The files of an image folder: their order, labels and fingerprint, and which of them cannot be read."""
+"""The files of an image folder: list, label and fingerprint them, and find those that cannot be read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ImageFiles(NamedTuple):
 
 
 def find_images(name: str, folder: Path, classes: int) -> ImageFiles:
-    """List ``folder`` with torchvision's ImageFolder, shuffled in an order that depends on the number of files alone.
+    """List ``folder`` with torchvision's ImageFolder, in a random order that depends only on the number of files.
 
     Raises DataError if the folder is missing, or does not hold one folder for each of ``classes`` classes.
     """
@@ -63,7 +63,7 @@ def fingerprint_of(folder: Path, paths: Sequence[Path]) -> str:
 
 
 def drop_corrupt(files: ImageFiles, workers: int) -> ImageFiles:
-    """Read every file once, with ``workers`` threads; drop those that cannot be decoded and warn with their names."""
+    """Read every file once, with ``workers`` threads; drop files that cannot be decoded, and warn with their names."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
         errors = list(pool.map(check, files.paths))
     if corrupt := sorted(str(path) for path, error in zip(files.paths, errors, strict=True) if error):
@@ -84,7 +84,7 @@ def check(path: Path) -> DataError | None:
 
 
 def corrupt_file(path: Path | str, error: Exception) -> DataError:
-    """The DataError for a file that Pillow cannot decode. Raises ``error`` itself if the machine is its cause."""
+    """The DataError for a file that Pillow cannot decode. Raises ``error`` itself if it is an error of the machine."""
     if machine_error_hint(error):
         raise error
     reason = one_line(error, 200)

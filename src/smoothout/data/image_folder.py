@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class OnCorrupt(StrEnum):
-    """What happens with images that cannot be decoded."""
+    """What to do with images that cannot be decoded."""
 
     stop = "stop"
     skip = "skip"
@@ -62,7 +62,7 @@ class ImageFolder(ImageSettings):
 
     @property
     def augmentation(self) -> Crop | None:
-        """Training-time augmentation; None is none."""
+        """Training-time augmentation; None if there is none."""
         return None if self.augment is Crop.none else self.augment
 
     @property

@@ -46,7 +46,7 @@ class CropReader(Dataset[Tensor | Exception]):
         try:
             return torch.stack([self.read(*key) for key in keys])
         except (DataError, OSError, MemoryError) as error:
-            return error  # raised by a worker, it would lose its attributes and gain a traceback as its message
+            return error  # if a worker raised it, it would lose its attributes, and its message would be a traceback
 
     def read(self, path: str, seed: int | None) -> Tensor:
         """One crop, uint8 (crop_size, crop_size, 3). Raises DataError."""
@@ -72,7 +72,7 @@ class KeySampler:
 class ImageLoader:
     """Crops on a device, decoded ahead by ``workers`` processes (0: by this one) in the order of `schedule`.
 
-    To a GPU they go from pinned memory, without waiting.
+    They are copied to a GPU from pinned memory, without waiting.
     """
 
     def __init__(self, transform: CropTransform, workers: int, device: torch.device) -> None:
@@ -84,7 +84,7 @@ class ImageLoader:
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=init_worker if workers and LINUX else None,
-            multiprocessing_context="fork" if workers and LINUX else None,  # starts at once, with the signals' mask
+            multiprocessing_context="fork" if workers and LINUX else None,  # starts fast, and inherits the signal mask
             pin_memory=device.type == "cuda",
         )
         self._empty = torch.empty((0, transform.crop_size, transform.crop_size, 3), dtype=torch.uint8)
@@ -92,13 +92,13 @@ class ImageLoader:
         self._rest, self._upcoming = self._empty, torch.empty(0, dtype=torch.int64)
 
     def schedule(self, rows: Tensor, key: Callable[[int], Key]) -> None:
-        """Start to decode ``rows``, which will be taken in this order.
+        """Start to decode ``rows``, which `gather` must then request in this order.
 
-        ``key`` tells what to read for a row. It must not refer to this loader: the workers end with it, and a
-        reference cycle would leave that to the garbage collector.
+        ``key`` returns what to read for a row. It must not refer to this loader: in a reference cycle, the loader and
+        its workers would live until the garbage collector runs.
         """
         self._sampler.keys = map(key, rows.tolist())
-        # Workers, if they start now, inherit the mask in every thread: signals that end a process wait.
+        # If workers start now, all their threads inherit this mask, which blocks the signals that end a process.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if LINUX else set()
         try:
             self._chunks = iter(self._loader)
@@ -108,12 +108,12 @@ class ImageLoader:
         self._rest, self._upcoming = self._empty, rows
 
     def is_next(self, rows: Tensor) -> bool:
-        """Whether ``rows`` are the next ones of the announced order."""
+        """Whether ``rows`` are the next ones in the order of `schedule`."""
         return torch.equal(self._upcoming[: len(rows)], rows)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The next crops of the announced order, uint8 (N, 3, crop_size, crop_size). Raises DataError."""
-        upcoming, self._upcoming = self._upcoming[len(rows) :], self._upcoming[:0]  # none, if this is interrupted
+        """The next crops in the order of `schedule`, uint8 (N, 3, crop_size, crop_size). Raises DataError."""
+        upcoming, self._upcoming = self._upcoming[len(rows) :], self._upcoming[:0]  # stays empty if interrupted
         parts, missing = [self._empty.to(self._device)], len(rows)
         while missing:
             chunk = self._rest if len(self._rest) else next(self._chunks)
@@ -127,12 +127,12 @@ class ImageLoader:
 
 
 def init_worker(_: int) -> None:
-    """Make a worker, whose signals are blocked, end with its parent or if the parent says so.
+    """Make a worker process, whose signals are blocked, exit when its parent has died or sends it a signal.
 
-    Schedulers and terminals signal all processes of a job. The parent still needs its workers then: it finishes the
-    update and saves a checkpoint.
+    Schedulers and terminals signal all processes of a job, but the parent still needs its workers to finish the update
+    before it saves a checkpoint.
     """
-    gc.freeze()  # inherited garbage, such as other loaders, must not be finalized here: that would stop their workers
+    gc.freeze()  # do not finalize inherited objects, such as other loaders: that would stop their workers
     parent = os.getppid()
 
     def wait() -> None:
@@ -146,7 +146,7 @@ def init_worker(_: int) -> None:
 
 
 class ImageFolderSplit(Split):
-    """Images of one split, read and decoded as they are needed; otherwise like ``Split``."""
+    """Images of one split, read and decoded on demand; otherwise like ``Split``."""
 
     resident: ClassVar[bool] = False
 
@@ -163,13 +163,13 @@ class ImageFolderSplit(Split):
         return ImageLoader(transform, self._workers, self._device)
 
     def keys(self, seed: Callable[[int], int | None] = lambda row: None) -> Callable[[int], Key]:
-        """A function of a row that gives its file and its ``seed``."""
+        """A function that returns the file and the ``seed`` of a row."""
         paths = self._files.paths
         return lambda row: (str(paths[row]), seed(row))
 
     def gather(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
         """The normalized center crops and the labels of ``rows``."""
-        if isinstance(rows, slice):  # of an evaluation, which continues with the rows that follow
+        if isinstance(rows, slice):  # an evaluation, which continues with the rows that follow
             following = torch.arange(len(self))[rows.start :]
             rows = torch.arange(len(self))[rows]
         else:
@@ -179,10 +179,10 @@ class ImageFolderSplit(Split):
         return self.normalize(self._loader.gather(rows)), self.labels_of(rows)
 
     def labels_of(self, rows: Tensor) -> Tensor:
-        """The labels of ``rows``, which lie on the host; indexing the device's labels with them would wait for it."""
+        """The labels of ``rows``, a tensor on the host: indexing labels on the device with it would synchronize."""
         labels = self._files.labels[rows]
         if self._device.type == "cuda":
-            labels = labels.pin_memory()  # else the copy waits for the device, too
+            labels = labels.pin_memory()  # otherwise the copy would wait for the device too
         return labels.to(self._device, non_blocking=True)
 
     def batches(self, size: int) -> SplitBatches:

@@ -17,8 +17,8 @@ from smoothout.data.augment import Augmentation
 class Split:
     """Images of one split on a device: uint8 ``images``, (N, H, W, C), and int64 ``labels``, (N,).
 
-    Batches are normalized float32, (N, C, H, W): less ``mean`` and divided by ``std``, for pixels in [0, 1]. Images
-    that are float32 (features) are taken as they are in place of such pixels.
+    Batches are normalized float32, (N, C, H, W): pixels are scaled to [0, 1], then ``mean`` is subtracted and the
+    result divided by ``std``. Images that are float32 (features) are not scaled first.
     """
 
     resident: ClassVar[bool] = True  # all images lie on the device, where a captured CUDA graph can read them
@@ -30,8 +30,8 @@ class Split:
     def _normalize_by(
         self, mean: tuple[float, ...], std: tuple[float, ...], shape: tuple[int, ...], unit: int = 255
     ) -> None:
-        # x * factor - offset = (x / unit - mean) / std. Both have the shape of an image, because torch multiplies by a
-        # number per channel slowly where channels are last in memory: three numbers at a time.
+        # x * factor - offset = (x / unit - mean) / std. Both have the shape of an image, because with channels last in
+        # memory, torch is slow at multiplying by one number per channel: it takes three numbers at a time.
         scale = unit * torch.tensor(std, dtype=torch.float64)
         offset = torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
         self._factor, self._offset = (
@@ -49,7 +49,7 @@ class Split:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn ``images``, (N, C, H, W), into normalized float32 in this split's memory format."""
-        # A copy even of float32, which may be a view of all examples.
+        # Copy even float32 images, which may be a view of all examples.
         floats = images.to(torch.float32, memory_format=self._memory_format, copy=True)
         return floats.mul_(self._factor).sub_(self._offset)
 
@@ -64,7 +64,7 @@ class Split:
         return split
 
     def to_memory_format(self, memory_format: torch.memory_format) -> Split:
-        """The same split with images and batches in ``memory_format``; images that are in it already are shared."""
+        """The same split with images and batches in ``memory_format``; images that have it already are shared."""
         split = copy.copy(self)
         split._memory_format = memory_format
         if self.resident:  # transposed once, not batch by batch
@@ -75,12 +75,12 @@ class Split:
         return split
 
     def training_view(self, augmentation: Any, seed: int) -> AugmentedExamples:
-        """The examples as the training with ``seed`` sees them; ``augmentation`` is of the kind that fits them."""
+        """The examples as the training with ``seed`` sees them, with ``augmentation`` (see `AugmentedExamples`)."""
         return AugmentedExamples(self, augmentation, seed)
 
 
 def _rows(images: Tensor, rows: Tensor | slice) -> Tensor:
-    """``images[rows]``; on a CPU, ``index_select`` is faster: it copies image by image, indexing byte by byte."""
+    """``images[rows]``, by ``index_select``: on a CPU it copies whole images, while indexing copies byte by byte."""
     if not isinstance(rows, Tensor):
         return images[rows]
     if images.is_contiguous():
@@ -109,9 +109,9 @@ class SplitBatches:
 
 
 class AugmentedExamples:
-    """The images of ``split`` as a training sees them: augmented in another way every epoch.
+    """The images of ``split`` as a training sees them: augmented differently in every epoch.
 
-    The augmentation of an image depends on ``seed``, the epoch and the image's row alone, not on the order or the
+    The augmentation of an image depends only on ``seed``, the epoch and the image's row, not on the order or the
     batches. The draws keep their address in device memory, because a captured CUDA graph reads them there.
     """
 
@@ -133,7 +133,7 @@ class AugmentedExamples:
                 self._draws.copy_(draws)
 
     def prefetch(self, order: Tensor, start: int) -> Tensor:
-        """Prepare to gather rows in this ``order``, from position ``start``; returns it on the device for `gather`."""
+        """Prepare to gather rows in this ``order`` from position ``start``; returns ``order`` as `gather` needs it."""
         return order.to(self._split.labels.device)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The papers' networks: each a frozen dataclass of settings whose ``build(shape, classes)`` makes the module.
+"""The papers' networks: frozen dataclasses of settings with a method ``build(shape, classes)`` that makes the module.
 
-Their modules import torch inside ``build`` alone: tables are rendered, and configs checked, without it.
+They import torch only inside ``build``, so that tables are rendered, and configs checked, without it.
 """

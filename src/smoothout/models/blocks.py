@@ -1,4 +1,4 @@
-"""Building blocks of the networks; apart from their settings, which are read where torch is not needed."""
+"""Building blocks of the networks, separate from their settings, which must be importable without torch."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def convolution(channels: int, width: int, kernel: int, stride: int = 1) -> list
 
 
 def pooled_stacks(shape: tuple[int, int, int], stacks: Sequence[tuple[int, int]]) -> tuple[list[nn.Module], int]:
-    """VGG's stacks of 3x3 `convolution`, each followed by MaxPool 2/2, then a flat output and its number of features.
+    """Layers of VGG: stacks of 3x3 `convolution`, each followed by MaxPool 2/2, then Flatten; and the output's size.
 
-    ``stacks`` are the number of convolutions and their filters. Raises ValueError if an image of ``shape`` (channels,
-    height, width) is too small to be halved that often.
+    ``stacks`` hold the number of convolutions and their filters for each stack. Raises ValueError if an image of
+    ``shape`` (channels, height, width) is too small to be halved that often.
     """
     (channels, height, width), least = shape, 2 ** len(stacks)
     if min(height, width) < least:

@@ -18,7 +18,7 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class KeskarNetwork:
-    """What both networks have: convolutions and dense layers without bias, each with BatchNorm and ReLU."""
+    """Base of both networks: convolutions and dense layers without bias, each with BatchNorm and ReLU."""
 
     initializes_batchnorm: ClassVar[bool] = False
 
@@ -53,7 +53,7 @@ class KeskarShallow(KeskarNetwork):
         from smoothout.models.blocks import convolution, dense  # noqa: PLC0415
 
         channels, *sides = shape
-        for _ in range(2):  # each stage rounds up, twice
+        for _ in range(2):  # two stages of a convolution and a pooling; both round up
             sides = [-(-n // self.stride) for n in sides]
             sides = [-(-n // 2) for n in sides]
         return nn.Sequential(

@@ -1,4 +1,4 @@
-"""C1 and C3 in SmoothOut's program; those of Keskar et al. are in `models.keskar`."""
+"""C1 and C3 as in SmoothOut's program; those of Keskar et al. are in `models.keskar`."""
 
 from __future__ import annotations
 
