@@ -1,6 +1,6 @@
-"""What this machine reports about its GPUs: the driver's version, and why torch cannot use one.
+"""What this machine reports about its GPUs: the driver's version, and why torch cannot use a GPU.
 
-torch is imported by the functions that ask it; the driver can be asked without.
+torch is imported only in functions that need it; the functions about the driver work without.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-DRIVER_FILE = Path("/proc/driver/nvidia/version")  # Linux alone
+DRIVER_FILE = Path("/proc/driver/nvidia/version")  # on Linux only
 
 
 def built_for_gpus() -> bool:
@@ -30,7 +30,7 @@ def gpu_driver_present() -> bool:
 
 
 def why_no_gpu() -> str | None:
-    """Why torch cannot use a CUDA or ROCm device here, as a clause after a colon; None if it can."""
+    """Why torch cannot use a CUDA or ROCm device here, as a clause to follow a colon; None if it can."""
     import torch  # noqa: PLC0415
 
     with warnings.catch_warnings():
@@ -38,7 +38,7 @@ def why_no_gpu() -> str | None:
         if torch.cuda.is_available():
             return None
     if not built_for_gpus():
-        return f"torch {torch.__version__} is a CPU build; pytorch.org/get-started has those for GPUs"
+        return f"torch {torch.__version__} is a CPU build; pytorch.org/get-started has builds for GPUs"
     if torch.version.cuda and (fault := _driver_fault(torch.version.cuda)):
         return fault
     for name in ("CUDA_VISIBLE_DEVICES",) if torch.version.cuda else ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"):
@@ -52,7 +52,7 @@ def why_no_gpu() -> str | None:
 
 
 def _driver_fault(needed: str) -> str | None:
-    """What is wrong with the NVIDIA driver for a torch built for CUDA ``needed``."""
+    """What is wrong with the NVIDIA driver for a torch built for CUDA ``needed``; None if nothing."""
     import torch  # noqa: PLC0415
 
     newest = driver_cuda()
@@ -80,7 +80,7 @@ def driver_cuda() -> tuple[int, int] | None:
 
 @cache
 def driver_version() -> str | None:
-    """The NVIDIA driver's version, such as "580.65.06"; None if neither /proc (Linux) nor nvidia-smi has it."""
+    """The NVIDIA driver's version, such as "580.65.06"; None if neither /proc (Linux) nor nvidia-smi reports it."""
     try:
         if DRIVER_FILE.exists():
             text = DRIVER_FILE.read_text(encoding="utf-8").partition("\n")[0]

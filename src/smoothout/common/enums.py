@@ -1,4 +1,4 @@
-"""Checks that many settings share: enums given by name or member, and seeds."""
+"""Checks shared by many settings: enums given by name or member, and seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ E = TypeVar("E", bound=StrEnum)
 
 
 def parse_enum(kind: type[E], name: str, value: str) -> E:
-    """The member of ``kind`` that ``value`` is or names. Raises ValueError with ``name`` and the allowed values."""
+    """The member of ``kind`` for ``value``, a member or its name. Raises ValueError that lists the allowed values."""
     try:
         return kind(value)
     except ValueError:
@@ -33,6 +33,6 @@ def _kinds(settings: type[Any]) -> dict[str, type[StrEnum]]:
 
 
 def check_seeds(seeds: Sequence[int]) -> None:
-    """Raise ValueError if ``seeds`` are empty, negative or not all different."""
+    """Raise ValueError if there are no ``seeds``, or some are negative or equal."""
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds: must be different whole numbers >= 0, at least one, not {list(seeds)}")

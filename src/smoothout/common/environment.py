@@ -1,6 +1,6 @@
-"""Where a job ran: what a reader needs to judge whether a number can be reproduced.
+"""The machine and software of a job, with which a reader can judge whether a number can be reproduced.
 
-torch is imported by the functions that ask it, so that tables render without it.
+torch is imported only in functions that need it, so that tables render without it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CPUINFO = Path("/proc/cpuinfo")
 def environment(device: torch.device) -> dict[str, Any]:
     """Device, processor, its instruction sets, threads, versions and the commit of the running program.
 
-    On a CUDA device, ``gpu`` holds what else its numbers depend on.
+    For a CUDA device, ``gpu`` holds more properties that results depend on.
     """
     import torch  # noqa: PLC0415
 
@@ -45,7 +45,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def _gpu(device: torch.device) -> dict[str, Any]:
-    """What runs on GPUs of the same name may differ in: libraries, driver and chip.
+    """Properties in which runs on GPUs of the same name may differ: libraries, driver and chip.
 
     Random draws depend on the number of multiprocessors, because torch splits a draw into that many blocks.
     """
@@ -69,9 +69,9 @@ def device_of(environment: Mapping[str, Any]) -> str:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Peak memory in bytes: of torch on a CUDA device, else of this process.
+    """Peak memory in bytes: of torch on a CUDA device, otherwise of this process.
 
-    None if the system does not report it (it is read from /proc, on Linux).
+    None if the system does not report it; it is read from /proc, which only Linux has.
     """
     if device.type == "cuda":
         import torch  # noqa: PLC0415
@@ -83,7 +83,7 @@ def peak_memory(device: torch.device) -> int | None:
 
 
 def _instructions() -> dict[str, Any]:
-    """The processor beyond its name, and torch's use of it: other processors round sums differently.
+    """Details of the processor, and the instruction sets that torch uses: other processors round sums differently.
 
     Without /proc (Linux), family, model and stepping are None and no instruction set is listed.
     """
@@ -106,7 +106,7 @@ def _cpuinfo(key: str) -> str | None:
     return match[1].strip() if match else None
 
 
-@cache  # the running program is the one that was there at its start
+@cache  # the running program does not change with later commits
 def _commit() -> str:
     """The git commit of the source tree, with "+" where it has uncommitted changes; "unknown" outside a checkout."""
 

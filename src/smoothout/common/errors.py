@@ -1,15 +1,15 @@
-"""Errors for the user to correct, each message one line that names the setting or file; and lost processes."""
+"""Errors that the user can correct, with one-line messages that name the setting or file; and lost processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-OF_THE_REPORT = ("jinja2", "markdown_it", "markupsafe", "plotly")  # the extra [report]; all others are of [experiments]
+OF_THE_REPORT = ("jinja2", "markdown_it", "markupsafe", "plotly")  # in the extra [report]; others: [experiments]
 
 
 class UserError(Exception):
-    """Input that cannot be used; the message is one line with the setting or file and what is allowed."""
+    """Input that cannot be used; the one-line message names the setting or file, and what is allowed."""
 
 
 class ConfigError(UserError):
@@ -18,7 +18,7 @@ class ConfigError(UserError):
 
 @contextmanager
 def config_errors(prefix: str = "") -> Iterator[None]:
-    """Within the block a ValueError becomes a ConfigError, its message after ``prefix``."""
+    """Within the block, turn a ValueError into a ConfigError, with ``prefix`` before its message."""
     try:
         yield
     except ValueError as error:
@@ -27,7 +27,7 @@ def config_errors(prefix: str = "") -> Iterator[None]:
 
 @contextmanager
 def config_errors_within(place: str) -> Iterator[None]:
-    """Within the block the message of a ConfigError gets the ``place`` of the settings that it is about."""
+    """Within the block, put ``place``, which says where the settings are, before the message of a ConfigError."""
     try:
         yield
     except ConfigError as error:
@@ -36,7 +36,7 @@ def config_errors_within(place: str) -> Iterator[None]:
 
 @contextmanager
 def needs_experiments() -> Iterator[None]:
-    """Within the block, a package that is not installed is one that the extra [experiments] would bring."""
+    """Within the block, an error about a missing package says which extra of this project installs it."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -44,13 +44,13 @@ def needs_experiments() -> Iterator[None]:
 
 
 def missing_package(error: ModuleNotFoundError) -> str:
-    """The line about a package that neither torch nor SciPy brings."""
+    """The message for a missing package: the extra of this project that installs it."""
     extra = "report" if (error.name or "").partition(".")[0] in OF_THE_REPORT else "experiments"
     return f"{error.name} is not installed; it belongs to smoothout's extra [{extra}]: pip install '.[{extra}]'"
 
 
 def one_line(error: BaseException, limit: int) -> str:
-    """The message of ``error`` as one line of at most ``limit`` characters, to be quoted in another."""
+    """The message of ``error`` as one line of at most ``limit`` characters, to be quoted in another message."""
     return " ".join(str(error).split())[:limit]
 
 
@@ -67,7 +67,7 @@ class CheckpointError(UserError):
 
 
 class PeerLostError(Exception):
-    """Another rank has ended. It has reported why, or torchrun names the signal that killed it."""
+    """Another rank has ended. Either it has reported the reason, or torchrun names the signal that killed it."""
 
 
 class DistributedAbort(KeyboardInterrupt):

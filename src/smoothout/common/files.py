@@ -14,11 +14,12 @@ from pathlib import Path
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a path next to ``path`` to write to; at the end of the block it is synced and renamed to ``path``.
 
-    After an exception nothing is left, and an OSError names ``path``. A killed process leaves its ``.part`` file, never
-    a torn ``path``. Several threads, processes and machines may write the same ``path``: the last one wins.
+    After an exception the new file is removed, and an OSError names ``path``. A killed process leaves its ``.part``
+    file, but never an incomplete ``path``. Several threads, processes and machines may write the same ``path``: the
+    last one wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Process numbers are unique neither among the threads of a process nor among containers that share a folder.
+    # The process ID alone is not unique among the threads of a process, or among containers that share a folder.
     part = path.with_name(f"{path.name}.part{os.getpid()}-{secrets.token_hex(4)}")
     try:
         yield part
@@ -35,7 +36,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def ensure_writable(path: Path) -> None:
-    """Create the folder of ``path`` and remove what killed writers left there. The caller must be the only writer.
+    """Create the folder of ``path`` and remove files of killed writers. The caller must be the only writer.
 
     Raises OSError if the folder is read-only.
     """

@@ -8,7 +8,7 @@ TINY = 1e-12  # a smaller difference of two percentages is a rounding error of f
 
 
 def format_decimal(value: float, digits: int) -> str:
-    """``value`` with ``digits`` decimals; one that would read as 0 but is not is shown with one significant digit."""
+    """``value`` with ``digits`` decimals; a nonzero value that would be rounded to 0 has one significant digit."""
     text = f"{value:.{digits}f}"
     if float(text) == 0.0:
         return f"{0.0:.{digits}f}" if abs(value) < TINY else f"{value:.1g}"

@@ -1,4 +1,4 @@
-"""Whole numbers as arguments: any integer, of Python, numpy, pandas or torch; no bool, and no float such as 3.0."""
+"""Whole numbers as arguments: integers of Python, numpy, pandas or torch are accepted; bools and floats are not."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def whole_number(name: str, value: SupportsIndex, least: int | None = None) -> i
 
 
 def is_bool(value: object) -> bool:
-    """Whether ``value`` is a truth value, of Python, numpy or torch."""
+    """Whether ``value`` is a bool of Python, numpy or torch."""
     return isinstance(value, bool) or str(getattr(value, "dtype", "")) in {"bool", "torch.bool"}

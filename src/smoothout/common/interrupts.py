@@ -13,7 +13,7 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was stopped by the signal ``number``, SIGINT or SIGTERM. Like Ctrl-C it ends a whole sweep."""
+    """Work was stopped by the signal ``number``, SIGINT or SIGTERM. Like Ctrl-C, this ends a whole sweep."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -31,7 +31,7 @@ _pending: list[int] = []
 def raise_on_signals() -> Iterator[None]:
     """Within the block SIGINT and SIGTERM raise Interrupted, except in `defer_signals` blocks.
 
-    An error that the interrupt caused on its way out leaves the block as Interrupted, see `interrupt_behind`.
+    An error that was caused by the interrupt is raised as Interrupted too, see `interrupt_behind`.
     """
 
     def stop(number: int, _: FrameType | None) -> None:
@@ -50,10 +50,10 @@ def raise_on_signals() -> Iterator[None]:
 
 
 def interrupt_behind(error: BaseException) -> Interrupted | None:
-    """The interrupt during whose handling ``error`` arose, if any.
+    """The interrupt that led to ``error``, if any.
 
-    An interrupt between two statements of a library can leave its objects half set, and the library's own clean-up then
-    fails with another error: OmegaConf does so while it builds a list.
+    An interrupt between two statements of a library can leave its objects incomplete, so that the library's own
+    clean-up fails with another error. OmegaConf does so while it builds a list.
     """
     seen, current = set[int](), list[BaseException | None]([error])
     while current:
@@ -68,9 +68,9 @@ def interrupt_behind(error: BaseException) -> Interrupted | None:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Defer the first SIGINT or SIGTERM of the block to the next `raise_if_interrupted`; a second one acts at once.
+    """Defer the first SIGINT or SIGTERM in the block to the next `raise_if_interrupted`; a second one acts at once.
 
-    The end of the block raises Interrupted too, so that the code after it does not begin.
+    The end of the block raises Interrupted too, so that the code after it does not run.
     """
 
     def note(number: int, _: FrameType | None) -> None:
@@ -95,7 +95,7 @@ def defer_signals() -> Iterator[None]:
 
 @cache
 def exit_with_parent() -> None:
-    """Stop this process's work once its parent has died, and kill the process after ``ORPHAN_SECONDS``."""
+    """Send this process SIGTERM once its parent has died, and end it after another ``ORPHAN_SECONDS``."""
     parent = os.getppid()
 
     def watch() -> None:

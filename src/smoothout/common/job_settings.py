@@ -1,4 +1,4 @@
-"""Base classes of the settings of jobs: what a job asks of them, whatever it computes."""
+"""Base classes of the settings of jobs: what every kind of job needs to know about its settings."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
 
 
 class JobSettings:
-    """The settings of a job, a frozen dataclass: of a training or an analysis, unless they are of a class below."""
+    """The settings of a job, a frozen dataclass: of a training or an analysis, unless of a class below."""
 
     kind: ClassVar[str]  # the folder of the records
-    valid_numerics: ClassVar[tuple[int, ...]] = ()  # earlier ones whose records still answer the same question
+    valid_numerics: ClassVar[tuple[int, ...]] = ()  # earlier values of ``numerics`` with records that are still valid
     takes_unseen_test: ClassVar[bool] = False  # an analysis of the test split, also of a run that holds images out
     subspace: int | None = None  # dimension of the subspace that an analysis searches; None is the full space
 
     @property
     def source(self) -> Any:
-        """The settings of the training with whose weights this one begins; None begins at random weights."""
+        """The settings of the training that provides the initial weights; None initializes them at random."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""Errors of the machine: a full disk, no permission for a file, no memory, a package that is not installed."""
+"""Errors of the machine: a full disk, a missing permission, too little memory, a package that is not installed."""
 
 from __future__ import annotations
 

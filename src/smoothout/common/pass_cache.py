@@ -1,7 +1,7 @@
 """Cache the result of each full pass over a split, so that an interrupted analysis can resume.
 
-An analysis is a pure function of networks, examples and settings. Its passes therefore repeat in the same order with
-the same results, and those in the cache are skipped. Quick passes are not kept.
+An analysis is a pure function of networks, examples and settings. If it runs again, it therefore makes the same passes
+in the same order, and those in the cache are skipped. Fast passes are not kept.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _open: list[_PassCache | None] = []
 
 @contextmanager
 def open_pass_cache(folder: Path, circumstances: str) -> Iterator[None]:
-    """Within the block `cached_pass` keeps its results in ``folder``, and reads those of an earlier, interrupted call.
+    """Within the block, `cached_pass` saves its results in ``folder``, and reads those of an earlier, interrupted call.
 
-    Results under other ``circumstances`` (weights, examples, machine: all that the numbers depend on) are discarded.
-    The folder stays after the block: call `clear_pass_cache` once the outcome is saved.
+    Results with other ``circumstances`` (weights, examples, machine: all that the numbers depend on) are discarded. The
+    folder remains after the block: call `clear_pass_cache` once the outcome is saved.
     """
     _open.append(_PassCache(folder, circumstances))
     try:
@@ -39,7 +39,7 @@ def open_pass_cache(folder: Path, circumstances: str) -> Iterator[None]:
 
 @contextmanager
 def without_pass_cache() -> Iterator[None]:
-    """Within the block every pass is made, and none is kept."""
+    """Within the block, do not use the cache: make every pass, and keep no results."""
     _open.append(None)
     try:
         yield
@@ -80,7 +80,7 @@ class _PassCache:
             return cached
         since = time.monotonic()
         result = measure()
-        result[:1].cpu()  # waits for the device, whose time counts
+        result[:1].cpu()  # waits for the device, to include its time
         if time.monotonic() - since >= SLOW_SECONDS and self._bytes + result.nbytes <= MOST_BYTES:
             with suppress(OSError, RuntimeError):  # full disk (a RuntimeError of torch): the pass can be repeated
                 with atomic_write(path) as part:

@@ -19,7 +19,7 @@ _output = Console(highlight=False)
 def print_line(text: str) -> None:
     """Print ``text`` on stdout with a single write, so that the processes of a sweep do not mix their lines.
 
-    If nobody reads stdout any more (a pipe into `head`), rich ends the program silently.
+    If the reader of stdout has exited (a pipe into `head`), rich ends the program silently.
     """
     _output.out(text, highlight=False)
 
@@ -57,7 +57,7 @@ class Bar:
                 Bar._display = None
 
     def tick(self, note: str | None = None) -> None:
-        """Count a part, at a point where work may stop. Raises Interrupted if a signal is pending."""
+        """Count a part, at a point where work may be interrupted. Raises Interrupted if a signal is pending."""
         raise_if_interrupted()
         self.step(note)
 

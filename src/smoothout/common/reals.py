@@ -1,4 +1,4 @@
-"""Real numbers as arguments: of Python, numpy, pandas or torch; no bool, no text, and none that is not finite."""
+"""Real numbers as arguments, of Python, numpy, pandas or torch; bools, text, nan and inf are not accepted."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The only source of randomness: a generator for every (seed, purpose, step, ghost batch).
 
 A generator that advances from call to call would have to be saved with every checkpoint, and two methods would get
-different noise, orders and initial weights as soon as one of them draws once more. Here each draw has an address
+different noise, orders and initial weights as soon as one of them makes an extra draw. Here each draw has an address
 instead. A resumed run therefore needs no generator state, and runs with the same seed share their initial weights and
 order of examples, whatever their method: paired comparisons over seeds are valid.
 """
@@ -23,14 +23,14 @@ _SEEDS = 2**63
 def derive_seed(seed: int, purpose: str, *position: int) -> int:
     """A seed in [0, 2^63) for the draw named by ``purpose`` ("order", ...) at ``position`` (step, ...).
 
-    Equal numbers are equal seeds, whatever their type. Raises ValueError for a ``seed`` that is not a whole number.
+    Equal numbers of different types give the same seed. Raises ValueError for a ``seed`` that is not a whole number.
     """
     text = "/".join([str(whole_number("seed", seed)), purpose, *map(str, position)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") % _SEEDS
 
 
 def make_generator(seed: int, purpose: str, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Make a generator on ``device`` for the draw at that address.
+    """Make a generator on ``device`` for the draw at the address of `derive_seed`.
 
     torch's CPU generators use 32 bits of a seed: among n draws, about n^2 / 2^33 pairs get the same numbers.
     """
@@ -40,10 +40,11 @@ def make_generator(seed: int, purpose: str, *position: int, device: torch.device
 def uniform_(tensor: Tensor, generator: torch.Generator | None = None, a: float | Tensor = 1.0) -> Tensor:
     """Fill ``tensor`` in place with draws of U(-a, a); ``generator`` None is torch's global one.
 
-    On a CPU, torch draws float32 numbers one at a time, which takes a quarter of a training step of F1. So there a
-    number is ``a`` (n + t) / 2^15: n a 16-bit integer from numpy's SFC64, which one draw of ``generator`` seeds, and t
-    a draw of U(0, 1) that all numbers of a call share. Each number is uniform to the resolution of float32, any two
-    have a correlation of 2^-32, and numbers of a call share only their position between two multiples of a / 2^15.
+    On a CPU, torch draws float32 numbers one at a time, which takes a quarter of a training step of F1. So there each
+    number is ``a`` (n + t) / 2^15, where n is a 16-bit integer from numpy's SFC64, seeded by one draw of ``generator``,
+    and t is a draw of U(0, 1) that all numbers of a call share. Each number is uniform to the resolution of float32,
+    any two have a correlation of 2^-32, and numbers of a call share only their position between two multiples of
+    a / 2^15.
     """
     if tensor.dtype in (torch.bfloat16, torch.float16):  # torch's own draw rounds down for these types
         single = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
@@ -59,9 +60,9 @@ def uniform_(tensor: Tensor, generator: torch.Generator | None = None, a: float 
 def normal_(tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Fill ``tensor`` in place with draws of N(0, 1); ``generator`` None is torch's global one.
 
-    On a CPU, a float32 number is the quantile of a uniform one, +-(n + t) / 2^15 with a sign and a 15-bit integer n of
-    its own and the t of the call, see `uniform_`: there are 2^16 different ones. Looked up in a table, they take half
-    the time of torch's draw. What `uniform_` says of its numbers is true of these.
+    On a CPU, a float32 number is the quantile of a uniform number +-(n + t) / 2^15, with an independent sign and 15-bit
+    integer n, and a t shared by the call, as in `uniform_`. So a call has at most 2^16 different numbers. They are
+    looked up in a table, which takes half the time of torch's draw. Their properties are as in `uniform_`.
     """
     if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or not tensor.is_contiguous():
         return tensor.normal_(generator=generator)
@@ -74,7 +75,7 @@ def normal_(tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
 
 def _random_integers(count: int, generator: torch.Generator | None) -> tuple[Tensor, float]:
-    """16-bit integers of numpy's SFC64, (count,), and a number of U(0, 1); one draw of ``generator`` seeds both."""
+    """16-bit integers from numpy's SFC64, (count,), and a draw of U(0, 1); one draw of ``generator`` seeds both."""
     seed = int(torch.randint(_SEEDS - 1, (), generator=generator, device="cpu"))
     words = np.random.SFC64(seed).random_raw(1 + (count + 3) // 4)
     return torch.from_numpy(words[1:].view(np.int16))[:count], float(words[0]) * 2.0**-64

@@ -1,4 +1,4 @@
-"""Import torchvision, even if its compiled operators do not fit torch."""
+"""Import torchvision, even if its compiled operators do not match the build of torch."""
 
 from __future__ import annotations
 
