@@ -60,13 +60,13 @@ def batch_size(inputs: Any, targets: Any) -> float:
         form = f"shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
         raise ValueError(
             f"batches: targets are not a tensor (examples, ...) but {form}; use a DataLoader, which stacks examples,"
-            " or give a weight, how much a batch counts"
+            " or pass weight=, which returns how many examples a batch counts as"
         )
     return len(targets)
 
 
 def check_weight(weight: float) -> float:
-    """``weight``, how much a batch counts. Raises ValueError unless it is a finite number >= 0."""
+    """``weight``, how many examples a batch counts as. Raises ValueError unless it is a finite number >= 0."""
     if not 0 <= weight < math.inf:
         raise ValueError(f"weight: must return a finite number >= 0 for each batch, not {weight}")
     return float(weight)

@@ -78,7 +78,7 @@ class EmpiricalRisk:
             examples += weight
         if sums is None or (self.examples and not math.isclose(self.examples, examples)):
             raise ValueError(
-                f"batches: {examples:.12g} examples in this pass, {self.examples:.12g} in the one before; must be the"
+                f"batches: {examples:.12g} examples in this pass, {self.examples:.12g} in the previous one; must be the"
                 " same examples at every pass"
             )
         self.examples = examples
@@ -146,7 +146,7 @@ class EmpiricalRisk:
         name = next(name for name, parameter in self.model.named_parameters() if parameter is lost)
         raise ValueError(
             f"model: no gradient reaches {name}, which changes the loss (reentrant checkpointing, detach, no_grad);"
-            " let it pass (use_reentrant=False), or set requires_grad_(False) on what is to stay fixed"
+            " remove the cause (use_reentrant=False), or set requires_grad_(False) on parameters that must stay fixed"
         )
 
     def _gradient(self, loss: Tensor) -> list[Tensor]:

@@ -206,8 +206,8 @@ def check_symmetry(difference: float, size: float) -> None:
     if abs(difference) > ASYMMETRY * size:
         raise ValueError(
             f"model, loss: products H v are not symmetric (by {abs(difference) / size:.0%}): a backward pass that"
-            " cannot be differentiated (an autograd.Function with detach or no_grad) cuts off second derivatives; let"
-            " it use torch's operations on the tensors that it gets"
+            " cannot be differentiated (an autograd.Function with detach or no_grad) drops second derivatives; write"
+            " it with torch's operations on the tensors that it gets"
         )
 
 

@@ -51,7 +51,7 @@ class MeanLoss:
         all_reduce(sums)
         loss, total = sums.tolist()
         if not total:
-            raise ValueError("batches: nothing to measure in a pass: there were none, or all have weight 0")
+            raise ValueError("batches: nothing to measure in a pass: there are no batches, or all have weight 0")
         return EvalResult(loss / total, math.nan)
 
 

@@ -63,6 +63,6 @@ def keeping_weights(model: nn.Module) -> Iterator[None]:
     rewritten = [name for name, unchanged in zip(weights, kept, strict=True) if not unchanged]
     if rewritten:
         raise ValueError(
-            f"model: a forward pass rewrites {rewritten[0]}, so it cannot be measured at other weights; let it compute"
-            " with a changed copy instead (torch.nn.utils.parametrize)"
+            f"model: a forward pass rewrites {rewritten[0]}, so it cannot be measured at other weights; make it compute"
+            " with a modified copy instead (torch.nn.utils.parametrize)"
         )

@@ -45,7 +45,9 @@ def fit_worker(whole: float, half: float, ghosts: int, *, size: float, message: 
     ValueError unless ``whole`` > ``half`` and ``message`` > ``empty_message``: such times carry no information.
     """
     if not (whole > half > 0 and message > empty_message > 0):
-        raise ValueError(f"seconds {whole}, {half} and {message}, {empty_message}: the first of each must be longer")
+        raise ValueError(
+            f"seconds {whole}, {half} and {message}, {empty_message}: the first of each pair must be longer"
+        )
     ghost = (whole - half) / (ghosts - ghosts // 2)
     return Worker(ghost, max(0.0, whole - ghosts * ghost), size, size / (message - empty_message), empty_message / 2)
 

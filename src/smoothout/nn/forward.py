@@ -29,5 +29,5 @@ def _hint(inputs: Any) -> str:
             return "a mapping must hold tensors; use a DataLoader, which stacks examples"
         return f"the model must take the keys of a mapping as keyword arguments: {', '.join(inputs)}; leave out others"
     if isinstance(inputs, Mapping):
-        return "the mapping of a pair is one argument; for keyword arguments, put the targets into it as labels"
+        return "the mapping in a pair is passed as one argument; for keyword arguments, add the targets to it as labels"
     return "inputs are a numpy array; use torch.as_tensor(inputs)" if isinstance(inputs, np.ndarray) else ""

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-SHARDED = "its weights are sharded over processes, and only whole ones can be moved; use the model before sharding"
+SHARDED = "its weights are sharded over processes: only whole weights can be changed; use the model before sharding"
 GRAPH = "is TorchScript or an exported program, which hides its layers; use the module that it was made from"
 LAZY = "is not initialized yet (lazy); pass a batch through the model first"
 RENORMALIZED = "rewrites its weight at every pass (max_norm); use max_norm=None, and renormalize it after each update"
-INFERENCE = "was made in torch.inference_mode(), and cannot change outside; use copy.deepcopy(model), outside of it"
+INFERENCE = "was made in torch.inference_mode(), and cannot be changed outside; use copy.deepcopy(model) outside it"
 QUANTIZED = "is quantized: weights must be floating-point; use the model before it is quantized"
 FROZEN = "is compiled with its weights built into the code; compile it without torch._inductor.config.freezing"
-WRAPPER = "only wraps the tensors that hold its numbers; must be a plain tensor"
+WRAPPER = "only wraps the tensors that hold its values; must be a plain tensor"
 
 # Names, because importing these classes takes longer than the rest of the package.
 _GRAPHS = {"ScriptModule", "InterpreterModule", "UnflattenedModule"}
@@ -126,7 +126,7 @@ def _refusal(weight: Tensor) -> str:
         return f"is {weight.dtype}: perturbed weights must be float16, bfloat16, float32 or float64"
     for refused, why in (
         (weight.layout is not torch.strided, "is sparse: must be dense; use weight.to_dense()"),
-        (weight.is_meta and type(weight) is nn.Parameter, "has no numbers (meta device); use to_empty, and load them"),
+        (weight.is_meta and type(weight) is nn.Parameter, "has no data (meta device); use to_empty, and load weights"),
         (is_wrapper(weight), WRAPPER),
         (_overlaps_itself(weight), "has entries that share memory (expand); use weight.clone()"),
     ):

@@ -56,7 +56,7 @@ class SwappedWeights:
         if self._watch.written and not any(error):
             raise RuntimeError(
                 f"{names_of(self._model, self._watch.written)}: written or replaced within the block; this is lost,"
-                " because its end restores the earlier weights; load, initialize and average weights outside it"
+                " because the block restores its weights at the end; load, initialize and average weights outside it"
             )
 
     def _give_back(self) -> None:

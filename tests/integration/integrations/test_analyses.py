@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_refused_in_one_line(loader: Any) -> None:
         (
             [({"input_ids": b["input_ids"]}, b["labels"]) for b in loader],
             F.cross_entropy,
-            "mapping of a pair .* labels",
+            "mapping in a pair .* labels",
         ),
         ([(b["input_ids"], b["labels"]) for b in loader], None, r"loss: is needed, .*SequenceClassifierOutput\)"),
     ):

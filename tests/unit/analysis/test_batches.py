@@ -244,7 +244,7 @@ LATER: dict[str, tuple[Call, Any, Any, str]] = {
         Bare,
         [({"x": X}, Y)],
         F.cross_entropy,
-        r"^batches: the mapping of a pair is one argument; .* as labels",
+        r"^batches: the mapping in a pair is passed as one argument; .* as labels",
     ),
     "no loss": (Bare, [(X, Y)], None, r"^loss: is needed, .*\(Tensor\) carry none"),
     "tuple": (Tuples, [{"x": X, "labels": Y}], None, r"^loss: is needed, .*\(tuple\) carry none"),

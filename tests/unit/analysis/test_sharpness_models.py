@@ -127,5 +127,5 @@ class Shrinking:
 @pytest.mark.parametrize(("first", "step", "last"), [(10, 1, 8), (4, 2, 0)])
 def test_batches_that_do_not_repeat_themselves_are_refused(first: int, step: int, last: int) -> None:
     model = quadratic([1.0], [1.0], [0.0])
-    with pytest.raises(ValueError, match=f"^batches: {last} examples .* {last + step} in the one before"):
+    with pytest.raises(ValueError, match=f"^batches: {last} examples .* {last + step} in the previous one"):
         sharpness(model, Shrinking(first, step), height)
