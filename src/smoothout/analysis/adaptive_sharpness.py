@@ -82,7 +82,7 @@ def adaptive_sharpness(
     change. The search variable is z = delta / (rho |w|), so the search too is invariant to rescaling. It consists of
     projected ascents along the gradient's sign (linf) or direction (l2), from w and from random points. The first step
     crosses the box (linf) or is as long as the ball's radius (l2), and the step is halved when f does not rise. The
-    result is the highest f found; points where f is not finite and rises within the rounding of f(w) are ignored.
+    result is the highest f found; points where f is not finite, and rises within the rounding of f(w), are ignored.
 
     Andriushchenko et al. take the maximum for each batch of 128 and average; for that, pass one batch at a time.
 

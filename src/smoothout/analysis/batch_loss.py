@@ -60,7 +60,7 @@ def batch_size(inputs: Any, targets: Any) -> float:
         form = f"shape {tuple(targets.shape)}" if isinstance(targets, Tensor) else type(targets).__name__
         raise ValueError(
             f"batches: targets are not a tensor (examples, ...) but {form}; use a DataLoader, which stacks examples,"
-            " or pass weight=, which returns how many examples a batch counts as"
+            " or pass weight=, a function that returns how many examples a batch counts as"
         )
     return len(targets)
 

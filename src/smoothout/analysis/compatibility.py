@@ -78,7 +78,7 @@ def reject_hook_spectral_norm(model: nn.Module) -> None:
 
 @torch.no_grad()
 def refresh_spectral_norms(model: nn.Module) -> None:
-    """Recompute the singular vectors of spectrally normalized weights, starting from the present ones, in place.
+    """Recompute the singular vectors of spectrally normalized weights, starting from the current ones, in place.
 
     They are buffers; each forward pass in training mode updates them by one power iteration.
     """

@@ -155,7 +155,7 @@ class EmpiricalRisk:
 
 
 def gradient_or_none(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Sequence[Tensor | None]:
-    """The gradient with respect to each parameter; None where autograd knows of no dependence.
+    """The gradient with respect to each parameter; None if autograd finds no path from the loss to it.
 
     Raises ValueError for reentrant activation checkpointing.
     """

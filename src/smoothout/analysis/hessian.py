@@ -2,7 +2,7 @@
 
 H is the Hessian of the mean loss over all examples, in evaluation mode, with respect to the trainable parameters or a
 block of them. For a model with kinks (ReLU, max pooling) it is the Hessian of the smooth region that contains the
-weights; changes of the loss from crossing into another region do not count.
+weights, without the changes of the loss from crossing into another region.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def top_eigenvalues(
     [tolerance] = check_positive(tolerance=tolerance)
     if which not in SORT_KEYS:
         raise ValueError(f"which: must be one of {', '.join(SORT_KEYS)}, not {which!r}")
-    # Two passes over the batches: are loss and gradient finite, and the same twice?
+    # This checks in two passes over the batches that loss and gradient are finite and deterministic.
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, keep_graph=keep_graph, tick=tick)
     n = product.dimension
     if k > n:
@@ -178,10 +178,10 @@ def hessian_spectrum(
 ) -> Spectrum:
     """[Ubaru 2017] The density of H's eigenvalues by stochastic Lanczos quadrature, one Lanczos run per probe.
 
-    The outermost Ritz values converge to eigenvalues; each inner one stands for many, by its weight. A run keeps
+    The outermost Ritz values converge to eigenvalues; an inner one represents many, as its weight says. A run keeps
     ``steps`` float64 vectors (8 n steps bytes; at most n) and orthogonalizes each new one against all.
 
-    Other arguments are as in `HessianVectorProduct`. Raises ValueError for fewer than one probe or step, and as there.
+    See `HessianVectorProduct` for the other arguments and errors. Raises ValueError for fewer than one probe or step.
     """
     probes, steps = check_counts(probes=probes, steps=steps)
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, keep_graph=keep_graph, tick=tick)

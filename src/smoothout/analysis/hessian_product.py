@@ -36,7 +36,7 @@ NOT_TWICE = "has no second derivative, which products with the Hessian need"
 class HessianVectorProduct(EmpiricalRisk):
     """[Pearlmutter 1994] v -> H v, exact up to rounding: the gradient of (gradient . v).
 
-    Every call uses the model's present weights, and leaves it and its modes unchanged to the last bit. H is that of all
+    Every call uses the model's current weights, and leaves it and its modes unchanged to the last bit. H is that of all
     trainable parameters, or of those named ``block`` or ``block.*``. ``tick`` is called after each product.
 
     A product costs about three gradients, or two if the graph of the gradient is kept from one product to the next
@@ -193,7 +193,7 @@ def symmetric(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
         u, image_of_u = first
         first, checked = None, True  # frees two vectors as long as the weights
         forms = torch.stack([u @ image, v @ image_of_u]).tolist()
-        # Both forms may be 0 up to rounding. Compare the difference with their usual size, for random vectors, then.
+        # Both forms may be 0 up to rounding, so compare with at least the size that they have for random vectors.
         usual = (u.norm() * image.norm() + v.norm() * image_of_u.norm()).item() / math.sqrt(len(v))
         check_symmetry(forms[0] - forms[1], max(usual, *map(abs, forms)))
         return image

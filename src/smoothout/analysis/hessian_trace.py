@@ -62,8 +62,8 @@ def trace_and_norm(
 
     With n probes or more, n products give the exact values, unless ``method`` is ``hutchinson``.
 
-    Other arguments are as in `HessianVectorProduct`. Raises ValueError for fewer than one probe or an unknown method,
-    and as there.
+    See `HessianVectorProduct` for the other arguments and errors. Raises ValueError for fewer than one probe or an
+    unknown method.
     """
     [probes] = check_counts(probes=probes)
     if method not in METHODS:

@@ -35,7 +35,7 @@ PUBLISHED_ALPHAS = tuple(linspace(-1.0, 2.0, 31))
 
 
 class LinePoint(NamedTuple):
-    """Mean loss and accuracy (a fraction) at ``alpha``; both nan if any of ``negative_variances`` channels is negative.
+    """Mean loss and accuracy (a fraction) at ``alpha``; both nan if ``negative_variances``, a number of channels, > 0.
 
     The loss is the cross entropy in nats, or in the unit of ``loss=`` or of the loss that the model's outputs carry.
     """
@@ -145,9 +145,9 @@ def iterate_path(
     """Yield the network at each alpha: the whole state dict mixed along ``path``, except counters and constants.
 
     A constant is a buffer that is equal in both networks, such as a mask or the inputs' normalization. alpha = 0 gives
-    the first network exactly, and alpha = 1 the second unless running statistics are kept. With recomputed statistics
-    this does not hold at the two ends either: they differ from those of training, which were estimated while the
-    weights moved (and under noise). Both networks are left unchanged.
+    the first network exactly, and alpha = 1 the second unless running statistics are kept. If they are recomputed, this
+    includes both ends: they differ from those of training, which were estimated while the weights moved (and under
+    noise). Both networks are left unchanged.
 
     The singular vectors of spectral normalization are recomputed at every point between the networks, because mixed
     ones fit no weights.
@@ -156,8 +156,8 @@ def iterate_path(
         first, second: networks of the same architecture, with the same ties and non-persistent buffers.
         path: see `linear` and `curvilinear`.
         running_stats: BatchNorm's running statistics: ``interpolated``, ``kept`` from ``first``, or ``recomputed`` at
-            each point. Outside [0, 1] an interpolated running variance can be negative: such a point has no loss, but
-            the number of channels with negative variance.
+            each point. Outside [0, 1] an interpolated running variance can be negative: such a point has the number of
+            these channels instead of a loss.
         running_stats_from: training batches to recompute the statistics from, see `recalibrate_batchnorm`.
 
     Raises:

@@ -121,7 +121,7 @@ def landscape_plane(
     """[Li 2018, planes] Evaluate w + alpha d_0 + beta d_1 over a grid; d_0 and d_1 are those of `landscape_line`.
 
     The two directions are not orthogonalized: in high dimension they are nearly orthogonal anyway. ``directions``
-    replaces them by two of your own. All else is as in `landscape_line`, whose first direction is this plane's line
+    replaces them with two of your own. All else is as in `landscape_line`, whose first direction is this plane's line
     beta = 0.
 
     Raises ValueError unless there are two directions, and as `landscape_line`.

@@ -1,7 +1,7 @@
 """A performance model of data parallelism: seconds per update and epoch on p workers, from measurements on one and two.
 
 A worker is a core or a GPU that runs one process. Each update, it computes its share of the ghost batches, takes part
-in a ring all-reduce of the gradients, and applies the same update as all others. Nothing of this overlaps, as in
+in a ring all-reduce of the gradients, and applies the same update as all others. These steps do not overlap, as in
 `training.distributed`.
 """
 

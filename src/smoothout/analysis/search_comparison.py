@@ -1,4 +1,4 @@
-"""Several searches for the same maximum, evaluation by evaluation: when is a sharpness value credible?"""
+"""Compare searches for the same maximum, evaluation by evaluation, to judge when a sharpness value is credible."""
 
 from __future__ import annotations
 

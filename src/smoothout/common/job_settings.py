@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class JobSettings:
-    """The settings of a job, a frozen dataclass: of a training or an analysis, unless of a class below."""
+    """The settings of a job, a frozen dataclass. The classes below are for jobs that neither train nor analyze."""
 
     kind: ClassVar[str]  # the folder of the records
     valid_numerics: ClassVar[tuple[int, ...]] = ()  # earlier values of ``numerics`` with records that are still valid

@@ -1,4 +1,4 @@
-"""Load averages of weights into a model, temporarily or for good."""
+"""Load averages of weights into a model, temporarily or permanently."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def averaged(model: nn.Module, weights: Iterable[Tensor], batches: Iterable[Any]
 
 
 def put_average(model: nn.Module, weights: list[Tensor], batches: Iterable[Any]) -> None:
-    """Load the averaged ``weights`` into ``model`` for good, and recompute its running statistics.
+    """Load the averaged ``weights`` into ``model`` permanently, and recompute its running statistics.
 
     Raises ValueError for the same reasons as `averaged`; the model is unchanged then.
     """

@@ -69,7 +69,7 @@ class ARWP(LPFSGD):
 
     F starts at 0, and each update sets F <- beta F + ||g_filter||^2, where g is the gradient at the perturbed weights.
     (As in the authors' program, a tensor with one dimension has one F per entry.) The attribute ``fisher`` holds F, a
-    tensor for each parameter, in float32 at least. Save it in checkpoints by ``arwp.state_dict()``. Copying, casting
+    tensor for each parameter, in float32 at least. Save it in checkpoints with ``arwp.state_dict()``. Copying, casting
     and moving the model keep F; it starts again for a parameter that was frozen, or whose name or shape has changed.
 
     Args:

@@ -23,7 +23,7 @@ from smoothout.common.integers import whole_number
 from smoothout.nn.guards import check_layers
 from smoothout.nn.parameters import group_by
 
-# On a CPU, with at least so many activations per ghost batch, a call for each ghost batch takes less time than copies.
+# On a CPU, with at least this many activations per ghost batch, a call for each ghost batch is faster than copying.
 LARGE_GHOST = 2**15
 
 
@@ -48,7 +48,7 @@ class _Ghost(_BatchNorm):
             return super().forward(x)
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         size = -(-len(x) // self.ghosts)
-        # `forward_ghosts` always copies, so that trainings reproduce earlier bits; a compiler would unroll the calls.
+        # `forward_ghosts` always copies, so that the bits of trainings do not change; a compiler would unroll calls.
         copies = self.shared is not None or x.device.type != "cpu" or torch.compiler.is_compiling()
         if copies or x[:size].numel() < LARGE_GHOST:
             normalized = [self._side_by_side(part, size) for part in split_remainder(x, size)]
@@ -255,7 +255,7 @@ def _shares(layer: _BatchNorm, statistics: Tensor) -> tuple[float | Tensor, Tens
     """The weight of the old running statistics, and those of each ghost batch's statistics, (ghosts,)."""
     ghosts, m, seen = statistics.shape[1], layer.momentum, layer.num_batches_tracked
     if m is None:
-        assert seen is not None  # torch needs it too
+        assert seen is not None  # torch requires it as well
         share = (1 / (seen + ghosts).to(statistics)).expand(ghosts)
         return seen * share[0], share
     age = torch.arange(ghosts - 1, -1, -1, dtype=statistics.dtype, device=statistics.device)
@@ -263,7 +263,7 @@ def _shares(layer: _BatchNorm, statistics: Tensor) -> tuple[float | Tensor, Tens
 
 
 def _tracks_stats(layer: _BatchNorm) -> bool:
-    """Whether a pass in the present mode updates running statistics."""
+    """Whether a pass in the current mode updates running statistics."""
     return layer.training and layer.track_running_stats and layer.running_mean is not None
 
 

@@ -40,7 +40,7 @@ def check_layers(model: object, name: str = "model") -> list[nn.Module]:
     modules = list(model.modules())
     for module in modules:
         kinds = _kinds(module)
-        # An exported program is a GraphModule whose own attributes forbid to change its mode.
+        # An exported program is a GraphModule whose own attributes forbid changing its mode.
         if kinds and (kinds & _GRAPHS or ("GraphModule" in kinds and "train" in vars(module))):
             raise ValueError(f"{name}: {_described(model, module)} {GRAPH}")
     return modules
@@ -54,7 +54,7 @@ def check_modules(model: nn.Module, modules: Iterable[nn.Module], name: str = "m
             raise ValueError(f"{name}: {_described(model, module)} {FROZEN}")
         if not kinds:
             continue
-        if kinds & _SHARDED:  # also where a forward pass has left whole weights, whose memory is freed later
+        if kinds & _SHARDED:  # also after a pass has gathered whole weights, because their memory is freed later
             raise ValueError(f"{name}: {SHARDED}")
         if "LazyModuleMixin" in kinds and module.has_uninitialized_params():  # type: ignore[operator]
             raise ValueError(f"{name}: {_described(model, module)} {LAZY}")

@@ -62,7 +62,7 @@ def has_float64(device: torch.device) -> bool:
 
 
 def float64_device(tensors: Sequence[Tensor]) -> torch.device:
-    """Where float64 results of ``tensors`` are kept: the device that they share if it has float64, else the CPU."""
+    """The device for float64 results of ``tensors``: the one that they share if it has float64, otherwise the CPU."""
     device, *others = {tensor.device for tensor in tensors}
     return device if not others and has_float64(device) else torch.device("cpu")
 

@@ -18,7 +18,7 @@ Gradient = list[Tensor | None]
 
 
 class CleanWeights(WeightContext):
-    """A context where ``model`` holds a copy of w, so that it refuses inside what other contexts refuse."""
+    """A context where ``model`` holds a copy of w, so that the same is refused inside as in other contexts."""
 
     def _moved(self) -> list[Tensor]:
         self.parameters = find_parameters(self._model)
@@ -103,7 +103,7 @@ class Pass:
 
     @untracked()
     def _add(self, gradient: Gradient) -> None:
-        """Add ``gradient``, scaled, to what was there before."""
+        """Add ``gradient``, scaled, to the earlier gradient."""
         for parameter, before, own in zip(self._parameters, self._before, gradient, strict=True):
             if own is not None:
                 part = own.mul_(self._scale)

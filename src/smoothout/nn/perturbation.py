@@ -150,7 +150,7 @@ class SmoothOut(WeightContext):
 
     @untracked()
     def draw(self) -> Sequence[Tensor]:
-        """Draw theta at the present weights; returns it parameter by parameter (valid until the next entry or draw)."""
+        """Draw theta at the current weights; returns it parameter by parameter (valid until the next entry or draw)."""
         self._check_left()
         self._follow_model()
         for group in self._buffers.groups:

@@ -16,7 +16,7 @@ class AdaptiveSharpnessJob(SplitJob):
     recorded_as: ClassVar[str] = "Adaptive"
     kind: ClassVar[str] = "adaptive"
     numerics: ClassVar[int] = 2  # 2: the first step of an ascent in a box crosses it
-    valid_numerics: ClassVar[tuple[int, ...]] = (1,)  # lower bounds too, by little
+    valid_numerics: ClassVar[tuple[int, ...]] = (1,)  # lower bounds too, by a small difference
     in_name: ClassVar[tuple[str, ...]] = ("norm", "split")
 
     norm: Norm = Norm.linf

@@ -29,7 +29,7 @@ DataSplit: TypeAlias = "Split"
 Tick = Callable[[], None]
 
 STATISTICS_BATCH = 1000  # examples per batch when BatchNorm's statistics are recomputed; the size matters slightly
-LARGE_GPU = 40 * 2**30  # bytes; the need of products with the Hessian of ResNet44 for 5000 images
+LARGE_GPU = 40 * 2**30  # bytes; products with the Hessian of ResNet44 for 5000 images need this much
 
 
 def count(default: int | None, least: int = 1) -> Any:
