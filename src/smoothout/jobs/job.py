@@ -19,7 +19,7 @@ class Job:
 
     @cached_property
     def inputs(self) -> tuple[Job, ...]:
-        """The trainings whose weights it needs: those that are analyzed, or the one with whose weights it begins."""
+        """The trainings whose weights the job needs: those that it analyzes, or the one that it starts from."""
         return (Job(self.settings.source),) if self.settings.source else self.dependencies
 
     @property
