@@ -74,7 +74,7 @@ def _step(
 
 
 def _noise_floor(weights: int, device: torch.device) -> str:
-    """What noise takes at least on a CPU: NumPy's generator, and one pass that adds the noise to the weights."""
+    """The least time of noise on a CPU: NumPy's generator, and one pass that adds the noise to the weights."""
     if device.type != "cpu":
         return ""
     theta, w, cpu = torch.ones(weights), torch.ones(weights), torch.device("cpu")
@@ -194,7 +194,7 @@ def noise_point(device: torch.device, size: int) -> Row:
 
 
 def solver_cost(device: torch.device, maxcor: int) -> Row:
-    """What L-BFGS-B takes for itself, on a linear function of F1's size."""
+    """The time of L-BFGS-B itself, measured on a linear function of F1's size."""
     n = F1.parameters()
     slope, zero = np.full(n, 1e-3), np.zeros(n)
 

@@ -2,12 +2,12 @@
 
 A table names those that are its columns (``metrics`` in configs/table/), a claim those that it compares (``metrics`` in
 configs/claims/), and a row of a table those that another paper published (``published_elsewhere``). To add a number,
-add one entry here and name it there. A number that every training's record has needs its words and a reader::
+add one entry here and name it there. A number that every training's record has needs a title, a heading and a reader::
 
     "last_loss": Metric("test loss, last epoch", "Test loss, last epoch", lambda run: run.outcome["last"]["test_loss"]),
 
-One that is measured on the trained weights also names the analysis, and the settings of scripts/analyze.py that make
-it; its jobs, its cost and the command in the CSV file follow from these.
+One that is measured on the trained weights also names the analysis, and the settings of scripts/analyze.py for it; its
+jobs, its cost and the command in the CSV file follow from these.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Metric:
     """A number of a run.
 
     Args:
-        share_of: the split whose images it is a share of, so that it has steps and a binomial error; None for others.
+        share_of: for a share of images, their split, whose size gives its steps and binomial error; None for others.
         published: which of a method's keys in configs/table/ names the column of the published CSV file that has
             it. A table may name the columns of any number by itself (``published`` of its methods), and a number
             without such a key may be ``published_elsewhere``.

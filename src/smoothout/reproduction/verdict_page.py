@@ -57,7 +57,7 @@ class VerdictPage:
 
     @cached_property
     def _by_claim(self) -> dict[str, list[JudgedTest]]:
-        """The same by claim; those that are withheld are left out."""
+        """The judged tests by claim, without those that are withheld."""
         claims: dict[str, list[JudgedTest]] = {}
         for judged in self.judged:
             if not judged.test.withheld:

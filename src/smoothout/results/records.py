@@ -22,7 +22,7 @@ from smoothout.results.digest import canonical_settings
 from smoothout.results.digest import digest as digest_of
 
 FORMAT = 1
-SETTLED = 2_000_000_000  # nanoseconds after its last change from which on a folder's listing is kept
+SETTLED = 2_000_000_000  # nanoseconds after a folder's last change before its listing is cached
 _LIST = re.compile(r"\[[^][{}\"]*\]")  # a list of numbers, which is written on one line
 
 
@@ -100,7 +100,7 @@ class RecordStore:
 
 
 def lock(folder: Path, setting: str, name: str) -> FileLock:
-    """A lock that one process holds at a time, not yet acquired; it is freed if the process dies.
+    """A lock that one process holds at a time, not yet acquired; it is released if the process dies.
 
     ``folder`` is the value of ``folders.<setting>``. Raises RecordError if it cannot be written, or its file system has
     no locks.
@@ -109,7 +109,7 @@ def lock(folder: Path, setting: str, name: str) -> FileLock:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings(), suppress(Timeout):
-            warnings.simplefilter("error")  # filelock's fallback is not freed by a dead process
+            warnings.simplefilter("error")  # filelock's fallback is not released when its process dies
             FileLock(path).acquire(timeout=0).lock.release()
     except (OSError, NotImplementedError, UserWarning) as error:
         reason = getattr(error, "strerror", None) or "its file system has no locks"
@@ -123,8 +123,8 @@ def lock(folder: Path, setting: str, name: str) -> FileLock:
 def _names_by_digest(folder: Path) -> dict[str, str]:
     """The files in a folder of records by the eight digits in their names.
 
-    A folder is listed again when it has changed. Time stamps are coarse, so two changes may share one: a listing is
-    only kept if the last change was a while ago.
+    A folder is listed again when it has changed. Time stamps are coarse and two changes may share one, so a listing is
+    cached only if the last change was a while ago.
     """
     try:
         changed = folder.stat()

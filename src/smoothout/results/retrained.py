@@ -29,7 +29,7 @@ class WeightsSeen(IntEnum):
 
     @property
     def words(self) -> str:
-        """What pages say of them."""
+        """The words that pages use for them."""
         return {
             WeightsSeen.recorded: "as recorded",
             WeightsSeen.agreeing: "trained again, agrees with the record",
@@ -50,7 +50,7 @@ def agrees(run: Record, which: str, split: str, loss: float | None, accuracy: fl
 
 
 def weights_seen(analysis: Record, number: int, run: Record) -> WeightsSeen:
-    """Which weights ``analysis`` saw of ``run``, its input of this ``number``.
+    """Which weights of ``run``, its input with index ``number``, the ``analysis`` saw.
 
     Early records have no digest but say whether the weights were made again; one that says neither counts as recorded.
     """

@@ -96,7 +96,7 @@ def _missing(seconds: Mapping[Job, float | None], runtime: Runtime, costs: Runti
 
 
 def make_command(plan: TablePlan, rows: Sequence[str] = ()) -> str:
-    """What makes the table, or only ``rows`` of it if a part of their names tells them from others."""
+    """The command that makes the table, or only its ``rows`` if a part of their names distinguishes them."""
     scope = plan.scope
     words = [f"make reproduce-{plan.config.name}", f"PROTOCOL={scope.protocol}", f"PROFILE={scope.profile}"]
     changes = [] if scope.precision == "float32" else [f"scope.precision={scope.precision}"]

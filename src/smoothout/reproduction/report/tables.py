@@ -27,7 +27,7 @@ Compared = tuple[frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class CellView:
-    """A cell: the number measured, the published one, and what a claim about it came to."""
+    """A cell: the measured number, the published one, and the verdict on a claim about it."""
 
     measured: str  # "98.62 ± 0.05", or "not run"
     mean: float | None  # of the values, geometric where these are compared by ratio; None without values
@@ -94,7 +94,7 @@ class TableView:
 
     @cached_property
     def coverage(self) -> Coverage:
-        """Of all networks."""
+        """The coverage of all networks together."""
         return total(self.networks.values())
 
 
