@@ -67,7 +67,7 @@ def trainer_update(device: torch.device, noise: NoiseConfig, target: float, what
 def _step(
     what: str, target: float, ours: Iterator[object], reference: Iterator[object], device: torch.device, *, note: str
 ) -> Row:
-    """One update against another; on a GPU fifty, because one is over before the clock is read."""
+    """One update against another; fifty of each on a GPU, where a single one is too short to be timed."""
     count = 1 if device.type == "cpu" else 50
     work = partial(advance, ours, count), partial(advance, reference, count)
     return replace(time_ratio(what, target, *work, device, turns=100, warm_up=10), note=note)

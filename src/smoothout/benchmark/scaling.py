@@ -60,7 +60,7 @@ class Scaling(MeasurementSettings):
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Names for people."""
+        """Readable labels of the record."""
         return {"model": str(self.network), "batch": self.ghost * self.ghosts}
 
     def slug(self) -> str:

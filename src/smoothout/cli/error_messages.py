@@ -30,7 +30,7 @@ class JobsFailedError(Exception):
 def report_error(error: BaseException, log: Path | None = None) -> int:
     """Print one line about ``error`` on stderr; returns the exit code. A bug's traceback goes to ``log``.
 
-    Of several processes, the first that fails reports it; those that end because of it are silent.
+    With several processes, the first that fails reports its error; those that end because of it print nothing.
     """
     if isinstance(error, DistributedAbort) and error.__cause__ is not None:
         error = error.__cause__

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from smoothout.jobs.slurm import JobRunner
     from smoothout.results.tables import Table
 
-FILE_WIDTH = 200  # of tables that go into a file or a pipe: no table is wider
+FILE_WIDTH = 200  # columns for output into a file or a pipe; enough for every table
 _out = Console(highlight=False)
 if not _out.is_terminal:
     _out.width = FILE_WIDTH
@@ -274,7 +274,7 @@ def save_figure(figure: Figure, runtime: Runtime) -> list[Path]:
 
 
 def print_written(paths: Iterable[Path]) -> None:
-    """Name the files that were written."""
+    """Print the names of the files that were written."""
     for path in paths:
         print_line(f"written: {path}")
 

@@ -22,7 +22,7 @@ from smoothout.config.moved import current_name, warn_renamed
 from smoothout.config.protocols import missing_members
 
 PACKAGE = "smoothout"
-MISSING = "???"  # how a config says that a value must be given
+MISSING = "???"  # marks a value of a config that the user must give
 T = TypeVar("T")
 
 

@@ -103,7 +103,7 @@ class Experiment(JobSettings):
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Names for people: columns of a data frame of records."""
+        """Readable labels: columns of a data frame of records."""
         start = {"init_from": self.source.slug(), "init_epochs": self.source.schedule.epochs} if self.source else {}
         return {
             "model": self.model.name,
@@ -154,7 +154,7 @@ class InitFromConfig:
         coerce_enum_fields(self)
 
     def build(self) -> InitFrom | None:
-        """Which weights a training begins with, or None for random ones. Raises ConfigError."""
+        """The weights that a training starts from, or None for random ones. Raises ConfigError."""
         if self.run is None:
             return None
         with config_errors_within("init_from.run"):

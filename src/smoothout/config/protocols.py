@@ -20,7 +20,7 @@ Shape = tuple[int, int, int]
 
 
 class Model(Protocol):
-    """Settings of a network; if ``initializes_batchnorm``, ``batchnorm_init`` has no effect on it."""
+    """Settings of a network. If ``initializes_batchnorm`` is true, ``batchnorm_init`` has no effect on it."""
 
     initializes_batchnorm: ClassVar[bool]
 

@@ -52,7 +52,7 @@ class Slot:
     updates_per_epoch: int
     reserved_before: int  # bytes that the process had reserved on the device when the job started
     updates: int = 0  # made so far
-    is_waiting: bool = False  # for a lock that another process or job holds
+    is_waiting: bool = False  # whether it waits for a lock that another process or job holds
 
     @property
     def memory_is_known(self) -> bool:
@@ -79,7 +79,7 @@ class ConcurrencyLimit:
     limit: int
     _slots: dict[Job, Slot] = field(default_factory=dict)
     _free_streams: list[Any] = field(default_factory=list)
-    _bytes_needed: int = 0  # by the training that last completed an epoch
+    _bytes_needed: int = 0  # memory of the training that last completed an epoch
 
     @property
     def _cuda(self) -> torch.device | None:
@@ -119,7 +119,7 @@ class ConcurrencyLimit:
         slot.updates += updated
         if updated and self._cuda is not None and slot.updates == slot.updates_per_epoch + 1:
             self._bytes_needed = torch.cuda.max_memory_reserved(self._cuda) - slot.reserved_before
-            torch.cuda.empty_cache()  # what the evaluation needed
+            torch.cuda.empty_cache()  # frees the memory of the evaluation
 
     def finish(self, job: Job) -> None:
         """Free the slot of ``job``, which is done or failed; nothing may refer to the job's tensors any more."""

@@ -14,7 +14,7 @@ from smoothout.results.digest import canonical_settings, digest
 class Job:
     """A training (``settings`` is an Experiment), or an analysis of the trainings ``dependencies``."""
 
-    settings: Any  # of a class derived from `JobSettings`
+    settings: Any  # an object of a class derived from `JobSettings`
     dependencies: tuple[Job, ...] = ()
 
     @cached_property
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The record's name: a slug for people and eight digits of the digest."""
+        """The record's name: a readable slug and eight digits of the digest."""
         return f"{self.settings.slug(*(job.settings.slug() for job in self.dependencies))}-{self.digest[:8]}"
 
 

@@ -30,7 +30,7 @@ FileVersion = tuple[int, int, int]  # inode, time of the last change, size
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A training that was checked and can run: made once by `prepare_run`, and handed on."""
+    """A checked training that can run, made once by `prepare_run` and passed on."""
 
     job: Job
     runtime: Runtime
@@ -40,7 +40,7 @@ class PreparedRun:
     outline: nn.Module  # the network on the meta device: shapes without memory
     checkpoint_path: Path  # whether the file exists or not
     state: TrainingState | None  # the checkpoint's content; a resumed training modifies it
-    version: FileVersion | None  # of the file that the state was read from
+    version: FileVersion | None  # version of the file that the state was read from
     source: PreparedRun | None  # the training whose weights this one starts from
 
     @property

@@ -24,7 +24,7 @@ SAME = WeightsSeen.agreeing  # weights that were trained again and agree with th
 class CellValues:
     """The values of a cell, read from its records."""
 
-    records: dict[int, Record]  # those that exist, by seed
+    records: dict[int, Record]  # the existing records, by seed
     values: dict[int, float]  # the number of each seed that has one
     failed: frozenset[int]  # seeds whose search for the sharpness failed
     diverged: frozenset[int]  # seeds whose training diverged; no measurement on such a run counts
@@ -45,7 +45,7 @@ class CellSpec:
 
     @property
     def column(self) -> str:
-        """Its name in the row."""
+        """The name of the cell's column, "METHOD METRIC"."""
         return f"{self.method} {self.metric}"
 
     def values(self, runtime: Runtime) -> CellValues:
@@ -105,7 +105,7 @@ class MethodRuns:
 
     row: str  # of a table
     method: str
-    settings: TrainingConfig  # of the trainings; their seed is not used
+    settings: TrainingConfig  # the settings of the trainings; their seed is not used
     seeds: tuple[int, ...]
     overrides: tuple[str, ...]  # of configs/train.yaml, from which the settings are composed
 

@@ -96,11 +96,11 @@ class Claim:
     """A sentence of the papers, and the cells that it is about."""
 
     statement: str  # the claim
-    source: str  # where it stands
+    source: str  # where the papers state it
     metrics: tuple[str, ...] = ("best",)  # names of `METRICS`; each one is its own test
     kind: ClaimKind = ClaimKind.difference  # see `ClaimKind`
     margin: float = 0.0  # points by which a difference may fall short
-    min_ratio: float = 1.0  # of what is compared by ratio: `plus` is at least that many times `minus`
+    min_ratio: float = 1.0  # for metrics compared by ratio: `plus` is at least that many times `minus`
     max_ratio: float = 1.0  # see `ClaimKind`
     limit: float | None = None  # see `ClaimKind`; in the unit of the metric
     tables: tuple[str, ...] = ()  # see `ClaimKind`

@@ -49,14 +49,14 @@ class Metric:
             without such a key may be ``published_elsewhere``.
     """
 
-    title: str  # what it is, with its unit, on pages of claims
-    heading: str  # what it is, as the heading of a table's block
+    title: str  # name and unit on pages of claims
+    heading: str  # heading of its block in a table
     read: Callable[[Record], float | None]  # the number in a record, or None if that record has no value for it
-    analysis: Any = None  # what is measured on the trained weights; None if the training's own record has the number
-    overrides: str = ""  # of scripts/analyze.py, for that analysis
+    analysis: Any = None  # settings of the analysis that measures it; None if the training's record has the number
+    overrides: str = ""  # overrides of scripts/analyze.py for that analysis
     ratio_scale: bool = False  # values are compared by ratio (sharpness), not by difference (accuracy)
     share_of: SplitName | None = SplitName.test
-    differences: bool = False  # tables show how much each method gains over the baseline, too
+    differences: bool = False  # whether tables also show each method's gain over the baseline
     published: str | None = None
 
 
@@ -127,7 +127,7 @@ def _recalibrated(weights: WhichWeights, split: SplitName = SplitName.test) -> M
 
 
 def _keskar_sharpness(convention: Convention, eps: str, subspace: int | None) -> Metric:
-    """As in Tables 3 and 4 of Keskar et al.: of the last iterate, and with batch statistics (configs/README.md)."""
+    """As in Tables 3 and 4 of Keskar et al.: at the last iterate, BatchNorm recalibrated (see configs/README.md)."""
     settings = {"eps": WIDTHS[eps], "subspace": subspace} if subspace else {"eps": WIDTHS[eps]}
     where = f"eps = {eps}, {subspace} random directions" if subspace else f"eps = {eps}"
     plain, common = _sharpness(convention), "analysis.checkpoint=last analysis.running_stats=recomputed"
@@ -169,7 +169,7 @@ def _line(split: str, read: Callable[[Record], float | None]) -> Metric:
 
 
 def _hessian(title: str, read: Callable[[Record], float | None]) -> Metric:
-    """As in Figure 1 of Jastrzebski et al.: of the last weights, in evaluation mode, BatchNorm recalibrated."""
+    """As in Figure 1 of Jastrzebski et al.: at the last weights, in evaluation mode, BatchNorm recalibrated."""
     words = f"{title} of the Hessian, last epoch, BatchNorm recalibrated"
     return Metric(
         words,

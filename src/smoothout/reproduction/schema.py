@@ -179,10 +179,10 @@ class PanelConfig:
 class FigureConfig:
     """A figure."""
 
-    name: str  # of its files
+    name: str  # name of its files
     title: str  # above it
     panels: tuple[PanelConfig, ...]  # its panels, row by row
-    overrides: tuple[str, ...] = ()  # of configs/train.yaml, for all panels
+    overrides: tuple[str, ...] = ()  # overrides of configs/train.yaml for all panels
     columns: int | None = None  # panels in a row; None for all in one row
     protocol: str | None = None  # what scope.protocol is by default; None is that of configs/reproduce.yaml
 

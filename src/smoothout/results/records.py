@@ -35,7 +35,7 @@ class Record:
     digest: str  # SHA-256 of ``identity``
     identity: dict[str, Any]  # kind, numerics, digests of the inputs, and the settings that differ from their defaults
     settings: dict[str, Any]  # all settings that affect the outcome
-    labels: dict[str, Any]  # for people: model, data, method, batch, seed
+    labels: dict[str, Any]  # readable labels: model, data, method, batch, seed
     inputs: list[str]  # names of the records of the job's inputs
     outcome: dict[str, Any]  # the results; a number that is not finite is None
     environment: dict[str, Any]  # versions, device, threads, commit
@@ -137,7 +137,7 @@ def _names_by_digest(folder: Path) -> dict[str, str]:
 @lru_cache(maxsize=64)
 def _listed(folder: Path, *_version: int) -> dict[str, str]:
     names = sorted((path.name for path in folder.glob("*-????????.json")), reverse=True)
-    return {name[-13:-5]: name for name in names}  # of several the first by name
+    return {name[-13:-5]: name for name in names}  # of several files with the same digits, the first by name
 
 
 def read_record(path: Path) -> Record:

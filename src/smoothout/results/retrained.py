@@ -24,8 +24,8 @@ class WeightsSeen(IntEnum):
 
     recorded = 0  # those of the training's record
     agreeing = 1  # trained again; loss and accuracy agree with the record
-    unchecked = 2  # trained again; an early analysis without a digest and without a number that the record has, too
-    other = 3  # trained again; loss or accuracy do not agree, or nothing says that they do
+    unchecked = 2  # trained again; an early analysis that has no digest, and no number to compare with the record
+    other = 3  # trained again; loss or accuracy do not agree, or cannot be compared
 
     @property
     def words(self) -> str:

@@ -40,7 +40,7 @@ class Cell:
     devices: list[str] = field(default_factory=list)  # the devices that made the records
     command: str = ""  # the command that makes the records
     hours: float | None = None  # estimated cost of the records that are missing, None if unknown
-    compared: tuple[str, ...] = ()  # of a difference: the two columns of the row, the first minus the second
+    compared: tuple[str, ...] = ()  # for a difference, its columns: the first minus the second
 
     @property
     def mean(self) -> float:

@@ -24,9 +24,9 @@ class PassPlan:
 
     passes: tuple[Tensor, ...]  # row numbers of each pass of this process
     shard: slice  # which of the update's ghost batches are this process's
-    num_ghosts: int  # of the update, over all processes
+    num_ghosts: int  # ghost batches of the update, over all processes
     network: Network  # keeps the ghost batches of a pass apart
-    ghosts_per_pass: int  # at most
+    ghosts_per_pass: int  # largest number of ghost batches in a pass
 
 
 def plan_passes(

@@ -29,7 +29,7 @@ def relative_noise_strength(model: nn.Module, noise: NoiseConfig, update: int, t
     square, sqrt(d / 3) a for a filter of d numbers under U(-a, a), sqrt(d) a under N(0, a^2), a ||w_f|| if scaled.
 
     A filter is a slice of a perturbed tensor with two dimensions or more; biases, BatchNorm's parameters and filters of
-    zeros are left out. nan if a weight is nan, or nothing is left.
+    zeros are left out. nan if a weight is nan, or no filter remains.
     """
     a = noise.strength_at(update, total)
 

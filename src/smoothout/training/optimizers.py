@@ -113,7 +113,7 @@ class _Uncorrected:
     """
 
     def __init__(self) -> None:
-        self._steps: list[int] = []  # of each group
+        self._steps: list[int] = []  # number of steps of each group
 
     def __call__(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
         groups = optimizer.param_groups
@@ -152,7 +152,7 @@ class SGD(Optimizer):
 
     @property
     def has_momentum(self) -> bool:
-        """Unless it is 0."""
+        """True unless ``momentum`` is 0."""
         return self.momentum > 0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -75,7 +75,7 @@ class Schedule:
         return plain.unscaled() if self.lr_scaling is LrScaling.none else plain
 
     def unscaled(self) -> Schedule:
-        """The same without learning-rate scaling."""
+        """The same schedule without learning-rate scaling."""
         return replace(self, lr_scaling=LrScaling.none, base_batch_size=None, warmup_epochs=0)
 
     def scaled(self, share: float) -> Schedule:

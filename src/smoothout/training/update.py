@@ -19,7 +19,7 @@ class GhostBatch:
     network: Callable[[Tensor], Tensor]
     inputs: Tensor  # (n, ...)
     labels: Tensor  # (n,)
-    index: int  # of the first ghost batch, within the update
+    index: int  # index of the first ghost batch within the update
     num_ghosts: int  # ghost batches of the update, over all processes
     ghosts_per_pass: int = 1
     seed_dropout: Callable[[int], None] = lambda ghost: None

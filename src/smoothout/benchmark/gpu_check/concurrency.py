@@ -22,12 +22,12 @@ from smoothout.training.schedule import Schedule
 
 @dataclass(frozen=True)
 class ConcurrentTrainings:
-    """Trainings that take turns on a device, each on a stream of its own, with seeds from 0 on."""
+    """Trainings with seeds from 0 on that take turns on a device, each on a separate stream."""
 
     workload: Workload
     batch: int
     count: int = 8
-    updates: int = 20  # that each of them makes
+    updates: int = 20  # number of updates of each training
 
     def start(self, seed: int, data: Split, device: torch.device) -> Iterator[TrainingState]:
         """The training of that seed; each step of the iterator is an update."""

@@ -58,7 +58,7 @@ class ClaimView:
     tests: list[TestView]
     lacking: list[str]  # sentences on the rows without numbers
     is_declared: bool  # whether it was before its seeds were run
-    waiting: str  # how many of the declared seeds are recorded, if nobody may look before all are
+    waiting: str  # how many of the declared seeds are recorded, if results are withheld until all are
     withheld: list[str]  # then the tests that it waits for: row, measure and protocol
 
     @property

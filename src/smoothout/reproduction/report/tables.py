@@ -21,7 +21,7 @@ from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.significance import Verdict
 from smoothout.results.tables import Block
 
-# What tells a number from all others: the cells added and subtracted, each by its metric and its training without seed.
+# Identifies a number: the cells that are added and subtracted, each by its metric and its training without seed.
 Compared = tuple[frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
 
 
@@ -89,8 +89,8 @@ class TableView:
     blocks: list[BlockView]
     notes: list[str]
     networks: dict[str, Coverage]
-    command: str  # what makes what is missing
-    shown: int  # of its blocks, the rest is folded
+    command: str  # the command that makes what is missing
+    shown: int  # number of blocks that are not folded
 
     @cached_property
     def coverage(self) -> Coverage:

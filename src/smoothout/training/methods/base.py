@@ -53,10 +53,10 @@ class TrainingPlan:
     """What a method knows about a training before its first update."""
 
     seed: int
-    updates: int  # of the whole training
+    updates: int  # number of updates of the whole training
     updates_per_epoch: int  # the last, smaller update counts
     ghosts_per_update: int  # at most
-    processes: int  # that share the ghost batches of an update
+    processes: int  # number of processes that share the ghost batches of an update
     device: torch.device
     training_batches: Callable[[], Iterable[tuple[Tensor, Tensor]]] = tuple  # all training examples, not augmented
 
@@ -68,9 +68,9 @@ class GradientEstimator:
     statistics_passes: int = 1  # how many of them move BatchNorm's running statistics
     steps_per_batch: int = 1  # optimizer steps, each with a gradient on the same examples and dropout masks
     shares_weights: bool = True  # whether the ghost batches of a batch see the same weights and can share a pass
-    generators: Sequence[torch.Generator] = ()  # what an update draws from; a CUDA graph advances them
+    generators: Sequence[torch.Generator] = ()  # all that an update uses; a CUDA graph advances them
     other_examples: bool = False  # whether each ghost batch has as many `GhostBatch.others`, from a second order
-    trace: RunningTrace | None = None  # of the Hessian; the trainer saves it, and records it after each epoch
+    trace: RunningTrace | None = None  # estimate of the Hessian's trace, which the trainer saves and records
 
     def use_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Receive the optimizer of the following updates. Raises ValueError if the method does not work with it."""

@@ -71,7 +71,7 @@ class NoiseSettings(Protocol):
 
     @property
     def noise_per(self) -> NoisePer:
-        """Whether each ghost batch has its own draw, or each batch."""
+        """Whether noise is drawn for each ghost batch, or once per batch."""
 
     @property
     def statistics_from(self) -> StatisticsFrom:

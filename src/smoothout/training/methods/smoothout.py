@@ -114,7 +114,7 @@ class NoiseConfig(Method):
 
     @property
     def passes(self) -> float:
-        """One for each copy."""
+        """One pass for each copy, one without copies."""
         return self.copies or 1
 
     def relative_strength(
