@@ -37,7 +37,7 @@ def main(config: DictConfig) -> None:
         shown = TablePlan(settings.table, scope, CONFIGS, PUBLISHED) if settings.table else None
         asked = shown.of_rows(settings.rows) if shown and settings.rows else shown
         choices, failure = asked.unique_searches if asked else [], None
-        if choices and settings.run and not settings.plan:  # the table's own trainings take what is chosen
+        if choices and settings.run and not settings.plan:  # the table's trainings take the chosen strengths
             failure = plan.plan_and_run(choices, runtime, app.job_runner(config))
         asked, shown = (table and table.with_choice(runtime) for table in (asked, shown))
         figure = None
@@ -56,7 +56,7 @@ def main(config: DictConfig) -> None:
             table = (shown.with_recorded_seeds(runtime) if all_seeds else shown).render(runtime)
             try:
                 written += table.save(Path(runtime.folders.results) / "tables") if save else []
-            finally:  # a full disk does not hide it
+            finally:  # print the table even if the disk is full
                 plan.print_table(table, settings.rows)
         if figure and save:
             written += plan.save_figure(figure.with_recorded_seeds(runtime) if all_seeds else figure, runtime)

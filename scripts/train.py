@@ -19,7 +19,7 @@ def main(config: DictConfig) -> float | None:
 
 
 def train(config: DictConfig) -> float:
-    """Rank 0's part: run the job and print its summary; returns what a sweeper that searches sees."""
+    """Rank 0's part: run the job and print its summary; returns the objective of sweepers that search."""
     from smoothout.jobs.runner import get_or_run  # noqa: PLC0415 -- imports torch, which --help need not wait for
 
     with app.program_session(config, TrainingConfig) as (settings, runtime):

@@ -1,4 +1,4 @@
-"""What the trainer is measured against: loops as anyone would write them from torch's own tutorials."""
+"""Baselines of the benchmark: training loops in the style of torch's tutorials."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def eager_steps(model: nn.Module, inputs: Tensor, targets: Tensor, steps: int, d
                 loss = F.cross_entropy(model(inputs), targets)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-        loss.item()  # waits for the device: whoever times this does so in another process
+        loss.item()  # waits for the device, because the caller times it from another process
 
     return work
 

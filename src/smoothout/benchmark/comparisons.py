@@ -67,14 +67,14 @@ def trainer_update(device: torch.device, noise: NoiseConfig, target: float, what
 def _step(
     what: str, target: float, ours: Iterator[object], reference: Iterator[object], device: torch.device, *, note: str
 ) -> Row:
-    """One update against another; on a GPU fifty, because one is over before the clock is read."""
+    """One update against another; fifty of each on a GPU, where a single one is too short to be timed."""
     count = 1 if device.type == "cpu" else 50
     work = partial(advance, ours, count), partial(advance, reference, count)
     return replace(time_ratio(what, target, *work, device, turns=100, warm_up=10), note=note)
 
 
 def _noise_floor(weights: int, device: torch.device) -> str:
-    """What noise takes at least on a CPU: NumPy's generator, and one pass that adds the noise to the weights."""
+    """The least time of noise on a CPU: NumPy's generator, and one pass that adds the noise to the weights."""
     if device.type != "cpu":
         return ""
     theta, w, cpu = torch.ones(weights), torch.ones(weights), torch.device("cpu")
@@ -194,7 +194,7 @@ def noise_point(device: torch.device, size: int) -> Row:
 
 
 def solver_cost(device: torch.device, maxcor: int) -> Row:
-    """What L-BFGS-B takes for itself, on a linear function of F1's size."""
+    """The time of L-BFGS-B itself, measured on a linear function of F1's size."""
     n = F1.parameters()
     slope, zero = np.full(n, 1e-3), np.zeros(n)
 

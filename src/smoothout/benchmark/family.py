@@ -56,7 +56,7 @@ def least_ratio(
 
 
 def _steps(method: Method, device: torch.device) -> Work:
-    """Updates of F1 at batch 256; on a GPU fifty, because one is over before the clock is read."""
+    """Updates of F1 at batch 256: one, or fifty on a GPU, where a single one is too short to be timed."""
     return partial(advance, updates(F1, device, method=method), 1 if device.type == "cpu" else 50)
 
 

@@ -1,4 +1,4 @@
-"""Two processes that share trainings, each with one thread or a GPU: how they meet, and what `Scaling` times there."""
+"""Two processes that share trainings, each with one thread or a GPU: their group, and the timings of `Scaling`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def leave_pair() -> None:
 
 
 def time_updates(settings: Scaling, device: str) -> tuple[Times, Times, int]:
-    """Every turn's seconds and CPU seconds, by what was timed; and the bytes of what is added up."""
+    """Every turn's seconds and CPU seconds, by what was timed, and the size of a message in bytes."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder, "times.json")
         spawn(_time, (settings, device, f"{folder}/rendezvous", answer), nprocs=2)  # type: ignore[no-untyped-call]

@@ -37,7 +37,7 @@ def comparisons(device: torch.device, data: Path, only: Sequence[str] | None = N
 
 
 def markdown(rows: list[Row], device: torch.device, environment: Mapping[str, Any]) -> str:
-    """The report for people."""
+    """The report as Markdown."""
     frame = pd.DataFrame(
         {
             "comparison": row.what,

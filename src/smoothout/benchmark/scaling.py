@@ -34,10 +34,10 @@ class Network(StrEnum):
 class Scaling(MeasurementSettings):
     """SmoothOut's updates on random images, on one process and shared by two, each with one thread or a GPU.
 
-    The two processes take turns: one of them makes an update, and one of half as many ghost batches; then both make an
-    update that they share, and add up what they add up in it. The least time of all turns counts, because whatever else
-    a machine does only adds to it. With no core to spare even that is too long: so on CPUs an update's time is the
-    first process's CPU time, which load hardly changes, and that of messages is wall time.
+    In every turn, one process makes an update, and one with half the ghost batches; then both share an update, and sum
+    tensors as in such an update. The least time of all turns counts, because other load only adds to it. If no core is
+    free, even that is too long, so on CPUs an update's time is the first process's CPU time, which load hardly changes;
+    that of messages is wall time.
     """
 
     kind: ClassVar[str] = "scaling"
@@ -60,7 +60,7 @@ class Scaling(MeasurementSettings):
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Names for people."""
+        """Readable labels of the record."""
         return {"model": str(self.network), "batch": self.ghost * self.ghosts}
 
     def slug(self) -> str:
@@ -68,9 +68,9 @@ class Scaling(MeasurementSettings):
         return f"{self.network}-{self.ghosts}x{self.ghost}"
 
     def measure(self, device: torch.device) -> dict[str, Any]:
-        """Times in seconds, what the model makes of them, and updates on one process and two.
+        """Times in seconds, the model that fits them, and the times of updates on one process and two.
 
-        These are predicted, measured (wall time), and as free cores would take them. ``load`` is the machine's before.
+        The latter are predicted, measured (wall time), and estimated for free cores. ``load`` is the machine's before.
         Raises ValueError if the machine has one GPU, or for times that no model fits.
         """
         import torch  # noqa: PLC0415
@@ -92,7 +92,7 @@ class Scaling(MeasurementSettings):
         return {"times": times, "computing": cpu_times, "worker": asdict(worker), "update": update, "load": load}
 
     def _times(self, device: str) -> tuple[Times, Times, int]:
-        """Every turn's seconds and CPU seconds, by what was timed; and the bytes of what is added up."""
+        """Every turn's seconds and CPU seconds, by what was timed, and the size of a message in bytes."""
         from smoothout.benchmark.process_pair import time_updates  # noqa: PLC0415
 
         return time_updates(self, device)

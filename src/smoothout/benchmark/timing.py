@@ -1,4 +1,4 @@
-"""Time two things in turn, so that whatever else the machine does affects both."""
+"""Time two functions in turn, so that other load on the machine affects both."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def time_in_turn(works: dict[str, Work], device: torch.device, turns: int, warm_
     times: dict[str, list[float]] = {name: [] for name in works}
     names = list(works)
     for _ in range(turns):
-        names.reverse()  # who goes first alternates: the caches are warm from the one before
+        names.reverse()  # alternate the order, because each finds the caches as the other left them
         for name in names:
             times[name].append(seconds(works[name], device))
     return times
@@ -65,7 +65,7 @@ def _profiler(cuda: bool) -> profile:
 
 @cache
 def warm_profiler(device_type: str) -> None:
-    """Set the profiler up before the first CUDA graph is captured: it does not see graphs that are older."""
+    """Initialize the profiler before the first CUDA graph is captured, because it does not see earlier graphs."""
     if device_type == "cuda":
         with _profiler(cuda=True):
             pass

@@ -1,7 +1,7 @@
-"""What all programs share. They import it first: what ends them during their other imports is then told in one line.
+"""What all programs share. They import it first, so that signals and errors during other imports print one line.
 
-The handler stays until `app.run` takes signals over. It ends the process, in which nothing has begun: an exception in
-the middle of an import may be turned into another one, or be printed and lost in a callback.
+The handler of SIGINT stays until `app.run` handles signals. It ends the process at once, because no work has begun and
+an exception during an import could be turned into another one, or be lost in a callback.
 """
 
 import os
@@ -24,7 +24,7 @@ def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType 
         sys.__excepthook__(kind, error, trace)
 
 
-# The processes of a local pool import the script too, and leave this to the one that the user started.
+# Only in the process that the user started: those of a local pool import the script too.
 _main = getattr(sys.modules["__main__"], "__file__", None) or ""
 if os.path.abspath(_main).split(os.sep)[-2] == "scripts":  # noqa: PTH100, PTH206 -- pathlib takes long to import
     signal.signal(signal.SIGINT, _stop)

@@ -1,4 +1,4 @@
-"""The frame of the programs under scripts/: checked settings, errors as one line, a summary after a sweep.
+"""Run the programs in scripts/: check settings, report errors in one line, summarize sweeps.
 
 Exit codes: 0 done; 1 a fault of the program or the machine; 2 wrong input; 130 and 143 stopped by SIGINT and SIGTERM.
 Modules that need torch are imported by the functions that use them: --help and rendering work without.
@@ -66,7 +66,7 @@ def run(program: Callable[[], Any]) -> None:
 
 
 def _current_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line with current names of settings, which come before the options wherever they stood."""
+    """The command line with current names of settings, which are moved before all options."""
     overrides = [text for text in arguments if ("=" in text and not text.startswith("-")) or text.startswith("~")]
     return [*current_overrides(overrides), *(text for text in arguments if text not in overrides)]
 
@@ -89,7 +89,7 @@ OmegaConf.register_new_resolver("choices", _choices, replace=True)
 def program_session(
     config: DictConfig, kind: type[T], *, launches_jobs: bool = False, ineffective: Mapping[str, str] | None = None
 ) -> Iterator[tuple[T, Runtime]]:
-    """The program's settings, checked, and the runtime; errors end the program, in a sweep they are left to Hydra.
+    """Yield the program's checked settings and the runtime. Errors end the program; in a sweep, Hydra handles them.
 
     Args:
         kind: the dataclass of the program's settings, without those of the runtime.
@@ -98,7 +98,7 @@ def program_session(
     """
     try:
         hydra = HydraConfig.get()
-        if hydra.job.chdir:  # Hydra went to its own folder; ours are relative to where the user is
+        if hydra.job.chdir:  # Hydra changed the working directory; our paths are relative to the user's
             os.chdir(hydra.runtime.cwd)
         _refuse_ineffective(hydra.overrides.task, ineffective or {})
         if not launches_jobs and hydra.mode is not RunMode.MULTIRUN:
@@ -155,7 +155,7 @@ def sweep_suffix() -> str:
 
 
 def _without_helpers(values: dict[str, Any], config: DictConfig, kind: type[Any]) -> dict[str, Any]:
-    """``values`` without keys of users that only other settings refer to, as ${key}."""
+    """``values`` without keys that users added only to refer to them in other settings, as ${key}."""
     known = {*RUNTIME_KEYS, *(field.name for field in dataclasses.fields(kind))}
     if known >= values.keys():
         return values

@@ -1,4 +1,4 @@
-"""Every error as one line for the user, and the exit code that tells whose fault it is."""
+"""Print every error as one line for the user, and choose the exit code by whose fault it is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HYDRA = {"hydra", "hydra_plugins", "omegaconf"}
 
 
 class JobsFailedError(Exception):
-    """Some jobs were lost, and each was reported already; ``code`` is the program's exit code."""
+    """Some jobs failed, and each was reported already; ``code`` is the program's exit code."""
 
     def __init__(self, lost: int, code: int) -> None:
         super().__init__(f"{lost} of its jobs failed, as reported above")
@@ -30,7 +30,7 @@ class JobsFailedError(Exception):
 def report_error(error: BaseException, log: Path | None = None) -> int:
     """Print one line about ``error`` on stderr; returns the exit code. A bug's traceback goes to ``log``.
 
-    Of several processes, the first that fails reports it; those that end because of it are silent.
+    With several processes, the first that fails reports its error; those that end because of it print nothing.
     """
     if isinstance(error, DistributedAbort) and error.__cause__ is not None:
         error = error.__cause__
@@ -61,7 +61,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def is_bug(error: BaseException) -> bool:
-    """Whether neither the user's input nor the machine is at fault, nor a job that was reported."""
+    """Whether the cause is none of: the user's input, the machine, jobs that were reported already."""
     return not isinstance(error, JobsFailedError) and not is_user_error(error) and machine_error_hint(error) is None
 
 
@@ -84,10 +84,10 @@ def format_error(error: BaseException) -> str:
 
 
 def is_user_error(error: BaseException) -> bool:
-    """Whether the user's input is at fault; Hydra and its plugins raise plain errors for it, too.
+    """Whether the user's input is at fault.
 
-    So do the packages that a plugin calls, such as optuna. hydra.core.utils raises what another process met, without
-    its frames.
+    Hydra, its plugins and the packages that these call (such as optuna) raise plain errors for wrong input.
+    hydra.core.utils raises the errors of other processes again, without their frames.
     """
     if isinstance(error, WRONG_INPUT):
         return True

@@ -1,6 +1,6 @@
-"""Many jobs in the terminal: their plan, their execution, the table of their results.
+"""Plan and run many jobs from the terminal, and print the table of their results.
 
-Modules that need torch are imported by the functions that use them: a table is printed without.
+Modules that need torch are imported by the functions that use them, so that tables are printed without it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from smoothout.jobs.slurm import JobRunner
     from smoothout.results.tables import Table
 
-FILE_WIDTH = 200  # of tables that go into a file or a pipe: no table is wider
+FILE_WIDTH = 200  # columns for output into a file or a pipe; enough for every table
 _out = Console(highlight=False)
 if not _out.is_terminal:
     _out.width = FILE_WIDTH
@@ -68,10 +68,9 @@ def plan_and_run(
 ) -> JobsFailedError | None:
     """Print the plan and run what is missing, trainings before analyses.
 
-    A failed job is named at the end; only analyses of its weights are skipped. Missing data sets are reported before
-    the plan, and only their jobs are skipped; a folder that cannot be written is reported once, and stops them all.
-    Without a ``runner``, jobs run in this process. Returns the error to raise at the end if jobs were lost, so that
-    what was made can be shown before.
+    Failed jobs are named at the end; only analyses of their weights are skipped. Missing data sets are reported before
+    the plan, and only their jobs are skipped. A folder that cannot be written is reported once, and stops all jobs.
+    Without a ``runner``, jobs run in this process. If jobs failed, returns the error to raise once results are shown.
 
     Raises:
         DataError: if no missing job has its data.
@@ -84,7 +83,7 @@ def plan_and_run(
     missing = [job for job in unique if find_record(job, runtime) is None]
     local = runner is run_jobs
     if missing and local:
-        runtime.device.type  # noqa: B018 -- refuses a device that is absent before the plan is printed
+        runtime.device.type  # noqa: B018 -- raises ConfigError for an absent device before the plan is printed
     no_data = _without_data(missing, runtime) if local else {}
     for error in no_data.values():
         report_error(error)
@@ -138,7 +137,7 @@ def _without_data(missing: Iterable[Job], runtime: Runtime) -> dict[str, DataErr
 def print_plan(targets: Sequence[Target], runtime: Runtime, no_data: Container[str] = ()) -> int:
     """Print, by row, how many jobs have a record, how many are to run, and for how long; returns how many are to run.
 
-    A summary of other jobs' records, which takes no time, is not among them.
+    Summaries of other jobs' records, which take no time, do not count.
     """
     rows = dict[str, dict[Job, float | None]]()
     for target in targets:
@@ -187,10 +186,10 @@ def _without_weights(jobs: dict[Job, float | None], runtime: Runtime) -> dict[Jo
 
 
 def print_commands(plan: TableTarget, runtime: Runtime) -> None:
-    """Print, by row, the commands behind the cells without all their records, each with estimated hours.
+    """Print, by row, the commands that make the missing records of each cell, with estimated hours.
 
-    A choice that a method's strength is waiting for is planned first. Recorded trainings whose weights are not here but
-    are needed count too: the first analysis of each trains it again.
+    Choices of strengths that methods wait for are planned first. Recorded trainings whose weights are needed but not
+    here count too: the first analysis of each trains it again.
     """
     searches = plan.unique_searches
     searches = [search for search in searches if any(find_record(job, runtime) is None for job in search.jobs())]
@@ -256,7 +255,7 @@ def _hours(hours: Iterable[float | None]) -> str:
 
 
 def can_save(runtime: Runtime) -> bool:
-    """Whether tables and figures can be written; if not, they are shown all the same, and a line says so."""
+    """Whether tables and figures can be written; prints a warning if not."""
     folder = Path(runtime.folders.results)
     if folder.exists() and not os.access(folder, os.W_OK):
         console.print(f"warning: folders.results: {folder} cannot be written, so nothing is saved", markup=False)
@@ -265,7 +264,7 @@ def can_save(runtime: Runtime) -> bool:
 
 
 def save_figure(figure: Figure, runtime: Runtime) -> list[Path]:
-    """Draw ``figure`` from the records there are, and print what it lacks; returns the files, none if it lacks all."""
+    """Draw ``figure`` from the records that exist, and print which are missing; returns the files, if any."""
     written = figure.save(runtime, Path(runtime.folders.results) / "figures")
     for name in figure.missing(runtime):
         print_line(f"figure {figure.name}: not run: {name}")
@@ -275,7 +274,7 @@ def save_figure(figure: Figure, runtime: Runtime) -> list[Path]:
 
 
 def print_written(paths: Iterable[Path]) -> None:
-    """Name the files that were written."""
+    """Print the names of the files that were written."""
     for path in paths:
         print_line(f"written: {path}")
 

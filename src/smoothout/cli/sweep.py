@@ -1,4 +1,4 @@
-"""A sweep of Hydra's: refused if it has no jobs, and how each of its jobs ended, in whichever process it ran."""
+"""Hydra's sweeps: refuse those without jobs, and collect failed jobs from all processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LEADER = "SMOOTHOUT_SWEEP_LEADER"  # the id of the process that runs the sweep
 
 
 class SweepSummary(Callback):
-    """Collects how each job of a sweep ended, in whichever process it ran."""
+    """Collects the failed jobs of a sweep, whichever process they ran in."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Make the folder that the jobs report to; ends the program if the sweep cannot run."""
@@ -46,7 +46,7 @@ class SweepSummary(Callback):
             sys.exit(report_error(interrupt_behind(error) or error))  # Hydra would turn it into a warning
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Let a process of a local pool end with its sweep, however that ends."""
+        """Make a process of a local pool end when its sweep ends, for whatever reason."""
         if os.environ.get(_LEADER) == str(os.getppid()):
             exit_with_parent()
 
@@ -63,7 +63,7 @@ class SweepSummary(Callback):
 
 
 def pop_failures() -> list[dict[str, Any]]:
-    """The jobs of the sweep that failed, each with its overrides and its error; removes what the sweep kept."""
+    """The failed jobs of the sweep, each with its overrides and its error; deletes the sweep's scratch folder."""
     os.environ.pop(_LEADER, None)
     scratch = os.environ.pop(_SCRATCH, None)
     if scratch is None:
@@ -71,13 +71,13 @@ def pop_failures() -> list[dict[str, Any]]:
     path = Path(scratch) / "failures.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     shutil.rmtree(scratch, ignore_errors=True)
-    return [json.loads(line) for line in lines if line.endswith("}")]  # a full disk may have torn the last one
+    return [json.loads(line) for line in lines if line.endswith("}")]  # a full disk may have cut off the last one
 
 
 def _refuse_empty(config: DictConfig) -> None:
-    """Raise ConfigError for a choice among no values: Hydra would end without a job and without a word.
+    """Raise ConfigError for a sweep over no values, for which Hydra runs no job and prints nothing.
 
-    Nor can a sweeper that searches find the best of no trials.
+    Also for a sweeper that is to search with fewer than one trial.
     """
     trials = config.hydra.sweeper.get("n_trials")
     if trials is not None and trials < 1:
@@ -118,15 +118,15 @@ def _check_sweep_folder(config: DictConfig, scratch: str) -> None:
 
 
 def _tell_objective(config: DictConfig) -> None:
-    """Say what a sweeper that searches gets from a training, and which way it goes.
+    """Print the objective and the direction of a sweeper that searches.
 
-    Raises ConfigError for another program, whose jobs give it nothing to compare.
+    Raises ConfigError for programs other than train.py, whose jobs return no objective.
     """
     sweeper, program = config.hydra.sweeper, config.hydra.job.name
     if "direction" not in sweeper:
         return
     if program != "train":
-        raise ConfigError(f"hydra/sweeper: {program}.py gives a search nothing to compare; use hydra/sweeper=basic")
+        raise ConfigError(f"hydra/sweeper: {program}.py gives no objective to search for; use hydra/sweeper=basic")
     console.print(
         "the sweeper sees each training's accuracy at the last epoch, held-out if data.validation_size is set, else"
         f" on the test split; hydra.sweeper.direction={sweeper.direction}",

@@ -1,4 +1,4 @@
-"""From a composed config to typed settings, and every error line about settings.
+"""Build typed settings from a composed config, with every error line about settings.
 
 A group of settings is a frozen dataclass. If it can be one of several, its node in the config names the class as
 ``_target_``; ``build`` makes the object, and refuses classes outside this package and keys that are not fields.
@@ -22,7 +22,7 @@ from smoothout.config.moved import current_name, warn_renamed
 from smoothout.config.protocols import missing_members
 
 PACKAGE = "smoothout"
-MISSING = "???"  # how a config says that a value must be given
+MISSING = "???"  # marks a value of a config that the user must give
 T = TypeVar("T")
 
 
@@ -51,7 +51,7 @@ def _component(target: str, key: str) -> type[Any]:
         try:
             component = getattr(importlib.import_module(module), name, None)
         except ImportError as error:
-            # If it is not the module or its package that is missing, then it is something that the module imports.
+            # Either the module or its package is missing, or something that the module imports.
             if not f"{module}.".startswith(f"{error.name}."):
                 raise ConfigError(f"{key}._target_: {module} cannot be imported: {error}") from error
     is_ours = dataclasses.is_dataclass(component) and component.__module__ == module
@@ -65,12 +65,12 @@ def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: 
 
     A field is a number, a truth value, text, an enum, None, a tuple, a list or a dict of these, another dataclass of
     settings, or a role: a protocol of `config.protocols`, or an abstract class. The metadata of a field may have a
-    ``hint`` for a missing value, and ``recorded_as``, the name that it has in records, which works as its key too,
-    with a warning. Raises ConfigError for an unknown key, a missing value, or one of another type.
+    ``hint`` for a missing value, and ``recorded_as``, its name in records, which is also accepted as a key, with a
+    warning. Raises ConfigError for an unknown key, a missing value, or one of another type.
 
     Args:
         prefix: the node's place in the config, for error lines.
-        other_names: keys that the same node may have, but not among ``values``; for the hint at a misspelled key.
+        other_names: other keys of the same node, which are not among ``values``, for the hint at a misspelled key.
     """
     fields, hints = _fields(cls)  # type: ignore[arg-type]
     renamed = {field.metadata.get("recorded_as"): name for name, field in fields.items()}
@@ -98,7 +98,7 @@ def _fields(cls: type[Any]) -> tuple[dict[str, dataclasses.Field[Any]], dict[str
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:
-    """``value`` as ``hint`` says. Raises ConfigError with the ``key`` of the setting that does not fit."""
+    """Convert ``value`` to the type ``hint``. Raises ConfigError with the ``key`` of the setting if that fails."""
     try:
         converted = _fit(value, hint, key)
     except (TypeError, ValueError, KeyError):
@@ -110,7 +110,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
 
 
 def _fit(value: Any, hint: Any, key: str) -> Any:
-    """``value`` as ``hint`` says, or TypeError, ValueError or KeyError; groups raise ConfigError for what they hold."""
+    """Convert ``value`` to the type ``hint``. Raises TypeError, ValueError, KeyError, and ConfigError within groups."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -159,7 +159,7 @@ def _fit_plain(value: Any, hint: Any) -> Any:
     if issubclass(hint, Enum):
         return value if isinstance(value, hint) else hint(value) if value in list(hint) else hint[value]
     if isinstance(value, bool) != (hint is bool) and not isinstance(value, str):
-        raise TypeError  # Python's 0 and 1 are not truth values of a config, nor the other way round
+        raise TypeError  # a number is not a truth value of a config, nor the other way round
     if hint is bool and isinstance(value, str):
         return {"true": True, "false": False}[value.lower()]
     if not isinstance(value, str | int | float) or (hint is int and isinstance(value, float)):
@@ -168,7 +168,7 @@ def _fit_plain(value: Any, hint: Any) -> Any:
 
 
 def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str:
-    """The error line for a full ``key`` of which only ``names`` are known; ``more`` are full keys that may be meant."""
+    """The error line for an unknown full ``key``: ``names`` are allowed there, ``more`` are full keys to suggest."""
     names, end = list(names), key.rpartition(".")[2]
     elsewhere = {name.rpartition(".")[2]: name for name in reversed(more) if name != key}
     near = [elsewhere[end]] if end in elsewhere else difflib.get_close_matches(end, names, 1)

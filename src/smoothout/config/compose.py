@@ -1,4 +1,4 @@
-"""Compose a config with Hydra, into plain values; what was composed before is read from a cache.
+"""Compose a config with Hydra, into plain values; composed configs are cached.
 
 Hydra takes a tenth of a second per config, and a table has dozens of rows. So composed configs are kept in this process
 and in .cache/configs/ next to the folder of configs, which may be deleted at any time.
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 _FORMAT = 1  # of the files in the cache
 _RESOLVER = re.compile(r"\$\{([\w.]+):")
 _VARIABLE = re.compile(r"\$\{oc\.env:(\w+)[,}]")
-_NOT_SHARED = ("init_from", "analysis", "second_run", "hydra")  # keys of overrides
-_PURE = {"oc.env", "oc.select", "oc.create", "oc.decode", "choices"}  # depend on files and variables alone
+_NOT_SHARED = ("init_from", "analysis", "second_run", "hydra")  # keys of overrides that a source run does not inherit
+_PURE = {"oc.env", "oc.select", "oc.create", "oc.decode", "choices"}  # resolvers of files and variables alone
 
 
 def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Compose ``name`` in ``folder`` with ``overrides`` to plain values, as `with_source` completes them.
+    """Compose ``name`` in ``folder`` with ``overrides`` to plain values, completed by `with_source`.
 
-    Raises ConfigError if it has no such file, and for overrides or files that Hydra cannot use.
+    Raises ConfigError if the folder has no such file, and for overrides or files that Hydra cannot use.
     """
     files = {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*.yaml"))}
     if not (folder / f"{name}.yaml").is_file():
@@ -53,11 +53,11 @@ def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[st
 
 
 def with_source(values: dict[str, Any], folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """``values`` with the composed config of the run that ``init_from.run``, a list of overrides, describes.
+    """Replace the overrides in ``init_from.run`` of ``values`` by the composed config of that run.
 
-    It has the ``overrides`` that made ``values``, but for those of ``init_from`` and of an analysis, and then its own.
-    It begins with random weights unless its own say otherwise, also if a file of configs/ sets ``init_from``.
-    Raises ConfigError if ``init_from.run`` is no list of overrides, or one that cannot be composed.
+    The run has the ``overrides`` that made ``values``, without those of ``init_from`` and of an analysis, followed by
+    its own. It starts from random weights unless its own overrides say otherwise, even if a file of configs/ sets
+    ``init_from``. Raises ConfigError if ``init_from.run`` is not a list of overrides, or cannot be composed.
     """
     start = values.get("init_from")
     if not isinstance(start, dict) or start.get("run") is None:
@@ -91,7 +91,7 @@ def _composed(
         values = _ask_hydra(folder, name, overrides)
     for warning in caught:
         warnings.warn(warning.message, stacklevel=2)
-    if path is not None and not caught:  # a warning shall be repeated
+    if path is not None and not caught:  # otherwise the warning would not appear again
         _store(path, values)
     return values
 
@@ -103,11 +103,11 @@ def _ask_hydra(folder: Path, name: str, overrides: tuple[str, ...]) -> dict[str,
 
     from smoothout.config.hydra_errors import HYDRA_ERRORS, format_hydra_error  # noqa: PLC0415
 
-    # A program of the caller's own may use Hydra. It is left as it was, with the version that it asked for.
+    # The caller may use Hydra too: its state and its version base are restored.
     running, base, collecting = GlobalHydra.instance(), VersionBase.instance(), gc.isenabled()
     their_hydra, their_base = running.hydra, base.getbase()
     running.clear()
-    gc.disable()  # a fifth of the time would go into a search for garbage that Hydra does not make
+    gc.disable()  # garbage collection would take a fifth of the time and find nothing
     try:
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
             return to_plain_dict(compose(config_name=name, overrides=list(overrides)))
@@ -131,7 +131,7 @@ def to_plain_dict(config: DictConfig) -> dict[str, Any]:
 
 
 def _cache_path(folder: Path, name: str, overrides: tuple[str, ...], stamps: frozenset[tuple[str, int]]) -> Path | None:
-    """The file of a composed config, named by everything that decides its content; None if more than that decides."""
+    """The cache file of a composed config, named by a digest of its inputs; None if it may depend on others."""
     files, pure, names = _read_files(folder, stamps)
     if not pure or any("${" in override for override in overrides):
         return None
@@ -143,7 +143,7 @@ def _cache_path(folder: Path, name: str, overrides: tuple[str, ...], stamps: fro
 
 @lru_cache(maxsize=16)
 def _read_files(folder: Path, _stamps: frozenset[tuple[str, int]]) -> tuple[str, bool, frozenset[str]]:
-    """A digest of all files, whether they depend on variables alone, and the names of these variables."""
+    """A digest of all files, whether they depend only on environment variables, and the names of these variables."""
     contents = {str(path.relative_to(folder)): path.read_text("utf-8") for path in sorted(folder.rglob("*.yaml"))}
     text = "\n".join(contents.values())
     names = _VARIABLE.findall(text)
@@ -152,7 +152,7 @@ def _read_files(folder: Path, _stamps: frozenset[tuple[str, int]]) -> tuple[str,
 
 
 def _store(path: Path, values: dict[str, Any]) -> None:
-    """Keep ``values``, and forget those of other versions of the files; a read-only folder stays as it is."""
+    """Write ``values`` to the cache, and delete those of other versions of the files; ignores a read-only folder."""
     text = json.dumps(values)
     if json.loads(text) != values:  # JSON has no keys that are numbers
         return

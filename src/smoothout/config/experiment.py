@@ -23,7 +23,7 @@ from smoothout.training.schedule import Schedule
 
 @dataclass(frozen=True)
 class InitFrom:
-    """The trained weights that a training begins with: those of ``run``, with BatchNorm's running statistics.
+    """The trained weights that a training starts from: those of ``run``, with BatchNorm's running statistics.
 
     The run is an input of the training's job, as the runs of an analysis are; its digest is part of the identity.
     """
@@ -63,7 +63,7 @@ class Experiment(JobSettings):
             )
         if self.method.needs_momentum and not self.optimizer.has_momentum:
             raise ValueError(
-                f"optimizer: must have momentum, along which {self.method.slug} steps; use optimizer=momentum with"
+                f"optimizer: must have momentum, which {self.method.slug} needs; use optimizer=momentum with"
                 " optimizer.momentum above 0, or optimizer=adam"
             )
         limit = self.data.train_examples
@@ -86,16 +86,16 @@ class Experiment(JobSettings):
 
     @property
     def numerics(self) -> int:
-        """Version of the computation, raised when a fix changes outcomes; 2: another generator draws the noise."""
+        """Version of the computation, raised when a fix changes outcomes; 2 since the generator of noise changed."""
         return self.method.numerics
 
     @property
     def source(self) -> Experiment | None:
-        """The training with whose weights this one begins."""
+        """The training whose weights this one starts from."""
         return self.init_from.run if self.init_from else None
 
     def with_seed(self, seed: int) -> Experiment:
-        """The same with another seed, which the training that it begins from shares if it shared this one's."""
+        """The same with another seed; a training that it starts from gets that seed too if it had the same one."""
         start = self.init_from
         if start and start.run.seed == self.seed:
             start = replace(start, run=start.run.with_seed(seed))
@@ -103,7 +103,7 @@ class Experiment(JobSettings):
 
     @property
     def labels(self) -> dict[str, Any]:
-        """Names for people: columns of a data frame of records."""
+        """Readable labels: columns of a data frame of records."""
         start = {"init_from": self.source.slug(), "init_epochs": self.source.schedule.epochs} if self.source else {}
         return {
             "model": self.model.name,
@@ -154,7 +154,7 @@ class InitFromConfig:
         coerce_enum_fields(self)
 
     def build(self) -> InitFrom | None:
-        """Which weights a training begins with, or None for random ones. Raises ConfigError."""
+        """The weights that a training starts from, or None for random ones. Raises ConfigError."""
         if self.run is None:
             return None
         with config_errors_within("init_from.run"):
@@ -171,7 +171,7 @@ class TrainingConfig:
         epoch_seconds: rough cost of an epoch by batch, for estimates without records.
         pad_color: color that crops are padded with; read by configs/data/.
         noise: what a protocol says about noise; read by configs/method/.
-        init_from: the run with whose weights the training begins.
+        init_from: the run whose weights the training starts from.
     """
 
     model: Model
@@ -221,7 +221,7 @@ class TrainingConfig:
         return replace(own, init_from=self.init_from.build())
 
     def seconds_per_epoch(self) -> float | None:
-        """The config's estimate for its batch; None for batches that ``epoch_seconds`` has no estimate of."""
+        """The config's estimate for the training's batch; None if ``epoch_seconds`` has none for it."""
         ghost_seconds = self.epoch_seconds.get("ghost") if self.batch.ghost else None
         if ghost_seconds is not None:
             return ghost_seconds
@@ -241,5 +241,5 @@ def build_experiment(config: dict[str, Any]) -> Experiment:
 
 
 def smallest_limit(*limits: int | None) -> int | None:
-    """The smallest of ``limits``, of which None is no limit."""
+    """The smallest of ``limits``, where None means no limit."""
     return min((limit for limit in limits if limit is not None), default=None)

@@ -46,7 +46,7 @@ def format_hydra_error(error: BaseException, overrides: Sequence[str]) -> str:
 
 
 def _no_choice(match: re.Match[str]) -> str:
-    """The line about a group that this program does not have."""
+    """The error line for a group that this program does not have."""
     group = match[1]
     meant = _INSTEAD.get(Path(sys.argv[0]).stem, {}).get(group) or RENAMED.get(group)
     hint = f" (did you mean {meant}?)" if meant else ""
@@ -54,14 +54,14 @@ def _no_choice(match: re.Match[str]) -> str:
 
 
 def _no_option(match: re.Match[str]) -> str:
-    """The line about a choice that a group does not have."""
+    """The error line for a choice that a group does not have."""
     group, name, options = match[1], match[2], match[3].split()
     near = difflib.get_close_matches(name, options, 1)
     return f"{group}: {name!r} is not one of {', '.join(options)}{f' (did you mean {near[0]}?)' if near else ''}\n"
 
 
 def _misspelled(error: BaseException) -> str | None:
-    """The line about a key that the config lacks; Hydra would advise to add it with a +."""
+    """The error line for a key that the config does not have; Hydra's advises to add it with a +."""
     cause = error.__cause__
     if not isinstance(error, HydraException) or not isinstance(
         cause, ConfigAttributeError | ConfigKeyError | ConfigTypeError

@@ -122,7 +122,7 @@ def _current_override(override: str) -> str:
 
 
 def rename_keys(config: DictConfig) -> None:
-    """Rename, in place, what config files of users call by an old name; it counts more than the current name."""
+    """Rename old keys of users' config files, in place; an old key takes precedence over the current one."""
     from omegaconf import DictConfig, OmegaConf, open_dict  # noqa: PLC0415 -- rendering from the cache needs none of it
 
     for old, new in RENAMED.items():

@@ -20,7 +20,7 @@ Shape = tuple[int, int, int]
 
 
 class Model(Protocol):
-    """A network; if ``initializes_batchnorm``, ``batchnorm_init`` has no effect on it."""
+    """Settings of a network. If ``initializes_batchnorm`` is true, ``batchnorm_init`` has no effect on it."""
 
     initializes_batchnorm: ClassVar[bool]
 
@@ -29,7 +29,7 @@ class Model(Protocol):
         """Its part of a record's name."""
 
     def build(self, shape: Shape, classes: int) -> nn.Module:
-        """A new network for images of ``shape`` (channels, height, width). Raises ValueError if there is none."""
+        """A new network for images of ``shape`` (channels, height, width). Raises ValueError for unsupported shapes."""
 
 
 class Data(Protocol):
@@ -38,7 +38,7 @@ class Data(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def __hash__(self) -> int:
-        """Of its settings; a data set is loaded once."""
+        """A hash of its settings, because loaded data sets are cached."""
 
     @property
     def train_examples(self) -> int | None:

@@ -27,7 +27,7 @@ else:
 
 
 class _Hooks(CallbackBlocks, Callback):  # type: ignore[misc]
-    """What the trainer calls; the passes of a batch are the halves of one block."""
+    """The trainer's hooks: forward and backward pass of a batch run in the two halves of one block."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse manual optimization before training starts."""
@@ -59,7 +59,7 @@ class _Hooks(CallbackBlocks, Callback):  # type: ignore[misc]
         self._wrap(trainer.strategy.precision_plugin, "backward", backward)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Show the gradients to a method that looks at them."""
+        """Pass the gradients to a method that uses them."""
         self._observe()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -67,11 +67,11 @@ class _Hooks(CallbackBlocks, Callback):  # type: ignore[misc]
         self._stop()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Restore them after an exception, with clean weights."""
+        """Restore these methods after an exception, with clean weights."""
         self._stop()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Restore them where a tuner skips `on_train_end`."""
+        """Restore these methods if a tuner skips `on_train_end`."""
         self._stop()
 
 
@@ -97,8 +97,9 @@ class MethodCallback(CallbackMethod, _Hooks):
 
         callbacks=[MethodCallback(lambda module, optimizer: SAM(module, rho=0.05))]
 
-    A method of two passes calls `training_step` once more for the second, after the backward pass of the first; NSO,
-    whose first pass is not at the module's weights, for both. Each call logs. Else as `SmoothOutCallback`.
+    For a method of two passes, `training_step` is called again for the second pass, after the backward pass of the
+    first; for NSO, whose first pass is not at the module's weights, it is called again for both. Each call logs.
+    Otherwise it works like `SmoothOutCallback`.
     """
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -108,7 +109,7 @@ class MethodCallback(CallbackMethod, _Hooks):
             self._wrap_passes(self._passes, trainer, pl_module)
 
     def _wrap_passes(self, passes: Passes, trainer: Any, pl_module: Any) -> None:
-        """Take the framework's forward pass for the first one, if that is at the module's weights; add the others."""
+        """Use the framework's forward pass as the first one, if that is at the module's weights; add the others."""
         self._unwrap()
         calls: list[Callable[[], Any]] = []
         plugin = trainer.strategy.precision_plugin

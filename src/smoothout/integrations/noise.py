@@ -53,11 +53,11 @@ class CallbackBlocks:
         self._position = (-1, 0)
 
     def _make(self, model: nn.Module, optimizer: Any) -> WeightContext | None:
-        """The context of the blocks, or the one that draws their noise; None if there is no noise."""
+        """The context of the blocks, or the one that draws noise for the passes of a method; None without noise."""
         raise NotImplementedError
 
     def _observe(self) -> None:
-        """Look at the gradients before the optimizer's step."""
+        """Read the gradients before the optimizer's step."""
 
     def _stop(self) -> None:
         """Leave any open block, restore wrapped methods and release the model; safe to call twice."""

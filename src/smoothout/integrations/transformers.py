@@ -56,14 +56,14 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
 
         callbacks=[MethodCallback(lambda model, optimizer: SAM(model, rho=0.05))]
 
-    A method of two passes calls `training_step` twice on the same batch, and logs the last loss. Else as
-    `SmoothOutCallback`.
+    A method of two passes calls `training_step` twice on the same batch, and logs the last loss. Otherwise it works
+    like `SmoothOutCallback`.
     """
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **unused: Any
     ) -> None:
-        """Put `training_step` into blocks."""
+        """Wrap `training_step` in blocks."""
         trainer = _calling_trainer()
         self._start(model, optimizer)
 
@@ -83,11 +83,11 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
         self._wrap(trainer, "training_step", within)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
-        """Show the gradients to the method."""
+        """Pass the gradients to the method."""
         self._observe()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
-        """Give `training_step` back."""
+        """Restore `training_step`."""
         self._stop()
 
 

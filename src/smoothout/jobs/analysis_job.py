@@ -21,14 +21,14 @@ from smoothout.nn.precision import precision_context
 from smoothout.results.digest import canonical_json
 from smoothout.results.records import Record, find_non_json_type
 
-SAME_ACCURACY = 0.02  # a share: with other rounding, the same weights may do a little better or worse
+SAME_ACCURACY = 0.02  # how far the accuracy of the same weights may differ because of other rounding
 
 
 def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -> Steps[dict[str, Any]]:
-    """Analyze the trained ``runs``, whose ``records`` exist, and return what the record of the analysis says.
+    """Analyze the trained ``runs``, whose ``records`` exist, and return the outcome for the record of the analysis.
 
-    Empties ``runs``: the checkpoints that they hold take as much memory as the networks. Raises DataError if a run was
-    trained on other data than those that are here.
+    Empties ``runs`` to free their checkpoints, which take as much memory as the networks. Raises DataError if a run was
+    trained on data other than the present ones.
     """
     runtime, train_split, test_split = runs[0].runtime, runs[0].train_split, runs[0].test_split
     data_sha256 = runs[0].data_sha256
@@ -66,10 +66,10 @@ def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -
 
 
 def _load_network(run: PreparedRun, which: str) -> Steps[tuple[nn.Module, EvalResult]]:
-    """The run's network with its ``best`` or ``last`` weights, and how it does on the run's test split.
+    """The run's network with its ``best`` or ``last`` weights, with its loss and accuracy on the run's test split.
 
-    Without a checkpoint it is trained first. Raises CheckpointError if the network's code has changed, so that the same
-    weights make another function now.
+    Without a checkpoint it is trained first. Raises CheckpointError if the weights no longer have the accuracy that
+    they had in training, because the network's code has changed.
     """
     state = yield from train_locked(run)
     model = network_of(run.experiment, run.runtime, state, which)
@@ -86,5 +86,5 @@ def _load_network(run: PreparedRun, which: str) -> Steps[tuple[nn.Module, EvalRe
 
 
 def pass_cache_path(job: Job, runtime: Runtime) -> Path:
-    """The folder in which an interrupted analysis keeps the passes that it has made."""
+    """The folder in which an analysis caches its finished passes until its record is written."""
     return Path(runtime.folders.checkpoints) / f"{job.name}.passes"

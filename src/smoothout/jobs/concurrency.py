@@ -52,13 +52,13 @@ class Slot:
     updates_per_epoch: int
     reserved_before: int  # bytes that the process had reserved on the device when the job started
     updates: int = 0  # made so far
-    is_waiting: bool = False  # for a lock that another process or job holds
+    is_waiting: bool = False  # whether it waits for a lock that another process or job holds
 
     @property
     def memory_is_known(self) -> bool:
-        """Whether the job needs no more memory than it has already, as far as one can tell.
+        """Whether the job has probably reached its peak memory, or waits.
 
-        The last, smaller batch and the evaluation come at an epoch's end: a training needs most in its first epoch.
+        A training has after its first epoch, which ends with a smaller batch and the evaluation.
         """
         return self.is_waiting or self.updates > self.updates_per_epoch
 
@@ -68,25 +68,25 @@ class ConcurrencyLimit:
     """Decides when another job may start: at most ``limit`` run at the same time, and as memory allows.
 
     On a CUDA device the next job starts after the last one's first epoch, if ``MARGIN`` times the memory that this one
-    needed is free. After a failure for lack of memory ``limit`` falls for good: the rest of the table runs with fewer
-    trainings at a time, down to one, rather than fail again and again.
+    needed is free. Once a job has run out of memory, ``limit`` stays lower: the rest of the table runs with fewer
+    trainings at a time, down to one, instead of failing repeatedly.
 
-    Image folders, which are read and decoded during training, are trained on alone: the readers of several trainings
-    would share Python's global lock. Streams are reused, because each leaves a workspace of cuBLAS behind for good.
+    Trainings on image folders run alone, because the threads that read and decode for several trainings would compete
+    for Python's global lock. Streams are reused, because cuBLAS never frees the workspace of a stream.
     """
 
     runtime: Runtime
     limit: int
     _slots: dict[Job, Slot] = field(default_factory=dict)
     _free_streams: list[Any] = field(default_factory=list)
-    _bytes_needed: int = 0  # by the training that last completed an epoch
+    _bytes_needed: int = 0  # memory of the training that last completed an epoch
 
     @property
     def _cuda(self) -> torch.device | None:
         return self.runtime.device if self.runtime.device.type == "cuda" else None
 
     def has_room(self) -> bool:
-        """Whether another job may start now, as far as the running ones decide that."""
+        """Whether the running jobs leave room for another one."""
         if not self._slots:
             return True
         if len(self._slots) >= self.limit:
@@ -97,7 +97,7 @@ class ConcurrencyLimit:
         return newest.memory_is_known and torch.cuda.mem_get_info(self._cuda)[0] > MARGIN * self._bytes_needed
 
     def admits(self, job: Job) -> bool:
-        """Whether ``job`` may run at the same time as those that run."""
+        """Whether ``job`` may run next to the running jobs."""
         return not self._slots or not any(_streams_images(other) for other in (job, *self._slots))
 
     def start(self, job: Job) -> Slot:
@@ -114,12 +114,12 @@ class ConcurrencyLimit:
         return slot
 
     def note_step(self, slot: Slot, *, updated: bool) -> None:
-        """Note that the slot's job made an update or, if not ``updated``, waits."""
+        """Record that the slot's job made an update or, if not ``updated``, waits."""
         slot.is_waiting = not updated
         slot.updates += updated
         if updated and self._cuda is not None and slot.updates == slot.updates_per_epoch + 1:
             self._bytes_needed = torch.cuda.max_memory_reserved(self._cuda) - slot.reserved_before
-            torch.cuda.empty_cache()  # what the evaluation needed
+            torch.cuda.empty_cache()  # frees the memory of the evaluation
 
     def finish(self, job: Job) -> None:
         """Free the slot of ``job``, which is done or failed; nothing may refer to the job's tensors any more."""
@@ -156,7 +156,7 @@ def _streams_images(job: Job) -> bool:
 
 
 def _updates_per_epoch(job: Job) -> int:
-    """Of the training that the job is or analyzes; 0 for any other job."""
+    """Updates per epoch of the training that the job is or analyzes; 0 for any other job."""
     experiment = job.training_job.settings
     if not isinstance(experiment, Experiment):
         return 0

@@ -20,7 +20,7 @@ from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
 
-_key = itemgetter("model", "data", "batch")  # of labels: what trainings share that take the same time per example
+_key = itemgetter("model", "data", "batch")  # labels that trainings with the same time per example share
 
 
 class RuntimeEstimator:

@@ -1,4 +1,4 @@
-"""The curves of a training for TensorBoard, epoch by epoch; a full disk costs the rest of them, not the training."""
+"""The curves of a training for TensorBoard, epoch by epoch. A full disk ends the log, but not the training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from smoothout.training.checkpoint import TrainingState
 
 
 class CurveLog:
-    """Appends to a file in ``folder``, in this thread: an error of torch's SummaryWriter ends a thread of its own.
+    """Appends to a file in ``folder`` in this thread, to handle errors; torch's SummaryWriter writes in another thread.
 
-    ``epochs_done`` epochs were written before; TensorBoard hides what earlier files have after them.
+    ``epochs_done`` epochs were written before; TensorBoard hides later epochs of earlier files.
     """
 
     def __init__(self, folder: Path, epochs_done: int) -> None:
@@ -29,7 +29,7 @@ class CurveLog:
         ]
 
     def write(self, now: TrainingState) -> None:
-        """Append the epochs of ``now`` that were not written; warns, once, if that cannot be done."""
+        """Append the epochs of ``now`` that were not written yet; warns once if the file cannot be written."""
         if self._path is None or self._written == now.epoch:
             return
         for epoch in range(self._written, now.epoch):

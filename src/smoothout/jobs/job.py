@@ -14,12 +14,12 @@ from smoothout.results.digest import canonical_settings, digest
 class Job:
     """A training (``settings`` is an Experiment), or an analysis of the trainings ``dependencies``."""
 
-    settings: Any  # of a class derived from `JobSettings`
+    settings: Any  # an object of a class derived from `JobSettings`
     dependencies: tuple[Job, ...] = ()
 
     @cached_property
     def inputs(self) -> tuple[Job, ...]:
-        """The trainings whose weights it needs: those that are analyzed, or the one with whose weights it begins."""
+        """The trainings whose weights the job needs: those that it analyzes, or the one that it starts from."""
         return (Job(self.settings.source),) if self.settings.source else self.dependencies
 
     @property
@@ -55,7 +55,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The record's name: a slug for people and eight digits of the digest."""
+        """The record's name: a readable slug and eight digits of the digest."""
         return f"{self.settings.slug(*(job.settings.slug() for job in self.dependencies))}-{self.digest[:8]}"
 
 

@@ -46,12 +46,12 @@ def trained(
 
 @contextmanager
 def _torch_as_in_programs() -> Iterator[None]:
-    """Inside, torch's modes and defaults are those of a new process, because a record does not tell of others."""
+    """Context with the modes and defaults that torch has in a new process, because records do not include them."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(torch.float32)
-        if torch.get_default_device().type != "cpu":  # else a mode that slows down each call of torch
+        if torch.get_default_device().type != "cpu":  # else the mode would only slow down each call of torch
             stack.enter_context(torch.device("cpu"))
         yield

@@ -23,7 +23,7 @@ def weights_lock(training: Job, runtime: Runtime) -> FileLock:
 
 
 def check_folders(job: Job, runtime: Runtime) -> None:
-    """Raise RecordError if a folder that ``job`` writes to cannot be written, or has no locks."""
+    """Raise RecordError if a folder that ``job`` writes to cannot be written, or does not support locks."""
     runtime.records.lock(job.kind, job.digest)
     if job.kind == Experiment.kind:
         weights_lock(job, runtime)

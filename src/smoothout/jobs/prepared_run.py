@@ -1,4 +1,4 @@
-"""Prepare a training job: load its data and checkpoint, check that it can run, before anything is written."""
+"""Prepare a training job: load its data and checkpoint, and check that it can run, before anything is written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FileVersion = tuple[int, int, int]  # inode, time of the last change, size
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A training that was checked and can run: made once by `prepare_run`, and handed on."""
+    """A checked training that can run, made once by `prepare_run` and passed on."""
 
     job: Job
     runtime: Runtime
@@ -39,9 +39,9 @@ class PreparedRun:
     data_sha256: str
     outline: nn.Module  # the network on the meta device: shapes without memory
     checkpoint_path: Path  # whether the file exists or not
-    state: TrainingState | None  # the checkpoint's content; a training that resumes from it changes it
-    version: FileVersion | None  # of the file that the state was read from
-    source: PreparedRun | None  # the training with whose weights this one begins
+    state: TrainingState | None  # the checkpoint's content; a resumed training modifies it
+    version: FileVersion | None  # version of the file that the state was read from
+    source: PreparedRun | None  # the training whose weights this one starts from
 
     @property
     def experiment(self) -> Experiment:
@@ -51,11 +51,11 @@ class PreparedRun:
 
     @property
     def is_done(self) -> bool:
-        """Whether the checkpoint is that of a training that ended."""
+        """Whether the checkpoint is from the end of the training."""
         return is_done(self.state, self.experiment)
 
     def refreshed(self) -> PreparedRun:
-        """The same run with the checkpoint that lies there now; the file is read again only if it has changed."""
+        """The same run with the current checkpoint; the file is read again only if it has changed."""
         if _version(self.checkpoint_path) == self.version:
             return self
         state, version = load_state(self.job, self.checkpoint_path, self.outline, self.runtime)
@@ -63,9 +63,9 @@ class PreparedRun:
 
 
 def prepare_run(job: Job, runtime: Runtime, outline: nn.Module | None = None) -> PreparedRun:
-    """Load what a training needs, and find what is wrong with it.
+    """Load what a training needs, and check that it can run.
 
-    ``outline`` is the network's, where it is known. Raises ConfigError, DataError or CheckpointError.
+    ``outline``: that of the network, if it is known. Raises ConfigError, DataError or CheckpointError.
     """
     experiment: Experiment = job.settings
     outline = outline or model_outline(experiment)
@@ -77,7 +77,7 @@ def prepare_run(job: Job, runtime: Runtime, outline: nn.Module | None = None) ->
     with config_errors_within("init_from.run"):
         source = prepare_run(Job(experiment.source), runtime) if experiment.source else None
     if source and _shapes(source.outline.state_dict()) != _shapes(outline.state_dict()):
-        raise ConfigError("init_from.run: the run's network must have the architecture of the one that begins from it")
+        raise ConfigError("init_from.run: the run's network must have the same architecture as this training's")
     path = checkpoint_path(job, runtime)
     state, version = load_state(job, path, outline, runtime)
     run = PreparedRun(job, runtime, train_split, test_split, data_sha256, outline, path, state, version, source)
@@ -100,20 +100,20 @@ def _check_batch(experiment: Experiment, examples: int, outline: nn.Module) -> N
 
 
 def capturable_by_settings(experiment: Experiment, runtime: Runtime) -> bool:
-    """Whether an update can be captured as a CUDA graph, as far as settings tell; the trainer knows the rest."""
+    """Whether the settings allow updates to be captured as CUDA graphs; the trainer checks the rest."""
     method, optimizer, data = experiment.method, experiment.optimizer, experiment.data
     return method.capturable and optimizer.capturable and data.resident and runtime.ranks.size == 1
 
 
 def check_analysis(job: Job, outlines: Sequence[nn.Module]) -> None:
-    """Raise ConfigError for an analysis that the networks of its runs (``outlines``) do not allow."""
+    """Raise ConfigError if the networks of its runs (``outlines``) do not allow the analysis."""
     if len({run.digest for run in job.dependencies}) < len(job.dependencies):
         raise ConfigError(
             "second_run: both runs are identical; give overrides for the second, such as second_run=['seed=1']"
         )
     first, *others = (_shapes(outline.state_dict()) for outline in outlines)
     if any(other != first for other in others):
-        raise ConfigError("second_run: the second run's network must have the architecture of the first's")
+        raise ConfigError("second_run: both runs must have networks of the same architecture")
     subspace = job.settings.subspace
     for weights in (sum(parameter.numel() for parameter in outline.parameters()) for outline in outlines):
         if subspace is not None and subspace > weights:
@@ -158,7 +158,7 @@ def _shapes(weights: StateDict) -> dict[str, torch.Size]:
 def load_state(
     job: Job, path: Path, outline: nn.Module, runtime: Runtime
 ) -> tuple[TrainingState | None, FileVersion | None]:
-    """The content and version of the checkpoint at ``path``; None twice without a file. Raises CheckpointError."""
+    """The content and version of the checkpoint at ``path``, (None, None) without a file. Raises CheckpointError."""
     version = _version(path)
     if version is None:
         return None, None
@@ -202,7 +202,7 @@ def load_splits(experiment: Experiment, runtime: Runtime) -> tuple[Split, Split,
 
 @lru_cache(maxsize=2)
 def _load(data: Any, folder: Path, device: torch.device, download: bool) -> tuple[Split, Split, str]:
-    """The data set on the device; a table's trainings, and those that take turns, share it."""
+    """The data set on the device, cached: a table's trainings, and those that take turns, share it."""
     loaded: tuple[Split, Split, str] = data.load(folder, device, download)
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # trainings on other streams use what was copied on this one

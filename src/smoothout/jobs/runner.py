@@ -45,7 +45,7 @@ def get_or_run(job: Job, runtime: Runtime) -> Record:
 def load_network(job: Job, which: str, runtime: Runtime) -> nn.Module:
     """A run's network with its ``best`` or ``last`` weights, trained if necessary. Raises what `get_or_run` raises.
 
-    Needs no data if the run has a record and the checkpoint of its end.
+    Needs no data if the run has a record and its final checkpoint.
     """
     get_or_run(job, runtime)
     state, _ = load_state(job, checkpoint_path(job, runtime), model_outline(job.settings), runtime)
@@ -55,11 +55,11 @@ def load_network(job: Job, which: str, runtime: Runtime) -> nn.Module:
 
 
 def run_jobs(jobs: Iterable[Job], runtime: Runtime) -> Iterator[tuple[Job, Record | Exception]]:
-    """The records of ``jobs`` as they come, each made as `get_or_run` makes it; or why a job failed.
+    """Yield each job with its record, found or made as by `get_or_run`, or the exception with which it failed.
 
-    Small networks leave most of a GPU idle. So as many trainings as the runtime's engine allows, and as memory holds,
-    take turns, update by update, each on its own CUDA stream. One that runs out of memory next to others is put
-    back, and fewer run at the same time from then on. Asked to stop, every one of them saves a checkpoint.
+    Small networks leave most of a GPU idle, so several trainings take turns, update by update, each on its own CUDA
+    stream: as many as the runtime's engine and the memory allow. A training that runs out of memory next to others is
+    repeated, and fewer run at the same time from then on. On a stop signal, every training saves a checkpoint.
     """
     return _Scheduler(jobs, runtime).outcomes()
 
@@ -99,7 +99,7 @@ class _Scheduler:
         return bool(self._running)
 
     def _advance(self, job: Job) -> Step | Record | Exception | None:
-        """Let ``job`` make one step: what it did, or its outcome; None if it stopped, or was put back."""
+        """Advance ``job`` by one step; returns the step or the outcome, None if the job stopped or was put back."""
         steps, slot = self._running[job]
         outcome: Record | Exception | None = None
         try:
@@ -129,9 +129,9 @@ class _Scheduler:
 
 
 def validate_job(job: Job, runtime: Runtime) -> list[PreparedRun]:
-    """Find what is wrong with a training, or with an analysis and its runs, before anything is written or trained.
+    """Check a training, or an analysis and its runs, before anything is written or trained.
 
-    Returns the training, or the analysis's runs, prepared. Raises ConfigError, DataError or CheckpointError.
+    Returns the prepared training, or runs of the analysis. Raises ConfigError, DataError or CheckpointError.
     """
     runs = job.dependencies or (job,)
     outlines = [model_outline(run.settings) for run in runs]
@@ -145,18 +145,18 @@ def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = Non
     if record is not None:
         return record
 
-    # 1. Prepare: everything that can be wrong is found before anything is written.
+    # 1. Prepare: check everything before anything is written.
     runs = [prepared] if prepared else []
     if not runs and not isinstance(job.settings, SummarySettings | MeasurementSettings):
         runs = validate_job(job, runtime)
 
-    # 2. The records of the runs that the job looks at, or begins from.
+    # 2. The records of the runs that the job analyzes or starts from.
     of_inputs = runs if job.dependencies else [run.source for run in runs]
     inputs = []
     for number, run in enumerate(job.inputs):
         inputs.append((yield from _find_or_make(run, runtime, of_inputs[number] if of_inputs else None)))
 
-    # 3. One process makes the record; whoever waited for it finds it.
+    # 3. One process makes the record; processes that waited find it.
     with (yield from acquire(runtime.records.lock(job.kind, job.digest))):
         record = find_record(job, runtime)
         if record is not None:
@@ -180,7 +180,7 @@ def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = Non
 
 
 def _outcome(job: Job, inputs: list[Record], runs: list[PreparedRun], runtime: Runtime) -> Steps[dict[str, Any]]:
-    """Run the job, of one of four kinds."""
+    """Run the job: a summary, a measurement, an analysis or a training."""
     if isinstance(job.settings, SummarySettings):
         outcome = job.settings.from_records(inputs)
     elif isinstance(job.settings, MeasurementSettings):

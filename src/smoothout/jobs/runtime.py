@@ -1,7 +1,7 @@
 """Where and how jobs run, as the settings of configs/_place.yaml describe it.
 
-The device and the processes that share trainings are determined when they are first needed: finding and rendering
-records imports no torch.
+The device and the processes that share trainings are determined on first use, so that finding and rendering records
+imports no torch.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ RUNTIME_KEYS = tuple(field.name for field in dataclasses.fields(_RuntimeSettings
 def build_runtime(settings: dict[str, Any]) -> Runtime:
     """The runtime that the settings of configs/_place.yaml describe.
 
-    Raises ConfigError; whether the machine has the device is found out when `Runtime.device` is first read.
+    Raises ConfigError. Whether the machine has the device is checked when `Runtime.device` is first read.
     """
     chosen = validate(_RuntimeSettings, {name: settings[name] for name in RUNTIME_KEYS if name in settings}, "")
     fields = dict(vars(chosen))
@@ -97,14 +97,14 @@ def _prepare_device(name: str, threads: int | None) -> torch.device:
     if device.type == "cuda":
         _check_gpu(device)
         if device.index is not None:
-            torch.cuda.set_device(device)  # libraries allocate for themselves on the current one
+            torch.cuda.set_device(device)  # libraries allocate memory on the current device
     with config_errors():
         return _current_ranks().device(device)
 
 
 @cache  # a sweep's jobs share a process, and one line is enough
 def _automatic() -> str:
-    """CUDA if torch can use it; a torch built for GPUs that cannot use one reports why."""
+    """CUDA if torch can use it, else cpu; prints the reason if torch is built for GPUs."""
     reason = why_no_gpu()
     if reason and built_for_gpus() and _current_ranks().rank == 0:
         print_line(f"device: cpu, because torch cannot use a GPU here: {reason}")
@@ -158,7 +158,7 @@ class LazyField(Generic[T]):
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how jobs run, see configs/_place.yaml. Nothing here changes what a job is."""
+    """Where and how jobs run, see configs/_place.yaml. None of it is part of a job's identity."""
 
     folders: Folders
     device: LazyField[torch.device] = LazyField()
@@ -188,12 +188,12 @@ class Runtime:
             values["processes"] = self.ranks.size
         if engine:
             values["engine"] = canonical_settings(engine)
-        if engine and "gpu" in values:  # cuDNN's setting holds while a graph is captured only
+        if engine and "gpu" in values:  # cuDNN's benchmark mode is on only while a graph is captured
             values["gpu"]["cudnn_benchmark"] = engine.launch is Launch.graph
         return values
 
     def limited_to(self, count: int) -> Runtime:
-        """The same runtime, on which ``count`` trainings take turns."""
+        """The same runtime with at most ``count`` concurrent trainings."""
         return replace(self, engine=replace(self.engine, concurrent_trainings=count))
 
     @property

@@ -35,7 +35,7 @@ from smoothout.training.distributed import current_ranks
 
 Outcomes = Iterator[tuple[Job, Record | Exception]]
 JobRunner = Callable[[Iterable[Job], Runtime], Outcomes]
-POLL_SECONDS = 5.0  # between two looks at which SLURM jobs have ended
+POLL_SECONDS = 5.0  # between two checks for SLURM jobs that have ended
 T = TypeVar("T")
 _EXECUTORS = {"SlurmLauncher": "slurm", "LocalLauncher": "local"}  # submitit's names of Hydra's launchers
 
@@ -76,7 +76,7 @@ def job_runner(hydra: HydraConf, settings: dict[str, Any]) -> JobRunner:
     resources: Any = OmegaConf.to_container(hydra.launcher, resolve=True)
     target = resources.pop("_target_")
     launcher = target.rpartition(".")[2]
-    # In a sweep Hydra's own launcher has handed over already: this process runs one job.
+    # In a sweep, Hydra's launcher has already started this process for one of the jobs.
     if hydra.mode is RunMode.MULTIRUN or launcher == "BasicLauncher":
         return run_jobs
     if launcher not in _EXECUTORS:
@@ -90,7 +90,7 @@ def executor(name: str, resources: dict[str, Any]) -> AutoExecutor:
     parameters = dict(resources)
     folder, timeouts = parameters.pop("submitit_folder"), parameters.pop("max_num_timeout", 0)
     auto_executor = AutoExecutor(folder, name, slurm_max_num_timeout=timeouts)
-    # submitit wants a prefix before every parameter that only SLURM has.
+    # submitit expects a prefix before every parameter that only SLURM has.
     shared = {field.name for field in fields(BaseQueueConf)}
     prefixed = {key if key in shared else f"slurm_{key}": value for key, value in parameters.items()}
     auto_executor.update_parameters(**prefixed)

@@ -1,9 +1,9 @@
 """How jobs take turns in one process: a job is a generator that stops after every step.
 
 One GPU holds several small trainings, but a training waits for the device most of the time. So a job is written as a
-generator: it yields after every update, and whoever drives it (`runner.run_jobs`) resumes the next job. Threads would
-do the same less predictably: torch's global random state is shared, and a signal must find every training between two
-updates. ``yield from`` passes the pauses of an inner function on to the driver and returns the inner function's result.
+generator: it yields after every update, and its driver (`runner.run_jobs`) resumes the next job. Threads would be less
+predictable: they share torch's global random state, and a signal must stop every training between two updates.
+``yield from`` passes the pauses of an inner function on to the driver and returns the inner function's result.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TypeVar
 
 T = TypeVar("T")
-WAIT_SECONDS = 0.1  # between two looks at locks that others hold
+WAIT_SECONDS = 0.1  # between two attempts to acquire locks that others hold
 
 
 class Step(Enum):

@@ -47,14 +47,14 @@ from smoothout.training.trainer import Trainer
 def train_locked(run: PreparedRun) -> Steps[TrainingState]:
     """Train ``run`` to its end while holding the lock on its weights; returns the last state."""
     with (yield from acquire(weights_lock(run.job, run.runtime))):
-        # Whoever held the lock before may have trained it: only now is the checkpoint final.
+        # The previous holder of the lock may have trained it, so look at the checkpoint again.
         return (yield from train(run.refreshed()))
 
 
 def train(run: PreparedRun) -> Steps[TrainingState]:
     """Train ``run`` from its checkpoint or from the start; pauses after every update, returns the last state.
 
-    A training that is done is returned as it is. Asked to stop, it saves a checkpoint and raises Interrupted.
+    If the training is done, returns its state. On a stop signal, saves a checkpoint and raises Interrupted.
     """
     state, runtime, path = run.state, run.runtime, run.checkpoint_path
     if state is not None and state.data_sha256 not in (None, run.data_sha256):
@@ -90,8 +90,8 @@ class _Training:
         )
 
     def assignment(self) -> tuple[Experiment, Runtime, int, TrainingState]:
-        """What another rank needs to take part."""
-        # Without what belongs to this process: its group, and the number of its GPU.
+        """What another rank needs to join the training."""
+        # The process group and the number of the GPU are this process's, so they are left out.
         runtime = self._run.runtime
         sendable = replace(runtime, ranks=ProcessGroup(), device=torch.device(runtime.device.type))
         return self._run.experiment, sendable, torch.get_num_threads(), self._trainer.state()
@@ -120,9 +120,9 @@ class _Training:
         return end
 
     def save(self, state: TrainingState, job: Job, *, done: bool = False) -> None:
-        """Save ``state`` as the checkpoint of ``job``; one that is done is not to be resumed."""
+        """Save ``state`` as the checkpoint of ``job``, without the optimizer's state if it is ``done``."""
         runtime = self._run.runtime
-        machine = runtime.environment(self._trainer.engine)  # a training may have left CUDA graphs for eager updates
+        machine = runtime.environment(self._trainer.engine)  # it may have fallen back to eager updates
         state.machines = self._machines + ([] if machine in self._machines else [machine])
         state.data_sha256 = self._run.data_sha256
         if done:
@@ -130,7 +130,7 @@ class _Training:
         checkpoint.save(checkpoint_path(job, runtime), state, job.digest)
 
     def _keep_beginning(self, now: TrainingState) -> None:
-        """Save the weights of a shorter training that ends with this epoch, unless it has them or is under way."""
+        """Save the weights of a shorter training that ends with this epoch, unless they exist or are being trained."""
         runtime = self._run.runtime
         if beginning := self._beginnings.get(now.epoch):
             with suppress(Timeout), weights_lock(beginning, runtime).acquire(timeout=0):
@@ -139,7 +139,7 @@ class _Training:
 
 
 def _start(run: PreparedRun) -> Steps[nn.Module]:
-    """The network with which the training begins; the run that it has its weights from is trained if necessary."""
+    """The network at the start of the training; a run that it takes its weights from is trained if necessary."""
     model, start = init_model(run.experiment, run.runtime), run.experiment.init_from
     if run.source and start:
         state = yield from train_locked(run.source)
@@ -172,7 +172,7 @@ def _make_trainer(
     state: TrainingState | None,
     after_epoch: Callable[[TrainingState], None] = lambda now: None,
 ) -> Trainer:
-    """The trainer, ready to be iterated over. Raises ConfigError for settings that its model or device rules out."""
+    """The trainer. Raises ConfigError for settings that its model or device does not support."""
     try:
         return Trainer(
             model,
@@ -260,7 +260,7 @@ def _distance(model: nn.Module, start: Sequence[Tensor]) -> float | None:
 
 
 def _evaluate(model: nn.Module, split: Split) -> tuple[EvalResult, Tensor]:
-    """Loss and accuracy on ``split``, and which of its examples are right: bool, (examples,)."""
+    """Loss and accuracy on ``split``, and which examples are classified correctly: bool, (examples,)."""
     metrics = ClassificationMetrics()
     batches = split.batches(eval_batch_size(split.labels.device))
     return evaluate(model, batches, metrics_class=lambda: metrics), metrics.right
@@ -270,7 +270,7 @@ def _evaluate(model: nn.Module, split: Split) -> tuple[EvalResult, Tensor]:
 
 
 def run_worker_rank(ranks: ProcessGroup) -> None:
-    """Do this rank's share of every training that rank 0 leads, until that one's program ends; writes nothing."""
+    """Do this rank's share of every training that rank 0 leads, until the program of rank 0 ends; writes nothing."""
     tune_malloc()
     with interrupts.defer_signals(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rank 0 prints them

@@ -1,4 +1,4 @@
-"""A number of a table's row as jobs, seed by seed, and what their records have."""
+"""The cells of a table: the jobs behind each number, seed by seed, and the values in their records."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SAME = WeightsSeen.agreeing  # weights that were trained again and agree with th
 
 @dataclass(frozen=True)
 class CellValues:
-    """What the records of a cell have."""
+    """The values of a cell, read from its records."""
 
-    records: dict[int, Record]  # those that exist, by seed
+    records: dict[int, Record]  # the existing records, by seed
     values: dict[int, float]  # the number of each seed that has one
     failed: frozenset[int]  # seeds whose search for the sharpness failed
     diverged: frozenset[int]  # seeds whose training diverged; no measurement on such a run counts
@@ -33,19 +33,19 @@ class CellValues:
 
 @dataclass(frozen=True)
 class CellSpec:
-    """A number of a row and method."""
+    """A cell: the number that a metric gives for a row and a method."""
 
     row: str  # of a table
     method: str
     metric: str  # the number's name in `METRICS`
-    jobs: dict[int, Job]  # whose records have it, by seed; none as long as the method's strength is not chosen
+    jobs: dict[int, Job]  # by seed, those whose records have the number; empty until the method's strength is chosen
     published: PublishedNumber | None  # the papers' number, or None
-    command: str  # what makes the records
+    command: str  # the command that makes the records
     epoch_seconds: float | None  # the config's estimate of an epoch's cost, or None
 
     @property
     def column(self) -> str:
-        """Its name in the row."""
+        """The name of the cell's column, "METHOD METRIC"."""
         return f"{self.method} {self.metric}"
 
     def values(self, runtime: Runtime) -> CellValues:
@@ -66,7 +66,7 @@ def _diverged(run: Job, runtime: Runtime) -> bool:
 
 
 def rendered(cell: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell:
-    """The cell as its records have it, with the cost of those that are missing."""
+    """The cell with the values of its records, and the cost of missing ones."""
     read = cell.values(runtime)
     hours = missing_hours(cell, read, costs)
     known = [cost for cost in hours if cost is not None]
@@ -87,7 +87,7 @@ def rendered(cell: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell:
 
 
 def missing_hours(cell: CellSpec, read: CellValues, costs: RuntimeEstimator) -> list[float | None]:
-    """What each record costs that the cell lacks, by what was ``read`` of it; None where that is not known."""
+    """Hours for each missing record of the cell, of which ``read`` has the existing ones; None where unknown."""
     return [costs.hours(job, cell.epoch_seconds) for seed, job in cell.jobs.items() if seed not in read.records]
 
 
@@ -101,13 +101,13 @@ def device_name(record: Record) -> str:
 
 @dataclass(frozen=True)
 class MethodRuns:
-    """The trainings of a row by one method: every metric is read from their records, or measured on their weights."""
+    """The trainings of a row with one method: metrics are read from their records, or measured on their weights."""
 
     row: str  # of a table
     method: str
-    settings: TrainingConfig  # of the trainings; their seed is not used
+    settings: TrainingConfig  # the settings of the trainings; their seed is not used
     seeds: tuple[int, ...]
-    overrides: tuple[str, ...]  # of configs/train.yaml, that make the settings
+    overrides: tuple[str, ...]  # of configs/train.yaml, from which the settings are composed
 
     @cached_property
     def jobs(self) -> dict[int, Job]:

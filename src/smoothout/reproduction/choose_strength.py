@@ -65,7 +65,7 @@ class StrengthChoice(SummarySettings):
 
 
 def explain_choice(record: Record) -> str:
-    """A choice's record in a sentence, for people."""
+    """The record of a choice as a sentence."""
     out = record.outcome
     means = ", ".join(f"{100 * row['mean']:.2f} at {row['a']:g}" for row in out["strengths"])
     seeds, field = len(out["strengths"][0]["accuracies"]), out.get("field", "a")

@@ -1,4 +1,4 @@
-"""Claims as statistical tests over seeds, by the records that exist."""
+"""Claims as statistical tests over seeds, on the records that exist."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ _LEAST_LOSS = 2.0**-126  # stands for losses that float32 rounds to 0
 
 @dataclass(frozen=True)
 class ClaimTest:
-    """The test of a claim in one row, by one metric."""
+    """The test of a claim in one row, with one metric."""
 
     claim: Claim
     row: str
     protocols: tuple[str, ...]  # the one under which it is tested, or those that the claim compares
     metric: Metric
-    evidence: TestResult  # for what the claim says is positive: a difference, or the log2 of a ratio
+    evidence: TestResult  # of a number that is positive if the claim holds: a difference, or the log2 of a ratio
     published: float | None = None  # the papers' number in the same unit, or None
     failed: int = 0  # seeds that are missing because a search failed
     diverged: int = 0  # runs that are missing because they diverged (all runs of a correlation, else one per seed)
-    error: float | None = None  # standard error of an accuracy, in points, by the size of its split; None for others
+    error: float | None = None  # standard error of an accuracy, in points, from the size of its split; None for others
     runs: int = 0  # the number of runs behind the settings of a correlation; 0 for other kinds
     retrained: int = 0  # seeds measured on weights that were trained again and are not known to be the record's
-    recorded: int = 0  # seeds that are recorded in every cell, whatever their runs gave
-    withheld: bool = False  # declared seeds are missing somewhere in the claim's family, so nobody may look yet
-    sides: tuple[tuple[CellSpec, ...], ...] = ()  # the cells of ``plus`` and of ``minus``; none of a correlation
+    recorded: int = 0  # seeds that are recorded in every cell, with or without a value
+    withheld: bool = False  # not to be shown yet, because declared seeds are missing in the claim's family
+    sides: tuple[tuple[CellSpec, ...], ...] = ()  # the cells of ``plus`` and of ``minus``; empty for a correlation
 
     def verdict(self, adjusted: float, adjusted_exact: float | None) -> Verdict:
         """The verdict, given the p-values as adjusted for multiple tests (see `TestResult.verdict`).
 
-        It is undecided if runs diverged or searches failed, because the seeds that are left are not a random sample.
-        So is a declared claim if trainings were repeated to other weights: nobody may draw twice.
+        It is undecided if runs diverged or searches failed, because the remaining seeds are not a random sample. A
+        declared claim is also undecided if repeated trainings gave other weights, because each seed counts only once.
         """
         verdict = self.evidence.verdict(adjusted, adjusted_exact)
         lost = self.diverged or self.failed or (self.retrained if self.claim.declared else 0)
@@ -83,7 +83,7 @@ class Claims:
         self.claims = [
             self._with_published_rows(claim)
             for claim in given
-            if claim.kind is not ClaimKind.published or scope.profile == "paper"  # no other runs are as long
+            if claim.kind is not ClaimKind.published or scope.profile == "paper"  # else not of the published length
         ]
         for claim in self.claims:
             if claim.declared and set(scope.seeds) not in map(set, choices := claim.declared.choices):
@@ -108,10 +108,10 @@ class Claims:
         return rows
 
     def tests(self, runtime: Runtime, tick: Callable[[], None] = lambda: None) -> list[ClaimTest]:
-        """Test every claim, row and metric by the records that exist; ``tick`` is called once per claim.
+        """Test every claim, row and metric on the records that exist; ``tick`` is called once per claim.
 
-        Methods whose strength is chosen are tested as soon as it is. Nothing is said about a declared family of claims
-        before all of its seeds are recorded.
+        A method whose strength is to be chosen is tested once it is. The tests of a declared family are withheld until
+        all of its seeds are recorded.
         """
         self._plans = {key: plan.with_choice(runtime) for key, plan in self._plans.items()}
         tests = list[ClaimTest]()
@@ -200,7 +200,7 @@ class Claims:
         seeds = sorted(set.intersection(*(set(side.by_seed) for side in values)))
         step = 100 / plus[0].images if plus[0].images else 0.0
         published = difference([side.published for side in plus], [side.published for side in minus])
-        # Nobody published one number under two protocols, or the ratio of two spreads.
+        # No number was published under two protocols, and no ratio of two spreads.
         comparable = not sides.protocols and claim.kind is not ClaimKind.spread
         titles = dict.fromkeys(METRICS[cell.metric].title for cell in chain(*cells))
         if claim.kind is ClaimKind.curves:
@@ -223,7 +223,7 @@ class Claims:
     def _correlations(self, claim: Claim, metric: str, protocol: str, runtime: Runtime) -> Iterator[ClaimTest]:
         """Accuracy against flatness over the settings of the claim's tables, as it is and at equal training loss."""
         runs = dict[str, tuple[float, float, float, str, str]]()  # by digest, because tables share runs
-        weights = METRICS[metric].analysis.checkpoint  # whose flatness it is
+        weights = METRICS[metric].analysis.checkpoint  # the checkpoint whose flatness is measured
         diverged, retrained = set[str](), set[str]()
         # A point is a run with its flatness, accuracy, training loss, network and setting.
         for plan in (self._plan(table, protocol) for table in claim.tables):
@@ -275,7 +275,7 @@ class Claims:
 
 
 def _withhold(test: ClaimTest) -> ClaimTest:
-    """``test`` without anything that its records say, not even how many searches failed."""
+    """``test`` without its results, including the number of failed searches."""
     nothing = ClaimTest(test.claim, test.row, test.protocols, test.metric, TestResult())
     return replace(nothing, recorded=test.recorded, withheld=True)
 

@@ -1,4 +1,4 @@
-"""What claims about trends and about learning curves read from the records of trainings."""
+"""Values for claims about trends and about learning curves, read from the records of trainings."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CURVES_APART = "distance between learning curves (training and validation accura
 
 
 def read_points(plans: Sequence[TablePlan], metric: str, runtime: Runtime) -> tuple[list[Point], dict[str, int]]:
-    """The number ``metric`` of each run of the tables, negated if a trend claims that it falls, and what was lost.
+    """The number ``metric`` of each run of the tables, negated if a trend claims that it falls, and counts of losses.
 
-    Lost are, by name, the ``failed`` measurements, the ``diverged`` runs, and those of weights that were ``retrained``.
+    These count the ``failed`` measurements, the ``diverged`` runs, and the runs whose weights were ``retrained``.
     """
     sign = -1 if METRICS[metric].ratio_scale else 1  # accuracies are claimed to rise, what is compared by ratio to fall
     points, lost = list[Point](), Counter[str](failed=0, diverged=0, retrained=0)

@@ -1,4 +1,4 @@
-"""The values of the cells that a claim names, on the scale of its test, and what is tested of them."""
+"""The values of the cells that a claim names, on the scale of its test, and tests of single cells."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def against_published(values: MetricValues, margin: float, step: float) -> TestR
 
 
 def above_zero(values: Sequence[float]) -> TestResult:
-    """Whether the sharpness (percent) is above 0.0000: any point of the box with a higher loss is a proof of it."""
+    """Whether the sharpness (percent) is above 0.0000: any point of the box with a higher loss proves it."""
     if not values:
         return TestResult()
     least = min(values)

@@ -77,7 +77,7 @@ class Declaration:
     """When a claim's quantity and seeds were fixed: before any run of these seeds was made."""
 
     when: str  # the date
-    seeds: tuple[int, ...]  # which the claim is judged on, once, as soon as all of them are recorded
+    seeds: tuple[int, ...]  # the claim is judged on them once, when all of them are recorded
     fewer: tuple[int, ...] = ()  # the only others that it may be judged on, if not all can be afforded; () if none
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class Declaration:
 
     @property
     def choices(self) -> list[tuple[int, ...]]:
-        """What the claim may be judged on: no other seeds, so that none can be left out for what they say."""
+        """The sets of seeds that the claim may be judged on; others could leave out seeds because of their results."""
         return [self.seeds, self.fewer] if self.fewer else [self.seeds]
 
 
@@ -96,15 +96,15 @@ class Claim:
     """A sentence of the papers, and the cells that it is about."""
 
     statement: str  # the claim
-    source: str  # where it stands
+    source: str  # where the papers state it
     metrics: tuple[str, ...] = ("best",)  # names of `METRICS`; each one is its own test
     kind: ClaimKind = ClaimKind.difference  # see `ClaimKind`
     margin: float = 0.0  # points by which a difference may fall short
-    min_ratio: float = 1.0  # of what is compared by ratio: `plus` is at least that many times `minus`
+    min_ratio: float = 1.0  # for metrics compared by ratio: `plus` is at least that many times `minus`
     max_ratio: float = 1.0  # see `ClaimKind`
     limit: float | None = None  # see `ClaimKind`; in the unit of the metric
     tables: tuple[str, ...] = ()  # see `ClaimKind`
-    rows: dict[str, Sides] = field(default_factory=dict)  # cells by the name of the comparison, each a test of its own
+    rows: dict[str, Sides] = field(default_factory=dict)  # cells by the name of the comparison; each is a separate test
     declared: Declaration | None = None  # None: exploratory, the records were known when the claim was written
     family: str = ""  # p-values are corrected within the claims of a page that have the same one
 

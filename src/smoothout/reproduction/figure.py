@@ -1,7 +1,7 @@
 """A figure as the jobs that it needs: a config of configs/figure/, panel by panel.
 
 To add a kind of panel, write a function that draws records on axes (in results/figures/), and add an entry to
-`PANEL_KINDS`. What imports torch is imported where it is used, so that figures are drawn without it.
+`PANEL_KINDS`. Modules that need torch are imported where they are used, so that figures are drawn without it.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class PanelKind:
     options: type[Any] = NoOptions  # what a panel may choose of ``draw``, as a dataclass
     is_3d: bool = False  # whether the axes are three-dimensional
     draws_trainings: bool = False  # whether the records of the runs are drawn, too
-    draws_sources: bool = False  # whether those of the trainings that the runs begin from are drawn, too
+    draws_sources: bool = False  # whether the records of the trainings that the runs start from are drawn, too
     shared_axis: str | None = None  # the axis (y or z) whose limits all panels of the kind share
 
     @property
@@ -190,7 +190,7 @@ class PanelPlan:
         return present, [job.name for _, job, record in records if record is None]
 
     def drawn(self, runtime: Runtime, places: dict[str, int]) -> panels.Panel:
-        """The panel as its records have it; ``places`` are those of all runs of the figure."""
+        """The panel drawn from its records; ``places`` are those of all runs of the figure."""
         present, missing = self.records(runtime)
         records = [(curves.RunLabel(name, places.get(name)), record) for name, record in present]
         draw = partial(self.kind.draw, records=records, **vars(self.options)) if present or not self.jobs else None
@@ -227,7 +227,7 @@ class FigurePlan:
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """The name of its files."""
         return self.config.name
 
     def jobs(self) -> list[Job]:

@@ -15,9 +15,9 @@ class JudgedTest:
 
     test: ClaimTest
     verdict: Verdict
-    p: float  # corrected within the family; of a test that the correction does not count, its own
-    p_exact: float | None  # the same of the test that needs no normal differences (`TestResult.p_exact`)
-    p_everywhere: float | None  # corrected over all exploratory tests of all pages; None if that was not asked
+    p: float  # corrected within the family; uncorrected for a test that the correction does not count
+    p_exact: float | None  # the same for the test that does not assume normal differences (`TestResult.p_exact`)
+    p_everywhere: float | None  # corrected over all exploratory tests of all pages; None if not requested
     family_size: int  # how many tests the correction within the family counts
 
 

@@ -2,12 +2,12 @@
 
 A table names those that are its columns (``metrics`` in configs/table/), a claim those that it compares (``metrics`` in
 configs/claims/), and a row of a table those that another paper published (``published_elsewhere``). To add a number,
-add one entry here and name it there. A number that every training's record has needs its words and a reader::
+add one entry here and name it there. A number that every training's record has needs a title, a heading and a reader::
 
     "last_loss": Metric("test loss, last epoch", "Test loss, last epoch", lambda run: run.outcome["last"]["test_loss"]),
 
-One that is measured on the trained weights also names the analysis, and the settings of scripts/analyze.py that make
-it; its jobs, its cost and the command in the CSV file follow from these.
+One that is measured on the trained weights also names the analysis, and the settings of scripts/analyze.py for it; its
+jobs, its cost and the command in the CSV file follow from these.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ class Metric:
     """A number of a run.
 
     Args:
-        share_of: the split whose images it is a share of, so that it has steps and a binomial error; None for others.
+        share_of: for a share of images, their split, whose size gives its steps and binomial error; None for others.
         published: which of a method's keys in configs/table/ names the column of the published CSV file that has
             it. A table may name the columns of any number by itself (``published`` of its methods), and a number
             without such a key may be ``published_elsewhere``.
     """
 
-    title: str  # what it is, with its unit, on pages of claims
-    heading: str  # what it is, as the heading of a table's block
+    title: str  # name and unit on pages of claims
+    heading: str  # heading of its block in a table
     read: Callable[[Record], float | None]  # the number in a record, or None if that record has no value for it
-    analysis: Any = None  # what is measured on the trained weights; None if the training's own record has the number
-    overrides: str = ""  # of scripts/analyze.py, for that analysis
+    analysis: Any = None  # settings of the analysis that measures it; None if the training's record has the number
+    overrides: str = ""  # overrides of scripts/analyze.py for that analysis
     ratio_scale: bool = False  # values are compared by ratio (sharpness), not by difference (accuracy)
     share_of: SplitName | None = SplitName.test
-    differences: bool = False  # tables show how much each method gains over the baseline, too
+    differences: bool = False  # whether tables also show each method's gain over the baseline
     published: str | None = None
 
 
@@ -127,7 +127,7 @@ def _recalibrated(weights: WhichWeights, split: SplitName = SplitName.test) -> M
 
 
 def _keskar_sharpness(convention: Convention, eps: str, subspace: int | None) -> Metric:
-    """As in Tables 3 and 4 of Keskar et al.: of the last iterate, and with batch statistics (configs/README.md)."""
+    """As in Tables 3 and 4 of Keskar et al.: at the last iterate, BatchNorm recalibrated (see configs/README.md)."""
     settings = {"eps": WIDTHS[eps], "subspace": subspace} if subspace else {"eps": WIDTHS[eps]}
     where = f"eps = {eps}, {subspace} random directions" if subspace else f"eps = {eps}"
     plain, common = _sharpness(convention), "analysis.checkpoint=last analysis.running_stats=recomputed"
@@ -169,7 +169,7 @@ def _line(split: str, read: Callable[[Record], float | None]) -> Metric:
 
 
 def _hessian(title: str, read: Callable[[Record], float | None]) -> Metric:
-    """As in Figure 1 of Jastrzebski et al.: of the last weights, in evaluation mode, BatchNorm recalibrated."""
+    """As in Figure 1 of Jastrzebski et al.: at the last weights, in evaluation mode, BatchNorm recalibrated."""
     words = f"{title} of the Hessian, last epoch, BatchNorm recalibrated"
     return Metric(
         words,

@@ -17,7 +17,7 @@ from smoothout.reproduction.verdict_page import Prose, VerdictPage
 
 @dataclass(frozen=True)
 class PageConfig:
-    """A page of verdicts: its claims, the runs that they are tested on, and its words."""
+    """A page of verdicts: its claims, the runs that they are tested on, and its text."""
 
     page: str = field(metadata={"hint": "a file of configs/claims/ begins with '# @package _global_', as papers.yaml"})
     prose: Prose
@@ -47,7 +47,7 @@ class Page:
     claims: Claims
 
     def verdicts(self, tests: Mapping[str, Sequence[ClaimTest]], folder: Path) -> VerdictPage:
-        """Its verdicts by the ``tests`` of every page, by file; ``folder`` is where the pages are."""
+        """Its verdicts, given the ``tests`` of every page by file; ``folder`` is where the pages are."""
         config = self.config
         others = [test for file, found in tests.items() if file != config.file for test in found]
         return VerdictPage(

@@ -1,6 +1,6 @@
 """The settings of a table (configs/table/) and of a figure (configs/figure/).
 
-A key that had another name in earlier versions has that as ``recorded_as``, and still works with a warning.
+``recorded_as`` is the name that a key had in earlier versions; it still works, with a warning.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class MethodConfig:
 
     title: str  # heading of the column
     overrides: tuple[str, ...]  # of configs/train.yaml
-    match: dict[str, Any] = field(default_factory=dict)  # of its lines in that file, added to the row's ``match``
+    match: dict[str, Any] = field(default_factory=dict)  # adds to the row's ``match`` of published lines
     published: dict[str, str] = field(default_factory=dict)  # columns of the published CSV file, by metric
-    accuracy: str | None = None  # the same for metrics that have this key as their ``published``, and differences
+    accuracy: str | None = None  # the column for metrics whose ``published`` is this key; the next three likewise
     improvement: str | None = None
     gap: str | None = None
     sharpness: str | None = None
     # Whether it is shown only in rows whose ``methods`` name it.
     only_if_named: bool = field(default=False, metadata={"recorded_as": "by_name"})
     chosen_strength: bool = False  # whether its strength is what the table's ``strength_choice`` chooses
-    # The same among values of its own, as {method.KEY: [VALUE, ...]}, with the trainings of ``strength_choice``.
+    # Separate values to choose from, {method.KEY: [VALUE, ...]}, with the other settings of ``strength_choice``.
     strengths: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -179,10 +179,10 @@ class PanelConfig:
 class FigureConfig:
     """A figure."""
 
-    name: str  # of its files
+    name: str  # name of its files
     title: str  # above it
     panels: tuple[PanelConfig, ...]  # its panels, row by row
-    overrides: tuple[str, ...] = ()  # of configs/train.yaml, for all panels
+    overrides: tuple[str, ...] = ()  # overrides of configs/train.yaml for all panels
     columns: int | None = None  # panels in a row; None for all in one row
     protocol: str | None = None  # what scope.protocol is by default; None is that of configs/reproduce.yaml
 

@@ -40,7 +40,7 @@ def searches_of(
 
 
 def find_choices(searches: Mapping[str, StrengthSearch], runtime: Runtime) -> dict[str, Record]:
-    """What is recorded of ``searches``."""
+    """The recorded choices of ``searches``."""
     found = {name: find_record(search.choice, runtime) for name, search in searches.items()}
     return {name: record for name, record in found.items() if record is not None}
 

@@ -1,4 +1,4 @@
-"""A table as the jobs that it needs, and its cells as their records have them."""
+"""A table: the jobs that it needs, and its cells rendered from their records."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class TablePlan:
         plan = copy(self)  # nothing is composed again
         plan.rows = tuple(row for row in self.rows if any(part in row.name for part in parts))
         if not plan.rows:
-            raise ConfigError(f"rows: {list(parts)} is in none of: {'; '.join(row.name for row in self.rows)}")
+            raise ConfigError(f"rows: none of these has {list(parts)}: {'; '.join(row.name for row in self.rows)}")
         names = {row.name for row in plan.rows}
         plan.runs = {(row, method): runs for (row, method), runs in self.runs.items() if row in names}
         plan.cells = plan._cells()
@@ -195,7 +195,7 @@ class TablePlan:
         return plan
 
     def render(self, runtime: Runtime) -> Table:
-        """The table as its records have it."""
+        """The table, rendered from its records."""
         # Differences are computed seed by seed from the cells, so these come first.
         costs = RuntimeEstimator(runtime)
         cells = {(cell.row, cell.column): rendered(cell, runtime, costs) for cell in self.cells}

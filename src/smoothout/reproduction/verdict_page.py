@@ -45,7 +45,7 @@ class VerdictPage:
     reading: Sequence[str]  # paragraphs on what a verdict means, at the page's head
     assumptions: Sequence[str]  # paragraphs on how the page judges, at its end
     claim_scope: ClaimScope  # whose records were judged
-    command: str  # what writes the page
+    command: str  # the command that writes the page
     file: str = "claims.md"  # the page of runs with the papers' own profile and precision
     linked: bool = True  # whether a page of other runs links to that one, which may not exist
     elsewhere: Sequence[ClaimTest] | None = None  # the tests of all other pages, if p is corrected for those, too
@@ -57,7 +57,7 @@ class VerdictPage:
 
     @cached_property
     def _by_claim(self) -> dict[str, list[JudgedTest]]:
-        """The same by claim; those that are withheld are left out."""
+        """The judged tests by claim, without those that are withheld."""
         claims: dict[str, list[JudgedTest]] = {}
         for judged in self.judged:
             if not judged.test.withheld:
@@ -95,7 +95,7 @@ class VerdictPage:
         return [f"# {self.prose.title} ({scope})", warning + link, *in_part, self.prose.introduction]
 
     def _without_numbers(self) -> list[str]:
-        """A sentence that says so if nothing is recorded, so that nobody looks for results."""
+        """A sentence that warns readers if nothing is recorded, else an empty list."""
         if any(test.evidence.n or test.withheld for test in self.tests):
             return []
         return ["**None of this has been run so far.** What follows is what will be tested."]

@@ -8,7 +8,7 @@ import numpy as np
 
 from smoothout.results.records import Record
 
-CURVES = ("train_accuracy", "test_accuracy")  # the second is of the held-out images where there are any
+CURVES = ("train_accuracy", "test_accuracy")  # the second is on held-out images if a training has them
 
 
 def curve_distance(one: Record, other: Record) -> float:

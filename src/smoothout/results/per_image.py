@@ -21,7 +21,7 @@ KEY = "test_right"  # of ``best`` and ``last`` in a training's outcome; records 
 
 
 def pack_right(right: NDArray[np.bool_]) -> str:
-    """Which images are right, eight to a byte, as base64: 1.7 kB for 10,000 images, 8.3 kB for ImageNet's 50,000."""
+    """Pack which images are right, 8 per byte, as base64: 1.7 kB for 10,000 images, 8.3 kB for ImageNet's 50,000."""
     return base64.b64encode(np.packbits(right).tobytes()).decode()
 
 
@@ -67,7 +67,7 @@ class McNemar:
 def mcnemar(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> McNemar:
     """McNemar's exact test (1947) of two classifiers on the same images, each bool of shape (images,).
 
-    Under H0, of the images that only one of them gets right, either is as likely to be the one: a binomial test. The
+    Under H0, each image that only one of them gets right is equally likely to be either's: a binomial test. The
     classifiers are fixed, so this says nothing about other seeds.
     """
     from scipy.stats import binomtest  # noqa: PLC0415 -- slow to import
@@ -83,9 +83,9 @@ def crossed_test(differences: ArrayLike) -> TestResult:
 
     Seeds and images are crossed random effects without replication, d = m + seed + image + rest. The variance of the
     grand mean is (MS_seeds + MS_images - MS_rest) / (seeds * images), by the mean squares of the analysis of variance
-    (Searle, Casella and McCulloch 1992, section 4.4); an estimated component below 0 is taken to be 0. Student's t with
-    Satterthwaite's degrees of freedom (1946), which errs at its level from about five seeds on; with two, at up to
-    twice that. A t test over seeds alone keeps the images fixed, McNemar's test the seeds.
+    (Searle, Casella and McCulloch 1992, section 4.4); an estimated component below 0 is taken to be 0. The test is
+    Student's t with Satterthwaite's degrees of freedom (1946). It errs at its level from about five seeds on, and at up
+    to twice its level with two. A t test over seeds alone treats the images as fixed, McNemar's test the seeds.
 
     Raises ValueError for other shapes and for a single image. A single seed has no interval and decides nothing.
     """
@@ -127,7 +127,7 @@ def crossed_test(differences: ArrayLike) -> TestResult:
 
 
 def compare_right(one: Sequence[Record], other: Sequence[Record]) -> dict[str, str]:
-    """How two methods differ image by image at their best epochs, as the cells of a line.
+    """How two methods differ image by image at their best epochs, as the cells of a table's row.
 
     The records are those of the same seeds, in the same order. Counts of images are means over seeds. Raises ValueError
     as `read_right` does.

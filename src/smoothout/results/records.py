@@ -22,7 +22,7 @@ from smoothout.results.digest import canonical_settings
 from smoothout.results.digest import digest as digest_of
 
 FORMAT = 1
-SETTLED = 2_000_000_000  # nanoseconds after its last change from which on a folder's listing is kept
+SETTLED = 2_000_000_000  # nanoseconds after a folder's last change before its listing is cached
 _LIST = re.compile(r"\[[^][{}\"]*\]")  # a list of numbers, which is written on one line
 
 
@@ -35,7 +35,7 @@ class Record:
     digest: str  # SHA-256 of ``identity``
     identity: dict[str, Any]  # kind, numerics, digests of the inputs, and the settings that differ from their defaults
     settings: dict[str, Any]  # all settings that affect the outcome
-    labels: dict[str, Any]  # for people: model, data, method, batch, seed
+    labels: dict[str, Any]  # readable labels: model, data, method, batch, seed
     inputs: list[str]  # names of the records of the job's inputs
     outcome: dict[str, Any]  # the results; a number that is not finite is None
     environment: dict[str, Any]  # versions, device, threads, commit
@@ -100,7 +100,7 @@ class RecordStore:
 
 
 def lock(folder: Path, setting: str, name: str) -> FileLock:
-    """A lock that one process holds at a time, not yet acquired; it is freed if the process dies.
+    """A lock that one process holds at a time, not yet acquired; it is released if the process dies.
 
     ``folder`` is the value of ``folders.<setting>``. Raises RecordError if it cannot be written, or its file system has
     no locks.
@@ -109,7 +109,7 @@ def lock(folder: Path, setting: str, name: str) -> FileLock:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings(), suppress(Timeout):
-            warnings.simplefilter("error")  # filelock's fallback is not freed by a dead process
+            warnings.simplefilter("error")  # filelock's fallback is not released when its process dies
             FileLock(path).acquire(timeout=0).lock.release()
     except (OSError, NotImplementedError, UserWarning) as error:
         reason = getattr(error, "strerror", None) or "its file system has no locks"
@@ -123,8 +123,8 @@ def lock(folder: Path, setting: str, name: str) -> FileLock:
 def _names_by_digest(folder: Path) -> dict[str, str]:
     """The files in a folder of records by the eight digits in their names.
 
-    A folder is listed again when it has changed. Time stamps are coarse, so two changes may share one: a listing is
-    only kept if the last change was a while ago.
+    A folder is listed again when it has changed. Time stamps are coarse and two changes may share one, so a listing is
+    cached only if the last change was a while ago.
     """
     try:
         changed = folder.stat()
@@ -137,7 +137,7 @@ def _names_by_digest(folder: Path) -> dict[str, str]:
 @lru_cache(maxsize=64)
 def _listed(folder: Path, *_version: int) -> dict[str, str]:
     names = sorted((path.name for path in folder.glob("*-????????.json")), reverse=True)
-    return {name[-13:-5]: name for name in names}  # of several the first by name
+    return {name[-13:-5]: name for name in names}  # of several files with the same digits, the first by name
 
 
 def read_record(path: Path) -> Record:

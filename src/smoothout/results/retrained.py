@@ -24,12 +24,12 @@ class WeightsSeen(IntEnum):
 
     recorded = 0  # those of the training's record
     agreeing = 1  # trained again; loss and accuracy agree with the record
-    unchecked = 2  # trained again; an early analysis without a digest and without a number that the record has, too
-    other = 3  # trained again; loss or accuracy do not agree, or nothing says that they do
+    unchecked = 2  # trained again; an early analysis that has no digest, and no number to compare with the record
+    other = 3  # trained again; loss or accuracy do not agree, or cannot be compared
 
     @property
     def words(self) -> str:
-        """What pages say of them."""
+        """The words that pages use for them."""
         return {
             WeightsSeen.recorded: "as recorded",
             WeightsSeen.agreeing: "trained again, agrees with the record",
@@ -50,7 +50,7 @@ def agrees(run: Record, which: str, split: str, loss: float | None, accuracy: fl
 
 
 def weights_seen(analysis: Record, number: int, run: Record) -> WeightsSeen:
-    """Which weights ``analysis`` saw of ``run``, its input of this ``number``.
+    """Which weights of ``run``, its input with index ``number``, the ``analysis`` saw.
 
     Early records have no digest but say whether the weights were made again; one that says neither counts as recorded.
     """

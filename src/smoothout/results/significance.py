@@ -14,13 +14,13 @@ from itertools import permutations
 
 import numpy as np
 
-LEVEL = 0.05  # of both directions together, over all tests of a family
-POWER = 0.8  # with which the required number of seeds decides
+LEVEL = 0.05  # two-sided, over all tests of a family
+POWER = 0.8  # of the test with the required number of seeds
 MOST_SEEDS = 1000  # a difference that needs more is negligible
 LEAST_SEEDS = 3  # fewer do not estimate the scatter well enough to say how many are required
-LEAST_SETTINGS = 8  # of a rank correlation; fewer have too few permutations to decide
-ORDERS = 50_000  # up to this many permutations all are used; if there are more, this many are drawn
-FLIPS = 2**15  # of the signs of differences: of up to 16 differences all are used, of more this many random ones
+LEAST_SETTINGS = 8  # for a rank correlation; fewer have too few permutations to decide
+ORDERS = 50_000  # use all permutations if there are at most this many, else draw this many
+FLIPS = 2**15  # use all assignments of signs to at most 16 differences, else draw this many
 ROUNDING = 1e-9  # of correlations, and of sums of differences relative to their size
 
 
@@ -48,7 +48,7 @@ class TestResult:
     std: float = math.nan  # sample standard deviation, nan if it has no meaning
     tested_effect: float = math.nan  # what a t test compares with 0: the value plus the claim's margin
     assumes_normality: bool = False  # whether ``p_greater`` and ``p_less`` need normal differences
-    p_sign_flips: float | None = None  # beside a t test: the two-sided p-value of `sign_flip_test`
+    p_sign_flips: float | None = None  # in addition to a t test: the two-sided p-value of `sign_flip_test`
 
     @property
     def is_testable(self) -> bool:
@@ -80,7 +80,7 @@ class TestResult:
 def floored_std(values: Sequence[float], step: float = 0.0) -> float:
     """Standard deviation of at least two ``values`` that are multiples of ``step``, as accuracies are.
 
-    Two of them are often equal by accident, and a test would then be certain of anything. So the result is at least the
+    Two of them are often equal by chance, and a test would then assume no scatter at all. So the result is at least the
     standard deviation of a uniform number within one step, step / sqrt(12).
     """
     return max(float(np.std(values, ddof=1)), step / math.sqrt(12))
@@ -117,7 +117,7 @@ def sign_flip_test(differences: Sequence[float] | np.ndarray) -> float:
     assumed, but n differences cannot give less than `sign_flip_floor`.
     """
     n, sizes = len(differences), np.abs(differences)
-    if 2 ** (n - 1) <= FLIPS:  # turning all signs turns the sum alone, so the last one stays
+    if 2 ** (n - 1) <= FLIPS:  # flipping all signs only flips the sum, so the last sign is fixed
         turned = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
     else:
         turned = np.random.default_rng(0).integers(0, 2, (FLIPS, n))
@@ -145,7 +145,7 @@ def pitman_morgan_test(one: Sequence[float], other: Sequence[float], max_ratio: 
     if n < 3 or a == 0.0 or b == 0.0:
         return TestResult(n)
     ratio, free = max_ratio * b / a, n - 2
-    # 1 - r^2 of the pairs; rounding to steps alone leaves that much of the variance unshared.
+    # 1 - r^2 of the pairs, at least what rounding to steps alone leaves unshared.
     rounded = 1 - math.prod(1 - step**2 / 12 / std**2 for std in (a, b))
     unshared = max(1 - (float(np.cov(one, other)[0, 1]) / (a * b)) ** 2, rounded, ROUNDING)
     score = (ratio - 1 / ratio) * math.sqrt(free / unshared) / 2
@@ -164,10 +164,10 @@ def stratified_rank_correlation(
     *,
     least: int = LEAST_SETTINGS,
 ) -> TestResult:
-    """Spearman's correlation of ``x`` and ``y`` over settings within strata; partial, if ``given`` a third variable.
+    """Spearman's correlation of ``x`` and ``y`` over settings within strata; with ``given``, the partial correlation.
 
-    Runs of the same setting are averaged before ranking, because their seeds share what the setting does. Correlations
-    of the strata are averaged by their degrees of freedom. The p-value is the share of permutations of the settings
+    Runs of the same setting are averaged before ranking, because their seeds are not independent. Correlations of the
+    strata are averaged with their degrees of freedom as weights. The p-value is the share of permutations of settings
     within strata that correlate as much: of all, or of `ORDERS` random ones (the observed order is one of them). A
     third variable is regressed out of the ranks after permuting (Draper and Stoneman 1966). Strata with too few
     settings or without variation are left out; below ``least`` settings there is no result. There is no
@@ -221,9 +221,9 @@ def holm_adjust(ps: Sequence[float]) -> list[float]:
 def required_seeds(result: TestResult, tests: int) -> float | None:
     """The number of seeds with which a paired t test decides with power `POWER`, as one of ``tests`` (Bonferroni).
 
-    The effect and its standard deviation are taken to be those of ``result``. There are enough for `sign_flip_test` to
-    decide, too. None if ``result`` has fewer than `LEAST_SEEDS` seeds or is of another test; inf for more than
-    `MOST_SEEDS`.
+    The effect and its standard deviation are taken to be those of ``result``. The number also suffices for
+    `sign_flip_test` to decide. None if ``result`` has fewer than `LEAST_SEEDS` seeds or is of another test; inf if it
+    is more than `MOST_SEEDS`.
     """
     from scipy.special import stdtrit  # noqa: PLC0415
     from scipy.stats import nct  # noqa: PLC0415

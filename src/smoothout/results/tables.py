@@ -28,7 +28,7 @@ IMAGES_NOTE = (
 class Cell:
     """A number of a table, over seeds."""
 
-    row: str  # its place, the row's name and "METHOD METRIC"
+    row: str  # the row's name; with the column, "METHOD METRIC", its place in the table
     column: str
     values: dict[int, float] = field(default_factory=dict)  # the number of each seed that has one
     failed: frozenset[int] = frozenset()  # seeds whose search failed
@@ -36,11 +36,11 @@ class Cell:
     retrained: frozenset[int] = frozenset()  # seeds measured on other weights than the training's record describes
     published: float | None = None  # the papers' number, or None
     published_std: float | None = None  # its standard deviation over runs, or None
-    records: list[str] = field(default_factory=list)  # names of those with the values
-    devices: list[str] = field(default_factory=list)  # those that made them
-    command: str = ""  # the command that makes them
+    records: list[str] = field(default_factory=list)  # names of the records with the values
+    devices: list[str] = field(default_factory=list)  # the devices that made the records
+    command: str = ""  # the command that makes the records
     hours: float | None = None  # estimated cost of the records that are missing, None if unknown
-    compared: tuple[str, ...] = ()  # of a difference: the two columns of the row, the first minus the second
+    compared: tuple[str, ...] = ()  # for a difference, its columns: the first minus the second
 
     @property
     def mean(self) -> float:
@@ -61,13 +61,13 @@ class Cell:
     def text(self, seeds: int = 1, by_ratio: bool = False) -> str:
         """The cell as text: its value over seeds, lost seeds, and the published number in brackets.
 
-        It has the number of seeds if that is less than ``seeds``. ``by_ratio``: see `Block`.
+        It states the number of seeds if that is less than ``seeds``. ``by_ratio``: see `Block`.
         """
         measured, published = self.measured_text(seeds, by_ratio), self.published_text(by_ratio)
         return f"{measured} [{published}]" if published else measured
 
     def measured_text(self, seeds: int = 1, by_ratio: bool = False) -> str:
-        """The same without the published number."""
+        """The cell as text without the published number."""
         count = len({*self.values, *self.failed, *self.diverged})
         wrong = {word: len(lost) for word, lost in (("failed", self.failed), ("diverged", self.diverged)) if lost}
         text, hints = " and ".join(wrong) or NOT_RUN, list[str]()
@@ -172,7 +172,7 @@ class Table:
         return {"": rows} | columns
 
     def caption(self) -> str:
-        """What the numbers are of, and where they were made."""
+        """Protocol, profile, precision and seeds of the numbers, and the devices that made them."""
         devices = sorted({device for cell in self.cells for device in cell.devices}) or ["none yet"]
         seeds = ", ".join(map(str, self.seeds))
         made = f"Protocol `{self.protocol}`, profile `{self.profile}`, {self.precision}, seeds {seeds}"

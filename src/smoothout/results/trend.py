@@ -1,4 +1,4 @@
-"""Whether a number of trained networks rises or falls along an axis of their settings, as a rank correlation.
+"""Rank correlations of a quantity of trained networks with a setting of their training.
 
 The axis is the learning rate over the batch size (Jastrzebski et al. 2018), or the strength of the noise.
 """
@@ -27,7 +27,7 @@ class Axis(StrEnum):
 
 
 class Within(StrEnum):
-    """What the settings share that are compared with each other."""
+    """Which settings are compared: all of them, or those that share the batch size or the learning rate."""
 
     all = "all"
     batch = "batch"
@@ -44,7 +44,7 @@ class Quantity(StrEnum):
 
     @property
     def of_hessian(self) -> bool:
-        """Whether it is the Hessian's, in the record of the analysis; the paper says that these fall."""
+        """Whether it describes the Hessian and is in the analysis's record; the paper claims that these fall."""
         return self in (Quantity.eigenvalue, Quantity.norm)
 
     def read(self, record: Record) -> float | None:
@@ -67,7 +67,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What the axes and the strata read of a training's settings."""
+    """The settings of a training that axes and strata use."""
 
     lr: float
     batch: int
@@ -76,16 +76,16 @@ class Setting:
 
     @classmethod
     def of(cls, training: Record) -> Setting:
-        """That of a training's record."""
+        """The setting of a training's record."""
         noise = training.settings.get("perturbation", {}).get("a", 0.0)
         return cls(training.settings["optimizer"]["lr"], training.labels["batch"], noise, training.labels["model"])
 
     def position(self, axis: Axis) -> float:
-        """The place on ``axis``. Equal ratios of other numbers are equal, whatever their last bits are."""
+        """The place on ``axis``, rounded so that equal ratios of different numbers are equal."""
         return self.strength if axis is Axis.strength else float(f"{self.lr / self.batch:.12g}")
 
     def stratum(self, within: Within) -> float:
-        """What the settings have in common that are compared with this one."""
+        """The number that settings share if they are compared with each other."""
         return {Within.all: 0.0, Within.batch: float(self.batch), Within.lr: self.lr}[within]
 
 
@@ -126,7 +126,7 @@ def mean_correlation(correlations: Sequence[float], limit: float) -> tuple[float
     """The mean of independent ``correlations`` and the ends of its 95% interval, by way of Fisher's z = atanh r.
 
     ``limit`` stands for a perfect correlation among others, whose z is infinite. The interval is the whole line for a
-    single one, and for several that are equal: rank correlations take few values, so that says nothing of their spread.
+    single correlation and for equal ones: rank correlations take few values, so equal ones do not show their spread.
     """
     from scipy.special import stdtrit  # noqa: PLC0415
 

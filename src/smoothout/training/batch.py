@@ -15,9 +15,9 @@ class Batch:
 
     Args:
         size: examples per batch.
-        ghost: examples per ghost batch. Each passes the network by itself, so BatchNorm's statistics are its own
-            (Hoffer et al. 2017); None is the whole batch at once. A batch is divided into size // ghost ghost batches,
-            as in the released program, so they are larger than ``ghost`` if it does not divide ``size``.
+        ghost: examples per ghost batch. BatchNorm normalizes each ghost batch by its own statistics (Hoffer et al.
+            2017). None: no ghost batches. A batch is divided into size // ghost ghost batches, as in the released
+            program, so they are larger than ``ghost`` if it does not divide ``size``.
         multiplier: batches per update. Their gradients are averaged, as if they were one batch.
     """
 
@@ -34,29 +34,29 @@ class Batch:
             raise ValueError(f"multiplier: must be a whole number >= 1, not {self.multiplier}")
 
     def check_fits(self, examples: int) -> Batch:
-        """Itself; raises ValueError if an update sees more than all ``examples`` training examples."""
+        """Return self. Raises ValueError if an update needs more than the ``examples`` training examples."""
         if self.examples_per_update > examples:
             times = f" x multiplier {self.multiplier}" if self.multiplier > 1 else ""
             raise ValueError(f"size: {self.size}{times} is more than the {examples} training examples in use")
         return self
 
     def canonicalized(self) -> Batch:
-        """The simplest settings with the same outcome: one ghost batch per batch is none."""
+        """The simplest settings with the same outcome: ``ghost`` is None for one ghost batch per batch."""
         return self if self.ghosts_per_batch > 1 else replace(self, ghost=None)
 
     @property
     def examples_per_update(self) -> int:
-        """At most: the last update of an epoch sees the rest."""
+        """Number of examples per update; the last update of an epoch may have fewer."""
         return self.size * self.multiplier
 
     @property
     def ghosts_per_batch(self) -> int:
-        """At most."""
+        """Largest number of ghost batches per batch."""
         return 1 if self.ghost is None else self.size // self.ghost
 
     @property
     def ghosts_per_update(self) -> int:
-        """At most."""
+        """Largest number of ghost batches per update."""
         return self.ghosts_per_batch * self.multiplier
 
     def split(self, rows: Tensor) -> list[Tensor]:
@@ -71,5 +71,5 @@ class Batch:
         return min(batch % chunk or chunk for batch, chunk in chunks)
 
     def updates_per_epoch(self, examples: int) -> int:
-        """Updates per epoch of ``examples`` examples; the last, smaller one counts."""
+        """Number of updates in an epoch of ``examples`` examples, including a smaller last one."""
         return -(-examples // self.examples_per_update)

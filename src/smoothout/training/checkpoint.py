@@ -27,13 +27,13 @@ class TrainingState:
     model: StateDict  # with BatchNorm's running statistics
     optimizer: dict[str, Any]  # its state dict; empty once the training is done
     best: StateDict  # at the end of the epoch with the best test accuracy so far; empty before the first
-    sums: Tensor  # loss and right answers over the present epoch's examples so far, (2,), float64
+    sums: Tensor  # sums of losses and of correct predictions in the current epoch so far, (2,), float64
     epoch: int = 0  # epochs done
-    step: int = 0  # updates done in the present epoch
-    elapsed: float = 0.0  # seconds spent on the present epoch
+    step: int = 0  # updates done in the current epoch
+    elapsed: float = 0.0  # seconds spent on the current epoch
     curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})  # a number per epoch
-    curvature: list[dict[str, Any]] = field(default_factory=list)  # of each epoch with noise, by `RunningTrace`
-    trace: dict[str, Any] = field(default_factory=dict)  # that estimate's sums over the present epoch so far
+    curvature: list[dict[str, Any]] = field(default_factory=list)  # from `RunningTrace`, one per epoch with noise
+    trace: dict[str, Any] = field(default_factory=dict)  # partial sums of that estimate in the current epoch
     machines: list[dict[str, Any]] = field(default_factory=list)  # every environment of the training, in order
     data_sha256: str | None = None  # fingerprint of the data set; None in checkpoints of earlier versions
     method: StateDict = field(default_factory=dict)  # the method's tensors; absent from a checkpoint if there are none
@@ -80,7 +80,7 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Trainin
         owner = numbers.pop("digest")
         state = TrainingState(**content, **numbers)
         _check(state)
-    except Exception as error:  # torch raises almost anything on a file that is not its own
+    except Exception as error:  # torch.load raises many types of errors for other files
         if machine_error_hint(error):
             raise
         reason = textwrap.shorten(str(error), 120, placeholder=" ...")
@@ -95,7 +95,7 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Trainin
 
 
 def _check(state: TrainingState) -> None:
-    """Raise TypeError unless every part has its type; another program's file may have parts of the same names."""
+    """Raise TypeError if a part has the wrong type, as another program's file with the same keys may have."""
     parts = {
         "weights": all(isinstance(t, Tensor) for t in (*state.model.values(), *state.best.values())),
         "optimizer": isinstance(state.optimizer, dict),

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # eager updates before a capture: libraries initialize themselves, the optimizer makes its state
-TOLERANCE = 0.25  # as a share of the eager update's change, see `difference`
-STRICT = {"loss and accuracy": 0.02}  # for numbers that no optimizer has scaled
+WARM_UP = 3  # eager updates before a capture, in which libraries initialize and the optimizer creates its state
+TOLERANCE = 0.25  # relative to the change that the eager update makes, see `difference`
+STRICT = {"loss and accuracy": 0.02}  # for numbers that the optimizer does not scale
 ROUNDING = 1e-6  # relative to the size of the tensors
 
 State = Mapping[str, Sequence[Tensor]]
@@ -29,9 +29,9 @@ class CaptureStream:
     """The stream and the memory pool in which one training captures its graphs.
 
     cuBLAS keeps one workspace per stream, and a graph keeps using the workspace of the stream that captured it, so
-    trainings that run at the same time must capture on different streams. If the caller has put the training on a
-    stream, it captures on that one, because every further stream costs a workspace for good. The graphs of one
-    training never run at the same time, so they share a pool.
+    trainings that run at the same time must capture on different streams. If the caller runs the training on a stream,
+    it captures on that stream, because the workspace of an additional stream is never freed. The graphs of one training
+    never run at the same time, so they share a pool.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -44,9 +44,9 @@ class CaptureStream:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Inside, the device is current and its work goes to the stream, after all earlier work.
+        """Make the device and the stream current; their work starts after all earlier work.
 
-        cuDNN chooses its algorithms by trying them: the capture uses those that the warm-up has chosen.
+        cuDNN benchmarks its algorithms during the warm-up, and the capture uses those that it chose.
         """
         present, benchmark = torch.cuda.current_stream(self._device), torch.backends.cudnn.benchmark
         self._stream.wait_stream(present)
@@ -75,13 +75,13 @@ class GraphedStep:
     """Runs updates by replaying CUDA graphs, one for every number of rows and variant of the update.
 
     The first call for each kind runs the update eagerly (the warm-up), restores the state, captures the update and
-    replays the graph. The graph is kept only if the replay ended where the eager update ended, in the same tensors. So
-    an update that depends on something a graph does not see, such as a number on the host, is noticed if that changes
-    its result by more than the tolerance. What is not in ``state`` is neither restored nor compared. Only this first
-    call waits for the device.
+    replays the graph. The graph is kept only if the replay and the eager update give the same result in the same
+    tensors. This detects an update that depends on something a graph does not see, such as a number on the host, if the
+    result changes by more than the tolerance. Tensors outside ``state`` are neither restored nor compared. Only this
+    first call waits for the device.
 
-    Each replay draws from the state that ``generators`` have at that time. No reference to the arguments of a call is
-    kept. Dropping the object frees the memory of its graphs.
+    Each replay uses the current state of ``generators``. The object keeps no reference to the arguments of a call.
+    Deleting it frees the memory of its graphs.
     """
 
     def __init__(self, device: torch.device, generators: Sequence[torch.Generator]) -> None:
@@ -97,11 +97,11 @@ class GraphedStep:
             rows: row numbers on the device, (n,).
             state: returns all tensors that ``work`` changes, by role. Those that it creates in its first run must come
                 last within their role and start as zeros.
-            variant: tells apart kinds of work that need a graph of their own.
+            variant: identifies kinds of work that need separate graphs.
 
         Raises:
-            RecordingError: if the work cannot be captured, or its replay ends elsewhere. After this and any other error
-                (torch.OutOfMemoryError), state and generators are as before the call.
+            RecordingError: if the work cannot be captured, or its replay gives another result. After this and any other
+                error (torch.OutOfMemoryError), state and generators are as before the call.
         """
         kind = len(rows), variant
         if kind in self._recordings:
@@ -132,7 +132,7 @@ class GraphedStep:
                 addresses = _addresses(state())
                 with _as_recording_errors():
                     replay = stream.capture(lambda: work(rows), self._generators)
-            # The replay is the update that was asked for, if it ends where the eager one did.
+            # This replay is the requested update, provided that its result is that of the eager one.
             with _as_recording_errors():
                 replay()
             _check_replay(state(), addresses, eager, before)
@@ -145,7 +145,7 @@ class GraphedStep:
 @contextmanager
 def _as_recording_errors() -> Iterator[None]:
     """Turn the failure of a capture or replay into a RecordingError with torch's first error."""
-    handled = sys.exc_info()[1]  # by a caller: it ends every chain that begins here, and says nothing of the capture
+    handled = sys.exc_info()[1]  # the caller's: it ends the chain of contexts, and is not the cause
     try:
         yield
     except Exception as error:
@@ -179,7 +179,7 @@ def _restore(state: State, before: State) -> None:
 
 
 def _check_replay(replayed: State, addresses: dict[str, list[int]], eager: State, before: State) -> None:
-    """Raise RecordingError if a replay that started at ``before`` ended elsewhere than the eager update."""
+    """Raise RecordingError if a replay and the eager update, both from ``before``, gave different results."""
     if _addresses(replayed) != addresses:  # each replay would start from the old tensors again
         raise RecordingError("the update replaces tensors instead of writing into them")
     for role, tensors in replayed.items():
@@ -189,12 +189,12 @@ def _check_replay(replayed: State, addresses: dict[str, list[int]], eager: State
 
 
 def difference(actual: Sequence[Tensor], expected: Sequence[Tensor], before: Sequence[Tensor]) -> float:
-    """The distance of ``actual`` from ``expected``, relative to that of ``before``; tensors missing there were 0.
+    """||actual - expected|| / ||before - expected||; tensors missing in ``before`` count as zeros.
 
-    It is the norm over all tensors together, minus what the rounding of the tensors explains. The same kernels give the
-    same bits, but kernels that sum in another order at every run do not. Then a fraction of the change may differ,
-    because Adam makes full steps of gradients that are pure rounding (a bias before BatchNorm). Work on other rows,
-    with other noise or from another start differs by the whole change. Unequal integers give infinity.
+    The norms are over all tensors together, and what rounding explains is subtracted from the first. Deterministic
+    kernels give 0. Kernels that sum in a different order at every run give a fraction, because Adam takes full steps
+    along gradients that are pure rounding error (a bias before BatchNorm). Work on other rows, with other noise or from
+    other weights gives about 1. Unequal integers give infinity.
     """
     if len(actual) != len(expected):
         return math.inf
@@ -202,7 +202,7 @@ def difference(actual: Sequence[Tensor], expected: Sequence[Tensor], before: Seq
     for tensor, target, old in zip_longest(actual, expected, before):
         if tensor.shape != target.shape:
             return math.inf
-        if not tensor.is_floating_point():  # a counter's step would hide the distance of the others
+        if not tensor.is_floating_point():  # a counter would dominate the norm
             if not torch.equal(tensor, target):
                 return math.inf
             continue

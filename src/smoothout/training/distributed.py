@@ -49,7 +49,7 @@ class ProcessGroup:
         self._exchange_at_once()
 
     def _exchange_at_once(self) -> None:
-        """Exchange signals at the next update, as at the start of every training, which may be slower than the last."""
+        """Exchange signals at the next update: a new training may have slower updates than the last one."""
         self._exchanged, self._interval, self._updates_left = time.monotonic(), 1, 1
 
     def shard(self, count: int) -> slice:
@@ -83,7 +83,7 @@ class ProcessGroup:
             vector_to_parameters(group, flat)
 
     def agree_to_stop(self) -> int:
-        """Let a signal to one rank count for all; returns its number, or 0 if there is none that all know of.
+        """Whether any rank has received a signal: its number, or 0 for none and between two exchanges.
 
         Every rank calls this after every update. They exchange signals about every half second: in each exchange they
         agree on the number of updates until the next one, by the slowest rank's estimate.
@@ -107,7 +107,7 @@ class ProcessGroup:
 
     @contextmanager
     def broadcast_work(self, order: Callable[[], Any]) -> Iterator[None]:
-        """A block during which the other ranks work on ``order()``; an error in it ends all ranks. For rank 0."""
+        """On rank 0: a block during which the other ranks work on ``order()``. An error in it ends all ranks."""
         if self.size == 1:
             yield
             return
@@ -123,7 +123,7 @@ class ProcessGroup:
         self._leading = False
 
     def receive_work(self) -> Iterator[Any]:
-        """The work that rank 0 broadcasts, tensors on the CPU, until it dismisses this rank. For the others."""
+        """On other ranks: yield the work that rank 0 broadcasts (tensors on the CPU) until it dismisses this rank."""
         while (content := _broadcast()) is not None:
             self._exchange_at_once()
             yield torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
@@ -216,7 +216,7 @@ class GradientSync:
         self._estimator.skip(range(shard.stop, num_ghosts))
         passes = self._estimator.statistics_passes
 
-        # What the later ranks' ghost batches leave of this rank's running statistics.
+        # The later ranks' ghost batches decay this rank's running statistics.
         for statistic, momentum in self._statistics:
             statistic.mul_((1 - momentum) ** (passes * (num_ghosts - shard.stop)))
         for number, before in zip(self._seen, seen, strict=True):

@@ -12,7 +12,7 @@ from smoothout.common.rng import derive_seed
 
 
 class DropoutRng:
-    """Seeds torch's global generator, from which dropout draws, and notices a model that draws in another way."""
+    """Seeds torch's global generator for dropout, and detects models that draw other random numbers."""
 
     def __init__(self, model: nn.Module, seed: int, device: torch.device) -> None:
         self._seed, self._device, self._update, self._checked = seed, device, 0, False
@@ -21,15 +21,15 @@ class DropoutRng:
 
     @property
     def generators(self) -> list[torch.Generator]:
-        """What dropout draws from in an update."""
+        """The generators that dropout uses in an update."""
         return [self._own or self._global] if self.drops else []
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Inside, dropout on a CUDA device draws from this training's own generator.
+        """Context in which dropout on a CUDA device uses a generator of this training.
 
-        Graphs of several trainings must not share torch's global one: up to torch 2.12 it has a single place on the
-        device for its seed, which a replay on one stream would overwrite before another stream's has read it.
+        Graphs of several trainings must not share torch's global generator: up to torch 2.12 it keeps a single seed on
+        the device, which a replay on one stream could overwrite before a replay on another stream has read it.
         """
         if self._own is None:
             yield
@@ -44,7 +44,7 @@ class DropoutRng:
 
     @contextmanager
     def checked(self) -> Iterator[None]:
-        """The first time, raise ValueError if the block draws from torch's global generator without dropout layers."""
+        """On first use, raise ValueError if the model has no dropout layers but uses torch's global generator."""
         if self._checked:
             yield
             return
@@ -63,7 +63,7 @@ class DropoutRng:
         self.seed_ghost(0)
 
     def seed_ghost(self, ghost: int) -> None:
-        """Seed the masks of the present update's ``ghost``-th ghost batch."""
+        """Seed the masks of the current update's ``ghost``-th ghost batch."""
         if self.drops:
             # torch.manual_seed would format the call stack for devices that do not exist: 0.1 ms per call.
             (self._own or self._global).manual_seed(derive_seed(self._seed, "dropout", self._update, ghost))

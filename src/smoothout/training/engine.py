@@ -1,6 +1,6 @@
-"""How the updates of a training run on the hardware: choices that change its speed, not what is computed.
+"""How the updates of a training run on the hardware: settings that change its speed, not what is computed.
 
-Importable without torch: what needs it imports it.
+Importable without torch, which is imported inside functions.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class MemoryFormat(StrEnum):
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Torch's constant."""
+        """The corresponding constant of torch."""
         import torch  # noqa: PLC0415
 
         return torch.channels_last if self is MemoryFormat.channels_last else torch.contiguous_format
 
     def applied_to(self, model: nn.Module) -> nn.Module:
-        """``model``, whose convolution weights take this format in place."""
+        """Convert the convolution weights of ``model`` to this format, in place; returns ``model``."""
         return model.to(memory_format=self.memory_format)  # type: ignore[call-overload,no-any-return]
 
 
@@ -70,18 +70,18 @@ class Engine:
     """Speed settings. Records keep them, but they are not part of a record's name: they only change how sums round.
 
     Args:
-        launch: auto is graph on CUDA devices if a CUDA graph can hold an update, else eager. With auto, an update that
-            cannot be captured after all runs eagerly, with one warning; with graph that is an error.
+        launch: auto is graph on CUDA devices if a CUDA graph can hold an update, else eager. If the capture fails, auto
+            runs eagerly, with one warning; graph raises an error.
         compile: run the network through torch.compile (on CPUs this needs a C++ compiler).
         memory_format: auto is channels_last on CPUs, and on CUDA devices below float32.
         concurrent_trainings: how many missing trainings take turns on the device, as its memory allows; trainings on
             image folders run alone. None is 8 on CUDA, 1 elsewhere.
         ghosts: sequential needs the memory of one ghost batch, batched that of a batch. auto is batched on CUDA
-            devices, where it takes fewer and larger launches, and sequential on CPUs, so that a training made again
-            has the bits of its record. There, with ghost batches of 128, batched took 1.1 times as long for a ResNet
-            and 0.9 times for F1 (half as long with ghost batches of 16).
-            Where one pass cannot hold them, it is sequential: image folders, ghost batches at different weights (noise
-            of their own, copies), dropout, noise that stays in, and networks that use a BatchNorm layer repeatedly.
+            devices, where it takes fewer and larger launches, and sequential on CPUs, so that repeating a training
+            reproduces its record bit by bit. On a CPU with ghost batches of 128, batched took 1.1 times as long for a
+            ResNet and 0.9 times for F1 (half as long with ghost batches of 16).
+            It is always sequential for image folders, ghost batches at different weights (separate noise, copies),
+            dropout, noise that stays in the weights, and networks that use a BatchNorm layer more than once.
     """
 
     launch: Launch = Launch.auto

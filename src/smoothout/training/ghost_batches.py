@@ -24,9 +24,9 @@ class PassPlan:
 
     passes: tuple[Tensor, ...]  # row numbers of each pass of this process
     shard: slice  # which of the update's ghost batches are this process's
-    num_ghosts: int  # of the update, over all processes
+    num_ghosts: int  # ghost batches of the update, over all processes
     network: Network  # keeps the ghost batches of a pass apart
-    ghosts_per_pass: int  # at most
+    ghosts_per_pass: int  # largest number of ghost batches in a pass
 
 
 def plan_passes(
@@ -54,17 +54,17 @@ def plan_passes(
 
 
 def own_rows(rows: Tensor, batch: Batch, shard: Callable[[int], slice]) -> Tensor:
-    """Those of an update's ``rows`` that are in this process's passes, see `plan_passes`."""
+    """The part of an update's ``rows`` that this process's passes use, see `plan_passes`."""
     ghosts = batch.split(rows)
     return torch.cat([rows[:0], *ghosts[shard(len(ghosts))]])
 
 
 @torch.no_grad()
 def fit_one_pass(model: nn.Module, example: Tensor) -> bool:
-    """Try with ``example``, (1, ...), whether several ghost batches of ``model`` can go in one pass.
+    """Whether ``model`` can take several ghost batches in one pass, tried with copies of ``example``, (1, ...).
 
-    They cannot if a BatchNorm layer has no form with ghost batches, or is used more than once: its running statistics
-    would see the last use only. The model stays as it is.
+    It cannot if a BatchNorm layer does not support ghost batches, or is used more than once: its running statistics
+    would then count the last use only. The model is not changed.
     """
     uses, inputs = Counter[nn.Module](), torch.cat([example] * 4)  # two ghost batches: BatchNorm wants two examples
     layers = (module for module in model.modules() if isinstance(module, BATCHNORM))
@@ -73,7 +73,7 @@ def fit_one_pass(model: nn.Module, example: Tensor) -> bool:
         with preserve_state(model):
             model.train()
             forward_ghosts(model, model, inputs, 2)
-    except Exception:  # if it is the model's own fault, it fails again one ghost batch at a time
+    except Exception:  # an error of the model itself appears again in sequential passes
         return False
     finally:
         for hook in hooks:
@@ -82,6 +82,6 @@ def fit_one_pass(model: nn.Module, example: Tensor) -> bool:
 
 
 def statistics_batches(split: Split, batch: Batch) -> SplitBatches:
-    """The training examples in batches as BatchNorm sees them, without a last one of a single example."""
+    """The training examples in (ghost) batches for BatchNorm's statistics, without a last batch of one example."""
     batches = split.batches(batch.ghost or batch.size)
     return replace(batches, which=slice(len(batches) - (len(split) % batches.size == 1) or None))

@@ -13,7 +13,7 @@ from smoothout.training.optimizers import OptimizerConfig
 
 
 class LiveOptimizer:
-    """The optimizer that ``config`` builds for the parameters of ``model``; ``torch`` is torch's own."""
+    """The optimizer that ``config`` builds for the parameters of ``model``; its ``torch`` is the torch optimizer."""
 
     def __init__(self, config: OptimizerConfig, model: nn.Module, device: torch.device) -> None:
         self._config, self._model, self._device = config, model, device
@@ -24,7 +24,7 @@ class LiveOptimizer:
         self.torch, self._lr = self._config.build(list(self._model.parameters())), math.nan
 
     def reset(self) -> None:
-        """Forget the past: a new optimizer, or, because a graph keeps using the tensors it has seen, zeros in these."""
+        """Reset the state: build a new optimizer or, if a CUDA graph uses its tensors, fill them with zeros."""
         if self._on_device:
             for tensor in chain.from_iterable(self.tensors().values()):
                 tensor.zero_()
@@ -46,7 +46,7 @@ class LiveOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
         self.torch.load_state_dict(state)
-        for weight, held in self.torch.state.items():  # a fused update expects the weight's strides everywhere
+        for weight, held in self.torch.state.items():  # a fused step needs state with the weight's strides
             like = {k: v for k, v in held.items() if isinstance(v, Tensor) and v.dim() and v.shape == weight.shape}
             held.update({name: torch.empty_like(weight).copy_(v) for name, v in like.items()})
 
@@ -58,7 +58,7 @@ class LiveOptimizer:
         return state
 
     def tensors(self) -> dict[str, list[Tensor]]:
-        """The tensors of the state by their names in it."""
+        """The tensors of the state, by name."""
         tensors = dict[str, list[Tensor]]()
         for held in self.torch.state.values():
             for name, tensor in held.items():
@@ -74,12 +74,12 @@ class LiveOptimizer:
                 group["capturable"] = self._device.type == "cuda"
 
     def keep_numbers_on_host(self) -> None:
-        """Take back `keep_numbers_on_device`."""
+        """Undo `keep_numbers_on_device`."""
         self._on_device = False
         for group in self.torch.param_groups:
             group.update(_eager_numbers(group, self._lr))
 
 
 def _eager_numbers(group: dict[str, Any], lr: float) -> dict[str, Any]:
-    """What a group of parameters has without a CUDA graph."""
+    """The entries of a parameter group as they are without a CUDA graph."""
     return {"lr": lr, **({"capturable": False} if "capturable" in group else {})}

@@ -1,4 +1,4 @@
-"""SmoothOut at work in a training: the perturbed models of each ghost batch, each draw from its own seed."""
+"""SmoothOut during a training: the perturbed models of each ghost batch, with a seed for every draw of noise."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from smoothout.training.methods.perturbed import seed_noise
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
 from smoothout.training.update import GhostBatch
 
-CURVATURE_DRAWS = 8  # updates per epoch that measure; their cost is half a percent
+CURVATURE_DRAWS = 8  # updates per epoch that estimate the trace; they cost half a percent of the time
 
 
 class NoiseContexts(GradientEstimator):
-    """SmoothOut's gradients in one training: the perturbed models of each ghost batch, and what their noise measures.
+    """SmoothOut's gradients in one training, and the trace of the Hessian that its noise estimates.
 
-    ``model`` has its final memory format.
+    ``model`` must already have its final memory format.
     """
 
     def __init__(self, model: nn.Module, noise: NoiseConfig, plan: TrainingPlan) -> None:
@@ -40,8 +40,8 @@ class NoiseContexts(GradientEstimator):
         )
         self.generators = [torch.Generator(plan.device) for _ in range(plan.ghosts_per_update if self._context else 0)]
 
-        # Fresh noise that is removed again measures the Hessian's trace, at a few updates per epoch.
-        self._finish_measuring: Callable[[], None] | None = None  # when the update's gradient is complete
+        # Fresh noise that is removed again gives an estimate of the Hessian's trace, at a few updates per epoch.
+        self._finish_measuring: Callable[[], None] | None = None  # called when the update's gradient is complete
         self._interval = max(1, plan.updates_per_epoch // CURVATURE_DRAWS)
         if self._context is not None and noise.denoise:
             names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -66,11 +66,11 @@ class NoiseContexts(GradientEstimator):
 
     @property
     def variant(self) -> bool:
-        """Whether the present update measures, which takes more operations."""
+        """Whether the current update estimates the trace, which takes additional operations."""
         return self.trace is not None and self._update % self._interval == 0
 
     def skip(self, ghosts: Iterable[int]) -> None:
-        """Add the noise of other processes' ghost batches here too if it stays in the weights."""
+        """If noise stays in the weights, also add the noise of other processes' ghost batches."""
         if self._context is not None and not self._noise.denoise:
             for ghost in ghosts:
                 for context in self.contexts(ghost):
@@ -78,11 +78,11 @@ class NoiseContexts(GradientEstimator):
                         pass
 
     def end_update(self) -> None:
-        """Add to ``trace`` what needs the gradient of the whole update.
+        """Add to ``trace`` the estimate that needs the gradient of the whole update.
 
-        One theta for all ghost batches (``noise_per=batch``) goes with their mean gradient: the estimate is as unbiased
-        as that of one ghost batch, with less variance. With noise per ghost batch, the first one's theta and gradient
-        count. If processes share an update, the first one measures.
+        One theta for all ghost batches (``noise_per=batch``) is paired with their mean gradient: the estimate is
+        unbiased, as that of one ghost batch is, with less variance. With noise per ghost batch, only theta and gradient
+        of the first one are used. If processes share an update, the first process estimates.
         """
         finish, self._finish_measuring = self._finish_measuring, None
         if finish is not None:
@@ -99,9 +99,9 @@ class NoiseContexts(GradientEstimator):
             self._context.a = self._noise.strength_at(self._update, self._plan.updates)
 
     def contexts(self, ghost: int) -> Sequence[AbstractContextManager[object]]:
-        """The contexts of the ``ghost``-th ghost batch's perturbed models; their gradients count the same.
+        """The contexts of the ``ghost``-th ghost batch's perturbed models; their gradients have equal weights.
 
-        Noise per batch that stays in comes with the first ghost batch.
+        Noise per batch that stays in the weights is added at the first ghost batch.
         """
         if self._copies is not None:
             return self._copies
@@ -123,14 +123,14 @@ class NoiseContexts(GradientEstimator):
 
     @torch.no_grad()
     def _add(self, context: SmoothOut, theta: Tensor, ghosts: int, clean: Tensor | None = None) -> None:
-        """Add the estimate by ``theta`` and the present gradient, which was divided by ``ghosts``, to the trace."""
+        """Add to the trace the estimate from ``theta`` and the current gradient, which was divided by ``ghosts``."""
         assert self.trace is not None
         clean = _by_filter(context.parameters) if clean is None else clean
         self.trace.add(self._stein(theta, _gradients(context.parameters), clean, context.a, ghosts))
 
 
 def _by_filter(tensors: Iterable[Tensor]) -> Tensor:
-    """All entries, (n,), as `FlatSteinTrace` takes them: no tensor need be copied, whatever its memory format is."""
+    """All entries, (n,), in the order of `FlatSteinTrace`, which needs no contiguous copies in any memory format."""
     return torch.cat([group_by_filter(tensor.detach()) for tensor in tensors])
 
 

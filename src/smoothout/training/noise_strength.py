@@ -25,11 +25,11 @@ from smoothout.training.methods.smoothout import NoiseConfig
 def relative_noise_strength(model: nn.Module, noise: NoiseConfig, update: int, total: int) -> float:
     """r = ||theta_f|| / ||w_f||, the median over ``model``'s filters, at ``update`` (from 0) of ``total``.
 
-    This is AdaSmoothOut's strength, measured for any noise. Nothing is drawn: ||theta_f|| is the root of its expected
-    square: sqrt(d / 3) a for a filter of d numbers under U(-a, a), sqrt(d) a under N(0, a^2), a ||w_f|| if scaled.
+    This is AdaSmoothOut's strength, computed for any noise. No noise is drawn: ||theta_f|| is the root of its expected
+    square, sqrt(d / 3) a for a filter of d numbers under U(-a, a), sqrt(d) a under N(0, a^2), a ||w_f|| if scaled.
 
     A filter is a slice of a perturbed tensor with two dimensions or more; biases, BatchNorm's parameters and filters of
-    zeros are left out. nan if a weight is nan, or nothing is left.
+    zeros are left out. nan if a weight is nan, or no filter remains.
     """
     a = noise.strength_at(update, total)
 

@@ -60,7 +60,7 @@ class Optimizer:
 
     @property
     def capturable(self) -> bool:
-        """Whether a CUDA graph can hold a step: all numbers that change are on the device, and begin as zeros."""
+        """Whether a CUDA graph can hold a step: all numbers that change are on the device and start at zero."""
         return False
 
     @property
@@ -71,7 +71,7 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam with torch's defaults for everything but the learning rate, the L2 term and epsilon's place.
+    """Adam with torch's defaults for everything but the learning rate, the L2 term and where epsilon is added.
 
     ``epsilon=corrected`` is Algorithm 1 of Kingma and Ba, and torch today. ``uncorrected`` is torch up to 1.2 (changed
     by pytorch/pytorch#22628), which the released program used: update t has epsilon / sqrt(1 - beta2^t) instead of
@@ -86,7 +86,7 @@ class Adam(Optimizer):
 
     @property
     def capturable(self) -> bool:
-        """An epsilon that changes from update to update is a number on the host: a graph would keep its first value."""
+        """Not with ``uncorrected``: its epsilon is a Python number that changes, and a graph would keep the first."""
         return self.epsilon is Epsilon.corrected
 
     @property
@@ -107,13 +107,13 @@ class Adam(Optimizer):
 
 
 class _Uncorrected:
-    """Sets the epsilon of each step before it is made. All parameters of a group have made the same number of steps.
+    """Sets epsilon before each step. All parameters of a group must have made the same number of steps.
 
-    That number is read from the device once, and counted here from then on.
+    That number is read from the device once, and then counted here.
     """
 
     def __init__(self) -> None:
-        self._steps: list[int] = []  # of each group
+        self._steps: list[int] = []  # number of steps of each group
 
     def __call__(self, optimizer: torch.optim.Optimizer, *arguments: object) -> None:
         groups = optimizer.param_groups
@@ -123,7 +123,7 @@ class _Uncorrected:
             group["eps"] = optimizer.defaults["eps"] / math.sqrt(1 - group["betas"][1] ** max(self._steps[index], 1))
 
     def forget(self, optimizer: torch.optim.Optimizer) -> None:
-        """Read the number again, because another state has been loaded."""
+        """Read the number of steps again, because a state was loaded."""
         self._steps = []
 
 
@@ -152,7 +152,7 @@ class SGD(Optimizer):
 
     @property
     def has_momentum(self) -> bool:
-        """Unless it is 0."""
+        """True unless ``momentum`` is 0."""
         return self.momentum > 0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ from smoothout.training.batch import Batch
 
 
 class LrScaling(StrEnum):
-    """How the learning rate grows with the batch: not, by the square root (Hoffer et al.), or in proportion."""
+    """How the learning rate scales with the batch size: not at all, with its root (Hoffer et al.), or linearly."""
 
     none = "none"
     sqrt = "sqrt"
@@ -26,7 +26,7 @@ class Schedule:
     without milestones it is constant.
 
     Args:
-        epochs: of the training.
+        epochs: number of epochs.
         milestones: epochs at which the learning rate drops.
         gamma: factor of each drop.
         lr_scaling: with sqrt or linear, all learning rates are multiplied by (examples per update /
@@ -35,8 +35,8 @@ class Schedule:
             program, or ``batch.size`` without ghost batches, so that only the multiplier scales.
         warmup_epochs: epochs in which the learning rate rises linearly, update by update, from the unscaled to the
             scaled one (Goyal et al. 2017, Sec. 2.2); no published row does so.
-        keep_epochs: lengths of shorter trainings whose checkpoints are kept on the way, because they are the beginnings
-            of this one; those that are not shorter have no effect. No part of a record's identity.
+        keep_epochs: lengths of shorter trainings, which are beginnings of this one: their checkpoints are kept on the
+            way. Lengths that are not shorter have no effect. Not part of a record's identity.
     """
 
     epochs: int
@@ -75,7 +75,7 @@ class Schedule:
         return plain.unscaled() if self.lr_scaling is LrScaling.none else plain
 
     def unscaled(self) -> Schedule:
-        """The same without learning-rate scaling."""
+        """The same schedule without learning-rate scaling."""
         return replace(self, lr_scaling=LrScaling.none, base_batch_size=None, warmup_epochs=0)
 
     def scaled(self, share: float) -> Schedule:
@@ -104,7 +104,7 @@ class Schedule:
         return ratio if self.lr_scaling is LrScaling.linear else math.sqrt(ratio)
 
     def lr_factor(self, epoch: float, batch: Batch) -> float:
-        """The factor of the learning rate ``epoch`` epochs (a fraction counts) after the start."""
+        """The factor of the learning rate at ``epoch``, which may be fractional."""
         drop = float(self.gamma ** sum(epoch >= milestone for milestone in self.milestones))
         scale = self.lr_scale(batch)
         risen = min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0

@@ -41,34 +41,34 @@ class Trainer:
         for now in trainer:
             ...  # now.epoch, now.step, now.curves; trainer.state() can be saved, and resumed
 
-    All random numbers come from ``seed`` by address (see `common.rng`), so a resumed training repeats the unbroken one;
-    on a CPU with the same threads and versions, to the last bit. Dropout layers draw from torch's global generator,
-    which is seeded again for every ghost batch.
+    Every random number is drawn from a generator seeded with ``seed`` and what it is drawn for (see `common.rng`), so a
+    resumed training repeats an uninterrupted one, on a CPU with the same threads and versions to the last bit.
+    Dropout layers draw from torch's global generator, which is seeded again for every ghost batch.
 
-    A loss that is not finite at the end of an epoch ends the training. If no CUDA graph can hold an update, updates run
-    eagerly from then on, with one warning.
+    A loss that is not finite at the end of an epoch ends the training. If an update cannot be captured as a CUDA graph,
+    updates run eagerly from then on, with one warning.
 
     Args:
         model: fresh, on the splits' device; ``resume`` replaces its weights.
-        train_split: shuffled in every epoch; the last, smaller batch counts.
+        train_split: shuffled in every epoch; a smaller last batch is used too.
         test_split: evaluated after every epoch in evaluation mode with clean weights.
-        optimizer: its settings, with the learning rate at the start.
-        schedule: number of epochs, and the learning rate in each relative to the optimizer's.
+        optimizer: settings of the optimizer, with the initial learning rate.
+        schedule: number of epochs, and the learning rate over time relative to the initial one.
         batch: how many examples an update sees, and in which ghost batches.
         method: how the gradient is computed: with SmoothOut's noise, SAM, or plainly.
-        seed: of everything but the initial weights, which are the model's own.
+        seed: seed of everything random but the initial weights, which come with ``model``.
         precision: number format of passes: "float32", "tf32" or "bfloat16" (autocast; weights stay in float32).
-        augmentation: of the training images, of the kind that the split takes; None is none.
+        augmentation: augmentation of the training images, of the type that the split takes, or None.
         engine: how updates run on the hardware; its ``auto`` choices are made here.
-        resume: where an earlier training with the same arguments was, from `state`; None starts at the model's weights.
+        resume: state of an earlier training with the same arguments, from `state`; None starts at the model's weights.
         ranks: the processes that share the training; each makes a `Trainer` with the same arguments.
         after_epoch: called at the end of every epoch.
 
     Raises:
-        ValueError: if ``engine`` or ``method`` asks for what the device or the model cannot do; in the first update, if
-            the model draws random numbers other than by torch.nn's dropout modules (functional dropout, an LSTM's own).
+        ValueError: if the device or the model does not support what ``engine`` or ``method`` requires; in the first
+            update, if the model draws random numbers outside torch.nn's dropout modules (functional dropout, an LSTM).
         RecordingError: in an update, if ``engine.launch`` is graph and the update cannot be captured.
-        torch.OutOfMemoryError: in an update. If only a capture lacks memory and no other training takes turns on the
+        torch.OutOfMemoryError: in an update. If only a capture runs out of memory and no other training shares the
             device (``engine.concurrent_trainings`` is 1), ``launch=auto`` continues eagerly instead.
     """
 
@@ -106,11 +106,11 @@ class Trainer:
         self._dropout = DropoutRng(model, seed, self._device)
         self._sync = GradientSync(self._ranks, model, self._estimator)
 
-        # How updates run follows from what method, optimizer, data and processes allow.
+        # Choose how updates run, within what method, optimizer, data and processes allow.
         resident, drops = train_split.resident, self._dropout.drops
         if self._estimator.other_examples and not resident:
             raise ValueError(f"method: {method.slug} needs images that are kept in memory, not an image folder")
-        # A graph cannot seed dropout within itself.
+        # Dropout cannot be seeded again within a graph.
         seedable = not drops or ghosts == self._estimator.passes == self._estimator.steps_per_batch == 1
         capturable = method.capturable and optimizer.capturable and resident and self._ranks.size == 1 and seedable
         one_pass = self._estimator.shares_weights and resident and batch.ghosts_per_batch > 1 and not drops
@@ -130,7 +130,7 @@ class Trainer:
         if resume:
             self._load(resume)
         self._buffers = [name for name, _ in model.named_buffers()]  # a forward pass may add others
-        self._now.model = model.state_dict()  # the live tensors: they follow the training, but for replaced buffers
+        self._now.model = model.state_dict()  # live tensors, up to date except for buffers that are replaced
 
         # Compiling and capturing come last, because they hold on to the tensors that they see.
         self._network: Any = torch.compile(model, dynamic=False) if self.engine.compile else model
@@ -220,11 +220,11 @@ class Trainer:
                 if step:
                     self._dropout.seed_ghost(0)
                 sums = self._step(plan, batches)
-                if step == 0:  # recorded are loss and accuracy at the weights before the batch
+                if step == 0:  # loss and accuracy are recorded at the weights before the batch
                     self._now.sums += sums
 
     def _step(self, plan: PassPlan, batches: Iterable[Sequence[Tensor]]) -> Tensor:
-        """One step of the optimizer; returns what `update` does."""
+        """One optimizer step; returns the result of `update`."""
         return update(
             plan.network,
             self._optimizer.torch,
@@ -242,7 +242,7 @@ class Trainer:
     # Epochs
 
     def _open_epoch(self) -> Tensor:
-        """Prepare the epoch; returns the order of its examples, (n,), or with that of the method's others, (n, 2)."""
+        """Prepare the epoch; returns the order of its examples, (n,), or (n, 2) with that of the method's others."""
         now = self._now
         if self._config.reset_every_epoch and now.step == 0:
             self._optimizer.reset()
@@ -251,7 +251,7 @@ class Trainer:
         self._examples.set_epoch(now.epoch)
         order = torch.randperm(len(self._examples), generator=make_generator(self._seed, "order", now.epoch))
 
-        # Image folders read ahead what this process needs, from the next update on.
+        # Image folders prefetch the examples of this process, from the next update on.
         all_rows = torch.split(order, self._batch.examples_per_update)
         updates = [own_rows(rows, self._batch, self._ranks.shard) for rows in all_rows]
         prefetched = self._examples.prefetch(torch.cat(updates), sum(map(len, updates[: now.step])))
@@ -288,7 +288,7 @@ class Trainer:
     def _state(self) -> State:
         """Every tensor that an update changes, by role."""
         buffers = dict(self._model.named_buffers())
-        # One role per name: Adam's count of updates would hide how far its moments are apart.
+        # One role per name: Adam's step count would dominate the distance between its moments.
         optimizer = {f"the optimizer's {name}": tensors for name, tensors in self._optimizer.tensors().items()}
         return {
             "weights": [parameter.detach() for parameter in self._model.parameters()],
@@ -300,13 +300,13 @@ class Trainer:
         }
 
     def _prepare_graphs(self) -> None:
-        """Keep on the device what changes between updates, where a graph reads it, and capture from now on."""
+        """Move numbers that change between updates to the device, where a graph reads them, and start capturing."""
         self._optimizer.keep_numbers_on_device()
         self._estimator.keep_numbers_on_device()
         self._graphed = GraphedStep(self._device, [*self._estimator.generators, *self._dropout.generators])
 
     def _give_up_graphs(self) -> None:
-        """Take back what `_prepare_graphs` did: from now on updates run eagerly."""
+        """Undo `_prepare_graphs`: from now on updates run eagerly."""
         self._graphed = None
         self._optimizer.keep_numbers_on_host()
         self._estimator.keep_numbers_on_host()

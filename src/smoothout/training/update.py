@@ -14,12 +14,12 @@ from smoothout.nn.ghost_batchnorm import split_remainder
 
 @dataclass
 class GhostBatch:
-    """Examples on their way through the network: one ghost batch, or several that the network keeps apart."""
+    """The examples of one forward pass: one ghost batch, or several that the network keeps apart."""
 
     network: Callable[[Tensor], Tensor]
     inputs: Tensor  # (n, ...)
     labels: Tensor  # (n,)
-    index: int  # of the first ghost batch, within the update
+    index: int  # index of the first ghost batch within the update
     num_ghosts: int  # ghost batches of the update, over all processes
     ghosts_per_pass: int = 1
     seed_dropout: Callable[[int], None] = lambda ghost: None
@@ -28,10 +28,10 @@ class GhostBatch:
     others: Sequence[Tensor] = ()  # inputs and labels of as many other examples, if the method asks for them
 
     def backward(self, passes: float = 1, regularizer: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Add the gradient at the present weights, divided by ``passes``, to ``grad``, and record losses and answers.
+        """Add the gradient at the current weights to ``grad``, and record losses and correct predictions.
 
-        These are divided by ``passes`` too, which need not be a whole number: for a pass that counts with weight s, it
-        is 1 / s. ``regularizer`` maps the logits, (n, classes), to a loss that is added but not recorded.
+        All of them are divided by ``passes``, which may be fractional: 1 / s gives the pass the weight s.
+        ``regularizer`` maps the logits, (n, classes), to a loss that is added but not recorded.
         """
         logits, means = self._forward()
         loss = torch.cat(means).sum()
@@ -43,9 +43,9 @@ class GhostBatch:
         self.correct.append((logits.detach().argmax(1) == self.labels).sum().double() / passes)
 
     def gradient(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-        """The gradient of the mean loss at the present weights, without a trace: no ``grad``, no recorded loss.
+        """The gradient of the mean loss at the current weights; ``grad`` and the recorded loss do not change.
 
-        The next pass has the same dropout masks. BatchNorm's running statistics move as in any pass.
+        The next pass has the same dropout masks. BatchNorm's running statistics are updated as in any pass.
         """
         loss = torch.cat(self._forward()[1]).mean()
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
@@ -53,7 +53,7 @@ class GhostBatch:
         return list(gradients)
 
     def feed_statistics(self) -> None:
-        """Show the examples to BatchNorm's running statistics, at the present weights, and nothing else.
+        """Update BatchNorm's running statistics with a forward pass at the current weights.
 
         The next pass has the same dropout masks.
         """
@@ -63,7 +63,7 @@ class GhostBatch:
 
     @property
     def ghosts_in_pass(self) -> int:
-        """How many ghost batches these are."""
+        """The number of ghost batches in this pass."""
         return -(-len(self.labels) // self._size)
 
     @property
@@ -96,7 +96,7 @@ def update(
     """[SmoothOut Alg. 1] Perturb the weights, backpropagate, remove the noise, update.
 
     The gradient is the sum of the ghost batches' mean gradients divided by their number, as in the released program,
-    also if the last one is smaller.
+    even if the last one is smaller.
 
     Args:
         network: keeps the ghost batches of a pass apart if there are several.
@@ -104,7 +104,7 @@ def update(
         batches: (inputs, labels) of each pass, taken one at a time; `GhostBatch.others` may follow. With several
             processes, those of this process.
         num_ghosts: ghost batches of the update, over all processes.
-        backward: the method's part: adds the gradient of a pass to ``grad``.
+        backward: adds the gradient of a pass to ``grad``, as the method computes it.
         first: index of the first ghost batch in ``batches`` within the update.
         ghosts_per_pass: how many ghost batches each of ``batches`` consists of, at most; all but the last have the same
             size.
@@ -114,7 +114,7 @@ def update(
         end_update: called when ``grad`` is the gradient of the whole update, before it is clipped.
 
     Returns:
-        The sum of the losses and the number of right answers over all examples, (2,), float64, on the device.
+        The sum of the losses and the number of correct predictions over all examples, (2,), float64, on the device.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     losses, correct, index = list[Tensor](), list[Tensor](), first

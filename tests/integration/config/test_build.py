@@ -310,5 +310,5 @@ def test_a_target_of_an_earlier_version_is_made_with_a_warning_that_names_both(o
 @pytest.mark.parametrize("optimizer", [["sgd"], ["momentum", "optimizer.momentum=0"]])
 def test_msam_with_an_optimizer_without_momentum_is_refused_before_anything_is_made(optimizer: list[str]) -> None:
     choice, *rest = optimizer
-    with pytest.raises(ConfigError, match=r"^optimizer: must have momentum, along which msam0\.3 steps"):
+    with pytest.raises(ConfigError, match=r"^optimizer: must have momentum, which msam0\.3 needs"):
         build_experiment(compose_config(CONFIGS, "train", ["method=msam", f"optimizer={choice}", *rest]))

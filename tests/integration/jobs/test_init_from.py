@@ -112,7 +112,7 @@ def test_an_interrupted_one_resumes_to_the_same_bits(runtime: Runtime, tmp_path:
 
 
 def test_a_network_of_another_architecture_is_refused(runtime: Runtime) -> None:
-    with pytest.raises(ConfigError, match=r"^init_from.run: the run's network must have the architecture"):
+    with pytest.raises(ConfigError, match=r"^init_from.run: the run's network must have the same architecture"):
         get_or_run(warm(tiny(model=MLP(8, 2, "smaller"))), runtime)
     assert not Path(runtime.folders.checkpoints).exists()
 

@@ -39,7 +39,7 @@ class Check:
     arguments: Sequence[Any] = ()
 
     def run(self, device: torch.device) -> Finding:
-        """Make the check; an error is a failure, and no reason to stop the others."""
+        """Make the check; an exception is a failure, and does not stop the other checks."""
         try:
             return self.work(device, *self.arguments)
         except Exception as error:
@@ -66,7 +66,7 @@ def run_checks(checks: Iterable[Check], device: torch.device, print_line: Callab
         if finding.passed is False and check.meaning not in meanings:
             meanings.add(check.meaning)
             print_line(f"       {check.meaning}")
-        # Nothing of a check, not even a failed one's tensors, is left to the next.
+        # Free all tensors of a check, even of a failed one, before the next one.
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -76,7 +76,7 @@ def run_checks(checks: Iterable[Check], device: torch.device, print_line: Callab
 
 
 def _one_line(error: BaseException) -> str:
-    """The error and the one that it began with: a capture that breaks off hides what broke it."""
+    """The error and its first cause, which the error of a failed capture hides."""
     line = f"{type(error).__name__}: {' '.join(str(error).strip().splitlines()[:1])[:200]}"
     first = None if error.__suppress_context__ else error.__context__
     return line if first is None else f"{line}; it began with {_one_line(first)}"

@@ -22,12 +22,12 @@ from smoothout.training.schedule import Schedule
 
 @dataclass(frozen=True)
 class ConcurrentTrainings:
-    """Trainings that take turns on a device, each on a stream of its own, with seeds from 0 on."""
+    """Trainings with seeds from 0 on that take turns on a device, each on a separate stream."""
 
     workload: Workload
     batch: int
     count: int = 8
-    updates: int = 20  # that each of them makes
+    updates: int = 20  # number of updates of each training
 
     def start(self, seed: int, data: Split, device: torch.device) -> Iterator[TrainingState]:
         """The training of that seed; each step of the iterator is an update."""
@@ -42,7 +42,7 @@ class ConcurrentTrainings:
         """The weights in which all trainings end when they take turns."""
         on_gpu = device.type == "cuda"
         streams = [torch.cuda.Stream(device) if on_gpu else None for _ in range(self.count)]  # type: ignore[no-untyped-call]
-        synchronize(device)  # the data are there
+        synchronize(device)  # wait for the data
         trainings, ends = [], dict[int, TrainingState]()
         for seed, stream in enumerate(streams):
             with torch.cuda.stream(stream):
@@ -85,7 +85,7 @@ def memory_is_freed(device: torch.device, batch: int = 512) -> Finding:
     def train() -> None:
         training(device, model=resnet8, examples=2 * batch, shape=(3, 32, 32), **settings).run()
 
-    train()  # libraries set themselves up
+    train()  # initializes libraries
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved(device)
     torch.cuda.reset_peak_memory_stats(device)

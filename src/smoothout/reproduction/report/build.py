@@ -42,7 +42,7 @@ class PartView:
 
 @dataclass(frozen=True)
 class PaperView:
-    """A paper with all that the report has on it."""
+    """A paper with everything that the report shows about it."""
 
     key: str
     paper: Paper
@@ -52,7 +52,7 @@ class PaperView:
 
     @property
     def coverage(self) -> Coverage:
-        """Of all networks."""
+        """The coverage of all networks together."""
         return total(self.networks.values())
 
 
@@ -62,14 +62,14 @@ class FindingView:
 
     text: str
     estimate: str
-    label: str  # of the large number; empty if it is not one
+    label: str  # what its number is, if that is one of the large ones; else empty
     verdict: Verdict
     evidence: int  # the place of its test in `Evidence.numbers`
 
 
 @dataclass(frozen=True)
 class Report:
-    """All of it."""
+    """Everything that the report shows."""
 
     config: ReportConfig
     papers: list[PaperView]

@@ -37,7 +37,7 @@ def escape(text: object) -> str:
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with its words."""
+    """A Plotly figure with its title and caption."""
 
     name: str  # part of addresses
     title: str

@@ -1,4 +1,4 @@
-"""The claims about a paper as cards: what each says, and what its tests came to."""
+"""The claims about a paper as cards: what each says, and the verdicts on its tests."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ClaimView:
     tests: list[TestView]
     lacking: list[str]  # sentences on the rows without numbers
     is_declared: bool  # whether it was before its seeds were run
-    waiting: str  # how many of the declared seeds are recorded, if nobody may look before all are
+    waiting: str  # how many of the declared seeds are recorded, if results are withheld until all are
     withheld: list[str]  # then the tests that it waits for: row, measure and protocol
 
     @property
@@ -72,7 +72,7 @@ class ClaimView:
         return count_verdicts(self.tests)
 
     def counts_by(self, protocols: tuple[str, ...], *, published: bool) -> dict[Verdict, int]:
-        """The same for the tests by these protocols that have a published number beside them, or have none."""
+        """The same for tests under these protocols, either those with a published number or those without."""
         found = (test for test in self.tests if test.protocols == protocols)
         return count_verdicts(test for test in found if bool(test.published) is published)
 
@@ -95,7 +95,7 @@ class PageView:
 
     @property
     def protocols(self) -> list[tuple[str, ...]]:
-        """Those of its tests, each by one or comparing two; in the order of the page's scope."""
+        """The protocols of its tests, one or two that are compared, in the order of the page's scope."""
         found = dict.fromkeys(test.protocols for claim in self.claims for test in claim.tests)
         return sorted(found, key=lambda names: (len(names), [self.scope.protocols.index(name) for name in names]))
 

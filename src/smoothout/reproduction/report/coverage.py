@@ -19,16 +19,16 @@ from smoothout.results.tables import Table
 
 @dataclass
 class Coverage:
-    """What is there and what is missing of the numbers of a network, in one table or several."""
+    """How many numbers of a network are recorded, and which jobs are missing, in one table or several."""
 
     recorded: int = 0  # numbers with records of a seed or more, without differences
     numbers: int = 0
     missing: dict[Job, float | None] = field(default_factory=dict)  # hours; trainings of missing analyses included
-    waits: bool = False  # whether some methods wait for their strength to be chosen, so that nobody knows their cost
+    waits: bool = False  # whether some methods wait for a choice of their strength, so that their cost is unknown
     commands: dict[str, None] = field(default_factory=dict)  # an ordered set
 
     def add(self, other: Coverage) -> None:
-        """Count what ``other`` has, too; a job that both lack is missing once."""
+        """Add the counts of ``other``; a job that both lack is missing once."""
         self.recorded += other.recorded
         self.numbers += other.numbers
         self.missing |= other.missing
@@ -37,7 +37,7 @@ class Coverage:
 
     @property
     def cost(self) -> str:
-        """What is missing, in words; empty if nothing is, or nothing of it is known."""
+        """The cost of what is missing, in words; empty if nothing is missing, or no cost is known."""
         known = [hours for hours in self.missing.values() if hours is not None]
         words = cost_words(known)
         return f"{words} and more" if words and (self.waits or len(known) < len(self.missing)) else words
@@ -96,7 +96,7 @@ def _missing(seconds: Mapping[Job, float | None], runtime: Runtime, costs: Runti
 
 
 def make_command(plan: TablePlan, rows: Sequence[str] = ()) -> str:
-    """What makes the table, or only ``rows`` of it if a part of their names tells them from others."""
+    """The command that makes the table, or only its ``rows`` if a part of their names distinguishes them."""
     scope = plan.scope
     words = [f"make reproduce-{plan.config.name}", f"PROTOCOL={scope.protocol}", f"PROFILE={scope.profile}"]
     changes = [] if scope.precision == "float32" else [f"scope.precision={scope.precision}"]

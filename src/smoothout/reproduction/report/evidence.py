@@ -1,4 +1,4 @@
-"""What stands behind the numbers of the report: values by seed, records, commands, and the courses of trainings."""
+"""Details of the numbers in the report: values by seed, records, commands, and the curves of trainings."""
 
 from __future__ import annotations
 

@@ -39,12 +39,12 @@ class FigureView:
 
     @property
     def cost(self) -> str:
-        """Of what is missing, in words; empty if nothing is, or nobody knows."""
+        """The cost of what is missing, in words; empty if nothing is missing or the cost is unknown."""
         return total(self.networks.values()).cost
 
     @property
     def network(self) -> str:
-        """The first one that it shows; empty if it shows none."""
+        """The first network that it shows; empty if it shows none."""
         return next(iter(self.networks), "")
 
 

@@ -24,7 +24,7 @@ from smoothout.results.significance import Verdict
 
 SCRIPTS = ("data.js", "filters.js", "plots.js", "evidence.js", "curves.js", "main.js")
 PROFILES = {"paper": "full length", "short": "a tenth of the epochs (F1: 20)"}
-SYMBOLS = {  # beside the color of a verdict, for those who do not see it
+SYMBOLS = {  # next to the color of a verdict, for readers who cannot distinguish colors
     Verdict.holds: "✓",
     Verdict.holds_if_normal: "(✓)",
     Verdict.contradicted: "✗",
@@ -130,7 +130,7 @@ def _scripts() -> str:
 
 @cache
 def _parser() -> MarkdownIt:
-    """Markdown without HTML of its own; links are left out, because they lead to files that are not beside the page."""
+    """A Markdown parser that escapes HTML and drops links, because their targets are not next to the page."""
     parser = MarkdownIt("commonmark", {"html": False})
     for token in ("link_open", "link_close"):
         parser.add_render_rule(token, lambda *_: "")

@@ -21,13 +21,13 @@ from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.significance import Verdict
 from smoothout.results.tables import Block
 
-# What tells a number from all others: the cells added and subtracted, each by its metric and its training without seed.
+# Identifies a number: the cells that are added and subtracted, each by its metric and its training without seed.
 Compared = tuple[frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
 class CellView:
-    """A cell: the number measured, the published one, and what a claim about it came to."""
+    """A cell: the measured number, the published one, and the verdict on a claim about it."""
 
     measured: str  # "98.62 ± 0.05", or "not run"
     mean: float | None  # of the values, geometric where these are compared by ratio; None without values
@@ -89,12 +89,12 @@ class TableView:
     blocks: list[BlockView]
     notes: list[str]
     networks: dict[str, Coverage]
-    command: str  # what makes what is missing
-    shown: int  # of its blocks, the rest is folded
+    command: str  # the command that makes what is missing
+    shown: int  # number of blocks that are not folded
 
     @cached_property
     def coverage(self) -> Coverage:
-        """Of all networks."""
+        """The coverage of all networks together."""
         return total(self.networks.values())
 
 

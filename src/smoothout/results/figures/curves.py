@@ -181,7 +181,7 @@ _KEYS = (("loss", "losses"), ("accuracy", "accuracies"))  # of a point: a single
 
 
 def _points(outcome: Any) -> list[dict[str, Any]]:
-    """The points of a split's outcome; some kinds have other numbers, too."""
+    """The points of a split's outcome, which holds other numbers too in some kinds of records."""
     return list(outcome["points"] if isinstance(outcome, dict) else outcome)
 
 

@@ -15,9 +15,9 @@ from smoothout.results.figures.style import color, legend_below, linestyle, mean
 Array = NDArray[np.float64]
 Density = Callable[[dict[str, Any], Array, float], Array]  # of a recorded spectrum, at each point, smoothed by a width
 
-WIDTH = 0.01  # of the drawn range, by which a Ritz value is smoothed
+WIDTH = 0.01  # smoothing width of a Ritz value, as a share of the drawn range
 POINTS = 1001
-FOOT = 0.03  # of the expected height of a single eigenvalue, the lower limit of the axis
+FOOT = 0.03  # lower limit of the axis, as a share of the expected height of a single eigenvalue
 
 
 def spectrum(axes: Any, records: NamedRecords, density: Density) -> None:

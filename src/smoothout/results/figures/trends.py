@@ -1,4 +1,4 @@
-"""Numbers of trained networks against settings of their training, and learning curves beside a reference's."""
+"""Quantities of trained networks against settings of their training, and learning curves next to a reference's."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _grid_looks(axes: Any, points: Sequence[Point]) -> dict[Setting, dict[str, A
 
 
 def _correlations(points: dict[RunLabel, list[Point]], quantity: Quantity, axis: Axis) -> list[str]:
-    """What is claimed, then a line for each run and, for a grid of settings, for what the paper does not show."""
+    """The claim, then a line for each run and, for a grid of settings, for correlations that the paper omits."""
     claim = "falls" if quantity.of_hessian else "rises"
     lines = [f'rank correlation [95% over seeds], p, and the claim "{claim}":']
     for run, of_run in points.items():

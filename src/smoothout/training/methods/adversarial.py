@@ -1,4 +1,4 @@
-"""Adversarial training: half of the loss is that of images moved to raise it, by the fast gradient sign method."""
+"""Adversarial training: half of the loss is on images perturbed by the fast gradient sign method."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class Adversarial(Method):
 class AdversarialGradient(GradientEstimator):
     """[Goodfellow 2015, Sec. 6] The gradient of J(x) / 2 + J(x + epsilon sign(dJ/dx)) / 2.
 
-    One backward pass gives the first half's gradient and the direction in which the images are moved, which is taken
-    as constant. Nothing keeps their values in the range of pixels. The recorded loss and accuracy are means over both
-    halves, the dropout masks the same in both; each half is normalized by its own statistics, and BatchNorm's running
-    ones are those of the images as they are, on which the network is tested.
+    One backward pass gives the gradient of the first half and the sign of dJ/dx, which is taken as constant. Perturbed
+    images are not clipped to the range of pixels. The recorded loss and accuracy are means over both halves, which have
+    the same dropout masks. BatchNorm normalizes each half by its own statistics; its running statistics are those of
+    the original images, on which the network is tested.
     """
 
     passes = 2

@@ -26,7 +26,7 @@ class ARWP(Method):
     Args:
         sigma: standard deviation of each number's noise relative to the norm of its filter, where F is 0.
         eta: weight of F, the running sum of a filter's squared gradients.
-        beta: what each update leaves of F.
+        beta: decay factor of F at each update.
         batchnorm: perturb weight and bias of BatchNorm layers too.
         noise_per: draw noise for every ghost batch, or once per batch.
         statistics_from: which passes feed BatchNorm's running statistics.
@@ -50,7 +50,7 @@ class ARWP(Method):
         return f"arwp{self.sigma:g}-eta{self.eta:g}-beta{self.beta:g}"
 
     def strength_at(self, update: int, total: int) -> float:
-        """The same at every update."""
+        """The strength, the same at every update."""
         return self.sigma
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
@@ -65,7 +65,7 @@ class ARWP(Method):
     ) -> float:
         """The noise's expected length relative to each filter's, the median over ``model``.
 
-        F is 0 at the first update; later it is taken for what it becomes if ``gradient`` stays, ||g_f||^2 / (1 - beta).
+        F is 0 at the first update. Later, its limit for a constant ``gradient`` is used, ||g_f||^2 / (1 - beta).
         """
         from smoothout.nn.parameters import filter_norms  # noqa: PLC0415
         from smoothout.training.noise_strength import median_relative_length, relative_noise  # noqa: PLC0415
@@ -83,14 +83,14 @@ class ARWP(Method):
 
 
 class AdaptiveNoise(NoisyGradient):
-    """ARWP's gradients in one training. F takes the gradient of the whole update, before it is clipped."""
+    """ARWP's gradients in one training. F is updated with the gradient of the whole update, before clipping."""
 
     def __init__(self, model: nn.Module, noise: filter_noise.ARWP, plan: TrainingPlan, settings: ARWP) -> None:
         super().__init__(model, noise, plan, settings)
         self._adaptive = noise
 
     def end_update(self) -> None:
-        """Take the gradient into F."""
+        """Update F with the gradient."""
         self._adaptive.observe()
 
     def tensors(self) -> Mapping[str, Tensor]:

@@ -65,14 +65,14 @@ class ASAM(Method):
 
 
 class AdaptiveAscent(SharpnessAwareGradient):
-    """ASAM's gradients in one training: at w + rho T^2 g / ||T g||, see `nn.sharpness_aware.ASAM`; else as SAM's."""
+    """ASAM's gradients in one training: like SAM's, but at w + rho T^2 g / ||T g||, see `nn.sharpness_aware.ASAM`."""
 
     def __init__(self, model: nn.Module, settings: ASAM) -> None:
         super().__init__(model, settings.rho, settings.statistics_from)
         self._eta = settings.eta
 
     def highest(self, parameters: Sequence[nn.Parameter], gradient: list[Tensor]) -> list[Tensor]:
-        """The weights nearby where the loss is highest, to first order; ``gradient`` is used up."""
+        """The weights nearby where the loss is highest, to first order; ``gradient`` is modified in place."""
         from smoothout.nn.sharpness_aware import ascend_adaptively, named_weight  # noqa: PLC0415
 
         scaled = named_weight(self._model, parameters)

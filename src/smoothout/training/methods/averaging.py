@@ -31,7 +31,7 @@ class WeightAveraging(Method):
         average: swa or ema.
         start: share of the epochs after which the average begins; until then the weights themselves are evaluated. An
             epoch counts if it ends later than that: 8, 9 and 10 of 10 epochs with 0.75, 7 and 8 of 8.
-        decay: of ema: what an update leaves of the average.
+        decay: for ema, the factor by which an update multiplies the average.
     """
 
     average: Average = Average.swa
@@ -57,13 +57,13 @@ class WeightAveraging(Method):
 
     @property
     def depends_on_length(self) -> bool:
-        """The average begins at a share of the epochs."""
+        """Always: the average begins at a share of the epochs."""
         return True
 
     def epochs_before(self, epochs: int) -> int:
         """How many of ``epochs`` come before the average: those that end at ``start`` or earlier.
 
-        The share is taken as it is written, because 0.29 * 100 is below 29 in binary.
+        The share is taken as a decimal number, because 0.29 * 100 is below 29 in float64.
         """
         return int(Fraction(str(self.start)) * epochs)
 
@@ -76,8 +76,8 @@ class AveragedWeights(GradientEstimator):
     """[Izmailov 2018, Alg. 1] Plain gradients, and an average of the weights, which is evaluated and kept.
 
     The averages are those of `torch.optim.swa_utils`, of the weights after each epoch (swa) or update (ema) that comes
-    after `WeightAveraging.epochs_before`. Running statistics are renewed by its `update_bn` whenever the average is
-    evaluated, from all training images, not augmented; dropout's masks have a seed then.
+    after `WeightAveraging.epochs_before`. Whenever the average is evaluated, torch's `update_bn` recomputes running
+    statistics from all training images without augmentation, with seeded dropout masks.
     """
 
     def __init__(self, model: nn.Module, settings: WeightAveraging, plan: TrainingPlan) -> None:
@@ -114,7 +114,7 @@ class AveragedWeights(GradientEstimator):
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights, once there are some."""
+        """Context in which the model has the averaged weights, if the average has begun."""
         from smoothout.nn.averaging import averaged  # noqa: PLC0415
 
         if not self._taken:
@@ -124,7 +124,7 @@ class AveragedWeights(GradientEstimator):
             yield
 
     def finish(self) -> None:
-        """Leave the average in the model."""
+        """Copy the average into the model."""
         from smoothout.nn.averaging import put_average  # noqa: PLC0415
 
         if self._taken:
@@ -137,7 +137,7 @@ class AveragedWeights(GradientEstimator):
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
-        """Inside, dropout's masks depend on nothing that came before."""
+        """Context in which dropout's masks depend only on the training's seed."""
         import torch  # noqa: PLC0415
 
         from smoothout.common.rng import derive_seed  # noqa: PLC0415

@@ -53,10 +53,10 @@ class TrainingPlan:
     """What a method knows about a training before its first update."""
 
     seed: int
-    updates: int  # of the whole training
+    updates: int  # number of updates of the whole training
     updates_per_epoch: int  # the last, smaller update counts
     ghosts_per_update: int  # at most
-    processes: int  # that share the ghost batches of an update
+    processes: int  # number of processes that share the ghost batches of an update
     device: torch.device
     training_batches: Callable[[], Iterable[tuple[Tensor, Tensor]]] = tuple  # all training examples, not augmented
 
@@ -67,10 +67,10 @@ class GradientEstimator:
     passes: int = 1  # forward passes per ghost batch and step, with a backward pass or without
     statistics_passes: int = 1  # how many of them move BatchNorm's running statistics
     steps_per_batch: int = 1  # optimizer steps, each with a gradient on the same examples and dropout masks
-    shares_weights: bool = True  # whether the ghost batches of a batch see the same ones: one pass can hold them then
-    generators: Sequence[torch.Generator] = ()  # what an update draws from; a CUDA graph advances them
-    other_examples: bool = False  # whether each ghost batch brings as many `GhostBatch.others`, of another order
-    trace: RunningTrace | None = None  # of the Hessian; the trainer saves it, and records it after each epoch
+    shares_weights: bool = True  # whether the ghost batches of a batch see the same weights and can share a pass
+    generators: Sequence[torch.Generator] = ()  # all that an update uses; a CUDA graph advances them
+    other_examples: bool = False  # whether each ghost batch has as many `GhostBatch.others`, from a second order
+    trace: RunningTrace | None = None  # estimate of the Hessian's trace, which the trainer saves and records
 
     def use_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Receive the optimizer of the following updates. Raises ValueError if the method does not work with it."""
@@ -83,7 +83,7 @@ class GradientEstimator:
         ghost_batch.backward()
 
     def skip(self, ghosts: Iterable[int]) -> None:
-        """Leave the ghost batches of these indices to other processes."""
+        """Called with the indices of ghost batches that other processes handle."""
 
     def end_update(self) -> None:
         """Read or replace the gradient of a step, summed over ghost batches and processes."""
@@ -133,7 +133,7 @@ class Method(Protocol):
 
     @property
     def capturable(self) -> bool:
-        """Whether a CUDA graph can hold an update: no decision and no number on the host, no memory address changes."""
+        """Whether a CUDA graph can hold an update: no decision and no number is on the host, addresses are fixed."""
         return True
 
     @property
@@ -152,11 +152,11 @@ class Method(Protocol):
 
     @property
     def passes(self) -> float:
-        """Gradients per training example and epoch: passes forward and backward.
+        """Gradients (a forward and a backward pass each) per training example and epoch.
 
-        Records have it, estimates of time count it, and the family's table makes it equal. Passes forward alone are not
-        counted: the one for running statistics that `PerturbedGradient` may add to each ghost batch, and an average's
-        over the training images after each epoch. Their cost shows in a record's seconds.
+        It is stored in records, used in time estimates, and equal for some rows of configs/table/family.yaml. Passes
+        forward only do not count: the one for running statistics that `PerturbedGradient` may add to each ghost batch,
+        and that of `update_bn` over the training images. Their time is part of a record's seconds.
         """
         return 1
 
@@ -165,6 +165,6 @@ class Method(Protocol):
     ) -> float | None:
         """The method's strength relative to ``model``'s weights at ``update`` of ``total``; None if it has none.
 
-        ``gradient`` returns that of a batch at these weights, for each trainable parameter.
+        ``gradient`` returns a batch's gradient at these weights, one tensor per trainable parameter.
         """
         return None

@@ -35,7 +35,7 @@ class Conservative(Method):
 
     @property
     def passes(self) -> float:
-        """One for each iteration."""
+        """One pass for each iteration."""
         return self.iterations
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class GammaSchedule(StrEnum):
-    """How the strength changes over a training: not, or along half a cosine, upwards."""
+    """How the strength changes over a training: constant, or rising along half a cosine."""
 
     constant = "constant"
     cosine = "cosine"
@@ -51,7 +51,7 @@ class LPFSGD(Method):
         check_positive("alpha", self.alpha)
 
     def canonicalized(self) -> LPFSGD:
-        """Without ``alpha`` if nothing rises."""
+        """Without ``alpha`` if the strength is constant."""
         return self if self.schedule is GammaSchedule.cosine else replace(self, alpha=LPFSGD.alpha)
 
     @property
@@ -61,7 +61,7 @@ class LPFSGD(Method):
 
     @property
     def depends_on_length(self) -> bool:
-        """A cosine ends with the training."""
+        """True for a cosine, which ends with the training."""
         return self.schedule is GammaSchedule.cosine
 
     def strength_at(self, update: int, total: int) -> float:

@@ -54,7 +54,7 @@ class MixedRWP(Method):
         return 2
 
     def strength_at(self, update: int, total: int) -> float:
-        """The same at every update."""
+        """The strength, the same at every update."""
         return self.gamma
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
@@ -75,7 +75,7 @@ class MixedRWP(Method):
 class MixedGradient(NoisyGradient):
     """m-RWP's gradients in one training. The loss recorded is the same mixture as the gradient.
 
-    The pass at w takes the ghost batch's examples, the one under noise as many of another order of the same epoch.
+    The pass at w takes the ghost batch's examples; the pass under noise takes as many from a second order of the epoch.
     """
 
     clean_passes = 1

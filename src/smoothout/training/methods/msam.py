@@ -41,7 +41,7 @@ class MSAM(Method):
 
     @property
     def needs_momentum(self) -> bool:
-        """Its step is along the momentum."""
+        """Always: the step follows the momentum."""
         return True
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
@@ -51,9 +51,9 @@ class MSAM(Method):
     def relative_strength(
         self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None
     ) -> float | None:
-        """The step's length relative to each filter's, the median over ``model``, with the gradient for the momentum.
+        """The step's length relative to each filter's, the median over ``model``.
 
-        None at the first update, where the momentum is 0.
+        The gradient stands in for the momentum. None at the first update, where the momentum is 0.
         """
         from smoothout.training.methods.sam import relative_ascent  # noqa: PLC0415
 
@@ -63,7 +63,7 @@ class MSAM(Method):
 class MomentumGradient(PerturbedGradient):
     """MSAM's gradients in one training: all ghost batches of an update see the same weights.
 
-    The momentum is the optimizer's own; with `reset_every_epoch`, the first update of each epoch has no step.
+    The momentum is the optimizer's; with `reset_every_epoch`, it is 0 at the first update of each epoch.
     """
 
     def __init__(self, model: nn.Module, settings: MSAM) -> None:

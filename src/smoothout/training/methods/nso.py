@@ -28,7 +28,7 @@ class NSO(Method):
         batchnorm: perturb weight and bias of BatchNorm layers too.
         noise_per: draw noise for every ghost batch, or once per batch.
         statistics_from: which passes feed BatchNorm's running statistics; both perturbed ones by default. In the
-            authors' program it is a further pass, at w, as with ``clean``.
+            authors' program a third pass at w does, as with ``clean``.
     """
 
     sigma: float = 0.01
@@ -51,7 +51,7 @@ class NSO(Method):
         return 2
 
     def strength_at(self, update: int, total: int) -> float:
-        """The same at every update."""
+        """The strength, the same at every update."""
         return self.sigma
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:

@@ -1,6 +1,6 @@
-"""Base classes of methods with gradients at perturbed weights: seeds of their noise, and BatchNorm's statistics.
+"""Base classes for gradients at perturbed weights: they seed the noise and feed BatchNorm's running statistics.
 
-Importable without torch, as settings are: methods derive their gradients from these classes.
+Importable without torch, because the modules of settings derive classes from these.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class PerturbedGradient(GradientEstimator):
     """A gradient that takes ``clean_passes`` at w, and ``perturbed_passes`` elsewhere, for each ghost batch.
 
-    ``statistics_from`` says which of them feed BatchNorm's running statistics. If those at w should and the method has
-    none, it takes one for that, forward only.
+    ``statistics_from`` says which of them feed BatchNorm's running statistics. If it names passes at w and the method
+    has none, one is added, forward only.
     """
 
     shares_weights = False
@@ -71,7 +71,7 @@ class NoiseSettings(Protocol):
 
     @property
     def noise_per(self) -> NoisePer:
-        """Whether each ghost batch has its own draw, or each batch."""
+        """Whether noise is drawn for each ghost batch, or once per batch."""
 
     @property
     def statistics_from(self) -> StatisticsFrom:
@@ -82,9 +82,9 @@ class NoiseSettings(Protocol):
 
 
 class NoisyGradient(PerturbedGradient):
-    """A gradient under ``noise``, whose strength is that of ``settings``.
+    """A gradient under ``noise`` of the strength that ``settings`` give.
 
-    Each ghost batch, or each batch, has its own draw, from a generator that is seeded by its address.
+    Noise is drawn for each ghost batch, or once per batch, from a generator seeded as in `seed_noise`.
     """
 
     def __init__(self, model: nn.Module, noise: SmoothOut, plan: TrainingPlan, settings: NoiseSettings) -> None:
@@ -125,7 +125,7 @@ class NoisyGradient(PerturbedGradient):
 
 
 def seed_noise(generators: Sequence[torch.Generator], seed: int, update: int, noise_per: NoisePer) -> None:
-    """Seed the generator of each ghost batch of ``update``; with one noise per batch, all alike."""
+    """Seed the generator of each ghost batch of ``update``; with one noise per batch, all with the same seed."""
     from smoothout.common.rng import derive_seed  # noqa: PLC0415
 
     for ghost, generator in enumerate(generators):

@@ -57,8 +57,8 @@ class SharpnessAwareGradient(PerturbedGradient):
     """[Foret 2021, Alg. 1] The gradient at w + rho g / ||g||, where g is the ghost batch's own gradient at w.
 
     Each ghost batch takes its own step (m-SAM, the paper's form for several accelerators, Sec. 4.1), so processes
-    need no sum before the second pass. As in the authors' code, the first pass moves BatchNorm's running statistics,
-    the recorded loss is that of the second, and g is without weight decay. Dropout has the same masks in both.
+    need no sum before the second pass. As in the authors' code, the first pass updates BatchNorm's running statistics,
+    the loss of the second is recorded, and g excludes weight decay. Dropout has the same masks in both.
     """
 
     clean_passes = 1
@@ -68,7 +68,7 @@ class SharpnessAwareGradient(PerturbedGradient):
         self._rho = rho
 
     def highest(self, parameters: Sequence[nn.Parameter], gradient: list[Tensor]) -> list[Tensor]:
-        """The weights nearby where the loss is highest, to first order; ``gradient`` is used up."""
+        """The weights nearby where the loss is highest, to first order; ``gradient`` is modified in place."""
         from smoothout.nn.sharpness_aware import ascend  # noqa: PLC0415 (settings are read without torch)
 
         return ascend(parameters, gradient, self._rho)
@@ -89,7 +89,7 @@ class SharpnessAwareGradient(PerturbedGradient):
 def relative_ascent(model: nn.Module, gradient: list[Tensor], rho: float) -> float:
     """The length of SAM's step along ``gradient`` relative to each filter's, the median over ``model``.
 
-    ``gradient`` is used up.
+    ``gradient`` is modified in place.
     """
     from smoothout.nn.norms import at_least_float32, global_norm, scale_  # noqa: PLC0415
     from smoothout.training.noise_strength import relative_step  # noqa: PLC0415

@@ -75,7 +75,7 @@ class NoiseConfig(Method):
             )
 
     def canonicalized(self) -> NoiseConfig:
-        """The simplest settings with the same outcome: without strength, nothing else matters."""
+        """The simplest settings with the same outcome: if ``a`` is 0, all fields have their defaults."""
         return self if self.a else NoiseConfig()
 
     @property
@@ -93,17 +93,17 @@ class NoiseConfig(Method):
 
     @property
     def numerics(self) -> int:
-        """2 since another generator draws the noise."""
+        """2 for noise, since its generator changed."""
         return 2 if self.a else 1
 
     @property
     def capturable(self) -> bool:
-        """Copies draw from generators that are made at every pass."""
+        """Not with copies, whose generators are made at every pass."""
         return not (self.a and self.copies)
 
     @property
     def depends_on_length(self) -> bool:
-        """The tanh schedules of the strength have their middle in that of the training; annealing looks at none."""
+        """True for the tanh schedules, whose middle is that of the training; annealing does not depend on it."""
         return bool(self.a) and self.strength_schedule not in (StrengthSchedule.constant, StrengthSchedule.anneal)
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> NoiseContexts:
@@ -114,7 +114,7 @@ class NoiseConfig(Method):
 
     @property
     def passes(self) -> float:
-        """One for each copy."""
+        """One pass for each copy, one without copies."""
         return self.copies or 1
 
     def relative_strength(

@@ -1,4 +1,4 @@
-"""Stability training: the network is to answer alike on an image and on a noisy copy of it."""
+"""Stability training: an additional loss keeps the outputs on an image and on a noisy copy of it close."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Stability(Method):
 class StabilityGradient(GradientEstimator):
     """[Zheng 2016, stability] The gradient of J(x) - alpha sum_j P(j | x) log P(j | x'), x' = x + N(0, sigma^2).
 
-    It goes through both P. Each ghost batch has its own noise and its own stability loss. The recorded loss is J(x);
+    It flows through both P. Each ghost batch has its own noise and its own stability loss. The recorded loss is J(x);
     the dropout masks are the same for x and x', and BatchNorm's running statistics are those of x.
     """
 
@@ -67,7 +67,7 @@ class StabilityGradient(GradientEstimator):
             generator.manual_seed(derive_seed(self._seed, "stability", update, ghost))
 
     def backward(self, ghost_batch: GhostBatch) -> None:
-        """Backpropagate from the answers to the images and to their noisy copies."""
+        """Backpropagate from the outputs on the images and on their noisy copies."""
         import torch  # noqa: PLC0415
 
         from smoothout.nn.batchnorm import freeze_running_stats  # noqa: PLC0415
