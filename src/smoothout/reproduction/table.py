@@ -29,8 +29,8 @@ from smoothout.results.records import Record
 from smoothout.results.tables import Block, Table, difference
 
 EPOCHS = (
-    "The best epoch is selected on the test split itself, as in the papers, so its accuracy is biased upwards. The"
-    " median over the last quarter of the epochs selects none."
+    "The best epoch, which version 1 of the SmoothOut paper reports, is selected on the test split itself, so its"
+    " accuracy is biased upwards. The median over the last quarter of the epochs selects none."
 )
 HELD_OUT = (
     "Each training holds out training images, which replace the test split. The best epoch is selected on them, so"
