@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -22,17 +23,17 @@ class JobSettings:
         return None
 
 
-class SummarySettings(JobSettings):
+class SummarySettings(JobSettings, ABC):
     """The settings of a job that needs no networks, only the records of its input runs."""
 
+    @abstractmethod
     def from_records(self, records: Any) -> dict[str, Any]:
         """The outcome, from the records of the input runs."""
-        raise NotImplementedError
 
 
-class MeasurementSettings(JobSettings):
+class MeasurementSettings(JobSettings, ABC):
     """The settings of a job that measures the machine."""
 
+    @abstractmethod
     def measure(self, device: torch.device) -> dict[str, Any]:
         """The outcome; raises ValueError if ``device`` cannot be measured."""
-        raise NotImplementedError
