@@ -110,16 +110,16 @@ def _cpuinfo(key: str) -> str | None:
 def _commit() -> str:
     """The git commit of the source tree, with "+" where it has uncommitted changes; "unknown" outside a checkout."""
 
-    package = Path(__file__).parents[1]
+    file = Path(__file__)
+    package = file.parents[1]
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(package), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", "--", str(Path(__file__).relative_to(package))
-        )  # an installed package may lie in another repository
+        # An installed package may lie in another project's repository, which does not track it.
+        git("ls-files", "--error-unmatch", "--", str(file.relative_to(package)))
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):

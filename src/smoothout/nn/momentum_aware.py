@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from smoothout.nn.norms import at_least_float32, global_norm, scale_
+from smoothout.nn.norms import at_least_float32, scale_to_norm_
 from smoothout.nn.options import check_positive
 from smoothout.nn.parameters import trainable_parameters
 from smoothout.nn.sharpness_aware import add_weights
@@ -52,7 +52,7 @@ class MSAM(WeightContext):
         pairs = zip(self.parameters, momenta, strict=True)
         momentum = at_least_float32(torch.zeros_like(p) if m is None else m for p, m in pairs)
         direction = list(torch._foreach_neg(momentum))  # new tensors: the momentum is the optimizer's
-        scale_(direction, self.rho / (global_norm(momentum) + 1e-12))
+        scale_to_norm_(direction, self.rho)
         return add_weights(self.parameters, direction)
 
 

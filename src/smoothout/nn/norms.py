@@ -18,9 +18,9 @@ def at_least_float32(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [tensor.to_dense().to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
 
 
-def global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """The norm over all entries of ``tensors``, in float32 at least: a scalar on the device of the first."""
-    norms = torch._foreach_norm(at_least_float32(tensors))
+def global_norm(tensors: list[Tensor]) -> Tensor:
+    """The norm over all entries of ``tensors`` (see `at_least_float32`): a scalar on the device of the first."""
+    norms = torch._foreach_norm(tensors)
     norm: Tensor = torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
     return norm
 
@@ -29,3 +29,8 @@ def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
     """Multiply ``tensors``, on any devices, by the scalar ``factor``, in place."""
     for alike in group_by(tensors, lambda tensor: tensor.device):
         torch._foreach_mul_(alike, factor.to(alike[0].device))
+
+
+def scale_to_norm_(tensors: list[Tensor], norm: float) -> None:
+    """Scale ``tensors`` (see `at_least_float32`) to this global norm, in place; zeros stay zeros."""
+    scale_(tensors, norm / (global_norm(tensors) + 1e-12))

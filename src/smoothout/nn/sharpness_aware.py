@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from smoothout.nn.norms import at_least_float32, global_norm, scale_
+from smoothout.nn.norms import at_least_float32, global_norm, scale_, scale_to_norm_
 from smoothout.nn.options import StatisticsFrom, check_positive
 from smoothout.nn.parameters import trainable_parameters
 from smoothout.nn.passes import Gradient, Pass, Passes, feeding_passes
@@ -97,7 +97,7 @@ class _Nearby(WeightContext):
 def ascend(parameters: Sequence[Tensor], gradient: list[Tensor], rho: float) -> list[Tensor]:
     """w + rho g / ||g||, in new tensors with the parameters' strides; ``gradient`` may be overwritten."""
     gradient = at_least_float32(gradient)
-    scale_(gradient, rho / (global_norm(gradient) + 1e-12))
+    scale_to_norm_(gradient, rho)
     return add_weights(parameters, gradient)
 
 

@@ -91,9 +91,9 @@ def relative_ascent(model: nn.Module, gradient: list[Tensor], rho: float) -> flo
 
     ``gradient`` is modified in place.
     """
-    from smoothout.nn.norms import at_least_float32, global_norm, scale_  # noqa: PLC0415
+    from smoothout.nn.norms import at_least_float32, scale_to_norm_  # noqa: PLC0415
     from smoothout.training.noise_strength import relative_step  # noqa: PLC0415
 
     steps = at_least_float32(gradient)
-    scale_(steps, rho / (global_norm(steps) + 1e-12))
+    scale_to_norm_(steps, rho)
     return relative_step(model, steps)
