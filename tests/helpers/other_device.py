@@ -44,8 +44,9 @@ class Remote(Tensor):
 class OtherDevice(TorchDispatchMode):
     """Carries out what is done on the other device, and counts copies there, copies back, and the host's waits.
 
-    Raises AssertionError for an operation on tensors of both devices, numbers without a dimension aside, as CUDA does;
-    and, without ``float64``, for one that leaves such a tensor on the device, as Apple's MPS does.
+    Raises AssertionError for an operation on tensors of both devices, as CUDA does (which takes numbers without a
+    dimension, unless they are joined); and, without ``float64``, for one that leaves such a tensor on the device, as
+    Apple's MPS does.
     """
 
     def __init__(self, float64: bool = True) -> None:
@@ -58,7 +59,8 @@ class OtherDevice(TorchDispatchMode):
         name = operation.overloadpacket.__name__
         given = [one for one in tree_leaves((arguments, settings)) if isinstance(one, Tensor)]
         remote = any(isinstance(one, Remote) for one in given)
-        here = [one for one in given if not isinstance(one, Remote) and one.dim()]
+        joins = name in {"cat", "stack"}
+        here = [one for one in given if not isinstance(one, Remote) and (one.dim() or joins)]
         target = settings.get("device")
         there = remote if target is None else torch.device(target) == DEVICE
         if name in {"copy_", "_foreach_copy_"}:

@@ -118,8 +118,8 @@ def adaptive_sharpness(
     seed = whole_number("seed", seed)  # drawn from only after the first ascent
     check_batches("batches", batches)
 
-    if normalize_logits and loss is None:
-        raise ValueError("normalize_logits: needs a loss of logits and targets, such as torch's cross_entropy")
+    if normalize_logits and (isinstance(loss, type) or not callable(loss)):
+        raise ValueError("normalize_logits: needs a loss(logits, targets), such as torch's cross_entropy")
     objective_loss = partial(loss_of_normalized, loss) if normalize_logits and loss else loss
     move = sign_step if norm is Norm.linf else gradient_step
     with preserve_state(model), torch.enable_grad():

@@ -39,7 +39,8 @@ def box_around(x: Tensor, eps: float, subspace: int | None = None, seed: int = 0
     """
     if subspace is None:
         return Box(x, eps * (x.abs() + 1.0))
-    columns = torch.randn(x.numel(), subspace, generator=make_generator(seed, "subspace"), device="cpu")
+    generator = make_generator(seed, "subspace")
+    columns = torch.randn(x.numel(), subspace, generator=generator, dtype=torch.float32, device="cpu")
     half = eps * (least_squares(columns, x.cpu()).abs() + 1.0)
     return Box(x, half.to(x.device), columns.to(x.device))
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from smoothout.analysis.batch_loss import Loss, Weight
 from smoothout.analysis.box import Box
-from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon
+from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick
 from smoothout.analysis.models import FIRST_PASSES, keeping_weights
 from smoothout.nn.batches import Batches
 from smoothout.nn.parameters import trainable_parameters, vector_to_parameters
@@ -84,7 +84,7 @@ class BoxObjective(EmpiricalRisk):
 
     def if_improved(self, end: Point, above: Point) -> Point:
         """``end`` if its loss exceeds that of ``above`` by more than the rounding of f(x), otherwise x."""
-        return end if end.loss - above.loss > machine_epsilon(self.parameters) * abs(self.x.loss) else self.x
+        return end if end.loss - above.loss > self.rounding * abs(self.x.loss) else self.x
 
     def __call__(self, z: Tensor) -> Point:
         """Evaluate at ``z`` of shape (k,); the weights are rounded to the model's own dtype."""

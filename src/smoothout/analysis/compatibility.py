@@ -19,9 +19,14 @@ POWER_ITERATIONS = 100
 
 
 def check_same_architecture(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-    """Raise ValueError, naming the first difference, unless two state dicts have the same names and shapes."""
+    """Raise ValueError, naming the first difference, unless two state dicts have the same names, shapes and dtypes.
+
+    Arrays of whole numbers or of truth values cannot be mixed, and must be equal; single numbers are counters.
+    """
     shapes = [{name: _form(entry) for name, entry in state.items()} for state in (first, second)]
     if shapes[0] == shapes[1]:
+        for name, entry in first.items():
+            _check_same_kind(name, entry, second[name])
         return
     for which, wrapped, bare in (("first", shapes[0], shapes[1]), ("second", shapes[1], shapes[0])):
         for wrapper in WRAPPERS:
@@ -30,6 +35,16 @@ def check_same_architecture(first: Mapping[str, Tensor], second: Mapping[str, Te
     name = next(name for name in shapes[0] | shapes[1] if shapes[0].get(name) != shapes[1].get(name))
     forms = " and ".join(str(entries.get(name, "missing")) for entries in shapes)
     raise ValueError(f"first, second: must have the same architecture, but {name} is {forms}")
+
+
+def _check_same_kind(name: str, entry: object, other: object) -> None:
+    if not (isinstance(entry, Tensor) and isinstance(other, Tensor)):
+        return
+    if entry.dtype != other.dtype:
+        raise ValueError(f"first, second: must have the same dtypes, but {name} is {entry.dtype} and {other.dtype}")
+    whole = not (entry.is_floating_point() or entry.is_complex())
+    if whole and entry.dim() and not torch.equal(entry, other):
+        raise ValueError(f"first, second: {name} differs and is {entry.dtype}, which cannot be mixed; make both equal")
 
 
 def _form(entry: object) -> object:

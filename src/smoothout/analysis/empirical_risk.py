@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from smoothout.nn.batches import Batches, Examples
 from smoothout.nn.forward import forward
 from smoothout.nn.parameters import clear_weight_caches, concatenate, float64_device
 
+NOTHING_TO_MEASURE = "batches: nothing to measure in a pass: there are no batches, or all have weight 0"
 T = TypeVar("T")
 Tick = Callable[[], object]  # called after each unit of work, for a progress bar
 
@@ -43,6 +44,7 @@ class EmpiricalRisk:
         self.batches = Examples("batches", batches, model)
         self.weight = weight or batch_size
         self.device = device or float64_device(parameters)
+        self.rounding = rounding_of(model)
         self.examples = 0.0
 
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
@@ -57,9 +59,14 @@ class EmpiricalRisk:
     def _mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         return self.weighted_mean(self.each_batch(of_batch))
 
-    def each_batch(self, of_batch: Callable[[Tensor], T]) -> Iterator[tuple[float, T]]:
-        """Yield the weight of each batch, and what ``of_batch`` computes from its loss."""
-        for inputs, targets in self.batches:
+    def each_batch(
+        self, of_batch: Callable[[Tensor], T], examples: Iterable[tuple[Any, Any]] | None = None
+    ) -> Iterator[tuple[float, T]]:
+        """Yield the weight of each batch, and what ``of_batch`` computes from its loss.
+
+        ``examples`` are the batches as pairs on the model's device, if they are not to be read from ``batches``.
+        """
+        for inputs, targets in examples or self.batches:
             weight = check_weight(self.weight(inputs, targets))
             if not weight:
                 continue
@@ -76,6 +83,8 @@ class EmpiricalRisk:
             sums = torch.zeros_like(values, dtype=torch.float64) if sums is None else sums
             sums.add_(values, alpha=weight)
             examples += weight
+        if sums is None and not self.examples:
+            raise ValueError(NOTHING_TO_MEASURE)
         if sums is None or (self.examples and not math.isclose(self.examples, examples)):
             raise ValueError(
                 f"batches: {examples:.12g} examples in this pass, {self.examples:.12g} in the previous one; must be the"
@@ -98,13 +107,12 @@ class EmpiricalRisk:
 
         def with_sizes(loss: Tensor) -> Sequence[Tensor]:
             gradient = self._gradient(loss)
-            return [loss, *gradient, loss.abs(), torch.stack([part.norm() for part in gradient]).norm()]
+            return [loss, *gradient, loss.abs(), concatenate([part.norm() for part in gradient]).norm()]
 
         *second, loss_size, gradient_size = torch.split(self.mean(with_sizes), [1, len(first) - 1, 1, 1])
-        gradient_tolerance = math.sqrt(machine_epsilon(self.parameters))
         tolerances = {
-            "loss": loss_tolerance(self.parameters) * loss_size,
-            "gradient": gradient_tolerance * gradient_size,
+            "loss": loss_tolerance(self.rounding) * loss_size,
+            "gradient": math.sqrt(self.rounding) * gradient_size,
         }
         for before, after, (what, tolerance) in zip((first[:1], first[1:]), second, tolerances.items(), strict=True):
             if (before - after).norm() > tolerance:
@@ -128,7 +136,8 @@ class EmpiricalRisk:
             before = [parameter.detach().clone() for parameter in chosen]
             with torch.no_grad():
                 for parameter in chosen:  # in random directions: a loss may ignore a shift of all entries
-                    noise = torch.randn(parameter.shape, generator=make_generator(0, "unreached"), device="cpu")
+                    generator = make_generator(0, "unreached")
+                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
                     parameter.add_(noise.to(parameter) * (1.0 + parameter.abs()))
             try:
                 return not (self.mean(lambda loss: [loss]) - center).abs() <= tolerance
@@ -188,12 +197,20 @@ def machine_epsilon(parameters: Iterable[Tensor]) -> float:
     return max((torch.finfo(dtype).eps for dtype in inexact), default=0.0)
 
 
-def loss_tolerance(parameters: Iterable[Tensor], least_eps: float = 0.0) -> float:
+def rounding_of(model: nn.Module) -> float:
+    """The machine epsilon of passes of ``model``: of its coarsest parameter, or of autocast if it is enabled."""
+    epsilon = machine_epsilon(model.parameters())
+    for kind in {parameter.device.type for parameter in model.parameters()}:
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            epsilon = max(epsilon, torch.finfo(torch.get_autocast_dtype(kind)).eps)
+    return epsilon
+
+
+def loss_tolerance(eps: float) -> float:
     """The relative difference allowed between mean losses over the same examples in another order.
 
-    The rounding is that of ``parameters``, or ``least_eps`` if that is coarser.
+    ``eps`` is the machine epsilon of a pass.
     """
-    eps = max(machine_epsilon(parameters), least_eps)
     return min(100 * eps, math.sqrt(eps))
 
 

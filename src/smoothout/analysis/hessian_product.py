@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from smoothout.analysis.batch_loss import Loss, Weight
-from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, machine_epsilon, to_dense
+from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, to_dense
 from smoothout.analysis.kept_graphs import KeptGraphs
 from smoothout.analysis.models import differentiable, keeping_weights
 from smoothout.common.errors import one_line
@@ -70,7 +70,6 @@ class HessianVectorProduct(EmpiricalRisk):
         super().__init__(model, batches, loss, block_parameters(model, block), weight=weight)
         self.tick = tick
         self.dimension = sum(p.numel() for p in self.parameters)
-        self.rounding = machine_epsilon(self.parameters)
         self.products = 0
         first = self.with_gradient()
         if not first.isfinite().all():
@@ -113,7 +112,7 @@ class HessianVectorProduct(EmpiricalRisk):
         """H times the vector of ``directions``: from kept graphs, or in a pass over all batches."""
         if self.graphs.usable():
             batches = ((weight, self.curved(slopes, directions, keep=True)) for weight, slopes in self.graphs.batches)
-            with self.evaluated():  # activation checkpointing runs the model again
+            with preserve_state(self.model), self.evaluated():  # activation checkpointing runs the model again
                 return self.weighted_mean(batches)
         try:
             return self.product_in_a_pass(directions)
@@ -128,7 +127,9 @@ class HessianVectorProduct(EmpiricalRisk):
         """As `product`, from new graphs, which are kept if that is allowed."""
 
         def batches() -> Iterator[tuple[float, Sequence[Tensor]]]:
-            for weight, slopes in self.each_batch(self.slopes):
+            # Graphs hold the examples, and a loader may write the next batch to the same memory.
+            examples = self.batches if self.graphs.keep is False else self.batches.copied()
+            for weight, slopes in self.each_batch(self.slopes, examples):
                 keep = self.graphs.add(weight, slopes)
                 yield weight, self.curved(slopes, directions, keep=keep)
                 del slopes  # frees the graph before the next one is made, unless it is kept
@@ -138,6 +139,8 @@ class HessianVectorProduct(EmpiricalRisk):
 
     def slopes(self, loss: Tensor) -> list[Tensor]:
         """The gradient, with a graph so that it can be differentiated again."""
+        if not loss.requires_grad:  # such as the loss of a batch without valid labels
+            return [torch.zeros_like(p) for p in self.parameters]
         slopes = to_dense(torch.autograd.grad(loss, self.parameters, create_graph=True, materialize_grads=True))
         if not self.products:
             check_differentiable_twice(slopes)
@@ -151,7 +154,9 @@ class HessianVectorProduct(EmpiricalRisk):
         outputs, along = zip(*curved, strict=True)
         try:
             curvature = torch.autograd.grad(outputs, self.parameters, along, retain_graph=keep, materialize_grads=True)
-        except NotImplementedError as error:  # such as EmbeddingBag
+        except RuntimeError as error:
+            if "not implemented" not in str(error):  # such as EmbeddingBag, Hardsigmoid
+                raise
             raise ValueError(f"model: {NOT_TWICE} ({one_line(error, 120)})") from error
         return to_dense(curvature)
 

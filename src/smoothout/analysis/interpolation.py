@@ -20,7 +20,7 @@ from smoothout.analysis.compatibility import (
     refresh_spectral_norms,
     reject_hook_spectral_norm,
 )
-from smoothout.analysis.empirical_risk import Tick, loss_tolerance
+from smoothout.analysis.empirical_risk import Tick, loss_tolerance, machine_epsilon
 from smoothout.analysis.mean_loss import Measurement
 from smoothout.analysis.options import InterpolationPath, RunningStats
 from smoothout.common.deprecation import renamed_arguments
@@ -144,8 +144,9 @@ def iterate_path(
 ) -> Iterator[PathPoint]:
     """Yield the network at each alpha: the whole state dict mixed along ``path``, except counters and constants.
 
-    A constant is a buffer that is equal in both networks, such as a mask or the inputs' normalization. alpha = 0 gives
-    the first network exactly, and alpha = 1 the second unless running statistics are kept. If they are recomputed, this
+    A constant is a buffer or a frozen parameter that is equal in both networks, such as a mask or the inputs'
+    normalization. alpha = 0 gives the first network exactly, and alpha = 1 the second unless running statistics are
+    kept. If they are recomputed, this
     includes both ends: they differ from those of training, which were estimated while the weights moved (and under
     noise). Both networks are left unchanged.
 
@@ -185,8 +186,9 @@ def iterate_path(
         layers = {name for name, module in first.named_modules() if isinstance(module, BATCHNORM)}
         statistics = [name for name in statistics if name.rpartition(".")[0] in layers]
     unmixed = [] if running_stats is RunningStats.interpolated else statistics
-    buffers = [name for name, _ in first.named_buffers() if name in start and not name.endswith(_STATISTICS)]
-    unmixed += equal_entries(start, end, buffers)
+    fixed = (*first.named_buffers(), *((name, p) for name, p in first.named_parameters() if not p.requires_grad))
+    constants = [name for name, _ in fixed if name in start and not name.endswith(_STATISTICS)]
+    unmixed += equal_entries(start, end, constants)
 
     network = deepcopy_model(first)
     for index, alpha in enumerate(alphas):
@@ -213,7 +215,7 @@ def check_statistics(network: nn.Module, training: Examples) -> None:
     before = [buffer.clone() for buffer in buffers]
     recalibrate_batchnorm(network, training)
     for first, again in zip(before, buffers, strict=True):
-        if (again - first).norm() > loss_tolerance([first]) * first.norm():
+        if (again - first).norm() > loss_tolerance(machine_epsilon([first])) * first.norm():
             raise ValueError(
                 "running_stats_from: two passes give other running statistics; must be the same examples in the same"
                 " order, so turn off shuffling and augmentation"
@@ -221,9 +223,9 @@ def check_statistics(network: nn.Module, training: Examples) -> None:
 
 
 def _mix(start: Any, end: Any, coefficients: tuple[float, float]) -> Any:
-    """The linear combination; ``start`` itself if it cannot be mixed, such as a counter or extra state."""
-    if not isinstance(start, Tensor) or not (start.is_floating_point() or start.is_complex()):
-        return start
-    if not all(coefficients):  # 0 times a number that is not finite would be nan
-        return coefficients[0] * start if coefficients[0] else coefficients[1] * end
+    """The linear combination; what cannot be mixed, such as a counter or extra state, is that of ``end`` at its end."""
+    mixable = isinstance(start, Tensor) and (start.is_floating_point() or start.is_complex())
+    if not mixable or not all(coefficients):  # 0 times a number that is not finite would be nan
+        entry, coefficient = (start, coefficients[0]) if coefficients[0] else (end, coefficients[1])
+        return coefficient * entry if mixable else entry
     return torch.add(coefficients[0] * start, end, alpha=coefficients[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,8 @@ class KeptGraphs:
         if [t.shape for t in present] != [t.shape for t in self._state]:
             return False
         # Version counters do not show writes to ``.data``, so compare values; this takes one copy from the device.
-        return all(concatenate([(a == b).all() for a, b in zip(present, self._state, strict=True)]).tolist())
+        same = [((a == b) | (a.isnan() & b.isnan())).all() for a, b in zip(present, self._state, strict=True)]
+        return all(concatenate(same).tolist())
 
     @contextmanager
     def filling(self) -> Iterator[None]:
@@ -44,7 +46,7 @@ class KeptGraphs:
         if self.keep is not False:
             self._state = [tensor.detach().clone() for tensor in self._present_state()]
             # Hooks also keep a graph usable after equal weights are written, as when a model is restored; see `usable`.
-            hooks = saved_tensors_hooks(self._measure, lambda tensor: tensor)
+            hooks = saved_tensors_hooks(partial(_packed, self._saved), lambda tensor: tensor)
         try:
             with hooks:
                 yield
@@ -61,15 +63,21 @@ class KeptGraphs:
             self.batches.append((weight, slopes))
         return self.keep is not False
 
-    def _measure(self, tensor: Tensor) -> Tensor:
-        if tensor.layout == torch.strided:
-            storage = tensor.untyped_storage()
-            self._saved[storage._cdata] = storage.nbytes()
-        return tensor
-
     def _present_state(self) -> list[Tensor]:
         tensors = (*self.model.parameters(), *self.model.buffers())
         return [t for t in tensors if t.layout == torch.strided and not is_wrapper(t)]
 
     def _discard(self) -> None:
         self.batches, self._state, self._saved = [], [], {}
+
+
+def _packed(saved: dict[int, int], tensor: Tensor) -> Tensor:
+    """The data of a ``tensor`` that a graph saves; their size is noted in ``saved``.
+
+    Without `detach`, an operation that saves its own output (tanh, exp) and the output would hold each other in memory
+    for good; so would the graph and an object that holds it, if this were its method.
+    """
+    if tensor.layout == torch.strided:
+        storage = tensor.untyped_storage()
+        saved[storage._cdata] = storage.nbytes()
+    return tensor.detach()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothout.analysis.batch_loss import Loss, Weight, batch_loss, batch_size, check_weight
-from smoothout.analysis.empirical_risk import loss_tolerance, refuse_randomness
+from smoothout.analysis.empirical_risk import NOTHING_TO_MEASURE, loss_tolerance, refuse_randomness, rounding_of
 from smoothout.analysis.models import FIRST_PASSES, keeping_weights
 from smoothout.common.pass_cache import without_pass_cache
 from smoothout.nn.batches import Batches, Examples, carried, check_batches, logits_in
@@ -29,20 +29,21 @@ CROSS_ENTROPY_EPS = torch.finfo(torch.float32).eps  # its sum over a batch is in
 
 
 class MeanLoss:
-    """The weighted mean of ``loss`` over batches; None uses the loss that outputs carry.
+    """The weighted mean of ``loss`` over batches, or of its size; None uses the loss that outputs carry.
 
     The accuracy is nan.
     """
 
-    def __init__(self, loss: Loss | None, weight: Weight) -> None:
-        self._loss, self._weight = loss, weight
+    def __init__(self, loss: Loss | None, weight: Weight, *, absolute: bool = False) -> None:
+        self._loss, self._weight, self._absolute = loss, weight, absolute
         self._sum: Tensor | float = 0.0
         self._total = 0.0
 
     def update(self, outputs: Any, targets: Any, inputs: Any) -> None:
         """Add a batch. Raises ValueError for a loss that is not one number, or an impossible weight."""
         if weight := check_weight(self._weight(inputs, targets)):
-            self._sum = self._sum + weight * in_float64(batch_loss(self._loss, outputs, targets, inputs))
+            loss = in_float64(batch_loss(self._loss, outputs, targets, inputs))
+            self._sum = self._sum + weight * (loss.abs() if self._absolute else loss)
             self._total += weight
 
     def compute(self, all_reduce: AllReduce = lambda sums: None) -> EvalResult:
@@ -51,18 +52,19 @@ class MeanLoss:
         all_reduce(sums)
         loss, total = sums.tolist()
         if not total:
-            raise ValueError("batches: nothing to measure in a pass: there are no batches, or all have weight 0")
+            raise ValueError(NOTHING_TO_MEASURE)
         return EvalResult(loss / total, math.nan)
 
 
 class OwnMetrics:
     """Metrics for a model without ``loss=``: the loss that its outputs carry, or else a classifier's cross entropy.
 
-    The accuracy is nan unless outputs are, or carry, logits (examples, classes) of single labels.
+    The accuracy is nan unless outputs are, or carry, logits (examples, classes) of single labels. If they carry a loss,
+    labels that are no classes (ignored ones) do not count.
     """
 
-    def __init__(self, weight: Weight | None) -> None:
-        self._weight = weight
+    def __init__(self, weight: Weight | None, *, absolute: bool = False) -> None:
+        self._weight, self._absolute = weight, absolute
         self._loss: MeanLoss | None = None
         self._classes: ClassificationMetrics | None = None
 
@@ -70,12 +72,12 @@ class OwnMetrics:
         """Add a batch. Raises ValueError for a weight without a loss, and as `ClassificationMetrics`."""
         logits = logits_in(outputs)
         if carried(outputs, "loss") is not None:
-            self._loss = self._loss or MeanLoss(None, self._weight or batch_size)
+            self._loss = self._loss or MeanLoss(None, self._weight or batch_size, absolute=self._absolute)
             self._loss.update(outputs, targets, inputs)
         elif self._weight is not None:
             raise ValueError("weight: needs a loss; without one, every example of a classifier counts the same")
         if self._loss is None or single_labels(logits, targets):
-            self._classes = self._classes or ClassificationMetrics()
+            self._classes = self._classes or ClassificationMetrics(ignore_others=self._loss is not None)
             self._classes.update(logits, targets)
 
     def compute(self, all_reduce: AllReduce = lambda sums: None) -> EvalResult:
@@ -86,10 +88,10 @@ class OwnMetrics:
 
 
 def single_labels(logits: Any, targets: Any) -> bool:
-    """Whether these are logits (examples, classes) and one whole-numbered label per example."""
-    if not (isinstance(logits, Tensor) and isinstance(targets, Tensor)):
+    """Whether these are logits (examples, classes), of two classes or more, and a whole-numbered label per example."""
+    if not (isinstance(logits, Tensor) and isinstance(targets, Tensor)) or targets.is_floating_point():
         return False
-    return logits.dim() == 2 and targets.shape == logits.shape[:1] and not targets.is_floating_point()
+    return logits.dim() == 2 and logits.shape[1] > 1 and targets.shape == logits.shape[:1]
 
 
 class Measurement:
@@ -103,7 +105,7 @@ class Measurement:
     def __init__(self, model: nn.Module, batches: Batches, loss: Loss | None, weight: Weight | None) -> None:
         check_batches("batches", batches)
         self.examples = Examples("batches", batches, model)
-        self.metrics: Callable[[], MetricAccumulator]
+        self.metrics: Callable[..., MetricAccumulator]
         self.metrics = partial(OwnMetrics, weight) if loss is None else partial(MeanLoss, loss, weight or batch_size)
         self._checked, self._passes = False, 0
 
@@ -118,12 +120,15 @@ class Measurement:
         """Raise ValueError if another pass gives a loss other than that of ``first`` (None: of one more pass)."""
         with without_pass_cache():
             first = first or self._evaluate(network)
-            again = self._evaluate(network)
-        if abs(again.loss - first.loss) > loss_tolerance(network.parameters(), CROSS_ENTROPY_EPS) * abs(first.loss):
-            refuse_randomness("loss")
+            difference = abs(self._evaluate(network).loss - first.loss)
+            tolerance = loss_tolerance(max(rounding_of(network), CROSS_ENTROPY_EPS))
+            differs = difference > tolerance * abs(first.loss)
+            # A mean of losses of both signs may be near 0, so compare with their sizes too.
+            if differs and difference > tolerance * self._evaluate(network, absolute=True).loss:
+                refuse_randomness("loss")
         self._checked = True
 
-    def _evaluate(self, network: nn.Module) -> EvalResult:
+    def _evaluate(self, network: nn.Module, **options: bool) -> EvalResult:
         self._passes += 1
         with keeping_weights(network) if self._passes <= FIRST_PASSES else nullcontext():
-            return evaluate(network, self.examples, metrics_class=self.metrics)
+            return evaluate(network, self.examples, metrics_class=partial(self.metrics, **options))

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from smoothout.nn.parameters import concatenate
@@ -20,10 +20,12 @@ class _PlainWeightNorm(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, arguments: Sequence[Any] = (), keywords: dict[str, Any] | None = None
     ) -> Any:
-        if function is torch._weight_norm:
-            v, g, dim = arguments
-            return v * (g / torch.norm_except_dim(v, 2, dim))
-        return function(*arguments, **(keywords or {}))
+        return (_weight_norm if function is torch._weight_norm else function)(*arguments, **(keywords or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """As `torch._weight_norm`."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
 @contextmanager
@@ -31,9 +33,11 @@ def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
     """Inside, passes in evaluation mode avoid torch's fastest code where that lacks derivatives.
 
     cuDNN has no derivative of a recurrent layer in evaluation mode, compiled code has no second derivative, and that of
-    torch's weight normalization is wrong.
+    torch's weight normalization is wrong. Hooks on gradients, which may clip or mask them, are not called: the gradient
+    is that of the loss.
     """
     with ExitStack() as stack:
+        stack.enter_context(_without_gradient_hooks(model))
         stack.enter_context(torch.inference_mode(mode=False))
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.callback(setattr, torch.backends.cudnn, "enabled", torch.backends.cudnn.enabled)
@@ -43,6 +47,21 @@ def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
         if twice and "torch._dynamo" in sys.modules:  # it takes seconds to import, and nothing is compiled without it
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+@contextmanager
+def _without_gradient_hooks(model: nn.Module) -> Iterator[None]:
+    """Inside, the hooks on gradients of ``model``'s parameters and modules are not registered."""
+    tables = [parameter._backward_hooks for parameter in model.parameters()]
+    tables += [table for module in model.modules() for table in (module._backward_hooks, module._backward_pre_hooks)]
+    held = [(table, dict(table)) for table in tables if table]
+    for table, _ in held:
+        table.clear()
+    try:
+        yield
+    finally:
+        for table, hooks in held:
+            table.update(hooks)
 
 
 FIRST_PASSES = 3  # number of passes that are checked: at most two of them are at the model's own weights

@@ -102,10 +102,10 @@ def flat_offset(smoothed: Callable[[Array], Array], center: float, tau: float, p
     Searches a grid of ``points``, an odd number, so that w_f is on it; of several minima the nearest is used. Theorem 1
     claims 0 if C is symmetric around w_f. It is false: the proof only shows a slope of 0, and a narrow dip on a broad
     hill is smoothed to a maximum. The argmin is w_f if C also rises with the distance from w_f up to tau + a, because
-    2 a dC_bar/dw is C(w + a) - C(w - a). Raises ValueError for an even number of points.
+    2 a dC_bar/dw is C(w + a) - C(w - a). Raises ValueError unless there are three points or more, an odd number.
     """
-    if points % 2 == 0:
-        raise ValueError(f"points: must be odd, not {points}")
+    if points < 3 or points % 2 == 0:
+        raise ValueError(f"points: must be odd, and at least 3, not {points}")
     offsets = np.linspace(-tau, tau, points)
     heights = smoothed(center + offsets)
     lowest = heights.min()

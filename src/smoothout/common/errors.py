@@ -17,21 +17,12 @@ class ConfigError(UserError):
 
 
 @contextmanager
-def config_errors(prefix: str = "") -> Iterator[None]:
-    """Within the block, turn a ValueError into a ConfigError, with ``prefix`` before its message."""
+def config_errors(prefix: str = "", of: type[Exception] = ValueError) -> Iterator[None]:
+    """Within the block, turn an error ``of`` this class into a ConfigError, with ``prefix`` before its message."""
     try:
         yield
-    except ValueError as error:
+    except of as error:
         raise ConfigError(f"{prefix}{error}") from error
-
-
-@contextmanager
-def config_errors_within(place: str) -> Iterator[None]:
-    """Within the block, put ``place``, which says where the settings are, before the message of a ConfigError."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{place}: {error}") from error
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smoothout.common.errors import ConfigError, config_errors_within, needs_experiments
+from smoothout.common.errors import ConfigError, config_errors, needs_experiments
 from smoothout.common.files import atomic_write_text
 from smoothout.config.moved import current_overrides, rename_keys, rename_nested_overrides
 
@@ -69,7 +69,7 @@ def with_source(values: dict[str, Any], folder: Path, overrides: Sequence[str]) 
         )
     shared = [override for override in overrides if not override.lstrip("+~").startswith(_NOT_SHARED)]
     own = ["init_from.run=null", *start["run"]]
-    with config_errors_within("init_from.run"):
+    with config_errors("init_from.run: ", of=ConfigError):
         values["init_from"] = start | {"run": compose_config(folder, "train", [*shared, *own])}
     return values
 

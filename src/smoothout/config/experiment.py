@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from smoothout.analysis.options import WhichWeights
 from smoothout.common.enums import coerce_enum_fields
-from smoothout.common.errors import config_errors_within
+from smoothout.common.errors import ConfigError, config_errors
 from smoothout.common.job_settings import JobSettings
 from smoothout.config.build import construct, validate
 from smoothout.config.protocols import Data, Model
@@ -157,7 +157,7 @@ class InitFromConfig:
         """The weights that a training starts from, or None for random ones. Raises ConfigError."""
         if self.run is None:
             return None
-        with config_errors_within("init_from.run"):
+        with config_errors("init_from.run: ", of=ConfigError):
             return InitFrom(training_config(self.run).experiment(), self.checkpoint)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from smoothout.common.errors import CheckpointError, ConfigError, config_errors, config_errors_within
+from smoothout.common.errors import CheckpointError, ConfigError, config_errors
 from smoothout.common.rng import derive_seed, make_generator
 from smoothout.config.experiment import Experiment
 from smoothout.data.split import Split
@@ -74,7 +74,7 @@ def prepare_run(job: Job, runtime: Runtime, outline: nn.Module | None = None) ->
     with config_errors("engine."):
         capturable = capturable_by_settings(experiment, runtime)
         runtime.engine.resolved(runtime.device, experiment.precision, capturable=capturable)
-    with config_errors_within("init_from.run"):
+    with config_errors("init_from.run: ", of=ConfigError):
         source = prepare_run(Job(experiment.source), runtime) if experiment.source else None
     if source and _shapes(source.outline.state_dict()) != _shapes(outline.state_dict()):
         raise ConfigError("init_from.run: the run's network must have the same architecture as this training's")

@@ -35,8 +35,15 @@ class Examples:
         self._device = only_device(model)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return self._pairs(copy=False)
+
+    def copied(self) -> Iterator[tuple[Any, Any]]:
+        """One pass over copies of the batches, for uses after the next batch has been read."""
+        return self._pairs(copy=True)
+
+    def _pairs(self, *, copy: bool) -> Iterator[tuple[Any, Any]]:
         for batch in self._batches:
-            inputs, targets = to_device(as_pair(self._name, batch), self._device)
+            inputs, targets = to_device(as_pair(self._name, batch), self._device, copy=copy)
             yield without_unused_labels(inputs, self._model), targets
 
 
@@ -106,19 +113,22 @@ def only_device(model: nn.Module) -> torch.device | None:
     return devices.pop() if len(devices) == 1 else None
 
 
-def to_device(value: Any, device: torch.device | None) -> Any:
-    """Move the tensors in ``value`` to ``device`` (None: leave them there); return ``value`` itself if none changes."""
+def to_device(value: Any, device: torch.device | None, *, copy: bool = False) -> Any:
+    """Move the tensors in ``value`` to ``device`` (None: leave them there); return ``value`` itself if none changes.
+
+    ``copy`` copies those that are there already, but not inside objects that are neither mappings nor sequences.
+    """
     if isinstance(value, Tensor):
         # Autograd cannot save a tensor that was made within torch.inference_mode.
-        return (value.clone() if value.is_inference() else value).to(device or value.device)
+        return value.to(device or value.device, copy=copy or value.is_inference())
     if isinstance(value, Mapping):
-        moved = {key: to_device(entry, device) for key, entry in value.items()}
+        moved = {key: to_device(entry, device, copy=copy) for key, entry in value.items()}
         return value if all(moved[key] is entry for key, entry in value.items()) else _updated(value, moved)
     move = getattr(value, "to", None)
     if callable(move):  # such as a PackedSequence, or a batch of graphs
         return move(device) if device and device.type != "cpu" else value
     if isinstance(value, tuple | list):
-        entries = [to_device(entry, device) for entry in value]
+        entries = [to_device(entry, device, copy=copy) for entry in value]
         if any(entry is not before for entry, before in zip(entries, value, strict=True)):
             return type(value)(*entries) if hasattr(value, "_fields") else type(value)(entries)
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -41,10 +42,11 @@ class ClassificationMetrics:
     """Loss and accuracy, accumulated on the device batch by batch; every example has the same weight.
 
     Losses are summed in float64, on the CPU if the device has no float64. Only `right` and `compute`, which reports
-    invalid labels, wait for the device.
+    invalid labels, wait for the device. With ``ignore_others``, examples whose label is no class do not count.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, ignore_others: bool = False) -> None:
+        self._ignore_others = ignore_others
         self._loss: Tensor | float = 0.0
         self._right: list[Tensor] = []  # for each batch: which examples are correct
         self._valid: Tensor | int = 0  # number of labels that are classes
@@ -82,8 +84,8 @@ class ClassificationMetrics:
     def compute(self, all_reduce: AllReduce = lambda sums: None) -> EvalResult:
         """The means so far; ``all_reduce`` sums over processes, in place.
 
-        Raises ValueError if nothing was counted, and for labels outside the classes, such as the -100 that torch
-        ignores.
+        Raises ValueError if nothing was counted, and unless they are ignored for labels outside the classes, such as
+        the -100 of torch's cross entropy.
         """
         counts = parameters_to_vector([_as_tensor(number) for number in (self._loss, self.right.sum(), self._valid)])
         sums = torch.tensor([*counts.tolist(), self._examples], dtype=torch.float64, device="cpu")
@@ -91,6 +93,8 @@ class ClassificationMetrics:
         loss, correct, valid, examples = sums.tolist()
         if not examples:
             raise ValueError("nothing to evaluate: the split is empty")
+        if self._ignore_others:
+            return EvalResult(loss / valid, correct / valid) if valid else EvalResult(math.nan, math.nan)
         if valid < examples:
             raise ValueError(f"batches: {self._describe_invalid(int(examples - valid))}")
         return EvalResult(loss / examples, correct / examples)

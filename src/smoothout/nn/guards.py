@@ -18,6 +18,7 @@ GRAPH = "is TorchScript or an exported program, which hides its layers; use the 
 LAZY = "is not initialized yet (lazy); pass a batch through the model first"
 RENORMALIZED = "rewrites its weight at every pass (max_norm); use max_norm=None, and renormalize it after each update"
 INFERENCE = "was made in torch.inference_mode(), and cannot be changed outside; use copy.deepcopy(model) outside it"
+HOUSEHOLDER = "keeps signs among its weights (orthogonal by householder); use orthogonal_map='matrix_exp'"
 QUANTIZED = "is quantized: weights must be floating-point; use the model before it is quantized"
 FROZEN = "is compiled with its weights built into the code; compile it without torch._inductor.config.freezing"
 WRAPPER = "only wraps the tensors that hold its values; must be a plain tensor"
@@ -25,7 +26,10 @@ WRAPPER = "only wraps the tensors that hold its values; must be a plain tensor"
 # Names, because importing these classes takes longer than the rest of the package.
 _GRAPHS = {"ScriptModule", "InterpreterModule", "UnflattenedModule"}
 _SHARDED = {"FSDPModule", "FullyShardedDataParallel", "DTensor", "ShardedTensor"}
-_ASKED = {"GraphModule", "LazyModuleMixin", "UninitializedTensorMixin", "Embedding", "EmbeddingBag", "OptimizedModule"}
+_ASKED = {
+    *("GraphModule", "LazyModuleMixin", "UninitializedTensorMixin", "Embedding", "EmbeddingBag", "OptimizedModule"),
+    "_Orthogonal",
+}
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
@@ -60,6 +64,8 @@ def check_modules(model: nn.Module, modules: Iterable[nn.Module], name: str = "m
             raise ValueError(f"{name}: {_described(model, module)} {LAZY}")
         if "quantized" in kinds:
             raise ValueError(f"{name}: {_described(model, module)} {QUANTIZED}")
+        if "_Orthogonal" in kinds and module.orthogonal_map.name == "householder":  # type: ignore[union-attr]
+            raise ValueError(f"{name}: {_described(model, module)} {HOUSEHOLDER}")
         if getattr(module, "max_norm", None) is not None and any(p.requires_grad for p in module.parameters()):
             raise ValueError(f"{name}: {_described(model, module)} {RENORMALIZED}")
 

@@ -77,7 +77,7 @@ class NoiseContexts(GradientEstimator):
                     with context:
                         pass
 
-    def end_update(self) -> None:
+    def before_step(self) -> None:
         """Add to ``trace`` the estimate that needs the gradient of the whole update.
 
         One theta for all ghost batches (``noise_per=batch``) is paired with their mean gradient: the estimate is

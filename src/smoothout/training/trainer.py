@@ -162,7 +162,7 @@ class Trainer:
                 self._optimizer.scale_lr(self._schedule.lr_factor(now.epoch + now.step / self._updates, self._batch))
                 with self._dropout.checked(), self._dropout.entered():
                     self._work(order[now.step * size : (now.step + 1) * size])
-                self._estimator.updated()
+                self._estimator.after_update()
                 now.step += 1
                 yield now
             self._close_epoch()
@@ -236,7 +236,7 @@ class Trainer:
             clip_norm=self._config.clip_norm,
             seed_dropout=self._dropout.seed_ghost,
             all_reduce=self._sync.begin(plan.shard, plan.num_ghosts),
-            end_update=self._estimator.end_update,
+            before_step=self._estimator.before_step,
         )
 
     # Epochs
@@ -264,7 +264,7 @@ class Trainer:
     def _close_epoch(self) -> None:
         """Evaluate the epoch that ended, keep its weights if they are the best, and move to the next one."""
         now = self._now
-        with precision_context(self._precision, self._device), self._estimator.evaluated():
+        with precision_context(self._precision, self._device), self._estimator.evaluation_weights():
             batches = self._test_split.batches(eval_batch_size(self._device))
             batches = replace(batches, which=self._ranks.shard(len(batches)))
             test = evaluate(self._model, batches, lambda sums: self._ranks.all_reduce([sums]))

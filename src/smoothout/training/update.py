@@ -91,7 +91,7 @@ def update(
     clip_norm: float | None = None,
     seed_dropout: Callable[[int], None] = lambda ghost: None,
     all_reduce: Callable[[Tensor], None] = lambda sums: None,
-    end_update: Callable[[], None] = lambda: None,
+    before_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """[SmoothOut Alg. 1] Perturb the weights, backpropagate, remove the noise, update.
 
@@ -111,7 +111,7 @@ def update(
         clip_norm: largest norm of the gradient; None does not clip.
         seed_dropout: seeds the dropout masks of a ghost batch, given its index; those of the first are seeded already.
         all_reduce: sums gradients, and the sums that it receives, over processes.
-        end_update: called when ``grad`` is the gradient of the whole update, before it is clipped.
+        before_step: called when ``grad`` is the gradient of the whole update, before it is clipped.
 
     Returns:
         The sum of the losses and the number of correct predictions over all examples, (2,), float64, on the device.
@@ -131,7 +131,7 @@ def update(
     zero = parameters[0].new_zeros((), dtype=torch.float64)  # a process may have no ghost batch
     sums = torch.stack([torch.cat(losses).sum() if losses else zero, torch.stack(correct).sum() if correct else zero])
     all_reduce(sums)
-    end_update()
+    before_step()
     if clip_norm is not None:
         nn.utils.clip_grad_norm_(parameters, clip_norm)
     optimizer.step()

@@ -113,6 +113,24 @@ def test_a_loss_of_the_models_own_is_taken_even_if_it_is_no_cross_entropy(batche
     assert np.isnan(point.accuracy)
 
 
+def test_labels_that_are_no_classes_do_not_count_for_a_models_own_loss(batches: Any) -> None:
+    """A binary classifier with one logit; and one whose loss ignores labels."""
+
+    class Binary(Outputs):
+        def forward(self, x: Tensor, labels: Tensor | None = None) -> Any:  # type: ignore[override]
+            out = Bare.forward(self, x)[:, :1]
+            return {"loss": F.binary_cross_entropy_with_logits(out[:, 0], labels.to(out)), "logits": out}
+
+    [point] = noise_curve(Binary(), [{"x": x, "labels": y.clamp(max=1)} for x, y in batches], [0.0])
+    assert np.isfinite(point.loss)
+    assert np.isnan(point.accuracy)
+
+    ignored = [(x, torch.where(y == 2, -100, y)) for x, y in batches]
+    kept = [(x[y != 2], y[y != 2]) for x, y in batches if (y != 2).any()]
+    [some], [few] = (noise_curve(Outputs(), mappings(dict, pairs), [0.0]) for pairs in (ignored, kept))
+    assert some.accuracy == few.accuracy
+
+
 def test_mappings_are_weighed_by_their_labels_their_first_tensor_or_the_callers_weight(batches: Any) -> None:
     class Spans(Outputs):
         def forward(self, x: Tensor, start: Tensor, note: Any = None) -> Any:  # type: ignore[override]
@@ -173,6 +191,10 @@ def test_every_tensor_of_a_batch_is_moved_and_all_else_is_kept() -> None:
     for unmoved in (nested, packed, [x]):
         assert to_device(unmoved, x.device) is unmoved
         assert to_device(unmoved, None) is unmoved
+    copied = to_device(nested, None, copy=True)
+    for copy, original in ((copied["a"][1][0], x), (copied["b"]["c"], x), (copied["d"].x, x)):
+        assert torch.equal(copy, original)
+        assert copy.data_ptr() != original.data_ptr()
 
 
 # What is refused

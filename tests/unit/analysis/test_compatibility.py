@@ -153,3 +153,29 @@ def test_buffers_outside_the_state_dict_must_agree(batches: list[tuple[Tensor, T
     ends = Told(1.0), Told(1.0)
     points = interpolate(*ends, batches, [0.0, 1.0])
     assert [point[1:3] for point in points] == [tuple(evaluate(end, batches)) for end in ends]
+
+
+class Permuted(nn.Module):
+    """A linear layer of inputs in another order, and a counter."""
+
+    def __init__(self, order: list[int], steps: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("order", torch.tensor(order))
+        self.register_buffer("steps", torch.tensor(steps))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(x[:, self.order])
+        return found
+
+
+def test_whole_numbers_cannot_be_mixed_but_for_counters_which_are_the_ends_own() -> None:
+    first, second = Permuted([0, 1, 2, 3], 5), Permuted([0, 1, 2, 3], 7)
+    assert [int(point.network.steps) for point in iterate_path(first, second, [0.0, 0.5, 1.0])] == [5, 5, 7]
+    with pytest.raises(ValueError, match=r"^first, second: order differs and is torch\.int64"):
+        list(iterate_path(first, Permuted([1, 0, 2, 3], 7)))
+
+
+def test_networks_of_two_dtypes_cannot_be_mixed() -> None:
+    with pytest.raises(ValueError, match=r"same dtypes, but weight is torch\.float32 and torch\.bfloat16$"):
+        list(iterate_path(nn.Linear(4, 3), nn.Linear(4, 3).bfloat16()))

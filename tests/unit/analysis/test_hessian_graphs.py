@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -139,3 +142,62 @@ def test_models_whose_graphs_are_special_get_the_same_products(batches: Batches,
     vectors = torch.randn(2, 48, dtype=torch.float64)
     for vector in vectors:
         torch.testing.assert_close(product(vector), dense(network(), batches) @ vector, rtol=1e-10, atol=1e-12)
+
+
+def test_a_segment_that_runs_again_leaves_buffers_as_they_were(batches: Batches):
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3).double()
+            self.register_buffer("passes", torch.zeros(()))
+
+        def counted(self, inputs: Tensor) -> Tensor:
+            self.passes.add_(1)
+            return torch.tanh(self.layer(inputs))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            outputs: Tensor = checkpoint(self.counted, inputs, use_reentrant=False)
+            return outputs
+
+    model = Counting()
+    product = HessianVectorProduct(model, batches, F.cross_entropy, keep_graph=True)
+    for vector in torch.randn(3, 12, dtype=torch.float64):
+        product(vector)
+    assert model.passes == 0
+
+
+@pytest.mark.parametrize("keep_graph", [True, False])
+def test_a_loader_may_write_every_batch_to_the_same_memory(batches: Batches, keep_graph: bool):
+    class Reusing:
+        def __iter__(self) -> Any:
+            memory = torch.empty(13, 3, dtype=torch.float64), torch.empty(13, dtype=torch.long)
+            for batch in batches:
+                yield tuple(whole[: len(part)].copy_(part) for whole, part in zip(memory, batch, strict=True))
+
+    vectors = torch.randn(2, 48, dtype=torch.float64)
+    plain = HessianVectorProduct(network(), batches, F.cross_entropy, keep_graph=keep_graph)
+    reusing = HessianVectorProduct(network(), Reusing(), F.cross_entropy, keep_graph=keep_graph)
+    assert all(torch.equal(reusing(vector), plain(vector)) for vector in (*vectors, *vectors))
+
+
+def test_graphs_belong_to_a_mask_with_nan_too(batches: Batches):
+    model = network()
+    model.register_buffer("unused", torch.tensor([0.0, math.nan]))
+    product = HessianVectorProduct(model, batches, F.cross_entropy, keep_graph=True)
+    passes = counted(model)
+    for vector in torch.randn(3, 48, dtype=torch.float64):
+        product(vector)
+    assert len(passes) == len(batches)
+
+
+@pytest.mark.parametrize("keep_graph", [None, True, False])
+def test_nothing_holds_a_model_in_memory_after_its_products(batches: Batches, keep_graph: bool | None):
+    """Tanh and log_softmax save their outputs, which then must not hold the graph that saves them."""
+    model = network()
+    product = HessianVectorProduct(model, batches, F.cross_entropy, keep_graph=keep_graph)
+    for vector in torch.randn(2, 48, dtype=torch.float64):
+        product(vector)
+    held = [weakref.ref(model), weakref.ref(model[0].weight), weakref.ref(product.graphs)]
+    del model, product
+    gc.collect()
+    assert [reference() for reference in held] == [None] * 3

@@ -187,21 +187,24 @@ def test_statistics_need_batches_that_repeat_themselves(batches, spent):
 
 
 class Masked(nn.Module):
-    """Inputs are centered by a constant, answers masked by another, as buffers."""
+    """Inputs are centered by a constant, a buffer; answers are masked by another, a buffer or a frozen parameter."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, frozen: bool) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.layer = nn.Linear(4, 3)
         self.register_buffer("centre", torch.full((4,), 0.5))
         self.register_buffer("mask", torch.tensor([0.0, 0.0, -math.inf]))
+        if frozen:
+            self.mask = nn.Parameter(vars(self)["_buffers"].pop("mask"), requires_grad=False)
 
     def forward(self, inputs):
         return self.layer(inputs - self.centre) + self.mask
 
 
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("path", ["linear", "curvilinear"])
-def test_what_is_constant_in_both_networks_stays_so_on_the_way(path):
-    stops = iterate_path(Masked(0), Masked(1), [-1.0, 0.0, 0.5, 1.0, 2.0], path=path)
+def test_what_is_constant_in_both_networks_stays_so_on_the_way(path, frozen):
+    stops = iterate_path(Masked(0, frozen), Masked(1, frozen), [-1.0, 0.0, 0.5, 1.0, 2.0], path=path)
     constants = [[stop.network.centre.tolist(), stop.network.mask.tolist()] for stop in stops]
     assert constants == [[[0.5] * 4, [0.0, 0.0, -math.inf]]] * 5

@@ -236,6 +236,50 @@ def test_vectors_stay_where_they_take_less_than_half_of_the_free_memory(monkeypa
     assert device_memory.vectors_device(weights, 1) == CPU
 
 
+class Split(nn.Module):
+    """Two layers on two devices."""
+
+    def __init__(self, device: OtherDevice) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.here, self.there = nn.Linear(5, 4), device.moved(nn.Linear(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.there(torch.tanh(self.here(x)).to(DEVICE))
+        return outputs.cpu()
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        lambda *given: sharpness(*given).value,
+        lambda *given: top_eigenvalues(*given).values[0],
+        lambda model, batches, loss: noise_curve(model, batches, [0.0], loss=loss)[0].loss,
+    ],
+)
+def test_a_model_may_lie_on_two_devices(measured: Callable[..., float], device: OtherDevice) -> None:
+    batches = examples()
+    here, split = Split(device), Split(device)
+    here.there, here.forward = nn.Linear(4, 3), lambda x: here.there(torch.tanh(here.here(x)))
+    here.there.load_state_dict({name: entry.inner for name, entry in split.there.state_dict().items()})
+    expected = measured(here, batches, F.cross_entropy)
+    with device:
+        assert measured(split, batches, F.cross_entropy) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("analysis", ANALYSES.values(), ids=ANALYSES)
+def test_torchs_default_dtype_changes_no_bit(analysis: Analysis, dtype: torch.dtype) -> None:
+    model, other, data = network(0), network(1), examples()
+    expected = repr(analysis(model, other, data))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        assert repr(analysis(model, other, data)) == expected
+    finally:
+        torch.set_default_dtype(before)
+
+
 @pytest.mark.parametrize("analysis", ANALYSES.values(), ids=ANALYSES)
 def test_torchs_default_device_changes_no_bit(analysis: Analysis) -> None:
     model, other, data = network(0), network(1), examples()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.analyses import ANALYSES, Call
+from helpers.analyses import ANALYSES, WITH_LOSS, Call
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -143,8 +143,16 @@ class Bag(nn.EmbeddingBag):
         return found
 
 
+class Hard(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.hardsigmoid(super().forward(x))
+
+
 @pytest.mark.parametrize("analysis", [ANALYSES[name] for name in ("eigenvalues", "trace", "spectrum")])
-@pytest.mark.parametrize(("make", "reason"), [(TanhLinear, "once_differentiable"), (Bag, "_embedding_bag_backward")])
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [(TanhLinear, "once_differentiable"), (Bag, "_embedding_bag_backward"), (Hard, "hardsigmoid_backward")],
+)
 def test_curvature_that_autograd_would_leave_out_is_refused(
     analysis: Call, make: Callable[[int, int], nn.Module], reason: str, batches: Pairs
 ) -> None:
@@ -178,3 +186,69 @@ def test_the_hessian_of_weight_normalization_is_that_of_its_formula(
     found = HessianVectorProduct(model, batches, F.cross_entropy).matrix()
     expected = HessianVectorProduct(Net(PlainlyNormalized), batches, F.cross_entropy).matrix()
     assert found == pytest.approx(expected, abs=1e-12)
+
+
+@EACH
+@pytest.mark.parametrize("where", ["parameter", "layer"])
+def test_hooks_on_gradients_are_not_called_and_stay(analysis: Call, where: str, batches: Pairs) -> None:
+    called: list[int] = []
+
+    def halve(*given: Any) -> Any:
+        called.append(1)
+        return given[0] * 0.5 if where == "parameter" else tuple(0.5 * part for part in given[1])
+
+    model = Net()
+    if where == "parameter":
+        model.first.weight.register_hook(halve)
+    else:
+        model.last.register_full_backward_hook(halve)
+    assert repr(analysis(model, batches, F.cross_entropy)) == repr(analysis(Net(), batches, F.cross_entropy))
+    assert not called
+    F.cross_entropy(model(batches[0][0]), batches[0][1]).backward()
+    assert called == [1]
+
+
+@pytest.mark.parametrize("analysis", WITH_LOSS.values(), ids=WITH_LOSS)
+def test_a_batch_without_valid_labels_has_loss_and_curvature_0(analysis: Call, batches: Pairs) -> None:
+    def of_valid(outputs: Tensor, targets: Tensor) -> Tensor:
+        valid = targets >= 0
+        return F.cross_entropy(outputs[valid], targets[valid]) if valid.any() else torch.zeros(()).double()
+
+    def or_0(outputs: Tensor, targets: Tensor) -> Tensor:
+        return of_valid(outputs, targets) + 0 * outputs.sum()
+
+    batches = [*batches, (batches[0][0], torch.full_like(batches[0][1], -100))]
+    assert repr(analysis(Net(), batches, of_valid)) == repr(analysis(Net(), batches, or_0))
+
+
+class Shuffled:
+    """The same batches in another order at every pass."""
+
+    def __init__(self, batches: Pairs) -> None:
+        self.batches, self.generator = batches, torch.Generator().manual_seed(0)
+
+    def __iter__(self) -> Any:
+        return (self.batches[i] for i in torch.randperm(len(self.batches), generator=self.generator))
+
+
+@EACH
+def test_a_loader_may_shuffle_whatever_the_rounding_and_the_sign_of_the_loss(analysis: Call, batches: Pairs) -> None:
+    """A frozen part in bfloat16; passes in bfloat16 by autocast; and losses whose mean is near 0."""
+
+    class Frozen(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first.to(torch.bfloat16).requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.last(torch.tanh(self.first(x.bfloat16())).double())
+            return logits
+
+    torch.manual_seed(1)
+    batches = [(torch.randn(8, 3).double(), torch.randint(3, (8,))) for _ in range(32)]
+    analysis(Frozen(), Shuffled(batches), lambda outputs, targets: F.cross_entropy(outputs.bfloat16(), targets))
+    single = [(x.float(), y) for x, y in batches]
+    with torch.autocast("cpu", torch.bfloat16):
+        analysis(Net().float(), Shuffled(single), F.cross_entropy)
+    center = torch.stack([F.cross_entropy(Net().float()(x), y).detach() for x, y in single]).mean()
+    analysis(Net().float(), Shuffled(single), lambda outputs, targets: F.cross_entropy(outputs, targets) - center)

@@ -51,7 +51,7 @@ class Averaging(GradientEstimator):
         for name, parameter in self._model.named_parameters():
             self.average[name].lerp_(parameter.detach(), 0.25 if update else 0.0)
 
-    def evaluated(self) -> AbstractContextManager[object]:
+    def evaluation_weights(self) -> AbstractContextManager[object]:
         return SwappedWeights(self._model, list(self._model.parameters()), list(self.average.values()))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -74,7 +74,7 @@ class Written(GradientEstimator):
     def __init__(self, model: nn.Module) -> None:
         self._model = model
 
-    def end_update(self) -> None:
+    def before_step(self) -> None:
         for parameter in self._model.parameters():
             parameter.grad = torch.zeros_like(parameter)
 

@@ -89,7 +89,7 @@ class AdaptiveNoise(NoisyGradient):
         super().__init__(model, noise, plan, settings)
         self._adaptive = noise
 
-    def end_update(self) -> None:
+    def before_step(self) -> None:
         """Update F with the gradient."""
         self._adaptive.observe()
 

@@ -94,7 +94,7 @@ class AveragedWeights(GradientEstimator):
         """Remember the number of the update."""
         self._update = update
 
-    def updated(self) -> None:
+    def after_update(self) -> None:
         """Add the weights to the average, at the end of an epoch (swa) or of an update (ema)."""
         from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn  # noqa: PLC0415
 
@@ -113,7 +113,7 @@ class AveragedWeights(GradientEstimator):
         self._taken.fill_(taken)
 
     @contextmanager
-    def evaluated(self) -> Iterator[None]:
+    def evaluation_weights(self) -> Iterator[None]:
         """Context in which the model has the averaged weights, if the average has begun."""
         from smoothout.nn.averaging import averaged  # noqa: PLC0415
 

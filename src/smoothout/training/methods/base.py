@@ -7,10 +7,10 @@ gradient of an update. The trainer calls it in this order:
     begin_update(update)
         backward(ghost_batch)   # once per pass: one ghost batch, or several that see the same weights
         skip(ghosts)            # the ghost batches that belong to other processes
-    end_update()                # the gradient is complete; clipping and optimizer.step() follow
+    before_step()               # the gradient is complete; clipping and optimizer.step() follow
     ...                         # with several ``steps_per_batch``: from backward() again, on the same batch
-    updated()                   # once per batch: the optimizer has moved the weights
-    evaluated()                 # after the last update of an epoch
+    after_update()              # once per batch: the optimizer has moved the weights
+    evaluation_weights()        # a context, after the last update of an epoch
     finish()                    # after the last epoch
 
 What the contract covers, without a change to the trainer:
@@ -23,8 +23,8 @@ What the contract covers, without a change to the trainer:
 - additional loss terms on the outputs: the ``regularizer`` of ``ghost_batch.backward()`` (stability training);
 - steps along the optimizer's momentum (MSAM): ``use_optimizer()`` receives the optimizer;
 - additional examples for every ghost batch (m-RWP): ``other_examples``;
-- averages of weights (EMA, SWA): move them in ``updated()``, keep them in ``tensors()``, which checkpoints hold,
-  evaluate them in ``evaluated()``, and leave them in the model in ``finish()``.
+- averages of weights (EMA, SWA): move them in ``after_update()``, keep them in ``tensors()``, which checkpoints hold,
+  evaluate them within ``evaluation_weights()``, and leave them in the model in ``finish()``.
 
 Left to the trainer: the order of examples, learning rate, weight decay, clipping, dropout's masks, BatchNorm's running
 statistics, and sums over processes. README.md says what a method must decide about random numbers and processes.
@@ -85,10 +85,10 @@ class GradientEstimator:
     def skip(self, ghosts: Iterable[int]) -> None:
         """Called with the indices of ghost batches that other processes handle."""
 
-    def end_update(self) -> None:
+    def before_step(self) -> None:
         """Read or replace the gradient of a step, summed over ghost batches and processes."""
 
-    def updated(self) -> None:
+    def after_update(self) -> None:
         """Read the weights after the last step on a batch. Runs outside a CUDA graph."""
 
     @property
@@ -102,7 +102,7 @@ class GradientEstimator:
     def keep_numbers_on_host(self) -> None:
         """Undo `keep_numbers_on_device`."""
 
-    def evaluated(self) -> AbstractContextManager[object]:
+    def evaluation_weights(self) -> AbstractContextManager[object]:
         """The context in which an epoch's weights are evaluated and, if they are the best, kept."""
         return nullcontext()
 

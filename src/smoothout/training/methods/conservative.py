@@ -65,7 +65,7 @@ class ProximalGradient(GradientEstimator):
         for start, parameter in zip(self._start, self._parameters, strict=True):
             start.copy_(parameter.detach())
 
-    def end_update(self) -> None:
+    def before_step(self) -> None:
         """Add the gradient of the penalty, 2 lambda (x - x_k)."""
         for start, parameter in zip(self._start, self._parameters, strict=True):
             if parameter.grad is not None:
