@@ -18,7 +18,9 @@ from torch import Tensor
 
 from smoothout.integrations.noise import CallbackBlocks, CallbackMethod, CallbackNoise
 from smoothout.nn.batchnorm import freeze_running_stats
+from smoothout.nn.filter_noise import ARWP
 from smoothout.nn.passes import Passes
+from smoothout.nn.weight_context import WeightContext
 
 if TYPE_CHECKING or "lightning" in sys.modules or "pytorch_lightning" not in sys.modules:
     from lightning.pytorch import Callback  # the one that type checkers see
@@ -39,12 +41,23 @@ class _Hooks(CallbackBlocks, Callback):  # type: ignore[misc]
             )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Run the forward and the backward pass of each batch inside a block."""
+        """Run the forward and the backward pass of each batch inside blocks."""
         self._start(pl_module, trainer.optimizers[0])
+        forward, backward = self._halves(trainer, pl_module)
+
+        def within(half: Callable[..., Any], run: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+            # StochasticWeightAveraging measures statistics; a tuner sets other callbacks aside.
+            if getattr(trainer.fit_loop, "_skip_backward", False) or self not in trainer.callbacks:
+                return run(*arguments, **keywords)
+            return half(run, *arguments, **keywords)
+
+        self._wrap(trainer.strategy, "training_step", partial(within, forward))
+        self._wrap(trainer.strategy.precision_plugin, "backward", partial(within, backward))
+
+    def _halves(self, trainer: Any, pl_module: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """What to do in place of the forward and the backward pass of a batch, given these and their arguments."""
 
         def forward(step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-            if getattr(trainer.fit_loop, "_skip_backward", False):  # StochasticWeightAveraging measures statistics
-                return step(*arguments, **keywords)
             with self._forward_half(trainer.global_step):
                 output = step(*arguments, **keywords)
             if output is None:  # no backward pass will follow
@@ -55,12 +68,7 @@ class _Hooks(CallbackBlocks, Callback):  # type: ignore[misc]
             with self._backward_half():
                 return run(*arguments, **keywords)
 
-        self._wrap(trainer.strategy, "training_step", forward)
-        self._wrap(trainer.strategy.precision_plugin, "backward", backward)
-
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Pass the gradients to a method that uses them."""
-        self._observe()
+        return forward, backward
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Restore the methods that run the two passes."""
@@ -102,22 +110,43 @@ class MethodCallback(CallbackMethod, _Hooks):
     Otherwise it works like `SmoothOutCallback`.
     """
 
+    def __init__(self, make: Callable[[Any, Any], WeightContext | Passes], *, seed: int | None = None) -> None:
+        super().__init__(make, seed=seed)
+        self._state: dict[str, Any] = {}  # of the last training
+        self._loaded: dict[str, Any] = {}  # from a checkpoint, for the next one
+
+    def state_dict(self) -> dict[str, Any]:
+        """The F of `ARWP`, for checkpoints; nothing for other methods, which keep no state."""
+        return self._noise.state_dict() if isinstance(self._noise, ARWP) else self._state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from this state as the next training starts."""
+        self._loaded = state_dict
+
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Run the passes of each batch inside blocks."""
         super().on_train_start(trainer, pl_module)
-        if self._passes is not None:
-            self._wrap_passes(self._passes, trainer, pl_module)
+        loaded, self._loaded = self._loaded, {}
+        if loaded and isinstance(self._noise, ARWP):
+            self._noise.load_state_dict(loaded)
 
-    def _wrap_passes(self, passes: Passes, trainer: Any, pl_module: Any) -> None:
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Pass the gradients to a method that uses them."""
+        self._observe()
+
+    def _stop(self) -> None:
+        self._state = self.state_dict()
+        super()._stop()
+
+    def _halves(self, trainer: Any, pl_module: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """Use the framework's forward pass as the first one, if that is at the module's weights; add the others."""
-        self._unwrap()
+        if self._passes is None:
+            return super()._halves(trainer, pl_module)
         calls: list[Callable[[], Any]] = []
-        plugin = trainer.strategy.precision_plugin
+        passes, plugin = self._passes, trainer.strategy.precision_plugin
         first_is_clean = passes[0].backward_only = passes[0].at_clean_weights
 
         def forward(step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-            if getattr(trainer.fit_loop, "_skip_backward", False):
-                return step(*arguments, **keywords)
             self._address_noise(trainer.global_step)
             calls[:] = [partial(step, *arguments, **keywords)]
             with nullcontext() if first_is_clean and passes[0].feeds_statistics else freeze_running_stats(pl_module):
@@ -128,10 +157,11 @@ class MethodCallback(CallbackMethod, _Hooks):
                 with block:
                     if index or not first_is_clean:
                         output = calls[0]()
+                        if output is None:  # skips the pass, as it skips a batch
+                            continue
                         loss = output if isinstance(output, Tensor) else output["loss"]
                         loss = loss / trainer.accumulate_grad_batches
                         loss = plugin.scaler.scale(loss) if getattr(plugin, "scaler", None) else loss
                     run(loss, *arguments, **keywords)
 
-        self._wrap(trainer.strategy, "training_step", forward)
-        self._wrap(plugin, "backward", backward)
+        return forward, backward

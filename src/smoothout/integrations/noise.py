@@ -42,7 +42,7 @@ class CallbackBlocks:
         self._noisy: list[Tensor] = []  # the perturbed weights, while the clean ones are in their place
         self._paused: list[Watch] = []
         self._position = (-1, 0)
-        self._wrapped: list[tuple[Any, str]] = []
+        self._wrapped: list[tuple[Any, str, dict[str, Any]]] = []  # with what the object itself had under the name
 
     def _start(self, model: nn.Module, optimizer: Any = None) -> None:
         """Set up the noise for a training run of ``model``."""
@@ -56,9 +56,6 @@ class CallbackBlocks:
         """The context of the blocks, or the one that draws noise for the passes of a method; None without noise."""
         raise NotImplementedError
 
-    def _observe(self) -> None:
-        """Read the gradients before the optimizer's step."""
-
     def _stop(self) -> None:
         """Leave any open block, restore wrapped methods and release the model; safe to call twice."""
         self._leave()
@@ -68,14 +65,15 @@ class CallbackBlocks:
     def _unwrap(self) -> None:
         """Restore wrapped methods."""
         while self._wrapped:
-            owner, name = self._wrapped.pop()
+            owner, name, before = self._wrapped.pop()
             vars(owner).pop(name, None)
+            vars(owner).update(before)
 
     def _wrap(self, owner: Any, name: str, within: Callable[..., Any]) -> None:
         """Until `_stop`, replace the method ``name`` of ``owner`` by ``within(method, ...)``."""
-        method = getattr(owner, name)
+        method, before = getattr(owner, name), {key: own for key, own in vars(owner).items() if key == name}
         setattr(owner, name, wraps(method)(lambda *arguments, **keywords: within(method, *arguments, **keywords)))
-        self._wrapped.append((owner, name))
+        self._wrapped.append((owner, name, before))
 
     @contextmanager
     def _block(self, step: int) -> Iterator[None]:
@@ -224,6 +222,7 @@ class CallbackMethod(CallbackBlocks):
         super()._stop()
         self._passes = None
 
-    def _observe(self) -> None:
+    def _observe(self, scale: float = 1.0) -> None:
+        """Pass the gradients, ``scale`` times too large, to a method that uses them."""
         if isinstance(self._noise, ARWP):
-            self._noise.observe()
+            self._noise.observe(scale)

@@ -57,7 +57,7 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
         callbacks=[MethodCallback(lambda model, optimizer: SAM(model, rho=0.05))]
 
     A method of two passes calls `training_step` twice on the same batch, and logs the last loss. Otherwise it works
-    like `SmoothOutCallback`.
+    like `SmoothOutCallback`. The F of `ARWP` is not in the Trainer's checkpoints: a resumed run begins it anew.
     """
 
     def on_train_begin(
@@ -72,7 +72,11 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
                 return training_step(*arguments, **keywords)
             if self._passes is None:
                 with self._block(trainer.state.global_step):
-                    return training_step(*arguments, **keywords)
+                    loss = training_step(*arguments, **keywords)
+                if trainer.accelerator.sync_gradients:  # the last micro-batch: clipping comes next
+                    scaler = trainer.accelerator.scaler
+                    self._observe(scaler.get_scale() if scaler else 1.0)
+                return loss
             self._address_noise(trainer.state.global_step)
             loss = None
             for block in self._passes:
@@ -81,10 +85,6 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
             return loss
 
         self._wrap(trainer, "training_step", within)
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
-        """Pass the gradients to the method."""
-        self._observe()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
         """Restore `training_step`."""

@@ -115,13 +115,16 @@ class ARWP(LPFSGD):
         return [norm / root for norm, root in zip(super()._deviations(members), shrinkage, strict=True)]
 
     @untracked()
-    def observe(self) -> None:
-        """Update F with the parameters' current ``grad``; a gradient that is None or not finite adds nothing."""
+    def observe(self, scale: float = 1.0) -> None:
+        """Update F with the parameters' current ``grad``; a gradient that is None or not finite adds nothing.
+
+        ``scale`` is what a gradient scaler has multiplied ``grad`` by, unless it is unscaled already.
+        """
         for parameter, fisher in zip(self.parameters, self.fisher, strict=True):
             fisher.mul_(self.beta)
             if parameter.grad is not None:
                 [gradient] = at_least_float32([parameter.grad])
-                squares = filter_norms(gradient).square_()
+                squares = filter_norms(gradient).div_(scale).square_()
                 fisher.add_(torch.where(squares.isfinite(), squares, 0))
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:

@@ -110,12 +110,14 @@ class _Shared:
     def __init__(self, layers: Sequence[_BatchNorm], ghosts: int, interleaved: bool = False) -> None:
         self.ghosts, self.interleaved = ghosts, interleaved
         self.statistics: dict[_BatchNorm, Tensor] = {}  # (2, ghosts, C), from the layers
-        self.repeated: dict[_BatchNorm, Sequence[Tensor]] = {}  # weight and bias of each layer, (ghosts C,)
+        self.repeated: dict[_BatchNorm, Sequence[Tensor | None]] = {}  # weight and bias of each layer, (ghosts C,)
         affine = [layer for layer in layers if layer.affine]
-        for group in group_by(affine, lambda m: (m.weight.shape, m.weight.dtype, m.weight.device)):
-            stacked = torch.stack([p for layer in group for p in (layer.weight, layer.bias)])
+        for group in group_by(affine, lambda m: (m.weight.shape, m.weight.dtype, m.weight.device, m.bias is None)):
+            kinds = ("weight",) if group[0].bias is None else ("weight", "bias")
+            stacked = torch.stack([getattr(layer, kind) for layer in group for kind in kinds])
             rows = stacked[:, None].expand(-1, ghosts, -1).flatten(1).unbind()
-            self.repeated |= dict(zip(group, zip(rows[::2], rows[1::2], strict=True), strict=True))
+            biases = rows[1::2] if len(kinds) > 1 else [None] * len(group)
+            self.repeated |= dict(zip(group, zip(rows[:: len(kinds)], biases, strict=True), strict=True))
         self.buffers: dict[_BatchNorm, Tensor] = {}  # zeros (2, ghosts, C) for each layer with running statistics
         means = {m: m.running_mean for m in layers if _tracks_stats(m) and m.running_mean is not None}
         for group in group_by(means, lambda layer: (means[layer].dtype, means[layer].device)):

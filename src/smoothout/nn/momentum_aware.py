@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,8 @@ class MSAM(WeightContext):
         TypeError: for a model that `SmoothOut` refuses, or an ``optimizer`` that is not a torch.optim.Optimizer.
         ValueError: for a model that `SmoothOut` refuses, a ``rho`` that is not finite and above 0, or an optimizer that
             has no momentum or updates none of the model's parameters.
-        RuntimeError: as `SmoothOut`.
+        RuntimeError: as `SmoothOut`. Within the block, ValueError for an optimizer whose state has its momentum under
+            another name than those of torch.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, rho: float = 0.3) -> None:
@@ -48,12 +50,23 @@ class MSAM(WeightContext):
     def _moved(self) -> list[Tensor]:
         self.parameters = trainable_parameters(self._model)
         name, state = momentum_name(self.optimizer, self.parameters), self.optimizer.state
-        momenta = [state[p].get(name) if p in state else None for p in self.parameters]
+        momenta = [_momentum(state[p], name) if p in state else None for p in self.parameters]
         pairs = zip(self.parameters, momenta, strict=True)
         momentum = at_least_float32(torch.zeros_like(p) if m is None else m for p, m in pairs)
         direction = list(torch._foreach_neg(momentum))  # new tensors: the momentum is the optimizer's
         scale_to_norm_(direction, self.rho)
         return add_weights(self.parameters, direction)
+
+
+def _momentum(state: Mapping[str, Any], name: str) -> Tensor | None:
+    """The momentum in the ``state`` of a parameter; None before its first update."""
+    if state and name not in state:
+        raise ValueError(
+            f"optimizer: keeps no {name} in a parameter's state, which has {', '.join(map(str, state))}; use an"
+            " optimizer of torch.optim"
+        )
+    momentum: Tensor | None = state.get(name)
+    return momentum
 
 
 def momentum_name(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> str:

@@ -32,5 +32,24 @@ def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
 
 
 def scale_to_norm_(tensors: list[Tensor], norm: float) -> None:
-    """Scale ``tensors`` (see `at_least_float32`) to this global norm, in place; zeros stay zeros."""
-    scale_(tensors, norm / (global_norm(tensors) + 1e-12))
+    """Scale ``tensors`` (see `at_least_float32`) to this global norm, in place; zeros stay zeros.
+
+    Numbers that are not finite become zeros, all of them.
+    """
+    size = global_norm(tensors)
+    scale_(tensors, norm / (size + 1e-12))
+    drop_overflow_(tensors, size)
+
+
+def drop_overflow_(steps: Sequence[Tensor], norm: Tensor) -> None:
+    """Set ``steps``, on any devices, to zero if ``norm`` is not finite.
+
+    Gradients may overflow that a scaler has multiplied. It then skips the update, but a pass at weights that are not
+    finite would have left its traces in running statistics.
+    """
+    if norm.device.type == "cpu":  # elsewhere, the host would have to wait for the device
+        if not norm.isfinite():
+            torch._foreach_zero_(list(steps))
+        return
+    for step in steps:
+        step.masked_fill_(~norm.isfinite().to(step.device), 0.0)

@@ -33,7 +33,7 @@ class Pass:
         scale: factor of the pass's gradient; with 0, only ``on_gradient`` gets the gradient.
         context: sets the weights of the pass; None means the clean weights.
         feeds_statistics: whether the pass updates BatchNorm's running statistics.
-        on_gradient: called at the end with the pass's own gradient, None for a parameter that has none.
+        on_gradient: called at the end of a pass of scale 0 with its gradient, None for a parameter that has none.
 
     A pass at the clean weights uses a copy of them (`CleanWeights`). If ``backward_only`` is set, it uses the weights
     themselves, and the block is around the backward computation only, after the forward computation.
@@ -77,7 +77,7 @@ class Pass:
             if self._scale != 1:
                 self._before = self._copy_gradients()
                 stack.callback(self._set, self._before)  # restores earlier gradients whatever happens inside
-                self._set([None] * len(self._parameters))
+                self._set([None] * len(self._parameters) if self._scale == 0 else self._divided(self._before))
             self._inside = stack.pop_all()
         return self
 
@@ -86,11 +86,12 @@ class Pass:
         stack, self._inside = self._inside, None
         if stack is not None:
             stack.__exit__(*error)
-        if self._scale != 1 and not any(error):
-            if self._scale:
-                self._add(gradient)
-            if self._on_gradient is not None:
-                self._on_gradient(gradient)
+        if any(error):
+            return
+        if self._scale not in (0, 1):
+            self._set_scaled(gradient)
+        if self._scale == 0 and self._on_gradient is not None:
+            self._on_gradient(gradient)
 
     @untracked()
     def _copy_gradients(self) -> Gradient:
@@ -102,12 +103,16 @@ class Pass:
             parameter.grad = gradient
 
     @untracked()
-    def _add(self, gradient: Gradient) -> None:
-        """Add ``gradient``, scaled, to the earlier gradient."""
-        for parameter, before, own in zip(self._parameters, self._before, gradient, strict=True):
-            if own is not None:
-                part = own.mul_(self._scale)
-                parameter.grad = part if before is None else before.add_(part)
+    def _divided(self, gradients: Gradient) -> Gradient:
+        """``gradients`` divided by the scale, by which the sum with the pass's gradient is multiplied in the end.
+
+        They stay in ``grad`` meanwhile, because DDP reduces those of earlier batches (`no_sync`) with this pass's.
+        """
+        return [None if gradient is None else gradient / self._scale for gradient in gradients]
+
+    @untracked()
+    def _set_scaled(self, gradients: Gradient) -> None:
+        self._set([None if gradient is None else gradient.mul_(self._scale) for gradient in gradients])
 
 
 class Passes(Sequence[Pass]):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from smoothout.nn.norms import at_least_float32, global_norm, scale_, scale_to_norm_
+from smoothout.nn.norms import at_least_float32, drop_overflow_, global_norm, scale_, scale_to_norm_
 from smoothout.nn.options import StatisticsFrom, check_positive
 from smoothout.nn.parameters import trainable_parameters
 from smoothout.nn.passes import Gradient, Pass, Passes, feeding_passes
@@ -95,7 +95,10 @@ class _Nearby(WeightContext):
 
 @torch.no_grad()
 def ascend(parameters: Sequence[Tensor], gradient: list[Tensor], rho: float) -> list[Tensor]:
-    """w + rho g / ||g||, in new tensors with the parameters' strides; ``gradient`` may be overwritten."""
+    """w + rho g / ||g||, in new tensors with the parameters' strides; ``gradient`` may be overwritten.
+
+    If it is not finite, the step is 0.
+    """
     gradient = at_least_float32(gradient)
     scale_to_norm_(gradient, rho)
     return add_weights(parameters, gradient)
@@ -110,10 +113,13 @@ def ascend_adaptively(
     weights = [p.detach() for p, is_scaled in zip(parameters, scaled, strict=True) if is_scaled]
     factors = [weight.abs().add_(eta) for weight in weights]
     own = [g for g, is_scaled in zip(gradient, scaled, strict=True) if is_scaled]
-    torch._foreach_mul_(own, factors)
+    if own:
+        torch._foreach_mul_(own, factors)
     norm = global_norm(gradient)
-    torch._foreach_mul_(own, factors)
+    if own:
+        torch._foreach_mul_(own, factors)
     scale_(gradient, rho / (norm + 1e-16))
+    drop_overflow_(gradient, norm)
     return add_weights(parameters, gradient)
 
 

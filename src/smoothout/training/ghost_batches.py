@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -59,26 +58,56 @@ def own_rows(rows: Tensor, batch: Batch, shard: Callable[[int], slice]) -> Tenso
     return torch.cat([rows[:0], *ghosts[shard(len(ghosts))]])
 
 
-@torch.no_grad()
-def fit_one_pass(model: nn.Module, example: Tensor) -> bool:
-    """Whether ``model`` can take several ghost batches in one pass, tried with copies of ``example``, (1, ...).
+@dataclass(frozen=True)
+class BufferUse:
+    """What a forward pass in training mode does to a model's buffers."""
 
-    It cannot if a BatchNorm layer does not support ghost batches, or is used more than once: its running statistics
-    would then count the last use only. The model is not changed.
+    batchnorm_uses: dict[str, int]  # how often each BatchNorm layer is used, by name
+    others: tuple[str, ...]  # buffers that change besides BatchNorm's statistics, such as spectral norm's vectors
+
+    @property
+    def fits_one_pass(self) -> bool:
+        """Whether a pass over several ghost batches changes the buffers as these would in turn."""
+        return not self.others and max(self.batchnorm_uses.values(), default=0) <= 1
+
+    def check_fits_processes(self) -> None:
+        """Raise ValueError unless the changes of several processes can be joined to those of all ghost batches."""
+        if self.others:
+            raise ValueError(f"model: a pass changes {self.others[0]}, which several processes cannot do together")
+        for name, uses in self.batchnorm_uses.items():
+            if uses != 1:
+                raise ValueError(
+                    f"model: {name} is used {uses} times in a pass; several processes need each BatchNorm layer once"
+                )
+
+
+@torch.no_grad()
+def buffer_use(model: nn.Module, example: Tensor, ghosts: int = 1) -> BufferUse | None:
+    """Try ``ghosts`` ghost batches in one pass, of two copies of ``example``, (1, ...), each. The model is unchanged.
+
+    Returns None if the pass fails: a BatchNorm layer may not support ghost batches, and an error of the model itself
+    appears again in the training.
     """
-    uses, inputs = Counter[nn.Module](), torch.cat([example] * 4)  # two ghost batches: BatchNorm wants two examples
-    layers = (module for module in model.modules() if isinstance(module, BATCHNORM))
-    hooks = [layer.register_forward_pre_hook(lambda layer, inputs: uses.update([layer])) for layer in layers]
+    named = {name: module for name, module in model.named_modules() if isinstance(module, BATCHNORM)}
+    uses, inputs = dict.fromkeys(named, 0), torch.cat([example] * 2 * ghosts)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if name.rpartition(".")[0] not in named}
+
+    def count(name: str) -> Callable[..., None]:
+        return lambda *_: uses.update({name: uses[name] + 1})
+
+    hooks = [layer.register_forward_pre_hook(count(name)) for name, layer in named.items()]
     try:
         with preserve_state(model):
             model.train()
-            forward_ghosts(model, model, inputs, 2)
-    except Exception:  # an error of the model itself appears again in sequential passes
-        return False
+            forward_ghosts(model, model, inputs, ghosts) if ghosts > 1 else model(inputs)
+            present = dict(model.named_buffers())
+            others = tuple(name for name, buffer in before.items() if not torch.equal(present[name], buffer))
+    except Exception:
+        return None
     finally:
         for hook in hooks:
             hook.remove()
-    return max(uses.values(), default=0) <= 1
+    return BufferUse(uses, others)
 
 
 def statistics_batches(split: Split, batch: Batch) -> SplitBatches:

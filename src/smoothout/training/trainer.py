@@ -26,7 +26,7 @@ from smoothout.training.cuda_graph import GraphedStep, RecordingError, State
 from smoothout.training.distributed import GradientSync, ProcessGroup
 from smoothout.training.dropout import DropoutRng
 from smoothout.training.engine import Engine, GhostPasses, Launch
-from smoothout.training.ghost_batches import PassPlan, fit_one_pass, own_rows, plan_passes, statistics_batches
+from smoothout.training.ghost_batches import PassPlan, buffer_use, own_rows, plan_passes, statistics_batches
 from smoothout.training.live_optimizer import LiveOptimizer
 from smoothout.training.methods.base import Method, TrainingPlan
 from smoothout.training.optimizers import OptimizerConfig
@@ -117,10 +117,8 @@ class Trainer:
         self.engine = engine.resolved(self._device, self._precision, capturable, one_pass)
         train_split = train_split.to_memory_format(memory_format.memory_format)
         self._test_split = test_split.to_memory_format(memory_format.memory_format)
-        if self.engine.ghosts is GhostPasses.batched:
-            with precision_context(self._precision, self._device):
-                fits = fit_one_pass(model, train_split.gather(slice(1))[0])
-            self.engine = self.engine if fits else replace(self.engine, ghosts=GhostPasses.sequential)
+        if self.engine.ghosts is GhostPasses.batched or self._ranks.size > 1:
+            self._try_pass(train_split.gather(slice(1))[0])
         self._examples = train_split.training_view(augmentation, seed)
 
         # The state that changes from update to update, fresh or resumed.
@@ -139,6 +137,16 @@ class Trainer:
         if self.engine.launch is Launch.graph:
             self._prepare_graphs()
         self._since = time.perf_counter() - self._now.elapsed
+
+    def _try_pass(self, example: Tensor) -> None:
+        """Try a pass: its effect on buffers decides whether ghost batches can share one, or be split over processes."""
+        batched = self.engine.ghosts is GhostPasses.batched
+        with precision_context(self._precision, self._device):
+            use = buffer_use(self._model, example, 2 if batched else 1)
+        if batched and not (use and use.fits_one_pass):
+            self.engine = replace(self.engine, ghosts=GhostPasses.sequential)
+        if use and self._ranks.size > 1:
+            use.check_fits_processes()
 
     def _load(self, resume: TrainingState) -> None:
         """Load the weights and the state of the optimizer and of the method."""

@@ -328,3 +328,46 @@ REFUSED = [
 def test_what_cannot_be_is_refused_before_a_trainer_is_made(arguments: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=line):
         SmoothOutCallback(**arguments)
+
+
+def test_a_trainers_own_replaced_method_is_put_back(loader: Any) -> None:
+    own = trainer(SmoothOutCallback(0.05))
+    patched = own.strategy.precision_plugin.backward
+    own.strategy.precision_plugin.backward = patched
+    own.fit(Module(), loader)
+    assert vars(own.strategy.precision_plugin)["backward"] is patched
+
+
+def test_a_tuner_in_mid_training_gets_no_noise(loader: Any, tmp_path: Path) -> None:
+    class AfterAnEpoch(callbacks.LearningRateFinder):
+        def on_fit_start(self, *unused: Any) -> None:
+            """Not at the start."""
+
+        def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+            if trainer.current_epoch == 1:
+                module.clean, module.trials = [p.detach().clone() for p in module.parameters()], []
+                self.lr_find(trainer, module)
+                module.found, module.trials = module.trials, None
+
+    class Looking(Module):
+        lr, clean, trials = 0.0, None, None
+
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            if self.trials is not None:
+                self.trials.append(same(list(self.parameters()), self.clean))
+            return super().training_step(batch, index)
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), self.lr)
+
+    module, finder = Looking(), AfterAnEpoch(min_lr=1e-30, max_lr=1e-29, num_training_steps=4)
+    trainer(
+        SmoothOutCallback(0.5),
+        finder,
+        max_epochs=3,
+        default_root_dir=tmp_path,
+        enable_checkpointing=True,
+        log_every_n_steps=1,
+    ).fit(module, loader)
+    assert module.found
+    assert all(module.found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import os
 import weakref
 from collections.abc import Callable
@@ -78,7 +79,9 @@ class InOrder(transformers.Trainer):  # type: ignore[misc]
         return SequentialSampler(self.train_dataset)
 
 
-def plain_loop(network: nn.Module, examples: Examples, optimizer: Any, name: str, accumulate: int) -> None:
+def plain_loop(
+    network: nn.Module, examples: Examples, optimizer: Any, name: str, accumulate: int, *, clip: float = math.inf
+) -> None:
     network.train()
     method = METHODS[name](network, optimizer)
     noise = method.noise if name == "nso" else method
@@ -94,6 +97,7 @@ def plain_loop(network: nn.Module, examples: Examples, optimizer: Any, name: str
                     (network(**batch)["loss"] / accumulate).backward()
         if name == "arwp":
             method.observe()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -145,13 +149,40 @@ def test_lightning_calls_the_training_step_once_for_each_pass_that_it_does_not_r
     assert module.calls == calls
 
 
+def test_lightning_skips_a_pass_without_a_loss(tmp_path: Path) -> None:
+    class Skipping(Module):
+        calls = 0
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            self.calls += 1
+            return None if self.calls == 2 else super().training_step(batch, index)
+
+    network = Network()
+    before = copy.deepcopy(network.state_dict())
+    quiet_trainer("sam", tmp_path, max_steps=1).fit(Skipping(network), DataLoader(Examples(), BATCH))
+    assert all(torch.equal(p, before[name]) for name, p in network.named_parameters())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_lightning_resumes_to_an_uninterrupted_training(name: str, tmp_path: Path) -> None:
+    whole = Network()
+    first, resumed = copy.deepcopy(whole), copy.deepcopy(whole)
+    loader, path = DataLoader(Examples(), BATCH), tmp_path / "first.ckpt"
+    quiet_trainer(name, tmp_path, max_epochs=2).fit(Module(whole), loader)
+    trainer = quiet_trainer(name, tmp_path, max_epochs=1)
+    trainer.fit(Module(first), loader)
+    trainer.save_checkpoint(path)
+    quiet_trainer(name, tmp_path, max_epochs=2).fit(Module(resumed), loader, ckpt_path=path)
+    assert_same(resumed, whole)
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("name", METHODS)
 def test_transformers_train_as_a_plain_loop(name: str, accumulate: int, tmp_path: Path) -> None:
     examples, network = Examples(), Network()
     other = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(other.parameters(), 0.01, weight_decay=0.0)
-    plain_loop(other, examples, optimizer, name, accumulate)
+    plain_loop(other, examples, optimizer, name, accumulate, clip=0.05)
     arguments = transformers.TrainingArguments(
         str(tmp_path),
         per_device_train_batch_size=BATCH,
@@ -159,7 +190,7 @@ def test_transformers_train_as_a_plain_loop(name: str, accumulate: int, tmp_path
         gradient_accumulation_steps=accumulate,
         lr_scheduler_type="constant",
         learning_rate=0.01,
-        max_grad_norm=0.0,
+        max_grad_norm=0.05,
         optim="adamw_torch",
         report_to=[],
         disable_tqdm=True,

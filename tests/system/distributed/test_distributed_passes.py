@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from smoothout import ASAM, NSO, SAM, MixedRWP
 from smoothout.nn.passes import Passes
 from smoothout.training.distributed import ProcessGroup
 
+Local = Callable[[], AbstractContextManager[object]]
 METHODS: dict[str, Callable[[nn.Module], Passes]] = {
     "sam": lambda m: SAM(m, 0.3),
     "asam": lambda m: ASAM(m, 0.3),
@@ -29,16 +31,21 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
 
 
-def accumulated(method: Passes, model: nn.Module, rows: slice) -> list[Tensor]:
-    """The gradients after each of two batches and, after an update that sets them to None, of one more."""
+def accumulated(method: Passes, model: nn.Module, rows: slice, local: Local = nullcontext) -> list[Tensor]:
+    """The gradients after each of two batches and, after an update that sets them to None, of one more.
+
+    ``local`` is a context for the first batch, whose gradients then stay each process's own.
+    """
     inputs, labels = examples(24)
     found = []
     for index, (x, y) in enumerate(zip(inputs.double().split(8), labels.split(8), strict=True)):
-        for block in method:
-            with block:
-                F.cross_entropy(model(x[rows]), y[rows]).backward()
+        with local() if index == 0 else nullcontext():
+            for block in method:
+                with block:
+                    F.cross_entropy(model(x[rows]), y[rows]).backward()
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        found.append(torch.cat([gradient.flatten().clone() for gradient in gradients]))
+        if index or local is nullcontext:
+            found.append(torch.cat([gradient.flatten().clone() for gradient in gradients]))
         if index == 1:
             with torch.no_grad():
                 torch._foreach_sub_(list(model.parameters()), gradients)
@@ -46,15 +53,17 @@ def accumulated(method: Passes, model: nn.Module, rows: slice) -> list[Tensor]:
     return found
 
 
-def under_ddp(ranks: ProcessGroup, name: str, bucket_view: bool) -> list[Tensor]:
+def under_ddp(ranks: ProcessGroup, name: str, bucket_view: bool, no_sync: bool) -> list[Tensor]:
     model = DistributedDataParallel(network(), gradient_as_bucket_view=bucket_view)
-    return accumulated(METHODS[name](model), model, slice(4 * ranks.rank, 4 * ranks.rank + 4))
+    local = model.no_sync if no_sync else nullcontext
+    return accumulated(METHODS[name](model), model, slice(4 * ranks.rank, 4 * ranks.rank + 4), local)
 
 
+@pytest.mark.parametrize("no_sync", [False, True])
 @pytest.mark.parametrize("bucket_view", [False, True])
 @pytest.mark.parametrize("name", METHODS)
-def test_two_processes_get_the_gradients_of_one(two: Crew, name: str, bucket_view: bool) -> None:
+def test_two_processes_get_the_gradients_of_one(two: Crew, name: str, bucket_view: bool, no_sync: bool) -> None:
     model = network()
-    wanted = accumulated(METHODS[name](model), model, slice(None))
-    for found in two(under_ddp, name, bucket_view):
+    wanted = accumulated(METHODS[name](model), model, slice(None))[int(no_sync) :]
+    for found in two(under_ddp, name, bucket_view, no_sync):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)

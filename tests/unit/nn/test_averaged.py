@@ -107,3 +107,11 @@ def test_without_running_statistics_no_batch_is_needed(norm: nn.Module) -> None:
 def test_weights_of_another_model_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^weights: must have the shapes"), averaged(network(), [], batches()):
         pass
+
+
+def test_frozen_whole_numbers_are_left_alone() -> None:
+    model = network()
+    model.codes = nn.Parameter(torch.arange(3), requires_grad=False)
+    weights = [p.detach() if p.dtype == torch.long else p.detach() + 1 for p in model.parameters()]
+    with averaged(model, weights, batches()):
+        assert model.codes.tolist() == [0, 1, 2]

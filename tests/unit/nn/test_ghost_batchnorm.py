@@ -28,7 +28,7 @@ from smoothout.nn.ghost_batchnorm import (
     ghosted,
     revert_ghost_batchnorm,
 )
-from smoothout.training.ghost_batches import fit_one_pass
+from smoothout.training.ghost_batches import buffer_use
 
 CHANNELS = 3
 SHAPES = {"(N, C)": (), "(N, C, L)": (4,), "2d": (3, 2), "3d": (2, 3, 2)}
@@ -223,8 +223,8 @@ def test_another_kind_of_batchnorm_is_refused_and_the_model_left_alone(
     with pytest.raises(ValueError, match=line):
         turn(made, 2)
     assert [type(one) for one in made] == [nn.BatchNorm2d, kind]
-    assert not fit_one_pass(made, torch.ones(1, 3, 2, 2))
-    assert fit_one_pass(made[:1], torch.ones(1, 3, 2, 2))
+    assert buffer_use(made, torch.ones(1, 3, 2, 2), 2) is None
+    assert buffer_use(made[:1], torch.ones(1, 3, 2, 2), 2).fits_one_pass
 
 
 def saved_and_loaded(model: nn.Module) -> nn.Module:

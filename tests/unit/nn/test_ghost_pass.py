@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -85,3 +86,12 @@ def operations(depth: int, ghosts: int) -> int:
 def test_a_layer_more_costs_one_pass_no_more_operations_than_a_plain_batch() -> None:
     assert operations(6, ghosts=4) - operations(3, ghosts=4) <= operations(6, ghosts=1) - operations(3, ghosts=1)
     assert operations(3, ghosts=4) - operations(3, ghosts=1) <= 20
+
+
+@pytest.mark.skipif("bias" not in signature(nn.BatchNorm1d).parameters, reason="this torch's BatchNorm has no bias=")
+def test_layers_without_bias_are_normalized_too() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(4, bias=False), nn.Linear(4, 4), nn.BatchNorm1d(4))
+    one_by_one, x = copy.deepcopy(model), torch.randn(12, 4)
+    wanted = torch.cat([one_by_one(part) for part in x.chunk(3)])
+    torch.testing.assert_close(forward_ghosts(model, model, x, 3), wanted)

@@ -241,10 +241,11 @@ def test_a_part_of_a_sharded_model_that_a_pass_takes_away_is_not_put_back() -> N
     F.cross_entropy(model(INPUTS), LABELS).backward()
 
 
-def test_the_frozen_weights_of_interpolated_networks_must_be_numbers_too() -> None:
-    model = Affine(torch.randn(5, 3), codes=torch.ones(3, dtype=torch.int8))
-    with pytest.raises(ValueError, match=r"codes is torch\.int8"):
-        interpolate(model, model, [(INPUTS, LABELS)])
+def test_frozen_whole_numbers_of_interpolated_networks_must_be_equal() -> None:
+    first, second = (Affine(torch.randn(5, 3), codes=torch.full((3,), n, dtype=torch.int8)) for n in (1, 2))
+    assert len(interpolate(first, first, [(INPUTS, LABELS)], [0.0, 0.5])) == 2
+    with pytest.raises(ValueError, match=r"codes differs and is torch\.int8"):
+        interpolate(first, second, [(INPUTS, LABELS)])
 
 
 # Kinds that work

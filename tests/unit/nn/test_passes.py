@@ -254,6 +254,41 @@ def test_msam_refuses_an_optimizer_without_momentum() -> None:
         MSAM(model, torch.optim.SGD(model.parameters(), 0.1))
 
 
+def test_msam_refuses_a_momentum_of_another_name() -> None:
+    class InBlocks(torch.optim.AdamW):
+        """Keeps its momentum as "state1"."""
+
+        def step(self, closure: Any = None) -> None:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    self.state[p] = {"step": 1, "state1": torch.zeros_like(p)}
+
+    model = network()
+    optimizer = InBlocks(model.parameters())
+    msam = MSAM(model, optimizer)
+    with msam:
+        pass
+    optimizer.step()
+    with pytest.raises(ValueError, match=r"^optimizer: keeps no exp_avg .* step, state1"), msam:
+        pass
+
+
+def test_asam_is_sam_for_parameters_of_other_names() -> None:
+    """A network of which biases alone are trained."""
+    found = []
+    for make in (SAM, ASAM):
+        model = network()
+        model[0].weight.requires_grad_(False)
+        model[3].weight.requires_grad_(False)
+        model[1].weight.requires_grad_(False)
+        inputs, labels = examples(8)
+        for block in make(model, 0.3, statistics_from="clean"):
+            with block:
+                F.cross_entropy(model(inputs), labels).backward()
+        found.append(torch.cat([p.grad for p in model.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*found)
+
+
 def test_msam_refuses_an_optimizer_of_another_model() -> None:
     model, others = network(), torch.optim.Adam(network().parameters())
     with pytest.raises(ValueError, match=r"^optimizer: .* updates none of the model's trainable parameters"):
@@ -310,4 +345,5 @@ def test_a_gradient_scaler_skips_an_update_whose_gradient_overflows(name: str) -
     scaler.step(optimizer)
     scaler.update()
     assert all(torch.equal(p, before[key]) for key, p in model.named_parameters())
+    assert all(buffer.isfinite().all() for buffer in model.buffers()), "the second pass is at finite weights"
     assert scaler.get_scale() < 2.0**127

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from smoothout.training import checkpoint, ghost_batches
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.engine import Engine, GhostPasses
+from smoothout.training.ghost_batches import buffer_use
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
 from smoothout.training.optimizers import SGD
 from smoothout.training.schedule import Schedule
@@ -219,3 +222,38 @@ def test_a_compiled_network_takes_ghost_batches_in_one_pass(
     )
     assert run.engine.ghosts is GhostPasses.batched
     assert_same_end(run.run(), wanted)
+
+
+class Twice(nn.Module):
+    """Uses a BatchNorm layer twice, and another never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm, self.unused = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.norm(self.layer(self.norm(x)))
+        return found
+
+
+NORMALIZED = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("model", "one_pass", "refusal"),
+    [
+        (nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)), True, None),
+        (Twice(), False, "model: norm is used 2 times in a pass; .* each BatchNorm layer once"),
+        (NORMALIZED, False, r"model: a pass changes parametrizations\.weight\.0\._u, which several processes"),
+    ],
+    ids=["plain", "twice", "spectral norm"],
+)
+def test_what_a_pass_does_to_buffers_decides_how_ghost_batches_are_split(
+    model: nn.Module, one_pass: bool, refusal: str | None
+) -> None:
+    before = copy.deepcopy(model.state_dict())
+    use = buffer_use(model, torch.ones(1, 4), 2)
+    assert use.fits_one_pass is one_pass
+    with pytest.raises(ValueError, match=refusal) if refusal else nullcontext():
+        buffer_use(model, torch.ones(1, 4)).check_fits_processes()
+    assert all(map(torch.equal, before.values(), model.state_dict().values()))
