@@ -73,12 +73,11 @@ def check_modules(model: nn.Module, modules: Iterable[nn.Module], name: str = "m
 def check_all(**models: nn.Module) -> None:
     """Raise TypeError or ValueError for a model with weights that cannot be changed.
 
-    Frozen ones are included; complex ones, which can be mixed, and frozen whole numbers are not.
+    Frozen ones are included. Complex weights, which can be mixed, and whole numbers, which are frozen, are not.
     """
     for name, model in models.items():
         check_modules(model, check_layers(model, name), name)
-        checked = (w for w in model.parameters() if w.is_floating_point() or (w.requires_grad and not w.is_complex()))
-        check_weights(model, list(checked), name)
+        check_weights(model, [weight for weight in model.parameters() if weight.is_floating_point()], name)
 
 
 def check_weights(model: nn.Module, weights: Sequence[nn.Parameter], name: str = "model") -> None:
