@@ -70,21 +70,17 @@ def trace_and_norm(
         raise ValueError(f"method: must be one of {', '.join(METHODS)}, not {method!r}")
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, keep_graph=keep_graph, tick=tick)
     n = product.dimension
-    if method == "hutchinson":
-        draws = _hutchinson(product, probes, seed)
+    if method != "hutchinson" and probes >= n:
+        matrix = product.matrix()
+        trace, squared_norm = (Estimate(float(exact), 0.0) for exact in (np.trace(matrix), np.sum(matrix**2)))
     else:
-        draws = _exact(product) if probes >= n else _hutch_plus_plus(product, probes, seed)
-    trace, squared_norm = map(_estimate, draws)
+        draws = (_hutchinson if method == "hutchinson" else _hutch_plus_plus)(product, probes, seed)
+        trace, squared_norm = map(_estimate, draws)
     return TraceAndNorm(trace, squared_norm, n, product.products)
 
 
 def _estimate(draws: Sequence[float]) -> Estimate:
     return Estimate(math.fsum(draws) / len(draws), standard_error(draws))
-
-
-def _exact(product: HessianVectorProduct) -> Draws:
-    matrix = product.matrix()
-    return [float(np.trace(matrix))] * 2, [float(np.sum(matrix**2))] * 2
 
 
 def _hutchinson(product: HessianVectorProduct, probes: int, seed: int) -> Draws:

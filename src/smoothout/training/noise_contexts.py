@@ -34,7 +34,7 @@ class NoiseContexts(GradientEstimator):
         context = noise.context_for(model) if noise.a else None
         self._copies = SmoothOutCopies(context, noise.copies, plan.seed) if context and noise.copies else None
         self._context = None if self._copies else context
-        self.passes = self.statistics_passes = noise.copies if self._copies else 1
+        self.forward_passes = self.statistics_passes = noise.copies if self._copies else 1
         self.shares_weights = context is None or (
             not noise.copies and noise.denoise and noise.noise_per is NoisePer.batch
         )

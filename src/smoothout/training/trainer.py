@@ -111,7 +111,7 @@ class Trainer:
         if self._estimator.other_examples and not resident:
             raise ValueError(f"method: {method.slug} needs images that are kept in memory, not an image folder")
         # Dropout cannot be seeded again within a graph.
-        seedable = not drops or ghosts == self._estimator.passes == self._estimator.steps_per_batch == 1
+        seedable = not drops or ghosts == self._estimator.forward_passes == self._estimator.steps_per_batch == 1
         capturable = method.capturable and optimizer.capturable and resident and self._ranks.size == 1 and seedable
         one_pass = self._estimator.shares_weights and resident and batch.ghosts_per_batch > 1 and not drops
         self.engine = engine.resolved(self._device, self._precision, capturable, one_pass)

@@ -152,7 +152,7 @@ def test_a_method_may_write_the_gradient_itself(tiny_split: Splits) -> None:
 )
 def test_the_passes_of_a_method_are_known_without_a_model(method: Method, passes: int) -> None:
     estimator = method.build(network(), TrainingPlan(0, 10, 5, 1, 1, torch.device("cpu")))
-    assert method.passes == passes == estimator.passes * estimator.steps_per_batch
+    assert method.passes == passes == estimator.forward_passes * estimator.steps_per_batch
 
 
 @pytest.mark.parametrize(

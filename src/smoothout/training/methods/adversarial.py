@@ -50,7 +50,7 @@ class AdversarialGradient(GradientEstimator):
     the original images, on which the network is tested.
     """
 
-    passes = 2
+    forward_passes = 2
 
     def __init__(self, model: nn.Module, epsilon: float) -> None:
         self._model, self._epsilon = model, epsilon

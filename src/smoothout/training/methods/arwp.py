@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from smoothout.common.enums import coerce_enum_fields
-from smoothout.nn.options import StatisticsFrom, check_fisher, check_positive
-from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
-from smoothout.training.methods.perturbed import NoisyGradient
-from smoothout.training.methods.smoothout import NoisePer
+from smoothout.nn.options import check_fisher
+from smoothout.training.methods.base import GradientEstimator, TrainingPlan
+from smoothout.training.methods.perturbed import NoiseSettings, NoisyGradient
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,38 +18,31 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ARWP(Method):
+class ARWP(NoiseSettings):
     """Settings of ARWP.
 
     Args:
         sigma: standard deviation of each number's noise relative to the norm of its filter, where F is 0.
         eta: weight of F, the running sum of a filter's squared gradients.
         beta: decay factor of F at each update.
-        batchnorm: perturb weight and bias of BatchNorm layers too.
-        noise_per: draw noise for every ghost batch, or once per batch.
-        statistics_from: which passes feed BatchNorm's running statistics.
+
+    Other fields are those of `NoiseSettings`.
     """
+
+    strength_field = "sigma"
 
     sigma: float = 0.01
     eta: float = 0.1
     beta: float = 0.99
-    batchnorm: bool = True
-    noise_per: NoisePer = NoisePer.ghost
-    statistics_from: StatisticsFrom = StatisticsFrom.perturbed
 
     def __post_init__(self) -> None:
-        coerce_enum_fields(self)
-        check_positive("sigma", self.sigma)
+        super().__post_init__()
         check_fisher(self.eta, self.beta)
 
     @property
     def slug(self) -> str:
         """Name and numbers."""
         return f"arwp{self.sigma:g}-eta{self.eta:g}-beta{self.beta:g}"
-
-    def strength_at(self, update: int, total: int) -> float:
-        """The strength, the same at every update."""
-        return self.sigma
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         """The gradient estimator of ARWP for ``model``."""
@@ -68,10 +59,10 @@ class ARWP(Method):
         F is 0 at the first update. Later, its limit for a constant ``gradient`` is used, ||g_f||^2 / (1 - beta).
         """
         from smoothout.nn.parameters import filter_norms  # noqa: PLC0415
-        from smoothout.training.noise_strength import median_relative_length, relative_noise  # noqa: PLC0415
+        from smoothout.training.noise_strength import median_relative_length  # noqa: PLC0415
 
         if update == 0 or gradient is None:
-            return relative_noise(model, self.sigma, times_norm=True)
+            return super().relative_strength(model, update, total)
         gradients = gradient()
 
         def lengths(weight: Tensor, index: int) -> Tensor:

@@ -64,7 +64,7 @@ class TrainingPlan:
 class GradientEstimator:
     """How a method computes the gradient of each update of one training. The defaults are plain training."""
 
-    passes: int = 1  # forward passes per ghost batch and step, with a backward pass or without
+    forward_passes: int = 1  # per ghost batch and step, with a backward pass or without
     statistics_passes: int = 1  # how many of them move BatchNorm's running statistics
     steps_per_batch: int = 1  # optimizer steps, each with a gradient on the same examples and dropout masks
     shares_weights: bool = True  # whether the ghost batches of a batch see the same weights and can share a pass

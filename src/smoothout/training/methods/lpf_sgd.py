@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from smoothout.common.enums import coerce_enum_fields
-from smoothout.nn.options import StatisticsFrom, check_positive
-from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
-from smoothout.training.methods.perturbed import NoisyGradient
-from smoothout.training.methods.smoothout import NoisePer
+from smoothout.nn.options import check_positive
+from smoothout.training.methods.base import GradientEstimator, TrainingPlan
+from smoothout.training.methods.perturbed import NoiseSettings, NoisyGradient
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 
 class GammaSchedule(StrEnum):
@@ -26,28 +23,25 @@ class GammaSchedule(StrEnum):
 
 
 @dataclass(frozen=True)
-class LPFSGD(Method):
+class LPFSGD(NoiseSettings):
     """Settings of LPF-SGD.
 
     Args:
         gamma: standard deviation of each number's noise relative to the norm of its filter; at the start, if it rises.
         schedule: constant, or cosine: gamma (1 + alpha (1 - cos(pi t / T)) / 2) at update t of T (Bisla 2022, Sec. 5).
         alpha: how many times gamma a cosine adds by the end.
-        batchnorm: perturb weight and bias of BatchNorm layers too.
-        noise_per: draw noise for every ghost batch, or once per batch.
-        statistics_from: which passes feed BatchNorm's running statistics.
+
+    Other fields are those of `NoiseSettings`.
     """
+
+    strength_field = "gamma"
 
     gamma: float = 0.001
     schedule: GammaSchedule = GammaSchedule.constant
     alpha: float = 15.0
-    batchnorm: bool = True
-    noise_per: NoisePer = NoisePer.ghost
-    statistics_from: StatisticsFrom = StatisticsFrom.perturbed
 
     def __post_init__(self) -> None:
-        coerce_enum_fields(self)
-        check_positive("gamma", self.gamma)
+        super().__post_init__()
         check_positive("alpha", self.alpha)
 
     def canonicalized(self) -> LPFSGD:
@@ -74,11 +68,3 @@ class LPFSGD(Method):
         from smoothout.nn import filter_noise  # noqa: PLC0415 (settings are read without torch)
 
         return NoisyGradient(model, filter_noise.LPFSGD(model, self.gamma, batchnorm=self.batchnorm), plan, self)
-
-    def relative_strength(
-        self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None
-    ) -> float:
-        """The noise's expected length relative to each filter's, the median over ``model``."""
-        from smoothout.training.noise_strength import relative_noise  # noqa: PLC0415
-
-        return relative_noise(model, self.strength_at(update, total), times_norm=True)

@@ -2,44 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from smoothout.common.enums import coerce_enum_fields
-from smoothout.nn.options import StatisticsFrom, check_positive
-from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
-from smoothout.training.methods.perturbed import NoisyGradient
-from smoothout.training.methods.smoothout import NoisePer
+from smoothout.nn.options import StatisticsFrom
+from smoothout.training.methods.base import GradientEstimator, TrainingPlan
+from smoothout.training.methods.perturbed import NoiseSettings, NoisyGradient
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from smoothout.nn import filter_noise
     from smoothout.training.update import GhostBatch
 
 
 @dataclass(frozen=True)
-class MixedRWP(Method):
+class MixedRWP(NoiseSettings):
     """Settings of m-RWP. An epoch sees every example twice, once clean and once under noise.
 
     Args:
         gamma: standard deviation of each number's noise relative to the norm of its filter.
         weight: lambda, the share of the gradient under noise.
-        batchnorm: perturb weight and bias of BatchNorm layers too.
-        noise_per: draw noise for every ghost batch, or once per batch.
-        statistics_from: which passes feed BatchNorm's running statistics.
+
+    Other fields are those of `NoiseSettings`.
     """
+
+    strength_field = "gamma"
 
     gamma: float = 0.01
     weight: float = 0.5
-    batchnorm: bool = True
-    noise_per: NoisePer = NoisePer.ghost
-    statistics_from: StatisticsFrom = StatisticsFrom.clean
+    statistics_from: StatisticsFrom = field(default=StatisticsFrom.clean, kw_only=True)
 
     def __post_init__(self) -> None:
-        coerce_enum_fields(self)
-        check_positive("gamma", self.gamma)
+        super().__post_init__()
         if not 0 < self.weight < 1:
             raise ValueError(f"weight: must lie between 0 and 1, not {self.weight}")
 
@@ -53,23 +48,11 @@ class MixedRWP(Method):
         """Two."""
         return 2
 
-    def strength_at(self, update: int, total: int) -> float:
-        """The strength, the same at every update."""
-        return self.gamma
-
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         """The gradient estimator of m-RWP for ``model``."""
         from smoothout.nn.filter_noise import LPFSGD  # noqa: PLC0415 (settings are read without torch)
 
         return MixedGradient(model, LPFSGD(model, self.gamma, batchnorm=self.batchnorm), plan, self)
-
-    def relative_strength(
-        self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None
-    ) -> float:
-        """The noise's expected length relative to each filter's, the median over ``model``."""
-        from smoothout.training.noise_strength import relative_noise  # noqa: PLC0415
-
-        return relative_noise(model, self.gamma, times_norm=True)
 
 
 class MixedGradient(NoisyGradient):

@@ -1,21 +1,23 @@
-"""Base classes for gradients at perturbed weights: they seed the noise and feed BatchNorm's running statistics.
+"""Base classes for gradients at perturbed weights: settings, seeds of the noise, BatchNorm's running statistics.
 
 Importable without torch, because the modules of settings derive classes from these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-from smoothout.nn.options import StatisticsFrom
-from smoothout.training.methods.base import GradientEstimator, TrainingPlan
+from smoothout.common.enums import coerce_enum_fields
+from smoothout.nn.options import StatisticsFrom, check_positive
+from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
 from smoothout.training.methods.smoothout import NoisePer
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from smoothout.nn.perturbation import SmoothOut
     from smoothout.training.update import GhostBatch
@@ -37,7 +39,7 @@ class PerturbedGradient(GradientEstimator):
         self._clean_feeds = statistics_from is not StatisticsFrom.perturbed
         self._perturbed_feeds = statistics_from is not StatisticsFrom.clean
         self._extra_pass = self._clean_feeds and not self.clean_passes
-        self.passes = self.clean_passes + self.perturbed_passes + self._extra_pass
+        self.forward_passes = self.clean_passes + self.perturbed_passes + self._extra_pass
         self.statistics_passes = (
             self._clean_feeds * (self.clean_passes or 1) + self._perturbed_feeds * self.perturbed_passes
         )
@@ -66,19 +68,39 @@ class PerturbedGradient(GradientEstimator):
         return nullcontext() if feeds else freeze_running_stats(self._model)
 
 
-class NoiseSettings(Protocol):
-    """What `NoisyGradient` reads of a method's settings."""
+@dataclass(frozen=True, kw_only=True)
+class NoiseSettings(Method):
+    """Settings of a method with noise: the fields that all have, beside the strength.
 
-    @property
-    def noise_per(self) -> NoisePer:
-        """Whether noise is drawn for each ghost batch, or once per batch."""
+    Args:
+        batchnorm: perturb weight and bias of BatchNorm layers too.
+        noise_per: draw noise for every ghost batch, or once per batch.
+        statistics_from: which passes feed BatchNorm's running statistics.
+    """
 
-    @property
-    def statistics_from(self) -> StatisticsFrom:
-        """Which passes feed BatchNorm's running statistics."""
+    strength_field: ClassVar[str]  # the name of the field with the standard deviation of each number's noise
+    times_norm: ClassVar[bool] = True  # whether it is relative to the norm of the number's filter
+
+    batchnorm: bool = True
+    noise_per: NoisePer = NoisePer.ghost
+    statistics_from: StatisticsFrom = StatisticsFrom.perturbed
+
+    def __post_init__(self) -> None:
+        coerce_enum_fields(self)
+        check_positive(self.strength_field, getattr(self, self.strength_field))
 
     def strength_at(self, update: int, total: int) -> float:
         """The strength of the noise at ``update`` of ``total``."""
+        strength: float = getattr(self, self.strength_field)
+        return strength
+
+    def relative_strength(
+        self, model: nn.Module, update: int, total: int, gradient: Callable[[], list[Tensor]] | None = None
+    ) -> float:
+        """The noise's expected length relative to each filter's, the median over ``model``."""
+        from smoothout.training.noise_strength import relative_noise  # noqa: PLC0415
+
+        return relative_noise(model, self.strength_at(update, total), times_norm=self.times_norm)
 
 
 class NoisyGradient(PerturbedGradient):

@@ -50,7 +50,7 @@ class StabilityGradient(GradientEstimator):
     the dropout masks are the same for x and x', and BatchNorm's running statistics are those of x.
     """
 
-    passes = 2
+    forward_passes = 2
     shares_weights = False  # in one pass, several ghost batches would have one stability loss
 
     def __init__(self, model: nn.Module, settings: Stability, plan: TrainingPlan) -> None:
