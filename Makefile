@@ -10,12 +10,16 @@ EXPERIMENT ?= digits
 METHODS ?= smoothout,adasmoothout
 LAUNCHER ?=
 WORKERS ?= 2
-export SMOOTHOUT_DATA ?= $(if $(DATA_DIR),$(DATA_DIR),data)
+ifneq ($(DATA_DIR),)
+export SMOOTHOUT_DATA := $(DATA_DIR)
+else
+export SMOOTHOUT_DATA ?= data
+endif
 REPRODUCE = $(BIN)/python scripts/reproduce.py $(if $(PROTOCOL),scope.protocol=$(PROTOCOL)) scope.profile=$(PROFILE) \
   $(if $(SEEDS),'scope.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 
 VERDICTS = $(BIN)/python scripts/verdicts.py claim_scope.profile=$(PROFILE) \
-  $(if $(SEEDS),'claim_scope.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
+  $(if $(PROTOCOL),'claim_scope.protocols=[$(PROTOCOL)]') $(if $(SEEDS),'claim_scope.seeds=[$(SEEDS)]') $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
 RENDER = $(BIN)/python scripts/reproduce.py -m run=false $(if $(SEEDS),'scope.seeds=[$(SEEDS)]') $(ARGS)
 
 QUICKSTART = folders.results=results/quickstart device=cpu

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout.analysis.jobs.base import AnalysisJob
+from smoothout.common.errors import ConfigError
 from smoothout.common.progress import print_line
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import TrainingConfig, training_config
@@ -35,13 +36,15 @@ def main(config: DictConfig) -> None:
 
 def analyze(config: DictConfig) -> None:
     """Rank 0's part: train what the analysis needs, run it, and print its summary."""
-    from smoothout.jobs.runner import get_or_run  # noqa: PLC0415 -- imports torch, which --help need not wait for
-
     with app.program_session(config, AnalyzeSettings) as (settings, runtime):
+        from smoothout.jobs.runner import get_or_run  # noqa: PLC0415 -- imports torch; signals are deferred here
+
         runs: list[TrainingConfig] = [settings]
+        overrides = HydraConfig.get().overrides.task
+        if settings.analysis.runs == 1 and any(override.startswith("second_run=") for override in overrides):
+            raise ConfigError(f"second_run: has no effect on analysis={settings.analysis.kind}, which takes one run")
         if settings.analysis.runs == 2:
             # The second run: the first one's overrides, then those of second_run.
-            overrides = HydraConfig.get().overrides.task
             shared = [override for override in overrides if not override.startswith(("analysis", "second_run"))]
             runs.append(training_config(compose_config(CONFIGS, "train", [*shared, *settings.second_run])))
         job = Job(settings.analysis, tuple(Job(run.experiment()) for run in runs))

@@ -21,9 +21,9 @@ class BenchmarkSettings:
 @hydra.main(config_path="../configs", config_name="benchmark", version_base="1.3")
 def main(config: DictConfig) -> None:
     """Measure the comparisons that ``config`` names, on its device."""
-    from smoothout.benchmark import report  # noqa: PLC0415 -- imports torch, which --help need not wait for
-
     with app.program_session(config, BenchmarkSettings) as (settings, runtime):
+        from smoothout.benchmark import report  # noqa: PLC0415 -- imports torch; signals are deferred here
+
         comparisons = report.comparisons(runtime.device, Path(runtime.folders.data), settings.only)
         rows = []
         with Bar("comparisons", len(comparisons)) as bar:

@@ -8,7 +8,6 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from smoothout.common.errors import ConfigError
 from smoothout.config.build import build
 from smoothout.reproduction.table import RunSelection, TablePlan
 
@@ -45,10 +44,12 @@ def main(config: DictConfig) -> None:
             from smoothout.reproduction.figure import FigurePlan  # noqa: PLC0415 -- matplotlib, which no table needs
 
             figure = FigurePlan(settings.figure, scope, CONFIGS)
-        if not (targets := [target for target in (asked, figure) if target]):
-            raise ConfigError("table, figure: one of them must be named; both are none")
+        targets = plan.named_targets(asked, figure, settings.rows)
         if settings.plan:
-            plan.print_commands(asked, runtime) if asked else plan.print_plan(targets, runtime)
+            if asked:
+                plan.print_commands(asked, runtime)
+            if figure:
+                plan.print_plan([figure], runtime)
             return
         failure = (plan.plan_and_run(targets, runtime, app.job_runner(config)) if settings.run else None) or failure
         written, save = [], settings.save and plan.can_save(runtime)

@@ -20,9 +20,9 @@ def main(config: DictConfig) -> float | None:
 
 def train(config: DictConfig) -> float:
     """Rank 0's part: run the job and print its summary; returns the objective of sweepers that search."""
-    from smoothout.jobs.runner import get_or_run  # noqa: PLC0415 -- imports torch, which --help need not wait for
-
     with app.program_session(config, TrainingConfig) as (settings, runtime):
+        from smoothout.jobs.runner import get_or_run  # noqa: PLC0415 -- imports torch; signals are deferred here
+
         record = get_or_run(Job(settings.experiment()), runtime)
         print_line(summary.training_summary(record) + app.sweep_suffix())
     return float(record.outcome["last"]["test_accuracy"])  # of the test split, or of held-out images

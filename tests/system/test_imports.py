@@ -74,3 +74,23 @@ sys.meta_path.insert(0, Event)
     assert (ended.returncode, ended.stdout) == (code, "")
     assert ended.stderr.startswith(line)
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_a_signal_while_torch_is_imported_stops_the_program(sweep: list[str], tmp_path: Path) -> None:
+    """It strikes within NumPy as torch's C code imports it, where an exception would be lost."""
+    (tmp_path / "sitecustomize.py").write_text("""
+import signal, sys
+struck = []
+def hook(event, arguments):
+    if event == "import" and not struck and arguments[0].startswith("numpy.") and "torch" in sys.modules:
+        struck.append(arguments[0])
+        signal.raise_signal(signal.SIGTERM)
+sys.addaudithook(hook)
+""")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT / "src")])}
+    command = [sys.executable, str(SCRIPTS / "train.py"), *sweep, "experiment=digits", "profile=smoke", "device=cpu"]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, text=True, capture_output=True, check=False)
+    assert ended.returncode == 143, ended.stderr
+    assert ended.stderr == "stopped: by SIGTERM; run the same command to resume\n"
+    assert not list(tmp_path.rglob("results/train/*.json"))

@@ -49,7 +49,8 @@ def run(program: Callable[[], Any]) -> None:
             if ranks is None or ranks.rank == 0:
                 program()
             else:
-                from smoothout.jobs.training_job import run_worker_rank  # noqa: PLC0415
+                with defer_signals():  # an exception within torch's import could be lost
+                    from smoothout.jobs.training_job import run_worker_rank  # noqa: PLC0415
 
                 run_worker_rank(ranks)
     except (Exception, KeyboardInterrupt) as error:
@@ -124,7 +125,8 @@ def run_on_rank_zero(program: Callable[[], T]) -> T | None:
     """Run ``program``; of several processes that SLURM started, the first runs it and the others work with it."""
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return program()
-    from smoothout.jobs import slurm  # noqa: PLC0415
+    with defer_signals():
+        from smoothout.jobs import slurm  # noqa: PLC0415
 
     return slurm.run_on_rank_zero(program)
 

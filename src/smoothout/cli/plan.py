@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from smoothout.cli.error_messages import JobsFailedError, format_error, report_error
-from smoothout.common.errors import DataError, RecordError
+from smoothout.common.errors import ConfigError, DataError, RecordError
 from smoothout.common.formatting import format_duration
 from smoothout.common.progress import console, print_line
 from smoothout.config.experiment import Experiment
@@ -54,13 +54,23 @@ class TableTarget(Target, Protocol):
     def render(self, runtime: Runtime) -> Table: ...  # noqa: D102
 
 
-class Figure(Protocol):
+class Figure(Target, Protocol):
     """A figure that can be drawn."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
     def missing(self, runtime: Runtime) -> list[str]: ...  # noqa: D102
     def save(self, runtime: Runtime, folder: Path) -> list[Path]: ...  # noqa: D102
+
+
+def named_targets(table: TableTarget | None, figure: Figure | None, rows: Sequence[str] | None) -> list[Target]:
+    """The table and the figure that were named. Raises ConfigError for none, and for ``rows`` without a table."""
+    if rows and table is None:
+        raise ConfigError("rows: has no effect on a figure; must be null with table=none")
+    targets: list[Target] = [target for target in (table, figure) if target]
+    if not targets:
+        raise ConfigError("table, figure: one of them must be named; both are none")
+    return targets
 
 
 def plan_and_run(
@@ -158,7 +168,7 @@ def print_plan(targets: Sequence[Target], runtime: Runtime, no_data: Container[s
         recorded = len(jobs) - len(missing[title])
         all_without_data = missing[title] and not possible[title]
         cost = "no data" if all_without_data else _estimate(possible[title], costs)
-        grid.add_row(title, str(recorded), str(len(possible[title])), cost)
+        grid.add_row(escape(title), str(recorded), str(len(possible[title])), cost)
 
     # Analyses, and trainings that begin from others, need weights: a recorded run without them is trained again.
     to_run = {job: seconds for jobs in possible.values() for job, seconds in jobs.items()}
@@ -284,7 +294,7 @@ def print_table(table: Table, only: Sequence[str] | None = None) -> None:
     _out.print(f"\n{table.title}\n{table.caption()}", markup=False)
     for block in table.blocks:
         columns = table.texts(block)
-        grid = Grid(*columns, title=block.heading, title_justify="left", box=box.SIMPLE)
+        grid = Grid(*map(escape, columns), title=escape(block.heading), title_justify="left", box=box.SIMPLE)
         for row in zip(*columns.values(), strict=True):
             if only is None or any(text in row[0] for text in only):
                 grid.add_row(*map(escape, row))

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from smoothout.cli.error_messages import format_error, is_bug, keep_traceback, report_error
 from smoothout.common.errors import ConfigError
-from smoothout.common.interrupts import exit_with_parent, interrupt_behind
+from smoothout.common.interrupts import defer_signals, exit_with_parent, interrupt_behind
 from smoothout.common.progress import console
 
 _SCRATCH = "SMOOTHOUT_SWEEP"  # the folder in which the jobs of a sweep report failures
@@ -33,16 +33,17 @@ class SweepSummary(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Make the folder that the jobs report to; ends the program if the sweep cannot run."""
-        from smoothout.jobs.slurm import check_launcher  # noqa: PLC0415
-
         try:
+            with defer_signals():  # an exception within torch's import could be lost
+                from smoothout.jobs.slurm import check_launcher  # noqa: PLC0415
+
             check_launcher(config.hydra.launcher._target_)
             _refuse_empty(config)
             _tell_objective(config)
             scratch = tempfile.mkdtemp(prefix="smoothout-", dir=_shared_folder(config))
             os.environ.update({_SCRATCH: scratch, _LEADER: str(os.getpid())})
             _check_sweep_folder(config, scratch)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             sys.exit(report_error(interrupt_behind(error) or error))  # Hydra would turn it into a warning
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:

@@ -11,10 +11,12 @@ import difflib
 import importlib
 import inspect
 import math
+import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from smoothout.common.errors import ConfigError, config_errors
@@ -22,6 +24,7 @@ from smoothout.config.moved import current_name, warn_renamed
 from smoothout.config.protocols import missing_members
 
 PACKAGE = "smoothout"
+_SETTINGS = re.compile(r"^@dataclass\([^)]*frozen=True[^)]*\)\nclass (\w+)", re.M)
 MISSING = "???"  # marks a value of a config that the user must give
 T = TypeVar("T")
 
@@ -57,7 +60,28 @@ def _component(target: str, key: str) -> type[Any]:
     is_ours = dataclasses.is_dataclass(component) and component.__module__ == module
     if not is_ours or not isinstance(component, type):
         raise ConfigError(f"{key}._target_: {target!r} is not a class of settings in the package {PACKAGE}")
+    if others := _modules_of_settings(name) - {module}:
+        raise ConfigError(
+            f"{key}._target_: {name} is also a class of {min(others)}, and records name settings by their class;"
+            " must have a name of its own"
+        )
     return component
+
+
+def _modules_of_settings(name: str) -> set[str]:
+    """The modules of the package with a dataclass of this name."""
+    return {module for found, module in _classes_of_settings() if found == name}
+
+
+@cache
+def _classes_of_settings() -> frozenset[tuple[str, str]]:
+    """The name and the module of each frozen dataclass of the package, from its source: nothing is imported."""
+    found = set[tuple[str, str]]()
+    for folder in map(Path, importlib.import_module(PACKAGE).__path__):
+        for path in folder.rglob("*.py"):
+            module = ".".join((PACKAGE, *path.relative_to(folder).with_suffix("").parts))
+            found |= {(name, module) for name in _SETTINGS.findall(path.read_text(encoding="utf-8"))}
+    return frozenset(found)
 
 
 def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: Iterable[str] = ()) -> T:

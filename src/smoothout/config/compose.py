@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 _FORMAT = 1  # of the files in the cache
 _RESOLVER = re.compile(r"\$\{([\w.]+):")
 _VARIABLE = re.compile(r"\$\{oc\.env:(\w+)[,}]")
-_NOT_SHARED = ("init_from", "analysis", "second_run", "hydra")  # keys of overrides that a source run does not inherit
+# Keys of overrides that a source run does not inherit
+_NOT_SHARED = {"init_from", "analysis", "second_run", "hydra", "grid", "strengths"}
+_KEY = re.compile(r"[+~]*(\w*)")
 _PURE = {"oc.env", "oc.select", "oc.create", "oc.decode", "choices"}  # resolvers of files and variables alone
 
 
@@ -67,7 +69,7 @@ def with_source(values: dict[str, Any], folder: Path, overrides: Sequence[str]) 
             "init_from.run: must be null (random weights) or a list of overrides, such as ['batch=small'], not"
             f" {start['run']!r}"
         )
-    shared = [override for override in overrides if not override.lstrip("+~").startswith(_NOT_SHARED)]
+    shared = [override for override in overrides if _KEY.match(override)[1] not in _NOT_SHARED]  # type: ignore[index]
     own = ["init_from.run=null", *start["run"]]
     with config_errors("init_from.run: ", of=ConfigError):
         values["init_from"] = start | {"run": compose_config(folder, "train", [*shared, *own])}

@@ -20,7 +20,7 @@ from smoothout.jobs.job import Job
 from smoothout.jobs.lookup import checkpoint_path
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.batchnorm import init_uniform_
-from smoothout.nn.options import BatchNormInit
+from smoothout.nn.options import BatchNormInit, Precision
 from smoothout.nn.parameters import BATCHNORM
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import StateDict, TrainingState
@@ -81,6 +81,8 @@ def prepare_run(job: Job, runtime: Runtime, outline: nn.Module | None = None) ->
     path = checkpoint_path(job, runtime)
     state, version = load_state(job, path, outline, runtime)
     run = PreparedRun(job, runtime, train_split, test_split, data_sha256, outline, path, state, version, source)
+    if experiment.precision is Precision.tf32 and runtime.device.type != "cuda" and not run.is_done:
+        raise ConfigError(f"precision: tf32 needs a CUDA device, not {runtime.device.type}; must be float32")
     ghosts, processes = experiment.batch.ghosts_per_update, runtime.ranks.size
     if ghosts < processes and not run.is_done:
         raise ConfigError(

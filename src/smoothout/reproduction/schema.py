@@ -5,17 +5,38 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import validate
+from smoothout.jobs.runtime import RUNTIME_KEYS
 from smoothout.reproduction.choose_strength import Grid
 from smoothout.reproduction.metrics import METRICS, current_metrics
 
 DEFAULT_METRICS = ("best", "late", "last")
+SCOPE = ("protocol", "profile", "precision", "seed")  # of a table or a figure as a whole
+
+
+def check_overrides(key: str, overrides: Iterable[str]) -> None:
+    """Raise ValueError for overrides of what ``scope`` decides for all of a table or a figure, or of the runtime."""
+    for override in overrides:
+        name = override.lstrip("+").partition("=")[0]
+        if name in SCOPE:
+            raise ValueError(f"{key}: {override}: has no effect here; set scope.{name}{'s' * (name == 'seed')}")
+        if name.partition(".")[0] in RUNTIME_KEYS:
+            raise ValueError(f"{key}: {override}: has no effect here; give {name}=... to the program")
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError unless ``name`` can be that of files."""
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ValueError(f"name: must be letters, digits and . + - _, as part of file names, not {name!r}")
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,7 @@ class MethodConfig:
     strengths: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_overrides("overrides", self.overrides)
         if len(self.strengths) > 1 or not all(key.startswith("method.") for key in self.strengths):
             raise ValueError(f"strengths: must name one setting, as method.KEY, not {', '.join(self.strengths)}")
         if self.strengths and self.chosen_strength:
@@ -80,6 +102,11 @@ class RowConfig:
     # Keep the baseline and only this many methods: those whose chosen strength did best on the held-out images.
     best_methods: int | None = None
 
+    def __post_init__(self) -> None:
+        check_overrides("overrides", self.overrides)
+        for name, overrides in (self.methods or {}).items():
+            check_overrides(f"methods.{name}", overrides)
+
 
 @dataclass(frozen=True)
 class StrengthChoiceConfig:
@@ -113,8 +140,15 @@ class TableConfig:
     notes: tuple[str, ...] = ()  # paragraphs below the table
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         if not self.methods or not self.rows:
             raise ValueError("methods, rows: must have at least one each")
+        for what, given in (
+            ("rows: name", [row.name for row in self.rows]),
+            ("methods: title", [method.title for method in self.methods.values()]),
+        ):
+            if twice := [name for name, uses in Counter(given).items() if uses > 1]:
+                raise ValueError(f"{what}: {twice[0]!r} stands twice; must be different from all others")
         object.__setattr__(self, "metrics", current_metrics(self.metrics))
         self._check_accuracy()
         chosen = [name for name, method in self.methods.items() if method.is_chosen]
@@ -170,6 +204,9 @@ class PanelConfig:
     options: dict[str, Any] = field(default_factory=dict, metadata={"recorded_as": "draw"})  # see `PANEL_KINDS`
 
     def __post_init__(self) -> None:
+        check_overrides("overrides", self.overrides)
+        for name, overrides in self.runs.items():
+            check_overrides(f"runs.{name}", overrides)
         for key, values in self.sweep.items():
             if not values:
                 raise ValueError(f"sweep.{key}: must have at least one value")
@@ -187,6 +224,8 @@ class FigureConfig:
     protocol: str | None = None  # what scope.protocol is by default; None is that of configs/reproduce.yaml
 
     def __post_init__(self) -> None:
+        check_name(self.name)
+        check_overrides("overrides", self.overrides)
         if not self.panels:
             raise ValueError("panels: must be a list of at least one panel")
         if self.columns is not None and self.columns < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,8 +220,7 @@ class Table:
         """The whole table as LaTeX, a tabular per block."""
         parts = []
         for block in self.blocks:
-            frame = self.wide(block).map(lambda text: str(text).replace("±", r"\textpm"))
-            frame.columns = [column.replace("%", r"\%") for column in frame.columns]
+            frame = self.wide(block).map(_latex_text).rename(columns=_latex_text)
             body = frame.to_latex(index=False, column_format="l" + "r" * len(block.columns))
             parts.append(f"% {self.title}: {block.heading}. {self.caption()}\n{body}")
         return "\n".join(parts)
@@ -232,6 +232,12 @@ class Table:
         for path, text in zip(paths, texts.values(), strict=True):
             atomic_write_text(path, text)
         return paths
+
+
+def _latex_text(text: str) -> str:
+    """``text`` with LaTeX's own characters escaped."""
+    escaped = re.sub(r"[&%$#_{}]", r"\\\g<0>", text.replace("\\", r"\textbackslash "))
+    return escaped.replace("^", r"\^{}").replace("~", r"\~{}").replace("±", r"\textpm")
 
 
 def difference(one: Cell, other: Cell, published: float | None, column: str) -> Cell:

@@ -62,6 +62,13 @@ def test_profiles_hold_for_both() -> None:
     assert (warm.schedule.epochs, warm.source.schedule.epochs) == (6, 2)
 
 
+def test_the_settings_of_a_choice_of_strength_are_not_the_runs() -> None:
+    start, grid = "init_from.run=['seed=5']", ("grid.seeds=[0]", "grid.strengths=[0,0.01]")
+    values = compose_config(CONFIGS, "choose_strength", [*LARGE, start, *grid])
+    assert values["init_from"]["run"]["seed"] == 5
+    assert "grid" not in values["init_from"]["run"]
+
+
 def test_a_config_of_an_analysis_has_the_same_run() -> None:
     start = "init_from.run=['batch=small']"
     analysis = ("analysis=noise_curve", "analysis.draws=1", "second_run=['batch=small']")
