@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -35,15 +36,20 @@ class ImageFiles(NamedTuple):
 def find_images(name: str, folder: Path, classes: int) -> ImageFiles:
     """List ``folder`` with torchvision's ImageFolder, in a random order that depends only on the number of files.
 
-    Raises DataError if the folder is missing, or does not hold one folder for each of ``classes`` classes.
+    Raises DataError if the folder is missing, does not hold one folder for each of ``classes`` classes, has a class
+    without images, or reaches images by two ways (a link to a folder above them).
     """
     hint = f"it must contain {classes} folders of images, one per class"
-    try:
-        listing = import_torchvision().datasets.ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise DataError(f"data: {name} was not found: looked in {folder}; {hint}") from error
+    if not folder.is_dir():
+        raise DataError(f"data: {name} was not found: looked in {folder}; {hint}")
+    listing = import_torchvision().datasets.ImageFolder(str(folder), allow_empty=True)
     if len(listing.classes) != classes:
         raise DataError(f"data: {folder} contains {len(listing.classes)} class folders; {hint}")
+    if empty := set(listing.classes) - {listing.classes[label] for label in set(listing.targets)}:
+        raise DataError(f"data: {folder / min(empty)} contains no images; {hint}")
+    folders = Counter(os.path.realpath(place) for place in {Path(path).parent for path, _ in listing.samples})
+    if twice := [place for place, ways in folders.items() if ways > 1]:
+        raise DataError(f"data: {folder} contains {twice[0]} twice, through a link; images must be there once")
     # "photographs" is a recorded purpose: it decides which images belong to limited and validation splits
     order = torch.randperm(len(listing.samples), generator=make_generator(0, "photographs"))
     paths = [Path(listing.samples[row][0]) for row in order.tolist()]
@@ -58,17 +64,23 @@ def fingerprint_of(folder: Path, paths: Sequence[Path]) -> str:
     """
     digest = hashlib.sha256()
     for path in sorted(paths):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+        size = path.stat().st_size if path.exists() else 0  # a link that leads nowhere is a corrupt image
+        digest.update(os.fsencode(path.relative_to(folder).as_posix()) + f"\0{size}\n".encode())
     return digest.hexdigest()
 
 
 def drop_corrupt(files: ImageFiles, workers: int) -> ImageFiles:
-    """Read every file once, with ``workers`` threads; drop files that cannot be decoded, and warn with their names."""
+    """Read every file once, with ``workers`` threads; drop files that cannot be decoded, and warn with their names.
+
+    Raises DataError if none is left.
+    """
     with ThreadPoolExecutor(max(1, workers)) as pool:
         errors = list(pool.map(check, files.paths))
+    kept = [row for row, error in enumerate(errors) if error is None]
+    if not kept:
+        raise DataError(f"data: {files.paths[0]} and all other images of its split are corrupt")
     if corrupt := sorted(str(path) for path, error in zip(files.paths, errors, strict=True) if error):
         warnings.warn(f"data: {len(corrupt)} corrupt image(s) left out: {', '.join(corrupt)}", stacklevel=2)
-    kept = [row for row, error in enumerate(errors) if error is None]
     return files._replace(paths=[files.paths[row] for row in kept], labels=files.labels[kept])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import weakref
 from pathlib import Path
 
@@ -88,6 +89,37 @@ def test_a_missing_or_unfit_folder_is_named(tmp_path: Path) -> None:
     tree(tmp_path / "imagenette", {"train": 1, "val": 1}, classes=9)
     with pytest.raises(DataError, match=r"imagenette/train contains 9 class folders; it must contain 10 folders"):
         loaded(tmp_path)
+
+
+def test_a_class_without_images_and_a_folder_that_is_reached_twice_are_named(tmp_path: Path) -> None:
+    tree(tmp_path / "imagenette", {"train": 1, "val": 1})
+    train = tmp_path / "imagenette" / "train"
+    first = min(path for path in train.iterdir() if path.is_dir())
+    (first / "loop").symlink_to(first)
+    with pytest.raises(DataError, match=rf"^data: {train} contains {first} twice, through a link"):
+        loaded(tmp_path)
+    (first / "loop").unlink()
+    for path in first.iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=rf"^data: {first} contains no images; it must contain 10"):
+        loaded(tmp_path)
+
+
+def test_names_may_be_any_bytes_and_links_lead_nowhere(tmp_path: Path) -> None:
+    tree(tmp_path / "imagenette", {"train": 1, "val": 1})
+    first = min((tmp_path / "imagenette" / "train").rglob("*.JPEG"))
+    os.rename(first, os.fsencode(first.parent) + b"/a\xff.JPEG")  # noqa: PTH104 -- pathlib takes no bytes
+    (first.parent / "z.JPEG").symlink_to("nowhere")
+    with pytest.warns(UserWarning, match=r"^data: 1 corrupt image\(s\) left out: \S+z\.JPEG"):
+        loaded(tmp_path, on_corrupt=OnCorrupt.skip)
+
+
+def test_a_split_without_a_sound_image_is_refused(tmp_path: Path) -> None:
+    tree(tmp_path / "imagenette", {"train": 1, "val": 1})
+    for path in (tmp_path / "imagenette" / "val").rglob("*.JPEG"):
+        path.write_bytes(b"x")
+    with pytest.raises(DataError, match=r"val/\S+ and all other images of its split are corrupt$"):
+        loaded(tmp_path, on_corrupt=OnCorrupt.skip)
 
 
 # Settings
