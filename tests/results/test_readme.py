@@ -307,9 +307,8 @@ def test_the_analyses_code_gives_what_its_page_says(names):
 def configs(tmp_path) -> Path:
     """A copy of configs/ with the files that its README adds."""
     folder = shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    for path, text in re.findall(
-        r"^```yaml\n# configs/(\S+)\n(.*?)^```$", TEXTS[ROOT / "configs/README.md"], re.M | re.S
-    ):
+    block = r"^```yaml\n((?:# @package _global_\n)?# configs/(\S+)\n.*?)^```$"
+    for text, path in re.findall(block, TEXTS[ROOT / "configs/README.md"], re.M | re.S):
         (folder / path).write_text(text, encoding="utf-8")
     return folder
 
