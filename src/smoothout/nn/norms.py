@@ -47,9 +47,6 @@ def drop_overflow_(steps: Sequence[Tensor], norm: Tensor) -> None:
     Gradients may overflow that a scaler has multiplied. It then skips the update, but a pass at weights that are not
     finite would have left its traces in running statistics.
     """
-    if norm.device.type == "cpu":  # elsewhere, the host would have to wait for the device
-        if not norm.isfinite():
-            torch._foreach_zero_(list(steps))
-        return
+    overflow = ~norm.isfinite()  # stays on the device: reading it would wait for it
     for step in steps:
-        step.masked_fill_(~norm.isfinite().to(step.device), 0.0)
+        step.masked_fill_(overflow.to(step.device), 0.0)
