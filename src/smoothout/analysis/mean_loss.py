@@ -29,21 +29,22 @@ CROSS_ENTROPY_EPS = torch.finfo(torch.float32).eps  # its sum over a batch is in
 
 
 class MeanLoss:
-    """The weighted mean of ``loss`` over batches, or of its size; None uses the loss that outputs carry.
+    """The weighted mean of ``loss`` over batches; None uses the loss that outputs carry.
 
     The accuracy is nan.
     """
 
-    def __init__(self, loss: Loss | None, weight: Weight, *, absolute: bool = False) -> None:
-        self._loss, self._weight, self._absolute = loss, weight, absolute
+    def __init__(self, loss: Loss | None, weight: Weight) -> None:
+        self._loss, self._weight = loss, weight
         self._sum: Tensor | float = 0.0
+        self._sizes: Tensor | float = 0.0
         self._total = 0.0
 
     def update(self, outputs: Any, targets: Any, inputs: Any) -> None:
         """Add a batch. Raises ValueError for a loss that is not one number, or an impossible weight."""
         if weight := check_weight(self._weight(inputs, targets)):
             loss = in_float64(batch_loss(self._loss, outputs, targets, inputs))
-            self._sum = self._sum + weight * (loss.abs() if self._absolute else loss)
+            self._sum, self._sizes = self._sum + weight * loss, self._sizes + weight * loss.abs()
             self._total += weight
 
     def compute(self, all_reduce: AllReduce = lambda sums: None) -> EvalResult:
@@ -55,6 +56,11 @@ class MeanLoss:
             raise ValueError(NOTHING_TO_MEASURE)
         return EvalResult(loss / total, math.nan)
 
+    @property
+    def size(self) -> float:
+        """The mean so far of the losses' absolute values; a mean of losses of both signs may be near 0."""
+        return float(self._sizes) / self._total
+
 
 class OwnMetrics:
     """Metrics for a model without ``loss=``: the loss that its outputs carry, or else a classifier's cross entropy.
@@ -63,8 +69,8 @@ class OwnMetrics:
     labels that are no classes (ignored ones) do not count.
     """
 
-    def __init__(self, weight: Weight | None, *, absolute: bool = False) -> None:
-        self._weight, self._absolute = weight, absolute
+    def __init__(self, weight: Weight | None) -> None:
+        self._weight = weight
         self._loss: MeanLoss | None = None
         self._classes: ClassificationMetrics | None = None
 
@@ -72,7 +78,7 @@ class OwnMetrics:
         """Add a batch. Raises ValueError for a weight without a loss, and as `ClassificationMetrics`."""
         logits = logits_in(outputs)
         if carried(outputs, "loss") is not None:
-            self._loss = self._loss or MeanLoss(None, self._weight or batch_size, absolute=self._absolute)
+            self._loss = self._loss or MeanLoss(None, self._weight or batch_size)
             self._loss.update(outputs, targets, inputs)
         elif self._weight is not None:
             raise ValueError("weight: needs a loss; without one, every example of a classifier counts the same")
@@ -85,6 +91,11 @@ class OwnMetrics:
         classes = self._classes or (None if self._loss else ClassificationMetrics())
         measured = EvalResult(math.nan, math.nan) if classes is None else classes.compute(all_reduce)
         return measured if self._loss is None else measured._replace(loss=self._loss.compute(all_reduce).loss)
+
+    @property
+    def size(self) -> float:
+        """As in `MeanLoss`; 0 for the cross entropy, which has one sign."""
+        return self._loss.size if self._loss else 0.0
 
 
 def single_labels(logits: Any, targets: Any) -> bool:
@@ -105,7 +116,7 @@ class Measurement:
     def __init__(self, model: nn.Module, batches: Batches, loss: Loss | None, weight: Weight | None) -> None:
         check_batches("batches", batches)
         self.examples = Examples("batches", batches, model)
-        self.metrics: Callable[..., MetricAccumulator]
+        self.metrics: Callable[[], MeanLoss | OwnMetrics]
         self.metrics = partial(OwnMetrics, weight) if loss is None else partial(MeanLoss, loss, weight or batch_size)
         self._checked, self._passes = False, 0
 
@@ -120,15 +131,14 @@ class Measurement:
         """Raise ValueError if another pass gives a loss other than that of ``first`` (None: of one more pass)."""
         with without_pass_cache():
             first = first or self._evaluate(network)
-            difference = abs(self._evaluate(network).loss - first.loss)
-            tolerance = loss_tolerance(max(rounding_of(network), CROSS_ENTROPY_EPS))
-            differs = difference > tolerance * abs(first.loss)
-            # A mean of losses of both signs may be near 0, so compare with their sizes too.
-            if differs and difference > tolerance * self._evaluate(network, absolute=True).loss:
-                refuse_randomness("loss")
+            metrics = self.metrics()
+            difference = abs(self._evaluate(network, lambda: metrics).loss - first.loss)
+        tolerance = loss_tolerance(max(rounding_of(network), CROSS_ENTROPY_EPS))
+        if difference > tolerance * abs(first.loss) and difference > tolerance * metrics.size:
+            refuse_randomness("loss")
         self._checked = True
 
-    def _evaluate(self, network: nn.Module, **options: bool) -> EvalResult:
+    def _evaluate(self, network: nn.Module, metrics: Callable[[], MetricAccumulator] | None = None) -> EvalResult:
         self._passes += 1
         with keeping_weights(network) if self._passes <= FIRST_PASSES else nullcontext():
-            return evaluate(network, self.examples, metrics_class=partial(self.metrics, **options))
+            return evaluate(network, self.examples, metrics_class=metrics or self.metrics)
