@@ -71,7 +71,7 @@ class CallbackBlocks:
 
     def _wrap(self, owner: Any, name: str, within: Callable[..., Any]) -> None:
         """Until `_stop`, replace the method ``name`` of ``owner`` by ``within(method, ...)``."""
-        method, before = getattr(owner, name), {key: own for key, own in vars(owner).items() if key == name}
+        method, before = getattr(owner, name), {name: vars(owner)[name]} if name in vars(owner) else {}
         setattr(owner, name, wraps(method)(lambda *arguments, **keywords: within(method, *arguments, **keywords)))
         self._wrapped.append((owner, name, before))
 

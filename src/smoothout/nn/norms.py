@@ -26,9 +26,17 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
 
 
 def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
-    """Multiply ``tensors``, on any devices, by the scalar ``factor``, in place."""
+    """Multiply ``tensors``, on any devices, by the scalar ``factor``, in place.
+
+    All become zeros if it is 0 or nan, as one divided by a norm that is not finite: gradients may overflow that a
+    scaler has multiplied. It then skips the update, but a pass at weights that are not finite would have left its
+    traces in running statistics.
+    """
     for alike in group_by(tensors, lambda tensor: tensor.device):
-        torch._foreach_mul_(alike, factor.to(alike[0].device))
+        own = factor.to(alike[0].device)
+        torch._foreach_mul_(alike, own)
+        for tensor in alike:
+            tensor.masked_fill_(~(own > 0), 0.0)
 
 
 def scale_to_norm_(tensors: list[Tensor], norm: float) -> None:
@@ -36,17 +44,4 @@ def scale_to_norm_(tensors: list[Tensor], norm: float) -> None:
 
     Numbers that are not finite become zeros, all of them.
     """
-    size = global_norm(tensors)
-    scale_(tensors, norm / (size + 1e-12))
-    drop_overflow_(tensors, size)
-
-
-def drop_overflow_(steps: Sequence[Tensor], norm: Tensor) -> None:
-    """Set ``steps``, on any devices, to zero if ``norm`` is not finite.
-
-    Gradients may overflow that a scaler has multiplied. It then skips the update, but a pass at weights that are not
-    finite would have left its traces in running statistics.
-    """
-    overflow = ~norm.isfinite()  # stays on the device: reading it would wait for it
-    for step in steps:
-        step.masked_fill_(overflow.to(step.device), 0.0)
+    scale_(tensors, norm / (global_norm(tensors) + 1e-12))

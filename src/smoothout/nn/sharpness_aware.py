@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from smoothout.nn.norms import at_least_float32, drop_overflow_, global_norm, scale_, scale_to_norm_
+from smoothout.nn.norms import at_least_float32, global_norm, scale_, scale_to_norm_
 from smoothout.nn.options import StatisticsFrom, check_positive
 from smoothout.nn.parameters import trainable_parameters
 from smoothout.nn.passes import Gradient, Pass, Passes, feeding_passes
@@ -119,7 +119,6 @@ def ascend_adaptively(
     if own:
         torch._foreach_mul_(own, factors)
     scale_(gradient, rho / (norm + 1e-16))
-    drop_overflow_(gradient, norm)
     return add_weights(parameters, gradient)
 
 
