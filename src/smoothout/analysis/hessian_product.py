@@ -22,7 +22,6 @@ from smoothout.common.rng import make_generator
 from smoothout.nn.batches import Batches, check_batches
 from smoothout.nn.parameters import (
     preserve_state,
-    preserve_training_mode,
     set_evaluation_mode,
     trainable_parameters,
     unflatten,
@@ -96,15 +95,18 @@ class HessianVectorProduct(EmpiricalRisk):
 
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
         """As in `EmpiricalRisk`, in evaluation mode; the model is restored."""
-        with preserve_state(self.model), self.evaluated(), keeping_weights(self.model):
+        with self.evaluated(), keeping_weights(self.model):
             return super().mean(of_batch)
 
     @contextmanager
     def evaluated(self) -> Iterator[None]:
-        """Inside, the model is in evaluation mode, and only operations with second derivatives are used."""
+        """Inside, the model is in evaluation mode, and only operations with second derivatives are used.
+
+        At the end its state is restored.
+        """
         attention = sdpa_kernel(SDPBackend.MATH)  # the faster kernels have no second derivative
         twice = differentiable(self.model, twice=True)
-        with preserve_training_mode(self.model), torch.enable_grad(), attention, twice:
+        with preserve_state(self.model), torch.enable_grad(), attention, twice:
             set_evaluation_mode(self.model)
             yield
 
@@ -112,7 +114,7 @@ class HessianVectorProduct(EmpiricalRisk):
         """H times the vector of ``directions``: from kept graphs, or in a pass over all batches."""
         if self.graphs.usable():
             batches = ((weight, self.curved(slopes, directions, keep=True)) for weight, slopes in self.graphs.batches)
-            with preserve_state(self.model), self.evaluated():  # activation checkpointing runs the model again
+            with self.evaluated():  # activation checkpointing runs the model again
                 return self.weighted_mean(batches)
         try:
             return self.product_in_a_pass(directions)
@@ -134,7 +136,7 @@ class HessianVectorProduct(EmpiricalRisk):
                 yield weight, self.curved(slopes, directions, keep=keep)
                 del slopes  # frees the graph before the next one is made, unless it is kept
 
-        with preserve_state(self.model), self.evaluated(), self.graphs.filling():
+        with self.evaluated(), self.graphs.filling():
             return self.weighted_mean(batches())
 
     def slopes(self, loss: Tensor) -> list[Tensor]:
