@@ -119,6 +119,22 @@ def test_two_processes_begin_where_another_training_of_theirs_ended(root: Path) 
     assert alone(root, *RUN, "method=none", "schedule.epochs=2")[0].startswith(kept.pop()), "it needs no training"
 
 
+def test_two_processes_train_again_as_far_as_the_best_epoch(root: Path) -> None:
+    run = (*RUN, "schedule.milestones=[2]", "schedule.gamma=1000")
+    assert ended(start(*run))[0] == 0
+    [record] = records(root).values()
+    epochs = record["outcome"]["best"]["epoch"] + 1
+    assert epochs < 4
+    [path] = (root / "checkpoints").glob("*.pt")
+    path.unlink()
+    analysis = ("analysis=noise_curve", "analysis.strengths=[0,0.1]", "analysis.draws=1", "analysis.examples=50")
+    code, out, err = ended(start(*run, *analysis, script=TRAIN.with_name("analyze.py")))
+    assert (code, err) == (0, []), out
+    assert epochs_done(root / "checkpoints") == epochs
+    [curve] = (json.loads(path.read_text()) for path in (root / "results" / "noise_curve").glob("*.json"))
+    assert curve["outcome"]["weights"] == [record["outcome"]["weights"]["best"]]
+
+
 def test_two_processes_make_the_record_that_one_makes(root: Path) -> None:
     code, out, err = ended(start(*RUN))
     assert (code, len(out), err) == (0, 1, [])

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from smoothout.analysis.options import WhichWeights
 from smoothout.common import pass_cache, progress
 from smoothout.common.errors import CheckpointError, DataError
 from smoothout.jobs.job import Job
@@ -65,15 +66,15 @@ def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -
     return {**outcome, "weights": digests, **({"retrained": again} if any(again) else {})}
 
 
-def _load_network(run: PreparedRun, which: str) -> Steps[tuple[nn.Module, EvalResult]]:
+def _load_network(run: PreparedRun, which: WhichWeights) -> Steps[tuple[nn.Module, EvalResult]]:
     """The run's network with its ``best`` or ``last`` weights, with its loss and accuracy on the run's test split.
 
     Without a checkpoint it is trained first. Raises CheckpointError if the weights no longer have the accuracy that
     they had in training, because the network's code has changed.
     """
-    state = yield from train_locked(run)
+    state = yield from train_locked(run, which)
     model = network_of(run.experiment, run.runtime, state, which)
-    accuracy = state.curves["test_accuracy"][-1 if which == "last" else state.best_epoch]
+    accuracy = state.curves["test_accuracy"][-1 if which is WhichWeights.last else state.best_epoch]
     with precision_context(run.experiment.precision, run.runtime.device):
         now = evaluate(model, run.test_split.batches(eval_batch_size(run.runtime.device)))
     if abs(now.accuracy - accuracy) > SAME_ACCURACY:

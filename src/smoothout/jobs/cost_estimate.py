@@ -4,6 +4,7 @@ A training takes epochs x training examples x the method's passes x seconds per 
 of recorded trainings of the same model, data and batch on the same kind of device (CPU or GPU), per training example
 and pass. If there are none, they come from ``epoch_seconds`` in configs/experiment/, the time for one epoch of the
 whole data set.
+A run that is trained again counts in full, although its best weights may take fewer epochs.
 An analysis takes evaluations x examples per evaluation x the same seconds per example: an evaluation is a pass forward
 and backward, as in a training. Jobs that are neither (measurements of the machine, summaries) have no estimate.
 """

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 
+from smoothout.analysis.options import WhichWeights
 from smoothout.common.errors import CheckpointError, ConfigError, config_errors
 from smoothout.common.rng import derive_seed, make_generator
 from smoothout.config.experiment import Experiment
@@ -22,6 +23,7 @@ from smoothout.jobs.runtime import Runtime
 from smoothout.nn.batchnorm import init_uniform_
 from smoothout.nn.options import BatchNormInit, Precision
 from smoothout.nn.parameters import BATCHNORM
+from smoothout.results.records import Record
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import StateDict, TrainingState
 
@@ -173,6 +175,20 @@ def load_state(
 def is_done(state: TrainingState | None, experiment: Experiment) -> bool:
     """Whether ``state`` is the end of the training: after its last epoch, or diverged."""
     return state is not None and (state.epoch == experiment.schedule.epochs or state.diverged)
+
+
+def has_weights(
+    state: TrainingState | None, which: WhichWeights, experiment: Experiment, record: Record | None
+) -> TypeGuard[TrainingState]:
+    """Whether ``state`` holds the ``which`` weights of a training.
+
+    Before the end, it may hold the best ones: they are known if the training has a ``record``, and have its digest.
+    """
+    if state is None or is_done(state, experiment):
+        return state is not None
+    if which is not WhichWeights.best or record is None or state.epoch <= record.outcome["best"]["epoch"]:
+        return False
+    return weights_digest(state.best) == str(record.outcome["weights"]["best"])
 
 
 def weights_digest(weights: StateDict) -> str:

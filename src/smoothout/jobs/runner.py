@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from smoothout.analysis.options import WhichWeights
 from smoothout.common import interrupts, pass_cache, progress
 from smoothout.common.errors import config_errors
 from smoothout.common.job_settings import MeasurementSettings, SummarySettings
@@ -21,7 +22,7 @@ from smoothout.jobs.lookup import checkpoint_path, find_record
 from smoothout.jobs.prepared_run import (
     PreparedRun,
     check_analysis,
-    is_done,
+    has_weights,
     load_state,
     model_outline,
     network_of,
@@ -42,15 +43,15 @@ def get_or_run(job: Job, runtime: Runtime) -> Record:
     return outcome
 
 
-def load_network(job: Job, which: str, runtime: Runtime) -> nn.Module:
+def load_network(job: Job, which: WhichWeights | str, runtime: Runtime) -> nn.Module:
     """A run's network with its ``best`` or ``last`` weights, trained if necessary. Raises what `get_or_run` raises.
 
-    Needs no data if the run has a record and its final checkpoint.
+    Needs no data if the run has a record, and a checkpoint with these weights.
     """
-    get_or_run(job, runtime)
+    which, record = WhichWeights(which), get_or_run(job, runtime)
     state, _ = load_state(job, checkpoint_path(job, runtime), model_outline(job.settings), runtime)
-    if state is None or not is_done(state, job.settings):
-        state = run_to_end(train_locked(prepare_run(job, runtime)))
+    if not has_weights(state, which, job.settings, record):
+        state = run_to_end(train_locked(prepare_run(job, runtime), which))
     return network_of(job.settings, runtime, state, which)
 
 

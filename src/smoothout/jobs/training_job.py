@@ -25,8 +25,8 @@ from smoothout.config.experiment import Experiment
 from smoothout.data.split import Split
 from smoothout.jobs.job import Job
 from smoothout.jobs.locks import acquire, weights_lock
-from smoothout.jobs.lookup import checkpoint_path
-from smoothout.jobs.prepared_run import PreparedRun, init_model, load_splits, weights_digest
+from smoothout.jobs.lookup import checkpoint_path, find_record
+from smoothout.jobs.prepared_run import PreparedRun, has_weights, init_model, is_done, load_splits, weights_digest
 from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Step, Steps
 from smoothout.nn.curvature import thin_epochs
@@ -44,33 +44,41 @@ from smoothout.training.trainer import Trainer
 # Train
 
 
-def train_locked(run: PreparedRun) -> Steps[TrainingState]:
-    """Train ``run`` to its end while holding the lock on its weights; returns the last state."""
+def train_locked(run: PreparedRun, which: WhichWeights = WhichWeights.last) -> Steps[TrainingState]:
+    """As `train`, while holding the lock on the weights."""
     with (yield from acquire(weights_lock(run.job, run.runtime))):
         # The previous holder of the lock may have trained it, so look at the checkpoint again.
-        return (yield from train(run.refreshed()))
+        return (yield from train(run.refreshed(), which))
 
 
-def train(run: PreparedRun) -> Steps[TrainingState]:
-    """Train ``run`` from its checkpoint or from the start; pauses after every update, returns the last state.
+def train(run: PreparedRun, which: WhichWeights = WhichWeights.last) -> Steps[TrainingState]:
+    """Train ``run`` from its checkpoint or from the start until it has its ``which`` weights.
 
-    If the training is done, returns its state. On a stop signal, saves a checkpoint and raises Interrupted.
+    Pauses after every update, and returns the state that holds them. That is the end of the training, unless the best
+    weights of a recorded run are trained again and have the recorded digest: then it is the end of the best epoch. On a
+    stop signal, saves a checkpoint and raises Interrupted.
     """
     state, runtime, path = run.state, run.runtime, run.checkpoint_path
+    record = find_record(run.job, runtime) if which is WhichWeights.best else None
     if state is not None and state.data_sha256 not in (None, run.data_sha256):
         data = f"{run.experiment.data.name} in {runtime.folders.data}"
         raise CheckpointError(
             f"checkpoint: {path} was trained on other data than {data}; restore that data, or delete the checkpoint"
         )
-    if state is not None and run.is_done:
+    if has_weights(state, which, run.experiment, record):
         return state
     model = init_model(run.experiment, runtime) if state else (yield from _start(run))
     training = _Training(run, model)
     ensure_writable(path)
-    # The other ranks, if any, make the same trainer and take their share of every update within this block.
-    with runtime.ranks.broadcast_work(training.assignment):
-        end = yield from training.updates()
-    training.save(end, run.job, done=True)
+    best_epochs = record.outcome["best"]["epoch"] + 1 if record else 0
+    stops = [best_epochs] if best_epochs > (state.epoch if state else 0) else []
+    for epochs in (*stops, run.experiment.schedule.epochs):
+        # The other ranks, if any, make the same trainer and take their share of every update within this block.
+        with runtime.ranks.broadcast_work(partial(training.assignment, epochs)):
+            end = yield from training.updates(epochs)
+        if has_weights(end, which, run.experiment, record):
+            break
+    training.save(end, run.job, done=is_done(end, run.experiment))
     return end
 
 
@@ -89,22 +97,21 @@ class _Training:
             after_epoch=self._keep_beginning,
         )
 
-    def assignment(self) -> tuple[Experiment, Runtime, int, TrainingState]:
-        """What another rank needs to join the training."""
+    def assignment(self, epochs: int) -> tuple[Experiment, Runtime, int, TrainingState, int]:
+        """What another rank needs to join the training until ``epochs`` epochs are done."""
         # The process group and the number of the GPU are this process's, so they are left out.
         runtime = self._run.runtime
         sendable = replace(runtime, ranks=ProcessGroup(), device=torch.device(runtime.device.type))
-        return self._run.experiment, sendable, torch.get_num_threads(), self._trainer.state()
+        return self._run.experiment, sendable, torch.get_num_threads(), self._trainer.state(), epochs
 
-    def updates(self) -> Steps[TrainingState]:
-        """Train to the end; pauses after every update, returns the last state."""
-        run, runtime, state = self._run, self._run.runtime, self._run.state
+    def updates(self, epochs: int) -> Steps[TrainingState]:
+        """Train until ``epochs`` epochs are done; pauses after every update, returns the last state."""
+        run, runtime, state = self._run, self._run.runtime, self._trainer.state()
         per_epoch = run.experiment.batch.updates_per_epoch(len(run.train_split))
-        epochs_done, updates_done = (state.epoch, state.epoch * per_epoch + state.step) if state else (0, 0)
-        log = _curve_writer(run.job, runtime, epochs_done)
+        log = _curve_writer(run.job, runtime, state.epoch)
         saved_at = time.monotonic()
-        with progress.Bar(run.job.name, run.experiment.schedule.epochs * per_epoch, updates_done) as bar:
-            for now in _updates(self._trainer):
+        with progress.Bar(run.job.name, epochs * per_epoch, state.epoch * per_epoch + state.step) as bar:
+            for now in _updates(self._trainer, epochs):
                 log(now)
                 bar.step(_progress_note(now))
                 # All ranks stop after the same update; one that has no signal yet learns of it here.
@@ -142,7 +149,7 @@ def _start(run: PreparedRun) -> Steps[nn.Module]:
     """The network at the start of the training; a run that it takes its weights from is trained if necessary."""
     model, start = init_model(run.experiment, run.runtime), run.experiment.init_from
     if run.source and start:
-        state = yield from train_locked(run.source)
+        state = yield from train_locked(run.source, start.checkpoint)
         model.load_state_dict(state.best if start.checkpoint is WhichWeights.best else state.model)
     return model
 
@@ -153,10 +160,10 @@ def _beginnings(job: Job) -> list[Job]:
     return [Job(replace(job.settings, schedule=schedule)) for schedule in schedules]
 
 
-def _updates(trainer: Trainer) -> Iterator[TrainingState]:
+def _updates(trainer: Trainer, epochs: int) -> Iterator[TrainingState]:
     """Train, update by update. Raises ConfigError if a CUDA graph is required and cannot be captured."""
     try:
-        yield from trainer
+        yield from trainer.until(epochs)
     except RecordingError as error:
         raise ConfigError(
             f"engine.launch: graph: the update cannot be captured as a CUDA graph ({error}); use launch=auto"
@@ -274,12 +281,12 @@ def run_worker_rank(ranks: ProcessGroup) -> None:
     tune_malloc()
     with interrupts.defer_signals(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rank 0 prints them
-        for experiment, runtime, threads, state in ranks.receive_work():
+        for experiment, runtime, threads, state, epochs in ranks.receive_work():
             torch.set_num_threads(threads)
             local = replace(runtime, ranks=ranks, device=ranks.device(runtime.device))
             state.sums = state.sums.to(local.device)
             train_split, test_split, _ = load_splits(experiment, local)
             model = init_model(experiment, local)  # the state has its weights
-            for _ in _make_trainer(experiment, local, model, (train_split, test_split), state=state):
+            for _ in _make_trainer(experiment, local, model, (train_split, test_split), state=state).until(epochs):
                 if ranks.agree_to_stop():
                     break

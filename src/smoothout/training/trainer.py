@@ -160,8 +160,12 @@ class Trainer:
 
     def __iter__(self) -> Iterator[TrainingState]:
         """Train to the end; yields the live state after every update. A new iterator continues after the last one."""
+        return self.until(self._schedule.epochs)
+
+    def until(self, epochs: int) -> Iterator[TrainingState]:
+        """As iterating, but only until ``epochs`` epochs are done; later iterators continue from there."""
         now, size = self._now, self._batch.examples_per_update
-        while now.epoch < self._schedule.epochs and not now.diverged:
+        while now.epoch < epochs and not now.diverged:
             order = self._open_epoch()
             while now.step < self._updates:
                 number = now.epoch * self._updates + now.step
@@ -174,6 +178,8 @@ class Trainer:
                 now.step += 1
                 yield now
             self._close_epoch()
+        if now.epoch < self._schedule.epochs and not now.diverged:
+            return
         with precision_context(self._precision, self._device):
             self._estimator.finish()
         self._graphed = None  # graphs and gradients hold memory that is no longer needed

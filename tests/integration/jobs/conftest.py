@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from smoothout.analysis.options import WhichWeights
 from smoothout.jobs import training_job
 from smoothout.jobs.job import Job
 from smoothout.jobs.prepared_run import PreparedRun
@@ -16,8 +17,8 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
     """Fills with the job of every update, in the order in which they are made."""
     made: list[Job] = []
 
-    def watched(run: PreparedRun) -> Steps[TrainingState]:
-        steps = train(run)
+    def watched(run: PreparedRun, *which: WhichWeights) -> Steps[TrainingState]:
+        steps = train(run, *which)
         while True:
             try:
                 step = next(steps)

@@ -15,6 +15,7 @@ import torch
 from helpers.paths import CONFIGS
 from helpers.tiny_jobs import record_of, tiny, workplace
 
+from smoothout.analysis.options import WhichWeights
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import build_experiment
 from smoothout.jobs import training_job
@@ -155,12 +156,12 @@ def fails_beside(others: int, failed: list[Job], kept: list[Any], monkeypatch: p
     """Let trainings run out of memory in their third update where more than ``others`` run at the same time."""
     watched, running = training_job.train, set[Job]()
 
-    def training(run: PreparedRun) -> Steps[TrainingState]:
+    def training(run: PreparedRun, *which: WhichWeights) -> Steps[TrainingState]:
         model = torch.nn.Linear(3, 3)  # a local that the frames of the error hold
         kept.append(weakref.ref(model))
         job = run.job
         running.add(job)
-        steps = watched(run)
+        steps = watched(run, *which)
         try:
             for number in range(10**6):
                 if number == 2 and len(running) > others:

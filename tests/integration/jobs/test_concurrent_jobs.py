@@ -11,6 +11,7 @@ import pytest
 from helpers.tiny_jobs import UPDATES, checkpoint_of, record_of, tiny, workplace
 from torch import nn
 
+from smoothout.analysis.options import WhichWeights
 from smoothout.common import interrupts, progress
 from smoothout.common.errors import ConfigError
 from smoothout.jobs import training_job
@@ -107,8 +108,8 @@ def test_an_error_in_one_training_sinks_no_other(
     impossible, failing = tiny(batch=Batch(1439)), CROWD[2]
     watched = training_job.train
 
-    def training(run: PreparedRun) -> Steps[TrainingState]:
-        steps = watched(run)
+    def training(run: PreparedRun, *which: WhichWeights) -> Steps[TrainingState]:
+        steps = watched(run, *which)
         if run.job is not failing:
             return (yield from steps)
         for _ in range(7):
