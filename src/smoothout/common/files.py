@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a read-only file system refuses this, too
             part.unlink()
+
+
+def check_name(key: str, name: str) -> None:
+    """Raise ValueError, which names the setting ``key``, unless ``name`` can be part of file names."""
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ValueError(f"{key}: must be letters, digits and . + - _, as part of file names, not {name!r}")
 
 
 def ensure_writable(path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from smoothout.analysis.options import WhichWeights
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.common.errors import ConfigError, config_errors
+from smoothout.common.files import check_name
 from smoothout.common.job_settings import JobSettings
 from smoothout.config.build import construct, validate
 from smoothout.config.protocols import Data, Model
@@ -192,10 +192,7 @@ class TrainingConfig:
     init_from: InitFromConfig = dataclasses.field(default_factory=InitFromConfig)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w.+-]*", self.model.name):
-            raise ValueError(
-                f"model.name: {self.model.name!r} must be letters, digits and . + - _: it is part of file names"
-            )
+        check_name("model.name", self.model.name)
         if not 1 <= self.epoch_multiplier <= 1000:
             raise ValueError(f"epoch_multiplier: must be a whole number from 1 to 1000, not {self.epoch_multiplier}")
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from smoothout.training.distributed import ProcessGroup
 
 T = TypeVar("T")
+MAX_THREADS = 1024  # far above this, OpenMP ends the process without an error
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class _RuntimeSettings:
             )
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device: {self.device!r} is not one of auto, cpu, cuda, cuda:N")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads: must be null or a whole number >= 1, not {self.threads}")
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise ValueError(f"threads: must be null or a whole number from 1 to {MAX_THREADS}, not {self.threads}")
         if self.checkpoint_seconds < 0:
             raise ValueError(f"checkpoint_seconds: must be a number >= 0, not {self.checkpoint_seconds}")
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from smoothout.common.errors import ConfigError
+from smoothout.common.files import check_name
 from smoothout.config.build import validate
 from smoothout.jobs.runtime import RUNTIME_KEYS
 from smoothout.reproduction.choose_strength import Grid
@@ -31,12 +31,6 @@ def check_overrides(key: str, overrides: Iterable[str]) -> None:
             raise ValueError(f"{key}: {override}: has no effect here; set scope.{name}{'s' * (name == 'seed')}")
         if name.partition(".")[0] in RUNTIME_KEYS:
             raise ValueError(f"{key}: {override}: has no effect here; give {name}=... to the program")
-
-
-def check_name(name: str) -> None:
-    """Raise ValueError unless ``name`` can be that of files."""
-    if not re.fullmatch(r"\w[\w.+-]*", name):
-        raise ValueError(f"name: must be letters, digits and . + - _, as part of file names, not {name!r}")
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,7 @@ class TableConfig:
     notes: tuple[str, ...] = ()  # paragraphs below the table
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        check_name("name", self.name)
         if not self.methods or not self.rows:
             raise ValueError("methods, rows: must have at least one each")
         for what, given in (
@@ -224,7 +218,7 @@ class FigureConfig:
     protocol: str | None = None  # what scope.protocol is by default; None is that of configs/reproduce.yaml
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        check_name("name", self.name)
         check_overrides("overrides", self.overrides)
         if not self.panels:
             raise ValueError("panels: must be a list of at least one panel")

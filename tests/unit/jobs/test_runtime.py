@@ -30,11 +30,11 @@ def gpus(monkeypatch: pytest.MonkeyPatch, count: int, reason: str | None = None,
     return present
 
 
-def device(name: str) -> str:
+def device(name: str, threads: int | None = None) -> str:
     settings = {
         "folders": dict.fromkeys(("data", "results", "checkpoints", "logs"), "folder"),
         "device": name,
-        "threads": None,
+        "threads": threads,
         "download": False,
         "tensorboard": False,
         "checkpoint_seconds": 60.0,
@@ -78,6 +78,12 @@ def test_other_devices_are_refused_in_one_line(
     with pytest.raises(ConfigError, match=r"^device: ") as refused:
         device(name)
     assert all(part in str(refused.value) for part in parts)
+
+
+@pytest.mark.parametrize("threads", [-1, 0, runtime.MAX_THREADS + 1])
+def test_a_number_of_threads_that_cannot_be_is_refused(threads: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^threads: must be null or a whole number from 1 .*, not {threads}$"):
+        device("cpu", threads)
 
 
 @pytest.mark.parametrize(
