@@ -1,12 +1,12 @@
 """Compose a config with Hydra, into plain values; composed configs are cached.
 
 Hydra takes a tenth of a second per config, and a table has dozens of rows. So composed configs are kept in this process
-and in .cache/configs/ next to the folder of configs, which may be deleted at any time.
+and in .cache/configs/ next to the folder of configs, which may be deleted at any time. Environment variables are filled
+in afterwards, so that a config need not be composed again for other folders.
 """
 
 from __future__ import annotations
 
-import copy
 import gc
 import hashlib
 import json
@@ -14,12 +14,12 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smoothout.common.errors import ConfigError, config_errors, needs_experiments
 from smoothout.common.files import atomic_write_text
@@ -28,13 +28,21 @@ from smoothout.config.moved import current_overrides, rename_keys, rename_nested
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-_FORMAT = 1  # of the files in the cache
+_FORMAT = 2  # of the files in the cache
 _RESOLVER = re.compile(r"\$\{([\w.]+):")
-_VARIABLE = re.compile(r"\$\{oc\.env:(\w+)[,}]")
+_VARIABLE = re.compile(r"\$\{oc\.env:(\w+),([\w./-]+)\}")  # with its default
+_DECISIVE = re.compile(r"\$\{[^}]*\$\{oc\.env:|^ *- .*oc\.env:", re.MULTILINE)  # variables that more may depend on
 # Keys of overrides that a source run does not inherit
 _NOT_SHARED = {"init_from", "analysis", "second_run", "hydra", "grid", "strengths"}
 _KEY = re.compile(r"[+~]*(\w*)")
 _PURE = {"oc.env", "oc.select", "oc.create", "oc.decode", "choices"}  # resolvers of files and variables alone
+
+
+class _Files(NamedTuple):
+    """What the folder of configs holds."""
+
+    digest: str
+    can_be_cached: bool  # whether all depends on the files alone, if the values of variables are filled in later
 
 
 def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -47,11 +55,12 @@ def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[st
         raise ConfigError(
             f"configs: {folder.absolute()} has no {name}.yaml; must be the folder configs/ of this repository"
         )
-    variables = frozenset((key, value) for key, value in os.environ.items() if key.startswith("SMOOTHOUT_"))
-    stamps = frozenset(files.items())
+    content = _read_files(folder, frozenset(files.items()))
+    on_disk = content.can_be_cached and not any("${" in override for override in overrides)
+    variables = None if on_disk else frozenset(os.environ.items())
     with needs_experiments():
-        values = _composed(folder.resolve(), name, tuple(current_overrides(overrides)), stamps, variables)
-    return with_source(copy.deepcopy(values), folder, overrides)
+        values = _composed(folder.resolve(), name, tuple(current_overrides(overrides)), content.digest, variables)
+    return with_source(_with_variables(values), folder, overrides)
 
 
 def with_source(values: dict[str, Any], folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -81,24 +90,42 @@ def _composed(
     folder: Path,
     name: str,
     overrides: tuple[str, ...],
-    stamps: frozenset[tuple[str, int]],
-    _variables: frozenset[tuple[str, str]],
+    files: str,
+    variables: frozenset[tuple[str, str]] | None,
 ) -> dict[str, Any]:
-    path = _cache_path(folder, name, overrides, stamps)
+    """As `_ask_hydra`; ``files`` is a digest of all files.
+
+    If ``variables`` is None, the result does not depend on environment variables, whose expressions it keeps, and is
+    cached on disk.
+    """
+    if variables is not None:
+        return _ask_hydra(folder, name, overrides)
+    path = _cache_path(folder, name, overrides, files)
     with suppress(OSError, ValueError):  # no such file, or a broken one
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if values:
             return values
     with warnings.catch_warnings(record=True) as caught:
-        values = _ask_hydra(folder, name, overrides)
+        values = _ask_hydra(folder, name, overrides, keep_variables=True)
     for warning in caught:
         warnings.warn(warning.message, stacklevel=2)
-    if path is not None and not caught:  # otherwise the warning would not appear again
+    if not caught:  # otherwise the warning would not appear again
         _store(path, values)
     return values
 
 
-def _ask_hydra(folder: Path, name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+def _with_variables(values: Any) -> Any:
+    """A copy of ``values`` in which environment variables are filled in."""
+    if isinstance(values, dict):
+        return {key: _with_variables(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_with_variables(value) for value in values]
+    if isinstance(values, str):
+        return _VARIABLE.sub(lambda found: os.environ.get(found[1], found[2]), values)
+    return values
+
+
+def _ask_hydra(folder: Path, name: str, overrides: tuple[str, ...], *, keep_variables: bool = False) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir  # noqa: PLC0415 -- not needed if all configs are cached
     from hydra.core.global_hydra import GlobalHydra  # noqa: PLC0415
     from hydra.version import VersionBase  # noqa: PLC0415
@@ -112,7 +139,9 @@ def _ask_hydra(folder: Path, name: str, overrides: tuple[str, ...]) -> dict[str,
     gc.disable()  # garbage collection would take a fifth of the time and find nothing
     try:
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-            return to_plain_dict(compose(config_name=name, overrides=list(overrides)))
+            config = compose(config_name=name, overrides=list(overrides))
+        with _variables_kept() if keep_variables else nullcontext():
+            return to_plain_dict(config)
     except HYDRA_ERRORS as error:
         raise ConfigError(format_hydra_error(error, overrides)) from error
     finally:
@@ -120,6 +149,19 @@ def _ask_hydra(folder: Path, name: str, overrides: tuple[str, ...]) -> dict[str,
             gc.enable()
         GlobalHydra.set_instance(running)
         running.hydra, base.version_base = their_hydra, their_base
+
+
+@contextmanager
+def _variables_kept() -> Iterator[None]:
+    """Inside, OmegaConf leaves environment variables as they are written."""
+    from omegaconf import OmegaConf  # noqa: PLC0415
+    from omegaconf.resolvers import oc  # noqa: PLC0415
+
+    OmegaConf.register_new_resolver("oc.env", "${{oc.env:{},{}}}".format, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def to_plain_dict(config: DictConfig) -> dict[str, Any]:
@@ -132,25 +174,22 @@ def to_plain_dict(config: DictConfig) -> dict[str, Any]:
     return rename_nested_overrides({str(key): value for key, value in values.items()})
 
 
-def _cache_path(folder: Path, name: str, overrides: tuple[str, ...], stamps: frozenset[tuple[str, int]]) -> Path | None:
-    """The cache file of a composed config, named by a digest of its inputs; None if it may depend on others."""
-    files, pure, names = _read_files(folder, stamps)
-    if not pure or any("${" in override for override in overrides):
-        return None
-    variables = {key: os.environ.get(key) for key in names}
-    circumstances = [_FORMAT, version("hydra-core"), version("omegaconf"), name, overrides, variables]
+def _cache_path(folder: Path, name: str, overrides: tuple[str, ...], files: str) -> Path:
+    """The cache file of a composed config, named by a digest of its inputs."""
+    circumstances = [_FORMAT, version("hydra-core"), version("omegaconf"), name, overrides]
     digest = hashlib.sha256(json.dumps(circumstances, sort_keys=True).encode()).hexdigest()
     return folder.parent / ".cache" / "configs" / files / f"{digest}.json"
 
 
 @lru_cache(maxsize=16)
-def _read_files(folder: Path, _stamps: frozenset[tuple[str, int]]) -> tuple[str, bool, frozenset[str]]:
-    """A digest of all files, whether they depend only on environment variables, and the names of these variables."""
+def _read_files(folder: Path, _stamps: frozenset[tuple[str, int]]) -> _Files:
     contents = {str(path.relative_to(folder)): path.read_text("utf-8") for path in sorted(folder.rglob("*.yaml"))}
     text = "\n".join(contents.values())
-    names = _VARIABLE.findall(text)
-    pure = set(_RESOLVER.findall(text)) <= _PURE and len(names) == text.count("oc.env:")
-    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16], pure, frozenset(names)
+    pure = set(_RESOLVER.findall(text)) <= _PURE
+    variables = _VARIABLE.findall(text)
+    filled_in = len(variables) == text.count("oc.env") and ("null" not in dict(variables).values())
+    digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
+    return _Files(digest, pure and filled_in and not _DECISIVE.search(text))
 
 
 def _store(path: Path, values: dict[str, Any]) -> None:

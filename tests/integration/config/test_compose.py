@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.version import VersionBase
+from omegaconf import OmegaConf
 
 from smoothout.common.errors import ConfigError
 from smoothout.config import compose as compose_module
@@ -30,9 +31,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Fills with each config that Hydra is asked for."""
     names, ask = list[str](), compose_module._ask_hydra
 
-    def watched(folder: Path, name: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    def watched(folder: Path, name: str, overrides: tuple[str, ...], **settings: bool) -> dict[str, Any]:
         names.append(name)
-        return ask(folder, name, overrides)
+        return ask(folder, name, overrides, **settings)
 
     monkeypatch.setattr(compose_module, "_ask_hydra", watched)
     return names
@@ -80,17 +81,50 @@ def test_another_process_reads_what_was_composed(
     monkeypatch.setenv("SMOOTHOUT_DATA", "elsewhere")
     forget()
     assert compose_config(configs, "made", ["a=2"])["place"] == "elsewhere"
-    assert asked == ["made"] * 3
+    assert asked == ["made"] * 2  # variables are filled in later
     (configs / "other.yaml").write_text("b: 1\n")
     assert compose_config(configs, "made", ["a=2"])["a"] == 2
     assert not kept.exists()  # of files that no longer exist
-    assert asked == ["made"] * 4
+    assert asked == ["made"] * 3
 
 
-@pytest.mark.parametrize("line", ["b: ${oc.env:${a}}", "b: ${now:%S}"])
-def test_a_config_that_hangs_on_more_than_files_and_variables_is_not_kept(configs: Path, line: str) -> None:
+def test_variables_have_the_values_that_hydra_gives_them(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (
+        "folder: ${oc.env:SMOOTHOUT_DATA,some/data}\nsub: [{path: '${folder}/sub and ${oc.env:SMOOTHOUT_DATA,4}'}]\n"
+        "literal: \\${a}\n"
+    )
+    (configs / "made.yaml").write_text(text)
+    for value in (None, "elsewhere", "", "${odd} \\1"):
+        monkeypatch.delenv("SMOOTHOUT_DATA", raising=False)
+        if value is not None:
+            monkeypatch.setenv("SMOOTHOUT_DATA", value)
+        with initialize_config_dir(config_dir=str(configs), version_base="1.3"):
+            wanted = OmegaConf.to_container(compose("made"), resolve=True)
+        assert compose_config(configs, "made", []) == wanted
+        with initialize_config_dir(config_dir=str(configs), version_base="1.3"):
+            assert OmegaConf.to_container(compose("made"), resolve=True) == wanted, "the resolver is OmegaConf's again"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "b: ${oc.env:${a}}",
+        "b: ${now:%S}",
+        "b: ${oc.decode:${oc.env:SMOOTHOUT_DATA,4}}",
+        "b: ${oc.env:SMOOTHOUT_DATA,null}",
+        "b: ${oc.env:SMOOTHOUT_DATA}",
+        "defaults:\n  - ${oc.env:SMOOTHOUT_DATA,made}",
+    ],
+)
+def test_a_config_that_depends_on_more_than_files_is_not_kept(
+    configs: Path, line: str, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (configs / "other.yaml").write_text(line)
+    assert compose_config(configs, "made", [])["place"] == "data"
     assert compose_config(configs, "made", [])["a"] == 1
+    assert len(asked) == 1
+    monkeypatch.setenv("SMOOTHOUT_DATA", "elsewhere")
+    assert compose_config(configs, "made", [])["place"] == "elsewhere"
     assert not (configs.parent / ".cache").exists()
 
 
