@@ -35,8 +35,6 @@ def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
     for alike in group_by(tensors, lambda tensor: tensor.device):
         own = factor.to(alike[0].device)
         torch._foreach_mul_(alike, own)
-        if own.is_cpu and own > 0:
-            continue  # saves a pass over memory; on a GPU, the comparison would wait for the device
         for tensor in alike:
             tensor.masked_fill_(~(own > 0), 0.0)
 
