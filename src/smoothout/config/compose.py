@@ -186,8 +186,8 @@ def _read_files(folder: Path, _stamps: frozenset[tuple[str, int]]) -> _Files:
     contents = {str(path.relative_to(folder)): path.read_text("utf-8") for path in sorted(folder.rglob("*.yaml"))}
     text = "\n".join(contents.values())
     pure = set(_RESOLVER.findall(text)) <= _PURE
-    variables = _VARIABLE.findall(text)
-    filled_in = len(variables) == text.count("oc.env") and ("null" not in dict(variables).values())
+    defaults = [default for _, default in _VARIABLE.findall(text)]
+    filled_in = len(defaults) == text.count("oc.env") and "null" not in map(str.lower, defaults)  # None is no text
     digest = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
     return _Files(digest, pure and filled_in and not _DECISIVE.search(text))
 

@@ -112,6 +112,7 @@ def test_variables_have_the_values_that_hydra_gives_them(configs: Path, monkeypa
         "b: ${now:%S}",
         "b: ${oc.decode:${oc.env:SMOOTHOUT_DATA,4}}",
         "b: ${oc.env:SMOOTHOUT_DATA,null}",
+        "b: ${oc.env:SMOOTHOUT_DATA,NULL}\nc: ${oc.env:SMOOTHOUT_DATA,data}",
         "b: ${oc.env:SMOOTHOUT_DATA}",
         "defaults:\n  - ${oc.env:SMOOTHOUT_DATA,made}",
     ],
