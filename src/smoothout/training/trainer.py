@@ -166,18 +166,18 @@ class Trainer:
         """As iterating, but only until ``epochs`` epochs are done; later iterators continue from there."""
         now, size = self._now, self._batch.examples_per_update
         while now.epoch < epochs and not now.diverged:
-            order = self._open_epoch()
+            order = self._begin_epoch()
             while now.step < self._updates:
                 number = now.epoch * self._updates + now.step
                 self._estimator.begin_update(number)
                 self._dropout.begin_update(number)
                 self._optimizer.scale_lr(self._schedule.lr_factor(now.epoch + now.step / self._updates, self._batch))
                 with self._dropout.checked(), self._dropout.entered():
-                    self._work(order[now.step * size : (now.step + 1) * size])
+                    self._run_update(order[now.step * size : (now.step + 1) * size])
                 self._estimator.after_update()
                 now.step += 1
                 yield now
-            self._close_epoch()
+            self._end_epoch()
         if now.epoch < self._schedule.epochs and not now.diverged:
             return
         with precision_context(self._precision, self._device):
@@ -201,11 +201,11 @@ class Trainer:
 
     # One update
 
-    def _work(self, rows: Tensor) -> None:
+    def _run_update(self, rows: Tensor) -> None:
         """One update on the training examples ``rows``, replayed or eager."""
         if self._graphed:
             try:
-                self._graphed(self._compute, rows, self._state, self._estimator.variant)
+                self._graphed(self._run_eagerly, rows, self._changed_tensors, self._estimator.variant)
             except (RecordingError, torch.OutOfMemoryError) as error:  # nothing has changed
                 crowded = isinstance(error, torch.OutOfMemoryError) and self.engine.concurrent_trainings != 1
                 if self._graph_required or crowded:
@@ -216,9 +216,9 @@ class Trainer:
             # Outside the handler, because the error's frames hold the attempt's memory.
             warnings.warn(f"no CUDA graph of this update ({failure}); it runs eagerly", stacklevel=2)
             self._give_up_graphs()
-        self._compute(rows)
+        self._run_eagerly(rows)
 
-    def _compute(self, rows: Tensor) -> None:
+    def _run_eagerly(self, rows: Tensor) -> None:
         """One update on the training examples ``rows``, without waiting for the device."""
         one_pass = self.engine.ghosts is GhostPasses.batched
         plan, *others = (
@@ -255,7 +255,7 @@ class Trainer:
 
     # Epochs
 
-    def _open_epoch(self) -> Tensor:
+    def _begin_epoch(self) -> Tensor:
         """Prepare the epoch; returns the order of its examples, (n,), or (n, 2) with that of the method's others."""
         now = self._now
         if self._config.reset_every_epoch and now.step == 0:
@@ -275,7 +275,7 @@ class Trainer:
         others = torch.randperm(len(order), generator=make_generator(self._seed, "other order", now.epoch))
         return torch.stack([order, others.to(order.device)], dim=1)
 
-    def _close_epoch(self) -> None:
+    def _end_epoch(self) -> None:
         """Evaluate the epoch that ended, keep its weights if they are the best, and move to the next one."""
         now = self._now
         with precision_context(self._precision, self._device), self._estimator.evaluation_weights():
@@ -299,7 +299,7 @@ class Trainer:
 
     # CUDA graphs
 
-    def _state(self) -> State:
+    def _changed_tensors(self) -> State:
         """Every tensor that an update changes, by role."""
         buffers = dict(self._model.named_buffers())
         # One role per name: Adam's step count would dominate the distance between its moments.

@@ -158,7 +158,7 @@ def test_what_ranks_are_told_to_read_ahead_is_each_ones_share_of_every_update(mo
         run = training(ranks)
         run._examples.prefetch = lambda order, start: told.append((order.tolist(), start)) or order  # type: ignore[method-assign]
         run._now.step = 2
-        run._open_epoch()
+        run._begin_epoch()
     (whole, start), (first, first_start), (second, second_start) = told
     assert start == first_start + second_start == 24
     updates = [whole[place : place + 12] for place in range(0, EXAMPLES, 12)]
