@@ -3,7 +3,6 @@
 from smoothout.cli import app, plan  # isort: skip # first, see smoothout.cli
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -16,8 +15,6 @@ from smoothout.config.compose import compose_config
 from smoothout.config.experiment import TrainingConfig, training_config
 from smoothout.jobs.job import Job
 from smoothout.results import summary
-
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,7 @@ def analyze(config: DictConfig) -> None:
         if settings.analysis.runs == 2:
             # The second run: the first one's overrides, then those of second_run.
             shared = [override for override in overrides if not override.startswith(("analysis", "second_run"))]
-            runs.append(training_config(compose_config(CONFIGS, "train", [*shared, *settings.second_run])))
+            runs.append(training_config(compose_config(app.config_folders(), "train", [*shared, *settings.second_run])))
         job = Job(settings.analysis, tuple(Job(run.experiment()) for run in runs))
         plan.announce_retraining(job, [run.seconds_per_epoch() for run in runs], runtime)
         print_line(summary.analysis_summary(get_or_run(job, runtime)) + app.sweep_suffix())

@@ -10,7 +10,7 @@ from smoothout.common.errors import needs_experiments
 from smoothout.common.progress import Bar
 from smoothout.reproduction.report.settings import ReportConfig
 
-CONFIGS, PUBLISHED = (Path(__file__).resolve().parent.parent / name for name in ("configs", "results/published"))
+PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
 
 
 @hydra.main(config_path="../configs", config_name="report", version_base="1.3")
@@ -20,7 +20,7 @@ def main(config: DictConfig) -> None:
         from smoothout.reproduction.report import page  # noqa: PLC0415 -- its packages may be missing
         from smoothout.reproduction.report.build import ReportBuilder  # noqa: PLC0415
 
-        builder = ReportBuilder(settings, runtime, CONFIGS, PUBLISHED)
+        builder = ReportBuilder(settings, runtime, app.config_folders(), PUBLISHED)
         with Bar("report", builder.steps) as bar:
             report = builder.build(bar.tick)
         plan.print_written(page.save(report, Path(runtime.folders.results) / "report"))

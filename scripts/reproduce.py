@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from smoothout.config.build import build
 from smoothout.reproduction.table import RunSelection, TablePlan
 
-CONFIGS, PUBLISHED = (Path(__file__).resolve().parent.parent / name for name in ("configs", "results/published"))
+PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def main(config: DictConfig) -> None:
     with app.program_session(config, ReproduceSettings, launches_jobs=True) as (settings, runtime):
         all_seeds = settings.scope.get("seeds", ()) is None  # then seed 0 is run, and all recorded ones are shown
         scope = build(settings.scope | ({"seeds": [0]} if all_seeds else {}), "scope", RunSelection)
-        shown = TablePlan(settings.table, scope, CONFIGS, PUBLISHED) if settings.table else None
+        shown = TablePlan(settings.table, scope, app.config_folders(), PUBLISHED) if settings.table else None
         asked = shown.of_rows(settings.rows) if shown and settings.rows else shown
         choices, failure = asked.unique_searches if asked else [], None
         if choices and settings.run and not settings.plan:  # the table's trainings take the chosen strengths
@@ -43,7 +43,7 @@ def main(config: DictConfig) -> None:
         if settings.figure:
             from smoothout.reproduction.figure import FigurePlan  # noqa: PLC0415 -- matplotlib, which no table needs
 
-            figure = FigurePlan(settings.figure, scope, CONFIGS)
+            figure = FigurePlan(settings.figure, scope, app.config_folders())
         targets = plan.named_targets(asked, figure, settings.rows)
         if settings.plan:
             if asked:

@@ -15,7 +15,7 @@ from smoothout.common.files import atomic_write_text
 from smoothout.common.progress import Bar, print_line
 from smoothout.reproduction.pages import PageConfig, find_pages
 
-ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def main(config: DictConfig) -> None:
     with app.program_session(config, ClaimsSettings, launches_jobs=True) as (settings, runtime):
         asked = PageConfig(**{field.name: getattr(settings, field.name) for field in fields(PageConfig)})
         given = [o for o in HydraConfig.get().overrides.task if o.startswith(("claims", "claim_scope"))]
-        page, pages = find_pages(asked, given, settings.pages, ROOT / "configs", ROOT / "results" / "published")
+        page, pages = find_pages(asked, given, settings.pages, app.config_folders(), PUBLISHED)
         chosen = pages if settings.all_pages else [page]
         targets = [one.claims for one in chosen]
         if settings.plan:

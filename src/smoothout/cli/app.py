@@ -26,7 +26,7 @@ from smoothout.common.errors import ConfigError
 from smoothout.common.interrupts import defer_signals, interrupt_behind, raise_on_signals
 from smoothout.common.progress import console
 from smoothout.config.build import validate
-from smoothout.config.compose import to_plain_dict, with_source
+from smoothout.config.compose import ConfigFolders, config_names, to_plain_dict, with_source
 from smoothout.config.moved import current_overrides
 from smoothout.jobs.runtime import RUNTIME_KEYS, Runtime, build_runtime, launched_ranks
 
@@ -75,15 +75,23 @@ def _current_arguments(arguments: Sequence[str]) -> list[str]:
 def _choices(*, _root_: DictConfig) -> str:
     """For a program's --help: each group of configs that it composes, and the names in it."""
     runtime = _root_.hydra.runtime
-    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     lines = []
     for group in runtime.choices:
-        names = sorted(path.stem for folder in folders for path in (folder / str(group)).glob("*.yaml"))
+        names = config_names(_folders_among(runtime.config_sources), str(group))
         lines += [f"{group}: {', '.join(names)}"] if names else []
     return "\n".join(lines)
 
 
 OmegaConf.register_new_resolver("choices", _choices, replace=True)
+
+
+def config_folders() -> ConfigFolders:
+    """Where the program finds configs: configs/, then the folders of --config-dir and hydra.searchpath."""
+    return _folders_among(HydraConfig.get().runtime.config_sources)
+
+
+def _folders_among(sources: Sequence[Any]) -> ConfigFolders:
+    return tuple(Path(source.path).resolve() for source in sources if source.schema == "file")
 
 
 @contextmanager
@@ -104,8 +112,7 @@ def program_session(
         _refuse_ineffective(hydra.overrides.task, ineffective or {})
         if not launches_jobs and hydra.mode is not RunMode.MULTIRUN:
             _refuse_launcher(hydra.launcher._target_)
-        configs = next(Path(s.path) for s in hydra.runtime.config_sources if s.provider == "main")
-        values = with_source(to_plain_dict(config), configs, hydra.overrides.task)
+        values = with_source(to_plain_dict(config), config_folders(), hydra.overrides.task)
         values = _without_helpers(values, config, kind)
         runtime = {name: values.pop(name) for name in RUNTIME_KEYS if name in values}
         settings = validate(kind, values, "", other_names=RUNTIME_KEYS)

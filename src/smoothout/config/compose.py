@@ -35,7 +35,11 @@ _DECISIVE = re.compile(r"\$\{[^}]*\$\{oc\.env:|^ *- .*oc\.env:", re.MULTILINE)  
 # Keys of overrides that a source run does not inherit
 _NOT_SHARED = {"init_from", "analysis", "second_run", "hydra", "grid", "strengths"}
 _KEY = re.compile(r"[+~]*(\w*)")
+_PLAIN = re.compile(r"[\w/.:@%+-]+")  # URLs that need no quotes in an override
 _PURE = {"oc.env", "oc.select", "oc.create", "oc.decode", "choices"}  # resolvers of files and variables alone
+
+
+ConfigFolders = Path | tuple[Path, ...]  # configs/ alone, or followed by folders of a user's own, see --config-dir
 
 
 class _Files(NamedTuple):
@@ -45,25 +49,44 @@ class _Files(NamedTuple):
     can_be_cached: bool  # whether all depends on the files alone, if the values of variables are filled in later
 
 
-def compose_config(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """Compose ``name`` in ``folder`` with ``overrides`` to plain values, completed by `with_source`.
+def compose_config(folders: ConfigFolders, name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose ``name`` in ``folders`` with ``overrides`` to plain values, completed by `with_source`.
 
-    Raises ConfigError if the folder has no such file, and for overrides or files that Hydra cannot use.
+    Raises ConfigError if the first folder has no such file, and for overrides or files that Hydra cannot use.
     """
-    files = {str(path): path.stat().st_mtime_ns for path in sorted(folder.rglob("*.yaml"))}
+    folder, *added = _listed(folders)
+    paths = [path for each in (folder, *added) for path in each.rglob("*.yaml")]
     if not (folder / f"{name}.yaml").is_file():
         raise ConfigError(
             f"configs: {folder.absolute()} has no {name}.yaml; must be the folder configs/ of this repository"
         )
-    content = _read_files(folder, frozenset(files.items()))
-    on_disk = content.can_be_cached and not any("${" in override for override in overrides)
+    content = _read_files(folder, frozenset((path, path.stat().st_mtime_ns) for path in paths))
+    by_files = content.can_be_cached and not added
+    on_disk = by_files and not any("${" in override or override.startswith("hydra.") for override in overrides)
     variables = None if on_disk else frozenset(os.environ.items())
+    searched = (*current_overrides(overrides), *search_path(folders))
     with needs_experiments():
-        values = _composed(folder.resolve(), name, tuple(current_overrides(overrides)), content.digest, variables)
-    return with_source(_with_variables(values), folder, overrides)
+        values = _composed(folder.resolve(), name, searched, content.digest, variables)
+    return with_source(_with_variables(values), folders, overrides)
 
 
-def with_source(values: dict[str, Any], folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def search_path(folders: ConfigFolders) -> list[str]:
+    """The override by which a program finds what ``folders`` add to configs/; none if they add nothing."""
+    urls = (f"file://{path}" for path in _listed(folders)[1:])
+    added = [url if _PLAIN.fullmatch(url) else repr(url) for url in urls]
+    return [f"hydra.searchpath=[{','.join(added)}]"] if added else []
+
+
+def config_names(folders: ConfigFolders, group: str) -> list[str]:
+    """The choices of a group of configs."""
+    return sorted({path.stem for folder in _listed(folders) for path in (folder / group).glob("*.yaml")})
+
+
+def _listed(folders: ConfigFolders) -> tuple[Path, ...]:
+    return (folders,) if isinstance(folders, Path) else folders
+
+
+def with_source(values: dict[str, Any], folders: ConfigFolders, overrides: Sequence[str]) -> dict[str, Any]:
     """Replace the overrides in ``init_from.run`` of ``values`` by the composed config of that run.
 
     The run has the ``overrides`` that made ``values``, without those of ``init_from`` and of an analysis, followed by
@@ -81,7 +104,7 @@ def with_source(values: dict[str, Any], folder: Path, overrides: Sequence[str]) 
     shared = [override for override in overrides if _KEY.match(override)[1] not in _NOT_SHARED]  # type: ignore[index]
     own = ["init_from.run=null", *start["run"]]
     with config_errors("init_from.run: ", of=ConfigError):
-        values["init_from"] = start | {"run": compose_config(folder, "train", [*shared, *own])}
+        values["init_from"] = start | {"run": compose_config(folders, "train", [*shared, *own])}
     return values
 
 
@@ -182,8 +205,8 @@ def _cache_path(folder: Path, name: str, overrides: tuple[str, ...], files: str)
 
 
 @lru_cache(maxsize=16)
-def _read_files(folder: Path, _stamps: frozenset[tuple[str, int]]) -> _Files:
-    contents = {str(path.relative_to(folder)): path.read_text("utf-8") for path in sorted(folder.rglob("*.yaml"))}
+def _read_files(folder: Path, stamped: frozenset[tuple[Path, int]]) -> _Files:
+    contents = {os.path.relpath(path, folder): path.read_text("utf-8") for path in sorted(path for path, _ in stamped)}
     text = "\n".join(contents.values())
     pure = set(_RESOLVER.findall(text)) <= _PURE
     defaults = [default for _, default in _VARIABLE.findall(text)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import validate
-from smoothout.config.compose import compose_config
+from smoothout.config.compose import ConfigFolders, compose_config, config_names
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.cells import CellSpec
@@ -74,7 +74,7 @@ class Claims:
     Raises ConfigError if a claim names a cell that does not exist, or ``scope`` has seeds that a claim did not declare.
     """
 
-    def __init__(self, claims: Any, scope: ClaimScope, configs: Path, published: Path) -> None:
+    def __init__(self, claims: Any, scope: ClaimScope, configs: ConfigFolders, published: Path) -> None:
         self.scope, self._configs, self._published = scope, configs, published
         self._plans = dict[tuple[str, str], TablePlan]()
         if not isinstance(claims, list) or not all(isinstance(claim, dict) for claim in claims):
@@ -166,7 +166,7 @@ class Claims:
         """
         if not sides.protocols:
             return self.scope.protocols
-        known = sorted(path.stem for path in (self._configs / "protocol").glob("*.yaml"))
+        known = config_names(self._configs, "protocol")
         if unknown := set(sides.protocols) - set(known):
             raise ConfigError(f"claims: {min(unknown)!r} is not a protocol of a cell; allowed: {', '.join(known)}")
         return ("",) if set(sides.protocols) <= set(self.scope.protocols) else ()

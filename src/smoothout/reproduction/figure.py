@@ -26,7 +26,7 @@ from smoothout.analysis.performance_model import Worker, break_even
 from smoothout.common.environment import device_of
 from smoothout.common.errors import ConfigError
 from smoothout.config.build import validate
-from smoothout.config.compose import compose_config
+from smoothout.config.compose import ConfigFolders, compose_config
 from smoothout.config.experiment import TrainingConfig, training_config
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.lookup import describe_retrained, find_record
@@ -204,7 +204,7 @@ class FigurePlan:
     ConfigError if the config is invalid.
     """
 
-    def __init__(self, figure: FigureConfig | dict[str, Any], selection: RunSelection, configs: Path) -> None:
+    def __init__(self, figure: FigureConfig | dict[str, Any], selection: RunSelection, configs: ConfigFolders) -> None:
         self.config = figure if isinstance(figure, FigureConfig) else validate(FigureConfig, figure, "figure.")
         self.scope, self._configs = selection, configs
         self._composed = dict[tuple[str, ...], TrainingConfig]()  # by the overrides

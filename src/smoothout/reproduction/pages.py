@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from smoothout.config.build import validate
-from smoothout.config.compose import compose_config
+from smoothout.config.compose import ConfigFolders, compose_config
 from smoothout.reproduction.claim_tests import Claims, ClaimTest
 from smoothout.reproduction.claims import ClaimScope
 from smoothout.reproduction.verdict_page import Prose, VerdictPage
@@ -32,7 +32,7 @@ class PageConfig:
         return self.claim_scope.file(self.page)
 
 
-def listed_page(configs: Path, overrides: Sequence[str]) -> PageConfig:
+def listed_page(configs: ConfigFolders, overrides: Sequence[str]) -> PageConfig:
     """The page that ``overrides`` of configs/verdicts.yaml make. Raises ConfigError."""
     config = compose_config(configs, "verdicts", list(overrides))
     return validate(PageConfig, {key.name: config[key.name] for key in fields(PageConfig)}, "")
@@ -64,7 +64,11 @@ class Page:
 
 
 def find_pages(
-    asked: PageConfig, overrides: Sequence[str], listed: Sequence[Sequence[str]], configs: Path, published: Path
+    asked: PageConfig,
+    overrides: Sequence[str],
+    listed: Sequence[Sequence[str]],
+    configs: ConfigFolders,
+    published: Path,
 ) -> tuple[Page, list[Page]]:
     """The page that was ``asked`` for, and all pages over whose exploratory tests its p-values are corrected.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from smoothout.common.enums import check_seeds, coerce_enum_fields
 from smoothout.common.errors import ConfigError
-from smoothout.config.compose import compose_config
+from smoothout.config.compose import ConfigFolders, compose_config, search_path
 from smoothout.config.experiment import Experiment, TrainingConfig, training_config
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job, with_dependencies
@@ -87,10 +87,10 @@ class TablePlan:
     Args:
         table: its config, composed.
         selection: the runs that it is made of.
-        configs: the folder of configs; ``published`` is that of the papers' numbers.
+        configs: the folders of configs; ``published`` is that of the papers' numbers.
     """
 
-    def __init__(self, table: dict[str, Any], selection: RunSelection, configs: Path, published: Path) -> None:
+    def __init__(self, table: dict[str, Any], selection: RunSelection, configs: ConfigFolders, published: Path) -> None:
         self.config = read_table(table, published)
         self.scope, self._configs = selection, configs
         self._published = PublishedNumbers(self.config, published)
@@ -172,7 +172,8 @@ class TablePlan:
 
     def _runs(self, row: RowConfig, method: str, added: Sequence[str]) -> MethodRuns:
         given = _last(row.overrides, self.methods[method].overrides, added, self.scope.overrides())
-        return MethodRuns(row.name, method, self._settings(given), self.scope.seeds, tuple(given))
+        shown = (*given, *search_path(self._configs))
+        return MethodRuns(row.name, method, self._settings(given), self.scope.seeds, shown)
 
     def _settings(self, overrides: Sequence[str]) -> TrainingConfig:
         return training_config(compose_config(self._configs, "train", _last(overrides, self.scope.overrides())))

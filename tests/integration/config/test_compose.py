@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from smoothout.common.errors import ConfigError
 from smoothout.config import compose as compose_module
-from smoothout.config.compose import compose_config
+from smoothout.config.compose import compose_config, config_names, search_path
 
 
 @pytest.fixture
@@ -103,6 +103,27 @@ def test_variables_have_the_values_that_hydra_gives_them(configs: Path, monkeypa
         assert compose_config(configs, "made", []) == wanted
         with initialize_config_dir(config_dir=str(configs), version_base="1.3"):
             assert OmegaConf.to_container(compose("made"), resolve=True) == wanted, "the resolver is OmegaConf's again"
+
+
+def test_folders_of_ones_own_add_to_the_configs(configs: Path, tmp_path: Path) -> None:
+    """As with --config-dir: configs/ comes first, and what a folder elsewhere holds is never kept on disk."""
+    (configs / "group").mkdir()
+    (configs / "group" / "shared.yaml").write_text("b: 1\n")
+    own = tmp_path / "o w'n" / "group"
+    own.mkdir(parents=True)
+    (own / "shared.yaml").write_text("b: 2\n")
+    (own / "mine.yaml").write_text("b: 3\n")
+    folders = (configs, own.parent)
+    assert config_names(folders, "group") == ["mine", "shared"]
+    assert compose_config(folders, "made", ["+group=shared"])["group"] == {"b": 1}
+    assert compose_config(folders, "made", ["+group=mine"])["group"] == {"b": 3}
+    assert compose_config(configs, "made", ["+group=mine", *search_path(folders)])["group"] == {"b": 3}
+    (own / "mine.yaml").write_text("b: 4\n")
+    forget()
+    assert compose_config(folders, "made", ["+group=mine"])["group"] == {"b": 4}
+    assert not (configs.parent / ".cache").exists()
+    with pytest.raises(ConfigError, match=r"^group: 'mine' is not one of shared$"):
+        compose_config(configs, "made", ["+group=mine"])
 
 
 @pytest.mark.parametrize(

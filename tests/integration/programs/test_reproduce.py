@@ -52,6 +52,25 @@ def test_the_plan_of_a_table_is_the_commands_behind_its_missing_cells_and_runs_n
     assert tree(root) == {"here": "folder"}
 
 
+def test_a_table_of_ones_own_in_another_folder_is_made_by_its_commands(root, reproduce, script):
+    own = root / "own"
+    for group, text in {
+        "experiment": "# @package _global_\ndefaults: [digits]\nschedule: {epochs: 1}\n",
+        "table": "name: mine\ntitle: Mine\npublished: null\nmetrics: [best]\n"
+        "methods: {baseline: {title: Baseline, overrides: [method=none]}}\n"
+        "rows: [{name: digits, overrides: [experiment=mine]}]\n",
+    }.items():
+        (own / group).mkdir(parents=True)
+        (own / group / "mine.yaml").write_text(text)
+    table = (f"--config-dir={own}", "table=mine")
+    [command] = [line for line in reproduce(*table, "plan=true")[1].splitlines() if "python scripts/train.py" in line]
+    code, _, err = script("train", *GIVEN, *command.partition("  #")[0].split()[2:])
+    assert code == 0, err
+    code, out, err = reproduce(*table, "run=false")
+    assert code == 0, err
+    assert "not run" not in out
+
+
 def test_a_picture_alone_is_asked_for_without_a_table_and_is_not_drawn_without_records(root, reproduce):
     code, out, err = reproduce("table=none", "figure=f1", "run=false")
     assert code == 0, err

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smoothout.common.errors import ConfigError
-from smoothout.config.compose import compose_config
+from smoothout.config.compose import ConfigFolders, compose_config
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.figure import FigurePlan
@@ -90,10 +90,10 @@ class ReportBuilder:
     """Builds the report; ``tick`` is called once per table, figure and page of claims (there are ``steps``).
 
     Args:
-        configs: the folder of configs; ``published`` is that of the papers' numbers.
+        configs: the folders of configs; ``published`` is that of the papers' numbers.
     """
 
-    def __init__(self, config: ReportConfig, runtime: Runtime, configs: Path, published: Path) -> None:
+    def __init__(self, config: ReportConfig, runtime: Runtime, configs: ConfigFolders, published: Path) -> None:
         self.config, self._runtime, self._configs, self._published = config, runtime, configs, published
         self._evidence = Evidence(runtime, {**config.networks, **config.data_sets})
         self._plans = dict[tuple[str, RunSelection], TablePlan]()
