@@ -98,7 +98,8 @@ def plan_and_run(
     for error in no_data.values():
         report_error(error)
     jobs = [job for job in unique if _data(job) not in no_data]
-    stopped = print_plan(targets, runtime, no_data) or len(missing)
+    resumes = "if interrupted, rerun the command to resume"
+    stopped = print_plan(targets, runtime, no_data, note=resumes) or len(missing)
     try:
         for job in {job.kind: job for job in missing if local}.values():
             check_folders(job, runtime)
@@ -144,10 +145,12 @@ def _without_data(missing: Iterable[Job], runtime: Runtime) -> dict[str, DataErr
     return errors
 
 
-def print_plan(targets: Sequence[Target], runtime: Runtime, no_data: Container[str] = ()) -> int:
+def print_plan(
+    targets: Sequence[Target], runtime: Runtime, no_data: Container[str] = (), note: str = "nothing was run"
+) -> int:
     """Print, by row, how many jobs have a record, how many are to run, and for how long; returns how many are to run.
 
-    Summaries of other jobs' records, which take no time, do not count.
+    Summaries of other jobs' records, which take no time, do not count. ``note`` ends the last line.
     """
     rows = dict[str, dict[Job, float | None]]()
     for target in targets:
@@ -179,7 +182,7 @@ def print_plan(targets: Sequence[Target], runtime: Runtime, no_data: Container[s
     to_run |= again
     if to_run:
         total = _estimate(to_run, costs)
-        _out.print(f"{len(to_run)} jobs to run: {total} on this device; if interrupted, rerun the command to resume\n")
+        _out.print(f"{len(to_run)} jobs to run: {total} on this device; {note}\n")
     return len(to_run)
 
 

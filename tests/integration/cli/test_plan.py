@@ -35,6 +35,7 @@ def test_rows_of_one_name_are_planned_together(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert re.search(r"the row +1 +2 ", shown)
     assert "2 jobs to run" in shown
+    assert "rerun the command to resume" in shown
 
 
 def test_what_was_lost_is_named_and_returned_and_the_rest_is_made(tmp_path, capsys):

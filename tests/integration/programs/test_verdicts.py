@@ -40,6 +40,7 @@ def test_what_claims_lack_is_planned_and_nothing_is_run_or_written(root: Path, s
     code, out, err = script("verdicts", *own(root, HEAD + CLAIM), "plan=true")
     assert code == 0, err
     assert any("quickstart: digits, 720" in line for line in out)
+    assert any(line.endswith("on this device; nothing was run") for line in out)
     assert not (root / "results").exists()
 
 
