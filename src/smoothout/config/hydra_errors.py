@@ -26,6 +26,7 @@ _INSTEAD = {
 _NO_OPTION = re.compile(
     r"In '[^']*': Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\s+(.*?)\n(?=\S|$)", re.S
 )
+_ADDED_TWICE = re.compile(r"Multiple values for ([\w/]+)\. To override a value use 'override [\w/]+: ([^']+)'")
 _NO_CHOICE = re.compile(r"Could not override '([^']+)'\. No match in the defaults list\.")
 
 
@@ -33,6 +34,9 @@ def format_hydra_error(error: BaseException, overrides: Sequence[str]) -> str:
     """The message of ``error`` as one line; if it does not name the setting, the ``overrides`` follow."""
     text = _misspelled(error) or str(error) or type(error).__name__
     text = _NO_OPTION.sub(_no_option, _NO_CHOICE.sub(_no_choice, text))
+    added = _ADDED_TWICE.search(text)
+    if added and f"+{added[1]}={added[2]}" in overrides:  # not a defaults list of a user's own
+        return f"{added[1]}: has a choice already; write {added[1]}={added[2]}, without +"
     kept = []
     for line in text.splitlines():
         if line.strip().startswith(_TRAILERS):

@@ -57,6 +57,7 @@ def test_a_recorded_network_is_loaded_without_data(monkeypatch: pytest.MonkeyPat
         ("experiment=nope", ["experiment: 'nope' is not one of", "f1_mnist"]),
         ("optimizer.lrr=1", ["optimizer.lrr: unknown key (did you mean lr?)"]),
         ("batch", ["batch"]),
+        ("+method=smoothout", ["method: has a choice already; write method=smoothout, without +"]),
         ("seed=${nothing}", ["seed: Interpolation key 'nothing' not found"]),
         ("init_from.run=['sede=1']", ["init_from.run: sede: unknown key (did you mean seed?)"]),
     ],
