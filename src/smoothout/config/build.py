@@ -1,7 +1,7 @@
 """Build typed settings from a composed config, with every error line about settings.
 
 A group of settings is a frozen dataclass. If it can be one of several, its node in the config names the class as
-``_target_``; ``build`` makes the object, and refuses classes outside this package and keys that are not fields.
+``_target_``; ``build`` makes the object, and refuses other classes than frozen dataclasses and keys that are no fields.
 """
 
 from __future__ import annotations
@@ -48,24 +48,27 @@ def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | No
 
 
 def _component(target: str, key: str) -> type[Any]:
+    """The class of settings ``target``, of this package or of any other that can be imported."""
     module, _, name = target.rpartition(".")
-    component = None
-    if module.split(".")[0] == PACKAGE:
-        try:
-            component = getattr(importlib.import_module(module), name, None)
-        except ImportError as error:
-            # Either the module or its package is missing, or something that the module imports.
-            if not f"{module}.".startswith(f"{error.name}."):
-                raise ConfigError(f"{key}._target_: {module} cannot be imported: {error}") from error
-    is_ours = dataclasses.is_dataclass(component) and component.__module__ == module
-    if not is_ours or not isinstance(component, type):
-        raise ConfigError(f"{key}._target_: {target!r} is not a class of settings in the package {PACKAGE}")
+    if not module or not all(part.isidentifier() for part in target.split(".")):
+        raise ConfigError(f"{key}._target_: must be the full name of a class, package.module.Class, not {target!r}")
+    try:
+        component = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        hint = "; must be installed, or its folder on PYTHONPATH" if error.name == module.partition(".")[0] else ""
+        raise ConfigError(f"{key}._target_: {target!r} cannot be imported: {error}{hint}") from error
+    if not isinstance(component, type) or not _is_settings(component) or component.__module__ != module:
+        raise ConfigError(f"{key}._target_: {target!r} is not a class of settings (a frozen dataclass)")
     if others := _modules_of_settings(name) - {module}:
         raise ConfigError(
             f"{key}._target_: {name} is also a class of {min(others)}, and records name settings by their class;"
             " must have a name of its own"
         )
     return component
+
+
+def _is_settings(cls: type[Any]) -> bool:
+    return dataclasses.is_dataclass(cls) and bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined]
 
 
 def _modules_of_settings(name: str) -> set[str]:

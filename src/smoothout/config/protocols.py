@@ -42,7 +42,7 @@ class Data(Protocol):
 
     @property
     def train_examples(self) -> int | None:
-        """The number of training images in use; None is all. ``test_examples`` is that of the test split."""
+        """A field: the number of training images in use; None is all. ``test_examples`` is that of the test split."""
 
     @property
     def test_examples(self) -> int | None: ...  # noqa: D102

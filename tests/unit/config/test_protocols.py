@@ -72,5 +72,5 @@ def test_a_module_that_imports_what_is_not_there_is_told_so(monkeypatch: pytest.
     monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
     with pytest.raises(ConfigError) as error:
         build({"_target_": "smoothout.models.mine.Net"}, "model", role=Model)
-    reason = "smoothout.models.mine cannot be imported: No module named 'einopps'"
+    reason = "'smoothout.models.mine.Net' cannot be imported: No module named 'einopps'"
     assert str(error.value) == f"model._target_: {reason}"
