@@ -72,7 +72,7 @@ def compose_config(folders: ConfigFolders, name: str, overrides: Sequence[str]) 
 
 def search_path(folders: ConfigFolders) -> list[str]:
     """The override by which a program finds what ``folders`` add to configs/; none if they add nothing."""
-    urls = (f"file://{path}" for path in _listed(folders)[1:])
+    urls = (f"file://{path.absolute()}" for path in _listed(folders)[1:])
     added = [url if _PLAIN.fullmatch(url) else repr(url) for url in urls]
     return [f"hydra.searchpath=[{','.join(added)}]"] if added else []
 

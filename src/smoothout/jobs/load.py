@@ -15,7 +15,10 @@ from smoothout.common.errors import needs_experiments
 
 
 def trained(
-    overrides: Sequence[str], *, weights: WhichWeights | str = WhichWeights.best, configs: Path | str = "configs"
+    overrides: Sequence[str],
+    *,
+    weights: WhichWeights | str = WhichWeights.best,
+    configs: Path | str | Sequence[Path | str] = "configs",
 ) -> nn.Module:
     """The network of the run that ``train.py`` makes with the same ``overrides``, in evaluation mode.
 
@@ -25,7 +28,8 @@ def trained(
     Args:
         overrides: of configs/train.yaml, for example ["experiment=f1_mnist", "batch=large", "seed=1"].
         weights: ``best`` (of the epoch with the best test accuracy) or ``last``.
-        configs: the folder configs/ of a clone of this repository; an installed package does not contain it.
+        configs: the folder configs/ of a clone of this repository; an installed package does not contain it. Folders of
+            one's own, as of --config-dir, may follow in a sequence.
 
     Raises:
         UserError: with a message of one line, for overrides that cannot be used and for missing data.
@@ -39,7 +43,8 @@ def trained(
         from smoothout.jobs.job import Job  # noqa: PLC0415
         from smoothout.jobs.runner import load_network  # noqa: PLC0415
         from smoothout.jobs.runtime import build_runtime  # noqa: PLC0415
-    config = compose_config(Path(configs), "train", overrides)
+    folders = [configs] if isinstance(configs, Path | str) else configs
+    config = compose_config(tuple(map(Path, folders)), "train", overrides)
     with _torch_as_in_programs():
         return load_network(Job(build_experiment(config)), which, build_runtime(config))
 

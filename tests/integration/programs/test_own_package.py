@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers.paths import CONFIGS as REPOSITORY
 from helpers.paths import ROOT
 from helpers.programs import Program
+from torch import nn
+
+import smoothout
 
 PACKAGE = ROOT / "tests" / "example_package"
 CONFIGS = f"--config-dir={PACKAGE / 'configs'}"
@@ -33,6 +37,11 @@ def test_a_training_and_an_analysis_have_records_that_name_their_classes(root: P
     classes = {part["class"] for part in long["settings"].values() if isinstance(part, dict)}
     assert classes >= {"GradientNoise", "LogisticRegression", "RMSprop", "Stripes"}
     assert long["outcome"]["best"]["test_accuracy"] > 0.6  # chance is 1 / 6
+
+
+def test_its_network_is_loaded_by_a_sequence_of_folders(root: Path) -> None:
+    network = smoothout.trained([*RUN, "schedule.epochs=1"], configs=[REPOSITORY, PACKAGE / "configs"])
+    assert [type(module) for module in network] == [nn.Flatten, nn.Linear]
 
 
 def test_a_training_of_them_can_be_repeated(root: Path, script: Program) -> None:
