@@ -12,6 +12,7 @@ import importlib
 import inspect
 import math
 import re
+import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
@@ -52,14 +53,18 @@ def _component(target: str, key: str) -> type[Any]:
     module, _, name = target.rpartition(".")
     if not module or not all(part.isidentifier() for part in target.split(".")):
         raise ConfigError(f"{key}._target_: must be the full name of a class, package.module.Class, not {target!r}")
-    try:
-        component = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        hint = "; must be installed, or its folder on PYTHONPATH" if error.name == module.partition(".")[0] else ""
-        raise ConfigError(f"{key}._target_: {target!r} cannot be imported: {error}{hint}") from error
-    if not isinstance(component, type) or not _is_settings(component) or component.__module__ != module:
-        raise ConfigError(f"{key}._target_: {target!r} is not a class of settings (a frozen dataclass)")
-    if others := _modules_of_settings(name) - {module}:
+    what = f"{key}._target_: {target!r}"
+    component = getattr(_import(module, what), name, None)
+    if component is None:
+        raise ConfigError(f"{what} cannot be imported: {module} has no {name}")
+    if not isinstance(component, type) or not dataclasses.is_dataclass(component):
+        raise ConfigError(f"{what} is not a class of settings, which is a frozen dataclass")
+    if not component.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise ConfigError(f"{what} must be frozen: @dataclass(frozen=True)")
+    if component.__module__ != module:
+        raise ConfigError(f"{what} must be named where it is defined: {component.__module__}.{name}")
+    others = _modules_of_settings(name) - {module}
+    if others and module.partition(".")[0] == PACKAGE:
         raise ConfigError(
             f"{key}._target_: {name} is also a class of {min(others)}, and records name settings by their class;"
             " must have a name of its own"
@@ -67,8 +72,16 @@ def _component(target: str, key: str) -> type[Any]:
     return component
 
 
-def _is_settings(cls: type[Any]) -> bool:
-    return dataclasses.is_dataclass(cls) and bool(cls.__dataclass_params__.frozen)  # type: ignore[attr-defined]
+def _import(module: str, what: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        hint = "; must be installed, or its folder on PYTHONPATH" if error.name == module.partition(".")[0] else ""
+        raise ConfigError(f"{what} cannot be imported: {error}{hint}") from error
+    except (Exception, SystemExit) as error:  # of a user's own module
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"line {place.lineno} of {place.filename}: " if not isinstance(error, SyntaxError) else ""
+        raise ConfigError(f"{what} cannot be imported: {where}{type(error).__name__}: {error}") from error
 
 
 def _modules_of_settings(name: str) -> set[str]:
@@ -124,11 +137,15 @@ def _fields(cls: type[Any]) -> tuple[dict[str, dataclasses.Field[Any]], dict[str
     return {field.name: field for field in dataclasses.fields(cls) if field.init}, get_type_hints(cls)
 
 
+class _MismatchError(Exception):
+    """A value is not of the type of its field."""
+
+
 def _convert(value: Any, hint: Any, key: str) -> Any:
     """Convert ``value`` to the type ``hint``. Raises ConfigError with the ``key`` of the setting if that fails."""
     try:
         converted = _fit(value, hint, key)
-    except (TypeError, ValueError, KeyError):
+    except _MismatchError:
         raise ConfigError(f"{key}: {value!r} is not {_allowed(hint)}") from None
     numbers = converted if isinstance(converted, tuple) else (converted,)
     if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
@@ -137,7 +154,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
 
 
 def _fit(value: Any, hint: Any, key: str) -> Any:
-    """Convert ``value`` to the type ``hint``. Raises TypeError, ValueError, KeyError, and ConfigError within groups."""
+    """Convert ``value`` to the type ``hint``. Raises _MismatchError, and ConfigError within groups."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -145,11 +162,11 @@ def _fit(value: Any, hint: Any, key: str) -> Any:
         return _fit_one_of(value, arguments, key)
     if origin in (tuple, list):
         if not isinstance(value, list | tuple) or MISSING in value:
-            raise TypeError
+            raise _MismatchError
         return origin(_fit(item, arguments[0], f"{key}.{index}") for index, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise TypeError
+            raise _MismatchError
         return {str(name): _convert(item, arguments[1], f"{key}.{name}") for name, item in value.items()}
     if _is_group(hint):
         return _fit_group(value, hint, key)
@@ -163,7 +180,7 @@ def _fit_one_of(value: Any, options: Sequence[Any], key: str) -> Any:
     for option in others:
         try:
             return _fit(value, option, key)
-        except (TypeError, ValueError, KeyError):
+        except _MismatchError:
             continue
     return _fit(value, last, key)
 
@@ -183,15 +200,17 @@ def _fit_group(value: Any, hint: Any, key: str) -> Any:
 
 def _fit_plain(value: Any, hint: Any) -> Any:
     """A number, truth value, text or member of an enum; texts (of ${oc.env:NAME}) may stand for numbers."""
-    if issubclass(hint, Enum):
-        return value if isinstance(value, hint) else hint(value) if value in list(hint) else hint[value]
-    if isinstance(value, bool) != (hint is bool) and not isinstance(value, str):
-        raise TypeError  # a number is not a truth value of a config, nor the other way round
-    if hint is bool and isinstance(value, str):
-        return {"true": True, "false": False}[value.lower()]
-    if not isinstance(value, str | int | float) or (hint is int and isinstance(value, float)):
-        raise TypeError
-    return hint(value)
+    try:
+        if issubclass(hint, Enum):
+            return value if isinstance(value, hint) else hint(value) if value in list(hint) else hint[value]
+        if hint is bool and isinstance(value, str):
+            return {"true": True, "false": False}[value.lower()]
+        of_kind = isinstance(value, str) or isinstance(value, bool) == (hint is bool)  # a number is not a truth value
+        if of_kind and isinstance(value, str | int | float) and not (hint is int and isinstance(value, float)):
+            return hint(value)
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise _MismatchError
 
 
 def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str:

@@ -17,7 +17,8 @@ def canonical_settings(settings: Any, defaults: bool = True) -> Any:
     with its default value, so a field that is added later does not change digests if its default does not change
     outcomes.
 
-    A class or a field that was renamed keeps its name in records: by a class variable ``recorded_as``, or by
+    A class of another package has its full name. A class or a field that was renamed keeps its name in records: by a
+    class variable ``recorded_as``, which subclasses do not inherit, or by
     ``field(metadata={"recorded_as": "old_name"})``.
     """
     if isinstance(settings, Enum):
@@ -27,12 +28,18 @@ def canonical_settings(settings: Any, defaults: bool = True) -> Any:
     if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
         return settings
     plain = settings.canonicalized() if hasattr(settings, "canonicalized") else settings
-    values: dict[str, Any] = {"class": getattr(type(plain), "recorded_as", type(plain).__name__)}
+    values: dict[str, Any] = {"class": _recorded_name(type(plain))}
     for field in dataclasses.fields(plain):
         value = getattr(plain, field.name)
         if field.metadata.get("identity", True) and (defaults or not _is_default(field, value)):
             values[field.metadata.get("recorded_as", field.name)] = canonical_settings(value, defaults)
     return values
+
+
+def _recorded_name(cls: type[Any]) -> str:
+    full_name = f"{cls.__module__}.{cls.__qualname__}"
+    is_ours = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return str(vars(cls).get("recorded_as", cls.__name__ if is_ours else full_name))
 
 
 def _is_default(field: dataclasses.Field[Any], value: Any) -> bool:

@@ -214,7 +214,7 @@ def test_a_group_is_no_single_value(f1: dict[str, Any], value: object) -> None:
         "smoothout_evil.models.MLP",
     ],
 )
-def test_a_config_names_nothing_but_settings_of_this_package(f1: dict[str, Any], target: str) -> None:
+def test_a_config_names_nothing_but_classes_of_settings(f1: dict[str, Any], target: str) -> None:
     refused(changed(f1, "model._target_", target), "model._target_", repr(target))
 
 

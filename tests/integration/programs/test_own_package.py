@@ -35,7 +35,7 @@ def test_a_training_and_an_analysis_have_records_that_name_their_classes(root: P
     [path] = (root / "results" / "train").glob("*-e25-*")
     long = json.loads(path.read_text())
     classes = {part["class"] for part in long["settings"].values() if isinstance(part, dict)}
-    assert classes >= {"GradientNoise", "LogisticRegression", "RMSprop", "Stripes"}
+    assert classes >= {"lab.GradientNoise", "lab.LogisticRegression", "lab.RMSprop", "lab.Stripes"}
     assert long["outcome"]["best"]["test_accuracy"] > 0.6  # chance is 1 / 6
 
 
@@ -80,11 +80,15 @@ def test_an_error_in_its_settings_is_one_line(root: Path, script: Program, overr
     assert line in err[0]
 
 
-def test_a_name_of_this_package_is_taken(
+def test_a_class_has_records_of_its_own_whatever_its_name_and_base(
     root: Path, script: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "taken.py").write_text("from lab import *\n@dataclass(frozen=True)\nclass SAM(GradientNoise): pass\n")
+    """Neither a name that a class of this package has, nor one that such a class has in records, is mixed up."""
+    head = "from dataclasses import dataclass\nfrom smoothout.training.optimizers import SGD\n@dataclass(frozen=True)\n"
+    (tmp_path / "one.py").write_text(f"{head}class SGD(SGD):\n    def build(self, p): return super().build(p)\n")
+    (tmp_path / "two.py").write_text(f"{head}class Momentum(SGD): pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    code, _, [error] = script("train", CONFIGS, *QUIET, *RUN, "method._target_=taken.SAM")
-    assert code == 2
-    assert "SAM is also a class of smoothout.training.methods.sam" in error
+    for target in ("smoothout.training.optimizers.SGD", "one.SGD", "two.Momentum", "two.Momentum"):
+        code, *_ = script("train", *QUIET, "schedule.epochs=1", "optimizer=momentum", f"optimizer._target_={target}")
+        assert code == 0
+    assert len([*(root / "results" / "train").glob("*.json")]) == 3

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smoothout.results.digest import canonical_json, canonical_settings, digest
+from smoothout.training.optimizers import SGD
 
 
 class Colour(Enum):
@@ -53,7 +54,7 @@ class Strength:
 
 @dataclass(frozen=True)
 class Renamed:
-    recorded_as: ClassVar[str] = "Inner"
+    recorded_as: ClassVar[str] = f"{__name__}.Inner"
 
     size: int
     distribution: Law = field(default=Law.uniform, metadata={"recorded_as": "law"})
@@ -69,16 +70,16 @@ def test_what_was_renamed_keeps_its_name_in_records(defaults: bool) -> None:
 
 def test_a_short_description_leaves_out_what_has_its_default_on_all_levels() -> None:
     assert canonical_settings(Outer(Inner(3)), defaults=False) == {
-        "class": "Outer",
-        "inner": {"class": "Inner", "size": 3},
+        "class": f"{__name__}.Outer",
+        "inner": {"class": f"{__name__}.Inner", "size": 3},
     }
 
 
 def test_a_short_description_keeps_what_differs_from_its_default() -> None:
     settings = Outer(Inner(3, drops=(7,)), colour=Colour.blue, made=(1,), limit=0)
     assert canonical_settings(settings, defaults=False) == {
-        "class": "Outer",
-        "inner": {"class": "Inner", "size": 3, "drops": [7]},
+        "class": f"{__name__}.Outer",
+        "inner": {"class": f"{__name__}.Inner", "size": 3, "drops": [7]},
         "colour": "b",
         "made": [1],
         "limit": 0,
@@ -88,24 +89,41 @@ def test_a_short_description_keeps_what_differs_from_its_default() -> None:
 @pytest.mark.parametrize("defaults", [True, False])
 def test_settings_that_can_be_simplified_are_described_in_their_plainest_form(defaults: bool) -> None:
     assert canonical_settings(Strength(0.0, "gaussian"), defaults) == canonical_settings(Strength(), defaults)
-    assert canonical_settings(Strength(0.1, "gaussian"), defaults) == {"class": "Strength", "a": 0.1, "law": "gaussian"}
+    assert canonical_settings(Strength(0.1, "gaussian"), defaults) == {
+        "class": f"{__name__}.Strength",
+        "a": 0.1,
+        "law": "gaussian",
+    }
 
 
 def test_a_part_that_comes_to_its_default_is_left_out_whatever_it_was_written_as() -> None:
     plain = dataclasses.make_dataclass("Training", [("noise", Strength, field(default_factory=Strength))], frozen=True)
-    assert canonical_settings(plain(Strength(0.0, "gaussian")), defaults=False) == {"class": "Training"}
+    assert canonical_settings(plain(Strength(0.0, "gaussian")), defaults=False) == {"class": "types.Training"}
     assert canonical_settings(plain(Strength(0.1)), defaults=False) == {
-        "class": "Training",
-        "noise": {"class": "Strength", "a": 0.1},
+        "class": "types.Training",
+        "noise": {"class": f"{__name__}.Strength", "a": 0.1},
     }
 
 
 def test_a_field_that_is_added_with_its_default_leaves_the_digest_alone() -> None:
     later = dataclasses.make_dataclass("Inner", [("size", int), ("extra", int, 0)], frozen=True)
+    later.__module__ = __name__
     assert digest(canonical_settings(later(3), defaults=False)) == digest(canonical_settings(Inner(3), defaults=False))
     assert digest(canonical_settings(later(3, 1), defaults=False)) != digest(
         canonical_settings(Inner(3), defaults=False)
     )
+
+
+def test_a_class_of_another_package_has_its_full_name_and_no_name_of_a_class_that_it_derives_from() -> None:
+    """Else a user's subclass would be taken for the package's own class, and find its records."""
+
+    @dataclass(frozen=True)
+    class Nesterov(SGD):
+        recorded_in: ClassVar[str] = "no record"
+
+    Nesterov.__qualname__ = "Nesterov"
+    assert canonical_settings(SGD(0.1), defaults=False) == {"class": "Momentum", "lr": 0.1}
+    assert canonical_settings(Nesterov(0.1), defaults=False) == {"class": f"{__name__}.Nesterov", "lr": 0.1}
 
 
 def test_two_classes_with_the_same_fields_have_different_digests() -> None:

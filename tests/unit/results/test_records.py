@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -58,12 +58,16 @@ def test_a_record_is_read_as_it_was_written(ledger: RecordStore) -> None:
 
 @dataclass(frozen=True)
 class MLP:
+    recorded_as: ClassVar[str] = "MLP"
+
     width: int = 512
     added_later: bool = False
 
 
 @dataclass(frozen=True)
 class Experiment:
+    recorded_as: ClassVar[str] = "Experiment"
+
     seed: int = 3
     model: MLP = field(default_factory=MLP)
 
