@@ -80,23 +80,25 @@ class Stripes:
     shape: ClassVar[tuple[int, int, int]] = (1, 6, 6)
     classes: ClassVar[int] = 6
     augmentation: ClassVar[None] = None
-    validation_size: ClassVar[None] = None
 
     name: str = "stripes"
     train_examples: int | None = None
     test_examples: int | None = None
+    validation_size: int | None = None
 
     @property
     def expected_sizes(self) -> tuple[int, int]:
-        return min(300, self.train_examples or 300), min(120, self.test_examples or 120)
+        train, test = 300 - (self.validation_size or 0), self.validation_size or 120
+        return min(train, self.train_examples or train), min(test, self.test_examples or test)
 
     def load(self, folder: Path, device: torch.device, download: bool = True) -> tuple[Split, Split, str]:
         images, labels = self._draw(420)
         fingerprint = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
-        train, test = (
-            Split(images[rows].to(device), labels[rows].to(device), mean=(0.5,), std=(0.25,)).first(limit)
-            for rows, limit in ((slice(300), self.train_examples), (slice(300, None), self.test_examples))
-        )
+        # The last 120 are the test split. Held-out images of the others replace it.
+        first = 300 - (self.validation_size or 0)
+        parts = slice(first), slice(first, first + (self.validation_size or 120))
+        splits = (Split(images[part].to(device), labels[part].to(device), (0.5,), (0.25,)) for part in parts)
+        train, test = (s.first(n) for s, n in zip(splits, (self.train_examples, self.test_examples), strict=True))
         return train, test, fingerprint
 
     def _draw(self, examples: int) -> tuple[Tensor, Tensor]:

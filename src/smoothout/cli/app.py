@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +27,7 @@ from smoothout.common.errors import ConfigError
 from smoothout.common.interrupts import defer_signals, interrupt_behind, raise_on_signals
 from smoothout.common.progress import console
 from smoothout.config.build import validate
-from smoothout.config.compose import ConfigFolders, config_names, to_plain_dict, with_source
+from smoothout.config.compose import ConfigFolders, check_added, config_names, to_plain_dict, with_source
 from smoothout.config.moved import current_overrides
 from smoothout.jobs.runtime import RUNTIME_KEYS, Runtime, build_runtime, launched_ranks
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from smoothout.jobs.slurm import JobRunner
 
 T = TypeVar("T")
+_TAKING_VALUES = {f"--config-{what}" for what in ("dir", "path", "name")} | {"-cd", "-cp", "-cn"}  # options of Hydra
 
 
 def run(program: Callable[[], Any]) -> None:
@@ -68,8 +70,13 @@ def run(program: Callable[[], Any]) -> None:
 
 def _current_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line with current names of settings, which are moved before all options."""
-    overrides = [text for text in arguments if ("=" in text and not text.startswith("-")) or text.startswith("~")]
-    return [*current_overrides(overrides), *(text for text in arguments if text not in overrides)]
+    values = {index + 1 for index, text in enumerate(arguments) if text in _TAKING_VALUES}
+    found = [
+        index not in values and (("=" in text and not text.startswith("-")) or text.startswith("~"))
+        for index, text in enumerate(arguments)
+    ]
+    overrides = list(compress(arguments, found))
+    return [*current_overrides(overrides), *(text for text, one in zip(arguments, found, strict=True) if not one)]
 
 
 def _choices(*, _root_: DictConfig) -> str:
@@ -86,8 +93,17 @@ OmegaConf.register_new_resolver("choices", _choices, replace=True)
 
 
 def config_folders() -> ConfigFolders:
-    """Where the program finds configs: configs/, then the folders of --config-dir and hydra.searchpath."""
-    return _folders_among(HydraConfig.get().runtime.config_sources)
+    """Where the program finds configs: configs/, then the folders of --config-dir and hydra.searchpath.
+
+    Raises ConfigError as `check_added`, and for a package in hydra.searchpath, which no other program would find.
+    """
+    sources = HydraConfig.get().runtime.config_sources
+    for source in sources:
+        if source.provider.startswith("hydra.searchpath") and source.schema != "file":
+            raise ConfigError(f"hydra.searchpath: must be folders, not {source.schema}://{source.path}")
+    folders = _folders_among(sources)
+    check_added(folders)
+    return folders
 
 
 def _folders_among(sources: Sequence[Any]) -> ConfigFolders:

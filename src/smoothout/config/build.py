@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from smoothout.common.errors import ConfigError, config_errors
 from smoothout.config.moved import current_name, warn_renamed
@@ -26,6 +26,7 @@ from smoothout.config.protocols import missing_members
 
 PACKAGE = "smoothout"
 _SETTINGS = re.compile(r"^@dataclass\([^)]*frozen=True[^)]*\)\nclass (\w+)", re.M)
+_KIND = re.compile(r'^    kind(?:: ClassVar\[str\])? = "(\w+)"', re.M)
 MISSING = "???"  # marks a value of a config that the user must give
 T = TypeVar("T")
 
@@ -45,6 +46,12 @@ def build(node: Any, key: str, kind: type[T] | None = None, role: type[Any] | No
     if role is not None and (members := missing_members(cls, role)):
         raise ConfigError(f"{key}._target_: {node['_target_']} cannot be the {key}: it lacks {', '.join(members)}")
     settings: T = validate(cls, values, f"{key}.")
+    try:
+        hash(settings)  # settings are compared, and kept in caches
+    except TypeError as error:
+        raise ConfigError(
+            f"{key}: {error}; fields must be numbers, text, enums, tuples and frozen dataclasses"
+        ) from error
     return settings
 
 
@@ -63,8 +70,11 @@ def _component(target: str, key: str) -> type[Any]:
         raise ConfigError(f"{what} must be frozen: @dataclass(frozen=True)")
     if component.__module__ != module:
         raise ConfigError(f"{what} must be named where it is defined: {component.__module__}.{name}")
-    others = _modules_of_settings(name) - {module}
-    if others and module.partition(".")[0] == PACKAGE:
+    if module.partition(".")[0] != PACKAGE:
+        if (kind := getattr(component, "kind", None)) in _found(_KIND):
+            raise ConfigError(f"{what}: records of this package have the kind {kind!r}; must have another")
+        return component
+    if others := _modules_of_settings(name) - {module}:
         raise ConfigError(
             f"{key}._target_: {name} is also a class of {min(others)}, and records name settings by their class;"
             " must have a name of its own"
@@ -86,18 +96,19 @@ def _import(module: str, what: str) -> types.ModuleType:
 
 def _modules_of_settings(name: str) -> set[str]:
     """The modules of the package with a dataclass of this name."""
-    return {module for found, module in _classes_of_settings() if found == name}
+    return _found(_SETTINGS).get(name, set())
 
 
 @cache
-def _classes_of_settings() -> frozenset[tuple[str, str]]:
-    """The name and the module of each frozen dataclass of the package, from its source: nothing is imported."""
-    found = set[tuple[str, str]]()
+def _found(pattern: re.Pattern[str]) -> dict[str, set[str]]:
+    """What ``pattern`` finds in the source of the package, each with its modules: nothing is imported."""
+    found: dict[str, set[str]] = {}
     for folder in map(Path, importlib.import_module(PACKAGE).__path__):
         for path in folder.rglob("*.py"):
             module = ".".join((PACKAGE, *path.relative_to(folder).with_suffix("").parts))
-            found |= {(name, module) for name in _SETTINGS.findall(path.read_text(encoding="utf-8"))}
-    return frozenset(found)
+            for name in pattern.findall(path.read_text(encoding="utf-8")):
+                found.setdefault(name, set()).add(module)
+    return found
 
 
 def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: Iterable[str] = ()) -> T:
@@ -156,7 +167,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
 def _fit(value: Any, hint: Any, key: str) -> Any:
     """Convert ``value`` to the type ``hint``. Raises _MismatchError, and ConfigError within groups."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
+    if hint is Any or (origin is Literal and value in arguments):
         return value
     if origin in (Union, types.UnionType):
         return _fit_one_of(value, arguments, key)
@@ -170,6 +181,10 @@ def _fit(value: Any, hint: Any, key: str) -> Any:
         return {str(name): _convert(item, arguments[1], f"{key}.{name}") for name, item in value.items()}
     if _is_group(hint):
         return _fit_group(value, hint, key)
+    if origin not in (None, Literal):
+        raise ConfigError(
+            f"{key}: no config can set a field of type {hint}; use numbers, text, enums and tuples of these"
+        )
     return _fit_plain(value, hint)
 
 
@@ -250,6 +265,6 @@ def _allowed(hint: Any) -> str:
         return f"a group, each {_allowed(arguments[1])}"
     if _is_group(hint):
         return "a group of settings"
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return "one of " + ", ".join(member.name for member in hint)
+    if origin is Literal or (isinstance(hint, type) and issubclass(hint, Enum)):
+        return "one of " + ", ".join(map(str, arguments) if arguments else (member.name for member in hint))
     return _WORDS[hint]

@@ -35,7 +35,7 @@ _DECISIVE = re.compile(r"\$\{[^}]*\$\{oc\.env:|^ *- .*oc\.env:", re.MULTILINE)  
 # Keys of overrides that a source run does not inherit
 _NOT_SHARED = {"init_from", "analysis", "second_run", "hydra", "grid", "strengths"}
 _KEY = re.compile(r"[+~]*(\w*)")
-_PLAIN = re.compile(r"[\w/.:@%+-]+")  # URLs that need no quotes in an override
+_PLAIN = re.compile(r"[\w/.:@%+-]+", re.ASCII)  # URLs that need no quotes in an override
 _PURE = {"oc.env", "oc.select", "oc.create", "oc.decode", "choices"}  # resolvers of files and variables alone
 
 
@@ -55,14 +55,16 @@ def compose_config(folders: ConfigFolders, name: str, overrides: Sequence[str]) 
     Raises ConfigError if the first folder has no such file, and for overrides or files that Hydra cannot use.
     """
     folder, *added = _listed(folders)
-    paths = [path for each in (folder, *added) for path in each.rglob("*.yaml")]
     if not (folder / f"{name}.yaml").is_file():
         raise ConfigError(
             f"configs: {folder.absolute()} has no {name}.yaml; must be the folder configs/ of this repository"
         )
+    check_added(folders)
+    paths = [path for each in (folder, *added) for path in _yaml_files(each)]
     content = _read_files(folder, frozenset((path, path.stat().st_mtime_ns) for path in paths))
-    by_files = content.can_be_cached and not added
-    on_disk = by_files and not any("${" in override or override.startswith("hydra.") for override in overrides)
+    on_disk = content.can_be_cached and not any(
+        "${" in override or override.startswith("hydra.") for override in overrides
+    )
     variables = None if on_disk else frozenset(os.environ.items())
     searched = (*current_overrides(overrides), *search_path(folders))
     with needs_experiments():
@@ -77,12 +79,32 @@ def search_path(folders: ConfigFolders) -> list[str]:
     return [f"hydra.searchpath=[{','.join(added)}]"] if added else []
 
 
+def check_added(folders: ConfigFolders) -> None:
+    """Raise ConfigError if a folder that is added to configs/ is missing, or has a file that Hydra would not use."""
+    main, *added = _listed(folders)
+    for folder in added:
+        if not folder.is_dir() or "\\" in str(folder) or "${" in str(folder):
+            raise ConfigError(f"configs: {str(folder)!r} must be a folder, without \\ and ${{ in its name")
+        for path in _yaml_files(folder):
+            ours = main / path.relative_to(folder)
+            if ours.is_file() and ours.read_bytes() != path.read_bytes():
+                raise ConfigError(f"configs: {path} has the name of a file in configs/, which hides it; rename it")
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*.yaml") if path.is_file()]
+
+
 def config_names(folders: ConfigFolders, group: str) -> list[str]:
     """The choices of a group of configs."""
-    return sorted({path.stem for folder in _listed(folders) for path in (folder / group).glob("*.yaml")})
+    return sorted(
+        {path.stem for folder in _listed(folders) for path in (folder / group).glob("*.yaml") if path.is_file()}
+    )
 
 
 def _listed(folders: ConfigFolders) -> tuple[Path, ...]:
+    if not folders:
+        raise ConfigError("configs: must begin with the folder configs/ of this repository")
     return (folders,) if isinstance(folders, Path) else folders
 
 
@@ -201,12 +223,17 @@ def _cache_path(folder: Path, name: str, overrides: tuple[str, ...], files: str)
     """The cache file of a composed config, named by a digest of its inputs."""
     circumstances = [_FORMAT, version("hydra-core"), version("omegaconf"), name, overrides]
     digest = hashlib.sha256(json.dumps(circumstances, sort_keys=True).encode()).hexdigest()
-    return folder.parent / ".cache" / "configs" / files / f"{digest}.json"
+    # Configs of other folders are kept apart: their files have another digest, and only one is kept of each.
+    kind = "configs_added" if any(override.startswith("hydra.searchpath=") for override in overrides) else "configs"
+    return folder.parent / ".cache" / kind / files / f"{digest}.json"
 
 
 @lru_cache(maxsize=16)
 def _read_files(folder: Path, stamped: frozenset[tuple[Path, int]]) -> _Files:
-    contents = {os.path.relpath(path, folder): path.read_text("utf-8") for path in sorted(path for path, _ in stamped)}
+    contents = {
+        os.path.relpath(path, folder): path.read_text("utf-8", "replace")
+        for path in sorted(path for path, _ in stamped)
+    }
     text = "\n".join(contents.values())
     pure = set(_RESOLVER.findall(text)) <= _PURE
     defaults = [default for _, default in _VARIABLE.findall(text)]

@@ -193,6 +193,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         check_name("model.name", self.model.name)
+        check_name("data.name", str(self.data.name))
+        check_name("method.slug", self.method.slug)
         if not 1 <= self.epoch_multiplier <= 1000:
             raise ValueError(f"epoch_multiplier: must be a whole number from 1 to 1000, not {self.epoch_multiplier}")
 

@@ -20,7 +20,10 @@ Shape = tuple[int, int, int]
 
 
 class Model(Protocol):
-    """Settings of a network. If ``initializes_batchnorm`` is true, ``batchnorm_init`` has no effect on it."""
+    """Settings of a network, which is built once more on the meta device, to know its shapes.
+
+    If ``initializes_batchnorm`` is true, ``batchnorm_init`` has no effect on it.
+    """
 
     initializes_batchnorm: ClassVar[bool]
 
@@ -42,7 +45,10 @@ class Data(Protocol):
 
     @property
     def train_examples(self) -> int | None:
-        """A field: the number of training images in use; None is all. ``test_examples`` is that of the test split."""
+        """The number of training images in use; None is all. ``test_examples`` is that of the test split.
+
+        These and ``validation_size`` must be fields.
+        """
 
     @property
     def test_examples(self) -> int | None: ...  # noqa: D102
@@ -79,8 +85,12 @@ class Data(Protocol):
         """Load the training split, the test split and the fingerprint of the whole data set. Raises DataError."""
 
 
+FIELDS = {Data: ("train_examples", "test_examples", "validation_size")}  # of a role: settings that programs change
+
+
 def missing_members(cls: type[Any], role: type[Any]) -> list[str]:
     """The members of ``role`` (a protocol or base class) that the dataclass ``cls`` lacks, as fields or otherwise."""
     members = [name for name in {**role.__annotations__, **vars(role)} if not name.startswith("_")]
-    fields = {field.name for field in dataclasses.fields(cls)}
-    return [name for name in members if name not in fields and not hasattr(cls, name)]
+    fields, abstract = {field.name for field in dataclasses.fields(cls)}, getattr(cls, "__abstractmethods__", ())
+    missing = [name for name in members if name not in fields and (name in abstract or not hasattr(cls, name))]
+    return [*missing, *(f"{name} as a field" for name in FIELDS.get(role, ()) if name not in {*fields, *missing})]

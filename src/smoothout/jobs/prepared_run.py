@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from smoothout.analysis.options import WhichWeights
-from smoothout.common.errors import CheckpointError, ConfigError, config_errors
+from smoothout.common.errors import CheckpointError, ConfigError, DataError, config_errors
 from smoothout.common.rng import derive_seed, make_generator
 from smoothout.config.experiment import Experiment
 from smoothout.data.split import Split
@@ -129,8 +130,16 @@ def check_analysis(job: Job, outlines: Sequence[nn.Module]) -> None:
 
 def model_outline(experiment: Experiment) -> nn.Module:
     """The network on the meta device, which takes no memory. Raises ConfigError."""
-    with config_errors(), torch.device("meta"):
-        model: nn.Module = experiment.model.build(experiment.data.shape, experiment.data.classes)
+    build = partial(experiment.model.build, experiment.data.shape, experiment.data.classes)
+    with config_errors():
+        try:
+            with torch.device("meta"):
+                model: nn.Module = build()
+        except (NotImplementedError, RuntimeError):  # it needs numbers, which meta tensors do not have
+            with torch.random.fork_rng(devices=[]):
+                model = build().to("meta")
+    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+        raise ConfigError("model: has lazy modules, whose sizes are unknown before a pass; must name all sizes")
     return model
 
 
@@ -222,6 +231,22 @@ def load_splits(experiment: Experiment, runtime: Runtime) -> tuple[Split, Split,
 def _load(data: Any, folder: Path, device: torch.device, download: bool) -> tuple[Split, Split, str]:
     """The data set on the device, cached: a table's trainings, and those that take turns, share it."""
     loaded: tuple[Split, Split, str] = data.load(folder, device, download)
+    for name, split in (("training", loaded[0]), ("test", loaded[1])):
+        if data.resident:
+            _check_examples(f"data: {data.name}, {name} split", split, data)
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # trainings on other streams use what was copied on this one
     return loaded
+
+
+def _check_examples(what: str, split: Split, data: Any) -> None:
+    """Raise DataError unless the examples of a ``split`` on the device are as the settings ``data`` say."""
+    labels, shape = split.labels, tuple(split.images.shape[1:])
+    if shape != tuple(data.shape):
+        raise DataError(
+            f"{what}: images have shape {shape} (channels, height, width), and its settings say {data.shape}"
+        )
+    if len(split.images) != len(labels) or labels.dtype != torch.int64:
+        raise DataError(f"{what}: needs one int64 label per image, not {len(labels)} of {labels.dtype}")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < data.classes:
+        raise DataError(f"{what}: labels must be 0 to {data.classes - 1}, not {labels.min()} to {labels.max()}")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from smoothout.analysis.options import WhichWeights
 from smoothout.common import interrupts, progress
 from smoothout.common.environment import peak_memory
-from smoothout.common.errors import CheckpointError, ConfigError
+from smoothout.common.errors import CheckpointError, ConfigError, DataError
 from smoothout.common.files import ensure_writable
 from smoothout.config.experiment import Experiment
 from smoothout.data.split import Split
@@ -37,6 +37,7 @@ from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.cuda_graph import RecordingError
 from smoothout.training.distributed import ProcessGroup
+from smoothout.training.dropout import UnseededError
 from smoothout.training.engine import Engine, tune_malloc
 from smoothout.training.noise_strength import batch_gradient
 from smoothout.training.trainer import Trainer
@@ -100,9 +101,10 @@ class _Training:
     def assignment(self, epochs: int) -> tuple[Experiment, Runtime, int, TrainingState, int]:
         """What another rank needs to join the training until ``epochs`` epochs are done."""
         # The process group and the number of the GPU are this process's, so they are left out.
-        runtime = self._run.runtime
+        runtime, state = self._run.runtime, self._trainer.state()
         sendable = replace(runtime, ranks=ProcessGroup(), device=torch.device(runtime.device.type))
-        return self._run.experiment, sendable, torch.get_num_threads(), self._trainer.state(), epochs
+        state.data_sha256 = self._run.data_sha256
+        return self._run.experiment, sendable, torch.get_num_threads(), state, epochs
 
     def updates(self, epochs: int) -> Steps[TrainingState]:
         """Train until ``epochs`` epochs are done; pauses after every update, returns the last state."""
@@ -161,9 +163,14 @@ def _beginnings(job: Job) -> list[Job]:
 
 
 def _updates(trainer: Trainer, epochs: int) -> Iterator[TrainingState]:
-    """Train, update by update. Raises ConfigError if a CUDA graph is required and cannot be captured."""
+    """Train, update by update.
+
+    Raises ConfigError if a CUDA graph is required and cannot be captured, or the model draws what no seed reaches.
+    """
     try:
         yield from trainer.until(epochs)
+    except UnseededError as error:
+        raise ConfigError(str(error)) from error
     except RecordingError as error:
         raise ConfigError(
             f"engine.launch: graph: the update cannot be captured as a CUDA graph ({error}); use launch=auto"
@@ -285,7 +292,9 @@ def run_worker_rank(ranks: ProcessGroup) -> None:
             torch.set_num_threads(threads)
             local = replace(runtime, ranks=ranks, device=ranks.device(runtime.device))
             state.sums = state.sums.to(local.device)
-            train_split, test_split, _ = load_splits(experiment, local)
+            train_split, test_split, data_sha256 = load_splits(experiment, local)
+            if data_sha256 != state.data_sha256:
+                raise DataError(f"data: rank {ranks.rank} loaded other examples of {experiment.data.name} than rank 0")
             model = init_model(experiment, local)  # the state has its weights
             for _ in _make_trainer(experiment, local, model, (train_split, test_split), state=state).until(epochs):
                 if ranks.agree_to_stop():

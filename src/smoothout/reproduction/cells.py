@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -124,5 +125,5 @@ class MethodRuns:
             jobs = {seed: Job(analysis, (run,)) for seed, run in self.jobs.items()}
             script = f"python scripts/analyze.py {METRICS[metric].overrides}"
         seeds = f"seed={self.seeds[0]}" if len(self.seeds) == 1 else f"-m seed={','.join(map(str, self.seeds))}"
-        command = " ".join([script, *self.overrides, seeds])
+        command = f"{script} {shlex.join(self.overrides)} {seeds}"
         return CellSpec(self.row, self.method, metric, jobs, published, command, self.settings.seconds_per_epoch())

@@ -11,6 +11,10 @@ from torch import nn
 from smoothout.common.rng import derive_seed
 
 
+class UnseededError(ValueError):
+    """A model draws random numbers that no seed of the training reaches."""
+
+
 class DropoutRng:
     """Seeds torch's global generator for dropout, and detects models that draw other random numbers."""
 
@@ -44,7 +48,7 @@ class DropoutRng:
 
     @contextmanager
     def checked(self) -> Iterator[None]:
-        """On first use, raise ValueError if the model has no dropout layers but uses torch's global generator."""
+        """On first use, raise UnseededError if the model has no dropout layers but uses torch's global generator."""
         if self._checked:
             yield
             return
@@ -52,7 +56,7 @@ class DropoutRng:
         yield
         self._checked = True
         if not self.drops and self._position() != before:
-            raise ValueError(
+            raise UnseededError(
                 "model: draws from torch's global generator outside torch.nn.Dropout, so no seed reaches it;"
                 " use torch.nn.Dropout layers"
             )

@@ -153,7 +153,13 @@ class Trainer:
         self._model.load_state_dict(resume.model)
         if self._estimator.trace and resume.trace:
             self._estimator.trace.load_state_dict(resume.trace)
-        for name, tensor in self._estimator.tensors().items():
+        tensors = self._estimator.tensors()
+        if tensors.keys() != resume.method.keys():
+            raise ValueError(
+                f"method: its state is {sorted(tensors)} before the first update, and {sorted(resume.method)} in the"
+                " checkpoint: tensors() must return the same names from build() on"
+            )
+        for name, tensor in tensors.items():
             tensor.copy_(resume.method[name])
         if resume.optimizer:
             self._optimizer.load_state_dict(resume.optimizer)

@@ -220,8 +220,7 @@ def test_a_config_names_nothing_but_classes_of_settings(f1: dict[str, Any], targ
 
 def test_a_class_whose_name_is_taken_is_refused(f1: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Records name settings by their class: another MLP would get the records of this one."""
-    taken = build_module._classes_of_settings() | {("MLP", "smoothout.models.mine")}
-    monkeypatch.setattr(build_module, "_classes_of_settings", lambda: taken)
+    monkeypatch.setattr(build_module, "_modules_of_settings", lambda name: {"smoothout.models.mine"})
     refused(f1, "model._target_", "MLP is also a class of smoothout.models.mine")
 
 

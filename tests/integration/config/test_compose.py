@@ -106,13 +106,15 @@ def test_variables_have_the_values_that_hydra_gives_them(configs: Path, monkeypa
 
 
 def test_folders_of_ones_own_add_to_the_configs(configs: Path, tmp_path: Path) -> None:
-    """As with --config-dir: configs/ comes first, and what a folder elsewhere holds is never kept on disk."""
+    """As with --config-dir; what is kept on disk of them does not touch what is kept of configs/ alone."""
     (configs / "group").mkdir()
     (configs / "group" / "shared.yaml").write_text("b: 1\n")
-    own = tmp_path / "o w'n" / "group"
+    compose_config(configs, "made", ["+group=shared"])
+    own = tmp_path / "ö w'n" / "group"
     own.mkdir(parents=True)
-    (own / "shared.yaml").write_text("b: 2\n")
     (own / "mine.yaml").write_text("b: 3\n")
+    (own / "shared.yaml").write_text("b: 1\n")  # the same text
+    (own / "folder.yaml").mkdir()
     folders = (configs, own.parent)
     assert config_names(folders, "group") == ["mine", "shared"]
     assert compose_config(folders, "made", ["+group=shared"])["group"] == {"b": 1}
@@ -121,9 +123,28 @@ def test_folders_of_ones_own_add_to_the_configs(configs: Path, tmp_path: Path) -
     (own / "mine.yaml").write_text("b: 4\n")
     forget()
     assert compose_config(folders, "made", ["+group=mine"])["group"] == {"b": 4}
-    assert not (configs.parent / ".cache").exists()
+    assert {path.parent.parent.name for path in (configs.parent / ".cache").rglob("*.json")} == {
+        "configs",
+        "configs_added",
+    }
     with pytest.raises(ConfigError, match=r"^group: 'mine' is not one of shared$"):
         compose_config(configs, "made", ["+group=mine"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none", "must be a folder"),
+        ("a\\b", "must be a folder, without"),
+        ("same", r"same/group/shared\.yaml has the name of a file in configs/"),
+    ],
+)
+def test_a_folder_that_hydra_would_ignore_is_refused(configs: Path, tmp_path: Path, name: str, message: str) -> None:
+    for folder, number in ((configs, 1), (tmp_path / "same", 2)):
+        (folder / "group").mkdir(parents=True)
+        (folder / "group" / "shared.yaml").write_text(f"b: {number}\n")
+    with pytest.raises(ConfigError, match=rf"^configs: .*{message}"):
+        compose_config((configs, tmp_path / name), "made", [])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 
 import pandas as pd
@@ -64,7 +65,7 @@ def test_a_table_of_ones_own_in_another_folder_is_made_by_its_commands(root, rep
         (own / group / "mine.yaml").write_text(text)
     table = (f"--config-dir={own}", "table=mine")
     [command] = [line for line in reproduce(*table, "plan=true")[1].splitlines() if "python scripts/train.py" in line]
-    code, _, err = script("train", *GIVEN, *command.partition("  #")[0].split()[2:])
+    code, _, err = script("train", *GIVEN, *shlex.split(command.partition("  #")[0])[2:])
     assert code == 0, err
     code, out, err = reproduce(*table, "run=false")
     assert code == 0, err

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from smoothout.analysis.arguments import check_counts, check_positive, linspace
 from smoothout.analysis.options import RunningStats, SplitName, WhichWeights
 from smoothout.common.enums import coerce_enum_fields
+from smoothout.common.files import check_name
 from smoothout.common.job_settings import JobSettings
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class AnalysisJob(JobSettings, ABC):
     examples: int | None = None  # use only the first N examples of each split; None uses all
 
     def __post_init__(self) -> None:
+        check_name("kind", getattr(self, "kind", ""))
         coerce_enum_fields(self)
         for setting in fields(self):
             value = getattr(self, setting.name)
