@@ -12,6 +12,7 @@ import importlib
 import inspect
 import math
 import re
+import sys
 import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -89,8 +90,9 @@ def _import(module: str, what: str) -> types.ModuleType:
         hint = "; must be installed, or its folder on PYTHONPATH" if error.name == module.partition(".")[0] else ""
         raise ConfigError(f"{what} cannot be imported: {error}{hint}") from error
     except (Exception, SystemExit) as error:  # of a user's own module
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"line {place.lineno} of {place.filename}: " if not isinstance(error, SyntaxError) else ""
+        frames = traceback.extract_tb(error.__traceback__)
+        place = [frame for frame in frames if not frame.filename.startswith((sys.base_prefix, "<"))][-1]
+        where = "" if isinstance(error, SyntaxError) else f"line {place.lineno} of {place.filename}: "
         raise ConfigError(f"{what} cannot be imported: {where}{type(error).__name__}: {error}") from error
 
 

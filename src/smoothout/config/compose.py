@@ -97,9 +97,8 @@ def _yaml_files(folder: Path) -> list[Path]:
 
 def config_names(folders: ConfigFolders, group: str) -> list[str]:
     """The choices of a group of configs."""
-    return sorted(
-        {path.stem for folder in _listed(folders) for path in (folder / group).glob("*.yaml") if path.is_file()}
-    )
+    paths = (path for folder in _listed(folders) for path in (folder / group).glob("*.yaml"))
+    return sorted({path.stem for path in paths if path.is_file()})
 
 
 def _listed(folders: ConfigFolders) -> tuple[Path, ...]:
