@@ -105,6 +105,20 @@ def wait_for_checkpoint(root: Path, process: subprocess.Popen[str], newer_than: 
     pytest.fail("the program wrote no checkpoint")
 
 
+def test_processes_that_load_other_data_than_the_first_are_told_so(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = ROOT / "tests" / "example_package"
+    body = "    def _draw(self, n):\n        x, y = super()._draw(n)\n        return x + int(os.environ['RANK']), y\n"
+    head = "import os\nfrom lab import *\n@dataclass(frozen=True)\nclass Drifting(Stripes):\n"
+    (root / "drifting.py").write_text(head + body)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(package), str(root)]))
+    own = (f"--config-dir={package / 'configs'}", "data=stripes", "data._target_=drifting.Drifting")
+    code, out, err = ended(start(*own, *RUN, "batch.size=180"))
+    assert code == 1
+    assert out == []
+    assert err == ["error: rank 1: data: rank 1 loaded other examples of stripes than rank 0"]
+    assert records(root) == {}
+
+
 def test_two_processes_begin_where_another_training_of_theirs_ended(root: Path) -> None:
     source = "init_from.run=['schedule.epochs=3','schedule.keep_epochs=[2]']"
     code, out, err = ended(start(*RUN, "method=none", source))

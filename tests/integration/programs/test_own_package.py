@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +25,20 @@ RUN = ("experiment=digits", "data=stripes", "model=logistic", "optimizer=rmsprop
 @pytest.fixture(autouse=True)
 def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(PACKAGE))
+
+
+@pytest.fixture
+def write_module(root: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Writes a module that can be imported for the time of the test."""
+    folder = root / "modules"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+
+    def write(name: str, code: str) -> None:
+        (folder / f"{name}.py").write_text(code)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return write
 
 
 def test_a_training_and_an_analysis_have_records_that_name_their_classes(root: Path, script: Program) -> None:
@@ -81,14 +97,76 @@ def test_an_error_in_its_settings_is_one_line(root: Path, script: Program, overr
 
 
 def test_a_class_has_records_of_its_own_whatever_its_name_and_base(
-    root: Path, script: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, script: Program, write_module: Callable[[str, str], None]
 ) -> None:
     """Neither a name that a class of this package has, nor one that such a class has in records, is mixed up."""
     head = "from dataclasses import dataclass\nfrom smoothout.training.optimizers import SGD\n@dataclass(frozen=True)\n"
-    (tmp_path / "one.py").write_text(f"{head}class SGD(SGD):\n    def build(self, p): return super().build(p)\n")
-    (tmp_path / "two.py").write_text(f"{head}class Momentum(SGD): pass\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    write_module("one", f"{head}class SGD(SGD):\n    def build(self, p): return super().build(p)\n")
+    write_module("two", f"{head}class Momentum(SGD): pass\n")
     for target in ("smoothout.training.optimizers.SGD", "one.SGD", "two.Momentum", "two.Momentum"):
         code, *_ = script("train", *QUIET, "schedule.epochs=1", "optimizer=momentum", f"optimizer._target_={target}")
         assert code == 0
     assert len([*(root / "results" / "train").glob("*.json")]) == 3
+
+
+HEAD = """
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+import torch
+from torch import nn
+from lab import *
+from smoothout.data.split import Split
+"""
+METHOD = HEAD + "@dataclass(frozen=True)\nclass Mine(GradientNoise):\n"
+DATA = HEAD + "@dataclass(frozen=True)\nclass Mine(Stripes):\n"
+MODEL = HEAD + "@dataclass(frozen=True)\nclass Mine(LogisticRegression):\n    def build(self, shape, classes):\n"
+ANALYSIS = HEAD + "@dataclass(frozen=True, kw_only=True)\nclass Mine(GradientNorm):\n"
+
+
+WRONG = {  # by what the error says: the group of settings, and the module of its class Mine
+    "ValueError: mutable default": ("method", METHOD + "    xs: list = []\n"),
+    "No module named 'nothing_like_it'": ("method", "import nothing_like_it\n"),
+    "mine.py: RuntimeError: no licence": ("method", "raise RuntimeError('no licence')\n"),
+    "cannot be imported: IndentationError": ("method", "class Mine:\n"),
+    "mine.py: SystemExit: bye": ("method", "raise SystemExit('bye')\n"),
+    "is not a class of settings": ("method", HEAD + "class Mine(Method): pass\n"),
+    "must be frozen: @dataclass(frozen=True)": ("method", HEAD + "@dataclass\nclass Mine: pass\n"),
+    "it lacks slug, build": ("method", HEAD + "@dataclass(frozen=True)\nclass Mine(Method): pass\n"),
+    "must be named where it is defined: lab.Mine": ("method", HEAD + "Mine = GradientNoise\n"),
+    "method.mode: 'c' is not one of a, b": ("method", METHOD + "    mode: Literal['a', 'b'] = 'a'\n"),
+    "method.slug: must be letters": ("method", METHOD + "    @property\n    def slug(self): return '../x'\n"),
+    "training split: images have shape (1, 6, 6)": ("data", DATA + "    shape: ClassVar = (1, 6, 5)\n"),
+    "training split: labels must be 0 to 5, not 1 to 6": (
+        "data",
+        DATA + "    def _draw(self, n):\n        x, y = super()._draw(n)\n        return x, y + 1\n",
+    ),
+    "model: has lazy modules": ("model", MODEL + "        return nn.LazyLinear(classes)\n"),
+    "records of this package have the kind 'train'": ("analysis", ANALYSIS + "    kind: ClassVar = 'train'\n"),
+    "analysis.kind: must be letters, digits": ("analysis", ANALYSIS + "    kind: ClassVar = '../x'\n"),
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_what_a_user_may_get_wrong_is_one_line(
+    script: Program, write_module: Callable[[str, str], None], line: str
+) -> None:
+    group, code = WRONG[line]
+    write_module("mine", code)
+    more = ["analysis=gradient_norm"] if group == "analysis" else []
+    more += ["+method.mode=c"] if "mode" in code else []
+    program = "analyze" if group == "analysis" else "train"
+    ended, _, err = script(program, CONFIGS, *QUIET, *RUN, "profile=smoke", *more, f"{group}._target_=mine.Mine")
+    assert ended == 2, err
+    assert len(err) == 1
+    assert line in err[0]
+    assert not Path("results").exists()
+
+
+def test_a_model_that_needs_numbers_when_it_is_built_is_trained(
+    script: Program, write_module: Callable[[str, str], None]
+) -> None:
+    """Tensors on the meta device, where networks are built to know their shapes, have none."""
+    body = "        rates = torch.linspace(0, 0.2, 4).tolist()\n        return super().build(shape, classes)\n"
+    write_module("needs_numbers", MODEL + body)
+    run = (*RUN, "schedule.epochs=1", "model._target_=needs_numbers.Mine")
+    assert script("train", CONFIGS, *QUIET, *run)[0] == 0

@@ -68,6 +68,16 @@ class Adversarial(GradientEstimator):
         ghost_batch.backward()
 
 
+class Late(GradientEstimator):
+    """State that is made in the first update, which a resumed training would begin without."""
+
+    def before_step(self) -> None:
+        self._count = torch.ones(())
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"count": self._count} if hasattr(self, "_count") else {}
+
+
 class Written(GradientEstimator):
     """A gradient that the method writes itself."""
 
@@ -92,6 +102,12 @@ class Custom(Method):
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
         assert (plan.updates, plan.updates_per_epoch, plan.processes) == (3 * UPDATES, UPDATES, 1)
         return self.kind(model) if self.kind in (Averaging, Written) else self.kind()  # type: ignore[call-arg]
+
+
+def test_a_resumed_training_does_not_lose_state_that_was_made_late(tiny_split: Splits) -> None:
+    done = run(network(), tiny_split, method=Custom(Late))
+    with pytest.raises(ValueError, match=r"^method: its state is \[\] before the first update, and \['count'\] in the"):
+        run(network(), tiny_split, method=Custom(Late), resume=done)
 
 
 def test_the_defaults_are_plain_training(tiny_split: Splits) -> None:
