@@ -19,7 +19,7 @@ import smoothout
 PACKAGE = ROOT / "tests" / "example_package"
 CONFIGS = f"--config-dir={PACKAGE / 'configs'}"
 QUIET = ("threads=1", "tensorboard=false")
-RUN = ("experiment=digits", "data=stripes", "model=logistic", "optimizer=rmsprop", "method=gradient_noise")
+RUN = ("experiment=stripes", "method=gradient_noise")
 
 
 @pytest.fixture(autouse=True)
