@@ -12,7 +12,7 @@ import importlib
 import inspect
 import math
 import re
-import sys
+import sysconfig
 import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -90,10 +90,15 @@ def _import(module: str, what: str) -> types.ModuleType:
         hint = "; must be installed, or its folder on PYTHONPATH" if error.name == module.partition(".")[0] else ""
         raise ConfigError(f"{what} cannot be imported: {error}{hint}") from error
     except (Exception, SystemExit) as error:  # of a user's own module
-        frames = traceback.extract_tb(error.__traceback__)
-        place = [frame for frame in frames if not frame.filename.startswith((sys.base_prefix, "<"))][-1]
-        where = "" if isinstance(error, SyntaxError) else f"line {place.lineno} of {place.filename}: "
+        where = "" if isinstance(error, SyntaxError) else _place(traceback.extract_tb(error.__traceback__))
         raise ConfigError(f"{what} cannot be imported: {where}{type(error).__name__}: {error}") from error
+
+
+def _place(frames: Sequence[traceback.FrameSummary]) -> str:
+    """Where the last of ``frames`` outside the standard library is, as the beginning of an error line."""
+    library = sysconfig.get_path("stdlib")
+    files = [f"{frame.filename}, line {frame.lineno}: " for frame in frames if not frame.filename.startswith("<")]
+    return next((file for file in reversed(files) if not file.startswith(library) or "site-packages" in file), "")
 
 
 def _modules_of_settings(name: str) -> set[str]:

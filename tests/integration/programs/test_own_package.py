@@ -124,11 +124,11 @@ ANALYSIS = HEAD + "@dataclass(frozen=True, kw_only=True)\nclass Mine(GradientNor
 
 
 WRONG = {  # by what the error says: the group of settings, and the module of its class Mine
-    "ValueError: mutable default": ("method", METHOD + "    xs: list = []\n"),
+    "mine.py, line 8: ValueError: mutable default": ("method", METHOD + "    xs: list = []\n"),
     "No module named 'nothing_like_it'": ("method", "import nothing_like_it\n"),
-    "mine.py: RuntimeError: no licence": ("method", "raise RuntimeError('no licence')\n"),
+    "mine.py, line 1: RuntimeError: no licence": ("method", "raise RuntimeError('no licence')\n"),
     "cannot be imported: IndentationError": ("method", "class Mine:\n"),
-    "mine.py: SystemExit: bye": ("method", "raise SystemExit('bye')\n"),
+    "mine.py, line 1: SystemExit: bye": ("method", "raise SystemExit('bye')\n"),
     "is not a class of settings": ("method", HEAD + "class Mine(Method): pass\n"),
     "must be frozen: @dataclass(frozen=True)": ("method", HEAD + "@dataclass\nclass Mine: pass\n"),
     "it lacks slug, build": ("method", HEAD + "@dataclass(frozen=True)\nclass Mine(Method): pass\n"),
