@@ -188,7 +188,7 @@ def _fit(value: Any, hint: Any, key: str) -> Any:
         return {str(name): _convert(item, arguments[1], f"{key}.{name}") for name, item in value.items()}
     if _is_group(hint):
         return _fit_group(value, hint, key)
-    if origin not in (None, Literal):
+    if origin is not Literal and not _is_plain(hint):
         raise ConfigError(
             f"{key}: no config can set a field of type {hint}; use numbers, text, enums and tuples of these"
         )
@@ -208,8 +208,13 @@ def _fit_one_of(value: Any, options: Sequence[Any], key: str) -> Any:
 
 
 def _is_group(hint: Any) -> bool:
-    """Whether settings of that type are a group: a dataclass, or a protocol or base class of several."""
-    return isinstance(hint, type) and hint not in _WORDS and not issubclass(hint, Enum)
+    """Whether settings of that type are a group: a dataclass, or a protocol or abstract base class of several."""
+    is_role = inspect.isabstract(hint) or getattr(hint, "_is_protocol", False)
+    return isinstance(hint, type) and (dataclasses.is_dataclass(hint) or is_role)
+
+
+def _is_plain(hint: Any) -> bool:
+    return hint in _WORDS or (isinstance(hint, type) and issubclass(hint, Enum))
 
 
 def _fit_group(value: Any, hint: Any, key: str) -> Any:

@@ -60,6 +60,8 @@ def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -
     bar = progress.Bar(job.name, job.settings.ticks(len(train_split), len(test_split)))
     with bar, cache, precision_context(Precision.float32, runtime.device):  # torch's default lets cuDNN use TF32
         outcome: dict[str, Any] = job.settings.run(models, train_split, test_split, bar.tick)
+    if not isinstance(outcome, dict):
+        raise TypeError(f"{job.kind}: run() returned a {type(outcome).__name__}; must return a dict")
     for key, value in outcome.items():
         if wrong := find_non_json_type(value):
             raise TypeError(f"{job.kind}: run() returned a {wrong} under {key!r}; a record holds numbers and lists")

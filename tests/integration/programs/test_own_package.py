@@ -111,6 +111,7 @@ def test_a_class_has_records_of_its_own_whatever_its_name_and_base(
 
 HEAD = """
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 import torch
 from torch import nn
@@ -124,7 +125,7 @@ ANALYSIS = HEAD + "@dataclass(frozen=True, kw_only=True)\nclass Mine(GradientNor
 
 
 WRONG = {  # by what the error says: the group of settings, and the module of its class Mine
-    "mine.py, line 8: ValueError: mutable default": ("method", METHOD + "    xs: list = []\n"),
+    "mine.py, line 9: ValueError: mutable default": ("method", METHOD + "    xs: list = []\n"),
     "No module named 'nothing_like_it'": ("method", "import nothing_like_it\n"),
     "mine.py, line 1: RuntimeError: no licence": ("method", "raise RuntimeError('no licence')\n"),
     "cannot be imported: IndentationError": ("method", "class Mine:\n"),
@@ -134,6 +135,10 @@ WRONG = {  # by what the error says: the group of settings, and the module of it
     "it lacks slug, build": ("method", HEAD + "@dataclass(frozen=True)\nclass Mine(Method): pass\n"),
     "must be named where it is defined: lab.Mine": ("method", HEAD + "Mine = GradientNoise\n"),
     "method.mode: 'c' is not one of a, b": ("method", METHOD + "    mode: Literal['a', 'b'] = 'a'\n"),
+    "method.place: no config can set a field of type <class 'pathlib.Path'>": (
+        "method",
+        METHOD + "    place: Path = Path('x')\n",
+    ),
     "method.slug: must be letters": ("method", METHOD + "    @property\n    def slug(self): return '../x'\n"),
     "training split: images have shape (1, 6, 6)": ("data", DATA + "    shape: ClassVar = (1, 6, 5)\n"),
     "training split: labels must be 0 to 5, not 1 to 6": (
@@ -153,7 +158,7 @@ def test_what_a_user_may_get_wrong_is_one_line(
     group, code = WRONG[line]
     write_module("mine", code)
     more = ["analysis=gradient_norm"] if group == "analysis" else []
-    more += ["+method.mode=c"] if "mode" in code else []
+    more += ["+method.mode=c"] if "mode" in code else ["+method.place=x"] if "place" in code else []
     program = "analyze" if group == "analysis" else "train"
     ended, _, err = script(program, CONFIGS, *QUIET, *RUN, "profile=smoke", *more, f"{group}._target_=mine.Mine")
     assert ended == 2, err
@@ -170,3 +175,21 @@ def test_a_model_that_needs_numbers_when_it_is_built_is_trained(
     write_module("needs_numbers", MODEL + body)
     run = (*RUN, "schedule.epochs=1", "model._target_=needs_numbers.Mine")
     assert script("train", CONFIGS, *QUIET, *run)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("returned", "line"),
+    [
+        ("1.0", "gradient_norm: run() returned a float; must return a dict"),
+        ("{'value': torch.zeros(1)}", "gradient_norm: run() returned a Tensor under 'value'; a record holds numbers"),
+    ],
+)
+def test_an_outcome_that_no_record_can_hold_is_refused(
+    root: Path, script: Program, write_module: Callable[[str, str], None], returned: str, line: str
+) -> None:
+    write_module("mine", ANALYSIS + f"    def run(self, *given): return {returned}\n")
+    chosen = ("analysis=gradient_norm", "analysis._target_=mine.Mine")
+    ended, _, err = script("analyze", CONFIGS, *QUIET, *RUN, "schedule.epochs=1", *chosen)
+    assert ended == 1
+    assert any(line in text for text in err), err
+    assert not (root / "results" / "gradient_norm").exists()
