@@ -121,7 +121,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize(("name", "updates"), zip(RUNS, [1, UPDATES, UPDATES + 5, 2 * UPDATES], strict=True))
+@pytest.mark.parametrize(("name", "updates"), list(zip(RUNS, [1, UPDATES, UPDATES + 5, 2 * UPDATES], strict=True)))
 def test_a_run_that_is_stopped_after_any_update_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: list[TrainingState | None], name: str, updates: int
 ) -> None:
