@@ -37,10 +37,17 @@ def main(config: DictConfig) -> None:
         page, pages = find_pages(asked, given, settings.pages, app.config_folders(), PUBLISHED)
         chosen = pages if settings.all_pages else [page]
         targets = [one.claims for one in chosen]
+        runner = app.job_runner(config) if settings.run and not settings.plan else None
+        searches, failure = [search for claims in targets for search in claims.unique_searches], None
+        if searches and settings.run and not settings.plan:  # trainings take the chosen strengths
+            failure = plan.plan_and_run(searches, runtime, runner)
+        for claims in targets:
+            claims.use_choices(runtime)
         if settings.plan:
+            plan.print_choices(searches, runtime)
             plan.print_plan(targets, runtime)
             return
-        failure = plan.plan_and_run(targets, runtime, app.job_runner(config)) if settings.run else None
+        failure = (plan.plan_and_run(targets, runtime, runner) if settings.run else None) or failure
         with Bar("claims", sum(len(one.claims.claims) for one in pages)) as bar:
             tests = {one.config.file: one.claims.tests(runtime, bar.tick) for one in pages}
         folder = Path(runtime.folders.results)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.engine_trainings import Splits, network, training
+from torch import nn
 
 from smoothout.training.engine import Engine
 from smoothout.training.methods.smoothout import NoiseConfig
@@ -21,15 +22,17 @@ from smoothout.training.optimizers import SGD
 @pytest.mark.filterwarnings(r"ignore:`torch\.jit\.:DeprecationWarning")  # by modules that torch.compile imports
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
 @pytest.mark.parametrize("noise", [NoiseConfig(), NoiseConfig(0.1)])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_compiled_training_ends_where_an_eager_one_ends(
-    noise: NoiseConfig, tiny_split: Splits, compiled_code: Path, monkeypatch: pytest.MonkeyPatch
+    noise: NoiseConfig, dropout: float, tiny_split: Splits, compiled_code: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Compiled sums are added up in another order: 1e-7 of each, and a little more with every update."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled_code))
     ends = []
     for compiled in (False, True):
         settings: dict[str, Any] = {"optimizer": SGD(0.1), "method": noise}
-        run = training(tiny_split, network(), engine=Engine(compile=compiled), **settings)
+        model = nn.Sequential(network(), nn.Dropout(dropout)) if dropout else network()
+        run = training(tiny_split, model, engine=Engine(compile=compiled), **settings)
         assert run.engine.compile is compiled
         ends.append(run.run())
     for name, tensor in ends[0].model.items():

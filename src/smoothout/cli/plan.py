@@ -6,7 +6,7 @@ Modules that need torch are imported by the functions that use them, so that tab
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -22,7 +22,7 @@ from smoothout.common.formatting import format_duration
 from smoothout.common.progress import console, print_line
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import RuntimeEstimator
-from smoothout.jobs.job import Job
+from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.locks import check_folders
 from smoothout.jobs.lookup import checkpoint_path, find_record
 from smoothout.jobs.runtime import Runtime
@@ -155,7 +155,7 @@ def print_plan(
     rows = dict[str, dict[Job, float | None]]()
     for target in targets:
         for title, jobs in target.plan().items():
-            rows.setdefault(title, {}).update(jobs)
+            rows.setdefault(title, {}).update(_with_trainings(jobs))
     missing = {
         title: {job: seconds for job, seconds in jobs.items() if find_record(job, runtime) is None}
         for title, jobs in rows.items()
@@ -186,6 +186,12 @@ def print_plan(
     return len(to_run)
 
 
+def _with_trainings(jobs: Mapping[Job, float | None]) -> dict[Job, float | None]:
+    """The ``jobs`` and the trainings that they need, with the config's seconds per epoch."""
+    needed = {run: seconds for job, seconds in jobs.items() for run in with_dependencies([job])}
+    return needed | dict(jobs)
+
+
 def _without_weights(jobs: dict[Job, float | None], runtime: Runtime) -> dict[Job, float | None]:
     """The recorded runs that ``jobs`` need and whose checkpoint is not here, with the config's seconds per epoch."""
     runs = {run: seconds for job, seconds in jobs.items() for run in job.inputs}
@@ -198,17 +204,21 @@ def _without_weights(jobs: dict[Job, float | None], runtime: Runtime) -> dict[Jo
     }
 
 
-def print_commands(plan: TableTarget, runtime: Runtime) -> None:
-    """Print, by row, the commands that make the missing records of each cell, with estimated hours.
-
-    Choices of strengths that methods wait for are planned first. Recorded trainings whose weights are needed but not
-    here count too: the first analysis of each trains it again.
-    """
-    searches = plan.unique_searches
+def print_choices(searches: Sequence[Target], runtime: Runtime) -> None:
+    """Print the plan of the choices of strengths without a record, and that methods wait for them."""
     searches = [search for search in searches if any(find_record(job, runtime) is None for job in search.jobs())]
     if searches:
         print_plan(searches, runtime)
         _out.print("Methods that take the strength that these choose are planned once it is chosen.")
+
+
+def print_commands(plan: TableTarget, runtime: Runtime) -> None:
+    """Print, by row, the commands that make the missing records of each cell, with estimated hours.
+
+    Choices of strengths that methods wait for are planned first. Trainings without a command, because the table shows
+    analyses only, and recorded ones whose weights are not here count too: the first analysis of each trains it.
+    """
+    print_choices(plan.unique_searches, runtime)
     table, rows = plan.render(runtime), dict[str, dict[str, float | None]]()
     for cell in table.cells:
         if cell.command and len(cell.records) < len(table.seeds):
@@ -219,14 +229,15 @@ def print_commands(plan: TableTarget, runtime: Runtime) -> None:
             _out.print(f"  {command}  # {_hours([hours])}", markup=False, soft_wrap=True)
 
     jobs = {job: seconds for of_row in plan.plan().values() for job, seconds in of_row.items()}
-    missing = {job: seconds for job, seconds in jobs.items() if find_record(job, runtime) is None}
+    missing = {job: seconds for job, seconds in _with_trainings(jobs).items() if find_record(job, runtime) is None}
     costs = RuntimeEstimator(runtime)
-    again = [costs.hours(run, seconds) for run, seconds in _without_weights(missing, runtime).items()]
+    first = {job: seconds for job, seconds in missing.items() if job not in jobs} | _without_weights(missing, runtime)
+    hours_before = [costs.hours(run, seconds) for run, seconds in first.items()]
     everything = {command: hours for commands in rows.values() for command, hours in commands.items()}
     total = f"{len(everything)} commands for seed(s) {', '.join(map(str, table.seeds))}"
-    if again:
-        total += f", which first train {len(again)} recorded run(s) again, whose weights are not here ({_hours(again)})"
-    total += f": {_hours([*everything.values(), *again])} on this device"
+    if first:
+        total += f", which first train {len(first)} run(s) whose weights are not here ({_hours(hours_before)})"
+    total += f": {_hours([*everything.values(), *hours_before])} on this device"
     total = total if rows else f"nothing is missing for seed(s) {', '.join(map(str, table.seeds))}"
     _out.print(f"\n{table.title}: {total}; nothing was run", markup=False, soft_wrap=True)
 

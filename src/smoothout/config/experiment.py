@@ -101,6 +101,14 @@ class Experiment(JobSettings):
             start = replace(start, run=start.run.with_seed(seed))
         return replace(self, seed=seed, init_from=start)
 
+    def holding_out(self, images: int) -> Experiment:
+        """The same with that many held-out training images, also in a training of the same data that it starts from."""
+        data: Any = self.data  # a dataclass
+        start = self.init_from
+        if start and start.run.data.name == self.data.name:
+            start = replace(start, run=start.run.holding_out(images))
+        return replace(self, data=replace(data, validation_size=images), init_from=start)
+
     @property
     def labels(self) -> dict[str, Any]:
         """Readable labels: columns of a data frame of records."""
@@ -167,6 +175,7 @@ class TrainingConfig:
 
     Args:
         epoch_multiplier: "training longer": multiplies epochs and milestones.
+        epoch_fraction: trains for this share of the profile's epochs, whatever the profile is.
         batch_sizes: what batch=small, large and ghost mean; read by configs/batch/.
         epoch_seconds: rough cost of an epoch by batch, for estimates without records.
         pad_color: color that crops are padded with; read by configs/data/.
@@ -189,6 +198,7 @@ class TrainingConfig:
     epoch_seconds: dict[str, float | None]
     pad_color: Any = None
     noise: dict[str, Any] = dataclasses.field(default_factory=dict)
+    epoch_fraction: float = 1.0
     init_from: InitFromConfig = dataclasses.field(default_factory=InitFromConfig)
 
     def __post_init__(self) -> None:
@@ -197,6 +207,8 @@ class TrainingConfig:
         check_name("method.slug", self.method.slug)
         if not 1 <= self.epoch_multiplier <= 1000:
             raise ValueError(f"epoch_multiplier: must be a whole number from 1 to 1000, not {self.epoch_multiplier}")
+        if not 0 < self.epoch_fraction <= 1:
+            raise ValueError(f"epoch_fraction: must be a share above 0, at most 1, not {self.epoch_fraction}")
 
     def experiment(self) -> Experiment:
         """The training, its profile applied. Raises ConfigError."""
@@ -205,11 +217,12 @@ class TrainingConfig:
             "train_examples": smallest_limit(data.train_examples, self.profile.train_examples_for(self.batch)),
             "test_examples": smallest_limit(data.test_examples, self.profile.test_examples),
         }
+        epochs = self.profile.epochs * self.epoch_fraction * self.epoch_multiplier
         settings = {
             "model": self.model,
             "data": replace(data, **limits),
             "optimizer": self.optimizer,
-            "schedule": self.schedule.scaled(self.profile.epochs * self.epoch_multiplier),
+            "schedule": self.schedule.scaled(epochs),
             "batch": self.batch,
             "method": self.method,
             "batchnorm_init": self.batchnorm_init,

@@ -81,12 +81,12 @@ class ImageFolder(ImageSettings):
         train, test = (find_images(self.name, folder / self.name / part, self.classes) for part in ("train", "val"))
         if train.classes != test.classes:
             raise DataError(f"data: {folder / self.name}: train and val must have the same class folders")
-        fingerprint = fingerprint_of(folder / self.name, [*train.paths, *test.paths])
         workers = available_cores() if self.workers is None else self.workers
 
         # The order matters: corrupt files must not count as validation images or towards a limit.
         if self.on_corrupt is OnCorrupt.skip:
             train, test = (drop_corrupt(files, workers) for files in (train, test))
+        fingerprint = fingerprint_of(folder / self.name, [*train.paths, *test.paths])
         if self.validation_size is not None:
             self.check_validation_size(len(train.paths))
             train, test = train.subset(slice(self.validation_size, None)), train.subset(slice(self.validation_size))

@@ -41,6 +41,7 @@ class SmoothOutCallback(CallbackNoise, transformers.TrainerCallback):  # type: i
         def within(training_step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
             if self not in trainer.callback_handler.callbacks:  # removed after an exception, which no event reports
                 return training_step(*arguments, **keywords)
+            _set_training_mode(trainer, *arguments)
             with self._block(trainer.state.global_step):
                 return training_step(*arguments, **keywords)
 
@@ -70,6 +71,7 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
         def within(training_step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
             if self not in trainer.callback_handler.callbacks:
                 return training_step(*arguments, **keywords)
+            _set_training_mode(trainer, *arguments)
             if self._passes is None:
                 with self._block(trainer.state.global_step):
                     loss = training_step(*arguments, **keywords)
@@ -89,6 +91,13 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
     def on_train_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
         """Restore `training_step`."""
         self._stop()
+
+
+def _set_training_mode(trainer: Any, model: Any, *unused: Any) -> None:
+    """What `training_step` does first, done before the block: it may change weights, as LoRA and schedule-free do."""
+    model.train()
+    if callable(getattr(trainer.optimizer, "train", None)):
+        trainer.optimizer.train()
 
 
 def _calling_trainer() -> Any:

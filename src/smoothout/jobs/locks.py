@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from smoothout.common import interrupts
+from smoothout.common.progress import console
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Step, Steps
 from smoothout.results.records import lock
+
+SILENT_SECONDS = 5.0  # for which `acquire` waits before it says so
 
 
 def weights_lock(training: Job, runtime: Runtime) -> FileLock:
@@ -31,9 +35,13 @@ def check_folders(job: Job, runtime: Runtime) -> None:
 
 def acquire(file_lock: FileLock) -> Steps[AbstractContextManager[Any]]:
     """Wait for ``file_lock`` and return it, to be released by ``with``; pauses while another process or job has it."""
+    announce_at: float | None = time.monotonic() + SILENT_SECONDS
     while True:
         with suppress(Timeout):
             held: AbstractContextManager[Any] = file_lock.acquire(timeout=0)
             return held
         interrupts.raise_if_interrupted()
+        if announce_at is not None and time.monotonic() > announce_at:
+            console.print(f"waiting for another process or job, which holds {file_lock.lock_file}", markup=False)
+            announce_at = None
         yield Step.waiting

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
-from smoothout.results.records import Record
+from smoothout.results.records import Record, check_same_data
 from smoothout.results.retrained import WeightsSeen, weights_seen
 
 
@@ -15,6 +15,12 @@ def find_record(job: Job, runtime: Runtime) -> Record | None:
     """The job's record, the newest if there are several, or None. Raises RecordError, see `RecordStore.find`."""
     found = (runtime.records.find(job.kind, digest, job.settings) for digest in job.valid_digests)
     return next(filter(None, found), None)
+
+
+def check_data(jobs: Iterable[Job], runtime: Runtime) -> None:
+    """Raise RecordError if recorded trainings among ``jobs`` saw different data of the same name."""
+    trainings = (find_record(job, runtime) for job in jobs if not job.dependencies)
+    check_same_data(record for record in trainings if record is not None)
 
 
 def retrained_inputs(job: Job, runtime: Runtime) -> dict[str, WeightsSeen]:

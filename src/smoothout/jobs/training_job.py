@@ -143,7 +143,8 @@ class _Training:
         runtime = self._run.runtime
         if beginning := self._beginnings.get(now.epoch):
             with suppress(Timeout), weights_lock(beginning, runtime).acquire(timeout=0):
-                if not checkpoint_path(beginning, runtime).exists():
+                if not (path := checkpoint_path(beginning, runtime)).exists():
+                    ensure_writable(path)  # also removes what a killed writer left
                     self.save(self._trainer.state(), beginning, done=True)
 
 
@@ -233,7 +234,7 @@ def summarize(run: PreparedRun, state: TrainingState) -> Steps[dict[str, Any]]:
     start = [parameter.detach().double() for parameter in model.parameters()]
     updates = experiment.batch.updates_per_epoch(len(run.train_split))
     total = updates * experiment.schedule.epochs
-    first = slice(experiment.batch.ghost or experiment.batch.size)
+    first = slice(experiment.batch.canonicalized().ghost or experiment.batch.size)
     gradient = lambda: batch_gradient(model, *run.train_split.gather(first))  # noqa: E731
     strength = partial(experiment.method.relative_strength, model, total=total, gradient=gradient)
     strength_at_start = strength(0)

@@ -63,6 +63,7 @@ class _Copy:
     index: int
 
     def __enter__(self) -> SmoothOut:
+        self.context.follow_model()  # its device
         before = self.context.generator
         self.context.generator = make_generator(self.seed, "copy", self.index, device=self.context.device)
         try:

@@ -33,6 +33,7 @@ from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
 from smoothout.common.estimates import Estimate
 from smoothout.nn.flat import filter_lengths, segment_sums
+from smoothout.nn.norms import at_least_float32
 from smoothout.nn.options import NoiseDistribution, NoiseScaling
 from smoothout.nn.parameters import filter_norms
 
@@ -70,7 +71,8 @@ def stein_trace(thetas: Sequence[Tensor], gradients: Sequence[Tensor], variances
 def _part(theta: Tensor, gradient: Tensor, variance: Variance) -> Tensor:
     if theta.shape != gradient.shape:
         raise ValueError(f"theta of shape {tuple(theta.shape)}, gradient of shape {tuple(gradient.shape)}: must match")
-    products = theta.detach() * gradient.detach()
+    theta, gradient = at_least_float32([theta.detach(), gradient.detach()])
+    products = theta * gradient
     if isinstance(variance, Tensor):
         return torch.where(variance > 0, products / variance, 0.0).sum(dtype=torch.float64)
     if not 0 < variance < math.inf:
@@ -97,8 +99,9 @@ def noise_variances(
     scaling = parse_enum(NoiseScaling, "scaling", scaling)
     if scaling == NoiseScaling.none:
         return [a * a * distribution.variance for _ in weights]
+    weights = at_least_float32([w.detach() for w in weights])  # a float16's square may be 0
     if scaling == NoiseScaling.weight:
-        return [(a * w.detach()) ** 2 * distribution.variance for w in weights]
+        return [(a * w) ** 2 * distribution.variance for w in weights]
     return [(a * filter_norms(w)) ** 2 / (w.shape[1:].numel() if w.dim() > 1 else 1) for w in weights]
 
 

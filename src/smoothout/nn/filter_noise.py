@@ -138,8 +138,7 @@ class ARWP(LPFSGD):
         Raises ValueError, with nothing changed, if its names or shapes are not those of the model's trainable
         parameters; RuntimeError inside the block.
         """
-        self._check_left()
-        self._follow_model()
+        self.follow_model()
         own, saved = self.state_dict()["fisher"], state_dict.get("fisher", {})
         if {name: f.shape for name, f in own.items()} != {name: f.shape for name, f in saved.items()}:
             raise ValueError(

@@ -106,7 +106,7 @@ def _has_frozen_code(module: nn.Module) -> bool:
 
 def is_sharded(weight: object) -> bool:
     """Whether a parameter holds only this process's part of a weight."""
-    return bool(_kinds(weight) & _SHARDED) or "ds_id" in vars(weight)  # of DeepSpeed's third stage
+    return bool(_kinds(weight) & _SHARDED) or hasattr(weight, "ds_id")  # of DeepSpeed's third stage
 
 
 def is_wrapper(tensor: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -39,7 +40,7 @@ class LateBackward:
         """Watch the outputs of ``model``, or of its submodules if it has no forward method."""
         if getattr(type(model).forward, "__qualname__", "") in WITHOUT_FORWARD:
             return [handle for child in model.children() for handle in LateBackward.register(child, context)]
-        return [model.register_forward_hook(LateBackward(context))]
+        return [model.register_forward_hook(LateBackward(context), with_kwargs=True)]
 
     def __init__(self, context: Block | None) -> None:
         self._context = context
@@ -47,18 +48,23 @@ class LateBackward:
     def __reduce__(self) -> tuple[type[LateBackward], tuple[None]]:
         return LateBackward, (None,)  # a copy of the model, made inside the block, keeps its noise
 
-    def __call__(self, module: nn.Module, arguments: object, output: object) -> None:
-        """Watch the autograd nodes that produced ``output``."""
+    def __call__(self, module: nn.Module, arguments: object, keywords: object, output: object) -> None:
+        """Watch the autograd nodes that produced ``output``, but not those of inputs that it returns."""
         context, block = self._context, self._context and self._context.block
         if context is None or block is None or torch.compiler.is_compiling():
             return
 
+        # References are weak, because a graph that is kept would keep the model and both sets of weights.
+        owner, entered = weakref.ref(context), weakref.ref(block)
+
         def refuse(*gradients: object) -> None:
-            if context.block is not block:
+            context, block = owner(), entered()
+            if context is None or block is None or context.block is not block:
                 raise RuntimeError(f"the backward pass belongs inside the block, after its forward pass; {FRAMEWORKS}")
 
+        earlier = {leaf.grad_fn for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor)}
         for tensor in [output] if isinstance(output, Tensor) else _tensors_in(output):
-            if tensor.grad_fn is not None:
+            if tensor.grad_fn is not None and tensor.grad_fn not in earlier:
                 tensor.grad_fn.register_prehook(refuse)
 
 

@@ -151,14 +151,14 @@ class SmoothOut(WeightContext):
     @untracked()
     def draw(self) -> Sequence[Tensor]:
         """Draw theta at the current weights; returns it parameter by parameter (valid until the next entry or draw)."""
-        self._check_left()
-        self._follow_model()
+        self.follow_model()
         for group in self._buffers.groups:
             self._fill(group)
         return self._buffers.views
 
-    def _follow_model(self) -> None:
-        """Allocate new buffers if parameters have been frozen, replaced, cast or moved."""
+    def follow_model(self) -> None:
+        """Allocate new buffers if parameters have been frozen, replaced, cast or moved; only outside the block."""
+        self._check_left()
         present = find_parameters(self._model, self._batchnorm)
         if _dtypes_and_devices(present) != self._kinds:
             self._allocate(present)

@@ -24,7 +24,8 @@ class SAM(Passes):
                     F.cross_entropy(model(x), y).backward()
             optimizer.step(); optimizer.zero_grad()
 
-    The first pass leaves ``grad`` alone. With gradient accumulation each micro-batch takes its own step (m-SAM).
+    The first pass leaves the ``grad`` of the model's parameters alone; others, such as a criterion's, get the gradients
+    of both. With gradient accumulation each micro-batch takes its own step (m-SAM).
 
     Args:
         model: a module of any kind that `SmoothOut` takes.

@@ -16,7 +16,7 @@ from smoothout.common.estimates import standard_error
 from smoothout.common.job_settings import SummarySettings
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
-from smoothout.results.records import Record
+from smoothout.results.records import Record, check_same_data
 
 RULE = "the best mean; of equal ones the smaller strength"
 
@@ -43,6 +43,7 @@ class StrengthChoice(SummarySettings):
 
     def from_records(self, records: Sequence[Record]) -> dict[str, Any]:
         """The mean held-out accuracy of each strength with its standard error over seeds, and the chosen strength."""
+        check_same_data(records)
         by_strength: dict[float, list[Record]] = {}
         for record in records:
             by_strength.setdefault(float(record.settings["perturbation"][self.field]), []).append(record)
@@ -107,10 +108,10 @@ class StrengthSearch:
         if field == "a" and not getattr(method, "a", 0):
             raise ConfigError(f"method: must be a method with noise (smoothout, adasmoothout), not {method.slug}")
         held_out = base.data.validation_size or max(1, base.data.expected_sizes[0] // 10)
-        data = replace(base.data, validation_size=held_out)
+        base = base.holding_out(held_out)
         self._epoch_seconds, self._name = epoch_seconds, f"{title} {field}".strip()
         self._trainings = {
-            a: [Job(replace(base.with_seed(seed), data=data, method=_with(method, field, a))) for seed in grid.seeds]
+            a: [Job(replace(base.with_seed(seed), method=_with(method, field, a))) for seed in grid.seeds]
             for a in sorted(grid.strengths)
         }
         self.choice = Job(StrengthChoice(grid.checkpoint, field), tuple(chain(*self._trainings.values())))

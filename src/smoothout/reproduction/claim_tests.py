@@ -13,8 +13,10 @@ from smoothout.common.errors import ConfigError
 from smoothout.config.build import validate
 from smoothout.config.compose import ConfigFolders, compose_config, config_names
 from smoothout.jobs.job import Job, with_dependencies
+from smoothout.jobs.lookup import check_data
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.cells import CellSpec
+from smoothout.reproduction.choose_strength import StrengthSearch
 from smoothout.reproduction.claim_trends import CURVES_APART, curves_nearer, read_points
 from smoothout.reproduction.claim_values import (
     MetricValues,
@@ -104,16 +106,29 @@ class Claims:
         for table, cell in self._cells:
             planned = rows.setdefault(f"{table}: {cell.row}", {})
             for job in cell.jobs.values():
-                planned |= dict.fromkeys((*job.dependencies, job), cell.epoch_seconds)
+                planned[job] = cell.epoch_seconds
         return rows
+
+    @property
+    def unique_searches(self) -> list[StrengthSearch]:
+        """The searches for strengths on which cells of the claims depend."""
+        return list(dict.fromkeys(search for plan in self._plans.values() for search in plan.unique_searches))
+
+    def use_choices(self, runtime: Runtime) -> None:
+        """Take the strengths that have been chosen: ``jobs`` and ``plan`` then have their methods' trainings."""
+        chosen = {key: plan.with_choice(runtime) for key, plan in self._plans.items()}
+        if any(chosen[key] is not plan for key, plan in self._plans.items()):
+            self._plans = chosen
+            self._cells = [cell for claim in self.claims for cell in self._cells_of(claim)]
 
     def tests(self, runtime: Runtime, tick: Callable[[], None] = lambda: None) -> list[ClaimTest]:
         """Test every claim, row and metric on the records that exist; ``tick`` is called once per claim.
 
         A method whose strength is to be chosen is tested once it is. The tests of a declared family are withheld until
-        all of its seeds are recorded.
+        all of its seeds are recorded. Raises RecordError.
         """
-        self._plans = {key: plan.with_choice(runtime) for key, plan in self._plans.items()}
+        self.use_choices(runtime)
+        check_data(self.jobs(), runtime)
         tests = list[ClaimTest]()
         for claim in self.claims:
             tick()
@@ -224,7 +239,7 @@ class Claims:
         """Accuracy against flatness over the settings of the claim's tables, as it is and at equal training loss."""
         runs = dict[str, tuple[float, float, float, str, str]]()  # by digest, because tables share runs
         weights = METRICS[metric].analysis.checkpoint  # the checkpoint whose flatness is measured
-        diverged, retrained = set[str](), set[str]()
+        failed, diverged, retrained = set[str](), set[str](), set[str]()
         # A point is a run with its flatness, accuracy, training loss, network and setting.
         for plan in (self._plan(table, protocol) for table in claim.tables):
             for row, method in plan.runs:
@@ -232,6 +247,7 @@ class Claims:
                     MetricValues.read(plan.cell(row, method, name), runtime) for name in (metric, str(weights))
                 )
                 setting = next(iter(plan.runs[row, method].jobs.values())).digest
+                failed |= {accuracy.records[seed].digest for seed in sharpness.failed & accuracy.by_seed.keys()}
                 diverged |= {accuracy.records[seed].digest for seed in accuracy.diverged}
                 for seed in sharpness.by_seed.keys() & accuracy.by_seed.keys():
                     record = accuracy.records[seed]
@@ -248,6 +264,7 @@ class Claims:
                 (protocol,),
                 METRICS[metric],
                 stratified_rank_correlation(flatnesses, accuracies, networks, settings, given),
+                failed=len(failed),
                 diverged=len(diverged),
                 retrained=len(retrained),
                 runs=len(runs),

@@ -29,7 +29,7 @@ from smoothout.config.build import validate
 from smoothout.config.compose import ConfigFolders, compose_config
 from smoothout.config.experiment import TrainingConfig, training_config
 from smoothout.jobs.job import Job, with_dependencies
-from smoothout.jobs.lookup import describe_retrained, find_record
+from smoothout.jobs.lookup import check_data, describe_retrained, find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.schema import FigureConfig, PanelConfig
 from smoothout.reproduction.table import RunSelection, recorded_seeds
@@ -244,7 +244,8 @@ class FigurePlan:
         return list(dict.fromkeys(name for panel in self.panels for name in panel.records(runtime)[1]))
 
     def save(self, runtime: Runtime, folder: Path) -> list[Path]:
-        """Draw the records that exist and return the files; nothing is drawn if there are none."""
+        """Draw the records that exist and return the files; nothing is drawn if there are none. Raises RecordError."""
+        check_data(self.jobs(), runtime)
         shown = [panel.drawn(runtime, self.places) for panel in self.panels]
         return panels.save(self.config.title, shown, self._note(runtime), folder / self.stem, self.config.columns)
 

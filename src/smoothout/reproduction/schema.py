@@ -27,9 +27,12 @@ def check_overrides(key: str, overrides: Iterable[str]) -> None:
     """Raise ValueError for overrides of what ``scope`` decides for all of a table or a figure, or of the runtime."""
     for override in overrides:
         name = override.lstrip("+").partition("=")[0]
+        group = name.partition(".")[0]
         if name in SCOPE:
             raise ValueError(f"{key}: {override}: has no effect here; set scope.{name}{'s' * (name == 'seed')}")
-        if name.partition(".")[0] in RUNTIME_KEYS:
+        if group in SCOPE:
+            raise ValueError(f"{key}: {override}: is for scope.{group} to say; for fewer epochs use epoch_fraction=...")
+        if group in RUNTIME_KEYS:
             raise ValueError(f"{key}: {override}: has no effect here; give {name}=... to the program")
 
 

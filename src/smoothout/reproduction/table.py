@@ -15,7 +15,7 @@ from smoothout.config.compose import ConfigFolders, compose_config, search_path
 from smoothout.config.experiment import Experiment, TrainingConfig, training_config
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job, with_dependencies
-from smoothout.jobs.lookup import describe_retrained
+from smoothout.jobs.lookup import check_data, describe_retrained, find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.options import Precision
 from smoothout.reproduction.cells import CellSpec, MethodRuns, rendered
@@ -108,7 +108,16 @@ class TablePlan:
         names = {row.name for row in plan.rows}
         plan.runs = {(row, method): runs for (row, method), runs in self.runs.items() if row in names}
         plan.cells = plan._cells()
+        shown = set().union(*map(plan._searched, plan.rows))
+        plan.searches = {name: search for name, search in self.searches.items() if name in shown}
         return plan
+
+    def _searched(self, row: RowConfig) -> set[str]:
+        """The methods whose choice of strength decides what ``row`` shows."""
+        if row.best_methods is not None:
+            return set(self.searches)
+        shown = row.methods or {name for name, method in self.config.methods.items() if not method.only_if_named}
+        return set(self.searches) & set(shown)
 
     def _plan_runs(self) -> None:
         """Compose the trainings. Methods whose strength is not chosen yet have none."""
@@ -196,7 +205,8 @@ class TablePlan:
         return plan
 
     def render(self, runtime: Runtime) -> Table:
-        """The table, rendered from its records."""
+        """The table, rendered from its records. Raises RecordError."""
+        check_data(self.jobs(), runtime)
         # Differences are computed seed by seed from the cells, so these come first.
         costs = RuntimeEstimator(runtime)
         cells = {(cell.row, cell.column): rendered(cell, runtime, costs) for cell in self.cells}
@@ -226,6 +236,7 @@ class TablePlan:
                 *self._retrained(runtime),
             ],
             image_by_image=list(self._image_by_image(runtime)),
+            first_trained=self._first_trained(runtime, costs),
         )
 
     @property
@@ -258,6 +269,17 @@ class TablePlan:
             for seed, record in records.records.items()
             if seed not in records.diverged and has_right(record)
         }
+
+    def _first_trained(self, runtime: Runtime, costs: RuntimeEstimator) -> dict[str, list[float | None]]:
+        """By row, the hours of the missing trainings that no cell shows, but that missing analyses need."""
+        shown = {job.digest for cell in self.cells for job in cell.jobs.values()}
+        rows: dict[str, dict[str, float | None]] = {}
+        for cell in self.cells:
+            missing = (job for job in cell.jobs.values() if find_record(job, runtime) is None)
+            for run in with_dependencies(missing):
+                if not run.dependencies and run.digest not in shown and find_record(run, runtime) is None:
+                    rows.setdefault(cell.row, {})[run.digest] = costs.hours(run, cell.epoch_seconds)
+        return {row: list(hours.values()) for row, hours in rows.items()}
 
     def _retrained(self, runtime: Runtime) -> list[str]:
         """A note, if analyses saw weights that were trained again."""

@@ -7,7 +7,7 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -97,6 +97,20 @@ class RecordStore:
     def lock(self, kind: str, digest: str) -> FileLock:
         """The lock of the job with that digest, see `lock`. Raises RecordError."""
         return lock(self.folder, "results", f"{kind}-{digest[:8]}")
+
+
+def check_same_data(records: Iterable[Record]) -> None:
+    """Raise RecordError if two trainings among ``records`` saw different data of the same name."""
+    first: dict[str, Record] = {}
+    for record in records:
+        if (data := record.outcome.get("data_sha256")) is None:  # an analysis checks the data of its trainings
+            continue
+        other = first.setdefault(record.labels["data"], record)
+        if other.outcome["data_sha256"] != data:
+            raise RecordError(
+                f"record: {other.name} and {record.name} were trained on different data of the name"
+                f" {record.labels['data']}; delete the one that is out of date, with its checkpoint, to train it again"
+            )
 
 
 def lock(folder: Path, setting: str, name: str) -> FileLock:

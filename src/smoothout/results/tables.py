@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,6 +122,8 @@ class Table:
     blocks: list[Block]
     notes: list[str]
     image_by_image: list[dict[str, str]] = field(default_factory=list)  # a line for each comparison, see `per_image`
+    # By row, the hours (None: unknown) of missing trainings without a command of their own; analyses run them first.
+    first_trained: dict[str, list[float | None]] = field(default_factory=dict)
 
     @property
     def stem(self) -> str:
@@ -148,6 +151,7 @@ class Table:
                 "highest": max(cell.values.values(), default=math.nan),
                 "failed": len(cell.failed),
                 "diverged": len(cell.diverged),
+                "retrained": len(cell.retrained),
                 "published": cell.published,
                 **({"published_std": cell.published_std} if spread else {}),
                 "difference": cell.mean - cell.published if cell.published is not None else math.nan,
@@ -207,9 +211,10 @@ class Table:
             return []
         lines = []
         for row, jobs in rows.items():
-            known = [hours for hours in jobs.values() if hours is not None]
-            cost = f"about {format_duration(sum(known))}" if len(known) == len(jobs) else "of unknown cost"
-            lines.append(f"- {row}: {len(jobs)} commands, {cost}")
+            line = f"- {row}: {len(jobs)} commands, {_cost(list(jobs.values()))}"
+            if first := self.first_trained.get(row):
+                line += f", which first train {len(first)} runs, {_cost(first)}"
+            lines.append(line)
         hint = (
             "The CSV file has the command of every cell. Costs are for the device that made this page if it has made"
             " similar records, else for two CPU cores."
@@ -234,6 +239,11 @@ class Table:
         return paths
 
 
+def _cost(hours: Sequence[float | None]) -> str:
+    known = [hour for hour in hours if hour is not None]
+    return f"about {format_duration(sum(known))}" if len(known) == len(hours) else "of unknown cost"
+
+
 def _latex_text(text: str) -> str:
     """``text`` with LaTeX's own characters escaped."""
     escaped = re.sub(r"[&%$#_{}]", r"\\\g<0>", text.replace("\\", r"\textbackslash "))
@@ -245,12 +255,12 @@ def difference(one: Cell, other: Cell, published: float | None, column: str) -> 
     values = {seed: value - other.values[seed] for seed, value in one.values.items() if seed in other.values}
     records = [*other.records, *one.records] if values else []
     devices = sorted({*one.devices, *other.devices}) if values else []
-    diverged = one.diverged | other.diverged
     return Cell(
         one.row,
         column,
         values,
-        diverged=diverged,
+        diverged=one.diverged | other.diverged,
+        retrained=(one.retrained | other.retrained) & values.keys(),
         published=published,
         records=records,
         devices=devices,

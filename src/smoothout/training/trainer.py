@@ -131,7 +131,9 @@ class Trainer:
         self._now.model = model.state_dict()  # live tensors, up to date except for buffers that are replaced
 
         # Compiling and capturing come last, because they hold on to the tensors that they see.
-        self._network: Any = torch.compile(model, dynamic=False) if self.engine.compile else model
+        eager_masks: dict[str, Any] = {"fallback_random": True}  # a compiled network draws the same dropout masks
+        compiled = torch.compile(model, dynamic=False, options=eager_masks) if self.engine.compile else None
+        self._network: Any = compiled or model
         self._graphed: GraphedStep | None = None
         self._graph_required = engine.launch is Launch.graph
         if self.engine.launch is Launch.graph:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from smoothout import AdaSmoothOut, SmoothOut
+from smoothout import SAM, AdaSmoothOut, SmoothOut
 from smoothout.common.rng import derive_seed
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,7 +21,7 @@ REASON = "{} is not installed: pip install '.[integrations]'"
 pytest.importorskip("accelerate", reason=REASON.format("accelerate"))
 transformers = pytest.importorskip("transformers", reason=REASON.format("transformers"))
 
-from smoothout.integrations.transformers import SmoothOutCallback  # noqa: E402
+from smoothout.integrations.transformers import MethodCallback, SmoothOutCallback  # noqa: E402
 
 transformers.logging.set_verbosity_error()
 SEED, BATCH = 3, 8
@@ -159,6 +160,54 @@ def test_events_evaluation_and_checkpoints_see_clean_weights(place: int, texts: 
     assert set(noisy) == {(True, True), (False, False)}
     assert {"on_substep_end", "on_pre_optimizer_step", "on_prediction_step", "on_save"} < set(witness.seen)
     assert all(witness.seen.values()), witness.seen
+
+
+class Modal(nn.Linear):
+    """Calls ``changes`` when its mode does, as a layer of LoRA merges its factors into the weight."""
+
+    changes: Callable[[], None]
+
+    def train(self, mode: bool = True) -> Modal:
+        if mode is not self.training:
+            self.changes()
+        return super().train(mode)
+
+
+class ModalSGD(torch.optim.SGD):
+    """Calls ``changes`` when its mode does, as an optimizer without a schedule moves to its average."""
+
+    changes: Callable[[], None]
+    training = True
+
+    def train(self, mode: bool = True) -> None:
+        if mode is not self.training:
+            self.changes()
+        self.training = mode
+
+    def eval(self) -> None:
+        self.train(False)
+
+
+CALLBACKS = {
+    "smoothout": lambda: SmoothOutCallback(0.01),
+    "sam": lambda: MethodCallback(lambda model, optimizer: SAM(model)),
+    "a single pass": lambda: MethodCallback(lambda model, optimizer: SmoothOut(model, 0.01)),
+}
+
+
+@pytest.mark.parametrize("callback", CALLBACKS.values(), ids=CALLBACKS)
+def test_what_changes_weights_with_the_mode_of_training_does_so_outside_the_block(
+    callback: Callable[[], Any], texts: Texts, tmp_path: Path
+) -> None:
+    model, clean = bert(), list[bool]()
+    model.classifier = layer = Modal(16, 3)
+    before, optimizer = weights(model), ModalSGD(model.parameters(), 0.0)
+    layer.changes = optimizer.changes = lambda: clean.append(same(model.parameters(), before))
+    training = trainer(model, texts, tmp_path, callback(), eval_strategy="steps", eval_steps=2)
+    training.optimizer = optimizer
+    training.train()
+    assert len(clean) > 8
+    assert all(clean)
 
 
 class Broken(InOrder):

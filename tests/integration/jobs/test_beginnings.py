@@ -96,3 +96,13 @@ def test_an_interrupted_training_keeps_the_rest_when_it_resumes_and_nothing_twic
 def test_epochs_of_a_training_whose_noise_depends_on_its_length_cannot_be_kept() -> None:
     with pytest.raises(ValueError, match=r"^schedule.keep_epochs: must be empty.*depends on the training's length"):
         tiny(schedule=WHOLE, method=NoiseConfig(0.05, strength_schedule=StrengthSchedule.tanh_falling))
+
+
+def test_what_a_killed_writer_left_of_a_beginning_is_removed(runtime: Runtime) -> None:
+    path = checkpoint_of(shorter(1), runtime)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left = path.with_name(f"{path.name}.part99-deadbeef")
+    left.touch()
+    trained(tiny(schedule=WHOLE), runtime)
+    assert path.exists()
+    assert not left.exists()

@@ -14,7 +14,7 @@ from torch import nn
 from smoothout.analysis.options import WhichWeights
 from smoothout.common import interrupts, progress
 from smoothout.common.errors import ConfigError
-from smoothout.jobs import training_job
+from smoothout.jobs import locks, training_job
 from smoothout.jobs.job import Job
 from smoothout.jobs.prepared_run import PreparedRun
 from smoothout.jobs.runner import get_or_run, run_jobs
@@ -178,7 +178,10 @@ def test_a_job_given_twice_is_made_once(tmp_path: Path, trainings: list[Training
     assert len(trainings) == 1
 
 
-def test_a_job_that_another_process_makes_does_not_hold_up_the_others(tmp_path: Path) -> None:
+def test_a_job_that_another_process_makes_does_not_hold_up_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(locks, "SILENT_SECONDS", 0.0)
     runtime = workplace(tmp_path, engine=Engine(concurrent_trainings=2))
     order = []
     lock = runtime.records.lock("train", tiny().digest)
@@ -189,3 +192,4 @@ def test_a_job_that_another_process_makes_does_not_hold_up_the_others(tmp_path: 
         if len(order) == 2:
             lock.release()
     assert order == [1, 2, 0]
+    assert capsys.readouterr().err.count(f"waiting for another process or job, which holds {lock.lock_file}") == 1

@@ -121,9 +121,11 @@ def test_methods_are_compared_image_by_image_where_their_records_say_which_image
 
     # A further column needs weights: where they are not here, the plan counts the trainings that make them again.
     more = (*few, "scope.seeds=[0,1]", "table.metrics=[best,sharpness_keskar]", "plan=true")
-    assert "recorded run(s) again" not in reproduce(*more)[1]
+    assert "first train" not in reproduce(*more)[1]
     shutil.rmtree(root / "checkpoints")
-    assert "3 commands for seed(s) 0, 1, which first train 6 recorded run(s) again" in reproduce(*more)[1]
+    assert "3 commands for seed(s) 0, 1, which first train 6 run(s) whose weights are not here" in reproduce(*more)[1]
+    only = (*few, "scope.seeds=[2]", "table.metrics=[sharpness_keskar]", "+table.accuracy=null", "plan=true")
+    assert "3 commands for seed(s) 2, which first train 3 run(s) whose weights are not here" in reproduce(*only)[1]
 
 
 def test_a_table_can_be_printed_row_by_row_without_a_file(root, reproduce):

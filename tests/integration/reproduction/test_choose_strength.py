@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from helpers.common import a_record, tree
 from helpers.paths import ROOT
 from helpers.programs import PLACES, QUIET, Program
 
-from smoothout.common.errors import ConfigError
+from smoothout.common.errors import ConfigError, RecordError
 from smoothout.config.build import build
 from smoothout.config.compose import compose_config
-from smoothout.config.experiment import Experiment, build_experiment
+from smoothout.config.experiment import Experiment, InitFrom, build_experiment
 from smoothout.data import datasets
 from smoothout.data.datasets import DatasetName
 from smoothout.reproduction.choose_strength import Grid, StrengthChoice, StrengthSearch
@@ -101,6 +102,30 @@ def test_a_training_of_the_choice_is_the_one_that_a_sweep_would_make(method: str
         other = build_experiment(compose_config(ROOT / "configs", "train", [*swept, "data.validation_size=6000"]))
         [same] = [j for j in choosing.choice.dependencies if (j.settings.method.a, j.settings.seed) == (a, seed)]
         assert same.digest == type(same)(other).digest
+
+
+def test_a_training_that_others_start_from_does_not_see_their_held_out_images() -> None:
+    base, grid = composed("experiment=f1_mnist", "method=smoothout")
+    for _ in range(2):
+        base = replace(base, init_from=InitFrom(base))
+    for job in StrengthSearch(base, grid).choice.dependencies:
+        run: Experiment | None = job.settings
+        for _ in range(3):
+            assert run is not None
+            assert run.data.validation_size == 6000
+            run = run.source
+        assert run is None
+    other = replace(composed("experiment=f1_mnist")[0], data=composed("experiment=c1_cifar10")[0].data)
+    run = replace(composed("experiment=f1_mnist")[0], init_from=InitFrom(other)).holding_out(9)
+    assert (run.data.validation_size, run.source) == (9, other), "other images"
+
+
+def test_trainings_on_different_data_are_not_compared() -> None:
+    records = [trained(a, 0.9) for a in (0.1, 0.2)]
+    for number, record in enumerate(records):
+        record.outcome["data_sha256"] = str(number)
+    with pytest.raises(RecordError, match=r"^record: name and name were trained on different data of the name d; "):
+        StrengthChoice().from_records(records)
 
 
 def test_a_method_without_noise_is_refused_in_one_line() -> None:

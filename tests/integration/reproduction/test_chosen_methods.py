@@ -24,10 +24,13 @@ def test_a_method_without_a_choice_is_not_tested_and_one_with_a_choice_is(runtim
     assert not cell(claims, ROW + "sam", protocol="paper_text").jobs
 
     search = claims._plan("family", "paper_text").searches["sam"]
+    assert search in claims.unique_searches
     rows = [{"a": a, "mean": 0.98, "standard_error": None, "diverged": 0} for a in (0.02, 0.5)]
     counts = {"learnt": 54_000, "held_out": 6_000}
     write(runtime, search.choice, {"chosen": 0.5, "strengths": rows, "rule": "", "examples": counts, "field": "rho"})
-    claims.tests(runtime)
+    assert [job.settings.method.slug for job in claims.jobs()] == ["baseline"] * 2
+    claims.use_choices(runtime)
+    assert [job.settings.method.slug for job in claims.jobs()] == ["sam0.5"] * 2 + ["baseline"] * 2
     simulate(claims, runtime, ROW + "sam", [98.3, 98.4], [], protocol="paper_text")
     [test] = claims.tests(runtime)
     assert (test.evidence.n, round(test.evidence.value, 6)) == (2, 0.3)

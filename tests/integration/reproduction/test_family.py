@@ -58,6 +58,22 @@ def test_every_searched_method_has_a_grid_of_five_and_trainings_of_a_fifth_witho
         }
 
 
+@pytest.mark.parametrize("profile", ["short", "smoke"])
+def test_a_fifth_is_a_fifth_of_every_profile(family: Any, profile: str) -> None:
+    runs = plan(family, RunSelection(profile=profile)).runs
+    fifth, full = (
+        runs[f"large batch, {what}", "baseline"].settings.experiment().schedule.epochs
+        for what in ("equal epochs", "full length")
+    )
+    assert fifth == max(1, full // 5)
+
+
+def test_rows_that_are_asked_for_need_only_the_searches_of_their_methods(family: Any) -> None:
+    table = plan(family)
+    assert table.of_rows(["equal noise"]).unique_searches == []
+    assert table.of_rows(["full length"]).searches == table.of_rows(["equal epochs"]).searches == table.searches
+
+
 def test_rows_have_equal_epochs_or_equal_gradients(family: Any) -> None:
     table, fifth = with_strengths(family), FIFTH[family["name"]]
     for batch in ("small", "large"):

@@ -110,6 +110,10 @@ def test_what_nobody_can_estimate_is_said_to_cost_more() -> None:
     assert Coverage(missing={one: None}).cost == Coverage().cost == ""
 
 
+def test_the_command_names_seeds_beyond_the_first() -> None:
+    assert make_command(plan(seeds=(0, 1))) == "make reproduce-keskar-table3 PROTOCOL=keskar PROFILE=paper SEEDS=0,1"
+
+
 def test_the_command_names_a_precision_that_is_not_the_reference() -> None:
     command = make_command(plan("table2", protocol="paper_text", precision=Precision.bfloat16))
     assert command.endswith("PROFILE=paper ARGS='scope.precision=bfloat16'")

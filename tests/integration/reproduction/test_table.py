@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers.paths import CONFIGS, PUBLISHED, ROOT
 
-from smoothout.common.errors import ConfigError
+from smoothout.common.errors import ConfigError, RecordError
 from smoothout.config.build import build
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment, build_experiment, training_config
@@ -211,6 +211,27 @@ def test_what_costs_nobody_knows_what_is_still_not_run(table, runtime):
     runtime.records.write(training(reproduction.cells[0].jobs[0], 0.98, 0.98, seconds=9.0))
     cells = {cell.column: cell for cell in reproduction.render(runtime).cells}
     assert cells["baseline best"].hours == pytest.approx(200 * 9.0 / 3600)
+
+
+def test_trainings_that_only_analyses_show_are_counted_once_a_row(table, runtime):
+    reproduction = f1_rows({**table, "metrics": ["sharpness_released", "sharpness_keskar"], "accuracy": None})
+    [run, *_] = (job for cell in reproduction.cells for job in (cell.jobs[0].training_job,))
+    assert "12" not in (text := reproduction.render(runtime).markdown().partition("## Not run")[2])
+    assert "- F1, MNIST, 6000: 4 commands, about " in text
+    assert ", which first train 4 runs, about " in text
+    runtime.records.write(training(run, 0.98, 0.98))
+    assert ", which first train 3 runs, about " in reproduction.render(runtime).markdown()
+    assert "first train" not in f1_rows(table).render(runtime).markdown(), "they have commands of their own"
+
+
+def test_runs_on_different_data_of_one_name_are_not_shown_together(table, runtime):
+    reproduction = f1_rows(table)
+    cells = {cell.column: cell for cell in reproduction.cells}
+    for column, data in (("baseline best", "old"), ("smoothout best", "new")):
+        made = training(cells[column].jobs[0], 0.98, 0.97)
+        runtime.records.write(replace(made, outcome=made.outcome | {"data_sha256": data}))
+    with pytest.raises(RecordError, match=r"^record: f1-.* and f1-.* were trained on different data .* mnist; "):
+        reproduction.render(runtime)
 
 
 NUMBER = ["keskar-table2.csv", "F1", "test_SB"]

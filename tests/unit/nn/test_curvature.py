@@ -208,3 +208,17 @@ def test_a_record_has_the_layers_of_eleven_epochs_and_the_whole_of_all(epochs: i
     assert [epoch["whole"] for epoch in thin] == [epoch["whole"] for epoch in estimates]
     assert [n for n, epoch in enumerate(thin) if "layers" in epoch] == list(layered)
     assert all("layers" in epoch for epoch in estimates)
+
+
+@pytest.mark.parametrize("scaling", ["weight", "filter"])
+def test_half_precision_loses_no_small_variance(scaling: str) -> None:
+    """Squares of these weights times a are below the smallest float16."""
+    weight = torch.linspace(1e-3, 2e-2, 1000).view(1, -1).half()
+    generator = torch.Generator().manual_seed(0)
+    theta, gradient = (1e-4 * torch.randn(weight.shape, generator=generator).half() for _ in range(2))
+    half, single = (
+        stein_trace([theta.to(dtype)], [gradient.to(dtype)], noise_variances([weight.to(dtype)], 0.01, scaling=scaling))
+        for dtype in (torch.float16, torch.float32)
+    )
+    assert torch.equal(half, single)
+    assert single.item() != 0

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from smoothout import SmoothOut, SmoothOutCopies
+from smoothout import NSO, SAM, SmoothOut, SmoothOutCopies
 
 LATE = r"^the backward pass belongs inside the block, .*integrations.lightning .*README.md \(accelerate, timm, ignite"
 
@@ -199,3 +202,57 @@ def test_a_copy_of_the_model_made_inside_keeps_its_noise_and_knows_no_block() ->
     for one, loss in zip(copies, losses, strict=True):
         loss.backward()
         plain(one).backward()
+
+
+class PassingOn(nn.Module):
+    """Gives its input beside its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, features: Tensor, *, scale: Tensor) -> dict[str, Tensor]:
+        return {"logits": scale * self.layer(features), "features": features, "scale": scale}
+
+
+def test_inputs_that_a_model_returns_belong_to_their_own_graph() -> None:
+    encoder, model, scale = nn.Linear(5, 4), PassingOn(), nn.Parameter(torch.tensor(2.0))
+    features, doubled = encoder(torch.randn(8, 5)), 2 * scale
+    for block in SAM(model):
+        with block:
+            model(features, scale=doubled)["logits"].square().mean().backward(retain_graph=True)
+    with SmoothOut(model, 0.1):
+        loss = model(features, scale=doubled)["logits"].square().mean()
+        gradients = torch.autograd.grad(loss, [features, doubled])
+    torch.autograd.backward([features, doubled], list(gradients))
+    assert encoder.weight.grad is not None
+
+
+class Keeping(nn.Module):
+    """Keeps what it computed, as models do that show attention or features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features = self.layer(x).tanh()
+        return self.features
+
+
+@pytest.mark.parametrize("method", [lambda model: [SmoothOut(model, 0.1)], SAM, lambda model: NSO(model, 0.1)])
+def test_a_graph_that_is_kept_keeps_neither_the_model_nor_its_other_weights(
+    method: Callable[[nn.Module], Sequence[AbstractContextManager[object]]],
+) -> None:
+    model = Keeping()
+    alive, weights, losses = weakref.ref(model), list[weakref.ref[Tensor]](), []
+    blocks = method(model)
+    for block in blocks:
+        with block:
+            weights.append(weakref.ref(model.layer.weight.data.untyped_storage()))
+            losses.append(plain(model))
+            losses[-1].backward()
+    del model, block, blocks
+    gc.collect()
+    assert alive() is None
+    assert [one() for one in weights] == [None] * len(weights)

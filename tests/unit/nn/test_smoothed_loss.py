@@ -8,12 +8,14 @@ import pytest
 import torch
 from helpers.common import SIGMAS
 from helpers.noise_cases import SCALINGS, examples, network, seeded, thetas
+from helpers.other_device import OtherDevice
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from smoothout import SmoothOut, SmoothOutCopies
 from smoothout.common.rng import make_generator
+from smoothout.nn import copies as copies_module
 
 # noise relative to the weights leaves BatchNorm's bias at the 0 that it starts with
 
@@ -206,3 +208,21 @@ def test_copies_leave_the_context_its_own_randomness() -> None:
             seen.append(model.flat().detach().clone())
     assert context.generator is own
     assert not torch.equal(*seen)
+
+
+def test_copies_draw_on_the_device_that_the_model_was_moved_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+
+    def made_here(*address: object, device: torch.device) -> torch.Generator:
+        devices.append(device.type)
+        return make_generator(*address)
+
+    monkeypatch.setattr(copies_module, "make_generator", made_here)
+    model = nn.Linear(3, 2)
+    both = SmoothOutCopies(SmoothOut(model, 0.1), 2)
+    with OtherDevice() as device:
+        device.moved(model)
+        for copy in both:
+            with copy:
+                pass
+    assert devices == [model.weight.device.type] * 2 == ["meta"] * 2

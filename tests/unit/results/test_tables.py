@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -94,6 +95,23 @@ def test_the_improvement_lost_every_seed_that_either_lost():
     base = Cell("F1", "baseline best", {0: 98.0, 4: 97.0}, diverged=ONE)
     better = Cell("F1", "smoothout best", {0: 98.5}, diverged=TWO)
     assert difference(better, base, None, "x").text() == "0.50 (3 diverged of 4)"
+
+
+def test_weights_that_were_trained_again_are_counted_in_differences_and_in_the_long_form():
+    base = Cell("F1", "baseline best", {0: 97.0, 1: 97.2, 2: 97.1}, retrained=frozenset({0}))
+    better = Cell("F1", "smoothout best", {0: 98.0, 1: 98.2}, retrained=frozenset({1}))
+    gain = difference(better, base, None, "smoothout improvement")
+    assert gain.text(2) == "1.00 ± 0.00 (2 trained again)"
+    assert list(table(base, better, gain).long()["retrained"]) == [1, 1, 2]
+    assert not difference(better, replace(base, values={1: 97.2}), None, "x").retrained - {1}
+
+
+def test_trainings_without_a_command_are_counted_with_what_is_not_run():
+    cell = Cell("F1", "baseline best", command="python x", hours=1.0)
+    made = replace(table(cell, replace(cell, row="C1")), first_trained={"F1": [2.0, 3.0]})
+    lines = made.markdown().partition("## Not run")[2].splitlines()
+    assert "- F1: 1 commands, about 1.0 h, which first train 2 runs, about 5.0 h" in lines
+    assert "- C1: 1 commands, about 1.0 h" in lines
 
 
 def test_the_long_form_has_a_line_a_cell_and_zero_seeds_where_nothing_was_run(tmp_path):

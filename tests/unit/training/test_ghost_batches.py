@@ -21,7 +21,7 @@ from smoothout.training import checkpoint, ghost_batches
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.engine import Engine, GhostPasses
-from smoothout.training.ghost_batches import buffer_use
+from smoothout.training.ghost_batches import buffer_use, statistics_batches
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
 from smoothout.training.optimizers import SGD
 from smoothout.training.schedule import Schedule
@@ -212,10 +212,18 @@ def test_the_model_has_its_plain_layers_and_weights_between_updates(tiny_split: 
             assert [parameter.data_ptr() for parameter in model.parameters()] == weights
 
 
+def test_one_ghost_batch_per_batch_is_the_batch_also_for_statistics(tiny_split: Splits) -> None:
+    """Both have the same digest."""
+    split = tiny_split(20)
+    assert statistics_batches(split, Batch(8, ghost=5)).size == statistics_batches(split, Batch(8)).size == 8
+    assert statistics_batches(split, Batch(8, ghost=4)).size == 4
+
+
 def test_a_compiled_network_takes_ghost_batches_in_one_pass(
     tiny_split: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    compiler = torch.compile  # its options are those of the default backend
+    monkeypatch.setattr(torch, "compile", lambda model, **_: compiler(model, backend="aot_eager", dynamic=False))
     wanted = training(tiny_split, dense(), GhostPasses.sequential, method=NOISES["one"]).run()
     run = training(
         tiny_split, dense(), GhostPasses.batched, method=NOISES["one"], engine=Engine(compile=True, ghosts="batched")

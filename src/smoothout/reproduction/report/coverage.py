@@ -13,7 +13,7 @@ from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.report.evidence import Evidence, cost_words
-from smoothout.reproduction.table import TablePlan
+from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.tables import Table
 
 
@@ -97,15 +97,22 @@ def _missing(seconds: Mapping[Job, float | None], runtime: Runtime, costs: Runti
 
 def make_command(plan: TablePlan, rows: Sequence[str] = ()) -> str:
     """The command that makes the table, or only its ``rows`` if a part of their names distinguishes them."""
-    scope = plan.scope
-    words = [f"make reproduce-{plan.config.name}", f"PROTOCOL={scope.protocol}", f"PROFILE={scope.profile}"]
-    changes = [] if scope.precision == "float32" else [f"scope.precision={scope.precision}"]
+    changes = []
     names = {row.name for row in plan.rows}
     shared = rows[0] if len(rows) == 1 else commonprefix(rows).rpartition(", ")[0] + ","  # noqa: RUF071 -- of letters
     for part in (min(rows, key=len, default="").partition(",")[0], shared):
         if rows and {name for name in names if part in name} == set(rows) < names:
             changes.append(f"rows=[{part}]" if re.fullmatch(r"[\w-]+", part) else f"""'rows=["{part}"]'""")
             break
+    return command_of(f"reproduce-{plan.config.name}", plan.scope, changes)
+
+
+def command_of(target: str, scope: RunSelection, changes: Sequence[str] = ()) -> str:
+    """The call of make for ``target`` in ``scope``, with other overrides."""
+    words = [f"make {target}", f"PROTOCOL={scope.protocol}", f"PROFILE={scope.profile}"]
+    if scope.seeds != (0,):
+        words.append(f"SEEDS={','.join(map(str, scope.seeds))}")
+    changes = [*([] if scope.precision == "float32" else [f"scope.precision={scope.precision}"]), *changes]
     return " ".join([*words, *([f"ARGS={quoted(' '.join(changes))}"] if changes else [])])
 
 

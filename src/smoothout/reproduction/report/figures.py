@@ -14,7 +14,7 @@ from smoothout.common.errors import DataError, one_line
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.figure import FigurePlan
-from smoothout.reproduction.report.coverage import Coverage, coverage_of_figure, total
+from smoothout.reproduction.report.coverage import Coverage, command_of, coverage_of_figure, total
 from smoothout.reproduction.report.evidence import Evidence
 from smoothout.reproduction.table import RunSelection
 
@@ -53,9 +53,8 @@ def view_figure(plan: FigurePlan, runtime: Runtime, evidence: Evidence) -> Figur
     file = Path(runtime.folders.results) / "figures" / f"{plan.stem}.png"
     planned = next(iter(plan.plan().values()))
     missing = [job for job in planned if find_record(job, runtime) is None]
-    scope, name = plan.scope, plan.config.name
-    words = ["make", f"figure-{name}", f"PROTOCOL={scope.protocol}", f"PROFILE={scope.profile}"]
-    command = " ".join(words if planned else words[:2])
+    scope, target = plan.scope, f"figure-{plan.config.name}"
+    command = command_of(target, scope) if planned else f"make {target}"
     return FigureView(
         plan.config.title,
         scope,

@@ -106,13 +106,15 @@ def learning_curves(axes: Any, records: NamedRecords, distances: bool = True, he
         held_out: what the test split is called.
     """
     runs = grouped(records)
-    away = _distances_from_first(runs) if distances else {}
-    for run, trainings in runs.items():
+    complete = {run: [one for one in trainings if not one.outcome["diverged"]] for run, trainings in runs.items()}
+    away = _distances_from_first(complete) if distances else {}
+    for run, trainings in complete.items():
         look = {"color": color(run.place), "linewidth": 2.2 if distances and not run.place else 1.0}
         words = f"{run.name}: {away[run]:.2f} points away" if run in away else run.name
+        words += f" ({lost} diverged)" if (lost := len(runs[run]) - len(trainings)) else ""
         for split, style in (("train", "-"), ("test", "--")):
             curves = [record.outcome["curves"][f"{split}_accuracy"] for record in trainings]
-            epochs = range(1, min(map(len, curves)) + 1)
+            epochs = range(1, min(map(len, curves), default=0) + 1)
             label = words if split == "train" else None
             values = list(zip(*(curve[: len(epochs)] for curve in curves), strict=True))
             mean_and_band(axes, epochs, values, {**look, "linestyle": style, "label": label}, 100.0)

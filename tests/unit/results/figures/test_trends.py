@@ -106,7 +106,7 @@ def test_what_diverged_or_lacks_its_training_is_no_point() -> None:
 
 def training(name: str, place: int, accuracy: float, seed: int = 0) -> tuple[RunLabel, Any]:
     curve: list[float | None] = [0.5, accuracy]
-    outcome = {"curves": {"train_accuracy": curve, "test_accuracy": [0.5, accuracy - 0.1]}}
+    outcome = {"curves": {"train_accuracy": curve, "test_accuracy": [0.5, accuracy - 0.1]}, "diverged": False}
     return RunLabel(name, place), a_record("train", outcome, labels={"seed": seed})
 
 
@@ -148,3 +148,18 @@ def test_an_epoch_that_is_no_number_is_a_gap(axes: Any) -> None:
     record.outcome["curves"]["train_accuracy"] = [0.5, None]
     trends.learning_curves(axes, [(run, record)])
     assert math.isnan(axes.get_lines()[0].get_ydata()[1])
+
+
+def test_a_diverged_run_is_counted_and_neither_nearest_nor_in_a_mean(axes: Any) -> None:
+    records = [training("0.1/50", 0, 0.8, seed) for seed in (0, 1)]
+    records += [training("1/500", 1, 0.8, seed) for seed in (0, 1)]
+    records += [training("2/500", 2, 0.7, seed) for seed in (0, 1)]
+    for _, record in (records[2], records[4], records[5]):
+        record.outcome["diverged"] = True
+        record.outcome["curves"]["train_accuracy"] = record.outcome["curves"]["test_accuracy"] = [0.5]
+    trends.learning_curves(axes, records)
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert texts == ["0.1/50", "1/500: 0.00 points away (1 diverged)", "2/500 (2 diverged)"]
+    assert axes.get_title() == "nearest to the thick curves: 1/500"
+    solid = [line for line in axes.get_lines() if line.get_linestyle() == "-"]
+    assert [list(line.get_ydata()) for line in solid] == [[50, 80], [50, 80], []]
