@@ -221,7 +221,10 @@ def test_what_is_missing_is_listed_by_network_with_commands_that_make_it(page: E
     parts = [part for paper in settings.papers.values() for part in paper.parts]
     targets = {f"reproduce-{part.table}" if part.table else f"figure-{part.figure}" for part in parts}
     assert {command.split()[1] for command in commands} <= targets
-    assert all(re.search(r" PROTOCOL=\w+ PROFILE=paper( ARGS=.*rows=\[.+\].*)?$", command) for command in commands)
+    assert all(
+        re.search(r" PROTOCOL=\w+ PROFILE=paper( SEEDS=[\d,]+)?( ARGS=.*rows=\[.+\].*)?$", command)
+        for command in commands
+    )
     assert len(commands) > 30
 
 

@@ -24,7 +24,8 @@ def write_at_once(writers: int, scripts: Path, folder: Path) -> int:
     processes = [command.started(scripts, together) for command in commands]
     for process in processes:
         process.join()
-    lines, codes = said(together), [process.exitcode for process in processes]
+    lines = [line for line in said(together) if not line.startswith("waiting for another process")]
+    codes = [process.exitcode for process in processes]
     if any(codes) or len(lines) != writers:
         raise Broken(f"{writers} writers ended with {codes}: {lines[-1:]}")
     makers = defaultdict[str, set[str]](set)

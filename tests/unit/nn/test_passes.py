@@ -347,22 +347,3 @@ def test_a_gradient_scaler_skips_an_update_whose_gradient_overflows(name: str) -
     assert all(torch.equal(p, before[key]) for key, p in model.named_parameters())
     assert all(buffer.isfinite().all() for buffer in model.buffers()), "the second pass is at finite weights"
     assert scaler.get_scale() < 2.0**127
-
-
-@pytest.mark.parametrize("method", [SAM, ASAM, lambda m: MSAM(m, torch.optim.SGD(m.parameters(), 0.1, momentum=0.9))])
-def test_a_compiled_step_has_the_gradient_of_an_eager_one(method: Callable[[nn.Module], Any]) -> None:
-    inputs, labels = examples(8)
-    gradients = []
-    for compiled in (False, True):
-        model = network()
-        blocks = method(model)
-
-        def step(model: nn.Module = model, blocks: Any = blocks) -> None:
-            for block in blocks if isinstance(blocks, Passes) else [blocks]:
-                with block:
-                    F.cross_entropy(model(inputs), labels).backward()
-
-        (torch.compile(step, backend="eager") if compiled else step)()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other)
