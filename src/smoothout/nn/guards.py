@@ -163,8 +163,9 @@ def _check_memory(model: nn.Module, weights: Sequence[Tensor], name: str) -> Non
     """
     own = {id(weight) for weight in weights}
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    plain = ((key, t) for key, t in named.items() if t.layout is torch.strided and not is_wrapper(t))
-    spans = sorted((tensor.data_ptr(), key) for key, tensor in plain if not tensor.is_meta)
+    # Lists, because torch.compile breaks its graph at data_ptr and cannot always carry a generator across the break.
+    plain = [(key, t) for key, t in named.items() if t.layout is torch.strided and not is_wrapper(t)]
+    spans = sorted([(tensor.data_ptr(), key) for key, tensor in plain if not tensor.is_meta])
     reaching: list[str] = []  # tensors that begin earlier and may overlap the current one
     for start, key in spans:
         reaching = [other for other in reaching if start < named[other].data_ptr() + _reach(named[other])]

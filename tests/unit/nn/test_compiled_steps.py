@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,11 @@ def network() -> nn.Sequential:
 
 
 @pytest.mark.parametrize("method", [SAM, ASAM, lambda m: MSAM(m, torch.optim.SGD(m.parameters(), 0.1, momentum=0.9))])
-def test_a_compiled_step_has_the_gradient_of_an_eager_one(method: Callable[[nn.Module], Any]) -> None:
+def test_a_compiled_step_has_the_gradient_of_an_eager_one(
+    method: Callable[[nn.Module], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As after any exec() in the namespace of builtins: dynamo then recurses without end from a generator it must keep.
+    monkeypatch.setitem(vars(builtins), "__builtins__", vars(builtins))
     inputs, labels = examples(8)
     gradients = []
     for compiled in (False, True):
