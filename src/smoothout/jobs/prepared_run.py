@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from smoothout.analysis.jobs.base import BoxJob
 from smoothout.analysis.options import WhichWeights
 from smoothout.common.errors import CheckpointError, ConfigError, DataError, config_errors
 from smoothout.common.rng import derive_seed, make_generator
@@ -119,9 +120,9 @@ def check_analysis(job: Job, outlines: Sequence[nn.Module]) -> None:
     first, *others = (_shapes(outline.state_dict()) for outline in outlines)
     if any(other != first for other in others):
         raise ConfigError("second_run: both runs must have networks of the same architecture")
-    subspace = job.settings.subspace
-    for weights in (sum(parameter.numel() for parameter in outline.parameters()) for outline in outlines):
-        if subspace is not None and subspace > weights:
+    if isinstance(job.settings, BoxJob) and (subspace := job.settings.subspace) is not None:
+        weights = sum(parameter.numel() for parameter in outlines[0].parameters())
+        if subspace > weights:
             raise ConfigError(f"analysis.subspace: {subspace} is more than the {weights} weights of the network")
 
 

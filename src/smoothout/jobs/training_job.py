@@ -234,7 +234,7 @@ def summarize(run: PreparedRun, state: TrainingState) -> Steps[dict[str, Any]]:
     start = [parameter.detach().double() for parameter in model.parameters()]
     updates = experiment.batch.updates_per_epoch(len(run.train_split))
     total = updates * experiment.schedule.epochs
-    first = slice(experiment.batch.canonicalized().ghost or experiment.batch.size)
+    first = slice(experiment.batch.examples_per_pass)
     gradient = lambda: batch_gradient(model, *run.train_split.gather(first))  # noqa: E731
     strength = partial(experiment.method.relative_strength, model, total=total, gradient=gradient)
     strength_at_start = strength(0)

@@ -55,6 +55,11 @@ class Batch:
         return 1 if self.ghost is None else self.size // self.ghost
 
     @property
+    def examples_per_pass(self) -> int:
+        """Nominal number of examples that pass the network together: ``ghost``, or ``size`` for one ghost batch."""
+        return self.canonicalized().ghost or self.size
+
+    @property
     def ghosts_per_update(self) -> int:
         """Largest number of ghost batches per update."""
         return self.ghosts_per_batch * self.multiplier

@@ -112,5 +112,5 @@ def buffer_use(model: nn.Module, example: Tensor, ghosts: int = 1) -> BufferUse 
 
 def statistics_batches(split: Split, batch: Batch) -> SplitBatches:
     """The training examples in (ghost) batches for BatchNorm's statistics, without a last batch of one example."""
-    batches = split.batches(batch.canonicalized().ghost or batch.size)
+    batches = split.batches(batch.examples_per_pass)
     return replace(batches, which=slice(len(batches) - (len(split) % batches.size == 1) or None))

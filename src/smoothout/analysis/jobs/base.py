@@ -124,6 +124,12 @@ class AnalysisJob(JobSettings, ABC):
         return split.first(self.examples).batches(size or analysis_batch(split.labels.device))
 
 
+class BoxJob(AnalysisJob):
+    """An analysis that searches a box around the weights."""
+
+    subspace: int | None  # a field of each subclass: the dimension of the searched subspace; None is the full space
+
+
 @dataclass(frozen=True, kw_only=True)
 class SplitJob(AnalysisJob):
     """An analysis of one split, train or test."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.nn.options import StatisticsFrom, check_positive
 from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
-from smoothout.training.methods.smoothout import NoisePer
+from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +109,9 @@ class NoisyGradient(PerturbedGradient):
     Noise is drawn for each ghost batch, or once per batch, from a generator seeded as in `seed_noise`.
     """
 
-    def __init__(self, model: nn.Module, noise: SmoothOut, plan: TrainingPlan, settings: NoiseSettings) -> None:
+    def __init__(
+        self, model: nn.Module, noise: SmoothOut, plan: TrainingPlan, settings: NoiseSettings | NoiseConfig
+    ) -> None:
         import torch  # noqa: PLC0415
 
         super().__init__(model, settings.statistics_from)
@@ -126,7 +128,7 @@ class NoisyGradient(PerturbedGradient):
         seed_noise(self.generators, self._plan.seed, update, self._settings.noise_per)
         self._noise.set_strength(self._settings.strength_at(update, self._plan.updates))
 
-    def noise_of(self, ghost: int) -> SmoothOut:
+    def noise_of(self, ghost: int) -> AbstractContextManager[object]:
         """The context with the noise of the ``ghost``-th ghost batch."""
         self._noise.generator = self.generators[ghost]
         return self._noise

@@ -9,14 +9,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 from smoothout.common.enums import coerce_enum_fields, parse_enum
-from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
-from smoothout.training.methods.base import Method, TrainingPlan
+from smoothout.nn.options import NoiseDistribution, NoiseScaling, StatisticsFrom, check_strength
+from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from smoothout.nn.perturbation import SmoothOut
-    from smoothout.training.noise_contexts import NoiseContexts
 
 
 class NoisePer(StrEnum):
@@ -52,6 +51,7 @@ class NoiseConfig(Method):
     """
 
     recorded_as: ClassVar[str] = "Noise"
+    statistics_from: ClassVar[StatisticsFrom] = StatisticsFrom.perturbed  # SmoothOut has no pass at w
 
     a: float = 0.0
     distribution: NoiseDistribution = field(default=NoiseDistribution.uniform, metadata={"recorded_as": "law"})
@@ -106,11 +106,13 @@ class NoiseConfig(Method):
         """True for the tanh schedules, whose middle is that of the training; annealing does not depend on it."""
         return bool(self.a) and self.strength_schedule not in (StrengthSchedule.constant, StrengthSchedule.anneal)
 
-    def build(self, model: nn.Module, plan: TrainingPlan) -> NoiseContexts:
-        """The gradient estimator of SmoothOut for ``model``."""
-        from smoothout.training.noise_contexts import NoiseContexts  # noqa: PLC0415 (settings are read without torch)
+    def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
+        """The gradient estimator of SmoothOut for ``model``; that of plain training if ``a`` is 0."""
+        from smoothout.training.noise_contexts import CopiesGradient, NoiseContexts  # noqa: PLC0415 (imports torch)
 
-        return NoiseContexts(model, self, plan)
+        if not self.a:
+            return GradientEstimator()
+        return (CopiesGradient if self.copies else NoiseContexts)(model, self, plan)
 
     @property
     def passes(self) -> float:
