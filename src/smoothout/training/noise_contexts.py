@@ -21,7 +21,7 @@ CURVATURE_DRAWS = 8  # updates per epoch that estimate the trace; they cost half
 
 
 class CopiesGradient(GradientEstimator):
-    """The mean of the gradients at N perturbed copies, whose noise is drawn once (see `SmoothOutCopies`)."""
+    """The mean of the gradients at N perturbed copies with noise drawn once (see `SmoothOutCopies`)."""
 
     shares_weights = False
 

@@ -1,4 +1,4 @@
-"""SmoothOut and AdaSmoothOut as methods of training: their settings, and the noise of each update."""
+"""The settings of SmoothOut and AdaSmoothOut as training methods."""
 
 from __future__ import annotations
 
@@ -39,15 +39,14 @@ class NoiseConfig(Method):
     """Settings of SmoothOut's noise; ``a = 0`` is training without noise.
 
     Args:
-        a: strength: half-width of the uniform distribution, standard deviation of the Gaussian, or, if scaled, relative
-            to the norm.
+        a: strength: half-width of the uniform distribution, or standard deviation of the Gaussian; relative if scaled.
         distribution: uniform (as published) or gaussian (later version, Table V).
         scaling: none (SmoothOut), filter (AdaSmoothOut) or weight.
         batchnorm: perturb weight and bias of BatchNorm layers too.
         denoise: remove the noise before the update (Algorithm 1, line 5).
         noise_per: draw noise for every ghost batch, or once per batch.
         strength_schedule: how the strength changes over the training.
-        copies: 0 is Stochastic SmoothOut; N > 0 averages N models whose noise is drawn once before training (Eq. 1).
+        copies: 0 is Stochastic SmoothOut; N > 0 averages N models with noise drawn once before training (Eq. 1).
     """
 
     recorded_as: ClassVar[str] = "Noise"
@@ -75,7 +74,7 @@ class NoiseConfig(Method):
             )
 
     def canonicalized(self) -> NoiseConfig:
-        """The simplest settings with the same outcome: if ``a`` is 0, all fields have their defaults."""
+        """The simplest settings with the same outcome: all defaults if ``a`` is 0."""
         return self if self.a else NoiseConfig()
 
     @property
@@ -93,17 +92,17 @@ class NoiseConfig(Method):
 
     @property
     def numerics(self) -> int:
-        """2 for noise, since its generator changed."""
+        """2 with noise, because its generator has changed."""
         return 2 if self.a else 1
 
     @property
     def capturable(self) -> bool:
-        """Not with copies, whose generators are made at every pass."""
+        """False with copies, which create a generator at every pass."""
         return not (self.a and self.copies)
 
     @property
     def depends_on_length(self) -> bool:
-        """True for the tanh schedules, whose middle is that of the training; annealing does not depend on it."""
+        """True for the tanh schedules, which are centered on the middle of the training; False for annealing."""
         return bool(self.a) and self.strength_schedule not in (StrengthSchedule.constant, StrengthSchedule.anneal)
 
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
@@ -116,7 +115,7 @@ class NoiseConfig(Method):
 
     @property
     def passes(self) -> float:
-        """One pass for each copy, one without copies."""
+        """The number of copies, or 1 without copies."""
         return self.copies or 1
 
     def relative_strength(
