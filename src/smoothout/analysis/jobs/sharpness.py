@@ -34,7 +34,7 @@ class Sharpness(BoxJob):
         check_running_stats(self.running_stats)
 
     def canonicalized(self) -> Sharpness:
-        """The same settings with ``by_convention`` replaced by the split that it stands for."""
+        """The same settings with ``by_convention`` replaced by the actual split."""
         usual = SplitName.test if self.convention is Convention.released else SplitName.train
         return replace(self, split=usual) if self.split is SplitName.by_convention else self
 
