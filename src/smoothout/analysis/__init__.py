@@ -1,1 +1,1 @@
-"""Post-hoc analyses of a trained model, one question per file."""
+"""Post-hoc analyses of trained models, one per file."""

@@ -1,4 +1,4 @@
-"""Adaptive sharpness: how far the loss can rise when each weight may change in proportion to its own size."""
+"""Adaptive sharpness: the largest rise of the loss if each weight may change in proportion to its size."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from smoothout.nn.parameters import preserve_state, set_evaluation_mode, trainab
 
 @dataclass(frozen=True)
 class AdaptiveSharpness:
-    """One measurement of adaptive sharpness, and how far to trust it."""
+    """A measurement of adaptive sharpness, with diagnostics of the search."""
 
     value: float  # max_loss - loss, in the units of the loss; a lower bound of the maximum
     loss: float  # f(w); with ``normalize_logits``, of normalized logits
@@ -47,8 +47,8 @@ class AdaptiveSharpness:
 def normalize_logits(logits: Tensor) -> Tensor:
     """[Andriushchenko 2023] Each example's logits, (examples, classes), minus their mean and divided by their L2 norm.
 
-    As in the program of Andriushchenko et al., all models then have the same confidence, whatever the scale of their
-    logits. Raises ValueError for logits of another shape.
+    As in the program of Andriushchenko et al., all models then have the same confidence for any scale of their logits.
+    Raises ValueError for logits of another shape.
     """
     if logits.dim() != 2:
         raise ValueError(f"normalize_logits: needs logits (examples, classes), not {tuple(logits.shape)}")
@@ -56,7 +56,7 @@ def normalize_logits(logits: Tensor) -> Tensor:
 
 
 def loss_of_normalized(loss: Loss, outputs: Any, targets: Any) -> Tensor:
-    """The loss of the logits that ``outputs`` are or carry, after `normalize_logits`."""
+    """The loss of the logits in ``outputs``, after `normalize_logits`."""
     return loss(normalize_logits(logits_in(outputs)), targets)
 
 
@@ -79,10 +79,10 @@ def adaptive_sharpness(
     """[Kwon 2021] max f(w + delta) - f(w) over max |delta_i / w_i| <= rho (linf) or ||delta / w||_2 <= rho (l2).
 
     f is the mean of ``loss`` over all examples in evaluation mode, w the trainable parameters; a weight of 0 does not
-    change. The search variable is z = delta / (rho |w|), so the search too is invariant to rescaling. It consists of
+    change. The search variable is z = delta / (rho |w|), so the search is invariant to rescaling too. It consists of
     projected ascents along the gradient's sign (linf) or direction (l2), from w and from random points. The first step
     crosses the box (linf) or is as long as the ball's radius (l2), and the step is halved when f does not rise. The
-    result is the highest f found; points where f is not finite, and rises within the rounding of f(w), are ignored.
+    result is the highest f found; points with non-finite f and rises within the rounding of f(w) are ignored.
 
     Andriushchenko et al. take the maximum for each batch of 128 and average; for that, pass one batch at a time.
 
@@ -111,7 +111,7 @@ def adaptive_sharpness(
     norm = parse_enum(Norm, "norm", norm)
     parameters = trainable_parameters(model)
     [rho] = check_width(parameters, rho=rho)
-    if norm is Norm.l2:  # about the distance that each weight moves
+    if norm is Norm.l2:  # about the distance for each weight
         n = sum(p.numel() for p in parameters)
         check_width(parameters, **{"rho / sqrt(n)": rho / math.sqrt(n)})
     [iterations], [random_starts] = check_counts(iterations=iterations), check_counts(0, random_starts=random_starts)

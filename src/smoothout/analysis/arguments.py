@@ -1,4 +1,4 @@
-"""Checks and grids that the analyses share with their jobs, importable without torch."""
+"""Argument checks and grids shared by analyses and their jobs, importable without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss of a batch, and how much the batch counts in a mean over all examples."""
+"""The loss of a batch, and its weight in a mean over all examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Weight = Callable[[Any, Any], float]  # of (inputs, targets): how many examples 
 
 
 def batch_loss(loss: Loss | None, outputs: Any, targets: Any, inputs: Any) -> Tensor:
-    """The loss of a batch, a tensor with one element: ``loss(outputs, targets)``, or if that is None, the outputs' own.
+    """The loss of a batch, a tensor with one element: ``loss(outputs, targets)``, or the loss in the outputs for None.
 
     If the batch is a mapping, ``loss`` gets the logits in the outputs. Raises TypeError if ``loss`` is not a function,
     and ValueError if outputs carry no loss, a mapping has no labels, or the loss is not one number.
@@ -66,7 +66,7 @@ def batch_size(inputs: Any, targets: Any) -> float:
 
 
 def check_weight(weight: float) -> float:
-    """``weight``, how many examples a batch counts as. Raises ValueError unless it is a finite number >= 0."""
+    """``weight``, the number of examples that a batch counts as. Raises ValueError unless it is finite and >= 0."""
     if not 0 <= weight < math.inf:
         raise ValueError(f"weight: must return a finite number >= 0 for each batch, not {weight}")
     return float(weight)

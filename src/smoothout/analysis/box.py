@@ -1,4 +1,4 @@
-"""The box around a network's weights in which sharpness searches, in the full space or in a subspace."""
+"""The box around a network's weights that sharpness searches, in the full space or a subspace."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def random_point(k: int, generator: torch.Generator) -> Tensor:
 def least_squares(columns: Tensor, x: Tensor) -> Tensor:
     """A^+ x in float64, shape (p,), for A = ``columns``, (n, p) of rank p <= n, and x in float64, (n,).
 
-    It uses the QR decomposition of [A x], updated by blocks of rows, so that no second matrix of A's size is needed.
+    It updates the QR decomposition of [A x] by blocks of rows, which needs no second matrix of A's size.
     """
     p = columns.shape[1]
     upper = x.new_empty(0, p + 1)

@@ -23,7 +23,7 @@ from smoothout.analysis.models import FIRST_PASSES, keeping_weights
 from smoothout.nn.batches import Batches
 from smoothout.nn.parameters import trainable_parameters, vector_to_parameters
 
-PINNED = 1e-9  # a coordinate this close to a bound, in half-widths, is on it
+PINNED = 1e-9  # a coordinate this close to a bound, in half-widths, counts as on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class Point:
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """Where a search ended, why, and after how many iterations of L-BFGS-B."""
+    """The end point of a search, the reason for its end, and the number of L-BFGS-B iterations."""
 
     end: Point
     status: str
@@ -78,7 +78,7 @@ class BoxObjective(EmpiricalRisk):
         if not (loss > least and finite):
             raise ValueError(f"the model's own loss is {loss}: must be finite, like its gradient, and above {least:g}")
         self.check_deterministic(measured)
-        zero = self.box.half.new_zeros(()).expand_as(self.box.half)  # no memory of a vector's size
+        zero = self.box.half.new_zeros(()).expand_as(self.box.half)  # without a vector's memory
         self.x = self.highest = Point(zero, loss, self.box.gradient(measured[1:]))
         return self.x
 
@@ -87,7 +87,7 @@ class BoxObjective(EmpiricalRisk):
         return end if end.loss - above.loss > self.rounding * abs(self.x.loss) else self.x
 
     def __call__(self, z: Tensor) -> Point:
-        """Evaluate at ``z`` of shape (k,); the weights are rounded to the model's own dtype."""
+        """Evaluate at ``z`` of shape (k,); the weights are rounded to the model's dtype."""
         z = z.to(self.device)
         vector_to_parameters(self.parameters, self.box.weights(z))
         measured, loss, finite = self._measure()
@@ -103,7 +103,7 @@ class BoxObjective(EmpiricalRisk):
         with keeping_weights(self.model) if self.evaluations <= FIRST_PASSES else nullcontext():
             measured = self.with_gradient()
         self.tick()
-        # Both extremes are nan if an entry is; a maximum norm would take several times as long.
+        # Both extremes are nan if an entry is nan; a maximum norm would take several times as long.
         loss, *extremes = torch.stack([measured[0], *torch.aminmax(measured)]).tolist()
         return measured, loss, all(map(math.isfinite, extremes))
 
@@ -157,16 +157,16 @@ class LBFGSB:
         if start.loss == -math.inf:
             return SearchResult(start, "not started: the loss at the random start is not finite", 0)
         first = (unit * start.z).cpu().numpy()
-        # `minimize` would take arrays, but build a tuple for every coordinate; here equal widths share one.
+        # `minimize` takes arrays but builds a tuple for every coordinate; here equal widths share a tuple.
         bounds = [(-half, half) for half in unit.tolist()] * (len(first) // len(unit))
-        # A trial that is not finite counts as far below the start, with gradient 0: the line search turns back.
+        # A non-finite trial counts as far below the start, with gradient 0, so the line search turns back.
         floor = start.loss - abs(start.loss) - 1.0
         trial = end = start
 
         def negated(variables: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
             nonlocal trial
-            known = np.array_equal(variables, first)
-            trial = start if known else objective(torch.from_numpy(variables).to(unit.device) / unit)
+            at_start = np.array_equal(variables, first)
+            trial = start if at_start else objective(torch.from_numpy(variables).to(unit.device) / unit)
             loss = floor if trial.loss == -math.inf else trial.loss
             slope = -factor * gradient_sign * trial.gradient
             return -factor * loss, slope.div_(unit).cpu().numpy()

@@ -21,7 +21,7 @@ POWER_ITERATIONS = 100
 def check_same_architecture(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
     """Raise ValueError, naming the first difference, unless two state dicts have the same names, shapes and dtypes.
 
-    Arrays of whole numbers or of truth values cannot be mixed, and must be equal; single numbers are counters.
+    Integer or boolean arrays cannot be mixed and must be equal; scalars are counters.
     """
     shapes = [{name: _form(entry) for name, entry in state.items()} for state in (first, second)]
     if shapes[0] == shapes[1]:
@@ -42,8 +42,8 @@ def _check_same_kind(name: str, entry: object, other: object) -> None:
         return
     if entry.dtype != other.dtype:
         raise ValueError(f"first, second: must have the same dtypes, but {name} is {entry.dtype} and {other.dtype}")
-    whole = not (entry.is_floating_point() or entry.is_complex())
-    if whole and entry.dim() and not torch.equal(entry, other):
+    is_discrete = not (entry.is_floating_point() or entry.is_complex())
+    if is_discrete and entry.dim() and not torch.equal(entry, other):
         raise ValueError(f"first, second: {name} differs and is {entry.dtype}, which cannot be mixed; make both equal")
 
 
@@ -53,7 +53,7 @@ def _form(entry: object) -> object:
 
 
 def check_same_ties_and_buffers(first: nn.Module, second: nn.Module) -> None:
-    """Raise ValueError if networks differ in what a state dict does not show: tied weights, non-persistent buffers."""
+    """Raise ValueError if networks differ in tied weights or non-persistent buffers, which a state dict lacks."""
     if names := sorted(_tied_names(first) ^ _tied_names(second)):
         raise ValueError(f"first, second: only one of them ties {' and '.join(names[0])}; tie them in both or neither")
     persistent, others = first.state_dict(), dict(second.named_buffers())
@@ -63,7 +63,7 @@ def check_same_ties_and_buffers(first: nn.Module, second: nn.Module) -> None:
 
 
 def equal_entries(first: Mapping[str, Tensor], second: Mapping[str, Tensor], names: Sequence[str]) -> list[str]:
-    """The ``names`` whose tensors, of the same shape, are equal in both state dicts; one copy from the device."""
+    """The ``names`` of equal tensors in both state dicts, given equal shapes; one copy from the device."""
     if not names:
         return []
     equal = concatenate([(first[name] == second[name]).all() for name in names]).tolist()
@@ -79,13 +79,13 @@ def _tied_names(model: nn.Module) -> set[tuple[str, ...]]:
 
 
 def deepcopy_model(model: nn.Module) -> nn.Module:
-    """Deep-copy a model, even one that stores activations, which torch refuses to copy while they have a graph."""
+    """Deep-copy a model, even if it stores activations with a graph, which torch refuses to copy."""
     leaves = (leaf for module in model.modules() for leaf in tree_leaves(vars(module)))
     return copy.deepcopy(model, {id(t): t.detach().clone() for t in leaves if isinstance(t, Tensor) and not t.is_leaf})
 
 
 def reject_hook_spectral_norm(model: nn.Module) -> None:
-    """Raise ValueError, with the module's name, for spectral normalization that is implemented as a hook."""
+    """Raise ValueError, with the module's name, for spectral normalization by a hook."""
     for name, module in model.named_modules():
         if any(isinstance(hook, SpectralNorm) for hook in module._forward_pre_hooks.values()):
             raise ValueError(f"{name}: its spectral_norm is a hook; use torch.nn.utils.parametrizations.spectral_norm")

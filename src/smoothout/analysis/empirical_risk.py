@@ -48,10 +48,10 @@ class EmpiricalRisk:
         self.examples = 0.0
 
     def mean(self, of_batch: Callable[[Tensor], Sequence[Tensor]]) -> Tensor:
-        """The mean over all examples of the tensors that ``of_batch`` computes from a batch's loss, one float64 vector.
+        """The mean over all examples of the tensors that ``of_batch`` computes from a batch's loss, a float64 vector.
 
-        It does not synchronize with the device. Raises ValueError if there are no examples, or not as many as in the
-        previous pass.
+        It does not synchronize with the device. Raises ValueError if there are no examples, or a different number than
+        in the previous pass.
         """
         with differentiable(self.model):
             return cached_pass(lambda: self._mean(of_batch)).to(self.device)
@@ -62,9 +62,9 @@ class EmpiricalRisk:
     def each_batch(
         self, of_batch: Callable[[Tensor], T], examples: Iterable[tuple[Any, Any]] | None = None
     ) -> Iterator[tuple[float, T]]:
-        """Yield the weight of each batch, and what ``of_batch`` computes from its loss.
+        """Yield the weight of each batch, and the result of ``of_batch`` for its loss.
 
-        ``examples`` are the batches as pairs on the model's device, if they are not to be read from ``batches``.
+        ``examples`` replaces ``batches``: pairs on the model's device.
         """
         for inputs, targets in examples or self.batches:
             weight = check_weight(self.weight(inputs, targets))
@@ -101,7 +101,7 @@ class EmpiricalRisk:
         """Raise ValueError if another pass differs from ``first``, the result of `with_gradient` at these weights.
 
         Augmentation, dropout or a dropped last batch would be mistaken for the shape of the loss. The tolerance allows
-        for another order of the examples, or of additions on the device. It is relative to the losses and gradients of
+        a different order of examples, or of additions on the device. It is relative to the losses and gradients of
         single batches, because their mean may be 0.
         """
 
@@ -146,13 +146,13 @@ class EmpiricalRisk:
                     torch._foreach_copy_(chosen, before)
 
         reached = set[int]()
-        with without_pass_cache():  # a cached pass tells nothing about autograd
+        with without_pass_cache():  # a cached pass has no autograd information
             center = self.mean(note_reached)
             unreached = [parameter for parameter in unreached if id(parameter) not in reached]
             if not unreached or not changes_loss(*unreached):
                 return
-            lost = next((parameter for parameter in unreached if changes_loss(parameter)), unreached[0])
-        name = next(name for name, parameter in self.model.named_parameters() if parameter is lost)
+            first = next((parameter for parameter in unreached if changes_loss(parameter)), unreached[0])
+        name = next(name for name, parameter in self.model.named_parameters() if parameter is first)
         raise ValueError(
             f"model: no gradient reaches {name}, which changes the loss (reentrant checkpointing, detach, no_grad);"
             " remove the cause (use_reentrant=False), or set requires_grad_(False) on parameters that must stay fixed"
@@ -207,7 +207,7 @@ def rounding_of(model: nn.Module) -> float:
 
 
 def loss_tolerance(eps: float) -> float:
-    """The relative difference allowed between mean losses over the same examples in another order.
+    """The allowed relative difference of mean losses over the same examples in a different order.
 
     ``eps`` is the machine epsilon of a pass.
     """

@@ -1,8 +1,8 @@
 """Curvature at a model's weights, from products H v: eigenvalues, trace, norm and spectrum without the matrix.
 
 H is the Hessian of the mean loss over all examples, in evaluation mode, with respect to the trainable parameters or a
-block of them. For a model with kinks (ReLU, max pooling) it is the Hessian of the smooth region that contains the
-weights, without the changes of the loss from crossing into another region.
+block of them. For a model with kinks (ReLU, max pooling) it is the Hessian of the smooth region around the weights, and
+ignores how the loss changes across the region's boundary.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SORT_KEYS: dict[str, Callable[[Array], Array]] = {"LA": np.negative, "LM": lambd
 
 @dataclass(frozen=True)
 class TopEigenvalues:
-    """Outermost eigenvalues, and how far to trust them."""
+    """Outermost eigenvalues, with bounds of their errors."""
 
     values: tuple[float, ...]  # LA, LM: falling by value or size; SA: rising; fewer than requested unless converged
     residuals: tuple[float, ...]  # ||H v - value v|| for each unit vector v: a bound of the distance to an eigenvalue
@@ -58,7 +58,7 @@ class TopEigenvalues:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Ritz values and weights of each probe: a quadrature of the spectral density, whose integral is 1."""
+    """Ritz values and weights of each probe: a quadrature of the spectral density, normalized to 1."""
 
     ritz: tuple[tuple[float, ...], ...]
     weights: tuple[tuple[float, ...], ...]  # the weights of a probe add up to 1
@@ -99,8 +99,8 @@ def top_eigenvalues(
 ) -> TopEigenvalues:
     """[Jastrzebski Fig. 1a] The ``k`` outermost eigenvalues of H, by default the largest, by the Lanczos method.
 
-    It stops at the first product after which all k are accurate, and needs no products for their residuals. It may find
-    equal eigenvalues fewer times than they occur, because a random start vector contains one vector of each eigenspace.
+    It stops as soon as all k are accurate, and needs no extra products for residuals. It may find a multiple eigenvalue
+    too few times, because a random start vector contains one vector of each eigenspace.
     Other arguments are as in `HessianVectorProduct`.
 
     Args:
@@ -130,18 +130,18 @@ def top_eigenvalues(
     [tolerance] = check_positive(tolerance=tolerance)
     if which not in SORT_KEYS:
         raise ValueError(f"which: must be one of {', '.join(SORT_KEYS)}, not {which!r}")
-    # This checks in two passes over the batches that loss and gradient are finite and deterministic.
+    # Two passes over the batches check that loss and gradient are finite and deterministic.
     product = HessianVectorProduct(model, batches, loss, block=block, weight=weight, keep_graph=keep_graph, tick=tick)
     n = product.dimension
     if k > n:
         raise ValueError(f"k: must be from 1 to n = {n}, not {k}")
-    most = min(n, most)  # vectors of length n, whatever was asked for
-    # The basis may be many times as large as the model: if it does not fit next to it, it lies in the CPU's memory.
+    most = min(n, most)  # there are at most n orthogonal vectors
+    # The basis may be many times as large as the model; if it does not fit next to it, it is in CPU memory.
     device = vectors_device(product.parameters, VECTORS + most)
     generator = make_generator(seed, "eigenvector")
-    found = outermost_eigenpairs(
+    pairs = outermost_eigenpairs(
         symmetric(product),
-        # A start vector, and more if the space becomes invariant; drawn on the CPU, so the same for every device.
+        # A start vector, and more if the space becomes invariant; drawn on the CPU to be the same on every device.
         lambda: torch.randn(n, generator=generator, dtype=torch.float64, device="cpu").to(device),
         k,
         SORT_KEYS[which],
@@ -150,15 +150,15 @@ def top_eigenvalues(
         most=most,
         restarts=restarts,
     )
-    converged = len(found.values) == k  # pairs that are not accurate are left out
+    converged = len(pairs.values) == k  # inaccurate pairs are left out
     return TopEigenvalues(
-        values=tuple(found.values.tolist()),
-        residuals=tuple(found.residuals.tolist()),
+        values=tuple(pairs.values.tolist()),
+        residuals=tuple(pairs.residuals.tolist()),
         converged=converged,
-        status="converged" if converged else f"{len(found.values)} of {k} converged in {restarts} restarts",
+        status="converged" if converged else f"{len(pairs.values)} of {k} converged in {restarts} restarts",
         dimension=n,
         products=product.products,
-        vectors=found.vectors.cpu() if vectors else None,
+        vectors=pairs.vectors.cpu() if vectors else None,
     )
 
 
@@ -178,8 +178,8 @@ def hessian_spectrum(
 ) -> Spectrum:
     """[Ubaru 2017] The density of H's eigenvalues by stochastic Lanczos quadrature, one Lanczos run per probe.
 
-    The outermost Ritz values converge to eigenvalues; an inner one represents many, as its weight says. A run keeps
-    ``steps`` float64 vectors (8 n steps bytes; at most n) and orthogonalizes each new one against all.
+    The outermost Ritz values converge to eigenvalues; an inner one represents many, in proportion to its weight. A run
+    keeps ``steps`` float64 vectors (8 n steps bytes; at most n) and orthogonalizes each new vector against all.
 
     See `HessianVectorProduct` for the other arguments and errors. Raises ValueError for fewer than one probe or step.
     """

@@ -27,7 +27,7 @@ from smoothout.nn.parameters import (
     unflatten,
 )
 
-VECTORS = 10  # maximum number of float64 vectors for a product with H and its uses
+VECTORS = 10  # maximum number of float64 vectors for a product with H and its callers
 ASYMMETRY = 0.05  # relative; rounding gives up to 0.003 in float32 where gradients vanish, and 0.008 in bfloat16
 NOT_TWICE = "has no second derivative, which products with the Hessian need"
 
@@ -35,13 +35,13 @@ NOT_TWICE = "has no second derivative, which products with the Hessian need"
 class HessianVectorProduct(EmpiricalRisk):
     """[Pearlmutter 1994] v -> H v, exact up to rounding: the gradient of (gradient . v).
 
-    Every call uses the model's current weights, and leaves it and its modes unchanged to the last bit. H is that of all
+    Every call uses the model's current weights, and leaves the model and its modes exactly unchanged. H is that of all
     trainable parameters, or of those named ``block`` or ``block.*``. ``tick`` is called after each product.
 
     A product costs about three gradients, or two if the graph of the gradient is kept from one product to the next
-    (on a CPU with the same bits). ``keep_graph=None`` keeps it if the tensors that it saves for all batches need at
-    most 2 GiB, on a GPU at most half of the free memory; True always keeps it, False never. The graph is discarded
-    when a weight or buffer changes.
+    (with bitwise equal results on a CPU). ``keep_graph=None`` keeps it if its saved tensors for all batches need at
+    most 2 GiB, or on a GPU half of the free memory. True always keeps it, False never. The graph is discarded when a
+    weight or buffer changes.
 
     A backward pass that is not differentiable (an `autograd.Function` that detaches, or works under `no_grad`) silently
     drops second derivatives. This usually makes products asymmetric, which `matrix`, `top_eigenvalues`,
@@ -102,7 +102,7 @@ class HessianVectorProduct(EmpiricalRisk):
     def evaluated(self) -> Iterator[None]:
         """Inside, the model is in evaluation mode, and only operations with second derivatives are used.
 
-        At the end its state is restored.
+        Its state is restored at the end.
         """
         attention = sdpa_kernel(SDPBackend.MATH)  # the faster kernels have no second derivative
         twice = differentiable(self.model, twice=True)
@@ -119,22 +119,22 @@ class HessianVectorProduct(EmpiricalRisk):
         try:
             return self.product_in_a_pass(directions)
         except RuntimeError as error:
-            # If the model calls torch.func, its graph supports no hooks for saved tensors and cannot be kept.
+            # If the model calls torch.func, its graph does not support saved-tensor hooks and cannot be kept.
             if self.graphs.keep is False or "saved tensor hooks" not in str(error):
                 raise
             self.graphs.keep = False
             return self.product_in_a_pass(directions)
 
     def product_in_a_pass(self, directions: Sequence[Tensor]) -> Tensor:
-        """As `product`, from new graphs, which are kept if that is allowed."""
+        """As `product`, from new graphs, which are kept if allowed."""
 
         def batches() -> Iterator[tuple[float, Sequence[Tensor]]]:
-            # Graphs hold the examples, and a loader may write the next batch to the same memory.
+            # Graphs reference the examples, and a loader may write the next batch to the same memory.
             examples = self.batches if self.graphs.keep is False else self.batches.copied()
             for weight, slopes in self.each_batch(self.slopes, examples):
                 keep = self.graphs.add(weight, slopes)
                 yield weight, self.curved(slopes, directions, keep=keep)
-                del slopes  # frees the graph before the next one is made, unless it is kept
+                del slopes  # frees the graph, unless it is kept, before the next one is built
 
         with self.evaluated(), self.graphs.filling():
             return self.weighted_mean(batches())
@@ -164,9 +164,9 @@ class HessianVectorProduct(EmpiricalRisk):
 
 
 def check_differentiable_twice(slopes: Sequence[Tensor]) -> None:
-    """Raise ValueError for a backward pass that was declared to have no derivative (`once_differentiable`).
+    """Raise ValueError for a backward pass marked as not differentiable (`once_differentiable`).
 
-    Autograd would silently leave out its curvature, because the graph node that would raise an error is connected to no
+    Autograd would silently omit its curvature, because the graph node that raises an error is not connected to any
     parameter.
     """
     waiting = [slope.grad_fn for slope in slopes if slope.grad_fn is not None]
@@ -198,9 +198,9 @@ def symmetric(product: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
             first = v, image
             return image
         u, image_of_u = first
-        first, checked = None, True  # frees two vectors as long as the weights
+        first, checked = None, True  # frees two vectors of n entries
         forms = torch.stack([u @ image, v @ image_of_u]).tolist()
-        # Both forms may be 0 up to rounding, so compare with at least the size that they have for random vectors.
+        # Both forms may be 0 up to rounding, so compare with at least their size for random vectors.
         usual = (u.norm() * image.norm() + v.norm() * image_of_u.norm()).item() / math.sqrt(len(v))
         check_symmetry(forms[0] - forms[1], max(usual, *map(abs, forms)))
         return image

@@ -54,9 +54,9 @@ def trace_and_norm(
     Both methods are unbiased (the square root of the squared norm is not) and average independent draws, so standard
     errors need two products.
 
-    ``hutch++`` (Meyer et al. 2021) is the more precise one for a network, whose Hessian has a few large eigenvalues.
-    Just under half of the products go to a Lanczos run, whose space contains most of these (Chen & Hallman 2023); only
-    the rest of H is estimated with random vectors. It keeps a float64 vector of length n per step. ``hutchinson``
+    ``hutch++`` (Meyer et al. 2021) is more precise for a network, because its Hessian has a few large eigenvalues.
+    Just under half of the products go to a Lanczos run. Its space contains most of these (Chen & Hallman 2023), and
+    only the rest of H is estimated with random vectors. It keeps a float64 vector of length n per step. ``hutchinson``
     (Hutchinson 1990) averages v . H v and ||H v||^2 over vectors v of random signs: the trace is exact if H is
     diagonal, and its variance is twice the sum of the squared off-diagonal entries.
 
@@ -95,7 +95,7 @@ def _hutchinson(product: HessianVectorProduct, probes: int, seed: int) -> Draws:
 
 
 def _hutch_plus_plus(product: HessianVectorProduct, probes: int, seed: int) -> Draws:
-    """A Lanczos run uses just under half of the products; the others estimate what it leaves of H."""
+    """A Lanczos run uses just under half of the products; the others estimate the rest of H."""
     n, steps, times = product.dimension, (probes - 1) // 2, symmetric(product)
     device = vectors_device(product.parameters, VECTORS + steps)
 

@@ -48,7 +48,7 @@ class LinePoint(NamedTuple):
 
 @dataclass(frozen=True)
 class PathPoint:
-    """The network at one ``alpha``. The next iteration overwrites the network, so measure it before."""
+    """The network at one ``alpha``. Measure it before the next iteration, which overwrites it."""
 
     alpha: float
     network: nn.Module
@@ -69,8 +69,8 @@ def linear(alpha: float) -> tuple[float, float]:
 def curvilinear(alpha: float) -> tuple[float, float]:
     """[Keskar App. D] The coefficients of the two networks: cos(alpha pi / 2) and sin(alpha pi / 2).
 
-    They are exact if alpha is a whole number. (The "sin" mode of the SmoothOut authors' program is not this curve: it
-    is the straight line with another spacing of the points.)
+    They are exact if alpha is a whole number. (The "sin" mode of the SmoothOut authors' program is not this curve, but
+    the straight line with a different spacing of points.)
     """
     quarters = float(alpha) % 4
     if quarters.is_integer():
@@ -146,19 +146,18 @@ def iterate_path(
 
     A constant is a buffer or a frozen parameter that is equal in both networks, such as a mask or the inputs'
     normalization. alpha = 0 gives the first network exactly, and alpha = 1 the second unless running statistics are
-    kept. If they are recomputed, this
-    includes both ends: they differ from those of training, which were estimated while the weights moved (and under
-    noise). Both networks are left unchanged.
+    kept. Recomputed statistics at both ends differ from those of training, which were estimated while the weights moved
+    (and under noise). Both networks are left unchanged.
 
-    The singular vectors of spectral normalization are recomputed at every point between the networks, because mixed
-    ones fit no weights.
+    The singular vectors of spectral normalization are recomputed at every point between the networks, because mixtures
+    of singular vectors do not match the weights.
 
     Args:
         first, second: networks of the same architecture, with the same ties and non-persistent buffers.
         path: see `linear` and `curvilinear`.
         running_stats: BatchNorm's running statistics: ``interpolated``, ``kept`` from ``first``, or ``recomputed`` at
-            each point. Outside [0, 1] an interpolated running variance can be negative: such a point has the number of
-            these channels instead of a loss.
+            each point. Outside [0, 1] an interpolated running variance can be negative. Such a point has no loss, only
+            the number of these channels.
         running_stats_from: training batches to recompute the statistics from, see `recalibrate_batchnorm`.
 
     Raises:
@@ -192,12 +191,12 @@ def iterate_path(
 
     network = deepcopy_model(first)
     for index, alpha in enumerate(alphas):
-        # From the networks' own tensors at each point, so that no rounding adds up along the path.
+        # From the original tensors at each point, so that rounding does not accumulate along the path.
         weights = {name: _mix(entry, end[name], coefficients(alpha)) for name, entry in start.items()}
         weights |= {name: start[name] for name in unmixed}
         network.load_state_dict(weights)
         clear_weight_caches()
-        if all(coefficients(alpha)):  # at an end, the vectors of that network are correct
+        if all(coefficients(alpha)):  # at an end, that network's vectors are correct
             refresh_spectral_norms(network)
         if running_stats is RunningStats.recomputed:
             recalibrate_batchnorm(network, training)
@@ -209,7 +208,7 @@ def iterate_path(
 
 
 def check_statistics(network: nn.Module, training: Examples) -> None:
-    """Raise ValueError if another pass over ``training`` gives other running statistics than those of ``network``."""
+    """Raise ValueError if another pass over ``training`` gives different running statistics than ``network`` has."""
     layers = [module for module in network.modules() if isinstance(module, BATCHNORM)]
     buffers = [t for layer in layers for t in (layer.running_mean, layer.running_var) if t is not None]
     before = [buffer.clone() for buffer in buffers]
@@ -223,9 +222,9 @@ def check_statistics(network: nn.Module, training: Examples) -> None:
 
 
 def _mix(start: Any, end: Any, coefficients: tuple[float, float]) -> Any:
-    """The linear combination; what cannot be mixed, such as a counter or extra state, is that of ``end`` at its end."""
+    """The linear combination; entries that cannot be mixed (counters, extra state) are taken from one network."""
     mixable = isinstance(start, Tensor) and (start.is_floating_point() or start.is_complex())
-    if not mixable or not all(coefficients):  # 0 times a number that is not finite would be nan
+    if not mixable or not all(coefficients):  # 0 times a non-finite number would be nan
         entry, coefficient = (start, coefficients[0]) if coefficients[0] else (end, coefficients[1])
         return coefficient * entry if mixable else entry
     return torch.add(coefficients[0] * start, end, alpha=coefficients[1])

@@ -16,9 +16,9 @@ from smoothout.nn.parameters import concatenate
 
 
 class KeptGraphs:
-    """Gradients that can be differentiated again, one list of ``slopes`` per batch, and the batch's weight.
+    """Gradients that can be differentiated again: one list of ``slopes`` per batch, with the batch's weight.
 
-    ``keep`` says whether to keep the graphs; None keeps them if the tensors that they save need at most `graph_bytes`.
+    ``keep`` says whether to keep the graphs; None keeps them if their saved tensors need at most `graph_bytes`.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, keep: bool | None) -> None:
@@ -31,11 +31,11 @@ class KeptGraphs:
         """Whether there are graphs of the model's current weights and buffers."""
         if not self.batches:
             return False
-        present = self._present_state()
-        if [t.shape for t in present] != [t.shape for t in self._state]:
+        current = self._current_state()
+        if [t.shape for t in current] != [t.shape for t in self._state]:
             return False
         # Version counters do not show writes to ``.data``, so compare values; this takes one copy from the device.
-        same = [((a == b) | (a.isnan() & b.isnan())).all() for a, b in zip(present, self._state, strict=True)]
+        same = [((a == b) | (a.isnan() & b.isnan())).all() for a, b in zip(current, self._state, strict=True)]
         return all(concatenate(same).tolist())
 
     @contextmanager
@@ -44,8 +44,8 @@ class KeptGraphs:
         self._discard()
         hooks: AbstractContextManager[None] = nullcontext()
         if self.keep is not False:
-            self._state = [tensor.detach().clone() for tensor in self._present_state()]
-            # Hooks also keep a graph usable after equal weights are written, as when a model is restored; see `usable`.
+            self._state = [tensor.detach().clone() for tensor in self._current_state()]
+            # With hooks, a graph stays usable after equal weights are written (a restored model); see `usable`.
             hooks = saved_tensors_hooks(partial(_packed, self._saved), lambda tensor: tensor)
         try:
             with hooks:
@@ -63,7 +63,7 @@ class KeptGraphs:
             self.batches.append((weight, slopes))
         return self.keep is not False
 
-    def _present_state(self) -> list[Tensor]:
+    def _current_state(self) -> list[Tensor]:
         tensors = (*self.model.parameters(), *self.model.buffers())
         return [t for t in tensors if t.layout == torch.strided and not is_wrapper(t)]
 
@@ -72,10 +72,10 @@ class KeptGraphs:
 
 
 def _packed(saved: dict[int, int], tensor: Tensor) -> Tensor:
-    """The data of a ``tensor`` that a graph saves; their size is noted in ``saved``.
+    """The data of a ``tensor`` that a graph saves; adds their size to ``saved``.
 
-    Without `detach`, an operation that saves its own output (tanh, exp) and the output would hold each other in memory
-    for good; so would the graph and an object that holds it, if this were its method.
+    Without `detach`, an operation that saves its output (tanh, exp) and this output would form a reference cycle that
+    is never freed. So would the graph and its owner if this were a method.
     """
     if tensor.layout == torch.strided:
         storage = tensor.untyped_storage()

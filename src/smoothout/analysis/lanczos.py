@@ -1,4 +1,4 @@
-"""The Lanczos method for a symmetric matrix that is known only through products."""
+"""The Lanczos method for a symmetric matrix given by its products with vectors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLUMNS = 2**16  # columns of a basis that a restart rewrites at a time
 def orthogonalize(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
     """``vector`` without its components along the orthonormal rows of ``basis``, and these components."""
     components = basis.new_zeros(len(basis))
-    for _ in range(2):  # a single pass would leave rounding errors that grow from step to step
+    for _ in range(2):  # after a single pass, rounding errors would grow from step to step
         along = basis @ vector
         vector, components = vector - basis.T @ along, components + along
     return vector, components
@@ -28,10 +28,10 @@ def orthogonalize(vector: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
 def lanczos(
     product: Product, start: Tensor, steps: int, rounding: float
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Ritz values of the symmetric matrix behind ``product``, and their weights: the squared components of ``start``.
+    """Ritz values of the symmetric matrix of ``product``, and their weights: the squared components of ``start``.
 
-    The basis is kept on the device of ``start``. The method stops early once the vectors span an invariant space, up
-    to ``rounding`` relative to the matrix.
+    The basis is on the device of ``start``. The method stops early if the vectors span an invariant space, up to
+    ``rounding`` relative to the matrix.
     """
     basis = start.new_empty(steps, len(start))
     diagonal: list[float] = []
@@ -60,7 +60,7 @@ class Eigenpairs(NamedTuple):
 
 
 class KrylovBasis:
-    """Orthonormal ``rows`` of shape (most, n), of which ``size`` are in use, and a matrix projected onto these."""
+    """Orthonormal ``rows``, (most, n), of which ``size`` are in use, and a matrix projected onto these."""
 
     def __init__(self, most: int, draw: Callable[[], Tensor]) -> None:
         first = draw()
@@ -76,7 +76,7 @@ class KrylovBasis:
         return self.size == len(self.rows)
 
     def extend(self, product: Product) -> float:
-        """Add the row ``following``; its image becomes the next one. Returns the image's length outside the rows."""
+        """Add the row ``following``; its image becomes the next row. Returns the image's length outside the rows."""
         self.rows[self.size] = self.following
         self.size += 1
         outside, components = orthogonalize(product(self.following), self.rows[: self.size])
@@ -87,7 +87,7 @@ class KrylovBasis:
         return float(size)
 
     def noise(self, rounding: float) -> float:
-        """The length outside the rows that rounding may cause, given the relative error ``rounding`` of a product."""
+        """The length outside the rows that rounding may cause, for a relative error ``rounding`` of products."""
         return float(10 * rounding * np.abs(self.projected).max())
 
     def restart(self) -> None:
@@ -118,12 +118,12 @@ def outermost_eigenpairs(
 ) -> Eigenpairs:
     """The ``k`` eigenpairs whose values sort first by ``key``, with residuals of at most ``tolerance`` |value|.
 
-    Thick-restart Lanczos (Wu & Simon 2000) with full reorthogonalization. It stops at the first product after which
-    all k are accurate; residuals need no extra products. It restarts when ``most`` vectors are kept, which must be more
-    than k. The result has fewer pairs if ``restarts`` do not suffice.
+    Thick-restart Lanczos (Wu & Simon 2000) with full reorthogonalization. It stops as soon as all k are accurate;
+    residuals need no extra products. It restarts when ``most`` vectors are kept, which must be more than k. The result
+    has fewer pairs if ``restarts`` do not suffice.
 
     Args:
-        draw: Returns random vectors, shape (n,), on the device that keeps the vectors.
+        draw: Returns random vectors, shape (n,), on the device of the basis.
         rounding: Error of products, relative to the norm of the matrix.
     """
     basis = KrylovBasis(most, draw)
@@ -140,15 +140,15 @@ def outermost_eigenpairs(
             residuals = (0.0 if invariant else length) * np.abs(vectors[-1, wanted])
             limits = np.maximum(tolerance * np.abs(values[wanted]), floor)
             accurate = residuals <= limits
-            found = len(wanted) == k and bool(accurate.all())
+            done = len(wanted) == k and bool(accurate.all())
             if invariant:
                 # A random start finds one vector of each eigenspace. Restart with random vectors orthogonal to the
                 # space until one of them no longer changes the result.
                 before, invariant_values = invariant_values, values[wanted]
-                found = complete or (found and before is not None and _close(before, values[wanted], limits))
+                done = complete or (done and before is not None and _close(before, values[wanted], limits))
             else:
-                found = found and invariant_values is None
-            if found or (basis.full and not restarts):
+                done = done and invariant_values is None
+            if done or (basis.full and not restarts):
                 chosen = torch.from_numpy(vectors[:, wanted[accurate]].T.copy()).to(basis.rows)
                 return Eigenpairs(
                     values[wanted][accurate], (residuals + floor)[accurate], chosen @ basis.rows[: basis.size]

@@ -1,4 +1,4 @@
-"""The loss around a trained network, along random directions that are scaled to its filters."""
+"""The loss around a trained network, along random directions scaled to its filters."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class LandscapePlane:
 def filter_direction(
     model: nn.Module, seed: int, index: int, *, one_dimensional: BiasDirection | str = BiasDirection.scaled
 ) -> list[Tensor]:
-    """[Li 2018, directions] A Gaussian direction with the model's own filter norms: d_i ||w_i|| / ||d_i||.
+    """[Li 2018, directions] A Gaussian direction with the model's filter norms: d_i ||w_i|| / ||d_i||.
 
     It has a tensor per trainable parameter, in its shape, dtype and device and in the model's order. The draw depends
-    only on ``seed`` and ``index``: it is made on the CPU in float32. SmoothOut's authors draw from U(-1, 1) instead.
+    only on ``seed`` and ``index``, and is done on the CPU in float32. SmoothOut's authors draw from U(-1, 1) instead.
 
     Raises ValueError for an unknown choice for one-dimensional tensors, or a model without trainable parameters.
     """
@@ -120,8 +120,8 @@ def landscape_plane(
 ) -> LandscapePlane:
     """[Li 2018, planes] Evaluate w + alpha d_0 + beta d_1 over a grid; d_0 and d_1 are those of `landscape_line`.
 
-    The two directions are not orthogonalized: in high dimension they are nearly orthogonal anyway. ``directions``
-    replaces them with two of your own. All else is as in `landscape_line`, whose first direction is this plane's line
+    The two directions are not orthogonalized, because in high dimension they are nearly orthogonal. ``directions``
+    replaces them with your own two. Otherwise this works like `landscape_line`; its first direction is the line
     beta = 0.
 
     Raises ValueError unless there are two directions, and as `landscape_line`.
@@ -143,7 +143,7 @@ def landscape_plane(
 def _directions(
     model: nn.Module, directions: int | Directions, seed: int, one_dimensional: BiasDirection | str
 ) -> Iterator[Sequence[Tensor]]:
-    """Yield the first N directions of ``seed``, drawn and scaled to the current weights on demand; or those given."""
+    """Yield the first N directions of ``seed``, scaled to the current weights on demand, or the given directions."""
     if not isinstance(directions, Sequence):
         [count] = check_counts(directions=directions)
         yield from (filter_direction(model, seed, i, one_dimensional=one_dimensional) for i in range(count))
@@ -167,7 +167,7 @@ def _evaluator(
     def evaluate_at(*steps: tuple[float, Sequence[Tensor]]) -> EvalResult:
         set_parameters(parameters, center, *steps)
         result = measurement(model)
-        set_parameters(parameters, center)  # because the next direction is scaled to the current filters
+        set_parameters(parameters, center)  # the next direction is scaled to the current filters
         tick()
         return result
 

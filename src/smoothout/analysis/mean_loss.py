@@ -29,7 +29,7 @@ CROSS_ENTROPY_EPS = torch.finfo(torch.float32).eps  # its sum over a batch is in
 
 
 class MeanLoss:
-    """The weighted mean of ``loss`` over batches; None uses the loss that outputs carry.
+    """The weighted mean of ``loss`` over batches; None uses the loss in the outputs.
 
     The accuracy is nan.
     """
@@ -58,15 +58,15 @@ class MeanLoss:
 
     @property
     def size(self) -> float:
-        """The mean so far of the losses' absolute values; a mean of losses of both signs may be near 0."""
+        """The mean so far of the losses' absolute values, because a mean of losses of both signs may be near 0."""
         return float(self._sizes) / self._total
 
 
 class OwnMetrics:
-    """Metrics for a model without ``loss=``: the loss that its outputs carry, or else a classifier's cross entropy.
+    """Metrics for a model without ``loss=``: the loss in its outputs, or otherwise a classifier's cross entropy.
 
-    The accuracy is nan unless outputs are, or carry, logits (examples, classes) of single labels. If they carry a loss,
-    labels that are no classes (ignored ones) do not count.
+    The accuracy is nan unless outputs are or contain logits (examples, classes) for single labels. If they contain a
+    loss, invalid labels (such as ignored ones) do not count.
     """
 
     def __init__(self, weight: Weight | None) -> None:
@@ -108,9 +108,9 @@ def single_labels(logits: Any, targets: Any) -> bool:
 class Measurement:
     """Measure loss and accuracy on ``batches`` with ``loss`` and ``weight``, or without a loss as `OwnMetrics`.
 
-    ``model`` is a network like those to be measured. The first finite loss is measured twice. Raises ValueError if the
-    two differ, because batches that change from pass to pass, or a random network, would be mistaken for the shape of
-    the loss; and for a network that rewrites its weights.
+    ``model`` has the architecture of the measured networks. The first finite loss is measured twice. Raises ValueError
+    if the two differ, because changing batches or a random network would be mistaken for the shape of the loss. Also
+    raises it for a network that rewrites its weights.
     """
 
     def __init__(self, model: nn.Module, batches: Batches, loss: Loss | None, weight: Weight | None) -> None:
@@ -128,7 +128,7 @@ class Measurement:
         return result
 
     def check(self, network: nn.Module, first: EvalResult | None = None) -> None:
-        """Raise ValueError if another pass gives a loss other than that of ``first`` (None: of one more pass)."""
+        """Raise ValueError if another pass gives a different loss than ``first`` (None measures it first)."""
         with without_pass_cache():
             first = first or self._evaluate(network)
             metrics = self.metrics()

@@ -1,4 +1,4 @@
-"""Contexts for models that are measured at changed weights: enable derivatives, check that passes keep the weights."""
+"""Contexts for measurements at changed weights: enable derivatives, check that passes keep the weights."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 
 @contextmanager
 def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
-    """Inside, passes in evaluation mode avoid torch's fastest code where that lacks derivatives.
+    """Inside, passes in evaluation mode avoid fast implementations without derivatives.
 
     cuDNN has no derivative of a recurrent layer in evaluation mode, compiled code has no second derivative, and that of
-    torch's weight normalization is wrong. Hooks on gradients, which may clip or mask them, are not called: the gradient
-    is that of the loss.
+    torch's weight normalization is wrong. Gradient hooks are not called, because they may clip or mask the gradient.
     """
     with ExitStack() as stack:
         stack.enter_context(_without_gradient_hooks(model))
@@ -44,35 +43,35 @@ def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
             torch.backends.cudnn.enabled = False
         if twice:
             stack.enter_context(_PlainWeightNorm())
-        if twice and "torch._dynamo" in sys.modules:  # it takes seconds to import, and nothing is compiled without it
+        if twice and "torch._dynamo" in sys.modules:  # importing it takes seconds; without it nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
 
 @contextmanager
 def _without_gradient_hooks(model: nn.Module) -> Iterator[None]:
-    """Inside, the hooks on gradients of ``model``'s parameters and modules are not registered."""
+    """Inside, gradient hooks of ``model``'s parameters and modules are not registered."""
     tables = [parameter._backward_hooks for parameter in model.parameters()]
     tables += [table for module in model.modules() for table in (module._backward_hooks, module._backward_pre_hooks)]
-    held = [(table, dict(table)) for table in tables if table]
-    for table, _ in held:
+    registered = [(table, dict(table)) for table in tables if table]
+    for table, _ in registered:
         table.clear()
     try:
         yield
     finally:
-        for table, hooks in held:
+        for table, hooks in registered:
             table.update(hooks)
 
 
-FIRST_PASSES = 3  # number of passes that are checked: at most two of them are at the model's own weights
+FIRST_PASSES = 3  # number of checked passes: at most two of them are at the model's original weights
 
 
 @contextmanager
 def keeping_weights(model: nn.Module) -> Iterator[None]:
     """Raise ValueError at the end if passes inside have rewritten trainable weights of ``model``.
 
-    Such passes would not measure the weights that were set. At the model's own weights this may stay hidden, if an
-    earlier pass has clipped or binarized them; at others it shows.
+    Such passes would not measure the given weights. At the model's original weights this may be undetectable, if an
+    earlier pass has clipped or binarized them.
     """
     weights = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     before = [weight.detach().clone() for weight in weights.values()]

@@ -1,4 +1,4 @@
-"""How loss and accuracy of a trained network react to noise in its weights."""
+"""Loss and accuracy of a trained network under noise in its weights."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ def noise_curve(
 
     It perturbs all parameters that require a gradient, including BatchNorm's; running statistics are kept, and the
     model is in evaluation mode. The papers use batches of 100 and one draw. Noise is proportional to its strength, so
-    one draw per batch serves all strengths: the curve is as smooth as its mean, and costs little more than its forward
+    one draw per batch serves all strengths. The curve is as smooth as its mean, and costs little more than its forward
     passes.
 
     Args:
-        model: left unchanged to the last bit (weights, buffers, modes), also after an exception.
+        model: restored bit for bit (weights, buffers, modes), also after an exception.
         batches: pairs (inputs, targets), or mappings of keyword arguments; the same examples at every pass.
         strengths: the values of a.
         distribution: "uniform" (U(-a, a)) or "gaussian" (N(0, a^2)).
         scaling: "none", "weight" or "filter" (a is relative to each weight, or to each filter's norm).
         draws: number of measurements of each batch; the standard errors are over these.
-        seed: of the noise, which depends only on it and on the index of the batch and of the draw.
+        seed: seed of the noise, which also depends on the indices of the batch and of the draw.
         loss, weight: for networks that are not classifiers of single labels, as in `interpolate`.
         tick: called after each batch of each draw, at all strengths.
 
@@ -107,13 +107,13 @@ def noise_curve(
             """A row (loss, accuracy) for each strength."""
             accumulators = [measurement.metrics() for _ in strengths]
             for index, (inputs, targets) in enumerate(measurement.examples):
-                set_parameters(parameters, clean)  # because relative noise is scaled to the current weights
+                set_parameters(parameters, clean)  # relative noise is scaled to the current weights
                 context.generator = make_generator(seed, "sensitivity", index, draw, device=context.device)
                 directions = context.draw()  # at strength 1: one draw serves all strengths
                 for number, (a, accumulator) in enumerate(zip(strengths, accumulators, strict=True), 1):
                     set_parameters(parameters, clean, (a, directions))
-                    looked_at = index == 0 and number == len(strengths)
-                    with keeping_weights(model) if looked_at else nullcontext():
+                    is_checked = index == 0 and number == len(strengths)
+                    with keeping_weights(model) if is_checked else nullcontext():
                         outputs = forward(model, inputs)
                     accumulator.update(outputs, targets, inputs)
                 tick()
@@ -121,7 +121,7 @@ def noise_curve(
                 [accumulator.compute() for accumulator in accumulators], dtype=torch.float64, device="cpu"
             )
 
-        # A pass per draw, not per strength: each is cached whole, and an interrupted analysis resumes after it.
+        # One pass per draw, not per strength. Each is cached, and an interrupted analysis resumes after it.
         curves = [cached_pass(partial(measure, draw)).tolist() for draw in range(draws)]
     return [_point(a, results) for a, results in zip(strengths, zip(*curves, strict=True), strict=True)]
 
@@ -129,7 +129,7 @@ def noise_curve(
 def check_strengths(parameters: Sequence[Tensor], strengths: Sequence[float], scaling: NoiseScaling) -> None:
     """Raise ValueError for strengths that are impossible, or too small for the dtype of ``parameters``.
 
-    Noise that is not relative to the weights is compared with their median absolute value.
+    Absolute noise is compared with the median absolute value of the weights.
     """
     size = parameters_to_vector(parameters).abs().median().item() if scaling is NoiseScaling.none else 1.0
     for a in filter(None, strengths):

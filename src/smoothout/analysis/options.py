@@ -1,4 +1,4 @@
-"""The choices that an analysis offers, importable without torch."""
+"""Options of the analyses, importable without torch."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class InterpolationPath(StrEnum):
 class RunningStats(StrEnum):
     """BatchNorm's running statistics along a path, or at one set of weights."""
 
-    interpolated = "interpolated"  # like all other weights; SmoothOut's authors do this
-    kept = "kept"  # as the (first) network has them
+    interpolated = "interpolated"  # like all other weights, as SmoothOut's authors do
+    kept = "kept"  # those of the (first) network
     recomputed = "recomputed"  # estimated again at each point; closest to Keskar et al., who use batch statistics
 
 

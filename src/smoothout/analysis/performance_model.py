@@ -24,7 +24,7 @@ class Worker:
     latency: float  # of a message, in seconds
 
     def update(self, ghosts: int, workers: int) -> float:
-        """Seconds per update of ``ghosts`` ghost batches, determined by the worker with the most of them."""
+        """Seconds per update of ``ghosts`` ghost batches, set by the worker with the largest share."""
         messages = ring_all_reduce(self.gradient_bytes, workers, self.bandwidth, MESSAGES * self.latency)
         return math.ceil(ghosts / workers) * self.ghost_seconds + self.update_seconds + messages
 
@@ -39,10 +39,10 @@ def ring_all_reduce(size: float, workers: int, bandwidth: float, latency: float)
 
 
 def fit_worker(whole: float, half: float, ghosts: int, *, size: float, message: float, empty_message: float) -> Worker:
-    """The worker whose update takes ``whole`` seconds for ``ghosts`` ghost batches, and ``half`` for half as many.
+    """The worker for an update time of ``whole`` seconds with ``ghosts`` ghost batches, and ``half`` with half as many.
 
     Two such workers sum ``size`` bytes in ``message`` seconds, and almost none in ``empty_message`` seconds. Raises
-    ValueError unless ``whole`` > ``half`` and ``message`` > ``empty_message``: such times carry no information.
+    ValueError unless ``whole`` > ``half`` and ``message`` > ``empty_message``, because the fit would be meaningless.
     """
     if not (whole > half > 0 and message > empty_message > 0):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Compare searches for the same maximum, evaluation by evaluation, to judge when a sharpness value is credible."""
+"""Compare searches for the same maximum, evaluation by evaluation, to judge the reliability of sharpness values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SearchTrace:
     search: str  # a `Convention` or a `SearchMethod`
     space: str  # full or subspace
     values: tuple[float, ...]  # percent, never falling; the first is x itself, 0.0
-    answer: float  # percent, what the search returns: for `keskar` and `released` not always the best of ``values``
+    answer: float  # percent, the search's result: for `keskar` and `released` not always the best of ``values``
     failed: bool  # it found no point above f(x); the answer 0.0 is not a measurement
     status: str  # why it ended
     loss: float  # f(x) on its split
@@ -116,7 +116,7 @@ def compare_searches(
 
 
 def run_until_budget(objective: TracedObjective, method: SearchMethod, solver: LBFGSB, steps: int, seed: int) -> str:
-    """Search from x with ``method`` until it ends or has spent its evaluations; return why. Ascents have ``steps``."""
+    """Search from x with ``method`` until it ends or has spent its evaluations; return why. Ascents take ``steps``."""
     x = objective.evaluate_center()
     try:
         if method is SearchMethod.as_written:

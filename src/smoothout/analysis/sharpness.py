@@ -1,4 +1,4 @@
-"""Sharpness: how far the loss of a model can rise within a small box around its weights."""
+"""Sharpness: the largest rise of the loss within a small box around a model's weights."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from smoothout.common.rng import make_generator
 from smoothout.nn.batches import Batches, check_batches
 from smoothout.nn.parameters import preserve_state, set_evaluation_mode, trainable_parameters
 
-RANDOM_STARTS = 2  # number in a `converged` search with enough evaluations, besides its first start
-FIRST_STEPS = 12  # minimum for its first ascent: spreading few evaluations over several ascents finds less
+RANDOM_STARTS = 2  # random starts of a `converged` search with enough evaluations, besides its first start
+FIRST_STEPS = 12  # minimum for its first ascent, because many short ascents find less than a long one
 
 
 @dataclass(frozen=True)
 class SharpnessResult:
-    """One measurement of sharpness, and how far to trust it."""
+    """A measurement of sharpness, with diagnostics of the search."""
 
     value: float  # percent, the maximum over the repeats; a lower bound
     loss: float  # f(x), the mean loss of the model itself
     max_loss: float  # f at the best point; f(x) if failed
-    status: str  # L-BFGS-B's own message
+    status: str  # L-BFGS-B's message
     failed: bool  # no search found a point clearly above f(x) and its own start; the value 0.0 is not a measurement
     iterations: int  # of L-BFGS-B, in the best repeat
     evaluations: int  # of f and its gradient together: f(x) and all searches
@@ -72,7 +72,7 @@ def search_converged(
     while index <= RANDOM_STARTS and left() > 2 * steps + 1:
         ascents = (best, projected_ascent(objective, objective(random_start(index)), steps))
         best, index = max(ascents, key=lambda ascent: ascent[0].loss), index + 1
-        del ascents  # frees vectors as long as the weights
+        del ascents  # frees vectors of n entries
     point, step = best
     projected_ascent(objective, point, left() - steps, step=step)
     del best, point  # L-BFGS-B needs the memory
@@ -119,20 +119,20 @@ def sharpness(
     """[Keskar Eq. 4] 100 (max f(x + A y) - f(x)) / (1 + f(x)), in percent; |y_i| <= eps (|(A^+ x)_i| + 1).
 
     f is the mean of ``loss`` over all examples in evaluation mode, x the n trainable parameters. No search is sure to
-    find the maximum, so the value is a lower bound. Points where f is not finite, and rises within the rounding of
-    f(x), are ignored. On CUDA, torch computes convolutions in TF32 by default, which is too coarse for a small box; set
+    find the maximum, so the value is a lower bound. Points with non-finite f and rises within the rounding of f(x) are
+    ignored. On CUDA, torch computes convolutions in TF32 by default, which is too coarse for a small box; set
     ``torch.backends.cudnn.allow_tf32 = False``.
 
-    - ``converged``: the best search that we know. Variables and objective are scaled to the box; sign ascents start
-      from x and from random points, L-BFGS-B from the best point; the result is the largest value evaluated. It takes
-      about 5 evaluations per iteration: if a search stops early, others start from new random points.
+    - ``converged``: the best known search. Variables and objective are scaled to the box. Sign ascents start from x and
+      from random points, then L-BFGS-B from the best point. The result is the largest evaluated value. It takes about 5
+      evaluations per iteration: if a search stops early, others start from new random points.
     - ``keskar``: as Keskar et al. write it, L-BFGS-B from x with the usual tolerances. It is not scaled: if the
       gradient is far below the width of the box it hardly moves, and below 1e-5 it stops at once.
     - ``released``: as ``keskar``, but with the wrong sign of the gradient, as in the program that the authors of
       SmoothOut released. It descends, and finds a higher loss only by overshooting.
 
     Args:
-        model: Left unchanged to the last bit (weights, buffers, modes, ``.grad``), also after an exception.
+        model: Restored bit for bit (weights, buffers, modes, ``.grad``), also after an exception.
         batches: Pairs (inputs, targets), or mappings of keyword arguments (README of this folder); the same examples at
             every pass.
         loss: ``loss(outputs, targets)``, the mean over the examples of a batch. None takes the loss in the outputs.

@@ -100,9 +100,10 @@ def flat_offset(smoothed: Callable[[Array], Array], center: float, tau: float, p
     """[SmoothOut Theorem 1] phi of the Flat Constraint (Eq. 2): |argmin of C_bar - w_f| within ``tau`` of w_f.
 
     Searches a grid of ``points``, an odd number, so that w_f is on it; of several minima the nearest is used. Theorem 1
-    claims 0 if C is symmetric around w_f. It is false: the proof only shows a slope of 0, and a narrow dip on a broad
-    hill is smoothed to a maximum. The argmin is w_f if C also rises with the distance from w_f up to tau + a, because
-    2 a dC_bar/dw is C(w + a) - C(w - a). Raises ValueError unless there are three points or more, an odd number.
+    claims 0 if C is symmetric around w_f. This is false: the proof only shows a slope of 0, and smoothing turns a
+    narrow dip on a broad hill into a maximum. The argmin is w_f if C also rises with the distance from w_f up to tau +
+    a, because 2 a dC_bar/dw is C(w + a) - C(w - a). Raises ValueError unless there are three points or more, an odd
+    number.
     """
     if points < 3 or points % 2 == 0:
         raise ValueError(f"points: must be odd, and at least 3, not {points}")
@@ -128,9 +129,9 @@ def sharp_constraint(
     """[SmoothOut Theorem 2] min C_bar near the sharp minimum >= max C there > min C_bar near the flat one (Eq. 3).
 
     Near means within ``eps`` of ``sharp`` and ``tau`` of ``flat``, on grids. Theorem 2 claims this for eps up to a, as
-    the dimension grows. That is false: a quadratic satisfies it up to eps = a / sqrt(3) at most, in every dimension.
-    The constraint, which compares heights under noise, does not imply either that the sharp minimum disappears: it
-    stays a minimum while the noise is narrower than its well.
+    the dimension grows. This is false: a quadratic satisfies it only up to eps = a / sqrt(3), in every dimension. Nor
+    does the constraint, which compares heights under noise, imply that the sharp minimum disappears. It stays a minimum
+    while the noise is narrower than its well.
     """
     grid = np.linspace(-1.0, 1.0, points)
     smoothed_sharp = float(loss.smoothed(sharp + eps * grid, a).min())

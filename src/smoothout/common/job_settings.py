@@ -15,7 +15,6 @@ class JobSettings:
     kind: ClassVar[str]  # the folder of the records
     valid_numerics: ClassVar[tuple[int, ...]] = ()  # earlier values of ``numerics`` with records that are still valid
     takes_unseen_test: ClassVar[bool] = False  # an analysis of the test split, also of a run that holds images out
-    subspace: int | None = None  # dimension of the subspace that an analysis searches; None is the full space
 
     @property
     def source(self) -> Any:

@@ -1,1 +1,1 @@
-"""SmoothOut in trainers that run the backward pass themselves; README.md has recipes for those without a callback."""
+"""SmoothOut in trainers that run the backward pass themselves; README.md has recipes for other frameworks."""

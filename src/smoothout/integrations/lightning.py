@@ -3,7 +3,7 @@
     trainer = lightning.Trainer(callbacks=[SmoothOutCallback(a=0.0375)])
     trainer.fit(module, loader)
 
-README.md has whole programs.
+README.md has complete programs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from smoothout.nn.passes import Passes
 from smoothout.nn.weight_context import WeightContext
 
 if TYPE_CHECKING or "lightning" in sys.modules or "pytorch_lightning" not in sys.modules:
-    from lightning.pytorch import Callback  # the one that type checkers see
+    from lightning.pytorch import Callback  # also for type checkers
 else:
     from pytorch_lightning import Callback
 
 
 class _Hooks(CallbackBlocks, Callback):  # type: ignore[misc]
-    """The trainer's hooks: forward and backward pass of a batch run in the two halves of one block."""
+    """The trainer's hooks: the forward and backward pass of a batch run in the two halves of one block."""
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Refuse manual optimization before training starts."""
@@ -46,7 +46,7 @@ class _Hooks(CallbackBlocks, Callback):  # type: ignore[misc]
         forward, backward = self._halves(trainer, pl_module)
 
         def within(half: Callable[..., Any], run: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
-            # StochasticWeightAveraging measures statistics; a tuner sets other callbacks aside.
+            # No noise while StochasticWeightAveraging updates statistics, or a tuner disables callbacks.
             if getattr(trainer.fit_loop, "_skip_backward", False) or self not in trainer.callbacks:
                 return run(*arguments, **keywords)
             return half(run, *arguments, **keywords)
@@ -55,7 +55,7 @@ class _Hooks(CallbackBlocks, Callback):  # type: ignore[misc]
         self._wrap(trainer.strategy.precision_plugin, "backward", partial(within, backward))
 
     def _halves(self, trainer: Any, pl_module: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """What to do in place of the forward and the backward pass of a batch, given these and their arguments."""
+        """Replacements of the forward and backward pass of a batch, called with the original and its arguments."""
 
         def forward(step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
             with self._forward_half(trainer.global_step):
@@ -71,7 +71,7 @@ class _Hooks(CallbackBlocks, Callback):  # type: ignore[misc]
         return forward, backward
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Restore the methods that run the two passes."""
+        """Restore the trainer's methods for the two passes."""
         self._stop()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -87,13 +87,13 @@ class SmoothOutCallback(CallbackNoise, _Hooks):
     """Trains a LightningModule under SmoothOut or AdaSmoothOut, with new noise for every batch.
 
     The module's trainable parameters are perturbed during `training_step` and, with the same noise, during the backward
-    pass. At any other time they are clean: in all hooks of the module and of other callbacks (those between the two
-    passes too), in validation, in checkpoints and in weight averages. With ``accumulate_grad_batches`` each batch gets
-    its own noise. The forward passes in which StochasticWeightAveraging updates BatchNorm's running statistics get
-    none; neither do the trial runs of LearningRateFinder and BatchSizeFinder, which disable other callbacks.
+    pass. At all other times they are clean: in hooks of the module and of other callbacks (also between the two
+    passes), in validation, in checkpoints and in weight averages. With ``accumulate_grad_batches`` each batch gets
+    separate noise. There is no noise while StochasticWeightAveraging updates BatchNorm's running statistics, or in the
+    trial runs of LearningRateFinder and BatchSizeFinder, which disable other callbacks.
 
-    Manual optimization, and therefore several optimizers, is refused: the module then runs its own backward passes, so
-    the `SmoothOut` block belongs in its `training_step`, around each forward pass and its `manual_backward`.
+    Manual optimization, and therefore several optimizers, is refused because the module then runs the backward passes.
+    Put a `SmoothOut` block into its `training_step`, around each forward pass and its `manual_backward`.
 
     With a seed (see `CallbackNoise`), the noise depends only on the seed, ``trainer.global_step`` and the number of the
     micro-batch, so this callback stores nothing in checkpoints.
@@ -105,9 +105,9 @@ class MethodCallback(CallbackMethod, _Hooks):
 
         callbacks=[MethodCallback(lambda module, optimizer: SAM(module, rho=0.05))]
 
-    For a method of two passes, `training_step` is called again for the second pass, after the backward pass of the
-    first; for NSO, whose first pass is not at the module's weights, it is called again for both. Each call logs.
-    Otherwise it works like `SmoothOutCallback`.
+    For a method with two passes, `training_step` is called again for the second pass, after the backward pass of the
+    first. For NSO, where the first pass is not at the module's weights, it is called again for both. Each call logs.
+    Otherwise this works like `SmoothOutCallback`.
     """
 
     def __init__(self, make: Callable[[Any, Any], WeightContext | Passes], *, seed: int | None = None) -> None:
@@ -116,11 +116,11 @@ class MethodCallback(CallbackMethod, _Hooks):
         self._loaded: dict[str, Any] = {}  # from a checkpoint, for the next one
 
     def state_dict(self) -> dict[str, Any]:
-        """The F of `ARWP`, for checkpoints; nothing for other methods, which keep no state."""
+        """The F of `ARWP` for checkpoints; empty for other methods, which have no state."""
         return self._noise.state_dict() if isinstance(self._noise, ARWP) else self._state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from this state as the next training starts."""
+        """Load this state when the next training starts."""
         self._loaded = state_dict
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -139,7 +139,7 @@ class MethodCallback(CallbackMethod, _Hooks):
         super()._stop()
 
     def _halves(self, trainer: Any, pl_module: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """Use the framework's forward pass as the first one, if that is at the module's weights; add the others."""
+        """As the first pass, use that of the framework if it is at the module's weights; add the others."""
         if self._passes is None:
             return super()._halves(trainer, pl_module)
         calls: list[Callable[[], Any]] = []
@@ -157,7 +157,7 @@ class MethodCallback(CallbackMethod, _Hooks):
                 with block:
                     if index or not first_is_clean:
                         output = calls[0]()
-                        if output is None:  # skips the pass, as it skips a batch
+                        if output is None:  # None skips the pass, as it skips a batch
                             continue
                         loss = output if isinstance(output, Tensor) else output["loss"]
                         loss = loss / trainer.accumulate_grad_batches

@@ -1,4 +1,4 @@
-"""Base of the callbacks: their settings, and SmoothOut blocks around passes that a framework runs."""
+"""Base classes of the callbacks: settings, and SmoothOut blocks around passes run by a framework."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from smoothout.nn.weight_context import WeightContext
 
 
 class CallbackBlocks:
-    """Base class of the callbacks: the blocks of a context around passes that a framework runs, one training at a time.
+    """Base class of the callbacks: blocks of a context around passes run by a framework, one training at a time.
 
     Args:
         seed: seed of the noise. The noise of micro-batch i (0 without accumulation) of optimizer step s comes from a
@@ -39,10 +39,10 @@ class CallbackBlocks:
     def __init__(self, seed: int | None = None) -> None:
         self.seed = None if seed is None else whole_number("seed", seed)
         self._noise: WeightContext | None = None
-        self._noisy: list[Tensor] = []  # the perturbed weights, while the clean ones are in their place
+        self._noisy: list[Tensor] = []  # the perturbed weights, while the model holds the clean ones
         self._paused: list[Watch] = []
         self._position = (-1, 0)
-        self._wrapped: list[tuple[Any, str, dict[str, Any]]] = []  # with what the object itself had under the name
+        self._wrapped: list[tuple[Any, str, dict[str, Any]]] = []  # object, method, and its instance attribute before
 
     def _start(self, model: nn.Module, optimizer: Any = None) -> None:
         """Set up the noise for a training run of ``model``."""
@@ -53,7 +53,7 @@ class CallbackBlocks:
         self._position = (-1, 0)
 
     def _make(self, model: nn.Module, optimizer: Any) -> WeightContext | None:
-        """The context of the blocks, or the one that draws noise for the passes of a method; None without noise."""
+        """The context of the blocks, or the one that draws noise for several passes; None without noise."""
         raise NotImplementedError
 
     def _stop(self) -> None:
@@ -126,13 +126,13 @@ class CallbackBlocks:
             self._noise.__exit__(*error)
 
     def _pause(self) -> None:
-        """Swap the clean weights in between the two passes, so that other hooks see them.
+        """Load the clean weights between the two passes, so that other hooks see them.
 
         Autograd saves leaf tensors by reference and compares version numbers, which swapping ``data`` does not change.
-        So a backward pass after `_resume` is exact; one before it would silently use the clean weights.
+        A backward pass after `_resume` is therefore exact; before it, it would silently use the clean weights.
         """
         assert self._noise is not None
-        self._paused = pause_all()  # so that writes to the clean weights in between are kept
+        self._paused = pause_all()  # allows writes to the clean weights in between
         self._noisy = [parameter.data for parameter in self._noise.parameters]
         self._put(self._noise.clean_weights)
 
@@ -193,14 +193,13 @@ class CallbackMethod(CallbackBlocks):
     """The blocks of any method of the library.
 
     Args:
-        make: called with the model and its optimizer as a training begins; returns a context for one pass (`LPFSGD`,
+        make: called with the model and its optimizer when training starts; returns a context for one pass (`LPFSGD`,
             `ARWP`, `MSAM`) or the blocks of two (`SAM`, `ASAM`, `NSO`).
         seed: of the noise, see `CallbackBlocks`.
 
     Raises:
-        TypeError: as a training begins, if ``make`` returns something else.
-        ValueError: for a seed that is not an integer; as a training begins, for `MixedRWP`, whose passes see different
-            batches.
+        TypeError: when training starts, if ``make`` returns something else.
+        ValueError: for a seed that is not an integer; when training starts, for `MixedRWP`, which needs two batches.
     """
 
     def __init__(self, make: Callable[[nn.Module, Any], WeightContext | Passes], *, seed: int | None = None) -> None:

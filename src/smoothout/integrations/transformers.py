@@ -1,9 +1,9 @@
-"""SmoothOut in the Trainer of Hugging Face.
+"""SmoothOut in the Hugging Face Trainer.
 
     trainer = Trainer(model, arguments, train_dataset=data, callbacks=[SmoothOutCallback(a=0.01)])
     trainer.train()
 
-README.md has a whole program.
+README.md has a complete program.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from smoothout.integrations.noise import CallbackMethod, CallbackNoise
 class SmoothOutCallback(CallbackNoise, transformers.TrainerCallback):  # type: ignore[misc]
     """Trains a model under SmoothOut or AdaSmoothOut, with new noise for every call of the trainer's `training_step`.
 
-    Each call is one forward and backward pass: with ``gradient_accumulation_steps``, each micro-batch gets its own
-    noise. At any other time the weights are clean: during clipping, updates, events of other callbacks, evaluation and
+    Each call is one forward and backward pass. With ``gradient_accumulation_steps``, each micro-batch gets separate
+    noise. At all other times the weights are clean: during clipping, updates, events of other callbacks, evaluation and
     checkpoints.
 
-    The Trainer's events would allow noise from `on_step_begin` to `on_pre_optimizer_step`, but no event reports an
-    exception, which would leave the noise in the weights. So the callback wraps the trainer's `training_step` in a
-    block, as a subclass could do. A subclass may override `training_step`.
+    Noise from the event `on_step_begin` to `on_pre_optimizer_step` would stay in the weights after an exception,
+    because no event reports it. The callback therefore wraps the trainer's `training_step` in a block, as a subclass
+    could. A subclass may override `training_step`.
 
-    With a seed (see `CallbackNoise`), the noise depends on ``trainer.state.global_step``, so a resumed run sees the
-    noise of an uninterrupted one. So does one without a seed, because the Trainer restores torch's global generator.
+    With a seed (see `CallbackNoise`), the noise depends on ``trainer.state.global_step``. A resumed run sees the noise
+    of an uninterrupted one, even without a seed, because the Trainer restores torch's global generator.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **unused: Any) -> None:
@@ -57,8 +57,8 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
 
         callbacks=[MethodCallback(lambda model, optimizer: SAM(model, rho=0.05))]
 
-    A method of two passes calls `training_step` twice on the same batch, and logs the last loss. Otherwise it works
-    like `SmoothOutCallback`. The F of `ARWP` is not in the Trainer's checkpoints: a resumed run begins it anew.
+    A method with two passes calls `training_step` twice on the same batch, and logs the last loss. Otherwise this works
+    like `SmoothOutCallback`. The F of `ARWP` is not in the Trainer's checkpoints; in a resumed run it starts at 0.
     """
 
     def on_train_begin(
@@ -94,7 +94,7 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
 
 
 def _set_training_mode(trainer: Any, model: Any, *unused: Any) -> None:
-    """What `training_step` does first, done before the block: it may change weights, as LoRA and schedule-free do."""
+    """Set training mode before the block, because this may change weights (LoRA, schedule-free optimizers)."""
     model.train()
     if callable(getattr(trainer.optimizer, "train", None)):
         trainer.optimizer.train()

@@ -1,1 +1,1 @@
-"""Jobs and the machine they run on: find a record, or train, analyze and write one."""
+"""Jobs and where they run: find a record, or train, analyze and write it."""

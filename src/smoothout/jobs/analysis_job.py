@@ -22,14 +22,14 @@ from smoothout.nn.precision import precision_context
 from smoothout.results.digest import canonical_json
 from smoothout.results.records import Record, find_non_json_type
 
-SAME_ACCURACY = 0.02  # how far the accuracy of the same weights may differ because of other rounding
+SAME_ACCURACY = 0.02  # largest difference in the accuracy of the same weights that rounding explains
 
 
 def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -> Steps[dict[str, Any]]:
     """Analyze the trained ``runs``, whose ``records`` exist, and return the outcome for the record of the analysis.
 
     Empties ``runs`` to free their checkpoints, which take as much memory as the networks. Raises DataError if a run was
-    trained on data other than the present ones.
+    trained on other data.
     """
     runtime, train_split, test_split = runs[0].runtime, runs[0].train_split, runs[0].test_split
     data_sha256 = runs[0].data_sha256
@@ -50,9 +50,9 @@ def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -
         on_test.append({"test_loss": measured.loss, "test_accuracy": measured.accuracy})
     digests = [weights_digest(model.state_dict()) for model in models]
 
-    # Weights that were trained again are compared with the record by these numbers, see `results.retrained`.
+    # These numbers serve to compare retrained weights with the record, see `results.retrained`.
     recorded = [record.outcome["weights"][str(job.settings.checkpoint)] for record in records]
-    again = [numbers if digests[i] != recorded[i] else None for i, numbers in enumerate(on_test)]
+    retrained = [numbers if digests[i] != recorded[i] else None for i, numbers in enumerate(on_test)]
 
     # An interrupted analysis resumes from its cached passes, but only with the same weights, data and machine.
     circumstances = canonical_json([digests, data_sha256, runtime.environment()])
@@ -65,27 +65,27 @@ def analysis_outcome(job: Job, records: list[Record], runs: list[PreparedRun]) -
     for key, value in outcome.items():
         if wrong := find_non_json_type(value):
             raise TypeError(f"{job.kind}: run() returned a {wrong} under {key!r}; a record holds numbers and lists")
-    return {**outcome, "weights": digests, **({"retrained": again} if any(again) else {})}
+    return {**outcome, "weights": digests, **({"retrained": retrained} if any(retrained) else {})}
 
 
 def _load_network(run: PreparedRun, which: WhichWeights) -> Steps[tuple[nn.Module, EvalResult]]:
     """The run's network with its ``best`` or ``last`` weights, with its loss and accuracy on the run's test split.
 
-    Without a checkpoint it is trained first. Raises CheckpointError if the weights no longer have the accuracy that
-    they had in training, because the network's code has changed.
+    Without a checkpoint it is trained first. Raises CheckpointError if the weights no longer have their accuracy from
+    training, because the network's code has changed.
     """
     state = yield from train_locked(run, which)
     model = network_of(run.experiment, run.runtime, state, which)
     accuracy = state.curves["test_accuracy"][-1 if which is WhichWeights.last else state.best_epoch]
     with precision_context(run.experiment.precision, run.runtime.device):
-        now = evaluate(model, run.test_split.batches(eval_batch_size(run.runtime.device)))
-    if abs(now.accuracy - accuracy) > SAME_ACCURACY:
+        measured = evaluate(model, run.test_split.batches(eval_batch_size(run.runtime.device)))
+    if abs(measured.accuracy - accuracy) > SAME_ACCURACY:
         raise CheckpointError(
             f"model: {run.experiment.slug()}: the same weights had a test accuracy of {accuracy:.2%} and now have"
-            f" {now.accuracy:.2%}: has the code changed? Give the new model another name or setting, or delete the old"
-            " record and checkpoint"
+            f" {measured.accuracy:.2%}: has the code changed? Give the new model another name or setting, or delete the"
+            " old record and checkpoint"
         )
-    return model, now
+    return model, measured
 
 
 def pass_cache_path(job: Job, runtime: Runtime) -> Path:

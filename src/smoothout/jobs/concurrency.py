@@ -1,4 +1,4 @@
-"""Which jobs run at the same time on one device, and on which of its streams."""
+"""Decide which jobs run concurrently on one device, and on which streams."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
 
-MARGIN = 1.2  # the next training starts when this many times the memory that the last one needed is free
+MARGIN = 1.2  # the next training starts when this multiple of the last one's memory is free
 
 
 class JobQueue:
-    """Jobs in their order, each digest once; a job that could not finish may be put back at the front."""
+    """Jobs in order, each digest once; a job that could not finish may be put back at the front."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
         self._jobs, self._seen, self._front = iter(jobs), set[str](), list[Job]()
 
     def peek(self) -> Job | None:
-        """The next job, which stays in the queue, or None. Asks the iterable for no more jobs than it needs."""
+        """The next job, which stays in the queue, or None. Reads no more jobs from the iterable than needed."""
         while not self._front:
             job = next(self._jobs, None)
             if job is None:
@@ -50,15 +50,15 @@ class Slot:
     runtime: Runtime  # its engine knows how many trainings run at the same time
     stream: Any  # the CUDA stream of its work, None on a CPU
     updates_per_epoch: int
-    reserved_before: int  # bytes that the process had reserved on the device when the job started
-    updates: int = 0  # made so far
+    reserved_before: int  # bytes reserved on the device when the job started
+    updates: int = 0  # completed so far
     is_waiting: bool = False  # whether it waits for a lock that another process or job holds
 
     @property
     def memory_is_known(self) -> bool:
         """Whether the job has probably reached its peak memory, or waits.
 
-        A training has after its first epoch, which ends with a smaller batch and the evaluation.
+        A training reaches it in its first epoch, which ends with a smaller batch and the evaluation.
         """
         return self.is_waiting or self.updates > self.updates_per_epoch
 
@@ -67,12 +67,12 @@ class Slot:
 class ConcurrencyLimit:
     """Decides when another job may start: at most ``limit`` run at the same time, and as memory allows.
 
-    On a CUDA device the next job starts after the last one's first epoch, if ``MARGIN`` times the memory that this one
-    needed is free. Once a job has run out of memory, ``limit`` stays lower: the rest of the table runs with fewer
-    trainings at a time, down to one, instead of failing repeatedly.
+    On a CUDA device the next job starts after the last one's first epoch, if ``MARGIN`` times the memory of that one is
+    free. After a job has run out of memory, ``limit`` stays lower: the rest of the table runs with fewer concurrent
+    trainings, down to one, instead of failing repeatedly.
 
-    Trainings on image folders run alone, because the threads that read and decode for several trainings would compete
-    for Python's global lock. Streams are reused, because cuBLAS never frees the workspace of a stream.
+    Trainings on image folders run alone, because the reading and decoding threads of several trainings would compete
+    for Python's GIL. Streams are reused, because cuBLAS never frees the workspace of a stream.
     """
 
     runtime: Runtime
@@ -122,14 +122,14 @@ class ConcurrencyLimit:
             torch.cuda.empty_cache()  # frees the memory of the evaluation
 
     def finish(self, job: Job) -> None:
-        """Free the slot of ``job``, which is done or failed; nothing may refer to the job's tensors any more."""
+        """Free the slot of ``job`` after it ended or failed; no reference to its tensors may remain."""
         slot = self._slots.pop(job)
         if self._cuda is not None:
             self._free_streams.append(slot.stream)
             self._free_memory()
 
     def lower(self) -> bool:
-        """Lower the limit after a job ran out of memory; False if one at a time was the limit already."""
+        """Lower the limit after a job ran out of memory; returns False if it was 1 already."""
         if self.limit == 1:
             return False
         self.limit = max(1, min(self.limit, len(self._slots)) - 1)
@@ -156,7 +156,7 @@ def _streams_images(job: Job) -> bool:
 
 
 def _updates_per_epoch(job: Job) -> int:
-    """Updates per epoch of the training that the job is or analyzes; 0 for any other job."""
+    """Updates per epoch of the training or analyzed training; 0 for other jobs."""
     experiment = job.training_job.settings
     if not isinstance(experiment, Experiment):
         return 0

@@ -1,12 +1,11 @@
-"""Where "about 3 h" in a plan comes from: estimates of what jobs without a record take.
+"""Estimates of the duration of jobs without a record, such as "about 3 h" in a plan.
 
-A training takes epochs x training examples x the method's passes x seconds per example. These are the median epoch time
-of recorded trainings of the same model, data and batch on the same kind of device (CPU or GPU), per training example
-and pass. If there are none, they come from ``epoch_seconds`` in configs/experiment/, the time for one epoch of the
-whole data set.
-A run that is trained again counts in full, although its best weights may take fewer epochs.
-An analysis takes evaluations x examples per evaluation x the same seconds per example: an evaluation is a pass forward
-and backward, as in a training. Jobs that are neither (measurements of the machine, summaries) have no estimate.
+A training takes epochs x training examples x the method's passes x seconds per example. The latter is the median epoch
+time of recorded trainings of the same model, data and batch on the same kind of device (CPU or GPU), per training
+example and pass. Without such trainings it comes from ``epoch_seconds`` in configs/experiment/, the time for one epoch
+of the full data set. A run that is trained again counts in full, although its best weights may take fewer epochs.
+An analysis takes evaluations x examples per evaluation x the same seconds per example, because an evaluation is a
+forward and backward pass, as in a training. Other jobs (measurements of the machine, summaries) have no estimate.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Runtime
 
-_key = itemgetter("model", "data", "batch")  # labels that trainings with the same time per example share
+_key = itemgetter("model", "data", "batch")  # trainings with these labels in common take the same time per example
 
 
 class RuntimeEstimator:
-    """Estimates how long jobs take on this device, see the module's docstring; reads all training records once."""
+    """Estimates the duration of jobs on this device, see the module's docstring; reads all training records once."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._example_seconds = defaultdict[Any, list[float]](list)

@@ -1,4 +1,4 @@
-"""The curves of a training for TensorBoard, epoch by epoch. A full disk ends the log, but not the training."""
+"""The curves of a training for TensorBoard, epoch by epoch. A full disk stops the log, not the training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from smoothout.training.checkpoint import TrainingState
 
 
 class CurveLog:
-    """Appends to a file in ``folder`` in this thread, to handle errors; torch's SummaryWriter writes in another thread.
+    """Appends to a file in ``folder``, in this thread to handle errors (torch's SummaryWriter uses another thread).
 
     ``epochs_done`` epochs were written before; TensorBoard hides later epochs of earlier files.
     """
@@ -28,12 +28,12 @@ class CurveLog:
             Event(wall_time=time.time(), step=epochs_done, session_log=SessionLog(status=SessionLog.START)),
         ]
 
-    def write(self, now: TrainingState) -> None:
-        """Append the epochs of ``now`` that were not written yet; warns once if the file cannot be written."""
-        if self._path is None or self._written == now.epoch:
+    def write(self, state: TrainingState) -> None:
+        """Append the epochs of ``state`` that were not written yet; warns once if the file cannot be written."""
+        if self._path is None or self._written == state.epoch:
             return
-        for epoch in range(self._written, now.epoch):
-            values = [Summary.Value(tag=name, simple_value=curve[epoch]) for name, curve in now.curves.items()]
+        for epoch in range(self._written, state.epoch):
+            values = [Summary.Value(tag=name, simple_value=curve[epoch]) for name, curve in state.curves.items()]
             self._events.append(Event(wall_time=time.time(), step=epoch, summary=Summary(value=values)))
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,4 +44,4 @@ class CurveLog:
             place = f"folders.logs: {self._path.parent}: {error.strerror}"
             warnings.warn(f"{place}; training continues without curves for TensorBoard", stacklevel=2)
             self._path = None
-        self._events, self._written = [], now.epoch
+        self._events, self._written = [], state.epoch

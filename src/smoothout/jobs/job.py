@@ -19,7 +19,7 @@ class Job:
 
     @cached_property
     def inputs(self) -> tuple[Job, ...]:
-        """The trainings whose weights the job needs: those that it analyzes, or the one that it starts from."""
+        """The trainings that provide weights: the analyzed ones, or the one that a training starts from."""
         return (Job(self.settings.source),) if self.settings.source else self.dependencies
 
     @property
@@ -29,7 +29,7 @@ class Job:
 
     @property
     def training_job(self) -> Job:
-        """The job itself if it is a training, else the first training that it depends on."""
+        """The job itself if it is a training, otherwise its first dependency."""
         return (self.dependencies or (self,))[0]
 
     @cached_property
@@ -49,7 +49,7 @@ class Job:
 
     @property
     def valid_digests(self) -> list[str]:
-        """The digest, and those of records of earlier versions of the program that still count."""
+        """The digest, and the digests of earlier versions of the program that are still valid."""
         earlier = self.settings.valid_numerics
         return [self.digest, *(digest({**self.identity, "numerics": numerics}) for numerics in earlier)]
 
@@ -60,7 +60,7 @@ class Job:
 
 
 def with_dependencies(jobs: Iterable[Job]) -> list[Job]:
-    """The ``jobs`` and the trainings that they depend on, each once, before what depends on it; trainings first."""
+    """The ``jobs`` and their dependencies, each once and after its inputs; trainings first."""
     unique = dict[str, Job]()
 
     def add(job: Job) -> None:

@@ -20,16 +20,16 @@ def trained(
     weights: WhichWeights | str = WhichWeights.best,
     configs: Path | str | Sequence[Path | str] = "configs",
 ) -> nn.Module:
-    """The network of the run that ``train.py`` makes with the same ``overrides``, in evaluation mode.
+    """The network of the run that ``train.py`` trains with the same ``overrides``, in evaluation mode.
 
-    A run without a record or checkpoint is trained first. Data, records and checkpoints lie in folders of the working
-    directory, or where the environment variables SMOOTHOUT_DATA, SMOOTHOUT_RESULTS, ... point.
+    A run without a record or checkpoint is trained first. Data, records and checkpoints are in folders of the working
+    directory, or in those of the environment variables SMOOTHOUT_DATA, SMOOTHOUT_RESULTS, ...
 
     Args:
         overrides: of configs/train.yaml, for example ["experiment=f1_mnist", "batch=large", "seed=1"].
         weights: ``best`` (of the epoch with the best test accuracy) or ``last``.
-        configs: the folder configs/ of a clone of this repository; an installed package does not contain it. Folders of
-            one's own, as of --config-dir, may follow in a sequence.
+        configs: the folder configs/ of a clone of this repository; an installed package does not contain it. In a
+            sequence, your own folders may follow, as with --config-dir.
 
     Raises:
         UserError: with a message of one line, for overrides that cannot be used and for missing data.
@@ -51,12 +51,12 @@ def trained(
 
 @contextmanager
 def _torch_as_in_programs() -> Iterator[None]:
-    """Context with the modes and defaults that torch has in a new process, because records do not include them."""
+    """A context with torch's modes and defaults of a new process, because records do not include them."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(torch.float32)
-        if torch.get_default_device().type != "cpu":  # else the mode would only slow down each call of torch
+        if torch.get_default_device().type != "cpu":  # otherwise the mode would only slow down torch calls
             stack.enter_context(torch.device("cpu"))
         yield

@@ -1,4 +1,4 @@
-"""The locks on a record and on weights: one process or job at a time makes each of them."""
+"""The locks on records and weights: one process or job at a time makes each of them."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Step, Steps
 from smoothout.results.records import lock
 
-SILENT_SECONDS = 5.0  # for which `acquire` waits before it says so
+SILENT_SECONDS = 5.0  # time for which `acquire` waits without a message
 
 
 def weights_lock(training: Job, runtime: Runtime) -> FileLock:
     """The lock on the weights of ``training``, not yet acquired. Raises RecordError if their folder cannot be used."""
-    # It lies next to the checkpoints, because several results folders may share them.
+    # It is next to the checkpoints, because several results folders may share them.
     return lock(Path(runtime.folders.checkpoints), "checkpoints", f"weights-{training.digest[:8]}")
 
 
 def check_folders(job: Job, runtime: Runtime) -> None:
-    """Raise RecordError if a folder that ``job`` writes to cannot be written, or does not support locks."""
+    """Raise RecordError if an output folder of ``job`` is not writable, or does not support locks."""
     runtime.records.lock(job.kind, job.digest)
     if job.kind == Experiment.kind:
         weights_lock(job, runtime)
 
 
 def acquire(file_lock: FileLock) -> Steps[AbstractContextManager[Any]]:
-    """Wait for ``file_lock`` and return it, to be released by ``with``; pauses while another process or job has it."""
+    """Wait for ``file_lock`` and return it, for use in ``with``; pauses while another process or job holds it."""
     announce_at: float | None = time.monotonic() + SILENT_SECONDS
     while True:
         with suppress(Timeout):

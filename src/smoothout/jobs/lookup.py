@@ -13,8 +13,8 @@ from smoothout.results.retrained import WeightsSeen, weights_seen
 
 def find_record(job: Job, runtime: Runtime) -> Record | None:
     """The job's record, the newest if there are several, or None. Raises RecordError, see `RecordStore.find`."""
-    found = (runtime.records.find(job.kind, digest, job.settings) for digest in job.valid_digests)
-    return next(filter(None, found), None)
+    records = (runtime.records.find(job.kind, digest, job.settings) for digest in job.valid_digests)
+    return next(filter(None, records), None)
 
 
 def check_data(jobs: Iterable[Job], runtime: Runtime) -> None:
@@ -24,7 +24,7 @@ def check_data(jobs: Iterable[Job], runtime: Runtime) -> None:
 
 
 def retrained_inputs(job: Job, runtime: Runtime) -> dict[str, WeightsSeen]:
-    """The trainings whose weights the analysis ``job`` saw after they were trained again, by name.
+    """The trainings that were repeated to provide weights for the analysis ``job``, by name.
 
     Empty for a training, and for an analysis without a record.
     """
@@ -35,12 +35,12 @@ def retrained_inputs(job: Job, runtime: Runtime) -> dict[str, WeightsSeen]:
 
 
 def describe_retrained(jobs: Iterable[Job], runtime: Runtime) -> list[str]:
-    """A sentence for each way in which analyses among ``jobs`` saw weights that were trained again, naming the runs."""
+    """A sentence for each kind of retrained weights that analyses among ``jobs`` used, naming the runs."""
     worst = dict[str, WeightsSeen]()
     for name, weights in (item for job in jobs for item in retrained_inputs(job, runtime).items()):
         worst[name] = max(weights, worst.get(name, weights))
-    found = sorted(set(worst.values()), reverse=True)
-    return [f"{which.words}: {', '.join(sorted(n for n in worst if worst[n] is which))}" for which in found]
+    kinds = sorted(set(worst.values()), reverse=True)
+    return [f"{kind.words}: {', '.join(sorted(n for n in worst if worst[n] is kind))}" for kind in kinds]
 
 
 def checkpoint_path(job: Job, runtime: Runtime) -> Path:

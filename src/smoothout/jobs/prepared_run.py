@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from smoothout.analysis.jobs.base import BoxJob
 from smoothout.analysis.options import WhichWeights
 from smoothout.common.errors import CheckpointError, ConfigError, DataError, config_errors
 from smoothout.common.rng import derive_seed, make_generator
@@ -33,7 +34,7 @@ FileVersion = tuple[int, int, int]  # inode, time of the last change, size
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A checked training that can run, made once by `prepare_run` and passed on."""
+    """A checked training that can run; `prepare_run` creates it once."""
 
     job: Job
     runtime: Runtime
@@ -43,8 +44,8 @@ class PreparedRun:
     outline: nn.Module  # the network on the meta device: shapes without memory
     checkpoint_path: Path  # whether the file exists or not
     state: TrainingState | None  # the checkpoint's content; a resumed training modifies it
-    version: FileVersion | None  # version of the file that the state was read from
-    source: PreparedRun | None  # the training whose weights this one starts from
+    version: FileVersion | None  # version of the checkpoint file when it was read
+    source: PreparedRun | None  # the training that provides the initial weights
 
     @property
     def experiment(self) -> Experiment:
@@ -66,9 +67,9 @@ class PreparedRun:
 
 
 def prepare_run(job: Job, runtime: Runtime, outline: nn.Module | None = None) -> PreparedRun:
-    """Load what a training needs, and check that it can run.
+    """Load the data and checkpoint of a training, and check that it can run.
 
-    ``outline``: that of the network, if it is known. Raises ConfigError, DataError or CheckpointError.
+    ``outline`` is the network's, if known. Raises ConfigError, DataError or CheckpointError.
     """
     experiment: Experiment = job.settings
     outline = outline or model_outline(experiment)
@@ -111,7 +112,7 @@ def capturable_by_settings(experiment: Experiment, runtime: Runtime) -> bool:
 
 
 def check_analysis(job: Job, outlines: Sequence[nn.Module]) -> None:
-    """Raise ConfigError if the networks of its runs (``outlines``) do not allow the analysis."""
+    """Raise ConfigError if the networks of the runs, ``outlines``, do not allow the analysis."""
     if len({run.digest for run in job.dependencies}) < len(job.dependencies):
         raise ConfigError(
             "second_run: both runs are identical; give overrides for the second, such as second_run=['seed=1']"
@@ -119,9 +120,9 @@ def check_analysis(job: Job, outlines: Sequence[nn.Module]) -> None:
     first, *others = (_shapes(outline.state_dict()) for outline in outlines)
     if any(other != first for other in others):
         raise ConfigError("second_run: both runs must have networks of the same architecture")
-    subspace = job.settings.subspace
-    for weights in (sum(parameter.numel() for parameter in outline.parameters()) for outline in outlines):
-        if subspace is not None and subspace > weights:
+    if isinstance(job.settings, BoxJob) and (subspace := job.settings.subspace) is not None:
+        weights = sum(parameter.numel() for parameter in outlines[0].parameters())
+        if subspace > weights:
             raise ConfigError(f"analysis.subspace: {subspace} is more than the {weights} weights of the network")
 
 
@@ -135,7 +136,7 @@ def model_outline(experiment: Experiment) -> nn.Module:
         try:
             with torch.device("meta"):
                 model: nn.Module = build()
-        except (NotImplementedError, RuntimeError):  # it needs numbers, which meta tensors do not have
+        except (NotImplementedError, RuntimeError):  # it needs values, which meta tensors do not have
             with torch.random.fork_rng(devices=[]):
                 model = build().to("meta")
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
@@ -191,7 +192,7 @@ def has_weights(
 ) -> TypeGuard[TrainingState]:
     """Whether ``state`` holds the ``which`` weights of a training.
 
-    Before the end, it may hold the best ones: they are known if the training has a ``record``, and have its digest.
+    Before the end of training, it may hold the best weights: they must have the digest in the training's ``record``.
     """
     if state is None or is_done(state, experiment):
         return state is not None
@@ -229,18 +230,18 @@ def load_splits(experiment: Experiment, runtime: Runtime) -> tuple[Split, Split,
 
 @lru_cache(maxsize=2)
 def _load(data: Any, folder: Path, device: torch.device, download: bool) -> tuple[Split, Split, str]:
-    """The data set on the device, cached: a table's trainings, and those that take turns, share it."""
+    """The data set on the device, cached for a table's trainings and for those that take turns."""
     loaded: tuple[Split, Split, str] = data.load(folder, device, download)
     for name, split in (("training", loaded[0]), ("test", loaded[1])):
         if data.resident:
             _check_examples(f"data: {data.name}, {name} split", split, data)
     if device.type == "cuda":
-        torch.cuda.synchronize(device)  # trainings on other streams use what was copied on this one
+        torch.cuda.synchronize(device)  # trainings on other streams use the copy made on this one
     return loaded
 
 
 def _check_examples(what: str, split: Split, data: Any) -> None:
-    """Raise DataError unless the examples of a ``split`` on the device are as the settings ``data`` say."""
+    """Raise DataError unless the examples of a ``split`` on the device match the settings ``data``."""
     labels, shape = split.labels, tuple(split.images.shape[1:])
     if shape != tuple(data.shape):
         raise DataError(

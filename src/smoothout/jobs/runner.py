@@ -36,7 +36,7 @@ from smoothout.results.records import Record
 
 
 def get_or_run(job: Job, runtime: Runtime) -> Record:
-    """The job's record; if it is missing, run the job, its dependencies first. No record is made twice."""
+    """The job's record; if it is missing, run the dependencies and the job. No record is computed twice."""
     [(_, outcome)] = run_jobs([job], runtime.limited_to(1))
     if isinstance(outcome, Exception):
         raise outcome
@@ -44,7 +44,7 @@ def get_or_run(job: Job, runtime: Runtime) -> Record:
 
 
 def load_network(job: Job, which: WhichWeights | str, runtime: Runtime) -> nn.Module:
-    """A run's network with its ``best`` or ``last`` weights, trained if necessary. Raises what `get_or_run` raises.
+    """A run's network with its ``best`` or ``last`` weights, trained if necessary. Raises the errors of `get_or_run`.
 
     Needs no data if the run has a record, and a checkpoint with these weights.
     """
@@ -56,7 +56,7 @@ def load_network(job: Job, which: WhichWeights | str, runtime: Runtime) -> nn.Mo
 
 
 def run_jobs(jobs: Iterable[Job], runtime: Runtime) -> Iterator[tuple[Job, Record | Exception]]:
-    """Yield each job with its record, found or made as by `get_or_run`, or the exception with which it failed.
+    """Yield each job with its record, found or made as by `get_or_run`, or with its exception.
 
     Small networks leave most of a GPU idle, so several trainings take turns, update by update, each on its own CUDA
     stream: as many as the runtime's engine and the memory allow. A training that runs out of memory next to others is
@@ -110,7 +110,7 @@ class _Scheduler:
             outcome = done.value
         except KeyboardInterrupt as interrupt:
             self._interrupt = interrupt
-            if not interrupts.pending_signal():  # Ctrl-C outside the programs: the others cannot save and stop too
+            if not interrupts.pending_signal():  # Ctrl-C outside the programs: other jobs cannot save and stop
                 self._running.clear()
                 return None
         except Exception as error:
@@ -118,7 +118,7 @@ class _Scheduler:
         else:
             self._limit.note_step(slot, updated=step is Step.updated)
             return step
-        # Nothing may refer to the job's tensors when its slot is freed.
+        # No reference to the job's tensors may remain when its slot is freed.
         del self._running[job], steps
         if is_out_of_memory(outcome) and self._limit.lower():
             self._queue.put_back(job)
@@ -141,7 +141,7 @@ def validate_job(job: Job, runtime: Runtime) -> list[PreparedRun]:
 
 
 def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = None) -> Steps[Record]:
-    """The job's record, found or made; ``prepared`` is the training if an analysis of it has prepared it already."""
+    """The job's record, found or made; ``prepared`` is the training if an analysis has prepared it."""
     record = find_record(job, runtime)
     if record is not None:
         return record
@@ -151,13 +151,13 @@ def _find_or_make(job: Job, runtime: Runtime, prepared: PreparedRun | None = Non
     if not runs and not isinstance(job.settings, SummarySettings | MeasurementSettings):
         runs = validate_job(job, runtime)
 
-    # 2. The records of the runs that the job analyzes or starts from.
+    # 2. Find or make the records of the input runs.
     of_inputs = runs if job.dependencies else [run.source for run in runs]
     inputs = []
     for number, run in enumerate(job.inputs):
         inputs.append((yield from _find_or_make(run, runtime, of_inputs[number] if of_inputs else None)))
 
-    # 3. One process makes the record; processes that waited find it.
+    # 3. One process makes the record; waiting processes find it.
     with (yield from acquire(runtime.records.lock(job.kind, job.digest))):
         record = find_record(job, runtime)
         if record is not None:
@@ -196,6 +196,6 @@ def _outcome(job: Job, inputs: list[Record], runs: list[PreparedRun], runtime: R
 
 
 def _shared_labels(labels: list[dict[str, Any]]) -> dict[str, Any]:
-    """The labels that are the same in all of ``labels``."""
+    """The entries that all of ``labels`` have in common."""
     first, *others = labels
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}

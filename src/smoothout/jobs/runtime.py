@@ -1,4 +1,4 @@
-"""Where and how jobs run, as the settings of configs/_place.yaml describe it.
+"""Where and how jobs run, from the settings of configs/_place.yaml.
 
 The device and the processes that share trainings are determined on first use, so that finding and rendering records
 imports no torch.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from smoothout.training.distributed import ProcessGroup
 
 T = TypeVar("T")
-MAX_THREADS = 1024  # far above this, OpenMP ends the process without an error
+MAX_THREADS = 1024  # far above this, OpenMP kills the process without an error
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ RUNTIME_KEYS = tuple(field.name for field in dataclasses.fields(_RuntimeSettings
 
 
 def build_runtime(settings: dict[str, Any]) -> Runtime:
-    """The runtime that the settings of configs/_place.yaml describe.
+    """The runtime for the settings of configs/_place.yaml.
 
-    Raises ConfigError. Whether the machine has the device is checked when `Runtime.device` is first read.
+    Raises ConfigError. The first read of `Runtime.device` checks whether the machine has the device.
     """
     chosen = validate(_RuntimeSettings, {name: settings[name] for name in RUNTIME_KEYS if name in settings}, "")
     fields = dict(vars(chosen))
@@ -105,7 +105,7 @@ def _prepare_device(name: str, threads: int | None) -> torch.device:
 
 @cache  # a sweep's jobs share a process, and one line is enough
 def _automatic() -> str:
-    """CUDA if torch can use it, else cpu; prints the reason if torch is built for GPUs."""
+    """CUDA if torch can use it, otherwise cpu; prints the reason if torch is built for GPUs."""
     reason = why_no_gpu()
     if reason and built_for_gpus() and _current_ranks().rank == 0:
         print_line(f"device: cpu, because torch cannot use a GPU here: {reason}")
@@ -123,7 +123,7 @@ def _check_gpu(device: torch.device) -> None:
 
 
 def launched_ranks() -> ProcessGroup | None:
-    """The processes that torchrun started with this one; None, without importing torch, if it was started alone."""
+    """The processes that torchrun started, including this one; None, without importing torch, if it runs alone."""
     launched = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1"
     return _current_ranks() if launched or "smoothout.training.distributed" in sys.modules else None
 
@@ -135,7 +135,7 @@ def _current_ranks() -> ProcessGroup:
 
 
 class LazyField(Generic[T]):
-    """A dataclass field that may be given as a `partial`, which is called when the field is first read."""
+    """A dataclass field that may be a `partial`, which is called when the field is first read."""
 
     def __init__(self, default: Callable[[], T] | None = None) -> None:
         self._default = default
@@ -176,14 +176,14 @@ class Runtime:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether jobs run on a CPU; found without torch if the settings say so, or the machine has no GPU driver."""
+        """Whether jobs run on a CPU; needs no torch if the settings say so, or the machine has no GPU driver."""
         unprepared = vars(self)["device"]
         if isinstance(unprepared, partial) and (unprepared.args[:1] == ("cpu",) or not gpu_driver_present()):
             return True
         return self.device.type == "cpu"
 
     def environment(self, engine: Engine | None = None) -> dict[str, Any]:
-        """What a record says about machine and versions; ``engine`` is the one that a training used."""
+        """The record's entry on machine and versions; ``engine`` is that of a training."""
         values = environment(self.device)
         if self.ranks.size > 1:
             values["processes"] = self.ranks.size
@@ -199,5 +199,5 @@ class Runtime:
 
     @property
     def concurrent_trainings(self) -> int:
-        """How many trainings take turns on the device; several processes share one at a time."""
+        """How many trainings take turns on the device; 1 with several processes, which share a training."""
         return 1 if self.ranks.size > 1 else self.engine.max_concurrent(self.device)

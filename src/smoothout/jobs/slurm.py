@@ -1,7 +1,7 @@
 """Run missing jobs on a SLURM cluster, and make the processes of one SLURM job the ranks of torch.distributed.
 
-submitit writes, submits and watches the SLURM jobs, both for Hydra's launcher (``-m``) and for the jobs that a table
-hands over here. Their resources are set in configs/hydra/launcher/, see the README there.
+submitit writes, submits and watches the SLURM jobs, both for Hydra's launcher (``-m``) and for a table's jobs. Their
+resources are set in configs/hydra/launcher/, see the README there.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ Outcomes = Iterator[tuple[Job, Record | Exception]]
 JobRunner = Callable[[Iterable[Job], Runtime], Outcomes]
 POLL_SECONDS = 5.0  # between two checks for SLURM jobs that have ended
 T = TypeVar("T")
-_EXECUTORS = {"SlurmLauncher": "slurm", "LocalLauncher": "local"}  # submitit's names of Hydra's launchers
+_EXECUTORS = {"SlurmLauncher": "slurm", "LocalLauncher": "local"}  # submitit's names for Hydra's launchers
 
 
 def init_ranks_from_submitit() -> bool:
-    """If submitit started several processes as one job, tell torch which of them this is, as torchrun would.
+    """If submitit started several processes as one job, set this one's rank for torch, as torchrun would.
 
-    Returns whether it did. A process that torchrun started, or that is alone, is left as it is.
+    Returns whether it did. Nothing changes for a process that torchrun started, or that runs alone.
     """
     started = "SUBMITIT_EXECUTOR" in os.environ and "RANK" not in os.environ
     if not started or JobEnvironment().num_tasks == 1:
@@ -68,10 +68,10 @@ def run_on_rank_zero(program: Callable[[], T]) -> T | None:
 
 
 def job_runner(hydra: HydraConf, settings: dict[str, Any]) -> JobRunner:
-    """How to run missing jobs: in this process, or each as a job of the cluster that ``hydra/launcher=`` names.
+    """How to run missing jobs: in this process, or each as a cluster job of the ``hydra/launcher``.
 
-    ``hydra`` is Hydra's own config, ``settings`` the program's. Raises ConfigError for a launcher that is not a
-    cluster's, and if SLURM is not installed.
+    ``hydra`` is Hydra's config, ``settings`` the program's. Raises ConfigError for a launcher without a cluster, and if
+    SLURM is not installed.
     """
     resources: Any = OmegaConf.to_container(hydra.launcher, resolve=True)
     target = resources.pop("_target_")
@@ -99,7 +99,7 @@ def executor(name: str, resources: dict[str, Any]) -> AutoExecutor:
 
 @dataclass(frozen=True)
 class RemoteJob:
-    """What a SLURM job does: find or make one record on its node, with the program's ``settings``."""
+    """The work of a SLURM job: find or make one record on its node, with the program's ``settings``."""
 
     settings: dict[str, Any]
 
@@ -116,14 +116,14 @@ class RemoteJob:
             return error
 
     def checkpoint(self, job: Job) -> DelayedSubmission:
-        """What submitit submits after a job that ran out of time: the same job, which resumes from its checkpoint."""
+        """The job that submitit submits after a timeout: the same one, which resumes from its checkpoint."""
         return DelayedSubmission(self, job)
 
 
 def run_on_slurm(auto_executor: AutoExecutor, work: RemoteJob, jobs: Iterable[Job], runtime: Runtime) -> Outcomes:
-    """Like `runner.run_jobs`, but every job whose record is missing becomes a SLURM job, all of them in one array.
+    """Like `runner.run_jobs`, but every job without a record becomes a SLURM job, all of them in one array.
 
-    SLURM jobs outlive this process: the same command then finds their records, or waits for the jobs that make them.
+    SLURM jobs outlive this process. The same command later finds their records, or waits for them.
     """
     missing = []
     for job in jobs:
@@ -154,7 +154,7 @@ def run_on_slurm(auto_executor: AutoExecutor, work: RemoteJob, jobs: Iterable[Jo
 def check_launcher(target: str) -> None:
     """Raise ConfigError for a SLURM launcher without SLURM, and for any launcher but Hydra's basic one under torchrun.
 
-    Under torchrun the other ranks would wait in vain for jobs that rank 0 hands to other processes.
+    Under torchrun, rank 0 would hand jobs to other processes while the other ranks wait for work.
     """
     if target.endswith(".SlurmLauncher") and shutil.which("srun") is None:
         raise ConfigError("hydra/launcher: srun was not found; submit to SLURM from a machine of its cluster")

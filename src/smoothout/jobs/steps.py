@@ -1,9 +1,9 @@
-"""How jobs take turns in one process: a job is a generator that stops after every step.
+"""How jobs take turns in one process: a job is a generator that pauses after every step.
 
-One GPU holds several small trainings, but a training waits for the device most of the time. So a job is written as a
-generator: it yields after every update, and its driver (`runner.run_jobs`) resumes the next job. Threads would be less
-predictable: they share torch's global random state, and a signal must stop every training between two updates.
-``yield from`` passes the pauses of an inner function on to the driver and returns the inner function's result.
+One GPU can hold several small trainings, but a training waits for the device most of the time. A job is therefore a
+generator that yields after every update, and its driver (`runner.run_jobs`) resumes the next job. Threads would be less
+predictable, because they share torch's global random state, and a signal must stop every training between two updates.
+``yield from`` passes the pauses of an inner function to the driver and returns the inner function's result.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class Step(Enum):
     """What a job did before it paused."""
 
     updated = "updated"  # one update of a training
-    waiting = "waiting"  # nothing: another process or job holds a lock that it needs
+    waiting = "waiting"  # nothing: another process or job holds a required lock
 
 
 Steps = Generator[Step, None, T]  # pauses with a Step, ends with a T
 
 
 def run_to_end(steps: Steps[T]) -> T:
-    """Drive ``steps`` alone, and return their result."""
+    """Run ``steps`` alone, and return their result."""
     while True:
         try:
             if next(steps) is Step.waiting:

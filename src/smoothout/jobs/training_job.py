@@ -48,15 +48,15 @@ from smoothout.training.trainer import Trainer
 def train_locked(run: PreparedRun, which: WhichWeights = WhichWeights.last) -> Steps[TrainingState]:
     """As `train`, while holding the lock on the weights."""
     with (yield from acquire(weights_lock(run.job, run.runtime))):
-        # The previous holder of the lock may have trained it, so look at the checkpoint again.
+        # The previous holder of the lock may have trained it, so read the checkpoint again.
         return (yield from train(run.refreshed(), which))
 
 
 def train(run: PreparedRun, which: WhichWeights = WhichWeights.last) -> Steps[TrainingState]:
     """Train ``run`` from its checkpoint or from the start until it has its ``which`` weights.
 
-    Pauses after every update, and returns the state that holds them. That is the end of the training, unless the best
-    weights of a recorded run are trained again and have the recorded digest: then it is the end of the best epoch. On a
+    Pauses after every update, and returns the state with these weights. It is that at the end of the training, or at
+    the end of the best epoch if a recorded run is trained again and its best weights have the recorded digest. On a
     stop signal, saves a checkpoint and raises Interrupted.
     """
     state, runtime, path = run.state, run.runtime, run.checkpoint_path
@@ -74,7 +74,7 @@ def train(run: PreparedRun, which: WhichWeights = WhichWeights.last) -> Steps[Tr
     best_epochs = record.outcome["best"]["epoch"] + 1 if record else 0
     stops = [best_epochs] if best_epochs > (state.epoch if state else 0) else []
     for epochs in (*stops, run.experiment.schedule.epochs):
-        # The other ranks, if any, make the same trainer and take their share of every update within this block.
+        # Within this block, other ranks create the same trainer and do their share of every update.
         with runtime.ranks.broadcast_work(partial(training.assignment, epochs)):
             end = yield from training.updates(epochs)
         if has_weights(end, which, run.experiment, record):
@@ -84,7 +84,7 @@ def train(run: PreparedRun, which: WhichWeights = WhichWeights.last) -> Steps[Tr
 
 
 class _Training:
-    """A training under way: its trainer, and the checkpoints that it saves."""
+    """A running training: its trainer and its checkpoints."""
 
     def __init__(self, run: PreparedRun, model: nn.Module) -> None:
         self._run, self._machines = run, run.state.machines if run.state else []
@@ -99,8 +99,8 @@ class _Training:
         )
 
     def assignment(self, epochs: int) -> tuple[Experiment, Runtime, int, TrainingState, int]:
-        """What another rank needs to join the training until ``epochs`` epochs are done."""
-        # The process group and the number of the GPU are this process's, so they are left out.
+        """The message for other ranks to join the training until ``epochs`` epochs are complete."""
+        # The process group and the GPU index belong to this process, so they are left out.
         runtime, state = self._run.runtime, self._trainer.state()
         sendable = replace(runtime, ranks=ProcessGroup(), device=torch.device(runtime.device.type))
         state.data_sha256 = self._run.data_sha256
@@ -113,10 +113,10 @@ class _Training:
         log = _curve_writer(run.job, runtime, state.epoch)
         saved_at = time.monotonic()
         with progress.Bar(run.job.name, epochs * per_epoch, state.epoch * per_epoch + state.step) as bar:
-            for now in _updates(self._trainer, epochs):
-                log(now)
-                bar.step(_progress_note(now))
-                # All ranks stop after the same update; one that has no signal yet learns of it here.
+            for state in _updates(self._trainer, epochs):
+                log(state)
+                bar.step(_progress_note(state))
+                # All ranks stop after the same update, also those without a signal.
                 stopping = runtime.ranks.agree_to_stop()
                 if stopping or time.monotonic() - saved_at > runtime.checkpoint_seconds:
                     self.save(self._trainer.state(), run.job)
@@ -138,18 +138,18 @@ class _Training:
             state.optimizer = {}  # nothing resumes from here
         checkpoint.save(checkpoint_path(job, runtime), state, job.digest)
 
-    def _keep_beginning(self, now: TrainingState) -> None:
-        """Save the weights of a shorter training that ends with this epoch, unless they exist or are being trained."""
+    def _keep_beginning(self, state: TrainingState) -> None:
+        """Save the weights of a shorter training that ends with this epoch, unless they exist or are in training."""
         runtime = self._run.runtime
-        if beginning := self._beginnings.get(now.epoch):
+        if beginning := self._beginnings.get(state.epoch):
             with suppress(Timeout), weights_lock(beginning, runtime).acquire(timeout=0):
                 if not (path := checkpoint_path(beginning, runtime)).exists():
-                    ensure_writable(path)  # also removes what a killed writer left
+                    ensure_writable(path)  # also removes the leftovers of a killed writer
                     self.save(self._trainer.state(), beginning, done=True)
 
 
 def _start(run: PreparedRun) -> Steps[nn.Module]:
-    """The network at the start of the training; a run that it takes its weights from is trained if necessary."""
+    """The network at the start of the training; if its weights come from another run, trains that if necessary."""
     model, start = init_model(run.experiment, run.runtime), run.experiment.init_from
     if run.source and start:
         state = yield from train_locked(run.source, start.checkpoint)
@@ -158,7 +158,7 @@ def _start(run: PreparedRun) -> Steps[nn.Module]:
 
 
 def _beginnings(job: Job) -> list[Job]:
-    """The shorter trainings that are beginnings of ``job``, and whose checkpoints it keeps."""
+    """The shorter trainings that are beginnings of ``job``; it saves their checkpoints."""
     schedules = job.settings.schedule.beginnings()
     return [Job(replace(job.settings, schedule=schedule)) for schedule in schedules]
 
@@ -166,7 +166,7 @@ def _beginnings(job: Job) -> list[Job]:
 def _updates(trainer: Trainer, epochs: int) -> Iterator[TrainingState]:
     """Train, update by update.
 
-    Raises ConfigError if a CUDA graph is required and cannot be captured, or the model draws what no seed reaches.
+    Raises ConfigError if a required CUDA graph cannot be captured, or the model draws unseeded random numbers.
     """
     try:
         yield from trainer.until(epochs)
@@ -185,7 +185,7 @@ def _make_trainer(
     splits: tuple[Split, Split],
     *,
     state: TrainingState | None,
-    after_epoch: Callable[[TrainingState], None] = lambda now: None,
+    after_epoch: Callable[[TrainingState], None] = lambda state: None,
 ) -> Trainer:
     """The trainer. Raises ConfigError for settings that its model or device does not support."""
     try:
@@ -209,16 +209,18 @@ def _make_trainer(
         raise ConfigError(f"engine.{error}" if names_engine_field else str(error)) from error
 
 
-def _progress_note(now: TrainingState) -> str:
-    if not now.epoch:
+def _progress_note(state: TrainingState) -> str:
+    if not state.epoch:
         return ""
-    return f"epoch {now.epoch}: test {100 * now.curves['test_accuracy'][-1]:.2f}%, {now.curves['seconds'][-1]:.1f} s"
+    return (
+        f"epoch {state.epoch}: test {100 * state.curves['test_accuracy'][-1]:.2f}%, {state.curves['seconds'][-1]:.1f} s"
+    )
 
 
 def _curve_writer(job: Job, runtime: Runtime, epochs_done: int) -> Callable[[TrainingState], None]:
     """A function that writes a state's new epochs for TensorBoard; ``epochs_done`` were written before."""
     if not runtime.tensorboard:
-        return lambda now: None
+        return lambda state: None
     from smoothout.jobs.curves import CurveLog  # noqa: PLC0415  (TensorBoard is slow to import)
 
     return CurveLog(Path(runtime.folders.logs) / "tensorboard" / job.name, epochs_done).write
@@ -234,7 +236,7 @@ def summarize(run: PreparedRun, state: TrainingState) -> Steps[dict[str, Any]]:
     start = [parameter.detach().double() for parameter in model.parameters()]
     updates = experiment.batch.updates_per_epoch(len(run.train_split))
     total = updates * experiment.schedule.epochs
-    first = slice(experiment.batch.canonicalized().ghost or experiment.batch.size)
+    first = slice(experiment.batch.examples_per_pass)
     gradient = lambda: batch_gradient(model, *run.train_split.gather(first))  # noqa: E731
     strength = partial(experiment.method.relative_strength, model, total=total, gradient=gradient)
     strength_at_start = strength(0)
@@ -249,7 +251,7 @@ def summarize(run: PreparedRun, state: TrainingState) -> Steps[dict[str, Any]]:
         measured[which][per_image.KEY] = per_image.pack_right(right.cpu().numpy())  # of the test split
     strengths = {"start": strength_at_start, "end": strength(state.epoch * updates - 1)}
     strengths = {when: value for when, value in strengths.items() if value is not None}
-    alone = runtime.concurrent_trainings == 1  # else the peak is that of several trainings
+    alone = runtime.concurrent_trainings == 1  # otherwise the peak is that of several trainings
     return {
         **measured,
         "diverged": state.diverged,
@@ -275,7 +277,7 @@ def _distance(model: nn.Module, start: Sequence[Tensor]) -> float | None:
 
 
 def _evaluate(model: nn.Module, split: Split) -> tuple[EvalResult, Tensor]:
-    """Loss and accuracy on ``split``, and which examples are classified correctly: bool, (examples,)."""
+    """Loss and accuracy on ``split``, and whether each example is classified correctly: bool, (examples,)."""
     metrics = ClassificationMetrics()
     batches = split.batches(eval_batch_size(split.labels.device))
     return evaluate(model, batches, metrics_class=lambda: metrics), metrics.right
@@ -285,7 +287,7 @@ def _evaluate(model: nn.Module, split: Split) -> tuple[EvalResult, Tensor]:
 
 
 def run_worker_rank(ranks: ProcessGroup) -> None:
-    """Do this rank's share of every training that rank 0 leads, until the program of rank 0 ends; writes nothing."""
+    """Do this rank's share of every training until the program on rank 0 ends; writes nothing."""
     tune_malloc()
     with interrupts.defer_signals(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rank 0 prints them

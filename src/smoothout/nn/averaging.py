@@ -29,12 +29,12 @@ def averaged(model: nn.Module, weights: Iterable[Tensor], batches: Iterable[Any]
     Args:
         model: a module of any kind that `SmoothOut` takes.
         weights: one tensor for each of the model's parameters, in their order.
-        batches: training batches (inputs, pairs of inputs and targets, or mappings) on any device, from which torch's
-            `update_bn` computes the running statistics; not read if the model has no BatchNorm layers.
+        batches: training batches (inputs, pairs of inputs and targets, or mappings) on any device, for torch's
+            `update_bn`; not read if the model has no BatchNorm layers.
 
     Raises:
-        ValueError: if ``weights`` do not have the shapes of the parameters, there is no batch to compute running
-            statistics from, or `SmoothOut` refuses the model.
+        ValueError: if ``weights`` do not have the shapes of the parameters, BatchNorm needs a batch and there is none,
+            or `SmoothOut` refuses the model.
     """
     check_all(model=model)
     with preserve_state(model):
@@ -81,7 +81,7 @@ def _inputs(batch: Any, model: nn.Module, device: torch.device | None) -> Any:
 
 
 def _not_empty(batches: Iterable[Any]) -> Iterator[Any]:
-    """Iterate over ``batches``. The first is read at once; raises ValueError if there is none."""
+    """Read the first of ``batches`` at once and return an iterator. Raises ValueError if there is none."""
     iterator = iter(batches)
     for first in iterator:
         return chain([first], iterator)

@@ -1,4 +1,4 @@
-"""Batches: pairs (inputs, targets), or mappings whose entries are keyword arguments of the model."""
+"""Batches: pairs (inputs, targets), or mappings of keyword arguments of the model."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ WRAPPERS = ("module", "_orig_mod")  # DistributedDataParallel and AveragedModel;
 class Examples:
     """``batches`` as pairs (inputs, targets) on the device of ``model``; each iteration is one pass over them.
 
-    The inputs of a mapping are `Keywords`, its targets are its "labels", if any. The labels stay among the inputs if
-    the model takes them, because some models use them for more than the loss. Raises ValueError if ``batches`` is
+    For a mapping, the inputs are `Keywords` and the targets are its "labels", if any. The labels stay among the inputs
+    if the model takes them, because some models use them for more than the loss. Raises ValueError if ``batches`` is
     something else, such as a Dataset or an array.
     """
 
@@ -38,7 +38,7 @@ class Examples:
         return self._pairs(copy=False)
 
     def copied(self) -> Iterator[tuple[Any, Any]]:
-        """One pass over copies of the batches, for uses after the next batch has been read."""
+        """One pass over copies of the batches, which stay valid after the next batch is read."""
         return self._pairs(copy=True)
 
     def _pairs(self, *, copy: bool) -> Iterator[tuple[Any, Any]]:
@@ -48,14 +48,14 @@ class Examples:
 
 
 def without_unused_labels(inputs: Any, model: nn.Module) -> Any:
-    """Remove the labels from ``inputs`` that are `Keywords`, in place, unless ``model`` takes labels."""
+    """If ``inputs`` are `Keywords`, remove the labels from them, in place, unless ``model`` takes labels."""
     if isinstance(inputs, Keywords) and not takes(model, LABELS):
         inputs.pop(LABELS, None)
     return inputs
 
 
 def as_pair(name: str, batch: Any) -> tuple[Any, Any]:
-    """The inputs and targets of ``batch``. Raises ValueError for one that is neither a pair nor a mapping."""
+    """The inputs and targets of ``batch``. Raises ValueError unless it is a pair or a mapping."""
     if isinstance(batch, Mapping):
         return Keywords(batch), batch.get(LABELS)
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
@@ -81,7 +81,7 @@ def check_batches(name: str, batches: Any) -> None:
 
 
 def _mistaken_for_batches(batches: Any) -> str | None:
-    """What ``batches`` are, and what to use instead; None if they may hold batches."""
+    """A hint that says what ``batches`` are and what to use instead; None if they may hold batches."""
     form = type(batches).__name__
     if isinstance(batches, Dataset) and not isinstance(batches, IterableDataset):
         return f"examples ({form}); use torch.utils.data.DataLoader(dataset, batch_size=1000)"
@@ -99,7 +99,7 @@ def _is_array(value: object) -> bool:
 
 
 def takes(model: nn.Module, keyword: str) -> bool:
-    """Whether the forward pass of ``model``, or of what it wraps, has this argument."""
+    """Whether the forward method of ``model``, or of the model that it wraps, has this argument."""
     arguments = inspect.signature(model.forward).parameters
     if keyword in arguments or not any(a.kind is a.VAR_KEYWORD for a in arguments.values()):
         return keyword in arguments
@@ -114,12 +114,12 @@ def only_device(model: nn.Module) -> torch.device | None:
 
 
 def to_device(value: Any, device: torch.device | None, *, copy: bool = False) -> Any:
-    """Move the tensors in ``value`` to ``device`` (None: leave them there); return ``value`` itself if none changes.
+    """Move the tensors in ``value`` to ``device``, unless that is None; return ``value`` itself if no tensor changes.
 
-    ``copy`` copies those that are there already, but not inside objects that are neither mappings nor sequences.
+    ``copy`` also copies tensors that need not move, except inside objects that are neither mappings nor sequences.
     """
     if isinstance(value, Tensor):
-        # Autograd cannot save a tensor that was made within torch.inference_mode.
+        # Autograd cannot save a tensor created in torch.inference_mode.
         return value.to(device or value.device, copy=copy or value.is_inference())
     if isinstance(value, Mapping):
         moved = {key: to_device(entry, device, copy=copy) for key, entry in value.items()}

@@ -39,8 +39,8 @@ def recalibrate_batchnorm(model: nn.Module, batches: Batches) -> None:
         batches: pairs (inputs, targets) or mappings, on any device, as analyses take them; read once.
 
     Raises:
-        ValueError: if ``batches`` does not hold batches, or is empty; the statistics are unchanged then. An error
-            during the pass leaves the statistics of the batches before it.
+        ValueError: if ``batches`` does not hold batches, or is empty, with the statistics unchanged. After an error
+            during the pass, the statistics are those of the batches before it.
     """
     layers = [m for m in check_layers(model) if isinstance(m, BATCHNORM) and m.track_running_stats]
     momenta, hooks = [layer.momentum for layer in layers], []
@@ -64,7 +64,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Batches) -> None:
 
 @contextmanager
 def freeze_running_stats(model: nn.Module) -> Iterator[None]:
-    """Inside, passes in training mode normalize with batch statistics as usual, but do not update running ones."""
+    """Inside, passes in training mode use batch statistics as usual, but do not update running statistics."""
     layers = [m for m in check_layers(model) if isinstance(m, BATCHNORM) and m.track_running_stats]
     for layer in layers:
         layer.track_running_stats = False
@@ -78,7 +78,7 @@ def freeze_running_stats(model: nn.Module) -> Iterator[None]:
 def _use_cumulative_average(layer: Any) -> RemovableHandle:
     """Make the running statistics of ``layer`` plain means over its calls, starting with the next one.
 
-    Torch has ``momentum=None`` for this, but it copies ``num_batches_tracked`` from the device at every call.
+    With ``momentum=None``, torch does this too, but copies ``num_batches_tracked`` from the device at every call.
     """
     calls = count(1)
 

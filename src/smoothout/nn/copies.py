@@ -23,8 +23,8 @@ class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
                     (F.cross_entropy(model(x), y) / len(copies)).backward()
             optimizer.step(); optimizer.zero_grad()
 
-    Each theta is drawn again from its own seed at every entry instead of being kept: memory does not grow with N, but
-    the time of an update does. A copy must be left before the next one is entered.
+    Each theta has a separate seed and is drawn again at every entry instead of being stored. The time of an update
+    grows with N, memory does not. A copy must be left before the next one is entered.
 
     Args:
         context: the model and its noise; must have ``denoise=True``.
@@ -33,7 +33,7 @@ class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
 
     Raises:
         TypeError: if ``context`` is not a SmoothOut.
-        ValueError: for a ``context`` with ``denoise=False``, under which w would drift, or fewer than one copy.
+        ValueError: for a ``context`` with ``denoise=False``, which would let w drift, or fewer than one copy.
     """
 
     def __init__(self, context: SmoothOut, copies: int, seed: int = 0) -> None:
@@ -56,14 +56,14 @@ class SmoothOutCopies(Sequence[AbstractContextManager[SmoothOut]]):
 
 @dataclass(frozen=True)
 class _Copy:
-    """One of the N copies: every entry draws its theta from its own seed."""
+    """One of the N copies, which draws its theta from the same seed at every entry."""
 
     context: SmoothOut
     seed: int
     index: int
 
     def __enter__(self) -> SmoothOut:
-        self.context.follow_model()  # its device
+        self.context.follow_model()  # updates the device
         before = self.context.generator
         self.context.generator = make_generator(self.seed, "copy", self.index, device=self.context.device)
         try:

@@ -4,16 +4,17 @@ A step of SmoothOut draws theta and computes g = grad C(w + theta). If the entri
 independent of each other and of the data, theta . g / var(theta) estimates the trace of the Hessian of C around w:
 
 - N(0, a^2), variance a^2: Stein's identity, E[theta_i g_i] = a^2 E[C_ii(w + theta)], an average under the noise.
-- U(-a, a), variance a^2 / 3: by parts, E[theta_i g_i] = (a^2 / 3) E[C_ii(w + theta')]. theta' is theta except for its
-  i-th entry, which has the parabolic density 3 (a^2 - t^2) / (4 a^3): the middle of the box counts more.
-- AdaSmoothOut, filters of d entries and length r = a ||w_f||: variance r^2 / d. For Gaussian noise it is the mean over
-  the ball of radius r of the filter's part of the trace, by the divergence theorem. Uniform noise has no such closed
-  form, because its directions favor a cube's corners. In a one-dimensional tensor d = 1: the mean over [-r, r].
+- U(-a, a), variance a^2 / 3: integrating by parts, E[theta_i g_i] = (a^2 / 3) E[C_ii(w + theta')]. theta' is theta
+  except for its i-th entry, which has the parabolic density 3 (a^2 - t^2) / (4 a^3): the middle of the box weighs more.
+- AdaSmoothOut, filters of d entries and noise of length r = a ||w_f||: variance r^2 / d. For Gaussian noise the
+  expectation is the mean of the filter's part of the trace over the ball of radius r, by the divergence theorem.
+  Uniform noise has no such closed form, because its directions favor a cube's corners. In a one-dimensional tensor
+  d = 1, and the mean is over [-r, r].
 
-If C is quadratic, each is the Hessian's trace. Otherwise they differ from the trace at w in two ways: kinks (ReLU)
-contribute where the noise crosses them; and C is the loss of the training step, with dropout and BatchNorm in training
-mode. A single draw is noisy: the slope at w adds |grad C(w)|^2 / variance to the estimate's variance, so average over
-many steps. Ghost batches that share their noise are one draw, to be used with their mean gradient.
+If C is quadratic, each expectation is the Hessian's trace. Otherwise it differs from the trace at w for two reasons:
+kinks (ReLU) contribute where the noise crosses them, and C is the loss of the training step, with dropout and BatchNorm
+in training mode. A single draw is noisy: the slope at w adds |grad C(w)|^2 / variance to the estimate's variance, so
+average over many steps. Ghost batches that share their noise are one draw, to be paired with their mean gradient.
 
 The same product is the metric s of [SmoothOut Eq. 9]: dE[C(w + theta)] / da = E[theta . g] / a for all of these
 distributions, because theta is a times something that does not depend on a.
@@ -132,10 +133,10 @@ class FlatSteinTrace:
 
     @torch.no_grad()
     def __call__(self, theta: Tensor, gradient: Tensor, weight: Tensor, a: float | Tensor, ghosts: int = 1) -> Tensor:
-        """One draw's estimates of each tensor's part of the trace, (k,), float64 on the device.
+        """The estimate of each tensor's part of the trace from one draw, (k,), float64 on the device.
 
-        ``theta``, ``gradient`` and the clean ``weight`` are (n,). ``gradient`` is of the loss under that noise, divided
-        by ``ghosts``.
+        ``theta``, ``gradient`` and the clean ``weight`` are (n,). ``gradient`` is that of the loss under this noise,
+        divided by ``ghosts``.
         """
         products = (theta * gradient).double()
         unit = a * (a * ((1.0 if self._scaling is NoiseScaling.filter else self._distribution.variance) / ghosts))
@@ -220,7 +221,7 @@ class RunningTrace:
         return {"layers": list(self.layers), "count": int(self._count.item()), **sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a ``state_dict``, on this object's device. Raises ValueError for other layers."""
+        """Resume from a ``state_dict``, on this object's device. Raises ValueError if the layers differ."""
         if state["layers"] != self.layers:
             raise ValueError(f"layers {state['layers']} are not this trace's {self.layers}")
         for tensor, name in zip(self.sums, ("count", "mean", "squares"), strict=True):

@@ -42,14 +42,14 @@ class ClassificationMetrics:
     """Loss and accuracy, accumulated on the device batch by batch; every example has the same weight.
 
     Losses are summed in float64, on the CPU if the device has no float64. Only `right` and `compute`, which reports
-    invalid labels, wait for the device. With ``ignore_others``, examples whose label is no class do not count.
+    invalid labels, wait for the device. With ``ignore_others``, examples with invalid labels do not count.
     """
 
     def __init__(self, *, ignore_others: bool = False) -> None:
         self._ignore_others = ignore_others
         self._loss: Tensor | float = 0.0
         self._right: list[Tensor] = []  # for each batch: which examples are correct
-        self._valid: Tensor | int = 0  # number of labels that are classes
+        self._valid: Tensor | int = 0  # number of valid labels
         self._outside: list[Tensor] = []  # for each batch: lowest and highest invalid label, 0 if none
         self._classes = 0
         self._examples = 0
@@ -72,8 +72,8 @@ class ClassificationMetrics:
             )
         labels, self._classes = labels.long(), logits.shape[1]
         valid = (labels >= 0) & (labels < self._classes)
-        # An invalid label would raise IndexError here, and on CUDA an assertion after which the device cannot be used;
-        # `compute` reports it.
+        # `compute` reports invalid labels. Here they would raise IndexError, or on CUDA an assertion that leaves the
+        # device unusable.
         loss = F.cross_entropy(logits.float(), torch.where(valid, labels, IGNORED), reduction="sum")
         self._loss = self._loss + in_float64(loss)
         self._right.append(logits.argmax(1) == labels)
@@ -84,8 +84,8 @@ class ClassificationMetrics:
     def compute(self, all_reduce: AllReduce = lambda sums: None) -> EvalResult:
         """The means so far; ``all_reduce`` sums over processes, in place.
 
-        Raises ValueError if nothing was counted, and unless they are ignored for labels outside the classes, such as
-        the -100 of torch's cross entropy.
+        Raises ValueError if nothing was counted, and for labels outside the classes (such as the -100 of torch's cross
+        entropy) unless they are ignored.
         """
         counts = parameters_to_vector([_as_tensor(number) for number in (self._loss, self.right.sum(), self._valid)])
         sums = torch.tensor([*counts.tolist(), self._examples], dtype=torch.float64, device="cpu")
@@ -100,7 +100,7 @@ class ClassificationMetrics:
         return EvalResult(loss / examples, correct / examples)
 
     def _describe_invalid(self, count: int) -> str:
-        """The error message for ``count`` labels, over all processes, that are not classes."""
+        """The error message for ``count`` invalid labels over all processes."""
         outside = [label for pair in self._outside for label in pair.tolist() if label]
         if not outside:
             return f"labels must be classes of the logits; leave out others ({count}, in other processes)"
@@ -109,7 +109,7 @@ class ClassificationMetrics:
 
     @property
     def right(self) -> Tensor:
-        """Which examples of this process's batches are classified correctly, in their order: bool, (examples,)."""
+        """Whether each example of this process's batches is classified correctly, in order: bool, (examples,)."""
         return torch.cat(self._right) if self._right else torch.zeros(0, dtype=torch.bool, device="cpu")
 
 
@@ -131,7 +131,7 @@ def evaluate(
     """Measure ``model`` in evaluation mode over ``batches``, in one pass; its mode is restored.
 
     Args:
-        model: a module whose outputs are, or carry, logits (examples, classes).
+        model: a module that returns logits (examples, classes), or outputs that contain them.
         batches: those of this process: pairs (inputs, labels) or mappings, on any device, as analyses take them; labels
             are whole numbers, (examples,).
         all_reduce: replaces a tensor by its sum over processes, in place; called once, at the end.

@@ -1,4 +1,4 @@
-"""Gaussian noise relative to the norms of filters: LPF-SGD, which others call RWP, and its adaptive form ARWP."""
+"""Gaussian noise relative to the norms of filters: LPF-SGD (also called RWP) and its adaptive form ARWP."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class LPFSGD(SmoothOut):
 
     Li et al. (2022, 2024) call it random weight perturbation (RWP). A filter is a slice along dimension 0, as in
     `filter_norms`, but a tensor with one dimension is a single filter, as in both papers' programs. The noise of a
-    filter of d entries is about gamma sqrt(d) times as long as the filter, so longer than AdaSmoothOut's. All else is
-    as in `SmoothOut`; the attribute ``a`` is gamma.
+    filter of d entries is about gamma sqrt(d) times as long as the filter, so longer than AdaSmoothOut's. Otherwise it
+    works like `SmoothOut`; the attribute ``a`` is gamma.
 
     Args:
         model: a module of any kind that `SmoothOut` takes.
         gamma: standard deviation of each entry's noise, relative to its filter's norm.
         batchnorm: perturb weight and bias of BatchNorm layers too, as the papers do.
-        generator: on the model's device; None is torch's global one.
+        generator: on the model's device; None is torch's global generator.
 
     Raises:
         TypeError: as `SmoothOut`.
@@ -70,7 +70,7 @@ class ARWP(LPFSGD):
     F starts at 0, and each update sets F <- beta F + ||g_filter||^2, where g is the gradient at the perturbed weights.
     (As in the authors' program, a tensor with one dimension has one F per entry.) The attribute ``fisher`` holds F, a
     tensor for each parameter, in float32 at least. Save it in checkpoints with ``arwp.state_dict()``. Copying, casting
-    and moving the model keep F; it starts again for a parameter that was frozen, or whose name or shape has changed.
+    and moving the model keep F. It restarts at 0 for a parameter that was frozen, renamed or reshaped.
 
     Args:
         model: as in `LPFSGD`.
@@ -118,7 +118,7 @@ class ARWP(LPFSGD):
     def observe(self, scale: float = 1.0) -> None:
         """Update F with the parameters' current ``grad``; a gradient that is None or not finite adds nothing.
 
-        ``scale`` is what a gradient scaler has multiplied ``grad`` by, unless it is unscaled already.
+        ``scale`` is the factor of a gradient scaler if ``grad`` has not been unscaled.
         """
         for parameter, fisher in zip(self.parameters, self.fisher, strict=True):
             fisher.mul_(self.beta)
@@ -135,16 +135,14 @@ class ARWP(LPFSGD):
     def load_state_dict(self, state_dict: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Copy F from ``state_dict``.
 
-        Raises ValueError, with nothing changed, if its names or shapes are not those of the model's trainable
-        parameters; RuntimeError inside the block.
+        Raises ValueError, with nothing changed, if names or shapes do not match the model's trainable parameters, and
+        RuntimeError inside the block.
         """
         self.follow_model()
-        own, saved = self.state_dict()["fisher"], state_dict.get("fisher", {})
-        if {name: f.shape for name, f in own.items()} != {name: f.shape for name, f in saved.items()}:
-            raise ValueError(
-                "state_dict: the names or shapes of its F are not those of the model's trainable parameters"
-            )
-        for name, fisher in own.items():
+        current, saved = self.state_dict()["fisher"], state_dict.get("fisher", {})
+        if {name: f.shape for name, f in current.items()} != {name: f.shape for name, f in saved.items()}:
+            raise ValueError("state_dict: the names or shapes of F do not match the model's trainable parameters")
+        for name, fisher in current.items():
             fisher.copy_(saved[name])
 
 

@@ -1,8 +1,8 @@
-"""Tensors end to end in one flat vector, so that work on all of a model's parameters takes few operations.
+"""Store tensors end to end in one flat vector, so that work on all of a model's parameters takes few operations.
 
-On a GPU, an operation per tensor is a kernel launch per tensor. Here the number of launches does not depend on the
-number of tensors. Index tensors are built once, when the layout is known, so that later operations do not synchronize
-with the device and a CUDA graph can capture them.
+On a GPU, one operation per tensor means one kernel launch per tensor. Here the number of launches does not depend on
+the number of tensors. Index tensors are built once, when the layout is known, so that later operations do not
+synchronize with the device and a CUDA graph can capture them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from smoothout.nn.parameters import group_by_dtype_and_device
 
 
 class FlatBuffers:
-    """Memory for a copy of ``tensors``: one flat tensor per dtype and device, in which they lie end to end.
+    """Memory for a copy of ``tensors``, stored end to end in one flat tensor per dtype and device.
 
     ``groups`` are in the order of their first tensors; ``views`` are views of the memory in the tensors' shapes.
     """
@@ -27,9 +27,9 @@ class FlatBuffers:
         self.views = self._in_order([group.views for group in self.groups])
 
     def with_strides(self) -> list[Tensor]:
-        """The content as tensors with the strides of the original ones, if those are dense.
+        """The content as tensors with the strides of the originals, if these are dense.
 
-        These are views if the order in memory is the logical one; the others are copied by one gather per group.
+        These are views if the order in memory is the logical order; the others are copied by one gather per group.
         """
         return self._in_order([group.with_strides() for group in self.groups])
 
@@ -41,32 +41,32 @@ class FlatBuffers:
 
 
 class FlatGroup:
-    """The memory for those of ``tensors`` with the indices ``members``, which share dtype and device.
+    """The memory for the ``tensors`` with indices ``members``, which share dtype and device.
 
     ``flat``, (n,), holds the entries in logical order, whatever the tensors' strides, so that a draw into it does not
     depend on the memory format; ``views`` are ``flat`` in the members' shapes.
     """
 
     def __init__(self, tensors: Sequence[Tensor], members: Sequence[int]) -> None:
-        self.members, own = members, [tensors[index] for index in members]
-        sizes = [tensor.numel() for tensor in own]
-        self.flat = torch.empty(sum(sizes), dtype=own[0].dtype, device=own[0].device)
+        self.members, chosen = members, [tensors[index] for index in members]
+        sizes = [tensor.numel() for tensor in chosen]
+        self.flat = torch.empty(sum(sizes), dtype=chosen[0].dtype, device=chosen[0].device)
         self.views = [  # a 1 x 1 kernel in channels_last is contiguous, with other strides
             part.as_strided(tensor.shape, tensor.stride()) if tensor.is_contiguous() else part.view(tensor.shape)
-            for part, tensor in zip(torch.split(self.flat, sizes), own, strict=True)
+            for part, tensor in zip(torch.split(self.flat, sizes), chosen, strict=True)
         ]
         self._laid_out = list(self.views)
         self._order, self._permuted = self.flat.new_empty(0, dtype=torch.int64), self.flat.new_empty(0)
-        permuted = [index for index, tensor in enumerate(own) if not tensor.is_contiguous()]
+        permuted = [index for index, tensor in enumerate(chosen) if not tensor.is_contiguous()]
         if permuted:
-            self._permute(permuted, own)
+            self._permute(permuted, chosen)
 
-    def _permute(self, permuted: list[int], own: list[Tensor]) -> None:
-        """Allocate memory for members whose order in memory is not the logical one, and the index that fills it."""
+    def _permute(self, permuted: list[int], tensors: list[Tensor]) -> None:
+        """Allocate memory for members with another order in memory than the logical one, and the index to fill it."""
         entries = torch.arange(len(self.flat), dtype=_index_dtype(len(self.flat)), device="cpu")
-        positions = torch.split(entries, [tensor.numel() for tensor in own])
+        positions = torch.split(entries, [tensor.numel() for tensor in tensors])
         orders = [
-            torch.empty_like(own[i], dtype=entries.dtype, device="cpu").copy_(positions[i].view(own[i].shape))
+            torch.empty_like(tensors[i], dtype=entries.dtype, device="cpu").copy_(positions[i].view(tensors[i].shape))
             for i in permuted
         ]
         self._order = torch.cat([order.as_strided((order.numel(),), (1,)) for order in orders]).to(self.flat.device)
@@ -77,7 +77,7 @@ class FlatGroup:
 
     @cached_property
     def filters(self) -> Filters:
-        """The members' filters, as segments of ``flat``; built at the first access, which waits for the device."""
+        """The members' filters as segments of ``flat``; the first access builds them and waits for the device."""
         return Filters(self.views)
 
     def with_strides(self) -> list[Tensor]:
@@ -103,7 +103,7 @@ class Filters:
     def scale(self, flat: Tensor, weights: Sequence[Tensor], a: float | Tensor = 1.0) -> Tensor:
         """Scale each filter of ``flat``, (n,), in place to the length a ||w_filter||, and return it.
 
-        Does what `filter_normalize_` does tensor by tensor, except for the order in which squares are summed.
+        Equals `filter_normalize_` on each tensor, except for the order in which squares are summed.
         ``weights`` have the shapes of ``tensors``, in any layout.
         """
         wide = torch.promote_types(flat.dtype, torch.float32)  # float16 ends at 65504
@@ -133,7 +133,7 @@ def filter_lengths(tensor: Tensor) -> Tensor:
 
 
 def group_by_filter(tensor: Tensor) -> Tensor:
-    """The entries filter by filter, (n,), in any order within a filter; a view if memory has such an order."""
+    """The entries filter by filter, (n,), in any order within a filter; a view if the order in memory allows it."""
     if tensor.is_contiguous():
         return tensor.view(-1)
     if torch.empty_like(tensor, device="meta").stride() != tensor.stride():

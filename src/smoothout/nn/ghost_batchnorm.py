@@ -1,11 +1,11 @@
-"""Ghost batch normalization (Hoffer et al. 2017): a batch in one pass, with BatchNorm's statistics over parts of it.
+"""Ghost batch normalization (Hoffer et al. 2017): BatchNorm's statistics over parts of a batch, in one pass.
 
     with ghosted(model, ghosts=16):
         loss = F.cross_entropy(model(x), y)  # x: 2048 examples; each layer sees 16 batches of 128
         loss.backward()
 
-Outputs, gradients and running statistics are, up to rounding, those of forwarding the parts (as `torch.chunk` cuts
-them) one by one, if the model uses each BatchNorm layer once and treats examples independently everywhere else.
+Up to rounding, outputs, gradients and running statistics equal those of separate passes over the parts (as in
+`torch.chunk`), if the model uses each BatchNorm layer once and otherwise treats examples independently.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ LARGE_GHOST = 2**15
 
 
 class _Ghost(_BatchNorm):
-    """BatchNorm with statistics over each of ``ghosts`` parts of a batch, as `torch.chunk` cuts them.
+    """BatchNorm with statistics over each of ``ghosts`` parts of a batch, as in `torch.chunk`.
 
     In evaluation mode it is plain BatchNorm. Its state dict is that of the plain layer. Copies and pickles are plain
-    layers, because the end of `ghosted` could not revert them.
+    layers, because leaving `ghosted` could not revert them.
     """
 
     ghosts: int = 1
@@ -101,7 +101,7 @@ class _Ghost(_BatchNorm):
 
 
 class _Shared:
-    """What BatchNorm layers need for a pass, created together: few operations on the device instead of many per layer.
+    """Tensors that BatchNorm layers need for a pass, created together with few operations on the device.
 
     ``ghosts`` is the number of ghost batches of full size in the pass. If ``interleaved``, example i belongs to ghost
     batch i % ghosts.
@@ -174,8 +174,8 @@ def ghosted(model: nn.Module, ghosts: int) -> Iterator[None]:
 
     The parts are consecutive examples, and running statistics are updated as if the parts were forwarded one by one.
     Layers stay the same objects. Run the backward pass inside the block too: activation checkpointing recomputes
-    outputs in it, and outside would use plain BatchNorm. With ``use_reentrant=True``, gradients would silently be
-    wrong.
+    outputs there, and outside the block it would use plain BatchNorm. With ``use_reentrant=True``, gradients would be
+    wrong without an error.
 
     Args:
         model: any module; only its BatchNorm layers change.
@@ -196,13 +196,13 @@ def ghosted(model: nn.Module, ghosts: int) -> Iterator[None]:
 def forward_ghosts(
     network: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tensor, ghosts: int, interleaved: bool | None = None
 ) -> Tensor:
-    """Run one forward pass in `ghosted`, with fewer operations: work that BatchNorm layers share is done once.
+    """Run one forward pass in `ghosted`, with fewer operations: BatchNorm layers share their setup.
 
     Args:
         network: ``model``, or its compiled version. The backward pass must not recompute activations.
         model: must use each BatchNorm layer at most once.
         inputs: (N, ...), one ghost batch after another; the outputs have the same order.
-        ghosts: number of parts, as `torch.chunk` cuts them.
+        ghosts: number of parts, as in `torch.chunk`.
         interleaved: whether to interleave the examples of the ghost batches inside the network, which saves copies of
             contiguous activations in BatchNorm layers. None is False on a CPU, so that sums over examples keep their
             order, and True elsewhere.
@@ -224,14 +224,14 @@ def forward_ghosts(
 
 def _transposed(x: Tensor, size: int, *, back: bool = False) -> Tensor:
     """Interleave the examples of ghost batches of ``size``, a smaller remainder last; ``back`` undoes this."""
-    whole, *rest = split_remainder(x, size)
-    whole = torch.unflatten(whole, 0, (size, -1) if back else (-1, size)).transpose(0, 1).flatten(0, 1)
-    return torch.cat([whole, *rest]) if rest else whole
+    full, *rest = split_remainder(x, size)
+    full = torch.unflatten(full, 0, (size, -1) if back else (-1, size)).transpose(0, 1).flatten(0, 1)
+    return torch.cat([full, *rest]) if rest else full
 
 
 @torch.no_grad()
 def update_running_stats(statistics: Mapping[_BatchNorm, Tensor]) -> None:
-    """Update the running statistics of each layer with those of its ghost batches, one after another.
+    """Update the running statistics of each layer with the statistics of its ghost batches, in order.
 
     ``statistics`` are each layer's means and variances, (2, ghosts, C). After g ghost batches, r becomes
     (1 - m)^g r + m sum_i (1 - m)^(g - i) s_i, i from 1. If the momentum m is None, r is the mean over all batches.
@@ -246,7 +246,7 @@ def update_running_stats(statistics: Mapping[_BatchNorm, Tensor]) -> None:
         kept, share = _shares(group[0], stacked)
         averages = [a for layer in group for a in (layer.running_mean, layer.running_var) if a is not None]
         torch._foreach_mul_(averages, kept)
-        # No matrix product: TF32 and autocast would round it.
+        # Not a matrix product, which TF32 and autocast would round.
         torch._foreach_add_(averages, (share[:, None] * stacked).sum(1).unbind())
         seen = [layer.num_batches_tracked for layer in group if layer.num_batches_tracked is not None]
         if seen:
@@ -254,7 +254,7 @@ def update_running_stats(statistics: Mapping[_BatchNorm, Tensor]) -> None:
 
 
 def _shares(layer: _BatchNorm, statistics: Tensor) -> tuple[float | Tensor, Tensor]:
-    """The weight of the old running statistics, and those of each ghost batch's statistics, (ghosts,)."""
+    """The weights of the old running statistics, and of each ghost batch's statistics, (ghosts,)."""
     ghosts, m, seen = statistics.shape[1], layer.momentum, layer.num_batches_tracked
     if m is None:
         assert seen is not None  # torch requires it as well
@@ -271,8 +271,8 @@ def _tracks_stats(layer: _BatchNorm) -> bool:
 
 def split_remainder(x: Tensor, size: int) -> tuple[Tensor, ...]:
     """Split ``x`` into the examples that fill ghost batches of ``size``, and the remainder if there is one."""
-    whole = len(x) - len(x) % size
-    return (x,) if whole == len(x) else (x[:whole], x[whole:])
+    full = len(x) - len(x) % size
+    return (x,) if full == len(x) else (x[:full], x[full:])
 
 
 def _joined(tensors: list[Tensor], dim: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Check that a model's weights can be perturbed and restored, before anything is changed.
 
-The README.md of this folder has a table of the kinds of models that work or are refused.
+README.md has a table of the kinds of models that work or are refused.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 SHARDED = "its weights are sharded over processes: only whole weights can be changed; use the model before sharding"
-GRAPH = "is TorchScript or an exported program, which hides its layers; use the module that it was made from"
+GRAPH = "is TorchScript or an exported program, which hides its layers; use the original module"
 LAZY = "is not initialized yet (lazy); pass a batch through the model first"
 RENORMALIZED = "rewrites its weight at every pass (max_norm); use max_norm=None, and renormalize it after each update"
-INFERENCE = "was made in torch.inference_mode(), and cannot be changed outside; use copy.deepcopy(model) outside it"
+INFERENCE = "was created in torch.inference_mode(), and cannot be changed outside; use copy.deepcopy(model) outside it"
 HOUSEHOLDER = "keeps signs among its weights (orthogonal by householder); use orthogonal_map='matrix_exp'"
 QUANTIZED = "is quantized: weights must be floating-point; use the model before it is quantized"
-FROZEN = "is compiled with its weights built into the code; compile it without torch._inductor.config.freezing"
+FROZEN = "is compiled with its weights as constants; compile it without torch._inductor.config.freezing"
 WRAPPER = "only wraps the tensors that hold its values; must be a plain tensor"
 
 # Names, because importing these classes takes longer than the rest of the package.
@@ -36,7 +36,8 @@ _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 def check_layers(model: object, name: str = "model") -> list[nn.Module]:
     """The modules of ``model``, itself first; error messages call it ``name``.
 
-    Raises TypeError if it is no module, and ValueError for TorchScript and exported programs, which hide their layers.
+    Raises TypeError unless it is a module, and ValueError for TorchScript and exported programs, which hide their
+    layers.
     """
     if not isinstance(model, nn.Module):
         hint = "; pass the model itself" if isinstance(model, Iterable) else ""
@@ -44,7 +45,7 @@ def check_layers(model: object, name: str = "model") -> list[nn.Module]:
     modules = list(model.modules())
     for module in modules:
         kinds = _kinds(module)
-        # An exported program is a GraphModule whose own attributes forbid changing its mode.
+        # An exported program is a GraphModule with an attribute ``train`` that forbids changing its mode.
         if kinds and (kinds & _GRAPHS or ("GraphModule" in kinds and "train" in vars(module))):
             raise ValueError(f"{name}: {_described(model, module)} {GRAPH}")
     return modules
@@ -71,9 +72,9 @@ def check_modules(model: nn.Module, modules: Iterable[nn.Module], name: str = "m
 
 
 def check_all(**models: nn.Module) -> None:
-    """Raise TypeError or ValueError for a model with weights that cannot be changed.
+    """Raise TypeError or ValueError for a model with weights that cannot be changed, including frozen ones.
 
-    Frozen ones are included. Complex weights, which can be mixed, and whole numbers, which are frozen, are not.
+    Complex weights, which can be mixed, and integer weights, which are frozen, are not checked.
     """
     for name, model in models.items():
         check_modules(model, check_layers(model, name), name)
@@ -96,17 +97,17 @@ def check_weights(model: nn.Module, weights: Sequence[nn.Parameter], name: str =
 def _has_frozen_code(module: nn.Module) -> bool:
     """Whether compiled code of ``module`` may contain its weights as constants, so that changes have no effect.
 
-    This reads the compiler's configuration of the time when the module was compiled, and the current one.
+    It checks the compiler's configuration when the module was compiled, and the current one.
     """
     config_of = getattr(module._compiled_call_impl or module, "get_compiler_config", None)
     options = (config_of() if config_of else None) or {}
-    present = getattr(sys.modules.get("torch._inductor.config"), "freezing", False)
-    return bool(options.get("freezing") or present)
+    freezing = getattr(sys.modules.get("torch._inductor.config"), "freezing", False)
+    return bool(options.get("freezing") or freezing)
 
 
 def is_sharded(weight: object) -> bool:
     """Whether a parameter holds only this process's part of a weight."""
-    return bool(_kinds(weight) & _SHARDED) or hasattr(weight, "ds_id")  # of DeepSpeed's third stage
+    return bool(_kinds(weight) & _SHARDED) or hasattr(weight, "ds_id")  # DeepSpeed's third stage
 
 
 def is_wrapper(tensor: object) -> bool:
@@ -123,12 +124,12 @@ def names_of(model: nn.Module, weights: Iterable[Tensor]) -> str:
 
 
 def _described(model: nn.Module, module: nn.Module) -> str:
-    name = next(name for name, one in model.named_modules() if one is module)
+    name = next(name for name, candidate in model.named_modules() if candidate is module)
     return f"{name} ({type(module).__name__})" if name else f"this {type(module).__name__}"
 
 
 def _refusal(weight: Tensor) -> str:
-    """Why ``weight`` cannot be perturbed, or nothing."""
+    """The reason why ``weight`` cannot be perturbed, or an empty string."""
     if "UninitializedTensorMixin" in _kinds(weight):
         return LAZY
     if weight.dtype not in _DTYPES:
@@ -158,10 +159,10 @@ def _overlaps_itself(weight: Tensor) -> bool:
 def _check_memory(model: nn.Module, weights: Sequence[Tensor], name: str) -> None:
     """Raise ValueError if one of ``weights`` shares entries with another, a frozen parameter or a buffer.
 
-    Such entries would get two different noises, or also change in a tensor that must stay fixed. Adjacent parts of one
-    flat tensor, or its columns, share no entries.
+    Such entries would be perturbed twice, or change a tensor that must stay fixed. Adjacent parts of a flat tensor, or
+    its columns, share no entries.
     """
-    own = {id(weight) for weight in weights}
+    perturbed = {id(weight) for weight in weights}
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     # Lists, because torch.compile breaks its graph at data_ptr and cannot always carry a generator across the break.
     plain = [(key, t) for key, t in named.items() if t.layout is torch.strided and not is_wrapper(t)]
@@ -170,7 +171,7 @@ def _check_memory(model: nn.Module, weights: Sequence[Tensor], name: str) -> Non
     for start, key in spans:
         reaching = [other for other in reaching if start < named[other].data_ptr() + _reach(named[other])]
         for other in reaching:
-            moved = id(named[other]) in own or id(named[key]) in own
+            moved = id(named[other]) in perturbed or id(named[key]) in perturbed
             if moved and start and _share_entries(named[other], named[key]):
                 raise ValueError(
                     f"{name}: {other}, {key} share memory; make them one parameter (tied), or clone one of them"
@@ -184,21 +185,21 @@ def _reach(weight: Tensor) -> int:
     return (steps + 1) * weight.element_size() if weight.numel() else 0
 
 
-def _share_entries(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors whose memory overlaps have entries in common; ``one`` begins first."""
-    if one.dtype != other.dtype or one.device != other.device:
-        return one.device == other.device
-    size = one.element_size()
-    between = (other.data_ptr() - one.data_ptr()) // size
-    users = torch.zeros(max(_reach(one), _reach(other) + between * size) // size, dtype=torch.int8, device="cpu")
-    for tensor, offset in ((one, 0), (other, between)):
+def _share_entries(first: Tensor, other: Tensor) -> bool:
+    """Whether two tensors with overlapping memory have entries in common; ``first`` begins first."""
+    if first.dtype != other.dtype or first.device != other.device:
+        return first.device == other.device
+    size = first.element_size()
+    between = (other.data_ptr() - first.data_ptr()) // size
+    users = torch.zeros(max(_reach(first), _reach(other) + between * size) // size, dtype=torch.int8, device="cpu")
+    for tensor, offset in ((first, 0), (other, between)):
         users.as_strided(tensor.shape, tensor.stride(), offset).add_(1)
     return bool((users > 1).any())
 
 
 def _kinds(thing: object) -> frozenset[str]:
-    """The names of those classes of a module or tensor that need further checks."""
-    return _kinds_of(type(thing))  # type: ignore[arg-type]  # to mypy, a class with an __eq__ has no hash
+    """The names of the classes of a module or tensor that need further checks."""
+    return _kinds_of(type(thing))  # type: ignore[arg-type]  # mypy assumes that a class with __eq__ has no hash
 
 
 @lru_cache(maxsize=1024)

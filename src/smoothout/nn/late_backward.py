@@ -1,4 +1,4 @@
-"""Detect a backward pass that runs after the block of its forward pass, when the perturbed weights are gone."""
+"""Detect a backward pass after the block of its forward pass, when the perturbed weights are gone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRAMEWORKS = (
     "if a framework runs it, use SmoothOutCallback of smoothout.integrations.lightning or .transformers, or a recipe "
     "of smoothout/integrations/README.md (accelerate, timm, ignite, skorch)"
 )
-DEPTH = 3  # levels of nested objects that are searched for tensors: an output may refer to any object of the program
+DEPTH = 3  # levels of nested objects to search for tensors, because an output may refer to any object
 WITHOUT_FORWARD = ("_forward_unimplemented", "LightningModule.forward")
 
 
@@ -31,8 +31,8 @@ class Block(Protocol):
 class LateBackward:
     """A forward hook that makes backward passes through the model's outputs raise RuntimeError after the current block.
 
-    Autograd detects changed weights only if it saved them: not if autocast saved a copy, and not with activation
-    checkpointing, which recomputes outputs.
+    Autograd detects changed weights only if it saved them. It does not if autocast saved a copy, or if activation
+    checkpointing recomputes outputs.
     """
 
     @staticmethod
@@ -46,7 +46,7 @@ class LateBackward:
         self._context = context
 
     def __reduce__(self) -> tuple[type[LateBackward], tuple[None]]:
-        return LateBackward, (None,)  # a copy of the model, made inside the block, keeps its noise
+        return LateBackward, (None,)  # a copy of the model taken inside the block keeps its noise
 
     def __call__(self, module: nn.Module, arguments: object, keywords: object, output: object) -> None:
         """Watch the autograd nodes that produced ``output``, but not those of inputs that it returns."""
@@ -54,11 +54,11 @@ class LateBackward:
         if context is None or block is None or torch.compiler.is_compiling():
             return
 
-        # References are weak, because a graph that is kept would keep the model and both sets of weights.
-        owner, entered = weakref.ref(context), weakref.ref(block)
+        # Weak references, so that a stored graph does not keep the model and both sets of weights alive.
+        context_ref, block_ref = weakref.ref(context), weakref.ref(block)
 
         def refuse(*gradients: object) -> None:
-            context, block = owner(), entered()
+            context, block = context_ref(), block_ref()
             if context is None or block is None or context.block is not block:
                 raise RuntimeError(f"the backward pass belongs inside the block, after its forward pass; {FRAMEWORKS}")
 

@@ -22,8 +22,8 @@ class MSAM(WeightContext):
             F.cross_entropy(model(x), y).backward()
         optimizer.step()
 
-    v accumulates gradients, so the step has the direction of SGD's own update, as in Nesterov's method, but its length
-    is rho whatever the learning rate. The direction is known before the pass, so no second one is needed. v is SGD's
+    v accumulates gradients, so the step has the direction of SGD's update, as in Nesterov's method, but its length is
+    rho for any learning rate. The direction is known before the pass, so one pass suffices. v is SGD's
     ``momentum_buffer`` or the ``exp_avg`` of Adam and its variants, with weight decay if the optimizer adds it to the
     gradient. Before the first update it is 0.
 
@@ -37,8 +37,8 @@ class MSAM(WeightContext):
         TypeError: for a model that `SmoothOut` refuses, or an ``optimizer`` that is not a torch.optim.Optimizer.
         ValueError: for a model that `SmoothOut` refuses, a ``rho`` that is not finite and above 0, or an optimizer that
             has no momentum or updates none of the model's parameters.
-        RuntimeError: as `SmoothOut`. Within the block, ValueError for an optimizer whose state has its momentum under
-            another name than those of torch.
+        RuntimeError: as `SmoothOut`. Entering the block raises ValueError if the optimizer's state has no momentum
+            under one of torch's names.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, rho: float = 0.3) -> None:

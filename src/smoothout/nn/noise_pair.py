@@ -1,4 +1,4 @@
-"""NSO and m-RWP for your own training loop: two passes, with opposite noise (NSO) or with and without it (m-RWP)."""
+"""NSO and m-RWP for your own training loop: two passes, with opposite noise (NSO) or one without noise (m-RWP)."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class NSO(Passes):
         model: a module of any kind that `SmoothOut` takes.
         sigma: standard deviation of the noise; the attribute may be set between batches.
         batchnorm: perturb weight and bias of BatchNorm layers too, as the authors' program does.
-        generator: on the model's device; None is torch's global one.
+        generator: on the model's device; None is torch's global generator.
 
     Raises:
         TypeError, ValueError: as `SmoothOut`.
-        RuntimeError: within the blocks, as `SmoothOut`; if the second block is entered without the first, or inside it.
+        RuntimeError: within the blocks, as `SmoothOut`; if the second block is entered without or inside the first.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class GaussianPair(SmoothOut):
 
 
 class _Opposite(WeightContext):
-    """A context where the model is at w - u, with the noise u of the pair's last entry."""
+    """A context where the model is at w - u, with the noise u from the last entry of ``pair``."""
 
     def __init__(self, model: nn.Module, pair: GaussianPair) -> None:
         super().__init__(model)

@@ -1,4 +1,4 @@
-"""The Euclidean norm of a gradient or of a momentum over all of its tensors, also in low precision."""
+"""The Euclidean norm of a gradient or momentum over all its tensors, also in low precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from smoothout.nn.parameters import group_by
 def at_least_float32(tensors: Iterable[Tensor]) -> list[Tensor]:
     """``tensors`` with float16 and bfloat16 converted to float32, and sparse tensors made dense.
 
-    Squares may exceed 65504, the largest number in float16, which also rounds anything below 3e-8 to 0.
+    In float16, squares above 65504 overflow, and squares below 3e-8 are rounded to 0.
     """
     return [tensor.to_dense().to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
 
@@ -28,20 +28,20 @@ def global_norm(tensors: list[Tensor]) -> Tensor:
 def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
     """Multiply ``tensors``, on any devices, by the scalar ``factor``, in place.
 
-    All become zeros if it is 0 or nan, as one divided by a norm that is not finite: gradients may overflow that a
-    scaler has multiplied. It then skips the update, but a pass at weights that are not finite would have left its
-    traces in running statistics.
+    All become zeros if ``factor`` is 0 or nan, as after dividing by a norm that is not finite. Gradients that a scaler
+    has multiplied may overflow. The scaler then skips the update, but a pass at non-finite weights would have corrupted
+    the running statistics.
     """
     for alike in group_by(tensors, lambda tensor: tensor.device):
-        own = factor.to(alike[0].device)
-        torch._foreach_mul_(alike, own)
+        local = factor.to(alike[0].device)
+        torch._foreach_mul_(alike, local)
         for tensor in alike:
-            tensor.masked_fill_(~(own > 0), 0.0)
+            tensor.masked_fill_(~(local > 0), 0.0)
 
 
 def scale_to_norm_(tensors: list[Tensor], norm: float) -> None:
     """Scale ``tensors`` (see `at_least_float32`) to this global norm, in place; zeros stay zeros.
 
-    Numbers that are not finite become zeros, all of them.
+    If any number is not finite, all become zeros.
     """
     scale_(tensors, norm / (global_norm(tensors) + 1e-12))

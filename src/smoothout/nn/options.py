@@ -22,7 +22,7 @@ class NoiseDistribution(StrEnum):
 
 
 class NoiseScaling(StrEnum):
-    """What the strength is relative to: nothing (SmoothOut), each weight, or a filter's norm (AdaSmoothOut)."""
+    """The unit of the strength: absolute (SmoothOut), relative to each weight, or to a filter's norm (AdaSmoothOut)."""
 
     none = "none"
     weight = "weight"
@@ -45,7 +45,7 @@ class BatchNormInit(StrEnum):
 
 
 class Precision(StrEnum):
-    """The arithmetic of a run; float32 is the reference. tf32 differs from it on CUDA devices only."""
+    """The arithmetic of a run. float32 is the reference; tf32 differs from it only on CUDA devices."""
 
     float32 = "float32"
     tf32 = "tf32"
@@ -53,7 +53,7 @@ class Precision(StrEnum):
 
 
 def check_strength(value: Any, name: str = "a") -> float:
-    """``value`` as a float. Raises ValueError, in which it is called ``name``, unless it is finite and at least 0."""
+    """``value`` as a float. Raises ValueError, which calls it ``name``, unless it is finite and at least 0."""
     strength = finite_or_none(value)
     if strength is None or strength < 0:
         raise ValueError(f"{name}: the noise's strength must be a finite number >= 0, not {value!r}")
@@ -61,7 +61,7 @@ def check_strength(value: Any, name: str = "a") -> float:
 
 
 def check_positive(name: str, value: Any) -> float:
-    """``value`` as a float. Raises ValueError, in which it is called ``name``, unless it is finite and above 0."""
+    """``value`` as a float. Raises ValueError, which calls it ``name``, unless it is finite and above 0."""
     return check_number(name, value, lambda number: number > 0, "be a finite number above 0")
 
 

@@ -1,4 +1,4 @@
-"""The trainable parameters of a model: select, flatten, write and restore them, and take norms filter by filter."""
+"""The trainable parameters of a model: select, flatten, write and restore them, and compute norms of filters."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ BATCHNORM = _BatchNorm  # torch's own layers and user-defined ones, but not Inst
 def trainable_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Parameter]:
     """The parameters that require a gradient, each once (tied ones too), in the order of the model.
 
-    ``batchnorm=False`` leaves out the weight and bias of BatchNorm layers. Raises ValueError if none is left, and
-    ValueError or TypeError for a model whose weights cannot be changed (see `guards`).
+    ``batchnorm=False`` excludes the weight and bias of BatchNorm layers. Raises ValueError if no parameter is left, and
+    ValueError or TypeError if the weights cannot be changed (see `guards`).
     """
     modules = check_layers(model)
     check_modules(model, modules)
@@ -33,9 +33,9 @@ def trainable_parameters(model: nn.Module, batchnorm: bool = True) -> list[nn.Pa
 
 def select_trainable(modules: Sequence[nn.Module], batchnorm: bool = True) -> list[nn.Parameter]:
     """As `trainable_parameters`, from ``modules``, without the checks of `guards`."""
-    left_out = set() if batchnorm else {id(p) for m in modules if isinstance(m, BATCHNORM) for p in m.parameters()}
+    excluded = set() if batchnorm else {id(p) for m in modules if isinstance(m, BATCHNORM) for p in m.parameters()}
     parameters = [p for module in modules for p in module._parameters.values() if p is not None]
-    trainable = list({id(p): p for p in parameters if p.requires_grad and id(p) not in left_out}.values())
+    trainable = list({id(p): p for p in parameters if p.requires_grad and id(p) not in excluded}.values())
     if not trainable:
         where = "" if batchnorm else " outside BatchNorm"
         why = " (all have requires_grad=False)" if parameters and not any(p.requires_grad for p in parameters) else ""
@@ -62,7 +62,7 @@ def has_float64(device: torch.device) -> bool:
 
 
 def float64_device(tensors: Sequence[Tensor]) -> torch.device:
-    """The device for float64 results of ``tensors``: the one that they share if it has float64, otherwise the CPU."""
+    """The device for float64 results of ``tensors``: their common device if it has float64, otherwise the CPU."""
     device, *others = {tensor.device for tensor in tensors}
     return device if not others and has_float64(device) else torch.device("cpu")
 
@@ -73,7 +73,7 @@ def in_float64(tensor: Tensor) -> Tensor:
 
 
 def concatenate(tensors: Sequence[Tensor]) -> Tensor:
-    """The entries of ``tensors`` in one vector, (n,), on their `float64_device`, in a dtype that holds all.
+    """The entries of ``tensors`` in one vector, (n,), on their `float64_device`, in the promoted dtype.
 
     Tensors of one device are concatenated there, so that at most one copy to the CPU is needed.
     """
@@ -125,7 +125,7 @@ def vector_to_parameters(tensors: Sequence[Tensor], vector: Tensor) -> None:
 def set_evaluation_mode(model: nn.Module) -> None:
     """Put every module into evaluation mode by setting its flag, without calling ``eval()``.
 
-    A module's own `train` may do more, such as merging LoRA weights into a layer, which `preserve_training_mode` would
+    A module may override `train`, for example to merge LoRA weights into a layer, which `preserve_training_mode` would
     not undo.
     """
     for module in model.modules():
@@ -134,7 +134,7 @@ def set_evaluation_mode(model: nn.Module) -> None:
 
 @contextmanager
 def preserve_training_mode(model: nn.Module) -> Iterator[None]:
-    """Restore the mode of each module, training or evaluation, at the end of the block, also after an exception."""
+    """Restore the training or evaluation mode of each module at the end of the block, also after an exception."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         yield
@@ -145,48 +145,50 @@ def preserve_training_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def preserve_state(model: nn.Module) -> Iterator[None]:
-    """Restore parameters, buffers and the mode of each module to the last bit, also after an exception.
+    """Restore parameters, buffers and the mode of each module bit for bit, also after an exception.
 
-    If a pass has replaced parameters, buffers or other tensors that modules hold, the original objects are put back.
+    If a pass has replaced parameters, buffers or other tensor attributes of modules, the original objects are restored.
     Raises RuntimeError with the names of tensors that cannot be restored; all others are restored.
     """
-    # The values: an expanded tensor cannot be written to, so no pass can have changed it.
+    # The values. Torch cannot write to an expanded tensor, so no pass can have changed it.
     named = (*model.named_parameters(), *model.named_buffers())
     saved = [(name, t, t.data, t.detach().clone()) for name, t in named if not _expanded(t)]
-    # The objects: a pass may register others under the same names, or set attributes, as weight_norm's hook does.
+    # The objects. A pass may register others under the same names, or set attributes, as weight_norm's hook does.
     tables: list[dict[str, Any]] = [t for m in model.modules() for t in (m._parameters, m._buffers)]
-    held = [(table, dict(table)) for table in tables]
-    made = [(vars(m), {k: v for k, v in vars(m).items() if isinstance(v, Tensor)}) for m in model.modules()]
+    registered = [(table, dict(table)) for table in tables]
+    attributes_before = [
+        (vars(m), {k: v for k, v in vars(m).items() if isinstance(v, Tensor)}) for m in model.modules()
+    ]
 
     def restore() -> None:
         # The objects first, so that the values are written into the original ones.
-        for table, before in held:
+        for table, before in registered:
             table.clear()
             table.update(before)
-        for attributes, tensors in made:
+        for attributes, tensors in attributes_before:
             attributes.update(tensors)
         failed = {}
         for name, tensor, data, old in saved:
             try:
                 with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                    if _moved(tensor, data):  # to other memory, or another dtype or device
+                    if _moved(tensor, data):  # to other memory, dtype or device
                         tensor.data = data
                     tensor.copy_(old)
-            except Exception as error:  # whatever it is, restore the others
+            except Exception as error:  # restore the others in any case
                 failed[name] = error
         clear_weight_caches()
         if failed:
             reason = next(iter(failed.values()))
             raise RuntimeError(f"{', '.join(failed)}: could not be restored: {reason}") from reason
 
-    with unwatched():  # contexts around this one must not report the restored weights as written to
+    with unwatched():  # outer contexts must not report the restored weights as written to
         try:
             with preserve_training_mode(model):
                 yield
         finally:
             try:
                 restore()
-            except BaseException:  # an interrupt half-way
+            except BaseException:  # an interrupt during the restoration
                 restore()
                 raise
 
@@ -197,7 +199,7 @@ def _moved(tensor: Tensor, data: Tensor) -> bool:
 
 
 def _expanded(tensor: Tensor) -> bool:
-    """Whether several entries share a place in memory, as after `torch.expand`; torch refuses to write to these."""
+    """Whether several entries share memory, as after `torch.expand`; torch refuses to write to these."""
     if tensor.layout != torch.strided:
         return False
     return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

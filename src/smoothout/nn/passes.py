@@ -1,4 +1,4 @@
-"""Methods that take several passes per batch: one context for each, around its forward and backward computation."""
+"""Methods with several passes per batch: one context around the forward and backward computation of each pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Gradient = list[Tensor | None]
 
 
 class CleanWeights(WeightContext):
-    """A context where ``model`` holds a copy of w, so that the same is refused inside as in other contexts."""
+    """A context where ``model`` holds a copy of w, so that it detects the same errors as other contexts."""
 
     def _moved(self) -> list[Tensor]:
         self.parameters = find_parameters(self._model)
@@ -26,17 +26,17 @@ class CleanWeights(WeightContext):
 
 
 class Pass:
-    """A block around one of the passes of a batch; it adds ``scale`` times the pass's gradient to ``grad``.
+    """A block around one pass of a batch, which adds ``scale`` times the pass's gradient to ``grad``.
 
     Args:
         model: the model.
-        scale: factor of the pass's gradient; with 0, only ``on_gradient`` gets the gradient.
+        scale: factor of the pass's gradient; 0 passes it only to ``on_gradient``.
         context: sets the weights of the pass; None means the clean weights.
         feeds_statistics: whether the pass updates BatchNorm's running statistics.
-        on_gradient: called at the end of a pass of scale 0 with its gradient, None for a parameter that has none.
+        on_gradient: called at the end of a pass with scale 0, with its gradient (None for a parameter without one).
 
-    A pass at the clean weights uses a copy of them (`CleanWeights`). If ``backward_only`` is set, it uses the weights
-    themselves, and the block is around the backward computation only, after the forward computation.
+    A pass at the clean weights uses a copy of them (`CleanWeights`). With ``backward_only``, it uses the weights
+    themselves, and the block is only around the backward computation.
     """
 
     backward_only = False
@@ -53,7 +53,7 @@ class Pass:
         self._model, self._scale, self._feeds, self._on_gradient = model, scale, feeds_statistics, on_gradient
         self._context = context
         self._inside: ExitStack | None = None
-        self._of_batch: Sequence[Pass] = (self,)  # this pass and the others
+        self._of_batch: Sequence[Pass] = (self,)  # all passes of the batch
 
     @property
     def at_clean_weights(self) -> bool:
@@ -76,7 +76,7 @@ class Pass:
                 stack.enter_context(CleanWeights(self._model) if self._context is None else self._context)
             if self._scale != 1:
                 self._before = self._copy_gradients()
-                stack.callback(self._set, self._before)  # restores earlier gradients whatever happens inside
+                stack.callback(self._set, self._before)  # always restores the earlier gradients at the end
                 self._set([None] * len(self._parameters) if self._scale == 0 else self._divided(self._before))
             self._inside = stack.pop_all()
         return self
@@ -104,9 +104,9 @@ class Pass:
 
     @untracked()
     def _divided(self, gradients: Gradient) -> Gradient:
-        """``gradients`` divided by the scale, by which the sum with the pass's gradient is multiplied in the end.
+        """``gradients`` divided by the scale; at the end, their sum with the pass's gradient is multiplied by it.
 
-        They stay in ``grad`` meanwhile, because DDP reduces those of earlier batches (`no_sync`) with this pass's.
+        They stay in ``grad`` in between, because DDP reduces those of earlier batches (`no_sync`) with this pass's.
         """
         return [None if gradient is None else gradient / self._scale for gradient in gradients]
 

@@ -1,11 +1,11 @@
-"""SmoothOut's noise: how it is drawn and scaled, and the context inside which a model is perturbed.
+"""SmoothOut's noise: how it is drawn and scaled, and the context in which a model is perturbed.
 
     with SmoothOut(model, a=0.0375):
         loss = F.cross_entropy(model(x), y)
         loss.backward()
     optimizer.step()
 
-Inside the context the parameters hold w + theta, outside they hold w to the last bit. w is never written to: adding and
+Inside the context the parameters hold w + theta, outside they hold exactly w. w is never written to, because adding and
 then subtracting the noise would change about a quarter of all float32 weights by rounding.
 """
 
@@ -39,20 +39,20 @@ class SmoothOut(WeightContext):
 
     One context can be entered at every step, also in `torch.inference_mode`. Between entries, ``a`` and ``generator``
     can be set, and layers can be frozen, replaced or cast. Parameters that require no gradient are not perturbed, tied
-    ones are perturbed once, and an embedding's padding row is perturbed like the others. If a weight is computed from
-    parameters (parametrizations, pruning, weight and spectral norm), these are perturbed. Noise below the rounding of
-    the weights is lost: for low precision keep the weights in float32 and use autocast. Parameter objects are never
-    replaced. Inside, their data are in a buffer of this context: a tensor that shared memory with a parameter stays
+    parameters are perturbed once, and an embedding's padding row is perturbed like the others. If a weight is computed
+    from parameters (parametrizations, pruning, weight and spectral norm), these are perturbed. Noise below the rounding
+    of the weights is lost. For low precision, keep the weights in float32 and use autocast. Parameter objects are never
+    replaced. Inside, their data are in a buffer of this context. A tensor that shared memory with a parameter stays
     clean, and a state_dict taken inside must be cloned to outlive the block.
 
-    At the end the clean weights are restored to the last bit, so writes to a perturbed parameter inside are lost.
+    At the end the clean weights are restored bit for bit, so writes to a perturbed parameter inside are lost.
     ``optimizer.step()`` inside raises an error at once. ``load_state_dict``, ``nn.init``, in-place operations on a
     parameter or a view of it, and replacing a parameter or its data raise an error at the end. Writes to
     ``parameter.data``, or to numpy arrays that share its memory, are not detected; some moving averages and weight
     clipping do this.
 
-    Run the backward pass inside the block. A later one raises an error if it goes through an output of ``model``; if
-    only parts of the model were called, autograd refuses it unless autocast or activation checkpointing hides the
+    Run the backward pass inside the block. A later one raises an error if it goes through an output of ``model``. If
+    only parts of the model were called, autograd raises one unless autocast or activation checkpointing hides the
     changed weights. DistributedDataParallel works as usual.
 
     Args:
@@ -62,15 +62,15 @@ class SmoothOut(WeightContext):
         scaling: "none", "weight" (theta_i is multiplied by |w_i|) or "filter" (AdaSmoothOut).
         batchnorm: perturb weight and bias of BatchNorm layers too.
         denoise: False keeps the noise in the weights (later version, Tables III and IV).
-        generator: on the model's device; None is torch's global one.
+        generator: on the model's device; None is torch's global generator.
 
     Raises:
         TypeError: for a model that is not a torch.nn.Module, or a generator that is not a torch.Generator.
         ValueError: for a strength that is negative or not finite, an unknown distribution or scaling, nothing to
             perturb, or a kind of model that cannot be perturbed (`guards`); before anything is touched.
-        RuntimeError: if the context is entered, or asked to draw, while it is still entered; from ``optimizer.step()``
-            inside, whose update would be lost (allowed with ``denoise=False``); from a backward pass after the block;
-            at the end of the block, with the weights restored, as `SwappedWeights`.
+        RuntimeError: if the context is entered, or draws noise, while it is still entered; from ``optimizer.step()``
+            inside, because the update would be lost (allowed with ``denoise=False``); from a backward pass after the
+            block; at the end of the block, with the weights restored, as `SwappedWeights`.
     """
 
     @renamed_arguments(law="distribution")
@@ -86,7 +86,7 @@ class SmoothOut(WeightContext):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(model)
-        present = find_parameters(model, batchnorm)
+        parameters = find_parameters(model, batchnorm)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator: must be a torch.Generator or None, not {generator!r}")
         self.a = a
@@ -95,7 +95,7 @@ class SmoothOut(WeightContext):
         self.denoise = denoise
         self.generator = generator
         self._batchnorm = batchnorm
-        self._allocate(present)
+        self._allocate(parameters)
 
     def __repr__(self) -> str:
         scaling = "" if self.scaling is NoiseScaling.none else f", scaling={self.scaling.value!r}"
@@ -131,7 +131,7 @@ class SmoothOut(WeightContext):
     def _moved(self) -> Sequence[Tensor]:
         self.draw()
         noise = self._buffers.with_strides()
-        torch._foreach_add_(noise, [p.detach() for p in self.parameters])  # theta + w has the bits of w + theta
+        torch._foreach_add_(noise, [p.detach() for p in self.parameters])  # theta + w equals w + theta bit for bit
         return noise
 
     def set_strength(self, a: float) -> None:
@@ -150,7 +150,7 @@ class SmoothOut(WeightContext):
 
     @untracked()
     def draw(self) -> Sequence[Tensor]:
-        """Draw theta at the current weights; returns it parameter by parameter (valid until the next entry or draw)."""
+        """Draw theta at the current weights; returns a tensor per parameter, valid until the next entry or draw."""
         self.follow_model()
         for group in self._buffers.groups:
             self._fill(group)
@@ -159,9 +159,9 @@ class SmoothOut(WeightContext):
     def follow_model(self) -> None:
         """Allocate new buffers if parameters have been frozen, replaced, cast or moved; only outside the block."""
         self._check_left()
-        present = find_parameters(self._model, self._batchnorm)
-        if _dtypes_and_devices(present) != self._kinds:
-            self._allocate(present)
+        parameters = find_parameters(self._model, self._batchnorm)
+        if _dtypes_and_devices(parameters) != self._kinds:
+            self._allocate(parameters)
 
     def _fill(self, group: FlatGroup) -> None:
         """Draw the noise of ``group``'s parameters."""
@@ -191,13 +191,13 @@ class SmoothOut(WeightContext):
 def _draws_at_once(device: torch.device) -> bool:
     """Whether to scale the filters of all tensors at once: on CUDA, where each operation costs a launch.
 
-    This rounds sums of squares differently and saves no time on a CPU; not every device has segmented sums.
+    Sums of squares are rounded differently, it saves no time on a CPU, and not every device has segmented sums.
     """
     return device.type == "cuda"
 
 
 def _dtypes_and_devices(parameters: Sequence[Tensor]) -> list[tuple[object, ...]]:
-    """What the buffers depend on: the identity, dtype, device, shape and strides of each parameter."""
+    """The properties that the buffers depend on: identity, dtype, device, shape and strides of each parameter."""
     return [(id(p), p.dtype, p.device, p.shape, p.stride()) for p in parameters]
 
 

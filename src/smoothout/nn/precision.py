@@ -14,7 +14,7 @@ from smoothout.nn.options import Precision
 def precision_context(precision: Precision, device: torch.device) -> Iterator[None]:
     """Run a block in ``precision`` on ``device``; bfloat16 is torch's autocast, with weights in float32.
 
-    Autocast's cache is off: within the block it would keep using bfloat16 copies of weights that have changed.
+    Autocast's cache is off, because it would keep using bfloat16 copies of weights after these change.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if precision is Precision.tf32 else "highest")

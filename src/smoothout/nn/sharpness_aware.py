@@ -24,18 +24,18 @@ class SAM(Passes):
                     F.cross_entropy(model(x), y).backward()
             optimizer.step(); optimizer.zero_grad()
 
-    The first pass leaves the ``grad`` of the model's parameters alone; others, such as a criterion's, get the gradients
-    of both. With gradient accumulation each micro-batch takes its own step (m-SAM).
+    The first pass does not change the ``grad`` of the model's parameters. Others, such as those of a criterion, get the
+    gradients of both passes. With gradient accumulation, each micro-batch takes a separate step (m-SAM).
 
     Args:
         model: a module of any kind that `SmoothOut` takes.
         rho: radius, in the Euclidean norm over all trainable parameters.
-        statistics_from: which passes feed BatchNorm's running statistics, "clean" (as in a program of the paper),
+        statistics_from: passes that update BatchNorm's running statistics: "clean" (as in a program of the paper),
             "perturbed" or "both".
 
     Raises:
         TypeError, ValueError: for a model that `SmoothOut` refuses, a wrong ``rho`` or ``statistics_from``.
-        RuntimeError: within the blocks, as `SmoothOut`; if the second block is entered without the first, or inside it.
+        RuntimeError: within the blocks, as `SmoothOut`; if the second block is entered without or inside the first.
     """
 
     def __init__(self, model: nn.Module, rho: float = 0.05, *, statistics_from: str = StatisticsFrom.clean) -> None:
@@ -56,8 +56,8 @@ class SAM(Passes):
 class ASAM(SAM):
     """[Kwon 2021, Alg. 1] ASAM: SAM with the step rho T^2 g / ||T g||, which follows the scale of the weights.
 
-    T is |w| + eta for each number of a parameter with "weight" in its name, and 1 for others, as in the authors'
-    program, where both passes feed the running statistics. Other arguments and errors are those of `SAM`.
+    T is |w| + eta for each entry of a parameter with "weight" in its name, and 1 for others. As in the authors'
+    program, both passes update the running statistics. Other arguments and errors are those of `SAM`.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class _Nearby(WeightContext):
 def ascend(parameters: Sequence[Tensor], gradient: list[Tensor], rho: float) -> list[Tensor]:
     """w + rho g / ||g||, in new tensors with the parameters' strides; ``gradient`` may be overwritten.
 
-    If it is not finite, the step is 0.
+    If ``gradient`` is not finite, the step is 0.
     """
     gradient = at_least_float32(gradient)
     scale_to_norm_(gradient, rho)
@@ -113,12 +113,12 @@ def ascend_adaptively(
     gradient = at_least_float32(gradient)
     weights = [p.detach() for p, is_scaled in zip(parameters, scaled, strict=True) if is_scaled]
     factors = [weight.abs().add_(eta) for weight in weights]
-    own = [g for g, is_scaled in zip(gradient, scaled, strict=True) if is_scaled]
-    if own:
-        torch._foreach_mul_(own, factors)
+    selected = [g for g, is_scaled in zip(gradient, scaled, strict=True) if is_scaled]
+    if selected:
+        torch._foreach_mul_(selected, factors)
     norm = global_norm(gradient)
-    if own:
-        torch._foreach_mul_(own, factors)
+    if selected:
+        torch._foreach_mul_(selected, factors)
     scale_(gradient, rho / (norm + 1e-16))
     return add_weights(parameters, gradient)
 

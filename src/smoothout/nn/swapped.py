@@ -14,10 +14,10 @@ from smoothout.nn.watch import Watch, pause_all
 
 
 class SwappedWeights:
-    """Inside, ``parameters`` of ``model`` hold ``tensors``; at the end, their old data are restored to the last bit.
+    """Inside, ``parameters`` of ``model`` hold ``tensors``; at the end, the old data are restored bit for bit.
 
-    Run the backward pass inside: autograd refuses one over weights that have changed since the forward pass. Writes to
-    the parameters inside are lost; see `Watch` for those that are detected.
+    Run the backward pass inside, because autograd refuses it once weights have changed since the forward pass. Writes
+    to the parameters inside are lost; see `Watch` for which are detected.
 
     Raises:
         RuntimeError: at the end, with the weights restored: if a parameter was written to or replaced inside (unless
@@ -28,9 +28,9 @@ class SwappedWeights:
     def __init__(self, model: nn.Module, parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor]) -> None:
         self._model, self._parameters, self._tensors = model, parameters, tensors
         self.clean = [parameter.data for parameter in parameters]
-        own = {id(parameter): parameter for parameter in parameters}
+        by_id = {id(parameter): parameter for parameter in parameters}
         tables = [module._parameters for module in model.modules()]
-        self._slots = [(table, name, own[id(p)]) for table in tables for name, p in table.items() if id(p) in own]
+        self._slots = [(table, name, by_id[id(p)]) for table in tables for name, p in table.items() if id(p) in by_id]
         self._watch = Watch(parameters, tensors, self.clean, self._give_back)
         self._around: list[Watch] = []
         self._given_back = False
@@ -50,7 +50,7 @@ class SwappedWeights:
             return
         try:
             self._give_back()
-        except BaseException:  # an interrupt half-way
+        except BaseException:  # an interrupt during the restoration
             self._give_back()
             raise
         if self._watch.written and not any(error):
@@ -76,7 +76,7 @@ class SwappedWeights:
         for parameter, tensor in zip(self._parameters, self.clean, strict=True):
             try:
                 parameter.data = tensor
-            except Exception as error:  # whatever it is, restore the others
+            except Exception as error:  # restore the others in any case
                 failed[parameter] = error
         torch.autograd.graph.increment_version(list(self._parameters))
         clear_weight_caches()

@@ -14,7 +14,7 @@ class _ThreadState(threading.local):
     """The watches of the current thread; blocks in other threads belong to other models."""
 
     def __init__(self) -> None:
-        self.watches: list[Watch] = []  # of the blocks that are entered, the innermost last
+        self.watches: list[Watch] = []  # of the entered blocks, the innermost last
 
 
 _thread = _ThreadState()
@@ -23,9 +23,9 @@ _thread = _ThreadState()
 class Watch:
     """Watches ``parameters``, which hold ``tensors``, from `begin` to `end`.
 
-    It compares torch's version counters and addresses in memory, which needs no pass over the weights. It detects
-    writes to a parameter or a view of it, and data that were replaced. It cannot detect writes to ``parameter.data``,
-    or to a numpy array that shares its memory. Equal values at another address count as unchanged, and so do the
+    It compares torch's version counters and memory addresses, without a pass over the weights. It detects writes to a
+    parameter or a view of it, and replaced data. It cannot detect writes to ``parameter.data``, or to a numpy array
+    that shares its memory. Equal values at another address count as unchanged, and so do the
     ``clean`` weights.
     """
 
@@ -69,19 +69,19 @@ class Watch:
         """Add the parameters that have changed to ``written``."""
         marked = zip(self._parameters, self._tensors, self._clean, self._marks, strict=True)
         for parameter, tensor, clean, (version, before) in marked:
-            place = parameter.data_ptr()
-            if place == before:
+            address = parameter.data_ptr()
+            if address == before:
                 unchanged = parameter._version == version
-            else:  # the clean weights are there where a block is suspended
-                unchanged = place == clean.data_ptr() or _equal(parameter.data, tensor)
+            else:  # a suspended block holds the clean weights
+                unchanged = address == clean.data_ptr() or _equal(parameter.data, tensor)
             if not unchanged:
                 self.written.append(parameter)
 
     def inside(self) -> list[Watch]:
         """Watches of some of the same parameters that began later and have not ended, the innermost first."""
-        own = {id(p) for p in self._parameters}
+        watched = {id(p) for p in self._parameters}
         later = self._of_thread[self._of_thread.index(self) + 1 :] if self in self._of_thread else []
-        return [watch for watch in reversed(later) if not own.isdisjoint(map(id, watch._parameters))]
+        return [watch for watch in reversed(later) if not watched.isdisjoint(map(id, watch._parameters))]
 
 
 def _nothing() -> None: ...
@@ -90,14 +90,14 @@ def _nothing() -> None: ...
 def pause_all() -> list[Watch]:
     """Pause all watches of this thread before code that writes to weights and restores them.
 
-    Returns the watches to renew after it.
+    Returns the watches to renew afterwards.
     """
     return [watch for watch in list(_thread.watches) if not watch.pause()]
 
 
 @contextmanager
 def unwatched() -> Iterator[None]:
-    """Inside, weights may be written to if they are restored at the end: blocks around it do not report this."""
+    """Inside, weights may be written to if they are restored at the end; outer blocks do not report this."""
     around = pause_all()
     try:
         yield
@@ -106,5 +106,5 @@ def unwatched() -> Iterator[None]:
             watch.renew()
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)

@@ -1,4 +1,4 @@
-"""Base class of the contexts inside which a model has other weights: SmoothOut, and the methods it is compared with."""
+"""Base class of the contexts that change a model's weights: SmoothOut, SAM and other methods."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def untracked() -> Iterator[None]:
 class WeightContext(ABC):
     """A context where the trainable ``parameters`` of ``model`` hold other weights, computed at every entry.
 
-    Outside, they hold the clean weights, to the last bit. See `SmoothOut` for other guarantees and errors.
+    Outside, they hold exactly the clean weights. See `SmoothOut` for other guarantees and errors.
     """
 
     parameters: list[nn.Parameter]
@@ -42,12 +42,12 @@ class WeightContext(ABC):
 
     @abstractmethod
     def _moved(self) -> Sequence[Tensor]:
-        """The weights inside, parameter by parameter, with the parameters' strides, in memory of this context."""
+        """The weights inside: a tensor per parameter, with its strides, in memory of this context."""
 
     @untracked()
     def __enter__(self) -> Self:
         self._check_left()
-        weights = self._moved()  # an optimizer may count on their strides
+        weights = self._moved()  # an optimizer may rely on their strides
         try:
             self._entered = True
             _entered_contexts.append(self)
@@ -62,7 +62,7 @@ class WeightContext(ABC):
     def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
         try:
             self._leave(*error)
-        except BaseException:  # an interrupt half-way
+        except BaseException:  # an interrupt during the restoration
             self._leave(*error)
             raise
 
@@ -111,18 +111,18 @@ _entered_contexts: list[WeightContext] = []  # of all threads
 
 
 def _refuse_step(optimizer: torch.optim.Optimizer, *arguments: object) -> None:
-    """Raise RuntimeError if a block is entered whose weights ``optimizer`` would update."""
+    """Raise RuntimeError if ``optimizer`` would update weights of an entered block."""
     for context in tuple(_entered_contexts):  # a copy: other threads may enter and leave contexts meanwhile
-        ours = {id(parameter) for parameter in context.parameters}
-        if any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
+        perturbed = {id(parameter) for parameter in context.parameters}
+        if any(id(p) in perturbed for group in optimizer.param_groups for p in group["params"]):
             raise RuntimeError(
                 f"optimizer.step() belongs after the block, which restores the clean weights at its end; {FRAMEWORKS}"
             )
 
 
 # Registered once, not at every entry: torch has one dict of these hooks for all threads, and step() raises an error if
-# another thread changes it meanwhile. The list of contexts is not per thread either: on CUDA, a hook that calls step()
-# in the backward pass runs in a thread of autograd.
+# another thread changes it meanwhile. The list of contexts is not per thread either, because on CUDA a hook that calls
+# step() in the backward pass runs in an autograd thread.
 register_optimizer_step_pre_hook(_refuse_step)
 
 

@@ -1,1 +1,1 @@
-"""Training: the update of Algorithm 1, the loop around it, and what is kept on the way."""
+"""Training: the update of Algorithm 1, the training loop, and checkpoints."""

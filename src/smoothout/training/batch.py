@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """[Hoffer 2017, Alg. 1] How many examples an update sees, and in which ghost batches they pass the network.
+    """[Hoffer 2017, Alg. 1] The number of examples per update, and their division into ghost batches.
 
     Args:
         size: examples per batch.
         ghost: examples per ghost batch. BatchNorm normalizes each ghost batch by its own statistics (Hoffer et al.
             2017). None: no ghost batches. A batch is divided into size // ghost ghost batches, as in the released
-            program, so they are larger than ``ghost`` if it does not divide ``size``.
+            program; they are larger than ``ghost`` if it does not divide ``size``.
         multiplier: batches per update. Their gradients are averaged, as if they were one batch.
     """
 
@@ -55,12 +55,17 @@ class Batch:
         return 1 if self.ghost is None else self.size // self.ghost
 
     @property
+    def examples_per_pass(self) -> int:
+        """Nominal number of examples that pass the network together: ``ghost``, or ``size`` for one ghost batch."""
+        return self.canonicalized().ghost or self.size
+
+    @property
     def ghosts_per_update(self) -> int:
         """Largest number of ghost batches per update."""
         return self.ghosts_per_batch * self.multiplier
 
     def split(self, rows: Tensor) -> list[Tensor]:
-        """The ghost batches of an update on ``rows``, (n,). A last, smaller batch is cut into as many smaller ones."""
+        """Split an update's ``rows``, (n,), into ghost batches. A smaller last batch has as many of them."""
         return [ghost for batch in rows.split(self.size) for ghost in batch.chunk(self.ghosts_per_batch)]  # type: ignore[no-untyped-call]
 
     def smallest_ghost(self, examples: int) -> int:

@@ -1,4 +1,4 @@
-"""The state of a training as a file: tensors and one JSON string, written atomically."""
+"""Checkpoints: the state of a training as tensors and one JSON string, written atomically."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class TrainingState:
 
     model: StateDict  # with BatchNorm's running statistics
     optimizer: dict[str, Any]  # its state dict; empty once the training is done
-    best: StateDict  # at the end of the epoch with the best test accuracy so far; empty before the first
+    best: StateDict  # after the epoch with the best test accuracy so far; empty before the first
     sums: Tensor  # sums of losses and of correct predictions in the current epoch so far, (2,), float64
-    epoch: int = 0  # epochs done
-    step: int = 0  # updates done in the current epoch
+    epoch: int = 0  # completed epochs
+    step: int = 0  # completed updates in the current epoch
     elapsed: float = 0.0  # seconds spent on the current epoch
     curves: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in CURVES})  # a number per epoch
     curvature: list[dict[str, Any]] = field(default_factory=list)  # from `RunningTrace`, one per epoch with noise
@@ -45,7 +45,7 @@ class TrainingState:
 
     @property
     def diverged(self) -> bool:
-        """Whether a loss of the last epoch was not finite."""
+        """Whether the training or test loss of the last epoch is not finite."""
         losses = self.curves["train_loss"][-1:] + self.curves["test_loss"][-1:]
         return not all(map(math.isfinite, losses))
 
@@ -59,7 +59,7 @@ def save(path: Path, state: TrainingState, digest: str) -> None:
     numbers = {"digest": digest, **{name: value for name, value in parts.items() if name not in _TENSORS}}
     tensors = {name: parts[name] for name in _TENSORS if name != "method" or state.method}
     content = {**tensors, "json": json.dumps(numbers)}
-    with atomic_write(path) as part, part.open("wb") as file:  # given a path, torch hides why writing failed
+    with atomic_write(path) as part, part.open("wb") as file:  # with a path, torch would hide why writing failed
         try:
             torch.save(content, file)
         except RuntimeError as error:  # torch's error for a full disk
@@ -71,8 +71,8 @@ def save(path: Path, state: TrainingState, digest: str) -> None:
 def load(path: Path, digest: str, device: torch.device | str = "cpu") -> TrainingState:
     """The state at ``path``, on ``device``.
 
-    Raises CheckpointError if the file is damaged, contains anything but tensors and plain values, or belongs to another
-    run than ``digest``. Errors of the machine (disk, memory) are raised as they are.
+    Raises CheckpointError if the file is damaged, contains anything but tensors and plain values, or belongs to a run
+    other than ``digest``. Disk and memory errors are raised unchanged.
     """
     try:
         content = torch.load(path, map_location=device, weights_only=True)
@@ -80,7 +80,7 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Trainin
         owner = numbers.pop("digest")
         state = TrainingState(**content, **numbers)
         _check(state)
-    except Exception as error:  # torch.load raises many types of errors for other files
+    except Exception as error:  # torch.load raises many types of errors for invalid files
         if machine_error_hint(error):
             raise
         reason = textwrap.shorten(str(error), 120, placeholder=" ...")
@@ -95,7 +95,7 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Trainin
 
 
 def _check(state: TrainingState) -> None:
-    """Raise TypeError if a part has the wrong type, as another program's file with the same keys may have."""
+    """Raise TypeError if an entry has the wrong type, as in another program's file with the same keys."""
     parts = {
         "weights": all(isinstance(t, Tensor) for t in (*state.model.values(), *state.best.values())),
         "optimizer": isinstance(state.optimizer, dict),
@@ -105,4 +105,4 @@ def _check(state: TrainingState) -> None:
     }
     wrong = [name for name, valid in parts.items() if not valid]
     if wrong:
-        raise TypeError(f"{wrong[0]} has another type")
+        raise TypeError(f"{wrong[0]} has the wrong type")

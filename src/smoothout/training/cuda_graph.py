@@ -1,4 +1,4 @@
-"""An update as a CUDA graph: captured once per kind of update, checked against an eager one, then replayed."""
+"""Updates as CUDA graphs: captured once per kind of update, checked against an eager update, then replayed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # eager updates before a capture, in which libraries initialize and the optimizer creates its state
+WARM_UP = 3  # eager updates before a capture: libraries initialize, and the optimizer creates its state
 TOLERANCE = 0.25  # relative to the change that the eager update makes, see `difference`
-STRICT = {"loss and accuracy": 0.02}  # for numbers that the optimizer does not scale
+STRICT = {"loss and accuracy": 0.02}  # tolerance for numbers that the optimizer does not scale
 ROUNDING = 1e-6  # relative to the size of the tensors
 
 State = Mapping[str, Sequence[Tensor]]
@@ -22,49 +22,49 @@ Step = Callable[[Tensor], None]
 
 
 class RecordingError(RuntimeError):
-    """An update that could not be captured; everything that the attempt changed has been restored."""
+    """An update that could not be captured; all state has been restored."""
 
 
 class CaptureStream:
     """The stream and the memory pool in which one training captures its graphs.
 
     cuBLAS keeps one workspace per stream, and a graph keeps using the workspace of the stream that captured it, so
-    trainings that run at the same time must capture on different streams. If the caller runs the training on a stream,
-    it captures on that stream, because the workspace of an additional stream is never freed. The graphs of one training
-    never run at the same time, so they share a pool.
+    concurrent trainings must capture on different streams. If the caller runs the training on a non-default stream,
+    that stream is used, because the workspace of an additional stream would never be freed. The graphs of one training
+    never run concurrently, so they share a pool.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         with torch.cuda.device(device):
-            present = torch.cuda.current_stream(device)
-            by_caller = present != torch.cuda.default_stream(device)
-            self._stream: Any = present if by_caller else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            current = torch.cuda.current_stream(device)
+            by_caller = current != torch.cuda.default_stream(device)
+            self._stream: Any = current if by_caller else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._pool: Any = torch.cuda.graph_pool_handle()
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Make the device and the stream current; their work starts after all earlier work.
+        """Make the device and the stream current; work on the stream starts after all earlier work.
 
-        cuDNN benchmarks its algorithms during the warm-up, and the capture uses those that it chose.
+        cuDNN benchmarks its algorithms during the warm-up, and the capture uses the fastest.
         """
-        present, benchmark = torch.cuda.current_stream(self._device), torch.backends.cudnn.benchmark
-        self._stream.wait_stream(present)
+        current, benchmark = torch.cuda.current_stream(self._device), torch.backends.cudnn.benchmark
+        self._stream.wait_stream(current)
         torch.backends.cudnn.benchmark = True
         try:
             with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
                 yield
         finally:
             torch.backends.cudnn.benchmark = benchmark
-            present.wait_stream(self._stream)
+            current.wait_stream(self._stream)
 
     def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
         """Capture ``work`` without running it; returns a function that replays it."""
         graph = torch.cuda.CUDAGraph()
-        if torch.__version__ < "2.14":  # later versions register generators themselves, and warn
+        if torch.__version__ < "2.14":  # later versions register generators automatically, and warn here
             for generator in generators:
                 graph.register_generator_state(generator)
-        # When a capture fails, torch leaves its stream current; the outer context restores the one before.
+        # When a capture fails, torch leaves its stream current; the outer context restores the previous one.
         with torch.cuda.stream(self._stream), torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             work()
         replay: Callable[[], None] = graph.replay
@@ -72,12 +72,12 @@ class CaptureStream:
 
 
 class GraphedStep:
-    """Runs updates by replaying CUDA graphs, one for every number of rows and variant of the update.
+    """Runs updates by replaying CUDA graphs, one per number of rows and variant of the update.
 
     The first call for each kind runs the update eagerly (the warm-up), restores the state, captures the update and
     replays the graph. The graph is kept only if the replay and the eager update give the same result in the same
-    tensors. This detects an update that depends on something a graph does not see, such as a number on the host, if the
-    result changes by more than the tolerance. Tensors outside ``state`` are neither restored nor compared. Only this
+    tensors. This detects updates that depend on something outside the graph, such as a number on the host, if the
+    result changes by more than the tolerance. Tensors outside ``state`` are neither restored nor compared. Only the
     first call waits for the device.
 
     Each replay uses the current state of ``generators``. The object keeps no reference to the arguments of a call.
@@ -93,15 +93,15 @@ class GraphedStep:
         """Run ``work(rows)``.
 
         Args:
-            work: does everything on the device, waits for nothing, and writes its results into ``state``.
+            work: runs entirely on the device without synchronizing, and writes its results into ``state``.
             rows: row numbers on the device, (n,).
-            state: returns all tensors that ``work`` changes, by role. Those that it creates in its first run must come
-                last within their role and start as zeros.
-            variant: identifies kinds of work that need separate graphs.
+            state: returns all tensors that ``work`` changes, by role. Tensors created in its first run must come last
+                within their role and start as zeros.
+            variant: distinguishes kinds of work that need separate graphs.
 
         Raises:
-            RecordingError: if the work cannot be captured, or its replay gives another result. After this and any other
-                error (torch.OutOfMemoryError), state and generators are as before the call.
+            RecordingError: if the work cannot be captured, or its replay gives a different result. After any error
+                (torch.OutOfMemoryError too), state and generators are as before the call.
         """
         kind = len(rows), variant
         if kind in self._recordings:
@@ -122,7 +122,7 @@ class GraphedStep:
                 generator.set_state(random_state)
 
         try:
-            # Warm up; the first run is what the replay is compared with.
+            # Warm up; the replay is compared with the first run.
             with stream.entered():
                 work(rows)
                 eager = _copied(state())
@@ -132,7 +132,7 @@ class GraphedStep:
                 addresses = _addresses(state())
                 with _as_recording_errors():
                     replay = stream.capture(lambda: work(rows), self._generators)
-            # This replay is the requested update, provided that its result is that of the eager one.
+            # This replay is the requested update, provided that it matches the eager one.
             with _as_recording_errors():
                 replay()
             _check_replay(state(), addresses, eager, before)
@@ -145,11 +145,11 @@ class GraphedStep:
 @contextmanager
 def _as_recording_errors() -> Iterator[None]:
     """Turn the failure of a capture or replay into a RecordingError with torch's first error."""
-    handled = sys.exc_info()[1]  # the caller's: it ends the chain of contexts, and is not the cause
+    handled = sys.exc_info()[1]  # an exception that the caller handles ends the chain, and is not the cause
     try:
         yield
     except Exception as error:
-        # The last error only says that a capture was interrupted; the first in the chain says why.
+        # The last error only says that a capture failed; the first in the chain says why.
         first: BaseException = error
         while first.__context__ is not None and first.__context__ is not handled:
             first = first.__context__
@@ -174,13 +174,13 @@ def _restore(state: State, before: State) -> None:
                 tensor.zero_()
             elif tensor.shape == old.shape:
                 tensor.copy_(old)
-            else:  # the update has replaced it by a tensor of another size
+            else:  # the update has replaced it with a tensor of another size
                 tensor.resize_(old.shape).copy_(old)
 
 
 def _check_replay(replayed: State, addresses: dict[str, list[int]], eager: State, before: State) -> None:
     """Raise RecordingError if a replay and the eager update, both from ``before``, gave different results."""
-    if _addresses(replayed) != addresses:  # each replay would start from the old tensors again
+    if _addresses(replayed) != addresses:  # every replay would start from the old tensors
         raise RecordingError("the update replaces tensors instead of writing into them")
     for role, tensors in replayed.items():
         share = difference(tensors, eager[role], before.get(role, ()))
@@ -191,10 +191,10 @@ def _check_replay(replayed: State, addresses: dict[str, list[int]], eager: State
 def difference(actual: Sequence[Tensor], expected: Sequence[Tensor], before: Sequence[Tensor]) -> float:
     """||actual - expected|| / ||before - expected||; tensors missing in ``before`` count as zeros.
 
-    The norms are over all tensors together, and what rounding explains is subtracted from the first. Deterministic
-    kernels give 0. Kernels that sum in a different order at every run give a fraction, because Adam takes full steps
-    along gradients that are pure rounding error (a bias before BatchNorm). Work on other rows, with other noise or from
-    other weights gives about 1. Unequal integers give infinity.
+    The norms are over all tensors together. The part that rounding explains is subtracted from the numerator.
+    Deterministic kernels give 0. Nondeterministic sums give a fraction, because Adam takes full steps along gradients
+    that are pure rounding error (a bias before BatchNorm). Different rows, noise or initial weights give about 1.
+    Unequal integers give infinity.
     """
     if len(actual) != len(expected):
         return math.inf
@@ -206,7 +206,7 @@ def difference(actual: Sequence[Tensor], expected: Sequence[Tensor], before: Seq
             if not torch.equal(tensor, target):
                 return math.inf
             continue
-        # A diverged training has the same nan in both.
+        # After divergence, both have the same nan.
         now, end, start = (_finite(t) for t in (tensor, target, torch.zeros_like(target) if old is None else old))
         for sums, part in ((gap, now - end), (change, end - start), (size, end)):
             sums.append(part.square().sum())

@@ -1,14 +1,14 @@
-"""Several processes (torchrun's ranks) share one training.
+"""Train with several processes (torchrun's ranks).
 
 Each rank takes its share of an update's ghost batches. Once per update, after its last backward pass, gradients,
-BatchNorm's running statistics, the loss and the number of correct predictions are summed over ranks; then every rank
-makes the update that one process would make, up to rounding of the sums.
+BatchNorm's running statistics, the loss and the number of correct predictions are summed over ranks. Every rank then
+makes the same update as a single process, up to the rounding of sums.
 
-Gradients are sent as one flat message, not through DistributedDataParallel. DDP hooks into the passes of a module: it
+Gradients are sent as one flat message, not through DistributedDataParallel. DDP hooks into the passes of a module. It
 would need to know which ghost batch is the last (no_sync), expects the same number of passes on every rank, and
-broadcasts one rank's running statistics instead of summing all. After the last pass the weights are clean and gradients
-are plain tensors, whatever buffers the noise used; and of many backward passes, DDP could overlap only the last with
-communication.
+broadcasts one rank's running statistics instead of summing them. After the last pass the weights are clean and
+gradients are plain tensors, whatever buffers the noise used. DDP could overlap communication only with the last of many
+backward passes.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from smoothout.common.errors import DistributedAbort, PeerLostError
 from smoothout.nn.parameters import BATCHNORM, group_by, vector_to_parameters
 from smoothout.training.methods.base import GradientEstimator
 
-TIMEOUT = timedelta(days=20)  # ranks wait while rank 0 measures; torchrun notices those that die
+TIMEOUT = timedelta(days=20)  # ranks wait while rank 0 measures; torchrun detects ranks that die
 EXCHANGE_SECONDS = 0.5  # between two exchanges of signals
 
 
 class ProcessGroup:
-    """This process among those that torchrun started; by default it is the only one.
+    """The processes that torchrun started, as seen from this one; by default there are no others.
 
-    Rank 0 runs the program. The others do their share of its trainings, and write nothing.
+    Rank 0 runs the program. The others do their share of its trainings and write nothing.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, store: Any = None) -> None:
@@ -53,13 +53,13 @@ class ProcessGroup:
         self._exchanged, self._interval, self._updates_left = time.monotonic(), 1, 1
 
     def shard(self, count: int) -> slice:
-        """Which of ``count`` items in a row are this rank's: equal shares, one more for the first ranks."""
+        """This rank's contiguous share of ``count`` items; the first ranks take one more if shares cannot be equal."""
         share, remainder = divmod(count, self.size)
         first = self.rank * share + min(self.rank, remainder)
         return slice(first, first + share + (self.rank < remainder))
 
     def device(self, device: torch.device) -> torch.device:
-        """This rank's device of ``device``'s type. Raises ValueError if the machine has too few."""
+        """This rank's device of the type of ``device``. Raises ValueError if the machine has too few."""
         if self.size == 1 or device.type != "cuda":
             return device
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
@@ -83,9 +83,9 @@ class ProcessGroup:
             vector_to_parameters(group, flat)
 
     def agree_to_stop(self) -> int:
-        """Whether any rank has received a signal: its number, or 0 for none and between two exchanges.
+        """The number of a stop signal that any rank has received; 0 if there is none, and between two exchanges.
 
-        Every rank calls this after every update. They exchange signals about every half second: in each exchange they
+        Every rank calls this after every update. Ranks exchange signals about every half second. In each exchange they
         agree on the number of updates until the next one, by the slowest rank's estimate.
         """
         if self.size == 1:
@@ -107,7 +107,7 @@ class ProcessGroup:
 
     @contextmanager
     def broadcast_work(self, order: Callable[[], Any]) -> Iterator[None]:
-        """On rank 0: a block during which the other ranks work on ``order()``. An error in it ends all ranks."""
+        """On rank 0: while the block runs, the other ranks work on ``order()``. An error in it ends all ranks."""
         if self.size == 1:
             yield
             return
@@ -129,7 +129,7 @@ class ProcessGroup:
             yield torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
 
     def shutdown(self) -> None:
-        """Dismiss the other ranks at the end of the program; during a training they notice that this rank is gone."""
+        """Release the other ranks at the end of the program; during a training they detect that this rank is gone."""
         if self.size > 1 and not self._leading:
             with suppress(PeerLostError), _notice_lost_peers():
                 if self.rank == 0:
@@ -137,7 +137,7 @@ class ProcessGroup:
                 dist.destroy_process_group()
 
     def may_report(self) -> bool:
-        """Whether this rank reports its error: of several that fail, only the first one does."""
+        """Whether this rank reports its error; if several ranks fail, only the first one does."""
         if self._store is None:
             return True
         with suppress(RuntimeError):  # the store is gone with torchrun
@@ -180,10 +180,10 @@ def _broadcast(content: bytes | None = None) -> bytes | None:
 class GradientSync:
     """Sums over ranks at the end of an update of ``model``.
 
-    BatchNorm: a ghost batch moves a running statistic r to (1 - m) r + m s. That is linear in r: rank 0 starts from r,
-    the others from 0, each result is multiplied by 1 - m for every ghost batch after the rank's own, and the sum over
-    ranks is the result of all ghost batches in turn. A layer without momentum has no such sum: if several ranks share
-    one, ValueError is raised.
+    A ghost batch moves a running statistic r of BatchNorm to (1 - m) r + m s, which is linear in r. Rank 0 starts from
+    r, the others from 0. Each result is multiplied by 1 - m for every ghost batch after the rank's own, so the sum over
+    ranks is the result of all ghost batches in turn. This does not work for a layer without momentum: with several
+    ranks, it raises ValueError.
     """
 
     def __init__(self, ranks: ProcessGroup, model: nn.Module, estimator: GradientEstimator) -> None:
@@ -199,7 +199,7 @@ class GradientSync:
 
     @torch.no_grad()
     def begin(self, shard: slice, num_ghosts: int) -> Callable[[Tensor], None]:
-        """Prepare an update of ``num_ghosts`` ghost batches, of which ``shard`` are this rank's.
+        """Prepare an update of ``num_ghosts`` ghost batches; ``shard`` is this rank's part.
 
         Returns a function to call after the last backward pass: it sums gradients, running statistics and its argument.
         """

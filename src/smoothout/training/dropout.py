@@ -1,4 +1,4 @@
-"""Dropout's random numbers: each ghost batch's masks come from their own seed, on any device."""
+"""Dropout's random numbers: the masks of each ghost batch have a separate seed, on any device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from smoothout.common.rng import derive_seed
 
 
 class UnseededError(ValueError):
-    """A model draws random numbers that no seed of the training reaches."""
+    """A model draws random numbers that the training does not seed."""
 
 
 class DropoutRng:
@@ -21,26 +21,26 @@ class DropoutRng:
     def __init__(self, model: nn.Module, seed: int, device: torch.device) -> None:
         self._seed, self._device, self._update, self._checked = seed, device, 0, False
         self.drops = any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p for m in model.modules())
-        self._own = torch.Generator(device) if self.drops and device.type == "cuda" else None
+        self._private = torch.Generator(device) if self.drops and device.type == "cuda" else None
 
     @property
     def generators(self) -> list[torch.Generator]:
         """The generators that dropout uses in an update."""
-        return [self._own or self._global] if self.drops else []
+        return [self._private or self._global] if self.drops else []
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Context in which dropout on a CUDA device uses a generator of this training.
+        """A context in which dropout on a CUDA device uses this training's generator.
 
-        Graphs of several trainings must not share torch's global generator: up to torch 2.12 it keeps a single seed on
-        the device, which a replay on one stream could overwrite before a replay on another stream has read it.
+        Graphs of several trainings must not share torch's global generator. Up to torch 2.12 it keeps a single seed on
+        the device, and a replay on one stream could overwrite it before a replay on another stream has read it.
         """
-        if self._own is None:
+        if self._private is None:
             yield
             return
         shared = self._global
         before = shared.graphsafe_get_state()
-        shared.graphsafe_set_state(self._own)
+        shared.graphsafe_set_state(self._private)
         try:
             yield
         finally:
@@ -70,7 +70,7 @@ class DropoutRng:
         """Seed the masks of the current update's ``ghost``-th ghost batch."""
         if self.drops:
             # torch.manual_seed would format the call stack for devices that do not exist: 0.1 ms per call.
-            (self._own or self._global).manual_seed(derive_seed(self._seed, "dropout", self._update, ghost))
+            (self._private or self._global).manual_seed(derive_seed(self._seed, "dropout", self._update, ghost))
 
     @property
     def _global(self) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""How the updates of a training run on the hardware: settings that change its speed, not what is computed.
+"""How updates run on the hardware: settings that change their speed, not what is computed.
 
 Importable without torch, which is imported inside functions.
 """
@@ -22,7 +22,7 @@ MAX_CONCURRENT = 8  # trainings that take turns on one CUDA device
 
 
 def tune_malloc() -> None:
-    """Let glibc keep the memory of large tensors, instead of returning it and faulting it in again at each update."""
+    """Let glibc keep the memory of large tensors instead of returning it to the system after each update."""
     with suppress(OSError, AttributeError, TypeError):  # another C library, or Windows
         mallopt = ctypes.CDLL(None).mallopt
         # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD: no mmap, no trim
@@ -77,7 +77,7 @@ class Engine:
         concurrent_trainings: how many missing trainings take turns on the device, as its memory allows; trainings on
             image folders run alone. None is 8 on CUDA, 1 elsewhere.
         ghosts: sequential needs the memory of one ghost batch, batched that of a batch. auto is batched on CUDA
-            devices, where it takes fewer and larger launches, and sequential on CPUs, so that repeating a training
+            devices, where it needs fewer kernel launches, and sequential on CPUs, so that repeating a training
             reproduces its record bit by bit. On a CPU with ghost batches of 128, batched took 1.1 times as long for a
             ResNet and 0.9 times for F1 (half as long with ghost batches of 16).
             It is always sequential for image folders, ghost batches at different weights (separate noise, copies),

@@ -1,4 +1,4 @@
-"""How the ghost batches of an update go through the network: one after another, or those of a batch in one pass."""
+"""How the ghost batches of an update are forwarded: one after another, or those of a batch in one pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Network = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class PassPlan:
-    """How the ghost batches of one update go through the network."""
+    """How the ghost batches of one update are forwarded."""
 
     passes: tuple[Tensor, ...]  # row numbers of each pass of this process
     shard: slice  # which of the update's ghost batches are this process's
@@ -34,22 +34,22 @@ def plan_passes(
     """The passes of an update on ``rows``, the row numbers of its examples over all processes, (n,).
 
     Args:
-        network: ``model``, or what was compiled from it.
-        one_pass: whether the ghost batches of a batch go in one pass; where a process has only a part of a batch, its
-            ghost batches go one after another in any case.
-        shard: which of N ghost batches are this process's.
+        network: ``model``, or its compiled version.
+        one_pass: whether to forward the ghost batches of a batch in one pass. If a process has only a part of a batch,
+            its ghost batches are forwarded one after another anyway.
+        shard: returns this process's part of N ghost batches.
     """
     ghosts = batch.split(rows)
-    own = shard(len(ghosts))
+    part = shard(len(ghosts))
 
-    # One pass needs whole batches: they begin at a multiple of the batch size, and end at one or with the update.
-    start, stop = (sum(map(len, ghosts[:end])) for end in (own.start, own.stop))
-    whole = start < stop and start % batch.size == 0 and (stop % batch.size == 0 or stop == len(rows))
-    if not (one_pass and whole):
-        return PassPlan(tuple(ghosts[own]), own, len(ghosts), network, 1)
+    # One pass needs whole batches, which start at a multiple of the batch size and end at one or with the update.
+    start, stop = (sum(map(len, ghosts[:end])) for end in (part.start, part.stop))
+    has_whole_batches = start < stop and start % batch.size == 0 and (stop % batch.size == 0 or stop == len(rows))
+    if not (one_pass and has_whole_batches):
+        return PassPlan(tuple(ghosts[part]), part, len(ghosts), network, 1)
     per_pass = batch.ghosts_per_batch
     forward = partial(forward_ghosts, network, model, ghosts=per_pass)
-    return PassPlan(torch.split(rows[start:stop], batch.size), own, len(ghosts), forward, per_pass)
+    return PassPlan(torch.split(rows[start:stop], batch.size), part, len(ghosts), forward, per_pass)
 
 
 def own_rows(rows: Tensor, batch: Batch, shard: Callable[[int], slice]) -> Tensor:
@@ -67,11 +67,11 @@ class BufferUse:
 
     @property
     def fits_one_pass(self) -> bool:
-        """Whether a pass over several ghost batches changes the buffers as these would in turn."""
+        """Whether one pass over several ghost batches changes the buffers like one pass for each."""
         return not self.others and max(self.batchnorm_uses.values(), default=0) <= 1
 
     def check_fits_processes(self) -> None:
-        """Raise ValueError unless the changes of several processes can be joined to those of all ghost batches."""
+        """Raise ValueError unless the changes made by several processes can be combined."""
         if self.others:
             raise ValueError(f"model: a pass changes {self.others[0]}, which several processes cannot do together")
         for name, uses in self.batchnorm_uses.items():
@@ -83,10 +83,10 @@ class BufferUse:
 
 @torch.no_grad()
 def buffer_use(model: nn.Module, example: Tensor, ghosts: int = 1) -> BufferUse | None:
-    """Try ``ghosts`` ghost batches in one pass, of two copies of ``example``, (1, ...), each. The model is unchanged.
+    """Try one pass over ``ghosts`` ghost batches, each with two copies of ``example``, (1, ...); restores the model.
 
-    Returns None if the pass fails: a BatchNorm layer may not support ghost batches, and an error of the model itself
-    appears again in the training.
+    Returns None if the pass fails: a BatchNorm layer may not support ghost batches, and an error in the model will
+    occur again in the training.
     """
     named = {name: module for name, module in model.named_modules() if isinstance(module, BATCHNORM)}
     uses, inputs = dict.fromkeys(named, 0), torch.cat([example] * 2 * ghosts)
@@ -100,8 +100,8 @@ def buffer_use(model: nn.Module, example: Tensor, ghosts: int = 1) -> BufferUse 
         with preserve_state(model):
             model.train()
             forward_ghosts(model, model, inputs, ghosts) if ghosts > 1 else model(inputs)
-            present = dict(model.named_buffers())
-            others = tuple(name for name, buffer in before.items() if not torch.equal(present[name], buffer))
+            after = dict(model.named_buffers())
+            others = tuple(name for name, buffer in before.items() if not torch.equal(after[name], buffer))
     except Exception:
         return None
     finally:
@@ -111,6 +111,6 @@ def buffer_use(model: nn.Module, example: Tensor, ghosts: int = 1) -> BufferUse 
 
 
 def statistics_batches(split: Split, batch: Batch) -> SplitBatches:
-    """The training examples in (ghost) batches for BatchNorm's statistics, without a last batch of one example."""
-    batches = split.batches(batch.canonicalized().ghost or batch.size)
+    """The training examples in (ghost) batches for BatchNorm's statistics; a last batch of one example is dropped."""
+    batches = split.batches(batch.examples_per_pass)
     return replace(batches, which=slice(len(batches) - (len(split) % batches.size == 1) or None))

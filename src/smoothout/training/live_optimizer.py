@@ -17,7 +17,7 @@ class LiveOptimizer:
 
     def __init__(self, config: OptimizerConfig, model: nn.Module, device: torch.device) -> None:
         self._config, self._model, self._device = config, model, device
-        self._on_device = False  # whether a CUDA graph reads its numbers
+        self._on_device = False  # whether a CUDA graph reads the learning rate
         self._build()
 
     def _build(self) -> None:
@@ -46,9 +46,9 @@ class LiveOptimizer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
         self.torch.load_state_dict(state)
-        for weight, held in self.torch.state.items():  # a fused step needs state with the weight's strides
-            like = {k: v for k, v in held.items() if isinstance(v, Tensor) and v.dim() and v.shape == weight.shape}
-            held.update({name: torch.empty_like(weight).copy_(v) for name, v in like.items()})
+        for weight, entries in self.torch.state.items():  # a fused step needs state with the weight's strides
+            like = {k: v for k, v in entries.items() if isinstance(v, Tensor) and v.dim() and v.shape == weight.shape}
+            entries.update({name: torch.empty_like(weight).copy_(v) for name, v in like.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint, as it would be without a CUDA graph."""
@@ -60,8 +60,8 @@ class LiveOptimizer:
     def tensors(self) -> dict[str, list[Tensor]]:
         """The tensors of the state, by name."""
         tensors = dict[str, list[Tensor]]()
-        for held in self.torch.state.values():
-            for name, tensor in held.items():
+        for entries in self.torch.state.values():
+            for name, tensor in entries.items():
                 tensors.setdefault(name, []).append(tensor)
         return tensors
 

@@ -1,4 +1,4 @@
-"""How strong a training's noise is relative to the weights that it perturbs."""
+"""The strength of a training's noise relative to the perturbed weights."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def relative_step(model: nn.Module, steps: Sequence[Tensor]) -> float:
 
 
 def batch_gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> list[Tensor]:
-    """The gradient of the mean cross entropy for each trainable parameter; ``model`` stays as it is.
+    """The gradient of the mean cross entropy for each trainable parameter; ``model`` is restored.
 
     BatchNorm normalizes by the batch, as in a training; dropout is off, so that nothing is random.
     """
@@ -86,7 +86,7 @@ def batch_gradient(model: nn.Module, inputs: Tensor, labels: Tensor) -> list[Ten
     with preserve_training_mode(model), freeze_running_stats(model):
         model.eval()
         for layer in model.modules():
-            if isinstance(layer, BATCHNORM):  # in evaluation mode it would use the running statistics, frozen or not
+            if isinstance(layer, BATCHNORM):  # in evaluation mode it would use the running statistics
                 layer.train()
         loss = F.cross_entropy(model(inputs), labels)
         return list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))

@@ -1,4 +1,4 @@
-"""The optimizers of the papers: torch's own, with the settings in which the protocols differ.
+"""The optimizers of the papers: those of torch, with the settings in which the protocols differ.
 
 Importable without torch: ``build`` imports it.
 """
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Epsilon(StrEnum):
-    """What Adam adds epsilon to: the root of the second moment after bias correction, or before."""
+    """Whether Adam adds epsilon to the root of the second moment after bias correction, or before."""
 
     corrected = "corrected"
     uncorrected = "uncorrected"
 
 
 class OptimizerConfig(Protocol):
-    """What the trainer needs of an optimizer's settings."""
+    """The interface of an optimizer's settings."""
 
     @property
     def lr(self) -> float: ...  # noqa: D102
@@ -107,9 +107,9 @@ class Adam(Optimizer):
 
 
 class _Uncorrected:
-    """Sets epsilon before each step. All parameters of a group must have made the same number of steps.
+    """Sets epsilon before each step. All parameters of a group must have taken the same number of steps.
 
-    That number is read from the device once, and then counted here.
+    The number is read from the device once, then counted on the host.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class _Uncorrected:
 
 
 def _steps_done(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> int:
-    """How many steps ``parameters`` have made; waits for the device."""
+    """How many steps ``parameters`` have taken; waits for the device."""
     return int(next((state["step"] for p in parameters if (state := optimizer.state.get(p))), 0))
 
 

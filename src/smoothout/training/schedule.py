@@ -1,4 +1,4 @@
-"""How long a training is, and its learning rate over the epochs. Importable without torch."""
+"""The length of a training and its learning rate over the epochs. Importable without torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LrScaling(StrEnum):
 
 @dataclass(frozen=True)
 class Schedule:
-    """[Hoffer 2017, scaling] How long a training is, and its learning rate over time.
+    """[Hoffer 2017, scaling] The length of a training and its learning rate over time.
 
     Epochs count from 0. At the start of each epoch in ``milestones`` the learning rate is multiplied by ``gamma``;
     without milestones it is constant.
@@ -31,11 +31,11 @@ class Schedule:
         gamma: factor of each drop.
         lr_scaling: with sqrt or linear, all learning rates are multiplied by (examples per update /
             ``base_batch_size``) to the power 1/2 or 1; the batch multiplier counts.
-        base_batch_size: the batch size that the learning rate is meant for. None is the ghost batch, as in the released
-            program, or ``batch.size`` without ghost batches, so that only the multiplier scales.
+        base_batch_size: the batch size for which the learning rate was chosen. None is the ghost batch, as in the
+            released program, or ``batch.size`` without ghost batches, so that only the multiplier scales.
         warmup_epochs: epochs in which the learning rate rises linearly, update by update, from the unscaled to the
             scaled one (Goyal et al. 2017, Sec. 2.2); no published row does so.
-        keep_epochs: lengths of shorter trainings, which are beginnings of this one: their checkpoints are kept on the
+        keep_epochs: lengths of shorter trainings that are beginnings of this one; their checkpoints are saved on the
             way. Lengths that are not shorter have no effect. Not part of a record's identity.
     """
 

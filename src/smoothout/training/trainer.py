@@ -38,11 +38,11 @@ class Trainer:
     """One training of ``model``, in place: iterate over it to train, update by update.
 
         trainer = Trainer(model, train_split, test_split, optimizer=Adam(1e-3), schedule=Schedule(200), ...)
-        for now in trainer:
-            ...  # now.epoch, now.step, now.curves; trainer.state() can be saved, and resumed
+        for state in trainer:
+            ...  # state.epoch, state.step, state.curves; trainer.state() can be saved, and resumed
 
-    Every random number is drawn from a generator seeded with ``seed`` and what it is drawn for (see `common.rng`), so a
-    resumed training repeats an uninterrupted one, on a CPU with the same threads and versions to the last bit.
+    Every random number is drawn from a generator seeded with ``seed`` and a purpose (see `common.rng`), so a resumed
+    training repeats an uninterrupted one. On a CPU with the same threads and versions the results are bitwise equal.
     Dropout layers draw from torch's global generator, which is seeded again for every ghost batch.
 
     A loss that is not finite at the end of an epoch ends the training. If an update cannot be captured as a CUDA graph,
@@ -55,13 +55,14 @@ class Trainer:
         optimizer: settings of the optimizer, with the initial learning rate.
         schedule: number of epochs, and the learning rate over time relative to the initial one.
         batch: how many examples an update sees, and in which ghost batches.
-        method: how the gradient is computed: with SmoothOut's noise, SAM, or plainly.
-        seed: seed of everything random but the initial weights, which come with ``model``.
+        method: how the gradient is computed: with SmoothOut's noise, SAM, or as usual.
+        seed: seed of all random numbers except the initial weights, which come with ``model``.
         precision: number format of passes: "float32", "tf32" or "bfloat16" (autocast; weights stay in float32).
         augmentation: augmentation of the training images, of the type that the split takes, or None.
-        engine: how updates run on the hardware; its ``auto`` choices are made here.
-        resume: state of an earlier training with the same arguments, from `state`; None starts at the model's weights.
-        ranks: the processes that share the training; each makes a `Trainer` with the same arguments.
+        engine: how updates run on the hardware; ``auto`` is resolved here.
+        resume: state of an earlier training with the same arguments, from `state`; None starts from the model's
+            weights.
+        ranks: the processes that share the training; each creates a `Trainer` with the same arguments.
         after_epoch: called at the end of every epoch.
 
     Raises:
@@ -88,14 +89,14 @@ class Trainer:
         engine: Engine | None = None,
         resume: TrainingState | None = None,
         ranks: ProcessGroup | None = None,
-        after_epoch: Callable[[TrainingState], None] = lambda now: None,
+        after_epoch: Callable[[TrainingState], None] = lambda state: None,
     ) -> None:
         self._device, self._precision = train_split.labels.device, parse_enum(Precision, "precision", precision)
         self._config, self._schedule, self._batch, self._seed = optimizer, schedule, batch, seed
         self._ranks, self._after_epoch = ranks or ProcessGroup(), after_epoch
         self._updates = batch.updates_per_epoch(len(train_split))
 
-        # The memory format comes before the method, whose buffers have the weights' strides.
+        # Set the memory format before building the method, because its buffers have the weights' strides.
         engine = engine or Engine()
         memory_format = engine.resolve_memory_format(self._device, self._precision)
         self._model = memory_format.applied_to(model)
@@ -122,15 +123,15 @@ class Trainer:
         self._examples = train_split.training_view(augmentation, seed)
 
         # The state that changes from update to update, fresh or resumed.
-        self._now = resume or TrainingState({}, {}, {}, torch.zeros(2, dtype=torch.float64, device=self._device))
+        self._state = resume or TrainingState({}, {}, {}, torch.zeros(2, dtype=torch.float64, device=self._device))
         self._optimizer = LiveOptimizer(optimizer, model, self._device)
         self._estimator.use_optimizer(self._optimizer.torch)
         if resume:
             self._load(resume)
         self._buffers = [name for name, _ in model.named_buffers()]  # a forward pass may add others
-        self._now.model = model.state_dict()  # live tensors, up to date except for buffers that are replaced
+        self._state.model = model.state_dict()  # live tensors, up to date except for buffers that are replaced
 
-        # Compiling and capturing come last, because they hold on to the tensors that they see.
+        # Compiling and capturing come last, because they keep references to tensors.
         eager_masks: dict[str, Any] = {"fallback_random": True}  # a compiled network draws the same dropout masks
         compiled = torch.compile(model, dynamic=False, options=eager_masks) if self.engine.compile else None
         self._network: Any = compiled or model
@@ -138,10 +139,10 @@ class Trainer:
         self._graph_required = engine.launch is Launch.graph
         if self.engine.launch is Launch.graph:
             self._prepare_graphs()
-        self._since = time.perf_counter() - self._now.elapsed
+        self._since = time.perf_counter() - self._state.elapsed
 
     def _try_pass(self, example: Tensor) -> None:
-        """Try a pass: its effect on buffers decides whether ghost batches can share one, or be split over processes."""
+        """Check on a trial pass whether ghost batches can share a pass or be split over processes."""
         batched = self.engine.ghosts is GhostPasses.batched
         with precision_context(self._precision, self._device):
             use = buffer_use(self._model, example, 2 if batched else 1)
@@ -171,22 +172,24 @@ class Trainer:
         return self.until(self._schedule.epochs)
 
     def until(self, epochs: int) -> Iterator[TrainingState]:
-        """As iterating, but only until ``epochs`` epochs are done; later iterators continue from there."""
-        now, size = self._now, self._batch.examples_per_update
-        while now.epoch < epochs and not now.diverged:
+        """Iterate until ``epochs`` epochs are complete; later iterators continue from there."""
+        state, size = self._state, self._batch.examples_per_update
+        while state.epoch < epochs and not state.diverged:
             order = self._begin_epoch()
-            while now.step < self._updates:
-                number = now.epoch * self._updates + now.step
+            while state.step < self._updates:
+                number = state.epoch * self._updates + state.step
                 self._estimator.begin_update(number)
                 self._dropout.begin_update(number)
-                self._optimizer.scale_lr(self._schedule.lr_factor(now.epoch + now.step / self._updates, self._batch))
+                self._optimizer.scale_lr(
+                    self._schedule.lr_factor(state.epoch + state.step / self._updates, self._batch)
+                )
                 with self._dropout.checked(), self._dropout.entered():
-                    self._run_update(order[now.step * size : (now.step + 1) * size])
+                    self._run_update(order[state.step * size : (state.step + 1) * size])
                 self._estimator.after_update()
-                now.step += 1
-                yield now
+                state.step += 1
+                yield state
             self._end_epoch()
-        if now.epoch < self._schedule.epochs and not now.diverged:
+        if state.epoch < self._schedule.epochs and not state.diverged:
             return
         with precision_context(self._precision, self._device):
             self._estimator.finish()
@@ -194,18 +197,18 @@ class Trainer:
         self._optimizer.torch.zero_grad(set_to_none=True)
 
     def run(self) -> TrainingState:
-        """Train to the end; returns the last state, whose ``best`` holds the weights of the best test epoch."""
+        """Train to the end; returns the last state, with the weights of the best test epoch in ``best``."""
         for _ in self:
             pass
-        return self._now
+        return self._state
 
     def state(self) -> TrainingState:
         """The live state, ready to be saved."""
-        now, trace = self._now, self._estimator.trace
-        now.model = self._model.state_dict()
-        now.optimizer, now.elapsed = self._optimizer.state_dict(), time.perf_counter() - self._since
-        now.trace, now.method = trace.state_dict() if trace else {}, dict(self._estimator.tensors())
-        return now
+        state, trace = self._state, self._estimator.trace
+        state.model = self._model.state_dict()
+        state.optimizer, state.elapsed = self._optimizer.state_dict(), time.perf_counter() - self._since
+        state.trace, state.method = trace.state_dict() if trace else {}, dict(self._estimator.tensors())
+        return state
 
     # One update
 
@@ -218,10 +221,10 @@ class Trainer:
                 crowded = isinstance(error, torch.OutOfMemoryError) and self.engine.concurrent_trainings != 1
                 if self._graph_required or crowded:
                     raise
-                failure = shorten(str(error), 160)  # torch's own text on memory fills a page
+                failure = shorten(str(error), 160)  # torch's message for lack of memory is long
             else:
                 return
-            # Outside the handler, because the error's frames hold the attempt's memory.
+            # Outside the handler, because the error's frames keep the attempt's memory alive.
             warnings.warn(f"no CUDA graph of this update ({failure}); it runs eagerly", stacklevel=2)
             self._give_up_graphs()
         self._run_eagerly(rows)
@@ -236,14 +239,14 @@ class Trainer:
         passes = zip(plan.passes, *(other.passes for other in others), strict=True)
         batches: Iterable[Sequence[Tensor]] = (list(chain(*map(self._examples.gather, parts))) for parts in passes)
         if self._estimator.steps_per_batch > 1:
-            batches = list(batches)  # read once: image folders read ahead
+            batches = list(batches)  # read once: image folders prefetch
         with precision_context(self._precision, self._device):
             for step in range(self._estimator.steps_per_batch):
                 if step:
                     self._dropout.seed_ghost(0)
                 sums = self._step(plan, batches)
                 if step == 0:  # loss and accuracy are recorded at the weights before the batch
-                    self._now.sums += sums
+                    self._state.sums += sums
 
     def _step(self, plan: PassPlan, batches: Iterable[Sequence[Tensor]]) -> Tensor:
         """One optimizer step; returns the result of `update`."""
@@ -264,46 +267,46 @@ class Trainer:
     # Epochs
 
     def _begin_epoch(self) -> Tensor:
-        """Prepare the epoch; returns the order of its examples, (n,), or (n, 2) with that of the method's others."""
-        now = self._now
-        if self._config.reset_every_epoch and now.step == 0:
+        """Prepare the epoch; returns the order of its examples, (n,), or (n, 2) with a second order for the method."""
+        state = self._state
+        if self._config.reset_every_epoch and state.step == 0:
             self._optimizer.reset()
             self._estimator.use_optimizer(self._optimizer.torch)
         self._model.train()
-        self._examples.set_epoch(now.epoch)
-        order = torch.randperm(len(self._examples), generator=make_generator(self._seed, "order", now.epoch))
+        self._examples.set_epoch(state.epoch)
+        order = torch.randperm(len(self._examples), generator=make_generator(self._seed, "order", state.epoch))
 
         # Image folders prefetch the examples of this process, from the next update on.
         all_rows = torch.split(order, self._batch.examples_per_update)
         updates = [own_rows(rows, self._batch, self._ranks.shard) for rows in all_rows]
-        prefetched = self._examples.prefetch(torch.cat(updates), sum(map(len, updates[: now.step])))
+        prefetched = self._examples.prefetch(torch.cat(updates), sum(map(len, updates[: state.step])))
         order = order.to(prefetched.device)
         if not self._estimator.other_examples:
             return order
-        others = torch.randperm(len(order), generator=make_generator(self._seed, "other order", now.epoch))
+        others = torch.randperm(len(order), generator=make_generator(self._seed, "other order", state.epoch))
         return torch.stack([order, others.to(order.device)], dim=1)
 
     def _end_epoch(self) -> None:
         """Evaluate the epoch that ended, keep its weights if they are the best, and move to the next one."""
-        now = self._now
+        state = self._state
         with precision_context(self._precision, self._device), self._estimator.evaluation_weights():
             batches = self._test_split.batches(eval_batch_size(self._device))
             batches = replace(batches, which=self._ranks.shard(len(batches)))
             test = evaluate(self._model, batches, lambda sums: self._ranks.all_reduce([sums]))
-            numbers = [*(now.sums / len(self._examples)).tolist(), test.loss, test.accuracy]
+            numbers = [*(state.sums / len(self._examples)).tolist(), test.loss, test.accuracy]
             for name, value in zip(CURVES, numbers, strict=False):  # the last curve, seconds, follows below
-                now.curves[name].append(value)
-            if now.best_epoch == now.epoch:
-                now.best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
-        now.model = self._model.state_dict()
+                state.curves[name].append(value)
+            if state.best_epoch == state.epoch:
+                state.best = {name: tensor.clone() for name, tensor in self._model.state_dict().items()}
+        state.model = self._model.state_dict()
         if self._estimator.trace:
-            now.curvature.append(self._estimator.trace.pop_epoch())
+            state.curvature.append(self._estimator.trace.pop_epoch())
 
-        now.epoch, now.step = now.epoch + 1, 0
-        now.sums.zero_()
-        now.curves["seconds"].append(time.perf_counter() - self._since)
-        self._since, now.elapsed = time.perf_counter(), 0.0
-        self._after_epoch(now)
+        state.epoch, state.step = state.epoch + 1, 0
+        state.sums.zero_()
+        state.curves["seconds"].append(time.perf_counter() - self._since)
+        self._since, state.elapsed = time.perf_counter(), 0.0
+        self._after_epoch(state)
 
     # CUDA graphs
 
@@ -315,14 +318,14 @@ class Trainer:
         return {
             "weights": [parameter.detach() for parameter in self._model.parameters()],
             "buffers": [buffers[name] for name in self._buffers],
-            "loss and accuracy": [self._now.sums],
+            "loss and accuracy": [self._state.sums],
             "curvature": self._estimator.trace.sums if self._estimator.trace else [],
             "method": list(self._estimator.tensors().values()),
             **optimizer,
         }
 
     def _prepare_graphs(self) -> None:
-        """Move numbers that change between updates to the device, where a graph reads them, and start capturing."""
+        """Move numbers that change between updates to the device, where graphs read them, and enable capturing."""
         self._optimizer.keep_numbers_on_device()
         self._estimator.keep_numbers_on_device()
         self._graphed = GraphedStep(self._device, [*self._estimator.generators, *self._dropout.generators])

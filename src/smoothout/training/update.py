@@ -14,7 +14,7 @@ from smoothout.nn.ghost_batchnorm import split_remainder
 
 @dataclass
 class GhostBatch:
-    """The examples of one forward pass: one ghost batch, or several that the network keeps apart."""
+    """The examples of one forward pass: one ghost batch, or several that the network normalizes separately."""
 
     network: Callable[[Tensor], Tensor]
     inputs: Tensor  # (n, ...)
@@ -25,13 +25,13 @@ class GhostBatch:
     seed_dropout: Callable[[int], None] = lambda ghost: None
     losses: list[Tensor] = field(default_factory=list)
     correct: list[Tensor] = field(default_factory=list)
-    others: Sequence[Tensor] = ()  # inputs and labels of as many other examples, if the method asks for them
+    others: Sequence[Tensor] = ()  # inputs and labels of as many other examples, if the method needs them
 
     def backward(self, passes: float = 1, regularizer: Callable[[Tensor], Tensor] | None = None) -> None:
         """Add the gradient at the current weights to ``grad``, and record losses and correct predictions.
 
-        All of them are divided by ``passes``, which may be fractional: 1 / s gives the pass the weight s.
-        ``regularizer`` maps the logits, (n, classes), to a loss that is added but not recorded.
+        All of them are divided by ``passes``, which may be fractional: 1 / s weights the pass by s. ``regularizer``
+        maps the logits, (n, classes), to a loss term that is added but not recorded.
         """
         logits, means = self._forward()
         loss = torch.cat(means).sum()
@@ -71,7 +71,7 @@ class GhostBatch:
         return -(-len(self.labels) // self.ghosts_per_pass)
 
     def _forward(self) -> tuple[Tensor, list[Tensor]]:
-        """Logits, and the mean cross entropy of each whole ghost batch, (ghosts,), then of a smaller rest, (1,)."""
+        """Logits, and the mean cross entropy of each full ghost batch, (ghosts,), then of a smaller remainder, (1,)."""
         logits, size = self.network(self.inputs), self._size
         if len(self.labels) == size:
             return logits, [F.cross_entropy(logits, self.labels).view(1)]
@@ -99,19 +99,18 @@ def update(
     even if the last one is smaller.
 
     Args:
-        network: keeps the ghost batches of a pass apart if there are several.
+        network: normalizes the ghost batches of a pass separately if there are several.
         optimizer: of the parameters to update; their gradients are set to None first.
         batches: (inputs, labels) of each pass, taken one at a time; `GhostBatch.others` may follow. With several
             processes, those of this process.
         num_ghosts: ghost batches of the update, over all processes.
         backward: adds the gradient of a pass to ``grad``, as the method computes it.
         first: index of the first ghost batch in ``batches`` within the update.
-        ghosts_per_pass: how many ghost batches each of ``batches`` consists of, at most; all but the last have the same
-            size.
+        ghosts_per_pass: largest number of ghost batches in each of ``batches``; all but the last have the same size.
         clip_norm: largest norm of the gradient; None does not clip.
-        seed_dropout: seeds the dropout masks of a ghost batch, given its index; those of the first are seeded already.
-        all_reduce: sums gradients, and the sums that it receives, over processes.
-        before_step: called when ``grad`` is the gradient of the whole update, before it is clipped.
+        seed_dropout: seeds the dropout masks of a ghost batch, given its index; the caller has seeded the first.
+        all_reduce: sums gradients, and its argument, over processes.
+        before_step: called once ``grad`` holds the gradient of the whole update, before clipping.
 
     Returns:
         The sum of the losses and the number of correct predictions over all examples, (2,), float64, on the device.

@@ -157,7 +157,7 @@ def test_what_ranks_are_told_to_read_ahead_is_each_ones_share_of_every_update(mo
     for ranks in (ProcessGroup(), ProcessGroup(0, 2), ProcessGroup(1, 2)):
         run = training(ranks)
         run._examples.prefetch = lambda order, start: told.append((order.tolist(), start)) or order  # type: ignore[method-assign]
-        run._now.step = 2
+        run._state.step = 2
         run._begin_epoch()
     (whole, start), (first, first_start), (second, second_start) = told
     assert start == first_start + second_start == 24

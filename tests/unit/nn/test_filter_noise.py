@@ -155,7 +155,7 @@ def test_fisher_is_saved_and_loaded() -> None:
 def test_fisher_of_another_model_is_refused_and_nothing_is_changed(state: Any) -> None:
     arwp = observed(nn.Linear(5, 3))
     before = [fisher.clone() for fisher in arwp.fisher]
-    with pytest.raises(ValueError, match=r"^state_dict: the names or shapes of its F are not those of the model"):
+    with pytest.raises(ValueError, match=r"^state_dict: the names or shapes of F do not match the model"):
         arwp.load_state_dict(state)
     assert all(map(torch.equal, arwp.fisher, before))
 

@@ -1,1 +1,1 @@
-"""Analyses as jobs: the settings of each, and the outcome that its record holds."""
+"""Analyses as jobs: their settings, and the outcomes in their records."""

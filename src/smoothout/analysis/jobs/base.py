@@ -1,4 +1,4 @@
-"""Base classes of the jobs that analyze trained runs: the weights and examples that they use.
+"""Base classes of analysis jobs: which weights and examples they use.
 
 The modules of this folder import torch only inside the methods that compute, so that tables and figures render without
 it.
@@ -34,12 +34,12 @@ LARGE_GPU = 40 * 2**30  # bytes; products with the Hessian of ResNet44 for 5000 
 
 
 def count(default: int | None, least: int = 1) -> Any:
-    """A field that holds a whole number of at least ``least``, or None where its type allows that."""
+    """A field for a whole number of at least ``least``, or None where its type allows it."""
     return field(default=default, metadata={"least": least})
 
 
 def positive(default: float) -> Any:
-    """A field that holds a finite number above 0."""
+    """A field for a finite number above 0."""
     return field(default=default, metadata={"positive": True})
 
 
@@ -51,16 +51,16 @@ def check_running_stats(which: RunningStats) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisJob(JobSettings, ABC):
-    """The settings of an analysis. ``run`` computes its outcome, which the record holds as JSON.
+    """The settings of an analysis. ``run`` computes the outcome, which is stored in the record as JSON.
 
-    A subclass has a field for each argument of the function that it calls, under the same name; the function's
-    docstring explains them.
+    A subclass has a field for each argument of the function that it calls, with the same name. The function's docstring
+    explains them.
     """
 
     numerics: ClassVar[int] = 1  # raised when a change of the program changes outcomes
-    runs: ClassVar[int] = 1  # how many trained runs it takes
-    in_name: ClassVar[tuple[str, ...]] = ()  # fields that the record's name shows
-    in_name_if_changed: ClassVar[tuple[str, ...]] = ()  # fields that it shows unless they have their default
+    runs: ClassVar[int] = 1  # number of trained runs
+    in_name: ClassVar[tuple[str, ...]] = ()  # fields shown in the record's name
+    in_name_if_changed: ClassVar[tuple[str, ...]] = ()  # fields shown in it unless they have their default
 
     checkpoint: WhichWeights = field(default=WhichWeights.best, metadata={"recorded_as": "weights"})
     examples: int | None = None  # use only the first N examples of each split; None uses all
@@ -86,7 +86,7 @@ class AnalysisJob(JobSettings, ABC):
         """Approximate maximum number of forward and backward passes that ``run`` makes over splits of these sizes."""
 
     def ticks(self, train: int, test: int) -> int:
-        """About how often ``run`` calls ``tick``."""
+        """Approximate number of calls of ``tick`` by ``run``."""
         return self.evaluations(train, test)
 
     def examples_seen(self, train: int, test: int) -> int:
@@ -100,13 +100,13 @@ class AnalysisJob(JobSettings, ABC):
         return "-".join(["-to-".join(runs), *(str(getattr(self, name)) for name in (*self.in_name, *changed))])
 
     def examples_used(self, size: int) -> int:
-        """How many examples of a split of ``size`` are used."""
+        """The number of examples used from a split of ``size``."""
         return size if self.examples is None else min(size, self.examples)
 
     def arguments(self, *, without: Sequence[str] = ()) -> dict[str, Any]:
         """The fields that are arguments of the function, except those in ``without``."""
-        left_out = {"checkpoint", "split", "examples", "start", "stop", "points", *without}
-        return {name: value for name, value in asdict(self).items() if name not in left_out}
+        excluded = {"checkpoint", "split", "examples", "start", "stop", "points", *without}
+        return {name: value for name, value in asdict(self).items() if name not in excluded}
 
     @contextmanager
     def with_running_stats(self, which: RunningStats, model: nn.Module, train: Split) -> Iterator[None]:
@@ -120,8 +120,14 @@ class AnalysisJob(JobSettings, ABC):
             yield
 
     def batches(self, split: Split, size: int | None = None) -> SplitBatches:
-        """The examples of ``split`` that are used, in batches of ``size``, or of `analysis_batch`."""
+        """The used examples of ``split``, in batches of ``size``, or of `analysis_batch`."""
         return split.first(self.examples).batches(size or analysis_batch(split.labels.device))
+
+
+class BoxJob(AnalysisJob):
+    """An analysis that searches a box around the weights."""
+
+    subspace: int | None  # a field of each subclass: the dimension of the searched subspace; None is the full space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +146,7 @@ class SplitJob(AnalysisJob):
         return self.examples_used(train if self.split is SplitName.train else test)
 
     def split_batches(self, train: Split, test: Split) -> SplitBatches:
-        """The examples of the chosen split that are used, in batches."""
+        """The used examples of the chosen split, in batches."""
         return self.batches(train if self.split is SplitName.train else test)
 
 
@@ -164,9 +170,9 @@ class AlphasJob(AnalysisJob):
 
 
 def analysis_batch(device: torch.device) -> int:
-    """Examples per batch of an analysis: as in an evaluation, but a GPU of less than 40 GiB counts as a CPU.
+    """Examples per batch of an analysis: as in an evaluation, but a GPU with less than 40 GiB counts as a CPU.
 
-    Most analyses keep activations for one backward pass or two. This depends on total memory, not on free memory,
+    Most analyses keep activations for one or two backward passes. The choice uses total memory, not free memory,
     because the size, and with it the rounding, must not depend on other programs on the GPU.
     """
     import torch  # noqa: PLC0415

@@ -36,7 +36,7 @@ class Hessian(SplitJob):
         check_running_stats(self.running_stats)
 
     def ticks(self, train: int, test: int) -> int:
-        """About how many products with the Hessian it takes: Lanczos steps until the eigenvalues converge."""
+        """Approximate number of products with the Hessian: Lanczos steps until the eigenvalues converge, and probes."""
         return 15 + 4 * self.eigenvalues + self.probes + self.spectrum_probes * self.spectrum_steps
 
     def evaluations(self, train: int, test: int) -> int:

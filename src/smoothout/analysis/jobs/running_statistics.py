@@ -11,7 +11,7 @@ from smoothout.analysis.options import RunningStats
 
 @dataclass(frozen=True, kw_only=True)
 class RunningStatistics(AnalysisJob):
-    """Loss and accuracy of one run with BatchNorm's running statistics as training left them, and recomputed.
+    """Loss and accuracy of one run with BatchNorm's running statistics from training, and with recomputed ones.
 
     After training under noise, they are statistics of the noisy weights. Recomputed from the training examples, they
     are those of the clean weights.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import AnalysisJob, DataSplit, Models, Tick, count, positive
+from smoothout.analysis.jobs.base import BoxJob, DataSplit, Models, Tick, count, positive
 from smoothout.analysis.options import EVALUATIONS, SearchMethod
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchComparison(AnalysisJob):
+class SearchComparison(BoxJob):
     """All searches for the sharpness of one run, side by side.
 
     The fields are the arguments of `analysis.search_comparison.compare_searches`.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
-from smoothout.analysis.jobs.base import AnalysisJob, DataSplit, Models, Tick, check_running_stats, count, positive
+from smoothout.analysis.jobs.base import BoxJob, DataSplit, Models, Tick, check_running_stats, count, positive
 from smoothout.analysis.options import EVALUATIONS, Convention, RunningStats, SplitName
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sharpness(AnalysisJob):
+class Sharpness(BoxJob):
     """(C_eps, A)-sharpness of one run; most fields are the arguments of `analysis.sharpness.sharpness`."""
 
     kind: ClassVar[str] = "sharpness"
@@ -34,7 +34,7 @@ class Sharpness(AnalysisJob):
         check_running_stats(self.running_stats)
 
     def canonicalized(self) -> Sharpness:
-        """The same settings with ``by_convention`` replaced by the split that it stands for."""
+        """The same settings with ``by_convention`` replaced by the actual split."""
         usual = SplitName.test if self.convention is Convention.released else SplitName.train
         return replace(self, split=usual) if self.split is SplitName.by_convention else self
 

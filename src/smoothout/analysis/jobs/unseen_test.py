@@ -1,4 +1,4 @@
-"""An evaluation on the test split of weights that were chosen without it, as a job."""
+"""An evaluation, as a job, on a test split that was not used to choose the weights."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Methods of training: what each does around the gradient of an update."""
+"""Training methods: how each computes the gradient of an update."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Adversarial(Method):
     """Settings of adversarial training."""
 
-    epsilon: float = 0.25  # how far each number of an image is moved, after normalization by the data's mean and std
+    epsilon: float = 0.25  # change of each pixel, after normalization by the data's mean and standard deviation
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.epsilon) and self.epsilon > 0):
@@ -44,10 +44,10 @@ class Adversarial(Method):
 class AdversarialGradient(GradientEstimator):
     """[Goodfellow 2015, Sec. 6] The gradient of J(x) / 2 + J(x + epsilon sign(dJ/dx)) / 2.
 
-    One backward pass gives the gradient of the first half and the sign of dJ/dx, which is taken as constant. Perturbed
-    images are not clipped to the range of pixels. The recorded loss and accuracy are means over both halves, which have
-    the same dropout masks. BatchNorm normalizes each half by its own statistics; its running statistics are those of
-    the original images, on which the network is tested.
+    One backward pass gives the gradient of the first half and the sign of dJ/dx, which is treated as a constant.
+    Perturbed images are not clipped to the pixel range. The recorded loss and accuracy are means over both halves,
+    which have the same dropout masks. BatchNorm normalizes each half separately. Its running statistics are those of
+    the original images, because the network is tested on such images.
     """
 
     forward_passes = 2
@@ -56,7 +56,7 @@ class AdversarialGradient(GradientEstimator):
         self._model, self._epsilon = model, epsilon
 
     def backward(self, ghost_batch: GhostBatch) -> None:
-        """Backpropagate from the images, move them, and backpropagate again."""
+        """Backpropagate from the images, perturb them, and backpropagate again."""
         from smoothout.nn.batchnorm import freeze_running_stats  # noqa: PLC0415 (settings are read without torch)
 
         images = ghost_batch.inputs.requires_grad_()

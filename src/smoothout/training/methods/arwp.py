@@ -1,4 +1,4 @@
-"""ARWP: LPF-SGD's noise, smaller for filters whose gradients have been large."""
+"""ARWP: LPF-SGD's noise, reduced for filters with large past gradients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ARWP(NoiseSettings):
     """Settings of ARWP.
 
     Args:
-        sigma: standard deviation of each number's noise relative to the norm of its filter, where F is 0.
+        sigma: standard deviation of each entry's noise relative to the norm of its filter, where F is 0.
         eta: weight of F, the running sum of a filter's squared gradients.
         beta: decay factor of F at each update.
 

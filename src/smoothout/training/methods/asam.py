@@ -1,4 +1,4 @@
-"""ASAM: SAM whose step is scaled by the weights, so that rescaling a network does not change it."""
+"""ASAM: SAM with a step scaled by the weights, which makes it invariant to rescaling the network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ASAM(Method):
     Args:
         rho: radius of the ball around the weights, in units of the weights.
         eta: added to the size of each weight.
-        statistics_from: which passes feed BatchNorm's running statistics; both, as in the authors' program.
+        statistics_from: passes that update BatchNorm's running statistics; both in the authors' program.
     """
 
     rho: float = 0.5
@@ -72,7 +72,7 @@ class AdaptiveAscent(SharpnessAwareGradient):
         self._eta = settings.eta
 
     def highest(self, parameters: Sequence[nn.Parameter], gradient: list[Tensor]) -> list[Tensor]:
-        """The weights nearby where the loss is highest, to first order; ``gradient`` is modified in place."""
+        """The nearby weights with the highest loss, to first order; ``gradient`` is modified in place."""
         from smoothout.nn.sharpness_aware import ascend_adaptively, named_weight  # noqa: PLC0415
 
         scaled = named_weight(self._model, parameters)

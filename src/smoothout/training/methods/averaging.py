@@ -1,4 +1,4 @@
-"""SWA and EMA: plain training, and an average of its last weights, which is evaluated and kept."""
+"""SWA and EMA: plain training with an average of its last weights, which is evaluated and saved."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class WeightAveraging(Method):
     Args:
         average: swa or ema.
         start: share of the epochs after which the average begins; until then the weights themselves are evaluated. An
-            epoch counts if it ends later than that: 8, 9 and 10 of 10 epochs with 0.75, 7 and 8 of 8.
+            epoch counts if it ends later: with 0.75, epochs 8 to 10 of 10, or 7 and 8 of 8.
         decay: for ema, the factor by which an update multiplies the average.
     """
 
@@ -46,7 +46,7 @@ class WeightAveraging(Method):
             raise ValueError(f"decay: must lie between 0 and 1, not {self.decay}")
 
     def canonicalized(self) -> WeightAveraging:
-        """Without ``decay`` if the average is SWA's, which has none."""
+        """Without ``decay`` for SWA, which does not use it."""
         return replace(self, decay=WeightAveraging.decay) if self.average is Average.swa else self
 
     @property
@@ -61,7 +61,7 @@ class WeightAveraging(Method):
         return True
 
     def epochs_before(self, epochs: int) -> int:
-        """How many of ``epochs`` come before the average: those that end at ``start`` or earlier.
+        """The number of ``epochs`` before the average begins: those that end at ``start`` or earlier.
 
         The share is taken as a decimal number, because 0.29 * 100 is below 29 in float64.
         """
@@ -73,10 +73,10 @@ class WeightAveraging(Method):
 
 
 class AveragedWeights(GradientEstimator):
-    """[Izmailov 2018, Alg. 1] Plain gradients, and an average of the weights, which is evaluated and kept.
+    """[Izmailov 2018, Alg. 1] Plain gradients, and an average of the weights, which is evaluated and saved.
 
-    The averages are those of `torch.optim.swa_utils`, of the weights after each epoch (swa) or update (ema) that comes
-    after `WeightAveraging.epochs_before`. Whenever the average is evaluated, torch's `update_bn` recomputes running
+    `torch.optim.swa_utils` averages the weights after each epoch (swa) or update (ema) that follows
+    `WeightAveraging.epochs_before`. Whenever the average is evaluated, torch's `update_bn` recomputes running
     statistics from all training images without augmentation, with seeded dropout masks.
     """
 
@@ -95,11 +95,11 @@ class AveragedWeights(GradientEstimator):
         self._update = update
 
     def after_update(self) -> None:
-        """Add the weights to the average, at the end of an epoch (swa) or of an update (ema)."""
+        """Add the weights to the average, after an epoch (swa) or an update (ema)."""
         from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn  # noqa: PLC0415
 
-        taken, off = divmod(self._update + 1 - self._first, self._every)
-        if taken < 1 or off:
+        taken, remainder = divmod(self._update + 1 - self._first, self._every)
+        if taken < 1 or remainder:
             return
         averages = list(self._averages.values())
         weights = [parameter.detach() for parameter in self._model.parameters()]

@@ -1,8 +1,8 @@
-"""The contract between the trainer and a method of training.
+"""The interface between the trainer and a training method.
 
-A method is two objects. `Method` is its settings: a frozen dataclass, which a YAML in ``configs/method/`` names. The
-settings build a `GradientEstimator`, which lives for one training of one model and decides what happens around the
-gradient of an update. The trainer calls it in this order:
+A method has two parts. `Method` is its settings, a frozen dataclass that a YAML in ``configs/method/`` names. The
+settings build a `GradientEstimator` for one training of one model, which computes the gradient of each update. The
+trainer calls it in this order:
 
     begin_update(update)
         backward(ghost_batch)   # once per pass: one ghost batch, or several that see the same weights
@@ -13,20 +13,20 @@ gradient of an update. The trainer calls it in this order:
     evaluation_weights()        # a context, after the last update of an epoch
     finish()                    # after the last epoch
 
-What the contract covers, without a change to the trainer:
+Methods that fit this interface, without a change to the trainer:
 
 - noise or a step away from w, and the gradient there (SmoothOut, LPF-SGD, SAM, ASAM): change the weights around
   ``ghost_batch.backward()``, once or several times;
 - inner problems: several optimizer steps on each batch (``steps_per_batch``, as conservative training), or
-  ``ghost_batch.gradient()`` as often as needed and a ``grad`` of the method's own (Entropy-SGD);
+  ``ghost_batch.gradient()`` as often as needed and a ``grad`` that the method sets itself (Entropy-SGD);
 - adversarial inputs: replace ``ghost_batch.inputs`` before the backward pass;
 - additional loss terms on the outputs: the ``regularizer`` of ``ghost_batch.backward()`` (stability training);
 - steps along the optimizer's momentum (MSAM): ``use_optimizer()`` receives the optimizer;
 - additional examples for every ghost batch (m-RWP): ``other_examples``;
-- averages of weights (EMA, SWA): move them in ``after_update()``, keep them in ``tensors()``, which checkpoints hold,
-  evaluate them within ``evaluation_weights()``, and leave them in the model in ``finish()``.
+- averages of weights (EMA, SWA): update them in ``after_update()``, return them from ``tensors()`` for checkpoints,
+  evaluate them within ``evaluation_weights()``, and copy them into the model in ``finish()``.
 
-Left to the trainer: the order of examples, learning rate, weight decay, clipping, dropout's masks, BatchNorm's running
+The trainer handles the order of examples, learning rate, weight decay, clipping, dropout masks, BatchNorm's running
 statistics, and sums over processes. README.md says what a method must decide about random numbers and processes.
 
 This module imports no torch, so that settings can be read without it.
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a method knows about a training before its first update."""
+    """The information about a training that a method gets before the first update."""
 
     seed: int
     updates: int  # number of updates of the whole training
@@ -65,11 +65,11 @@ class GradientEstimator:
     """How a method computes the gradient of each update of one training. The defaults are plain training."""
 
     forward_passes: int = 1  # per ghost batch and step, with a backward pass or without
-    statistics_passes: int = 1  # how many of them move BatchNorm's running statistics
+    statistics_passes: int = 1  # how many of them update BatchNorm's running statistics
     steps_per_batch: int = 1  # optimizer steps, each with a gradient on the same examples and dropout masks
     shares_weights: bool = True  # whether the ghost batches of a batch see the same weights and can share a pass
-    generators: Sequence[torch.Generator] = ()  # all that an update uses; a CUDA graph advances them
-    other_examples: bool = False  # whether each ghost batch has as many `GhostBatch.others`, from a second order
+    generators: Sequence[torch.Generator] = ()  # all generators that an update uses; a CUDA graph advances them
+    other_examples: bool = False  # whether `GhostBatch.others` holds as many examples, from a second order
     trace: RunningTrace | None = None  # estimate of the Hessian's trace, which the trainer saves and records
 
     def use_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
@@ -79,7 +79,7 @@ class GradientEstimator:
         """Prepare ``update``, counted in batches from the start of the training. Runs outside a CUDA graph."""
 
     def backward(self, ghost_batch: GhostBatch) -> None:
-        """Add this ghost batch's part of the gradient to ``grad``, and leave the weights as they were."""
+        """Add this ghost batch's part of the gradient to ``grad``; the weights must be restored afterwards."""
         ghost_batch.backward()
 
     def skip(self, ghosts: Iterable[int]) -> None:
@@ -103,7 +103,7 @@ class GradientEstimator:
         """Undo `keep_numbers_on_device`."""
 
     def evaluation_weights(self) -> AbstractContextManager[object]:
-        """The context in which an epoch's weights are evaluated and, if they are the best, kept."""
+        """The context in which an epoch's weights are evaluated and, if they are the best, saved."""
         return nullcontext()
 
     def finish(self) -> None:
@@ -115,12 +115,12 @@ class GradientEstimator:
 
 
 class Method(Protocol):
-    """The settings of a method: a frozen dataclass derives from it and adds its fields."""
+    """The settings of a method; a frozen dataclass derives from it and adds fields."""
 
     @property
     @abstractmethod
     def slug(self) -> str:
-        """Name and strength in file names and tables, such as sam0.05; methods that differ have different slugs."""
+        """Name and strength for file names and tables, such as sam0.05; unique to these settings."""
 
     @abstractmethod
     def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
@@ -133,7 +133,7 @@ class Method(Protocol):
 
     @property
     def capturable(self) -> bool:
-        """Whether a CUDA graph can hold an update: no decision and no number is on the host, addresses are fixed."""
+        """Whether a CUDA graph can hold an update: nothing depends on host values, and addresses are fixed."""
         return True
 
     @property
@@ -147,16 +147,16 @@ class Method(Protocol):
         return False
 
     def canonicalized(self) -> Method:
-        """The simplest settings with the same outcome: they name the record."""
+        """The simplest settings with the same outcome, which name the record."""
         return self
 
     @property
     def passes(self) -> float:
         """Gradients (a forward and a backward pass each) per training example and epoch.
 
-        It is stored in records, used in time estimates, and equal for some rows of configs/table/family.yaml. Passes
-        forward only do not count: the one for running statistics that `PerturbedGradient` may add to each ghost batch,
-        and that of `update_bn` over the training images. Their time is part of a record's seconds.
+        It is stored in records, used in time estimates, and equal for some rows of configs/table/family.yaml.
+        Forward-only passes do not count: the one for running statistics that `PerturbedGradient` may add to each ghost
+        batch, and that of `update_bn` over the training images. Their time is part of a record's seconds.
         """
         return 1
 

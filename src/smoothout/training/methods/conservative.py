@@ -1,4 +1,4 @@
-"""Conservative training: several steps on each batch, held back by a penalty on the distance from its start."""
+"""Conservative training: several steps on each batch, with a penalty on the distance from its initial weights."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Conservative(Method):
 class ProximalGradient(GradientEstimator):
     """[Keskar Eq. 5] x_{k+1} = argmin f_B(x) + lambda ||x - x_k||^2, approximately: a few steps from x_k.
 
-    The paper takes "3 iterations of Adam", and trains with Adam throughout. So the steps are those of the training's
-    optimizer, whose state is kept from batch to batch; a new Adam for every batch would move each weight by about the
-    learning rate per step, however small its gradient, and never come to rest. f_B is one function for all steps: the
-    same examples, augmentation and dropout masks. Each step moves BatchNorm's running statistics, and the recorded
-    loss is that at x_k.
+    The paper takes "3 iterations of Adam", and trains with Adam throughout. The steps here use the training's optimizer
+    and keep its state from batch to batch. A new Adam for every batch would move each weight by about the learning rate
+    per step, however small its gradient, and would not converge. f_B is the same function for all steps: the same
+    examples, augmentation and dropout masks. Each step updates BatchNorm's running statistics. The recorded loss is
+    that at x_k.
     """
 
     def __init__(self, model: nn.Module, penalty: float, iterations: int) -> None:

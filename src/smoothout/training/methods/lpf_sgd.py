@@ -27,9 +27,9 @@ class LPFSGD(NoiseSettings):
     """Settings of LPF-SGD.
 
     Args:
-        gamma: standard deviation of each number's noise relative to the norm of its filter; at the start, if it rises.
+        gamma: standard deviation of each entry's noise relative to the norm of its filter; initial value for cosine.
         schedule: constant, or cosine: gamma (1 + alpha (1 - cos(pi t / T)) / 2) at update t of T (Bisla 2022, Sec. 5).
-        alpha: how many times gamma a cosine adds by the end.
+        alpha: increase by the end of a cosine, in units of gamma.
 
     Other fields are those of `NoiseSettings`.
     """
@@ -55,7 +55,7 @@ class LPFSGD(NoiseSettings):
 
     @property
     def depends_on_length(self) -> bool:
-        """True for a cosine, which ends with the training."""
+        """True for the cosine, which spans the whole training."""
         return self.schedule is GammaSchedule.cosine
 
     def strength_at(self, update: int, total: int) -> float:

@@ -1,4 +1,4 @@
-"""m-RWP: the gradient under LPF-SGD's noise, mixed with that at the weights themselves on another batch."""
+"""m-RWP: the gradient under LPF-SGD's noise, mixed with that at the clean weights on another batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MixedRWP(NoiseSettings):
     """Settings of m-RWP. An epoch sees every example twice, once clean and once under noise.
 
     Args:
-        gamma: standard deviation of each number's noise relative to the norm of its filter.
+        gamma: standard deviation of each entry's noise relative to the norm of its filter.
         weight: lambda, the share of the gradient under noise.
 
     Other fields are those of `NoiseSettings`.
@@ -56,9 +56,9 @@ class MixedRWP(NoiseSettings):
 
 
 class MixedGradient(NoisyGradient):
-    """m-RWP's gradients in one training. The loss recorded is the same mixture as the gradient.
+    """m-RWP's gradients in one training. The recorded loss is mixed like the gradient.
 
-    The pass at w takes the ghost batch's examples; the pass under noise takes as many from a second order of the epoch.
+    The pass at w uses the ghost batch's examples; the pass under noise uses as many from a second order of the epoch.
     """
 
     clean_passes = 1

@@ -1,4 +1,4 @@
-"""MSAM: a step against the optimizer's momentum in place of SAM's along the gradient, which saves the second pass."""
+"""MSAM: like SAM, but the step is against the optimizer's momentum, which saves the second pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MSAM(Method):
 
     Args:
         rho: length of the step against the momentum, over all trainable parameters.
-        statistics_from: which passes feed BatchNorm's running statistics.
+        statistics_from: passes that update BatchNorm's running statistics.
     """
 
     rho: float = 0.3

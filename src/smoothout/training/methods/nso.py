@@ -1,4 +1,4 @@
-"""NSO: the mean of the gradients under a noise and under its opposite."""
+"""NSO: the mean of the gradients under noise and under its negative."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class NSO(NoiseSettings):
     """Settings of NSO.
 
     Args:
-        sigma: standard deviation of each number's noise.
+        sigma: standard deviation of each entry's noise.
 
-    Other fields are those of `NoiseSettings`. Both perturbed passes feed running statistics by default; in the authors'
-    program a third pass at w does, as with ``statistics_from=clean``.
+    Other fields are those of `NoiseSettings`. Both perturbed passes update running statistics by default. The authors'
+    program uses a third pass at w for this, like ``statistics_from=clean``.
     """
 
     strength_field = "sigma"
@@ -49,7 +49,7 @@ class NSO(NoiseSettings):
 
 
 class NoisePairGradient(NoisyGradient):
-    """NSO's gradients in one training. Dropout has the same masks in both passes; the loss recorded is their mean."""
+    """NSO's gradients in one training. Dropout masks are the same in both passes; the recorded loss is the mean."""
 
     perturbed_passes = 2
 

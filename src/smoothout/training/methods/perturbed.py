@@ -1,6 +1,6 @@
-"""Base classes for gradients at perturbed weights: settings, seeds of the noise, BatchNorm's running statistics.
+"""Base classes for gradients at perturbed weights: settings, noise seeds, BatchNorm's running statistics.
 
-Importable without torch, because the modules of settings derive classes from these.
+Importable without torch, because modules with settings derive classes from these.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from smoothout.common.enums import coerce_enum_fields
 from smoothout.nn.options import StatisticsFrom, check_positive
 from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
-from smoothout.training.methods.smoothout import NoisePer
+from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
 
 if TYPE_CHECKING:
     import torch
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class PerturbedGradient(GradientEstimator):
-    """A gradient that takes ``clean_passes`` at w, and ``perturbed_passes`` elsewhere, for each ghost batch.
+    """A gradient that takes ``clean_passes`` at w and ``perturbed_passes`` elsewhere for each ghost batch.
 
-    ``statistics_from`` says which of them feed BatchNorm's running statistics. If it names passes at w and the method
-    has none, one is added, forward only.
+    ``statistics_from`` selects the passes that update BatchNorm's running statistics. If it includes passes at w and
+    the method has none, a forward pass at w is added.
     """
 
     shares_weights = False
@@ -45,7 +45,7 @@ class PerturbedGradient(GradientEstimator):
         )
 
     def backward(self, ghost_batch: GhostBatch) -> None:
-        """Feed the running statistics, if no other pass does, and backpropagate."""
+        """Update the running statistics at w if no other pass does, and backpropagate."""
         if self._extra_pass:
             ghost_batch.feed_statistics()
         self._backward(ghost_batch)
@@ -70,7 +70,7 @@ class PerturbedGradient(GradientEstimator):
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSettings(Method):
-    """Settings of a method with noise: the fields that all have, beside the strength.
+    """Settings that all methods with noise share, besides the strength.
 
     Args:
         batchnorm: perturb weight and bias of BatchNorm layers too.
@@ -104,20 +104,22 @@ class NoiseSettings(Method):
 
 
 class NoisyGradient(PerturbedGradient):
-    """A gradient under ``noise`` of the strength that ``settings`` give.
+    """A gradient under ``noise``, with the strength given by ``settings``.
 
     Noise is drawn for each ghost batch, or once per batch, from a generator seeded as in `seed_noise`.
     """
 
-    def __init__(self, model: nn.Module, noise: SmoothOut, plan: TrainingPlan, settings: NoiseSettings) -> None:
+    def __init__(
+        self, model: nn.Module, noise: SmoothOut, plan: TrainingPlan, settings: NoiseSettings | NoiseConfig
+    ) -> None:
         import torch  # noqa: PLC0415
 
         super().__init__(model, settings.statistics_from)
         self._noise, self._plan, self._settings, self._update = noise, plan, settings, 0
         # If several passes of each ghost batch feed running statistics, one pass for all ghost batches would change
         # the order in which the statistics are updated.
-        one_noise = settings.noise_per is NoisePer.batch
-        self.shares_weights = one_noise and not self.clean_passes and self.statistics_passes == 1
+        same_noise = settings.noise_per is NoisePer.batch
+        self.shares_weights = same_noise and not self.clean_passes and self.statistics_passes == 1
         self.generators = [torch.Generator(plan.device) for _ in range(plan.ghosts_per_update)]
 
     def begin_update(self, update: int) -> None:
@@ -126,7 +128,7 @@ class NoisyGradient(PerturbedGradient):
         seed_noise(self.generators, self._plan.seed, update, self._settings.noise_per)
         self._noise.set_strength(self._settings.strength_at(update, self._plan.updates))
 
-    def noise_of(self, ghost: int) -> SmoothOut:
+    def noise_of(self, ghost: int) -> AbstractContextManager[object]:
         """The context with the noise of the ``ghost``-th ghost batch."""
         self._noise.generator = self.generators[ghost]
         return self._noise
@@ -147,7 +149,7 @@ class NoisyGradient(PerturbedGradient):
 
 
 def seed_noise(generators: Sequence[torch.Generator], seed: int, update: int, noise_per: NoisePer) -> None:
-    """Seed the generator of each ghost batch of ``update``; with one noise per batch, all with the same seed."""
+    """Seed the generator of each ghost batch of ``update``; all with the same seed for noise per batch."""
     from smoothout.common.rng import derive_seed  # noqa: PLC0415
 
     for ghost, generator in enumerate(generators):

@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization: the gradient where the loss nearby is highest."""
+"""Sharpness-aware minimization: the gradient at the nearby point with the highest loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SAM(Method):
-    """Settings of SAM; ``statistics_from`` says which passes feed BatchNorm's running statistics."""
+    """Settings of SAM; ``statistics_from`` selects the passes that update BatchNorm's running statistics."""
 
     rho: float = 0.05  # radius of the ball around the weights, in the Euclidean norm over all trainable parameters
     statistics_from: StatisticsFrom = StatisticsFrom.clean
@@ -56,8 +56,8 @@ class SAM(Method):
 class SharpnessAwareGradient(PerturbedGradient):
     """[Foret 2021, Alg. 1] The gradient at w + rho g / ||g||, where g is the ghost batch's own gradient at w.
 
-    Each ghost batch takes its own step (m-SAM, the paper's form for several accelerators, Sec. 4.1), so processes
-    need no sum before the second pass. As in the authors' code, the first pass updates BatchNorm's running statistics,
+    Each ghost batch takes a separate step (m-SAM, the form for several accelerators, Sec. 4.1), so processes need not
+    communicate before the second pass. As in the authors' code, the first pass updates BatchNorm's running statistics,
     the loss of the second is recorded, and g excludes weight decay. Dropout has the same masks in both.
     """
 
@@ -68,13 +68,13 @@ class SharpnessAwareGradient(PerturbedGradient):
         self._rho = rho
 
     def highest(self, parameters: Sequence[nn.Parameter], gradient: list[Tensor]) -> list[Tensor]:
-        """The weights nearby where the loss is highest, to first order; ``gradient`` is modified in place."""
+        """The nearby weights with the highest loss, to first order; ``gradient`` is modified in place."""
         from smoothout.nn.sharpness_aware import ascend  # noqa: PLC0415 (settings are read without torch)
 
         return ascend(parameters, gradient, self._rho)
 
     def _backward(self, ghost_batch: GhostBatch) -> None:
-        """Step to the highest loss nearby, backpropagate there, and return."""
+        """Backpropagate at the nearby weights with the highest loss."""
         from smoothout.nn.parameters import trainable_parameters  # noqa: PLC0415
         from smoothout.nn.swapped import SwappedWeights  # noqa: PLC0415
 

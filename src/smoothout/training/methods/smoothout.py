@@ -1,4 +1,4 @@
-"""SmoothOut and AdaSmoothOut as methods of training: their settings, and the noise of each update."""
+"""The settings of SmoothOut and AdaSmoothOut as training methods."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 from smoothout.common.enums import coerce_enum_fields, parse_enum
-from smoothout.nn.options import NoiseDistribution, NoiseScaling, check_strength
-from smoothout.training.methods.base import Method, TrainingPlan
+from smoothout.nn.options import NoiseDistribution, NoiseScaling, StatisticsFrom, check_strength
+from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from smoothout.nn.perturbation import SmoothOut
-    from smoothout.training.noise_contexts import NoiseContexts
 
 
 class NoisePer(StrEnum):
@@ -40,18 +39,18 @@ class NoiseConfig(Method):
     """Settings of SmoothOut's noise; ``a = 0`` is training without noise.
 
     Args:
-        a: strength: half-width of the uniform distribution, standard deviation of the Gaussian, or, if scaled, relative
-            to the norm.
+        a: strength: half-width of the uniform distribution, or standard deviation of the Gaussian; relative if scaled.
         distribution: uniform (as published) or gaussian (later version, Table V).
         scaling: none (SmoothOut), filter (AdaSmoothOut) or weight.
         batchnorm: perturb weight and bias of BatchNorm layers too.
         denoise: remove the noise before the update (Algorithm 1, line 5).
         noise_per: draw noise for every ghost batch, or once per batch.
         strength_schedule: how the strength changes over the training.
-        copies: 0 is Stochastic SmoothOut; N > 0 averages N models whose noise is drawn once before training (Eq. 1).
+        copies: 0 is Stochastic SmoothOut; N > 0 averages N models with noise drawn once before training (Eq. 1).
     """
 
     recorded_as: ClassVar[str] = "Noise"
+    statistics_from: ClassVar[StatisticsFrom] = StatisticsFrom.perturbed  # SmoothOut has no pass at w
 
     a: float = 0.0
     distribution: NoiseDistribution = field(default=NoiseDistribution.uniform, metadata={"recorded_as": "law"})
@@ -75,7 +74,7 @@ class NoiseConfig(Method):
             )
 
     def canonicalized(self) -> NoiseConfig:
-        """The simplest settings with the same outcome: if ``a`` is 0, all fields have their defaults."""
+        """The simplest settings with the same outcome: all defaults if ``a`` is 0."""
         return self if self.a else NoiseConfig()
 
     @property
@@ -93,28 +92,30 @@ class NoiseConfig(Method):
 
     @property
     def numerics(self) -> int:
-        """2 for noise, since its generator changed."""
+        """2 with noise, because its generator has changed."""
         return 2 if self.a else 1
 
     @property
     def capturable(self) -> bool:
-        """Not with copies, whose generators are made at every pass."""
+        """False with copies, which create a generator at every pass."""
         return not (self.a and self.copies)
 
     @property
     def depends_on_length(self) -> bool:
-        """True for the tanh schedules, whose middle is that of the training; annealing does not depend on it."""
+        """True for the tanh schedules, which are centered on the middle of the training; False for annealing."""
         return bool(self.a) and self.strength_schedule not in (StrengthSchedule.constant, StrengthSchedule.anneal)
 
-    def build(self, model: nn.Module, plan: TrainingPlan) -> NoiseContexts:
-        """The gradient estimator of SmoothOut for ``model``."""
-        from smoothout.training.noise_contexts import NoiseContexts  # noqa: PLC0415 (settings are read without torch)
+    def build(self, model: nn.Module, plan: TrainingPlan) -> GradientEstimator:
+        """The gradient estimator of SmoothOut for ``model``; that of plain training if ``a`` is 0."""
+        from smoothout.training.noise_contexts import CopiesGradient, NoiseContexts  # noqa: PLC0415 (imports torch)
 
-        return NoiseContexts(model, self, plan)
+        if not self.a:
+            return GradientEstimator()
+        return (CopiesGradient if self.copies else NoiseContexts)(model, self, plan)
 
     @property
     def passes(self) -> float:
-        """One pass for each copy, one without copies."""
+        """The number of copies, or 1 without copies."""
         return self.copies or 1
 
     def relative_strength(

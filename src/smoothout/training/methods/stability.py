@@ -1,4 +1,4 @@
-"""Stability training: an additional loss keeps the outputs on an image and on a noisy copy of it close."""
+"""Stability training: an additional loss term keeps the outputs on an image and its noisy copy close."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Stability(Method):
 class StabilityGradient(GradientEstimator):
     """[Zheng 2016, stability] The gradient of J(x) - alpha sum_j P(j | x) log P(j | x'), x' = x + N(0, sigma^2).
 
-    It flows through both P. Each ghost batch has its own noise and its own stability loss. The recorded loss is J(x);
-    the dropout masks are the same for x and x', and BatchNorm's running statistics are those of x.
+    It flows through both P. Each ghost batch has separate noise and a separate stability loss. The recorded loss is
+    J(x). Dropout masks are the same for x and x', and only x updates BatchNorm's running statistics.
     """
 
     forward_passes = 2
