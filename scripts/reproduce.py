@@ -34,24 +34,24 @@ def main(config: DictConfig) -> None:
         all_seeds = settings.scope.get("seeds", ()) is None  # then seed 0 is run, and all recorded ones are shown
         scope = build(settings.scope | ({"seeds": [0]} if all_seeds else {}), "scope", RunSelection)
         shown = TablePlan(settings.table, scope, app.config_folders(), PUBLISHED) if settings.table else None
-        asked = shown.of_rows(settings.rows) if shown and settings.rows else shown
-        choices, failure = asked.unique_searches if asked else [], None
-        if choices and settings.run and not settings.plan:  # the table's trainings take the chosen strengths
-            failure = plan.plan_and_run(choices, runtime, app.job_runner(config))
-        asked, shown = (table and table.with_choice(runtime) for table in (asked, shown))
+        requested = shown.of_rows(settings.rows) if shown and settings.rows else shown
+        runner = app.job_runner(config) if settings.run and not settings.plan else None
+        # Searches come first, because other trainings take the strengths that they choose.
+        failure = plan.plan_and_run(requested.unique_searches, runtime, runner) if runner and requested else None
+        requested, shown = (table and table.with_choice(runtime) for table in (requested, shown))
         figure = None
         if settings.figure:
             from smoothout.reproduction.figure import FigurePlan  # noqa: PLC0415 -- matplotlib, which no table needs
 
             figure = FigurePlan(settings.figure, scope, app.config_folders())
-        targets = plan.named_targets(asked, figure, settings.rows)
+        targets = plan.named_targets(requested, figure, settings.rows)
         if settings.plan:
-            if asked:
-                plan.print_commands(asked, runtime)
+            if requested:
+                plan.print_commands(requested, runtime)
             if figure:
                 plan.print_plan([figure], runtime)
             return
-        failure = (plan.plan_and_run(targets, runtime, app.job_runner(config)) if settings.run else None) or failure
+        failure = (plan.plan_and_run(targets, runtime, runner) if runner else None) or failure
         written, save = [], settings.save and plan.can_save(runtime)
         if shown:
             table = (shown.with_recorded_seeds(runtime) if all_seeds else shown).render(runtime)

@@ -32,22 +32,22 @@ class ClaimsSettings(PageConfig):
 def main(config: DictConfig) -> None:
     """Test every claim and write the page."""
     with app.program_session(config, ClaimsSettings, launches_jobs=True) as (settings, runtime):
-        asked = PageConfig(**{field.name: getattr(settings, field.name) for field in fields(PageConfig)})
+        requested = PageConfig(**{field.name: getattr(settings, field.name) for field in fields(PageConfig)})
         given = [o for o in HydraConfig.get().overrides.task if o.startswith(("claims", "claim_scope"))]
-        page, pages = find_pages(asked, given, settings.pages, app.config_folders(), PUBLISHED)
+        page, pages = find_pages(requested, given, settings.pages, app.config_folders(), PUBLISHED)
         chosen = pages if settings.all_pages else [page]
         targets = [one.claims for one in chosen]
         runner = app.job_runner(config) if settings.run and not settings.plan else None
-        searches, failure = [search for claims in targets for search in claims.unique_searches], None
-        if searches and settings.run and not settings.plan:  # trainings take the chosen strengths
-            failure = plan.plan_and_run(searches, runtime, runner)
+        searches = [search for claims in targets for search in claims.unique_searches]
+        # Searches come first, because other trainings take the strengths that they choose.
+        failure = plan.plan_and_run(searches, runtime, runner) if runner else None
         for claims in targets:
             claims.use_choices(runtime)
         if settings.plan:
             plan.print_choices(searches, runtime)
             plan.print_plan(targets, runtime)
             return
-        failure = (plan.plan_and_run(targets, runtime, runner) if settings.run else None) or failure
+        failure = (plan.plan_and_run(targets, runtime, runner) if runner else None) or failure
         with Bar("claims", sum(len(one.claims.claims) for one in pages)) as bar:
             tests = {one.config.file: one.claims.tests(runtime, bar.tick) for one in pages}
         folder = Path(runtime.folders.results)

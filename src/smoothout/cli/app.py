@@ -57,9 +57,10 @@ def run(program: Callable[[], Any]) -> None:
                 run_worker_rank(ranks)
     except (Exception, KeyboardInterrupt) as error:
         failures = pop_failures()
-        told = format_error(error) in {failure["error"] for failure in failures}  # a sweep ends with its first failure
+        # A sweep ends with the error of its first failed job, which is among the failures.
+        is_known = format_error(error) in {failure["error"] for failure in failures}
         log = Path("logs") / "failure.txt" if ranks and ranks.rank else None
-        code = exit_code(error) if told else report_error(error, log)
+        code = exit_code(error) if is_known else report_error(error, log)
     finally:
         if ranks is not None:
             ranks.shutdown()

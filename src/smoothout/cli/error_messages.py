@@ -97,9 +97,8 @@ def is_user_error(error: BaseException) -> bool:
         return False
     packages = [name.partition(".")[0] for name in modules]
     own = max((index for index, name in enumerate(packages) if name in ("smoothout", "__main__")), default=-1)
-    last = (
-        packages[-3:] if isinstance(error, UnicodeDecodeError) else packages[-1:]
-    )  # of a config file that is not text
+    depth = 3 if isinstance(error, UnicodeDecodeError) else 1  # a config file that is not text fails in a codec
+    last = packages[-depth:]
     by_plugin = "hydra_plugins" in packages[own + 1 :]
     no_folder = isinstance(error, OSError) and "hydra" in packages[own + 1 :]  # such as hydra.run.dir
     return not _HYDRA.isdisjoint(last) or by_plugin or no_folder

@@ -18,7 +18,7 @@ from rich.table import Table as Grid
 
 from smoothout.cli.error_messages import JobsFailedError, format_error, report_error
 from smoothout.common.errors import ConfigError, DataError, RecordError
-from smoothout.common.formatting import format_duration
+from smoothout.common.formatting import format_hours
 from smoothout.common.progress import console, print_line
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import RuntimeEstimator
@@ -76,7 +76,7 @@ def named_targets(table: TableTarget | None, figure: Figure | None, rows: Sequen
 def plan_and_run(
     targets: Sequence[Target], runtime: Runtime, runner: JobRunner | None = None
 ) -> JobsFailedError | None:
-    """Print the plan and run what is missing, trainings before analyses.
+    """Print the plan and run what is missing, trainings before analyses; does nothing without ``targets``.
 
     Failed jobs are named at the end; only analyses of their weights are skipped. Missing data sets are reported before
     the plan, and only their jobs are skipped. A folder that cannot be written is reported once, and stops all jobs.
@@ -86,6 +86,8 @@ def plan_and_run(
         DataError: if no missing job has its data.
         ConfigError: if jobs are missing, and the machine lacks the device.
     """
+    if not targets:
+        return None
     from smoothout.jobs.runner import run_jobs  # noqa: PLC0415
 
     runner = runner or run_jobs
@@ -156,10 +158,7 @@ def print_plan(
     for target in targets:
         for title, jobs in target.plan().items():
             rows.setdefault(title, {}).update(_with_trainings(jobs))
-    missing = {
-        title: {job: seconds for job, seconds in jobs.items() if find_record(job, runtime) is None}
-        for title, jobs in rows.items()
-    }
+    missing = {title: _without_record(jobs, runtime) for title, jobs in rows.items()}
     possible = {
         title: {job: seconds for job, seconds in jobs.items() if _data(job) not in no_data}
         for title, jobs in missing.items()
@@ -192,11 +191,14 @@ def _with_trainings(jobs: Mapping[Job, float | None]) -> dict[Job, float | None]
     return needed | dict(jobs)
 
 
+def _without_record(jobs: Mapping[Job, float | None], runtime: Runtime) -> dict[Job, float | None]:
+    """Those of the ``jobs`` that have no record."""
+    return {job: seconds for job, seconds in jobs.items() if find_record(job, runtime) is None}
+
+
 def _without_weights(jobs: dict[Job, float | None], runtime: Runtime) -> dict[Job, float | None]:
     """The recorded runs that ``jobs`` need and whose checkpoint is not here, with the config's seconds per epoch."""
     runs = {run: seconds for job, seconds in jobs.items() for run in job.inputs}
-    if not runs:
-        return {}
     return {
         run: seconds
         for run, seconds in runs.items()
@@ -228,18 +230,24 @@ def print_commands(plan: TableTarget, runtime: Runtime) -> None:
         for command, hours in commands.items():
             _out.print(f"  {command}  # {_hours([hours])}", markup=False, soft_wrap=True)
 
-    jobs = {job: seconds for of_row in plan.plan().values() for job, seconds in of_row.items()}
-    missing = {job: seconds for job, seconds in _with_trainings(jobs).items() if find_record(job, runtime) is None}
-    costs = RuntimeEstimator(runtime)
-    first = {job: seconds for job, seconds in missing.items() if job not in jobs} | _without_weights(missing, runtime)
-    hours_before = [costs.hours(run, seconds) for run, seconds in first.items()]
+    first = _hours_of_first_trainings(plan, runtime)
     everything = {command: hours for commands in rows.values() for command, hours in commands.items()}
-    total = f"{len(everything)} commands for seed(s) {', '.join(map(str, table.seeds))}"
-    if first:
-        total += f", which first train {len(first)} run(s) whose weights are not here ({_hours(hours_before)})"
-    total += f": {_hours([*everything.values(), *hours_before])} on this device"
-    total = total if rows else f"nothing is missing for seed(s) {', '.join(map(str, table.seeds))}"
+    seeds = f"seed(s) {', '.join(map(str, table.seeds))}"
+    total = f"nothing is missing for {seeds}"
+    if rows:
+        before = f"{len(first)} run(s) whose weights are not here ({_hours(first)})"
+        total = f"{len(everything)} commands for {seeds}{f', which first train {before}' if first else ''}"
+        total += f": {_hours([*everything.values(), *first])} on this device"
     _out.print(f"\n{table.title}: {total}; nothing was run", markup=False, soft_wrap=True)
+
+
+def _hours_of_first_trainings(plan: TableTarget, runtime: Runtime) -> list[float | None]:
+    """Hours of each training that missing analyses start with: it is not in the table, or its weights are not here."""
+    jobs = {job: seconds for of_row in plan.plan().values() for job, seconds in of_row.items()}
+    missing = _without_record(_with_trainings(jobs), runtime)
+    first = {job: seconds for job, seconds in missing.items() if job not in jobs} | _without_weights(missing, runtime)
+    costs = RuntimeEstimator(runtime)
+    return [costs.hours(run, seconds) for run, seconds in first.items()]
 
 
 def announce_retraining(analysis: Job, epoch_seconds: Sequence[float | None], runtime: Runtime) -> None:
@@ -271,11 +279,7 @@ def _estimate(jobs: dict[Job, float | None], costs: RuntimeEstimator) -> str:
 
 def _hours(hours: Iterable[float | None]) -> str:
     """The total of ``hours`` in words; unknown ones are named as such."""
-    hours = list(hours)
-    known = [hour for hour in hours if hour is not None]
-    if not known:
-        return "unknown time"
-    return f"about {format_duration(sum(known))}" + (" and more" if len(known) < len(hours) else "")
+    return format_hours(hours) or "unknown time"
 
 
 def can_save(runtime: Runtime) -> bool:
@@ -305,15 +309,19 @@ def print_written(paths: Iterable[Path]) -> None:
 
 def print_table(table: Table, only: Sequence[str] | None = None) -> None:
     """Print the table, or its rows whose name contains one of the texts ``only``."""
+
+    def is_shown(row: str) -> bool:
+        return only is None or any(text in row for text in only)
+
     _out.print(f"\n{table.title}\n{table.caption()}", markup=False)
     for block in table.blocks:
         columns = table.texts(block)
         grid = Grid(*map(escape, columns), title=escape(block.heading), title_justify="left", box=box.SIMPLE)
         for row in zip(*columns.values(), strict=True):
-            if only is None or any(text in row[0] for text in only):
+            if is_shown(row[0]):
                 grid.add_row(*map(escape, row))
         _out.print(grid)
-    if lines := [line for line in table.image_by_image if only is None or any(text in line["row"] for text in only)]:
+    if lines := [line for line in table.image_by_image if is_shown(line["row"])]:
         grid = Grid(*lines[0], title=IMAGE_BY_IMAGE, title_justify="left", box=box.SIMPLE)
         for line in lines:
             grid.add_row(*map(escape, line.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 TINY = 1e-12  # a smaller difference of two percentages is a rounding error of float64
 
@@ -28,3 +29,12 @@ def format_duration(hours: float) -> str:
     if hours < 1:
         return f"{max(1, round(60 * hours))} min"
     return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
+
+
+def format_hours(hours: Iterable[float | None]) -> str:
+    """The total of ``hours``: "about 3 min", "about 3 min and more" if one is None, empty if none is known."""
+    hours = list(hours)
+    known = [hour for hour in hours if hour is not None]
+    if not known:
+        return ""
+    return f"about {format_duration(sum(known))}" + (" and more" if len(known) < len(hours) else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -34,7 +35,7 @@ class CellValues:
 
 @dataclass(frozen=True)
 class CellSpec:
-    """A cell: the number that a metric gives for a row and a method."""
+    """A cell of a table: one metric of a row and a method."""
 
     row: str  # of a table
     method: str
@@ -43,6 +44,11 @@ class CellSpec:
     published: PublishedNumber | None  # the papers' number, or None
     command: str  # the command that makes the records
     epoch_seconds: float | None  # the config's estimate of an epoch's cost, or None
+
+    @property
+    def first_job(self) -> Job:
+        """The job of the first seed."""
+        return next(iter(self.jobs.values()))
 
     @property
     def column(self) -> str:
@@ -85,6 +91,14 @@ def rendered(cell: CellSpec, runtime: Runtime, costs: RuntimeEstimator) -> Cell:
         command=cell.command,
         hours=sum(known) if len(known) == len(hours) else None,
     )
+
+
+def jobs_by_row(cells: Iterable[tuple[str, CellSpec]]) -> dict[str, dict[Job, float | None]]:
+    """The jobs of the cells by the name of their row, each with the config's estimate of the seconds per epoch."""
+    rows: dict[str, dict[Job, float | None]] = {}
+    for row, cell in cells:
+        rows.setdefault(row, {}).update(dict.fromkeys(cell.jobs.values(), cell.epoch_seconds))
+    return rows
 
 
 def missing_hours(cell: CellSpec, read: CellValues, costs: RuntimeEstimator) -> list[float | None]:

@@ -13,6 +13,7 @@ from smoothout.analysis.options import WhichWeights
 from smoothout.common.enums import check_seeds, coerce_enum_fields
 from smoothout.common.errors import ConfigError, config_errors
 from smoothout.common.estimates import standard_error
+from smoothout.common.grouping import grouped
 from smoothout.common.job_settings import SummarySettings
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.job import Job
@@ -44,9 +45,7 @@ class StrengthChoice(SummarySettings):
     def from_records(self, records: Sequence[Record]) -> dict[str, Any]:
         """The mean held-out accuracy of each strength with its standard error over seeds, and the chosen strength."""
         check_same_data(records)
-        by_strength: dict[float, list[Record]] = {}
-        for record in records:
-            by_strength.setdefault(float(record.settings["perturbation"][self.field]), []).append(record)
+        by_strength = grouped((float(record.settings["perturbation"][self.field]), record) for record in records)
         rows = [self._row(a, by_strength[a]) for a in sorted(by_strength)]
         best = max(rows, key=lambda row: round(float(row["mean"]), 12))  # the first of equal ones
         examples = records[0].outcome["examples"]

@@ -15,9 +15,9 @@ from smoothout.config.compose import ConfigFolders, compose_config, config_names
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.lookup import check_data
 from smoothout.jobs.runtime import Runtime
-from smoothout.reproduction.cells import CellSpec
+from smoothout.reproduction.cells import CellSpec, jobs_by_row
 from smoothout.reproduction.choose_strength import StrengthSearch
-from smoothout.reproduction.claim_trends import CURVES_APART, curves_nearer, read_points
+from smoothout.reproduction.claim_trends import CURVES_APART, curves_nearer, read_points, read_runs
 from smoothout.reproduction.claim_values import (
     MetricValues,
     above_zero,
@@ -36,8 +36,6 @@ from smoothout.results.significance import (
     stratified_rank_correlation,
 )
 from smoothout.results.trend import WORDS, Axis, Within, trend
-
-_LEAST_LOSS = 2.0**-126  # stands for losses that float32 rounds to 0
 
 
 @dataclass(frozen=True)
@@ -102,12 +100,7 @@ class Claims:
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
         """By table and row: its jobs, with the config's estimate of the seconds per epoch."""
-        rows: dict[str, dict[Job, float | None]] = {}
-        for table, cell in self._cells:
-            planned = rows.setdefault(f"{table}: {cell.row}", {})
-            for job in cell.jobs.values():
-                planned[job] = cell.epoch_seconds
-        return rows
+        return jobs_by_row((f"{table}: {cell.row}", cell) for table, cell in self._cells)
 
     @property
     def unique_searches(self) -> list[StrengthSearch]:
@@ -148,7 +141,7 @@ class Claims:
                 cell = plan.cell(row, method, metric)
                 if cell.published is None:
                     continue
-                key = next(iter(cell.jobs.values())).digest, cell.published.value
+                key = cell.first_job.digest, cell.published.value
                 if key not in known:
                     title = f"{table}: {row}, {plan.config.methods[method].title}"
                     rows[title] = Sides((f"{table} | {row} | {method}",))
@@ -211,64 +204,35 @@ class Claims:
         ]
         plus, minus = ([MetricValues.read(cell, runtime) for cell in side] for side in cells)
         # Methods are compared seed by seed, so only seeds that every cell has can be used.
-        values = [*plus, *minus]
-        seeds = sorted(set.intersection(*(set(side.by_seed) for side in values)))
-        step = 100 / plus[0].images if plus[0].images else 0.0
+        both = [*plus, *minus]
+        seeds = sorted(set.intersection(*(set(side.values) for side in both)))
         published = difference([side.published for side in plus], [side.published for side in minus])
         # No number was published under two protocols, and no ratio of two spreads.
         comparable = not sides.protocols and claim.kind is not ClaimKind.spread
-        titles = dict.fromkeys(METRICS[cell.metric].title for cell in chain(*cells))
-        if claim.kind is ClaimKind.curves:
-            titles = dict.fromkeys([CURVES_APART])
+        of_curves = claim.kind is ClaimKind.curves
+        titles = [CURVES_APART] if of_curves else [METRICS[cell.metric].title for cell in chain(*cells)]
         return ClaimTest(
             claim,
             row,
             sides.protocols or (protocol,),
-            replace(METRICS[metric], title=" against ".join(titles)),
-            _evidence(claim, plus, minus, seeds, step),
+            replace(METRICS[metric], title=" against ".join(dict.fromkeys(titles))),
+            _evidence(claim, plus, minus, seeds),
             published if comparable else None,
-            failed=len(frozenset[int]().union(*(side.failed for side in values))),
-            diverged=len(frozenset[int]().union(*(side.diverged for side in values))),
-            error=None if claim.kind is ClaimKind.curves else accuracy_error(plus),
-            retrained=len(frozenset(seeds).intersection(chain(*(side.retrained for side in values)))),
-            recorded=len(set.intersection(*({*side.records} | side.diverged for side in values))),
+            failed=len({seed for side in both for seed in side.failed}),
+            diverged=len({seed for side in both for seed in side.diverged}),
+            error=None if of_curves else accuracy_error(plus),
+            retrained=sum(any(seed in side.retrained for side in both) for seed in seeds),
+            recorded=len(set.intersection(*({*side.records} | side.diverged for side in both))),
             sides=tuple(map(tuple, cells)),
         )
 
     def _correlations(self, claim: Claim, metric: str, protocol: str, runtime: Runtime) -> Iterator[ClaimTest]:
         """Accuracy against flatness over the settings of the claim's tables, as it is and at equal training loss."""
-        runs = dict[str, tuple[float, float, float, str, str]]()  # by digest, because tables share runs
-        weights = METRICS[metric].analysis.checkpoint  # the checkpoint whose flatness is measured
-        failed, diverged, retrained = set[str](), set[str](), set[str]()
-        # A point is a run with its flatness, accuracy, training loss, network and setting.
-        for plan in (self._plan(table, protocol) for table in claim.tables):
-            for row, method in plan.runs:
-                sharpness, accuracy = (
-                    MetricValues.read(plan.cell(row, method, name), runtime) for name in (metric, str(weights))
-                )
-                setting = next(iter(plan.runs[row, method].jobs.values())).digest
-                failed |= {accuracy.records[seed].digest for seed in sharpness.failed & accuracy.by_seed.keys()}
-                diverged |= {accuracy.records[seed].digest for seed in accuracy.diverged}
-                for seed in sharpness.by_seed.keys() & accuracy.by_seed.keys():
-                    record = accuracy.records[seed]
-                    network = f"{record.labels['model']}, {record.labels['data']}"
-                    loss = math.log2(max(record.outcome[weights]["train_loss"], _LEAST_LOSS))
-                    flatness = -sharpness.by_seed[seed]
-                    retrained |= {record.digest} if seed in sharpness.retrained else set()
-                    runs[record.digest] = flatness, accuracy.by_seed[seed], loss, network, setting
-        flatnesses, accuracies, losses, networks, settings = zip(*runs.values(), strict=True) if runs else ((),) * 5
+        runs, lost = read_runs([self._plan(table, protocol) for table in claim.tables], metric, runtime)
+        flatnesses, accuracies, losses, networks, settings = zip(*runs, strict=True) if runs else ((),) * 5
         for row, given in (("all settings, network by network", None), ("the same at equal training loss", losses)):
-            yield ClaimTest(
-                claim,
-                row,
-                (protocol,),
-                METRICS[metric],
-                stratified_rank_correlation(flatnesses, accuracies, networks, settings, given),
-                failed=len(failed),
-                diverged=len(diverged),
-                retrained=len(retrained),
-                runs=len(runs),
-            )
+            evidence = stratified_rank_correlation(flatnesses, accuracies, networks, settings, given)
+            yield ClaimTest(claim, row, (protocol,), METRICS[metric], evidence, runs=len(runs), **lost)
 
     def _trends(self, claim: Claim, metric: str, protocol: str, runtime: Runtime) -> Iterator[ClaimTest]:
         """The metric over learning rate / batch size: over all settings, and over those that share one of the two."""
@@ -277,18 +241,10 @@ class Claims:
         title = METRICS[metric].title.removesuffix(", points")  # a correlation has no unit
         if any(plan.holds_out for plan in plans):
             title = title.replace("test accuracy", "held-out accuracy")
+        correlated = replace(METRICS[metric], title=title)
         for within in Within:
-            yield ClaimTest(
-                claim,
-                WORDS[within],
-                (protocol,),
-                replace(METRICS[metric], title=title),
-                trend(points, Axis.lr_over_batch, within),
-                failed=lost["failed"],
-                diverged=lost["diverged"],
-                retrained=lost["retrained"],
-                runs=len(points),
-            )
+            evidence = trend(points, Axis.lr_over_batch, within)
+            yield ClaimTest(claim, WORDS[within], (protocol,), correlated, evidence, runs=len(points), **lost)
 
 
 def _withhold(test: ClaimTest) -> ClaimTest:
@@ -298,26 +254,26 @@ def _withhold(test: ClaimTest) -> ClaimTest:
 
 
 def _evidence(
-    claim: Claim, plus: Sequence[MetricValues], minus: Sequence[MetricValues], seeds: Sequence[int], step: float
+    claim: Claim, plus: Sequence[MetricValues], minus: Sequence[MetricValues], seeds: Sequence[int]
 ) -> TestResult:
-    """The test that belongs to the claim's kind; ``step`` is what one image adds to an accuracy, in points."""
+    """The test that belongs to the claim's kind."""
     match claim.kind:
         case ClaimKind.spread:
-            one, other = ([side.by_seed[seed] for seed in seeds] for side in (plus[0], minus[0]))
-            return pitman_morgan_test(one, other, claim.max_ratio, step)
+            one, other = ([side.values[seed] for seed in seeds] for side in (plus[0], minus[0]))
+            return pitman_morgan_test(one, other, claim.max_ratio, plus[0].step)
         case ClaimKind.zero:
-            return above_zero([2**value for value in plus[0].by_seed.values()])
+            return above_zero([2**value for value in plus[0].values.values()])
         case ClaimKind.limit:
             assert claim.limit is not None
-            return paired_t_test([math.log2(claim.limit) - value for value in plus[0].by_seed.values()])
+            return paired_t_test([math.log2(claim.limit) - value for value in plus[0].values.values()])
         case ClaimKind.published:
-            return against_published(plus[0], claim.margin, step)
+            return against_published(plus[0], claim.margin)
         case ClaimKind.curves:
             near, far = ([side.records for side in sides] for sides in (plus, minus))
             return paired_t_test(curves_nearer(near, far, seeds), claim.margin)
     differences = [
-        difference([side.by_seed[seed] for side in plus], [side.by_seed[seed] for side in minus]) for seed in seeds
+        difference([side.values[seed] for side in plus], [side.values[seed] for side in minus]) for seed in seeds
     ]
     # Ratios are differences of logarithms, whose margin is negative if the ratio must be large.
     margin = claim.margin - math.log2(claim.min_ratio)
-    return paired_t_test([value for value in differences if value is not None], margin, step)
+    return paired_t_test([value for value in differences if value is not None], margin, plus[0].step)

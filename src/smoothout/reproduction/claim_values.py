@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from smoothout.analysis.options import SplitName
 from smoothout.jobs.runtime import Runtime
-from smoothout.reproduction.cells import CellSpec
+from smoothout.reproduction.cells import CellSpec, CellValues
 from smoothout.reproduction.metrics import METRICS
-from smoothout.results.records import Record
 from smoothout.results.significance import TestResult, binomial_standard_error, paired_t_test
 
 DECIMALS = 9  # of a sum of points or of log2; anything below is rounding
@@ -18,36 +17,34 @@ ZERO = 5e-5  # percent; a sharpness below it is printed as 0.0000
 
 
 @dataclass(frozen=True)
-class MetricValues:
-    """The values of a cell on the scale of a test: points, or log2 for what is compared by ratio.
+class MetricValues(CellValues):
+    """The values of a cell on the scale of a test: points, or log2 for what is compared by ratio."""
 
-    ``images`` is the size of the split that an accuracy is a share of; 0 for other metrics.
-    """
-
-    by_seed: dict[int, float]
-    failed: frozenset[int]
-    diverged: frozenset[int]
     published: float | None
-    records: dict[int, Record]
-    images: int
-    retrained: frozenset[int]
+    images: int  # the size of the split that an accuracy is a share of; 0 for other metrics
 
     @classmethod
     def read(cls, cell: CellSpec, runtime: Runtime) -> MetricValues:
         """Read the records of ``cell``."""
-        read = cell.values(runtime)
-        published = cell.published.value if cell.published else None
-        if not cell.jobs:
-            return cls({}, read.failed, read.diverged, None, {}, 0, read.retrained)
-        if not METRICS[cell.metric].ratio_scale:
-            train, test = next(iter(cell.jobs.values())).training_job.settings.data.expected_sizes
-            split = METRICS[cell.metric].share_of
-            images = 0 if split is None else train if split is SplitName.train else test
-            return cls(read.values, read.failed, read.diverged, published, read.records, images, read.retrained)
-        logs = {seed: math.log2(value) for seed, value in read.values.items() if value > 0}
-        published = math.log2(published) if published else None
-        failed = read.failed | (read.values.keys() - logs.keys())
-        return cls(logs, failed, read.diverged, published, read.records, 0, read.retrained)
+        read, published = cell.values(runtime), cell.published.value if cell.published else None
+        if METRICS[cell.metric].ratio_scale:
+            logs = {seed: math.log2(value) for seed, value in read.values.items() if value > 0}
+            read = replace(read, values=logs, failed=read.failed | (read.values.keys() - logs.keys()))
+            published = math.log2(published) if published else None
+        return cls(**vars(read), published=published, images=_images(cell))
+
+    @property
+    def step(self) -> float:
+        """What one image adds to an accuracy, in points; 0 for other metrics."""
+        return 100 / self.images if self.images else 0.0
+
+
+def _images(cell: CellSpec) -> int:
+    metric = METRICS[cell.metric]
+    if metric.ratio_scale or metric.share_of is None or not cell.jobs:
+        return 0
+    train, test = cell.first_job.training_job.settings.data.expected_sizes
+    return int(train if metric.share_of is SplitName.train else test)
 
 
 def difference(plus: Sequence[float | None], minus: Sequence[float | None]) -> float | None:
@@ -58,10 +55,10 @@ def difference(plus: Sequence[float | None], minus: Sequence[float | None]) -> f
     return round(sum(sign * value for sign, value in signed if value), DECIMALS) + 0.0  # -0.0 becomes 0.0
 
 
-def against_published(values: MetricValues, margin: float, step: float) -> TestResult:
+def against_published(values: MetricValues, margin: float) -> TestResult:
     """How much ``values`` exceed the published number, which is taken as it is; no test without one."""
-    differences = [difference([value], [values.published]) for value in values.by_seed.values()]
-    return paired_t_test([value for value in differences if value is not None], margin, step)
+    differences = [difference([value], [values.published]) for value in values.values.values()]
+    return paired_t_test([value for value in differences if value is not None], margin, values.step)
 
 
 def above_zero(values: Sequence[float]) -> TestResult:
@@ -75,6 +72,6 @@ def above_zero(values: Sequence[float]) -> TestResult:
 def accuracy_error(sides: Sequence[MetricValues]) -> float | None:
     """The binomial standard error of the first accuracy, in points; None if there is none."""
     for side in sides:
-        if side.by_seed and side.images:
-            return 100 * binomial_standard_error(next(iter(side.by_seed.values())) / 100, side.images)
+        if side.values and side.images:
+            return 100 * binomial_standard_error(next(iter(side.values.values())) / 100, side.images)
     return None

@@ -117,6 +117,11 @@ class Claim:
             raise ValueError("declared: must be null for a correlation, whose settings are not seeds")
         if self.tables and not (self.correlates or self.kind is ClaimKind.published):
             raise ValueError(f"tables: must be empty for a claim of kind {self.kind}; name cells in rows")
+        self._check_limits()
+        self._check_rows()
+
+    def _check_limits(self) -> None:
+        """Raise ValueError for a margin, ratio or limit out of range, or of no use to the claim's kind and metrics."""
         if self.margin < 0 or self.max_ratio < 1:
             raise ValueError(f"margin, max_ratio: must be at least 0 and 1, not {self.margin} and {self.max_ratio}")
         if self.margin and (ratios := [name for name in self.metrics if METRICS[name].ratio_scale]):
@@ -133,6 +138,9 @@ class Claim:
                 "limit: must be a number above 0 for a claim of kind limit, whose metrics are compared by ratio, and"
                 f" null for others, not {self.limit}"
             )
+
+    def _check_rows(self) -> None:
+        """Raise ValueError for a row without the cells that the claim's kind compares."""
         for row, sides in self.rows.items():
             if self.kind is ClaimKind.spread and not sides.minus:
                 raise ValueError(f"rows.{row}.minus: must name the cell whose standard deviation is compared")

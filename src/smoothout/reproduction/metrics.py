@@ -157,27 +157,28 @@ def _sharpness(convention: Convention) -> Metric:
     )
 
 
+def _by_ratio(title: str, read: Callable[[Record], float | None], analysis: Any = None, overrides: str = "") -> Metric:
+    """A number that is compared by ratio; its heading is the title."""
+    return Metric(title, title[0].upper() + title[1:], read, analysis, overrides, ratio_scale=True)
+
+
 def _noise(title: str, read: Callable[[Record], float | None], *, ratio_scale: bool = True) -> Metric:
-    heading = title[0].upper() + title[1:]
-    analysis = NoiseCurve(), "analysis=noise_curve"
-    return Metric(title, heading, read, *analysis, ratio_scale=ratio_scale, share_of=None)
+    metric = _by_ratio(title, read, NoiseCurve(), "analysis=noise_curve")
+    return replace(metric, ratio_scale=ratio_scale, share_of=None)
 
 
 def _line(split: str, read: Callable[[Record], float | None]) -> Metric:
-    rise = f"ise of the {split} loss along filter-normalized lines, alpha = {LINE}"
-    return Metric(f"r{rise}", f"R{rise}", read, Landscape(), "analysis=landscape", ratio_scale=True)
+    title = f"rise of the {split} loss along filter-normalized lines, alpha = {LINE}"
+    return _by_ratio(title, read, Landscape(), "analysis=landscape")
 
 
 def _hessian(title: str, read: Callable[[Record], float | None]) -> Metric:
     """As in Figure 1 of Jastrzebski et al.: at the last weights, in evaluation mode, BatchNorm recalibrated."""
-    words = f"{title} of the Hessian, last epoch, BatchNorm recalibrated"
-    return Metric(
-        words,
-        words[0].upper() + words[1:],
+    return _by_ratio(
+        f"{title} of the Hessian, last epoch, BatchNorm recalibrated",
         read,
         Hessian(checkpoint=WhichWeights.last, running_stats=RunningStats.recomputed, eigenvalues=1),
         "analysis=hessian analysis.checkpoint=last analysis.running_stats=recomputed analysis.eigenvalues=1",
-        ratio_scale=True,
     )
 
 
@@ -208,11 +209,9 @@ METRICS = {
         "analysis=unseen_test",
         differences=True,
     ),
-    "distance": Metric(
+    "distance": _by_ratio(
         "distance of the last weights from the start",
-        "Distance of the last weights from the start",
         lambda record: record.outcome["last"].get("distance"),  # earlier records have none
-        ratio_scale=True,
     ),
     **{f"{weights}_recalibrated": _recalibrated(weights) for weights in WhichWeights},
     "last_train_recalibrated": _recalibrated(WhichWeights.last, SplitName.train),
@@ -239,13 +238,11 @@ METRICS = {
             {"": None, "subspace_": SUBSPACE}.items(), (Convention.keskar, Convention.converged), WIDTHS
         )
     },
-    "adaptive_sharpness": Metric(
+    "adaptive_sharpness": _by_ratio(
         "adaptive sharpness, box of 0.1%, logits normalized",
-        "Adaptive sharpness, box of 0.1%, logits normalized",
         sharpness_value,
         AdaptiveSharpnessJob(normalize_logits=True, examples=10_000),
         "analysis=adaptive_sharpness analysis.normalize_logits=true analysis.examples=10000",
-        ratio_scale=True,
     ),
     "noise_rise_test": _noise(f"rise of the test loss under noise, a = {NOISE}", partial(loss_rise, split="test")),
     "noise_fall": _noise(

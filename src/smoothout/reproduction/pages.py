@@ -64,21 +64,21 @@ class Page:
 
 
 def find_pages(
-    asked: PageConfig,
+    requested: PageConfig,
     overrides: Sequence[str],
     listed: Sequence[Sequence[str]],
     configs: ConfigFolders,
     published: Path,
 ) -> tuple[Page, list[Page]]:
-    """The page that was ``asked`` for, and all pages over whose exploratory tests its p-values are corrected.
+    """The page that was ``requested``, and all pages over whose exploratory tests its p-values are corrected.
 
     These are the ``listed`` ones (overrides that make each) if it is one of them, else it is alone. Raises ConfigError.
     """
     known = [(listed_page(configs, given), given) for given in listed]
-    if asked not in [config for config, _ in known]:
-        known = [(asked, overrides)]
+    if requested not in [config for config, _ in known]:
+        known = [(requested, overrides)]
     pages = [
         Page(config, tuple(given), Claims(config.claims, config.claim_scope, configs, published))
         for config, given in known
     ]
-    return next(page for page in pages if page.config == asked), pages
+    return next(page for page in pages if page.config == requested), pages

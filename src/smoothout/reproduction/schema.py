@@ -31,7 +31,7 @@ def check_overrides(key: str, overrides: Iterable[str]) -> None:
         if name in SCOPE:
             raise ValueError(f"{key}: {override}: has no effect here; set scope.{name}{'s' * (name == 'seed')}")
         if group in SCOPE:
-            raise ValueError(f"{key}: {override}: is for scope.{group} to say; for fewer epochs use epoch_fraction=...")
+            raise ValueError(f"{key}: {override}: is decided by scope.{group}; for fewer epochs use epoch_fraction=...")
         if group in RUNTIME_KEYS:
             raise ValueError(f"{key}: {override}: has no effect here; give {name}=... to the program")
 
@@ -145,9 +145,14 @@ class TableConfig:
             ("methods: title", [method.title for method in self.methods.values()]),
         ):
             if twice := [name for name, uses in Counter(given).items() if uses > 1]:
-                raise ValueError(f"{what}: {twice[0]!r} stands twice; must be different from all others")
+                raise ValueError(f"{what}: {twice[0]!r} is used twice; must be unique")
         object.__setattr__(self, "metrics", current_metrics(self.metrics))
         self._check_accuracy()
+        self._check_choice()
+        self._check_names()
+
+    def _check_choice(self) -> None:
+        """Raise ValueError if methods and rows need a choice of strength that the table does not have."""
         chosen = [name for name, method in self.methods.items() if method.is_chosen]
         if chosen and self.strength_choice is None:
             raise ValueError(f"strength_choice: must be given, because {chosen[0]} has chosen_strength")
@@ -155,6 +160,9 @@ class TableConfig:
             raise ValueError(f"methods.{chosen[0]}.chosen_strength: must be false for the baseline, the first method")
         if any(row.best_methods is not None for row in self.rows) and not chosen:
             raise ValueError("rows: best_methods needs methods whose strength is chosen")
+
+    def _check_names(self) -> None:
+        """Raise ValueError for a name of a method or a metric that the table does not have."""
         if self.small_batch_method not in (None, *self.methods):
             raise ValueError(f"small_batch_method: {self.small_batch_method!r} is not one of {', '.join(self.methods)}")
         for method, settings in self.methods.items():
@@ -172,6 +180,12 @@ class TableConfig:
             ):
                 if unknown := [name for name in names if name not in known]:
                     raise ValueError(f"rows.{index}.{key}: {unknown[0]!r} is not one of {', '.join(known)}")
+
+    def methods_of(self, row: RowConfig) -> dict[str, tuple[str, ...]]:
+        """The methods of a row without ``best_methods``, each with the overrides that the row adds."""
+        if row.methods is not None:
+            return row.methods
+        return {name: () for name, method in self.methods.items() if not method.only_if_named}
 
     def _check_accuracy(self) -> None:
         """Raise ValueError unless ``accuracy`` is a metric of the table with differences, or the table has none."""

@@ -59,13 +59,12 @@ def _mean(choice: Record) -> float:
 
 def notes_of(searches: Mapping[str, StrengthSearch], choices: Choices, titles: Mapping[str, str]) -> list[str]:
     """What has been chosen, and how many trainings the rest takes."""
-    if len(set(map(id, searches.values()))) == 1:
+    if len(set(searches.values())) == 1:
         names = dict.fromkeys(choices, "Strength of the noise")
     else:
         names = {name: f"Strength of {titles[name]}" for name in choices}
     notes = list(dict.fromkeys(f"{names[name]}: {explain_choice(record)}." for name, record in choices.items()))
-    open_searches = {id(search): search for name, search in searches.items() if name not in choices}.values()
-    if open_searches:
+    if open_searches := {search for name, search in searches.items() if name not in choices}:
         trainings = len({job for search in open_searches for job in search.choice.dependencies})
         what = "The strength of the noise is" if len(searches) == 1 else "Strengths are"
         notes.append(

@@ -18,7 +18,7 @@ from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.lookup import check_data, describe_retrained, find_record
 from smoothout.jobs.runtime import Runtime
 from smoothout.nn.options import Precision
-from smoothout.reproduction.cells import CellSpec, MethodRuns, rendered
+from smoothout.reproduction.cells import CellSpec, MethodRuns, jobs_by_row, rendered
 from smoothout.reproduction.choose_strength import StrengthSearch
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.published import PublishedNumbers
@@ -71,7 +71,7 @@ class RunSelection:
 
 
 def recorded_seeds(jobs: Callable[[set[int]], Iterable[Job]], runtime: Runtime) -> set[int]:
-    """The seeds for which one of their ``jobs`` has a record, among those of all recorded trainings."""
+    """The seeds with a record of one of their ``jobs``, among the seeds of all recorded trainings."""
     trained = {int(record.labels["seed"]) for record in runtime.records.records(Experiment.kind)}
     known = [job for job in jobs(trained) if isinstance(job.training_job.settings, Experiment)] if trained else []
     return {
@@ -108,16 +108,10 @@ class TablePlan:
         names = {row.name for row in plan.rows}
         plan.runs = {(row, method): runs for (row, method), runs in self.runs.items() if row in names}
         plan.cells = plan._cells()
-        shown = set().union(*map(plan._searched, plan.rows))
-        plan.searches = {name: search for name, search in self.searches.items() if name in shown}
+        if all(row.best_methods is None for row in plan.rows):  # else every search decides which methods are shown
+            shown = set().union(*map(self.config.methods_of, plan.rows))
+            plan.searches = {name: search for name, search in self.searches.items() if name in shown}
         return plan
-
-    def _searched(self, row: RowConfig) -> set[str]:
-        """The methods whose choice of strength decides what ``row`` shows."""
-        if row.best_methods is not None:
-            return set(self.searches)
-        shown = row.methods or {name for name, method in self.config.methods.items() if not method.only_if_named}
-        return set(self.searches) & set(shown)
 
     def _plan_runs(self) -> None:
         """Compose the trainings. Methods whose strength is not chosen yet have none."""
@@ -164,20 +158,20 @@ class TablePlan:
 
     def plan(self) -> dict[str, dict[Job, float | None]]:
         """By row: its jobs, with the config's estimate of the seconds per epoch."""
-        rows: dict[str, dict[Job, float | None]] = {}
-        for cell in self.cells:
-            rows.setdefault(cell.row, {}).update(dict.fromkeys(cell.jobs.values(), cell.epoch_seconds))
-        return rows
+        return jobs_by_row((cell.row, cell) for cell in self.cells)
 
     def _methods(self, row: RowConfig) -> dict[str, tuple[str, ...]]:
-        """The row's methods, each with the overrides that the row adds."""
-        if row.best_methods is not None:
-            best = best_methods(self.searches, self._choices, row.best_methods)
-            baseline = next(name for name in self.methods if name != self.config.small_batch_method)
-            return {name: () for name in self.methods if name == baseline or name in best}
-        if row.methods is not None:
-            return {name: overrides for name, overrides in row.methods.items() if name in self.methods}
-        return {name: () for name, method in self.methods.items() if not method.only_if_named}
+        """The row's methods whose strength is known, each with the overrides that the row adds."""
+        if row.best_methods is None:
+            methods = self.config.methods_of(row)
+            return {name: overrides for name, overrides in methods.items() if name in self.methods}
+        best = best_methods(self.searches, self._choices, row.best_methods)
+        return {name: () for name in self.methods if name == self._baseline or name in best}
+
+    @property
+    def _baseline(self) -> str:
+        """The method that improvements are measured against."""
+        return next(name for name in self.methods if name != self.config.small_batch_method)
 
     def _runs(self, row: RowConfig, method: str, added: Sequence[str]) -> MethodRuns:
         given = _last(row.overrides, self.methods[method].overrides, added, self.scope.overrides())
@@ -190,7 +184,7 @@ class TablePlan:
     @property
     def unique_searches(self) -> list[StrengthSearch]:
         """The searches, each once."""
-        return list({id(search): search for search in self.searches.values()}.values())
+        return list(dict.fromkeys(self.searches.values()))
 
     def with_recorded_seeds(self, runtime: Runtime) -> TablePlan:
         """The same table for all seeds with a record for its rows; unchanged if there are none."""
@@ -210,14 +204,13 @@ class TablePlan:
         # Differences are computed seed by seed from the cells, so these come first.
         costs = RuntimeEstimator(runtime)
         cells = {(cell.row, cell.column): rendered(cell, runtime, costs) for cell in self.cells}
-        for row, (quantity, method, better, worse) in product(self.rows, self._differences()):
-            if {better, worse} <= set(self._methods(row)):
-                for metric in (name for name in self.config.metrics if METRICS[name].differences):
-                    column = _difference_column(method, quantity, metric)
-                    of_paper = metric == self.config.accuracy
-                    published = self._published.of_quantity(row, method, quantity) if of_paper else None
-                    one, other = (cells[row.name, f"{name} {metric}"] for name in (better, worse))
-                    cells[row.name, column] = difference(one, other, published.value if published else None, column)
+        compared = [name for name in self.config.metrics if METRICS[name].differences]
+        for (row, (quantity, method, better, worse)), metric in product(self._differences_by_row(), compared):
+            column = _difference_column(method, quantity, metric)
+            of_paper = metric == self.config.accuracy
+            published = self._published.of_quantity(row, method, quantity) if of_paper else None
+            one, other = (cells[row.name, f"{name} {metric}"] for name in (better, worse))
+            cells[row.name, column] = difference(one, other, published.value if published else None, column)
         recalibrated = any(metric.endswith("recalibrated") for metric in self.config.metrics)
         return Table(
             name=self.config.name,
@@ -251,15 +244,14 @@ class TablePlan:
 
     def _image_by_image(self, runtime: Runtime) -> Iterator[dict[str, str]]:
         """A line for each difference of the best epochs whose trainings' records say which images are right."""
-        if self.config.accuracy != "best":
+        if self.config.accuracy != "best" or self.holds_out:
             return
-        for row, (_, _, better, worse) in product(self.rows, self._differences()):
-            if {better, worse} <= set(self._methods(row)) and not self.holds_out:
-                one, other = (self._runs_with_images(row.name, method, runtime) for method in (better, worse))
-                if seeds := sorted(one.keys() & other.keys()):
-                    titles = [self.methods[method].title for method in (better, worse)]
-                    line = compare_right(*([side[seed] for seed in seeds] for side in (one, other)))
-                    yield {"row": row.name, "first - second": " - ".join(titles), **line}
+        for row, (_, _, *compared) in self._differences_by_row():
+            one, other = (self._runs_with_images(row.name, method, runtime) for method in compared)
+            if seeds := sorted(one.keys() & other.keys()):
+                titles = [self.methods[method].title for method in compared]
+                line = compare_right(*([side[seed] for seed in seeds] for side in (one, other)))
+                yield {"row": row.name, "first - second": " - ".join(titles), **line}
 
     def _runs_with_images(self, row: str, method: str, runtime: Runtime) -> dict[int, Record]:
         """The records of a row's trainings by seed, of those that did not diverge and say which images are right."""
@@ -288,14 +280,19 @@ class TablePlan:
 
     def _differences(self) -> list[tuple[str, str, str, str]]:
         """(quantity, method, better, worse): improvements over the baseline, and gaps to the small batch."""
-        methods, small = self.methods, self.config.small_batch_method
-        baseline = next(method for method in methods if method != small)
+        methods, small, baseline = self.methods, self.config.small_batch_method, self._baseline
         improvements = [("improvement", name, name, baseline) for name in methods if name not in (baseline, small)]
         gaps = [("gap", name, small, name) for name in methods if small and name != small]
         return improvements + gaps
 
+    def _differences_by_row(self) -> Iterator[tuple[RowConfig, tuple[str, str, str, str]]]:
+        """The rows with their differences: those between two methods that the row has."""
+        for row, compared in product(self.rows, self._differences()):
+            if all((row.name, method) in self.runs for method in compared[2:]):
+                yield row, compared
+
     def _blocks(self) -> Iterator[Block]:
-        """A block for each metric; the gaps stand between accuracies and what is compared by ratio."""
+        """A block for each metric; the gaps come between accuracies and metrics that are compared by ratio."""
         titles = {name: method.title for name, method in self.methods.items()}
         headings: dict[str, list[tuple[str, str]]] = {"improvement": [], "gap": []}
         for quantity, method, better, worse in self._differences():

@@ -9,6 +9,7 @@ from functools import cached_property
 
 import pandas as pd
 
+from smoothout.common.grouping import grouped
 from smoothout.reproduction.claim_tests import ClaimTest
 from smoothout.reproduction.claims import ClaimScope
 from smoothout.reproduction.judgement import JudgedTest, judge
@@ -26,6 +27,7 @@ from smoothout.reproduction.verdict_text import (
     test_line,
 )
 from smoothout.results.significance import LEVEL, Verdict
+from smoothout.results.tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,7 @@ class VerdictPage:
     @cached_property
     def _by_claim(self) -> dict[str, list[JudgedTest]]:
         """The judged tests by claim, without those that are withheld."""
-        claims: dict[str, list[JudgedTest]] = {}
-        for judged in self.judged:
-            if not judged.test.withheld:
-                claims.setdefault(format_claim(judged.test.claim), []).append(judged)
-        return claims
+        return grouped((format_claim(one.test.claim), one) for one in self.judged if not one.test.withheld)
 
     def markdown(self) -> str:
         """The whole page."""
@@ -116,7 +114,7 @@ class VerdictPage:
 
     @property
     def _everywhere(self) -> Sequence[ClaimTest]:
-        """The tests of all pages, or none if those are not asked for."""
+        """The tests of all pages, or none if p-values are not corrected over them."""
         return [] if self.elsewhere is None else [*self.tests, *self.elsewhere]
 
     def _withheld(self) -> list[str]:
@@ -183,4 +181,4 @@ def _waiting(tests: Sequence[JudgedTest]) -> dict[str, str]:
 def _table(lines: Sequence[dict[str, str]]) -> str:
     """The lines as a table, without columns that are empty in all of them."""
     columns = [name for name in lines[0] if any(line[name] for line in lines)]
-    return pd.DataFrame(lines, columns=columns).to_markdown(index=False, disable_numparse=True)
+    return markdown_table(pd.DataFrame(lines, columns=columns))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import product
 
 from smoothout.common.formatting import format_decimal, format_significant
+from smoothout.common.grouping import grouped
 from smoothout.reproduction.claim_tests import ClaimTest
 from smoothout.reproduction.claims import Claim, ClaimKind
 from smoothout.reproduction.judgement import JudgedTest
@@ -28,7 +29,7 @@ def format_claim(claim: Claim) -> str:
 
 
 def format_source(claim: Claim) -> str:
-    """Where the claim stands, and whether its seeds were known when it was written."""
+    """Where the papers state the claim, and whether its seeds were known when it was written."""
     if claim.declared is None:
         return f"Source: {claim.source}. Exploratory."
     seeds = ", ".join(map(str, claim.declared.seeds))
@@ -52,7 +53,7 @@ def test_line(judged: JudgedTest) -> dict[str, str]:
         "metric": test.metric.title,
         "seeds": format_seeds(test),
         "ours - published [95%]" if absolute else "ours [95%]": format_estimate(test),
-        "published": "" if test.published is None else format_value(test, test.published, signed=not absolute),
+        "published": format_published(test),
         **({"in standard deviations": "" if deviations is None else f"{deviations:+.1f}"} if absolute else {}),
         "error of the split": "" if test.error is None else format_decimal(test.error, 2),
         "p": format_p(judged),
@@ -91,6 +92,12 @@ def format_value(test: ClaimTest, value: float, *, signed: bool = True) -> str:
     return f"{format_significant(2**value)}x"
 
 
+def format_published(test: ClaimTest) -> str:
+    """The papers' number; empty without one."""
+    signed = test.claim.kind is not ClaimKind.published
+    return "" if test.published is None else format_value(test, test.published, signed=signed)
+
+
 def format_p(judged: JudgedTest) -> str:
     """The p-value, corrected within its family. A point of the box with a higher loss refutes "0.0000" without one."""
     if judged.test.claim.kind is ClaimKind.zero:
@@ -99,7 +106,7 @@ def format_p(judged: JudgedTest) -> str:
 
 
 def format_p_everywhere(judged: JudgedTest) -> str:
-    """The p-value, corrected over all exploratory tests; empty if that was not asked, or the page gives none."""
+    """The p-value, corrected over all exploratory tests; empty if there is none."""
     given = judged.p_everywhere is not None and format_p(judged) not in ("", "proof")
     return f"{judged.p_everywhere:.2g}" if given else ""
 
@@ -120,14 +127,15 @@ def format_lost(test: ClaimTest) -> str:
 def format_untested(tests: Sequence[ClaimTest]) -> list[str]:
     """Sentences on the rows of a claim without numbers, by the protocols under which they have none."""
     protocols = dict.fromkeys(map(format_protocols, tests))
-    lacking: dict[str, list[str]] = {}  # protocols by row
-    for row, name in product(dict.fromkeys(test.row for test in tests), protocols):
-        if text := _untested_row([test for test in tests if (test.row, format_protocols(test)) == (row, name)]):
-            lacking.setdefault(text, []).append(name)
-    rows: dict[str, list[str]] = {}
-    for text, names in lacking.items():
-        under = "any protocol" if len(names) == len(protocols) > 1 else " and ".join(names)
-        rows.setdefault(under, []).append(text)
+    lacking = grouped(
+        (text, name)
+        for row, name in product(dict.fromkeys(test.row for test in tests), protocols)
+        if (text := _untested_row([test for test in tests if (test.row, format_protocols(test)) == (row, name)]))
+    )
+    rows = grouped(
+        ("any protocol" if len(names) == len(protocols) > 1 else " and ".join(names), text)
+        for text, names in lacking.items()
+    )
     return [f"Not tested under {under}: {format_rows(texts)}." for under, texts in rows.items()]
 
 
@@ -137,24 +145,22 @@ def format_rows(rows: Iterable[str]) -> str:
     A name is that of the method, a comma, and the rest: "SAM, C1" and "EMA, C1" become "SAM, EMA (each: C1)".
     """
     rows = list(rows)
-    rests = dict[str, list[str]]()
-    for method, _, rest in (row.partition(", ") for row in rows):
-        rests.setdefault(method, []).append(rest)
-    methods = dict[tuple[str, ...], list[str]]()
-    for method, its in rests.items():
-        methods.setdefault(tuple(its), []).append(method)
     plain = "; ".join(rows)
-    grouped = "; ".join(
-        f"{', '.join(names)} (each: {'; '.join(its)})"
+    if not all(", " in row for row in rows):
+        return plain
+    rests_of = grouped((method, rest) for method, _, rest in (row.partition(", ") for row in rows))
+    methods = grouped((tuple(rests), method) for method, rests in rests_of.items())
+    short = "; ".join(
+        f"{', '.join(names)} (each: {'; '.join(rests)})"
         if names[1:]
-        else "; ".join(f"{names[0]}, {rest}" for rest in its)
-        for its, names in methods.items()
+        else "; ".join(f"{names[0]}, {rest}" for rest in rests)
+        for rests, names in methods.items()
     )
-    return grouped if len(grouped) < len(plain) and all(", " in row for row in rows) else plain
+    return min(plain, short, key=len)
 
 
 def _untested_row(tests: Sequence[ClaimTest]) -> str:
-    """The row of ``tests`` if it has no numbers; if it lacks only some metrics, or lost seeds, those metrics too."""
+    """The row of ``tests`` if a metric has no numbers; that metric is named if others have some, or seeds were lost."""
     missing = [test for test in tests if not test.evidence.n]
     if not missing:
         return ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from smoothout.common.files import atomic_write_text
-from smoothout.common.formatting import format_decimal, format_duration, format_significant
+from smoothout.common.formatting import format_decimal, format_hours, format_significant
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,10 +194,9 @@ class Table:
 
         parts = [f"# {self.title}", self.caption()]
         for block in self.blocks:
-            parts += [f"## {block.heading}", self.wide(block).to_markdown(index=False, disable_numparse=True)]
+            parts += [f"## {block.heading}", markdown_table(self.wide(block))]
         if self.image_by_image:
-            lines = pd.DataFrame(self.image_by_image).to_markdown(index=False, disable_numparse=True)
-            parts += [f"## {IMAGE_BY_IMAGE}", lines, IMAGES_NOTE]
+            parts += [f"## {IMAGE_BY_IMAGE}", markdown_table(pd.DataFrame(self.image_by_image)), IMAGES_NOTE]
         parts += [*self.notes, *self._missing()]
         return "\n\n".join(parts) + "\n"
 
@@ -240,8 +239,12 @@ class Table:
 
 
 def _cost(hours: Sequence[float | None]) -> str:
-    known = [hour for hour in hours if hour is not None]
-    return f"about {format_duration(sum(known))}" if len(known) == len(hours) else "of unknown cost"
+    return "of unknown cost" if None in hours else format_hours(hours)
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
+    """``frame`` as a Markdown table, its texts as they are."""
+    return frame.to_markdown(index=False, disable_numparse=True)
 
 
 def _latex_text(text: str) -> str:
@@ -251,7 +254,7 @@ def _latex_text(text: str) -> str:
 
 
 def difference(one: Cell, other: Cell, published: float | None, column: str) -> Cell:
-    """``one`` minus ``other``, seed by seed, for seeds that both have; those that diverged in either are lost."""
+    """``one`` minus ``other`` for each seed that both have; a seed that diverged in either counts as diverged."""
     values = {seed: value - other.values[seed] for seed, value in one.values.items() if seed in other.values}
     records = [*other.records, *one.records] if values else []
     devices = sorted({*one.devices, *other.devices}) if values else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smoothout.common.formatting import format_duration
+from smoothout.common.formatting import format_duration, format_hours
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,11 @@ from smoothout.common.formatting import format_duration
 )
 def test_a_duration_has_no_more_digits_than_an_estimate_deserves(hours: float, text: str) -> None:
     assert format_duration(hours) == text
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"),
+    [((), ""), ((None,), ""), ((1.0, 2.5), "about 3.5 h"), ((1.0, None), "about 1.0 h and more")],
+)
+def test_a_total_names_hours_that_are_not_known(hours: tuple[float | None, ...], text: str) -> None:
+    assert format_hours(hours) == text

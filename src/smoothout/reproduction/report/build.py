@@ -24,7 +24,7 @@ from smoothout.reproduction.report.settings import Finding, Paper, Part, ReportC
 from smoothout.reproduction.report.tables import TableBuilder, TableView, Verdicts
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.reproduction.verdict_page import VerdictPage
-from smoothout.reproduction.verdict_text import format_estimate, format_seeds, format_value
+from smoothout.reproduction.verdict_text import format_estimate, format_published, format_seeds
 from smoothout.results.significance import Verdict
 
 Overrides = tuple[str, ...]
@@ -122,7 +122,7 @@ class ReportBuilder:
         folder = Path(self._runtime.folders.results)
         verdicts = {page.overrides: page.verdicts(tests, folder) for page in self._pages}
         judged = Verdicts([one for page in verdicts.values() for one in page.judged])
-        # Tables come before claims, so that a number that stands in both bears the table's title.
+        # Tables come before claims, so that a number that is in both has the table's title.
         parts = {
             key: [self._part(key, p, judged, tick) for p in paper.parts] for key, paper in self.config.papers.items()
         }
@@ -203,7 +203,7 @@ def _finding(finding: Finding, page: VerdictPage, evidence: Evidence) -> Finding
     numbers = {
         "estimate": estimate,
         "interval": interval,
-        "published": "nothing" if test.published is None else format_value(test, test.published),
+        "published": format_published(test) or "nothing",
         "seeds": format_seeds(test),
         "verdict": found[0].verdict.value,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from textwrap import wrap
 from typing import Any
 
@@ -12,7 +13,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from smoothout.analysis.jobs.search_comparison import SearchComparison
+from smoothout.common.grouping import grouped
 from smoothout.jobs.runtime import Runtime
+from smoothout.reproduction.claim_tests import ClaimTest
 from smoothout.reproduction.claims import ClaimKind
 from smoothout.reproduction.judgement import JudgedTest
 from smoothout.reproduction.report.evidence import Evidence
@@ -83,17 +86,17 @@ def _points(
     plan: TablePlan, comparison: Comparison, runtime: Runtime, evidence: Evidence
 ) -> Iterable[tuple[str, Point]]:
     """The settings of a table with both numbers, each by the digest of its first training."""
-    for row, method in plan.runs:
-        cells = [
-            next((plan.cell(row, method, name) for name in names if name in plan.config.metrics), None)
-            for names in (comparison.accuracies, comparison.curvatures)
-        ]
-        if None not in cells:
-            accuracy, curvature = (cell.values(runtime).values for cell in cells if cell)
-            if accuracy and curvature:
-                job = next(iter(plan.runs[row, method].jobs.values()))
-                network, title = evidence.network(job), plan.methods[method].title
-                yield job.digest, Point(network, row, title, plan.scope.protocol, accuracy, curvature)
+    accuracies, curvatures = (
+        [name for name in names if name in plan.config.metrics][:1]
+        for names in (comparison.accuracies, comparison.curvatures)
+    )
+    for (row, method), *names in product(plan.runs, accuracies, curvatures):
+        cells = [plan.cell(row, method, name) for name in names]
+        accuracy, curvature = (cell.values(runtime).values for cell in cells)
+        if accuracy and curvature:
+            job = cells[0].first_job.training_job
+            network, title = evidence.network(job), plan.methods[method].title
+            yield job.digest, Point(network, row, title, plan.scope.protocol, accuracy, curvature)
 
 
 def _comparison(network: str, points: Sequence[Point]) -> Chart:
@@ -128,11 +131,7 @@ def _comparison(network: str, points: Sequence[Point]) -> Chart:
 
 def draw_estimates(name: str, page: VerdictPage) -> list[Chart]:
     """The estimates of all differences in points with their intervals, a chart for each claim that has several."""
-    claims = dict[str, list[JudgedTest]]()
-    for judged in page.judged:
-        test = judged.test
-        if test.evidence.n > 1 and test.claim.kind is ClaimKind.difference and not test.metric.ratio_scale:
-            claims.setdefault(test.claim.statement, []).append(judged)
+    claims = grouped((judged.test.claim.statement, judged) for judged in page.judged if _has_points(judged.test))
     profile = page.claim_scope.profile
     length = "" if profile == "paper" else f" (profile {profile})"
     several = [(statement, tests) for statement, tests in claims.items() if len(tests) > 1]
@@ -140,6 +139,11 @@ def draw_estimates(name: str, page: VerdictPage) -> list[Chart]:
         Chart(f"{name}-{number}", f"{page.prose.title}{length}: {statement}", ESTIMATES, _estimates(tests))
         for number, (statement, tests) in enumerate(several)
     ]
+
+
+def _has_points(test: ClaimTest) -> bool:
+    """Whether its estimate is a difference in points with an interval."""
+    return test.evidence.n > 1 and test.claim.kind is ClaimKind.difference and not test.metric.ratio_scale
 
 
 def _estimates(tests: Sequence[JudgedTest]) -> go.Figure:

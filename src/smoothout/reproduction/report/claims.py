@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from smoothout.common.grouping import grouped
 from smoothout.reproduction.cells import CellSpec
 from smoothout.reproduction.claims import ClaimScope
 from smoothout.reproduction.judgement import JudgedTest
@@ -16,6 +17,7 @@ from smoothout.reproduction.verdict_text import (
     format_claim,
     format_estimate,
     format_protocols,
+    format_published,
     format_seeds,
     format_source,
     format_untested,
@@ -108,9 +110,7 @@ def count_verdicts(tests: Iterable[TestView]) -> dict[Verdict, int]:
 
 def view_page(page: VerdictPage, evidence: Evidence) -> PageView:
     """The page of verdicts as cards."""
-    claims = dict[str, list[JudgedTest]]()
-    for judged in page.judged:
-        claims.setdefault(format_claim(judged.test.claim), []).append(judged)
+    claims = grouped((format_claim(judged.test.claim), judged) for judged in page.judged)
     return PageView(
         page.prose.title,
         page.prose.introduction,
@@ -125,7 +125,7 @@ def _claim(
     number: int, statement: str, tests: Sequence[JudgedTest], scope: ClaimScope, evidence: Evidence
 ) -> ClaimView:
     shown = [judged for judged in tests if judged.test.evidence.n]
-    shown.sort(key=lambda judged: not test_line(judged)["published"])  # what the paper measured comes first
+    shown.sort(key=lambda judged: judged.test.published is None)  # what the paper measured comes first
     withheld = [judged.test for judged in tests if judged.test.withheld]
     lacking = [] if withheld else format_untested([judged.test for judged in tests])
     waiting = f"{min(test.recorded for test in withheld)} of {len(scope.seeds)}" if withheld else ""
@@ -142,11 +142,11 @@ def _test(judged: JudgedTest, evidence: Evidence) -> TestView:
     cells = [cell for side in test.sides for cell in side]
     return TestView(
         test.row,
-        evidence.network(next(iter(cells[0].jobs.values()))) if cells else "",
+        evidence.network(cells[0].first_job) if cells else "",
         test.protocols,
         f"{CORRELATION}, {test.metric.title}" if test.claim.correlates else test.metric.title,
         format_estimate(test),
-        test_line(judged)["published"],
+        format_published(test),
         format_seeds(test),
         judged.verdict,
         place_of(judged, evidence),

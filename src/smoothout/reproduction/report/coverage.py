@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os.path import commonprefix
 
+from smoothout.common.formatting import format_hours
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.lookup import find_record
 from smoothout.jobs.runtime import Runtime
-from smoothout.reproduction.report.evidence import Evidence, cost_words
+from smoothout.reproduction.report.evidence import Evidence
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results.tables import Table
 
@@ -28,7 +29,7 @@ class Coverage:
     commands: dict[str, None] = field(default_factory=dict)  # an ordered set
 
     def add(self, other: Coverage) -> None:
-        """Add the counts of ``other``; a job that both lack is missing once."""
+        """Add the counts of ``other``; a job that is missing in both counts once."""
         self.recorded += other.recorded
         self.numbers += other.numbers
         self.missing |= other.missing
@@ -38,9 +39,7 @@ class Coverage:
     @property
     def cost(self) -> str:
         """The cost of what is missing, in words; empty if nothing is missing, or no cost is known."""
-        known = [hours for hours in self.missing.values() if hours is not None]
-        words = cost_words(known)
-        return f"{words} and more" if words and (self.waits or len(known) < len(self.missing)) else words
+        return format_hours([*self.missing.values(), *([None] if self.waits else [])])
 
 
 def total(parts: Iterable[Coverage]) -> Coverage:
@@ -62,7 +61,7 @@ def coverage_of(plan: TablePlan, table: Table, runtime: Runtime, evidence: Evide
             part.numbers += 1
     waiting = {network for search in plan.unique_searches for network in map(evidence.network, search.jobs())}
     for network, part in found.items():
-        rows = [row for row, its in networks.items() if its == network]
+        rows = [row for row, name in networks.items() if name == network]
         part.waits = network in waiting and any(method not in plan.methods for method in plan.searches)
         part.missing = _missing({job: s for row in rows for job, s in planned[row].items()}, runtime, evidence.costs)
         if part.missing or part.waits:
@@ -73,7 +72,7 @@ def coverage_of(plan: TablePlan, table: Table, runtime: Runtime, evidence: Evide
 def coverage_of_figure(
     planned: Mapping[Job, float | None], command: str, runtime: Runtime, evidence: Evidence
 ) -> dict[str, Coverage]:
-    """What a figure lacks of its ``planned`` jobs, by network; it has no numbers."""
+    """The ``planned`` jobs that a figure is missing, by network; it has no numbers."""
     found = dict[str, Coverage]()
     networks = dict[str, dict[Job, float | None]]()
     for job, seconds in planned.items():
@@ -91,7 +90,7 @@ def _missing(seconds: Mapping[Job, float | None], runtime: Runtime, costs: Runti
     Weights are not kept with records, so an analysis that is missing costs its training as well.
     """
     lacking = with_dependencies(job for job in seconds if find_record(job, runtime) is None)
-    by_training = {job.training_job: its for job, its in seconds.items()}
+    by_training = {job.training_job: estimate for job, estimate in seconds.items()}
     return {job: costs.hours(job, seconds.get(job, by_training.get(job.training_job))) for job in lacking}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from smoothout.common.formatting import format_decimal, format_duration
+from smoothout.common.formatting import format_decimal, format_hours
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
@@ -44,7 +45,7 @@ class Evidence:
         return self._names.get(recorded, recorded)
 
     def of_cell(self, cell: CellSpec, title: str) -> int:
-        """The place of a table's number, which may stand in several tables and claims: the first title counts."""
+        """The place of a table's number, which may be in several tables and claims: the first title is kept."""
         key = (cell.metric, *(job.digest for job in cell.jobs.values()))
         if key not in self._known:
             self._known[key] = self._add(self._number(cell, title))
@@ -75,14 +76,15 @@ class Evidence:
 
     def _number(self, cell: CellSpec, title: str) -> dict[str, Any]:
         read = cell.values(self._runtime)
+        hours = missing_hours(cell, read, self.costs)
         missing, by_ratio = sorted(cell.jobs.keys() - read.records.keys()), METRICS[cell.metric].ratio_scale
         return {
             "title": title,
-            "scope": _scope(cell.command),
+            "scope": ", ".join(_scope(cell.command)),
             "command": cell.command,
             "published": "" if cell.published is None else format_decimal(cell.published.value, 4 if by_ratio else 2),
             "missing": missing,
-            "cost": cost_words(missing_hours(cell, read, self.costs)),
+            "cost": "" if None in hours else format_hours(hours),
             "values": [self._value(cell, seed, record, read) for seed, record in sorted(read.records.items())],
         }
 
@@ -107,19 +109,12 @@ class Evidence:
             return
         self.records[record.name] = _made_by(record)
         labels = record.labels
-        words = [f"{self.network(job)}, {labels['batch']}", labels["method"], f"{labels['epochs']} epochs"]
-        words.append(_override(command, "protocol"))
+        protocol, *_ = _scope(command)
+        words = [f"{self.network(job)}, {labels['batch']}", labels["method"], f"{labels['epochs']} epochs", protocol]
         self.runs[record.name] = {
             "name": ", ".join([*words, f"seed {labels['seed']}"]),
             "curves": {name: points for name, points in _curves(record, job.settings).items() if points},
         }
-
-
-def cost_words(hours: Iterable[float | None]) -> str:
-    """The total of ``hours`` in words; empty if nothing is missing, or one of them is not known."""
-    hours = list(hours)
-    known = [cost for cost in hours if cost is not None]
-    return f"about {format_duration(sum(known))}" if known and len(known) == len(hours) else ""
 
 
 def _made_by(record: Record) -> dict[str, str]:
@@ -145,11 +140,7 @@ def _format(number: float, by_ratio: bool) -> str:
     return f"{number:.6g}" if by_ratio else format_decimal(number, 2)
 
 
-def _scope(command: str) -> str:
-    """The protocol, profile and precision of a command, as far as it names them."""
-    return ", ".join(filter(None, (_override(command, key) for key in ("protocol", "profile", "precision"))))
-
-
-def _override(command: str, key: str) -> str:
-    """The value of ``key`` on a command line, or nothing."""
-    return next((part.partition("=")[2] for part in command.split() if part.startswith(f"{key}=")), "")
+def _scope(command: str) -> list[str]:
+    """The protocol and the profile of a command, and the precision if the command names it."""
+    given = dict(part.split("=", 1) for part in shlex.split(command) if "=" in part)
+    return [given[key] for key in ("protocol", "profile", "precision") if key in given]

@@ -119,7 +119,7 @@ def _compared(plus: Sequence[CellSpec], minus: Sequence[CellSpec]) -> Compared:
 
 
 def _identity(cell: CellSpec) -> tuple[str, str]:
-    training = next(iter(cell.jobs.values())).training_job.settings
+    training = cell.first_job.training_job.settings
     return cell.metric, Job(training.with_seed(0)).digest
 
 
@@ -150,12 +150,9 @@ class TableBuilder:
         rows = []
         for name in dict.fromkeys(cell.row for cell in self._table.cells):
             cells = [self._cell(name, column, title, block) for title, column in block.columns.items()]
-            network = self._evidence.network(next(iter(self._first(name).jobs.values())))
+            network = self._evidence.network(next(spec for spec in self._plan.cells if spec.row == name).first_job)
             rows.append(RowView(name, network, cells))
         return BlockView(block.heading, list(block.columns), [row for row in rows if any(row.cells)])
-
-    def _first(self, row: str) -> CellSpec:
-        return next(spec for (name, _), spec in self._specs.items() if name == row)
 
     def _cell(self, row: str, column: str, title: str, block: Block) -> CellView | None:
         cell = self._cells.get((row, column))

@@ -5,16 +5,15 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 
+from smoothout.common.grouping import grouped
 from smoothout.results.figures.style import LINES, color, legend_below, marker, mean_and_band, plain_log
 from smoothout.results.records import Record
 
-K = TypeVar("K")
-V = TypeVar("V")
 WINDOW = 11  # epochs of the running median: single epochs differ more than runs do
 
 
@@ -29,14 +28,6 @@ class RunLabel(NamedTuple):
 
 
 NamedRecords = Sequence[tuple[RunLabel, Record]]  # a run and one of its records; there is one per seed
-
-
-def grouped(pairs: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
-    """The values of each key, as of `NamedRecords` the records of each run."""
-    groups: dict[K, list[V]] = {}
-    for key, value in pairs:
-        groups.setdefault(key, []).append(value)
-    return groups
 
 
 class Curve(NamedTuple):
@@ -76,9 +67,8 @@ def loss_and_accuracy(axes: Any, curves: Sequence[Curve], label: str) -> None:
 def line(axes: Any, records: NamedRecords, split: str | None = None) -> None:
     """Draw curves along the path between two runs; the name of a record says which end is which."""
     [ends] = {run.name for run, _ in records}
-    loss_and_accuracy(
-        axes, _curves([(RunLabel(""), record) for _, record in records], "alpha", split), f"alpha: {ends}"
-    )
+    unnamed = [(RunLabel(""), record) for _, record in records]
+    loss_and_accuracy(axes, _curves(unnamed, "alpha", split), f"alpha: {ends}")
     for end in (0, 1):
         axes.axvline(end, color="0.4", linewidth=0.8, linestyle=":")
     points = [point for _, record in records for point in record.outcome["test"]]
@@ -169,9 +159,8 @@ def _curves(records: NamedRecords, x: str, split: str | None) -> list[Curve]:
     curves = []
     for run, run_records in grouped(records).items():
         for name in [split] if split else ["train", "test"]:
-            points = list(
-                zip(*(_points(record.outcome[name]) for record in run_records), strict=True)
-            )  # at each x of all seeds
+            of_seeds = (_points(record.outcome[name]) for record in run_records)
+            points = list(zip(*of_seeds, strict=True))  # at each x, those of all seeds
             losses, accuracies = ([_values(at_x, *keys) for at_x in points] for keys in _KEYS)
             curves.append(Curve(run, name, [at_x[0][x] for at_x in points], losses, accuracies))
     return curves

@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-from smoothout.results.figures.curves import NamedRecords, grouped, seeds
+from smoothout.common.grouping import grouped
+from smoothout.results.figures.curves import NamedRecords, seeds
 from smoothout.results.figures.style import COLORS, color, legend_below, marker, mean_and_band, plain_log
 from smoothout.results.records import Record
 
@@ -98,7 +99,7 @@ def over_batch(axes: Any, records: NamedRecords) -> None:
 def over_start(axes: Any, records: NamedRecords) -> None:
     """[Keskar Fig. 5] Draw what `over_batch` does against the epoch of the run with whose weights a training began.
 
-    A run that began with random weights stands at its own last epoch.
+    A run that began with random weights is drawn at its own last epoch.
     """
     _accuracy_and_sharpness(axes, records, lambda labels: int(labels.get("init_epochs", labels["epochs"])))
     axes.set_xlabel("epochs of the run that it begins from")

@@ -27,7 +27,7 @@ BAND = 0.18  # opacity between the lowest and the highest seed
 
 
 def color(place: int | None) -> str:
-    """The color of the run at that place of its figure (they repeat); None stands for several runs."""
+    """The color of the run at that place of its figure (they repeat); None is for several runs."""
     return NEUTRAL if place is None else COLORS[place % len(COLORS)]
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from smoothout.results.figures.curves import NamedRecords, RunLabel, grouped
+from smoothout.common.grouping import grouped
+from smoothout.results.figures.curves import NamedRecords, RunLabel
 from smoothout.results.figures.style import NEUTRAL, color, legend_below, marker, mean_and_band, plain_log
 from smoothout.results.learning_curves import curve_distance
 from smoothout.results.records import Record
