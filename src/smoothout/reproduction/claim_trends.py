@@ -59,19 +59,20 @@ def read_runs(plans: Sequence[TablePlan], metric: str, runtime: Runtime) -> tupl
 
 
 def read_points(plans: Sequence[TablePlan], metric: str, runtime: Runtime) -> tuple[list[Point], Lost]:
-    """The number ``metric`` of each run of the tables, negated if a trend claims that it falls."""
+    """The number ``metric`` of each run of the tables, each run once, negated if a trend claims that it falls."""
     sign = -1 if METRICS[metric].ratio_scale else 1  # accuracies are claimed to rise, what is compared by ratio to fall
-    points, lost = list[Point](), Lost(failed=0, diverged=0, retrained=0)
+    points = dict[str, Point]()  # by the training's digest, because tables share runs
+    failed, diverged, retrained = set[str](), set[str](), set[str]()
     for plan in plans:
         for (row, method), runs in plan.runs.items():
             values = plan.cell(row, method, metric).values(runtime)
-            lost["failed"] += len(values.failed)
-            lost["diverged"] += len(values.diverged)
-            lost["retrained"] += len(values.retrained)
+            failed |= {runs.jobs[seed].digest for seed in values.failed}
+            diverged |= {runs.jobs[seed].digest for seed in values.diverged}
+            retrained |= {runs.jobs[seed].digest for seed in values.retrained}
             for seed, value in values.values.items():
                 if training := find_record(runs.jobs[seed], runtime):
-                    points.append(Point(Setting.of(training), seed, sign * value))
-    return points, lost
+                    points[training.digest] = Point(Setting.of(training), seed, sign * value)
+    return list(points.values()), Lost(failed=len(failed), diverged=len(diverged), retrained=len(retrained))
 
 
 def curves_nearer(

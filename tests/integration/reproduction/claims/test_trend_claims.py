@@ -46,9 +46,10 @@ def test_a_trend_is_of_all_settings_and_within_those_that_share_one(
 def test_a_trend_counts_what_was_lost_and_is_undecided_then(f1: Claims, runtime: Runtime) -> None:
     for place, (row, method) in enumerate(f1._plan("table2", "authors_code").runs):
         simulate(f1, runtime, f"table2 | {row} | {method}", [90.0 + place] * 5, [None] * 5, diverged=(0,))
-    accuracy, *_ = judged({**TREND, "metrics": ["best"]}, runtime)
+    twice = TREND | {"tables": ["table2", "table2"]}  # runs that tables share count once
+    accuracy, *_ = judged({**twice, "metrics": ["best"]}, runtime)
     assert (accuracy.diverged, accuracy.runs, accuracy.failed) == (12, 48, 0)
-    searched, *_ = judged({**TREND, "metrics": ["sharpness_converged"]}, runtime)
+    searched, *_ = judged({**twice, "metrics": ["sharpness_converged"]}, runtime)
     assert (searched.evidence.n, searched.failed, searched.runs) == (0, 48, 0)
 
 
