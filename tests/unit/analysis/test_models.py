@@ -82,7 +82,7 @@ def test_weights_and_buffers_made_within_inference_mode_are_refused(
     model = nn.Sequential(network(), made)
     name = "1.weight" if isinstance(made, nn.Linear) else "1.running_mean"
     if analysis is not CURVES["path"]:  # which changes a copy
-        with pytest.raises(ValueError, match=rf"^model: {name} was made .*inference_mode.*deepcopy"):
+        with pytest.raises(ValueError, match=rf"^model: {name} was created .*inference_mode.*deepcopy"):
             analysis(model, batches, F.cross_entropy)
     assert analysis(copy.deepcopy(model), batches, F.cross_entropy)  # as the line says
 
