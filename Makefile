@@ -73,6 +73,7 @@ tables: $(VENV)/.ready ## render every table in results/tables/ from the records
 	@$(RENDER) table=table2,chosen,jastrzebski1,jastrzebski-smoothout,jastrzebski2,jastrzebski2-resnet8 scope.protocol=paper_text
 	@$(RENDER) table=table2 scope.protocol=authors_code_v1
 	@$(RENDER) table=keskar-table2,keskar-table3,keskar-table4,keskar-table6,keskar-table7,keskar-robust scope.protocol=keskar
+	@$(RENDER) table=keskar-table2 scope.protocol=keskar scope.profile=short
 	@$(RENDER) table=table2 scope.precision=bfloat16
 	@$(RENDER) table=table2,causes,copies scope.profile=short
 	@$(RENDER) table=table2,table3,imagenette,controls-resnet8 scope.profile=short scope.precision=bfloat16
