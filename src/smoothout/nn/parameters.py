@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from smoothout.common.grouping import grouped
 from smoothout.nn.guards import check_layers, check_modules, check_weights
 from smoothout.nn.watch import unwatched
 
@@ -45,10 +46,7 @@ def select_trainable(modules: Sequence[nn.Module], batchnorm: bool = True) -> li
 
 def group_by(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
     """Group the ``items`` that have the same key, in order."""
-    groups: dict[Hashable, list[T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
+    return list(grouped([(key(item), item) for item in items]).values())
 
 
 def group_by_dtype_and_device(tensors: Sequence[Tensor]) -> list[list[int]]:
