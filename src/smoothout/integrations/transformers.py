@@ -9,13 +9,18 @@ README.md has a complete program.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 import transformers
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from smoothout.integrations.noise import CallbackMethod, CallbackNoise
+from smoothout.nn.filter_noise import ARWP
 
 
 class SmoothOutCallback(CallbackNoise, transformers.TrainerCallback):  # type: ignore[misc]
@@ -57,8 +62,9 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
 
         callbacks=[MethodCallback(lambda model, optimizer: SAM(model, rho=0.05))]
 
-    A method with two passes calls `training_step` twice on the same batch, and logs the last loss. Otherwise this works
-    like `SmoothOutCallback`. The F of `ARWP` is not in the Trainer's checkpoints; in a resumed run it starts at 0.
+    A method with two passes calls `training_step` twice on the same batch, and logs the last loss. The F of `ARWP` is
+    saved as ``arwp.pt`` in the Trainer's checkpoint folders, and a resumed run loads it from its ``output_dir``;
+    without that file F starts at 0, with a warning. Otherwise this works like `SmoothOutCallback`.
     """
 
     def on_train_begin(
@@ -67,6 +73,8 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
         """Wrap `training_step` in blocks."""
         trainer = _calling_trainer()
         self._start(model, optimizer)
+        if isinstance(self._noise, ARWP) and state.global_step:  # a resumed run
+            _load_state(self._noise, _state_file(args, state))
 
         def within(training_step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
             if self not in trainer.callback_handler.callbacks:
@@ -88,9 +96,26 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
 
         self._wrap(trainer, "training_step", within)
 
+    def on_save(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        """Add the F of `ARWP` to the checkpoint that the Trainer has just written."""
+        if isinstance(self._noise, ARWP) and args.should_save:
+            torch.save(self._noise.state_dict(), _state_file(args, state))
+
     def on_train_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
         """Restore `training_step`."""
         self._stop()
+
+
+def _state_file(args: Any, state: Any) -> Path:
+    """Where the state of `ARWP` is in the Trainer's checkpoint of this step."""
+    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / "arwp.pt"
+
+
+def _load_state(noise: ARWP, path: Path) -> None:
+    if path.exists():
+        noise.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    else:
+        warnings.warn(f"MethodCallback: {path} does not exist, so the F of ARWP starts at 0", stacklevel=2)
 
 
 def _set_training_mode(trainer: Any, model: Any, *unused: Any) -> None:

@@ -176,6 +176,25 @@ def test_lightning_resumes_to_an_uninterrupted_training(name: str, tmp_path: Pat
     assert_same(resumed, whole)
 
 
+def hugging_face_trainer(name: str, network: nn.Module, examples: Examples, folder: Path, **settings: Any) -> Any:
+    """A Trainer on the CPU with the callback of the method ``name``; it prints nothing."""
+    arguments = transformers.TrainingArguments(
+        str(folder),
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=EPOCHS,
+        lr_scheduler_type="constant",
+        learning_rate=0.01,
+        max_grad_norm=0.05,
+        optim="adamw_torch",
+        report_to=[],
+        disable_tqdm=True,
+        logging_strategy="no",
+        use_cpu=True,
+        **settings,
+    )
+    return InOrder(network, arguments, train_dataset=examples, callbacks=[InTransformers(METHODS[name], seed=SEED)])
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("name", METHODS)
 def test_transformers_train_as_a_plain_loop(name: str, accumulate: int, tmp_path: Path) -> None:
@@ -183,24 +202,27 @@ def test_transformers_train_as_a_plain_loop(name: str, accumulate: int, tmp_path
     other = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(other.parameters(), 0.01, weight_decay=0.0)
     plain_loop(other, examples, optimizer, name, accumulate, clip=0.05)
-    arguments = transformers.TrainingArguments(
-        str(tmp_path),
-        per_device_train_batch_size=BATCH,
-        num_train_epochs=EPOCHS,
-        gradient_accumulation_steps=accumulate,
-        lr_scheduler_type="constant",
-        learning_rate=0.01,
-        max_grad_norm=0.05,
-        optim="adamw_torch",
-        report_to=[],
-        disable_tqdm=True,
-        save_strategy="no",
-        logging_strategy="no",
-        use_cpu=True,
-    )
-    callback = InTransformers(METHODS[name], seed=SEED)
-    InOrder(network, arguments, train_dataset=examples, callbacks=[callback]).train()
+    accumulating = {"gradient_accumulation_steps": accumulate, "save_strategy": "no"}
+    hugging_face_trainer(name, network, examples, tmp_path, **accumulating).train()
     assert_same(network, other)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_transformers_resume_to_an_uninterrupted_training(name: str, tmp_path: Path) -> None:
+    examples, whole = Examples(), Network()
+    resumed = copy.deepcopy(whole)
+    saving = {"save_strategy": "steps", "save_steps": 4}
+    hugging_face_trainer(name, whole, examples, tmp_path, **saving).train()
+    hugging_face_trainer(name, resumed, examples, tmp_path, **saving).train(str(tmp_path / "checkpoint-4"))
+    assert_same(resumed, whole)
+
+
+def test_transformers_warn_if_a_checkpoint_lacks_the_state_of_arwp(tmp_path: Path) -> None:
+    examples, saving = Examples(), {"save_strategy": "steps", "save_steps": 4}
+    hugging_face_trainer("lpf-sgd", Network(), examples, tmp_path, **saving).train()
+    resumed = hugging_face_trainer("arwp", Network(), examples, tmp_path, **saving)
+    with pytest.warns(UserWarning, match=r"checkpoint-4.arwp\.pt does not exist, so the F of ARWP starts at 0"):
+        resumed.train(str(tmp_path / "checkpoint-4"))
 
 
 @pytest.mark.parametrize(
