@@ -10,8 +10,6 @@ from smoothout.common.errors import needs_experiments
 from smoothout.common.progress import Bar
 from smoothout.reproduction.report.settings import ReportConfig
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
-
 
 @hydra.main(config_path="../configs", config_name="report", version_base="1.3")
 def main(config: DictConfig) -> None:
@@ -20,7 +18,7 @@ def main(config: DictConfig) -> None:
         from smoothout.reproduction.report import page  # noqa: PLC0415 -- its packages may be missing
         from smoothout.reproduction.report.build import ReportBuilder  # noqa: PLC0415
 
-        builder = ReportBuilder(settings, runtime, app.config_folders(), PUBLISHED)
+        builder = ReportBuilder(settings, runtime, app.config_folders(), app.published_folder())
         with Bar("report", builder.steps) as bar:
             report = builder.build(bar.tick)
         plan.print_written(page.save(report, Path(runtime.folders.results) / "report"))

@@ -11,8 +11,6 @@ from omegaconf import DictConfig
 from smoothout.config.build import build
 from smoothout.reproduction.table import RunSelection, TablePlan
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
-
 
 @dataclass(frozen=True)
 class ReproduceSettings:
@@ -33,7 +31,8 @@ def main(config: DictConfig) -> None:
     with app.program_session(config, ReproduceSettings, launches_jobs=True) as (settings, runtime):
         all_seeds = settings.scope.get("seeds", ()) is None  # then seed 0 is run, and all recorded ones are shown
         scope = build(settings.scope | ({"seeds": [0]} if all_seeds else {}), "scope", RunSelection)
-        shown = TablePlan(settings.table, scope, app.config_folders(), PUBLISHED) if settings.table else None
+        configs, published = app.config_folders(), app.published_folder()
+        shown = TablePlan(settings.table, scope, configs, published) if settings.table else None
         requested = shown.of_rows(settings.rows) if shown and settings.rows else shown
         runner = app.job_runner(config) if settings.run and not settings.plan else None
         # Searches come first, because other trainings take the strengths that they choose.
@@ -43,7 +42,7 @@ def main(config: DictConfig) -> None:
         if settings.figure:
             from smoothout.reproduction.figure import FigurePlan  # noqa: PLC0415 -- matplotlib, which no table needs
 
-            figure = FigurePlan(settings.figure, scope, app.config_folders())
+            figure = FigurePlan(settings.figure, scope, configs)
         targets = plan.named_targets(requested, figure, settings.rows)
         if settings.plan:
             if requested:

@@ -15,8 +15,6 @@ from smoothout.common.files import atomic_write_text
 from smoothout.common.progress import Bar, print_line
 from smoothout.reproduction.pages import PageConfig, find_pages
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published"
-
 
 @dataclass(frozen=True)
 class ClaimsSettings(PageConfig):
@@ -34,7 +32,7 @@ def main(config: DictConfig) -> None:
     with app.program_session(config, ClaimsSettings, launches_jobs=True) as (settings, runtime):
         requested = PageConfig(**{field.name: getattr(settings, field.name) for field in fields(PageConfig)})
         given = [o for o in HydraConfig.get().overrides.task if o.startswith(("claims", "claim_scope"))]
-        page, pages = find_pages(requested, given, settings.pages, app.config_folders(), PUBLISHED)
+        page, pages = find_pages(requested, given, settings.pages, app.config_folders(), app.published_folder())
         chosen = pages if settings.all_pages else [page]
         targets = [one.claims for one in chosen]
         runner = app.job_runner(config) if settings.run and not settings.plan else None

@@ -27,7 +27,7 @@ from smoothout.common.errors import ConfigError
 from smoothout.common.interrupts import defer_signals, interrupt_behind, raise_on_signals
 from smoothout.common.progress import console
 from smoothout.config.build import validate
-from smoothout.config.compose import ConfigFolders, check_added, config_names, to_plain_dict, with_source
+from smoothout.config.compose import check_added, config_names, to_plain_dict, with_source
 from smoothout.config.moved import current_overrides
 from smoothout.jobs.runtime import RUNTIME_KEYS, Runtime, build_runtime, launched_ranks
 
@@ -93,7 +93,7 @@ def _choices(*, _root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("choices", _choices, replace=True)
 
 
-def config_folders() -> ConfigFolders:
+def config_folders() -> tuple[Path, ...]:
     """Where the program finds configs: configs/, then the folders of --config-dir and hydra.searchpath.
 
     Raises ConfigError as `check_added`, and for a package in hydra.searchpath, which no other program would find.
@@ -107,7 +107,12 @@ def config_folders() -> ConfigFolders:
     return folders
 
 
-def _folders_among(sources: Sequence[Any]) -> ConfigFolders:
+def published_folder() -> Path:
+    """Where the papers' numbers are: results/published/, beside configs/."""
+    return config_folders()[0].parent / "results" / "published"
+
+
+def _folders_among(sources: Sequence[Any]) -> tuple[Path, ...]:
     return tuple(Path(source.path).resolve() for source in sources if source.schema == "file")
 
 
