@@ -255,22 +255,23 @@ def announce_retraining(analysis: Job, epoch_seconds: Sequence[float | None], ru
 
     ``epoch_seconds`` are the configs' estimates, one per run. Raises what `validate_job` raises.
     """
+    from smoothout.jobs.prepared_run import has_weights  # noqa: PLC0415
     from smoothout.jobs.runner import validate_job  # noqa: PLC0415
 
     if find_record(analysis, runtime) is not None:
         return
-    untrained = {
-        run: seconds
-        for run, seconds in zip(analysis.dependencies, epoch_seconds, strict=True)
-        if not checkpoint_path(run, runtime).exists()
-    }
-    if untrained:  # else there is nothing to announce, and the job itself is about to be validated
-        validate_job(analysis, runtime)
-    costs = RuntimeEstimator(runtime)
-    for run, seconds in untrained.items():
-        reason = "recorded, but its weights are not here" if find_record(run, runtime) else "not trained yet"
-        time = _estimate({run: seconds}, costs)
-        console.print(f"{run.name}: {reason}: trained first (time: {time})", markup=False)
+    costs, which = RuntimeEstimator(runtime), analysis.settings.checkpoint
+    for run, seconds in zip(validate_job(analysis, runtime), epoch_seconds, strict=True):
+        record = find_record(run.job, runtime)
+        if has_weights(run.state, which, run.experiment, record):
+            continue
+        reason = "recorded, but its weights are not here" if record else "not trained yet"
+        hours = costs.hours(run.job, seconds)
+        if run.state:
+            epochs = run.experiment.schedule.epochs
+            reason = f"interrupted after {run.state.epoch} of {epochs} epochs"
+            hours = hours and hours * (1 - run.state.epoch / epochs)
+        console.print(f"{run.job.name}: {reason}: trained first (time: {_hours([hours])})", markup=False)
 
 
 def _estimate(jobs: dict[Job, float | None], costs: RuntimeEstimator) -> str:

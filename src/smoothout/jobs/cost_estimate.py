@@ -2,8 +2,9 @@
 
 A training takes epochs x training examples x the method's passes x seconds per example. The latter is the median epoch
 time of recorded trainings of the same model, data and batch on the same kind of device (CPU or GPU), per training
-example and pass. Without such trainings it comes from ``epoch_seconds`` in configs/experiment/, the time for one epoch
-of the full data set. A run that is trained again counts in full, although its best weights may take fewer epochs.
+example and pass; trainings that took turns on a device do not count. Without such trainings it comes from
+``epoch_seconds`` in configs/experiment/, the time for one epoch of the full data set. A run that is trained again
+counts in full, although its best weights may take fewer epochs.
 An analysis takes evaluations x examples per evaluation x the same seconds per example, because an evaluation is a
 forward and backward pass, as in a training. Other jobs (measurements of the machine, summaries) have no estimate.
 """
@@ -31,7 +32,8 @@ class RuntimeEstimator:
         for record in runtime.records.iter_readable(Experiment.kind):
             on_cpu = record.environment["device"] == "cpu"
             epochs = record.outcome["curves"]["seconds"]
-            if on_cpu == runtime.on_cpu and epochs:
+            alone = all(machine.get("engine", {}).get("together", 1) == 1 for machine in record.outcome["machines"])
+            if on_cpu == runtime.on_cpu and epochs and alone:
                 passes = record.outcome.get("passes", 1)
                 seconds = statistics.median(epochs) / record.outcome["examples"]["train"] / passes
                 self._example_seconds[_key(record.labels)].append(seconds)

@@ -75,9 +75,6 @@ def prepare_run(job: Job, runtime: Runtime, outline: nn.Module | None = None) ->
     outline = outline or model_outline(experiment)
     train_split, test_split, data_sha256 = load_splits(experiment, runtime)
     _check_batch(experiment, len(train_split), outline)
-    with config_errors("engine."):
-        capturable = capturable_by_settings(experiment, runtime)
-        runtime.engine.resolved(runtime.device, experiment.precision, capturable=capturable)
     with config_errors("init_from.run: ", of=ConfigError):
         source = prepare_run(Job(experiment.source), runtime) if experiment.source else None
     if source and _shapes(source.outline.state_dict()) != _shapes(outline.state_dict()):
@@ -85,15 +82,24 @@ def prepare_run(job: Job, runtime: Runtime, outline: nn.Module | None = None) ->
     path = checkpoint_path(job, runtime)
     state, version = load_state(job, path, outline, runtime)
     run = PreparedRun(job, runtime, train_split, test_split, data_sha256, outline, path, state, version, source)
-    if experiment.precision is Precision.tf32 and runtime.device.type != "cuda" and not run.is_done:
+    if not run.is_done:
+        _check_updates(experiment, runtime)
+    return run
+
+
+def _check_updates(experiment: Experiment, runtime: Runtime) -> None:
+    """Raise ConfigError unless updates can run on the device, with the engine and the processes."""
+    with config_errors("engine."):
+        capturable = capturable_by_settings(experiment, runtime)
+        runtime.engine.resolved(runtime.device, experiment.precision, capturable=capturable)
+    if experiment.precision is Precision.tf32 and runtime.device.type != "cuda":
         raise ConfigError(f"precision: tf32 needs a CUDA device, not {runtime.device.type}; must be float32")
     ghosts, processes = experiment.batch.ghosts_per_update, runtime.ranks.size
-    if ghosts < processes and not run.is_done:
+    if ghosts < processes:
         raise ConfigError(
             f"batch.ghost: {ghosts} ghost batch(es) per update cannot be split over {processes} processes;"
             " use a smaller batch.ghost, a larger batch.multiplier, or fewer processes"
         )
-    return run
 
 
 def _check_batch(experiment: Experiment, examples: int, outline: nn.Module) -> None:
@@ -113,6 +119,8 @@ def capturable_by_settings(experiment: Experiment, runtime: Runtime) -> bool:
 
 def check_analysis(job: Job, outlines: Sequence[nn.Module]) -> None:
     """Raise ConfigError if the networks of the runs, ``outlines``, do not allow the analysis."""
+    if job.dependencies and len(job.dependencies) != job.settings.runs:
+        raise ConfigError(f"analysis: {job.kind} takes {job.settings.runs} run(s), not {len(job.dependencies)}")
     if len({run.digest for run in job.dependencies}) < len(job.dependencies):
         raise ConfigError(
             "second_run: both runs are identical; give overrides for the second, such as second_run=['seed=1']"

@@ -31,6 +31,7 @@ from smoothout.jobs.runtime import Runtime
 from smoothout.jobs.steps import Step, Steps
 from smoothout.nn.curvature import thin_epochs
 from smoothout.nn.evaluation import ClassificationMetrics, EvalResult, eval_batch_size, evaluate
+from smoothout.nn.options import Precision
 from smoothout.nn.precision import precision_context
 from smoothout.results import per_image
 from smoothout.training import checkpoint
@@ -132,7 +133,9 @@ class _Training:
         """Save ``state`` as the checkpoint of ``job``, without the optimizer's state if it is ``done``."""
         runtime = self._run.runtime
         machine = runtime.environment(self._trainer.engine)  # it may have fallen back to eager updates
-        state.machines = self._machines + ([] if machine in self._machines else [machine])
+        if machine not in self._machines:
+            self._machines = [*self._machines, machine]
+        state.machines = self._machines
         state.data_sha256 = self._run.data_sha256
         if done:
             state.optimizer = {}  # nothing resumes from here
@@ -237,7 +240,11 @@ def summarize(run: PreparedRun, state: TrainingState) -> Steps[dict[str, Any]]:
     updates = experiment.batch.updates_per_epoch(len(run.train_split))
     total = updates * experiment.schedule.epochs
     first = slice(experiment.batch.examples_per_pass)
-    gradient = lambda: batch_gradient(model, *run.train_split.gather(first))  # noqa: E731
+
+    def gradient() -> list[Tensor]:
+        with precision_context(Precision.float32, device):  # torch's default lets cuDNN use TF32
+            return batch_gradient(model, *run.train_split.gather(first))
+
     strength = partial(experiment.method.relative_strength, model, total=total, gradient=gradient)
     strength_at_start = strength(0)
     measured: dict[str, dict[str, Any]] = {}

@@ -43,8 +43,13 @@ def _images(cell: CellSpec) -> int:
     metric = METRICS[cell.metric]
     if metric.ratio_scale or metric.share_of is None or not cell.jobs:
         return 0
-    train, test = cell.first_job.training_job.settings.data.expected_sizes
-    return int(train if metric.share_of is SplitName.train else test)
+    job = cell.first_job
+    data, is_analysis = job.training_job.settings.data, bool(job.dependencies)
+    if is_analysis and job.settings.takes_unseen_test:
+        data = replace(data, validation_size=None)
+    train, test = data.expected_sizes
+    size = train if metric.share_of is SplitName.train else test
+    return int(job.settings.examples_used(size) if is_analysis else size)
 
 
 def difference(plus: Sequence[float | None], minus: Sequence[float | None]) -> float | None:

@@ -276,6 +276,8 @@ class FigurePlan:
         needed = kind.runs
         if len(panel.runs) < needed or (needed == 2 and len(panel.runs) > 2):
             raise ConfigError(f"{key}runs: must be {needed}, not {len(panel.runs)}")
+        if needed == 2 and panel.sweep:
+            raise ConfigError(f"{key}sweep: must be empty for a panel of two runs, not {', '.join(panel.sweep)}")
         options = validate(kind.options, panel.options, f"{key}options.")
         return PanelPlan(panel.title, kind, tuple(dict.fromkeys(self._jobs(kind, panel, key))), options)
 

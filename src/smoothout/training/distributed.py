@@ -182,14 +182,19 @@ class GradientSync:
 
     A ghost batch moves a running statistic r of BatchNorm to (1 - m) r + m s, which is linear in r. Rank 0 starts from
     r, the others from 0. Each result is multiplied by 1 - m for every ghost batch after the rank's own, so the sum over
-    ranks is the result of all ghost batches in turn. This does not work for a layer without momentum: with several
-    ranks, it raises ValueError.
+    ranks is the result of all ghost batches in turn. With several ranks, raises ValueError for layers
+    without momentum and for SyncBatchNorm.
     """
 
     def __init__(self, ranks: ProcessGroup, model: nn.Module, estimator: GradientEstimator) -> None:
         layers = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.running_mean is not None]
         if ranks.size > 1 and any(layer.momentum is None for layer in layers):
             raise ValueError("momentum: None in a BatchNorm layer is not possible with several processes; use a number")
+        if ranks.size > 1 and any(isinstance(layer, nn.SyncBatchNorm) for layer in layers):
+            raise ValueError(
+                "model: SyncBatchNorm layers are not possible with several processes, because ghost batches share no"
+                " statistics; use BatchNorm"
+            )
         self._ranks, self._estimator = ranks, estimator
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._statistics = [

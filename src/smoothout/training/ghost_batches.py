@@ -31,7 +31,7 @@ class PassPlan:
 def plan_passes(
     rows: Tensor, batch: Batch, model: nn.Module, network: Network, *, one_pass: bool, shard: Callable[[int], slice]
 ) -> PassPlan:
-    """The passes of an update on ``rows``, the row numbers of its examples over all processes, (n,).
+    """The passes of an update on ``rows``, the row numbers of its examples over all processes, (n, ...).
 
     Args:
         network: ``model``, or its compiled version.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
@@ -21,7 +22,8 @@ class LiveOptimizer:
         self._build()
 
     def _build(self) -> None:
-        self.torch, self._lr = self._config.build(list(self._model.parameters())), math.nan
+        self.torch, self._factor = self._config.build(list(self._model.parameters())), math.nan
+        self._initial_lrs = [group["lr"] for group in self.torch.param_groups]
 
     def reset(self) -> None:
         """Reset the state: build a new optimizer or, if a CUDA graph uses its tensors, fill them with zeros."""
@@ -32,16 +34,20 @@ class LiveOptimizer:
             self._build()
 
     def scale_lr(self, factor: float) -> None:
-        """Use ``factor`` times the configured learning rate from now on."""
-        lr = self._config.lr * factor
-        if lr == self._lr:
+        """Use ``factor`` times each group's configured learning rate from now on."""
+        if factor == self._factor:
             return
-        self._lr = lr
-        for group in self.torch.param_groups:
+        self._factor = factor
+        for group, lr in self._groups_and_lrs():
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(lr)
             else:
                 group["lr"] = lr
+
+    def _groups_and_lrs(self) -> Iterator[tuple[dict[str, Any], float]]:
+        """The parameter groups, each with its current learning rate."""
+        for group, lr in zip(self.torch.param_groups, self._initial_lrs, strict=True):
+            yield group, lr * self._factor
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict`."""
@@ -76,8 +82,8 @@ class LiveOptimizer:
     def keep_numbers_on_host(self) -> None:
         """Undo `keep_numbers_on_device`."""
         self._on_device = False
-        for group in self.torch.param_groups:
-            group.update(_eager_numbers(group, self._lr))
+        for group, lr in self._groups_and_lrs():
+            group.update(_eager_numbers(group, lr))
 
 
 def _eager_numbers(group: dict[str, Any], lr: float) -> dict[str, Any]:

@@ -142,14 +142,15 @@ class Trainer:
         self._since = time.perf_counter() - self._state.elapsed
 
     def _try_pass(self, example: Tensor) -> None:
-        """Check on a trial pass whether ghost batches can share a pass or be split over processes."""
-        batched = self.engine.ghosts is GhostPasses.batched
+        """Check on trial passes whether ghost batches can share a pass, and be split over processes."""
         with precision_context(self._precision, self._device):
-            use = buffer_use(self._model, example, 2 if batched else 1)
-        if batched and not (use and use.fits_one_pass):
-            self.engine = replace(self.engine, ghosts=GhostPasses.sequential)
-        if use and self._ranks.size > 1:
-            use.check_fits_processes()
+            if self.engine.ghosts is GhostPasses.batched:
+                use = buffer_use(self._model, example, ghosts=2)
+                if not (use and use.fits_one_pass):
+                    self.engine = replace(self.engine, ghosts=GhostPasses.sequential)
+            # A pass by itself, because ghost batches that cannot share a pass can still be split.
+            if self._ranks.size > 1 and (use := buffer_use(self._model, example)):
+                use.check_fits_processes()
 
     def _load(self, resume: TrainingState) -> None:
         """Load the weights and the state of the optimizer and of the method."""
@@ -232,12 +233,8 @@ class Trainer:
     def _run_eagerly(self, rows: Tensor) -> None:
         """One update on the training examples ``rows``, without waiting for the device."""
         one_pass = self.engine.ghosts is GhostPasses.batched
-        plan, *others = (
-            plan_passes(order, self._batch, self._model, self._network, one_pass=one_pass, shard=self._ranks.shard)
-            for order in rows.view(len(rows), -1).unbind(1)
-        )
-        passes = zip(plan.passes, *(other.passes for other in others), strict=True)
-        batches: Iterable[Sequence[Tensor]] = (list(chain(*map(self._examples.gather, parts))) for parts in passes)
+        plan = plan_passes(rows, self._batch, self._model, self._network, one_pass=one_pass, shard=self._ranks.shard)
+        batches: Iterable[Sequence[Tensor]] = map(self._gather, plan.passes)
         if self._estimator.steps_per_batch > 1:
             batches = list(batches)  # read once: image folders prefetch
         with precision_context(self._precision, self._device):
@@ -247,6 +244,10 @@ class Trainer:
                 sums = self._step(plan, batches)
                 if step == 0:  # loss and accuracy are recorded at the weights before the batch
                     self._state.sums += sums
+
+    def _gather(self, rows: Tensor) -> list[Tensor]:
+        """Images and labels of ``rows``, (n,); of (n, 2) also those of the other examples."""
+        return list(chain.from_iterable(map(self._examples.gather, rows.view(len(rows), -1).unbind(1))))
 
     def _step(self, plan: PassPlan, batches: Iterable[Sequence[Tensor]]) -> Tensor:
         """One optimizer step; returns the result of `update`."""

@@ -8,20 +8,22 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers.common import tree
 from helpers.tiny_jobs import DIGITS, UPDATES, checkpoint_of, record_of, tiny, workplace
 
-from smoothout.common.errors import RecordError
+from smoothout.common.errors import ConfigError, RecordError
 from smoothout.data import datasets
 from smoothout.data.datasets import DatasetName
 from smoothout.data.image_folder import Collection, ImageFolder
-from smoothout.jobs import training_job
-from smoothout.jobs.prepared_run import capturable_by_settings, prepare_run
+from smoothout.jobs import prepared_run, training_job
+from smoothout.jobs.prepared_run import prepare_run
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
 from smoothout.models.mlp import MLP
@@ -32,9 +34,11 @@ from smoothout.results.per_image import read_right
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
 from smoothout.training.distributed import ProcessGroup
+from smoothout.training.engine import Engine, Launch
 from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import SGD, Adam, Epsilon
 from smoothout.training.schedule import Schedule
+from smoothout.training.trainer import Trainer
 
 # Records
 
@@ -222,7 +226,7 @@ def test_a_fault_in_the_training_leaves_no_record(runtime: Runtime, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("changes", "recordable"),
+    ("changes", "capturable"),
     [
         ({}, True),
         ({"optimizer": Adam(0.01, epsilon=Epsilon.uncorrected)}, False),
@@ -231,9 +235,32 @@ def test_a_fault_in_the_training_leaves_no_record(runtime: Runtime, monkeypatch:
         ({"data": ImageFolder(Collection.imagenette, (0.5,) * 3, (0.5,) * 3)}, False),
     ],
 )
-def test_a_cuda_graph_that_settings_rule_out_is_asked_for_in_vain_before_anything_is_written(
-    changes: dict[str, Any], recordable: bool, runtime: Runtime
+def test_a_cuda_graph_that_settings_rule_out_is_refused_before_anything_is_written(
+    changes: dict[str, Any], capturable: bool, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert capturable_by_settings(tiny(**changes).settings, runtime) is recordable
-    ranks = replace(runtime, ranks=ProcessGroup(0, 2))
-    assert not capturable_by_settings(tiny(**changes).settings, ranks)
+    monkeypatch.setattr(prepared_run, "load_splits", lambda *_: (range(1438), range(359), "fingerprint"))
+    on_cuda = replace(runtime, device=torch.device("cuda"), engine=Engine(Launch.graph))
+    for ranks, allowed in ((ProcessGroup(), capturable), (ProcessGroup(0, 2), False)):
+        refusal = r"^engine.launch: graph is not possible with method.copies, image folders, several processes"
+        with nullcontext() if allowed else pytest.raises(ConfigError, match=refusal):
+            prepare_run(tiny(**changes), replace(on_cuda, ranks=ranks))
+    assert not Path(runtime.folders.checkpoints).exists()
+
+
+def test_a_finished_run_is_prepared_whatever_the_engine(runtime: Runtime) -> None:
+    on_a_graph = replace(runtime, engine=Engine(Launch.graph))
+    with pytest.raises(ConfigError, match=r"^engine.launch: graph needs a CUDA device, not cpu"):
+        prepare_run(tiny(), on_a_graph)
+    get_or_run(tiny(), runtime)
+    assert prepare_run(tiny(), on_a_graph).is_done  # an analysis of it trains nothing
+
+
+def test_a_record_lists_every_engine_that_trained_it(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FallsBack(Trainer):
+        def _end_epoch(self) -> None:
+            super()._end_epoch()
+            self.engine = replace(self.engine, compile=True)  # as after a capture that fails in the second epoch
+
+    monkeypatch.setattr(training_job, "Trainer", FallsBack)
+    record = get_or_run(tiny(), replace(runtime, checkpoint_seconds=0.0))
+    assert [machine["engine"]["compile"] for machine in record.outcome["machines"]] == [False, True]

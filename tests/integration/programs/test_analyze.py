@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from helpers.common import tree
 from helpers.programs import SHORT, Program, records
+
+from smoothout.training import checkpoint
 
 AVERAGES = (*SHORT, "analysis=running_statistics")
 
@@ -27,6 +30,19 @@ def test_a_run_that_is_to_be_trained_first_is_named_with_its_cost_and_then_never
     code, _, [line] = script("analyze", *AVERAGES, "analysis.checkpoint=last")
     assert code == 0
     assert line == f"{run}: recorded, but its weights are not here: trained first (time: about 1 min)"
+
+
+def test_a_run_that_was_interrupted_is_named_with_what_it_lacks(root: Path, script: Program) -> None:
+    assert script("train", *SHORT)[0] == 0
+    [record], [path] = (root / "results" / "train").glob("*.json"), (root / "checkpoints").glob("*.pt")
+    digest = json.loads(record.read_text())["digest"]
+    state = checkpoint.load(path, digest)
+    state.epoch = 1
+    state.curves = {name: curve[:1] for name, curve in state.curves.items()}
+    checkpoint.save(path, state, digest)
+    code, _, [line] = script("analyze", *AVERAGES)
+    assert code == 0
+    assert line == f"{record.stem}: interrupted after 1 of 2 epochs: trained first (time: about 1 min)"
 
 
 def test_what_is_wrong_with_an_analysis_is_said_before_anything_is_trained(root: Path, script: Program) -> None:

@@ -6,6 +6,7 @@ from helpers.simulated_records import CONFIGS, PUBLISHED, cell, simulate, write
 
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.claim_tests import Claims
+from smoothout.reproduction.claim_values import MetricValues
 from smoothout.reproduction.claims import ClaimScope
 
 ROW = "family | large batch, equal epochs | "
@@ -36,3 +37,16 @@ def test_a_method_without_a_choice_is_not_tested_and_one_with_a_choice_is(runtim
     assert (test.evidence.n, round(test.evidence.value, 6)) == (2, 0.3)
     [training, _] = cell(claims, ROW + "sam", protocol="paper_text").jobs.values()
     assert training.settings.method.rho == 0.5
+
+
+def test_an_accuracy_is_a_share_of_the_images_that_its_job_measures(runtime: Runtime) -> None:
+    def images(name: str, metric: str, profile: str = "paper") -> int:
+        scope = ClaimScope(("paper_text",), profile, seeds=(0,))
+        claims = Claims([], scope, CONFIGS, PUBLISHED)
+        return MetricValues.read(cell(claims, name, metric, "paper_text"), runtime).images
+
+    held_out = "chosen | F1, MNIST, 256 | baseline"
+    assert images(held_out, "best") == 6_000
+    assert images(held_out, "unseen_test") == 10_000
+    table2 = "table2 | F1, MNIST, 256 | baseline"
+    assert [images(table2, m, "smoke") for m in ("best", "best_recalibrated", "sharpness_converged")] == [1000, 500, 0]

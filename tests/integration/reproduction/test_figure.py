@@ -168,6 +168,7 @@ def test_each_seed_has_its_own_jobs_and_a_line_joins_runs_of_one_seed() -> None:
         ({"options": 3}, ["options", "3", "group"]),
         ({"sweep": {"seed": 3}}, ["sweep", "3", "a list"]),
         ({"sweep": {"seed": []}}, ["sweep.seed", "at least one"]),
+        ({"sweep": {"seed": [1, 2]}}, ["figure f1: line: sweep", "not seed", "empty for a panel of two runs"]),
         ({"overrides": "seed=1"}, ["overrides", "'seed=1'", "a list, each text"]),
     ],
 )

@@ -20,6 +20,7 @@ from smoothout.nn.options import NoiseScaling
 from smoothout.training import checkpoint, ghost_batches
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import TrainingState
+from smoothout.training.distributed import ProcessGroup
 from smoothout.training.engine import Engine, GhostPasses
 from smoothout.training.ghost_batches import buffer_use, statistics_batches
 from smoothout.training.methods.smoothout import NoiseConfig, NoisePer
@@ -265,3 +266,19 @@ def test_what_a_pass_does_to_buffers_decides_how_ghost_batches_are_split(
     with pytest.raises(ValueError, match=refusal) if refusal else nullcontext():
         buffer_use(model, torch.ones(1, 4)).check_fits_processes()
     assert all(map(torch.equal, before.values(), model.state_dict().values()))
+
+
+class Indivisible(nn.BatchNorm1d):
+    """A BatchNorm layer of a user's own, which cannot normalize ghost batches by themselves."""
+
+
+@pytest.mark.parametrize("ghosts", [GhostPasses.sequential, GhostPasses.batched])
+def test_several_processes_refuse_what_they_cannot_combine_however_ghost_batches_are_forwarded(
+    ghosts: GhostPasses, tiny_split: Splits
+) -> None:
+    norm = Indivisible(16)
+    ranks = ProcessGroup(0, 2)
+    with pytest.raises(ValueError, match=r"^model: 1 is used 2 times in a pass"):
+        training(tiny_split, nn.Sequential(nn.Flatten(), norm, norm, nn.Linear(16, 3)), ghosts, ranks=ranks)
+    with pytest.raises(ValueError, match=r"^model: SyncBatchNorm layers are not possible with several processes"):
+        training(tiny_split, nn.SyncBatchNorm.convert_sync_batchnorm(dense()), ghosts, ranks=ranks)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from smoothout.training.live_optimizer import LiveOptimizer
 from smoothout.training.optimizers import SGD, Adam, Epsilon
 
 GRADIENTS = [[0.5, -2.0, 0.0], [0.1, 1.0, -3.0], [-0.4, 0.3, 0.2], [1e-6, 5.0, 0.0]]
@@ -96,6 +99,30 @@ class Waiting(TorchDispatchMode):
     def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), settings: Any = None) -> Any:
         self.count += operation is torch.ops.aten._local_scalar_dense.default
         return operation(*arguments, **(settings or {}))
+
+
+@dataclass(frozen=True)
+class SlowerHead(SGD):
+    """Trains the last parameter at a tenth of the learning rate."""
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        *body, head = parameters
+        return torch.optim.SGD([{"params": body}, {"params": [head], "lr": self.lr / 10}], lr=self.lr)
+
+
+def test_a_schedule_scales_each_groups_own_learning_rate() -> None:
+    optimizer = LiveOptimizer(SlowerHead(0.8), nn.Linear(2, 2), torch.device("cpu"))
+
+    def rates() -> list[float]:
+        return [float(group["lr"]) for group in optimizer.torch.param_groups]
+
+    optimizer.scale_lr(0.5)
+    assert rates() == [0.4, 0.04]
+    optimizer.keep_numbers_on_device()
+    optimizer.scale_lr(0.25)
+    assert rates() == pytest.approx([0.2, 0.02])
+    optimizer.keep_numbers_on_host()
+    assert rates() == [0.2, 0.02]
 
 
 def test_an_uncorrected_epsilon_waits_for_the_device_once_after_a_resume() -> None:
