@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from helpers.paths import ROOT
 from helpers.programs import without_torch
 
 import smoothout
+from smoothout.common.job_settings import KINDS
 
 PACKAGE = ROOT / "src" / "smoothout"
 EQUATIONS = PACKAGE / "README.md"  # has a table of tags and the functions that they are in
@@ -43,6 +45,36 @@ def test_each_equation_stands_in_one_place_and_in_the_readmes_table():
     listed = re.findall(r"^\| \[([^\]]+)\] .*\| `([\w.]+)` \|$", EQUATIONS.read_text(encoding="utf-8"), re.M)
     assert len({tag for tag, _ in found}) == len(found), "an equation is in two places"
     assert dict(listed) == dict(found)
+
+
+def settings_classes() -> list[ast.ClassDef]:
+    """The frozen dataclasses of the package."""
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py"))
+    classes = (node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
+    return [node for node in classes if "frozen=True" in map(ast.unparse, chain(*map(_keywords, node.decorator_list)))]
+
+
+def _keywords(decorator: ast.expr) -> list[ast.keyword]:
+    return decorator.keywords if isinstance(decorator, ast.Call) else []
+
+
+def test_a_class_that_a_config_can_name_shares_its_name_with_no_other():
+    """Records name settings by their class: another MLP would get the records of this one."""
+    texts = (path.read_text(encoding="utf-8") for path in (ROOT / "configs").rglob("*.yaml"))
+    named = {target for text in texts for target in re.findall(r"_target_: [\w.]*\.(\w+)", text)}
+    names = [node.name for node in settings_classes()]
+    assert {"MLP", "Sharpness", "Batch"} <= named
+    assert [name for name in sorted(named & {*names}) if names.count(name) > 1] == []
+
+
+def test_the_kinds_of_records_are_those_of_the_classes():
+    assigned = (
+        (ast.unparse(line.target), line.value)
+        for node in settings_classes()
+        for line in node.body
+        if isinstance(line, ast.AnnAssign)
+    )
+    assert {value.value for name, value in assigned if name == "kind" and isinstance(value, ast.Constant)} == KINDS
 
 
 def test_no_file_is_longer_than_350_lines():

@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 if TYPE_CHECKING:
     import torch
 
+# The kinds of this package's records; those of other packages must differ.
+KINDS = frozenset(
+    ("adaptive", "atlas", "averages", "hessian", "interpolation", "landscape", "noise_curve", "plane", "scaling")
+    + ("sharpness", "strength", "train", "unseen_test")
+)
+
 
 class JobSettings:
     """The settings of a job, a frozen dataclass. The classes below are for jobs that neither train nor analyze."""

@@ -11,23 +11,20 @@ import difflib
 import importlib
 import inspect
 import math
-import re
 import sysconfig
 import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from smoothout.common.errors import ConfigError, config_errors
+from smoothout.common.job_settings import KINDS
 from smoothout.config.moved import current_name, warn_renamed
 from smoothout.config.protocols import missing_members
 
 PACKAGE = "smoothout"
-_SETTINGS = re.compile(r"^@dataclass\([^)]*frozen=True[^)]*\)\nclass (\w+)", re.M)
-_KIND = re.compile(r'^    kind(?:: ClassVar\[str\])? = "(\w+)"', re.M)
 MISSING = "???"  # marks a value of a config that the user must give
 T = TypeVar("T")
 
@@ -71,15 +68,8 @@ def _component(target: str, key: str) -> type[Any]:
         raise ConfigError(f"{what} must be frozen: @dataclass(frozen=True)")
     if component.__module__ != module:
         raise ConfigError(f"{what} must be named where it is defined: {component.__module__}.{name}")
-    if module.partition(".")[0] != PACKAGE:
-        if (kind := getattr(component, "kind", None)) in _found(_KIND):
-            raise ConfigError(f"{what}: records of this package have the kind {kind!r}; must have another")
-        return component
-    if others := _modules_of_settings(name) - {module}:
-        raise ConfigError(
-            f"{key}._target_: {name} is also a class of {min(others)}, and records name settings by their class;"
-            " must have a name of its own"
-        )
+    if module.partition(".")[0] != PACKAGE and (kind := getattr(component, "kind", None)) in KINDS:
+        raise ConfigError(f"{what}: records of this package have the kind {kind!r}; must have another")
     return component
 
 
@@ -99,23 +89,6 @@ def _place(frames: Sequence[traceback.FrameSummary]) -> str:
     library = sysconfig.get_path("stdlib")
     files = [f"{frame.filename}, line {frame.lineno}: " for frame in frames if not frame.filename.startswith("<")]
     return next((file for file in reversed(files) if not file.startswith(library) or "site-packages" in file), "")
-
-
-def _modules_of_settings(name: str) -> set[str]:
-    """The modules of the package with a dataclass of this name."""
-    return _found(_SETTINGS).get(name, set())
-
-
-@cache
-def _found(pattern: re.Pattern[str]) -> dict[str, set[str]]:
-    """What ``pattern`` finds in the source of the package, each with its modules: nothing is imported."""
-    found: dict[str, set[str]] = {}
-    for folder in map(Path, importlib.import_module(PACKAGE).__path__):
-        for path in folder.rglob("*.py"):
-            module = ".".join((PACKAGE, *path.relative_to(folder).with_suffix("").parts))
-            for name in pattern.findall(path.read_text(encoding="utf-8")):
-                found.setdefault(name, set()).add(module)
-    return found
 
 
 def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: Iterable[str] = ()) -> T:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -49,17 +48,12 @@ class NoiseContexts(NoisyGradient):
         self.shares_weights = self.shares_weights and noise.denoise
 
         # Noise that is removed again gives an estimate of the Hessian's trace, at a few updates per epoch.
-        self._finish_measuring: Callable[[], None] | None = None  # called when the update's gradient is complete
+        self._theta: Tensor | None = None  # the noise whose gradient is not complete yet, see `before_step`
         self._interval = max(1, plan.updates_per_epoch // CURVATURE_DRAWS)
         if noise.denoise:
             names = {id(parameter): name for name, parameter in model.named_parameters()}
             self.trace = RunningTrace([names[id(p)] for p in self._context.parameters], plan.device)
             self._stein = FlatSteinTrace(self._context.parameters, noise.distribution, noise.scaling)
-
-    def begin_update(self, update: int) -> None:
-        """Set the strength and seed the noise of each ghost batch."""
-        super().begin_update(update)
-        self._finish_measuring = None
 
     def _backward(self, ghost_batch: GhostBatch) -> None:
         with self.noise_of(ghost_batch.index):
@@ -90,27 +84,23 @@ class NoiseContexts(NoisyGradient):
         unbiased, like that of one ghost batch, with less variance. With noise per ghost batch, only theta and gradient
         of the first one are used. If processes share an update, the first process estimates.
         """
-        finish, self._finish_measuring = self._finish_measuring, None
-        if finish is not None:
-            finish()
+        theta, self._theta = self._theta, None
+        if theta is not None:
+            self._add(theta, _by_filter(self._context.parameters), 1)
 
-    @torch.no_grad()
     def _measure(self, ghosts: int) -> None:
         """Measure after the first of ``ghosts`` ghost batches, or, with one noise for all of them, after the last."""
         clean = _by_filter(self._context.clean_weights)
         theta = _by_filter(self._context.parameters) - clean
         if self._per_batch:
-            self._finish_measuring = partial(self._add, theta, 1)
+            self._theta = theta
         else:
-            self._add(theta, ghosts, clean)
+            self._add(theta, clean, ghosts)
 
-    @torch.no_grad()
-    def _add(self, theta: Tensor, ghosts: int, clean: Tensor | None = None) -> None:
+    def _add(self, theta: Tensor, clean: Tensor, ghosts: int) -> None:
         """Add to the trace the estimate from ``theta`` and the current gradient, which was divided by ``ghosts``."""
         assert self.trace is not None
-        parameters, a = self._context.parameters, self._context.a
-        clean = _by_filter(parameters) if clean is None else clean
-        self.trace.add(self._stein(theta, _gradients(parameters), clean, a, ghosts))
+        self.trace.add(self._stein(theta, _gradients(self._context.parameters), clean, self._context.a, ghosts))
 
 
 def _by_filter(tensors: Iterable[Tensor]) -> Tensor:

@@ -16,7 +16,6 @@ from helpers.composed import choices, composed
 from helpers.paths import CONFIGS
 
 from smoothout.common.errors import ConfigError
-from smoothout.config import build as build_module
 from smoothout.config.build import build
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import Experiment, Profile, build_experiment
@@ -216,12 +215,6 @@ def test_a_group_is_no_single_value(f1: dict[str, Any], value: object) -> None:
 )
 def test_a_config_names_nothing_but_classes_of_settings(f1: dict[str, Any], target: str) -> None:
     refused(changed(f1, "model._target_", target), "model._target_", repr(target))
-
-
-def test_a_class_whose_name_is_taken_is_refused(f1: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records name settings by their class: another MLP would get the records of this one."""
-    monkeypatch.setattr(build_module, "_modules_of_settings", lambda name: {"smoothout.models.mine"})
-    refused(f1, "model._target_", "MLP is also a class of smoothout.models.mine")
 
 
 @pytest.mark.parametrize(
