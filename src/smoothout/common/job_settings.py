@@ -10,8 +10,21 @@ if TYPE_CHECKING:
 
 # The kinds of this package's records; those of other packages must differ.
 KINDS = frozenset(
-    ("adaptive", "atlas", "averages", "hessian", "interpolation", "landscape", "noise_curve", "plane", "scaling")
-    + ("sharpness", "strength", "train", "unseen_test")
+    (
+        "adaptive",
+        "atlas",
+        "averages",
+        "hessian",
+        "interpolation",
+        "landscape",
+        "noise_curve",
+        "plane",
+        "scaling",
+        "sharpness",
+        "strength",
+        "train",
+        "unseen_test",
+    )
 )
 
 

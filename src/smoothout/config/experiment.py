@@ -17,7 +17,7 @@ from smoothout.nn.options import BatchNormInit, Precision
 from smoothout.training.batch import Batch
 from smoothout.training.methods.base import Method
 from smoothout.training.methods.smoothout import NoiseConfig
-from smoothout.training.optimizers import OptimizerConfig
+from smoothout.training.optimizers import Optimizer
 from smoothout.training.schedule import Schedule
 
 
@@ -43,7 +43,7 @@ class Experiment(JobSettings):
 
     model: Model
     data: Data
-    optimizer: OptimizerConfig
+    optimizer: Optimizer
     schedule: Schedule
     batch: Batch
     method: Method = dataclasses.field(default_factory=NoiseConfig, metadata={"recorded_as": "perturbation"})
@@ -185,7 +185,7 @@ class TrainingConfig:
 
     model: Model
     data: Data
-    optimizer: OptimizerConfig
+    optimizer: Optimizer
     schedule: Schedule
     batch: Batch
     method: Method

@@ -1,7 +1,8 @@
 """What a model and a data set in a config must offer: the members that the programs use.
 
-Each is a frozen dataclass of settings, which a config names as its ``_target_``; no base class is needed. The protocol
-of optimizers is `training.optimizers.OptimizerConfig`, the base class of analyses `analysis.jobs.base.AnalysisJob`.
+Each is a frozen dataclass of settings, which a config names as its ``_target_``; no base class is needed. Methods,
+optimizers and analyses have base classes: `training.methods.base.Method`, `training.optimizers.Optimizer` and
+`analysis.jobs.base.AnalysisJob`.
 """
 
 from __future__ import annotations

@@ -60,9 +60,9 @@ def check_strength(value: Any, name: str = "a") -> float:
     return strength
 
 
-def check_positive(name: str, value: Any) -> float:
+def check_positive(name: str, value: Any, hint: str = "") -> float:
     """``value`` as a float. Raises ValueError, which calls it ``name``, unless it is finite and above 0."""
-    return check_number(name, value, lambda number: number > 0, "be a finite number above 0")
+    return check_number(name, value, lambda number: number > 0, "be a finite number above 0", hint)
 
 
 def check_fisher(eta: Any, beta: Any) -> tuple[float, float]:
@@ -70,9 +70,9 @@ def check_fisher(eta: Any, beta: Any) -> tuple[float, float]:
     return check_positive("eta", eta), check_number("beta", beta, lambda number: 0 <= number < 1, "lie in [0, 1)")
 
 
-def check_number(name: str, value: Any, is_allowed: Callable[[float], bool], must: str) -> float:
-    """``value`` as a float. Raises ValueError, "``name``: must ``must``, not ...", unless it is allowed."""
+def check_number(name: str, value: Any, is_allowed: Callable[[float], bool], must: str, hint: str = "") -> float:
+    """``value`` as a float. Raises ValueError, "``name``: must ``must``, not ...; ``hint``", unless it is allowed."""
     number = finite_or_none(value)
     if number is None or not is_allowed(number):
-        raise ValueError(f"{name}: must {must}, not {value!r}")
+        raise ValueError(f"{name}: must {must}, not {value!r}{hint and '; '}{hint}")
     return number

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smoothout.training.optimizers import OptimizerConfig
+from smoothout.training.optimizers import Optimizer
 
 
 class LiveOptimizer:
     """The optimizer that ``config`` builds for the parameters of ``model``; its ``torch`` is the torch optimizer."""
 
-    def __init__(self, config: OptimizerConfig, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, config: Optimizer, model: nn.Module, device: torch.device) -> None:
         self._config, self._model, self._device = config, model, device
         self._on_device = False  # whether a CUDA graph reads the learning rate
         self._build()

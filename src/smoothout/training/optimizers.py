@@ -6,12 +6,14 @@ Importable without torch: ``build`` imports it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 from smoothout.common.enums import coerce_enum_fields
+from smoothout.nn.options import check_number, check_positive
 
 if TYPE_CHECKING:
     import torch
@@ -25,25 +27,9 @@ class Epsilon(StrEnum):
     uncorrected = "uncorrected"
 
 
-class OptimizerConfig(Protocol):
-    """The interface of an optimizer's settings."""
-
-    @property
-    def lr(self) -> float: ...  # noqa: D102
-    @property
-    def clip_norm(self) -> float | None: ...  # noqa: D102
-    @property
-    def reset_every_epoch(self) -> bool: ...  # noqa: D102
-    @property
-    def capturable(self) -> bool: ...  # noqa: D102
-    @property
-    def has_momentum(self) -> bool: ...  # noqa: D102
-    def build(self, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer: ...  # noqa: D102
-
-
 @dataclass(frozen=True)
-class Optimizer:
-    """Settings that every optimizer has."""
+class Optimizer(ABC):
+    """The settings of an optimizer; a frozen dataclass derives from it."""
 
     lr: float  # at the start
     weight_decay: float = 0.0  # L2 term added to the gradient of every parameter, taken at the clean weights
@@ -51,12 +37,14 @@ class Optimizer:
     reset_every_epoch: bool = False  # start every epoch with a new optimizer, as the released program does
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"lr: must be a finite number above 0, not {self.lr}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise ValueError(f"weight_decay: must be a finite number >= 0, not {self.weight_decay}")
-        if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
-            raise ValueError(f"clip_norm: must be null (no clipping) or a finite number above 0, not {self.clip_norm}")
+        check_positive("lr", self.lr)
+        check_number("weight_decay", self.weight_decay, lambda decay: decay >= 0, "be a finite number >= 0")
+        if self.clip_norm is not None:
+            check_positive("clip_norm", self.clip_norm, hint="use null for no clipping")
+
+    @abstractmethod
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """A new optimizer of ``parameters``."""
 
     @property
     def capturable(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from smoothout.common.enums import coerce_enum_fields
+from smoothout.nn.options import check_positive
 from smoothout.training.batch import Batch
 
 
@@ -53,8 +54,7 @@ class Schedule:
             raise ValueError(f"epochs: must be at least 1, not {self.epochs}")
         if any(epoch < 1 for epoch in self.milestones):
             raise ValueError(f"milestones: must be epochs from 1 on, not {list(self.milestones)}")
-        if not (math.isfinite(self.gamma) and self.gamma > 0):
-            raise ValueError(f"gamma: must be a finite number above 0, not {self.gamma}")
+        check_positive("gamma", self.gamma)
         if self.base_batch_size is not None and self.base_batch_size < 1:
             raise ValueError(
                 f"base_batch_size: must be null (the ghost batch) or at least 1, not {self.base_batch_size}"

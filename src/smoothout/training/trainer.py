@@ -29,7 +29,7 @@ from smoothout.training.engine import Engine, GhostPasses, Launch
 from smoothout.training.ghost_batches import PassPlan, buffer_use, own_rows, plan_passes, statistics_batches
 from smoothout.training.live_optimizer import LiveOptimizer
 from smoothout.training.methods.base import Method, TrainingPlan
-from smoothout.training.optimizers import OptimizerConfig
+from smoothout.training.optimizers import Optimizer
 from smoothout.training.schedule import Schedule
 from smoothout.training.update import update
 
@@ -79,7 +79,7 @@ class Trainer:
         train_split: Split,
         test_split: Split,
         *,
-        optimizer: OptimizerConfig,
+        optimizer: Optimizer,
         schedule: Schedule,
         batch: Batch,
         method: Method,

@@ -160,7 +160,7 @@ def test_each_method_takes_the_strength_that_did_best_and_the_best_go_on(tmp_pat
         ({"strengths": {"method.a": [1, 2], "method.b": [1, 2]}}, "must name one setting"),
         ({"strengths": {"method.x": [1, 2]}}, r"method\.x: sam0\.05 has no such setting"),
         ({"strengths": {"method.rho": [-1, 2]}}, "must be at least two different numbers >= 0"),
-        ({"strengths": {"method.rho": [0, 2]}}, r"method\.rho: the radius must be a finite number above 0"),
+        ({"strengths": {"method.rho": [0, 2]}}, r"method\.rho: must be a finite number above 0"),
     ],
 )
 def test_wrong_strengths_are_refused(change: dict[str, Any], message: str) -> None:

@@ -17,9 +17,9 @@ from smoothout.common.errors import ConfigError
 from smoothout.config.build import build
 from smoothout.config.protocols import Data, Model, missing_members
 from smoothout.results import summary
-from smoothout.training.optimizers import OptimizerConfig
+from smoothout.training.optimizers import Optimizer
 
-ROLES = {"model": Model, "data": Data, "optimizer": OptimizerConfig, "analysis": AnalysisJob}
+ROLES = {"model": Model, "data": Data, "optimizer": Optimizer, "analysis": AnalysisJob}
 
 
 def nodes(group: str) -> list[dict[str, Any]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from smoothout.nn.options import check_positive
 from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ class Adversarial(Method):
     epsilon: float = 0.25  # change of each pixel, after normalization by the data's mean and standard deviation
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.epsilon) and self.epsilon > 0):
-            raise ValueError(
-                f"epsilon: must be a finite number above 0, not {self.epsilon}; use method=none for plain training"
-            )
+        check_positive("epsilon", self.epsilon, hint="use method=none for plain training")
 
     @property
     def slug(self) -> str:

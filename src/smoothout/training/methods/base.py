@@ -34,11 +34,11 @@ This module imports no torch, so that settings can be read without it.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,7 @@ class GradientEstimator:
         return {}
 
 
-class Method(Protocol):
+class Method(ABC):
     """The settings of a method; a frozen dataclass derives from it and adds fields."""
 
     @property

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from smoothout.nn.options import check_number
 from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ class Conservative(Method):
     iterations: int = 3  # steps of the optimizer per batch
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.penalty) and self.penalty >= 0):
-            raise ValueError(f"penalty: must be a finite number >= 0, not {self.penalty}")
+        check_number("penalty", self.penalty, lambda penalty: penalty >= 0, "be a finite number >= 0")
         if self.iterations < 2:
             raise ValueError(
                 f"iterations: must be at least 2, not {self.iterations}; the penalty has no gradient at the first one:"

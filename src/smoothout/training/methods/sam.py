@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from smoothout.common.enums import coerce_enum_fields
-from smoothout.nn.options import StatisticsFrom
+from smoothout.nn.options import StatisticsFrom, check_positive
 from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
 from smoothout.training.methods.perturbed import PerturbedGradient
 
@@ -27,10 +26,7 @@ class SAM(Method):
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
-        if not (math.isfinite(self.rho) and self.rho > 0):
-            raise ValueError(
-                f"rho: the radius must be a finite number above 0, not {self.rho}; use method=none for plain training"
-            )
+        check_positive("rho", self.rho, hint="use method=none for plain training")
 
     @property
     def slug(self) -> str:

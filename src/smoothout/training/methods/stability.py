@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from smoothout.nn.options import check_positive
 from smoothout.training.methods.base import GradientEstimator, Method, TrainingPlan
 
 if TYPE_CHECKING:
@@ -23,10 +23,7 @@ class Stability(Method):
 
     def __post_init__(self) -> None:
         for name, value in (("weight", self.weight), ("sigma", self.sigma)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(
-                    f"{name}: must be a finite number above 0, not {value}; use method=none for plain training"
-                )
+            check_positive(name, value, hint="use method=none for plain training")
 
     @property
     def slug(self) -> str:
