@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from smoothout.analysis.batch_loss import Loss, Weight
 from smoothout.analysis.empirical_risk import EmpiricalRisk, Tick, to_dense
@@ -104,9 +103,7 @@ class HessianVectorProduct(EmpiricalRisk):
 
         Its state is restored at the end.
         """
-        attention = sdpa_kernel(SDPBackend.MATH)  # the faster kernels have no second derivative
-        twice = differentiable(self.model, twice=True)
-        with preserve_state(self.model), torch.enable_grad(), attention, twice:
+        with preserve_state(self.model), torch.enable_grad(), differentiable(self.model, twice=True):
             set_evaluation_mode(self.model)
             yield
 

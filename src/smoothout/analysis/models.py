@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules import module as of_all_modules
 from torch.overrides import TorchFunctionMode
 
 from smoothout.nn.parameters import concatenate
+
+# cuDNN's switch, the attention kernels and the compiler's stance are of the whole process, so threads take turns.
+_process_settings = threading.RLock()
 
 
 class _PlainWeightNorm(TorchFunctionMode):
@@ -32,17 +38,22 @@ def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
 def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
     """Inside, passes in evaluation mode avoid fast implementations without derivatives.
 
-    cuDNN has no derivative of a recurrent layer in evaluation mode, compiled code has no second derivative, and that of
-    torch's weight normalization is wrong. Gradient hooks are not called, because they may clip or mask the gradient.
+    cuDNN has no derivative of a recurrent layer in evaluation mode. Compiled code and the faster attention kernels have
+    no second derivative, and that of torch's weight normalization is wrong. Gradient hooks are not called, because they
+    may clip or mask the gradient.
     """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     with ExitStack() as stack:
+        if recurrent or twice:
+            stack.enter_context(_process_settings)
         stack.enter_context(_without_gradient_hooks(model))
         stack.enter_context(torch.inference_mode(mode=False))
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        if recurrent:
             stack.callback(setattr, torch.backends.cudnn, "enabled", torch.backends.cudnn.enabled)
             torch.backends.cudnn.enabled = False
         if twice:
             stack.enter_context(_PlainWeightNorm())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         if twice and "torch._dynamo" in sys.modules:  # importing it takes seconds; without it nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
@@ -50,9 +61,10 @@ def differentiable(model: nn.Module, *, twice: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _without_gradient_hooks(model: nn.Module) -> Iterator[None]:
-    """Inside, gradient hooks of ``model``'s parameters and modules are not registered."""
+    """Inside, gradient hooks of ``model``'s parameters and modules are not registered, nor those of all modules."""
     tables = [parameter._backward_hooks for parameter in model.parameters()]
     tables += [table for module in model.modules() for table in (module._backward_hooks, module._backward_pre_hooks)]
+    tables += [of_all_modules._global_backward_hooks, of_all_modules._global_backward_pre_hooks]
     registered = [(table, dict(table)) for table in tables if table]
     for table, _ in registered:
         table.clear()

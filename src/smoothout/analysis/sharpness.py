@@ -144,8 +144,8 @@ def sharpness(
         repeats: Number of searches: the first from x, the others from uniform random points of the box.
         maxcor: Number of corrections that L-BFGS-B keeps, 16 bytes per weight each.
         seed: Seed of A's columns and of the random points.
-        weight: How many examples a batch counts as, from (inputs, targets); None uses ``len(targets)``. For a language
-            model, for example, its tokens: ``lambda inputs, targets: (targets != -100).sum()``.
+        weight: How many examples a batch counts as, from (inputs, targets); None uses ``len(targets)``. For the
+            predicted tokens of a causal language model: ``lambda inputs, targets: (targets[:, 1:] != -100).sum()``.
         tick: Called after each evaluation of f and its gradient.
 
     Raises:

@@ -20,7 +20,7 @@ from smoothout.nn.options import NoiseDistribution, check_strength
 from smoothout.nn.parameters import clear_weight_caches
 from smoothout.nn.passes import Passes
 from smoothout.nn.perturbation import AdaSmoothOut, SmoothOut
-from smoothout.nn.watch import Watch, pause_all
+from smoothout.nn.watch import Paused
 from smoothout.nn.weight_context import WeightContext
 
 
@@ -40,7 +40,7 @@ class CallbackBlocks:
         self.seed = None if seed is None else whole_number("seed", seed)
         self._noise: WeightContext | None = None
         self._noisy: list[Tensor] = []  # the perturbed weights, while the model holds the clean ones
-        self._paused: list[Watch] = []
+        self._paused = Paused(())
         self._position = (-1, 0)
         self._wrapped: list[tuple[Any, str, dict[str, Any]]] = []  # object, method, and its instance attribute before
 
@@ -132,7 +132,7 @@ class CallbackBlocks:
         A backward pass after `_resume` is therefore exact; before it, it would silently use the clean weights.
         """
         assert self._noise is not None
-        self._paused = pause_all()  # allows writes to the clean weights in between
+        self._paused = Paused(self._noise.parameters)  # allows writes to the clean weights in between
         self._noisy = [parameter.data for parameter in self._noise.parameters]
         self._put(self._noise.clean_weights)
 
@@ -140,8 +140,7 @@ class CallbackBlocks:
         if self._noisy:
             self._put(self._noisy)
             self._noisy = []
-            for watch in self._paused:
-                watch.renew()
+            self._paused.renew()
 
     def _put(self, weights: list[Tensor]) -> None:
         assert self._noise is not None
@@ -199,7 +198,8 @@ class CallbackMethod(CallbackBlocks):
 
     Raises:
         TypeError: when training starts, if ``make`` returns something else.
-        ValueError: for a seed that is not an integer; when training starts, for `MixedRWP`, which needs two batches.
+        ValueError: for a seed that is not an integer; when training starts, for `MixedRWP`, which needs two batches,
+            and for ``denoise=False``.
     """
 
     def __init__(self, make: Callable[[nn.Module, Any], WeightContext | Passes], *, seed: int | None = None) -> None:
@@ -212,6 +212,8 @@ class CallbackMethod(CallbackBlocks):
         if isinstance(method, MixedRWP):
             needs = "two batches per update, and a callback sees one; use ARWP or LPFSGD"
             raise ValueError(f"make: MixedRWP needs {needs}")  # noqa: TRY004
+        if isinstance(method, SmoothOut) and not method.denoise:
+            raise ValueError("make: denoise=False keeps the noise in the weights; a callback needs denoise=True")
         if not isinstance(method, WeightContext | Passes):
             raise TypeError(f"make: must return a context or blocks of the library, not {type(method).__name__}")
         self._passes = method if isinstance(method, Passes) else None

@@ -30,9 +30,10 @@ def recalibrate_batchnorm(model: nn.Module, batches: Batches) -> None:
     """Replace the running statistics of ``model``, in place, with the mean of the batch statistics over ``batches``.
 
     During this pass all BatchNorm layers with running statistics are in training mode, even those frozen by ``eval()``;
-    other layers are in evaluation mode, so that dropout does not increase the variances. Every batch has the same
-    weight, whatever its size. Variances are unbiased, so a batch needs at least two values per channel. A layer that no
-    batch reaches keeps its statistics. Parameters, momenta and modes are not changed.
+    other layers are in evaluation mode, so that dropout does not increase the variances. Every batch (in `ghosted`,
+    every ghost batch) has the same weight, whatever its size. Variances are unbiased, so a batch needs at least two
+    values per channel. A layer that no batch reaches keeps its statistics. Parameters, momenta and modes are not
+    changed.
 
     Args:
         model: a module of any kind.
@@ -78,7 +79,8 @@ def freeze_running_stats(model: nn.Module) -> Iterator[None]:
 def _use_cumulative_average(layer: Any) -> RemovableHandle:
     """Make the running statistics of ``layer`` plain means over its calls, starting with the next one.
 
-    With ``momentum=None``, torch does this too, but copies ``num_batches_tracked`` from the device at every call.
+    With ``momentum=None``, torch does this too, but copies ``num_batches_tracked`` from the device at every call. In
+    `ghosted`, a call is of several ghost batches, and layers do this without the copy.
     """
     calls = count(1)
 
@@ -86,7 +88,7 @@ def _use_cumulative_average(layer: Any) -> RemovableHandle:
         call = next(calls)
         if call == 1:
             module.reset_running_stats()
-        module.momentum = 1.0 / call
+        module.momentum = None if hasattr(module, "ghosts") else 1.0 / call
 
     handle: RemovableHandle = layer.register_forward_pre_hook(before)
     return handle

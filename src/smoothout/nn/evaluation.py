@@ -64,11 +64,13 @@ class ClassificationMetrics:
         if not tensors or logits.dim() != 2 or labels.shape != logits.shape[:1]:
             raise ValueError(
                 "model, batches: must give logits (examples, classes) and labels (examples,),"
-                f" not {_form(logits)} and {_form(labels)}; for a model that is not a classifier, pass loss=..."
+                f" not {_form(logits)} and {_form(labels)}; for a model that is not a classifier, pass"
+                " loss=... (evaluate: metrics_class=...)"
             )
         if labels.is_floating_point():
             raise ValueError(
                 f"batches: labels must be whole numbers, not {labels.dtype}; for other targets, pass loss=..."
+                " (evaluate: metrics_class=...)"
             )
         labels, self._classes = labels.long(), logits.shape[1]
         valid = (labels >= 0) & (labels < self._classes)

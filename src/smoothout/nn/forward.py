@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -18,15 +20,18 @@ def forward(model: nn.Module, inputs: Any) -> Any:
     try:
         return model(**inputs) if isinstance(inputs, Keywords) else model(inputs)
     except (TypeError, AttributeError) as error:
-        if hint := _hint(inputs):
+        if hint := _hint(model, inputs):
             raise ValueError(f"batches: {hint} ({str(error).partition(chr(10))[0]})") from error
         raise
 
 
-def _hint(inputs: Any) -> str:
+def _hint(model: nn.Module, inputs: Any) -> str:
     if isinstance(inputs, Keywords):
         if not any(isinstance(entry, Tensor) for entry in inputs.values()):
             return "a mapping must hold tensors; use a DataLoader, which stacks examples"
+        with suppress(TypeError):
+            inspect.signature(model.forward).bind(**inputs)
+            return ""  # the error is the model's own
         return f"the model must take the keys of a mapping as keyword arguments: {', '.join(inputs)}; leave out others"
     if isinstance(inputs, Mapping):
         return "the mapping in a pair is passed as one argument; for keyword arguments, add the targets to it as labels"

@@ -44,7 +44,7 @@ class _Ghost(_BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize ``x`` (N, C, ...); in training mode, each ghost batch separately."""
-        if not self.training:
+        if not self.training or not len(x):
             return super().forward(x)
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
         size = -(-len(x) // self.ghosts)

@@ -27,12 +27,17 @@ class Block(Protocol):
         """An object that identifies the current block; None outside."""
         ...
 
+    def inner_blocks(self) -> list[object]:
+        """Objects that identify the blocks around some of the same weights that were entered later, within this one."""
+        ...
+
 
 class LateBackward:
-    """A forward hook that makes backward passes through the model's outputs raise RuntimeError after the current block.
+    """A forward hook: backward passes through the model's outputs raise RuntimeError outside the current block.
 
-    Autograd detects changed weights only if it saved them. It does not if autocast saved a copy, or if activation
-    checkpointing recomputes outputs.
+    They also raise it within another block around the same weights that was entered later. Autograd detects changed
+    weights only if it saved them. It does not if autocast saved a copy, or if activation checkpointing recomputes
+    outputs.
     """
 
     @staticmethod
@@ -56,10 +61,12 @@ class LateBackward:
 
         # Weak references, so that a stored graph does not keep the model and both sets of weights alive.
         context_ref, block_ref = weakref.ref(context), weakref.ref(block)
+        inner = [*map(weakref.ref, context.inner_blocks())]
 
         def refuse(*gradients: object) -> None:
             context, block = context_ref(), block_ref()
-            if context is None or block is None or context.block is not block:
+            same = context is not None and block is not None and context.block is block
+            if context is None or not same or [*map(weakref.ref, context.inner_blocks())] != inner:
                 raise RuntimeError(f"the backward pass belongs inside the block, after its forward pass; {FRAMEWORKS}")
 
         earlier = {leaf.grad_fn for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor)}

@@ -36,7 +36,7 @@ class MSAM(WeightContext):
     Raises:
         TypeError: for a model that `SmoothOut` refuses, or an ``optimizer`` that is not a torch.optim.Optimizer.
         ValueError: for a model that `SmoothOut` refuses, a ``rho`` that is not finite and above 0, or an optimizer that
-            has no momentum or updates none of the model's parameters.
+            has no momentum, shares its state among processes, or updates none of the model's parameters.
         RuntimeError: as `SmoothOut`. Entering the block raises ValueError if the optimizer's state has no momentum
             under one of torch's names.
     """
@@ -72,10 +72,13 @@ def _momentum(state: Mapping[str, Any], name: str) -> Tensor | None:
 def momentum_name(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]) -> str:
     """The momentum's name in the state of ``optimizer``.
 
-    Raises TypeError if it is not an optimizer, and ValueError if it has no momentum or updates none of ``parameters``.
+    Raises TypeError if it is not an optimizer, and ValueError if it has no momentum, shares its state among processes,
+    or updates none of ``parameters``.
     """
     if not hasattr(optimizer, "param_groups"):
         raise TypeError(f"optimizer: must be a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    if type(optimizer).__name__ == "ZeroRedundancyOptimizer":
+        raise ValueError("optimizer: ZeroRedundancyOptimizer keeps each momentum in one process; MSAM needs them all")
     updated = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if updated.isdisjoint(map(id, parameters)):
         raise ValueError("optimizer: must be the model's, but it updates none of the model's trainable parameters")

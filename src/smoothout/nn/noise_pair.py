@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from smoothout.common.enums import parse_enum
 from smoothout.common.rng import normal_
 from smoothout.nn.filter_noise import LPFSGD
 from smoothout.nn.flat import FlatGroup
 from smoothout.nn.options import StatisticsFrom, check_number, check_strength
-from smoothout.nn.passes import Pass, Passes, feeding_passes
+from smoothout.nn.passes import Pass, Passes
 from smoothout.nn.perturbation import SmoothOut
 from smoothout.nn.weight_context import WeightContext
 
@@ -129,9 +130,9 @@ class MixedRWP(Passes):
         generator: torch.Generator | None = None,
     ) -> None:
         weight = check_number("weight", weight, lambda number: 0 < number < 1, "lie between 0 and 1")
-        clean, perturbed = feeding_passes(statistics_from)
+        statistics = parse_enum(StatisticsFrom, "statistics_from", statistics_from)
         self.noise = LPFSGD(model, gamma, batchnorm=batchnorm, generator=generator)
         super().__init__(
-            Pass(model, 1 - weight, feeds_statistics=clean),
-            Pass(model, weight, context=self.noise, feeds_statistics=perturbed),
+            Pass(model, 1 - weight, feeds_statistics=statistics.includes_clean),
+            Pass(model, weight, context=self.noise, feeds_statistics=statistics.includes_perturbed),
         )

@@ -36,6 +36,16 @@ class StatisticsFrom(StrEnum):
     perturbed = "perturbed"
     both = "both"
 
+    @property
+    def includes_clean(self) -> bool:
+        """Whether passes at clean weights do."""
+        return self is not StatisticsFrom.perturbed
+
+    @property
+    def includes_perturbed(self) -> bool:
+        """Whether passes at perturbed weights do."""
+        return self is not StatisticsFrom.clean
+
 
 class BatchNormInit(StrEnum):
     """The initial weight of BatchNorm: 1, today's default, or U(0, 1), PyTorch's default in early 2018."""

@@ -179,7 +179,7 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
             reason = next(iter(failed.values()))
             raise RuntimeError(f"{', '.join(failed)}: could not be restored: {reason}") from reason
 
-    with unwatched():  # outer contexts must not report the restored weights as written to
+    with unwatched(model.parameters()):  # outer contexts must not report the restored weights as written to
         try:
             with preserve_training_mode(model):
                 yield

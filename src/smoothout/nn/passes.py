@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from smoothout.common.enums import parse_enum
 from smoothout.nn.batchnorm import freeze_running_stats
 from smoothout.nn.late_backward import FRAMEWORKS
-from smoothout.nn.options import StatisticsFrom
 from smoothout.nn.weight_context import WeightContext, find_parameters, untracked
 
 Gradient = list[Tensor | None]
@@ -53,6 +52,7 @@ class Pass:
         self._model, self._scale, self._feeds, self._on_gradient = model, scale, feeds_statistics, on_gradient
         self._context = context
         self._inside: ExitStack | None = None
+        self._saved: list[tuple[Tensor, Tensor] | None] | None = None  # earlier gradients, each with its values
         self._of_batch: Sequence[Pass] = (self,)  # all passes of the batch
 
     @property
@@ -69,50 +69,62 @@ class Pass:
         if any(block._inside is not None for block in self._of_batch):
             raise RuntimeError(f"a block of this batch is already entered: leave it before the next one; {FRAMEWORKS}")
         self._parameters = find_parameters(self._model)
+        self._saved = None
         with ExitStack() as stack:
+            stack.push(self._finish)  # is called last, at the restored weights
             if not self._feeds:
                 stack.enter_context(freeze_running_stats(self._model))
             if self._context is not None or not self.backward_only:
                 stack.enter_context(CleanWeights(self._model) if self._context is None else self._context)
             if self._scale != 1:
-                self._before = self._copy_gradients()
-                stack.callback(self._set, self._before)  # always restores the earlier gradients at the end
-                self._set([None] * len(self._parameters) if self._scale == 0 else self._divided(self._before))
+                self._prepare_gradients()
             self._inside = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        gradient = [parameter.grad for parameter in self._parameters]
         stack, self._inside = self._inside, None
         if stack is not None:
             stack.__exit__(*error)
-        if any(error):
-            return
-        if self._scale not in (0, 1):
-            self._set_scaled(gradient)
-        if self._scale == 0 and self._on_gradient is not None:
-            self._on_gradient(gradient)
 
     @untracked()
-    def _copy_gradients(self) -> Gradient:
-        # With DDP's gradient_as_bucket_view, gradients are views of memory that the next backward pass overwrites.
-        return [None if parameter.grad is None else parameter.grad.clone() for parameter in self._parameters]
+    def _prepare_gradients(self) -> None:
+        """Empty ``grad`` for scale 0, and otherwise divide it by the scale, by which `_finish` multiplies the sum.
 
-    def _set(self, gradients: Gradient) -> None:
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
-
-    @untracked()
-    def _divided(self, gradients: Gradient) -> Gradient:
-        """``gradients`` divided by the scale; at the end, their sum with the pass's gradient is multiplied by it.
-
-        They stay in ``grad`` in between, because DDP reduces those of earlier batches (`no_sync`) with this pass's.
+        Earlier gradients stay in ``grad``, because DDP reduces those of earlier batches (`no_sync`) with this pass's.
+        They are the same tensors before, within and after the block, as programs may hold views of them.
         """
-        return [None if gradient is None else gradient / self._scale for gradient in gradients]
+        gradients = [parameter.grad for parameter in self._parameters]
+        self._saved = [None if gradient is None else (gradient, gradient.clone()) for gradient in gradients]
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            if self._scale == 0:
+                parameter.grad = None
+            elif gradient is not None:
+                gradient.div_(self._scale)
 
     @untracked()
-    def _set_scaled(self, gradients: Gradient) -> None:
-        self._set([None if gradient is None else gradient.mul_(self._scale) for gradient in gradients])
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Scale the sum of the gradients; after an error or for scale 0, restore the earlier ones."""
+        saved, self._saved = self._saved, None
+        if saved is None:
+            return
+        gradients = [parameter.grad for parameter in self._parameters]
+        if kind is None and self._scale != 0:
+            for gradient in gradients:
+                if gradient is not None:
+                    gradient.mul_(self._scale)
+            return
+        found = [None if g is None else _apart(g, before) for g, before in zip(gradients, saved, strict=True)]
+        for parameter, before in zip(self._parameters, saved, strict=True):
+            parameter.grad = None if before is None else before[0].copy_(before[1])
+        if kind is None and self._on_gradient is not None:
+            self._on_gradient(found)
+
+
+def _apart(gradient: Tensor, before: tuple[Tensor, Tensor] | None) -> Tensor:
+    """``gradient``, copied if it is in the memory of the earlier one (DDP with ``gradient_as_bucket_view``)."""
+    if before is None or gradient.layout is not torch.strided:
+        return gradient
+    return gradient.clone() if gradient.data_ptr() == before[0].data_ptr() else gradient
 
 
 class Passes(Sequence[Pass]):
@@ -136,9 +148,3 @@ class Passes(Sequence[Pass]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._passes[index]
-
-
-def feeding_passes(statistics_from: StatisticsFrom | str) -> tuple[bool, bool]:
-    """Whether the pass at the clean weights, and the one at perturbed weights, update running statistics."""
-    choice = parse_enum(StatisticsFrom, "statistics_from", statistics_from)
-    return choice is not StatisticsFrom.perturbed, choice is not StatisticsFrom.clean

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from smoothout.common.enums import parse_enum
 from smoothout.nn.norms import at_least_float32, global_norm, scale_, scale_to_norm_
 from smoothout.nn.options import StatisticsFrom, check_positive
 from smoothout.nn.parameters import trainable_parameters
-from smoothout.nn.passes import Gradient, Pass, Passes, feeding_passes
+from smoothout.nn.passes import Gradient, Pass, Passes
 from smoothout.nn.weight_context import WeightContext
 
 
@@ -41,11 +42,11 @@ class SAM(Passes):
     def __init__(self, model: nn.Module, rho: float = 0.05, *, statistics_from: str = StatisticsFrom.clean) -> None:
         self._model, self.rho = model, check_positive("rho", rho)
         trainable_parameters(model)
-        clean, perturbed = feeding_passes(statistics_from)
+        statistics = parse_enum(StatisticsFrom, "statistics_from", statistics_from)
         nearby = _Nearby(model, self)
         super().__init__(
-            Pass(model, 0, feeds_statistics=clean, on_gradient=nearby.keep_gradient),
-            Pass(model, 1, feeds_statistics=perturbed, context=nearby),
+            Pass(model, 0, feeds_statistics=statistics.includes_clean, on_gradient=nearby.keep_gradient),
+            Pass(model, 1, feeds_statistics=statistics.includes_perturbed, context=nearby),
         )
 
     def _highest(self, parameters: Sequence[Tensor], gradient: list[Tensor]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from smoothout.nn.guards import is_sharded, names_of
 from smoothout.nn.parameters import clear_weight_caches
-from smoothout.nn.watch import Watch, pause_all
+from smoothout.nn.watch import Paused, Watch
 
 
 class SwappedWeights:
@@ -32,12 +32,12 @@ class SwappedWeights:
         tables = [module._parameters for module in model.modules()]
         self._slots = [(table, name, by_id[id(p)]) for table in tables for name, p in table.items() if id(p) in by_id]
         self._watch = Watch(parameters, tensors, self.clean, self._give_back)
-        self._around: list[Watch] = []
+        self._around: Paused | None = None
         self._given_back = False
 
     def __enter__(self) -> SwappedWeights:
         try:
-            self._around = pause_all()
+            self._around = Paused(self._parameters)
             bind(self._parameters, self._tensors)
             self._watch.begin()
         except BaseException:  # an interrupt: the block is never entered, so nothing else would restore the weights
@@ -58,6 +58,10 @@ class SwappedWeights:
                 f"{names_of(self._model, self._watch.written)}: written or replaced within the block; this is lost,"
                 " because the block restores its weights at the end; load, initialize and average weights outside it"
             )
+
+    def inner_blocks(self) -> list[object]:
+        """See `WeightContext.inner_blocks`."""
+        return list[object](self._watch.inside())
 
     def _give_back(self) -> None:
         """Restore the weights; can be repeated after an interruption anywhere."""
@@ -80,8 +84,8 @@ class SwappedWeights:
                 failed[parameter] = error
         torch.autograd.graph.increment_version(list(self._parameters))
         clear_weight_caches()
-        for watch in self._around:
-            watch.renew()
+        if self._around is not None:
+            self._around.renew()
         self._given_back = True
         if failed:
             reason = next(iter(failed.values()))

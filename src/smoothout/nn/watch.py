@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -38,37 +38,50 @@ class Watch:
     ) -> None:
         self._parameters, self._tensors, self._clean, self.give_back = parameters, tensors, clean, give_back
         self.written: list[nn.Parameter] = []
+        self._marks: dict[int, tuple[int, int]] = {}  # version and address of each parameter, by index
         self._of_thread: list[Watch] = []  # all watches of the thread that began this one
 
     def begin(self) -> None:
         """Start to watch."""
-        self.renew()
+        self._paused: set[int] = set()  # indices of parameters
+        self.renew(range(len(self._parameters)))
         self._of_thread = _thread.watches
         self._of_thread.append(self)
 
     def end(self) -> None:
         """Check once more and stop watching; can be called again."""
         if self in self._of_thread:
-            self.pause()
+            self._look(range(len(self._parameters)))
             self._of_thread.remove(self)
         self.give_back = _nothing  # a reference cycle would keep the model until the garbage collector runs
 
-    def renew(self) -> None:
-        """Take the current state of the parameters as unchanged, and continue to watch."""
-        self._marks = [(p._version, p.data_ptr()) for p in self._parameters]
-        self._pausing = False
+    def renew(self, indices: Iterable[int]) -> None:
+        """Take the current state of these parameters as unchanged, and continue to watch them."""
+        indices = list(indices)
+        self._marks.update({i: (self._parameters[i]._version, self._parameters[i].data_ptr()) for i in indices})
+        self._paused.difference_update(indices)
 
-    def pause(self) -> bool:
-        """Check once more, then pause until `renew`; return whether it was paused already."""
-        before, self._pausing = self._pausing, True
-        if not before:
-            self._look()
-        return before
+    def pause(self, parameters: Container[int] | None) -> list[int]:
+        """Check once more those with these ids (None: all), and ignore them until `renew`; return their indices.
 
-    def _look(self) -> None:
-        """Add the parameters that have changed to ``written``."""
-        marked = zip(self._parameters, self._tensors, self._clean, self._marks, strict=True)
-        for parameter, tensor, clean, (version, before) in marked:
+        Those that are paused already are left out.
+        """
+        indices = [
+            index
+            for index, parameter in enumerate(self._parameters)
+            if index not in self._paused and (parameters is None or id(parameter) in parameters)
+        ]
+        self._look(indices)
+        self._paused.update(indices)
+        return indices
+
+    def _look(self, indices: Iterable[int]) -> None:
+        """Add those of these parameters that have changed to ``written``, but not paused ones."""
+        for index in indices:
+            if index in self._paused:
+                continue
+            parameter, tensor, clean = self._parameters[index], self._tensors[index], self._clean[index]
+            version, before = self._marks[index]
             address = parameter.data_ptr()
             if address == before:
                 unchanged = parameter._version == version
@@ -87,23 +100,30 @@ class Watch:
 def _nothing() -> None: ...
 
 
-def pause_all() -> list[Watch]:
-    """Pause all watches of this thread before code that writes to weights and restores them.
+class Paused:
+    """Pauses the watches of this thread before code that writes to ``parameters`` and restores them (None: to any)."""
 
-    Returns the watches to renew afterwards.
-    """
-    return [watch for watch in list(_thread.watches) if not watch.pause()]
+    def __init__(self, parameters: Iterable[Tensor] | None = None) -> None:
+        ids = None if parameters is None else set(map(id, parameters))
+        self._indices = [(watch, watch.pause(ids)) for watch in list(_thread.watches)]
+
+    def renew(self) -> None:
+        """Continue to watch."""
+        for watch, indices in self._indices:
+            watch.renew(indices)
 
 
 @contextmanager
-def unwatched() -> Iterator[None]:
-    """Inside, weights may be written to if they are restored at the end; outer blocks do not report this."""
-    around = pause_all()
+def unwatched(parameters: Iterable[Tensor] | None = None) -> Iterator[None]:
+    """Inside, ``parameters`` (None: any) may be written to if they are restored at the end.
+
+    Outer blocks do not report this.
+    """
+    paused = Paused(parameters)
     try:
         yield
     finally:
-        for watch in around:
-            watch.renew()
+        paused.renew()
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:

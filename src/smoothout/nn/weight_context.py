@@ -89,6 +89,10 @@ class WeightContext(ABC):
         """An object that identifies the current block; None outside."""
         return self._swapped
 
+    def inner_blocks(self) -> list[object]:
+        """Objects that identify the blocks around some of the same weights that were entered later, within this one."""
+        return [] if self._swapped is None else self._swapped.inner_blocks()
+
     @property
     def clean_weights(self) -> list[Tensor]:
         """Inside the context: w, a tensor for each of ``parameters``, in its shape.

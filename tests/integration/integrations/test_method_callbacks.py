@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
-from smoothout import ARWP, ASAM, LPFSGD, MSAM, NSO, SAM, MixedRWP
+from smoothout import ARWP, ASAM, LPFSGD, MSAM, NSO, SAM, MixedRWP, SmoothOut
 from smoothout.common.rng import derive_seed
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -229,6 +229,7 @@ def test_transformers_warn_if_a_checkpoint_lacks_the_state_of_arwp(tmp_path: Pat
     ("make", "kind", "message"),
     [
         (lambda model, optimizer: MixedRWP(model, 0.1), ValueError, "MixedRWP needs two batches per update"),
+        (lambda model, optimizer: SmoothOut(model, 0.1, denoise=False), ValueError, "a callback needs denoise=True"),
         (lambda model, optimizer: None, TypeError, "must return a context or blocks of the library, not NoneType"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from helpers.analyses import ANALYSES, CURVES, WITH_LOSS, Call
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_full_backward_hook
 from torch.utils.checkpoint import checkpoint
 
 from smoothout import interpolate, sharpness
@@ -147,6 +149,33 @@ def test_cudnn_is_set_aside_for_derivatives_of_recurrent_layers_alone(
     with pytest.raises(RuntimeError, match="in the loss"):
         analysis(Recurrent(), batches, lambda *_: (_ for _ in ()).throw(RuntimeError("in the loss")))
     assert torch.backends.cudnn.enabled
+
+
+def test_threads_that_analyze_restore_the_settings_of_the_process() -> None:
+    def analyze() -> None:
+        model = nn.GRU(3, 2, batch_first=True)
+        pairs = [(torch.ones(2, 3, 3), torch.tensor([0, 1]))]
+        for _ in range(5):
+            top_eigenvalues(model, pairs, lambda outputs, y: F.cross_entropy(outputs[0][:, -1], y))
+
+    threads = [Thread(target=analyze) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.backends.cudnn.enabled
+    assert torch.backends.cuda.flash_sdp_enabled()
+
+
+@BY_GRADIENT
+def test_gradient_hooks_of_all_modules_are_not_called(analysis: Call, batches: Pairs) -> None:
+    model = nn.Linear(3, 3).double()
+    wanted = str(analysis(model, batches, F.cross_entropy))
+    handle = register_module_full_backward_hook(lambda *grads: tuple(g if g is None else 3 * g for g in grads[1]))
+    try:
+        assert str(analysis(model, batches, F.cross_entropy)) == wanted
+    finally:
+        handle.remove()
 
 
 # Gradients that do not arrive

@@ -16,6 +16,7 @@ from torch.utils.data import TensorDataset
 
 from smoothout.nn.batchnorm import recalibrate_batchnorm
 from smoothout.nn.evaluation import evaluate
+from smoothout.nn.forward import Keywords, forward
 
 Pairs = list[tuple[Tensor, Tensor]]
 
@@ -117,3 +118,14 @@ def test_what_holds_no_batches_is_refused_with_the_model_unchanged(
     assert model.training
     if hint not in ("keyword arguments: inputs", "torch.as_tensor"):  # the pass had begun
         assert same_bits(model.state_dict(), before)
+
+
+def test_an_error_of_the_models_own_is_not_blamed_on_the_batch() -> None:
+    class Broken(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.missing(x)  # type: ignore[no-any-return,operator]
+
+    with pytest.raises(AttributeError, match="has no attribute 'missing'"):
+        forward(Broken(2, 2), Keywords(x=torch.ones(1, 2)))
+    with pytest.raises(ValueError, match="the model must take the keys of a mapping as keyword arguments: x; leave"):
+        forward(nn.Linear(2, 2), Keywords(x=torch.ones(1, 2)))

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from smoothout import SAM, SmoothOut
+from smoothout import SAM, SmoothOut, ghosted
 from smoothout.common.rng import make_generator
 from smoothout.nn.batchnorm import init_uniform_, recalibrate_batchnorm
 
@@ -171,3 +171,15 @@ def test_a_layer_that_is_used_twice_averages_over_its_calls_as_torch_does() -> N
     recalibrate_batchnorm(found, batches)
     assert same_bits(dict(found.named_buffers()), dict(expected.named_buffers()))
     assert found.norm.num_batches_tracked == 6
+
+
+def test_recomputed_statistics_within_ghosted_are_the_mean_over_ghost_batches() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, momentum=0.3))
+    batches = [(torch.randn(8, 4) + i, torch.zeros(8)) for i in range(3)]
+    recalibrate_batchnorm(model, [(half, half) for x, _ in batches for half in x.split(4)])
+    wanted = copy.deepcopy(model.state_dict())
+    with ghosted(model, 2):
+        recalibrate_batchnorm(model, batches)
+    torch.testing.assert_close(model[1].running_mean, wanted["1.running_mean"])
+    torch.testing.assert_close(model[1].running_var, wanted["1.running_var"])
+    assert model[1].momentum == 0.3

@@ -260,3 +260,9 @@ def test_a_compiled_network_takes_ghost_batches() -> None:
     torch.testing.assert_close(compiled(inputs), wanted(inputs))  # and whole ones again
     for one, other in zip(found.buffers(), wanted.buffers(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_an_empty_batch_is_that_of_plain_batchnorm() -> None:
+    layer = nn.BatchNorm2d(3)
+    with ghosted(layer, 2):
+        assert layer(torch.randn(0, 3, 2, 2)).shape == (0, 3, 2, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -167,3 +168,37 @@ def test_checkpointed_activations_are_recomputed_at_the_noise_of_the_forward_pas
             outputs.square().mean().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     assert all(map(torch.equal, *gradients))
+
+
+@pytest.mark.parametrize("part", ["another model", "a part"])
+def test_a_write_to_other_weights_within_an_inner_block_is_noticed(part: str) -> None:
+    model, other = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), nn.Linear(3, 3)
+    before = copy.deepcopy(model.state_dict())
+    inner = {"another model": other, "a part": model[0]}[part]
+    with (
+        pytest.raises(RuntimeError, match=r"^1\.weight: written or replaced within the block"),
+        SmoothOut(model, 0.1),
+        SmoothOut(inner, 0.1),
+        SmoothOut(inner, 0.1),
+    ):
+        nn.init.zeros_(model[1].weight)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_backward_pass_within_a_later_block_is_refused_also_where_activations_are_computed_again() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=False)
+
+    model, x = Checkpointed(), torch.randn(6, 4)
+    for inner in (model, model.inner[0]):
+        with SmoothOut(model, 0.1):
+            loss = model(x).square().sum()
+            with pytest.raises(RuntimeError, match="the backward pass belongs inside the block"), SmoothOut(inner, 0.1):
+                loss.backward()
+        with SmoothOut(model, 0.1), SmoothOut(inner, 0.1):
+            model(x).square().sum().backward()

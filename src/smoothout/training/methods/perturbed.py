@@ -35,14 +35,11 @@ class PerturbedGradient(GradientEstimator):
     perturbed_passes = 1
 
     def __init__(self, model: nn.Module, statistics_from: StatisticsFrom) -> None:
-        self._model = model
-        self._clean_feeds = statistics_from is not StatisticsFrom.perturbed
-        self._perturbed_feeds = statistics_from is not StatisticsFrom.clean
-        self._extra_pass = self._clean_feeds and not self.clean_passes
+        self._model, self._statistics_from = model, statistics_from
+        clean, perturbed = statistics_from.includes_clean, statistics_from.includes_perturbed
+        self._extra_pass = clean and not self.clean_passes
         self.forward_passes = self.clean_passes + self.perturbed_passes + self._extra_pass
-        self.statistics_passes = (
-            self._clean_feeds * (self.clean_passes or 1) + self._perturbed_feeds * self.perturbed_passes
-        )
+        self.statistics_passes = clean * (self.clean_passes or 1) + perturbed * self.perturbed_passes
 
     def backward(self, ghost_batch: GhostBatch) -> None:
         """Update the running statistics at w if no other pass does, and backpropagate."""
@@ -56,16 +53,16 @@ class PerturbedGradient(GradientEstimator):
 
     def _clean(self) -> AbstractContextManager[object]:
         """The context of a pass at w."""
-        return self._feeding(self._clean_feeds)
+        return self._pass(self._statistics_from.includes_clean)
 
     def _perturbed(self) -> AbstractContextManager[object]:
         """The context of a pass at perturbed weights."""
-        return self._feeding(self._perturbed_feeds)
+        return self._pass(self._statistics_from.includes_perturbed)
 
-    def _feeding(self, feeds: bool) -> AbstractContextManager[object]:
+    def _pass(self, updates_statistics: bool) -> AbstractContextManager[object]:
         from smoothout.nn.batchnorm import freeze_running_stats  # noqa: PLC0415 (settings are read without torch)
 
-        return nullcontext() if feeds else freeze_running_stats(self._model)
+        return nullcontext() if updates_statistics else freeze_running_stats(self._model)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,102 @@
+"""Passes add to the gradients that a program holds, in the memory where it keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers.noise_cases import examples, seeded
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from smoothout import ASAM, MSAM, NSO, SAM, MixedRWP
+from smoothout.nn.passes import Passes
+
+METHODS: dict[str, Callable[[nn.Module], Passes]] = {
+    "sam": lambda m: SAM(m, 0.3),
+    "asam": lambda m: ASAM(m, 0.3),
+    "nso": lambda m: NSO(m, 0.1, generator=seeded(2)),
+    "mixed rwp": lambda m: MixedRWP(m, 0.1, generator=seeded(2)),
+}
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+def backpropagate(model: nn.Module, method: Passes) -> None:
+    inputs, labels = examples(8)
+    for block in method:
+        with block:
+            F.cross_entropy(model(inputs.double()), labels).backward()
+
+
+def in_one_buffer(model: nn.Module) -> Tensor:
+    """Make the gradients views of one tensor, which is returned."""
+    parameters = list(model.parameters())
+    flat = torch.zeros(sum(p.numel() for p in parameters), dtype=torch.float64)
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+    return flat
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_that_are_views_of_one_buffer_stay_there(name: str) -> None:
+    plain, model = network(), network()
+    for _ in range(2):  # accumulated over two batches
+        backpropagate(plain, METHODS[name](plain))
+    flat = in_one_buffer(model)
+    held = [p.grad for p in model.parameters()]
+    for _ in range(2):
+        backpropagate(model, METHODS[name](model))
+    assert all(p.grad is gradient for p, gradient in zip(model.parameters(), held, strict=True))
+    wanted = torch.cat([p.grad.flatten() for p in plain.parameters() if p.grad is not None])
+    torch.testing.assert_close(flat, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_after_an_error_they_have_the_values_from_before(name: str) -> None:
+    model = network()
+    flat = in_one_buffer(model)
+    backpropagate(model, METHODS[name](model))
+    before, first = flat.clone(), METHODS[name](model)[0]
+    inputs, labels = examples(8)
+
+    def fail(gradient: Tensor) -> None:
+        raise KeyError
+
+    next(model.parameters()).register_hook(fail)  # the gradients of later layers have been added by then
+    with pytest.raises(KeyError), first:
+        F.cross_entropy(model(inputs.double()), labels).backward()
+    assert torch.equal(flat, before)
+
+
+def test_a_gradient_written_into_the_earlier_ones_memory_reaches_sams_second_pass() -> None:
+    """As by DistributedDataParallel with gradient_as_bucket_view."""
+    plain, model = network(), network()
+    inputs, labels = examples(8)
+    for one in (plain, model):
+        backpropagate(one, SAM(one, 0.3))  # gradients from an earlier batch
+    backpropagate(plain, SAM(plain, 0.3))
+    memory = [p.grad for p in model.parameters()]
+    for block in SAM(model, 0.3):
+        with block:
+            F.cross_entropy(model(inputs.double()), labels).backward()
+            if block.at_clean_weights:
+                for parameter, view in zip(model.parameters(), memory, strict=True):
+                    assert view is not None
+                    assert parameter.grad is not None
+                    parameter.grad = view.copy_(parameter.grad)
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_msam_refuses_an_optimizer_that_shares_its_state_among_processes() -> None:
+    class ZeroRedundancyOptimizer(torch.optim.Adam):
+        """As torch's, which needs a process group: it has Adam's groups and an empty state."""
+
+    model = network()
+    with pytest.raises(ValueError, match=r"^optimizer: ZeroRedundancyOptimizer keeps each momentum in one process"):
+        MSAM(model, ZeroRedundancyOptimizer(model.parameters()))
