@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from smoothout.analysis.jobs.base import AnalysisJob
 from smoothout.common.errors import ConfigError
 from smoothout.common.progress import print_line
-from smoothout.config.compose import compose_config
+from smoothout.config.compose import compose_config, key_of, without_keys
 from smoothout.config.experiment import TrainingConfig, training_config
 from smoothout.jobs.job import Job
 from smoothout.results import summary
@@ -38,12 +38,12 @@ def analyze(config: DictConfig) -> None:
 
         runs: list[TrainingConfig] = [settings]
         overrides = HydraConfig.get().overrides.task
-        if settings.analysis.runs == 1 and any(override.startswith("second_run=") for override in overrides):
+        if settings.analysis.runs == 1 and "second_run" in map(key_of, overrides):
             raise ConfigError(f"second_run: has no effect on analysis={settings.analysis.kind}, which takes one run")
         if settings.analysis.runs == 2:
             # The second run: the first one's overrides, then those of second_run.
-            shared = [override for override in overrides if not override.startswith(("analysis", "second_run"))]
-            runs.append(training_config(compose_config(app.config_folders(), "train", [*shared, *settings.second_run])))
+            changes = [*without_keys(overrides, {"analysis", "second_run"}), *settings.second_run]
+            runs.append(training_config(compose_config(app.config_folders(), "train", changes)))
         job = Job(settings.analysis, tuple(Job(run.experiment()) for run in runs))
         plan.announce_retraining(job, [run.seconds_per_epoch() for run in runs], runtime)
         print_line(summary.analysis_summary(get_or_run(job, runtime)) + app.sweep_suffix())

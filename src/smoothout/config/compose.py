@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 from importlib.metadata import version
@@ -122,11 +122,22 @@ def with_source(values: dict[str, Any], folders: ConfigFolders, overrides: Seque
             "init_from.run: must be null (random weights) or a list of overrides, such as ['batch=small'], not"
             f" {start['run']!r}"
         )
-    shared = [override for override in overrides if _KEY.match(override)[1] not in _NOT_SHARED]  # type: ignore[index]
+    shared = without_keys(overrides, _NOT_SHARED)
     own = ["init_from.run=null", *start["run"]]
     with config_errors("init_from.run: ", of=ConfigError):
         values["init_from"] = start | {"run": compose_config(folders, "train", [*shared, *own])}
     return values
+
+
+def key_of(override: str) -> str:
+    """The first part of the key of an override of Hydra: ``batch`` of batch=small, ++batch.size=2 and ~batch."""
+    found = _KEY.match(override)
+    return found[1] if found else ""
+
+
+def without_keys(overrides: Sequence[str], keys: Container[str]) -> list[str]:
+    """The ``overrides`` whose `key_of` is not among ``keys``."""
+    return [override for override in overrides if key_of(override) not in keys]
 
 
 @lru_cache(maxsize=4096)

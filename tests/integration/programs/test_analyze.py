@@ -57,3 +57,13 @@ def test_in_a_sweep_every_analysis_ends_with_what_tells_it_from_the_others(root:
     assert code == 0
     told = [line.rpartition(" [")[2] for line in out if line.endswith("]")]
     assert [line.rpartition(" ")[2] for line in told] == ["analysis.checkpoint=best]", "analysis.checkpoint=last]"]
+
+
+def test_overrides_of_the_analysis_are_those_of_no_run_however_they_are_written(root: Path, script: Program) -> None:
+    interpolation = ("analysis=interpolation", "++analysis.points=3", "second_run=['seed=1']")
+    code, out, lines = script("analyze", *SHORT, *interpolation)
+    assert code == 0, lines
+    assert len(records(root)) == 2
+    code, _, [line] = script("analyze", *SHORT, "++second_run=['seed=1']")
+    assert code == 2
+    assert line.startswith("error: second_run: has no effect on analysis=sharpness")
