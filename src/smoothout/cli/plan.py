@@ -31,6 +31,8 @@ from smoothout.results.tables import IMAGE_BY_IMAGE, IMAGES_NOTE
 
 if TYPE_CHECKING:
     from smoothout.jobs.slurm import JobRunner
+    from smoothout.reproduction.figure import FigurePlan
+    from smoothout.reproduction.table import TablePlan
     from smoothout.results.tables import Table
 
 FILE_WIDTH = 200  # columns for output into a file or a pipe; enough for every table
@@ -46,24 +48,7 @@ class Target(Protocol):
     def plan(self) -> dict[str, dict[Job, float | None]]: ...  # noqa: D102
 
 
-class TableTarget(Target, Protocol):
-    """A table that can be rendered, and the choice of the strength that it depends on, if any."""
-
-    @property
-    def unique_searches(self) -> Sequence[Target]: ...  # noqa: D102
-    def render(self, runtime: Runtime) -> Table: ...  # noqa: D102
-
-
-class Figure(Target, Protocol):
-    """A figure that can be drawn."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    def missing(self, runtime: Runtime) -> list[str]: ...  # noqa: D102
-    def save(self, runtime: Runtime, folder: Path) -> list[Path]: ...  # noqa: D102
-
-
-def named_targets(table: TableTarget | None, figure: Figure | None, rows: Sequence[str] | None) -> list[Target]:
+def named_targets(table: TablePlan | None, figure: FigurePlan | None, rows: Sequence[str] | None) -> list[Target]:
     """The table and the figure that were named. Raises ConfigError for none, and for ``rows`` without a table."""
     if rows and table is None:
         raise ConfigError("rows: has no effect on a figure; must be null with table=none")
@@ -214,7 +199,7 @@ def print_choices(searches: Sequence[Target], runtime: Runtime) -> None:
         _out.print("Methods that take the strength that these choose are planned once it is chosen.")
 
 
-def print_commands(plan: TableTarget, runtime: Runtime) -> None:
+def print_commands(plan: TablePlan, runtime: Runtime) -> None:
     """Print, by row, the commands that make the missing records of each cell, with estimated hours.
 
     Choices of strengths that methods wait for are planned first. Trainings without a command, because the table shows
@@ -241,7 +226,7 @@ def print_commands(plan: TableTarget, runtime: Runtime) -> None:
     _out.print(f"\n{table.title}: {total}; nothing was run", markup=False, soft_wrap=True)
 
 
-def _hours_of_first_trainings(plan: TableTarget, runtime: Runtime) -> list[float | None]:
+def _hours_of_first_trainings(plan: TablePlan, runtime: Runtime) -> list[float | None]:
     """Hours of each training that missing analyses start with: it is not in the table, or its weights are not here."""
     jobs = {job: seconds for of_row in plan.plan().values() for job, seconds in of_row.items()}
     missing = _without_record(_with_trainings(jobs), runtime)
@@ -292,7 +277,7 @@ def can_save(runtime: Runtime) -> bool:
     return True
 
 
-def save_figure(figure: Figure, runtime: Runtime) -> list[Path]:
+def save_figure(figure: FigurePlan, runtime: Runtime) -> list[Path]:
     """Draw ``figure`` from the records that exist, and print which are missing; returns the files, if any."""
     written = figure.save(runtime, Path(runtime.folders.results) / "figures")
     for name in figure.missing(runtime):

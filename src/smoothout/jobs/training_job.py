@@ -36,7 +36,7 @@ from smoothout.nn.precision import precision_context
 from smoothout.results import per_image
 from smoothout.training import checkpoint
 from smoothout.training.checkpoint import TrainingState
-from smoothout.training.cuda_graph import RecordingError
+from smoothout.training.cuda_graph import CaptureError
 from smoothout.training.distributed import ProcessGroup
 from smoothout.training.dropout import UnseededError
 from smoothout.training.engine import Engine, tune_malloc
@@ -175,7 +175,7 @@ def _updates(trainer: Trainer, epochs: int) -> Iterator[TrainingState]:
         yield from trainer.until(epochs)
     except UnseededError as error:
         raise ConfigError(str(error)) from error
-    except RecordingError as error:
+    except CaptureError as error:
         raise ConfigError(
             f"engine.launch: graph: the update cannot be captured as a CUDA graph ({error}); use launch=auto"
         ) from error

@@ -21,7 +21,7 @@ State = Mapping[str, Sequence[Tensor]]
 Step = Callable[[Tensor], None]
 
 
-class RecordingError(RuntimeError):
+class CaptureError(RuntimeError):
     """An update that could not be captured; all state has been restored."""
 
 
@@ -87,7 +87,7 @@ class GraphedStep:
     def __init__(self, device: torch.device, generators: Sequence[torch.Generator]) -> None:
         self._device, self._generators = device, generators
         self._stream: CaptureStream | None = None
-        self._recordings: dict[Hashable, tuple[Tensor, Callable[[], None]]] = {}  # rows to write, replay
+        self._graphs: dict[Hashable, tuple[Tensor, Callable[[], None]]] = {}  # rows to write, replay
 
     def __call__(self, work: Step, rows: Tensor, state: Callable[[], State], variant: Hashable = None) -> None:
         """Run ``work(rows)``.
@@ -100,17 +100,17 @@ class GraphedStep:
             variant: distinguishes kinds of work that need separate graphs.
 
         Raises:
-            RecordingError: if the work cannot be captured, or its replay gives a different result. After any error
+            CaptureError: if the work cannot be captured, or its replay gives a different result. After any error
                 (torch.OutOfMemoryError too), state and generators are as before the call.
         """
         kind = len(rows), variant
-        if kind in self._recordings:
-            recorded_rows, replay = self._recordings[kind]
-            recorded_rows.copy_(rows)
+        if kind in self._graphs:
+            static_rows, replay = self._graphs[kind]
+            static_rows.copy_(rows)
             replay()
         else:
-            recorded_rows = rows.clone()
-            self._recordings[kind] = recorded_rows, self._capture(work, recorded_rows, state)
+            static_rows = rows.clone()
+            self._graphs[kind] = static_rows, self._capture(work, static_rows, state)
 
     def _capture(self, work: Step, rows: Tensor, state: Callable[[], State]) -> Callable[[], None]:
         self._stream = stream = self._stream or CaptureStream(self._device)
@@ -130,10 +130,10 @@ class GraphedStep:
                     work(rows)
                 restore()
                 addresses = _addresses(state())
-                with _as_recording_errors():
+                with _as_capture_errors():
                     replay = stream.capture(lambda: work(rows), self._generators)
             # This replay is the requested update, provided that it matches the eager one.
-            with _as_recording_errors():
+            with _as_capture_errors():
                 replay()
             _check_replay(state(), addresses, eager, before)
         except BaseException:
@@ -143,8 +143,8 @@ class GraphedStep:
 
 
 @contextmanager
-def _as_recording_errors() -> Iterator[None]:
-    """Turn the failure of a capture or replay into a RecordingError with torch's first error."""
+def _as_capture_errors() -> Iterator[None]:
+    """Turn the failure of a capture or replay into a CaptureError with torch's first error."""
     handled = sys.exc_info()[1]  # an exception that the caller handles ends the chain, and is not the cause
     try:
         yield
@@ -155,7 +155,7 @@ def _as_recording_errors() -> Iterator[None]:
             first = first.__context__
         if isinstance(first, torch.OutOfMemoryError):
             raise first from None
-        raise RecordingError(" ".join(str(first).split()) or type(first).__name__) from error
+        raise CaptureError(" ".join(str(first).split()) or type(first).__name__) from error
 
 
 def _copied(state: State) -> dict[str, list[Tensor]]:
@@ -179,13 +179,13 @@ def _restore(state: State, before: State) -> None:
 
 
 def _check_replay(replayed: State, addresses: dict[str, list[int]], eager: State, before: State) -> None:
-    """Raise RecordingError if a replay and the eager update, both from ``before``, gave different results."""
+    """Raise CaptureError if a replay and the eager update, both from ``before``, gave different results."""
     if _addresses(replayed) != addresses:  # every replay would start from the old tensors
-        raise RecordingError("the update replaces tensors instead of writing into them")
+        raise CaptureError("the update replaces tensors instead of writing into them")
     for role, tensors in replayed.items():
         share = difference(tensors, eager[role], before.get(role, ()))
         if share > STRICT.get(role, TOLERANCE):
-            raise RecordingError(f"the first replay and the eager update differ: {role} by {share:.2g} of their change")
+            raise CaptureError(f"the first replay and the eager update differ: {role} by {share:.2g} of their change")
 
 
 def difference(actual: Sequence[Tensor], expected: Sequence[Tensor], before: Sequence[Tensor]) -> float:

@@ -22,7 +22,7 @@ from smoothout.nn.options import Precision
 from smoothout.nn.precision import precision_context
 from smoothout.training.batch import Batch
 from smoothout.training.checkpoint import CURVES, TrainingState
-from smoothout.training.cuda_graph import GraphedStep, RecordingError, State
+from smoothout.training.cuda_graph import CaptureError, GraphedStep, State
 from smoothout.training.distributed import GradientSync, ProcessGroup
 from smoothout.training.dropout import DropoutRng
 from smoothout.training.engine import Engine, GhostPasses, Launch
@@ -68,7 +68,7 @@ class Trainer:
     Raises:
         ValueError: if the device or the model does not support what ``engine`` or ``method`` requires; in the first
             update, if the model draws random numbers outside torch.nn's dropout modules (functional dropout, an LSTM).
-        RecordingError: in an update, if ``engine.launch`` is graph and the update cannot be captured.
+        CaptureError: in an update, if ``engine.launch`` is graph and the update cannot be captured.
         torch.OutOfMemoryError: in an update. If only a capture runs out of memory and no other training shares the
             device (``engine.concurrent_trainings`` is 1), ``launch=auto`` continues eagerly instead.
     """
@@ -218,7 +218,7 @@ class Trainer:
         if self._graphed:
             try:
                 self._graphed(self._run_eagerly, rows, self._changed_tensors, self._estimator.variant)
-            except (RecordingError, torch.OutOfMemoryError) as error:  # nothing has changed
+            except (CaptureError, torch.OutOfMemoryError) as error:  # nothing has changed
                 crowded = isinstance(error, torch.OutOfMemoryError) and self.engine.concurrent_trainings != 1
                 if self._graph_required or crowded:
                     raise

@@ -61,7 +61,7 @@ def test_in_a_sweep_every_analysis_ends_with_what_tells_it_from_the_others(root:
 
 def test_overrides_of_the_analysis_are_those_of_no_run_however_they_are_written(root: Path, script: Program) -> None:
     interpolation = ("analysis=interpolation", "++analysis.points=3", "second_run=['seed=1']")
-    code, out, lines = script("analyze", *SHORT, *interpolation)
+    code, _, lines = script("analyze", *SHORT, *interpolation)
     assert code == 0, lines
     assert len(records(root)) == 2
     code, _, [line] = script("analyze", *SHORT, "++second_run=['seed=1']")

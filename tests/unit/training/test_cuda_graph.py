@@ -13,7 +13,7 @@ from helpers.tape import TapeStream, record
 from test_engine_graphs import assert_same_end, graphs  # noqa: F401  (a fixture)
 from torch import nn
 
-from smoothout.training.cuda_graph import RecordingError, difference
+from smoothout.training.cuda_graph import CaptureError, difference
 from smoothout.training.engine import Engine, Launch
 from smoothout.training.methods.smoothout import NoiseConfig
 from smoothout.training.optimizers import SGD, Adam
@@ -96,7 +96,7 @@ def test_with_launch_graph_a_recording_that_fails_is_an_error(
     run = noisy(tiny_split, Launch.graph)
     before = {name: tensor.clone() for name, tensor in run.state().model.items()}
     monkeypatch.setattr(TapeStream, "capture", failing(RuntimeError("operation not permitted when capturing")))
-    with pytest.raises(RecordingError, match=r"^operation not permitted when capturing$"):
+    with pytest.raises(CaptureError, match=r"^operation not permitted when capturing$"):
         run.run()
     assert same_bits(run.state().model, before)
 
