@@ -10,7 +10,7 @@ from helpers.common import a_record
 from matplotlib.figure import Figure
 
 from smoothout.analysis.hessian import Spectrum
-from smoothout.reproduction.figure import spectrum
+from smoothout.reproduction.panel_kinds import spectrum
 from smoothout.results.figures.curves import RunLabel
 from smoothout.results.figures.spectra import WIDTH
 from smoothout.results.records import Record
