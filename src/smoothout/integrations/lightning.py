@@ -149,7 +149,7 @@ class MethodCallback(CallbackMethod, _Hooks):
         def forward(step: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
             self._address_noise(trainer.global_step)
             calls[:] = [partial(step, *arguments, **keywords)]
-            with nullcontext() if first_is_clean and passes[0].feeds_statistics else freeze_running_stats(pl_module):
+            with nullcontext() if first_is_clean and passes[0].updates_statistics else freeze_running_stats(pl_module):
                 return calls[0]()
 
         def backward(run: Callable[..., Any], loss: Any, *arguments: Any, **keywords: Any) -> None:

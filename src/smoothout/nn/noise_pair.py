@@ -110,7 +110,7 @@ class MixedRWP(Passes):
         gamma: strength of the noise, as in `LPFSGD`; ``noise.a`` may be set between batches.
         weight: lambda, in (0, 1).
         batchnorm: perturb weight and bias of BatchNorm layers too, as the authors' program does.
-        statistics_from: which passes feed BatchNorm's running statistics, "clean" (as in the authors' program),
+        statistics_from: which passes update BatchNorm's running statistics, "clean" (as in the authors' program),
             "perturbed" or "both".
         generator: on the model's device; None is torch's global one.
 
@@ -133,6 +133,6 @@ class MixedRWP(Passes):
         statistics = parse_enum(StatisticsFrom, "statistics_from", statistics_from)
         self.noise = LPFSGD(model, gamma, batchnorm=batchnorm, generator=generator)
         super().__init__(
-            Pass(model, 1 - weight, feeds_statistics=statistics.includes_clean),
-            Pass(model, weight, context=self.noise, feeds_statistics=statistics.includes_perturbed),
+            Pass(model, 1 - weight, updates_statistics=statistics.includes_clean),
+            Pass(model, weight, context=self.noise, updates_statistics=statistics.includes_perturbed),
         )

@@ -31,7 +31,7 @@ class Pass:
         model: the model.
         scale: factor of the pass's gradient; 0 passes it only to ``on_gradient``.
         context: sets the weights of the pass; None means the clean weights.
-        feeds_statistics: whether the pass updates BatchNorm's running statistics.
+        updates_statistics: whether the pass updates BatchNorm's running statistics.
         on_gradient: called at the end of a pass with scale 0, with its gradient (None for a parameter without one).
 
     A pass at the clean weights uses a copy of them (`CleanWeights`). With ``backward_only``, it uses the weights
@@ -46,10 +46,11 @@ class Pass:
         scale: float,
         *,
         context: WeightContext | None = None,
-        feeds_statistics: bool = True,
+        updates_statistics: bool = True,
         on_gradient: Callable[[Gradient], None] | None = None,
     ) -> None:
-        self._model, self._scale, self._feeds, self._on_gradient = model, scale, feeds_statistics, on_gradient
+        self._model, self._scale, self._on_gradient = model, scale, on_gradient
+        self.updates_statistics = updates_statistics
         self._context = context
         self._inside: ExitStack | None = None
         self._saved: list[tuple[Tensor, Tensor] | None] | None = None  # earlier gradients, each with its values
@@ -60,11 +61,6 @@ class Pass:
         """Whether the pass is at the model's own weights."""
         return self._context is None
 
-    @property
-    def feeds_statistics(self) -> bool:
-        """Whether the pass updates BatchNorm's running statistics."""
-        return self._feeds
-
     def __enter__(self) -> Pass:
         if any(block._inside is not None for block in self._of_batch):
             raise RuntimeError(f"a block of this batch is already entered: leave it before the next one; {FRAMEWORKS}")
@@ -72,7 +68,7 @@ class Pass:
         self._saved = None
         with ExitStack() as stack:
             stack.push(self._finish)  # is called last, at the restored weights
-            if not self._feeds:
+            if not self.updates_statistics:
                 stack.enter_context(freeze_running_stats(self._model))
             if self._context is not None or not self.backward_only:
                 stack.enter_context(CleanWeights(self._model) if self._context is None else self._context)

@@ -45,8 +45,8 @@ class SAM(Passes):
         statistics = parse_enum(StatisticsFrom, "statistics_from", statistics_from)
         nearby = _Nearby(model, self)
         super().__init__(
-            Pass(model, 0, feeds_statistics=statistics.includes_clean, on_gradient=nearby.keep_gradient),
-            Pass(model, 1, feeds_statistics=statistics.includes_perturbed, context=nearby),
+            Pass(model, 0, updates_statistics=statistics.includes_clean, on_gradient=nearby.keep_gradient),
+            Pass(model, 1, updates_statistics=statistics.includes_perturbed, context=nearby),
         )
 
     def _highest(self, parameters: Sequence[Tensor], gradient: list[Tensor]) -> list[Tensor]:

@@ -52,7 +52,7 @@ class GhostBatch:
         self.seed_dropout(self.index)
         return list(gradients)
 
-    def feed_statistics(self) -> None:
+    def update_statistics(self) -> None:
         """Update BatchNorm's running statistics with a forward pass at the current weights.
 
         The next pass has the same dropout masks.

@@ -44,7 +44,7 @@ class PerturbedGradient(GradientEstimator):
     def backward(self, ghost_batch: GhostBatch) -> None:
         """Update the running statistics at w if no other pass does, and backpropagate."""
         if self._extra_pass:
-            ghost_batch.feed_statistics()
+            ghost_batch.update_statistics()
         self._backward(ghost_batch)
 
     def _backward(self, ghost_batch: GhostBatch) -> None:
@@ -72,7 +72,7 @@ class NoiseSettings(Method):
     Args:
         batchnorm: perturb weight and bias of BatchNorm layers too.
         noise_per: draw noise for every ghost batch, or once per batch.
-        statistics_from: which passes feed BatchNorm's running statistics.
+        statistics_from: which passes update BatchNorm's running statistics.
     """
 
     strength_field: ClassVar[str]  # the name of the field with the standard deviation of each number's noise
@@ -113,7 +113,7 @@ class NoisyGradient(PerturbedGradient):
 
         super().__init__(model, settings.statistics_from)
         self._noise, self._plan, self._settings, self._update = noise, plan, settings, 0
-        # If several passes of each ghost batch feed running statistics, one pass for all ghost batches would change
+        # If several passes of each ghost batch update running statistics, one pass for all ghost batches would change
         # the order in which the statistics are updated.
         same_noise = settings.noise_per is NoisePer.batch
         self.shares_weights = same_noise and not self.clean_passes and self.statistics_passes == 1
