@@ -40,9 +40,10 @@ CPU = torch.device("cpu")
 
 
 def end(ranks: ProcessGroup, name: str) -> TrainingState:
-    trainer.eval_batch_size = lambda device: 3  # the four batches of the test split are shared too
-    noise_contexts.CURVATURE_DRAWS = 1
-    return training(ranks, **CASES[name]).run()
+    with pytest.MonkeyPatch.context() as patch:  # in each process; later tests share them
+        patch.setattr(trainer, "eval_batch_size", lambda device: 3)  # the four batches of the test split are shared too
+        patch.setattr(noise_contexts, "CURVATURE_DRAWS", 1)
+        return training(ranks, **CASES[name]).run()
 
 
 def one_update(ranks: ProcessGroup) -> dict[str, Tensor]:
@@ -74,19 +75,17 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_processes_end_where_one_ends(two: Crew, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_same_end(two, name, monkeypatch)
+def test_two_processes_end_where_one_ends(two: Crew, name: str) -> None:
+    assert_same_end(two, name)
 
 
 @pytest.mark.parametrize("name", ["noise of their own", LAST_IS_ONE])
-def test_three_processes_end_where_one_ends(three: Crew, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert_same_end(three, name, monkeypatch)
+def test_three_processes_end_where_one_ends(three: Crew, name: str) -> None:
+    assert_same_end(three, name)
 
 
-def assert_same_end(crew: Crew, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_same_end(crew: Crew, name: str) -> None:
     """Running statistics and the curvature of the noise included; every rank has the same bits."""
-    monkeypatch.setattr(noise_contexts, "CURVATURE_DRAWS", 1)
-    monkeypatch.setattr(trainer, "eval_batch_size", lambda device: 3)
     wanted = end(ProcessGroup(), name)
     first, *others = crew(end, name)
     assert_close(first.model, wanted.model, 1e-11)
