@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, product
 from pathlib import PurePath
 
 from smoothout.common.enums import check_seeds, coerce_enum_fields
@@ -105,12 +105,17 @@ class Claim:
     limit: float | None = None  # see `ClaimKind`; in the unit of the metric
     tables: tuple[str, ...] = ()  # see `ClaimKind`
     rows: dict[str, Sides] = field(default_factory=dict)  # cells by the name of the comparison; each is a separate test
+    for_each: dict[str, dict[str, str]] = field(
+        default_factory=dict
+    )  # by placeholder, its values by title: see `rows_of`
     declared: Declaration | None = None  # None: exploratory, the records were known when the claim was written
     family: str = ""  # p-values are corrected within the claims of a page that have the same one
 
     def __post_init__(self) -> None:
         coerce_enum_fields(self)
         object.__setattr__(self, "metrics", current_metrics(self.metrics))
+        object.__setattr__(self, "rows", rows_of(self.rows, self.for_each))
+        object.__setattr__(self, "for_each", {})
         if self.correlates and not self.tables:
             raise ValueError("tables: a correlation needs the names of the tables whose runs are correlated")
         if self.correlates and self.declared:
@@ -153,6 +158,25 @@ class Claim:
     def correlates(self) -> bool:
         """Whether its test is a rank correlation over settings."""
         return self.kind in (ClaimKind.correlation, ClaimKind.trend)
+
+
+def rows_of(rows: dict[str, Sides], for_each: dict[str, dict[str, str]]) -> dict[str, Sides]:
+    """The ``rows`` once for every combination of the placeholders of ``for_each``, the last of which varies fastest.
+
+    ``{method}`` stands for a title in the names of rows, and for its value in cells. Raises ValueError for an unknown
+    placeholder.
+    """
+    expanded = dict[str, Sides]()
+    for combination in product(*(values.items() for values in for_each.values())):
+        titles = {name: title for name, (title, _) in zip(for_each, combination, strict=True)}
+        values = {name: value for name, (_, value) in zip(for_each, combination, strict=True)}
+        try:
+            for row, sides in rows.items():
+                plus, minus = (tuple(cell.format(**values) for cell in cells) for cells in (sides.plus, sides.minus))
+                expanded[row.format(**titles)] = Sides(plus, minus)
+        except KeyError as error:
+            raise ValueError(f"rows: {{{error.args[0]}}} is not among for_each: {', '.join(for_each)}") from error
+    return expanded
 
 
 @dataclass(frozen=True)
