@@ -36,7 +36,7 @@ class AdaptiveSharpness:
     status: str  # a description of the search
     failed: bool  # the search found no point clearly above f(w); the value 0.0 is not a measurement
     evaluations: int  # of f and its gradient together
-    rise_left: float  # at the best point: the steepest remaining slope within the region, per rho
+    rise_left: float  # at the best point: see `projected_slope`
     dimension: int  # n
 
     def __str__(self) -> str:
@@ -169,7 +169,10 @@ def random_start(n: int, norm: Norm, seed: int, index: int) -> Tensor:
 
 
 def projected_slope(point: Point, norm: Norm) -> float:
-    """The steepest slope from ``point`` that stays in the region, in loss per rho: 0 at a maximum."""
+    """A slope from ``point`` that stays in the region, in loss per rho: 0 at a maximum.
+
+    In the ball it is the steepest one, in the box that of the steepest single coordinate.
+    """
     if norm is Norm.linf:
         return point.projected_gradient().abs().max().item()
     on_sphere = torch.linalg.vector_norm(point.z) >= 1.0 - PINNED

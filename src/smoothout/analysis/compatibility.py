@@ -42,6 +42,8 @@ def _check_same_kind(name: str, entry: object, other: object) -> None:
         return
     if entry.dtype != other.dtype:
         raise ValueError(f"first, second: must have the same dtypes, but {name} is {entry.dtype} and {other.dtype}")
+    if entry.device != other.device:
+        raise ValueError(f"first, second: must be on one device, but {name} is on {entry.device} and {other.device}")
     is_discrete = not (entry.is_floating_point() or entry.is_complex())
     if is_discrete and entry.dim() and not torch.equal(entry, other):
         raise ValueError(f"first, second: {name} differs and is {entry.dtype}, which cannot be mixed; make both equal")

@@ -48,7 +48,7 @@ class TopEigenvalues:
     """Outermost eigenvalues, with bounds of their errors."""
 
     values: tuple[float, ...]  # LA, LM: falling by value or size; SA: rising; fewer than requested unless converged
-    residuals: tuple[float, ...]  # ||H v - value v|| for each unit vector v: a bound of the distance to an eigenvalue
+    residuals: tuple[float, ...]  # ||H v - value v|| for each unit vector v: bounds the error, up to that of products
     converged: bool
     status: str
     dimension: int  # n, of the block

@@ -27,7 +27,7 @@ from smoothout.nn.parameters import (
 )
 
 VECTORS = 10  # maximum number of float64 vectors for a product with H and its callers
-ASYMMETRY = 0.05  # relative; rounding gives up to 0.003 in float32 where gradients vanish, and 0.008 in bfloat16
+ASYMMETRY = 0.05  # relative; rounding gives 0.008 in bfloat16, and in float32 more than this at losses of 1e-8
 NOT_TWICE = "has no second derivative, which products with the Hessian need"
 
 
@@ -211,7 +211,8 @@ def check_symmetry(difference: float, size: float) -> None:
         raise ValueError(
             f"model, loss: products H v are not symmetric (by {abs(difference) / size:.0%}): a backward pass that"
             " cannot be differentiated (an autograd.Function with detach or no_grad) drops second derivatives; write"
-            " it with torch's operations on the tensors that it gets"
+            " it with torch's operations on the tensors that it gets. Or, if the loss is nearly 0, the rounding of the"
+            " model's dtype exceeds the curvature; use model.double()"
         )
 
 

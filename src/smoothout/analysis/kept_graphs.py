@@ -26,6 +26,7 @@ class KeptGraphs:
         self.batches: list[tuple[float, list[Tensor]]] = []
         self._state: list[Tensor] = []  # the weights and buffers that the graphs belong to
         self._saved: dict[int, int] = {}  # the bytes of each storage in the graphs
+        self._limit = 0.0  # of their sum
 
     def usable(self) -> bool:
         """Whether there are graphs of the model's current weights and buffers."""
@@ -42,6 +43,7 @@ class KeptGraphs:
     def filling(self) -> Iterator[None]:
         """A context for a pass over all batches that rebuilds their graphs and passes each to `add`."""
         self._discard()
+        self._limit = graph_bytes(self.device)  # now, because the graphs will take from the free memory
         hooks: AbstractContextManager[None] = nullcontext()
         if self.keep is not False:
             self._state = [tensor.detach().clone() for tensor in self._current_state()]
@@ -56,7 +58,7 @@ class KeptGraphs:
 
     def add(self, weight: float, slopes: list[Tensor]) -> bool:
         """Keep the graph of a batch if there is room. Returns whether it is kept; if not, all graphs are discarded."""
-        if self.keep is None and sum(self._saved.values()) > graph_bytes(self.device):
+        if self.keep is None and sum(self._saved.values()) > self._limit:
             self.keep = False
             self._discard()
         if self.keep is not False:

@@ -70,12 +70,11 @@ def search_converged(
     objective.highest = start
     best, index = projected_ascent(objective, start, min(max(steps, FIRST_STEPS), left() - steps)), 1
     while index <= RANDOM_STARTS and left() > 2 * steps + 1:
-        ascents = (best, projected_ascent(objective, objective(random_start(index)), steps))
-        best, index = max(ascents, key=lambda ascent: ascent[0].loss), index + 1
-        del ascents  # frees vectors of n entries
-    point, step = best
-    projected_ascent(objective, point, left() - steps, step=step)
-    del best, point  # L-BFGS-B needs the memory
+        ascent = projected_ascent(objective, objective(random_start(index)), steps)
+        best, index = max(best, ascent, key=lambda ascent: ascent[0].loss), index + 1
+        del ascent  # frees vectors of n entries
+    projected_ascent(objective, best[0], left() - steps, step=best[1])
+    del best  # L-BFGS-B needs the memory
     patient = replace(solver, ftol=0.0, gtol=0.0)  # cannot stop early
     result = patient.maximize_scaled(objective, objective.highest)
     while left() > 1:  # an ascent that reached a vertex, or L-BFGS-B there, has stopped early

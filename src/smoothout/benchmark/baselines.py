@@ -22,7 +22,7 @@ from smoothout.nn.options import Precision
 from smoothout.nn.precision import precision_context
 
 
-class GreyImages(Dataset[tuple[Tensor, int]]):
+class GrayImages(Dataset[tuple[Tensor, int]]):
     """Gray images as torchvision's MNIST gives them: one by one, through PIL and torchvision's transforms."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
@@ -41,7 +41,7 @@ class GreyImages(Dataset[tuple[Tensor, int]]):
 
 def epoch_by_loader(model: nn.Module, images: np.ndarray, labels: np.ndarray, batch: int, device: str) -> Work:
     """An epoch of Adam on ``device`` over ``images`` from a shuffling DataLoader with two workers."""
-    loader = _loader(GreyImages(images, labels), batch, workers=2, device=device)
+    loader = _loader(GrayImages(images, labels), batch, workers=2, device=device)
     model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -21,9 +21,9 @@ from smoothout.analysis.hessian_product import HessianVectorProduct
 from smoothout.analysis.interpolation import PUBLISHED_ALPHAS, interpolate
 from smoothout.analysis.noise_sensitivity import noise_curve
 from smoothout.benchmark.baselines import bare_updates, eager_steps, epoch_by_loader
-from smoothout.benchmark.family import FAMILY_COMPARISONS
+from smoothout.benchmark.family import FAMILY_COMPARISONS, Comparison
 from smoothout.benchmark.rows import Row, speed_ratio, time_ratio
-from smoothout.benchmark.timing import Work, seconds, subprocess_work
+from smoothout.benchmark.timing import Work, seconds, subprocess_work, synchronize
 from smoothout.benchmark.workloads import (
     ADASMOOTHOUT,
     C1,
@@ -217,6 +217,7 @@ def solver_cost(device: torch.device, maxcor: int) -> Row:
 def concurrent_trainings(device: torch.device, runs: int = 20) -> Row:
     """Trainings of F1 with ``runs`` seeds that take turns on their own streams, against one after another."""
     trainings = [updates(F1, device, method=SMOOTHOUT, seed=seed) for seed in range(runs)]
+    synchronize(device)  # the streams below do not wait for the copies of splits and networks
     streams = [torch.cuda.Stream(device) for _ in range(runs)]  # type: ignore[no-untyped-call]
 
     def together() -> None:
@@ -246,7 +247,6 @@ def table2(device: torch.device) -> Row:
     return Row("Table 2, 12 settings x 5 seeds", 10, measured=total, unit="min", note=note)
 
 
-Comparison = Callable[[torch.device], Row]
 ON_ANY_DEVICE: dict[str, Comparison] = {
     "throughput": throughput,
     "sharpness": sharpness_evaluation,

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from smoothout.benchmark.rows import Row
-from smoothout.benchmark.timing import Work, seconds
+from smoothout.benchmark.timing import Work, time_in_turn
 from smoothout.benchmark.workloads import ADASMOOTHOUT, F1, PLAIN, advance, random_split, updates
 from smoothout.training.methods.arwp import ARWP
 from smoothout.training.methods.asam import ASAM
@@ -43,14 +43,7 @@ def least_ratio(
     what: str, target: float | None, ours: Work, reference: Work, device: torch.device, *, note: str = ""
 ) -> Row:
     """Time both in turn; the row compares the shortest time of each, which other processes disturb least."""
-    works = {"ours": ours, "reference": reference}
-    for work in works.values():
-        for _ in range(5):
-            work()
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(TURNS):
-        for name in sorted(works, reverse=turn % 2 == 1):
-            times[name].append(seconds(works[name], device))
+    times = time_in_turn({"ours": ours, "reference": reference}, device, TURNS, warm_up=5)
     ratio = min(times["ours"]) / min(times["reference"])
     return Row(what, target, measured=ratio, note=f"shortest of {TURNS}; {note}".rstrip("; "), times=times)
 

@@ -35,7 +35,7 @@ def time_in_turn(works: dict[str, Work], device: torch.device, turns: int, warm_
     """Seconds of each work in every turn, after ``warm_up`` calls that do not count."""
     for _ in range(warm_up):
         for work in works.values():
-            work()
+            seconds(work, device)  # waits for the device, because the works may share tensors
     times: dict[str, list[float]] = {name: [] for name in works}
     names = list(works)
     for _ in range(turns):

@@ -114,7 +114,8 @@ def _commit() -> str:
     package = file.parents[1]
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(package), *arguments]
+        # Without locks, because a lock on the index would disturb a user's git command.
+        command = ["git", "--no-optional-locks", "-C", str(package), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:

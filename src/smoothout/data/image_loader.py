@@ -111,6 +111,10 @@ class ImageLoader:
         """Whether ``rows`` are the next ones in the order of `schedule`."""
         return torch.equal(self._upcoming[: len(rows)], rows)
 
+    def forget(self) -> None:
+        """Drop the order of `schedule`."""
+        self._upcoming = self._upcoming[:0]
+
     def gather(self, rows: Tensor) -> Tensor:
         """The next crops in the order of `schedule`, uint8 (N, 3, crop_size, crop_size). Raises DataError."""
         upcoming, self._upcoming = self._upcoming[len(rows) :], self._upcoming[:0]  # stays empty if interrupted
@@ -213,6 +217,7 @@ class ImageFolderExamples(AugmentedExamples):
     def set_epoch(self, epoch: int) -> None:
         """Show the crops of ``epoch``."""
         self._epoch = epoch
+        self._loader.forget()  # the crops of another epoch
 
     def prefetch(self, order: Tensor, start: int) -> Tensor:
         """Start to decode the images of ``order`` from position ``start``; row numbers stay on the host."""

@@ -79,7 +79,7 @@ class RecordStore:
     def iter_readable(self, kind: str) -> Iterator[Record]:
         """The records of a kind that can be read; others are skipped."""
         for path in sorted((self.folder / kind).glob("*.json")):
-            with suppress(RecordError):
+            with suppress(RecordError, OSError):  # another process may have deleted it
                 yield read_record(path)
 
     def write(self, record: Record) -> Record:

@@ -250,7 +250,7 @@ def markdown_table(frame: pd.DataFrame) -> str:
 def _latex_text(text: str) -> str:
     """``text`` with LaTeX's own characters escaped."""
     escaped = re.sub(r"[&%$#_{}]", r"\\\g<0>", text.replace("\\", r"\textbackslash "))
-    return escaped.replace("^", r"\^{}").replace("~", r"\~{}").replace("±", r"\textpm")
+    return escaped.replace("^", r"\^{}").replace("~", r"\~{}").replace("±", r"\textpm{}")
 
 
 def difference(one: Cell, other: Cell, published: float | None, column: str) -> Cell:

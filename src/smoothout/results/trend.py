@@ -51,11 +51,14 @@ class Quantity(StrEnum):
         """Its value in a record; None if that is not a finite number."""
         outcome = record.outcome
         if self is Quantity.eigenvalue:
-            return next(iter(outcome["eigenvalues"]["values"]), None)
-        if self is Quantity.norm:
-            return float(outcome["norm"]["mean"])
-        split = "train" if self is Quantity.train_accuracy else "test"
-        return 100 * float(outcome["last"][f"{split}_accuracy"])
+            value = next(iter(outcome["eigenvalues"]["values"]), None)
+        elif self is Quantity.norm:
+            value = outcome["norm"]["mean"]
+        else:
+            split = "train" if self is Quantity.train_accuracy else "test"
+            accuracy = outcome["last"][f"{split}_accuracy"]
+            value = None if accuracy is None else 100 * accuracy
+        return None if value is None else float(value)
 
 
 WORDS = {
@@ -104,7 +107,8 @@ def trend(points: Sequence[Point], axis: Axis, within: Within = Within.all) -> T
     The estimate is the mean over the seeds that have all settings, and its interval is Student's over these seeds, both
     on Fisher's scale, atanh r; with one seed there is no interval. A seed whose settings are in perfect order, with an
     infinite atanh, counts as half an exchange of two neighbors away from it. The p-values permute the settings, each
-    the mean of its seeds (`stratified_rank_correlation`). There is no result for fewer than `LEAST` settings.
+    the mean of its seeds (`stratified_rank_correlation`). A seed with equal values has no correlation and is left out
+    of the estimate. There is no result for fewer than `LEAST` settings.
     """
     together = _correlation(points, axis, within)
     if not together.n:
@@ -112,12 +116,14 @@ def trend(points: Sequence[Point], axis: Axis, within: Within = Within.all) -> T
     settings = {point.setting for point in points}
     by_seed = {seed: [p for p in points if p.seed == seed] for seed in sorted({point.seed for point in points})}
     complete = [these for these in by_seed.values() if {p.setting for p in these} == settings]
-    if not complete:
+    correlations = [_correlation(these, axis, within).value for these in complete]
+    correlations = [value for value in correlations if not math.isnan(value)]
+    if not correlations:
         return together
-    sizes = Counter(setting.stratum(within) for setting in settings).values()
+    # Smaller strata are left out, see `stratified_rank_correlation`.
+    sizes = [size for size in Counter(setting.stratum(within) for setting in settings).values() if size > 2]
     # What an exchange of neighbors in the largest stratum takes off a correlation of 1.
     exchange = 12 / (max(sizes) * (max(sizes) + 1) * sum(size - 1 for size in sizes))
-    correlations = [_correlation(these, axis, within).value for these in complete]
     value, low, high = mean_correlation(correlations, limit=1 - exchange / 2)
     return replace(together, value=value, ci_low=low, ci_high=high)
 

@@ -261,7 +261,7 @@ LATER: dict[str, tuple[Call, Any, Any, str]] = {
     "single examples": (Bare, [(X[0], Y[0])], F.cross_entropy, r"^batches: targets .* shape \(\); use a DataLoader"),
     "other keys": (Bare, [{"input": X, "labels": Y}], F.cross_entropy, r"^batches: .* keyword arguments: input; "),
     "no labels": (Bare, [{"x": X, "y": Y}], F.cross_entropy, r"^batches: .* keyword arguments: x, y; "),
-    "unlabelled": (Bare, [{"x": X}], F.cross_entropy, r'^batches: .*\(x\) has no "labels" .* pairs'),
+    "unlabeled": (Bare, [{"x": X}], F.cross_entropy, r'^batches: .*\(x\) has no "labels" .* pairs'),
     "pair of mapping": (
         Bare,
         [({"x": X}, Y)],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from smoothout import interpolate
+from smoothout.analysis.compatibility import check_same_architecture
 from smoothout.analysis.interpolation import iterate_path
 from smoothout.nn.evaluation import evaluate
 
@@ -179,3 +180,8 @@ def test_whole_numbers_cannot_be_mixed_but_for_counters_which_are_the_ends_own()
 def test_networks_of_two_dtypes_cannot_be_mixed() -> None:
     with pytest.raises(ValueError, match=r"same dtypes, but weight is torch\.float32 and torch\.bfloat16$"):
         list(iterate_path(nn.Linear(4, 3), nn.Linear(4, 3).bfloat16()))
+
+
+def test_networks_on_two_devices_cannot_be_mixed() -> None:
+    with pytest.raises(ValueError, match=r"must be on one device, but weight is on cpu and meta$"):
+        check_same_architecture(nn.Linear(4, 3).state_dict(), nn.Linear(4, 3, device="meta").state_dict())

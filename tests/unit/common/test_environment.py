@@ -96,7 +96,11 @@ def test_a_change_anywhere_in_the_package_marks_the_commit(tmp_path: Path, monke
     git("add", ".")
     git("commit", "-m", "first")
     monkeypatch.setattr(module, "__file__", str(tmp_path / "package" / "common" / "environment.py"))
+    index = tmp_path / ".git" / "index"
+    before = index.read_bytes()
+    changed.touch()  # git status would write the new time to the index, under a lock
     assert re.fullmatch("[0-9a-f]{12}", module._commit.__wrapped__())
+    assert index.read_bytes() == before
     changed.write_text("two")
     assert module._commit.__wrapped__().endswith("+")
     installed = tmp_path / ".venv" / "package" / "common"

@@ -113,6 +113,16 @@ def test_rows_that_were_not_announced_are_the_same_images(folder: Path) -> None:
         assert torch.equal(examples.gather(part)[0], announced[part])
 
 
+def test_an_epoch_never_gives_crops_that_were_decoded_for_another(folder: Path) -> None:
+    rows = torch.arange(TRAIN)
+    decoded, wanted = (loaded(folder)[0].training_view(Crop.crop_flip, 1) for _ in range(2))
+    decoded.prefetch(rows, 0)
+    decoded.gather(rows[:8])
+    for examples in (decoded, wanted):
+        examples.set_epoch(1)
+    assert torch.equal(decoded.gather(rows[8:16])[0], wanted.gather(rows[8:16])[0])
+
+
 def test_without_augmentation_a_training_sees_the_centers(folder: Path) -> None:
     train = loaded(folder)[0]
     examples = train.training_view(image_folder().augmentation, 0)

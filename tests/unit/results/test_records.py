@@ -213,3 +213,9 @@ def test_the_rest_of_a_killed_writer_is_no_record(ledger: RecordStore) -> None:
     whole.rename(whole.with_name(f"{whole.name}.part4242"))
     assert ledger.get("train", record.digest) is None
     assert ledger.records("train") == []
+
+
+def test_a_record_that_another_process_deletes_is_skipped(ledger: RecordStore) -> None:
+    record = ledger.write(a_record())
+    (ledger.folder / "train" / "gone.json").symlink_to(ledger.folder / "deleted.json")
+    assert list(ledger.iter_readable("train")) == [record]

@@ -144,7 +144,7 @@ def test_markdown_lists_what_was_not_run_with_its_cost():
 def test_latex_is_escaped_and_has_a_tabular_for_each_block():
     text = table(Cell("F1", "baseline best", {0: 1.0, 1: 2.0})).latex()
     assert text.count(r"\begin{tabular}") == 1
-    assert r"1.50 \textpm 0.71" in text
+    assert r"1.50 \textpm{} 0.71" in text
 
 
 def test_precisions_other_than_the_reference_have_files_of_their_own():

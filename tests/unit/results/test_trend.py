@@ -143,3 +143,22 @@ def test_curves_that_rise_as_late_are_as_far_apart_as_the_area_between_them(shif
     early, late = (list(1 - np.exp(-t - lag)) for lag in (shift, 0.0))
     mean = (1 - math.exp(-shift)) * (1 - math.exp(-4)) / 4
     assert curve_distance(curves(early, early), curves(late, late)) == pytest.approx(100 * mean, rel=1e-3, abs=1e-12)
+
+
+def test_a_seed_with_equal_values_is_left_out_of_the_estimate() -> None:
+    generator = np.random.default_rng(2)
+    points = grid(lambda setting, seed: 100.0 if seed == 2 else setting.lr + generator.normal(0, 0.03), seeds=3)
+    result, others = (trend(these, Axis.lr_over_batch) for these in (points, [p for p in points if p.seed != 2]))
+    assert (result.value, result.ci_low, result.ci_high) == (others.value, others.ci_low, others.ci_high)
+    assert result.is_testable
+
+
+def test_strata_of_two_settings_do_not_change_what_an_exchange_of_neighbors_is() -> None:
+    six = [Setting(lr, 100, 0.0, "m") for lr in (0.01, 0.02, 0.03, 0.04, 0.05, 0.06)]
+    two = [Setting(lr, 50, 0.0, "m") for lr in (0.01, 0.02)]
+    found = []
+    for settings in (six, six + two):
+        points = [Point(s, seed, s.lr if seed else s.lr * (-1) ** (s.lr == 0.06)) for s in settings for seed in (0, 1)]
+        found.append(trend(points, Axis.lr_over_batch, Within.batch))
+    assert found[0].value == pytest.approx(found[1].value)
+    assert found[0].ci_low == pytest.approx(found[1].ci_low)

@@ -39,7 +39,7 @@ def search_comparison(axes: Any, records: NamedRecords, space: str = "full") -> 
     drawn = [[c for c in record.outcome["courses"] if c["space"] == space] for _, record in records]
     for index, courses in enumerate(drawn):
         for course in courses:
-            _course(axes, course, labelled=index == 0)
+            _course(axes, course, labeled=index == 0)
     axes.set_yscale("log", nonpositive="mask")
     plain_log(axes.yaxis)
     values = [course["values"] for courses in drawn for course in courses]
@@ -53,7 +53,7 @@ def search_comparison(axes: Any, records: NamedRecords, space: str = "full") -> 
     legend_below(axes, columns=1, size=6.5)
 
 
-def _course(axes: Any, course: dict[str, Any], labelled: bool) -> None:
+def _course(axes: Any, course: dict[str, Any], labeled: bool) -> None:
     name, spent = course["search"], len(course["values"])
     look = dict(CONVENTIONS.get(name) or METHODS[name])
     end = look.pop("marker", None)
@@ -62,7 +62,7 @@ def _course(axes: Any, course: dict[str, Any], labelled: bool) -> None:
     label = f"{WORDS[name]}: {result} after {spent}; {why}"
     above = [value if value > 0 else math.nan for value in course["values"]]
     look |= {"linestyle": "none"} if course["failed"] else {}  # it is only in the legend
-    axes.plot(range(1, spent + 1), above, drawstyle="steps-post", label=label if labelled else None, **look)
+    axes.plot(range(1, spent + 1), above, drawstyle="steps-post", label=label if labeled else None, **look)
     if end and not course["failed"]:
         axes.plot(spent, course["answer"], end, color=look["color"], markersize=5)
 

@@ -48,7 +48,7 @@ def axes() -> Any:
     return Figure().subplots()
 
 
-def labelled(axes: Any) -> dict[str, Any]:
+def labeled(axes: Any) -> dict[str, Any]:
     """The lines that stand in the legend, by the first word of their labels."""
     every = [drawn for one in axes.figure.axes for drawn in one.get_lines()]
     return {d.get_label().partition(":")[0]: d for d in every if not d.get_label().startswith("_")}
@@ -56,7 +56,7 @@ def labelled(axes: Any) -> dict[str, Any]:
 
 def test_the_comparison_draws_the_best_value_after_each_evaluation_of_one_space(axes):
     searches.search_comparison(axes, [(SB, ATLAS)], space="full")
-    drawn = labelled(axes)
+    drawn = labeled(axes)
     assert set(drawn) == {"keskar", "released (test split)", "L-BFGS-B scaled to the box"}
     keskar = drawn["keskar"]
     assert list(keskar.get_xdata()) == [1, 2, 3]
@@ -80,7 +80,7 @@ def test_the_comparison_marks_a_conventions_answer_but_none_for_a_failed_search_
 def test_sharpness_over_the_loss_goes_by_epochs_which_stand_next_to_the_points(axes):
     records = [(SB, sharpness(5.0, 0.01, epochs=10)), (SB, sharpness(2.0, 0.5, epochs=1))]
     searches.over_loss(axes, [*records, (LB, sharpness(9.0, 0.3, epochs=1))])
-    drawn = labelled(axes)
+    drawn = labeled(axes)
     assert list(drawn["SB"].get_xdata()) == [0.5, 0.01]
     assert list(drawn["SB"].get_ydata()) == [2.0, 5.0]
     assert list(drawn["LB"].get_ydata()) == [9.0]
@@ -90,7 +90,7 @@ def test_sharpness_over_the_loss_goes_by_epochs_which_stand_next_to_the_points(a
 
 def test_a_failed_search_is_a_cross_at_the_foot_and_no_point(axes):
     searches.over_loss(axes, [(SB, sharpness(0.0, 0.01, failed=True)), (SB, sharpness(2.0, 0.5, epochs=3))])
-    drawn = labelled(axes)
+    drawn = labeled(axes)
     assert list(drawn["SB"].get_ydata()) == [2.0]
     assert list(drawn["search failed"].get_xdata()) == [0.01]
     assert drawn["search failed"].get_marker() == "x"
@@ -107,7 +107,7 @@ def test_over_batch_sizes_accuracy_is_a_mean_and_sharpness_a_geometric_mean_over
         )
     ]
     searches.over_batch(axes, records)
-    drawn = labelled(axes)
+    drawn = labeled(axes)
     accuracy, values = drawn["test accuracy, baseline"], drawn["sharpness, baseline"]
     assert list(accuracy.get_xdata()) == list(values.get_xdata()) == [32, 512]
     assert list(accuracy.get_ydata()) == pytest.approx([91.0, 91.0])
@@ -130,7 +130,7 @@ def test_over_the_epoch_of_a_warm_start_a_run_stands_where_it_began_and_its_sour
         )
     ]
     searches.over_start(axes, records)
-    drawn = labelled(axes)
+    drawn = labeled(axes)
     assert set(drawn) == {"test accuracy, start of LB", "test accuracy, LB", "sharpness, LB"}
     assert all(list(line.get_xdata()) == [5, 20] for line in drawn.values())
     assert list(drawn["test accuracy, start of LB"].get_ydata()) == pytest.approx([80.5, 82.0])
@@ -141,7 +141,7 @@ def test_over_the_epoch_of_a_warm_start_a_run_stands_where_it_began_and_its_sour
 def test_where_a_search_failed_there_is_a_cross_and_no_mean_of_the_others(axes):
     found = [sharpness(0.0, 0.1, failed=True, batch=32), *(sharpness(4.0, 0.1, batch=b, seed=1) for b in (32, 64))]
     searches.over_batch(axes, [(BASELINE, record) for record in (*found, training(0.9, batch=32))])
-    drawn = labelled(axes)
+    drawn = labeled(axes)
     assert list(drawn["search failed"].get_xdata()) == [32]
     assert list(drawn["sharpness, baseline"].get_ydata()) == pytest.approx([math.nan, 4.0], nan_ok=True)
 

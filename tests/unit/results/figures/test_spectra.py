@@ -32,14 +32,14 @@ def axes() -> Any:
     return Figure().subplots()
 
 
-def labelled(axes: Any) -> dict[str, Any]:
+def labeled(axes: Any) -> dict[str, Any]:
     return {drawn.get_label(): drawn for drawn in axes.get_lines()}
 
 
 def test_each_line_is_the_recorded_density_smoothed_by_one_width_for_all_runs(axes):
     records = [(SB, hessian(0.0, [2.0, 1.0])), (LB, hessian(-1.0, [9.0]))]
     spectrum(axes, records)
-    drawn, width = labelled(axes), WIDTH * 10.0
+    drawn, width = labeled(axes), WIDTH * 10.0
     for run, record in records:
         grid, heights = drawn[run.name].get_data()
         assert (grid[0], grid[-1]) == pytest.approx((-1.0 - 5 * width, 9.0 + 5 * width))
@@ -53,7 +53,7 @@ def test_each_line_is_the_recorded_density_smoothed_by_one_width_for_all_runs(ax
 
 def test_the_largest_eigenvalues_are_marked_each_run_in_a_row_and_colour_of_its_own(axes):
     spectrum(axes, [(SB, hessian(0.0, [2.0, 1.0])), (LB, hessian(0.0, [9.0]))])
-    drawn = labelled(axes)
+    drawn = labeled(axes)
     small, large = drawn["SB, largest: up to 2"], drawn["LB, largest: up to 9"]
     assert list(small.get_xdata()) == [2.0, 1.0]
     assert list(large.get_xdata()) == [9.0]
@@ -65,7 +65,7 @@ def test_the_largest_eigenvalues_are_marked_each_run_in_a_row_and_colour_of_its_
 
 def test_seeds_are_their_mean_in_a_band_and_share_their_marks(axes):
     spectrum(axes, [(SB, hessian(0.0, [4.0])), (SB, hessian(1.0, [3.0]))])
-    drawn = labelled(axes)
+    drawn = labeled(axes)
     grid, heights = drawn["SB"].get_data()
     width = WIDTH * 4.0
     ritz = (([0.0, 4.0], [0.9, 0.1]), ([1.0, 3.0], [0.9, 0.1]))
