@@ -11,7 +11,7 @@ import torch
 from helpers.image_tree import tree
 
 from smoothout.benchmark import comparisons, image_loading, report
-from smoothout.benchmark.baselines import GreyImages, bare_updates, eager_steps, epoch_by_loader
+from smoothout.benchmark.baselines import GrayImages, bare_updates, eager_steps, epoch_by_loader
 from smoothout.benchmark.rows import Row, ratio_of
 from smoothout.benchmark.timing import time_in_turn
 from smoothout.benchmark.workloads import Workload
@@ -70,7 +70,7 @@ def test_a_target_is_met_from_its_side(row, met):
 def test_the_ordinary_loops_images_are_the_trainers():
     images = torch.randint(0, 256, (5, 28, 28, 1), dtype=torch.uint8)
     split = Split(images, torch.arange(5), (0.5,), (0.5,))
-    ordinary = GreyImages(images[..., 0].numpy(), split.labels.numpy())
+    ordinary = GrayImages(images[..., 0].numpy(), split.labels.numpy())
     for index in range(5):
         image, label = ordinary[index]
         assert torch.allclose(image, split.gather(slice(index, index + 1))[0][0], atol=1e-6)
