@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from smoothout.common.files import atomic_write_text
 from smoothout.common.progress import Bar, print_line
-from smoothout.reproduction.pages import PageConfig, find_pages
+from smoothout.reproduction.pages import PageConfig, check_overwritable, find_pages
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ def main(config: DictConfig) -> None:
         given = [o for o in HydraConfig.get().overrides.task if o.startswith(("claims", "claim_scope"))]
         page, pages = find_pages(requested, given, settings.pages, app.config_folders(), app.published_folder())
         chosen = pages if settings.all_pages else [page]
+        folder = Path(runtime.folders.results)
+        for one in chosen:
+            check_overwritable(folder / one.config.file)
         targets = [one.claims for one in chosen]
         runner = app.job_runner(config) if settings.run and not settings.plan else None
         searches = [search for claims in targets for search in claims.unique_searches]
@@ -48,7 +51,6 @@ def main(config: DictConfig) -> None:
         failure = (plan.plan_and_run(targets, runtime, runner) if runner else None) or failure
         with Bar("claims", sum(len(one.claims.claims) for one in pages)) as bar:
             tests = {one.config.file: one.claims.tests(runtime, bar.tick) for one in pages}
-        folder = Path(runtime.folders.results)
         for one in chosen:
             atomic_write_text(folder / one.config.file, one.verdicts(tests, folder).markdown())
             print_line(f"written: {folder / one.config.file}")

@@ -19,7 +19,7 @@ from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
 from smoothout.jobs.runner import get_or_run
 from smoothout.jobs.runtime import Runtime
-from smoothout.reproduction import figure as figure_module
+from smoothout.reproduction import panel_kinds
 from smoothout.reproduction.figure import FigurePlan
 from smoothout.reproduction.table import RunSelection
 from smoothout.results.figures import scaling as scale
@@ -106,7 +106,7 @@ def test_the_figure_draws_the_model_and_the_measured_points_on_it(timed: list[st
     record = replace(record, environment={"cores": 2})
     worker = Worker(**outcome["worker"])
     axes = Axes()
-    figure_module.epoch_seconds_over_workers(axes, [("a", record)], examples=10_240, batches=[256])
+    panel_kinds.epoch_seconds_over_workers(axes, [("a", record)], examples=10_240, batches=[256])
     workers, times = axes.lines["batch 256"]
     assert workers == [2**power for power in range(11)]
     assert times == [40 * worker.update(2, p) for p in workers]
@@ -114,7 +114,7 @@ def test_the_figure_draws_the_model_and_the_measured_points_on_it(timed: list[st
     assert axes.lines["measured, batch 1,024"] == ([1, 2], [80.0, 90.0])
     assert axes.lines["on free cores, batch 1,024"] == ([1, 2], [40.0, 22.0])
     axes = Axes()
-    figure_module.iterations_over_workers(axes, [("a", record)], small=256, large=1024)
+    panel_kinds.iterations_over_workers(axes, [("a", record)], small=256, large=1024)
     assert axes.lines["batch 1,024 against 256"][1][0] == 0.25
     assert axes.lines["batch 1,024 against 256"][1][-1] == 0.25 / worker.efficiency(2, 1024)
 

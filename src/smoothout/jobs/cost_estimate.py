@@ -32,7 +32,8 @@ class RuntimeEstimator:
         for record in runtime.records.iter_readable(Experiment.kind):
             on_cpu = record.environment["device"] == "cpu"
             epochs = record.outcome["curves"]["seconds"]
-            alone = all(machine.get("engine", {}).get("together", 1) == 1 for machine in record.outcome["machines"])
+            machines = record.outcome.get("machines", ())
+            alone = all(machine.get("engine", {}).get("together", 1) == 1 for machine in machines)
             if on_cpu == runtime.on_cpu and epochs and alone:
                 passes = record.outcome.get("passes", 1)
                 seconds = statistics.median(epochs) / record.outcome["examples"]["train"] / passes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import chain, product
@@ -164,19 +165,34 @@ def rows_of(rows: dict[str, Sides], for_each: dict[str, dict[str, str]]) -> dict
     """The ``rows`` once for every combination of the placeholders of ``for_each``, the last of which varies fastest.
 
     ``{method}`` stands for a title in the names of rows, and for its value in cells. Raises ValueError for an unknown
-    placeholder.
+    placeholder, one without values, and two rows of one name.
     """
+    if not for_each:
+        return rows
+    if empty := [name for name, values in for_each.items() if not values]:
+        raise ValueError(f"for_each.{empty[0]}: must have at least one value")
     expanded = dict[str, Sides]()
     for combination in product(*(values.items() for values in for_each.values())):
         titles = {name: title for name, (title, _) in zip(for_each, combination, strict=True)}
         values = {name: value for name, (_, value) in zip(for_each, combination, strict=True)}
-        try:
-            for row, sides in rows.items():
-                plus, minus = (tuple(cell.format(**values) for cell in cells) for cells in (sides.plus, sides.minus))
-                expanded[row.format(**titles)] = Sides(plus, minus)
-        except KeyError as error:
-            raise ValueError(f"rows: {{{error.args[0]}}} is not among for_each: {', '.join(for_each)}") from error
+        for row, sides in rows.items():
+            plus, minus = (tuple(_filled(cell, values) for cell in cells) for cells in (sides.plus, sides.minus))
+            title = _filled(row, titles)
+            if title in expanded:
+                raise ValueError(f"rows: {row!r} gives {title!r} twice; must name every placeholder of for_each")
+            expanded[title] = Sides(plus, minus)
     return expanded
+
+
+def _filled(text: str, values: dict[str, str]) -> str:
+    """``text`` with its ``{placeholders}`` replaced."""
+
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in values:
+            raise ValueError(f"rows: {found[0]} is not among for_each: {', '.join(values)}")
+        return values[found[1]]
+
+    return re.sub(r"\{([^{}]*)\}", value, text)
 
 
 @dataclass(frozen=True)

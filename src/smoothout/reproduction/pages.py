@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from smoothout.common.errors import ConfigError
 from smoothout.config.build import validate
 from smoothout.config.compose import ConfigFolders, compose_config
 from smoothout.reproduction.claim_tests import Claims, ClaimTest
@@ -26,6 +28,10 @@ class PageConfig:
     reading: tuple[str, ...]
     assumptions: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]+\.md", self.page):
+            raise ValueError(f"page: must be the name of a Markdown file, such as mine.md, not {self.page!r}")
+
     @property
     def file(self) -> str:
         """The name of its file."""
@@ -36,6 +42,12 @@ def listed_page(configs: ConfigFolders, overrides: Sequence[str]) -> PageConfig:
     """The page that ``overrides`` of configs/verdicts.yaml make. Raises ConfigError."""
     config = compose_config(configs, "verdicts", list(overrides))
     return validate(PageConfig, {key.name: config[key.name] for key in fields(PageConfig)}, "")
+
+
+def check_overwritable(path: Path) -> None:
+    """Raise ConfigError if ``path`` is a file that is not a page of verdicts."""
+    if path.exists() and "scripts/verdicts.py" not in path.read_text(encoding="utf-8"):
+        raise ConfigError(f"page: {path} exists and is not a page of verdicts; must have another name")
 
 
 @dataclass(frozen=True)

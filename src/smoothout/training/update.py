@@ -38,19 +38,25 @@ class GhostBatch:
         if regularizer:
             loss = loss + regularizer(logits)
         (loss / (self.num_ghosts * passes)).backward()  # type: ignore[no-untyped-call]
+        self._record(logits, means, passes)
+
+    def gradient(self, parameters: Sequence[nn.Parameter], *, record: bool = False) -> list[Tensor]:
+        """The gradient of the mean loss at the current weights; ``grad`` does not change.
+
+        The next pass has the same dropout masks. BatchNorm's running statistics are updated as in any pass. With
+        ``record``, losses and correct predictions are recorded, for a method that never calls `backward`.
+        """
+        logits, means = self._forward()
+        gradients = torch.autograd.grad(torch.cat(means).mean(), parameters, allow_unused=True, materialize_grads=True)
+        self.seed_dropout(self.index)
+        if record:
+            self._record(logits, means, 1)
+        return list(gradients)
+
+    def _record(self, logits: Tensor, means: Sequence[Tensor], passes: float) -> None:
         sizes = (len(part) for part in split_remainder(self.labels, self._size))
         self.losses += [m.detach().double() * (n / len(m) / passes) for m, n in zip(means, sizes, strict=True)]
         self.correct.append((logits.detach().argmax(1) == self.labels).sum().double() / passes)
-
-    def gradient(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-        """The gradient of the mean loss at the current weights; ``grad`` and the recorded loss do not change.
-
-        The next pass has the same dropout masks. BatchNorm's running statistics are updated as in any pass.
-        """
-        loss = torch.cat(self._forward()[1]).mean()
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
-        self.seed_dropout(self.index)
-        return list(gradients)
 
     def update_statistics(self) -> None:
         """Update BatchNorm's running statistics with a forward pass at the current weights.
@@ -126,6 +132,10 @@ def update(
         )
         backward(ghosts)
         index += ghosts.ghosts_in_pass
+    if index > first and not losses:
+        raise RuntimeError(
+            "method: recorded no loss; must call ghost_batch.backward(), or ghost_batch.gradient(..., record=True)"
+        )
     # Sums stay on the device: reading them here would wait for the update.
     zero = parameters[0].new_zeros((), dtype=torch.float64)  # a process may have no ghost batch
     sums = torch.stack([torch.cat(losses).sum() if losses else zero, torch.stack(correct).sum() if correct else zero])

@@ -122,3 +122,9 @@ def test_another_seed_is_that_of_the_run_too_unless_it_had_its_own() -> None:
     assert (shared.seed, shared.source.seed) == (5, 5)
     own = warm(tiny(seed=3)).settings.with_seed(5)
     assert (own.seed, own.source.seed) == (5, 3)
+
+
+def test_weights_that_saw_the_held_out_images_are_refused() -> None:
+    holding_out = replace(DIGITS, validation_size=300)
+    with pytest.raises(ConfigError, match=r"^init_from.run: must have data.validation_size=300 too"):
+        prepare_run(warm(data=holding_out), workplace(Path("unused")))

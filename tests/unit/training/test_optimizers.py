@@ -138,3 +138,16 @@ def test_an_uncorrected_epsilon_waits_for_the_device_once_after_a_resume() -> No
         for _ in range(3):
             second.step()
     assert waiting.count == 1
+
+
+def test_an_optimizer_must_update_every_trainable_parameter() -> None:
+    @dataclass(frozen=True)
+    class WeightAlone(SGD):
+        def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+            return super().build([*parameters][:1])
+
+    model = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"^optimizer: WeightAlone leaves out bias; must update every trainable"):
+        LiveOptimizer(WeightAlone(0.1), model, torch.device("cpu"))
+    model.bias.requires_grad_(False)
+    LiveOptimizer(WeightAlone(0.1), model, torch.device("cpu"))

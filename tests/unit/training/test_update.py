@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import pytest
 import torch
@@ -236,3 +237,19 @@ def test_a_batch_has_as_many_ghost_batches_as_fit(size: int, data: st.DataObject
     pieces = Batch(size, ghost).ghosts_per_update
     assert pieces * ghost <= size < (pieces + 1) * ghost
     assert Batch(size, ghost).updates_per_epoch(1000) == Batch(size).updates_per_epoch(1000)
+
+
+def test_a_method_that_records_no_loss_is_refused_and_one_that_asks_for_it_records_it() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    inputs, labels = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+    loss = F.cross_entropy(model(inputs), labels).item()
+
+    def backward(ghost_batch: GhostBatch, record: bool) -> None:
+        model.weight.grad, model.bias.grad = ghost_batch.gradient([model.weight, model.bias], record=record)
+
+    with pytest.raises(RuntimeError, match=r"^method: recorded no loss; must call ghost_batch.backward\(\)"):
+        update(model, optimizer, [(inputs, labels)], 1, partial(backward, record=False))
+    sums = update(model, optimizer, [(inputs, labels)], 1, partial(backward, record=True))
+    assert sums[0].item() == pytest.approx(6 * loss)

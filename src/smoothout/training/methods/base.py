@@ -18,7 +18,8 @@ Methods that fit this interface, without a change to the trainer:
 - noise or a step away from w, and the gradient there (SmoothOut, LPF-SGD, SAM, ASAM): change the weights around
   ``ghost_batch.backward()``, once or several times;
 - inner problems: several optimizer steps on each batch (``steps_per_batch``, as conservative training), or
-  ``ghost_batch.gradient()`` as often as needed and a ``grad`` that the method sets itself (Entropy-SGD);
+  ``ghost_batch.gradient()`` as often as needed, once with ``record=True``, and a ``grad`` that the method sets itself
+  (Entropy-SGD);
 - adversarial inputs: replace ``ghost_batch.inputs`` before the backward pass;
 - additional loss terms on the outputs: the ``regularizer`` of ``ghost_batch.backward()`` (stability training);
 - steps along the optimizer's momentum (MSAM): ``use_optimizer()`` receives the optimizer;

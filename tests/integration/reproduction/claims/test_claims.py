@@ -11,13 +11,12 @@ import pytest
 from helpers.simulated_records import CONFIGS, F1, PUBLISHED, SCOPE, cell, judged, page, simulate, verdicts, write
 
 from smoothout.common.errors import ConfigError
-from smoothout.config.build import validate
 from smoothout.config.compose import compose_config
 from smoothout.config.experiment import training_config
 from smoothout.jobs.prepared_run import init_model
 from smoothout.jobs.runtime import Runtime
 from smoothout.reproduction.claim_tests import Claims, ClaimTest
-from smoothout.reproduction.claims import Claim, ClaimKind, ClaimScope, Sides
+from smoothout.reproduction.claims import Claim, ClaimKind, ClaimScope
 from smoothout.reproduction.metrics import METRICS
 from smoothout.reproduction.verdict_page import format_estimate
 from smoothout.reproduction.verdict_text import format_seeds
@@ -327,18 +326,3 @@ def test_every_suspected_cause_changes_one_setting(f1: Claims) -> None:
         affects_noise_alone = row in ("the strength falls", "BatchNorm is perturbed too")
         none = row == "nothing changed" or (affects_noise_alone and method != "smoothout")
         assert len(changed) == (0 if none else 1), (row, method)
-
-
-def test_rows_stand_for_every_combination_of_their_placeholders() -> None:
-    given = {
-        "statement": "It is so.",
-        "source": "p. 1",
-        "for_each": {"network": {"F1, MNIST": "F1", "C1": "C1"}, "method": {"SAM": "sam", "NSO": "nso"}},
-        "rows": {"{method}, {network}": {"plus": ["t | {network} | {method}"], "minus": ["t | {network} | baseline"]}},
-    }
-    claim = validate(Claim, given, "")
-    assert list(claim.rows) == ["SAM, F1, MNIST", "NSO, F1, MNIST", "SAM, C1", "NSO, C1"]
-    assert claim.rows["NSO, F1, MNIST"] == Sides(("t | F1 | nso",), ("t | F1 | baseline",))
-    assert replace(claim, margin=1.0).rows == claim.rows
-    with pytest.raises(ConfigError, match=r"^rows: \{batch\} is not among for_each: network, method$"):
-        validate(Claim, given | {"rows": {"{batch}": {"plus": ["t | {network} | {method}"]}}}, "")
