@@ -44,8 +44,8 @@ quickstart: $(VENV)/.ready ## install, show the recorded Table 2 of F1, then mak
 	@$(BIN)/python scripts/reproduce.py table=quickstart figure=quickstart $(QUICKSTART) 'scope.seeds=[0,1,2]' threads=1 \
 	  tensorboard=false
 	@$(BIN)/python scripts/verdicts.py claims=quickstart $(QUICKSTART)
-	@sed -n '/^The verdicts/,/^## /p' results/quickstart/claims.md | grep '^|'
-	@echo 'undecided: these seeds do not show it either way; results/quickstart/claims.md has the tests'
+	@sed -n '/^The verdicts/,/^## /p' results/quickstart/quickstart.md | grep '^|'
+	@echo 'undecided: these seeds do not show it either way; results/quickstart/quickstart.md has the tests'
 
 .PHONY: environment
 environment: $(VENV)/.ready ## create the environment and install
@@ -70,7 +70,7 @@ plan-%: $(VENV)/.ready ## print the command behind every missing cell of a table
 .PHONY: tables
 tables: $(VENV)/.ready ## render every table in results/tables/ from the records; runs nothing
 	@$(RENDER) 'table=glob(*,exclude=[none,quickstart,imagenette,controls-resnet8,copies,strengths,dropout,keskar-*,jastrzebski*,family*])'
-	@$(RENDER) table=table2,chosen,jastrzebski1,jastrzebski-smoothout,jastrzebski2,jastrzebski2-resnet8 scope.protocol=paper_text
+	@$(RENDER) table=table2,chosen,family,jastrzebski1,jastrzebski-smoothout,jastrzebski2,jastrzebski2-resnet8 scope.protocol=paper_text
 	@$(RENDER) table=table2 scope.protocol=authors_code_v1
 	@$(RENDER) table=keskar-table2,keskar-table3,keskar-table4,keskar-table6,keskar-table7,keskar-robust scope.protocol=keskar
 	@$(RENDER) table=keskar-table2 scope.protocol=keskar scope.profile=short
