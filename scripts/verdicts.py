@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from smoothout.common.files import atomic_write_text
 from smoothout.common.progress import Bar, print_line
+from smoothout.config.compose import key_of
 from smoothout.reproduction.pages import PageConfig, check_overwritable, find_pages
 
 
@@ -31,7 +32,7 @@ def main(config: DictConfig) -> None:
     """Test every claim and write the page."""
     with app.program_session(config, ClaimsSettings, launches_jobs=True) as (settings, runtime):
         requested = PageConfig(**{field.name: getattr(settings, field.name) for field in fields(PageConfig)})
-        given = [o for o in HydraConfig.get().overrides.task if o.startswith(("claims", "claim_scope"))]
+        given = [o for o in HydraConfig.get().overrides.task if key_of(o) in ("claims", "claim_scope")]
         page, pages = find_pages(requested, given, settings.pages, app.config_folders(), app.published_folder())
         chosen = pages if settings.all_pages else [page]
         folder = Path(runtime.folders.results)

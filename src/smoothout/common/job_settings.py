@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 # The kinds of this package's records; those of other packages must differ.
 KINDS = frozenset(
-    (
+    {
         "adaptive",
         "atlas",
         "averages",
@@ -24,7 +24,7 @@ KINDS = frozenset(
         "strength",
         "train",
         "unseen_test",
-    )
+    }
 )
 
 

@@ -19,6 +19,7 @@ import torch
 import transformers
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from smoothout.common.files import atomic_write
 from smoothout.integrations.noise import CallbackMethod, CallbackNoise
 from smoothout.nn.filter_noise import ARWP
 
@@ -99,7 +100,8 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
     def on_save(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
         """Add the F of `ARWP` to the checkpoint that the Trainer has just written."""
         if isinstance(self._noise, ARWP) and args.should_save:
-            torch.save(self._noise.state_dict(), _state_file(args, state))
+            with atomic_write(_state_file(args, state)) as part:
+                torch.save(self._noise.state_dict(), part)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
         """Restore `training_step`."""

@@ -65,8 +65,12 @@ class LateBackward:
 
         def refuse(*gradients: object) -> None:
             context, block = context_ref(), block_ref()
-            same = context is not None and block is not None and context.block is block
-            if context is None or not same or [*map(weakref.ref, context.inner_blocks())] != inner:
+            if (
+                context is None
+                or block is None
+                or context.block is not block
+                or [*map(weakref.ref, context.inner_blocks())] != inner
+            ):
                 raise RuntimeError(f"the backward pass belongs inside the block, after its forward pass; {FRAMEWORKS}")
 
         earlier = {leaf.grad_fn for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor)}

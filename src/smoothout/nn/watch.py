@@ -61,15 +61,15 @@ class Watch:
         self._marks.update({i: (self._parameters[i]._version, self._parameters[i].data_ptr()) for i in indices})
         self._paused.difference_update(indices)
 
-    def pause(self, parameters: Container[int] | None) -> list[int]:
-        """Check once more those with these ids (None: all), and ignore them until `renew`; return their indices.
+    def pause(self, parameters: Container[int]) -> list[int]:
+        """Check once more those with these ids, and ignore them until `renew`; return their indices.
 
         Those that are paused already are left out.
         """
         indices = [
             index
             for index, parameter in enumerate(self._parameters)
-            if index not in self._paused and (parameters is None or id(parameter) in parameters)
+            if index not in self._paused and id(parameter) in parameters
         ]
         self._look(indices)
         self._paused.update(indices)
@@ -101,10 +101,10 @@ def _nothing() -> None: ...
 
 
 class Paused:
-    """Pauses the watches of this thread before code that writes to ``parameters`` and restores them (None: to any)."""
+    """Pauses the watches of this thread before code that writes to ``parameters`` and restores them."""
 
-    def __init__(self, parameters: Iterable[Tensor] | None = None) -> None:
-        ids = None if parameters is None else set(map(id, parameters))
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        ids = set(map(id, parameters))
         self._indices = [(watch, watch.pause(ids)) for watch in list(_thread.watches)]
 
     def renew(self) -> None:
@@ -114,11 +114,8 @@ class Paused:
 
 
 @contextmanager
-def unwatched(parameters: Iterable[Tensor] | None = None) -> Iterator[None]:
-    """Inside, ``parameters`` (None: any) may be written to if they are restored at the end.
-
-    Outer blocks do not report this.
-    """
+def unwatched(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Inside, ``parameters`` may be written to if they are restored at the end; outer blocks do not report this."""
     paused = Paused(parameters)
     try:
         yield

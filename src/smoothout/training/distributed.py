@@ -182,8 +182,8 @@ class GradientSync:
 
     A ghost batch moves a running statistic r of BatchNorm to (1 - m) r + m s, which is linear in r. Rank 0 starts from
     r, the others from 0. Each result is multiplied by 1 - m for every ghost batch after the rank's own, so the sum over
-    ranks is the result of all ghost batches in turn. With several ranks, raises ValueError for layers
-    without momentum and for SyncBatchNorm.
+    ranks is the result of all ghost batches in turn. With several ranks, raises ValueError for
+    layers without momentum and for SyncBatchNorm.
     """
 
     def __init__(self, ranks: ProcessGroup, model: nn.Module, estimator: GradientEstimator) -> None:

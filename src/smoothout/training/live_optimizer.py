@@ -20,14 +20,14 @@ class LiveOptimizer:
         self._config, self._model, self._device = config, model, device
         self._on_device = False  # whether a CUDA graph reads the learning rate
         self._build()
+        updated = {id(parameter) for group in self.torch.param_groups for parameter in group["params"]}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and id(parameter) not in updated:
+                kind = type(config).__name__
+                raise ValueError(f"optimizer: {kind} leaves out {name}; must update every trainable parameter")
 
     def _build(self) -> None:
         self.torch, self._factor = self._config.build(list(self._model.parameters())), math.nan
-        updated = {id(parameter) for group in self.torch.param_groups for parameter in group["params"]}
-        for name, parameter in self._model.named_parameters():
-            if parameter.requires_grad and id(parameter) not in updated:
-                kind = type(self._config).__name__
-                raise ValueError(f"optimizer: {kind} leaves out {name}; must update every trainable parameter")
         self._initial_lrs = [group["lr"] for group in self.torch.param_groups]
 
     def reset(self) -> None:

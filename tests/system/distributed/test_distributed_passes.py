@@ -7,28 +7,16 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 import torch
-from helpers.noise_cases import examples, seeded
+from helpers.noise_cases import TWO_PASSES, examples, two_layers
 from helpers.process_group import Crew
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from smoothout import ASAM, NSO, SAM, MixedRWP
 from smoothout.nn.passes import Passes
 from smoothout.training.distributed import ProcessGroup
 
 Local = Callable[[], AbstractContextManager[object]]
-METHODS: dict[str, Callable[[nn.Module], Passes]] = {
-    "sam": lambda m: SAM(m, 0.3),
-    "asam": lambda m: ASAM(m, 0.3),
-    "nso": lambda m: NSO(m, 0.1, generator=seeded(2)),
-    "mixed rwp": lambda m: MixedRWP(m, 0.1, generator=seeded(2)),
-}
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
 
 
 def accumulated(method: Passes, model: nn.Module, rows: slice, local: Local = nullcontext) -> list[Tensor]:
@@ -54,17 +42,17 @@ def accumulated(method: Passes, model: nn.Module, rows: slice, local: Local = nu
 
 
 def under_ddp(ranks: ProcessGroup, name: str, bucket_view: bool, no_sync: bool) -> list[Tensor]:
-    model = DistributedDataParallel(network(), gradient_as_bucket_view=bucket_view)
+    model = DistributedDataParallel(two_layers(), gradient_as_bucket_view=bucket_view)
     local = model.no_sync if no_sync else nullcontext
-    return accumulated(METHODS[name](model), model, slice(4 * ranks.rank, 4 * ranks.rank + 4), local)
+    return accumulated(TWO_PASSES[name](model), model, slice(4 * ranks.rank, 4 * ranks.rank + 4), local)
 
 
 @pytest.mark.parametrize("no_sync", [False, True])
 @pytest.mark.parametrize("bucket_view", [False, True])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TWO_PASSES)
 def test_two_processes_get_the_gradients_of_one(two: Crew, name: str, bucket_view: bool, no_sync: bool) -> None:
-    model = network()
-    wanted = accumulated(METHODS[name](model), model, slice(None))[int(no_sync) :]
+    model = two_layers()
+    wanted = accumulated(TWO_PASSES[name](model), model, slice(None))[int(no_sync) :]
     both = two(under_ddp, name, bucket_view, no_sync)
     if no_sync and name in {"sam", "asam"}:
         wanted = both[0]  # without the sum of the first pass, each process takes a step of its own

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from helpers.noise_cases import examples, seeded
+from helpers.noise_cases import TWO_PASSES, examples, two_layers
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smoothout import ASAM, MSAM, NSO, SAM, MixedRWP
+from smoothout import MSAM, SAM
 from smoothout.nn.passes import Passes
-
-METHODS: dict[str, Callable[[nn.Module], Passes]] = {
-    "sam": lambda m: SAM(m, 0.3),
-    "asam": lambda m: ASAM(m, 0.3),
-    "nso": lambda m: NSO(m, 0.1, generator=seeded(2)),
-    "mixed rwp": lambda m: MixedRWP(m, 0.1, generator=seeded(2)),
-}
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).double()
 
 
 def backpropagate(model: nn.Module, method: Passes) -> None:
@@ -42,26 +28,26 @@ def in_one_buffer(model: nn.Module) -> Tensor:
     return flat
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TWO_PASSES)
 def test_gradients_that_are_views_of_one_buffer_stay_there(name: str) -> None:
-    plain, model = network(), network()
+    plain, model = two_layers(), two_layers()
     for _ in range(2):  # accumulated over two batches
-        backpropagate(plain, METHODS[name](plain))
+        backpropagate(plain, TWO_PASSES[name](plain))
     flat = in_one_buffer(model)
     held = [p.grad for p in model.parameters()]
     for _ in range(2):
-        backpropagate(model, METHODS[name](model))
+        backpropagate(model, TWO_PASSES[name](model))
     assert all(p.grad is gradient for p, gradient in zip(model.parameters(), held, strict=True))
     wanted = torch.cat([p.grad.flatten() for p in plain.parameters() if p.grad is not None])
     torch.testing.assert_close(flat, wanted, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TWO_PASSES)
 def test_after_an_error_they_have_the_values_from_before(name: str) -> None:
-    model = network()
+    model = two_layers()
     flat = in_one_buffer(model)
-    backpropagate(model, METHODS[name](model))
-    before, first = flat.clone(), METHODS[name](model)[0]
+    backpropagate(model, TWO_PASSES[name](model))
+    before, first = flat.clone(), TWO_PASSES[name](model)[0]
     inputs, labels = examples(8)
 
     def fail(gradient: Tensor) -> None:
@@ -75,7 +61,7 @@ def test_after_an_error_they_have_the_values_from_before(name: str) -> None:
 
 def test_a_gradient_written_into_the_earlier_ones_memory_reaches_sams_second_pass() -> None:
     """As by DistributedDataParallel with gradient_as_bucket_view."""
-    plain, model = network(), network()
+    plain, model = two_layers(), two_layers()
     inputs, labels = examples(8)
     for one in (plain, model):
         backpropagate(one, SAM(one, 0.3))  # gradients from an earlier batch
@@ -97,6 +83,6 @@ def test_msam_refuses_an_optimizer_that_shares_its_state_among_processes() -> No
     class ZeroRedundancyOptimizer(torch.optim.Adam):
         """As torch's, which needs a process group: it has Adam's groups and an empty state."""
 
-    model = network()
+    model = two_layers()
     with pytest.raises(ValueError, match=r"^optimizer: ZeroRedundancyOptimizer keeps each momentum in one process"):
         MSAM(model, ZeroRedundancyOptimizer(model.parameters()))

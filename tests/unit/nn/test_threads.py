@@ -52,7 +52,7 @@ def test_what_is_written_inside_is_noticed_also_while_another_thread_swaps_weigh
     model = network()
 
     def write() -> None:
-        with unwatched(), torch.no_grad():  # blocks are entered and left in the former
+        with unwatched(model.parameters()), torch.no_grad():  # blocks are entered and left in the former
             model[0].weight.add_(1.0)
 
     with pytest.raises(RuntimeError, match="written or replaced within the block"), SmoothOut(model, 0.1):
