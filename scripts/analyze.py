@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from smoothout.analysis.jobs.base import AnalysisJob
-from smoothout.common.errors import ConfigError
+from smoothout.common.errors import ConfigError, config_errors
 from smoothout.common.progress import print_line
 from smoothout.config.compose import compose_config, key_of, without_keys
 from smoothout.config.experiment import TrainingConfig, training_config
@@ -43,7 +43,8 @@ def analyze(config: DictConfig) -> None:
         if settings.analysis.runs == 2:
             # The second run: the first one's overrides, then those of second_run.
             changes = [*without_keys(overrides, {"analysis", "second_run"}), *settings.second_run]
-            runs.append(training_config(compose_config(app.config_folders(), "train", changes)))
+            with config_errors("second_run: ", of=ConfigError):
+                runs.append(training_config(compose_config(app.config_folders(), "train", changes)))
         job = Job(settings.analysis, tuple(Job(run.experiment()) for run in runs))
         plan.announce_retraining(job, [run.seconds_per_epoch() for run in runs], runtime)
         print_line(summary.analysis_summary(get_or_run(job, runtime)) + app.sweep_suffix())

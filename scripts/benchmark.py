@@ -33,7 +33,7 @@ def main(config: DictConfig) -> None:
         environment = runtime.environment()
         markdown = report.markdown(rows, runtime.device, environment)
         Console(highlight=False, soft_wrap=True).print(markdown, markup=False)
-        if not settings.only:
+        if settings.only is None:
             folder = Path(runtime.folders.results) / "benchmarks"
             paths = report.save(rows, runtime.device, environment, folder)
             print_line("\n".join(f"written: {path}" for path in paths))

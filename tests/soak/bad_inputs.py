@@ -12,7 +12,9 @@ from soak.processes import QUIET
 
 # What is given, and the words that the one line must hold: the culprit, its value, what is allowed.
 _TRAIN = {
-    "seed=1=[": "seed=1=[",
+    "seed=1=[": "seed=1=[ KEY=VALUE",
+    "seed": "seed KEY=VALUE",
+    "init_from.run=[seed=1]": "init_from.run=[seed=1] KEY=VALUE quotes",
     "model=vit": "model: 'vit' f1, resnet18",
     "sede=1": "sede: unknown seed",
     "epochs=3": "epochs: unknown schedule.epochs",
@@ -26,6 +28,7 @@ _TRAIN = {
     "optimizer.lr=nan": "optimizer.lr: finite nan",
     "batch.size=5000": "batch.size: 5000 1438",
     "batch.size=479": "batch.size: 1 BatchNorm 2",
+    "batch.ghost=1": "batch.ghost: 1 BatchNorm 2",
     "batch.multiplier=3": "batch.size: 720 3 1438",
     "data.validation_size=99999": "data.validation_size: 99999 1438",
     "init_from.run=['sede=1']": "init_from.run: sede: unknown seed",
@@ -43,7 +46,7 @@ _TRAIN = {
     "hydra/launcher=slurm": "hydra/launcher: -m",
     "--experimental-rerun=config.pickle": "config.pickle",
     "--config-dir=nowhere": "nowhere",
-    "-m seed=0,": "seed=0,",  # the whole sweep is refused
+    "-m seed=0,": "seed=0, KEY=VALUE",  # the whole sweep is refused
     "-m seed=range(3,1)": "seed=range(3,1): no value",
     "-m seed=0,1 method=glob(smooth_*)": "method=glob(smooth_*): no value adasmoothout, gaussian, smoothout",
     "-m hydra.sweeper.params.seed=0": "hydra.sweeper.params.seed=0",
@@ -56,7 +59,7 @@ _ANALYZE = {
     "analysis.subspace=999999999": "analysis.subspace: 999999999 43402",
     "analysis.convention=ours": "analysis.convention: 'ours' converged, keskar, released",
     "analysis._target_=smoothout.models.mlp.MLP": "analysis._target_: smoothout.models.mlp.MLP run",
-    "analysis=interpolation second_run=['sede=1']": "sede: unknown seed",
+    "analysis=interpolation second_run=['sede=1']": "second_run: sede: unknown seed",
     "analysis=interpolation second_run=[]": "second_run",
     "analysis=interpolation second_run=['model=f1','batch=large']": "network",
 }
@@ -68,6 +71,7 @@ _REPRODUCE = {
     "table=quickstart table.rows=[]": "table rows",
     "table=table2 table.rows=[{name:x,overrides:[]}]": "table.rows.0.match",
     "table=none figure=quickstart figure.panels=[{kind:noise,title:a,runs:[x]}]": "figure.panels.0.runs: x group",
+    "table=quickstart table.rows.0.overrides=['sede=1']": "table quickstart: digits, 32, baseline: sede: unknown seed",
     "table=none figure=none": "table figure none",
 }
 _CHOOSE = {
@@ -78,6 +82,7 @@ _CHOOSE = {
 _OTHERS = {
     ("prepare_data", "data.name=svhn"): "data.name: 'svhn' digits, mnist, cifar10, cifar100, fashion_mnist",
     ("verdicts", "~claim_scope"): "claim_scope: given group",
+    ("benchmark", "only=[]"): "only: null smoothout-f1",
     ("benchmark", "only=[nothing]"): "only: 'nothing' smoothout-f1",
 }
 

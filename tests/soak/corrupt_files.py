@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from smoothout.training.checkpoint import CURVES
+
 Spoil = Callable[[Path], None]
 Change = Callable[[Path, dict[str, Any]], object]  # of a checkpoint: its file and what it held
 
@@ -123,9 +125,10 @@ def _numbers(**changes: Any) -> Change:
 
 
 def _smaller(path: Path, content: dict[str, Any]) -> None:
-    torch.save(
-        content | {"model": {name: tensor[:1] for name, tensor in content["model"].items() if tensor.dim()}}, path
-    )
+    shrunk = {
+        part: {name: tensor[:1] for name, tensor in content[part].items() if tensor.dim()} for part in ("model", "best")
+    }
+    torch.save(content | shrunk, path)
 
 
 CHECKPOINTS = {
@@ -142,6 +145,7 @@ CHECKPOINTS = {
     _checkpoint("numbers that are not JSON", _parts(json="{")): "checkpoint",
     _checkpoint("of another run", _numbers(digest="0" * 64)): "checkpoint 00000000",
     _checkpoint("an epoch below 0", _numbers(epoch=-1)): "checkpoint",
+    _checkpoint("a curve that is too short", _numbers(curves={name: [] for name in CURVES})): "checkpoint curves",
     _checkpoint("of a later version", _numbers(teacher="ema")): "checkpoint",
 }
 

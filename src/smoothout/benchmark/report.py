@@ -24,12 +24,14 @@ from smoothout.common.files import atomic_write_text
 def comparisons(device: torch.device, data: Path, only: Sequence[str] | None = None) -> list[Callable[[], Row]]:
     """The functions that measure each row of ``device``; image files come from the folder ``data``.
 
-    ``only`` names some of them, None is all. Raises ConfigError for an unknown name.
+    ``only`` names some of them, None is all. Raises ConfigError for an unknown name, and for none.
     """
     known: dict[str, Callable[[], Row]] = {
         **{name: partial(comparison, device) for name, comparison in COMPARISONS[device.type].items()},
         **{name: partial(comparison, device, data) for name, comparison in FROM_FILES.items()},
     }
+    if only is not None and not only:
+        raise ConfigError(f"only: must be null (all) or some of {', '.join(known)}, not []")
     unknown = sorted(set(only or []) - set(known))
     if unknown:
         raise ConfigError(f"only: {unknown[0]!r} is not one of {', '.join(known)}")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, OmegaConfBaseException
 
@@ -32,6 +32,8 @@ _NO_CHOICE = re.compile(r"Could not override '([^']+)'\. No match in the default
 
 def format_hydra_error(error: BaseException, overrides: Sequence[str]) -> str:
     """The message of ``error`` as one line; if it does not name the setting, the ``overrides`` follow."""
+    if isinstance(error, OverrideParseException):
+        return _not_parsed(error)
     text = _misspelled(error) or str(error) or type(error).__name__
     text = _NO_OPTION.sub(_no_option, _NO_CHOICE.sub(_no_choice, text))
     added = _ADDED_TWICE.search(text)
@@ -47,6 +49,16 @@ def format_hydra_error(error: BaseException, overrides: Sequence[str]) -> str:
     if culprit:
         return joined if str(culprit) in joined else f"{culprit}: {joined}"
     return joined if isinstance(error, HydraException | yaml.YAMLError) else f"{joined}; among: {' '.join(overrides)}"
+
+
+def _not_parsed(error: OverrideParseException) -> str:
+    """The error line for an override that breaks Hydra's grammar."""
+    reasons = [line for line in error.message.splitlines() if not line.startswith(("Error parsing", "See https"))]
+    reason = reasons[0].partition(" expecting ")[0] if reasons else "it ends too early"
+    return (
+        f"{error.override}: cannot be parsed ({reason}); must be KEY=VALUE, with quotes around a value that holds an ="
+        " or a comma, as in second_run=['seed=1']"
+    )
 
 
 def _no_choice(match: re.Match[str]) -> str:

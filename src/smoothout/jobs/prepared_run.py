@@ -111,7 +111,8 @@ def _check_batch(experiment: Experiment, examples: int, outline: nn.Module) -> N
         experiment.batch.check_fits(examples)
     has_batchnorm = any(isinstance(module, BATCHNORM) for module in outline.modules())
     if has_batchnorm and experiment.batch.smallest_ghost(examples) == 1:
-        raise ConfigError("batch.size: the last (ghost) batch has 1 example, and BatchNorm needs 2; take another size")
+        key, what = ("ghost", "a ghost batch") if experiment.batch.ghost else ("size", "the last batch")
+        raise ConfigError(f"batch.{key}: {what} has 1 example, and BatchNorm needs 2; take another {key}")
 
 
 def capturable_by_settings(experiment: Experiment, runtime: Runtime) -> bool:

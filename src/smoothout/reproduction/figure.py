@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smoothout.common.environment import device_of
-from smoothout.common.errors import ConfigError
+from smoothout.common.errors import ConfigError, config_errors
 from smoothout.config.build import validate
 from smoothout.config.compose import ConfigFolders, compose_config
 from smoothout.config.experiment import TrainingConfig, training_config
@@ -162,7 +162,8 @@ class FigurePlan:
     def _run(self, overrides: tuple[str, ...], seed: int) -> Job:
         """The training with these ``overrides`` of configs/train.yaml."""
         if overrides not in self._composed:
-            self._composed[overrides] = training_config(compose_config(self._configs, "train", overrides))
+            with config_errors(f"figure {self.config.name}: ", of=ConfigError):
+                self._composed[overrides] = training_config(compose_config(self._configs, "train", overrides))
         settings = self._composed[overrides]
         job = Job(settings.experiment().with_seed(seed))
         self._settings_of[job.digest] = settings

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from smoothout.common.enums import check_seeds, coerce_enum_fields
-from smoothout.common.errors import ConfigError
+from smoothout.common.errors import ConfigError, config_errors
 from smoothout.config.compose import ConfigFolders, compose_config, search_path
 from smoothout.config.experiment import Experiment, TrainingConfig, training_config
 from smoothout.jobs.cost_estimate import RuntimeEstimator
@@ -176,7 +176,9 @@ class TablePlan:
     def _runs(self, row: RowConfig, method: str, added: Sequence[str]) -> MethodRuns:
         given = _last(row.overrides, self.methods[method].overrides, added, self.scope.overrides())
         shown = (*given, *search_path(self._configs))
-        return MethodRuns(row.name, method, self._settings(given), self.scope.seeds, shown)
+        with config_errors(f"table {self.config.name}: {row.name}, {method}: ", of=ConfigError):
+            settings = self._settings(given)
+        return MethodRuns(row.name, method, settings, self.scope.seeds, shown)
 
     def _settings(self, overrides: Sequence[str]) -> TrainingConfig:
         return training_config(compose_config(self._configs, "train", _last(overrides, self.scope.overrides())))

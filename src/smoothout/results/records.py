@@ -171,7 +171,7 @@ def _read(path: Path, *_version: int) -> Record:
         if content["format"] != FORMAT:
             raise RecordError(f"record: {path} has format {content['format']}; this version reads format {FORMAT}")
         record = Record(**content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IsADirectoryError) as error:
         reason = one_line(error, 120)
         raise RecordError(
             f"record: {path} is damaged or not a record ({reason}); delete it to make it again"

@@ -95,14 +95,20 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> Trainin
 
 
 def _check(state: TrainingState) -> None:
-    """Raise TypeError if an entry has the wrong type, as in another program's file with the same keys."""
+    """Raise TypeError if an entry has the wrong type or length, as in another program's file with the same keys."""
+    tensors = (*state.model.values(), *state.best.values(), *state.method.values())
+    curves = [state.curves[name] for name in CURVES]
     parts = {
-        "weights": all(isinstance(t, Tensor) for t in (*state.model.values(), *state.best.values())),
+        "weights": all(isinstance(tensor, Tensor) for tensor in tensors),
         "optimizer": isinstance(state.optimizer, dict),
         "sums": isinstance(state.sums, Tensor) and state.sums.shape == (2,),
         "epoch, step": all(isinstance(count, int) and count >= 0 for count in (state.epoch, state.step)),
-        "curves": all(isinstance(state.curves[name], list) for name in CURVES),
+        "curves": all(isinstance(curve, list) and len(curve) == state.epoch for curve in curves),
+        "numbers": all(isinstance(number, float) for curve in curves for number in curve),
+        "best": {name: tensor.shape for name, tensor in state.best.items()}
+        == ({name: tensor.shape for name, tensor in state.model.items()} if state.epoch else {}),
+        "machines": isinstance(state.machines, list) and all(isinstance(machine, dict) for machine in state.machines),
     }
     wrong = [name for name, valid in parts.items() if not valid]
     if wrong:
-        raise TypeError(f"{wrong[0]} has the wrong type")
+        raise TypeError(f"{wrong[0]} does not fit the rest")

@@ -173,6 +173,16 @@ def test_a_record_that_was_edited_is_refused_by_name_in_one_line(ledger: RecordS
         assert "\n" not in str(refused.value)
 
 
+def test_a_folder_in_place_of_a_record_is_refused(ledger: RecordStore) -> None:
+    record = ledger.write(a_record())
+    path = path_of(record, ledger)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(RecordError, match=r"is damaged or not a record \(.*directory.*\); delete it") as refused:
+        ledger.get("train", record.digest)
+    assert str(path) in str(refused.value)
+
+
 def test_a_record_whose_layout_alone_was_changed_is_still_good(ledger: RecordStore) -> None:
     record = ledger.write(a_record())
     path = path_of(record, ledger)

@@ -30,7 +30,7 @@ def snapshot() -> TrainingState:
         optimizer.state_dict(),
         {name: tensor + 1 for name, tensor in model.state_dict().items()},
         torch.tensor([1 / 3, 17.0], dtype=torch.float64),
-        epoch=2,
+        epoch=4,
         step=5,
         elapsed=0.1 + 0.2,
         machines=[{"device": "cpu", "threads": 1, "versions": {"torch": "2"}}],
@@ -84,6 +84,27 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, share: float) -> None
     assert "is damaged, or not a checkpoint" in refused(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "part"),
+    [
+        ("epoch", 3, "curves"),
+        ("curves", {name: [1.0] * 5 if name == "seconds" else [1.0] * 4 for name in CURVES}, "curves"),
+        ("curves", {name: ["1"] * 4 for name in CURVES}, "numbers"),
+        ("best", {}, "best"),
+        ("best", {"0.weight": torch.zeros(3)}, "best"),
+        ("method", {"mean": 3}, "weights"),
+        ("machines", ["cpu"], "machines"),
+    ],
+)
+def test_a_checkpoint_whose_parts_do_not_fit_together_is_refused(
+    tmp_path: Path, name: str, value: object, part: str
+) -> None:
+    made = snapshot()
+    setattr(made, name, value)
+    save(tmp_path / "run.pt", made, DIGEST)
+    assert f"({part} does not fit the rest)" in refused(tmp_path / "run.pt")
+
+
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=repr)
 def test_a_machine_without_memory_is_no_reason_to_call_a_checkpoint_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -115,7 +136,7 @@ def test_a_failed_save_leaves_what_was_there_and_nothing_else(
         save(path, TrainingState({}, {}, {}, torch.zeros(2)), DIGEST)
     assert [file.name for file in tmp_path.iterdir()] == (["run.pt"] if before else [])
     if before:
-        assert load(path, DIGEST).epoch == 2
+        assert load(path, DIGEST).epoch == 4
 
 
 def test_the_best_epoch_is_the_first_of_the_best() -> None:
