@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from smoothout.analysis.jobs.base import BoxJob
@@ -153,7 +153,27 @@ def model_outline(experiment: Experiment) -> nn.Module:
                 model = build().to("meta")
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise ConfigError("model: has lazy modules, whose sizes are unknown before a pass; must name all sizes")
+    _check_output(model.eval(), experiment)
     return model
+
+
+def _check_output(outline: nn.Module, experiment: Experiment) -> None:
+    """Raise ConfigError unless a network on the meta device gives a logit per class.
+
+    A pass that fails is no error: some operations need values. One that is wrong fails again, in the training.
+    """
+    images = torch.empty((2, *experiment.data.shape), device="meta")
+    try:
+        with torch.no_grad():
+            output = outline(images)
+    except Exception:
+        return
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if found != (expected := (len(images), experiment.data.classes)):
+        raise ConfigError(
+            f"model: {experiment.model.name} returns {found} for {len(images)} images; must be logits of shape"
+            f" (images, classes) = {expected}"
+        )
 
 
 def init_model(experiment: Experiment, runtime: Runtime) -> nn.Module:

@@ -146,6 +146,11 @@ WRONG = {  # by what the error says: the group of settings, and the module of it
         DATA + "    def _draw(self, n):\n        x, y = super()._draw(n)\n        return x, y + 1\n",
     ),
     "model: has lazy modules": ("model", MODEL + "        return nn.LazyLinear(classes)\n"),
+    "model: logistic returns (2, 7) for 2 images; must be logits of shape (images, classes) = (2, 6)": (
+        "model",
+        MODEL + "        return super().build(shape, classes + 1)\n",
+    ),
+    "model: logistic returns tuple for 2 images": ("model", MODEL + "        return nn.MaxPool2d(2, return_indices=True)\n"),
     "records of this package have the kind 'train'": ("analysis", ANALYSIS + "    kind: ClassVar = 'train'\n"),
     "analysis.kind: must be letters, digits": ("analysis", ANALYSIS + "    kind: ClassVar = '../x'\n"),
 }
