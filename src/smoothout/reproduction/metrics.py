@@ -60,14 +60,15 @@ class Metric:
     published: str | None = None
 
 
-def late_median_accuracy(record: Record) -> float:
-    """Median test accuracy in % over the last quarter of the epochs of a training's record.
+def median_accuracy(record: Record, quarter: int = 4) -> float:
+    """Median test accuracy in % over a ``quarter`` (1 to 4) of the epochs of a training's record.
 
     Unlike the best epoch it is not selected on the test split, and unlike the last epoch it does not depend on a single
     epoch that BatchNorm's running statistics may spoil.
     """
     accuracies = record.outcome["curves"]["test_accuracy"]
-    return 100 * float(statistics.median(accuracies[-math.ceil(len(accuracies) / 4) :]))
+    first, end = (quarter - 1) * len(accuracies) // 4, math.ceil(quarter * len(accuracies) / 4)
+    return 100 * float(statistics.median(accuracies[first:end]))
 
 
 def sharpness_value(record: Record) -> float | None:
@@ -193,8 +194,13 @@ METRICS = {
     "late": Metric(
         "test accuracy, median of the last quarter of the epochs, points",
         "Test accuracy in %, median of the last quarter of the epochs",
-        late_median_accuracy,
+        median_accuracy,
         differences=True,
+    ),
+    "second_quarter": Metric(
+        "test accuracy, median of the second quarter of the epochs, points",
+        "Test accuracy in %, median of the second quarter of the epochs",
+        partial(median_accuracy, quarter=2),
     ),
     "last": Metric(
         "test accuracy, last epoch, points",

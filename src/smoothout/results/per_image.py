@@ -84,8 +84,9 @@ def crossed_test(differences: ArrayLike) -> TestResult:
     Seeds and images are crossed random effects without replication, d = m + seed + image + rest. The variance of the
     grand mean is (MS_seeds + MS_images - MS_rest) / (seeds * images), by the mean squares of the analysis of variance
     (Searle, Casella and McCulloch 1992, section 4.4); an estimated component below 0 is taken to be 0. The test is
-    Student's t with Satterthwaite's degrees of freedom (1946). It errs at its level from about five seeds on, and at up
-    to twice its level with two. A t test over seeds alone treats the images as fixed, McNemar's test the seeds.
+    Student's t with Satterthwaite's degrees of freedom (1946). It errs at its level from about five seeds on, at up to
+    one and a half times its level with three, and two and a half times with two. A t test over seeds alone treats the
+    images as fixed, McNemar's test the seeds.
 
     Raises ValueError for other shapes and for a single image. A single seed has no interval and decides nothing.
     """

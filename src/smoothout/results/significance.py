@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import reduce
 from itertools import permutations
 
 import numpy as np
@@ -19,7 +18,9 @@ POWER = 0.8  # of the test with the required number of seeds
 MOST_SEEDS = 1000  # a difference that needs more is negligible
 LEAST_SEEDS = 3  # fewer do not estimate the scatter well enough to say how many are required
 LEAST_SETTINGS = 8  # for a rank correlation; fewer have too few permutations to decide
-ORDERS = 50_000  # use all permutations if there are at most this many, else draw this many
+ORDERS = 50_000  # use all permutations if there are at most this many in each stratum, else draw this many
+SUMS = 1_000_000  # of the strata's correlations: compute their exact distribution up to this many values
+DECIMALS = 11  # of correlations that are equal but for rounding
 FLIPS = 2**15  # use all assignments of signs to at most 16 differences, else draw this many
 ROUNDING = 1e-9  # of correlations, and of sums of differences relative to their size
 
@@ -168,10 +169,11 @@ def stratified_rank_correlation(
 
     Runs of the same setting are averaged before ranking, because their seeds are not independent. Correlations of the
     strata are averaged with their degrees of freedom as weights. The p-value is the share of permutations of settings
-    within strata that correlate as much: of all, or of `ORDERS` random ones (the observed order is one of them). A
-    third variable is regressed out of the ranks after permuting (Draper and Stoneman 1966). Strata with too few
-    settings or without variation are left out; below ``least`` settings there is no result. There is no
-    interval. (scipy.stats.permutation_test needs strata of equal size.)
+    within strata that correlate as much: of all, if those of each stratum are at most `ORDERS` and their sums take at
+    most `SUMS` values, else of `ORDERS` random ones (the observed order is one of them). A third variable is regressed
+    out of the ranks after permuting (Draper and Stoneman 1966). Strata with too few settings or without variation are
+    left out; below ``least`` settings there is no result. There is no interval. (scipy.stats.permutation_test needs
+    strata of equal size.)
     """
     import pandas as pd  # noqa: PLC0415
 
@@ -183,14 +185,37 @@ def stratified_rank_correlation(
     sizes = [ranks.shape[1] for ranks in ranked]
     if sum(sizes) < least:
         return TestResult()
-    generator = np.random.default_rng(0) if math.prod(map(math.factorial, sizes)) > ORDERS else None
     free = [size + 1 - len(columns) for size in sizes]
-    parts = [f * _correlations(*ranks, generator=generator) for f, ranks in zip(free, ranked, strict=True)]
-    # Random permutations of the strata are drawn together; of all permutations every combination counts.
-    join = np.add if generator else lambda one, other: np.add.outer(one, other).ravel()
-    null = reduce(join, parts) / sum(free)
-    p_greater, p_less = (float(np.mean(side * (null - null[0]) > -ROUNDING)) for side in (1, -1))
-    return TestResult(sum(sizes), float(null[0]), p_greater=p_greater, p_less=p_less)
+    observed, null, shares = _permuted_mean(ranked, np.array(free) / sum(free))
+    p_greater, p_less = (float(shares[side * (null - observed) > -ROUNDING].sum()) for side in (1, -1))
+    return TestResult(sum(sizes), observed, p_greater=p_greater, p_less=p_less)
+
+
+def _permuted_mean(ranked: Sequence[np.ndarray], weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """The weighted mean of the correlations in strata: as observed, and its values under permutations with shares."""
+
+    def parts(generator: np.random.Generator | None) -> list[np.ndarray]:
+        return [w * _correlations(*ranks, generator=generator) for w, ranks in zip(weights, ranked, strict=True)]
+
+    if all(math.factorial(ranks.shape[1]) <= ORDERS for ranks in ranked):
+        of_all = parts(None)
+        if (null := _distribution_of_sum(of_all)) is not None:
+            return float(sum(part[0] for part in of_all)), *null
+    drawn = np.sum(parts(np.random.default_rng(0)), axis=0)  # the strata's random permutations are drawn together
+    return float(drawn[0]), drawn, np.full(ORDERS, 1 / ORDERS)
+
+
+def _distribution_of_sum(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Values and probabilities of the sum of a random entry of each part; None if they are more than `SUMS`."""
+    values: np.ndarray = np.zeros(1)
+    shares: np.ndarray = np.ones(1)
+    for part in parts:
+        distinct, counts = np.unique(part.round(DECIMALS), return_counts=True)
+        if len(values) * len(distinct) > SUMS:
+            return None
+        sums, which = np.unique(np.add.outer(values, distinct).ravel().round(DECIMALS), return_inverse=True)
+        values, shares = sums, np.bincount(which, np.multiply.outer(shares, counts / len(part)).ravel())
+    return values, shares
 
 
 def _correlations(*ranks: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:

@@ -150,7 +150,10 @@ WRONG = {  # by what the error says: the group of settings, and the module of it
         "model",
         MODEL + "        return super().build(shape, classes + 1)\n",
     ),
-    "model: logistic returns tuple for 2 images": ("model", MODEL + "        return nn.MaxPool2d(2, return_indices=True)\n"),
+    "model: logistic returns tuple for 2 images": (
+        "model",
+        MODEL + "        return nn.MaxPool2d(2, return_indices=True)\n",
+    ),
     "records of this package have the kind 'train'": ("analysis", ANALYSIS + "    kind: ClassVar = 'train'\n"),
     "analysis.kind: must be letters, digits": ("analysis", ANALYSIS + "    kind: ClassVar = '../x'\n"),
 }

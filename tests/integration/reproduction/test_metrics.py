@@ -43,3 +43,19 @@ def test_a_filter_normalized_line_gives_the_mean_rise_at_its_two_ends_over_all_d
 def test_the_distance_from_the_start_is_missing_in_records_that_were_made_before_it_was_measured():
     assert METRICS["distance"].read(SimpleNamespace(outcome={"last": {"distance": 3.5}})) == 3.5
     assert METRICS["distance"].read(SimpleNamespace(outcome={"last": {}})) is None
+
+
+def of_epochs(metric: str, *accuracies: float) -> float | None:
+    return METRICS[metric].read(SimpleNamespace(outcome={"curves": {"test_accuracy": accuracies}}))
+
+
+def test_a_typical_late_epoch_is_the_median_of_the_last_quarter():
+    assert of_epochs("late", 0.5) == pytest.approx(50.0)
+    assert of_epochs("late", 0.1, 0.9) == pytest.approx(90.0)
+    assert of_epochs("late", 0.9, 0.9, 0.9, 0.1, 0.3) == pytest.approx(20.0)
+    assert of_epochs("late", *[0.9] * 9, 0.1, 0.7, 0.8) == pytest.approx(70.0)
+
+
+def test_the_second_quarter_of_the_epochs_has_a_median_too():
+    assert of_epochs("second_quarter", 0.5) == pytest.approx(50.0)
+    assert of_epochs("second_quarter", *[0.9] * 3, 0.4, 0.6, 0.5, *[0.1] * 6) == pytest.approx(50.0)

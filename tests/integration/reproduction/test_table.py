@@ -19,7 +19,7 @@ from smoothout.config.experiment import Experiment, build_experiment, training_c
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job
 from smoothout.jobs.runtime import Folders, Runtime
-from smoothout.reproduction.metrics import METRICS, Metric, late_median_accuracy
+from smoothout.reproduction.metrics import METRICS, Metric
 from smoothout.reproduction.table import RunSelection, TablePlan
 from smoothout.results import records
 from smoothout.results.digest import canonical_settings
@@ -339,12 +339,3 @@ def test_every_record_of_table_2_is_read_once(table, monkeypatch):
     TablePlan(table, RunSelection(), CONFIGS, PUBLISHED).with_recorded_seeds(runtime).render(runtime)
     assert len(opened) > 100
     assert set(opened.values()) == {1}
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "late"),
-    [([0.5], 50.0), ([0.1, 0.9], 90.0), ([0.9, 0.9, 0.9, 0.1, 0.3], 20.0), ([0.9] * 9 + [0.1, 0.7, 0.8], 70.0)],
-)
-def test_a_typical_late_epoch_is_the_median_of_the_last_quarter(table, accuracies, late):
-    job = f1_rows(table).cells[0].jobs[0]
-    assert late_median_accuracy(record(job, curves={"test_accuracy": accuracies})) == pytest.approx(late)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from smoothout.common.estimates import standard_error
+from smoothout.results import significance
 from smoothout.results.significance import (
     FLIPS,
     LEVEL,
@@ -211,6 +212,23 @@ def test_strata_are_never_mixed() -> None:
     found = stratified_rank_correlation(x, y, ["a"] * 10 + ["b"] * 10, list(range(20)))
     assert found.value == pytest.approx(-1, abs=1e-6)
     assert found.n == 20
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_p_of_small_strata_is_that_of_all_permutations(monkeypatch: pytest.MonkeyPatch, ties: bool) -> None:
+    generator = np.random.default_rng(6)
+    x, y = generator.normal(size=(2, 9))
+    x, y = (np.round(x), np.round(y)) if ties else (x, y)
+    parts = [slice(5), slice(5, 9)]
+    arguments = list(x), list(y), [*"aaaaabbbb"], list(range(9))
+    found = stratified_rank_correlation(*arguments)
+    rho = [[stats.spearmanr(order, y[part]).statistic for order in permutations(x[part])] for part in parts]
+    every = (4 * np.array(rho[0])[:, None] + 3 * np.array(rho[1])) / 7  # weights are degrees of freedom
+    assert found.value == pytest.approx(every[0, 0])
+    assert found.p_greater == pytest.approx(np.mean(every > every[0, 0] - 1e-9))
+    assert found.p_less == pytest.approx(np.mean(every < every[0, 0] + 1e-9))
+    monkeypatch.setattr(significance, "SUMS", 1)  # too many values: random permutations
+    assert stratified_rank_correlation(*arguments).p_greater == pytest.approx(found.p_greater, abs=0.01)
 
 
 def test_what_a_third_quantity_explains_is_taken_away() -> None:
