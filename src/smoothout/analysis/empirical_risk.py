@@ -17,6 +17,7 @@ from smoothout.common.rng import make_generator
 from smoothout.nn.batches import Batches, Examples
 from smoothout.nn.forward import forward
 from smoothout.nn.parameters import clear_weight_caches, concatenate, float64_device
+from smoothout.nn.watch import unwatched
 
 NOTHING_TO_MEASURE = "batches: nothing to measure in a pass: there are no batches, or all have weight 0"
 T = TypeVar("T")
@@ -134,16 +135,17 @@ class EmpiricalRisk:
 
         def changes_loss(*chosen: Tensor) -> bool:
             before = [parameter.detach().clone() for parameter in chosen]
-            with torch.no_grad():
-                for parameter in chosen:  # in random directions: a loss may ignore a shift of all entries
-                    generator = make_generator(0, "unreached")
-                    noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
-                    parameter.add_(noise.to(parameter) * (1.0 + parameter.abs()))
-            try:
-                return not (self.mean(lambda loss: [loss]) - center).abs() <= tolerance
-            finally:
-                with torch.no_grad():
-                    torch._foreach_copy_(chosen, before)
+            with unwatched(chosen):
+                try:
+                    with torch.no_grad():
+                        for parameter in chosen:  # in random directions: a loss may ignore a shift of all entries
+                            generator = make_generator(0, "unreached")
+                            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32, device="cpu")
+                            parameter.add_(noise.to(parameter) * (1.0 + parameter.abs()))
+                    return not (self.mean(lambda loss: [loss]) - center).abs() <= tolerance
+                finally:
+                    with torch.no_grad():
+                        torch._foreach_copy_(chosen, before)
 
         reached = set[int]()
         with without_pass_cache():  # a cached pass has no autograd information

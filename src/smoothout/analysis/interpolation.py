@@ -29,7 +29,7 @@ from smoothout.common.reals import finite_numbers
 from smoothout.nn.batches import Batches, Examples, check_batches
 from smoothout.nn.batchnorm import recalibrate_batchnorm
 from smoothout.nn.guards import check_all
-from smoothout.nn.parameters import BATCHNORM, clear_weight_caches, concatenate
+from smoothout.nn.parameters import BATCHNORM, clear_weight_caches, concatenate, is_expanded
 
 PUBLISHED_ALPHAS = tuple(linspace(-1.0, 2.0, 31))
 
@@ -184,19 +184,23 @@ def iterate_path(
     if running_stats is RunningStats.recomputed:  # only BatchNorm's are recomputed; others are mixed
         layers = {name for name, module in first.named_modules() if isinstance(module, BATCHNORM)}
         statistics = [name for name in statistics if name.rpartition(".")[0] in layers]
-    unmixed = [] if running_stats is RunningStats.interpolated else statistics
+    unmixed = set() if running_stats is RunningStats.interpolated else {*statistics}
     fixed = (*first.named_buffers(), *((name, p) for name, p in first.named_parameters() if not p.requires_grad))
     constants = [name for name, _ in fixed if name in start and not name.endswith(_STATISTICS)]
-    unmixed += equal_entries(start, end, constants)
+    unmixed |= {*equal_entries(start, end, constants)}
 
     network = deepcopy_model(first)
     for index, alpha in enumerate(alphas):
         # From the original tensors at each point, so that rounding does not accumulate along the path.
-        weights = {name: _mix(entry, end[name], coefficients(alpha)) for name, entry in start.items()}
-        weights |= {name: start[name] for name in unmixed}
-        network.load_state_dict(weights)
+        weights = {
+            name: entry if name in unmixed else _mix(entry, end[name], coefficients(alpha))
+            for name, entry in start.items()
+        }
+        # Torch cannot write to an expanded tensor; such constants are those of `first` already.
+        writable = {name: entry for name, entry in weights.items() if not (name in unmixed and is_expanded(entry))}
+        network.load_state_dict(writable, strict=False)
         clear_weight_caches()
-        if all(coefficients(alpha)):  # at an end, that network's vectors are correct
+        if coefficients(alpha) not in ((1.0, 0.0), (0.0, 1.0)):  # at an end, that network's vectors are correct
             refresh_spectral_norms(network)
         if running_stats is RunningStats.recomputed:
             recalibrate_batchnorm(network, training)

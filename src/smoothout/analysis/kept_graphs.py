@@ -12,6 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from smoothout.analysis.device_memory import graph_bytes
 from smoothout.nn.guards import is_wrapper
+from smoothout.nn.late_backward import is_within_block
 from smoothout.nn.parameters import concatenate
 
 
@@ -41,7 +42,10 @@ class KeptGraphs:
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """A context for a pass over all batches that rebuilds their graphs and passes each to `add`."""
+        """A context for a pass over all batches that rebuilds their graphs and passes each to `add`.
+
+        Within a block of SmoothOut or another method they are discarded at the end: they cannot be used outside it.
+        """
         self._discard()
         self._limit = graph_bytes(self.device)  # now, because the graphs will take from the free memory
         hooks: AbstractContextManager[None] = nullcontext()
@@ -55,6 +59,8 @@ class KeptGraphs:
         except BaseException:
             self._discard()
             raise
+        if is_within_block(self.model):
+            self._discard()
 
     def add(self, weight: float, slopes: list[Tensor]) -> bool:
         """Keep the graph of a batch if there is room. Returns whether it is kept; if not, all graphs are discarded."""

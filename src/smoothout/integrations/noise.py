@@ -42,7 +42,7 @@ class CallbackBlocks:
         self._noisy: list[Tensor] = []  # the perturbed weights, while the model holds the clean ones
         self._paused = Paused(())
         self._position = (-1, 0)
-        self._wrapped: list[tuple[Any, str, dict[str, Any]]] = []  # object, method, and its instance attribute before
+        self._wrapped: list[tuple[Any, str, Any]] = []  # object, name of the method, and its wrapper
 
     def _start(self, model: nn.Module, optimizer: Any = None) -> None:
         """Set up the noise for a training run of ``model``."""
@@ -63,17 +63,25 @@ class CallbackBlocks:
         self._unwrap()
 
     def _unwrap(self) -> None:
-        """Restore wrapped methods."""
+        """Restore wrapped methods; a wrapper that another one has wrapped only calls the method from now on."""
         while self._wrapped:
-            owner, name, before = self._wrapped.pop()
-            vars(owner).pop(name, None)
-            vars(owner).update(before)
+            owner, name, wrapper = self._wrapped.pop()
+            wrapper.retired = True
+            while getattr(vars(owner).get(name), "retired", False):
+                vars(owner).update(vars(owner).pop(name).before)
 
     def _wrap(self, owner: Any, name: str, within: Callable[..., Any]) -> None:
         """Until `_stop`, replace the method ``name`` of ``owner`` by ``within(method, ...)``."""
-        method, before = getattr(owner, name), {name: vars(owner)[name]} if name in vars(owner) else {}
-        setattr(owner, name, wraps(method)(lambda *arguments, **keywords: within(method, *arguments, **keywords)))
-        self._wrapped.append((owner, name, before))
+        method = getattr(owner, name)
+
+        @wraps(method)
+        def wrapper(*arguments: Any, **keywords: Any) -> Any:
+            return method(*arguments, **keywords) if marks.retired else within(method, *arguments, **keywords)
+
+        marks: Any = wrapper
+        marks.retired, marks.before = False, {name: vars(owner)[name]} if name in vars(owner) else {}
+        setattr(owner, name, wrapper)
+        self._wrapped.append((owner, name, wrapper))
 
     @contextmanager
     def _block(self, step: int) -> Iterator[None]:

@@ -99,9 +99,14 @@ class MethodCallback(CallbackMethod, transformers.TrainerCallback):  # type: ign
 
     def on_save(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
         """Add the F of `ARWP` to the checkpoint that the Trainer has just written."""
-        if isinstance(self._noise, ARWP) and args.should_save:
-            with atomic_write(_state_file(args, state)) as part:
-                torch.save(self._noise.state_dict(), part)
+        if not isinstance(self._noise, ARWP) or not args.should_save:
+            return
+        path = _state_file(args, state)
+        if not path.parent.is_dir():  # those of a hyperparameter search are elsewhere
+            warnings.warn(f"MethodCallback: {path.parent} does not exist, so the F of ARWP is not saved", stacklevel=2)
+            return
+        with atomic_write(path) as part:
+            torch.save(self._noise.state_dict(), part)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
         """Restore `training_step`."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from smoothout.nn.batches import only_device, to_device, without_unused_labels
+from smoothout.nn.batches import is_empty, only_device, to_device, without_unused_labels
 from smoothout.nn.forward import Keywords, forward
 from smoothout.nn.guards import check_all
-from smoothout.nn.parameters import BATCHNORM, clear_weight_caches, preserve_state
+from smoothout.nn.parameters import BATCHNORM, clear_weight_caches, preserve_state, preserve_training_mode
 
 
 @contextmanager
@@ -57,11 +57,28 @@ def put_average(model: nn.Module, weights: list[Tensor], batches: Iterable[Any])
         torch._foreach_copy_(parameters, weights)
     clear_weight_caches()
     device = only_device(model)
+    inputs = (_inputs(batch, model, device) for batch in batches)
+    before = {layer: [*map(_cloned, _statistics(layer))] for layer in momenta}
     try:
-        update_bn((_inputs(batch, model, device) for batch in batches), _Called(model))
+        with preserve_training_mode(model):
+            update_bn((batch for batch in inputs if not is_empty(batch)), _Called(model))
     finally:  # an error within `update_bn` would leave them at None
         for layer, momentum in momenta.items():
             layer.momentum = momentum
+    for layer, statistics in before.items():
+        if layer.track_running_stats and layer.num_batches_tracked == 0:  # no pass has reached it
+            for tensor, old in zip(_statistics(layer), statistics, strict=True):
+                tensor.copy_(old)
+
+
+def _statistics(layer: Any) -> list[Tensor]:
+    """Running mean, running variance and count of a BatchNorm layer; none if it does not track them."""
+    tensors = (layer.running_mean, layer.running_var, layer.num_batches_tracked)
+    return [tensor for tensor in tensors if tensor is not None]
+
+
+def _cloned(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone()
 
 
 class _Called(nn.Module):

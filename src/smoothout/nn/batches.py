@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset, IterableDataset
 
 from smoothout.nn.forward import Keywords
@@ -78,6 +79,13 @@ def check_batches(name: str, batches: Any) -> None:
             return
         hint = f"empty ({type(batches).__name__})"
     raise ValueError(f"{name}: must hold (inputs, targets) and allow more than one pass, not {hint}")
+
+
+def is_empty(inputs: Any) -> bool:
+    """Whether the first tensor in the ``inputs`` of a batch has no examples."""
+    leaves = tree_leaves(dict(inputs) if isinstance(inputs, Mapping) else inputs)
+    first = next((leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()), None)
+    return first is not None and not len(first)
 
 
 def _mistaken_for_batches(batches: Any) -> str | None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from smoothout.nn.batches import Batches, Examples
+from smoothout.nn.batches import Batches, Examples, is_empty
 from smoothout.nn.forward import forward
 from smoothout.nn.guards import check_layers
 from smoothout.nn.parameters import BATCHNORM, preserve_training_mode, set_evaluation_mode
@@ -50,7 +50,7 @@ def recalibrate_batchnorm(model: nn.Module, batches: Batches) -> None:
     try:
         with preserve_training_mode(model):
             set_evaluation_mode(model)
-            for index, (inputs, _) in enumerate(examples):
+            for index, inputs in enumerate(inputs for inputs, _ in examples if not is_empty(inputs)):
                 if index == 0:
                     hooks = [_use_cumulative_average(layer.train()) for layer in layers]
                 forward(model, inputs)

@@ -21,6 +21,7 @@ INFERENCE = "was created in torch.inference_mode(), and cannot be changed outsid
 HOUSEHOLDER = "keeps signs among its weights (orthogonal by householder); use orthogonal_map='matrix_exp'"
 QUANTIZED = "is quantized: weights must be floating-point; use the model before it is quantized"
 FROZEN = "is compiled with its weights as constants; compile it without torch._inductor.config.freezing"
+GRAPHED = "replays a CUDA graph, which reads its weights where they were; use the module before make_graphed_callables"
 WRAPPER = "only wraps the tensors that hold its values; must be a plain tensor"
 
 # Names, because importing these classes takes longer than the rest of the package.
@@ -52,11 +53,13 @@ def check_layers(model: object, name: str = "model") -> list[nn.Module]:
 
 
 def check_modules(model: nn.Module, modules: Iterable[nn.Module], name: str = "model") -> None:
-    """Raise ValueError for weights that are sharded, uninitialized, quantized, compiled in or rewritten by a pass."""
+    """Raise ValueError for weights that are sharded, uninitialized, quantized, compiled in, or rewritten by a pass."""
     for module in modules:
         kinds = _kinds(module)
         if ("OptimizedModule" in kinds or module._compiled_call_impl is not None) and _has_frozen_code(module):
             raise ValueError(f"{name}: {_described(model, module)} {FROZEN}")
+        if "make_graphed_callables" in getattr(vars(module).get("forward"), "__qualname__", ""):
+            raise ValueError(f"{name}: {_described(model, module)} {GRAPHED}")
         if not kinds:
             continue
         if kinds & _SHARDED:  # also after a pass has gathered whole weights, because their memory is freed later

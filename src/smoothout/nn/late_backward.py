@@ -79,6 +79,11 @@ class LateBackward:
                 tensor.grad_fn.register_prehook(refuse)
 
 
+def is_within_block(model: nn.Module) -> bool:
+    """Whether ``model`` is within a block, so that backward passes belong inside it."""
+    return any(isinstance(hook, LateBackward) for m in model.modules() for hook in m._forward_hooks.values())
+
+
 def _tensors_in(output: object, depth: int = DEPTH) -> Iterator[Tensor]:
     """The tensors in nested containers, mappings and attributes of objects, such as a dataclass of outputs."""
     for leaf in tree_leaves(output):

@@ -150,7 +150,7 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
     """
     # The values. Torch cannot write to an expanded tensor, so no pass can have changed it.
     named = (*model.named_parameters(), *model.named_buffers())
-    saved = [(name, t, t.data, t.detach().clone()) for name, t in named if not _expanded(t)]
+    saved = [(name, t, t.data, t.detach().clone()) for name, t in named if not is_expanded(t)]
     # The objects. A pass may register others under the same names, or set attributes, as weight_norm's hook does.
     tables: list[dict[str, Any]] = [t for m in model.modules() for t in (m._parameters, m._buffers)]
     registered = [(table, dict(table)) for table in tables]
@@ -196,7 +196,7 @@ def _moved(tensor: Tensor, data: Tensor) -> bool:
     return tensor.layout == torch.strided and (tensor.data_ptr(), tensor.dtype) != (data.data_ptr(), data.dtype)
 
 
-def _expanded(tensor: Tensor) -> bool:
+def is_expanded(tensor: Tensor) -> bool:
     """Whether several entries share memory, as after `torch.expand`; torch refuses to write to these."""
     if tensor.layout != torch.strided:
         return False

@@ -117,10 +117,11 @@ class Pass:
 
 
 def _apart(gradient: Tensor, before: tuple[Tensor, Tensor] | None) -> Tensor:
-    """``gradient``, copied if it is in the memory of the earlier one (DDP with ``gradient_as_bucket_view``)."""
-    if before is None or gradient.layout is not torch.strided:
+    """``gradient``, copied if later passes write to its memory: DDP's bucket (a view), or the earlier gradient."""
+    if gradient.layout is not torch.strided:
         return gradient
-    return gradient.clone() if gradient.data_ptr() == before[0].data_ptr() else gradient
+    shared = gradient._is_view() or (before is not None and gradient.data_ptr() == before[0].data_ptr())
+    return gradient.clone() if shared else gradient
 
 
 class Passes(Sequence[Pass]):

@@ -22,7 +22,7 @@ IMAGES_NOTE = (
     "Numbers of test images that both trainings of a seed get right, only one of them or none: means over seeds."
     " McNemar's exact test compares the two trainings of a seed on these images. Difference and p are over seeds and"
     " images together, both taken as random samples: they ask whether other seeds would differ on other images. No p is"
-    " corrected for their number."
+    " corrected for their number, nor for the epochs, which were chosen on these images."
 )
 
 

@@ -247,3 +247,35 @@ def test_a_callback_lets_go_of_the_model_when_training_ends(kind: Any) -> None:
     del model
     gc.collect()
     assert released() is None
+
+
+def test_of_several_callbacks_on_one_trainer_none_leaves_its_wrapper(tmp_path: Path) -> None:
+    trainer = hugging_face_trainer("lpf-sgd", Network(), Examples(), tmp_path)
+    trainer.add_callback(InTransformers(METHODS["sam"], seed=1))
+    for _ in range(2):
+        trainer.train()
+        assert "training_step" not in vars(trainer)
+
+
+def test_a_wrapper_of_another_program_stays_and_the_callbacks_own_does_nothing_more() -> None:
+    class Owner:
+        def step(self) -> str:
+            return "step"
+
+    owner, callback = Owner(), InTransformers(METHODS["sam"])
+    callback._wrap(owner, "step", lambda method: f"noisy {method()}")
+    ours = owner.step
+    owner.step = lambda: f"timed {ours()}"  # type: ignore[method-assign]
+    assert owner.step() == "timed noisy step"
+    callback._stop()
+    assert owner.step() == "timed step"
+
+
+def test_transformers_warn_if_there_is_no_checkpoint_for_the_state_of_arwp(tmp_path: Path) -> None:
+    """As in a hyperparameter search, whose checkpoints are in folders of their trials."""
+    trainer = hugging_face_trainer("arwp", Network(), Examples(), tmp_path)
+    [callback] = [each for each in trainer.callback_handler.callbacks if isinstance(each, InTransformers)]
+    callback._start(Network())
+    with pytest.warns(UserWarning, match="does not exist, so the F of ARWP is not saved"):
+        callback.on_save(trainer.args, trainer.state, trainer.control)
+    assert not list(tmp_path.glob("checkpoint-*"))

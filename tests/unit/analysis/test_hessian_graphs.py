@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from smoothout import SAM, SmoothOut
 from smoothout.analysis import kept_graphs
 from smoothout.analysis.hessian import HessianVectorProduct, top_eigenvalues, trace_and_norm
 
@@ -201,3 +202,23 @@ def test_nothing_holds_a_model_in_memory_after_its_products(batches: Batches, ke
     del model, product
     gc.collect()
     assert [reference() for reference in held] == [None] * 3
+
+
+def test_graphs_from_within_a_block_are_not_used_after_it(batches: Batches):
+    model, vector = network().eval(), torch.randn(48, dtype=torch.float64)
+    wanted = HessianVectorProduct(model, batches, F.cross_entropy)(vector)
+    product = HessianVectorProduct(model, batches, F.cross_entropy, keep_graph=True)
+    first, _ = SAM(model)
+    with first:
+        F.cross_entropy(model(batches[0][0]), batches[0][1]).backward()
+        assert torch.equal(product(vector), wanted)
+    assert torch.equal(product(vector), wanted)
+
+
+def test_an_unused_parameter_is_allowed_within_a_block(batches: Batches):
+    model = network()
+    model.register_parameter("unused", nn.Parameter(torch.ones(3, dtype=torch.float64)))
+    outside = top_eigenvalues(model, batches, F.cross_entropy)
+    with SmoothOut(model, 0.0):
+        assert top_eigenvalues(model, batches, F.cross_entropy) == outside
+    assert model.unused.eq(1).all()

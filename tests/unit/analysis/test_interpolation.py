@@ -208,3 +208,38 @@ def test_what_is_constant_in_both_networks_stays_so_on_the_way(path, frozen):
     stops = iterate_path(Masked(0, frozen), Masked(1, frozen), [-1.0, 0.0, 0.5, 1.0, 2.0], path=path)
     constants = [[stop.network.centre.tolist(), stop.network.mask.tolist()] for stop in stops]
     assert constants == [[[0.5] * 4, [0.0, 0.0, -math.inf]]] * 5
+
+
+@pytest.mark.parametrize("alpha", [-1, 2])
+def test_singular_vectors_are_recomputed_where_the_curve_is_minus_one_of_the_networks(batches, alpha):
+    def normalized(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 6)), nn.Tanh(), nn.Linear(6, 3))
+        for _ in range(50):
+            model(torch.randn(2, 4))
+        return model.eval()
+
+    around = [alpha - 1e-4, alpha, alpha + 1e-4]
+    before, at, after = (p.loss for p in interpolate(normalized(0), normalized(1), batches, around, path="curvilinear"))
+    assert at == pytest.approx((before + after) / 2, abs=1e-4)
+
+
+class Table(nn.Module):
+    """Multiplies by a constant that no arithmetic can change: of eight bits, or with entries that share memory."""
+
+    def __init__(self, constant: torch.Tensor) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("constant", constant)
+
+    def forward(self, x):
+        return self.layer(x * self.constant.float())
+
+
+@pytest.mark.parametrize("constant", [torch.ones(4).to(torch.float8_e4m3fn), torch.ones(1).expand(4)])
+def test_equal_constants_need_no_arithmetic(batches, constant):
+    first = Table(constant)
+    second = copy.deepcopy(first)
+    nn.init.ones_(second.layer.weight)
+    ends = interpolate(first, second, batches, [0.0, 0.5, 1.0])
+    assert (ends[0].loss, ends[2].loss) == (evaluate(first, batches).loss, evaluate(second, batches).loss)

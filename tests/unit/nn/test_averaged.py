@@ -115,3 +115,46 @@ def test_frozen_whole_numbers_are_left_alone() -> None:
     weights = [p.detach() if p.dtype == torch.long else p.detach() + 1 for p in model.parameters()]
     with averaged(model, weights, batches()):
         assert model.codes.tolist() == [0, 1, 2]
+
+
+class Frozen(nn.Module):
+    """One BatchNorm layer stays in evaluation mode, another is not used, and dropout is off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = network()
+        self.norm, self.unused, self.dropout = nn.BatchNorm1d(3), nn.BatchNorm1d(3), nn.Dropout(0.9)
+        self.double()
+        for layer in (self.norm, self.unused):
+            layer.running_mean.fill_(7.0)
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.dropout(self.norm(self.layers(x)))
+        return out
+
+
+def test_layers_that_no_pass_in_training_mode_reaches_keep_statistics_and_modules_their_mode() -> None:
+    model = Frozen().train()
+    model.dropout.eval()
+    before = model.layers[1].running_mean.clone()
+    with averaged(model, [p.detach().clone() for p in model.parameters()], batches()):
+        assert model.norm.running_mean.eq(7).all()
+        assert model.unused.running_mean.eq(7).all()
+        assert not model.layers[1].running_mean.equal(before)
+        assert model.layers.training
+        assert not model.dropout.training
+
+
+def test_empty_batches_do_not_count_in_the_statistics() -> None:
+    model, (first, *others) = network(), batches()
+    weights = [p.detach().clone() for p in model.parameters()]
+    empty = (first[0][:0], first[1][:0])
+    put_average(model, weights, [first, *others])
+    wanted = copy.deepcopy(model.state_dict())
+    put_average(model, weights, [empty, first, empty, *others])
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())

@@ -183,3 +183,18 @@ def test_recomputed_statistics_within_ghosted_are_the_mean_over_ghost_batches() 
     torch.testing.assert_close(model[1].running_mean, wanted["1.running_mean"])
     torch.testing.assert_close(model[1].running_var, wanted["1.running_var"])
     assert model[1].momentum == 0.3
+
+
+@pytest.mark.parametrize("ghosts", [1, 2])
+def test_empty_batches_do_not_count_in_recomputed_statistics(ghosts: int) -> None:
+    torch.manual_seed(0)
+    layer, labels = nn.Sequential(nn.BatchNorm1d(2)), torch.zeros(8, dtype=torch.long)
+    first, second = torch.randn(8, 2) + 4, torch.randn(8, 2)
+    found = []
+    for batches in ([first, second], [first[:0], first, first[:0], second]):
+        with ghosted(layer, ghosts):
+            recalibrate_batchnorm(layer, [(x, labels[: len(x)]) for x in batches])
+        found.append(layer[0].running_mean.clone())
+    assert torch.equal(*found)
+    with pytest.raises(ValueError, match="there must be at least one"):
+        recalibrate_batchnorm(layer, [(first[:0], labels[:0])])

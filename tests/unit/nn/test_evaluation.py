@@ -151,3 +151,15 @@ def test_the_precision_of_matrix_products_is_set_and_given_back(precision: Preci
     finally:
         torch.set_float32_matmul_precision(old)
     assert inside == ("high" if precision is Precision.tf32 else "highest", precision is Precision.bfloat16)
+
+
+def test_a_program_that_uses_torchs_other_settings_of_precision_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mixed() -> str:
+        raise RuntimeError("PyTorch is checking whether allow_tf32_new is enabled")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
+    with (
+        pytest.raises(RuntimeError, match=r"^precision: torch\.backends\.\*\.fp32_precision is set; use"),
+        precision_context(Precision.float32, CPU),
+    ):
+        pass

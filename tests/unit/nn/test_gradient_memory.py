@@ -86,3 +86,22 @@ def test_msam_refuses_an_optimizer_that_shares_its_state_among_processes() -> No
     model = two_layers()
     with pytest.raises(ValueError, match=r"^optimizer: ZeroRedundancyOptimizer keeps each momentum in one process"):
         MSAM(model, ZeroRedundancyOptimizer(model.parameters()))
+
+
+def test_sams_second_pass_does_not_write_gradients_into_its_weights() -> None:
+    """The first pass's gradients are views of a buffer that later passes fill: DDP's, with gradient_as_bucket_view."""
+    model = two_layers()
+    inputs, labels = examples(8)
+    buffer = torch.zeros(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
+    views = buffer.split([p.numel() for p in model.parameters()])
+    for block in SAM(model, 0.3):
+        with block:
+            for _ in range(2):
+                model.zero_grad()
+                weights = [p.detach().clone() for p in model.parameters()]
+                F.cross_entropy(model(inputs.double()), labels).backward()
+                for parameter, part in zip(model.parameters(), views, strict=True):
+                    assert parameter.grad is not None
+                    part.copy_(parameter.grad.flatten())
+                    parameter.grad = part.view_as(parameter)
+                assert all(torch.equal(p, w) for p, w in zip(model.parameters(), weights, strict=True))

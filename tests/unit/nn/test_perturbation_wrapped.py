@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -48,3 +49,17 @@ def test_a_model_under_ddp_is_perturbed_trained_and_given_back() -> None:
 def test_weights_that_are_sharded_over_processes_are_refused(wrap: Callable[[nn.Module], nn.Module]) -> None:
     with pytest.raises(ValueError, match=r"^model: its weights are sharded over processes"):
         SmoothOut(wrap(network()), 0.1)
+
+
+def test_a_module_that_replays_a_cuda_graph_is_refused() -> None:
+    """Its new forward method, which torch.cuda.make_graphed_callables makes, needs a GPU; here another has its name."""
+
+    def new_forward(x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    new_forward.__qualname__ = "make_graphed_callables.<locals>.make_graphed_forward.<locals>.new_fwd"
+    assert "def make_graphed_forward" in inspect.getsource(torch.cuda.make_graphed_callables)
+    model = network()
+    vars(model[0])["forward"] = new_forward
+    with pytest.raises(ValueError, match=r"^model: 0 \(Linear\) replays a CUDA graph"):
+        SmoothOut(model, 0.1)
