@@ -86,6 +86,10 @@ reproduce-figure%: $(VENV)/.ready ## a figure of the papers (reproduce-figure3, 
 show-figure%: $(VENV)/.ready ## draw a figure of the papers from the records; runs nothing
 	@$(REPRODUCE) table=none figure=figure$* run=false
 
+.PHONY: show-figure-%
+show-figure-%: $(VENV)/.ready ## draw any figure of configs/figure/ (show-figure-f1) from the records; runs nothing
+	@$(REPRODUCE) table=none figure=$* run=false
+
 .PHONY: figure-%
 figure-%: $(VENV)/.ready ## any figure of configs/figure/ (figure-f1, figure-atlas, figure-keskar7): plan, run what is missing, draw
 	@$(REPRODUCE) table=none figure=$*

@@ -39,7 +39,8 @@ def analyze(config: DictConfig) -> None:
         runs: list[TrainingConfig] = [settings]
         overrides = HydraConfig.get().overrides.task
         if settings.analysis.runs == 1 and "second_run" in map(key_of, overrides):
-            raise ConfigError(f"second_run: has no effect on analysis={settings.analysis.kind}, which takes one run")
+            analysis = HydraConfig.get().runtime.choices["analysis"]
+            raise ConfigError(f"second_run: has no effect on analysis={analysis}, which takes one run")
         if settings.analysis.runs == 2:
             # The second run: the first one's overrides, then those of second_run.
             changes = [*without_keys(overrides, {"analysis", "second_run"}), *settings.second_run]
@@ -47,7 +48,8 @@ def analyze(config: DictConfig) -> None:
                 runs.append(training_config(compose_config(app.config_folders(), "train", changes)))
         job = Job(settings.analysis, tuple(Job(run.experiment()) for run in runs))
         plan.announce_retraining(job, [run.seconds_per_epoch() for run in runs], runtime)
-        print_line(summary.analysis_summary(get_or_run(job, runtime)) + app.sweep_suffix())
+        held_out = job.training_job.settings.data.validation_size is not None
+        print_line(summary.analysis_summary(get_or_run(job, runtime), held_out=held_out) + app.sweep_suffix())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Choose the strength of the noise on held-out training images; the choice gets a record under results/strength/."""
 
-from smoothout.cli import app, plan  # isort: skip # first, see smoothout.cli
+from smoothout.cli import app, plan, show  # isort: skip # first, see smoothout.cli
 from dataclasses import dataclass
 
 import hydra
@@ -29,7 +29,7 @@ def main(config: DictConfig) -> None:
         failure = plan.plan_and_run([search], runtime, app.job_runner(config))
         record = find_record(search.choice, runtime)
         if record is not None:
-            plan.print_choice(record)
+            show.print_choice(record)
         if failure:
             raise failure
 

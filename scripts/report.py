@@ -1,6 +1,6 @@
 """Write the report: one page with every table, figure and claim, from records and rendered files; runs nothing."""
 
-from smoothout.cli import app, plan  # isort: skip # first, see smoothout.cli
+from smoothout.cli import app, show  # isort: skip # first, see smoothout.cli
 from pathlib import Path
 
 import hydra
@@ -21,7 +21,7 @@ def main(config: DictConfig) -> None:
         builder = ReportBuilder(settings, runtime, app.config_folders(), app.published_folder())
         with Bar("report", builder.steps) as bar:
             report = builder.build(bar.tick)
-        plan.print_written(page.save(report, Path(runtime.folders.results) / "report"))
+        show.print_written(page.save(report, Path(runtime.folders.results) / "report"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Reproduce a table or a figure of the papers: show the plan, run what is missing, render from records."""
 
-from smoothout.cli import app, plan  # isort: skip # first, see smoothout.cli
+from smoothout.cli import app, plan, show  # isort: skip # first, see smoothout.cli
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -32,7 +31,11 @@ def main(config: DictConfig) -> None:
         all_seeds = settings.scope.get("seeds", ()) is None  # then seed 0 is run, and all recorded ones are shown
         scope = build(settings.scope | ({"seeds": [0]} if all_seeds else {}), "scope", RunSelection)
         configs, published = app.config_folders(), app.published_folder()
-        shown = TablePlan(settings.table, scope, configs, published) if settings.table else None
+        app.check_choices({"scope.protocol": [scope.protocol], "scope.profile": [scope.profile]})
+        app.check_names(table=settings.table, figure=settings.figure)
+        shown = None
+        if settings.table and not (settings.figure and app.is_default("table")):  # a figure alone needs no table
+            shown = TablePlan(settings.table, scope, configs, published)
         requested = shown.of_rows(settings.rows) if shown and settings.rows else shown
         runner = app.job_runner(config) if settings.run and not settings.plan else None
         # Searches come first, because other trainings take the strengths that they choose.
@@ -51,16 +54,12 @@ def main(config: DictConfig) -> None:
                 plan.print_plan([figure], runtime)
             return
         failure = (plan.plan_and_run(targets, runtime, runner) if runner else None) or failure
-        written, save = [], settings.save and plan.can_save(runtime)
+        written, save = [], settings.save and show.can_save(runtime)
         if shown:
-            table = (shown.with_recorded_seeds(runtime) if all_seeds else shown).render(runtime)
-            try:
-                written += table.save(Path(runtime.folders.results) / "tables") if save else []
-            finally:  # print the table even if the disk is full
-                plan.print_table(table, settings.rows)
+            written += show.show_table(shown, runtime, settings.rows, all_seeds=all_seeds, save=save)
         if figure and save:
-            written += plan.save_figure(figure.with_recorded_seeds(runtime) if all_seeds else figure, runtime)
-        plan.print_written(written)
+            written += show.save_figure(figure.with_recorded_seeds(runtime) if all_seeds else figure, runtime)
+        show.print_written(written)
         if failure:
             raise failure
 

@@ -11,6 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from smoothout.common.errors import ConfigError
 from smoothout.common.files import atomic_write_text
 from smoothout.common.progress import Bar, print_line
 from smoothout.config.compose import key_of
@@ -33,6 +34,10 @@ def main(config: DictConfig) -> None:
     with app.program_session(config, ClaimsSettings, launches_jobs=True) as (settings, runtime):
         requested = PageConfig(**{field.name: getattr(settings, field.name) for field in fields(PageConfig)})
         given = [o for o in HydraConfig.get().overrides.task if key_of(o) in ("claims", "claim_scope")]
+        if settings.all_pages and given:
+            raise ConfigError(f"all_pages: writes the pages of this list as they are; must be false with {given[0]}")
+        scope = settings.claim_scope
+        app.check_choices({"claim_scope.protocols": scope.protocols, "claim_scope.profile": [scope.profile]})
         page, pages = find_pages(requested, given, settings.pages, app.config_folders(), app.published_folder())
         chosen = pages if settings.all_pages else [page]
         folder = Path(runtime.folders.results)

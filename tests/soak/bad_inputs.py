@@ -59,11 +59,13 @@ _ANALYZE = {
     "analysis.subspace=999999999": "analysis.subspace: 999999999 43402",
     "analysis.convention=ours": "analysis.convention: 'ours' converged, keskar, released",
     "analysis._target_=smoothout.models.mlp.MLP": "analysis._target_: smoothout.models.mlp.MLP run",
+    "analysis=unseen_test": "data.validation_size: unseen_test",
     "analysis=interpolation second_run=['sede=1']": "second_run: sede: unknown seed",
     "analysis=interpolation second_run=[]": "second_run",
     "analysis=interpolation second_run=['model=f1','batch=large']": "network",
 }
 _REPRODUCE = {
+    "table=quickstart scope.profile=smok": "scope.profile: 'smok' paper, short, smoke",
     "protocoll=v1": "protocoll: unknown scope.protocol",
     "profile=smoke": "profile: scope.profile --help",
     "table=quickstart scope.seeds=[1,1]": "scope.seeds: [1,",
@@ -81,6 +83,8 @@ _CHOOSE = {
 }
 _OTHERS = {
     ("prepare_data", "data.name=svhn"): "data.name: 'svhn' digits, mnist, cifar10, cifar100, fashion_mnist",
+    ("verdicts", "all_pages=true", "claims=keskar"): "all_pages: claims=keskar false",
+    ("verdicts", "claim_scope.protocols=[papertext]"): "claim_scope.protocols: 'papertext' paper_text",
     ("verdicts", "~claim_scope"): "claim_scope: given group",
     ("benchmark", "only=[]"): "only: null smoothout-f1",
     ("benchmark", "only=[nothing]"): "only: 'nothing' smoothout-f1",

@@ -7,6 +7,7 @@ Modules that need torch are imported by the functions that use them: --help and 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import re
 import sys
@@ -27,7 +28,7 @@ from smoothout.common.errors import ConfigError
 from smoothout.common.interrupts import defer_signals, interrupt_behind, raise_on_signals
 from smoothout.common.progress import console
 from smoothout.config.build import validate
-from smoothout.config.compose import check_added, config_names, to_plain_dict, with_source
+from smoothout.config.compose import check_added, config_names, key_of, to_plain_dict, with_source
 from smoothout.config.moved import current_overrides
 from smoothout.jobs.runtime import RUNTIME_KEYS, Runtime, build_runtime, launched_ranks
 
@@ -110,6 +111,33 @@ def config_folders() -> tuple[Path, ...]:
 def published_folder() -> Path:
     """Where the papers' numbers are: results/published/, beside configs/."""
     return config_folders()[0].parent / "results" / "published"
+
+
+def check_choices(choices: Mapping[str, Sequence[str]]) -> None:
+    """Raise ConfigError unless the ``choices`` of groups of configs exist, by the setting that names them."""
+    for setting, names in choices.items():
+        known = config_names(config_folders(), setting.rpartition(".")[2].removesuffix("s"))
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f" (did you mean {near[0]}?)" if near else ""
+                raise ConfigError(f"{setting}: {name!r} is not one of {', '.join(known)}{hint}")
+
+
+def is_default(group: str) -> bool:
+    """Whether the command line leaves the choice of a ``group`` of configs as it is."""
+    return group not in map(key_of, HydraConfig.get().overrides.task)
+
+
+def check_names(**groups: Mapping[str, Any] | None) -> None:
+    """Raise ConfigError if a config that a user added would replace the results of one in configs/."""
+    for group, values in groups.items():
+        choice, ours = HydraConfig.get().runtime.choices.get(group), config_names(config_folders()[0], group)
+        if values and choice not in ours and values.get("name") in ours:
+            raise ConfigError(
+                f"{group}.name: {values['name']!r} names the results of configs/{group}/{values['name']}.yaml; must be"
+                f" another name, such as {choice!r}"
+            )
 
 
 def _folders_among(sources: Sequence[Any]) -> tuple[Path, ...]:

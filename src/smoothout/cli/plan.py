@@ -1,44 +1,35 @@
-"""Plan and run many jobs from the terminal, and print the table of their results.
+"""Plan and run many jobs from the terminal.
 
 Modules that need torch are imported by the functions that use them, so that tables are printed without it.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
 from smoothout.cli.error_messages import JobsFailedError, format_error, report_error
+from smoothout.cli.show import out
 from smoothout.common.errors import ConfigError, DataError, RecordError
 from smoothout.common.formatting import format_hours
-from smoothout.common.progress import console, print_line
+from smoothout.common.progress import console
 from smoothout.config.experiment import Experiment
 from smoothout.jobs.cost_estimate import RuntimeEstimator
 from smoothout.jobs.job import Job, with_dependencies
 from smoothout.jobs.locks import check_folders
 from smoothout.jobs.lookup import checkpoint_path, find_record
 from smoothout.jobs.runtime import Runtime
-from smoothout.results.records import Record
-from smoothout.results.tables import IMAGE_BY_IMAGE, IMAGES_NOTE
 
 if TYPE_CHECKING:
     from smoothout.jobs.slurm import JobRunner
     from smoothout.reproduction.figure import FigurePlan
     from smoothout.reproduction.table import TablePlan
-    from smoothout.results.tables import Table
-
-FILE_WIDTH = 200  # columns for output into a file or a pipe; enough for every table
-_out = Console(highlight=False)
-if not _out.is_terminal:
-    _out.width = FILE_WIDTH
 
 
 class Target(Protocol):
@@ -162,11 +153,11 @@ def print_plan(
     again = _without_weights(to_run, runtime)
     if again:
         grid.add_row("recorded, but weights not here: train again", "", str(len(again)), _estimate(again, costs))
-    _out.print(grid)
+    out.print(grid)
     to_run |= again
     if to_run:
         total = _estimate(to_run, costs)
-        _out.print(f"{len(to_run)} jobs to run: {total} on this device; {note}\n")
+        out.print(f"{len(to_run)} jobs to run: {total} on this device; {note}\n")
     return len(to_run)
 
 
@@ -196,7 +187,7 @@ def print_choices(searches: Sequence[Target], runtime: Runtime) -> None:
     searches = [search for search in searches if any(find_record(job, runtime) is None for job in search.jobs())]
     if searches:
         print_plan(searches, runtime)
-        _out.print("Methods that take the strength that these choose are planned once it is chosen.")
+        out.print("Methods that take the strength that these choose are planned once it is chosen.")
 
 
 def print_commands(plan: TablePlan, runtime: Runtime) -> None:
@@ -211,9 +202,9 @@ def print_commands(plan: TablePlan, runtime: Runtime) -> None:
         if cell.command and len(cell.records) < len(table.seeds):
             rows.setdefault(cell.row, {})[cell.command] = cell.hours
     for row, commands in rows.items():
-        _out.print(f"\n{row}", markup=False)
+        out.print(f"\n{row}", markup=False)
         for command, hours in commands.items():
-            _out.print(f"  {command}  # {_hours([hours])}", markup=False, soft_wrap=True)
+            out.print(f"  {command}  # {_hours([hours])}", markup=False, soft_wrap=True)
 
     first = _hours_of_first_trainings(plan, runtime)
     everything = {command: hours for commands in rows.values() for command, hours in commands.items()}
@@ -223,7 +214,7 @@ def print_commands(plan: TablePlan, runtime: Runtime) -> None:
         before = f"{len(first)} run(s) whose weights are not here ({_hours(first)})"
         total = f"{len(everything)} commands for {seeds}{f', which first train {before}' if first else ''}"
         total += f": {_hours([*everything.values(), *first])} on this device"
-    _out.print(f"\n{table.title}: {total}; nothing was run", markup=False, soft_wrap=True)
+    out.print(f"\n{table.title}: {total}; nothing was run", markup=False, soft_wrap=True)
 
 
 def _hours_of_first_trainings(plan: TablePlan, runtime: Runtime) -> list[float | None]:
@@ -266,69 +257,3 @@ def _estimate(jobs: dict[Job, float | None], costs: RuntimeEstimator) -> str:
 def _hours(hours: Iterable[float | None]) -> str:
     """The total of ``hours`` in words; unknown ones are named as such."""
     return format_hours(hours) or "unknown time"
-
-
-def can_save(runtime: Runtime) -> bool:
-    """Whether tables and figures can be written; prints a warning if not."""
-    folder = Path(runtime.folders.results)
-    if folder.exists() and not os.access(folder, os.W_OK):
-        console.print(f"warning: folders.results: {folder} cannot be written, so nothing is saved", markup=False)
-        return False
-    return True
-
-
-def save_figure(figure: FigurePlan, runtime: Runtime) -> list[Path]:
-    """Draw ``figure`` from the records that exist, and print which are missing; returns the files, if any."""
-    written = figure.save(runtime, Path(runtime.folders.results) / "figures")
-    for name in figure.missing(runtime):
-        print_line(f"figure {figure.name}: not run: {name}")
-    if not written:
-        print_line(f"figure {figure.name} lacks records of its runs: not drawn")
-    return written
-
-
-def print_written(paths: Iterable[Path]) -> None:
-    """Print the names of the files that were written."""
-    for path in paths:
-        print_line(f"written: {path}")
-
-
-def print_table(table: Table, only: Sequence[str] | None = None) -> None:
-    """Print the table, or its rows whose name contains one of the texts ``only``."""
-
-    def is_shown(row: str) -> bool:
-        return only is None or any(text in row for text in only)
-
-    _out.print(f"\n{table.title}\n{table.caption()}", markup=False)
-    for block in table.blocks:
-        columns = table.texts(block)
-        grid = Grid(*map(escape, columns), title=escape(block.heading), title_justify="left", box=box.SIMPLE)
-        for row in zip(*columns.values(), strict=True):
-            if is_shown(row[0]):
-                grid.add_row(*map(escape, row))
-        _out.print(grid)
-    if lines := [line for line in table.image_by_image if is_shown(line["row"])]:
-        grid = Grid(*lines[0], title=IMAGE_BY_IMAGE, title_justify="left", box=box.SIMPLE)
-        for line in lines:
-            grid.add_row(*map(escape, line.values()))
-        _out.print(grid)
-        _out.print(IMAGES_NOTE)
-    for note in table.notes:
-        _out.print(note, markup=False)
-
-
-def print_choice(record: Record) -> None:
-    """Print a record of kind strength."""
-    out = record.outcome
-    images, epoch = out["examples"]["held_out"], record.settings["weights"]
-    _out.print(f"\n{record.name}: accuracy in % on {images} held-out images, {epoch} epoch", soft_wrap=True)
-    name = out.get("field", "a")
-    grid = Grid(name, "mean", "standard error", "", box=box.SIMPLE)
-    for row in out["strengths"]:
-        error = "" if row["standard_error"] is None else f"{100 * row['standard_error']:.2f}"
-        notes = [f"{row['diverged']} diverged"] if row["diverged"] else []
-        notes += ["chosen"] if row["a"] == out["chosen"] else []
-        grid.add_row(f"{row['a']:g}", f"{100 * row['mean']:.2f}", error, ", ".join(notes))
-    _out.print(grid)
-    edge = "; it is the largest that was tried" if out["chosen"] == out["strengths"][-1]["a"] else ""
-    _out.print(f"method.{name}={out['chosen']:g}: {out['rule']}{edge}", soft_wrap=True)

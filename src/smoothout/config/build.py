@@ -220,7 +220,7 @@ def unknown_key(key: str, names: Iterable[str], more: Sequence[str] = ()) -> str
     near = [elsewhere[end]] if end in elsewhere else difflib.get_close_matches(end, names, 1)
     near += [elsewhere[name] for name in difflib.get_close_matches(end, elsewhere, 1, 0.75)]
     hint = f" (did you mean {near[0]}?)" if near else ""
-    return f"{key}: unknown key{hint}; allowed: {', '.join(names) or 'none'}"
+    return f"{key}: unknown key{hint}; allowed: {', '.join(names) or '(nothing)'}"
 
 
 def construct(cls: Callable[..., T], values: dict[str, Any], prefix: str) -> T:

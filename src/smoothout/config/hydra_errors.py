@@ -55,9 +55,12 @@ def _not_parsed(error: OverrideParseException) -> str:
     """The error line for an override that breaks Hydra's grammar."""
     reasons = [line for line in error.message.splitlines() if not line.startswith(("Error parsing", "See https"))]
     reason = reasons[0].partition(" expecting ")[0] if reasons else "it ends too early"
+    if reason.startswith("Lexer"):  # the name of the parser's error, and the override again
+        reason = "a character needs quotes"
+    key = error.override.partition("=")[0]
     return (
-        f"{error.override}: cannot be parsed ({reason}); must be KEY=VALUE, with quotes around a value that holds an ="
-        " or a comma, as in second_run=['seed=1']"
+        f"{error.override}: cannot be parsed ({reason}); must be KEY=VALUE, with quotes around special characters for"
+        f" Hydra and for the shell, such as '{key}=\"a text\"' or \"{key}=['seed=1']\""
     )
 
 

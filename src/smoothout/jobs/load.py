@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from smoothout.analysis.options import WhichWeights
+from smoothout.common.deprecation import renamed_arguments
 from smoothout.common.enums import parse_enum
 from smoothout.common.errors import needs_experiments
 
 
+@renamed_arguments(weights="checkpoint")
 def trained(
     overrides: Sequence[str],
     *,
-    weights: WhichWeights | str = WhichWeights.best,
+    checkpoint: WhichWeights | str = WhichWeights.best,
     configs: Path | str | Sequence[Path | str] = "configs",
 ) -> nn.Module:
     """The network of the run that ``train.py`` trains with the same ``overrides``, in evaluation mode.
@@ -27,16 +29,19 @@ def trained(
 
     Args:
         overrides: of configs/train.yaml, for example ["experiment=f1_mnist", "batch=large", "seed=1"].
-        weights: ``best`` (of the epoch with the best test accuracy) or ``last``.
+        checkpoint: ``best`` (of the epoch with the best test accuracy) or ``last``.
         configs: the folder configs/ of a clone of this repository; an installed package does not contain it. In a
             sequence, your own folders may follow, as with --config-dir.
 
     Raises:
         UserError: with a message of one line, for overrides that cannot be used and for missing data.
-        ValueError: for other ``weights``.
+        TypeError: for ``overrides`` that are not a list.
+        ValueError: for another ``checkpoint``.
         ModuleNotFoundError: without the extra [experiments].
     """
-    which = parse_enum(WhichWeights, "weights", weights)
+    which = parse_enum(WhichWeights, "checkpoint", checkpoint)
+    if isinstance(overrides, str):
+        raise TypeError(f'overrides: must be a list, such as ["experiment=f1_mnist", "seed=1"], not {overrides!r}')
     with needs_experiments():
         from smoothout.config.compose import compose_config  # noqa: PLC0415
         from smoothout.config.experiment import build_experiment  # noqa: PLC0415

@@ -129,6 +129,8 @@ def check_analysis(job: Job, outlines: Sequence[nn.Module]) -> None:
         raise ConfigError(
             "second_run: both runs are identical; give overrides for the second, such as second_run=['seed=1']"
         )
+    if job.settings.takes_unseen_test and job.training_job.settings.data.validation_size is None:
+        raise ConfigError(f"data.validation_size: must be set for {job.kind}: else the test split is not unseen")
     first, *others = (_shapes(outline.state_dict()) for outline in outlines)
     if any(other != first for other in others):
         raise ConfigError("second_run: both runs must have networks of the same architecture")

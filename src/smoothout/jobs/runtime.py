@@ -47,6 +47,7 @@ class Folders:
         for name, path in vars(self).items():
             if not path:
                 raise ValueError(f"{name}: must be the path of a folder, not ''")
+            object.__setattr__(self, name, os.path.expanduser(path))  # noqa: PTH111 -- a text, as it was given
 
 
 @dataclass(frozen=True)

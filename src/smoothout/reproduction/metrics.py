@@ -4,7 +4,9 @@ A table names those that are its columns (``metrics`` in configs/table/), a clai
 configs/claims/), and a row of a table those that another paper published (``published_elsewhere``). To add a number,
 add one entry here and name it there. A number that every training's record has needs a title, a heading and a reader::
 
-    "last_loss": Metric("test loss, last epoch", "Test loss, last epoch", lambda run: run.outcome["last"]["test_loss"]),
+    "last_loss": Metric(
+        "test loss, last epoch", "Test loss, last epoch", lambda run: run.outcome["last"]["test_loss"], ratio_scale=True
+    ),
 
 One that is measured on the trained weights also names the analysis, and the settings of scripts/analyze.py for it; its
 jobs, its cost and the command in the CSV file follow from these.
@@ -55,7 +57,7 @@ class Metric:
     analysis: Any = None  # settings of the analysis that measures it; None if the training's record has the number
     overrides: str = ""  # overrides of scripts/analyze.py for that analysis
     ratio_scale: bool = False  # values are compared by ratio (sharpness), not by difference (accuracy)
-    share_of: SplitName | None = SplitName.test
+    share_of: SplitName | None = None
     differences: bool = False  # whether tables also show each method's gain over the baseline
     published: str | None = None
 
@@ -165,7 +167,7 @@ def _by_ratio(title: str, read: Callable[[Record], float | None], analysis: Any 
 
 def _noise(title: str, read: Callable[[Record], float | None], *, ratio_scale: bool = True) -> Metric:
     metric = _by_ratio(title, read, NoiseCurve(), "analysis=noise_curve")
-    return replace(metric, ratio_scale=ratio_scale, share_of=None)
+    return replace(metric, ratio_scale=ratio_scale)
 
 
 def _line(split: str, read: Callable[[Record], float | None]) -> Metric:
@@ -188,6 +190,7 @@ METRICS = {
         "test accuracy, best epoch, points",
         "Test accuracy in %, best epoch",
         lambda record: 100 * float(record.outcome["best"]["test_accuracy"]),
+        share_of=SplitName.test,
         differences=True,
         published="accuracy",
     ),
@@ -195,17 +198,20 @@ METRICS = {
         "test accuracy, median of the last quarter of the epochs, points",
         "Test accuracy in %, median of the last quarter of the epochs",
         median_accuracy,
+        share_of=SplitName.test,
         differences=True,
     ),
     "second_quarter": Metric(
         "test accuracy, median of the second quarter of the epochs, points",
         "Test accuracy in %, median of the second quarter of the epochs",
         partial(median_accuracy, quarter=2),
+        share_of=SplitName.test,
     ),
     "last": Metric(
         "test accuracy, last epoch, points",
         "Test accuracy in %, last epoch",
         lambda record: 100 * float(record.outcome["last"]["test_accuracy"]),
+        share_of=SplitName.test,
     ),
     "unseen_test": Metric(
         "accuracy on the test split, unseen before, of the best held-out epoch, points",
@@ -213,6 +219,7 @@ METRICS = {
         lambda record: 100 * float(record.outcome["accuracy"]),
         UnseenTest(),
         "analysis=unseen_test",
+        share_of=SplitName.test,
         differences=True,
     ),
     "distance": _by_ratio(

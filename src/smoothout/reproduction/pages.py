@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -88,9 +89,20 @@ def find_pages(
     """
     known = [(listed_page(configs, given), given) for given in listed]
     if requested not in [config for config, _ in known]:
+        for config, given in known:
+            if config.file == requested.file:
+                _check_replaced(requested, config, given)
         known = [(requested, overrides)]
     pages = [
         Page(config, tuple(given), Claims(config.claims, config.claim_scope, configs, published))
         for config, given in known
     ]
     return next(page for page in pages if page.config == requested), pages
+
+
+def _check_replaced(requested: PageConfig, listed: PageConfig, overrides: Sequence[str]) -> None:
+    """Warn that ``requested`` replaces the ``listed`` page of its file. Raises ConfigError for other claims."""
+    command = shlex.join(["python", "scripts/verdicts.py", *overrides])
+    if requested.claims != listed.claims:
+        raise ConfigError(f"page: {requested.page} is the page that `{command}` writes; must be another name")
+    warnings.warn(f"{requested.file}: has another claim_scope now; `{command}` writes it for all runs", stacklevel=2)

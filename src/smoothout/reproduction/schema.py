@@ -197,8 +197,8 @@ class TableConfig:
             )
         if self.accuracy is not None and self.accuracy not in compared:
             raise ValueError(
-                f"metrics: must have {self.accuracy}, the accuracy that improvements and gaps are of"
-                f" (accuracy: one of {', '.join(compared) or 'none'})"
+                f"metrics: must have {self.accuracy}, the accuracy that improvements and gaps are of, or accuracy must"
+                f" be {' or '.join(compared) or 'null'}"
             )
 
 

@@ -188,10 +188,13 @@ class TablePlan:
         """The searches, each once."""
         return list(dict.fromkeys(self.searches.values()))
 
-    def with_recorded_seeds(self, runtime: Runtime) -> TablePlan:
-        """The same table for all seeds with a record for its rows; unchanged if there are none."""
+    def with_recorded_seeds(self, runtime: Runtime, *, keep: bool = False) -> TablePlan:
+        """The same table for all seeds with a record for its rows; unchanged if there are none.
+
+        ``keep`` keeps the table's own seeds too.
+        """
         seeds = recorded_seeds(lambda trained: self._with_seeds(trained).jobs(), runtime)
-        return self._with_seeds(seeds) if seeds else self
+        return self._with_seeds(seeds | set(self.scope.seeds if keep else ())) if seeds else self
 
     def _with_seeds(self, seeds: set[int]) -> TablePlan:
         plan = copy(self)  # nothing is composed again

@@ -19,9 +19,11 @@ def training_summary(record: Record) -> str:
     )
 
 
-def analysis_summary(record: Record) -> str:
-    """Summarize an analysis's record in a few lines."""
+def analysis_summary(record: Record, *, held_out: bool = False) -> str:
+    """Summarize an analysis's record in a few lines; ``held_out``: its test split is held-out training images."""
     first, *lines = _DESCRIPTIONS.get(record.kind, _numbers)(record.outcome)
+    if held_out and first.startswith("test accuracy"):
+        first = first.replace("test", "held-out", 1)
     return "\n".join([f"{record.name}: {first}", *lines])
 
 
@@ -29,6 +31,10 @@ def _numbers(out: dict[str, Any]) -> list[str]:
     """The scalar results of an analysis without its own summary."""
     names = (name for name, value in out.items() if isinstance(value, int | float) and name != "wall_seconds")
     return ["; ".join(f"{name} {out[name]:g}" for name in names) or "recorded"]
+
+
+def _unseen_test(out: dict[str, Any]) -> list[str]:
+    return [f"accuracy on the test split {100 * out['accuracy']:.2f}%, loss {out['loss']:.4g}"]
 
 
 def _sharpness(out: dict[str, Any]) -> list[str]:
@@ -90,6 +96,7 @@ _DESCRIPTIONS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "interpolation": _interpolation,
     "noise_curve": _noise_curve,
     "averages": _averages,
+    "unseen_test": _unseen_test,
     "landscape": _landscape,
     "plane": _plane,
     "hessian": _hessian,

@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("weights", ["best", "last"])
 def test_the_network_has_the_accuracy_of_its_record(tmp_path: Path, weights: str) -> None:
-    model = smoothout.trained(RUN, weights=weights, configs=CONFIGS)
+    model = smoothout.trained(RUN, checkpoint=weights, configs=CONFIGS)
     [record] = (tmp_path / "results" / "train").glob("*.json")
     _, test, _ = build_experiment(compose_config(CONFIGS, "train", RUN)).data.load(
         tmp_path / "data", torch.device("cpu")
@@ -112,3 +112,8 @@ def test_a_run_whose_checkpoint_was_lost_is_trained_again_and_its_record_stays(t
     again = smoothout.trained(RUN, configs=CONFIGS)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert tree(tmp_path / "results" / "train") == records
+
+
+def test_overrides_must_be_a_list() -> None:
+    with pytest.raises(TypeError, match=r"^overrides: must be a list, such as .*, not 'seed=1'$"):
+        smoothout.trained("seed=1", configs=CONFIGS)

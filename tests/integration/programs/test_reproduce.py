@@ -80,6 +80,24 @@ def test_a_picture_alone_is_asked_for_without_a_table_and_is_not_drawn_without_r
     assert tree(root) == {"here": "folder"}
 
 
+def test_a_figure_without_a_table_takes_no_default_table(root, reproduce):
+    code, out, err = reproduce("figure=f1", "plan=true")
+    assert code == 0, err
+    assert "figure" in out
+    assert "scripts/train.py" not in out
+
+
+@pytest.mark.parametrize(("group", "name"), [("table", "table2"), ("figure", "f1")])
+def test_a_file_of_ones_own_cannot_replace_the_results_of_another(root, reproduce, group, name):
+    own = root / "own" / group
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text(f"defaults: [{name}]\n")
+    code, _, err = reproduce(f"--config-dir={root / 'own'}", "table=none", f"{group}=mine", "run=false")
+    assert code == 2
+    assert f"error: {group}.name: '{name}' names the results of configs/{group}/{name}.yaml; must be another" in err
+    assert not (root / "results").exists()
+
+
 def test_missing_data_leave_out_their_own_jobs_and_sink_no_other(root, reproduce):
     rest = ("table.metrics=[best,late,last]", "scope.profile=smoke", "download=false")
     code, out, err = reproduce("table=quickstart", "figure=f1", *rest)
@@ -118,6 +136,13 @@ def test_methods_are_compared_image_by_image_where_their_records_say_which_image
         frame["mean"]["digits, 720", "smoothout improvement"], abs=0.006
     )
     assert reproduce(*few, "run=false", "rows=['32']")[1].count("Image by image") == 0
+
+    # Seeds choose what is printed; the files have all that are recorded.
+    code, out, err = reproduce(*few, "run=false", "scope.seeds=[1]")
+    assert code == 0, err
+    assert "seeds 1;" in out
+    again = pd.read_csv(root / "results" / "tables" / "quickstart-authors_code-smoke.csv").set_index(["row", "column"])
+    pd.testing.assert_frame_equal(again, frame)
 
     # A further column needs weights: where they are not here, the plan counts the trainings that make them again.
     more = (*few, "scope.seeds=[0,1]", "table.metrics=[best,sharpness_keskar]", "plan=true")

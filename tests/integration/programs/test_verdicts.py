@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from helpers.programs import Program
 
 HEAD = """
@@ -51,3 +52,16 @@ def test_a_page_at_another_profile_names_the_full_one_only_where_it_is(root: Pat
     (root / "results" / "mine.md").touch()
     assert script("verdicts", *given, "claim_scope.profile=short")[0] == 0
     assert "[mine.md](mine.md) is the page" in path.read_text()
+
+
+def test_a_page_of_ones_own_cannot_replace_another(root: Path, script: Program) -> None:
+    code, _, [line] = script("verdicts", *own(root, HEAD.replace("mine.md", "family.md") + CLAIM)[:2])
+    assert code == 2
+    assert line.startswith("error: page: family.md is the page that `python scripts/verdicts.py claims=family` writes")
+
+
+def test_a_page_about_fewer_runs_says_how_to_have_all_again(root: Path, script: Program) -> None:
+    warning = "^family.md: has another claim_scope now; `python scripts/verdicts.py claims=family` writes it"
+    with pytest.warns(UserWarning, match=warning):
+        code, out, _ = script("verdicts", "claims=family", "claim_scope.seeds=[0]")
+    assert (code, out) == (0, [f"written: {root / 'results' / 'family.md'}"])

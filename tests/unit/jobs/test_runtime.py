@@ -97,3 +97,10 @@ def test_estimates_know_the_kind_of_device_before_it_is_set_up(
     place = runtime.Runtime(runtime.Folders(*"drcl"), partial(runtime._prepare_device, name, None))
     assert place.on_cpu == on_cpu
     assert present == []
+
+
+def test_a_tilde_in_a_folder_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell does not expand it after an =, nor in an environment variable in quotes."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    folders = runtime.Folders("~/data", "~", "a~b", "logs")
+    assert folders == runtime.Folders("/home/someone/data", "/home/someone", "a~b", "logs")

@@ -67,3 +67,12 @@ def test_a_search_comparison_has_a_line_per_search_and_a_failed_one_says_so():
     _, keskar, released = summary.analysis_summary(a_record("atlas", {"courses": courses})).splitlines()
     assert keskar.split() == ["full", "keskar", "1.5000", "2", "STOP"]
     assert released.split() == ["full", "released", "failed", "2", "ABNORMAL"]
+
+
+def test_held_out_images_are_not_called_a_test_split():
+    out = {name: {"test": {"accuracy": share}} for name, share in (("kept", 0.5), ("recomputed", 0.25))}
+    first, *lines = summary.analysis_summary(a_record("averages", out), held_out=True).splitlines()
+    assert first == "name: held-out accuracy by running statistics"
+    assert [line.split() for line in lines] == [["kept", "50.00%"], ["recomputed", "25.00%"]]
+    unseen = summary.analysis_summary(a_record("unseen_test", {"accuracy": 0.5, "loss": 1.25}), held_out=True)
+    assert unseen == "name: accuracy on the test split 50.00%, loss 1.25"
