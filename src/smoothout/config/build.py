@@ -12,6 +12,7 @@ import importlib
 import inspect
 import math
 import sysconfig
+import textwrap
 import traceback
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -96,8 +97,8 @@ def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: 
 
     A field is a number, a truth value, text, an enum, None, a tuple, a list or a dict of these, another dataclass of
     settings, or a role: a protocol of `config.protocols`, or an abstract class. The metadata of a field may have a
-    ``hint`` for a missing value, and ``recorded_as``, its name in records, which is also accepted as a key, with a
-    warning. Raises ConfigError for an unknown key, a missing value, or one of another type.
+    ``hint`` for a missing or wrong value, and ``recorded_as``, its name in records, which is also accepted as a key,
+    with a warning. Raises ConfigError for an unknown key, a missing value, or one of another type.
 
     Args:
         prefix: the node's place in the config, for error lines.
@@ -114,12 +115,11 @@ def validate(cls: type[T], values: Mapping[Any, Any], prefix: str, other_names: 
         if name not in fields:
             raise ConfigError(unknown_key(f"{prefix}{key}", [*fields, *other_names]))
         if value != MISSING:
-            converted[name] = _convert(value, hints[name], f"{prefix}{name}")
+            converted[name] = _convert(value, hints[name], f"{prefix}{name}", _note(fields[name]))
     for name, field in fields.items():
         required = field.default is field.default_factory is dataclasses.MISSING
         if name not in converted and (required or values.get(name) == MISSING):
-            hint = f"; {field.metadata['hint']}" if "hint" in field.metadata else ""
-            raise ConfigError(f"{prefix}{name}: must be given: {_allowed(hints[name])}{hint}")
+            raise ConfigError(f"{prefix}{name}: must be given: {_allowed(hints[name])}{_note(field)}")
     return construct(cls, converted, prefix)
 
 
@@ -128,16 +128,25 @@ def _fields(cls: type[Any]) -> tuple[dict[str, dataclasses.Field[Any]], dict[str
     return {field.name: field for field in dataclasses.fields(cls) if field.init}, get_type_hints(cls)
 
 
+def _note(field: dataclasses.Field[Any]) -> str:
+    """The ``hint`` of a field as the end of an error line."""
+    return f"; {field.metadata['hint']}" if "hint" in field.metadata else ""
+
+
 class _MismatchError(Exception):
     """A value is not of the type of its field."""
 
 
-def _convert(value: Any, hint: Any, key: str) -> Any:
-    """Convert ``value`` to the type ``hint``. Raises ConfigError with the ``key`` of the setting if that fails."""
+def _convert(value: Any, hint: Any, key: str, note: str = "") -> Any:
+    """Convert ``value`` to the type ``hint``.
+
+    Raises ConfigError with the ``key`` of the setting, and ``note`` at the end, if that fails.
+    """
     try:
         converted = _fit(value, hint, key)
     except _MismatchError:
-        raise ConfigError(f"{key}: {value!r} is not {_allowed(hint)}") from None
+        found = textwrap.shorten(repr(value), 200, placeholder=" ...")  # it may be a whole file
+        raise ConfigError(f"{key}: {found} is not {_allowed(hint)}{note}") from None
     numbers = converted if isinstance(converted, tuple) else (converted,)
     if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
         raise ConfigError(f"{key}: must be finite, not {converted}")

@@ -27,6 +27,7 @@ _NO_OPTION = re.compile(
     r"In '[^']*': Could not find '([^']+)/([^'/]+)'\s+Available options in '[^']+':\s+(.*?)\n(?=\S|$)", re.S
 )
 _ADDED_TWICE = re.compile(r"Multiple values for ([\w/]+)\. To override a value use 'override [\w/]+: ([^']+)'")
+_NO_PACKAGE = re.compile(r"In '([^']+)': Could not override '(\w+)@\w+\.\2'")
 _NO_CHOICE = re.compile(r"Could not override '([^']+)'\. No match in the defaults list\.")
 
 
@@ -35,6 +36,8 @@ def format_hydra_error(error: BaseException, overrides: Sequence[str]) -> str:
     if isinstance(error, OverrideParseException):
         return _not_parsed(error)
     text = _misspelled(error) or str(error) or type(error).__name__
+    if found := _NO_PACKAGE.search(text):
+        return f"{found[1]}.yaml: must begin with the line '# @package _global_', to override the choice of {found[2]}"
     text = _NO_OPTION.sub(_no_option, _NO_CHOICE.sub(_no_choice, text))
     added = _ADDED_TWICE.search(text)
     if added and f"+{added[1]}={added[2]}" in overrides:  # not a defaults list of a user's own

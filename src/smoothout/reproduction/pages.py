@@ -17,14 +17,16 @@ from smoothout.reproduction.claim_tests import Claims, ClaimTest
 from smoothout.reproduction.claims import ClaimScope
 from smoothout.reproduction.verdict_page import Prose, VerdictPage
 
+_HINT = {"hint": "a file of configs/claims/ begins with '# @package _global_', as papers.yaml"}
+
 
 @dataclass(frozen=True)
 class PageConfig:
     """A page of verdicts: its claims, the runs that they are tested on, and its text."""
 
-    page: str = field(metadata={"hint": "a file of configs/claims/ begins with '# @package _global_', as papers.yaml"})
+    page: str = field(metadata=_HINT)
     prose: Prose
-    claims: list[Any]
+    claims: list[Any] = field(metadata=_HINT)
     claim_scope: ClaimScope
     reading: tuple[str, ...]
     assumptions: tuple[str, ...]

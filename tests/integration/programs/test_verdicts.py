@@ -65,3 +65,28 @@ def test_a_page_about_fewer_runs_says_how_to_have_all_again(root: Path, script: 
     with pytest.warns(UserWarning, match=warning):
         code, out, _ = script("verdicts", "claims=family", "claim_scope.seeds=[0]")
     assert (code, out) == (0, [f"written: {root / 'results' / 'family.md'}"])
+
+
+HEADLESS = {
+    "claims": (
+        "verdicts",
+        HEAD + CLAIM,
+        "; a file of configs/claims/ begins with '# @package _global_', as papers.yaml",
+    ),
+    "experiment": (
+        "train",
+        "defaults: [override /model: f1]\n",
+        "error: experiment/mine.yaml: must begin with the line '# @package _global_', to override the choice of",
+    ),
+}
+
+
+@pytest.mark.parametrize("group", HEADLESS)
+def test_a_file_without_its_first_line_is_told_so(root: Path, script: Program, group: str) -> None:
+    program, text, line = HEADLESS[group]
+    (root / "own" / group).mkdir(parents=True)
+    (root / "own" / group / "mine.yaml").write_text(text)
+    code, _, [told] = script(program, f"--config-dir={root / 'own'}", f"{group}=mine")
+    assert code == 2
+    assert line in told
+    assert len(told) < 400
